@@ -1,0 +1,1 @@
+//! Benchmarks of Hyper live in `benches/`; this library is empty.

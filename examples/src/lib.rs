@@ -1,0 +1,1 @@
+//! Examples of hyper-sdk live in `examples/`; this library is empty.

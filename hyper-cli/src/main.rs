@@ -1,0 +1,2 @@
+//! The `hyperbuild` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Builders: the trait and the local builder.

@@ -1,0 +1,1 @@
+//! Build caches: the trait and its backends.

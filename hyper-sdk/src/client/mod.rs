@@ -1,0 +1,1 @@
+//! Registry clients: the trait and its backends.

@@ -1,0 +1,1 @@
+//! The Dockerfile language: pure functions from text to values.

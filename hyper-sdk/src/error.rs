@@ -1,0 +1,340 @@
+//! The one error type of the SDK: what kind of failure, whether a retry can help, what was being done, to what.
+//!
+//! `Display` is one line and never repeats its source: a frontend prints the chain of [`std::error::Error::source`]
+//! itself and adds hints of its own. No secret is ever put into an error.
+
+use std::fmt;
+
+/// The result of everything in the SDK that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The meaning of an [`Error`]: what a caller decides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// An argument, a file or a message that is not well formed.
+    Invalid,
+    /// A digest that is not well formed, or content that does not match its digest.
+    DigestInvalid,
+    /// A size that differs from what was announced.
+    SizeInvalid,
+    /// A repository name that is not well formed.
+    NameInvalid,
+    /// A repository that does not exist.
+    NameUnknown,
+    /// A blob that is not in the repository.
+    BlobUnknown,
+    /// A manifest that is not in the repository, by tag or by digest.
+    ManifestUnknown,
+    /// A manifest that is not well formed or not of a known kind.
+    ManifestInvalid,
+    /// A manifest that names a blob or manifest that its repository does not have.
+    ManifestBlobUnknown,
+    /// An upload session that does not exist, or that has ended.
+    UploadUnknown,
+    /// A chunk or a finish that does not fit the state of its upload.
+    UploadInvalid,
+    /// A range that lies outside its content or arrives out of order.
+    RangeInvalid,
+    /// Something else that does not exist.
+    NotFound,
+    /// Something that exists already, or changed under the caller.
+    Conflict,
+    /// No or wrong credentials.
+    Unauthorized,
+    /// Credentials that are right and do not permit it.
+    Denied,
+    /// An operation, a flag or a field that this backend or version does not implement.
+    Unsupported,
+    /// Content above a limit.
+    TooLarge,
+    /// Too many requests: try again later.
+    TooManyRequests,
+    /// A peer that cannot be reached or does not answer now.
+    Unavailable,
+    /// No answer in time.
+    Timeout,
+    /// The caller cancelled.
+    Cancelled,
+    /// A command of a build that ended with a failure.
+    CommandFailed,
+    /// The operating system refused an operation on a file, a process or a socket.
+    Io,
+    /// Stored data that is damaged.
+    Corrupt,
+    /// A defect of Hyper itself.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The stable lower-case name, as printed in JSON and used for the exception classes of other languages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::DigestInvalid => "digest_invalid",
+            Self::SizeInvalid => "size_invalid",
+            Self::NameInvalid => "name_invalid",
+            Self::NameUnknown => "name_unknown",
+            Self::BlobUnknown => "blob_unknown",
+            Self::ManifestUnknown => "manifest_unknown",
+            Self::ManifestInvalid => "manifest_invalid",
+            Self::ManifestBlobUnknown => "manifest_blob_unknown",
+            Self::UploadUnknown => "upload_unknown",
+            Self::UploadInvalid => "upload_invalid",
+            Self::RangeInvalid => "range_invalid",
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::Unauthorized => "unauthorized",
+            Self::Denied => "denied",
+            Self::Unsupported => "unsupported",
+            Self::TooLarge => "too_large",
+            Self::TooManyRequests => "too_many_requests",
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+            Self::CommandFailed => "command_failed",
+            Self::Io => "io",
+            Self::Corrupt => "corrupt",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What went wrong.
+///
+/// Made with [`Error::new`] and enriched on its way up with [`Error::with_op`] and [`Error::with_context`], or with
+/// [`ResultExt`] on a `Result`.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    retryable: bool,
+    op: Option<&'static str>,
+    context: Vec<(&'static str, String)>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// Makes an error of `kind` with one sentence that says what went wrong and, where it helps, what to do.
+    ///
+    /// The sentence starts lower-case and has no full stop. [`ErrorKind::TooManyRequests`], [`ErrorKind::Unavailable`]
+    /// and [`ErrorKind::Timeout`] start out retryable, every other kind does not.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        let retryable =
+            matches!(kind, ErrorKind::TooManyRequests | ErrorKind::Unavailable | ErrorKind::Timeout);
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            retryable,
+            op: None,
+            context: Vec::new(),
+            source: None,
+        }))
+    }
+
+    /// An [`ErrorKind::Invalid`] error.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, message)
+    }
+
+    /// An [`ErrorKind::Unsupported`] error that names what is not supported.
+    pub fn unsupported(what: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsupported, what)
+    }
+
+    /// An [`ErrorKind::Internal`] error: a defect of Hyper, or a state that cannot be.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    /// An [`ErrorKind::Io`] error (or [`ErrorKind::NotFound`] when that is what the system said) about a path.
+    pub fn io(message: impl Into<String>, path: impl AsRef<std::path::Path>, source: std::io::Error) -> Self {
+        let kind = match source.kind() {
+            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Io,
+        };
+        Self::new(kind, message).with_context("path", path.as_ref().display()).with_source(source)
+    }
+
+    /// The meaning of the error.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the same call can succeed when it is made again.
+    pub fn is_retryable(&self) -> bool {
+        self.0.retryable
+    }
+
+    /// The sentence alone, without operation and context.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The operation that failed, outermost.
+    pub fn op(&self) -> Option<&'static str> {
+        self.0.op
+    }
+
+    /// The named values added on the way up, innermost first.
+    pub fn context(&self) -> &[(&'static str, String)] {
+        &self.0.context
+    }
+
+    /// The value of a context entry.
+    pub fn context_value(&self, key: &str) -> Option<&str> {
+        self.0.context.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_str())
+    }
+
+    /// Changes the kind, keeping everything else.
+    #[must_use]
+    pub fn with_kind(mut self, kind: ErrorKind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
+    /// Says whether a retry can help.
+    #[must_use]
+    pub fn with_retryable(mut self, retryable: bool) -> Self {
+        self.0.retryable = retryable;
+        self
+    }
+
+    /// Names the operation, in the imperative: `push blob`. The outermost name wins.
+    #[must_use]
+    pub fn with_op(mut self, op: &'static str) -> Self {
+        self.0.op = Some(op);
+        self
+    }
+
+    /// Adds a named value: a path, a digest, a reference. Never a secret.
+    #[must_use]
+    pub fn with_context(mut self, key: &'static str, value: impl fmt::Display) -> Self {
+        self.0.context.push((key, value.to_string()));
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(op) = self.0.op {
+            write!(f, "{op}: ")?;
+        }
+        f.write_str(&self.0.message)?;
+        for (i, (key, value)) in self.0.context.iter().enumerate() {
+            write!(f, "{}{key}: {value}", if i == 0 { " (" } else { ", " })?;
+        }
+        if !self.0.context.is_empty() {
+            f.write_str(")")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("op", &self.0.op)
+            .field("message", &self.0.message)
+            .field("context", &self.0.context)
+            .field("retryable", &self.0.retryable)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|e| e as _)
+    }
+}
+
+impl From<std::io::Error> for Error {
+    /// Keeps an [`Error`] that travelled inside an I/O error; anything else becomes [`ErrorKind::Io`].
+    fn from(e: std::io::Error) -> Self {
+        match e.downcast::<Error>() {
+            Ok(inner) => inner,
+            Err(e) => {
+                let kind = match e.kind() {
+                    std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+                    std::io::ErrorKind::TimedOut => ErrorKind::Timeout,
+                    _ => ErrorKind::Io,
+                };
+                Error::new(kind, "input or output failed").with_source(e)
+            }
+        }
+    }
+}
+
+impl From<Error> for std::io::Error {
+    /// Wraps the error so that it can pass through readers and writers; the reverse conversion unwraps it.
+    fn from(e: Error) -> Self {
+        std::io::Error::other(e)
+    }
+}
+
+/// Adds operation and context to the error of a `Result`.
+pub trait ResultExt<T> {
+    /// Names the operation that failed.
+    fn op(self, op: &'static str) -> Result<T>;
+    /// Adds a named value to the error.
+    fn context(self, key: &'static str, value: impl fmt::Display) -> Result<T>;
+    /// Adds the path that an I/O error is about and the sentence that says what was tried.
+    fn at(self, message: &'static str, path: impl AsRef<std::path::Path>) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> ResultExt<T> for std::result::Result<T, E> {
+    fn op(self, op: &'static str) -> Result<T> {
+        self.map_err(|e| e.into().with_op(op))
+    }
+
+    fn context(self, key: &'static str, value: impl fmt::Display) -> Result<T> {
+        self.map_err(|e| e.into().with_context(key, value))
+    }
+
+    fn at(self, message: &'static str, path: impl AsRef<std::path::Path>) -> Result<T> {
+        self.map_err(|e| {
+            let source: Error = e.into();
+            Error::new(source.kind(), message).with_context("path", path.as_ref().display()).with_source(source)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn display_is_one_line_and_leaves_the_source_to_the_chain() {
+        let e = Error::io("cannot read the file", "/x", std::io::Error::other("boom")).with_op("build");
+        assert_eq!(e.to_string(), "build: cannot read the file (path: /x)");
+        assert_eq!(std::error::Error::source(&e).unwrap().to_string(), "boom");
+    }
+
+    #[test]
+    fn an_error_survives_a_journey_through_io() {
+        let e: std::io::Error = Error::new(ErrorKind::DigestInvalid, "content does not match").into();
+        assert_eq!(Error::from(e).kind(), ErrorKind::DigestInvalid);
+    }
+
+    #[test]
+    fn only_passing_faults_are_retryable() {
+        assert!(Error::new(ErrorKind::Unavailable, "x").is_retryable());
+        assert!(!Error::new(ErrorKind::Denied, "x").is_retryable());
+    }
+}

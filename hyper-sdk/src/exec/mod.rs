@@ -1,0 +1,1 @@
+//! Executors: the trait and the native sandbox.

@@ -1,0 +1,1 @@
+//! Frontends: from a source text to a graph and an image config.

@@ -1,0 +1,1 @@
+//! Layers: tar, whiteouts, differences, compression and the index of a layer's files.

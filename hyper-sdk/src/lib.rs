@@ -1,0 +1,49 @@
+//! Build, store, serve and move OCI container images.
+//!
+//! Three traits carry the library, each with several backends and a public conformance suite:
+//! [`build::Builder`], [`client::RegistryClient`] and [`store::RegistryStore`].
+//!
+//! # Invariants
+//! - The SDK never reads the environment or the home folder: callers pass paths, clocks and credentials in.
+//! - The SDK never writes to a terminal: callers follow [`progress`] and [`Error`].
+//! - Modules import in one direction: `error digest reference oci` → `dockerfile graph layer store` →
+//!   `client cache source snapshot exec` → `frontend solve export` → `build`.
+
+pub mod clock;
+pub mod digest;
+pub mod dockerfile;
+mod error;
+pub mod graph;
+pub mod layer;
+pub mod media_type;
+pub mod oci;
+pub mod platform;
+pub mod progress;
+pub mod reference;
+pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+#[cfg(feature = "client")]
+pub mod client;
+
+#[cfg(feature = "build")]
+pub mod build;
+#[cfg(feature = "build")]
+pub mod cache;
+#[cfg(feature = "build")]
+pub mod exec;
+#[cfg(feature = "build")]
+pub mod export;
+#[cfg(feature = "build")]
+pub mod frontend;
+#[cfg(feature = "build")]
+pub mod snapshot;
+#[cfg(feature = "build")]
+pub mod solve;
+#[cfg(feature = "build")]
+pub mod source;
+
+pub use digest::Digest;
+pub use error::{Error, ErrorKind, Result, ResultExt};
+pub use reference::{Reference, RepositoryName, Tag};

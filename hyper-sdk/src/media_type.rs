@@ -1,0 +1,1 @@
+//! The media types of images, indexes, layers and artifacts.

@@ -1,0 +1,1 @@
+//! One stream of events for the library, the CLI and Python.

@@ -1,0 +1,1 @@
+//! Registry hosts, repository names, tags and references: parsed once, printed the same.

@@ -1,0 +1,1 @@
+//! Snapshotters: root file systems out of layers.

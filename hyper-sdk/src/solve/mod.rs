@@ -1,0 +1,1 @@
+//! The solver: runs the vertices of a graph, in parallel, through the cache.

@@ -1,0 +1,1 @@
+//! Helpers for tests: seeded random images, fakes and frozen clocks.

@@ -1,0 +1,1 @@
+//! An OCI registry server as a library.

@@ -1,0 +1,2 @@
+//! The `hyperregistry` program.
+fn main() {}
