@@ -88,9 +88,8 @@ impl Digest {
     /// [`ErrorKind::DigestInvalid`] when the algorithm is unknown, the length is wrong or a character is not a
     /// lower-case hexadecimal digit.
     pub fn parse(s: &str) -> Result<Self> {
-        let bad = |why: &str| {
-            Error::new(ErrorKind::DigestInvalid, format!("`{}` is not a digest: {why}", clip(s)))
-        };
+        let bad =
+            |why: &str| Error::new(ErrorKind::DigestInvalid, format!("`{}` is not a digest: {why}", clip(s)));
         let (name, hex) = s.split_once(':').ok_or_else(|| bad("expected ALGORITHM:HEX"))?;
         let algorithm = name.parse::<Algorithm>()?;
         if hex.len() != algorithm.hex_len() {

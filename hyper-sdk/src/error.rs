@@ -310,7 +310,9 @@ impl<T, E: Into<Error>> ResultExt<T> for std::result::Result<T, E> {
     fn at(self, message: &'static str, path: impl AsRef<std::path::Path>) -> Result<T> {
         self.map_err(|e| {
             let source: Error = e.into();
-            Error::new(source.kind(), message).with_context("path", path.as_ref().display()).with_source(source)
+            Error::new(source.kind(), message)
+                .with_context("path", path.as_ref().display())
+                .with_source(source)
         })
     }
 }

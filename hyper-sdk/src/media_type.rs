@@ -1,1 +1,123 @@
 //! The media types of images, indexes, layers and artifacts.
+//!
+//! A media type is kept as the text that a client sent, without parameters. The constants are those of the OCI image
+//! specification (media-types.md) and their Docker equivalents.
+
+/// OCI image manifest.
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// OCI image index.
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// OCI image configuration.
+pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// OCI layer, not compressed.
+pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// OCI layer, gzip.
+pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+/// OCI layer, zstd.
+pub const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+/// The empty JSON object that artifacts without a config use.
+pub const OCI_EMPTY: &str = "application/vnd.oci.empty.v1+json";
+/// Docker image manifest, schema 2.
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Docker manifest list.
+pub const DOCKER_MANIFEST_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// Docker image configuration.
+pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// Docker layer, not compressed.
+pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+/// Docker layer, gzip.
+pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+/// Docker layer, zstd.
+pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
+/// Docker schema 1, which Hyper refuses by name.
+pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+/// Docker schema 1 with a signature, which Hyper refuses by name.
+pub const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+
+/// What a client accepts when it asks for a manifest.
+pub const MANIFESTS: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_MANIFEST_LIST, DOCKER_MANIFEST];
+
+/// Whether the media type is of an image index or a manifest list.
+pub fn is_index(media_type: &str) -> bool {
+    matches!(media_type, OCI_INDEX | DOCKER_MANIFEST_LIST)
+}
+
+/// Whether the media type is of an image manifest, OCI or Docker schema 2.
+pub fn is_manifest(media_type: &str) -> bool {
+    matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST)
+}
+
+/// Whether a registry need not have a layer of this media type (image-spec, "Non-Distributable Layers").
+pub fn is_non_distributable(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.oci.image.layer.nondistributable.v1.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
+}
+
+/// How a layer is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// Gzip.
+    #[default]
+    Gzip,
+    /// Zstandard.
+    Zstd,
+}
+
+impl Compression {
+    /// The compression that a layer's media type names; `None` (the option) for a type that is no layer.
+    pub fn of_layer(media_type: &str) -> Option<Self> {
+        let is_layer = media_type.starts_with("application/vnd.oci.image.layer.")
+            || media_type.starts_with("application/vnd.docker.image.rootfs.");
+        if !is_layer {
+            return None;
+        }
+        Some(match media_type.rsplit(['+', '.']).next() {
+            Some("gzip") => Self::Gzip,
+            Some("zstd") => Self::Zstd,
+            _ => Self::None,
+        })
+    }
+
+    /// The compression that the first bytes of some content show.
+    pub fn of_content(first_bytes: &[u8]) -> Self {
+        match first_bytes {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            _ => Self::None,
+        }
+    }
+
+    /// The OCI media type of a layer with this compression.
+    pub fn oci_layer(self) -> &'static str {
+        match self {
+            Self::None => OCI_LAYER,
+            Self::Gzip => OCI_LAYER_GZIP,
+            Self::Zstd => OCI_LAYER_ZSTD,
+        }
+    }
+}
+
+/// The media type without parameters and white space, lower-cased: `Application/JSON; x=y` is `application/json`.
+pub fn essence(header: &str) -> String {
+    header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compression_of_layers() {
+        assert_eq!(Compression::of_layer(OCI_LAYER_ZSTD), Some(Compression::Zstd));
+        assert_eq!(Compression::of_layer(DOCKER_LAYER_GZIP), Some(Compression::Gzip));
+        assert_eq!(Compression::of_layer(DOCKER_LAYER), Some(Compression::None));
+        assert_eq!(Compression::of_layer(OCI_CONFIG), None);
+    }
+
+    #[test]
+    fn parameters_are_dropped() {
+        assert_eq!(essence("Application/JSON; charset=utf-8"), "application/json");
+    }
+}

@@ -1,1 +1,458 @@
 //! Registry hosts, repository names, tags and references: parsed once, printed the same.
+//!
+//! The grammar of names and tags is that of the distribution specification (spec.md, "Pulling manifests"). A
+//! reference without a host means Docker Hub, a one-word name on it means `library/NAME`, as everywhere in the field.
+
+use crate::{Digest, Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// The host that a reference without one means.
+pub const DEFAULT_HOST: &str = "docker.io";
+/// The tag that a reference without tag and digest means.
+pub const DEFAULT_TAG: &str = "latest";
+
+macro_rules! text_newtype {
+    ($name:ident) => {
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Error;
+
+            fn from_str(s: &str) -> Result<Self> {
+                Self::parse(s)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let s = String::deserialize(d)?;
+                Self::parse(&s).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+/// The host of a registry, with its port when it has one: `docker.io`, `localhost:5000`, `[::1]:5000`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RegistryHost(String);
+
+impl RegistryHost {
+    /// Parses a host name, an IPv4 or a bracketed IPv6 address, with an optional port.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NameInvalid`] when it is none of these.
+    pub fn parse(s: &str) -> Result<Self> {
+        let bad = |why: &str| name_error(s, "registry host", why);
+        let (host, port) = match s.strip_prefix('[') {
+            Some(rest) => {
+                let (address, after) =
+                    rest.split_once(']').ok_or_else(|| bad("the bracket of the address is not closed"))?;
+                address.parse::<std::net::Ipv6Addr>().map_err(|_| bad("not an IPv6 address"))?;
+                (address, (!after.is_empty()).then(|| after.strip_prefix(':').unwrap_or("")))
+            }
+            None => match s.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (s, None),
+            },
+        };
+        if let Some(port) = port
+            && (port.parse::<u16>().is_err() || !port.bytes().all(|b| b.is_ascii_digit()))
+        {
+            return Err(bad("the port is not a number from 0 to 65535"));
+        }
+        if !s.starts_with('[') {
+            let label = |l: &str| {
+                !l.is_empty()
+                    && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                    && !l.starts_with('-')
+                    && !l.ends_with('-')
+            };
+            if !host.split('.').all(label) {
+                return Err(bad("expected letters, digits, dots and inner hyphens"));
+            }
+        }
+        Ok(Self(s.to_owned()))
+    }
+
+    /// The host without its port, an IPv6 address without brackets.
+    pub fn name(&self) -> &str {
+        match self.0.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or_default(),
+            None => self.0.split(':').next().unwrap_or_default(),
+        }
+    }
+
+    /// Whether the host is this machine, where plain HTTP is the custom.
+    pub fn is_loopback(&self) -> bool {
+        let name = self.name();
+        name == "localhost"
+            || name.ends_with(".localhost")
+            || name.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback())
+    }
+}
+
+text_newtype!(RegistryHost);
+
+/// The name of a repository within its registry: `library/busybox`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RepositoryName(String);
+
+impl RepositoryName {
+    /// The longest name that is accepted, in bytes.
+    pub const MAX_LEN: usize = 255;
+
+    /// Parses a name of path components, each of lower-case letters and digits joined by `.`, `_`, `__` or hyphens.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NameInvalid`] that says what is wrong.
+    pub fn parse(s: &str) -> Result<Self> {
+        let bad = |why: &str| name_error(s, "repository name", why);
+        if s.is_empty() {
+            return Err(bad("it is empty"));
+        }
+        if s.len() > Self::MAX_LEN {
+            return Err(bad("it is longer than 255 characters"));
+        }
+        if let Some(c) =
+            s.chars().find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/".contains(*c)))
+        {
+            return Err(bad(&if c.is_ascii_uppercase() {
+                "it must be lower-case".to_owned()
+            } else {
+                format!("the character `{}` is not allowed", c.escape_debug())
+            }));
+        }
+        for component in s.split('/') {
+            check_component(component).map_err(bad)?;
+        }
+        Ok(Self(s.to_owned()))
+    }
+}
+
+fn check_component(component: &str) -> Result<(), &'static str> {
+    let bytes = component.as_bytes();
+    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    if !bytes.first().copied().is_some_and(alphanumeric) || !bytes.last().copied().is_some_and(alphanumeric) {
+        return Err("each part between slashes must start and end with a letter or digit");
+    }
+    let mut i = 0;
+    while i < bytes.len() {
+        let start = i;
+        while i < bytes.len() && !alphanumeric(bytes[i]) {
+            i += 1;
+        }
+        let separator = &bytes[start..i];
+        let fits = separator.iter().all(|b| *b == b'-') || matches!(separator, b"." | b"_" | b"__");
+        if !fits {
+            return Err("the separators are one `.`, one or two `_`, or hyphens");
+        }
+        i += 1;
+    }
+    Ok(())
+}
+
+text_newtype!(RepositoryName);
+
+/// A tag: one to 128 letters, digits, `_`, `.` and `-`, not starting with `.` or `-`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(String);
+
+impl Tag {
+    /// Parses a tag.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when it does not fit the grammar.
+    pub fn parse(s: &str) -> Result<Self> {
+        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        let fits = s.len() <= 128
+            && s.bytes().next().is_some_and(word)
+            && s.bytes().all(|b| word(b) || b == b'.' || b == b'-');
+        if fits {
+            return Ok(Self(s.to_owned()));
+        }
+        Err(name_error(
+            s,
+            "tag",
+            "expected 1 to 128 letters, digits, `_`, `.` and `-`, not starting with `.` or `-`",
+        )
+        .with_kind(ErrorKind::Invalid))
+    }
+
+    /// The tag `latest`.
+    pub fn latest() -> Self {
+        Self(DEFAULT_TAG.to_owned())
+    }
+}
+
+text_newtype!(Tag);
+
+fn name_error(s: &str, what: &str, why: &str) -> Error {
+    let clipped: String = s.chars().take(300).flat_map(char::escape_debug).collect();
+    Error::new(ErrorKind::NameInvalid, format!("`{clipped}` is not a {what}: {why}"))
+}
+
+/// What names a manifest within a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ManifestReference {
+    /// A tag, which can move.
+    Tag(Tag),
+    /// A digest, which cannot.
+    Digest(Digest),
+}
+
+impl FromStr for ManifestReference {
+    type Err = Error;
+
+    /// Takes text with a colon for a digest, anything else for a tag.
+    fn from_str(s: &str) -> Result<Self> {
+        Ok(if s.contains(':') { Self::Digest(Digest::parse(s)?) } else { Self::Tag(Tag::parse(s)?) })
+    }
+}
+
+impl fmt::Display for ManifestReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tag(tag) => tag.fmt(f),
+            Self::Digest(digest) => digest.fmt(f),
+        }
+    }
+}
+
+impl From<Tag> for ManifestReference {
+    fn from(tag: Tag) -> Self {
+        Self::Tag(tag)
+    }
+}
+
+impl From<Digest> for ManifestReference {
+    fn from(digest: Digest) -> Self {
+        Self::Digest(digest)
+    }
+}
+
+/// An image's full name: host, repository, and a tag, a digest or both.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reference {
+    host: RegistryHost,
+    repository: RepositoryName,
+    tag: Option<Tag>,
+    digest: Option<Digest>,
+}
+
+impl Reference {
+    /// Makes a reference of its parts; without tag and digest it means the tag `latest`.
+    pub fn new(
+        host: RegistryHost,
+        repository: RepositoryName,
+        tag: Option<Tag>,
+        digest: Option<Digest>,
+    ) -> Self {
+        let tag = tag.or_else(|| digest.is_none().then(Tag::latest));
+        Self { host, repository, tag, digest }
+    }
+
+    /// Parses `[HOST[:PORT]/]NAME[:TAG][@DIGEST]`.
+    ///
+    /// The first component is a host when it contains `.` or `:`, is `localhost`, or has an upper-case letter.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NameInvalid`], [`ErrorKind::Invalid`] or [`ErrorKind::DigestInvalid`], by the part that is wrong.
+    pub fn parse(s: &str) -> Result<Self> {
+        let (rest, digest) = match s.split_once('@') {
+            Some((rest, digest)) => (rest, Some(Digest::parse(digest)?)),
+            None => (s, None),
+        };
+        let (rest, tag) = match rest.rfind(':') {
+            Some(at) if !rest[at..].contains('/') && !rest[at..].contains(']') => {
+                (&rest[..at], Some(Tag::parse(&rest[at + 1..])?))
+            }
+            _ => (rest, None),
+        };
+        let (host, name) = match rest.split_once('/') {
+            Some((first, name))
+                if first.contains(['.', ':'])
+                    || first == "localhost"
+                    || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+            {
+                (first, name)
+            }
+            _ => (DEFAULT_HOST, rest),
+        };
+        let host = if host == "index.docker.io" { DEFAULT_HOST } else { host };
+        let host = RegistryHost::parse(host)?;
+        let repository = if host.as_str() == DEFAULT_HOST && !name.contains('/') && !name.is_empty() {
+            RepositoryName::parse(name).and_then(|_| RepositoryName::parse(&format!("library/{name}")))?
+        } else {
+            RepositoryName::parse(name)?
+        };
+        Ok(Self::new(host, repository, tag, digest))
+    }
+
+    /// The registry.
+    pub fn host(&self) -> &RegistryHost {
+        &self.host
+    }
+
+    /// The repository within the registry.
+    pub fn repository(&self) -> &RepositoryName {
+        &self.repository
+    }
+
+    /// The tag, when it has one.
+    pub fn tag(&self) -> Option<&Tag> {
+        self.tag.as_ref()
+    }
+
+    /// The digest, when it has one.
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+
+    /// What to ask the registry for: the digest when there is one, else the tag.
+    pub fn manifest(&self) -> ManifestReference {
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => ManifestReference::Digest(digest.clone()),
+            (None, Some(tag)) => ManifestReference::Tag(tag.clone()),
+            (None, None) => ManifestReference::Tag(Tag::latest()),
+        }
+    }
+
+    /// The same repository at a digest, without the tag.
+    #[must_use]
+    pub fn at_digest(&self, digest: Digest) -> Self {
+        Self { tag: None, digest: Some(digest), ..self.clone() }
+    }
+
+    /// The same repository at a tag, without a digest.
+    #[must_use]
+    pub fn at_tag(&self, tag: Tag) -> Self {
+        Self { tag: Some(tag), digest: None, ..self.clone() }
+    }
+
+    /// The shortest text that parses back to this reference: no `docker.io/library/`.
+    pub fn familiar(&self) -> String {
+        let full = self.to_string();
+        let same = |short: &&str| Self::parse(short).is_ok_and(|r| r == *self);
+        let short = full
+            .strip_prefix("docker.io/library/")
+            .filter(same)
+            .or_else(|| full.strip_prefix("docker.io/").filter(same));
+        short.map_or_else(|| full.clone(), str::to_owned)
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.host, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Reference {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        Self::parse(s)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const D: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn references_expand_and_shorten() {
+        for (text, full, familiar) in [
+            ("busybox", "docker.io/library/busybox:latest", "busybox:latest"),
+            ("a/b:c", "docker.io/a/b:c", "a/b:c"),
+            ("localhost/a", "localhost/a:latest", "localhost/a:latest"),
+            ("localhost:5000/a/b:1", "localhost:5000/a/b:1", "localhost:5000/a/b:1"),
+            ("[::1]:5000/a", "[::1]:5000/a:latest", "[::1]:5000/a:latest"),
+            ("index.docker.io/x", "docker.io/library/x:latest", "x:latest"),
+            ("docker.io/library/x.y/z", "docker.io/library/x.y/z:latest", "library/x.y/z:latest"),
+        ] {
+            let r = Reference::parse(text).unwrap();
+            assert_eq!(r.to_string(), full);
+            assert_eq!(r.familiar(), familiar);
+        }
+        let r = Reference::parse(&format!("x:1@{D}")).unwrap();
+        assert_eq!((r.tag().unwrap().as_str(), r.digest().unwrap().as_str()), ("1", D));
+        assert_eq!(Reference::parse(&format!("x@{D}")).unwrap().tag(), None);
+    }
+
+    #[test]
+    fn malformed_references_are_refused() {
+        for text in [
+            "",
+            "Busybox",
+            "a//b",
+            "a:",
+            "a:-x",
+            "a@b",
+            "-a",
+            "a..b",
+            "a___b",
+            "a/../b",
+            "h_st.io/a",
+            "localhost:99999/a",
+            "[::g]:1/a",
+            "a b",
+            "docker.io/",
+            "x/é",
+        ] {
+            assert!(Reference::parse(text).is_err(), "{text}");
+        }
+        assert!(RepositoryName::parse(&"a".repeat(256)).is_err());
+        assert!(Tag::parse(&"a".repeat(129)).is_err());
+        assert!(RepositoryName::parse("a--b/c__d/e.f").is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn what_parses_prints_and_parses_back(s in "([a-zA-Z0-9.:-]{1,8}/)?[a-z0-9._/-]{1,12}(:[a-z0-9.-]{1,5})?") {
+            if let Ok(r) = Reference::parse(&s) {
+                prop_assert_eq!(&Reference::parse(&r.to_string()).unwrap(), &r);
+                prop_assert_eq!(&Reference::parse(&r.familiar()).unwrap(), &r);
+            }
+        }
+
+        #[test]
+        fn parsing_never_panics(s: String) {
+            let _ = Reference::parse(&s);
+        }
+    }
+}

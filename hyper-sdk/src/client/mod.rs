@@ -1,1 +1,170 @@
 //! Registry clients: the trait and its backends.
+//!
+//! A client is bound to one registry: repositories are named without the host. [`RegistryClient`] is the wire
+//! protocol, one request or session a method; whole images are pushed and pulled by functions over it.
+
+use crate::oci::{Descriptor, Manifest};
+use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::{BlobReader, ByteRange, ByteStream, Listing, Page, UploadId};
+use crate::{Digest, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fmt::{Debug, Display};
+use std::sync::Arc;
+
+/// What a client can do beyond pull.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientCapabilities {
+    /// Content can be pushed.
+    pub push: bool,
+    /// Manifests and blobs can be deleted.
+    pub delete: bool,
+    /// Blobs can be mounted from another repository.
+    pub mount: bool,
+    /// An upload goes on after it broke off.
+    pub resume: bool,
+    /// The repositories can be listed.
+    pub catalog: bool,
+}
+
+impl ClientCapabilities {
+    /// Everything.
+    pub const ALL: Self = Self { push: true, delete: true, mount: true, resume: true, catalog: true };
+    /// Pulling only.
+    pub const PULL: Self = Self { push: false, delete: false, mount: false, resume: false, catalog: false };
+}
+
+/// An upload session at a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadSession {
+    /// The name of the session, where the backend has one.
+    pub id: Option<UploadId>,
+    /// Where the next request goes, as the registry said.
+    pub location: String,
+    /// How many bytes the registry has.
+    pub offset: u64,
+    /// The smallest chunk that the registry takes, in bytes (`OCI-Chunk-Min-Length`).
+    pub chunk_min_length: u64,
+}
+
+/// What became of a mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mount {
+    /// The blob is in the repository.
+    Mounted,
+    /// The registry opened an upload session instead.
+    Upload(UploadSession),
+}
+
+/// Talks to one registry.
+///
+/// # Guarantees
+/// Object-safe; every method may be called from many tasks at once. Content that was asked for by digest is checked:
+/// a manifest before it is returned, a whole blob at the end of its stream, which then fails. Dropping a future stops
+/// the request. Retries and credentials are the backend's affair.
+///
+/// # Errors
+/// Every method: the [`crate::ErrorKind`] that the registry's error code means, [`crate::ErrorKind::Unauthorized`] and
+/// [`crate::ErrorKind::Denied`], [`crate::ErrorKind::Unavailable`] when there is no connection, and
+/// [`crate::ErrorKind::Unsupported`] for what [`RegistryClient::capabilities`] denies.
+#[async_trait]
+pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
+    /// What this client can do.
+    fn capabilities(&self) -> ClientCapabilities;
+
+    /// Sees whether the registry is there and speaks the protocol, with the credentials (end-1).
+    async fn ping(&self) -> Result<()>;
+
+    /// The descriptor of a manifest, without its content (end-3, HEAD).
+    async fn resolve(&self, repository: &RepositoryName, reference: &ManifestReference)
+    -> Result<Descriptor>;
+
+    /// A manifest (end-3).
+    async fn get_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<Manifest>;
+
+    /// Stores a manifest under a tag, or under its digest (end-7a).
+    async fn put_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+        manifest: &Manifest,
+    ) -> Result<Descriptor>;
+
+    /// Deletes a tag, or a manifest by its digest (end-9).
+    async fn delete_manifest(&self, repository: &RepositoryName, reference: &ManifestReference)
+    -> Result<()>;
+
+    /// The size of a blob in bytes, or `None` when the repository does not have it (end-2, HEAD).
+    async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>>;
+
+    /// The content of a blob, whole or in part (end-2).
+    async fn get_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<BlobReader>;
+
+    /// Deletes a blob (end-10).
+    async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()>;
+
+    /// Asks for a blob of another repository (end-11).
+    async fn mount_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        from: &RepositoryName,
+    ) -> Result<Mount>;
+
+    /// Opens an upload session (end-4a).
+    async fn start_upload(&self, repository: &RepositoryName) -> Result<UploadSession>;
+
+    /// Asks how far a session is (end-13).
+    async fn upload_status(
+        &self,
+        repository: &RepositoryName,
+        session: &UploadSession,
+    ) -> Result<UploadSession>;
+
+    /// Sends a chunk at the session's offset and returns the session after it (end-5).
+    async fn upload_chunk(
+        &self,
+        repository: &RepositoryName,
+        session: &UploadSession,
+        chunk: Bytes,
+    ) -> Result<UploadSession>;
+
+    /// Streams the rest of the content, whose length is known, and closes the session (end-6).
+    async fn finish_upload(
+        &self,
+        repository: &RepositoryName,
+        session: UploadSession,
+        digest: &Digest,
+        rest: Option<(u64, ByteStream)>,
+    ) -> Result<()>;
+
+    /// Gives a session up (end-14).
+    async fn cancel_upload(&self, repository: &RepositoryName, session: UploadSession) -> Result<()>;
+
+    /// The tags of a repository (end-8).
+    async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>>;
+
+    /// The repositories of the registry (`_catalog`).
+    async fn list_repositories(&self, page: Page) -> Result<Listing<RepositoryName>>;
+
+    /// The referrers of a manifest, through the fallback tag where the registry has no referrers API (end-12).
+    async fn list_referrers(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>>;
+}
+
+/// A shared client of any kind.
+pub type SharedClient = Arc<dyn RegistryClient>;

@@ -1,1 +1,19 @@
 //! The types of the OCI image specification.
+//!
+//! Every type keeps the fields that it does not know, so that what is read can be written back without loss. Where
+//! bytes are content-addressed (manifests, indexes, configs of others) the bytes are the truth and are kept beside the
+//! parsed form: see [`Manifest`].
+
+mod config;
+mod descriptor;
+mod manifest;
+
+pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
+pub use descriptor::Descriptor;
+pub use manifest::{ImageIndex, ImageManifest, Manifest, ManifestBody};
+
+/// JSON fields that Hyper does not know, kept as they came.
+pub type Extra = serde_json::Map<String, serde_json::Value>;
+
+/// String annotations, sorted by key.
+pub type Annotations = std::collections::BTreeMap<String, String>;

@@ -1,0 +1,236 @@
+//! The image configuration (image-spec, config.md), with Docker's additions.
+//!
+//! A superset of both: `Healthcheck`, `OnBuild` and `Shell` are typed, anything else unknown survives in `extra`.
+
+use super::Extra;
+use crate::platform::Platform;
+use crate::{Digest, Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// An image's configuration: platform, what to run, layers and history.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// When the image was made, in RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// Who made the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// The architecture.
+    #[serde(default)]
+    pub architecture: String,
+    /// The variant of the architecture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// The operating system.
+    #[serde(default)]
+    pub os: String,
+    /// The version of the operating system.
+    #[serde(rename = "os.version", default, skip_serializing_if = "Option::is_none")]
+    pub os_version: Option<String>,
+    /// Features of the operating system that the image needs.
+    #[serde(rename = "os.features", default, skip_serializing_if = "Vec::is_empty")]
+    pub os_features: Vec<String>,
+    /// What a container of the image runs, and how.
+    #[serde(default)]
+    pub config: ContainerConfig,
+    /// The layers, as diff IDs.
+    pub rootfs: RootFs,
+    /// One entry for each instruction.
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<History>,
+    /// Fields that Hyper does not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl ImageConfig {
+    /// The config of an empty image for a platform.
+    pub fn empty(platform: &Platform) -> Self {
+        Self {
+            architecture: platform.architecture.clone(),
+            variant: platform.variant.clone(),
+            os: platform.os.clone(),
+            os_version: platform.os_version.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Parses the JSON of a config.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] with the place where the JSON does not fit.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        serde_json::from_slice(bytes).map_err(|e| {
+            Error::new(ErrorKind::Invalid, "the image config is not valid JSON of an image config")
+                .with_source(e)
+        })
+    }
+
+    /// The config as compact JSON. Equal configs give equal bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("maps with string keys and strings always serialise")
+    }
+
+    /// The platform that the image is for.
+    pub fn platform(&self) -> Platform {
+        let mut p = Platform::new(&self.os, &self.architecture, self.variant.as_deref());
+        p.os_version.clone_from(&self.os_version);
+        p.os_features.clone_from(&self.os_features);
+        p
+    }
+}
+
+/// What a container runs, and how (image-spec, config.md, `config`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ContainerConfig {
+    /// User, or `user:group`, by name or number.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub user: String,
+    /// Ports: `80/tcp`.
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub exposed_ports: BTreeMap<String, Value>,
+    /// Environment: `NAME=value`.
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// What always runs; `None` and an empty list differ for inheritance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// Default arguments, or the command when there is no entrypoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cmd: Option<Vec<String>>,
+    /// Paths that hold data of their own.
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<String, Value>,
+    /// The working directory.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub working_dir: String,
+    /// Labels.
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The signal that stops a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
+    /// Whether `Cmd` is one escaped string (Windows).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args_escaped: Option<bool>,
+    /// How to see whether a container is healthy (Docker).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
+    /// Instructions for images that are built from this one (Docker).
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub on_build: Vec<String>,
+    /// The shell of the shell form (Docker).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<Vec<String>>,
+    /// Fields that Hyper does not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// A health check. Durations are in nanoseconds, as Docker writes them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Healthcheck {
+    /// `["NONE"]`, `["CMD", …]` or `["CMD-SHELL", command]`.
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<String>,
+    /// Time between checks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<i64>,
+    /// Time after which a check has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<i64>,
+    /// Time in which failures do not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_period: Option<i64>,
+    /// Time between checks during the start period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_interval: Option<i64>,
+    /// Failures in a row that make a container unhealthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<i64>,
+    /// Fields that Hyper does not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// The layers of an image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RootFs {
+    /// Always `layers`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The digests of the uncompressed layers, lowest first.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub diff_ids: Vec<Digest>,
+}
+
+impl Default for RootFs {
+    fn default() -> Self {
+        Self { kind: "layers".to_owned(), diff_ids: Vec::new() }
+    }
+}
+
+/// How an image came about, one instruction.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// When, in RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// By which command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
+    /// By whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// A comment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// Whether the instruction made no layer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub empty_layer: bool,
+    /// Fields that Hyper does not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// Go writes empty maps and lists as `null`.
+fn null_is_default<'de, D, T>(d: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_known_or_unknown_is_lost() {
+        let text = serde_json::json!({
+            "architecture": "amd64", "os": "linux", "variant": "v2", "future": [1],
+            "config": {"Healthcheck": {"Test": ["CMD", "true"], "Retries": 3, "New": 1}, "OnBuild": ["RUN x"],
+                       "Shell": ["/bin/bash"], "Cmd": [], "StopTimeout": 3, "ExposedPorts": {"80/tcp": {}}},
+            "rootfs": {"type": "layers", "diff_ids": []},
+            "history": [{"created_by": "x", "empty_layer": true, "y": 1}]
+        });
+        let config = ImageConfig::parse(text.to_string().as_bytes()).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&config.to_bytes()).unwrap(), text);
+    }
+
+    #[test]
+    fn nulls_of_go_are_empty() {
+        let config = ImageConfig::parse(
+            br#"{"architecture":"amd64","os":"linux","config":{"Volumes":null,"Cmd":null,"Labels":null,"OnBuild":null},
+                "rootfs":{"type":"layers","diff_ids":null},"history":null}"#,
+        )
+        .unwrap();
+        assert!(config.config.cmd.is_none() && config.history.is_empty());
+    }
+}
