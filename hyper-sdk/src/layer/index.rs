@@ -126,16 +126,7 @@ impl LayerIndexBuilder {
     /// [`crate::ErrorKind::Invalid`] when the archive has something else than a directory above the entry: a symlink
     /// above is never followed.
     pub fn add(&mut self, entry: Entry) -> Result<()> {
-        if !entry.kind.is_whiteout()
-            && let Some(parent) = entry
-                .path
-                .ancestors()
-                .find(|p| self.places.get(p).and_then(|p| p.real.as_ref()).is_some_and(|e| !e.is_directory()))
-        {
-            return Err(Error::invalid("an entry of the layer lies below something that is no directory")
-                .with_context("entry", &entry.path)
-                .with_context("no directory", parent));
-        }
+        self.check(&entry)?;
         let (whiteout, opaque) = (entry.kind == EntryKind::Whiteout, entry.kind == EntryKind::OpaqueWhiteout);
         if !entry.kind.is_whiteout() && !entry.is_directory() {
             self.forget_below(&entry.path);
@@ -150,6 +141,27 @@ impl LayerIndexBuilder {
         };
         *slot = Some(entry);
         Ok(())
+    }
+
+    /// Refuses an entry that [`LayerIndexBuilder::add`] would refuse.
+    pub(super) fn check(&self, entry: &Entry) -> Result<()> {
+        if !entry.kind.is_whiteout()
+            && let Some(parent) = entry
+                .path
+                .ancestors()
+                .find(|p| self.places.get(p).and_then(|p| p.real.as_ref()).is_some_and(|e| !e.is_directory()))
+        {
+            return Err(Error::invalid("an entry of the layer lies below something that is no directory")
+                .with_context("entry", &entry.path)
+                .with_context("no directory", parent));
+        }
+        Ok(())
+    }
+
+    /// Whether something real was added at the path or below it.
+    pub(super) fn covers(&self, path: &LayerPath) -> bool {
+        let mut range = self.places.range(path.clone()..).take_while(|(p, _)| p.starts_with(path));
+        range.any(|(_, place)| place.real.is_some())
     }
 
     fn forget_below(&mut self, path: &LayerPath) {

@@ -16,15 +16,20 @@
 //! - The same entries give the same bytes, whatever the machine, the user and the number of threads.
 //! - Nothing is read or written outside the directories that were given, whatever a layer says.
 
+pub mod apply;
 pub mod compress;
+pub mod diff;
 pub mod entry;
+mod files;
 pub mod index;
 mod index_format;
 pub mod reader;
 mod tree;
 pub mod writer;
 
+pub use apply::{Applied, ApplyOptions, ApplyStyle, DevicePolicy, OwnerPolicy, apply};
 pub use compress::{CompressOptions, CompressedLayer, LayerCompressor};
+pub use diff::{DiffOptions, diff_overlay, diff_trees};
 pub use entry::{Entry, EntryKind, LayerPath};
 pub use index::{LayerIndex, LayerIndexBuilder};
 pub use reader::LayerReader;

@@ -7,6 +7,7 @@
 //! - What comes out is clean ([`LayerPath`]); `..` is refused, never interpreted; leading slashes are dropped.
 //! - A size is believed only when header and PAX record agree, or the header says by zero or its maximum that it
 //!   cannot hold the size. Links, directories and devices have no data, whatever their size field says.
+//! - The attributes that overlay keeps for itself (`user.overlay.*`, `trusted.overlay.*`) are dropped.
 //! - Memory is bounded: extended headers above 1 MiB are refused.
 
 use super::entry::{Entry, EntryKind, LayerPath, OPAQUE_NAME, WHITEOUT_PREFIX, escape};
@@ -227,6 +228,8 @@ impl<R: Read> LayerReader<R> {
         if xattrs.keys().any(|n| n.is_empty() || n.len() > 255 || n.contains(&0)) {
             return Err(at(damaged("an entry has an impossible extended attribute")));
         }
+        // Such would steer the overlay that the layer is unpacked for.
+        xattrs.retain(|name, _| !super::files::is_overlay_xattr(name));
         let mut data = 0;
         let kind = match header[156] {
             b'0' | 0 | b'7' if raw_name.ends_with(b"/") && header[156] != b'7' => EntryKind::Directory,
