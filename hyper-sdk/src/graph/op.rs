@@ -158,6 +158,13 @@ pub enum MountKind {
         /// The group of the folder when it is made.
         gid: u32,
     },
+    /// A file of the text itself: the script of a RUN heredoc.
+    Inline {
+        /// The content.
+        content: String,
+        /// The mode of the file.
+        mode: u32,
+    },
     /// Memory.
     Tmpfs {
         /// At most this many bytes.
