@@ -108,7 +108,8 @@ impl Lowering<'_> {
                 return Err(self.error(
                     t.destination,
                     "with more than one source the destination must be a directory and end with a `/`",
-                ));
+                )
+                .into());
             }
             let from = t.from.unwrap_or_else(|| self.main_context());
             inputs.push(from);
@@ -146,7 +147,7 @@ impl Lowering<'_> {
     ) -> Lowers<()> {
         let path = workdir.path.value.clone();
         if path.is_empty() {
-            return Err(self.error(&workdir.path, "WORKDIR is empty after its variables are replaced"));
+            return Err(self.error(&workdir.path, "WORKDIR is empty after its variables are replaced").into());
         }
         let path = if path.starts_with('/') { path } else { clean(&format!("{}/{path}", state.workdir())) };
         state.container().working_dir.clone_from(&path);

@@ -1,6 +1,6 @@
 //! Lowers the stages that a target needs, in the order of the file.
 
-use super::stage::{DEFAULT_PATH, StageState, split_pair};
+use super::stage::{DEFAULT_PATH, StageState};
 use crate::clock::parse_rfc3339;
 use crate::dockerfile::{Diagnostic, Dockerfile, Instruction, Plan, Reference, Source as Text, Span, StageRef, Statement, Word};
 use crate::frontend::{FrontendOptions, Lowered, Resolved, Resolver};
@@ -348,10 +348,4 @@ pub(super) fn to_error(fault: Fault, source: &Text) -> Error {
             .unwrap_or_else(|| Error::internal("a fault without an error")),
         Fault::Other(error) => error,
     }
-}
-
-/// The variables that a config sets, for tests of inheritance.
-#[cfg(test)]
-pub(super) fn environment(config: &ImageConfig) -> Vec<(String, String)> {
-    config.config.env.iter().map(|pair| split_pair(pair)).collect()
 }
