@@ -218,20 +218,18 @@ impl Dockerfile {
     /// A number that is no stage.
     pub fn resolve(&self, reference: &Reference) -> Result<StageRef, Box<Diagnostic>> {
         let name = &reference.name.value;
-        if reference.numbers {
-            if let Ok(number) = name.parse::<i64>() {
-                return match usize::try_from(number).ok().filter(|n| *n < self.stages.len()) {
-                    Some(index) => Ok(StageRef::Stage(index)),
-                    None => Err(Box::new(
-                        Diagnostic::error(
-                            "invalid-stage",
-                            reference.name.span,
-                            format!("there is no stage number {name}"),
-                        )
-                        .with_help(format!("the file has {} stages, counted from 0", self.stages.len())),
-                    )),
-                };
-            }
+        if let (true, Ok(number)) = (reference.numbers, name.parse::<i64>()) {
+            return match usize::try_from(number).ok().filter(|n| *n < self.stages.len()) {
+                Some(index) => Ok(StageRef::Stage(index)),
+                None => Err(Box::new(
+                    Diagnostic::error(
+                        "invalid-stage",
+                        reference.name.span,
+                        format!("there is no stage number {name}"),
+                    )
+                    .with_help(format!("the file has {} stages, counted from 0", self.stages.len())),
+                )),
+            };
         }
         Ok(match self.stage_by_name(name) {
             Some(index) => StageRef::Stage(index),
