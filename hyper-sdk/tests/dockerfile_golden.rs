@@ -27,10 +27,10 @@ fn describe_stages(out: &mut String, parsed: &Parsed) {
         for statement in &stage.statements {
             let (first, last) = file.source.lines(statement.span);
             let _ = writeln!(out, "  {first}-{last} {}", statement.display());
-            if let Instruction::Run(run) = &statement.instruction {
-                if !run.command.heredocs.is_empty() {
-                    let _ = writeln!(out, "    {:?}", run.command.run_command());
-                }
+            if let Instruction::Run(run) = &statement.instruction
+                && !run.command.heredocs.is_empty()
+            {
+                let _ = writeln!(out, "    {:?}", run.command.run_command());
             }
         }
     }
