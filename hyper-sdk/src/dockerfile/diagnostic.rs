@@ -183,7 +183,7 @@ fn excerpt(out: &mut String, source: &Source, span: Span, gutter: usize, mark: c
     let more = if last > first { format!(" (up to line {last})") } else { String::new() };
     let _ = writeln!(out, "{:gutter$}--> {}:{}:{}", "", printable(source.name()), place.line, place.column);
     let _ = writeln!(out, "{:gutter$} |", "");
-    let _ = writeln!(out, "{first:gutter$} | {text}");
+    let _ = writeln!(out, "{}", format!("{first:gutter$} | {text}").trim_end());
     let marks = mark.to_string().repeat((to - from).max(1));
     let _ = writeln!(out, "{:gutter$} | {}{marks}{more}{note}", "", " ".repeat(from));
 }

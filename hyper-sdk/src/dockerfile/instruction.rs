@@ -30,12 +30,11 @@ impl Statement {
     pub fn display(&self) -> String {
         let rest = self.original.get(self.name.value.len()..).unwrap_or_default();
         let mut text = format!("{}{rest}", self.name.value.to_uppercase());
-        if let Instruction::Run(run) = &self.instruction {
-            if let ([only], CommandForm::Shell) = (run.command.heredocs.as_slice(), run.command.form) {
-                if run.command.is_only_heredoc() {
-                    text.push_str(&format!(" ({})", only.summary()));
-                }
-            }
+        if let Instruction::Run(Run { command, .. }) = &self.instruction
+            && let [only] = command.heredocs.as_slice()
+            && command.is_only_heredoc()
+        {
+            text.push_str(&format!(" ({})", only.summary()));
         }
         text
     }

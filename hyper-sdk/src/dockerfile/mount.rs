@@ -312,11 +312,11 @@ pub(crate) fn check_unexpanded(text: &str) -> Result<(), ValueError> {
 /// The `from` of an unexpanded value of `--mount`, when it has one.
 pub(crate) fn from_of(text: &str) -> Option<String> {
     let fields = csv_fields(text).ok()?;
-    let value = fields.iter().filter_map(|field| {
+    let value = fields.iter().rev().find_map(|field| {
         let (key, value) = split_field(field).ok()?;
         (key == "from").then(|| value.unwrap_or_default().to_owned())
     });
-    value.last().filter(|v| !v.is_empty())
+    value.filter(|v| !v.is_empty())
 }
 
 fn split_field(field: &str) -> Result<(String, Option<&str>), ValueError> {

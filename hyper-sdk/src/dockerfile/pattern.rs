@@ -113,12 +113,12 @@ impl Pattern {
             let Some(c) = chars.get(at) else { break };
             next.fill(None);
             let mut alive = false;
-            for i in 0..end_state {
+            for (i, token) in self.0.iter().enumerate() {
                 let Some(start) = states[i].filter(|s| best.is_none_or(|(b, _)| *s <= b)) else { continue };
-                let target = match self.0[i] {
+                let target = match token {
                     Token::Star if *c != '\n' => i,
                     Token::Any if *c != '\n' => i + 1,
-                    Token::Literal(literal) if literal == *c => i + 1,
+                    Token::Literal(literal) if literal == c => i + 1,
                     _ => continue,
                 };
                 lower(&mut next[target], start);

@@ -77,7 +77,8 @@ pub struct Dockerfile {
     pub global_args: Vec<Statement>,
     /// The stages.
     pub stages: Vec<Stage>,
-    names: HashMap<String, usize>,
+    /// The numbers of the stages of a name, ascending.
+    names: HashMap<String, Vec<usize>>,
 }
 
 /// What a target needs.
@@ -114,7 +115,7 @@ impl Dockerfile {
                     let from = from.clone();
                     let index = file.stages.len();
                     if let Some(name) = &from.name {
-                        file.names.insert(name.value.clone(), index);
+                        file.names.entry(name.value.clone()).or_default().push(index);
                     }
                     file.stages.push(Stage { index, from, statement, statements: Vec::new() });
                 }
@@ -155,7 +156,7 @@ impl Dockerfile {
 
     /// The number of the stage of a name, in any case; the last one where several have it.
     pub fn stage_by_name(&self, name: &str) -> Option<usize> {
-        self.names.get(&name.to_lowercase()).copied()
+        self.names.get(&name.to_lowercase())?.last().copied()
     }
 
     /// The stage that `--target` names, by name or number, or the last one.
@@ -186,10 +187,9 @@ impl Dockerfile {
 
     /// What a stage starts from, once its FROM is expanded: a stage above it, nothing, or a name.
     pub fn base(&self, stage: usize, image: &str) -> StageRef {
-        let lower = image.to_lowercase();
-        let above = self.stages.iter().take(stage).rev().find(|s| s.name() == Some(lower.as_str()));
-        match above {
-            Some(found) => StageRef::Stage(found.index),
+        let same_name = self.names.get(&image.to_lowercase()).map_or(&[][..], Vec::as_slice);
+        match same_name[..same_name.partition_point(|index| *index < stage)].last() {
+            Some(above) => StageRef::Stage(*above),
             None if image == "scratch" => StageRef::Scratch,
             None => StageRef::Name(image.to_owned()),
         }
@@ -218,20 +218,18 @@ impl Dockerfile {
     /// A number that is no stage.
     pub fn resolve(&self, reference: &Reference) -> Result<StageRef, Box<Diagnostic>> {
         let name = &reference.name.value;
-        if reference.numbers {
-            if let Ok(number) = name.parse::<i64>() {
-                return match usize::try_from(number).ok().filter(|n| *n < self.stages.len()) {
-                    Some(index) => Ok(StageRef::Stage(index)),
-                    None => Err(Box::new(
-                        Diagnostic::error(
-                            "invalid-stage",
-                            reference.name.span,
-                            format!("there is no stage number {name}"),
-                        )
-                        .with_help(format!("the file has {} stages, counted from 0", self.stages.len())),
-                    )),
-                };
-            }
+        if let (true, Ok(number)) = (reference.numbers, name.parse::<i64>()) {
+            return match usize::try_from(number).ok().filter(|n| *n < self.stages.len()) {
+                Some(index) => Ok(StageRef::Stage(index)),
+                None => Err(Box::new(
+                    Diagnostic::error(
+                        "invalid-stage",
+                        reference.name.span,
+                        format!("there is no stage number {name}"),
+                    )
+                    .with_help(format!("the file has {} stages, counted from 0", self.stages.len())),
+                )),
+            };
         }
         Ok(match self.stage_by_name(name) {
             Some(index) => StageRef::Stage(index),

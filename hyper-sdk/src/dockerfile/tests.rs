@@ -129,7 +129,7 @@ fn uses_of_stages_below_are_refused() {
 #[test]
 fn one_instruction_sees_the_environment_before_it() {
     let file =
-        ok("FROM x\nENV a=1 b=$a c=${q:-\"d e\"}\nEXPOSE $p 80\nCOPY --chown=$u --exclude=\\*$a $a /d$a\n");
+        ok("FROM x\nENV a=1 b=$a c=${q:-\"d e\"}\nEXPOSE $p 80\nCOPY --chown=$u --exclude=\\\\*$a $a /d$a\n");
     let env = BTreeMap::from(
         [("a", "0"), ("p", "1 2/udp"), ("u", "me")].map(|(k, v)| (k.to_owned(), v.to_owned())),
     );
