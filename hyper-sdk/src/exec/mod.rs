@@ -1,1 +1,98 @@
-//! Executors: the trait and the native sandbox.
+//! Runs the commands of a build in a sandbox, without a daemon.
+//!
+//! [`Executor`] is the trait; `NativeExecutor` is our own sandbox. The caller's process never forks into Rust code:
+//! each operation starts a small single-threaded helper, which is this very program started again (see `init`) or
+//! one that the caller names (`HelperCommand`).
+//!
+//! ```text
+//! caller (tokio)                    helper (one thread)                   the step
+//!   NativeExecutor ──request JSON──▶ user namespace, mounts ──fork──▶ pid 1 ──fork──▶ execve
+//!        ▲        ◀──reply JSON───   waits                             reaps
+//!        └── logs and tar streams over pipes of their own; a closed pipe or a dead caller ends everything
+//! ```
+//!
+//! # Invariants
+//! - No process outlives its operation: dropping the future, or killing the caller, kills the helper, and the pid
+//!   namespace of the step dies with it.
+//! - Files of mapped owners are only touched inside the user namespace that maps them.
+//! - Secrets travel over pipes into memory-backed files. They are never written to a disk and never printed.
+
+mod spec;
+
+pub use spec::{
+    CacheMount, ExecMount, ExecSpec, Identity, MountSource, Network, RootFs, SecretBytes, Security, Snapshot,
+};
+
+use crate::Result;
+use crate::progress::LogStream;
+use async_trait::async_trait;
+use std::fmt::{Debug, Display};
+use std::sync::Arc;
+
+/// What an executor can do here. What is denied is refused with [`crate::ErrorKind::Unsupported`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExecCapabilities {
+    /// Whether files and processes can have every owner, or one alone.
+    pub identity: Identity,
+    /// Whether steps can have a network namespace of their own ([`Network::None`]).
+    pub private_network: bool,
+    /// Whether [`Security::Insecure`] gives the capabilities of the host's root.
+    pub insecure: bool,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExitStatus {
+    /// The exit code; 128 + the signal's number when a signal ended it.
+    pub code: i32,
+}
+
+impl ExitStatus {
+    /// Whether the command succeeded.
+    pub fn success(self) -> bool {
+        self.code == 0
+    }
+}
+
+/// Takes what a command writes, as it is written. It must not block.
+pub trait LogSink: Send + Sync + 'static {
+    /// Takes some bytes; they need not end at a line or character boundary.
+    fn log(&self, stream: LogStream, bytes: &[u8]);
+}
+
+impl<F: Fn(LogStream, &[u8]) + Send + Sync + 'static> LogSink for F {
+    fn log(&self, stream: LogStream, bytes: &[u8]) {
+        self(stream, bytes);
+    }
+}
+
+/// Runs one command on a root file system.
+///
+/// # Guarantees
+/// Object-safe; several commands may run at once. Dropping the future of [`Executor::run`] kills the command and
+/// everything that it started.
+#[async_trait]
+pub trait Executor: Display + Debug + Send + Sync + 'static {
+    /// What this executor can do.
+    fn capabilities(&self) -> ExecCapabilities;
+
+    /// Runs a command to its end. All it wrote has been handed to `log` when this returns.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] when the command cannot be started (no such program, user or folder): the
+    /// message says what was looked for and where. [`crate::ErrorKind::Unsupported`] for what
+    /// [`Executor::capabilities`] denies. A command that ran and failed is no error here: see [`ExitStatus`].
+    async fn run(&self, rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus>;
+}
+
+#[async_trait]
+impl<T: Executor + ?Sized> Executor for Arc<T> {
+    fn capabilities(&self) -> ExecCapabilities {
+        (**self).capabilities()
+    }
+
+    async fn run(&self, rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus> {
+        (**self).run(rootfs, spec, log).await
+    }
+}

@@ -1,1 +1,135 @@
-//! Snapshotters: root file systems out of layers.
+//! Unpacked layers and the trees that steps run on.
+//!
+//! A committed snapshot is named by its chain ID (image-spec, config.md, "Layer ChainID"). An [`Active`] one is a
+//! tree that a step may write to; it becomes a committed one without a copy, or is thrown away.
+//!
+//! `OverlaySnapshotter` keeps one folder a layer; `CopySnapshotter` keeps whole trees, for hosts that cannot mount
+//! overlays. Both are folders that several processes may share.
+
+use crate::exec::RootFs;
+use crate::{Digest, Result};
+use async_trait::async_trait;
+use std::fmt::{Debug, Display};
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What a snapshotter can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SnapshotCapabilities {
+    /// Whether a committed snapshot shares the files of its parents on disk.
+    pub shares_layers: bool,
+    /// The longest chain of layers that can be mounted.
+    pub max_depth: usize,
+}
+
+/// A stream of a tar that a helper writes: blocking, to be read on a blocking thread.
+///
+/// At the end of the stream the helper's own result is checked: a tar that is not complete ends with an error, never
+/// with a clean end of file. Dropping the stream ends the helper.
+pub type TarStream = Box<dyn Read + Send>;
+
+/// How a layer is made of an active snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiffOptions {
+    /// Modification times above this many seconds since 1970 become it, in the tar and in the snapshot itself, so
+    /// that later steps see the same whether the layer came from the step or from a cache.
+    pub epoch: Option<i64>,
+}
+
+/// A snapshot that a step may write to. It belongs to the snapshotter that prepared it.
+///
+/// Dropping it without [`Snapshotter::commit`] or [`Snapshotter::abandon`] removes it in the background, or when a
+/// snapshotter is next opened on the folder.
+pub trait Active: Debug + Send + Sync + 'static {
+    /// What to hand to an [`crate::exec::Executor`].
+    fn rootfs(&self) -> &RootFs;
+
+    /// The chain that it started as; `None` for an empty tree.
+    fn parent(&self) -> Option<&Digest>;
+
+    /// The folder that it lives in, by which its snapshotter knows it.
+    fn folder(&self) -> &std::path::Path;
+}
+
+/// Keeps snapshots.
+///
+/// # Guarantees
+/// Object-safe; every method may be called from many tasks, and from many processes on one folder, at once. A chain is
+/// either there whole or not at all, also after a crash. Cancelling a future (dropping it) ends its helper and leaves
+/// nothing half made.
+#[async_trait]
+pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
+    /// What this snapshotter can do.
+    fn capabilities(&self) -> SnapshotCapabilities;
+
+    /// Whether a chain is there.
+    async fn has(&self, chain: &Digest) -> Result<bool>;
+
+    /// Unpacks a layer, an uncompressed tar, on `parent`, as `chain`.
+    ///
+    /// Does nothing when `chain` is there already; equal calls at one time unpack once. `layer` is read to its end on
+    /// a blocking thread, and an error that it returns (such as a digest that does not match) undoes everything.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] when `parent` is not there; [`crate::ErrorKind::Invalid`] for a hostile or
+    /// damaged layer.
+    async fn apply(
+        &self,
+        parent: Option<&Digest>,
+        chain: &Digest,
+        layer: Box<dyn Read + Send>,
+    ) -> Result<()>;
+
+    /// Makes a tree to run a step on, on top of `parent`, or an empty one.
+    async fn prepare(&self, parent: Option<&Digest>) -> Result<Box<dyn Active>>;
+
+    /// The read-only tree of a committed chain (an empty one for `None`), for mounts of a step.
+    async fn view(&self, chain: Option<&Digest>) -> Result<RootFs>;
+
+    /// The layer of what changed in an active snapshot since it was prepared: a deterministic uncompressed tar.
+    async fn diff(&self, active: &dyn Active, options: DiffOptions) -> Result<TarStream>;
+
+    /// Turns an active snapshot into the committed `chain`, without a copy. When `chain` is there already, the active
+    /// one is thrown away.
+    async fn commit(&self, active: Box<dyn Active>, chain: &Digest) -> Result<()>;
+
+    /// Throws an active snapshot away.
+    async fn abandon(&self, active: Box<dyn Active>) -> Result<()>;
+
+    /// Makes the layer of a file operation: `plan` (as `layer::copy` defines it, in JSON) run on the tree of `target`,
+    /// with `sources` by their index in the plan. Sources that are folders of the host are read as they are.
+    async fn copy(&self, target: Option<&Digest>, sources: Vec<RootFs>, plan: Vec<u8>) -> Result<TarStream>;
+
+    /// The whole tree of a chain as one tar, below its path `path` (`/` for all of it).
+    async fn export(&self, chain: Option<&Digest>, path: &str) -> Result<TarStream>;
+
+    /// The content of a regular file; symlinks are resolved within the tree. `None` where there is none.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::TooLarge`] above `limit` bytes.
+    async fn read_file(&self, chain: Option<&Digest>, path: &str, limit: u64) -> Result<Option<Vec<u8>>>;
+
+    /// Removes committed chains that are no parent of another one and not in use. Gives those that were removed.
+    async fn remove(&self, chains: &[Digest]) -> Result<Vec<Digest>>;
+
+    /// Every committed chain with its parent.
+    async fn list(&self) -> Result<Vec<SnapshotInfo>>;
+}
+
+/// A committed snapshot, for `du` and garbage collection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// Its name.
+    pub chain: Digest,
+    /// The chain below it.
+    pub parent: Option<Digest>,
+    /// The folder that holds its files.
+    pub folder: PathBuf,
+    /// When it was last used, in seconds since 1970.
+    pub used: i64,
+}
+
+/// A shared snapshotter of any kind.
+pub type SharedSnapshotter = Arc<dyn Snapshotter>;

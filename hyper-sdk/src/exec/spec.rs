@@ -1,0 +1,261 @@
+//! What a command is to be run with: data that is sent to the helper.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+
+/// The owners that a sandbox can give to files and processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Identity {
+    /// All of them (at least 65536): as the host's root, or with subordinate ids.
+    Full,
+    /// One: the caller's own id appears as root. Changes of owner are accepted without effect.
+    Single,
+}
+
+/// Network access of a command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// The network of the host.
+    #[default]
+    Host,
+    /// A loopback interface alone.
+    None,
+}
+
+/// Privileges of a command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Security {
+    /// Docker's default capabilities and a system call filter.
+    #[default]
+    Sandbox,
+    /// All capabilities, no filter.
+    Insecure,
+}
+
+/// Directories that are seen as one tree: what a snapshotter hands out and an executor mounts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootFs {
+    /// An overlay of layers.
+    Overlay {
+        /// The read-only layers, topmost first. May be empty.
+        lowers: Vec<PathBuf>,
+        /// Where changes go, and the overlay's work folder; without, the tree is read-only.
+        upper: Option<(PathBuf, PathBuf)>,
+    },
+    /// One folder that holds the whole tree.
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Whether it may be written to.
+        writable: bool,
+    },
+}
+
+/// A committed tree to mount for a command, as [`crate::snapshot::Snapshotter::view`] hands it out.
+pub type Snapshot = RootFs;
+
+/// Bytes that never print and are wiped when dropped.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretBytes(#[serde(with = "base64_bytes")] Vec<u8>);
+
+impl SecretBytes {
+    /// Takes the bytes.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The bytes, for the one place that uses them.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for SecretBytes {
+    fn drop(&mut self) {
+        self.0.fill(0);
+        std::hint::black_box(&self.0);
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretBytes(…)")
+    }
+}
+
+mod base64_bytes {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map_err(|_| D::Error::custom("a secret is not valid base64"))
+    }
+}
+
+/// A folder that outlives the build, mounted into a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheMount {
+    /// The folder on the host. It is made, with `mode` and owner, where it does not exist; its parent must exist.
+    pub path: PathBuf,
+    /// Whether the command may not write.
+    pub read_only: bool,
+    /// The mode of the folder when it is made.
+    pub mode: u32,
+    /// The owner of the folder when it is made, as the step sees it.
+    pub uid: u32,
+    /// The group of the folder when it is made.
+    pub gid: u32,
+    /// Where its first content comes from when it is made: a tree and a path within it.
+    pub from: Option<(RootFs, String)>,
+}
+
+/// What a mount of a command shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountSource {
+    /// A path in another tree. What the command writes to it is discarded.
+    Tree {
+        /// The tree.
+        tree: RootFs,
+        /// The path within it; symlinks are resolved within the tree.
+        path: String,
+        /// Whether the command may write.
+        writable: bool,
+    },
+    /// A file or folder of the host, such as a build context. What the command writes to it is discarded.
+    Host {
+        /// The folder that `path` is resolved in.
+        root: PathBuf,
+        /// The path below it; symlinks are resolved within `root`.
+        path: String,
+        /// Whether the command may write.
+        writable: bool,
+    },
+    /// A folder that outlives the build.
+    Cache(CacheMount),
+    /// Memory.
+    Tmpfs {
+        /// At most this many bytes.
+        size: Option<u64>,
+    },
+    /// A file with a secret, in memory.
+    Secret {
+        /// The content.
+        content: SecretBytes,
+        /// Its mode.
+        mode: u32,
+        /// Its owner, as the step sees it.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
+    /// A Unix socket of the host, such as that of an ssh agent.
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// The mode that the step sees.
+        mode: u32,
+        /// The owner that the step sees.
+        uid: u32,
+        /// The group that the step sees.
+        gid: u32,
+    },
+}
+
+/// Something mounted for one command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecMount {
+    /// Where, absolute, or relative to the working folder.
+    pub target: String,
+    /// What.
+    pub source: MountSource,
+}
+
+/// A command and what it runs with.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecSpec {
+    /// The program and its arguments. A program without a slash is searched in the `PATH` of `env`.
+    pub args: Vec<String>,
+    /// The whole environment (secrets included), in order; a later entry wins.
+    pub env: Vec<(String, String)>,
+    /// The working folder, absolute. It is made where it does not exist.
+    pub cwd: String,
+    /// `user`, `user:group`, by name or number, resolved within the root file system; empty for root.
+    pub user: String,
+    /// What is mounted beside the root file system, in order.
+    pub mounts: Vec<ExecMount>,
+    /// Network access.
+    pub network: Network,
+    /// Privileges.
+    pub security: Security,
+    /// The host name that the step sees; `hyper` without.
+    pub hostname: Option<String>,
+    /// Entries of `/etc/hosts` beside localhost: address and name.
+    pub extra_hosts: Vec<(String, String)>,
+    /// The content of `/etc/resolv.conf`; the host's, as the helper reads it, without.
+    pub resolv_conf: Option<String>,
+}
+
+impl ExecSpec {
+    /// A command as root in `/`, with the host's network and nothing else.
+    pub fn new(args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            args: args.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
+            cwd: "/".to_owned(),
+            user: String::new(),
+            mounts: Vec::new(),
+            network: Network::Host,
+            security: Security::Sandbox,
+            hostname: None,
+            extra_hosts: Vec::new(),
+            resolv_conf: None,
+        }
+    }
+}
+
+impl fmt::Debug for ExecSpec {
+    /// The environment can hold secrets: its names alone are printed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExecSpec")
+            .field("args", &self.args)
+            .field("env", &self.env.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .field("cwd", &self.cwd)
+            .field("user", &self.user)
+            .field("mounts", &self.mounts)
+            .field("network", &self.network)
+            .field("security", &self.security)
+            .field("hostname", &self.hostname)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_do_not_print() {
+        let mut spec = ExecSpec::new(["true"]);
+        spec.env.push(("TOKEN".into(), "hunter2".into()));
+        spec.mounts.push(ExecMount {
+            target: "/s".into(),
+            source: MountSource::Secret { content: SecretBytes::new("hunter2"), mode: 0o400, uid: 0, gid: 0 },
+        });
+        assert!(!format!("{spec:?}").contains("hunter2"));
+        let text = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<ExecSpec>(&text).unwrap(), spec);
+    }
+}
