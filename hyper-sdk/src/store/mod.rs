@@ -13,6 +13,10 @@
 //! - A manifest is accepted only when everything it references is in its repository; tags move last.
 //! - What was acknowledged is durable, as far as the backend's [`StoreCapabilities::durable`] says.
 
+mod local_name;
+
+pub use local_name::{local_reference, local_repository};
+
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
