@@ -126,13 +126,25 @@ impl Digest {
         &self.text
     }
 
+    /// The digest of a SHA-256 hash in binary form.
+    pub fn from_sha256(hash: &[u8; 32]) -> Self {
+        Self::from_hash(Algorithm::Sha256, hash)
+    }
+
+    /// The hash in binary form.
+    pub fn hash_bytes(&self) -> Vec<u8> {
+        let nibble = |c: u8| if c.is_ascii_digit() { c - b'0' } else { c - b'a' + 10 };
+        self.hex().as_bytes().chunks_exact(2).map(|c| nibble(c[0]) << 4 | nibble(c[1])).collect()
+    }
+
     fn from_hash(algorithm: Algorithm, hash: &[u8]) -> Self {
-        use fmt::Write;
+        const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut text = String::with_capacity(algorithm.name().len() + 1 + hash.len() * 2);
         text.push_str(algorithm.name());
         text.push(':');
         for byte in hash {
-            let _ = write!(text, "{byte:02x}");
+            text.push(char::from(HEX[usize::from(byte >> 4)]));
+            text.push(char::from(HEX[usize::from(byte & 15)]));
         }
         Self { text, algorithm }
     }
@@ -349,6 +361,13 @@ mod tests {
             "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
         );
         assert!(Algorithm::Sha512.digest(b"abc").as_str().starts_with("sha512:ddaf35a193617aba"));
+    }
+
+    #[test]
+    fn the_binary_form_comes_back() {
+        let digest = Digest::sha256(b"abc");
+        assert_eq!(Digest::from_sha256(&digest.hash_bytes().try_into().unwrap()), digest);
+        assert_eq!(Algorithm::Sha512.digest(b"abc").hash_bytes().len(), 64);
     }
 
     #[test]

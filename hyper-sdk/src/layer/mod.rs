@@ -1,1 +1,37 @@
 //! Layers: tar, whiteouts, differences, compression and the index of a layer's files.
+//!
+//! ```text
+//!   directory ──diff──▶ LayerWriter ──tar──▶ LayerCompressor ──▶ blob      (digest, diff ID, size)
+//!                            │
+//!                            ▼
+//!                       LayerIndex ──chain──▶ TreeIndex                    (who is where, without unpacking)
+//!                            ▲
+//!                            │
+//!   directory ◀──apply── LayerReader ◀──tar── Decompressor ◀──────── blob
+//! ```
+//!
+//! Everything here blocks: callers run it on blocking threads, or in the helper process of a sandbox.
+//!
+//! # Invariants
+//! - The same entries give the same bytes, whatever the machine, the user and the number of threads.
+//! - Nothing is read or written outside the directories that were given, whatever a layer says.
+
+pub mod apply;
+pub mod compress;
+pub mod diff;
+pub mod entry;
+mod files;
+pub mod index;
+mod index_format;
+pub mod reader;
+mod tree;
+pub mod writer;
+
+pub use apply::{Applied, ApplyOptions, ApplyStyle, DevicePolicy, OwnerPolicy, apply};
+pub use compress::{CompressOptions, CompressedLayer, LayerCompressor};
+pub use diff::{DiffOptions, diff_overlay, diff_trees};
+pub use entry::{Entry, EntryKind, LayerPath};
+pub use index::{LayerIndex, LayerIndexBuilder};
+pub use reader::LayerReader;
+pub use tree::{Node, TreeIndex};
+pub use writer::LayerWriter;

@@ -1,0 +1,502 @@
+//! Unpacks a layer into a directory.
+//!
+//! Two styles: [`ApplyStyle::Overlay`] makes the upper directory of an overlay mounted with `userxattr` (a whiteout is
+//! the character device 0:0, an opaque directory has `user.overlay.opaque=y`); [`ApplyStyle::Plain`] changes a full
+//! tree in place (a whiteout deletes).
+//!
+//! # Invariants
+//! - Nothing outside the target is touched, and no symlink in the target is ever followed: something above an entry
+//!   that is no directory comes from a lower layer and is replaced by a directory, or from this layer and is an error.
+//! - Owner, then extended attributes, then mode, then time: so that setuid bits and file capabilities survive.
+//! - Directories get their metadata last, deepest first. Nothing is synced: a target is complete or thrown away.
+
+use super::entry::{Entry, EntryKind, LayerPath};
+use super::files::{self, Lowers, failed};
+use super::index::{LayerIndex, LayerIndexBuilder};
+use super::reader::{LayerReader, hash_data};
+use crate::{Error, ErrorKind, Result};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// What kind of directory a layer is unpacked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApplyStyle {
+    /// The upper directory of an overlay: whiteouts are kept in overlay's own form.
+    Overlay,
+    /// A full tree that already holds the lower layers: whiteouts delete.
+    Plain,
+}
+
+/// What happens to the owners of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnerPolicy {
+    /// They are set; one that cannot be set is an error.
+    Keep,
+    /// They are not set: everything belongs to the caller, as in a user namespace with a single id.
+    Ignore,
+}
+
+/// What happens to device nodes that the caller may not create.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DevicePolicy {
+    /// They are an error.
+    Fail,
+    /// They are left out and listed in [`Applied::skipped`].
+    Skip,
+}
+
+/// How a layer is unpacked.
+#[derive(Clone, Debug)]
+pub struct ApplyOptions {
+    /// The kind of target.
+    pub style: ApplyStyle,
+    /// The lower layers, topmost first, as unpacked in [`ApplyStyle::Overlay`]: directories that the layer does not
+    /// mention take their metadata from here, and hardlinks to files of lower layers are copied from here.
+    pub lowers: Vec<PathBuf>,
+    /// What happens to owners.
+    pub owners: OwnerPolicy,
+    /// What happens to device nodes.
+    pub devices: DevicePolicy,
+}
+
+impl ApplyOptions {
+    /// Owners kept, impossible devices refused, no lower layers.
+    pub fn new(style: ApplyStyle) -> Self {
+        Self { style, lowers: Vec::new(), owners: OwnerPolicy::Keep, devices: DevicePolicy::Fail }
+    }
+}
+
+/// A layer that was unpacked.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// What the layer holds.
+    pub index: LayerIndex,
+    /// The device nodes that were left out.
+    pub skipped: Vec<LayerPath>,
+}
+
+/// Unpacks the uncompressed layer `source` into the directory `target`, which exists.
+///
+/// After an error the target holds part of the layer: throw it away.
+///
+/// # Errors
+/// Those of [`LayerReader::next_entry`]; [`ErrorKind::Invalid`] for entries below something that is no directory and
+/// hardlinks that lead nowhere; [`ErrorKind::Unsupported`] for extended attributes that the file system cannot keep;
+/// [`ErrorKind::Denied`] for owners and devices without the privilege; [`ErrorKind::Io`].
+pub fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result<Applied> {
+    let mut reader = LayerReader::new(source);
+    let mut apply = Apply {
+        top: files::open_top(target)?,
+        lowers: Lowers::open(&options.lowers)?,
+        options,
+        index: LayerIndexBuilder::new(),
+        directories: BTreeMap::new(),
+        last_parent: None,
+        skipped: Vec::new(),
+        buffer: vec![0; 128 << 10],
+    };
+    if options.style == ApplyStyle::Overlay {
+        let root = apply.inherited(&LayerPath::root())?;
+        apply.directories.insert(LayerPath::root(), Pending { entry: root, existed: false });
+    }
+    while let Some(entry) = reader.next_entry()? {
+        apply.entry(entry, &mut reader)?;
+    }
+    apply.finish()
+}
+
+struct Apply<'a> {
+    top: OwnedFd,
+    lowers: Lowers,
+    options: &'a ApplyOptions,
+    index: LayerIndexBuilder,
+    /// Directories whose metadata is set at the end.
+    directories: BTreeMap<LayerPath, Pending>,
+    last_parent: Option<(LayerPath, Rc<OwnedFd>)>,
+    skipped: Vec<LayerPath>,
+    buffer: Vec<u8>,
+}
+
+struct Pending {
+    entry: Entry,
+    /// Whether it was in the target before, so that it may have attributes to be removed.
+    existed: bool,
+}
+
+impl Apply<'_> {
+    fn entry<R: Read>(&mut self, mut entry: Entry, reader: &mut LayerReader<R>) -> Result<()> {
+        self.index.check(&entry)?;
+        match &entry.kind {
+            EntryKind::Whiteout | EntryKind::OpaqueWhiteout => {
+                if self.options.style == ApplyStyle::Plain {
+                    self.delete_lower(&entry.path, entry.kind == EntryKind::OpaqueWhiteout)?;
+                }
+            }
+            EntryKind::Directory => self.directory(&entry)?,
+            EntryKind::Hardlink { target } => self.hardlink(&entry, target)?,
+            _ => self.node(&mut entry, reader)?,
+        }
+        self.index.add(entry)
+    }
+
+    /// Opens the directory of an entry, making it and those above when they are missing.
+    fn parent(&mut self, path: &LayerPath) -> Result<Rc<OwnedFd>> {
+        let parent = path.parent().unwrap_or_default();
+        if let Some((last, fd)) = &self.last_parent
+            && *last == parent
+        {
+            return Ok(Rc::clone(fd));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = match files::open_below(self.top.as_fd(), parent.as_bytes(), flags) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                for above in path.ancestors() {
+                    let is_new = match files::open_below(self.top.as_fd(), above.as_bytes(), flags) {
+                        Ok(_) => false,
+                        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => true,
+                        Err(e) => return Err(failed("cannot open a directory of the target", &above, e)),
+                    };
+                    if is_new {
+                        let entry = self.inherited(&above)?;
+                        self.directory(&entry)?;
+                    }
+                }
+                files::open_below(self.top.as_fd(), parent.as_bytes(), flags)
+                    .map_err(|e| failed("cannot open a directory of the target", &parent, e))?
+            }
+            Err(e) => return Err(failed("cannot open a directory of the target", &parent, e)),
+        };
+        let fd = Rc::new(fd);
+        self.last_parent = Some((parent, Rc::clone(&fd)));
+        Ok(fd)
+    }
+
+    /// A directory that the layer does not mention, as the lower layers have it.
+    fn inherited(&self, path: &LayerPath) -> Result<Entry> {
+        let mut entry = Entry::directory(path.clone(), 0o755);
+        if self.options.style == ApplyStyle::Overlay
+            && let Some(node) = self.lowers.find(path)?
+            && files::type_of(&node.stat) == FileType::Directory
+        {
+            entry.mode = node.stat.st_mode & 0o7777;
+            (entry.uid, entry.gid) = (node.stat.st_uid, node.stat.st_gid);
+            entry.mtime = node.stat.st_mtime;
+            entry.xattrs = files::xattrs(node.parent.as_fd(), &node.name)
+                .map_err(|e| failed("cannot read the attributes of a lower layer", path, e))?;
+            entry.xattrs.retain(|name, _| !files::is_overlay_xattr(name));
+        }
+        Ok(entry)
+    }
+
+    fn directory(&mut self, entry: &Entry) -> Result<()> {
+        let mut existed = entry.path.is_root();
+        if !existed {
+            let parent = self.parent(&entry.path)?;
+            let name = OsStr::from_bytes(entry.path.file_name());
+            let make = || rustix::fs::mkdirat(&*parent, name, Mode::RWXU);
+            match make() {
+                Err(Errno::EXIST) => {
+                    let stat = files::status(&*parent, entry.path.file_name())
+                        .map_err(|e| failed("cannot look at the target", &entry.path, e))?;
+                    existed = files::type_of(&stat) == FileType::Directory;
+                    if !existed {
+                        self.remove(&entry.path, parent.as_fd())?;
+                        make().map_err(|e| failed("cannot make a directory", &entry.path, e))?;
+                    }
+                }
+                other => other.map_err(|e| failed("cannot make a directory", &entry.path, e))?,
+            }
+        }
+        self.directories.insert(entry.path.clone(), Pending { entry: entry.clone(), existed });
+        Ok(())
+    }
+
+    fn remove(&mut self, path: &LayerPath, parent: BorrowedFd<'_>) -> Result<()> {
+        self.last_parent = None;
+        let gone: Vec<_> = self
+            .directories
+            .range(path.clone()..)
+            .map(|(p, _)| p.clone())
+            .take_while(|p| p.starts_with(path))
+            .collect();
+        for path in gone {
+            self.directories.remove(&path);
+        }
+        files::remove_all(parent, path.file_name())
+            .map_err(|e| failed("cannot remove what a layer replaces", path, e))
+    }
+
+    fn node<R: Read>(&mut self, entry: &mut Entry, reader: &mut LayerReader<R>) -> Result<()> {
+        if self.options.style == ApplyStyle::Overlay
+            && entry.kind == (EntryKind::CharDevice { major: 0, minor: 0 })
+        {
+            return Err(Error::unsupported(
+                "the character device 0:0 in a layer: overlay takes it for a whiteout",
+            )
+            .with_context("entry", &entry.path));
+        }
+        let parent = self.parent(&entry.path)?;
+        let parent = parent.as_fd();
+        let file = match make(entry, parent) {
+            Err(Errno::EXIST) => {
+                self.remove(&entry.path, parent)?;
+                make(entry, parent)
+            }
+            other => other,
+        };
+        let file = match file {
+            Ok(file) => file,
+            Err(Errno::PERM)
+                if matches!(entry.kind, EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. }) =>
+            {
+                if self.options.devices == DevicePolicy::Skip {
+                    self.skipped.push(entry.path.clone());
+                    return Ok(());
+                }
+                return Err(failed(
+                    "a device node of the layer needs more privilege",
+                    &entry.path,
+                    Errno::PERM,
+                )
+                .with_kind(ErrorKind::Denied));
+            }
+            Err(e) => return Err(failed("cannot make an entry of the layer", &entry.path, e)),
+        };
+        let file = file.map(std::fs::File::from);
+        if let (Some(mut file), EntryKind::File { digest, .. }) = (file.as_ref(), &mut entry.kind) {
+            let path = &entry.path;
+            let got = hash_data(reader, &mut self.buffer, |bytes| {
+                file.write_all(bytes).map_err(|e| Error::from(e).with_context("entry", path))
+            })?;
+            *digest = Some(got);
+        }
+        self.metadata(entry, parent, entry.path.file_name(), file.as_ref().map(AsFd::as_fd))
+    }
+
+    /// Sets owner, attributes, mode and time of a name, through its descriptor where there is one.
+    fn metadata(
+        &self,
+        entry: &Entry,
+        parent: BorrowedFd<'_>,
+        name: &[u8],
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<()> {
+        let path = &entry.path;
+        let os_name = OsStr::from_bytes(name);
+        let no_follow = AtFlags::SYMLINK_NOFOLLOW;
+        if self.options.owners == OwnerPolicy::Keep {
+            let (uid, gid) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
+            let done = match fd {
+                Some(fd) => rustix::fs::fchown(fd, uid, gid),
+                None => rustix::fs::chownat(parent, os_name, uid, gid, no_follow),
+            };
+            done.map_err(|e| {
+                let owner = format!("{}:{}", entry.uid, entry.gid);
+                let why = match e {
+                    Errno::INVAL => "the owner of an entry is not mapped in this user namespace",
+                    Errno::PERM => "the owner of an entry may not be set without more privilege",
+                    _ => "cannot set the owner of an entry",
+                };
+                let kind = if e == Errno::IO { ErrorKind::Io } else { ErrorKind::Denied };
+                failed(why, path, e).with_kind(kind).with_context("owner", owner)
+            })?;
+        }
+        for (key, value) in &entry.xattrs {
+            files::set_xattr(parent, name, key, value, path)?;
+        }
+        let mode = Mode::from_raw_mode(entry.mode);
+        let done = match fd {
+            Some(fd) => rustix::fs::fchmod(fd, mode),
+            None if matches!(entry.kind, EntryKind::Symlink { .. }) => Ok(()),
+            None => rustix::fs::chmodat(parent, os_name, mode, AtFlags::empty()),
+        };
+        done.map_err(|e| failed("cannot set the mode of an entry", path, e))?;
+        let time = Timespec { tv_sec: entry.mtime, tv_nsec: 0 };
+        let times = Timestamps { last_access: time, last_modification: time };
+        match fd {
+            Some(fd) => rustix::fs::futimens(fd, &times),
+            None => rustix::fs::utimensat(parent, os_name, &times, no_follow),
+        }
+        .map_err(|e| failed("cannot set the time of an entry", path, e))
+    }
+
+    fn hardlink(&mut self, entry: &Entry, target: &LayerPath) -> Result<()> {
+        let parent = self.parent(&entry.path)?;
+        let source_parent = target.parent().unwrap_or_default();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let found = files::open_below(self.top.as_fd(), source_parent.as_bytes(), flags)
+            .and_then(|fd| files::status(&fd, target.file_name()).map(|stat| (fd, stat)));
+        match found {
+            Ok((_, stat)) if files::type_of(&stat) == FileType::Directory => {
+                return Err(Error::invalid("a hardlink of the layer names a directory")
+                    .with_context("entry", &entry.path)
+                    .with_context("target", target));
+            }
+            Ok((source, _)) => {
+                let (from, to) =
+                    (OsStr::from_bytes(target.file_name()), OsStr::from_bytes(entry.path.file_name()));
+                let link = || rustix::fs::linkat(&source, from, &*parent, to, AtFlags::empty());
+                match link() {
+                    Err(Errno::EXIST) => {
+                        self.remove(&entry.path, parent.as_fd())?;
+                        link()
+                    }
+                    other => other,
+                }
+                .map_err(|e| failed("cannot make a hardlink of the layer", &entry.path, e))
+            }
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.copy_lower(entry, target, parent.as_fd()),
+            Err(e) => Err(failed("cannot look at the target of a hardlink", target, e)),
+        }
+    }
+
+    /// A hardlink to a file of a lower layer: overlay cannot link across layers, so the file is copied.
+    fn copy_lower(&mut self, entry: &Entry, target: &LayerPath, parent: BorrowedFd<'_>) -> Result<()> {
+        let node = self.lowers.find(target)?;
+        let node = node.filter(|n| files::type_of(&n.stat) == FileType::RegularFile).ok_or_else(|| {
+            Error::invalid("a hardlink of the layer leads to no file")
+                .with_context("entry", &entry.path)
+                .with_context("target", target)
+        })?;
+        let read_failed = |e| failed("cannot read a file of a lower layer", target, e);
+        let source =
+            files::open_below(node.parent.as_fd(), &node.name, OFlags::RDONLY).map_err(read_failed)?;
+        let mut copy = entry.clone();
+        copy.kind = EntryKind::File { size: 0, digest: None };
+        copy.mode = node.stat.st_mode & 0o7777;
+        (copy.uid, copy.gid) = (node.stat.st_uid, node.stat.st_gid);
+        copy.mtime = node.stat.st_mtime;
+        copy.xattrs = files::xattrs(node.parent.as_fd(), &node.name).map_err(read_failed)?;
+        copy.xattrs.retain(|name, _| !files::is_overlay_xattr(name));
+        let made = match make(&copy, parent) {
+            Err(Errno::EXIST) => {
+                self.remove(&copy.path, parent)?;
+                make(&copy, parent)
+            }
+            other => other,
+        };
+        let file = made.map_err(|e| failed("cannot make an entry of the layer", &copy.path, e))?;
+        let file = file.ok_or_else(|| Error::internal("a file was made without a descriptor"))?;
+        let mut file = std::fs::File::from(file);
+        std::io::copy(&mut std::fs::File::from(source), &mut file)?;
+        self.metadata(&copy, parent, copy.path.file_name(), Some(file.as_fd()))
+    }
+
+    /// Deletes what lower layers have at `path` (or only below it); what this layer has is kept.
+    fn delete_lower(&mut self, path: &LayerPath, only_below: bool) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let wrong = |e| failed("cannot remove what a layer hides", path, e);
+        if !path.is_root() && !only_below && !self.index.covers(path) {
+            let parent = path.parent().unwrap_or_default();
+            return match files::open_below(self.top.as_fd(), parent.as_bytes(), flags) {
+                Ok(fd) => self.remove(path, fd.as_fd()),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
+                Err(e) => Err(wrong(e)),
+            };
+        }
+        let below = match files::open_below(self.top.as_fd(), path.as_bytes(), flags) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            Err(e) => return Err(wrong(e)),
+        };
+        for name in files::names(&below).map_err(wrong)? {
+            self.delete_lower(&path.join(&name)?, false)?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Applied> {
+        self.last_parent = None;
+        let index = std::mem::take(&mut self.index).finish();
+        if self.options.style == ApplyStyle::Overlay {
+            self.whiteouts(&index)?;
+        }
+        for (path, pending) in std::mem::take(&mut self.directories).into_iter().rev() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let wrong = |e| failed("cannot finish a directory of the target", &path, e);
+            let fd = files::open_below(self.top.as_fd(), path.as_bytes(), flags).map_err(wrong)?;
+            if pending.existed {
+                for name in files::xattrs(fd.as_fd(), b"").map_err(wrong)?.keys() {
+                    if !pending.entry.xattrs.contains_key(name) && !files::is_overlay_xattr(name) {
+                        files::remove_xattr(fd.as_fd(), name).map_err(wrong)?;
+                    }
+                }
+            }
+            self.metadata(&pending.entry, fd.as_fd(), b"", Some(fd.as_fd()))?;
+        }
+        Ok(Applied { index, skipped: self.skipped })
+    }
+
+    /// Makes the whiteouts of an upper directory, once all that could cover them is there.
+    fn whiteouts(&mut self, index: &LayerIndex) -> Result<()> {
+        for entry in index.entries().iter().filter(|e| e.kind.is_whiteout()) {
+            let path = &entry.path;
+            let real = index.get(path);
+            let is_opaque = entry.kind == EntryKind::OpaqueWhiteout;
+            if real.is_some_and(Entry::is_directory) || is_opaque {
+                if real.is_none() && !path.is_root() {
+                    let implied = self.inherited(path)?;
+                    if !self.directories.contains_key(path) {
+                        self.directory(&implied)?;
+                    }
+                }
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+                let fd = files::open_below(self.top.as_fd(), path.as_bytes(), flags)
+                    .map_err(|e| failed("cannot open an opaque directory", path, e))?;
+                files::set_xattr(fd.as_fd(), b"", files::OPAQUE_XATTR, b"y", path)?;
+            } else if real.is_none() {
+                let parent = self.parent(path)?;
+                let name = OsStr::from_bytes(path.file_name());
+                match rustix::fs::mknodat(&*parent, name, FileType::CharacterDevice, Mode::empty(), 0) {
+                    Ok(()) => {}
+                    // Something below the hidden path made a directory of it: it hides the rest by being opaque.
+                    Err(Errno::EXIST) => {
+                        let fd = files::open_below(
+                            parent.as_fd(),
+                            path.file_name(),
+                            OFlags::RDONLY | OFlags::DIRECTORY,
+                        )
+                        .map_err(|e| failed("cannot open an opaque directory", path, e))?;
+                        files::set_xattr(fd.as_fd(), b"", files::OPAQUE_XATTR, b"y", path)?;
+                    }
+                    Err(e) => return Err(failed("cannot make a whiteout", path, e)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Creates an entry without its content; `EXIST` when something is there.
+fn make(entry: &Entry, parent: BorrowedFd<'_>) -> rustix::io::Result<Option<OwnedFd>> {
+    let name = OsStr::from_bytes(entry.path.file_name());
+    let private = Mode::RUSR | Mode::WUSR;
+    let device = |kind, major, minor| {
+        let device = rustix::fs::makedev(major, minor);
+        rustix::fs::mknodat(parent, name, kind, private, device).map(|()| None)
+    };
+    match &entry.kind {
+        EntryKind::File { .. } => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(parent, name, flags, private).map(Some)
+        }
+        EntryKind::Symlink { target } => {
+            rustix::fs::symlinkat(OsStr::from_bytes(target), parent, name).map(|()| None)
+        }
+        EntryKind::CharDevice { major, minor } => device(FileType::CharacterDevice, *major, *minor),
+        EntryKind::BlockDevice { major, minor } => device(FileType::BlockDevice, *major, *minor),
+        EntryKind::Fifo => rustix::fs::mkfifoat(parent, name, private).map(|()| None),
+        EntryKind::Directory
+        | EntryKind::Hardlink { .. }
+        | EntryKind::Whiteout
+        | EntryKind::OpaqueWhiteout => Err(Errno::INVAL),
+    }
+}

@@ -1,0 +1,369 @@
+//! Compresses a layer while it is made: hash, compress, hash, write, all at once.
+//!
+//! ```text
+//!   tar bytes ─▶ block ─┬─▶ worker 1 ─┐
+//!   (diff ID hashed by  ├─▶ worker 2 ─┼─▶ writer thread: in order, blob digest, sink
+//!    its own thread)    └─▶ ...      ─┘
+//! ```
+//!
+//! # Invariants
+//! - The output depends on the input and the settings, never on the number of threads: blocks have a fixed size and
+//!   each becomes one gzip member or one zstd frame.
+//! - Memory is bounded: at most a few blocks per worker are in flight.
+
+use crate::digest::Hasher;
+use crate::media_type::Compression;
+use crate::{Digest, Error, Result};
+use std::io::Write;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+const GZIP_BLOCK: usize = 1 << 20;
+const ZSTD_BLOCK: usize = 4 << 20;
+const MAX_WORKERS: usize = 16;
+/// What all blocks in flight may take together, before and after compression.
+const MAX_MEMORY: usize = 32 << 20;
+
+/// How a layer is compressed.
+#[derive(Clone, Copy, Debug)]
+pub struct CompressOptions {
+    /// The format.
+    pub compression: Compression,
+    /// The level: 1 to 12 for gzip (6 when not given), 1 to 19 for zstd (3 when not given).
+    pub level: Option<i32>,
+    /// The number of compressing threads; the number of processors when not given.
+    pub threads: Option<usize>,
+}
+
+impl CompressOptions {
+    /// The usual level and as many threads as there are processors.
+    pub fn new(compression: Compression) -> Self {
+        Self { compression, level: None, threads: None }
+    }
+}
+
+/// A layer that was compressed and written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompressedLayer {
+    /// The OCI media type of the blob.
+    pub media_type: &'static str,
+    /// The digest of the blob.
+    pub digest: Digest,
+    /// The size of the blob.
+    pub size: u64,
+    /// The digest of the uncompressed archive, as image configurations list it.
+    pub diff_id: Digest,
+    /// The size of the uncompressed archive.
+    pub uncompressed_size: u64,
+}
+
+type Block = Arc<Vec<u8>>;
+type Packed = Result<Block>;
+
+struct Job {
+    block: Block,
+    reply: SyncSender<Packed>,
+}
+
+/// Takes the bytes of an uncompressed layer and writes the blob to a sink, computing both digests.
+///
+/// Dropping it without [`LayerCompressor::finish`] stops the threads in the background and leaves the sink cut off.
+pub struct LayerCompressor<S> {
+    options: CompressOptions,
+    block_size: usize,
+    buffer: Vec<u8>,
+    uncompressed_size: u64,
+    jobs: Option<SyncSender<Job>>,
+    hash: Option<SyncSender<Block>>,
+    order: Option<SyncSender<Receiver<Packed>>>,
+    hasher: Option<JoinHandle<Digest>>,
+    writer: Option<JoinHandle<Result<Written<S>>>>,
+}
+
+struct Written<S> {
+    sink: S,
+    digest: Digest,
+    size: u64,
+}
+
+impl<S> std::fmt::Debug for LayerCompressor<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LayerCompressor")
+            .field("options", &self.options)
+            .field("uncompressed_size", &self.uncompressed_size)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: Write + Send + 'static> LayerCompressor<S> {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] when the format has no such level; [`crate::ErrorKind::Io`] when no thread can
+    /// be started.
+    pub fn new(sink: S, options: CompressOptions) -> Result<Self> {
+        let block_size = if options.compression == Compression::Zstd { ZSTD_BLOCK } else { GZIP_BLOCK };
+        let codec = Codec::new(&options)?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        // A block in flight takes its input, its output and a place in the hash queue at once.
+        let in_flight = (MAX_MEMORY / (2 * block_size)).max(3);
+        let threads = options.threads.unwrap_or(processors).clamp(1, MAX_WORKERS.min(in_flight - 1));
+        let (jobs, job_queue) = sync_channel::<Job>(1);
+        let (order, orders) = sync_channel::<Receiver<Packed>>((threads + 1).min(in_flight - 2));
+        let (hash, blocks) = sync_channel::<Block>(1);
+        let job_queue = Arc::new(Mutex::new(job_queue));
+        if options.compression != Compression::None {
+            for _ in 0..threads {
+                let queue = Arc::clone(&job_queue);
+                spawn("layer-compress", move || work(&queue, codec))?;
+            }
+        }
+        let hasher = spawn("layer-hash", move || {
+            let mut hasher = Hasher::sha256();
+            for block in blocks {
+                hasher.update(block.as_slice());
+            }
+            hasher.finish()
+        })?;
+        let writer = spawn("layer-write", move || write_out(sink, orders))?;
+        Ok(Self {
+            options,
+            block_size,
+            buffer: Vec::with_capacity(block_size),
+            uncompressed_size: 0,
+            jobs: Some(jobs),
+            hash: Some(hash),
+            order: Some(order),
+            hasher: Some(hasher),
+            writer: Some(writer),
+        })
+    }
+
+    /// Ends the blob and gives back the sink, flushed.
+    ///
+    /// # Errors
+    /// The first error of the sink or of a codec.
+    pub fn finish(mut self) -> Result<(S, CompressedLayer)> {
+        // An empty input still is one member or frame: an empty blob is no gzip stream.
+        if !self.buffer.is_empty() || self.uncompressed_size == 0 {
+            self.send()?;
+        }
+        (self.jobs, self.hash, self.order) = (None, None, None);
+        let ended = || Error::internal("a thread that compresses a layer has ended early");
+        let diff_id = self.hasher.take().and_then(|t| t.join().ok()).ok_or_else(ended)?;
+        let written = self.writer.take().and_then(|t| t.join().ok()).ok_or_else(ended)??;
+        let layer = CompressedLayer {
+            media_type: self.options.compression.oci_layer(),
+            digest: written.digest,
+            size: written.size,
+            diff_id,
+            uncompressed_size: self.uncompressed_size,
+        };
+        Ok((written.sink, layer))
+    }
+
+    fn send(&mut self) -> Result<()> {
+        let block = Arc::new(std::mem::replace(&mut self.buffer, Vec::with_capacity(self.block_size)));
+        self.uncompressed_size += block.len() as u64;
+        let (reply, answer) = sync_channel(1);
+        // The place in the order is taken first: it is what bounds the blocks in flight.
+        let mut sent = self.order.as_ref().is_some_and(|o| o.send(answer).is_ok());
+        sent = sent && self.hash.as_ref().is_some_and(|h| h.send(Arc::clone(&block)).is_ok());
+        if self.options.compression == Compression::None {
+            sent = sent && reply.send(Ok(block)).is_ok();
+        } else {
+            sent = sent && self.jobs.as_ref().is_some_and(|j| j.send(Job { block, reply }).is_ok());
+        }
+        if sent {
+            return Ok(());
+        }
+        // The writer has ended: its error says why.
+        (self.jobs, self.hash, self.order) = (None, None, None);
+        match self.writer.take().map(JoinHandle::join) {
+            Some(Ok(Err(error))) => Err(error),
+            _ => Err(Error::internal("a thread that compresses a layer has ended early")),
+        }
+    }
+}
+
+impl<S: Write + Send + 'static> Write for LayerCompressor<S> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = bytes.len().min(self.block_size - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..count]);
+        if self.buffer.len() == self.block_size {
+            self.send()?;
+        }
+        Ok(count)
+    }
+
+    /// Does nothing: flushing early would change the blob.
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(|e| Error::new(crate::ErrorKind::Io, "cannot start a thread").with_source(e))
+}
+
+fn write_out<S: Write>(mut sink: S, orders: Receiver<Receiver<Packed>>) -> Result<Written<S>> {
+    let mut hasher = Hasher::sha256();
+    let mut size = 0;
+    for answer in orders {
+        let packed = answer
+            .recv()
+            .map_err(|_| Error::internal("a thread that compresses a layer has ended early"))??;
+        sink.write_all(&packed)?;
+        hasher.update(packed.as_slice());
+        size += packed.len() as u64;
+    }
+    sink.flush()?;
+    Ok(Written { sink, digest: hasher.finish(), size })
+}
+
+fn work(queue: &Mutex<Receiver<Job>>, codec: Codec) {
+    let mut state = codec.start();
+    loop {
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { block, reply }) = job else { return };
+        let packed = state.as_mut().map_err(|e| Error::internal(e.to_string())).and_then(|s| s.pack(&block));
+        // Nobody waits for it any more when the compressor was dropped.
+        let _ = reply.send(packed.map(Arc::new));
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Codec {
+    Gzip(libdeflater::CompressionLvl),
+    Zstd(i32),
+}
+
+enum CodecState {
+    Gzip(libdeflater::Compressor),
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
+impl Codec {
+    fn new(options: &CompressOptions) -> Result<Self> {
+        let bad = |range: &str| Error::invalid(format!("the compression level must be {range}"));
+        Ok(match options.compression {
+            Compression::Zstd => match options.level.unwrap_or(3) {
+                level @ 1..=19 => Self::Zstd(level),
+                _ => return Err(bad("1 to 19 for zstd")),
+            },
+            Compression::None | Compression::Gzip => match options.level.unwrap_or(6) {
+                level @ 1..=12 => {
+                    Self::Gzip(libdeflater::CompressionLvl::new(level).map_err(|_| bad("1 to 12 for gzip"))?)
+                }
+                _ => return Err(bad("1 to 12 for gzip")),
+            },
+        })
+    }
+
+    fn start(self) -> Result<CodecState> {
+        Ok(match self {
+            Self::Gzip(level) => CodecState::Gzip(libdeflater::Compressor::new(level)),
+            Self::Zstd(level) => {
+                let mut compressor = zstd::bulk::Compressor::new(level)?;
+                compressor.include_checksum(true)?;
+                CodecState::Zstd(compressor)
+            }
+        })
+    }
+}
+
+impl CodecState {
+    fn pack(&mut self, block: &[u8]) -> Result<Vec<u8>> {
+        match self {
+            Self::Gzip(compressor) => {
+                let mut out = vec![0; compressor.gzip_compress_bound(block.len())];
+                let size = compressor
+                    .gzip_compress(block, &mut out)
+                    .map_err(|e| Error::internal("cannot compress a block").with_source(e))?;
+                out.truncate(size);
+                Ok(out)
+            }
+            Self::Zstd(compressor) => Ok(compressor.compress(block)?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(size: usize) -> Vec<u8> {
+        let mut state = 1u64;
+        (0..size)
+            .map(|i| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+                if i % 3 == 0 { (state >> 60) as u8 } else { b'x' }
+            })
+            .collect()
+    }
+
+    fn pack(
+        data: &[u8],
+        compression: Compression,
+        threads: usize,
+        chunk: usize,
+    ) -> (Vec<u8>, CompressedLayer) {
+        let options = CompressOptions { threads: Some(threads), ..CompressOptions::new(compression) };
+        let mut compressor = LayerCompressor::new(Vec::new(), options).unwrap();
+        for chunk in data.chunks(chunk) {
+            compressor.write_all(chunk).unwrap();
+        }
+        compressor.finish().unwrap()
+    }
+
+    #[test]
+    fn threads_and_writes_do_not_change_the_bytes() {
+        let data = noise((9 << 20) + 17);
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let (one, layer) = pack(&data, compression, 1, 1 << 16);
+            assert_eq!(layer.digest, Digest::sha256(&one));
+            assert_eq!(layer.diff_id, Digest::sha256(&data));
+            assert_eq!((layer.size, layer.uncompressed_size), (one.len() as u64, data.len() as u64));
+            assert_eq!(pack(&data, compression, 5, 999_999).0, one);
+        }
+    }
+
+    #[test]
+    fn an_empty_layer_is_a_whole_stream() {
+        let (blob, layer) = pack(b"", Compression::Gzip, 2, 1);
+        assert!(blob.starts_with(&[0x1f, 0x8b]));
+        assert_eq!(layer.diff_id, Digest::sha256(b""));
+    }
+
+    #[test]
+    fn an_error_of_the_sink_comes_out_and_nothing_hangs() {
+        #[derive(Debug)]
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::Error::from(std::io::ErrorKind::StorageFull))
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut compressor = LayerCompressor::new(Full, CompressOptions::new(Compression::Gzip)).unwrap();
+        let error = match compressor.write_all(&noise(64 << 20)) {
+            Err(e) => Error::from(e),
+            Ok(()) => compressor.finish().unwrap_err(),
+        };
+        assert!(format!("{error:?}").contains("StorageFull"), "{error:?}");
+    }
+
+    #[test]
+    fn an_impossible_level_is_refused() {
+        for (compression, level) in [(Compression::Gzip, 13), (Compression::Zstd, 0)] {
+            let options = CompressOptions { level: Some(level), ..CompressOptions::new(compression) };
+            assert!(LayerCompressor::new(Vec::new(), options).is_err());
+        }
+    }
+}

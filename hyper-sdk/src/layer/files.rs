@@ -1,0 +1,254 @@
+//! Path-safe access to directory trees: everything goes through directory descriptors and `openat2`, so that nothing
+//! in a tree, symlinks and `..` included, leads out of it.
+
+use super::entry::{LayerPath, escape};
+use crate::{Error, Result};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const OVERLAY_PREFIXES: [&[u8]; 2] = [b"user.overlay.", b"trusted.overlay."];
+
+/// The attribute that makes a directory of an upper layer opaque, when overlay is mounted with `userxattr`.
+pub(super) const OPAQUE_XATTR: &[u8] = b"user.overlay.opaque";
+
+/// An error of the system about an entry.
+pub(super) fn failed(what: &str, path: &LayerPath, errno: Errno) -> Error {
+    let error = Error::new(crate::ErrorKind::Io, what.to_owned());
+    error.with_context("entry", path).with_source(std::io::Error::from(errno))
+}
+
+/// Whether an attribute belongs to overlay: such are never taken from a layer nor put into one.
+pub(super) fn is_overlay_xattr(name: &[u8]) -> bool {
+    OVERLAY_PREFIXES.iter().any(|p| name.starts_with(p))
+}
+
+/// Opens the top of a tree. The path itself is the caller's and may lead through symlinks.
+pub(super) fn open_top(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty())
+        .map_err(|e| Error::io("cannot open the directory", path, e.into()))
+}
+
+/// Opens something below the top of a tree without following a symlink anywhere.
+pub(super) fn open_below(top: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let path = if path.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(path) };
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    // A final symlink can be opened itself, as a bare path: only then must the kernel not refuse it.
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match rustix::fs::openat2(top, path, flags, Mode::empty(), resolve | ResolveFlags::NO_SYMLINKS) {
+            // The kernel asks to try again when a rename elsewhere made it unsure.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// The status of one name in a directory, symlinks not followed.
+pub(super) fn status(directory: impl AsFd, name: &[u8]) -> rustix::io::Result<Stat> {
+    rustix::fs::statat(directory, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+pub(super) fn type_of(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+/// Whether this is how overlay spells a whiteout.
+pub(super) fn is_whiteout(stat: &Stat) -> bool {
+    type_of(stat) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+/// The names in a directory, sorted.
+pub(super) fn names(directory: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    for item in rustix::fs::Dir::read_from(directory)? {
+        let item = item?;
+        let name = item.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Removes a name and everything below it; nothing there is fine.
+pub(super) fn remove_all(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
+    let os_name = OsStr::from_bytes(name);
+    match rustix::fs::unlinkat(directory, os_name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(e) => return Err(e),
+    }
+    match rustix::fs::unlinkat(directory, os_name, AtFlags::REMOVEDIR) {
+        Ok(()) => return Ok(()),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+        Err(e) => return Err(e),
+    }
+    let below = open_below(directory, name, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    for child in names(&below)? {
+        remove_all(below.as_fd(), &child)?;
+    }
+    rustix::fs::unlinkat(directory, os_name, AtFlags::REMOVEDIR)
+}
+
+/// The path of a name for the few calls that take no descriptor; its last part is not followed by the `l` calls.
+fn proc_path(directory: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
+    let name = if name.is_empty() { b"." } else { name };
+    [format!("/proc/self/fd/{}/", directory.as_raw_fd()).as_bytes(), name].concat()
+}
+
+/// The extended attributes of a name (or, when it is empty, of the directory), overlay's own included.
+pub(super) fn xattrs(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+) -> rustix::io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let path = proc_path(directory, name);
+    let mut found = BTreeMap::new();
+    let list = match grow(|buffer| rustix::fs::llistxattr(path.as_slice(), buffer)) {
+        Ok(list) => list,
+        Err(Errno::OPNOTSUPP) => return Ok(found),
+        Err(e) => return Err(e),
+    };
+    for attribute in list.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        match grow(|buffer| rustix::fs::lgetxattr(path.as_slice(), attribute, buffer)) {
+            Ok(value) => {
+                found.insert(attribute.to_vec(), value);
+            }
+            Err(Errno::NODATA) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(found)
+}
+
+fn grow(mut call: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+    let mut buffer = vec![0; 256];
+    loop {
+        match call(&mut buffer) {
+            Ok(size) => {
+                buffer.truncate(size);
+                return Ok(buffer);
+            }
+            Err(Errno::RANGE) if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 16, 0),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Sets an extended attribute of a name, or of the directory when the name is empty.
+pub(super) fn set_xattr(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    key: &[u8],
+    value: &[u8],
+    path: &LayerPath,
+) -> Result<()> {
+    let target = proc_path(directory, name);
+    rustix::fs::lsetxattr(target.as_slice(), key, value, rustix::fs::XattrFlags::empty()).map_err(|e| {
+        let why = match e {
+            Errno::OPNOTSUPP => "the file system cannot keep an extended attribute of the layer",
+            Errno::PERM => "an extended attribute of the layer may not be set without more privilege",
+            _ => "cannot set an extended attribute of the layer",
+        };
+        let kind = if e == Errno::OPNOTSUPP { crate::ErrorKind::Unsupported } else { crate::ErrorKind::Io };
+        failed(why, path, e).with_kind(kind).with_context("attribute", escape(key))
+    })
+}
+
+/// Removes an extended attribute of a directory.
+pub(super) fn remove_xattr(directory: BorrowedFd<'_>, key: &[u8]) -> rustix::io::Result<()> {
+    rustix::fs::lremovexattr(proc_path(directory, b"").as_slice(), key)
+}
+
+/// The lower layers of an overlay, topmost first, looked through as overlay does.
+#[derive(Debug)]
+pub(super) struct Lowers(Vec<OwnedFd>);
+
+/// What the lower layers show at a path.
+#[derive(Debug)]
+pub(super) struct LowerNode {
+    /// The directory that holds it (for the root: the top itself).
+    pub(super) parent: OwnedFd,
+    /// Its name; empty for the root.
+    pub(super) name: Vec<u8>,
+    pub(super) stat: Stat,
+}
+
+impl Lowers {
+    pub(super) fn open(paths: &[std::path::PathBuf]) -> Result<Self> {
+        paths.iter().map(|p| open_top(p)).collect::<Result<_>>().map(Self)
+    }
+
+    /// What the lower layers show at the path, if anything.
+    pub(super) fn find(&self, path: &LayerPath) -> Result<Option<LowerNode>> {
+        for top in &self.0 {
+            match Self::find_in(top, path).map_err(|e| failed("cannot look into a lower layer", path, e))? {
+                Found::Node(node) => return Ok(Some(node)),
+                Found::Hidden => return Ok(None),
+                Found::Nothing => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn find_in(top: &OwnedFd, path: &LayerPath) -> rustix::io::Result<Found> {
+        let directory = OFlags::RDONLY | OFlags::DIRECTORY;
+        if path.is_root() {
+            let stat = rustix::fs::fstat(top)?;
+            return Ok(Found::Node(LowerNode {
+                parent: rustix::io::fcntl_dupfd_cloexec(top, 0)?,
+                name: Vec::new(),
+                stat,
+            }));
+        }
+        let parent_path = path.parent().unwrap_or_default();
+        match open_below(top.as_fd(), parent_path.as_bytes(), directory) {
+            Ok(parent) => match status(&parent, path.file_name()) {
+                Ok(stat) if is_whiteout(&stat) => return Ok(Found::Hidden),
+                Ok(stat) => {
+                    return Ok(Found::Node(LowerNode { parent, name: path.file_name().to_vec(), stat }));
+                }
+                Err(Errno::NOENT) => {}
+                Err(e) => return Err(e),
+            },
+            Err(Errno::NOENT) => {}
+            Err(Errno::NOTDIR | Errno::LOOP) => return Ok(Found::Hidden),
+            Err(e) => return Err(e),
+        }
+        for above in path.ancestors() {
+            match open_below(top.as_fd(), above.as_bytes(), directory) {
+                Ok(fd) if is_opaque(fd.as_fd())? => return Ok(Found::Hidden),
+                Ok(_) => {}
+                Err(Errno::NOENT) => break,
+                Err(Errno::NOTDIR | Errno::LOOP) => return Ok(Found::Hidden),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Found::Nothing)
+    }
+}
+
+enum Found {
+    Node(LowerNode),
+    Hidden,
+    Nothing,
+}
+
+/// Whether overlay takes the directory for opaque.
+pub(super) fn is_opaque(directory: BorrowedFd<'_>) -> rustix::io::Result<bool> {
+    let mut value = [0; 4];
+    for name in [OPAQUE_XATTR, b"trusted.overlay.opaque"] {
+        match rustix::fs::fgetxattr(directory, name, &mut value) {
+            Ok(1) if value[0] == b'y' => return Ok(true),
+            Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE | Errno::PERM) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,280 @@
+//! The index of one layer: its entries in order, with the digest of every file.
+//!
+//! An index says all that a layer says except the bytes of the files. It is made while a layer is written or read, so
+//! that later steps can look at the files of an image without unpacking it.
+//!
+//! # Invariants
+//! - Entries are in [`Entry::layer_order`]; at one path there is at most one whiteout, one real entry and one opaque
+//!   mark. What a layer says twice is settled when it is read: the last word counts, as it does when unpacking.
+//! - Nothing but opaque marks lies at or below a real entry that is not a directory.
+
+use super::entry::{Entry, EntryKind, LayerPath};
+use super::index_format;
+use crate::{Error, Result};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+/// The entries of one layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LayerIndex {
+    entries: Vec<Entry>,
+}
+
+impl LayerIndex {
+    /// Takes entries that are in order.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Internal`] when they are not in [`Entry::layer_order`], or two have the same place.
+    pub fn from_sorted(entries: Vec<Entry>) -> Result<Self> {
+        if let Some(pair) = entries.windows(2).find(|p| p[0].layer_order(&p[1]) != Ordering::Less) {
+            return Err(Error::internal("the entries of a layer index are out of order")
+                .with_context("path", &pair[1].path));
+        }
+        Ok(Self { entries })
+    }
+
+    pub(crate) fn from_sorted_unchecked(entries: Vec<Entry>) -> Self {
+        debug_assert!(entries.windows(2).all(|p| p[0].layer_order(&p[1]) == Ordering::Less));
+        Self { entries }
+    }
+
+    /// The entries, in order.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether the layer changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What is at the path in this layer, whiteouts left out.
+    pub fn get(&self, path: &LayerPath) -> Option<&Entry> {
+        self.at(path).iter().find(|e| !e.kind.is_whiteout())
+    }
+
+    /// Every entry at the path: whiteout, real entry, opaque mark.
+    pub fn at(&self, path: &LayerPath) -> &[Entry] {
+        let start = self.entries.partition_point(|e| e.path < *path);
+        let count = self.entries[start..].iter().take_while(|e| e.path == *path).count();
+        &self.entries[start..start + count]
+    }
+
+    /// Whether this layer hides what lower layers have at the path: by a whiteout of it or of a directory above, by an
+    /// opaque directory above, or by something above that is no directory.
+    pub fn hides(&self, path: &LayerPath) -> bool {
+        let whiteout = |p: &LayerPath| self.at(p).iter().any(|e| e.kind == EntryKind::Whiteout);
+        let above = |p: &LayerPath| {
+            self.at(p).iter().any(|e| e.kind.is_whiteout() || !matches!(e.kind, EntryKind::Directory))
+        };
+        whiteout(path)
+            || path.ancestors().any(|p| above(&p))
+            || self.at(&LayerPath::root()).iter().any(|e| e.kind == EntryKind::OpaqueWhiteout)
+    }
+
+    /// The sum of the sizes of all files.
+    pub fn content_size(&self) -> u64 {
+        self.entries.iter().map(Entry::size).sum()
+    }
+
+    /// The index as bytes, for [`LayerIndex::from_bytes`]. The same index always gives the same bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        index_format::encode(&self.entries)
+    }
+
+    /// The index that [`LayerIndex::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Corrupt`] when the bytes are damaged, [`crate::ErrorKind::Unsupported`] when another version
+    /// wrote them: drop the file and index the layer again.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let entries = index_format::decode(bytes)?;
+        Self::from_sorted(entries).map_err(|e| e.with_kind(crate::ErrorKind::Corrupt))
+    }
+}
+
+/// Collects entries in the order of an archive and settles what it says twice.
+#[derive(Debug, Default)]
+pub struct LayerIndexBuilder {
+    places: BTreeMap<LayerPath, Place>,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    whiteout: Option<Entry>,
+    real: Option<Entry>,
+    opaque: Option<Entry>,
+}
+
+impl LayerIndexBuilder {
+    /// A builder of an empty index.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the next entry of the archive. Entries may come in any order.
+    ///
+    /// A real entry takes the place of an earlier one of the same path; when it is no directory, of everything below
+    /// too. A whiteout never hides what its own layer has (image-spec, layer.md).
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] when the archive has something else than a directory above the entry: a symlink
+    /// above is never followed.
+    pub fn add(&mut self, entry: Entry) -> Result<()> {
+        self.check(&entry)?;
+        let (whiteout, opaque) = (entry.kind == EntryKind::Whiteout, entry.kind == EntryKind::OpaqueWhiteout);
+        if !entry.kind.is_whiteout() && !entry.is_directory() {
+            self.forget_below(&entry.path);
+        }
+        let place = self.places.entry(entry.path.clone()).or_default();
+        let slot = if whiteout {
+            &mut place.whiteout
+        } else if opaque {
+            &mut place.opaque
+        } else {
+            &mut place.real
+        };
+        *slot = Some(entry);
+        Ok(())
+    }
+
+    /// Refuses an entry that [`LayerIndexBuilder::add`] would refuse.
+    pub(super) fn check(&self, entry: &Entry) -> Result<()> {
+        if !entry.kind.is_whiteout()
+            && let Some(parent) = entry
+                .path
+                .ancestors()
+                .find(|p| self.places.get(p).and_then(|p| p.real.as_ref()).is_some_and(|e| !e.is_directory()))
+        {
+            return Err(Error::invalid("an entry of the layer lies below something that is no directory")
+                .with_context("entry", &entry.path)
+                .with_context("no directory", parent));
+        }
+        Ok(())
+    }
+
+    /// Whether something real was added at the path or below it.
+    pub(super) fn covers(&self, path: &LayerPath) -> bool {
+        let mut range = self.places.range(path.clone()..).take_while(|(p, _)| p.starts_with(path));
+        range.any(|(_, place)| place.real.is_some())
+    }
+
+    fn forget_below(&mut self, path: &LayerPath) {
+        let was_directory = self
+            .places
+            .range(path.clone()..)
+            .find(|(p, _)| *p != path)
+            .is_some_and(|(p, _)| p.starts_with(path));
+        if was_directory {
+            let below: Vec<_> = self
+                .places
+                .range(path.clone()..)
+                .skip_while(|(p, _)| *p == path)
+                .map(|(p, _)| p)
+                .take_while(|p| p.starts_with(path))
+                .cloned()
+                .collect();
+            for p in below {
+                self.places.remove(&p);
+            }
+        }
+        if let Some(place) = self.places.get_mut(path) {
+            place.opaque = None;
+        }
+    }
+
+    /// The index of everything added.
+    pub fn finish(self) -> LayerIndex {
+        let places = self.places.into_values();
+        LayerIndex::from_sorted_unchecked(
+            places.flat_map(|p| [p.whiteout, p.real, p.opaque]).flatten().collect(),
+        )
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::Digest;
+
+    pub(crate) fn path(text: &str) -> LayerPath {
+        LayerPath::new(text).unwrap()
+    }
+
+    pub(crate) fn file(text: &str, content: &str) -> Entry {
+        let kind =
+            EntryKind::File { size: content.len() as u64, digest: Some(Digest::sha256(content.as_bytes())) };
+        Entry::new(path(text), kind, 0o644)
+    }
+
+    pub(crate) fn dir(text: &str) -> Entry {
+        Entry::directory(path(text), 0o755)
+    }
+
+    pub(crate) fn symlink(text: &str, target: &str) -> Entry {
+        Entry::new(path(text), EntryKind::Symlink { target: target.into() }, 0o777)
+    }
+
+    pub(crate) fn index(entries: Vec<Entry>) -> LayerIndex {
+        let mut builder = LayerIndexBuilder::new();
+        for entry in entries {
+            builder.add(entry).unwrap();
+        }
+        builder.finish()
+    }
+
+    fn paths(index: &LayerIndex) -> Vec<String> {
+        index.entries().iter().map(|e| e.path.to_string()).collect()
+    }
+
+    #[test]
+    fn the_last_word_counts() {
+        let i = index(vec![dir("a"), file("a/x", "1"), dir("b"), file("a", "now a file"), file("b/y", "2")]);
+        assert_eq!(paths(&i), ["a", "b", "b/y"]);
+        assert_eq!(i.get(&path("a")).unwrap().size(), 10);
+    }
+
+    #[test]
+    fn an_entry_through_a_symlink_is_refused() {
+        let mut builder = LayerIndexBuilder::new();
+        builder.add(dir("a")).unwrap();
+        builder.add(symlink("a", "/etc")).unwrap();
+        let e = builder.add(file("a/passwd", "x")).unwrap_err();
+        assert!(e.to_string().contains("no directory"), "{e}");
+    }
+
+    #[test]
+    fn what_a_layer_hides() {
+        let i = index(vec![
+            Entry::whiteout(path("gone")),
+            dir("opaque"),
+            Entry::new(path("opaque"), EntryKind::OpaqueWhiteout, 0),
+            file("plain", "x"),
+            dir("open"),
+        ]);
+        for (p, hidden) in [
+            ("gone", true),
+            ("gone/x", true),
+            ("opaque/x", true),
+            ("opaque", false),
+            ("plain/x", true),
+            ("open/x", false),
+        ] {
+            assert_eq!(i.hides(&path(p)), hidden, "{p}");
+        }
+        assert_eq!(i.get(&path("gone")), None);
+        assert_eq!(i.at(&path("opaque")).len(), 2);
+    }
+
+    #[test]
+    fn entries_out_of_order_are_refused() {
+        assert!(LayerIndex::from_sorted(vec![dir("b"), dir("a")]).is_err());
+        assert!(LayerIndex::from_sorted(vec![dir("a"), dir("a")]).is_err());
+        assert!(LayerIndex::from_sorted(vec![Entry::whiteout(path("a")), dir("a")]).is_ok());
+    }
+}

@@ -1,0 +1,335 @@
+//! The merged view of a chain of layers: what a container would see, without unpacking anything.
+//!
+//! # Invariants
+//! - Nodes are in path order, so that everything below a directory is one run of nodes.
+//! - Every node has its parent directories: one that no layer mentions is implied as `root:root 0755` at time 0.
+//! - Symlinks are resolved inside the root, as after `chroot`: `..` of the root is the root.
+
+use super::entry::{Entry, EntryKind, LayerPath};
+use super::index::LayerIndex;
+use crate::digest::Hasher;
+use crate::{Digest, Error, ErrorKind, Result};
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// How many symlinks a resolution may follow, as in Linux.
+const MAX_LINKS: usize = 40;
+
+/// The file system that a chain of layers makes.
+#[derive(Clone, Debug)]
+pub struct TreeIndex {
+    layers: Vec<Arc<LayerIndex>>,
+    implied: Vec<Entry>,
+    nodes: Vec<Place>,
+}
+
+/// Where an entry is kept: in a layer, or (`layer` is [`IMPLIED`]) among the implied directories.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    layer: u32,
+    entry: u32,
+}
+
+const IMPLIED: u32 = u32::MAX;
+
+/// An entry of the merged view.
+#[derive(Clone, Copy, Debug)]
+pub struct Node<'a> {
+    /// The entry, as its layer has it.
+    pub entry: &'a Entry,
+    /// The number of its layer, lowest first; `None` for a directory that no layer mentions.
+    pub layer: Option<usize>,
+}
+
+impl TreeIndex {
+    /// Merges layers, lowest first.
+    pub fn new(layers: Vec<Arc<LayerIndex>>) -> Self {
+        let mut tree = Self { layers: Vec::new(), implied: Vec::new(), nodes: Vec::new() };
+        for layer in layers {
+            tree.push(layer);
+        }
+        tree
+    }
+
+    /// Puts one more layer on top.
+    pub fn push(&mut self, layer: Arc<LayerIndex>) {
+        let number = self.layers.len() as u32;
+        self.layers.push(layer);
+        let upper = Arc::clone(&self.layers[number as usize]);
+        let lower = std::mem::take(&mut self.nodes);
+        let mut nodes: Vec<Place> = Vec::with_capacity(lower.len() + upper.len());
+        let mut next_lower = 0;
+        let entries = upper.entries();
+        let mut at = 0;
+        while at < entries.len() {
+            let path = &entries[at].path;
+            let count = entries[at..].iter().take_while(|e| e.path == *path).count();
+            let here = &entries[at..at + count];
+            let real = here.iter().position(|e| !e.kind.is_whiteout());
+            let whiteout = here.iter().any(|e| e.kind == EntryKind::Whiteout);
+            let opaque = here.iter().any(|e| e.kind == EntryKind::OpaqueWhiteout);
+            while next_lower < lower.len() && self.entry(lower[next_lower]).path < *path {
+                nodes.push(lower[next_lower]);
+                next_lower += 1;
+            }
+            let covers = lower.get(next_lower).is_some_and(|p| self.entry(*p).path == *path);
+            let hides_below =
+                whiteout || opaque || real.is_some_and(|r| !matches!(here[r].kind, EntryKind::Directory));
+            if let Some(real) = real {
+                self.imply_parents(path, &mut nodes, &lower, &mut next_lower);
+                nodes.push(Place { layer: number, entry: (at + real) as u32 });
+                next_lower += usize::from(covers);
+            } else if covers && !whiteout {
+                nodes.push(lower[next_lower]);
+                next_lower += 1;
+            }
+            if hides_below {
+                let start = &lower[next_lower..];
+                next_lower += start.iter().take_while(|p| self.entry(**p).path.starts_with(path)).count();
+            }
+            at += count;
+        }
+        nodes.extend_from_slice(&lower[next_lower..]);
+        self.nodes = nodes;
+    }
+
+    /// Adds the directories above `path` that are missing or are no directories. Every node before `path` has been
+    /// moved from `lower` to `nodes`; what lies below a replaced node cannot exist.
+    fn imply_parents(
+        &mut self,
+        path: &LayerPath,
+        nodes: &mut Vec<Place>,
+        lower: &[Place],
+        next_lower: &mut usize,
+    ) {
+        for parent in path.ancestors() {
+            let found = nodes.binary_search_by(|p| self.entry(*p).path.cmp(&parent));
+            if let Ok(at) = found
+                && self.entry(nodes[at]).is_directory()
+            {
+                continue;
+            }
+            let implied = Place { layer: IMPLIED, entry: self.implied.len() as u32 };
+            self.implied.push(Entry::directory(parent, 0o755));
+            match found {
+                Ok(at) => nodes[at] = implied,
+                Err(at) => nodes.insert(at, implied),
+            }
+        }
+        debug_assert!(lower.get(*next_lower).is_none_or(|p| self.entry(*p).path >= *path));
+    }
+
+    fn entry(&self, place: Place) -> &Entry {
+        match place.layer {
+            IMPLIED => &self.implied[place.entry as usize],
+            layer => &self.layers[layer as usize].entries()[place.entry as usize],
+        }
+    }
+
+    fn node(&self, place: Place) -> Node<'_> {
+        let layer = (place.layer != IMPLIED).then_some(place.layer as usize);
+        Node { entry: self.entry(place), layer }
+    }
+
+    /// The layers, lowest first.
+    pub fn layers(&self) -> &[Arc<LayerIndex>] {
+        &self.layers
+    }
+
+    /// How many nodes there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether the file system is empty.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Every node, in path order.
+    pub fn nodes(&self) -> impl Iterator<Item = Node<'_>> {
+        self.nodes.iter().map(|p| self.node(*p))
+    }
+
+    /// What is at the path; symlinks are not followed. The root is found only when a layer has an entry for it.
+    pub fn lookup(&self, path: &LayerPath) -> Option<Node<'_>> {
+        let at = self.nodes.binary_search_by(|p| self.entry(*p).path.cmp(path)).ok()?;
+        Some(self.node(self.nodes[at]))
+    }
+
+    /// The node at `path` and everything below it, in path order; symlinks are not followed.
+    pub fn subtree<'a>(&'a self, path: &LayerPath) -> impl Iterator<Item = Node<'a>> + use<'a> {
+        let start = self.nodes.partition_point(|p| self.entry(*p).path < *path);
+        let rest = &self.nodes[start..];
+        let count = rest.partition_point(|p| self.entry(*p).path.starts_with(path));
+        rest[..count].iter().map(|p| self.node(*p))
+    }
+
+    /// What is directly in a directory, in the order of the names. Nothing when the path is no directory.
+    pub fn children<'a>(&'a self, directory: &LayerPath) -> impl Iterator<Item = Node<'a>> + use<'a> {
+        let mut at = self.nodes.partition_point(|p| self.entry(*p).path <= *directory);
+        let directory = directory.clone();
+        std::iter::from_fn(move || {
+            let place = *self.nodes.get(at)?;
+            let path = &self.entry(place).path;
+            if !path.starts_with(&directory) {
+                return None;
+            }
+            at += 1;
+            // Gallop over what lies below the child.
+            let (mut step, mut end) = (1, at);
+            while end < self.nodes.len() && self.entry(self.nodes[end]).path.starts_with(path) {
+                at = end + 1;
+                end += step;
+                step *= 2;
+            }
+            let end = end.min(self.nodes.len());
+            at += self.nodes[at.min(end)..end].partition_point(|p| self.entry(*p).path.starts_with(path));
+            Some(self.node(place))
+        })
+    }
+
+    /// Where a path as written by a user leads: absolute or relative to the root, with `.`, `..` and symlinks resolved
+    /// inside the root. The last part is followed when it is a symlink only with `follow_last`.
+    ///
+    /// Parts from the first one that does not exist are kept as written, so that the result may be created.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] on more than 40 symlinks, on a part below something that is no directory, and on a path
+    /// that [`LayerPath`] refuses.
+    pub fn resolve(&self, path: &[u8], follow_last: bool) -> Result<LayerPath> {
+        let fail =
+            |why: &str| Err(Error::invalid(why.to_owned()).with_context("path", super::entry::escape(path)));
+        let split = |text: &[u8]| -> Vec<Vec<u8>> {
+            text.split(|&b| b == b'/').filter(|p| !p.is_empty() && *p != b".").map(<[u8]>::to_vec).collect()
+        };
+        let mut todo: VecDeque<Vec<u8>> = split(path).into();
+        let mut done = LayerPath::root();
+        let mut links = 0;
+        while let Some(part) = todo.pop_front() {
+            if part == b".." {
+                done = done.parent().unwrap_or_default();
+                continue;
+            }
+            let here = done.join(&part)?;
+            match self.lookup(&here).map(|n| &n.entry.kind) {
+                Some(EntryKind::Symlink { target }) if follow_last || !todo.is_empty() => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return fail("the path leads through too many symlinks");
+                    }
+                    if target.starts_with(b"/") {
+                        done = LayerPath::root();
+                    }
+                    for part in split(target).into_iter().rev() {
+                        todo.push_front(part);
+                    }
+                }
+                None | Some(EntryKind::Directory) => done = here,
+                Some(_) if todo.is_empty() => done = here,
+                Some(_) => return fail("the path leads through something that is no directory"),
+            }
+        }
+        Ok(done)
+    }
+
+    /// The regular file behind a node: itself, or what its hardlink names, and the layer whose archive has the bytes.
+    ///
+    /// A hardlink is looked up as of its own layer, since an upper layer may have replaced or removed the first name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when a hardlink leads nowhere or in a circle.
+    pub fn link_target<'a>(&'a self, node: Node<'a>) -> Result<Node<'a>> {
+        let mut node = node;
+        for _ in 0..MAX_LINKS {
+            let EntryKind::Hardlink { target } = &node.entry.kind else { return Ok(node) };
+            let mut found = None;
+            for layer in (0..=node.layer.unwrap_or(0)).rev() {
+                let Some(index) = self.layers.get(layer) else { break };
+                if let Some(entry) = index.get(target) {
+                    found = Some(Node { entry, layer: Some(layer) });
+                    break;
+                }
+                if index.hides(target) {
+                    break;
+                }
+            }
+            node = found.ok_or_else(|| {
+                Error::new(ErrorKind::Corrupt, "a hardlink of the layer leads nowhere")
+                    .with_context("hardlink", &node.entry.path)
+                    .with_context("target", target)
+            })?;
+        }
+        Err(Error::new(ErrorKind::Corrupt, "hardlinks of the layer lead in a circle")
+            .with_context("path", &node.entry.path))
+    }
+
+    /// The digest of what is at some paths, with everything below: type, mode, owner, size, link target, extended
+    /// attributes and data. The time of change does not count, nor where the paths lie, nor which layer has what.
+    ///
+    /// A hardlink counts as the file that it is. Whoever keys a cache with this adds the names of the paths where
+    /// they matter.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when a path does not exist, [`ErrorKind::Internal`] when an index lacks a digest.
+    pub fn content_digest(&self, paths: &[LayerPath]) -> Result<Digest> {
+        let mut hasher = Hasher::sha256();
+        hasher.update_field(b"tree-content-1");
+        for path in paths {
+            if !path.is_root() && self.lookup(path).is_none() {
+                return Err(Error::new(ErrorKind::NotFound, "the path does not exist in the image")
+                    .with_context("path", path));
+            }
+            hasher.update_field(b"path");
+            for node in self.subtree(path) {
+                hash_entry(
+                    &mut hasher,
+                    node.entry.path.relative_to(path).unwrap_or_default(),
+                    self.link_target(node)?.entry,
+                )?;
+            }
+        }
+        Ok(hasher.finish())
+    }
+}
+
+/// Takes an entry, called `name`, into the digest of some content.
+pub(crate) fn hash_entry(hasher: &mut Hasher, name: &[u8], entry: &Entry) -> Result<()> {
+    hasher.update_field(b"entry");
+    hasher.update_field(name);
+    hasher.update_field(entry.kind.name());
+    for number in [entry.mode, entry.uid, entry.gid] {
+        hasher.update(number.to_le_bytes());
+    }
+    match &entry.kind {
+        EntryKind::File { size, digest } => {
+            hasher.update(size.to_le_bytes());
+            let digest = digest.as_ref().ok_or_else(|| {
+                Error::internal("a file of the layer index has no digest").with_context("path", &entry.path)
+            })?;
+            hasher.update_field(digest.as_str());
+        }
+        EntryKind::Symlink { target } => hasher.update_field(target),
+        EntryKind::Hardlink { target } => hasher.update_field(target.as_bytes()),
+        EntryKind::CharDevice { major, minor } | EntryKind::BlockDevice { major, minor } => {
+            hasher.update(major.to_le_bytes());
+            hasher.update(minor.to_le_bytes());
+        }
+        EntryKind::Directory | EntryKind::Fifo | EntryKind::Whiteout | EntryKind::OpaqueWhiteout => {}
+    }
+    hasher.update((entry.xattrs.len() as u64).to_le_bytes());
+    for (name, value) in &entry.xattrs {
+        hasher.update_field(name);
+        hasher.update_field(value);
+    }
+    Ok(())
+}
+
+impl PartialEq for Node<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.entry.layer_order(other.entry) == Ordering::Equal
+            && self.entry == other.entry
+            && self.layer == other.layer
+    }
+}
