@@ -18,6 +18,7 @@
 
 pub mod apply;
 pub mod compress;
+pub mod decompress;
 pub mod diff;
 pub mod entry;
 mod files;
@@ -29,6 +30,7 @@ pub mod writer;
 
 pub use apply::{Applied, ApplyOptions, ApplyStyle, DevicePolicy, OwnerPolicy, apply};
 pub use compress::{CompressOptions, CompressedLayer, LayerCompressor};
+pub use decompress::{ArchiveFormat, Decompressor, ReadAhead, VerifiedLayer};
 pub use diff::{DiffOptions, diff_overlay, diff_trees};
 pub use entry::{Entry, EntryKind, LayerPath};
 pub use index::{LayerIndex, LayerIndexBuilder};
