@@ -16,6 +16,8 @@
 //! - The same entries give the same bytes, whatever the machine, the user and the number of threads.
 //! - Nothing is read or written outside the directories that were given, whatever a layer says.
 
+pub mod accounts;
+pub mod copy;
 pub mod entry;
 pub mod index;
 mod index_format;
