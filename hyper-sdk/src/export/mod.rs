@@ -98,7 +98,7 @@ impl BuiltImage {
                 store.mount_blob(repository, &layer.blob.digest, &layer.repository).await?;
             }
         }
-        store.put_bytes(repository, self.config.clone()).await?;
+        store.put_bytes(repository, media_type::OCI_CONFIG, self.config.clone()).await?;
         store.put_manifest(repository, PutManifest::new(self.manifest.clone(), tags)).await
     }
 }
