@@ -1,2 +1,20 @@
-//! The `hyperbuild` program.
-fn main() {}
+//! The `hyperbuild` program: parses, calls hyper-sdk, prints.
+
+mod app;
+mod backends;
+mod commands;
+mod docker_config;
+mod elf;
+mod failure;
+mod host_rootfs;
+mod interrupt;
+mod output;
+mod refused;
+mod render;
+mod terminal;
+mod values;
+
+fn main() -> std::process::ExitCode {
+    hyper_sdk::exec::init();
+    app::main()
+}

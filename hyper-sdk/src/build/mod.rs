@@ -1,1 +1,59 @@
 //! Builders: the trait and the local builder.
+//!
+//! ```text
+//!   BuildRequest ─▶ frontend (Dockerfile → graph + image config) ─▶ solve (graph → layers) ─▶ export ─▶ BuildOutput
+//! ```
+//!
+//! A [`Builder`] turns a request into an image or files. [`LocalBuilder`] does it in this process and its sandbox
+//! helpers, without a daemon.
+
+// mod epoch;
+// mod local;
+mod request;
+
+// pub use local::{LocalBuilder, LocalBuilderOptions};
+pub use request::{
+    BuildContext, BuildOutput, BuildRequest, Destination, EpochPolicy, NamedContext, Output, find_dockerfile,
+};
+
+use crate::Result;
+use crate::platform::Platform;
+use crate::progress::Progress;
+use async_trait::async_trait;
+use std::fmt::{Debug, Display};
+use std::sync::Arc;
+
+/// What a builder can do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BuilderCapabilities {
+    /// RUN steps can be executed.
+    pub run: bool,
+    /// Files keep every owner that a step gives them; otherwise every file of a RUN step belongs to root.
+    pub all_owners: bool,
+    /// The platforms whose RUN steps can be executed.
+    pub platforms: Vec<Platform>,
+}
+
+/// Builds images.
+///
+/// # Guarantees
+/// Object-safe; several builds may run at once, also over one store and one cache folder. Dropping the future of
+/// [`Builder::build`] cancels: running steps are killed with all their processes, and no half-published image or output
+/// file is left behind.
+///
+/// # Errors
+/// [`crate::ErrorKind::Invalid`] for a Dockerfile or request that is wrong, with the excerpt in the message;
+/// [`crate::ErrorKind::CommandFailed`] when a RUN step fails; [`crate::ErrorKind::Unsupported`] for what
+/// [`Builder::capabilities`] denies and for what is not implemented, by name.
+#[async_trait]
+pub trait Builder: Display + Debug + Send + Sync + 'static {
+    /// What this builder can do here and now.
+    async fn capabilities(&self) -> Result<BuilderCapabilities>;
+
+    /// Builds, exports to every output of the request, and says what came out.
+    async fn build(&self, request: BuildRequest, progress: &Progress) -> Result<BuildOutput>;
+}
+
+/// A shared builder of any kind.
+pub type SharedBuilder = Arc<dyn Builder>;

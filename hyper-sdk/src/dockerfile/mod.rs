@@ -1,1 +1,169 @@
 //! The Dockerfile language: pure functions from text to values.
+//!
+//! ```text
+//! text ─ Ast::parse ─► nodes ─ convert ─► Statement{Instruction} ─► Dockerfile{global args, stages} ─ plan ─► order
+//!         (lines, heredocs, flags)           every fault a Diagnostic, all of them at once
+//! ```
+//! The semantics are those of BuildKit's Dockerfile frontend 1.26. [`parse`] never fails and never panics: it returns
+//! what could be understood and everything that was wrong. Nothing here reads a file, the environment or the clock.
+//!
+//! # Invariants
+//! - Every token keeps the byte range that it was written at.
+//! - Values are kept unexpanded; [`Instruction::expand`], [`Run::mounts`] and [`Dockerfile::bases`] expand them with the
+//!   environment that the caller gives.
+//! - The time of every function is linear in its input (patterns: at most the product of pattern and text).
+
+mod ast;
+mod convert;
+mod diagnostic;
+mod directive;
+mod duration;
+mod expand;
+mod flags;
+mod git;
+mod glob;
+mod heredoc;
+mod ignore;
+mod instruction;
+mod lines;
+mod mount;
+mod owner;
+mod pattern;
+pub mod ports;
+mod scope;
+mod span;
+mod stages;
+mod suggest;
+mod words;
+
+pub use ast::{Arguments, Ast, Keyword, Node};
+pub use diagnostic::{Diagnostic, Severity, render, to_error};
+pub use directive::{CheckOptions, Directives, RuleSet};
+pub use duration::{parse as parse_duration, parse_size};
+pub use expand::{EmptyEnvironment, Environment, ExpandError, Expanded, Expander, Variables};
+pub use git::{AddSource, GitReference};
+pub use glob::{Glob, has_wildcard};
+pub use heredoc::Heredoc;
+pub use ignore::{IgnoreSet, ParentMatches};
+pub use instruction::{
+    Add, Arg, ArgVariable, Cmd, CommandForm, CommandLine, Copy, Device, Entrypoint, Env, Expose, From,
+    HealthCommand, Healthcheck, InlineFile, Instruction, Label, Maintainer, Network, Onbuild, Run,
+    RunCommand, Security, Shell, Statement, Stopsignal, User, Volume, Workdir,
+};
+pub use mount::{Mount, MountKind, Sharing, ValueError, parse_device};
+pub use owner::{Chmod, Owner, Principal};
+pub use scope::{Base, Expansion, GlobalScope};
+pub use span::{Position, Source, Span, Spanned, Word};
+pub use stages::{Dockerfile, Plan, Reference, Stage, StageRef, is_stage_name};
+pub use suggest::{edit_distance, suggestion};
+pub use words::Pair;
+
+use crate::{Error, Result};
+
+/// What [`parse`] makes of a file.
+#[derive(Clone, Debug)]
+pub struct Parsed {
+    /// What could be understood.
+    pub dockerfile: Dockerfile,
+    /// What was noticed, in the order of the file; errors and warnings.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Parsed {
+    /// Whether the file cannot be built.
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+
+    /// The errors as one [`Error`] whose message carries every excerpt.
+    pub fn error(&self) -> Option<Error> {
+        to_error(&self.diagnostics, &self.dockerfile.source)
+    }
+
+    /// Shows every finding with its excerpt.
+    pub fn render(&self) -> String {
+        render(&self.diagnostics, &self.dockerfile.source)
+    }
+
+    /// The file and its warnings.
+    ///
+    /// # Errors
+    /// The error of [`Parsed::error`].
+    pub fn into_result(self) -> Result<(Dockerfile, Vec<Diagnostic>)> {
+        match self.error() {
+            Some(error) => Err(error),
+            None => Ok((self.dockerfile, self.diagnostics)),
+        }
+    }
+}
+
+/// Parses a file. `file_name` is what messages call it.
+///
+/// Faults are collected instruction by instruction: one broken instruction hides no other.
+pub fn parse(source: &str, file_name: &str) -> Parsed {
+    let source = Source::new(file_name, source);
+    let mut ast = Ast::parse(&source);
+    let mut diagnostics = std::mem::take(&mut ast.diagnostics);
+    let dockerfile = Dockerfile::build(source, ast, &mut diagnostics);
+    diagnostics.sort_by_key(|d| d.span.start);
+    Parsed { dockerfile, diagnostics }
+}
+
+/// Parses a file of bytes; an encoding other than UTF-8 is an error that names the line.
+///
+/// # Errors
+/// [`crate::ErrorKind::Invalid`] when the bytes are no UTF-8.
+pub fn parse_bytes(bytes: &[u8], file_name: &str) -> Result<Parsed> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(parse(text, file_name)),
+        Err(e) => {
+            let line = bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+            Err(Error::invalid(format!("{file_name} is not UTF-8 text: see line {line}")).with_source(e))
+        }
+    }
+}
+
+/// An instruction that an image asks to run in its children.
+#[derive(Clone, Debug)]
+pub struct Trigger {
+    /// The text that the spans of the statement point into.
+    pub source: Source,
+    /// The instruction.
+    pub statement: Statement,
+}
+
+/// Parses an ONBUILD trigger, as the configuration of an image keeps it.
+///
+/// # Errors
+/// [`crate::ErrorKind::Invalid`] with an excerpt when it is not exactly one instruction, or one that is not allowed there.
+pub fn parse_trigger(text: &str) -> Result<Trigger> {
+    let source = Source::new("ONBUILD trigger", text);
+    let ast = Ast::parse(&source);
+    let mut diagnostics = ast.diagnostics;
+    let whole = Span::new(0, text.len());
+    let mut statement = None;
+    match ast.nodes.as_slice() {
+        [node] => {
+            let escape = ast.directives.escape;
+            statement = convert::Converter { escape, diagnostics: &mut diagnostics }.statement(node);
+            if let Some(Keyword::From | Keyword::Onbuild | Keyword::Maintainer) = node.keyword {
+                let message = format!("{} is not allowed as an ONBUILD trigger", node.name.value);
+                diagnostics.push(Diagnostic::error("invalid-onbuild", node.name.span, message));
+            }
+        }
+        [] => {}
+        _ => diagnostics.push(Diagnostic::error(
+            "invalid-onbuild",
+            whole,
+            "an ONBUILD trigger must be a single instruction",
+        )),
+    }
+    match (to_error(&diagnostics, &source), statement) {
+        (None, Some(statement)) => Ok(Trigger { source, statement }),
+        (Some(error), _) => Err(error),
+        (None, None) => Err(Error::invalid("an ONBUILD trigger is empty")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

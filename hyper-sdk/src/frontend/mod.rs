@@ -1,1 +1,79 @@
-//! Frontends: from a source text to a graph and an image config.
+//! Frontends: from a source text to a graph and an image config. Nothing runs here; base images are only resolved.
+
+pub mod dockerfile;
+
+use crate::graph::{Graph, VertexId};
+use crate::oci::ImageConfig;
+use crate::platform::Platform;
+use crate::{Digest, Result};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+
+/// What a name of an image or named context stands for.
+#[derive(Clone, Debug)]
+pub enum Resolved {
+    /// An image, resolved to one manifest.
+    Image {
+        /// The full reference, for people and provenance.
+        reference: String,
+        /// The image manifest.
+        manifest: Digest,
+        /// The config of the image.
+        config: Box<ImageConfig>,
+    },
+    /// A folder.
+    Folder,
+}
+
+/// Looks names up that a frontend finds: named contexts first, then images.
+#[async_trait]
+pub trait Resolver: Send + Sync {
+    /// What a named context stands for; `None` when there is none of this name.
+    async fn context(&self, name: &str, platform: &Platform) -> Result<Option<Resolved>>;
+
+    /// What an image reference stands for.
+    async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved>;
+}
+
+/// What a frontend takes from a build request.
+#[derive(Clone, Debug, Default)]
+pub struct FrontendOptions {
+    /// Build arguments.
+    pub build_args: BTreeMap<String, String>,
+    /// The stage to build; the last one without.
+    pub target: Option<String>,
+    /// The platform to build for; the host's without.
+    pub platform: Option<Platform>,
+    /// Labels that the image gets beside those of the text.
+    pub labels: BTreeMap<String, String>,
+    /// Whether no step may come from the cache.
+    pub no_cache: bool,
+    /// The stages whose steps may not come from the cache.
+    pub no_cache_filter: Vec<String>,
+}
+
+/// An entry of the history of the image to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HistoryStep {
+    /// The instruction, as history shows it.
+    pub created_by: String,
+    /// Whether it made a layer.
+    pub layer: bool,
+}
+
+/// A target, lowered.
+#[derive(Debug)]
+pub struct Lowered {
+    /// The graph.
+    pub graph: Graph,
+    /// The vertex whose result is the root file system of the image.
+    pub root: VertexId,
+    /// The config of the image, with the base's history and without its root file system.
+    pub config: ImageConfig,
+    /// The entries of the history after those of the base.
+    pub history: Vec<HistoryStep>,
+    /// When the newest base image in use was made, in seconds since 1970.
+    pub newest_base: Option<i64>,
+    /// What was noticed: one line each.
+    pub warnings: Vec<String>,
+}

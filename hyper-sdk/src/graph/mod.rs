@@ -1,1 +1,160 @@
 //! The build graph: vertices, operations and their content addresses.
+//!
+//! ```text
+//!   Source::Image busybox ──▶ Exec "make" ──▶ File copy ──▶ …        each vertex: one operation over its inputs
+//!   Source::Folder context ───────────────────▲                      input 0 of Exec and File: the root file system
+//! ```
+//!
+//! # Invariants
+//! - A graph is a value: making one runs nothing and reads nothing.
+//! - The inputs of a vertex come before it, so a graph has no cycle and its order is a topological one.
+//! - Equal vertices (same operation, equal inputs) are one vertex: see [`Graph::add`].
+
+mod dot;
+mod op;
+
+pub use op::{
+    CopyAction, ExecOp, FileAction, FileOp, InputIndex, MakeDirectory, MakeFile, Mount, MountKind, NetworkMode, Op,
+    Security, Sharing, Source,
+};
+
+use crate::Digest;
+use crate::digest::Hasher;
+use std::collections::HashMap;
+
+/// The place of a vertex in its graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VertexId(usize);
+
+impl VertexId {
+    /// The position in [`Graph::vertices`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// One operation over its inputs.
+#[derive(Clone, Debug)]
+pub struct Vertex {
+    /// What is done.
+    pub op: Op,
+    /// What it is done to, in the order that the operation's input numbers mean.
+    pub inputs: Vec<VertexId>,
+    /// For people: `[build 2/5] RUN make`. Not part of the address.
+    pub name: String,
+    /// Whether the cache is not asked for the result. Not part of the address.
+    pub no_cache: bool,
+    address: Digest,
+}
+
+impl Vertex {
+    /// The content address: the digest of the operation and of the addresses of its inputs.
+    pub fn address(&self) -> &Digest {
+        &self.address
+    }
+}
+
+/// Vertices in topological order.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    vertices: Vec<Vertex>,
+    by_address: HashMap<Digest, VertexId>,
+}
+
+impl Graph {
+    /// A graph without vertices.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a vertex and returns its place, or the place of the vertex that equals it.
+    ///
+    /// # Panics
+    /// When an input is not of this graph.
+    pub fn add(&mut self, op: Op, inputs: Vec<VertexId>, name: impl Into<String>) -> VertexId {
+        let mut hasher = Hasher::sha256();
+        hasher.update_field(op.to_bytes());
+        for input in &inputs {
+            hasher.update_field(self.vertices[input.0].address.as_str());
+        }
+        let address = hasher.finish();
+        if let Some(id) = self.by_address.get(&address) {
+            return *id;
+        }
+        let id = VertexId(self.vertices.len());
+        self.by_address.insert(address.clone(), id);
+        self.vertices.push(Vertex { op, inputs, name: name.into(), no_cache: false, address });
+        id
+    }
+
+    /// Makes the solver run this vertex even when its result is known.
+    pub fn set_no_cache(&mut self, id: VertexId) {
+        self.vertices[id.0].no_cache = true;
+    }
+
+    /// A vertex of this graph.
+    pub fn vertex(&self, id: VertexId) -> &Vertex {
+        &self.vertices[id.0]
+    }
+
+    /// Every vertex, inputs before those that use them.
+    pub fn vertices(&self) -> &[Vertex] {
+        &self.vertices
+    }
+
+    /// The vertices that `root` needs, itself included, in topological order.
+    pub fn reachable(&self, root: VertexId) -> Vec<VertexId> {
+        let mut needed = vec![false; self.vertices.len()];
+        needed[root.0] = true;
+        for at in (0..=root.0).rev() {
+            if needed[at] {
+                for input in &self.vertices[at].inputs {
+                    needed[input.0] = true;
+                }
+            }
+        }
+        (0..=root.0).filter(|at| needed[*at]).map(VertexId).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(name: &str) -> Op {
+        Op::Source(Source::Image { reference: name.into(), manifest: Digest::sha256(name) })
+    }
+
+    fn run(command: &str) -> Op {
+        Op::Exec(Box::new(ExecOp::new(vec!["sh".into(), "-c".into(), command.into()])))
+    }
+
+    #[test]
+    fn equal_vertices_are_one_and_names_do_not_count() {
+        let mut graph = Graph::new();
+        let base = graph.add(image("a"), vec![], "base");
+        let one = graph.add(run("x"), vec![base], "one");
+        assert_eq!(graph.add(run("x"), vec![base], "two"), one);
+        let other = graph.add(image("b"), vec![], "other");
+        assert_ne!(graph.add(run("x"), vec![other], "one"), one);
+    }
+
+    #[test]
+    fn only_what_is_needed_is_reachable() {
+        let mut graph = Graph::new();
+        let a = graph.add(image("a"), vec![], "");
+        let b = graph.add(image("b"), vec![], "");
+        let c = graph.add(run("x"), vec![a], "");
+        graph.add(run("y"), vec![b], "");
+        assert_eq!(graph.reachable(c), [a, c]);
+    }
+
+    #[test]
+    fn the_drawing_names_every_vertex() {
+        let mut graph = Graph::new();
+        let a = graph.add(image("a"), vec![], "say \"a\"");
+        graph.add(run("x"), vec![a], "run x");
+        let dot = graph.to_dot();
+        assert!(dot.contains(r#"say \"a\""#) && dot.contains("v0 -> v1"));
+    }
+}

@@ -227,6 +227,11 @@ impl PatternList {
         Ok(list)
     }
 
+    /// The patterns as they were given.
+    pub fn texts(&self) -> &[String] {
+        &self.texts
+    }
+
     /// Whether there is no pattern at all.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()

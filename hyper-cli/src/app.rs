@@ -1,0 +1,152 @@
+//! The command line as a whole: global options, dispatch to one function a command, exit status.
+
+use crate::backends::Session;
+use crate::commands;
+use crate::failure::Failure;
+use crate::interrupt::Interrupt;
+use crate::terminal::ColorChoice;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Builds container images from Dockerfiles, and stores, serves and moves them
+///
+/// Needs no daemon and no container runtime. Works as root and as an ordinary user.
+#[derive(Debug, Parser)]
+#[command(name = "hyperbuild", version, propagate_version = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct GlobalArgs {
+    /// Folder that keeps the local store, the cache and the logs
+    ///
+    /// Without it: `/var/lib/hyper` for root, else `$XDG_DATA_HOME/hyper` or `~/.local/share/hyper`.
+    #[arg(long, global = true, value_name = "DIR", env = "HYPER_ROOT", hide_env_values = true)]
+    pub(crate) root: Option<PathBuf>,
+    /// Folder of the `config.json` with the credentials of registries; `~/.docker` without it
+    #[arg(long, global = true, value_name = "DIR", env = "DOCKER_CONFIG", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub(crate) format: Format,
+    /// When to use colour; `NO_COLOR` in the environment counts as `never` unless this is given
+    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub(crate) color: ColorChoice,
+    /// Prints results only, no progress
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Text or a table for people
+    #[value(alias = "table")]
+    Text,
+    /// JSON
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Build(Box<commands::build::BuildArgs>),
+    Push(commands::push::PushArgs),
+    Pull(commands::pull::PullArgs),
+    Images(commands::images::ImagesArgs),
+    Inspect(commands::inspect::InspectArgs),
+    Tag(commands::tag::TagArgs),
+    Rm(commands::rm::RmArgs),
+    Login(commands::login::LoginArgs),
+    Logout(commands::logout::LogoutArgs),
+    Serve(commands::serve::ServeArgs),
+    Quickstart(commands::quickstart::QuickstartArgs),
+    Completions(commands::completions::CompletionsArgs),
+    #[command(hide = true)]
+    Man(commands::man::ManArgs),
+    #[command(hide = true)]
+    Reference(commands::reference::ReferenceArgs),
+}
+
+/// Parses the command line, runs the command and gives the exit status: 0, 1 for a failure, 2 for a wrong call, 130
+/// when interrupted.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let color = cli.global.color.resolve();
+    commands::init_logging(color);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return Failure::from(hyper_sdk::Error::from(e)).report(color),
+    };
+    let outcome = runtime.block_on(run(cli));
+    // Blocking work that was given up must not keep the program.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(color),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let interrupt = Interrupt::listen()?;
+    // A server ends in good order when it is interrupted; every other command is given up where it stands.
+    if let Command::Serve(args) = cli.command {
+        return commands::serve::run(args, &Session::new(cli.global)?, &interrupt).await;
+    }
+    let work = dispatch(cli);
+    tokio::select! {
+        outcome = work => outcome,
+        () = interrupt.wait() => Err(Failure::Interrupted),
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let session = || Session::new(cli.global.clone());
+    match cli.command {
+        Command::Build(args) => commands::build::run(*args, &session()?).await,
+        Command::Push(args) => commands::push::run(args, &session()?).await,
+        Command::Pull(args) => commands::pull::run(args, &session()?).await,
+        Command::Images(args) => commands::images::run(args, &session()?).await,
+        Command::Inspect(args) => commands::inspect::run(args, &session()?).await,
+        Command::Tag(args) => commands::tag::run(args, &session()?).await,
+        Command::Rm(args) => commands::rm::run(args, &session()?).await,
+        Command::Login(args) => commands::login::run(args, &session()?).await,
+        Command::Logout(args) => commands::logout::run(args, &session()?).await,
+        Command::Quickstart(args) => commands::quickstart::run(args, &session()?).await,
+        Command::Completions(args) => commands::completions::run(&args, Cli::command()),
+        Command::Man(args) => commands::man::run(&args, Cli::command()),
+        Command::Reference(args) => commands::reference::run(&args, Cli::command()),
+        Command::Serve(_) => Err(hyper_sdk::Error::internal("`serve` has its own way in").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_option_has_help() {
+        let mut missing = Vec::new();
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            for argument in command.get_arguments().filter(|a| !a.is_hide_set()) {
+                if argument.get_help().is_none() {
+                    missing.push(format!("{} {}", command.get_name(), argument.get_id()));
+                }
+            }
+        }
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+}

@@ -1,0 +1,152 @@
+//! How a command fails: the chain of errors, a hint, and the exit status.
+
+use crate::terminal::paint;
+use hyper_sdk::{Error, ErrorKind};
+use std::error::Error as _;
+use std::process::ExitCode;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The work failed.
+    Work {
+        /// Why.
+        error: Error,
+        /// What to do, when the command knows better than [`hint`].
+        hint: Option<String>,
+    },
+    /// The command was called wrongly, in a way that the parser cannot see.
+    Usage(String),
+    /// The user gave up.
+    Interrupted,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Work { error, hint: None }
+    }
+}
+
+impl Failure {
+    /// A wrong call.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::Usage(message.into())
+    }
+
+    /// Adds what to do next, unless there is a hint already.
+    #[must_use]
+    pub(crate) fn with_hint(self, text: impl Into<String>) -> Self {
+        match self {
+            Self::Work { error, hint } => Self::Work { error, hint: hint.or_else(|| Some(text.into())) },
+            other => other,
+        }
+    }
+
+    /// The lines that tell the failure.
+    fn lines(&self, color: bool) -> Vec<String> {
+        let label = |code, text: &str| paint(color, code, text);
+        match self {
+            Self::Interrupted => vec![format!("{} interrupted", label("1;31", "error:"))],
+            Self::Usage(message) => vec![
+                format!("{} {message}", label("1;31", "error:")),
+                format!("{} see `hyperbuild --help` and `hyperbuild COMMAND --help`", label("1;36", "hint:")),
+            ],
+            Self::Work { error, hint: own } => {
+                let mut lines = vec![format!("{} {error}", label("1;31", "error:"))];
+                let mut source = error.source();
+                let mut last = error.to_string();
+                while let Some(cause) = source {
+                    let text = cause.to_string();
+                    // Foreign errors often print their source as a part of themselves.
+                    if !last.contains(&text) {
+                        lines.push(format!("  {} {text}", label("33", "caused by:")));
+                    }
+                    last = text;
+                    source = cause.source();
+                }
+                if let Some(hint) = own.clone().or_else(|| hint(error)) {
+                    lines.push(format!("{} {hint}", label("1;36", "hint:")));
+                }
+                lines
+            }
+        }
+    }
+
+    /// Tells the failure on standard error and gives the exit status.
+    pub(crate) fn report(&self, color: bool) -> ExitCode {
+        for line in self.lines(color) {
+            eprintln!("{line}");
+        }
+        ExitCode::from(match self {
+            Self::Work { .. } => 1,
+            Self::Usage(_) => 2,
+            Self::Interrupted => 130,
+        })
+    }
+}
+
+/// What to do about an error, by its kind and context.
+fn hint(error: &Error) -> Option<String> {
+    let host = error.context_value("host").or_else(|| error.context_value("registry"));
+    Some(match error.kind() {
+        ErrorKind::Unauthorized => match host {
+            Some(host) => format!("log in with `hyperbuild login {host}`"),
+            None => "log in with `hyperbuild login HOST`".to_owned(),
+        },
+        ErrorKind::Denied => "the credentials are valid and do not permit this: ask the registry's owner".to_owned(),
+        ErrorKind::ManifestUnknown | ErrorKind::NameUnknown => {
+            "`hyperbuild images` lists what the local store has".to_owned()
+        }
+        ErrorKind::Unavailable => {
+            "is the registry running? A registry that speaks plain HTTP needs --plain-http".to_owned()
+        }
+        ErrorKind::TooManyRequests => "the registry limits requests: log in, or try again later".to_owned(),
+        ErrorKind::Io if is_permission(error) => {
+            "a folder that you can write to is chosen with --root".to_owned()
+        }
+        ErrorKind::Internal => "this is a defect of Hyper: please report it".to_owned(),
+        _ => return None,
+    })
+}
+
+fn is_permission(error: &Error) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            return io.kind() == std::io::ErrorKind::PermissionDenied;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chain_is_told_once_with_a_hint() {
+        let io = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let error = Error::io("cannot make the folder", "/x", io).with_op("open store");
+        assert_eq!(
+            Failure::from(error).lines(false),
+            [
+                "error: open store: cannot make the folder (path: /x)",
+                "  caused by: permission denied",
+                "hint: a folder that you can write to is chosen with --root"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_login_hint_names_the_host() {
+        let error = Error::new(ErrorKind::Unauthorized, "no credentials").with_context("host", "r.example");
+        assert_eq!(hint(&error).unwrap(), "log in with `hyperbuild login r.example`");
+    }
+
+    #[test]
+    fn the_own_hint_wins() {
+        let failure = Failure::from(Error::internal("x")).with_hint("do this").with_hint("not this");
+        assert_eq!(failure.lines(false), ["error: x", "hint: do this"]);
+    }
+}

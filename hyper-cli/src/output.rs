@@ -1,0 +1,232 @@
+//! `--output`: what a build leaves behind, in the syntax of `docker buildx build`.
+//!
+//! ```text
+//!   type=image[,name=REF][,push=true]     the local store          type=registry = image,push=true
+//!   type=oci,dest=FILE[,tar=false]        an OCI layout            type=docker,dest=FILE
+//!   type=tar,dest=FILE   type=local,dest=DIR   type=cacheonly      DIR = local, - = tar on standard output
+//! ```
+//! Further fields of all that hold an image: `compression=`, `compression-level=`, `oci-mediatypes=true`.
+
+use crate::failure::Failure;
+use crate::values::{fields, key_value, unsupported};
+use hyper_sdk::Reference;
+use hyper_sdk::build::{Destination, Output};
+use hyper_sdk::media_type::Compression;
+use std::path::PathBuf;
+
+/// The open file that standard output is.
+const STDOUT: &str = "/dev/stdout";
+
+/// One parsed `--output`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct OutputSpec {
+    /// What to make.
+    pub(crate) output: Output,
+    /// More names of the image.
+    pub(crate) names: Vec<Reference>,
+    /// How its layers are to be compressed, when it says so.
+    pub(crate) compression: Option<Compression>,
+    /// The level.
+    pub(crate) level: Option<i32>,
+}
+
+impl OutputSpec {
+    /// An output with nothing else said.
+    pub(crate) fn plain(output: Output) -> Self {
+        Self { output, names: Vec::new(), compression: None, level: None }
+    }
+
+    /// Whether it writes to standard output.
+    pub(crate) fn uses_stdout(&self) -> bool {
+        let (Output::Oci(d) | Output::Docker(d) | Output::Tar(d)) = &self.output else { return false };
+        matches!(d, Destination::Stdout(_))
+    }
+
+    /// Parses the value of one `--output`.
+    pub(crate) fn parse(value: &str) -> Result<Self, Failure> {
+        let usage = |why: String| Failure::usage(format!("--output `{value}`: {why}"));
+        let fields = fields(value).map_err(usage)?;
+        if let [only] = fields.as_slice()
+            && !only.starts_with("type=")
+        {
+            return match only.as_str() {
+                "" => Err(usage("it is empty".into())),
+                "-" => Ok(Self::plain(Output::Tar(Destination::Stdout(STDOUT.into())))),
+                folder => Ok(Self::plain(Output::Local(folder.into()))),
+            };
+        }
+        let mut given = Given::default();
+        for field in &fields {
+            let (key, Some(text)) = key_value(field) else {
+                return Err(usage(format!("`{field}` is not KEY=VALUE")));
+            };
+            given.take(key, text).map_err(|why| match why {
+                Refusal::Usage(why) => usage(why),
+                Refusal::Unsupported(what) => unsupported(format!("--output: {what} is not supported yet")),
+            })?;
+        }
+        given.finish().map_err(usage)
+    }
+}
+
+enum Refusal {
+    Usage(String),
+    Unsupported(String),
+}
+
+#[derive(Default)]
+struct Given {
+    kind: Option<String>,
+    destination: Option<String>,
+    tar: Option<bool>,
+    push: Option<bool>,
+    names: Vec<Reference>,
+    compression: Option<Compression>,
+    level: Option<i32>,
+}
+
+impl Given {
+    fn take(&mut self, key: &str, text: &str) -> Result<(), Refusal> {
+        let flag = || match text {
+            "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            _ => Err(Refusal::Usage(format!("`{key}` is true or false, not `{text}`"))),
+        };
+        match key {
+            "type" => self.kind = Some(text.to_owned()),
+            "dest" => self.destination = Some(text.to_owned()),
+            "tar" => self.tar = Some(flag()?),
+            "push" => self.push = Some(flag()?),
+            "name" => {
+                for name in text.split(',').filter(|n| !n.is_empty()) {
+                    let name = Reference::parse(name).map_err(|e| Refusal::Usage(e.to_string()))?;
+                    self.names.push(name);
+                }
+            }
+            "compression" => {
+                self.compression = Some(match text {
+                    "gzip" => Compression::Gzip,
+                    "zstd" => Compression::Zstd,
+                    "uncompressed" => Compression::None,
+                    "estargz" => return Err(Refusal::Unsupported("compression=estargz".into())),
+                    _ => {
+                        return Err(Refusal::Usage(format!(
+                            "compression is gzip, zstd or uncompressed, not `{text}`"
+                        )));
+                    }
+                });
+            }
+            "compression-level" => {
+                let level = text.parse().map_err(|_| Refusal::Usage(format!("`{text}` is not a level")))?;
+                self.level = Some(level);
+            }
+            // What we do anyway; the opposite is not offered.
+            "oci-mediatypes" | "store" if flag()? => {}
+            _ => return Err(Refusal::Unsupported(format!("`{key}={text}`"))),
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<OutputSpec, String> {
+        let kind = self.kind.ok_or("`type` is missing: image, oci, docker, tar, local or cacheonly")?;
+        let image = matches!(kind.as_str(), "image" | "registry");
+        let of_image = image || matches!(kind.as_str(), "oci" | "docker");
+        let misplaced = [
+            ("dest", self.destination.is_some(), !image && kind != "cacheonly"),
+            ("tar", self.tar.is_some(), kind == "oci"),
+            ("push", self.push.is_some(), kind == "image"),
+            ("name", !self.names.is_empty(), of_image),
+            ("compression", self.compression.is_some(), of_image),
+            ("compression-level", self.level.is_some(), of_image),
+        ];
+        if let Some((key, ..)) = misplaced.iter().find(|(_, given, fits)| *given && !fits) {
+            return Err(format!("`{key}` has no meaning for type={kind}"));
+        }
+        let destination = |what: &str| {
+            self.destination.clone().filter(|d| !d.is_empty()).ok_or(format!("type={kind} needs dest={what}"))
+        };
+        let file = || {
+            destination("FILE").map(|d| match d.as_str() {
+                "-" => Destination::Stdout(STDOUT.into()),
+                _ => Destination::File(PathBuf::from(d)),
+            })
+        };
+        let output = match kind.as_str() {
+            "image" => Output::Image { push: self.push == Some(true) },
+            "registry" => Output::Image { push: true },
+            "oci" if self.tar == Some(false) => Output::Oci(Destination::Folder(destination("DIR")?.into())),
+            "oci" => Output::Oci(file()?),
+            "docker" => Output::Docker(file()?),
+            "tar" => Output::Tar(file()?),
+            "local" => Output::Local(destination("DIR")?.into()),
+            "cacheonly" => Output::CacheOnly,
+            _ => return Err(format!("`{kind}` is no type: image, registry, oci, docker, tar, local or cacheonly")),
+        };
+        Ok(OutputSpec { output, names: self.names, compression: self.compression, level: self.level })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(value: &str) -> Output {
+        OutputSpec::parse(value).unwrap().output
+    }
+
+    fn refusal(value: &str) -> String {
+        match OutputSpec::parse(value).unwrap_err() {
+            Failure::Usage(message) => message,
+            Failure::Work { error, .. } => error.to_string(),
+            Failure::Interrupted => String::new(),
+        }
+    }
+
+    #[test]
+    fn every_form() {
+        let file = |name: &str| Destination::File(name.into());
+        let stdout = || Destination::Stdout(STDOUT.into());
+        for (value, expected) in [
+            ("out", Output::Local("out".into())),
+            ("-", Output::Tar(stdout())),
+            ("type=oci,dest=a.tar", Output::Oci(file("a.tar"))),
+            ("type=oci,dest=a,tar=false", Output::Oci(Destination::Folder("a".into()))),
+            ("type=oci,dest=-", Output::Oci(stdout())),
+            ("type=docker,\"dest=a,b.tar\"", Output::Docker(file("a,b.tar"))),
+            ("type=tar,dest=a.tar", Output::Tar(file("a.tar"))),
+            ("dest=out,type=local", Output::Local("out".into())),
+            ("type=image", Output::Image { push: false }),
+            ("type=image,push=true", Output::Image { push: true }),
+            ("type=registry", Output::Image { push: true }),
+            ("type=cacheonly", Output::CacheOnly),
+        ] {
+            assert_eq!(output(value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn compression_is_read() {
+        let spec = OutputSpec::parse("type=oci,dest=a,compression=zstd,compression-level=9").unwrap();
+        assert_eq!((spec.compression, spec.level), (Some(Compression::Zstd), Some(9)));
+    }
+
+    #[test]
+    fn refusals_name_what_is_wrong() {
+        for (value, text) in [
+            ("type=oci", "needs dest=FILE"),
+            ("type=local,dest=", "needs dest=DIR"),
+            ("type=elephant", "`elephant` is no type"),
+            ("dest=a,b=c", "b=c` is not supported"),
+            ("type=oci,dest=a,push=true", "`push` has no meaning for type=oci"),
+            ("type=tar,dest=a,compression=gzip", "`compression` has no meaning"),
+            ("type=oci,dest=a,compression=estargz", "estargz is not supported yet"),
+            ("type=oci,dest=a,force-compression=true", "`force-compression=true` is not supported yet"),
+            ("type=image,push=maybe", "true or false"),
+            ("type=image,name=UPPER", "UPPER"),
+            ("", "empty"),
+        ] {
+            let message = refusal(value);
+            assert!(message.contains(text), "{value}: {message}");
+        }
+    }
+}

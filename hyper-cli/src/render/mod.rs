@@ -1,0 +1,154 @@
+//! Shows the events of some work, and keeps every line in a log file.
+//!
+//! ```text
+//!   work ──events──▶ channel ──▶ render task ─┬─▶ View: tty | plain | json | nothing   standard error
+//!                                             └─▶ Plain, never clipped                 ROOT/logs/*.log
+//! ```
+
+mod json;
+mod log_file;
+mod plain;
+mod tty;
+
+use clap::ValueEnum;
+use hyper_sdk::progress::{Event, Progress};
+use hyper_sdk::{Error, Result};
+use plain::Plain;
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// `tty` on a terminal, else `plain`
+    Auto,
+    /// Live bars
+    Tty,
+    /// Lines
+    Plain,
+    /// One JSON object a line
+    #[value(alias = "rawjson")]
+    Json,
+    /// Nothing
+    Quiet,
+}
+
+/// Shows events in one way.
+trait View: Send {
+    /// Takes an event that came `now` after the start.
+    fn event(&mut self, event: &Event, now: Duration);
+    /// The last event has come: `failed` when the work was no success.
+    fn finish(&mut self, failed: bool);
+}
+
+/// Shows nothing.
+struct Nothing;
+
+impl View for Nothing {
+    fn event(&mut self, _: &Event, _: Duration) {}
+
+    fn finish(&mut self, _: bool) {}
+}
+
+/// A renderer at work. Dropping it without [`Renderer::finish`] ends the display at the next event.
+pub(crate) struct Renderer {
+    progress: Progress,
+    stop: oneshot::Sender<bool>,
+    task: JoinHandle<()>,
+    log: Option<PathBuf>,
+}
+
+impl Renderer {
+    /// Starts to show events. With a folder for logs, every line is kept there in a file named after `what`.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::Io`] when the log file cannot be made.
+    pub(crate) fn start(mode: Mode, color: bool, logs: Option<(&Path, &str)>) -> Result<Self> {
+        let mut views: Vec<Box<dyn View>> = vec![match mode {
+            Mode::Tty => Box::new(tty::Tty::new(color)),
+            Mode::Auto if io::stderr().is_terminal() => Box::new(tty::Tty::new(color)),
+            Mode::Auto | Mode::Plain => Box::new(Plain::new(io::stderr(), color)),
+            Mode::Json => Box::new(json::Json::new(io::stderr())),
+            Mode::Quiet => Box::new(Nothing),
+        }];
+        let mut log = None;
+        if let Some((folder, what)) = logs {
+            let (path, file) = log_file::create(folder, what)?;
+            views.push(Box::new(Plain::new(io::BufWriter::new(file), false)));
+            log = Some(path);
+        }
+        let (progress, events) = Progress::channel();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(show(views, events, stopped));
+        Ok(Self { progress, stop, task, log })
+    }
+
+    /// Where to send events.
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Shows what has come so far to its end, and gives the path of the log file.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::Internal`] when the display broke.
+    pub(crate) async fn finish(self, failed: bool) -> Result<Option<PathBuf>> {
+        // Work that was cancelled may keep handles of the progress, so the end is told apart from the channel.
+        let _ = self.stop.send(failed);
+        drop(self.progress);
+        self.task.await.map_err(|e| Error::internal("the progress display broke off").with_source(e))?;
+        Ok(self.log)
+    }
+}
+
+async fn show(
+    mut views: Vec<Box<dyn View>>,
+    mut events: mpsc::UnboundedReceiver<Event>,
+    mut stopped: oneshot::Receiver<bool>,
+) {
+    let start = Instant::now();
+    let failed = loop {
+        tokio::select! {
+            biased;
+            event = events.recv() => match event {
+                Some(event) => views.iter_mut().for_each(|v| v.event(&event, start.elapsed())),
+                None => break stopped.await.unwrap_or(true),
+            },
+            failed = &mut stopped => break failed.unwrap_or(true),
+        }
+    };
+    while let Ok(event) = events.try_recv() {
+        views.iter_mut().for_each(|v| v.event(&event, start.elapsed()));
+    }
+    views.iter_mut().for_each(|v| v.finish(failed));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper_sdk::progress::LogStream;
+
+    #[tokio::test]
+    async fn the_log_file_keeps_every_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let renderer = Renderer::start(Mode::Quiet, false, Some((folder.path(), "build"))).unwrap();
+        let task = renderer.progress().start("RUN make", None);
+        let long = "x".repeat(100_000);
+        task.log(LogStream::Stdout, format!("{long}\nlast without an end").as_bytes());
+        task.done();
+        let log = renderer.finish(false).await.unwrap().unwrap();
+        let text = std::fs::read_to_string(&log).unwrap();
+        assert!(text.contains(&long) && text.contains("last without an end"));
+        assert!(text.contains("RUN make") && text.contains("DONE"));
+    }
+
+    #[tokio::test]
+    async fn a_handle_that_stays_behind_does_not_keep_the_display() {
+        let renderer = Renderer::start(Mode::Quiet, false, None).unwrap();
+        let _left_behind = renderer.progress().clone();
+        assert_eq!(renderer.finish(true).await.unwrap(), None);
+    }
+}

@@ -1,0 +1,183 @@
+//! Lines, in the manner of BuildKit's plain progress.
+//!
+//! ```text
+//!   #1 [build 1/2] FROM busybox
+//!   #1 CACHED
+//!
+//!   #2 [build 2/2] RUN make
+//!   #2 0.123 a line that the command wrote
+//!   #2 DONE 0.2s
+//! ```
+//! A block ends with an empty line when another task speaks; one that goes on later starts with `#N ...`.
+
+use super::View;
+use crate::terminal::paint;
+use hyper_sdk::progress::{Event, Outcome, TaskId};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Duration;
+
+/// Writes events as lines.
+pub(super) struct Plain<W> {
+    out: W,
+    color: bool,
+    tasks: BTreeMap<TaskId, Task>,
+    last: Option<TaskId>,
+}
+
+struct Task {
+    started: Duration,
+    spoken: bool,
+    /// The begin of a line whose end has not come.
+    pending: String,
+}
+
+impl<W: Write + Send> Plain<W> {
+    pub(super) fn new(out: W, color: bool) -> Self {
+        Self { out, color, tasks: BTreeMap::new(), last: None }
+    }
+
+    fn line(&mut self, task: TaskId, text: &str) {
+        let number = task + 1;
+        let mut block = String::new();
+        if self.last != Some(task) {
+            if self.last.is_some() {
+                block.push('\n');
+            }
+            if let Some(state) = self.tasks.get_mut(&task) {
+                if state.spoken {
+                    block.push_str(&format!("#{number} ...\n"));
+                }
+                state.spoken = true;
+            }
+            self.last = Some(task);
+        }
+        // A reader that went away must not stop the work.
+        let _ = self.out.write_all(format!("{block}#{number} {text}\n").as_bytes());
+    }
+
+    fn log(&mut self, task: TaskId, text: &str, now: Duration) {
+        let Some(state) = self.tasks.get_mut(&task) else { return };
+        let since = now.saturating_sub(state.started).as_secs_f64();
+        state.pending.push_str(text);
+        let Some(end) = state.pending.rfind('\n') else { return };
+        let whole: String = state.pending.drain(..=end).collect();
+        for line in whole.lines() {
+            // What a command overwrites with carriage returns is told as it stands in the end.
+            let line = line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
+            self.line(task, &format!("{since:.3} {line}"));
+        }
+    }
+
+    fn flush_log(&mut self, task: TaskId, now: Duration) {
+        if self.tasks.get(&task).is_some_and(|t| !t.pending.is_empty()) {
+            self.log(task, "\n", now);
+        }
+    }
+}
+
+impl<W: Write + Send> View for Plain<W> {
+    fn event(&mut self, event: &Event, now: Duration) {
+        match event {
+            Event::Started { task, name, .. } => {
+                self.tasks.insert(*task, Task { started: now, spoken: false, pending: String::new() });
+                self.line(*task, name);
+            }
+            Event::Log { task, text, .. } => self.log(*task, text, now),
+            Event::Warning { task, message } => {
+                let text = format!("{} {message}", paint(self.color, "33", "WARN:"));
+                match task {
+                    Some(task) => self.line(*task, &text),
+                    None => {
+                        let _ = writeln!(self.out, "{text}");
+                    }
+                }
+            }
+            Event::Finished { task, outcome, milliseconds } => {
+                self.flush_log(*task, now);
+                let text = match outcome {
+                    Outcome::Done => {
+                        format!("{} {:.1}s", paint(self.color, "32", "DONE"), *milliseconds as f64 / 1000.0)
+                    }
+                    Outcome::Cached => paint(self.color, "36", "CACHED"),
+                    Outcome::Failed(why) => format!("{} {why}", paint(self.color, "1;31", "ERROR:")),
+                    Outcome::Cancelled => paint(self.color, "33", "CANCELED"),
+                };
+                self.line(*task, &text);
+                self.tasks.remove(task);
+            }
+            Event::Result { name, digest } => {
+                let gap = if self.last.take().is_some() { "\n" } else { "" };
+                let _ = writeln!(self.out, "{gap}{name} {digest}");
+            }
+            // Bars are for terminals; the end of a task tells what it took.
+            _ => {}
+        }
+    }
+
+    fn finish(&mut self, _: bool) {
+        let _ = self.out.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper_sdk::Digest;
+    use hyper_sdk::progress::LogStream;
+
+    fn rendered(events: &[(u64, Event)]) -> String {
+        let mut out = Vec::new();
+        let mut view = Plain::new(&mut out, false);
+        for (at, event) in events {
+            view.event(event, Duration::from_millis(*at));
+        }
+        view.finish(false);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn started(task: TaskId, name: &str) -> Event {
+        Event::Started { task, name: name.to_owned(), total: None }
+    }
+
+    fn log(task: TaskId, text: &str) -> Event {
+        Event::Log { task, stream: LogStream::Stdout, text: text.to_owned() }
+    }
+
+    fn finished(task: TaskId, outcome: Outcome) -> Event {
+        Event::Finished { task, outcome, milliseconds: 240 }
+    }
+
+    #[test]
+    fn a_build() {
+        let digest = Digest::sha256(b"");
+        let text = rendered(&[
+            (0, started(0, "[1/2] FROM busybox")),
+            (1, finished(0, Outcome::Cached)),
+            (10, started(1, "[2/2] RUN make")),
+            (133, log(1, "one\ntw")),
+            (140, log(1, "o\n10%\r20%\nlast")),
+            (250, finished(1, Outcome::Done)),
+            (260, Event::Result { name: "image".into(), digest: digest.clone() }),
+        ]);
+        assert_eq!(
+            text,
+            format!(
+                "#1 [1/2] FROM busybox\n#1 CACHED\n\n#2 [2/2] RUN make\n#2 0.123 one\n#2 0.130 two\n#2 0.130 20%\n\
+                 #2 0.240 last\n#2 DONE 0.2s\n\nimage {digest}\n"
+            )
+        );
+    }
+
+    #[test]
+    fn tasks_that_take_turns_say_so() {
+        let text = rendered(&[
+            (0, started(0, "a")),
+            (0, started(1, "b")),
+            (0, log(0, "x\n")),
+            (0, finished(1, Outcome::Failed("exit 1".into()))),
+            (0, finished(0, Outcome::Cancelled)),
+        ]);
+        assert_eq!(text, "#1 a\n\n#2 b\n\n#1 ...\n#1 0.000 x\n\n#2 ...\n#2 ERROR: exit 1\n\n#1 ...\n#1 CANCELED\n");
+    }
+}

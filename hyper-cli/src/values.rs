@@ -1,0 +1,241 @@
+//! The values of options: comma-separated fields, `KEY=VALUE`, secrets, hosts.
+
+use crate::failure::Failure;
+use hyper_sdk::build::{EpochPolicy, Secret};
+use std::collections::BTreeMap;
+
+/// Splits a comma-separated value as a line of CSV: a field in double quotes may contain commas, and `""` in it is a
+/// quote.
+pub(crate) fn fields(value: &str) -> Result<Vec<String>, String> {
+    let mut fields = Vec::new();
+    let mut rest = value;
+    loop {
+        let (field, after) = match rest.strip_prefix('"') {
+            None => {
+                let end = rest.find(',').unwrap_or(rest.len());
+                (rest[..end].to_owned(), &rest[end..])
+            }
+            Some(mut quoted) => {
+                let mut field = String::new();
+                loop {
+                    let end = quoted.find('"').ok_or_else(|| format!("a quote is not closed in `{value}`"))?;
+                    field.push_str(&quoted[..end]);
+                    quoted = &quoted[end + 1..];
+                    match quoted.strip_prefix('"') {
+                        Some(more) => {
+                            field.push('"');
+                            quoted = more;
+                        }
+                        None => break,
+                    }
+                }
+                (field, quoted)
+            }
+        };
+        fields.push(field);
+        match after.strip_prefix(',') {
+            Some(more) => rest = more,
+            None if after.is_empty() => return Ok(fields),
+            None => return Err(format!("text after a closing quote in `{value}`")),
+        }
+    }
+}
+
+/// Splits `KEY=VALUE`; without `=` there is no value.
+pub(crate) fn key_value(text: &str) -> (&str, Option<&str>) {
+    text.split_once('=').map_or((text, None), |(key, value)| (key, Some(value)))
+}
+
+/// A map of `KEY=VALUE` options, the last of a key winning.
+pub(crate) fn map(flag: &str, entries: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    entries
+        .iter()
+        .map(|entry| match key_value(entry) {
+            ("", _) => Err(Failure::usage(format!("--{flag} `{entry}`: expected KEY=VALUE"))),
+            (key, value) => Ok((key.to_owned(), value.unwrap_or_default().to_owned())),
+        })
+        .collect()
+}
+
+/// Build arguments: a name without a value takes that of the environment, and is left out when there is none.
+pub(crate) fn build_args(
+    entries: &[String],
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, String>, Failure> {
+    let mut map = BTreeMap::new();
+    for entry in entries {
+        match key_value(entry) {
+            ("", _) => return Err(Failure::usage(format!("--build-arg `{entry}`: expected NAME=VALUE or NAME"))),
+            (name, Some(value)) => {
+                map.insert(name.to_owned(), value.to_owned());
+            }
+            (name, None) => {
+                if let Some(value) = environment(name) {
+                    map.insert(name.to_owned(), value);
+                }
+            }
+        }
+    }
+    Ok(map)
+}
+
+/// Annotations of the manifest; the other places that buildx knows are refused by name.
+pub(crate) fn annotations(entries: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut plain = Vec::new();
+    for entry in entries {
+        let (key, _) = key_value(entry);
+        match key.split_once(':') {
+            Some(("manifest", _)) => plain.push(entry["manifest:".len()..].to_owned()),
+            Some((place, _)) if place.split(',').all(|p| p.starts_with("index") || p.starts_with("manifest")) => {
+                return Err(unsupported(format!("--annotation for `{place}` is not supported yet: only `manifest:`")));
+            }
+            _ => plain.push(entry.clone()),
+        }
+    }
+    map("annotation", &plain)
+}
+
+/// Reads the secrets: `id=ID,src=FILE`, `id=ID,env=NAME`, or `id=ID` alone for the variable or else the file ID.
+pub(crate) fn secrets(
+    entries: &[String],
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, Secret>, Failure> {
+    let mut secrets = BTreeMap::new();
+    for entry in entries {
+        let usage = |why: String| Failure::usage(format!("--secret: {why}"));
+        let (mut id, mut source, mut variable, mut kind) = (None, None, None, None);
+        for field in fields(entry).map_err(usage)? {
+            match key_value(&field) {
+                ("id", Some(value)) => id = Some(value.to_owned()),
+                ("src" | "source", Some(value)) => source = Some(value.to_owned()),
+                ("env", Some(value)) => variable = Some(value.to_owned()),
+                ("type", Some(value @ ("file" | "env"))) => kind = Some(value.to_owned()),
+                (key, _) => return Err(usage(format!("`{key}` is not known: expected id=ID,src=FILE or id=ID,env=NAME"))),
+            }
+        }
+        let id = id.filter(|id| !id.is_empty()).ok_or_else(|| usage("`id` is missing: expected id=ID,src=FILE".into()))?;
+        if kind.as_deref() == Some("env") && variable.is_none() {
+            variable = Some(source.take().unwrap_or_else(|| id.clone()));
+        }
+        if source.is_some() && variable.is_some() {
+            return Err(usage(format!("`{id}` has both `src` and `env`")));
+        }
+        let from_file = |path: &str| {
+            std::fs::read(path).map_err(|e| hyper_sdk::Error::io("cannot read the file of a secret", path, e))
+        };
+        let bytes = match (source, variable) {
+            (Some(path), _) => from_file(&path)?,
+            (None, Some(name)) => environment(&name)
+                .ok_or_else(|| usage(format!("the environment has no variable `{name}` for `{id}`")))?
+                .into_bytes(),
+            (None, None) => match environment(&id).filter(|_| kind.is_none()) {
+                Some(value) => value.into_bytes(),
+                None => from_file(&id)?,
+            },
+        };
+        secrets.insert(id, Secret::new(bytes));
+    }
+    Ok(secrets)
+}
+
+/// Entries of /etc/hosts: `NAME:ADDRESS` or `NAME=ADDRESS`, an IPv6 address with or without brackets.
+pub(crate) fn hosts(entries: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    entries
+        .iter()
+        .map(|entry| {
+            let usage = || Failure::usage(format!("--add-host `{entry}`: expected NAME:ADDRESS"));
+            let (name, address) = entry.split_once('=').or_else(|| entry.split_once(':')).ok_or_else(usage)?;
+            let address = address.trim_start_matches('[').trim_end_matches(']');
+            if address == "host-gateway" {
+                return Err(unsupported("--add-host with `host-gateway` is not supported yet: give an address"));
+            }
+            if name.is_empty() || address.parse::<std::net::IpAddr>().is_err() {
+                return Err(usage());
+            }
+            Ok((name.to_owned(), address.to_owned()))
+        })
+        .collect()
+}
+
+/// `--source-date-epoch`.
+pub(crate) fn epoch(value: Option<&str>) -> Result<EpochPolicy, Failure> {
+    match value {
+        None | Some("auto") => Ok(EpochPolicy::Auto),
+        Some("now") => Ok(EpochPolicy::Now),
+        Some(number) => number
+            .parse()
+            .map(EpochPolicy::At)
+            .map_err(|_| Failure::usage(format!("--source-date-epoch `{number}`: expected seconds since 1970, or `now`"))),
+    }
+}
+
+/// A failure that names what is not supported.
+pub(crate) fn unsupported(what: impl Into<String>) -> Failure {
+    hyper_sdk::Error::unsupported(what).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned(entries: &[&str]) -> Vec<String> {
+        entries.iter().map(|e| (*e).to_owned()).collect()
+    }
+
+    #[test]
+    fn fields_are_csv() {
+        assert_eq!(fields("a,b=c").unwrap(), ["a", "b=c"]);
+        assert_eq!(fields("a,\"dest=x,y \"\"z\"\"\"").unwrap(), ["a", "dest=x,y \"z\""]);
+        assert_eq!(fields("").unwrap(), [""]);
+        assert!(fields("\"a").is_err());
+        assert!(fields("\"a\"b").is_err());
+    }
+
+    #[test]
+    fn build_arguments_come_from_the_environment() {
+        let args = build_args(&owned(&["A=1", "B", "C", "D="]), |n| (n == "B").then(|| "b".to_owned())).unwrap();
+        assert_eq!(format!("{args:?}"), r#"{"A": "1", "B": "b", "D": ""}"#);
+        assert!(build_args(&owned(&["=x"]), |_| None).is_err());
+    }
+
+    #[test]
+    fn secrets_come_from_files_and_variables() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("s");
+        std::fs::write(&file, "from file").unwrap();
+        let entries = [format!("id=a,src={}", file.display()), "id=b,env=B".into(), "id=c".into()];
+        let secrets = secrets(&entries, |n| Some(format!("value of {n}"))).unwrap();
+        assert_eq!(secrets["a"].expose(), b"from file");
+        assert_eq!(secrets["b"].expose(), b"value of B");
+        assert_eq!(secrets["c"].expose(), b"value of c");
+    }
+
+    #[test]
+    fn wrong_secrets_are_refused() {
+        for entry in ["src=x", "id=a,src=x,env=y", "id=a,color=red", "id=a,env=MISSING"] {
+            assert!(secrets(&owned(&[entry]), |_| None).is_err(), "{entry}");
+        }
+    }
+
+    #[test]
+    fn hosts_take_both_separators() {
+        assert_eq!(hosts(&owned(&["a:10.0.0.1", "b=[::1]"])).unwrap().len(), 2);
+        assert_eq!(hosts(&owned(&["b:::1"])).unwrap()[0].1, "::1");
+        assert!(hosts(&owned(&["a"])).is_err());
+        assert!(hosts(&owned(&["a:host-gateway"])).is_err());
+    }
+
+    #[test]
+    fn annotations_are_of_the_manifest() {
+        assert_eq!(annotations(&owned(&["manifest:a=b"])).unwrap()["a"], "b");
+        assert_eq!(annotations(&owned(&["org.x/y=b"])).unwrap()["org.x/y"], "b");
+        assert!(annotations(&owned(&["index:a=b"])).is_err());
+    }
+
+    #[test]
+    fn epochs() {
+        assert_eq!(epoch(Some("12")).unwrap(), EpochPolicy::At(12));
+        assert_eq!(epoch(Some("now")).unwrap(), EpochPolicy::Now);
+        assert!(epoch(Some("tomorrow")).is_err());
+    }
+}

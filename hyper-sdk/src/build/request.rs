@@ -1,0 +1,278 @@
+//! What to build, and what came out.
+
+use crate::exec::SecretBytes;
+use crate::media_type::Compression;
+use crate::solve::StepReport;
+use crate::oci::Descriptor;
+use crate::platform::Platform;
+use crate::reference::Reference;
+use crate::{Digest, Error, ErrorKind, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Where COPY and ADD read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BuildContext {
+    /// Nowhere: a COPY from the context fails.
+    Empty,
+    /// A folder of this machine.
+    Folder(PathBuf),
+}
+
+/// What a name in FROM, COPY `--from` or a mount's `from` means instead of an image or stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedContext {
+    /// A folder of this machine.
+    Folder(PathBuf),
+    /// An OCI image layout: the folder, and the tag or digest within it.
+    OciLayout {
+        /// The folder with `index.json`.
+        path: PathBuf,
+        /// The `org.opencontainers.image.ref.name`; the only image of the layout when there is neither tag nor digest.
+        tag: Option<String>,
+        /// The digest of a manifest or index.
+        digest: Option<Digest>,
+    },
+    /// An image by reference.
+    Image(Reference),
+}
+
+impl NamedContext {
+    /// Parses the value of `--build-context NAME=VALUE`: a folder, `docker-image://REFERENCE` or
+    /// `oci-layout://FOLDER[:TAG][@DIGEST]`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for a scheme that is not implemented, [`ErrorKind::Invalid`] for a bad value.
+    pub fn parse(value: &str) -> Result<Self> {
+        if let Some(reference) = value.strip_prefix("docker-image://") {
+            return Ok(Self::Image(Reference::parse(reference)?));
+        }
+        if let Some(rest) = value.strip_prefix("oci-layout://") {
+            let (rest, digest) = match rest.rsplit_once('@') {
+                Some((rest, digest)) => (rest, Some(Digest::parse(digest)?)),
+                None => (rest, None),
+            };
+            let (path, tag) = match rest.rsplit_once(':') {
+                Some((path, tag)) if !tag.contains('/') => (path, Some(tag.to_owned())),
+                _ => (rest, None),
+            };
+            if path.is_empty() {
+                return Err(Error::invalid("`oci-layout://` needs a folder: oci-layout://FOLDER[:TAG][@DIGEST]"));
+            }
+            return Ok(Self::OciLayout { path: path.into(), tag, digest });
+        }
+        let scheme = value.split_once("://").map(|(scheme, _)| scheme);
+        if let Some(scheme) = scheme {
+            return Err(Error::unsupported(format!(
+                "build contexts of the kind `{scheme}://` are not supported: use a folder, docker-image:// or oci-layout://"
+            )));
+        }
+        if value.starts_with("target:") || value.starts_with("git@") {
+            return Err(Error::unsupported(format!("the build context `{value}` is of a kind that is not supported")));
+        }
+        Ok(Self::Folder(value.into()))
+    }
+}
+
+/// Where a file output goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A file, made whole or not at all.
+    File(PathBuf),
+    /// A folder.
+    Folder(PathBuf),
+    /// Standard output of the program; the frontend passes it as a path to an open file, such as `/dev/stdout`.
+    Stdout(PathBuf),
+}
+
+/// What to do with the result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Keep the image in the local store under the request's tags, and push it when `push` is set.
+    Image {
+        /// Whether to push every tag to its registry.
+        push: bool,
+    },
+    /// An OCI image layout, as a tar file or a folder.
+    Oci(Destination),
+    /// A tar for `docker load`.
+    Docker(Destination),
+    /// The root file system as a tar.
+    Tar(Destination),
+    /// The root file system as files in a folder.
+    Local(PathBuf),
+    /// Nothing: fill the cache only.
+    CacheOnly,
+}
+
+/// Which time `created`, history and new files get at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EpochPolicy {
+    /// The build argument SOURCE_DATE_EPOCH, else the commit time of the git work tree that the context is in, else
+    /// the newest mtime of the context files in use, else the newest creation time of the base images, else 0.
+    #[default]
+    Auto,
+    /// These seconds since 1970.
+    At(i64),
+    /// The time of the build: the result is not reproducible.
+    Now,
+}
+
+/// Everything that a build depends on.
+#[derive(Clone, Debug)]
+pub struct BuildRequest {
+    /// The name of the Dockerfile, for messages and to find `NAME.dockerignore` beside it.
+    pub dockerfile_name: PathBuf,
+    /// The text of the Dockerfile.
+    pub dockerfile: String,
+    /// Where COPY and ADD read from.
+    pub context: BuildContext,
+    /// `--build-context NAME=…`.
+    pub named_contexts: BTreeMap<String, NamedContext>,
+    /// `--build-arg NAME=VALUE`.
+    pub build_args: BTreeMap<String, String>,
+    /// `--label KEY=VALUE`.
+    pub labels: BTreeMap<String, String>,
+    /// `--annotation KEY=VALUE` of the manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// The stage to build, by name or number; the last one without.
+    pub target: Option<String>,
+    /// The platform to build for; the host's without.
+    pub platform: Option<Platform>,
+    /// The names that the image gets.
+    pub tags: Vec<Reference>,
+    /// What to do with the result.
+    pub outputs: Vec<Output>,
+    /// Whether to run every step even when its result is known.
+    pub no_cache: bool,
+    /// The stages (by name) whose steps always run.
+    pub no_cache_filter: Vec<String>,
+    /// Whether to ask the registry for base images even when the store has them.
+    pub pull: bool,
+    /// Whether RUN steps use the host's network when they do not say; without, they have none.
+    pub network: crate::exec::Network,
+    /// Secrets by id, for RUN `--mount=type=secret`.
+    pub secrets: BTreeMap<String, SecretBytes>,
+    /// Extra entries of /etc/hosts in RUN steps: name and address.
+    pub extra_hosts: Vec<(String, String)>,
+    /// Whether RUN `--security=insecure` is permitted.
+    pub allow_insecure: bool,
+    /// Which time the result carries.
+    pub epoch: EpochPolicy,
+    /// How new layers are compressed.
+    pub compression: Compression,
+    /// The compression level; the algorithm's usual one without.
+    pub compression_level: Option<i32>,
+}
+
+impl BuildRequest {
+    /// A request with defaults for everything else.
+    pub fn new(dockerfile: impl Into<String>, context: BuildContext) -> Self {
+        Self {
+            dockerfile_name: "Dockerfile".into(),
+            dockerfile: dockerfile.into(),
+            context,
+            named_contexts: BTreeMap::new(),
+            build_args: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            target: None,
+            platform: None,
+            tags: Vec::new(),
+            outputs: Vec::new(),
+            no_cache: false,
+            no_cache_filter: Vec::new(),
+            pull: false,
+            network: crate::exec::Network::Host,
+            secrets: BTreeMap::new(),
+            extra_hosts: Vec::new(),
+            allow_insecure: false,
+            epoch: EpochPolicy::Auto,
+            compression: Compression::Gzip,
+            compression_level: None,
+        }
+    }
+
+    /// A request for the Dockerfile of a context folder: `file` when it is given, else the first of `Dockerfile`,
+    /// `dockerfile` and `Containerfile` in the folder.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is no such file, [`ErrorKind::Invalid`] when it is not UTF-8.
+    pub fn from_folder(context: impl Into<PathBuf>, file: Option<&Path>) -> Result<Self> {
+        let context = context.into();
+        let name = find_dockerfile(&context, file)?;
+        let bytes = std::fs::read(&name).map_err(|e| Error::io("cannot read the Dockerfile", &name, e))?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            Error::invalid("the Dockerfile is not UTF-8 text").with_context("path", name.display()).with_source(e)
+        })?;
+        let mut request = Self::new(text, BuildContext::Folder(context));
+        request.dockerfile_name = name;
+        Ok(request)
+    }
+}
+
+/// Finds the Dockerfile of a context: `file` when it is given (as the caller sees it, not relative to the context), else
+/// the first of `Dockerfile`, `dockerfile` and `Containerfile` in the folder.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] that names what was looked for.
+pub fn find_dockerfile(context: &Path, file: Option<&Path>) -> Result<PathBuf> {
+    if !context.is_dir() {
+        return Err(Error::new(ErrorKind::NotFound, "the build context is not a folder")
+            .with_context("path", context.display()));
+    }
+    if let Some(file) = file {
+        if file.is_file() {
+            return Ok(file.to_owned());
+        }
+        let inside = context.join(file);
+        if file.is_relative() && inside.is_file() {
+            return Ok(inside);
+        }
+        return Err(Error::new(ErrorKind::NotFound, "there is no such Dockerfile")
+            .with_context("path", file.display()));
+    }
+    ["Dockerfile", "dockerfile", "Containerfile"]
+        .iter()
+        .map(|name| context.join(name))
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                "there is no Dockerfile, dockerfile or Containerfile in the build context: name one with --file",
+            )
+            .with_context("path", context.display())
+        })
+}
+
+/// What came out of a build.
+#[derive(Clone, Debug, Serialize)]
+pub struct BuildOutput {
+    /// The manifest of the image; `None` when nothing that has a manifest was asked for.
+    pub image: Option<Descriptor>,
+    /// The digest of the image's config: Docker's image ID.
+    pub config: Option<Digest>,
+    /// The steps in the order of the Dockerfile.
+    pub steps: Vec<StepReport>,
+    /// The names that the image was given.
+    pub tags: Vec<String>,
+    /// The time that the image carries, in seconds since 1970.
+    pub epoch: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_contexts() {
+        assert_eq!(
+            NamedContext::parse("oci-layout:///a/b:latest").unwrap(),
+            NamedContext::OciLayout { path: "/a/b".into(), tag: Some("latest".into()), digest: None }
+        );
+        assert!(matches!(NamedContext::parse("docker-image://busybox").unwrap(), NamedContext::Image(_)));
+        assert_eq!(NamedContext::parse("../x").unwrap(), NamedContext::Folder("../x".into()));
+        assert_eq!(NamedContext::parse("https://x/y.git").unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+}

@@ -1,0 +1,79 @@
+//! A cache in a folder: one small JSON file a record, `AB/ABCDEF…` by the hexadecimal key, put in place by rename.
+//!
+//! A lookup is one read of one file, so a build that finds everything touches as many files as it has steps.
+
+use super::{CacheRecord, CacheStore};
+use crate::{Digest, Error, Result};
+use async_trait::async_trait;
+use std::fmt;
+use std::io::ErrorKind::NotFound;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Keeps records in a folder.
+#[derive(Debug)]
+pub struct DiskCache {
+    folder: PathBuf,
+    next: AtomicU64,
+}
+
+impl DiskCache {
+    /// Opens the cache of a folder, which is made when it is missing.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when the folder cannot be made.
+    pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
+        let folder = folder.into();
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io("cannot make the cache folder", &folder, e))?;
+        Ok(Self { folder, next: AtomicU64::new(0) })
+    }
+
+    pub(super) fn path(&self, key: &Digest) -> PathBuf {
+        self.folder.join(&key.hex()[..2]).join(key.hex())
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+        let folder = path.parent().unwrap_or(&self.folder);
+        std::fs::create_dir_all(folder)?;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let staged = folder.join(format!(".{}.{number}", std::process::id()));
+        std::fs::write(&staged, bytes)?;
+        std::fs::rename(&staged, path).inspect_err(|_| {
+            let _ = std::fs::remove_file(&staged);
+        })
+    }
+}
+
+impl fmt::Display for DiskCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cache in {}", self.folder.display())
+    }
+}
+
+#[async_trait]
+impl CacheStore for DiskCache {
+    async fn get(&self, key: &Digest) -> Result<Option<CacheRecord>> {
+        let path = self.path(key);
+        // A record is smaller than a page and mostly in the page cache: not worth another thread.
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(e) if e.kind() == NotFound => Ok(None),
+            Err(e) => Err(Error::io("cannot read the cache record", &path, e)),
+        }
+    }
+
+    async fn put(&self, key: &Digest, record: &CacheRecord) -> Result<()> {
+        let path = self.path(key);
+        let bytes = serde_json::to_vec(record)
+            .map_err(|e| Error::internal("a cache record cannot be written as JSON").with_source(e))?;
+        self.write(&path, &bytes).map_err(|e| Error::io("cannot write the cache record", &path, e))
+    }
+
+    async fn remove(&self, key: &Digest) -> Result<()> {
+        let path = self.path(key);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != NotFound => Err(Error::io("cannot remove the cache record", &path, e)),
+            _ => Ok(()),
+        }
+    }
+}

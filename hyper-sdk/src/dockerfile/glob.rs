@@ -1,0 +1,305 @@
+//! Wildcards over slash-separated paths: Go's `filepath.Match`, and the same with `**`.
+//!
+//! A pattern is compiled to tokens, and a match runs them as a set of states, one character at a time. The time is at
+//! most the product of both lengths; no pattern makes it exponential. The same set, run over a folder's path and a
+//! slash, says whether anything below the folder could match.
+//!
+//! ```text
+//! *      any run without a slash       [a-z] [^a-z]  one character of, not of, a class
+//! ?      one character but a slash     \c            the character itself
+//! **/    any number of folders         ** at the end everything below (both only with `**` enabled)
+//! ```
+
+use crate::{Error, Result};
+
+/// Whether a path has a wildcard that is not escaped.
+pub fn has_wildcard(path: &str) -> bool {
+    let mut chars = path.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '*' | '?' | '[' => return true,
+            '\\' => {
+                chars.next();
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token {
+    Literal(char),
+    /// One character but a slash.
+    Any,
+    /// Any run of characters but slashes.
+    Star,
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
+    /// The start of `(.*/)?`: nothing, or into [`Token::InFolders`].
+    Folders,
+    /// Inside `(.*/)?`: only a slash leads on.
+    InFolders,
+    /// Any run of characters.
+    Everything,
+}
+
+/// A compiled pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glob {
+    tokens: Vec<Token>,
+    /// The characters that every match starts with.
+    prefix: String,
+    /// Whether the prefix is the whole pattern.
+    literal: bool,
+}
+
+impl Glob {
+    /// Compiles a pattern of `filepath.Match`, in which `**` means the same as `*`.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] when a class is not closed or an escape character ends the pattern.
+    pub fn new(pattern: &str) -> Result<Self> {
+        Self::compile(pattern, false)
+    }
+
+    /// Compiles a pattern in which `**` crosses slashes, as in ignore files and `--parents`.
+    ///
+    /// # Errors
+    /// Those of [`Glob::new`].
+    pub fn deep(pattern: &str) -> Result<Self> {
+        Self::compile(pattern, true)
+    }
+
+    fn compile(pattern: &str, deep: bool) -> Result<Self> {
+        let invalid = |why: &str| Error::invalid(format!("invalid pattern `{pattern}`: {why}"));
+        let mut tokens: Vec<Token> = Vec::new();
+        let mut chars = pattern.chars().peekable();
+        while let Some(c) = chars.next() {
+            match c {
+                '*' if deep && chars.next_if_eq(&'*').is_some() => {
+                    chars.next_if_eq(&'/');
+                    if chars.peek().is_none() {
+                        tokens.push(Token::Everything);
+                    } else if tokens.last() != Some(&Token::InFolders) {
+                        tokens.extend([Token::Folders, Token::InFolders]);
+                    }
+                }
+                '*' if tokens.last() == Some(&Token::Star) => {}
+                '*' => tokens.push(Token::Star),
+                '?' => tokens.push(Token::Any),
+                '[' => tokens.push(class(&mut chars).map_err(invalid)?),
+                '\\' => match chars.next() {
+                    Some(next) => tokens.push(Token::Literal(next)),
+                    None => return Err(invalid("it ends in an escape character")),
+                },
+                c => tokens.push(Token::Literal(c)),
+            }
+        }
+        let prefix: String = tokens
+            .iter()
+            .map_while(|token| match token {
+                Token::Literal(c) => Some(*c),
+                _ => None,
+            })
+            .collect();
+        let literal = prefix.chars().count() == tokens.len();
+        Ok(Self { tokens, prefix, literal })
+    }
+
+    /// Whether the whole path matches.
+    pub fn matches(&self, path: &str) -> bool {
+        if self.literal {
+            return path == self.prefix;
+        }
+        path.starts_with(&self.prefix) && self.run(path).is_some_and(|states| states[self.tokens.len()])
+    }
+
+    /// Whether something below a folder could match; `""` and `"."` stand for the root.
+    pub fn may_match_below(&self, folder: &str) -> bool {
+        let folder = folder.trim_end_matches('/');
+        if folder.is_empty() || folder == "." {
+            return true;
+        }
+        self.run(&format!("{folder}/")).is_some_and(|states| states[..self.tokens.len()].contains(&true))
+    }
+
+    /// The states after a text, nothing when none is left.
+    fn run(&self, text: &str) -> Option<Vec<bool>> {
+        let count = self.tokens.len();
+        let mut states = vec![false; count + 1];
+        let mut next = states.clone();
+        states[0] = true;
+        self.close(&mut states);
+        for c in text.chars() {
+            next.fill(false);
+            let mut alive = false;
+            for (i, token) in self.tokens.iter().enumerate().filter(|(i, _)| states[*i]) {
+                let (stay, step) = match token {
+                    Token::Literal(literal) => (false, *literal == c),
+                    Token::Any => (false, c != '/'),
+                    Token::Star => (c != '/', false),
+                    Token::Class { negated, ranges } => {
+                        (false, ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != *negated)
+                    }
+                    // A slash ends the folders; anything more stays inside.
+                    Token::Folders => {
+                        next[i + 2] |= c == '/';
+                        (false, true)
+                    }
+                    Token::InFolders => (true, c == '/'),
+                    Token::Everything => (true, false),
+                };
+                next[i] |= stay;
+                next[i + 1] |= step;
+                alive = true;
+            }
+            if !alive {
+                return None;
+            }
+            std::mem::swap(&mut states, &mut next);
+            self.close(&mut states);
+        }
+        Some(states)
+    }
+
+    /// Adds the states that need no character.
+    fn close(&self, states: &mut [bool]) {
+        for (i, token) in self.tokens.iter().enumerate() {
+            if states[i] {
+                match token {
+                    Token::Star | Token::Everything => states[i + 1] = true,
+                    Token::Folders => states[i + 2] = true,
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Parses a class behind its `[`.
+fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> std::result::Result<Token, &'static str> {
+    const OPEN: &str = "a `[` is not closed";
+    let negated = chars.next_if_eq(&'^').is_some();
+    let mut ranges = Vec::new();
+    let bound = |chars: &mut std::iter::Peekable<std::str::Chars<'_>>| match chars.next() {
+        None => Err(OPEN),
+        Some('-' | ']') => Err("a class has a `-` or `]` where a character must be"),
+        Some('\\') => chars.next().ok_or(OPEN),
+        Some(c) => Ok(c),
+    };
+    loop {
+        if !ranges.is_empty() && chars.next_if_eq(&']').is_some() {
+            return Ok(Token::Class { negated, ranges });
+        }
+        let low = bound(chars)?;
+        let high = if chars.next_if_eq(&'-').is_some() { bound(chars)? } else { low };
+        ranges.push((low, high));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn go(pattern: &str, name: &str) -> bool {
+        Glob::new(pattern).unwrap().matches(name)
+    }
+
+    #[test]
+    fn patterns_of_one_level() {
+        for (pattern, name) in [
+            ("abc", "abc"),
+            ("*", "abc"),
+            ("*c", "abc"),
+            ("a*", "abc"),
+            ("a*/b", "abc/b"),
+            ("a*b*c*d*e*/f", "axbxcxdxexxx/f"),
+            ("ab[c]", "abc"),
+            ("ab[b-d]", "abc"),
+            ("ab[^e-g]", "abc"),
+            ("a\\*b", "a*b"),
+            ("a?b", "a☺b"),
+            ("[a-ζ]*", "α"),
+            ("[\\]a]", "]"),
+            ("[\\-x]", "-"),
+            ("**", "ab"),
+        ] {
+            assert!(go(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [
+            ("a*", "ab/c"),
+            ("a*/b", "a/c/b"),
+            ("ab[^c]", "abc"),
+            ("a???b", "a☺b"),
+            ("a?b", "a/b"),
+            ("a*b", "a/b"),
+            ("*", "a/b"),
+            ("**", "a/b"),
+            ("", "a"),
+        ] {
+            assert!(!go(pattern, name), "{pattern} {name}");
+        }
+        for bad in ["[]a]", "[-]", "[x-]", "[-x]", "a[", "[", "[^", "[^bc", "a\\", "[a-b-c]"] {
+            assert!(Glob::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn patterns_of_several_levels() {
+        let deep = |pattern: &str, name: &str| Glob::deep(pattern).unwrap().matches(name);
+        for (pattern, name) in [
+            ("**/a", "a"),
+            ("**/a", "x/y/a"),
+            ("a/**", "a/b/c"),
+            ("a/**/b", "a/b"),
+            ("a/**/b", "a/x/y/b"),
+            ("**", "a"),
+        ] {
+            assert!(deep(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [("**/a", "xa"), ("a/**", "a"), ("a/**/b", "a/xb"), ("*/a", "x/y/a")] {
+            assert!(!deep(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn folders_that_hold_no_match_can_be_skipped() {
+        let below = |pattern: &str, folder: &str| Glob::deep(pattern).unwrap().may_match_below(folder);
+        assert!(
+            below("a/b/*.rs", "a") && below("a/b/*.rs", "a/b") && below("**/x", "q/r") && below("a", ".")
+        );
+        assert!(
+            !below("a/b/*.rs", "c")
+                && !below("a/b/*.rs", "a/b/c")
+                && !below("a", "a")
+                && !below("*.rs", "src")
+        );
+    }
+
+    #[test]
+    fn wildcards_are_found() {
+        assert!(has_wildcard("a*") && has_wildcard("[") && has_wildcard("\\\\?"));
+        assert!(!has_wildcard("a\\*b") && !has_wildcard("a"));
+    }
+
+    #[test]
+    fn many_stars_stay_cheap() {
+        let glob = Glob::deep(&format!("{}b", "**/a*".repeat(100))).unwrap();
+        assert!(!glob.matches(&"a/".repeat(2000)));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_skips_nothing_that_matches(pattern in "[ab*?/\\[\\]^\\\\-]{0,12}", path in "[ab]{1,2}(/[ab]{1,2}){1,4}") {
+            if let Some(glob) = Glob::deep(&pattern).ok().filter(|glob| glob.matches(&path)) {
+                for (at, _) in path.match_indices('/') {
+                    prop_assert!(glob.may_match_below(&path[..at]));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Ignore files and `--exclude`: which paths of a tree are left out.
+//!
+//! A file has one pattern a line. A line with `#` in its first column is a comment; white space around a pattern and a
+//! leading slash go; the path is cleaned (`a/../b` is `b`). `!` takes paths back in. For a path, every pattern is tried
+//! in order, against the path and against each folder above it; the last one that matches decides.
+
+use super::glob::Glob;
+use crate::{Error, Result};
+
+#[derive(Clone, Debug)]
+enum Matcher {
+    /// The very path.
+    Exact,
+    /// Everything that starts with the text before a final `**`.
+    Prefix,
+    /// Everything that ends in the text behind a leading `**`.
+    Suffix,
+    Glob(Glob),
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    /// The cleaned pattern, without `!`.
+    pattern: String,
+    negated: bool,
+    matcher: Matcher,
+}
+
+impl Rule {
+    fn parse(text: &str) -> Result<Option<Self>> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let cleaned = clean(text);
+        let (negated, pattern) = match cleaned.strip_prefix('!') {
+            Some("") => {
+                return Err(Error::invalid("the pattern `!` takes back nothing: write a path behind it"));
+            }
+            Some(rest) => (true, rest),
+            None => (false, cleaned.as_str()),
+        };
+        // The syntax is that of one level, whatever the matcher.
+        Glob::new(pattern)?;
+        let matcher = matcher(pattern)?;
+        Ok(Some(Self { pattern: pattern.to_owned(), negated, matcher }))
+    }
+
+    fn matches(&self, path: &str) -> bool {
+        match &self.matcher {
+            Matcher::Exact => path == self.pattern,
+            Matcher::Prefix => path.starts_with(&self.pattern[..self.pattern.len() - 2]),
+            Matcher::Suffix => {
+                let suffix = &self.pattern[2..];
+                path.ends_with(suffix) || suffix.strip_prefix('/') == Some(path)
+            }
+            Matcher::Glob(glob) => glob.matches(path),
+        }
+    }
+
+    fn matches_with_parents(&self, path: &str) -> bool {
+        self.matches(path) || path.match_indices('/').any(|(at, _)| at > 0 && self.matches(&path[..at]))
+    }
+
+    fn may_match_below(&self, folder: &str) -> bool {
+        match &self.matcher {
+            Matcher::Exact => self.pattern.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/')),
+            Matcher::Prefix => {
+                let prefix = &self.pattern[..self.pattern.len() - 2];
+                let folder = format!("{folder}/");
+                folder.starts_with(prefix) || prefix.starts_with(&folder)
+            }
+            Matcher::Suffix => true,
+            Matcher::Glob(glob) => glob.may_match_below(folder),
+        }
+    }
+}
+
+/// Picks the matcher: patterns without wildcards but `**` at an end are compared as text.
+fn matcher(pattern: &str) -> Result<Matcher> {
+    let plain = |text: &str| !text.contains(['*', '?', '[', ']', '\\']);
+    if plain(pattern) {
+        return Ok(Matcher::Exact);
+    }
+    if pattern.strip_prefix("**").is_some_and(plain) {
+        return Ok(Matcher::Suffix);
+    }
+    if pattern.strip_suffix("**").is_some_and(plain) {
+        return Ok(Matcher::Prefix);
+    }
+    Glob::deep(pattern).map(Matcher::Glob)
+}
+
+/// What the rules said about a folder, for the paths directly in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ParentMatches(Vec<bool>);
+
+/// A list of patterns.
+#[derive(Clone, Debug, Default)]
+pub struct IgnoreSet {
+    rules: Vec<Rule>,
+}
+
+impl IgnoreSet {
+    /// Parses an ignore file.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] that names the line of a pattern that is not well formed.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut rules = Vec::new();
+        for (index, line) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {
+            if line.starts_with('#') {
+                continue;
+            }
+            let line = line.trim();
+            let (mark, path) = match line.strip_prefix('!') {
+                Some(rest) => ("!", rest.trim()),
+                None => ("", line),
+            };
+            let cleaned = if path.is_empty() { String::new() } else { clean(path) };
+            let path = match cleaned.strip_prefix('/') {
+                Some(rest) if !rest.is_empty() => rest,
+                _ => cleaned.as_str(),
+            };
+            let rule = Rule::parse(&format!("{mark}{path}")).map_err(|e| {
+                Error::invalid(format!("line {} of the ignore file: {}", index + 1, e.message()))
+            })?;
+            rules.extend(rule);
+        }
+        Ok(Self { rules })
+    }
+
+    /// Takes patterns as they are, as `--exclude` gives them.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] that names a pattern that is not well formed.
+    pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        let rules: Result<Vec<Option<Rule>>> = patterns.into_iter().map(Rule::parse).collect();
+        Ok(Self { rules: rules?.into_iter().flatten().collect() })
+    }
+
+    /// Whether there is no pattern.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether a pattern takes paths back in.
+    pub fn has_exceptions(&self) -> bool {
+        self.rules.iter().any(|rule| rule.negated)
+    }
+
+    /// The cleaned patterns, `!` included: the same list means the same set.
+    pub fn patterns(&self) -> Vec<String> {
+        self.rules.iter().map(|r| format!("{}{}", if r.negated { "!" } else { "" }, r.pattern)).collect()
+    }
+
+    /// Whether a path (relative, slashes, cleaned) is left out.
+    pub fn matches(&self, path: &str) -> bool {
+        let deciding = self.rules.iter().rev().find(|rule| rule.matches_with_parents(path));
+        path != "." && deciding.is_some_and(|rule| !rule.negated)
+    }
+
+    /// Whether a path is left out, given what was said about the folder it lies in.
+    ///
+    /// This is [`IgnoreSet::matches`] for a walk from the top: start with the default value, and give every folder's
+    /// second result to the paths in it. The cost does not grow with the depth.
+    pub fn matches_in(&self, path: &str, parent: &ParentMatches) -> (bool, ParentMatches) {
+        let mut ignored = false;
+        let mut matched = Vec::with_capacity(self.rules.len());
+        for (index, rule) in self.rules.iter().enumerate() {
+            let hit = parent.0.get(index).copied().unwrap_or(false) || rule.matches(path);
+            if hit {
+                ignored = !rule.negated;
+            }
+            matched.push(hit);
+        }
+        (ignored, ParentMatches(matched))
+    }
+
+    /// Whether a folder that is left out holds nothing that is taken back in, so that a walk need not enter it.
+    pub fn can_prune(&self, folder: &str) -> bool {
+        self.matches(folder) && !self.may_except_below(folder)
+    }
+
+    /// Whether an exception could match something below a folder.
+    pub fn may_except_below(&self, folder: &str) -> bool {
+        self.rules.iter().any(|rule| rule.negated && rule.may_match_below(folder))
+    }
+}
+
+/// The shortest path that means the same, as Go's `filepath.Clean` gives it.
+fn clean(path: &str) -> String {
+    let rooted = path.starts_with('/');
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
+                parts.pop();
+            }
+            ".." if rooted => {}
+            part => parts.push(part),
+        }
+    }
+    match (rooted, parts.is_empty()) {
+        (true, _) => format!("/{}", parts.join("/")),
+        (false, true) => ".".to_owned(),
+        (false, false) => parts.join("/"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ignored(file: &str, path: &str) -> bool {
+        IgnoreSet::parse(file).unwrap().matches(path)
+    }
+
+    #[test]
+    fn lines_are_cleaned() {
+        let set = IgnoreSet::parse("\u{feff}# c\n  # d \n\n /a/../b \n! /c/\n!\t.git\r\n").unwrap();
+        assert_eq!(set.patterns(), ["# d", "b", "!c", "!.git"]);
+        assert!(IgnoreSet::parse("a\n!\n").unwrap_err().message().contains("line 2"));
+        assert!(IgnoreSet::parse("[").is_err());
+    }
+
+    #[test]
+    fn patterns_match_as_in_the_reference() {
+        for (file, path, expected) in [
+            ("*", "a/b", true),
+            ("**", "a/b/c", true),
+            ("a", "a/b", true),
+            ("a", "ab", false),
+            ("*.md\n!README.md", "README.md", false),
+            ("*.md\n!README.md", "x.md", true),
+            ("*.md", "d/x.md", false),
+            ("**/*.md", "d/x.md", true),
+            ("**/x", "x", true),
+            ("**/x", "ax", false),
+            ("**x", "ax", true),
+            ("a/**", "a", false),
+            ("a/**", "a/b", true),
+            ("a**", "ab/c", true),
+            ("a/**/b", "a/b", true),
+            ("a/*/b", "a/x/y/b", false),
+            ("a?c", "abc", true),
+            ("a[b-d]c", "acc", true),
+            ("a\\*", "a*", true),
+            ("dir\n!dir/keep", "dir/keep", false),
+            ("dir\n!dir/keep", "dir/other", true),
+            ("!dir/keep\ndir", "dir/keep", true),
+            ("**\n!**/*.go", "a/b.go", false),
+            ("a.b", "axb", false),
+            ("", "a", false),
+        ] {
+            assert_eq!(ignored(file, path), expected, "{file:?} {path}");
+        }
+    }
+
+    #[test]
+    fn folders_are_pruned_only_when_nothing_comes_back() {
+        let set = IgnoreSet::parse("node_modules\ndir\n!dir/keep/**\n*.tmp\n").unwrap();
+        assert!(set.can_prune("node_modules") && set.can_prune("dir/other"));
+        assert!(!set.can_prune("dir") && !set.can_prune("dir/keep/x") && !set.can_prune("src"));
+        assert!(!IgnoreSet::parse("*\n!**/x\n").unwrap().can_prune("a"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_walk_agrees_with_single_questions(
+            patterns in prop::collection::vec("!?(\\*\\*/?)?[ab*?]{1,3}(/[ab*]{1,2}){0,2}(/\\*\\*)?", 0..5),
+            path in "[ab]{1,2}(/[ab]{1,2}){0,4}",
+        ) {
+            if let Ok(set) = IgnoreSet::new(patterns.iter().map(String::as_str)) {
+                let mut parent = ParentMatches::default();
+                let mut pruned = false;
+                let ends = path.match_indices('/').map(|(i, _)| i).chain([path.len()]);
+                for end in ends {
+                    let (hit, next) = set.matches_in(&path[..end], &parent);
+                    prop_assert_eq!(hit, set.matches(&path[..end]));
+                    prop_assert!(!pruned || hit, "a pruned folder held {}", &path[..end]);
+                    pruned |= set.can_prune(&path[..end]);
+                    parent = next;
+                }
+            }
+        }
+
+        #[test]
+        fn arbitrary_patterns_never_panic(text in "\\PC{0,40}", path in "\\PC{0,20}") {
+            if let Ok(set) = IgnoreSet::parse(&text) {
+                set.matches(&path);
+                set.can_prune(&path);
+            }
+        }
+    }
+}

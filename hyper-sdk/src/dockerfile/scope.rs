@@ -1,0 +1,256 @@
+//! Expansion of whole instructions and of the global scope, by the rules of each instruction.
+
+use super::diagnostic::Diagnostic;
+use super::expand::{Environment, ExpandError, Expander, Variables};
+use super::instruction::{Instruction, Run};
+use super::mount::{Mount, ValueError};
+use super::span::{Span, Word};
+use super::stages::Dockerfile;
+use super::suggest::suggestion;
+use super::words::Pair;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An instruction whose values are expanded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expansion {
+    /// The instruction.
+    pub instruction: Instruction,
+    /// The variables that were looked up.
+    pub variables: Variables,
+}
+
+/// The finding about a value that cannot be expanded.
+pub(crate) fn expansion_fault(error: &ExpandError, span: Span) -> Diagnostic {
+    Diagnostic::error("expansion", span, error.message.clone())
+}
+
+struct Values<'a> {
+    expander: Expander,
+    env: &'a dyn Environment,
+    variables: Variables,
+}
+
+type Outcome<T = ()> = Result<T, Box<Diagnostic>>;
+
+impl Values<'_> {
+    fn with(&mut self, expander: Expander, text: &mut String, span: Span) -> Outcome {
+        let expanded = expander.word(text, self.env).map_err(|e| Box::new(expansion_fault(&e, span)))?;
+        self.variables.extend(expanded.variables);
+        *text = expanded.text;
+        Ok(())
+    }
+
+    fn word(&mut self, word: &mut Word) -> Outcome {
+        self.with(self.expander, &mut word.value, word.span)
+    }
+
+    fn words<'b>(&mut self, words: impl IntoIterator<Item = &'b mut Word>) -> Outcome {
+        words.into_iter().try_for_each(|word| self.word(word))
+    }
+
+    fn pairs(&mut self, pairs: &mut [Pair]) -> Outcome {
+        pairs.iter_mut().try_for_each(|pair| self.words([&mut pair.key, &mut pair.value]))
+    }
+
+    /// Patterns keep quotes and escapes, which mean something to them.
+    fn patterns(&mut self, words: &mut [Word]) -> Outcome {
+        let expander = self.expander.keep_quotes().keep_escapes();
+        words.iter_mut().try_for_each(|word| self.with(expander, &mut word.value, word.span))
+    }
+}
+
+impl Instruction {
+    /// Expands the values that this instruction expands, with the environment before it.
+    ///
+    /// | instruction | expanded |
+    /// |---|---|
+    /// | COPY, ADD | sources, destination, `--chown`, `--chmod`, `--checksum`, `--exclude`, heredoc bodies |
+    /// | ENV, LABEL | keys and values |
+    /// | EXPOSE | every word, which may become several |
+    /// | VOLUME, WORKDIR, USER, STOPSIGNAL | the value |
+    /// | RUN | nothing: [`Run::mounts`] expands the mounts, the shell the rest |
+    /// | FROM, ARG | nothing: [`Dockerfile::bases`], and defaults one by one as they are declared |
+    /// | the others | nothing |
+    ///
+    /// # Errors
+    /// The first value that cannot be expanded.
+    pub fn expand(&self, escape: char, env: &dyn Environment) -> Outcome<Expansion> {
+        let expander = Expander::new(escape);
+        let mut values = Values { expander, env, variables: Variables::default() };
+        let mut instruction = self.clone();
+        match &mut instruction {
+            Self::Copy(copy) => {
+                values.words(copy.sources.iter_mut().chain([&mut copy.destination]))?;
+                values.words(copy.chown.iter_mut().chain(&mut copy.chmod))?;
+                values.patterns(&mut copy.excludes)?;
+                for file in copy.inline.iter_mut().filter(|f| f.expand) {
+                    values.with(Expander::for_heredoc(), &mut file.content, file.span)?;
+                }
+            }
+            Self::Add(add) => {
+                values.words(add.sources.iter_mut().chain([&mut add.destination]))?;
+                values.words(add.chown.iter_mut().chain(&mut add.chmod).chain(&mut add.checksum))?;
+                values.patterns(&mut add.excludes)?;
+                for file in add.inline.iter_mut().filter(|f| f.expand) {
+                    values.with(Expander::for_heredoc(), &mut file.content, file.span)?;
+                }
+            }
+            Self::Env(i) => values.pairs(&mut i.pairs)?,
+            Self::Label(i) => values.pairs(&mut i.pairs)?,
+            Self::Workdir(i) => values.word(&mut i.path)?,
+            Self::User(i) => values.word(&mut i.user)?,
+            Self::Stopsignal(i) => values.word(&mut i.signal)?,
+            Self::Volume(i) => values.words(&mut i.paths)?,
+            Self::Expose(i) => {
+                let mut ports = Vec::with_capacity(i.ports.len());
+                for port in &i.ports {
+                    let (words, variables) = expander
+                        .words_with_variables(&port.value, env)
+                        .map_err(|e| Box::new(expansion_fault(&e, port.span)))?;
+                    values.variables.extend(variables);
+                    ports.extend(words.into_iter().map(|w| Word::new(w, port.span)));
+                }
+                i.ports = ports;
+            }
+            Self::From(_)
+            | Self::Run(_)
+            | Self::Arg(_)
+            | Self::Cmd(_)
+            | Self::Entrypoint(_)
+            | Self::Shell(_)
+            | Self::Healthcheck(_)
+            | Self::Onbuild(_)
+            | Self::Maintainer(_) => {}
+        }
+        Ok(Expansion { instruction, variables: values.variables })
+    }
+}
+
+impl Run {
+    /// The mounts, expanded with the environment before the instruction, and the variables that were looked up.
+    ///
+    /// # Errors
+    /// The first mount that is not well formed.
+    pub fn mounts(&self, escape: char, env: &dyn Environment) -> Outcome<(Vec<Mount>, Variables)> {
+        let expander = Expander::new(escape);
+        let mut variables = Variables::default();
+        let mut mounts = Vec::with_capacity(self.mounts.len());
+        for word in &self.mounts {
+            let mount = Mount::parse_with(&word.value, |value| {
+                let expanded = expander.word(value, env).map_err(ValueError::from)?;
+                variables.extend(expanded.variables);
+                Ok(expanded.text)
+            });
+            mounts.push(mount.map_err(|e| Box::new(e.into_diagnostic("invalid-mount", word.span)))?);
+        }
+        Ok((mounts, variables))
+    }
+}
+
+/// The variables that FROM sees: predefined ones, and the ARG instructions before the first FROM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GlobalScope {
+    /// The values.
+    pub values: BTreeMap<String, String>,
+    /// The names that the file declares, also those without a value.
+    pub declared: BTreeSet<String>,
+    /// What the defaults looked up.
+    pub variables: Variables,
+}
+
+/// The expanded FROM of a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The image, the stage, the named context or `scratch`.
+    pub image: String,
+    /// The platform.
+    pub platform: Option<String>,
+    /// The variables of the image.
+    pub image_variables: Variables,
+    /// The variables of the platform.
+    pub platform_variables: Variables,
+}
+
+impl Dockerfile {
+    /// Evaluates the global scope. A build argument wins over the default of a declared ARG.
+    ///
+    /// # Errors
+    /// Every default that cannot be expanded.
+    pub fn global_scope(
+        &self,
+        predefined: &BTreeMap<String, String>,
+        build_args: &BTreeMap<String, String>,
+    ) -> Result<GlobalScope, Vec<Diagnostic>> {
+        let expander = Expander::new(self.directives.escape);
+        let mut scope = GlobalScope { values: predefined.clone(), ..GlobalScope::default() };
+        let mut faults = Vec::new();
+        for variable in self.global_variables().flat_map(|(_, arg)| &arg.variables) {
+            let name = &variable.name.value;
+            let value = match (build_args.get(name), &variable.default) {
+                (Some(value), _) => Some(value.clone()),
+                (None, Some(default)) => match expander.word(&default.value, &scope.values) {
+                    Ok(expanded) => {
+                        scope.variables.extend(expanded.variables);
+                        Some(expanded.text)
+                    }
+                    Err(e) => {
+                        faults.push(expansion_fault(&e, default.span));
+                        None
+                    }
+                },
+                (None, None) => None,
+            };
+            scope.declared.insert(name.clone());
+            scope.values.extend(value.map(|v| (name.clone(), v)));
+        }
+        if faults.is_empty() { Ok(scope) } else { Err(faults) }
+    }
+
+    /// Expands the FROM of every stage.
+    ///
+    /// # Errors
+    /// Every FROM that cannot be expanded, or whose image or platform is empty.
+    pub fn bases(&self, scope: &GlobalScope) -> Result<Vec<Base>, Vec<Diagnostic>> {
+        let mut bases = Vec::with_capacity(self.stages.len());
+        let mut faults = Vec::new();
+        for stage in &self.stages {
+            let mut expand = |word: &Word, what: &str| {
+                match Expander::new(self.directives.escape).word(&word.value, &scope.values) {
+                    Ok(expanded) if expanded.text.is_empty() => {
+                        faults.push(empty_from(word, what, &expanded.variables, scope));
+                    }
+                    Ok(expanded) => return Some(expanded),
+                    Err(e) => faults.push(expansion_fault(&e, word.span)),
+                }
+                None
+            };
+            let image = expand(&stage.from.image, "the image of a FROM").unwrap_or_default();
+            let platform =
+                stage.from.platform.as_ref().and_then(|word| expand(word, "the platform of a FROM"));
+            let (platform, platform_variables) = platform
+                .map(|p| (p.text, p.variables))
+                .map_or((None, Variables::default()), |(t, v)| (Some(t), v));
+            bases.push(Base {
+                image: image.text,
+                platform,
+                image_variables: image.variables,
+                platform_variables,
+            });
+        }
+        if faults.is_empty() { Ok(bases) } else { Err(faults) }
+    }
+}
+
+fn empty_from(word: &Word, what: &str, variables: &Variables, scope: &GlobalScope) -> Diagnostic {
+    let mut d = Diagnostic::error("empty-from", word.span, format!("{what} (`{}`) is empty", word.value));
+    for name in &variables.undefined {
+        let known = scope.values.keys().chain(&scope.declared).map(String::as_str);
+        d = match suggestion(name, known) {
+            Some(near) => d.with_help(format!("`{name}` is not set: did you mean `{near}`?")),
+            None => d.with_help(format!(
+                "give `{name}` a value with an ARG before the first FROM or a build argument"
+            )),
+        };
+    }
+    d
+}

@@ -1,0 +1,179 @@
+//! Places in a source text: byte ranges, and the lines and columns that they fall on.
+//!
+//! Every token that the parser makes carries a [`Span`] of the file as it was given, so that a continuation line, a
+//! stripped comment or a byte order mark never shifts what a diagnostic marks.
+
+use std::ops::Range;
+
+/// A half-open range of bytes of a [`Source`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Span {
+    /// The first byte.
+    pub start: usize,
+    /// The byte after the last one.
+    pub end: usize,
+}
+
+impl Span {
+    /// The span of a range of bytes.
+    pub fn new(start: usize, end: usize) -> Self {
+        Self { start, end: end.max(start) }
+    }
+
+    /// The smallest span that holds both.
+    #[must_use]
+    pub fn join(self, other: Span) -> Self {
+        Self { start: self.start.min(other.start), end: self.end.max(other.end) }
+    }
+
+    /// The number of bytes.
+    pub fn len(self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether the span holds no byte: it then marks a place between two bytes.
+    pub fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
+
+impl From<Range<usize>> for Span {
+    fn from(range: Range<usize>) -> Self {
+        Self::new(range.start, range.end)
+    }
+}
+
+/// A value and where it was written.
+///
+/// Two values that were written in different places compare as different; compare `value` to compare what they say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Spanned<T> {
+    /// The value.
+    pub value: T,
+    /// Where it was written.
+    pub span: Span,
+}
+
+impl<T> Spanned<T> {
+    /// A value at a place.
+    pub fn new(value: T, span: Span) -> Self {
+        Self { value, span }
+    }
+
+    /// Another value at the same place.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Spanned<U> {
+        Spanned { value: f(self.value), span: self.span }
+    }
+}
+
+/// A word of a Dockerfile, not yet expanded, and where it was written.
+pub type Word = Spanned<String>;
+
+impl Word {
+    /// The text of the word.
+    pub fn as_str(&self) -> &str {
+        &self.value
+    }
+}
+
+/// A line and a column, both counted from one; the column counts characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Position {
+    /// The line, from one.
+    pub line: usize,
+    /// The character of the line, from one.
+    pub column: usize,
+}
+
+/// A text with a name, and an index of its lines.
+#[derive(Clone, Debug)]
+pub struct Source {
+    name: String,
+    text: String,
+    line_starts: Vec<usize>,
+}
+
+impl Source {
+    /// Keeps a text under the name that messages call it by.
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        let text = text.into();
+        let mut line_starts = vec![0];
+        line_starts.extend(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1));
+        Self { name: name.into(), text, line_starts }
+    }
+
+    /// The name that messages call the text by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The whole text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The number of lines; an empty text has one.
+    pub fn line_count(&self) -> usize {
+        self.line_starts.len()
+    }
+
+    /// The text of a span, or nothing when it does not fall on character boundaries of this text.
+    pub fn slice(&self, span: Span) -> &str {
+        self.text.get(span.start..span.end).unwrap_or_default()
+    }
+
+    /// The line (from one) that holds a byte.
+    pub fn line_of(&self, offset: usize) -> usize {
+        self.line_starts.partition_point(|start| *start <= offset).max(1)
+    }
+
+    /// The bytes of a line (from one) without its line ending.
+    pub fn line_span(&self, line: usize) -> Span {
+        let index = line.clamp(1, self.line_starts.len()) - 1;
+        let start = self.line_starts[index];
+        let end = self.line_starts.get(index + 1).map_or(self.text.len(), |next| next - 1);
+        let end = if self.text[start..end].ends_with('\r') { end - 1 } else { end };
+        Span::new(start, end)
+    }
+
+    /// The line and column of a byte; an offset past the end gives the last place.
+    pub fn position(&self, offset: usize) -> Position {
+        let offset = offset.min(self.text.len());
+        let line = self.line_of(offset);
+        let start = self.line_starts[line - 1];
+        let column = self.text[start..].char_indices().take_while(|(i, _)| start + i < offset).count() + 1;
+        Position { line, column }
+    }
+
+    /// The first and the last line that a span touches.
+    pub fn lines(&self, span: Span) -> (usize, usize) {
+        let last = if span.is_empty() { span.start } else { span.end - 1 };
+        (self.line_of(span.start), self.line_of(last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_found_from_both_sides() {
+        let source = Source::new("f", "añ\r\nb\n\nlast");
+        assert_eq!(source.line_count(), 4);
+        assert_eq!(source.position(0), Position { line: 1, column: 1 });
+        assert_eq!(source.position(3), Position { line: 1, column: 3 });
+        assert_eq!(source.position(5), Position { line: 2, column: 1 });
+        assert_eq!(source.position(7), Position { line: 3, column: 1 });
+        assert_eq!(source.position(999), Position { line: 4, column: 5 });
+        assert_eq!(source.slice(source.line_span(1)), "añ");
+        assert_eq!(source.slice(source.line_span(3)), "");
+        assert_eq!(source.slice(source.line_span(4)), "last");
+        assert_eq!(source.lines(Span::new(0, 6)), (1, 2));
+    }
+
+    #[test]
+    fn a_slice_off_a_character_boundary_is_empty() {
+        let source = Source::new("f", "añ");
+        assert_eq!(source.slice(Span::new(0, 2)), "");
+    }
+}

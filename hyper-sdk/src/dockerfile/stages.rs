@@ -1,0 +1,374 @@
+//! The stages of a file: what each starts from and copies from, which of them a target needs, in which order.
+//!
+//! A stage may use stages above it. A use of a stage below is an error, and one that leads back to itself is called a
+//! cycle. A name that is no stage is an image or a named context, which only the caller can tell apart.
+
+use super::ast::{Ast, Keyword};
+use super::convert::Converter;
+use super::diagnostic::Diagnostic;
+use super::directive::Directives;
+use super::instruction::{Arg, From, Instruction, Run, Statement};
+use super::mount;
+use super::span::{Source, Span, Word};
+use super::suggest::suggestion;
+use crate::{Error, ErrorKind, Result};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Whether a name may be given to a stage: `[a-z][a-z0-9-_.]*`.
+pub fn is_stage_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_lowercase())
+        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// A stage: a FROM and what follows it.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// The number, from zero.
+    pub index: usize,
+    /// What the FROM says.
+    pub from: From,
+    /// The FROM itself.
+    pub statement: Statement,
+    /// The instructions behind it.
+    pub statements: Vec<Statement>,
+}
+
+impl Stage {
+    /// The name, in lower case.
+    pub fn name(&self) -> Option<&str> {
+        self.from.name.as_ref().map(Word::as_str)
+    }
+
+    /// The name, or `stage-N`, for progress messages.
+    pub fn display_name(&self) -> String {
+        self.name().map_or_else(|| format!("stage-{}", self.index), str::to_owned)
+    }
+}
+
+/// What a FROM, a `--from` or the `from` of a mount means.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum StageRef {
+    /// A stage of the file. A named context of its name replaces it.
+    Stage(usize),
+    /// The empty base.
+    Scratch,
+    /// A named context or an image.
+    Name(String),
+}
+
+/// A use of a stage by an instruction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// What was written.
+    pub name: Word,
+    /// Whether a number means the stage of that number (COPY), or is a name like any other (mounts).
+    pub numbers: bool,
+}
+
+/// A parsed file.
+#[derive(Clone, Debug)]
+pub struct Dockerfile {
+    /// The text.
+    pub source: Source,
+    /// The directives at the top.
+    pub directives: Directives,
+    /// The ARG instructions before the first FROM.
+    pub global_args: Vec<Statement>,
+    /// The stages.
+    pub stages: Vec<Stage>,
+    /// The numbers of the stages of a name, ascending.
+    names: HashMap<String, Vec<usize>>,
+}
+
+/// What a target needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The stage that is wanted.
+    pub target: usize,
+    /// The stages to build, each behind those it uses; the target is the last one.
+    pub order: Vec<usize>,
+    /// For every stage of the file, what it starts from.
+    pub bases: Vec<StageRef>,
+    /// For every stage of the file, the stages it uses directly, its base among them.
+    pub uses: Vec<BTreeSet<usize>>,
+}
+
+impl Dockerfile {
+    pub(crate) fn build(source: Source, ast: Ast, diagnostics: &mut Vec<Diagnostic>) -> Self {
+        let directives = ast.directives;
+        let mut file =
+            Self { source, directives, global_args: Vec::new(), stages: Vec::new(), names: HashMap::new() };
+        let mut seen_from = false;
+        // Whether the last FROM could be understood; what follows one that could not belongs to no stage.
+        let mut in_stage = false;
+        for node in &ast.nodes {
+            let escape = file.directives.escape;
+            let statement = Converter { escape, diagnostics }.statement(node);
+            if node.keyword == Some(Keyword::From) {
+                seen_from = true;
+                in_stage = statement.is_some();
+            }
+            let Some(statement) = statement else { continue };
+            match (&statement.instruction, seen_from) {
+                (Instruction::From(from), _) => {
+                    let from = from.clone();
+                    let index = file.stages.len();
+                    if let Some(name) = &from.name {
+                        file.names.entry(name.value.clone()).or_default().push(index);
+                    }
+                    file.stages.push(Stage { index, from, statement, statements: Vec::new() });
+                }
+                (Instruction::Arg(_), false) => file.global_args.push(statement),
+                (_, false) => diagnostics.push(
+                    Diagnostic::error(
+                        "no-stage",
+                        statement.name.span,
+                        format!("{} before the first FROM", statement.instruction.keyword().name()),
+                    )
+                    .with_help("only ARG may stand before FROM"),
+                ),
+                (_, true) if in_stage => {
+                    if let Some(stage) = file.stages.last_mut() {
+                        stage.statements.push(statement);
+                    }
+                }
+                (_, true) => {}
+            }
+        }
+        if !seen_from && !diagnostics.iter().any(Diagnostic::is_error) {
+            let end = Span::new(file.source.text().len(), file.source.text().len());
+            diagnostics.push(
+                Diagnostic::error("no-stage", end, "the file has no stage to build")
+                    .with_help("start a stage with `FROM image`, or `FROM scratch` for an empty base"),
+            );
+        }
+        file
+    }
+
+    /// The variables of the global scope, in order, each with its statement.
+    pub fn global_variables(&self) -> impl Iterator<Item = (&Statement, &Arg)> {
+        self.global_args.iter().filter_map(|s| match &s.instruction {
+            Instruction::Arg(arg) => Some((s, arg)),
+            _ => None,
+        })
+    }
+
+    /// The number of the stage of a name, in any case; the last one where several have it.
+    pub fn stage_by_name(&self, name: &str) -> Option<usize> {
+        self.names.get(&name.to_lowercase())?.last().copied()
+    }
+
+    /// The stage that `--target` names, by name or number, or the last one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] with the nearest name.
+    pub fn target(&self, target: Option<&str>) -> Result<usize> {
+        let Some(target) = target.filter(|t| !t.is_empty()) else {
+            return self
+                .stages
+                .len()
+                .checked_sub(1)
+                .ok_or_else(|| Error::invalid(format!("{} has no stage to build", self.source.name())));
+        };
+        let number = target.parse().ok().filter(|n| *n < self.stages.len());
+        self.stage_by_name(target).or(number).ok_or_else(|| {
+            let names = self.stages.iter().filter_map(Stage::name);
+            let hint = match suggestion(target, names.clone()) {
+                Some(near) => format!(": did you mean `{near}`?"),
+                None => match names.map(|n| format!("`{n}`")).collect::<Vec<_>>() {
+                    all if all.is_empty() => String::new(),
+                    all => format!(": the stages are {}", all.join(", ")),
+                },
+            };
+            Error::new(ErrorKind::NotFound, format!("target stage `{target}` could not be found{hint}"))
+        })
+    }
+
+    /// What a stage starts from, once its FROM is expanded: a stage above it, nothing, or a name.
+    pub fn base(&self, stage: usize, image: &str) -> StageRef {
+        let same_name = self.names.get(&image.to_lowercase()).map_or(&[][..], Vec::as_slice);
+        match same_name[..same_name.partition_point(|index| *index < stage)].last() {
+            Some(above) => StageRef::Stage(*above),
+            None if image == "scratch" => StageRef::Scratch,
+            None => StageRef::Name(image.to_owned()),
+        }
+    }
+
+    /// The stages, images and contexts that an instruction uses.
+    pub fn references(statement: &Statement) -> Vec<Reference> {
+        match &statement.instruction {
+            Instruction::Copy(copy) => {
+                copy.from.iter().map(|name| Reference { name: name.clone(), numbers: true }).collect()
+            }
+            Instruction::Run(Run { mounts, .. }) => mounts
+                .iter()
+                .filter_map(|word| {
+                    let name = Word::new(mount::from_of(&word.value)?, word.span);
+                    Some(Reference { name, numbers: false })
+                })
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What a reference means, wherever in the file that stage stands.
+    ///
+    /// # Errors
+    /// A number that is no stage.
+    pub fn resolve(&self, reference: &Reference) -> Result<StageRef, Box<Diagnostic>> {
+        let name = &reference.name.value;
+        if let (true, Ok(number)) = (reference.numbers, name.parse::<i64>()) {
+            return match usize::try_from(number).ok().filter(|n| *n < self.stages.len()) {
+                Some(index) => Ok(StageRef::Stage(index)),
+                None => Err(Box::new(
+                    Diagnostic::error(
+                        "invalid-stage",
+                        reference.name.span,
+                        format!("there is no stage number {name}"),
+                    )
+                    .with_help(format!("the file has {} stages, counted from 0", self.stages.len())),
+                )),
+            };
+        }
+        Ok(match self.stage_by_name(name) {
+            Some(index) => StageRef::Stage(index),
+            None if name == "scratch" => StageRef::Scratch,
+            None => StageRef::Name(name.clone()),
+        })
+    }
+
+    /// The stage whose name is nearest to a name that turned out to be neither stage, image nor context.
+    pub fn similar_stage(&self, name: &str) -> Option<&str> {
+        suggestion(name, self.stages.iter().filter_map(Stage::name))
+    }
+
+    /// Works out which stages a target needs, in which order.
+    ///
+    /// `images` holds the expanded image of every FROM ([`Dockerfile::bases`]), `triggers` the ONBUILD triggers that
+    /// base images bring into a stage; those of stages of the file are taken into account by themselves.
+    ///
+    /// # Errors
+    /// Every cycle of the file, and every use of a stage below by a stage that the target needs.
+    pub fn plan(
+        &self,
+        target: usize,
+        images: &[String],
+        triggers: &BTreeMap<usize, Vec<Statement>>,
+    ) -> Result<Plan, Vec<Diagnostic>> {
+        let mut faults = Vec::new();
+        let mut bases = Vec::with_capacity(self.stages.len());
+        let mut uses: Vec<BTreeMap<usize, (Span, String)>> = Vec::with_capacity(self.stages.len());
+        for stage in &self.stages {
+            let image = images.get(stage.index).unwrap_or(&stage.from.image.value);
+            let base = self.base(stage.index, image);
+            let mut used = BTreeMap::new();
+            if let StageRef::Stage(index) = base {
+                used.insert(index, (stage.from.image.span, stage.from.image.value.clone()));
+                for statement in &self.stages[index].statements {
+                    if let Instruction::Onbuild(onbuild) = &statement.instruction {
+                        self.collect(&onbuild.trigger, None, &mut used, &mut faults);
+                    }
+                }
+            }
+            for statement in triggers.get(&stage.index).into_iter().flatten() {
+                // The text of a trigger from an image is not in this file: its FROM is marked.
+                self.collect(statement, Some(stage.from.image.span), &mut used, &mut faults);
+            }
+            for statement in &stage.statements {
+                self.collect(statement, None, &mut used, &mut faults);
+            }
+            bases.push(base);
+            uses.push(used);
+        }
+        let mut needed = BTreeSet::new();
+        let mut open = vec![target];
+        while let Some(index) = open.pop() {
+            if index < uses.len() && needed.insert(index) {
+                open.extend(uses[index].keys());
+            }
+        }
+        for (index, used) in uses.iter().enumerate() {
+            for (other, (span, name)) in used.range(index..) {
+                if let Some(fault) = self.below(index, *other, *span, name, &uses, &needed) {
+                    faults.push(fault);
+                }
+            }
+        }
+        if !faults.is_empty() {
+            faults.sort_by_key(|d| d.span.start);
+            return Err(faults);
+        }
+        let uses = uses.into_iter().map(|used| used.into_keys().collect()).collect();
+        // Every stage stands behind those it uses, so the order of the file is an order to build in.
+        Ok(Plan { target, order: needed.into_iter().collect(), bases, uses })
+    }
+
+    /// The fault of a stage that uses itself or one below it.
+    fn below(
+        &self,
+        index: usize,
+        other: usize,
+        span: Span,
+        name: &str,
+        uses: &[BTreeMap<usize, (Span, String)>],
+        needed: &BTreeSet<usize>,
+    ) -> Option<Diagnostic> {
+        let stage = self.stages[index].display_name();
+        if other == index {
+            let message = format!("stage `{stage}` depends on itself");
+            return Some(Diagnostic::error("cycle", span, message));
+        }
+        let place = self.stages[other].statement.span;
+        if reaches(other, index, uses) {
+            let message = format!("stages `{stage}` and `{name}` depend on each other");
+            return Some(Diagnostic::error("cycle", span, message).with_note(place, "the other stage"));
+        }
+        if !needed.contains(&index) {
+            return None;
+        }
+        let message = format!("stage `{name}` is used before it is defined");
+        Some(
+            Diagnostic::error("forward-reference", span, message)
+                .with_note(place, "defined here")
+                .with_help(format!("move stage `{name}` above stage `{stage}`")),
+        )
+    }
+
+    fn collect(
+        &self,
+        statement: &Statement,
+        place: Option<Span>,
+        used: &mut BTreeMap<usize, (Span, String)>,
+        faults: &mut Vec<Diagnostic>,
+    ) {
+        for reference in Self::references(statement) {
+            let span = place.unwrap_or(reference.name.span);
+            match self.resolve(&reference) {
+                Ok(StageRef::Stage(index)) => {
+                    used.entry(index).or_insert_with(|| (span, reference.name.value.clone()));
+                }
+                Ok(_) => {}
+                Err(mut d) => {
+                    d.span = span;
+                    faults.push(*d);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a stage uses another, directly or not.
+fn reaches(from: usize, to: usize, uses: &[BTreeMap<usize, (Span, String)>]) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut open = vec![from];
+    while let Some(index) = open.pop() {
+        if index == to {
+            return true;
+        }
+        if seen.insert(index) {
+            open.extend(uses[index].keys());
+        }
+    }
+    false
+}

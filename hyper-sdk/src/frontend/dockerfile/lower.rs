@@ -1,0 +1,351 @@
+//! Lowers the stages that a target needs, in the order of the file.
+
+use super::stage::{DEFAULT_PATH, StageState};
+use crate::clock::parse_rfc3339;
+use crate::dockerfile::{Diagnostic, Dockerfile, Instruction, Plan, Reference, Source as Text, Span, StageRef, Statement, Word};
+use crate::frontend::{FrontendOptions, Lowered, Resolved, Resolver};
+use crate::graph::{Graph, Op, Source, VertexId};
+use crate::oci::ImageConfig;
+use crate::platform::Platform;
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+
+/// Why lowering stopped: a finding about the text, or an error from outside.
+pub(super) enum Fault {
+    Text(Vec<Diagnostic>),
+    Other(Error),
+}
+
+impl From<Box<Diagnostic>> for Fault {
+    fn from(d: Box<Diagnostic>) -> Self {
+        Self::Text(vec![*d])
+    }
+}
+
+impl From<Diagnostic> for Fault {
+    fn from(d: Diagnostic) -> Self {
+        Self::Text(vec![d])
+    }
+}
+
+impl From<Vec<Diagnostic>> for Fault {
+    fn from(d: Vec<Diagnostic>) -> Self {
+        Self::Text(d)
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(e: Error) -> Self {
+        Self::Other(e)
+    }
+}
+
+pub(super) type Lowers<T> = Result<T, Fault>;
+
+/// The work of lowering one target.
+pub(super) struct Lowering<'a> {
+    pub(super) options: &'a FrontendOptions,
+    file: &'a Dockerfile,
+    resolver: &'a dyn Resolver,
+    graph: Graph,
+    stages: BTreeMap<usize, StageState>,
+    images: BTreeMap<(String, String), Resolved>,
+    newest_base: Option<i64>,
+    position: (String, usize, usize),
+    no_cache: bool,
+}
+
+/// What a FROM comes to.
+struct StageBase {
+    image: String,
+    platform: Platform,
+}
+
+impl<'a> Lowering<'a> {
+    pub(super) fn new(file: &'a Dockerfile, options: &'a FrontendOptions, resolver: &'a dyn Resolver) -> Self {
+        Self {
+            options,
+            file,
+            resolver,
+            graph: Graph::new(),
+            stages: BTreeMap::new(),
+            images: BTreeMap::new(),
+            newest_base: None,
+            position: (String::new(), 0, 0),
+            no_cache: false,
+        }
+    }
+
+    pub(super) async fn target(mut self, globals: &BTreeMap<String, String>) -> Lowers<Lowered> {
+        let target = self.file.target(self.options.target.as_deref())?;
+        let mut predefined = globals.clone();
+        let name = self.file.stages[target].name().unwrap_or("default").to_owned();
+        predefined.insert("TARGETSTAGE".to_owned(), name);
+        let scope = self.file.global_scope(&predefined, &self.options.build_args)?;
+        let mut bases = Vec::new();
+        for (stage, base) in self.file.stages.iter().zip(self.file.bases(&scope)?) {
+            let platform = match (&base.platform, &self.options.platform) {
+                (Some(text), _) => text.parse().map_err(|e: Error| {
+                    let word = stage.from.platform.as_ref().unwrap_or(&stage.from.image);
+                    self.error(word, e.message())
+                })?,
+                (None, Some(platform)) => platform.clone(),
+                (None, None) => Platform::host(),
+            };
+            bases.push(StageBase { image: base.image, platform });
+        }
+        let names: Vec<String> = bases.iter().map(|b| b.image.clone()).collect();
+        let (plan, triggers) = self.plan(target, &bases, &names).await?;
+        for index in &plan.order {
+            let stage = &self.file.stages[*index];
+            let onbuild = triggers.get(index).cloned().unwrap_or_default();
+            let state = self.stage(*index, &bases[*index], &plan, &scope.values, onbuild).await?;
+            self.stages.insert(stage.index, state);
+        }
+        let mut state = self.stages.remove(&target).ok_or_else(|| Error::internal("the target was not lowered"))?;
+        for (name, value) in &self.options.labels {
+            state.container().labels.insert(name.clone(), value.clone());
+        }
+        Ok(Lowered {
+            graph: self.graph,
+            root: state.vertex,
+            config: state.config,
+            history: state.history,
+            newest_base: self.newest_base,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// The stages to lower, with the ONBUILD triggers that base images bring: those may need further stages.
+    async fn plan(
+        &mut self,
+        target: usize,
+        bases: &[StageBase],
+        names: &[String],
+    ) -> Lowers<(Plan, BTreeMap<usize, Vec<Statement>>)> {
+        let mut triggers = BTreeMap::new();
+        loop {
+            let plan = self.file.plan(target, names, &triggers)?;
+            let known = triggers.len();
+            for index in plan.order.clone() {
+                let base = &bases[index];
+                let StageRef::Name(name) = &plan.bases[index] else { continue };
+                if triggers.contains_key(&index) {
+                    continue;
+                }
+                let word = &self.file.stages[index].from.image;
+                let mut found = Vec::new();
+                if let Resolved::Image { config, .. } = self.resolve(name, &base.platform, word).await? {
+                    for text in &config.config.on_build {
+                        found.push(crate::dockerfile::parse_trigger(text)?.statement);
+                    }
+                }
+                triggers.insert(index, found);
+            }
+            if triggers.len() == known {
+                return Ok((plan, triggers));
+            }
+        }
+    }
+
+    async fn stage(
+        &mut self,
+        index: usize,
+        base: &StageBase,
+        plan: &Plan,
+        globals: &BTreeMap<String, String>,
+        mut onbuild: Vec<Statement>,
+    ) -> Lowers<StageState> {
+        let file = self.file;
+        let stage = &file.stages[index];
+        let named = self.named(&base.image, &base.platform).await?;
+        let mut state = match (&plan.bases[index], named) {
+            (StageRef::Stage(from), None) => {
+                let from = self.stages.get(from).ok_or_else(|| Error::internal("a stage is out of order"))?;
+                let mut state = from.inherit();
+                for text in std::mem::take(&mut state.container().on_build) {
+                    onbuild.push(crate::dockerfile::parse_trigger(&text)?.statement);
+                }
+                state
+            }
+            (StageRef::Scratch, None) => {
+                let vertex = self.graph.add(Op::Source(Source::Scratch), vec![], "scratch");
+                let mut config = ImageConfig::empty(&base.platform);
+                config.config.env.push(format!("PATH={DEFAULT_PATH}"));
+                config.config.working_dir = "/".to_owned();
+                StageState::new(vertex, config, base.platform.clone())
+            }
+            (_, Some(Resolved::Folder)) => {
+                return Err(self.error(&stage.from.image, "a folder cannot be the base of a stage").into());
+            }
+            (_, named) => {
+                let resolved = match named {
+                    Some(image) => image,
+                    None => self.resolve(&base.image, &base.platform, &stage.from.image).await?,
+                };
+                let Resolved::Image { config, .. } = &resolved else {
+                    return Err(self.error(&stage.from.image, "a folder cannot be the base of a stage").into());
+                };
+                let mut config = (**config).clone();
+                if let Some(created) = config.created.as_deref().and_then(parse_rfc3339) {
+                    self.newest_base = self.newest_base.max(Some(created));
+                }
+                config.config.on_build.clear();
+                let vertex = self.image_vertex(&resolved);
+                StageState::new(vertex, config, base.platform.clone())
+            }
+        };
+        let layers = |s: &Statement| {
+            matches!(
+                s.instruction,
+                Instruction::Run(_) | Instruction::Copy(_) | Instruction::Add(_) | Instruction::Workdir(_)
+            )
+        };
+        let total = 1 + onbuild.iter().chain(&stage.statements).filter(|s| layers(s)).count();
+        self.position = (stage.display_name(), 1, total);
+        self.no_cache = self.options.no_cache
+            || self.options.no_cache_filter.iter().any(|name| stage.name() == Some(name.as_str()));
+        for statement in onbuild.iter().chain(&stage.statements) {
+            self.statement(index, &mut state, statement, globals).await?;
+        }
+        Ok(state)
+    }
+
+    async fn statement(
+        &mut self,
+        index: usize,
+        state: &mut StageState,
+        statement: &Statement,
+        globals: &BTreeMap<String, String>,
+    ) -> Lowers<()> {
+        let expanded = statement.instruction.expand(self.escape(), &state.variables)?.instruction;
+        match &expanded {
+            Instruction::Run(run) => self.run(index, state, statement, run).await,
+            Instruction::Copy(copy) => self.copy(index, state, statement, copy).await,
+            Instruction::Add(add) => self.add(state, statement, add),
+            Instruction::Workdir(workdir) => self.workdir(state, statement, workdir),
+            Instruction::Arg(arg) => self.arg(state, statement, arg, globals),
+            other => self.configure(state, statement, other),
+        }
+    }
+
+    /// Adds a vertex that makes a layer.
+    pub(super) fn layer(
+        &mut self,
+        state: &mut StageState,
+        statement: &Statement,
+        op: Op,
+        inputs: Vec<VertexId>,
+        created_by: String,
+    ) {
+        let (stage, number, total) = &mut self.position;
+        *number += 1;
+        let name = format!("[{stage} {number}/{total}] {}", statement.display());
+        let vertex = self.graph.add(op, inputs, name);
+        if self.no_cache {
+            self.graph.set_no_cache(vertex);
+        }
+        state.vertex = vertex;
+        state.record(created_by, true);
+    }
+
+    /// The vertex that a `--from` or a mount's `from` means.
+    pub(super) async fn input(
+        &mut self,
+        stage: usize,
+        state: &StageState,
+        name: &Word,
+        numbers: bool,
+    ) -> Lowers<VertexId> {
+        if let Some(resolved) = self.named(&name.value, &state.platform).await? {
+            return Ok(match &resolved {
+                Resolved::Folder => self.folder(&name.value),
+                Resolved::Image { .. } => self.image_vertex(&resolved),
+            });
+        }
+        match self.file.resolve(&Reference { name: name.clone(), numbers })? {
+            StageRef::Stage(index) => match self.stages.get(&index) {
+                Some(state) if index < stage => Ok(state.vertex),
+                _ => Err(self.error(name, "this stage does not stand above").into()),
+            },
+            StageRef::Scratch => Ok(self.graph.add(Op::Source(Source::Scratch), vec![], "scratch")),
+            StageRef::Name(image) => {
+                let platform = state.platform.clone();
+                let resolved = self.resolve(&image, &platform, name).await?;
+                Ok(self.image_vertex(&resolved))
+            }
+        }
+    }
+
+    /// The files of the main build context.
+    pub(super) fn main_context(&mut self) -> VertexId {
+        self.folder("")
+    }
+
+    fn folder(&mut self, name: &str) -> VertexId {
+        let shown = if name.is_empty() { "build context".to_owned() } else { format!("context {name}") };
+        self.graph.add(Op::Source(Source::Folder { name: name.to_owned() }), vec![], shown)
+    }
+
+    fn image_vertex(&mut self, resolved: &Resolved) -> VertexId {
+        match resolved {
+            Resolved::Image { reference, manifest, .. } => {
+                let source = Source::Image { reference: reference.clone(), manifest: manifest.clone() };
+                self.graph.add(Op::Source(source), vec![], format!("FROM {reference}"))
+            }
+            Resolved::Folder => self.folder(""),
+        }
+    }
+
+    async fn named(&mut self, name: &str, platform: &Platform) -> Lowers<Option<Resolved>> {
+        Ok(self.resolver.context(name, platform).await?)
+    }
+
+    async fn resolve(&mut self, name: &str, platform: &Platform, word: &Word) -> Lowers<Resolved> {
+        let key = (name.to_owned(), platform.to_string());
+        if let Some(known) = self.images.get(&key) {
+            return Ok(known.clone());
+        }
+        let found = match self.resolver.context(name, platform).await? {
+            Some(found) => found,
+            None => self.resolver.image(name, platform).await.map_err(|e| self.at(word, e))?,
+        };
+        self.images.insert(key, found.clone());
+        Ok(found)
+    }
+
+    /// An error from outside, with the place in the text that asked for it.
+    fn at(&self, word: &Word, error: Error) -> Error {
+        let mut message = format!("`{}` cannot be resolved", word.value);
+        if let Some(near) = self.file.similar_stage(&word.value) {
+            message.push_str(&format!(": did you mean the stage `{near}`?"));
+        }
+        let text = Diagnostic::error("image", word.span, message).to_error(&self.file.source);
+        Error::new(error.kind(), text.message()).with_retryable(error.is_retryable()).with_source(error)
+    }
+
+    pub(super) fn escape(&self) -> char {
+        self.file.directives.escape
+    }
+
+    pub(super) fn error(&self, word: &Word, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::error("instruction", word.span, message)
+    }
+
+    pub(super) fn unsupported(&self, word: &Word, message: impl Into<String>) -> Fault {
+        self.unsupported_at(word.span, message)
+    }
+
+    pub(super) fn unsupported_at(&self, span: Span, message: impl Into<String>) -> Fault {
+        Diagnostic::error("unsupported", span, message).unsupported().into()
+    }
+}
+
+/// Turns a fault into the error that callers get, with the excerpt of the text.
+pub(super) fn to_error(fault: Fault, source: &Text) -> Error {
+    match fault {
+        Fault::Text(diagnostics) => crate::dockerfile::to_error(&diagnostics, source)
+            .unwrap_or_else(|| Error::internal("a fault without an error")),
+        Fault::Other(error) => error,
+    }
+}

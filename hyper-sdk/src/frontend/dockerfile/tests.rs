@@ -1,0 +1,141 @@
+//! Lowering, against images that exist only here.
+
+use super::lower;
+use crate::frontend::{FrontendOptions, Lowered, Resolved, Resolver};
+use crate::graph::{FileAction, MountKind, Op, Source};
+use crate::oci::ImageConfig;
+use crate::platform::Platform;
+use crate::{Digest, Error, ErrorKind, Result};
+use async_trait::async_trait;
+
+struct Images;
+
+#[async_trait]
+impl Resolver for Images {
+    async fn context(&self, name: &str, _: &Platform) -> Result<Option<Resolved>> {
+        Ok((name == "folder").then_some(Resolved::Folder))
+    }
+
+    async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved> {
+        let mut config = ImageConfig::empty(platform);
+        config.config.env = vec!["PATH=/bin".into()];
+        config.config.cmd = Some(vec!["sh".into()]);
+        match name {
+            "base" => {}
+            "triggers" => config.config.on_build = vec!["COPY --from=tools /t /t".into(), "ENV DONE=1".into()],
+            _ => return Err(Error::new(ErrorKind::ManifestUnknown, "no such image")),
+        }
+        Ok(Resolved::Image { reference: name.into(), manifest: Digest::sha256(name), config: Box::new(config) })
+    }
+}
+
+async fn try_lower(text: &str, options: FrontendOptions) -> Result<Lowered> {
+    lower("Dockerfile", text, &options, &Images).await
+}
+
+async fn lowered(text: &str) -> Lowered {
+    try_lower(text, FrontendOptions::default()).await.unwrap()
+}
+
+fn root(lowered: &Lowered) -> &Op {
+    &lowered.graph.vertex(lowered.root).op
+}
+
+#[tokio::test]
+async fn config_instructions_change_the_config() {
+    let l = lowered(
+        "FROM base\nENV A=1 B=$A\nENV A=2 C=$A\nLABEL k=v\nUSER u:g\nWORKDIR /w/\nWORKDIR x\nEXPOSE 80 90-91/udp\n\
+         VOLUME /v\nSTOPSIGNAL 9\nSHELL [\"/bin/x\", \"-y\"]\nCMD a b\nHEALTHCHECK --retries=3 CMD true\nONBUILD RUN z\n",
+    )
+    .await;
+    let c = &l.config.config;
+    assert_eq!(c.env, ["PATH=/bin", "A=2", "B=", "C=1"]);
+    assert_eq!((c.user.as_str(), c.working_dir.as_str()), ("u:g", "/w/x"));
+    assert_eq!(c.cmd.as_deref().unwrap(), ["/bin/x", "-y", "a b"]);
+    assert_eq!(c.exposed_ports.keys().collect::<Vec<_>>(), ["80/tcp", "90/udp", "91/udp"]);
+    assert_eq!(c.healthcheck.as_ref().unwrap().retries, Some(3));
+    assert_eq!(c.on_build, ["RUN z"]);
+    assert_eq!(l.history.iter().filter(|h| h.layer).count(), 2);
+}
+
+#[tokio::test]
+async fn an_entrypoint_resets_an_inherited_command_only() {
+    assert_eq!(lowered("FROM base\nENTRYPOINT [\"e\"]").await.config.config.cmd, None);
+    assert!(lowered("FROM base\nCMD [\"c\"]\nENTRYPOINT [\"e\"]").await.config.config.cmd.is_some());
+}
+
+#[tokio::test]
+async fn run_sees_arguments_and_history_shows_them() {
+    let options = FrontendOptions {
+        build_args: [("A", "given"), ("HTTP_PROXY", "p")].map(|(k, v)| (k.into(), v.into())).into(),
+        ..FrontendOptions::default()
+    };
+    let l = try_lower("ARG G=global\nFROM base\nARG A=default\nARG G\nARG N\nRUN echo $A", options).await.unwrap();
+    let Op::Exec(exec) = root(&l) else { panic!("not a RUN") };
+    assert_eq!(exec.args, ["/bin/sh", "-c", "echo $A"]);
+    let env: Vec<String> = exec.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(env, ["PATH=/bin", "A=given", "G=global"]);
+    assert_eq!(exec.uncached_env, [("HTTP_PROXY".to_owned(), "p".to_owned())]);
+    assert_eq!(l.history.last().unwrap().created_by, "RUN |2 A=given G=global /bin/sh -c echo $A");
+}
+
+#[tokio::test]
+async fn only_needed_stages_are_lowered_and_equal_ones_are_one() {
+    let l = lowered("FROM base AS a\nRUN x\nFROM unknown AS never\nFROM base AS b\nRUN x\nFROM scratch\nCOPY --from=a /f /f\nCOPY --from=2 /g /g")
+        .await;
+    assert!(l.graph.vertices().iter().all(|v| !v.name.contains("unknown")));
+    let runs = l.graph.vertices().iter().filter(|v| matches!(v.op, Op::Exec(_))).count();
+    assert_eq!(runs, 1);
+}
+
+#[tokio::test]
+async fn triggers_of_a_base_run_in_the_child() {
+    let l = lowered("FROM base AS tools\nRUN make\nFROM triggers\nRUN after").await;
+    assert!(l.config.config.env.contains(&"DONE=1".to_owned()));
+    assert!(l.config.config.on_build.is_empty());
+    assert_eq!(l.history.len(), 3);
+    let l = lowered("FROM base AS p\nONBUILD ENV X=1\nFROM p").await;
+    assert!(l.config.config.env.contains(&"X=1".to_owned()));
+}
+
+#[tokio::test]
+async fn heredocs_become_files_and_scripts() {
+    let l = lowered("FROM base\nENV N=v\nCOPY <<A <<\"B\" /d/\n$N\nA\n$N\nB\n").await;
+    let Op::File(file) = root(&l) else { panic!("not a COPY") };
+    let contents: Vec<&str> = file
+        .actions
+        .iter()
+        .map(|a| match a {
+            FileAction::MakeFile(f) => f.content.as_str(),
+            _ => panic!("not a file"),
+        })
+        .collect();
+    assert_eq!(contents, ["v\n", "$N\n"]);
+    let l = lowered("FROM base\nRUN <<E\n#!/bin/x\ny\nE\n").await;
+    let Op::Exec(exec) = root(&l) else { panic!("not a RUN") };
+    assert_eq!(exec.args, ["/dev/pipes/E"]);
+    assert!(matches!(exec.mounts[0].kind, MountKind::Inline { mode: 0o755, .. }));
+}
+
+#[tokio::test]
+async fn named_contexts_replace_what_from_says() {
+    let l = lowered("FROM base\nCOPY --from=folder a /a").await;
+    assert!(l.graph.vertices().iter().any(|v| v.op == Op::Source(Source::Folder { name: "folder".into() })));
+}
+
+#[tokio::test]
+async fn faults_show_their_place() {
+    for (text, expected) in [
+        ("FROM missing", "cannot be resolved"),
+        ("FROM base\nCOPY --from=missing a b", "cannot be resolved"),
+        ("FROM base\nRUN --mount=type=bind true", "target"),
+        ("FROM base\nRUN --mount=type=ssh true", "not supported"),
+        ("FROM base\nADD https://example.com/x /", "not supported"),
+        ("FROM base\nCOPY a b c", "destination must be a directory"),
+        ("FROM folder", "folder cannot be the base"),
+        ("FROM base\nWORKDIR $NOTHING", "empty"),
+    ] {
+        let e = try_lower(text, FrontendOptions::default()).await.unwrap_err().to_string();
+        assert!(e.contains(expected) && e.contains("^"), "{text}: {e}");
+    }
+}

@@ -1,0 +1,255 @@
+//! What a vertex does. Everything here is data that serialises the same way on every machine: it is hashed.
+
+use crate::Digest;
+use serde::{Deserialize, Serialize};
+
+/// The number of an input of a vertex.
+pub type InputIndex = usize;
+
+/// An operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Op {
+    /// Brings something in from outside. No inputs.
+    Source(Source),
+    /// Runs a command in the root file system of input 0.
+    Exec(Box<ExecOp>),
+    /// Changes files in the root file system of input 0.
+    File(FileOp),
+}
+
+impl Op {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("operations are plain data with string keys")
+    }
+}
+
+/// Where a vertex without inputs comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Source {
+    /// An empty root file system.
+    Scratch,
+    /// The root file system of an image.
+    Image {
+        /// The reference, or the named context, that it was asked for by.
+        reference: String,
+        /// The image manifest that the reference was resolved to.
+        manifest: Digest,
+    },
+    /// The files of a build context.
+    Folder {
+        /// The name of the context; empty for the main one.
+        name: String,
+    },
+}
+
+/// Network access of a command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetworkMode {
+    /// What the request says.
+    #[default]
+    Default,
+    /// The network of the host.
+    Host,
+    /// A loopback interface alone.
+    None,
+}
+
+/// Privileges of a command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Security {
+    /// The default capabilities and a system call filter.
+    #[default]
+    Sandbox,
+    /// All capabilities, no filter.
+    Insecure,
+}
+
+/// Runs a command.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExecOp {
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// The environment, in the order that the command sees it.
+    pub env: Vec<(String, String)>,
+    /// Variables that the command sees and that do not count for the cache (proxies).
+    #[serde(skip)]
+    pub uncached_env: Vec<(String, String)>,
+    /// The working directory, absolute.
+    pub cwd: String,
+    /// `user`, `user:group`, by name or number; empty for root.
+    pub user: String,
+    /// What is mounted beside the root file system, in order.
+    pub mounts: Vec<Mount>,
+    /// Network access.
+    pub network: NetworkMode,
+    /// Privileges.
+    pub security: Security,
+    /// Secrets in the environment: variable name, secret id, whether it must exist.
+    pub secret_env: Vec<(String, String, bool)>,
+    /// The host name.
+    pub hostname: Option<String>,
+}
+
+impl ExecOp {
+    /// A command as root in `/`, without environment.
+    pub fn new(args: Vec<String>) -> Self {
+        Self {
+            args,
+            env: Vec::new(),
+            uncached_env: Vec::new(),
+            cwd: "/".to_owned(),
+            user: String::new(),
+            mounts: Vec::new(),
+            network: NetworkMode::Default,
+            security: Security::Sandbox,
+            secret_env: Vec::new(),
+            hostname: None,
+        }
+    }
+}
+
+/// Something mounted for one command.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where, absolute.
+    pub target: String,
+    /// What.
+    pub kind: MountKind,
+}
+
+/// How a cache mount is shared between commands that run at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sharing {
+    /// All use it at once.
+    #[default]
+    Shared,
+    /// A new one is made for the second user.
+    Private,
+    /// The second user waits.
+    Locked,
+}
+
+/// What a mount shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum MountKind {
+    /// Files of another input.
+    Bind {
+        /// The input.
+        input: InputIndex,
+        /// The path within it.
+        source: String,
+        /// Whether the command may write; what it writes is discarded.
+        writable: bool,
+    },
+    /// A folder that outlives the build.
+    Cache {
+        /// Its name.
+        id: String,
+        /// Where its first content comes from: input and path.
+        from: Option<(InputIndex, String)>,
+        /// Whether the command may not write.
+        read_only: bool,
+        /// How it is shared.
+        sharing: Sharing,
+        /// The mode of the folder when it is made.
+        mode: u32,
+        /// The owner of the folder when it is made.
+        uid: u32,
+        /// The group of the folder when it is made.
+        gid: u32,
+    },
+    /// A file of the text itself: the script of a RUN heredoc.
+    Inline {
+        /// The content.
+        content: String,
+        /// The mode of the file.
+        mode: u32,
+    },
+    /// Memory.
+    Tmpfs {
+        /// At most this many bytes.
+        size: Option<u64>,
+    },
+    /// A secret as a file.
+    Secret {
+        /// Its id.
+        id: String,
+        /// Whether the step fails without it.
+        required: bool,
+        /// The mode of the file.
+        mode: u32,
+        /// The owner of the file.
+        uid: u32,
+        /// The group of the file.
+        gid: u32,
+    },
+}
+
+/// Changes files, as one layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FileOp {
+    /// The changes, in order.
+    pub actions: Vec<FileAction>,
+    /// Whether the layer is made on an empty root, whatever input 0 holds (`--link`).
+    pub link: bool,
+}
+
+/// One change of files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FileAction {
+    /// Copies files of another input.
+    Copy(Box<CopyAction>),
+    /// Makes a directory and its parents, unless it exists.
+    MakeDirectory(MakeDirectory),
+    /// Writes a file.
+    MakeFile(MakeFile),
+}
+
+/// Copies files of another input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CopyAction {
+    /// The input that has the files.
+    pub input: InputIndex,
+    /// The paths in it, with wildcards.
+    pub sources: Vec<String>,
+    /// The path in the root file system, absolute; a trailing slash means a directory.
+    pub destination: String,
+    /// `user[:group]` of everything copied; root without.
+    pub chown: Option<String>,
+    /// Mode of everything copied, octal or symbolic, as written.
+    pub chmod: Option<String>,
+    /// Whether the parents of the sources are kept.
+    pub parents: bool,
+    /// Patterns of what is left out.
+    pub exclude: Vec<String>,
+    /// Whether archives are unpacked: `None` means by content (ADD), and never for COPY.
+    pub unpack: Option<bool>,
+    /// Whether the instruction is ADD.
+    pub add: bool,
+}
+
+/// Makes a directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MakeDirectory {
+    /// The path, absolute.
+    pub path: String,
+    /// The mode.
+    pub mode: u32,
+    /// `user[:group]`; root without.
+    pub owner: Option<String>,
+}
+
+/// Writes a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MakeFile {
+    /// The name of the source, used when the destination is a directory.
+    pub name: String,
+    /// The path, absolute; a trailing slash means a directory that the file is put in.
+    pub destination: String,
+    /// The content.
+    pub content: String,
+    /// `user[:group]`; root without.
+    pub chown: Option<String>,
+    /// The mode, octal or symbolic, as written; 0644 without.
+    pub chmod: Option<String>,
+}

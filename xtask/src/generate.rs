@@ -1,0 +1,73 @@
+//! Documents that are made from the program itself: the CLI reference and the man pages.
+
+use crate::repository;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+const REFERENCE: &str = "docs/reference/cli.md";
+const MAN: &str = "docs/man";
+
+/// Writes the documents, or checks that they are as they would be written.
+pub(crate) fn run(check: bool) -> Result<(), String> {
+    let fresh = documents()?;
+    let root = repository::root();
+    if !check {
+        let man = root.join(MAN);
+        if man.exists() {
+            std::fs::remove_dir_all(&man).map_err(|e| format!("cannot empty {MAN}: {e}"))?;
+        }
+        for (name, text) in &fresh {
+            let path = root.join(name);
+            let folder = path.parent().expect("documents lie in folders");
+            std::fs::create_dir_all(folder).map_err(|e| format!("cannot make {}: {e}", folder.display()))?;
+            std::fs::write(&path, text).map_err(|e| format!("cannot write {name}: {e}"))?;
+        }
+        println!("generate: {} files", fresh.len());
+        return Ok(());
+    }
+    let mut stale: Vec<String> = fresh
+        .iter()
+        .filter(|(name, text)| std::fs::read_to_string(root.join(name)).ok().as_ref() != Some(*text))
+        .map(|(name, _)| name.clone())
+        .collect();
+    let kept = read_folder(&root.join(MAN))?;
+    stale.extend(kept.into_keys().map(|n| format!("{MAN}/{n}")).filter(|name| !fresh.contains_key(name)));
+    if stale.is_empty() {
+        println!("generate: {} files are fresh", fresh.len());
+        return Ok(());
+    }
+    Err(format!("stale: {}: run `cargo xtask generate`", stale.join(", ")))
+}
+
+/// Every document by its path in the repository.
+fn documents() -> Result<BTreeMap<String, String>, String> {
+    let program = |arguments: &[&str]| {
+        let mut command = Command::new("cargo");
+        command
+            .args(["run", "--quiet", "--package", "hyper-cli", "--bin", "hyperbuild", "--"])
+            .args(arguments);
+        command
+    };
+    let mut documents = BTreeMap::new();
+    documents.insert(REFERENCE.to_owned(), repository::output(&mut program(&["reference"]))?);
+    let scratch = repository::target().join("xtask-man");
+    let _ = std::fs::remove_dir_all(&scratch);
+    std::fs::create_dir_all(&scratch).map_err(|e| format!("cannot make {}: {e}", scratch.display()))?;
+    repository::output(program(&["man"]).arg(&scratch))?;
+    for (name, text) in read_folder(&scratch)? {
+        documents.insert(format!("{MAN}/{name}"), text);
+    }
+    Ok(documents)
+}
+
+fn read_folder(folder: &Path) -> Result<BTreeMap<String, String>, String> {
+    let mut files = BTreeMap::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(files) };
+    for entry in entries.flatten() {
+        let text = std::fs::read_to_string(entry.path())
+            .map_err(|e| format!("cannot read {}: {e}", entry.path().display()))?;
+        files.insert(entry.file_name().to_string_lossy().into_owned(), text);
+    }
+    Ok(files)
+}

@@ -1,0 +1,95 @@
+//! Prepares a fresh machine: packages that tests compare with, and a Python environment.
+//!
+//! Packages are installed only as root where `apt-get` exists; elsewhere the tests that need them say that they are
+//! skipped. Nothing that is there already is touched.
+
+use crate::repository::{self, has};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// A program that tests use, and the Debian package that brings it.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("skopeo", "skopeo"),
+    ("podman", "podman"),
+    ("buildah", "buildah"),
+    ("runc", "runc"),
+    ("newuidmap", "uidmap"),
+    ("busybox", "busybox-static"),
+    ("debootstrap", "debootstrap"),
+    ("git", "git"),
+    ("cc", "build-essential"),
+    ("python3", "python3"),
+    ("setpriv", "util-linux"),
+    ("strace", "strace"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
+];
+
+const PYTHON_PACKAGES: &[&str] = &["maturin>=1.9,<2", "pytest>=8", "pytest-asyncio>=0.26"];
+
+fn is_root() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().any(|l| l.starts_with("Uid:") && l.split_whitespace().nth(2) == Some("0"))
+}
+
+/// Installs the packages whose programs are missing. Failing is no error: the tests then say what they lack.
+pub(crate) fn packages() {
+    let mut missing: Vec<&str> =
+        PROGRAMS.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
+    if has("python3") && !python_has("ensurepip") {
+        missing.push("python3-venv");
+    }
+    if missing.is_empty() {
+        return;
+    }
+    if !is_root() || !has("apt-get") {
+        eprintln!("note: not installed, and this user cannot install them: {}", missing.join(" "));
+        return;
+    }
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(arguments);
+        repository::run(&mut command)
+    };
+    let base = ["install", "--yes", "--no-install-recommends"];
+    let result = apt(&["update"]).and_then(|()| apt(&[&base[..], &missing[..]].concat()));
+    if result.is_err() {
+        // One package that this release does not have must not cost the others.
+        for package in missing {
+            if let Err(message) = apt(&[&base[..], &[package]].concat()) {
+                eprintln!("note: {package}: {message}");
+            }
+        }
+    }
+}
+
+fn python_has(module: &str) -> bool {
+    Command::new("python3")
+        .args(["-c", &format!("import {module}")])
+        .output()
+        .is_ok_and(|o| o.status.success())
+}
+
+/// Makes the Python environment and returns its folder.
+///
+/// # Errors
+/// What went wrong, when there is no Python or its packages cannot be had.
+pub(crate) fn python(install: bool) -> Result<PathBuf, String> {
+    let folder = repository::target().join("venv");
+    let python = folder.join("bin/python");
+    if !python.exists() {
+        repository::run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    }
+    let ready = Command::new(&python)
+        .args(["-c", "import maturin, pytest, pytest_asyncio"])
+        .output()
+        .is_ok_and(|o| o.status.success());
+    if !ready && install {
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_PACKAGES);
+        repository::run(&mut pip)?;
+    } else if !ready {
+        return Err(format!("the Python packages are missing: {}", PYTHON_PACKAGES.join(" ")));
+    }
+    Ok(folder)
+}

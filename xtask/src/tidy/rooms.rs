@@ -1,0 +1,163 @@
+//! The direction of imports within hyper-sdk.
+//!
+//! ```text
+//!   0  error digest reference oci media_type platform clock progress
+//!   1  dockerfile graph layer store
+//!   2  client cache source snapshot exec
+//!   3  frontend solve export
+//!   4  build
+//! ```
+//!
+//! A room may name a room of an earlier level or of its own, never one of a later level. `testing` and the code below
+//! `#[cfg(test)]` may name all. The SDK takes paths, clocks and credentials from its caller: it reads no environment
+//! variable and no home folder, outside tests.
+
+use std::path::Path;
+
+const LEVELS: &[&[&str]] = &[
+    &["error", "digest", "reference", "oci", "media_type", "platform", "clock", "progress"],
+    &["dockerfile", "graph", "layer", "store"],
+    &["client", "cache", "source", "snapshot", "exec"],
+    &["frontend", "solve", "export"],
+    &["build"],
+    &["testing"],
+];
+
+const ENVIRONMENT: &[&str] = &["env::var", "env::vars", "env::home_dir", "env::temp_dir", "env::current_dir"];
+
+fn level(room: &str) -> Option<usize> {
+    LEVELS.iter().position(|rooms| rooms.contains(&room))
+}
+
+/// Checks one file of `hyper-sdk/src`.
+pub(super) fn check(file: &Path, text: &str, breaches: &mut Vec<String>) {
+    let name = file.display();
+    let Some(room) = file.components().nth(2).and_then(|c| Path::new(c.as_os_str()).file_stem()?.to_str())
+    else {
+        return;
+    };
+    if room == "lib" {
+        return;
+    }
+    let Some(own) = level(room) else {
+        breaches.push(format!("{name}: the room `{room}` has no level in xtask/src/tidy/rooms.rs"));
+        return;
+    };
+    if file.file_stem().is_some_and(|stem| stem == "tests")
+        || file.components().any(|c| c.as_os_str() == "tests")
+    {
+        return;
+    }
+    let code = code(text);
+    for imported in named_rooms(&code) {
+        if let Some(other) = level(imported)
+            && other > own
+        {
+            breaches.push(format!("{name}: `{room}` (level {own}) names `{imported}` (level {other})"));
+        }
+    }
+    if room != "testing" {
+        for call in ENVIRONMENT
+            .iter()
+            .filter(|call| code.contains(&format!("{call}(")) || code.contains(&format!("{call}_os(")))
+        {
+            breaches.push(format!("{name}: the SDK does not read the environment: `{call}`"));
+        }
+    }
+}
+
+/// The text without line comments and without what follows the first `#[cfg(test)]` module.
+fn code(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let test_module = line.trim() == "#[cfg(test)]"
+            && lines.peek().is_some_and(|next| next.trim().starts_with("mod tests {"));
+        if test_module {
+            break;
+        }
+        out.push_str(line.split("//").next().unwrap_or_default());
+        out.push('\n');
+    }
+    out
+}
+
+/// The first names after each `crate::`, those in braces included.
+fn named_rooms(code: &str) -> Vec<&str> {
+    let mut rooms = Vec::new();
+    for (at, found) in code.match_indices("crate::") {
+        // `$crate::` in a macro and `other_crate::` are not ours.
+        if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+            continue;
+        }
+        let rest = &code[at + found.len()..];
+        match rest.strip_prefix('{') {
+            None => rooms.push(identifier(rest)),
+            Some(group) => {
+                let mut depth = 0usize;
+                let mut start = true;
+                for (i, c) in group.char_indices() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => start = true,
+                        c if start && !c.is_whitespace() => {
+                            rooms.push(identifier(&group[i..]));
+                            start = false;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    rooms
+}
+
+fn identifier(text: &str) -> &str {
+    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len());
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn breaches(file: &str, text: &str) -> Vec<String> {
+        let mut out = Vec::new();
+        check(Path::new(file), text, &mut out);
+        out
+    }
+
+    #[test]
+    fn imports_go_one_way() {
+        let up = "//! x\nuse crate::{Digest, store::{Page, Listing}, build::Builder};\n";
+        assert_eq!(breaches("hyper-sdk/src/client/push.rs", up).len(), 1);
+        assert!(breaches("hyper-sdk/src/build/local.rs", up).is_empty());
+        assert_eq!(
+            breaches("hyper-sdk/src/store/mod.rs", "//! x\nfn f() -> crate::exec::Network {}\n").len(),
+            1
+        );
+    }
+
+    #[test]
+    fn tests_and_comments_may_name_all() {
+        let text =
+            "//! See [`crate::build`].\n#[cfg(test)]\nmod tests {\n    use crate::build::Builder;\n}\n";
+        assert!(breaches("hyper-sdk/src/store/mod.rs", text).is_empty());
+    }
+
+    #[test]
+    fn new_rooms_need_a_level() {
+        assert_eq!(breaches("hyper-sdk/src/attic/mod.rs", "//! x\n").len(), 1);
+    }
+
+    #[test]
+    fn the_environment_is_the_callers() {
+        assert_eq!(
+            breaches("hyper-sdk/src/client/http.rs", "//! x\nlet a = std::env::var(\"A\");\n").len(),
+            1
+        );
+    }
+}
