@@ -86,7 +86,7 @@ fn decompress(compression: Compression, file: &File, out: &mut dyn Write) -> std
         Compression::Bzip2 => std::io::copy(&mut bzip2::bufread::MultiBzDecoder::new(input), &mut out)?,
         Compression::Zstd => std::io::copy(&mut zstd::Decoder::with_buffer(input)?, &mut out)?,
         Compression::Xz => {
-            return lzma_rs::xz_decompress(&mut input, &mut out).map_err(std::io::Error::other);
+            std::io::copy(&mut liblzma::bufread::XzDecoder::new_multi_decoder(input), &mut out)?
         }
     };
     Ok(())
