@@ -1,0 +1,296 @@
+//! Users from an htpasswd file with bcrypt hashes, read again when the file changes.
+//!
+//! ```text
+//! # comments and empty lines are skipped
+//! alice:$2y$10$KIXQ4S1C...      USER:HASH, where HASH is bcrypt ($2a$, $2b$ or $2y$)
+//! ```
+//!
+//! # Invariants
+//! - A bcrypt check costs tens of milliseconds on purpose, so it runs on a blocking thread, at most one a core at a
+//!   time, and a success is remembered under a keyed hash of user, password and the entry's hash: a changed entry is
+//!   thereby forgotten. The password itself is never kept.
+//! - An unknown user costs as much time as a wrong password.
+//! - A file that becomes unreadable or malformed leaves the last good users in force and is logged.
+
+use hyper_sdk::digest::Hasher;
+use hyper_sdk::{Digest, Error, ErrorKind, Result, ResultExt};
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::Semaphore;
+
+/// How long a verified password is trusted without another bcrypt check.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// How many verified passwords are remembered.
+const REMEMBERED_MAX: usize = 4096;
+/// How often the file is looked at, at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How many checks may wait for a core before further ones are refused.
+const WAITING_MAX: usize = 64;
+/// A hash of a password that nobody knows, so that unknown users cost what known ones do.
+const NOBODY: &str = "$2b$10$7EqJtq98hPqEX7fNZaFWoOe3Nc6nCpb8n6vVTqSJZ9jZpqFZcZ0hC";
+
+type Users = HashMap<String, String>;
+
+/// The users of one file.
+pub(crate) struct Htpasswd {
+    path: PathBuf,
+    state: Mutex<State>,
+    verified: Mutex<HashMap<Digest, Instant>>,
+    salt: [u8; 32],
+    cores: Semaphore,
+    waiting: Semaphore,
+}
+
+struct State {
+    users: Arc<Users>,
+    seen: Option<FileStamp>,
+    looked: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct FileStamp {
+    modified: Option<SystemTime>,
+    size: u64,
+    inode: u64,
+}
+
+impl FileStamp {
+    fn of(path: &Path) -> Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = std::fs::metadata(path).at("cannot read the htpasswd file", path)?;
+        Ok(Self { modified: meta.modified().ok(), size: meta.len(), inode: meta.ino() })
+    }
+}
+
+impl fmt::Debug for Htpasswd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Htpasswd").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Htpasswd {
+    /// Reads the file.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let seen = FileStamp::of(path)?;
+        let users = read(path)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut salt = [0u8; 32];
+        fill_random(&mut salt)?;
+        Ok(Self {
+            path: path.to_owned(),
+            state: Mutex::new(State { users: Arc::new(users), seen: Some(seen), looked: Instant::now() }),
+            verified: Mutex::new(HashMap::new()),
+            salt,
+            cores: Semaphore::new(cores),
+            waiting: Semaphore::new(WAITING_MAX + cores),
+        })
+    }
+
+    /// Whether the password is the user's.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooManyRequests`] when too many checks are waiting.
+    pub(crate) async fn verify(&self, user: &str, password: &str) -> Result<bool> {
+        let users = self.users();
+        let known = users.get(user);
+        let hash = known.map_or(NOBODY, String::as_str);
+        let key = self.key(user, password, hash);
+        if known.is_some() && self.remembers(&key) {
+            return Ok(true);
+        }
+        let _waiting = self.waiting.try_acquire().map_err(|_| {
+            Error::new(ErrorKind::TooManyRequests, "too many logins at once: try again later")
+        })?;
+        let _core = self.cores.acquire().await.map_err(|e| {
+            Error::internal("the queue of password checks is closed").with_source(e)
+        })?;
+        let (password, hash) = (password.to_owned(), hash.to_owned());
+        let fits = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false))
+            .await
+            .map_err(|e| Error::internal("the password check broke off").with_source(e))?;
+        if !fits || known.is_none() {
+            return Ok(false);
+        }
+        self.remember(key);
+        Ok(true)
+    }
+
+    fn key(&self, user: &str, password: &str, hash: &str) -> Digest {
+        let mut hasher = Hasher::sha256();
+        hasher.update(self.salt);
+        hasher.update_field(user);
+        hasher.update_field(password);
+        hasher.update_field(hash);
+        hasher.finish()
+    }
+
+    fn remembers(&self, key: &Digest) -> bool {
+        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        verified.get(key).is_some_and(|at| at.elapsed() < REMEMBERED)
+    }
+
+    fn remember(&self, key: Digest) {
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if verified.len() >= REMEMBERED_MAX {
+            verified.retain(|_, at| at.elapsed() < REMEMBERED);
+            if verified.len() >= REMEMBERED_MAX {
+                verified.clear();
+            }
+        }
+        verified.insert(key, Instant::now());
+    }
+
+    /// The users, read again when the file has changed.
+    fn users(&self) -> Arc<Users> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.looked.elapsed() >= LOOK_EVERY {
+            state.looked = Instant::now();
+            match FileStamp::of(&self.path) {
+                Ok(stamp) if state.seen == Some(stamp) => {}
+                Ok(stamp) => match read(&self.path) {
+                    Ok(users) => {
+                        tracing::info!(path = %self.path.display(), users = users.len(), "htpasswd file read again");
+                        state.users = Arc::new(users);
+                        state.seen = Some(stamp);
+                    }
+                    Err(error) => {
+                        if state.seen.is_some() {
+                            tracing::error!(%error, "htpasswd file is malformed: the former users stay");
+                        }
+                        state.seen = None;
+                    }
+                },
+                Err(error) => {
+                    if state.seen.is_some() {
+                        tracing::error!(%error, "htpasswd file cannot be read: the former users stay");
+                    }
+                    state.seen = None;
+                }
+            }
+        }
+        state.users.clone()
+    }
+}
+
+fn read(path: &Path) -> Result<Users> {
+    let text = std::fs::read_to_string(path).at("cannot read the htpasswd file", path)?;
+    parse(&text).context("path", path.display())
+}
+
+/// Reads an htpasswd file only to see whether it is good.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] with the line that is wrong, or that the file cannot be read.
+pub fn check(path: &Path) -> Result<()> {
+    read(path).map(|_| ())
+}
+
+fn parse(text: &str) -> Result<Users> {
+    let mut users = Users::new();
+    for (i, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let bad = |why: &str| Error::invalid(format!("htpasswd line {}: {why}", i + 1));
+        let (user, hash) = line.split_once(':').ok_or_else(|| bad("expected USER:HASH"))?;
+        if user.is_empty() {
+            return Err(bad("the user name is empty"));
+        }
+        let is_bcrypt = hash.is_ascii()
+            && ["$2a$", "$2b$", "$2y$"].iter().any(|p| hash.starts_with(p))
+            && hash.parse::<bcrypt::HashParts>().is_ok();
+        if !is_bcrypt {
+            return Err(bad("the hash is not bcrypt: make the entry with `hyperregistry htpasswd USER`"));
+        }
+        if users.insert(user.to_owned(), hash.to_owned()).is_some() {
+            return Err(bad("the user is there twice"));
+        }
+    }
+    Ok(users)
+}
+
+fn fill_random(bytes: &mut [u8]) -> Result<()> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+            .map_err(std::io::Error::from)?;
+    }
+    Ok(())
+}
+
+/// Makes a line for an htpasswd file.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] when the user name holds a colon or a control character, or the password is empty or longer
+/// than the 72 bytes that bcrypt looks at.
+pub fn entry(user: &str, password: &str, cost: u32) -> Result<String> {
+    if user.is_empty() || user.starts_with('#') || user.contains(|c: char| c == ':' || c.is_control()) {
+        return Err(Error::invalid("a user name must not be empty, start with `#` or contain `:`"));
+    }
+    if password.is_empty() || password.len() > 72 {
+        return Err(Error::invalid("a password must have 1 to 72 bytes: bcrypt looks at no more"));
+    }
+    let parts = bcrypt::hash_with_result(password, cost)
+        .map_err(|e| Error::internal("bcrypt failed").with_source(e))?;
+    Ok(format!("{user}:{}", parts.format_for_version(bcrypt::Version::TwoY)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_bcrypt_entries_are_taken() {
+        let good = entry("a", "secret", 4).unwrap();
+        assert_eq!(parse(&format!("# x\n\n{good}\n")).unwrap().len(), 1);
+        for (text, why) in [
+            ("a:{SHA}x", "line 1: the hash is not bcrypt"),
+            ("a:$2y$10$short", "not bcrypt"),
+            ("a:$2y$10$éééééééééééééééééééééééééééééééééééééééééééééééééééé", "not bcrypt"),
+            ("\nnocolon", "line 2: expected USER:HASH"),
+            (":x", "empty"),
+            (&format!("{good}\n{good}"), "twice"),
+        ] {
+            let e = parse(text).unwrap_err().to_string();
+            assert!(e.contains(why), "{e}");
+        }
+        assert!(entry("a:b", "x", 4).is_err());
+        assert!(entry("a", &"x".repeat(73), 4).is_err());
+    }
+
+    #[test]
+    fn the_hash_of_nobody_is_a_hash() {
+        assert!(NOBODY.parse::<bcrypt::HashParts>().is_ok());
+        assert!(!bcrypt::verify("", NOBODY).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_changed_file_is_read_again_and_a_broken_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("htpasswd");
+        std::fs::write(&path, entry("a", "one", 4).unwrap()).unwrap();
+        let users = Htpasswd::open(&path).unwrap();
+        assert!(users.verify("a", "one").await.unwrap());
+        assert!(users.verify("a", "one").await.unwrap());
+        assert_eq!(users.verified.lock().unwrap().len(), 1);
+        assert!(!users.verify("a", "two").await.unwrap());
+        assert!(!users.verify("b", "one").await.unwrap());
+
+        let look_now = || users.state.lock().unwrap().looked -= LOOK_EVERY;
+        std::fs::write(&path, format!("{}\n", entry("a", "two", 4).unwrap())).unwrap();
+        look_now();
+        assert!(users.verify("a", "two").await.unwrap());
+        assert!(!users.verify("a", "one").await.unwrap());
+
+        std::fs::write(&path, "nonsense").unwrap();
+        look_now();
+        assert!(users.verify("a", "two").await.unwrap());
+        std::fs::remove_file(&path).unwrap();
+        look_now();
+        assert!(users.verify("a", "two").await.unwrap());
+    }
+}

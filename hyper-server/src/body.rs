@@ -1,0 +1,343 @@
+//! The bodies of requests and responses.
+//!
+//! A request body is read in blocks, under a limit and an idle timeout. A response body that streams a blob has a
+//! known length, and breaks the connection off rather than ending early, so that a client never takes a part for the
+//! whole.
+
+use axum::body::{Body, HttpBody};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper_sdk::store::{BlobReader, BlobUpload, ByteStream};
+use hyper_sdk::{Error, ErrorKind, Result};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// How much of a body is gathered before the store gets it.
+const BLOCK: usize = 512 << 10;
+
+/// The body of a request.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    body: Body,
+    idle: Duration,
+    /// The length that the client announced.
+    pub(crate) announced: Option<u64>,
+    /// How many bytes have come.
+    pub(crate) received: u64,
+}
+
+impl Incoming {
+    pub(crate) fn new(body: Body, idle: Duration) -> Self {
+        Self { announced: body.size_hint().exact(), body, idle, received: 0 }
+    }
+
+    /// Takes the body away, for a task that outlives the request.
+    pub(crate) fn take(&mut self) -> Self {
+        let body = std::mem::take(&mut self.body);
+        Self { body, idle: self.idle, announced: self.announced, received: self.received }
+    }
+
+    /// The next bytes, as they came.
+    async fn frame(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let frame = tokio::time::timeout(self.idle, self.body.frame()).await.map_err(|_| {
+                Error::new(ErrorKind::Timeout, "the body of the request stopped coming")
+                    .with_context("received", self.received)
+            })?;
+            match frame {
+                None => return Ok(None),
+                Some(Err(e)) => {
+                    return Err(Error::invalid("the body of the request broke off").with_source(e));
+                }
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data()
+                        && !data.is_empty()
+                    {
+                        self.received += data.len() as u64;
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next block: at least [`BLOCK`] bytes, less at the end. What came before a failure is not lost: the failure
+    /// comes with the next call.
+    async fn block(&mut self, failed: &mut Option<Error>) -> Result<Option<Bytes>> {
+        if let Some(e) = failed.take() {
+            return Err(e);
+        }
+        let Some(first) = self.frame().await? else { return Ok(None) };
+        if first.len() >= BLOCK || self.announced == Some(self.received) {
+            return Ok(Some(first));
+        }
+        let mut block = BytesMut::with_capacity(match self.announced {
+            Some(total) => (total.saturating_sub(self.received) as usize + first.len()).min(BLOCK + (64 << 10)),
+            None => first.len() * 2,
+        });
+        block.extend_from_slice(&first);
+        while block.len() < BLOCK && self.announced != Some(self.received) {
+            match self.frame().await {
+                Ok(Some(data)) => block.extend_from_slice(&data),
+                Ok(None) => break,
+                Err(e) => {
+                    *failed = Some(e);
+                    break;
+                }
+            }
+        }
+        Ok(Some(block.freeze()))
+    }
+
+    /// The whole body, which must not be longer than `limit`.
+    ///
+    /// A body that is too long is read on for a while, so that the client is listening when the answer comes.
+    pub(crate) async fn read_all(&mut self, limit: usize) -> Result<Bytes> {
+        let too_large = || {
+            Error::new(ErrorKind::TooLarge, "the body of the request is too large").with_context("limit", limit)
+        };
+        if self.announced.is_some_and(|a| a > limit as u64) {
+            self.drain(4 * limit as u64).await;
+            return Err(too_large());
+        }
+        let mut all = BytesMut::new();
+        let mut whole = None;
+        while let Some(data) = self.frame().await? {
+            if all.len() + data.len() > limit {
+                self.drain(4 * limit as u64).await;
+                return Err(too_large());
+            }
+            if self.announced == Some(data.len() as u64) {
+                whole = Some(data);
+            } else {
+                if all.is_empty() {
+                    all.reserve(self.announced.map_or(data.len(), |a| a as usize));
+                }
+                all.extend_from_slice(&data);
+            }
+        }
+        Ok(whole.unwrap_or_else(|| all.freeze()))
+    }
+
+    async fn drain(&mut self, most: u64) {
+        let reading = async {
+            while self.received < most {
+                match self.frame().await {
+                    Ok(Some(_)) => {}
+                    _ => break,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(5), reading).await;
+    }
+
+    /// Whether the body has no byte. Reads until the first one.
+    pub(crate) async fn is_empty(&mut self) -> Result<bool> {
+        Ok(self.announced == Some(0) || self.frame().await?.is_none())
+    }
+
+    /// Appends the whole body to an upload, reading one block while the one before is stored. Returns its length.
+    ///
+    /// When the body breaks off or is longer than `most`, what came before is kept in the upload.
+    pub(crate) async fn append_to(
+        &mut self,
+        upload: &mut Box<dyn BlobUpload>,
+        most: Option<u64>,
+        limit: Option<u64>,
+    ) -> Result<u64> {
+        let start = upload.offset();
+        let mut failed = None;
+        let mut next = self.block(&mut failed).await?;
+        while let Some(block) = next {
+            let length = upload.offset() - start + block.len() as u64;
+            if most.is_some_and(|m| length > m) {
+                return Err(Error::new(
+                    ErrorKind::SizeInvalid,
+                    "the body is longer than its Content-Range says",
+                ));
+            }
+            if let Some(limit) = limit.filter(|l| start + length > *l) {
+                return Err(Error::new(ErrorKind::TooLarge, "the blob is larger than this registry takes")
+                    .with_context("limit", limit));
+            }
+            let (stored, coming) = tokio::join!(upload.append(block), self.block(&mut failed));
+            stored?;
+            next = coming?;
+        }
+        Ok(upload.offset() - start)
+    }
+}
+
+/// A blob, or a part of one, as the body of a response.
+pub(crate) struct BlobBody {
+    first: Option<Bytes>,
+    rest: ByteStream,
+    left: u64,
+}
+
+impl BlobBody {
+    /// Reads the first block, so that a blob that cannot be read is still answered by an error.
+    pub(crate) async fn open(reader: BlobReader) -> Result<Self> {
+        let BlobReader { length, stream: mut rest, .. } = reader;
+        let first = if length == 0 { None } else { rest.next().await.transpose()? };
+        if length > 0 && first.is_none() {
+            return Err(short(length));
+        }
+        Ok(Self { first, rest, left: length })
+    }
+
+    /// Everything at once, for small blobs.
+    pub(crate) async fn collect(mut self) -> Result<Bytes> {
+        let first = self.first.take().unwrap_or_default();
+        if first.len() as u64 == self.left {
+            return Ok(first);
+        }
+        let mut all = BytesMut::from(first);
+        while let Some(data) = self.rest.next().await {
+            all.extend_from_slice(&data?);
+        }
+        if all.len() as u64 == self.left { Ok(all.freeze()) } else { Err(short(self.left)) }
+    }
+}
+
+fn short(missing: u64) -> Error {
+    Error::new(ErrorKind::Corrupt, "the stored blob is shorter than its record").with_context("missing", missing)
+}
+
+impl HttpBody for BlobBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let next = match self.first.take() {
+            Some(first) => Some(Ok(first)),
+            None => match self.rest.poll_next_unpin(cx) {
+                Poll::Ready(next) => next,
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        Poll::Ready(Some(match next {
+            None => Err(short(self.left)),
+            Some(Err(e)) => Err(e),
+            Some(Ok(data)) => match self.left.checked_sub(data.len() as u64) {
+                Some(left) => {
+                    self.left = left;
+                    Ok(Frame::data(data))
+                }
+                None => Err(Error::new(ErrorKind::Corrupt, "the stored blob is longer than its record")),
+            },
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+/// Runs a function with the number of bytes that were sent when a body has been sent, or given up.
+pub(crate) struct Counted<F: FnOnce(u64, bool) + Unpin> {
+    body: Body,
+    sent: u64,
+    then: Option<F>,
+}
+
+impl<F: FnOnce(u64, bool) + Unpin> Counted<F> {
+    pub(crate) fn new(body: Body, then: F) -> Self {
+        Self { body, sent: 0, then: Some(then) }
+    }
+}
+
+impl<F: FnOnce(u64, bool) + Unpin> HttpBody for Counted<F> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.sent += data.len() as u64;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<F: FnOnce(u64, bool) + Unpin> Drop for Counted<F> {
+    fn drop(&mut self) {
+        let whole = self.body.is_end_stream();
+        if let Some(then) = self.then.take() {
+            then(self.sent, whole);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::stream;
+
+    fn reader(length: u64, parts: Vec<Result<Bytes>>) -> BlobReader {
+        BlobReader { size: length, offset: 0, length, stream: stream::iter(parts).boxed() }
+    }
+
+    #[tokio::test]
+    async fn a_short_or_broken_blob_never_ends_like_a_whole_one() {
+        let part = || Ok(Bytes::from_static(b"abc"));
+        let whole = BlobBody::open(reader(6, vec![part(), part()])).await.unwrap();
+        assert_eq!(whole.size_hint().exact(), Some(6));
+        assert_eq!(&whole.collect().await.unwrap().to_vec(), b"abcabc");
+        for (length, parts) in [
+            (7, vec![part(), part()]),
+            (4, vec![part(), part()]),
+            (6, vec![part(), Err(Error::new(ErrorKind::Corrupt, "x"))]),
+        ] {
+            let body = BlobBody::open(reader(length, parts)).await.unwrap();
+            assert!(BodyExt::collect(body).await.is_err());
+        }
+        assert!(BlobBody::open(reader(3, vec![])).await.is_err());
+        assert!(BlobBody::open(reader(0, vec![])).await.unwrap().is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stalls_times_out() {
+        let body = Body::from_stream(stream::pending::<Result<Bytes>>());
+        let mut incoming = Incoming::new(body, Duration::from_millis(10));
+        assert_eq!(incoming.read_all(10).await.unwrap_err().kind(), ErrorKind::Timeout);
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_refused_announced_or_not() {
+        let idle = Duration::from_secs(1);
+        let mut announced = Incoming::new(Body::from("12345"), idle);
+        assert_eq!(announced.read_all(4).await.unwrap_err().kind(), ErrorKind::TooLarge);
+        let chunks = || stream::iter([Ok::<_, Error>(Bytes::from_static(b"123")), Ok(Bytes::from_static(b"45"))]);
+        let mut streamed = Incoming::new(Body::from_stream(chunks()), idle);
+        assert_eq!(streamed.read_all(4).await.unwrap_err().kind(), ErrorKind::TooLarge);
+        let mut fits = Incoming::new(Body::from_stream(chunks()), idle);
+        assert_eq!(fits.read_all(5).await.unwrap(), "12345");
+    }
+}

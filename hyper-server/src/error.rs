@@ -1,0 +1,194 @@
+//! Failures as the protocol shows them: one table from [`ErrorKind`] to status and code, one JSON body.
+//!
+//! A client is told what it did wrong. What went wrong on this side (a path, a query, the text of the system) goes to
+//! the log only, under the request id that the client also gets.
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode};
+use hyper_sdk::{Error, ErrorKind};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The status and the code of an error of this kind (distribution-spec, "Error Codes").
+pub fn status_and_code(kind: ErrorKind) -> (StatusCode, &'static str) {
+    match kind {
+        ErrorKind::Invalid => (StatusCode::BAD_REQUEST, "REQUEST_INVALID"),
+        ErrorKind::DigestInvalid => (StatusCode::BAD_REQUEST, "DIGEST_INVALID"),
+        ErrorKind::SizeInvalid => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
+        ErrorKind::NameInvalid => (StatusCode::BAD_REQUEST, "NAME_INVALID"),
+        ErrorKind::NameUnknown => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
+        ErrorKind::BlobUnknown => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
+        ErrorKind::ManifestUnknown => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
+        ErrorKind::ManifestInvalid => (StatusCode::BAD_REQUEST, "MANIFEST_INVALID"),
+        ErrorKind::ManifestBlobUnknown => (StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN"),
+        ErrorKind::UploadUnknown => (StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
+        ErrorKind::UploadInvalid => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
+        ErrorKind::RangeInvalid => (StatusCode::RANGE_NOT_SATISFIABLE, "RANGE_INVALID"),
+        ErrorKind::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
+        ErrorKind::Conflict => (StatusCode::CONFLICT, "CONFLICT"),
+        ErrorKind::Unauthorized => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
+        ErrorKind::Denied => (StatusCode::FORBIDDEN, "DENIED"),
+        ErrorKind::Unsupported => (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
+        ErrorKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
+        ErrorKind::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
+        ErrorKind::Unavailable | ErrorKind::Timeout => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
+    }
+}
+
+/// A failed request.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    pub(crate) code: &'static str,
+    /// What the client is told.
+    message: String,
+    detail: BTreeMap<&'static str, String>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// What the log is told, when it is more.
+    pub(crate) cause: Option<Error>,
+}
+
+/// The context that a client may see: it concerns what the client sent.
+const PUBLIC_CONTEXT: [&str; 7] = ["digest", "expected", "got", "size", "offset", "limit", "tag"];
+
+impl ApiError {
+    /// An error with a status and a code of its own.
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            detail: BTreeMap::new(),
+            headers: Vec::new(),
+            cause: None,
+        }
+    }
+
+    /// Adds a header to the response.
+    pub(crate) fn with_header(mut self, name: HeaderName, value: impl TryInto<HeaderValue>) -> Self {
+        if let Ok(value) = value.try_into() {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    /// The same error with another status and code, for places where the protocol asks for one.
+    pub(crate) fn with_status(mut self, status: StatusCode, code: &'static str) -> Self {
+        self.status = status;
+        self.code = code;
+        self
+    }
+
+    /// The resource does not have the method.
+    pub(crate) fn method(allow: &'static str) -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "UNSUPPORTED",
+            format!("this resource supports only {allow}"),
+        )
+        .with_header(header::ALLOW, allow)
+    }
+
+    /// No such resource.
+    pub(crate) fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "no such resource")
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(e: Error) -> Self {
+        let (status, code) = status_and_code(e.kind());
+        let mut out = if status.is_server_error() {
+            let message = match status {
+                StatusCode::SERVICE_UNAVAILABLE => "the registry cannot answer now: try again later",
+                _ => "the registry failed: its log says more under the request id",
+            };
+            Self::new(status, code, message)
+        } else {
+            let mut out = Self::new(status, code, e.message());
+            for key in PUBLIC_CONTEXT {
+                if let Some(value) = e.context_value(key) {
+                    out.detail.insert(key, value.to_owned());
+                }
+            }
+            out
+        };
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            let wait = e.context_value("retry after").unwrap_or("1").to_owned();
+            out = out.with_header(header::RETRY_AFTER, wait);
+        }
+        out.cause = Some(e);
+        out
+    }
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    errors: [ErrorEntry<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct ErrorEntry<'a> {
+    code: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    detail: &'a BTreeMap<&'static str, String>,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = ErrorBody {
+            errors: [ErrorEntry { code: self.code, message: &self.message, detail: &self.detail }],
+        };
+        let body = serde_json::to_vec(&body).expect("strings always serialise");
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.extend(self.headers);
+        (self.status, headers, Body::from(body)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    async fn shown(e: Error) -> (StatusCode, String) {
+        let response = ApiError::from(e).into_response();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn clients_learn_what_they_did_and_nothing_of_the_inside() {
+        let (status, body) = shown(
+            Error::new(ErrorKind::DigestInvalid, "the content does not match")
+                .with_context("expected", "sha256:x")
+                .with_context("path", "/srv/secret"),
+        )
+        .await;
+        assert_eq!(status, 400);
+        assert_eq!(
+            body,
+            r#"{"errors":[{"code":"DIGEST_INVALID","message":"the content does not match","detail":{"expected":"sha256:x"}}]}"#
+        );
+        let (status, body) =
+            shown(Error::io("cannot open", "/srv/secret", std::io::Error::other("boom"))).await;
+        assert_eq!(status, 500);
+        assert!(!body.contains("secret") && !body.contains("boom") && body.contains("UNKNOWN"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn passing_faults_say_when_to_come_back() {
+        for kind in [ErrorKind::Unavailable, ErrorKind::TooManyRequests] {
+            let response = ApiError::from(Error::new(kind, "x")).into_response();
+            assert_eq!(response.headers()["retry-after"], "1");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Lists: tags, repositories, referrers, extensions (end-8, end-12, `_catalog`, `_oci/ext/discover`).
+
+use super::{Outcome, json, set};
+use crate::auth::Action;
+use crate::registry::Call;
+use axum::response::Response;
+use http::header::{self, HeaderName, HeaderValue};
+use hyper_sdk::oci::{Descriptor, ImageIndex};
+use hyper_sdk::reference::ManifestReference;
+use hyper_sdk::store::Page;
+use hyper_sdk::{Digest, ErrorKind, RepositoryName, Tag, media_type};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+
+static FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// The most bytes of descriptors in one list of referrers: the size that clients accept for a manifest.
+const REFERRERS_BYTES: usize = (4 << 20) - (64 << 10);
+
+/// The most entries of a fallback tag that are looked at.
+const FALLBACK_ENTRIES: usize = 1000;
+
+#[derive(Serialize)]
+struct TagList<'a> {
+    name: &'a str,
+    tags: &'a [Tag],
+}
+
+#[derive(Serialize)]
+struct RepositoryList<'a> {
+    repositories: &'a [RepositoryName],
+}
+
+pub(super) async fn tags(call: &Call<'_>, repository: &RepositoryName, page: Page) -> Outcome {
+    let limit = page.limit.unwrap_or(usize::MAX).min(call.options.limits.page_entries);
+    // With `n=0` nothing is wanted but the answer whether there is such a repository.
+    let asked = Page { limit: Some(limit.max(1)), after: page.after };
+    let mut listing = call.store.list_tags(repository, asked).await?;
+    listing.items.truncate(limit);
+    let body = serde_json::to_vec(&TagList { name: repository.as_str(), tags: &listing.items });
+    let mut response = json(body.map_err(unserialisable)?);
+    if let Some(last) = listing.items.last().filter(|_| listing.more) {
+        link_next(&mut response, &format!("/v2/{repository}/tags/list?n={limit}&last={}", encode(last.as_str())));
+    }
+    Ok(response)
+}
+
+pub(super) async fn catalog(call: &Call<'_>, page: Page) -> Outcome {
+    let limit = page.limit.unwrap_or(usize::MAX).min(call.options.limits.page_entries);
+    let asked = Page { limit: Some(limit.max(1)), after: page.after };
+    let mut listing = call.store.list_repositories(asked).await?;
+    listing.items.truncate(limit);
+    let last = listing.items.last().cloned();
+    listing.items.retain(|repository| call.may(Some(repository), Action::Pull));
+    let body = serde_json::to_vec(&RepositoryList { repositories: &listing.items });
+    let mut response = json(body.map_err(unserialisable)?);
+    if let Some(last) = last.filter(|_| listing.more) {
+        link_next(&mut response, &format!("/v2/_catalog?n={limit}&last={}", encode(last.as_str())));
+    }
+    Ok(response)
+}
+
+pub(super) async fn referrers(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    artifact_type: Option<&str>,
+    after: Option<&Digest>,
+) -> Outcome {
+    let mut descriptors = match call.store.list_referrers(repository, digest, artifact_type).await {
+        Ok(descriptors) => descriptors,
+        Err(e) if e.kind() == ErrorKind::NameUnknown => Vec::new(),
+        Err(e) => return Err(e.into()),
+    };
+    add_fallback(call, repository, digest, artifact_type, &mut descriptors).await?;
+    if let Some(at) = after.and_then(|last| descriptors.iter().position(|d| d.digest == *last)) {
+        descriptors.drain(..=at);
+    }
+    let mut bytes = 0;
+    let mut fits = 0;
+    for descriptor in &descriptors {
+        bytes += serde_json::to_vec(descriptor).map_err(unserialisable)?.len() + 1;
+        if bytes > REFERRERS_BYTES && fits > 0 {
+            break;
+        }
+        fits += 1;
+    }
+    let more = fits < descriptors.len();
+    descriptors.truncate(fits);
+    let last = descriptors.last().map(|d| d.digest.clone());
+    let mut response = json(ImageIndex::new(descriptors).to_bytes());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type::OCI_INDEX));
+    if artifact_type.is_some() {
+        headers.insert(FILTERS_APPLIED.clone(), HeaderValue::from_static("artifactType"));
+    }
+    if let Some(last) = last.filter(|_| more) {
+        let filter = artifact_type.map(|t| format!("&artifactType={}", encode(t))).unwrap_or_default();
+        link_next(&mut response, &format!("/v2/{repository}/referrers/{digest}?last={}{filter}", encode(last.as_str())));
+    }
+    Ok(response)
+}
+
+/// Adds what clients of registries without a referrers API have noted in the tag `ALGORITHM-HEX` (distribution-spec,
+/// "Enabling the Referrers API"), as far as it still exists.
+async fn add_fallback(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    artifact_type: Option<&str>,
+    descriptors: &mut Vec<Descriptor>,
+) -> Result<(), crate::error::ApiError> {
+    let hex = digest.hex();
+    let Ok(tag) = Tag::parse(&format!("{}-{}", digest.algorithm(), &hex[..hex.len().min(64)])) else {
+        return Ok(());
+    };
+    let manifest = match call.store.get_manifest(repository, &tag.into()).await {
+        Ok(manifest) => manifest,
+        Err(e) if matches!(e.kind(), ErrorKind::ManifestUnknown | ErrorKind::NameUnknown) => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
+    let noted = manifest.index().map(|i| i.manifests.as_slice()).unwrap_or_default();
+    for descriptor in noted.iter().take(FALLBACK_ENTRIES) {
+        let wanted = artifact_type.is_none_or(|t| descriptor.artifact_type.as_deref() == Some(t));
+        if !wanted || descriptors.iter().any(|d| d.digest == descriptor.digest) {
+            continue;
+        }
+        match call.store.get_manifest(repository, &ManifestReference::Digest(descriptor.digest.clone())).await {
+            Ok(_) => descriptors.push(descriptor.clone()),
+            Err(e) if e.kind() == ErrorKind::ManifestUnknown => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Extensions {
+    extensions: Vec<Extension>,
+}
+
+#[derive(Serialize)]
+struct Extension {
+    name: &'static str,
+    description: &'static str,
+    url: &'static str,
+    endpoints: Vec<String>,
+}
+
+/// The extensions of the registry, or of one repository (distribution-spec, extensions/README.md).
+pub(super) fn extensions(repository: Option<&RepositoryName>) -> Response {
+    let prefix = repository.map_or_else(|| "/v2".to_owned(), |r| format!("/v2/{r}"));
+    let mut extensions = vec![Extension {
+        name: "_oci",
+        description: "Discovery of extensions",
+        url: "https://github.com/opencontainers/distribution-spec/blob/main/extensions/_oci.md",
+        endpoints: vec![format!("{prefix}/_oci/ext/discover")],
+    }];
+    if repository.is_none() {
+        extensions.push(Extension {
+            name: "_catalog",
+            description: "The list of repositories",
+            url: "https://distribution.github.io/distribution/spec/api/#catalog",
+            endpoints: vec!["/v2/_catalog".to_owned()],
+        });
+    }
+    json(serde_json::to_vec(&Extensions { extensions }).expect("strings always serialise"))
+}
+
+fn link_next(response: &mut Response, target: &str) {
+    set(response, header::LINK, &format!("<{target}>; rel=\"next\""));
+}
+
+fn encode(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+fn unserialisable(e: serde_json::Error) -> hyper_sdk::Error {
+    hyper_sdk::Error::internal("a list cannot be written as JSON").with_source(e)
+}

@@ -1,0 +1,184 @@
+//! Manifests: read, stored with their tags, deleted (end-3, end-7, end-9).
+
+use super::{CONTENT_DIGEST, Outcome, content, empty, etag_listed, not_modified, set};
+use crate::body::Incoming;
+use crate::cache::{Found, Key, Object, digest_value, etag_value};
+use crate::error::ApiError;
+use crate::registry::Call;
+use http::StatusCode;
+use http::header::{self, HeaderName, HeaderValue};
+use hyper_sdk::oci::Manifest;
+use hyper_sdk::reference::ManifestReference;
+use hyper_sdk::store::PutManifest;
+use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName, Tag};
+use std::sync::Arc;
+
+static OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+static OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
+
+pub(super) async fn get(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    reference: &ManifestReference,
+) -> Outcome {
+    let text = match reference {
+        ManifestReference::Tag(tag) => tag.as_str(),
+        ManifestReference::Digest(digest) => digest.as_str(),
+    };
+    let object = if call.cache.takes_manifests() {
+        let key = Key::manifest(repository, text);
+        let stamp = call.cache.stamp();
+        match call.cache.get(&key, stamp) {
+            Found::Fresh(object) => object,
+            Found::Stale(_) | Found::Nothing => {
+                match call.store.get_manifest(repository, reference).await {
+                    Ok(manifest) => {
+                        let object = Arc::new(Object::manifest(&manifest));
+                        call.cache.put(key, object.clone(), stamp);
+                        object
+                    }
+                    Err(e) => {
+                        call.cache.remove(&key);
+                        return Err(e.into());
+                    }
+                }
+            }
+        }
+    } else {
+        Arc::new(Object::manifest(&call.store.get_manifest(repository, reference).await?))
+    };
+    if let Some(response) = not_modified(call, &object.digest, &object.etag) {
+        return Ok(response);
+    }
+    Ok(content(call, &object))
+}
+
+pub(super) async fn put(
+    call: &Call<'_>,
+    repository: RepositoryName,
+    reference: ManifestReference,
+    mut tags: Vec<Tag>,
+    body: &mut Incoming,
+) -> Outcome {
+    let limits = &call.options.limits;
+    if tags.len() > limits.tags_per_request {
+        return Err(ApiError::new(
+            StatusCode::URI_TOO_LONG,
+            "SIZE_INVALID",
+            format!("one request may give at most {} tags", limits.tags_per_request),
+        ));
+    }
+    let bytes = body.read_all(limits.manifest_bytes).await.map_err(|e| match e.kind() {
+        ErrorKind::Timeout => ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "MANIFEST_INVALID",
+            "the body of the request stopped coming",
+        ),
+        _ => e.into(),
+    })?;
+    let manifest = match call.header(header::CONTENT_TYPE) {
+        Some(content_type) => Manifest::parse(bytes, content_type)?,
+        None => Manifest::sniff(bytes)?,
+    };
+    let by_parameter = !tags.is_empty();
+    let manifest = match &reference {
+        ManifestReference::Digest(digest) => manifest.with_digest(digest)?,
+        ManifestReference::Tag(_) if by_parameter => {
+            return Err(Error::invalid(
+                "the parameter `tag` needs a digest in the path: push the manifest by its digest",
+            )
+            .into());
+        }
+        ManifestReference::Tag(tag) => {
+            tags.push(tag.clone());
+            manifest
+        }
+    };
+    let mut distinct: Vec<Tag> = Vec::with_capacity(tags.len());
+    for tag in tags {
+        if !distinct.contains(&tag) {
+            distinct.push(tag);
+        }
+    }
+    let digest = manifest.digest().clone();
+    let subject = manifest.subject().map(|s| s.digest.clone());
+    let if_match = condition(call, &repository, &distinct).await?;
+    let conditional = if_match.is_some();
+    let put = PutManifest { manifest, tags: distinct.clone(), if_match };
+    let target = repository.clone();
+    call.change(move |store| async move { store.put_manifest(&target, put).await }).await.map_err(
+        |e| match e.kind() {
+            ErrorKind::Conflict if conditional => precondition_failed(),
+            _ => e.into(),
+        },
+    )?;
+    let mut response = empty(StatusCode::CREATED);
+    set(&mut response, header::LOCATION, &format!("/v2/{repository}/manifests/{digest}"));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_DIGEST.clone(), digest_value(&digest));
+    headers.insert(header::ETAG, etag_value(&digest));
+    if let Some(subject) = subject {
+        headers.insert(OCI_SUBJECT.clone(), digest_value(&subject));
+    }
+    if by_parameter {
+        for tag in &distinct {
+            let value = HeaderValue::from_str(tag.as_str())
+                .expect("a tag is made of visible ASCII characters");
+            headers.append(OCI_TAG.clone(), value);
+        }
+    }
+    Ok(response)
+}
+
+pub(super) async fn delete(
+    call: &Call<'_>,
+    repository: RepositoryName,
+    reference: ManifestReference,
+) -> Outcome {
+    if call.headers.contains_key(header::IF_MATCH) {
+        return Err(Error::unsupported("If-Match is supported on PUT, not on DELETE").into());
+    }
+    let key = match &reference {
+        ManifestReference::Tag(tag) => Key::manifest(&repository, tag.as_str()),
+        ManifestReference::Digest(digest) => Key::manifest(&repository, digest.as_str()),
+    };
+    call.change(move |store| async move { store.delete_manifest(&repository, &reference).await }).await?;
+    call.cache.remove(&key);
+    Ok(empty(StatusCode::ACCEPTED))
+}
+
+/// What the tags must name for the PUT to go ahead, from `If-Match` and `If-None-Match: *`.
+///
+/// The conditions are weighed here against what the first tag names now; the store then moves the tags only if that is
+/// still so.
+async fn condition(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    tags: &[Tag],
+) -> Result<Option<Option<Digest>>, ApiError> {
+    let (if_match, if_none_match) = (call.header(header::IF_MATCH), call.header(header::IF_NONE_MATCH));
+    if if_match.is_none() && if_none_match.is_none() {
+        return Ok(None);
+    }
+    let Some(tag) = tags.first() else {
+        return Err(Error::invalid("If-Match and If-None-Match need a tag: a digest cannot change").into());
+    };
+    let current = match call.store.get_manifest(repository, &tag.clone().into()).await {
+        Ok(manifest) => Some(manifest.digest().clone()),
+        Err(e) if matches!(e.kind(), ErrorKind::ManifestUnknown | ErrorKind::NameUnknown) => None,
+        Err(e) => return Err(e.into()),
+    };
+    let listed = |list: &str| current.as_ref().is_some_and(|d| etag_listed(list, d.as_str()));
+    if if_match.is_some_and(|list| !listed(list)) || if_none_match.is_some_and(listed) {
+        return Err(precondition_failed());
+    }
+    Ok(Some(current))
+}
+
+fn precondition_failed() -> ApiError {
+    ApiError::new(
+        StatusCode::PRECONDITION_FAILED,
+        "CONFLICT",
+        "the tag names another manifest than the condition says",
+    )
+}

@@ -1,0 +1,143 @@
+//! One function for each endpoint: parsed names in, one call of the store, a response out.
+
+mod blobs;
+mod lists;
+mod manifests;
+mod uploads;
+mod whereabouts;
+
+pub(crate) use whereabouts::Whereabouts;
+
+use crate::body::Incoming;
+use crate::cache::Object;
+use crate::error::ApiError;
+use crate::registry::Call;
+use crate::route::Endpoint;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use hyper_sdk::ErrorKind;
+use hyper_sdk::store::Page;
+
+type Outcome = Result<Response, ApiError>;
+
+pub(crate) static CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// Answers a request whose caller may make it.
+pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Incoming) -> Outcome {
+    let method = call.method.clone();
+    match endpoint {
+        Endpoint::Base => Ok(base(call)),
+        Endpoint::Live => Ok(text("ok\n".to_owned())),
+        Endpoint::Ready => ready(call).await,
+        Endpoint::Metrics if call.options.metrics => Ok(text(call.metrics.render(&call.cache))),
+        Endpoint::Metrics => Err(ApiError::not_found()),
+        Endpoint::Extensions(repository) => Ok(lists::extensions(repository.as_ref())),
+        Endpoint::Catalog(page) => lists::catalog(call, page).await,
+        Endpoint::Tags { repository, page } => lists::tags(call, &repository, page).await,
+        Endpoint::Referrers { repository, digest, artifact_type, after } => {
+            lists::referrers(call, &repository, &digest, artifact_type.as_deref(), after.as_ref()).await
+        }
+        Endpoint::Blob { repository, digest } => match method {
+            Method::DELETE => blobs::delete(call, repository, digest).await,
+            _ => blobs::get(call, &repository, &digest).await,
+        },
+        Endpoint::StartUpload { repository, start } => uploads::start(call, repository, start, body).await,
+        Endpoint::Upload { repository, id, digest } => match method {
+            Method::PATCH => uploads::append(call, &repository, &id, body).await,
+            Method::PUT => uploads::finish(call, &repository, &id, digest, body).await,
+            Method::DELETE => uploads::cancel(call, &repository, &id).await,
+            _ => uploads::status(call, &repository, &id).await,
+        },
+        Endpoint::Manifest { repository, reference, tags } => match method {
+            Method::PUT => manifests::put(call, repository, reference, tags, body).await,
+            Method::DELETE => manifests::delete(call, repository, reference).await,
+            _ => manifests::get(call, &repository, &reference).await,
+        },
+    }
+}
+
+/// The answer to a probe (end-1). A caller without credentials is shown how to give some even when it needs none:
+/// several clients look for the scheme here and nowhere else.
+fn base(call: &Call<'_>) -> Response {
+    let mut response = json(b"{}".to_vec());
+    if let (Some(challenge), crate::auth::Principal::Anonymous) = (call.challenge(), call.who) {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.clone());
+    }
+    response
+}
+
+/// Whether the store answers: a list of one repository touches the metadata and takes no time.
+async fn ready(call: &Call<'_>) -> Outcome {
+    let asked = call.store.list_repositories(Page { limit: Some(1), after: None });
+    match tokio::time::timeout(std::time::Duration::from_secs(5), asked).await {
+        Ok(Ok(_)) => Ok(text("ok\n".to_owned())),
+        Ok(Err(e)) if e.kind() == ErrorKind::Unsupported => Ok(text("ok\n".to_owned())),
+        Ok(Err(e)) => Err(ApiError::from(e).with_status(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")),
+        Err(_) => Err(hyper_sdk::Error::new(ErrorKind::Timeout, "the store does not answer").into()),
+    }
+}
+
+fn text(text: String) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"))], text)
+        .into_response()
+}
+
+fn json(bytes: Vec<u8>) -> Response {
+    let length = HeaderValue::from(bytes.len());
+    (
+        [(header::CONTENT_TYPE, HeaderValue::from_static("application/json")), (header::CONTENT_LENGTH, length)],
+        bytes,
+    )
+        .into_response()
+}
+
+fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    // RFC 9110, section 8.6: a 204 has no Content-Length.
+    if status != StatusCode::NO_CONTENT {
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    response
+}
+
+/// Sets a header whose text was made of parsed names, numbers and digests.
+fn set(response: &mut Response, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+/// The headers that content from memory and from the store have in common.
+fn content(call: &Call<'_>, object: &Object) -> Response {
+    let body = if call.is_head() { Body::empty() } else { Body::from(object.bytes.clone()) };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.reserve(8);
+    headers.insert(header::CONTENT_TYPE, object.content_type.clone());
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(object.bytes.len()));
+    headers.insert(CONTENT_DIGEST.clone(), object.digest.clone());
+    headers.insert(header::ETAG, object.etag.clone());
+    response
+}
+
+/// Whether a list of entity tags (`If-Match`, `If-None-Match`) names this one (RFC 9110, section 13.1).
+fn etag_listed(list: &str, etag: &str) -> bool {
+    let bare = |t: &str| t.trim().trim_start_matches("W/").trim_matches('"').to_owned();
+    list.trim() == "*" || list.split(',').any(|t| bare(t) == bare(etag))
+}
+
+/// The answer to a client that has the content already.
+fn not_modified(call: &Call<'_>, digest: &HeaderValue, etag: &HeaderValue) -> Option<Response> {
+    let list = call.header(header::IF_NONE_MATCH)?;
+    if !etag_listed(list, etag.to_str().unwrap_or_default()) {
+        return None;
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response.headers_mut().insert(header::ETAG, etag.clone());
+    response.headers_mut().insert(CONTENT_DIGEST.clone(), digest.clone());
+    Some(response)
+}

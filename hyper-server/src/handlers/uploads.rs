@@ -1,0 +1,348 @@
+//! Uploads: in one request, in chunks or as a stream, resumed, cancelled; and mounts (end-4 to end-6, end-11, end-13,
+//! end-14).
+//!
+//! Every location is the path `/v2/NAME/blobs/uploads/ID`; it stays the same for the whole session, and the session
+//! itself, not the location, says how far it is. A chunk that does not begin there is refused with 416, on the closing
+//! PUT too, and leaves the session as it was.
+
+use super::{CONTENT_DIGEST, Outcome, empty, set};
+use crate::auth::Action;
+use crate::body::Incoming;
+use crate::cache::digest_value;
+use crate::error::ApiError;
+use crate::registry::Call;
+use crate::route::StartUpload;
+use axum::response::Response;
+use http::StatusCode;
+use http::header::{self, HeaderName};
+use hyper_sdk::store::{BlobUpload, Page, UploadId, UploadOptions};
+use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName};
+use tokio::sync::oneshot;
+
+static UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+
+/// The largest body that is gathered in memory instead of in a session.
+const IN_MEMORY: usize = 1 << 20;
+
+/// How many repositories are asked for a blob that is to be mounted from wherever it is.
+const ASKED: usize = 200;
+
+pub(super) async fn start(
+    call: &Call<'_>,
+    repository: RepositoryName,
+    start: StartUpload,
+    body: &mut Incoming,
+) -> Outcome {
+    if let Some(digest) = &start.mount
+        && mount(call, &repository, digest, start.from.as_ref()).await?
+    {
+        return Ok(created(call, &repository, digest));
+    }
+    if let (Some(digest), Some(length)) = (&start.digest, body.announced)
+        && length <= IN_MEMORY as u64
+    {
+        return at_once(call, &repository, digest, body).await;
+    }
+    let algorithm = start.digest.as_ref().map(Digest::algorithm).or(start.algorithm);
+    if start.digest.is_none() && !body.is_empty().await? {
+        return Err(Error::new(
+            ErrorKind::UploadInvalid,
+            "a request that starts an upload has a body only with the parameter `digest`",
+        )
+        .into());
+    }
+    let upload = call.store.start_upload(&repository, UploadOptions { algorithm }).await?;
+    let Some(digest) = start.digest else {
+        return Ok(in_progress(StatusCode::ACCEPTED, &repository, upload.id(), upload.offset()));
+    };
+    let (upload, received) = receive(call, upload, body, None).await?;
+    if let Err(e) = received {
+        // Nobody knows the name of this session, so nobody can go on with it.
+        upload.abort().await?;
+        return Err(e);
+    }
+    close(call, &repository, upload, digest).await
+}
+
+/// Stores a small blob that came with its digest in one request: no session is needed for it.
+async fn at_once(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    body: &mut Incoming,
+) -> Outcome {
+    check_size(call, body.announced.unwrap_or_default())?;
+    let receiving = call.metrics.upload();
+    let bytes = body.read_all(IN_MEMORY).await.map_err(from_upload)?;
+    drop(receiving);
+    let (to, wanted) = (repository.clone(), digest.clone());
+    call.change(move |store| async move { store.put_blob(&to, &wanted, bytes).await }).await?;
+    Ok(created(call, repository, digest))
+}
+
+fn check_size(call: &Call<'_>, size: u64) -> Result<(), ApiError> {
+    match call.options.limits.blob_bytes {
+        Some(limit) if size > limit => Err(Error::new(
+            ErrorKind::TooLarge,
+            "the blob is larger than this registry takes",
+        )
+        .with_context("limit", limit)
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+pub(super) async fn append(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    id: &UploadId,
+    body: &mut Incoming,
+) -> Outcome {
+    let upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
+    let range = expected_range(call, upload.as_ref(), body)?;
+    let (mut upload, received) = receive(call, upload, body, range).await?;
+    upload.save().await.map_err(from_upload)?;
+    received?;
+    Ok(in_progress(StatusCode::ACCEPTED, repository, id, upload.offset()))
+}
+
+pub(super) async fn finish(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    id: &UploadId,
+    digest: Option<Digest>,
+    body: &mut Incoming,
+) -> Outcome {
+    let Some(digest) = digest else {
+        return Err(Error::new(ErrorKind::DigestInvalid, "the parameter `digest` is missing").into());
+    };
+    let mut upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
+    let range = expected_range(call, upload.as_ref(), body)?;
+    if body.announced != Some(0) || range.is_some() {
+        let received;
+        (upload, received) = receive(call, upload, body, range).await?;
+        if received.is_err() {
+            upload.save().await.map_err(from_upload)?;
+            received?;
+        }
+    }
+    close(call, repository, upload, digest).await
+}
+
+pub(super) async fn status(call: &Call<'_>, repository: &RepositoryName, id: &UploadId) -> Outcome {
+    let upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
+    Ok(in_progress(StatusCode::NO_CONTENT, repository, id, upload.offset()))
+}
+
+pub(super) async fn cancel(call: &Call<'_>, repository: &RepositoryName, id: &UploadId) -> Outcome {
+    let upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
+    upload.abort().await?;
+    Ok(empty(StatusCode::NO_CONTENT))
+}
+
+/// The length that `Content-Range` announces, if it does and fits the session.
+fn expected_range(
+    call: &Call<'_>,
+    upload: &dyn BlobUpload,
+    body: &Incoming,
+) -> Result<Option<u64>, ApiError> {
+    let Some(value) = call.headers.get(header::CONTENT_RANGE) else { return Ok(None) };
+    let Some((first, length)) = value.to_str().ok().and_then(content_range) else {
+        let e = Error::new(ErrorKind::UploadInvalid, "the Content-Range is not of the form `FIRST-LAST`");
+        return Err(e.into());
+    };
+    if first != upload.offset() {
+        return Err(out_of_order(upload.offset()));
+    }
+    if body.announced.is_some_and(|announced| announced != length) {
+        let e = Error::new(ErrorKind::SizeInvalid, "Content-Range and Content-Length do not agree");
+        return Err(e.into());
+    }
+    Ok(Some(length))
+}
+
+/// Appends the body to the session, and gives the session back with what became of the body.
+///
+/// A task of its own does it: when the client goes away, the bytes that came before are saved nevertheless, so that the
+/// client can go on there.
+async fn receive(
+    call: &Call<'_>,
+    mut upload: Box<dyn BlobUpload>,
+    body: &mut Incoming,
+    length: Option<u64>,
+) -> Result<(Box<dyn BlobUpload>, Result<(), ApiError>), ApiError> {
+    let registry = call.registry.clone();
+    let mut taken = body.take();
+    let (finished, result) = oneshot::channel();
+    tokio::spawn(async move {
+        let _receiving = registry.0.metrics.upload();
+        let limit = registry.0.options.limits.blob_bytes;
+        let appended = taken.append_to(&mut upload, length, limit).await;
+        if let Err((mut upload, ..)) = finished.send((upload, appended, taken))
+            && let Err(error) = upload.save().await
+        {
+            tracing::warn!(%error, "an upload that was broken off is not saved");
+        }
+    });
+    let (upload, appended, taken) = result
+        .await
+        .map_err(|e| Error::internal("the upload broke off").with_source(e))?;
+    *body = taken;
+    let received = match appended {
+        Err(e) => Err(from_upload(e)),
+        Ok(got) if length.is_some_and(|l| l != got) => Err(Error::new(
+            ErrorKind::SizeInvalid,
+            "the body is shorter than its Content-Range says",
+        )
+        .into()),
+        Ok(_) => Ok(()),
+    };
+    Ok((upload, received))
+}
+
+async fn close(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    upload: Box<dyn BlobUpload>,
+    digest: Digest,
+) -> Outcome {
+    let wanted = digest.clone();
+    call.change(move |_| async move { upload.finish(&wanted).await }).await.map_err(from_upload)?;
+    Ok(created(call, repository, &digest))
+}
+
+/// Mounts a blob, from where the caller says or from wherever the caller may pull it. Whether it did.
+async fn mount(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    from: Option<&RepositoryName>,
+) -> Result<bool, ApiError> {
+    if let Some(from) = from {
+        return mount_from(call, repository, digest, from).await;
+    }
+    for from in call.whereabouts.of(digest) {
+        if mount_from(call, repository, digest, &from).await? {
+            return Ok(true);
+        }
+    }
+    let page = Page { limit: Some(ASKED), after: None };
+    for from in call.store.list_repositories(page).await?.items {
+        if mount_from(call, repository, digest, &from).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn mount_from(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    from: &RepositoryName,
+) -> Result<bool, ApiError> {
+    // A right that is missing looks like a blob that is missing: what others have is nobody's business.
+    if !call.may(Some(from), Action::Pull) {
+        return Ok(false);
+    }
+    match call.store.stat_blob(from, digest).await {
+        Ok(_) => {}
+        Err(e) if matches!(e.kind(), ErrorKind::BlobUnknown | ErrorKind::NameUnknown) => return Ok(false),
+        Err(e) => return Err(e.into()),
+    }
+    let (to, blob, from) = (repository.clone(), digest.clone(), from.clone());
+    let mounted = call.change(move |store| async move { store.mount_blob(&to, &blob, &from).await }).await;
+    match mounted {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(e.kind(), ErrorKind::BlobUnknown | ErrorKind::NameUnknown) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn location(repository: &RepositoryName, id: &UploadId) -> String {
+    format!("/v2/{repository}/blobs/uploads/{id}")
+}
+
+fn in_progress(status: StatusCode, repository: &RepositoryName, id: &UploadId, offset: u64) -> Response {
+    let mut response = empty(status);
+    set(&mut response, header::LOCATION, &location(repository, id));
+    // The specification writes an upload without bytes as `0-0`, too.
+    set(&mut response, header::RANGE, &format!("0-{}", offset.saturating_sub(1)));
+    set(&mut response, UPLOAD_ID.clone(), id.as_str());
+    response
+}
+
+fn created(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Response {
+    call.whereabouts.seen(digest, repository);
+    let mut response = empty(StatusCode::CREATED);
+    set(&mut response, header::LOCATION, &format!("/v2/{repository}/blobs/{digest}"));
+    response.headers_mut().insert(CONTENT_DIGEST.clone(), digest_value(digest));
+    response
+}
+
+fn out_of_order(offset: u64) -> ApiError {
+    ApiError::from(
+        Error::new(ErrorKind::RangeInvalid, "the chunk does not begin where the upload ends")
+            .with_context("offset", offset),
+    )
+    .with_status(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID")
+}
+
+/// A failure of an upload, in the words of the protocol.
+fn from_upload(e: Error) -> ApiError {
+    match e.kind() {
+        ErrorKind::RangeInvalid => {
+            ApiError::from(e).with_status(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID")
+        }
+        ErrorKind::Conflict => ApiError::new(
+            StatusCode::CONFLICT,
+            "BLOB_UPLOAD_INVALID",
+            "another request is writing to this upload",
+        ),
+        ErrorKind::Timeout => ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "BLOB_UPLOAD_INVALID",
+            "the body of the request stopped coming",
+        ),
+        _ => e.into(),
+    }
+}
+
+/// First offset and length of a `Content-Range`: `FIRST-LAST` as the distribution specification has it, or `bytes
+/// FIRST-LAST/SIZE` as RFC 9110 has it.
+fn content_range(value: &str) -> Option<(u64, u64)> {
+    let value = value.trim();
+    let range = match value.strip_prefix("bytes ") {
+        Some(rest) => rest.trim().split('/').next()?,
+        None => value,
+    };
+    let (first, last) = range.split_once('-')?;
+    let number = |s: &str| -> Option<u64> {
+        s.bytes().all(|b| b.is_ascii_digit()).then(|| s.parse().ok())?
+    };
+    let (first, last) = (number(first)?, number(last)?);
+    let length = last.checked_sub(first)?.checked_add(1)?;
+    Some((first, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn content_ranges_are_read_in_both_forms() {
+        assert_eq!(content_range("0-4"), Some((0, 5)));
+        assert_eq!(content_range("bytes 10-10/*"), Some((10, 1)));
+        for bad in ["", "-", "5-4", "a-b", "0-", "+1-2", "0-18446744073709551615", "bytes */5"] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read(text: String) {
+            let _ = content_range(&text);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Counters in memory and their Prometheus text form.
+//!
+//! Every series is known beforehand (endpoints × methods × statuses), so that counting is one atomic addition and no
+//! name that a client sends can make a series. Nothing here is global: each registry counts for itself.
+
+use crate::route::Endpoint;
+use http::{Method, StatusCode};
+use std::fmt::Write;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+const ROUTES: usize = Endpoint::NAMES.len() + 1;
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "other"];
+const STATUSES: [u16; 23] = [
+    200, 201, 202, 204, 206, 304, 400, 401, 403, 404, 405, 408, 409, 412, 413, 414, 416, 429, 500, 501, 503, 499, 0,
+];
+/// Upper bounds of the latency buckets, in microseconds, and as they are printed.
+const BUCKETS: [(u64, &str); 12] = [
+    (250, "0.00025"),
+    (500, "0.0005"),
+    (1_000, "0.001"),
+    (2_500, "0.0025"),
+    (5_000, "0.005"),
+    (10_000, "0.01"),
+    (25_000, "0.025"),
+    (100_000, "0.1"),
+    (500_000, "0.5"),
+    (2_500_000, "2.5"),
+    (10_000_000, "10"),
+    (60_000_000, "60"),
+];
+
+#[derive(Debug, Default)]
+struct RouteCounters {
+    requests: [[AtomicU64; STATUSES.len()]; METHODS.len()],
+    buckets: [AtomicU64; BUCKETS.len()],
+    micros: AtomicU64,
+    count: AtomicU64,
+}
+
+/// The counters of one registry.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    routes: [RouteCounters; ROUTES],
+    pub(crate) bytes_in: AtomicU64,
+    pub(crate) bytes_out: AtomicU64,
+    pub(crate) in_flight: AtomicI64,
+    uploads: AtomicI64,
+    connections: AtomicI64,
+    connections_total: AtomicU64,
+}
+
+/// Counts something as present until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Present<'a>(&'a AtomicI64);
+
+impl<'a> Present<'a> {
+    fn new(gauge: &'a AtomicI64) -> Self {
+        gauge.fetch_add(1, Ordering::Relaxed);
+        Self(gauge)
+    }
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Metrics {
+    /// An upload whose bytes are being received.
+    pub(crate) fn upload(&self) -> Present<'_> {
+        Present::new(&self.uploads)
+    }
+
+    /// An open connection.
+    pub(crate) fn connection(&self) -> Present<'_> {
+        self.connections_total.fetch_add(1, Ordering::Relaxed);
+        Present::new(&self.connections)
+    }
+
+    /// Counts an answered request; `route` is an index into [`Endpoint::NAMES`], `None` when there was none.
+    pub(crate) fn answered(
+        &self,
+        route: Option<usize>,
+        method: &Method,
+        status: StatusCode,
+        took: Duration,
+    ) {
+        let route = &self.routes[route.unwrap_or(ROUTES - 1)];
+        let m = METHODS.iter().position(|m| *m == method.as_str()).unwrap_or(METHODS.len() - 1);
+        let s = STATUSES.iter().position(|s| *s == status.as_u16()).unwrap_or(STATUSES.len() - 1);
+        route.requests[m][s].fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        if let Some(i) = BUCKETS.iter().position(|(bound, _)| micros <= *bound) {
+            route.buckets[i].fetch_add(1, Ordering::Relaxed);
+        }
+        route.micros.fetch_add(micros, Ordering::Relaxed);
+        route.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The Prometheus text format, version 0.0.4.
+    pub(crate) fn render(&self, cache: &crate::cache::Cache) -> String {
+        let mut out = String::with_capacity(8 << 10);
+        let route_name = |i: usize| Endpoint::NAMES.get(i).copied().unwrap_or("none");
+        header(&mut out, "requests_total", "counter", "Requests by route, method and status");
+        for (r, route) in self.routes.iter().enumerate() {
+            for (m, statuses) in route.requests.iter().enumerate() {
+                for (s, count) in statuses.iter().enumerate() {
+                    let count = count.load(Ordering::Relaxed);
+                    if count > 0 {
+                        let status = match STATUSES[s] {
+                            0 => "other".to_owned(),
+                            s => s.to_string(),
+                        };
+                        let _ = writeln!(
+                            out,
+                            "hyperregistry_requests_total{{route=\"{}\",method=\"{}\",status=\"{status}\"}} {count}",
+                            route_name(r),
+                            METHODS[m]
+                        );
+                    }
+                }
+            }
+        }
+        header(
+            &mut out,
+            "request_duration_seconds",
+            "histogram",
+            "Time from the request line to the first byte of the response",
+        );
+        for (r, route) in self.routes.iter().enumerate() {
+            let count = route.count.load(Ordering::Relaxed);
+            if count == 0 {
+                continue;
+            }
+            let name = route_name(r);
+            let mut below = 0;
+            for (i, (_, bound)) in BUCKETS.iter().enumerate() {
+                below += route.buckets[i].load(Ordering::Relaxed);
+                let _ = writeln!(
+                    out,
+                    "hyperregistry_request_duration_seconds_bucket{{route=\"{name}\",le=\"{bound}\"}} {below}"
+                );
+            }
+            let count = count.max(below);
+            let seconds = route.micros.load(Ordering::Relaxed) as f64 / 1e6;
+            let _ = writeln!(
+                out,
+                "hyperregistry_request_duration_seconds_bucket{{route=\"{name}\",le=\"+Inf\"}} {count}\n\
+                 hyperregistry_request_duration_seconds_sum{{route=\"{name}\"}} {seconds}\n\
+                 hyperregistry_request_duration_seconds_count{{route=\"{name}\"}} {count}"
+            );
+        }
+        let gauges = [
+            ("requests_in_flight", "Requests being handled", self.in_flight.load(Ordering::Relaxed)),
+            ("uploads_in_progress", "Uploads whose bytes are being received", self.uploads.load(Ordering::Relaxed)),
+            ("connections", "Open connections", self.connections.load(Ordering::Relaxed)),
+            ("cache_bytes", "Bytes held by the cache in memory", cache.bytes() as i64),
+        ];
+        for (name, help, value) in gauges {
+            header(&mut out, name, "gauge", help);
+            let _ = writeln!(out, "hyperregistry_{name} {value}");
+        }
+        let counters = [
+            ("bytes_received_total", "Bytes of request bodies", &self.bytes_in),
+            ("bytes_sent_total", "Bytes of response bodies", &self.bytes_out),
+            ("connections_total", "Connections accepted", &self.connections_total),
+            ("cache_hits_total", "Look-ups that the cache in memory knew", &cache.hits),
+            ("cache_misses_total", "Look-ups that the cache in memory did not know", &cache.misses),
+        ];
+        for (name, help, value) in counters {
+            header(&mut out, name, "counter", help);
+            let _ = writeln!(out, "hyperregistry_{name} {}", value.load(Ordering::Relaxed));
+        }
+        out
+    }
+}
+
+fn header(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP hyperregistry_{name} {help}\n# TYPE hyperregistry_{name} {kind}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Cache, CacheOptions};
+
+    #[test]
+    fn series_add_up() {
+        let metrics = Metrics::default();
+        let took = Duration::from_micros(300);
+        metrics.answered(Some(6), &Method::GET, StatusCode::OK, took);
+        metrics.answered(Some(6), &Method::GET, StatusCode::OK, Duration::from_secs(100));
+        metrics.answered(None, &Method::TRACE, StatusCode::IM_A_TEAPOT, took);
+        let _upload = metrics.upload();
+        let text = metrics.render(&Cache::new(CacheOptions::default()));
+        for line in [
+            "hyperregistry_requests_total{route=\"manifest\",method=\"GET\",status=\"200\"} 2",
+            "hyperregistry_requests_total{route=\"none\",method=\"other\",status=\"other\"} 1",
+            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"0.00025\"} 0",
+            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"0.0005\"} 1",
+            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"60\"} 1",
+            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"+Inf\"} 2",
+            "hyperregistry_uploads_in_progress 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+    }
+}

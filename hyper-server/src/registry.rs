@@ -1,0 +1,446 @@
+//! The registry as a service: one request in, one response out, over any store.
+//!
+//! ```text
+//! request ── id ── route::parse ── who ── may? ── handlers::* ── response
+//!                      │             │      │         │
+//!                      └─────────────┴──────┴─────────┴── ApiError ── JSON
+//! every response: Docker-Distribution-Api-Version, X-Request-Id; one line in the log; the counters
+//! ```
+//!
+//! # Invariants
+//! - The log has the path, never the query's values, a header or a body, so no credential gets into it.
+//! - What changes the store runs to its end even when the client goes away, so that nobody sees half of it.
+
+use crate::auth::{Action, AnonymousAccess, Authenticator, Authorizer, Principal};
+use crate::body::{Counted, Incoming};
+use crate::cache::{Cache, CacheOptions};
+use crate::error::ApiError;
+use crate::handlers;
+use crate::metrics::Metrics;
+use crate::route::{self, Endpoint, Rejection};
+use axum::body::{Body, HttpBody};
+use axum::response::{IntoResponse, Response};
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use hyper_sdk::store::SharedStore;
+use hyper_sdk::{RepositoryName, Result};
+use std::convert::Infallible;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// What a request may weigh.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The largest manifest, in bytes. The specification wants at least 4 MiB.
+    pub manifest_bytes: usize,
+    /// The largest blob, in bytes.
+    pub blob_bytes: Option<u64>,
+    /// The most tags that one request may give a manifest.
+    pub tags_per_request: usize,
+    /// The most entries of a list in one response.
+    pub page_entries: usize,
+    /// How long the body of a request may stand still.
+    pub body_idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            manifest_bytes: (4 << 20) + (128 << 10),
+            blob_bytes: None,
+            tags_per_request: 100,
+            page_entries: 10_000,
+            body_idle: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How a registry behaves.
+#[derive(Clone, Debug)]
+pub struct RegistryOptions {
+    /// Refuses everything that writes.
+    pub read_only: bool,
+    /// The users: an htpasswd file with bcrypt hashes.
+    pub htpasswd: Option<PathBuf>,
+    /// What callers without credentials may do; `None` means nothing when there are users, everything when there are
+    /// none.
+    pub anonymous: Option<AnonymousAccess>,
+    /// Decides in place of `anonymous`.
+    pub authorizer: Option<Arc<dyn Authorizer>>,
+    /// What clients show when they ask for a password.
+    pub realm: String,
+    /// Limits.
+    pub limits: Limits,
+    /// The cache in memory.
+    pub cache: CacheOptions,
+    /// Serves `/metrics`.
+    pub metrics: bool,
+    /// Writes a line for each request to the log, at the level `info`.
+    pub access_log: bool,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            htpasswd: None,
+            anonymous: None,
+            authorizer: None,
+            realm: "hyperregistry".to_owned(),
+            limits: Limits::default(),
+            cache: CacheOptions::default(),
+            metrics: true,
+            access_log: true,
+        }
+    }
+}
+
+/// A registry: a tower service that answers requests from a store. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Registry(pub(crate) Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) store: SharedStore,
+    pub(crate) options: RegistryOptions,
+    pub(crate) cache: Cache,
+    pub(crate) metrics: Metrics,
+    pub(crate) whereabouts: handlers::Whereabouts,
+    authenticator: Authenticator,
+    authorizer: Arc<dyn Authorizer>,
+    request_ids: RequestIds,
+}
+
+/// A request on its way through the handlers.
+pub(crate) struct Call<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) who: &'a Principal,
+    pub(crate) method: &'a Method,
+    pub(crate) headers: &'a HeaderMap,
+}
+
+impl std::ops::Deref for Call<'_> {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.registry.0
+    }
+}
+
+impl Call<'_> {
+    /// Whether the caller may do this.
+    pub(crate) fn may(&self, repository: Option<&RepositoryName>, action: Action) -> bool {
+        self.authorizer.allows(self.who, repository, action)
+    }
+
+    /// Whether only the head of the response is wanted.
+    pub(crate) fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    /// A header as text.
+    pub(crate) fn header(&self, name: impl http::header::AsHeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|v| v.to_str().ok())
+    }
+
+    /// Runs a change of the store to its end, whether the client stays or not, and tells the cache after it.
+    pub(crate) async fn change<T, F, Fut>(&self, change: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(SharedStore) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        let registry = self.registry.clone();
+        tokio::spawn(async move {
+            let _write = registry.0.cache.write();
+            change(registry.0.store.clone()).await
+        })
+        .await
+        .map_err(|e| hyper_sdk::Error::internal("a change of the store broke off").with_source(e))?
+    }
+}
+
+pub(crate) static API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Marks a response whose body is a stream, so that it is counted and logged when it has been sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Streamed;
+
+impl Registry {
+    /// Puts a registry on a store.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::Invalid`] or [`hyper_sdk::ErrorKind::Io`] when the htpasswd file cannot be used.
+    pub fn new(store: SharedStore, options: RegistryOptions) -> Result<Self> {
+        let anonymous = options.anonymous.unwrap_or(match options.htpasswd {
+            Some(_) => AnonymousAccess::None,
+            None => AnonymousAccess::Full,
+        });
+        Ok(Self(Arc::new(Inner {
+            authenticator: Authenticator::new(options.htpasswd.as_deref(), &options.realm)?,
+            authorizer: options.authorizer.clone().unwrap_or_else(|| Arc::new(anonymous)),
+            cache: Cache::new(options.cache.clone()),
+            metrics: Metrics::default(),
+            whereabouts: handlers::Whereabouts::default(),
+            request_ids: RequestIds::new()?,
+            store,
+            options,
+        })))
+    }
+
+    /// The store that is served.
+    pub fn store(&self) -> &SharedStore {
+        &self.0.store
+    }
+
+    /// Answers one request.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response
+    where
+        B: HttpBody<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        let start = Instant::now();
+        let present = InFlight::new(self);
+        let (parts, body) = request.into_parts();
+        let request_id = self.0.request_ids.of(&parts.headers);
+        let parsed = route::parse(&parts.method, parts.uri.path(), parts.uri.query());
+        let route = parsed.as_ref().ok().map(Endpoint::index);
+        let mut body = Incoming::new(Body::new(body), self.0.options.limits.body_idle);
+        let mut who = Principal::Anonymous;
+        let outcome = match parsed {
+            Ok(endpoint) => {
+                match self.0.admit(&endpoint, &parts.method, &parts.headers, &mut who).await {
+                    Ok(()) => {
+                        let call = Call {
+                            registry: self,
+                            who: &who,
+                            method: &parts.method,
+                            headers: &parts.headers,
+                        };
+                        handlers::dispatch(&call, endpoint, &mut body).await
+                    }
+                    Err(e) => Err(e),
+                }
+            }
+            // Who may not even probe does not learn what is malformed, either.
+            Err(rejection) => match self.0.admit_to_registry(&parts.headers, &mut who).await {
+                Ok(()) => Err(match rejection {
+                    Rejection::Malformed(e) => e.into(),
+                    Rejection::NotFound => ApiError::not_found(),
+                    Rejection::Method(allow) => ApiError::method(allow),
+                }),
+                Err(e) => Err(e),
+            },
+        };
+        self.0.metrics.bytes_in.fetch_add(body.received, Ordering::Relaxed);
+        let mut record = Record {
+            request_id: request_id.clone(),
+            method: parts.method,
+            uri: parts.uri,
+            route,
+            who,
+            received: body.received,
+            status: StatusCode::OK,
+            code: "",
+            start,
+        };
+        let mut response = match outcome {
+            Ok(response) => response,
+            Err(e) => {
+                record.code = e.code;
+                record.log_cause(&e);
+                e.into_response()
+            }
+        };
+        record.status = response.status();
+        self.0.metrics.answered(route, &record.method, record.status, start.elapsed());
+        let headers = response.headers_mut();
+        headers.insert(API_VERSION.clone(), HeaderValue::from_static("registry/2.0"));
+        headers.insert(REQUEST_ID.clone(), request_id);
+        if response.extensions_mut().remove::<Streamed>().is_some() {
+            let (head, body) = response.into_parts();
+            let registry = self.clone();
+            let then = move |sent, whole| {
+                registry.0.metrics.bytes_out.fetch_add(sent, Ordering::Relaxed);
+                record.log(&registry, sent, whole);
+                drop(present);
+            };
+            return Response::from_parts(head, Body::new(Counted::new(body, then)));
+        }
+        let sent = response.body().size_hint().exact().unwrap_or(0);
+        self.0.metrics.bytes_out.fetch_add(sent, Ordering::Relaxed);
+        record.log(self, sent, true);
+        response
+    }
+}
+
+/// Holds a request in the gauge of those that are being handled, for as long as its body lives.
+struct InFlight(Registry);
+
+impl InFlight {
+    fn new(registry: &Registry) -> Self {
+        registry.0.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(registry.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.0.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Inner {
+    /// Finds out who the caller is and whether the caller may do this.
+    async fn admit(
+        &self,
+        endpoint: &Endpoint,
+        method: &Method,
+        headers: &HeaderMap,
+        who: &mut Principal,
+    ) -> Result<(), ApiError> {
+        let action = match (endpoint, method.as_str()) {
+            (Endpoint::Live | Endpoint::Ready | Endpoint::Metrics, _) => return Ok(()),
+            (Endpoint::Base | Endpoint::Extensions(None) | Endpoint::Catalog(_), _) => Action::Probe,
+            (Endpoint::StartUpload { .. } | Endpoint::Upload { .. }, _) | (_, "PUT") => Action::Push,
+            (_, "DELETE") => Action::Delete,
+            _ => Action::Pull,
+        };
+        *who = self.authenticator.principal(headers).await?;
+        if !self.authorizer.allows(who, endpoint.repository(), action) {
+            return Err(self.authenticator.refuse(who));
+        }
+        if self.options.read_only && matches!(action, Action::Push | Action::Delete) {
+            return Err(hyper_sdk::Error::unsupported("this registry is read-only").into());
+        }
+        Ok(())
+    }
+
+    async fn admit_to_registry(&self, headers: &HeaderMap, who: &mut Principal) -> Result<(), ApiError> {
+        *who = self.authenticator.principal(headers).await?;
+        if self.authorizer.allows(who, None, Action::Probe) {
+            Ok(())
+        } else {
+            Err(self.authenticator.refuse(who))
+        }
+    }
+
+    /// The challenge that even a permitted probe shows, so that clients which only look there learn the scheme.
+    pub(crate) fn challenge(&self) -> Option<&HeaderValue> {
+        self.authenticator.challenge()
+    }
+}
+
+/// What the log says of a request.
+struct Record {
+    request_id: HeaderValue,
+    method: Method,
+    uri: Uri,
+    route: Option<usize>,
+    who: Principal,
+    received: u64,
+    status: StatusCode,
+    code: &'static str,
+    start: Instant,
+}
+
+impl Record {
+    fn request_id(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
+    }
+
+    /// Logs what the client is not told.
+    fn log_cause(&self, e: &ApiError) {
+        if !e.status.is_server_error() {
+            return;
+        }
+        let Some(cause) = &e.cause else { return };
+        let mut chain = cause.to_string();
+        let mut source = std::error::Error::source(cause);
+        while let Some(e) = source {
+            chain.push_str(": ");
+            chain.push_str(&e.to_string());
+            source = e.source();
+        }
+        tracing::error!(request_id = self.request_id(), kind = %cause.kind(), error = chain, "request failed");
+    }
+
+    fn log(&self, registry: &Registry, sent: u64, whole: bool) {
+        if !registry.0.options.access_log {
+            return;
+        }
+        let route = self.route.and_then(|r| Endpoint::NAMES.get(r)).copied().unwrap_or("none");
+        tracing::info!(
+            target: "hyperregistry::access",
+            request_id = self.request_id(),
+            method = self.method.as_str(),
+            path = self.uri.path(),
+            route,
+            user = self.who.name(),
+            status = self.status.as_u16(),
+            code = self.code,
+            received = self.received,
+            sent,
+            whole,
+            micros = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX),
+            "request"
+        );
+    }
+}
+
+/// Names requests: by what the client said in `X-Request-Id`, else by a random start and a number.
+#[derive(Debug)]
+struct RequestIds {
+    start: u32,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    fn new() -> Result<Self> {
+        let random = hyper_sdk::store::UploadId::random()?;
+        let start = u32::from_str_radix(&random.as_str()[..8], 16).unwrap_or_default();
+        Ok(Self { start, next: AtomicU64::new(0) })
+    }
+
+    fn of(&self, headers: &HeaderMap) -> HeaderValue {
+        let fits = |v: &&HeaderValue| {
+            (1..=128).contains(&v.len())
+                && v.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(b))
+        };
+        headers.get(&REQUEST_ID).filter(fits).cloned().unwrap_or_else(|| {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            HeaderValue::from_str(&format!("{:08x}-{number:08x}", self.start))
+                .expect("hexadecimal characters are visible ASCII")
+        })
+    }
+}
+
+impl<B> tower::Service<Request<B>> for Registry
+where
+    B: HttpBody<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let registry = self.clone();
+        Box::pin(async move { Ok(registry.handle(request).await) })
+    }
+}
+
+/// The registry as an axum router, for programs that add routes of their own. It answers every path.
+pub fn router(registry: Registry) -> axum::Router {
+    axum::Router::new().fallback_service(registry)
+}
