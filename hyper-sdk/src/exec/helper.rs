@@ -10,7 +10,7 @@
 
 use super::protocol::{Failure, FrameReader, Hello, Reply, Request, read_frame, write_frame};
 use super::spec::RootFs;
-use super::{Identity, step, sys, tree, userns, view};
+use super::{Context, step, sys, tree, userns, view};
 use crate::{Error, Result};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketType};
 use std::ffi::OsString;
@@ -67,19 +67,22 @@ pub fn helper_main() -> ! {
         overlay: view::can_overlay(),
         notes: entered.notes,
     });
-    let (identity, ready) = match &hello {
-        Ok(hello) => (hello.identity, true),
-        Err(_) => (Identity::Single, false),
-    };
+    let context = hello
+        .as_ref()
+        .ok()
+        .map(|hello| Context { identity: hello.identity, user_namespace: hello.user_namespace });
     let text = serde_json::to_vec(&hello.map_err(Failure::from)).expect("plain data");
-    if rustix::net::send(&socket, &text, rustix::net::SendFlags::NOSIGNAL).is_err() || !ready {
-        sys::exit_now(1);
+    let sent = rustix::net::send(&socket, &text, rustix::net::SendFlags::NOSIGNAL).is_ok();
+    match context {
+        Some(context) if sent => {
+            sys::ignore_children();
+            serve(socket.as_fd(), context)
+        }
+        _ => sys::exit_now(1),
     }
-    sys::ignore_children();
-    serve(socket.as_fd(), identity)
 }
 
-fn serve(socket: BorrowedFd<'_>, identity: Identity) -> ! {
+fn serve(socket: BorrowedFd<'_>, context: Context) -> ! {
     let own_pid = sys::own_pid();
     loop {
         let Some(files) = next_operation(socket) else { sys::exit_now(0) };
@@ -88,7 +91,7 @@ fn serve(socket: BorrowedFd<'_>, identity: Identity) -> ! {
             sys::die_with_parent(own_pid);
             sys::notice_children();
             let [control, output, errors] = files;
-            let code = operation(UnixStream::from(control), output, errors, identity);
+            let code = operation(UnixStream::from(control), output, errors, context);
             sys::exit_now(code);
         }
     }
@@ -127,7 +130,7 @@ fn next_operation(socket: BorrowedFd<'_>) -> Option<[OwnedFd; 3]> {
 }
 
 /// Does one operation, in a process of its own. Gives the exit code.
-fn operation(mut control: UnixStream, output: OwnedFd, errors: OwnedFd, identity: Identity) -> i32 {
+fn operation(mut control: UnixStream, output: OwnedFd, errors: OwnedFd, context: Context) -> i32 {
     // The helper's main socket must not stay open here: the caller's death would not be seen.
     let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") else { return 1 };
     if sys::duplicate_to(null.as_fd(), 0).is_err() {
@@ -142,7 +145,7 @@ fn operation(mut control: UnixStream, output: OwnedFd, errors: OwnedFd, identity
         _ => return 1,
     };
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        dispatch(request, &mut control, output, errors, identity)
+        dispatch(request, &mut control, output, errors, context)
     }));
     let reply = match outcome {
         Ok(Ok(reply)) => reply,
@@ -165,10 +168,10 @@ fn dispatch(
     control: &mut UnixStream,
     output: OwnedFd,
     errors: OwnedFd,
-    identity: Identity,
+    context: Context,
 ) -> Result<Reply> {
     if let Request::Run { rootfs, spec } = request {
-        return step::run(&rootfs, *spec, control, output, errors, identity).map(Reply::Exited);
+        return step::run(&rootfs, *spec, control, output, errors, context).map(Reply::Exited);
     }
     drop(errors);
     give_up_with_caller(control)?;
@@ -177,17 +180,17 @@ fn dispatch(
         Request::Run { .. } => Err(Error::internal("a step was run twice")),
         Request::Apply { target, lowers, plain } => {
             let mut tar = FrameReader::new(control);
-            tree::apply(&target, &lowers, plain, &mut tar, identity)?;
+            tree::apply(&target, &lowers, plain, &mut tar, context)?;
             // What follows the end of the archive is part of the stream that the caller hashes.
             std::io::copy(&mut tar, &mut std::io::sink())?;
             Ok(Reply::Done)
         }
         Request::Diff { upper, lowers, epoch, plain } => {
-            tree::diff(&upper, &lowers, plain, epoch, &mut output, identity)?;
+            tree::diff(&upper, &lowers, plain, epoch, &mut output, context)?;
             finish(output)
         }
-        Request::Copy { target, sources, plan } => {
-            tree::file_operation(&target, &sources, &plan, &mut output, identity)?;
+        Request::Copy { sources, plan } => {
+            tree::file_operation(&sources, &plan, &mut output)?;
             finish(output)
         }
         Request::Export { rootfs, path } => {
