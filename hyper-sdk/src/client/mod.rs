@@ -3,6 +3,14 @@
 //! A client is bound to one registry: repositories are named without the host. [`RegistryClient`] is the wire
 //! protocol, one request or session a method; whole images are pushed and pulled by functions over it.
 
+pub mod http;
+pub mod keychain;
+mod loopback;
+mod verify;
+
+pub use http::{HttpClient, HttpClientBuilder, RetryPolicy};
+pub use loopback::Loopback;
+
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::{BlobReader, ByteRange, ByteStream, Listing, Page, UploadId};

@@ -1,0 +1,169 @@
+//! Credentials as data, and where they come from.
+//!
+//! A [`Keychain`] answers for a host and, where it knows better, for a repository. The SDK never looks for
+//! configuration by itself: paths are passed in.
+
+use crate::Result;
+use crate::reference::{RegistryHost, RepositoryName};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+/// Text that never prints.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for the wire.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+/// What a client shows to a registry.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Credentials {
+    /// Nothing.
+    #[default]
+    Anonymous,
+    /// A name and a password, sent to the registry or to its token server.
+    Basic {
+        /// The name.
+        username: String,
+        /// The password or access token.
+        password: Secret,
+    },
+    /// A refresh token for the registry's token server (OAuth2).
+    IdentityToken(Secret),
+    /// A token that the registry takes as it is.
+    Bearer(Secret),
+}
+
+impl Credentials {
+    /// A name and a password.
+    pub fn basic(username: impl Into<String>, password: impl Into<Secret>) -> Self {
+        Self::Basic { username: username.into(), password: password.into() }
+    }
+}
+
+/// Finds credentials.
+///
+/// # Guarantees
+/// Object-safe; may be asked from many tasks at once. A client asks once for each repository and again after a refusal.
+#[async_trait]
+pub trait Keychain: Debug + Send + Sync + 'static {
+    /// The credentials for a repository of a registry, or for the registry itself; [`Credentials::Anonymous`] when
+    /// this keychain knows none.
+    ///
+    /// # Errors
+    /// When there may be credentials that cannot be read: a damaged file, a helper that fails.
+    async fn get(&self, host: &RegistryHost, repository: Option<&RepositoryName>) -> Result<Credentials>;
+}
+
+/// A shared keychain of any kind.
+pub type SharedKeychain = Arc<dyn Keychain>;
+
+/// Fixed credentials, by host.
+#[derive(Clone, Debug, Default)]
+pub struct StaticKeychain {
+    hosts: BTreeMap<RegistryHost, Credentials>,
+}
+
+impl StaticKeychain {
+    /// A keychain without credentials: every registry is met anonymously.
+    pub fn anonymous() -> Self {
+        Self::default()
+    }
+
+    /// Adds the credentials for a host.
+    #[must_use]
+    pub fn with(mut self, host: RegistryHost, credentials: Credentials) -> Self {
+        self.hosts.insert(host, credentials);
+        self
+    }
+}
+
+#[async_trait]
+impl Keychain for StaticKeychain {
+    async fn get(&self, host: &RegistryHost, _repository: Option<&RepositoryName>) -> Result<Credentials> {
+        Ok(self.hosts.get(host).cloned().unwrap_or_default())
+    }
+}
+
+/// Several keychains: the first that knows credentials answers.
+#[derive(Clone, Debug, Default)]
+pub struct KeychainChain {
+    links: Vec<SharedKeychain>,
+}
+
+impl KeychainChain {
+    /// A chain, asked in order.
+    pub fn new(links: impl IntoIterator<Item = SharedKeychain>) -> Self {
+        Self { links: links.into_iter().collect() }
+    }
+}
+
+#[async_trait]
+impl Keychain for KeychainChain {
+    async fn get(&self, host: &RegistryHost, repository: Option<&RepositoryName>) -> Result<Credentials> {
+        for link in &self.links {
+            let found = link.get(host, repository).await?;
+            if found != Credentials::Anonymous {
+                return Ok(found);
+            }
+        }
+        Ok(Credentials::Anonymous)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_never_print() {
+        let all = [
+            Credentials::basic("joe", "hunter2"),
+            Credentials::IdentityToken("hunter2".into()),
+            Credentials::Bearer("hunter2".into()),
+        ];
+        assert!(!format!("{all:?}").contains("hunter2"));
+    }
+
+    #[tokio::test]
+    async fn the_first_link_that_knows_answers() {
+        let host = RegistryHost::parse("a.example").unwrap();
+        let empty: SharedKeychain = Arc::new(StaticKeychain::anonymous());
+        let one = Arc::new(StaticKeychain::default().with(host.clone(), Credentials::basic("1", "x")));
+        let two = Arc::new(StaticKeychain::default().with(host.clone(), Credentials::basic("2", "x")));
+        let chain = KeychainChain::new([empty, one, two]);
+        assert_eq!(chain.get(&host, None).await.unwrap(), Credentials::basic("1", "x"));
+        let other = RegistryHost::parse("b.example").unwrap();
+        assert_eq!(chain.get(&other, None).await.unwrap(), Credentials::Anonymous);
+    }
+}
