@@ -13,8 +13,17 @@
 //! - A manifest is accepted only when everything it references is in its repository; tags move last.
 //! - What was acknowledged is durable, as far as the backend's [`StoreCapabilities::durable`] says.
 
+pub mod blob;
+mod composed;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+mod ext;
 mod local_name;
+pub mod meta;
+pub mod wrap;
 
+pub use composed::{Composed, MAX_PAGE};
+pub use ext::{MAX_CONFIG, RegistryStoreExt, StoredImage};
 pub use local_name::{local_reference, local_repository};
 
 use crate::digest::Algorithm;
@@ -25,6 +34,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::fmt::{self, Debug, Display};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a store can do beyond pull and push.
@@ -164,7 +174,7 @@ pub struct UploadOptions {
 /// An upload in progress.
 ///
 /// Dropping the handle keeps the session: [`RegistryStore::resume_upload`] finds it again with every byte that
-/// [`BlobUpload::append`] acknowledged. Two handles on one session do not corrupt it: the second writer gets
+/// [`BlobUpload::save`] acknowledged; bytes appended after that may be forgotten. Two handles on one session do not corrupt it: the second writer gets
 /// [`crate::ErrorKind::Conflict`] or [`crate::ErrorKind::RangeInvalid`].
 #[async_trait]
 pub trait BlobUpload: Debug + Send + 'static {
@@ -315,7 +325,97 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         digest: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>>;
+
+    /// Stores a blob that is in memory, without a session: one step where an upload takes three.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::DigestInvalid`] when the bytes have another digest.
+    async fn put_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        bytes: Bytes,
+    ) -> Result<Descriptor> {
+        let options = UploadOptions { algorithm: Some(digest.algorithm()) };
+        let mut upload = self.start_upload(repository, options).await?;
+        upload.append(bytes).await?;
+        upload.finish(digest).await
+    }
+
+    /// Takes over a file as a blob; the file is gone when this succeeds.
+    ///
+    /// The caller has hashed the file while writing it and vouches for `digest`: a store on the same file system moves
+    /// the file without reading it again. Every other store copies the bytes and checks them.
+    async fn put_blob_file(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        path: &Path,
+    ) -> Result<Descriptor> {
+        use crate::ResultExt as _;
+        let file = tokio::fs::File::open(path).await.at("cannot open the file of the blob", path)?;
+        let options = UploadOptions { algorithm: Some(digest.algorithm()) };
+        let mut upload = self.start_upload(repository, options).await?;
+        let mut chunks = tokio_util::io::ReaderStream::with_capacity(file, 512 * 1024);
+        while let Some(chunk) = futures::StreamExt::next(&mut chunks).await {
+            upload.append(chunk.at("cannot read the file of the blob", path)?).await?;
+        }
+        let descriptor = upload.finish(digest).await?;
+        tokio::fs::remove_file(path).await.at("cannot remove the file of the blob", path)?;
+        Ok(descriptor)
+    }
+
+    /// The path of a file with exactly the bytes of a blob of the repository, for readers that need no copy; `None`
+    /// where there is no such file. The file must not be changed.
+    async fn blob_path(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<PathBuf>> {
+        self.stat_blob(repository, digest).await?;
+        Ok(None)
+    }
+}
+
+/// A store in memory.
+pub type MemoryStore = Composed<blob::MemoryBlobs, meta::MemoryMeta>;
+
+impl MemoryStore {
+    /// An empty store in memory.
+    pub fn new() -> Self {
+        Self::of(blob::MemoryBlobs::default(), meta::MemoryMeta::default())
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A store in a folder: blobs as files, metadata in SQLite. Several processes may have one folder open at once.
+///
+/// ```text
+///   ROOT/hyper.db      metadata (SQLite; beside it -wal, -shm and .lock)
+///   ROOT/blobs/        the bytes of blobs, by digest
+///   ROOT/uploads/      the bytes of uploads in progress
+/// ```
+#[cfg(feature = "store-sql")]
+pub type DiskStore = Composed<blob::DiskBlobs, meta::SqlMeta>;
+
+#[cfg(feature = "store-sql")]
+impl DiskStore {
+    /// Opens the store in the folder `root`, which is made when it does not exist.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when the folder cannot be written, [`crate::ErrorKind::Corrupt`] when the database is
+    /// damaged, [`crate::ErrorKind::Unavailable`] when another process keeps it locked, and
+    /// [`crate::ErrorKind::Unsupported`] when a newer version of Hyper has written it.
+    pub async fn open(root: impl AsRef<Path>) -> Result<Self> {
+        let root = root.as_ref();
+        let blobs = blob::DiskBlobs::open(root).await?;
+        Ok(Self::of(blobs, meta::SqlMeta::open(root.join("hyper.db")).await?))
+    }
 }
 
 /// A shared store of any kind.
 pub type SharedStore = Arc<dyn RegistryStore>;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! Blob backends: bytes by digest, and the staging areas of uploads.
+//!
+//! A backend knows nothing of repositories, manifests and who may see what: that is metadata. It keeps two promises:
+//! bytes are found under a digest only when they have been checked against it (or the caller vouched for them), and
+//! one staging area has one writer at a time.
+
+mod disk;
+mod memory;
+
+pub use disk::DiskBlobs;
+pub use memory::MemoryBlobs;
+
+use super::{ByteStream, UploadId};
+use crate::digest::Algorithm;
+use crate::{Digest, Error, ErrorKind, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fmt::{Debug, Display};
+use std::path::{Path, PathBuf};
+
+/// Where an upload stands: what a staging area needs to go on, and nothing that changes with each byte.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StagedState {
+    /// How many bytes are staged.
+    pub offset: u64,
+    /// The saved state of the running hash over them ([`crate::digest::Hasher::save`]); empty at offset 0.
+    pub hash: Vec<u8>,
+}
+
+/// Keeps the bytes of blobs.
+///
+/// `Display` shows the kind and the place, for people.
+#[async_trait]
+pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
+    /// Whether bytes that were acknowledged survive a power cut.
+    fn durable(&self) -> bool;
+
+    /// Stores bytes that the caller has checked against `digest`. Storing the same blob again is no error.
+    async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<()>;
+
+    /// Takes over the file at `path`, whose content is vouched for. The file is gone afterwards.
+    async fn adopt(&self, digest: &Digest, path: &Path) -> Result<u64>;
+
+    /// Reads `length` bytes from `offset`. The caller has clipped both to the `size` of the blob that it knows.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`], at once or within the stream, when the bytes are not there.
+    async fn read(&self, digest: &Digest, size: u64, offset: u64, length: u64) -> Result<ByteStream>;
+
+    /// The file that holds exactly the bytes of the blob, when there is such a file.
+    fn path(&self, digest: &Digest) -> Option<PathBuf>;
+
+    /// Opens the staging area of an upload, for one writer.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] while another writer has it open, in this process or another.
+    async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>>;
+}
+
+/// A staging area that this writer holds. Dropping it lets another writer in.
+#[async_trait]
+pub trait BlobStaging: Debug + Send + Sync + 'static {
+    /// Goes back to a saved state and forgets what came after. Called once, before anything else.
+    ///
+    /// `algorithm` is the hash that runs along when nothing is staged yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UploadUnknown`] when the staged bytes are gone.
+    async fn restore(&mut self, state: &StagedState, algorithm: Algorithm) -> Result<()>;
+
+    /// Appends bytes. After an error the area stands where it stood before.
+    async fn append(&mut self, bytes: Bytes) -> Result<()>;
+
+    /// Makes what is staged last as long as the backend promises, and says where it stands.
+    async fn save(&mut self) -> Result<StagedState>;
+
+    /// Checks the digest of everything staged and makes it a blob. Returns its size.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DigestInvalid`] when the content is another; it is then still staged.
+    async fn commit(&mut self, digest: &Digest) -> Result<u64>;
+
+    /// Removes what is staged.
+    async fn discard(&mut self) -> Result<()>;
+}
+
+/// The error for content that is not what its digest says.
+pub(crate) fn digest_mismatch(expected: &Digest, got: &Digest) -> Error {
+    Error::new(ErrorKind::DigestInvalid, "the content does not match its digest")
+        .with_context("expected", expected)
+        .with_context("got", got)
+}
+
+pub(crate) fn busy(id: &UploadId) -> Error {
+    Error::new(ErrorKind::Conflict, "another writer is working on this upload: wait for it to end")
+        .with_context("upload", id)
+}
+
+pub(crate) fn staging_lost() -> Error {
+    Error::new(ErrorKind::UploadUnknown, "the bytes of the upload are gone: start the upload again")
+}
+
+pub(crate) fn missing_bytes(digest: &Digest) -> Error {
+    Error::new(ErrorKind::Corrupt, "the bytes of the blob are missing or cut short: push the blob again")
+        .with_context("digest", digest)
+}
+
+/// An area whose last operation was cancelled in the middle no longer knows where it stands.
+pub(crate) fn interrupted() -> Error {
+    Error::new(
+        ErrorKind::UploadInvalid,
+        "an earlier operation on this upload was cancelled: resume the upload with a new handle",
+    )
+}

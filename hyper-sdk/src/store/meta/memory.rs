@@ -1,0 +1,226 @@
+//! Metadata in memory: sorted maps under one lock, which makes every change atomic.
+
+use super::{
+    Change, EdgeKind, ManifestChange, MetaBackend, UploadRecord, blob_unknown, edge_unknown,
+    manifest_unknown, referrer, tag_moved, upload_unknown,
+};
+use crate::oci::{Descriptor, Manifest};
+use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::{Listing, UploadId};
+use crate::{Digest, Result};
+use async_trait::async_trait;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Metadata in memory. Clones share their content.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryMeta(Arc<Mutex<State>>);
+
+// Keyed by text, so that a page may start after a text that is no valid name.
+#[derive(Debug, Default)]
+struct State {
+    repositories: BTreeMap<String, Repository>,
+    uploads: HashMap<UploadId, UploadRecord>,
+}
+
+#[derive(Debug, Default)]
+struct Repository {
+    blobs: HashMap<Digest, u64>,
+    manifests: HashMap<Digest, Manifest>,
+    tags: BTreeMap<String, Digest>,
+    referrers: HashMap<Digest, BTreeSet<Digest>>,
+}
+
+impl MemoryMeta {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A change is checked before it begins and cannot panic in between.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for MemoryMeta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("memory")
+    }
+}
+
+impl State {
+    fn repository(&mut self, name: &RepositoryName) -> &mut Repository {
+        self.repositories.entry(name.as_str().to_owned()).or_default()
+    }
+
+    fn find(&self, name: &RepositoryName) -> Option<&Repository> {
+        self.repositories.get(name.as_str())
+    }
+
+    fn put_manifest(&mut self, change: ManifestChange) -> Result<u64> {
+        let empty = Repository::default();
+        let repository = self.find(&change.repository).unwrap_or(&empty);
+        for edge in change.edges.iter().filter(|e| e.required) {
+            let there = match edge.kind {
+                EdgeKind::Blob => repository.blobs.contains_key(&edge.digest),
+                EdgeKind::Manifest => repository.manifests.contains_key(&edge.digest),
+            };
+            if !there {
+                return Err(edge_unknown(&change, edge));
+            }
+        }
+        if let Some(expected) = &change.if_match {
+            for tag in &change.tags {
+                let now = repository.tags.get(tag.as_str());
+                if now != expected.as_ref() {
+                    return Err(tag_moved(tag, now));
+                }
+            }
+        }
+        let repository = self.repository(&change.repository);
+        let digest = change.manifest.digest().clone();
+        if let Some(subject) = change.manifest.subject() {
+            repository.referrers.entry(subject.digest.clone()).or_default().insert(digest.clone());
+        }
+        for tag in &change.tags {
+            repository.tags.insert(tag.as_str().to_owned(), digest.clone());
+        }
+        repository.manifests.insert(digest, change.manifest);
+        Ok(0)
+    }
+
+    fn delete_manifest(&mut self, name: &RepositoryName, digest: &Digest) -> Result<u64> {
+        let repository = self.repositories.get_mut(name.as_str());
+        let Some((repository, manifest)) =
+            repository.and_then(|r| r.manifests.remove(digest).map(|manifest| (r, manifest)))
+        else {
+            return Err(manifest_unknown(name, digest));
+        };
+        repository.tags.retain(|_, named| named != digest);
+        if let Some(subject) = manifest.subject()
+            && let Some(referrers) = repository.referrers.get_mut(&subject.digest)
+        {
+            referrers.remove(digest);
+            if referrers.is_empty() {
+                repository.referrers.remove(&subject.digest);
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// The page of a sorted map's keys.
+fn page<V, T>(
+    map: &BTreeMap<String, V>,
+    after: Option<&str>,
+    limit: usize,
+    parse: impl Fn(&str) -> Result<T>,
+) -> Result<Listing<T>> {
+    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let mut keys = map.range::<str, _>((start, Bound::Unbounded)).map(|(key, _)| key);
+    let items = keys.by_ref().take(limit).map(|key| parse(key)).collect::<Result<Vec<_>>>()?;
+    let more = !items.is_empty() && keys.next().is_some();
+    Ok(Listing { items, more })
+}
+
+#[async_trait]
+impl MetaBackend for MemoryMeta {
+    fn durable(&self) -> bool {
+        false
+    }
+
+    async fn write(&self, change: Change) -> Result<u64> {
+        let mut state = self.state();
+        match change {
+            Change::LinkBlob { repository, digest, size, upload } => {
+                state.repository(&repository).blobs.insert(digest, size);
+                if let Some(id) = upload {
+                    state.uploads.remove(&id);
+                }
+                Ok(size)
+            }
+            Change::MountBlob { repository, digest, from } => {
+                let size = state.find(&from).and_then(|r| r.blobs.get(&digest)).copied();
+                let size = size.ok_or_else(|| blob_unknown(&from, &digest))?;
+                state.repository(&repository).blobs.insert(digest, size);
+                Ok(size)
+            }
+            Change::UnlinkBlob { repository, digest } => state
+                .repositories
+                .get_mut(repository.as_str())
+                .and_then(|r| r.blobs.remove(&digest))
+                .map(|_| 0)
+                .ok_or_else(|| blob_unknown(&repository, &digest)),
+            Change::PutManifest(change) => state.put_manifest(*change),
+            Change::DeleteManifest { repository, digest } => state.delete_manifest(&repository, &digest),
+            Change::DeleteTag { repository, tag } => state
+                .repositories
+                .get_mut(repository.as_str())
+                .and_then(|r| r.tags.remove(tag.as_str()))
+                .map(|_| 0)
+                .ok_or_else(|| manifest_unknown(&repository, &tag)),
+            Change::StartUpload(record) => {
+                state.uploads.insert(record.id.clone(), record);
+                Ok(0)
+            }
+            Change::SaveUpload { id, state: saved } => {
+                state.uploads.get_mut(&id).ok_or_else(|| upload_unknown(&id))?.state = saved;
+                Ok(0)
+            }
+            Change::EndUpload { id } => {
+                state.uploads.remove(&id);
+                Ok(0)
+            }
+        }
+    }
+
+    async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>> {
+        Ok(self.state().find(repository).and_then(|r| r.blobs.get(digest)).copied())
+    }
+
+    async fn manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<Option<Manifest>> {
+        let state = self.state();
+        let Some(repository) = state.find(repository) else { return Ok(None) };
+        let digest = match reference {
+            ManifestReference::Digest(digest) => Some(digest),
+            ManifestReference::Tag(tag) => repository.tags.get(tag.as_str()),
+        };
+        Ok(digest.and_then(|digest| repository.manifests.get(digest)).cloned())
+    }
+
+    async fn tags(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<Listing<Tag>>> {
+        let state = self.state();
+        state.find(repository).map(|r| page(&r.tags, after, limit, Tag::parse)).transpose()
+    }
+
+    async fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Listing<RepositoryName>> {
+        page(&self.state().repositories, after, limit, RepositoryName::parse)
+    }
+
+    async fn referrers(
+        &self,
+        repository: &RepositoryName,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>> {
+        let state = self.state();
+        let Some(repository) = state.find(repository) else { return Ok(Vec::new()) };
+        let digests = repository.referrers.get(subject).into_iter().flatten();
+        Ok(digests
+            .filter_map(|digest| repository.manifests.get(digest))
+            .filter(|m| artifact_type.is_none_or(|wanted| m.artifact_type() == Some(wanted)))
+            .map(referrer)
+            .collect())
+    }
+
+    async fn upload(&self, id: &UploadId) -> Result<Option<UploadRecord>> {
+        Ok(self.state().uploads.get(id).cloned())
+    }
+}

@@ -1,0 +1,218 @@
+//! Metadata backends: repositories, links to blobs, manifests with what they reference, tags and upload sessions.
+//!
+//! Reads are methods; every write is one [`Change`], applied whole or not at all. That a write is a value is what lets
+//! the SQL backend put the writes of many callers into one transaction, and a test backend fail the k-th of them.
+
+mod memory;
+#[cfg(feature = "store-sql")]
+mod sql;
+
+pub use memory::MemoryMeta;
+#[cfg(feature = "store-sql")]
+pub use sql::SqlMeta;
+
+use super::blob::StagedState;
+use super::{Listing, UploadId};
+use crate::digest::Algorithm;
+use crate::oci::{Descriptor, Manifest};
+use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::{Digest, Error, ErrorKind, Result};
+use async_trait::async_trait;
+use std::fmt::{Debug, Display};
+
+/// A row of the table of upload sessions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadRecord {
+    /// The name of the session.
+    pub id: UploadId,
+    /// The repository that the blob is for, which need not exist yet.
+    pub repository: RepositoryName,
+    /// The hash that runs along.
+    pub algorithm: Algorithm,
+    /// What the staging area is to go on from.
+    pub state: StagedState,
+}
+
+/// What a manifest points to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EdgeKind {
+    /// A config or a layer.
+    Blob,
+    /// A manifest of an index.
+    Manifest,
+}
+
+/// An edge from a manifest to something in the same repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// What it points to.
+    pub kind: EdgeKind,
+    /// Under which digest.
+    pub digest: Digest,
+    /// Whether the manifest is refused when it is not there.
+    pub required: bool,
+}
+
+/// A manifest to be stored, with the conditions on it.
+#[derive(Clone, Debug)]
+pub struct ManifestChange {
+    /// Where.
+    pub repository: RepositoryName,
+    /// The manifest, under its digest.
+    pub manifest: Manifest,
+    /// What it references; each digest at most once for a kind.
+    pub edges: Vec<Edge>,
+    /// The tags that move to it.
+    pub tags: Vec<Tag>,
+    /// What each of the tags must name before ([`super::PutManifest::if_match`]).
+    pub if_match: Option<Option<Digest>>,
+}
+
+/// A write. Each is refused before it changes anything, or done whole.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Links a blob, whose bytes are in the blob backend, into a repository, and ends the upload that brought it.
+    LinkBlob {
+        /// The repository, made when it does not exist.
+        repository: RepositoryName,
+        /// The blob.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+        /// The session that ends with it.
+        upload: Option<UploadId>,
+    },
+    /// Links a blob of another repository. Refused with [`ErrorKind::BlobUnknown`] when that one does not have it.
+    MountBlob {
+        /// The repository, made when it does not exist.
+        repository: RepositoryName,
+        /// The blob.
+        digest: Digest,
+        /// The repository that has it.
+        from: RepositoryName,
+    },
+    /// Takes a link away. Refused with [`ErrorKind::BlobUnknown`] when there is none.
+    UnlinkBlob {
+        /// The repository.
+        repository: RepositoryName,
+        /// The blob.
+        digest: Digest,
+    },
+    /// Stores a manifest and moves its tags. Refused with [`ErrorKind::ManifestBlobUnknown`] when a required edge
+    /// points nowhere and with [`ErrorKind::Conflict`] when a tag does not name what it must.
+    PutManifest(Box<ManifestChange>),
+    /// Deletes a manifest and its tags. Refused with [`ErrorKind::ManifestUnknown`] when it does not exist.
+    DeleteManifest {
+        /// The repository.
+        repository: RepositoryName,
+        /// The manifest.
+        digest: Digest,
+    },
+    /// Deletes a tag. Refused with [`ErrorKind::ManifestUnknown`] when it does not exist.
+    DeleteTag {
+        /// The repository.
+        repository: RepositoryName,
+        /// The tag.
+        tag: Tag,
+    },
+    /// Opens an upload session.
+    StartUpload(UploadRecord),
+    /// Saves where a session stands. Refused with [`ErrorKind::UploadUnknown`] when it does not exist.
+    SaveUpload {
+        /// The session.
+        id: UploadId,
+        /// Where it stands now.
+        state: StagedState,
+    },
+    /// Ends a session; ending it again is no error.
+    EndUpload {
+        /// The session.
+        id: UploadId,
+    },
+}
+
+/// Keeps the metadata of a registry. `Display` shows the kind and the place, for people.
+#[async_trait]
+pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
+    /// Whether a change that was acknowledged survives a power cut.
+    fn durable(&self) -> bool;
+
+    /// Applies a change, whole or not at all, also when the future is dropped. Returns the size of the blob that it
+    /// linked, 0 for every other change.
+    async fn write(&self, change: Change) -> Result<u64>;
+
+    /// The size of a blob that is linked into the repository.
+    async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>>;
+
+    /// A manifest by tag or by the digest that it is stored under.
+    async fn manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<Option<Manifest>>;
+
+    /// At most `limit` tags after the text `after`, in byte order; `None` when the repository does not exist.
+    async fn tags(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<Listing<Tag>>>;
+
+    /// At most `limit` repositories after the text `after`, in byte order.
+    async fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Listing<RepositoryName>>;
+
+    /// Descriptors of the manifests with this subject, ordered by digest, with artifact type and annotations.
+    async fn referrers(
+        &self,
+        repository: &RepositoryName,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>>;
+
+    /// An upload session, whichever repository it belongs to.
+    async fn upload(&self, id: &UploadId) -> Result<Option<UploadRecord>>;
+}
+
+pub(crate) fn blob_unknown(repository: &RepositoryName, digest: &Digest) -> Error {
+    Error::new(ErrorKind::BlobUnknown, "the repository does not have this blob")
+        .with_context("repository", repository)
+        .with_context("digest", digest)
+}
+
+pub(crate) fn manifest_unknown(repository: &RepositoryName, reference: impl Display) -> Error {
+    Error::new(ErrorKind::ManifestUnknown, "the repository does not have this manifest")
+        .with_context("repository", repository)
+        .with_context("reference", reference)
+}
+
+pub(crate) fn upload_unknown(id: &UploadId) -> Error {
+    Error::new(ErrorKind::UploadUnknown, "no such upload").with_context("upload", id)
+}
+
+pub(crate) fn edge_unknown(change: &ManifestChange, edge: &Edge) -> Error {
+    let message = match edge.kind {
+        EdgeKind::Blob => "the manifest names a blob that the repository does not have: push the blob first",
+        EdgeKind::Manifest => {
+            "the index names a manifest that the repository does not have: push the manifest first"
+        }
+    };
+    Error::new(ErrorKind::ManifestBlobUnknown, message)
+        .with_context("repository", &change.repository)
+        .with_context("digest", &edge.digest)
+}
+
+pub(crate) fn tag_moved(tag: &Tag, now: Option<&Digest>) -> Error {
+    Error::new(ErrorKind::Conflict, "the tag does not name what it was expected to name")
+        .with_context("tag", tag)
+        .with_context("names", now.map_or("nothing", Digest::as_str))
+}
+
+/// The entry of a referrers list for a manifest (distribution-spec, "Listing Referrers").
+pub(crate) fn referrer(manifest: &Manifest) -> Descriptor {
+    Descriptor {
+        artifact_type: manifest.artifact_type().map(str::to_owned),
+        annotations: manifest.annotations().clone(),
+        ..manifest.descriptor()
+    }
+}

@@ -1,0 +1,222 @@
+//! Backends that fail on purpose, for tests of what a fault leaves behind.
+//!
+//! The faults sit below [`Composed`](crate::store::Composed), where disks and databases fail: each call of a backend or
+//! staging method is one operation, counted across both backends by one [`FaultPlan`]. An operation that fails has
+//! either done nothing, or, after [`FaultPlan::after_the_deed`], everything (the answer was lost); a failing
+//! append has, in between, taken half of its bytes.
+
+use crate::digest::Algorithm;
+use crate::oci::{Descriptor, Manifest};
+use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::blob::{BlobBackend, BlobStaging, StagedState};
+use crate::store::meta::{Change, MetaBackend, UploadRecord};
+use crate::store::{ByteStream, Listing, UploadId};
+use crate::{Digest, Error, ErrorKind, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Decides which operation fails. Clones share one count.
+#[derive(Clone, Debug, Default)]
+pub struct FaultPlan(Arc<Plan>);
+
+#[derive(Debug, Default)]
+struct Plan {
+    count: AtomicU64,
+    fails_at: AtomicU64,
+    after: AtomicBool,
+}
+
+impl FaultPlan {
+    /// A plan under which nothing fails.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Fails the `k`-th operation from now, counted from 1, and only that one.
+    pub fn fail_at(&self, k: u64) {
+        self.0.count.store(0, Ordering::SeqCst);
+        self.0.fails_at.store(k, Ordering::SeqCst);
+    }
+
+    /// Whether the failing operation is done before its error is given.
+    pub fn after_the_deed(&self, after: bool) {
+        self.0.after.store(after, Ordering::SeqCst);
+    }
+
+    /// Whether the planned fault has happened.
+    pub fn has_failed(&self) -> bool {
+        let fails_at = self.0.fails_at.load(Ordering::SeqCst);
+        fails_at != 0 && self.0.count.load(Ordering::SeqCst) >= fails_at
+    }
+
+    fn fails_now(&self) -> bool {
+        let at = self.0.count.fetch_add(1, Ordering::SeqCst) + 1;
+        at == self.0.fails_at.load(Ordering::SeqCst)
+    }
+
+    async fn run<T>(&self, operation: impl Future<Output = Result<T>>) -> Result<T> {
+        if !self.fails_now() {
+            return operation.await;
+        }
+        if self.0.after.load(Ordering::SeqCst) {
+            operation.await?;
+        }
+        Err(injected())
+    }
+}
+
+fn injected() -> Error {
+    Error::new(ErrorKind::Io, "a fault was injected")
+}
+
+/// A blob backend that fails as planned.
+#[derive(Debug)]
+pub struct FaultyBlobs<B>(B, FaultPlan);
+
+impl<B> FaultyBlobs<B> {
+    /// Wraps a backend.
+    pub fn new(inner: B, plan: FaultPlan) -> Self {
+        Self(inner, plan)
+    }
+}
+
+impl<B: BlobBackend> fmt::Display for FaultyBlobs<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "faulty {}", self.0)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl<B: BlobBackend> BlobBackend for FaultyBlobs<B> {
+    fn durable(&self) -> bool {
+        self.0.durable()
+    }
+
+    async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<()> {
+        self.1.run(self.0.put(digest, bytes)).await
+    }
+
+    async fn adopt(&self, digest: &Digest, path: &Path) -> Result<u64> {
+        self.1.run(self.0.adopt(digest, path)).await
+    }
+
+    async fn read(&self, digest: &Digest, size: u64, offset: u64, length: u64) -> Result<ByteStream> {
+        self.1.run(self.0.read(digest, size, offset, length)).await
+    }
+
+    fn path(&self, digest: &Digest) -> Option<PathBuf> {
+        self.0.path(digest)
+    }
+
+    async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>> {
+        let inner = self.1.run(self.0.stage(id)).await?;
+        Ok(Box::new(FaultyStaging { inner, plan: self.1.clone() }))
+    }
+}
+
+#[derive(Debug)]
+struct FaultyStaging {
+    inner: Box<dyn BlobStaging>,
+    plan: FaultPlan,
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl BlobStaging for FaultyStaging {
+    async fn restore(&mut self, state: &StagedState, algorithm: Algorithm) -> Result<()> {
+        self.plan.run(self.inner.restore(state, algorithm)).await
+    }
+
+    async fn append(&mut self, bytes: Bytes) -> Result<()> {
+        if self.plan.fails_now() {
+            let half = bytes.slice(..bytes.len() / 2);
+            self.inner.append(half).await?;
+            return Err(injected());
+        }
+        self.inner.append(bytes).await
+    }
+
+    async fn save(&mut self) -> Result<StagedState> {
+        self.plan.run(self.inner.save()).await
+    }
+
+    async fn commit(&mut self, digest: &Digest) -> Result<u64> {
+        self.plan.run(self.inner.commit(digest)).await
+    }
+
+    async fn discard(&mut self) -> Result<()> {
+        self.plan.run(self.inner.discard()).await
+    }
+}
+
+/// A metadata backend that fails as planned.
+#[derive(Debug)]
+pub struct FaultyMeta<M>(M, FaultPlan);
+
+impl<M> FaultyMeta<M> {
+    /// Wraps a backend.
+    pub fn new(inner: M, plan: FaultPlan) -> Self {
+        Self(inner, plan)
+    }
+}
+
+impl<M: MetaBackend> fmt::Display for FaultyMeta<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "faulty {}", self.0)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
+    fn durable(&self) -> bool {
+        self.0.durable()
+    }
+
+    async fn write(&self, change: Change) -> Result<u64> {
+        self.1.run(self.0.write(change)).await
+    }
+
+    async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>> {
+        self.1.run(self.0.blob(repository, digest)).await
+    }
+
+    async fn manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<Option<Manifest>> {
+        self.1.run(self.0.manifest(repository, reference)).await
+    }
+
+    async fn tags(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<Listing<Tag>>> {
+        self.1.run(self.0.tags(repository, after, limit)).await
+    }
+
+    async fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Listing<RepositoryName>> {
+        self.1.run(self.0.repositories(after, limit)).await
+    }
+
+    async fn referrers(
+        &self,
+        repository: &RepositoryName,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>> {
+        self.1.run(self.0.referrers(repository, subject, artifact_type)).await
+    }
+
+    async fn upload(&self, id: &UploadId) -> Result<Option<UploadRecord>> {
+        self.1.run(self.0.upload(id)).await
+    }
+}

@@ -1,0 +1,117 @@
+//! A store that can only be read.
+
+use crate::oci::{Descriptor, Manifest};
+use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::{
+    BlobReader, BlobUpload, ByteRange, Listing, Page, PutManifest, RegistryStore, SharedStore,
+    StoreCapabilities, UploadId, UploadOptions,
+};
+use crate::{Digest, Error, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Passes reads on and refuses every write with [`crate::ErrorKind::Unsupported`].
+#[derive(Clone, Debug)]
+pub struct ReadOnly(SharedStore);
+
+impl ReadOnly {
+    /// Wraps a store.
+    pub fn new(store: SharedStore) -> Self {
+        Self(store)
+    }
+}
+
+impl fmt::Display for ReadOnly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (read-only)", self.0)
+    }
+}
+
+fn refused<T>(what: &str) -> Result<T> {
+    Err(Error::unsupported(format!("the store is read-only: it cannot {what}")))
+}
+
+// A method that is added to the trait must be decided here too, not fall to its default.
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl RegistryStore for ReadOnly {
+    fn capabilities(&self) -> StoreCapabilities {
+        StoreCapabilities { durable: self.0.capabilities().durable, ..StoreCapabilities::READ_ONLY }
+    }
+
+    async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
+        self.0.stat_blob(repository, digest).await
+    }
+
+    async fn get_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<BlobReader> {
+        self.0.get_blob(repository, digest, range).await
+    }
+
+    async fn delete_blob(&self, _: &RepositoryName, _: &Digest) -> Result<()> {
+        refused("delete a blob")
+    }
+
+    async fn mount_blob(&self, _: &RepositoryName, _: &Digest, _: &RepositoryName) -> Result<u64> {
+        refused("mount a blob")
+    }
+
+    async fn start_upload(&self, _: &RepositoryName, _: UploadOptions) -> Result<Box<dyn BlobUpload>> {
+        refused("take an upload")
+    }
+
+    async fn resume_upload(&self, _: &RepositoryName, _: &UploadId) -> Result<Box<dyn BlobUpload>> {
+        refused("take an upload")
+    }
+
+    async fn get_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<Manifest> {
+        self.0.get_manifest(repository, reference).await
+    }
+
+    async fn put_manifest(&self, _: &RepositoryName, _: PutManifest) -> Result<Descriptor> {
+        refused("take a manifest")
+    }
+
+    async fn delete_manifest(&self, _: &RepositoryName, _: &ManifestReference) -> Result<()> {
+        refused("delete a manifest")
+    }
+
+    async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>> {
+        self.0.list_tags(repository, page).await
+    }
+
+    async fn list_repositories(&self, page: Page) -> Result<Listing<RepositoryName>> {
+        self.0.list_repositories(page).await
+    }
+
+    async fn list_referrers(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>> {
+        self.0.list_referrers(repository, digest, artifact_type).await
+    }
+
+    async fn put_blob(&self, _: &RepositoryName, _: &Digest, _: Bytes) -> Result<Descriptor> {
+        refused("take a blob")
+    }
+
+    async fn put_blob_file(&self, _: &RepositoryName, _: &Digest, _: &Path) -> Result<Descriptor> {
+        refused("take a blob")
+    }
+
+    async fn blob_path(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<PathBuf>> {
+        self.0.blob_path(repository, digest).await
+    }
+}
