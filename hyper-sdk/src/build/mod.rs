@@ -13,8 +13,7 @@ mod request;
 
 // pub use local::{LocalBuilder, LocalBuilderOptions};
 pub use request::{
-    BuildContext, BuildOutput, BuildRequest, Destination, EpochPolicy, NamedContext, Output, Secret, StepReport,
-    find_dockerfile,
+    BuildContext, BuildOutput, BuildRequest, Destination, EpochPolicy, NamedContext, Output, find_dockerfile,
 };
 
 use crate::Result;

@@ -1,36 +1,15 @@
 //! What to build, and what came out.
 
+use crate::exec::SecretBytes;
 use crate::media_type::Compression;
+use crate::solve::StepReport;
 use crate::oci::Descriptor;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::{Digest, Error, ErrorKind, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
-
-/// Bytes that never print.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Vec<u8>);
-
-impl Secret {
-    /// Takes the bytes in.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(bytes.into())
-    }
-
-    /// The bytes.
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
-    }
-}
 
 /// Where COPY and ADD read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,7 +153,7 @@ pub struct BuildRequest {
     /// Whether RUN steps use the host's network when they do not say; without, they have none.
     pub network: crate::exec::Network,
     /// Secrets by id, for RUN `--mount=type=secret`.
-    pub secrets: BTreeMap<String, Secret>,
+    pub secrets: BTreeMap<String, SecretBytes>,
     /// Extra entries of /etc/hosts in RUN steps: name and address.
     pub extra_hosts: Vec<(String, String)>,
     /// Whether RUN `--security=insecure` is permitted.
@@ -267,17 +246,6 @@ pub fn find_dockerfile(context: &Path, file: Option<&Path>) -> Result<PathBuf> {
         })
 }
 
-/// How one step went.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct StepReport {
-    /// The step: `[build 2/5] RUN make`.
-    pub name: String,
-    /// Whether its result was found in the cache.
-    pub cached: bool,
-    /// How long it took, in milliseconds.
-    pub milliseconds: u64,
-}
-
 /// What came out of a build.
 #[derive(Clone, Debug, Serialize)]
 pub struct BuildOutput {
@@ -306,10 +274,5 @@ mod tests {
         assert!(matches!(NamedContext::parse("docker-image://busybox").unwrap(), NamedContext::Image(_)));
         assert_eq!(NamedContext::parse("../x").unwrap(), NamedContext::Folder("../x".into()));
         assert_eq!(NamedContext::parse("https://x/y.git").unwrap_err().kind(), ErrorKind::Unsupported);
-    }
-
-    #[test]
-    fn secrets_do_not_print() {
-        assert_eq!(format!("{:?}", Secret::new("hunter2")), "[secret]");
     }
 }

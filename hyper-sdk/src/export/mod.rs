@@ -1,1 +1,114 @@
-//! Exporters of build results.
+//! Exporters of build results: the local store, OCI and Docker archives, the root file system as tar or folder.
+//!
+//! # Invariants
+//! - Blobs first, then the config, the manifest, the tag: an image is never visible without all of its parts.
+//! - An output file appears whole under its name or not at all.
+//! - Archives depend on the image alone: entries are sorted and carry the time of the image.
+
+mod archive;
+mod files;
+
+pub use archive::{ArchiveKind, write_archive};
+pub use files::{export_folder, export_tar};
+
+use crate::clock::rfc3339;
+use crate::frontend::HistoryStep;
+use crate::media_type;
+use crate::oci::{Annotations, Descriptor, History, ImageConfig, ImageManifest, Manifest, RootFs};
+use crate::reference::{RepositoryName, Tag};
+use crate::solve::Chain;
+use crate::store::{PutManifest, RegistryStore, RegistryStoreExt as _};
+use crate::{Error, Result};
+use bytes::Bytes;
+
+/// An image that is complete but for its name: config, manifest and layers.
+#[derive(Clone, Debug)]
+pub struct BuiltImage {
+    /// The config.
+    pub config: Bytes,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The layers, with the repositories that have them.
+    pub chain: Chain,
+    /// The time of the image, in seconds since 1970.
+    pub epoch: i64,
+}
+
+impl BuiltImage {
+    /// Puts an image together.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Internal`] when history and layers do not fit.
+    pub fn new(
+        mut config: ImageConfig,
+        steps: &[HistoryStep],
+        chain: Chain,
+        epoch: i64,
+        annotations: Annotations,
+    ) -> Result<Self> {
+        let created = rfc3339(epoch);
+        config.created = Some(created.clone());
+        config.rootfs = RootFs {
+            diff_ids: chain.layers().iter().map(|(layer, _)| layer.diff_id.clone()).collect(),
+            ..RootFs::default()
+        };
+        for step in steps {
+            config.history.push(History {
+                created: Some(created.clone()),
+                created_by: Some(step.created_by.clone()),
+                empty_layer: !step.layer,
+                ..History::default()
+            });
+        }
+        let made = config.history.iter().filter(|h| !h.empty_layer).count();
+        if !config.history.is_empty() && made != chain.layers().len() {
+            // A base without a complete history is legal; then the history of the new layers would not line up.
+            let missing = chain.layers().len().saturating_sub(made);
+            let filler = History { created_by: Some("unknown layer of the base image".into()), ..History::default() };
+            config.history.splice(0..0, std::iter::repeat_n(filler, missing));
+        }
+        let config = Bytes::from(config.to_bytes());
+        let layers = chain.layers().iter().map(|(layer, _)| layer.blob.clone()).collect();
+        let mut manifest = ImageManifest::new(Descriptor::of(media_type::OCI_CONFIG, &config), layers);
+        for layer in &mut manifest.layers {
+            layer.media_type = oci_media_type(&layer.media_type)?;
+        }
+        manifest.annotations = annotations;
+        let manifest = Manifest::parse(manifest.to_bytes(), media_type::OCI_MANIFEST)?;
+        Ok(Self { config, manifest, chain, epoch })
+    }
+
+    /// The descriptor of the config.
+    pub fn config_descriptor(&self) -> Descriptor {
+        Descriptor::of(media_type::OCI_CONFIG, &self.config)
+    }
+
+    /// Puts the image into a repository of the store that has its layers, under some tags.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn store(
+        &self,
+        store: &dyn RegistryStore,
+        repository: &RepositoryName,
+        tags: Vec<Tag>,
+    ) -> Result<Descriptor> {
+        for (layer, _) in self.chain.layers() {
+            if layer.repository != *repository {
+                store.mount_blob(repository, &layer.blob.digest, &layer.repository).await?;
+            }
+        }
+        store.put_bytes(repository, media_type::OCI_CONFIG, self.config.clone()).await?;
+        store.put_manifest(repository, PutManifest::new(self.manifest.clone(), tags)).await
+    }
+}
+
+/// Layers keep their bytes; only the name of their type becomes that of OCI.
+fn oci_media_type(media_type: &str) -> Result<String> {
+    if media_type.starts_with("application/vnd.oci.") {
+        return Ok(media_type.to_owned());
+    }
+    media_type::Compression::of_layer(media_type)
+        .map(|c| c.oci_layer().to_owned())
+        .ok_or_else(|| Error::unsupported(format!("layers of the media type `{media_type}`")))
+}

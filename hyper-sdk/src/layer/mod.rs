@@ -18,7 +18,10 @@
 
 pub mod apply;
 pub mod compress;
+pub mod decompress;
 pub mod diff;
+pub mod accounts;
+pub mod copy;
 pub mod entry;
 mod files;
 pub mod index;
@@ -29,9 +32,10 @@ pub mod writer;
 
 pub use apply::{Applied, ApplyOptions, ApplyStyle, DevicePolicy, OwnerPolicy, apply};
 pub use compress::{CompressOptions, CompressedLayer, LayerCompressor};
+pub use decompress::{ArchiveFormat, Decompressor, ReadAhead, VerifiedLayer};
 pub use diff::{DiffOptions, diff_overlay, diff_trees};
 pub use entry::{Entry, EntryKind, LayerPath};
 pub use index::{LayerIndex, LayerIndexBuilder};
-pub use reader::LayerReader;
+pub use reader::{LayerReader, scan};
 pub use tree::{Node, TreeIndex};
 pub use writer::LayerWriter;

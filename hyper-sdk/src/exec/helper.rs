@@ -1,0 +1,246 @@
+//! The helper: this program, started again, with one thread. It prepares its namespaces once and then forks a process
+//! for each operation.
+//!
+//! ```text
+//! caller ─┬─ helper ─┬─ operation (Run) ── pid 1 of the step ── command
+//!         │          ├─ operation (Apply)
+//! ```
+//! Every process dies with the one to its left: the helper by the end of its socket, the others by a signal. An
+//! operation also ends when its own control socket is closed.
+
+use super::protocol::{Failure, FrameReader, Hello, Reply, Request, read_frame, write_frame};
+use super::spec::RootFs;
+use super::{Context, step, sys, tree, userns, view};
+use crate::{Error, Result};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketType};
+use std::ffi::OsString;
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+/// The first argument by which a program knows that it was started as the helper.
+const MARKER: &str = "--hyper-exec-helper";
+
+/// How to start the helper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HelperCommand {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+}
+
+impl HelperCommand {
+    /// This very program, whose `main` must begin with [`init`].
+    pub fn current_exe() -> Self {
+        Self::with_init("/proc/self/exe")
+    }
+
+    /// A program whose `main` begins with [`init`], such as the `hyper-exec-helper` that comes with the SDK.
+    pub fn with_init(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), args: vec![MARKER.into()] }
+    }
+}
+
+/// Becomes the helper when the program was started as one, and then never returns. Returns at once otherwise.
+///
+/// Must be the first line of `main`, before any thread starts.
+pub fn init() {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == MARKER) {
+        helper_main();
+    }
+}
+
+/// Is the helper, for programs that are told in another way that they were started as one. The standard input must be
+/// the socket that [`super::NativeExecutor`] made, and no other thread may run.
+pub fn helper_main() -> ! {
+    let socket = std::io::stdin();
+    if rustix::net::sockopt::socket_type(&socket) != Ok(SocketType::SEQPACKET) {
+        sys::exit_now(2);
+    }
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    sys::close_on_exec_above(2);
+    let hello = userns::enter().map(|entered| Hello {
+        identity: entered.identity,
+        user_namespace: entered.user_namespace,
+        overlay: view::can_overlay(),
+        notes: entered.notes,
+    });
+    let context = hello
+        .as_ref()
+        .ok()
+        .map(|hello| Context { identity: hello.identity, user_namespace: hello.user_namespace });
+    let text = serde_json::to_vec(&hello.map_err(Failure::from)).expect("plain data");
+    let sent = rustix::net::send(&socket, &text, rustix::net::SendFlags::NOSIGNAL).is_ok();
+    match context {
+        Some(context) if sent => {
+            sys::ignore_children();
+            serve(socket.as_fd(), context)
+        }
+        _ => sys::exit_now(1),
+    }
+}
+
+fn serve(socket: BorrowedFd<'_>, context: Context) -> ! {
+    let own_pid = sys::own_pid();
+    loop {
+        let Some(files) = next_operation(socket) else { sys::exit_now(0) };
+        // When no process can be made, the closed sockets tell the caller.
+        if let Ok(sys::Fork::Child) = sys::fork() {
+            sys::die_with_parent(own_pid);
+            sys::notice_children();
+            let [control, output, errors] = files;
+            let code = operation(UnixStream::from(control), output, errors, context);
+            sys::exit_now(code);
+        }
+    }
+}
+
+/// Waits for the next operation; `None` when the caller is gone.
+fn next_operation(socket: BorrowedFd<'_>) -> Option<[OwnedFd; 3]> {
+    loop {
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let received = rustix::net::recvmsg(
+            socket,
+            &mut [IoSliceMut::new(&mut byte)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        );
+        match received {
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return None,
+            Ok(message) if message.bytes == 0 => return None,
+            Ok(_) => {}
+        }
+        let files = ancillary
+            .drain()
+            .filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(files) => Some(files),
+                _ => None,
+            })
+            .flatten()
+            .collect::<Vec<_>>();
+        if let Ok(files) = files.try_into() {
+            return Some(files);
+        }
+    }
+}
+
+/// Does one operation, in a process of its own. Gives the exit code.
+fn operation(mut control: UnixStream, output: OwnedFd, errors: OwnedFd, context: Context) -> i32 {
+    // The helper's main socket must not stay open here: the caller's death would not be seen.
+    let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") else { return 1 };
+    if sys::duplicate_to(null.as_fd(), 0).is_err() {
+        return 1;
+    }
+    drop(null);
+    let request = match read_frame(&mut control) {
+        Ok(Some(bytes)) => match serde_json::from_slice::<Request>(&bytes) {
+            Ok(request) => request,
+            Err(_) => return 1,
+        },
+        _ => return 1,
+    };
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        dispatch(request, &mut control, output, errors, context)
+    }));
+    let reply = match outcome {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(error)) => Reply::Failed(error.into()),
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                .unwrap_or_default();
+            Reply::Failed(Error::internal(format!("the sandbox helper panicked: {text}")).into())
+        }
+    };
+    let text = serde_json::to_vec(&reply).expect("plain data");
+    i32::from(write_frame(&mut control, &text).is_err())
+}
+
+fn dispatch(
+    request: Request,
+    control: &mut UnixStream,
+    output: OwnedFd,
+    errors: OwnedFd,
+    context: Context,
+) -> Result<Reply> {
+    if let Request::Run { rootfs, spec } = request {
+        return step::run(&rootfs, *spec, control, output, errors, context).map(Reply::Exited);
+    }
+    drop(errors);
+    give_up_with_caller(control)?;
+    let mut output = std::io::BufWriter::with_capacity(256 << 10, std::fs::File::from(output));
+    match request {
+        Request::Run { .. } => Err(Error::internal("a step was run twice")),
+        Request::Apply { target, lowers, plain } => {
+            let mut tar = FrameReader::new(control);
+            tree::apply(&target, &lowers, plain, &mut tar, context)?;
+            // What follows the end of the archive is part of the stream that the caller hashes.
+            std::io::copy(&mut tar, &mut std::io::sink())?;
+            Ok(Reply::Done)
+        }
+        Request::Diff { upper, lowers, epoch, plain } => {
+            tree::diff(&upper, &lowers, plain, epoch, &mut output, context)?;
+            finish(output)
+        }
+        Request::Copy { target, sources, plan } => {
+            tree::file_operation(&target, &sources, &plan, &mut output, context)?;
+            finish(output)
+        }
+        Request::Export { rootfs, path } => {
+            tree::export(&rootfs, &path, &mut output)?;
+            finish(output)
+        }
+        Request::ReadFile { rootfs, path, limit } => {
+            view::read_file(view::open(&rootfs)?.as_fd(), &path, limit).map(Reply::File)
+        }
+        Request::MakeFolders { folders } => {
+            for folder in folders {
+                std::fs::create_dir_all(&folder).map_err(|e| Error::io("cannot make a folder", &folder, e))?;
+            }
+            Ok(Reply::Done)
+        }
+        Request::CopyTree { from, to } => copy_tree(&from, &to),
+        Request::Remove { paths } => {
+            for path in paths {
+                tree::remove(&path)?;
+            }
+            Ok(Reply::Done)
+        }
+    }
+}
+
+fn copy_tree(from: &RootFs, to: &std::path::Path) -> Result<Reply> {
+    let from = view::open(from)?;
+    let to = view::open_folder(to)?;
+    tree::copy(from.as_fd(), to.as_fd())?;
+    Ok(Reply::Done)
+}
+
+fn finish(mut output: std::io::BufWriter<std::fs::File>) -> Result<Reply> {
+    std::io::Write::flush(&mut output)?;
+    Ok(Reply::Done)
+}
+
+/// Ends this process when the caller closes the control socket: with a thread, since the work itself blocks.
+fn give_up_with_caller(control: &UnixStream) -> Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let control = control.try_clone()?;
+    std::thread::spawn(move || {
+        loop {
+            let mut files = [PollFd::new(&control, PollFlags::HUP | PollFlags::RDHUP)];
+            if let Ok(n) = poll(&mut files, None)
+                && n > 0
+            {
+                sys::exit_now(1);
+            }
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,431 @@
+//! The file system of a step: its tree, `/proc`, `/sys`, `/dev`, the generated files of `/etc`, and its own mounts.
+//!
+//! Everything is put together below a stage, a tmpfs of the step's own mount namespace, and then becomes the root:
+//!
+//! ```text
+//! stage/root      the tree, with everything mounted in it
+//! stage/files     resolv.conf, hosts, hostname, secrets: one file each, bound to their places
+//! stage/trees/N   other trees, for bind mounts
+//! ```
+
+use super::mountpoint::{self, Kind, Made};
+use super::spec::{CacheMount, ExecMount, ExecSpec, MountSource, Network, RootFs};
+use super::{Security, sys, tree, view};
+use crate::{Error, Result};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::{
+    MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount,
+};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+const QUIET: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+/// Parts of /proc that tell too much of the host, as Docker masks them.
+const MASKED: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const DEVICES: &[(&str, u32, u32)] =
+    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const LINKS: &[(&str, &str)] = &[
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+    ("core", "/proc/kcore"),
+];
+
+/// Where a step's tree comes together.
+pub(super) struct Stage {
+    stage: OwnedFd,
+    root: OwnedFd,
+    trees: usize,
+    made: Vec<Made>,
+    /// A folder on the disk of the step's own upper folder, for writable binds.
+    scratch: Option<PathBuf>,
+}
+
+fn wrong(what: &'static str, path: impl AsRef<Path>) -> impl Fn(Errno) -> Error {
+    move |e| Error::io(what, &path, e.into())
+}
+
+impl Stage {
+    /// Makes the stage and mounts the tree of the step.
+    pub(super) fn new(rootfs: &RootFs) -> Result<Self> {
+        let memory = view::tmpfs(&[("mode", "0700")], MountAttrFlags::MOUNT_ATTR_NODEV)?;
+        for name in ["root", "files", "trees"] {
+            rustix::fs::mkdirat(&memory, name, Mode::from_raw_mode(0o755)).map_err(wrong("cannot make", name))?;
+        }
+        // On top of the root directory, where no lookup passes but those that start from the descriptor.
+        attach(memory.as_fd(), rustix::fs::CWD, "/")?;
+        let tree = match rootfs {
+            RootFs::Overlay { .. } => view::open(rootfs)?,
+            RootFs::Folder { path, .. } => clone_tree(rustix::fs::CWD, path, false)?,
+        };
+        attach(tree.as_fd(), memory.as_fd(), "root")?;
+        if let RootFs::Folder { writable: false, .. } = rootfs {
+            read_only(tree.as_fd(), false)?;
+        }
+        let scratch = match rootfs {
+            RootFs::Overlay { upper: Some((_, work)), .. } => work.parent().map(|folder| folder.join("binds")),
+            _ => None,
+        };
+        Ok(Self { stage: memory, root: tree, trees: 0, made: Vec::new(), scratch })
+    }
+
+    /// The root of the tree.
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// What was made in the tree for mounts.
+    pub(super) fn made(&self) -> &[Made] {
+        &self.made
+    }
+
+    /// Mounts what every step has.
+    pub(super) fn mount_system(&mut self, spec: &ExecSpec, user_namespace: bool) -> Result<()> {
+        let insecure = spec.security == Security::Insecure;
+        let proc = view::new_mount("proc", &[], QUIET).map_err(|e| {
+            Error::io(
+                "cannot mount a new /proc: when running inside a container, it must not have masked paths in its /proc",
+                "/proc",
+                e.into(),
+            )
+        })?;
+        self.put(proc.as_fd(), "/proc", Kind::Folder)?;
+        self.mount_sys(spec, insecure)?;
+        self.mount_dev(user_namespace)?;
+        if !insecure {
+            self.mask()?;
+        }
+        let resolv_conf = match &spec.resolv_conf {
+            Some(text) => text.clone().into_bytes(),
+            None if spec.network == Network::Host => std::fs::read("/etc/resolv.conf").unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let hostname = spec.hostname.as_deref().unwrap_or("hyper");
+        let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
+        hosts.push_str(&format!("127.0.0.1\t{hostname}\n"));
+        for (address, name) in &spec.extra_hosts {
+            hosts.push_str(&format!("{address}\t{name}\n"));
+        }
+        let files = [
+            ("/etc/resolv.conf", "resolv.conf", resolv_conf),
+            ("/etc/hosts", "hosts", hosts.into_bytes()),
+            ("/etc/hostname", "hostname", format!("{hostname}\n").into_bytes()),
+        ];
+        for (target, name, content) in files {
+            let file = self.file(name, &content, 0o644, 0, 0)?;
+            self.put(file.as_fd(), target, Kind::File)?;
+        }
+        Ok(())
+    }
+
+    fn mount_sys(&mut self, spec: &ExecSpec, insecure: bool) -> Result<()> {
+        let sysfs = match view::new_mount("sysfs", &[], QUIET) {
+            Ok(sysfs) => sysfs,
+            // An ordinary user may mount a new one only with a network of its own.
+            Err(Errno::PERM) => clone_tree(rustix::fs::CWD, Path::new("/sys"), true)?,
+            Err(e) => return Err(Error::io("cannot mount /sys", "/sys", e.into())),
+        };
+        self.put(sysfs.as_fd(), "/sys", Kind::Folder)?;
+        if !insecure || spec.network == Network::Host {
+            read_only(sysfs.as_fd(), true)?;
+        }
+        Ok(())
+    }
+
+    fn mount_dev(&mut self, user_namespace: bool) -> Result<()> {
+        let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let dev = view::tmpfs(&[("mode", "0755"), ("size", "65536k")], flags)?;
+        self.put(dev.as_fd(), "/dev", Kind::Folder)?;
+        for &(name, major, minor) in DEVICES {
+            let path = Path::new("/dev").join(name);
+            if user_namespace {
+                let file = clone_tree(rustix::fs::CWD, &path, false)?;
+                make_file(dev.as_fd(), name, &[], 0o666, 0, 0)?;
+                attach(file.as_fd(), dev.as_fd(), name)?;
+            } else {
+                let device = rustix::fs::makedev(major, minor);
+                rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)
+                    .map_err(wrong("cannot make a device", &path))?;
+                // The umask does not count for devices.
+                rustix::fs::chmodat(&dev, name, Mode::from_raw_mode(0o666), rustix::fs::AtFlags::empty())
+                    .map_err(wrong("cannot make a device", &path))?;
+            }
+        }
+        for (name, target) in LINKS {
+            rustix::fs::symlinkat(*target, &dev, *name).map_err(wrong("cannot make a link in /dev", name))?;
+        }
+        for name in ["pts", "shm", "mqueue"] {
+            rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).map_err(wrong("cannot make", name))?;
+        }
+        let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+        let pts = view::new_mount("devpts", &options, flags)
+            // Group 5 does not exist where there is a single id.
+            .or_else(|_| view::new_mount("devpts", &options[..3], flags))
+            .map_err(wrong("cannot mount", "/dev/pts"))?;
+        attach(pts.as_fd(), dev.as_fd(), "pts")?;
+        let shm = view::tmpfs(&[("mode", "1777"), ("size", "65536k")], QUIET)?;
+        attach(shm.as_fd(), dev.as_fd(), "shm")?;
+        // Kernels without message queues exist.
+        if let Ok(queues) = view::new_mount("mqueue", &[], QUIET) {
+            attach(queues.as_fd(), dev.as_fd(), "mqueue")?;
+        }
+        Ok(())
+    }
+
+    fn mask(&self) -> Result<()> {
+        let mut nothing = None;
+        for path in MASKED {
+            let Ok(place) = view::open_in(self.root(), path, OFlags::PATH) else { continue };
+            let stat = rustix::fs::fstat(&place).map_err(wrong("cannot look at", path))?;
+            let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                view::tmpfs(&[("mode", "0555")], QUIET | MountAttrFlags::MOUNT_ATTR_RDONLY)?
+            } else {
+                let null: &OwnedFd = match &nothing {
+                    Some(null) => null,
+                    None => nothing.insert(view::open_in(self.root(), "/dev/null", OFlags::PATH)
+                        .map_err(wrong("cannot open", "/dev/null"))?),
+                };
+                clone_tree(null.as_fd(), Path::new(""), false)?
+            };
+            attach(cover.as_fd(), place.as_fd(), "")?;
+        }
+        for path in READ_ONLY {
+            let Ok(place) = view::open_in(self.root(), path, OFlags::PATH) else { continue };
+            let again = clone_tree(place.as_fd(), Path::new(""), true)?;
+            attach(again.as_fd(), place.as_fd(), "")?;
+            read_only(again.as_fd(), true)?;
+        }
+        Ok(())
+    }
+
+    /// Mounts one thing that the step asked for.
+    pub(super) fn mount(&mut self, mount: &ExecMount, cwd: &str) -> Result<()> {
+        let target = Path::new("/").join(cwd).join(&mount.target);
+        let target = target.to_str().ok_or_else(|| Error::invalid("the target of a mount is not UTF-8"))?.to_owned();
+        self.mount_at(mount, &target).map_err(|e| e.with_context("mount", &target))
+    }
+
+    fn mount_at(&mut self, mount: &ExecMount, target: &str) -> Result<()> {
+        match &mount.source {
+            MountSource::Tree { tree, path, writable } => {
+                let (lowers, folder) = match tree {
+                    RootFs::Overlay { lowers, upper: None } => (lowers.clone(), None),
+                    RootFs::Overlay { .. } => {
+                        return Err(Error::invalid("a tree that is being written to cannot be mounted elsewhere"));
+                    }
+                    RootFs::Folder { path, .. } => (vec![path.clone()], Some(path)),
+                };
+                self.bind(lowers, folder.map(PathBuf::as_path), path, *writable, target)
+            }
+            MountSource::Host { root, path, writable } => {
+                self.bind(vec![root.clone()], Some(root), path, *writable, target)
+            }
+            MountSource::Cache(cache) => self.cache(cache, target),
+            MountSource::Tmpfs { size } => {
+                let size = size.map(|size| size.to_string());
+                let mut options = vec![("mode", "1777")];
+                if let Some(size) = &size {
+                    options.push(("size", size));
+                }
+                let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+                let memory = view::tmpfs(&options, flags)?;
+                self.put(memory.as_fd(), target, Kind::Folder)
+            }
+            MountSource::Secret { content, mode, uid, gid } => {
+                let name = format!("secret-{}", self.made.len() + self.trees);
+                self.trees += 1;
+                let file = self.file(&name, content.expose(), *mode, *uid, *gid)?;
+                self.put(file.as_fd(), target, Kind::File)
+            }
+            MountSource::Socket { path, mode, uid, gid } => {
+                let name = format!("socket-{}", self.trees);
+                self.trees += 1;
+                let files = view::open_in(self.stage.as_fd(), "files", OFlags::PATH)
+                    .map_err(wrong("cannot open", "files"))?;
+                super::socket::serve(path, files.as_fd(), &name, *mode, *uid, *gid)?;
+                let file = clone_tree(files.as_fd(), Path::new(&name), false)?;
+                self.put(file.as_fd(), target, Kind::File)
+            }
+        }
+    }
+
+    /// Binds `path` of the overlay of `lowers`, or of `folder`, to `target`.
+    fn bind(
+        &mut self,
+        lowers: Vec<PathBuf>,
+        folder: Option<&Path>,
+        path: &str,
+        writable: bool,
+        target: &str,
+    ) -> Result<()> {
+        let name = format!("trees/{}", self.trees);
+        let tree = match (folder, writable) {
+            (Some(folder), false) => clone_tree(rustix::fs::CWD, folder, true)?,
+            (None, false) => view::overlay(&lowers, None)?,
+            (_, true) => {
+                let scratch = self.scratch.as_ref().ok_or_else(|| {
+                    Error::unsupported("a writable bind mount needs overlay, which cannot be mounted here")
+                })?;
+                let place = scratch.join(self.trees.to_string());
+                let (upper, work) = (place.join("upper"), place.join("work"));
+                for folder in [&upper, &work] {
+                    std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot make a folder", folder, e))?;
+                }
+                view::overlay(&lowers, Some(&(upper, work)))?
+            }
+        };
+        self.trees += 1;
+        rustix::fs::mkdirat(&self.stage, &name, Mode::from_raw_mode(0o755)).map_err(wrong("cannot make", &name))?;
+        attach(tree.as_fd(), self.stage.as_fd(), &name)?;
+        let source = view::open_in(tree.as_fd(), path, OFlags::PATH)
+            .map_err(|e| Error::io("the source of a mount does not exist", path, e.into()))?;
+        let stat = rustix::fs::fstat(&source).map_err(wrong("cannot look at", path))?;
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Kind::Folder,
+            _ => Kind::File,
+        };
+        let bound = clone_tree(source.as_fd(), Path::new(""), true)?;
+        self.put(bound.as_fd(), target, kind)?;
+        if !writable {
+            read_only(bound.as_fd(), true)?;
+        }
+        Ok(())
+    }
+
+    fn cache(&mut self, cache: &CacheMount, target: &str) -> Result<()> {
+        // Filled beside its place and moved there, so that a half-filled one is never used.
+        if !cache.path.exists() {
+            let mut fresh = cache.path.clone().into_os_string();
+            fresh.push(format!(".new-{}", sys::own_pid()));
+            let fresh = PathBuf::from(fresh);
+            make_cache(cache, &fresh)?;
+            if let Err(e) = std::fs::rename(&fresh, &cache.path) {
+                tree::remove(&fresh)?;
+                // Another step may have been faster.
+                if !cache.path.is_dir() {
+                    return Err(Error::io("cannot make a cache folder", &cache.path, e));
+                }
+            }
+        }
+        let bound = clone_tree(rustix::fs::CWD, &cache.path, true)?;
+        self.put(bound.as_fd(), target, Kind::Folder)?;
+        if cache.read_only {
+            read_only(bound.as_fd(), true)?;
+        }
+        Ok(())
+    }
+
+    /// A file on the stage, as a detached mount.
+    fn file(&self, name: &str, content: &[u8], mode: u32, uid: u32, gid: u32) -> Result<OwnedFd> {
+        let files =
+            view::open_in(self.stage.as_fd(), "files", OFlags::PATH).map_err(wrong("cannot open", "files"))?;
+        make_file(files.as_fd(), name, content, mode, uid, gid)?;
+        clone_tree(files.as_fd(), Path::new(name), false)
+    }
+
+    fn put(&mut self, mount: BorrowedFd<'_>, target: &str, kind: Kind) -> Result<()> {
+        let place = mountpoint::open(self.root.as_fd(), target, kind, &mut self.made)?;
+        attach(mount, place.as_fd(), "")
+    }
+
+    /// Opens the working folder, and makes it where it does not exist.
+    pub(super) fn working_folder(&self, cwd: &str) -> Result<()> {
+        if cwd.trim_matches('/').is_empty() {
+            return Ok(());
+        }
+        // What the step works in is part of its result: it is not taken away again.
+        mountpoint::open(self.root.as_fd(), cwd, Kind::Folder, &mut Vec::new())
+            .map(drop)
+            .map_err(|e| e.with_context("detail", "working folder"))
+    }
+
+    /// Makes the tree the root of this process and its children, and lets go of the old one.
+    pub(super) fn become_root(self) -> Result<()> {
+        let wrong = wrong("cannot enter the root file system of the step", "/");
+        rustix::process::fchdir(&self.root).map_err(&wrong)?;
+        rustix::process::pivot_root(".", ".").map_err(&wrong)?;
+        unmount(".", UnmountFlags::DETACH).map_err(&wrong)?;
+        rustix::process::chdir("/").map_err(&wrong)
+    }
+}
+
+fn make_cache(cache: &CacheMount, fresh: &Path) -> Result<()> {
+    std::fs::create_dir(fresh).map_err(|e| Error::io("cannot make a cache folder", fresh, e))?;
+    let folder = view::open_folder(fresh)?;
+    if let Some((from, path)) = &cache.from {
+        let root = view::open(from)?;
+        let source = view::open_in(root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|e| Error::io("the source of a cache mount is no folder", path, e.into()))?;
+        tree::copy(source.as_fd(), folder.as_fd())?;
+    }
+    own(folder.as_fd(), "", cache.mode, cache.uid, cache.gid).map_err(|e| e.with_context("path", fresh.display()))
+}
+
+fn make_file(folder: BorrowedFd<'_>, name: &str, content: &[u8], mode: u32, uid: u32, gid: u32) -> Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(folder, name, flags, Mode::RUSR).map_err(wrong("cannot make a file", name))?;
+    let mut file = std::fs::File::from(file);
+    std::io::Write::write_all(&mut file, content)?;
+    own(folder, name, mode, uid, gid)
+}
+
+/// Sets owner and mode; with a single id, another owner is left out as everywhere else.
+pub(super) fn own(folder: BorrowedFd<'_>, name: &str, mode: u32, uid: u32, gid: u32) -> Result<()> {
+    use rustix::fs::AtFlags;
+    let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    match rustix::fs::chownat(folder, name, owner, group, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(e) => return Err(Error::io("cannot set an owner", name, e.into())),
+    }
+    let mode = Mode::from_raw_mode(mode & 0o7777);
+    if name.is_empty() {
+        rustix::fs::fchmod(folder, mode).map_err(wrong("cannot set a mode", name))
+    } else {
+        rustix::fs::chmodat(folder, name, mode, AtFlags::empty()).map_err(wrong("cannot set a mode", name))
+    }
+}
+
+fn attach(mount: BorrowedFd<'_>, folder: BorrowedFd<'_>, name: &str) -> Result<()> {
+    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    if name.is_empty() {
+        flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    }
+    move_mount(mount, "", folder, name, flags).map_err(wrong("cannot mount", name))
+}
+
+/// A detached copy of a mount from `path` on, with everything mounted below it when `recursive`.
+fn clone_tree(folder: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    if path.as_os_str().is_empty() {
+        flags |= OpenTreeFlags::AT_EMPTY_PATH;
+    }
+    open_tree(folder, path, flags).map_err(|e| Error::io("cannot bind a file or folder", path, e.into()))
+}
+
+fn read_only(mount: BorrowedFd<'_>, recursive: bool) -> Result<()> {
+    sys::mount_setattr(mount, libc::MOUNT_ATTR_RDONLY, recursive)
+        .map_err(|e| Error::io("cannot make a mount read-only", "", e))
+}

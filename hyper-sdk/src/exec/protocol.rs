@@ -1,0 +1,254 @@
+//! What the caller and its helper say to each other.
+//!
+//! ```text
+//! main socket (SOCK_SEQPACKET, the helper's standard input)
+//!   helper ▶ caller   Hello, JSON               once, when its namespaces are ready
+//!   caller ▶ helper   one byte + 3 descriptors  for each operation: control socket, output pipe, error pipe
+//! control socket (SOCK_STREAM, one an operation)
+//!   caller ▶ helper   frame: Request
+//!   caller ▶ helper   Apply only: frames of tar, an empty one at the end
+//!   helper ▶ caller   frame: Reply
+//! frame: length u32 little-endian, then as many bytes
+//! ```
+//! When either side closes a socket, the other gives up what belongs to it.
+
+use super::spec::{ExecSpec, Identity, RootFs};
+use crate::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+/// The largest frame that is accepted.
+pub(super) const MAX_FRAME: usize = 256 << 20;
+
+/// What the helper says when it is ready.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Hello {
+    pub(super) identity: Identity,
+    /// Whether the helper runs in a user namespace of its own.
+    pub(super) user_namespace: bool,
+    /// Whether overlays can be mounted.
+    pub(super) overlay: bool,
+    /// Why something is less than it could be, for people.
+    pub(super) notes: Vec<String>,
+}
+
+/// An operation.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Run a command. Its output goes to the two pipes.
+    Run {
+        rootfs: RootFs,
+        spec: Box<ExecSpec>,
+    },
+    /// Unpack the tar that follows on the control socket into `target`, on top of `lowers` (topmost first).
+    /// With `plain` the target is a whole tree, and whiteouts delete.
+    Apply {
+        target: PathBuf,
+        lowers: Vec<PathBuf>,
+        plain: bool,
+    },
+    /// Write the layer of what `upper` changes on `lowers` (topmost first) to the output pipe.
+    Diff {
+        upper: PathBuf,
+        lowers: Vec<PathBuf>,
+        epoch: Option<i64>,
+        /// `upper` is a whole tree that is compared with the one of `lowers`.
+        plain: bool,
+    },
+    /// Write the layer of a file operation to the output pipe.
+    Copy {
+        target: RootFs,
+        sources: Vec<RootFs>,
+        plan: Vec<u8>,
+    },
+    /// Write the tree as a tar to the output pipe.
+    Export {
+        rootfs: RootFs,
+        path: String,
+    },
+    ReadFile {
+        rootfs: RootFs,
+        path: String,
+        limit: u64,
+    },
+    /// Make a folder, and its parents below `root`, owned by the namespace's root.
+    MakeFolders {
+        folders: Vec<PathBuf>,
+    },
+    /// Copy a whole tree into an existing empty folder.
+    CopyTree {
+        from: RootFs,
+        to: PathBuf,
+    },
+    /// Remove whole trees.
+    Remove {
+        paths: Vec<PathBuf>,
+    },
+}
+
+/// The result of an operation.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    Done,
+    Exited(i32),
+    File(Option<Vec<u8>>),
+    Failed(Failure),
+}
+
+/// An error on its way to the caller.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    kind: String,
+    message: String,
+    context: Vec<(String, String)>,
+    source: Option<String>,
+}
+
+const KINDS: &[ErrorKind] = &[
+    ErrorKind::Invalid,
+    ErrorKind::DigestInvalid,
+    ErrorKind::NotFound,
+    ErrorKind::Conflict,
+    ErrorKind::Denied,
+    ErrorKind::Unsupported,
+    ErrorKind::TooLarge,
+    ErrorKind::Cancelled,
+    ErrorKind::Io,
+    ErrorKind::Corrupt,
+];
+
+/// The context keys that errors of the helper use; others travel as `detail`.
+const KEYS: &[&str] = &["path", "program", "PATH", "user", "group", "target", "source", "entry", "file", "mount"];
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let mut source = None;
+        let mut cause = std::error::Error::source(&error);
+        while let Some(e) = cause {
+            let text = e.to_string();
+            source = Some(source.map_or_else(|| text.clone(), |before: String| format!("{before}: {text}")));
+            cause = e.source();
+        }
+        Self {
+            kind: error.kind().name().to_owned(),
+            message: error.message().to_owned(),
+            context: error.context().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
+            source,
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let kind = KINDS.iter().copied().find(|kind| kind.name() == failure.kind).unwrap_or(ErrorKind::Internal);
+        let mut error = Error::new(kind, failure.message);
+        for (key, value) in failure.context {
+            error = error.with_context(KEYS.iter().find(|known| **known == key).unwrap_or(&"detail"), value);
+        }
+        match failure.source {
+            Some(source) => error.with_source(source),
+            None => error,
+        }
+    }
+}
+
+impl Reply {
+    /// The reply as a result.
+    pub(super) fn into_result(self) -> Result<Self> {
+        match self {
+            Self::Failed(failure) => Err(failure.into()),
+            reply => Ok(reply),
+        }
+    }
+}
+
+/// Writes one frame.
+pub(super) fn write_frame(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
+    to.write_all(&length.to_le_bytes())?;
+    to.write_all(bytes)
+}
+
+/// Reads one frame; `None` when the other side has closed.
+pub(super) fn read_frame(from: &mut impl Read) -> std::io::Result<Option<Vec<u8>>> {
+    let mut length = [0; 4];
+    let mut have = 0;
+    while have < 4 {
+        match from.read(&mut length[have..]) {
+            Ok(0) if have == 0 => return Ok(None),
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => have += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MAX_FRAME {
+        return Err(std::io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = vec![0; length];
+    from.read_exact(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+/// The tar that the caller sends in frames: a stream that ends cleanly only with its end mark.
+pub(super) struct FrameReader<'a, R> {
+    from: &'a mut R,
+    left: usize,
+    ended: bool,
+}
+
+impl<'a, R: Read> FrameReader<'a, R> {
+    pub(super) fn new(from: &'a mut R) -> Self {
+        Self { from, left: 0, ended: false }
+    }
+}
+
+impl<R: Read> Read for FrameReader<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.left == 0 && !self.ended {
+            let mut length = [0; 4];
+            self.from.read_exact(&mut length)?;
+            self.left = u32::from_le_bytes(length) as usize;
+            self.ended = self.left == 0;
+        }
+        if self.ended || buffer.is_empty() {
+            return Ok(0);
+        }
+        let length = buffer.len().min(self.left);
+        let n = self.from.read(&mut buffer[..length])?;
+        if n == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= n;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_without_its_end_mark_is_an_error() {
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, b"abc").unwrap();
+        let mut text = Vec::new();
+        assert!(FrameReader::new(&mut bytes.as_slice()).read_to_end(&mut text).is_err());
+        write_frame(&mut bytes, b"").unwrap();
+        text.clear();
+        FrameReader::new(&mut bytes.as_slice()).read_to_end(&mut text).unwrap();
+        assert_eq!(text, b"abc");
+    }
+
+    #[test]
+    fn errors_keep_kind_context_and_cause() {
+        let error = Error::io("cannot read", "/x", std::io::Error::from(std::io::ErrorKind::NotFound));
+        let text = serde_json::to_string(&Reply::Failed(error.into())).unwrap();
+        let error = serde_json::from_str::<Reply>(&text).unwrap().into_result().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.context_value("path"), Some("/x"));
+        assert!(std::error::Error::source(&error).is_some());
+    }
+}

@@ -1,0 +1,213 @@
+//! Runs one command: the operation's process makes pid 1 of a new pid namespace, which puts the sandbox together,
+//! starts the command, reaps what dies, and ends with the command; everything left in the namespace dies with it.
+
+use super::mountpoint::{self, Made};
+use super::mounts::Stage;
+use super::protocol::{Failure, read_frame, write_frame};
+use super::spec::{ExecSpec, Network, RootFs, Security};
+use super::{Context, Identity, command, sys, tree, view};
+use crate::{Error, Result, ResultExt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+/// Peers leave these in an image whose base lacks them, and so do we: later steps and tools rely on them.
+const KEPT: &[&str] = &["proc", "sys", "dev"];
+
+/// What pid 1 and the command tell the operation.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Status {
+    /// What was made in the tree for mounts.
+    Made(Vec<Made>),
+    /// Why the command could not be started.
+    Failed(Failure),
+}
+
+impl Status {
+    /// Sends it. A reader that is gone is about to end us.
+    pub(super) fn send(&self, mut to: &File) {
+        let text = serde_json::to_vec(self).expect("plain data");
+        write_frame(&mut to, &text).ok();
+    }
+}
+
+/// Runs a command to its end and takes away what was mounted for it. Gives the exit code.
+pub(super) fn run(
+    rootfs: &RootFs,
+    spec: ExecSpec,
+    control: &UnixStream,
+    output: OwnedFd,
+    errors: OwnedFd,
+    context: Context,
+) -> Result<i32> {
+    check(&spec)?;
+    let (status, status_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
+    let own_pid = sys::own_pid();
+    sys::unshare(libc::CLONE_NEWPID).context("detail", "pid namespace")?;
+    let init = match sys::fork()? {
+        sys::Fork::Child => {
+            drop(status);
+            sys::die_with_parent(own_pid);
+            let status = File::from(status_end);
+            // The parent may have died before the line above: then nobody reads the pipe.
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            if poll(&mut [PollFd::new(&status, PollFlags::empty())], Some(&now)) != Ok(0) {
+                sys::exit_now(1);
+            }
+            let files = command::Output { output, errors };
+            let code = match init(rootfs, spec, files, &status, context) {
+                Ok(code) => code,
+                Err(error) => {
+                    Status::Failed(error.into()).send(&status);
+                    1
+                }
+            };
+            sys::exit_now(code);
+        }
+        sys::Fork::Parent(pid) => pid,
+    };
+    drop((status_end, output, errors));
+    let mut made = Vec::new();
+    let outcome = watch(control, File::from(status), init, &mut made);
+    clean(rootfs, &made)?;
+    outcome
+}
+
+fn check(spec: &ExecSpec) -> Result<()> {
+    if spec.args.first().is_none_or(String::is_empty) {
+        return Err(Error::invalid("the command to run is empty"));
+    }
+    if !spec.cwd.starts_with('/') {
+        return Err(Error::invalid("the working folder must be absolute").with_context("path", &spec.cwd));
+    }
+    Ok(())
+}
+
+/// Waits for pid 1 to end. When the caller closes the control socket, kills it and ends this process.
+fn watch(control: &UnixStream, mut status: File, init: i32, made: &mut Vec<Made>) -> Result<i32> {
+    let mut failure = None;
+    loop {
+        let mut files =
+            [PollFd::new(control, PollFlags::RDHUP | PollFlags::HUP), PollFd::new(&status, PollFlags::IN)];
+        match poll(&mut files, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(e) => return Err(std::io::Error::from(e).into()),
+            Ok(_) => {}
+        }
+        let (caller_gone, news) = (!files[0].revents().is_empty(), !files[1].revents().is_empty());
+        if caller_gone {
+            sys::kill(init, libc::SIGKILL);
+            sys::wait(init, true).ok();
+            sys::exit_now(1);
+        }
+        if news {
+            match read_frame(&mut status) {
+                Ok(Some(bytes)) => match serde_json::from_slice(&bytes) {
+                    Ok(Status::Made(list)) => *made = list,
+                    Ok(Status::Failed(why)) => failure = Some(why),
+                    Err(_) => {}
+                },
+                // Every process of the sandbox has ended, or is about to.
+                _ => break,
+            }
+        }
+    }
+    let code = sys::wait(init, true)?.map_or(1, |(_, code)| code);
+    match failure {
+        Some(failure) => Err(failure.into()),
+        None => Ok(code),
+    }
+}
+
+/// Takes away what the mounts needed.
+fn clean(rootfs: &RootFs, made: &[Made]) -> Result<()> {
+    match rootfs {
+        RootFs::Overlay { lowers, upper: Some((upper, work)) } => {
+            mountpoint::clean(upper, Some(lowers), made, KEPT)?;
+            if let Some(folder) = work.parent() {
+                tree::remove(&folder.join("binds"))?;
+            }
+            // Overlay leaves marks here that would keep a second step from mounting the same folders.
+            tree::remove(&work.join("work"))?;
+        }
+        RootFs::Overlay { .. } | RootFs::Folder { writable: false, .. } => {}
+        RootFs::Folder { path, .. } => mountpoint::clean(path, None, made, KEPT)?,
+    }
+    Ok(())
+}
+
+/// Pid 1 of the sandbox. Gives the exit code of the command.
+fn init(
+    rootfs: &RootFs,
+    spec: ExecSpec,
+    files: command::Output,
+    status: &File,
+    context: Context,
+) -> Result<i32> {
+    let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    if spec.network == Network::None {
+        namespaces |= libc::CLONE_NEWNET;
+    }
+    sys::unshare(namespaces).context("detail", "namespaces")?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|e| Error::io("cannot separate the mounts", "/", e.into()))?;
+    if spec.network == Network::None {
+        sys::loopback_up().context("detail", "loopback interface")?;
+    }
+    let hostname = spec.hostname.as_deref().unwrap_or("hyper");
+    sys::set_hostname(hostname).context("detail", format!("host name {hostname}"))?;
+
+    let mut stage = Stage::new(rootfs)?;
+    let prepared = prepare(&mut stage, &spec, context);
+    // Whatever has been made so far must be taken away, also after a failure.
+    Status::Made(stage.made().to_vec()).send(status);
+    let user = prepared?;
+    stage.become_root()?;
+
+    let command = command::Command::new(&spec, user)?;
+    let single = context.identity == Identity::Single;
+    let sandboxed = spec.security == Security::Sandbox;
+    sys::hide_memory();
+    const SIGNALS: &[i32] = &[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT];
+    sys::block_signals(SIGNALS);
+    let child = match sys::fork()? {
+        sys::Fork::Child => {
+            let error = command.start(files, sandboxed, single);
+            Status::Failed(error.into()).send(status);
+            sys::exit_now(127);
+        }
+        sys::Fork::Parent(pid) => pid,
+    };
+    drop(files);
+    // Secrets of the environment are not kept here.
+    drop((command, spec));
+    loop {
+        match sys::next_signal(SIGNALS) {
+            Some(signal @ (libc::SIGTERM | libc::SIGINT)) => sys::kill(child, signal),
+            _ => {
+                while let Some((pid, code)) = sys::wait(-1, false)? {
+                    if pid == child {
+                        return Ok(code);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Mounts everything and finds the user.
+fn prepare(stage: &mut Stage, spec: &ExecSpec, context: Context) -> Result<crate::layer::accounts::Identity> {
+    // Read before anything of the step is mounted over them.
+    let file = |path: &str| view::read_file(stage.root(), path, 16 << 20);
+    let (passwd, group) = (file("/etc/passwd")?, file("/etc/group")?);
+    let user = crate::layer::accounts::resolve_user(&spec.user, passwd.as_deref(), group.as_deref())?;
+    stage.mount_system(spec, context.user_namespace)?;
+    stage.working_folder(&spec.cwd)?;
+    for mount in &spec.mounts {
+        stage.mount(mount, &spec.cwd)?;
+    }
+    Ok(user)
+}

@@ -1,0 +1,284 @@
+//! The few system calls that no safe crate offers: the only unsafe code of the SDK.
+//!
+//! # Invariants
+//! - [`fork`], [`unshare`] and [`exec`] are called in the helper alone, while it has one thread: after a fork the
+//!   child may then do whatever the parent could.
+#![allow(unsafe_code, reason = "fork, execve, capset, seccomp, ioctl and mount_setattr have no safe wrapper")]
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+/// Which side of a fork this is.
+pub(super) enum Fork {
+    /// The new process.
+    Child,
+    /// The old process, with the number of the new one.
+    Parent(i32),
+}
+
+fn check(result: i64) -> io::Result<i64> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Splits the process in two.
+pub(super) fn fork() -> io::Result<Fork> {
+    // SAFETY: the helper is single-threaded here, so the child's memory, locks included, is in a sound state.
+    match check(i64::from(unsafe { libc::fork() }))? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid as i32)),
+    }
+}
+
+/// Ends the process at once, without running destructors that belong to the other side of a fork.
+pub(super) fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` takes any number and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Leaves the namespaces that `flags` (`CLONE_NEW…`) names.
+pub(super) fn unshare(flags: i32) -> io::Result<()> {
+    // SAFETY: only namespaces are unshared, no memory and no file table.
+    check(i64::from(unsafe { libc::unshare(flags) })).map(drop)
+}
+
+/// Replaces the program. Returns only when that failed.
+pub(super) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |list: &[CString]| {
+        list.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect::<Vec<_>>()
+    };
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: both lists end with a null and point to strings that outlive the call.
+    unsafe { libc::execve(program.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Waits for a child (`-1`: any). Gives its number and its exit code, 128 + the signal's number after a signal; `None`
+/// when it has not ended and `block` is false.
+pub(super) fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, i32)>> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is a valid place for the status.
+        let result = unsafe { libc::waitpid(pid, &mut status, if block { 0 } else { libc::WNOHANG }) };
+        match check(i64::from(result)) {
+            Ok(0) => return Ok(None),
+            Ok(pid) if libc::WIFEXITED(status) => return Ok(Some((pid as i32, libc::WEXITSTATUS(status)))),
+            Ok(pid) if libc::WIFSIGNALED(status) => return Ok(Some((pid as i32, 128 + libc::WTERMSIG(status)))),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Blocks `signals`, so that [`next_signal`] gives them.
+pub(super) fn block_signals(signals: &[i32]) {
+    with_signal_set(signals, |set| {
+        // SAFETY: `set` is initialised; the old mask is not wanted.
+        unsafe { libc::sigprocmask(libc::SIG_BLOCK, set, std::ptr::null_mut()) };
+    });
+}
+
+/// Waits for one of the blocked `signals`.
+pub(super) fn next_signal(signals: &[i32]) -> Option<i32> {
+    let mut signal = 0;
+    with_signal_set(signals, |set| {
+        // SAFETY: `set` is initialised; the details are not wanted.
+        signal = unsafe { libc::sigwaitinfo(set, std::ptr::null_mut()) };
+    });
+    (signal > 0).then_some(signal)
+}
+
+fn with_signal_set(signals: &[i32], f: impl FnOnce(&libc::sigset_t)) {
+    // SAFETY: all zeroes is a valid bit pattern, and `sigemptyset` makes it a valid set.
+    let mut set = unsafe { std::mem::zeroed::<libc::sigset_t>() };
+    // SAFETY: `set` is a valid place; a number that is no signal is refused without effect.
+    unsafe {
+        libc::sigemptyset(&mut set);
+        for &signal in signals {
+            libc::sigaddset(&mut set, signal);
+        }
+    }
+    f(&set);
+}
+
+/// Gives every signal its default action and blocks none, as a new program expects.
+pub(super) fn reset_signals() {
+    with_signal_set(&[], |set| {
+        // SAFETY: `set` is initialised.
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, set, std::ptr::null_mut()) };
+    });
+    for signal in 1..=31 {
+        // SAFETY: the default action runs no code of ours; SIGKILL and SIGSTOP are refused without effect.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Lets the system forget ended children without being waited for.
+pub(super) fn ignore_children() {
+    // SAFETY: ignoring runs no code of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Lets [`wait`] see ended children.
+pub(super) fn notice_children() {
+    // SAFETY: the default action runs no code of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Sends a signal; a process that is gone is no error.
+pub(super) fn kill(pid: i32, signal: i32) {
+    // SAFETY: plain numbers.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Asks for SIGKILL when the parent dies, and makes sure that it has not died already.
+pub(super) fn die_with_parent(parent: i32) {
+    // SAFETY: plain numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // A parent outside our pid namespace shows as 0.
+    // SAFETY: no arguments.
+    let now = unsafe { libc::getppid() };
+    if now != parent && now != 0 {
+        exit_now(1);
+    }
+}
+
+/// The number of this process.
+pub(super) fn own_pid() -> i32 {
+    // SAFETY: no arguments.
+    unsafe { libc::getpid() }
+}
+
+/// Keeps other processes from looking into this one.
+pub(super) fn hide_memory() {
+    // SAFETY: plain numbers.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
+}
+
+/// Sets the supplementary groups.
+pub(super) fn set_groups(groups: &[u32]) -> io::Result<()> {
+    // SAFETY: pointer and length belong to one slice.
+    check(i64::from(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })).map(drop)
+}
+
+/// Sets real, effective and saved user and group.
+pub(super) fn set_ids(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: plain numbers.
+    check(i64::from(unsafe { libc::setresgid(gid, gid, gid) }))?;
+    // SAFETY: plain numbers.
+    check(i64::from(unsafe { libc::setresuid(uid, uid, uid) })).map(drop)
+}
+
+/// Sets the host name of the namespace.
+pub(super) fn set_hostname(name: &str) -> io::Result<()> {
+    // SAFETY: pointer and length belong to one string.
+    check(i64::from(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) })).map(drop)
+}
+
+/// The number of the last capability that the kernel knows.
+pub(super) fn last_capability() -> u32 {
+    // SAFETY: plain numbers.
+    (0..64).take_while(|&cap| unsafe { libc::prctl(libc::PR_CAPBSET_READ, cap) } >= 0).last().unwrap_or(40)
+}
+
+/// Takes a capability out of the bounding set.
+pub(super) fn drop_bounding(capability: u32) -> io::Result<()> {
+    // SAFETY: plain numbers.
+    check(i64::from(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) })).map(drop)
+}
+
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+const CAP_VERSION_3: u32 = 0x2008_0522;
+
+/// The effective capabilities, a bit each.
+pub(super) fn effective_capabilities() -> u64 {
+    let mut header = CapHeader { version: CAP_VERSION_3, pid: 0 };
+    let mut data = [CapData::default(); 2];
+    // SAFETY: version 3 takes a header and two data records.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &mut header, data.as_mut_ptr()) };
+    if result < 0 { 0 } else { u64::from(data[0].effective) | u64::from(data[1].effective) << 32 }
+}
+
+/// Sets the permitted and effective capabilities and empties the inheritable and ambient ones.
+pub(super) fn set_capabilities(bits: u64) -> io::Result<()> {
+    let mut header = CapHeader { version: CAP_VERSION_3, pid: 0 };
+    let record = |bits: u32| CapData { effective: bits, permitted: bits, inheritable: 0 };
+    let data = [record(bits as u32), record((bits >> 32) as u32)];
+    // SAFETY: plain numbers.
+    unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
+    // SAFETY: version 3 takes a header and two data records.
+    check(unsafe { libc::syscall(libc::SYS_capset, &mut header, data.as_ptr()) }).map(drop)
+}
+
+/// Installs a system call filter, without `no_new_privs`: the caller must have CAP_SYS_ADMIN in its namespace.
+pub(super) fn install_filter(program: &seccompiler::BpfProgram) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: `filter` points to as many instructions as it says, of the layout that the kernel defines; the kernel
+    // checks and copies them.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &filter) }).map(drop)
+}
+
+/// Brings the loopback interface of the network namespace up.
+pub(super) fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    // SAFETY: all zeroes is a valid request.
+    let mut request = unsafe { std::mem::zeroed::<libc::ifreq>() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one `ifreq`.
+    check(i64::from(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) })).map(drop)
+}
+
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Sets attributes (`MOUNT_ATTR_…`) of a mount, of everything below it too when `recursive`.
+pub(super) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
+    let attributes = MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the empty path is a valid string, and the size is that of the structure.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &attributes,
+            size_of::<MountAttr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// Closes every file above `keep_up_to` when the program is replaced.
+pub(super) fn close_on_exec_above(keep_up_to: u32) {
+    // SAFETY: the files are only marked.
+    unsafe { libc::syscall(libc::SYS_close_range, keep_up_to + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// The file for `std`'s traits: duplicates a borrowed descriptor onto a low number such as standard output.
+pub(super) fn duplicate_to(file: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    // SAFETY: the numbers 0 to 2 belong to nobody in the helper after the request was read.
+    check(i64::from(unsafe { libc::dup2(file.as_raw_fd(), number) })).map(drop)
+}

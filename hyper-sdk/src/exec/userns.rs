@@ -1,0 +1,183 @@
+//! The namespaces that the helper lives in: a mount namespace, and for an ordinary user a user namespace.
+//!
+//! An ordinary user's ids are mapped so: 0 is the user, and 1 and above are the user's subordinate ids of
+//! `/etc/subuid` and `/etc/subgid`, in their order, written by the set-uid programs `newuidmap` and `newgidmap`.
+//! Where any of these is missing, 0 is the user and nothing else exists.
+
+use super::{Identity, sys};
+use crate::{Error, Result};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What [`enter`] arrived at.
+pub(super) struct Entered {
+    pub(super) identity: Identity,
+    pub(super) user_namespace: bool,
+    pub(super) notes: Vec<String>,
+}
+
+const CAP_SYS_ADMIN: u32 = 21;
+/// Everything below is needed to give files any owner and to run steps.
+const NEEDED: &[u32] = &[0, 1, 3, 6, 7, 8, 12, 18, CAP_SYS_ADMIN];
+/// Images use ids up to 65535 (`nobody` is 65534).
+const ENOUGH_IDS: u64 = 65535;
+/// Where distributions put the set-uid programs; the environment of the caller does not count.
+const PROGRAM_FOLDERS: &[&str] = &["/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin", "/run/wrappers/bin"];
+
+/// Enters the namespaces.
+pub(super) fn enter() -> Result<Entered> {
+    let have = sys::effective_capabilities();
+    if NEEDED.iter().all(|capability| have >> capability & 1 == 1) {
+        sys::unshare(libc::CLONE_NEWNS).map_err(|e| Error::from(e).with_context("detail", "mount namespace"))?;
+        receive_mounts_only()?;
+        return Ok(Entered { identity: Identity::Full, user_namespace: false, notes: Vec::new() });
+    }
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let mut notes = Vec::new();
+    let maps = match subordinate_maps(uid, gid) {
+        Ok(maps) => Some(maps),
+        Err(why) => {
+            notes.push(format!("{why}; files and processes of a step can only be root's"));
+            None
+        }
+    };
+    let own_pid = sys::own_pid();
+    let (wait, go) = std::io::pipe()?;
+    let mapper = match &maps {
+        // The maps must be written by a process outside: it starts now and waits until the namespace exists.
+        Some(maps) => match sys::fork()? {
+            sys::Fork::Child => {
+                drop(go);
+                let mut byte = [0];
+                let ready = std::io::Read::read(&mut &wait, &mut byte).is_ok_and(|n| n == 1);
+                sys::exit_now(i32::from(!(ready && maps.iter().all(|map| map.write(own_pid)))));
+            }
+            sys::Fork::Parent(pid) => Some(pid),
+        },
+        None => None,
+    };
+    drop(wait);
+    sys::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).map_err(|e| {
+        Error::unsupported(
+            "this user may not make user namespaces: run as root, or allow them \
+             (sysctl `kernel.unprivileged_userns_clone`, `user.max_user_namespaces`, or the AppArmor setting \
+             `kernel.apparmor_restrict_unprivileged_userns`)",
+        )
+        .with_source(e)
+    })?;
+    let mut identity = Identity::Single;
+    if let Some(mapper) = mapper {
+        std::io::Write::write_all(&mut &go, b"g")?;
+        match sys::wait(mapper, true) {
+            Ok(Some((_, 0))) => identity = Identity::Full,
+            _ => notes.push("`newuidmap` or `newgidmap` refused the ids of /etc/subuid and /etc/subgid".to_owned()),
+        }
+    }
+    if identity == Identity::Single {
+        let write = |name: &str, text: String| {
+            let path = format!("/proc/self/{name}");
+            std::fs::write(&path, text).map_err(|e| Error::io("cannot set up a user namespace", path, e))
+        };
+        write("uid_map", format!("0 {uid} 1"))?;
+        write("setgroups", "deny".to_owned())?;
+        write("gid_map", format!("0 {gid} 1"))?;
+    }
+    sys::set_ids(0, 0)?;
+    if identity == Identity::Full {
+        sys::set_groups(&[])?;
+    }
+    receive_mounts_only()?;
+    Ok(Entered { identity, user_namespace: true, notes })
+}
+
+/// Mounts of the host still arrive, ours do not leave.
+fn receive_mounts_only() -> Result<()> {
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+        .map_err(|e| Error::io("cannot separate the mounts", "/", e.into()))
+}
+
+struct IdMap {
+    program: PathBuf,
+    own: u32,
+    ranges: Vec<(u32, u32)>,
+}
+
+impl IdMap {
+    fn write(&self, pid: i32) -> bool {
+        let mut command = Command::new(&self.program);
+        command.arg(pid.to_string()).args(["0", &self.own.to_string(), "1"]);
+        let mut inside = 1_u32;
+        for &(start, count) in &self.ranges {
+            command.args([inside.to_string(), start.to_string(), count.to_string()]);
+            inside += count;
+        }
+        command.env_clear().status().is_ok_and(|status| status.success())
+    }
+}
+
+/// The maps of a user, or why there are none.
+fn subordinate_maps(uid: u32, gid: u32) -> std::result::Result<[IdMap; 2], String> {
+    let name = std::fs::read_to_string("/etc/passwd").ok().and_then(|text| login_name(&text, uid));
+    let map = |program: &str, file: &str, own: u32| {
+        let path = PROGRAM_FOLDERS
+            .iter()
+            .map(|folder| Path::new(folder).join(program))
+            .find(|path| path.exists())
+            .ok_or_else(|| format!("`{program}` is not installed"))?;
+        let text = std::fs::read_to_string(file).map_err(|_| format!("{file} cannot be read"))?;
+        let ranges = subordinate_ranges(&text, name.as_deref(), uid);
+        let count = ranges.iter().map(|(_, count)| u64::from(*count)).sum::<u64>();
+        if count < ENOUGH_IDS {
+            return Err(format!("{file} gives this user {count} ids, and 65536 are needed"));
+        }
+        Ok(IdMap { program: path, own, ranges })
+    };
+    Ok([map("newuidmap", "/etc/subuid", uid)?, map("newgidmap", "/etc/subgid", gid)?])
+}
+
+fn login_name(passwd: &str, uid: u32) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+/// The ranges of a user, by name or number, as many as one map can hold.
+fn subordinate_ranges(text: &str, name: Option<&str>, uid: u32) -> Vec<(u32, u32)> {
+    let uid = uid.to_string();
+    let mut total = 0_u32;
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.trim().split(':');
+            let who = fields.next()?;
+            if Some(who) != name && who != uid {
+                return None;
+            }
+            let (start, count) = (fields.next()?.parse::<u32>().ok()?, fields.next()?.parse::<u32>().ok()?);
+            start.checked_add(count)?;
+            total = total.checked_add(count)?;
+            (count > 0).then_some((start, count))
+        })
+        .take(300)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_found_by_name_and_number() {
+        let text = "other:1:2\nme:100000:65536\n\n1000:300000:10\nme:x:y\nme:4294967295:7\n";
+        assert_eq!(subordinate_ranges(text, Some("me"), 1000), [(100_000, 65536), (300_000, 10)]);
+        assert_eq!(subordinate_ranges(text, None, 7), []);
+    }
+
+    #[test]
+    fn the_login_name_is_the_first_of_its_number() {
+        assert_eq!(login_name("root:x:0:0::/:\na:x:7:1::/:\nb:x:7:1::/:", 7).as_deref(), Some("a"));
+        assert_eq!(login_name("broken", 7), None);
+    }
+}

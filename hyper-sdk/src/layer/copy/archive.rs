@@ -1,0 +1,320 @@
+//! Unpacking of local archives by ADD: recognised by their content, merged into the plan without touching a disk but
+//! for one nameless file that holds what was decompressed.
+//!
+//! # Rules (those of BuildKit)
+//! - An archive is a regular file that holds a tar header, plain or compressed with gzip, bzip2, xz or zstd. Anything
+//!   else is copied as it is, whatever its name says.
+//! - The destination is always a directory. Its own entry (`./`) in the archive is ignored.
+//! - Members keep mode, owner and time of the archive; `--chown` overrides the owner, `--chmod` does not apply. Of
+//!   their extended attributes `security.capability` is kept.
+//! - A member replaces what is at its path, of whatever kind, but a directory merges with a directory. Links in the
+//!   parents of a member are followed with the destination as the root.
+//!
+//! Names with `..` are refused, not clamped: an archive that has them is hostile or broken.
+
+use super::facts::CAPABILITY;
+use super::plan::Content;
+use super::planner::{Pending, Planner, check_name};
+use super::source::{Metadata, SourceRoot};
+use crate::layer::accounts::Owner;
+use crate::layer::entry::escape;
+use crate::layer::{Entry, EntryKind, LayerPath};
+use crate::{Error, ErrorKind, Result, ResultExt};
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::sync::Arc;
+use tar::EntryType;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compression {
+    None,
+    Gzip,
+    Bzip2,
+    Xz,
+    Zstd,
+}
+
+const BLOCK: usize = 512;
+
+fn compression(head: &[u8]) -> Compression {
+    let magics: [(&[u8], Compression); 4] = [
+        (b"\x1f\x8b\x08", Compression::Gzip),
+        (b"BZh", Compression::Bzip2),
+        (b"\xfd7zXZ\x00", Compression::Xz),
+        (b"\x28\xb5\x2f\xfd", Compression::Zstd),
+    ];
+    magics.iter().find(|(magic, _)| head.starts_with(magic)).map_or(Compression::None, |(_, c)| *c)
+}
+
+/// Whether a block is a tar header: not empty, and its checksum is right.
+fn is_header(block: &[u8]) -> bool {
+    if block.len() < BLOCK || block[..BLOCK].iter().all(|&b| b == 0) {
+        return false;
+    }
+    let field: String = block[148..156].iter().map(|&b| b as char).collect();
+    let Ok(expected) = u64::from_str_radix(field.trim_matches(['\0', ' ']), 8) else { return false };
+    let byte = |i: usize| if (148..156).contains(&i) { b' ' } else { block[i] };
+    let unsigned: u64 = (0..BLOCK).map(|i| u64::from(byte(i))).sum();
+    let signed: i64 = (0..BLOCK).map(|i| i64::from(byte(i).cast_signed())).sum();
+    expected == unsigned || i64::try_from(expected).is_ok_and(|e| e == signed)
+}
+
+/// Takes the first bytes and then stops whoever writes.
+struct Head(Vec<u8>);
+
+impl Write for Head {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() >= BLOCK {
+            return Err(std::io::Error::other("enough"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn decompress(compression: Compression, file: &File, out: &mut dyn Write) -> std::io::Result<()> {
+    let mut input = BufReader::with_capacity(128 << 10, file);
+    let mut out = out;
+    match compression {
+        Compression::None => std::io::copy(&mut input, &mut out)?,
+        Compression::Gzip => std::io::copy(&mut flate2::bufread::MultiGzDecoder::new(input), &mut out)?,
+        Compression::Bzip2 => std::io::copy(&mut bzip2::bufread::MultiBzDecoder::new(input), &mut out)?,
+        Compression::Zstd => std::io::copy(&mut zstd::Decoder::with_buffer(input)?, &mut out)?,
+        Compression::Xz => {
+            return lzma_rs::xz_decompress(&mut input, &mut out).map_err(std::io::Error::other);
+        }
+    };
+    Ok(())
+}
+
+/// How the file is compressed when it is a tar archive.
+fn recognise(file: &mut File) -> Result<Option<Compression>> {
+    let mut magic = Vec::with_capacity(8);
+    Read::by_ref(file).take(8).read_to_end(&mut magic)?;
+    file.seek(SeekFrom::Start(0))?;
+    let compression = compression(&magic);
+    let mut head = Head(Vec::new());
+    // The error may be that of `Head`, or that it is no such archive after all: the bytes decide.
+    let _ = match compression {
+        Compression::None => std::io::copy(&mut Read::by_ref(file).take(BLOCK as u64), &mut head).map(drop),
+        other => decompress(other, file, &mut head),
+    };
+    file.seek(SeekFrom::Start(0))?;
+    Ok(is_header(&head.0).then_some(compression))
+}
+
+impl Planner<'_> {
+    /// Plans the members of a file when it is an archive; false when it is none.
+    pub(super) fn unpack(
+        &mut self,
+        root: &Arc<SourceRoot>,
+        path: &[u8],
+        metadata: &Metadata,
+        destination: &str,
+        owner: Option<Owner>,
+    ) -> Result<bool> {
+        if metadata.size < 9 {
+            return Ok(false);
+        }
+        let mut file = root.open_file(path)?;
+        let Some(compression) = recognise(&mut file).context("path", escape(path))? else { return Ok(false) };
+        if compression != Compression::None {
+            let mut plain = self.spool()?;
+            decompress(compression, &file, &mut plain).map_err(|e| {
+                Error::new(ErrorKind::Invalid, "cannot decompress the archive to unpack").with_source(e)
+            })?;
+            file = plain;
+            file.seek(SeekFrom::Start(0))?;
+        }
+        let top = self.resolve(&LayerPath::root(), destination.as_bytes())?;
+        self.ensure_directory(&top, 0o755, owner.unwrap_or_default())?;
+        self.members(file, &top, owner).context("archive", escape(path))?;
+        Ok(true)
+    }
+
+    /// A file without a name, for bytes that have no place of their own.
+    fn spool(&self) -> Result<File> {
+        let Some(folder) = &self.scratch else {
+            return Err(Error::internal("compressed archives need a scratch folder"));
+        };
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::TMPFILE;
+        match rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(fd) => return Ok(File::from(fd)),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {}
+            Err(e) => return Err(Error::io("cannot make a file in the scratch folder", folder, e.into())),
+        }
+        // Some file systems have no nameless files: the name is removed at once.
+        let path = folder.join(format!("unpack-{}-{:p}", std::process::id(), std::ptr::from_ref(self)));
+        let failed = |e| Error::io("cannot make a file in the scratch folder", &path, e);
+        let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(failed)?;
+        std::fs::remove_file(&path).map_err(failed)?;
+        Ok(file)
+    }
+
+    fn members(&mut self, file: File, top: &LayerPath, owner: Option<Owner>) -> Result<()> {
+        let file = Arc::new(file);
+        let number = self.next_number();
+        let mut names = 0;
+        let mut spool: Option<(Arc<File>, u64)> = None;
+        let mut archive = tar::Archive::new(BufReader::with_capacity(64 << 10, &*file));
+        for member in archive.entries_with_seek()? {
+            let mut member = member.map_err(damaged)?;
+            let entry_type = member.header().entry_type();
+            if entry_type == EntryType::XGlobalHeader {
+                continue;
+            }
+            let name = member.path_bytes().into_owned();
+            let path = self.member_path(top, &name)?;
+            let Some(path) = path else { continue };
+            let (mut entry, attributes) = member_entry(&mut member, &path, owner).context("member", escape(&name))?;
+            let link = member.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default();
+            let mut content = Content::None;
+            let mut links = None;
+            let size = member.size();
+            let device = |member: &tar::Entry<'_, _>| -> Result<(u32, u32)> {
+                let header: &tar::Header = member.header();
+                Ok((header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)))
+            };
+            entry.kind = match entry_type {
+                EntryType::Directory => EntryKind::Directory,
+                EntryType::Regular | EntryType::Continuous if name.ends_with(b"/") => EntryKind::Directory,
+                EntryType::Regular | EntryType::Continuous => {
+                    if attributes.sparse {
+                        return Err(Error::unsupported("sparse members of PAX archives cannot be unpacked: pack it with --format=gnu or without --sparse")
+                            .with_context("member", escape(&name)));
+                    }
+                    let offset = member.raw_file_position();
+                    content = Content::Range { file: file.clone(), offset, size };
+                    EntryKind::File { size, digest: None }
+                }
+                EntryType::GNUSparse => {
+                    let (spooled, at) = match spool.take() {
+                        Some(open) => open,
+                        None => (Arc::new(self.spool()?), 0),
+                    };
+                    let copied = std::io::copy(&mut member, &mut &*spooled)?;
+                    content = Content::Range { file: spooled.clone(), offset: at, size: copied };
+                    spool = Some((spooled, at + copied));
+                    EntryKind::File { size: copied, digest: None }
+                }
+                EntryType::Symlink => {
+                    entry.mode = 0o777;
+                    EntryKind::Symlink { target: link }
+                }
+                EntryType::Link => {
+                    let target = self.member_path(top, &link)?.unwrap_or_default();
+                    names += 1;
+                    let Some(first) = self.pending.get_mut(&target).filter(|p| !p.entry.is_directory()) else {
+                        return Err(Error::unsupported(format!(
+                            "the hard link `{}` names `{}`, which is no earlier member of the archive",
+                            escape(&name),
+                            escape(&link)
+                        )));
+                    };
+                    links = Some(*first.links.get_or_insert((number, u64::MAX, names)));
+                    entry = Entry { path: path.clone(), ..first.entry.clone() };
+                    content = first.content.clone();
+                    entry.kind.clone()
+                }
+                EntryType::Char => {
+                    let (major, minor) = device(&member)?;
+                    EntryKind::CharDevice { major, minor }
+                }
+                EntryType::Block => {
+                    let (major, minor) = device(&member)?;
+                    EntryKind::BlockDevice { major, minor }
+                }
+                EntryType::Fifo => EntryKind::Fifo,
+                other => {
+                    return Err(Error::unsupported(format!("members of the tar type {:?} cannot be unpacked", other.as_byte() as char))
+                        .with_context("member", escape(&name)));
+                }
+            };
+            if let (Some(value), EntryKind::File { .. }) = (attributes.capability, &entry.kind) {
+                entry.xattrs.insert(CAPABILITY.as_bytes().to_vec(), value);
+            }
+            let existing = self.kind(&path);
+            if existing.is_some() && !(entry.is_directory() && existing == Some(EntryKind::Directory)) {
+                self.remove(&path);
+            }
+            let mut pending = Pending::new(entry, content);
+            pending.links = links;
+            self.pending.insert(path, pending);
+        }
+        Ok(())
+    }
+
+    /// Where a member goes, with its missing parents made; `None` for the destination itself.
+    fn member_path(&mut self, top: &LayerPath, name: &[u8]) -> Result<Option<LayerPath>> {
+        let clean = LayerPath::from_archive(name).map_err(|e| {
+            Error::invalid("the archive has a name that leads out of it or cannot be a path").with_source(e)
+        })?;
+        if clean.is_root() {
+            return Ok(None);
+        }
+        check_name(clean.file_name())?;
+        let parent = clean.parent().unwrap_or_default();
+        let parent = self.resolve(top, parent.as_bytes())?;
+        self.ensure_directory(&parent, 0o755, Owner::default())?;
+        Ok(Some(parent.join(clean.file_name())?))
+    }
+}
+
+fn damaged(e: std::io::Error) -> Error {
+    Error::new(ErrorKind::Invalid, "the archive is damaged").with_source(e)
+}
+
+#[derive(Debug, Default)]
+struct Attributes {
+    capability: Option<Vec<u8>>,
+    sparse: bool,
+}
+
+/// The metadata of a member, with what its PAX records override.
+fn member_entry<R: Read>(
+    member: &mut tar::Entry<'_, R>,
+    path: &LayerPath,
+    owner: Option<Owner>,
+) -> Result<(Entry, Attributes)> {
+    let header = member.header();
+    let id = |value: std::io::Result<u64>| -> Result<u32> {
+        let value = value.map_err(damaged)?;
+        u32::try_from(value).map_err(|_| Error::invalid(format!("the owner {value} of a member is out of range")))
+    };
+    let mut entry = Entry::new(path.clone(), EntryKind::Directory, header.mode().map_err(damaged)? & 0o7777);
+    entry.uid = id(header.uid())?;
+    entry.gid = id(header.gid())?;
+    entry.mtime = i64::try_from(header.mtime().map_err(damaged)?).unwrap_or(0);
+    let mut attributes = Attributes::default();
+    if let Some(records) = member.pax_extensions().map_err(damaged)? {
+        for record in records {
+            let record = record.map_err(damaged)?;
+            let text = || record.value().ok();
+            match record.key_bytes() {
+                b"uid" => entry.uid = id(number(text()))?,
+                b"gid" => entry.gid = id(number(text()))?,
+                b"mtime" => {
+                    // Fractions are dropped, towards the past as everywhere.
+                    let seconds = text().and_then(|t| t.split('.').next()?.parse().ok());
+                    entry.mtime = seconds.ok_or_else(|| Error::invalid("the time of a member is no number"))?;
+                }
+                b"SCHILY.xattr.security.capability" => attributes.capability = Some(record.value_bytes().to_vec()),
+                key if key.starts_with(b"GNU.sparse.") => attributes.sparse = true,
+                _ => {}
+            }
+        }
+    }
+    if let Some(owner) = owner {
+        (entry.uid, entry.gid) = (owner.uid, owner.gid);
+    }
+    Ok((entry, attributes))
+}
+
+fn number(text: Option<&str>) -> std::io::Result<u64> {
+    text.and_then(|t| t.parse().ok()).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}

@@ -1,0 +1,79 @@
+//! What only reading tells of a file: the hash of its content, and the one extended attribute that layers keep.
+//!
+//! Layers carry `security.capability` and no other extended attribute of a copied file, as those of BuildKit do:
+//! `user.*` is noise of the machine that builds, `security.selinux` and its kin belong to the host.
+
+use super::source::Metadata;
+use crate::{Digest, Result};
+use sha2::Digest as _;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+
+/// The one extended attribute that is kept.
+pub const CAPABILITY: &str = "security.capability";
+
+/// What reading a regular file told.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FileFacts {
+    /// The SHA-256 of the content.
+    pub sha256: [u8; 32],
+    /// The file capabilities, as the kernel stores them.
+    pub capability: Option<Vec<u8>>,
+}
+
+impl FileFacts {
+    /// The hash as a digest.
+    pub fn digest(&self) -> Result<Digest> {
+        Digest::parse(&format!("sha256:{}", self.sha256.iter().map(|b| format!("{b:02x}")).collect::<String>()))
+    }
+}
+
+impl fmt::Debug for FileFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileFacts({:02x?}, capability: {})", &self.sha256[..6], self.capability.is_some())
+    }
+}
+
+/// Hashes regular files, or remembers what it hashed before.
+pub trait FileHasher: Sync {
+    /// The facts of the file with this metadata; `open` opens it.
+    ///
+    /// # Errors
+    /// Those of `open` and of reading.
+    fn facts(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>) -> Result<FileFacts>;
+}
+
+/// Reads every file, every time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadingHasher;
+
+impl FileHasher for ReadingHasher {
+    fn facts(&self, _metadata: &Metadata, open: &dyn Fn() -> Result<File>) -> Result<FileFacts> {
+        let mut file = open()?;
+        let capability = capability(&file)?;
+        let mut hasher = sha2::Sha256::new();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                n => hasher.update(&buffer[..n]),
+            }
+        }
+        Ok(FileFacts { sha256: hasher.finalize().into(), capability })
+    }
+}
+
+/// The file capabilities of an open file.
+pub(super) fn capability(file: &File) -> Result<Option<Vec<u8>>> {
+    use rustix::io::Errno;
+    let mut value = vec![0; 64];
+    match rustix::fs::fgetxattr(file, CAPABILITY, &mut value) {
+        Ok(n) => {
+            value.truncate(n);
+            Ok(Some(value))
+        }
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => Ok(None),
+        Err(e) => Err(std::io::Error::from(e).into()),
+    }
+}

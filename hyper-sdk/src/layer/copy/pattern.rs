@@ -1,0 +1,382 @@
+//! Path patterns: the wildcards of sources (Go's `filepath.Match`) and the lists of `--exclude` and `--parents` (moby's
+//! pattern lists, with `**`, `!` and "a match of a parent counts").
+//!
+//! Both compile to one small automaton that runs over a path once, one character at a time, so that the time is at
+//! most the product of both lengths, whatever the pattern. Bytes that are not UTF-8 count as one character each.
+
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token {
+    Literal(u32),
+    /// `?`: one character but a slash.
+    Any,
+    /// `*`: a run of characters without a slash.
+    Star,
+    /// `**` at the end: everything.
+    Rest,
+    /// `**/`: nothing, or everything up to a slash. Always followed by [`Token::DeepInside`].
+    Deep,
+    DeepInside,
+    Class {
+        negated: bool,
+        ranges: Vec<(u32, u32)>,
+    },
+}
+
+const SLASH: u32 = b'/' as u32;
+
+fn characters(bytes: &[u8]) -> Vec<u32> {
+    let mut out = Vec::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        out.extend(chunk.valid().chars().map(u32::from));
+        out.extend(chunk.invalid().iter().map(|b| 0x11_0000 + u32::from(*b)));
+    }
+    out
+}
+
+fn run(tokens: &[Token], text: &[u32]) -> bool {
+    let end = tokens.len();
+    let mut now = vec![false; end + 1];
+    let mut next = now.clone();
+    now[0] = true;
+    for at in 0..=text.len() {
+        for i in 0..end {
+            if now[i] {
+                match tokens[i] {
+                    Token::Star | Token::Rest => now[i + 1] = true,
+                    Token::Deep => {
+                        now[i + 1] = true;
+                        now[i + 2] = true;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let Some(&c) = text.get(at) else { break };
+        next.fill(false);
+        for i in 0..end {
+            if !now[i] {
+                continue;
+            }
+            match &tokens[i] {
+                Token::Literal(l) if *l == c => next[i + 1] = true,
+                Token::Any if c != SLASH => next[i + 1] = true,
+                Token::Star if c != SLASH => next[i] = true,
+                Token::Rest => next[i] = true,
+                Token::DeepInside => {
+                    next[i] = true;
+                    next[i + 1] |= c == SLASH;
+                }
+                Token::Class { negated, ranges } => {
+                    if ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != *negated {
+                        next[i + 1] = true;
+                    }
+                }
+                _ => {}
+            }
+        }
+        std::mem::swap(&mut now, &mut next);
+    }
+    now[end]
+}
+
+fn compile(pattern: &[u8], deep: bool) -> Result<Vec<Token>> {
+    let bad = |why: &str| {
+        Error::invalid(format!("`{}` is not a pattern: {why}", crate::layer::entry::escape(pattern)))
+    };
+    let text = characters(pattern);
+    let mut tokens = Vec::new();
+    let mut at = 0;
+    let is = |at: usize, c: u8| text.get(at) == Some(&u32::from(c));
+    while at < text.len() {
+        let c = text[at];
+        at += 1;
+        match u8::try_from(c).unwrap_or(0) {
+            b'*' if deep && is(at, b'*') => {
+                while is(at, b'*') {
+                    at += 1;
+                }
+                if is(at, b'/') {
+                    at += 1;
+                    if at == text.len() {
+                        tokens.push(Token::Rest);
+                    } else {
+                        tokens.extend([Token::Deep, Token::DeepInside]);
+                    }
+                } else {
+                    tokens.push(Token::Rest);
+                }
+            }
+            b'*' => tokens.push(Token::Star),
+            b'?' => tokens.push(Token::Any),
+            b'\\' => {
+                tokens.push(Token::Literal(*text.get(at).ok_or_else(|| bad("it ends in a backslash"))?));
+                at += 1;
+            }
+            b'[' => {
+                let negated = is(at, b'^');
+                at += usize::from(negated);
+                let mut ranges = Vec::new();
+                let character = |at: &mut usize| -> Result<u32> {
+                    if is(*at, b'-') || is(*at, b']') {
+                        return Err(bad("a class needs a character here"));
+                    }
+                    *at += usize::from(is(*at, b'\\'));
+                    let c = text.get(*at).ok_or_else(|| bad("a class is not closed"))?;
+                    *at += 1;
+                    Ok(*c)
+                };
+                while ranges.is_empty() || !is(at, b']') {
+                    let low = character(&mut at)?;
+                    let mut high = low;
+                    if is(at, b'-') {
+                        at += 1;
+                        high = character(&mut at)?;
+                    }
+                    ranges.push((low, high));
+                    if at >= text.len() {
+                        return Err(bad("a class is not closed"));
+                    }
+                }
+                at += 1;
+                tokens.push(Token::Class { negated, ranges });
+            }
+            _ => tokens.push(Token::Literal(c)),
+        }
+    }
+    Ok(tokens)
+}
+
+/// Whether a source has wildcards: `*`, `?` or `[`, not behind a backslash.
+pub fn has_wildcards(pattern: &[u8]) -> bool {
+    let mut bytes = pattern.iter();
+    while let Some(b) = bytes.next() {
+        match b {
+            b'*' | b'?' | b'[' => return true,
+            b'\\' => {
+                bytes.next();
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+/// A wildcard pattern for one part of a path, as Go's `filepath.Match` reads it.
+#[derive(Clone, Debug)]
+pub struct NamePattern(Vec<Token>);
+
+impl NamePattern {
+    /// Compiles one part of a pattern.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] when a class is not closed or the pattern ends in a backslash.
+    pub fn new(pattern: &[u8]) -> Result<Self> {
+        Ok(Self(compile(pattern, false)?))
+    }
+
+    /// Whether a name matches as a whole.
+    pub fn matches(&self, name: &[u8]) -> bool {
+        run(&self.0, &characters(name))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Line {
+    negated: bool,
+    tokens: Vec<Token>,
+}
+
+/// An ordered list of patterns: the last one that matches a path, or a parent of it, decides; `!` takes back.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct PatternList {
+    texts: Vec<String>,
+    lines: Vec<Line>,
+}
+
+/// Which patterns matched a directory: passed on to what is in it.
+#[derive(Clone, Debug, Default)]
+pub struct ParentMatch(Option<Vec<bool>>);
+
+impl PatternList {
+    /// Compiles patterns; empty ones are dropped, each is cleaned as a path.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] when a pattern is not well formed, or is `!` alone.
+    pub fn new<S: AsRef<str>>(patterns: impl IntoIterator<Item = S>) -> Result<Self> {
+        let mut list = Self::default();
+        for pattern in patterns {
+            let pattern = pattern.as_ref();
+            list.texts.push(pattern.to_owned());
+            let text = pattern.trim();
+            if text.is_empty() {
+                continue;
+            }
+            let (negated, text) = match text.strip_prefix('!') {
+                Some("") => return Err(Error::invalid("`!` alone is not a pattern: name what it takes back")),
+                Some(rest) => (true, rest),
+                None => (false, text),
+            };
+            let clean = clean(text.as_bytes());
+            let clean: &[u8] = if clean.is_empty() { b"." } else { &clean };
+            list.lines.push(Line { negated, tokens: compile(clean, true)? });
+        }
+        Ok(list)
+    }
+
+    /// The patterns as they were given.
+    pub fn texts(&self) -> &[String] {
+        &self.texts
+    }
+
+    /// Whether there is no pattern at all.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Whether a pattern takes something back.
+    pub fn has_exceptions(&self) -> bool {
+        self.lines.iter().any(|line| line.negated)
+    }
+
+    /// Whether a path, whose parent had the result `parent`, matches; and the result for what is in it.
+    pub fn matches(&self, path: &[u8], parent: &ParentMatch) -> (bool, ParentMatch) {
+        let text = characters(path);
+        let mut matched = false;
+        let mut results = vec![false; self.lines.len()];
+        for (i, line) in self.lines.iter().enumerate() {
+            let mut hit = parent.0.as_ref().is_some_and(|p| p[i]);
+            if !hit {
+                // An including line has nothing to add to a match, an exception nothing to take back from none.
+                if line.negated != matched {
+                    continue;
+                }
+                hit = run(&line.tokens, &text);
+                if !hit && parent.0.is_none() {
+                    hit = (0..text.len()).any(|at| text[at] == SLASH && run(&line.tokens, &text[..at]));
+                }
+            }
+            results[i] = hit;
+            if hit {
+                matched = !line.negated;
+            }
+        }
+        (matched, ParentMatch(Some(results)))
+    }
+}
+
+impl TryFrom<Vec<String>> for PatternList {
+    type Error = Error;
+
+    fn try_from(texts: Vec<String>) -> Result<Self> {
+        Self::new(texts)
+    }
+}
+
+impl From<PatternList> for Vec<String> {
+    fn from(list: PatternList) -> Self {
+        list.texts
+    }
+}
+
+/// A path relative to the root: `.`, empty parts and slashes at both ends dropped, `..` applied and clamped.
+pub fn clean(path: &[u8]) -> Vec<u8> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.split(|&b| b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join(&b'/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_match_as_in_go() {
+        for (pattern, name, expected) in [
+            ("*.txt", "a.txt", true),
+            ("*.txt", ".txt", true),
+            ("*", ".hidden", true),
+            ("a?c", "abc", true),
+            ("a?c", "aéc", true),
+            ("[[]xyz]", "[xyz]", true),
+            ("[a-c]x", "bx", true),
+            ("[^a-c]x", "bx", false),
+            ("st\\*uv", "st*uv", true),
+            ("st\\*uv", "stuuv", false),
+            ("**", "abc", true),
+            ("", "", true),
+            ("a", "ab", false),
+        ] {
+            assert_eq!(NamePattern::new(pattern.as_bytes()).unwrap().matches(name.as_bytes()), expected, "{pattern}");
+        }
+        for bad in ["[", "[]", "[a", "[a-", "a\\", "[-a]"] {
+            assert!(NamePattern::new(bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(has_wildcards(b"a*") && !has_wildcards(b"a\\*") && has_wildcards(b"a\\**"));
+    }
+
+    #[test]
+    fn lists_match_as_in_moby() {
+        let case = |patterns: &[&str], path: &str| {
+            PatternList::new(patterns).unwrap().matches(path.as_bytes(), &ParentMatch::default()).0
+        };
+        for (patterns, path, expected) in [
+            (&["**/*-c"][..], "file-c", true),
+            (&["**/*-c"], "a/b/sub-c", true),
+            (&["**/*-c"], "a/sub-c/x", true),
+            (&["*-c"], "a/sub-c", false),
+            (&["storage/views"], "storage/views/x", true),
+            (&["storage", "!storage/keep"], "storage/keep", false),
+            (&["storage", "!storage/keep"], "storage/drop", true),
+            (&["!x"], "x", false),
+            (&["a/**"], "a", false),
+            (&["a/**"], "a/b/c", true),
+            (&["a/**/c"], "a/c", true),
+            (&["a/**/c"], "a/b/b/c", true),
+            (&["a/**/c"], "a/bc", false),
+            (&["**"], "x/y", true),
+            (&["/a/./b/"], "a/b", true),
+            (&["*/*.png"], "a/b.png", true),
+            (&["*/*.png"], "b.png", false),
+        ] {
+            assert_eq!(case(patterns, path), expected, "{patterns:?} {path}");
+        }
+        assert!(PatternList::new(["!"]).is_err());
+        assert!(PatternList::new(["["]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn parents_can_be_carried_along(patterns in proptest::collection::vec("!?[ab*/]{1,6}", 0..4), path in "[ab](/[ab]){0,3}") {
+            let Ok(list) = PatternList::new(&patterns) else { return Ok(()) };
+            let mut parent = ParentMatch(Some(vec![false; list.lines.len()]));
+            let mut matched = false;
+            let ends = path.bytes().enumerate().filter(|(_, b)| *b == b'/').map(|(i, _)| i).chain([path.len()]);
+            for end in ends {
+                (matched, parent) = list.matches(&path.as_bytes()[..end], &parent);
+            }
+            // A whole-path match sees less of the order of parents, so only lists without exceptions must agree.
+            if !list.has_exceptions() {
+                prop_assert_eq!(matched, list.matches(path.as_bytes(), &ParentMatch::default()).0);
+            }
+        }
+
+        #[test]
+        fn cleaning_never_climbs(path: Vec<u8>) {
+            let cleaned = clean(&path);
+            prop_assert!(cleaned.is_empty() || cleaned.split(|&b| b == b'/').all(|p| !matches!(p, b"" | b"." | b"..")));
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The outcome of planning: what goes into the layer, in order, and where each file's bytes are.
+
+use super::facts::{CAPABILITY, FileFacts, FileHasher, capability};
+use super::planner::{EmptyDestination, Planner};
+use super::source::{Metadata, SourceRoot};
+use super::CopySpec;
+use crate::digest::Hasher;
+use crate::layer::{Entry, EntryKind, LayerWriter};
+use crate::{Digest, Result, ResultExt};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Where the bytes of a file are.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// Not a file, or an empty one.
+    None,
+    /// A regular file of a source.
+    Source {
+        /// The source.
+        root: Arc<SourceRoot>,
+        /// The path in it, free of links.
+        path: Vec<u8>,
+        /// What it was when it was planned.
+        metadata: Metadata,
+    },
+    /// These bytes.
+    Inline(Arc<[u8]>),
+    /// A part of a file: a member of an archive.
+    Range {
+        /// The file.
+        file: Arc<File>,
+        /// Where the part starts.
+        offset: u64,
+        /// Its length.
+        size: u64,
+    },
+}
+
+/// One entry of the layer to come.
+#[derive(Clone, Debug)]
+pub struct PlannedEntry {
+    /// The entry; the digest and the capability of a file are not known yet.
+    pub entry: Entry,
+    /// Where its bytes are.
+    pub content: Content,
+}
+
+/// What an instruction will write.
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub(super) entries: Vec<PlannedEntry>,
+    pub(super) unmatched: Vec<String>,
+    pub(super) newest: Option<i64>,
+}
+
+struct Part<'a> {
+    file: &'a File,
+    at: u64,
+    left: u64,
+}
+
+impl Read for Part<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let n = self.file.read_at(&mut buffer[..most], self.at)?;
+        self.at += n as u64;
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+impl Plan {
+    /// The entries in the order of the layer, each path once (and once more where an opaque mark goes with it).
+    pub fn entries(&self) -> &[PlannedEntry] {
+        &self.entries
+    }
+
+    /// Whether the instruction changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The sources with wildcards that matched nothing.
+    pub fn unmatched(&self) -> &[String] {
+        &self.unmatched
+    }
+
+    /// The newest time of a change of a file or link that was copied, in seconds; `None` when nothing was.
+    pub fn newest_mtime(&self) -> Option<i64> {
+        self.newest
+    }
+
+    /// Writes every entry, reading the files as it goes.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] from either side; [`crate::ErrorKind::Conflict`] when a file changes meanwhile.
+    pub fn write<W: Write>(&self, writer: &mut LayerWriter<W>) -> Result<()> {
+        for planned in &self.entries {
+            match &planned.content {
+                Content::None => writer.append(&planned.entry, None)?,
+                Content::Source { root, path, .. } => {
+                    let mut file = root.open_file(path)?;
+                    match capability(&file).context("path", &planned.entry.path)? {
+                        None => writer.append(&planned.entry, Some(&mut file))?,
+                        Some(value) => {
+                            let mut entry = planned.entry.clone();
+                            entry.xattrs.insert(CAPABILITY.as_bytes().to_vec(), value);
+                            writer.append(&entry, Some(&mut file))?;
+                        }
+                    }
+                }
+                Content::Inline(bytes) => writer.append(&planned.entry, Some(&mut &bytes[..]))?,
+                Content::Range { file, offset, size } => {
+                    let mut part = Part { file, at: *offset, left: *size };
+                    writer.append(&planned.entry, Some(&mut part))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The digest of everything that will be written except times: path, kind, mode, owner, size, link target,
+    /// capability and content. Equal digests mean layers that are equal up to times.
+    ///
+    /// Files are hashed by `threads` threads (at least one).
+    ///
+    /// # Errors
+    /// Those of reading the files.
+    pub fn content_digest(&self, hasher: &dyn FileHasher, threads: usize) -> Result<Digest> {
+        let mut digest = Hasher::sha256();
+        self.add_to(&mut digest, hasher, threads)?;
+        Ok(digest.finish())
+    }
+
+    fn add_to(&self, digest: &mut Hasher, hasher: &dyn FileHasher, threads: usize) -> Result<()> {
+        let facts = self.facts(hasher, threads)?;
+        digest.update((self.entries.len() as u64).to_le_bytes());
+        for (PlannedEntry { entry, .. }, facts) in self.entries.iter().zip(facts) {
+            digest.update_field(entry.path.as_bytes());
+            digest.update_field(entry.kind.name());
+            for number in [entry.mode, entry.uid, entry.gid] {
+                digest.update(number.to_le_bytes());
+            }
+            match &entry.kind {
+                EntryKind::File { size, .. } => digest.update(size.to_le_bytes()),
+                EntryKind::Symlink { target } => digest.update_field(target),
+                EntryKind::Hardlink { target } => digest.update_field(target.as_bytes()),
+                EntryKind::CharDevice { major, minor } | EntryKind::BlockDevice { major, minor } => {
+                    digest.update(major.to_le_bytes());
+                    digest.update(minor.to_le_bytes());
+                }
+                _ => {}
+            }
+            digest.update((entry.xattrs.len() as u64).to_le_bytes());
+            for (name, value) in &entry.xattrs {
+                digest.update_field(name);
+                digest.update_field(value);
+            }
+            if let Some(facts) = facts {
+                digest.update(facts.sha256);
+                digest.update_field(facts.capability.as_deref().unwrap_or_default());
+            }
+        }
+        Ok(())
+    }
+
+    /// The facts of every file, in order; `None` for what has no content.
+    fn facts(&self, hasher: &dyn FileHasher, threads: usize) -> Result<Vec<Option<FileFacts>>> {
+        let threads = threads.clamp(1, self.entries.len() / 64 + 1);
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<(usize, FileFacts)>> {
+            let mut done = Vec::new();
+            loop {
+                let from = next.fetch_add(32, Ordering::Relaxed);
+                if from >= self.entries.len() {
+                    return Ok(done);
+                }
+                for i in from..(from + 32).min(self.entries.len()) {
+                    if let Some(facts) = facts_of(&self.entries[i].content, hasher)? {
+                        done.push((i, facts));
+                    }
+                }
+            }
+        };
+        let parts: Vec<Result<Vec<(usize, FileFacts)>>> = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut parts = vec![work()];
+            for other in others {
+                parts.push(other.join().unwrap_or_else(|_| Err(crate::Error::internal("a hashing thread panicked"))));
+            }
+            parts
+        });
+        let mut facts = vec![None; self.entries.len()];
+        for part in parts {
+            for (i, found) in part? {
+                facts[i] = Some(found);
+            }
+        }
+        Ok(facts)
+    }
+}
+
+fn facts_of(content: &Content, hasher: &dyn FileHasher) -> Result<Option<FileFacts>> {
+    let mut sha = <sha2::Sha256 as sha2::Digest>::new();
+    match content {
+        Content::None => return Ok(None),
+        Content::Source { root, path, metadata } => {
+            return hasher.facts(metadata, &|| root.open_file(path)).map(Some);
+        }
+        Content::Inline(bytes) => sha2::Digest::update(&mut sha, bytes),
+        Content::Range { file, offset, size } => {
+            let mut part = Part { file, at: *offset, left: *size };
+            let mut buffer = vec![0; 64 << 10];
+            loop {
+                match part.read(&mut buffer)? {
+                    0 => break,
+                    n => sha2::Digest::update(&mut sha, &buffer[..n]),
+                }
+            }
+        }
+    }
+    Ok(Some(FileFacts { sha256: sha2::Digest::finalize(sha).into(), capability: None }))
+}
+
+/// The digest of what `spec` selects from a source, whatever the destination holds: the content key of the cache.
+///
+/// Archives count by their own bytes. The destination, `--unpack` and the texts of the sources belong into the
+/// definition key beside it.
+///
+/// # Errors
+/// [`crate::ErrorKind::NotFound`] when a source does not exist, and those of reading.
+pub fn content_digest(
+    root: &Arc<SourceRoot>,
+    spec: &CopySpec,
+    hasher: &dyn FileHasher,
+    threads: usize,
+) -> Result<Digest> {
+    let mut digest = Hasher::sha256();
+    // Every source is planned by itself, so that none hides another and none can collide with another.
+    for source in &spec.sources {
+        let spec = CopySpec { sources: vec![source.clone()], destination: "/".to_owned(), unpack: false, ..spec.clone() };
+        let mut planner = Planner::new(&EmptyDestination, 0);
+        planner.copy(root, &spec)?;
+        planner.finish()?.add_to(&mut digest, hasher, threads)?;
+    }
+    Ok(digest.finish())
+}

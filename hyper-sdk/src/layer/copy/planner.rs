@@ -1,0 +1,593 @@
+//! The rules of copying: which entries a copy makes, given what the destination has.
+//!
+//! # Invariants
+//! - Entries that were planned earlier hide what the destination has at their paths.
+//! - No entry lies outside the root of the layer: a path of the destination is cleaned and its links are followed with
+//!   the root as the top.
+
+use super::pattern::{NamePattern, ParentMatch, PatternList, clean, has_wildcards};
+use super::plan::{Content, Plan, PlannedEntry};
+use super::source::{Metadata, SourceRoot, join};
+use super::{CopySpec, suggest};
+use crate::layer::accounts::Owner;
+use crate::layer::entry::WHITEOUT_PREFIX;
+use crate::layer::{Entry, EntryKind, LayerPath, TreeIndex};
+use crate::{Error, ErrorKind, Result, ResultExt};
+use rustix::fs::FileType;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const DIRECTORY_MODE: u32 = 0o755;
+const MAX_LINKS: usize = 255;
+
+/// What the destination has before the instruction.
+pub trait Destination: fmt::Debug {
+    /// The entry at a path, without following a link; the root is never asked for.
+    fn entry(&self, path: &LayerPath) -> Option<&Entry>;
+}
+
+/// A destination without files: `FROM scratch`, and every `--link`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EmptyDestination;
+
+impl Destination for EmptyDestination {
+    fn entry(&self, _path: &LayerPath) -> Option<&Entry> {
+        None
+    }
+}
+
+impl Destination for TreeIndex {
+    fn entry(&self, path: &LayerPath) -> Option<&Entry> {
+        self.lookup(path).map(|node| node.entry)
+    }
+}
+
+/// Names of one file: the match (or archive) they belong to, and the file.
+pub(super) type LinkGroup = (u64, u64, u64);
+
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    pub(super) entry: Entry,
+    pub(super) content: Content,
+    pub(super) links: Option<LinkGroup>,
+    /// Made because a path needed it: its time is still open.
+    implicit: bool,
+}
+
+impl Pending {
+    pub(super) fn new(entry: Entry, content: Content) -> Self {
+        Self { entry, content, links: None, implicit: false }
+    }
+}
+
+/// Plans one instruction.
+#[derive(Debug)]
+pub struct Planner<'a> {
+    destination: &'a dyn Destination,
+    now: i64,
+    pub(super) scratch: Option<PathBuf>,
+    pub(super) pending: BTreeMap<LayerPath, Pending>,
+    /// Directories of the destination that are gone, with everything below them.
+    hidden: BTreeSet<LayerPath>,
+    unmatched: Vec<String>,
+    newest: Option<i64>,
+    matches: u64,
+}
+
+struct Parent {
+    metadata: Metadata,
+    target: LayerPath,
+    made: bool,
+}
+
+/// One match of a source on its way into the destination.
+struct Copying<'s> {
+    root: &'s Arc<SourceRoot>,
+    spec: &'s CopySpec,
+    include: Option<&'s PatternList>,
+    exclude: &'s PatternList,
+    number: u64,
+    parents: Vec<Parent>,
+    required: Option<&'s [u8]>,
+    found_required: bool,
+}
+
+impl<'a> Planner<'a> {
+    /// Plans against a destination. `now` is the time of the directories and inline files that have no source; the
+    /// writer clamps it to the epoch of the build.
+    pub fn new(destination: &'a dyn Destination, now: i64) -> Self {
+        Self {
+            destination,
+            now,
+            scratch: None,
+            pending: BTreeMap::new(),
+            hidden: BTreeSet::new(),
+            unmatched: Vec::new(),
+            newest: None,
+            matches: 0,
+        }
+    }
+
+    /// Names the folder where compressed archives are unpacked to, in a file that has no name; it is needed for them.
+    #[must_use]
+    pub fn with_scratch(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.scratch = Some(folder.into());
+        self
+    }
+
+    /// The plan of everything so far.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn finish(self) -> Result<Plan> {
+        let mut first: HashMap<LinkGroup, LayerPath> = HashMap::new();
+        let mut entries = Vec::with_capacity(self.pending.len());
+        for (path, mut pending) in self.pending {
+            if let Some(group) = pending.links {
+                match first.get(&group) {
+                    Some(target) => {
+                        pending.entry.kind = EntryKind::Hardlink { target: target.clone() };
+                        pending.content = Content::None;
+                    }
+                    None => {
+                        first.insert(group, path.clone());
+                    }
+                }
+            }
+            let opaque = pending.entry.is_directory() && self.hidden.contains(&path);
+            entries.push(PlannedEntry { entry: pending.entry, content: pending.content });
+            if opaque {
+                let entry = Entry::new(path, EntryKind::OpaqueWhiteout, 0);
+                entries.push(PlannedEntry { entry, content: Content::None });
+            }
+        }
+        Ok(Plan { entries, unmatched: self.unmatched, newest: self.newest })
+    }
+
+    /// Makes a directory and its missing parents: WORKDIR. What exists is left alone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when a part of the path is something else.
+    pub fn make_directory(&mut self, path: &str, mode: u32, owner: Option<Owner>) -> Result<()> {
+        let target = self.resolve(&LayerPath::root(), path.as_bytes())?;
+        self.ensure_directory(&target, mode & 0o777, owner.unwrap_or_default())
+    }
+
+    /// Copies a file that is given as bytes, with mode 0644 and owned by root before `--chmod` and `--chown`: an
+    /// inline document. The sources of `spec` are not looked at.
+    ///
+    /// # Errors
+    /// Those of [`Planner::copy`] that concern the destination.
+    pub fn inline_file(&mut self, name: &str, data: impl Into<Arc<[u8]>>, spec: &CopySpec) -> Result<()> {
+        let data = data.into();
+        let name = clean(name.as_bytes());
+        let base = name.rsplit(|&b| b == b'/').next().unwrap_or_default();
+        let target = self.target_of(base, None, spec)?;
+        let mode = spec.chmod.as_ref().map_or(0o644, |change| change.apply(0o644, false));
+        let mut entry = Entry::file(target, data.len() as u64, mode);
+        let owner = spec.chown.unwrap_or_default();
+        (entry.uid, entry.gid, entry.mtime) = (owner.uid, owner.gid, self.now);
+        self.put_file(Pending::new(entry, Content::Inline(data)), || "inline document".to_owned())
+    }
+
+    /// Copies sources, in order: COPY, and ADD of local files.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for a source without wildcards that does not exist; [`ErrorKind::Conflict`] for a
+    /// directory over something else and the reverse; [`ErrorKind::Invalid`] for patterns and archives that are not
+    /// well formed; [`ErrorKind::Unsupported`] for names that a layer cannot hold; [`ErrorKind::Io`] from the source.
+    /// After an error the planner is of no use.
+    pub fn copy(&mut self, root: &Arc<SourceRoot>, spec: &CopySpec) -> Result<()> {
+        for source in &spec.sources {
+            self.copy_source(root, spec, source).context("source", source)?;
+        }
+        Ok(())
+    }
+
+    fn copy_source(&mut self, root: &Arc<SourceRoot>, spec: &CopySpec, source: &str) -> Result<()> {
+        let mut from = source;
+        let mut include = None;
+        let mut required = None;
+        if spec.parents {
+            let (parent, below) = source.split_once("/./").unwrap_or(("", source));
+            from = parent;
+            let below = String::from_utf8_lossy(&clean(below.as_bytes())).into_owned();
+            if !below.is_empty() {
+                if !has_wildcards(from.as_bytes()) && !has_wildcards(below.as_bytes()) {
+                    required = Some(below.clone().into_bytes());
+                }
+                include = Some(PatternList::new([below])?);
+            }
+        }
+        let from = clean(from.as_bytes());
+        let (fixed, wild) = split_wildcards(&from, spec.wildcards);
+        let matches = match &wild {
+            None => vec![from.clone()],
+            Some(pattern) => find_matches(root, &root.resolve(&fixed)?, pattern)?,
+        };
+        if matches.is_empty() {
+            self.unmatched.push(source.to_owned());
+        }
+        for name in matches {
+            let real = root.resolve(&name)?;
+            let metadata = root.lookup(&real)?.ok_or_else(|| suggest::missing(root, source))?;
+            let base = name.rsplit(|&b| b == b'/').next().unwrap_or_default().to_vec();
+            let is_file = !metadata.is_directory();
+            if is_file && wild.is_some() && spec.exclude.matches(&base, &ParentMatch::default()).0 {
+                continue;
+            }
+            if spec.unpack && metadata.file_type == FileType::RegularFile {
+                let owner = spec.chown;
+                if self.unpack(root, &real, &metadata, &spec.destination, owner)? {
+                    self.newest = self.newest.max(Some(metadata.mtime.0));
+                    continue;
+                }
+            }
+            let target = self.target_of(&base, Some(&metadata), spec)?;
+            self.matches += 1;
+            let mut copying = Copying {
+                root,
+                spec,
+                include: include.as_ref(),
+                exclude: &spec.exclude,
+                number: self.matches,
+                parents: Vec::new(),
+                required: required.as_deref(),
+                found_required: required.is_none(),
+            };
+            let none = ParentMatch::default();
+            self.copy_tree(&mut copying, &real, b"", &metadata, target, (&none, &none))?;
+            if !copying.found_required {
+                return Err(suggest::missing(root, source));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where one source goes, with everything above it made; the directory itself when its contents are copied.
+    fn target_of(&mut self, base: &[u8], metadata: Option<&Metadata>, spec: &CopySpec) -> Result<LayerPath> {
+        let mode = spec.chmod.as_ref().and_then(|c| c.fixed()).map_or(DIRECTORY_MODE, |m| m & 0o777);
+        let owner = spec.chown.unwrap_or_default();
+        let text = spec.destination.as_bytes();
+        let is_directory = metadata.is_some_and(Metadata::is_directory);
+        let cut = text.iter().rposition(|&b| b == b'/').map_or(0, |at| at + 1);
+        let ensure = if matches!(&text[cut..], b"" | b".") { text } else { &text[..cut] };
+        let ensure = self.resolve(&LayerPath::root(), ensure)?;
+        self.ensure_directory(&ensure, mode, owner)?;
+        let mut target = self.resolve(&LayerPath::root(), text)?;
+        let existing = self.kind(&target);
+        let contents = spec.directory_contents && is_directory;
+        let into = matches!(existing, Some(EntryKind::Directory)) || (is_directory && existing.is_some());
+        if into && !contents && !base.is_empty() {
+            check_name(base)?;
+            target = target.join(base)?;
+        }
+        if contents && existing.is_none() {
+            self.ensure_directory(&target, mode, owner)?;
+        } else if let Some(parent) = target.parent() {
+            self.ensure_directory(&parent, mode, owner)?;
+        }
+        Ok(target)
+    }
+
+    fn copy_tree(
+        &mut self,
+        copying: &mut Copying<'_>,
+        from: &[u8],
+        below: &[u8],
+        metadata: &Metadata,
+        target: LayerPath,
+        above: (&ParentMatch, &ParentMatch),
+    ) -> Result<()> {
+        let top = below.is_empty();
+        let (mut included, mut excluded) = (true, false);
+        let (mut include, mut exclude) = (ParentMatch::default(), ParentMatch::default());
+        if !top {
+            if let Some(list) = copying.include {
+                (included, include) = list.matches(below, above.0);
+            }
+            if !copying.exclude.is_empty() {
+                (excluded, exclude) = copying.exclude.matches(below, above.1);
+            }
+            included &= !excluded;
+        }
+        if !metadata.is_directory() && !included {
+            return Ok(());
+        }
+        if included {
+            if copying.required.is_some_and(|r| starts_with(below, r)) {
+                copying.found_required = true;
+            }
+            self.make_parents(copying);
+        }
+        if !metadata.is_directory() {
+            return self.copy_leaf(copying, from, metadata, target);
+        }
+        if included {
+            self.copy_directory(copying, from, metadata, &target, top)?;
+        }
+        if excluded && !copying.exclude.has_exceptions() {
+            return Ok(());
+        }
+        copying.parents.push(Parent { metadata: *metadata, target: target.clone(), made: included });
+        for (name, metadata) in copying.root.list(from)? {
+            check_name(&name)?;
+            let (from, below) = (join(from, &name), join(below, &name));
+            self.copy_tree(copying, &from, &below, &metadata, target.join(&name)?, (&include, &exclude))?;
+        }
+        copying.parents.pop();
+        Ok(())
+    }
+
+    /// Makes the directories above an included path that were not included themselves. One that exists keeps its owner
+    /// and takes the mode alone.
+    fn make_parents(&mut self, copying: &mut Copying<'_>) {
+        for i in 0..copying.parents.len() {
+            let Parent { metadata, target, made } = &copying.parents[i];
+            if *made {
+                continue;
+            }
+            let existing = match self.pending.get(target) {
+                Some(pending) => Some(pending.clone()),
+                None if matches!(self.kind(target), Some(EntryKind::Directory)) => {
+                    self.destination.entry(target).map(|e| Pending::new(e.clone(), Content::None))
+                }
+                None => None,
+            };
+            let pending = match existing {
+                Some(mut existing) => {
+                    if existing.entry.mode == metadata.mode {
+                        copying.parents[i].made = true;
+                        continue;
+                    }
+                    existing.entry.mode = metadata.mode;
+                    existing
+                }
+                None => {
+                    Pending::new(copying.entry(target.clone(), EntryKind::Directory, metadata), Content::None)
+                }
+            };
+            self.pending.insert(target.clone(), pending);
+            copying.parents[i].made = true;
+        }
+    }
+
+    fn copy_directory(
+        &mut self,
+        copying: &Copying<'_>,
+        from: &[u8],
+        metadata: &Metadata,
+        target: &LayerPath,
+        top: bool,
+    ) -> Result<()> {
+        match self.kind(target) {
+            None => {}
+            Some(EntryKind::Directory) if top => {
+                if let Some(pending) = self.pending.get_mut(target).filter(|p| p.implicit) {
+                    pending.entry.mtime = metadata.mtime.0;
+                }
+                return Ok(());
+            }
+            Some(EntryKind::Directory) => {}
+            Some(other) => {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!("cannot copy a directory over the {} `/{target}`: remove it first or choose another destination", other.name()),
+                )
+                .with_context("directory", crate::layer::entry::escape(from)));
+            }
+        }
+        let entry = copying.entry(target.clone(), EntryKind::Directory, metadata);
+        self.pending.insert(target.clone(), Pending::new(entry, Content::None));
+        Ok(())
+    }
+
+    fn copy_leaf(
+        &mut self,
+        copying: &Copying<'_>,
+        from: &[u8],
+        metadata: &Metadata,
+        target: LayerPath,
+    ) -> Result<()> {
+        let (major, minor) =
+            (rustix::fs::major(metadata.special), rustix::fs::minor(metadata.special));
+        let mut content = Content::None;
+        let mut links = None;
+        let kind = match metadata.file_type {
+            FileType::RegularFile => {
+                content = Content::Source { root: copying.root.clone(), path: from.to_vec(), metadata: *metadata };
+                if metadata.links > 1 {
+                    links = Some((copying.number, metadata.device, metadata.inode));
+                }
+                EntryKind::File { size: metadata.size, digest: None }
+            }
+            FileType::Symlink => EntryKind::Symlink { target: copying.root.read_link(from)? },
+            FileType::CharacterDevice => EntryKind::CharDevice { major, minor },
+            FileType::BlockDevice => EntryKind::BlockDevice { major, minor },
+            FileType::Fifo => EntryKind::Fifo,
+            FileType::Socket => EntryKind::File { size: 0, digest: None },
+            _ => {
+                return Err(Error::unsupported("a file of an unknown kind cannot be copied")
+                    .with_context("path", crate::layer::entry::escape(from)));
+            }
+        };
+        self.newest = self.newest.max(Some(metadata.mtime.0));
+        let mut pending = Pending::new(copying.entry(target, kind, metadata), content);
+        pending.links = links;
+        self.put_file(pending, || crate::layer::entry::escape(from))
+    }
+
+    /// Plans something that is no directory; it replaces anything but a directory.
+    fn put_file(&mut self, pending: Pending, from: impl Fn() -> String) -> Result<()> {
+        let target = pending.entry.path.clone();
+        if target.is_root() || matches!(self.kind(&target), Some(EntryKind::Directory)) {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("cannot replace the directory `/{target}` by a {}: remove it first or choose another destination", pending.entry.kind.name()),
+            )
+            .with_context("file", from()));
+        }
+        check_name(target.file_name())?;
+        self.pending.insert(target, pending);
+        Ok(())
+    }
+
+    /// What is at a path now, without following a link.
+    pub(super) fn kind(&self, path: &LayerPath) -> Option<EntryKind> {
+        if path.is_root() {
+            return Some(EntryKind::Directory);
+        }
+        if let Some(pending) = self.pending.get(path) {
+            return Some(pending.entry.kind.clone());
+        }
+        if !self.hidden.is_empty()
+            && (self.hidden.contains(path) || path.ancestors().any(|a| self.hidden.contains(&a)))
+        {
+            return None;
+        }
+        self.destination.entry(path).map(|entry| entry.kind.clone())
+    }
+
+    /// Follows every link of a path, with `top` as the root of absolute links and of `..`; what does not exist is
+    /// taken as it is.
+    pub(super) fn resolve(&self, top: &LayerPath, path: &[u8]) -> Result<LayerPath> {
+        let parts = |path: &[u8]| -> Vec<Vec<u8>> {
+            path.split(|&b| b == b'/').filter(|p| !p.is_empty() && *p != b".").rev().map(<[u8]>::to_vec).collect()
+        };
+        let mut todo = parts(&clean(path));
+        let mut done = top.clone();
+        let mut links = 0;
+        while let Some(part) = todo.pop() {
+            if part == b".." {
+                if done != *top {
+                    done = done.parent().unwrap_or_default();
+                }
+                continue;
+            }
+            let next = done.join(&part)?;
+            match self.kind(&next) {
+                Some(EntryKind::Symlink { target }) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(Error::invalid("too many symbolic links follow one another in the destination")
+                            .with_context("path", crate::layer::entry::escape(path)));
+                    }
+                    if target.first() == Some(&b'/') {
+                        done = top.clone();
+                    }
+                    todo.extend(parts(&target));
+                }
+                _ => done = next,
+            }
+        }
+        Ok(done)
+    }
+
+    pub(super) fn ensure_directory(&mut self, path: &LayerPath, mode: u32, owner: Owner) -> Result<()> {
+        if path.is_root() {
+            return Ok(());
+        }
+        for directory in path.ancestors().chain([path.clone()]) {
+            match self.kind(&directory) {
+                Some(EntryKind::Directory) => {}
+                Some(other) => {
+                    return Err(Error::new(
+                        ErrorKind::Conflict,
+                        format!("cannot make the directory `/{path}`: `/{directory}` is a {}", other.name()),
+                    ));
+                }
+                None => {
+                    check_name(directory.file_name())?;
+                    let mut entry = Entry::directory(directory.clone(), mode);
+                    (entry.uid, entry.gid, entry.mtime) = (owner.uid, owner.gid, self.now);
+                    let pending = Pending { implicit: true, ..Pending::new(entry, Content::None) };
+                    self.pending.insert(directory, pending);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets whatever is at a path and below it.
+    pub(super) fn remove(&mut self, path: &LayerPath) {
+        let gone: Vec<LayerPath> = self
+            .pending
+            .range(path.clone()..)
+            .map(|(p, _)| p)
+            .take_while(|p| p.starts_with(path))
+            .cloned()
+            .collect();
+        for path in gone {
+            self.pending.remove(&path);
+        }
+        if self.destination.entry(path).is_some_and(Entry::is_directory) {
+            self.hidden.insert(path.clone());
+        }
+    }
+
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.matches += 1;
+        self.matches
+    }
+}
+
+impl Copying<'_> {
+    fn entry(&self, path: LayerPath, kind: EntryKind, metadata: &Metadata) -> Entry {
+        let owner = self.spec.chown.unwrap_or(Owner { uid: metadata.uid, gid: metadata.gid });
+        let mode = match (&kind, &self.spec.chmod) {
+            (EntryKind::Symlink { .. }, _) => 0o777,
+            (_, Some(change)) => change.apply(metadata.mode, metadata.is_directory()),
+            (_, None) => metadata.mode,
+        };
+        let mut entry = Entry::new(path, kind, mode);
+        (entry.uid, entry.gid, entry.mtime) = (owner.uid, owner.gid, metadata.mtime.0);
+        entry
+    }
+}
+
+fn starts_with(path: &[u8], directory: &[u8]) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+/// Refuses names that mean something else in a layer.
+pub(super) fn check_name(name: &[u8]) -> Result<()> {
+    if name.starts_with(WHITEOUT_PREFIX) {
+        return Err(Error::unsupported("a name that starts with `.wh.` marks a removed file in a layer: rename it")
+            .with_context("name", crate::layer::entry::escape(name)));
+    }
+    Ok(())
+}
+
+/// The parts before the first one with a wildcard, and the rest.
+fn split_wildcards(path: &[u8], wildcards: bool) -> (Vec<u8>, Option<Vec<u8>>) {
+    let parts: Vec<&[u8]> = path.split(|&b| b == b'/').collect();
+    match parts.iter().position(|part| wildcards && has_wildcards(part)) {
+        Some(at) => (parts[..at].join(&b'/'), Some(parts[at..].join(&b'/'))),
+        None => (path.to_vec(), None),
+    }
+}
+
+/// The paths below `base` that match, in the order of a walk; directories on the way are not followed through links.
+fn find_matches(root: &SourceRoot, base: &[u8], pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let mut level = match root.lookup(base)? {
+        Some(metadata) if metadata.is_directory() => vec![base.to_vec()],
+        _ => return Ok(Vec::new()),
+    };
+    let parts: Vec<&[u8]> = pattern.split(|&b| b == b'/').collect();
+    for (i, part) in parts.iter().enumerate() {
+        let name_pattern = NamePattern::new(part)?;
+        let last = i + 1 == parts.len();
+        let mut next = Vec::new();
+        for directory in &level {
+            for (name, metadata) in root.list(directory)? {
+                if (last || metadata.is_directory()) && name_pattern.matches(&name) {
+                    next.push(join(directory, &name));
+                }
+            }
+        }
+        level = next;
+    }
+    Ok(level)
+}

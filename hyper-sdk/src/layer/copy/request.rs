@@ -1,0 +1,103 @@
+//! A whole file operation as data, so that it runs the same in this process and in a helper of the sandbox.
+
+use super::{CopySpec, Destination, EmptyDestination, Plan, Planner, SourceRoot};
+use crate::layer::accounts::Owner;
+use crate::layer::{LayerIndex, LayerWriter, TreeIndex};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One step of a file operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CopyStep {
+    /// Copies out of a source.
+    Copy {
+        /// The number of the source.
+        source: usize,
+        /// What and how.
+        spec: CopySpec,
+    },
+    /// Makes a directory unless it is there.
+    MakeDirectory {
+        /// The path, absolute.
+        path: String,
+        /// The mode.
+        mode: u32,
+        /// The owner; root without.
+        owner: Option<Owner>,
+    },
+    /// Writes a file.
+    MakeFile {
+        /// The name that it gets in a destination that is a directory.
+        name: String,
+        /// The content.
+        content: String,
+        /// The destination, owner and mode.
+        spec: CopySpec,
+    },
+}
+
+/// A file operation: what is done, on what.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CopyRequest {
+    /// The steps, in order.
+    pub steps: Vec<CopyStep>,
+    /// The files with the indexes of the destination's layers, lowest first.
+    pub destination: Vec<PathBuf>,
+    /// No time in the layer is later than this, in seconds since 1970.
+    pub epoch: Option<i64>,
+    /// The time of what is made new, in seconds since 1970.
+    pub now: i64,
+}
+
+impl CopyRequest {
+    /// The merged view of the destination.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Corrupt`] or [`crate::ErrorKind::Io`] when an index cannot be read.
+    pub fn destination_tree(&self) -> Result<TreeIndex> {
+        let mut layers = Vec::new();
+        for path in &self.destination {
+            let bytes = std::fs::read(path).map_err(|e| Error::io("cannot read the index of a layer", path, e))?;
+            layers.push(Arc::new(LayerIndex::from_bytes(&bytes)?));
+        }
+        Ok(TreeIndex::new(layers))
+    }
+
+    /// Plans the operation.
+    ///
+    /// # Errors
+    /// Those of the [`Planner`].
+    pub fn plan(&self, destination: &dyn Destination, sources: &[Arc<SourceRoot>]) -> Result<Plan> {
+        let mut planner = Planner::new(destination, self.now);
+        for step in &self.steps {
+            match step {
+                CopyStep::Copy { source, spec } => {
+                    let root = sources.get(*source).ok_or_else(|| Error::internal("a copy without its source"))?;
+                    planner.copy(root, spec)?;
+                }
+                CopyStep::MakeDirectory { path, mode, owner } => planner.make_directory(path, *mode, *owner)?,
+                CopyStep::MakeFile { name, content, spec } => {
+                    planner.inline_file(name, content.as_bytes().to_vec(), spec)?;
+                }
+            }
+        }
+        planner.finish()
+    }
+
+    /// Plans the operation and writes its layer.
+    ///
+    /// # Errors
+    /// Those of the planner and of the writer.
+    pub fn run<W: Write>(&self, sources: &[Arc<SourceRoot>], out: W) -> Result<(W, LayerIndex)> {
+        let mut writer = LayerWriter::new(out, self.epoch);
+        if self.destination.is_empty() {
+            self.plan(&EmptyDestination, sources)?.write(&mut writer)?;
+        } else {
+            self.plan(&self.destination_tree()?, sources)?.write(&mut writer)?;
+        }
+        writer.finish()
+    }
+}

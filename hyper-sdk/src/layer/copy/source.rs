@@ -1,0 +1,350 @@
+//! Where copied files come from: a directory that is never left, whatever links it holds.
+//!
+//! # Invariants
+//! - Every access starts at one directory handle and refuses links on its way (`openat2` with `RESOLVE_BENEATH` and
+//!   `RESOLVE_NO_SYMLINKS`, or one `openat` a part where the kernel lacks it). Links are followed by
+//!   [`SourceRoot::resolve`] alone, by reading them, with the directory as the root of all paths.
+//! - What the filter drops does not exist: not for lookups, not for listings, not behind a link.
+
+use super::pattern::clean;
+use crate::layer::entry::escape;
+use crate::{Error, ErrorKind, Result};
+use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+/// What a filter says of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilterDecision {
+    /// The path is there.
+    Keep,
+    /// The path is not there, nor is anything below it.
+    Drop,
+    /// A directory that is there only when something below it is kept.
+    DropUnlessNeeded,
+}
+
+/// Decides which files of a build context exist: the `.dockerignore` of the context.
+pub trait PathFilter: Send + Sync + fmt::Debug {
+    /// Decides on a path relative to the context, which has been reached through directories that were not dropped.
+    fn decide(&self, path: &[u8], is_directory: bool) -> FilterDecision;
+}
+
+/// Whose files a source holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SourceKind {
+    /// A build context on the user's machine: its owners mean nothing in an image, every file belongs to root.
+    Context,
+    /// A root file system of an image: owners are kept.
+    RootFilesystem,
+}
+
+/// What is known of a file without opening it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// The kind of file.
+    pub file_type: FileType,
+    /// The permission bits, at most `0o7777`.
+    pub mode: u32,
+    /// The owner as it counts in an image; 0 in a context.
+    pub uid: u32,
+    /// The group as it counts in an image; 0 in a context.
+    pub gid: u32,
+    /// The size in bytes.
+    pub size: u64,
+    /// The device that holds the file.
+    pub device: u64,
+    /// The inode.
+    pub inode: u64,
+    /// The number of names.
+    pub links: u64,
+    /// The device number of a device file.
+    pub special: u64,
+    /// The time of the last change of the content: seconds and nanoseconds.
+    pub mtime: (i64, u32),
+    /// The time of the last change of anything: seconds and nanoseconds.
+    pub ctime: (i64, u32),
+}
+
+impl Metadata {
+    /// Whether this is a directory.
+    pub fn is_directory(&self) -> bool {
+        self.file_type == FileType::Directory
+    }
+}
+
+/// A directory to copy from.
+pub struct SourceRoot {
+    directory: OwnedFd,
+    path: PathBuf,
+    kind: SourceKind,
+    filter: Option<Arc<dyn PathFilter>>,
+    needed: Mutex<HashMap<Vec<u8>, bool>>,
+}
+
+impl fmt::Debug for SourceRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceRoot").field("path", &self.path).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+const MAX_LINKS: usize = 255;
+
+impl SourceRoot {
+    /// Opens a directory; `filter` says what exists in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] or [`ErrorKind::Io`] when the directory cannot be opened.
+    pub fn open(path: &Path, kind: SourceKind, filter: Option<Arc<dyn PathFilter>>) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = fs::open(path, flags, Mode::empty())
+            .map_err(|e| Error::io("cannot open the folder to copy from", path, e.into()))?;
+        Ok(Self { directory, path: path.to_owned(), kind, filter, needed: Mutex::default() })
+    }
+
+    /// The directory, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whose files these are.
+    pub fn kind(&self) -> SourceKind {
+        self.kind
+    }
+
+    fn error(&self, message: &str, path: &[u8], errno: Errno) -> Error {
+        Error::io(message, self.path.join(OsStr::from_bytes(path)), errno.into())
+    }
+
+    fn open_at(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let name: &[u8] = if path.is_empty() { b"." } else { path };
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        match fs::openat2(&self.directory, name, flags, Mode::empty(), resolve) {
+            // Seccomp filters of container engines answer EPERM for a call that they do not know.
+            Err(Errno::NOSYS | Errno::PERM) => {}
+            other => return other,
+        }
+        let mut at = fs::openat(&self.directory, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let mut parts = name.split(|&b| b == b'/').peekable();
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                return fs::openat(&at, part, flags, Mode::empty());
+            }
+            let walk = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            at = fs::openat(&at, part, walk, Mode::empty())?;
+        }
+        Ok(at)
+    }
+
+    fn metadata_at(&self, directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Metadata> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+        let stat = fs::statat(directory, OsStr::from_bytes(name), flags)?;
+        let (uid, gid) = match self.kind {
+            SourceKind::Context => (0, 0),
+            SourceKind::RootFilesystem => (stat.st_uid, stat.st_gid),
+        };
+        Ok(Metadata {
+            file_type: FileType::from_raw_mode(stat.st_mode),
+            mode: stat.st_mode & 0o7777,
+            uid,
+            gid,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            links: nlink(&stat),
+            special: stat.st_rdev,
+            mtime: (stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
+            ctime: (stat.st_ctime, nanoseconds(stat.st_ctime_nsec)),
+        })
+    }
+
+    /// Looks a path up without following a link anywhere; `None` when it does not exist or the filter drops it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the system refuses.
+    pub fn lookup(&self, path: &[u8]) -> Result<Option<Metadata>> {
+        let found = self.lookup_unfiltered(path)?;
+        match found {
+            Some(metadata) if self.exists(path, &metadata)? => Ok(Some(metadata)),
+            _ => Ok(None),
+        }
+    }
+
+    fn lookup_unfiltered(&self, path: &[u8]) -> Result<Option<Metadata>> {
+        match self.open_at(path, OFlags::PATH).and_then(|fd| self.metadata_at(fd.as_fd(), b"")) {
+            Ok(metadata) => Ok(Some(metadata)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(None),
+            Err(e) => Err(self.error("cannot look at the file to copy", path, e)),
+        }
+    }
+
+    /// Whether the path exists in the directory although the filter drops it.
+    pub fn is_filtered_out(&self, path: &[u8]) -> bool {
+        let path = clean(path);
+        matches!(self.lookup(&path), Ok(None)) && matches!(self.lookup_unfiltered(&path), Ok(Some(_)))
+    }
+
+    /// Whether the filter lets an existing path through, with every directory above it.
+    fn exists(&self, path: &[u8], metadata: &Metadata) -> Result<bool> {
+        let Some(filter) = &self.filter else { return Ok(true) };
+        for (at, _) in path.iter().enumerate().filter(|(_, b)| **b == b'/') {
+            if filter.decide(&path[..at], true) == FilterDecision::Drop {
+                return Ok(false);
+            }
+        }
+        path.is_empty().then_some(Ok(true)).unwrap_or_else(|| self.passes(path, metadata.is_directory()))
+    }
+
+    fn passes(&self, path: &[u8], is_directory: bool) -> Result<bool> {
+        let Some(filter) = &self.filter else { return Ok(true) };
+        match filter.decide(path, is_directory) {
+            FilterDecision::Keep => Ok(true),
+            FilterDecision::Drop => Ok(false),
+            FilterDecision::DropUnlessNeeded if !is_directory => Ok(false),
+            FilterDecision::DropUnlessNeeded => {
+                if let Some(known) = self.needed.lock().unwrap_or_else(|e| e.into_inner()).get(path) {
+                    return Ok(*known);
+                }
+                let mut needed = false;
+                for (name, metadata) in self.raw_list(path)? {
+                    if self.passes(&join(path, &name), metadata.is_directory())? {
+                        needed = true;
+                        break;
+                    }
+                }
+                self.needed.lock().unwrap_or_else(|e| e.into_inner()).insert(path.to_vec(), needed);
+                Ok(needed)
+            }
+        }
+    }
+
+    fn raw_list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, Metadata)>> {
+        let failed = |e| self.error("cannot list the folder to copy", path, e);
+        let directory = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(failed)?;
+        let mut list = Vec::new();
+        for entry in Dir::read_from(&directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            match self.metadata_at(directory.as_fd(), name) {
+                Ok(metadata) => list.push((name.to_vec(), metadata)),
+                // It was removed between the listing and the look: as if it had never been there.
+                Err(Errno::NOENT) => {}
+                Err(e) => return Err(self.error("cannot look at the file to copy", &join(path, name), e)),
+            }
+        }
+        Ok(list)
+    }
+
+    /// Lists what exists in a directory, sorted by name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the directory cannot be read.
+    pub fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, Metadata)>> {
+        let mut list = self.raw_list(path)?;
+        if self.filter.is_some() {
+            let mut kept = Vec::with_capacity(list.len());
+            for (name, metadata) in list {
+                if self.passes(&join(path, &name), metadata.is_directory())? {
+                    kept.push((name, metadata));
+                }
+            }
+            list = kept;
+        }
+        list.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Ok(list)
+    }
+
+    /// The text of a link.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when it is no link any more.
+    pub fn read_link(&self, path: &[u8]) -> Result<Vec<u8>> {
+        self.open_at(path, OFlags::PATH)
+            .and_then(|fd| fs::readlinkat(fd, "", Vec::new()))
+            .map(|target| target.into_bytes())
+            .map_err(|e| self.error("cannot read the link to copy", path, e))
+    }
+
+    /// Opens a regular file for reading.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when it cannot be opened, [`ErrorKind::Conflict`] when it is no regular file any more.
+    pub fn open_file(&self, path: &[u8]) -> Result<File> {
+        let file = self
+            .open_at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
+            .map_err(|e| self.error("cannot open the file to copy", path, e))?;
+        let metadata = self
+            .metadata_at(file.as_fd(), b"")
+            .map_err(|e| self.error("cannot look at the file to copy", path, e))?;
+        if metadata.file_type != FileType::RegularFile {
+            return Err(Error::new(ErrorKind::Conflict, "the file to copy became something else meanwhile")
+                .with_context("path", escape(path)));
+        }
+        Ok(File::from(file))
+    }
+
+    /// Follows every link of a path, with this directory as the root; what does not exist is taken as it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when links go in a circle.
+    pub fn resolve(&self, path: &[u8]) -> Result<Vec<u8>> {
+        let mut todo: Vec<Vec<u8>> = reversed_parts(&clean(path));
+        let mut done: Vec<u8> = Vec::new();
+        let mut links = 0;
+        while let Some(part) = todo.pop() {
+            if part == b".." {
+                let end = done.iter().rposition(|&b| b == b'/').unwrap_or(0);
+                done.truncate(end);
+                continue;
+            }
+            let next = join(&done, &part);
+            match self.lookup(&next)? {
+                Some(metadata) if metadata.file_type == FileType::Symlink => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(Error::invalid("too many symbolic links follow one another")
+                            .with_context("path", escape(path)));
+                    }
+                    let target = self.read_link(&next)?;
+                    if target.first() == Some(&b'/') {
+                        done.clear();
+                    }
+                    todo.extend(reversed_parts(&target));
+                }
+                _ => done = next,
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// The parts of a path that mean something, last first.
+fn reversed_parts(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|&b| b == b'/').filter(|p| !p.is_empty() && *p != b".").rev().map(<[u8]>::to_vec).collect()
+}
+
+pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
+}
+
+#[allow(clippy::unnecessary_fallible_conversions, clippy::useless_conversion, reason = "the width differs by platform")]
+fn nanoseconds(value: impl TryInto<u32>) -> u32 {
+    value.try_into().unwrap_or(0)
+}
+
+#[allow(clippy::useless_conversion, reason = "the width differs by platform")]
+fn nlink(stat: &fs::Stat) -> u64 {
+    u64::from(stat.st_nlink)
+}

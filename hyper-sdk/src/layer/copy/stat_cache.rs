@@ -1,0 +1,293 @@
+//! A cache of file hashes: a file that was not touched is not read again.
+//!
+//! An entry is used when device, inode, ctime, mtime and size are all the same. Nobody can set the ctime, so unlike a
+//! comparison of mtime and size this does not miss a change that restores the mtime.
+//!
+//! **Racy entries.** A file system's clock ticks coarsely (up to 2 s on old ones), so a file that is changed twice
+//! within one tick keeps its times. A file whose ctime or mtime lies within two seconds of the moment it was hashed
+//! (or in the future) is therefore hashed and not remembered: the same file is remembered when it has rested.
+//!
+//! # File
+//! All numbers are little-endian.
+//! ```text
+//! "hyper stat cache 1\n"
+//! entry*   device u64, inode u64, ctime i64 + u32, mtime i64 + u32, size u64, last used i64 (seconds),
+//!          sha256 [32], capability length u8 + bytes
+//! sha256 of everything before it [32]
+//! ```
+//! A file that is damaged, cut short or of another version is an empty cache. It is replaced by a rename.
+
+use super::facts::{FileFacts, FileHasher, ReadingHasher};
+use super::source::Metadata;
+use crate::{Error, Result};
+use sha2::Digest as _;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const MAGIC: &[u8] = b"hyper stat cache 1\n";
+/// How long a file must have rested before its hash is remembered.
+const RACY_SECONDS: i64 = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    device: u64,
+    inode: u64,
+    ctime: (i64, u32),
+    mtime: (i64, u32),
+    size: u64,
+}
+
+impl Key {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.device,
+            inode: metadata.inode,
+            ctime: metadata.ctime,
+            mtime: metadata.mtime,
+            size: metadata.size,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Remembered {
+    facts: FileFacts,
+    used: i64,
+}
+
+/// A [`FileHasher`] that remembers. It is shared by threads; one process at a time should save a file.
+#[derive(Debug, Default)]
+pub struct StatCache {
+    entries: Mutex<HashMap<Key, Remembered>>,
+    changed: AtomicBool,
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+impl StatCache {
+    /// A cache that knows nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads a saved cache; a file that is missing or damaged is an empty cache.
+    pub fn load(path: &Path) -> Self {
+        let entries = std::fs::read(path).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default();
+        Self { entries: Mutex::new(entries), changed: AtomicBool::new(false) }
+    }
+
+    /// The number of remembered files.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Forgets what was not used for `seconds`, then the least recently used beyond `most` entries.
+    pub fn prune(&self, seconds: i64, most: usize) {
+        let mut entries = self.lock();
+        let before = entries.len();
+        let oldest = now() - seconds;
+        entries.retain(|_, e| e.used >= oldest);
+        if entries.len() > most {
+            let mut used: Vec<i64> = entries.values().map(|e| e.used).collect();
+            used.sort_unstable_by(|a, b| b.cmp(a));
+            let limit = used.get(most).copied().unwrap_or(i64::MIN);
+            entries.retain(|_, e| e.used > limit);
+        }
+        if entries.len() != before {
+            self.changed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Saves the cache when something changed since it was loaded: to a new file beside `path`, then a rename.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        if !self.changed.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let bytes = encode(&self.lock());
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.new", std::process::id()));
+        let staged = path.with_file_name(name);
+        let written = File::create(&staged).and_then(|mut f| f.write_all(&bytes)).and_then(|()| std::fs::rename(&staged, path));
+        written.map_err(|e| {
+            // What is left of a failed save is of no use to anybody.
+            let _ = std::fs::remove_file(&staged);
+            self.changed.store(true, Ordering::Relaxed);
+            Error::io("cannot save the cache of file hashes", path, e)
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Remembered>> {
+        self.entries.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn facts_at(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>, now: i64) -> Result<FileFacts> {
+        let key = Key::of(metadata);
+        if let Some(found) = self.lock().get_mut(&key) {
+            // The day of the last use is enough for pruning; a finer one would rewrite the file on every build.
+            if now - found.used > 86_400 {
+                found.used = now;
+                self.changed.store(true, Ordering::Relaxed);
+            }
+            return Ok(found.facts.clone());
+        }
+        let facts = ReadingHasher.facts(metadata, open)?;
+        if metadata.ctime.0.max(metadata.mtime.0) + RACY_SECONDS < now {
+            self.lock().insert(key, Remembered { facts: facts.clone(), used: now });
+            self.changed.store(true, Ordering::Relaxed);
+        }
+        Ok(facts)
+    }
+}
+
+impl FileHasher for StatCache {
+    fn facts(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>) -> Result<FileFacts> {
+        // The clock is read before the file: a change during the hashing is then within the racy window.
+        self.facts_at(metadata, open, now())
+    }
+}
+
+fn encode(entries: &HashMap<Key, Remembered>) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    for (key, value) in entries {
+        out.extend(key.device.to_le_bytes());
+        out.extend(key.inode.to_le_bytes());
+        for (seconds, nanoseconds) in [key.ctime, key.mtime] {
+            out.extend(seconds.to_le_bytes());
+            out.extend(nanoseconds.to_le_bytes());
+        }
+        out.extend(key.size.to_le_bytes());
+        out.extend(value.used.to_le_bytes());
+        out.extend(value.facts.sha256);
+        let capability = value.facts.capability.as_deref().unwrap_or_default();
+        out.push(u8::try_from(capability.len()).unwrap_or(0));
+        out.extend(&capability[..capability.len().min(255)]);
+    }
+    let check: [u8; 32] = sha2::Sha256::digest(&out).into();
+    out.extend(check);
+    out
+}
+
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, tail) = self.0.split_first_chunk()?;
+        self.0 = tail;
+        Some(*head)
+    }
+
+    fn time(&mut self) -> Option<(i64, u32)> {
+        Some((i64::from_le_bytes(self.take()?), u32::from_le_bytes(self.take()?)))
+    }
+}
+
+fn decode(bytes: &[u8]) -> Option<HashMap<Key, Remembered>> {
+    let (body, check) = bytes.split_last_chunk::<32>()?;
+    let expected: [u8; 32] = sha2::Sha256::digest(body).into();
+    if expected != *check {
+        return None;
+    }
+    let mut rest = Bytes(body.strip_prefix(MAGIC)?);
+    let mut entries = HashMap::new();
+    while !rest.0.is_empty() {
+        let (device, inode) = (u64::from_le_bytes(rest.take()?), u64::from_le_bytes(rest.take()?));
+        let (ctime, mtime) = (rest.time()?, rest.time()?);
+        let (size, used) = (u64::from_le_bytes(rest.take()?), i64::from_le_bytes(rest.take()?));
+        let sha256 = rest.take()?;
+        let length = usize::from(u8::from_le_bytes(rest.take()?));
+        let (capability, tail) = rest.0.split_at_checked(length)?;
+        rest.0 = tail;
+        let capability = (length > 0).then(|| capability.to_vec());
+        entries.insert(
+            Key { device, inode, ctime, mtime, size },
+            Remembered { facts: FileFacts { sha256, capability }, used },
+        );
+    }
+    Some(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::copy::{SourceKind, SourceRoot};
+    use proptest::prelude::*;
+
+    #[test]
+    fn untouched_files_are_read_once_and_racy_ones_every_time() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a"), "one").unwrap();
+        let root = SourceRoot::open(folder.path(), SourceKind::Context, None).unwrap();
+        let metadata = root.lookup(b"a").unwrap().unwrap();
+        let reads = std::cell::Cell::new(0);
+        let open = || {
+            reads.set(reads.get() + 1);
+            root.open_file(b"a")
+        };
+        let cache = StatCache::new();
+        let time = metadata.ctime.0;
+        for (later, expected) in [(0, 1), (2, 2), (3, 3), (3, 3), (100, 3)] {
+            cache.facts_at(&metadata, &open, time + later).unwrap();
+            assert_eq!(reads.get(), expected, "{later} seconds later");
+        }
+
+        // The same size and mtime, but another ctime: read again.
+        let mtime = std::fs::metadata(folder.path().join("a")).unwrap().modified().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(15));
+        std::fs::write(folder.path().join("a"), "two").unwrap();
+        File::options().write(true).open(folder.path().join("a")).unwrap().set_modified(mtime).unwrap();
+        let changed = root.lookup(b"a").unwrap().unwrap();
+        assert_eq!((changed.mtime, changed.size), (metadata.mtime, metadata.size));
+        let facts = cache.facts_at(&changed, &open, time + 100).unwrap();
+        assert_eq!(facts.digest().unwrap(), Digest::sha256(b"two"));
+        assert_eq!(reads.get(), 4);
+
+        let file = folder.path().join("cache");
+        cache.save(&file).unwrap();
+        let loaded = StatCache::load(&file);
+        assert_eq!(loaded.len(), cache.len());
+        assert_eq!(loaded.facts_at(&changed, &open, time + 101).unwrap(), facts);
+        assert_eq!(reads.get(), 4);
+
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[40] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        assert!(StatCache::load(&file).is_empty());
+        assert!(StatCache::load(&folder.path().join("none")).is_empty());
+
+        loaded.prune(i64::MAX / 2, 1);
+        assert!(loaded.len() <= 1);
+        loaded.prune(-1000, 10);
+        assert!(loaded.is_empty());
+    }
+
+    use crate::Digest;
+
+    proptest! {
+        #[test]
+        fn damaged_files_never_panic(bytes: Vec<u8>, cut in 0usize..200) {
+            prop_assert!(decode(&bytes).is_none());
+            let mut entries = HashMap::new();
+            let key = Key { device: 1, inode: 2, ctime: (3, 4), mtime: (5, 6), size: 7 };
+            let facts = FileFacts { sha256: [9; 32], capability: Some(vec![1, 2]) };
+            entries.insert(key, Remembered { facts, used: 8 });
+            let full = encode(&entries);
+            prop_assert_eq!(decode(&full).unwrap().len(), 1);
+            prop_assert!(decode(&full[..full.len().saturating_sub(cut + 1)]).is_none());
+        }
+    }
+}

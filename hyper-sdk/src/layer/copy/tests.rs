@@ -1,0 +1,1 @@
+//! Copies described as text.

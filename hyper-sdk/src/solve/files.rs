@@ -1,0 +1,211 @@
+//! Changes files: COPY, ADD, WORKDIR. Straight from the source into a layer, without unpacking the destination.
+
+use super::exec::{input_value, threads};
+use super::value::{Chain, Layer, Value};
+use super::{SolveContext, blocking};
+use crate::digest::Hasher;
+use crate::graph::{CopyAction, FileAction, FileOp};
+use crate::layer::accounts::{Owner, resolve_owner};
+use crate::layer::copy::{
+    CopyRequest, CopySpec, CopyStep, EmptyDestination, ModeChange, PatternList, SourceRoot, pattern,
+};
+use crate::layer::{LayerPath, LayerReader};
+use crate::{Digest, Result};
+use std::io::Read;
+use std::sync::Arc;
+
+/// The most that is read of a password or group file.
+const MAX_ACCOUNTS: u64 = 4 << 20;
+
+impl SolveContext {
+    pub(super) async fn file_keys(
+        &self,
+        mut hasher: Hasher,
+        op: &[u8],
+        file: &FileOp,
+        base: &Chain,
+        inputs: &[Value],
+    ) -> Result<Vec<Digest>> {
+        if !file.link {
+            hasher.update_field(base.key());
+        }
+        let folders_only = !file.actions.is_empty()
+            && file.actions.iter().all(|a| match a {
+                FileAction::Copy(copy) => matches!(inputs.get(copy.input), Some(Value::Folder(_))),
+                _ => true,
+            });
+        if folders_only && file.actions.iter().any(|a| matches!(a, FileAction::Copy(_))) {
+            // What is written depends on the selected files alone: their digest is the key.
+            hasher.update_field("folder");
+            let (request, sources) = self.request(file, base, inputs).await?;
+            let stat_cache = Arc::clone(&self.stat_cache);
+            let digest = blocking(move || {
+                let plan = if request.destination.is_empty() {
+                    request.plan(&EmptyDestination, &sources)?
+                } else {
+                    request.plan(&request.destination_tree()?, &sources)?
+                };
+                plan.content_digest(&*stat_cache, threads())
+            })
+            .await?;
+            hasher.update_field(digest.as_str());
+            return Ok(vec![hasher.finish()]);
+        }
+        hasher.update_field(op);
+        let mut definition = hasher.clone();
+        let mut content = Some(hasher);
+        definition.update_field("definition");
+        if let Some(content) = &mut content {
+            content.update_field("content");
+        }
+        for action in &file.actions {
+            let FileAction::Copy(copy) = action else { continue };
+            let Value::Chain(chain) = input_value(inputs, copy.input)? else {
+                content = None;
+                continue;
+            };
+            definition.update_field(chain.key());
+            let digest = if content.is_some() { self.selected(chain, copy).await? } else { None };
+            content = match (content, digest) {
+                (Some(mut hasher), Some(digest)) => {
+                    hasher.update_field(digest.as_str());
+                    Some(hasher)
+                }
+                _ => None,
+            };
+        }
+        let mut keys = vec![definition.finish()];
+        keys.extend(content.map(Hasher::finish));
+        Ok(keys)
+    }
+
+    /// The digest of what a COPY selects of a stage, where the selection is plain paths.
+    async fn selected(&self, chain: &Chain, copy: &CopyAction) -> Result<Option<Digest>> {
+        if copy.parents || !copy.exclude.is_empty() {
+            return Ok(None);
+        }
+        if copy.sources.iter().any(|s| pattern::has_wildcards(s.as_bytes())) {
+            return Ok(None);
+        }
+        let tree = self.tree(chain).await?;
+        let mut paths = Vec::new();
+        for source in &copy.sources {
+            match tree.resolve(source.as_bytes(), true) {
+                Ok(path) if tree.lookup(&path).is_some() || path.is_root() => paths.push(path),
+                _ => return Ok(None),
+            }
+        }
+        tree.content_digest(&paths).map(Some)
+    }
+
+    pub(super) async fn files(&self, file: &FileOp, base: &Chain, inputs: &[Value]) -> Result<Layer> {
+        let (request, sources) = self.request(file, base, inputs).await?;
+        let all_folders = file.actions.iter().all(|a| match a {
+            FileAction::Copy(copy) => matches!(inputs.get(copy.input), Some(Value::Folder(_))),
+            _ => true,
+        });
+        if all_folders {
+            return self.make_layer(move |sink| request.run(&sources, sink)).await;
+        }
+        let mut views = Vec::new();
+        for action in &file.actions {
+            if let FileAction::Copy(copy) = action {
+                views.push(self.view(inputs, copy.input).await?);
+            }
+        }
+        let plan = serde_json::to_vec(&request)
+            .map_err(|e| crate::Error::internal("a file operation cannot be written as JSON").with_source(e))?;
+        let tar = self.snapshotter.copy(None, views, plan).await?;
+        self.layer_of_tar(tar).await
+    }
+
+    async fn request(
+        &self,
+        file: &FileOp,
+        base: &Chain,
+        inputs: &[Value],
+    ) -> Result<(CopyRequest, Vec<Arc<SourceRoot>>)> {
+        let mut sources = Vec::new();
+        let mut request =
+            CopyRequest { epoch: Some(self.epoch), now: self.epoch, ..CopyRequest::default() };
+        if !file.link {
+            request.destination = self.index_paths(base).await?;
+        }
+        let mut number = 0;
+        for action in &file.actions {
+            let step = match action {
+                FileAction::Copy(copy) => {
+                    if let Value::Folder(root) = input_value(inputs, copy.input)? {
+                        sources.push(Arc::clone(root));
+                    }
+                    let mut spec = CopySpec::new(copy.sources.clone(), copy.destination.clone());
+                    spec.chown = self.owner(base, copy.chown.as_deref()).await?;
+                    spec.chmod = copy.chmod.as_deref().map(ModeChange::parse).transpose()?;
+                    spec.exclude = PatternList::new(&copy.exclude)?;
+                    spec.parents = copy.parents;
+                    spec.unpack = copy.unpack.unwrap_or(copy.add);
+                    number += 1;
+                    CopyStep::Copy { source: number - 1, spec }
+                }
+                FileAction::MakeDirectory(make) => CopyStep::MakeDirectory {
+                    path: make.path.clone(),
+                    mode: make.mode,
+                    owner: self.owner(base, make.owner.as_deref()).await?,
+                },
+                FileAction::MakeFile(make) => {
+                    let mut spec = CopySpec::new([""; 0], make.destination.clone());
+                    spec.chown = self.owner(base, make.chown.as_deref()).await?;
+                    spec.chmod = make.chmod.as_deref().map(ModeChange::parse).transpose()?;
+                    CopyStep::MakeFile { name: make.name.clone(), content: make.content.clone(), spec }
+                }
+            };
+            request.steps.push(step);
+        }
+        Ok((request, sources))
+    }
+
+    /// The owner that `user[:group]` means in a root file system.
+    async fn owner(&self, base: &Chain, spec: Option<&str>) -> Result<Option<Owner>> {
+        let Some(spec) = spec else { return Ok(None) };
+        let numeric = spec.split(':').all(|part| part.bytes().all(|b| b.is_ascii_digit()));
+        let (passwd, group) = if numeric {
+            (None, None)
+        } else {
+            (self.read_file(base, b"/etc/passwd").await?, self.read_file(base, b"/etc/group").await?)
+        };
+        let resolved = resolve_owner(spec, passwd.as_deref(), group.as_deref());
+        for name in &resolved.missing {
+            self.progress.warn(format!("`{name}` is neither in /etc/passwd nor in /etc/group: 0 is used"));
+        }
+        Ok(Some(resolved.owner))
+    }
+
+    /// A small file of a chain, read from its layer without unpacking it.
+    async fn read_file(&self, chain: &Chain, path: &[u8]) -> Result<Option<Vec<u8>>> {
+        let tree = self.tree(chain).await?;
+        let Ok(path) = tree.resolve(path, true) else { return Ok(None) };
+        let Some(node) = tree.lookup(&path) else { return Ok(None) };
+        let Some(number) = tree.link_target(node)?.layer else { return Ok(None) };
+        let wanted: LayerPath = tree.link_target(node)?.entry.path.clone();
+        let Some((layer, id)) = chain.layers().get(number) else { return Ok(None) };
+        if self.snapshotter.has(id).await? {
+            let text = format!("/{wanted}");
+            if let Some(bytes) = self.snapshotter.read_file(Some(id), &text, MAX_ACCOUNTS).await? {
+                return Ok(Some(bytes));
+            }
+        }
+        let tar = self.open_layer(layer).await?;
+        blocking(move || {
+            let mut reader = LayerReader::new(tar);
+            while let Some(entry) = reader.next_entry()? {
+                if entry.path == wanted {
+                    let mut bytes = Vec::new();
+                    reader.by_ref().take(MAX_ACCOUNTS).read_to_end(&mut bytes)?;
+                    return Ok(Some(bytes));
+                }
+            }
+            Ok(None)
+        })
+        .await
+    }
+}

@@ -1,0 +1,244 @@
+//! Makes layers into blobs with an index, and blobs into snapshots.
+
+use super::value::{Chain, Layer};
+use super::SolveContext;
+use crate::digest::Hasher;
+use crate::layer::compress::{CompressOptions, CompressedLayer, LayerCompressor};
+use crate::layer::{LayerIndex, TreeIndex};
+use crate::media_type::Compression;
+use crate::oci::Descriptor;
+use crate::reference::RepositoryName;
+use crate::store::UploadOptions;
+use crate::{Digest, Error, ErrorKind, Result};
+use bytes::Bytes;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::io::{StreamReader, SyncIoBridge};
+
+/// The repository of the local store that keeps the layers of build steps.
+pub const LAYERS_REPOSITORY: &str = "hyper.local/layers";
+
+/// Writes into a channel that an upload drains.
+#[derive(Debug)]
+pub(super) struct ChannelWriter(mpsc::Sender<Bytes>);
+
+impl Write for ChannelWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0
+            .blocking_send(Bytes::copy_from_slice(bytes))
+            .map_err(|_| io::Error::other("the store stopped taking the layer"))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(super) type LayerSink = LayerCompressor<ChannelWriter>;
+
+impl SolveContext {
+    /// Makes a layer: `write` writes its tar on a blocking thread while it is hashed, compressed and stored.
+    pub(super) async fn make_layer<F>(&self, write: F) -> Result<Layer>
+    where
+        F: FnOnce(LayerSink) -> Result<(LayerSink, LayerIndex)> + Send + 'static,
+    {
+        let repository = RepositoryName::parse(LAYERS_REPOSITORY)?;
+        let options =
+            CompressOptions { level: self.compression_level, ..CompressOptions::new(self.compression) };
+        let (sender, mut blocks) = mpsc::channel::<Bytes>(8);
+        let work = tokio::task::spawn_blocking(move || -> Result<(CompressedLayer, LayerIndex)> {
+            let (sink, index) = write(LayerCompressor::new(ChannelWriter(sender), options)?)?;
+            Ok((sink.finish()?.1, index))
+        });
+        let mut upload = self.store.start_upload(&repository, UploadOptions::default()).await?;
+        while let Some(block) = blocks.recv().await {
+            if let Err(e) = upload.append(block).await {
+                drop(blocks);
+                let _ = upload.abort().await;
+                return Err(e);
+            }
+        }
+        let made = work.await.map_err(|e| Error::internal("making a layer panicked").with_source(e));
+        let (compressed, index) = match made.and_then(|r| r) {
+            Ok(made) => made,
+            Err(e) => {
+                let _ = upload.abort().await;
+                return Err(e);
+            }
+        };
+        upload.finish(&compressed.digest).await?;
+        self.save_index(&compressed.diff_id, &index)?;
+        Ok(Layer {
+            blob: Descriptor::new(compressed.media_type, compressed.digest, compressed.size),
+            diff_id: compressed.diff_id,
+            repository,
+        })
+    }
+
+    /// Makes a layer of a tar that comes from elsewhere.
+    pub(super) async fn layer_of_tar(&self, tar: Box<dyn Read + Send>) -> Result<Layer> {
+        self.make_layer(move |sink| {
+            let mut tee = Tee { inner: tar, sink };
+            let index = crate::layer::scan(&mut tee)?;
+            io::copy(&mut tee, &mut io::sink()).map_err(Error::from)?;
+            Ok((tee.sink, index))
+        })
+        .await
+    }
+
+    fn index_path(&self, diff_id: &Digest) -> PathBuf {
+        self.index_folder.join(diff_id.hex())
+    }
+
+    fn save_index(&self, diff_id: &Digest, index: &LayerIndex) -> Result<()> {
+        let path = self.index_path(diff_id);
+        let staged = self.index_folder.join(format!(".{}.{}", diff_id.hex(), std::process::id()));
+        std::fs::write(&staged, index.to_bytes())
+            .and_then(|()| std::fs::rename(&staged, &path))
+            .map_err(|e| Error::io("cannot write the index of a layer", &path, e))
+    }
+
+    /// The index of a layer: kept, or made by reading the layer once.
+    pub(super) async fn index(&self, layer: &Layer) -> Result<Arc<LayerIndex>> {
+        if let Some(index) = self.indexes.lock().await.get(&layer.diff_id) {
+            return Ok(Arc::clone(index));
+        }
+        let path = self.index_path(&layer.diff_id);
+        let index = match std::fs::read(&path).ok().and_then(|bytes| LayerIndex::from_bytes(&bytes).ok()) {
+            Some(index) => index,
+            None => {
+                let reader = self.open_layer(layer).await?;
+                let index = blocking(move || crate::layer::scan(reader)).await?;
+                self.save_index(&layer.diff_id, &index)?;
+                index
+            }
+        };
+        let index = Arc::new(index);
+        self.indexes.lock().await.insert(layer.diff_id.clone(), Arc::clone(&index));
+        Ok(index)
+    }
+
+    /// The merged view of a chain.
+    pub(super) async fn tree(&self, chain: &Chain) -> Result<TreeIndex> {
+        let mut layers = Vec::new();
+        for (layer, _) in chain.layers() {
+            layers.push(self.index(layer).await?);
+        }
+        blocking(move || Ok(TreeIndex::new(layers))).await
+    }
+
+    /// The paths of the indexes of a chain, lowest first, all of them made.
+    pub(super) async fn index_paths(&self, chain: &Chain) -> Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for (layer, _) in chain.layers() {
+            self.index(layer).await?;
+            paths.push(self.index_path(&layer.diff_id));
+        }
+        Ok(paths)
+    }
+
+    /// The uncompressed tar of a layer. A blob that does not match its digests ends with an error.
+    pub(crate) async fn open_layer(&self, layer: &Layer) -> Result<Box<dyn Read + Send>> {
+        let blob = self.store.get_blob(&layer.repository, &layer.blob.digest, None).await?;
+        let reader = SyncIoBridge::new(StreamReader::new(blob.stream.map_err_io()));
+        let expected = layer.diff_id.clone();
+        let reader = io::BufReader::with_capacity(256 << 10, reader);
+        let compression = Compression::of_layer(&layer.blob.media_type).ok_or_else(|| {
+            Error::unsupported(format!("layers of the media type `{}`", layer.blob.media_type))
+        })?;
+        let tar: Box<dyn Read + Send> = match compression {
+            Compression::None => Box::new(reader),
+            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
+            Compression::Zstd => Box::new(
+                zstd::stream::read::Decoder::with_buffer(reader)
+                    .map_err(|e| Error::new(ErrorKind::Corrupt, "the layer is not zstd").with_source(e))?,
+            ),
+        };
+        Ok(Box::new(CheckDiffId { inner: tar, hasher: Some(expected.algorithm().hasher()), expected }))
+    }
+
+    /// Makes sure that a chain is unpacked.
+    pub(super) async fn unpack(&self, chain: &Chain) -> Result<()> {
+        let missing = {
+            let mut from = 0;
+            for (at, (_, id)) in chain.layers().iter().enumerate().rev() {
+                if self.snapshotter.has(id).await? {
+                    from = at + 1;
+                    break;
+                }
+            }
+            from
+        };
+        let mut parent = missing.checked_sub(1).map(|at| chain.layers()[at].1.clone());
+        for (layer, id) in &chain.layers()[missing..] {
+            let task = self.progress.start(format!("unpack {}", layer.diff_id.short()), None);
+            let result = match self.open_layer(layer).await {
+                Ok(tar) => self.snapshotter.apply(parent.as_ref(), id, tar).await,
+                Err(e) => Err(e),
+            };
+            task.end_with(result)?;
+            parent = Some(id.clone());
+        }
+        Ok(())
+    }
+}
+
+/// Runs blocking work on its own thread.
+pub(crate) async fn blocking<T, F>(work: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("blocking work panicked").with_source(e))?
+}
+
+trait MapErrIo {
+    fn map_err_io(self) -> futures::stream::BoxStream<'static, io::Result<Bytes>>;
+}
+
+impl MapErrIo for crate::store::ByteStream {
+    fn map_err_io(self) -> futures::stream::BoxStream<'static, io::Result<Bytes>> {
+        use futures::{StreamExt, TryStreamExt};
+        self.map_err(io::Error::from).boxed()
+    }
+}
+
+struct Tee<R> {
+    inner: R,
+    sink: LayerSink,
+}
+
+impl<R: Read> Read for Tee<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.sink.write_all(&buffer[..n])?;
+        Ok(n)
+    }
+}
+
+/// Fails at the end of a tar that has another diff ID than promised.
+struct CheckDiffId<R> {
+    inner: R,
+    hasher: Option<Hasher>,
+    expected: Digest,
+}
+
+impl<R: Read> Read for CheckDiffId<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        let Some(hasher) = &mut self.hasher else { return Ok(n) };
+        hasher.update(&buffer[..n]);
+        if n == 0 && !buffer.is_empty() {
+            let got = self.hasher.take().map(Hasher::finish);
+            if got.as_ref() != Some(&self.expected) {
+                return Err(Error::new(ErrorKind::DigestInvalid, "the layer does not match its diff ID")
+                    .with_context("expected", &self.expected)
+                    .into());
+            }
+        }
+        Ok(n)
+    }
+}
