@@ -18,6 +18,7 @@ mod composed;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod ext;
+mod local_name;
 pub mod meta;
 pub mod wrap;
 
