@@ -81,10 +81,8 @@ pub(super) fn pick(
         for (root, spec) in used {
             let mut planner = Planner::new(&EmptyDestination, 0);
             // What cannot be copied fails in its step, with the step's name.
-            if planner.copy(root, &spec).is_ok()
-                && let Ok(plan) = planner.finish()
-            {
-                newest = newest.max(plan.newest_mtime());
+            if planner.copy(root, &spec).is_ok() {
+                newest = newest.max(planner.finish().newest_mtime());
             }
         }
     }

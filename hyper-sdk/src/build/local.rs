@@ -12,11 +12,12 @@ use crate::platform::Platform;
 use crate::progress::{Event, Progress};
 use crate::reference::Reference;
 use crate::snapshot::{CopySnapshotter, OverlaySnapshotter, SharedSnapshotter};
-use crate::solve::{Chain, Layer, SolveContext, Solver, Value, blocking};
+use crate::solve::{Layer, SolveContext, Solver, Value, blocking};
 use crate::source::{ClientFactory, ImageSource, SourceImage, open_context};
 use crate::store::{SharedStore, local_repository};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt};
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
@@ -230,8 +231,9 @@ impl Builder for LocalBuilder {
 
     async fn build(&self, request: BuildRequest, progress: &Progress) -> Result<BuildOutput> {
         let platform = request.platform.clone().unwrap_or_else(Platform::host);
+        let request = Arc::new(request);
         let resolver = BuildResolver {
-            request: &request,
+            request: Arc::clone(&request),
             images: ImageSource {
                 store: self.options.store.clone(),
                 clients: self.options.clients.clone(),
@@ -249,7 +251,7 @@ impl Builder for LocalBuilder {
             no_cache_filter: request.no_cache_filter.clone(),
         };
         let name = request.dockerfile_name.display().to_string();
-        let lowered = dockerfile::lower(&name, &request.dockerfile, &options, &resolver).await?;
+        let lowered = dockerfile::lower(&name, &request.dockerfile, &options, &resolver).boxed().await?;
         for warning in &lowered.warnings {
             progress.warn(warning.clone());
         }
@@ -300,7 +302,7 @@ impl Builder for LocalBuilder {
         let Value::Chain(chain) = value else { return Err(Error::internal("a target that is a folder")) };
         let annotations = request.annotations.clone();
         let image = BuiltImage::new(lowered.config, &lowered.history, chain, epoch.seconds, annotations)?;
-        self.export(&request, &image, snapshotter, &context, progress).await?;
+        self.export(&request, &image, snapshotter, &context, progress).boxed().await?;
         progress.send(Event::Result {
             name: request.tags.first().map_or_else(|| "image".to_owned(), Reference::familiar),
             digest: image.manifest.digest().clone(),
@@ -332,13 +334,13 @@ async fn pick_epoch(
 }
 
 /// Resolves names by the request's named contexts and the image source, and remembers the layers.
-struct BuildResolver<'a> {
-    request: &'a BuildRequest,
+struct BuildResolver {
+    request: Arc<BuildRequest>,
     images: ImageSource,
     found: Mutex<HashMap<Digest, Vec<Layer>>>,
 }
 
-impl BuildResolver<'_> {
+impl BuildResolver {
     fn remember(&self, reference: String, image: SourceImage) -> Result<Resolved> {
         let manifest =
             image.manifest.image().ok_or_else(|| Error::internal("an index where an image was expected"))?;
@@ -354,7 +356,7 @@ impl BuildResolver<'_> {
 }
 
 #[async_trait]
-impl Resolver for BuildResolver<'_> {
+impl Resolver for BuildResolver {
     async fn context(&self, name: &str, platform: &Platform) -> Result<Option<Resolved>> {
         let contexts = &self.request.named_contexts;
         // `name::platform` is for one platform; docker.io/library/NAME:latest and NAME are the same.

@@ -151,7 +151,7 @@ impl SolveContext {
     }
 
     /// Makes sure that a chain is unpacked.
-    pub(super) async fn unpack(&self, chain: &Chain) -> Result<()> {
+    pub(crate) async fn unpack(&self, chain: &Chain) -> Result<()> {
         let missing = {
             let mut from = 0;
             for (at, (_, id)) in chain.layers().iter().enumerate().rev() {
