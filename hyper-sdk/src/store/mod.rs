@@ -24,8 +24,6 @@ pub mod wrap;
 
 pub use composed::{Composed, MAX_PAGE};
 pub use ext::{MAX_CONFIG, RegistryStoreExt, StoredImage};
-mod local_name;
-
 pub use local_name::{local_reference, local_repository};
 
 use crate::digest::Algorithm;
