@@ -74,7 +74,7 @@ impl LocalBuilder {
     /// # Errors
     /// [`ErrorKind::Io`] when the folder cannot be made or written.
     pub fn open(options: LocalBuilderOptions) -> Result<Self> {
-        for name in ["indexes", "mounts", "snapshots"] {
+        for name in ["indexes", "mounts", "scratch", "snapshots"] {
             let path = options.root.join(name);
             std::fs::create_dir_all(&path).at("cannot make a folder of the builder", &path)?;
         }
@@ -276,6 +276,7 @@ impl Builder for LocalBuilder {
             folders,
             stat_cache: stat_cache.clone(),
             index_folder: self.options.root.join("indexes"),
+            scratch: self.options.root.join("scratch"),
             cache_mounts: self.options.root.join("mounts"),
             epoch: epoch.seconds,
             epoch_is_key: epoch.given,
