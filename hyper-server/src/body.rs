@@ -34,6 +34,12 @@ impl Incoming {
         Self { announced: body.size_hint().exact(), body, idle, received: 0 }
     }
 
+    /// Takes the body away, for a task that outlives the request.
+    pub(crate) fn take(&mut self) -> Self {
+        let body = std::mem::take(&mut self.body);
+        Self { body, idle: self.idle, announced: self.announced, received: self.received }
+    }
+
     /// The next bytes, as they came.
     async fn frame(&mut self) -> Result<Option<Bytes>> {
         loop {

@@ -11,11 +11,14 @@
 pub mod auth;
 mod body;
 mod cache;
+pub mod config;
 pub mod error;
 mod handlers;
 mod metrics;
 mod registry;
 pub mod route;
+mod server;
 
 pub use cache::{CacheOptions, Freshness};
 pub use registry::{Limits, Registry, RegistryOptions, router};
+pub use server::{RunningServer, Server, ServerOptions, serve};

@@ -3,11 +3,22 @@
 //! A client is bound to one registry: repositories are named without the host. [`RegistryClient`] is the wire
 //! protocol, one request or session a method; whole images are pushed and pulled by functions over it.
 
+mod copy;
+pub mod http;
 pub mod keychain;
 mod loopback;
+mod pull;
+mod push;
+mod transfer;
+mod upload;
 mod verify;
 
+pub use copy::copy;
+pub use http::{HttpClient, HttpClientBuilder, RetryPolicy};
 pub use loopback::Loopback;
+pub use pull::{PullOptions, pull};
+pub use push::{PushOptions, push};
+pub use transfer::Platforms;
 
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};

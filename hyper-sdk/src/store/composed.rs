@@ -18,8 +18,8 @@ use super::meta::{
     upload_unknown,
 };
 use super::{
-    BlobReader, BlobUpload, ByteRange, Listing, Page, PutManifest, RegistryStore, StoreCapabilities, UploadId,
-    UploadOptions,
+    BlobReader, BlobUpload, ByteRange, Listing, Page, PutManifest, RegistryStore, StoreCapabilities,
+    UploadId, UploadOptions,
 };
 use crate::digest::Algorithm;
 use crate::media_type;
@@ -129,7 +129,10 @@ async fn digest_of(algorithm: Algorithm, bytes: &Bytes) -> Result<Digest> {
 #[async_trait]
 impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities { durable: self.0.blobs.durable() && self.0.meta.durable(), ..StoreCapabilities::ALL }
+        StoreCapabilities {
+            durable: self.0.blobs.durable() && self.0.meta.durable(),
+            ..StoreCapabilities::ALL
+        }
     }
 
     async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
@@ -388,7 +391,8 @@ mod tests {
             Descriptor { urls: vec!["https://example.org/b".into()], ..blob(media_type::OCI_LAYER, "b") };
         let foreign = blob("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "c");
         let config = blob(media_type::OCI_CONFIG, "{}");
-        let layers = vec![foreign, elsewhere, blob(media_type::OCI_LAYER, "a"), blob(media_type::OCI_LAYER, "a")];
+        let layers =
+            vec![foreign, elsewhere, blob(media_type::OCI_LAYER, "a"), blob(media_type::OCI_LAYER, "a")];
         let image = ImageManifest::new(config, layers).to_bytes();
         let image = edges(&Manifest::parse(image, media_type::OCI_MANIFEST).unwrap());
         let required = |text: &str| image.iter().find(|e| e.digest == Digest::sha256(text)).unwrap().required;

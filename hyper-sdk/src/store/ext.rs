@@ -55,7 +55,6 @@ pub trait RegistryStoreExt: RegistryStore {
     ) -> Result<Descriptor>
     where
         R: AsyncRead + Unpin + Send,
-        Self: Sized,
     {
         let algorithm = digest.map_or(Algorithm::Sha256, Digest::algorithm);
         let mut upload = self.start_upload(repository, UploadOptions { algorithm: Some(algorithm) }).await?;

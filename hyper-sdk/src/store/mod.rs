@@ -18,12 +18,12 @@ mod composed;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod ext;
+mod local_name;
 pub mod meta;
 pub mod wrap;
 
 pub use composed::{Composed, MAX_PAGE};
 pub use ext::{MAX_CONFIG, RegistryStoreExt, StoredImage};
-mod local_name;
 
 pub use local_name::{local_reference, local_repository};
 
@@ -390,5 +390,33 @@ impl Default for MemoryStore {
     }
 }
 
+/// A store in a folder: blobs as files, metadata in SQLite. Several processes may have one folder open at once.
+///
+/// ```text
+///   ROOT/hyper.db      metadata (SQLite; beside it -wal, -shm and .lock)
+///   ROOT/blobs/        the bytes of blobs, by digest
+///   ROOT/uploads/      the bytes of uploads in progress
+/// ```
+#[cfg(feature = "store-sql")]
+pub type DiskStore = Composed<blob::DiskBlobs, meta::SqlMeta>;
+
+#[cfg(feature = "store-sql")]
+impl DiskStore {
+    /// Opens the store in the folder `root`, which is made when it does not exist.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when the folder cannot be written, [`crate::ErrorKind::Corrupt`] when the database is
+    /// damaged, [`crate::ErrorKind::Unavailable`] when another process keeps it locked, and
+    /// [`crate::ErrorKind::Unsupported`] when a newer version of Hyper has written it.
+    pub async fn open(root: impl AsRef<Path>) -> Result<Self> {
+        let root = root.as_ref();
+        let blobs = blob::DiskBlobs::open(root).await?;
+        Ok(Self::of(blobs, meta::SqlMeta::open(root.join("hyper.db")).await?))
+    }
+}
+
 /// A shared store of any kind.
 pub type SharedStore = Arc<dyn RegistryStore>;
+
+#[cfg(test)]
+mod tests;

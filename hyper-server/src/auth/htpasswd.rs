@@ -180,6 +180,14 @@ fn read(path: &Path) -> Result<Users> {
     parse(&text).context("path", path.display())
 }
 
+/// Reads an htpasswd file only to see whether it is good.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] with the line that is wrong, or that the file cannot be read.
+pub fn check(path: &Path) -> Result<()> {
+    read(path).map(|_| ())
+}
+
 fn parse(text: &str) -> Result<Users> {
     let mut users = Users::new();
     for (i, line) in text.lines().enumerate() {

@@ -5,7 +5,7 @@
 
 mod htpasswd;
 
-pub use htpasswd::entry as htpasswd_entry;
+pub use htpasswd::{check as check_htpasswd, entry as htpasswd_entry};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

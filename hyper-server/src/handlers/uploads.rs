@@ -17,8 +17,12 @@ use http::StatusCode;
 use http::header::{self, HeaderName};
 use hyper_sdk::store::{BlobUpload, Page, UploadId, UploadOptions};
 use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName};
+use tokio::sync::oneshot;
 
 static UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+
+/// The largest body that is gathered in memory instead of in a session.
+const IN_MEMORY: usize = 1 << 20;
 
 /// How many repositories are asked for a blob that is to be mounted from wherever it is.
 const ASKED: usize = 200;
@@ -34,6 +38,11 @@ pub(super) async fn start(
     {
         return Ok(created(call, &repository, digest));
     }
+    if let (Some(digest), Some(length)) = (&start.digest, body.announced)
+        && length <= IN_MEMORY as u64
+    {
+        return at_once(call, &repository, digest, body).await;
+    }
     let algorithm = start.digest.as_ref().map(Digest::algorithm).or(start.algorithm);
     if start.digest.is_none() && !body.is_empty().await? {
         return Err(Error::new(
@@ -42,17 +51,45 @@ pub(super) async fn start(
         )
         .into());
     }
-    let mut upload = call.store.start_upload(&repository, UploadOptions { algorithm }).await?;
+    let upload = call.store.start_upload(&repository, UploadOptions { algorithm }).await?;
     let Some(digest) = start.digest else {
         return Ok(in_progress(StatusCode::ACCEPTED, &repository, upload.id(), upload.offset()));
     };
-    let _receiving = call.metrics.upload();
-    if let Err(e) = body.append_to(&mut upload, None, call.options.limits.blob_bytes).await {
+    let (upload, received) = receive(call, upload, body, None).await?;
+    if let Err(e) = received {
         // Nobody knows the name of this session, so nobody can go on with it.
         upload.abort().await?;
-        return Err(from_upload(e));
+        return Err(e);
     }
     close(call, &repository, upload, digest).await
+}
+
+/// Stores a small blob that came with its digest in one request: no session is needed for it.
+async fn at_once(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    body: &mut Incoming,
+) -> Outcome {
+    check_size(call, body.announced.unwrap_or_default())?;
+    let receiving = call.metrics.upload();
+    let bytes = body.read_all(IN_MEMORY).await.map_err(from_upload)?;
+    drop(receiving);
+    let (to, wanted) = (repository.clone(), digest.clone());
+    call.change(move |store| async move { store.put_blob(&to, &wanted, bytes).await }).await?;
+    Ok(created(call, repository, digest))
+}
+
+fn check_size(call: &Call<'_>, size: u64) -> Result<(), ApiError> {
+    match call.options.limits.blob_bytes {
+        Some(limit) if size > limit => Err(Error::new(
+            ErrorKind::TooLarge,
+            "the blob is larger than this registry takes",
+        )
+        .with_context("limit", limit)
+        .into()),
+        _ => Ok(()),
+    }
 }
 
 pub(super) async fn append(
@@ -61,8 +98,11 @@ pub(super) async fn append(
     id: &UploadId,
     body: &mut Incoming,
 ) -> Outcome {
-    let mut upload = call.store.resume_upload(repository, id).await?;
-    receive(call, &mut upload, body).await?;
+    let upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
+    let range = expected_range(call, upload.as_ref(), body)?;
+    let (mut upload, received) = receive(call, upload, body, range).await?;
+    upload.save().await.map_err(from_upload)?;
+    received?;
     Ok(in_progress(StatusCode::ACCEPTED, repository, id, upload.offset()))
 }
 
@@ -76,62 +116,88 @@ pub(super) async fn finish(
     let Some(digest) = digest else {
         return Err(Error::new(ErrorKind::DigestInvalid, "the parameter `digest` is missing").into());
     };
-    let mut upload = call.store.resume_upload(repository, id).await?;
-    if body.announced != Some(0) || call.headers.contains_key(header::CONTENT_RANGE) {
-        receive(call, &mut upload, body).await?;
+    let mut upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
+    let range = expected_range(call, upload.as_ref(), body)?;
+    if body.announced != Some(0) || range.is_some() {
+        let received;
+        (upload, received) = receive(call, upload, body, range).await?;
+        if received.is_err() {
+            upload.save().await.map_err(from_upload)?;
+            received?;
+        }
     }
     close(call, repository, upload, digest).await
 }
 
 pub(super) async fn status(call: &Call<'_>, repository: &RepositoryName, id: &UploadId) -> Outcome {
-    let upload = call.store.resume_upload(repository, id).await?;
+    let upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
     Ok(in_progress(StatusCode::NO_CONTENT, repository, id, upload.offset()))
 }
 
 pub(super) async fn cancel(call: &Call<'_>, repository: &RepositoryName, id: &UploadId) -> Outcome {
-    call.store.resume_upload(repository, id).await?.abort().await?;
+    let upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
+    upload.abort().await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
-/// Appends the body to the session, if it fits there.
+/// The length that `Content-Range` announces, if it does and fits the session.
+fn expected_range(
+    call: &Call<'_>,
+    upload: &dyn BlobUpload,
+    body: &Incoming,
+) -> Result<Option<u64>, ApiError> {
+    let Some(value) = call.headers.get(header::CONTENT_RANGE) else { return Ok(None) };
+    let Some((first, length)) = value.to_str().ok().and_then(content_range) else {
+        let e = Error::new(ErrorKind::UploadInvalid, "the Content-Range is not of the form `FIRST-LAST`");
+        return Err(e.into());
+    };
+    if first != upload.offset() {
+        return Err(out_of_order(upload.offset()));
+    }
+    if body.announced.is_some_and(|announced| announced != length) {
+        let e = Error::new(ErrorKind::SizeInvalid, "Content-Range and Content-Length do not agree");
+        return Err(e.into());
+    }
+    Ok(Some(length))
+}
+
+/// Appends the body to the session, and gives the session back with what became of the body.
+///
+/// A task of its own does it: when the client goes away, the bytes that came before are saved nevertheless, so that the
+/// client can go on there.
 async fn receive(
     call: &Call<'_>,
-    upload: &mut Box<dyn BlobUpload>,
+    mut upload: Box<dyn BlobUpload>,
     body: &mut Incoming,
-) -> Result<(), ApiError> {
-    let _receiving = call.metrics.upload();
-    let length = match call.headers.get(header::CONTENT_RANGE) {
-        None => None,
-        Some(value) => {
-            let range = value.to_str().ok().and_then(content_range).ok_or_else(|| {
-                Error::new(ErrorKind::UploadInvalid, "the Content-Range is not of the form `FIRST-LAST`")
-            })?;
-            if range.0 != upload.offset() {
-                return Err(out_of_order(upload.offset()));
-            }
-            Some(range.1)
+    length: Option<u64>,
+) -> Result<(Box<dyn BlobUpload>, Result<(), ApiError>), ApiError> {
+    let registry = call.registry.clone();
+    let mut taken = body.take();
+    let (finished, result) = oneshot::channel();
+    tokio::spawn(async move {
+        let _receiving = registry.0.metrics.upload();
+        let limit = registry.0.options.limits.blob_bytes;
+        let appended = taken.append_to(&mut upload, length, limit).await;
+        if let Err((mut upload, ..)) = finished.send((upload, appended, taken))
+            && let Err(error) = upload.save().await
+        {
+            tracing::warn!(%error, "an upload that was broken off is not saved");
         }
+    });
+    let (upload, appended, taken) = result
+        .await
+        .map_err(|e| Error::internal("the upload broke off").with_source(e))?;
+    *body = taken;
+    let received = match appended {
+        Err(e) => Err(from_upload(e)),
+        Ok(got) if length.is_some_and(|l| l != got) => Err(Error::new(
+            ErrorKind::SizeInvalid,
+            "the body is shorter than its Content-Range says",
+        )
+        .into()),
+        Ok(_) => Ok(()),
     };
-    if let (Some(length), Some(announced)) = (length, body.announced)
-        && length != announced
-    {
-        return Err(
-            Error::new(ErrorKind::SizeInvalid, "Content-Range and Content-Length do not agree").into()
-        );
-    }
-    let appended = body.append_to(upload, length, call.options.limits.blob_bytes).await;
-    if appended.is_err() {
-        // What came before the body broke off is kept, so that the client can go on there.
-        upload.save().await.map_err(from_upload)?;
-    }
-    let appended = appended.map_err(from_upload)?;
-    upload.save().await.map_err(from_upload)?;
-    if length.is_some_and(|l| l != appended) {
-        return Err(
-            Error::new(ErrorKind::SizeInvalid, "the body is shorter than its Content-Range says").into()
-        );
-    }
-    Ok(())
+    Ok((upload, received))
 }
 
 async fn close(
@@ -228,6 +294,11 @@ fn from_upload(e: Error) -> ApiError {
         ErrorKind::RangeInvalid => {
             ApiError::from(e).with_status(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID")
         }
+        ErrorKind::Conflict => ApiError::new(
+            StatusCode::CONFLICT,
+            "BLOB_UPLOAD_INVALID",
+            "another request is writing to this upload",
+        ),
         ErrorKind::Timeout => ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
             "BLOB_UPLOAD_INVALID",

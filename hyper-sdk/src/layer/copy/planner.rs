@@ -5,9 +5,10 @@
 //! - No entry lies outside the root of the layer: a path of the destination is cleaned and its links are followed with
 //!   the root as the top.
 
-use super::pattern::{NamePattern, ParentMatch, PatternList, clean, has_wildcards};
+use super::pattern::{ParentMatch, PatternList, clean, has_wildcards};
 use super::plan::{Content, Plan, PlannedEntry};
 use super::source::{Metadata, SourceRoot, join};
+use super::wildcard::{find_matches, split_wildcards};
 use super::{CopySpec, suggest};
 use crate::layer::accounts::Owner;
 use crate::layer::entry::WHITEOUT_PREFIX;
@@ -118,10 +119,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The plan of everything so far.
-    ///
-    /// # Errors
-    /// None at present.
-    pub fn finish(self) -> Result<Plan> {
+    pub fn finish(self) -> Plan {
         let mut first: HashMap<LinkGroup, LayerPath> = HashMap::new();
         let mut entries = Vec::with_capacity(self.pending.len());
         for (path, mut pending) in self.pending {
@@ -143,7 +141,7 @@ impl<'a> Planner<'a> {
                 entries.push(PlannedEntry { entry, content: Content::None });
             }
         }
-        Ok(Plan { entries, unmatched: self.unmatched, newest: self.newest })
+        Plan { entries, unmatched: self.unmatched, newest: self.newest }
     }
 
     /// Makes a directory and its missing parents: WORKDIR. What exists is left alone.
@@ -391,13 +389,16 @@ impl<'a> Planner<'a> {
         metadata: &Metadata,
         target: LayerPath,
     ) -> Result<()> {
-        let (major, minor) =
-            (rustix::fs::major(metadata.special), rustix::fs::minor(metadata.special));
+        let (major, minor) = (rustix::fs::major(metadata.special), rustix::fs::minor(metadata.special));
         let mut content = Content::None;
         let mut links = None;
         let kind = match metadata.file_type {
             FileType::RegularFile => {
-                content = Content::Source { root: copying.root.clone(), path: from.to_vec(), metadata: *metadata };
+                content = Content::Source {
+                    root: copying.root.clone(),
+                    path: from.to_vec(),
+                    metadata: Box::new(*metadata),
+                };
                 if metadata.links > 1 {
                     links = Some((copying.number, metadata.device, metadata.inode));
                 }
@@ -454,7 +455,11 @@ impl<'a> Planner<'a> {
     /// taken as it is.
     pub(super) fn resolve(&self, top: &LayerPath, path: &[u8]) -> Result<LayerPath> {
         let parts = |path: &[u8]| -> Vec<Vec<u8>> {
-            path.split(|&b| b == b'/').filter(|p| !p.is_empty() && *p != b".").rev().map(<[u8]>::to_vec).collect()
+            path.split(|&b| b == b'/')
+                .filter(|p| !p.is_empty() && *p != b".")
+                .rev()
+                .map(<[u8]>::to_vec)
+                .collect()
         };
         let mut todo = parts(&clean(path));
         let mut done = top.clone();
@@ -471,8 +476,10 @@ impl<'a> Planner<'a> {
                 Some(EntryKind::Symlink { target }) => {
                     links += 1;
                     if links > MAX_LINKS {
-                        return Err(Error::invalid("too many symbolic links follow one another in the destination")
-                            .with_context("path", crate::layer::entry::escape(path)));
+                        return Err(Error::invalid(
+                            "too many symbolic links follow one another in the destination",
+                        )
+                        .with_context("path", crate::layer::entry::escape(path)));
                     }
                     if target.first() == Some(&b'/') {
                         done = top.clone();
@@ -554,40 +561,10 @@ fn starts_with(path: &[u8], directory: &[u8]) -> bool {
 /// Refuses names that mean something else in a layer.
 pub(super) fn check_name(name: &[u8]) -> Result<()> {
     if name.starts_with(WHITEOUT_PREFIX) {
-        return Err(Error::unsupported("a name that starts with `.wh.` marks a removed file in a layer: rename it")
-            .with_context("name", crate::layer::entry::escape(name)));
+        return Err(Error::unsupported(
+            "a name that starts with `.wh.` marks a removed file in a layer: rename it",
+        )
+        .with_context("name", crate::layer::entry::escape(name)));
     }
     Ok(())
-}
-
-/// The parts before the first one with a wildcard, and the rest.
-fn split_wildcards(path: &[u8], wildcards: bool) -> (Vec<u8>, Option<Vec<u8>>) {
-    let parts: Vec<&[u8]> = path.split(|&b| b == b'/').collect();
-    match parts.iter().position(|part| wildcards && has_wildcards(part)) {
-        Some(at) => (parts[..at].join(&b'/'), Some(parts[at..].join(&b'/'))),
-        None => (path.to_vec(), None),
-    }
-}
-
-/// The paths below `base` that match, in the order of a walk; directories on the way are not followed through links.
-fn find_matches(root: &SourceRoot, base: &[u8], pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let mut level = match root.lookup(base)? {
-        Some(metadata) if metadata.is_directory() => vec![base.to_vec()],
-        _ => return Ok(Vec::new()),
-    };
-    let parts: Vec<&[u8]> = pattern.split(|&b| b == b'/').collect();
-    for (i, part) in parts.iter().enumerate() {
-        let name_pattern = NamePattern::new(part)?;
-        let last = i + 1 == parts.len();
-        let mut next = Vec::new();
-        for directory in &level {
-            for (name, metadata) in root.list(directory)? {
-                if (last || metadata.is_directory()) && name_pattern.matches(&name) {
-                    next.push(join(directory, &name));
-                }
-            }
-        }
-        level = next;
-    }
-    Ok(level)
 }

@@ -5,7 +5,7 @@
 use super::{BlobBackend, BlobStaging, StagedState, busy, digest_mismatch, missing_bytes, staging_lost};
 use crate::digest::{Algorithm, Hasher};
 use crate::store::{ByteStream, UploadId};
-use crate::{Digest, ResultExt as _, Result};
+use crate::{Digest, Result, ResultExt as _};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
@@ -36,10 +36,7 @@ struct Staged {
 
 impl fmt::Debug for Shelf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shelf")
-            .field("blobs", &self.blobs.len())
-            .field("staged", &self.staged.len())
-            .finish()
+        f.debug_struct("Shelf").field("blobs", &self.blobs.len()).field("staged", &self.staged.len()).finish()
     }
 }
 
@@ -82,9 +79,8 @@ impl BlobBackend for MemoryBlobs {
             return Err(missing_bytes(digest));
         }
         let mut part = blob.slice(offset as usize..end as usize);
-        let chunks = std::iter::from_fn(move || {
-            (!part.is_empty()).then(|| Ok(part.split_to(part.len().min(CHUNK))))
-        });
+        let chunks =
+            std::iter::from_fn(move || (!part.is_empty()).then(|| Ok(part.split_to(part.len().min(CHUNK)))));
         Ok(futures::stream::iter(chunks).boxed())
     }
 
@@ -119,7 +115,10 @@ struct MemoryStaging {
 
 impl fmt::Debug for MemoryStaging {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryStaging").field("id", &self.id).field("size", &self.size).finish_non_exhaustive()
+        f.debug_struct("MemoryStaging")
+            .field("id", &self.id)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
     }
 }
 

@@ -4,10 +4,10 @@
 //! bytes are found under a digest only when they have been checked against it (or the caller vouched for them), and
 //! one staging area has one writer at a time.
 
-
+mod disk;
 mod memory;
 
-
+pub use disk::DiskBlobs;
 pub use memory::MemoryBlobs;
 
 use super::{ByteStream, UploadId};

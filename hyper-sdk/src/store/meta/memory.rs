@@ -1,8 +1,8 @@
 //! Metadata in memory: sorted maps under one lock, which makes every change atomic.
 
 use super::{
-    Change, EdgeKind, ManifestChange, MetaBackend, UploadRecord, blob_unknown, edge_unknown, manifest_unknown,
-    referrer, tag_moved, upload_unknown,
+    Change, EdgeKind, ManifestChange, MetaBackend, UploadRecord, blob_unknown, edge_unknown,
+    manifest_unknown, referrer, tag_moved, upload_unknown,
 };
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};

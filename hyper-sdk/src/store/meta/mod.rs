@@ -4,8 +4,12 @@
 //! the SQL backend put the writes of many callers into one transaction, and a test backend fail the k-th of them.
 
 mod memory;
+#[cfg(feature = "store-sql")]
+mod sql;
 
 pub use memory::MemoryMeta;
+#[cfg(feature = "store-sql")]
+pub use sql::SqlMeta;
 
 use super::blob::StagedState;
 use super::{Listing, UploadId};

@@ -1,0 +1,202 @@
+//! Blobs over HTTP: streams that go on after the connection broke.
+
+use super::auth::Access;
+use super::fault::Subject;
+use super::retry::Attempts;
+use super::transport::{Answer, Request};
+use super::{HttpClient, body, content_length, header, link};
+use crate::client::verify::verified;
+use crate::reference::RepositoryName;
+use crate::store::{BlobReader, ByteRange};
+use crate::{Digest, Error, ErrorKind, Result};
+use bytes::Bytes;
+use futures::StreamExt;
+use reqwest::header::{ACCEPT_ENCODING, RANGE};
+use reqwest::{Method, Response};
+
+/// After this many bytes earlier failures of a download are forgotten.
+const PROGRESS: u64 = 1024 * 1024;
+
+impl HttpClient {
+    pub(super) async fn blob_size(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<u64>> {
+        let url = self.url(format_args!("{repository}/blobs/{digest}"));
+        let access = Access::repository(repository, "pull");
+        let request = Request::new(Method::HEAD, url, access, Subject::Blob, &[200, 404]);
+        let Answer { response, .. } = self.transport().send(request).await?;
+        if response.status() == 404 {
+            return Ok(None);
+        }
+        match content_length(response.headers()) {
+            Some(size) => Ok(Some(size)),
+            None => {
+                Err(Error::new(ErrorKind::SizeInvalid, "the registry does not say how large the blob is"))
+            }
+        }
+    }
+
+    pub(super) async fn read_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<BlobReader> {
+        let wanted = match range {
+            None => None,
+            Some(ByteRange::FromTo(first, Some(last))) if last < first => {
+                return Err(Error::new(ErrorKind::RangeInvalid, "the range ends before it begins"));
+            }
+            Some(ByteRange::FromTo(first, Some(last))) => Some(format!("bytes={first}-{last}")),
+            Some(ByteRange::FromTo(first, None)) => Some(format!("bytes={first}-")),
+            Some(ByteRange::Suffix(n)) => Some(format!("bytes=-{n}")),
+        };
+        let response = self.request_blob(repository, digest, wanted).await?;
+        let part = match part_of(&response)? {
+            Some(part) => part,
+            None => {
+                let size = self.blob_size(repository, digest).await?.ok_or_else(|| {
+                    Error::new(ErrorKind::BlobUnknown, "the registry does not have this blob")
+                })?;
+                Part { size: Some(size), first: 0, length: size }
+            }
+        };
+        let size = match part.size {
+            Some(size) => size,
+            None => self.blob_size(repository, digest).await?.unwrap_or(part.first + part.length),
+        };
+        let (offset, length) = match range {
+            None => (0, size),
+            Some(range) => range.resolve(size)?,
+        };
+        if offset < part.first || offset + length > part.first + part.length {
+            return Err(Error::new(
+                ErrorKind::RangeInvalid,
+                "the registry sends another range than asked for",
+            )
+            .with_context("offset", part.first)
+            .with_context("length", part.length));
+        }
+        let download = Download {
+            client: self.clone(),
+            repository: repository.clone(),
+            digest: digest.clone(),
+            skip: offset - part.first,
+            response: Some(response),
+            position: offset,
+            end: offset + length,
+            since_failure: 0,
+            attempts: Attempts::new(self.transport().policy),
+        };
+        let stream = futures::stream::try_unfold(download, |mut download| async move {
+            Ok(download.next().await?.map(|bytes| (bytes, download)))
+        });
+        let reader = BlobReader { size, offset, length, stream: stream.boxed() };
+        Ok(verified(reader, digest))
+    }
+
+    async fn request_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        range: Option<String>,
+    ) -> Result<Response> {
+        let url = self.url(format_args!("{repository}/blobs/{digest}"));
+        let access = Access::repository(repository, "pull");
+        let mut request = Request::new(Method::GET, url, access, Subject::Blob, &[200, 206])
+            .header(ACCEPT_ENCODING, "identity")?;
+        if let Some(range) = range {
+            request = request.header(RANGE, range)?;
+        }
+        Ok(self.transport().send(request).await?.response)
+    }
+}
+
+/// Which bytes of the blob a response carries.
+struct Part {
+    size: Option<u64>,
+    first: u64,
+    length: u64,
+}
+
+fn part_of(response: &Response) -> Result<Option<Part>> {
+    if response.status() != 206 {
+        return Ok(content_length(response.headers()).map(|n| Part { size: Some(n), first: 0, length: n }));
+    }
+    let (first, last, size) =
+        header(response.headers(), "content-range").and_then(link::parse_content_range).ok_or_else(|| {
+            Error::new(ErrorKind::RangeInvalid, "the registry sends a part and does not say which")
+        })?;
+    Ok(Some(Part { size, first, length: (last - first).saturating_add(1) }))
+}
+
+/// A download and all that is needed to go on with it.
+struct Download {
+    client: HttpClient,
+    repository: RepositoryName,
+    digest: Digest,
+    response: Option<Response>,
+    /// Bytes of the response that lie before what is wanted.
+    skip: u64,
+    position: u64,
+    end: u64,
+    since_failure: u64,
+    attempts: Attempts,
+}
+
+impl Download {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if self.position == self.end && self.response.is_none() {
+                return Ok(None);
+            }
+            let failure = match self.read().await {
+                Ok(Some(bytes)) => return Ok(Some(bytes)),
+                Ok(None) => return Ok(None),
+                Err(e) => e,
+            };
+            self.response = None;
+            if self.since_failure >= PROGRESS {
+                self.attempts.progressed();
+            }
+            self.since_failure = 0;
+            if !failure.is_retryable() || !self.attempts.again(None).await {
+                return Err(failure);
+            }
+        }
+    }
+
+    /// The next bytes that are wanted; opens the response again where it broke off.
+    async fn read(&mut self) -> Result<Option<Bytes>> {
+        if self.response.is_none() {
+            let range = format!("bytes={}-{}", self.position, self.end - 1);
+            let response = self.client.request_blob(&self.repository, &self.digest, Some(range)).await?;
+            let first = part_of(&response)?.map_or(0, |part| part.first);
+            self.skip = self
+                .position
+                .checked_sub(first)
+                .ok_or_else(|| Error::new(ErrorKind::RangeInvalid, "the registry goes on after a gap"))?;
+            self.response = Some(response);
+        }
+        let Some(response) = &mut self.response else { return Ok(None) };
+        while self.position < self.end {
+            let Some(mut bytes) = body::next_chunk(response, self.client.transport().idle).await? else {
+                return Err(Error::new(ErrorKind::Unavailable, "the registry cut the blob short"));
+            };
+            let skipped = self.skip.min(bytes.len() as u64);
+            self.skip -= skipped;
+            let _ = bytes.split_to(skipped as usize);
+            bytes.truncate(usize::try_from(self.end - self.position).unwrap_or(usize::MAX));
+            if bytes.is_empty() {
+                continue;
+            }
+            self.position += bytes.len() as u64;
+            self.since_failure += bytes.len() as u64;
+            return Ok(Some(bytes));
+        }
+        self.response = None;
+        Ok(None)
+    }
+}

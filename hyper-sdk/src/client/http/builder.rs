@@ -1,0 +1,169 @@
+//! The configuration of an [`HttpClient`].
+
+use super::auth::Authenticator;
+use super::transport::Transport;
+use super::{HttpClient, Inner, RetryPolicy, listings};
+use crate::client::keychain::{SharedKeychain, StaticKeychain};
+use crate::reference::{DEFAULT_HOST, RegistryHost};
+use crate::{Error, Result};
+use std::sync::Arc;
+use std::time::Duration;
+use url::Url;
+
+/// Where Docker Hub's registry lives, which is not at its name.
+const DOCKER_HUB: &str = "registry-1.docker.io";
+
+/// Configures an [`HttpClient`].
+#[derive(Clone, Debug)]
+pub struct HttpClientBuilder {
+    host: RegistryHost,
+    plain_http: bool,
+    insecure_tls: bool,
+    roots: Vec<Vec<u8>>,
+    identity: Option<crate::client::keychain::Secret>,
+    user_agent: String,
+    connect_timeout: Duration,
+    idle_timeout: Duration,
+    keychain: SharedKeychain,
+    proxy: Option<crate::client::keychain::Secret>,
+    retry: RetryPolicy,
+}
+
+impl HttpClientBuilder {
+    pub(super) fn new(host: RegistryHost) -> Self {
+        Self {
+            host,
+            plain_http: false,
+            insecure_tls: false,
+            roots: Vec::new(),
+            identity: None,
+            user_agent: concat!("hyper/", env!("CARGO_PKG_VERSION")).to_owned(),
+            connect_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(120),
+            keychain: Arc::new(StaticKeychain::anonymous()),
+            proxy: None,
+            retry: RetryPolicy::default(),
+        }
+    }
+
+    /// Speaks plain HTTP although the host is not this machine. Loopback hosts are always spoken to in plain HTTP,
+    /// unless an extra certificate or `insecure_tls` says that there is TLS.
+    #[must_use]
+    pub fn plain_http(mut self, yes: bool) -> Self {
+        self.plain_http = yes;
+        self
+    }
+
+    /// Takes any certificate. Anybody on the way can then read and change what travels, credentials included.
+    #[must_use]
+    pub fn insecure_tls(mut self, yes: bool) -> Self {
+        self.insecure_tls = yes;
+        self
+    }
+
+    /// Trusts the certificates in `pem` besides those of the system.
+    #[must_use]
+    pub fn extra_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.roots.push(pem.into());
+        self
+    }
+
+    /// Shows a client certificate: PEM text of the key and the certificate chain.
+    #[must_use]
+    pub fn client_certificate(mut self, pem: impl Into<crate::client::keychain::Secret>) -> Self {
+        self.identity = Some(pem.into());
+        self
+    }
+
+    /// Says who is calling. The default is `hyper/VERSION`.
+    #[must_use]
+    pub fn user_agent(mut self, text: impl Into<String>) -> Self {
+        self.user_agent = text.into();
+        self
+    }
+
+    /// How long a connection may take to open. The default is 15 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long the registry may be silent within a request. There is no limit on the whole. The default is 120 s.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
+    /// Where credentials come from. The default knows none.
+    #[must_use]
+    pub fn keychain(mut self, keychain: SharedKeychain) -> Self {
+        self.keychain = keychain;
+        self
+    }
+
+    /// Goes through a proxy, a URL that may carry a name and a password.
+    #[must_use]
+    pub fn proxy(mut self, url: impl Into<crate::client::keychain::Secret>) -> Self {
+        self.proxy = Some(url.into());
+        self
+    }
+
+    /// How to retry.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// Makes the client. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] when a certificate, the proxy or the user agent is not well formed.
+    pub fn build(self) -> Result<HttpClient> {
+        let wants_tls = self.insecure_tls || !self.roots.is_empty() || self.identity.is_some();
+        let plain = self.plain_http || (self.host.is_loopback() && !wants_tls);
+        let address = if self.host.as_str() == DEFAULT_HOST { DOCKER_HUB } else { self.host.as_str() };
+        let base = Url::parse(&format!("{}://{address}/", if plain { "http" } else { "https" }))
+            .map_err(|e| Error::invalid("the registry host makes no URL").with_source(e))?;
+        let mut http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .tcp_nodelay(true)
+            .user_agent(self.user_agent)
+            .connect_timeout(self.connect_timeout)
+            .http2_adaptive_window(true)
+            .tls_danger_accept_invalid_certs(self.insecure_tls);
+        for pem in &self.roots {
+            let certificates = reqwest::Certificate::from_pem_bundle(pem)
+                .map_err(|e| Error::invalid("the extra root certificates are not PEM").with_source(e))?;
+            http = http.tls_certs_merge(certificates);
+        }
+        if let Some(pem) = &self.identity {
+            let identity = reqwest::Identity::from_pem(pem.expose().as_bytes()).map_err(|_| {
+                Error::invalid("the client certificate is not PEM of a key and a certificate")
+            })?;
+            http = http.identity(identity);
+        }
+        if let Some(url) = &self.proxy {
+            let proxy =
+                reqwest::Proxy::all(url.expose()).map_err(|_| Error::invalid("the proxy is not a URL"))?;
+            http = http.proxy(proxy);
+        }
+        let http = http
+            .build()
+            .map_err(|e| Error::invalid("the HTTP client cannot be configured so").with_source(e))?;
+        let auth = Authenticator::new(self.host.clone(), self.keychain, self.idle_timeout, self.retry);
+        let transport = Transport { http, base, auth, policy: self.retry, idle: self.idle_timeout };
+        Ok(HttpClient {
+            inner: Arc::new(Inner {
+                host: self.host,
+                transport,
+                listings: listings::Continuations::default(),
+                fallback: tokio::sync::Mutex::new(()),
+            }),
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! Pages of tags and repositories.
+//!
+//! A page names the last entry that the caller has; the next page of a registry may have an address of its own
+//! (`Link`). Those addresses are remembered by last entry, so that a caller who pages in order follows them.
+
+use super::auth::Access;
+use super::fault::Subject;
+use super::transport::Request;
+use super::{HttpClient, body, link};
+use crate::reference::{RepositoryName, Tag};
+use crate::store::{Listing, Page};
+use crate::{Error, ErrorKind, Result};
+use reqwest::Method;
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use url::Url;
+
+/// The largest page that is read.
+const MAX_PAGE: usize = 32 * 1024 * 1024;
+/// The most addresses that are remembered.
+const MAX_CONTINUATIONS: usize = 256;
+/// The most empty pages in a row that are followed.
+const MAX_EMPTY_PAGES: usize = 100;
+
+#[derive(Default)]
+pub(super) struct Continuations(Mutex<HashMap<(String, String), Url>>);
+
+impl Continuations {
+    fn remember(&self, path: &str, last: &str, next: Url) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_CONTINUATIONS {
+            known.clear();
+        }
+        known.insert((path.to_owned(), last.to_owned()), next);
+    }
+
+    fn find(&self, path: &str, last: &str) -> Option<Url> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&(path.to_owned(), last.to_owned())).cloned()
+    }
+}
+
+/// The next page's address, within the registry.
+pub(super) fn resolve_next(from: &Url, next: &str) -> Result<Url> {
+    let next = from.join(next).map_err(|e| Error::invalid("the registry links to no URL").with_source(e))?;
+    super::transport::check_downgrade(from, &next)?;
+    Ok(next)
+}
+
+impl HttpClient {
+    pub(super) async fn tags(&self, repository: &RepositoryName, page: &Page) -> Result<Listing<Tag>> {
+        #[derive(Deserialize)]
+        struct Tags {
+            #[serde(default)]
+            tags: Option<Vec<String>>,
+        }
+        let listing = self
+            .listing(
+                &format!("{repository}/tags/list"),
+                Access::repository(repository, "pull"),
+                Subject::Repository,
+                page,
+                |bytes| serde_json::from_slice::<Tags>(bytes).map(|t| t.tags.unwrap_or_default()),
+            )
+            .await?;
+        // What is no tag by the grammar cannot be asked for either.
+        let items = listing.items.iter().filter_map(|t| Tag::parse(t).ok()).collect();
+        Ok(Listing { items, more: listing.more })
+    }
+
+    pub(super) async fn catalog(&self, page: &Page) -> Result<Listing<RepositoryName>> {
+        #[derive(Deserialize)]
+        struct Repositories {
+            #[serde(default)]
+            repositories: Option<Vec<String>>,
+        }
+        let listing = self
+            .listing("_catalog", Access::catalog(), Subject::Registry, page, |bytes| {
+                serde_json::from_slice::<Repositories>(bytes).map(|r| r.repositories.unwrap_or_default())
+            })
+            .await
+            .map_err(|e| match e.kind() {
+                ErrorKind::NotFound => {
+                    Error::unsupported("the registry does not list its repositories").with_source(e)
+                }
+                _ => e,
+            })?;
+        let items = listing.items.iter().filter_map(|r| RepositoryName::parse(r).ok()).collect();
+        Ok(Listing { items, more: listing.more })
+    }
+
+    async fn listing(
+        &self,
+        path: &str,
+        access: Access,
+        subject: Subject,
+        page: &Page,
+        parse: impl Fn(&[u8]) -> serde_json::Result<Vec<String>>,
+    ) -> Result<Listing<String>> {
+        let known = page.after.as_deref().and_then(|after| self.inner.listings.find(path, after));
+        let followed = known.is_some();
+        let mut url = known.unwrap_or_else(|| self.url(path));
+        if !followed {
+            if let Some(limit) = page.limit {
+                url.query_pairs_mut().append_pair("n", &limit.to_string());
+            }
+            if let Some(after) = &page.after {
+                url.query_pairs_mut().append_pair("last", after);
+            }
+        }
+        for _ in 0..MAX_EMPTY_PAGES {
+            let request = Request::new(Method::GET, url, access.clone(), subject, &[200]);
+            let answer = self.transport().send(request).await?;
+            let next = match link::next_link(answer.response.headers()) {
+                Some(next) => Some(resolve_next(&answer.url, &next)?),
+                None => None,
+            };
+            let bytes = body::read_all(answer.response, MAX_PAGE, self.transport().idle).await?;
+            let mut items = parse(&bytes).map_err(|e| {
+                Error::invalid("the registry's list is not the JSON of a list").with_source(e)
+            })?;
+            match (next, items.last()) {
+                (Some(next), None) => url = next,
+                (Some(next), Some(last)) => {
+                    self.inner.listings.remember(path, last, next);
+                    return Ok(Listing { items, more: true });
+                }
+                (None, _) => {
+                    let more = !followed && cut(&mut items, page);
+                    return Ok(Listing { items, more });
+                }
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, "the registry links from one empty page to the next")
+            .with_retryable(false))
+    }
+}
+
+/// Cuts the wanted page out of a list of a registry that does not page, and says whether there is more.
+fn cut(items: &mut Vec<String>, page: &Page) -> bool {
+    if let Some(after) = &page.after {
+        items.retain(|i| i > after);
+    }
+    let Some(limit) = page.limit.filter(|limit| items.len() > *limit) else { return false };
+    items.sort_unstable();
+    items.truncate(limit);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_cut_out_of_a_whole_list() {
+        let mut items: Vec<String> = ["a", "c", "b", "d"].map(String::from).into();
+        assert!(cut(&mut items, &Page { limit: Some(2), after: Some("a".into()) }));
+        assert_eq!(items, ["b", "c"]);
+        assert!(!cut(&mut items, &Page { limit: Some(2), after: None }));
+    }
+}

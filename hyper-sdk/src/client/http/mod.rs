@@ -1,0 +1,286 @@
+//! The HTTP client of the distribution protocol (distribution-spec 1.1).
+//!
+//! ```text
+//!   HttpClient        one method a request: what to ask, how to read the answer
+//!      ├── manifests  manifests and referrers         ├── uploads   sessions and chunks
+//!      ├── blobs      streams that resume             └── listings  pages of tags and repositories
+//!   Transport         until answered: authorisation, redirects, retries
+//!      ├── auth       challenges, tokens              └── retry, fault, body, link
+//!   reqwest           connections and TLS
+//! ```
+//!
+//! The environment is not consulted: no proxy variables, no home folder.
+
+mod auth;
+mod blobs;
+mod body;
+mod builder;
+mod challenge;
+mod fault;
+mod link;
+mod listings;
+mod manifests;
+mod retry;
+#[cfg(test)]
+mod tests;
+mod transport;
+mod uploads;
+
+pub use builder::HttpClientBuilder;
+pub use retry::RetryPolicy;
+
+use super::{ClientCapabilities, Mount, RegistryClient, UploadSession};
+use crate::clock::{Clock, SystemClock};
+use crate::oci::{Descriptor, Manifest};
+use crate::reference::{ManifestReference, RegistryHost, RepositoryName, Tag};
+use crate::store::{BlobReader, ByteRange, ByteStream, Listing, Page};
+use crate::{Digest, Error, ErrorKind, Result, ResultExt};
+use async_trait::async_trait;
+use auth::Access;
+use bytes::Bytes;
+use fault::Subject;
+use reqwest::Method;
+use reqwest::header::HeaderMap;
+use std::fmt;
+use std::sync::Arc;
+use transport::{Request, Transport};
+use url::Url;
+
+/// Speaks to one registry over HTTP.
+///
+/// # Guarantees
+/// Credentials go to the registry and to the token server that it names, to nobody else. Passing failures are retried
+/// within [`RetryPolicy`]; a request whose body streams is not. A broken download goes on from its last byte within
+/// the call. Clones share connections and tokens.
+#[derive(Clone)]
+pub struct HttpClient {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    host: RegistryHost,
+    transport: Transport,
+    listings: listings::Continuations,
+    /// One update of a fallback tag at a time, so that two pushes of this client do not lose each other's entry.
+    fallback: tokio::sync::Mutex<()>,
+}
+
+impl HttpClient {
+    /// Starts the configuration of a client for a registry.
+    pub fn builder(host: RegistryHost) -> HttpClientBuilder {
+        HttpClientBuilder::new(host)
+    }
+
+    /// The registry's host, as the builder was told.
+    pub fn host(&self) -> &RegistryHost {
+        &self.inner.host
+    }
+
+    fn transport(&self) -> &Transport {
+        &self.inner.transport
+    }
+
+    /// The URL of a path below `/v2/`. Names, tags and digests need no escaping.
+    fn url(&self, path: impl fmt::Display) -> Url {
+        let mut url = self.transport().base.clone();
+        url.set_path(&format!("/v2/{path}"));
+        url
+    }
+}
+
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpClient").field("base", &self.transport().base.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for HttpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.host.fmt(f)
+    }
+}
+
+/// The time for `Retry-After` dates, which compare with the registry's clock and not with a build's.
+fn now() -> i64 {
+    SystemClock.now()
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The digest that the registry says the content has; one of an algorithm that is not known counts as none.
+fn content_digest(headers: &HeaderMap) -> Option<Digest> {
+    Digest::parse(header(headers, "docker-content-digest")?).ok()
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    header(headers, "content-length")?.parse().ok()
+}
+
+#[async_trait]
+impl RegistryClient for HttpClient {
+    fn capabilities(&self) -> ClientCapabilities {
+        ClientCapabilities::ALL
+    }
+
+    async fn ping(&self) -> Result<()> {
+        let request = Request::new(Method::GET, self.url(""), Access::registry(), Subject::Registry, &[200]);
+        match self.transport().send(request).await {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                Err(Error::new(ErrorKind::Unavailable, "the host does not speak the registry protocol")
+                    .with_retryable(false)
+                    .with_source(e))
+            }
+            Err(e) => Err(e),
+        }
+        .context("registry", self)
+    }
+
+    async fn resolve(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<Descriptor> {
+        self.resolve_manifest(repository, reference)
+            .await
+            .context("manifest", self.named(repository, reference))
+    }
+
+    async fn get_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<Manifest> {
+        self.fetch_manifest(repository, reference)
+            .await
+            .context("manifest", self.named(repository, reference))
+    }
+
+    async fn put_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+        manifest: &Manifest,
+    ) -> Result<Descriptor> {
+        self.store_manifest(repository, reference, manifest)
+            .await
+            .context("manifest", self.named(repository, reference))
+    }
+
+    async fn delete_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<()> {
+        self.remove(repository, format!("manifests/{reference}"), Subject::Manifest)
+            .await
+            .context("manifest", self.named(repository, reference))
+    }
+
+    async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>> {
+        self.blob_size(repository, digest).await.context("blob", self.blob_name(repository, digest))
+    }
+
+    async fn get_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<BlobReader> {
+        self.read_blob(repository, digest, range).await.context("blob", self.blob_name(repository, digest))
+    }
+
+    async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        self.remove(repository, format!("blobs/{digest}"), Subject::Blob)
+            .await
+            .context("blob", self.blob_name(repository, digest))
+    }
+
+    async fn mount_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        from: &RepositoryName,
+    ) -> Result<Mount> {
+        self.mount(repository, digest, from).await.context("blob", self.blob_name(repository, digest))
+    }
+
+    async fn start_upload(&self, repository: &RepositoryName) -> Result<UploadSession> {
+        self.open_session(repository).await.context("repository", repository)
+    }
+
+    async fn upload_status(
+        &self,
+        repository: &RepositoryName,
+        session: &UploadSession,
+    ) -> Result<UploadSession> {
+        self.session_status(repository, session).await.context("repository", repository)
+    }
+
+    async fn upload_chunk(
+        &self,
+        repository: &RepositoryName,
+        session: &UploadSession,
+        chunk: Bytes,
+    ) -> Result<UploadSession> {
+        self.send_chunk(repository, session, chunk).await.context("repository", repository)
+    }
+
+    async fn finish_upload(
+        &self,
+        repository: &RepositoryName,
+        session: UploadSession,
+        digest: &Digest,
+        rest: Option<(u64, ByteStream)>,
+    ) -> Result<()> {
+        self.close_session(repository, &session, digest, rest)
+            .await
+            .context("blob", self.blob_name(repository, digest))
+    }
+
+    async fn cancel_upload(&self, repository: &RepositoryName, session: UploadSession) -> Result<()> {
+        self.drop_session(repository, &session).await.context("repository", repository)
+    }
+
+    async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>> {
+        self.tags(repository, &page).await.context("repository", repository)
+    }
+
+    async fn list_repositories(&self, page: Page) -> Result<Listing<RepositoryName>> {
+        self.catalog(&page).await.context("registry", self)
+    }
+
+    async fn list_referrers(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>> {
+        self.referrers(repository, digest, artifact_type)
+            .await
+            .context("subject", self.blob_name(repository, digest))
+    }
+}
+
+impl HttpClient {
+    async fn remove(&self, repository: &RepositoryName, path: String, subject: Subject) -> Result<()> {
+        let url = self.url(format_args!("{repository}/{path}"));
+        let access = Access::repository(repository, "delete,pull,push");
+        let request = Request::new(Method::DELETE, url, access, subject, &[200, 202, 204])
+            .replay(transport::Replay::IfRefused);
+        self.transport().send(request).await.map(|_| ())
+    }
+
+    fn named(&self, repository: &RepositoryName, reference: &ManifestReference) -> String {
+        match reference {
+            ManifestReference::Tag(tag) => format!("{self}/{repository}:{tag}"),
+            ManifestReference::Digest(digest) => self.blob_name(repository, digest),
+        }
+    }
+
+    fn blob_name(&self, repository: &RepositoryName, digest: &Digest) -> String {
+        format!("{self}/{repository}@{digest}")
+    }
+}

@@ -1,0 +1,279 @@
+//! Sends one request until it is answered: authorisation, redirects, retries.
+//!
+//! # Invariants
+//! - `Authorization` goes to the registry's own origin (scheme, host and port) only, on redirects too.
+//! - A body that streams is sent once. Other bodies are sent again as far as [`Replay`] permits.
+//! - At most five redirects; none from HTTPS to HTTP.
+
+use super::auth::{Access, Authenticator};
+use super::body::{self, Activity};
+use super::fault::{self, Subject};
+use super::retry::{self, Attempts, RetryPolicy};
+use crate::store::ByteStream;
+use crate::{Error, ErrorKind, Result};
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::{Method, Response, StatusCode};
+use std::time::Duration;
+use url::Url;
+
+const MAX_REDIRECTS: usize = 5;
+
+/// When a request whose fate is unknown may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replay {
+    /// Always: doing it twice is doing it once.
+    Always,
+    /// Only when the registry did not take it: no connection, or a refusal to work now.
+    IfRefused,
+}
+
+pub(super) enum Payload {
+    Empty,
+    Bytes(Bytes),
+    Stream(u64, ByteStream),
+}
+
+/// A request without its body, which may be a stream and then cannot be shared between threads.
+pub(super) struct Head {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    pub(super) access: Access,
+    pub(super) subject: Subject,
+    pub(super) replay: Replay,
+    pub(super) accept: &'static [u16],
+}
+
+pub(super) struct Request {
+    head: Head,
+    payload: Payload,
+}
+
+impl Request {
+    /// A request without a body that may be repeated and is answered by one of the statuses `accept`.
+    pub(super) fn new(
+        method: Method,
+        url: Url,
+        access: Access,
+        subject: Subject,
+        accept: &'static [u16],
+    ) -> Self {
+        let head =
+            Head { method, url, headers: HeaderMap::new(), access, subject, replay: Replay::Always, accept };
+        Self { head, payload: Payload::Empty }
+    }
+
+    pub(super) fn header(mut self, name: HeaderName, value: impl AsRef<str>) -> Result<Self> {
+        let value = HeaderValue::from_str(value.as_ref())
+            .map_err(|e| Error::invalid("a header cannot carry this value").with_source(e))?;
+        self.head.headers.append(name, value);
+        Ok(self)
+    }
+
+    pub(super) fn payload(mut self, payload: Payload) -> Self {
+        self.payload = payload;
+        self
+    }
+
+    pub(super) fn replay(mut self, replay: Replay) -> Self {
+        self.head.replay = replay;
+        self
+    }
+}
+
+/// A response with the URL that it came from.
+pub(super) struct Answer {
+    pub(super) response: Response,
+    pub(super) url: Url,
+}
+
+pub(super) struct Transport {
+    pub(super) http: reqwest::Client,
+    pub(super) base: Url,
+    pub(super) auth: Authenticator,
+    pub(super) policy: RetryPolicy,
+    pub(super) idle: Duration,
+}
+
+impl Transport {
+    /// Sends a request and returns the response if its status is one of those accepted.
+    pub(super) async fn send(&self, request: Request) -> Result<Answer> {
+        let Request { head: request, mut payload } = request;
+        let streams = matches!(payload, Payload::Stream(..));
+        if streams && !self.auth.is_known() {
+            // A stream cannot be sent twice, so the challenge has to come before it.
+            let url = self.base.join("/v2/").map_err(|e| Error::invalid("not a URL").with_source(e))?;
+            let probe =
+                Request::new(Method::GET, url, Access::registry(), Subject::Registry, &[200, 401, 403, 404]);
+            let _ = Box::pin(self.send(probe)).await;
+        }
+        let mut attempts = Attempts::new(self.policy);
+        let mut authenticated = false;
+        loop {
+            let authorization = if self.is_own(&request.url) {
+                self.auth.header(&self.http, &request.access).await?
+            } else {
+                None
+            };
+            let sent = std::mem::replace(&mut payload, Payload::Empty);
+            let kept = match &sent {
+                Payload::Bytes(bytes) => Payload::Bytes(bytes.clone()),
+                _ => Payload::Empty,
+            };
+            let (error, wait, refused) = match self.follow(&request, sent, authorization.as_ref()).await {
+                Err(Failure { error, unsent }) => (error, None, unsent),
+                Ok(answer) => {
+                    let status = answer.response.status();
+                    let own = self.is_own(&answer.url);
+                    if status == StatusCode::UNAUTHORIZED && own && !authenticated {
+                        let headers = answer.response.headers();
+                        let learnt = self
+                            .auth
+                            .refused(&self.base, headers, &request.access, authorization.as_ref())
+                            .await;
+                        let error = fault::of_response(answer.response, request.subject, self.idle).await;
+                        match learnt {
+                            Err(why) if why.kind() != ErrorKind::Unauthorized => return Err(why),
+                            Err(why) => return Err(why.with_source(error)),
+                            // The caller can send the stream again, with the credentials learnt.
+                            Ok(()) if streams => return Err(error.with_retryable(true)),
+                            Ok(()) => {}
+                        }
+                        authenticated = true;
+                        payload = kept;
+                        continue;
+                    }
+                    if request.accept.contains(&status.as_u16()) {
+                        if own && authorization.is_none() && status.is_success() {
+                            self.auth.was_open();
+                        }
+                        return Ok(answer);
+                    }
+                    let wait = retry::retry_after(answer.response.headers(), super::now());
+                    let refused = matches!(status.as_u16(), 429 | 503);
+                    let error = fault::of_response(answer.response, request.subject, self.idle).await;
+                    (error, wait, refused)
+                }
+            };
+            let replay = !streams && (refused || request.replay == Replay::Always);
+            if !replay || !error.is_retryable() || !attempts.again(wait).await {
+                return Err(match wait {
+                    Some(wait) => error.with_context("retry after seconds", wait.as_secs()),
+                    None => error,
+                });
+            }
+            payload = kept;
+        }
+    }
+
+    /// Whether the URL is of the registry itself, by scheme, host and port.
+    pub(super) fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.base.origin()
+    }
+
+    /// Sends a request once, and on to where the registry redirects it.
+    async fn follow(
+        &self,
+        request: &Head,
+        payload: Payload,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Answer, Failure> {
+        let mut url = request.url.clone();
+        let mut method = request.method.clone();
+        let mut payload = payload;
+        for _ in 0..=MAX_REDIRECTS {
+            let kept = match &payload {
+                Payload::Bytes(bytes) => Some(Payload::Bytes(bytes.clone())),
+                Payload::Empty => Some(Payload::Empty),
+                Payload::Stream(..) => None,
+            };
+            let authorization = authorization.filter(|_| self.is_own(&url));
+            let response = self.once(request, &method, &url, payload, authorization).await?;
+            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(Answer { response, url });
+            }
+            let location = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
+            let next = location.and_then(|l| url.join(l).ok()).ok_or_else(|| {
+                Error::new(ErrorKind::Unavailable, "the registry redirects to nowhere").with_retryable(false)
+            })?;
+            check_downgrade(&url, &next)?;
+            if response.status() == StatusCode::SEE_OTHER && method != Method::HEAD {
+                method = Method::GET;
+                payload = Payload::Empty;
+            } else {
+                payload = kept.ok_or_else(|| {
+                    Error::unsupported("the registry redirects an upload while it streams")
+                        .with_context("to", next.host_str().unwrap_or_default())
+                })?;
+            }
+            url = next;
+        }
+        Err(Error::new(ErrorKind::Unavailable, "the registry redirects too often")
+            .with_retryable(false)
+            .into())
+    }
+
+    async fn once(
+        &self,
+        request: &Head,
+        method: &Method,
+        url: &Url,
+        payload: Payload,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Response, Failure> {
+        let mut builder = self.http.request(method.clone(), url.clone()).headers(request.headers.clone());
+        if let Some(value) = authorization {
+            builder = builder.header(AUTHORIZATION, value);
+        }
+        let activity = Activity::new();
+        builder = match payload {
+            Payload::Empty if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
+                builder.header(CONTENT_LENGTH, 0)
+            }
+            Payload::Empty => builder,
+            Payload::Bytes(bytes) => builder.body(bytes),
+            Payload::Stream(length, stream) => builder
+                .header(CONTENT_LENGTH, length)
+                .body(reqwest::Body::wrap_stream(activity.watch(stream))),
+        };
+        tokio::select! {
+            sent = builder.send() => sent.map_err(|e| {
+                let unsent = e.is_connect();
+                Failure { error: fault::of_transport(e), unsent }
+            }),
+            () = activity.stalled(self.idle) => {
+                Err(Failure { error: body::silence(self.idle), unsent: false })
+            }
+        }
+    }
+}
+
+/// A request without an answer, and whether it certainly did not arrive.
+pub(super) struct Failure {
+    error: Error,
+    unsent: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, unsent: false }
+    }
+}
+
+/// Refuses the step from HTTPS to HTTP.
+pub(super) fn check_downgrade(from: &Url, to: &Url) -> Result<()> {
+    let safe = match to.scheme() {
+        "https" => true,
+        "http" => from.scheme() == "http",
+        _ => false,
+    };
+    if safe {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Denied,
+        "the registry sends on to an address without TLS, which is not followed",
+    )
+    .with_context("to", to.host_str().unwrap_or_default()))
+}

@@ -1,0 +1,76 @@
+//! Pushes an image from a store to a registry.
+
+use super::transfer::{Place, Platforms, TransferOptions, transfer};
+use super::{Loopback, SharedClient};
+use crate::oci::Descriptor;
+use crate::progress::Progress;
+use crate::reference::{ManifestReference, RepositoryName};
+use crate::store::SharedStore;
+use crate::{Result, ResultExt};
+use std::sync::Arc;
+
+/// How to push.
+#[derive(Clone, Debug)]
+pub struct PushOptions {
+    /// Which images of an index are pushed.
+    pub platforms: Platforms,
+    /// Whether what refers to the image (signatures, bills of material) goes along.
+    pub referrers: bool,
+    /// How many blobs travel at once.
+    pub parallel: usize,
+    /// The length of the chunks that a blob is cut into, in bytes; `None` sends a blob in one request. Chunks are held
+    /// in memory.
+    pub chunk_length: Option<u64>,
+    /// Repositories of the same registry that may have the blobs: they are mounted from there.
+    pub mount_from: Vec<RepositoryName>,
+    /// Where events go.
+    pub progress: Progress,
+}
+
+impl Default for PushOptions {
+    fn default() -> Self {
+        Self {
+            platforms: Platforms::All,
+            referrers: false,
+            parallel: 4,
+            chunk_length: None,
+            mount_from: Vec::new(),
+            progress: Progress::none(),
+        }
+    }
+}
+
+/// Pushes what `reference` names in a repository of a store to a repository of a registry, under `target`.
+///
+/// The registry is asked for each blob before it is sent; blobs travel in parallel, streamed; a broken upload goes on
+/// where the registry says it is. Manifests follow their blobs, an index its manifests, the tag everything. Pushing
+/// again sends only what is missing. Dropping the future stops the push and never leaves a tag on half an image.
+///
+/// # Errors
+/// Those of the store and the client; [`crate::ErrorKind::DigestInvalid`] when `target` is the digest of something
+/// else.
+pub async fn push(
+    store: &SharedStore,
+    repository: &RepositoryName,
+    reference: &ManifestReference,
+    client: &SharedClient,
+    target_repository: &RepositoryName,
+    target: &ManifestReference,
+    options: &PushOptions,
+) -> Result<Descriptor> {
+    // The registry checks every digest that it stores: hashing here too would be work for nothing.
+    let source =
+        Place { client: Arc::new(Loopback::unverified(store.clone())), repository: repository.clone() };
+    let destination = Place { client: client.clone(), repository: target_repository.clone() };
+    let options = TransferOptions {
+        verb: "push",
+        platforms: options.platforms.clone(),
+        referrers: options.referrers,
+        parallel: options.parallel,
+        chunk_length: options.chunk_length,
+        mount_from: options.mount_from.clone(),
+        target_is_local: false,
+        progress: options.progress.clone(),
+    };
+    transfer(&source, reference, &destination, Some(target), &options).await.op("push")
+}

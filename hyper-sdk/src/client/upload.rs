@@ -1,0 +1,330 @@
+//! Brings one blob to a registry: there already, mounted, or uploaded with as many resumptions as it makes progress.
+
+use super::transfer::Place;
+use super::{Mount, RegistryClient, UploadSession};
+use crate::oci::Descriptor;
+use crate::progress::{Progress, Task};
+use crate::reference::RepositoryName;
+use crate::store::{ByteRange, ByteStream};
+use crate::{Error, ErrorKind, Result, ResultExt};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How many failures in a row without a byte of progress end an upload.
+const MAX_FAILURES: u32 = 5;
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+/// What is sent at a time to a registry that does not take the whole blob in one request.
+const FALLBACK_CHUNK: u64 = 16 * 1024 * 1024;
+/// The largest chunk that a registry may ask for: a chunk is held in memory.
+const MAX_CHUNK: u64 = 512 * 1024 * 1024;
+
+pub(super) struct UploadPlan<'a> {
+    pub(super) source: &'a Place,
+    pub(super) target: &'a Place,
+    pub(super) blob: &'a Descriptor,
+    pub(super) verb: &'static str,
+    pub(super) mount_from: &'a [RepositoryName],
+    pub(super) chunk_length: Option<u64>,
+    pub(super) progress: &'a Progress,
+}
+
+enum Sent {
+    Now,
+    Before,
+}
+
+pub(super) async fn send_blob(plan: UploadPlan<'_>) -> Result<()> {
+    let name = format!("{} {}", plan.verb, plan.blob.digest.short());
+    let task = plan.progress.start(name, Some(plan.blob.size));
+    match plan.send(&task).await.op("transfer blob").context("digest", &plan.blob.digest) {
+        Ok(Sent::Now) => {
+            task.done();
+            Ok(())
+        }
+        Ok(Sent::Before) => {
+            task.cached();
+            Ok(())
+        }
+        Err(e) => {
+            task.failed(&e);
+            Err(e)
+        }
+    }
+}
+
+impl UploadPlan<'_> {
+    fn client(&self) -> &dyn RegistryClient {
+        self.target.client.as_ref()
+    }
+
+    async fn is_there(&self) -> Result<bool> {
+        match self.client().stat_blob(&self.target.repository, &self.blob.digest).await? {
+            None => Ok(false),
+            Some(size) if size == self.blob.size => Ok(true),
+            Some(size) => {
+                Err(Error::new(ErrorKind::SizeInvalid, "the blob has another size than its descriptor says")
+                    .with_context("expected", self.blob.size)
+                    .with_context("got", size))
+            }
+        }
+    }
+
+    async fn send(&self, task: &Task) -> Result<Sent> {
+        if self.is_there().await? {
+            return Ok(Sent::Before);
+        }
+        let mut session = None;
+        if self.client().capabilities().mount {
+            for from in self.mount_from.iter().filter(|from| **from != self.target.repository) {
+                match self.client().mount_blob(&self.target.repository, &self.blob.digest, from).await {
+                    Ok(Mount::Mounted) => return Ok(Sent::Before),
+                    Ok(Mount::Upload(opened)) => {
+                        // Of several sessions one is used; the rest are given back.
+                        if let Some(unused) = session.replace(opened) {
+                            let _ = self.client().cancel_upload(&self.target.repository, unused).await;
+                        }
+                    }
+                    Err(e) if is_no_mount(e.kind()) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        let session = match session {
+            Some(session) => session,
+            None => self.client().start_upload(&self.target.repository).await?,
+        };
+        self.upload(session, task).await
+    }
+
+    async fn upload(&self, mut session: UploadSession, task: &Task) -> Result<Sent> {
+        let mut chunk_length = self.chunk_length;
+        let mut failures = 0;
+        let mut restarted = false;
+        let mut reached = session.offset;
+        loop {
+            let started_at = session.offset;
+            let e = match self.attempt(&mut session, chunk_length, task).await {
+                Ok(()) => return Ok(Sent::Now),
+                Err(e) => e,
+            };
+            if e.kind() == ErrorKind::TooLarge && chunk_length.is_none() {
+                // A proxy before the registry limits the size of a request.
+                chunk_length = Some(FALLBACK_CHUNK);
+                session = self.client().start_upload(&self.target.repository).await?;
+                continue;
+            }
+            if e.kind() == ErrorKind::DigestInvalid && started_at > 0 && !restarted {
+                // What the registry kept of a broken upload may be damaged: from the start, once.
+                restarted = true;
+                session = self.client().start_upload(&self.target.repository).await?;
+                continue;
+            }
+            let can_go_on = e.is_retryable()
+                || matches!(
+                    e.kind(),
+                    ErrorKind::RangeInvalid | ErrorKind::UploadUnknown | ErrorKind::UploadInvalid
+                );
+            if !can_go_on || !self.client().capabilities().resume || failures + 1 >= MAX_FAILURES {
+                // The session would expire by itself; the registry is told as a courtesy.
+                let _ = self.client().cancel_upload(&self.target.repository, session).await;
+                return Err(e);
+            }
+            tokio::time::sleep(FIRST_DELAY * 2u32.pow(failures)).await;
+            failures += 1;
+            match self.find_again(&session).await {
+                Ok(None) => return Ok(Sent::Now),
+                Ok(Some(found)) => {
+                    if found.offset > reached {
+                        reached = found.offset;
+                        failures = 0;
+                    }
+                    session = found;
+                }
+                Err(again) if again.is_retryable() => {}
+                Err(_) => return Err(e),
+            }
+        }
+    }
+
+    /// Where an upload goes on, or `None` when it has arrived after all.
+    async fn find_again(&self, session: &UploadSession) -> Result<Option<UploadSession>> {
+        if self.is_there().await? {
+            return Ok(None);
+        }
+        match self.client().upload_status(&self.target.repository, session).await {
+            Ok(found) if found.offset <= self.blob.size => Ok(Some(found)),
+            Err(e) if e.is_retryable() => Err(e),
+            _ => self.client().start_upload(&self.target.repository).await.map(Some),
+        }
+    }
+
+    /// Sends what is missing. An error of the source is reported as it was, not as the broken request it causes.
+    async fn attempt(
+        &self,
+        session: &mut UploadSession,
+        chunk_length: Option<u64>,
+        task: &Task,
+    ) -> Result<()> {
+        let blob = self.blob;
+        let left = blob.size - session.offset;
+        if left == 0 {
+            return self
+                .client()
+                .finish_upload(&self.target.repository, session.clone(), &blob.digest, None)
+                .await;
+        }
+        let range = (session.offset > 0).then_some(ByteRange::FromTo(session.offset, None));
+        let reader = self.source.client.get_blob(&self.source.repository, &blob.digest, range).await?;
+        if reader.size != blob.size {
+            return Err(Error::new(
+                ErrorKind::SizeInvalid,
+                "the blob has another size than its descriptor says",
+            )
+            .with_context("expected", blob.size)
+            .with_context("got", reader.size));
+        }
+        let fault = Fault::default();
+        let sent = match chunk_length {
+            Some(length) if left > length.max(session.chunk_min_length) => {
+                self.in_chunks(session, length, reader.stream, task).await
+            }
+            _ => {
+                let stream = fault.guard(reader.stream);
+                let (stream, meter) = metered(stream);
+                let finish = self.client().finish_upload(
+                    &self.target.repository,
+                    session.clone(),
+                    &blob.digest,
+                    Some((left, stream)),
+                );
+                meter.run(finish, task).await
+            }
+        };
+        match (sent, fault.take()) {
+            (Err(_), Some(at_source)) => Err(at_source.with_retryable(false)),
+            (sent, _) => sent,
+        }
+    }
+
+    async fn in_chunks(
+        &self,
+        session: &mut UploadSession,
+        length: u64,
+        mut stream: ByteStream,
+        task: &Task,
+    ) -> Result<()> {
+        let length = length.max(session.chunk_min_length).max(1);
+        if length > MAX_CHUNK {
+            return Err(Error::unsupported("the registry asks for chunks that are too large")
+                .with_context("bytes", session.chunk_min_length));
+        }
+        let length = length as usize;
+        let mut chunk = BytesMut::new();
+        let mut left = self.blob.size - session.offset;
+        loop {
+            while chunk.len() < length {
+                match stream.next().await.transpose()? {
+                    Some(bytes) => chunk.extend_from_slice(&bytes),
+                    None => break,
+                }
+            }
+            let take = chunk.len().min(length);
+            let piece = chunk.split_to(take).freeze();
+            let count = piece.len() as u64;
+            if count >= left || count == 0 {
+                let body = futures::stream::iter([Ok(piece)]).boxed();
+                self.client()
+                    .finish_upload(
+                        &self.target.repository,
+                        session.clone(),
+                        &self.blob.digest,
+                        Some((left, body)),
+                    )
+                    .await?;
+                task.advance(count);
+                return Ok(());
+            }
+            let expected = session.offset + count;
+            *session = self.client().upload_chunk(&self.target.repository, session, piece).await?;
+            if session.offset != expected {
+                return Err(Error::new(ErrorKind::RangeInvalid, "the registry took a part of a chunk")
+                    .with_context("expected", expected)
+                    .with_context("got", session.offset));
+            }
+            left -= count;
+            task.advance(count);
+        }
+    }
+}
+
+/// Refusals of a mount that only mean that the bytes have to be sent.
+fn is_no_mount(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Unauthorized
+            | ErrorKind::Denied
+            | ErrorKind::Unsupported
+            | ErrorKind::NameUnknown
+            | ErrorKind::BlobUnknown
+            | ErrorKind::NotFound
+            | ErrorKind::Invalid
+    )
+}
+
+/// Keeps the error with which a source ended, which its way through a request body would disguise.
+#[derive(Clone, Default)]
+struct Fault(Arc<Mutex<Option<Error>>>);
+
+impl Fault {
+    fn guard(&self, stream: ByteStream) -> ByteStream {
+        let slot = self.0.clone();
+        stream
+            .map(move |item| {
+                item.map_err(|e| {
+                    let stand_in =
+                        Error::new(e.kind(), "the source of the upload failed").with_retryable(false);
+                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
+                    stand_in
+                })
+            })
+            .boxed()
+    }
+
+    fn take(&self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A stream that reports the length of what passes to a [`Meter`], which need not live as long.
+fn metered(stream: ByteStream) -> (ByteStream, Meter) {
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    let stream = stream.inspect(move |item: &Result<Bytes>| {
+        if let Ok(bytes) = item {
+            let _ = sender.send(bytes.len() as u64);
+        }
+    });
+    (stream.boxed(), Meter { lengths: receiver })
+}
+
+struct Meter {
+    lengths: tokio::sync::mpsc::UnboundedReceiver<u64>,
+}
+
+impl Meter {
+    async fn run<T>(mut self, work: impl Future<Output = T>, task: &Task) -> T {
+        let mut work = std::pin::pin!(work);
+        let result = loop {
+            tokio::select! {
+                biased;
+                result = &mut work => break result,
+                Some(length) = self.lengths.recv() => task.advance(length),
+            }
+        };
+        while let Ok(length) = self.lengths.try_recv() {
+            task.advance(length);
+        }
+        result
+    }
+}

@@ -1,0 +1,476 @@
+//! Blobs in a folder.
+//!
+//! ```text
+//!   ROOT/blobs/sha256/ab/abcd…       the bytes of a blob, never changed once they are there
+//!   ROOT/blobs/sha512/01/0123…
+//!   ROOT/uploads/ID                  staged bytes of an upload; its writer holds an exclusive lock on the file
+//!   ROOT/uploads/ID.put              a blob that is being written whole
+//! ```
+//!
+//! # Invariants
+//! - A file under `blobs` is complete: it was written and synced under `uploads`, then renamed; then its folder is
+//!   synced. Renaming over a file of the same content is harmless, so that pushing a blob again repairs a damaged one.
+//! - Staged bytes after the saved offset are not to be trusted (the machine may have lost some of them): going on
+//!   begins with cutting the file to that offset.
+//! - Locks are advisory and of the system (`flock`): they end with their process, also when it is killed.
+
+use super::{
+    BlobBackend, BlobStaging, StagedState, busy, digest_mismatch, interrupted, missing_bytes, staging_lost,
+};
+use crate::digest::{Algorithm, Hasher};
+use crate::store::{ByteStream, UploadId};
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+/// How much is read from a blob at a time; a smaller blob or range is read in one go.
+const READ_CHUNK: u64 = 512 * 1024;
+/// Appended bytes are gathered up to this many before they are written.
+const WRITE_CHUNK: usize = 512 * 1024;
+
+/// Blobs in a folder. Clones share it; so may other processes.
+#[derive(Clone, Debug)]
+pub struct DiskBlobs(Arc<Folders>);
+
+#[derive(Debug)]
+struct Folders {
+    root: PathBuf,
+    blobs: PathBuf,
+    uploads: PathBuf,
+}
+
+impl DiskBlobs {
+    /// Opens the folder `root`, making what is missing of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when it cannot be made or written.
+    pub async fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        blocking(move || {
+            let folders = Folders { blobs: root.join("blobs"), uploads: root.join("uploads"), root };
+            for folder in [&folders.root, &folders.blobs, &folders.uploads] {
+                make_folder(folder)?;
+            }
+            Ok(Self(Arc::new(folders)))
+        })
+        .await
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.0.root
+    }
+
+    /// A folder on the same file system for files that are to become blobs ([`BlobBackend::adopt`]). What is left there
+    /// belongs to nobody.
+    pub fn scratch(&self) -> &Path {
+        &self.0.uploads
+    }
+}
+
+impl Folders {
+    fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs.join(digest.algorithm().name()).join(&digest.hex()[..2]).join(digest.hex())
+    }
+
+    /// Moves a file that is complete and synced to its place.
+    fn place(&self, from: &Path, digest: &Digest) -> Result<()> {
+        let to = self.blob(digest);
+        let folder = to.parent().unwrap_or(&self.blobs);
+        match fs::rename(from, &to) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !folder.exists() => {
+                if let Some(parent) = folder.parent() {
+                    make_folder(parent)?;
+                }
+                make_folder(folder)?;
+                fs::rename(from, &to)
+            }
+            other => other,
+        }
+        .at("cannot move the blob to its place", &to)?;
+        sync_folder(folder)
+    }
+}
+
+/// Makes a folder durably; its parent exists, or everything above is made too.
+fn make_folder(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path).at("cannot make the folder", path)?;
+    path.parent().filter(|p| !p.as_os_str().is_empty()).map_or(Ok(()), sync_folder)
+}
+
+fn sync_folder(path: &Path) -> Result<()> {
+    File::open(path).and_then(|folder| folder.sync_all()).at("cannot sync the folder", path)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(e) => Err(Error::internal("a thread of the blob store ended early").with_source(e)),
+    }
+}
+
+impl fmt::Display for DiskBlobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "folder {}", self.0.root.display())
+    }
+}
+
+#[async_trait]
+impl BlobBackend for DiskBlobs {
+    fn durable(&self) -> bool {
+        true
+    }
+
+    async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<()> {
+        let (folders, digest) = (Arc::clone(&self.0), digest.clone());
+        let temporary = folders.uploads.join(format!("{}.put", UploadId::random()?));
+        blocking(move || {
+            let there = fs::metadata(folders.blob(&digest));
+            if there.is_ok_and(|there| there.len() == bytes.len() as u64) {
+                // Its writer may not have come to sync the folder yet.
+                return folders.blob(&digest).parent().map_or(Ok(()), sync_folder);
+            }
+            let written = File::create_new(&temporary)
+                .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_data()))
+                .at("cannot write the blob", &temporary)
+                .and_then(|()| folders.place(&temporary, &digest));
+            if written.is_err() {
+                let _ = fs::remove_file(&temporary);
+            }
+            written
+        })
+        .await
+    }
+
+    async fn adopt(&self, digest: &Digest, path: &Path) -> Result<u64> {
+        let (folders, digest, path) = (Arc::clone(&self.0), digest.clone(), path.to_owned());
+        let temporary = folders.uploads.join(format!("{}.put", UploadId::random()?));
+        blocking(move || {
+            let file = File::open(&path).at("cannot open the file of the blob", &path)?;
+            let meta = file.metadata().at("cannot read the file of the blob", &path)?;
+            if !meta.is_file() || fs::symlink_metadata(&path).is_ok_and(|m| m.is_symlink()) {
+                return Err(Error::invalid("only a regular file can become a blob")
+                    .with_context("path", path.display()));
+            }
+            file.sync_data().at("cannot sync the file of the blob", &path)?;
+            match fs::rename(&path, &temporary) {
+                Ok(()) => folders.place(&temporary, &digest).inspect_err(|_| {
+                    let _ = fs::rename(&temporary, &path);
+                })?,
+                // Another file system: the bytes have to be copied after all, and are checked on the way.
+                Err(e) if e.kind() == std::io::ErrorKind::CrossesDevices => {
+                    copy_in(&folders, file, &temporary, &digest)?;
+                    fs::remove_file(&path).at("cannot remove the file of the blob", &path)?;
+                }
+                Err(e) => return Err(e).at("cannot move the file of the blob", &path),
+            }
+            Ok(meta.len())
+        })
+        .await
+    }
+
+    async fn read(&self, digest: &Digest, size: u64, offset: u64, length: u64) -> Result<ByteStream> {
+        let (folders, digest) = (Arc::clone(&self.0), digest.clone());
+        let (part, first) = blocking(move || {
+            let file = match File::open(folders.blob(&digest)) {
+                Ok(file) => file,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing_bytes(&digest)),
+                Err(e) => return Err(e).at("cannot open the blob", folders.blob(&digest)),
+            };
+            let meta = file.metadata().at("cannot read the blob", folders.blob(&digest))?;
+            if meta.len() != size || offset.saturating_add(length) > size {
+                return Err(missing_bytes(&digest));
+            }
+            let mut part = Part { file, digest, at: offset, end: offset + length };
+            let first = part.next()?;
+            Ok((part, first))
+        })
+        .await?;
+        Ok(read_ahead(part, first))
+    }
+
+    fn path(&self, digest: &Digest) -> Option<PathBuf> {
+        Some(self.0.blob(digest))
+    }
+
+    async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>> {
+        let (folders, id) = (Arc::clone(&self.0), id.clone());
+        blocking(move || {
+            let path = folders.uploads.join(id.as_str());
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .at("cannot open the staging file", &path)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(busy(&id)),
+                Err(TryLockError::Error(e)) => return Err(e).at("cannot lock the staging file", &path),
+            }
+            // Between opening and locking, its writer may have made the file a blob: never write to that.
+            let (held, named) = (file.metadata(), fs::metadata(&path));
+            if !matches!((held, named), (Ok(h), Ok(n)) if h.ino() == n.ino() && h.dev() == n.dev()) {
+                return Err(staging_lost());
+            }
+            let area =
+                Area { folders, path, file, hasher: Hasher::sha256(), written: 0, pending: Vec::new() };
+            Ok(Box::new(DiskStaging { area: Some(area), pending: 0 }) as Box<dyn BlobStaging>)
+        })
+        .await
+    }
+}
+
+fn copy_in(folders: &Folders, mut from: File, temporary: &Path, digest: &Digest) -> Result<()> {
+    let mut copy = || {
+        let mut to = File::create_new(temporary).at("cannot write the blob", temporary)?;
+        let mut hasher = digest.algorithm().hasher();
+        let mut buffer = vec![0; READ_CHUNK as usize];
+        loop {
+            let n = from.read(&mut buffer).at("cannot read the file of the blob", temporary)?;
+            if n == 0 {
+                break;
+            }
+            hasher.update(&buffer[..n]);
+            to.write_all(&buffer[..n]).at("cannot write the blob", temporary)?;
+        }
+        let got = hasher.finish();
+        if got != *digest {
+            return Err(digest_mismatch(digest, &got));
+        }
+        to.sync_data().at("cannot sync the blob", temporary)?;
+        folders.place(temporary, digest)
+    };
+    let outcome = copy();
+    if outcome.is_err() {
+        let _ = fs::remove_file(temporary);
+    }
+    outcome
+}
+
+/// What is still to be read of a blob.
+struct Part {
+    file: File,
+    digest: Digest,
+    at: u64,
+    end: u64,
+}
+
+impl Part {
+    /// The next chunk, empty at the end.
+    fn next(&mut self) -> Result<Bytes> {
+        let wanted = (self.end - self.at).min(READ_CHUNK) as usize;
+        let mut chunk: Vec<u8> = Vec::with_capacity(wanted);
+        while chunk.len() < wanted {
+            let offset = self.at + chunk.len() as u64;
+            let n = rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut chunk), offset);
+            match n {
+                Ok(0) => return Err(missing_bytes(&self.digest)),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => {
+                    return Err(Error::new(ErrorKind::Io, "cannot read the blob")
+                        .with_context("digest", &self.digest)
+                        .with_source(std::io::Error::from(e)));
+                }
+            }
+        }
+        // A vector may have more room than it was asked for.
+        chunk.truncate(wanted);
+        self.at += wanted as u64;
+        Ok(chunk.into())
+    }
+}
+
+/// Yields `first` and then the rest, reading one chunk ahead of the consumer on a thread that may block. A consumer
+/// that waits keeps no thread.
+fn read_ahead(part: Part, first: Bytes) -> ByteStream {
+    enum Next {
+        Ready(Part, Bytes),
+        Reading(JoinHandle<Result<(Part, Bytes)>>),
+        End,
+    }
+    let read = |mut part: Part| {
+        spawn_blocking(move || {
+            let bytes = part.next()?;
+            Ok((part, bytes))
+        })
+    };
+    futures::stream::unfold(Next::Ready(part, first), move |next| async move {
+        let got = match next {
+            Next::Ready(part, bytes) => Ok((part, bytes)),
+            Next::Reading(task) => task
+                .await
+                .unwrap_or_else(|e| Err(Error::internal("the reading thread ended early").with_source(e))),
+            Next::End => return None,
+        };
+        match got {
+            Ok((_, bytes)) if bytes.is_empty() => None,
+            Ok((part, bytes)) if part.at == part.end => Some((Ok(bytes), Next::End)),
+            Ok((part, bytes)) => Some((Ok(bytes), Next::Reading(read(part)))),
+            Err(e) => Some((Err(e), Next::End)),
+        }
+    })
+    .boxed()
+}
+
+/// A staging area. While a thread works on it the area is there, not here; when the waiting task is cancelled it does
+/// not come back, and neither is its lock given up before the thread is done.
+#[derive(Debug)]
+struct DiskStaging {
+    area: Option<Area>,
+    pending: usize,
+}
+
+#[derive(Debug)]
+struct Area {
+    folders: Arc<Folders>,
+    path: PathBuf,
+    file: File,
+    hasher: Hasher,
+    written: u64,
+    pending: Vec<Bytes>,
+}
+
+impl DiskStaging {
+    async fn with_area<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Area) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mut area = self.area.take().ok_or_else(interrupted)?;
+        let (area, outcome) = blocking(move || {
+            let outcome = work(&mut area);
+            Ok((area, outcome))
+        })
+        .await?;
+        self.pending = area.pending.iter().map(Bytes::len).sum();
+        self.area = Some(area);
+        outcome
+    }
+}
+
+impl Area {
+    /// Writes what is gathered. After a fault the file may be longer than `written`; the next write is again there.
+    fn flush(&mut self) -> Result<()> {
+        let mut at = self.written;
+        for bytes in &self.pending {
+            self.file.write_all_at(bytes, at).at("cannot write to the staging file", &self.path)?;
+            at += bytes.len() as u64;
+        }
+        for bytes in self.pending.drain(..) {
+            self.hasher.update(&bytes);
+        }
+        self.written = at;
+        Ok(())
+    }
+
+    fn rehash(&mut self, algorithm: Algorithm) -> Result<Digest> {
+        let read = || -> std::io::Result<Digest> {
+            let mut file = &self.file;
+            file.rewind()?;
+            let mut hasher = algorithm.hasher();
+            std::io::copy(
+                &mut std::io::BufReader::with_capacity(READ_CHUNK as usize, file.take(self.written)),
+                &mut hasher,
+            )?;
+            Ok(hasher.finish())
+        };
+        read().at("cannot read the staging file again", &self.path)
+    }
+
+    fn commit(&mut self, digest: &Digest) -> Result<u64> {
+        self.flush()?;
+        let got = if digest.algorithm() == self.hasher.algorithm() {
+            self.hasher.clone().finish()
+        } else {
+            self.rehash(digest.algorithm())?
+        };
+        if got != *digest {
+            return Err(digest_mismatch(digest, &got));
+        }
+        // A write that failed half-way and was not repeated in full may have left bytes behind the end.
+        self.file.set_len(self.written).at("cannot cut the staging file", &self.path)?;
+        self.file.sync_data().at("cannot sync the staging file", &self.path)?;
+        self.folders.place(&self.path, digest)?;
+        Ok(self.written)
+    }
+
+    fn discard(&mut self) -> Result<()> {
+        self.pending.clear();
+        match fs::remove_file(&self.path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).at("cannot remove the staging file", &self.path)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStaging for DiskStaging {
+    async fn restore(&mut self, state: &StagedState, algorithm: Algorithm) -> Result<()> {
+        let state = state.clone();
+        self.with_area(move |area| {
+            area.hasher = if state.offset == 0 { algorithm.hasher() } else { Hasher::restore(&state.hash)? };
+            let length = area.file.metadata().at("cannot read the staging file", &area.path)?.len();
+            if length < state.offset {
+                return Err(staging_lost());
+            }
+            if length > state.offset {
+                area.file.set_len(state.offset).at("cannot cut the staging file", &area.path)?;
+            }
+            area.written = state.offset;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn append(&mut self, bytes: Bytes) -> Result<()> {
+        let area = self.area.as_mut().ok_or_else(interrupted)?;
+        let length = bytes.len();
+        if length == 0 {
+            return Ok(());
+        }
+        area.pending.push(bytes);
+        self.pending += length;
+        if self.pending < WRITE_CHUNK {
+            return Ok(());
+        }
+        self.with_area(move |area| {
+            area.flush().inspect_err(|_| {
+                // The caller's bytes are not taken; what was gathered before them still is.
+                area.pending.pop();
+            })
+        })
+        .await
+    }
+
+    async fn save(&mut self) -> Result<StagedState> {
+        self.with_area(|area| {
+            area.flush()?;
+            area.file.sync_data().at("cannot sync the staging file", &area.path)?;
+            Ok(StagedState { offset: area.written, hash: area.hasher.save() })
+        })
+        .await
+    }
+
+    async fn commit(&mut self, digest: &Digest) -> Result<u64> {
+        let digest = digest.clone();
+        self.with_area(move |area| area.commit(&digest)).await
+    }
+
+    async fn discard(&mut self) -> Result<()> {
+        self.with_area(Area::discard).await
+    }
+}

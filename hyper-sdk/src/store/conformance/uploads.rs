@@ -1,0 +1,271 @@
+//! Upload sessions: chunks, resuming, writers in each other's way.
+
+use super::kit::*;
+use crate::digest::Algorithm;
+use crate::store::{Page, SharedStore, UploadId, UploadOptions};
+use crate::{Digest, ErrorKind};
+use bytes::Bytes;
+
+const GONE: &[ErrorKind] = &[ErrorKind::UploadUnknown];
+const IN_THE_WAY: &[ErrorKind] = &[ErrorKind::Conflict, ErrorKind::RangeInvalid];
+
+fn text(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}
+
+pub async fn chunks_add_up(store: SharedStore) {
+    needs!(store, write);
+    let name = repository("a");
+    let bytes = noise(1_500_000, 5);
+    let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+    let mut rest = bytes.clone();
+    for size in [1, 2, 100_000, 700_000, 699_997] {
+        upload.append(rest.split_to(size)).await.unwrap();
+    }
+    assert!(rest.is_empty());
+    let digest = Digest::sha256(&bytes);
+    assert_eq!(upload.finish(&digest).await.unwrap().size, 1_500_000);
+    assert!(read(&store, &name, &digest, None).await.unwrap() == bytes);
+}
+
+pub async fn an_upload_says_where_it_stands(store: SharedStore) {
+    needs!(store, write);
+    let mut upload = store.start_upload(&repository("a"), Default::default()).await.unwrap();
+    assert_eq!(upload.offset(), 0);
+    upload.append(text("hello")).await.unwrap();
+    assert_eq!(upload.offset(), 5);
+    upload.save().await.unwrap();
+    upload.append(text(" world")).await.unwrap();
+    assert_eq!(upload.offset(), 11);
+    upload.abort().await.unwrap();
+}
+
+pub async fn a_wrong_digest_is_refused_and_ends_the_upload(store: SharedStore) {
+    needs!(store, write);
+    let (name, digest) = (repository("a"), Digest::sha256("hello"));
+    let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+    let id = upload.id().clone();
+    upload.append(text("hallo")).await.unwrap();
+    fails(upload.finish(&digest).await, &[ErrorKind::DigestInvalid]);
+    fails(store.stat_blob(&name, &digest).await, &[ErrorKind::BlobUnknown]);
+    fails(store.stat_blob(&name, &Digest::sha256("hallo")).await, &[ErrorKind::BlobUnknown]);
+    needs!(store, resume);
+    fails(store.resume_upload(&name, &id).await, GONE);
+}
+
+pub async fn sha512_may_be_learnt_at_the_end(store: SharedStore) {
+    needs!(store, write);
+    let name = repository("a");
+    let bytes = noise(1_200_000, 6);
+    let digest = Algorithm::Sha512.digest(&bytes);
+    let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+    upload.append(bytes.clone()).await.unwrap();
+    assert_eq!(upload.finish(&digest).await.unwrap().digest, digest);
+    assert!(read(&store, &name, &digest, None).await.unwrap() == bytes);
+    let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+    upload.append(text("other")).await.unwrap();
+    fails(upload.finish(&digest).await, &[ErrorKind::DigestInvalid]);
+}
+
+pub async fn an_announced_algorithm_may_be_another_at_the_end(store: SharedStore) {
+    needs!(store, write);
+    let name = repository("a");
+    for end in Algorithm::ALL {
+        let options = UploadOptions { algorithm: Some(Algorithm::Sha512) };
+        let mut upload = store.start_upload(&name, options).await.unwrap();
+        upload.append(text("hello")).await.unwrap();
+        let digest = end.digest(b"hello");
+        upload.finish(&digest).await.unwrap();
+        assert_eq!(read(&store, &name, &digest, None).await.unwrap(), b"hello");
+    }
+}
+
+pub async fn a_saved_upload_is_resumed(store: SharedStore) {
+    needs!(store, write, resume);
+    let name = repository("a");
+    let bytes = noise(900_001, 7);
+    let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+    let id = upload.id().clone();
+    for part in [0..300_000, 300_000..900_000, 900_000..900_001] {
+        assert_eq!(upload.offset(), part.start as u64);
+        upload.append(bytes.slice(part)).await.unwrap();
+        upload.save().await.unwrap();
+        drop(upload);
+        upload = store.resume_upload(&name, &id).await.unwrap();
+        assert_eq!(upload.id(), &id);
+    }
+    let digest = Digest::sha256(&bytes);
+    upload.finish(&digest).await.unwrap();
+    assert!(read(&store, &name, &digest, None).await.unwrap() == bytes);
+}
+
+pub async fn a_resumed_upload_can_finish_in_sha512(store: SharedStore) {
+    needs!(store, write, resume);
+    let name = repository("a");
+    let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+    let id = upload.id().clone();
+    upload.append(text("hello")).await.unwrap();
+    upload.save().await.unwrap();
+    drop(upload);
+    let mut upload = store.resume_upload(&name, &id).await.unwrap();
+    upload.append(text(" world")).await.unwrap();
+    let digest = Algorithm::Sha512.digest(b"hello world");
+    assert_eq!(upload.finish(&digest).await.unwrap().size, 11);
+    assert_eq!(read(&store, &name, &digest, None).await.unwrap(), b"hello world");
+}
+
+pub async fn a_new_upload_can_be_resumed(store: SharedStore) {
+    needs!(store, write, resume);
+    let name = repository("a");
+    let id = store.start_upload(&name, Default::default()).await.unwrap().id().clone();
+    let mut upload = store.resume_upload(&name, &id).await.unwrap();
+    assert_eq!(upload.offset(), 0);
+    upload.append(text("hello")).await.unwrap();
+    upload.finish(&Digest::sha256("hello")).await.unwrap();
+}
+
+pub async fn unsaved_bytes_never_corrupt(store: SharedStore) {
+    needs!(store, write, resume);
+    let name = repository("a");
+    let bytes = noise(1_400_000, 8);
+    let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+    let id = upload.id().clone();
+    upload.append(bytes.slice(..100)).await.unwrap();
+    upload.save().await.unwrap();
+    upload.append(bytes.slice(100..700_000)).await.unwrap();
+    drop(upload);
+    let mut upload = store.resume_upload(&name, &id).await.unwrap();
+    let offset = upload.offset() as usize;
+    assert!((100..=700_000).contains(&offset), "what was saved is kept: {offset}");
+    upload.append(bytes.slice(offset..)).await.unwrap();
+    let digest = Digest::sha256(&bytes);
+    upload.finish(&digest).await.unwrap();
+    assert!(read(&store, &name, &digest, None).await.unwrap() == bytes);
+}
+
+pub async fn saving_twice_is_harmless(store: SharedStore) {
+    needs!(store, write);
+    let name = repository("a");
+    let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+    upload.save().await.unwrap();
+    upload.append(text("hello")).await.unwrap();
+    upload.save().await.unwrap();
+    upload.save().await.unwrap();
+    assert_eq!(upload.offset(), 5);
+    upload.append(text("!")).await.unwrap();
+    upload.finish(&Digest::sha256("hello!")).await.unwrap();
+}
+
+pub async fn an_aborted_upload_is_gone(store: SharedStore) {
+    needs!(store, write, resume);
+    let name = repository("a");
+    for appended in [false, true] {
+        let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+        let id = upload.id().clone();
+        if appended {
+            upload.append(text("hello")).await.unwrap();
+            upload.save().await.unwrap();
+        }
+        upload.abort().await.unwrap();
+        fails(store.resume_upload(&name, &id).await, GONE);
+    }
+}
+
+pub async fn a_finished_upload_is_gone(store: SharedStore) {
+    needs!(store, write, resume);
+    let name = repository("a");
+    let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+    let id = upload.id().clone();
+    upload.append(text("hello")).await.unwrap();
+    upload.finish(&Digest::sha256("hello")).await.unwrap();
+    fails(store.resume_upload(&name, &id).await, GONE);
+}
+
+pub async fn an_unknown_upload_is_upload_unknown(store: SharedStore) {
+    needs!(store, resume);
+    fails(store.resume_upload(&repository("a"), &UploadId::random().unwrap()).await, GONE);
+}
+
+pub async fn a_foreign_upload_is_upload_unknown(store: SharedStore) {
+    needs!(store, write, resume);
+    let (mine, yours) = (repository("mine"), repository("yours"));
+    push(&store, &yours, "other").await;
+    let mut upload = store.start_upload(&mine, Default::default()).await.unwrap();
+    upload.append(text("hello")).await.unwrap();
+    upload.save().await.unwrap();
+    fails(store.resume_upload(&yours, upload.id()).await, GONE);
+    upload.finish(&Digest::sha256("hello")).await.unwrap();
+}
+
+pub async fn a_second_writer_does_not_corrupt(store: SharedStore) {
+    needs!(store, write, resume);
+    let name = repository("a");
+    let mut first = store.start_upload(&name, Default::default()).await.unwrap();
+    first.append(text("one ")).await.unwrap();
+    if let Ok(mut second) = store.resume_upload(&name, first.id()).await
+        && let Err(e) = second.append(text("two ")).await
+    {
+        assert!(IN_THE_WAY.contains(&e.kind()), "{e}");
+    }
+    // Whoever was let in, only unmixed content has a digest that is accepted.
+    let outcome = match first.append(text("three")).await {
+        Ok(()) => first.finish(&Digest::sha256("one three")).await.map(drop),
+        Err(e) => Err(e),
+    };
+    match outcome {
+        Ok(()) => {
+            let got = read(&store, &name, &Digest::sha256("one three"), None).await.unwrap();
+            assert_eq!(got, b"one three");
+        }
+        Err(e) => assert!(
+            IN_THE_WAY.contains(&e.kind())
+                || matches!(e.kind(), ErrorKind::UploadUnknown | ErrorKind::DigestInvalid),
+            "{e}"
+        ),
+    }
+}
+
+pub async fn an_overtaken_writer_is_refused(store: SharedStore) {
+    needs!(store, write, resume);
+    let name = repository("a");
+    let mut first = store.start_upload(&name, Default::default()).await.unwrap();
+    first.append(text("one ")).await.unwrap();
+    first.save().await.unwrap();
+    let mut second = store.resume_upload(&name, first.id()).await.unwrap();
+    second.append(text("two")).await.unwrap();
+    second.save().await.unwrap();
+    fails(first.append(text("three")).await, IN_THE_WAY);
+    second.finish(&Digest::sha256("one two")).await.unwrap();
+    assert_eq!(read(&store, &name, &Digest::sha256("one two"), None).await.unwrap(), b"one two");
+}
+
+pub async fn empty_appends_are_harmless(store: SharedStore) {
+    needs!(store, write);
+    let name = repository("a");
+    let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+    for part in ["", "hello", ""] {
+        upload.append(text(part)).await.unwrap();
+    }
+    assert_eq!(upload.finish(&Digest::sha256("hello")).await.unwrap().size, 5);
+}
+
+pub async fn upload_names_differ(store: SharedStore) {
+    needs!(store, write);
+    let name = repository("a");
+    let mut names = std::collections::HashSet::new();
+    for _ in 0..8 {
+        let upload = store.start_upload(&name, Default::default()).await.unwrap();
+        assert!(names.insert(upload.id().clone()));
+        upload.abort().await.unwrap();
+    }
+}
+
+pub async fn an_upload_makes_no_repository(store: SharedStore) {
+    needs!(store, write);
+    let name = repository("only/started");
+    let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+    upload.append(text("hello")).await.unwrap();
+    upload.save().await.unwrap();
+    assert!(store.list_repositories(Page::default()).await.unwrap().items.is_empty());
+    fails(store.list_tags(&name, Page::default()).await, &[ErrorKind::NameUnknown]);
+}

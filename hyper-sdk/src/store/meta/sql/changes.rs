@@ -1,0 +1,340 @@
+//! Each change as statements. All that can refuse it comes before the first statement that writes.
+
+use crate::clock::{Clock as _, SystemClock};
+use crate::reference::{RepositoryName, Tag};
+use crate::store::UploadId;
+use crate::store::blob::StagedState;
+use crate::store::meta::{
+    Change, EdgeKind, ManifestChange, UploadRecord, blob_unknown, edge_unknown, manifest_unknown, tag_moved,
+    upload_unknown,
+};
+use crate::{Digest, Error};
+use sqlx::SqliteConnection;
+
+/// Why a change was not applied.
+pub(super) enum Stop {
+    /// It must not be; nothing was written.
+    Refused(Error),
+    /// The database failed; the transaction has to be rolled back.
+    Failed(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Stop {
+    fn from(e: sqlx::Error) -> Self {
+        Self::Failed(e)
+    }
+}
+
+type Outcome<T> = std::result::Result<T, Stop>;
+
+pub(super) async fn apply(db: &mut SqliteConnection, change: &Change) -> Outcome<u64> {
+    match change {
+        Change::LinkBlob { repository, digest, size, upload } => {
+            link_blob(db, repository, digest, *size, upload.as_ref()).await
+        }
+        Change::MountBlob { repository, digest, from } => mount_blob(db, repository, digest, from).await,
+        Change::UnlinkBlob { repository, digest } => unlink_blob(db, repository, digest).await,
+        Change::PutManifest(change) => put_manifest(db, change).await,
+        Change::DeleteManifest { repository, digest } => delete_manifest(db, repository, digest).await,
+        Change::DeleteTag { repository, tag } => delete_tag(db, repository, tag).await,
+        Change::StartUpload(record) => start_upload(db, record).await,
+        Change::SaveUpload { id, state } => save_upload(db, id, state).await,
+        Change::EndUpload { id } => end_upload(db, id).await,
+    }
+    .inspect_err(|stop| {
+        if let Stop::Refused(e) = stop {
+            tracing::trace!(error = %e, "a change was refused");
+        }
+    })
+}
+
+/// A size as the database keeps it. No file is larger than what fits.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+async fn find_repository(db: &mut SqliteConnection, name: &RepositoryName) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar("SELECT id FROM repositories WHERE name = $1")
+        .bind(name.as_str())
+        .fetch_optional(db)
+        .await
+}
+
+async fn make_repository(db: &mut SqliteConnection, name: &RepositoryName) -> sqlx::Result<i64> {
+    if let Some(id) = find_repository(db, name).await? {
+        return Ok(id);
+    }
+    sqlx::query_scalar("INSERT INTO repositories (name, created_at) VALUES ($1, $2) RETURNING id")
+        .bind(name.as_str())
+        .bind(SystemClock.now())
+        .fetch_one(db)
+        .await
+}
+
+/// The id and size of a blob that is linked into a repository.
+async fn find_link(
+    db: &mut SqliteConnection,
+    repository: i64,
+    digest: &Digest,
+) -> sqlx::Result<Option<(i64, i64)>> {
+    sqlx::query_as(
+        "SELECT b.id, b.size FROM blobs b JOIN blob_links l ON l.blob_id = b.id \
+         WHERE b.digest = $1 AND l.repository_id = $2",
+    )
+    .bind(digest.as_str())
+    .bind(repository)
+    .fetch_optional(db)
+    .await
+}
+
+async fn find_manifest(
+    db: &mut SqliteConnection,
+    repository: i64,
+    digest: &Digest,
+) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar("SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2")
+        .bind(repository)
+        .bind(digest.as_str())
+        .fetch_optional(db)
+        .await
+}
+
+async fn link(db: &mut SqliteConnection, repository: &RepositoryName, blob: i64) -> sqlx::Result<()> {
+    let repository = make_repository(db, repository).await?;
+    sqlx::query("INSERT INTO blob_links (repository_id, blob_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        .bind(repository)
+        .bind(blob)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+async fn link_blob(
+    db: &mut SqliteConnection,
+    repository: &RepositoryName,
+    digest: &Digest,
+    size: u64,
+    upload: Option<&UploadId>,
+) -> Outcome<u64> {
+    let found: Option<(i64, i64)> = sqlx::query_as("SELECT id, size FROM blobs WHERE digest = $1")
+        .bind(digest.as_str())
+        .fetch_optional(&mut *db)
+        .await?;
+    let blob = match found {
+        Some((id, found)) if found == signed(size) => id,
+        _ => {
+            sqlx::query_scalar(
+                "INSERT INTO blobs (digest, size, created_at) VALUES ($1, $2, $3) \
+                 ON CONFLICT (digest) DO UPDATE SET size = excluded.size RETURNING id",
+            )
+            .bind(digest.as_str())
+            .bind(signed(size))
+            .bind(SystemClock.now())
+            .fetch_one(&mut *db)
+            .await?
+        }
+    };
+    link(db, repository, blob).await?;
+    if let Some(id) = upload {
+        end_upload(db, id).await?;
+    }
+    Ok(size)
+}
+
+async fn mount_blob(
+    db: &mut SqliteConnection,
+    repository: &RepositoryName,
+    digest: &Digest,
+    from: &RepositoryName,
+) -> Outcome<u64> {
+    let found = match find_repository(db, from).await? {
+        Some(from) => find_link(db, from, digest).await?,
+        None => None,
+    };
+    let (blob, size) = found.ok_or_else(|| Stop::Refused(blob_unknown(from, digest)))?;
+    link(db, repository, blob).await?;
+    Ok(super::unsigned(size))
+}
+
+async fn unlink_blob(
+    db: &mut SqliteConnection,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Outcome<u64> {
+    let gone = sqlx::query(
+        "DELETE FROM blob_links WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) \
+         AND blob_id = (SELECT id FROM blobs WHERE digest = $2)",
+    )
+    .bind(repository.as_str())
+    .bind(digest.as_str())
+    .execute(db)
+    .await?;
+    if gone.rows_affected() == 0 { Err(Stop::Refused(blob_unknown(repository, digest))) } else { Ok(0) }
+}
+
+async fn check(db: &mut SqliteConnection, repository: Option<i64>, change: &ManifestChange) -> Outcome<()> {
+    for edge in change.edges.iter().filter(|e| e.required) {
+        let there = match (repository, edge.kind) {
+            (None, _) => false,
+            (Some(id), EdgeKind::Blob) => find_link(db, id, &edge.digest).await?.is_some(),
+            (Some(id), EdgeKind::Manifest) => find_manifest(db, id, &edge.digest).await?.is_some(),
+        };
+        if !there {
+            return Err(Stop::Refused(edge_unknown(change, edge)));
+        }
+    }
+    let Some(expected) = &change.if_match else { return Ok(()) };
+    for tag in &change.tags {
+        let now: Option<String> = sqlx::query_scalar(
+            "SELECT m.digest FROM tags t JOIN manifests m ON m.id = t.manifest_id \
+             WHERE t.repository_id = $1 AND t.name = $2",
+        )
+        .bind(repository)
+        .bind(tag.as_str())
+        .fetch_optional(&mut *db)
+        .await?;
+        if now.as_deref() != expected.as_ref().map(Digest::as_str) {
+            let now = now.and_then(|now| Digest::parse(&now).ok());
+            return Err(Stop::Refused(tag_moved(tag, now.as_ref())));
+        }
+    }
+    Ok(())
+}
+
+async fn put_manifest(db: &mut SqliteConnection, change: &ManifestChange) -> Outcome<u64> {
+    let repository = find_repository(db, &change.repository).await?;
+    check(db, repository, change).await?;
+    let repository = match repository {
+        Some(id) => id,
+        None => make_repository(db, &change.repository).await?,
+    };
+    let now = SystemClock.now();
+    let id = match find_manifest(db, repository, change.manifest.digest()).await? {
+        Some(id) => {
+            // The same bytes may come again under another media type, when they name none.
+            sqlx::query("UPDATE manifests SET media_type = $1 WHERE id = $2 AND media_type <> $1")
+                .bind(change.manifest.media_type())
+                .bind(id)
+                .execute(&mut *db)
+                .await?;
+            id
+        }
+        None => insert_manifest(db, repository, change, now).await?,
+    };
+    for tag in &change.tags {
+        sqlx::query(
+            "INSERT INTO tags (repository_id, name, manifest_id, updated_at) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (repository_id, name) DO UPDATE \
+             SET manifest_id = excluded.manifest_id, updated_at = excluded.updated_at",
+        )
+        .bind(repository)
+        .bind(tag.as_str())
+        .bind(id)
+        .bind(now)
+        .execute(&mut *db)
+        .await?;
+    }
+    Ok(0)
+}
+
+async fn insert_manifest(
+    db: &mut SqliteConnection,
+    repository: i64,
+    change: &ManifestChange,
+    now: i64,
+) -> sqlx::Result<i64> {
+    let manifest = &change.manifest;
+    let annotations = serde_json::to_string(manifest.annotations()).unwrap_or_else(|_| "{}".to_owned());
+    let id: i64 = sqlx::query_scalar(
+        "INSERT INTO manifests \
+         (repository_id, digest, media_type, subject, artifact_type, annotations, size, created_at, body) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id",
+    )
+    .bind(repository)
+    .bind(manifest.digest().as_str())
+    .bind(manifest.media_type())
+    .bind(manifest.subject().map(|s| s.digest.as_str()))
+    .bind(manifest.artifact_type())
+    .bind(annotations)
+    .bind(signed(manifest.bytes().len() as u64))
+    .bind(now)
+    .bind(manifest.bytes().as_ref())
+    .fetch_one(&mut *db)
+    .await?;
+    for edge in &change.edges {
+        let kind = match edge.kind {
+            EdgeKind::Blob => 0i64,
+            EdgeKind::Manifest => 1,
+        };
+        sqlx::query("INSERT INTO manifest_refs (manifest_id, kind, digest) VALUES ($1, $2, $3)")
+            .bind(id)
+            .bind(kind)
+            .bind(edge.digest.as_str())
+            .execute(&mut *db)
+            .await?;
+    }
+    Ok(id)
+}
+
+async fn delete_manifest(
+    db: &mut SqliteConnection,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Outcome<u64> {
+    let found = match find_repository(db, repository).await? {
+        Some(repository) => find_manifest(db, repository, digest).await?,
+        None => None,
+    };
+    let id = found.ok_or_else(|| Stop::Refused(manifest_unknown(repository, digest)))?;
+    for query in [
+        "DELETE FROM tags WHERE manifest_id = $1",
+        "DELETE FROM manifest_refs WHERE manifest_id = $1",
+        "DELETE FROM manifests WHERE id = $1",
+    ] {
+        sqlx::query(query).bind(id).execute(&mut *db).await?;
+    }
+    Ok(0)
+}
+
+async fn delete_tag(db: &mut SqliteConnection, repository: &RepositoryName, tag: &Tag) -> Outcome<u64> {
+    let gone = sqlx::query(
+        "DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2",
+    )
+    .bind(repository.as_str())
+    .bind(tag.as_str())
+    .execute(db)
+    .await?;
+    if gone.rows_affected() == 0 { Err(Stop::Refused(manifest_unknown(repository, tag))) } else { Ok(0) }
+}
+
+async fn start_upload(db: &mut SqliteConnection, record: &UploadRecord) -> Outcome<u64> {
+    sqlx::query(
+        "INSERT INTO uploads (id, repository, algorithm, saved_offset, hash, started_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $6)",
+    )
+    .bind(record.id.as_str())
+    .bind(record.repository.as_str())
+    .bind(record.algorithm.name())
+    .bind(signed(record.state.offset))
+    .bind(record.state.hash.as_slice())
+    .bind(SystemClock.now())
+    .execute(db)
+    .await?;
+    Ok(0)
+}
+
+async fn save_upload(db: &mut SqliteConnection, id: &UploadId, state: &StagedState) -> Outcome<u64> {
+    let saved = sqlx::query("UPDATE uploads SET saved_offset = $2, hash = $3, updated_at = $4 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(signed(state.offset))
+        .bind(state.hash.as_slice())
+        .bind(SystemClock.now())
+        .execute(db)
+        .await?;
+    if saved.rows_affected() == 0 { Err(Stop::Refused(upload_unknown(id))) } else { Ok(0) }
+}
+
+async fn end_upload(db: &mut SqliteConnection, id: &UploadId) -> Outcome<u64> {
+    sqlx::query("DELETE FROM uploads WHERE id = $1").bind(id.as_str()).execute(db).await?;
+    Ok(0)
+}

@@ -1,0 +1,49 @@
+//! What SQLite's errors mean, and what to do about them.
+
+use crate::{Error, ErrorKind};
+use std::path::Path;
+
+// The primary result codes of SQLite; the extended ones carry them in their low byte.
+const BUSY: i32 = 5;
+const LOCKED: i32 = 6;
+const READONLY: i32 = 8;
+const IOERR: i32 = 10;
+const CORRUPT: i32 = 11;
+const FULL: i32 = 13;
+const CANTOPEN: i32 = 14;
+const NOTADB: i32 = 26;
+
+pub(super) fn sql_error(path: &Path, e: sqlx::Error) -> Error {
+    let code = e
+        .as_database_error()
+        .and_then(|e| e.code())
+        .and_then(|code| code.parse::<i32>().ok())
+        .map(|code| code & 0xff);
+    let (kind, message) = match (code, &e) {
+        (Some(BUSY | LOCKED), _) => {
+            (ErrorKind::Unavailable, "the database is locked by another process: try again when it is done")
+        }
+        (Some(READONLY), _) => {
+            (ErrorKind::Io, "the database cannot be written: check the permissions of its file and folder")
+        }
+        (Some(CANTOPEN), _) => {
+            (ErrorKind::Io, "the database cannot be opened: check that its folder exists and is writable")
+        }
+        (Some(FULL), _) => (ErrorKind::Io, "the disk of the database is full: free some space"),
+        (Some(IOERR), _) => (ErrorKind::Io, "the database cannot be read or written"),
+        (Some(CORRUPT), _) => (ErrorKind::Corrupt, "the database is damaged: restore it from a backup"),
+        (Some(NOTADB), _) => (ErrorKind::Corrupt, "the file is not an SQLite database"),
+        (_, sqlx::Error::Io(_)) => (ErrorKind::Io, "the database cannot be read or written"),
+        (_, sqlx::Error::PoolTimedOut) => {
+            (ErrorKind::Unavailable, "no connection to the database became free in time")
+        }
+        (_, sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed) => {
+            (ErrorKind::Unavailable, "the database was closed")
+        }
+        (_, sqlx::Error::ColumnDecode { .. }) => {
+            (ErrorKind::Corrupt, "the database has a row that is not valid")
+        }
+        _ => (ErrorKind::Internal, "a query of the database failed"),
+    };
+    Error::new(kind, message).with_context("path", path.display()).with_source(e)
+}

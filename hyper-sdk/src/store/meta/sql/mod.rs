@@ -1,0 +1,291 @@
+//! Metadata in SQLite.
+//!
+//! ```text
+//!   callers ──Change──▶ queue ──▶ one writer connection: BEGIN IMMEDIATE … COMMIT for all that wait   (writer)
+//!   callers ◀──rows──── a few reader connections
+//! ```
+//!
+//! The journal is a write-ahead log and `synchronous` is FULL: a commit returns after its log is synced, and callers
+//! that arrive meanwhile share the next one. Several processes may have the database open; each change is a
+//! transaction that takes the write lock first, and waits for it up to ten seconds.
+//!
+//! The queries keep to what PostgreSQL understands too (`$1`, `ON CONFLICT`, `RETURNING`); the migrations are SQLite's.
+
+mod changes;
+mod error;
+mod schema;
+mod writer;
+
+use self::error::sql_error;
+use super::{Change, MetaBackend, UploadRecord};
+use crate::oci::{Descriptor, Manifest};
+use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::blob::StagedState;
+use crate::store::{Listing, UploadId};
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
+use async_trait::async_trait;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions as _, Connection as _};
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a change waits for another process that is writing.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many connections read at once.
+const READERS: u32 = 4;
+
+/// Metadata in an SQLite database. Clones share it; the last one to go closes it.
+#[derive(Clone, Debug)]
+pub struct SqlMeta(Arc<Database>);
+
+#[derive(Debug)]
+struct Database {
+    path: PathBuf,
+    readers: SqlitePool,
+    writer: writer::Writer,
+}
+
+impl SqlMeta {
+    /// Opens the database at `path`, making it when it does not exist and bringing its tables up to date.
+    ///
+    /// Must be called within a tokio runtime, which must live as long as the value.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the folder cannot be written, [`ErrorKind::Corrupt`] when the file is damaged or no
+    /// database, [`ErrorKind::Unavailable`] when another process keeps it locked, [`ErrorKind::Unsupported`] when its
+    /// tables are those of a newer version.
+    pub async fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        Self::open_with(path, BUSY_TIMEOUT).await
+    }
+
+    pub(crate) async fn open_with(path: impl Into<PathBuf>, busy_timeout: Duration) -> Result<Self> {
+        let path = path.into();
+        let failed = |e| sql_error(&path, e);
+        // Switching a new file to write-ahead logging and making its tables is done by one process at a time.
+        let _guard = lock(&path).await?;
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(busy_timeout)
+            .disable_statement_logging();
+        let mut connection = options.connect().await.map_err(failed)?;
+        if let Err(e) = schema::bring_up_to_date(&mut connection, &path).await {
+            // The error at hand is the one to tell.
+            let _ = connection.close().await;
+            return Err(e);
+        }
+        sync_folder_of(&path)?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .test_before_acquire(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with(options.create_if_missing(false).pragma("query_only", "on"));
+        let writer = writer::Writer::start(connection, path.clone());
+        Ok(Self(Arc::new(Database { path, readers, writer })))
+    }
+
+    fn failed(&self, e: sqlx::Error) -> Error {
+        sql_error(&self.0.path, e)
+    }
+
+    fn damaged(&self, e: Error) -> Error {
+        Error::new(ErrorKind::Corrupt, "the database has a row that is not valid")
+            .with_context("path", self.0.path.display())
+            .with_source(e)
+    }
+}
+
+async fn lock(path: &Path) -> Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let path = PathBuf::from(name);
+    let lock = tokio::task::spawn_blocking(move || {
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.at("cannot open the lock file of the database: is its folder writable?", &path)?;
+        file.lock().at("cannot lock the database", &path)?;
+        Ok(file)
+    });
+    lock.await.map_err(|e| Error::internal("the locking thread ended early").with_source(e))?
+}
+
+fn sync_folder_of(path: &Path) -> Result<()> {
+    let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) else { return Ok(()) };
+    File::open(folder).and_then(|f| f.sync_all()).at("cannot sync the folder of the database", folder)
+}
+
+impl fmt::Display for SqlMeta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SQLite {}", self.0.path.display())
+    }
+}
+
+/// The sizes of files and lists, which the database keeps as signed numbers.
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+fn page<T>(rows: Vec<(String,)>, limit: usize, parse: impl Fn(&str) -> Result<T>) -> Result<Listing<T>> {
+    let more = rows.len() > limit;
+    let items = rows.iter().take(limit).map(|(name,)| parse(name)).collect::<Result<_>>()?;
+    Ok(Listing { items, more })
+}
+
+#[async_trait]
+impl MetaBackend for SqlMeta {
+    fn durable(&self) -> bool {
+        true
+    }
+
+    async fn write(&self, change: Change) -> Result<u64> {
+        self.0.writer.write(change).await
+    }
+
+    async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>> {
+        let row: Option<(i64,)> = sqlx::query_as(
+            "SELECT b.size FROM blobs b \
+             JOIN blob_links l ON l.blob_id = b.id \
+             JOIN repositories r ON r.id = l.repository_id \
+             WHERE b.digest = $1 AND r.name = $2",
+        )
+        .bind(digest.as_str())
+        .bind(repository.as_str())
+        .fetch_optional(&self.0.readers)
+        .await
+        .map_err(|e| self.failed(e))?;
+        Ok(row.map(|(size,)| unsigned(size)))
+    }
+
+    async fn manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<Option<Manifest>> {
+        let (query, key) = match reference {
+            ManifestReference::Tag(tag) => (
+                "SELECT m.digest, m.media_type, m.body FROM repositories r \
+                 JOIN tags t ON t.repository_id = r.id AND t.name = $2 \
+                 JOIN manifests m ON m.id = t.manifest_id \
+                 WHERE r.name = $1",
+                tag.as_str(),
+            ),
+            ManifestReference::Digest(digest) => (
+                "SELECT m.digest, m.media_type, m.body FROM repositories r \
+                 JOIN manifests m ON m.repository_id = r.id AND m.digest = $2 \
+                 WHERE r.name = $1",
+                digest.as_str(),
+            ),
+        };
+        let row: Option<(String, String, Vec<u8>)> = sqlx::query_as(query)
+            .bind(repository.as_str())
+            .bind(key)
+            .fetch_optional(&self.0.readers)
+            .await
+            .map_err(|e| self.failed(e))?;
+        let Some((digest, media_type, body)) = row else { return Ok(None) };
+        let read = || {
+            let digest = Digest::parse(&digest)?;
+            let manifest = Manifest::parse(body, &media_type)?;
+            if *manifest.digest() == digest { Ok(manifest) } else { manifest.with_digest(&digest) }
+        };
+        read().map(Some).map_err(|e| self.damaged(e).with_context("digest", &digest))
+    }
+
+    async fn tags(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<Listing<Tag>>> {
+        let id: Option<(i64,)> = sqlx::query_as("SELECT id FROM repositories WHERE name = $1")
+            .bind(repository.as_str())
+            .fetch_optional(&self.0.readers)
+            .await
+            .map_err(|e| self.failed(e))?;
+        let Some((id,)) = id else { return Ok(None) };
+        if limit == 0 {
+            return Ok(Some(Listing { items: Vec::new(), more: false }));
+        }
+        let rows = sqlx::query_as(
+            "SELECT name FROM tags WHERE repository_id = $1 AND name > $2 ORDER BY name LIMIT $3",
+        )
+        .bind(id)
+        .bind(after.unwrap_or_default())
+        .bind(limit as i64 + 1)
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(|e| self.failed(e))?;
+        page(rows, limit, Tag::parse).map(Some).map_err(|e| self.damaged(e))
+    }
+
+    async fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Listing<RepositoryName>> {
+        if limit == 0 {
+            return Ok(Listing { items: Vec::new(), more: false });
+        }
+        let rows = sqlx::query_as("SELECT name FROM repositories WHERE name > $1 ORDER BY name LIMIT $2")
+            .bind(after.unwrap_or_default())
+            .bind(limit as i64 + 1)
+            .fetch_all(&self.0.readers)
+            .await
+            .map_err(|e| self.failed(e))?;
+        page(rows, limit, RepositoryName::parse).map_err(|e| self.damaged(e))
+    }
+
+    async fn referrers(
+        &self,
+        repository: &RepositoryName,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>> {
+        let rows: Vec<(String, String, i64, Option<String>, String)> = sqlx::query_as(
+            "SELECT m.digest, m.media_type, m.size, m.artifact_type, m.annotations FROM repositories r \
+             JOIN manifests m ON m.repository_id = r.id \
+             WHERE r.name = $1 AND m.subject = $2 AND (CAST($3 AS TEXT) IS NULL OR m.artifact_type = $3) \
+             ORDER BY m.digest",
+        )
+        .bind(repository.as_str())
+        .bind(subject.as_str())
+        .bind(artifact_type)
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(|e| self.failed(e))?;
+        rows.into_iter()
+            .map(|(digest, media_type, size, artifact_type, annotations)| {
+                let annotations = serde_json::from_str(&annotations).map_err(|e| {
+                    self.damaged(Error::invalid("the annotations are not JSON").with_source(e))
+                })?;
+                let digest = Digest::parse(&digest).map_err(|e| self.damaged(e))?;
+                let descriptor = Descriptor::new(media_type, digest, unsigned(size));
+                Ok(Descriptor { artifact_type, annotations, ..descriptor })
+            })
+            .collect()
+    }
+
+    async fn upload(&self, id: &UploadId) -> Result<Option<UploadRecord>> {
+        let row: Option<(String, String, i64, Vec<u8>)> =
+            sqlx::query_as("SELECT repository, algorithm, saved_offset, hash FROM uploads WHERE id = $1")
+                .bind(id.as_str())
+                .fetch_optional(&self.0.readers)
+                .await
+                .map_err(|e| self.failed(e))?;
+        let Some((repository, algorithm, offset, hash)) = row else { return Ok(None) };
+        let read = || {
+            Ok(UploadRecord {
+                id: id.clone(),
+                repository: RepositoryName::parse(&repository)?,
+                algorithm: algorithm.parse()?,
+                state: StagedState { offset: unsigned(offset), hash },
+            })
+        };
+        read().map(Some).map_err(|e| self.damaged(e))
+    }
+}

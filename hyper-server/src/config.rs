@@ -1,0 +1,447 @@
+//! The configuration of the program: a TOML file, then flags, over defaults that need neither.
+//!
+//! Everything that is not known is an error that names the key and its line. [`REFERENCE`] is the whole file with its
+//! defaults; a test keeps it true.
+
+use crate::auth::AnonymousAccess;
+use crate::{CacheOptions, Limits, RegistryOptions, ServerOptions};
+use hyper_sdk::{Error, Result, ResultExt};
+use serde::{Deserialize, Deserializer, de};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A configuration file with every key at its default. What has no default is commented out.
+pub const REFERENCE: &str = r#"# hyperregistry configuration; every key may be left out.
+listen = "127.0.0.1:5000"       # address and port; port 0 lets the system choose
+data = "hyperregistry-data"     # the folder of the store
+read-only = false               # refuse everything that writes
+
+[auth]
+# htpasswd = "/etc/hyperregistry/htpasswd"   # users, bcrypt hashes; read again when it changes
+# anonymous = "pull"            # none, pull or full; without it: full, or none when there are users
+realm = "hyperregistry"         # what clients show when they ask for a password
+
+[limits]
+manifest = "4224KiB"            # largest manifest
+# blob = "20GiB"                # largest blob
+tags-per-request = 100          # most `tag` parameters of one push
+page = 10000                    # most entries of a list in one response
+connections = 4096              # open at once; others wait
+header-timeout = "60s"          # head of a request, idle time included
+body-timeout = "60s"            # a request body that stands still
+write-timeout = "60s"           # a response that is not read
+drain-timeout = "30s"           # requests in flight when the server stops
+
+[cache]
+memory = "32MiB"                # manifests and small blobs; 0 turns it off
+blob = "64KiB"                  # largest blob that is kept
+
+[log]
+format = "text"                 # text or json
+level = "info"                  # error, warn, info, debug, trace, or a filter such as "info,hyper=debug"
+access = true                   # one line for each request
+
+[metrics]
+enabled = true                  # serve /metrics
+"#;
+
+/// Everything that the program can be told.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The folder of the store.
+    pub data: PathBuf,
+    /// Refuses everything that writes.
+    pub read_only: bool,
+    /// Users and rights.
+    pub auth: AuthConfig,
+    /// Limits.
+    pub limits: LimitsConfig,
+    /// The cache in memory.
+    pub cache: CacheConfig,
+    /// The log.
+    pub log: LogConfig,
+    /// The metrics.
+    pub metrics: MetricsConfig,
+}
+
+/// Users and rights.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct AuthConfig {
+    /// The file of users.
+    pub htpasswd: Option<PathBuf>,
+    /// What callers without credentials may do.
+    #[serde(deserialize_with = "optional_text")]
+    pub anonymous: Option<AnonymousAccess>,
+    /// What clients show when they ask for a password.
+    pub realm: String,
+}
+
+/// Limits.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct LimitsConfig {
+    /// The largest manifest.
+    pub manifest: Size,
+    /// The largest blob.
+    pub blob: Option<Size>,
+    /// The most tags of one push.
+    pub tags_per_request: usize,
+    /// The most entries of a list in one response.
+    pub page: usize,
+    /// The most connections.
+    pub connections: usize,
+    /// The time for the head of a request.
+    pub header_timeout: Span,
+    /// The time that a request body may stand still.
+    pub body_timeout: Span,
+    /// The time that a response may be left unread.
+    pub write_timeout: Span,
+    /// The time for requests in flight when the server stops.
+    pub drain_timeout: Span,
+}
+
+/// The cache in memory.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CacheConfig {
+    /// How much it may take.
+    pub memory: Size,
+    /// The largest blob that is kept.
+    pub blob: Size,
+}
+
+/// The log.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct LogConfig {
+    /// Text for people or JSON for programs.
+    #[serde(deserialize_with = "text")]
+    pub format: LogFormat,
+    /// What is logged: a level or a filter.
+    pub level: String,
+    /// A line for each request.
+    pub access: bool,
+}
+
+/// The metrics.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct MetricsConfig {
+    /// Serves `/metrics`.
+    pub enabled: bool,
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(Error::invalid(format!("`{}` is no log format: use text or json", s.escape_debug()))),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
+            data: PathBuf::from("hyperregistry-data"),
+            read_only: false,
+            auth: AuthConfig::default(),
+            limits: LimitsConfig::default(),
+            cache: CacheConfig::default(),
+            log: LogConfig::default(),
+            metrics: MetricsConfig::default(),
+        }
+    }
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self { htpasswd: None, anonymous: None, realm: RegistryOptions::default().realm }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        let (limits, server) = (Limits::default(), ServerOptions::default());
+        Self {
+            manifest: Size(limits.manifest_bytes as u64),
+            blob: limits.blob_bytes.map(Size),
+            tags_per_request: limits.tags_per_request,
+            page: limits.page_entries,
+            connections: server.max_connections,
+            header_timeout: Span(server.header_timeout),
+            body_timeout: Span(limits.body_idle),
+            write_timeout: Span(server.write_timeout),
+            drain_timeout: Span(server.drain_timeout),
+        }
+    }
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        let cache = CacheOptions::default();
+        Self { memory: Size(cache.bytes as u64), blob: Size(cache.blob_bytes) }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned(), access: true }
+    }
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::NotFound`] or [`hyper_sdk::ErrorKind::Io`] when it cannot be read, and those of
+    /// [`Config::parse`].
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).at("cannot read the configuration", path)?;
+        Self::parse(&text).context("path", path.display())
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::Invalid`] with the line and the key that is wrong.
+    pub fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+            Error::invalid(format!("configuration line {line}: {}", e.message().trim().replace('\n', " ")))
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what no single value shows.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::Invalid`] that names the key.
+    pub fn check(&self) -> Result<()> {
+        let limits = &self.limits;
+        for (key, is_zero) in [
+            ("limits.manifest", limits.manifest.0 == 0),
+            ("limits.page", limits.page == 0),
+            ("limits.connections", limits.connections == 0),
+            ("limits.header-timeout", limits.header_timeout.0.is_zero()),
+            ("limits.body-timeout", limits.body_timeout.0.is_zero()),
+            ("limits.write-timeout", limits.write_timeout.0.is_zero()),
+        ] {
+            if is_zero {
+                return Err(Error::invalid(format!("the configuration key `{key}` must not be 0")));
+            }
+        }
+        if usize::try_from(limits.manifest.0).is_err() || limits.manifest.0 > 1 << 30 {
+            return Err(Error::invalid("the configuration key `limits.manifest` is above 1GiB"));
+        }
+        Ok(())
+    }
+
+    /// The options of the registry. How fresh the cache is, the store's owner adds.
+    pub fn registry(&self) -> RegistryOptions {
+        RegistryOptions {
+            read_only: self.read_only,
+            htpasswd: self.auth.htpasswd.clone(),
+            anonymous: self.auth.anonymous,
+            authorizer: None,
+            realm: self.auth.realm.clone(),
+            limits: Limits {
+                manifest_bytes: usize::try_from(self.limits.manifest.0).unwrap_or(usize::MAX),
+                blob_bytes: self.limits.blob.map(|s| s.0),
+                tags_per_request: self.limits.tags_per_request,
+                page_entries: self.limits.page,
+                body_idle: self.limits.body_timeout.0,
+            },
+            cache: CacheOptions {
+                bytes: usize::try_from(self.cache.memory.0).unwrap_or(usize::MAX),
+                blob_bytes: self.cache.blob.0,
+                ..CacheOptions::default()
+            },
+            metrics: self.metrics.enabled,
+            access_log: self.log.access,
+        }
+    }
+
+    /// The options of the accept loop.
+    pub fn server(&self) -> ServerOptions {
+        ServerOptions {
+            max_connections: self.limits.connections,
+            header_timeout: self.limits.header_timeout.0,
+            write_timeout: self.limits.write_timeout.0,
+            drain_timeout: self.limits.drain_timeout.0,
+        }
+    }
+}
+
+fn text<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(d: D) -> Result<T, D::Error> {
+    String::deserialize(d)?.parse().map_err(|e: Error| de::Error::custom(e.message()))
+}
+
+fn optional_text<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(d: D) -> Result<Option<T>, D::Error> {
+    text(d).map(Some)
+}
+
+/// A number of bytes: `512`, `"64KiB"`, `"4MB"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let (number, unit) = split_unit(s);
+        let factor: u64 = match unit {
+            "" | "B" => 1,
+            "KiB" | "K" => 1 << 10,
+            "MiB" | "M" => 1 << 20,
+            "GiB" | "G" => 1 << 30,
+            "TiB" | "T" => 1 << 40,
+            "kB" | "KB" => 1_000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "TB" => 1_000_000_000_000,
+            _ => return Err(Error::invalid(format!("`{}` is no size: write 64KiB or 2GB", s.escape_debug()))),
+        };
+        number
+            .parse::<u64>()
+            .ok()
+            .and_then(|n| n.checked_mul(factor))
+            .map(Self)
+            .ok_or_else(|| Error::invalid(format!("`{}` is no size: write 64KiB or 2GB", s.escape_debug())))
+    }
+}
+
+/// A length of time: `"500ms"`, `"30s"`, `"5m"`, `"1h"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let bad = || Error::invalid(format!("`{}` is no length of time: write 500ms, 30s, 5m or 1h", s.escape_debug()));
+        let (number, unit) = split_unit(s);
+        let millis: u64 = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(bad()),
+        };
+        let number = number.parse::<u64>().map_err(|_| bad())?;
+        Ok(Self(Duration::from_millis(number.checked_mul(millis).ok_or_else(bad)?)))
+    }
+}
+
+fn split_unit(s: &str) -> (&str, &str) {
+    let s = s.trim();
+    let at = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
+    (&s[..at], s[at..].trim_start())
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        text(d)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Size;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of bytes or a text such as \"64KiB\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<Size, E> {
+                u64::try_from(n).map(Size).map_err(|_| E::custom("a size must not be negative"))
+            }
+
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<Size, E> {
+                Ok(Size(n))
+            }
+
+            fn visit_str<E: de::Error>(self, s: &str) -> Result<Size, E> {
+                s.parse().map_err(|e: Error| E::custom(e.message()))
+            }
+        }
+        d.deserialize_any(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_reference_is_the_default() {
+        let read = Config::parse(REFERENCE).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
+        let everything = REFERENCE.replace("# htpasswd", "htpasswd").replace("# anonymous", "anonymous");
+        let everything = Config::parse(&everything.replace("# blob", "blob")).unwrap();
+        assert_eq!(everything.auth.anonymous, Some(AnonymousAccess::Pull));
+        assert_eq!(everything.limits.blob, Some(Size(20 << 30)));
+        assert!(everything.auth.htpasswd.is_some());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (text, parts) in [
+            ("listen = \"x\"", vec!["line 1"]),
+            ("read-only = false\nlisten-on = \"127.0.0.1:1\"", vec!["line 2", "listen-on"]),
+            ("[auth]\nhtpaswd = \"x\"", vec!["line 2", "htpaswd"]),
+            ("[auth]\n\nanonymous = \"some\"", vec!["line 3", "none, pull or full"]),
+            ("[limits]\nmanifest = \"4 parsecs\"", vec!["line 2", "no size"]),
+            ("[limits]\nheader-timeout = \"5\"", vec!["line 2", "no length of time"]),
+            ("[limits]\nconnections = 0", vec!["limits.connections", "must not be 0"]),
+            ("[log]\nformat = \"xml\"", vec!["line 2", "text or json"]),
+            ("[nonsense]", vec!["line 1", "nonsense"]),
+            ("a = ", vec!["line 1"]),
+        ] {
+            let e = Config::parse(text).unwrap_err().to_string();
+            for part in parts {
+                assert!(e.contains(part), "{text}: {e}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_answered(text: String) {
+            let _ = Config::parse(&text);
+            let _ = text.parse::<Size>();
+            let _ = text.parse::<Span>();
+        }
+    }
+}

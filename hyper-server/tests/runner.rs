@@ -1,0 +1,27 @@
+//! The integration tests of the registry, in one binary.
+
+#![allow(missing_docs, reason = "tests explain themselves by their names")]
+
+mod suite {
+    mod access;
+    mod blobs;
+    mod lists;
+    mod manifests;
+    mod operations;
+    mod program;
+    mod sockets;
+    mod support;
+    mod uploads;
+
+    /// A file that is not declared above would be a test that never runs.
+    #[test]
+    fn every_file_is_declared() {
+        let declared = include_str!("runner.rs");
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let module = name.strip_suffix(".rs").expect("only Rust files");
+            assert!(declared.contains(&format!("    mod {module};")), "{name}");
+        }
+    }
+}

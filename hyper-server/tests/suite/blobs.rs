@@ -1,0 +1,131 @@
+//! Reading and deleting blobs (end-2, end-10).
+
+use super::support::{Api, noise};
+use hyper_sdk::Digest;
+use hyper_sdk::digest::Algorithm;
+
+/// Sizes on both sides of what the cache in memory takes.
+const SIZES: [usize; 3] = [1, 10_000, 1_500_000];
+
+#[tokio::test]
+async fn get_and_head_agree_for_small_and_large_blobs() {
+    let api = Api::new();
+    for size in SIZES {
+        let content = noise(size as u64, size);
+        let path = format!("/v2/a/blobs/{}", api.blob("a", &content).await);
+        for _ in 0..2 {
+            let head = api.head(&path).await.expect(200);
+            let get = api.get(&path).await.expect(200);
+            assert!(head.body.is_empty());
+            assert_eq!(get.body, content);
+            for reply in [head, get] {
+                assert_eq!(reply.header("content-length"), size.to_string());
+                assert_eq!(reply.header("content-type"), "application/octet-stream");
+                assert_eq!(reply.header("docker-content-digest"), Digest::sha256(&content).as_str());
+                assert_eq!(reply.header("etag"), format!("\"{}\"", Digest::sha256(&content)));
+                assert_eq!(reply.header("accept-ranges"), "bytes");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn ranges_of_small_and_large_blobs() {
+    let api = Api::new();
+    for size in [10_000usize, 1_500_000] {
+        let content = noise(7, size);
+        let path = format!("/v2/a/blobs/{}", api.blob("a", &content).await);
+        for cached in [false, true] {
+            for (range, from, to) in [
+                ("bytes=500-1499", 500, 1500),
+                ("bytes=500-", 500, size),
+                ("bytes=-500", size - 500, size),
+                ("bytes=-99999999", 0, size),
+                ("bytes=9000-99999999", 9000, size),
+                ("bytes=0-0", 0, 1),
+            ] {
+                let reply = api.request("GET", &path, &[("range", range)], "").await.expect(206);
+                assert_eq!(reply.body, content[from..to], "{range}");
+                assert_eq!(reply.header("content-range"), format!("bytes {from}-{}/{size}", to - 1));
+                assert_eq!(reply.header("content-length"), (to - from).to_string());
+                assert!(!reply.header("docker-content-digest").is_empty());
+            }
+            for range in ["bytes=500-0", "bytes=99999999-", "bytes=-0", "bytes=2000000-3000000"] {
+                let reply = api.request("GET", &path, &[("range", range)], "").await;
+                let reply = reply.refused(416, "RANGE_INVALID");
+                assert_eq!(reply.header("content-range"), format!("bytes */{size}"), "{range} {cached}");
+            }
+            for range in ["bytes=0-1,5-6", "items=0-1", "nonsense"] {
+                let reply = api.request("GET", &path, &[("range", range)], "").await.expect(200);
+                assert_eq!(reply.body.len(), size);
+            }
+            let reply = api.request("GET", &path, &[("range", "bytes=0-1"), ("if-range", "\"x\"")], "").await;
+            reply.expect(200);
+            api.request("HEAD", &path, &[("range", "bytes=0-1")], "").await.expect(200);
+            api.get(&path).await.expect(200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_has_the_blob_is_told_so() {
+    let api = Api::new();
+    for size in SIZES {
+        let digest = api.blob("a", &noise(1, size)).await;
+        let path = format!("/v2/a/blobs/{digest}");
+        for _ in 0..2 {
+            let etag = format!("\"x\", W/\"{digest}\"");
+            let reply = api.request("GET", &path, &[("if-none-match", &etag)], "").await.expect(304);
+            assert_eq!(reply.header("etag"), format!("\"{digest}\""));
+            api.request("GET", &path, &[("if-none-match", "\"x\"")], "").await.expect(200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn blobs_do_not_leak_between_repositories() {
+    let api = Api::new();
+    let digest = api.blob("a", b"secret").await;
+    api.get(&format!("/v2/a/blobs/{digest}")).await.expect(200);
+    api.get(&format!("/v2/b/blobs/{digest}")).await.refused(404, "BLOB_UNKNOWN");
+    api.head(&format!("/v2/b/blobs/{digest}")).await.expect(404);
+}
+
+#[tokio::test]
+async fn a_deleted_blob_is_gone_at_once_cached_or_not() {
+    let api = Api::new();
+    for size in SIZES {
+        let digest = api.blob("a", &noise(2, size)).await;
+        api.blob("b", &noise(2, size)).await;
+        let path = format!("/v2/a/blobs/{digest}");
+        api.get(&path).await.expect(200);
+        api.delete(&path).await.expect(202);
+        api.get(&path).await.refused(404, "BLOB_UNKNOWN");
+        api.head(&path).await.expect(404);
+        api.delete(&path).await.refused(404, "BLOB_UNKNOWN");
+        api.get(&format!("/v2/b/blobs/{digest}")).await.expect(200);
+    }
+}
+
+#[tokio::test]
+async fn a_sha512_blob_is_served_under_its_own_digest() {
+    let api = Api::new();
+    let digest = Algorithm::Sha512.digest(b"content");
+    let location = api.post("/v2/a/blobs/uploads/").await.expect(202).header("location").to_owned();
+    api.request("PUT", &format!("{location}?digest={digest}"), &[], "content").await.expect(201);
+    let reply = api.get(&format!("/v2/a/blobs/{digest}")).await.expect(200);
+    assert_eq!(reply.header("docker-content-digest"), digest.as_str());
+    assert_eq!(reply.text(), "content");
+}
+
+#[tokio::test]
+async fn empty_blobs_are_blobs() {
+    let api = Api::new();
+    let digest = api.blob("a", b"").await;
+    for _ in 0..2 {
+        let reply = api.get(&format!("/v2/a/blobs/{digest}")).await.expect(200);
+        assert_eq!((reply.header("content-length"), reply.body.len()), ("0", 0));
+    }
+    let path = format!("/v2/a/blobs/{digest}");
+    api.request("GET", &path, &[("range", "bytes=0-")], "").await.refused(416, "RANGE_INVALID");
+}

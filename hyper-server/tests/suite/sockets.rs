@@ -1,0 +1,215 @@
+//! What only a real socket shows: heads on the wire, slow clients, HTTP/2, the end.
+
+use super::support::{memory, noise};
+use hyper_sdk::Digest;
+use hyper_server::{Limits, RegistryOptions, RunningServer, Server, ServerOptions};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+async fn server(registry: RegistryOptions, options: ServerOptions) -> RunningServer {
+    Server::start(memory(), "127.0.0.1:0".parse().unwrap(), registry, options).await.unwrap()
+}
+
+async fn plain() -> RunningServer {
+    server(RegistryOptions::default(), ServerOptions::default()).await
+}
+
+fn short(time: u64) -> ServerOptions {
+    let time = Duration::from_millis(time);
+    ServerOptions { header_timeout: time, write_timeout: time, drain_timeout: time, ..ServerOptions::default() }
+}
+
+/// Sends text on a new connection and returns everything that comes until the server closes it.
+async fn exchange(server: &RunningServer, text: &str) -> String {
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn push(server: &RunningServer, content: &[u8]) -> String {
+    let digest = Digest::sha256(content);
+    let client = reqwest::Client::new();
+    let url = format!("{}/v2/a/blobs/uploads/?digest={digest}", server.url());
+    assert_eq!(client.post(url).body(content.to_vec()).send().await.unwrap().status(), 201);
+    format!("/v2/a/blobs/{digest}")
+}
+
+#[tokio::test]
+async fn head_has_the_length_of_the_body_that_get_would_send() {
+    let server = plain().await;
+    for size in [5usize, 1_000_000] {
+        let path = push(&server, &noise(1, size)).await;
+        let head = exchange(&server, &format!("HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await;
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        assert!(head.contains(&format!("\r\ncontent-length: {size}\r\n")), "{head}");
+        assert!(head.ends_with("\r\n\r\n"));
+    }
+    for path in ["/v2/", "/readyz", "/v2/none/manifests/x", "/v2/_catalog"] {
+        let answer = |method: &str| format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let length = |text: &str| {
+            let line = text.lines().find(|l| l.starts_with("content-length:")).unwrap_or_default().to_owned();
+            assert!(!line.is_empty(), "{path}: {text}");
+            line
+        };
+        let (get, head) = (exchange(&server, &answer("GET")).await, exchange(&server, &answer("HEAD")).await);
+        assert_eq!(length(&get), length(&head), "{path}");
+        assert!(head.ends_with("\r\n\r\n"), "{path}: {head}");
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn http2_with_prior_knowledge_and_http1_on_one_port() {
+    let server = plain().await;
+    let content = noise(2, 3_000_000);
+    let path = push(&server, &content).await;
+    let url = format!("{}{path}", server.url());
+    let http2 = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let response = http2.get(&url).send().await.unwrap();
+    assert_eq!(response.version(), http::Version::HTTP_2);
+    assert_eq!(response.bytes().await.unwrap(), content);
+    let response = reqwest::get(&url).await.unwrap();
+    assert_eq!(response.version(), http::Version::HTTP_11);
+    assert_eq!(response.bytes().await.unwrap(), content);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_cut_off() {
+    let server = server(RegistryOptions::default(), short(300)).await;
+    let start = Instant::now();
+    for beginning in ["", "PRI", "GET /v2/ HT", "GET /v2/ HTTP/1.1\r\nhost: x\r\nx-slow:"] {
+        let answer = exchange(&server, beginning).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{beginning}: {answer}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(5));
+    let idle = exchange(&server, "GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(idle.starts_with("HTTP/1.1 200"), "an idle connection is closed after its answer");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_that_stops_coming_is_answered_and_its_bytes_are_kept() {
+    let limits = Limits { body_idle: Duration::from_millis(200), ..Limits::default() };
+    let server = server(RegistryOptions { limits, ..RegistryOptions::default() }, ServerOptions::default()).await;
+    let client = reqwest::Client::new();
+    let start = client.post(format!("{}/v2/a/blobs/uploads/", server.url())).send().await.unwrap();
+    let location = start.headers()["location"].to_str().unwrap().to_owned();
+    let answer =
+        exchange(&server, &format!("PATCH {location} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    let status = client.get(format!("{}{location}", server.url())).send().await.unwrap();
+    assert_eq!(status.headers()["range"], "0-2");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upload_whose_client_went_away_goes_on_where_it_stopped() {
+    let server = plain().await;
+    let client = reqwest::Client::new();
+    let start = client.post(format!("{}/v2/a/blobs/uploads/", server.url())).send().await.unwrap();
+    let location = start.headers()["location"].to_str().unwrap().to_owned();
+    let content = noise(4, 2_000_000);
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let head = format!("PATCH {location} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", content.len());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&content[..1_500_000]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    drop(stream);
+    let url = format!("{}{location}", server.url());
+    let mut offset = 0;
+    for _ in 0..100 {
+        let status = client.get(&url).send().await.unwrap();
+        if status.status() == 204 {
+            offset = status.headers()["range"].to_str().unwrap()[2..].parse::<usize>().unwrap() + 1;
+            if offset == 1_500_000 {
+                break;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(offset, 1_500_000);
+    let digest = Digest::sha256(&content);
+    let rest = client
+        .put(format!("{url}?digest={digest}"))
+        .header("content-range", format!("{offset}-{}", content.len() - 1))
+        .body(content[offset..].to_vec())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(rest.status(), 201);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut_off() {
+    let options = ServerOptions { write_timeout: Duration::from_millis(300), ..ServerOptions::default() };
+    let server = server(RegistryOptions::default(), options).await;
+    let path = push(&server, &vec![1; 40_000_000]).await;
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mut received = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut received)).await;
+    assert!(ended.is_ok(), "the connection is still open");
+    assert!(received.len() < 40_000_000, "the whole blob came: the buffers of the system are too large to tell");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_wait_for_their_turn() {
+    let options = ServerOptions { max_connections: 2, ..ServerOptions::default() };
+    let server = server(RegistryOptions::default(), options).await;
+    let first = TcpStream::connect(server.address()).await.unwrap();
+    let _second = TcpStream::connect(server.address()).await.unwrap();
+    let mut third = TcpStream::connect(server.address()).await.unwrap();
+    third.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let waited = tokio::time::timeout(Duration::from_millis(300), third.read_to_end(&mut answer)).await;
+    assert!(waited.is_err(), "a third connection was served");
+    drop(first);
+    tokio::time::timeout(Duration::from_secs(5), third.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn stopping_answers_what_is_in_flight_and_takes_nothing_new() {
+    let server = plain().await;
+    let content = vec![3; 20_000_000];
+    let path = push(&server, &content).await;
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).await.unwrap();
+    let idle = TcpStream::connect(server.address()).await.unwrap();
+    let address = server.address();
+    let stopping = tokio::spawn(server.stop());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(TcpStream::connect(address).await.is_err(), "a new connection was accepted");
+    assert!(!stopping.is_finished());
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.ends_with(&content[..1000]) && rest.len() > content.len());
+    drop(idle);
+    stopping.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn stopping_takes_no_longer_than_it_may() {
+    let server = server(RegistryOptions::default(), ServerOptions { drain_timeout: Duration::from_millis(300), ..ServerOptions::default() }).await;
+    let mut stuck = TcpStream::connect(server.address()).await.unwrap();
+    stuck
+        .write_all(b"PUT /v2/a/manifests/x HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let start = Instant::now();
+    server.stop().await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(3));
+    let mut rest = Vec::new();
+    let cut = tokio::time::timeout(Duration::from_secs(5), stuck.read_to_end(&mut rest)).await;
+    assert!(cut.is_ok(), "the connection outlived its server");
+}
