@@ -7,11 +7,11 @@
 //! A [`Builder`] turns a request into an image or files. [`LocalBuilder`] does it in this process and its sandbox
 //! helpers, without a daemon.
 
-// mod epoch;
-// mod local;
+mod epoch;
+mod local;
 mod request;
 
-// pub use local::{LocalBuilder, LocalBuilderOptions};
+pub use local::{LocalBuilder, LocalBuilderOptions};
 pub use request::{
     BuildContext, BuildOutput, BuildRequest, Destination, EpochPolicy, NamedContext, Output, find_dockerfile,
 };

@@ -84,8 +84,10 @@ pub(super) async fn transfer(
         .with_context("expected", wanted)
         .with_context("got", plan.root.manifest.digest()));
     }
-    let uploads = plan.blobs.iter().map(|blob| {
-        Ok(upload::send_blob(UploadPlan {
+    // Boxed here, where their lifetimes are known: callers need the whole transfer to be `Send`.
+    let mut uploads: Vec<Result<futures::future::BoxFuture<'_, Result<()>>>> = Vec::new();
+    for blob in &plan.blobs {
+        uploads.push(Ok(Box::pin(upload::send_blob(UploadPlan {
             source,
             target,
             blob,
@@ -93,8 +95,8 @@ pub(super) async fn transfer(
             mount_from: &options.mount_from,
             chunk_length: options.chunk_length,
             progress: &options.progress,
-        }))
-    });
+        }))));
+    }
     futures::stream::iter(uploads)
         .try_buffer_unordered(options.parallel.max(1))
         .try_for_each(|()| std::future::ready(Ok(())))

@@ -189,8 +189,8 @@ fn dispatch(
             tree::diff(&upper, &lowers, plain, epoch, &mut output, context)?;
             finish(output)
         }
-        Request::Copy { target, sources, plan } => {
-            tree::file_operation(&target, &sources, &plan, &mut output, context)?;
+        Request::Copy { sources, plan } => {
+            tree::file_operation(&sources, &plan, &mut output)?;
             finish(output)
         }
         Request::Export { rootfs, path } => {

@@ -1,14 +1,14 @@
 //! Runs the commands of a build in a sandbox, without a daemon.
 //!
-//! [`Executor`] is the trait; `NativeExecutor` is our own sandbox. The caller's process never forks into Rust code:
-//! each operation starts a small single-threaded helper, which is this very program started again (see `init`) or
-//! one that the caller names (`HelperCommand`).
+//! [`Executor`] is the trait; [`NativeExecutor`] is our own sandbox. The caller's process never forks into Rust code:
+//! a small single-threaded helper does the work, which is this very program started again (see [`init`]) or
+//! one that the caller names ([`HelperCommand`]).
 //!
 //! ```text
-//! caller (tokio)                    helper (one thread)                   the step
-//!   NativeExecutor ──request JSON──▶ user namespace, mounts ──fork──▶ pid 1 ──fork──▶ execve
-//!        ▲        ◀──reply JSON───   waits                             reaps
-//!        └── logs and tar streams over pipes of their own; a closed pipe or a dead caller ends everything
+//! caller (tokio)      helper (one thread)          operation               the step
+//!   NativeExecutor ──▶ user namespace, once ─fork─▶ request JSON ──fork─▶ pid 1 ──fork─▶ execve
+//!        ▲                                          ▶ reply JSON           mounts, reaps
+//!        └── logs and tar streams over pipes of their own; a closed socket or a dead caller ends everything
 //! ```
 //!
 //! # Invariants
@@ -17,8 +17,24 @@
 //! - Files of mapped owners are only touched inside the user namespace that maps them.
 //! - Secrets travel over pipes into memory-backed files. They are never written to a disk and never printed.
 
+mod command;
+mod helper;
+mod mountpoint;
+mod mounts;
+mod native;
+mod protocol;
+mod seccomp;
+mod socket;
 mod spec;
+mod step;
+mod sys;
+mod tree;
+mod userns;
+mod view;
 
+pub use helper::{HelperCommand, helper_main, init};
+pub use native::NativeExecutor;
+pub(crate) use protocol::{Reply, Request};
 pub use spec::{
     CacheMount, ExecMount, ExecSpec, Identity, MountSource, Network, RootFs, SecretBytes, Security, Snapshot,
 };
@@ -39,6 +55,13 @@ pub struct ExecCapabilities {
     pub private_network: bool,
     /// Whether [`Security::Insecure`] gives the capabilities of the host's root.
     pub insecure: bool,
+}
+
+/// Where the helper has arrived.
+#[derive(Clone, Copy, Debug)]
+struct Context {
+    identity: Identity,
+    user_namespace: bool,
 }
 
 /// How a command ended.

@@ -58,8 +58,8 @@ pub(crate) enum Request {
     },
     /// Write the layer of a file operation to the output pipe.
     Copy {
-        target: RootFs,
-        sources: Vec<RootFs>,
+        /// With whether it is a build context, whose owners mean nothing.
+        sources: Vec<(RootFs, bool)>,
         plan: Vec<u8>,
     },
     /// Write the tree as a tar to the output pipe.

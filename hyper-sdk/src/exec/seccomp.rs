@@ -72,8 +72,6 @@ const DENIED: &[i64] = &[
     libc::SYS_uselib,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_ustat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_create_module,
 ];
 
 /// The same for 32-bit x86 programs, whose numbers the C library of this machine does not name.

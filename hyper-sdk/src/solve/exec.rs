@@ -56,7 +56,7 @@ impl SolveContext {
                 let digest = blocking(move || {
                     let mut planner = Planner::new(&EmptyDestination, 0);
                     planner.copy(&root, &spec)?;
-                    planner.finish()?.content_digest(&*stat_cache, threads())
+                    planner.finish().content_digest(&*stat_cache, threads())
                 })
                 .await?;
                 Ok(digest.to_string())

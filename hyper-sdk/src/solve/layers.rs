@@ -2,14 +2,12 @@
 
 use super::value::{Chain, Layer};
 use super::SolveContext;
-use crate::digest::Hasher;
 use crate::layer::compress::{CompressOptions, CompressedLayer, LayerCompressor};
-use crate::layer::{LayerIndex, TreeIndex};
-use crate::media_type::Compression;
+use crate::layer::{LayerIndex, ReadAhead, TreeIndex, VerifiedLayer};
 use crate::oci::Descriptor;
 use crate::reference::RepositoryName;
 use crate::store::UploadOptions;
-use crate::{Digest, Error, ErrorKind, Result};
+use crate::{Digest, Error, Result};
 use bytes::Bytes;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -144,24 +142,16 @@ impl SolveContext {
     pub(crate) async fn open_layer(&self, layer: &Layer) -> Result<Box<dyn Read + Send>> {
         let blob = self.store.get_blob(&layer.repository, &layer.blob.digest, None).await?;
         let reader = SyncIoBridge::new(StreamReader::new(blob.stream.map_err_io()));
-        let expected = layer.diff_id.clone();
-        let reader = io::BufReader::with_capacity(256 << 10, reader);
-        let compression = Compression::of_layer(&layer.blob.media_type).ok_or_else(|| {
-            Error::unsupported(format!("layers of the media type `{}`", layer.blob.media_type))
-        })?;
-        let tar: Box<dyn Read + Send> = match compression {
-            Compression::None => Box::new(reader),
-            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
-            Compression::Zstd => Box::new(
-                zstd::stream::read::Decoder::with_buffer(reader)
-                    .map_err(|e| Error::new(ErrorKind::Corrupt, "the layer is not zstd").with_source(e))?,
-            ),
-        };
-        Ok(Box::new(CheckDiffId { inner: tar, hasher: Some(expected.algorithm().hasher()), expected }))
+        let (blob, diff_id) = (layer.blob.clone(), layer.diff_id.clone());
+        blocking(move || {
+            let tar = VerifiedLayer::new(reader, blob.digest, blob.size, Some(diff_id))?;
+            Ok(Box::new(ReadAhead::new(tar)?) as Box<dyn Read + Send>)
+        })
+        .await
     }
 
     /// Makes sure that a chain is unpacked.
-    pub(super) async fn unpack(&self, chain: &Chain) -> Result<()> {
+    pub(crate) async fn unpack(&self, chain: &Chain) -> Result<()> {
         let missing = {
             let mut from = 0;
             for (at, (_, id)) in chain.layers().iter().enumerate().rev() {
@@ -215,30 +205,6 @@ impl<R: Read> Read for Tee<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
         self.sink.write_all(&buffer[..n])?;
-        Ok(n)
-    }
-}
-
-/// Fails at the end of a tar that has another diff ID than promised.
-struct CheckDiffId<R> {
-    inner: R,
-    hasher: Option<Hasher>,
-    expected: Digest,
-}
-
-impl<R: Read> Read for CheckDiffId<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        let Some(hasher) = &mut self.hasher else { return Ok(n) };
-        hasher.update(&buffer[..n]);
-        if n == 0 && !buffer.is_empty() {
-            let got = self.hasher.take().map(Hasher::finish);
-            if got.as_ref() != Some(&self.expected) {
-                return Err(Error::new(ErrorKind::DigestInvalid, "the layer does not match its diff ID")
-                    .with_context("expected", &self.expected)
-                    .into());
-            }
-        }
         Ok(n)
     }
 }

@@ -86,7 +86,7 @@ fn decompress(compression: Compression, file: &File, out: &mut dyn Write) -> std
         Compression::Bzip2 => std::io::copy(&mut bzip2::bufread::MultiBzDecoder::new(input), &mut out)?,
         Compression::Zstd => std::io::copy(&mut zstd::Decoder::with_buffer(input)?, &mut out)?,
         Compression::Xz => {
-            return lzma_rs::xz_decompress(&mut input, &mut out).map_err(std::io::Error::other);
+            std::io::copy(&mut liblzma::bufread::XzDecoder::new_multi_decoder(input), &mut out)?
         }
     };
     Ok(())
@@ -171,7 +171,8 @@ impl Planner<'_> {
             let name = member.path_bytes().into_owned();
             let path = self.member_path(top, &name)?;
             let Some(path) = path else { continue };
-            let (mut entry, attributes) = member_entry(&mut member, &path, owner).context("member", escape(&name))?;
+            let (mut entry, attributes) =
+                member_entry(&mut member, &path, owner).context("member", escape(&name))?;
             let link = member.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default();
             let mut content = Content::None;
             let mut links = None;
@@ -209,7 +210,8 @@ impl Planner<'_> {
                 EntryType::Link => {
                     let target = self.member_path(top, &link)?.unwrap_or_default();
                     names += 1;
-                    let Some(first) = self.pending.get_mut(&target).filter(|p| !p.entry.is_directory()) else {
+                    let Some(first) = self.pending.get_mut(&target).filter(|p| !p.entry.is_directory())
+                    else {
                         return Err(Error::unsupported(format!(
                             "the hard link `{}` names `{}`, which is no earlier member of the archive",
                             escape(&name),
@@ -231,8 +233,11 @@ impl Planner<'_> {
                 }
                 EntryType::Fifo => EntryKind::Fifo,
                 other => {
-                    return Err(Error::unsupported(format!("members of the tar type {:?} cannot be unpacked", other.as_byte() as char))
-                        .with_context("member", escape(&name)));
+                    return Err(Error::unsupported(format!(
+                        "members of the tar type {:?} cannot be unpacked",
+                        other.as_byte() as char
+                    ))
+                    .with_context("member", escape(&name)));
                 }
             };
             if let (Some(value), EntryKind::File { .. }) = (attributes.capability, &entry.kind) {
@@ -284,7 +289,8 @@ fn member_entry<R: Read>(
     let header = member.header();
     let id = |value: std::io::Result<u64>| -> Result<u32> {
         let value = value.map_err(damaged)?;
-        u32::try_from(value).map_err(|_| Error::invalid(format!("the owner {value} of a member is out of range")))
+        u32::try_from(value)
+            .map_err(|_| Error::invalid(format!("the owner {value} of a member is out of range")))
     };
     let mut entry = Entry::new(path.clone(), EntryKind::Directory, header.mode().map_err(damaged)? & 0o7777);
     entry.uid = id(header.uid())?;
@@ -301,9 +307,12 @@ fn member_entry<R: Read>(
                 b"mtime" => {
                     // Fractions are dropped, towards the past as everywhere.
                     let seconds = text().and_then(|t| t.split('.').next()?.parse().ok());
-                    entry.mtime = seconds.ok_or_else(|| Error::invalid("the time of a member is no number"))?;
+                    entry.mtime =
+                        seconds.ok_or_else(|| Error::invalid("the time of a member is no number"))?;
                 }
-                b"SCHILY.xattr.security.capability" => attributes.capability = Some(record.value_bytes().to_vec()),
+                b"SCHILY.xattr.security.capability" => {
+                    attributes.capability = Some(record.value_bytes().to_vec())
+                }
                 key if key.starts_with(b"GNU.sparse.") => attributes.sparse = true,
                 _ => {}
             }

@@ -25,7 +25,10 @@ pub struct FileFacts {
 impl FileFacts {
     /// The hash as a digest.
     pub fn digest(&self) -> Result<Digest> {
-        Digest::parse(&format!("sha256:{}", self.sha256.iter().map(|b| format!("{b:02x}")).collect::<String>()))
+        Digest::parse(&format!(
+            "sha256:{}",
+            self.sha256.iter().map(|b| format!("{b:02x}")).collect::<String>()
+        ))
     }
 }
 

@@ -27,6 +27,8 @@ pub mod pattern;
 mod plan;
 mod planner;
 mod request;
+#[cfg(test)]
+mod recorded;
 mod source;
 mod stat_cache;
 mod suggest;
@@ -78,7 +80,10 @@ impl PartialEq for PatternList {
 
 impl CopySpec {
     /// The spec of a plain `COPY SOURCES DESTINATION`.
-    pub fn new<S: Into<String>>(sources: impl IntoIterator<Item = S>, destination: impl Into<String>) -> Self {
+    pub fn new<S: Into<String>>(
+        sources: impl IntoIterator<Item = S>,
+        destination: impl Into<String>,
+    ) -> Self {
         Self {
             sources: sources.into_iter().map(Into::into).collect(),
             destination: destination.into(),
@@ -96,10 +101,8 @@ pub fn destination_path(working_directory: &str, destination: &str) -> String {
     let joined = if text.starts_with('/') { text.to_owned() } else { format!("{working_directory}/{text}") };
     let clean = pattern::clean(joined.as_bytes());
     let mut path = format!("/{}", String::from_utf8_lossy(&clean));
-    if text.ends_with('/') || text.ends_with("/.") {
-        if path != "/" {
-            path.push('/');
-        }
+    if (text.ends_with('/') || text.ends_with("/.")) && path != "/" {
+        path.push('/');
     }
     path
 }

@@ -45,8 +45,9 @@ impl ModeChange {
         } else {
             let mut changes = Vec::new();
             for clause in text.split(',') {
-                parse_clause(clause.as_bytes(), &mut changes)
-                    .ok_or_else(|| invalid("write an octal mode such as 0755, or changes such as u=rwX,go=rX"))?;
+                parse_clause(clause.as_bytes(), &mut changes).ok_or_else(|| {
+                    invalid("write an octal mode such as 0755, or changes such as u=rwX,go=rX")
+                })?;
             }
             Kind::Symbolic(changes)
         };
@@ -75,7 +76,7 @@ impl ModeChange {
                 bits |= 0o111 & change.who;
             }
             for shift in &change.copies {
-                bits |= ((now >> shift) & 0o7) * 0o111 & change.who;
+                bits |= (((now >> shift) & 0o7) * 0o111) & change.who;
             }
             now = match change.operator {
                 b'+' => now | bits,

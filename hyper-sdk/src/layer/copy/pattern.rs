@@ -70,9 +70,7 @@ fn run(tokens: &[Token], text: &[u32]) -> bool {
                     next[i + 1] |= c == SLASH;
                 }
                 Token::Class { negated, ranges } => {
-                    if ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != *negated {
-                        next[i + 1] = true;
-                    }
+                    next[i + 1] |= ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != *negated;
                 }
                 _ => {}
             }
@@ -216,7 +214,9 @@ impl PatternList {
                 continue;
             }
             let (negated, text) = match text.strip_prefix('!') {
-                Some("") => return Err(Error::invalid("`!` alone is not a pattern: name what it takes back")),
+                Some("") => {
+                    return Err(Error::invalid("`!` alone is not a pattern: name what it takes back"));
+                }
                 Some(rest) => (true, rest),
                 None => (false, text),
             };
@@ -319,7 +319,11 @@ mod tests {
             ("", "", true),
             ("a", "ab", false),
         ] {
-            assert_eq!(NamePattern::new(pattern.as_bytes()).unwrap().matches(name.as_bytes()), expected, "{pattern}");
+            assert_eq!(
+                NamePattern::new(pattern.as_bytes()).unwrap().matches(name.as_bytes()),
+                expected,
+                "{pattern}"
+            );
         }
         for bad in ["[", "[]", "[a", "[a-", "a\\", "[-a]"] {
             assert!(NamePattern::new(bad.as_bytes()).is_err(), "{bad}");

@@ -1,9 +1,9 @@
 //! The outcome of planning: what goes into the layer, in order, and where each file's bytes are.
 
+use super::CopySpec;
 use super::facts::{CAPABILITY, FileFacts, FileHasher, capability};
 use super::planner::{EmptyDestination, Planner};
 use super::source::{Metadata, SourceRoot};
-use super::CopySpec;
 use crate::digest::Hasher;
 use crate::layer::{Entry, EntryKind, LayerWriter};
 use crate::{Digest, Result, ResultExt};
@@ -25,7 +25,7 @@ pub enum Content {
         /// The path in it, free of links.
         path: Vec<u8>,
         /// What it was when it was planned.
-        metadata: Metadata,
+        metadata: Box<Metadata>,
     },
     /// These bytes.
     Inline(Arc<[u8]>),
@@ -190,7 +190,9 @@ impl Plan {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
             let mut parts = vec![work()];
             for other in others {
-                parts.push(other.join().unwrap_or_else(|_| Err(crate::Error::internal("a hashing thread panicked"))));
+                parts.push(
+                    other.join().unwrap_or_else(|_| Err(crate::Error::internal("a hashing thread panicked"))),
+                );
             }
             parts
         });
@@ -242,10 +244,15 @@ pub fn content_digest(
     let mut digest = Hasher::sha256();
     // Every source is planned by itself, so that none hides another and none can collide with another.
     for source in &spec.sources {
-        let spec = CopySpec { sources: vec![source.clone()], destination: "/".to_owned(), unpack: false, ..spec.clone() };
+        let spec = CopySpec {
+            sources: vec![source.clone()],
+            destination: "/".to_owned(),
+            unpack: false,
+            ..spec.clone()
+        };
         let mut planner = Planner::new(&EmptyDestination, 0);
         planner.copy(root, &spec)?;
-        planner.finish()?.add_to(&mut digest, hasher, threads)?;
+        planner.finish().add_to(&mut digest, hasher, threads)?;
     }
     Ok(digest.finish())
 }

@@ -118,10 +118,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The plan of everything so far.
-    ///
-    /// # Errors
-    /// None at present.
-    pub fn finish(self) -> Result<Plan> {
+    pub fn finish(self) -> Plan {
         let mut first: HashMap<LinkGroup, LayerPath> = HashMap::new();
         let mut entries = Vec::with_capacity(self.pending.len());
         for (path, mut pending) in self.pending {
@@ -143,7 +140,7 @@ impl<'a> Planner<'a> {
                 entries.push(PlannedEntry { entry, content: Content::None });
             }
         }
-        Ok(Plan { entries, unmatched: self.unmatched, newest: self.newest })
+        Plan { entries, unmatched: self.unmatched, newest: self.newest }
     }
 
     /// Makes a directory and its missing parents: WORKDIR. What exists is left alone.
@@ -391,13 +388,16 @@ impl<'a> Planner<'a> {
         metadata: &Metadata,
         target: LayerPath,
     ) -> Result<()> {
-        let (major, minor) =
-            (rustix::fs::major(metadata.special), rustix::fs::minor(metadata.special));
+        let (major, minor) = (rustix::fs::major(metadata.special), rustix::fs::minor(metadata.special));
         let mut content = Content::None;
         let mut links = None;
         let kind = match metadata.file_type {
             FileType::RegularFile => {
-                content = Content::Source { root: copying.root.clone(), path: from.to_vec(), metadata: *metadata };
+                content = Content::Source {
+                    root: copying.root.clone(),
+                    path: from.to_vec(),
+                    metadata: Box::new(*metadata),
+                };
                 if metadata.links > 1 {
                     links = Some((copying.number, metadata.device, metadata.inode));
                 }
@@ -454,7 +454,11 @@ impl<'a> Planner<'a> {
     /// taken as it is.
     pub(super) fn resolve(&self, top: &LayerPath, path: &[u8]) -> Result<LayerPath> {
         let parts = |path: &[u8]| -> Vec<Vec<u8>> {
-            path.split(|&b| b == b'/').filter(|p| !p.is_empty() && *p != b".").rev().map(<[u8]>::to_vec).collect()
+            path.split(|&b| b == b'/')
+                .filter(|p| !p.is_empty() && *p != b".")
+                .rev()
+                .map(<[u8]>::to_vec)
+                .collect()
         };
         let mut todo = parts(&clean(path));
         let mut done = top.clone();
@@ -471,8 +475,10 @@ impl<'a> Planner<'a> {
                 Some(EntryKind::Symlink { target }) => {
                     links += 1;
                     if links > MAX_LINKS {
-                        return Err(Error::invalid("too many symbolic links follow one another in the destination")
-                            .with_context("path", crate::layer::entry::escape(path)));
+                        return Err(Error::invalid(
+                            "too many symbolic links follow one another in the destination",
+                        )
+                        .with_context("path", crate::layer::entry::escape(path)));
                     }
                     if target.first() == Some(&b'/') {
                         done = top.clone();
@@ -554,8 +560,10 @@ fn starts_with(path: &[u8], directory: &[u8]) -> bool {
 /// Refuses names that mean something else in a layer.
 pub(super) fn check_name(name: &[u8]) -> Result<()> {
     if name.starts_with(WHITEOUT_PREFIX) {
-        return Err(Error::unsupported("a name that starts with `.wh.` marks a removed file in a layer: rename it")
-            .with_context("name", crate::layer::entry::escape(name)));
+        return Err(Error::unsupported(
+            "a name that starts with `.wh.` marks a removed file in a layer: rename it",
+        )
+        .with_context("name", crate::layer::entry::escape(name)));
     }
     Ok(())
 }

@@ -84,7 +84,7 @@ impl CopyRequest {
                 }
             }
         }
-        planner.finish()
+        Ok(planner.finish())
     }
 
     /// Plans the operation and writes its layer.

@@ -92,7 +92,10 @@ pub struct SourceRoot {
 
 impl fmt::Debug for SourceRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SourceRoot").field("path", &self.path).field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("SourceRoot")
+            .field("path", &self.path)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
     }
 }
 
@@ -201,7 +204,7 @@ impl SourceRoot {
                 return Ok(false);
             }
         }
-        path.is_empty().then_some(Ok(true)).unwrap_or_else(|| self.passes(path, metadata.is_directory()))
+        if path.is_empty() { Ok(true) } else { self.passes(path, metadata.is_directory()) }
     }
 
     fn passes(&self, path: &[u8], is_directory: bool) -> Result<bool> {
@@ -339,7 +342,11 @@ pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
 }
 
-#[allow(clippy::unnecessary_fallible_conversions, clippy::useless_conversion, reason = "the width differs by platform")]
+#[allow(
+    clippy::unnecessary_fallible_conversions,
+    clippy::useless_conversion,
+    reason = "the width differs by platform"
+)]
 fn nanoseconds(value: impl TryInto<u32>) -> u32 {
     value.try_into().unwrap_or(0)
 }

@@ -122,7 +122,9 @@ impl StatCache {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.new", std::process::id()));
         let staged = path.with_file_name(name);
-        let written = File::create(&staged).and_then(|mut f| f.write_all(&bytes)).and_then(|()| std::fs::rename(&staged, path));
+        let written = File::create(&staged)
+            .and_then(|mut f| f.write_all(&bytes))
+            .and_then(|()| std::fs::rename(&staged, path));
         written.map_err(|e| {
             // What is left of a failed save is of no use to anybody.
             let _ = std::fs::remove_file(&staged);

@@ -26,16 +26,16 @@ pub(super) fn missing(root: &SourceRoot, source: &str) -> Error {
 fn nearest(root: &SourceRoot, path: &[u8]) -> Option<Vec<u8>> {
     let split = path.iter().rposition(|&b| b == b'/');
     let (parent, name) = split.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
-    let limit = (name.len() / 3).max(1);
+    let limit = name.len() / 3;
     let list = root.list(parent).ok()?;
     let best = list.into_iter().take(10_000).map(|(found, _)| (distance(name, &found), found)).min()?;
     (best.0 <= limit).then(|| join(parent, &best.1))
 }
 
-/// The number of bytes to insert, delete or replace; a difference of case alone counts as one.
+/// The number of bytes to insert, delete or replace; a difference of case alone counts as none.
 fn distance(a: &[u8], b: &[u8]) -> usize {
     if a.eq_ignore_ascii_case(b) {
-        return usize::from(a != b);
+        return 0;
     }
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {

@@ -1,1 +1,513 @@
-//! Copies described as text.
+//! Copies described as text: a source tree, an instruction, the entries that it makes.
+
+use super::*;
+use crate::layer::{Entry, EntryKind, LayerIndex, LayerPath, LayerWriter, TreeIndex};
+use crate::{ErrorKind, Result};
+use proptest::prelude::*;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Makes files from lines: `a/b 644 text`, `dir/ 755`, `link -> target`, `name = other name of one file`.
+fn make(folder: &Path, tree: &str) {
+    let mut modes = Vec::new();
+    for line in tree.split(';').map(str::trim).filter(|l| !l.is_empty()) {
+        if let Some((name, target)) = line.split_once(" -> ") {
+            symlink(target, folder.join(name)).unwrap();
+            continue;
+        }
+        if let Some((name, first)) = line.split_once(" = ") {
+            std::fs::hard_link(folder.join(first), folder.join(name)).unwrap();
+            continue;
+        }
+        let mut words = line.splitn(3, ' ');
+        let name = words.next().unwrap();
+        let mode = words.next().map(|m| u32::from_str_radix(m, 8).unwrap());
+        let path = folder.join(name);
+        if name.ends_with('/') {
+            std::fs::create_dir_all(&path).unwrap();
+            modes.push((path, mode.unwrap_or(0o775)));
+        } else {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, words.next().unwrap_or("")).unwrap();
+            modes.push((path, mode.unwrap_or(0o664)));
+        }
+    }
+    for (path, mode) in modes {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+fn context(tree: &str) -> (tempfile::TempDir, Arc<SourceRoot>) {
+    let folder = tempfile::tempdir().unwrap();
+    make(folder.path(), tree);
+    let root = SourceRoot::open(folder.path(), SourceKind::Context, None).unwrap();
+    (folder, Arc::new(root))
+}
+
+/// A destination from lines such as `etc/ 755 0:0`, `file 644`, `link -> target`.
+fn destination(tree: &str) -> TreeIndex {
+    let mut entries: Vec<Entry> = Vec::new();
+    for line in tree.split(';').map(str::trim).filter(|l| !l.is_empty()) {
+        let (name, kind) = match line.split_once(" -> ") {
+            Some((name, target)) => (name, EntryKind::Symlink { target: target.into() }),
+            None => match line.strip_suffix('/') {
+                Some(name) => (name, EntryKind::Directory),
+                None => (line, EntryKind::File { size: 0, digest: None }),
+            },
+        };
+        entries.push(Entry::new(LayerPath::new(name).unwrap(), kind, 0o700));
+    }
+    entries.sort_by(Entry::layer_order);
+    TreeIndex::new(vec![Arc::new(LayerIndex::from_sorted(entries).unwrap())])
+}
+
+fn show(plan: &Plan) -> String {
+    let line = |entry: &Entry| {
+        let owner = if (entry.uid, entry.gid) == (0, 0) {
+            String::new()
+        } else {
+            format!(" {}:{}", entry.uid, entry.gid)
+        };
+        let path = &entry.path;
+        match &entry.kind {
+            EntryKind::Directory => format!("{path}/ {:o}{owner}", entry.mode),
+            EntryKind::File { size, .. } => format!("{path} {:o}{owner} {size}", entry.mode),
+            EntryKind::Symlink { target } => format!("{path} -> {}{owner}", String::from_utf8_lossy(target)),
+            EntryKind::Hardlink { target } => format!("{path} = {target}"),
+            other => format!("{path} {} {:o}", other.name(), entry.mode),
+        }
+    };
+    plan.entries().iter().map(|e| line(&e.entry)).collect::<Vec<_>>().join("; ")
+}
+
+fn plan(root: &Arc<SourceRoot>, to: &dyn Destination, spec: &CopySpec) -> Result<Plan> {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut planner = Planner::new(to, 5).with_scratch(scratch.path());
+    planner.copy(root, spec)?;
+    Ok(planner.finish())
+}
+
+#[test]
+fn what_goes_where() {
+    let tree = "f 640 xx; d/ 700; d/a 4755 1; d/sub/b; link -> d; flink -> f; d/in -> ../f; x1 600; x2 604; h1 644 h; h2 = h1";
+    let (_folder, root) = context(tree);
+    let all = "bin/; file; to -> real; real/; real/sub/; dangling -> some/where; abs -> /real";
+    for (to, sources, at, expected) in [
+        // Files, with and without a slash.
+        ("", "f", "/x", "x 640 2"),
+        ("", "f", "/x/", "x/ 755; x/f 640 2"),
+        ("", "/f", "/a/b/c", "a/ 755; a/b/ 755; a/b/c 640 2"),
+        (all, "f", "/bin", "bin/f 640 2"),
+        (all, "f", "/file", "file 640 2"),
+        // Directories copy their contents; what exists above is left alone.
+        ("", "d", "/x", "x/ 755; x/a 4755 1; x/in -> ../f; x/sub/ 755; x/sub/b 664 0"),
+        (all, "d/", "/real", "real/a 4755 1; real/in -> ../f; real/sub/ 755; real/sub/b 664 0"),
+        // Links: followed at the top of the source and in the destination.
+        ("", "link/sub", "/", "b 664 0"),
+        ("", "flink", "/", "flink 640 2"),
+        (all, "f", "/to/", "real/f 640 2"),
+        (all, "f", "/abs", "real/f 640 2"),
+        (all, "f", "/dangling/", "some/ 755; some/where/ 755; some/where/f 640 2"),
+        (all, "f", "/to/../x", "x 640 2"),
+        (all, "f", "/../../x", "x 640 2"),
+        // Wildcards: several files in one place, the last one stays; no match is fine.
+        ("", "x?", "/x", "x 604 0"),
+        ("", "x* f", "/n/", "n/ 755; n/f 640 2; n/x1 600 0; n/x2 604 0"),
+        ("", "z*", "/n/", ""),
+        ("", "d/*", "/n/", "n/ 755; n/a 4755 1; n/b 664 0; n/in 640 2"),
+        // Hard links within one match stay.
+        ("", "h1 h2", "/n/", "n/ 755; n/h1 644 1; n/h2 644 1"),
+    ] {
+        let tree = destination(to);
+        let spec = CopySpec::new(sources.split(' '), at);
+        let plan = plan(&root, &tree, &spec).unwrap_or_else(|e| panic!("{sources} {at}: {e}"));
+        assert_eq!(show(&plan), expected, "COPY {sources} {at}");
+    }
+    let spec = CopySpec::new(["."], "/n/");
+    assert!(show(&plan(&root, &EmptyDestination, &spec).unwrap()).contains("n/h1 644 1; n/h2 = n/h1"));
+}
+
+#[test]
+fn what_cannot_replace_what() {
+    let (_folder, root) = context("f; d/m/x; t/m");
+    let to = "file; d/; d/m -> file; f/; g/m/";
+    for (sources, at, kind, part) in [
+        ("d", "/d", ErrorKind::Conflict, "directory over the symlink `/d/m`"),
+        ("d", "/file", ErrorKind::Conflict, "directory over the file `/file`"),
+        ("f", "/file/x", ErrorKind::Conflict, "`/file` is a file"),
+        ("t", "/g", ErrorKind::Conflict, "replace the directory `/g/m`"),
+        ("f", "/", ErrorKind::Conflict, "replace the directory `/f`"),
+        ("missing", "/", ErrorKind::NotFound, "`missing` not found"),
+        ("F", "/", ErrorKind::NotFound, "did you mean `f`"),
+        ("d/misssing", "/", ErrorKind::NotFound, "`d/misssing` not found ("),
+        ("[", "/", ErrorKind::Invalid, "not a pattern"),
+    ] {
+        let e = plan(&root, &destination(to), &CopySpec::new([sources], at)).unwrap_err();
+        assert_eq!(e.kind(), kind, "{e}");
+        assert!(e.to_string().contains(part), "{e}");
+    }
+    // One instruction is a sequence: its second source meets what the first one made.
+    let e = plan(&root, &EmptyDestination, &CopySpec::new(["d", "t"], "/n/")).unwrap_err();
+    assert!(e.to_string().contains("replace the directory `/n/m`"), "{e}");
+}
+
+#[test]
+fn flags() {
+    let (_folder, root) = context(
+        "app/ 775; app/keep 644; app/views/exception; app/views/test; x/y/a.txt; x/y/b.md; x/a.txt; r/",
+    );
+    let spec = |f: &dyn Fn(&mut CopySpec)| {
+        let mut spec = CopySpec::new(["app"], "/o/");
+        f(&mut spec);
+        show(&plan(&root, &EmptyDestination, &spec).unwrap())
+    };
+    let list = |patterns: &[&str]| PatternList::new(patterns).unwrap();
+    assert_eq!(spec(&|s| s.exclude = list(&["views"])), "o/ 755; o/keep 644 0");
+    assert_eq!(
+        spec(&|s| s.exclude = list(&["views", "!views/exception"])),
+        "o/ 755; o/keep 644 0; o/views/ 755; o/views/exception 664 0"
+    );
+    let owner = crate::layer::accounts::Owner { uid: 7, gid: 8 };
+    assert_eq!(
+        spec(&|s| (s.chown, s.exclude) = (Some(owner), list(&["views"]))),
+        "o/ 755 7:8; o/keep 644 7:8 0"
+    );
+    let chmod = |text: &str| Some(ModeChange::parse(text).unwrap());
+    assert_eq!(spec(&|s| (s.chmod, s.exclude) = (chmod("711"), list(&["views"]))), "o/ 711; o/keep 711 0");
+    assert_eq!(spec(&|s| (s.chmod, s.exclude) = (chmod("go="), list(&["views"]))), "o/ 755; o/keep 600 0");
+    let parents = |source: &str| spec(&|s| (s.parents, s.sources) = (true, vec![source.to_owned()]));
+    assert_eq!(parents("./x/y/*.txt"), "o/ 755; o/x/ 755; o/x/y/ 755; o/x/y/a.txt 664 0");
+    assert_eq!(parents("./x/./y/*.txt"), "o/ 755; o/y/ 755; o/y/a.txt 664 0");
+    assert_eq!(parents("x/y/./*.md"), "o/ 755; o/b.md 664 0");
+    assert_eq!(parents("**/a.txt"), "o/ 755; o/x/ 755; o/x/a.txt 664 0; o/x/y/ 755; o/x/y/a.txt 664 0");
+    assert_eq!(parents("r"), "o/ 755; o/r/ 775");
+    let mut missing = CopySpec::new(["x/z"], "/o/");
+    missing.parents = true;
+    assert_eq!(plan(&root, &EmptyDestination, &missing).unwrap_err().kind(), ErrorKind::NotFound);
+
+    // What --parents needs above its match leaves the owner of what exists alone.
+    let mut over = CopySpec::new(["x/a.txt"], "/");
+    (over.parents, over.chown) = (true, Some(owner));
+    assert_eq!(show(&plan(&root, &destination("x/"), &over).unwrap()), "x/ 755; x/a.txt 664 7:8 0");
+
+    let json = serde_json::to_string(&over).unwrap();
+    assert_eq!(serde_json::from_str::<CopySpec>(&json).unwrap(), over);
+}
+
+#[derive(Debug)]
+struct Ignore(PatternList);
+
+impl PathFilter for Ignore {
+    fn decide(&self, path: &[u8], _is_directory: bool) -> FilterDecision {
+        match self.0.matches(path, &Default::default()).0 {
+            false => FilterDecision::Keep,
+            true if self.0.has_exceptions() => FilterDecision::DropUnlessNeeded,
+            true => FilterDecision::Drop,
+        }
+    }
+}
+
+#[test]
+fn ignored_files_do_not_exist() {
+    let (folder, _) = context("a/b/c; a/d; e; l -> a/d");
+    let ignoring = |patterns: &[&str]| {
+        let filter = Ignore(PatternList::new(patterns).unwrap());
+        Arc::new(SourceRoot::open(folder.path(), SourceKind::Context, Some(Arc::new(filter))).unwrap())
+    };
+    let root = ignoring(&["*", "!a/b/c"]);
+    assert_eq!(
+        show(&plan(&root, &EmptyDestination, &CopySpec::new(["."], "/")).unwrap()),
+        "a/ 755; a/b/ 755; a/b/c 664 0"
+    );
+    for source in ["e", "a/d", "l"] {
+        let e = plan(&root, &EmptyDestination, &CopySpec::new([source], "/")).unwrap_err();
+        assert!(e.to_string().contains("excluded by the ignore file"), "{e}");
+    }
+    let root = ignoring(&["a"]);
+    assert_eq!(show(&plan(&root, &EmptyDestination, &CopySpec::new(["*"], "/n/")).unwrap_or_default()), "");
+    assert!(plan(&root, &EmptyDestination, &CopySpec::new(["a/d"], "/")).is_err());
+    let root = ignoring(&["*", "!a/z"]);
+    assert!(plan(&root, &EmptyDestination, &CopySpec::new(["a"], "/")).is_err());
+    assert!(plan(&root, &EmptyDestination, &CopySpec::new(["."], "/")).unwrap().is_empty());
+}
+
+#[test]
+fn directories_and_inline_files() {
+    let tree = destination("tmp/; app -> srv; f");
+    let make = |path: &str| -> Result<String> {
+        let mut planner = Planner::new(&tree, 5);
+        planner.make_directory(path, 0o755, Some(crate::layer::accounts::Owner { uid: 1, gid: 2 }))?;
+        Ok(show(&planner.finish()))
+    };
+    assert_eq!(make("/tmp/").unwrap(), "");
+    assert_eq!(make("/").unwrap(), "");
+    assert_eq!(make("/tmp/a/b").unwrap(), "tmp/a/ 755 1:2; tmp/a/b/ 755 1:2");
+    assert_eq!(make("/app/x").unwrap(), "srv/ 755 1:2; srv/x/ 755 1:2");
+    assert_eq!(make("/f/x").unwrap_err().kind(), ErrorKind::Conflict);
+
+    let (_folder, root) = context("file");
+    let spec = CopySpec::new(["file"], "/test/");
+    let mut planner = Planner::new(&tree, 5);
+    planner.copy(&root, &spec).unwrap();
+    planner.inline_file("robots.txt", *b"hello", &spec).unwrap();
+    planner.inline_file("x", *b"he", &CopySpec::new([""], "/name")).unwrap();
+    let plan = planner.finish();
+    assert_eq!(show(&plan), "name 644 2; test/ 755; test/file 664 0; test/robots.txt 644 5");
+    assert_eq!(plan.entries()[0].entry.mtime, 5);
+    let mut writer = LayerWriter::new(Vec::new(), None);
+    plan.write(&mut writer).unwrap();
+    assert_eq!(writer.finish().unwrap().1.len(), 4);
+}
+
+#[test]
+fn destinations_join_the_working_folder() {
+    for (folder, text, expected) in [
+        ("/b", ".", "/b/"),
+        ("/b", "", "/b/"),
+        ("/b", "./b", "/b/b"),
+        ("/", "x/", "/x/"),
+        ("/b", "/x/.", "/x/"),
+        ("/b", "../../x", "/x"),
+        ("/", "/", "/"),
+        ("/b", "/symlink/..", "/"),
+    ] {
+        assert_eq!(destination_path(folder, text), expected);
+    }
+}
+
+fn archive(members: &[(&str, tar::EntryType, u32, &str)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, kind, mode, text) in members {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(*kind);
+        header.set_mode(*mode);
+        header.set_uid(12);
+        header.set_gid(13);
+        header.set_mtime(99);
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        if matches!(kind, tar::EntryType::Symlink | tar::EntryType::Link) {
+            header.set_link_name(text).unwrap();
+            header.set_size(0);
+            header.set_cksum();
+            builder.append(&header, &b""[..]).unwrap();
+        } else {
+            header.set_size(text.len() as u64);
+            header.set_cksum();
+            builder.append(&header, text.as_bytes()).unwrap();
+        }
+    }
+    builder.into_inner().unwrap()
+}
+
+fn unpack(to: &str, data: &[u8], at: &str) -> Result<Plan> {
+    let folder = tempfile::tempdir().unwrap();
+    make(folder.path(), "a.bin 664");
+    std::fs::write(folder.path().join("a.bin"), data).unwrap();
+    let root = Arc::new(SourceRoot::open(folder.path(), SourceKind::Context, None).unwrap());
+    let mut spec = CopySpec::new(["a.bin"], at);
+    spec.unpack = true;
+    let plan = plan(&root, &destination(to), &spec)?;
+    let mut writer = LayerWriter::new(Vec::new(), None);
+    plan.write(&mut writer)?;
+    plan.content_digest(&ReadingHasher, 1)?;
+    Ok(plan)
+}
+
+#[test]
+fn archives_are_unpacked_whatever_compresses_them() {
+    use tar::EntryType::{Directory, Link, Regular, Symlink};
+    let plain = archive(&[
+        ("./", Directory, 0o700, ""),
+        ("z/f", Regular, 0o4755, "hello"),
+        ("d/", Directory, 0o1777, ""),
+        ("d/l", Symlink, 0o777, "../z/f"),
+        ("a", Link, 0o644, "z/f"),
+    ]);
+    let expected = "n/ 755; n/a 4755 12:13 5; n/d/ 1777 12:13; n/d/l -> ../z/f 12:13; n/z/ 755; n/z/f = n/a";
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&plain).unwrap();
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip2.write_all(&plain).unwrap();
+    let mut xz = Vec::new();
+    lzma_rs::xz_compress(&mut &plain[..], &mut xz).unwrap();
+    let zstd = zstd::encode_all(&plain[..], 1).unwrap();
+    for data in [plain.clone(), gzip.finish().unwrap(), bzip2.finish().unwrap(), xz, zstd] {
+        assert_eq!(show(&unpack("", &data, "/n").unwrap()), expected);
+    }
+    // What is no archive is copied as it is.
+    for data in [&b"hello world"[..], b"", &[0; 1024], b"\x1f\x8b\x08 but no gzip", b"\xfd7zXZ\x00 no"] {
+        assert_eq!(show(&unpack("", data, "/n").unwrap()), format!("n 664 {}", data.len()));
+    }
+    assert!(unpack("", &gzip_cut(&plain), "/n").is_err());
+}
+
+fn gzip_cut(plain: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    gzip.write_all(plain).unwrap();
+    let mut data = gzip.finish().unwrap();
+    data.truncate(data.len() / 2);
+    data
+}
+
+#[test]
+fn archives_replace_what_they_find() {
+    use tar::EntryType::{Directory, Regular};
+    let file = archive(&[("dir", Regular, 0o644, "x")]);
+    assert_eq!(show(&unpack("dir/; dir/old", &file, "/").unwrap()), "dir 644 12:13 1");
+    let twice = archive(&[
+        ("dir", Regular, 0o644, "x"),
+        ("dir/", Directory, 0o755, ""),
+        ("dir/n", Regular, 0o600, ""),
+    ]);
+    assert_eq!(
+        show(&unpack("dir/; dir/old", &twice, "/").unwrap()),
+        "dir/ 755 12:13; dir opaque whiteout 0; dir/n 600 12:13 0"
+    );
+    let directory = archive(&[("f/", Directory, 0o755, ""), ("dir/", Directory, 0o750, "")]);
+    assert_eq!(show(&unpack("f; dir/; dir/old", &directory, "/").unwrap()), "dir/ 750 12:13; f/ 755 12:13");
+    // Links in the parents of a member stay within the destination.
+    let member = archive(&[("lib/so", Regular, 0o644, "x")]);
+    assert_eq!(
+        show(&unpack("lib -> /usr/lib; usr/; usr/lib/", &member, "/").unwrap()),
+        "usr/lib/so 644 12:13 1"
+    );
+    assert_eq!(
+        show(&unpack("n/; n/lib -> /../../usr; usr/", &member, "/n").unwrap()),
+        "n/usr/ 755; n/usr/so 644 12:13 1"
+    );
+}
+
+#[test]
+fn hostile_archives_are_refused() {
+    use tar::EntryType::{Link, Regular};
+    for (members, kind) in [
+        (vec![("../x", Regular, 0o644, "")], ErrorKind::Invalid),
+        (vec![("a/../../x", Regular, 0o644, "")], ErrorKind::Invalid),
+        (vec![("x", Link, 0o644, "../etc/passwd")], ErrorKind::Invalid),
+        (vec![("x", Link, 0o644, "nothing")], ErrorKind::Unsupported),
+        (vec![(".wh.x", Regular, 0o644, "")], ErrorKind::Unsupported),
+        (vec![("x", tar::EntryType::new(b'V'), 0o644, "")], ErrorKind::Unsupported),
+    ] {
+        let e = unpack("", &archive(&members), "/").unwrap_err();
+        assert_eq!(e.kind(), kind, "{e}");
+    }
+}
+
+#[test]
+fn the_digest_sees_everything_but_times() {
+    let (folder, root) = context("a 644 one; d/b 600 two; l -> a");
+    let spec = CopySpec::new(["."], "/x");
+    let digest = |spec: &CopySpec| content_digest(&root, spec, &ReadingHasher, 2).unwrap();
+    let first = digest(&spec);
+    std::fs::File::options()
+        .write(true)
+        .open(folder.path().join("a"))
+        .unwrap()
+        .set_modified(std::time::UNIX_EPOCH)
+        .unwrap();
+    assert_eq!(digest(&spec), first);
+    let mut fixed = spec.clone();
+    fixed.chmod = Some(ModeChange::parse("755").unwrap());
+    let fixed_first = digest(&fixed);
+    std::fs::set_permissions(folder.path().join("a"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    assert_ne!(digest(&spec), first);
+    assert_eq!(digest(&fixed), fixed_first);
+    std::fs::write(folder.path().join("d/b"), "owt").unwrap();
+    assert_ne!(digest(&fixed), fixed_first);
+}
+
+#[test]
+fn links_and_pipes_and_odd_names() {
+    let (folder, _) = context("a -> b; b -> a; out -> /../../etc");
+    let root = Arc::new(SourceRoot::open(folder.path(), SourceKind::RootFilesystem, None).unwrap());
+    assert_eq!(
+        plan(&root, &EmptyDestination, &CopySpec::new(["a"], "/")).unwrap_err().kind(),
+        ErrorKind::Invalid
+    );
+    assert_eq!(
+        plan(&root, &EmptyDestination, &CopySpec::new(["out/passwd"], "/")).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    std::fs::remove_file(folder.path().join("a")).unwrap();
+    std::fs::remove_file(folder.path().join("b")).unwrap();
+    let name = std::ffi::OsStr::new("pipe");
+    let directory = std::fs::File::open(folder.path()).unwrap();
+    rustix::fs::mknodat(&directory, name, rustix::fs::FileType::Fifo, 0o622.into(), 0).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("sock")).unwrap();
+    use std::os::unix::ffi::OsStrExt;
+    std::fs::write(folder.path().join(std::ffi::OsStr::from_bytes(b"\xff\xfe")), "x").unwrap();
+    let plan = plan(&root, &EmptyDestination, &CopySpec::new(["."], "/")).unwrap();
+    let names: Vec<_> =
+        plan.entries().iter().map(|e| (e.entry.path.as_bytes(), e.entry.kind.name())).collect();
+    assert_eq!(
+        names,
+        [(&b"out"[..], "symlink"), (b"pipe", "fifo"), (b"sock", "file"), (b"\xff\xfe", "file")]
+    );
+    let mut writer = LayerWriter::new(Vec::new(), None);
+    plan.write(&mut writer).unwrap();
+    std::fs::write(folder.path().join(".wh.x"), "").unwrap();
+    let spec = CopySpec::new(["."], "/");
+    assert_eq!(
+        super::tests::plan(&root, &EmptyDestination, &spec).unwrap_err().kind(),
+        ErrorKind::Unsupported
+    );
+}
+
+/// `HYPER_COPY_FILES` sets the number of files, to measure.
+#[test]
+fn many_small_files_are_planned_and_hashed_fast() {
+    let (folder, root) = context("");
+    let files: usize = std::env::var("HYPER_COPY_FILES").ok().and_then(|n| n.parse().ok()).unwrap_or(2000);
+    for directory in 0..files / 50 {
+        let path = folder.path().join(format!("d{directory}"));
+        std::fs::create_dir(&path).unwrap();
+        for file in 0..50 {
+            std::fs::write(path.join(format!("f{file}")), [7; 500]).unwrap();
+        }
+    }
+    let start = std::time::Instant::now();
+    let spec = CopySpec::new(["."], "/x/");
+    let cache = StatCache::new();
+    content_digest(&root, &spec, &cache, 2).unwrap();
+    let hashed = start.elapsed();
+    let planned = plan(&root, &EmptyDestination, &spec).unwrap();
+    let took = start.elapsed();
+    let mut writer = LayerWriter::new(std::io::sink(), None);
+    planned.write(&mut writer).unwrap();
+    println!(
+        "{files} files: hashed in {hashed:?}, planned in {:?}, written in {:?}",
+        took - hashed,
+        start.elapsed() - took
+    );
+    // A generous bound for loaded machines: it is there to catch quadratic work.
+    assert!(took.as_secs() < 5);
+}
+
+proptest! {
+    // Every case makes a tree on the disk.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn entries_are_sorted_and_stay_inside(
+        at in "/?([a-c.]{1,2}/?){0,4}",
+        source in "/?([a-c.*]{1,2}/?){0,3}",
+        links in proptest::collection::vec(("[a-c]", "/?([a-c.]{1,2}/){0,3}"), 0..3),
+    ) {
+        let (_folder, root) = context("a/b/c; a/c; b/a; c");
+        let mut lines = String::from("q/");
+        for (name, target) in links.iter().filter(|(n, t)| !t.is_empty() && links.iter().filter(|(m, _)| m == n).count() == 1) {
+            lines.push_str(&format!("; {name} -> {target}"));
+        }
+        let tree = destination(&lines);
+        let spec = CopySpec::new([source], destination_path("/", &at));
+        if let Ok(plan) = plan(&root, &tree, &spec) {
+            let mut writer = LayerWriter::new(Vec::new(), None);
+            prop_assert!(plan.write(&mut writer).is_ok(), "{}", show(&plan));
+            for entry in plan.entries() {
+                prop_assert!(entry.entry.path.parts().all(|p| p != b".." && p != b"."));
+            }
+        }
+    }
+}

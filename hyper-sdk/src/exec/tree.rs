@@ -1,0 +1,353 @@
+//! Work on whole trees inside the helper's namespace: unpack, diff, copy, export, remove.
+//!
+//! With a single id, files cannot have the owners that an image records. They are kept beside the layer, in
+//! `owners.json` next to its folder, and put back when a later layer changes such a file:
+//!
+//! ```text
+//! {"etc/shadow": [0, 42], …}      only owners that are not 0:0; paths that are not UTF-8 are left out
+//! ```
+
+use super::{Context, Identity, view};
+use super::spec::RootFs;
+use crate::layer::copy::{CopyRequest, SourceKind, SourceRoot};
+use crate::layer::{
+    ApplyOptions, ApplyStyle, DevicePolicy, DiffOptions, LayerIndex, LayerPath, LayerWriter, OwnerPolicy, apply as unpack,
+    diff_overlay, diff_trees,
+};
+use crate::{Error, Result};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{CStr, OsStr};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const OWNERS: &str = "owners.json";
+
+type Owners = BTreeMap<String, (u32, u32)>;
+
+/// Unpacks a layer into `target` on top of `lowers`; with `plain` into a whole tree.
+pub(super) fn apply(
+    target: &Path,
+    lowers: &[PathBuf],
+    plain: bool,
+    tar: &mut impl Read,
+    context: Context,
+) -> Result<()> {
+    let mut options = ApplyOptions::new(if plain { ApplyStyle::Plain } else { ApplyStyle::Overlay });
+    options.lowers = lowers.to_vec();
+    if context.user_namespace {
+        options.devices = DevicePolicy::Skip;
+    }
+    if context.identity == Identity::Single {
+        options.owners = OwnerPolicy::Ignore;
+    }
+    let applied = unpack(tar, target, &options)?;
+    if context.identity == Identity::Single {
+        save_owners(target, &applied.index)?;
+    }
+    Ok(())
+}
+
+fn owners_file(layer: &Path) -> Option<PathBuf> {
+    layer.parent().map(|folder| folder.join(OWNERS))
+}
+
+fn save_owners(target: &Path, index: &LayerIndex) -> Result<()> {
+    let mut owners = load_owners(target);
+    for entry in index.entries().iter().filter(|entry| !entry.kind.is_whiteout()) {
+        let Ok(path) = std::str::from_utf8(entry.path.as_bytes()) else { continue };
+        if (entry.uid, entry.gid) == (0, 0) {
+            owners.remove(path);
+        } else {
+            owners.insert(path.to_owned(), (entry.uid, entry.gid));
+        }
+    }
+    let Some(file) = owners_file(target) else { return Ok(()) };
+    let text = serde_json::to_vec(&owners).expect("plain data");
+    std::fs::write(&file, text).map_err(|e| Error::io("cannot record the owners of a layer", file, e))
+}
+
+fn load_owners(layer: &Path) -> Owners {
+    owners_file(layer)
+        .and_then(|file| std::fs::read(file).ok())
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
+}
+
+/// Writes the layer of `upper` on `lowers`, then sets the times in `upper` to those in the layer.
+pub(super) fn diff(
+    upper: &Path,
+    lowers: &[PathBuf],
+    plain: bool,
+    epoch: Option<i64>,
+    output: &mut impl Write,
+    context: Context,
+) -> Result<()> {
+    let recorded = match context.identity {
+        Identity::Full => Vec::new(),
+        Identity::Single => lowers.iter().map(|lower| load_owners(lower)).collect::<Vec<_>>(),
+    };
+    let owner = |path: &LayerPath, stat: &rustix::fs::Stat| {
+        std::str::from_utf8(path.as_bytes())
+            .ok()
+            .and_then(|path| recorded.iter().find_map(|owners| owners.get(path).copied()))
+            .unwrap_or((stat.st_uid, stat.st_gid))
+    };
+    let options = DiffOptions { owner: if recorded.is_empty() { None } else { Some(&owner) } };
+    let mut writer = LayerWriter::new(output, epoch);
+    if plain {
+        let Some(lower) = lowers.first() else {
+            return Err(Error::internal("a tree is compared with nothing"));
+        };
+        diff_trees(lower, upper, &mut writer, &options)?;
+    } else {
+        diff_overlay(upper, lowers, &mut writer, &options)?;
+    }
+    let (_, index) = writer.finish()?;
+    if let Some(epoch) = epoch {
+        clamp_times(upper, &index, epoch)?;
+    }
+    Ok(())
+}
+
+/// Sets times above `epoch` to it, for what is in the layer.
+fn clamp_times(upper: &Path, index: &LayerIndex, epoch: i64) -> Result<()> {
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ },
+        last_modification: Timespec { tv_sec: epoch, tv_nsec: 0 },
+    };
+    // Only what the writer has clamped can have such a time.
+    for entry in index.entries().iter().filter(|entry| !entry.kind.is_whiteout()) {
+        let path = if entry.path.is_root() { upper.to_owned() } else { upper.join(entry.path.as_path()) };
+        let Ok(stat) = rustix::fs::lstat(&path) else { continue };
+        if (stat.st_mtime as i64, stat.st_mtime_nsec as i64) > (epoch, 0) {
+            rustix::fs::utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|e| Error::io("cannot set the time of a file", &path, e.into()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a [`CopyRequest`] and writes its layer. A source with `true` is a build context.
+pub(super) fn file_operation(sources: &[(RootFs, bool)], plan: &[u8], output: &mut impl Write) -> Result<()> {
+    let request: CopyRequest = serde_json::from_slice(plan)
+        .map_err(|e| Error::internal("a file operation cannot be read").with_source(e))?;
+    let mut open = Vec::new();
+    let mut roots = Vec::new();
+    for (source, is_context) in sources {
+        let tree = view::open(source)?;
+        let kind = if *is_context { SourceKind::Context } else { SourceKind::RootFilesystem };
+        roots.push(Arc::new(SourceRoot::open(&view::fd_path(&tree), kind, None)?));
+        open.push(tree);
+    }
+    request.run(&roots, output).map(drop)
+}
+
+/// Writes what is below `path` of a tree as one tar.
+pub(super) fn export(rootfs: &RootFs, path: &str, output: &mut impl Write) -> Result<()> {
+    let tree = view::open(rootfs)?;
+    let folder = view::open_in(tree.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
+        .map_err(|e| Error::io("the folder to export does not exist", path, e.into()))?;
+    let memory = view::tmpfs(&[("mode", "0755")], rustix::mount::MountAttrFlags::empty())?;
+    let mut writer = LayerWriter::new(output, None);
+    diff_trees(&view::fd_path(&memory), &view::fd_path(&folder), &mut writer, &DiffOptions::default())?;
+    writer.finish().map(drop)
+}
+
+/// Removes a whole tree, whatever modes its folders have. One that does not exist is no error.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    // A process of a step that was cancelled may still be writing for a moment.
+    let mut last = None;
+    for _ in 0..50 {
+        let result = match rustix::fs::lstat(path) {
+            Err(Errno::NOENT) => return Ok(()),
+            Err(e) => Err(e),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => rustix::fs::unlink(path),
+            Ok(_) => remove_below(CWD, path.as_os_str()).and_then(|()| rustix::fs::rmdir(path)),
+        };
+        match result {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(e @ (Errno::NOTEMPTY | Errno::BUSY)) => last = Some(e),
+            Err(e) => return Err(Error::io("cannot remove a tree", path, e.into())),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    Err(Error::io("cannot remove a tree", path, last.unwrap_or(Errno::BUSY).into()))
+}
+
+fn remove_below(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        // With a single id a folder without read permission is not readable by its owner either.
+        Err(Errno::ACCESS) => {
+            rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
+            rustix::fs::openat(parent, name, flags, Mode::empty())?
+        }
+        folder => folder?,
+    };
+    for entry in list(&folder)? {
+        let name = OsStr::from_bytes(entry.as_bytes());
+        match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => {
+                remove_below(folder.as_fd(), name)?;
+                rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR)?;
+            }
+            Err(Errno::NOENT) => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn list(folder: &OwnedFd) -> rustix::io::Result<Vec<std::ffi::CString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Copies the content and the metadata of one folder into another, which is empty. Data is shared where the file
+/// system can (reflink); hard links stay; what cannot be made without the host's root (devices) is left out there.
+pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    let failed = |e: Errno| Error::from(std::io::Error::from(e)).with_context("detail", "copying a tree");
+    let mut links = HashMap::new();
+    copy_below(from, to, &mut links).map_err(failed)?;
+    let stat = rustix::fs::statat(from, "", AtFlags::EMPTY_PATH).map_err(failed)?;
+    copy_metadata(from, to, &stat).map_err(failed)
+}
+
+fn copy_below(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    links: &mut HashMap<(u64, u64), OwnedFd>,
+) -> rustix::io::Result<()> {
+    // Opened again, since the descriptor may be one for paths only.
+    let from = rustix::fs::openat(from, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for name in list(&from)? {
+        let name: &CStr = &name;
+        let stat = rustix::fs::statat(&from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let id = (stat.st_dev, stat.st_ino);
+        if stat.st_nlink > 1
+            && let Some(first) = links.get(&id)
+        {
+            rustix::fs::linkat(CWD, view::fd_path(first), to, name, AtFlags::SYMLINK_FOLLOW)?;
+            continue;
+        }
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        match kind {
+            FileType::Directory => {
+                rustix::fs::mkdirat(to, name, Mode::RWXU)?;
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let inner = rustix::fs::openat(&from, name, flags, Mode::empty())?;
+                let copy = rustix::fs::openat(to, name, flags, Mode::empty())?;
+                copy_below(inner.as_fd(), copy.as_fd(), links)?;
+                copy_metadata(inner.as_fd(), copy.as_fd(), &stat)?;
+            }
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let source = rustix::fs::openat(&from, name, flags, Mode::empty())?;
+                let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                let copy = rustix::fs::openat(to, name, flags, Mode::RUSR | Mode::WUSR)?;
+                copy_data(&source, &copy)?;
+                copy_metadata(source.as_fd(), copy.as_fd(), &stat)?;
+                if stat.st_nlink > 1 {
+                    links.insert(id, copy);
+                }
+            }
+            FileType::Symlink => {
+                let text = rustix::fs::readlinkat(&from, name, Vec::new())?;
+                rustix::fs::symlinkat(text, to, name)?;
+                copy_owner_and_time(to, name, &stat)?;
+            }
+            kind => {
+                let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+                match rustix::fs::mknodat(to, name, kind, mode, stat.st_rdev) {
+                    Err(Errno::PERM) => continue,
+                    made => made?,
+                }
+                copy_owner_and_time(to, name, &stat)?;
+                rustix::fs::chmodat(to, name, mode, AtFlags::empty())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn copy_data(source: &OwnedFd, copy: &OwnedFd) -> rustix::io::Result<()> {
+    if rustix::fs::ioctl_ficlone(copy, source).is_ok() {
+        return Ok(());
+    }
+    loop {
+        match rustix::fs::copy_file_range(source, None, copy, None, 1 << 30) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => break,
+            Err(e) => return Err(e),
+        }
+    }
+    let duplicate = |fd: &OwnedFd| fd.try_clone().map(std::fs::File::from);
+    let copied = duplicate(source).and_then(|mut from| std::io::copy(&mut from, &mut duplicate(copy)?));
+    copied.map(drop).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+}
+
+fn times(stat: &rustix::fs::Stat) -> Timestamps {
+    let time = |seconds: i64, nanoseconds: i64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
+    Timestamps {
+        last_access: time(stat.st_atime as i64, stat.st_atime_nsec as i64),
+        last_modification: time(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+    }
+}
+
+/// A refused owner counts as set: with a single id there is no other.
+fn set_owner(folder: BorrowedFd<'_>, name: &CStr, stat: &rustix::fs::Stat) -> rustix::io::Result<()> {
+    let (uid, gid) = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
+    match rustix::fs::chownat(folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH) {
+        Err(Errno::INVAL | Errno::PERM) => Ok(()),
+        result => result,
+    }
+}
+
+fn copy_owner_and_time(folder: BorrowedFd<'_>, name: &CStr, stat: &rustix::fs::Stat) -> rustix::io::Result<()> {
+    set_owner(folder, name, stat)?;
+    rustix::fs::utimensat(folder, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn copy_metadata(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &rustix::fs::Stat) -> rustix::io::Result<()> {
+    set_owner(to, c"", stat)?;
+    copy_attributes(from, to)?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    rustix::fs::futimens(to, &times(stat))
+}
+
+fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    // An overlay's root and files are read through descriptors that cannot always be asked directly.
+    let from = view::fd_path(&from);
+    let mut names = vec![0_u8; 64 << 10];
+    let length = match rustix::fs::listxattr(&from, &mut names[..]) {
+        Ok(length) => length,
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let mut value = vec![0_u8; 64 << 10];
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        if name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.overlay.") {
+            continue;
+        }
+        let length = rustix::fs::getxattr(&from, name, &mut value[..])?;
+        let flags = rustix::fs::XattrFlags::empty();
+        match rustix::fs::fsetxattr(to, name, &value[..length], flags) {
+            // Security labels of the host, and name spaces that need its root.
+            Err(Errno::PERM | Errno::OPNOTSUPP) => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Build contexts: folders of this machine, seen through their ignore file. Nothing is copied.
+
+use crate::dockerfile::IgnoreSet;
+use crate::layer::copy::{FilterDecision, PathFilter, SourceKind, SourceRoot};
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+/// What an ignore file leaves out.
+#[derive(Debug)]
+struct IgnoreFile(IgnoreSet);
+
+impl PathFilter for IgnoreFile {
+    fn decide(&self, path: &[u8], is_directory: bool) -> FilterDecision {
+        let path = String::from_utf8_lossy(path);
+        if !self.0.matches(&path) {
+            FilterDecision::Keep
+        } else if is_directory && self.0.may_except_below(&path) {
+            FilterDecision::DropUnlessNeeded
+        } else {
+            FilterDecision::Drop
+        }
+    }
+}
+
+/// Opens a folder as a build context.
+///
+/// The ignore file is `DOCKERFILE.dockerignore` beside the Dockerfile when `dockerfile` is given and it exists, else
+/// `.dockerignore`, else `.containerignore` of the folder.
+///
+/// # Errors
+/// [`crate::ErrorKind::NotFound`] when there is no such folder; [`crate::ErrorKind::Invalid`] for a pattern that is
+/// not well formed, with its file and line.
+pub fn open_context(folder: &Path, dockerfile: Option<&Path>) -> Result<Arc<SourceRoot>> {
+    let beside = dockerfile.map(|name| {
+        let mut path = name.as_os_str().to_owned();
+        path.push(".dockerignore");
+        PathBuf::from(path)
+    });
+    let candidates =
+        beside.into_iter().chain([folder.join(".dockerignore"), folder.join(".containerignore")]);
+    let mut filter: Option<Arc<dyn PathFilter>> = None;
+    for path in candidates {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let set = IgnoreSet::parse(&text).map_err(|e| e.with_context("path", path.display()))?;
+                if !set.is_empty() {
+                    filter = Some(Arc::new(IgnoreFile(set)));
+                }
+                break;
+            }
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
+            Err(e) => return Err(Error::io("cannot read the ignore file", &path, e)),
+        }
+    }
+    Ok(Arc::new(SourceRoot::open(folder, SourceKind::Context, filter)?))
+}
+
+/// The commit time of the git work tree that a folder is in, in seconds since 1970; `None` when it is in none, has no
+/// commit, or `git` is not there.
+///
+/// Nothing that the repository configures is run.
+pub fn work_tree_time(folder: &Path) -> Option<i64> {
+    if !folder.canonicalize().ok()?.ancestors().any(|a| a.join(".git").exists()) {
+        return None;
+    }
+    let output = Command::new("git")
+        .args(["-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-C"])
+        .arg(folder)
+        .args(["rev-list", "--max-count=1", "--format=%ct", "HEAD"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    String::from_utf8(output.stdout).ok()?.lines().last()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ignore_file_beside_the_dockerfile_wins() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["a", "b", "Dockerfile"] {
+            std::fs::write(at(name), name).unwrap();
+        }
+        std::fs::write(at(".dockerignore"), "a\n").unwrap();
+        let root = open_context(folder.path(), Some(&at("Dockerfile"))).unwrap();
+        assert!(root.is_filtered_out(b"a") && !root.is_filtered_out(b"b"));
+        std::fs::write(at("Dockerfile.dockerignore"), "b\n").unwrap();
+        let root = open_context(folder.path(), Some(&at("Dockerfile"))).unwrap();
+        assert!(!root.is_filtered_out(b"a") && root.is_filtered_out(b"b"));
+    }
+
+    #[test]
+    fn a_bad_pattern_names_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(".dockerignore"), "ok\n[a\n").unwrap();
+        let e = open_context(folder.path(), None).unwrap_err();
+        assert!(e.to_string().contains(".dockerignore"), "{e}");
+    }
+
+    #[test]
+    fn only_a_work_tree_has_a_commit_time() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(work_tree_time(folder.path()), None);
+        std::fs::create_dir(folder.path().join(".git")).unwrap();
+        assert_eq!(work_tree_time(folder.path()), None);
+    }
+}

@@ -1,0 +1,168 @@
+//! Images as sources: from the local store, else from their registry.
+
+use super::layout::import_layout;
+use crate::client::{Platforms, PullOptions, SharedClient, pull};
+use crate::oci::{ImageConfig, Manifest, ManifestBody};
+use crate::platform::Platform;
+use crate::progress::Progress;
+use crate::reference::{ManifestReference, Reference, RegistryHost, RepositoryName};
+use crate::store::{RegistryStoreExt as _, SharedStore, local_repository};
+use crate::{Digest, Error, ErrorKind, Result};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The repository of the local store that keeps the images of layouts.
+const LAYOUTS: &str = "hyper.local/layouts";
+/// The most that is read of a config.
+const MAX_CONFIG: u64 = 16 << 20;
+
+/// Makes the client of a registry, with the caller's credentials and settings.
+#[derive(Clone)]
+pub struct ClientFactory(Arc<dyn Fn(&RegistryHost) -> Result<SharedClient> + Send + Sync>);
+
+impl ClientFactory {
+    /// A factory that calls a function.
+    pub fn new(make: impl Fn(&RegistryHost) -> Result<SharedClient> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(make))
+    }
+
+    /// The client of a registry.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub fn client(&self, host: &RegistryHost) -> Result<SharedClient> {
+        (self.0)(host)
+    }
+}
+
+impl fmt::Debug for ClientFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientFactory")
+    }
+}
+
+/// An image that is in the store, whole.
+#[derive(Clone, Debug)]
+pub struct SourceImage {
+    /// The manifest for one platform.
+    pub manifest: Manifest,
+    /// The config.
+    pub config: ImageConfig,
+    /// The repository of the store that has its blobs.
+    pub repository: RepositoryName,
+}
+
+/// Finds images and brings them into the store.
+#[derive(Clone, Debug)]
+pub struct ImageSource {
+    /// The store.
+    pub store: SharedStore,
+    /// The registries.
+    pub clients: ClientFactory,
+    /// Whether the registry is asked even when the store has the name.
+    pub refresh: bool,
+    /// Where events go.
+    pub progress: Progress,
+}
+
+impl ImageSource {
+    /// The image of a reference, from the store or its registry.
+    ///
+    /// # Errors
+    /// Those of the registry; [`ErrorKind::ManifestUnknown`] when there is no image for the platform.
+    pub async fn image(&self, reference: &Reference, platform: &Platform) -> Result<SourceImage> {
+        let repository = local_repository(reference)?;
+        if !self.refresh
+            && let Some(found) = self.stored(&repository, &reference.manifest(), platform).await?
+        {
+            return Ok(found);
+        }
+        let client = self.clients.client(reference.host())?;
+        let options = PullOptions {
+            platforms: Platforms::One(platform.clone()),
+            progress: self.progress.clone(),
+            ..PullOptions::default()
+        };
+        let tag = if reference.digest().is_some() { None } else { reference.tag() };
+        let pulled = pull(
+            &client,
+            reference.repository(),
+            &reference.manifest(),
+            &self.store,
+            &repository,
+            tag,
+            &options,
+        )
+        .await?;
+        self.stored(&repository, &pulled.digest.into(), platform).await?.ok_or_else(|| {
+            Error::new(ErrorKind::ManifestUnknown, format!("the image has no variant for {platform}"))
+        })
+    }
+
+    /// The image of a layout.
+    ///
+    /// # Errors
+    /// Those of [`import_layout`].
+    pub async fn layout(
+        &self,
+        folder: &Path,
+        tag: Option<&str>,
+        digest: Option<&Digest>,
+        platform: &Platform,
+    ) -> Result<SourceImage> {
+        let repository = RepositoryName::parse(LAYOUTS)?;
+        let image = import_layout(&*self.store, &repository, folder, tag, digest, platform).await?;
+        self.with_config(repository, image.manifest).await
+    }
+
+    async fn stored(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+        platform: &Platform,
+    ) -> Result<Option<SourceImage>> {
+        let mut wanted = reference.clone();
+        for _ in 0..8 {
+            let manifest = match self.store.get_manifest(repository, &wanted).await {
+                Ok(manifest) => manifest,
+                Err(e) if matches!(e.kind(), ErrorKind::ManifestUnknown | ErrorKind::NameUnknown) => {
+                    return Ok(None);
+                }
+                Err(e) => return Err(e),
+            };
+            let next = match manifest.body() {
+                ManifestBody::Image(_) => {
+                    let image = self.with_config(repository.clone(), manifest).await?;
+                    return Ok(platform.matches(&image.config.platform()).then_some(image));
+                }
+                ManifestBody::Index(index) => index
+                    .manifests
+                    .iter()
+                    .find(|d| d.platform.as_ref().is_some_and(|p| platform.matches(p)))
+                    .map(|d| d.digest.clone()),
+            };
+            match next {
+                Some(digest) => wanted = digest.into(),
+                None => return Ok(None),
+            }
+        }
+        Err(Error::invalid("the indexes of the image are nested too deep"))
+    }
+
+    async fn with_config(&self, repository: RepositoryName, manifest: Manifest) -> Result<SourceImage> {
+        let Some(image) = manifest.image() else {
+            return Err(Error::invalid("an image index where an image was expected"));
+        };
+        let bytes = self.store.read_blob(&repository, &image.config.digest, MAX_CONFIG).await?;
+        let config = ImageConfig::parse(&bytes)?;
+        if config.rootfs.diff_ids.len() != image.layers.len() {
+            return Err(Error::invalid(format!(
+                "the image has {} layers and its config names {}",
+                image.layers.len(),
+                config.rootfs.diff_ids.len()
+            )));
+        }
+        Ok(SourceImage { manifest, config, repository })
+    }
+}
