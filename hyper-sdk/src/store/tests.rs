@@ -44,3 +44,7 @@ mod memory_with_sql {
     }
     crate::store_conformance!(fixture);
 }
+
+#[cfg(feature = "store-sql")]
+mod durability;
+mod faults;

@@ -7,7 +7,7 @@
 //!
 //! The journal is a write-ahead log and `synchronous` is FULL: a commit returns after its log is synced, and callers
 //! that arrive meanwhile share the next one. Several processes may have the database open; each change is a
-//! transaction that takes the write lock first, and waits for it up to [`BUSY_TIMEOUT`].
+//! transaction that takes the write lock first, and waits for it up to ten seconds.
 //!
 //! The queries keep to what PostgreSQL understands too (`$1`, `ON CONFLICT`, `RETURNING`); the migrations are SQLite's.
 
@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a change waits for another process that is writing.
-pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many connections read at once.
 const READERS: u32 = 4;
@@ -61,6 +61,10 @@ impl SqlMeta {
     /// database, [`ErrorKind::Unavailable`] when another process keeps it locked, [`ErrorKind::Unsupported`] when its
     /// tables are those of a newer version.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        Self::open_with(path, BUSY_TIMEOUT).await
+    }
+
+    pub(crate) async fn open_with(path: impl Into<PathBuf>, busy_timeout: Duration) -> Result<Self> {
         let path = path.into();
         let failed = |e| sql_error(&path, e);
         // Switching a new file to write-ahead logging and making its tables is done by one process at a time.
@@ -71,7 +75,7 @@ impl SqlMeta {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT)
+            .busy_timeout(busy_timeout)
             .disable_statement_logging();
         let mut connection = options.connect().await.map_err(failed)?;
         if let Err(e) = schema::bring_up_to_date(&mut connection, &path).await {
