@@ -113,6 +113,12 @@ impl NativeExecutor {
         reply(&mut async_stream(operation.control)?).await
     }
 
+    /// Runs an operation that has no stream, on this thread.
+    pub(crate) fn call_blocking(&self, request: &Request) -> Result<Reply> {
+        let mut operation = self.begin(request)?;
+        read_reply(&mut operation.control)
+    }
+
     /// Runs an operation that reads a tar, on a blocking thread. Dropping the future ends it with the next read.
     pub(crate) async fn feed(&self, request: Request, mut tar: Box<dyn Read + Send>) -> Result<()> {
         let operation = self.begin(&request)?;

@@ -3,8 +3,13 @@
 //! A committed snapshot is named by its chain ID (image-spec, config.md, "Layer ChainID"). An [`Active`] one is a
 //! tree that a step may write to; it becomes a committed one without a copy, or is thrown away.
 //!
-//! `OverlaySnapshotter` keeps one folder a layer; `CopySnapshotter` keeps whole trees, for hosts that cannot mount
-//! overlays. Both are folders that several processes may share.
+//! [`LocalSnapshotter`] keeps them in a folder that several processes may share: one folder a layer, or whole trees on
+//! hosts that cannot mount overlays.
+
+mod folders;
+mod local;
+
+pub use local::{LocalSnapshotter, Style};
 
 use crate::exec::RootFs;
 use crate::{Digest, Result};
@@ -51,6 +56,9 @@ pub trait Active: Debug + Send + Sync + 'static {
 
     /// The folder that it lives in, by which its snapshotter knows it.
     fn folder(&self) -> &std::path::Path;
+
+    /// The concrete value, for its snapshotter.
+    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any + Send>;
 }
 
 /// Keeps snapshots.

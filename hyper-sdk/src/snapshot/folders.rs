@@ -1,0 +1,389 @@
+//! The folder that snapshots live in, shared by processes without a daemon.
+//!
+//! ```text
+//! chains/sha256-HEX   {"id":7,"parent":"sha256:…","boot":"…"}     a committed snapshot; its time is when it was last used
+//! layers/7/           fs/ and a lock file                        what it holds
+//! active/8/           fs/, work/, binds/ and a lock file          being made or run on; locked while its owner lives
+//! synced              6                                          layers up to this number are on the disk for good
+//! lock                                                           shared by all users, exclusive for removals
+//! ```
+//!
+//! # Invariants
+//! - A number names one folder, in `active` or, after a rename, in `layers`. Numbers are short because they are part
+//!   of mount options.
+//! - The record in `chains` appears last, by a rename: what it names is complete.
+//! - A folder whose lock can be taken and that no record names belongs to a dead process and is removed at the next
+//!   start.
+//! - Nothing is synced while a build runs. A layer that was not on the disk for good when the machine stopped (another
+//!   boot id) is forgotten at the next start; it can be made again. Each start syncs what earlier ones have left.
+
+use crate::{Digest, Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{DirBuilder, File, TryLockError};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What `chains` says of a snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) id: u64,
+    pub(super) parent: Option<Digest>,
+    boot: String,
+}
+
+/// A folder in `active` and the lock that says that its owner lives.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) id: u64,
+    pub(super) folder: PathBuf,
+    _lock: File,
+}
+
+/// The folder.
+#[derive(Debug)]
+pub(super) struct Folders {
+    pub(super) root: PathBuf,
+    lock: File,
+    boot: String,
+    known: Mutex<HashMap<Digest, Record>>,
+}
+
+fn make(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|e| Error::io("cannot make a folder", path, e))
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(|e| Error::io("cannot open a lock file", path, e))
+}
+
+fn locked(guard: &Mutex<HashMap<Digest, Record>>) -> MutexGuard<'_, HashMap<Digest, Record>> {
+    guard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Folders {
+    /// Opens the folder and makes it where it does not exist. The second value are the folders that dead processes have
+    /// left: they are to be removed, by whoever can.
+    pub(super) fn open(root: &Path) -> Result<(Self, Vec<PathBuf>)> {
+        for name in ["chains", "layers", "active"] {
+            make(&root.join(name))?;
+        }
+        let root = root.canonicalize().map_err(|e| Error::io("cannot open the snapshots", root, e))?;
+        let lock = open_lock(&root.join("lock"))?;
+        lock.lock_shared().map_err(|e| Error::io("cannot lock the snapshots", &root, e))?;
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let folders = Self { root, lock, boot, known: Mutex::default() };
+        let leftovers = folders.clean()?;
+        folders.sync_in_background();
+        Ok((folders, leftovers))
+    }
+
+    fn numbers(&self, of: &str) -> Result<BTreeSet<u64>> {
+        let folder = self.root.join(of);
+        let entries = std::fs::read_dir(&folder).map_err(|e| Error::io("cannot read a folder", &folder, e))?;
+        Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    }
+
+    fn clean(&self) -> Result<Vec<PathBuf>> {
+        let synced = std::fs::read_to_string(self.root.join("synced"))
+            .ok()
+            .and_then(|text| text.trim().parse::<u64>().ok())
+            .unwrap_or(0);
+        let mut named = BTreeSet::new();
+        for (chain, record) in self.list()? {
+            if record.boot == self.boot || record.id <= synced {
+                named.insert(record.id);
+            } else {
+                self.forget(&chain)?;
+            }
+        }
+        let mut leftovers = Vec::new();
+        for (of, spare) in [("active", BTreeSet::new()), ("layers", named)] {
+            for number in self.numbers(of)?.difference(&spare) {
+                let folder = self.root.join(of).join(number.to_string());
+                let Ok(lock) = File::options().write(true).open(folder.join("lock")) else {
+                    // Without a lock file it was left in the middle of a removal, or is being made right now: then its
+                    // owner notices that it is gone.
+                    if is_old(&folder) {
+                        leftovers.push(folder);
+                    }
+                    continue;
+                };
+                if lock.try_lock().is_ok() {
+                    // A record may have appeared since the list was made.
+                    let still_unnamed = of == "active" || !self.list()?.iter().any(|(_, r)| r.id == *number);
+                    if still_unnamed {
+                        leftovers.push(folder);
+                    }
+                }
+            }
+        }
+        Ok(leftovers)
+    }
+
+    fn sync_in_background(&self) {
+        let Ok(list) = self.list() else { return };
+        let Some(last) = list.iter().map(|(_, record)| record.id).max() else { return };
+        let root = self.root.clone();
+        std::thread::spawn(move || {
+            // A failure means that these layers are forgotten after a power cut, as if this had not run.
+            let Ok(folder) = File::open(&root) else { return };
+            if rustix::fs::syncfs(&folder).is_ok() {
+                let fresh = root.join(format!("synced.{}", std::process::id()));
+                if std::fs::write(&fresh, last.to_string()).is_ok() {
+                    std::fs::rename(&fresh, root.join("synced")).ok();
+                }
+            }
+        });
+    }
+
+    fn record_path(&self, chain: &Digest) -> PathBuf {
+        self.root.join("chains").join(chain.as_str().replace(':', "-"))
+    }
+
+    /// The record of a chain.
+    pub(super) fn record(&self, chain: &Digest) -> Result<Option<Record>> {
+        if let Some(record) = locked(&self.known).get(chain) {
+            return Ok(Some(record.clone()));
+        }
+        let path = self.record_path(chain);
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let record: Record = serde_json::from_slice(&bytes).map_err(|e| {
+                    Error::new(ErrorKind::Corrupt, "the record of a snapshot is damaged: remove it")
+                        .with_context("path", path.display())
+                        .with_source(e)
+                })?;
+                locked(&self.known).insert(chain.clone(), record.clone());
+                Ok(Some(record))
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("cannot read the record of a snapshot", path, e)),
+        }
+    }
+
+    /// The folder with the files of a committed snapshot.
+    pub(super) fn files(&self, id: u64) -> PathBuf {
+        self.root.join("layers").join(id.to_string()).join("fs")
+    }
+
+    /// The folders of a chain, topmost first.
+    pub(super) fn chain(&self, chain: Option<&Digest>) -> Result<Vec<PathBuf>> {
+        let mut folders = Vec::new();
+        let mut next = chain.cloned();
+        while let Some(chain) = next {
+            let record = self.record(&chain)?.ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, "a snapshot is not there").with_context("chain", &chain)
+            })?;
+            folders.push(self.files(record.id));
+            next = record.parent;
+            if folders.len() > 10_000 {
+                return Err(Error::new(ErrorKind::Corrupt, "the parents of a snapshot form a loop")
+                    .with_context("chain", chain));
+            }
+        }
+        Ok(folders)
+    }
+
+    /// Notes that a chain is in use now.
+    pub(super) fn touch(&self, chain: &Digest) {
+        let times = std::fs::FileTimes::new().set_modified(std::time::SystemTime::now());
+        if let Ok(file) = File::options().write(true).open(self.record_path(chain)) {
+            // Only the order of a later clean-up depends on it.
+            file.set_times(times).ok();
+        }
+    }
+
+    /// Makes a new folder in `active`, with an empty `fs` and `work`.
+    pub(super) fn claim(&self) -> Result<Claim> {
+        let last = |of| Ok::<_, Error>(self.numbers(of)?.last().copied().unwrap_or(0));
+        let mut id = last("active")?.max(last("layers")?) + 1;
+        loop {
+            let folder = self.root.join("active").join(id.to_string());
+            match DirBuilder::new().mode(0o755).create(&folder) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(Error::io("cannot make a folder", &folder, e)),
+                // Another process may have committed this number since it was looked up.
+                Ok(()) if self.root.join("layers").join(id.to_string()).exists() => {
+                    std::fs::remove_dir(&folder).map_err(|e| Error::io("cannot remove a folder", &folder, e))?;
+                }
+                Ok(()) => {
+                    let lock = open_lock(&folder.join("lock"))?;
+                    match lock.try_lock() {
+                        Ok(()) => {}
+                        Err(TryLockError::WouldBlock) => continue,
+                        Err(TryLockError::Error(e)) => return Err(Error::io("cannot lock a folder", &folder, e)),
+                    }
+                    make(&folder.join("fs"))?;
+                    make(&folder.join("work"))?;
+                    return Ok(Claim { id, folder, _lock: lock });
+                }
+            }
+            id += 1;
+        }
+    }
+
+    /// Turns a claimed folder into the committed `chain`. Gives the folder back where the chain was there already.
+    pub(super) fn commit(&self, claim: Claim, parent: Option<&Digest>, chain: &Digest) -> Result<Option<PathBuf>> {
+        let id = claim.id;
+        let folder = self.root.join("layers").join(id.to_string());
+        std::fs::rename(&claim.folder, &folder).map_err(|e| Error::io("cannot keep a snapshot", &folder, e))?;
+        let record = Record { id, parent: parent.cloned(), boot: self.boot.clone() };
+        let path = self.record_path(chain);
+        let fresh = folder.join("record");
+        std::fs::write(&fresh, serde_json::to_vec(&record).expect("plain data"))
+            .map_err(|e| Error::io("cannot write the record of a snapshot", &fresh, e))?;
+        // A link fails when the name exists, where a rename would replace it.
+        match std::fs::hard_link(&fresh, &path) {
+            Ok(()) => {
+                locked(&self.known).insert(chain.clone(), record);
+                Ok(None)
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(Some(folder)),
+            Err(e) => Err(Error::io("cannot write the record of a snapshot", path, e)),
+        }
+    }
+
+    /// Every record.
+    pub(super) fn list(&self) -> Result<Vec<(Digest, Record)>> {
+        let folder = self.root.join("chains");
+        let entries = std::fs::read_dir(&folder).map_err(|e| Error::io("cannot read a folder", &folder, e))?;
+        let mut list = Vec::new();
+        for entry in entries.flatten() {
+            let Some(chain) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.replacen('-', ":", 1).parse::<Digest>().ok())
+            else {
+                continue;
+            };
+            if let Ok(bytes) = std::fs::read(entry.path())
+                && let Ok(record) = serde_json::from_slice(&bytes)
+            {
+                list.push((chain, record));
+            }
+        }
+        Ok(list)
+    }
+
+    /// When a chain was last used, in seconds since 1970.
+    pub(super) fn used(&self, chain: &Digest) -> i64 {
+        rustix::fs::stat(self.record_path(chain)).map_or(0, |stat| stat.st_mtime as i64)
+    }
+
+    /// Takes the record of a chain away; its folder is then without a name.
+    pub(super) fn forget(&self, chain: &Digest) -> Result<()> {
+        locked(&self.known).remove(chain);
+        let path = self.record_path(chain);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("cannot remove the record of a snapshot", path, e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs `work` while no other process uses the folder.
+    pub(super) fn alone<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let failed = |e| Error::io("cannot lock the snapshots", &self.root, e);
+        match self.lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                self.lock.lock_shared().map_err(failed)?;
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "another process is using the snapshots: try again when it has ended",
+                )
+                .with_context("path", self.root.display()));
+            }
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+        }
+        let result = work();
+        self.lock.lock_shared().map_err(failed)?;
+        result
+    }
+}
+
+fn is_old(folder: &Path) -> bool {
+    let age = std::fs::metadata(folder).and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
+    age.is_some_and(|age| age.as_secs() > 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(text: &str) -> Digest {
+        Digest::sha256(text.as_bytes())
+    }
+
+    #[test]
+    fn what_is_committed_is_found_and_the_second_of_a_name_is_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (folders, leftovers) = Folders::open(folder.path()).unwrap();
+        assert_eq!(leftovers, Vec::<PathBuf>::new());
+        let claim = folders.claim().unwrap();
+        std::fs::write(claim.folder.join("fs/a"), "a").unwrap();
+        assert_eq!(folders.commit(claim, None, &chain("a")).unwrap(), None);
+        let again = folders.claim().unwrap();
+        assert!(folders.commit(again, None, &chain("a")).unwrap().is_some());
+        let child = folders.claim().unwrap();
+        folders.commit(child, Some(&chain("a")), &chain("b")).unwrap();
+        let (folders, _) = Folders::open(folder.path()).unwrap();
+        let list = folders.chain(Some(&chain("b"))).unwrap();
+        assert_eq!(list.len(), 2);
+        assert_eq!(std::fs::read(list[1].join("a")).unwrap(), b"a");
+        assert_eq!(folders.chain(Some(&chain("c"))).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn folders_of_the_dead_are_found_and_those_of_the_living_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (folders, _) = Folders::open(folder.path()).unwrap();
+        let alive = folders.claim().unwrap();
+        let dead = folders.claim().unwrap();
+        let path = dead.folder.clone();
+        drop(dead);
+        let unnamed = folders.claim().unwrap();
+        let moved = folders.root.join("layers").join(unnamed.id.to_string());
+        std::fs::rename(&unnamed.folder, &moved).unwrap();
+        drop(unnamed);
+        let (_, leftovers) = Folders::open(folder.path()).unwrap();
+        assert_eq!(leftovers, [path, moved]);
+        drop(alive);
+    }
+
+    #[test]
+    fn what_another_boot_has_not_synced_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let (folders, _) = Folders::open(folder.path()).unwrap();
+        for name in ["a", "b"] {
+            folders.commit(folders.claim().unwrap(), None, &chain(name)).unwrap();
+        }
+        for (digest, mut record) in folders.list().unwrap() {
+            record.boot = "another".to_owned();
+            std::fs::write(folders.record_path(&digest), serde_json::to_vec(&record).unwrap()).unwrap();
+        }
+        std::fs::write(folders.root.join("synced"), "1").unwrap();
+        let (folders, leftovers) = Folders::open(folder.path()).unwrap();
+        assert!(folders.record(&chain("a")).unwrap().is_some());
+        assert!(folders.record(&chain("b")).unwrap().is_none());
+        assert_eq!(leftovers.len(), 1);
+    }
+
+    #[test]
+    fn removals_wait_until_nobody_else_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, _) = Folders::open(folder.path()).unwrap();
+        let (second, _) = Folders::open(folder.path()).unwrap();
+        assert_eq!(first.alone(|| Ok(())).unwrap_err().kind(), ErrorKind::Conflict);
+        drop(second);
+        first.alone(|| Ok(())).unwrap();
+    }
+}

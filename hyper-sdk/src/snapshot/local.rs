@@ -1,0 +1,396 @@
+//! Snapshots in a folder of this machine, made and read through the sandbox's helper.
+
+use super::folders::{Claim, Folders};
+use super::{Active, DiffOptions, SnapshotCapabilities, SnapshotInfo, Snapshotter, TarStream};
+use crate::exec::{NativeExecutor, Reply, Request, RootFs};
+use crate::{Digest, Error, ErrorKind, Result};
+use async_trait::async_trait;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// How many layers the kernel's overlay takes.
+const MAX_DEPTH: usize = 500;
+
+/// How snapshots are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// One folder a layer, seen together through an overlay.
+    Overlay,
+    /// One folder with the whole tree a snapshot, for hosts that cannot mount overlays. Slow, unless the file system
+    /// shares data between copies (reflink).
+    Copy,
+}
+
+impl Style {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Overlay => "overlay",
+            Self::Copy => "copy",
+        }
+    }
+}
+
+/// Keeps snapshots in a folder that several processes may share.
+#[derive(Clone)]
+pub struct LocalSnapshotter(Arc<Inner>);
+
+struct Inner {
+    style: Style,
+    folders: Folders,
+    executor: NativeExecutor,
+    /// Chains that are being unpacked, so that a second call waits for the first.
+    under_way: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    active: Arc<AtomicUsize>,
+}
+
+impl LocalSnapshotter {
+    /// Opens the snapshots in `root`, as overlays where that works there and as copies elsewhere.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when the folder cannot be made.
+    pub async fn open(root: &Path, executor: NativeExecutor) -> Result<Self> {
+        let style = if can_overlay(root, &executor).await? { Style::Overlay } else { Style::Copy };
+        Self::open_as(root, executor, style).await
+    }
+
+    /// Opens the snapshots in `root` in the style that the caller wants. Each style has a folder of its own there.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when the folder cannot be made.
+    pub async fn open_as(root: &Path, executor: NativeExecutor, style: Style) -> Result<Self> {
+        let (folders, leftovers) = Folders::open(&root.join(style.name()))?;
+        let active = Arc::default();
+        let inner = Inner { style, folders, executor, under_way: Mutex::default(), active };
+        if !leftovers.is_empty() {
+            inner.executor.call(Request::Remove { paths: leftovers }).await?;
+        }
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// How the snapshots are kept.
+    pub fn style(&self) -> Style {
+        self.0.style
+    }
+
+    fn rootfs(&self, chain: Option<&Digest>) -> Result<RootFs> {
+        let lowers = self.0.folders.chain(chain)?;
+        match self.0.style {
+            Style::Overlay => {
+                if lowers.len() >= MAX_DEPTH {
+                    return Err(Error::unsupported(format!(
+                        "the image has {} layers, and at most {MAX_DEPTH} can be mounted: join some of them",
+                        lowers.len()
+                    )));
+                }
+                Ok(RootFs::Overlay { lowers, upper: None })
+            }
+            Style::Copy => match lowers.into_iter().next() {
+                Some(path) => Ok(RootFs::Folder { path, writable: false }),
+                None => Ok(RootFs::Overlay { lowers: Vec::new(), upper: None }),
+            },
+        }
+    }
+
+    async fn new_active(&self, parent: Option<&Digest>) -> Result<LocalActive> {
+        if let Some(parent) = parent {
+            self.0.folders.touch(parent);
+        }
+        let view = self.rootfs(parent)?;
+        let claim = self.0.folders.claim()?;
+        let folder = claim.folder.clone();
+        let (files, work) = (folder.join("fs"), folder.join("work"));
+        let rootfs = match (self.0.style, &view) {
+            (Style::Overlay, RootFs::Overlay { lowers, .. }) => {
+                RootFs::Overlay { lowers: lowers.clone(), upper: Some((files.clone(), work)) }
+            }
+            _ => RootFs::Folder { path: files.clone(), writable: true },
+        };
+        let (executor, count) = (self.0.executor.clone(), Arc::clone(&self.0.active));
+        count.fetch_add(1, Ordering::Relaxed);
+        let active =
+            LocalActive { claim: Some(claim), folder, rootfs, parent: parent.cloned(), executor, count };
+        if let RootFs::Folder { path, .. } = &view {
+            // Owners that cannot be set are recorded beside the tree.
+            let record = |files: &Path| files.parent().map(|folder| folder.join("owners.json"));
+            if let (Some(from), Some(to)) = (record(path), record(&files))
+                && from.exists()
+            {
+                std::fs::copy(&from, &to).map_err(|e| Error::io("cannot copy a record", to, e))?;
+            }
+            self.0.executor.call(Request::CopyTree { from: view.clone(), to: files }).await?;
+        }
+        Ok(active)
+    }
+
+    async fn commit_active(&self, mut active: LocalActive, chain: &Digest) -> Result<()> {
+        let Some(claim) = active.claim.take() else {
+            return Err(Error::internal("a snapshot was committed twice"));
+        };
+        let spare = self.0.folders.commit(claim, active.parent.as_ref(), chain)?;
+        let mut paths = spare.into_iter().collect::<Vec<_>>();
+        if paths.is_empty()
+            && let Some(record) = self.0.folders.record(chain)?
+            && let Some(folder) = self.0.folders.files(record.id).parent()
+        {
+            // Only the overlay needed it.
+            let work = folder.join("work");
+            if std::fs::remove_dir(&work).is_err() {
+                paths.push(work);
+            }
+        }
+        if !paths.is_empty() {
+            self.0.executor.call(Request::Remove { paths }).await?;
+        }
+        Ok(())
+    }
+
+    fn mine<'a>(&self, active: &'a dyn Active) -> Result<&'a Path> {
+        let folder = active.folder();
+        if folder.parent() == Some(&self.0.folders.root.join("active")) {
+            Ok(folder)
+        } else {
+            Err(Error::invalid("the snapshot belongs to another snapshotter"))
+        }
+    }
+
+    fn gate(&self, chain: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut gates = self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        if let Some(gate) = gates.get(chain).and_then(Weak::upgrade) {
+            return gate;
+        }
+        let gate = Arc::default();
+        gates.insert(chain.clone(), Arc::downgrade(&gate));
+        gate
+    }
+}
+
+/// Whether an overlay can be mounted on the file system of `root`.
+async fn can_overlay(root: &Path, executor: &NativeExecutor) -> Result<bool> {
+    if !executor.can_overlay() {
+        return Ok(false);
+    }
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let probe = root.join(format!("probe-{}-{number}", std::process::id()));
+    let folder = |name: &str| probe.join(name);
+    for name in ["lower", "upper", "work"] {
+        std::fs::create_dir_all(folder(name)).map_err(|e| Error::io("cannot make a folder", folder(name), e))?;
+    }
+    let rootfs = RootFs::Overlay { lowers: vec![folder("lower")], upper: Some((folder("upper"), folder("work"))) };
+    let result = executor.call(Request::ReadFile { rootfs, path: "none".to_owned(), limit: 0 }).await;
+    executor.call(Request::Remove { paths: vec![probe] }).await?;
+    Ok(result.is_ok())
+}
+
+/// A snapshot that is being made.
+struct LocalActive {
+    claim: Option<Claim>,
+    folder: PathBuf,
+    rootfs: RootFs,
+    parent: Option<Digest>,
+    executor: NativeExecutor,
+    count: Arc<AtomicUsize>,
+}
+
+impl Active for LocalActive {
+    fn rootfs(&self) -> &RootFs {
+        &self.rootfs
+    }
+
+    fn parent(&self) -> Option<&Digest> {
+        self.parent.as_ref()
+    }
+
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any + Send> {
+        self
+    }
+}
+
+impl fmt::Debug for LocalActive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalActive").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl Drop for LocalActive {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        if let Some(claim) = self.claim.take() {
+            let (executor, paths) = (self.executor.clone(), vec![self.folder.clone()]);
+            std::thread::spawn(move || {
+                // What cannot be removed now is removed at the next start.
+                executor.call_blocking(&Request::Remove { paths }).ok();
+                drop(claim);
+            });
+        }
+    }
+}
+
+#[async_trait]
+impl Snapshotter for LocalSnapshotter {
+    fn capabilities(&self) -> SnapshotCapabilities {
+        match self.0.style {
+            Style::Overlay => SnapshotCapabilities { shares_layers: true, max_depth: MAX_DEPTH },
+            Style::Copy => SnapshotCapabilities { shares_layers: false, max_depth: usize::MAX },
+        }
+    }
+
+    async fn has(&self, chain: &Digest) -> Result<bool> {
+        Ok(self.0.folders.record(chain)?.is_some())
+    }
+
+    async fn apply(
+        &self,
+        parent: Option<&Digest>,
+        chain: &Digest,
+        layer: Box<dyn Read + Send>,
+    ) -> Result<()> {
+        let gate = self.gate(chain);
+        let _turn = gate.lock().await;
+        if self.has(chain).await? {
+            return Ok(());
+        }
+        let active = self.new_active(parent).await?;
+        let (lowers, plain) = match &active.rootfs {
+            RootFs::Overlay { lowers, .. } => (lowers.clone(), false),
+            RootFs::Folder { .. } => (Vec::new(), true),
+        };
+        let request = Request::Apply { target: active.folder.join("fs"), lowers, plain };
+        self.0.executor.feed(request, layer).await?;
+        self.commit_active(active, chain).await
+    }
+
+    async fn prepare(&self, parent: Option<&Digest>) -> Result<Box<dyn Active>> {
+        Ok(Box::new(self.new_active(parent).await?))
+    }
+
+    async fn view(&self, chain: Option<&Digest>) -> Result<RootFs> {
+        if let Some(chain) = chain {
+            self.0.folders.touch(chain);
+        }
+        self.rootfs(chain)
+    }
+
+    async fn diff(&self, active: &dyn Active, options: DiffOptions) -> Result<TarStream> {
+        let folder = self.mine(active)?;
+        let (lowers, plain) = match active.rootfs() {
+            RootFs::Overlay { lowers, .. } => (lowers.clone(), false),
+            RootFs::Folder { .. } => {
+                let parent = self.0.folders.chain(active.parent())?.into_iter().next();
+                // Without a parent it is compared with an empty folder.
+                (vec![parent.unwrap_or_else(|| folder.join("work"))], true)
+            }
+        };
+        let request = Request::Diff { upper: folder.join("fs"), lowers, epoch: options.epoch, plain };
+        self.0.executor.stream(&request)
+    }
+
+    async fn commit(&self, active: Box<dyn Active>, chain: &Digest) -> Result<()> {
+        self.mine(&*active)?;
+        match active.into_any().downcast::<LocalActive>() {
+            Ok(active) => self.commit_active(*active, chain).await,
+            Err(_) => Err(Error::invalid("the snapshot belongs to another snapshotter")),
+        }
+    }
+
+    async fn abandon(&self, active: Box<dyn Active>) -> Result<()> {
+        self.mine(&*active)?;
+        let Ok(mut active) = active.into_any().downcast::<LocalActive>() else {
+            return Err(Error::invalid("the snapshot belongs to another snapshotter"));
+        };
+        self.0.executor.call(Request::Remove { paths: vec![active.folder.clone()] }).await?;
+        active.claim = None;
+        Ok(())
+    }
+
+    async fn copy(&self, _target: Option<&Digest>, sources: Vec<RootFs>, plan: Vec<u8>) -> Result<TarStream> {
+        let is_context = |source: &RootFs| match source {
+            RootFs::Overlay { .. } => false,
+            RootFs::Folder { path, .. } => !path.starts_with(&self.0.folders.root),
+        };
+        let sources = sources.into_iter().map(|source| (source.clone(), is_context(&source))).collect();
+        self.0.executor.stream(&Request::Copy { sources, plan })
+    }
+
+    async fn export(&self, chain: Option<&Digest>, path: &str) -> Result<TarStream> {
+        self.0.executor.stream(&Request::Export { rootfs: self.rootfs(chain)?, path: path.to_owned() })
+    }
+
+    async fn read_file(&self, chain: Option<&Digest>, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        let request = Request::ReadFile { rootfs: self.rootfs(chain)?, path: path.to_owned(), limit };
+        match self.0.executor.call(request).await? {
+            Reply::File(bytes) => Ok(bytes),
+            _ => Err(Error::internal("the sandbox helper gave the answer to another question")),
+        }
+    }
+
+    async fn remove(&self, chains: &[Digest]) -> Result<Vec<Digest>> {
+        if self.0.active.load(Ordering::Relaxed) > 0 {
+            return Err(Error::new(ErrorKind::Conflict, "snapshots are in use: try again when the build has ended"));
+        }
+        let folders = &self.0.folders;
+        let (removed, paths) = folders.alone(|| {
+            let (mut removed, mut paths) = (Vec::new(), Vec::new());
+            // A parent becomes free with its last child: until nothing more does.
+            loop {
+                let list = folders.list()?;
+                let parents = list.iter().filter_map(|(_, record)| record.parent.clone()).collect::<BTreeSet<_>>();
+                let free = list
+                    .iter()
+                    .filter(|(chain, _)| chains.contains(chain))
+                    .filter(|(chain, _)| !parents.contains(chain))
+                    .collect::<Vec<_>>();
+                if free.is_empty() {
+                    return Ok((removed, paths));
+                }
+                for (chain, record) in free {
+                    folders.forget(chain)?;
+                    removed.push(chain.clone());
+                    paths.extend(folders.files(record.id).parent().map(Path::to_owned));
+                }
+            }
+        })?;
+        if !paths.is_empty() {
+            self.0.executor.call(Request::Remove { paths }).await?;
+        }
+        Ok(removed)
+    }
+
+    async fn list(&self) -> Result<Vec<SnapshotInfo>> {
+        let folders = &self.0.folders;
+        Ok(folders
+            .list()?
+            .into_iter()
+            .map(|(chain, record)| SnapshotInfo {
+                used: folders.used(&chain),
+                folder: folders.files(record.id),
+                parent: record.parent,
+                chain,
+            })
+            .collect())
+    }
+}
+
+impl fmt::Display for LocalSnapshotter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} snapshots in {}", self.0.style.name(), self.0.folders.root.display())
+    }
+}
+
+impl fmt::Debug for LocalSnapshotter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalSnapshotter")
+            .field("style", &self.0.style)
+            .field("root", &self.0.folders.root)
+            .finish_non_exhaustive()
+    }
+}
