@@ -328,7 +328,9 @@ impl FromStr for Size {
             "MB" => 1_000_000,
             "GB" => 1_000_000_000,
             "TB" => 1_000_000_000_000,
-            _ => return Err(Error::invalid(format!("`{}` is no size: write 64KiB or 2GB", s.escape_debug()))),
+            _ => {
+                return Err(Error::invalid(format!("`{}` is no size: write 64KiB or 2GB", s.escape_debug())));
+            }
         };
         number
             .parse::<u64>()
@@ -347,7 +349,9 @@ impl FromStr for Span {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        let bad = || Error::invalid(format!("`{}` is no length of time: write 500ms, 30s, 5m or 1h", s.escape_debug()));
+        let bad = || {
+            Error::invalid(format!("`{}` is no length of time: write 500ms, 30s, 5m or 1h", s.escape_debug()))
+        };
         let (number, unit) = split_unit(s);
         let millis: u64 = match unit {
             "ms" => 1,

@@ -214,20 +214,14 @@ impl Registry {
         let mut body = Incoming::new(Body::new(body), self.0.options.limits.body_idle);
         let mut who = Principal::Anonymous;
         let outcome = match parsed {
-            Ok(endpoint) => {
-                match self.0.admit(&endpoint, &parts.method, &parts.headers, &mut who).await {
-                    Ok(()) => {
-                        let call = Call {
-                            registry: self,
-                            who: &who,
-                            method: &parts.method,
-                            headers: &parts.headers,
-                        };
-                        handlers::dispatch(&call, endpoint, &mut body).await
-                    }
-                    Err(e) => Err(e),
+            Ok(endpoint) => match self.0.admit(&endpoint, &parts.method, &parts.headers, &mut who).await {
+                Ok(()) => {
+                    let call =
+                        Call { registry: self, who: &who, method: &parts.method, headers: &parts.headers };
+                    handlers::dispatch(&call, endpoint, &mut body).await
                 }
-            }
+                Err(e) => Err(e),
+            },
             // Who may not even probe does not learn what is malformed, either.
             Err(rejection) => match self.0.admit_to_registry(&parts.headers, &mut who).await {
                 Ok(()) => Err(match rejection {

@@ -5,6 +5,8 @@
 mod suite {
     mod access;
     mod blobs;
+    mod conformance;
+    mod http_store;
     mod lists;
     mod manifests;
     mod operations;

@@ -30,19 +30,17 @@ pub(super) async fn get(
         let stamp = call.cache.stamp();
         match call.cache.get(&key, stamp) {
             Found::Fresh(object) => object,
-            Found::Stale(_) | Found::Nothing => {
-                match call.store.get_manifest(repository, reference).await {
-                    Ok(manifest) => {
-                        let object = Arc::new(Object::manifest(&manifest));
-                        call.cache.put(key, object.clone(), stamp);
-                        object
-                    }
-                    Err(e) => {
-                        call.cache.remove(&key);
-                        return Err(e.into());
-                    }
+            Found::Stale(_) | Found::Nothing => match call.store.get_manifest(repository, reference).await {
+                Ok(manifest) => {
+                    let object = Arc::new(Object::manifest(&manifest));
+                    call.cache.put(key, object.clone(), stamp);
+                    object
                 }
-            }
+                Err(e) => {
+                    call.cache.remove(&key);
+                    return Err(e.into());
+                }
+            },
         }
     } else {
         Arc::new(Object::manifest(&call.store.get_manifest(repository, reference).await?))
@@ -122,8 +120,8 @@ pub(super) async fn put(
     }
     if by_parameter {
         for tag in &distinct {
-            let value = HeaderValue::from_str(tag.as_str())
-                .expect("a tag is made of visible ASCII characters");
+            let value =
+                HeaderValue::from_str(tag.as_str()).expect("a tag is made of visible ASCII characters");
             headers.append(OCI_TAG.clone(), value);
         }
     }
