@@ -11,7 +11,7 @@ use crate::layer::copy::{SourceRoot, StatCache};
 use crate::platform::Platform;
 use crate::progress::{Event, Progress};
 use crate::reference::Reference;
-use crate::snapshot::{CopySnapshotter, OverlaySnapshotter, SharedSnapshotter};
+use crate::snapshot::{LocalSnapshotter, SharedSnapshotter};
 use crate::solve::{Layer, SolveContext, Solver, Value, blocking};
 use crate::source::{ClientFactory, ImageSource, SourceImage, open_context};
 use crate::store::{SharedStore, local_repository};
@@ -87,11 +87,7 @@ impl LocalBuilder {
             .get_or_try_init(|| async {
                 let executor = NativeExecutor::start(self.options.helper.clone()).await?;
                 let folder = self.options.root.join("snapshots");
-                let snapshotter: SharedSnapshotter = if executor.can_overlay() {
-                    Arc::new(OverlaySnapshotter::open(folder, executor.clone()).await?)
-                } else {
-                    Arc::new(CopySnapshotter::open(folder, executor.clone()).await?)
-                };
+                let snapshotter: SharedSnapshotter = Arc::new(LocalSnapshotter::open(folder, executor.clone()).await?);
                 Ok((Arc::new(executor), snapshotter))
             })
             .await
