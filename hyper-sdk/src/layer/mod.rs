@@ -37,3 +37,6 @@ pub use index::{LayerIndex, LayerIndexBuilder};
 pub use reader::LayerReader;
 pub use tree::{Node, TreeIndex};
 pub use writer::LayerWriter;
+
+#[cfg(test)]
+mod tests;
