@@ -11,7 +11,7 @@ use crate::layer::copy::{SourceRoot, StatCache};
 use crate::platform::Platform;
 use crate::progress::{Event, Progress};
 use crate::reference::Reference;
-use crate::snapshot::{CopySnapshotter, OverlaySnapshotter, SharedSnapshotter};
+use crate::snapshot::{LocalSnapshotter, SharedSnapshotter};
 use crate::solve::{Layer, SolveContext, Solver, Value, blocking};
 use crate::source::{ClientFactory, ImageSource, SourceImage, open_context};
 use crate::store::{SharedStore, local_repository};
@@ -74,7 +74,7 @@ impl LocalBuilder {
     /// # Errors
     /// [`ErrorKind::Io`] when the folder cannot be made or written.
     pub fn open(options: LocalBuilderOptions) -> Result<Self> {
-        for name in ["indexes", "mounts", "snapshots"] {
+        for name in ["indexes", "mounts", "scratch", "snapshots"] {
             let path = options.root.join(name);
             std::fs::create_dir_all(&path).at("cannot make a folder of the builder", &path)?;
         }
@@ -87,11 +87,8 @@ impl LocalBuilder {
             .get_or_try_init(|| async {
                 let executor = NativeExecutor::start(self.options.helper.clone()).await?;
                 let folder = self.options.root.join("snapshots");
-                let snapshotter: SharedSnapshotter = if executor.can_overlay() {
-                    Arc::new(OverlaySnapshotter::open(folder, executor.clone()).await?)
-                } else {
-                    Arc::new(CopySnapshotter::open(folder, executor.clone()).await?)
-                };
+                let snapshotter: SharedSnapshotter =
+                    Arc::new(LocalSnapshotter::open(&folder, executor.clone()).await?);
                 Ok((Arc::new(executor), snapshotter))
             })
             .await
@@ -276,6 +273,7 @@ impl Builder for LocalBuilder {
             folders,
             stat_cache: stat_cache.clone(),
             index_folder: self.options.root.join("indexes"),
+            scratch: self.options.root.join("scratch"),
             cache_mounts: self.options.root.join("mounts"),
             epoch: epoch.seconds,
             epoch_is_key: epoch.given,

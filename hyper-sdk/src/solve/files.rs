@@ -126,8 +126,12 @@ impl SolveContext {
         inputs: &[Value],
     ) -> Result<(CopyRequest, Vec<Arc<SourceRoot>>)> {
         let mut sources = Vec::new();
-        let mut request =
-            CopyRequest { epoch: Some(self.epoch), now: self.epoch, ..CopyRequest::default() };
+        let mut request = CopyRequest {
+            epoch: Some(self.epoch),
+            now: self.epoch,
+            scratch: self.scratch.clone(),
+            ..CopyRequest::default()
+        };
         if !file.link {
             request.destination = self.index_paths(base).await?;
         }

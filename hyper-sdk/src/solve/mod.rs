@@ -66,6 +66,8 @@ pub struct SolveContext {
     pub stat_cache: Arc<StatCache>,
     /// The folder with the indexes of layers.
     pub index_folder: PathBuf,
+    /// A folder for files that live as long as a step.
+    pub scratch: PathBuf,
     /// The folder with the cache mounts.
     pub cache_mounts: PathBuf,
     /// The time that new layers get at most.

@@ -52,11 +52,14 @@ pub trait FileHasher: Sync {
 pub struct ReadingHasher;
 
 impl FileHasher for ReadingHasher {
-    fn facts(&self, _metadata: &Metadata, open: &dyn Fn() -> Result<File>) -> Result<FileFacts> {
+    fn facts(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>) -> Result<FileFacts> {
         let mut file = open()?;
         let capability = capability(&file)?;
         let mut hasher = sha2::Sha256::new();
-        let mut buffer = vec![0; 64 << 10];
+        // Most files are small: clearing a large buffer for each would cost more than reading it. One byte more than
+        // the size lets the end be seen.
+        let size = usize::try_from(metadata.size).unwrap_or(usize::MAX);
+        let mut buffer = vec![0; size.saturating_add(1).clamp(512, 64 << 10)];
         loop {
             match file.read(&mut buffer)? {
                 0 => break,

@@ -34,6 +34,7 @@ mod stat_cache;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod wildcard;
 
 pub use facts::{CAPABILITY, FileFacts, FileHasher, ReadingHasher};
 pub use mode::ModeChange;

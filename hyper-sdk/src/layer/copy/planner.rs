@@ -5,9 +5,10 @@
 //! - No entry lies outside the root of the layer: a path of the destination is cleaned and its links are followed with
 //!   the root as the top.
 
-use super::pattern::{NamePattern, ParentMatch, PatternList, clean, has_wildcards};
+use super::pattern::{ParentMatch, PatternList, clean, has_wildcards};
 use super::plan::{Content, Plan, PlannedEntry};
 use super::source::{Metadata, SourceRoot, join};
+use super::wildcard::{find_matches, split_wildcards};
 use super::{CopySpec, suggest};
 use crate::layer::accounts::Owner;
 use crate::layer::entry::WHITEOUT_PREFIX;
@@ -566,36 +567,4 @@ pub(super) fn check_name(name: &[u8]) -> Result<()> {
         .with_context("name", crate::layer::entry::escape(name)));
     }
     Ok(())
-}
-
-/// The parts before the first one with a wildcard, and the rest.
-fn split_wildcards(path: &[u8], wildcards: bool) -> (Vec<u8>, Option<Vec<u8>>) {
-    let parts: Vec<&[u8]> = path.split(|&b| b == b'/').collect();
-    match parts.iter().position(|part| wildcards && has_wildcards(part)) {
-        Some(at) => (parts[..at].join(&b'/'), Some(parts[at..].join(&b'/'))),
-        None => (path.to_vec(), None),
-    }
-}
-
-/// The paths below `base` that match, in the order of a walk; directories on the way are not followed through links.
-fn find_matches(root: &SourceRoot, base: &[u8], pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let mut level = match root.lookup(base)? {
-        Some(metadata) if metadata.is_directory() => vec![base.to_vec()],
-        _ => return Ok(Vec::new()),
-    };
-    let parts: Vec<&[u8]> = pattern.split(|&b| b == b'/').collect();
-    for (i, part) in parts.iter().enumerate() {
-        let name_pattern = NamePattern::new(part)?;
-        let last = i + 1 == parts.len();
-        let mut next = Vec::new();
-        for directory in &level {
-            for (name, metadata) in root.list(directory)? {
-                if (last || metadata.is_directory()) && name_pattern.matches(&name) {
-                    next.push(join(directory, &name));
-                }
-            }
-        }
-        level = next;
-    }
-    Ok(level)
 }

@@ -50,6 +50,8 @@ pub struct CopyRequest {
     pub epoch: Option<i64>,
     /// The time of what is made new, in seconds since 1970.
     pub now: i64,
+    /// A folder for the content of compressed archives while they are unpacked.
+    pub scratch: PathBuf,
 }
 
 impl CopyRequest {
@@ -71,7 +73,7 @@ impl CopyRequest {
     /// # Errors
     /// Those of the [`Planner`].
     pub fn plan(&self, destination: &dyn Destination, sources: &[Arc<SourceRoot>]) -> Result<Plan> {
-        let mut planner = Planner::new(destination, self.now);
+        let mut planner = Planner::new(destination, self.now).with_scratch(&self.scratch);
         for step in &self.steps {
             match step {
                 CopyStep::Copy { source, spec } => {

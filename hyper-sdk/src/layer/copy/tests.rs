@@ -474,6 +474,7 @@ fn many_small_files_are_planned_and_hashed_fast() {
     let hashed = start.elapsed();
     let planned = plan(&root, &EmptyDestination, &spec).unwrap();
     let took = start.elapsed();
+    assert_eq!(planned.entries().len(), files + files / 50 + 1);
     let mut writer = LayerWriter::new(std::io::sink(), None);
     planned.write(&mut writer).unwrap();
     println!(
