@@ -87,8 +87,7 @@ impl LocalBuilder {
             .get_or_try_init(|| async {
                 let executor = NativeExecutor::start(self.options.helper.clone()).await?;
                 let folder = self.options.root.join("snapshots");
-                let snapshotter: SharedSnapshotter =
-                    Arc::new(LocalSnapshotter::open(&folder, executor.clone()).await?);
+                let snapshotter: SharedSnapshotter = Arc::new(LocalSnapshotter::open(folder, executor.clone()).await?);
                 Ok((Arc::new(executor), snapshotter))
             })
             .await

@@ -52,8 +52,8 @@ impl LocalSnapshotter {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the folder cannot be made.
-    pub async fn open(root: &Path, executor: NativeExecutor) -> Result<Self> {
-        let style = if can_overlay(root, &executor).await? { Style::Overlay } else { Style::Copy };
+    pub async fn open(root: impl AsRef<Path> + Send, executor: NativeExecutor) -> Result<Self> {
+        let style = if can_overlay(root.as_ref(), &executor).await? { Style::Overlay } else { Style::Copy };
         Self::open_as(root, executor, style).await
     }
 
@@ -61,8 +61,12 @@ impl LocalSnapshotter {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the folder cannot be made.
-    pub async fn open_as(root: &Path, executor: NativeExecutor, style: Style) -> Result<Self> {
-        let (folders, leftovers) = Folders::open(&root.join(style.name()))?;
+    pub async fn open_as(
+        root: impl AsRef<Path> + Send,
+        executor: NativeExecutor,
+        style: Style,
+    ) -> Result<Self> {
+        let (folders, leftovers) = Folders::open(&root.as_ref().join(style.name()))?;
         let active = Arc::default();
         let inner = Inner { style, folders, executor, under_way: Mutex::default(), active };
         if !leftovers.is_empty() {
