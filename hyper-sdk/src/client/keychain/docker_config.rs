@@ -433,12 +433,11 @@ mod tests {
             "auths": {"r.example": auth("file:x"), "s.example": auth("file:x")},
             "credHelpers": {"r.example": "one"},
         }));
-        let program = folder.path().join("docker-credential-one");
-        std::fs::write(
-            &program,
-            "#!/bin/sh\nread s; echo '{\"Username\":\"helper '$s'\",\"Secret\":\"x\"}'\n",
-        )
-        .unwrap();
+        let (text, program) = (folder.path().join("text"), folder.path().join("docker-credential-one"));
+        let script = "#!/bin/sh\nread s; echo '{\"Username\":\"helper '$s'\",\"Secret\":\"x\"}'\n";
+        std::fs::write(&text, script).unwrap();
+        // Copied by another program, because a file that is open for writing anywhere cannot be run.
+        assert!(std::process::Command::new("cp").args([&text, &program]).status().unwrap().success());
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let with = config.clone().helper_folders([folder.path().to_owned()]);
         assert_eq!(

@@ -83,7 +83,9 @@ impl CredentialHelper {
             Credentials::Basic { username, password } => (username, password),
             Credentials::IdentityToken(token) => (TOKEN_USER, token),
             _ => {
-                return Err(Error::unsupported("a credential helper keeps passwords and refresh tokens only"));
+                return Err(Error::unsupported(
+                    "a credential helper keeps passwords and refresh tokens only",
+                ));
             }
         };
         let entry = Entry {
@@ -196,8 +198,11 @@ mod tests {
     use std::path::Path;
 
     fn helper(folder: &Path, script: &str) -> CredentialHelper {
-        let path = folder.join("docker-credential-test");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        let (text, path) = (folder.join("script"), folder.join("docker-credential-test"));
+        std::fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+        // Another program writes the file that is run: a descriptor of this process could leak into a process that a
+        // test in another thread starts just now, and the kernel runs no file that is open for writing.
+        assert!(std::process::Command::new("cp").args([&text, &path]).status().unwrap().success());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         CredentialHelper::new("test", [folder.to_owned()], Duration::from_secs(10)).unwrap()
     }
