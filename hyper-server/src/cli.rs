@@ -57,6 +57,9 @@ struct ServeArgs {
     /// Refuse everything that writes
     #[arg(long)]
     read_only: bool,
+    /// Accept manifests whose blobs or manifests are not there
+    #[arg(long)]
+    sparse: bool,
     /// Form of the log: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -137,6 +140,7 @@ impl ServeArgs {
         config.auth.htpasswd = self.htpasswd.or(config.auth.htpasswd);
         config.auth.anonymous = self.anonymous.or(config.auth.anonymous);
         config.read_only |= self.read_only;
+        config.sparse |= self.sparse;
         config.log.format = self.log_format.unwrap_or(config.log.format);
         config.log.level = self.log_level.unwrap_or(config.log.level);
         Ok(config)

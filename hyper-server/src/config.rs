@@ -18,6 +18,7 @@ pub const REFERENCE: &str = r#"# hyperregistry configuration; every key may be l
 listen = "127.0.0.1:5000"       # address and port; port 0 lets the system choose
 data = "hyperregistry-data"     # the folder of the store
 read-only = false               # refuse everything that writes
+sparse = false                  # accept manifests whose blobs or manifests are not there
 
 [auth]
 # htpasswd = "/etc/hyperregistry/htpasswd"   # users, bcrypt hashes; read again when it changes
@@ -58,6 +59,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Refuses everything that writes.
     pub read_only: bool,
+    /// Accepts manifests whose blobs or manifests are not there.
+    pub sparse: bool,
     /// Users and rights.
     pub auth: AuthConfig,
     /// Limits.
@@ -166,6 +169,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
             data: PathBuf::from("hyperregistry-data"),
             read_only: false,
+            sparse: false,
             auth: AuthConfig::default(),
             limits: LimitsConfig::default(),
             cache: CacheConfig::default(),
@@ -269,6 +273,7 @@ impl Config {
     pub fn registry(&self) -> RegistryOptions {
         RegistryOptions {
             read_only: self.read_only,
+            sparse: self.sparse,
             htpasswd: self.auth.htpasswd.clone(),
             anonymous: self.auth.anonymous,
             authorizer: None,

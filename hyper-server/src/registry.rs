@@ -65,6 +65,8 @@ impl Default for Limits {
 pub struct RegistryOptions {
     /// Refuses everything that writes.
     pub read_only: bool,
+    /// Accepts manifests whose blobs or manifests are not there, which clients may then fail to pull.
+    pub sparse: bool,
     /// The users: an htpasswd file with bcrypt hashes.
     pub htpasswd: Option<PathBuf>,
     /// What callers without credentials may do; `None` means nothing when there are users, everything when there are
@@ -88,6 +90,7 @@ impl Default for RegistryOptions {
     fn default() -> Self {
         Self {
             read_only: false,
+            sparse: false,
             htpasswd: None,
             anonymous: None,
             authorizer: None,

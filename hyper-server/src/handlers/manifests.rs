@@ -102,7 +102,7 @@ pub(super) async fn put(
     let subject = manifest.subject().map(|s| s.digest.clone());
     let if_match = condition(call, &repository, &distinct).await?;
     let conditional = if_match.is_some();
-    let put = PutManifest { manifest, tags: distinct.clone(), if_match };
+    let put = PutManifest { manifest, tags: distinct.clone(), if_match, sparse: call.options.sparse };
     let target = repository.clone();
     call.change(move |store| async move { store.put_manifest(&target, put).await }).await.map_err(
         |e| match e.kind() {

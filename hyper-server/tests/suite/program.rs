@@ -198,7 +198,7 @@ async fn push_until_it_dies(url: String, known: Arc<Mutex<Acknowledged>>) -> Res
         let digest = Digest::sha256(&content);
         let repository = format!("r{}", seed % 3);
         let base = format!("{url}/v2/{repository}");
-        let chunked = seed % 4 == 0;
+        let chunked = seed.is_multiple_of(4);
         let sent = if chunked {
             let start = client.post(format!("{base}/blobs/uploads/")).send().await?;
             let location = start.headers()["location"].to_str().unwrap().to_owned();
@@ -206,7 +206,7 @@ async fn push_until_it_dies(url: String, known: Arc<Mutex<Acknowledged>>) -> Res
             let patch =
                 client.patch(format!("{url}{location}")).body(content[..half].to_vec()).send().await?;
             assert_eq!(patch.status(), 202);
-            if seed % 8 == 0 {
+            if seed.is_multiple_of(8) {
                 known.lock().unwrap().uploads.push((location, half, content));
                 continue;
             }
