@@ -44,7 +44,8 @@ pub(super) fn run(
     context: Context,
 ) -> Result<i32> {
     check(&spec)?;
-    let (status, status_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
+    let (status, status_end) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
     let own_pid = sys::own_pid();
     sys::unshare(libc::CLONE_NEWPID).context("detail", "pid namespace")?;
     let init = match sys::fork()? {
