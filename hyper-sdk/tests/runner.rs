@@ -7,6 +7,7 @@
 )]
 
 mod sandbox;
+mod snapshots;
 mod dockerfile_fixtures;
 mod dockerfile_golden;
 
