@@ -93,7 +93,9 @@ fn hint(error: &Error) -> Option<String> {
             Some(host) => format!("log in with `hyperbuild login {host}`"),
             None => "log in with `hyperbuild login HOST`".to_owned(),
         },
-        ErrorKind::Denied => "the credentials are valid and do not permit this: ask the registry's owner".to_owned(),
+        ErrorKind::Denied => {
+            "the credentials are valid and do not permit this: ask the registry's owner".to_owned()
+        }
         ErrorKind::ManifestUnknown | ErrorKind::NameUnknown => {
             "`hyperbuild images` lists what the local store has".to_owned()
         }

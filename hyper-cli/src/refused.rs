@@ -31,7 +31,7 @@ const FLAGS: &[(&str, bool)] = &[
     ("security-opt", false),
     ("shm-size", false),
     ("squash", true),
-    ("ssh", true),
+    ("ssh", false),
     ("ulimit", false),
 ];
 
@@ -96,7 +96,8 @@ mod tests {
 
     fn check(arguments: &[&str]) -> Result<(), String> {
         let command = Refused::augment_args(Command::new("build"));
-        let matches = command.try_get_matches_from([&["build"], arguments].concat()).map_err(|e| e.to_string())?;
+        let matches =
+            command.try_get_matches_from([&["build"], arguments].concat()).map_err(|e| e.to_string())?;
         Refused::from_arg_matches(&matches).unwrap().check().map_err(|failure| match failure {
             Failure::Work { error, .. } => {
                 assert_eq!(error.kind(), hyper_sdk::ErrorKind::Unsupported);

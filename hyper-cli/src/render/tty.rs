@@ -132,7 +132,11 @@ impl View for Tty {
                     Outcome::Failed(_) => ("1;31", "failed"),
                     Outcome::Cancelled => ("33", "canceled"),
                 };
-                self.say(&format!("{} {} {took}", paint(self.color, code, &format!("{word:>8}")), state.name));
+                self.say(&format!(
+                    "{} {} {took}",
+                    paint(self.color, code, &format!("{word:>8}")),
+                    state.name
+                ));
                 if matches!(outcome, Outcome::Failed(_)) {
                     state.log("\n");
                     for line in state.tail.iter().filter(|l| !l.is_empty()) {

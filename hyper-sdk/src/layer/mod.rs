@@ -39,3 +39,6 @@ pub use index::{LayerIndex, LayerIndexBuilder};
 pub use reader::{LayerReader, scan};
 pub use tree::{Node, TreeIndex};
 pub use writer::LayerWriter;
+
+#[cfg(test)]
+mod tests;
