@@ -6,6 +6,8 @@
     reason = "a test says what it skips and stops at what fails"
 )]
 
+mod sandbox;
+mod snapshots;
 mod dockerfile_fixtures;
 mod dockerfile_golden;
 mod sandbox;

@@ -133,6 +133,9 @@ impl Command {
             // An empty part means the working folder.
             let join =
                 |folder| if folder == "" { format!("./{program}") } else { format!("{folder}/{program}") };
+            let join = |folder: &str| {
+                if folder.is_empty() { format!("./{program}") } else { format!("{folder}/{program}") }
+            };
             self.path.split(':').map(join).collect()
         };
         let mut denied = None;

@@ -35,7 +35,7 @@ impl From<&Stat> for Looks {
             mode: stat.st_mode,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
         }
     }
 }

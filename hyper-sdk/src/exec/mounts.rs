@@ -381,6 +381,8 @@ impl Stage {
         let wrong = wrong("cannot enter the root file system of the step", "/");
         rustix::process::fchdir(&self.root).map_err(&wrong)?;
         rustix::process::pivot_root(".", ".").map_err(&wrong)?;
+        // The old root now lies on the new one, and the stage on the old root: each call takes the topmost away.
+        unmount(".", UnmountFlags::DETACH).map_err(&wrong)?;
         unmount(".", UnmountFlags::DETACH).map_err(&wrong)?;
         rustix::process::chdir("/").map_err(&wrong)
     }

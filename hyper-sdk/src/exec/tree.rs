@@ -124,7 +124,7 @@ fn clamp_times(upper: &Path, index: &LayerIndex, epoch: i64) -> Result<()> {
     for entry in index.entries().iter().filter(|entry| !entry.kind.is_whiteout()) {
         let path = if entry.path.is_root() { upper.to_owned() } else { upper.join(entry.path.as_path()) };
         let Ok(stat) = rustix::fs::lstat(&path) else { continue };
-        if (stat.st_mtime as i64, stat.st_mtime_nsec as i64) > (epoch, 0) {
+        if (stat.st_mtime, stat.st_mtime_nsec as i64) > (epoch, 0) {
             rustix::fs::utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|e| Error::io("cannot set the time of a file", &path, e.into()))?;
         }
@@ -304,8 +304,8 @@ fn copy_data(source: &OwnedFd, copy: &OwnedFd) -> rustix::io::Result<()> {
 fn times(stat: &rustix::fs::Stat) -> Timestamps {
     let time = |seconds: i64, nanoseconds: i64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
     Timestamps {
-        last_access: time(stat.st_atime as i64, stat.st_atime_nsec as i64),
-        last_modification: time(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+        last_access: time(stat.st_atime, stat.st_atime_nsec as i64),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec as i64),
     }
 }
 

@@ -288,7 +288,7 @@ impl Folders {
 
     /// When a chain was last used, in seconds since 1970.
     pub(super) fn used(&self, chain: &Digest) -> i64 {
-        rustix::fs::stat(self.record_path(chain)).map_or(0, |stat| stat.st_mtime as i64)
+        rustix::fs::stat(self.record_path(chain)).map_or(0, |stat| stat.st_mtime)
     }
 
     /// Takes the record of a chain away; its folder is then without a name.
