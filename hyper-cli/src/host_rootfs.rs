@@ -300,7 +300,7 @@ fn damaged(layout: &Path) -> Vec<String> {
         .unwrap()
         .flatten()
         .filter(|e| {
-            Digest::sha256(&std::fs::read(e.path()).unwrap()).hex() != e.file_name().to_str().unwrap()
+            Digest::sha256(std::fs::read(e.path()).unwrap()).hex() != e.file_name().to_str().unwrap()
         })
         .map(|e| e.file_name().to_string_lossy().into_owned())
         .collect()
