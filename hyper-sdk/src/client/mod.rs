@@ -3,18 +3,24 @@
 //! A client is bound to one registry: repositories are named without the host. [`RegistryClient`] is the wire
 //! protocol, one request or session a method; whole images are pushed and pulled by functions over it.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod copy;
 pub mod http;
 pub mod keychain;
+mod layout;
 mod loopback;
 mod pull;
 mod push;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod upload;
 mod verify;
 
 pub use copy::copy;
 pub use http::{HttpClient, HttpClientBuilder, RetryPolicy};
+pub use layout::Layout;
 pub use loopback::Loopback;
 pub use pull::{PullOptions, pull};
 pub use push::{PushOptions, push};

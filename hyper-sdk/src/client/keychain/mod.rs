@@ -3,6 +3,12 @@
 //! A [`Keychain`] answers for a host and, where it knows better, for a repository. The SDK never looks for
 //! configuration by itself: paths are passed in.
 
+mod docker_config;
+mod helper;
+
+pub use docker_config::DockerConfig;
+pub use helper::CredentialHelper;
+
 use crate::Result;
 use crate::reference::{RegistryHost, RepositoryName};
 use async_trait::async_trait;

@@ -1,0 +1,208 @@
+//! Cases about whole images.
+
+use super::kit::*;
+use crate::client::{Platforms, PullOptions, PushOptions, SharedClient, copy, pull, push as push_image_of};
+use crate::media_type;
+use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
+use crate::platform::Platform;
+use crate::progress::{Event, Outcome, Progress};
+use crate::reference::Tag;
+use crate::store::{MemoryStore, PutManifest, RegistryStoreExt as _, SharedStore};
+use bytes::Bytes;
+use std::sync::Arc;
+
+async fn stored_image(store: &SharedStore, name: &str, text: &str, platform: &Platform) -> Manifest {
+    let name = repository(name);
+    let config = format!(
+        r#"{{"architecture":"{}","os":"{}","author":"{text}","rootfs":{{"type":"layers","diff_ids":[]}}}}"#,
+        platform.architecture, platform.os
+    );
+    let config = store.put_bytes(&name, media_type::OCI_CONFIG, config.into()).await.unwrap();
+    let mut layers = Vec::new();
+    for n in 0..3u64 {
+        let bytes = noise(200_000, n + text.len() as u64 * 10);
+        layers.push(store.put_bytes(&name, media_type::OCI_LAYER, bytes).await.unwrap());
+    }
+    let manifest = parse(ImageManifest::new(config, layers).to_bytes());
+    store.put_manifest(&name, PutManifest::new(manifest.clone(), [Tag::latest()])).await.unwrap();
+    manifest
+}
+
+fn memory() -> SharedStore {
+    Arc::new(MemoryStore::new())
+}
+
+fn linux(architecture: &str) -> Platform {
+    Platform::new("linux", architecture, None)
+}
+
+/// An index of two images, tagged `latest`.
+async fn stored_index(store: &SharedStore, name: &str) -> (Manifest, Vec<Manifest>) {
+    let mut images = Vec::new();
+    let mut entries = Vec::new();
+    for architecture in ["amd64", "arm64"] {
+        let image = stored_image(store, name, &format!("for {architecture}"), &linux(architecture)).await;
+        entries.push(Descriptor { platform: Some(linux(architecture)), ..image.descriptor() });
+        images.push(image);
+    }
+    let index = parse(ImageIndex::new(entries).to_bytes());
+    store.put_manifest(&repository(name), PutManifest::new(index.clone(), [Tag::latest()])).await.unwrap();
+    (index, images)
+}
+
+pub async fn an_image_is_pushed_and_pulled(client: SharedClient) {
+    needs!(client, push);
+    let (store, there, back) = (memory(), repository("there/it"), memory());
+    let manifest = stored_image(&store, "here", "x", &linux("amd64")).await;
+    let options = PushOptions::default();
+    let pushed = push_image_of(
+        &store,
+        &repository("here"),
+        &by_tag("latest"),
+        &client,
+        &there,
+        &by_tag("v1"),
+        &options,
+    )
+    .await
+    .unwrap();
+    assert_eq!(&pushed.digest, manifest.digest());
+    let name = repository("back");
+    let tag = Tag::parse("again").unwrap();
+    pull(&client, &there, &by_tag("v1"), &back, &name, Some(&tag), &PullOptions::default()).await.unwrap();
+    assert_eq!(back.get_manifest(&name, &by_tag("again")).await.unwrap(), manifest);
+    for layer in &manifest.image().unwrap().layers {
+        assert_eq!(back.stat_blob(&name, &layer.digest).await.unwrap(), layer.size);
+    }
+}
+
+pub async fn an_index_is_pushed_with_all_its_images(client: SharedClient) {
+    needs!(client, push);
+    let (store, there) = (memory(), repository("there"));
+    let (index, images) = stored_index(&store, "here").await;
+    let options = PushOptions::default();
+    push_image_of(&store, &repository("here"), &by_tag("latest"), &client, &there, &by_tag("v1"), &options)
+        .await
+        .unwrap();
+    assert_eq!(client.get_manifest(&there, &by_tag("v1")).await.unwrap(), index);
+    for image in &images {
+        assert_eq!(&client.get_manifest(&there, &by_digest(image.digest())).await.unwrap(), image);
+    }
+}
+
+pub async fn one_platform_is_pulled_alone(client: SharedClient) {
+    needs!(client, push);
+    let (store, there, back) = (memory(), repository("there"), memory());
+    let (_, images) = stored_index(&store, "here").await;
+    let options = PushOptions::default();
+    push_image_of(&store, &repository("here"), &by_tag("latest"), &client, &there, &by_tag("v1"), &options)
+        .await
+        .unwrap();
+    let options = PullOptions { platforms: Platforms::One(linux("arm64")), ..PullOptions::default() };
+    let name = repository("back");
+    let found =
+        pull(&client, &there, &by_tag("v1"), &back, &name, Some(&Tag::latest()), &options).await.unwrap();
+    assert_eq!(&found.digest, images[1].digest());
+    assert_eq!(found.platform, Some(linux("arm64")));
+    assert!(back.get_manifest(&name, &by_digest(images[0].digest())).await.is_err());
+    let options = PullOptions { platforms: Platforms::One(linux("riscv64")), ..PullOptions::default() };
+    assert!(pull(&client, &there, &by_tag("v1"), &back, &name, None, &options).await.is_err());
+}
+
+pub async fn a_copy_within_a_registry(client: SharedClient) {
+    needs!(client, push);
+    let (from, to) = (repository("from"), repository("to"));
+    let manifest = push_image(&client, &from, "x", "v1").await;
+    let options = PushOptions::default();
+    copy(&client, &from, &by_tag("v1"), &client, &to, &by_tag("v2"), &options).await.unwrap();
+    assert_eq!(client.get_manifest(&to, &by_tag("v2")).await.unwrap(), manifest);
+    let layer = &manifest.image().unwrap().layers[0];
+    assert_eq!(read(&client, &to, &layer.digest, None).await.unwrap(), b"layer x");
+}
+
+pub async fn a_copy_brings_the_referrers(client: SharedClient) {
+    needs!(client, push);
+    let (from, to) = (repository("from"), repository("to"));
+    let subject = push_image(&client, &from, "x", "v1").await;
+    let empty = Bytes::from_static(b"{}");
+    push(&client, &from, &empty).await;
+    let mut referrer = ImageManifest::new(Descriptor::of(media_type::OCI_EMPTY, &empty), vec![]);
+    referrer.artifact_type = Some("t/sbom".to_owned());
+    referrer.subject = Some(subject.descriptor());
+    let referrer = parse(referrer.to_bytes());
+    client.put_manifest(&from, &by_digest(referrer.digest()), &referrer).await.unwrap();
+    let options = PushOptions { referrers: true, ..PushOptions::default() };
+    copy(&client, &from, &by_tag("v1"), &client, &to, &by_tag("v1"), &options).await.unwrap();
+    let found = client.list_referrers(&to, subject.digest(), None).await.unwrap();
+    assert_eq!(found.iter().map(|d| &d.digest).collect::<Vec<_>>(), [referrer.digest()]);
+}
+
+pub async fn pushing_twice_sends_nothing(client: SharedClient) {
+    needs!(client, push);
+    let (store, there) = (memory(), repository("there"));
+    stored_image(&store, "here", "x", &linux("amd64")).await;
+    for expected in [Outcome::Done, Outcome::Cached] {
+        let (progress, mut events) = Progress::channel();
+        let options = PushOptions { progress, ..PushOptions::default() };
+        push_image_of(
+            &store,
+            &repository("here"),
+            &by_tag("latest"),
+            &client,
+            &there,
+            &by_tag("v1"),
+            &options,
+        )
+        .await
+        .unwrap();
+        drop(options);
+        let mut ends = 0;
+        while let Some(event) = events.recv().await {
+            if let Event::Finished { outcome, .. } = event {
+                assert_eq!(outcome, expected);
+                ends += 1;
+            }
+        }
+        assert_eq!(ends, 4);
+    }
+}
+
+pub async fn dropping_a_push_leaves_no_tag(client: SharedClient) {
+    needs!(client, push);
+    let (store, there) = (memory(), repository("there"));
+    stored_image(&store, "here", "x", &linux("amd64")).await;
+    let (progress, mut events) = Progress::channel();
+    let options = PushOptions { progress, ..PushOptions::default() };
+    let name = repository("here");
+    let (latest, v1) = (by_tag("latest"), by_tag("v1"));
+    {
+        let mut pushing =
+            std::pin::pin!(push_image_of(&store, &name, &latest, &client, &there, &v1, &options));
+        // Gives up as soon as the first blob is on its way.
+        loop {
+            tokio::select! {
+                biased;
+                event = events.recv() => if matches!(event, Some(Event::Started { .. })) { break },
+                // A registry at hand may be done before there is anything to give up.
+                done = &mut pushing => return drop(done.unwrap()),
+            }
+        }
+    }
+    assert!(client.resolve(&there, &v1).await.is_err());
+    push_image_of(&store, &name, &latest, &client, &there, &v1, &PushOptions::default()).await.unwrap();
+    client.resolve(&there, &v1).await.unwrap();
+}
+
+pub async fn many_requests_at_once(client: SharedClient) {
+    needs!(client, push);
+    let name = repository("a");
+    let work = (0..16u64).map(|n| {
+        let (client, name) = (client.clone(), name.clone());
+        async move {
+            let bytes = noise(20_000, n);
+            let digest = push(&client, &name, &bytes).await;
+            assert_eq!(read(&client, &name, &digest, None).await.unwrap(), bytes);
+        }
+    });
+    futures::future::join_all(work).await;
+}

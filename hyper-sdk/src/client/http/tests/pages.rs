@@ -1,0 +1,127 @@
+//! Lists: pages, links, referrers and their fallback tag.
+
+use super::*;
+use crate::oci::ImageIndex;
+use crate::store::Page;
+use std::sync::Mutex;
+
+#[tokio::test]
+async fn a_link_is_followed_by_the_last_entry() {
+    let server = Server::start(|seen| match seen.target.as_str() {
+        "/v2/a/b/tags/list?n=2" => Reply::new(200)
+            .header("Link", r#"</v2/a/b/tags/list?cursor=opaque>; rel="next""#)
+            .body(r#"{"name":"a/b","tags":["z","b"]}"#),
+        "/v2/a/b/tags/list?cursor=opaque" => Reply::new(200).body(r#"{"name":"a/b","tags":["a"]}"#),
+        _ => Reply::new(400),
+    })
+    .await;
+    let client = client(&server);
+    let first = client.list_tags(&repository(), Page { limit: Some(2), after: None }).await.unwrap();
+    assert!(first.more);
+    let after = first.items.last().map(ToString::to_string);
+    let second = client.list_tags(&repository(), Page { limit: Some(2), after }).await.unwrap();
+    assert_eq!((second.items.len(), second.more), (1, false));
+}
+
+#[tokio::test]
+async fn empty_pages_that_link_on_are_passed_over_and_end() {
+    let calls = Counter::default();
+    let server = Server::start(move |_| match calls.next() {
+        3 => Reply::new(200).body(r#"{"repositories":["a"]}"#),
+        _ => Reply::new(200).header("Link", "</v2/_catalog?x=1>; rel=next").body(r#"{"repositories":[]}"#),
+    })
+    .await;
+    let found = client(&server).list_repositories(Page::default()).await.unwrap();
+    assert_eq!(found.items.len(), 1);
+    let endless = Server::start(|_| {
+        Reply::new(200).header("Link", "</v2/_catalog?x=1>; rel=next").body(r#"{"repositories":null}"#)
+    })
+    .await;
+    let e = client(&endless).list_repositories(Page::default()).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_registry_without_catalog_says_so() {
+    let server = Server::start(|_| Reply::new(404)).await;
+    let e = client(&server).list_repositories(Page::default()).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Unsupported);
+}
+
+fn descriptor(text: &str, artifact_type: &str) -> Descriptor {
+    Descriptor {
+        artifact_type: Some(artifact_type.to_owned()),
+        ..Descriptor::of(media_type::OCI_MANIFEST, text.as_bytes())
+    }
+}
+
+#[tokio::test]
+async fn referrers_are_paged_and_filtered_here_too() {
+    let server = Server::start(|seen| {
+        let page = |d| ImageIndex::new(vec![d]).to_bytes();
+        if seen.target.contains("page=2") {
+            return Reply::new(200).body(page(descriptor("2", "t/other")));
+        }
+        let next = format!("<{}&page=2>; rel=\"next\"", seen.target);
+        Reply::new(200).header("Link", next).body(page(descriptor("1", "t/sbom")))
+    })
+    .await;
+    let found = client(&server).list_referrers(&repository(), &Digest::sha256("x"), Some("t/sbom")).await;
+    assert_eq!(found.unwrap(), [descriptor("1", "t/sbom")]);
+    assert_eq!(server.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn the_fallback_tag_is_read_and_kept_up() {
+    let kept: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let state = kept.clone();
+    let subject = manifest("subject");
+    let tag = format!("sha256-{}", subject.digest().hex());
+    let fallback = tag.clone();
+    let server = Server::start(move |seen| {
+        let is_fallback = seen.target.ends_with(&fallback);
+        match seen.method.as_str() {
+            "PUT" if is_fallback => {
+                state.lock().unwrap().clear();
+                Reply::new(201).into_buffer(&state)
+            }
+            "PUT" => Reply::new(201),
+            "GET" if is_fallback && !state.lock().unwrap().is_empty() => {
+                let body = state.lock().unwrap().clone();
+                Reply::new(200).header("Content-Type", media_type::OCI_INDEX).body(body)
+            }
+            _ => Reply::new(404),
+        }
+    })
+    .await;
+    let client = client(&server);
+    assert_eq!(client.list_referrers(&repository(), subject.digest(), None).await.unwrap(), []);
+    for text in ["one", "two", "one"] {
+        let config = Descriptor::of(media_type::OCI_EMPTY, b"{}");
+        let mut image = ImageManifest::new(config, vec![]);
+        image.artifact_type = Some(format!("t/{text}"));
+        image.subject = Some(subject.descriptor());
+        image.annotations.insert("k".to_owned(), text.to_owned());
+        let referrer = Manifest::sniff(image.to_bytes()).unwrap();
+        client.put_manifest(&repository(), &referrer.digest().clone().into(), &referrer).await.unwrap();
+    }
+    let found = client.list_referrers(&repository(), subject.digest(), None).await.unwrap();
+    let types: Vec<_> = found.iter().map(|d| d.artifact_type.as_deref().unwrap()).collect();
+    assert_eq!(types, ["t/one", "t/two"]);
+    assert_eq!(found[1].annotations["k"], "two");
+    assert_eq!(server.count(&format!("PUT /v2/a/b/manifests/{tag}")), 2);
+    let filtered = client.list_referrers(&repository(), subject.digest(), Some("t/two")).await.unwrap();
+    assert_eq!(filtered.len(), 1);
+}
+
+#[tokio::test]
+async fn a_registry_that_knows_subjects_keeps_its_own_list() {
+    let subject = manifest("subject");
+    let digest = subject.digest().clone();
+    let server = Server::start(move |_| Reply::new(201).header("OCI-Subject", &digest)).await;
+    let mut image = ImageManifest::new(Descriptor::of(media_type::OCI_EMPTY, b"{}"), vec![]);
+    image.subject = Some(subject.descriptor());
+    let referrer = Manifest::sniff(image.to_bytes()).unwrap();
+    client(&server).put_manifest(&repository(), &latest(), &referrer).await.unwrap();
+    assert_eq!(server.seen().len(), 1);
+}

@@ -1,0 +1,211 @@
+//! Upload sessions, broken and resumed.
+
+use super::*;
+use crate::client::{Mount, PushOptions, push};
+use crate::progress::{Event, Outcome, Progress};
+use crate::store::{MemoryStore, PutManifest, RegistryStoreExt, SharedStore};
+use bytes::Bytes;
+use std::sync::Mutex;
+
+const SESSION: &str = "/v2/a/b/blobs/uploads/00112233445566778899aabbccddeeff?state=s";
+
+/// A store with one image of one layer.
+async fn store(layer: &[u8]) -> (SharedStore, Manifest) {
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let name = repository();
+    let config = store.put_bytes(&name, media_type::OCI_CONFIG, Bytes::from_static(b"{}")).await.unwrap();
+    let layer = store.put_bytes(&name, media_type::OCI_LAYER, Bytes::copy_from_slice(layer)).await.unwrap();
+    let manifest = Manifest::sniff(ImageManifest::new(config, vec![layer]).to_bytes()).unwrap();
+    store.put_manifest(&name, PutManifest::new(manifest.clone(), [Tag::latest()])).await.unwrap();
+    (store, manifest)
+}
+
+/// A registry that has everything but one blob, whose upload a script decides on.
+fn registry(
+    missing: Digest,
+    arrived: Arc<Mutex<Vec<u8>>>,
+    put: impl Fn(usize, &Seen) -> Reply + Send + Sync + 'static,
+) -> impl Fn(&Seen) -> Reply + Send + Sync + 'static {
+    let puts = Counter::default();
+    move |seen| {
+        let is_missing = seen.target.contains(missing.hex());
+        match seen.method.as_str() {
+            "HEAD" if is_missing => Reply::new(404),
+            "HEAD" => Reply::new(200).header("Content-Length", 2),
+            "POST" => Reply::new(202).header("Location", SESSION).header("Range", "0-0"),
+            "GET" => {
+                let last = arrived.lock().unwrap().len().saturating_sub(1);
+                Reply::new(204).header("Location", SESSION).header("Range", format!("0-{last}"))
+            }
+            "PUT" if seen.target.contains("/blobs/") => put(puts.next(), seen).into_buffer(&arrived),
+            "PATCH" => {
+                let end = seen.header("content-range").unwrap().split_once('-').unwrap().1.to_owned();
+                Reply::new(202)
+                    .header("Location", SESSION)
+                    .header("Range", format!("0-{end}"))
+                    .into_buffer(&arrived)
+            }
+            "PUT" => Reply::new(201),
+            _ => Reply::new(400),
+        }
+    }
+}
+
+async fn push_to(server: &Server, store: &SharedStore, options: &PushOptions) -> crate::Result<Descriptor> {
+    let client: SharedClient = Arc::new(client(server));
+    push(store, &repository(), &latest(), &client, &repository(), &latest(), options).await
+}
+
+#[tokio::test]
+async fn a_broken_upload_is_resumed_where_the_registry_says() {
+    let layer = vec![7u8; 3_000_000];
+    let (store, manifest) = store(&layer).await;
+    let arrived: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let script = registry(Digest::sha256(&layer), arrived.clone(), |n, seen| match n {
+        0 => Reply::new(201).hang_up(1_000_000),
+        1 => {
+            assert_eq!(seen.header("content-range"), Some("1000000-2999999"));
+            Reply::new(201).hang_up(500_000)
+        }
+        _ => {
+            assert_eq!(seen.header("content-range"), Some("1500000-2999999"));
+            Reply::new(201)
+        }
+    });
+    let server = Server::start(script).await;
+    let (progress, mut events) = Progress::channel();
+    let options = PushOptions { progress, ..PushOptions::default() };
+    let pushed = push_to(&server, &store, &options).await.unwrap();
+    assert_eq!(&pushed.digest, manifest.digest());
+    assert_eq!(*arrived.lock().unwrap(), layer);
+    drop(options);
+    let mut outcomes = Vec::new();
+    let mut result = None;
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Finished { outcome, .. } => outcomes.push(outcome),
+            Event::Result { digest, .. } => result = Some(digest),
+            _ => {}
+        }
+    }
+    assert_eq!(outcomes, [Outcome::Cached, Outcome::Done]);
+    assert_eq!(result.as_ref(), Some(manifest.digest()));
+    assert_eq!(server.lines().last().unwrap(), "PUT /v2/a/b/manifests/latest");
+}
+
+#[tokio::test]
+async fn an_upload_without_progress_ends_without_a_tag() {
+    let layer = vec![7u8; 100_000];
+    let (store, _) = store(&layer).await;
+    let script = registry(Digest::sha256(&layer), Arc::default(), |_, _| Reply::new(201).hang_up(0));
+    let server = Server::start(script).await;
+    let e = push_to(&server, &store, &PushOptions::default()).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Unavailable);
+    assert_eq!(server.count("PUT /v2/a/b/manifests/"), 0);
+    assert_eq!(server.count("DELETE "), 1, "the session is given back");
+}
+
+#[tokio::test]
+async fn a_refused_digest_is_not_tried_again() {
+    let layer = vec![7u8; 1000];
+    let (store, _) = store(&layer).await;
+    let body = r#"{"errors":[{"code":"DIGEST_INVALID","message":"no"}]}"#;
+    let script = registry(Digest::sha256(&layer), Arc::default(), move |_, _| Reply::new(400).body(body));
+    let server = Server::start(script).await;
+    let e = push_to(&server, &store, &PushOptions::default()).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::DigestInvalid);
+    assert_eq!(server.count("PUT "), 1);
+}
+
+#[tokio::test]
+async fn chunks_are_sent_when_asked_for_or_when_one_request_is_too_large() {
+    let layer: Vec<u8> = (0..2500u32).map(|n| n as u8).collect();
+    let (store, _) = store(&layer).await;
+    let arrived: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let server =
+        Server::start(registry(Digest::sha256(&layer), arrived.clone(), |_, _| Reply::new(201))).await;
+    let options = PushOptions { chunk_length: Some(1000), ..PushOptions::default() };
+    push_to(&server, &store, &options).await.unwrap();
+    let ranges: Vec<String> =
+        server.seen().iter().filter_map(|s| s.header("content-range").map(str::to_owned)).collect();
+    assert_eq!(ranges, ["0-999", "1000-1999", "2000-2499"]);
+    assert_eq!(*arrived.lock().unwrap(), layer);
+}
+
+#[tokio::test]
+async fn a_chunk_is_not_sent_twice_unless_it_was_refused() {
+    let calls = Counter::default();
+    let server = Server::start(move |_| match calls.next() {
+        0 => Reply::new(500),
+        1 => Reply::new(429),
+        _ => Reply::new(202).header("Location", SESSION).header("Range", "0-4"),
+    })
+    .await;
+    let client = client(&server);
+    let session = crate::client::UploadSession {
+        id: None,
+        location: SESSION.to_owned(),
+        offset: 0,
+        chunk_min_length: 0,
+    };
+    let chunk = Bytes::from_static(b"hello");
+    client.upload_chunk(&repository(), &session, chunk.clone()).await.unwrap_err();
+    assert_eq!(server.seen().len(), 1);
+    let after = client.upload_chunk(&repository(), &session, chunk).await.unwrap();
+    assert_eq!((after.offset, server.seen().len()), (5, 3));
+    assert_eq!(server.seen()[2].body, b"hello");
+}
+
+#[tokio::test]
+async fn a_mount_that_is_declined_is_a_session() {
+    let server =
+        Server::start(|_| Reply::new(202).header("Location", SESSION).header("OCI-Chunk-Min-Length", 1024))
+            .await;
+    let from = RepositoryName::parse("other").unwrap();
+    let mount = client(&server).mount_blob(&repository(), &Digest::sha256("x"), &from).await.unwrap();
+    let Mount::Upload(session) = mount else { panic!("nothing was mounted") };
+    assert_eq!((session.offset, session.chunk_min_length), (0, 1024));
+    assert_eq!(session.id.unwrap().as_str(), "00112233445566778899aabbccddeeff");
+    assert!(session.location.ends_with("?state=s"));
+}
+
+#[tokio::test]
+async fn a_stream_waits_for_the_challenge() {
+    let server = Server::start(|seen| match (seen.method.as_str(), seen.header("authorization")) {
+        (_, None) => Reply::new(401).header("WWW-Authenticate", "Basic realm=r"),
+        ("PUT", _) => Reply::new(201),
+        _ => Reply::new(200),
+    })
+    .await;
+    let client = client_as(&server, Credentials::basic("joe", "pass"));
+    let session = crate::client::UploadSession {
+        id: None,
+        location: SESSION.to_owned(),
+        offset: 0,
+        chunk_min_length: 0,
+    };
+    let stream = futures::StreamExt::boxed(futures::stream::iter([Ok(Bytes::from_static(b"hello"))]));
+    client.finish_upload(&repository(), session, &Digest::sha256("hello"), Some((5, stream))).await.unwrap();
+    let put = server.seen().pop().unwrap();
+    assert_eq!((put.method.as_str(), put.body.as_slice()), ("PUT", &b"hello"[..]));
+    assert!(put.target.contains("state=s&digest=sha256%3A"));
+}
+
+#[tokio::test]
+async fn a_location_on_another_host_gets_no_credentials() {
+    let other = Server::start(|seen| {
+        assert_eq!(seen.header("authorization"), None);
+        Reply::new(201)
+    })
+    .await;
+    let location = format!("http://{}/upload/x", other.address);
+    let server = Server::start(move |seen| match seen.header("authorization") {
+        None => Reply::new(401).header("WWW-Authenticate", "Basic realm=r"),
+        Some(_) => Reply::new(202).header("Location", &location),
+    })
+    .await;
+    let client = client_as(&server, Credentials::basic("joe", "pass"));
+    let session = client.start_upload(&repository()).await.unwrap();
+    client.finish_upload(&repository(), session, &Digest::sha256(""), None).await.unwrap();
+    assert_eq!(other.seen().len(), 1);
+}

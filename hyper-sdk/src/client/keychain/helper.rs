@@ -1,0 +1,248 @@
+//! Credential helpers: programs `docker-credential-NAME` with the verbs `get`, `store`, `erase` and `list`.
+//!
+//! The protocol is Docker's: the verb is the only argument, the input is a server's URL or JSON, the output is JSON. No
+//! shell is involved, the program is looked for in given folders only, its output is capped and its time is limited.
+
+use super::{Credentials, Secret};
+use crate::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const MAX_OUTPUT: u64 = 1024 * 1024;
+const MAX_COMPLAINT: usize = 300;
+/// The name that says that the secret is a refresh token.
+const TOKEN_USER: &str = "<token>";
+
+/// A credential helper: a program that keeps credentials.
+#[derive(Clone, Debug)]
+pub struct CredentialHelper {
+    name: String,
+    search: Vec<PathBuf>,
+    timeout: Duration,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    #[serde(rename = "ServerURL", default)]
+    server: String,
+    username: String,
+    secret: String,
+}
+
+impl CredentialHelper {
+    /// The helper `docker-credential-NAME`, looked for in `search` in order, which may take `timeout` for each call.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when the name is not a plain file name.
+    pub fn new(name: &str, search: impl IntoIterator<Item = PathBuf>, timeout: Duration) -> Result<Self> {
+        let plain =
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if !plain {
+            return Err(Error::invalid(
+                "the name of a credential helper is letters, digits, `.`, `_` and `-`",
+            )
+            .with_context("helper", name.escape_debug()));
+        }
+        Ok(Self { name: name.to_owned(), search: search.into_iter().collect(), timeout })
+    }
+
+    /// The credentials for a server; [`Credentials::Anonymous`] when the helper has none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is no such program, [`ErrorKind::Timeout`],
+    /// [`ErrorKind::CommandFailed`] when it fails for another reason than having none, [`ErrorKind::Invalid`] when its
+    /// output is not what the protocol says.
+    pub async fn get(&self, server: &str) -> Result<Credentials> {
+        let output = match self.run("get", server.as_bytes()).await? {
+            Ok(output) => output,
+            Err(complaint) if complaint.contains("not found") => return Ok(Credentials::Anonymous),
+            Err(complaint) => return Err(self.failed("get", &complaint)),
+        };
+        // The parser's message could quote the secret: it is left out.
+        let entry: Entry = serde_json::from_slice(&output).map_err(|_| self.garbled("get"))?;
+        Ok(if entry.username == TOKEN_USER {
+            Credentials::IdentityToken(entry.secret.into())
+        } else if entry.username.is_empty() && entry.secret.is_empty() {
+            Credentials::Anonymous
+        } else {
+            Credentials::Basic { username: entry.username, password: entry.secret.into() }
+        })
+    }
+
+    /// Keeps credentials for a server.
+    ///
+    /// # Errors
+    /// As [`CredentialHelper::get`], and [`ErrorKind::Unsupported`] for credentials without a name or refresh token.
+    pub async fn store(&self, server: &str, credentials: &Credentials) -> Result<()> {
+        let (username, secret): (&str, &Secret) = match credentials {
+            Credentials::Basic { username, password } => (username, password),
+            Credentials::IdentityToken(token) => (TOKEN_USER, token),
+            _ => {
+                return Err(Error::unsupported(
+                    "a credential helper keeps passwords and refresh tokens only",
+                ));
+            }
+        };
+        let entry = Entry {
+            server: server.to_owned(),
+            username: username.to_owned(),
+            secret: secret.expose().to_owned(),
+        };
+        let input = serde_json::to_vec(&entry)
+            .map_err(|_| Error::internal("the credentials cannot be written as JSON"))?;
+        self.run("store", &input).await?.map(|_| ()).map_err(|c| self.failed("store", &c))
+    }
+
+    /// Forgets the credentials for a server. Having none is no error.
+    ///
+    /// # Errors
+    /// As [`CredentialHelper::get`].
+    pub async fn erase(&self, server: &str) -> Result<()> {
+        match self.run("erase", server.as_bytes()).await? {
+            Err(complaint) if !complaint.contains("not found") => Err(self.failed("erase", &complaint)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The servers that the helper has credentials for, with their user names.
+    ///
+    /// # Errors
+    /// As [`CredentialHelper::get`].
+    pub async fn list(&self) -> Result<BTreeMap<String, String>> {
+        let output = self.run("list", b"").await?.map_err(|c| self.failed("list", &c))?;
+        serde_json::from_slice(&output).map_err(|_| self.garbled("list"))
+    }
+
+    /// Runs the program; the inner error is what it said when it failed.
+    async fn run(&self, verb: &str, input: &[u8]) -> Result<std::result::Result<Vec<u8>, String>> {
+        let file = format!("docker-credential-{}", self.name);
+        let program = self.search.iter().map(|folder| folder.join(&file)).find(|p| p.is_file());
+        let program = program.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "the credential helper is not installed")
+                .with_context("program", &file)
+        })?;
+        let io = |e: std::io::Error| Error::io("cannot run the credential helper", &program, e);
+        let mut child = tokio::process::Command::new(&program)
+            .arg(verb)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(io)?;
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let talk = async {
+            let write = async {
+                if let Some(mut stdin) = stdin {
+                    // A helper that has answered without reading is fine.
+                    let _ = stdin.write_all(input).await;
+                    let _ = stdin.shutdown().await;
+                }
+            };
+            let read = async {
+                let mut output = Vec::new();
+                if let Some(stdout) = stdout {
+                    stdout.take(MAX_OUTPUT + 1).read_to_end(&mut output).await?;
+                }
+                Ok::<_, std::io::Error>(output)
+            };
+            let ((), output) = tokio::join!(write, read);
+            let output = output?;
+            if output.len() as u64 > MAX_OUTPUT {
+                return Ok(None);
+            }
+            Ok::<_, std::io::Error>(Some((child.wait().await?, output)))
+        };
+        let ended = tokio::time::timeout(self.timeout, talk).await.map_err(|_| {
+            Error::new(ErrorKind::Timeout, "the credential helper does not end")
+                .with_context("helper", &self.name)
+        })?;
+        let (status, output) = ended.map_err(io)?.ok_or_else(|| {
+            Error::new(ErrorKind::TooLarge, "the credential helper says too much")
+                .with_context("helper", &self.name)
+        })?;
+        if status.success() {
+            return Ok(Ok(output));
+        }
+        // A failing helper says why on its standard output.
+        let complaint: String = String::from_utf8_lossy(&output)
+            .chars()
+            .take(MAX_COMPLAINT)
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        Ok(Err(complaint.trim().to_owned()))
+    }
+
+    fn failed(&self, verb: &'static str, complaint: &str) -> Error {
+        Error::new(ErrorKind::CommandFailed, format!("the credential helper failed: {complaint}"))
+            .with_context("helper", &self.name)
+            .with_context("verb", verb)
+    }
+
+    fn garbled(&self, verb: &'static str) -> Error {
+        Error::invalid("the credential helper's output is not the JSON of its protocol")
+            .with_context("helper", &self.name)
+            .with_context("verb", verb)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    fn helper(folder: &Path, script: &str) -> CredentialHelper {
+        let (text, path) = (folder.join("script"), folder.join("docker-credential-test"));
+        std::fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+        // Another program writes the file that is run: a descriptor of this process could leak into a process that a
+        // test in another thread starts just now, and the kernel runs no file that is open for writing.
+        assert!(std::process::Command::new("cp").args([&text, &path]).status().unwrap().success());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        CredentialHelper::new("test", [folder.to_owned()], Duration::from_secs(10)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_helper_keeps_gives_and_forgets() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("kept");
+        let script = format!(
+            r#"case $1 in store) cat > {0};; erase) rm {0};; list) echo '{{"r.example":"joe"}}';;
+               get) cat {0} 2>/dev/null || {{ echo 'credentials not found in native keychain'; exit 1; }};; esac"#,
+            kept.display()
+        );
+        let helper = helper(folder.path(), &script);
+        assert_eq!(helper.get("r.example").await.unwrap(), Credentials::Anonymous);
+        let joe = Credentials::basic("joe", "pass \"word\"");
+        helper.store("r.example", &joe).await.unwrap();
+        assert_eq!(helper.get("r.example").await.unwrap(), joe);
+        assert_eq!(helper.list().await.unwrap()["r.example"], "joe");
+        let token = Credentials::IdentityToken("refresh".into());
+        helper.store("r.example", &token).await.unwrap();
+        assert_eq!(helper.get("r.example").await.unwrap(), token);
+        helper.erase("r.example").await.unwrap();
+        assert_eq!(helper.get("r.example").await.unwrap(), Credentials::Anonymous);
+    }
+
+    #[tokio::test]
+    async fn a_bad_helper_is_an_error_that_keeps_secrets() {
+        let folder = tempfile::tempdir().unwrap();
+        let kind = async |script: &str| helper(folder.path(), script).get("x").await.unwrap_err();
+        assert_eq!(kind("echo locked; exit 1").await.kind(), ErrorKind::CommandFailed);
+        let garbled = kind("echo hunter2").await;
+        assert_eq!(garbled.kind(), ErrorKind::Invalid);
+        assert!(!format!("{garbled:?}").contains("hunter2"));
+        assert_eq!(kind("exec cat /dev/zero").await.kind(), ErrorKind::TooLarge);
+        let mut slow = helper(folder.path(), "exec sleep 100");
+        slow.timeout = Duration::from_millis(100);
+        assert_eq!(slow.get("x").await.unwrap_err().kind(), ErrorKind::Timeout);
+        assert!(CredentialHelper::new("../evil", [], Duration::ZERO).is_err());
+        let missing = CredentialHelper::new("none", [folder.path().to_owned()], Duration::ZERO).unwrap();
+        assert_eq!(missing.get("x").await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
