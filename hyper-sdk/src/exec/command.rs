@@ -131,8 +131,6 @@ impl Command {
             vec![program.clone()]
         } else {
             // An empty part means the working folder.
-            let join =
-                |folder| if folder == "" { format!("./{program}") } else { format!("{folder}/{program}") };
             let join = |folder: &str| {
                 if folder.is_empty() { format!("./{program}") } else { format!("{folder}/{program}") }
             };
