@@ -85,6 +85,7 @@ async fn a_broken_upload_is_resumed_where_the_registry_says() {
         match event {
             Event::Finished { outcome, .. } => outcomes.push(outcome),
             Event::Result { digest, .. } => result = Some(digest),
+            Event::Advanced { done, total, .. } => assert!(Some(done) <= total, "{done} of {total:?}"),
             _ => {}
         }
     }
