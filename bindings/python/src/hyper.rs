@@ -13,10 +13,10 @@ use crate::operation::{Operation, Outcome, run_async, run_sync};
 use crate::output::OutputFields;
 use crate::request::{BuildArguments, ContextArgument, EpochArgument, SecretArgument, platform};
 use hyper_sdk::build::{Builder as _, LocalBuilder, LocalBuilderOptions};
-use hyper_sdk::client::keychain::{
-    Credentials, DockerConfig, KeychainChain, SharedKeychain, StaticKeychain,
+use hyper_sdk::client::keychain::{Credentials, DockerConfig, KeychainChain, SharedKeychain, StaticKeychain};
+use hyper_sdk::client::{
+    HttpClient, Loopback, Platforms, PullOptions, PushOptions, SharedClient, pull, push,
 };
-use hyper_sdk::client::{HttpClient, Loopback, Platforms, PullOptions, PushOptions, SharedClient, pull, push};
 use hyper_sdk::exec::HelperCommand;
 use hyper_sdk::oci::Descriptor;
 use hyper_sdk::platform::Platform;
@@ -189,9 +189,7 @@ impl Session {
 
     fn images(self: &Arc<Self>) -> Operation {
         let session = Arc::clone(self);
-        Operation::new(
-            async move { Ok(Outcome::Made("Image", images::list(session.store().await?).await?)) },
-        )
+        Operation::new(async move { Ok(Outcome::Made("Image", images::list(session.store().await?).await?)) })
     }
 
     fn inspect(self: &Arc<Self>, reference: String, wanted: Option<String>, remote: bool) -> Operation {

@@ -1,12 +1,12 @@
 //! The images of a store, described.
 
+use futures::TryStreamExt as _;
 use hyper_sdk::client::SharedClient;
 use hyper_sdk::oci::Manifest;
 use hyper_sdk::platform::Platform;
 use hyper_sdk::reference::ManifestReference;
 use hyper_sdk::store::{Page, RegistryStoreExt as _, SharedStore, local_reference};
 use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName, Result, Tag, media_type};
-use futures::TryStreamExt as _;
 use serde_json::{Value, json};
 
 /// How deep indexes may contain indexes.
@@ -107,7 +107,8 @@ pub(crate) async fn inspect(
 /// The entry of an index for a platform; `None` when it is no index.
 fn choose(manifest: &Manifest, platform: &Platform) -> Result<Option<Digest>> {
     let Some(index) = manifest.index() else { return Ok(None) };
-    let entry = index.manifests.iter().find(|entry| entry.platform.as_ref().is_some_and(|p| platform.matches(p)));
+    let entry =
+        index.manifests.iter().find(|entry| entry.platform.as_ref().is_some_and(|p| platform.matches(p)));
     entry.map(|entry| Some(entry.digest.clone())).ok_or_else(|| {
         Error::new(ErrorKind::ManifestUnknown, "the index has no image for this platform")
             .with_context("platform", platform)
@@ -115,7 +116,11 @@ fn choose(manifest: &Manifest, platform: &Platform) -> Result<Option<Digest>> {
 }
 
 /// The config as it is, when the manifest is of an image.
-async fn config(client: &SharedClient, repository: &RepositoryName, manifest: &Manifest) -> Result<Option<Value>> {
+async fn config(
+    client: &SharedClient,
+    repository: &RepositoryName,
+    manifest: &Manifest,
+) -> Result<Option<Value>> {
     let Some(image) = manifest.image() else { return Ok(None) };
     let known = [media_type::OCI_CONFIG, media_type::DOCKER_CONFIG];
     if !known.contains(&image.config.media_type.as_str()) || image.config.size > MAX_CONFIG {

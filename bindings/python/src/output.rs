@@ -32,7 +32,9 @@ impl<'py> FromPyObject<'_, 'py> for OutputFields {
             let text = if value.is_instance_of::<PyBool>() {
                 value.is_truthy()?.to_string()
             } else if let Ok(path) = value.extract::<PathBuf>() {
-                path.into_os_string().into_string().map_err(|_| PyTypeError::new_err("a path is not UTF-8"))?
+                path.into_os_string()
+                    .into_string()
+                    .map_err(|_| PyTypeError::new_err("a path is not UTF-8"))?
             } else {
                 value.str()?.to_cow()?.into_owned()
             };
@@ -66,7 +68,8 @@ impl OutputFields {
         let fields = &mut self.0;
         let kind = fields.remove("type").ok_or_else(|| Error::invalid("an output needs a `type`"))?;
         let missing = || Error::invalid(format!("an output of the type `{kind}` needs `dest`"));
-        let mut path = || fields.remove("dest").filter(|d| !d.is_empty()).map(PathBuf::from).ok_or_else(missing);
+        let mut path =
+            || fields.remove("dest").filter(|d| !d.is_empty()).map(PathBuf::from).ok_or_else(missing);
         let output = match kind.as_str() {
             "oci" => {
                 let path = path()?;
@@ -99,7 +102,9 @@ impl OutputFields {
             }
         }
         if let Some(key) = fields.keys().next() {
-            return Err(Error::unsupported(format!("`{key}` is not supported for outputs of the type `{kind}`")));
+            return Err(Error::unsupported(format!(
+                "`{key}` is not supported for outputs of the type `{kind}`"
+            )));
         }
         request.outputs.push(output);
         Ok(())

@@ -33,10 +33,9 @@ impl Inner {
         if self.server().is_some() {
             return Err(Error::new(ErrorKind::Conflict, "the registry is running already"));
         }
-        let address: SocketAddr = self
-            .listen
-            .parse()
-            .map_err(|e| Error::invalid("`listen` is not ADDRESS:PORT").with_context("listen", &self.listen).with_source(e))?;
+        let address: SocketAddr = self.listen.parse().map_err(|e| {
+            Error::invalid("`listen` is not ADDRESS:PORT").with_context("listen", &self.listen).with_source(e)
+        })?;
         let store: SharedStore = match &self.data {
             Some(folder) => Arc::new(DiskStore::open(folder).await?),
             None => Arc::new(MemoryStore::new()),

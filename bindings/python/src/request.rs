@@ -57,7 +57,9 @@ impl BuildArguments {
     pub(crate) fn request(self) -> Result<BuildRequest> {
         let mut request = match (self.dockerfile, self.context) {
             (Some(_), _) if self.file.is_some() => {
-                return Err(Error::invalid("`file` and `dockerfile` exclude each other: the text, or where it is"));
+                return Err(Error::invalid(
+                    "`file` and `dockerfile` exclude each other: the text, or where it is",
+                ));
             }
             (Some(text), Some(context)) if !context.is_dir() => {
                 drop(text);
@@ -67,7 +69,9 @@ impl BuildArguments {
             (Some(text), Some(context)) => BuildRequest::new(text, BuildContext::Folder(context)),
             (Some(text), None) => BuildRequest::new(text, BuildContext::Empty),
             (None, Some(context)) => BuildRequest::from_folder(context, self.file.as_deref())?,
-            (None, None) => return Err(Error::invalid("nothing to build: give a `context` or a `dockerfile`")),
+            (None, None) => {
+                return Err(Error::invalid("nothing to build: give a `context` or a `dockerfile`"));
+            }
         };
         for tag in &self.tags {
             let tag = Reference::parse(tag)?;
@@ -102,7 +106,9 @@ impl BuildArguments {
             "host" | "default" => Network::Host,
             "none" => Network::None,
             other => {
-                return Err(Error::unsupported(format!("the network `{other}` is not supported: host or none")));
+                return Err(Error::unsupported(format!(
+                    "the network `{other}` is not supported: host or none"
+                )));
             }
         };
         request.epoch = match self.source_date_epoch {
@@ -111,7 +117,11 @@ impl BuildArguments {
             Some(EpochArgument::Policy(name)) => match name.as_str() {
                 "auto" => EpochPolicy::Auto,
                 "now" => EpochPolicy::Now,
-                _ => return Err(Error::invalid("`source_date_epoch` is seconds since 1970, \"auto\" or \"now\"")),
+                _ => {
+                    return Err(Error::invalid(
+                        "`source_date_epoch` is seconds since 1970, \"auto\" or \"now\"",
+                    ));
+                }
             },
         };
         request.platform = self.platform.as_deref().map(platform).transpose()?;
