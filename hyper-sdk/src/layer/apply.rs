@@ -106,7 +106,7 @@ pub fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result
     };
     if options.style == ApplyStyle::Overlay {
         let root = apply.inherited(&LayerPath::root())?;
-        apply.directories.insert(LayerPath::root(), Pending { entry: root, existed: false });
+        apply.directories.insert(LayerPath::root(), Pending { entry: root, existed: false, implied: true });
     }
     while let Some(entry) = reader.next_entry()? {
         apply.entry(entry, &mut reader)?;
@@ -132,6 +132,8 @@ struct Pending {
     entry: Entry,
     /// Whether it was in the target before, so that it may have attributes to be removed.
     existed: bool,
+    /// Whether the layer does not mention it.
+    implied: bool,
 }
 
 impl Apply<'_> {
@@ -143,7 +145,7 @@ impl Apply<'_> {
                     self.delete_lower(&entry.path, entry.kind == EntryKind::OpaqueWhiteout)?;
                 }
             }
-            EntryKind::Directory => self.directory(&entry)?,
+            EntryKind::Directory => self.directory(&entry, false)?,
             EntryKind::Hardlink { target } => self.hardlink(&entry, target)?,
             _ => self.node(&mut entry, reader)?,
         }
@@ -170,7 +172,7 @@ impl Apply<'_> {
                     };
                     if is_new {
                         let entry = self.inherited(&above)?;
-                        self.directory(&entry)?;
+                        self.directory(&entry, true)?;
                     }
                 }
                 files::open_below(self.top.as_fd(), parent.as_bytes(), flags)
@@ -214,7 +216,7 @@ impl Apply<'_> {
         Ok(entry)
     }
 
-    fn directory(&mut self, entry: &Entry) -> Result<()> {
+    fn directory(&mut self, entry: &Entry, implied: bool) -> Result<()> {
         let mut existed = entry.path.is_root();
         if !existed {
             let parent = self.parent(&entry.path)?;
@@ -233,7 +235,7 @@ impl Apply<'_> {
                 other => other.map_err(|e| failed("cannot make a directory", &entry.path, e))?,
             }
         }
-        self.directories.insert(entry.path.clone(), Pending { entry: entry.clone(), existed });
+        self.directories.insert(entry.path.clone(), Pending { entry: entry.clone(), existed, implied });
         Ok(())
     }
 
@@ -451,7 +453,11 @@ impl Apply<'_> {
             rustix::fs::futimens(&fd, &times)
                 .map_err(|e| failed("cannot keep the time of a directory", &path, e))?;
         }
-        for (path, pending) in std::mem::take(&mut self.directories).into_iter().rev() {
+        for (path, mut pending) in std::mem::take(&mut self.directories).into_iter().rev() {
+            // A mark may come after what it makes look different: only now is known what the layer hides.
+            if pending.implied && index.hides(&path) {
+                pending.entry = Entry::directory(path.clone(), 0o755);
+            }
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
             let wrong = |e| failed("cannot finish a directory of the target", &path, e);
             let fd = files::open_below(self.top.as_fd(), path.as_bytes(), flags).map_err(wrong)?;
@@ -486,7 +492,7 @@ impl Apply<'_> {
                     continue;
                 }
                 let implied = self.inherited(path)?;
-                self.directory(&implied)?;
+                self.directory(&implied, true)?;
             }
             if real.is_some_and(Entry::is_directory) || is_opaque {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY;

@@ -15,8 +15,11 @@ pub(super) fn path(text: &str) -> LayerPath {
     LayerPath::new(text).unwrap()
 }
 
+/// Whether every owner can be set: not so for the root of a user namespace with a single id.
 pub(super) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let ids = map.split_whitespace().nth(2).and_then(|n| n.parse::<u64>().ok());
+    rustix::process::geteuid().is_root() && ids.is_some_and(|n| n > 65_000)
 }
 
 /// Entries with the content of the files among them.

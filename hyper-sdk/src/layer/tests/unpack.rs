@@ -151,6 +151,18 @@ fn directories_not_mentioned_take_after_the_lower_layer() {
 }
 
 #[test]
+fn directories_below_an_opaque_one_start_anew() {
+    let mut special = dir("a/b");
+    special.0.mode = 0o1777;
+    let lower = tempfile::tempdir().unwrap();
+    unpack(lower.path(), &[dir("a"), special], ApplyStyle::Overlay, &[]);
+    let upper = tempfile::tempdir().unwrap();
+    let entries = [dir("a"), opaque("a"), file("a/b/c", "")];
+    unpack(upper.path(), &entries, ApplyStyle::Overlay, &[lower.path().into()]);
+    assert_eq!(std::fs::metadata(upper.path().join("a/b")).unwrap().mode() & 0o7777, 0o755);
+}
+
+#[test]
 fn equal_size_and_time_do_not_hide_a_change() {
     let (old, new) =
         (plain(&[file("f", "aaa"), file("g", "ggg")]), plain(&[file("f", "bbb"), file("g", "ggg")]));
