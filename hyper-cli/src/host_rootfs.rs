@@ -47,15 +47,23 @@ pub(crate) fn write_layout(layout: &Path, tools: &[&str]) -> Result<HostImage> {
     write_image(layout, &tree, environment, made_of)
 }
 
-fn assemble(
-    folders: &[PathBuf],
-    tools: &[&str],
-) -> Result<(BTreeMap<String, Node>, Vec<String>, String)> {
+fn assemble(folders: &[PathBuf], tools: &[&str]) -> Result<(BTreeMap<String, Node>, Vec<String>, String)> {
     let mut tree = BTreeMap::new();
-    for (name, mode) in [("bin", 0o755), ("etc", 0o755), ("lib", 0o755), ("root", 0o700), ("tmp", 0o1777), ("usr", 0o755), ("var", 0o755)] {
+    for (name, mode) in [
+        ("bin", 0o755),
+        ("etc", 0o755),
+        ("lib", 0o755),
+        ("root", 0o700),
+        ("tmp", 0o1777),
+        ("usr", 0o755),
+        ("var", 0o755),
+    ] {
         tree.insert(name.to_owned(), Node::Folder(mode));
     }
-    tree.insert("etc/passwd".into(), Node::File(b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n".to_vec(), 0o644));
+    tree.insert(
+        "etc/passwd".into(),
+        Node::File(b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n".to_vec(), 0o644),
+    );
     tree.insert("etc/group".into(), Node::File(b"root:x:0:\nnogroup:x:65534:\n".to_vec(), 0o644));
     let mut environment = vec!["PATH=/bin".to_owned()];
 
@@ -71,10 +79,14 @@ fn assemble(
     let mut libraries = Libraries::new();
     for tool in ["sh"].iter().chain(tools) {
         let found = find(folders, tool).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "this machine has no such tool for the base image: install it, or a static busybox")
-                .with_context("tool", tool)
+            Error::new(
+                ErrorKind::NotFound,
+                "this machine has no such tool for the base image: install it, or a static busybox",
+            )
+            .with_context("tool", tool)
         })?;
-        let real = std::fs::canonicalize(&found).map_err(|e| Error::io("cannot resolve the tool", &found, e))?;
+        let real =
+            std::fs::canonicalize(&found).map_err(|e| Error::io("cannot resolve the tool", &found, e))?;
         let name = format!("bin/{tool}");
         // Programs of many names, such as busybox and uutils, are kept once.
         if let Some(first) = programs.get(&real) {
@@ -287,7 +299,7 @@ fn damaged(layout: &Path) -> Vec<String> {
     std::fs::read_dir(folder)
         .unwrap()
         .flatten()
-        .filter(|e| Digest::sha256(&std::fs::read(e.path()).unwrap()).hex() != e.file_name().to_str().unwrap())
+        .filter(|e| Digest::sha256(std::fs::read(e.path()).unwrap()).hex() != e.file_name().to_str().unwrap())
         .map(|e| e.file_name().to_string_lossy().into_owned())
         .collect()
 }
@@ -316,7 +328,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for tool in ["sh", "sort"] {
             let real = find(&host_folders(), tool).unwrap();
-            std::os::unix::fs::symlink(std::fs::canonicalize(real).unwrap(), folder.path().join(tool)).unwrap();
+            std::os::unix::fs::symlink(std::fs::canonicalize(real).unwrap(), folder.path().join(tool))
+                .unwrap();
         }
         let (tree, environment, _) = assemble(&[folder.path().to_owned()], &["sort"]).unwrap();
         let Node::File(bytes, 0o755) = &tree["bin/sh"] else { panic!("sh is no file") };

@@ -26,7 +26,10 @@ impl Interrupt {
                 }
                 count += 1;
                 if count > 1 {
-                    #[allow(clippy::exit, reason = "the user insists; what is running may never end by itself")]
+                    #[allow(
+                        clippy::exit,
+                        reason = "the user insists; what is running may never end by itself"
+                    )]
                     std::process::exit(130);
                 }
                 let _ = sender.send(true);

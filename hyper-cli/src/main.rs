@@ -3,7 +3,6 @@
 mod app;
 mod backends;
 mod commands;
-mod docker_config;
 mod elf;
 mod failure;
 mod host_rootfs;

@@ -160,7 +160,11 @@ impl Given {
             "tar" => Output::Tar(file()?),
             "local" => Output::Local(destination("DIR")?.into()),
             "cacheonly" => Output::CacheOnly,
-            _ => return Err(format!("`{kind}` is no type: image, registry, oci, docker, tar, local or cacheonly")),
+            _ => {
+                return Err(format!(
+                    "`{kind}` is no type: image, registry, oci, docker, tar, local or cacheonly"
+                ));
+            }
         };
         Ok(OutputSpec { output, names: self.names, compression: self.compression, level: self.level })
     }

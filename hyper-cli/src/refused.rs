@@ -31,7 +31,7 @@ const FLAGS: &[(&str, bool)] = &[
     ("security-opt", false),
     ("shm-size", false),
     ("squash", true),
-    ("ssh", true),
+    ("ssh", false),
     ("ulimit", false),
 ];
 
@@ -65,7 +65,7 @@ impl FromArgMatches for Refused {
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         for (name, _) in FLAGS {
-            if let Some(occurrences) = matches.get_occurrences::<String>(&id(name)) {
+            if let Some(occurrences) = matches.get_occurrences::<String>(name) {
                 self.0.extend(occurrences.map(|mut values| (*name, values.next().cloned())));
             }
         }
@@ -76,7 +76,7 @@ impl FromArgMatches for Refused {
 impl Args for Refused {
     fn augment_args(command: Command) -> Command {
         command.args(FLAGS.iter().map(|(name, optional)| {
-            let argument = Arg::new(id(name)).long(*name).hide(true).action(ArgAction::Append);
+            let argument = Arg::new(*name).long(*name).hide(true).action(ArgAction::Append);
             if *optional { argument.num_args(0..=1).require_equals(true) } else { argument.num_args(1) }
         }))
     }
@@ -86,17 +86,14 @@ impl Args for Refused {
     }
 }
 
-fn id(name: &str) -> String {
-    format!("refused-{name}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn check(arguments: &[&str]) -> Result<(), String> {
         let command = Refused::augment_args(Command::new("build"));
-        let matches = command.try_get_matches_from([&["build"], arguments].concat()).map_err(|e| e.to_string())?;
+        let matches =
+            command.try_get_matches_from([&["build"], arguments].concat()).map_err(|e| e.to_string())?;
         Refused::from_arg_matches(&matches).unwrap().check().map_err(|failure| match failure {
             Failure::Work { error, .. } => {
                 assert_eq!(error.kind(), hyper_sdk::ErrorKind::Unsupported);

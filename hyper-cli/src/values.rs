@@ -1,7 +1,8 @@
 //! The values of options: comma-separated fields, `KEY=VALUE`, secrets, hosts.
 
 use crate::failure::Failure;
-use hyper_sdk::build::{EpochPolicy, Secret};
+use hyper_sdk::build::EpochPolicy;
+use hyper_sdk::exec::SecretBytes;
 use std::collections::BTreeMap;
 
 /// Splits a comma-separated value as a line of CSV: a field in double quotes may contain commas, and `""` in it is a
@@ -18,7 +19,8 @@ pub(crate) fn fields(value: &str) -> Result<Vec<String>, String> {
             Some(mut quoted) => {
                 let mut field = String::new();
                 loop {
-                    let end = quoted.find('"').ok_or_else(|| format!("a quote is not closed in `{value}`"))?;
+                    let end =
+                        quoted.find('"').ok_or_else(|| format!("a quote is not closed in `{value}`"))?;
                     field.push_str(&quoted[..end]);
                     quoted = &quoted[end + 1..];
                     match quoted.strip_prefix('"') {
@@ -65,7 +67,9 @@ pub(crate) fn build_args(
     let mut map = BTreeMap::new();
     for entry in entries {
         match key_value(entry) {
-            ("", _) => return Err(Failure::usage(format!("--build-arg `{entry}`: expected NAME=VALUE or NAME"))),
+            ("", _) => {
+                return Err(Failure::usage(format!("--build-arg `{entry}`: expected NAME=VALUE or NAME")));
+            }
             (name, Some(value)) => {
                 map.insert(name.to_owned(), value.to_owned());
             }
@@ -86,8 +90,12 @@ pub(crate) fn annotations(entries: &[String]) -> Result<BTreeMap<String, String>
         let (key, _) = key_value(entry);
         match key.split_once(':') {
             Some(("manifest", _)) => plain.push(entry["manifest:".len()..].to_owned()),
-            Some((place, _)) if place.split(',').all(|p| p.starts_with("index") || p.starts_with("manifest")) => {
-                return Err(unsupported(format!("--annotation for `{place}` is not supported yet: only `manifest:`")));
+            Some((place, _))
+                if place.split(',').all(|p| p.starts_with("index") || p.starts_with("manifest")) =>
+            {
+                return Err(unsupported(format!(
+                    "--annotation for `{place}` is not supported yet: only `manifest:`"
+                )));
             }
             _ => plain.push(entry.clone()),
         }
@@ -99,7 +107,7 @@ pub(crate) fn annotations(entries: &[String]) -> Result<BTreeMap<String, String>
 pub(crate) fn secrets(
     entries: &[String],
     environment: impl Fn(&str) -> Option<String>,
-) -> Result<BTreeMap<String, Secret>, Failure> {
+) -> Result<BTreeMap<String, SecretBytes>, Failure> {
     let mut secrets = BTreeMap::new();
     for entry in entries {
         let usage = |why: String| Failure::usage(format!("--secret: {why}"));
@@ -110,10 +118,16 @@ pub(crate) fn secrets(
                 ("src" | "source", Some(value)) => source = Some(value.to_owned()),
                 ("env", Some(value)) => variable = Some(value.to_owned()),
                 ("type", Some(value @ ("file" | "env"))) => kind = Some(value.to_owned()),
-                (key, _) => return Err(usage(format!("`{key}` is not known: expected id=ID,src=FILE or id=ID,env=NAME"))),
+                (key, _) => {
+                    return Err(usage(format!(
+                        "`{key}` is not known: expected id=ID,src=FILE or id=ID,env=NAME"
+                    )));
+                }
             }
         }
-        let id = id.filter(|id| !id.is_empty()).ok_or_else(|| usage("`id` is missing: expected id=ID,src=FILE".into()))?;
+        let id = id
+            .filter(|id| !id.is_empty())
+            .ok_or_else(|| usage("`id` is missing: expected id=ID,src=FILE".into()))?;
         if kind.as_deref() == Some("env") && variable.is_none() {
             variable = Some(source.take().unwrap_or_else(|| id.clone()));
         }
@@ -133,7 +147,7 @@ pub(crate) fn secrets(
                 None => from_file(&id)?,
             },
         };
-        secrets.insert(id, Secret::new(bytes));
+        secrets.insert(id, SecretBytes::new(bytes));
     }
     Ok(secrets)
 }
@@ -144,10 +158,13 @@ pub(crate) fn hosts(entries: &[String]) -> Result<Vec<(String, String)>, Failure
         .iter()
         .map(|entry| {
             let usage = || Failure::usage(format!("--add-host `{entry}`: expected NAME:ADDRESS"));
-            let (name, address) = entry.split_once('=').or_else(|| entry.split_once(':')).ok_or_else(usage)?;
+            let (name, address) =
+                entry.split_once('=').or_else(|| entry.split_once(':')).ok_or_else(usage)?;
             let address = address.trim_start_matches('[').trim_end_matches(']');
             if address == "host-gateway" {
-                return Err(unsupported("--add-host with `host-gateway` is not supported yet: give an address"));
+                return Err(unsupported(
+                    "--add-host with `host-gateway` is not supported yet: give an address",
+                ));
             }
             if name.is_empty() || address.parse::<std::net::IpAddr>().is_err() {
                 return Err(usage());
@@ -162,10 +179,9 @@ pub(crate) fn epoch(value: Option<&str>) -> Result<EpochPolicy, Failure> {
     match value {
         None | Some("auto") => Ok(EpochPolicy::Auto),
         Some("now") => Ok(EpochPolicy::Now),
-        Some(number) => number
-            .parse()
-            .map(EpochPolicy::At)
-            .map_err(|_| Failure::usage(format!("--source-date-epoch `{number}`: expected seconds since 1970, or `now`"))),
+        Some(number) => number.parse().map(EpochPolicy::At).map_err(|_| {
+            Failure::usage(format!("--source-date-epoch `{number}`: expected seconds since 1970, or `now`"))
+        }),
     }
 }
 
@@ -193,7 +209,8 @@ mod tests {
 
     #[test]
     fn build_arguments_come_from_the_environment() {
-        let args = build_args(&owned(&["A=1", "B", "C", "D="]), |n| (n == "B").then(|| "b".to_owned())).unwrap();
+        let args =
+            build_args(&owned(&["A=1", "B", "C", "D="]), |n| (n == "B").then(|| "b".to_owned())).unwrap();
         assert_eq!(format!("{args:?}"), r#"{"A": "1", "B": "b", "D": ""}"#);
         assert!(build_args(&owned(&["=x"]), |_| None).is_err());
     }

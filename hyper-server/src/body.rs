@@ -75,7 +75,9 @@ impl Incoming {
             return Ok(Some(first));
         }
         let mut block = BytesMut::with_capacity(match self.announced {
-            Some(total) => (total.saturating_sub(self.received) as usize + first.len()).min(BLOCK + (64 << 10)),
+            Some(total) => {
+                (total.saturating_sub(self.received) as usize + first.len()).min(BLOCK + (64 << 10))
+            }
             None => first.len() * 2,
         });
         block.extend_from_slice(&first);
@@ -97,7 +99,8 @@ impl Incoming {
     /// A body that is too long is read on for a while, so that the client is listening when the answer comes.
     pub(crate) async fn read_all(&mut self, limit: usize) -> Result<Bytes> {
         let too_large = || {
-            Error::new(ErrorKind::TooLarge, "the body of the request is too large").with_context("limit", limit)
+            Error::new(ErrorKind::TooLarge, "the body of the request is too large")
+                .with_context("limit", limit)
         };
         if self.announced.is_some_and(|a| a > limit as u64) {
             self.drain(4 * limit as u64).await;
@@ -204,7 +207,8 @@ impl BlobBody {
 }
 
 fn short(missing: u64) -> Error {
-    Error::new(ErrorKind::Corrupt, "the stored blob is shorter than its record").with_context("missing", missing)
+    Error::new(ErrorKind::Corrupt, "the stored blob is shorter than its record")
+        .with_context("missing", missing)
 }
 
 impl HttpBody for BlobBody {
@@ -334,7 +338,8 @@ mod tests {
         let idle = Duration::from_secs(1);
         let mut announced = Incoming::new(Body::from("12345"), idle);
         assert_eq!(announced.read_all(4).await.unwrap_err().kind(), ErrorKind::TooLarge);
-        let chunks = || stream::iter([Ok::<_, Error>(Bytes::from_static(b"123")), Ok(Bytes::from_static(b"45"))]);
+        let chunks =
+            || stream::iter([Ok::<_, Error>(Bytes::from_static(b"123")), Ok(Bytes::from_static(b"45"))]);
         let mut streamed = Incoming::new(Body::from_stream(chunks()), idle);
         assert_eq!(streamed.read_all(4).await.unwrap_err().kind(), ErrorKind::TooLarge);
         let mut fits = Incoming::new(Body::from_stream(chunks()), idle);

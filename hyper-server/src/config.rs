@@ -18,6 +18,7 @@ pub const REFERENCE: &str = r#"# hyperregistry configuration; every key may be l
 listen = "127.0.0.1:5000"       # address and port; port 0 lets the system choose
 data = "hyperregistry-data"     # the folder of the store
 read-only = false               # refuse everything that writes
+sparse = false                  # accept manifests whose blobs or manifests are not there
 
 [auth]
 # htpasswd = "/etc/hyperregistry/htpasswd"   # users, bcrypt hashes; read again when it changes
@@ -58,6 +59,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Refuses everything that writes.
     pub read_only: bool,
+    /// Accepts manifests whose blobs or manifests are not there.
+    pub sparse: bool,
     /// Users and rights.
     pub auth: AuthConfig,
     /// Limits.
@@ -166,6 +169,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
             data: PathBuf::from("hyperregistry-data"),
             read_only: false,
+            sparse: false,
             auth: AuthConfig::default(),
             limits: LimitsConfig::default(),
             cache: CacheConfig::default(),
@@ -269,6 +273,7 @@ impl Config {
     pub fn registry(&self) -> RegistryOptions {
         RegistryOptions {
             read_only: self.read_only,
+            sparse: self.sparse,
             htpasswd: self.auth.htpasswd.clone(),
             anonymous: self.auth.anonymous,
             authorizer: None,
@@ -328,7 +333,9 @@ impl FromStr for Size {
             "MB" => 1_000_000,
             "GB" => 1_000_000_000,
             "TB" => 1_000_000_000_000,
-            _ => return Err(Error::invalid(format!("`{}` is no size: write 64KiB or 2GB", s.escape_debug()))),
+            _ => {
+                return Err(Error::invalid(format!("`{}` is no size: write 64KiB or 2GB", s.escape_debug())));
+            }
         };
         number
             .parse::<u64>()
@@ -347,7 +354,9 @@ impl FromStr for Span {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        let bad = || Error::invalid(format!("`{}` is no length of time: write 500ms, 30s, 5m or 1h", s.escape_debug()));
+        let bad = || {
+            Error::invalid(format!("`{}` is no length of time: write 500ms, 30s, 5m or 1h", s.escape_debug()))
+        };
         let (number, unit) = split_unit(s);
         let millis: u64 = match unit {
             "ms" => 1,

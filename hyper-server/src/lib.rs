@@ -11,14 +11,18 @@
 pub mod auth;
 mod body;
 mod cache;
+pub mod cli;
 pub mod config;
+mod data;
 pub mod error;
 mod handlers;
+mod log;
 mod metrics;
 mod registry;
 pub mod route;
 mod server;
 
 pub use cache::{CacheOptions, Freshness};
+pub use data::open_folder;
 pub use registry::{Limits, Registry, RegistryOptions, router};
 pub use server::{RunningServer, Server, ServerOptions, serve};

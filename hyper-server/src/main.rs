@@ -1,2 +1,5 @@
 //! The `hyperregistry` program.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    hyper_server::cli::main()
+}

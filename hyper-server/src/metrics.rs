@@ -12,7 +12,8 @@ use std::time::Duration;
 const ROUTES: usize = Endpoint::NAMES.len() + 1;
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "other"];
 const STATUSES: [u16; 23] = [
-    200, 201, 202, 204, 206, 304, 400, 401, 403, 404, 405, 408, 409, 412, 413, 414, 416, 429, 500, 501, 503, 499, 0,
+    200, 201, 202, 204, 206, 304, 400, 401, 403, 404, 405, 408, 409, 412, 413, 414, 416, 429, 500, 501, 503,
+    499, 0,
 ];
 /// Upper bounds of the latency buckets, in microseconds, and as they are printed.
 const BUCKETS: [(u64, &str); 12] = [
@@ -80,13 +81,7 @@ impl Metrics {
     }
 
     /// Counts an answered request; `route` is an index into [`Endpoint::NAMES`], `None` when there was none.
-    pub(crate) fn answered(
-        &self,
-        route: Option<usize>,
-        method: &Method,
-        status: StatusCode,
-        took: Duration,
-    ) {
+    pub(crate) fn answered(&self, route: Option<usize>, method: &Method, status: StatusCode, took: Duration) {
         let route = &self.routes[route.unwrap_or(ROUTES - 1)];
         let m = METHODS.iter().position(|m| *m == method.as_str()).unwrap_or(METHODS.len() - 1);
         let s = STATUSES.iter().position(|s| *s == status.as_u16()).unwrap_or(STATUSES.len() - 1);
@@ -154,7 +149,11 @@ impl Metrics {
         }
         let gauges = [
             ("requests_in_flight", "Requests being handled", self.in_flight.load(Ordering::Relaxed)),
-            ("uploads_in_progress", "Uploads whose bytes are being received", self.uploads.load(Ordering::Relaxed)),
+            (
+                "uploads_in_progress",
+                "Uploads whose bytes are being received",
+                self.uploads.load(Ordering::Relaxed),
+            ),
             ("connections", "Open connections", self.connections.load(Ordering::Relaxed)),
             ("cache_bytes", "Bytes held by the cache in memory", cache.bytes() as i64),
         ];

@@ -65,6 +65,8 @@ impl Default for Limits {
 pub struct RegistryOptions {
     /// Refuses everything that writes.
     pub read_only: bool,
+    /// Accepts manifests whose blobs or manifests are not there, which clients may then fail to pull.
+    pub sparse: bool,
     /// The users: an htpasswd file with bcrypt hashes.
     pub htpasswd: Option<PathBuf>,
     /// What callers without credentials may do; `None` means nothing when there are users, everything when there are
@@ -88,6 +90,7 @@ impl Default for RegistryOptions {
     fn default() -> Self {
         Self {
             read_only: false,
+            sparse: false,
             htpasswd: None,
             anonymous: None,
             authorizer: None,
@@ -214,20 +217,14 @@ impl Registry {
         let mut body = Incoming::new(Body::new(body), self.0.options.limits.body_idle);
         let mut who = Principal::Anonymous;
         let outcome = match parsed {
-            Ok(endpoint) => {
-                match self.0.admit(&endpoint, &parts.method, &parts.headers, &mut who).await {
-                    Ok(()) => {
-                        let call = Call {
-                            registry: self,
-                            who: &who,
-                            method: &parts.method,
-                            headers: &parts.headers,
-                        };
-                        handlers::dispatch(&call, endpoint, &mut body).await
-                    }
-                    Err(e) => Err(e),
+            Ok(endpoint) => match self.0.admit(&endpoint, &parts.method, &parts.headers, &mut who).await {
+                Ok(()) => {
+                    let call =
+                        Call { registry: self, who: &who, method: &parts.method, headers: &parts.headers };
+                    handlers::dispatch(&call, endpoint, &mut body).await
                 }
-            }
+                Err(e) => Err(e),
+            },
             // Who may not even probe does not learn what is malformed, either.
             Err(rejection) => match self.0.admit_to_registry(&parts.headers, &mut who).await {
                 Ok(()) => Err(match rejection {

@@ -171,8 +171,9 @@ fn is_passing(e: &io::Error) -> bool {
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::Interrupted
             | io::ErrorKind::OutOfMemory
-    ) || Errno::from_io_error(e)
-        .is_some_and(|e| matches!(e, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::PROTO | Errno::PERM))
+    ) || Errno::from_io_error(e).is_some_and(|e| {
+        matches!(e, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::PROTO | Errno::PERM)
+    })
 }
 
 /// A socket whose peer must take what is written to it within a time.
@@ -204,7 +205,11 @@ impl Paced {
 }
 
 impl AsyncRead for Paced {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

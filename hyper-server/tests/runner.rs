@@ -1,10 +1,14 @@
 //! The integration tests of the registry, in one binary.
 
 #![allow(missing_docs, reason = "tests explain themselves by their names")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod suite {
     mod access;
     mod blobs;
+    mod client;
+    mod conformance;
+    mod http_store;
     mod lists;
     mod manifests;
     mod operations;

@@ -178,6 +178,9 @@ mod tests {
             (0, finished(1, Outcome::Failed("exit 1".into()))),
             (0, finished(0, Outcome::Cancelled)),
         ]);
-        assert_eq!(text, "#1 a\n\n#2 b\n\n#1 ...\n#1 0.000 x\n\n#2 ...\n#2 ERROR: exit 1\n\n#1 ...\n#1 CANCELED\n");
+        assert_eq!(
+            text,
+            "#1 a\n\n#2 b\n\n#1 ...\n#1 0.000 x\n\n#2 ...\n#2 ERROR: exit 1\n\n#1 ...\n#1 CANCELED\n"
+        );
     }
 }

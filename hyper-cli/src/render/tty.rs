@@ -74,6 +74,7 @@ impl Tty {
         if state.bar.is_none() && now.saturating_sub(state.started) < PATIENCE && state.tail.is_empty() {
             return;
         }
+        let message = state.message();
         let bars = &self.bars;
         let bar = state.bar.get_or_insert_with(|| {
             let bar = bars.add(ProgressBar::new_spinner());
@@ -83,7 +84,7 @@ impl Tty {
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        bar.set_message(state.message());
+        bar.set_message(message);
     }
 }
 
@@ -132,7 +133,11 @@ impl View for Tty {
                     Outcome::Failed(_) => ("1;31", "failed"),
                     Outcome::Cancelled => ("33", "canceled"),
                 };
-                self.say(&format!("{} {} {took}", paint(self.color, code, &format!("{word:>8}")), state.name));
+                self.say(&format!(
+                    "{} {} {took}",
+                    paint(self.color, code, &format!("{word:>8}")),
+                    state.name
+                ));
                 if matches!(outcome, Outcome::Failed(_)) {
                     state.log("\n");
                     for line in state.tail.iter().filter(|l| !l.is_empty()) {

@@ -50,7 +50,8 @@ impl Command {
         if !env.iter().any(|(name, _)| *name == "HOME") {
             env.push(("HOME", &home));
         }
-        let path = env.iter().find(|(name, _)| *name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value).to_owned();
+        let path =
+            env.iter().find(|(name, _)| *name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value).to_owned();
         Ok(Self {
             args: spec.args.iter().map(|arg| text("an argument", arg.clone())).collect::<Result<_>>()?,
             env: env
@@ -72,7 +73,12 @@ impl Command {
         }
     }
 
-    fn try_start(&self, files: &Output, sandboxed: bool, single_identity: bool) -> Result<std::convert::Infallible> {
+    fn try_start(
+        &self,
+        files: &Output,
+        sandboxed: bool,
+        single_identity: bool,
+    ) -> Result<std::convert::Infallible> {
         sys::reset_signals();
         rustix::process::setsid().map_err(std::io::Error::from)?;
         let null = std::fs::File::open("/dev/null")?;
@@ -80,8 +86,11 @@ impl Command {
         sys::duplicate_to(files.output.as_fd(), 1)?;
         sys::duplicate_to(files.errors.as_fd(), 2)?;
         sys::close_on_exec_above(2);
-        rustix::process::chdir(&*self.cwd)
-            .map_err(|e| Error::invalid("the working folder cannot be entered").with_context("path", &self.cwd).with_source(e))?;
+        rustix::process::chdir(&*self.cwd).map_err(|e| {
+            Error::invalid("the working folder cannot be entered")
+                .with_context("path", &self.cwd)
+                .with_source(e)
+        })?;
         self.drop_privileges(sandboxed, single_identity)?;
         Err(self.exec())
     }
@@ -90,7 +99,8 @@ impl Command {
         let allowed = CAPABILITIES.iter().fold(0, |bits, capability| bits | 1_u64 << capability);
         let have = sys::effective_capabilities();
         if sandboxed {
-            for capability in (0..=sys::last_capability()).filter(|capability| allowed >> capability & 1 == 0) {
+            for capability in (0..=sys::last_capability()).filter(|capability| allowed >> capability & 1 == 0)
+            {
                 sys::drop_bounding(capability).context("detail", "capabilities")?;
             }
             // Filters need CAP_SYS_ADMIN, so they come before the rest, which they let pass.
@@ -121,7 +131,9 @@ impl Command {
             vec![program.clone()]
         } else {
             // An empty part means the working folder.
-            let join = |folder| if folder == "" { format!("./{program}") } else { format!("{folder}/{program}") };
+            let join = |folder: &str| {
+                if folder.is_empty() { format!("./{program}") } else { format!("{folder}/{program}") }
+            };
             self.path.split(':').map(join).collect()
         };
         let mut denied = None;
@@ -147,8 +159,11 @@ impl Command {
                     .with_source(error);
                 }
                 Some(libc::E2BIG) => {
-                    return Error::new(ErrorKind::TooLarge, "the arguments and environment of the command are too long")
-                        .with_context("program", candidate);
+                    return Error::new(
+                        ErrorKind::TooLarge,
+                        "the arguments and environment of the command are too long",
+                    )
+                    .with_context("program", candidate);
                 }
                 _ => {
                     return Error::invalid("the program cannot be started")
@@ -158,9 +173,11 @@ impl Command {
             }
         }
         if let Some(candidate) = denied {
-            return Error::invalid("the program may not be executed by this user").with_context("program", candidate);
+            return Error::invalid("the program may not be executed by this user")
+                .with_context("program", candidate);
         }
-        let error = Error::invalid("the program does not exist in the image").with_context("program", program);
+        let error =
+            Error::invalid("the program does not exist in the image").with_context("program", program);
         if program.contains('/') { error } else { error.with_context("PATH", &self.path) }
     }
 }

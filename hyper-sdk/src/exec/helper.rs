@@ -202,7 +202,8 @@ fn dispatch(
         }
         Request::MakeFolders { folders } => {
             for folder in folders {
-                std::fs::create_dir_all(&folder).map_err(|e| Error::io("cannot make a folder", &folder, e))?;
+                std::fs::create_dir_all(&folder)
+                    .map_err(|e| Error::io("cannot make a folder", &folder, e))?;
             }
             Ok(Reply::Done)
         }

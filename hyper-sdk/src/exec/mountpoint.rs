@@ -35,7 +35,7 @@ impl From<&Stat> for Looks {
             mode: stat.st_mode,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
         }
     }
 }
@@ -54,15 +54,9 @@ const MAX_LINKS: usize = 40;
 
 /// Opens the place `target` in the tree, and makes what is missing of it: folders, and at the end `kind`. Symlinks
 /// lead within the tree, also those that lead to nothing yet. What is made is added to `made`.
-pub(super) fn open(
-    root: BorrowedFd<'_>,
-    target: &str,
-    kind: Kind,
-    made: &mut Vec<Made>,
-) -> Result<OwnedFd> {
-    let failed = |e: Errno| {
-        Error::io("cannot make the place for a mount in the root file system", target, e.into())
-    };
+pub(super) fn open(root: BorrowedFd<'_>, target: &str, kind: Kind, made: &mut Vec<Made>) -> Result<OwnedFd> {
+    let failed =
+        |e: Errno| Error::io("cannot make the place for a mount in the root file system", target, e.into());
     let mut todo = Path::new(target).iter().map(OsStr::to_owned).rev().collect::<Vec<OsString>>();
     // The folders from the root to where we are.
     let mut stack: Vec<(OsString, OwnedFd)> = Vec::new();
@@ -90,7 +84,9 @@ pub(super) fn open(
                 let wanted = if last { kind } else { Kind::Folder };
                 let before = rustix::fs::statat(here, "", AtFlags::EMPTY_PATH).map_err(failed)?;
                 match wanted {
-                    Kind::Folder => rustix::fs::mkdirat(here, &*name, Mode::from_raw_mode(0o755)).map_err(failed)?,
+                    Kind::Folder => {
+                        rustix::fs::mkdirat(here, &*name, Mode::from_raw_mode(0o755)).map_err(failed)?
+                    }
                     Kind::File => rustix::fs::openat(
                         here,
                         &*name,
@@ -102,7 +98,12 @@ pub(super) fn open(
                 }
                 let after = rustix::fs::statat(here, "", AtFlags::EMPTY_PATH).map_err(failed)?;
                 let path = stack.iter().map(|(name, _)| name.as_os_str()).chain([name.as_os_str()]).collect();
-                made.push(Made { path, kind: wanted, before: (&before).into(), after: Looks::from(&after).modified });
+                made.push(Made {
+                    path,
+                    kind: wanted,
+                    before: (&before).into(),
+                    after: Looks::from(&after).modified,
+                });
                 open_here().map_err(failed)?
             }
             opened => opened.map_err(failed)?,
@@ -160,7 +161,8 @@ fn restore(upper: &Path, lowers: Option<&[PathBuf]>, parent: &Path, one: &Made) 
     let failed = |e: Errno| Error::io("cannot put back the time of a folder", parent, e.into());
     // The removal has just changed the time again, so whether the step changed it cannot be asked here in every case.
     // A folder that holds something of the step had its time changed by the step; one that does not gets it back.
-    let is_empty = std::fs::read_dir(parent).map_err(|e| Error::io("cannot read a folder", parent, e))?.next().is_none();
+    let is_empty =
+        std::fs::read_dir(parent).map_err(|e| Error::io("cannot read a folder", parent, e))?.next().is_none();
     if !is_empty {
         return Ok(());
     }
@@ -174,7 +176,9 @@ fn restore(upper: &Path, lowers: Option<&[PathBuf]>, parent: &Path, one: &Made) 
     let mut folder = parent.to_owned();
     while folder != upper {
         let Ok(relative) = folder.strip_prefix(upper) else { break };
-        let Some(below) = lowers.iter().find_map(|lower| rustix::fs::lstat(lower.join(relative)).ok()) else { break };
+        let Some(below) = lowers.iter().find_map(|lower| rustix::fs::lstat(lower.join(relative)).ok()) else {
+            break;
+        };
         let stat = rustix::fs::lstat(&folder).map_err(failed)?;
         let (mut ours, below) = (Looks::from(&stat), Looks::from(&below));
         if folder != parent {

@@ -69,7 +69,8 @@ impl Stage {
     pub(super) fn new(rootfs: &RootFs) -> Result<Self> {
         let memory = view::tmpfs(&[("mode", "0700")], MountAttrFlags::MOUNT_ATTR_NODEV)?;
         for name in ["root", "files", "trees"] {
-            rustix::fs::mkdirat(&memory, name, Mode::from_raw_mode(0o755)).map_err(wrong("cannot make", name))?;
+            rustix::fs::mkdirat(&memory, name, Mode::from_raw_mode(0o755))
+                .map_err(wrong("cannot make", name))?;
         }
         // On top of the root directory, where no lookup passes but those that start from the descriptor.
         attach(memory.as_fd(), rustix::fs::CWD, "/")?;
@@ -82,7 +83,9 @@ impl Stage {
             read_only(tree.as_fd(), false)?;
         }
         let scratch = match rootfs {
-            RootFs::Overlay { upper: Some((_, work)), .. } => work.parent().map(|folder| folder.join("binds")),
+            RootFs::Overlay { upper: Some((_, work)), .. } => {
+                work.parent().map(|folder| folder.join("binds"))
+            }
             _ => None,
         };
         Ok(Self { stage: memory, root: tree, trees: 0, made: Vec::new(), scratch })
@@ -163,8 +166,14 @@ impl Stage {
                 attach(file.as_fd(), dev.as_fd(), name)?;
             } else {
                 let device = rustix::fs::makedev(major, minor);
-                rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)
-                    .map_err(wrong("cannot make a device", &path))?;
+                rustix::fs::mknodat(
+                    &dev,
+                    name,
+                    FileType::CharacterDevice,
+                    Mode::from_raw_mode(0o666),
+                    device,
+                )
+                .map_err(wrong("cannot make a device", &path))?;
                 // The umask does not count for devices.
                 rustix::fs::chmodat(&dev, name, Mode::from_raw_mode(0o666), rustix::fs::AtFlags::empty())
                     .map_err(wrong("cannot make a device", &path))?;
@@ -174,7 +183,8 @@ impl Stage {
             rustix::fs::symlinkat(*target, &dev, *name).map_err(wrong("cannot make a link in /dev", name))?;
         }
         for name in ["pts", "shm", "mqueue"] {
-            rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).map_err(wrong("cannot make", name))?;
+            rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))
+                .map_err(wrong("cannot make", name))?;
         }
         let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
@@ -202,8 +212,10 @@ impl Stage {
             } else {
                 let null: &OwnedFd = match &nothing {
                     Some(null) => null,
-                    None => nothing.insert(view::open_in(self.root(), "/dev/null", OFlags::PATH)
-                        .map_err(wrong("cannot open", "/dev/null"))?),
+                    None => nothing.insert(
+                        view::open_in(self.root(), "/dev/null", OFlags::PATH)
+                            .map_err(wrong("cannot open", "/dev/null"))?,
+                    ),
                 };
                 clone_tree(null.as_fd(), Path::new(""), false)?
             };
@@ -221,7 +233,8 @@ impl Stage {
     /// Mounts one thing that the step asked for.
     pub(super) fn mount(&mut self, mount: &ExecMount, cwd: &str) -> Result<()> {
         let target = Path::new("/").join(cwd).join(&mount.target);
-        let target = target.to_str().ok_or_else(|| Error::invalid("the target of a mount is not UTF-8"))?.to_owned();
+        let target =
+            target.to_str().ok_or_else(|| Error::invalid("the target of a mount is not UTF-8"))?.to_owned();
         self.mount_at(mount, &target).map_err(|e| e.with_context("mount", &target))
     }
 
@@ -231,7 +244,9 @@ impl Stage {
                 let (lowers, folder) = match tree {
                     RootFs::Overlay { lowers, upper: None } => (lowers.clone(), None),
                     RootFs::Overlay { .. } => {
-                        return Err(Error::invalid("a tree that is being written to cannot be mounted elsewhere"));
+                        return Err(Error::invalid(
+                            "a tree that is being written to cannot be mounted elsewhere",
+                        ));
                     }
                     RootFs::Folder { path, .. } => (vec![path.clone()], Some(path)),
                 };
@@ -289,13 +304,15 @@ impl Stage {
                 let place = scratch.join(self.trees.to_string());
                 let (upper, work) = (place.join("upper"), place.join("work"));
                 for folder in [&upper, &work] {
-                    std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot make a folder", folder, e))?;
+                    std::fs::create_dir_all(folder)
+                        .map_err(|e| Error::io("cannot make a folder", folder, e))?;
                 }
                 view::overlay(&lowers, Some(&(upper, work)))?
             }
         };
         self.trees += 1;
-        rustix::fs::mkdirat(&self.stage, &name, Mode::from_raw_mode(0o755)).map_err(wrong("cannot make", &name))?;
+        rustix::fs::mkdirat(&self.stage, &name, Mode::from_raw_mode(0o755))
+            .map_err(wrong("cannot make", &name))?;
         attach(tree.as_fd(), self.stage.as_fd(), &name)?;
         let source = view::open_in(tree.as_fd(), path, OFlags::PATH)
             .map_err(|e| Error::io("the source of a mount does not exist", path, e.into()))?;
@@ -337,8 +354,8 @@ impl Stage {
 
     /// A file on the stage, as a detached mount.
     fn file(&self, name: &str, content: &[u8], mode: u32, uid: u32, gid: u32) -> Result<OwnedFd> {
-        let files =
-            view::open_in(self.stage.as_fd(), "files", OFlags::PATH).map_err(wrong("cannot open", "files"))?;
+        let files = view::open_in(self.stage.as_fd(), "files", OFlags::PATH)
+            .map_err(wrong("cannot open", "files"))?;
         make_file(files.as_fd(), name, content, mode, uid, gid)?;
         clone_tree(files.as_fd(), Path::new(name), false)
     }
@@ -364,6 +381,8 @@ impl Stage {
         let wrong = wrong("cannot enter the root file system of the step", "/");
         rustix::process::fchdir(&self.root).map_err(&wrong)?;
         rustix::process::pivot_root(".", ".").map_err(&wrong)?;
+        // The old root now lies on the new one, and the stage on the old root: each call takes the topmost away.
+        unmount(".", UnmountFlags::DETACH).map_err(&wrong)?;
         unmount(".", UnmountFlags::DETACH).map_err(&wrong)?;
         rustix::process::chdir("/").map_err(&wrong)
     }
@@ -378,12 +397,21 @@ fn make_cache(cache: &CacheMount, fresh: &Path) -> Result<()> {
             .map_err(|e| Error::io("the source of a cache mount is no folder", path, e.into()))?;
         tree::copy(source.as_fd(), folder.as_fd())?;
     }
-    own(folder.as_fd(), "", cache.mode, cache.uid, cache.gid).map_err(|e| e.with_context("path", fresh.display()))
+    own(folder.as_fd(), "", cache.mode, cache.uid, cache.gid)
+        .map_err(|e| e.with_context("path", fresh.display()))
 }
 
-fn make_file(folder: BorrowedFd<'_>, name: &str, content: &[u8], mode: u32, uid: u32, gid: u32) -> Result<()> {
+fn make_file(
+    folder: BorrowedFd<'_>,
+    name: &str,
+    content: &[u8],
+    mode: u32,
+    uid: u32,
+    gid: u32,
+) -> Result<()> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(folder, name, flags, Mode::RUSR).map_err(wrong("cannot make a file", name))?;
+    let file =
+        rustix::fs::openat(folder, name, flags, Mode::RUSR).map_err(wrong("cannot make a file", name))?;
     let mut file = std::fs::File::from(file);
     std::io::Write::write_all(&mut file, content)?;
     own(folder, name, mode, uid, gid)

@@ -5,7 +5,9 @@ use super::{ExecCapabilities, ExecSpec, Executor, ExitStatus, HelperCommand, Ide
 use crate::progress::LogStream;
 use crate::{Error, Result, ResultExt};
 use async_trait::async_trait;
-use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
 use std::fmt;
 use std::io::{IoSlice, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -180,13 +182,9 @@ impl Read for TarPipe {
 
 impl Helper {
     fn start(command: &HelperCommand) -> Result<(Self, Hello)> {
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(|e| Error::from(std::io::Error::from(e)))?;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|e| Error::from(std::io::Error::from(e)))?;
         let child = Command::new(&command.program)
             .args(&command.args)
             .stdin(Stdio::from(theirs))
@@ -259,7 +257,8 @@ fn async_stream(stream: UnixStream) -> Result<tokio::net::UnixStream> {
 }
 
 fn read_reply(control: &mut UnixStream) -> Result<Reply> {
-    let bytes = read_frame(control).map_err(lost)?.ok_or_else(|| lost(std::io::ErrorKind::UnexpectedEof.into()))?;
+    let bytes =
+        read_frame(control).map_err(lost)?.ok_or_else(|| lost(std::io::ErrorKind::UnexpectedEof.into()))?;
     parse(&bytes)
 }
 
@@ -302,7 +301,9 @@ impl Executor for NativeExecutor {
 
     async fn run(&self, rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus> {
         if spec.security == super::Security::Insecure && !self.capabilities().insecure {
-            return Err(Error::unsupported("`security=insecure` needs the builder to run as the host's root"));
+            return Err(Error::unsupported(
+                "`security=insecure` needs the builder to run as the host's root",
+            ));
         }
         let operation = self.begin(&Request::Run { rootfs: rootfs.clone(), spec: Box::new(spec) })?;
         let mut control = async_stream(operation.control)?;

@@ -119,7 +119,8 @@ const KINDS: &[ErrorKind] = &[
 ];
 
 /// The context keys that errors of the helper use; others travel as `detail`.
-const KEYS: &[&str] = &["path", "program", "PATH", "user", "group", "target", "source", "entry", "file", "mount"];
+const KEYS: &[&str] =
+    &["path", "program", "PATH", "user", "group", "target", "source", "entry", "file", "mount"];
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
@@ -141,7 +142,8 @@ impl From<Error> for Failure {
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let kind = KINDS.iter().copied().find(|kind| kind.name() == failure.kind).unwrap_or(ErrorKind::Internal);
+        let kind =
+            KINDS.iter().copied().find(|kind| kind.name() == failure.kind).unwrap_or(ErrorKind::Internal);
         let mut error = Error::new(kind, failure.message);
         for (key, value) in failure.context {
             error = error.with_context(KEYS.iter().find(|known| **known == key).unwrap_or(&"detail"), value);
@@ -165,7 +167,8 @@ impl Reply {
 
 /// Writes one frame.
 pub(super) fn write_frame(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
-    let length = u32::try_from(bytes.len()).map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
+    let length =
+        u32::try_from(bytes.len()).map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
     to.write_all(&length.to_le_bytes())?;
     to.write_all(bytes)
 }

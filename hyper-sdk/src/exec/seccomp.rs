@@ -76,9 +76,9 @@ const DENIED: &[i64] = &[
 
 /// The same for 32-bit x86 programs, whose numbers the C library of this machine does not name.
 const DENIED_I386: &[u32] = &[
-    21, 22, 25, 51, 52, 62, 74, 79, 86, 87, 88, 101, 103, 110, 111, 113, 115, 121, 127, 128, 129, 130, 131, 135,
-    166, 167, 217, 253, 264, 283, 286, 287, 288, 310, 317, 336, 338, 342, 343, 346, 350, 357, 374, 404, 405, 425,
-    426, 427, 428, 429, 430, 431, 432, 433, 442, 443,
+    21, 22, 25, 51, 52, 62, 74, 79, 86, 87, 88, 101, 103, 110, 111, 113, 115, 121, 127, 128, 129, 130, 131,
+    135, 166, 167, 217, 253, 264, 283, 286, 287, 288, 310, 317, 336, 338, 342, 343, 346, 350, 357, 374, 404,
+    405, 425, 426, 427, 428, 429, 430, 431, 432, 433, 442, 443,
 ];
 
 /// Succeed without effect when there is a single id.
@@ -186,7 +186,8 @@ fn with_i386(numbers: &[u32], errno: i32, native: BpfProgram) -> BpfProgram {
     }
     block.push(op(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
 
-    let mut program = vec![op(LOAD, 0, 0, ARCH), op(EQUAL, 1, 0, AUDIT_ARCH_I386), op(JUMP, 0, 0, block.len() as u32)];
+    let mut program =
+        vec![op(LOAD, 0, 0, ARCH), op(EQUAL, 1, 0, AUDIT_ARCH_I386), op(JUMP, 0, 0, block.len() as u32)];
     program.extend(block);
     program.extend([op(LOAD, 0, 0, NUMBER), op(AT_LEAST, 0, 1, X32_BIT), refuse(libc::ENOSYS)]);
     program.extend(native);

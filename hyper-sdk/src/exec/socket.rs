@@ -19,12 +19,8 @@ pub(super) fn serve(
     gid: u32,
 ) -> Result<()> {
     // Held open, since the path is out of sight once the step has its own root.
-    let target = view::open_in(
-        view::open_folder(Path::new("/"))?.as_fd(),
-        host,
-        OFlags::PATH,
-    )
-    .map_err(|e| Error::io("the socket to mount does not exist", host, e.into()))?;
+    let target = view::open_in(view::open_folder(Path::new("/"))?.as_fd(), host, OFlags::PATH)
+        .map_err(|e| Error::io("the socket to mount does not exist", host, e.into()))?;
     let listener = UnixListener::bind(view::fd_path(&folder).join(name))
         .map_err(|e| Error::io("cannot make a socket for the step", host, e))?;
     mounts::own(folder, name, mode, uid, gid)?;

@@ -44,7 +44,12 @@ pub(super) fn run(
     context: Context,
 ) -> Result<i32> {
     check(&spec)?;
-    let (status, status_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
+    if let RootFs::Overlay { upper: Some((_, work)), .. } = rootfs {
+        // What a step that was cancelled could not take away.
+        tree::remove(&work.join("work"))?;
+    }
+    let (status, status_end) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
     let own_pid = sys::own_pid();
     sys::unshare(libc::CLONE_NEWPID).context("detail", "pid namespace")?;
     let init = match sys::fork()? {
@@ -72,8 +77,12 @@ pub(super) fn run(
     drop((status_end, output, errors));
     let mut made = Vec::new();
     let outcome = watch(control, File::from(status), init, &mut made);
-    clean(rootfs, &made)?;
-    outcome
+    let cleaned = clean(rootfs, &made);
+    match outcome? {
+        Some(code) => cleaned.map(|()| code),
+        // Nobody is there to hear it.
+        None => sys::exit_now(1),
+    }
 }
 
 fn check(spec: &ExecSpec) -> Result<()> {
@@ -86,8 +95,8 @@ fn check(spec: &ExecSpec) -> Result<()> {
     Ok(())
 }
 
-/// Waits for pid 1 to end. When the caller closes the control socket, kills it and ends this process.
-fn watch(control: &UnixStream, mut status: File, init: i32, made: &mut Vec<Made>) -> Result<i32> {
+/// Waits for pid 1 to end and gives the exit code. When the caller closes the control socket, kills it and gives `None`.
+fn watch(control: &UnixStream, mut status: File, init: i32, made: &mut Vec<Made>) -> Result<Option<i32>> {
     let mut failure = None;
     loop {
         let mut files =
@@ -100,8 +109,8 @@ fn watch(control: &UnixStream, mut status: File, init: i32, made: &mut Vec<Made>
         let (caller_gone, news) = (!files[0].revents().is_empty(), !files[1].revents().is_empty());
         if caller_gone {
             sys::kill(init, libc::SIGKILL);
-            sys::wait(init, true).ok();
-            sys::exit_now(1);
+            sys::wait(init, true)?;
+            return Ok(None);
         }
         if news {
             match read_frame(&mut status) {
@@ -118,7 +127,7 @@ fn watch(control: &UnixStream, mut status: File, init: i32, made: &mut Vec<Made>
     let code = sys::wait(init, true)?.map_or(1, |(_, code)| code);
     match failure {
         Some(failure) => Err(failure.into()),
-        None => Ok(code),
+        None => Ok(Some(code)),
     }
 }
 

@@ -63,7 +63,9 @@ pub(super) fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, i32)>> {
         match check(i64::from(result)) {
             Ok(0) => return Ok(None),
             Ok(pid) if libc::WIFEXITED(status) => return Ok(Some((pid as i32, libc::WEXITSTATUS(status)))),
-            Ok(pid) if libc::WIFSIGNALED(status) => return Ok(Some((pid as i32, 128 + libc::WTERMSIG(status)))),
+            Ok(pid) if libc::WIFSIGNALED(status) => {
+                return Ok(Some((pid as i32, 128 + libc::WTERMSIG(status))));
+            }
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),

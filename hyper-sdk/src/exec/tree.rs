@@ -7,12 +7,12 @@
 //! {"etc/shadow": [0, 42], …}      only owners that are not 0:0; paths that are not UTF-8 are left out
 //! ```
 
-use super::{Context, Identity, view};
 use super::spec::RootFs;
+use super::{Context, Identity, view};
 use crate::layer::copy::{CopyRequest, SourceKind, SourceRoot};
 use crate::layer::{
-    ApplyOptions, ApplyStyle, DevicePolicy, DiffOptions, LayerIndex, LayerPath, LayerWriter, OwnerPolicy, apply as unpack,
-    diff_overlay, diff_trees,
+    ApplyOptions, ApplyStyle, DevicePolicy, DiffOptions, LayerIndex, LayerPath, LayerWriter, OwnerPolicy,
+    apply as unpack, diff_overlay, diff_trees,
 };
 use crate::{Error, Result};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
@@ -124,7 +124,7 @@ fn clamp_times(upper: &Path, index: &LayerIndex, epoch: i64) -> Result<()> {
     for entry in index.entries().iter().filter(|entry| !entry.kind.is_whiteout()) {
         let path = if entry.path.is_root() { upper.to_owned() } else { upper.join(entry.path.as_path()) };
         let Ok(stat) = rustix::fs::lstat(&path) else { continue };
-        if (stat.st_mtime as i64, stat.st_mtime_nsec as i64) > (epoch, 0) {
+        if (stat.st_mtime, stat.st_mtime_nsec as i64) > (epoch, 0) {
             rustix::fs::utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|e| Error::io("cannot set the time of a file", &path, e.into()))?;
         }
@@ -166,7 +166,9 @@ pub(super) fn remove(path: &Path) -> Result<()> {
         let result = match rustix::fs::lstat(path) {
             Err(Errno::NOENT) => return Ok(()),
             Err(e) => Err(e),
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => rustix::fs::unlink(path),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
+                rustix::fs::unlink(path)
+            }
             Ok(_) => remove_below(CWD, path.as_os_str()).and_then(|()| rustix::fs::rmdir(path)),
         };
         match result {
@@ -230,7 +232,8 @@ fn copy_below(
     links: &mut HashMap<(u64, u64), OwnedFd>,
 ) -> rustix::io::Result<()> {
     // Opened again, since the descriptor may be one for paths only.
-    let from = rustix::fs::openat(from, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let from =
+        rustix::fs::openat(from, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     for name in list(&from)? {
         let name: &CStr = &name;
         let stat = rustix::fs::statat(&from, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -301,8 +304,8 @@ fn copy_data(source: &OwnedFd, copy: &OwnedFd) -> rustix::io::Result<()> {
 fn times(stat: &rustix::fs::Stat) -> Timestamps {
     let time = |seconds: i64, nanoseconds: i64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
     Timestamps {
-        last_access: time(stat.st_atime as i64, stat.st_atime_nsec as i64),
-        last_modification: time(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+        last_access: time(stat.st_atime, stat.st_atime_nsec as i64),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec as i64),
     }
 }
 
@@ -315,12 +318,20 @@ fn set_owner(folder: BorrowedFd<'_>, name: &CStr, stat: &rustix::fs::Stat) -> ru
     }
 }
 
-fn copy_owner_and_time(folder: BorrowedFd<'_>, name: &CStr, stat: &rustix::fs::Stat) -> rustix::io::Result<()> {
+fn copy_owner_and_time(
+    folder: BorrowedFd<'_>,
+    name: &CStr,
+    stat: &rustix::fs::Stat,
+) -> rustix::io::Result<()> {
     set_owner(folder, name, stat)?;
     rustix::fs::utimensat(folder, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
 }
 
-fn copy_metadata(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &rustix::fs::Stat) -> rustix::io::Result<()> {
+fn copy_metadata(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    stat: &rustix::fs::Stat,
+) -> rustix::io::Result<()> {
     set_owner(to, c"", stat)?;
     copy_attributes(from, to)?;
     rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;

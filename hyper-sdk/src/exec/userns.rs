@@ -29,7 +29,8 @@ const PROGRAM_FOLDERS: &[&str] = &["/usr/bin", "/bin", "/usr/sbin", "/usr/local/
 pub(super) fn enter() -> Result<Entered> {
     let have = sys::effective_capabilities();
     if NEEDED.iter().all(|capability| have >> capability & 1 == 1) {
-        sys::unshare(libc::CLONE_NEWNS).map_err(|e| Error::from(e).with_context("detail", "mount namespace"))?;
+        sys::unshare(libc::CLONE_NEWNS)
+            .map_err(|e| Error::from(e).with_context("detail", "mount namespace"))?;
         receive_mounts_only()?;
         return Ok(Entered { identity: Identity::Full, user_namespace: false, notes: Vec::new() });
     }
@@ -71,7 +72,8 @@ pub(super) fn enter() -> Result<Entered> {
         std::io::Write::write_all(&mut &go, b"g")?;
         match sys::wait(mapper, true) {
             Ok(Some((_, 0))) => identity = Identity::Full,
-            _ => notes.push("`newuidmap` or `newgidmap` refused the ids of /etc/subuid and /etc/subgid".to_owned()),
+            _ => notes
+                .push("`newuidmap` or `newgidmap` refused the ids of /etc/subuid and /etc/subgid".to_owned()),
         }
     }
     if identity == Identity::Single {

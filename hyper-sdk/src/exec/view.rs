@@ -78,7 +78,8 @@ pub(super) fn overlay(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) ->
     // Overlay wants at least two layers when nothing can be written, and one otherwise; an empty one changes nothing.
     let wanted = if upper.is_some() { 1 } else { 2 };
     // Kept open until the overlay holds it.
-    let memory = if lowers.len() < wanted { Some(tmpfs(&[("mode", "0755")], MountAttrFlags::empty())?) } else { None };
+    let memory =
+        if lowers.len() < wanted { Some(tmpfs(&[("mode", "0755")], MountAttrFlags::empty())?) } else { None };
     if let Some(memory) = &memory {
         for name in ["a", "b"].into_iter().take(wanted - lowers.len()) {
             rustix::fs::mkdirat(memory, name, Mode::from_raw_mode(0o755)).map_err(std::io::Error::from)?;
@@ -93,7 +94,8 @@ pub(super) fn overlay(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) ->
     drop(memory);
     result.map_err(|e| {
         let first = upper.map(|(upper, _)| upper.as_path()).or(lowers.first().map(PathBuf::as_path));
-        let error = Error::io("cannot mount an overlay of the layers", first.unwrap_or(Path::new("/")), e.into());
+        let error =
+            Error::io("cannot mount an overlay of the layers", first.unwrap_or(Path::new("/")), e.into());
         match lowers.iter().find(|lower| !lower.is_dir()) {
             Some(lower) => error.with_context("detail", format!("the layer {} is missing", lower.display())),
             None => error,
@@ -122,10 +124,13 @@ fn overlay_by_parts(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) -> r
 fn overlay_by_text(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) -> rustix::io::Result<OwnedFd> {
     sys::unshare(libc::CLONE_NEWNS).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::PERM))?;
     // Relative paths are short: all layers live in one folder.
-    let base = lowers.iter().find_map(|lower| lower.parent().and_then(Path::parent)).unwrap_or(Path::new("/"));
+    let base =
+        lowers.iter().find_map(|lower| lower.parent().and_then(Path::parent)).unwrap_or(Path::new("/"));
     rustix::process::chdir(base)?;
-    let short = |path: &Path| path.strip_prefix(base).unwrap_or(path).display().to_string().replace(':', "\\:");
-    let mut options = format!("userxattr,lowerdir={}", lowers.iter().map(|l| short(l)).collect::<Vec<_>>().join(":"));
+    let short =
+        |path: &Path| path.strip_prefix(base).unwrap_or(path).display().to_string().replace(':', "\\:");
+    let mut options =
+        format!("userxattr,lowerdir={}", lowers.iter().map(|l| short(l)).collect::<Vec<_>>().join(":"));
     if let Some((upper, work)) = upper {
         options.push_str(&format!(",upperdir={},workdir={},volatile", short(upper), short(work)));
     }
@@ -141,7 +146,11 @@ fn overlay_by_text(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) -> ru
 }
 
 /// Opens a path within a tree.
-pub(super) fn open_in(root: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(super) fn open_in(
+    root: BorrowedFd<'_>,
+    path: impl AsRef<Path>,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
     let path = path.as_ref();
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
@@ -166,8 +175,11 @@ pub(super) fn read_file(root: BorrowedFd<'_>, path: &str, limit: u64) -> Result<
         .read_to_end(&mut bytes)
         .map_err(|e| Error::io("cannot read a file of the image", path, e))?;
     if bytes.len() as u64 > limit {
-        return Err(Error::new(ErrorKind::TooLarge, format!("a file of the image has more than {limit} bytes"))
-            .with_context("path", path));
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("a file of the image has more than {limit} bytes"),
+        )
+        .with_context("path", path));
     }
     Ok(Some(bytes))
 }

@@ -58,7 +58,8 @@ pub struct ApplyOptions {
     /// The kind of target.
     pub style: ApplyStyle,
     /// The lower layers, topmost first, as unpacked in [`ApplyStyle::Overlay`]: directories that the layer does not
-    /// mention take their metadata from here, and hardlinks to files of lower layers are copied from here.
+    /// mention take their metadata from here, hardlinks to files of lower layers are copied from here, and whiteouts
+    /// of what is not here are left out. When there are none, every whiteout is kept.
     pub lowers: Vec<PathBuf>,
     /// What happens to owners.
     pub owners: OwnerPolicy,
@@ -98,6 +99,7 @@ pub fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result
         options,
         index: LayerIndexBuilder::new(),
         directories: BTreeMap::new(),
+        times: BTreeMap::new(),
         last_parent: None,
         skipped: Vec::new(),
         buffer: vec![0; 128 << 10],
@@ -119,6 +121,8 @@ struct Apply<'a> {
     index: LayerIndexBuilder,
     /// Directories whose metadata is set at the end.
     directories: BTreeMap<LayerPath, Pending>,
+    /// The times of directories that the layer changes without mentioning them.
+    times: BTreeMap<LayerPath, Timespec>,
     last_parent: Option<(LayerPath, Rc<OwnedFd>)>,
     skipped: Vec<LayerPath>,
     buffer: Vec<u8>,
@@ -174,9 +178,23 @@ impl Apply<'_> {
             }
             Err(e) => return Err(failed("cannot open a directory of the target", &parent, e)),
         };
+        self.keep_time(&parent, fd.as_fd())?;
         let fd = Rc::new(fd);
         self.last_parent = Some((parent, Rc::clone(&fd)));
         Ok(fd)
+    }
+
+    fn keep_time(&mut self, path: &LayerPath, fd: BorrowedFd<'_>) -> Result<()> {
+        if self.options.style == ApplyStyle::Plain
+            && !self.directories.contains_key(path)
+            && !self.times.contains_key(path)
+        {
+            let stat = rustix::fs::fstat(fd)
+                .map_err(|e| failed("cannot look at a directory of the target", path, e))?;
+            let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ };
+            self.times.insert(path.clone(), time);
+        }
+        Ok(())
     }
 
     /// A directory that the layer does not mention, as the lower layers have it.
@@ -336,9 +354,9 @@ impl Apply<'_> {
             .and_then(|fd| files::status(&fd, target.file_name()).map(|stat| (fd, stat)));
         match found {
             Ok((_, stat)) if files::type_of(&stat) == FileType::Directory => {
-                return Err(Error::invalid("a hardlink of the layer names a directory")
+                Err(Error::invalid("a hardlink of the layer names a directory")
                     .with_context("entry", &entry.path)
-                    .with_context("target", target));
+                    .with_context("target", target))
             }
             Ok((source, _)) => {
                 let (from, to) =
@@ -397,7 +415,10 @@ impl Apply<'_> {
         if !path.is_root() && !only_below && !self.index.covers(path) {
             let parent = path.parent().unwrap_or_default();
             return match files::open_below(self.top.as_fd(), parent.as_bytes(), flags) {
-                Ok(fd) => self.remove(path, fd.as_fd()),
+                Ok(fd) => {
+                    self.keep_time(&parent, fd.as_fd())?;
+                    self.remove(path, fd.as_fd())
+                }
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
                 Err(e) => Err(wrong(e)),
             };
@@ -419,6 +440,17 @@ impl Apply<'_> {
         if self.options.style == ApplyStyle::Overlay {
             self.whiteouts(&index)?;
         }
+        for (path, time) in std::mem::take(&mut self.times) {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            // Metadata of the layer is set below, and what a later entry replaced is gone.
+            if self.directories.contains_key(&path) {
+                continue;
+            }
+            let Ok(fd) = files::open_below(self.top.as_fd(), path.as_bytes(), flags) else { continue };
+            let times = Timestamps { last_access: time, last_modification: time };
+            rustix::fs::futimens(&fd, &times)
+                .map_err(|e| failed("cannot keep the time of a directory", &path, e))?;
+        }
         for (path, pending) in std::mem::take(&mut self.directories).into_iter().rev() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
             let wrong = |e| failed("cannot finish a directory of the target", &path, e);
@@ -435,24 +467,33 @@ impl Apply<'_> {
         Ok(Applied { index, skipped: self.skipped })
     }
 
+    /// Without lower directories nothing is known about them, so every whiteout is kept.
+    fn knows_lowers(&self) -> bool {
+        !self.options.lowers.is_empty()
+    }
+
     /// Makes the whiteouts of an upper directory, once all that could cover them is there.
     fn whiteouts(&mut self, index: &LayerIndex) -> Result<()> {
         for entry in index.entries().iter().filter(|e| e.kind.is_whiteout()) {
             let path = &entry.path;
             let real = index.get(path);
             let is_opaque = entry.kind == EntryKind::OpaqueWhiteout;
-            if real.is_some_and(Entry::is_directory) || is_opaque {
-                if real.is_none() && !path.is_root() {
-                    let implied = self.inherited(path)?;
-                    if !self.directories.contains_key(path) {
-                        self.directory(&implied)?;
-                    }
+            if is_opaque && !self.directories.contains_key(path) {
+                // An opaque mark where the lower layers have no directory hides nothing.
+                let lower = self.lowers.find(path)?;
+                if self.knows_lowers() && lower.is_none_or(|n| files::type_of(&n.stat) != FileType::Directory)
+                {
+                    continue;
                 }
+                let implied = self.inherited(path)?;
+                self.directory(&implied)?;
+            }
+            if real.is_some_and(Entry::is_directory) || is_opaque {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY;
                 let fd = files::open_below(self.top.as_fd(), path.as_bytes(), flags)
                     .map_err(|e| failed("cannot open an opaque directory", path, e))?;
                 files::set_xattr(fd.as_fd(), b"", files::OPAQUE_XATTR, b"y", path)?;
-            } else if real.is_none() {
+            } else if real.is_none() && !(self.knows_lowers() && self.lowers.find(path)?.is_none()) {
                 let parent = self.parent(path)?;
                 let name = OsStr::from_bytes(path.file_name());
                 match rustix::fs::mknodat(&*parent, name, FileType::CharacterDevice, Mode::empty(), 0) {

@@ -190,7 +190,12 @@ impl LayerIndexBuilder {
 
     /// The index of everything added.
     pub fn finish(self) -> LayerIndex {
-        let places = self.places.into_values();
+        let places = self.places.into_values().map(|mut place| {
+            // A mark of what is no directory here, or is hidden whole, says nothing.
+            let is_directory = place.real.as_ref().map_or(place.whiteout.is_none(), Entry::is_directory);
+            place.opaque.take_if(|_| !is_directory);
+            place
+        });
         LayerIndex::from_sorted_unchecked(
             places.flat_map(|p| [p.whiteout, p.real, p.opaque]).flatten().collect(),
         )

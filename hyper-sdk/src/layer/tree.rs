@@ -60,6 +60,7 @@ impl TreeIndex {
         let lower = std::mem::take(&mut self.nodes);
         let mut nodes: Vec<Place> = Vec::with_capacity(lower.len() + upper.len());
         let mut next_lower = 0;
+        let mut last_parent: Option<&[u8]> = None;
         let entries = upper.entries();
         let mut at = 0;
         while at < entries.len() {
@@ -77,7 +78,12 @@ impl TreeIndex {
             let hides_below =
                 whiteout || opaque || real.is_some_and(|r| !matches!(here[r].kind, EntryKind::Directory));
             if let Some(real) = real {
-                self.imply_parents(path, &mut nodes, &lower, &mut next_lower);
+                // In this order nothing later in the layer changes a parent that was looked at.
+                let parent = &path.as_bytes()[..path.as_bytes().len() - path.file_name().len()];
+                if last_parent != Some(parent) {
+                    self.imply_parents(path, &mut nodes);
+                    last_parent = Some(parent);
+                }
                 nodes.push(Place { layer: number, entry: (at + real) as u32 });
                 next_lower += usize::from(covers);
             } else if covers && !whiteout {
@@ -94,15 +100,9 @@ impl TreeIndex {
         self.nodes = nodes;
     }
 
-    /// Adds the directories above `path` that are missing or are no directories. Every node before `path` has been
-    /// moved from `lower` to `nodes`; what lies below a replaced node cannot exist.
-    fn imply_parents(
-        &mut self,
-        path: &LayerPath,
-        nodes: &mut Vec<Place>,
-        lower: &[Place],
-        next_lower: &mut usize,
-    ) {
+    /// Adds the directories above `path` that are missing or are no directories. Every lower node before `path` is in
+    /// `nodes` already; nothing can be below one that is replaced.
+    fn imply_parents(&mut self, path: &LayerPath, nodes: &mut Vec<Place>) {
         for parent in path.ancestors() {
             let found = nodes.binary_search_by(|p| self.entry(*p).path.cmp(&parent));
             if let Ok(at) = found
@@ -117,7 +117,6 @@ impl TreeIndex {
                 Err(at) => nodes.insert(at, implied),
             }
         }
-        debug_assert!(lower.get(*next_lower).is_none_or(|p| self.entry(*p).path >= *path));
     }
 
     fn entry(&self, place: Place) -> &Entry {
@@ -331,5 +330,133 @@ impl PartialEq for Node<'_> {
         self.entry.layer_order(other.entry) == Ordering::Equal
             && self.entry == other.entry
             && self.layer == other.layer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::index::tests::{dir, file, index, path, symlink};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn tree(layers: Vec<Vec<Entry>>) -> TreeIndex {
+        TreeIndex::new(layers.into_iter().map(|l| Arc::new(index(l))).collect())
+    }
+
+    fn names<'a>(nodes: impl Iterator<Item = Node<'a>>) -> Vec<String> {
+        nodes.map(|n| n.entry.path.to_string()).collect()
+    }
+
+    fn hardlink(text: &str, target: &str) -> Entry {
+        Entry::new(path(text), EntryKind::Hardlink { target: path(target) }, 0o644)
+    }
+
+    #[test]
+    fn layers_cover_hide_and_imply() {
+        let mut changed = dir("a");
+        changed.mode = 0o700;
+        let t = tree(vec![
+            vec![
+                dir("a"),
+                file("a/x", "1"),
+                dir("b"),
+                file("b/y", "2"),
+                file("c", "3"),
+                dir("d"),
+                file("d/z", "4"),
+            ],
+            vec![
+                changed,
+                Entry::whiteout(path("c")),
+                Entry::new(path("b"), EntryKind::OpaqueWhiteout, 0),
+                file("d", "5"),
+                file("e/f/g", "6"),
+            ],
+        ]);
+        assert_eq!(names(t.nodes()), ["a", "a/x", "b", "d", "e", "e/f", "e/f/g"]);
+        assert_eq!(t.lookup(&path("a")).unwrap().entry.mode, 0o700);
+        assert_eq!(t.lookup(&path("a/x")).unwrap().layer, Some(0));
+        assert_eq!(t.lookup(&path("e")).unwrap().layer, None);
+        assert_eq!(names(t.children(&LayerPath::root())), ["a", "b", "d", "e"]);
+        assert_eq!(names(t.children(&path("e"))), ["e/f"]);
+        assert_eq!(names(t.children(&path("d"))), [""; 0]);
+        assert_eq!(names(t.subtree(&path("e"))), ["e", "e/f", "e/f/g"]);
+    }
+
+    #[test]
+    fn symlinks_stay_inside() {
+        let t = tree(vec![vec![
+            dir("usr"),
+            dir("usr/lib"),
+            file("usr/lib/x", "1"),
+            symlink("lib", "usr/lib"),
+            symlink("abs", "/lib"),
+            symlink("up", "../../../../usr"),
+            symlink("loop", "loop2"),
+            symlink("loop2", "loop"),
+            symlink("dangling", "no/where"),
+            file("file", "2"),
+        ]]);
+        for (from, to) in [
+            ("/lib/x", "usr/lib/x"),
+            ("abs/x", "usr/lib/x"),
+            ("up/lib/../lib/x", "usr/lib/x"),
+            ("../../usr", "usr"),
+            ("lib/new/deep", "usr/lib/new/deep"),
+            ("dangling", "no/where"),
+            ("./usr//lib/", "usr/lib"),
+        ] {
+            assert_eq!(t.resolve(from.as_bytes(), true).unwrap(), path(to), "{from}");
+        }
+        assert!(t.resolve(b"/", true).unwrap().is_root());
+        assert_eq!(t.resolve(b"lib", false).unwrap(), path("lib"));
+        assert!(t.resolve(b"loop", true).unwrap_err().to_string().contains("too many"));
+        assert!(t.resolve(b"file/x", true).unwrap_err().to_string().contains("no directory"));
+    }
+
+    #[test]
+    fn a_hardlink_outlives_its_first_name() {
+        let t = tree(vec![
+            vec![file("a", "content"), hardlink("b", "a")],
+            vec![Entry::whiteout(path("a"))],
+            vec![hardlink("c", "b"), hardlink("bad", "a")],
+        ]);
+        let target = |p: &str| t.link_target(t.lookup(&path(p)).unwrap());
+        assert_eq!(target("b").unwrap().entry.path, path("a"));
+        assert_eq!(target("c").unwrap().layer, Some(0));
+        assert!(target("bad").is_err());
+    }
+
+    #[test]
+    fn content_digests_see_content_and_nothing_else() {
+        let digest = |layers: Vec<Vec<Entry>>, at: &str| tree(layers).content_digest(&[path(at)]).unwrap();
+        let base = digest(vec![vec![dir("d"), file("d/f", "1"), file("d/g", "1")]], "d");
+        let mut late = file("d/f", "1");
+        late.mtime = 99;
+        let linked = hardlink("d/g", "d/f");
+        assert_eq!(digest(vec![vec![dir("d")], vec![late, linked]], "d"), base);
+        assert_eq!(digest(vec![vec![dir("e"), file("e/f", "1"), file("e/g", "1")]], "e"), base);
+        assert_ne!(digest(vec![vec![dir("d"), file("d/f", "2"), file("d/g", "1")]], "d"), base);
+        let mut mode = file("d/f", "1");
+        mode.mode = 0o600;
+        assert_ne!(digest(vec![vec![dir("d"), mode, file("d/g", "1")]], "d"), base);
+        let mut xattr = file("d/f", "1");
+        xattr.xattrs.insert(b"user.a".to_vec(), b"b".to_vec());
+        assert_ne!(digest(vec![vec![dir("d"), xattr, file("d/g", "1")]], "d"), base);
+        let missing = tree(vec![]).content_digest(&[path("x")]).unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+    }
+
+    proptest! {
+        #[test]
+        fn children_are_the_nodes_one_level_below(names in proptest::collection::vec("[ab](/[ab.c]{1,2}){0,3}", 0..40)) {
+            let entries: Vec<_> = names.iter().filter_map(|n| LayerPath::new(n.as_str()).ok()).map(|p| Entry::directory(p, 0o755)).collect();
+            let t = tree(vec![entries]);
+            for directory in t.nodes().map(|n| n.entry.path.clone()).chain([LayerPath::root()]) {
+                let expected: Vec<_> = t.nodes().filter(|n| n.entry.path.parent() == Some(directory.clone())).map(|n| n.entry.path.clone()).collect();
+                let got: Vec<_> = t.children(&directory).map(|n| n.entry.path.clone()).collect();
+                prop_assert_eq!(got, expected);
+            }
+        }
     }
 }

@@ -94,6 +94,12 @@ impl<W: Write> LayerWriter<W> {
             if last.layer_order(entry) != Ordering::Less {
                 return internal("the entries of a layer must be written in order");
             }
+            if last.path == entry.path
+                && entry.kind == EntryKind::OpaqueWhiteout
+                && last.kind != EntryKind::Directory
+            {
+                return internal("an opaque mark of a layer belongs to something that is no directory");
+            }
             // In this order the first entry below another one follows it at once.
             if last.path != entry.path
                 && entry.path.starts_with(&last.path)

@@ -51,7 +51,11 @@ pub(super) struct Folders {
 }
 
 fn make(path: &Path) -> Result<()> {
-    DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|e| Error::io("cannot make a folder", path, e))
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .map_err(|e| Error::io("cannot make a folder", path, e))
 }
 
 fn open_lock(path: &Path) -> Result<File> {
@@ -77,7 +81,8 @@ impl Folders {
         let root = root.canonicalize().map_err(|e| Error::io("cannot open the snapshots", root, e))?;
         let lock = open_lock(&root.join("lock"))?;
         lock.lock_shared().map_err(|e| Error::io("cannot lock the snapshots", &root, e))?;
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let boot =
+            std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let folders = Self { root, lock, boot, known: Mutex::default() };
         let leftovers = folders.clean()?;
         folders.sync_in_background();
@@ -86,7 +91,8 @@ impl Folders {
 
     fn numbers(&self, of: &str) -> Result<BTreeSet<u64>> {
         let folder = self.root.join(of);
-        let entries = std::fs::read_dir(&folder).map_err(|e| Error::io("cannot read a folder", &folder, e))?;
+        let entries =
+            std::fs::read_dir(&folder).map_err(|e| Error::io("cannot read a folder", &folder, e))?;
         Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
     }
 
@@ -211,14 +217,17 @@ impl Folders {
                 Err(e) => return Err(Error::io("cannot make a folder", &folder, e)),
                 // Another process may have committed this number since it was looked up.
                 Ok(()) if self.root.join("layers").join(id.to_string()).exists() => {
-                    std::fs::remove_dir(&folder).map_err(|e| Error::io("cannot remove a folder", &folder, e))?;
+                    std::fs::remove_dir(&folder)
+                        .map_err(|e| Error::io("cannot remove a folder", &folder, e))?;
                 }
                 Ok(()) => {
                     let lock = open_lock(&folder.join("lock"))?;
                     match lock.try_lock() {
                         Ok(()) => {}
                         Err(TryLockError::WouldBlock) => continue,
-                        Err(TryLockError::Error(e)) => return Err(Error::io("cannot lock a folder", &folder, e)),
+                        Err(TryLockError::Error(e)) => {
+                            return Err(Error::io("cannot lock a folder", &folder, e));
+                        }
                     }
                     make(&folder.join("fs"))?;
                     make(&folder.join("work"))?;
@@ -230,10 +239,16 @@ impl Folders {
     }
 
     /// Turns a claimed folder into the committed `chain`. Gives the folder back where the chain was there already.
-    pub(super) fn commit(&self, claim: Claim, parent: Option<&Digest>, chain: &Digest) -> Result<Option<PathBuf>> {
+    pub(super) fn commit(
+        &self,
+        claim: Claim,
+        parent: Option<&Digest>,
+        chain: &Digest,
+    ) -> Result<Option<PathBuf>> {
         let id = claim.id;
         let folder = self.root.join("layers").join(id.to_string());
-        std::fs::rename(&claim.folder, &folder).map_err(|e| Error::io("cannot keep a snapshot", &folder, e))?;
+        std::fs::rename(&claim.folder, &folder)
+            .map_err(|e| Error::io("cannot keep a snapshot", &folder, e))?;
         let record = Record { id, parent: parent.cloned(), boot: self.boot.clone() };
         let path = self.record_path(chain);
         let fresh = folder.join("record");
@@ -253,13 +268,12 @@ impl Folders {
     /// Every record.
     pub(super) fn list(&self) -> Result<Vec<(Digest, Record)>> {
         let folder = self.root.join("chains");
-        let entries = std::fs::read_dir(&folder).map_err(|e| Error::io("cannot read a folder", &folder, e))?;
+        let entries =
+            std::fs::read_dir(&folder).map_err(|e| Error::io("cannot read a folder", &folder, e))?;
         let mut list = Vec::new();
         for entry in entries.flatten() {
-            let Some(chain) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.replacen('-', ":", 1).parse::<Digest>().ok())
+            let Some(chain) =
+                entry.file_name().to_str().and_then(|name| name.replacen('-', ":", 1).parse::<Digest>().ok())
             else {
                 continue;
             };
@@ -274,7 +288,7 @@ impl Folders {
 
     /// When a chain was last used, in seconds since 1970.
     pub(super) fn used(&self, chain: &Digest) -> i64 {
-        rustix::fs::stat(self.record_path(chain)).map_or(0, |stat| stat.st_mtime as i64)
+        rustix::fs::stat(self.record_path(chain)).map_or(0, |stat| stat.st_mtime)
     }
 
     /// Takes the record of a chain away; its folder is then without a name.

@@ -52,8 +52,8 @@ impl LocalSnapshotter {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the folder cannot be made.
-    pub async fn open(root: &Path, executor: NativeExecutor) -> Result<Self> {
-        let style = if can_overlay(root, &executor).await? { Style::Overlay } else { Style::Copy };
+    pub async fn open(root: impl AsRef<Path> + Send, executor: NativeExecutor) -> Result<Self> {
+        let style = if can_overlay(root.as_ref(), &executor).await? { Style::Overlay } else { Style::Copy };
         Self::open_as(root, executor, style).await
     }
 
@@ -61,8 +61,12 @@ impl LocalSnapshotter {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the folder cannot be made.
-    pub async fn open_as(root: &Path, executor: NativeExecutor, style: Style) -> Result<Self> {
-        let (folders, leftovers) = Folders::open(&root.join(style.name()))?;
+    pub async fn open_as(
+        root: impl AsRef<Path> + Send,
+        executor: NativeExecutor,
+        style: Style,
+    ) -> Result<Self> {
+        let (folders, leftovers) = Folders::open(&root.as_ref().join(style.name()))?;
         let active = Arc::default();
         let inner = Inner { style, folders, executor, under_way: Mutex::default(), active };
         if !leftovers.is_empty() {
@@ -179,9 +183,11 @@ async fn can_overlay(root: &Path, executor: &NativeExecutor) -> Result<bool> {
     let probe = root.join(format!("probe-{}-{number}", std::process::id()));
     let folder = |name: &str| probe.join(name);
     for name in ["lower", "upper", "work"] {
-        std::fs::create_dir_all(folder(name)).map_err(|e| Error::io("cannot make a folder", folder(name), e))?;
+        std::fs::create_dir_all(folder(name))
+            .map_err(|e| Error::io("cannot make a folder", folder(name), e))?;
     }
-    let rootfs = RootFs::Overlay { lowers: vec![folder("lower")], upper: Some((folder("upper"), folder("work"))) };
+    let rootfs =
+        RootFs::Overlay { lowers: vec![folder("lower")], upper: Some((folder("upper"), folder("work"))) };
     let result = executor.call(Request::ReadFile { rootfs, path: "none".to_owned(), limit: 0 }).await;
     executor.call(Request::Remove { paths: vec![probe] }).await?;
     Ok(result.is_ok())
@@ -335,7 +341,10 @@ impl Snapshotter for LocalSnapshotter {
 
     async fn remove(&self, chains: &[Digest]) -> Result<Vec<Digest>> {
         if self.0.active.load(Ordering::Relaxed) > 0 {
-            return Err(Error::new(ErrorKind::Conflict, "snapshots are in use: try again when the build has ended"));
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "snapshots are in use: try again when the build has ended",
+            ));
         }
         let folders = &self.0.folders;
         let (removed, paths) = folders.alone(|| {
@@ -343,7 +352,8 @@ impl Snapshotter for LocalSnapshotter {
             // A parent becomes free with its last child: until nothing more does.
             loop {
                 let list = folders.list()?;
-                let parents = list.iter().filter_map(|(_, record)| record.parent.clone()).collect::<BTreeSet<_>>();
+                let parents =
+                    list.iter().filter_map(|(_, record)| record.parent.clone()).collect::<BTreeSet<_>>();
                 let free = list
                     .iter()
                     .filter(|(chain, _)| chains.contains(chain))

@@ -83,12 +83,8 @@ pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
     /// # Errors
     /// [`crate::ErrorKind::NotFound`] when `parent` is not there; [`crate::ErrorKind::Invalid`] for a hostile or
     /// damaged layer.
-    async fn apply(
-        &self,
-        parent: Option<&Digest>,
-        chain: &Digest,
-        layer: Box<dyn Read + Send>,
-    ) -> Result<()>;
+    async fn apply(&self, parent: Option<&Digest>, chain: &Digest, layer: Box<dyn Read + Send>)
+    -> Result<()>;
 
     /// Makes a tree to run a step on, on top of `parent`, or an empty one.
     async fn prepare(&self, parent: Option<&Digest>) -> Result<Box<dyn Active>>;

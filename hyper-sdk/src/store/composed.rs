@@ -198,9 +198,13 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
 
     async fn put_manifest(&self, repository: &RepositoryName, put: PutManifest) -> Result<Descriptor> {
         let descriptor = put.manifest.descriptor();
+        let mut edges = edges(&put.manifest);
+        for edge in &mut edges {
+            edge.required &= !put.sparse;
+        }
         let change = ManifestChange {
             repository: repository.clone(),
-            edges: edges(&put.manifest),
+            edges,
             manifest: put.manifest,
             tags: put.tags,
             if_match: put.if_match,

@@ -210,12 +210,15 @@ pub struct PutManifest {
     pub tags: Vec<Tag>,
     /// Only when each of `tags` now names this digest (`None`: names nothing), else [`crate::ErrorKind::Conflict`].
     pub if_match: Option<Option<Digest>>,
+    /// Accepts the manifest also when what it references is not there (distribution-spec, "Pushing Manifests", leaves
+    /// that to the registry).
+    pub sparse: bool,
 }
 
 impl PutManifest {
-    /// A manifest with its tags, without condition.
+    /// A manifest with its tags, without condition, whose references must be there.
     pub fn new(manifest: Manifest, tags: impl IntoIterator<Item = Tag>) -> Self {
-        Self { manifest, tags: tags.into_iter().collect(), if_match: None }
+        Self { manifest, tags: tags.into_iter().collect(), if_match: None, sparse: false }
     }
 }
 

@@ -104,9 +104,11 @@ impl Htpasswd {
         let _waiting = self.waiting.try_acquire().map_err(|_| {
             Error::new(ErrorKind::TooManyRequests, "too many logins at once: try again later")
         })?;
-        let _core = self.cores.acquire().await.map_err(|e| {
-            Error::internal("the queue of password checks is closed").with_source(e)
-        })?;
+        let _core = self
+            .cores
+            .acquire()
+            .await
+            .map_err(|e| Error::internal("the queue of password checks is closed").with_source(e))?;
         let (password, hash) = (password.to_owned(), hash.to_owned());
         let fits = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false))
             .await

@@ -110,8 +110,11 @@ pub(crate) struct Authenticator {
 impl Authenticator {
     /// Knows the users of the file, or nobody.
     pub(crate) fn new(htpasswd: Option<&Path>, realm: &str) -> Result<Self> {
-        let quoted: String =
-            realm.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').filter(|c| !"\"\\".contains(*c)).collect();
+        let quoted: String = realm
+            .chars()
+            .filter(|c| c.is_ascii_graphic() || *c == ' ')
+            .filter(|c| !"\"\\".contains(*c))
+            .collect();
         let challenge = HeaderValue::from_str(&format!("Basic realm=\"{quoted}\", charset=\"UTF-8\""))
             .map_err(|e| hyper_sdk::Error::invalid("the realm cannot stand in a header").with_source(e))?;
         Ok(Self { users: htpasswd.map(Htpasswd::open).transpose()?, challenge })

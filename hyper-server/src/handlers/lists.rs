@@ -40,7 +40,10 @@ pub(super) async fn tags(call: &Call<'_>, repository: &RepositoryName, page: Pag
     let body = serde_json::to_vec(&TagList { name: repository.as_str(), tags: &listing.items });
     let mut response = json(body.map_err(unserialisable)?);
     if let Some(last) = listing.items.last().filter(|_| listing.more) {
-        link_next(&mut response, &format!("/v2/{repository}/tags/list?n={limit}&last={}", encode(last.as_str())));
+        link_next(
+            &mut response,
+            &format!("/v2/{repository}/tags/list?n={limit}&last={}", encode(last.as_str())),
+        );
     }
     Ok(response)
 }
@@ -96,7 +99,10 @@ pub(super) async fn referrers(
     }
     if let Some(last) = last.filter(|_| more) {
         let filter = artifact_type.map(|t| format!("&artifactType={}", encode(t))).unwrap_or_default();
-        link_next(&mut response, &format!("/v2/{repository}/referrers/{digest}?last={}{filter}", encode(last.as_str())));
+        link_next(
+            &mut response,
+            &format!("/v2/{repository}/referrers/{digest}?last={}{filter}", encode(last.as_str())),
+        );
     }
     Ok(response)
 }
@@ -125,7 +131,8 @@ async fn add_fallback(
         if !wanted || descriptors.iter().any(|d| d.digest == descriptor.digest) {
             continue;
         }
-        match call.store.get_manifest(repository, &ManifestReference::Digest(descriptor.digest.clone())).await {
+        match call.store.get_manifest(repository, &ManifestReference::Digest(descriptor.digest.clone())).await
+        {
             Ok(_) => descriptors.push(descriptor.clone()),
             Err(e) if e.kind() == ErrorKind::ManifestUnknown => {}
             Err(e) => return Err(e.into()),

@@ -30,19 +30,17 @@ pub(super) async fn get(
         let stamp = call.cache.stamp();
         match call.cache.get(&key, stamp) {
             Found::Fresh(object) => object,
-            Found::Stale(_) | Found::Nothing => {
-                match call.store.get_manifest(repository, reference).await {
-                    Ok(manifest) => {
-                        let object = Arc::new(Object::manifest(&manifest));
-                        call.cache.put(key, object.clone(), stamp);
-                        object
-                    }
-                    Err(e) => {
-                        call.cache.remove(&key);
-                        return Err(e.into());
-                    }
+            Found::Stale(_) | Found::Nothing => match call.store.get_manifest(repository, reference).await {
+                Ok(manifest) => {
+                    let object = Arc::new(Object::manifest(&manifest));
+                    call.cache.put(key, object.clone(), stamp);
+                    object
                 }
-            }
+                Err(e) => {
+                    call.cache.remove(&key);
+                    return Err(e.into());
+                }
+            },
         }
     } else {
         Arc::new(Object::manifest(&call.store.get_manifest(repository, reference).await?))
@@ -104,7 +102,7 @@ pub(super) async fn put(
     let subject = manifest.subject().map(|s| s.digest.clone());
     let if_match = condition(call, &repository, &distinct).await?;
     let conditional = if_match.is_some();
-    let put = PutManifest { manifest, tags: distinct.clone(), if_match };
+    let put = PutManifest { manifest, tags: distinct.clone(), if_match, sparse: call.options.sparse };
     let target = repository.clone();
     call.change(move |store| async move { store.put_manifest(&target, put).await }).await.map_err(
         |e| match e.kind() {
@@ -122,8 +120,8 @@ pub(super) async fn put(
     }
     if by_parameter {
         for tag in &distinct {
-            let value = HeaderValue::from_str(tag.as_str())
-                .expect("a tag is made of visible ASCII characters");
+            let value =
+                HeaderValue::from_str(tag.as_str()).expect("a tag is made of visible ASCII characters");
             headers.append(OCI_TAG.clone(), value);
         }
     }

@@ -87,7 +87,10 @@ fn text(text: String) -> Response {
 fn json(bytes: Vec<u8>) -> Response {
     let length = HeaderValue::from(bytes.len());
     (
-        [(header::CONTENT_TYPE, HeaderValue::from_static("application/json")), (header::CONTENT_LENGTH, length)],
+        [
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (header::CONTENT_LENGTH, length),
+        ],
         bytes,
     )
         .into_response()

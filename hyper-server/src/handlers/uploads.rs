@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 static UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// The largest body that is gathered in memory instead of in a session.
-const IN_MEMORY: usize = 1 << 20;
+const IN_MEMORY: usize = 256 << 10;
 
 /// How many repositories are asked for a blob that is to be mounted from wherever it is.
 const ASKED: usize = 200;
@@ -82,12 +82,11 @@ async fn at_once(
 
 fn check_size(call: &Call<'_>, size: u64) -> Result<(), ApiError> {
     match call.options.limits.blob_bytes {
-        Some(limit) if size > limit => Err(Error::new(
-            ErrorKind::TooLarge,
-            "the blob is larger than this registry takes",
-        )
-        .with_context("limit", limit)
-        .into()),
+        Some(limit) if size > limit => {
+            Err(Error::new(ErrorKind::TooLarge, "the blob is larger than this registry takes")
+                .with_context("limit", limit)
+                .into())
+        }
         _ => Ok(()),
     }
 }
@@ -184,17 +183,14 @@ async fn receive(
             tracing::warn!(%error, "an upload that was broken off is not saved");
         }
     });
-    let (upload, appended, taken) = result
-        .await
-        .map_err(|e| Error::internal("the upload broke off").with_source(e))?;
+    let (upload, appended, taken) =
+        result.await.map_err(|e| Error::internal("the upload broke off").with_source(e))?;
     *body = taken;
     let received = match appended {
         Err(e) => Err(from_upload(e)),
-        Ok(got) if length.is_some_and(|l| l != got) => Err(Error::new(
-            ErrorKind::SizeInvalid,
-            "the body is shorter than its Content-Range says",
-        )
-        .into()),
+        Ok(got) if length.is_some_and(|l| l != got) => {
+            Err(Error::new(ErrorKind::SizeInvalid, "the body is shorter than its Content-Range says").into())
+        }
         Ok(_) => Ok(()),
     };
     Ok((upload, received))
@@ -317,9 +313,7 @@ fn content_range(value: &str) -> Option<(u64, u64)> {
         None => value,
     };
     let (first, last) = range.split_once('-')?;
-    let number = |s: &str| -> Option<u64> {
-        s.bytes().all(|b| b.is_ascii_digit()).then(|| s.parse().ok())?
-    };
+    let number = |s: &str| -> Option<u64> { s.bytes().all(|b| b.is_ascii_digit()).then(|| s.parse().ok())? };
     let (first, last) = (number(first)?, number(last)?);
     let length = last.checked_sub(first)?.checked_add(1)?;
     Some((first, length))

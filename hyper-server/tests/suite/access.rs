@@ -83,7 +83,8 @@ async fn the_matrix_of_access() {
         for (request, _, reply) in every_request(&api, &[("authorization", &good)]).await {
             assert!(![401, 403].contains(&reply.status.as_u16()), "{request}");
         }
-        let wrong = [basic("alice", "wrong"), basic("nobody", "pass:word"), "Bearer x".into(), "Basic !".into()];
+        let wrong =
+            [basic("alice", "wrong"), basic("nobody", "pass:word"), "Bearer x".into(), "Basic !".into()];
         for value in wrong {
             for (request, _, reply) in every_request(&api, &[("authorization", &value)]).await {
                 assert_eq!(reply.status, 401, "{request} {anonymous:?}");
@@ -116,15 +117,15 @@ struct OwnFolder;
 
 impl Authorizer for OwnFolder {
     fn allows(&self, who: &Principal, repository: Option<&RepositoryName>, action: Action) -> bool {
-        action == Action::Probe || repository.is_some_and(|r| r.as_str().starts_with(&format!("{}/", who.name())))
+        action == Action::Probe
+            || repository.is_some_and(|r| r.as_str().starts_with(&format!("{}/", who.name())))
     }
 }
 
 #[tokio::test]
 async fn a_mount_needs_the_right_to_pull_from_its_source() {
     let file = users();
-    let options =
-        RegistryOptions { authorizer: Some(Arc::new(OwnFolder)), ..options(Some(&file), None) };
+    let options = RegistryOptions { authorizer: Some(Arc::new(OwnFolder)), ..options(Some(&file), None) };
     let api = Api { registry: Registry::new(memory(), options).unwrap() };
     let (alice, bob) = (basic("alice", "pass:word"), basic("bob", "b"));
     let digest = Digest::sha256(b"alice's");
@@ -156,7 +157,9 @@ async fn a_read_only_registry_says_so() {
     assert_eq!(api.get("/v2/a/manifests/t").await.expect(200).body, bytes);
     let blob = Digest::sha256(b"{}");
     api.post("/v2/a/blobs/uploads/").await.refused(405, "UNSUPPORTED");
-    api.manifest("a", "t", media_type::OCI_MANIFEST, &image(b"{}").to_bytes()).await.refused(405, "UNSUPPORTED");
+    api.manifest("a", "t", media_type::OCI_MANIFEST, &image(b"{}").to_bytes())
+        .await
+        .refused(405, "UNSUPPORTED");
     api.delete(&format!("/v2/a/manifests/{digest}")).await.refused(405, "UNSUPPORTED");
     api.delete(&format!("/v2/a/blobs/{blob}")).await.refused(405, "UNSUPPORTED");
 }

@@ -6,7 +6,10 @@ use hyper_sdk::{Digest, media_type};
 use hyper_server::{Limits, RegistryOptions};
 
 fn link(header: &str) -> &str {
-    header.strip_prefix('<').and_then(|h| h.strip_suffix(">; rel=\"next\"")).unwrap_or_else(|| panic!("{header}"))
+    header
+        .strip_prefix('<')
+        .and_then(|h| h.strip_suffix(">; rel=\"next\""))
+        .unwrap_or_else(|| panic!("{header}"))
 }
 
 #[tokio::test]
@@ -145,7 +148,8 @@ async fn a_long_list_of_referrers_comes_in_parts() {
         let digest = Digest::sha256(&bytes);
         api.manifest("a", digest.as_str(), media_type::OCI_MANIFEST, &bytes).await.expect(201);
     }
-    let mut path = format!("/v2/a/referrers/{subject}?artifactType={}", media_type::OCI_CONFIG.replace('+', "%2B"));
+    let mut path =
+        format!("/v2/a/referrers/{subject}?artifactType={}", media_type::OCI_CONFIG.replace('+', "%2B"));
     let mut seen = std::collections::BTreeSet::new();
     let mut parts = 0;
     loop {

@@ -4,6 +4,7 @@ use super::support::{Api, image, index};
 use hyper_sdk::digest::Algorithm;
 use hyper_sdk::oci::Descriptor;
 use hyper_sdk::{Digest, media_type};
+use hyper_server::RegistryOptions;
 
 #[tokio::test]
 async fn bytes_and_media_type_come_back_as_they_were_without_parameters() {
@@ -103,6 +104,18 @@ async fn what_is_missing_is_named_and_what_may_be_missing_is_not() {
     ));
     let reply = api.manifest("a", "x", kind, &manifest.to_bytes()).await.expect(201);
     assert_eq!(reply.header("oci-subject"), Digest::sha256(b"not there").as_str());
+}
+
+#[tokio::test]
+async fn a_sparse_registry_accepts_what_is_incomplete() {
+    let api = Api::with(RegistryOptions { sparse: true, ..RegistryOptions::default() });
+    let bytes = image(b"not there").to_bytes();
+    api.manifest("a", "x", media_type::OCI_MANIFEST, &bytes).await.expect(201);
+    assert_eq!(api.get("/v2/a/manifests/x").await.expect(200).body, bytes);
+    let absent = Descriptor::of(media_type::OCI_MANIFEST, b"not there, either");
+    let bytes = index(vec![absent]).to_bytes();
+    api.manifest("a", "y", media_type::OCI_INDEX, &bytes).await.expect(201);
+    api.get(&format!("/v2/a/blobs/{}", Digest::sha256(b"not there"))).await.refused(404, "BLOB_UNKNOWN");
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! What operators see: health, metrics, request ids.
 
 use super::support::Api;
-use hyper_server::{Registry, RegistryOptions, router};
 use http::Request;
 use http_body_util::BodyExt;
+use hyper_server::{Registry, RegistryOptions, router};
 use tower::ServiceExt;
 
 #[tokio::test]

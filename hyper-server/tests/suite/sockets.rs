@@ -17,7 +17,12 @@ async fn plain() -> RunningServer {
 
 fn short(time: u64) -> ServerOptions {
     let time = Duration::from_millis(time);
-    ServerOptions { header_timeout: time, write_timeout: time, drain_timeout: time, ..ServerOptions::default() }
+    ServerOptions {
+        header_timeout: time,
+        write_timeout: time,
+        drain_timeout: time,
+        ..ServerOptions::default()
+    }
 }
 
 /// Sends text on a new connection and returns everything that comes until the server closes it.
@@ -42,13 +47,15 @@ async fn head_has_the_length_of_the_body_that_get_would_send() {
     let server = plain().await;
     for size in [5usize, 1_000_000] {
         let path = push(&server, &noise(1, size)).await;
-        let head = exchange(&server, &format!("HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await;
+        let head =
+            exchange(&server, &format!("HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await;
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         assert!(head.contains(&format!("\r\ncontent-length: {size}\r\n")), "{head}");
         assert!(head.ends_with("\r\n\r\n"));
     }
     for path in ["/v2/", "/readyz", "/v2/none/manifests/x", "/v2/_catalog"] {
-        let answer = |method: &str| format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let answer =
+            |method: &str| format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         let length = |text: &str| {
             let line = text.lines().find(|l| l.starts_with("content-length:")).unwrap_or_default().to_owned();
             assert!(!line.is_empty(), "{path}: {text}");
@@ -94,12 +101,14 @@ async fn a_head_that_never_ends_is_cut_off() {
 #[tokio::test]
 async fn a_body_that_stops_coming_is_answered_and_its_bytes_are_kept() {
     let limits = Limits { body_idle: Duration::from_millis(200), ..Limits::default() };
-    let server = server(RegistryOptions { limits, ..RegistryOptions::default() }, ServerOptions::default()).await;
+    let server =
+        server(RegistryOptions { limits, ..RegistryOptions::default() }, ServerOptions::default()).await;
     let client = reqwest::Client::new();
     let start = client.post(format!("{}/v2/a/blobs/uploads/", server.url())).send().await.unwrap();
     let location = start.headers()["location"].to_str().unwrap().to_owned();
     let answer =
-        exchange(&server, &format!("PATCH {location} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")).await;
+        exchange(&server, &format!("PATCH {location} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc"))
+            .await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
     let status = client.get(format!("{}{location}", server.url())).send().await.unwrap();
     assert_eq!(status.headers()["range"], "0-2");
@@ -155,7 +164,10 @@ async fn a_client_that_does_not_read_is_cut_off() {
     let mut received = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut received)).await;
     assert!(ended.is_ok(), "the connection is still open");
-    assert!(received.len() < 40_000_000, "the whole blob came: the buffers of the system are too large to tell");
+    assert!(
+        received.len() < 40_000_000,
+        "the whole blob came: the buffers of the system are too large to tell"
+    );
     server.stop().await.unwrap();
 }
 
@@ -199,7 +211,11 @@ async fn stopping_answers_what_is_in_flight_and_takes_nothing_new() {
 
 #[tokio::test]
 async fn stopping_takes_no_longer_than_it_may() {
-    let server = server(RegistryOptions::default(), ServerOptions { drain_timeout: Duration::from_millis(300), ..ServerOptions::default() }).await;
+    let server = server(
+        RegistryOptions::default(),
+        ServerOptions { drain_timeout: Duration::from_millis(300), ..ServerOptions::default() },
+    )
+    .await;
     let mut stuck = TcpStream::connect(server.address()).await.unwrap();
     stuck
         .write_all(b"PUT /v2/a/manifests/x HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")

@@ -83,8 +83,11 @@ impl Api {
         }
         let response = self.registry.handle(request.body(body.into()).unwrap()).await;
         let (head, body) = response.into_parts();
-        let reply =
-            Reply { status: head.status, headers: head.headers, body: body.collect().await.unwrap().to_bytes() };
+        let reply = Reply {
+            status: head.status,
+            headers: head.headers,
+            body: body.collect().await.unwrap().to_bytes(),
+        };
         assert_eq!(reply.header("docker-distribution-api-version"), "registry/2.0");
         assert!(!reply.header("x-request-id").is_empty());
         if method == "HEAD" || matches!(reply.status.as_u16(), 204 | 304) {
@@ -116,7 +119,13 @@ impl Api {
         digest
     }
 
-    pub(crate) async fn manifest(&self, repository: &str, reference: &str, kind: &str, bytes: &[u8]) -> Reply {
+    pub(crate) async fn manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+        kind: &str,
+        bytes: &[u8],
+    ) -> Reply {
         let path = format!("/v2/{repository}/manifests/{reference}");
         self.request("PUT", &path, &[("content-type", kind)], bytes.to_vec()).await
     }

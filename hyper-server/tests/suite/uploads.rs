@@ -70,8 +70,10 @@ async fn a_stream_without_length_and_range() {
     let api = Api::new();
     let location = start(&api).await;
     let content = noise(3, 3_000_000);
-    let parts: Vec<_> = content.chunks(70_001).map(|c| Ok::<_, std::io::Error>(Bytes::copy_from_slice(c))).collect();
-    let reply = api.request("PATCH", &location, &[], Body::from_stream(stream::iter(parts))).await.expect(202);
+    let parts: Vec<_> =
+        content.chunks(70_001).map(|c| Ok::<_, std::io::Error>(Bytes::copy_from_slice(c))).collect();
+    let reply =
+        api.request("PATCH", &location, &[], Body::from_stream(stream::iter(parts))).await.expect(202);
     assert_eq!(reply.header("range"), "0-2999999");
     let digest = Digest::sha256(&content);
     api.request("PUT", &format!("{location}?digest={digest}"), &[], "").await.expect(201);
@@ -117,11 +119,14 @@ async fn malformed_and_lying_ranges() {
 async fn what_came_before_a_body_broke_off_is_kept() {
     let api = Api::new();
     let location = start(&api).await;
-    let broken = || Body::from_stream(stream::iter([Ok(Bytes::from_static(b"abc")), Err("the line was cut")]));
+    let broken =
+        || Body::from_stream(stream::iter([Ok(Bytes::from_static(b"abc")), Err("the line was cut")]));
     api.request("PATCH", &location, &[], broken()).await.expect(400);
     assert_eq!(offset(&api, &location).await, "0-2");
     let digest = Digest::sha256(b"abcd");
-    api.request("PUT", &format!("{location}?digest={digest}"), &[("content-range", "3-3")], "d").await.expect(201);
+    api.request("PUT", &format!("{location}?digest={digest}"), &[("content-range", "3-3")], "d")
+        .await
+        .expect(201);
 
     let digest = Digest::sha256(b"abc");
     let path = format!("/v2/a/blobs/uploads/?digest={digest}");

@@ -1,0 +1,208 @@
+//! What the commands work with, made from the global options: the local store, registries, the builder.
+//!
+//! ```text
+//!   ROOT/          the state folder
+//!     store/       images: a registry store that `hyperbuild serve` can serve
+//!     logs/        every line of every build
+//!     …            caches and snapshots of the builder
+//! ```
+
+use crate::app::{Format, GlobalArgs};
+use clap::Args;
+use hyper_sdk::build::{LocalBuilder, LocalBuilderOptions, SharedBuilder};
+use hyper_sdk::client::keychain::{DockerConfig, SharedKeychain, StaticKeychain};
+use hyper_sdk::client::{HttpClient, Loopback, SharedClient};
+use hyper_sdk::reference::RegistryHost;
+use hyper_sdk::source::ClientFactory;
+use hyper_sdk::store::{DiskStore, SharedStore, local_repository};
+use hyper_sdk::{Error, ErrorKind, Reference, RepositoryName, Result};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// How registries are reached.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct TransportArgs {
+    /// Speaks plain HTTP to registries; loopback hosts are always spoken to so
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+    /// Takes any TLS certificate of a registry: whoever is on the way can read and change everything
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+/// The state folder and the options that hold for a whole run.
+#[derive(Debug)]
+pub(crate) struct Session {
+    root: PathBuf,
+    config: Option<PathBuf>,
+    /// Whether standard error is coloured.
+    pub(crate) color: bool,
+    /// Whether results alone are printed.
+    pub(crate) quiet: bool,
+    /// How results are printed.
+    pub(crate) format: Format,
+}
+
+impl Session {
+    /// Finds the folders.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when no state folder is given and there is no home to put it into.
+    pub(crate) fn new(global: GlobalArgs) -> Result<Self> {
+        let home = std::env::var_os("HOME").filter(|h| !h.is_empty()).map(PathBuf::from);
+        let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|d| d.is_absolute());
+        let root = match global.root {
+            Some(root) => root,
+            None if rustix::process::geteuid().is_root() => "/var/lib/hyper".into(),
+            None => data
+                .or_else(|| Some(home.as_ref()?.join(".local/share")))
+                .map(|d| d.join("hyper"))
+                .ok_or_else(|| {
+                    Error::invalid(
+                        "there is no home folder to keep images in: name a state folder with --root",
+                    )
+                })?,
+        };
+        let root =
+            std::path::absolute(&root).map_err(|e| Error::io("cannot resolve the state folder", &root, e))?;
+        let config = global.config.or_else(|| Some(home?.join(".docker")));
+        Ok(Self { root, config, color: global.color.resolve(), quiet: global.quiet, format: global.format })
+    }
+
+    /// The same session with another state folder.
+    pub(crate) fn with_root(&self, root: PathBuf) -> Self {
+        Self { root, config: self.config.clone(), ..*self }
+    }
+
+    /// Where log files go.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    /// The local store.
+    pub(crate) async fn store(&self) -> Result<SharedStore> {
+        Ok(Arc::new(DiskStore::open(self.root.join("store")).await?))
+    }
+
+    /// The file of credentials.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is no home folder to keep it in.
+    pub(crate) fn credentials(&self) -> Result<DockerConfig> {
+        let folder = self.config.as_ref().ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                "there is no home folder for credentials: name a folder with --config",
+            )
+        })?;
+        let helpers = std::env::var_os("PATH").unwrap_or_default();
+        Ok(DockerConfig::new(folder.join("config.json")).helper_folders(std::env::split_paths(&helpers)))
+    }
+
+    /// Where credentials come from.
+    pub(crate) fn keychain(&self) -> SharedKeychain {
+        match self.credentials() {
+            Ok(file) => Arc::new(file),
+            Err(_) => Arc::new(StaticKeychain::anonymous()),
+        }
+    }
+
+    /// A client of a registry.
+    pub(crate) fn client(&self, host: &RegistryHost, transport: TransportArgs) -> Result<SharedClient> {
+        self.client_with(host, transport, self.keychain())
+    }
+
+    /// A client of a registry with credentials from elsewhere.
+    pub(crate) fn client_with(
+        &self,
+        host: &RegistryHost,
+        transport: TransportArgs,
+        keychain: SharedKeychain,
+    ) -> Result<SharedClient> {
+        client(host, transport, keychain)
+    }
+
+    /// The builder over the state folder and its store.
+    pub(crate) async fn builder(&self, transport: TransportArgs) -> Result<SharedBuilder> {
+        let keychain = self.keychain();
+        let clients =
+            ClientFactory::new(move |host: &RegistryHost| client(host, transport, keychain.clone()));
+        let options = LocalBuilderOptions::new(&self.root, self.store().await?, clients);
+        Ok(Arc::new(LocalBuilder::open(options)?))
+    }
+}
+
+fn client(host: &RegistryHost, transport: TransportArgs, keychain: SharedKeychain) -> Result<SharedClient> {
+    let mut builder = HttpClient::builder(host.clone())
+        .keychain(keychain)
+        .plain_http(transport.plain_http)
+        .insecure_tls(transport.insecure);
+    if let Some(proxy) = proxy(host, !transport.plain_http, |name| std::env::var(name).ok()) {
+        builder = builder.proxy(proxy);
+    }
+    Ok(Arc::new(builder.build()?))
+}
+
+/// An image by its name, where it is to be found.
+#[derive(Debug)]
+pub(crate) struct Located {
+    /// Who has it.
+    pub(crate) client: SharedClient,
+    /// Under which repository.
+    pub(crate) repository: RepositoryName,
+}
+
+impl Located {
+    /// The image in the local store.
+    pub(crate) fn local(store: SharedStore, reference: &Reference) -> Result<Self> {
+        Ok(Self { client: Arc::new(Loopback::new(store)), repository: local_repository(reference)? })
+    }
+}
+
+/// The proxy for a host, from the variables that every tool reads.
+fn proxy(host: &RegistryHost, tls: bool, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    if host.is_loopback() {
+        return None;
+    }
+    let any = |names: &[&str]| names.iter().find_map(|n| variable(n)).filter(|v| !v.is_empty());
+    let exempt = any(&["no_proxy", "NO_PROXY"]).unwrap_or_default();
+    let matches = |entry: &str| {
+        let entry = entry.trim().trim_start_matches("*.").trim_start_matches('.');
+        entry == "*"
+            || (!entry.is_empty() && (host.name() == entry || host.name().ends_with(&format!(".{entry}"))))
+    };
+    if exempt.split(',').any(matches) {
+        return None;
+    }
+    // HTTP_PROXY in upper case is not read: in CGI programs a client chooses it.
+    if tls {
+        any(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"])
+    } else {
+        any(&["http_proxy", "all_proxy", "ALL_PROXY"])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_are_those_of_the_environment() {
+        let host = RegistryHost::parse("r.example.com:5000").unwrap();
+        let set = |pairs: &'static [(&str, &str)]| {
+            move |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
+        };
+        assert_eq!(proxy(&host, true, set(&[("HTTPS_PROXY", "http://p")])).as_deref(), Some("http://p"));
+        assert_eq!(proxy(&host, false, set(&[("HTTP_PROXY", "http://p")])), None);
+        for exempt in ["*", "example.com", ".example.com", "a, r.example.com"] {
+            let variables = move |name: &str| match name {
+                "https_proxy" => Some("http://p".to_owned()),
+                "no_proxy" => Some(exempt.to_owned()),
+                _ => None,
+            };
+            assert_eq!(proxy(&host, true, variables), None, "{exempt}");
+        }
+        let local = RegistryHost::parse("localhost:5000").unwrap();
+        assert_eq!(proxy(&local, true, set(&[("https_proxy", "http://p")])), None);
+    }
+}

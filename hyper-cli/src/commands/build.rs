@@ -1,0 +1,431 @@
+//! `hyperbuild build`.
+
+use crate::app::Format;
+use crate::backends::{Session, TransportArgs};
+use crate::failure::Failure;
+use crate::output::OutputSpec;
+use crate::refused::Refused;
+use crate::render::{Mode, Renderer};
+use crate::terminal::{print_json, print_line};
+use crate::values::{self, unsupported};
+use clap::{Args, ValueEnum};
+use hyper_sdk::build::{BuildContext, BuildOutput, BuildRequest, NamedContext, Output};
+use hyper_sdk::exec::Network;
+use hyper_sdk::media_type::Compression;
+use hyper_sdk::platform::Platform;
+use hyper_sdk::{Error, ErrorKind, Reference};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+/// The largest Dockerfile that is read from standard input.
+const MAX_DOCKERFILE: u64 = 16 << 20;
+
+/// Builds an image from a Dockerfile
+///
+/// Without --output and --push the image is kept in the local store, under its tags. The flags are those of
+/// `docker buildx build`; one that is not supported is refused by its name.
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// Folder that COPY and ADD read from
+    #[arg(value_name = "CONTEXT")]
+    context: String,
+    /// Dockerfile, `-` for standard input; Dockerfile, dockerfile or Containerfile of the context without it
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<String>,
+    /// Name of the image, as [HOST/]NAME[:TAG]; may be repeated
+    #[arg(short, long = "tag", value_name = "NAME")]
+    tags: Vec<Reference>,
+    /// Value of an ARG; `NAME` alone takes it from the environment
+    #[arg(long = "build-arg", value_name = "NAME=VALUE")]
+    build_args: Vec<String>,
+    /// Named context for FROM and --from: a folder, docker-image://IMAGE or oci-layout://DIR[:TAG][@DIGEST]
+    #[arg(long = "build-context", value_name = "NAME=CONTEXT")]
+    build_contexts: Vec<String>,
+    /// Stage to build, by name or number; the last one without it
+    #[arg(long, value_name = "STAGE")]
+    target: Option<String>,
+    /// Platform to build for, as OS/ARCH[/VARIANT]; that of this machine without it
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+    /// Runs every step although its result is known
+    #[arg(long)]
+    no_cache: bool,
+    /// Runs every step of these stages although its result is known
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    no_cache_filter: Vec<String>,
+    /// Asks registries for base images although the local store has them
+    #[arg(long)]
+    pull: bool,
+    /// Network of RUN steps that do not choose one
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = NetworkMode::Default)]
+    network: NetworkMode,
+    /// Secret for RUN --mount=type=secret, as id=ID,src=FILE or id=ID,env=NAME
+    #[arg(long = "secret", value_name = "SPEC")]
+    secrets: Vec<String>,
+    /// Label of the image
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+    /// Annotation of the image's manifest
+    #[arg(long = "annotation", value_name = "KEY=VALUE")]
+    annotations: Vec<String>,
+    /// What to make: type=image|oci|docker|tar|local|cacheonly with dest=, or a folder, or `-`; may be repeated
+    ///
+    /// `type=image[,push=true]` is the local store. `type=oci`, `docker` and `tar` write to the file `dest=`, and
+    /// `type=oci,tar=false` and `type=local` to the folder `dest=`. A folder alone is `type=local`, `-` alone is a tar
+    /// on standard output. Images take `compression=gzip|zstd|uncompressed` and `compression-level=`.
+    #[arg(short, long = "output", value_name = "SPEC")]
+    outputs: Vec<String>,
+    /// Pushes the image under its tags: --output=type=image,push=true
+    #[arg(long)]
+    push: bool,
+    /// Keeps the image in the local store: --output=type=image. There is no daemon to load it into
+    #[arg(long)]
+    load: bool,
+    /// Writes the digest of the image to a file
+    #[arg(long, value_name = "FILE")]
+    iidfile: Option<PathBuf>,
+    /// Writes what was built to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    metadata_file: Option<PathBuf>,
+    /// How progress is shown on standard error
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = Mode::Auto, env = "BUILDKIT_PROGRESS", hide_env_values = true)]
+    progress: Mode,
+    /// Line of /etc/hosts in RUN steps
+    #[arg(long = "add-host", value_name = "NAME:ADDRESS")]
+    hosts: Vec<String>,
+    /// Permits what a Dockerfile may not do by itself: security.insecure or network.host
+    #[arg(long, value_name = "WHAT")]
+    allow: Vec<String>,
+    /// Time that the image carries, in seconds since 1970, or `now`
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
+    source_date_epoch: Option<String>,
+    #[command(flatten)]
+    transport: TransportArgs,
+    #[command(flatten)]
+    refused: Refused,
+}
+
+/// The network of RUN steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum NetworkMode {
+    /// That of the host
+    Default,
+    /// A loopback interface alone
+    None,
+    /// That of the host
+    Host,
+}
+
+pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failure> {
+    args.refused.check()?;
+    let request = request(&args, |name| std::env::var(name).ok())?;
+    let stdout_is_taken = uses_stdout(&args)?;
+
+    let mode = if session.quiet { Mode::Quiet } else { args.progress };
+    let logs = session.logs();
+    let renderer = Renderer::start(mode, session.color, Some((&logs, "build")))?;
+    let outcome = match session.builder(args.transport).await {
+        Ok(builder) => builder.build(request, renderer.progress()).await,
+        Err(e) => Err(e),
+    };
+    let log = renderer.finish(outcome.is_err()).await?;
+    let output = outcome.map_err(|error| {
+        let ran = error.kind() == ErrorKind::CommandFailed;
+        let failure = Failure::from(error);
+        match log.filter(|_| ran) {
+            Some(log) => {
+                failure.with_hint(format!("everything that the steps wrote is in {}", log.display()))
+            }
+            None => failure,
+        }
+    })?;
+    report(&args, session, &output, stdout_is_taken)
+}
+
+/// Tells what came out: to the files that were asked for, and on standard output unless the image went there.
+fn report(
+    args: &BuildArgs,
+    session: &Session,
+    output: &BuildOutput,
+    stdout_is_taken: bool,
+) -> Result<(), Failure> {
+    let digest = output.image.as_ref().map(|image| image.digest.to_string());
+    let write = |path: &Path, text: &str| {
+        std::fs::write(path, text).map_err(|e| Error::io("cannot write the result", path, e))
+    };
+    if let Some(path) = &args.iidfile {
+        let digest = digest.as_deref().ok_or_else(|| Error::invalid("--iidfile: no image was made"))?;
+        write(path, digest)?;
+    }
+    if let Some(path) = &args.metadata_file {
+        let mut fields = BTreeMap::new();
+        if let Some(image) = &output.image {
+            fields.insert("containerimage.digest", json!(image.digest));
+            fields.insert("containerimage.descriptor", json!(image));
+        }
+        if let Some(config) = &output.config {
+            fields.insert("containerimage.config.digest", json!(config));
+        }
+        if !output.tags.is_empty() {
+            fields.insert("image.name", json!(output.tags.join(",")));
+        }
+        let text = serde_json::to_string_pretty(&fields)
+            .map_err(|e| Error::internal("the result cannot be written as JSON").with_source(e))?;
+        write(path, &format!("{text}\n"))?;
+    }
+    if stdout_is_taken {
+        return Ok(());
+    }
+    match (session.format, digest) {
+        (Format::Json, _) => print_json(output)?,
+        (Format::Text, Some(digest)) => print_line(&digest)?,
+        (Format::Text, None) => {}
+    }
+    Ok(())
+}
+
+fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
+    let mut outputs = args.outputs.iter().map(|o| OutputSpec::parse(o)).collect::<Result<Vec<_>, _>>()?;
+    if args.push {
+        outputs.push(OutputSpec::plain(Output::Image { push: true }));
+    }
+    if args.load || outputs.is_empty() {
+        outputs.push(OutputSpec::plain(Output::Image { push: false }));
+    }
+    Ok(outputs)
+}
+
+fn uses_stdout(args: &BuildArgs) -> Result<bool, Failure> {
+    let taken = outputs(args)?.iter().filter(|o| o.uses_stdout()).count();
+    if taken > 1 {
+        return Err(Failure::usage("only one output can go to standard output"));
+    }
+    Ok(taken == 1)
+}
+
+/// Makes the request of the arguments; reads the Dockerfile and the secrets.
+fn request(args: &BuildArgs, environment: impl Fn(&str) -> Option<String>) -> Result<BuildRequest, Failure> {
+    let mut request = dockerfile_and_context(args)?;
+    for output in outputs(args)? {
+        request.tags.extend(output.names);
+        request.outputs.push(output.output);
+        compression(&mut request, output.compression, output.level)?;
+    }
+    request.tags.extend(args.tags.iter().cloned());
+    if let Some(name) = request.tags.iter().find(|t| t.digest().is_some()) {
+        return Err(Failure::usage(format!("--tag `{name}`: a name cannot have a digest")));
+    }
+    if request.tags.is_empty() && request.outputs.contains(&Output::Image { push: true }) {
+        return Err(Failure::usage("an image needs a name to be pushed: give one with --tag"));
+    }
+    for entry in &args.build_contexts {
+        let (name, value) = values::key_value(entry);
+        let value = value.filter(|v| !v.is_empty() && !name.is_empty());
+        let value = value
+            .ok_or_else(|| Failure::usage(format!("--build-context `{entry}`: expected NAME=CONTEXT")))?;
+        request.named_contexts.insert(name.to_ascii_lowercase(), NamedContext::parse(value)?);
+    }
+    request.platform = match &args.platform {
+        None => None,
+        Some(list) if list.contains(',') => {
+            return Err(unsupported(
+                "--platform with several platforms is not supported yet: build them one by one",
+            ));
+        }
+        Some(one) => Some(one.parse::<Platform>()?),
+    };
+    request.network = match args.network {
+        NetworkMode::None => Network::None,
+        NetworkMode::Default | NetworkMode::Host => Network::Host,
+    };
+    for allowed in &args.allow {
+        match allowed.as_str() {
+            "security.insecure" => request.allow_insecure = true,
+            "network.host" => {}
+            other => return Err(unsupported(format!("--allow {other} is not supported"))),
+        }
+    }
+    request.build_args = values::build_args(&args.build_args, &environment)?;
+    request.secrets = values::secrets(&args.secrets, &environment)?;
+    request.labels = values::map("label", &args.labels)?;
+    request.annotations = values::annotations(&args.annotations)?;
+    request.extra_hosts = values::hosts(&args.hosts)?;
+    request.epoch = values::epoch(args.source_date_epoch.as_deref())?;
+    request.target.clone_from(&args.target);
+    request.no_cache = args.no_cache;
+    request.no_cache_filter.clone_from(&args.no_cache_filter);
+    request.pull = args.pull;
+    Ok(request)
+}
+
+fn dockerfile_and_context(args: &BuildArgs) -> Result<BuildRequest, Failure> {
+    let context = args.context.as_str();
+    if context == "-" {
+        return Err(unsupported(
+            "a context on standard input (`-`) is not supported yet: unpack it into a folder",
+        ));
+    }
+    let remote = context.contains("://") || context.starts_with("git@");
+    if remote {
+        return Err(unsupported(format!(
+            "the remote context `{context}` is not supported yet: use a folder"
+        )));
+    }
+    if args.file.as_deref() != Some("-") {
+        return Ok(BuildRequest::from_folder(context, args.file.as_deref().map(Path::new))?);
+    }
+    if !Path::new(context).is_dir() {
+        return Err(Error::new(ErrorKind::NotFound, "the build context is not a folder")
+            .with_context("path", context)
+            .into());
+    }
+    let mut text = String::new();
+    std::io::stdin().lock().take(MAX_DOCKERFILE).read_to_string(&mut text).map_err(|e| {
+        Error::invalid("the Dockerfile on standard input cannot be read as UTF-8 text").with_source(e)
+    })?;
+    Ok(BuildRequest::new(text, BuildContext::Folder(context.into())))
+}
+
+/// Layers are compressed once, when they are made, so the outputs have to agree.
+fn compression(
+    request: &mut BuildRequest,
+    kind: Option<Compression>,
+    level: Option<i32>,
+) -> Result<(), Failure> {
+    let others = request.outputs.len() > 1;
+    let kind = kind.unwrap_or_default();
+    if others && (kind != request.compression || level != request.compression_level) {
+        return Err(unsupported("outputs with different compression in one build are not supported"));
+    }
+    request.compression = kind;
+    request.compression_level = level;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: BuildArgs,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<BuildRequest, String> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+        let context = folder.path().to_str().unwrap();
+        let only =
+            Only::try_parse_from([&["build"], arguments, &[context]].concat()).map_err(|e| e.to_string())?;
+        let told = |failure| match failure {
+            Failure::Usage(message) => message,
+            Failure::Work { error, .. } => error.to_string(),
+            Failure::Interrupted => "interrupted".to_owned(),
+        };
+        only.args.refused.check().map_err(told)?;
+        uses_stdout(&only.args).map_err(told)?;
+        request(&only.args, |name| (name == "FROM_ENV").then(|| "value".to_owned())).map_err(told)
+    }
+
+    #[test]
+    fn without_flags_the_image_goes_into_the_store() {
+        let request = parse(&[]).unwrap();
+        assert_eq!(request.outputs, [Output::Image { push: false }]);
+        assert_eq!(request.dockerfile, "FROM scratch\n");
+        assert_eq!(request.network, Network::Host);
+    }
+
+    #[test]
+    fn flags_reach_the_request() {
+        let request = parse(&[
+            "-t",
+            "a:1",
+            "-t",
+            "localhost:5000/b",
+            "--build-arg",
+            "A=1",
+            "--build-arg",
+            "FROM_ENV",
+            "--label",
+            "k=v",
+            "--target",
+            "t",
+            "--platform",
+            "linux/arm64",
+            "--no-cache",
+            "--network",
+            "none",
+            "--add-host",
+            "h:1.2.3.4",
+            "--allow",
+            "security.insecure",
+            "--source-date-epoch",
+            "5",
+            "--build-context",
+            "Base=docker-image://x",
+            "-o",
+            "type=oci,dest=a.tar,compression=zstd,compression-level=3",
+            "--no-cache-filter",
+            "a,b",
+            "--pull",
+        ])
+        .unwrap();
+        assert_eq!(request.tags.len(), 2);
+        assert_eq!(request.build_args["FROM_ENV"], "value");
+        assert_eq!(request.labels["k"], "v");
+        assert_eq!(request.target.as_deref(), Some("t"));
+        assert_eq!(request.platform.unwrap().to_string(), "linux/arm64");
+        assert!(request.no_cache && request.pull && request.allow_insecure);
+        assert_eq!(request.no_cache_filter, ["a", "b"]);
+        assert_eq!(request.network, Network::None);
+        assert!(request.named_contexts.contains_key("base"));
+        assert_eq!((request.compression, request.compression_level), (Compression::Zstd, Some(3)));
+    }
+
+    #[test]
+    fn push_and_load_are_outputs() {
+        assert_eq!(parse(&["--push", "-t", "a"]).unwrap().outputs, [Output::Image { push: true }]);
+        assert_eq!(parse(&["--load", "-o", "out"]).unwrap().outputs.len(), 2);
+    }
+
+    #[test]
+    fn what_is_wrong_or_not_supported_is_named() {
+        for (arguments, text) in [
+            (&["--push"][..], "needs a name"),
+            (&["--cache-from", "type=gha"], "--cache-from is not supported yet"),
+            (&["--ssh", "default"], "ssh"),
+            (&["--ssh=default"], "--ssh is not supported yet"),
+            (&["--sbom=true"], "--sbom is not supported yet"),
+            (&["--platform", "linux/amd64,linux/arm64"], "several platforms is not supported yet"),
+            (&["--allow", "device"], "--allow device"),
+            (&["-o", "-", "-o", "type=oci,dest=-"], "only one output"),
+            (&["-o", "type=oci,dest=a,compression=zstd", "-o", "type=oci,dest=b"], "different compression"),
+            (&["--build-context", "x"], "expected NAME=CONTEXT"),
+            (&["--build-context", "x=https://a/b.git"], "https://"),
+            (&["--network", "bridge"], "bridge"),
+            (&["--elephant"], "--elephant"),
+            (&["-t", "UPPER"], "UPPER"),
+        ] {
+            let message = parse(arguments).err().unwrap_or_else(|| panic!("{arguments:?} passed"));
+            assert!(message.contains(text), "{arguments:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn contexts_that_are_no_folder_are_named() {
+        for (context, text) in [
+            ("-", "standard input"),
+            ("https://x/y.git", "https://x/y.git"),
+            ("/nowhere/at/all", "not a folder"),
+        ] {
+            let only = Only::try_parse_from(["build", context]).unwrap();
+            let failure = request(&only.args, |_| None).unwrap_err();
+            let Failure::Work { error, .. } = failure else { panic!("{failure:?}") };
+            assert!(error.to_string().contains(text), "{error}");
+        }
+    }
+}

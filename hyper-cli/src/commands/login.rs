@@ -1,0 +1,106 @@
+//! `hyperbuild login`.
+
+use crate::backends::{Session, TransportArgs};
+use crate::failure::Failure;
+use clap::Args;
+use hyper_sdk::client::keychain::{Credentials, StaticKeychain};
+use hyper_sdk::reference::RegistryHost;
+use hyper_sdk::{Error, Result};
+use rustix::termios::{self, LocalModes, OptionalActions};
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::sync::Arc;
+
+/// Logs in to a registry, and keeps the credentials for Docker and for hyperbuild
+///
+/// The registry checks the credentials before they are kept, in the `config.json` of --config or with the credential
+/// helper that it names.
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// Host of the registry
+    #[arg(value_name = "HOST", default_value = "docker.io")]
+    host: RegistryHost,
+    /// Name of the user; asked for on a terminal without it
+    #[arg(short, long, value_name = "NAME")]
+    username: Option<String>,
+    /// Reads the password from standard input, not from the terminal
+    #[arg(long)]
+    password_stdin: bool,
+    #[command(flatten)]
+    transport: TransportArgs,
+}
+
+pub(crate) async fn run(args: LoginArgs, session: &Session) -> Result<(), Failure> {
+    let username = match args.username {
+        Some(name) => name,
+        None if args.password_stdin => return Err(Failure::usage("--password-stdin needs --username")),
+        None => ask("Username: ", true).await?,
+    };
+    let password = if args.password_stdin {
+        let mut text = String::new();
+        io::stdin().lock().take(1 << 20).read_to_string(&mut text).map_err(Error::from)?;
+        text.trim_end_matches(['\r', '\n']).to_owned()
+    } else {
+        ask("Password: ", false).await?
+    };
+    if username.is_empty() || password.is_empty() {
+        return Err(Failure::usage("the user name and the password must not be empty"));
+    }
+    if username.contains(':') {
+        return Err(Failure::usage("a user name cannot contain `:`"));
+    }
+    let credentials = Credentials::basic(username.as_str(), password.as_str());
+    let keychain = Arc::new(StaticKeychain::anonymous().with(args.host.clone(), credentials.clone()));
+    session.client_with(&args.host, args.transport, keychain)?.ping().await.map_err(|e| {
+        let refused = e.kind() == hyper_sdk::ErrorKind::Unauthorized;
+        let failure = Failure::from(e);
+        if refused { failure.with_hint("check the user name and the password") } else { failure }
+    })?;
+    let file = session.credentials()?;
+    file.store(&args.host, None, &credentials).await?;
+    if !session.quiet {
+        eprintln!("logged in to {}; the credentials are kept as {} says", args.host, file.path().display());
+    }
+    Ok(())
+}
+
+/// Asks on the terminal, on a thread of its own so that Ctrl-C still ends the program.
+async fn ask(prompt: &'static str, echo: bool) -> Result<String, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage("there is no terminal to ask on: give --username and --password-stdin"));
+    }
+    // The guard lives out here: when Ctrl-C drops this future, the echo comes back although the thread still reads.
+    let _echo = if echo { None } else { Some(EchoOff::new()?) };
+    let read = tokio::task::spawn_blocking(move || -> io::Result<String> {
+        eprint!("{prompt}");
+        io::stderr().flush()?;
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line)?;
+        Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+    });
+    let line =
+        read.await.map_err(|e| Error::internal("reading from the terminal broke off").with_source(e))?;
+    if !echo {
+        eprintln!();
+    }
+    Ok(line.map_err(Error::from)?)
+}
+
+/// A terminal that does not show what is typed, until this is dropped.
+struct EchoOff(termios::Termios);
+
+impl EchoOff {
+    fn new() -> Result<Self> {
+        let before = termios::tcgetattr(io::stdin()).map_err(io::Error::from)?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        termios::tcsetattr(io::stdin(), OptionalActions::Flush, &silent).map_err(io::Error::from)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for EchoOff {
+    fn drop(&mut self) {
+        // The terminal may be gone; there is nobody left to tell.
+        let _ = termios::tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
+    }
+}

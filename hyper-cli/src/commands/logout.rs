@@ -1,0 +1,22 @@
+//! `hyperbuild logout`.
+
+use crate::backends::Session;
+use crate::failure::Failure;
+use clap::Args;
+use hyper_sdk::reference::RegistryHost;
+
+/// Forgets the credentials of a registry
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// Host of the registry
+    #[arg(value_name = "HOST", default_value = "docker.io")]
+    host: RegistryHost,
+}
+
+pub(crate) async fn run(args: LogoutArgs, session: &Session) -> Result<(), Failure> {
+    let found = session.credentials()?.erase(&args.host, None).await?;
+    if !session.quiet {
+        eprintln!("{} {}", if found { "logged out of" } else { "there were no credentials for" }, args.host);
+    }
+    Ok(())
+}

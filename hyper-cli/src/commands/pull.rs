@@ -1,0 +1,65 @@
+//! `hyperbuild pull`.
+
+use super::with_progress;
+use crate::app::Format;
+use crate::backends::{Session, TransportArgs};
+use crate::failure::Failure;
+use crate::terminal::{print_json, print_line};
+use clap::Args;
+use hyper_sdk::Reference;
+use hyper_sdk::client::{Platforms, PullOptions, pull};
+use hyper_sdk::platform::Platform;
+use hyper_sdk::store::local_repository;
+
+/// Pulls an image from its registry into the local store
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Name of the image
+    #[arg(value_name = "IMAGE")]
+    image: Reference,
+    /// Platform of the image, as OS/ARCH[/VARIANT]; that of this machine without it
+    #[arg(long, value_name = "PLATFORM", conflicts_with = "all_platforms")]
+    platform: Option<Platform>,
+    /// Pulls the images of every platform, and the index
+    #[arg(long)]
+    all_platforms: bool,
+    #[command(flatten)]
+    transport: TransportArgs,
+}
+
+pub(crate) async fn run(args: PullArgs, session: &Session) -> Result<(), Failure> {
+    let store = session.store().await?;
+    let repository = local_repository(&args.image)?;
+    let client = session.client(args.image.host(), args.transport)?;
+    let platforms = match (args.all_platforms, args.platform) {
+        (true, _) => Platforms::All,
+        (false, platform) => Platforms::One(platform.unwrap_or_else(Platform::host)),
+    };
+    let pulled = with_progress(session, async |progress| {
+        let options = PullOptions { platforms, progress, ..PullOptions::default() };
+        let image = &args.image;
+        pull(&client, image.repository(), &image.manifest(), &store, &repository, image.tag(), &options).await
+    })
+    .await
+    .map_err(|failure| missing(failure, &args.image))?;
+    match session.format {
+        Format::Json => {
+            print_json(&serde_json::json!({"image": args.image.to_string(), "descriptor": pulled}))?
+        }
+        Format::Text => print_line(pulled.digest.as_str())?,
+    }
+    Ok(())
+}
+
+/// The general hint names the local store, where nobody looked.
+fn missing(failure: Failure, image: &Reference) -> Failure {
+    let unknown = matches!(&failure, Failure::Work { error, .. } if matches!(
+        error.kind(),
+        hyper_sdk::ErrorKind::ManifestUnknown | hyper_sdk::ErrorKind::NameUnknown
+    ));
+    if unknown {
+        return failure
+            .with_hint(format!("{} has no such image for this platform: check name and tag", image.host()));
+    }
+    failure
+}

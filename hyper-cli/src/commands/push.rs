@@ -1,0 +1,52 @@
+//! `hyperbuild push`.
+
+use super::with_progress;
+use crate::app::Format;
+use crate::backends::{Session, TransportArgs};
+use crate::failure::Failure;
+use crate::terminal::{print_json, print_line};
+use clap::Args;
+use hyper_sdk::Reference;
+use hyper_sdk::client::{PushOptions, push};
+use hyper_sdk::store::local_repository;
+
+/// Pushes an image from the local store to its registry
+///
+/// The digest that is pushed is the one that the build printed. What the registry has is not sent again.
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// Name of the image, with its registry: registry.example.com/team/app:1
+    #[arg(value_name = "IMAGE")]
+    image: Reference,
+    /// Name at the registry, when it differs from the local one
+    #[arg(long, value_name = "IMAGE")]
+    to: Option<Reference>,
+    #[command(flatten)]
+    transport: TransportArgs,
+}
+
+pub(crate) async fn run(args: PushArgs, session: &Session) -> Result<(), Failure> {
+    let target = args.to.as_ref().unwrap_or(&args.image);
+    let store = session.store().await?;
+    let repository = local_repository(&args.image)?;
+    let client = session.client(target.host(), args.transport)?;
+    let pushed = with_progress(session, async |progress| {
+        let options = PushOptions { progress, ..PushOptions::default() };
+        push(
+            &store,
+            &repository,
+            &args.image.manifest(),
+            &client,
+            target.repository(),
+            &target.manifest(),
+            &options,
+        )
+        .await
+    })
+    .await?;
+    match session.format {
+        Format::Json => print_json(&serde_json::json!({"image": target.to_string(), "descriptor": pushed}))?,
+        Format::Text => print_line(pushed.digest.as_str())?,
+    }
+    Ok(())
+}

@@ -1,0 +1,27 @@
+//! `hyperbuild rm`.
+
+use crate::backends::Session;
+use crate::failure::Failure;
+use crate::terminal::print_line;
+use clap::Args;
+use hyper_sdk::Reference;
+use hyper_sdk::store::local_repository;
+
+/// Removes names from the local store
+///
+/// `NAME:TAG` removes the tag alone; `NAME@DIGEST` removes the image and all of its tags in that repository.
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// Names of images
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<Reference>,
+}
+
+pub(crate) async fn run(args: RmArgs, session: &Session) -> Result<(), Failure> {
+    let store = session.store().await?;
+    for image in &args.images {
+        store.delete_manifest(&local_repository(image)?, &image.manifest()).await?;
+        print_line(&image.familiar())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! `hyperbuild tag`.
+
+use crate::backends::Session;
+use crate::failure::Failure;
+use clap::Args;
+use hyper_sdk::Reference;
+use hyper_sdk::client::{Loopback, PushOptions, SharedClient, copy};
+use hyper_sdk::reference::ManifestReference;
+use hyper_sdk::store::{PutManifest, local_repository};
+use std::sync::Arc;
+
+/// Gives an image of the local store one more name
+#[derive(Debug, Args)]
+pub(crate) struct TagArgs {
+    /// Name or digest that the image has
+    #[arg(value_name = "IMAGE")]
+    image: Reference,
+    /// Name that it gets
+    #[arg(value_name = "NAME")]
+    name: Reference,
+}
+
+pub(crate) async fn run(args: TagArgs, session: &Session) -> Result<(), Failure> {
+    let tag = match (args.name.tag(), args.name.digest()) {
+        (Some(tag), None) => tag.clone(),
+        _ => return Err(Failure::usage("the new name needs a tag and no digest")),
+    };
+    let store = session.store().await?;
+    let (from, to) = (local_repository(&args.image)?, local_repository(&args.name)?);
+    if from == to {
+        let manifest = store.get_manifest(&from, &args.image.manifest()).await?;
+        store.put_manifest(&to, PutManifest::new(manifest, [tag])).await?;
+    } else {
+        // The same client on both sides: blobs are linked, not copied.
+        let client: SharedClient = Arc::new(Loopback::new(store));
+        let target = ManifestReference::Tag(tag);
+        let options = PushOptions::default();
+        copy(&client, &from, &args.image.manifest(), &client, &to, &target, &options).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! Unpacking and looking again: apply, diff and the merged view agree.
+
+use super::*;
+use crate::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+fn unpack(
+    target: &std::path::Path,
+    entries: &[(Entry, Vec<u8>)],
+    style: ApplyStyle,
+    lowers: &[PathBuf],
+) -> Applied {
+    let (bytes, index) = write_layer(entries);
+    let applied = apply::apply(&bytes[..], target, &options(style, lowers)).unwrap();
+    assert_eq!(applied.index, index);
+    applied
+}
+
+fn plain(entries: &[(Entry, Vec<u8>)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    unpack(folder.path(), entries, ApplyStyle::Plain, &[]);
+    folder
+}
+
+/// What the merged view shows, with hardlinks as they are.
+fn merged(layers: &[LayerIndex]) -> Vec<Entry> {
+    let tree = TreeIndex::new(layers.iter().cloned().map(Arc::new).collect());
+    shown(&tree)
+}
+
+#[test]
+fn metadata_survives_in_the_right_order() {
+    let mut setuid = file("bin/su", "x");
+    setuid.0.mode = 0o4755;
+    setuid.0.mtime = 1_000_000;
+    let mut read_only = other("ro", EntryKind::Directory, 0o555);
+    read_only.0.mtime = 2_000_000;
+    let mut with_xattr = file("ro/f", "y");
+    with_xattr.0.mode = 0o400;
+    if is_root() {
+        (setuid.0.uid, setuid.0.gid) = (12, 34);
+        let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        with_xattr.0.uid = 77;
+        with_xattr.0.xattrs.insert(b"security.capability".to_vec(), capability.to_vec());
+    } else {
+        println!("SKIPPED: owners and file capabilities, as this is not root");
+    }
+    let link = other("twin", EntryKind::Hardlink { target: path("bin/su") }, 0o4755);
+    let entries = [dir("bin"), setuid.clone(), read_only, with_xattr.clone(), symlink("s", "/nowhere"), link];
+    let folder = plain(&entries);
+    let su = std::fs::metadata(folder.path().join("bin/su")).unwrap();
+    assert_eq!((su.mode() & 0o7777, su.mtime(), su.nlink()), (0o4755, 1_000_000, 2));
+    assert_eq!((su.uid(), su.gid()), (setuid.0.uid, setuid.0.gid));
+    let ro = std::fs::metadata(folder.path().join("ro")).unwrap();
+    assert_eq!((ro.mode() & 0o7777, ro.mtime()), (0o555, 2_000_000));
+    let (_, index) = tree_of(folder.path());
+    assert_eq!(index.get(&path("ro/f")).unwrap().xattrs, with_xattr.0.xattrs);
+    assert_eq!(index.get(&path("twin")).unwrap().kind, EntryKind::Hardlink { target: path("bin/su") });
+    std::fs::set_permissions(folder.path().join("ro"), PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn devices_need_privilege_or_a_policy() {
+    let entries = [other("null", EntryKind::CharDevice { major: 1, minor: 3 }, 0o666), file("z", "after")];
+    let (bytes, _) = write_layer(&entries);
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = options(ApplyStyle::Plain, &[]);
+    let result = apply::apply(&bytes[..], folder.path(), &options);
+    if let Ok(applied) = &result {
+        assert!(applied.skipped.is_empty());
+        let (_, index) = tree_of(folder.path());
+        assert_eq!(index.get(&path("null")).unwrap().kind, EntryKind::CharDevice { major: 1, minor: 3 });
+        println!("SKIPPED: the policy for devices, as they can be made here");
+        return;
+    }
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Denied);
+    options.devices = DevicePolicy::Skip;
+    let applied = apply::apply(&bytes[..], folder.path(), &options).unwrap();
+    assert_eq!(applied.skipped, [path("null")]);
+    assert!(!folder.path().join("null").exists());
+    assert!(applied.index.get(&path("null")).is_some());
+}
+
+#[test]
+fn owners_that_cannot_be_set_are_an_error() {
+    if is_root() {
+        println!("SKIPPED: owners that cannot be set, as root sets them all");
+        return;
+    }
+    let mut entry = file("f", "x");
+    entry.0.uid = 4242;
+    let (bytes, _) = write_layer(&[entry]);
+    let folder = tempfile::tempdir().unwrap();
+    let error = apply::apply(&bytes[..], folder.path(), &ApplyOptions::new(ApplyStyle::Plain)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("4242"), "{error}");
+}
+
+#[test]
+fn a_whiteout_spares_its_own_layer() {
+    for entries in
+        [vec![dir("d"), opaque("d"), file("d/new", "n")], vec![whiteout("d"), dir("d"), file("d/new", "n")]]
+    {
+        let lower = [dir("d"), file("d/old", "o"), dir("d/sub"), file("d/sub/x", "x")];
+        let folder = plain(&lower);
+        unpack(folder.path(), &entries, ApplyStyle::Plain, &[]);
+        let (_, index) = tree_of(folder.path());
+        let left: Vec<_> = index.entries().iter().map(|e| e.path.to_string()).collect();
+        assert_eq!(left, ["d", "d/new"]);
+    }
+}
+
+#[test]
+fn directories_not_mentioned_take_after_the_lower_layer() {
+    let lower = tempfile::tempdir().unwrap();
+    let mut special = other("a", EntryKind::Directory, 0o1777);
+    special.0.mtime = 1_234_567;
+    if is_root() {
+        (special.0.uid, special.0.gid) = (7, 8);
+    }
+    let source = [special.clone(), dir("a/b"), file("a/b/first", "linked")];
+    unpack(lower.path(), &source, ApplyStyle::Overlay, &[]);
+    let middle = tempfile::tempdir().unwrap();
+    unpack(middle.path(), &[file("other", "")], ApplyStyle::Overlay, &[lower.path().into()]);
+    let upper = tempfile::tempdir().unwrap();
+    let lowers = [middle.path().to_owned(), lower.path().to_owned()];
+    let entries = [
+        file("a/b/new", "n"),
+        other("a/b/twin", EntryKind::Hardlink { target: path("a/b/first") }, 0o644),
+        file("c/d", ""),
+    ];
+    unpack(upper.path(), &entries, ApplyStyle::Overlay, &lowers);
+    let a = std::fs::metadata(upper.path().join("a")).unwrap();
+    assert_eq!((a.mode() & 0o7777, a.mtime()), (0o1777, 1_234_567));
+    assert_eq!((a.uid(), a.gid()), (special.0.uid, special.0.gid));
+    assert_eq!(std::fs::metadata(upper.path().join("c")).unwrap().mode() & 0o7777, 0o755);
+    assert_eq!(std::fs::read(upper.path().join("a/b/twin")).unwrap(), b"linked");
+    // Hidden in a layer between, the same directory starts anew and the link leads nowhere.
+    let hidden = tempfile::tempdir().unwrap();
+    unpack(hidden.path(), &[whiteout("a")], ApplyStyle::Overlay, &[lower.path().into()]);
+    let lowers = [hidden.path().to_owned(), lower.path().to_owned()];
+    let upper = tempfile::tempdir().unwrap();
+    unpack(upper.path(), &entries[..1], ApplyStyle::Overlay, &lowers);
+    assert_eq!(std::fs::metadata(upper.path().join("a")).unwrap().mode() & 0o7777, 0o755);
+    let (bytes, _) = write_layer(&entries);
+    let upper = tempfile::tempdir().unwrap();
+    let error = apply::apply(&bytes[..], upper.path(), &options(ApplyStyle::Overlay, &lowers)).unwrap_err();
+    assert!(error.to_string().contains("hardlink"), "{error}");
+}
+
+#[test]
+fn equal_size_and_time_do_not_hide_a_change() {
+    let (old, new) =
+        (plain(&[file("f", "aaa"), file("g", "ggg")]), plain(&[file("f", "bbb"), file("g", "ggg")]));
+    let mut writer = LayerWriter::new(Vec::new(), None);
+    diff_trees(old.path(), new.path(), &mut writer, &DiffOptions::default()).unwrap();
+    let (_, index) = writer.finish().unwrap();
+    assert_eq!(index.entries().iter().map(|e| e.path.to_string()).collect::<Vec<_>>(), ["f"]);
+}
+
+#[test]
+fn the_owner_is_whoever_the_lookup_says() {
+    let new = plain(&[dir("d"), file("d/f", "x")]);
+    let empty = tempfile::tempdir().unwrap();
+    let owner = |p: &LayerPath, _: &rustix::fs::Stat| if *p == path("d/f") { (5, 6) } else { (0, 0) };
+    let mut writer = LayerWriter::new(Vec::new(), None);
+    diff_trees(empty.path(), new.path(), &mut writer, &DiffOptions { owner: Some(&owner) }).unwrap();
+    let (_, index) = writer.finish().unwrap();
+    let f = index.get(&path("d/f")).unwrap();
+    assert_eq!((f.uid, f.gid), (5, 6));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn unpacked_and_packed_again_a_layer_is_the_same(entries in layers(false)) {
+        let folder = plain(&entries);
+        let (_, index) = tree_of(folder.path());
+        // Directories that only their content implies are made, and are found.
+        prop_assert_eq!(index.entries(), merged(&[write_layer(&entries).1]));
+    }
+
+    #[test]
+    fn the_merged_view_is_what_unpacking_makes(a in layers(false), b in layers(true), c in layers(true)) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut indexes = Vec::new();
+        for entries in [&a, &b, &c] {
+            indexes.push(unpack(folder.path(), entries, ApplyStyle::Plain, &[]).index);
+        }
+        let (_, index) = tree_of(folder.path());
+        prop_assert_eq!(index.entries(), merged(&indexes));
+    }
+
+    #[test]
+    fn a_difference_of_trees_turns_one_into_the_other(a in layers(false), b in layers(false)) {
+        let (old, new) = (plain(&a), plain(&b));
+        let mut writer = LayerWriter::new(Vec::new(), None);
+        diff_trees(old.path(), new.path(), &mut writer, &DiffOptions::default()).unwrap();
+        let (bytes, _) = writer.finish().unwrap();
+        apply::apply(&bytes[..], old.path(), &options(ApplyStyle::Plain, &[])).unwrap();
+        prop_assert_eq!(tree_of(old.path()).1, tree_of(new.path()).1);
+    }
+}

@@ -1,0 +1,242 @@
+//! The command line of `hyperregistry`.
+//!
+//! A failure is printed to standard error, with its causes, and ends with status 1; a misused command line with 2.
+//! `serve` prints one line to standard output when it listens, and nothing else there.
+
+use crate::auth::{AnonymousAccess, htpasswd_entry};
+use crate::config::{Config, LogFormat, REFERENCE};
+use crate::data::open_folder;
+use crate::log::LineWriter;
+use crate::{Registry, serve};
+use clap::{Args, Parser, Subcommand};
+use hyper_sdk::{Error, Result, ResultExt};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// An OCI registry server
+#[derive(Debug, Parser)]
+#[command(name = "hyperregistry", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a folder as a registry
+    Serve(ServeArgs),
+    /// Work with configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print an htpasswd entry for a user, whose password is read from standard input
+    Htpasswd(HtpasswdArgs),
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Configuration file, TOML; flags go before it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port to listen at; with port 0 the system chooses [default: 127.0.0.1:5000]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Folder of the store, made when it does not exist [default: hyperregistry-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// File of users, with bcrypt hashes
+    #[arg(long, value_name = "FILE")]
+    htpasswd: Option<PathBuf>,
+    /// What callers without credentials may do: none, pull or full [default: full, none with --htpasswd]
+    #[arg(long, value_name = "ACCESS")]
+    anonymous: Option<AnonymousAccess>,
+    /// Refuse everything that writes
+    #[arg(long)]
+    read_only: bool,
+    /// Accept manifests whose blobs or manifests are not there
+    #[arg(long)]
+    sparse: bool,
+    /// Form of the log: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// Level of the log, or a filter [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a configuration file and the files that it names
+    Check(CheckArgs),
+    /// Print a configuration file with every key at its default
+    Reference,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Configuration file, TOML
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct HtpasswdArgs {
+    /// Name of the user
+    user: String,
+    /// Cost of the bcrypt hash: one more doubles the work
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(8..=16))]
+    cost: u32,
+}
+
+/// Runs the program on the arguments of the process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    let outcome = match cli.command {
+        Command::Serve(args) => run_serve(args),
+        Command::Config(ConfigCommand::Check(args)) => check(&args),
+        Command::Config(ConfigCommand::Reference) => print(REFERENCE),
+        Command::Htpasswd(args) => htpasswd(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "error: {}", chain(&e));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn chain(e: &Error) -> String {
+    let mut text = e.to_string();
+    let mut source = std::error::Error::source(e);
+    while let Some(e) = source {
+        text.push_str(": ");
+        text.push_str(&e.to_string());
+        source = e.source();
+    }
+    text
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).op("print")
+}
+
+impl ServeArgs {
+    fn into_config(self) -> Result<Config> {
+        let mut config = self.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
+        config.listen = self.listen.unwrap_or(config.listen);
+        config.data = self.data.unwrap_or(config.data);
+        config.auth.htpasswd = self.htpasswd.or(config.auth.htpasswd);
+        config.auth.anonymous = self.anonymous.or(config.auth.anonymous);
+        config.read_only |= self.read_only;
+        config.sparse |= self.sparse;
+        config.log.format = self.log_format.unwrap_or(config.log.format);
+        config.log.level = self.log_level.unwrap_or(config.log.level);
+        Ok(config)
+    }
+}
+
+fn run_serve(args: ServeArgs) -> Result<()> {
+    let config = args.into_config()?;
+    let log = LineWriter::start(std::io::stderr())?;
+    start_log(&config, log.clone())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().op("start the runtime")?;
+    let outcome = runtime.block_on(serve_until_signal(config));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    log.flush();
+    outcome
+}
+
+async fn serve_until_signal(config: Config) -> Result<()> {
+    let (store, freshness) = open_folder(&config.data).await?;
+    let mut options = config.registry();
+    options.cache.freshness = freshness;
+    let registry = Registry::new(store, options)?;
+    let listener = TcpListener::bind(config.listen).await.context("listen", config.listen)?;
+    let address = listener.local_addr()?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    print(&format!("hyperregistry listens on http://{address}\n"))?;
+    tracing::info!(%address, data = %config.data.display(), read_only = config.read_only, "started");
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: requests in flight are answered first");
+    };
+    serve(listener, registry, config.server(), shutdown).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn start_log(config: &Config, writer: LineWriter) -> Result<()> {
+    let filter = filter(&config.log.level)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer);
+    let outcome = match config.log.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
+    };
+    outcome.map_err(|e| Error::internal("the log cannot be started").with_source(e))
+}
+
+fn filter(level: &str) -> Result<EnvFilter> {
+    EnvFilter::try_new(level)
+        .map_err(|e| Error::invalid(format!("`{}` is no log level", level.escape_debug())).with_source(e))
+}
+
+fn check(args: &CheckArgs) -> Result<()> {
+    let config = Config::load(&args.config)?;
+    filter(&config.log.level)?;
+    if let Some(path) = &config.auth.htpasswd {
+        crate::auth::check_htpasswd(path)?;
+    }
+    print("the configuration is good\n")
+}
+
+fn htpasswd(args: &HtpasswdArgs) -> Result<()> {
+    let mut password = String::new();
+    std::io::stdin().take(4096).read_to_string(&mut password).op("read the password")?;
+    let password = password.strip_suffix('\n').unwrap_or(&password);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    print(&format!("{}\n", htpasswd_entry(&args.user, password, args.cost)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_go_before_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "listen = \"127.0.0.1:1\"\ndata = \"a\"\n[auth]\nanonymous = \"pull\"")
+            .unwrap();
+        let file = file.to_str().unwrap();
+        let cli = Cli::parse_from(["x", "serve", "--config", file, "--data", "b", "--read-only"]);
+        let Command::Serve(args) = cli.command else { panic!() };
+        let config = args.into_config().unwrap();
+        assert_eq!(config.listen.port(), 1);
+        assert_eq!(config.data, PathBuf::from("b"));
+        assert_eq!(config.auth.anonymous, Some(AnonymousAccess::Pull));
+        assert!(config.read_only);
+        assert!(Cli::try_parse_from(["x", "serve", "--anonymous", "some"]).is_err());
+    }
+}

@@ -1,0 +1,319 @@
+//! The program `hyperregistry`: its command line, its signals, and what survives `kill -9`.
+
+use super::support::{image, noise};
+use hyper_sdk::{Digest, media_type};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_hyperregistry");
+
+fn run(args: &[&str], input: &str) -> Output {
+    let mut child = Command::new(PROGRAM)
+        .args(args)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A registry in a process of its own.
+struct Process {
+    child: Child,
+    url: String,
+}
+
+impl Process {
+    fn start(data: &Path, more: &[&str]) -> Self {
+        let mut child = Command::new(PROGRAM)
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn", "--data"])
+            .arg(data)
+            .args(more)
+            .env_clear()
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim().rsplit(' ').next().unwrap().to_owned();
+        assert!(url.starts_with("http://127.0.0.1:"), "{line}");
+        Self { child, url }
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("/bin/kill").args([signal, &id]).status().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn configuration_errors_name_the_key_and_the_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, "read-only = true\n[auth]\nhtpaswd = \"x\"\n").unwrap();
+    for args in [vec!["serve", "--config", path], vec!["config", "check", "--config", path]] {
+        let output = run(&args, "");
+        assert_eq!(output.status.code(), Some(1));
+        let text = stderr(&output);
+        assert!(text.contains("line 3") && text.contains("htpaswd") && text.contains(path), "{text}");
+    }
+    std::fs::write(&file, "[auth]\nhtpasswd = \"/does/not/exist\"\n").unwrap();
+    let output = run(&["config", "check", "--config", path], "");
+    assert!(stderr(&output).contains("/does/not/exist"), "{}", stderr(&output));
+    let output = run(&["config", "check", "--config", "/does/not/exist"], "");
+    assert_eq!(output.status.code(), Some(1));
+    let reference = run(&["config", "reference"], "");
+    std::fs::write(&file, &reference.stdout).unwrap();
+    let output = run(&["config", "check", "--config", path], "");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(run(&["serve", "--nonsense"], "").status.code(), Some(2));
+    let output = run(&["serve", "--log-level", "a=b=c"], "");
+    assert!(stderr(&output).contains("log level"), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn an_entry_made_by_the_program_logs_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&["htpasswd", "--cost", "8", "alice"], "s3cret\n");
+    let file = dir.path().join("htpasswd");
+    std::fs::write(&file, &output.stdout).unwrap();
+    let process = Process::start(&dir.path().join("data"), &["--htpasswd", file.to_str().unwrap()]);
+    let client = reqwest::Client::new();
+    let url = format!("{}/v2/", process.url);
+    assert_eq!(client.get(&url).send().await.unwrap().status(), 401);
+    assert_eq!(client.get(&url).basic_auth("alice", Some("s3cret")).send().await.unwrap().status(), 200);
+    assert_eq!(client.get(&url).basic_auth("alice", Some("other")).send().await.unwrap().status(), 401);
+}
+
+#[tokio::test]
+async fn the_log_is_json_and_holds_no_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new(PROGRAM)
+        .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "trace", "--data"])
+        .arg(dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let url = line.trim().rsplit(' ').next().unwrap().to_owned();
+    let reader = std::thread::spawn({
+        let mut log = child.stderr.take().unwrap();
+        move || {
+            let mut text = String::new();
+            log.read_to_string(&mut text).unwrap();
+            text
+        }
+    });
+    let response = reqwest::Client::new()
+        .get(format!("{url}/v2/some/name/tags/list?token=hunter2"))
+        .basic_auth("alice", Some("hunter2"))
+        .header("x-request-id", "find-me")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 404);
+    let process = Process { child, url };
+    process.signal("-TERM");
+    let mut process = process;
+    assert!(process.child.wait().unwrap().success());
+    let log = reader.join().unwrap();
+    let entries: Vec<serde_json::Value> =
+        log.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect();
+    let entry = entries.iter().find(|e| e["request_id"] == "find-me").expect("the request is in the log");
+    assert_eq!(entry["status"], 404);
+    assert_eq!(entry["path"], "/v2/some/name/tags/list");
+    assert_eq!(entry["route"], "tags");
+    assert_eq!(entry["code"], "NAME_UNKNOWN");
+    assert!(entry["micros"].is_u64());
+    assert!(!log.contains("hunter2") && !log.contains("YWxpY2U6"), "a secret is in the log");
+}
+
+#[tokio::test]
+async fn a_signal_ends_the_program_after_the_requests_in_flight() {
+    let dir = tempfile::tempdir().unwrap();
+    for signal in ["-TERM", "-INT"] {
+        let mut process = Process::start(dir.path(), &[]);
+        let client = reqwest::Client::new();
+        let content = noise(9, 5_000_000);
+        let url = format!("{}/v2/a/blobs/uploads/?digest={}", process.url, Digest::sha256(&content));
+        let (first, rest) = (content[..1000].to_vec(), content[1000..].to_vec());
+        let parts = futures::stream::unfold(0, move |n| {
+            let part = [first.clone(), rest.clone()].get(n).cloned();
+            async move {
+                if n == 1 {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                part.map(|p| (Ok::<_, std::io::Error>(p), n + 1))
+            }
+        });
+        let push = tokio::spawn(client.post(url).body(reqwest::Body::wrap_stream(parts)).send());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        process.signal(signal);
+        assert_eq!(push.await.unwrap().unwrap().status(), 201);
+        assert!(process.child.wait().unwrap().success());
+    }
+}
+
+/// What a pusher was told.
+#[derive(Default)]
+struct Acknowledged {
+    blobs: BTreeMap<Digest, Vec<u8>>,
+    manifests: BTreeMap<Digest, Vec<u8>>,
+    /// The manifests that a tag may name: the last acknowledged one, and any that was sent after it.
+    tags: BTreeMap<String, Vec<Digest>>,
+    /// Uploads with how many bytes the registry said it has, and their content.
+    uploads: Vec<(String, usize, Vec<u8>)>,
+}
+
+static SEED: AtomicU64 = AtomicU64::new(1);
+
+/// Pushes without end; returns when the registry does not answer any more.
+async fn push_until_it_dies(url: String, known: Arc<Mutex<Acknowledged>>) -> Result<(), reqwest::Error> {
+    let client = reqwest::Client::new();
+    loop {
+        let seed = SEED.fetch_add(1, Ordering::Relaxed);
+        let content = noise(seed, 100 + (seed as usize * 7919) % 60_000);
+        let digest = Digest::sha256(&content);
+        let repository = format!("r{}", seed % 3);
+        let base = format!("{url}/v2/{repository}");
+        let chunked = seed.is_multiple_of(4);
+        let sent = if chunked {
+            let start = client.post(format!("{base}/blobs/uploads/")).send().await?;
+            let location = start.headers()["location"].to_str().unwrap().to_owned();
+            let half = content.len() / 2;
+            let patch =
+                client.patch(format!("{url}{location}")).body(content[..half].to_vec()).send().await?;
+            assert_eq!(patch.status(), 202);
+            if seed.is_multiple_of(8) {
+                known.lock().unwrap().uploads.push((location, half, content));
+                continue;
+            }
+            let put = format!("{url}{location}?digest={digest}");
+            client.put(put).body(content[half..].to_vec()).send().await?
+        } else {
+            client.post(format!("{base}/blobs/uploads/?digest={digest}")).body(content.clone()).send().await?
+        };
+        assert_eq!(sent.status(), 201);
+        known.lock().unwrap().blobs.insert(digest, content.clone());
+        let manifest = image(&content).to_bytes();
+        let manifest_digest = Digest::sha256(&manifest);
+        let tag = format!("{repository}/manifests/t{}", seed % 5);
+        known.lock().unwrap().tags.entry(tag.clone()).or_default().push(manifest_digest.clone());
+        let put = client
+            .put(format!("{url}/v2/{tag}"))
+            .header("content-type", media_type::OCI_MANIFEST)
+            .body(manifest.clone())
+            .send()
+            .await?;
+        assert_eq!(put.status(), 201);
+        known.lock().unwrap().manifests.insert(manifest_digest, manifest);
+    }
+}
+
+async fn verify(url: &str, known: &Acknowledged) {
+    let client = reqwest::Client::new();
+    let get = async |path: String| {
+        let response = client.get(format!("{url}/v2/{path}")).send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.bytes().await.unwrap())
+    };
+    for (kind, objects) in [("blobs", &known.blobs), ("manifests", &known.manifests)] {
+        for (digest, content) in objects {
+            let mut found = 0;
+            for repository in ["r0", "r1", "r2"] {
+                let (status, bytes) = get(format!("{repository}/{kind}/{digest}")).await;
+                if status == 200 {
+                    assert_eq!(bytes, content, "{kind} {digest}");
+                    found += 1;
+                } else {
+                    assert_eq!(status, 404);
+                }
+            }
+            assert_eq!(found, 1, "{kind} {digest} was acknowledged and is gone");
+        }
+    }
+    for repository in ["r0", "r1", "r2"] {
+        let (status, list) = get(format!("{repository}/tags/list")).await;
+        if status == 404 {
+            continue;
+        }
+        let list: serde_json::Value = serde_json::from_slice(&list).unwrap();
+        for tag in list["tags"].as_array().unwrap() {
+            let path = format!("{repository}/manifests/{}", tag.as_str().unwrap());
+            let (status, manifest) = get(path.clone()).await;
+            assert_eq!(status, 200, "the tag {path} names nothing");
+            assert!(known.tags[&path].contains(&Digest::sha256(&manifest)));
+            let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+            let config = manifest["config"]["digest"].as_str().unwrap();
+            let (status, content) = get(format!("{repository}/blobs/{config}")).await;
+            assert_eq!(status, 200, "the manifest of {path} misses its config");
+            assert_eq!(Digest::sha256(&content).as_str(), config);
+        }
+    }
+    for (location, half, content) in &known.uploads {
+        let status = client.get(format!("{url}{location}")).send().await.unwrap();
+        if status.status() == 404 {
+            continue;
+        }
+        assert_eq!(status.status(), 204);
+        assert_eq!(status.headers()["range"], format!("0-{}", half - 1));
+        let digest = Digest::sha256(content);
+        let put = client
+            .put(format!("{url}{location}?digest={digest}"))
+            .header("content-range", format!("{half}-{}", content.len() - 1))
+            .body(content[*half..].to_vec())
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(put.status(), 201, "{}", put.text().await.unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let known = Arc::new(Mutex::new(Acknowledged::default()));
+    let start = Instant::now();
+    let mut rounds = 0u64;
+    while start.elapsed() < Duration::from_secs(8) {
+        let process = Process::start(dir.path(), &[]);
+        let pushers: Vec<_> =
+            (0..4).map(|_| tokio::spawn(push_until_it_dies(process.url.clone(), known.clone()))).collect();
+        let life = 30 + (std::process::id() as u64 * 31 + rounds * 97) % 300;
+        tokio::time::sleep(Duration::from_millis(life)).await;
+        process.signal("-KILL");
+        for pusher in pushers {
+            assert!(pusher.await.unwrap().is_err());
+        }
+        drop(process);
+        rounds += 1;
+    }
+    let known = std::mem::take(&mut *known.lock().unwrap());
+    assert!(
+        rounds >= 5 && !known.blobs.is_empty() && !known.manifests.is_empty() && !known.uploads.is_empty()
+    );
+    let process = Process::start(dir.path(), &[]);
+    verify(&process.url, &known).await;
+}
