@@ -2,7 +2,9 @@
 //!
 //! Each `NAME=LAYOUT` makes an OCI image layout the image of that name, so that the build needs no network.
 
-use hyper_sdk::build::{BuildContext, BuildRequest, Builder, Destination, LocalBuilder, LocalBuilderOptions, NamedContext, Output};
+use hyper_sdk::build::{
+    BuildContext, BuildRequest, Builder, Destination, LocalBuilder, LocalBuilderOptions, NamedContext, Output,
+};
 use hyper_sdk::client::HttpClient;
 use hyper_sdk::progress::{Event, Progress};
 use hyper_sdk::source::ClientFactory;

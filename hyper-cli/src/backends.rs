@@ -16,7 +16,7 @@ use hyper_sdk::reference::RegistryHost;
 use hyper_sdk::source::ClientFactory;
 use hyper_sdk::store::{DiskStore, SharedStore, local_repository};
 use hyper_sdk::{Error, ErrorKind, Reference, RepositoryName, Result};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// How registries are reached.

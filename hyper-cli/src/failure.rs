@@ -87,7 +87,7 @@ impl Failure {
 
 /// What to do about an error, by its kind and context.
 fn hint(error: &Error) -> Option<String> {
-    let host = error.context_value("host").or_else(|| error.context_value("registry"));
+    let host = host(error);
     Some(match error.kind() {
         ErrorKind::Unauthorized => match host {
             Some(host) => format!("log in with `hyperbuild login {host}`"),
@@ -109,6 +109,23 @@ fn hint(error: &Error) -> Option<String> {
         ErrorKind::Internal => "this is a defect of Hyper: please report it".to_owned(),
         _ => return None,
     })
+}
+
+/// The registry that an error, or one of its causes, is about.
+fn host(error: &Error) -> Option<String> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(error) = current.downcast_ref::<Error>() {
+            if let Some(host) = error.context_value("host").or_else(|| error.context_value("registry")) {
+                return Some(host.to_owned());
+            }
+            if let Some(Ok(name)) = error.context_value("manifest").map(hyper_sdk::Reference::parse) {
+                return Some(name.host().to_string());
+            }
+        }
+        cause = current.source();
+    }
+    None
 }
 
 fn is_permission(error: &Error) -> bool {
@@ -144,6 +161,9 @@ mod tests {
     fn a_login_hint_names_the_host() {
         let error = Error::new(ErrorKind::Unauthorized, "no credentials").with_context("host", "r.example");
         assert_eq!(hint(&error).unwrap(), "log in with `hyperbuild login r.example`");
+        let error = Error::new(ErrorKind::Unauthorized, "x").with_context("manifest", "r.example:5/a/b:1");
+        let outer = Error::new(ErrorKind::Unauthorized, "outer").with_source(error);
+        assert_eq!(hint(&outer).unwrap(), "log in with `hyperbuild login r.example:5`");
     }
 
     #[test]

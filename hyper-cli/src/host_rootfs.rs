@@ -299,9 +299,7 @@ fn damaged(layout: &Path) -> Vec<String> {
     std::fs::read_dir(folder)
         .unwrap()
         .flatten()
-        .filter(|e| {
-            Digest::sha256(&std::fs::read(e.path()).unwrap()).hex() != e.file_name().to_str().unwrap()
-        })
+        .filter(|e| Digest::sha256(std::fs::read(e.path()).unwrap()).hex() != e.file_name().to_str().unwrap())
         .map(|e| e.file_name().to_string_lossy().into_owned())
         .collect()
 }

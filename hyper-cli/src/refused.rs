@@ -65,7 +65,7 @@ impl FromArgMatches for Refused {
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         for (name, _) in FLAGS {
-            if let Some(occurrences) = matches.get_occurrences::<String>(&id(name)) {
+            if let Some(occurrences) = matches.get_occurrences::<String>(name) {
                 self.0.extend(occurrences.map(|mut values| (*name, values.next().cloned())));
             }
         }
@@ -76,7 +76,7 @@ impl FromArgMatches for Refused {
 impl Args for Refused {
     fn augment_args(command: Command) -> Command {
         command.args(FLAGS.iter().map(|(name, optional)| {
-            let argument = Arg::new(id(name)).long(*name).hide(true).action(ArgAction::Append);
+            let argument = Arg::new(*name).long(*name).hide(true).action(ArgAction::Append);
             if *optional { argument.num_args(0..=1).require_equals(true) } else { argument.num_args(1) }
         }))
     }
@@ -84,10 +84,6 @@ impl Args for Refused {
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
     }
-}
-
-fn id(name: &str) -> String {
-    format!("refused-{name}")
 }
 
 #[cfg(test)]

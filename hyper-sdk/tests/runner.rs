@@ -6,10 +6,11 @@
     reason = "a test says what it skips and stops at what fails"
 )]
 
-mod sandbox;
-mod snapshots;
 mod dockerfile_fixtures;
 mod dockerfile_golden;
+mod sandbox;
+mod sandbox;
+mod snapshots;
 
 /// A file that is forgotten here would never run.
 #[test]

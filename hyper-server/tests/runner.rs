@@ -6,6 +6,7 @@
 mod suite {
     mod access;
     mod blobs;
+    mod client;
     mod conformance;
     mod http_store;
     mod lists;

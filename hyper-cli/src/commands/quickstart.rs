@@ -114,7 +114,11 @@ async fn story(work: &Path, session: &Session, progress: &Progress) -> Result<St
     let since = Instant::now();
     let base = work.join("base");
     let host = host_rootfs::write_layout(&base, TOOLS)?;
-    story.tell(since, "base image", format!("{} of {}", size(host.size), host.made_of));
+    story.tell(
+        since,
+        "base image",
+        format!("{} of {}, {}", size(host.size), host.made_of, host.digest.short()),
+    );
 
     let since = Instant::now();
     let registry_store = session.with_root(work.join("registry")).store().await?;

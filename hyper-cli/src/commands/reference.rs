@@ -60,7 +60,11 @@ fn options(out: &mut String, arguments: &[&Arg]) {
         };
         let help =
             argument.get_long_help().or(argument.get_help()).map(ToString::to_string).unwrap_or_default();
-        let _ = write!(out, "- `{name}{value}`: {}", help.replace("\n\n", " ").replace('\n', " "));
+        let _ = write!(
+            out,
+            "- `{name}{value}`: {}",
+            help.trim_end_matches('.').replace("\n\n", ". ").replace('\n', " ")
+        );
         let choices: Vec<String> = argument
             .get_possible_values()
             .iter()

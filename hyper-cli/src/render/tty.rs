@@ -74,6 +74,7 @@ impl Tty {
         if state.bar.is_none() && now.saturating_sub(state.started) < PATIENCE && state.tail.is_empty() {
             return;
         }
+        let message = state.message();
         let bars = &self.bars;
         let bar = state.bar.get_or_insert_with(|| {
             let bar = bars.add(ProgressBar::new_spinner());
@@ -83,7 +84,7 @@ impl Tty {
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        bar.set_message(state.message());
+        bar.set_message(message);
     }
 }
 

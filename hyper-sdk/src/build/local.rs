@@ -1,7 +1,9 @@
 //! The builder of this machine: frontend, solver and exporters in this process, commands in its sandbox.
 
 use super::epoch::{self, Epoch};
-use super::{BuildContext, BuildOutput, BuildRequest, Builder, BuilderCapabilities, Destination, NamedContext, Output};
+use super::{
+    BuildContext, BuildOutput, BuildRequest, Builder, BuilderCapabilities, Destination, NamedContext, Output,
+};
 use crate::cache::{DiskCache, SharedCache};
 use crate::clock::{SharedClock, SystemClock};
 use crate::exec::{Executor, HelperCommand, Identity, NativeExecutor};
@@ -87,7 +89,8 @@ impl LocalBuilder {
             .get_or_try_init(|| async {
                 let executor = NativeExecutor::start(self.options.helper.clone()).await?;
                 let folder = self.options.root.join("snapshots");
-                let snapshotter: SharedSnapshotter = Arc::new(LocalSnapshotter::open(folder, executor.clone()).await?);
+                let snapshotter: SharedSnapshotter =
+                    Arc::new(LocalSnapshotter::open(folder, executor.clone()).await?);
                 Ok((Arc::new(executor), snapshotter))
             })
             .await
@@ -138,7 +141,8 @@ impl LocalBuilder {
                     let tar = snapshotter.export(image.chain.id(), "/").await?;
                     export_folder(tar, path).await.map(|skipped| {
                         for device in skipped {
-                            progress.warn(format!("the device `{device}` was left out: only root can make it"));
+                            progress
+                                .warn(format!("the device `{device}` was left out: only root can make it"));
                         }
                     })
                 }
@@ -170,8 +174,10 @@ impl LocalBuilder {
         if push {
             for name in &request.tags {
                 let client = self.options.clients.client(name.host())?;
-                let options =
-                    crate::client::PushOptions { progress: progress.clone(), ..crate::client::PushOptions::default() };
+                let options = crate::client::PushOptions {
+                    progress: progress.clone(),
+                    ..crate::client::PushOptions::default()
+                };
                 crate::client::push(
                     store,
                     &local_repository(name)?,

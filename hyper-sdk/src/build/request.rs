@@ -2,10 +2,10 @@
 
 use crate::exec::SecretBytes;
 use crate::media_type::Compression;
-use crate::solve::StepReport;
 use crate::oci::Descriptor;
 use crate::platform::Platform;
 use crate::reference::Reference;
+use crate::solve::StepReport;
 use crate::{Digest, Error, ErrorKind, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -58,7 +58,9 @@ impl NamedContext {
                 _ => (rest, None),
             };
             if path.is_empty() {
-                return Err(Error::invalid("`oci-layout://` needs a folder: oci-layout://FOLDER[:TAG][@DIGEST]"));
+                return Err(Error::invalid(
+                    "`oci-layout://` needs a folder: oci-layout://FOLDER[:TAG][@DIGEST]",
+                ));
             }
             return Ok(Self::OciLayout { path: path.into(), tag, digest });
         }
@@ -69,7 +71,9 @@ impl NamedContext {
             )));
         }
         if value.starts_with("target:") || value.starts_with("git@") {
-            return Err(Error::unsupported(format!("the build context `{value}` is of a kind that is not supported")));
+            return Err(Error::unsupported(format!(
+                "the build context `{value}` is of a kind that is not supported"
+            )));
         }
         Ok(Self::Folder(value.into()))
     }
@@ -204,7 +208,9 @@ impl BuildRequest {
         let name = find_dockerfile(&context, file)?;
         let bytes = std::fs::read(&name).map_err(|e| Error::io("cannot read the Dockerfile", &name, e))?;
         let text = String::from_utf8(bytes).map_err(|e| {
-            Error::invalid("the Dockerfile is not UTF-8 text").with_context("path", name.display()).with_source(e)
+            Error::invalid("the Dockerfile is not UTF-8 text")
+                .with_context("path", name.display())
+                .with_source(e)
         })?;
         let mut request = Self::new(text, BuildContext::Folder(context));
         request.dockerfile_name = name;

@@ -24,7 +24,8 @@ impl DiskCache {
     /// [`crate::ErrorKind::Io`] when the folder cannot be made.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
         let folder = folder.into();
-        std::fs::create_dir_all(&folder).map_err(|e| Error::io("cannot make the cache folder", &folder, e))?;
+        std::fs::create_dir_all(&folder)
+            .map_err(|e| Error::io("cannot make the cache folder", &folder, e))?;
         Ok(Self { folder, next: AtomicU64::new(0) })
     }
 

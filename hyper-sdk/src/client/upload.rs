@@ -9,6 +9,7 @@ use crate::store::{ByteRange, ByteStream};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,7 +39,8 @@ enum Sent {
 pub(super) async fn send_blob(plan: UploadPlan<'_>) -> Result<()> {
     let name = format!("{} {}", plan.verb, plan.blob.digest.short());
     let task = plan.progress.start(name, Some(plan.blob.size));
-    match plan.send(&task).await.op("transfer blob").context("digest", &plan.blob.digest) {
+    let meter = Meter { task: &task, high: AtomicU64::new(0) };
+    match plan.send(&meter).await.op("transfer blob").context("digest", &plan.blob.digest) {
         Ok(Sent::Now) => {
             task.done();
             Ok(())
@@ -71,7 +73,7 @@ impl UploadPlan<'_> {
         }
     }
 
-    async fn send(&self, task: &Task) -> Result<Sent> {
+    async fn send(&self, meter: &Meter<'_>) -> Result<Sent> {
         if self.is_there().await? {
             return Ok(Sent::Before);
         }
@@ -95,17 +97,17 @@ impl UploadPlan<'_> {
             Some(session) => session,
             None => self.client().start_upload(&self.target.repository).await?,
         };
-        self.upload(session, task).await
+        self.upload(session, meter).await
     }
 
-    async fn upload(&self, mut session: UploadSession, task: &Task) -> Result<Sent> {
+    async fn upload(&self, mut session: UploadSession, meter: &Meter<'_>) -> Result<Sent> {
         let mut chunk_length = self.chunk_length;
         let mut failures = 0;
         let mut restarted = false;
         let mut reached = session.offset;
         loop {
             let started_at = session.offset;
-            let e = match self.attempt(&mut session, chunk_length, task).await {
+            let e = match self.attempt(&mut session, chunk_length, meter).await {
                 Ok(()) => return Ok(Sent::Now),
                 Err(e) => e,
             };
@@ -165,7 +167,7 @@ impl UploadPlan<'_> {
         &self,
         session: &mut UploadSession,
         chunk_length: Option<u64>,
-        task: &Task,
+        meter: &Meter<'_>,
     ) -> Result<()> {
         let blob = self.blob;
         let left = blob.size - session.offset;
@@ -188,18 +190,18 @@ impl UploadPlan<'_> {
         let fault = Fault::default();
         let sent = match chunk_length {
             Some(length) if left > length.max(session.chunk_min_length) => {
-                self.in_chunks(session, length, reader.stream, task).await
+                self.in_chunks(session, length, reader.stream, meter).await
             }
             _ => {
                 let stream = fault.guard(reader.stream);
-                let (stream, meter) = metered(stream);
+                let (stream, lengths) = metered(stream);
                 let finish = self.client().finish_upload(
                     &self.target.repository,
                     session.clone(),
                     &blob.digest,
                     Some((left, stream)),
                 );
-                meter.run(finish, task).await
+                meter.run(finish, session.offset, lengths).await
             }
         };
         match (sent, fault.take()) {
@@ -213,7 +215,7 @@ impl UploadPlan<'_> {
         session: &mut UploadSession,
         length: u64,
         mut stream: ByteStream,
-        task: &Task,
+        meter: &Meter<'_>,
     ) -> Result<()> {
         let length = length.max(session.chunk_min_length).max(1);
         if length > MAX_CHUNK {
@@ -243,7 +245,7 @@ impl UploadPlan<'_> {
                         Some((left, body)),
                     )
                     .await?;
-                task.advance(count);
+                meter.reached(session.offset + count);
                 return Ok(());
             }
             let expected = session.offset + count;
@@ -254,7 +256,7 @@ impl UploadPlan<'_> {
                     .with_context("got", session.offset));
             }
             left -= count;
-            task.advance(count);
+            meter.reached(expected);
         }
     }
 }
@@ -297,33 +299,49 @@ impl Fault {
     }
 }
 
-/// A stream that reports the length of what passes to a [`Meter`], which need not live as long.
-fn metered(stream: ByteStream) -> (ByteStream, Meter) {
+type Lengths = tokio::sync::mpsc::UnboundedReceiver<u64>;
+
+/// A stream that tells the lengths of what passes to a [`Meter`], which need not live as long.
+fn metered(stream: ByteStream) -> (ByteStream, Lengths) {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let stream = stream.inspect(move |item: &Result<Bytes>| {
         if let Ok(bytes) = item {
             let _ = sender.send(bytes.len() as u64);
         }
     });
-    (stream.boxed(), Meter { lengths: receiver })
+    (stream.boxed(), receiver)
 }
 
-struct Meter {
-    lengths: tokio::sync::mpsc::UnboundedReceiver<u64>,
+/// Counts how far a blob has come. What is sent again after a break is not counted again.
+struct Meter<'a> {
+    task: &'a Task,
+    high: AtomicU64,
 }
 
-impl Meter {
-    async fn run<T>(mut self, work: impl Future<Output = T>, task: &Task) -> T {
+impl Meter<'_> {
+    fn reached(&self, position: u64) {
+        let before = self.high.fetch_max(position, Ordering::Relaxed);
+        if position > before {
+            self.task.advance(position - before);
+        }
+    }
+
+    /// Does some work and counts what passes through its stream meanwhile, which begins at `position`.
+    async fn run<T>(&self, work: impl Future<Output = T>, mut position: u64, mut lengths: Lengths) -> T {
         let mut work = std::pin::pin!(work);
         let result = loop {
             tokio::select! {
                 biased;
                 result = &mut work => break result,
-                Some(length) = self.lengths.recv() => task.advance(length),
+                Some(length) = lengths.recv() => {
+                    position += length;
+                    self.reached(position);
+                }
             }
         };
-        while let Ok(length) = self.lengths.try_recv() {
-            task.advance(length);
+        while let Ok(length) = lengths.try_recv() {
+            position += length;
+            self.reached(position);
         }
         result
     }

@@ -216,7 +216,8 @@ pub(super) fn whole_file(
     destination: &Path,
     write: impl FnOnce(std::fs::File) -> io::Result<()>,
 ) -> Result<()> {
-    let at = |e: io::Error| Error::from(e).with_context("path", destination.display()).with_op("write the output");
+    let at =
+        |e: io::Error| Error::from(e).with_context("path", destination.display()).with_op("write the output");
     if std::fs::metadata(destination).is_ok_and(|m| !m.is_file()) {
         let file = std::fs::OpenOptions::new().write(true).open(destination).map_err(at)?;
         return write(file).map_err(at);
@@ -224,9 +225,8 @@ pub(super) fn whole_file(
     let mut staged = destination.as_os_str().to_owned();
     staged.push(format!(".{}.partial", std::process::id()));
     let staged = PathBuf::from(staged);
-    let result = std::fs::File::create(&staged)
-        .and_then(write)
-        .and_then(|()| std::fs::rename(&staged, destination));
+    let result =
+        std::fs::File::create(&staged).and_then(write).and_then(|()| std::fs::rename(&staged, destination));
     if result.is_err() {
         let _ = std::fs::remove_file(&staged);
     }

@@ -13,10 +13,8 @@ use std::path::Path;
 /// Those of the stream, and [`crate::ErrorKind::Io`] with the path.
 pub async fn export_tar(mut tar: TarStream, destination: &Path) -> Result<()> {
     let destination = destination.to_owned();
-    blocking(move || {
-        whole_file(&destination, |mut file| std::io::copy(&mut tar, &mut file).map(|_| ()))
-    })
-    .await
+    blocking(move || whole_file(&destination, |mut file| std::io::copy(&mut tar, &mut file).map(|_| ())))
+        .await
 }
 
 /// Writes a root file system as files into a folder. Files get the owner of this process; those that are there already

@@ -64,7 +64,8 @@ impl BuiltImage {
         if !config.history.is_empty() && made != chain.layers().len() {
             // A base without a complete history is legal; then the history of the new layers would not line up.
             let missing = chain.layers().len().saturating_sub(made);
-            let filler = History { created_by: Some("unknown layer of the base image".into()), ..History::default() };
+            let filler =
+                History { created_by: Some("unknown layer of the base image".into()), ..History::default() };
             config.history.splice(0..0, std::iter::repeat_n(filler, missing));
         }
         let config = Bytes::from(config.to_bytes());

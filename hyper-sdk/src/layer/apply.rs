@@ -354,9 +354,9 @@ impl Apply<'_> {
             .and_then(|fd| files::status(&fd, target.file_name()).map(|stat| (fd, stat)));
         match found {
             Ok((_, stat)) if files::type_of(&stat) == FileType::Directory => {
-                return Err(Error::invalid("a hardlink of the layer names a directory")
+                Err(Error::invalid("a hardlink of the layer names a directory")
                     .with_context("entry", &entry.path)
-                    .with_context("target", target));
+                    .with_context("target", target))
             }
             Ok((source, _)) => {
                 let (from, to) =

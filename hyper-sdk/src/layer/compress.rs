@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 const GZIP_BLOCK: usize = 1 << 20;
-const ZSTD_BLOCK: usize = 4 << 20;
+const ZSTD_BLOCK: usize = 2 << 20;
 const MAX_WORKERS: usize = 16;
 /// What all blocks in flight may take together, before and after compression.
 const MAX_MEMORY: usize = 32 << 20;

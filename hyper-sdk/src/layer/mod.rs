@@ -16,12 +16,12 @@
 //! - The same entries give the same bytes, whatever the machine, the user and the number of threads.
 //! - Nothing is read or written outside the directories that were given, whatever a layer says.
 
+pub mod accounts;
 pub mod apply;
 pub mod compress;
+pub mod copy;
 pub mod decompress;
 pub mod diff;
-pub mod accounts;
-pub mod copy;
 pub mod entry;
 mod files;
 pub mod index;

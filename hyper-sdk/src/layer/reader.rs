@@ -385,7 +385,7 @@ fn numeric(field: &[u8]) -> Result<i64> {
         }
         return Ok(value as i64);
     }
-    let digits = field.trim_ascii_matches();
+    let digits = trimmed(field);
     let mut value = 0i64;
     for digit in digits {
         if !(b'0'..=b'7').contains(digit) {
@@ -396,17 +396,12 @@ fn numeric(field: &[u8]) -> Result<i64> {
     Ok(value)
 }
 
-trait TrimField {
-    fn trim_ascii_matches(&self) -> &[u8];
-}
-
-impl TrimField for [u8] {
-    fn trim_ascii_matches(&self) -> &[u8] {
-        let blank = |b: &u8| *b == b' ' || *b == 0;
-        let start = self.iter().position(|b| !blank(b)).unwrap_or(self.len());
-        let end = self.iter().rposition(|b| !blank(b)).map_or(start, |at| at + 1);
-        &self[start..end]
-    }
+/// A field without the spaces and NULs around it.
+fn trimmed(field: &[u8]) -> &[u8] {
+    let blank = |b: &u8| *b == b' ' || *b == 0;
+    let start = field.iter().position(|b| !blank(b)).unwrap_or(field.len());
+    let end = field.iter().rposition(|b| !blank(b)).map_or(start, |at| at + 1);
+    &field[start..end]
 }
 
 fn parse_pax(mut records: &[u8], into: &mut BTreeMap<Vec<u8>, Vec<u8>>) -> Result<()> {

@@ -60,6 +60,7 @@ impl TreeIndex {
         let lower = std::mem::take(&mut self.nodes);
         let mut nodes: Vec<Place> = Vec::with_capacity(lower.len() + upper.len());
         let mut next_lower = 0;
+        let mut last_parent: Option<&[u8]> = None;
         let entries = upper.entries();
         let mut at = 0;
         while at < entries.len() {
@@ -77,7 +78,12 @@ impl TreeIndex {
             let hides_below =
                 whiteout || opaque || real.is_some_and(|r| !matches!(here[r].kind, EntryKind::Directory));
             if let Some(real) = real {
-                self.imply_parents(path, &mut nodes, &lower, &mut next_lower);
+                // In this order nothing later in the layer changes a parent that was looked at.
+                let parent = &path.as_bytes()[..path.as_bytes().len() - path.file_name().len()];
+                if last_parent != Some(parent) {
+                    self.imply_parents(path, &mut nodes);
+                    last_parent = Some(parent);
+                }
                 nodes.push(Place { layer: number, entry: (at + real) as u32 });
                 next_lower += usize::from(covers);
             } else if covers && !whiteout {
@@ -94,15 +100,9 @@ impl TreeIndex {
         self.nodes = nodes;
     }
 
-    /// Adds the directories above `path` that are missing or are no directories. Every node before `path` has been
-    /// moved from `lower` to `nodes`; what lies below a replaced node cannot exist.
-    fn imply_parents(
-        &mut self,
-        path: &LayerPath,
-        nodes: &mut Vec<Place>,
-        lower: &[Place],
-        next_lower: &mut usize,
-    ) {
+    /// Adds the directories above `path` that are missing or are no directories. Every lower node before `path` is in
+    /// `nodes` already; nothing can be below one that is replaced.
+    fn imply_parents(&mut self, path: &LayerPath, nodes: &mut Vec<Place>) {
         for parent in path.ancestors() {
             let found = nodes.binary_search_by(|p| self.entry(*p).path.cmp(&parent));
             if let Ok(at) = found
@@ -117,7 +117,6 @@ impl TreeIndex {
                 Err(at) => nodes.insert(at, implied),
             }
         }
-        debug_assert!(lower.get(*next_lower).is_none_or(|p| self.entry(*p).path >= *path));
     }
 
     fn entry(&self, place: Place) -> &Entry {

@@ -102,6 +102,10 @@ impl ImageIndex {
 
 /// The parsed form of a [`Manifest`].
 #[derive(Clone, Debug, PartialEq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly every manifest is an image's: boxing would only add a hop"
+)]
 pub enum ManifestBody {
     /// An image manifest, OCI or Docker schema 2.
     Image(ImageManifest),

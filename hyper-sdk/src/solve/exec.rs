@@ -77,7 +77,8 @@ impl SolveContext {
                 "RUN --security=insecure needs the permission `security.insecure`: build with --allow security.insecure",
             ));
         }
-        let _permit = self.commands.acquire().await.map_err(|e| Error::internal("no permits").with_source(e))?;
+        let _permit =
+            self.commands.acquire().await.map_err(|e| Error::internal("no permits").with_source(e))?;
         self.unpack(base).await?;
         let mut spec = ExecSpec::new(exec.args.iter().cloned());
         spec.env = exec.env.iter().chain(&exec.uncached_env).cloned().collect();
@@ -179,6 +180,8 @@ impl SolveContext {
             MountKind::Cache { id, from, read_only, sharing, mode, uid, gid } => {
                 let mut name = Hasher::sha256();
                 name.update_field(id);
+                // Users of one cache with other owners see folders of their own, as with the peers.
+                name.update_field(format!("{mode:o} {uid} {gid}"));
                 let mut key = name.finish().hex().to_owned();
                 let lock = |key: &str| {
                     let mut locks = self.mount_locks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -235,7 +238,10 @@ impl SolveContext {
 }
 
 fn missing_secret(id: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("the secret `{id}` is required: give it with --secret id={id},src=FILE"))
+    Error::new(
+        ErrorKind::NotFound,
+        format!("the secret `{id}` is required: give it with --secret id={id},src=FILE"),
+    )
 }
 
 pub(super) fn input_value(inputs: &[Value], input: InputIndex) -> Result<&Value> {

@@ -113,8 +113,9 @@ impl SolveContext {
                 views.push(self.view(inputs, copy.input).await?);
             }
         }
-        let plan = serde_json::to_vec(&request)
-            .map_err(|e| crate::Error::internal("a file operation cannot be written as JSON").with_source(e))?;
+        let plan = serde_json::to_vec(&request).map_err(|e| {
+            crate::Error::internal("a file operation cannot be written as JSON").with_source(e)
+        })?;
         let tar = self.snapshotter.copy(None, views, plan).await?;
         self.layer_of_tar(tar).await
     }

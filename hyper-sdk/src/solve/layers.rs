@@ -1,7 +1,7 @@
 //! Makes layers into blobs with an index, and blobs into snapshots.
 
-use super::value::{Chain, Layer};
 use super::SolveContext;
+use super::value::{Chain, Layer};
 use crate::layer::compress::{CompressOptions, CompressedLayer, LayerCompressor};
 use crate::layer::{LayerIndex, ReadAhead, TreeIndex, VerifiedLayer};
 use crate::oci::Descriptor;
@@ -182,7 +182,9 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T> + Send + 'static,
 {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("blocking work panicked").with_source(e))?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::internal("blocking work panicked").with_source(e))?
 }
 
 trait MapErrIo {

@@ -14,8 +14,8 @@ mod files;
 mod layers;
 mod value;
 
-pub(crate) use layers::blocking;
 pub use layers::LAYERS_REPOSITORY;
+pub(crate) use layers::blocking;
 pub use value::{Chain, Layer, Value, chain_id};
 
 use crate::cache::{CacheRecord, SharedCache};
@@ -31,8 +31,8 @@ use crate::store::SharedStore;
 use crate::{Digest, Error, Result};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -220,9 +220,11 @@ impl SolveContext {
                 })?;
                 Value::Chain(Chain::new(layers.iter().cloned()))
             }
-            Source::Folder { name } => Value::Folder(Arc::clone(self.folders.get(name).ok_or_else(|| {
-                Error::invalid("there is no build context to copy from: name a folder as the context")
-            })?)),
+            Source::Folder { name } => {
+                Value::Folder(Arc::clone(self.folders.get(name).ok_or_else(|| {
+                    Error::invalid("there is no build context to copy from: name a folder as the context")
+                })?))
+            }
         })
     }
 

@@ -50,7 +50,8 @@ pub fn open_context(folder: &Path, dockerfile: Option<&Path>) -> Result<Arc<Sour
                 }
                 break;
             }
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
+            Err(e)
+                if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
             Err(e) => return Err(Error::io("cannot read the ignore file", &path, e)),
         }
     }
@@ -66,7 +67,15 @@ pub fn work_tree_time(folder: &Path) -> Option<i64> {
         return None;
     }
     let output = Command::new("git")
-        .args(["-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-C"])
+        .args([
+            "-c",
+            "safe.directory=*",
+            "-c",
+            "core.fsmonitor=false",
+            "-c",
+            "core.hooksPath=/dev/null",
+            "-C",
+        ])
         .arg(folder)
         .args(["rev-list", "--max-count=1", "--format=%ct", "HEAD"])
         .stdin(Stdio::null())

@@ -19,7 +19,9 @@ const MAX_CONFIG: u64 = 16 << 20;
 
 /// Makes the client of a registry, with the caller's credentials and settings.
 #[derive(Clone)]
-pub struct ClientFactory(Arc<dyn Fn(&RegistryHost) -> Result<SharedClient> + Send + Sync>);
+pub struct ClientFactory(Arc<MakeClient>);
+
+type MakeClient = dyn Fn(&RegistryHost) -> Result<SharedClient> + Send + Sync;
 
 impl ClientFactory {
     /// A factory that calls a function.

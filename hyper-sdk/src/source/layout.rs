@@ -72,11 +72,10 @@ fn find(folder: &Path, tag: Option<&str>, digest: Option<&Digest>, platform: &Pl
         .map_err(|e| Error::invalid("index.json of the OCI layout is not an image index").with_source(e))?;
     let named = |d: &&Descriptor| match (digest, tag) {
         (Some(digest), _) => d.digest == *digest,
-        (None, Some(tag)) => {
-            d.annotations.get("org.opencontainers.image.ref.name").is_some_and(|name| {
-                name == tag || name.rsplit_once(':').is_some_and(|(_, t)| t == tag)
-            })
-        }
+        (None, Some(tag)) => d
+            .annotations
+            .get("org.opencontainers.image.ref.name")
+            .is_some_and(|name| name == tag || name.rsplit_once(':').is_some_and(|(_, t)| t == tag)),
         (None, None) => true,
     };
     let mut found: Vec<Descriptor> = index.manifests.iter().filter(named).cloned().collect();
@@ -94,9 +93,14 @@ fn find(folder: &Path, tag: Option<&str>, digest: Option<&Digest>, platform: &Pl
         match manifest.body() {
             ManifestBody::Image(_) => return Ok(manifest),
             ManifestBody::Index(index) => {
-                found.extend(index.manifests.iter().rev().filter(|d| {
-                    !d.annotations.contains_key("vnd.docker.reference.type")
-                }).cloned());
+                found.extend(
+                    index
+                        .manifests
+                        .iter()
+                        .rev()
+                        .filter(|d| !d.annotations.contains_key("vnd.docker.reference.type"))
+                        .cloned(),
+                );
             }
         }
     }
@@ -118,8 +122,8 @@ async fn import_blob(
     let (sender, mut blocks) = mpsc::channel::<Bytes>(4);
     let (digest, size) = (blob.digest.clone(), blob.size);
     let read = tokio::task::spawn_blocking(move || -> Result<()> {
-        let file = std::fs::File::open(&path)
-            .map_err(|e| Error::io("the OCI layout lacks a blob", &path, e))?;
+        let file =
+            std::fs::File::open(&path).map_err(|e| Error::io("the OCI layout lacks a blob", &path, e))?;
         let mut reader = VerifyingReader::new(file, digest, size);
         loop {
             let mut block = vec![0; 1 << 20];

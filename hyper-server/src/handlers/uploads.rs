@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 static UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// The largest body that is gathered in memory instead of in a session.
-const IN_MEMORY: usize = 1 << 20;
+const IN_MEMORY: usize = 256 << 10;
 
 /// How many repositories are asked for a blob that is to be mounted from wherever it is.
 const ASKED: usize = 200;

@@ -8,11 +8,11 @@
 //!   4  build
 //! ```
 //!
-//! A room may name a room of an earlier level or of its own, never one of a later level. `testing` and the code below
-//! `#[cfg(test)]` may name all. The SDK takes paths, clocks and credentials from its caller: it reads no environment
-//! variable and no home folder, outside tests.
+//! A room may name a room of an earlier level or of its own, never one of a later level. `testing`, the programs in
+//! `bin` and what is compiled for tests alone may name all. The SDK takes paths, clocks and credentials from its caller:
+//! it reads no environment variable and no home folder, outside tests and the conformance suites.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const LEVELS: &[&[&str]] = &[
     &["error", "digest", "reference", "oci", "media_type", "platform", "clock", "progress"],
@@ -20,7 +20,7 @@ const LEVELS: &[&[&str]] = &[
     &["client", "cache", "source", "snapshot", "exec"],
     &["frontend", "solve", "export"],
     &["build"],
-    &["testing"],
+    &["testing", "bin", "lib"],
 ];
 
 const ENVIRONMENT: &[&str] = &["env::var", "env::vars", "env::home_dir", "env::temp_dir", "env::current_dir"];
@@ -29,25 +29,50 @@ fn level(room: &str) -> Option<usize> {
     LEVELS.iter().position(|rooms| rooms.contains(&room))
 }
 
-/// Checks one file of `hyper-sdk/src`.
-pub(super) fn check(file: &Path, text: &str, breaches: &mut Vec<String>) {
+/// Checks every file of `hyper-sdk/src`.
+pub(super) fn check(files: &[(&Path, String)], breaches: &mut Vec<String>) {
+    let sources: Vec<&(&Path, String)> = files
+        .iter()
+        .filter(|(f, _)| f.starts_with("hyper-sdk/src") && f.extension().is_some_and(|e| e == "rs"))
+        .collect();
+    let test_modules: Vec<PathBuf> =
+        sources.iter().flat_map(|(file, text)| test_modules(file, text)).collect();
+    for (file, text) in sources {
+        if !test_modules.iter().any(|module| file.with_extension("").starts_with(module)) {
+            check_one(file, text, breaches);
+        }
+    }
+}
+
+/// The modules in files of their own that a file declares for tests alone, as paths without extension.
+fn test_modules(file: &Path, text: &str) -> Vec<PathBuf> {
+    let stem = file.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
+    let folder = match stem {
+        "mod" | "lib" => file.parent().unwrap_or(Path::new("")).to_owned(),
+        _ => file.with_extension(""),
+    };
+    let mut modules = Vec::new();
+    let mut for_tests = false;
+    for line in text.lines().map(str::trim) {
+        let name = line.strip_suffix(';').and_then(|l| l.strip_prefix("mod "));
+        if let (true, Some(name)) = (for_tests, name) {
+            modules.push(folder.join(name));
+        }
+        for_tests = line == "#[cfg(test)]" || (for_tests && line.starts_with('#'));
+    }
+    modules
+}
+
+fn check_one(file: &Path, text: &str, breaches: &mut Vec<String>) {
     let name = file.display();
     let Some(room) = file.components().nth(2).and_then(|c| Path::new(c.as_os_str()).file_stem()?.to_str())
     else {
         return;
     };
-    if room == "lib" {
-        return;
-    }
     let Some(own) = level(room) else {
         breaches.push(format!("{name}: the room `{room}` has no level in xtask/src/tidy/rooms.rs"));
         return;
     };
-    if file.file_stem().is_some_and(|stem| stem == "tests")
-        || file.components().any(|c| c.as_os_str() == "tests")
-    {
-        return;
-    }
     let code = code(text);
     for imported in named_rooms(&code) {
         if let Some(other) = level(imported)
@@ -56,11 +81,10 @@ pub(super) fn check(file: &Path, text: &str, breaches: &mut Vec<String>) {
             breaches.push(format!("{name}: `{room}` (level {own}) names `{imported}` (level {other})"));
         }
     }
-    if room != "testing" {
-        for call in ENVIRONMENT
-            .iter()
-            .filter(|call| code.contains(&format!("{call}(")) || code.contains(&format!("{call}_os(")))
-        {
+    let is_suite = file.components().any(|c| c.as_os_str() == "conformance");
+    if !is_suite && own + 1 < LEVELS.len() {
+        let calls = |call: &str| code.contains(&format!("{call}(")) || code.contains(&format!("{call}_os("));
+        for call in ENVIRONMENT.iter().filter(|call| calls(call)) {
             breaches.push(format!("{name}: the SDK does not read the environment: `{call}`"));
         }
     }
@@ -126,7 +150,7 @@ mod tests {
 
     fn breaches(file: &str, text: &str) -> Vec<String> {
         let mut out = Vec::new();
-        check(Path::new(file), text, &mut out);
+        check(&[(Path::new(file), text.to_owned())], &mut out);
         out
     }
 
@@ -146,6 +170,21 @@ mod tests {
         let text =
             "//! See [`crate::build`].\n#[cfg(test)]\nmod tests {\n    use crate::build::Builder;\n}\n";
         assert!(breaches("hyper-sdk/src/store/mod.rs", text).is_empty());
+    }
+
+    #[test]
+    fn modules_for_tests_may_name_all() {
+        let parent = "//! x\n#[cfg(test)]\nmod recorded;\n".to_owned();
+        let child = "//! x\nuse crate::build::Builder;\n".to_owned();
+        let mut out = Vec::new();
+        let files = [
+            (Path::new("hyper-sdk/src/layer/copy/mod.rs"), parent.clone()),
+            (Path::new("hyper-sdk/src/layer/copy/recorded.rs"), child.clone()),
+        ];
+        check(&files, &mut out);
+        assert!(out.is_empty(), "{out:?}");
+        check(&[(files[1].0, child)], &mut out);
+        assert_eq!(out.len(), 1);
     }
 
     #[test]

@@ -36,6 +36,8 @@ impl Lowering<'_> {
             Instruction::Cmd(cmd) => {
                 let command = with_shell(state, &cmd.command);
                 state.container().cmd = Some(command);
+                // The peers set this with every CMD; runtimes on Linux do not look at it.
+                state.container().args_escaped = Some(true);
                 state.command_set = true;
             }
             Instruction::Entrypoint(entrypoint) => {
@@ -47,7 +49,8 @@ impl Lowering<'_> {
             }
             Instruction::Expose(expose) => {
                 for word in &expose.ports {
-                    let ports = ports::parse([word.value.as_str()]).map_err(|e| self.error(word, e.message()))?;
+                    let ports =
+                        ports::parse([word.value.as_str()]).map_err(|e| self.error(word, e.message()))?;
                     for port in ports.to_set() {
                         state.container().exposed_ports.insert(port, json!({}));
                     }
@@ -79,7 +82,11 @@ impl Lowering<'_> {
                 }
                 state.container().healthcheck = Some(health);
             }
-            Instruction::Onbuild(onbuild) => state.container().on_build.push(onbuild.expression.clone()),
+            Instruction::Onbuild(onbuild) => {
+                // What a child will do is no history of this image.
+                state.container().on_build.push(onbuild.expression.clone());
+                return Ok(());
+            }
             Instruction::Maintainer(maintainer) => {
                 state.config.author = Some(maintainer.name.value.clone());
             }

@@ -67,7 +67,8 @@ impl Lowering<'_> {
         }
         for source in &add.sources {
             if !matches!(AddSource::parse(&source.value), Ok(AddSource::Local(_))) {
-                return Err(self.unsupported(source, "ADD from a web address or a git repository is not supported yet"));
+                return Err(self
+                    .unsupported(source, "ADD from a web address or a git repository is not supported yet"));
             }
         }
         self.transfer(
@@ -105,11 +106,12 @@ impl Lowering<'_> {
             let values = |words: &[Word]| words.iter().map(|w| w.value.clone()).collect::<Vec<_>>();
             let (sources, exclude) = (values(t.sources), values(t.excludes));
             if sources.len() + t.inline.len() > 1 && !destination.ends_with('/') {
-                return Err(self.error(
-                    t.destination,
-                    "with more than one source the destination must be a directory and end with a `/`",
-                )
-                .into());
+                return Err(self
+                    .error(
+                        t.destination,
+                        "with more than one source the destination must be a directory and end with a `/`",
+                    )
+                    .into());
             }
             let from = t.from.unwrap_or_else(|| self.main_context());
             inputs.push(from);
@@ -147,7 +149,9 @@ impl Lowering<'_> {
     ) -> Lowers<()> {
         let path = workdir.path.value.clone();
         if path.is_empty() {
-            return Err(self.error(&workdir.path, "WORKDIR is empty after its variables are replaced").into());
+            return Err(self
+                .error(&workdir.path, "WORKDIR is empty after its variables are replaced")
+                .into());
         }
         let path = if path.starts_with('/') { path } else { clean(&format!("{}/{path}", state.workdir())) };
         state.container().working_dir.clone_from(&path);

@@ -2,7 +2,9 @@
 
 use super::stage::{DEFAULT_PATH, StageState};
 use crate::clock::parse_rfc3339;
-use crate::dockerfile::{Diagnostic, Dockerfile, Instruction, Plan, Reference, Source as Text, Span, StageRef, Statement, Word};
+use crate::dockerfile::{
+    Diagnostic, Dockerfile, Instruction, Plan, Reference, Source as Text, Span, StageRef, Statement, Word,
+};
 use crate::frontend::{FrontendOptions, Lowered, Resolved, Resolver};
 use crate::graph::{Graph, Op, Source, VertexId};
 use crate::oci::ImageConfig;
@@ -62,7 +64,11 @@ struct StageBase {
 }
 
 impl<'a> Lowering<'a> {
-    pub(super) fn new(file: &'a Dockerfile, options: &'a FrontendOptions, resolver: &'a dyn Resolver) -> Self {
+    pub(super) fn new(
+        file: &'a Dockerfile,
+        options: &'a FrontendOptions,
+        resolver: &'a dyn Resolver,
+    ) -> Self {
         Self {
             options,
             file,
@@ -102,7 +108,8 @@ impl<'a> Lowering<'a> {
             let state = self.stage(*index, &bases[*index], &plan, &scope.values, onbuild).await?;
             self.stages.insert(stage.index, state);
         }
-        let mut state = self.stages.remove(&target).ok_or_else(|| Error::internal("the target was not lowered"))?;
+        let mut state =
+            self.stages.remove(&target).ok_or_else(|| Error::internal("the target was not lowered"))?;
         for (name, value) in &self.options.labels {
             state.container().labels.insert(name.clone(), value.clone());
         }
@@ -184,7 +191,9 @@ impl<'a> Lowering<'a> {
                     None => self.resolve(&base.image, &base.platform, &stage.from.image).await?,
                 };
                 let Resolved::Image { config, .. } = &resolved else {
-                    return Err(self.error(&stage.from.image, "a folder cannot be the base of a stage").into());
+                    return Err(self
+                        .error(&stage.from.image, "a folder cannot be the base of a stage")
+                        .into());
                 };
                 let mut config = (**config).clone();
                 if let Some(created) = config.created.as_deref().and_then(parse_rfc3339) {

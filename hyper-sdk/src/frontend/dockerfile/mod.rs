@@ -27,7 +27,8 @@ pub async fn lower(
     let (file, findings) = crate::dockerfile::parse(text, name).into_result()?;
     let globals = platform_arguments(options);
     let lowering = lower::Lowering::new(&file, options, resolver);
-    let mut lowered = lowering.target(&globals).await.map_err(|fault| lower::to_error(fault, &file.source))?;
+    let mut lowered =
+        lowering.target(&globals).await.map_err(|fault| lower::to_error(fault, &file.source))?;
     lowered.warnings = findings.iter().map(|f| f.render(&file.source).trim_end().to_owned()).collect();
     Ok(lowered)
 }

@@ -7,8 +7,16 @@ use crate::graph::{ExecOp, Mount, MountKind, NetworkMode, Op, Security, Sharing,
 
 /// The variables that configure proxies: RUN sees them without ARG, and they count neither for history nor cache.
 const PROXIES: [&str; 10] = [
-    "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY", "no_proxy",
-    "ALL_PROXY", "all_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
 ];
 
 impl Lowering<'_> {
@@ -42,14 +50,16 @@ impl Lowering<'_> {
             }
             RunCommand::Script { name, content } => {
                 let target = format!("/dev/pipes/{name}");
-                mounts.push(Mount { target: target.clone(), kind: MountKind::Inline { content, mode: 0o755 } });
+                mounts
+                    .push(Mount { target: target.clone(), kind: MountKind::Inline { content, mode: 0o755 } });
                 (vec![target.clone()], target)
             }
         };
         let created_by = if state.arguments.is_empty() {
             format!("RUN {shown}")
         } else {
-            let list: Vec<String> = state.arguments.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let list: Vec<String> =
+                state.arguments.iter().map(|(name, value)| format!("{name}={value}")).collect();
             format!("RUN |{} {} {shown}", list.len(), list.join(" "))
         };
         let mut op = ExecOp::new(args);
@@ -96,7 +106,8 @@ impl Lowering<'_> {
             Some(t) => Ok(t),
             None => Err(needs_target()),
         };
-        let from = |from: &Option<String>| from.clone().map(|name| crate::dockerfile::Spanned::new(name, word.span));
+        let from =
+            |from: &Option<String>| from.clone().map(|name| crate::dockerfile::Spanned::new(name, word.span));
         match mount.kind {
             dockerfile::MountKind::Bind => {
                 let target = checked(target)?;
@@ -106,7 +117,10 @@ impl Lowering<'_> {
                 };
                 let source = clean(mount.source.as_deref().unwrap_or("/"));
                 let input = push_input(inputs, vertex);
-                mounts.push(Mount { target, kind: MountKind::Bind { input, source, writable: !mount.read_only } });
+                mounts.push(Mount {
+                    target,
+                    kind: MountKind::Bind { input, source, writable: !mount.read_only },
+                });
             }
             dockerfile::MountKind::Cache => {
                 let target = checked(target)?;

@@ -22,10 +22,16 @@ impl Resolver for Images {
         config.config.cmd = Some(vec!["sh".into()]);
         match name {
             "base" => {}
-            "triggers" => config.config.on_build = vec!["COPY --from=tools /t /t".into(), "ENV DONE=1".into()],
+            "triggers" => {
+                config.config.on_build = vec!["COPY --from=tools /t /t".into(), "ENV DONE=1".into()]
+            }
             _ => return Err(Error::new(ErrorKind::ManifestUnknown, "no such image")),
         }
-        Ok(Resolved::Image { reference: name.into(), manifest: Digest::sha256(name), config: Box::new(config) })
+        Ok(Resolved::Image {
+            reference: name.into(),
+            manifest: Digest::sha256(name),
+            config: Box::new(config),
+        })
     }
 }
 
@@ -70,7 +76,9 @@ async fn run_sees_arguments_and_history_shows_them() {
         build_args: [("A", "given"), ("HTTP_PROXY", "p")].map(|(k, v)| (k.into(), v.into())).into(),
         ..FrontendOptions::default()
     };
-    let l = try_lower("ARG G=global\nFROM base\nARG A=default\nARG G\nARG N\nRUN echo $A", options).await.unwrap();
+    let l = try_lower("ARG G=global\nFROM base\nARG A=default\nARG G\nARG N\nRUN echo $A", options)
+        .await
+        .unwrap();
     let Op::Exec(exec) = root(&l) else { panic!("not a RUN") };
     assert_eq!(exec.args, ["/bin/sh", "-c", "echo $A"]);
     let env: Vec<String> = exec.env.iter().map(|(k, v)| format!("{k}={v}")).collect();

@@ -256,6 +256,10 @@ impl Planner<'_> {
 
     /// Where a member goes, with its missing parents made; `None` for the destination itself.
     fn member_path(&mut self, top: &LayerPath, name: &[u8]) -> Result<Option<LayerPath>> {
+        // GNU tar takes a member without a name for the folder itself, and so do we.
+        if name.is_empty() {
+            return Ok(None);
+        }
         let clean = LayerPath::from_archive(name).map_err(|e| {
             Error::invalid("the archive has a name that leads out of it or cannot be a path").with_source(e)
         })?;

@@ -26,9 +26,9 @@ mod mode;
 pub mod pattern;
 mod plan;
 mod planner;
-mod request;
 #[cfg(test)]
 mod recorded;
+mod request;
 mod source;
 mod stat_cache;
 mod suggest;

@@ -62,7 +62,8 @@ impl CopyRequest {
     pub fn destination_tree(&self) -> Result<TreeIndex> {
         let mut layers = Vec::new();
         for path in &self.destination {
-            let bytes = std::fs::read(path).map_err(|e| Error::io("cannot read the index of a layer", path, e))?;
+            let bytes =
+                std::fs::read(path).map_err(|e| Error::io("cannot read the index of a layer", path, e))?;
             layers.push(Arc::new(LayerIndex::from_bytes(&bytes)?));
         }
         Ok(TreeIndex::new(layers))
@@ -77,10 +78,13 @@ impl CopyRequest {
         for step in &self.steps {
             match step {
                 CopyStep::Copy { source, spec } => {
-                    let root = sources.get(*source).ok_or_else(|| Error::internal("a copy without its source"))?;
+                    let root =
+                        sources.get(*source).ok_or_else(|| Error::internal("a copy without its source"))?;
                     planner.copy(root, spec)?;
                 }
-                CopyStep::MakeDirectory { path, mode, owner } => planner.make_directory(path, *mode, *owner)?,
+                CopyStep::MakeDirectory { path, mode, owner } => {
+                    planner.make_directory(path, *mode, *owner)?
+                }
                 CopyStep::MakeFile { name, content, spec } => {
                     planner.inline_file(name, content.as_bytes().to_vec(), spec)?;
                 }

@@ -79,6 +79,13 @@ fn own(entry: &mut Entry) {
     }
 }
 
+/// The entries of the merged view; the directories that it implies belong to whoever unpacks them.
+pub(super) fn shown(tree: &TreeIndex) -> Vec<Entry> {
+    let mut entries: Vec<_> = tree.nodes().map(|n| n.entry.clone()).collect();
+    entries.iter_mut().filter(|_| !is_root()).for_each(own);
+    entries
+}
+
 pub(super) fn options(style: ApplyStyle, lowers: &[std::path::PathBuf]) -> ApplyOptions {
     let owners = if is_root() { OwnerPolicy::Keep } else { OwnerPolicy::Ignore };
     ApplyOptions { lowers: lowers.to_vec(), owners, ..ApplyOptions::new(style) }

@@ -85,6 +85,7 @@ async fn a_broken_upload_is_resumed_where_the_registry_says() {
         match event {
             Event::Finished { outcome, .. } => outcomes.push(outcome),
             Event::Result { digest, .. } => result = Some(digest),
+            Event::Advanced { done, total, .. } => assert!(Some(done) <= total, "{done} of {total:?}"),
             _ => {}
         }
     }
@@ -208,4 +209,26 @@ async fn a_location_on_another_host_gets_no_credentials() {
     let session = client.start_upload(&repository()).await.unwrap();
     client.finish_upload(&repository(), session, &Digest::sha256(""), None).await.unwrap();
     assert_eq!(other.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_push_that_is_dropped_publishes_nothing() {
+    let layer = vec![7u8; 1000];
+    let (store, _) = store(&layer).await;
+    let script = registry(Digest::sha256(&layer), Arc::default(), |_, _| {
+        Reply::new(201).delay(Duration::from_secs(60))
+    });
+    let server = Server::start(script).await;
+    let options = PushOptions::default();
+    {
+        let mut pushing = std::pin::pin!(push_to(&server, &store, &options));
+        while server.count("PUT /v2/a/b/blobs/") == 0 {
+            tokio::select! {
+                done = &mut pushing => panic!("the push ended: {done:?}"),
+                () = tokio::time::sleep(Duration::from_millis(5)) => {}
+            }
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(server.count("PUT /v2/a/b/manifests/"), 0);
 }

@@ -1,0 +1,171 @@
+"""The exceptions, one class for each kind of error of the SDK.
+
+Kinds that are of one nature have a common base: every kind of "it is not there" is a `NotFoundError`, every kind of
+"it is not well formed" an `InvalidError`. `HyperError.kind` is the exact kind; a kind that is newer than this file
+becomes a plain `HyperError`.
+"""
+
+from __future__ import annotations
+
+
+class HyperError(Exception):
+    """Something failed. The text of the exception has the whole chain of causes."""
+
+    #: The stable name of the kind, such as `not_found`.
+    kind: str = "internal"
+    #: Whether the same call can succeed when it is made again.
+    retryable: bool = False
+    #: The operation that failed, when it has a name.
+    op: str | None = None
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        #: Named values that the error is about: paths, digests, references.
+        self.context: dict[str, str] = {}
+
+
+class InvalidError(HyperError):
+    """An argument, a file or a message is not well formed."""
+
+
+class NotFoundError(HyperError):
+    """Something does not exist."""
+
+
+class DigestInvalidError(InvalidError):
+    """A digest is not well formed, or content does not match its digest."""
+
+
+class SizeInvalidError(InvalidError):
+    """A size differs from what was announced."""
+
+
+class NameInvalidError(InvalidError):
+    """A repository name is not well formed."""
+
+
+class NameUnknownError(NotFoundError):
+    """A repository does not exist."""
+
+
+class BlobUnknownError(NotFoundError):
+    """A blob is not in the repository."""
+
+
+class ManifestUnknownError(NotFoundError):
+    """A manifest is not in the repository, by tag or by digest."""
+
+
+class ManifestInvalidError(InvalidError):
+    """A manifest is not well formed or not of a known kind."""
+
+
+class ManifestBlobUnknownError(InvalidError):
+    """A manifest names a blob or manifest that its repository does not have."""
+
+
+class UploadUnknownError(NotFoundError):
+    """An upload session does not exist, or has ended."""
+
+
+class UploadInvalidError(InvalidError):
+    """A chunk or a finish does not fit the state of its upload."""
+
+
+class RangeInvalidError(InvalidError):
+    """A range lies outside its content or arrives out of order."""
+
+
+class ConflictError(HyperError):
+    """Something exists already, or changed meanwhile."""
+
+
+class UnauthorizedError(HyperError):
+    """No or wrong credentials."""
+
+
+class DeniedError(HyperError):
+    """The credentials are right and do not permit it."""
+
+
+class UnsupportedError(HyperError):
+    """An operation, an option or a field is not implemented; the message names it."""
+
+
+class TooLargeError(HyperError):
+    """Content is above a limit."""
+
+
+class TooManyRequestsError(HyperError):
+    """Too many requests: try again later."""
+
+
+class UnavailableError(HyperError):
+    """A peer cannot be reached or does not answer now."""
+
+
+class TimeoutError(HyperError):  # noqa: A001 - reached as hyper_sdk.TimeoutError
+    """No answer in time."""
+
+
+class CancelledError(HyperError):
+    """The work was cancelled."""
+
+
+class CommandFailedError(HyperError):
+    """A command of a build ended with a failure."""
+
+
+class IoError(HyperError):
+    """The operating system refused an operation on a file, a process or a socket."""
+
+
+class CorruptError(HyperError):
+    """Stored data is damaged."""
+
+
+class InternalError(HyperError):
+    """A defect of Hyper itself."""
+
+
+_KINDS: dict[str, type[HyperError]] = {
+    "invalid": InvalidError,
+    "digest_invalid": DigestInvalidError,
+    "size_invalid": SizeInvalidError,
+    "name_invalid": NameInvalidError,
+    "name_unknown": NameUnknownError,
+    "blob_unknown": BlobUnknownError,
+    "manifest_unknown": ManifestUnknownError,
+    "manifest_invalid": ManifestInvalidError,
+    "manifest_blob_unknown": ManifestBlobUnknownError,
+    "upload_unknown": UploadUnknownError,
+    "upload_invalid": UploadInvalidError,
+    "range_invalid": RangeInvalidError,
+    "not_found": NotFoundError,
+    "conflict": ConflictError,
+    "unauthorized": UnauthorizedError,
+    "denied": DeniedError,
+    "unsupported": UnsupportedError,
+    "too_large": TooLargeError,
+    "too_many_requests": TooManyRequestsError,
+    "unavailable": UnavailableError,
+    "timeout": TimeoutError,
+    "cancelled": CancelledError,
+    "command_failed": CommandFailedError,
+    "io": IoError,
+    "corrupt": CorruptError,
+    "internal": InternalError,
+}
+
+
+def _make(kind: str, message: str, retryable: bool, op: str | None, context: dict[str, str]) -> HyperError:
+    """Makes the exception for an error of the SDK."""
+    error = _KINDS.get(kind, HyperError)(message)
+    error.kind = kind
+    error.retryable = retryable
+    error.op = op
+    error.context = context
+    return error
+
+
+__all__ = ["HyperError", *sorted(c.__name__ for c in _KINDS.values())]

@@ -1,0 +1,212 @@
+//! One operation of the SDK, and the two ways to wait for it.
+//!
+//! # Invariants
+//! - While Rust works, the GIL is released.
+//! - A signal handler of Python that raises (Ctrl-C), a progress callback that raises, and a cancelled asyncio task
+//!   all drop the future of the operation, which by the SDK's contract ends every process that it started.
+//! - Events are handed over in order, and all of them before the result.
+
+use crate::failure::exception;
+use crate::value::to_python;
+use futures::future::BoxFuture;
+use hyper_sdk::progress::{Event, Progress};
+use hyper_sdk::{Error, Result};
+use pyo3::prelude::*;
+use serde_json::Value;
+use std::sync::OnceLock;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinHandle;
+
+/// How often Python gets a chance to run its signal handlers.
+const SIGNALS: Duration = Duration::from_millis(50);
+/// How many events are handed over without looking at signals.
+const EVENTS: usize = 256;
+
+/// The result of an operation, before it is a Python object.
+pub(crate) enum Outcome {
+    /// `None`.
+    Nothing,
+    /// One of `hyper_sdk.results`, or a list of them, by the name of the class.
+    Made(&'static str, Value),
+    /// An object that exists already.
+    Object(Py<PyAny>),
+}
+
+impl Outcome {
+    fn into_python(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        match self {
+            Self::Nothing => Ok(py.None().into_bound(py)),
+            Self::Made(class, value) => {
+                py.import("hyper_sdk.results")?.getattr("_make")?.call1((class, to_python(py, &value)?))
+            }
+            Self::Object(object) => Ok(object.into_bound(py)),
+        }
+    }
+}
+
+/// Where events go: a Python callable, and the channel that they come from.
+struct Listener {
+    callback: Py<PyAny>,
+    events: UnboundedReceiver<Event>,
+}
+
+/// Work that has not begun.
+pub(crate) struct Operation {
+    future: BoxFuture<'static, Result<Outcome>>,
+    listener: Option<Listener>,
+}
+
+impl Operation {
+    /// An operation without events.
+    pub(crate) fn new(future: impl Future<Output = Result<Outcome>> + Send + 'static) -> Self {
+        Self { future: Box::pin(future), listener: None }
+    }
+
+    /// An operation that gets a [`Progress`], whose events go to `callback` if there is one.
+    pub(crate) fn with_progress<F>(callback: Option<Py<PyAny>>, work: impl FnOnce(Progress) -> F) -> Self
+    where
+        F: Future<Output = Result<Outcome>> + Send + 'static,
+    {
+        let Some(callback) = callback else { return Self::new(work(Progress::none())) };
+        let (progress, events) = Progress::channel();
+        Self { future: Box::pin(work(progress)), listener: Some(Listener { callback, events }) }
+    }
+}
+
+/// The runtime of this process.
+///
+/// # Errors
+/// In a process that was forked after the first use: threads do not survive a fork.
+pub(crate) fn runtime() -> Result<&'static Runtime> {
+    static OWNER: OnceLock<u32> = OnceLock::new();
+    if *OWNER.get_or_init(std::process::id) != std::process::id() {
+        return Err(Error::unsupported(
+            "this process was forked from one that had used hyper_sdk: start it with the `spawn` method of multiprocessing",
+        ));
+    }
+    Ok(pyo3_async_runtimes::tokio::get_runtime())
+}
+
+/// Aborts its task when it is dropped.
+struct Running(JoinHandle<Result<Outcome>>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+enum Woken {
+    Events(Vec<Event>),
+    Done(std::result::Result<Result<Outcome>, tokio::task::JoinError>),
+    Signals,
+}
+
+/// Waits on the calling thread.
+pub(crate) fn run_sync(py: Python<'_>, operation: Operation) -> PyResult<Bound<'_, PyAny>> {
+    let runtime = runtime().map_err(|e| exception(&e))?;
+    let mut running = Running(runtime.spawn(operation.future));
+    let mut listener = operation.listener;
+    let outcome = loop {
+        let woken = py.detach(|| {
+            runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    events = next_events(listener.as_mut()) => Woken::Events(events),
+                    done = &mut running.0 => Woken::Done(done),
+                    () = tokio::time::sleep(SIGNALS) => Woken::Signals,
+                }
+            })
+        });
+        let told = match woken {
+            Woken::Done(outcome) => break outcome,
+            Woken::Events(events) => tell(py, listener.as_ref(), &events, None),
+            Woken::Signals => Ok(()),
+        };
+        if let Err(raised) = told.and_then(|()| py.check_signals()) {
+            // Nothing of the operation is left when the exception reaches the caller.
+            running.0.abort();
+            let _ended = py.detach(|| runtime.block_on(&mut running.0));
+            return Err(raised);
+        }
+    };
+    if let Some(listener) = &mut listener {
+        let mut rest = Vec::new();
+        while let Ok(event) = listener.events.try_recv() {
+            rest.push(event);
+        }
+        tell(py, Some(listener), &rest, None)?;
+    }
+    finish(outcome.unwrap_or_else(|e| Err(broken(e))), py)
+}
+
+/// Gives an awaitable of the running event loop.
+pub(crate) fn run_async(py: Python<'_>, operation: Operation) -> PyResult<Bound<'_, PyAny>> {
+    runtime().map_err(|e| exception(&e))?;
+    let event_loop = pyo3_async_runtimes::tokio::get_current_loop(py)?.unbind();
+    let mut listener = operation.listener;
+    // The task is polled in place: when asyncio drops this future, the operation goes with it.
+    let mut future = operation.future;
+    pyo3_async_runtimes::tokio::future_into_py(py, async move {
+        let outcome = loop {
+            let events = tokio::select! {
+                biased;
+                events = next_events(listener.as_mut()) => events,
+                outcome = &mut future => break outcome,
+            };
+            Python::attach(|py| tell(py, listener.as_ref(), &events, Some(event_loop.bind(py))))?;
+        };
+        Python::attach(|py| {
+            if let Some(listener) = &mut listener {
+                let mut rest = Vec::new();
+                while let Ok(event) = listener.events.try_recv() {
+                    rest.push(event);
+                }
+                tell(py, Some(listener), &rest, Some(event_loop.bind(py)))?;
+            }
+            finish(outcome, py).map(Bound::unbind)
+        })
+    })
+}
+
+/// Waits for events; for ever when there are none to come.
+async fn next_events(listener: Option<&mut Listener>) -> Vec<Event> {
+    let Some(listener) = listener else { return std::future::pending().await };
+    let mut events = Vec::new();
+    if listener.events.recv_many(&mut events, EVENTS).await == 0 {
+        return std::future::pending().await;
+    }
+    events
+}
+
+/// Calls the callback with each event: here, or soon in the event loop.
+fn tell(
+    py: Python<'_>,
+    listener: Option<&Listener>,
+    events: &[Event],
+    event_loop: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let Some(listener) = listener else { return Ok(()) };
+    for event in events {
+        let value = serde_json::to_value(event)
+            .map_err(|e| exception(&Error::internal("an event is not plain data").with_source(e)))?;
+        let value = to_python(py, &value)?;
+        match event_loop {
+            None => listener.callback.bind(py).call1((value,))?,
+            Some(event_loop) => {
+                event_loop.call_method1("call_soon_threadsafe", (listener.callback.bind(py), value))?
+            }
+        };
+    }
+    Ok(())
+}
+
+fn finish(outcome: Result<Outcome>, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    outcome.map_err(|e| exception(&e))?.into_python(py)
+}
+
+fn broken(error: tokio::task::JoinError) -> Error {
+    Error::internal("the operation broke off").with_source(error)
+}

@@ -1,0 +1,150 @@
+//! A registry in this process.
+
+use crate::failure::exception;
+use crate::operation::{Operation, Outcome, run_async, run_sync};
+use hyper_sdk::store::{DiskStore, MemoryStore, SharedStore};
+use hyper_sdk::{Error, ErrorKind, Result};
+use hyper_server::{RegistryOptions, RunningServer, Server, ServerOptions};
+use pyo3::prelude::*;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+struct Inner {
+    data: Option<PathBuf>,
+    listen: String,
+    read_only: bool,
+    htpasswd: Option<PathBuf>,
+    server: Mutex<Option<RunningServer>>,
+}
+
+impl Inner {
+    fn server(&self) -> std::sync::MutexGuard<'_, Option<RunningServer>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn address(&self) -> Result<SocketAddr> {
+        let running = self.server().as_ref().map(RunningServer::address);
+        running.ok_or_else(|| Error::invalid("the registry is not running: start it, or use it in a `with`"))
+    }
+
+    async fn start(&self) -> Result<()> {
+        if self.server().is_some() {
+            return Err(Error::new(ErrorKind::Conflict, "the registry is running already"));
+        }
+        let address: SocketAddr = self.listen.parse().map_err(|e| {
+            Error::invalid("`listen` is not ADDRESS:PORT").with_context("listen", &self.listen).with_source(e)
+        })?;
+        let store: SharedStore = match &self.data {
+            Some(folder) => Arc::new(DiskStore::open(folder).await?),
+            None => Arc::new(MemoryStore::new()),
+        };
+        let registry = RegistryOptions {
+            read_only: self.read_only,
+            htpasswd: self.htpasswd.clone(),
+            ..RegistryOptions::default()
+        };
+        let options = ServerOptions { drain_timeout: Duration::from_secs(10), ..ServerOptions::default() };
+        let server = Server::start(store, address, registry, options).await?;
+        *self.server() = Some(server);
+        Ok(())
+    }
+
+    async fn stop(&self) -> Result<()> {
+        let server = self.server().take();
+        match server {
+            Some(server) => server.stop().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Serves images over HTTP from this process.
+///
+/// `data` is the folder to keep images in; without it they are kept in memory. The store of a `Hyper` is such a
+/// folder too: `ROOT/store`. Runs between `start` and `stop`, or inside `with` and `async with`.
+#[pyclass(frozen, module = "hyper_sdk")]
+pub(crate) struct Registry(Arc<Inner>);
+
+impl Registry {
+    fn starting(slf: &Bound<'_, Self>) -> Operation {
+        let (inner, this) = (Arc::clone(&slf.get().0), slf.clone().into_any().unbind());
+        Operation::new(async move {
+            inner.start().await?;
+            Ok(Outcome::Object(this))
+        })
+    }
+
+    fn stopping(&self) -> Operation {
+        let inner = Arc::clone(&self.0);
+        Operation::new(async move {
+            inner.stop().await?;
+            Ok(Outcome::Nothing)
+        })
+    }
+}
+
+#[pymethods]
+impl Registry {
+    #[new]
+    #[pyo3(signature = (data=None, listen="127.0.0.1:0".to_owned(), *, read_only=false, htpasswd=None))]
+    fn new(data: Option<PathBuf>, listen: String, read_only: bool, htpasswd: Option<PathBuf>) -> Self {
+        Self(Arc::new(Inner { data, listen, read_only, htpasswd, server: Mutex::default() }))
+    }
+
+    /// Where it listens, as `ADDRESS:PORT`: the host of the names of its images.
+    #[getter]
+    fn address(&self) -> PyResult<String> {
+        self.0.address().map(|a| a.to_string()).map_err(|e| exception(&e))
+    }
+
+    /// The URL of its root.
+    #[getter]
+    fn url(&self) -> PyResult<String> {
+        self.0.address().map(|a| format!("http://{a}")).map_err(|e| exception(&e))
+    }
+
+    /// Starts to listen, and returns the registry.
+    fn start<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        run_sync(slf.py(), Self::starting(slf))
+    }
+
+    /// Stops when the requests in flight are answered. Stopping twice is no error.
+    fn stop<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        run_sync(py, self.stopping())
+    }
+
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        run_sync(slf.py(), Self::starting(slf))
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__<'py>(
+        &self,
+        py: Python<'py>,
+        _exception: &Bound<'py, pyo3::types::PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        run_sync(py, self.stopping())
+    }
+
+    fn __aenter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        run_async(slf.py(), Self::starting(slf))
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __aexit__<'py>(
+        &self,
+        py: Python<'py>,
+        _exception: &Bound<'py, pyo3::types::PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        run_async(py, self.stopping())
+    }
+
+    fn __repr__(&self) -> String {
+        match self.0.address() {
+            Ok(address) => format!("Registry(address='{address}')"),
+            Err(_) => "Registry(stopped)".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The arguments of `build` as a request.
+
+use crate::output::OutputFields;
+use hyper_sdk::build::{BuildContext, BuildRequest, EpochPolicy, NamedContext, Output};
+use hyper_sdk::exec::{Network, SecretBytes};
+use hyper_sdk::platform::Platform;
+use hyper_sdk::{Error, ErrorKind, Reference, Result};
+use pyo3::prelude::*;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A secret, as text or bytes.
+#[derive(FromPyObject)]
+pub(crate) enum SecretArgument {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+/// Seconds since 1970, or a policy by name.
+#[derive(FromPyObject)]
+pub(crate) enum EpochArgument {
+    Seconds(i64),
+    Policy(String),
+}
+
+/// Where a named context comes from: text as on the command line, or a path.
+#[derive(FromPyObject)]
+pub(crate) enum ContextArgument {
+    Text(String),
+    Path(PathBuf),
+}
+
+/// Everything that `build` takes besides the callback.
+pub(crate) struct BuildArguments {
+    pub(crate) context: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) dockerfile: Option<String>,
+    pub(crate) tags: Vec<String>,
+    pub(crate) build_args: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) build_contexts: BTreeMap<String, ContextArgument>,
+    pub(crate) secrets: BTreeMap<String, SecretArgument>,
+    pub(crate) target: Option<String>,
+    pub(crate) platform: Option<String>,
+    pub(crate) outputs: Option<Vec<OutputFields>>,
+    pub(crate) no_cache: bool,
+    pub(crate) pull: bool,
+    pub(crate) network: String,
+    pub(crate) extra_hosts: BTreeMap<String, String>,
+    pub(crate) allow_insecure: bool,
+    pub(crate) source_date_epoch: Option<EpochArgument>,
+}
+
+impl BuildArguments {
+    /// Makes the request. Reads the Dockerfile.
+    pub(crate) fn request(self) -> Result<BuildRequest> {
+        let mut request = match (self.dockerfile, self.context) {
+            (Some(_), _) if self.file.is_some() => {
+                return Err(Error::invalid(
+                    "`file` and `dockerfile` exclude each other: the text, or where it is",
+                ));
+            }
+            (Some(text), Some(context)) if !context.is_dir() => {
+                drop(text);
+                return Err(Error::new(ErrorKind::NotFound, "the build context is not a folder")
+                    .with_context("path", context.display()));
+            }
+            (Some(text), Some(context)) => BuildRequest::new(text, BuildContext::Folder(context)),
+            (Some(text), None) => BuildRequest::new(text, BuildContext::Empty),
+            (None, Some(context)) => BuildRequest::from_folder(context, self.file.as_deref())?,
+            (None, None) => {
+                return Err(Error::invalid("nothing to build: give a `context` or a `dockerfile`"));
+            }
+        };
+        for tag in &self.tags {
+            let tag = Reference::parse(tag)?;
+            if tag.digest().is_some() {
+                return Err(Error::invalid("a tag of a build cannot have a digest").with_context("tag", tag));
+            }
+            request.tags.push(tag);
+        }
+        match self.outputs {
+            None => request.outputs.push(Output::Image { push: false }),
+            Some(outputs) => {
+                for output in outputs {
+                    output.add_to(&mut request)?;
+                }
+            }
+        }
+        for (name, context) in self.build_contexts {
+            let context = match context {
+                ContextArgument::Text(text) => NamedContext::parse(&text)?,
+                ContextArgument::Path(path) => NamedContext::Folder(path),
+            };
+            request.named_contexts.insert(name.to_ascii_lowercase(), context);
+        }
+        for (id, secret) in self.secrets {
+            let bytes = match secret {
+                SecretArgument::Text(text) => text.into_bytes(),
+                SecretArgument::Bytes(bytes) => bytes,
+            };
+            request.secrets.insert(id, SecretBytes::new(bytes));
+        }
+        request.network = match self.network.as_str() {
+            "host" | "default" => Network::Host,
+            "none" => Network::None,
+            other => {
+                return Err(Error::unsupported(format!(
+                    "the network `{other}` is not supported: host or none"
+                )));
+            }
+        };
+        request.epoch = match self.source_date_epoch {
+            None => EpochPolicy::Auto,
+            Some(EpochArgument::Seconds(seconds)) => EpochPolicy::At(seconds),
+            Some(EpochArgument::Policy(name)) => match name.as_str() {
+                "auto" => EpochPolicy::Auto,
+                "now" => EpochPolicy::Now,
+                _ => {
+                    return Err(Error::invalid(
+                        "`source_date_epoch` is seconds since 1970, \"auto\" or \"now\"",
+                    ));
+                }
+            },
+        };
+        request.platform = self.platform.as_deref().map(platform).transpose()?;
+        request.build_args = self.build_args;
+        request.labels = self.labels;
+        request.annotations = self.annotations;
+        request.target = self.target;
+        request.no_cache = self.no_cache;
+        request.pull = self.pull;
+        request.extra_hosts = self.extra_hosts.into_iter().collect();
+        request.allow_insecure = self.allow_insecure;
+        Ok(request)
+    }
+}
+
+/// One platform.
+pub(crate) fn platform(text: &str) -> Result<Platform> {
+    if text.contains(',') {
+        return Err(Error::unsupported("several platforms at once are not supported: take them one by one"));
+    }
+    text.parse()
+}

@@ -1,0 +1,40 @@
+"""The awaitable forms do the same."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import pathlib
+
+import pytest
+
+import hyper_sdk
+
+
+def test_everything_can_be_awaited(context: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    async def main() -> None:
+        hyper = hyper_sdk.AsyncHyper(tmp_path / "root", docker_config=tmp_path)
+        other = hyper_sdk.AsyncHyper(tmp_path / "other", docker_config=tmp_path)
+        events: list[dict] = []
+        async with hyper_sdk.Registry() as registry:
+            name = f"{registry.address}/app:1"
+            built = await hyper.build(context, tags=[name], progress=events.append)
+            assert events[-1]["digest"] == built.digest
+            pushed = await hyper.push(name)
+            pulled = await other.pull(name)
+            assert built.digest == pushed.digest == pulled.digest
+            details, images = await asyncio.gather(other.inspect(name), other.images())
+            assert details.digest == images[0].digest == built.digest
+        with pytest.raises(hyper_sdk.InvalidError):
+            await hyper.build(dockerfile="FRMO x")
+
+    asyncio.run(main())
+
+
+def test_both_classes_have_the_same_methods() -> None:
+    names = [name for name in dir(hyper_sdk.Hyper) if not name.startswith("_")]
+    assert names == [name for name in dir(hyper_sdk.AsyncHyper) if not name.startswith("_")]
+    for name in names:
+        if name != "root":
+            both = [inspect.signature(getattr(c, name)) for c in (hyper_sdk.Hyper, hyper_sdk.AsyncHyper)]
+            assert both[0] == both[1]

@@ -1,0 +1,58 @@
+"""Exceptions by kind, and what they must not say."""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+
+import pytest
+
+import hyper_sdk
+
+
+def test_a_dockerfile_is_quoted(hyper: hyper_sdk.Hyper) -> None:
+    with pytest.raises(hyper_sdk.InvalidError) as caught:
+        hyper.build(dockerfile="FROM scratch\nCOPPY a b\n")
+    text = str(caught.value)
+    assert "COPPY a b" in text and "did you mean `COPY`" in text
+    assert caught.value.kind == "invalid" and not caught.value.retryable
+
+
+def test_kinds_and_their_bases(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(hyper_sdk.NotFoundError) as caught:
+        hyper.build(tmp_path / "nowhere")
+    assert caught.value.context == {"path": str(tmp_path / "nowhere")}
+    with pytest.raises(hyper_sdk.ManifestUnknownError) as unknown:
+        hyper.inspect("localhost:5000/none:1")
+    assert isinstance(unknown.value, hyper_sdk.NotFoundError)
+    with pytest.raises(hyper_sdk.UnsupportedError, match="several platforms"):
+        hyper.build(context, platform="linux/amd64,linux/arm64")
+    with pytest.raises(hyper_sdk.InvalidError, match="exclude"):
+        hyper.build(context, file="x", dockerfile="FROM scratch")
+    with pytest.raises(hyper_sdk.HyperError):
+        hyper.build(context, tags=["UPPER"])
+    with pytest.raises(TypeError):
+        hyper.build(context, tags="not-a-list")  # type: ignore[arg-type]
+
+
+def test_an_error_pickles() -> None:
+    error = hyper_sdk.errors._make("blob_unknown", "gone", False, "pull", {"digest": "x"})
+    copy = pickle.loads(pickle.dumps(error))
+    assert isinstance(copy, hyper_sdk.BlobUnknownError)
+    assert (str(copy), copy.kind, copy.context) == ("gone", "blob_unknown", {"digest": "x"})
+
+
+def test_an_exception_of_the_callback_cancels(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
+    def callback(event: dict) -> None:
+        raise KeyError(event["event"])
+
+    with pytest.raises(KeyError):
+        hyper.build(context, progress=callback)
+
+
+def test_credentials_never_print(tmp_path: pathlib.Path) -> None:
+    hyper = hyper_sdk.Hyper(tmp_path, credentials={"localhost:1": ("me", "hunter2")})
+    assert "hunter2" not in repr(hyper)
+    with pytest.raises(hyper_sdk.HyperError) as caught:
+        hyper.inspect("localhost:1/a:1", platform="linux/amd64,x", remote=True)
+    assert "hunter2" not in repr(caught.value)

@@ -1,0 +1,93 @@
+"""Builds without commands, the local store, registries."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import pickle
+import tarfile
+
+import pytest
+
+import hyper_sdk
+
+
+def test_build_and_look(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
+    events: list[dict] = []
+    result = hyper.build(context, tags=["localhost:5000/app:1"], labels={"c": "d"}, progress=events.append)
+    assert result.digest is not None and result.digest.startswith("sha256:")
+    assert result.tags == ["localhost:5000/app:1"]
+    assert any("COPY hello" in step.name for step in result.steps)
+    names = {event["event"] for event in events}
+    assert {"started", "finished", "result"} <= names
+    assert events[-1]["digest"] == result.digest
+
+    (image,) = hyper.images()
+    assert (image.name, image.digest) == ("localhost:5000/app:1", result.digest)
+    details = hyper.inspect("localhost:5000/app:1")
+    assert details.digest == result.digest
+    assert details.manifest["config"]["digest"] == result.config_digest
+    assert details.config is not None
+    assert details.config["config"]["Labels"] == {"a": "b", "c": "d"}
+    assert pickle.loads(pickle.dumps(result)) == result
+
+
+def test_the_second_build_is_cached(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
+    first = hyper.build(context, source_date_epoch=5)
+    second = hyper.build(context, source_date_epoch=5)
+    assert first.digest == second.digest
+    assert first.epoch == 5
+    assert not any(step.cached for step in first.steps)
+    assert all(step.cached for step in second.steps)
+
+
+def test_outputs(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    archive, folder = tmp_path / "a.tar", tmp_path / "files"
+    hyper.build(context, outputs=[f"type=oci,dest={archive}", {"type": "local", "dest": folder}])
+    with tarfile.open(archive) as tar:
+        index = tar.extractfile("index.json")
+        assert index is not None and json.load(index)["schemaVersion"] == 2
+    assert (folder / "hello").read_text() == "hello\n"
+    assert hyper.images() == []
+    for output in ["", "type=oci", "type=elephant,dest=x", 'type=oci,"dest=x']:
+        with pytest.raises(hyper_sdk.InvalidError):
+            hyper.build(context, outputs=[output])
+    with pytest.raises(hyper_sdk.UnsupportedError, match="push"):
+        hyper.build(context, outputs=[{"type": "local", "dest": folder, "push": True}])
+    with pytest.raises(TypeError):
+        hyper.build(context, outputs=[5])  # type: ignore[list-item]
+
+
+def test_push_and_pull(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    other = hyper_sdk.Hyper(tmp_path / "other", docker_config=tmp_path)
+    with hyper_sdk.Registry(tmp_path / "data") as registry:
+        name = f"{registry.address}/app:1"
+        built = hyper.build(context, tags=[name])
+        pushed = hyper.push(name)
+        pulled = other.pull(name)
+        assert built.digest == pushed.digest == pulled.digest == other.inspect(name).digest
+        assert other.inspect(name, remote=True).config == hyper.inspect(name).config
+        hyper.push(name, to=f"{registry.address}/again:2")
+        assert other.inspect(f"{registry.address}/again:2", remote=True).digest == built.digest
+    # The folder keeps what was pushed.
+    with hyper_sdk.Registry(tmp_path / "data") as registry:
+        assert other.inspect(f"{registry.address}/app:1", remote=True).digest == built.digest
+
+
+def test_a_registry_begins_and_ends() -> None:
+    registry = hyper_sdk.Registry()
+    with pytest.raises(hyper_sdk.InvalidError, match="not running"):
+        _ = registry.address
+    with registry:
+        assert registry.url == f"http://{registry.address}"
+        with pytest.raises(hyper_sdk.ConflictError):
+            registry.start()
+    registry.stop()
+    with pytest.raises(hyper_sdk.InvalidError):
+        hyper_sdk.Registry(listen="nowhere").start()
+
+
+def test_the_state_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    monkeypatch.setenv("HYPER_ROOT", str(tmp_path / "state"))
+    assert hyper_sdk.Hyper().root == tmp_path / "state"
+    assert repr(hyper_sdk.AsyncHyper(tmp_path)) == f"AsyncHyper(root='{tmp_path}')"
