@@ -9,7 +9,6 @@
 mod dockerfile_fixtures;
 mod dockerfile_golden;
 mod sandbox;
-mod sandbox;
 mod snapshots;
 
 /// A file that is forgotten here would never run.
