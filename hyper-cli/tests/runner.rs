@@ -1,5 +1,7 @@
 //! The program as its users meet it: exit status, standard output and standard error, in an empty environment.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test stops at what fails and says what it skips")]
+
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
