@@ -60,7 +60,7 @@ pub fn helper_main() -> ! {
         sys::exit_now(2);
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    sys::close_on_exec_above(2);
+    sys::close_above(2);
     let hello = userns::enter().map(|entered| Hello {
         identity: entered.identity,
         user_namespace: entered.user_namespace,

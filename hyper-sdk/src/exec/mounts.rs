@@ -10,7 +10,7 @@
 
 use super::mountpoint::{self, Kind, Made};
 use super::spec::{CacheMount, ExecMount, ExecSpec, MountSource, Network, RootFs};
-use super::{Security, sys, tree, view};
+use super::{Context, Identity, Security, sys, tree, view};
 use crate::{Error, Result};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -102,7 +102,7 @@ impl Stage {
     }
 
     /// Mounts what every step has.
-    pub(super) fn mount_system(&mut self, spec: &ExecSpec, user_namespace: bool) -> Result<()> {
+    pub(super) fn mount_system(&mut self, spec: &ExecSpec, context: Context) -> Result<()> {
         let insecure = spec.security == Security::Insecure;
         let proc = view::new_mount("proc", &[], QUIET).map_err(|e| {
             Error::io(
@@ -113,7 +113,7 @@ impl Stage {
         })?;
         self.put(proc.as_fd(), "/proc", Kind::Folder)?;
         self.mount_sys(spec, insecure)?;
-        self.mount_dev(user_namespace)?;
+        self.mount_dev(context.user_namespace)?;
         if !insecure {
             self.mask()?;
         }
@@ -136,6 +136,12 @@ impl Stage {
         for (target, name, content) in files {
             let file = self.file(name, &content, 0o644, 0, 0)?;
             self.put(file.as_fd(), target, Kind::File)?;
+        }
+        // apt looks whether its change of user has had an effect, which it cannot have with a single id.
+        let apt = Path::new("/etc/apt/apt.conf.d");
+        if context.identity == Identity::Single && view::open_in(self.root(), apt, OFlags::PATH).is_ok() {
+            let file = self.file("apt.conf", b"APT::Sandbox::User \"root\";\n", 0o644, 0, 0)?;
+            self.put(file.as_fd(), "/etc/apt/apt.conf.d/zz-single-id", Kind::File)?;
         }
         Ok(())
     }

@@ -213,7 +213,7 @@ fn prepare(stage: &mut Stage, spec: &ExecSpec, context: Context) -> Result<crate
     let file = |path: &str| view::read_file(stage.root(), path, 16 << 20);
     let (passwd, group) = (file("/etc/passwd")?, file("/etc/group")?);
     let user = crate::layer::accounts::resolve_user(&spec.user, passwd.as_deref(), group.as_deref())?;
-    stage.mount_system(spec, context.user_namespace)?;
+    stage.mount_system(spec, context)?;
     stage.working_folder(&spec.cwd)?;
     for mount in &spec.mounts {
         stage.mount(mount, &spec.cwd)?;

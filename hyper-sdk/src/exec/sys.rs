@@ -279,7 +279,13 @@ pub(super) fn close_on_exec_above(keep_up_to: u32) {
     unsafe { libc::syscall(libc::SYS_close_range, keep_up_to + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
-/// The file for `std`'s traits: duplicates a borrowed descriptor onto a low number such as standard output.
+/// Closes every file above `keep_up_to`: whatever the caller has let its children inherit.
+pub(super) fn close_above(keep_up_to: u32) {
+    // SAFETY: the helper has just started and owns no file but the first three; it never returns to code that might.
+    unsafe { libc::syscall(libc::SYS_close_range, keep_up_to + 1, u32::MAX, 0) };
+}
+
+/// Duplicates a borrowed descriptor onto a low number such as standard output.
 pub(super) fn duplicate_to(file: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     // SAFETY: the numbers 0 to 2 belong to nobody in the helper after the request was read.
     check(i64::from(unsafe { libc::dup2(file.as_raw_fd(), number) })).map(drop)
