@@ -1,1 +1,1 @@
-//! Benchmarks of Hyper live in `benches/`; this library is empty.
+//! The benchmarks are programs beside this empty library: `side_by_side.py` times builds beside buildah.
