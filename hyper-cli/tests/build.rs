@@ -1,0 +1,214 @@
+//! Builds with the program: the cache, failures, signals, secrets, outputs, stages, two builds at once.
+
+use crate::support::{Built, Place, busybox, marker, processes, skip, told, tree, wait_for};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+macro_rules! needs_busybox {
+    () => {
+        if busybox().is_none() {
+            skip!("there is no static busybox");
+        }
+    };
+}
+
+#[test]
+fn an_unchanged_build_is_cached() {
+    needs_busybox!();
+    let place = Place::new();
+    place.write("context/a", "one");
+    let dockerfile = "FROM base\nWORKDIR /work\nCOPY a a\nRUN cat a > b && date +%N >> b\nRUN sort b > c\n";
+    let first = place.built(dockerfile, &[]);
+    let ran = |built: &Built| {
+        let mut steps: Vec<_> = built.outcomes().into_iter().filter(|(n, _)| n.contains('[')).collect();
+        steps.retain(|(n, _)| n.contains("RUN") || n.contains("COPY") || n.contains("WORKDIR"));
+        assert_eq!(steps.len(), 4, "{:?}", built.outcomes());
+        steps.into_iter().filter(|(_, outcome)| outcome == "done").map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(ran(&first).len(), 4);
+    let second = place.built(dockerfile, &[]);
+    assert_eq!(ran(&second), Vec::<String>::new(), "everything is known");
+    assert!(second.outcomes().values().any(|outcome| outcome == "cached"));
+    assert_eq!(first.digest, second.digest, "the second RUN would have written another time");
+
+    place.write("context/a", "two");
+    let third = place.built(dockerfile, &[]);
+    assert_eq!(ran(&third).len(), 3, "the copy and what follows it: {:?}", third.outcomes());
+    assert_ne!(first.digest, third.digest);
+    assert_eq!(ran(&place.built(dockerfile, &["--no-cache"])).len(), 4);
+}
+
+#[test]
+fn a_failing_step_tells_why_and_leaves_nothing() {
+    needs_busybox!();
+    let place = Place::new();
+    let image = place.join("image.tar");
+    let output = place
+        .build(
+            "FROM base\nRUN echo before the end\nRUN echo the reason >&2; exit 42\n",
+            &["-t", "broken:1", "-o", &format!("type=oci,dest={}", image.display())],
+        )
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    for text in ["the reason", "exit 42", "exit code: 42", "[stage-0 3/3]"] {
+        assert!(stderr.contains(text), "`{text}` is missing in\n{stderr}");
+    }
+    assert!(output.stdout.is_empty());
+    assert!(!image.exists(), "a failed build has no output");
+    let beside: Vec<_> = std::fs::read_dir(image.parent().unwrap())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("image"))
+        .collect();
+    assert!(beside.is_empty(), "{beside:?}");
+    assert!(!place.ok(&["images"]).contains("broken"));
+}
+
+/// Starts a build that sleeps, and gives it with the text that its processes carry.
+fn sleeping(place: &Place) -> (std::process::Child, String) {
+    let marker = marker();
+    let child = place
+        .build(&format!("FROM base\nRUN sleep {marker} & sleep {marker}\n"), &[])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("the step starts", || processes(&marker).len() >= 2);
+    (child, marker)
+}
+
+#[test]
+fn an_interrupt_leaves_no_process() {
+    needs_busybox!();
+    let place = Place::new();
+    for (signal, name) in [("-INT", "SIGINT"), ("-TERM", "SIGTERM")] {
+        let (child, marker) = sleeping(&place);
+        let start = Instant::now();
+        assert!(Command::new("kill").arg(signal).arg(child.id().to_string()).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{name}: {}", told(&output));
+        assert!(start.elapsed() < Duration::from_secs(10), "{name} took {:?}", start.elapsed());
+        wait_for("the step is gone", || processes(&marker).is_empty());
+    }
+    place.built("FROM base\nRUN true\n", &[]);
+}
+
+#[test]
+fn a_kill_leaves_no_process() {
+    needs_busybox!();
+    let place = Place::new();
+    let (mut child, marker) = sleeping(&place);
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    wait_for("the step is gone", || processes(&marker).is_empty());
+    place.built("FROM base\nRUN true\n", &[]);
+}
+
+#[test]
+fn a_secret_is_in_no_file() {
+    needs_busybox!();
+    let place = Place::new();
+    let secret = "correct-horse-battery-staple";
+    let file = place.write("secret", secret);
+    let folder = place.join("layout");
+    let built = place.built(
+        "FROM base\nRUN --mount=type=secret,id=key wc -c < /run/secrets/key > /size\n",
+        &[
+            "--secret",
+            &format!("id=key,src={}", file.display()),
+            "-t",
+            "secret:1",
+            "-o",
+            &format!("type=oci,tar=false,dest={},compression=uncompressed", folder.display()),
+        ],
+    );
+    assert!(built.outcomes().values().all(|outcome| outcome != "failed"));
+    let everything = [folder, place.join("state")];
+    let mut files = 0;
+    for entry in everything.iter().flat_map(|folder| tree(folder).into_keys().map(move |p| folder.join(p))) {
+        if entry.is_file() {
+            files += 1;
+            let bytes = std::fs::read(&entry).unwrap();
+            assert!(!bytes.windows(secret.len()).any(|w| w == secret.as_bytes()), "{}", entry.display());
+        }
+    }
+    assert!(files > 5, "the folders were not read");
+}
+
+#[test]
+fn outputs_targets_and_arguments() {
+    needs_busybox!();
+    let place = Place::new();
+    let dockerfile = "FROM base AS first\nARG WORD=none\nRUN mkdir /out && echo $WORD > /out/word\n\
+                      FROM scratch AS files\nCOPY --from=first /out /\n\
+                      FROM base AS last\nRUN false\n";
+    let (folder, tar, docker) = (place.join("files"), place.join("files.tar"), place.join("docker.tar"));
+    let output = |kind: &str, to: &std::path::Path| format!("type={kind},dest={}", to.display());
+    place.built(
+        dockerfile,
+        &[
+            "--target=files",
+            "--build-arg=WORD=hello",
+            "-t=words:1",
+            "-o",
+            &output("local", &folder),
+            "-o",
+            &output("tar", &tar),
+            "-o",
+            &output("docker", &docker),
+        ],
+    );
+    assert_eq!(std::fs::read_to_string(folder.join("word")).unwrap(), "hello\n");
+    assert_eq!(tree(&folder).len(), 1);
+    let entries = |path: &std::path::Path| {
+        let mut archive = tar::Archive::new(std::fs::File::open(path).unwrap());
+        let entries = archive.entries().unwrap();
+        entries.map(|e| e.unwrap().path().unwrap().display().to_string()).collect::<Vec<_>>()
+    };
+    assert!(entries(&tar).iter().any(|name| name.trim_start_matches("./") == "word"), "{:?}", entries(&tar));
+    assert!(entries(&docker).contains(&"manifest.json".to_owned()), "{:?}", entries(&docker));
+
+    place.built(dockerfile, &["--target=files", "-o", &output("local", &folder)]);
+    assert_eq!(
+        std::fs::read_to_string(folder.join("word")).unwrap(),
+        "none\n",
+        "the default of the argument"
+    );
+}
+
+#[test]
+fn stages_run_side_by_side() {
+    needs_busybox!();
+    let built = Place::new().built(
+        "FROM base AS one\nRUN sleep 1 && echo 1 > /1\nFROM base AS two\nRUN sleep 1.0 && echo 2 > /2\n\
+         FROM scratch\nCOPY --from=one /1 /\nCOPY --from=two /2 /\n",
+        &[],
+    );
+    let (one, two) = ("RUN sleep 1 ", "RUN sleep 1.0");
+    assert!(built.position("started", one) < built.position("finished", two));
+    assert!(built.position("started", two) < built.position("finished", one));
+}
+
+#[test]
+fn two_builds_share_a_state_folder() {
+    needs_busybox!();
+    let place = Place::new();
+    let dockerfile =
+        "FROM base\nRUN sleep 1; i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo $i > /f$i; done\n";
+    // Making a command writes the Dockerfile, so all are made before one starts.
+    let commands = ["first:1", "second:1", "third:1"].map(|name| place.build(dockerfile, &["-t", name]));
+    let builds =
+        commands.map(|mut command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let built = builds.map(|child| {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", told(&output));
+        Built::of(&output)
+    });
+    assert!(built.iter().all(|b| !b.digest.is_empty() && b.digest == built[0].digest));
+    let images = place.ok(&["images"]);
+    assert!(["first", "second", "third"].iter().all(|name| images.contains(name)), "{images}");
+    assert_eq!(place.built(dockerfile, &[]).log(), "", "the step is known");
+}

@@ -1,0 +1,136 @@
+//! The program as its users meet it: exit status, standard output and standard error, in an empty environment.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+struct World {
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("context")).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn dockerfile(&self, text: &str) {
+        std::fs::write(self.path("context/Dockerfile"), text).unwrap();
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_hyperbuild"))
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+            .env("HYPER_ROOT", self.path("state"))
+            .env("DOCKER_CONFIG", self.path("docker"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    fn fails(&self, status: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stderr)
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn blobs(layout: &Path) -> usize {
+    std::fs::read_dir(layout.join("blobs/sha256")).unwrap().count()
+}
+
+#[test]
+fn an_image_is_built_shown_renamed_and_removed() {
+    let world = World::new();
+    world.dockerfile("FROM scratch\nCOPY Dockerfile /\nLABEL a=b\nCMD [\"/x\"]\n");
+    let digest = world.ok(&["build", "-t", "app:1", "--progress", "plain", "context"]);
+    let digest = digest.trim();
+    assert!(digest.starts_with("sha256:"), "{digest}");
+    assert!(world.ok(&["images", "--digests"]).contains(&format!("app:1   {digest}")));
+    let shown = world.ok(&["inspect", "app:1"]);
+    assert!(shown.contains("Label:       a=b") && shown.contains("[\"/x\"]"), "{shown}");
+    world.ok(&["tag", "app:1", "localhost:5000/other:2"]);
+    world.ok(&["rm", "app:1"]);
+    assert_eq!(world.ok(&["images", "-q"]).trim(), digest);
+    assert!(world.fails(1, &["inspect", "app:1"]).contains("hint: `hyperbuild images`"));
+    // The raw manifest is what the digest is of.
+    let raw = world.run(&["inspect", "--raw", "localhost:5000/other:2"]).stdout;
+    assert_eq!(hyper_sdk::Digest::sha256(&raw).as_str(), digest);
+}
+
+#[test]
+fn outputs_go_where_they_are_sent() {
+    let world = World::new();
+    world.dockerfile("FROM scratch\nCOPY Dockerfile /here/\n");
+    let built =
+        world.run(&["build", "-o", "type=oci,dest=l,tar=false", "-o", "out", "--iidfile", "id", "context"]);
+    assert!(built.status.success(), "{}", text(&built.stderr));
+    assert_eq!(blobs(&world.path("l")), 3);
+    assert!(world.path("out/here/Dockerfile").exists());
+    assert_eq!(std::fs::read_to_string(world.path("id")).unwrap(), text(&built.stdout).trim());
+    let tar = world.run(&["build", "-q", "-o", "-", "context"]).stdout;
+    assert_eq!(&tar[257..262], b"ustar");
+}
+
+#[test]
+fn equal_inputs_give_equal_digests_in_new_state_folders() {
+    let build = || {
+        let world = World::new();
+        world.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+        world.ok(&["build", "-q", "--source-date-epoch", "1000", "context"])
+    };
+    assert_eq!(build(), build());
+}
+
+#[test]
+fn errors_tell_kind_place_and_status() {
+    let world = World::new();
+    world.dockerfile("FROM scratch\nCOPPY a b\n");
+    let told = world.fails(1, &["build", "--cache-from", "type=gha", "context"]);
+    assert!(told.contains("--cache-from is not supported yet"), "{told}");
+    world.fails(2, &["build", "--elephant", "context"]);
+    world.fails(2, &["build", "--push", "context"]);
+    world.fails(1, &["build", "nowhere"]);
+    assert!(!world.path("state").exists(), "a call that is refused leaves nothing behind");
+    let told = world.fails(1, &["build", "context"]);
+    assert!(told.contains("context/Dockerfile:2:1") && told.contains("did you mean `COPY`?"), "{told}");
+}
+
+#[test]
+fn completions_and_help_are_printed() {
+    let world = World::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(world.ok(&["completions", shell]).contains("hyperbuild"), "{shell}");
+    }
+    assert!(world.ok(&["build", "--help"]).contains("--build-arg"));
+}
+
+#[test]
+fn the_quickstart_runs_through() {
+    if !Path::new("/bin/sh").exists() {
+        eprintln!("SKIPPED: there is no /bin/sh to make a base image of");
+        return;
+    }
+    let world = World::new();
+    let story = world.ok(&["quickstart", "--progress", "plain", "--format", "json"]);
+    for step in ["base image", "registry", "build", "push", "pull", "compare", "build again"] {
+        assert!(story.contains(&format!("\"{step}\"")), "{step}: {story}");
+    }
+}
