@@ -484,6 +484,9 @@ impl Apply<'_> {
             let path = &entry.path;
             let real = index.get(path);
             let is_opaque = entry.kind == EntryKind::OpaqueWhiteout;
+            if index.hides_above(path) && !self.directories.contains_key(path) {
+                continue;
+            }
             if is_opaque && !self.directories.contains_key(path) {
                 // An opaque mark where the lower layers have no directory hides nothing.
                 let lower = self.lowers.find(path)?;

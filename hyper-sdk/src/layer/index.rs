@@ -68,12 +68,15 @@ impl LayerIndex {
     /// Whether this layer hides what lower layers have at the path: by a whiteout of it or of a directory above, by an
     /// opaque directory above, or by something above that is no directory.
     pub fn hides(&self, path: &LayerPath) -> bool {
-        let whiteout = |p: &LayerPath| self.at(p).iter().any(|e| e.kind == EntryKind::Whiteout);
-        let above = |p: &LayerPath| {
+        self.at(path).iter().any(|e| e.kind == EntryKind::Whiteout) || self.hides_above(path)
+    }
+
+    /// Whether something above the path hides what lower layers have there.
+    pub(super) fn hides_above(&self, path: &LayerPath) -> bool {
+        let hides = |p: &LayerPath| {
             self.at(p).iter().any(|e| e.kind.is_whiteout() || !matches!(e.kind, EntryKind::Directory))
         };
-        whiteout(path)
-            || path.ancestors().any(|p| above(&p))
+        path.ancestors().any(|p| hides(&p))
             || self.at(&LayerPath::root()).iter().any(|e| e.kind == EntryKind::OpaqueWhiteout)
     }
 
