@@ -316,7 +316,7 @@ pub(crate) fn tree(folder: &Path) -> BTreeMap<PathBuf, (u32, String)> {
                 walk(root, &path, found);
                 String::new()
             } else {
-                Digest::sha256(&std::fs::read(&path).unwrap()).to_string()
+                Digest::sha256(std::fs::read(&path).unwrap()).to_string()
             };
             found.insert(path.strip_prefix(root).unwrap().to_owned(), (meta.mode(), content));
         }
