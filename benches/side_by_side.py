@@ -89,7 +89,7 @@ def main():
     args = parser.parse_args()
     buildah = shutil.which("buildah")
     busybox = shutil.which("busybox") or sys.exit("a static busybox is needed for the base image")
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
         base = os.path.join(work, "base")
         layout(base, busybox)
         rows = contexts(work)
@@ -121,6 +121,8 @@ def main():
                     push = [buildah, *storage, "push", "-q", "localhost/x", f"oci-archive:{root}/out.tar"]
                     theirs.append(timed(command)[0] + timed(push)[0])
                     subprocess.run([buildah, *storage, "rmi", "-a", "-f"], capture_output=True)
+                    # buildah leaves the folder of its overlays mounted on itself.
+                    subprocess.run(["umount", root + "/r/overlay"], capture_output=True)
                     shutil.rmtree(root, ignore_errors=True)
             best = min(ours)
             peer = f"{min(theirs):9.2f} s" if theirs else "-"
