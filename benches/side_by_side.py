@@ -25,7 +25,7 @@ def layout(folder, busybox):
         tar.addfile(info, io.BytesIO(data))
         for applet in ("sh", "echo", "sleep", "cat", "true"):
             info = tarfile.TarInfo("bin/" + applet)
-            info.type, info.linkname = tarfile.LNKTYPE, "bin/busybox"
+            info.type, info.linkname, info.mode = tarfile.LNKTYPE, "bin/busybox", 0o755
             tar.addfile(info)
     os.makedirs(os.path.join(folder, "blobs/sha256"))
 
@@ -36,7 +36,7 @@ def layout(folder, busybox):
         return {"mediaType": "application/vnd.oci.image." + media_type, "digest": "sha256:" + digest, "size": len(data)}
 
     tar = buf.getvalue()
-    config = {"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
+    config = {"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]}, "history": [{"created_by": "side_by_side"}],
               "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(tar).hexdigest()]}}
     manifest = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
                 "config": blob(json.dumps(config).encode(), "config.v1+json"), "layers": [blob(tar, "layer.v1.tar")]}
