@@ -390,7 +390,8 @@ async fn nothing_is_left_of_a_step_that_is_dropped() {
         }
     }
     wait_for("the step ends", || processes_with(&mark) == 0).await;
-    // What a command leaves behind in the background ends with it.
+    // What a command leaves behind in the background ends with it. The folders of a step that was dropped are given up.
+    let Some(fixture) = Fixture::new().await else { return };
     assert_eq!(fixture.sh(&format!("sleep {mark} > /dev/null 2>&1 & true")).await.0, 0);
     wait_for("the background process ends", || processes_with(&mark) == 0).await;
 }

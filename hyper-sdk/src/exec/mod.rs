@@ -94,7 +94,8 @@ impl<F: Fn(LogStream, &[u8]) + Send + Sync + 'static> LogSink for F {
 ///
 /// # Guarantees
 /// Object-safe; several commands may run at once. Dropping the future of [`Executor::run`] kills the command and
-/// everything that it started.
+/// everything that it started, but waits for none of it: the upper folder that it worked on is given up, and no
+/// other command may run on it.
 #[async_trait]
 pub trait Executor: Display + Debug + Send + Sync + 'static {
     /// What this executor can do.
