@@ -72,6 +72,13 @@ def contexts(work):
     return rows
 
 
+def output(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
+    return done.stdout
+
+
 def timed(command, environment=None):
     began = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -111,9 +118,9 @@ def main():
                 if buildah and row != "zstd":
                     root = tempfile.mkdtemp(dir=work)
                     storage = ["--root", root + "/r", "--runroot", root + "/rr", "--storage-driver", "overlay"]
-                    subprocess.run([buildah, *storage, "pull", f"oci:{base}:latest"], check=True, capture_output=True)
-                    pulled = subprocess.run([buildah, *storage, "images", "-q"], check=True, capture_output=True, text=True)
-                    subprocess.run([buildah, *storage, "tag", pulled.stdout.split()[0], "localhost/base"], check=True)
+                    output([buildah, *storage, "pull", f"oci:{base}:latest"])
+                    pulled = output([buildah, *storage, "images", "-q"]).split()[0]
+                    output([buildah, *storage, "tag", pulled, "localhost/base"])
                     command = [buildah, *storage, "build", "--isolation", "chroot", "--layers", "--jobs", "4", "-q",
                                "-t", "x", context]
                     if cached:

@@ -15,7 +15,8 @@
 //! - A folder whose lock can be taken and that no record names belongs to a dead process and is removed at the next
 //!   start.
 //! - Nothing is synced while a build runs. A layer that was not on the disk for good when the machine stopped (another
-//!   boot id) is forgotten at the next start; it can be made again. Each start syncs what earlier ones have left.
+//!   boot id) is forgotten at the next start; it can be made again. A start syncs what others left over a minute
+//!   ago.
 
 use crate::{Digest, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -97,10 +98,7 @@ impl Folders {
     }
 
     fn clean(&self) -> Result<Vec<PathBuf>> {
-        let synced = std::fs::read_to_string(self.root.join("synced"))
-            .ok()
-            .and_then(|text| text.trim().parse::<u64>().ok())
-            .unwrap_or(0);
+        let synced = self.synced();
         let mut named = BTreeSet::new();
         for (chain, record) in self.list()? {
             if record.boot == self.boot || record.id <= synced {
@@ -133,11 +131,21 @@ impl Folders {
         Ok(leftovers)
     }
 
-    fn sync_in_background(&self) {
-        let Ok(list) = self.list() else { return };
-        let Some(last) = list.iter().map(|(_, record)| record.id).max() else { return };
+    /// How far the layers were on the disk for good when someone last looked.
+    fn synced(&self) -> u64 {
+        let text = std::fs::read_to_string(self.root.join("synced"));
+        text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Sees to it that layers which the kernel has likely written out by now count as being on the disk for good.
+    ///
+    /// Younger layers wait for a later build: a process cannot end in the middle of a sync, so a short build would
+    /// wait for everything that a long one has just written.
+    fn sync_in_background(&self) -> Option<std::thread::JoinHandle<()>> {
+        let settled = self.list().ok()?.into_iter().filter(|(chain, _)| is_old(&self.record_path(chain)));
+        let last = settled.map(|(_, record)| record.id).max().filter(|last| *last > self.synced())?;
         let root = self.root.clone();
-        std::thread::spawn(move || {
+        Some(std::thread::spawn(move || {
             // A failure means that these layers are forgotten after a power cut, as if this had not run.
             let Ok(folder) = File::open(&root) else { return };
             if rustix::fs::syncfs(&folder).is_ok() {
@@ -146,7 +154,7 @@ impl Folders {
                     std::fs::rename(&fresh, root.join("synced")).ok();
                 }
             }
-        });
+        }))
     }
 
     fn record_path(&self, chain: &Digest) -> PathBuf {
@@ -389,6 +397,22 @@ mod tests {
         assert!(folders.record(&chain("a")).unwrap().is_some());
         assert!(folders.record(&chain("b")).unwrap().is_none());
         assert_eq!(leftovers.len(), 1);
+    }
+
+    #[test]
+    fn only_layers_of_some_age_are_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (folders, _) = Folders::open(folder.path()).unwrap();
+        for name in ["a", "b"] {
+            folders.commit(folders.claim().unwrap(), None, &chain(name)).unwrap();
+        }
+        assert!(folders.sync_in_background().is_none());
+        let an_hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+        let first = File::options().write(true).open(folders.record_path(&chain("a"))).unwrap();
+        first.set_modified(an_hour_ago).unwrap();
+        folders.sync_in_background().unwrap().join().unwrap();
+        assert_eq!(folders.synced(), folders.record(&chain("a")).unwrap().unwrap().id);
+        assert!(folders.sync_in_background().is_none());
     }
 
     #[test]
