@@ -1,4 +1,4 @@
-//! Prepares a fresh machine: packages that tests compare with, and a Python environment.
+//! Prepares a fresh machine: packages that tests compare with, a user that they become, and a Python environment.
 //!
 //! Packages are installed only as root where `apt-get` exists; elsewhere the tests that need them say that they are
 //! skipped. Nothing that is there already is touched.
@@ -62,6 +62,18 @@ pub(crate) fn packages() {
             }
         }
     }
+}
+
+/// Gives a machine that is thrown away afterwards an ordinary user with subordinate ids, where it has none.
+pub(crate) fn user() -> Result<(), String> {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let (users, subordinate) = (read("/etc/passwd"), read("/etc/subuid"));
+    let name = |line: &str| line.split(':').next().unwrap_or_default().to_owned();
+    let known = |of: &str| of != "root" && users.lines().any(|line| name(line) == of);
+    if !is_root() || !has("useradd") || subordinate.lines().any(|line| known(&name(line))) {
+        return Ok(());
+    }
+    repository::run(Command::new("useradd").args(["--create-home", "hyper-test"]))
 }
 
 fn python_has(module: &str) -> bool {

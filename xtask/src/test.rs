@@ -33,6 +33,9 @@ impl Tally {
 pub(crate) fn run(ci: bool, install: bool) -> Result<(), String> {
     if install {
         setup::packages();
+        if ci {
+            setup::user()?;
+        }
     }
     let log_path = repository::target().join("xtask-test.log");
     std::fs::create_dir_all(repository::target())
