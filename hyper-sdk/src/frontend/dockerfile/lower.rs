@@ -326,7 +326,13 @@ impl<'a> Lowering<'a> {
     /// An error from outside, with the place in the text that asked for it.
     fn at(&self, word: &Word, error: Error) -> Error {
         let mut message = format!("`{}` cannot be resolved", word.value);
-        if let Some(near) = self.file.similar_stage(&word.value) {
+        let is_below = |index: usize| self.file.stages[index].statement.span.start > word.span.start;
+        if self.file.stage_by_name(&word.value).is_some_and(is_below) {
+            message.push_str(&format!(
+                " as an image, and the stage `{}` begins only below: a stage can build on those above it",
+                word.value
+            ));
+        } else if let Some(near) = self.file.similar_stage(&word.value) {
             message.push_str(&format!(": did you mean the stage `{near}`?"));
         }
         let text = Diagnostic::error("image", word.span, message).to_error(&self.file.source);

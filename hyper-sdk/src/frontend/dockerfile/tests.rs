@@ -136,6 +136,9 @@ async fn faults_show_their_place() {
     for (text, expected) in [
         ("FROM missing", "cannot be resolved"),
         ("FROM base\nCOPY --from=missing a b", "cannot be resolved"),
+        ("FROM later AS a\nFROM base AS later\nCOPY --from=a /b /b", "the stage `later` begins only below"),
+        ("FROM base AS later\nFROM latex", "did you mean the stage `later`?"),
+        ("FROM missing AS missing", "cannot be resolved"),
         ("FROM base\nRUN --mount=type=bind true", "target"),
         ("FROM base\nRUN --mount=type=ssh true", "not supported"),
         ("FROM base\nADD https://example.com/x /", "not supported"),
