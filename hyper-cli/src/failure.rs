@@ -1,6 +1,7 @@
 //! How a command fails: the chain of errors, a hint, and the exit status.
 
 use crate::terminal::paint;
+use hyper_sdk::reference::{DEFAULT_HOST, RegistryHost};
 use hyper_sdk::{Error, ErrorKind};
 use std::error::Error as _;
 use std::process::ExitCode;
@@ -93,15 +94,22 @@ fn hint(error: &Error) -> Option<String> {
             Some(host) => format!("log in with `hyperbuild login {host}`"),
             None => "log in with `hyperbuild login HOST`".to_owned(),
         },
-        ErrorKind::Denied => {
+        ErrorKind::Denied if host.is_some() => {
             "the credentials are valid and do not permit this: ask the registry's owner".to_owned()
         }
-        ErrorKind::ManifestUnknown | ErrorKind::NameUnknown => {
-            "`hyperbuild images` lists what the local store has".to_owned()
-        }
-        ErrorKind::Unavailable => {
-            "is the registry running? A registry that speaks plain HTTP needs --plain-http".to_owned()
-        }
+        ErrorKind::ManifestUnknown | ErrorKind::NameUnknown => match host {
+            Some(host) => format!("{host} has no such image: check name and tag"),
+            None => "`hyperbuild images` lists what the local store has".to_owned(),
+        },
+        ErrorKind::Unavailable => match host.as_deref() {
+            Some(host) if host == DEFAULT_HOST => {
+                "is there a network? A name without a host means an image of docker.io".to_owned()
+            }
+            Some(host) if host.parse::<RegistryHost>().is_ok_and(|host| host.is_loopback()) => {
+                format!("is a registry listening at {host}?")
+            }
+            _ => "is the registry running? One that speaks plain HTTP needs --plain-http".to_owned(),
+        },
         ErrorKind::TooManyRequests => "the registry limits requests: log in, or try again later".to_owned(),
         ErrorKind::Io if is_permission(error) => {
             "a folder that you can write to is chosen with --root".to_owned()

@@ -230,7 +230,7 @@ async fn a_network_of_its_own_has_a_loopback_alone() {
     assert_eq!(fixture.run_spec(spec).await.unwrap().1, "lo\n1\n");
     let mut spec = shell("cat /etc/resolv.conf; cat /etc/hosts");
     spec.resolv_conf = Some("nameserver 192.0.2.1\n".into());
-    spec.extra_hosts.push(("192.0.2.7".into(), "seven".into()));
+    spec.extra_hosts.push(("seven".into(), "192.0.2.7".into()));
     let output = fixture.run_spec(spec).await.unwrap().1;
     assert!(
         output.starts_with("nameserver 192.0.2.1\n") && output.contains("192.0.2.7\tseven\n"),

@@ -248,6 +248,9 @@ fn request(args: &BuildArgs, environment: impl Fn(&str) -> Option<String>) -> Re
         }
     }
     request.build_args = values::build_args(&args.build_args, &environment)?;
+    if let Some(epoch) = environment("SOURCE_DATE_EPOCH") {
+        request.build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
+    }
     request.secrets = values::secrets(&args.secrets, &environment)?;
     request.labels = values::map("label", &args.labels)?;
     request.annotations = values::annotations(&args.annotations)?;

@@ -125,7 +125,7 @@ impl Stage {
         let hostname = spec.hostname.as_deref().unwrap_or("hyper");
         let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
         hosts.push_str(&format!("127.0.0.1\t{hostname}\n"));
-        for (address, name) in &spec.extra_hosts {
+        for (name, address) in &spec.extra_hosts {
             hosts.push_str(&format!("{address}\t{name}\n"));
         }
         let files = [

@@ -202,7 +202,7 @@ pub struct ExecSpec {
     pub security: Security,
     /// The host name that the step sees; `hyper` without.
     pub hostname: Option<String>,
-    /// Entries of `/etc/hosts` beside localhost: address and name.
+    /// Entries of `/etc/hosts` beside localhost: name and address.
     pub extra_hosts: Vec<(String, String)>,
     /// The content of `/etc/resolv.conf`; the host's, as the helper reads it, without.
     pub resolv_conf: Option<String>,

@@ -33,6 +33,11 @@ impl SolveContext {
             Network::Host => "host",
             Network::None => "none",
         });
+        for (name, address) in &self.extra_hosts {
+            hasher.update_field("host entry");
+            hasher.update_field(name);
+            hasher.update_field(address);
+        }
         for mount in &exec.mounts {
             let used = match &mount.kind {
                 MountKind::Bind { input, source, .. } => Some((*input, source)),
