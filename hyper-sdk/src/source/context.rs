@@ -4,7 +4,6 @@ use crate::dockerfile::IgnoreSet;
 use crate::layer::copy::{FilterDecision, PathFilter, SourceKind, SourceRoot};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 /// What an ignore file leaves out.
@@ -58,33 +57,6 @@ pub fn open_context(folder: &Path, dockerfile: Option<&Path>) -> Result<Arc<Sour
     Ok(Arc::new(SourceRoot::open(folder, SourceKind::Context, filter)?))
 }
 
-/// The commit time of the git work tree that a folder is in, in seconds since 1970; `None` when it is in none, has no
-/// commit, or `git` is not there.
-///
-/// Nothing that the repository configures is run.
-pub fn work_tree_time(folder: &Path) -> Option<i64> {
-    if !folder.canonicalize().ok()?.ancestors().any(|a| a.join(".git").exists()) {
-        return None;
-    }
-    let output = Command::new("git")
-        .args([
-            "-c",
-            "safe.directory=*",
-            "-c",
-            "core.fsmonitor=false",
-            "-c",
-            "core.hooksPath=/dev/null",
-            "-C",
-        ])
-        .arg(folder)
-        .args(["rev-list", "--max-count=1", "--format=%ct", "HEAD"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
-    String::from_utf8(output.stdout).ok()?.lines().last()?.trim().parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,13 +82,5 @@ mod tests {
         std::fs::write(folder.path().join(".dockerignore"), "ok\n[a\n").unwrap();
         let e = open_context(folder.path(), None).unwrap_err();
         assert!(e.to_string().contains(".dockerignore"), "{e}");
-    }
-
-    #[test]
-    fn only_a_work_tree_has_a_commit_time() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(work_tree_time(folder.path()), None);
-        std::fs::create_dir(folder.path().join(".git")).unwrap();
-        assert_eq!(work_tree_time(folder.path()), None);
     }
 }
