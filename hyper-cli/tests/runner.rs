@@ -12,6 +12,7 @@
 mod build;
 mod debian;
 mod interop;
+mod mounts;
 mod program;
 mod rootless;
 mod support;

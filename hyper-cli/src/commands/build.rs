@@ -243,7 +243,7 @@ fn request(args: &BuildArgs, environment: impl Fn(&str) -> Option<String>) -> Re
     for allowed in &args.allow {
         match allowed.as_str() {
             "security.insecure" => request.allow_insecure = true,
-            "network.host" => {}
+            "network.host" => request.allow_host_network = true,
             other => return Err(unsupported(format!("--allow {other} is not supported"))),
         }
     }

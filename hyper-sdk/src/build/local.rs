@@ -286,13 +286,13 @@ impl Builder for LocalBuilder {
             compression_level: request.compression_level,
             network: request.network,
             allow_insecure: request.allow_insecure,
+            allow_host_network: request.allow_host_network,
             extra_hosts: request.extra_hosts.clone(),
             resolv_conf: self.options.resolv_conf.clone(),
             secrets: request.secrets.clone(),
             progress: progress.clone(),
             commands: tokio::sync::Semaphore::new(self.options.parallel.unwrap_or(processors.max(4))),
             indexes: tokio::sync::Mutex::default(),
-            mount_locks: Mutex::default(),
         });
         let root = lowered.root;
         let graph = Arc::new(lowered.graph);

@@ -162,6 +162,8 @@ pub struct BuildRequest {
     pub extra_hosts: Vec<(String, String)>,
     /// Whether RUN `--security=insecure` is permitted.
     pub allow_insecure: bool,
+    /// Whether RUN `--network=host` is permitted in a build whose network is another.
+    pub allow_host_network: bool,
     /// Which time the result carries.
     pub epoch: EpochPolicy,
     /// How new layers are compressed.
@@ -192,6 +194,7 @@ impl BuildRequest {
             secrets: BTreeMap::new(),
             extra_hosts: Vec::new(),
             allow_insecure: false,
+            allow_host_network: false,
             epoch: EpochPolicy::Auto,
             compression: Compression::Gzip,
             compression_level: None,

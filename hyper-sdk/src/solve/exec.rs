@@ -1,19 +1,15 @@
 //! Runs commands.
 
+use super::SolveContext;
 use super::value::{Chain, Layer, Value};
-use super::{SolveContext, blocking};
 use crate::digest::Hasher;
-use crate::exec::{
-    CacheMount, ExecMount, ExecSpec, LogSink, MountSource, Network, RootFs, SecretBytes, Security,
-};
-use crate::graph::{ExecOp, InputIndex, Mount, MountKind, NetworkMode, Sharing};
-use crate::layer::copy::{CopySpec, EmptyDestination, Planner};
+use crate::exec::{ExecSpec, LogSink, Network, Security};
+use crate::graph::{ExecOp, InputIndex, MountKind, NetworkMode};
 use crate::progress::{LogStream, Task};
 use crate::snapshot::DiffOptions;
 use crate::{Digest, Error, ErrorKind, Result};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::OwnedMutexGuard;
 
 /// How much of a failed command's output its error repeats.
 const TAIL: usize = 4 << 10;
@@ -27,6 +23,7 @@ impl SolveContext {
         base: &Chain,
         inputs: &[Value],
     ) -> Result<Vec<Digest>> {
+        self.check_permissions(exec)?;
         hasher.update_field(op);
         hasher.update_field(base.key());
         hasher.update_field(match self.network {
@@ -51,22 +48,21 @@ impl SolveContext {
         Ok(vec![hasher.finish()])
     }
 
-    async fn content_key(&self, inputs: &[Value], input: InputIndex, source: &str) -> Result<String> {
-        match input_value(inputs, input)? {
-            Value::Chain(chain) => Ok(chain.key().to_owned()),
-            Value::Folder(root) => {
-                let (root, stat_cache) = (Arc::clone(root), Arc::clone(&self.stat_cache));
-                let mut spec = CopySpec::new([source], "/source");
-                spec.wildcards = false;
-                let digest = blocking(move || {
-                    let mut planner = Planner::new(&EmptyDestination, 0);
-                    planner.copy(&root, &spec)?;
-                    planner.finish().content_digest(&*stat_cache, threads())
-                })
-                .await?;
-                Ok(digest.to_string())
-            }
+    /// Refuses what the Dockerfile may not do by itself, also where the result is in the cache.
+    fn check_permissions(&self, exec: &ExecOp) -> Result<()> {
+        let needs = |what: &str, permission: &str| {
+            let message =
+                format!("{what} needs the permission `{permission}`: build with --allow {permission}");
+            Err(Error::new(ErrorKind::Denied, message))
+        };
+        if exec.security == crate::graph::Security::Insecure && !self.allow_insecure {
+            return needs("RUN --security=insecure", "security.insecure");
         }
+        // Where all commands have the host's network anyway, there is nothing to permit.
+        if exec.network == NetworkMode::Host && self.network != Network::Host && !self.allow_host_network {
+            return needs("RUN --network=host", "network.host");
+        }
+        Ok(())
     }
 
     pub(super) async fn run(
@@ -76,12 +72,8 @@ impl SolveContext {
         inputs: &[Value],
         task: &Task,
     ) -> Result<Layer> {
-        if exec.security == crate::graph::Security::Insecure && !self.allow_insecure {
-            return Err(Error::new(
-                ErrorKind::Denied,
-                "RUN --security=insecure needs the permission `security.insecure`: build with --allow security.insecure",
-            ));
-        }
+        // Before the permit: who waits for a cache must not keep others from running.
+        let caches = self.lock_caches(exec, inputs).await?;
         let _permit =
             self.commands.acquire().await.map_err(|e| Error::internal("no permits").with_source(e))?;
         self.unpack(base).await?;
@@ -112,9 +104,8 @@ impl SolveContext {
                 None => {}
             }
         }
-        let mut guards = Vec::new();
-        for mount in &exec.mounts {
-            if let Some(mount) = self.mount(mount, inputs, &mut guards).await? {
+        for (at, mount) in exec.mounts.iter().enumerate() {
+            if let Some(mount) = self.mount(mount, caches.folder(at), inputs).await? {
                 spec.mounts.push(mount);
             }
         }
@@ -131,23 +122,22 @@ impl SolveContext {
             }
         };
         log.drain(task);
-        let result = match status {
-            Ok(status) if status.success() => Ok(()),
+        let made = match status {
+            Ok(status) if status.success() => {
+                match self.snapshotter.diff(&*active, DiffOptions { epoch: Some(self.epoch) }).await {
+                    Ok(tar) => self.layer_of_tar(tar).await,
+                    Err(e) => Err(e),
+                }
+            }
             Ok(status) => Err(Error::new(
                 ErrorKind::CommandFailed,
                 format!("the command failed with exit code {}", status.code),
             )
-            .with_context("command", exec.args.join(" "))
             .with_context("exit code", status.code)
             .with_context("last output", log.tail())),
             Err(e) => Err(e),
         };
-        if let Err(e) = result {
-            let _ = self.snapshotter.abandon(active).await;
-            return Err(e);
-        }
-        let tar = self.snapshotter.diff(&*active, DiffOptions { epoch: Some(self.epoch) }).await?;
-        let layer = match self.layer_of_tar(tar).await {
+        let layer = match made {
             Ok(layer) => layer,
             Err(e) => {
                 let _ = self.snapshotter.abandon(active).await;
@@ -158,91 +148,9 @@ impl SolveContext {
         self.snapshotter.commit(active, &chain).await?;
         Ok(layer)
     }
-
-    /// The tree of an input, unpacked.
-    pub(super) async fn view(&self, inputs: &[Value], input: InputIndex) -> Result<RootFs> {
-        match input_value(inputs, input)? {
-            Value::Chain(chain) => {
-                self.unpack(chain).await?;
-                self.snapshotter.view(chain.id()).await
-            }
-            Value::Folder(root) => Ok(RootFs::Folder { path: root.path().to_owned(), writable: false }),
-        }
-    }
-
-    async fn mount(
-        &self,
-        mount: &Mount,
-        inputs: &[Value],
-        guards: &mut Vec<OwnedMutexGuard<()>>,
-    ) -> Result<Option<ExecMount>> {
-        let source = match &mount.kind {
-            MountKind::Bind { input, source, writable } => MountSource::Tree {
-                tree: self.view(inputs, *input).await?,
-                path: source.clone(),
-                writable: *writable,
-            },
-            MountKind::Cache { id, from, read_only, sharing, mode, uid, gid } => {
-                let mut name = Hasher::sha256();
-                name.update_field(id);
-                // Users of one cache with other owners see folders of their own, as with the peers.
-                name.update_field(format!("{mode:o} {uid} {gid}"));
-                let mut key = name.finish().hex().to_owned();
-                let lock = |key: &str| {
-                    let mut locks = self.mount_locks.lock().unwrap_or_else(PoisonError::into_inner);
-                    Arc::clone(locks.entry(key.to_owned()).or_default())
-                };
-                match sharing {
-                    Sharing::Shared => {}
-                    Sharing::Locked => guards.push(lock(&key).lock_owned().await),
-                    Sharing::Private => {
-                        let first = key.clone();
-                        for number in 1.. {
-                            if let Ok(guard) = lock(&key).try_lock_owned() {
-                                guards.push(guard);
-                                break;
-                            }
-                            key = format!("{first}-{number}");
-                        }
-                    }
-                }
-                let from = match from {
-                    Some((input, path)) => Some((self.view(inputs, *input).await?, path.clone())),
-                    None => None,
-                };
-                let path = self.cache_mounts.join(key);
-                MountSource::Cache(CacheMount {
-                    path,
-                    read_only: *read_only,
-                    mode: *mode,
-                    uid: *uid,
-                    gid: *gid,
-                    from,
-                })
-            }
-            MountKind::Inline { content, mode } => MountSource::Secret {
-                content: SecretBytes::new(content.as_bytes()),
-                mode: *mode,
-                uid: 0,
-                gid: 0,
-            },
-            MountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
-            MountKind::Secret { id, required, mode, uid, gid } => match self.secrets.get(id) {
-                Some(secret) => MountSource::Secret {
-                    content: SecretBytes::new(secret.expose()),
-                    mode: *mode,
-                    uid: *uid,
-                    gid: *gid,
-                },
-                None if *required => return Err(missing_secret(id)),
-                None => return Ok(None),
-            },
-        };
-        Ok(Some(ExecMount { target: mount.target.clone(), source }))
-    }
 }
 
-fn missing_secret(id: &str) -> Error {
+pub(super) fn missing_secret(id: &str) -> Error {
     Error::new(
         ErrorKind::NotFound,
         format!("the secret `{id}` is required: give it with --secret id={id},src=FILE"),

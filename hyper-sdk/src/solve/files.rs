@@ -4,8 +4,9 @@ use super::exec::{input_value, threads};
 use super::value::{Chain, Layer, Value};
 use super::{SolveContext, blocking};
 use crate::digest::Hasher;
+use crate::exec::RootFs;
 use crate::graph::{CopyAction, FileAction, FileOp};
-use crate::layer::accounts::{Owner, resolve_owner};
+use crate::layer::accounts::{Owner, ResolvedOwner, resolve_owner};
 use crate::layer::copy::{
     CopyRequest, CopySpec, CopyStep, EmptyDestination, ModeChange, PatternList, SourceRoot, pattern,
 };
@@ -52,6 +53,13 @@ impl SolveContext {
             return Ok(vec![hasher.finish()]);
         }
         hasher.update_field(op);
+        if file.link {
+            // The base is in the key only through what its names mean.
+            for owner in file.actions.iter().filter_map(named_owner) {
+                let owner = self.resolve_owner(base, owner).await?.owner;
+                hasher.update_field(format!("{} {}", owner.uid, owner.gid));
+            }
+        }
         let mut definition = hasher.clone();
         let mut content = Some(hasher);
         definition.update_field("definition");
@@ -110,7 +118,10 @@ impl SolveContext {
         let mut views = Vec::new();
         for action in &file.actions {
             if let FileAction::Copy(copy) = action {
-                views.push(self.view(inputs, copy.input).await?);
+                views.push(match input_value(inputs, copy.input)? {
+                    Value::Chain(chain) => self.view(chain).await?,
+                    Value::Folder(root) => RootFs::Folder { path: root.path().to_owned(), writable: false },
+                });
             }
         }
         let plan = serde_json::to_vec(&request).map_err(|e| {
@@ -172,17 +183,21 @@ impl SolveContext {
     /// The owner that `user[:group]` means in a root file system.
     async fn owner(&self, base: &Chain, spec: Option<&str>) -> Result<Option<Owner>> {
         let Some(spec) = spec else { return Ok(None) };
+        let resolved = self.resolve_owner(base, spec).await?;
+        for name in &resolved.missing {
+            self.progress.warn(format!("`{name}` is neither in /etc/passwd nor in /etc/group: 0 is used"));
+        }
+        Ok(Some(resolved.owner))
+    }
+
+    async fn resolve_owner(&self, base: &Chain, spec: &str) -> Result<ResolvedOwner> {
         let numeric = spec.split(':').all(|part| part.bytes().all(|b| b.is_ascii_digit()));
         let (passwd, group) = if numeric {
             (None, None)
         } else {
             (self.read_file(base, b"/etc/passwd").await?, self.read_file(base, b"/etc/group").await?)
         };
-        let resolved = resolve_owner(spec, passwd.as_deref(), group.as_deref());
-        for name in &resolved.missing {
-            self.progress.warn(format!("`{name}` is neither in /etc/passwd nor in /etc/group: 0 is used"));
-        }
-        Ok(Some(resolved.owner))
+        Ok(resolve_owner(spec, passwd.as_deref(), group.as_deref()))
     }
 
     /// A small file of a chain, read from its layer without unpacking it.
@@ -213,4 +228,14 @@ impl SolveContext {
         })
         .await
     }
+}
+
+/// The owner that an action names, other than by numbers.
+fn named_owner(action: &FileAction) -> Option<&str> {
+    let owner = match action {
+        FileAction::Copy(copy) => copy.chown.as_deref(),
+        FileAction::MakeDirectory(make) => make.owner.as_deref(),
+        FileAction::MakeFile(make) => make.chown.as_deref(),
+    };
+    owner.filter(|owner| owner.bytes().any(|b| b != b':' && !b.is_ascii_digit()))
 }

@@ -93,9 +93,12 @@ impl SolveContext {
 
     fn save_index(&self, diff_id: &Digest, index: &LayerIndex) -> Result<()> {
         let path = self.index_path(diff_id);
-        let staged = self.index_folder.join(format!(".{}.{}", diff_id.hex(), std::process::id()));
-        std::fs::write(&staged, index.to_bytes())
-            .and_then(|()| std::fs::rename(&staged, &path))
+        tempfile::NamedTempFile::new_in(&self.index_folder)
+            .and_then(|mut staged| {
+                staged.write_all(&index.to_bytes())?;
+                staged.persist(&path).map_err(|e| e.error)
+            })
+            .map(drop)
             .map_err(|e| Error::io("cannot write the index of a layer", &path, e))
     }
 

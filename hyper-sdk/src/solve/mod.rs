@@ -12,6 +12,7 @@
 mod exec;
 mod files;
 mod layers;
+mod mounts;
 mod value;
 
 pub use layers::LAYERS_REPOSITORY;
@@ -82,6 +83,8 @@ pub struct SolveContext {
     pub network: Network,
     /// Whether commands may ask for all privileges.
     pub allow_insecure: bool,
+    /// Whether commands may ask for the host's network where the build has another.
+    pub allow_host_network: bool,
     /// Extra entries of /etc/hosts.
     pub extra_hosts: Vec<(String, String)>,
     /// The content of /etc/resolv.conf in commands; the host's without.
@@ -94,8 +97,6 @@ pub struct SolveContext {
     pub commands: tokio::sync::Semaphore,
     /// Indexes that were read, by diff ID.
     pub indexes: tokio::sync::Mutex<HashMap<Digest, Arc<LayerIndex>>>,
-    /// Locks of cache mounts by id.
-    pub mount_locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// The first error of a build is kept aside; everything that waits for it only learns that there was one.

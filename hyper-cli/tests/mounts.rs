@@ -1,0 +1,140 @@
+//! The mounts of RUN: contexts seen through their ignore file, caches and their locks, permissions.
+
+use crate::support::{Place, busybox, skip};
+
+macro_rules! needs_busybox {
+    () => {
+        if busybox().is_none() {
+            skip!("there is no static busybox");
+        }
+    };
+}
+
+/// Builds and gives what the file `/out` of the last stage holds.
+fn out_of(place: &Place, dockerfile: &str, flags: &[&str]) -> String {
+    let folder = place.join("out");
+    let output = format!("type=local,dest={}", folder.display());
+    place.built(dockerfile, &[flags, &["-o", &output]].concat());
+    std::fs::read_to_string(folder.join("out")).unwrap()
+}
+
+fn last(run: &str) -> String {
+    format!("FROM base AS run\n{run}\nFROM scratch\nCOPY --from=run /out /\n")
+}
+
+#[test]
+fn a_mounted_context_is_what_the_ignore_file_leaves() {
+    needs_busybox!();
+    let place = Place::new();
+    for (name, text) in
+        [(".dockerignore", "secret\n*/deep\n"), ("secret", "hidden"), ("a/kept", "1"), ("a/deep/x", "2")]
+    {
+        place.write(&format!("context/{name}"), text);
+    }
+    std::fs::create_dir(place.join("context/empty")).unwrap();
+    let run = "RUN --mount=type=bind,target=/x cd /x && find . | sort > /out && cat a/kept >> /out";
+    let seen = out_of(&place, &last(run), &[]);
+    assert_eq!(seen, ".\n./.dockerignore\n./a\n./a/kept\n./empty\n1", "{seen}");
+
+    // One file, and a folder that is empty.
+    let run = "RUN --mount=type=bind,source=a/kept,target=/y --mount=type=bind,source=empty,target=/e \\\n\
+               cat /y > /out; ls -A /e >> /out";
+    assert_eq!(out_of(&place, &last(run), &[]), "1");
+    let run = "RUN --mount=type=bind,source=a,target=/x,rw echo 9 > /x/kept && cat /x/kept > /out";
+    assert_eq!(out_of(&place, &last(run), &[]), "9\n");
+    assert_eq!(std::fs::read_to_string(place.join("context/a/kept")).unwrap(), "1");
+}
+
+#[test]
+fn a_mounted_context_belongs_to_root() {
+    needs_busybox!();
+    let place = Place::new();
+    place.write("context/file", "x");
+    if std::os::unix::fs::chown(place.join("context/file"), Some(1234), Some(1234)).is_err() {
+        skip!("this user cannot give files away");
+    }
+    let run = "RUN --mount=type=bind,source=file,target=/x stat -c '%u %g' /x > /out";
+    assert_eq!(out_of(&place, &last(run), &[]), "0 0\n");
+}
+
+#[test]
+fn caches_of_one_step_and_of_two_never_wait_for_each_other() {
+    needs_busybox!();
+    let place = Place::new();
+    let cache = |id: &str, at: &str| format!("--mount=type=cache,id={id},target={at},sharing=locked");
+    let twice = format!("RUN {} {} echo hi > /a/f && cat /b/f > /out", cache("x", "/a"), cache("x", "/b"));
+    assert_eq!(out_of(&place, &last(&twice), &[]), "hi\n");
+    let dockerfile = format!(
+        "FROM base AS one\nRUN {} {} sleep 0.3; touch /1\n\
+         FROM base AS two\nRUN {} {} sleep 0.3; touch /2\n\
+         FROM base AS three\nRUN {} sleep 0.5; touch /3\n\
+         FROM scratch\nCOPY --from=one /1 /\nCOPY --from=two /2 /\nCOPY --from=three /3 /out\n",
+        cache("p", "/p"),
+        cache("q", "/q"),
+        cache("q", "/q"),
+        cache("p", "/p"),
+        cache("q", "/q"),
+    );
+    assert_eq!(out_of(&place, &dockerfile, &[]), "");
+}
+
+#[test]
+fn a_locked_cache_is_locked_for_other_programs_too() {
+    needs_busybox!();
+    let place = Place::new();
+    let dockerfile = |name: &str| {
+        format!(
+            "FROM base\nRUN --mount=type=cache,target=/c,sharing=locked \
+             mkdir /c/taken && sleep 0.5 && rmdir /c/taken && echo {name}\n"
+        )
+    };
+    std::thread::scope(|scope| {
+        for name in ["one", "two", "three"] {
+            let (place, text) = (&place, dockerfile(name));
+            scope.spawn(move || {
+                let output = place.build(&text, &[]).output().unwrap();
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            });
+        }
+    });
+}
+
+#[test]
+fn a_cache_begins_with_what_it_is_given_now() {
+    needs_busybox!();
+    let place = Place::new();
+    let run = "RUN --mount=type=cache,id=seed,target=/c,from=src,source=/s cat /c/f > /out";
+    for word in ["one", "two"] {
+        let stages = format!("FROM base AS src\nRUN mkdir /s && echo {word} > /s/f\n{}", last(run));
+        assert_eq!(out_of(&place, &stages, &[]), format!("{word}\n"));
+    }
+}
+
+#[test]
+fn the_network_of_the_host_needs_a_permission() {
+    needs_busybox!();
+    let place = Place::new();
+    let text = "FROM base\nRUN --network=host true\n";
+    let refused = place.build(text, &["--network=none"]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("--allow network.host") && !stderr.contains("registry"), "{stderr}");
+    place.built(text, &["--network=none", "--allow=network.host"]);
+    let again = place.build(text, &["--network=none"]).output().unwrap();
+    assert_eq!(again.status.code(), Some(1), "what is in the cache needs it too");
+}
+
+#[test]
+fn a_linked_copy_follows_the_numbers_of_its_owner() {
+    needs_busybox!();
+    let place = Place::new();
+    for number in [100, 200] {
+        let text = format!(
+            "FROM base AS src\nRUN echo x > /f\n\
+             FROM base AS run\nRUN echo app:x:{number}:{number}::/:/bin/sh > /etc/passwd\n\
+             COPY --link --from=src --chown=app /f /f\nRUN stat -c %u /f > /out\n\
+             FROM scratch\nCOPY --from=run /out /\n"
+        );
+        assert_eq!(out_of(&place, &text, &[]), format!("{number}\n"));
+    }
+}

@@ -1,0 +1,221 @@
+//! The mounts of a command: trees of stages and contexts, caches and their locks, secrets.
+
+use super::exec::{input_value, missing_secret, threads};
+use super::{Chain, SolveContext, Value, blocking};
+use crate::digest::Hasher;
+use crate::exec::{CacheMount, ExecMount, MountSource, RootFs, SecretBytes};
+use crate::graph::{ExecOp, InputIndex, Mount, MountKind, Sharing};
+use crate::layer::copy::{CopyRequest, CopySpec, CopyStep, EmptyDestination, Planner, SourceRoot};
+use crate::{Digest, Error, Result};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, TryLockError};
+use std::io::{BufWriter, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where the selected part of a context lies in its snapshot.
+const SOURCE: &str = "/source";
+
+/// The cache folders of a command, held while it runs.
+pub(super) struct Caches {
+    folders: HashMap<usize, PathBuf>,
+    _locks: Vec<File>,
+}
+
+impl Caches {
+    /// The folder of the mount of a number, where it is a cache.
+    pub(super) fn folder(&self, mount: usize) -> Option<&Path> {
+        self.folders.get(&mount).map(PathBuf::as_path)
+    }
+}
+
+impl SolveContext {
+    /// What a mount of this part of an input depends on.
+    pub(super) async fn content_key(
+        &self,
+        inputs: &[Value],
+        input: InputIndex,
+        source: &str,
+    ) -> Result<String> {
+        match input_value(inputs, input)? {
+            Value::Chain(chain) => Ok(chain.key().to_owned()),
+            Value::Folder(root) => Ok(self.folder_digest(root, source).await?.to_string()),
+        }
+    }
+
+    async fn folder_digest(&self, root: &Arc<SourceRoot>, source: &str) -> Result<Digest> {
+        let (root, stat_cache) = (Arc::clone(root), Arc::clone(&self.stat_cache));
+        let spec = selected(source);
+        blocking(move || {
+            let mut planner = Planner::new(&EmptyDestination, 0);
+            planner.copy(&root, &spec)?;
+            planner.finish().content_digest(&*stat_cache, threads())
+        })
+        .await
+    }
+
+    /// The tree of a chain, unpacked.
+    pub(super) async fn view(&self, chain: &Chain) -> Result<RootFs> {
+        self.unpack(chain).await?;
+        self.snapshotter.view(chain.id()).await
+    }
+
+    /// A part of an input as a tree and the path in it.
+    ///
+    /// A context is not shown as it lies there, but as a snapshot of what its ignore file leaves, owned by root.
+    async fn part(&self, inputs: &[Value], input: InputIndex, source: &str) -> Result<(RootFs, String)> {
+        let root = match input_value(inputs, input)? {
+            Value::Chain(chain) => return Ok((self.view(chain).await?, source.to_owned())),
+            Value::Folder(root) => Arc::clone(root),
+        };
+        let mut id = Hasher::sha256();
+        id.update_field("part of a context");
+        id.update_field(self.folder_digest(&root, source).await?.as_str());
+        let id = id.finish();
+        if !self.snapshotter.has(&id).await? {
+            let request = CopyRequest {
+                steps: vec![CopyStep::Copy { source: 0, spec: selected(source) }],
+                scratch: self.scratch.clone(),
+                ..CopyRequest::default()
+            };
+            let tar = blocking(move || {
+                let io = |e| Error::io("cannot write the part of a context to mount", &request.scratch, e);
+                let file = tempfile::tempfile_in(&request.scratch).map_err(io)?;
+                let (file, _) = request.run(&[root], BufWriter::new(file))?;
+                let mut file = file.into_inner().map_err(|e| io(e.into_error()))?;
+                file.flush().and_then(|()| file.rewind()).map_err(io)?;
+                Ok(file)
+            })
+            .await?;
+            self.snapshotter.apply(None, &id, Box::new(tar)).await?;
+        }
+        Ok((self.snapshotter.view(Some(&id)).await?, SOURCE.to_owned()))
+    }
+
+    /// Finds the cache folders of a command, and waits for those that it does not share.
+    ///
+    /// The locks are files, so that they hold between processes; they are taken in the order of their names, so that
+    /// no two commands wait for each other. Mounts of one command with the same cache share it.
+    pub(super) async fn lock_caches(&self, exec: &ExecOp, inputs: &[Value]) -> Result<Caches> {
+        let mut keys = HashMap::new();
+        let mut wanted: BTreeMap<String, Sharing> = BTreeMap::new();
+        for (at, mount) in exec.mounts.iter().enumerate() {
+            let MountKind::Cache { id, from, sharing, mode, uid, gid, .. } = &mount.kind else { continue };
+            let mut name = Hasher::sha256();
+            name.update_field(id);
+            // Users of one cache with other owners see folders of their own, as with the peers.
+            name.update_field(format!("{mode:o} {uid} {gid}"));
+            if let Some((input, source)) = from {
+                name.update_field(self.content_key(inputs, *input, source).await?);
+                name.update_field(source);
+            }
+            let key = name.finish().hex().to_owned();
+            let strictest = wanted.entry(key.clone()).or_insert(*sharing);
+            if *sharing == Sharing::Locked || *strictest == Sharing::Shared {
+                *strictest = *sharing;
+            }
+            keys.insert(at, key);
+        }
+        let (mut found, mut locks) = (HashMap::new(), Vec::new());
+        for (key, sharing) in wanted {
+            let folder = match sharing {
+                Sharing::Shared => self.cache_mounts.join(&key),
+                Sharing::Locked => {
+                    let folder = self.cache_mounts.join(&key);
+                    let mut pause = Duration::from_millis(1);
+                    let lock = loop {
+                        match try_lock(&folder)? {
+                            Some(lock) => break lock,
+                            None => tokio::time::sleep(pause).await,
+                        }
+                        pause = (pause * 2).min(Duration::from_millis(100));
+                    };
+                    locks.push(lock);
+                    folder
+                }
+                Sharing::Private => {
+                    let mut number = 0;
+                    loop {
+                        let suffix = if number == 0 { String::new() } else { format!("-{number}") };
+                        let folder = self.cache_mounts.join(format!("{key}{suffix}"));
+                        if let Some(lock) = try_lock(&folder)? {
+                            locks.push(lock);
+                            break folder;
+                        }
+                        number += 1;
+                    }
+                }
+            };
+            found.insert(key, folder);
+        }
+        let folders = keys.into_iter().filter_map(|(at, key)| Some((at, found.get(&key)?.clone()))).collect();
+        Ok(Caches { folders, _locks: locks })
+    }
+
+    /// A mount with what it shows; `None` for a secret that is not there and need not be.
+    pub(super) async fn mount(
+        &self,
+        mount: &Mount,
+        cache: Option<&Path>,
+        inputs: &[Value],
+    ) -> Result<Option<ExecMount>> {
+        let source = match &mount.kind {
+            MountKind::Bind { input, source, writable } => {
+                let (tree, path) = self.part(inputs, *input, source).await?;
+                MountSource::Tree { tree, path, writable: *writable }
+            }
+            MountKind::Cache { from, read_only, mode, uid, gid, .. } => {
+                let from = match from {
+                    Some((input, path)) => Some(self.part(inputs, *input, path).await?),
+                    None => None,
+                };
+                let path = cache.ok_or_else(|| Error::internal("a cache mount without its folder"))?;
+                MountSource::Cache(CacheMount {
+                    path: path.to_owned(),
+                    read_only: *read_only,
+                    mode: *mode,
+                    uid: *uid,
+                    gid: *gid,
+                    from,
+                })
+            }
+            MountKind::Inline { content, mode } => MountSource::Secret {
+                content: SecretBytes::new(content.as_bytes()),
+                mode: *mode,
+                uid: 0,
+                gid: 0,
+            },
+            MountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
+            MountKind::Secret { id, required, mode, uid, gid } => match self.secrets.get(id) {
+                Some(secret) => MountSource::Secret {
+                    content: SecretBytes::new(secret.expose()),
+                    mode: *mode,
+                    uid: *uid,
+                    gid: *gid,
+                },
+                None if *required => return Err(missing_secret(id)),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(ExecMount { target: mount.target.clone(), source }))
+    }
+}
+
+fn selected(source: &str) -> CopySpec {
+    let mut spec = CopySpec::new([source], SOURCE);
+    spec.wildcards = false;
+    spec
+}
+
+/// Takes the lock of a cache folder, or sees that another has it.
+fn try_lock(folder: &Path) -> Result<Option<File>> {
+    let path = folder.with_extension("lock");
+    let failed = |e| Error::io("cannot lock a cache mount", &path, e);
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(failed(e)),
+    }
+}
