@@ -53,7 +53,13 @@ impl Failure {
                 format!("{} see `hyperbuild --help` and `hyperbuild COMMAND --help`", label("1;36", "hint:")),
             ],
             Self::Work { error, hint: own } => {
-                let mut lines = vec![format!("{} {error}", label("1;31", "error:"))];
+                let mut lines = match error.context_value("step") {
+                    Some(step) => vec![
+                        format!("{} {}", label("1;31", "error:"), error_of_step(error)),
+                        format!("  {} {step}", label("33", "step:")),
+                    ],
+                    None => vec![format!("{} {error}", label("1;31", "error:"))],
+                };
                 let mut source = error.source();
                 let mut last = error.to_string();
                 while let Some(cause) = source {
@@ -83,6 +89,24 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Interrupted => 130,
         })
+    }
+}
+
+/// The error of a step in one line, its place in front; the step has a line of its own, and its output was seen.
+fn error_of_step(error: &Error) -> String {
+    let (place, message) = (error.context_value("at"), error.message());
+    let place = place.map(|place| format!("{place}: ")).unwrap_or_default();
+    let known = ["step", "at", "last output", "exit code"];
+    let more: Vec<String> = error
+        .context()
+        .iter()
+        .filter(|(k, _)| !known.contains(k))
+        .map(|(k, v)| format!("{k}: {v}"))
+        .collect();
+    if more.is_empty() {
+        format!("{place}{message}")
+    } else {
+        format!("{place}{message} ({})", more.join(", "))
     }
 }
 

@@ -53,7 +53,7 @@ fn a_failing_step_tells_why_and_leaves_nothing() {
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    for text in ["the reason", "exit 42", "exit code: 42", "[stage-0 3/3]"] {
+    for text in ["the reason", "exit 42", "exit code 42", "step: [stage-0 3/3]", ":3: the command failed"] {
         assert!(stderr.contains(text), "`{text}` is missing in\n{stderr}");
     }
     assert!(output.stdout.is_empty());

@@ -44,6 +44,8 @@ pub struct Vertex {
     pub name: String,
     /// Whether the cache is not asked for the result. Not part of the address.
     pub no_cache: bool,
+    /// Where it was asked for, as `Dockerfile:3`, where that is known. Not part of the address.
+    pub origin: Option<String>,
     address: Digest,
 }
 
@@ -83,13 +85,18 @@ impl Graph {
         }
         let id = VertexId(self.vertices.len());
         self.by_address.insert(address.clone(), id);
-        self.vertices.push(Vertex { op, inputs, name: name.into(), no_cache: false, address });
+        self.vertices.push(Vertex { op, inputs, name: name.into(), no_cache: false, origin: None, address });
         id
     }
 
     /// Makes the solver run this vertex even when its result is known.
     pub fn set_no_cache(&mut self, id: VertexId) {
         self.vertices[id.0].no_cache = true;
+    }
+
+    /// Notes where a vertex was asked for, unless another place did before.
+    pub fn set_origin(&mut self, id: VertexId, origin: String) {
+        self.vertices[id.0].origin.get_or_insert(origin);
     }
 
     /// A vertex of this graph.

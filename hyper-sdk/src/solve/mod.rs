@@ -26,10 +26,10 @@ use crate::graph::{Graph, Op, Source, Vertex, VertexId};
 use crate::layer::LayerIndex;
 use crate::layer::copy::{SourceRoot, StatCache};
 use crate::media_type::Compression;
-use crate::progress::Progress;
+use crate::progress::{Progress, Task};
 use crate::snapshot::SharedSnapshotter;
 use crate::store::SharedStore;
-use crate::{Digest, Error, Result};
+use crate::{Digest, Error, ErrorKind, Result};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use serde::Serialize;
@@ -181,7 +181,7 @@ impl SolveContext {
         let task = self.progress.start(vertex.name.clone(), None);
         let keys = match self.keys(vertex, base, inputs).await {
             Ok(keys) => keys,
-            Err(e) => return task.end_with(Err(e)),
+            Err(e) => return failed(vertex, task, e),
         };
         if !vertex.no_cache
             && let Some(layer) = self.find(&keys).await?
@@ -197,7 +197,7 @@ impl SolveContext {
         };
         let layer = match made {
             Ok(layer) => layer,
-            Err(e) => return task.end_with(Err(e.with_context("step", &vertex.name))),
+            Err(e) => return failed(vertex, task, e),
         };
         let record = CacheRecord {
             layer: layer.blob.clone(),
@@ -271,4 +271,18 @@ impl SolveContext {
 fn report(vertex: &Vertex, cached: bool, task: &crate::progress::Task) -> StepReport {
     let milliseconds = task.elapsed().as_millis() as u64;
     StepReport { name: vertex.name.clone(), cached, milliseconds }
+}
+
+/// Ends the task of a step that failed; the error learns which step it was, and where it was asked for.
+fn failed<T>(vertex: &Vertex, task: Task, error: Error) -> Result<T> {
+    match error.kind() {
+        // Its output is known already.
+        ErrorKind::CommandFailed => task.failed(&Error::new(error.kind(), error.message())),
+        _ => task.failed(&error),
+    }
+    let error = error.with_context("step", &vertex.name);
+    Err(match &vertex.origin {
+        Some(origin) => error.with_context("at", origin),
+        None => error,
+    })
 }

@@ -254,6 +254,12 @@ impl<'a> Lowering<'a> {
         if self.no_cache {
             self.graph.set_no_cache(vertex);
         }
+        // The text of a trigger is in the configuration of a base image, not in this file.
+        let source = &self.file.source;
+        if source.slice(statement.name.span) == statement.name.value {
+            let line = source.position(statement.span.start).line;
+            self.graph.set_origin(vertex, format!("{}:{line}", source.name()));
+        }
         state.vertex = vertex;
         state.record(created_by, true);
     }
