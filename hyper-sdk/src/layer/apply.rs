@@ -506,7 +506,13 @@ impl Apply<'_> {
                 let parent = self.parent(path)?;
                 let name = OsStr::from_bytes(path.file_name());
                 match rustix::fs::mknodat(&*parent, name, FileType::CharacterDevice, Mode::empty(), 0) {
-                    Ok(()) => {}
+                    Ok(()) => {
+                        // The same layer again comes out of a diff, whenever it was unpacked.
+                        let time = Timespec { tv_sec: entry.mtime, tv_nsec: 0 };
+                        let times = Timestamps { last_access: time, last_modification: time };
+                        rustix::fs::utimensat(&*parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+                            .map_err(|e| failed("cannot set the time of a whiteout", path, e))?;
+                    }
                     // Something below the hidden path made a directory of it: it hides the rest by being opaque.
                     Err(Errno::EXIST) => {
                         let fd = files::open_below(
