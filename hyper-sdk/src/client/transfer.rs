@@ -113,7 +113,12 @@ pub(super) async fn transfer(
         put(target, &manifest.digest().clone().into(), manifest).await?;
     }
     put(target, named, &plan.root.manifest).await?;
-    let name = format!("{}/{}", target.client, target.repository);
+    // What is at hand has a name of its own there; people know the other side.
+    let (place, named) = if options.target_is_local { (source, reference) } else { (target, named) };
+    let name = match named {
+        ManifestReference::Tag(tag) => format!("{}/{}:{tag}", place.client, place.repository),
+        ManifestReference::Digest(_) => format!("{}/{}", place.client, place.repository),
+    };
     let digest = plan.root.manifest.digest().clone();
     options.progress.send(Event::Result { name, digest });
     let mut descriptor = plan.root.manifest.descriptor();
