@@ -82,8 +82,9 @@ fn commit_time(objects: &Path, commit: &str) -> Option<i64> {
     std::fs::write(empty.path().join("HEAD"), "ref: refs/heads/none\n").ok()?;
     std::fs::write(empty.path().join("config"), format!("[core]\n{format}")).ok()?;
     let mut git = Command::new("git");
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"GIT_")) {
-        git.env_remove(name);
+    // Set around a build that a git hook starts, and about another repository.
+    for name in ["COMMON_DIR", "WORK_TREE", "INDEX_FILE", "NAMESPACE", "CONFIG_COUNT", "CONFIG_PARAMETERS"] {
+        git.env_remove(format!("GIT_{name}"));
     }
     let output = git
         .env("GIT_DIR", empty.path())
