@@ -267,7 +267,7 @@ macro_rules! methods {
                 labels=BTreeMap::new(), annotations=BTreeMap::new(), build_contexts=BTreeMap::new(),
                 secrets=BTreeMap::new(), target=None, platform=None, outputs=None, no_cache=false, pull=false,
                 network="host".to_owned(), extra_hosts=BTreeMap::new(), allow_insecure=false,
-                source_date_epoch=None, progress=None
+                allow_host_network=false, source_date_epoch=None, progress=None
             ))]
             #[allow(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
             fn build<'py>(
@@ -290,6 +290,7 @@ macro_rules! methods {
                 network: String,
                 extra_hosts: BTreeMap<String, String>,
                 allow_insecure: bool,
+                allow_host_network: bool,
                 source_date_epoch: Option<EpochArgument>,
                 progress: Option<Py<PyAny>>,
             ) -> PyResult<Bound<'py, PyAny>> {
@@ -311,6 +312,7 @@ macro_rules! methods {
                     network,
                     extra_hosts,
                     allow_insecure,
+                    allow_host_network,
                     source_date_epoch,
                 };
                 $run(py, self.0.build(arguments, progress))

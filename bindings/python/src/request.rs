@@ -49,6 +49,7 @@ pub(crate) struct BuildArguments {
     pub(crate) network: String,
     pub(crate) extra_hosts: BTreeMap<String, String>,
     pub(crate) allow_insecure: bool,
+    pub(crate) allow_host_network: bool,
     pub(crate) source_date_epoch: Option<EpochArgument>,
 }
 
@@ -133,6 +134,7 @@ impl BuildArguments {
         request.pull = self.pull;
         request.extra_hosts = self.extra_hosts.into_iter().collect();
         request.allow_insecure = self.allow_insecure;
+        request.allow_host_network = self.allow_host_network;
         Ok(request)
     }
 }

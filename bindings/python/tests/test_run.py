@@ -47,6 +47,13 @@ def test_a_command_fails(hyper: hyper_sdk.Hyper, busybox: pathlib.Path) -> None:
     assert "7" in str(caught.value)
 
 
+def test_the_network_of_the_host_needs_a_permission(hyper: hyper_sdk.Hyper, busybox: pathlib.Path) -> None:
+    dockerfile = BASE + "RUN --network=host true\n"
+    with pytest.raises(hyper_sdk.HyperError, match="network.host"):
+        hyper.build(busybox, dockerfile=dockerfile, network="none")
+    hyper.build(busybox, dockerfile=dockerfile, network="none", allow_host_network=True)
+
+
 def test_a_secret_stays_one(hyper: hyper_sdk.Hyper, busybox: pathlib.Path, tmp_path: pathlib.Path) -> None:
     events: list[dict] = []
     result = hyper.build(

@@ -4,14 +4,13 @@ use super::exec::{input_value, threads};
 use super::value::{Chain, Layer, Value};
 use super::{SolveContext, blocking};
 use crate::digest::Hasher;
-use crate::exec::RootFs;
 use crate::graph::{CopyAction, FileAction, FileOp};
 use crate::layer::accounts::{Owner, ResolvedOwner, resolve_owner};
 use crate::layer::copy::{
     CopyRequest, CopySpec, CopyStep, EmptyDestination, ModeChange, PatternList, SourceRoot, pattern,
 };
 use crate::layer::{LayerPath, LayerReader};
-use crate::{Digest, Result};
+use crate::{Digest, Error, Result};
 use std::io::Read;
 use std::sync::Arc;
 
@@ -55,7 +54,7 @@ impl SolveContext {
         hasher.update_field(op);
         if file.link {
             // The base is in the key only through what its names mean.
-            for owner in file.actions.iter().filter_map(named_owner) {
+            for owner in file.actions.iter().filter_map(owner_of) {
                 let owner = self.resolve_owner(base, owner).await?.owner;
                 hasher.update_field(format!("{} {}", owner.uid, owner.gid));
             }
@@ -120,13 +119,14 @@ impl SolveContext {
             if let FileAction::Copy(copy) = action {
                 views.push(match input_value(inputs, copy.input)? {
                     Value::Chain(chain) => self.view(chain).await?,
-                    Value::Folder(root) => RootFs::Folder { path: root.path().to_owned(), writable: false },
+                    Value::Folder(_) => {
+                        return Err(Error::internal("a copy from a context and a stage at once"));
+                    }
                 });
             }
         }
-        let plan = serde_json::to_vec(&request).map_err(|e| {
-            crate::Error::internal("a file operation cannot be written as JSON").with_source(e)
-        })?;
+        let plan = serde_json::to_vec(&request)
+            .map_err(|e| Error::internal("a file operation cannot be written as JSON").with_source(e))?;
         let tar = self.snapshotter.copy(None, views, plan).await?;
         self.layer_of_tar(tar).await
     }
@@ -230,12 +230,11 @@ impl SolveContext {
     }
 }
 
-/// The owner that an action names, other than by numbers.
-fn named_owner(action: &FileAction) -> Option<&str> {
-    let owner = match action {
+/// The owner that an action names.
+fn owner_of(action: &FileAction) -> Option<&str> {
+    match action {
         FileAction::Copy(copy) => copy.chown.as_deref(),
         FileAction::MakeDirectory(make) => make.owner.as_deref(),
         FileAction::MakeFile(make) => make.chown.as_deref(),
-    };
-    owner.filter(|owner| owner.bytes().any(|b| b != b':' && !b.is_ascii_digit()))
+    }
 }

@@ -47,6 +47,7 @@ class Hyper:
         network: str = "host",
         extra_hosts: dict[str, str] = ...,
         allow_insecure: bool = False,
+        allow_host_network: bool = False,
         source_date_epoch: int | str | None = None,
         progress: _Progress | None = None,
     ) -> BuildResult: ...
@@ -101,6 +102,7 @@ class AsyncHyper:
         network: str = "host",
         extra_hosts: dict[str, str] = ...,
         allow_insecure: bool = False,
+        allow_host_network: bool = False,
         source_date_epoch: int | str | None = None,
         progress: _Progress | None = None,
     ) -> Awaitable[BuildResult]: ...

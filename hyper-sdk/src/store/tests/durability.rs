@@ -43,6 +43,18 @@ async fn what_was_stored_is_there_when_the_store_opens_again() {
 }
 
 #[tokio::test]
+async fn a_damaged_blob_is_repaired_by_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DiskStore::open(folder.path()).await.unwrap();
+    let blob = store.put_bytes(&name(), "x/y", Bytes::from_static(b"hello")).await.unwrap();
+    let path = store.blob_path(&name(), &blob.digest).await.unwrap().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "jello").unwrap();
+    store.put_bytes(&name(), "x/y", Bytes::from_static(b"hello")).await.unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"hello");
+}
+
+#[tokio::test]
 async fn an_upload_goes_on_when_the_store_opens_again() {
     let folder = tempfile::tempdir().unwrap();
     let store = DiskStore::open(folder.path()).await.unwrap();
