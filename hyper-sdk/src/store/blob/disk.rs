@@ -86,7 +86,8 @@ impl Folders {
         let to = self.blob(digest);
         let folder = to.parent().unwrap_or(&self.blobs);
         match fs::rename(from, &to) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !folder.exists() => {
+            // The folder may have come in between, made by another process: try again all the same.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 if let Some(parent) = folder.parent() {
                     make_folder(parent)?;
                 }

@@ -137,6 +137,26 @@ async fn two_openings_share_one_folder() {
     assert_eq!(refused.kind(), ErrorKind::Conflict);
 }
 
+/// Each blob is the first of its folder, and both openings come to make that folder at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_openings_make_the_folders_of_blobs_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let openings =
+        [DiskBlobs::open(folder.path()).await.unwrap(), DiskBlobs::open(folder.path()).await.unwrap()];
+    for number in 0..200 {
+        let bytes = Bytes::from(format!("blob {number}"));
+        let digest = Digest::sha256(&bytes);
+        let puts = openings.clone().map(|blobs| {
+            let (digest, bytes) = (digest.clone(), bytes.clone());
+            tokio::spawn(async move { blobs.put(&digest, bytes).await })
+        });
+        for put in puts {
+            put.await.unwrap().unwrap();
+        }
+        assert!(openings[0].path(&digest).unwrap().is_file());
+    }
+}
+
 #[tokio::test]
 async fn damaged_blobs_are_reported_and_repaired_by_a_push() {
     let folder = tempfile::tempdir().unwrap();
