@@ -13,10 +13,10 @@ use hyper_sdk::build::{LocalBuilder, LocalBuilderOptions, SharedBuilder};
 use hyper_sdk::client::keychain::{DockerConfig, SharedKeychain, StaticKeychain};
 use hyper_sdk::client::{HttpClient, Loopback, SharedClient};
 use hyper_sdk::reference::RegistryHost;
-use hyper_sdk::source::ClientFactory;
+use hyper_sdk::source::{ClientFactory, ProxyChoice};
 use hyper_sdk::store::{DiskStore, SharedStore, local_repository};
 use hyper_sdk::{Error, ErrorKind, Reference, RepositoryName, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How registries are reached.
@@ -74,6 +74,11 @@ impl Session {
         Self { root, config: self.config.clone(), ..*self }
     }
 
+    /// The state folder.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where log files go.
     pub(crate) fn logs(&self) -> PathBuf {
         self.root.join("logs")
@@ -127,7 +132,13 @@ impl Session {
         let keychain = self.keychain();
         let clients =
             ClientFactory::new(move |host: &RegistryHost| client(host, transport, keychain.clone()));
-        let options = LocalBuilderOptions::new(&self.root, self.store().await?, clients);
+        let mut options = LocalBuilderOptions::new(&self.root, self.store().await?, clients);
+        options.proxy = Some(ProxyChoice::new(|url| {
+            let host = url.host_str()?;
+            let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+            let host = RegistryHost::parse(&host).ok()?;
+            proxy(&host, url.scheme() == "https", |name| std::env::var(name).ok())
+        }));
         Ok(Arc::new(LocalBuilder::open(options)?))
     }
 }

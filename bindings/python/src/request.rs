@@ -56,20 +56,28 @@ pub(crate) struct BuildArguments {
 impl BuildArguments {
     /// Makes the request. Reads the Dockerfile.
     pub(crate) fn request(self) -> Result<BuildRequest> {
-        let mut request = match (self.dockerfile, self.context) {
+        let context = match self.context {
+            None => None,
+            Some(path) => Some(match path.to_str() {
+                Some(text) => BuildContext::parse(text)?,
+                None => BuildContext::Folder(path),
+            }),
+        };
+        let mut request = match (self.dockerfile, context) {
             (Some(_), _) if self.file.is_some() => {
                 return Err(Error::invalid(
                     "`file` and `dockerfile` exclude each other: the text, or where it is",
                 ));
             }
-            (Some(text), Some(context)) if !context.is_dir() => {
-                drop(text);
+            (Some(_), Some(BuildContext::Folder(folder))) if !folder.is_dir() => {
                 return Err(Error::new(ErrorKind::NotFound, "the build context is not a folder")
-                    .with_context("path", context.display()));
+                    .with_context("path", folder.display()));
             }
-            (Some(text), Some(context)) => BuildRequest::new(text, BuildContext::Folder(context)),
-            (Some(text), None) => BuildRequest::new(text, BuildContext::Empty),
-            (None, Some(context)) => BuildRequest::from_folder(context, self.file.as_deref())?,
+            (Some(text), context) => BuildRequest::new(text, context.unwrap_or(BuildContext::Empty)),
+            (None, Some(BuildContext::Folder(folder))) => {
+                BuildRequest::from_folder(folder, self.file.as_deref())?
+            }
+            (None, Some(context)) => BuildRequest::from_remote(context, self.file.as_deref()),
             (None, None) => {
                 return Err(Error::invalid("nothing to build: give a `context` or a `dockerfile`"));
             }

@@ -13,6 +13,7 @@ use hyper_sdk::build::{BuildContext, BuildOutput, BuildRequest, NamedContext, Ou
 use hyper_sdk::exec::Network;
 use hyper_sdk::media_type::Compression;
 use hyper_sdk::platform::Platform;
+use hyper_sdk::source::{StreamContext, context_of_stream};
 use hyper_sdk::{Error, ErrorKind, Reference};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -120,7 +121,8 @@ enum NetworkMode {
 
 pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failure> {
     args.refused.check()?;
-    let request = request(&args, |name| std::env::var(name).ok())?;
+    let scratch = session.root().join("scratch");
+    let (request, _unpacked) = request(&args, &scratch, |name| std::env::var(name).ok())?;
     let stdout_is_taken = uses_stdout(&args)?;
 
     let mode = if session.quiet { Mode::Quiet } else { args.progress };
@@ -206,8 +208,12 @@ fn uses_stdout(args: &BuildArgs) -> Result<bool, Failure> {
 }
 
 /// Makes the request of the arguments; reads the Dockerfile and the secrets.
-fn request(args: &BuildArgs, environment: impl Fn(&str) -> Option<String>) -> Result<BuildRequest, Failure> {
-    let mut request = dockerfile_and_context(args)?;
+fn request(
+    args: &BuildArgs,
+    scratch: &Path,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<(BuildRequest, Option<StreamContext>), Failure> {
+    let (mut request, unpacked) = dockerfile_and_context(args, scratch)?;
     for output in outputs(args)? {
         request.tags.extend(output.names);
         request.outputs.push(output.output);
@@ -260,35 +266,57 @@ fn request(args: &BuildArgs, environment: impl Fn(&str) -> Option<String>) -> Re
     request.no_cache = args.no_cache;
     request.no_cache_filter.clone_from(&args.no_cache_filter);
     request.pull = args.pull;
-    Ok(request)
+    Ok((request, unpacked))
 }
 
-fn dockerfile_and_context(args: &BuildArgs) -> Result<BuildRequest, Failure> {
-    let context = args.context.as_str();
-    if context == "-" {
-        return Err(unsupported(
-            "a context on standard input (`-`) is not supported yet: unpack it into a folder",
-        ));
+/// Finds the context and the Dockerfile. A context on standard input is unpacked in `scratch`, until the folder is
+/// dropped.
+fn dockerfile_and_context(
+    args: &BuildArgs,
+    scratch: &Path,
+) -> Result<(BuildRequest, Option<StreamContext>), Failure> {
+    let file = args.file.as_deref().filter(|f| *f != "-").map(Path::new);
+    let text_on_stdin = args.file.as_deref() == Some("-");
+    if args.context == "-" {
+        if text_on_stdin {
+            return Err(Failure::usage("the context and the Dockerfile cannot both be standard input"));
+        }
+        std::fs::create_dir_all(scratch).map_err(|e| Error::io("cannot make the folder", scratch, e))?;
+        let context = context_of_stream(std::io::stdin().lock(), scratch)?;
+        let request = match &context {
+            StreamContext::Dockerfile(text) => match file {
+                None => BuildRequest::new(text.as_str(), BuildContext::Empty),
+                Some(_) => {
+                    return Err(Failure::usage(
+                        "standard input is a Dockerfile, not an archive that --file could name a file of",
+                    ));
+                }
+            },
+            StreamContext::Files { folder, .. } => BuildRequest::from_remote(
+                BuildContext::Folder(folder.path().to_owned()),
+                file,
+            ),
+        };
+        return Ok((request, Some(context)));
     }
-    let remote = context.contains("://") || context.starts_with("git@");
-    if remote {
-        return Err(unsupported(format!(
-            "the remote context `{context}` is not supported yet: use a folder"
-        )));
-    }
-    if args.file.as_deref() != Some("-") {
-        return Ok(BuildRequest::from_folder(context, args.file.as_deref().map(Path::new))?);
-    }
-    if !Path::new(context).is_dir() {
-        return Err(Error::new(ErrorKind::NotFound, "the build context is not a folder")
-            .with_context("path", context)
-            .into());
-    }
-    let mut text = String::new();
-    std::io::stdin().lock().take(MAX_DOCKERFILE).read_to_string(&mut text).map_err(|e| {
-        Error::invalid("the Dockerfile on standard input cannot be read as UTF-8 text").with_source(e)
-    })?;
-    Ok(BuildRequest::new(text, BuildContext::Folder(context.into())))
+    let context = BuildContext::parse(&args.context)?;
+    let request = match (context, text_on_stdin) {
+        (BuildContext::Folder(folder), false) => BuildRequest::from_folder(folder, file)?,
+        (BuildContext::Folder(folder), true) if !folder.is_dir() => {
+            return Err(Error::new(ErrorKind::NotFound, "the build context is not a folder")
+                .with_context("path", folder.display())
+                .into());
+        }
+        (context, false) => BuildRequest::from_remote(context, file),
+        (context, true) => {
+            let mut text = String::new();
+            std::io::stdin().lock().take(MAX_DOCKERFILE).read_to_string(&mut text).map_err(|e| {
+                Error::invalid("the Dockerfile on standard input cannot be read as UTF-8 text").with_source(e)
+            })?;
+            BuildRequest::new(text, context)
+        }
+    };
+    Ok((request, None))
 }
 
 /// Layers are compressed once, when they are made, so the outputs have to agree.
@@ -331,14 +359,15 @@ mod tests {
         };
         only.args.refused.check().map_err(told)?;
         uses_stdout(&only.args).map_err(told)?;
-        request(&only.args, |name| (name == "FROM_ENV").then(|| "value".to_owned())).map_err(told)
+        let environment = |name: &str| (name == "FROM_ENV").then(|| "value".to_owned());
+        request(&only.args, folder.path(), environment).map(|(request, _)| request).map_err(told)
     }
 
     #[test]
     fn without_flags_the_image_goes_into_the_store() {
         let request = parse(&[]).unwrap();
         assert_eq!(request.outputs, [Output::Image { push: false }]);
-        assert_eq!(request.dockerfile, "FROM scratch\n");
+        assert_eq!(request.dockerfile.as_deref(), Some("FROM scratch\n"));
         assert_eq!(request.network, Network::Host);
     }
 
@@ -408,7 +437,7 @@ mod tests {
             (&["-o", "-", "-o", "type=oci,dest=-"], "only one output"),
             (&["-o", "type=oci,dest=a,compression=zstd", "-o", "type=oci,dest=b"], "different compression"),
             (&["--build-context", "x"], "expected NAME=CONTEXT"),
-            (&["--build-context", "x=https://a/b.git"], "https://"),
+            (&["--build-context", "x=ftp://a/b"], "`ftp://`"),
             (&["--network", "bridge"], "bridge"),
             (&["--elephant"], "--elephant"),
             (&["-t", "UPPER"], "UPPER"),
@@ -421,12 +450,12 @@ mod tests {
     #[test]
     fn contexts_that_are_no_folder_are_named() {
         for (context, text) in [
-            ("-", "standard input"),
-            ("https://x/y.git", "https://x/y.git"),
+            ("ftp://x/y", "`ftp://`"),
+            ("https://x/y.git?elephant=1", "elephant"),
             ("/nowhere/at/all", "not a folder"),
         ] {
             let only = Only::try_parse_from(["build", context]).unwrap();
-            let failure = request(&only.args, |_| None).unwrap_err();
+            let failure = request(&only.args, Path::new("/nowhere"), |_| None).unwrap_err();
             let Failure::Work { error, .. } = failure else { panic!("{failure:?}") };
             assert!(error.to_string().contains(text), "{error}");
         }

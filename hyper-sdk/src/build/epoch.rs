@@ -1,13 +1,13 @@
 //! Picks the one time that a result carries.
 
 use super::EpochPolicy;
+use super::contexts::Sources;
 use crate::clock::Clock;
 use crate::frontend::Lowered;
 use crate::graph::{FileAction, MountKind, Op, Source};
 use crate::layer::copy::{CopySpec, EmptyDestination, PatternList, Planner, SourceRoot};
 use crate::source::work_tree_time;
-use crate::{Error, Result};
-use std::collections::BTreeMap;
+use crate::Result;
 use std::sync::Arc;
 
 /// The time of a build.
@@ -22,9 +22,9 @@ pub(super) struct Epoch {
 /// Picks the time by the policy. Blocks: it walks the files that the build uses.
 pub(super) fn pick(
     policy: EpochPolicy,
-    argument: Option<&str>,
     lowered: &Lowered,
-    folders: &BTreeMap<String, Arc<SourceRoot>>,
+    sources: &Sources,
+    main: Option<i64>,
     clock: &dyn Clock,
 ) -> Result<Epoch> {
     match policy {
@@ -32,19 +32,15 @@ pub(super) fn pick(
         EpochPolicy::Now => return Ok(Epoch { seconds: clock.now(), given: false }),
         EpochPolicy::Auto => {}
     }
-    if let Some(text) = argument.filter(|t| !t.is_empty()) {
-        let seconds = text.parse().map_err(|_| {
-            Error::unsupported(format!(
-                "SOURCE_DATE_EPOCH is `{text}`: only seconds since 1970 are supported, such as 1700000000"
-            ))
-        })?;
+    if let Some(seconds) = lowered.epoch {
         return Ok(Epoch { seconds, given: true });
     }
-    let main = folders.get("");
-    if let Some(seconds) = main.and_then(|root| work_tree_time(root.path())) {
+    let folders = &sources.folders;
+    let of_work_tree = || folders.get("").and_then(|root| work_tree_time(root.path()));
+    if let Some(seconds) = main.or_else(of_work_tree) {
         return Ok(Epoch { seconds, given: false });
     }
-    let mut newest = None;
+    let mut newest = sources.newest;
     for id in lowered.graph.reachable(lowered.root) {
         let vertex = lowered.graph.vertex(id);
         let folder = |input: usize| match &lowered.graph.vertex(*vertex.inputs.get(input)?).op {

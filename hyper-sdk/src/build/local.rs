@@ -1,26 +1,26 @@
 //! The builder of this machine: frontend, solver and exporters in this process, commands in its sandbox.
 
+use super::contexts::{Contexts, MainContext};
 use super::epoch::{self, Epoch};
-use super::{
-    BuildContext, BuildOutput, BuildRequest, Builder, BuilderCapabilities, Destination, NamedContext, Output,
-};
+use super::resolver::BuildResolver;
+use super::{BuildOutput, BuildRequest, Builder, BuilderCapabilities, Destination, NamedContext, Output};
 use crate::cache::{DiskCache, SharedCache};
 use crate::clock::{SharedClock, SystemClock};
 use crate::exec::{Executor, HelperCommand, Identity, NativeExecutor};
 use crate::export::{ArchiveKind, BuiltImage, export_folder, export_tar, write_archive};
-use crate::frontend::{FrontendOptions, Lowered, Resolved, Resolver, dockerfile};
-use crate::layer::copy::{SourceRoot, StatCache};
+use crate::frontend::{FrontendOptions, Lowered, dockerfile};
+use crate::layer::copy::StatCache;
 use crate::platform::Platform;
 use crate::progress::{Event, Progress};
 use crate::reference::Reference;
 use crate::snapshot::{LocalSnapshotter, SharedSnapshotter};
-use crate::solve::{Layer, SolveContext, Solver, Value, blocking};
-use crate::source::{ClientFactory, ImageSource, SourceImage, open_context};
+use crate::solve::{SolveContext, Solver, Value, blocking};
+use crate::source::{ClientFactory, ImageSource, ProxyChoice, RemoteOptions, RemoteSources};
 use crate::store::{SharedStore, local_repository};
-use crate::{Digest, Error, ErrorKind, Result, ResultExt};
+use crate::{Error, Result, ResultExt};
 use async_trait::async_trait;
 use futures::FutureExt as _;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +37,8 @@ pub struct LocalBuilderOptions {
     pub store: SharedStore,
     /// The registries that base images come from and images are pushed to.
     pub clients: ClientFactory,
+    /// The proxies of web addresses in ADD and contexts; none without.
+    pub proxy: Option<ProxyChoice>,
     /// How the sandbox's helper is started.
     pub helper: HelperCommand,
     /// The content of /etc/resolv.conf in commands; the host's without.
@@ -54,6 +56,7 @@ impl LocalBuilderOptions {
             root: root.into(),
             store,
             clients,
+            proxy: None,
             helper: HelperCommand::current_exe(),
             resolv_conf: None,
             parallel: None,
@@ -96,18 +99,38 @@ impl LocalBuilder {
             .await
     }
 
-    fn folders(&self, request: &BuildRequest) -> Result<BTreeMap<String, Arc<SourceRoot>>> {
-        let mut folders = BTreeMap::new();
-        if let BuildContext::Folder(path) = &request.context {
-            let root = open_context(path, Some(&request.dockerfile_name)).op("open the build context")?;
-            folders.insert(String::new(), root);
-        }
-        for (name, context) in &request.named_contexts {
-            if let NamedContext::Folder(path) = context {
-                folders.insert(name.clone(), open_context(path, None).context("build context", name)?);
-            }
-        }
-        Ok(folders)
+    /// Brings the main context of a request to this machine when it is a git repository or a web address. What comes
+    /// out has the text of the Dockerfile, and a folder or nothing as its context; the folder is there as long as the
+    /// second value is.
+    ///
+    /// # Errors
+    /// Those of the fetch; [`crate::ErrorKind::NotFound`] when the Dockerfile is not in the context.
+    pub async fn fetch_context(
+        &self,
+        request: BuildRequest,
+        progress: &Progress,
+    ) -> Result<(BuildRequest, impl Send + use<>)> {
+        let (request, main, _) = self.bring_context(request, progress).await?;
+        Ok((main.apply(request), main))
+    }
+
+    async fn bring_context(
+        &self,
+        request: BuildRequest,
+        progress: &Progress,
+    ) -> Result<(BuildRequest, MainContext, Contexts)> {
+        let options = RemoteOptions {
+            secrets: request.secrets.clone(),
+            proxy: self.options.proxy.clone(),
+            ssh_agent: None,
+            progress: progress.clone(),
+        };
+        let contexts = Contexts {
+            remotes: RemoteSources::new(self.options.root.join("sources"), options),
+            scratch: self.options.root.join("scratch"),
+        };
+        let main = contexts.main(&request).boxed().await?;
+        Ok((request, main, contexts))
     }
 
     async fn export(
@@ -233,6 +256,7 @@ impl Builder for LocalBuilder {
 
     async fn build(&self, request: BuildRequest, progress: &Progress) -> Result<BuildOutput> {
         let platform = request.platform.clone().unwrap_or_else(Platform::host);
+        let (request, main, contexts) = self.bring_context(request, progress).await?;
         let request = Arc::new(request);
         let resolver = BuildResolver {
             request: Arc::clone(&request),
@@ -242,26 +266,28 @@ impl Builder for LocalBuilder {
                 refresh: request.pull,
                 progress: progress.clone(),
             },
+            contexts: contexts.clone(),
             found: Mutex::new(HashMap::new()),
         };
         let options = FrontendOptions {
             build_args: request.build_args.clone(),
+            aliases: aliases(&request),
+            context_time: main.time,
             target: request.target.clone(),
             platform: Some(platform.clone()),
             labels: request.labels.clone(),
             no_cache: request.no_cache,
             no_cache_filter: request.no_cache_filter.clone(),
         };
-        let name = request.dockerfile_name.display().to_string();
-        let lowered = dockerfile::lower(&name, &request.dockerfile, &options, &resolver).boxed().await?;
+        let name = main.name.display().to_string();
+        let lowered = dockerfile::lower(&name, &main.text, &options, &resolver).boxed().await?;
         for warning in &lowered.warnings {
             progress.warn(warning.clone());
         }
         let images = resolver.found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let folders = self.folders(&request)?;
-        let argument = request.build_args.get("SOURCE_DATE_EPOCH").cloned();
+        let sources = contexts.bring(&request, &main, &lowered).boxed().await?;
         let (policy, clock) = (request.epoch, Arc::clone(&self.options.clock));
-        let (lowered, epoch) = pick_epoch(policy, argument, lowered, folders.clone(), clock).await?;
+        let (lowered, sources, epoch) = pick_epoch(policy, lowered, sources, main.time, clock).await?;
         let (executor, snapshotter) = self.engine().await?;
         for note in executor.notes() {
             progress.warn(note.clone());
@@ -275,7 +301,8 @@ impl Builder for LocalBuilder {
             executor: executor.clone() as Arc<dyn Executor>,
             cache: self.cache.clone(),
             images,
-            folders,
+            folders: sources.folders,
+            fetched: sources.fetched,
             stat_cache: stat_cache.clone(),
             index_folder: self.options.root.join("indexes"),
             scratch: self.options.root.join("scratch"),
@@ -322,79 +349,25 @@ impl Builder for LocalBuilder {
     }
 }
 
+/// The names that stand for stages.
+fn aliases(request: &BuildRequest) -> std::collections::BTreeMap<String, String> {
+    let stage = |(name, context): (&String, &NamedContext)| match context {
+        NamedContext::Stage(stage) => Some((name.clone(), stage.clone())),
+        _ => None,
+    };
+    request.named_contexts.iter().filter_map(stage).collect()
+}
+
 async fn pick_epoch(
     policy: super::EpochPolicy,
-    argument: Option<String>,
     lowered: Lowered,
-    folders: BTreeMap<String, Arc<SourceRoot>>,
+    sources: super::contexts::Sources,
+    main: Option<i64>,
     clock: SharedClock,
-) -> Result<(Lowered, Epoch)> {
+) -> Result<(Lowered, super::contexts::Sources, Epoch)> {
     blocking(move || {
-        let epoch = epoch::pick(policy, argument.as_deref(), &lowered, &folders, &*clock)?;
-        Ok((lowered, epoch))
+        let epoch = epoch::pick(policy, &lowered, &sources, main, &*clock)?;
+        Ok((lowered, sources, epoch))
     })
     .await
-}
-
-/// Resolves names by the request's named contexts and the image source, and remembers the layers.
-struct BuildResolver {
-    request: Arc<BuildRequest>,
-    images: ImageSource,
-    found: Mutex<HashMap<Digest, Vec<Layer>>>,
-}
-
-impl BuildResolver {
-    fn remember(&self, reference: String, image: SourceImage) -> Result<Resolved> {
-        let manifest =
-            image.manifest.image().ok_or_else(|| Error::internal("an index where an image was expected"))?;
-        let layers = manifest.layers.iter().zip(&image.config.rootfs.diff_ids).map(|(blob, diff_id)| Layer {
-            blob: blob.clone(),
-            diff_id: diff_id.clone(),
-            repository: image.repository.clone(),
-        });
-        let digest = image.manifest.digest().clone();
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.clone(), layers.collect());
-        Ok(Resolved::Image { reference, manifest: digest, config: Box::new(image.config) })
-    }
-}
-
-#[async_trait]
-impl Resolver for BuildResolver {
-    async fn context(&self, name: &str, platform: &Platform) -> Result<Option<Resolved>> {
-        let contexts = &self.request.named_contexts;
-        // `name::platform` is for one platform; docker.io/library/NAME:latest and NAME are the same.
-        let full = Reference::parse(name).ok();
-        let same = |key: &str| {
-            key == name || full.as_ref().is_some_and(|f| Reference::parse(key).is_ok_and(|k| k == *f))
-        };
-        let found = contexts
-            .iter()
-            .find(|(key, _)| {
-                key.split_once("::").is_some_and(|(k, p)| {
-                    same(k) && p.parse::<Platform>().is_ok_and(|p| platform.matches(&p))
-                })
-            })
-            .or_else(|| contexts.iter().find(|(key, _)| same(key)));
-        let Some((_, context)) = found else { return Ok(None) };
-        Ok(Some(match context {
-            NamedContext::Folder(_) => Resolved::Folder,
-            NamedContext::OciLayout { path, tag, digest } => {
-                let image = self.images.layout(path, tag.as_deref(), digest.as_ref(), platform).await?;
-                self.remember(name.to_owned(), image)?
-            }
-            NamedContext::Image(reference) => {
-                let image = self.images.image(reference, platform).await?;
-                self.remember(reference.to_string(), image)?
-            }
-        }))
-    }
-
-    async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved> {
-        let reference = Reference::parse(name).map_err(|e| {
-            let kind = if e.kind() == ErrorKind::Internal { e.kind() } else { ErrorKind::Invalid };
-            e.with_kind(kind)
-        })?;
-        let image = self.images.image(&reference, platform).await?;
-        self.remember(reference.to_string(), image)
-    }
 }

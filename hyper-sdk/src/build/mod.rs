@@ -7,9 +7,11 @@
 //! A [`Builder`] turns a request into an image or files. [`LocalBuilder`] does it in this process and its sandbox
 //! helpers, without a daemon.
 
+mod contexts;
 mod epoch;
 mod local;
 mod request;
+mod resolver;
 
 pub use local::{LocalBuilder, LocalBuilderOptions};
 pub use request::{

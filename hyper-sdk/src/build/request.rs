@@ -1,5 +1,6 @@
 //! What to build, and what came out.
 
+use crate::dockerfile::GitReference;
 use crate::exec::SecretBytes;
 use crate::media_type::Compression;
 use crate::oci::Descriptor;
@@ -18,6 +19,33 @@ pub enum BuildContext {
     Empty,
     /// A folder of this machine.
     Folder(PathBuf),
+    /// The files of a git repository.
+    Git(Box<GitReference>),
+    /// A tar archive of the web, plain or compressed; or a Dockerfile of the web, which is built without files.
+    Web(String),
+}
+
+impl BuildContext {
+    /// Says what the name of a context means: a git repository, a web address, or else a folder.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a git address with options that are not well formed, [`ErrorKind::Unsupported`] for
+    /// another scheme.
+    pub fn parse(text: &str) -> Result<Self> {
+        if Path::new(text).is_dir() {
+            return Ok(Self::Folder(text.into()));
+        }
+        if let Some(git) = GitReference::parse_context(text)? {
+            return Ok(Self::Git(Box::new(git)));
+        }
+        match text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase()).as_deref() {
+            Some("http" | "https") => Ok(Self::Web(text.to_owned())),
+            Some(scheme) => Err(Error::unsupported(format!(
+                "build contexts of the kind `{scheme}://` are not supported: use a folder, a git repository or a web address"
+            ))),
+            None => Ok(Self::Folder(text.into())),
+        }
+    }
 }
 
 /// What a name in FROM, COPY `--from` or a mount's `from` means instead of an image or stage.
@@ -36,11 +64,17 @@ pub enum NamedContext {
     },
     /// An image by reference.
     Image(Reference),
+    /// The files of a git repository.
+    Git(Box<GitReference>),
+    /// A tar archive of the web, plain or compressed.
+    Web(String),
+    /// Another stage of the same Dockerfile, by name or number.
+    Stage(String),
 }
 
 impl NamedContext {
-    /// Parses the value of `--build-context NAME=VALUE`: a folder, `docker-image://REFERENCE` or
-    /// `oci-layout://FOLDER[:TAG][@DIGEST]`.
+    /// Parses the value of `--build-context NAME=VALUE`: a folder, `docker-image://REFERENCE`,
+    /// `oci-layout://FOLDER[:TAG][@DIGEST]`, `target:STAGE`, the address of a git repository or of a tar archive.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a scheme that is not implemented, [`ErrorKind::Invalid`] for a bad value.
@@ -64,18 +98,14 @@ impl NamedContext {
             }
             return Ok(Self::OciLayout { path: path.into(), tag, digest });
         }
-        let scheme = value.split_once("://").map(|(scheme, _)| scheme);
-        if let Some(scheme) = scheme {
-            return Err(Error::unsupported(format!(
-                "build contexts of the kind `{scheme}://` are not supported: use a folder, docker-image:// or oci-layout://"
-            )));
+        if let Some(stage) = value.strip_prefix("target:") {
+            return Ok(Self::Stage(stage.to_owned()));
         }
-        if value.starts_with("target:") || value.starts_with("git@") {
-            return Err(Error::unsupported(format!(
-                "the build context `{value}` is of a kind that is not supported"
-            )));
-        }
-        Ok(Self::Folder(value.into()))
+        Ok(match BuildContext::parse(value)? {
+            BuildContext::Git(git) => Self::Git(git),
+            BuildContext::Web(url) => Self::Web(url),
+            BuildContext::Folder(_) | BuildContext::Empty => Self::Folder(value.into()),
+        })
     }
 }
 
@@ -128,8 +158,9 @@ pub enum EpochPolicy {
 pub struct BuildRequest {
     /// The name of the Dockerfile, for messages and to find `NAME.dockerignore` beside it.
     pub dockerfile_name: PathBuf,
-    /// The text of the Dockerfile.
-    pub dockerfile: String,
+    /// The text of the Dockerfile. Without, it is the file `dockerfile_name` of a context that is fetched; its usual
+    /// names are tried when that is empty.
+    pub dockerfile: Option<String>,
     /// Where COPY and ADD read from.
     pub context: BuildContext,
     /// `--build-context NAME=…`.
@@ -177,7 +208,7 @@ impl BuildRequest {
     pub fn new(dockerfile: impl Into<String>, context: BuildContext) -> Self {
         Self {
             dockerfile_name: "Dockerfile".into(),
-            dockerfile: dockerfile.into(),
+            dockerfile: Some(dockerfile.into()),
             context,
             named_contexts: BTreeMap::new(),
             build_args: BTreeMap::new(),
@@ -199,6 +230,14 @@ impl BuildRequest {
             compression: Compression::Gzip,
             compression_level: None,
         }
+    }
+
+    /// A request for the Dockerfile of a context that is fetched: `file` in it when it is given.
+    pub fn from_remote(context: BuildContext, file: Option<&Path>) -> Self {
+        let mut request = Self::new("", context);
+        request.dockerfile = None;
+        request.dockerfile_name = file.unwrap_or(Path::new("")).to_owned();
+        request
     }
 
     /// A request for the Dockerfile of a context folder: `file` when it is given, else the first of `Dockerfile`,
@@ -282,6 +321,9 @@ mod tests {
         );
         assert!(matches!(NamedContext::parse("docker-image://busybox").unwrap(), NamedContext::Image(_)));
         assert_eq!(NamedContext::parse("../x").unwrap(), NamedContext::Folder("../x".into()));
-        assert_eq!(NamedContext::parse("https://x/y.git").unwrap_err().kind(), ErrorKind::Unsupported);
+        assert!(matches!(NamedContext::parse("https://x/y.git#v1").unwrap(), NamedContext::Git(_)));
+        assert!(matches!(NamedContext::parse("https://x/y.tar.gz").unwrap(), NamedContext::Web(_)));
+        assert_eq!(NamedContext::parse("target:a").unwrap(), NamedContext::Stage("a".into()));
+        assert_eq!(NamedContext::parse("ftp://x/y").unwrap_err().kind(), ErrorKind::Unsupported);
     }
 }

@@ -239,7 +239,7 @@ fn clean_subdir(path: &str) -> String {
     parts.join("/")
 }
 
-fn percent_decode(text: &str) -> String {
+pub(crate) fn percent_decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -261,7 +261,7 @@ fn percent_decode(text: &str) -> String {
 }
 
 /// The address without the password that it may carry.
-fn without_password(text: &str) -> String {
+pub(crate) fn without_password(text: &str) -> String {
     match text.split_once("://") {
         Some((scheme, rest)) => {
             let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());

@@ -41,6 +41,8 @@ pub use diagnostic::{Diagnostic, Severity, render, to_error};
 pub use directive::{CheckOptions, Directives, RuleSet};
 pub use duration::{parse as parse_duration, parse_size};
 pub use expand::{EmptyEnvironment, Environment, ExpandError, Expanded, Expander, Variables};
+pub(crate) use flags::parse_bool;
+pub(crate) use git::{percent_decode, without_password};
 pub use git::{AddSource, GitReference};
 pub use glob::{Glob, has_wildcard};
 pub use heredoc::Heredoc;

@@ -154,6 +154,16 @@ impl Dockerfile {
         })
     }
 
+    /// Gives a stage one more name, in FROM and `from`; it hides stages and images of that name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is no such stage, with the nearest name.
+    pub fn alias_stage(&mut self, alias: &str, stage: &str) -> Result<()> {
+        let index = self.target(Some(stage))?;
+        self.names.insert(alias.to_lowercase(), vec![index]);
+        Ok(())
+    }
+
     /// The number of the stage of a name, in any case; the last one where several have it.
     pub fn stage_by_name(&self, name: &str) -> Option<usize> {
         self.names.get(&name.to_lowercase())?.last().copied()

@@ -2,7 +2,7 @@
 
 pub mod dockerfile;
 
-use crate::graph::{Graph, VertexId};
+use crate::graph::{Graph, Source, VertexId};
 use crate::oci::ImageConfig;
 use crate::platform::Platform;
 use crate::{Digest, Result};
@@ -21,8 +21,8 @@ pub enum Resolved {
         /// The config of the image.
         config: Box<ImageConfig>,
     },
-    /// A folder.
-    Folder,
+    /// Files, as the build context of this name.
+    Folder(String),
 }
 
 /// Looks names up that a frontend finds: named contexts first, then images.
@@ -30,6 +30,9 @@ pub enum Resolved {
 pub trait Resolver: Send + Sync {
     /// What a named context stands for; `None` when there is none of this name.
     async fn context(&self, name: &str, platform: &Platform) -> Result<Option<Resolved>>;
+
+    /// The time that a remote source has by itself, in seconds since 1970; fetches it.
+    async fn time(&self, source: &Source) -> Result<Option<i64>>;
 
     /// What an image reference stands for.
     async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved>;
@@ -42,6 +45,10 @@ pub struct FrontendOptions {
     pub build_args: BTreeMap<String, String>,
     /// The stage to build; the last one without.
     pub target: Option<String>,
+    /// Names that stand for stages of the text, in FROM and `from`.
+    pub aliases: BTreeMap<String, String>,
+    /// What `context` means as a value of SOURCE_DATE_EPOCH: seconds since 1970.
+    pub context_time: Option<i64>,
     /// The platform to build for; the host's without.
     pub platform: Option<Platform>,
     /// Labels that the image gets beside those of the text.
@@ -74,6 +81,8 @@ pub struct Lowered {
     pub history: Vec<HistoryStep>,
     /// When the newest base image in use was made, in seconds since 1970.
     pub newest_base: Option<i64>,
+    /// The time that SOURCE_DATE_EPOCH asks for, in seconds since 1970.
+    pub epoch: Option<i64>,
     /// What was noticed: one line each.
     pub warnings: Vec<String>,
 }

@@ -40,6 +40,40 @@ pub enum Source {
         /// The name of the context; empty for the main one.
         name: String,
     },
+    /// One file of the web, as a folder that holds it.
+    Web(WebSource),
+    /// Files of a git repository.
+    Git(GitSource),
+}
+
+/// A file of the web.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebSource {
+    /// The address, `http` or `https`.
+    pub url: String,
+    /// The name that the file gets.
+    pub file_name: String,
+    /// What the content must be.
+    pub checksum: Option<Digest>,
+}
+
+/// Files of a git repository at one commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitSource {
+    /// The address that git understands; it may hold a password.
+    pub remote: String,
+    /// A branch, a tag, `refs/…` or a commit; the branch that HEAD names without.
+    pub reference: Option<String>,
+    /// The commit, or the object of an annotated tag, that the reference must be; at least its first seven digits.
+    pub checksum: Option<String>,
+    /// The folder of the repository whose files are meant; all of them without.
+    pub subdir: Option<String>,
+    /// Whether `.git` is among the files.
+    pub keep_git_dir: bool,
+    /// Whether the submodules are fetched too.
+    pub submodules: bool,
+    /// Whether `checksum` is fetched without a look at what the reference says.
+    pub fetch_by_commit: bool,
 }
 
 /// Network access of a command.

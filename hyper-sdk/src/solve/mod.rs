@@ -63,6 +63,8 @@ pub struct SolveContext {
     pub images: HashMap<Digest, Vec<Layer>>,
     /// The build contexts by name, the main one by the empty name.
     pub folders: BTreeMap<String, Arc<SourceRoot>>,
+    /// What was fetched, by the address of its vertex.
+    pub fetched: HashMap<Digest, Arc<SourceRoot>>,
     /// Digests of files by what `stat` says of them.
     pub stat_cache: Arc<StatCache>,
     /// The folder with the indexes of layers.
@@ -173,7 +175,7 @@ impl Solver {
 impl SolveContext {
     async fn step(&self, vertex: &Vertex, inputs: &[Value]) -> Result<(Value, Option<StepReport>)> {
         if let Op::Source(source) = &vertex.op {
-            return Ok((self.source(source)?, None));
+            return Ok((self.source(vertex, source)?, None));
         }
         let Some(Value::Chain(base)) = inputs.first() else {
             return Err(Error::internal("a step without a root file system"));
@@ -212,7 +214,7 @@ impl SolveContext {
         Ok((Value::Chain(base.with(layer)), Some(report)))
     }
 
-    fn source(&self, source: &Source) -> Result<Value> {
+    fn source(&self, vertex: &Vertex, source: &Source) -> Result<Value> {
         Ok(match source {
             Source::Scratch => Value::Chain(Chain::default()),
             Source::Image { manifest, reference } => {
@@ -225,6 +227,10 @@ impl SolveContext {
                 Value::Folder(Arc::clone(self.folders.get(name).ok_or_else(|| {
                     Error::invalid("there is no build context to copy from: name a folder as the context")
                 })?))
+            }
+            Source::Web(_) | Source::Git(_) => {
+                let root = self.fetched.get(vertex.address());
+                Value::Folder(Arc::clone(root.ok_or_else(|| Error::internal("a source was not fetched"))?))
             }
         })
     }

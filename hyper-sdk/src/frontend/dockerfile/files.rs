@@ -3,7 +3,9 @@
 use super::lower::{Lowering, Lowers};
 use super::stage::{StageState, absolute, clean};
 use crate::dockerfile::{AddSource, Chmod, InlineFile, Owner, Statement, Word};
-use crate::graph::{CopyAction, FileAction, FileOp, MakeDirectory, MakeFile, Op, VertexId};
+use crate::Digest;
+use crate::graph::{CopyAction, FileAction, FileOp, MakeDirectory, MakeFile, Op, Source, VertexId, WebSource};
+use crate::source::git_source;
 
 /// What COPY and ADD have in common.
 struct Transfer<'a> {
@@ -11,6 +13,8 @@ struct Transfer<'a> {
     inline: &'a [InlineFile],
     destination: &'a Word,
     from: Option<VertexId>,
+    checksum: Option<&'a Word>,
+    keep_git_dir: Option<bool>,
     chown: Option<&'a Word>,
     chmod: Option<&'a Word>,
     link: bool,
@@ -40,6 +44,8 @@ impl Lowering<'_> {
                 inline: &copy.inline,
                 destination: &copy.destination,
                 from,
+                checksum: None,
+                keep_git_dir: None,
                 chown: copy.chown.as_ref(),
                 chmod: copy.chmod.as_ref(),
                 link: copy.link,
@@ -57,20 +63,6 @@ impl Lowering<'_> {
         statement: &Statement,
         add: &crate::dockerfile::Add,
     ) -> Lowers<()> {
-        for (given, flag) in [(&add.checksum, "--checksum")] {
-            if let Some(word) = given {
-                return Err(self.unsupported(word, format!("ADD `{flag}` is not supported yet")));
-            }
-        }
-        if add.keep_git_dir.is_some() {
-            return Err(self.unsupported(&add.destination, "ADD `--keep-git-dir` is not supported yet"));
-        }
-        for source in &add.sources {
-            if !matches!(AddSource::parse(&source.value), Ok(AddSource::Local(_))) {
-                return Err(self
-                    .unsupported(source, "ADD from a web address or a git repository is not supported yet"));
-            }
-        }
         self.transfer(
             state,
             statement,
@@ -79,6 +71,8 @@ impl Lowering<'_> {
                 inline: &add.inline,
                 destination: &add.destination,
                 from: None,
+                checksum: add.checksum.as_ref(),
+                keep_git_dir: add.keep_git_dir,
                 chown: add.chown.as_ref(),
                 chmod: add.chmod.as_ref(),
                 link: add.link,
@@ -100,30 +94,28 @@ impl Lowering<'_> {
         }
         let text = |word: Option<&Word>| word.map(|w| w.value.clone());
         let (chown, chmod) = (text(t.chown), text(t.chmod));
+        if t.sources.len() + t.inline.len() > 1 && !destination.ends_with('/') {
+            return Err(self
+                .error(
+                    t.destination,
+                    "with more than one source the destination must be a directory and end with a `/`",
+                )
+                .into());
+        }
         let mut inputs = vec![state.vertex];
         let mut actions = Vec::new();
-        if !t.sources.is_empty() {
-            let values = |words: &[Word]| words.iter().map(|w| w.value.clone()).collect::<Vec<_>>();
-            let (sources, exclude) = (values(t.sources), values(t.excludes));
-            if sources.len() + t.inline.len() > 1 && !destination.ends_with('/') {
-                return Err(self
-                    .error(
-                        t.destination,
-                        "with more than one source the destination must be a directory and end with a `/`",
-                    )
-                    .into());
-            }
-            let from = t.from.unwrap_or_else(|| self.main_context());
+        for (from, sources, remote) in self.sources(t)? {
             inputs.push(from);
             actions.push(FileAction::Copy(Box::new(CopyAction {
-                input: 1,
+                input: inputs.len() - 1,
                 sources,
                 destination: destination.clone(),
                 chown: chown.clone(),
                 chmod: chmod.clone(),
                 parents: t.parents,
-                exclude,
-                unpack: t.unpack,
+                exclude: t.excludes.iter().map(|w| w.value.clone()).collect(),
+                // What is fetched is unpacked only when the text says so.
+                unpack: if remote { Some(t.unpack.unwrap_or(false)) } else { t.unpack },
                 add: t.add,
             })));
         }
@@ -139,6 +131,55 @@ impl Lowering<'_> {
         let op = Op::File(FileOp { actions, link: t.link });
         self.layer(state, statement, op, inputs, statement.display());
         Ok(())
+    }
+
+    /// Where the sources are: the vertex that has the files, the paths in it, and whether they are fetched.
+    fn sources(&mut self, t: &Transfer<'_>) -> Lowers<Vec<(VertexId, Vec<String>, bool)>> {
+        let mut found: Vec<(VertexId, Vec<String>, bool)> = Vec::new();
+        if let Some(word) = t.checksum
+            && t.sources.len() != 1
+        {
+            return Err(self.error(word, "`--checksum` needs exactly one source").into());
+        }
+        for word in t.sources {
+            let source = match t.add {
+                true => AddSource::parse(&word.value).map_err(|e| self.error(word, e.message()))?,
+                false => AddSource::Local(word.value.clone()),
+            };
+            if t.keep_git_dir == Some(true) && !matches!(source, AddSource::Git(_)) {
+                return Err(self.error(word, "`--keep-git-dir` is for git repositories, which this is not").into());
+            }
+            let checksum_error = |word: &Word, message: &str| self.error(word, message);
+            match source {
+                AddSource::Local(path) => {
+                    if let Some(checksum) = t.checksum {
+                        let message = "`--checksum` is for web addresses and git repositories, not for local files";
+                        return Err(checksum_error(checksum, message).into());
+                    }
+                    let from = t.from.unwrap_or_else(|| self.main_context());
+                    match found.last_mut() {
+                        Some((last, paths, false)) if *last == from => paths.push(path),
+                        _ => found.push((from, vec![path], false)),
+                    }
+                }
+                AddSource::Http { url, file_name } => {
+                    let checksum = match t.checksum {
+                        Some(word) => Some(Digest::parse(&word.value).map_err(|e| self.error(word, e.message()))?),
+                        None => None,
+                    };
+                    let path = literal(&file_name);
+                    let web = WebSource { url, file_name, checksum };
+                    found.push((self.remote(Source::Web(web), &word.value), vec![path], true));
+                }
+                AddSource::Git(address) => {
+                    let checksum = t.checksum.map(|w| w.value.as_str());
+                    let git = git_source(&address, t.keep_git_dir, checksum)
+                        .map_err(|e| self.error(t.checksum.unwrap_or(word), e.message()))?;
+                    found.push((self.remote(Source::Git(git), &word.value), vec!["/".to_owned()], true));
+                }
+            }
+        }
+        Ok(found)
     }
 
     pub(super) fn workdir(
@@ -167,4 +208,16 @@ impl Lowering<'_> {
         self.layer(state, statement, op, inputs, created_by);
         Ok(())
     }
+}
+
+/// A path that means itself where wildcards are allowed.
+fn literal(name: &str) -> String {
+    let mut pattern = String::with_capacity(name.len());
+    for c in name.chars() {
+        if matches!(c, '*' | '?' | '[' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern
 }

@@ -4,9 +4,10 @@ use super::stage::{DEFAULT_PATH, StageState};
 use crate::clock::parse_rfc3339;
 use crate::dockerfile::{
     Diagnostic, Dockerfile, Instruction, Plan, Reference, Source as Text, Span, StageRef, Statement, Word,
+    without_password,
 };
 use crate::frontend::{FrontendOptions, Lowered, Resolved, Resolver};
-use crate::graph::{Graph, Op, Source, VertexId};
+use crate::graph::{CopyAction, FileAction, FileOp, Graph, Op, Source, VertexId};
 use crate::oci::ImageConfig;
 use crate::platform::Platform;
 use crate::{Error, Result};
@@ -119,6 +120,7 @@ impl<'a> Lowering<'a> {
             config: state.config,
             history: state.history,
             newest_base: self.newest_base,
+            epoch: None,
             warnings: Vec::new(),
         })
     }
@@ -136,13 +138,20 @@ impl<'a> Lowering<'a> {
             let known = triggers.len();
             for index in plan.order.clone() {
                 let base = &bases[index];
-                let StageRef::Name(name) = &plan.bases[index] else { continue };
                 if triggers.contains_key(&index) {
                     continue;
                 }
-                let word = &self.file.stages[index].from.image;
+                // A named context may stand for a stage, too.
+                let resolved = match (&plan.bases[index], self.named(&base.image, &base.platform).await?) {
+                    (_, Some(named)) => named,
+                    (StageRef::Name(name), None) => {
+                        let word = &self.file.stages[index].from.image;
+                        self.resolve(name, &base.platform, word).await?
+                    }
+                    _ => continue,
+                };
                 let mut found = Vec::new();
-                if let Resolved::Image { config, .. } = self.resolve(name, &base.platform, word).await? {
+                if let Resolved::Image { config, .. } = resolved {
                     for text in &config.config.on_build {
                         found.push(crate::dockerfile::parse_trigger(text)?.statement);
                     }
@@ -175,16 +184,8 @@ impl<'a> Lowering<'a> {
                 }
                 state
             }
-            (StageRef::Scratch, None) => {
-                let vertex = self.graph.add(Op::Source(Source::Scratch), vec![], "scratch");
-                let mut config = ImageConfig::empty(&base.platform);
-                config.config.env.push(format!("PATH={DEFAULT_PATH}"));
-                config.config.working_dir = "/".to_owned();
-                StageState::new(vertex, config, base.platform.clone())
-            }
-            (_, Some(Resolved::Folder)) => {
-                return Err(self.error(&stage.from.image, "a folder cannot be the base of a stage").into());
-            }
+            (StageRef::Scratch, None) => self.scratch(base),
+            (_, Some(Resolved::Folder(name))) => self.folder_base(base, &name),
             (_, named) => {
                 let resolved = match named {
                     Some(image) => image,
@@ -218,6 +219,41 @@ impl<'a> Lowering<'a> {
             self.statement(index, &mut state, statement, globals).await?;
         }
         Ok(state)
+    }
+
+    fn scratch(&mut self, base: &StageBase) -> StageState {
+        let vertex = self.graph.add(Op::Source(Source::Scratch), vec![], "scratch");
+        let mut config = ImageConfig::empty(&base.platform);
+        config.config.env.push(format!("PATH={DEFAULT_PATH}"));
+        config.config.working_dir = "/".to_owned();
+        StageState::new(vertex, config, base.platform.clone())
+    }
+
+    /// A base that is a folder: one layer with its files.
+    fn folder_base(&mut self, base: &StageBase, context: &str) -> StageState {
+        let mut state = self.scratch(base);
+        let files = self.folder(context);
+        let copy = CopyAction {
+            input: 1,
+            sources: vec!["/".to_owned()],
+            destination: "/".to_owned(),
+            chown: None,
+            chmod: None,
+            parents: false,
+            exclude: Vec::new(),
+            unpack: None,
+            add: false,
+        };
+        let op = Op::File(FileOp { actions: vec![FileAction::Copy(Box::new(copy))], link: false });
+        let name = format!("FROM {}", base.image);
+        state.vertex = self.graph.add(op, vec![state.vertex, files], name.clone());
+        state.record(name, true);
+        state
+    }
+
+    /// The vertex of something that is fetched; `shown` is how the text calls it.
+    pub(super) fn remote(&mut self, source: Source, shown: &str) -> VertexId {
+        self.graph.add(Op::Source(source), vec![], format!("fetch {}", without_password(shown)))
     }
 
     async fn statement(
@@ -274,7 +310,7 @@ impl<'a> Lowering<'a> {
     ) -> Lowers<VertexId> {
         if let Some(resolved) = self.named(&name.value, &state.platform).await? {
             return Ok(match &resolved {
-                Resolved::Folder => self.folder(&name.value),
+                Resolved::Folder(context) => self.folder(context),
                 Resolved::Image { .. } => self.image_vertex(&resolved),
             });
         }
@@ -308,7 +344,7 @@ impl<'a> Lowering<'a> {
                 let source = Source::Image { reference: reference.clone(), manifest: manifest.clone() };
                 self.graph.add(Op::Source(source), vec![], format!("FROM {reference}"))
             }
-            Resolved::Folder => self.folder(""),
+            Resolved::Folder(context) => self.folder(context),
         }
     }
 

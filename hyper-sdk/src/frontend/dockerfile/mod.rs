@@ -4,6 +4,7 @@
 //! excerpt of the text.
 
 mod configure;
+mod epoch;
 mod files;
 mod lower;
 mod run;
@@ -11,6 +12,7 @@ mod stage;
 
 use super::{FrontendOptions, Lowered, Resolver};
 use crate::Result;
+use crate::dockerfile::Dockerfile;
 use crate::platform::Platform;
 use std::collections::BTreeMap;
 
@@ -24,12 +26,32 @@ pub async fn lower(
     options: &FrontendOptions,
     resolver: &dyn Resolver,
 ) -> Result<Lowered> {
-    let (file, findings) = crate::dockerfile::parse(text, name).into_result()?;
-    let globals = platform_arguments(options);
-    let lowering = lower::Lowering::new(&file, options, resolver);
+    let (mut file, findings) = crate::dockerfile::parse(text, name).into_result()?;
+    for (alias, stage) in &options.aliases {
+        file.alias_stage(alias, stage)?;
+    }
     let mut lowered =
-        lowering.target(&globals).await.map_err(|fault| lower::to_error(fault, &file.source))?;
+        lower_file(&file, options, resolver).await.map_err(|fault| lower::to_error(fault, &file.source))?;
     lowered.warnings = findings.iter().map(|f| f.render(&file.source).trim_end().to_owned()).collect();
+    Ok(lowered)
+}
+
+async fn lower_file(
+    file: &Dockerfile,
+    options: &FrontendOptions,
+    resolver: &dyn Resolver,
+) -> lower::Lowers<Lowered> {
+    let globals = platform_arguments(options);
+    let Some(value) = epoch::argument(file, &globals, options)? else {
+        return lower::Lowering::new(file, options, resolver).target(&globals).await;
+    };
+    let seconds = epoch::resolve(&value, file, &globals, options, resolver).await?;
+    let mut options = options.clone();
+    // What steps see is the number, whatever it was asked for by.
+    let number = seconds.map_or_else(String::new, |seconds| seconds.to_string());
+    options.build_args.insert(epoch::SOURCE_DATE_EPOCH.to_owned(), number);
+    let mut lowered = lower::Lowering::new(file, &options, resolver).target(&globals).await?;
+    lowered.epoch = seconds;
     Ok(lowered)
 }
 

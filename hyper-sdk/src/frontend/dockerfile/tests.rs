@@ -13,7 +13,11 @@ struct Images;
 #[async_trait]
 impl Resolver for Images {
     async fn context(&self, name: &str, _: &Platform) -> Result<Option<Resolved>> {
-        Ok((name == "folder").then_some(Resolved::Folder))
+        Ok((name == "folder").then(|| Resolved::Folder(name.to_owned())))
+    }
+
+    async fn time(&self, source: &Source) -> Result<Option<i64>> {
+        Ok(matches!(source, Source::Git(_)).then_some(1234))
     }
 
     async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved> {

@@ -1,0 +1,239 @@
+//! Brings the build contexts of a request to this machine.
+
+use super::{BuildContext, BuildRequest, NamedContext};
+use crate::dockerfile::GitReference;
+use crate::frontend::Lowered;
+use crate::graph::{Op, Source, WebSource};
+use crate::layer::copy::{SourceKind, SourceRoot};
+use crate::source::{RemoteSources, StreamContext, context_of_stream, git_source, open_context};
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// A larger text is no Dockerfile.
+const MAX_DOCKERFILE: u64 = 16 << 20;
+/// The name of a web context's file where it is kept.
+const FILE: &str = "context";
+
+/// How contexts are brought here.
+#[derive(Clone, Debug)]
+pub(super) struct Contexts {
+    pub(super) remotes: RemoteSources,
+    /// Where archives are unpacked for one build.
+    pub(super) scratch: PathBuf,
+}
+
+/// The main context, and the Dockerfile.
+#[derive(Debug)]
+pub(super) struct MainContext {
+    folder: Option<PathBuf>,
+    /// The time that the context has by itself: seconds since 1970.
+    pub(super) time: Option<i64>,
+    /// What messages call the Dockerfile.
+    pub(super) name: PathBuf,
+    /// The text of the Dockerfile.
+    pub(super) text: String,
+    unpacked: Option<TempDir>,
+}
+
+impl MainContext {
+    /// The request with this context in place of the one that was fetched.
+    pub(super) fn apply(&self, mut request: BuildRequest) -> BuildRequest {
+        request.dockerfile_name = self.name.clone();
+        request.dockerfile = Some(self.text.clone());
+        request.context = self.folder.clone().map_or(BuildContext::Empty, BuildContext::Folder);
+        request
+    }
+}
+
+/// What steps copy from.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    /// Contexts by name, the main one by the empty name.
+    pub(super) folders: BTreeMap<String, Arc<SourceRoot>>,
+    /// What was fetched, by the address of its vertex.
+    pub(super) fetched: HashMap<Digest, Arc<SourceRoot>>,
+    /// The newest time of what was fetched: seconds since 1970.
+    pub(super) newest: Option<i64>,
+    unpacked: Vec<TempDir>,
+}
+
+impl Contexts {
+    /// Brings the main context.
+    pub(super) async fn main(&self, request: &BuildRequest) -> Result<MainContext> {
+        let mut main = MainContext {
+            folder: None,
+            time: None,
+            name: request.dockerfile_name.clone(),
+            text: String::new(),
+            unpacked: None,
+        };
+        let mut only_text = None;
+        match &request.context {
+            BuildContext::Empty => {}
+            BuildContext::Folder(path) => main.folder = Some(path.clone()),
+            BuildContext::Git(address) => {
+                let fetched = self.remotes.git(&git_context(address, request)?).await?;
+                main.time = fetched.time;
+                main.folder = Some(fetched.path);
+            }
+            BuildContext::Web(url) => {
+                let fetched = self.remotes.web(&web_context(url)).await?;
+                main.time = fetched.time;
+                match self.unpack(&fetched.path).await? {
+                    StreamContext::Files { folder, newest } => {
+                        main.time = main.time.or(newest);
+                        main.folder = Some(folder.path().to_owned());
+                        main.unpacked = Some(folder);
+                    }
+                    StreamContext::Dockerfile(text) => only_text = Some(text),
+                }
+            }
+        }
+        main.text = match (&request.dockerfile, only_text, &main.folder) {
+            (Some(text), _, _) => text.clone(),
+            (None, Some(text), _) => {
+                if main.name.as_os_str().is_empty() {
+                    main.name = "Dockerfile".into();
+                }
+                text
+            }
+            (None, None, Some(folder)) => {
+                let (name, text) = dockerfile_in(folder, &request.dockerfile_name)?;
+                main.name = name;
+                text
+            }
+            (None, None, None) => {
+                return Err(Error::invalid("a build without a context needs the text of a Dockerfile"));
+            }
+        };
+        Ok(main)
+    }
+
+    async fn unpack(&self, folder: &Path) -> Result<StreamContext> {
+        let (path, scratch) = (folder.join(FILE), self.scratch.clone());
+        crate::solve::blocking(move || {
+            let file = std::fs::File::open(&path).at("cannot open what was fetched", &path)?;
+            context_of_stream(file, &scratch)
+        })
+        .await
+    }
+
+    /// Brings everything that the target needs, all at once.
+    pub(super) async fn bring(
+        &self,
+        request: &BuildRequest,
+        main: &MainContext,
+        lowered: &Lowered,
+    ) -> Result<Sources> {
+        let mut sources = Sources::default();
+        if let Some(folder) = &main.folder {
+            let beside = match (&request.context, &request.dockerfile) {
+                (BuildContext::Folder(_), Some(_)) => main.name.clone(),
+                _ => folder.join(&main.name),
+            };
+            let root = open_context(folder, Some(&beside)).op("open the build context")?;
+            sources.folders.insert(String::new(), root);
+        }
+        for (name, context) in &request.named_contexts {
+            if let NamedContext::Folder(path) = context {
+                let root = open_context(path, None).context("build context", name)?;
+                sources.folders.insert(name.clone(), root);
+            }
+        }
+        let needed = lowered.graph.reachable(lowered.root).into_iter().filter_map(|id| {
+            let vertex = lowered.graph.vertex(id);
+            match &vertex.op {
+                Op::Source(source) => Some((vertex.address().clone(), source.clone())),
+                _ => None,
+            }
+        });
+        let fetches = needed.map(async |(address, source)| {
+            let context = match &source {
+                Source::Folder { name } => request.named_contexts.get(name).map(|context| (name, context)),
+                _ => None,
+            };
+            let remote = match context {
+                Some((_, context)) => named_source(context)?,
+                None => Some(source.clone()),
+            };
+            let Some(remote) = remote else { return Ok(None) };
+            let Some(fetched) = self.remotes.fetch(&remote).await? else { return Ok(None) };
+            let archive = match (context, &remote) {
+                (Some((name, _)), Source::Web(web)) => match self.unpack(&fetched.path).await? {
+                    StreamContext::Files { folder, .. } => Some(folder),
+                    StreamContext::Dockerfile(_) => {
+                        let shown = crate::dockerfile::without_password(&web.url);
+                        let message = format!("the build context `{name}` is no tar archive: {shown}");
+                        return Err(Error::invalid(message));
+                    }
+                },
+                _ => None,
+            };
+            Ok(Some((address, context.map(|(name, _)| name.clone()), fetched, archive)))
+        });
+        for (address, name, fetched, archive) in futures::future::try_join_all(fetches).await?.into_iter().flatten()
+        {
+            let path = archive.as_ref().map_or(fetched.path.as_path(), TempDir::path);
+            match name {
+                Some(name) => {
+                    sources.folders.insert(name, open_context(path, None)?);
+                }
+                None => {
+                    let root = SourceRoot::open(path, SourceKind::Context, None)?;
+                    sources.fetched.insert(address, Arc::new(root));
+                }
+            }
+            sources.newest = sources.newest.max(fetched.time);
+            sources.unpacked.extend(archive);
+        }
+        Ok(sources)
+    }
+}
+
+/// What is fetched for a named context; nothing when it is here already.
+pub(super) fn named_source(context: &NamedContext) -> Result<Option<Source>> {
+    Ok(match context {
+        NamedContext::Git(address) => Some(Source::Git(git_source(address, None, None)?)),
+        NamedContext::Web(url) => Some(Source::Web(web_context(url))),
+        _ => None,
+    })
+}
+
+fn web_context(url: &str) -> WebSource {
+    WebSource { url: url.to_owned(), file_name: FILE.to_owned(), checksum: None }
+}
+
+fn git_context(address: &GitReference, request: &BuildRequest) -> Result<crate::graph::GitSource> {
+    let name = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
+    let keep = match request.build_args.get(name) {
+        Some(text) => Some(crate::dockerfile::parse_bool(text).ok_or_else(|| {
+            Error::invalid(format!("the build argument {name} is `{text}`: it is true or false"))
+        })?),
+        None => None,
+    };
+    git_source(address, keep, None)
+}
+
+/// Reads the Dockerfile of a context that came from elsewhere: nothing outside of it is read.
+fn dockerfile_in(folder: &Path, file: &Path) -> Result<(PathBuf, String)> {
+    let root = SourceRoot::open(folder, SourceKind::Context, None)?;
+    let usual = ["Dockerfile", "dockerfile", "Containerfile"].map(Path::new);
+    let names = if file.as_os_str().is_empty() { &usual[..] } else { &[file][..] };
+    for name in names {
+        let bytes = std::os::unix::ffi::OsStrExt::as_bytes(name.as_os_str());
+        let Ok(path) = root.resolve(bytes) else { continue };
+        let Ok(opened) = root.open_file(&path) else { continue };
+        let mut text = String::new();
+        opened.take(MAX_DOCKERFILE).read_to_string(&mut text).map_err(|e| {
+            Error::invalid("the Dockerfile is not UTF-8 text").with_context("path", name.display()).with_source(e)
+        })?;
+        return Ok((name.to_path_buf(), text));
+    }
+    let shown: Vec<String> = names.iter().map(|n| format!("`{}`", n.display())).collect();
+    let message = format!("the build context has no {}: name the Dockerfile with --file", shown.join(", "));
+    Err(Error::new(ErrorKind::NotFound, message))
+}

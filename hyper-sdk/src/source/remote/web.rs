@@ -1,0 +1,246 @@
+//! Files of the web.
+//!
+//! A file that was fetched before is asked for with `If-None-Match` and `If-Modified-Since` (RFC 9110, section 13), and
+//! not at all when its checksum is given and known.
+
+use super::{Fetched, Inner, keep, make_folder};
+use crate::dockerfile::without_password;
+use crate::digest::Algorithm;
+use crate::graph::WebSource;
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
+use reqwest::StatusCode;
+use reqwest::header::{
+    AUTHORIZATION, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+};
+use serde::{Deserialize, Serialize};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use url::Url;
+
+const ATTEMPTS: u32 = 4;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+const MAX_REDIRECTS: usize = 10;
+
+/// What is remembered of an answer.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    etag: Option<String>,
+    last_modified: Option<String>,
+    digest: Digest,
+    folder: String,
+}
+
+impl Record {
+    fn read(path: &Path, folder: &Path, name: &str) -> Option<Self> {
+        let record: Self = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let plain = !record.folder.contains('/') && !record.folder.starts_with('.');
+        (plain && folder.join(&record.folder).join(name).is_file()).then_some(record)
+    }
+
+    fn fetched(&self, folder: &Path) -> Fetched {
+        Fetched { path: folder.join(&self.folder), time: self.last_modified.as_deref().and_then(seconds) }
+    }
+}
+
+/// Fetches the file, named as the source says, into a folder of its own.
+pub(super) async fn fetch(inner: &Inner, source: &WebSource) -> Result<Fetched> {
+    let shown = without_password(&source.url);
+    let url = Url::parse(&source.url)
+        .map_err(|e| Error::invalid(format!("`{shown}` is not a web address")).with_source(e))?;
+    let folder = inner.root.join("web");
+    make_folder(&folder)?;
+    let key = Digest::sha256(format!("{}\0{}", source.url, source.file_name));
+    let record_path = folder.join(format!("{}.json", key.hex()));
+    let known = Record::read(&record_path, &folder, &source.file_name);
+    if let (Some(record), Some(checksum)) = (&known, &source.checksum)
+        && record.digest == *checksum
+    {
+        return Ok(record.fetched(&folder));
+    }
+    let task = inner.options.progress.start(format!("fetch {shown}"), None);
+    let download = Download { inner, source, url, shown, folder: folder.clone(), task: &task };
+    let result = download.run(known, &key).await;
+    let (record, fresh) = task.end_with(result)?;
+    if fresh {
+        let mut file = tempfile::NamedTempFile::new_in(&folder).at("cannot write a record in", &folder)?;
+        serde_json::to_writer(&mut file, &record)
+            .map_err(|e| Error::internal("a record cannot be written as JSON").with_source(e))?;
+        file.persist(&record_path).map_err(|e| Error::io("cannot write the record", &record_path, e.error))?;
+    }
+    Ok(record.fetched(&folder))
+}
+
+struct Download<'a> {
+    inner: &'a Inner,
+    source: &'a WebSource,
+    url: Url,
+    shown: String,
+    folder: PathBuf,
+    task: &'a crate::progress::Task,
+}
+
+impl Download<'_> {
+    /// The record of the file as it is now, and whether that is a new one.
+    async fn run(&self, known: Option<Record>, key: &Digest) -> Result<(Record, bool)> {
+        let client = self.client()?;
+        let mut headers = self.authorization()?;
+        if let Some(record) = &known {
+            for (name, value) in [(IF_NONE_MATCH, &record.etag), (IF_MODIFIED_SINCE, &record.last_modified)] {
+                if let Some(value) = value.as_deref().and_then(|v| HeaderValue::from_str(v).ok()) {
+                    headers.insert(name, value);
+                }
+            }
+        }
+        let mut wait = Duration::from_millis(300);
+        let mut attempt = 1;
+        let record = loop {
+            let error = match self.attempt(&client, &headers, key).await {
+                Ok(record) => break record,
+                Err(e) => e,
+            };
+            if attempt == ATTEMPTS || !error.is_retryable() {
+                return Err(error);
+            }
+            self.task.warn(format!("{error}: trying again"));
+            tokio::time::sleep(wait).await;
+            attempt += 1;
+            wait *= 3;
+        };
+        match (record, known) {
+            (Some(record), _) => Ok((record, true)),
+            (None, Some(known)) => {
+                self.check(&known.digest)?;
+                Ok((known, false))
+            }
+            (None, None) => Err(self.fail(ErrorKind::Unavailable, "was not changed since never")),
+        }
+    }
+
+    fn client(&self) -> Result<reqwest::Client> {
+        let redirects = reqwest::redirect::Policy::custom(|attempt| {
+            let downgrade = attempt.url().scheme() != "https"
+                && attempt.previous().last().is_some_and(|from| from.scheme() == "https");
+            if downgrade {
+                attempt.error("a redirect from https to http is not followed")
+            } else if attempt.previous().len() > MAX_REDIRECTS {
+                attempt.error("too many redirects")
+            } else {
+                attempt.follow()
+            }
+        });
+        let mut builder = reqwest::Client::builder()
+            .no_proxy()
+            .referer(false)
+            .redirect(redirects)
+            .user_agent(concat!("hyper/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(IDLE_TIMEOUT);
+        if let Some(choice) = self.inner.options.proxy.clone() {
+            builder = builder.proxy(reqwest::Proxy::custom(move |url| {
+                choice.of(url).and_then(|proxy| Url::parse(&proxy).ok())
+            }));
+        }
+        builder
+            .build()
+            .map_err(|e| Error::invalid("the HTTP client cannot be configured so").with_source(e))
+    }
+
+    fn authorization(&self) -> Result<HeaderMap> {
+        let mut headers = HeaderMap::new();
+        let host = self.url.host_str().unwrap_or_default();
+        let mut hosts = vec![host.to_owned()];
+        hosts.extend(self.url.port().map(|port| format!("{host}:{port}")));
+        let ids = |prefix: &str| hosts.iter().map(|h| format!("{prefix}{h}")).collect::<Vec<_>>();
+        let header = self.inner.secret(&ids("HTTP_AUTH_HEADER_")).map(|s| s.expose().to_vec());
+        let token = || self.inner.secret(&ids("HTTP_AUTH_TOKEN_")).map(|s| [b"Bearer ", s.expose()].concat());
+        if let Some(value) = header.or_else(token) {
+            let mut value = HeaderValue::from_bytes(value.trim_ascii()).map_err(|_| {
+                Error::invalid(format!("the secret for {host} cannot be sent as a header: it has line breaks"))
+            })?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        Ok(headers)
+    }
+
+    fn fail(&self, kind: ErrorKind, what: impl std::fmt::Display) -> Error {
+        Error::new(kind, format!("{} {what}", self.shown))
+    }
+
+    fn check(&self, got: &Digest) -> Result<()> {
+        match &self.source.checksum {
+            Some(wanted) if wanted != got => Err(self
+                .fail(ErrorKind::DigestInvalid, "has another checksum")
+                .with_context("expected", wanted)
+                .with_context("got", got)),
+            _ => Ok(()),
+        }
+    }
+
+    /// One request; `None` when the file is as it was.
+    async fn attempt(
+        &self,
+        client: &reqwest::Client,
+        headers: &HeaderMap,
+        key: &Digest,
+    ) -> Result<Option<Record>> {
+        let failed = |e: reqwest::Error| {
+            let passing = !(e.is_builder() || e.is_redirect());
+            self.fail(ErrorKind::Unavailable, "cannot be fetched")
+                .with_retryable(passing)
+                .with_source(e.without_url())
+        };
+        let request = client.get(self.url.clone()).headers(headers.clone());
+        let mut response = request.send().await.map_err(failed)?;
+        let status = response.status();
+        if status == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        if status != StatusCode::OK {
+            let kind = match status.as_u16() {
+                401 => ErrorKind::Unauthorized,
+                403 => ErrorKind::Denied,
+                404 | 410 => ErrorKind::NotFound,
+                429 => ErrorKind::TooManyRequests,
+                _ => ErrorKind::Unavailable,
+            };
+            let passing = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
+            return Err(self.fail(kind, format!("answered with {status}")).with_retryable(passing));
+        }
+        let text = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let (etag, last_modified) = (text(ETAG), text(LAST_MODIFIED));
+        let made = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempdir_in(&self.folder)
+            .at("cannot make a folder in", &self.folder)?;
+        let path = made.path().join(&self.source.file_name);
+        let mut file = std::fs::File::create_new(&path).at("cannot write the file", &path)?;
+        let algorithm = self.source.checksum.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+        let mut hasher = algorithm.hasher();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            hasher.update(&chunk);
+            file.write_all(&chunk).at("cannot write the file", &path)?;
+            self.task.advance(chunk.len() as u64);
+        }
+        let digest = hasher.finish();
+        self.check(&digest)?;
+        let time = last_modified.as_deref().and_then(seconds);
+        let mtime = UNIX_EPOCH + Duration::from_secs(time.and_then(|t| u64::try_from(t).ok()).unwrap_or(0));
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))
+            .and_then(|()| file.set_modified(mtime))
+            .and_then(|()| file.sync_data())
+            .at("cannot write the file", &path)?;
+        let folder = format!("{}-{}-{}", digest.hex(), &key.hex()[..16], time.unwrap_or(0));
+        keep(made, &self.folder.join(&folder))?;
+        Ok(Some(Record { etag, last_modified, digest, folder }))
+    }
+}
+
+/// The seconds since 1970 of an HTTP date.
+fn seconds(date: &str) -> Option<i64> {
+    let time: SystemTime = httpdate::parse_http_date(date).ok()?;
+    time.duration_since(UNIX_EPOCH).ok()?.as_secs().try_into().ok()
+}
