@@ -14,8 +14,10 @@ mod debian;
 mod interop;
 mod mounts;
 mod program;
+mod remote;
 mod rootless;
 mod support;
+mod web;
 
 /// A file that is forgotten here would never run.
 #[test]

@@ -292,10 +292,9 @@ fn dockerfile_and_context(
                     ));
                 }
             },
-            StreamContext::Files { folder, .. } => BuildRequest::from_remote(
-                BuildContext::Folder(folder.path().to_owned()),
-                file,
-            ),
+            StreamContext::Files { folder, .. } => {
+                BuildRequest::from_remote(BuildContext::Folder(folder.path().to_owned()), file)
+            }
         };
         return Ok((request, Some(context)));
     }

@@ -175,7 +175,8 @@ impl Contexts {
             };
             Ok(Some((address, context.map(|(name, _)| name.clone()), fetched, archive)))
         });
-        for (address, name, fetched, archive) in futures::future::try_join_all(fetches).await?.into_iter().flatten()
+        for (address, name, fetched, archive) in
+            futures::future::try_join_all(fetches).await?.into_iter().flatten()
         {
             let path = archive.as_ref().map_or(fetched.path.as_path(), TempDir::path);
             match name {
@@ -229,7 +230,9 @@ fn dockerfile_in(folder: &Path, file: &Path) -> Result<(PathBuf, String)> {
         let Ok(opened) = root.open_file(&path) else { continue };
         let mut text = String::new();
         opened.take(MAX_DOCKERFILE).read_to_string(&mut text).map_err(|e| {
-            Error::invalid("the Dockerfile is not UTF-8 text").with_context("path", name.display()).with_source(e)
+            Error::invalid("the Dockerfile is not UTF-8 text")
+                .with_context("path", name.display())
+                .with_source(e)
         })?;
         return Ok((name.to_path_buf(), text));
     }

@@ -2,12 +2,12 @@
 
 use super::EpochPolicy;
 use super::contexts::Sources;
+use crate::Result;
 use crate::clock::Clock;
 use crate::frontend::Lowered;
 use crate::graph::{FileAction, MountKind, Op, Source};
 use crate::layer::copy::{CopySpec, EmptyDestination, PatternList, Planner, SourceRoot};
 use crate::source::work_tree_time;
-use crate::Result;
 use std::sync::Arc;
 
 /// The time of a build.

@@ -57,7 +57,9 @@ impl Resolver for BuildResolver {
         Ok(Some(match context {
             // A name of a stage, which the frontend knows.
             NamedContext::Stage(_) => return Ok(None),
-            NamedContext::Folder(_) | NamedContext::Git(_) | NamedContext::Web(_) => Resolved::Folder(key.clone()),
+            NamedContext::Folder(_) | NamedContext::Git(_) | NamedContext::Web(_) => {
+                Resolved::Folder(key.clone())
+            }
             NamedContext::OciLayout { path, tag, digest } => {
                 let image = self.images.layout(path, tag.as_deref(), digest.as_ref(), platform).await?;
                 self.remember(name.to_owned(), image)?

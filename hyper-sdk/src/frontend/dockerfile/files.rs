@@ -2,9 +2,11 @@
 
 use super::lower::{Lowering, Lowers};
 use super::stage::{StageState, absolute, clean};
-use crate::dockerfile::{AddSource, Chmod, InlineFile, Owner, Statement, Word};
 use crate::Digest;
-use crate::graph::{CopyAction, FileAction, FileOp, MakeDirectory, MakeFile, Op, Source, VertexId, WebSource};
+use crate::dockerfile::{AddSource, Chmod, InlineFile, Owner, Statement, Word};
+use crate::graph::{
+    CopyAction, FileAction, FileOp, MakeDirectory, MakeFile, Op, Source, VertexId, WebSource,
+};
 use crate::source::git_source;
 
 /// What COPY and ADD have in common.
@@ -147,13 +149,16 @@ impl Lowering<'_> {
                 false => AddSource::Local(word.value.clone()),
             };
             if t.keep_git_dir == Some(true) && !matches!(source, AddSource::Git(_)) {
-                return Err(self.error(word, "`--keep-git-dir` is for git repositories, which this is not").into());
+                return Err(self
+                    .error(word, "`--keep-git-dir` is for git repositories, which this is not")
+                    .into());
             }
             let checksum_error = |word: &Word, message: &str| self.error(word, message);
             match source {
                 AddSource::Local(path) => {
                     if let Some(checksum) = t.checksum {
-                        let message = "`--checksum` is for web addresses and git repositories, not for local files";
+                        let message =
+                            "`--checksum` is for web addresses and git repositories, not for local files";
                         return Err(checksum_error(checksum, message).into());
                     }
                     let from = t.from.unwrap_or_else(|| self.main_context());
@@ -164,7 +169,9 @@ impl Lowering<'_> {
                 }
                 AddSource::Http { url, file_name } => {
                     let checksum = match t.checksum {
-                        Some(word) => Some(Digest::parse(&word.value).map_err(|e| self.error(word, e.message()))?),
+                        Some(word) => {
+                            Some(Digest::parse(&word.value).map_err(|e| self.error(word, e.message()))?)
+                        }
                         None => None,
                     };
                     let path = literal(&file_name);
@@ -212,12 +219,16 @@ impl Lowering<'_> {
 
 /// A path that means itself where wildcards are allowed.
 fn literal(name: &str) -> String {
-    let mut pattern = String::with_capacity(name.len());
+    if !name.contains(['*', '?', '[']) {
+        return name.to_owned();
+    }
+    let mut pattern = String::with_capacity(name.len() + 4);
     for c in name.chars() {
-        if matches!(c, '*' | '?' | '[' | '\\') {
-            pattern.push('\\');
+        match c {
+            '*' | '?' | '[' => pattern.extend(['[', c, ']']),
+            '\\' => pattern.push_str(r"[\\]"),
+            c => pattern.push(c),
         }
-        pattern.push(c);
     }
     pattern
 }

@@ -124,7 +124,8 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let mut bytes = tar();
         bytes[..3].copy_from_slice(b"../");
-        let sum: u32 = (0..512).map(|at| if (148..156).contains(&at) { 32 } else { u32::from(bytes[at]) }).sum();
+        let sum: u32 =
+            (0..512).map(|at| if (148..156).contains(&at) { 32 } else { u32::from(bytes[at]) }).sum();
         bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         assert!(context_of_stream(&bytes[..], scratch.path()).is_err());
         assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);

@@ -274,7 +274,8 @@ impl Git {
         // A branch wins over a tag, as in `git checkout`; an annotated tag is followed to its commit.
         let (head, tag) = (format!("refs/heads/{short}"), format!("refs/tags/{short}"));
         let peeled = |name: &str| format!("{name}^{{}}");
-        let mut names = vec![head, peeled(&tag), tag, peeled(&format!("refs/{short}")), format!("refs/{short}")];
+        let mut names =
+            vec![head, peeled(&tag), tag, peeled(&format!("refs/{short}")), format!("refs/{short}")];
         if wanted == "HEAD" {
             names = vec!["HEAD".to_owned()];
         }
@@ -361,7 +362,8 @@ impl Git {
         run("", &words("init --quiet .")).await?;
         // A local copy of this one commit; nothing else of the repository is shared.
         self.run(&["update-ref", "refs/fetched/wanted", commit]).await?;
-        let mut fetch = words("fetch --quiet --no-tags --no-recurse-submodules --depth=1 --update-shallow --");
+        let mut fetch =
+            words("fetch --quiet --no-tags --no-recurse-submodules --depth=1 --update-shallow --");
         let url = format!("file://{}", self.repository.display());
         fetch.extend([OsStr::new(&url), OsStr::new("refs/fetched/wanted")]);
         run("file", &fetch).await?;
@@ -463,7 +465,8 @@ fn plain_modes(path: &Path, mtime: std::time::SystemTime) -> Result<()> {
         }
     }
     let mode = if meta.is_dir() || meta.permissions().mode() & 0o100 != 0 { 0o755 } else { 0o644 };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).at("cannot change the mode of", path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .at("cannot change the mode of", path)?;
     std::fs::File::open(path).and_then(|file| file.set_modified(mtime)).at("cannot change the time of", path)
 }
 

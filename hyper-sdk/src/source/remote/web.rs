@@ -4,8 +4,8 @@
 //! not at all when its checksum is given and known.
 
 use super::{Fetched, Inner, keep, make_folder};
-use crate::dockerfile::without_password;
 use crate::digest::Algorithm;
+use crate::dockerfile::without_password;
 use crate::graph::WebSource;
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use reqwest::StatusCode;
@@ -68,7 +68,8 @@ pub(super) async fn fetch(inner: &Inner, source: &WebSource) -> Result<Fetched> 
         let mut file = tempfile::NamedTempFile::new_in(&folder).at("cannot write a record in", &folder)?;
         serde_json::to_writer(&mut file, &record)
             .map_err(|e| Error::internal("a record cannot be written as JSON").with_source(e))?;
-        file.persist(&record_path).map_err(|e| Error::io("cannot write the record", &record_path, e.error))?;
+        file.persist(&record_path)
+            .map_err(|e| Error::io("cannot write the record", &record_path, e.error))?;
     }
     Ok(record.fetched(&folder))
 }
@@ -143,9 +144,7 @@ impl Download<'_> {
                 choice.of(url).and_then(|proxy| Url::parse(&proxy).ok())
             }));
         }
-        builder
-            .build()
-            .map_err(|e| Error::invalid("the HTTP client cannot be configured so").with_source(e))
+        builder.build().map_err(|e| Error::invalid("the HTTP client cannot be configured so").with_source(e))
     }
 
     fn authorization(&self) -> Result<HeaderMap> {
@@ -158,7 +157,9 @@ impl Download<'_> {
         let token = || self.inner.secret(&ids("HTTP_AUTH_TOKEN_")).map(|s| [b"Bearer ", s.expose()].concat());
         if let Some(value) = header.or_else(token) {
             let mut value = HeaderValue::from_bytes(value.trim_ascii()).map_err(|_| {
-                Error::invalid(format!("the secret for {host} cannot be sent as a header: it has line breaks"))
+                Error::invalid(format!(
+                    "the secret for {host} cannot be sent as a header: it has line breaks"
+                ))
             })?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
