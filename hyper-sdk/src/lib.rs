@@ -15,6 +15,7 @@ pub mod dockerfile;
 mod error;
 pub mod graph;
 pub mod layer;
+pub mod lint;
 pub mod media_type;
 pub mod oci;
 pub mod platform;

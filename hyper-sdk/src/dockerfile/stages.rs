@@ -77,6 +77,8 @@ pub struct Dockerfile {
     pub global_args: Vec<Statement>,
     /// The stages.
     pub stages: Vec<Stage>,
+    /// The empty lines inside continued instructions.
+    pub empty_continuations: Vec<Span>,
     /// The numbers of the stages of a name, ascending.
     names: HashMap<String, Vec<usize>>,
 }
@@ -97,8 +99,15 @@ pub struct Plan {
 impl Dockerfile {
     pub(crate) fn build(source: Source, ast: Ast, diagnostics: &mut Vec<Diagnostic>) -> Self {
         let directives = ast.directives;
-        let mut file =
-            Self { source, directives, global_args: Vec::new(), stages: Vec::new(), names: HashMap::new() };
+        let empty_lines = diagnostics.iter().filter(|d| d.code == "NoEmptyContinuation");
+        let mut file = Self {
+            source,
+            directives,
+            global_args: Vec::new(),
+            stages: Vec::new(),
+            empty_continuations: empty_lines.map(|d| d.span).collect(),
+            names: HashMap::new(),
+        };
         let mut seen_from = false;
         // Whether the last FROM could be understood; what follows one that could not belongs to no stage.
         let mut in_stage = false;

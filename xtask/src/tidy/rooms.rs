@@ -3,7 +3,7 @@
 //! ```text
 //!   0  error digest reference oci media_type platform clock progress
 //!   1  dockerfile graph layer store
-//!   2  client cache source snapshot exec
+//!   2  lint client cache source snapshot exec
 //!   3  frontend solve export
 //!   4  build
 //! ```
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[&[&str]] = &[
     &["error", "digest", "reference", "oci", "media_type", "platform", "clock", "progress"],
     &["dockerfile", "graph", "layer", "store"],
-    &["client", "cache", "source", "snapshot", "exec"],
+    &["lint", "client", "cache", "source", "snapshot", "exec"],
     &["frontend", "solve", "export"],
     &["build"],
     &["testing", "bin", "lib"],

@@ -1,0 +1,168 @@
+//! The linter: what is allowed in a Dockerfile and yet is likely not meant.
+//!
+//! ```text
+//!   Dockerfile + Facts ─ Subject (each stage replayed with its variables) ─ RULES ─► Finding{rule, span, message, edits}
+//! ```
+//! Rules are data ([`RULES`]): the generated pages of the documentation, the options and the output formats all come from
+//! that one table. The names and meanings of the first 22 are those of BuildKit; those that begin with `Shell` or name a
+//! program look into the text of RUN.
+//!
+//! # Invariants
+//! - Nothing here reads a file or the network: what lies outside the text comes in as [`Facts`]. What is not known
+//!   leads to silence, never to a guess.
+//! - The time is linear in the length of the file.
+//! - An edit of a rule leaves what the file builds as it is.
+
+mod facts;
+mod fix;
+mod rules;
+mod sarif;
+mod shell;
+mod subject;
+
+pub use facts::Facts;
+pub use fix::{Edit, apply_edits};
+pub use rules::RULES;
+pub use sarif::to_sarif;
+
+use crate::dockerfile::{CheckOptions, Diagnostic, Dockerfile, RuleSet, Source, Span, suggestion};
+use std::fmt;
+use subject::Subject;
+
+/// A rule, with everything that its page says.
+pub struct Rule {
+    /// The name, as it is switched off and on by.
+    pub name: &'static str,
+    /// What it finds, in one line.
+    pub summary: &'static str,
+    /// Why that is a fault.
+    pub why: &'static str,
+    /// A Dockerfile with the fault.
+    pub bad: &'static str,
+    /// The same without it.
+    pub good: &'static str,
+    /// The ignore file beside the examples, where the rule needs one.
+    pub ignore_file: Option<&'static str>,
+    /// Whether it is off until it is asked for.
+    pub experimental: bool,
+    /// Whether findings may carry edits.
+    pub fixable: bool,
+    /// Finds.
+    check: fn(&Subject<'_>, &mut Vec<Found>),
+}
+
+impl fmt::Debug for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Rule").field(&self.name).finish()
+    }
+}
+
+/// What a rule hands over.
+struct Found {
+    span: Span,
+    message: String,
+    help: Option<String>,
+    edits: Vec<Edit>,
+}
+
+impl Found {
+    fn new(span: Span, message: impl Into<String>) -> Self {
+        Self { span, message: message.into(), help: None, edits: Vec::new() }
+    }
+
+    fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    fn edit(mut self, span: Span, text: impl Into<String>) -> Self {
+        self.edits.push(Edit { span, text: text.into() });
+        self
+    }
+}
+
+/// One place that breaks a rule.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The rule.
+    pub rule: &'static Rule,
+    /// Where.
+    pub span: Span,
+    /// What is wrong, one sentence.
+    pub message: String,
+    /// What to do.
+    pub help: Option<String>,
+    /// What `--fix` does; nothing where there is no single safe way.
+    pub edits: Vec<Edit>,
+}
+
+impl Finding {
+    /// The finding as a warning, for the excerpt.
+    pub fn diagnostic(&self) -> Diagnostic {
+        let mut d = Diagnostic::warning(self.rule.name, self.span, self.message.clone());
+        if let Some(help) = &self.help {
+            d = d.with_help(help.clone());
+        }
+        d
+    }
+}
+
+/// The rule of a name, in any case.
+pub fn rule(name: &str) -> Option<&'static Rule> {
+    RULES.iter().copied().find(|rule| rule.name.eq_ignore_ascii_case(name))
+}
+
+/// Lints a file, with the options of its `check` directive unless others are given. Findings are in the order of the
+/// file.
+pub fn lint(file: &Dockerfile, facts: &Facts, options: Option<&CheckOptions>) -> Vec<Finding> {
+    let default = CheckOptions::default();
+    let options = options.or(file.directives.check.as_ref()).unwrap_or(&default);
+    if options.skip == RuleSet::All {
+        return Vec::new();
+    }
+    let subject = Subject::new(file, facts);
+    let mut findings = Vec::new();
+    for rule in RULES {
+        if options.skip.contains(rule.name)
+            || (rule.experimental && !options.experimental.contains(rule.name))
+        {
+            continue;
+        }
+        let mut found = Vec::new();
+        (rule.check)(&subject, &mut found);
+        findings.extend(found.into_iter().map(|f| Finding {
+            rule,
+            span: f.span,
+            message: f.message,
+            help: f.help,
+            edits: f.edits,
+        }));
+    }
+    findings.sort_by_key(|f| (f.span.start, f.rule.name));
+    findings
+}
+
+/// The names in the options that are no rule, each as a warning with the nearest rule.
+pub fn unknown_rules(options: &CheckOptions, place: Span) -> Vec<Diagnostic> {
+    let names = |set: &RuleSet| match set {
+        RuleSet::Named(names) => names.clone(),
+        RuleSet::None | RuleSet::All => Vec::new(),
+    };
+    let given = names(&options.skip).into_iter().chain(names(&options.experimental));
+    given
+        .filter(|name| rule(name).is_none())
+        .map(|name| {
+            Diagnostic::warning("unknown-rule", place, format!("there is no lint rule `{name}`"))
+                .with_suggestion(suggestion(&name, RULES.iter().map(|r| r.name)))
+        })
+        .collect()
+}
+
+/// Shows findings with their excerpts.
+pub fn render(findings: &[Finding], source: &Source) -> String {
+    let shown: Vec<String> = findings.iter().map(|f| f.diagnostic().render(source)).collect();
+    shown.join("\n")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! Rules about ARG, ENV and their use.
+
+use super::PLAIN;
+use crate::dockerfile::{Expander, Instruction, Word, suggestion};
+use crate::lint::{Found, Rule};
+use crate::reference::Reference;
+
+pub(super) static UNDEFINED_ARG_IN_FROM: Rule = Rule {
+    name: "UndefinedArgInFrom",
+    summary: "FROM should use arguments that are declared",
+    why: "FROM sees the ARG instructions above the first FROM alone. Any other name is empty there, and with it a part of \
+          the image's name.",
+    bad: "FROM alpine:3${VARIANT}\n",
+    good: "ARG VARIANT\nFROM alpine:3${VARIANT}\n",
+    check: |subject, found| {
+        for (stage, base) in subject.file.stages.iter().zip(&subject.bases) {
+            let Some(base) = base else { continue };
+            let used = base.image_variables.undefined.iter().map(|name| (&stage.from.image, name));
+            let platform = stage.from.platform.iter();
+            let used = used.chain(
+                platform
+                    .flat_map(|word| base.platform_variables.undefined.iter().map(move |name| (word, name))),
+            );
+            for (word, name) in used {
+                let scope = &subject.scope;
+                if scope.declared.contains(name) {
+                    continue;
+                }
+                let message = format!("FROM uses `{name}`, which no ARG above the first FROM declares");
+                let known = scope.values.keys().chain(&scope.declared).map(String::as_str);
+                let finding = Found::new(word.span, message);
+                found.push(match suggestion(name, known) {
+                    Some(near) => finding.help(format!("did you mean `{near}`?")),
+                    None => finding.help(format!("declare it with `ARG {name}` above the first FROM")),
+                });
+            }
+        }
+    },
+    ..PLAIN
+};
+
+pub(super) static UNDEFINED_VAR: Rule = Rule {
+    name: "UndefinedVar",
+    summary: "variables should be set before they are used",
+    why: "A variable that is neither set by ENV or ARG above nor by the base image is replaced with nothing, and a path or \
+          a name becomes another one.",
+    bad: "FROM scratch\nENV NAME=value\nCOPY $NAEM /\n",
+    good: "FROM scratch\nENV NAME=value\nCOPY $NAME /\n",
+    check: |subject, found| {
+        for (_, step) in subject.steps() {
+            for undefined in &step.undefined {
+                let name = &undefined.name;
+                let finding = Found::new(undefined.word.span, format!("`{name}` is used and not set"));
+                found.push(match &undefined.near {
+                    Some(near) => finding.help(format!("did you mean `{near}`?")),
+                    None => finding.help(format!(
+                        "set it above with ENV or ARG, or write `${{{name}:-}}` if it may be empty"
+                    )),
+                });
+            }
+        }
+    },
+    ..PLAIN
+};
+
+/// Parts of a name that speak of a secret; `public` in a name takes it back.
+const SECRET_WORDS: [&str; 10] =
+    ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
+
+pub(super) static SECRETS_USED_IN_ARG_OR_ENV: Rule = Rule {
+    name: "SecretsUsedInArgOrEnv",
+    summary: "secrets should not be passed by ARG or ENV",
+    why: "Values of ENV are in the config of the image, and those of ARG in its history: whoever has the image can read \
+          them. A secret mount shows a secret to one RUN and leaves nothing behind.",
+    bad: "FROM alpine\nARG AWS_SECRET_ACCESS_KEY\n",
+    good: "FROM alpine\nRUN --mount=type=secret,id=aws,target=/root/.aws/credentials ./upload\n",
+    check: |subject, found| {
+        for statement in subject.statements() {
+            let names: Vec<(&Word, Option<&Word>)> = match &statement.instruction {
+                Instruction::Arg(arg) => {
+                    arg.variables.iter().map(|v| (&v.name, v.default.as_ref())).collect()
+                }
+                Instruction::Env(env) => env.pairs.iter().map(|p| (&p.key, Some(&p.value))).collect(),
+                _ => continue,
+            };
+            for (name, value) in names {
+                if speaks_of_a_secret(&name.value) && !value.is_some_and(|v| is_fingerprint(&v.value)) {
+                    let what = statement.instruction.keyword().name();
+                    let message =
+                        format!("{what} `{}` looks like a secret, which would stay in the image", name.value);
+                    let help = "mount it where it is needed: RUN --mount=type=secret,id=…";
+                    found.push(Found::new(name.span, message).help(help));
+                }
+            }
+        }
+    },
+    ..PLAIN
+};
+
+fn speaks_of_a_secret(name: &str) -> bool {
+    let lower = name.to_lowercase();
+    let mut words = lower.split('_');
+    words.clone().any(|word| SECRET_WORDS.contains(&word)) && !words.any(|word| word == "public")
+}
+
+/// The fingerprint of a public key, as images keep it to check signatures with.
+fn is_fingerprint(value: &str) -> bool {
+    let digits = value.trim_matches(['"', '\'']).trim_start_matches("0x");
+    matches!(digits.len(), 16 | 40) && digits.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+pub(super) static INVALID_DEFAULT_ARG_IN_FROM: Rule = Rule {
+    name: "InvalidDefaultArgInFrom",
+    summary: "a Dockerfile should build without build arguments",
+    why: "With the defaults of its arguments this FROM has no image name, so that the file builds only for who knows which \
+          --build-arg to give. A default, also one inside the braces, makes it build for everybody.",
+    bad: "ARG TAG\nFROM busybox:${TAG}\n",
+    good: "ARG TAG=latest\nFROM busybox:${TAG}\n",
+    check: |subject, found| {
+        let file = subject.file;
+        let Ok(scope) = file.global_scope(&subject.facts.predefined, &std::collections::BTreeMap::new())
+        else {
+            return;
+        };
+        for stage in &file.stages {
+            let image = &stage.from.image;
+            let expander = Expander::new(file.directives.escape);
+            let Ok(expanded) = expander.word(&image.value, &scope.values) else { continue };
+            let is_variable = image.value.contains('$');
+            if is_variable && (expanded.text.is_empty() || Reference::parse(&expanded.text).is_err()) {
+                let message = format!("without build arguments `{}` is no name of an image", image.value);
+                found.push(Found::new(image.span, message).help("give the ARG a default"));
+            }
+        }
+    },
+    ..PLAIN
+};

@@ -1,0 +1,273 @@
+//! What the rules look at: the file, and each stage replayed with the variables that it has at every instruction.
+
+use super::Facts;
+use crate::dockerfile::{
+    Base, Dockerfile, Expander, GlobalScope, Instruction, Stage, StageRef, Statement, Variables, Word,
+    suggestion,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The arguments that are known in RUN and elsewhere without ARG.
+pub(super) const PROXIES: [&str; 10] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
+/// A file with everything that is known about it.
+pub(super) struct Subject<'a> {
+    pub(super) file: &'a Dockerfile,
+    pub(super) facts: &'a Facts,
+    /// The global scope with the build arguments; empty where a default cannot be expanded.
+    pub(super) scope: GlobalScope,
+    /// FROM of every stage, expanded with the build arguments; `None` for one that cannot be.
+    pub(super) bases: Vec<Option<Base>>,
+    /// The stages, replayed.
+    pub(super) stages: Vec<Replay<'a>>,
+}
+
+/// A stage after its instructions were followed.
+#[derive(Clone)]
+pub(super) struct Replay<'a> {
+    pub(super) stage: &'a Stage,
+    pub(super) steps: Vec<Step<'a>>,
+    /// Whether SHELL was used here or in the stages below.
+    pub(super) sets_shell: bool,
+    environment: Environment,
+    shell: Vec<String>,
+    workdir: Option<String>,
+}
+
+/// An instruction in its place.
+#[derive(Clone)]
+pub(super) struct Step<'a> {
+    pub(super) statement: &'a Statement,
+    /// The instruction with its values expanded, where they can be.
+    pub(super) expanded: Option<Instruction>,
+    /// The variables that it uses and that are not set; empty where the environment of the base is not known.
+    pub(super) undefined: Vec<Undefined>,
+    /// The shell that RUN uses.
+    pub(super) shell: Vec<String>,
+    /// The last WORKDIR with an absolute path before, in this stage or those that it builds on.
+    pub(super) workdir: Option<String>,
+}
+
+/// A variable that is used and not set.
+#[derive(Clone)]
+pub(super) struct Undefined {
+    pub(super) word: Word,
+    pub(super) name: String,
+    /// The variable that may be meant.
+    pub(super) near: Option<String>,
+}
+
+/// For how many variables the nearest name is looked for: each look costs as much as there are variables.
+const MAX_SUGGESTIONS: usize = 20;
+
+#[derive(Clone, Default)]
+struct Environment {
+    /// Whether every variable of the base is known.
+    complete: bool,
+    values: BTreeMap<String, String>,
+    declared: BTreeSet<String>,
+}
+
+impl<'a> Subject<'a> {
+    pub(super) fn new(file: &'a Dockerfile, facts: &'a Facts) -> Self {
+        let mut predefined = facts.predefined.clone();
+        predefined.insert("TARGETSTAGE".to_owned(), String::new());
+        let scope = file.global_scope(&predefined, &facts.build_args).unwrap_or_default();
+        let escape = file.directives.escape;
+        let bases: Vec<Option<Base>> = file
+            .stages
+            .iter()
+            .map(|stage| {
+                let expand = |word: &Word| Expander::new(escape).word(&word.value, &scope.values).ok();
+                let image = expand(&stage.from.image)?;
+                let platform = match &stage.from.platform {
+                    Some(word) => Some(expand(word)?),
+                    None => None,
+                };
+                let (platform, platform_variables) =
+                    platform.map_or((None, Variables::default()), |p| (Some(p.text), p.variables));
+                Some(Base {
+                    image: image.text,
+                    platform,
+                    image_variables: image.variables,
+                    platform_variables,
+                })
+            })
+            .collect();
+        let mut subject = Self { file, facts, scope, bases, stages: Vec::new() };
+        let mut suggestions = MAX_SUGGESTIONS;
+        for stage in &file.stages {
+            let replay = subject.replay(stage, &mut suggestions);
+            subject.stages.push(replay);
+        }
+        subject
+    }
+
+    /// Every instruction after the first FROM, in the order of the file, with its stage.
+    pub(super) fn steps(&self) -> impl Iterator<Item = (&Replay<'a>, &Step<'a>)> {
+        self.stages.iter().flat_map(|replay| replay.steps.iter().map(move |step| (replay, step)))
+    }
+
+    /// Every statement, in the order of the file.
+    pub(super) fn statements(&self) -> impl Iterator<Item = &'a Statement> {
+        let file = self.file;
+        let in_stages = file.stages.iter().flat_map(|s| std::iter::once(&s.statement).chain(&s.statements));
+        file.global_args.iter().chain(in_stages)
+    }
+
+    fn replay(&self, stage: &'a Stage, suggestions: &mut usize) -> Replay<'a> {
+        let base = self.bases[stage.index].as_ref();
+        let below = base.map(|base| self.file.base(stage.index, &base.image));
+        let mut replay = match below {
+            Some(StageRef::Stage(index)) => {
+                let below = &self.stages[index];
+                Replay {
+                    stage,
+                    steps: Vec::new(),
+                    sets_shell: below.sets_shell,
+                    environment: below.environment.clone(),
+                    shell: below.shell.clone(),
+                    workdir: below.workdir.clone(),
+                }
+            }
+            other => {
+                let known = self.facts.environments.get(&stage.index);
+                let scratch = other == Some(StageRef::Scratch);
+                let mut environment =
+                    Environment { complete: scratch || known.is_some(), ..Environment::default() };
+                for pair in known.into_iter().flatten() {
+                    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                    environment.values.insert(name.to_owned(), value.to_owned());
+                }
+                environment.values.entry("PATH".to_owned()).or_default();
+                let shell = vec!["/bin/sh".to_owned(), "-c".to_owned()];
+                Replay { stage, steps: Vec::new(), sets_shell: false, environment, shell, workdir: None }
+            }
+        };
+        for statement in &stage.statements {
+            let step = self.step(&mut replay, statement, suggestions);
+            replay.steps.push(step);
+        }
+        replay
+    }
+
+    fn step(&self, replay: &mut Replay<'a>, statement: &'a Statement, suggestions: &mut usize) -> Step<'a> {
+        let escape = self.file.directives.escape;
+        let environment = &replay.environment;
+        let mut undefined = Vec::new();
+        let mut note = |word: &Word, variables: &Variables| {
+            for name in variables.undefined.iter().filter(|_| environment.complete) {
+                let known = environment.declared.contains(name) || PROXIES.contains(&name.as_str());
+                if known || may_be_unset(&word.value, name) {
+                    continue;
+                }
+                let mut near = None;
+                if *suggestions > 0 {
+                    *suggestions -= 1;
+                    let known = environment.values.keys().chain(&environment.declared);
+                    near = suggestion(name, known.map(String::as_str)).map(str::to_owned);
+                }
+                undefined.push(Undefined { word: word.clone(), name: name.clone(), near });
+            }
+        };
+        let expander = Expander::new(escape);
+        for word in words_of(&statement.instruction) {
+            if let Ok(expanded) = expander.word(&word.value, &environment.values) {
+                note(word, &expanded.variables);
+            }
+        }
+        if let Instruction::Run(run) = &statement.instruction
+            && let Some(word) = run.mounts.first()
+            && let Ok((_, variables)) = run.mounts(escape, &environment.values)
+        {
+            note(word, &variables);
+        }
+        let expanded = statement.instruction.expand(escape, &environment.values).ok().map(|e| e.instruction);
+        let step = Step {
+            statement,
+            undefined,
+            shell: replay.shell.clone(),
+            workdir: replay.workdir.clone(),
+            expanded,
+        };
+        self.follow(replay, &step);
+        step
+    }
+
+    fn follow(&self, replay: &mut Replay<'a>, step: &Step<'a>) {
+        let escape = self.file.directives.escape;
+        let environment = &mut replay.environment;
+        match step.expanded.as_ref().unwrap_or(&step.statement.instruction) {
+            Instruction::Env(env) => {
+                for pair in &env.pairs {
+                    environment.values.insert(pair.key.value.clone(), pair.value.value.clone());
+                }
+            }
+            Instruction::Arg(arg) => {
+                for variable in &arg.variables {
+                    let name = &variable.name.value;
+                    environment.declared.insert(name.clone());
+                    let value = match (self.facts.build_args.get(name), &variable.default) {
+                        (Some(given), _) => Some(given.clone()),
+                        (None, Some(default)) => Expander::new(escape)
+                            .word(&default.value, &environment.values)
+                            .ok()
+                            .map(|expanded| expanded.text),
+                        (None, None) => self.scope.values.get(name).cloned(),
+                    };
+                    if let Some(value) = value {
+                        environment.values.insert(name.clone(), value);
+                    }
+                }
+            }
+            Instruction::Shell(shell) => {
+                replay.sets_shell = true;
+                replay.shell = shell.words.iter().map(|w| w.value.clone()).collect();
+            }
+            Instruction::Workdir(workdir) if workdir.path.value.starts_with('/') => {
+                replay.workdir = Some(workdir.path.value.clone());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether a word says what happens when the variable is not set: `${name:-word}` and its relatives.
+fn may_be_unset(word: &str, name: &str) -> bool {
+    let uses = word.split("${").skip(1).filter_map(|rest| rest.strip_prefix(name));
+    uses.into_iter().any(|rest| rest.starts_with([':', '-', '+', '?']))
+}
+
+/// The words of an instruction that are expanded.
+fn words_of(instruction: &Instruction) -> Vec<&Word> {
+    match instruction {
+        Instruction::Copy(copy) => {
+            let flags = copy.chown.iter().chain(&copy.chmod).chain(&copy.excludes);
+            copy.sources.iter().chain([&copy.destination]).chain(flags).collect()
+        }
+        Instruction::Add(add) => {
+            let flags = add.chown.iter().chain(&add.chmod).chain(&add.checksum).chain(&add.excludes);
+            add.sources.iter().chain([&add.destination]).chain(flags).collect()
+        }
+        Instruction::Env(env) => env.pairs.iter().flat_map(|p| [&p.key, &p.value]).collect(),
+        Instruction::Label(label) => label.pairs.iter().flat_map(|p| [&p.key, &p.value]).collect(),
+        Instruction::Arg(arg) => arg.variables.iter().filter_map(|v| v.default.as_ref()).collect(),
+        Instruction::Workdir(workdir) => vec![&workdir.path],
+        Instruction::User(user) => vec![&user.user],
+        Instruction::Stopsignal(stop) => vec![&stop.signal],
+        Instruction::Volume(volume) => volume.paths.iter().collect(),
+        Instruction::Expose(expose) => expose.ports.iter().collect(),
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,205 @@
+//! Every rule on its own examples, and what holds for all of them.
+
+use super::*;
+use crate::dockerfile::{IgnoreSet, parse};
+use crate::platform::Platform;
+use proptest::prelude::*;
+
+fn facts(rule: &Rule) -> Facts {
+    let mut facts =
+        Facts { ignore: rule.ignore_file.map(|t| IgnoreSet::parse(t).unwrap()), ..Facts::default() };
+    facts.platforms.insert(0, "linux/amd64".parse::<Platform>().unwrap());
+    facts.platform = Some("linux/amd64".parse().unwrap());
+    facts.predefined =
+        ["TARGETPLATFORM", "BUILDPLATFORM"].map(|n| (n.to_owned(), "linux/amd64".to_owned())).into();
+    facts
+}
+
+fn found(text: &str, facts: &Facts) -> Vec<Finding> {
+    let parsed = parse(text, "Dockerfile");
+    assert!(!parsed.has_errors(), "{}", parsed.render());
+    let options = CheckOptions { experimental: RuleSet::All, ..CheckOptions::default() };
+    lint(&parsed.dockerfile, facts, Some(&options))
+}
+
+fn names(findings: &[Finding]) -> Vec<&str> {
+    findings.iter().map(|f| f.rule.name).collect()
+}
+
+#[test]
+fn the_examples_of_every_rule_show_that_rule_and_no_other() {
+    for rule in RULES {
+        // The constant of the example of the platform of an image is what it is about.
+        let own = |f: &Finding| {
+            rule.name != "InvalidBaseImagePlatform" || f.rule.name != "FromPlatformFlagConstDisallowed"
+        };
+        let bad: Vec<Finding> = found(rule.bad, &facts(rule)).into_iter().filter(own).collect();
+        assert_eq!(names(&bad), [rule.name], "{}", rule.bad);
+        let good: Vec<Finding> = found(rule.good, &facts(rule)).into_iter().filter(own).collect();
+        assert_eq!(names(&good), [""; 0], "{}", rule.good);
+        assert_eq!(bad.iter().all(|f| f.edits.is_empty()), !rule.fixable, "{}", rule.name);
+        if rule.fixable {
+            let fixed = apply_edits(rule.bad, bad.iter().flat_map(|f| &f.edits));
+            assert_eq!(fixed, rule.good, "{}", rule.name);
+        }
+        for text in [rule.summary, rule.why, rule.bad, rule.good] {
+            assert!(!text.is_empty(), "{} lacks a text", rule.name);
+        }
+    }
+}
+
+#[test]
+fn names_are_unique_and_found_in_any_case() {
+    let all: std::collections::BTreeSet<&str> = RULES.iter().map(|r| r.name).collect();
+    assert_eq!(all.len(), RULES.len());
+    assert_eq!(rule("stagenamecasing").unwrap().name, "StageNameCasing");
+    assert!(rule("x").is_none());
+}
+
+#[test]
+fn rules_are_skipped_and_asked_for_by_name() {
+    let text = "from a as B\nRUN sudo x\n";
+    let with = |directive: &str| {
+        let text = format!("# check={directive}\n{text}");
+        let parsed = parse(&text, "Dockerfile");
+        names(&lint(&parsed.dockerfile, &Facts::default(), None))
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(with("error=true"), ["ConsistentInstructionCasing", "StageNameCasing", "ShellSudoUsed"]);
+    assert_eq!(with("skip=StageNameCasing,shellsudoused"), ["ConsistentInstructionCasing"]);
+    assert!(with("skip=all").is_empty());
+    let options = CheckOptions::parse("skip=StageNamesCasing;experimental=nothing").unwrap();
+    let unknown = unknown_rules(&options, Span::new(0, 0));
+    assert_eq!(unknown.len(), 2);
+    assert_eq!(unknown[0].help, ["did you mean `StageNameCasing`?"]);
+}
+
+#[test]
+fn what_is_not_known_leads_to_silence() {
+    // The base may set NAME; the platform of the image may be right.
+    assert!(found("FROM image\nCOPY $NAME /\n", &Facts::default()).is_empty());
+    let mut facts = Facts::default();
+    facts.environments.insert(0, vec!["NAME=x".into()]);
+    assert!(found("FROM image\nCOPY $NAME $PATH /\n", &facts).is_empty());
+    assert_eq!(names(&found("FROM image\nCOPY $OTHER /\n", &facts)), ["UndefinedVar"]);
+    // Declared without a value, with a default on the spot, and from the stage below.
+    let text = "FROM image AS a\nARG X\nENV Y=1\nCOPY $X ${Z:-z} /\nFROM a\nCOPY $Y $X /\n";
+    assert!(found(text, &facts).is_empty(), "{:?}", names(&found(text, &facts)));
+}
+
+#[test]
+fn shell_rules_know_their_exceptions() {
+    for text in [
+        "FROM debian\nRUN cd /x && make\n",
+        "FROM debian\nRUN (cd /x; make); cd / && ls\n",
+        "FROM debian\nRUN apt-get -o A=b install -yq x && apt-get -qq install y; apt-get install $FLAGS z\n",
+        "FROM debian\nRUN yes | apt-get install x\n",
+        "FROM debian\nRUN apt-get update\nRUN apt-get update && apt-get install -y x\n",
+        "FROM debian\nRUN --mount=type=cache,target=/var/lib/apt apt-get update\nRUN apt-get install -y x\n",
+        "FROM debian\nRUN curl -f x | tar x || true\nRUN set -o pipefail; curl -f x | tar x\n",
+        "FROM debian\nRUN curl -s https://x | jq .\nRUN curl -I https://x -o y\nRUN curl --fail -o y https://x\n",
+        "FROM debian\nUSER me\nRUN sudo x\n",
+        "FROM windows\nSHELL [\"powershell\"]\nRUN cd x\n",
+        "FROM debian\nRUN [\"sudo\", \"x\"]\n",
+        "FROM debian\nRUN <<EOF\n#!/usr/bin/env python3\ncd = 1\nEOF\n",
+        "FROM debian\nRUN echo 'sudo x' # sudo y\n",
+        "FROM debian\nRUN case $x in sudo|curl) ls ;; esac\n",
+    ] {
+        let findings: Vec<Finding> =
+            found(text, &Facts::default()).into_iter().filter(|f| !f.rule.name.contains("Casing")).collect();
+        assert!(findings.is_empty(), "{text}{:?}", names(&findings));
+    }
+    let text = "FROM debian\nRUN <<EOF\nset -e\napt-get install x\nEOF\n";
+    let findings = found(text, &Facts::default());
+    assert_eq!(names(&findings), ["AptInstallWithoutYes"]);
+    assert_eq!(&text[findings[0].span.start..findings[0].span.end], "apt-get install x");
+    let text = "FROM debian\nRUN echo sudo && \\\n    sudo \\\n    make\n";
+    let findings = found(text, &Facts::default());
+    assert_eq!(findings[0].span.start, text.rfind("sudo").unwrap());
+}
+
+#[test]
+fn sarif_names_rules_places_and_fixes() {
+    let source = Source::new("a b/Dockerfile", "FROM x as y\n");
+    let parsed = parse(source.text(), source.name());
+    let log = to_sarif(&lint(&parsed.dockerfile, &Facts::default(), None), &[], &source);
+    let run = &log["runs"][0];
+    assert_eq!(run["tool"]["driver"]["rules"].as_array().unwrap().len(), RULES.len());
+    let result = &run["results"][0];
+    assert_eq!(result["ruleId"], "FromAsCasing");
+    assert_eq!(
+        run["tool"]["driver"]["rules"][result["ruleIndex"].as_u64().unwrap() as usize]["id"],
+        "FromAsCasing"
+    );
+    let place = &result["locations"][0]["physicalLocation"];
+    assert_eq!(place["artifactLocation"]["uri"], "a%20b/Dockerfile");
+    assert_eq!((&place["region"]["startColumn"], &place["region"]["endColumn"]), (&8.into(), &10.into()));
+    let fix = &result["fixes"][0]["artifactChanges"][0]["replacements"][0];
+    assert_eq!(fix["insertedContent"]["text"], "AS");
+}
+
+/// The instructions as they are understood, without their places and the case of their names.
+fn meaning(text: &str) -> Vec<String> {
+    let parsed = parse(text, "Dockerfile");
+    let mut all = Vec::new();
+    for stage in &parsed.dockerfile.stages {
+        all.push(format!("{:?} {}", stage.name(), stage.from.image.value));
+        for statement in &stage.statements {
+            let instruction = match &statement.instruction {
+                crate::dockerfile::Instruction::Env(env) => {
+                    let pairs: Vec<String> = env
+                        .pairs
+                        .iter()
+                        .map(|p| format!("{}={}", p.key.value, p.value.value.trim_matches('"')))
+                        .collect();
+                    format!("ENV {pairs:?}")
+                }
+                crate::dockerfile::Instruction::Expose(expose) => {
+                    let words = expose.ports.iter().map(|p| p.value.as_str());
+                    format!("EXPOSE {:?}", crate::dockerfile::ports::parse(words).map(|p| p.exposed).ok())
+                }
+                crate::dockerfile::Instruction::Run(run) => format!("RUN {}", run.command.text()),
+                other => format!("{:?}", other.keyword()),
+            };
+            all.push(instruction);
+        }
+    }
+    all
+}
+
+proptest! {
+    #[test]
+    fn fixing_ends_keeps_the_meaning_and_leaves_nothing_to_fix(lines in proptest::collection::vec(
+        prop_oneof![
+            Just("from a as B"), Just("FROM a AS b"), Just("FROM --platform=$TARGETPLATFORM  a"), Just("env A b c"),
+            Just("ENV A \"b\" c"), Just("EXPOSE 80/TCP 1:2"), Just("expose 80/Udp"), Just("RUN a && \\\n\n  b"),
+            Just("Run x"), Just("LABEL k v"), Just("# comment"), Just(""), Just("ENV A=b"), Just("label x=y"),
+        ],
+        1..14,
+    )) {
+        let mut text = format!("FROM base\n{}\n", lines.join("\n"));
+        let before = meaning(&text);
+        for round in 0.. {
+            let parsed = parse(&text, "Dockerfile");
+            let findings = lint(&parsed.dockerfile, &Facts::default(), None);
+            let edits: Vec<&Edit> = findings.iter().flat_map(|f| &f.edits).collect();
+            if edits.is_empty() {
+                break;
+            }
+            prop_assert!(round < 5, "fixing does not come to an end: {text}");
+            text = apply_edits(&text, edits);
+        }
+        prop_assert_eq!(meaning(&text), before);
+    }
+
+    #[test]
+    fn any_file_is_linted(text in "(FROM|RUN|ENV|ARG|COPY|EXPOSE)[ -~\n]{0,80}\n(RUN|CMD|LABEL)[ -~\n]{0,60}") {
+        let parsed = parse(&text, "Dockerfile");
+        for finding in lint(&parsed.dockerfile, &Facts::default(), None) {
+            prop_assert!(text.get(finding.span.start..finding.span.end).is_some());
+            finding.diagnostic().render(&parsed.dockerfile.source);
+        }
+    }
+}
