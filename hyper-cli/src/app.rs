@@ -53,6 +53,8 @@ pub(crate) enum Format {
     Text,
     /// JSON
     Json,
+    /// SARIF 2.1.0, of `build --check` alone
+    Sarif,
 }
 
 #[derive(Debug, Subcommand)]
@@ -108,6 +110,10 @@ async fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let checks = matches!(&cli.command, Command::Build(args) if args.checks());
+    if cli.global.format == Format::Sarif && !checks {
+        return Err(Failure::usage("--format sarif is for `hyperbuild build --check`"));
+    }
     let session = || Session::new(cli.global.clone());
     match cli.command {
         Command::Build(args) => commands::build::run(*args, &session()?).await,

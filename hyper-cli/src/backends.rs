@@ -129,6 +129,11 @@ impl Session {
 
     /// The builder over the state folder and its store.
     pub(crate) async fn builder(&self, transport: TransportArgs) -> Result<SharedBuilder> {
+        Ok(Arc::new(self.local_builder(transport).await?))
+    }
+
+    /// The builder of this machine, with what no other builder has.
+    pub(crate) async fn local_builder(&self, transport: TransportArgs) -> Result<LocalBuilder> {
         let keychain = self.keychain();
         let clients =
             ClientFactory::new(move |host: &RegistryHost| client(host, transport, keychain.clone()));
@@ -139,7 +144,7 @@ impl Session {
             let host = RegistryHost::parse(&host).ok()?;
             proxy(&host, url.scheme() == "https", |name| std::env::var(name).ok())
         }));
-        Ok(Arc::new(LocalBuilder::open(options)?))
+        LocalBuilder::open(options)
     }
 }
 

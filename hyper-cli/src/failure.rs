@@ -20,6 +20,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// The user gave up.
     Interrupted,
+    /// A check found something, which was printed.
+    Findings,
 }
 
 impl From<Error> for Failure {
@@ -47,6 +49,7 @@ impl Failure {
     fn lines(&self, color: bool) -> Vec<String> {
         let label = |code, text: &str| paint(color, code, text);
         match self {
+            Self::Findings => Vec::new(),
             Self::Interrupted => vec![format!("{} interrupted", label("1;31", "error:"))],
             Self::Usage(message) => vec![
                 format!("{} {message}", label("1;31", "error:")),
@@ -85,7 +88,7 @@ impl Failure {
             eprintln!("{line}");
         }
         ExitCode::from(match self {
-            Self::Work { .. } => 1,
+            Self::Work { .. } | Self::Findings => 1,
             Self::Usage(_) => 2,
             Self::Interrupted => 130,
         })

@@ -182,7 +182,7 @@ mod tests {
         match OutputSpec::parse(value).unwrap_err() {
             Failure::Usage(message) => message,
             Failure::Work { error, .. } => error.to_string(),
-            Failure::Interrupted => String::new(),
+            Failure::Interrupted | Failure::Findings => String::new(),
         }
     }
 

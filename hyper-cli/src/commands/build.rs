@@ -2,6 +2,7 @@
 
 use crate::app::Format;
 use crate::backends::{Session, TransportArgs};
+use crate::commands::check;
 use crate::failure::Failure;
 use crate::output::OutputSpec;
 use crate::refused::Refused;
@@ -102,10 +103,39 @@ pub(crate) struct BuildArgs {
     /// Time that the image carries, in seconds since 1970, or `now`
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     source_date_epoch: Option<String>,
+    /// Checks the Dockerfile and builds nothing: --call=check
+    #[arg(long)]
+    check: bool,
+    /// What to do with the Dockerfile: build it, check it, or list what its target takes or which targets it has
+    #[arg(long, value_enum, value_name = "METHOD", default_value_t = Call::Build)]
+    call: Call,
+    /// Checks the Dockerfile and rewrites what has one safe way to be written
+    #[arg(long)]
+    fix: bool,
     #[command(flatten)]
     transport: TransportArgs,
     #[command(flatten)]
     refused: Refused,
+}
+
+/// What to do with a Dockerfile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Call {
+    /// Build it
+    Build,
+    /// Tell its faults and what the linter finds
+    Check,
+    /// List the arguments, secrets and caches of the target
+    Outline,
+    /// List the stages
+    Targets,
+}
+
+impl BuildArgs {
+    /// Whether the Dockerfile is only checked.
+    pub(crate) fn checks(&self) -> bool {
+        self.check || self.fix || self.call == Call::Check
+    }
 }
 
 /// The network of RUN steps.
@@ -123,6 +153,12 @@ pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failur
     args.refused.check()?;
     let scratch = session.root().join("scratch");
     let (request, _unpacked) = request(&args, &scratch, |name| std::env::var(name).ok())?;
+    let call = if args.checks() { Call::Check } else { args.call };
+    if call != Call::Build {
+        let builder = session.local_builder(args.transport).await?;
+        let stdin = args.file.as_deref() == Some("-") || args.context == "-";
+        return check::run(call, args.fix.then_some(stdin), request, &builder, session).await;
+    }
     let stdout_is_taken = uses_stdout(&args)?;
 
     let mode = if session.quiet { Mode::Quiet } else { args.progress };
@@ -182,8 +218,8 @@ fn report(
     }
     match (session.format, digest) {
         (Format::Json, _) => print_json(output)?,
-        (Format::Text, Some(digest)) => print_line(&digest)?,
-        (Format::Text, None) => {}
+        (Format::Text | Format::Sarif, Some(digest)) => print_line(&digest)?,
+        (Format::Text | Format::Sarif, None) => {}
     }
     Ok(())
 }
@@ -354,7 +390,7 @@ mod tests {
         let told = |failure| match failure {
             Failure::Usage(message) => message,
             Failure::Work { error, .. } => error.to_string(),
-            Failure::Interrupted => "interrupted".to_owned(),
+            other => format!("{other:?}"),
         };
         only.args.refused.check().map_err(told)?;
         uses_stdout(&only.args).map_err(told)?;

@@ -77,7 +77,7 @@ pub(crate) async fn run(args: InspectArgs, session: &Session) -> Result<(), Fail
                 .map_err(|e| Error::internal("a manifest is not JSON").with_source(e))?,
             "config": config,
         }))?,
-        Format::Text => print(&text(&args.image, &manifest, config.as_ref()))?,
+        Format::Text | Format::Sarif => print(&text(&args.image, &manifest, config.as_ref()))?,
     }
     Ok(())
 }

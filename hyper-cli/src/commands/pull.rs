@@ -46,7 +46,7 @@ pub(crate) async fn run(args: PullArgs, session: &Session) -> Result<(), Failure
         Format::Json => {
             print_json(&serde_json::json!({"image": args.image.to_string(), "descriptor": pulled}))?
         }
-        Format::Text => print_line(pulled.digest.as_str())?,
+        Format::Text | Format::Sarif => print_line(pulled.digest.as_str())?,
     }
     Ok(())
 }

@@ -46,7 +46,7 @@ pub(crate) async fn run(args: PushArgs, session: &Session) -> Result<(), Failure
     .await?;
     match session.format {
         Format::Json => print_json(&serde_json::json!({"image": target.to_string(), "descriptor": pushed}))?,
-        Format::Text => print_line(pushed.digest.as_str())?,
+        Format::Text | Format::Sarif => print_line(pushed.digest.as_str())?,
     }
     Ok(())
 }

@@ -101,8 +101,8 @@ pub(crate) async fn run(args: QuickstartArgs, session: &Session) -> Result<(), F
     let story = outcome?;
     match session.format {
         Format::Json => print_json(&story.steps)?,
-        Format::Text if session.quiet => {}
-        Format::Text => print(&summary(&story, began.elapsed()))?,
+        Format::Text | Format::Sarif if session.quiet => {}
+        Format::Text | Format::Sarif => print(&summary(&story, began.elapsed()))?,
     }
     Ok(())
 }

@@ -40,6 +40,20 @@ pub(super) struct MainContext {
 }
 
 impl MainContext {
+    /// The ignore file of the context, when there is a context and it can be read.
+    pub(super) fn ignore(&self, request: &BuildRequest) -> Option<crate::dockerfile::IgnoreSet> {
+        let folder = self.folder.as_deref()?;
+        crate::source::ignore_file(folder, Some(&self.beside(request, folder))).ok()?
+    }
+
+    /// Where the Dockerfile is, to find the ignore file beside it.
+    fn beside(&self, request: &BuildRequest, folder: &Path) -> PathBuf {
+        match (&request.context, &request.dockerfile) {
+            (BuildContext::Folder(_), Some(_)) => self.name.clone(),
+            _ => folder.join(&self.name),
+        }
+    }
+
     /// The request with this context in place of the one that was fetched.
     pub(super) fn apply(&self, mut request: BuildRequest) -> BuildRequest {
         request.dockerfile_name = self.name.clone();
@@ -131,11 +145,8 @@ impl Contexts {
     ) -> Result<Sources> {
         let mut sources = Sources::default();
         if let Some(folder) = &main.folder {
-            let beside = match (&request.context, &request.dockerfile) {
-                (BuildContext::Folder(_), Some(_)) => main.name.clone(),
-                _ => folder.join(&main.name),
-            };
-            let root = open_context(folder, Some(&beside)).op("open the build context")?;
+            let root =
+                open_context(folder, Some(&main.beside(request, folder))).op("open the build context")?;
             sources.folders.insert(String::new(), root);
         }
         for (name, context) in &request.named_contexts {

@@ -114,6 +114,68 @@ impl LocalBuilder {
         Ok((main.apply(request), main))
     }
 
+    /// Checks the Dockerfile of a request: its faults, and what the linter finds. Nothing is built; base images are
+    /// looked up.
+    ///
+    /// # Errors
+    /// Those of [`LocalBuilder::fetch_context`] and of [`dockerfile::check`].
+    pub async fn check(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Checked> {
+        let platform = request.platform.clone().unwrap_or_else(Platform::host);
+        let (request, main, contexts) = self.bring_context(request, progress).await?;
+        let request = Arc::new(request);
+        let resolver = self.resolver(&request, &contexts, progress);
+        let mut options = frontend_options(&request, &main, &platform);
+        options.ignore = main.ignore(&request);
+        let name = main.name.display().to_string();
+        dockerfile::check(&name, &main.text, &options, &resolver).await
+    }
+
+    /// What the target of a request takes. Nothing is looked up but the context.
+    ///
+    /// # Errors
+    /// Those of [`LocalBuilder::fetch_context`], the faults of the file, and those of [`dockerfile::outline`].
+    pub async fn outline(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Outline> {
+        let platform = request.platform.clone().unwrap_or_else(Platform::host);
+        let (request, main, _) = self.bring_context(request, progress).await?;
+        let name = main.name.display().to_string();
+        let (file, _) = crate::dockerfile::parse(&main.text, &name).into_result()?;
+        dockerfile::outline(&file, &frontend_options(&request, &main, &platform))
+    }
+
+    /// The stages of the Dockerfile of a request.
+    ///
+    /// # Errors
+    /// Those of [`LocalBuilder::fetch_context`], and the faults of the file.
+    pub async fn targets(
+        &self,
+        request: BuildRequest,
+        progress: &Progress,
+    ) -> Result<Vec<dockerfile::Target>> {
+        let (_, main, _) = self.bring_context(request, progress).await?;
+        let name = main.name.display().to_string();
+        let (file, _) = crate::dockerfile::parse(&main.text, &name).into_result()?;
+        Ok(dockerfile::targets(&file))
+    }
+
+    fn resolver(
+        &self,
+        request: &Arc<BuildRequest>,
+        contexts: &Contexts,
+        progress: &Progress,
+    ) -> BuildResolver {
+        BuildResolver {
+            request: Arc::clone(request),
+            images: ImageSource {
+                store: self.options.store.clone(),
+                clients: self.options.clients.clone(),
+                refresh: request.pull,
+                progress: progress.clone(),
+            },
+            contexts: contexts.clone(),
+            found: Mutex::new(HashMap::new()),
+        }
+    }
+
     async fn bring_context(
         &self,
         request: BuildRequest,
@@ -258,27 +320,8 @@ impl Builder for LocalBuilder {
         let platform = request.platform.clone().unwrap_or_else(Platform::host);
         let (request, main, contexts) = self.bring_context(request, progress).await?;
         let request = Arc::new(request);
-        let resolver = BuildResolver {
-            request: Arc::clone(&request),
-            images: ImageSource {
-                store: self.options.store.clone(),
-                clients: self.options.clients.clone(),
-                refresh: request.pull,
-                progress: progress.clone(),
-            },
-            contexts: contexts.clone(),
-            found: Mutex::new(HashMap::new()),
-        };
-        let options = FrontendOptions {
-            build_args: request.build_args.clone(),
-            aliases: aliases(&request),
-            context_time: main.time,
-            target: request.target.clone(),
-            platform: Some(platform.clone()),
-            labels: request.labels.clone(),
-            no_cache: request.no_cache,
-            no_cache_filter: request.no_cache_filter.clone(),
-        };
+        let resolver = self.resolver(&request, &contexts, progress);
+        let options = frontend_options(&request, &main, &platform);
         let name = main.name.display().to_string();
         let lowered = dockerfile::lower(&name, &main.text, &options, &resolver).boxed().await?;
         for warning in &lowered.warnings {
@@ -346,6 +389,20 @@ impl Builder for LocalBuilder {
             tags: request.tags.iter().map(ToString::to_string).collect(),
             epoch: epoch.seconds,
         })
+    }
+}
+
+fn frontend_options(request: &BuildRequest, main: &MainContext, platform: &Platform) -> FrontendOptions {
+    FrontendOptions {
+        build_args: request.build_args.clone(),
+        aliases: aliases(request),
+        context_time: main.time,
+        ignore: None,
+        target: request.target.clone(),
+        platform: Some(platform.clone()),
+        labels: request.labels.clone(),
+        no_cache: request.no_cache,
+        no_cache_filter: request.no_cache_filter.clone(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod dockerfile;
 
+use crate::dockerfile::IgnoreSet;
 use crate::graph::{Graph, Source, VertexId};
 use crate::oci::ImageConfig;
 use crate::platform::Platform;
@@ -53,6 +54,8 @@ pub struct FrontendOptions {
     pub platform: Option<Platform>,
     /// Labels that the image gets beside those of the text.
     pub labels: BTreeMap<String, String>,
+    /// The ignore file of the main context, for the linter.
+    pub ignore: Option<IgnoreSet>,
     /// Whether no step may come from the cache.
     pub no_cache: bool,
     /// The stages whose steps may not come from the cache.
@@ -83,6 +86,8 @@ pub struct Lowered {
     pub newest_base: Option<i64>,
     /// The time that SOURCE_DATE_EPOCH asks for, in seconds since 1970.
     pub epoch: Option<i64>,
-    /// What was noticed: one line each.
+    /// The configs of the base images, by the number of the stage that begins with one.
+    pub bases: BTreeMap<usize, ImageConfig>,
+    /// What was noticed, each with its excerpt.
     pub warnings: Vec<String>,
 }

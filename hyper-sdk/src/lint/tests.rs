@@ -99,7 +99,7 @@ fn shell_rules_know_their_exceptions() {
         "FROM debian\nRUN apt-get update\nRUN apt-get update && apt-get install -y x\n",
         "FROM debian\nRUN --mount=type=cache,target=/var/lib/apt apt-get update\nRUN apt-get install -y x\n",
         "FROM debian\nRUN curl -f x | tar x || true\nRUN set -o pipefail; curl -f x | tar x\n",
-        "FROM debian\nRUN curl -s https://x | jq .\nRUN curl -I https://x -o y\nRUN curl --fail -o y https://x\n",
+        "FROM debian\nRUN set -o pipefail; curl -s https://x | jq .\nRUN curl -I https://x -o y\nRUN curl --fail -o y https://x\n",
         "FROM debian\nUSER me\nRUN sudo x\n",
         "FROM windows\nSHELL [\"powershell\"]\nRUN cd x\n",
         "FROM debian\nRUN [\"sudo\", \"x\"]\n",

@@ -23,15 +23,24 @@ impl PathFilter for IgnoreFile {
     }
 }
 
-/// Opens a folder as a build context.
-///
-/// The ignore file is `DOCKERFILE.dockerignore` beside the Dockerfile when `dockerfile` is given and it exists, else
-/// `.dockerignore`, else `.containerignore` of the folder.
+/// Opens a folder as a build context, seen through its ignore file ([`ignore_file`]).
 ///
 /// # Errors
 /// [`crate::ErrorKind::NotFound`] when there is no such folder; [`crate::ErrorKind::Invalid`] for a pattern that is
 /// not well formed, with its file and line.
 pub fn open_context(folder: &Path, dockerfile: Option<&Path>) -> Result<Arc<SourceRoot>> {
+    let filter = ignore_file(folder, dockerfile)?
+        .filter(|set| !set.is_empty())
+        .map(|set| Arc::new(IgnoreFile(set)) as Arc<dyn PathFilter>);
+    Ok(Arc::new(SourceRoot::open(folder, SourceKind::Context, filter)?))
+}
+
+/// Reads the ignore file of a context: `DOCKERFILE.dockerignore` beside the Dockerfile when `dockerfile` is given and it
+/// exists, else `.dockerignore`, else `.containerignore` of the folder.
+///
+/// # Errors
+/// [`crate::ErrorKind::Invalid`] for a pattern that is not well formed, with its file and line.
+pub fn ignore_file(folder: &Path, dockerfile: Option<&Path>) -> Result<Option<IgnoreSet>> {
     let beside = dockerfile.map(|name| {
         let mut path = name.as_os_str().to_owned();
         path.push(".dockerignore");
@@ -39,22 +48,17 @@ pub fn open_context(folder: &Path, dockerfile: Option<&Path>) -> Result<Arc<Sour
     });
     let candidates =
         beside.into_iter().chain([folder.join(".dockerignore"), folder.join(".containerignore")]);
-    let mut filter: Option<Arc<dyn PathFilter>> = None;
     for path in candidates {
         match std::fs::read_to_string(&path) {
             Ok(text) => {
-                let set = IgnoreSet::parse(&text).map_err(|e| e.with_context("path", path.display()))?;
-                if !set.is_empty() {
-                    filter = Some(Arc::new(IgnoreFile(set)));
-                }
-                break;
+                return IgnoreSet::parse(&text).map(Some).map_err(|e| e.with_context("path", path.display()));
             }
             Err(e)
                 if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
             Err(e) => return Err(Error::io("cannot read the ignore file", &path, e)),
         }
     }
-    Ok(Arc::new(SourceRoot::open(folder, SourceKind::Context, filter)?))
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ mod layout;
 mod remote;
 mod work_tree;
 
-pub use context::open_context;
+pub use context::{ignore_file, open_context};
 pub use image::{ClientFactory, ImageSource, SourceImage};
 pub use layout::{LayoutImage, import_layout};
 pub use remote::{

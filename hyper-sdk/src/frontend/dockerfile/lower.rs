@@ -56,6 +56,10 @@ pub(super) struct Lowering<'a> {
     newest_base: Option<i64>,
     position: (String, usize, usize),
     no_cache: bool,
+    /// What is wrong with the text, so far.
+    faults: Vec<Diagnostic>,
+    /// The configs of the base images of the stages.
+    bases: BTreeMap<usize, ImageConfig>,
 }
 
 /// What a FROM comes to.
@@ -80,6 +84,8 @@ impl<'a> Lowering<'a> {
             newest_base: None,
             position: (String::new(), 0, 0),
             no_cache: false,
+            faults: Vec::new(),
+            bases: BTreeMap::new(),
         }
     }
 
@@ -109,6 +115,10 @@ impl<'a> Lowering<'a> {
             let state = self.stage(*index, &bases[*index], &plan, &scope.values, onbuild).await?;
             self.stages.insert(stage.index, state);
         }
+        if !self.faults.is_empty() {
+            self.faults.sort_by_key(|d| d.span.start);
+            return Err(self.faults.into());
+        }
         let mut state =
             self.stages.remove(&target).ok_or_else(|| Error::internal("the target was not lowered"))?;
         for (name, value) in &self.options.labels {
@@ -121,6 +131,7 @@ impl<'a> Lowering<'a> {
             history: state.history,
             newest_base: self.newest_base,
             epoch: None,
+            bases: self.bases,
             warnings: Vec::new(),
         })
     }
@@ -200,6 +211,7 @@ impl<'a> Lowering<'a> {
                 if let Some(created) = config.created.as_deref().and_then(parse_rfc3339) {
                     self.newest_base = self.newest_base.max(Some(created));
                 }
+                self.bases.insert(index, config.clone());
                 config.config.on_build.clear();
                 let vertex = self.image_vertex(&resolved);
                 StageState::new(vertex, config, base.platform.clone())
@@ -216,7 +228,11 @@ impl<'a> Lowering<'a> {
         self.no_cache = self.options.no_cache
             || self.options.no_cache_filter.iter().any(|name| stage.name() == Some(name.as_str()));
         for statement in onbuild.iter().chain(&stage.statements) {
-            self.statement(index, &mut state, statement, globals).await?;
+            match self.statement(index, &mut state, statement, globals).await {
+                // All faults of a file are told at once.
+                Err(Fault::Text(faults)) => self.faults.extend(faults),
+                other => other?,
+            }
         }
         Ok(state)
     }

@@ -3,12 +3,17 @@
 //! Semantics are those of BuildKit's Dockerfile frontend. What is not implemented is an error that names it, with the
 //! excerpt of the text.
 
+mod check;
 mod configure;
 mod epoch;
 mod files;
 mod lower;
+mod outline;
 mod run;
 mod stage;
+
+pub use check::{Checked, check};
+pub use outline::{Argument, CacheMount, Outline, SecretUse, Target, outline, targets};
 
 use super::{FrontendOptions, Lowered, Resolver};
 use crate::Result;
@@ -19,21 +24,26 @@ use std::collections::BTreeMap;
 /// Lowers a Dockerfile. `name` is what messages call it.
 ///
 /// # Errors
-/// Every fault of the text at once, with excerpts; the errors of the resolver, with the place that asked for it.
+/// Every fault of the text at once, with excerpts; the errors of the resolver, with the place that asked for it; what the
+/// linter found where the `check` directive asks for an error.
 pub async fn lower(
     name: &str,
     text: &str,
     options: &FrontendOptions,
     resolver: &dyn Resolver,
 ) -> Result<Lowered> {
-    let (mut file, findings) = crate::dockerfile::parse(text, name).into_result()?;
-    for (alias, stage) in &options.aliases {
-        file.alias_stage(alias, stage)?;
-    }
+    let (mut file, diagnostics) = crate::dockerfile::parse(text, name).into_result()?;
+    alias(&mut file, options)?;
     let mut lowered =
         lower_file(&file, options, resolver).await.map_err(|fault| lower::to_error(fault, &file.source))?;
-    lowered.warnings = findings.iter().map(|f| f.render(&file.source).trim_end().to_owned()).collect();
+    let check = Checked::new(file, diagnostics, &lowered.bases, options)?;
+    check.refuse()?;
+    lowered.warnings = check.warnings();
     Ok(lowered)
+}
+
+fn alias(file: &mut Dockerfile, options: &FrontendOptions) -> Result<()> {
+    options.aliases.iter().try_for_each(|(alias, stage)| file.alias_stage(alias, stage))
 }
 
 async fn lower_file(

@@ -1,0 +1,180 @@
+//! Checks a Dockerfile: its faults and what the linter finds, without building.
+
+use super::lower::Fault;
+use super::{alias, lower_file, platform_arguments};
+use crate::dockerfile::{CheckOptions, Diagnostic, Dockerfile, Span};
+use crate::frontend::{FrontendOptions, Resolved, Resolver};
+use crate::graph::Source;
+use crate::lint::{self, Facts, Finding};
+use crate::oci::ImageConfig;
+use crate::platform::Platform;
+use crate::{Digest, Error, ErrorKind, Result};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// The build argument that takes the place of the `check` directive.
+const CHECK_ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
+
+/// What there is to say about a file.
+#[derive(Debug)]
+pub struct Checked {
+    /// The file, as far as it could be understood.
+    pub file: Dockerfile,
+    /// Errors, and warnings that are no findings of a rule, in the order of the file.
+    pub diagnostics: Vec<Diagnostic>,
+    /// What the linter found, in the order of the file.
+    pub findings: Vec<Finding>,
+    /// Why base images could not be looked at; rules that need them were left out.
+    pub unresolved: Vec<Error>,
+    options: CheckOptions,
+}
+
+impl Checked {
+    pub(super) fn new(
+        file: Dockerfile,
+        diagnostics: Vec<Diagnostic>,
+        bases: &BTreeMap<usize, ImageConfig>,
+        options: &FrontendOptions,
+    ) -> Result<Self> {
+        let check = match options.build_args.get(CHECK_ARGUMENT) {
+            Some(text) => CheckOptions::parse(text)
+                .map_err(|why| Error::invalid(format!("the build argument {CHECK_ARGUMENT}: {why}")))?,
+            None => file.directives.check.clone().unwrap_or_default(),
+        };
+        // An empty line in a continuation is what a rule finds.
+        let mut diagnostics: Vec<Diagnostic> =
+            diagnostics.into_iter().filter(|d| d.is_error() || lint::rule(d.code).is_none()).collect();
+        diagnostics
+            .extend(lint::unknown_rules(&check, file.directives.check_span.unwrap_or(Span::new(0, 0))));
+        let facts = Facts {
+            environments: bases.iter().map(|(index, config)| (*index, config.config.env.clone())).collect(),
+            platforms: bases
+                .iter()
+                .filter_map(|(index, config)| Some((*index, platform_of(config)?)))
+                .collect(),
+            platform: options.platform.clone(),
+            ignore: options.ignore.clone(),
+            build_args: options.build_args.clone(),
+            predefined: platform_arguments(options),
+        };
+        let findings = lint::lint(&file, &facts, Some(&check));
+        Ok(Self { file, diagnostics, findings, unresolved: Vec::new(), options: check })
+    }
+
+    /// Whether the file can be built.
+    pub fn is_valid(&self) -> bool {
+        !self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+
+    /// Whether there is nothing to say.
+    pub fn is_clean(&self) -> bool {
+        self.diagnostics.is_empty() && self.findings.is_empty()
+    }
+
+    /// Everything that there is to say, in the order of the file.
+    pub fn all(&self) -> Vec<Diagnostic> {
+        let mut all = self.diagnostics.clone();
+        all.extend(self.findings.iter().map(Finding::diagnostic));
+        all.sort_by_key(|d| d.span.start);
+        all
+    }
+
+    /// The text with every edit applied, if there is one. Edits that become possible through others are applied, too.
+    pub fn fixed(&self) -> Option<String> {
+        if !self.is_valid() || self.findings.iter().all(|finding| finding.edits.is_empty()) {
+            return None;
+        }
+        let edits = self.findings.iter().flat_map(|finding| &finding.edits);
+        Some(lint::apply_edits(self.file.source.text(), edits))
+    }
+
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.all().iter().map(|d| d.render(&self.file.source).trim_end().to_owned()).collect()
+    }
+
+    /// Fails where findings are errors.
+    pub(super) fn refuse(&self) -> Result<()> {
+        if !self.options.error || self.findings.is_empty() {
+            return Ok(());
+        }
+        let name = self.file.source.name();
+        let shown = lint::render(&self.findings, &self.file.source);
+        Err(Error::new(
+            ErrorKind::Invalid,
+            format!("{name} breaks its own rules (`error=true`)\n{}", shown.trim_end()),
+        ))
+    }
+}
+
+fn platform_of(config: &ImageConfig) -> Option<Platform> {
+    let text = format!("{}/{}", config.os, config.architecture);
+    text.parse().ok()
+}
+
+/// Goes on where an image cannot be found: its config then has no system, which no real one has.
+struct Lenient<'a> {
+    resolver: &'a dyn Resolver,
+    unresolved: Mutex<Vec<Error>>,
+}
+
+#[async_trait]
+impl Resolver for Lenient<'_> {
+    async fn context(&self, name: &str, platform: &Platform) -> Result<Option<Resolved>> {
+        self.resolver.context(name, platform).await
+    }
+
+    async fn time(&self, _: &Source) -> Result<Option<i64>> {
+        // Nothing is fetched for a check.
+        Ok(None)
+    }
+
+    async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved> {
+        let error = match self.resolver.image(name, platform).await {
+            Ok(found) => return Ok(found),
+            Err(error) => error.with_context("image", name),
+        };
+        self.unresolved.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+        let mut config = ImageConfig::empty(platform);
+        config.os = String::new();
+        let manifest = Digest::sha256(format!("not resolved: {name}"));
+        Ok(Resolved::Image { reference: name.to_owned(), manifest, config: Box::new(config) })
+    }
+}
+
+/// Checks a file as it would be built for the target: every fault and every finding at once. Base images are looked up;
+/// where that fails the rest is checked all the same.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] for a build argument or target that cannot be used. Faults of the file are no errors here.
+pub async fn check(
+    name: &str,
+    text: &str,
+    options: &FrontendOptions,
+    resolver: &dyn Resolver,
+) -> Result<Checked> {
+    let parsed = crate::dockerfile::parse(text, name);
+    let (mut file, mut diagnostics) = (parsed.dockerfile, parsed.diagnostics);
+    let mut bases = BTreeMap::new();
+    let mut unresolved = Vec::new();
+    if !diagnostics.iter().any(Diagnostic::is_error) {
+        alias(&mut file, options)?;
+        file.target(options.target.as_deref())?;
+        // With defaults alone a FROM may be empty: that is for a rule to tell, and no fault of the file.
+        let scope = file.global_scope(&platform_arguments(options), &options.build_args);
+        if scope.is_ok_and(|scope| file.bases(&scope).is_ok()) {
+            let lenient = Lenient { resolver, unresolved: Mutex::default() };
+            match lower_file(&file, options, &lenient).await {
+                Ok(lowered) => bases = lowered.bases,
+                Err(Fault::Text(faults)) => diagnostics.extend(faults),
+                Err(Fault::Other(error)) => unresolved.push(error),
+            }
+            bases.retain(|_, config| !config.os.is_empty());
+            unresolved.extend(lenient.unresolved.into_inner().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+    diagnostics.sort_by_key(|d| d.span.start);
+    let mut checked = Checked::new(file, diagnostics, &bases, options)?;
+    checked.unresolved = unresolved;
+    Ok(checked)
+}

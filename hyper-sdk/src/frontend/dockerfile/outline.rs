@@ -1,0 +1,247 @@
+//! What a Dockerfile offers to its users: the targets, and the arguments, secrets and caches of one of them.
+
+use super::platform_arguments;
+use crate::Result;
+use crate::dockerfile::{Dockerfile, Expander, Instruction, MountKind, Stage, StageRef, Statement};
+use crate::frontend::FrontendOptions;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A stage that can be built.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Target {
+    /// The name, in lower case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The number, from zero.
+    pub index: usize,
+    /// What the comment above it says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What it starts from, as written.
+    pub base: String,
+    /// The platform, as written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// Whether it is what is built when nothing is asked for.
+    pub default: bool,
+}
+
+/// The stages of a file.
+pub fn targets(file: &Dockerfile) -> Vec<Target> {
+    file.stages
+        .iter()
+        .map(|stage| Target {
+            name: stage.name().map(str::to_owned),
+            index: stage.index,
+            description: stage
+                .name()
+                .and_then(|name| stage.statement.description(name))
+                .map(|text| text.trim().to_owned()),
+            base: stage.from.image.value.clone(),
+            platform: stage.from.platform.as_ref().map(|word| word.value.clone()),
+            default: stage.index + 1 == file.stages.len(),
+        })
+        .collect()
+}
+
+/// An argument that the target uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Argument {
+    /// The name.
+    pub name: String,
+    /// The value that it has: the build argument, else the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// What the comment above it says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The line of the declaration, from one.
+    pub line: usize,
+}
+
+/// A secret or an agent that the target asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SecretUse {
+    /// The id to give it by.
+    pub name: String,
+    /// Whether the build fails without.
+    pub required: bool,
+    /// The line of the first use, from one.
+    pub line: usize,
+}
+
+/// A cache that the target keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CacheMount {
+    /// The id, or the path where there is none.
+    #[serde(rename = "ID")]
+    pub id: String,
+    /// The line of the first use, from one.
+    pub line: usize,
+}
+
+/// What a target takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Outline {
+    /// The target's name, or its number.
+    pub name: String,
+    /// What the comment above it says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Arguments, in the order of the file.
+    pub arguments: Vec<Argument>,
+    /// Secrets, in the order of their first use.
+    pub secrets: Vec<SecretUse>,
+    /// Agents, in the order of their first use.
+    pub ssh: Vec<SecretUse>,
+    /// Caches, in the order of their first use.
+    pub caches: Vec<CacheMount>,
+}
+
+/// The outline of the target that the options name. Nothing is looked up.
+///
+/// # Errors
+/// [`crate::ErrorKind::NotFound`] for a target that does not exist; the faults of a file whose stages cannot be ordered.
+pub fn outline(file: &Dockerfile, options: &FrontendOptions) -> Result<Outline> {
+    let target = file.target(options.target.as_deref())?;
+    let predefined = platform_arguments(options);
+    let faults = |faults: Vec<crate::dockerfile::Diagnostic>| {
+        crate::dockerfile::to_error(&faults, &file.source)
+            .unwrap_or_else(|| crate::Error::internal("a fault without an error"))
+    };
+    let scope = file.global_scope(&predefined, &options.build_args).map_err(faults)?;
+    let expander = Expander::new(file.directives.escape);
+    let images: Vec<String> = file
+        .stages
+        .iter()
+        .map(|stage| {
+            let written = &stage.from.image.value;
+            expander.word(written, &scope.values).map_or_else(|_| written.clone(), |expanded| expanded.text)
+        })
+        .collect();
+    let plan = file.plan(target, &images, &BTreeMap::new()).map_err(faults)?;
+    let stage = &file.stages[target];
+    let mut collected = Collected { file, outline: Outline::default() };
+    collected.outline.name = stage.name().map_or_else(|| target.to_string(), str::to_owned);
+    collected.outline.description =
+        stage.name().and_then(|n| stage.statement.description(n)).map(|text| text.trim().to_owned());
+    for statement in &file.global_args {
+        collected.arguments(statement, &scope.values, options);
+    }
+    let mut environments: BTreeMap<usize, BTreeMap<String, String>> = BTreeMap::new();
+    for index in plan.order {
+        let mut environment = match plan.bases[index] {
+            StageRef::Stage(below) => environments.get(&below).cloned().unwrap_or_default(),
+            _ => BTreeMap::new(),
+        };
+        collected.stage(&file.stages[index], &mut environment, &scope.values, options);
+        environments.insert(index, environment);
+    }
+    Ok(collected.outline)
+}
+
+struct Collected<'a> {
+    file: &'a Dockerfile,
+    outline: Outline,
+}
+
+impl Collected<'_> {
+    fn line(&self, statement: &Statement) -> usize {
+        self.file.source.line_of(statement.span.start)
+    }
+
+    /// Notes the arguments of one ARG with the values of the scope.
+    fn arguments(
+        &mut self,
+        statement: &Statement,
+        values: &BTreeMap<String, String>,
+        options: &FrontendOptions,
+    ) {
+        let Instruction::Arg(arg) = &statement.instruction else { return };
+        for variable in &arg.variables {
+            let name = &variable.name.value;
+            let value = options.build_args.get(name).or_else(|| values.get(name)).cloned();
+            let description = statement.description(name).map(|text| text.trim().to_owned());
+            match self.outline.arguments.iter_mut().find(|known| known.name == *name) {
+                Some(known) => {
+                    known.value = known.value.take().or(value);
+                    known.description = known.description.take().or(description);
+                }
+                None => {
+                    let line = self.line(statement);
+                    self.outline.arguments.push(Argument { name: name.clone(), value, description, line });
+                }
+            }
+        }
+    }
+
+    fn stage(
+        &mut self,
+        stage: &Stage,
+        environment: &mut BTreeMap<String, String>,
+        globals: &BTreeMap<String, String>,
+        options: &FrontendOptions,
+    ) {
+        let escape = self.file.directives.escape;
+        for statement in &stage.statements {
+            match &statement.instruction {
+                Instruction::Arg(arg) => {
+                    for variable in &arg.variables {
+                        let name = &variable.name.value;
+                        let default = variable.default.as_ref().and_then(|default| {
+                            Expander::new(escape).word(&default.value, &*environment).ok().map(|e| e.text)
+                        });
+                        let given = options.build_args.get(name).cloned();
+                        if let Some(value) = given.or(default).or_else(|| globals.get(name).cloned()) {
+                            environment.insert(name.clone(), value);
+                        }
+                    }
+                    self.arguments(statement, environment, options);
+                }
+                Instruction::Env(_) => {
+                    if let Ok(expansion) = statement.instruction.expand(escape, &*environment)
+                        && let Instruction::Env(env) = expansion.instruction
+                    {
+                        environment.extend(env.pairs.into_iter().map(|p| (p.key.value, p.value.value)));
+                    }
+                }
+                Instruction::Run(run) => {
+                    let Ok((mounts, _)) = run.mounts(escape, &*environment) else { continue };
+                    for mount in mounts {
+                        self.mount(statement, &mount);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn mount(&mut self, statement: &Statement, mount: &crate::dockerfile::Mount) {
+        let line = self.line(statement);
+        let file_name = |path: &String| path.rsplit('/').next().unwrap_or_default().to_owned();
+        match mount.kind {
+            MountKind::Secret | MountKind::Ssh => {
+                let secret = mount.kind == MountKind::Secret;
+                let other = || mount.source.clone().or_else(|| mount.target.as_ref().map(file_name));
+                let name = match (secret, mount.id.clone()) {
+                    (_, Some(id)) => id,
+                    (true, None) => other().unwrap_or_default(),
+                    (false, None) => "default".to_owned(),
+                };
+                let list = if secret { &mut self.outline.secrets } else { &mut self.outline.ssh };
+                match list.iter_mut().find(|known| known.name == name) {
+                    Some(known) => known.required |= mount.required,
+                    None => list.push(SecretUse { name, required: mount.required, line }),
+                }
+            }
+            MountKind::Cache => {
+                let Some(id) = mount.id.clone().or_else(|| mount.target.clone()) else { return };
+                if !self.outline.caches.iter().any(|known| known.id == id) {
+                    self.outline.caches.push(CacheMount { id, line });
+                }
+            }
+            MountKind::Bind | MountKind::Tmpfs => {}
+        }
+    }
+}
