@@ -1,4 +1,4 @@
-//! The parser never panics, every span lies in the file, every finding can be shown.
+//! The parser and the linter never panic, every span lies in the file, every finding can be shown.
 #![no_main]
 
 use hyper_sdk::dockerfile::{Dockerfile, EmptyEnvironment, parse, parse_trigger};
@@ -18,6 +18,11 @@ fuzz_target!(|text: &str| {
         let _ = statement.instruction.expand(file.directives.escape, &EmptyEnvironment);
         let _ = parse_trigger(&statement.original);
     }
+    let findings = hyper_sdk::lint::lint(file, &hyper_sdk::lint::Facts::default(), None);
+    for finding in &findings {
+        assert!(text.get(finding.span.start..finding.span.end).is_some(), "{finding:?}");
+    }
+    hyper_sdk::lint::apply_edits(text, findings.iter().flat_map(|f| &f.edits));
     if let Ok(target) = file.target(None) {
         let _ = file.plan(target, &[], &BTreeMap::new());
     }

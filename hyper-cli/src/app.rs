@@ -74,6 +74,8 @@ enum Command {
     #[command(hide = true)]
     Man(commands::man::ManArgs),
     #[command(hide = true)]
+    Rules(commands::rules::RulesArgs),
+    #[command(hide = true)]
     Reference(commands::reference::ReferenceArgs),
 }
 
@@ -128,6 +130,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Quickstart(args) => commands::quickstart::run(args, &session()?).await,
         Command::Completions(args) => commands::completions::run(&args, Cli::command()),
         Command::Man(args) => commands::man::run(&args, Cli::command()),
+        Command::Rules(args) => commands::rules::run(&args),
         Command::Reference(args) => commands::reference::run(&args, Cli::command()),
         Command::Serve(_) => Err(hyper_sdk::Error::internal("`serve` has its own way in").into()),
     }

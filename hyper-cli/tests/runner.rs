@@ -10,6 +10,7 @@
 )]
 
 mod build;
+mod check;
 mod debian;
 mod interop;
 mod mounts;

@@ -1,4 +1,4 @@
-//! Documents that are made from the program itself: the CLI reference and the man pages.
+//! Documents that are made from the program itself: the CLI reference, the man pages and the pages of the lint rules.
 
 use crate::repository;
 use std::collections::BTreeMap;
@@ -7,15 +7,18 @@ use std::process::Command;
 
 const REFERENCE: &str = "docs/reference/cli.md";
 const MAN: &str = "docs/man";
+const RULES: &str = "docs/rules";
 
 /// Writes the documents, or checks that they are as they would be written.
 pub(crate) fn run(check: bool) -> Result<(), String> {
     let fresh = documents()?;
     let root = repository::root();
     if !check {
-        let man = root.join(MAN);
-        if man.exists() {
-            std::fs::remove_dir_all(&man).map_err(|e| format!("cannot empty {MAN}: {e}"))?;
+        for name in [MAN, RULES] {
+            let folder = root.join(name);
+            if folder.exists() {
+                std::fs::remove_dir_all(&folder).map_err(|e| format!("cannot empty {name}: {e}"))?;
+            }
         }
         for (name, text) in &fresh {
             let path = root.join(name);
@@ -31,8 +34,11 @@ pub(crate) fn run(check: bool) -> Result<(), String> {
         .filter(|(name, text)| std::fs::read_to_string(root.join(name)).ok().as_ref() != Some(*text))
         .map(|(name, _)| name.clone())
         .collect();
-    let kept = read_folder(&root.join(MAN))?;
-    stale.extend(kept.into_keys().map(|n| format!("{MAN}/{n}")).filter(|name| !fresh.contains_key(name)));
+    for folder in [MAN, RULES] {
+        let kept = read_folder(&root.join(folder))?;
+        let names = kept.into_keys().map(|name| format!("{folder}/{name}"));
+        stale.extend(names.filter(|name| !fresh.contains_key(name)));
+    }
     if stale.is_empty() {
         println!("generate: {} files are fresh", fresh.len());
         return Ok(());
@@ -51,12 +57,14 @@ fn documents() -> Result<BTreeMap<String, String>, String> {
     };
     let mut documents = BTreeMap::new();
     documents.insert(REFERENCE.to_owned(), repository::output(&mut program(&["reference"]))?);
-    let scratch = repository::target().join("xtask-man");
-    let _ = std::fs::remove_dir_all(&scratch);
-    std::fs::create_dir_all(&scratch).map_err(|e| format!("cannot make {}: {e}", scratch.display()))?;
-    repository::output(program(&["man"]).arg(&scratch))?;
-    for (name, text) in read_folder(&scratch)? {
-        documents.insert(format!("{MAN}/{name}"), text);
+    for (command, folder) in [("man", MAN), ("rules", RULES)] {
+        let scratch = repository::target().join(format!("xtask-{command}"));
+        let _ = std::fs::remove_dir_all(&scratch);
+        std::fs::create_dir_all(&scratch).map_err(|e| format!("cannot make {}: {e}", scratch.display()))?;
+        repository::output(program(&[command]).arg(&scratch))?;
+        for (name, text) in read_folder(&scratch)? {
+            documents.insert(format!("{folder}/{name}"), text);
+        }
     }
     Ok(documents)
 }

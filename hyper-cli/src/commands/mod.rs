@@ -13,6 +13,7 @@ pub(crate) mod push;
 pub(crate) mod quickstart;
 pub(crate) mod reference;
 pub(crate) mod rm;
+pub(crate) mod rules;
 pub(crate) mod serve;
 pub(crate) mod tag;
 

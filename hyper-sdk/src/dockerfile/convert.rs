@@ -71,6 +71,9 @@ impl Converter<'_> {
             Keyword::Entrypoint => Instruction::Entrypoint(Entrypoint { command: self.command(node) }),
             Keyword::Expose => {
                 let mut ports = self.at_least_one(node)?;
+                for port in &ports {
+                    self.check_constant(port, "invalid-port", "", |text| super::ports::parse([text]));
+                }
                 ports.sort_by(|a, b| a.value.cmp(&b.value));
                 Instruction::Expose(Expose { ports })
             }
@@ -213,7 +216,7 @@ impl Converter<'_> {
                 );
             }
         }
-        self.check_chmod(flags.value("chmod"));
+        self.check_permissions(&flags);
         Ok(Copy {
             sources,
             inline,
@@ -241,7 +244,7 @@ impl Converter<'_> {
             ],
         );
         let (sources, inline, destination) = self.sources(node)?;
-        self.check_chmod(flags.value("chmod"));
+        self.check_permissions(&flags);
         Ok(Add {
             sources,
             inline,
@@ -256,17 +259,30 @@ impl Converter<'_> {
         })
     }
 
-    fn check_chmod(&mut self, word: Option<Word>) {
-        let Some(word) =
-            word.filter(|w| !w.value.is_empty() && !w.value.contains(['$', '\'', '"', self.escape]))
-        else {
+    /// Checks a value that is known without the variables of a build, so that all faults are told at once.
+    fn check_constant<T>(
+        &mut self,
+        word: &Word,
+        code: &'static str,
+        help: &str,
+        parse: impl FnOnce(&str) -> crate::Result<T>,
+    ) {
+        if word.value.is_empty() || word.value.contains(['$', '\'', '"', self.escape]) {
             return;
-        };
-        if let Err(e) = super::Chmod::parse(&word.value) {
-            self.diagnostics
-                .push(Diagnostic::error("invalid-chmod", word.span, e.message().to_owned()).with_help(
-                    "write an octal mode such as `0755`, or a symbolic one such as `u=rwX,go=rX`",
-                ));
+        }
+        if let Err(e) = parse(&word.value) {
+            let fault = Diagnostic::error(code, word.span, e.message().to_owned());
+            self.diagnostics.push(if help.is_empty() { fault } else { fault.with_help(help) });
+        }
+    }
+
+    fn check_permissions(&mut self, flags: &Flags) {
+        if let Some(word) = flags.value("chmod") {
+            let help = "write an octal mode such as `0755`, or a symbolic one such as `u=rwX,go=rX`";
+            self.check_constant(&word, "invalid-chmod", help, super::Chmod::parse);
+        }
+        if let Some(word) = flags.value("chown") {
+            self.check_constant(&word, "invalid-chown", "", super::Owner::parse);
         }
     }
 

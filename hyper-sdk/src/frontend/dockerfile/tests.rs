@@ -145,12 +145,81 @@ async fn faults_show_their_place() {
         ("FROM missing AS missing", "cannot be resolved"),
         ("FROM base\nRUN --mount=type=bind true", "target"),
         ("FROM base\nRUN --mount=type=ssh true", "not supported"),
-        ("FROM base\nADD https://example.com/x /", "not supported"),
+        ("FROM base\nADD --checksum=sha256:1 https://example.com/x /", "64 hexadecimal"),
+        ("FROM base\nADD --checksum=12 https://example.com/x.git /", "no checksum of a git repository"),
+        ("FROM base\nADD --keep-git-dir https://example.com/x /", "for git repositories"),
+        ("FROM base\nADD https://example.com/x.git?elephant=1 /", "unknown option `elephant`"),
         ("FROM base\nCOPY a b c", "destination must be a directory"),
-        ("FROM folder", "folder cannot be the base"),
         ("FROM base\nWORKDIR $NOTHING", "empty"),
     ] {
         let e = try_lower(text, FrontendOptions::default()).await.unwrap_err().to_string();
         assert!(e.contains(expected) && e.contains("^"), "{text}: {e}");
     }
+}
+
+#[tokio::test]
+async fn what_is_fetched_is_a_source_of_its_own() {
+    let l = lowered(
+        "FROM base\nADD a https://example.com/x%5b1%5d https://example.com/r.git?tag=v1&subdir=s b c /all/\n",
+    )
+    .await;
+    let Op::File(file) = root(&l) else { panic!("{:?}", root(&l)) };
+    let sources: Vec<(Vec<String>, Option<bool>)> = file
+        .actions
+        .iter()
+        .map(|action| match action {
+            FileAction::Copy(copy) => (copy.sources.clone(), copy.unpack),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let all = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        sources,
+        [
+            (all(&["a"]), None),
+            (all(&["x[[]1]"]), Some(false)),
+            (all(&["/"]), Some(false)),
+            (all(&["b", "c"]), None)
+        ]
+    );
+    let git = l.graph.vertices().iter().find_map(|v| match &v.op {
+        Op::Source(Source::Git(git)) => Some(git.clone()),
+        _ => None,
+    });
+    let git = git.unwrap();
+    assert_eq!((git.reference.as_deref(), git.subdir.as_deref()), (Some("refs/tags/v1"), Some("s")));
+    assert!(git.submodules && !git.keep_git_dir);
+}
+
+#[tokio::test]
+async fn a_folder_is_a_base_of_one_layer() {
+    let l = lowered("FROM folder\nENV A=1\n").await;
+    assert!(matches!(root(&l), Op::File(_)));
+    assert_eq!(l.history.iter().filter(|h| h.layer).count(), 1);
+}
+
+#[tokio::test]
+async fn the_faults_of_all_stages_are_told_at_once() {
+    let text = "FROM base AS a\nWORKDIR $NO\nCOPY x y z\nFROM a\nARG P=http\nEXPOSE $P\n";
+    let e = try_lower(text, FrontendOptions::default()).await.unwrap_err().to_string();
+    for part in ["3 errors", "Dockerfile:2:", "Dockerfile:3:", "Dockerfile:6:"] {
+        assert!(e.contains(part), "{part}: {e}");
+    }
+}
+
+#[tokio::test]
+async fn the_epoch_is_a_number_the_context_or_a_stage() {
+    let text = "ARG SOURCE_DATE_EPOCH=77\nFROM scratch AS source\nADD https://x/y.git /\nFROM base\nARG SOURCE_DATE_EPOCH\nRUN x\n";
+    let with = async |value: Option<&str>| {
+        let mut options = FrontendOptions { context_time: Some(55), ..FrontendOptions::default() };
+        options.build_args.extend(value.map(|v| ("SOURCE_DATE_EPOCH".to_owned(), v.to_owned())));
+        let l = try_lower(text, options).await.unwrap();
+        let Op::Exec(exec) = root(&l) else { panic!("no command") };
+        let seen = exec.env.iter().find(|(n, _)| n == "SOURCE_DATE_EPOCH").map(|(_, v)| v.clone());
+        (l.epoch, seen.unwrap_or_default())
+    };
+    assert_eq!(with(None).await, (Some(77), "77".to_owned()));
+    assert_eq!(with(Some("5")).await, (Some(5), "5".to_owned()));
+    assert_eq!(with(Some("context")).await, (Some(55), "55".to_owned()));
+    assert_eq!(with(Some("source")).await, (Some(1234), "1234".to_owned()));
 }
