@@ -29,7 +29,6 @@ const FLAGS: &[(&str, bool)] = &[
     ("security-opt", false),
     ("shm-size", false),
     ("squash", true),
-    ("ssh", false),
     ("ulimit", false),
 ];
 

@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use hyper_sdk::build::EpochPolicy;
 use hyper_sdk::exec::SecretBytes;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Splits a comma-separated value as a line of CSV: a field in double quotes may contain commas, and `""` in it is a
 /// quote.
@@ -101,6 +102,38 @@ pub(crate) fn annotations(entries: &[String]) -> Result<BTreeMap<String, String>
         }
     }
     map("annotation", &plain)
+}
+
+/// Finds the sockets of agents: `ID=SOCKET`, or `ID` alone for the socket of SSH_AUTH_SOCK.
+pub(crate) fn agents(
+    entries: &[String],
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    let mut agents = BTreeMap::new();
+    for entry in entries {
+        let usage = |why: String| Failure::usage(format!("--ssh `{entry}`: {why}"));
+        let (id, socket) = key_value(entry);
+        if id.is_empty() {
+            return Err(usage("expected ID or ID=SOCKET".to_owned()));
+        }
+        let socket = match socket.filter(|s| !s.is_empty()) {
+            Some(socket) => socket.to_owned(),
+            None => environment("SSH_AUTH_SOCK").filter(|s| !s.is_empty()).ok_or_else(|| {
+                usage("SSH_AUTH_SOCK is not set: start an agent, or name its socket".to_owned())
+            })?,
+        };
+        let path = std::path::absolute(&socket)
+            .map_err(|e| hyper_sdk::Error::io("cannot resolve the socket of an agent", &socket, e))?;
+        let meta = std::fs::metadata(&path)
+            .map_err(|e| hyper_sdk::Error::io("cannot find the socket of an agent", &path, e))?;
+        if !std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) {
+            return Err(unsupported(format!(
+                "--ssh `{entry}` names a file that is no socket: give a key to an agent with ssh-add, and name the agent"
+            )));
+        }
+        agents.insert(id.to_owned(), path);
+    }
+    Ok(agents)
 }
 
 /// Reads the secrets: `id=ID,src=FILE`, `id=ID,env=NAME`, or `id=ID` alone for the variable or else the file ID.

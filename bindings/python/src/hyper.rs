@@ -265,7 +265,7 @@ macro_rules! methods {
             #[pyo3(signature = (
                 context=None, *, file=None, dockerfile=None, tags=Vec::new(), build_args=BTreeMap::new(),
                 labels=BTreeMap::new(), annotations=BTreeMap::new(), build_contexts=BTreeMap::new(),
-                secrets=BTreeMap::new(), target=None, platform=None, outputs=None, no_cache=false, pull=false,
+                secrets=BTreeMap::new(), ssh=BTreeMap::new(), target=None, platform=None, outputs=None, no_cache=false, pull=false,
                 network="host".to_owned(), extra_hosts=BTreeMap::new(), allow_insecure=false,
                 allow_host_network=false, source_date_epoch=None, progress=None
             ))]
@@ -282,6 +282,7 @@ macro_rules! methods {
                 annotations: BTreeMap<String, String>,
                 build_contexts: BTreeMap<String, ContextArgument>,
                 secrets: BTreeMap<String, SecretArgument>,
+                ssh: BTreeMap<String, PathBuf>,
                 target: Option<String>,
                 platform: Option<String>,
                 outputs: Option<Vec<OutputFields>>,
@@ -304,6 +305,7 @@ macro_rules! methods {
                     annotations,
                     build_contexts,
                     secrets,
+                    ssh,
                     target,
                     platform,
                     outputs,

@@ -41,6 +41,7 @@ pub(crate) struct BuildArguments {
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) build_contexts: BTreeMap<String, ContextArgument>,
     pub(crate) secrets: BTreeMap<String, SecretArgument>,
+    pub(crate) ssh: BTreeMap<String, PathBuf>,
     pub(crate) target: Option<String>,
     pub(crate) platform: Option<String>,
     pub(crate) outputs: Option<Vec<OutputFields>>,
@@ -111,6 +112,7 @@ impl BuildArguments {
             };
             request.secrets.insert(id, SecretBytes::new(bytes));
         }
+        request.ssh = self.ssh;
         request.network = match self.network.as_str() {
             "host" | "default" => Network::Host,
             "none" => Network::None,

@@ -66,6 +66,9 @@ pub(crate) struct BuildArgs {
     /// Secret for RUN --mount=type=secret, as id=ID,src=FILE or id=ID,env=NAME
     #[arg(long = "secret", value_name = "SPEC")]
     secrets: Vec<String>,
+    /// Agent for RUN --mount=type=ssh and git over ssh: default, or ID=SOCKET; without a socket that of SSH_AUTH_SOCK
+    #[arg(long = "ssh", value_name = "ID[=SOCKET]")]
+    ssh: Vec<String>,
     /// Label of the image
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
@@ -294,6 +297,7 @@ fn request(
         request.build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
     }
     request.secrets = values::secrets(&args.secrets, &environment)?;
+    request.ssh = values::agents(&args.ssh, &environment)?;
     request.labels = values::map("label", &args.labels)?;
     request.annotations = values::annotations(&args.annotations)?;
     request.extra_hosts = values::hosts(&args.hosts)?;
@@ -464,8 +468,8 @@ mod tests {
         for (arguments, text) in [
             (&["--push"][..], "needs a name"),
             (&["--cache-from", "type=gha"], "--cache-from is not supported yet"),
-            (&["--ssh", "default"], "ssh"),
-            (&["--ssh=default"], "--ssh is not supported yet"),
+            (&["--ssh", "default"], "SSH_AUTH_SOCK"),
+            (&["--ssh", "a=/nowhere/at/all"], "/nowhere/at/all"),
             (&["--sbom=true"], "--sbom is not supported yet"),
             (&["--platform", "linux/amd64,linux/arm64"], "several platforms is not supported yet"),
             (&["--allow", "device"], "--allow device"),

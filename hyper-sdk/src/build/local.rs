@@ -184,7 +184,7 @@ impl LocalBuilder {
         let options = RemoteOptions {
             secrets: request.secrets.clone(),
             proxy: self.options.proxy.clone(),
-            ssh_agent: None,
+            ssh_agent: request.ssh.get("default").cloned(),
             progress: progress.clone(),
         };
         let contexts = Contexts {
@@ -359,6 +359,7 @@ impl Builder for LocalBuilder {
             allow_host_network: request.allow_host_network,
             extra_hosts: request.extra_hosts.clone(),
             resolv_conf: self.options.resolv_conf.clone(),
+            ssh: request.ssh.clone(),
             secrets: request.secrets.clone(),
             progress: progress.clone(),
             commands: tokio::sync::Semaphore::new(self.options.parallel.unwrap_or(processors.max(4))),

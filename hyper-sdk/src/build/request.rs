@@ -189,6 +189,8 @@ pub struct BuildRequest {
     pub network: crate::exec::Network,
     /// Secrets by id, for RUN `--mount=type=secret`.
     pub secrets: BTreeMap<String, SecretBytes>,
+    /// Sockets of ssh agents by id, for RUN `--mount=type=ssh`; that of `default` is asked for git over ssh, too.
+    pub ssh: BTreeMap<String, PathBuf>,
     /// Extra entries of /etc/hosts in RUN steps: name and address.
     pub extra_hosts: Vec<(String, String)>,
     /// Whether RUN `--security=insecure` is permitted.
@@ -223,6 +225,7 @@ impl BuildRequest {
             pull: false,
             network: crate::exec::Network::Host,
             secrets: BTreeMap::new(),
+            ssh: BTreeMap::new(),
             extra_hosts: Vec::new(),
             allow_insecure: false,
             allow_host_network: false,

@@ -1,5 +1,8 @@
-//! Offers a Unix socket of the host inside a step, such as that of an ssh agent, with an owner and a mode of its own:
-//! the host's socket belongs to a user that the step is not.
+//! Offers the ssh agent of the host inside a step, by a socket with an owner and a mode of its own: the host's socket
+//! belongs to a user that the step is not.
+//!
+//! What a step may ask is to list keys and to sign (draft-miller-ssh-agent, section 3). It cannot add, remove or lock
+//! keys: those requests are answered with a failure and do not reach the agent.
 
 use super::{mounts, sys, view};
 use crate::{Error, Result};
@@ -38,19 +41,83 @@ pub(super) fn serve(
     Ok(())
 }
 
+/// The longest message that is passed on; agents take no longer ones either.
+const MAX_MESSAGE: usize = 256 << 10;
+const REQUEST_IDENTITIES: u8 = 11;
+const SIGN_REQUEST: u8 = 13;
+/// The whole message SSH_AGENT_FAILURE.
+const FAILURE: [u8; 5] = [0, 0, 0, 1, 5];
+
 fn connect(inner: UnixStream, outer: UnixStream) {
-    let (Ok(inner_again), Ok(outer_again)) = (inner.try_clone(), outer.try_clone()) else { return };
     std::thread::spawn(move || pass(inner, outer));
-    std::thread::spawn(move || pass(outer_again, inner_again));
 }
 
-fn pass(mut from: UnixStream, mut to: UnixStream) {
-    let mut buffer = [0; 16 << 10];
-    while let Ok(n @ 1..) = from.read(&mut buffer) {
-        if to.write_all(&buffer[..n]).is_err() {
-            break;
+/// Passes requests on and answers back until either side ends.
+fn pass(mut inner: UnixStream, mut outer: UnixStream) {
+    while let Some(request) = message(&mut inner) {
+        let answer = match request.get(4) {
+            Some(&(REQUEST_IDENTITIES | SIGN_REQUEST)) => {
+                if outer.write_all(&request).is_err() {
+                    return;
+                }
+                match message(&mut outer) {
+                    Some(answer) => answer,
+                    None => return,
+                }
+            }
+            _ => FAILURE.to_vec(),
+        };
+        if inner.write_all(&answer).is_err() {
+            return;
         }
     }
-    // The other side may have closed first.
-    to.shutdown(std::net::Shutdown::Write).ok();
+}
+
+/// One message with its length in front; nothing at the end, or when it is too long to be one.
+fn message(from: &mut UnixStream) -> Option<Vec<u8>> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length).ok()?;
+    let size = usize::try_from(u32::from_be_bytes(length)).ok().filter(|size| *size <= MAX_MESSAGE)?;
+    let mut message = length.to_vec();
+    message.resize(4 + size, 0);
+    from.read_exact(&mut message[4..]).ok()?;
+    Some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed(body: &[u8]) -> Vec<u8> {
+        [&u32::try_from(body.len()).unwrap().to_be_bytes(), body].concat()
+    }
+
+    #[test]
+    fn a_step_can_list_and_sign_and_nothing_else() {
+        let (mut step, inner) = UnixStream::pair().unwrap();
+        let (outer, mut agent) = UnixStream::pair().unwrap();
+        connect(inner, outer);
+        let agent = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            while let Some(request) = message(&mut agent) {
+                seen.push(request[4]);
+                agent.write_all(&framed(&[request[4] + 1, 9])).unwrap();
+            }
+            seen
+        });
+        let mut ask = |body: &[u8]| {
+            step.write_all(&framed(body)).unwrap();
+            message(&mut step).unwrap()
+        };
+        assert_eq!(ask(&[11]), framed(&[12, 9]));
+        assert_eq!(ask(&[13, 1, 2, 3]), framed(&[14, 9]));
+        // Remove all, add, lock, an extension, nothing.
+        for body in [&[19][..], &[17, 1], &[22], &[27], &[]] {
+            assert_eq!(ask(body), FAILURE, "{body:?}");
+        }
+        step.write_all(&[0xff; 8]).unwrap();
+        assert_eq!(step.read(&mut [0; 8]).unwrap_or(0), 0, "what is too long ends the connection");
+        drop(step);
+        assert_eq!(agent.join().unwrap(), [11, 13]);
+    }
 }

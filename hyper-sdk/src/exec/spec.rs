@@ -161,7 +161,7 @@ pub enum MountSource {
         /// Its group.
         gid: u32,
     },
-    /// A Unix socket of the host, such as that of an ssh agent.
+    /// The socket of an ssh agent of the host. The step can list keys and sign; other requests fail.
     Socket {
         /// The socket.
         path: PathBuf,

@@ -217,6 +217,19 @@ pub enum MountKind {
         /// The group of the file.
         gid: u32,
     },
+    /// The socket of an ssh agent.
+    Ssh {
+        /// The id of the agent.
+        id: String,
+        /// Whether the step fails without it.
+        required: bool,
+        /// The mode of the socket.
+        mode: u32,
+        /// The owner of the socket.
+        uid: u32,
+        /// The group of the socket.
+        gid: u32,
+    },
 }
 
 /// Changes files, as one layer.

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// How much of a failed command's output its error repeats.
 const TAIL: usize = 4 << 10;
+/// Where programs look for the socket of their agent.
+const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 
 impl SolveContext {
     pub(super) async fn exec_keys(
@@ -106,6 +108,10 @@ impl SolveContext {
         }
         for (at, mount) in exec.mounts.iter().enumerate() {
             if let Some(mount) = self.mount(mount, caches.folder(at), inputs).await? {
+                let socket = matches!(mount.source, crate::exec::MountSource::Socket { .. });
+                if socket && !spec.env.iter().any(|(name, _)| name == SSH_AUTH_SOCK) {
+                    spec.env.push((SSH_AUTH_SOCK.to_owned(), mount.target.clone()));
+                }
                 spec.mounts.push(mount);
             }
         }

@@ -91,6 +91,8 @@ pub struct SolveContext {
     pub extra_hosts: Vec<(String, String)>,
     /// The content of /etc/resolv.conf in commands; the host's without.
     pub resolv_conf: Option<String>,
+    /// Sockets of ssh agents by id.
+    pub ssh: BTreeMap<String, PathBuf>,
     /// Secrets by id.
     pub secrets: BTreeMap<String, SecretBytes>,
     /// Where events go.

@@ -6,7 +6,7 @@ use crate::digest::Hasher;
 use crate::exec::{CacheMount, ExecMount, MountSource, RootFs, SecretBytes};
 use crate::graph::{ExecOp, InputIndex, Mount, MountKind, Sharing};
 use crate::layer::copy::{CopyRequest, CopySpec, CopyStep, EmptyDestination, Planner, SourceRoot};
-use crate::{Digest, Error, Result};
+use crate::{Digest, Error, ErrorKind, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
 use std::io::{BufWriter, Seek, Write};
@@ -195,6 +195,21 @@ impl SolveContext {
                     gid: *gid,
                 },
                 None if *required => return Err(missing_secret(id)),
+                None => return Ok(None),
+            },
+            MountKind::Ssh { id, required, mode, uid, gid } => match self.ssh.get(id) {
+                Some(path) => MountSource::Socket { path: path.clone(), mode: *mode, uid: *uid, gid: *gid },
+                None if *required => {
+                    let flag = if id == "default" {
+                        "--ssh default".to_owned()
+                    } else {
+                        format!("--ssh {id}=SOCKET")
+                    };
+                    return Err(Error::new(
+                        ErrorKind::NotFound,
+                        format!("the ssh agent `{id}` is required: give it with {flag}"),
+                    ));
+                }
                 None => return Ok(None),
             },
         };

@@ -405,10 +405,6 @@ impl<'a> Lowering<'a> {
         Diagnostic::error("instruction", word.span, message)
     }
 
-    pub(super) fn unsupported(&self, word: &Word, message: impl Into<String>) -> Fault {
-        self.unsupported_at(word.span, message)
-    }
-
     pub(super) fn unsupported_at(&self, span: Span, message: impl Into<String>) -> Fault {
         Diagnostic::error("unsupported", span, message).unsupported().into()
     }

@@ -176,7 +176,19 @@ impl Lowering<'_> {
                 mounts.push(Mount { target, kind });
             }
             dockerfile::MountKind::Ssh => {
-                return Err(self.unsupported(word, "RUN `--mount=type=ssh` is not supported yet"));
+                let number = mounts.iter().filter(|m| matches!(m.kind, MountKind::Ssh { .. })).count();
+                let target = match target {
+                    Some(target) => checked(Some(target))?,
+                    None => format!("/run/buildkit/ssh_agent.{number}"),
+                };
+                let kind = MountKind::Ssh {
+                    id: mount.id.clone().unwrap_or_else(|| "default".to_owned()),
+                    required: mount.required,
+                    mode: mount.mode.unwrap_or(0o600),
+                    uid: mount.uid.unwrap_or(0),
+                    gid: mount.gid.unwrap_or(0),
+                };
+                mounts.push(Mount { target, kind });
             }
         }
         Ok(())
