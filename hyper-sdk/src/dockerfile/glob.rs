@@ -114,7 +114,18 @@ impl Glob {
         if self.literal {
             return path == self.prefix;
         }
-        path.starts_with(&self.prefix) && self.run(path).is_some_and(|states| states[self.tokens.len()])
+        path.starts_with(&self.prefix)
+            && self.run(path, false).is_some_and(|states| states[self.tokens.len()])
+    }
+
+    /// Whether the whole path matches, or the path of a folder above it. The time is that of one match.
+    pub fn matches_with_parents(&self, path: &str) -> bool {
+        if self.literal {
+            let rest = path.strip_prefix(&self.prefix);
+            return rest
+                .is_some_and(|rest| rest.is_empty() || (rest.starts_with('/') && !self.prefix.is_empty()));
+        }
+        path.starts_with(&self.prefix) && self.run(path, true).is_some_and(|states| states[self.tokens.len()])
     }
 
     /// Whether something below a folder could match; `""` and `"."` stand for the root.
@@ -123,17 +134,22 @@ impl Glob {
         if folder.is_empty() || folder == "." {
             return true;
         }
-        self.run(&format!("{folder}/")).is_some_and(|states| states[..self.tokens.len()].contains(&true))
+        self.run(&format!("{folder}/"), false)
+            .is_some_and(|states| states[..self.tokens.len()].contains(&true))
     }
 
-    /// The states after a text, nothing when none is left.
-    fn run(&self, text: &str) -> Option<Vec<bool>> {
+    /// The states after a text, nothing when none is left; or, with `parents`, those after the first folder of it that
+    /// matches.
+    fn run(&self, text: &str, parents: bool) -> Option<Vec<bool>> {
         let count = self.tokens.len();
         let mut states = vec![false; count + 1];
         let mut next = states.clone();
         states[0] = true;
         self.close(&mut states);
-        for c in text.chars() {
+        for (at, c) in text.char_indices() {
+            if parents && c == '/' && at > 0 && states[count] {
+                break;
+            }
             next.fill(false);
             let mut alive = false;
             for (i, token) in self.tokens.iter().enumerate().filter(|(i, _)| states[*i]) {
@@ -293,6 +309,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_match_of_a_folder_above_is_found_in_one_pass(pattern in "[ab/*?]{1,8}", path in "[ab/]{1,10}") {
+            if let Ok(glob) = Glob::deep(&pattern) {
+                let folders = path.match_indices('/').filter(|(at, _)| *at > 0);
+                let any = glob.matches(&path) || folders.into_iter().any(|(at, _)| glob.matches(&path[..at]));
+                prop_assert_eq!(glob.matches_with_parents(&path), any);
+            }
+        }
+
         #[test]
         fn never_panics_and_skips_nothing_that_matches(pattern in "[ab*?/\\[\\]^\\\\-]{0,12}", path in "[ab]{1,2}(/[ab]{1,2}){1,4}") {
             if let Some(glob) = Glob::deep(&pattern).ok().filter(|glob| glob.matches(&path)) {

@@ -59,6 +59,9 @@ impl Rule {
     }
 
     fn matches_with_parents(&self, path: &str) -> bool {
+        if let Matcher::Glob(glob) = &self.matcher {
+            return glob.matches_with_parents(path);
+        }
         self.matches(path) || path.match_indices('/').any(|(at, _)| at > 0 && self.matches(&path[..at]))
     }
 
