@@ -39,6 +39,9 @@ fn bind_takes_source_from_target_and_rw() {
         (echo x > /w/a/f) 2>/dev/null || echo also >> /out";
     assert_eq!(out_of(&place, stages, &[]), "stage\nnew\ncontextread-only\nalso\n");
     assert_eq!(std::fs::read_to_string(place.join("context/d/f")).unwrap(), "context");
+    // Without a target it is the working directory.
+    let stages = "FROM base AS run\nWORKDIR /w\nRUN --mount=source=d cat f > /out; cat /w/f >> /out";
+    assert_eq!(out_of(&place, stages, &[]), "contextcontext");
     let said = fault(&place, "FROM base\nRUN --mount=type=bind,target=/ true\n", &[]);
     assert!(said.contains("cannot have the target `/`"), "{said}");
 }

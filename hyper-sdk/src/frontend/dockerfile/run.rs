@@ -104,7 +104,8 @@ impl Lowering<'_> {
         let checked = |target: Option<String>| match target {
             Some(t) if t == "/" => Err(self.error(word, "a mount cannot have the target `/`")),
             Some(t) => Ok(t),
-            None => Err(needs_target()),
+            // Without one it is the working directory, which then has to be another than the root.
+            None => Some(clean(&state.workdir())).filter(|t| t != "/").ok_or_else(needs_target),
         };
         let from =
             |from: &Option<String>| from.clone().map(|name| crate::dockerfile::Spanned::new(name, word.span));

@@ -1,0 +1,67 @@
+//! Lowers Dockerfiles to their graphs, without network: every image is taken to be an empty one.
+//!
+//! ```text
+//! cargo run --example graph -- Dockerfile…          the size of each graph, and what the linter finds
+//! cargo run --example graph -- --dot Dockerfile     the graph as a drawing for `dot`
+//! ```
+
+use async_trait::async_trait;
+use hyper_sdk::frontend::dockerfile::{check, lower};
+use hyper_sdk::frontend::{FrontendOptions, Resolved, Resolver};
+use hyper_sdk::graph::Source;
+use hyper_sdk::oci::ImageConfig;
+use hyper_sdk::platform::Platform;
+use hyper_sdk::{Digest, Result};
+
+struct EmptyImages;
+
+#[async_trait]
+impl Resolver for EmptyImages {
+    async fn context(&self, _: &str, _: &Platform) -> Result<Option<Resolved>> {
+        Ok(None)
+    }
+
+    async fn time(&self, _: &Source) -> Result<Option<i64>> {
+        Ok(None)
+    }
+
+    async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved> {
+        Ok(Resolved::Image {
+            reference: name.to_owned(),
+            manifest: Digest::sha256(name),
+            config: Box::new(ImageConfig::empty(platform)),
+        })
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let mut draw = false;
+    let mut failed = false;
+    for name in std::env::args().skip(1) {
+        if name == "--dot" {
+            draw = true;
+            continue;
+        }
+        let text = std::fs::read_to_string(&name)?;
+        let options = FrontendOptions::default();
+        match lower(&name, &text, &options, &EmptyImages).await {
+            Ok(lowered) if draw => print!("{}", lowered.graph.to_dot()),
+            Ok(lowered) => {
+                let checked = check(&name, &text, &options, &EmptyImages).await?;
+                let line = |f: &hyper_sdk::lint::Finding| checked.file.source.line_of(f.span.start);
+                let rules: Vec<String> =
+                    checked.findings.iter().map(|f| format!("{}:{}", f.rule.name, line(f))).collect();
+                println!("{name}: {} vertices; {}", lowered.graph.vertices().len(), rules.join(" "));
+            }
+            Err(error) => {
+                failed = true;
+                println!("{name}: {error}");
+            }
+        }
+    }
+    if failed {
+        std::process::exit(1);
+    }
+    Ok(())
+}
