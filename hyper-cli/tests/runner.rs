@@ -13,6 +13,7 @@ mod build;
 mod check;
 mod debian;
 mod interop;
+mod language;
 mod mount_options;
 mod mounts;
 mod program;

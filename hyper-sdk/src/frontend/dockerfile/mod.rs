@@ -34,12 +34,38 @@ pub async fn lower(
 ) -> Result<Lowered> {
     let (mut file, diagnostics) = crate::dockerfile::parse(text, name).into_result()?;
     alias(&mut file, options)?;
+    let notes = arguments_for_the_builder(options)?;
     let mut lowered =
         lower_file(&file, options, resolver).await.map_err(|fault| lower::to_error(fault, &file.source))?;
     let check = Checked::new(file, diagnostics, &lowered.bases, options)?;
     check.refuse()?;
     lowered.warnings = check.warnings();
+    lowered.warnings.extend(notes);
     Ok(lowered)
+}
+
+/// Looks at the build arguments that speak to the builder; what is not done is said.
+fn arguments_for_the_builder(options: &FrontendOptions) -> Result<Vec<String>> {
+    if let Some(image) = options.build_args.get("BUILDKIT_SYNTAX").filter(|image| !image.is_empty()) {
+        let parsed =
+            crate::dockerfile::parse(&format!("# syntax={image}\n"), "the build argument BUILDKIT_SYNTAX");
+        if let Some(fault) = parsed.diagnostics.iter().find(|d| d.unsupported) {
+            return Err(crate::Error::unsupported(format!(
+                "the build argument BUILDKIT_SYNTAX: {}",
+                fault.message
+            )));
+        }
+    }
+    let is_set = |name: &str| {
+        let value = options.build_args.get(name);
+        value.is_some_and(|value| crate::dockerfile::parse_bool(value).unwrap_or(!value.is_empty()))
+    };
+    let undone = [
+        ("BUILDKIT_INLINE_CACHE", "the cache is not written into the image"),
+        ("BUILDKIT_MULTI_PLATFORM", "the result is an image, not an index of one"),
+    ];
+    let undone = undone.into_iter().filter(|(name, _)| is_set(name));
+    Ok(undone.map(|(name, what)| format!("the build argument {name} is not supported yet: {what}")).collect())
 }
 
 fn alias(file: &mut Dockerfile, options: &FrontendOptions) -> Result<()> {

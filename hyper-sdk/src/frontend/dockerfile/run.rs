@@ -133,6 +133,10 @@ impl Lowering<'_> {
                     None => None,
                 };
                 let id = mount.id.clone().unwrap_or_else(|| target.clone());
+                let id = match self.options.build_args.get("BUILDKIT_CACHE_MOUNT_NS") {
+                    Some(namespace) if !namespace.is_empty() => format!("{namespace}/{id}"),
+                    _ => id,
+                };
                 let kind = MountKind::Cache {
                     id,
                     from,

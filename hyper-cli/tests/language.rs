@@ -1,0 +1,225 @@
+//! The language as its users see it: what is built from a Dockerfile, where no smaller test says it.
+
+use crate::support::{Place, busybox, skip, told};
+use serde_json::Value;
+
+macro_rules! needs_busybox {
+    () => {
+        if busybox().is_none() {
+            skip!("there is no static busybox");
+        }
+    };
+}
+
+/// The config of the image that a Dockerfile makes.
+fn config(place: &Place, dockerfile: &str, flags: &[&str]) -> Value {
+    place.built(dockerfile, &[flags, &["-t", "it"]].concat());
+    let shown: Value = serde_json::from_str(&place.ok(&["inspect", "it", "--format=json"])).unwrap();
+    shown["config"].clone()
+}
+
+/// What the file `/out` of the stage `run` holds.
+fn out_of(place: &Place, stages: &str, flags: &[&str]) -> String {
+    let folder = place.join("out");
+    let output = format!("type=local,dest={}", folder.display());
+    let dockerfile = format!("{stages}\nFROM scratch\nCOPY --from=run /out /\n");
+    place.built(&dockerfile, &[flags, &["-o", &output]].concat());
+    std::fs::read_to_string(folder.join("out")).unwrap()
+}
+
+#[test]
+fn every_form_of_expansion_in_every_instruction() {
+    needs_busybox!();
+    let place = Place::new();
+    place.write("context/file.txt", "x");
+    let dockerfile = "ARG BASE=ba\nFROM ${BASE}se\n\
+        ARG A=one.two.one EMPTY= N=/dir\n\
+        ENV PLAIN=$A BRACES=${A} DEFAULT=${NONE:-d} UNSET=${NONE-u} NULL=${EMPTY:-n} SET=${EMPTY-s} PLUS=${A:+p} MINUS=${NONE+m}\n\
+        ENV SHORT=${A#*.} LONG=${A##*.} CUT=${A%.*} CUTS=${A%%.*} FIRST=${A/one/1} ALL=${A//one/1} ESCAPED=\\$A\n\
+        ENV abc=hello\n\
+        ENV abc=bye def=$abc\n\
+        ENV ghi=$abc\n\
+        LABEL label=$abc other=\"${abc} you\"\n\
+        WORKDIR $N/sub\n\
+        COPY ${PLAIN:+file}.txt $N/\n\
+        ADD file.txt $N/added\n\
+        USER ${NONE:-0}\n\
+        EXPOSE ${NONE:-80}/udp\n\
+        VOLUME $N/volume\n\
+        STOPSIGNAL ${NONE:-SIGINT}\n\
+        ONBUILD RUN echo $abc\n\
+        CMD echo $abc\n";
+    let config = config(&place, dockerfile, &[]);
+    let config = &config["config"];
+    let env: Vec<&str> = config["Env"].as_array().unwrap().iter().map(|e| e.as_str().unwrap()).collect();
+    for pair in [
+        "PLAIN=one.two.one",
+        "BRACES=one.two.one",
+        "DEFAULT=d",
+        "UNSET=u",
+        "NULL=n",
+        "SET=",
+        "PLUS=p",
+        "MINUS=",
+        "SHORT=two.one",
+        "LONG=one",
+        "CUT=one.two",
+        "CUTS=one",
+        "FIRST=1.two.one",
+        "ALL=1.two.1",
+        "ESCAPED=$A",
+        "abc=bye",
+        "def=hello",
+        "ghi=bye",
+    ] {
+        assert!(env.contains(&pair), "{pair}: {env:?}");
+    }
+    assert_eq!(config["Labels"], serde_json::json!({ "label": "bye", "other": "bye you" }));
+    assert_eq!(config["WorkingDir"], "/dir/sub");
+    assert_eq!(config["ExposedPorts"], serde_json::json!({ "80/udp": {} }));
+    assert_eq!(config["Volumes"], serde_json::json!({ "/dir/volume": {} }));
+    assert_eq!((&config["User"], &config["StopSignal"]), (&"0".into(), &"SIGINT".into()));
+    // Text that a shell reads is left to it.
+    assert_eq!(config["Cmd"][2], "echo $abc");
+    assert_eq!(config["OnBuild"][0], "RUN echo $abc");
+    let output = place.build("FROM base\nENV A=${NONE:?must be set}\n", &[]).output().unwrap();
+    assert!(!output.status.success() && told(&output).contains("must be set"), "{}", told(&output));
+}
+
+#[test]
+fn arguments_have_scopes_defaults_and_an_order() {
+    needs_busybox!();
+    let place = Place::new();
+    let stages = "ARG GLOBAL=global\nARG OTHER=$GLOBAL-2 THIRD\nFROM base AS first\nARG GLOBAL\nARG LOCAL=local\n\
+        ENV FIXED=env\nARG FIXED=arg\nARG BOTH=arg\nENV BOTH=env\n\
+        FROM first AS run\nARG OTHER THIRD\nRUN echo \"$GLOBAL $OTHER $THIRD $LOCAL $FIXED $BOTH\" > /out";
+    assert_eq!(out_of(&place, stages, &[]), "global global-2  local arg env\n");
+    let given = ["--build-arg", "GLOBAL=g", "--build-arg", "THIRD=t", "--build-arg", "LOCAL=l"];
+    assert_eq!(out_of(&place, stages, &given), "g g-2 t l arg env\n");
+}
+
+#[test]
+fn predefined_arguments_are_known_and_proxies_leave_no_trace() {
+    needs_busybox!();
+    let place = Place::new();
+    let stages = "FROM --platform=$BUILDPLATFORM base AS run\n\
+        ARG TARGETPLATFORM TARGETOS TARGETARCH TARGETVARIANT TARGETSTAGE BUILDPLATFORM BUILDOS BUILDARCH\n\
+        RUN echo \"$TARGETPLATFORM $TARGETOS $TARGETARCH [$TARGETVARIANT] $TARGETSTAGE\" > /out; \\\n\
+        test \"$BUILDPLATFORM\" = \"$BUILDOS/$BUILDARCH\" && hostname >> /out";
+    let flags = ["--platform=linux/s390x", "--build-arg", "BUILDKIT_SANDBOX_HOSTNAME=named"];
+    assert_eq!(out_of(&place, stages, &flags), "linux/s390x linux s390x [] default\nnamed\n");
+
+    let text = "FROM base\nRUN test \"$HTTP_PROXY\" = \"$http_proxy\" && test -n \"$HTTP_PROXY\"\n";
+    let proxies = |value: &str| {
+        ["HTTP_PROXY", "http_proxy"].map(|name| format!("--build-arg={name}=http://{value}.example.com"))
+    };
+    let (one, two) = (proxies("one"), proxies("two"));
+    let flags: Vec<&str> = one.iter().map(String::as_str).collect();
+    assert!(!config(&place, text, &flags).to_string().contains("one.example.com"));
+    let flags: Vec<&str> = two.iter().map(String::as_str).collect();
+    let built = place.built(text, &flags);
+    assert!(built.outcomes().iter().filter(|(n, _)| n.contains("RUN")).all(|(_, o)| o == "cached"));
+}
+
+#[test]
+fn arguments_for_the_builder_are_obeyed_or_named() {
+    needs_busybox!();
+    let place = Place::new();
+    let cache = |namespace: &str, command: &str| {
+        let stages = format!("FROM base AS run\nRUN --mount=type=cache,id=x,target=/c {command}");
+        let flag = format!("--build-arg=BUILDKIT_CACHE_MOUNT_NS={namespace}");
+        out_of(&place, &stages, &["--no-cache", &flag])
+    };
+    assert_eq!(cache("a", "echo a > /c/f; echo > /out"), "\n");
+    assert_eq!(cache("b", "ls /c > /out"), "");
+    assert_eq!(cache("a", "cat /c/f > /out"), "a\n");
+    for name in ["BUILDKIT_INLINE_CACHE", "BUILDKIT_MULTI_PLATFORM"] {
+        let flag = format!("--build-arg={name}=1");
+        let output = place.build("FROM scratch\nCOPY . /\n", &[&flag]).output().unwrap();
+        assert!(output.status.success() && told(&output).contains(&format!("{name} is not supported yet")));
+    }
+    let output =
+        place.build("FROM scratch\n", &["--build-arg=BUILDKIT_SYNTAX=example.com/other"]).output().unwrap();
+    assert!(!output.status.success() && told(&output).contains("example.com/other"), "{}", told(&output));
+}
+
+#[test]
+fn triggers_run_in_the_child_with_everything_that_is_in_them() {
+    needs_busybox!();
+    let place = Place::new();
+    place.write("context/own", "context");
+    let layout = place.join("parent");
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    let parent = "FROM base\nONBUILD ARG WORD=default\nONBUILD COPY --from=tools /tool /tool\nONBUILD COPY own /own\n\
+        ONBUILD RUN <<EOF\ncat /tool /own > /out\necho \" $WORD\" >> /out\nEOF\nONBUILD ADD <<EOF /file\n$WORD\nEOF\n";
+    place.built(parent, &["-o", &output, "-t", "parent:latest"]);
+    let context = format!("parent=oci-layout://{}", layout.display());
+    let stages = "FROM base AS tools\nRUN echo -n tool- > /tool\nFROM parent AS run\nRUN cat /file >> /out";
+    let flags = ["--build-context", context.as_str(), "--build-arg", "WORD=given"];
+    assert_eq!(out_of(&place, stages, &flags), "tool-context given\ngiven\n");
+}
+
+#[test]
+fn heredocs_run_as_script_or_in_the_shell_and_make_files() {
+    needs_busybox!();
+    let place = Place::new();
+    let stages = "FROM base AS run\nARG WHO=world\n\
+        RUN <<EOF\necho shell $WHO > /out\nEOF\n\
+        RUN <<EOF\n#!/bin/sh -e\necho script $0 >> /out\nEOF\n\
+        RUN cat <<'ONE' <<-TWO >> /out\nnot used\nONE\n\ttabs $WHO\n\tTWO\n\
+        COPY <<a.txt <<\"b.txt\" /files/\nexpanded $WHO\na.txt\nkept $WHO\nb.txt\n\
+        RUN cat /files/a.txt /files/b.txt >> /out";
+    let seen = out_of(&place, stages, &[]);
+    assert_eq!(seen, "shell world\nscript /dev/pipes/EOF\ntabs world\nexpanded world\nkept $WHO\n");
+}
+
+#[test]
+fn the_dockerfile_is_found_by_its_usual_names_and_by_flag() {
+    let place = Place::new();
+    let context = place.join("context");
+    std::fs::create_dir_all(&context).unwrap();
+    let built = |flags: &[&str]| {
+        let out = place.join("out");
+        let _ = std::fs::remove_dir_all(&out);
+        let output = format!("type=local,dest={}", out.display());
+        let arguments = [&["build", "-o", &output], flags, &[context.to_str().unwrap()]].concat();
+        let output = place.hyper(&arguments).output().unwrap();
+        assert!(output.status.success(), "{}", told(&output));
+        std::fs::read_to_string(out.join("made-by")).unwrap()
+    };
+    for name in ["Containerfile", "dockerfile", "Dockerfile", "deep/other"] {
+        place.write(&format!("context/{name}"), &format!("FROM scratch\nADD <<EOF /made-by\n{name}\nEOF\n"));
+        if name != "deep/other" {
+            assert_eq!(built(&[]), format!("{name}\n"));
+        }
+    }
+    let file = context.join("deep/other");
+    assert_eq!(built(&["-f", file.to_str().unwrap()]), "deep/other\n");
+    assert_eq!(built(&["--file", "deep/other"]), "deep/other\n");
+}
+
+#[test]
+fn every_other_instruction_is_in_the_config() {
+    needs_busybox!();
+    let place = Place::new();
+    let dockerfile = "FROM base\nMAINTAINER me\nSHELL [\"/bin/sh\", \"-eu\", \"-c\"]\nENTRYPOINT [\"/e\"]\nCMD a\nENTRYPOINT b\n\
+        HEALTHCHECK --interval=1m30s --timeout=3s --start-period=5s --start-interval=1s --retries=2 CMD check it\n\
+        EXPOSE 9000-9001/TCP 53/udp 80\nVOLUME [\"/a b\", \"/c\"]\nSTOPSIGNAL 9\nUSER 1:2\nWORKDIR /w\nWORKDIR x\nENV legacy a  b\n";
+    let whole = config(&place, dockerfile, &[]);
+    let config = &whole["config"];
+    assert_eq!(whole["author"], "me");
+    assert_eq!(config["Shell"], serde_json::json!(["/bin/sh", "-eu", "-c"]));
+    assert_eq!(config["Entrypoint"], serde_json::json!(["/bin/sh", "-eu", "-c", "b"]));
+    assert_eq!(config["Cmd"], serde_json::json!(["/bin/sh", "-eu", "-c", "a"]));
+    let check = &config["Healthcheck"];
+    assert_eq!(check["Test"], serde_json::json!(["CMD-SHELL", "check it"]));
+    assert_eq!(check["Interval"], 90_000_000_000_i64);
+    assert_eq!((&check["StartInterval"], &check["Retries"]), (&1_000_000_000.into(), &2.into()));
+    let ports = serde_json::json!({ "53/udp": {}, "80/tcp": {}, "9000/tcp": {}, "9001/tcp": {} });
+    assert_eq!(config["ExposedPorts"], ports);
+    assert_eq!(config["Volumes"], serde_json::json!({ "/a b": {}, "/c": {} }));
+    assert_eq!((&config["User"], &config["WorkingDir"]), (&"1:2".into(), &"/w/x".into()));
+    let history = whole["history"].as_array().unwrap();
+    let layers = history.iter().filter(|h| h["empty_layer"] != true).count();
+    assert_eq!(layers, whole["rootfs"]["diff_ids"].as_array().unwrap().len());
+}
