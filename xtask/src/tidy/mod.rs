@@ -5,8 +5,10 @@
 //! - no `.rs` or `.py` file is longer than [`LINES`] lines;
 //! - no unfinished business and no path of somebody's machine in any text file;
 //! - the rooms of hyper-sdk import in one direction ([`rooms`]);
+//! - every row of the table of the language names tests that exist ([`features`]);
 //! - the SDK reads neither the environment nor a home folder, and the adapters do not depend on each other.
 
+mod features;
 mod rooms;
 
 use crate::repository;
@@ -87,6 +89,7 @@ pub(crate) fn run() -> Result<(), String> {
         }
     }
     rooms::check(&texts, &mut breaches);
+    features::check(&mut breaches);
     for (crate_folder, forbidden) in ADAPTERS {
         let manifest = repository::root().join(crate_folder).join("Cargo.toml");
         let text = std::fs::read_to_string(&manifest).unwrap_or_default();
