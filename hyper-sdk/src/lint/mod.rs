@@ -10,7 +10,7 @@
 //! # Invariants
 //! - Nothing here reads a file or the network: what lies outside the text comes in as [`Facts`]. What is not known
 //!   leads to silence, never to a guess.
-//! - The time is linear in the length of the file.
+//! - The time is linear in the length of the file and in the variables that each stage takes over from the one below.
 //! - An edit of a rule leaves what the file builds as it is.
 
 mod facts;

@@ -96,8 +96,7 @@ impl Parser<'_> {
 
     fn run(&mut self) {
         let mut current: Option<Command> = None;
-        loop {
-            let Some(byte) = self.byte() else { break };
+        while let Some(byte) = self.byte() {
             if self.cases.last() == Some(&true) && current.is_none() && self.pattern() {
                 continue;
             }
