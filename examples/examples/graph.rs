@@ -5,6 +5,8 @@
 //! cargo run --example graph -- --dot Dockerfile     the graph as a drawing for `dot`
 //! ```
 
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
 use async_trait::async_trait;
 use hyper_sdk::frontend::dockerfile::{check, lower};
 use hyper_sdk::frontend::{FrontendOptions, Resolved, Resolver};

@@ -16,9 +16,12 @@ pub(crate) struct Seen {
     pub(crate) headers: BTreeMap<String, String>,
 }
 
+/// The content and the headers of a file.
+type File = (Vec<u8>, Vec<(String, String)>);
+
 #[derive(Default)]
 struct State {
-    files: BTreeMap<String, (Vec<u8>, Vec<(String, String)>)>,
+    files: BTreeMap<String, File>,
     /// What `Authorization` has to be, for every path.
     authorization: Option<String>,
     repositories: Option<PathBuf>,

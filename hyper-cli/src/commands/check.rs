@@ -33,17 +33,19 @@ pub(crate) async fn run(
         Call::Build => Err(Error::internal("a build has its own way").into()),
         Call::Targets => {
             let targets = builder.targets(request, &progress).await?;
-            Ok(match session.format {
+            match session.format {
                 Format::Json => print_json(&json!({ "targets": targets }))?,
                 Format::Text | Format::Sarif => print(&targets_text(&targets))?,
-            })
+            }
+            Ok(())
         }
         Call::Outline => {
             let outline = builder.outline(request, &progress).await?;
-            Ok(match session.format {
+            match session.format {
                 Format::Json => print_json(&outline)?,
                 Format::Text | Format::Sarif => print(&outline_text(&outline))?,
-            })
+            }
+            Ok(())
         }
         Call::Check => match fix {
             Some(stdin) => rewrite(stdin, request, builder, session).await,
