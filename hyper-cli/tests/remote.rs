@@ -332,6 +332,11 @@ fn a_repository_is_a_context() {
     assert!(out.join("from-stdin").exists());
     let said = build_context(&place, &url, &["-f", "leads-out"], None).unwrap_err();
     assert!(said.contains("has no `leads-out`"), "{said}");
+    std::fs::remove_file(place.join("repositories/c.git/.dockerignore")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", place.join("repositories/c.git/.dockerignore")).unwrap();
+    repository(&place, "c", &[]);
+    let said = build_context(&place, &url, &[], None).unwrap_err();
+    assert!(said.contains("`.dockerignore` of the build context is a link"), "{said}");
 }
 
 fn archive(files: &[(&str, &str)]) -> Vec<u8> {
