@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 pub struct Facts {
     /// The environment of the base image of each stage that has one, as `NAME=value`, by the number of the stage.
     pub environments: BTreeMap<usize, Vec<String>>,
+    /// The user of the base image of a stage, empty for root, by the number of the stage.
+    pub users: BTreeMap<usize, String>,
     /// The platform that the base image of a stage is for, by the number of the stage.
     pub platforms: BTreeMap<usize, Platform>,
     /// The platform to build for; that of the host without.

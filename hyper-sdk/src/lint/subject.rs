@@ -43,6 +43,7 @@ pub(super) struct Replay<'a> {
     environment: Environment,
     shell: Vec<String>,
     workdir: Option<String>,
+    user: Option<String>,
 }
 
 /// An instruction in its place.
@@ -57,6 +58,8 @@ pub(super) struct Step<'a> {
     pub(super) shell: Vec<String>,
     /// The last WORKDIR with an absolute path before, in this stage or those that it builds on.
     pub(super) workdir: Option<String>,
+    /// The user that RUN is, where that is known.
+    pub(super) user: Option<String>,
 }
 
 /// A variable that is used and not set.
@@ -139,6 +142,7 @@ impl<'a> Subject<'a> {
                     environment: below.environment.clone(),
                     shell: below.shell.clone(),
                     workdir: below.workdir.clone(),
+                    user: below.user.clone(),
                 }
             }
             other => {
@@ -151,8 +155,20 @@ impl<'a> Subject<'a> {
                     environment.values.insert(name.to_owned(), value.to_owned());
                 }
                 environment.values.entry("PATH".to_owned()).or_default();
+                let user = match scratch {
+                    true => Some(String::new()),
+                    false => self.facts.users.get(&stage.index).cloned(),
+                };
                 let shell = vec!["/bin/sh".to_owned(), "-c".to_owned()];
-                Replay { stage, steps: Vec::new(), sets_shell: false, environment, shell, workdir: None }
+                Replay {
+                    stage,
+                    steps: Vec::new(),
+                    sets_shell: false,
+                    environment,
+                    shell,
+                    workdir: None,
+                    user,
+                }
             }
         };
         for statement in &stage.statements {
@@ -199,6 +215,7 @@ impl<'a> Subject<'a> {
             undefined,
             shell: replay.shell.clone(),
             workdir: replay.workdir.clone(),
+            user: replay.user.clone(),
             expanded,
         };
         self.follow(replay, &step);
@@ -235,6 +252,7 @@ impl<'a> Subject<'a> {
                 replay.sets_shell = true;
                 replay.shell = shell.words.iter().map(|w| w.value.clone()).collect();
             }
+            Instruction::User(user) => replay.user = Some(user.user.value.clone()),
             Instruction::Workdir(workdir) if workdir.path.value.starts_with('/') => {
                 replay.workdir = Some(workdir.path.value.clone());
             }

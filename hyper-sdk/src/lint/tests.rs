@@ -8,6 +8,7 @@ use proptest::prelude::*;
 fn facts(rule: &Rule) -> Facts {
     let mut facts =
         Facts { ignore: rule.ignore_file.map(|t| IgnoreSet::parse(t).unwrap()), ..Facts::default() };
+    facts.users.insert(0, String::new());
     facts.platforms.insert(0, "linux/amd64".parse::<Platform>().unwrap());
     facts.platform = Some("linux/amd64".parse().unwrap());
     facts.predefined =
@@ -58,7 +59,7 @@ fn names_are_unique_and_found_in_any_case() {
 
 #[test]
 fn rules_are_skipped_and_asked_for_by_name() {
-    let text = "from a as B\nRUN sudo x\n";
+    let text = "from a as B\nUSER root\nRUN sudo x\n";
     let with = |directive: &str| {
         let text = format!("# check={directive}\n{text}");
         let parsed = parse(&text, "Dockerfile");
@@ -101,6 +102,7 @@ fn shell_rules_know_their_exceptions() {
         "FROM debian\nRUN curl -f x | tar x || true\nRUN set -o pipefail; curl -f x | tar x\n",
         "FROM debian\nRUN set -o pipefail; curl -s https://x | jq .\nRUN curl -I https://x -o y\nRUN curl --fail -o y https://x\n",
         "FROM debian\nUSER me\nRUN sudo x\n",
+        "FROM of-somebody\nRUN sudo x\n",
         "FROM windows\nSHELL [\"powershell\"]\nRUN cd x\n",
         "FROM debian\nRUN [\"sudo\", \"x\"]\n",
         "FROM debian\nRUN <<EOF\n#!/usr/bin/env python3\ncd = 1\nEOF\n",
@@ -115,7 +117,7 @@ fn shell_rules_know_their_exceptions() {
     let findings = found(text, &Facts::default());
     assert_eq!(names(&findings), ["AptInstallWithoutYes"]);
     assert_eq!(&text[findings[0].span.start..findings[0].span.end], "apt-get install x");
-    let text = "FROM debian\nRUN echo sudo && \\\n    sudo \\\n    make\n";
+    let text = "FROM debian\nUSER 0:0\nRUN echo sudo && \\\n    sudo \\\n    make\n";
     let findings = found(text, &Facts::default());
     assert_eq!(findings[0].span.start, text.rfind("sudo").unwrap());
 }

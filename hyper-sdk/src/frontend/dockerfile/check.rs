@@ -49,6 +49,7 @@ impl Checked {
             .extend(lint::unknown_rules(&check, file.directives.check_span.unwrap_or(Span::new(0, 0))));
         let facts = Facts {
             environments: bases.iter().map(|(index, config)| (*index, config.config.env.clone())).collect(),
+            users: bases.iter().map(|(index, config)| (*index, config.config.user.clone())).collect(),
             platforms: bases
                 .iter()
                 .filter_map(|(index, config)| Some((*index, platform_of(config)?)))

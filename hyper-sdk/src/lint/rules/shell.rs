@@ -89,8 +89,8 @@ pub(super) static SHELL_SUDO_USED: Rule = Rule {
     bad: "FROM debian\nRUN sudo make install\n",
     good: "FROM debian\nUSER root\nRUN make install\n",
     check: |subject, found| {
-        for (replay, step, script) in scripts(subject) {
-            if runs_as_somebody_else(replay, step) {
+        for (_, step, script) in scripts(subject) {
+            if !runs_as_root(step) {
                 continue;
             }
             for command in script.commands.iter().filter(|c| c.name() == "sudo").take(MAX_FINDINGS) {
@@ -105,13 +105,9 @@ pub(super) static SHELL_SUDO_USED: Rule = Rule {
     ..PLAIN
 };
 
-fn runs_as_somebody_else(replay: &Replay<'_>, step: &Step<'_>) -> bool {
-    let before = replay.steps.iter().take_while(|s| s.statement.span.start < step.statement.span.start);
-    let user = before.filter_map(|s| match &s.statement.instruction {
-        Instruction::User(user) => Some(user.user.value.as_str()),
-        _ => None,
-    });
-    user.last().is_some_and(|user| !matches!(user.split(':').next(), Some("root" | "0")))
+/// Whether the RUN is known to be root.
+fn runs_as_root(step: &Step<'_>) -> bool {
+    step.user.as_deref().is_some_and(|user| matches!(user.split(':').next(), Some("" | "root" | "0")))
 }
 
 /// The subcommands of apt-get that ask before they do something.
