@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use std::io::Write as _;
 use std::path::Path;
 
-/// Where the pages of the rules are.
-const PAGES: &str = "https://github.com/hyper-build/hyper/blob/main/docs/rules/";
+/// Where the pages of the rules are in the documentation.
+const PAGES: &str = "docs/rules/";
 /// How often edits may make others possible.
 const ROUNDS: usize = 8;
 

@@ -4,9 +4,6 @@ use super::{Finding, RULES};
 use crate::dockerfile::{Diagnostic, Severity, Source, Span};
 use serde_json::{Value, json};
 
-/// Where the page of a rule is.
-const PAGES: &str = "https://github.com/hyper-build/hyper/blob/main/docs/rules/";
-
 /// Findings and what else is to be said about a file, as one log with one run.
 pub fn to_sarif(findings: &[Finding], diagnostics: &[Diagnostic], source: &Source) -> Value {
     let rules: Vec<Value> = RULES
@@ -16,7 +13,9 @@ pub fn to_sarif(findings: &[Finding], diagnostics: &[Diagnostic], source: &Sourc
                 "id": rule.name,
                 "shortDescription": { "text": rule.summary },
                 "fullDescription": { "text": rule.why },
-                "helpUri": format!("{PAGES}{}.md", rule.name),
+                "help": {
+                    "text": format!("{}\n\nInstead of\n\n{}\nwrite\n\n{}", rule.why, rule.bad, rule.good),
+                },
                 "defaultConfiguration": { "level": "warning", "enabled": !rule.experimental },
             })
         })
