@@ -1,6 +1,6 @@
 //! Builds with the program: the cache, failures, signals, secrets, outputs, stages, two builds at once.
 
-use crate::support::{Built, Place, busybox, marker, processes, skip, told, tree, wait_for};
+use crate::support::{Built, Place, at_once, busybox, marker, processes, skip, told, tree, wait_for};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -213,12 +213,8 @@ fn two_builds_share_a_state_folder() {
     let place = Place::new();
     let dockerfile =
         "FROM base\nRUN sleep 1; i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo $i > /f$i; done\n";
-    // Making a command writes the Dockerfile, so all are made before one starts.
     let commands = ["first:1", "second:1", "third:1"].map(|name| place.build(dockerfile, &["-t", name]));
-    let builds =
-        commands.map(|mut command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
-    let built = builds.map(|child| {
-        let output = child.wait_with_output().unwrap();
+    let built = at_once(commands).map(|output| {
         assert!(output.status.success(), "{}", told(&output));
         Built::of(&output)
     });

@@ -1,6 +1,6 @@
 //! The mounts of RUN: contexts seen through their ignore file, caches and their locks, permissions.
 
-use crate::support::{Place, busybox, skip};
+use crate::support::{Place, at_once, busybox, skip, told};
 
 macro_rules! needs_busybox {
     () => {
@@ -82,21 +82,13 @@ fn caches_of_one_step_and_of_two_never_wait_for_each_other() {
 fn a_locked_cache_is_locked_for_other_programs_too() {
     needs_busybox!();
     let place = Place::new();
-    let dockerfile = |name: &str| {
-        format!(
-            "FROM base\nRUN --mount=type=cache,target=/c,sharing=locked \
-             mkdir /c/taken && sleep 0.5 && rmdir /c/taken && echo {name}\n"
-        )
-    };
-    std::thread::scope(|scope| {
-        for name in ["one", "two", "three"] {
-            let (place, text) = (&place, dockerfile(name));
-            scope.spawn(move || {
-                let output = place.build(&text, &[]).output().unwrap();
-                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            });
-        }
-    });
+    // The steps differ, so that none is found in the cache or waits for another as the same step.
+    let text = "FROM base\nARG NAME\nRUN --mount=type=cache,target=/c,sharing=locked \
+                mkdir /c/taken && sleep 0.5 && rmdir /c/taken && echo $NAME\n";
+    let builds = ["NAME=one", "NAME=two", "NAME=three"];
+    for output in at_once(builds.map(|name| place.build(text, &["--build-arg", name]))) {
+        assert!(output.status.success(), "{}", told(&output));
+    }
 }
 
 #[test]

@@ -172,6 +172,13 @@ pub(crate) fn succeed(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// Runs commands at the same time. They are all made before one starts, as making a build writes its Dockerfile.
+pub(crate) fn at_once<const N: usize>(commands: [Command; N]) -> [Output; N] {
+    commands
+        .map(|mut command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        .map(|child| child.wait_with_output().unwrap())
+}
+
 /// Everything that a program wrote, for messages.
 pub(crate) fn told(output: &Output) -> String {
     format!(
