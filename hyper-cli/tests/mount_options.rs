@@ -236,8 +236,37 @@ fn a_step_without_network_sees_its_loopback_alone() {
 }
 
 #[test]
-fn devices_are_refused_by_name() {
+fn a_device_is_given_to_a_step_that_may_have_it() {
     needs_busybox!();
-    let said = fault(&Place::new(), "FROM base\nRUN --device=vendor.com/gpu true\n", &[]);
-    assert!(said.contains("`--device` is not supported"), "{said}");
+    let place = Place::new();
+    place.write("mounted/file", "of the host");
+    let description = format!(
+        "cdiVersion: \"0.6.0\"\nkind: vendor.example/gpu\ndevices:\n- name: card0\n  containerEdits:\n    env: [\"CARD=zero\"]\n    \
+         additionalGids: [4242]\n    deviceNodes:\n    - path: /dev/card0\n      hostPath: /dev/full\n    mounts:\n    \
+         - hostPath: {}\n      containerPath: /card/files\n      options: [ro]\n",
+        place.join("mounted").display()
+    );
+    place.write("cdi/gpu.yaml", &description);
+    let folder = format!("--cdi-config-dir={}", place.join("cdi").display());
+    let run = "RUN --device=vendor.example/gpu=card0,required \\\n\
+               { echo $CARD; cat /card/files/file; echo; test -c /dev/card0 && echo node; \\\n\
+               echo x > /dev/card0 || echo full; echo x > /card/files/new || echo read-only; } > /out";
+    let text = format!("FROM base AS run\n{run}");
+    let full = format!("{text}\n");
+    let said = fault(&place, &full, &[&folder]);
+    assert!(said.contains("--allow device=vendor.example/gpu=card0"), "{said}");
+    let said = fault(&place, &full, &["--allow=device"]);
+    assert!(said.contains("no device `vendor.example/gpu=card0`"), "{said}");
+    let expected = "zero\nof the host\nnode\nfull\nread-only\n";
+    assert_eq!(out_of(&place, &text, &[&folder, "--allow=device=vendor.example/gpu=card0"]), expected);
+    assert!(!place.join("mounted/new").exists());
+    let said = fault(&place, &full, &[&folder]);
+    assert!(said.contains("--allow device"), "what is in the cache needs it too: {said}");
+    let optional =
+        concat!("FROM base AS run\n", "RUN --device=vendor.example/tpu echo \"${CARD:-none}\" > /out");
+    assert_eq!(out_of(&place, optional, &[&folder]), "none\n");
+    if is_root() {
+        let groups = "FROM base AS run\nRUN --device=vendor.example/gpu id -G > /out";
+        assert!(out_of(&place, groups, &[&folder, "--allow=device"]).contains("4242"));
+    }
 }

@@ -267,7 +267,7 @@ macro_rules! methods {
                 labels=BTreeMap::new(), annotations=BTreeMap::new(), build_contexts=BTreeMap::new(),
                 secrets=BTreeMap::new(), ssh=BTreeMap::new(), target=None, platform=None, outputs=None, no_cache=false, pull=false,
                 network="host".to_owned(), extra_hosts=BTreeMap::new(), allow_insecure=false,
-                allow_host_network=false, source_date_epoch=None, progress=None
+                allow_host_network=false, allow_devices=Vec::new(), source_date_epoch=None, progress=None
             ))]
             #[allow(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
             fn build<'py>(
@@ -292,6 +292,7 @@ macro_rules! methods {
                 extra_hosts: BTreeMap<String, String>,
                 allow_insecure: bool,
                 allow_host_network: bool,
+                allow_devices: Vec<String>,
                 source_date_epoch: Option<EpochArgument>,
                 progress: Option<Py<PyAny>>,
             ) -> PyResult<Bound<'py, PyAny>> {
@@ -315,6 +316,7 @@ macro_rules! methods {
                     extra_hosts,
                     allow_insecure,
                     allow_host_network,
+                    allow_devices,
                     source_date_epoch,
                 };
                 $run(py, self.0.build(arguments, progress))

@@ -51,6 +51,7 @@ pub(crate) struct BuildArguments {
     pub(crate) extra_hosts: BTreeMap<String, String>,
     pub(crate) allow_insecure: bool,
     pub(crate) allow_host_network: bool,
+    pub(crate) allow_devices: Vec<String>,
     pub(crate) source_date_epoch: Option<EpochArgument>,
 }
 
@@ -145,6 +146,9 @@ impl BuildArguments {
         request.extra_hosts = self.extra_hosts.into_iter().collect();
         request.allow_insecure = self.allow_insecure;
         request.allow_host_network = self.allow_host_network;
+        for device in &self.allow_devices {
+            request.allow_devices.allow(Some(device.as_str()).filter(|name| *name != "*"))?;
+        }
         Ok(request)
     }
 }

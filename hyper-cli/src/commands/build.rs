@@ -100,9 +100,12 @@ pub(crate) struct BuildArgs {
     /// Line of /etc/hosts in RUN steps
     #[arg(long = "add-host", value_name = "NAME:ADDRESS")]
     hosts: Vec<String>,
-    /// Permits what a Dockerfile may not do by itself: security.insecure or network.host
+    /// Permits what a Dockerfile may not do by itself: security.insecure, network.host, device or device=NAME
     #[arg(long, value_name = "WHAT")]
     allow: Vec<String>,
+    /// Folder with descriptions of devices (CDI) for RUN --device, in place of /etc/cdi and /var/run/cdi
+    #[arg(long = "cdi-config-dir", value_name = "DIR")]
+    device_folders: Vec<PathBuf>,
     /// Time that the image carries, in seconds since 1970, or `now`
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     source_date_epoch: Option<String>,
@@ -289,8 +292,14 @@ fn request(
         match allowed.as_str() {
             "security.insecure" => request.allow_insecure = true,
             "network.host" => request.allow_host_network = true,
-            other => return Err(unsupported(format!("--allow {other} is not supported"))),
+            other => match other.split_once('=').map_or((other, None), |(what, name)| (what, Some(name))) {
+                ("device", name) => request.allow_devices.allow(name)?,
+                _ => return Err(unsupported(format!("--allow {other} is not supported"))),
+            },
         }
+    }
+    if !args.device_folders.is_empty() {
+        request.device_folders.clone_from(&args.device_folders);
     }
     request.build_args = values::build_args(&args.build_args, &environment)?;
     if let Some(epoch) = environment("SOURCE_DATE_EPOCH") {
@@ -434,6 +443,8 @@ mod tests {
             "h:1.2.3.4",
             "--allow",
             "security.insecure",
+            "--allow=device=vendor.example/gpu=1",
+            "--cdi-config-dir=/cdi",
             "--source-date-epoch",
             "5",
             "--build-context",
@@ -451,6 +462,8 @@ mod tests {
         assert_eq!(request.target.as_deref(), Some("t"));
         assert_eq!(request.platform.unwrap().to_string(), "linux/arm64");
         assert!(request.no_cache && request.pull && request.allow_insecure);
+        assert!(request.allow_devices.names.contains_key("vendor.example/gpu=1"));
+        assert_eq!(request.device_folders, [PathBuf::from("/cdi")]);
         assert_eq!(request.no_cache_filter, ["a", "b"]);
         assert_eq!(request.network, Network::None);
         assert!(request.named_contexts.contains_key("base"));
@@ -472,7 +485,8 @@ mod tests {
             (&["--ssh", "a=/nowhere/at/all"], "/nowhere/at/all"),
             (&["--sbom=true"], "--sbom is not supported yet"),
             (&["--platform", "linux/amd64,linux/arm64"], "several platforms is not supported yet"),
-            (&["--allow", "device"], "--allow device"),
+            (&["--allow", "device=a,as=b"], "`as=b`"),
+            (&["--allow", "devices"], "--allow devices"),
             (&["-o", "-", "-o", "type=oci,dest=-"], "only one output"),
             (&["-o", "type=oci,dest=a,compression=zstd", "-o", "type=oci,dest=b"], "different compression"),
             (&["--build-context", "x"], "expected NAME=CONTEXT"),

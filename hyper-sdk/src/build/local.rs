@@ -6,7 +6,7 @@ use super::resolver::BuildResolver;
 use super::{BuildOutput, BuildRequest, Builder, BuilderCapabilities, Destination, NamedContext, Output};
 use crate::cache::{DiskCache, SharedCache};
 use crate::clock::{SharedClock, SystemClock};
-use crate::exec::{Executor, HelperCommand, Identity, NativeExecutor};
+use crate::exec::{Devices, Executor, HelperCommand, Identity, NativeExecutor};
 use crate::export::{ArchiveKind, BuiltImage, export_folder, export_tar, write_archive};
 use crate::frontend::{FrontendOptions, Lowered, dockerfile};
 use crate::layer::copy::StatCache;
@@ -357,6 +357,8 @@ impl Builder for LocalBuilder {
             network: request.network,
             allow_insecure: request.allow_insecure,
             allow_host_network: request.allow_host_network,
+            devices: Devices::load(&request.device_folders),
+            allow_devices: request.allow_devices.clone(),
             extra_hosts: request.extra_hosts.clone(),
             resolv_conf: self.options.resolv_conf.clone(),
             ssh: request.ssh.clone(),

@@ -1,7 +1,7 @@
 //! What to build, and what came out.
 
 use crate::dockerfile::GitReference;
-use crate::exec::SecretBytes;
+use crate::exec::{DevicePermissions, SecretBytes};
 use crate::media_type::Compression;
 use crate::oci::Descriptor;
 use crate::platform::Platform;
@@ -197,6 +197,11 @@ pub struct BuildRequest {
     pub allow_insecure: bool,
     /// Whether RUN `--network=host` is permitted in a build whose network is another.
     pub allow_host_network: bool,
+    /// The devices of this machine that RUN `--device` may use.
+    pub allow_devices: DevicePermissions,
+    /// The folders that describe the devices of this machine; what a later one says wins. `/etc/cdi` and `/var/run/cdi`
+    /// unless others are given.
+    pub device_folders: Vec<PathBuf>,
     /// Which time the result carries.
     pub epoch: EpochPolicy,
     /// How new layers are compressed.
@@ -229,6 +234,8 @@ impl BuildRequest {
             extra_hosts: Vec::new(),
             allow_insecure: false,
             allow_host_network: false,
+            allow_devices: DevicePermissions::default(),
+            device_folders: ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from).to_vec(),
             epoch: EpochPolicy::Auto,
             compression: Compression::Gzip,
             compression_level: None,

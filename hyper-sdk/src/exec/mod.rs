@@ -18,6 +18,7 @@
 //! - Secrets travel over pipes into memory-backed files. They are never written to a disk and never printed.
 
 mod command;
+mod devices;
 mod helper;
 mod mountpoint;
 mod mounts;
@@ -32,11 +33,13 @@ mod tree;
 mod userns;
 mod view;
 
+pub use devices::{DeviceEdits, DevicePermissions, Devices};
 pub use helper::{HelperCommand, helper_main, init};
 pub use native::NativeExecutor;
 pub(crate) use protocol::{Reply, Request};
 pub use spec::{
-    CacheMount, ExecMount, ExecSpec, Identity, MountSource, Network, RootFs, SecretBytes, Security, Snapshot,
+    CacheMount, ExecMount, ExecSpec, HostOption, Identity, MountSource, Network, RootFs, SecretBytes,
+    Security, Snapshot,
 };
 
 use crate::Result;

@@ -9,7 +9,7 @@
 //! ```
 
 use super::mountpoint::{self, Kind, Made};
-use super::spec::{CacheMount, ExecMount, ExecSpec, MountSource, Network, RootFs};
+use super::spec::{CacheMount, ExecMount, ExecSpec, HostOption, MountSource, Network, RootFs};
 use super::{Context, Identity, Security, sys, tree, view};
 use crate::{Error, Result};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
@@ -261,6 +261,7 @@ impl Stage {
             MountSource::Host { root, path, writable } => {
                 self.bind(vec![root.clone()], Some(root), path, *writable, target)
             }
+            MountSource::HostPath { path, options } => self.host_path(path, options, target),
             MountSource::Cache(cache) => self.cache(cache, target),
             MountSource::Tmpfs { size } => {
                 let size = size.map(|size| size.to_string());
@@ -333,6 +334,26 @@ impl Stage {
             read_only(bound.as_fd(), true)?;
         }
         Ok(())
+    }
+
+    fn host_path(&mut self, path: &Path, options: &[HostOption], target: &str) -> Result<()> {
+        let folder =
+            std::fs::metadata(path).map_err(|e| Error::io("the host does not have this", path, e))?.is_dir();
+        let bound = clone_tree(rustix::fs::CWD, path, folder)?;
+        let attributes = options.iter().fold(0, |bits, option| {
+            bits | match option {
+                HostOption::ReadOnly => libc::MOUNT_ATTR_RDONLY,
+                HostOption::NoSetUserId => libc::MOUNT_ATTR_NOSUID,
+                HostOption::NoDevices => libc::MOUNT_ATTR_NODEV,
+                HostOption::NoExecution => libc::MOUNT_ATTR_NOEXEC,
+            }
+        });
+        self.put(bound.as_fd(), target, if folder { Kind::Folder } else { Kind::File })?;
+        if attributes == 0 {
+            return Ok(());
+        }
+        sys::mount_setattr(bound.as_fd(), attributes, true)
+            .map_err(|e| Error::io("cannot restrict a mount of the host", path, e))
     }
 
     fn cache(&mut self, cache: &CacheMount, target: &str) -> Result<()> {

@@ -121,6 +121,20 @@ pub struct CacheMount {
     pub from: Option<(RootFs, String)>,
 }
 
+/// What a mount of something of the host itself leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostOption {
+    /// Writing.
+    ReadOnly,
+    /// Set-user-id programs.
+    NoSetUserId,
+    /// Device nodes.
+    NoDevices,
+    /// Running programs.
+    NoExecution,
+}
+
 /// What a mount of a command shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -142,6 +156,13 @@ pub enum MountSource {
         path: String,
         /// Whether the command may write.
         writable: bool,
+    },
+    /// A device, file or folder of the host itself. What the command writes to it stays.
+    HostPath {
+        /// The path on the host.
+        path: PathBuf,
+        /// What is left out.
+        options: Vec<HostOption>,
     },
     /// A folder that outlives the build.
     Cache(CacheMount),
@@ -194,6 +215,8 @@ pub struct ExecSpec {
     pub cwd: String,
     /// `user`, `user:group`, by name or number, resolved within the root file system; empty for root.
     pub user: String,
+    /// Supplementary groups beside those that the user has in the root file system.
+    pub groups: Vec<u32>,
     /// What is mounted beside the root file system, in order.
     pub mounts: Vec<ExecMount>,
     /// Network access.
@@ -216,6 +239,7 @@ impl ExecSpec {
             env: Vec::new(),
             cwd: "/".to_owned(),
             user: String::new(),
+            groups: Vec::new(),
             mounts: Vec::new(),
             network: Network::Host,
             security: Security::Sandbox,
@@ -234,6 +258,7 @@ impl fmt::Debug for ExecSpec {
             .field("env", &self.env.iter().map(|(name, _)| name).collect::<Vec<_>>())
             .field("cwd", &self.cwd)
             .field("user", &self.user)
+            .field("groups", &self.groups)
             .field("mounts", &self.mounts)
             .field("network", &self.network)
             .field("security", &self.security)

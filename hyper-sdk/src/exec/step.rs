@@ -212,7 +212,8 @@ fn prepare(stage: &mut Stage, spec: &ExecSpec, context: Context) -> Result<crate
     // Read before anything of the step is mounted over them.
     let file = |path: &str| view::read_file(stage.root(), path, 16 << 20);
     let (passwd, group) = (file("/etc/passwd")?, file("/etc/group")?);
-    let user = crate::layer::accounts::resolve_user(&spec.user, passwd.as_deref(), group.as_deref())?;
+    let mut user = crate::layer::accounts::resolve_user(&spec.user, passwd.as_deref(), group.as_deref())?;
+    user.groups.extend(&spec.groups);
     stage.mount_system(spec, context)?;
     stage.working_folder(&spec.cwd)?;
     for mount in &spec.mounts {

@@ -14,8 +14,8 @@ mod dot;
 mod op;
 
 pub use op::{
-    CopyAction, ExecOp, FileAction, FileOp, GitSource, InputIndex, MakeDirectory, MakeFile, Mount, MountKind,
-    NetworkMode, Op, Security, Sharing, Source, WebSource,
+    CopyAction, DeviceRequest, ExecOp, FileAction, FileOp, GitSource, InputIndex, MakeDirectory, MakeFile,
+    Mount, MountKind, NetworkMode, Op, Security, Sharing, Source, WebSource,
 };
 
 use crate::Digest;

@@ -122,6 +122,17 @@ pub struct ExecOp {
     pub secret_env: Vec<(String, String, bool)>,
     /// The host name.
     pub hostname: Option<String>,
+    /// Devices of the host, by the names of the text.
+    pub devices: Vec<DeviceRequest>,
+}
+
+/// A device that a command asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRequest {
+    /// The name of a device, of a kind of them or of a class.
+    pub name: String,
+    /// Whether the build fails without it.
+    pub required: bool,
 }
 
 impl ExecOp {
@@ -138,6 +149,7 @@ impl ExecOp {
             security: Security::Sandbox,
             secret_env: Vec::new(),
             hostname: None,
+            devices: Vec::new(),
         }
     }
 }

@@ -64,7 +64,16 @@ impl SolveContext {
         if exec.network == NetworkMode::Host && self.network != Network::Host && !self.allow_host_network {
             return needs("RUN --network=host", "network.host");
         }
-        Ok(())
+        self.devices_of(exec).map(drop)
+    }
+
+    /// The devices that a command may have, and does have here.
+    fn devices_of(&self, exec: &ExecOp) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for device in &exec.devices {
+            names.extend(self.devices.grant(&device.name, device.required, &self.allow_devices)?);
+        }
+        Ok(names)
     }
 
     pub(super) async fn run(
@@ -115,6 +124,10 @@ impl SolveContext {
                 spec.mounts.push(mount);
             }
         }
+        let devices = self.devices.edits(&self.devices_of(exec)?)?;
+        spec.env.extend(devices.env);
+        spec.mounts.extend(devices.mounts);
+        spec.groups = devices.groups;
         let active = self.snapshotter.prepare(base.id()).await?;
         let log = Arc::new(TaskLog::default());
         let status = {

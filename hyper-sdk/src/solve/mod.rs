@@ -21,7 +21,7 @@ pub use value::{Chain, Layer, Value, chain_id};
 
 use crate::cache::{CacheRecord, SharedCache};
 use crate::digest::Hasher;
-use crate::exec::{Executor, Network, SecretBytes};
+use crate::exec::{DevicePermissions, Devices, Executor, Network, SecretBytes};
 use crate::graph::{Graph, Op, Source, Vertex, VertexId};
 use crate::layer::LayerIndex;
 use crate::layer::copy::{SourceRoot, StatCache};
@@ -87,6 +87,10 @@ pub struct SolveContext {
     pub allow_insecure: bool,
     /// Whether commands may ask for the host's network where the build has another.
     pub allow_host_network: bool,
+    /// The devices of the host.
+    pub devices: Devices,
+    /// Which of them commands may have.
+    pub allow_devices: DevicePermissions,
     /// Extra entries of /etc/hosts.
     pub extra_hosts: Vec<(String, String)>,
     /// The content of /etc/resolv.conf in commands; the host's without.

@@ -49,6 +49,7 @@ class Hyper:
         extra_hosts: dict[str, str] = ...,
         allow_insecure: bool = False,
         allow_host_network: bool = False,
+        allow_devices: list[str] = [],
         source_date_epoch: int | str | None = None,
         progress: _Progress | None = None,
     ) -> BuildResult: ...
@@ -105,6 +106,7 @@ class AsyncHyper:
         extra_hosts: dict[str, str] = ...,
         allow_insecure: bool = False,
         allow_host_network: bool = False,
+        allow_devices: list[str] = [],
         source_date_epoch: int | str | None = None,
         progress: _Progress | None = None,
     ) -> Awaitable[BuildResult]: ...

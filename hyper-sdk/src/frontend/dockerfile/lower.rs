@@ -3,7 +3,7 @@
 use super::stage::{DEFAULT_PATH, StageState};
 use crate::clock::parse_rfc3339;
 use crate::dockerfile::{
-    Diagnostic, Dockerfile, Instruction, Plan, Reference, Source as Text, Span, StageRef, Statement, Word,
+    Diagnostic, Dockerfile, Instruction, Plan, Reference, Source as Text, StageRef, Statement, Word,
     without_password,
 };
 use crate::frontend::{FrontendOptions, Lowered, Resolved, Resolver};
@@ -403,10 +403,6 @@ impl<'a> Lowering<'a> {
 
     pub(super) fn error(&self, word: &Word, message: impl Into<String>) -> Diagnostic {
         Diagnostic::error("instruction", word.span, message)
-    }
-
-    pub(super) fn unsupported_at(&self, span: Span, message: impl Into<String>) -> Fault {
-        Diagnostic::error("unsupported", span, message).unsupported().into()
     }
 }
 

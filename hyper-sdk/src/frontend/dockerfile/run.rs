@@ -2,8 +2,8 @@
 
 use super::lower::{Lowering, Lowers};
 use super::stage::{DEFAULT_PATH, StageState, absolute, clean};
-use crate::dockerfile::{self, RunCommand, Statement, Word};
-use crate::graph::{ExecOp, Mount, MountKind, NetworkMode, Op, Security, Sharing, VertexId};
+use crate::dockerfile::{self, Device, RunCommand, Statement, Word};
+use crate::graph::{DeviceRequest, ExecOp, Mount, MountKind, NetworkMode, Op, Security, Sharing, VertexId};
 
 /// The variables that configure proxies: RUN sees them without ARG, and they count neither for history nor cache.
 const PROXIES: [&str; 10] = [
@@ -27,9 +27,6 @@ impl Lowering<'_> {
         statement: &Statement,
         run: &dockerfile::Run,
     ) -> Lowers<()> {
-        if let Some(device) = run.devices.first() {
-            return Err(self.unsupported_at(device.span, "RUN `--device` is not supported yet"));
-        }
         let mut mounts = Vec::new();
         let mut inputs = vec![state.vertex];
         let mut secret_env = Vec::new();
@@ -86,6 +83,8 @@ impl Lowering<'_> {
             dockerfile::Security::Sandbox => Security::Sandbox,
             dockerfile::Security::Insecure => Security::Insecure,
         };
+        let device = |d: &Device| DeviceRequest { name: d.name.clone(), required: d.required };
+        op.devices = run.devices.iter().map(|word| device(&word.value)).collect();
         self.layer(state, statement, Op::Exec(Box::new(op)), inputs, created_by);
         Ok(())
     }

@@ -144,7 +144,6 @@ async fn faults_show_their_place() {
         ("FROM base AS later\nFROM latex", "did you mean the stage `later`?"),
         ("FROM missing AS missing", "cannot be resolved"),
         ("FROM base\nRUN --mount=type=bind true", "target"),
-        ("FROM base\nRUN --device=x true", "not supported"),
         ("FROM base\nRUN --mount=type=ssh,target=/ true", "cannot have the target"),
         ("FROM base\nADD --checksum=sha256:1 https://example.com/x /", "64 hexadecimal"),
         ("FROM base\nADD --checksum=12 https://example.com/x.git /", "no checksum of a git repository"),
