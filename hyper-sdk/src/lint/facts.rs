@@ -11,6 +11,8 @@ pub struct Facts {
     pub environments: BTreeMap<usize, Vec<String>>,
     /// The user of the base image of a stage, empty for root, by the number of the stage.
     pub users: BTreeMap<usize, String>,
+    /// The shell that the config of the base image names, by the number of the stage.
+    pub shells: BTreeMap<usize, Vec<String>>,
     /// The platform that the base image of a stage is for, by the number of the stage.
     pub platforms: BTreeMap<usize, Platform>,
     /// The platform to build for; that of the host without.

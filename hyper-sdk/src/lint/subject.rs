@@ -38,7 +38,7 @@ pub(super) struct Subject<'a> {
 pub(super) struct Replay<'a> {
     pub(super) stage: &'a Stage,
     pub(super) steps: Vec<Step<'a>>,
-    /// Whether SHELL was used here or in the stages below.
+    /// Whether SHELL was used here, in the stages below or in the base image.
     pub(super) sets_shell: bool,
     environment: Environment,
     shell: Vec<String>,
@@ -159,11 +159,12 @@ impl<'a> Subject<'a> {
                     true => Some(String::new()),
                     false => self.facts.users.get(&stage.index).cloned(),
                 };
-                let shell = vec!["/bin/sh".to_owned(), "-c".to_owned()];
+                let of_base = self.facts.shells.get(&stage.index).filter(|shell| !shell.is_empty());
+                let shell = of_base.cloned().unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()]);
                 Replay {
                     stage,
                     steps: Vec::new(),
-                    sets_shell: false,
+                    sets_shell: of_base.is_some(),
                     environment,
                     shell,
                     workdir: None,

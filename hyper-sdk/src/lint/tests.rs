@@ -103,6 +103,10 @@ fn shell_rules_know_their_exceptions() {
         "FROM debian\nRUN set -o pipefail; curl -s https://x | jq .\nRUN curl -I https://x -o y\nRUN curl --fail -o y https://x\n",
         "FROM debian\nUSER me\nRUN sudo x\n",
         "FROM of-somebody\nRUN sudo x\n",
+        "FROM debian\nUSER root\nRUN sudo -u me x && sudo -Hu me y && sudo --user=me z\n",
+        "FROM debian\nRUN git log | head -n 1; tar -c . | tar -x -C /x; gpg --fingerprint | cat\n",
+        "FROM debian\nRUN apt-get update && ./install-dependencies\nRUN apt-get install -y x\n",
+        "FROM debian\nRUN apt-get update\nRUN apt-get purge -y x\n",
         "FROM windows\nSHELL [\"powershell\"]\nRUN cd x\n",
         "FROM debian\nRUN [\"sudo\", \"x\"]\n",
         "FROM debian\nRUN <<EOF\n#!/usr/bin/env python3\ncd = 1\nEOF\n",
@@ -120,6 +124,40 @@ fn shell_rules_know_their_exceptions() {
     let text = "FROM debian\nUSER 0:0\nRUN echo sudo && \\\n    sudo \\\n    make\n";
     let findings = found(text, &Facts::default());
     assert_eq!(findings[0].span.start, text.rfind("sudo").unwrap());
+}
+
+#[test]
+fn the_shell_of_the_base_image_counts() {
+    let text = "FROM base\nRUN curl -f x | tar x\nCMD start\n";
+    assert_eq!(names(&found(text, &Facts::default())), ["ShellPipeHidesFailure", "JSONArgsRecommended"]);
+    let mut facts = Facts::default();
+    facts.shells.insert(0, ["/bin/bash", "-o", "pipefail", "-c"].map(str::to_owned).to_vec());
+    assert!(found(text, &facts).is_empty());
+}
+
+#[test]
+fn lists_that_were_removed_are_told_once() {
+    let text = "FROM debian\nRUN apt-get update && apt-get install -y x\n".to_owned()
+        + &"RUN rm -rf /var/lib/apt/lists/*\n".repeat(3);
+    assert_eq!(names(&found(&text, &Facts::default())), ["AptListsRemovedTooLate"]);
+}
+
+#[test]
+fn a_fingerprint_is_no_secret_and_a_token_of_its_length_is_one() {
+    let digits = "0123456789abcdef0123456789abcdef01234567";
+    for (name, secret) in [
+        ("GPG_KEY", false),
+        ("RELEASE_KEY", false),
+        ("API_TOKEN", true),
+        ("GITHUB_TOKEN", true),
+        ("API_KEY", true),
+        ("SECRET_KEY", true),
+        ("PASSWORD", true),
+    ] {
+        let text = format!("FROM debian\nENV {name}={digits}\n");
+        assert_eq!(found(&text, &Facts::default()).len(), usize::from(secret), "{name}");
+    }
+    assert_eq!(found("FROM debian\nENV GPG_KEY=swordfish\n", &Facts::default()).len(), 1);
 }
 
 #[test]

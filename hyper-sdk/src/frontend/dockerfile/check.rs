@@ -50,6 +50,10 @@ impl Checked {
         let facts = Facts {
             environments: bases.iter().map(|(index, config)| (*index, config.config.env.clone())).collect(),
             users: bases.iter().map(|(index, config)| (*index, config.config.user.clone())).collect(),
+            shells: bases
+                .iter()
+                .filter_map(|(index, config)| Some((*index, config.config.shell.clone()?)))
+                .collect(),
             platforms: bases
                 .iter()
                 .filter_map(|(index, config)| Some((*index, platform_of(config)?)))

@@ -44,8 +44,8 @@ pub(super) static SHELL_EXPORT_WITHOUT_EFFECT: Rule = Rule {
     ..PLAIN
 };
 
-/// Programs that fetch or unpack: when they fail there is little or nothing to work on.
-const SOURCES: [&str; 9] = ["curl", "wget", "git", "aria2c", "tar", "unzip", "gunzip", "zcat", "gpg"];
+/// Programs that fetch from elsewhere: they fail for reasons that lie outside of the build.
+const SOURCES: [&str; 3] = ["curl", "wget", "aria2c"];
 
 pub(super) static SHELL_PIPE_HIDES_FAILURE: Rule = Rule {
     name: "ShellPipeHidesFailure",
@@ -93,7 +93,8 @@ pub(super) static SHELL_SUDO_USED: Rule = Rule {
             if !runs_as_root(step) {
                 continue;
             }
-            for command in script.commands.iter().filter(|c| c.name() == "sudo").take(MAX_FINDINGS) {
+            let sudo = script.commands.iter().filter(|c| c.name() == "sudo" && !becomes_another(c));
+            for command in sudo.take(MAX_FINDINGS) {
                 let place = place(subject, step, &script, command);
                 found.push(
                     Found::new(place, "`sudo` in a RUN that is root already")
@@ -105,10 +106,25 @@ pub(super) static SHELL_SUDO_USED: Rule = Rule {
     ..PLAIN
 };
 
+/// Whether `sudo` is there to become somebody else than root.
+fn becomes_another(sudo: &Command) -> bool {
+    let options = sudo.arguments().iter().take_while(|word| word.starts_with('-'));
+    let mut named = options.filter(|word| {
+        word.starts_with("--user")
+            || word.starts_with("--group")
+            || (!word.starts_with("--") && word.contains(['u', 'g']))
+    });
+    named.next().is_some()
+}
+
 /// Whether the RUN is known to be root.
 fn runs_as_root(step: &Step<'_>) -> bool {
     step.user.as_deref().is_some_and(|user| matches!(user.split(':').next(), Some("" | "root" | "0")))
 }
+
+/// The subcommands of apt-get that fetch packages by the lists that `update` has fetched.
+const FETCHING: [&str; 7] =
+    ["install", "upgrade", "dist-upgrade", "full-upgrade", "build-dep", "download", "source"];
 
 /// The subcommands of apt-get that ask before they do something.
 const ASKING: [&str; 8] =
@@ -172,10 +188,13 @@ pub(super) static APT_UPDATE_ALONE: Rule = Rule {
     check: |subject, found| {
         let mut waiting: Option<(usize, Span, String)> = None;
         for (replay, step, script) in scripts(subject) {
-            let installs = script.commands.iter().any(|c| apt(c).is_some_and(|what| ASKING.contains(&what)));
+            let installs =
+                script.commands.iter().any(|c| apt(c).is_some_and(|what| FETCHING.contains(&what)));
+            // Other programs install through apt, too: what stands behind the update may be one.
+            let alone = script.commands.last().is_none_or(|last| apt(last) == Some("update"));
             let update = script.commands.iter().find(|c| apt(c) == Some("update"));
             match (update, installs) {
-                (Some(command), false) if !mounts_apt(step) => {
+                (Some(command), false) if alone && !mounts_apt(step) => {
                     let place = place(subject, step, &script, command);
                     waiting = Some((replay.stage.index, place, command.name().to_owned()));
                 }
@@ -225,6 +244,7 @@ pub(super) static APT_LISTS_REMOVED_TOO_LATE: Rule = Rule {
                         "the lists of apt stay in the layer of the RUN that fetched them".to_owned();
                     let finding = Found::new(place(subject, step, &script, command), message);
                     found.push(finding.help("remove them in the RUN with `apt-get update`"));
+                    made_in = None;
                 }
                 None if updates && !mounts_apt(step) => made_in = Some(stage),
                 _ => {}

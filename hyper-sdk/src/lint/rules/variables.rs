@@ -84,7 +84,9 @@ pub(super) static SECRETS_USED_IN_ARG_OR_ENV: Rule = Rule {
                 _ => continue,
             };
             for (name, value) in names {
-                if speaks_of_a_secret(&name.value) && !value.is_some_and(|v| is_fingerprint(&v.value)) {
+                if speaks_of_a_secret(&name.value)
+                    && !value.is_some_and(|v| is_public_key(&name.value, &v.value))
+                {
                     let what = statement.instruction.keyword().name();
                     let message =
                         format!("{what} `{}` looks like a secret, which would stay in the image", name.value);
@@ -103,8 +105,13 @@ fn speaks_of_a_secret(name: &str) -> bool {
     words.clone().any(|word| SECRET_WORDS.contains(&word)) && !words.any(|word| word == "public")
 }
 
-/// The fingerprint of a public key, as images keep it to check signatures with.
-fn is_fingerprint(value: &str) -> bool {
+/// The fingerprint of a public key, as images keep it to check signatures with: `GPG_KEY` and the like.
+fn is_public_key(name: &str, value: &str) -> bool {
+    let lower = name.to_lowercase();
+    let words = lower.split('_').filter(|word| SECRET_WORDS.contains(word));
+    if words.into_iter().any(|word| word != "key") || lower.contains("api") || lower.contains("secret") {
+        return false;
+    }
     let digits = value.trim_matches(['"', '\'']).trim_start_matches("0x");
     matches!(digits.len(), 16 | 40) && digits.bytes().all(|b| b.is_ascii_hexdigit())
 }
