@@ -26,6 +26,14 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
+/// The systems that can be named without an architecture.
+const SYSTEMS: [&str; 7] = ["darwin", "freebsd", "linux", "netbsd", "openbsd", "solaris", "windows"];
+/// The architectures that can be named without a system.
+const ARCHITECTURES: [&str; 15] = [
+    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le",
+    "riscv64", "s390x", "sparc64", "wasm",
+];
+
 impl Platform {
     /// The platform of the machine that this program was built for.
     pub fn host() -> Self {
@@ -78,7 +86,8 @@ impl fmt::Display for Platform {
 impl FromStr for Platform {
     type Err = Error;
 
-    /// Parses `OS/ARCH[/VARIANT]`, or `ARCH` alone for the system of the host.
+    /// Parses `OS/ARCH[/VARIANT]`; a known architecture alone means the system of the host, and a known system alone the
+    /// architecture of the host.
     fn from_str(s: &str) -> Result<Self> {
         let bad = || {
             Error::invalid(format!(
@@ -93,8 +102,17 @@ impl FromStr for Platform {
             return Err(bad());
         }
         match parts.as_slice() {
-            ["linux" | "windows" | "darwin" | "freebsd"] => Err(bad()),
-            [arch] => Ok(Self::new(std::env::consts::OS, arch, None)),
+            [one] => {
+                let of_arch = Self::new(std::env::consts::OS, one, None);
+                let of_system = Self::new(one, std::env::consts::ARCH, None);
+                if ARCHITECTURES.contains(&of_arch.architecture.as_str()) {
+                    Ok(of_arch)
+                } else if SYSTEMS.contains(&of_system.os.as_str()) {
+                    Ok(of_system)
+                } else {
+                    Err(bad())
+                }
+            }
             [os, arch] => Ok(Self::new(os, arch, None)),
             [os, arch, variant] => Ok(Self::new(os, arch, Some(variant))),
             _ => Err(bad()),
@@ -118,7 +136,10 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), normal);
         }
-        for text in ["", "linux", "linux/", "a/b/c/d", "linux/am d64"] {
+        let host = Platform::host();
+        assert_eq!("linux".parse::<Platform>().unwrap(), Platform { os: "linux".to_owned(), ..host.clone() });
+        assert_eq!("aarch64".parse::<Platform>().unwrap(), Platform::new(&host.os, "arm64", None));
+        for text in ["", "foo", "linux/", "a/b/c/d", "linux/am d64"] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
     }

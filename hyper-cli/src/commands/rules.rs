@@ -42,7 +42,10 @@ fn index() -> String {
          A directive at the top of a Dockerfile switches rules; the build argument `BUILDKIT_DOCKERFILE_CHECK` takes its \
          place.\n\n\
          ```dockerfile\n# check=skip=JSONArgsRecommended,StageNameCasing;error=true;experimental=CopyIgnoredFile\n```\n\n\
-         `skip=all` skips all rules, and with `error=true` a finding fails the build.\n",
+         `skip=all` skips all rules, and with `error=true` a finding fails the build.\n\n\
+         The same as a comment above an instruction holds for that instruction alone; what stands behind a blank is for \
+         the reader.\n\n\
+         ```dockerfile\n# check=skip=ShellSudoUsed the tool insists on it\nRUN sudo make install\n```\n",
     );
     text
 }

@@ -77,6 +77,19 @@ pub struct CheckOptions {
 }
 
 impl CheckOptions {
+    /// The options of a comment such as `check=skip=A because of B` above an instruction.
+    /// What stands behind a blank is for people.
+    ///
+    /// # Errors
+    /// As [`CheckOptions::parse`].
+    pub fn of_comment(comment: &str) -> Option<Result<Self, String>> {
+        let (key, value) = comment.split_once('=')?;
+        if !key.trim().eq_ignore_ascii_case("check") {
+            return None;
+        }
+        Some(Self::parse(value.split_whitespace().next().unwrap_or_default()))
+    }
+
     /// Parses `skip=A,B;error=true;experimental=C`.
     ///
     /// # Errors

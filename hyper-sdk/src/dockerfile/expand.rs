@@ -497,6 +497,16 @@ impl<'a> Run<'a> {
             }),
             ':' => match self.next() {
                 Some(c @ ('+' | '-' | '?')) => self.conditional(name, c, true),
+                // Left to the shell, which may know it, where the variable is not ours.
+                Some(c)
+                    if self.options.keep_undefined
+                        && !matches!(c, '#' | '%')
+                        && self.env.get(name).is_none() =>
+                {
+                    self.lookup(name);
+                    let word = self.operand('}', false)?;
+                    Ok(format!("${{{name}:{c}{word}}}"))
+                }
                 Some(c) => self.fail(format!("unsupported modifier `:{c}` in a substitution")),
                 None => self.fail("a substitution misses its `}`"),
             },

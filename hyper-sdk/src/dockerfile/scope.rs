@@ -51,12 +51,6 @@ impl Values<'_> {
     fn pairs(&mut self, pairs: &mut [Pair]) -> Outcome {
         pairs.iter_mut().try_for_each(|pair| self.words([&mut pair.key, &mut pair.value]))
     }
-
-    /// Patterns keep quotes and escapes, which mean something to them.
-    fn patterns(&mut self, words: &mut [Word]) -> Outcome {
-        let expander = self.expander.keep_quotes().keep_escapes();
-        words.iter_mut().try_for_each(|word| self.with(expander, &mut word.value, word.span))
-    }
 }
 
 impl Instruction {
@@ -64,7 +58,7 @@ impl Instruction {
     ///
     /// | instruction | expanded |
     /// |---|---|
-    /// | COPY, ADD | sources, destination, `--chown`, `--chmod`, `--checksum`, `--exclude`, heredoc bodies |
+    /// | COPY, ADD | sources, destination, `--chown`, `--chmod`, `--checksum`, heredoc bodies; not `--exclude`, where `$` stands for itself |
     /// | ENV, LABEL | keys and values |
     /// | EXPOSE | every word, which may become several |
     /// | VOLUME, WORKDIR, USER, STOPSIGNAL | the value |
@@ -82,7 +76,6 @@ impl Instruction {
             Self::Copy(copy) => {
                 values.words(copy.sources.iter_mut().chain([&mut copy.destination]))?;
                 values.words(copy.chown.iter_mut().chain(&mut copy.chmod))?;
-                values.patterns(&mut copy.excludes)?;
                 for file in copy.inline.iter_mut().filter(|f| f.expand) {
                     values.with(Expander::for_heredoc(), &mut file.content, file.span)?;
                 }
@@ -90,7 +83,6 @@ impl Instruction {
             Self::Add(add) => {
                 values.words(add.sources.iter_mut().chain([&mut add.destination]))?;
                 values.words(add.chown.iter_mut().chain(&mut add.chmod).chain(&mut add.checksum))?;
-                values.patterns(&mut add.excludes)?;
                 for file in add.inline.iter_mut().filter(|f| f.expand) {
                     values.with(Expander::for_heredoc(), &mut file.content, file.span)?;
                 }
@@ -209,40 +201,41 @@ impl Dockerfile {
     /// Expands the FROM of every stage.
     ///
     /// # Errors
-    /// Every FROM that cannot be expanded, or whose image or platform is empty.
+    /// Every FROM that cannot be expanded, or whose image is empty.
     pub fn bases(&self, scope: &GlobalScope) -> Result<Vec<Base>, Vec<Diagnostic>> {
         let mut bases = Vec::with_capacity(self.stages.len());
         let mut faults = Vec::new();
         for stage in &self.stages {
-            let mut expand = |word: &Word, what: &str| {
-                match Expander::new(self.directives.escape).word(&word.value, &scope.values) {
-                    Ok(expanded) if expanded.text.is_empty() => {
-                        faults.push(empty_from(word, what, &expanded.variables, scope));
-                    }
-                    Ok(expanded) => return Some(expanded),
-                    Err(e) => faults.push(expansion_fault(&e, word.span)),
-                }
-                None
+            let expand = |word: &Word| {
+                Expander::new(self.directives.escape)
+                    .word(&word.value, &scope.values)
+                    .map_err(|e| expansion_fault(&e, word.span))
             };
-            let image = expand(&stage.from.image, "the image of a FROM").unwrap_or_default();
-            let platform =
-                stage.from.platform.as_ref().and_then(|word| expand(word, "the platform of a FROM"));
-            let (platform, platform_variables) = platform
-                .map(|p| (p.text, p.variables))
-                .map_or((None, Variables::default()), |(t, v)| (Some(t), v));
+            let image = expand(&stage.from.image).and_then(|image| match image.text.is_empty() {
+                true => Err(empty_from(&stage.from.image, &image.variables, scope)),
+                false => Ok(image),
+            });
+            let platform = stage.from.platform.as_ref().map_or_else(|| Ok(Default::default()), expand);
+            let image = image.map_err(|fault| faults.push(fault)).unwrap_or_default();
+            let platform = platform.map_err(|fault| faults.push(fault)).unwrap_or_default();
             bases.push(Base {
                 image: image.text,
-                platform,
+                // One that is empty is as if it were not there.
+                platform: Some(platform.text).filter(|text| !text.is_empty()),
                 image_variables: image.variables,
-                platform_variables,
+                platform_variables: platform.variables,
             });
         }
         if faults.is_empty() { Ok(bases) } else { Err(faults) }
     }
 }
 
-fn empty_from(word: &Word, what: &str, variables: &Variables, scope: &GlobalScope) -> Diagnostic {
-    let mut d = Diagnostic::error("empty-from", word.span, format!("{what} (`{}`) is empty", word.value));
+fn empty_from(word: &Word, variables: &Variables, scope: &GlobalScope) -> Diagnostic {
+    let mut d = Diagnostic::error(
+        "empty-from",
+        word.span,
+        format!("the image of a FROM (`{}`) is empty", word.value),
+    );
     for name in &variables.undefined {
         let known = scope.values.keys().chain(&scope.declared).map(String::as_str);
         d = match suggestion(name, known) {

@@ -25,7 +25,7 @@ pub use fix::{Edit, apply_edits};
 pub use rules::RULES;
 pub use sarif::to_sarif;
 
-use crate::dockerfile::{CheckOptions, Diagnostic, Dockerfile, RuleSet, Source, Span, suggestion};
+use crate::dockerfile::{CheckOptions, Diagnostic, Dockerfile, RuleSet, Source, Span, Word, suggestion};
 use std::fmt;
 use subject::Subject;
 
@@ -112,8 +112,8 @@ pub fn rule(name: &str) -> Option<&'static Rule> {
     RULES.iter().copied().find(|rule| rule.name.eq_ignore_ascii_case(name))
 }
 
-/// Lints a file, with the options of its `check` directive unless others are given. Findings are in the order of the
-/// file.
+/// Lints a file, with the options of its `check` directive unless others are given. A comment such as `# check=skip=NAME`
+/// above an instruction adds to them for that instruction. Findings are in the order of the file.
 pub fn lint(file: &Dockerfile, facts: &Facts, options: Option<&CheckOptions>) -> Vec<Finding> {
     let default = CheckOptions::default();
     let options = options.or(file.directives.check.as_ref()).unwrap_or(&default);
@@ -121,16 +121,34 @@ pub fn lint(file: &Dockerfile, facts: &Facts, options: Option<&CheckOptions>) ->
         return Vec::new();
     }
     let subject = Subject::new(file, facts);
+    let mut local: Vec<(Span, CheckOptions)> = subject
+        .statements()
+        .filter_map(|statement| {
+            let of_comment = |word: &Word| CheckOptions::of_comment(&word.value);
+            let options = statement.comments.iter().find_map(of_comment)?.ok()?;
+            // What is found in the comments belongs to the instruction, too.
+            let first = statement.comments.first().map_or(statement.span, |word| word.span);
+            Some((first.join(statement.span), options))
+        })
+        .collect();
+    local.sort_by_key(|(span, _)| span.start);
+    let wanted_at = |rule: &Rule, place: Span| {
+        let next = local.partition_point(|(span, _)| span.start <= place.start);
+        let here = next.checked_sub(1).map(|at| &local[at]).filter(|(span, _)| place.start < span.end);
+        let skipped = here.is_some_and(|(_, options)| options.skip.contains(rule.name));
+        let asked = !rule.experimental
+            || options.experimental.contains(rule.name)
+            || here.is_some_and(|(_, options)| options.experimental.contains(rule.name));
+        asked && !skipped
+    };
     let mut findings = Vec::new();
     for rule in RULES {
-        if options.skip.contains(rule.name)
-            || (rule.experimental && !options.experimental.contains(rule.name))
-        {
+        if options.skip.contains(rule.name) {
             continue;
         }
         let mut found = Vec::new();
         (rule.check)(&subject, &mut found);
-        findings.extend(found.into_iter().map(|f| Finding {
+        findings.extend(found.into_iter().filter(|f| wanted_at(rule, f.span)).map(|f| Finding {
             rule,
             span: f.span,
             message: f.message,
@@ -155,6 +173,19 @@ pub fn unknown_rules(options: &CheckOptions, place: Span) -> Vec<Diagnostic> {
             Diagnostic::warning("unknown-rule", place, format!("there is no lint rule `{name}`"))
                 .with_suggestion(suggestion(&name, RULES.iter().map(|r| r.name)))
         })
+        .collect()
+}
+
+/// What is wrong with the `check` comments above instructions, as warnings.
+pub fn comment_faults(file: &Dockerfile) -> Vec<Diagnostic> {
+    let in_stages = file.stages.iter().flat_map(|s| std::iter::once(&s.statement).chain(&s.statements));
+    let comments = file.global_args.iter().chain(in_stages).flat_map(|statement| &statement.comments);
+    comments
+        .filter_map(|comment| match CheckOptions::of_comment(&comment.value)? {
+            Ok(options) => Some(unknown_rules(&options, comment.span)),
+            Err(why) => Some(vec![Diagnostic::warning("invalid-check", comment.span, why)]),
+        })
+        .flatten()
         .collect()
 }
 

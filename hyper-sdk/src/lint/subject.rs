@@ -272,11 +272,11 @@ fn may_be_unset(word: &str, name: &str) -> bool {
 fn words_of(instruction: &Instruction) -> Vec<&Word> {
     match instruction {
         Instruction::Copy(copy) => {
-            let flags = copy.chown.iter().chain(&copy.chmod).chain(&copy.excludes);
+            let flags = copy.chown.iter().chain(&copy.chmod);
             copy.sources.iter().chain([&copy.destination]).chain(flags).collect()
         }
         Instruction::Add(add) => {
-            let flags = add.chown.iter().chain(&add.chmod).chain(&add.checksum).chain(&add.excludes);
+            let flags = add.chown.iter().chain(&add.chmod).chain(&add.checksum);
             add.sources.iter().chain([&add.destination]).chain(flags).collect()
         }
         Instruction::Env(env) => env.pairs.iter().flat_map(|p| [&p.key, &p.value]).collect(),

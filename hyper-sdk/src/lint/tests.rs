@@ -78,6 +78,25 @@ fn rules_are_skipped_and_asked_for_by_name() {
 }
 
 #[test]
+fn a_comment_above_an_instruction_chooses_for_it_alone() {
+    let text = "# about\n# check=skip=ConsistentInstructionCasing the old tool wants it\nFROM a\n\
+                # check=skip=MaintainerDeprecated\nMAINTAINER x\nMAINTAINER y\n\
+                # Check = skip=all\nRUN cd \\\n /x\nRUN cd /y\n";
+    let findings = found(text, &Facts::default());
+    assert_eq!(names(&findings), ["MaintainerDeprecated", "ShellCdWithoutEffect"]);
+    assert_eq!(findings[0].span.start, text.find("MAINTAINER y").unwrap());
+    assert_eq!(findings[1].span.start, text.find("cd /y").unwrap());
+
+    let text = "FROM a\n# check=experimental=InvalidDefinitionDescription\n# other\nFROM a AS b\n# other\nFROM a AS c\n";
+    let parsed = parse(text, "Dockerfile");
+    assert_eq!(names(&lint(&parsed.dockerfile, &Facts::default(), None)), ["InvalidDefinitionDescription"]);
+
+    let parsed = parse("FROM a\n# check=skip=Nothing\nRUN x\n# check=skipp=A\nRUN y\n", "Dockerfile");
+    let faults = comment_faults(&parsed.dockerfile);
+    assert_eq!(faults.iter().map(|d| d.code).collect::<Vec<_>>(), ["unknown-rule", "invalid-check"]);
+}
+
+#[test]
 fn what_is_not_known_leads_to_silence() {
     // The base may set NAME; the platform of the image may be right.
     assert!(found("FROM image\nCOPY $NAME /\n", &Facts::default()).is_empty());
@@ -153,6 +172,8 @@ fn a_fingerprint_is_no_secret_and_a_token_of_its_length_is_one() {
         ("API_KEY", true),
         ("SECRET_KEY", true),
         ("PASSWORD", true),
+        ("TOKEN_FILE", false),
+        ("SECRET_VERSION", false),
     ] {
         let text = format!("FROM debian\nENV {name}={digits}\n");
         assert_eq!(found(&text, &Facts::default()).len(), usize::from(secret), "{name}");

@@ -47,6 +47,7 @@ impl Checked {
             diagnostics.into_iter().filter(|d| d.is_error() || lint::rule(d.code).is_none()).collect();
         diagnostics
             .extend(lint::unknown_rules(&check, file.directives.check_span.unwrap_or(Span::new(0, 0))));
+        diagnostics.extend(lint::comment_faults(&file));
         let facts = Facts {
             environments: bases.iter().map(|(index, config)| (*index, config.config.env.clone())).collect(),
             users: bases.iter().map(|(index, config)| (*index, config.config.user.clone())).collect(),

@@ -63,7 +63,7 @@ pub(super) static UNDEFINED_VAR: Rule = Rule {
     ..PLAIN
 };
 
-/// Parts of a name that speak of a secret; `public` in a name takes it back.
+/// Parts of a name that speak of a secret.
 const SECRET_WORDS: [&str; 10] =
     ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
 
@@ -99,10 +99,14 @@ pub(super) static SECRETS_USED_IN_ARG_OR_ENV: Rule = Rule {
     ..PLAIN
 };
 
+/// Parts of a name that take it back: what is public, where a secret lies, which one it is.
+const HARMLESS_WORDS: [&str; 3] = ["public", "file", "version"];
+
 fn speaks_of_a_secret(name: &str) -> bool {
     let lower = name.to_lowercase();
     let mut words = lower.split('_');
-    words.clone().any(|word| SECRET_WORDS.contains(&word)) && !words.any(|word| word == "public")
+    words.clone().any(|word| SECRET_WORDS.contains(&word))
+        && !words.any(|word| HARMLESS_WORDS.contains(&word))
 }
 
 /// The fingerprint of a public key, as images keep it to check signatures with: `GPG_KEY` and the like.
