@@ -293,6 +293,9 @@ impl Reference {
             }
             _ => (rest, None),
         };
+        if rest.len() == 64 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(name_error(s, "reference", "64 hexadecimal digits are an id, not a name"));
+        }
         let (host, name) = match rest.split_once('/') {
             Some((first, name))
                 if first.contains(['.', ':'])

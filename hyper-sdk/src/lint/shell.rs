@@ -29,6 +29,8 @@ pub(super) struct Command {
     pub(super) depth: usize,
     /// Whether its output goes into a file.
     pub(super) to_file: bool,
+    /// Whether it decides about others: the condition of `if` and `while`, or behind `!`. It may fail.
+    pub(super) condition: bool,
 }
 
 impl Command {
@@ -67,8 +69,16 @@ fn is_assignment(word: &str) -> bool {
 
 /// The simple commands of a text, in its order.
 pub(super) fn commands(text: &str) -> Vec<Command> {
-    let mut parser =
-        Parser { text, at: 0, commands: Vec::new(), depth: 0, heredocs: Vec::new(), cases: Vec::new() };
+    let mut parser = Parser {
+        text,
+        at: 0,
+        commands: Vec::new(),
+        depth: 0,
+        heredocs: Vec::new(),
+        cases: Vec::new(),
+        condition: false,
+        negated: false,
+    };
     parser.run();
     parser.commands
 }
@@ -82,6 +92,10 @@ struct Parser<'a> {
     heredocs: Vec<String>,
     /// For each open `case`, whether a pattern comes next.
     cases: Vec<bool>,
+    /// Whether `then` or `do` is still to come.
+    condition: bool,
+    /// Whether a `!` stands before the pipe.
+    negated: bool,
 }
 
 /// Words that open a compound command or go on with one; a command stands behind them.
@@ -158,6 +172,7 @@ impl Parser<'_> {
     }
 
     fn end(&mut self, current: &mut Option<Command>, joint: Joint) {
+        self.negated &= joint == Joint::Pipe;
         if let Some(mut command) = current.take() {
             command.joint = joint;
             self.commands.push(command);
@@ -196,6 +211,7 @@ impl Parser<'_> {
         if current.is_none() && !quoted {
             if OPENERS.contains(&word.as_str()) {
                 self.depth += 1;
+                self.condition = matches!(word.as_str(), "if" | "while" | "until");
                 if matches!(word.as_str(), "for" | "select" | "case") {
                     self.skip_head(word == "case");
                 }
@@ -203,6 +219,12 @@ impl Parser<'_> {
             }
             if MIDDLES.contains(&word.as_str()) {
                 self.depth += usize::from(word == "{");
+                match word.as_str() {
+                    "elif" => self.condition = true,
+                    "then" | "do" | "else" => self.condition = false,
+                    "!" => self.negated = true,
+                    _ => {}
+                }
                 return;
             }
             if CLOSERS.contains(&word.as_str()) {
@@ -213,13 +235,14 @@ impl Parser<'_> {
                 return;
             }
         }
-        let depth = self.depth;
+        let (depth, condition) = (self.depth, self.condition || self.negated);
         let command = current.get_or_insert_with(|| Command {
             words: Vec::new(),
             range: start..start,
             joint: Joint::End,
             depth,
             to_file: false,
+            condition,
         });
         command.words.push(word);
         command.range.end = self.at;
@@ -416,6 +439,18 @@ mod tests {
             ["X=1 env Y=2 /usr/bin/apt-get install:End"]
         );
         assert_eq!(commands("X=1 env Y=2 /usr/bin/apt-get install")[0].name(), "apt-get");
+    }
+
+    #[test]
+    fn conditions_are_told_apart() {
+        for (text, conditions) in [
+            ("if a | b; then c; elif d; then e; else f; fi; g", "ttftfff"),
+            ("while a; do b; done && ! c | d; e", "tfttf"),
+            ("for x in a; do b; done || ! c && d", "ftf"),
+        ] {
+            let found: String = commands(text).iter().map(|c| if c.condition { 't' } else { 'f' }).collect();
+            assert_eq!(found, conditions, "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the rules look at: the file, and each stage replayed with the variables that it has at every instruction.
 
 use super::Facts;
+use super::rules::is_absolute;
 use crate::dockerfile::{
     Base, Dockerfile, Expander, GlobalScope, Instruction, Stage, StageRef, Statement, Variables, Word,
     suggestion,
@@ -254,7 +255,7 @@ impl<'a> Subject<'a> {
                 replay.shell = shell.words.iter().map(|w| w.value.clone()).collect();
             }
             Instruction::User(user) => replay.user = Some(user.user.value.clone()),
-            Instruction::Workdir(workdir) if workdir.path.value.starts_with('/') => {
+            Instruction::Workdir(workdir) if is_absolute(&workdir.path.value) => {
                 replay.workdir = Some(workdir.path.value.clone());
             }
             _ => {}

@@ -126,6 +126,14 @@ fn shell_rules_know_their_exceptions() {
         "FROM debian\nRUN git log | head -n 1; tar -c . | tar -x -C /x; gpg --fingerprint | cat\n",
         "FROM debian\nRUN apt-get update && ./install-dependencies\nRUN apt-get install -y x\n",
         "FROM debian\nRUN apt-get update\nRUN apt-get purge -y x\n",
+        "FROM debian\nRUN if curl -s x | grep -q y; then z; fi; ! curl x | grep y; curl --version | head -n 1\n",
+        "FROM debian\nRUN curl -sSL https://x | tee y | sha256sum -c z || true\nRUN curl -o /dev/null https://x\n",
+        "FROM debian\nRUN curl -o a https://x && echo 00 a | sha256sum -c -\nRUN curl -V > a; curl file:///x -o y\n",
+        "FROM debian\nRUN ulimit -a\nRUN umask\nRUN export -p > /env\nRUN alias\n",
+        "FROM debian\nRUN apt-get install -q=2 x; apt-get install --just-print y\n",
+        "FROM debian\nRUN apt-get update && xargs -a list apt-get install -y\nRUN apt-get install -y /tmp/x.deb\n",
+        "FROM debian\nRUN apt-get update\nRUN apt-get update && apt-get install -y x && rm -rf /var/lib/apt/lists/*\n\
+         RUN rm -rf /var/lib/apt/lists/*\n",
         "FROM windows\nSHELL [\"powershell\"]\nRUN cd x\n",
         "FROM debian\nRUN [\"sudo\", \"x\"]\n",
         "FROM debian\nRUN <<EOF\n#!/usr/bin/env python3\ncd = 1\nEOF\n",
@@ -143,6 +151,53 @@ fn shell_rules_know_their_exceptions() {
     let text = "FROM debian\nUSER 0:0\nRUN echo sudo && \\\n    sudo \\\n    make\n";
     let findings = found(text, &Facts::default());
     assert_eq!(findings[0].span.start, text.rfind("sudo").unwrap());
+}
+
+#[test]
+fn shell_rules_see_through_what_hides_a_fault() {
+    for (line, rule) in [
+        ("curl x | tar x || exit 1", "ShellPipeHidesFailure"),
+        ("curl -s \"$URL/x\" -o y", "CurlWithoutFail"),
+        ("curl --fail-early -o x https://x", "CurlWithoutFail"),
+        ("wget -qO- x | sh", "ShellPipeHidesFailure"),
+        ("make && cd ..", "ShellCdWithoutEffect"),
+        ("ulimit -n 4096", "ShellExportWithoutEffect"),
+        ("umask 022", "ShellExportWithoutEffect"),
+    ] {
+        assert_eq!(names(&found(&format!("FROM debian\nRUN {line}\n"), &Facts::default())), [rule], "{line}");
+    }
+}
+
+#[test]
+fn a_platform_is_redundant_however_it_is_written() {
+    let facts = facts(rule("RedundantTargetPlatform").unwrap());
+    let text = "FROM --platform=${TARGETPLATFORM:-linux/386} a\n";
+    assert_eq!(names(&found(text, &facts)), ["RedundantTargetPlatform"]);
+    assert!(
+        found("ARG P\nFROM --platform=${P:-$TARGETPLATFORM} a\nFROM --platform=$BUILDPLATFORM a\n", &facts)
+            .len()
+            < 2
+    );
+}
+
+#[test]
+fn drives_have_roots() {
+    assert!(found("FROM a\nWORKDIR C:\\\\x\nWORKDIR y\n", &Facts::default()).is_empty());
+}
+
+#[test]
+fn a_quoted_legacy_value_is_fixed_as_it_is() {
+    for (line, fixed) in [
+        ("LABEL maintainer \"A 'x' <b@c>\"", Some("LABEL maintainer=\"A 'x' <b@c>\"")),
+        ("ENV PATH \"${A}/bin:$PATH\"", Some("ENV PATH=\"${A}/bin:$PATH\"")),
+        ("ENV A \"b\" c", None),
+        ("ENV A \"b\\\"c\"", None),
+    ] {
+        let text = format!("FROM scratch\nENV A=x\n{line}\n");
+        let findings = found(&text, &Facts::default());
+        let after = apply_edits(&text, findings.iter().flat_map(|f| &f.edits));
+        assert_eq!(after.lines().nth(2), Some(fixed.unwrap_or(line)), "{line}");
+    }
 }
 
 #[test]
@@ -235,7 +290,7 @@ proptest! {
     fn fixing_ends_keeps_the_meaning_and_leaves_nothing_to_fix(lines in proptest::collection::vec(
         prop_oneof![
             Just("from a as B"), Just("FROM a AS b"), Just("FROM --platform=$TARGETPLATFORM  a"), Just("env A b c"),
-            Just("ENV A \"b\" c"), Just("EXPOSE 80/TCP 1:2"), Just("expose 80/Udp"), Just("RUN a && \\\n\n  b"),
+            Just("ENV A \"b\" c"), Just("ENV A \"b c\""), Just("EXPOSE 80/TCP 1:2"), Just("expose 80/Udp"), Just("RUN a && \\\n\n  b"),
             Just("Run x"), Just("LABEL k v"), Just("# comment"), Just(""), Just("ENV A=b"), Just("label x=y"),
         ],
         1..14,

@@ -8,6 +8,7 @@ use crate::graph::Source;
 use crate::lint::{self, Facts, Finding};
 use crate::oci::ImageConfig;
 use crate::platform::Platform;
+use crate::reference::Reference;
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -136,6 +137,8 @@ impl Resolver for Lenient<'_> {
     }
 
     async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved> {
+        // What is no name is a fault of the text, and no registry needs to be asked.
+        Reference::parse(name)?;
         let error = match self.resolver.image(name, platform).await {
             Ok(found) => return Ok(found),
             Err(error) => error.with_context("image", name),

@@ -38,9 +38,11 @@ pub(super) static REDUNDANT_TARGET_PLATFORM: Rule = Rule {
     fixable: true,
     check: |subject, found| {
         let text = subject.file.source.text();
-        for stage in &subject.file.stages {
-            let Some(word) = &stage.from.platform else { continue };
-            if !matches!(word.value.as_str(), "$TARGETPLATFORM" | "${TARGETPLATFORM}") {
+        for (stage, base) in subject.file.stages.iter().zip(&subject.bases) {
+            let (Some(word), Some(base)) = (&stage.from.platform, base) else { continue };
+            let used = &base.platform_variables.used;
+            let only = used.len() == 1 && used.contains("TARGETPLATFORM");
+            if !only || base.platform.as_ref() != subject.scope.values.get("TARGETPLATFORM") {
                 continue;
             }
             let finding = Found::new(word.span, "FROM takes the target platform also without being told")

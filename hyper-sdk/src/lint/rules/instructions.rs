@@ -73,7 +73,7 @@ pub(super) static WORKDIR_RELATIVE_PATH: Rule = Rule {
         for (_, step) in subject.steps() {
             let Some(Instruction::Workdir(workdir)) = &step.expanded else { continue };
             let path = &workdir.path;
-            if !path.value.is_empty() && !path.value.starts_with('/') && step.workdir.is_none() {
+            if !path.value.is_empty() && !is_absolute(&path.value) && step.workdir.is_none() {
                 let message = format!("`{}` depends on the working directory of the base image", path.value);
                 found.push(
                     Found::new(path.span, message)
@@ -84,6 +84,15 @@ pub(super) static WORKDIR_RELATIVE_PATH: Rule = Rule {
     },
     ..PLAIN
 };
+
+/// Whether a path starts at a root, also of a drive.
+pub(in crate::lint) fn is_absolute(path: &str) -> bool {
+    let drive = |path: &str| {
+        let mut characters = path.chars();
+        characters.next().is_some_and(|c| c.is_ascii_alphabetic()) && characters.next() == Some(':')
+    };
+    path.starts_with(['/', '\\']) || drive(path)
+}
 
 pub(super) static MULTIPLE_INSTRUCTIONS_DISALLOWED: Rule = Rule {
     name: "MultipleInstructionsDisallowed",
@@ -147,6 +156,11 @@ pub(super) static LEGACY_KEY_VALUE_FORMAT: Rule = Rule {
 fn modern(pair: &Pair, written: &str) -> Option<String> {
     let (key, value) = (&pair.key.value, &pair.value.value);
     let same_line = written.strip_prefix(key.as_str())?.trim_start() == value;
+    let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let one_quote = quoted.is_some_and(|inner| !inner.contains(['"', '\\', '`', '\n', '\r']));
+    if same_line && one_quote && !key.contains(['"', '\'', '\\', '$']) {
+        return Some(format!("{key}={value}"));
+    }
     let plain = !value.contains(['"', '\'', '\\', '`', '\n', '\r']) && !value.is_empty();
     if !same_line || !plain || key.contains(['"', '\'', '\\', '$']) {
         return None;

@@ -18,10 +18,13 @@ pub(super) static SHELL_CD_WITHOUT_EFFECT: Rule = Rule {
     good: "FROM alpine\nWORKDIR /src\nRUN make\n",
     check: |subject, found| {
         last_commands(subject, &["cd", "pushd"], found, |command| {
-            let folder = command.arguments().first().map_or("…", String::as_str);
             let message =
                 "this `cd` is without effect: the next instruction starts in WORKDIR again".to_owned();
-            (message, format!("use `WORKDIR {folder}`"))
+            let help = match command.arguments() {
+                [folder] if !folder.starts_with(['-', '.', '$', '~']) => format!("use `WORKDIR {folder}`"),
+                _ => "use WORKDIR, or leave it out".to_owned(),
+            };
+            Some((message, help))
         });
     },
     ..PLAIN
@@ -37,8 +40,22 @@ pub(super) static SHELL_EXPORT_WITHOUT_EFFECT: Rule = Rule {
     check: |subject, found| {
         last_commands(subject, &["export", "alias", "umask", "ulimit"], found, |command| {
             let name = command.name();
+            // Without a value they print.
+            let arguments = command.arguments();
+            let sets = match name {
+                "export" => arguments.iter().any(|word| !word.starts_with('-')),
+                "alias" => arguments.iter().any(|word| word.contains('=')),
+                "umask" => arguments.iter().any(|word| !word.starts_with('-')),
+                _ => arguments.last().is_some_and(|word| !word.starts_with('-')),
+            };
+            if !sets || command.to_file {
+                return None;
+            }
             let help = if name == "export" { "use ENV" } else { "put it into the RUN that needs it" };
-            (format!("this `{name}` is without effect: it ends with the shell of this RUN"), help.to_owned())
+            Some((
+                format!("this `{name}` is without effect: it ends with the shell of this RUN"),
+                help.to_owned(),
+            ))
         });
     },
     ..PLAIN
@@ -61,7 +78,9 @@ pub(super) static SHELL_PIPE_HIDES_FAILURE: Rule = Rule {
             }
             let hidden = script.commands.iter().enumerate().filter(|(at, command)| {
                 command.joint == Joint::Pipe
+                    && !command.condition
                     && SOURCES.contains(&command.name())
+                    && !only_tells(command)
                     && !is_allowed_to_fail(&script.commands[*at..])
             });
             for (_, command) in hidden.take(MAX_FINDINGS) {
@@ -76,9 +95,20 @@ pub(super) static SHELL_PIPE_HIDES_FAILURE: Rule = Rule {
     ..PLAIN
 };
 
-/// Whether the pipe that begins here is followed by `||`.
+/// Whether the pipe that begins here is followed by `||` and something that goes on.
 fn is_allowed_to_fail(commands: &[Command]) -> bool {
-    commands.iter().find(|command| command.joint != Joint::Pipe).is_some_and(|last| last.joint == Joint::Or)
+    let end = commands.iter().position(|command| command.joint != Joint::Pipe);
+    let Some(end) = end.filter(|end| commands[*end].joint == Joint::Or) else { return false };
+    let next = commands.get(end + 1).map(Command::name);
+    !next.is_some_and(|name| matches!(name, "exit" | "return" | "false"))
+}
+
+/// Whether a program is asked about itself, or for a file that is here already.
+fn only_tells(command: &Command) -> bool {
+    let mut arguments = command.arguments().iter();
+    arguments.any(|word| {
+        matches!(word.as_str(), "--version" | "-V" | "--help" | "-h") || word.starts_with("file:")
+    })
 }
 
 pub(super) static SHELL_SUDO_USED: Rule = Rule {
@@ -157,6 +187,10 @@ pub(super) static APT_INSTALL_WITHOUT_YES: Rule = Rule {
 };
 
 fn says_yes(argument: &str) -> bool {
+    // As quiet as that it asks nothing.
+    if argument.starts_with("-q=") {
+        return true;
+    }
     // A variable may hold it.
     if argument.starts_with('$') {
         return true;
@@ -166,7 +200,16 @@ fn says_yes(argument: &str) -> bool {
             matches!(
                 long.split('=').next(),
                 Some(
-                    "yes" | "assume-yes" | "force-yes" | "assume-no" | "simulate" | "dry-run" | "print-uris"
+                    "yes"
+                        | "assume-yes"
+                        | "force-yes"
+                        | "assume-no"
+                        | "simulate"
+                        | "dry-run"
+                        | "print-uris"
+                        | "just-print"
+                        | "recon"
+                        | "no-act"
                 ) | Some("download-only")
             )
         }
@@ -190,9 +233,10 @@ pub(super) static APT_UPDATE_ALONE: Rule = Rule {
         for (replay, step, script) in scripts(subject) {
             let installs =
                 script.commands.iter().any(|c| apt(c).is_some_and(|what| FETCHING.contains(&what)));
+            let first = script.commands.iter().position(|c| apt(c) == Some("update"));
+            let update = first.map(|at| &script.commands[at]);
             // Other programs install through apt, too: what stands behind the update may be one.
-            let alone = script.commands.last().is_none_or(|last| apt(last) == Some("update"));
-            let update = script.commands.iter().find(|c| apt(c) == Some("update"));
+            let alone = first.is_some_and(|at| script.commands[at..].iter().all(installs_nothing));
             match (update, installs) {
                 (Some(command), false) if alone && !mounts_apt(step) => {
                     let place = place(subject, step, &script, command);
@@ -214,6 +258,16 @@ pub(super) static APT_UPDATE_ALONE: Rule = Rule {
     },
     ..PLAIN
 };
+
+/// Whether a command is known to install nothing.
+fn installs_nothing(command: &Command) -> bool {
+    match apt(command) {
+        Some(what) => matches!(what, "update" | "clean" | "autoclean"),
+        None => {
+            matches!(command.name(), "rm" | "echo" | "true" | ":" | "set" | "mkdir" | "chmod" | "cp" | "mv")
+        }
+    }
+}
 
 /// Whether the lists or packages of apt are in a mount, where no layer keeps them.
 fn mounts_apt(step: &Step<'_>) -> bool {
@@ -239,26 +293,24 @@ pub(super) static APT_LISTS_REMOVED_TOO_LATE: Rule = Rule {
             });
             let stage = replay.stage.index;
             match removal {
-                Some(command) if !updates && made_in == Some(stage) => {
-                    let message =
-                        "the lists of apt stay in the layer of the RUN that fetched them".to_owned();
-                    let finding = Found::new(place(subject, step, &script, command), message);
-                    found.push(finding.help("remove them in the RUN with `apt-get update`"));
-                    made_in = None;
+                Some(command) => {
+                    if made_in.take() == Some(stage) && !updates {
+                        let message =
+                            "the lists of apt stay in the layer of the RUN that fetched them".to_owned();
+                        let finding = Found::new(place(subject, step, &script, command), message);
+                        found.push(finding.help("remove them in the RUN with `apt-get update`"));
+                    }
                 }
                 None if updates && !mounts_apt(step) => made_in = Some(stage),
-                _ => {}
+                None => {}
             }
         }
     },
     ..PLAIN
 };
 
-/// What takes whatever comes for a file or a program.
-const TAKERS: [&str; 16] = [
-    "tar", "bsdtar", "sh", "bash", "gpg", "apt-key", "tee", "gunzip", "zcat", "xz", "unxz", "python",
-    "python3", "perl", "node", "dd",
-];
+/// What takes whatever comes for a file or a program. Archives and keys tell a page from what they expect.
+const TAKERS: [&str; 9] = ["sh", "bash", "ash", "tee", "dd", "python", "python3", "perl", "node"];
 
 pub(super) static CURL_WITHOUT_FAIL: Rule = Rule {
     name: "CurlWithoutFail",
@@ -268,13 +320,20 @@ pub(super) static CURL_WITHOUT_FAIL: Rule = Rule {
     good: "FROM debian\nRUN curl -fsSL -o /usr/bin/tool https://example.com/tool\n",
     check: |subject, found| {
         for (_, step, script) in scripts(subject) {
+            // What is compared with a checksum or a signature is not taken for what it is not.
+            if script.commands.iter().any(verifies) {
+                continue;
+            }
             for (at, command) in script.commands.iter().enumerate() {
-                if command.name() != "curl" || command.arguments().iter().any(|a| fails_or_asks(a)) {
+                if command.name() != "curl"
+                    || only_tells(command)
+                    || command.arguments().iter().any(|a| fails_or_asks(a))
+                {
                     continue;
                 }
                 let next = script.commands.get(at + 1).filter(|_| command.joint == Joint::Pipe);
                 let taken = next.is_some_and(|next| TAKERS.contains(&next.name()));
-                if command.to_file || taken || command.arguments().iter().any(|a| writes_a_file(a)) {
+                if command.to_file || taken || writes_a_file(command.arguments()) {
                     let message = "this `curl` keeps the server's error page as if it were the file";
                     found.push(Found::new(place(subject, step, &script, command), message).help("add `-f`"));
                 }
@@ -287,20 +346,34 @@ pub(super) static CURL_WITHOUT_FAIL: Rule = Rule {
 fn fails_or_asks(argument: &str) -> bool {
     match argument.strip_prefix("--") {
         Some(long) => {
-            matches!(long, "fail" | "fail-with-body" | "fail-early" | "head" | "request" | "data" | "config")
+            matches!(long, "fail" | "fail-with-body" | "head" | "request" | "data" | "config")
                 || long.starts_with("write-out")
         }
         None => {
             let flags = argument.strip_prefix('-').unwrap_or_default();
-            argument.starts_with('$') || flags.contains(['f', 'I', 'w', 'X', 'd', 'K'])
+            // A variable may hold it.
+            (argument.starts_with('$') && !argument.contains('/'))
+                || flags.contains(['f', 'I', 'w', 'X', 'd', 'K'])
         }
     }
 }
 
-fn writes_a_file(argument: &str) -> bool {
-    match argument.strip_prefix("--") {
-        Some(long) => matches!(long, "output" | "remote-name" | "remote-name-all"),
+fn writes_a_file(arguments: &[String]) -> bool {
+    let names = |argument: &String| match argument.strip_prefix("--") {
+        Some(long) => matches!(long.split('=').next(), Some("output" | "remote-name" | "remote-name-all")),
         None => argument.strip_prefix('-').is_some_and(|flags| flags.contains(['o', 'O'])),
+    };
+    arguments.iter().any(names) && !arguments.iter().any(|argument| argument.ends_with("/dev/null"))
+}
+
+/// Whether a command compares a file with what it should be.
+fn verifies(command: &Command) -> bool {
+    let asked = |flags: &[&str]| command.arguments().iter().any(|word| flags.contains(&word.as_str()));
+    match command.name() {
+        "gpg" | "gpgv" | "cosign" | "minisign" => {
+            command.name() == "gpgv" || asked(&["--verify", "verify", "-V"])
+        }
+        name => name.ends_with("sum") && asked(&["-c", "--check", "-sc", "-cs"]),
     }
 }
 
@@ -362,12 +435,13 @@ fn last_commands(
     subject: &Subject<'_>,
     names: &[&str],
     found: &mut Vec<Found>,
-    say: impl Fn(&Command) -> (String, String),
+    say: impl Fn(&Command) -> Option<(String, String)>,
 ) {
     for (_, step, script) in scripts(subject) {
         if let Some(command) = script.commands.last().filter(|c| c.depth == 0 && names.contains(&c.name())) {
-            let (message, help) = say(command);
-            found.push(Found::new(place(subject, step, &script, command), message).help(help));
+            if let Some((message, help)) = say(command) {
+                found.push(Found::new(place(subject, step, &script, command), message).help(help));
+            }
         }
     }
 }

@@ -43,7 +43,7 @@ pub(super) static UNDEFINED_VAR: Rule = Rule {
     name: "UndefinedVar",
     summary: "variables should be set before they are used",
     why: "A variable that is neither set by ENV or ARG above nor by the base image is replaced with nothing, and a path or \
-          a name becomes another one.",
+          a name becomes another one. `${NAME:-word}` and its relatives say what an unset name means, and are no finding.",
     bad: "FROM scratch\nENV NAME=value\nCOPY $NAEM /\n",
     good: "FROM scratch\nENV NAME=value\nCOPY $NAME /\n",
     check: |subject, found| {
@@ -71,7 +71,8 @@ pub(super) static SECRETS_USED_IN_ARG_OR_ENV: Rule = Rule {
     name: "SecretsUsedInArgOrEnv",
     summary: "secrets should not be passed by ARG or ENV",
     why: "Values of ENV are in the config of the image, and those of ARG in its history: whoever has the image can read \
-          them. A secret mount shows a secret to one RUN and leaves nothing behind.",
+          them. A secret mount shows a secret to one RUN and leaves nothing behind. The fingerprint of a public key, such as that of \
+          `GPG_KEY`, is no secret.",
     bad: "FROM alpine\nARG AWS_SECRET_ACCESS_KEY\n",
     good: "FROM alpine\nRUN --mount=type=secret,id=aws,target=/root/.aws/credentials ./upload\n",
     check: |subject, found| {
