@@ -292,17 +292,16 @@ pub(super) static APT_LISTS_REMOVED_TOO_LATE: Rule = Rule {
                 c.name() == "rm" && c.arguments().iter().any(|a| a.starts_with("/var/lib/apt/lists"))
             });
             let stage = replay.stage.index;
-            match removal {
-                Some(command) => {
-                    if made_in.take() == Some(stage) && !updates {
-                        let message =
-                            "the lists of apt stay in the layer of the RUN that fetched them".to_owned();
-                        let finding = Found::new(place(subject, step, &script, command), message);
-                        found.push(finding.help("remove them in the RUN with `apt-get update`"));
-                    }
-                }
-                None if updates && !mounts_apt(step) => made_in = Some(stage),
-                None => {}
+            let had = made_in;
+            if removal.is_some() {
+                made_in = None;
+            } else if updates && !mounts_apt(step) {
+                made_in = Some(stage);
+            }
+            if let Some(command) = removal.filter(|_| !updates && had == Some(stage)) {
+                let message = "the lists of apt stay in the layer of the RUN that fetched them".to_owned();
+                let finding = Found::new(place(subject, step, &script, command), message);
+                found.push(finding.help("remove them in the RUN with `apt-get update`"));
             }
         }
     },
@@ -438,10 +437,9 @@ fn last_commands(
     say: impl Fn(&Command) -> Option<(String, String)>,
 ) {
     for (_, step, script) in scripts(subject) {
-        if let Some(command) = script.commands.last().filter(|c| c.depth == 0 && names.contains(&c.name())) {
-            if let Some((message, help)) = say(command) {
-                found.push(Found::new(place(subject, step, &script, command), message).help(help));
-            }
+        let last = script.commands.last().filter(|c| c.depth == 0 && names.contains(&c.name()));
+        if let Some((command, (message, help))) = last.and_then(|command| Some((command, say(command)?))) {
+            found.push(Found::new(place(subject, step, &script, command), message).help(help));
         }
     }
 }
