@@ -111,7 +111,12 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-async fn dispatch(cli: Cli) -> Result<(), Failure> {
+async fn dispatch(mut cli: Cli) -> Result<(), Failure> {
+    if let Command::Build(args) = &cli.command
+        && let Some(format) = args.call.format
+    {
+        cli.global.format = format;
+    }
     let checks = matches!(&cli.command, Command::Build(args) if args.checks());
     if cli.global.format == Format::Sarif && !checks {
         return Err(Failure::usage("--format sarif is for `hyperbuild build --check`"));

@@ -48,6 +48,8 @@ fn a_check_tells_everything_at_once_and_builds_nothing() {
         .collect();
     assert_eq!(lines, [2, 3, 4, 5], "{value}");
     assert_eq!(value["warnings"][0]["ruleName"], "MaintainerDeprecated");
+    let output = run(&place, broken, &["--call=check,format=json,ignorestatus=true"]);
+    assert!(output.status.success() && json(&output) == value, "{}", told(&output));
     let built = run(&place, broken, &[]);
     let said = told(&built);
     for line in 2..=5 {

@@ -2,6 +2,7 @@
 
 use crate::app::Format;
 use crate::backends::{Session, TransportArgs};
+use crate::commands::call::{Call, Method};
 use crate::commands::check;
 use crate::failure::Failure;
 use crate::output::OutputSpec;
@@ -113,8 +114,11 @@ pub(crate) struct BuildArgs {
     #[arg(long)]
     check: bool,
     /// What to do with the Dockerfile: build it, check it, or list what its target takes or which targets it has
-    #[arg(long, value_enum, value_name = "METHOD", default_value_t = Call::Build)]
-    call: Call,
+    ///
+    /// METHOD is `build`, `check`, `outline` or `targets`; behind it may stand `,format=FORMAT`, and `,ignorestatus=true`
+    /// to exit with 0 whatever a check finds.
+    #[arg(long, value_name = "METHOD", default_value = "build")]
+    pub(crate) call: Call,
     /// Checks the Dockerfile and rewrites what has one safe way to be written
     #[arg(long)]
     fix: bool,
@@ -124,23 +128,10 @@ pub(crate) struct BuildArgs {
     refused: Refused,
 }
 
-/// What to do with a Dockerfile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Call {
-    /// Build it
-    Build,
-    /// Tell its faults and what the linter finds
-    Check,
-    /// List the arguments, secrets and caches of the target
-    Outline,
-    /// List the stages
-    Targets,
-}
-
 impl BuildArgs {
     /// Whether the Dockerfile is only checked.
     pub(crate) fn checks(&self) -> bool {
-        self.check || self.fix || self.call == Call::Check
+        self.check || self.fix || self.call.method == Method::Check
     }
 }
 
@@ -159,11 +150,15 @@ pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failur
     args.refused.check()?;
     let scratch = session.root().join("scratch");
     let (request, _unpacked) = request(&args, &scratch, |name| std::env::var(name).ok())?;
-    let call = if args.checks() { Call::Check } else { args.call };
-    if call != Call::Build {
+    let method = if args.checks() { Method::Check } else { args.call.method };
+    if method != Method::Build {
         let builder = session.local_builder(args.transport).await?;
         let stdin = args.file.as_deref() == Some("-") || args.context == "-";
-        return check::run(call, args.fix.then_some(stdin), request, &builder, session).await;
+        let outcome = check::run(method, args.fix.then_some(stdin), request, &builder, session).await;
+        return match outcome {
+            Err(Failure::Findings) if args.call.ignore_status => Ok(()),
+            other => other,
+        };
     }
     let stdout_is_taken = uses_stdout(&args)?;
 

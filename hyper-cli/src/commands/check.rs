@@ -1,6 +1,6 @@
 //! `hyperbuild build --check`, `--fix` and `--call`: what a Dockerfile is, without building it.
 
-use super::build::Call;
+use super::call::Method;
 use crate::app::Format;
 use crate::backends::Session;
 use crate::failure::Failure;
@@ -20,18 +20,18 @@ const PAGES: &str = "docs/rules/";
 /// How often edits may make others possible.
 const ROUNDS: usize = 8;
 
-/// Does what `call` says. `fix` is given when the text is to be rewritten, and says whether it came from standard input.
+/// Does what `method` says. `fix` is given when the text is to be rewritten, and says whether it came from standard input.
 pub(crate) async fn run(
-    call: Call,
+    method: Method,
     fix: Option<bool>,
     request: BuildRequest,
     builder: &LocalBuilder,
     session: &Session,
 ) -> Result<(), Failure> {
     let progress = Progress::none();
-    match call {
-        Call::Build => Err(Error::internal("a build has its own way").into()),
-        Call::Targets => {
+    match method {
+        Method::Build => Err(Error::internal("a build has its own way").into()),
+        Method::Targets => {
             let targets = builder.targets(request, &progress).await?;
             match session.format {
                 Format::Json => print_json(&json!({ "targets": targets }))?,
@@ -39,7 +39,7 @@ pub(crate) async fn run(
             }
             Ok(())
         }
-        Call::Outline => {
+        Method::Outline => {
             let outline = builder.outline(request, &progress).await?;
             match session.format {
                 Format::Json => print_json(&outline)?,
@@ -47,7 +47,7 @@ pub(crate) async fn run(
             }
             Ok(())
         }
-        Call::Check => match fix {
+        Method::Check => match fix {
             Some(stdin) => rewrite(stdin, request, builder, session).await,
             None => check(request, builder, session).await,
         },

@@ -1,6 +1,7 @@
 //! One file a command: its arguments, whose doc comments are the help, and one function that calls the SDK.
 
 pub(crate) mod build;
+pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod images;

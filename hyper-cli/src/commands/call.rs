@@ -1,0 +1,92 @@
+//! The value of `build --call`: what to do with a Dockerfile.
+
+use crate::app::Format;
+use clap::ValueEnum as _;
+use std::str::FromStr;
+
+/// What to do with a Dockerfile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    /// Build it.
+    Build,
+    /// Tell its faults and what the linter finds.
+    Check,
+    /// List the arguments, secrets and caches of the target.
+    Outline,
+    /// List the stages.
+    Targets,
+}
+
+/// `METHOD[,format=FORMAT][,ignorestatus=BOOL]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    /// How the result is printed, where that is said here.
+    pub(crate) format: Option<Format>,
+    /// Whether findings leave the exit status at 0.
+    pub(crate) ignore_status: bool,
+}
+
+impl FromStr for Call {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut call = Self { method: Method::Build, format: None, ignore_status: false };
+        for (at, field) in text.split(',').enumerate() {
+            match field.split_once('=') {
+                None if at == 0 => {
+                    call.method = match field {
+                        "build" | "" => Method::Build,
+                        "check" | "lint" => Method::Check,
+                        "outline" => Method::Outline,
+                        "targets" => Method::Targets,
+                        _ => {
+                            return Err(format!(
+                                "there is no method `{field}`: build, check, outline and targets are known"
+                            ));
+                        }
+                    };
+                }
+                Some(("format", format)) => call.format = Some(Format::from_str(format, true)?),
+                Some(("ignorestatus", value)) => {
+                    call.ignore_status = match value {
+                        "true" | "1" => true,
+                        "false" | "0" => false,
+                        _ => return Err(format!("`ignorestatus` is true or false, not `{value}`")),
+                    };
+                }
+                _ => {
+                    return Err(format!(
+                        "`{field}` is not understood: expected METHOD[,format=FORMAT][,ignorestatus=BOOL]"
+                    ));
+                }
+            }
+        }
+        Ok(call)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_have_a_format_and_a_status() {
+        let call = |text: &str| text.parse::<Call>();
+        let plain = Call { method: Method::Check, format: None, ignore_status: false };
+        assert_eq!(call("check"), Ok(plain));
+        assert_eq!(call("lint"), Ok(plain));
+        let full = Call { method: Method::Outline, format: Some(Format::Json), ignore_status: true };
+        assert_eq!(call("outline,format=json,ignorestatus=true"), Ok(full));
+        for (text, named) in [
+            ("chekc", "`chekc`"),
+            ("check,json", "`json`"),
+            ("check,format=xml", "xml"),
+            ("targets,ignorestatus=x", "`x`"),
+            ("check,form=json", "`form=json`"),
+        ] {
+            let message = call(text).unwrap_err();
+            assert!(message.contains(named), "{text}: {message}");
+        }
+    }
+}
