@@ -118,7 +118,7 @@ fn shell_rules_know_their_exceptions() {
         "FROM debian\nRUN yes | apt-get install x\n",
         "FROM debian\nRUN apt-get update\nRUN apt-get update && apt-get install -y x\n",
         "FROM debian\nRUN --mount=type=cache,target=/var/lib/apt apt-get update\nRUN apt-get install -y x\n",
-        "FROM debian\nRUN curl -f x | tar x || true\nRUN set -o pipefail; curl -f x | tar x\n",
+        "FROM debian\nRUN curl -f x | sh || true\nRUN set -o pipefail; curl -f x | sh\nRUN wget -O- x | tar x\n",
         "FROM debian\nRUN set -o pipefail; curl -s https://x | jq .\nRUN curl -I https://x -o y\nRUN curl --fail -o y https://x\n",
         "FROM debian\nUSER me\nRUN sudo x\n",
         "FROM of-somebody\nRUN sudo x\n",
@@ -156,7 +156,8 @@ fn shell_rules_know_their_exceptions() {
 #[test]
 fn shell_rules_see_through_what_hides_a_fault() {
     for (line, rule) in [
-        ("curl x | tar x || exit 1", "ShellPipeHidesFailure"),
+        ("curl -f x | sh || exit 1", "ShellPipeHidesFailure"),
+        ("curl -f x | gpg --dearmor | tee y", "ShellPipeHidesFailure"),
         ("curl -s \"$URL/x\" -o y", "CurlWithoutFail"),
         ("curl --fail-early -o x https://x", "CurlWithoutFail"),
         ("wget -qO- x | sh", "ShellPipeHidesFailure"),
@@ -202,7 +203,7 @@ fn a_quoted_legacy_value_is_fixed_as_it_is() {
 
 #[test]
 fn the_shell_of_the_base_image_counts() {
-    let text = "FROM base\nRUN curl -f x | tar x\nCMD start\n";
+    let text = "FROM base\nRUN curl -f x | sh\nCMD start\n";
     assert_eq!(names(&found(text, &Facts::default())), ["ShellPipeHidesFailure", "JSONArgsRecommended"]);
     let mut facts = Facts::default();
     facts.shells.insert(0, ["/bin/bash", "-o", "pipefail", "-c"].map(str::to_owned).to_vec());

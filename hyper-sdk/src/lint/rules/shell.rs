@@ -68,9 +68,10 @@ pub(super) static SHELL_PIPE_HIDES_FAILURE: Rule = Rule {
     name: "ShellPipeHidesFailure",
     summary: "a download that fails should fail the step, also in a pipe",
     why: "A pipe is as successful as its last command. When the download before it breaks off, the step goes on with half \
-          a file, and the result is kept in the cache.",
-    bad: "FROM debian\nRUN curl -fsSL https://example.com/a.tar | tar -x\n",
-    good: "FROM debian\nSHELL [\"/bin/bash\", \"-o\", \"pipefail\", \"-c\"]\nRUN curl -fsSL https://example.com/a.tar | tar -x\n",
+          a file or none, and the result is kept in the cache. Programs such as `tar` and `gpg` at the end of a pipe notice \
+          that, and are no finding.",
+    bad: "FROM debian\nRUN curl -fsSL https://example.com/install | sh\n",
+    good: "FROM debian\nSHELL [\"/bin/bash\", \"-o\", \"pipefail\", \"-c\"]\nRUN curl -fsSL https://example.com/install | sh\n",
     check: |subject, found| {
         for (_, step, script) in scripts(subject) {
             if script.text.contains("pipefail") || step.shell.iter().any(|word| word.contains("pipefail")) {
@@ -81,6 +82,7 @@ pub(super) static SHELL_PIPE_HIDES_FAILURE: Rule = Rule {
                     && !command.condition
                     && SOURCES.contains(&command.name())
                     && !only_tells(command)
+                    && !ends_with_care(&script.commands[*at..])
                     && !is_allowed_to_fail(&script.commands[*at..])
             });
             for (_, command) in hidden.take(MAX_FINDINGS) {
@@ -94,6 +96,18 @@ pub(super) static SHELL_PIPE_HIDES_FAILURE: Rule = Rule {
     },
     ..PLAIN
 };
+
+/// Programs that fail when what they read is empty or breaks off.
+const CAREFUL: [&str; 13] = [
+    "tar", "bsdtar", "gunzip", "zcat", "gzip", "bunzip2", "xz", "unxz", "xzcat", "unzstd", "gpg", "apt-key",
+    "grep",
+];
+
+/// Whether the pipe that begins here ends with a program that notices.
+fn ends_with_care(commands: &[Command]) -> bool {
+    let last = commands.iter().find(|command| command.joint != Joint::Pipe);
+    last.is_some_and(|last| CAREFUL.contains(&last.name()))
+}
 
 /// Whether the pipe that begins here is followed by `||` and something that goes on.
 fn is_allowed_to_fail(commands: &[Command]) -> bool {
