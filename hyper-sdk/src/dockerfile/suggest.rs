@@ -3,6 +3,9 @@
 /// The longest word that is compared: longer ones are not typing mistakes.
 const MAX_LEN: usize = 64;
 
+/// How many edits a typing mistake has at most.
+const MAX_DISTANCE: usize = 2;
+
 /// The option that is at most two edits away from a word, the nearest one first, without regard to case.
 ///
 /// Nothing is suggested for a word that is an option already, nor one that shares too little with the word.
@@ -11,17 +14,20 @@ pub fn suggestion<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) ->
         return None;
     }
     let lower = word.to_lowercase();
+    let length = lower.chars().count();
     let mut best: Option<(usize, &str)> = None;
     for option in options {
+        // What differs more in length is further away; comparing costs the product of both lengths.
+        let candidate_length = option.chars().count();
+        if candidate_length.abs_diff(length) > MAX_DISTANCE {
+            continue;
+        }
         let candidate = option.to_lowercase();
         if candidate == lower {
             return None;
         }
-        if candidate.len().abs_diff(lower.len()) > 8 {
-            continue;
-        }
         let distance = edit_distance(&lower, &candidate);
-        let limit = 2.min(lower.chars().count().max(candidate.chars().count()) - 1);
+        let limit = MAX_DISTANCE.min(length.max(candidate_length) - 1);
         if distance <= limit && best.is_none_or(|(d, _)| distance < d) {
             best = Some((distance, option));
         }
