@@ -352,11 +352,10 @@ fn dockerfile_and_context(
         }
         (context, false) => BuildRequest::from_remote(context, file),
         (context, true) => {
-            let mut text = String::new();
-            std::io::stdin().lock().take(MAX_DOCKERFILE).read_to_string(&mut text).map_err(|e| {
-                Error::invalid("the Dockerfile on standard input cannot be read as UTF-8 text").with_source(e)
-            })?;
-            BuildRequest::new(text, context)
+            let mut bytes = Vec::new();
+            let cannot = |e| Error::io("cannot read the Dockerfile", "standard input", e);
+            std::io::stdin().lock().take(MAX_DOCKERFILE).read_to_end(&mut bytes).map_err(cannot)?;
+            BuildRequest::new(hyper_sdk::dockerfile::decode(bytes, "standard input")?, context)
         }
     };
     Ok((request, None))

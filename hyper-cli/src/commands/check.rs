@@ -140,6 +140,11 @@ async fn rewrite(
         ));
     }
     let path = request.dockerfile_name.clone();
+    if !stdin && std::fs::read(&path).is_ok_and(|bytes| String::from_utf8(bytes).is_err()) {
+        return Err(Failure::usage(
+            "--fix would change comments that are not UTF-8: save the file as UTF-8 first",
+        ));
+    }
     let before = request.dockerfile.clone().unwrap_or_default();
     let mut edits = 0;
     let mut checked = builder.check(request.clone(), &Progress::none()).await?;

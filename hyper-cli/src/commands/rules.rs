@@ -41,7 +41,7 @@ fn index() -> String {
          off until they are asked for.\n\n\
          A directive at the top of a Dockerfile switches rules; the build argument `BUILDKIT_DOCKERFILE_CHECK` takes its \
          place.\n\n\
-         ```dockerfile\n# check=skip=JSONArgsRecommended,StageNameCasing;error=true;experimental=CopyIgnoredFile\n```\n\n\
+         ```dockerfile\n# check=skip=JSONArgsRecommended,StageNameCasing;error=true;experimental=InvalidDefinitionDescription\n```\n\n\
          `skip=all` skips all rules, and with `error=true` a finding fails the build.\n\n\
          The same as a comment above an instruction holds for that instruction alone; what stands behind a blank is for \
          the reader.\n\n\

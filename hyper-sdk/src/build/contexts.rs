@@ -257,12 +257,10 @@ fn dockerfile_in(folder: &Path, file: &Path) -> Result<(PathBuf, String)> {
         let bytes = std::os::unix::ffi::OsStrExt::as_bytes(name.as_os_str());
         let Ok(path) = root.resolve(bytes) else { continue };
         let Ok(opened) = root.open_file(&path) else { continue };
-        let mut text = String::new();
-        opened.take(MAX_DOCKERFILE).read_to_string(&mut text).map_err(|e| {
-            Error::invalid("the Dockerfile is not UTF-8 text")
-                .with_context("path", name.display())
-                .with_source(e)
-        })?;
+        let mut bytes = Vec::new();
+        let cannot = |e| Error::io("cannot read the Dockerfile", name, e);
+        opened.take(MAX_DOCKERFILE).read_to_end(&mut bytes).map_err(cannot)?;
+        let text = crate::dockerfile::decode(bytes, &name.to_string_lossy())?;
         return Ok((name.to_path_buf(), text));
     }
     let shown: Vec<String> = names.iter().map(|n| format!("`{}`", n.display())).collect();

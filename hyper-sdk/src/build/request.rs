@@ -254,16 +254,12 @@ impl BuildRequest {
     /// `dockerfile` and `Containerfile` in the folder.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when there is no such file, [`ErrorKind::Invalid`] when it is not UTF-8.
+    /// [`ErrorKind::NotFound`] when there is no such file, [`ErrorKind::Invalid`] when it is not UTF-8: see [`crate::dockerfile::decode`].
     pub fn from_folder(context: impl Into<PathBuf>, file: Option<&Path>) -> Result<Self> {
         let context = context.into();
         let name = find_dockerfile(&context, file)?;
         let bytes = std::fs::read(&name).map_err(|e| Error::io("cannot read the Dockerfile", &name, e))?;
-        let text = String::from_utf8(bytes).map_err(|e| {
-            Error::invalid("the Dockerfile is not UTF-8 text")
-                .with_context("path", name.display())
-                .with_source(e)
-        })?;
+        let text = crate::dockerfile::decode(bytes, &name.to_string_lossy())?;
         let mut request = Self::new(text, BuildContext::Folder(context));
         request.dockerfile_name = name;
         Ok(request)

@@ -18,6 +18,7 @@ mod convert;
 mod diagnostic;
 mod directive;
 mod duration;
+mod encoding;
 mod expand;
 mod flags;
 mod git;
@@ -40,6 +41,7 @@ pub use ast::{Arguments, Ast, Keyword, Node};
 pub use diagnostic::{Diagnostic, Severity, render, to_error};
 pub use directive::{CheckOptions, Directives, RuleSet};
 pub use duration::{parse as parse_duration, parse_size};
+pub use encoding::decode;
 pub use expand::{EmptyEnvironment, Environment, ExpandError, Expanded, Expander, Variables};
 pub(crate) use flags::parse_bool;
 pub use git::{AddSource, GitReference};
@@ -111,20 +113,6 @@ pub fn parse(source: &str, file_name: &str) -> Parsed {
     Parsed { dockerfile, diagnostics }
 }
 
-/// Parses a file of bytes; an encoding other than UTF-8 is an error that names the line.
-///
-/// # Errors
-/// [`crate::ErrorKind::Invalid`] when the bytes are no UTF-8.
-pub fn parse_bytes(bytes: &[u8], file_name: &str) -> Result<Parsed> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(parse(text, file_name)),
-        Err(e) => {
-            let line = bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
-            Err(Error::invalid(format!("{file_name} is not UTF-8 text: see line {line}")).with_source(e))
-        }
-    }
-}
-
 /// An instruction that an image asks to run in its children.
 #[derive(Clone, Debug)]
 pub struct Trigger {
@@ -148,8 +136,9 @@ pub fn parse_trigger(text: &str) -> Result<Trigger> {
         [node] => {
             let escape = ast.directives.escape;
             statement = convert::Converter { escape, diagnostics: &mut diagnostics }.statement(node);
-            if let Some(Keyword::From | Keyword::Onbuild | Keyword::Maintainer) = node.keyword {
-                let message = format!("{} is not allowed as an ONBUILD trigger", node.name.value);
+            // ONBUILD refuses more; images of other tools have what it refuses, and it does no harm.
+            if node.keyword == Some(Keyword::From) {
+                let message = "FROM is not allowed as an ONBUILD trigger";
                 diagnostics.push(Diagnostic::error("invalid-onbuild", node.name.span, message));
             }
         }

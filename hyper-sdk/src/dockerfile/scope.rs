@@ -201,7 +201,7 @@ impl Dockerfile {
     /// Expands the FROM of every stage.
     ///
     /// # Errors
-    /// Every FROM that cannot be expanded, or whose image is empty.
+    /// Every FROM that cannot be expanded, or whose image or platform comes to nothing.
     pub fn bases(&self, scope: &GlobalScope) -> Result<Vec<Base>, Vec<Diagnostic>> {
         let mut bases = Vec::with_capacity(self.stages.len());
         let mut faults = Vec::new();
@@ -212,15 +212,21 @@ impl Dockerfile {
                     .map_err(|e| expansion_fault(&e, word.span))
             };
             let image = expand(&stage.from.image).and_then(|image| match image.text.is_empty() {
-                true => Err(empty_from(&stage.from.image, &image.variables, scope)),
+                true => Err(empty_from(&stage.from.image, "image", &image.variables, scope)),
                 false => Ok(image),
             });
-            let platform = stage.from.platform.as_ref().map_or_else(|| Ok(Default::default()), expand);
+            // A flag without a value is as if it were not there; one that comes to nothing is a mistake.
+            let platform = match stage.from.platform.as_ref().filter(|word| !word.value.is_empty()) {
+                None => Ok(Default::default()),
+                Some(word) => expand(word).and_then(|platform| match platform.text.is_empty() {
+                    true => Err(empty_from(word, "platform", &platform.variables, scope)),
+                    false => Ok(platform),
+                }),
+            };
             let image = image.map_err(|fault| faults.push(fault)).unwrap_or_default();
             let platform = platform.map_err(|fault| faults.push(fault)).unwrap_or_default();
             bases.push(Base {
                 image: image.text,
-                // One that is empty is as if it were not there.
                 platform: Some(platform.text).filter(|text| !text.is_empty()),
                 image_variables: image.variables,
                 platform_variables: platform.variables,
@@ -230,11 +236,11 @@ impl Dockerfile {
     }
 }
 
-fn empty_from(word: &Word, variables: &Variables, scope: &GlobalScope) -> Diagnostic {
+fn empty_from(word: &Word, what: &str, variables: &Variables, scope: &GlobalScope) -> Diagnostic {
     let mut d = Diagnostic::error(
         "empty-from",
         word.span,
-        format!("the image of a FROM (`{}`) is empty", word.value),
+        format!("the {what} of a FROM (`{}`) is empty", word.value),
     );
     for name in &variables.undefined {
         let known = scope.values.keys().chain(&scope.declared).map(String::as_str);

@@ -1,26 +1,11 @@
 //! What the rules look at: the file, and each stage replayed with the variables that it has at every instruction.
 
 use super::Facts;
-use super::rules::is_absolute;
 use crate::dockerfile::{
-    Base, Dockerfile, Expander, GlobalScope, Instruction, Stage, StageRef, Statement, Variables, Word,
-    suggestion,
+    Base, Dockerfile, Expander, GlobalScope, InlineFile, Instruction, Stage, StageRef, Statement, Variables,
+    Word, suggestion,
 };
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The arguments that are known in RUN and elsewhere without ARG.
-pub(super) const PROXIES: [&str; 10] = [
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "FTP_PROXY",
-    "ftp_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-];
 
 /// A file with everything that is known about it.
 pub(super) struct Subject<'a> {
@@ -39,11 +24,11 @@ pub(super) struct Subject<'a> {
 pub(super) struct Replay<'a> {
     pub(super) stage: &'a Stage,
     pub(super) steps: Vec<Step<'a>>,
-    /// Whether SHELL was used here, in the stages below or in the base image.
-    pub(super) sets_shell: bool,
+    /// Whether SHELL was used so far, in the stages below or in the base image.
+    sets_shell: bool,
     environment: Environment,
     shell: Vec<String>,
-    workdir: Option<String>,
+    has_workdir: bool,
     user: Option<String>,
 }
 
@@ -57,8 +42,10 @@ pub(super) struct Step<'a> {
     pub(super) undefined: Vec<Undefined>,
     /// The shell that RUN uses.
     pub(super) shell: Vec<String>,
-    /// The last WORKDIR with an absolute path before, in this stage or those that it builds on.
-    pub(super) workdir: Option<String>,
+    /// Whether a SHELL stands before, in this stage, those that it builds on or the base image.
+    pub(super) sets_shell: bool,
+    /// Whether a WORKDIR stands before, in this stage or those that it builds on.
+    pub(super) has_workdir: bool,
     /// The user that RUN is, where that is known.
     pub(super) user: Option<String>,
 }
@@ -86,7 +73,7 @@ struct Environment {
 impl<'a> Subject<'a> {
     pub(super) fn new(file: &'a Dockerfile, facts: &'a Facts) -> Self {
         let mut predefined = facts.predefined.clone();
-        predefined.insert("TARGETSTAGE".to_owned(), String::new());
+        predefined.entry("TARGETSTAGE".to_owned()).or_insert_with(|| "default".to_owned());
         let scope = file.global_scope(&predefined, &facts.build_args).unwrap_or_default();
         let escape = file.directives.escape;
         let bases: Vec<Option<Base>> = file
@@ -142,7 +129,7 @@ impl<'a> Subject<'a> {
                     sets_shell: below.sets_shell,
                     environment: below.environment.clone(),
                     shell: below.shell.clone(),
-                    workdir: below.workdir.clone(),
+                    has_workdir: below.has_workdir,
                     user: below.user.clone(),
                 }
             }
@@ -168,7 +155,7 @@ impl<'a> Subject<'a> {
                     sets_shell: of_base.is_some(),
                     environment,
                     shell,
-                    workdir: None,
+                    has_workdir: false,
                     user,
                 }
             }
@@ -186,8 +173,7 @@ impl<'a> Subject<'a> {
         let mut undefined = Vec::new();
         let mut note = |word: &Word, variables: &Variables| {
             for name in variables.undefined.iter().filter(|_| environment.complete) {
-                let known = environment.declared.contains(name) || PROXIES.contains(&name.as_str());
-                if known || may_be_unset(&word.value, name) {
+                if environment.declared.contains(name) || may_be_unset(&word.value, name) {
                     continue;
                 }
                 let mut near = None;
@@ -200,6 +186,31 @@ impl<'a> Subject<'a> {
             }
         };
         let expander = Expander::new(escape);
+        if let Instruction::Arg(arg) = &statement.instruction {
+            // Each sees those before it; a default that a build argument replaces is not looked at.
+            let mut values = environment.values.clone();
+            let mut own = BTreeSet::new();
+            for variable in &arg.variables {
+                let name = &variable.name.value;
+                let given = self.facts.build_args.get(name);
+                let default = variable.default.as_ref().filter(|_| given.is_none());
+                let expanded =
+                    default.and_then(|word| Some((word, expander.word(&word.value, &values).ok()?)));
+                if let Some((word, mut expanded)) = expanded {
+                    expanded.variables.undefined.retain(|used| !own.contains(used));
+                    note(word, &expanded.variables);
+                    values.insert(name.clone(), expanded.text);
+                } else if let Some(value) = given {
+                    values.insert(name.clone(), value.clone());
+                }
+                own.insert(name.clone());
+            }
+        }
+        for file in inline_files(&statement.instruction).filter(|file| file.expand) {
+            if let Ok(expanded) = Expander::for_heredoc().word(&file.content, &environment.values) {
+                note(&Word::new(file.content.clone(), file.span), &expanded.variables);
+            }
+        }
         for word in words_of(&statement.instruction) {
             if let Ok(expanded) = expander.word(&word.value, &environment.values) {
                 note(word, &expanded.variables);
@@ -216,7 +227,8 @@ impl<'a> Subject<'a> {
             statement,
             undefined,
             shell: replay.shell.clone(),
-            workdir: replay.workdir.clone(),
+            sets_shell: replay.sets_shell,
+            has_workdir: replay.has_workdir,
             user: replay.user.clone(),
             expanded,
         };
@@ -255,11 +267,18 @@ impl<'a> Subject<'a> {
                 replay.shell = shell.words.iter().map(|w| w.value.clone()).collect();
             }
             Instruction::User(user) => replay.user = Some(user.user.value.clone()),
-            Instruction::Workdir(workdir) if is_absolute(&workdir.path.value) => {
-                replay.workdir = Some(workdir.path.value.clone());
-            }
+            Instruction::Workdir(_) => replay.has_workdir = true,
             _ => {}
         }
+    }
+}
+
+/// The files whose content stands in the instruction itself.
+fn inline_files(instruction: &Instruction) -> impl Iterator<Item = &InlineFile> {
+    match instruction {
+        Instruction::Copy(copy) => copy.inline.iter(),
+        Instruction::Add(add) => add.inline.iter(),
+        _ => [].iter(),
     }
 }
 
@@ -282,7 +301,6 @@ fn words_of(instruction: &Instruction) -> Vec<&Word> {
         }
         Instruction::Env(env) => env.pairs.iter().flat_map(|p| [&p.key, &p.value]).collect(),
         Instruction::Label(label) => label.pairs.iter().flat_map(|p| [&p.key, &p.value]).collect(),
-        Instruction::Arg(arg) => arg.variables.iter().filter_map(|v| v.default.as_ref()).collect(),
         Instruction::Workdir(workdir) => vec![&workdir.path],
         Instruction::User(user) => vec![&user.user],
         Instruction::Stopsignal(stop) => vec![&stop.signal],

@@ -182,6 +182,39 @@ fn a_platform_is_redundant_however_it_is_written() {
 }
 
 #[test]
+fn arguments_of_one_line_see_each_other() {
+    let text = "FROM scratch\nARG A=1 B=$A C=$D D\nENV X=$B$D\n";
+    let findings = found(text, &Facts::default());
+    assert_eq!(names(&findings), ["UndefinedVar"]);
+    assert_eq!(&text[findings[0].span.start..findings[0].span.end], "$D");
+    let facts = Facts { build_args: [("C".to_owned(), "c".to_owned())].into(), ..Facts::default() };
+    assert!(found(text, &facts).is_empty(), "the default is not used");
+}
+
+#[test]
+fn bodies_of_files_are_looked_at() {
+    let text = "FROM scratch\nCOPY <<E <<'F' /\n$N\nE\n$N\nF\n";
+    let findings = found(text, &Facts::default());
+    assert_eq!(names(&findings), ["UndefinedVar"]);
+    assert_eq!(findings[0].span.start, text.find("$N").unwrap());
+}
+
+#[test]
+fn what_stands_above_the_first_from_is_no_part_of_the_image() {
+    assert!(found("arg TOKEN\nFROM a\n", &Facts::default()).is_empty());
+    assert!(found("FROM a:$TARGETSTAGE\n", &Facts::default()).is_empty());
+}
+
+#[test]
+fn the_first_workdir_and_the_shell_before_count() {
+    let found = |text: &str| found(text, &Facts::default()).iter().map(|f| f.span.start).collect::<Vec<_>>();
+    let text = "FROM a\nWORKDIR b\nWORKDIR c\n";
+    assert_eq!(found(text), [text.find('b').unwrap()]);
+    let text = "FROM a\nCMD x\nSHELL [\"y\"]\nENTRYPOINT z\n";
+    assert_eq!(found(text), [text.find("CMD").unwrap()]);
+}
+
+#[test]
 fn drives_have_roots() {
     assert!(found("FROM a\nWORKDIR C:\\\\x\nWORKDIR y\n", &Facts::default()).is_empty());
 }

@@ -94,7 +94,6 @@ pub(super) static COPY_IGNORED_FILE: Rule = Rule {
     bad: "FROM scratch\nCOPY notes.md /\n",
     good: "FROM scratch\nCOPY README.md /\n",
     ignore_file: Some("notes.md\n"),
-    experimental: true,
     check: |subject, found| {
         let Some(ignore) = &subject.facts.ignore else { return };
         for (_, step) in subject.steps() {

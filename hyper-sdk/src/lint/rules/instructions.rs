@@ -13,13 +13,13 @@ pub(super) static JSON_ARGS_RECOMMENDED: Rule = Rule {
     bad: "FROM alpine\nENTRYPOINT my-program start\n",
     good: "FROM alpine\nENTRYPOINT [\"my-program\", \"start\"]\n",
     check: |subject, found| {
-        for (replay, step) in subject.steps() {
+        for (_, step) in subject.steps() {
             let (name, command) = match &step.statement.instruction {
                 Instruction::Cmd(cmd) => ("CMD", &cmd.command),
                 Instruction::Entrypoint(entrypoint) => ("ENTRYPOINT", &entrypoint.command),
                 _ => continue,
             };
-            if command.form == CommandForm::Exec || command.words.is_empty() || replay.sets_shell {
+            if command.form == CommandForm::Exec || step.sets_shell {
                 continue;
             }
             let message = format!("{name} runs in a shell, which keeps signals from the program");
@@ -73,7 +73,7 @@ pub(super) static WORKDIR_RELATIVE_PATH: Rule = Rule {
         for (_, step) in subject.steps() {
             let Some(Instruction::Workdir(workdir)) = &step.expanded else { continue };
             let path = &workdir.path;
-            if !path.value.is_empty() && !is_absolute(&path.value) && step.workdir.is_none() {
+            if !path.value.is_empty() && !is_absolute(&path.value) && !step.has_workdir {
                 let message = format!("`{}` depends on the working directory of the base image", path.value);
                 found.push(
                     Found::new(path.span, message)
@@ -86,7 +86,7 @@ pub(super) static WORKDIR_RELATIVE_PATH: Rule = Rule {
 };
 
 /// Whether a path starts at a root, also of a drive.
-pub(in crate::lint) fn is_absolute(path: &str) -> bool {
+fn is_absolute(path: &str) -> bool {
     let drive = |path: &str| {
         let mut characters = path.chars();
         characters.next().is_some_and(|c| c.is_ascii_alphabetic()) && characters.next() == Some(':')

@@ -7,8 +7,6 @@ mod ports;
 mod shell;
 mod variables;
 
-pub(in crate::lint) use instructions::is_absolute;
-
 use super::Rule;
 
 /// Every rule: first those of the language, by their topic, then those of RUN text.

@@ -84,10 +84,12 @@ pub(super) static CONSISTENT_INSTRUCTION_CASING: Rule = Rule {
     good: "FROM alpine\nRUN echo a\nCMD [\"sh\"]\n",
     fixable: true,
     check: |subject, found| {
-        let cases = || subject.statements().map(|s| case_of(&s.name.value));
+        // As with BuildKit, what stands above the first FROM does not count.
+        let in_stages = || subject.statements().skip(subject.file.global_args.len());
+        let cases = || in_stages().map(|s| case_of(&s.name.value));
         let count = |case| cases().filter(|c| *c == Some(case)).count();
         let usual = if count(Case::Lower) > count(Case::Upper) { Case::Lower } else { Case::Upper };
-        for statement in subject.statements() {
+        for statement in in_stages() {
             if case_of(&statement.name.value) == Some(usual) {
                 continue;
             }
@@ -158,7 +160,8 @@ pub(super) static INVALID_DEFINITION_DESCRIPTION: Rule = Rule {
                 _ => continue,
             };
             let (Some(first), Some(comment)) = (names.first(), statement.comments.last()) else { continue };
-            if names.iter().all(|name| statement.description(name).is_none()) {
+            let word = comment.value.split(' ').next().unwrap_or_default();
+            if !names.contains(&word) {
                 let message = format!("this comment does not begin with `{first}`, which it stands above");
                 let help = format!("write `# {first} …`, or put an empty line between them");
                 found.push(Found::new(comment.span, message).help(help));

@@ -2,6 +2,7 @@
 
 use super::PLAIN;
 use crate::dockerfile::{Expander, Instruction, Word, suggestion};
+use crate::lint::subject::Step;
 use crate::lint::{Found, Rule};
 use crate::reference::Reference;
 
@@ -76,7 +77,8 @@ pub(super) static SECRETS_USED_IN_ARG_OR_ENV: Rule = Rule {
     bad: "FROM alpine\nARG AWS_SECRET_ACCESS_KEY\n",
     good: "FROM alpine\nRUN --mount=type=secret,id=aws,target=/root/.aws/credentials ./upload\n",
     check: |subject, found| {
-        for statement in subject.statements() {
+        // What stands above the first FROM stays out of the image.
+        for (_, Step { statement, .. }) in subject.steps() {
             let names: Vec<(&Word, Option<&Word>)> = match &statement.instruction {
                 Instruction::Arg(arg) => {
                     arg.variables.iter().map(|v| (&v.name, v.default.as_ref())).collect()
@@ -130,8 +132,9 @@ pub(super) static INVALID_DEFAULT_ARG_IN_FROM: Rule = Rule {
     good: "ARG TAG=latest\nFROM busybox:${TAG}\n",
     check: |subject, found| {
         let file = subject.file;
-        let Ok(scope) = file.global_scope(&subject.facts.predefined, &std::collections::BTreeMap::new())
-        else {
+        let mut predefined = subject.facts.predefined.clone();
+        predefined.entry("TARGETSTAGE".to_owned()).or_insert_with(|| "default".to_owned());
+        let Ok(scope) = file.global_scope(&predefined, &std::collections::BTreeMap::new()) else {
             return;
         };
         for stage in &file.stages {
