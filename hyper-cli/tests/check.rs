@@ -58,6 +58,43 @@ fn a_check_tells_everything_at_once_and_builds_nothing() {
 }
 
 #[test]
+fn what_cannot_be_built_is_a_fault_of_a_check_too() {
+    let place = Place::new();
+    for (text, part) in [
+        ("FROM scratch${\nRUN x\n", "misses its `}`"),
+        ("ARG A=${B:?needed}\nFROM scratch\nCOPY Dockerfile /\n", "needed"),
+        ("FROM --platform=$NONE scratch\n", "the platform of a FROM"),
+        ("FROM golang:-x\nRUN x\n", "golang:-x"),
+        ("FROM 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\nRUN x\n", "64 hexadecimal"),
+    ] {
+        let output = run(&place, text, &["--check"]);
+        assert!(output.status.code() == Some(1) && told(&output).contains(part), "{text}{}", told(&output));
+        assert!(errors_in(&output) > 0, "{}", told(&output));
+    }
+}
+
+/// How many errors a check has counted.
+fn errors_in(output: &Output) -> usize {
+    let said = text(output);
+    let count = said.lines().last().and_then(|line| line.split_once(" error"));
+    count.and_then(|(number, _)| number.parse().ok()).unwrap_or_default()
+}
+
+#[test]
+fn comments_in_another_encoding_are_left_alone() {
+    let place = Place::new();
+    place.write("context/Dockerfile", "");
+    let file = place.join("context/Dockerfile");
+    std::fs::write(&file, b"# caf\xe9\nfrom scratch\nCOPY Dockerfile /\n").unwrap();
+    let context = place.join("context");
+    let call = |flag: &str| place.hyper(&["build", flag, context.to_str().unwrap()]).output().unwrap();
+    assert!(told(&call("--check")).contains("ConsistentInstructionCasing"));
+    let refused = call("--fix");
+    assert!(refused.status.code() == Some(2) && told(&refused).contains("UTF-8"), "{}", told(&refused));
+    assert!(std::fs::read(&file).unwrap().starts_with(b"# caf\xe9\n"));
+}
+
+#[test]
 fn json_has_the_shape_that_tools_know_and_sarif_is_for_scanners() {
     let place = Place::new();
     let dockerfile = "FROM scratch as a\nENV A b c\n";

@@ -212,14 +212,14 @@ impl Dockerfile {
                     .map_err(|e| expansion_fault(&e, word.span))
             };
             let image = expand(&stage.from.image).and_then(|image| match image.text.is_empty() {
-                true => Err(empty_from(&stage.from.image, "image", &image.variables, scope)),
+                true => Err(empty_from(&stage.from.image, ("empty-image", "image"), &image.variables, scope)),
                 false => Ok(image),
             });
             // A flag without a value is as if it were not there; one that comes to nothing is a mistake.
             let platform = match stage.from.platform.as_ref().filter(|word| !word.value.is_empty()) {
                 None => Ok(Default::default()),
                 Some(word) => expand(word).and_then(|platform| match platform.text.is_empty() {
-                    true => Err(empty_from(word, "platform", &platform.variables, scope)),
+                    true => Err(empty_from(word, ("empty-platform", "platform"), &platform.variables, scope)),
                     false => Ok(platform),
                 }),
             };
@@ -236,12 +236,14 @@ impl Dockerfile {
     }
 }
 
-fn empty_from(word: &Word, what: &str, variables: &Variables, scope: &GlobalScope) -> Diagnostic {
-    let mut d = Diagnostic::error(
-        "empty-from",
-        word.span,
-        format!("the {what} of a FROM (`{}`) is empty", word.value),
-    );
+fn empty_from(
+    word: &Word,
+    (code, what): (&'static str, &str),
+    variables: &Variables,
+    scope: &GlobalScope,
+) -> Diagnostic {
+    let mut d =
+        Diagnostic::error(code, word.span, format!("the {what} of a FROM (`{}`) is empty", word.value));
     for name in &variables.undefined {
         let known = scope.values.keys().chain(&scope.declared).map(String::as_str);
         d = match suggestion(name, known) {

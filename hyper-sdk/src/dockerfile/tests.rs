@@ -202,7 +202,7 @@ fn the_global_scope_feeds_from() {
     assert!(scope.declared.contains("P") && !scope.values.contains_key("P"));
     let faults = file.bases(&scope).unwrap_err();
     assert_eq!(faults.len(), 1);
-    assert_eq!(faults[0].code, "empty-from");
+    assert_eq!(faults[0].code, "empty-image");
     assert_eq!(parse("FROM a", "f").dockerfile.bases(&scope).unwrap()[0].image, "a");
 }
 

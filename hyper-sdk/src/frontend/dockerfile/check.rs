@@ -8,7 +8,6 @@ use crate::graph::Source;
 use crate::lint::{self, Facts, Finding};
 use crate::oci::ImageConfig;
 use crate::platform::Platform;
-use crate::reference::Reference;
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -137,8 +136,6 @@ impl Resolver for Lenient<'_> {
     }
 
     async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved> {
-        // What is no name is a fault of the text, and no registry needs to be asked.
-        Reference::parse(name)?;
         let error = match self.resolver.image(name, platform).await {
             Ok(found) => return Ok(found),
             Err(error) => error.with_context("image", name),
@@ -171,7 +168,10 @@ pub async fn check(
         file.target(options.target.as_deref())?;
         // With defaults alone a FROM may be empty: that is for a rule to tell, and no fault of the file.
         let scope = file.global_scope(&platform_arguments(options), &options.build_args);
-        if scope.is_ok_and(|scope| file.bases(&scope).is_ok()) {
+        let faults = scope.and_then(|scope| file.bases(&scope)).err().unwrap_or_default();
+        let can_lower = faults.is_empty();
+        diagnostics.extend(faults.into_iter().filter(|fault| fault.code != "empty-image"));
+        if can_lower {
             let lenient = Lenient { resolver, unresolved: Mutex::default() };
             match lower_file(&file, options, &lenient).await {
                 Ok(lowered) => bases = lowered.bases,

@@ -375,7 +375,13 @@ impl<'a> Lowering<'a> {
         }
         let found = match self.resolver.context(name, platform).await? {
             Some(found) => found,
-            None => self.resolver.image(name, platform).await.map_err(|e| self.at(word, e))?,
+            None => {
+                // What is no name is a fault of the text, and no registry needs to be asked.
+                if let Err(e) = crate::reference::Reference::parse(name) {
+                    return Err(self.unresolved(word).with_help(e.message()).into());
+                }
+                self.resolver.image(name, platform).await.map_err(|e| self.at(word, e))?
+            }
         };
         self.images.insert(key, found.clone());
         Ok(found)
@@ -383,6 +389,11 @@ impl<'a> Lowering<'a> {
 
     /// An error from outside, with the place in the text that asked for it.
     fn at(&self, word: &Word, error: Error) -> Error {
+        let text = self.unresolved(word).to_error(&self.file.source);
+        Error::new(error.kind(), text.message()).with_retryable(error.is_retryable()).with_source(error)
+    }
+
+    fn unresolved(&self, word: &Word) -> Diagnostic {
         let mut message = format!("`{}` cannot be resolved", word.value);
         let is_below = |index: usize| self.file.stages[index].statement.span.start > word.span.start;
         if self.file.stage_by_name(&word.value).is_some_and(is_below) {
@@ -393,8 +404,7 @@ impl<'a> Lowering<'a> {
         } else if let Some(near) = self.file.similar_stage(&word.value) {
             message.push_str(&format!(": did you mean the stage `{near}`?"));
         }
-        let text = Diagnostic::error("image", word.span, message).to_error(&self.file.source);
-        Error::new(error.kind(), text.message()).with_retryable(error.is_retryable()).with_source(error)
+        Diagnostic::error("image", word.span, message)
     }
 
     pub(super) fn escape(&self) -> char {
