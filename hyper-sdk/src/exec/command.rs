@@ -34,7 +34,7 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// Puts the texts together. `HOME` is that of the user's entry where the environment has none.
+    /// Puts the texts together. `HOME` is that of the user's entry where the environment has none, or an empty one.
     pub(super) fn new(spec: &ExecSpec, user: User) -> Result<Self> {
         let text = |what: &'static str, text: String| {
             CString::new(text).map_err(|_| Error::invalid(format!("{what} of the command contains a NUL")))
@@ -47,8 +47,10 @@ impl Command {
             }
         }
         let home = user.home.clone().filter(|home| !home.is_empty()).unwrap_or_else(|| "/".to_owned());
-        if !env.iter().any(|(name, _)| *name == "HOME") {
-            env.push(("HOME", &home));
+        match env.iter_mut().find(|(name, _)| *name == "HOME") {
+            Some((_, value)) if value.is_empty() => *value = &home,
+            Some(_) => {}
+            None => env.push(("HOME", &home)),
         }
         let path =
             env.iter().find(|(name, _)| *name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value).to_owned();

@@ -38,8 +38,8 @@ pub use helper::{HelperCommand, helper_main, init};
 pub use native::NativeExecutor;
 pub(crate) use protocol::{Reply, Request};
 pub use spec::{
-    CacheMount, ExecMount, ExecSpec, HostOption, Identity, MountSource, Network, RootFs, SecretBytes,
-    Security, Snapshot,
+    CacheMount, CacheOwner, ExecMount, ExecSpec, HostOption, Identity, MountSource, Network, RootFs,
+    SecretBytes, Security, Snapshot,
 };
 
 use crate::Result;

@@ -4,12 +4,12 @@
 //!
 //! ```text
 //! stage/root      the tree, with everything mounted in it
-//! stage/files     resolv.conf, hosts, hostname, secrets: one file each, bound to their places
+//! stage/files     resolv.conf, hosts, secrets: one file each, bound to their places; folders with a script each
 //! stage/trees/N   other trees, for bind mounts
 //! ```
 
 use super::mountpoint::{self, Kind, Made};
-use super::spec::{CacheMount, ExecMount, ExecSpec, HostOption, MountSource, Network, RootFs};
+use super::spec::{CacheMount, CacheOwner, ExecMount, ExecSpec, HostOption, MountSource, Network, RootFs};
 use super::{Context, Identity, Security, sys, tree, view};
 use crate::{Error, Result};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
@@ -47,7 +47,6 @@ const LINKS: &[(&str, &str)] = &[
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
-    ("core", "/proc/kcore"),
 ];
 
 /// Where a step's tree comes together.
@@ -123,19 +122,18 @@ impl Stage {
             None => Vec::new(),
         };
         let hostname = spec.hostname.as_deref().unwrap_or("hyper");
-        let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
-        hosts.push_str(&format!("127.0.0.1\t{hostname}\n"));
+        let mut hosts =
+            format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         for (name, address) in &spec.extra_hosts {
             hosts.push_str(&format!("{address}\t{name}\n"));
         }
-        let files = [
-            ("/etc/resolv.conf", "resolv.conf", resolv_conf),
-            ("/etc/hosts", "hosts", hosts.into_bytes()),
-            ("/etc/hostname", "hostname", format!("{hostname}\n").into_bytes()),
-        ];
+        let files =
+            [("/etc/resolv.conf", "resolv.conf", resolv_conf), ("/etc/hosts", "hosts", hosts.into_bytes())];
         for (target, name, content) in files {
             let file = self.file(name, &content, 0o644, 0, 0)?;
             self.put(file.as_fd(), target, Kind::File)?;
+            // A step that writes to them would lose it without a word.
+            read_only(file.as_fd(), false)?;
         }
         // apt looks whether its change of user has had an effect, which it cannot have with a single id.
         let apt = Path::new("/etc/apt/apt.conf.d");
@@ -236,12 +234,9 @@ impl Stage {
         Ok(())
     }
 
-    /// Mounts one thing that the step asked for.
-    pub(super) fn mount(&mut self, mount: &ExecMount, cwd: &str) -> Result<()> {
-        let target = Path::new("/").join(cwd).join(&mount.target);
-        let target =
-            target.to_str().ok_or_else(|| Error::invalid("the target of a mount is not UTF-8"))?.to_owned();
-        self.mount_at(mount, &target).map_err(|e| e.with_context("mount", &target))
+    /// Mounts one thing that the step asked for at its absolute place.
+    pub(super) fn mount(&mut self, mount: &ExecMount, target: &str) -> Result<()> {
+        self.mount_at(mount, target).map_err(|e| e.with_context("mount", target))
     }
 
     fn mount_at(&mut self, mount: &ExecMount, target: &str) -> Result<()> {
@@ -263,32 +258,63 @@ impl Stage {
             }
             MountSource::HostPath { path, options } => self.host_path(path, options, target),
             MountSource::Cache(cache) => self.cache(cache, target),
-            MountSource::Tmpfs { size } => {
-                let size = size.map(|size| size.to_string());
-                let mut options = vec![("mode", "1777")];
+            MountSource::Tmpfs { size, read_only: is_read_only } => {
+                let place = mountpoint::open(self.root.as_fd(), target, Kind::Folder, &mut self.made)?;
+                let stat = rustix::fs::fstat(&place).map_err(wrong("cannot look at", target))?;
+                // Whoever may write to the folder may write to what is mounted over it.
+                let (mode, size) =
+                    (format!("{:o}", stat.st_mode & 0o7777), size.map(|size| size.to_string()));
+                let mut options = vec![("mode", mode.as_str())];
                 if let Some(size) = &size {
                     options.push(("size", size));
                 }
-                let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-                let memory = view::tmpfs(&options, flags)?;
-                self.put(memory.as_fd(), target, Kind::Folder)
+                let memory = view::tmpfs(&options, MountAttrFlags::MOUNT_ATTR_NOSUID)?;
+                attach(memory.as_fd(), place.as_fd(), "")?;
+                if *is_read_only { read_only(memory.as_fd(), false) } else { Ok(()) }
             }
             MountSource::Secret { content, mode, uid, gid } => {
-                let name = format!("secret-{}", self.made.len() + self.trees);
+                let name = format!("secret-{}", self.trees);
                 self.trees += 1;
-                let file = self.file(&name, content.expose(), *mode, *uid, *gid)?;
-                self.put(file.as_fd(), target, Kind::File)
+                let file = self.file(&name, content.expose(), *mode & 0o777, *uid, *gid)?;
+                self.put(file.as_fd(), target, Kind::File)?;
+                let mut attributes =
+                    libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+                if mode & 0o111 == 0 {
+                    attributes |= libc::MOUNT_ATTR_NOEXEC;
+                }
+                sys::mount_setattr(file.as_fd(), attributes, false)
+                    .map_err(|e| Error::io("cannot restrict the mount of a secret", target, e))
             }
+            MountSource::Inline { name, content, mode } => self.inline(name, content, *mode, target),
             MountSource::Socket { path, mode, uid, gid } => {
                 let name = format!("socket-{}", self.trees);
                 self.trees += 1;
                 let files = view::open_in(self.stage.as_fd(), "files", OFlags::PATH)
                     .map_err(wrong("cannot open", "files"))?;
-                super::socket::serve(path, files.as_fd(), &name, *mode, *uid, *gid)?;
+                super::socket::serve(path, files.as_fd(), &name, *mode & 0o777, *uid, *gid)?;
                 let file = clone_tree(files.as_fd(), Path::new(&name), false)?;
                 self.put(file.as_fd(), target, Kind::File)
             }
         }
+    }
+
+    /// Mounts a folder that holds one file.
+    fn inline(&mut self, name: &str, content: &str, mode: u32, target: &str) -> Result<()> {
+        if matches!(name, "" | "." | "..") || name.contains('/') {
+            return Err(Error::invalid("this cannot be the name of a file").with_context("name", name));
+        }
+        let folder_name = format!("inline-{}", self.trees);
+        self.trees += 1;
+        let files = view::open_in(self.stage.as_fd(), "files", OFlags::PATH)
+            .map_err(wrong("cannot open", "files"))?;
+        rustix::fs::mkdirat(&files, &folder_name, Mode::RWXU).map_err(wrong("cannot make", &folder_name))?;
+        own(files.as_fd(), &folder_name, 0o755, 0, 0)?;
+        let folder = view::open_in(files.as_fd(), &folder_name, OFlags::PATH)
+            .map_err(wrong("cannot open", &folder_name))?;
+        make_file(folder.as_fd(), name, content.as_bytes(), mode, 0, 0)?;
+        let bound = clone_tree(files.as_fd(), Path::new(&folder_name), false)?;
+        self.put(bound.as_fd(), target, Kind::Folder)?;
+        read_only(bound.as_fd(), false)
     }
 
     /// Binds `path` of the overlay of `lowers`, or of `folder`, to `target`.
@@ -392,14 +418,15 @@ impl Stage {
         attach(mount, place.as_fd(), "")
     }
 
-    /// Opens the working folder, and makes it where it does not exist.
-    pub(super) fn working_folder(&self, cwd: &str) -> Result<()> {
+    /// Opens the working folder, and makes what is missing of it, with this user and group. It is not taken away again.
+    pub(super) fn working_folder(&self, cwd: &str, (uid, gid): (u32, u32)) -> Result<()> {
         if cwd.trim_matches('/').is_empty() {
             return Ok(());
         }
-        // What the step works in is part of its result: it is not taken away again.
-        mountpoint::open(self.root.as_fd(), cwd, Kind::Folder, &mut Vec::new())
+        let mut made = Vec::new();
+        mountpoint::open(self.root.as_fd(), cwd, Kind::Folder, &mut made)
             .map(drop)
+            .and_then(|()| made.iter().try_for_each(|one| own(self.root(), one.path(), 0o755, uid, gid)))
             .map_err(|e| e.with_context("detail", "working folder"))
     }
 
@@ -415,16 +442,20 @@ impl Stage {
     }
 }
 
+/// Makes the folder of a cache with its first content.
 fn make_cache(cache: &CacheMount, fresh: &Path) -> Result<()> {
     std::fs::create_dir(fresh).map_err(|e| Error::io("cannot make a cache folder", fresh, e))?;
     let folder = view::open_folder(fresh)?;
     if let Some((from, path)) = &cache.from {
         let root = view::open(from)?;
-        let source = view::open_in(root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
-            .map_err(|e| Error::io("the source of a cache mount is no folder", path, e.into()))?;
-        tree::copy(source.as_fd(), folder.as_fd())?;
+        match view::open_in(root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Ok(source) => return tree::copy(source.as_fd(), folder.as_fd()),
+            Err(Errno::NOENT) if cache.owner.is_some() => {}
+            Err(e) => return Err(Error::io("the source of a cache mount is no folder", path, e.into())),
+        }
     }
-    own(folder.as_fd(), "", cache.mode, cache.uid, cache.gid)
+    let owner = cache.owner.unwrap_or(CacheOwner { mode: 0o755, uid: 0, gid: 0 });
+    own(folder.as_fd(), "", owner.mode, owner.uid, owner.gid)
         .map_err(|e| e.with_context("path", fresh.display()))
 }
 
@@ -445,15 +476,22 @@ fn make_file(
 }
 
 /// Sets owner and mode; with a single id, another owner is left out as everywhere else.
-pub(super) fn own(folder: BorrowedFd<'_>, name: &str, mode: u32, uid: u32, gid: u32) -> Result<()> {
+pub(super) fn own(
+    folder: BorrowedFd<'_>,
+    name: impl AsRef<Path>,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+) -> Result<()> {
     use rustix::fs::AtFlags;
+    let name = name.as_ref();
     let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     match rustix::fs::chownat(folder, name, owner, group, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW) {
         Ok(()) | Err(Errno::INVAL) => {}
         Err(e) => return Err(Error::io("cannot set an owner", name, e.into())),
     }
     let mode = Mode::from_raw_mode(mode & 0o7777);
-    if name.is_empty() {
+    if name.as_os_str().is_empty() {
         rustix::fs::fchmod(folder, mode).map_err(wrong("cannot set a mode", name))
     } else {
         rustix::fs::chmodat(folder, name, mode, AtFlags::empty()).map_err(wrong("cannot set a mode", name))

@@ -4,7 +4,7 @@ use super::SolveContext;
 use super::value::{Chain, Layer, Value};
 use crate::digest::Hasher;
 use crate::exec::{ExecSpec, LogSink, Network, Security};
-use crate::graph::{ExecOp, InputIndex, MountKind, NetworkMode};
+use crate::graph::{ExecOp, InputIndex, MountKind, NetworkMode, Op, Sharing};
 use crate::progress::{LogStream, Task};
 use crate::snapshot::DiffOptions;
 use crate::{Digest, Error, ErrorKind, Result};
@@ -13,20 +13,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// How much of a failed command's output its error repeats.
 const TAIL: usize = 4 << 10;
-/// Where programs look for the socket of their agent.
-const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 
 impl SolveContext {
+    /// The keys of a command, best first: by the definition of what is mounted, then by the files that are seen of it.
     pub(super) async fn exec_keys(
         &self,
         mut hasher: Hasher,
-        op: &[u8],
         exec: &ExecOp,
         base: &Chain,
         inputs: &[Value],
     ) -> Result<Vec<Digest>> {
         self.check_permissions(exec)?;
-        hasher.update_field(op);
+        hasher.update_field(keyed(exec).to_bytes());
         hasher.update_field(base.key());
         hasher.update_field(match self.network {
             Network::Host => "host",
@@ -37,17 +35,27 @@ impl SolveContext {
             hasher.update_field(name);
             hasher.update_field(address);
         }
+        let (mut definition, mut content, mut by_content) = (hasher.clone(), hasher, false);
+        content.update_field("content");
         for mount in &exec.mounts {
             let used = match &mount.kind {
                 MountKind::Bind { input, source, .. } => Some((*input, source)),
                 MountKind::Cache { from: Some((input, source)), .. } => Some((*input, source)),
                 _ => None,
             };
-            if let Some((input, source)) = used {
-                hasher.update_field(self.content_key(inputs, input, source).await?);
-            }
+            let Some((input, source)) = used else { continue };
+            let key = self.source_key(inputs, input, source).await?;
+            definition.update_field(&key);
+            let part = match input_value(inputs, input)? {
+                Value::Chain(chain) => self.part_digest(chain, source).await?,
+                Value::Folder(_) => None,
+            };
+            by_content |= part.is_some();
+            content.update_field(part.map_or(key, |digest| digest.to_string()));
         }
-        Ok(vec![hasher.finish()])
+        let mut keys = vec![definition.finish()];
+        keys.extend(by_content.then(|| content.finish()));
+        Ok(keys)
     }
 
     /// Refuses what the Dockerfile may not do by itself, also where the result is in the cache.
@@ -112,22 +120,18 @@ impl SolveContext {
                     spec.env.push((name.clone(), value.to_owned()));
                 }
                 None if *required => return Err(missing_secret(id)),
-                None => {}
-            }
-        }
-        for (at, mount) in exec.mounts.iter().enumerate() {
-            if let Some(mount) = self.mount(mount, caches.folder(at), inputs).await? {
-                let socket = matches!(mount.source, crate::exec::MountSource::Socket { .. });
-                if socket && !spec.env.iter().any(|(name, _)| name == SSH_AUTH_SOCK) {
-                    spec.env.push((SSH_AUTH_SOCK.to_owned(), mount.target.clone()));
-                }
-                spec.mounts.push(mount);
+                // Empty, so that scripts that do not allow unset variables run.
+                None => spec.env.push((name.clone(), String::new())),
             }
         }
         let devices = self.devices.edits(&self.devices_of(exec)?)?;
         spec.env.extend(devices.env);
-        spec.mounts.extend(devices.mounts);
         spec.groups = devices.groups;
+        // Of several mounts with one target the last counts: the command's own.
+        spec.mounts = devices.mounts;
+        for (at, mount) in exec.mounts.iter().enumerate() {
+            spec.mounts.extend(self.mount(mount, caches.folder(at), inputs).await?);
+        }
         let active = self.snapshotter.prepare(base.id()).await?;
         let log = Arc::new(TaskLog::default());
         let status = {
@@ -167,6 +171,23 @@ impl SolveContext {
         self.snapshotter.commit(active, &chain).await?;
         Ok(layer)
     }
+}
+
+/// The operation as far as its result depends on it: which cache is used, and how it is shared, does not matter.
+///
+/// A shared cache that is called as its place keeps its name, so that a change of the namespace of all caches counts.
+fn keyed(exec: &ExecOp) -> Op {
+    let mut exec = exec.clone();
+    for mount in &mut exec.mounts {
+        let MountKind::Cache { id, sharing, .. } = &mut mount.kind else { continue };
+        let is_place = |name: &str| name == mount.target;
+        let called_as_its_place = is_place(id) || id.split_once('/').is_some_and(|(_, name)| is_place(name));
+        if !(called_as_its_place && *sharing == Sharing::Shared) {
+            id.clear();
+            *sharing = Sharing::Shared;
+        }
+    }
+    Op::Exec(Box::new(exec))
 }
 
 pub(super) fn missing_secret(id: &str) -> Error {
