@@ -260,6 +260,10 @@ fn an_insecure_step_needs_a_permission_and_then_has_all_capabilities() {
     if !is_root() {
         skip!("whether a step can mount is for root to see");
     }
+    let text = "FROM base AS run\nRUN touch /out && chmod 666 /out\nUSER 1000\n\
+        RUN --security=insecure grep CapEff /proc/self/status | cut -f2 > /out; grep -c ' /sys sysfs rw' /proc/mounts >> /out";
+    let seen = out_of(&place, text, &["--allow", "security.insecure"]);
+    assert_eq!(seen, format!("{:016x}\n1\n", insecure[0]), "another user has as much");
     let text = "FROM base AS run\nRUN --security=insecure mkdir /m && mount -t tmpfs none /m && touch /m/x && ls /m > /out && umount /m";
     assert_eq!(out_of(&place, text, &["--allow", "security.insecure"]), "x\n");
 }

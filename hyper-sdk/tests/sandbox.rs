@@ -137,6 +137,8 @@ async fn commands_give_their_output_and_exit_code() {
     assert_eq!(fixture.sh("kill -9 $$").await.0, 137);
     assert_eq!(fixture.sh("kill -TERM $$").await.0, 143);
     assert_eq!(fixture.sh("cat; echo $?").await.1, "0\n");
+    let signals = "grep -E '^Sig(Ign|Blk)' /proc/self/status | grep -c '0000000000000000$'";
+    assert_eq!(fixture.sh(signals).await.1, "2\n", "no signal is ignored or blocked");
     let (code, output, _) = fixture.sh("seq 1 200000").await;
     assert_eq!((code, output.lines().count()), (0, 200_000));
 }

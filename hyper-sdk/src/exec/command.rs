@@ -112,17 +112,18 @@ impl Command {
                 sys::install_filter(&filter).context("detail", "system call filter")?;
             }
         }
+        if !sandboxed {
+            sys::keep_capabilities().context("detail", "capabilities")?;
+        }
         if !single_identity {
             sys::set_groups(&self.user.groups).context("detail", "supplementary groups")?;
             sys::set_ids(self.user.uid, self.user.gid)
                 .context("detail", format!("user {}, group {}", self.user.uid, self.user.gid))?;
         }
-        let bits = match (self.user.uid, sandboxed) {
-            (0, true) => have & allowed,
-            (0, false) => have,
-            _ if single_identity => have & allowed,
-            _ => 0,
-        };
+        if !sandboxed {
+            return sys::raise_ambient_capabilities(have).context("detail", "capabilities");
+        }
+        let bits = if self.user.uid == 0 || single_identity { have & allowed } else { 0 };
         sys::set_capabilities(bits).context("detail", "capabilities")
     }
 

@@ -111,7 +111,7 @@ impl Stage {
             )
         })?;
         self.put(proc.as_fd(), "/proc", Kind::Folder)?;
-        self.mount_sys(spec, insecure)?;
+        self.mount_sys(insecure)?;
         self.mount_dev(context.user_namespace)?;
         if !insecure {
             self.mask()?;
@@ -144,7 +144,7 @@ impl Stage {
         Ok(())
     }
 
-    fn mount_sys(&mut self, spec: &ExecSpec, insecure: bool) -> Result<()> {
+    fn mount_sys(&mut self, insecure: bool) -> Result<()> {
         let sysfs = match view::new_mount("sysfs", &[], QUIET) {
             Ok(sysfs) => sysfs,
             // An ordinary user may mount a new one only with a network of its own.
@@ -152,7 +152,7 @@ impl Stage {
             Err(e) => return Err(Error::io("cannot mount /sys", "/sys", e.into())),
         };
         self.put(sysfs.as_fd(), "/sys", Kind::Folder)?;
-        if !insecure || spec.network == Network::Host {
+        if !insecure {
             read_only(sysfs.as_fd(), true)?;
         }
         Ok(())
