@@ -4,7 +4,7 @@ use super::SolveContext;
 use super::value::{Chain, Layer, Value};
 use crate::digest::Hasher;
 use crate::exec::{ExecSpec, LogSink, Network, Security};
-use crate::graph::{ExecOp, InputIndex, MountKind, NetworkMode, Op, Sharing};
+use crate::graph::{ExecOp, InputIndex, Mount, MountKind, NetworkMode, Op, Sharing};
 use crate::progress::{LogStream, Task};
 use crate::snapshot::DiffOptions;
 use crate::{Digest, Error, ErrorKind, Result};
@@ -24,7 +24,9 @@ impl SolveContext {
         inputs: &[Value],
     ) -> Result<Vec<Digest>> {
         self.check_permissions(exec)?;
-        hasher.update_field(keyed(exec).to_bytes());
+        let mut mounts: Vec<&Mount> = exec.mounts.iter().collect();
+        mounts.sort_by(|a, b| a.target.cmp(&b.target));
+        hasher.update_field(keyed(exec, &mounts).to_bytes());
         hasher.update_field(base.key());
         hasher.update_field(match self.network {
             Network::Host => "host",
@@ -37,7 +39,7 @@ impl SolveContext {
         }
         let (mut definition, mut content, mut by_content) = (hasher.clone(), hasher, false);
         content.update_field("content");
-        for mount in &exec.mounts {
+        for mount in mounts {
             let used = match &mount.kind {
                 MountKind::Bind { input, source, .. } => Some((*input, source)),
                 MountKind::Cache { from: Some((input, source)), .. } => Some((*input, source)),
@@ -45,13 +47,20 @@ impl SolveContext {
             };
             let Some((input, source)) = used else { continue };
             let key = self.source_key(inputs, input, source).await?;
-            definition.update_field(&key);
-            let part = match input_value(inputs, input)? {
-                Value::Chain(chain) => self.part_digest(chain, source).await?,
-                Value::Folder(_) => None,
-            };
-            by_content |= part.is_some();
-            content.update_field(part.map_or(key, |digest| digest.to_string()));
+            // A key of a context is one of the files already.
+            if let Value::Chain(chain) = input_value(inputs, input)? {
+                definition.update_field(source);
+                if let Some(digest) = self.part_digest(chain, source).await? {
+                    by_content = true;
+                    content.update_field(digest.as_str());
+                } else {
+                    content.update_field(source);
+                    content.update_field(&key);
+                }
+            } else {
+                content.update_field(&key);
+            }
+            definition.update_field(key);
         }
         let mut keys = vec![definition.finish()];
         keys.extend(by_content.then(|| content.finish()));
@@ -173,12 +182,20 @@ impl SolveContext {
     }
 }
 
-/// The operation as far as its result depends on it: which cache is used, and how it is shared, does not matter.
+/// The operation as far as its result depends on it: where the mounted files come from does not matter, as they are
+/// looked at, and neither does which cache is used and how it is shared.
 ///
 /// A shared cache that is called as its place keeps its name, so that a change of the namespace of all caches counts.
-fn keyed(exec: &ExecOp) -> Op {
+fn keyed(exec: &ExecOp, mounts: &[&Mount]) -> Op {
     let mut exec = exec.clone();
+    exec.mounts = mounts.iter().map(|mount| (*mount).clone()).collect();
     for mount in &mut exec.mounts {
+        if let MountKind::Bind { input, source, .. } | MountKind::Cache { from: Some((input, source)), .. } =
+            &mut mount.kind
+        {
+            *input = 0;
+            source.clear();
+        }
         let MountKind::Cache { id, sharing, .. } = &mut mount.kind else { continue };
         let is_place = |name: &str| name == mount.target;
         let called_as_its_place = is_place(id) || id.split_once('/').is_some_and(|(_, name)| is_place(name));
