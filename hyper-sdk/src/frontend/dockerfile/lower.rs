@@ -109,6 +109,9 @@ impl<'a> Lowering<'a> {
             bases.push(StageBase { image: base.image, platform });
         }
         let names: Vec<String> = bases.iter().map(|b| b.image.clone()).collect();
+        if let Some(state) = self.replaced(target, &bases[target]).await? {
+            return Ok(self.finish(state));
+        }
         let (plan, triggers) = self.plan(target, &bases, &names).await?;
         for index in &plan.order {
             let stage = &self.file.stages[*index];
@@ -120,13 +123,34 @@ impl<'a> Lowering<'a> {
             self.faults.sort_by_key(|d| d.span.start);
             return Err(self.faults.into());
         }
-        let mut state =
+        let state =
             self.stages.remove(&target).ok_or_else(|| Error::internal("the target was not lowered"))?;
+        Ok(self.finish(state))
+    }
+
+    /// The stage as the named context that stands for it: none of its instructions count then.
+    async fn replaced(&mut self, index: usize, base: &StageBase) -> Lowers<Option<StageState>> {
+        let Some(name) = self.file.stages[index].name() else { return Ok(None) };
+        let Some(named) = self.named(name, &base.platform).await? else { return Ok(None) };
+        let state = match &named {
+            Resolved::Folder(context) => self.folder_base(name, &base.platform, context),
+            Resolved::Image { config, .. } => {
+                if let Some(created) = config.created.as_deref().and_then(parse_rfc3339) {
+                    self.newest_base = self.newest_base.max(Some(created));
+                }
+                let vertex = self.image_vertex(&named);
+                StageState::new(vertex, (**config).clone())
+            }
+        };
+        Ok(Some(state))
+    }
+
+    fn finish(self, mut state: StageState) -> Lowered {
         for (name, value) in &self.options.labels {
             state.container().labels.insert(name.clone(), value.clone());
         }
         self.set_platform(&mut state.config);
-        Ok(Lowered {
+        Lowered {
             graph: self.graph,
             root: state.vertex,
             config: state.config,
@@ -135,7 +159,7 @@ impl<'a> Lowering<'a> {
             epoch: None,
             bases: self.bases,
             warnings: Vec::new(),
-        })
+        }
     }
 
     /// The stages to lower, with the ONBUILD triggers that base images bring: those may need further stages.
@@ -199,7 +223,7 @@ impl<'a> Lowering<'a> {
             }
             // Nothing is for the platform of the build, whatever FROM says.
             (StageRef::Scratch, None) => self.scratch(&self.target_platform()),
-            (_, Some(Resolved::Folder(name))) => self.folder_base(base, &name),
+            (_, Some(Resolved::Folder(name))) => self.folder_base(&base.image, &base.platform, &name),
             (_, named) => {
                 let resolved = match named {
                     Some(image) => image,
@@ -229,7 +253,11 @@ impl<'a> Lowering<'a> {
         let total = 1 + onbuild.iter().chain(&stage.statements).filter(|s| layers(s)).count();
         self.position = (stage.display_name(), 1, total);
         self.no_cache = self.options.no_cache
-            || self.options.no_cache_filter.iter().any(|name| stage.name() == Some(name.as_str()));
+            || self
+                .options
+                .no_cache_filter
+                .iter()
+                .any(|filter| stage.name().is_some_and(|name| name.eq_ignore_ascii_case(filter)));
         for statement in onbuild.iter().chain(&stage.statements) {
             match self.statement(index, &mut state, statement, globals).await {
                 // All faults of a file are told at once.
@@ -273,8 +301,8 @@ impl<'a> Lowering<'a> {
     }
 
     /// A base that is a folder: one layer with its files.
-    fn folder_base(&mut self, base: &StageBase, context: &str) -> StageState {
-        let mut state = self.scratch(&base.platform);
+    fn folder_base(&mut self, shown: &str, platform: &Platform, context: &str) -> StageState {
+        let mut state = self.scratch(platform);
         let files = self.folder(context);
         let copy = CopyAction {
             input: 1,
@@ -288,7 +316,7 @@ impl<'a> Lowering<'a> {
             add: false,
         };
         let op = Op::File(FileOp { actions: vec![FileAction::Copy(Box::new(copy))], link: false });
-        let name = format!("FROM {}", base.image);
+        let name = format!("FROM {shown}");
         state.vertex = self.graph.add(op, vec![state.vertex, files], name.clone());
         state.record(name, true);
         state

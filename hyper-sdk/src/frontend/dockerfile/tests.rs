@@ -265,6 +265,23 @@ async fn named_contexts_replace_what_from_says() {
 }
 
 #[tokio::test]
+async fn a_named_context_stands_for_the_target_too() {
+    let l = lowered("FROM missing AS folder\nRUN x\nLABEL a=b\n").await;
+    assert!(matches!(root(&l), Op::File(_)) && l.config.config.labels.is_empty());
+    assert_eq!(l.history.len(), 1);
+}
+
+#[tokio::test]
+async fn stages_that_are_built_anew_are_named_in_any_case() {
+    for (filter, expected) in [("FOO", true), ("other", false)] {
+        let options =
+            FrontendOptions { no_cache_filter: vec![filter.to_owned()], ..FrontendOptions::default() };
+        let l = try_lower("FROM base AS Foo\nRUN x", options).await.unwrap();
+        assert_eq!(l.graph.vertex(l.root).no_cache, expected, "{filter}");
+    }
+}
+
+#[tokio::test]
 async fn faults_show_their_place() {
     for (text, expected) in [
         ("FROM missing", "cannot be resolved"),
