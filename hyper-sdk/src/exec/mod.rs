@@ -20,6 +20,7 @@
 mod command;
 mod devices;
 mod helper;
+mod host_devices;
 mod mountpoint;
 mod mounts;
 mod native;

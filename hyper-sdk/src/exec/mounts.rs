@@ -112,7 +112,7 @@ impl Stage {
         })?;
         self.put(proc.as_fd(), "/proc", Kind::Folder)?;
         self.mount_sys(insecure)?;
-        self.mount_dev(context.user_namespace)?;
+        self.mount_dev(context.user_namespace, insecure)?;
         if !insecure {
             self.mask()?;
         }
@@ -158,7 +158,7 @@ impl Stage {
         Ok(())
     }
 
-    fn mount_dev(&mut self, user_namespace: bool) -> Result<()> {
+    fn mount_dev(&mut self, user_namespace: bool, insecure: bool) -> Result<()> {
         let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let dev = view::tmpfs(&[("mode", "0755"), ("size", "65536k")], flags)?;
         self.put(dev.as_fd(), "/dev", Kind::Folder)?;
@@ -203,7 +203,7 @@ impl Stage {
         if let Ok(queues) = view::new_mount("mqueue", &[], QUIET) {
             attach(queues.as_fd(), dev.as_fd(), "mqueue")?;
         }
-        Ok(())
+        if insecure { super::host_devices::add(dev.as_fd(), user_namespace) } else { Ok(()) }
     }
 
     fn mask(&self) -> Result<()> {
@@ -459,14 +459,15 @@ fn make_cache(cache: &CacheMount, fresh: &Path) -> Result<()> {
         .map_err(|e| e.with_context("path", fresh.display()))
 }
 
-fn make_file(
+pub(super) fn make_file(
     folder: BorrowedFd<'_>,
-    name: &str,
+    name: impl AsRef<Path>,
     content: &[u8],
     mode: u32,
     uid: u32,
     gid: u32,
 ) -> Result<()> {
+    let name = name.as_ref();
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     let file =
         rustix::fs::openat(folder, name, flags, Mode::RUSR).map_err(wrong("cannot make a file", name))?;
@@ -498,16 +499,17 @@ pub(super) fn own(
     }
 }
 
-fn attach(mount: BorrowedFd<'_>, folder: BorrowedFd<'_>, name: &str) -> Result<()> {
+pub(super) fn attach(mount: BorrowedFd<'_>, folder: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
+    let name = name.as_ref();
     let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    if name.is_empty() {
+    if name.as_os_str().is_empty() {
         flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     }
     move_mount(mount, "", folder, name, flags).map_err(wrong("cannot mount", name))
 }
 
 /// A detached copy of a mount from `path` on, with everything mounted below it when `recursive`.
-fn clone_tree(folder: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd> {
+pub(super) fn clone_tree(folder: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;

@@ -95,7 +95,7 @@ impl<'a> Lowering<'a> {
         let asked_for = self.options.target.as_deref().filter(|name| !name.is_empty());
         predefined
             .entry("TARGETSTAGE".to_owned())
-            .or_insert_with(|| asked_for.unwrap_or("default").to_owned());
+            .or_insert_with(|| asked_for.or(self.file.stages[target].name()).unwrap_or("default").to_owned());
         let scope = self.file.global_scope(&predefined, &self.options.build_args)?;
         let mut bases = Vec::new();
         for (stage, base) in self.file.stages.iter().zip(self.file.bases(&scope)?) {

@@ -163,7 +163,7 @@ async fn arguments_about_the_build_can_be_given() {
         (l.config.config.env[1].clone(), image.unwrap())
     };
     let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-    assert_eq!(with(None, &[]).await, pair("A=s390x-default", "base linux/s390x"));
+    assert_eq!(with(None, &[]).await, pair("A=s390x-last", "base linux/s390x"));
     assert_eq!(with(Some("LAST"), &[]).await, pair("A=s390x-LAST", "base linux/s390x"));
     let given = [("TARGETPLATFORM", "linux/riscv64"), ("TARGETSTAGE", "x"), ("TARGETARCH", "zz")];
     assert_eq!(with(None, &given).await, pair("A=zz-x", "base linux/riscv64"));
