@@ -321,13 +321,16 @@ async fn what_is_mounted_over_files_is_read_only_and_the_host_name_is_no_file() 
 #[tokio::test]
 async fn memory_has_the_mode_of_the_folder_that_it_is_mounted_on() {
     let Some(fixture) = Fixture::new().await else { return };
-    let mut spec = shell("stat -c %a /tmp /new /closed; touch /tmp/x /new/x; touch /closed/x || echo no");
-    for (target, read_only) in [("/tmp", false), ("/new", false), ("/closed", true)] {
+    let mut spec = shell(
+        "stat -c %a /tmp /home /new /new/deep /closed; touch /tmp/x /new/deep/x; touch /closed/x || echo no; \
+         grep -cE '^(overlay /|tmpfs /home|proc /proc) ' /proc/mounts",
+    );
+    for (target, read_only) in [("/tmp", false), ("/home", false), ("/new/deep", false), ("/closed", true)] {
         let source = MountSource::Tmpfs { size: None, read_only };
         spec.mounts.push(ExecMount { target: target.into(), source });
     }
     let (_, output, errors) = fixture.run_spec(spec).await.unwrap();
-    assert_eq!(output, "1777\n755\n755\nno\n", "{errors}");
+    assert_eq!(output, "1777\n755\n755\n1777\n1777\nno\n3\n", "{errors}");
 }
 
 #[tokio::test]
@@ -338,12 +341,14 @@ async fn a_cache_begins_with_its_source_or_its_owner() {
     std::fs::create_dir_all(seed.join("in")).unwrap();
     std::fs::set_permissions(seed.join("in"), std::fs::Permissions::from_mode(0o770)).unwrap();
     std::fs::write(seed.join("in/f"), "seeded").unwrap();
+    std::fs::set_permissions(seed.join("in/f"), std::fs::Permissions::from_mode(0o644)).unwrap();
     let tree = RootFs::Overlay { lowers: vec![fixture.path("base")], upper: None };
     let own = Some(CacheOwner { mode: 0o711, uid: 7, gid: 8 });
     let owned = if full { "711 7 8\n" } else { "711 0 0\n" };
     for (name, path, owner, expected) in [
         ("copy", Some("/seed/in"), None, "770 0 0\nseeded"),
         ("there", Some("/seed/in"), own, "770 0 0\nseeded"),
+        ("file", Some("/seed/in/f"), None, "644 0 0\n"),
         ("missing", Some("/seed/none"), own, owned),
         ("alone", None, own, owned),
         ("plain", None, None, "755 0 0\n"),

@@ -259,11 +259,13 @@ impl Stage {
             MountSource::HostPath { path, options } => self.host_path(path, options, target),
             MountSource::Cache(cache) => self.cache(cache, target),
             MountSource::Tmpfs { size, read_only: is_read_only } => {
+                let made_before = self.made.len();
                 let place = mountpoint::open(self.root.as_fd(), target, Kind::Folder, &mut self.made)?;
                 let stat = rustix::fs::fstat(&place).map_err(wrong("cannot look at", target))?;
-                // Whoever may write to the folder may write to what is mounted over it.
-                let (mode, size) =
-                    (format!("{:o}", stat.st_mode & 0o7777), size.map(|size| size.to_string()));
+                // Whoever may write to the folder may write to what is mounted over it; to a new one everybody may.
+                let is_new = self.made.len() > made_before;
+                let mode = format!("{:o}", if is_new { 0o1777 } else { stat.st_mode & 0o7777 });
+                let size = size.map(|size| size.to_string());
                 let mut options = vec![("mode", mode.as_str())];
                 if let Some(size) = &size {
                     options.push(("size", size));
@@ -392,13 +394,15 @@ impl Stage {
             if let Err(e) = std::fs::rename(&fresh, &cache.path) {
                 tree::remove(&fresh)?;
                 // Another step may have been faster.
-                if !cache.path.is_dir() {
+                if !cache.path.exists() {
                     return Err(Error::io("cannot make a cache folder", &cache.path, e));
                 }
             }
         }
+        // What began with a file is one.
+        let kind = if cache.path.is_dir() { Kind::Folder } else { Kind::File };
         let bound = clone_tree(rustix::fs::CWD, &cache.path, true)?;
-        self.put(bound.as_fd(), target, Kind::Folder)?;
+        self.put(bound.as_fd(), target, kind)?;
         if cache.read_only {
             read_only(bound.as_fd(), true)?;
         }
@@ -442,18 +446,37 @@ impl Stage {
     }
 }
 
-/// Makes the folder of a cache with its first content.
+/// Makes the folder of a cache with its first content, or the file that it begins with.
 fn make_cache(cache: &CacheMount, fresh: &Path) -> Result<()> {
-    std::fs::create_dir(fresh).map_err(|e| Error::io("cannot make a cache folder", fresh, e))?;
-    let folder = view::open_folder(fresh)?;
+    let failed = |e| Error::io("cannot make a cache folder", fresh, e);
     if let Some((from, path)) = &cache.from {
+        let wrong = |e: Errno| Error::io("cannot open the source of a cache mount", path, e.into());
         let root = view::open(from)?;
-        match view::open_in(root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY) {
-            Ok(source) => return tree::copy(source.as_fd(), folder.as_fd()),
+        let open = |flags| view::open_in(root.as_fd(), path, flags);
+        match open(OFlags::PATH) {
             Err(Errno::NOENT) if cache.owner.is_some() => {}
-            Err(e) => return Err(Error::io("the source of a cache mount is no folder", path, e.into())),
+            Err(e) => return Err(wrong(e)),
+            Ok(source) => {
+                let stat = rustix::fs::fstat(&source).map_err(wrong)?;
+                // Nothing else is opened: that of a device can have effects.
+                return match FileType::from_raw_mode(stat.st_mode) {
+                    FileType::Directory => {
+                        std::fs::create_dir(fresh).map_err(failed)?;
+                        let source = open(OFlags::RDONLY | OFlags::DIRECTORY).map_err(wrong)?;
+                        tree::copy(source.as_fd(), view::open_folder(fresh)?.as_fd())
+                    }
+                    FileType::RegularFile => {
+                        let copy = std::fs::File::create_new(fresh).map_err(failed)?;
+                        tree::copy_file(&open(OFlags::RDONLY).map_err(wrong)?, &copy.into(), &stat)
+                    }
+                    _ => Err(Error::invalid("the source of a cache mount is neither a folder nor a file")
+                        .with_context("path", path)),
+                };
+            }
         }
     }
+    std::fs::create_dir(fresh).map_err(failed)?;
+    let folder = view::open_folder(fresh)?;
     let owner = cache.owner.unwrap_or(CacheOwner { mode: 0o755, uid: 0, gid: 0 });
     own(folder.as_fd(), "", owner.mode, owner.uid, owner.gid)
         .map_err(|e| e.with_context("path", fresh.display()))

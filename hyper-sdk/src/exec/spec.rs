@@ -174,7 +174,7 @@ pub enum MountSource {
     },
     /// A folder that outlives the build.
     Cache(CacheMount),
-    /// Memory, with the mode of the folder that it is mounted on.
+    /// Memory, with the mode of the folder that it is mounted on; everybody may write where there was none.
     Tmpfs {
         /// At most this many bytes.
         size: Option<u64>,
