@@ -2,7 +2,6 @@
 
 use crate::support::{Place, busybox, is_root, skip, told};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixListener;
 
 macro_rules! needs_busybox {
@@ -267,12 +266,9 @@ fn an_insecure_step_needs_a_permission_and_then_has_all_capabilities() {
     let seen = out_of(&place, text, &["--allow", "security.insecure"]);
     let of_another_user = format!("{:016x}\n1\n", insecure[0]);
     assert!(seen.starts_with(&of_another_user), "another user has as much: {seen}");
-    for entry in std::fs::read_dir("/dev").unwrap().flatten() {
-        let kind = entry.file_type().unwrap();
-        let name = entry.file_name().into_string().unwrap();
-        if (kind.is_char_device() || kind.is_block_device()) && name != "console" {
-            assert!(seen.lines().any(|line| line == name), "{name}: {seen}");
-        }
+    for name in ["fuse", "kvm", "loop-control", "loop7", "net"] {
+        let can_be = std::path::Path::new("/dev").join(name).exists();
+        assert!(!can_be || seen.lines().any(|line| line == name), "{name}: {seen}");
     }
     let text = "FROM base AS run\nRUN --security=insecure mkdir /m && mount -t tmpfs none /m && touch /m/x && ls /m > /out && umount /m";
     assert_eq!(out_of(&place, text, &["--allow", "security.insecure"]), "x\n");

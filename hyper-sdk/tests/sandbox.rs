@@ -355,10 +355,13 @@ async fn a_cache_begins_with_its_source_or_its_owner() {
     ] {
         let mut spec = shell("stat -c '%a %u %g' /c; cat /c/f 2>/dev/null");
         let from = path.map(|path| (tree.clone(), path.to_owned()));
+        // What a step that was killed left behind is in nobody's way.
+        std::fs::create_dir(fixture.path(&format!("{name}.new-0"))).unwrap();
         let cache = CacheMount { path: fixture.path(name), read_only: false, owner, from };
         spec.mounts.push(ExecMount { target: "/c".into(), source: MountSource::Cache(cache) });
         let (_, output, errors) = fixture.run_spec(spec).await.unwrap();
         assert_eq!(output, expected, "{name}: {errors}");
+        assert!(!fixture.path(&format!("{name}.new-1")).exists());
     }
 }
 

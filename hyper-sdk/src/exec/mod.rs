@@ -20,7 +20,7 @@
 mod command;
 mod devices;
 mod helper;
-mod host_devices;
+mod insecure_devices;
 mod mountpoint;
 mod mounts;
 mod native;

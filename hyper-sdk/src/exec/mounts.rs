@@ -203,7 +203,7 @@ impl Stage {
         if let Ok(queues) = view::new_mount("mqueue", &[], QUIET) {
             attach(queues.as_fd(), dev.as_fd(), "mqueue")?;
         }
-        if insecure { super::host_devices::add(dev.as_fd(), user_namespace) } else { Ok(()) }
+        if insecure && !user_namespace { super::insecure_devices::add(dev.as_fd()) } else { Ok(()) }
     }
 
     fn mask(&self) -> Result<()> {
@@ -387,17 +387,19 @@ impl Stage {
     fn cache(&mut self, cache: &CacheMount, target: &str) -> Result<()> {
         // Filled beside its place and moved there, so that a half-filled one is never used.
         if !cache.path.exists() {
-            let mut fresh = cache.path.clone().into_os_string();
-            fresh.push(format!(".new-{}", sys::own_pid()));
-            let fresh = PathBuf::from(fresh);
-            make_cache(cache, &fresh)?;
-            if let Err(e) = std::fs::rename(&fresh, &cache.path) {
-                tree::remove(&fresh)?;
-                // Another step may have been faster.
-                if !cache.path.exists() {
-                    return Err(Error::io("cannot make a cache folder", &cache.path, e));
+            let beside = fresh_folder(&cache.path)?;
+            let fresh = beside.join("fresh");
+            let made = make_cache(cache, &fresh).and_then(|()| {
+                match std::fs::rename(&fresh, &cache.path) {
+                    // Another step may have been faster.
+                    Err(e) if !cache.path.exists() => {
+                        Err(Error::io("cannot make a cache folder", &cache.path, e))
+                    }
+                    _ => Ok(()),
                 }
-            }
+            });
+            let removed = tree::remove(&beside);
+            made.and(removed)?;
         }
         // What began with a file is one.
         let kind = if cache.path.is_dir() { Kind::Folder } else { Kind::File };
@@ -443,6 +445,20 @@ impl Stage {
         unmount(".", UnmountFlags::DETACH).map_err(&wrong)?;
         unmount(".", UnmountFlags::DETACH).map_err(&wrong)?;
         rustix::process::chdir("/").map_err(&wrong)
+    }
+}
+
+/// A new folder beside `path`. What a step that was killed left behind is in nobody's way.
+fn fresh_folder(path: &Path) -> Result<PathBuf> {
+    let mut number = 0_u32;
+    loop {
+        let mut folder = path.to_owned().into_os_string();
+        folder.push(format!(".new-{number}"));
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder.into()),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+            Err(e) => return Err(Error::io("cannot make a cache folder", folder, e)),
+        }
     }
 }
 

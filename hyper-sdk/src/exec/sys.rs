@@ -256,6 +256,17 @@ fn write_capabilities(bits: u64, inheritable: u64) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_capset, &mut header, data.as_ptr()) }).map(drop)
 }
 
+/// The number of the first loop device that nothing uses; 0 where that is not known.
+pub(super) fn free_loop_device() -> u32 {
+    const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
+    let Ok(control) = std::fs::File::options().read(true).write(true).open("/dev/loop-control") else {
+        return 0;
+    };
+    // SAFETY: this request takes no argument.
+    let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+    u32::try_from(number).unwrap_or(0)
+}
+
 /// Installs a system call filter, without `no_new_privs`: the caller must have CAP_SYS_ADMIN in its namespace.
 pub(super) fn install_filter(program: &seccompiler::BpfProgram) -> io::Result<()> {
     let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
