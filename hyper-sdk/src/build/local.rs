@@ -77,7 +77,7 @@ impl LocalBuilder {
     /// Opens the builder on its folder, which is made when it is missing.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when the folder cannot be made or written.
+    /// [`crate::ErrorKind::Io`] when the folder cannot be made or written.
     pub fn open(options: LocalBuilderOptions) -> Result<Self> {
         for name in ["indexes", "mounts", "scratch", "snapshots"] {
             let path = options.root.join(name);
