@@ -57,11 +57,23 @@ fn cache_takes_id_target_from_mode_and_owner() {
         );
         out_of(&place, &stages, &["--no-cache"])
     };
+    let own = |uid: u32| format!("{uid}\n");
     let options = "id=one,target=c,mode=0711,uid=12,gid=13";
     assert_eq!(run(options, "stat -c '%a %u %g' /w/c > /out; echo kept > /w/c/f"), "711 12 13\n");
     assert_eq!(run("id=one,target=/elsewhere,mode=0711,uid=12,gid=13", "cat /elsewhere/f > /out"), "kept\n");
     assert_eq!(run("target=/w/c", "ls /w/c > /out"), "", "another id is another cache");
     assert_eq!(run("id=two,target=/c,from=seed,source=/s/in", "cat /c/f > /out"), "seeded\n");
+    assert_eq!(run("id=one,target=/c", "ls /c > /out"), "", "so is one without an owner");
+    // The target as written is the id, wherever the working folder is.
+    assert_eq!(run("target=rel", "touch /w/rel/x; echo > /out"), "\n");
+    assert_eq!(run("id=rel,target=/c", "ls /c > /out"), "x\n");
+    assert_eq!(run("target=/w/rel", "ls /w/rel > /out"), "");
+    // An owner makes a folder of its own in the source; a part of the source keeps what it has.
+    assert_eq!(run("target=/c,from=seed,uid=9", "stat -c %u /c > /out; ls /c >> /out"), own(9));
+    assert_eq!(
+        run("id=part,target=/c,from=seed,source=/s,uid=9", "stat -c %u /c > /out; ls /c >> /out"),
+        "0\nin\n"
+    );
     let read_only = "id=one,target=/c,ro,mode=0711,uid=12,gid=13";
     assert_eq!(run(read_only, "(echo x > /c/g) 2>/dev/null || cat /c/f > /out"), "kept\n");
     for sharing in ["shared", "private", "locked"] {
@@ -91,6 +103,31 @@ fn private_caches_are_not_shared_at_once() {
         stage("b")
     );
     assert_eq!(out_of(&place, &stages, &[]), "a\nb\n");
+}
+
+#[test]
+fn mounts_do_not_hide_what_is_below_them() {
+    needs_busybox!();
+    let place = Place::new();
+    let file = place.write("token", "s3cret");
+    let secret = format!("id=token,src={}", file.display());
+    let stages = "FROM base AS other\nRUN mkdir -p /one /two && touch /one/1 /two/2\n\
+        FROM base AS run\nWORKDIR /w/deep\n\
+        RUN --mount=type=secret,id=token --mount=type=tmpfs,target=/run cat /run/secrets/token > /out; echo >> /out\n\
+        RUN --mount=type=cache,target=/a/b --mount=type=tmpfs,target=/a touch /a/b/x && ls /a >> /out\n\
+        RUN --mount=from=other,source=/one,target=/m --mount=from=other,source=/two,target=/m ls /m >> /out\n\
+        RUN --mount=type=tmpfs,target=/w pwd >> /out && touch gone\n\
+        RUN --mount=type=cache,target=/w touch kept\n\
+        RUN --mount=type=cache,target=/w ls >> /out\n\
+        RUN ls -A /w/deep /a /m /run/secrets >> /out 2>/dev/null || true";
+    let seen = out_of(&place, stages, &["--secret", &secret]);
+    assert_eq!(seen, "s3cret\nb\n2\n/w/deep\nkept\n/w/deep:\n");
+    if !is_root() {
+        skip!("whether files can have other owners is for root to see");
+    }
+    let stages = "FROM base AS run\nWORKDIR /a/b\nRUN cd / && rm -rf /a && touch /out && chmod 666 /out\nUSER 1000:1001\n\
+        RUN touch f && stat -c '%a %u %g' /a /a/b > /out && id >> /out";
+    assert_eq!(out_of(&place, stages, &[]), "755 1000 1001\n755 1000 1001\nuid=1000 gid=1001 groups=1001\n");
 }
 
 #[test]
@@ -126,6 +163,7 @@ fn secret_takes_id_source_target_env_required_mode_and_owner() {
         run("id=token,env=TOKEN", "echo ${#TOKEN} > /out; ls /run/secrets >> /out 2>/dev/null || true"),
         "6\n"
     );
+    assert_eq!(run("id=none,env=NONE", "set -u; echo \"[$NONE]\" > /out"), "[]\n");
     assert_eq!(run("id=none", "(ls /run/secrets/none 2>/dev/null || echo absent) > /out"), "absent\n");
     let said = fault(&place, "FROM base\nRUN --mount=type=secret,id=none,required true\n", &flags);
     assert!(said.contains("`none` is required") && said.contains("--secret id=none"), "{said}");
@@ -170,7 +208,7 @@ fn ssh_takes_id_target_required_mode_and_owner() {
     let other = format!("other={socket}");
     assert_eq!(run(",id=other,target=s,mode=0660,uid=7,gid=8", show, &other), "/w/s 660 7 8\n");
     let absent = "echo \"[$SSH_AUTH_SOCK]\" > /out";
-    assert_eq!(run(",id=missing", absent, &default), "[]\n");
+    assert_eq!(run(",id=missing", absent, &default), "[/run/buildkit/ssh_agent.0]\n");
     let said = fault(&place, "FROM base\nRUN --mount=type=ssh,required true\n", &[]);
     assert!(said.contains("`default` is required") && said.contains("--ssh default"), "{said}");
     // Nothing of the socket is left, and another socket is no other step.
@@ -221,6 +259,16 @@ fn an_insecure_step_needs_a_permission_and_then_has_all_capabilities() {
     assert_eq!((sandbox[0] & admin, insecure[0] & admin), (0, admin));
     if !is_root() {
         skip!("whether a step can mount is for root to see");
+    }
+    let text = "FROM base AS run\nRUN touch /out && chmod 666 /out\nUSER 1000\n\
+        RUN --security=insecure grep CapEff /proc/self/status | cut -f2 > /out; grep -c ' /sys sysfs rw' /proc/mounts >> /out; \\\n\
+        ls /dev >> /out";
+    let seen = out_of(&place, text, &["--allow", "security.insecure"]);
+    let of_another_user = format!("{:016x}\n1\n", insecure[0]);
+    assert!(seen.starts_with(&of_another_user), "another user has as much: {seen}");
+    for name in ["fuse", "kvm", "loop-control", "loop7", "net"] {
+        let can_be = std::path::Path::new("/dev").join(name).exists();
+        assert!(!can_be || seen.lines().any(|line| line == name), "{name}: {seen}");
     }
     let text = "FROM base AS run\nRUN --security=insecure mkdir /m && mount -t tmpfs none /m && touch /m/x && ls /m > /out && umount /m";
     assert_eq!(out_of(&place, text, &["--allow", "security.insecure"]), "x\n");

@@ -103,6 +103,33 @@ fn a_cache_begins_with_what_it_is_given_now() {
 }
 
 #[test]
+fn what_a_step_does_not_see_of_its_mounts_does_not_count() {
+    needs_busybox!();
+    let place = Place::new();
+    let build = |source: &str, other: &str, seen: &str, mounts: [&str; 2]| {
+        let [first, second] = mounts;
+        let text = format!(
+            "FROM base AS src\nRUN mkdir /{source} && echo {seen} > /{source}/f && echo {other} > /other\n\
+             FROM base AS run\nRUN --mount={first} --mount={second} cat /s/f > /out\n"
+        );
+        let built = place.built(&text, &[]);
+        let step = built.outcomes().into_iter().find(|(name, _)| name.contains("cat /s/f")).unwrap();
+        step.1
+    };
+    let from = |source: &str| format!("from=src,source=/{source},target=/s");
+    let cache = |options: &str| format!("type=cache,target=/c,{options}");
+    let outcome =
+        |other: &str, seen: &str, options: &str| build("s", other, seen, [&from("s"), &cache(options)]);
+    assert_eq!(outcome("1", "a", "id=x"), "done");
+    assert_eq!(outcome("2", "a", "id=x"), "cached", "the mounted files are the same");
+    assert_eq!(outcome("2", "a", "id=y,sharing=locked"), "cached", "which cache is used makes no difference");
+    let turned = build("t", "2", "a", [&cache("id=x"), &from("t")]);
+    assert_eq!(turned, "cached", "the order, and where the files come from, make no difference either");
+    assert_eq!(outcome("2", "b", "id=x"), "done");
+    assert_eq!(outcome("2", "b", "id=x,uid=5"), "done");
+}
+
+#[test]
 fn the_network_of_the_host_needs_a_permission() {
     needs_busybox!();
     let place = Place::new();

@@ -1,8 +1,8 @@
 //! Real sandboxes: what a step sees, what it may do, and what it leaves behind.
 
 use hyper_sdk::exec::{
-    CacheMount, ExecMount, ExecSpec, Executor, HelperCommand, Identity, LogSink, MountSource, NativeExecutor,
-    Network, RootFs, SecretBytes, Security,
+    CacheMount, CacheOwner, ExecMount, ExecSpec, Executor, HelperCommand, Identity, LogSink, MountSource,
+    NativeExecutor, Network, RootFs, SecretBytes, Security,
 };
 use hyper_sdk::progress::LogStream;
 use hyper_sdk::{Error, ErrorKind};
@@ -137,6 +137,8 @@ async fn commands_give_their_output_and_exit_code() {
     assert_eq!(fixture.sh("kill -9 $$").await.0, 137);
     assert_eq!(fixture.sh("kill -TERM $$").await.0, 143);
     assert_eq!(fixture.sh("cat; echo $?").await.1, "0\n");
+    let signals = "grep -E '^Sig(Ign|Blk)' /proc/self/status | grep -c '0000000000000000$'";
+    assert_eq!(fixture.sh(signals).await.1, "2\n", "no signal is ignored or blocked");
     let (code, output, _) = fixture.sh("seq 1 200000").await;
     assert_eq!((code, output.lines().count()), (0, 200_000));
 }
@@ -159,10 +161,14 @@ async fn a_step_sees_its_environment_user_and_folder() {
         let mut spec = shell("id -u; id -g; id -G; echo $HOME");
         spec.user = "me".into();
         assert_eq!(fixture.run_spec(spec).await.unwrap().1, "1000\n1000\n1000 2000\n/home/me\n");
-        let mut spec = shell("id -u; id -g; touch /tmp/mine");
+        let mut spec = shell("id -u; id -g; touch /tmp/mine; grep Groups /proc/self/status");
         spec.user = "77:88".into();
-        assert_eq!(fixture.run_spec(spec).await.unwrap().1, "77\n88\n");
+        // The primary group is among the others, which is what `id` shows.
+        assert_eq!(fixture.run_spec(spec).await.unwrap().1, "77\n88\nGroups:\t88 \n");
     }
+    let mut spec = shell("echo $HOME");
+    spec.env.push(("HOME".into(), String::new()));
+    assert_eq!(fixture.run_spec(spec).await.unwrap().1, "/root\n", "an empty one is none");
     let mut spec = shell("true");
     spec.user = "nobody-here".into();
     let error = fixture.run_spec(spec).await.unwrap_err();
@@ -204,8 +210,7 @@ async fn the_host_is_out_of_sight() {
         fixture.sh("ls /proc | grep '^[0-9]' | wc -l; readlink /proc/1/exe >/dev/null; echo $?").await;
     let count = output.lines().next().unwrap().trim().parse::<u32>().unwrap();
     assert!(count <= 5, "{count} processes are in sight");
-    let (_, output, _) =
-        fixture.sh("ls /; ls /home; hostname; cat /etc/hostname; cat /proc/self/mountinfo").await;
+    let (_, output, _) = fixture.sh("ls /; ls /home; hostname; cat /proc/self/mountinfo").await;
     let lines = output.lines().collect::<Vec<_>>();
     assert!(lines.contains(&"hyper") && lines.contains(&"me"), "{output}");
     // The old root is gone, and with it every mount of the host but those that were bound on purpose.
@@ -264,6 +269,103 @@ async fn privileges_are_dockers() {
 }
 
 #[tokio::test]
+async fn the_working_folder_is_the_users_and_there_below_a_mount() {
+    let Some(fixture) = Fixture::new().await else { return };
+    let mut spec = shell("pwd; ls -A; stat -c '%a %u %g' /src /src/app; touch made");
+    spec.cwd = "/src/app".into();
+    spec.mounts.push(ExecMount {
+        target: "/src".into(),
+        source: MountSource::Tmpfs { size: None, read_only: false },
+    });
+    let (code, output, errors) = fixture.run_spec(spec).await.unwrap();
+    assert_eq!((code, output.as_str()), (0, "/src/app\n755 0 0\n755 0 0\n"), "{errors}");
+    // What the step works in stays, and what it did in memory does not.
+    assert!(fixture.path("upper/src/app").is_dir() && !fixture.path("upper/src/app/made").exists());
+    if fixture.executor.identity() == Identity::Full {
+        let mut spec = shell("touch f; stat -c '%a %u %g' /new /new/deep");
+        (spec.cwd, spec.user) = ("/new/deep".into(), "1000:2000".into());
+        let (code, output, errors) = fixture.run_spec(spec).await.unwrap();
+        assert_eq!((code, output.as_str()), (0, "755 1000 2000\n755 1000 2000\n"), "{errors}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_mounted_over_files_is_read_only_and_the_host_name_is_no_file() {
+    let Some(fixture) = Fixture::new().await else { return };
+    let mut spec = shell(
+        "echo x >> /etc/hosts || echo a; echo x >> /etc/resolv.conf || echo b; echo x >> /key || echo c; \
+         echo mine > /etc/hostname; cat /etc/hosts; stat -c %a /key /pipes/run; /pipes/run; touch /pipes/x || echo d",
+    );
+    spec.extra_hosts.push(("seven".into(), "192.0.2.7".into()));
+    for (target, source) in [
+        ("/key", MountSource::Secret { content: SecretBytes::new("k"), mode: 0o4640, uid: 0, gid: 0 }),
+        (
+            "/pipes",
+            MountSource::Inline { name: "run".into(), content: "#!/bin/sh\necho ran\n".into(), mode: 0o755 },
+        ),
+    ] {
+        spec.mounts.push(ExecMount { target: target.into(), source });
+    }
+    let hosts = "127.0.0.1\tlocalhost hyper\n::1\tlocalhost ip6-localhost ip6-loopback\n192.0.2.7\tseven\n";
+    let (_, output, errors) = fixture.run_spec(spec).await.unwrap();
+    assert_eq!(output, format!("a\nb\nc\n{hosts}640\n755\nran\nd\n"), "{errors}");
+    assert_eq!(std::fs::read_to_string(fixture.path("upper/etc/hostname")).unwrap(), "mine\n");
+    for name in ["", "..", "a/b"] {
+        let mut spec = shell("true");
+        let source = MountSource::Inline { name: name.into(), content: String::new(), mode: 0o644 };
+        spec.mounts.push(ExecMount { target: "/pipes".into(), source });
+        assert_eq!(fixture.run_spec(spec).await.unwrap_err().kind(), ErrorKind::Invalid);
+    }
+}
+
+#[tokio::test]
+async fn memory_has_the_mode_of_the_folder_that_it_is_mounted_on() {
+    let Some(fixture) = Fixture::new().await else { return };
+    let mut spec = shell(
+        "stat -c %a /tmp /home /new /new/deep /closed; touch /tmp/x /new/deep/x; touch /closed/x || echo no; \
+         grep -cE '^(overlay /|tmpfs /home|proc /proc) ' /proc/mounts",
+    );
+    for (target, read_only) in [("/tmp", false), ("/home", false), ("/new/deep", false), ("/closed", true)] {
+        let source = MountSource::Tmpfs { size: None, read_only };
+        spec.mounts.push(ExecMount { target: target.into(), source });
+    }
+    let (_, output, errors) = fixture.run_spec(spec).await.unwrap();
+    assert_eq!(output, "1777\n755\n755\n1777\n1777\nno\n3\n", "{errors}");
+}
+
+#[tokio::test]
+async fn a_cache_begins_with_its_source_or_its_owner() {
+    let Some(fixture) = Fixture::new().await else { return };
+    let full = fixture.executor.identity() == Identity::Full;
+    let seed = fixture.path("base/seed");
+    std::fs::create_dir_all(seed.join("in")).unwrap();
+    std::fs::set_permissions(seed.join("in"), std::fs::Permissions::from_mode(0o770)).unwrap();
+    std::fs::write(seed.join("in/f"), "seeded").unwrap();
+    std::fs::set_permissions(seed.join("in/f"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let tree = RootFs::Overlay { lowers: vec![fixture.path("base")], upper: None };
+    let own = Some(CacheOwner { mode: 0o711, uid: 7, gid: 8 });
+    let owned = if full { "711 7 8\n" } else { "711 0 0\n" };
+    for (name, path, owner, expected) in [
+        ("copy", Some("/seed/in"), None, "770 0 0\nseeded"),
+        ("there", Some("/seed/in"), own, "770 0 0\nseeded"),
+        ("file", Some("/seed/in/f"), None, "644 0 0\n"),
+        ("missing", Some("/seed/none"), own, owned),
+        ("alone", None, own, owned),
+        ("plain", None, None, "755 0 0\n"),
+    ] {
+        let mut spec = shell("stat -c '%a %u %g' /c; cat /c/f 2>/dev/null");
+        let from = path.map(|path| (tree.clone(), path.to_owned()));
+        // What a step that was killed left behind is in nobody's way.
+        std::fs::create_dir(fixture.path(&format!("{name}.new-0"))).unwrap();
+        let cache = CacheMount { path: fixture.path(name), read_only: false, owner, from };
+        spec.mounts.push(ExecMount { target: "/c".into(), source: MountSource::Cache(cache) });
+        let (_, output, errors) = fixture.run_spec(spec).await.unwrap();
+        assert_eq!(output, expected, "{name}: {errors}");
+        assert!(!fixture.path(&format!("{name}.new-1")).exists());
+    }
+}
+
+#[tokio::test]
 async fn a_step_leaves_only_what_it_wrote() {
     let Some(fixture) = Fixture::new().await else { return };
     let before = std::fs::metadata(fixture.path("base/etc")).unwrap().mtime();
@@ -273,15 +375,13 @@ async fn a_step_leaves_only_what_it_wrote() {
             "/run/secrets/key",
             MountSource::Secret { content: SecretBytes::new("hunter2"), mode: 0o400, uid: 0, gid: 0 },
         ),
-        ("/some/where/deep", MountSource::Tmpfs { size: Some(1 << 20) }),
+        ("/some/where/deep", MountSource::Tmpfs { size: Some(1 << 20), read_only: false }),
         (
             "/tmp/cache",
             MountSource::Cache(CacheMount {
                 path: fixture.path("cache"),
                 read_only: false,
-                mode: 0o755,
-                uid: 0,
-                gid: 0,
+                owner: None,
                 from: None,
             }),
         ),

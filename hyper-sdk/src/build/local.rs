@@ -77,7 +77,7 @@ impl LocalBuilder {
     /// Opens the builder on its folder, which is made when it is missing.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when the folder cannot be made or written.
+    /// [`crate::ErrorKind::Io`] when the folder cannot be made or written.
     pub fn open(options: LocalBuilderOptions) -> Result<Self> {
         for name in ["indexes", "mounts", "scratch", "snapshots"] {
             let path = options.root.join(name);
@@ -120,11 +120,10 @@ impl LocalBuilder {
     /// # Errors
     /// Those of [`LocalBuilder::fetch_context`] and of [`dockerfile::check`].
     pub async fn check(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Checked> {
-        let platform = request.platform.clone().unwrap_or_else(Platform::host);
         let (request, main, contexts) = self.bring_context(request, progress).await?;
         let request = Arc::new(request);
         let resolver = self.resolver(&request, &contexts, progress);
-        let mut options = frontend_options(&request, &main, &platform);
+        let mut options = frontend_options(&request, &main);
         options.ignore = main.ignore(&request);
         let name = main.name.display().to_string();
         dockerfile::check(&name, &main.text, &options, &resolver).await
@@ -135,11 +134,10 @@ impl LocalBuilder {
     /// # Errors
     /// Those of [`LocalBuilder::fetch_context`], the faults of the file, and those of [`dockerfile::outline`].
     pub async fn outline(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Outline> {
-        let platform = request.platform.clone().unwrap_or_else(Platform::host);
         let (request, main, _) = self.bring_context(request, progress).await?;
         let name = main.name.display().to_string();
         let (file, _) = crate::dockerfile::parse(&main.text, &name).into_result()?;
-        dockerfile::outline(&file, &frontend_options(&request, &main, &platform))
+        dockerfile::outline(&file, &frontend_options(&request, &main))
     }
 
     /// The stages of the Dockerfile of a request.
@@ -317,11 +315,10 @@ impl Builder for LocalBuilder {
     }
 
     async fn build(&self, request: BuildRequest, progress: &Progress) -> Result<BuildOutput> {
-        let platform = request.platform.clone().unwrap_or_else(Platform::host);
         let (request, main, contexts) = self.bring_context(request, progress).await?;
         let request = Arc::new(request);
         let resolver = self.resolver(&request, &contexts, progress);
-        let options = frontend_options(&request, &main, &platform);
+        let options = frontend_options(&request, &main);
         let name = main.name.display().to_string();
         let lowered = dockerfile::lower(&name, &main.text, &options, &resolver).boxed().await?;
         for warning in &lowered.warnings {
@@ -384,7 +381,7 @@ impl Builder for LocalBuilder {
             digest: image.manifest.digest().clone(),
         });
         let mut descriptor = image.manifest.descriptor();
-        descriptor.platform = Some(platform);
+        descriptor.platform = Some(request.platform.clone().unwrap_or_else(Platform::host));
         Ok(BuildOutput {
             image: Some(descriptor),
             config: Some(image.config_descriptor().digest),
@@ -395,14 +392,14 @@ impl Builder for LocalBuilder {
     }
 }
 
-fn frontend_options(request: &BuildRequest, main: &MainContext, platform: &Platform) -> FrontendOptions {
+fn frontend_options(request: &BuildRequest, main: &MainContext) -> FrontendOptions {
     FrontendOptions {
         build_args: request.build_args.clone(),
         aliases: aliases(request),
         context_time: main.time,
         ignore: None,
         target: request.target.clone(),
-        platform: Some(platform.clone()),
+        platform: request.platform.clone(),
         labels: request.labels.clone(),
         no_cache: request.no_cache,
         no_cache_filter: request.no_cache_filter.clone(),

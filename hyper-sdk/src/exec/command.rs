@@ -34,7 +34,7 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// Puts the texts together. `HOME` is that of the user's entry where the environment has none.
+    /// Puts the texts together. `HOME` is that of the user's entry where the environment has none, or an empty one.
     pub(super) fn new(spec: &ExecSpec, user: User) -> Result<Self> {
         let text = |what: &'static str, text: String| {
             CString::new(text).map_err(|_| Error::invalid(format!("{what} of the command contains a NUL")))
@@ -47,8 +47,10 @@ impl Command {
             }
         }
         let home = user.home.clone().filter(|home| !home.is_empty()).unwrap_or_else(|| "/".to_owned());
-        if !env.iter().any(|(name, _)| *name == "HOME") {
-            env.push(("HOME", &home));
+        match env.iter_mut().find(|(name, _)| *name == "HOME") {
+            Some((_, value)) if value.is_empty() => *value = &home,
+            Some(_) => {}
+            None => env.push(("HOME", &home)),
         }
         let path =
             env.iter().find(|(name, _)| *name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value).to_owned();
@@ -110,17 +112,18 @@ impl Command {
                 sys::install_filter(&filter).context("detail", "system call filter")?;
             }
         }
+        if !sandboxed {
+            sys::keep_capabilities().context("detail", "capabilities")?;
+        }
         if !single_identity {
             sys::set_groups(&self.user.groups).context("detail", "supplementary groups")?;
             sys::set_ids(self.user.uid, self.user.gid)
                 .context("detail", format!("user {}, group {}", self.user.uid, self.user.gid))?;
         }
-        let bits = match (self.user.uid, sandboxed) {
-            (0, true) => have & allowed,
-            (0, false) => have,
-            _ if single_identity => have & allowed,
-            _ => 0,
-        };
+        if !sandboxed {
+            return sys::raise_ambient_capabilities(have).context("detail", "capabilities");
+        }
+        let bits = if self.user.uid == 0 || single_identity { have & allowed } else { 0 };
         sys::set_capabilities(bits).context("detail", "capabilities")
     }
 

@@ -20,6 +20,7 @@
 mod command;
 mod devices;
 mod helper;
+mod insecure_devices;
 mod mountpoint;
 mod mounts;
 mod native;
@@ -38,8 +39,8 @@ pub use helper::{HelperCommand, helper_main, init};
 pub use native::NativeExecutor;
 pub(crate) use protocol::{Reply, Request};
 pub use spec::{
-    CacheMount, ExecMount, ExecSpec, HostOption, Identity, MountSource, Network, RootFs, SecretBytes,
-    Security, Snapshot,
+    CacheMount, CacheOwner, ExecMount, ExecSpec, HostOption, Identity, MountSource, Network, RootFs,
+    SecretBytes, Security, Snapshot,
 };
 
 use crate::Result;

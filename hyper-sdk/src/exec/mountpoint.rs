@@ -50,6 +50,13 @@ pub(super) struct Made {
     after: (i64, i64),
 }
 
+impl Made {
+    /// Where it is in the tree; no part of the path is a symlink.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 const MAX_LINKS: usize = 40;
 
 /// Opens the place `target` in the tree, and makes what is missing of it: folders, and at the end `kind`. Symlinks

@@ -4,12 +4,12 @@
 //!
 //! ```text
 //! stage/root      the tree, with everything mounted in it
-//! stage/files     resolv.conf, hosts, hostname, secrets: one file each, bound to their places
+//! stage/files     resolv.conf, hosts, secrets: one file each, bound to their places; folders with a script each
 //! stage/trees/N   other trees, for bind mounts
 //! ```
 
 use super::mountpoint::{self, Kind, Made};
-use super::spec::{CacheMount, ExecMount, ExecSpec, HostOption, MountSource, Network, RootFs};
+use super::spec::{CacheMount, CacheOwner, ExecMount, ExecSpec, HostOption, MountSource, Network, RootFs};
 use super::{Context, Identity, Security, sys, tree, view};
 use crate::{Error, Result};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
@@ -47,7 +47,6 @@ const LINKS: &[(&str, &str)] = &[
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
-    ("core", "/proc/kcore"),
 ];
 
 /// Where a step's tree comes together.
@@ -112,8 +111,8 @@ impl Stage {
             )
         })?;
         self.put(proc.as_fd(), "/proc", Kind::Folder)?;
-        self.mount_sys(spec, insecure)?;
-        self.mount_dev(context.user_namespace)?;
+        self.mount_sys(insecure)?;
+        self.mount_dev(context.user_namespace, insecure)?;
         if !insecure {
             self.mask()?;
         }
@@ -123,19 +122,18 @@ impl Stage {
             None => Vec::new(),
         };
         let hostname = spec.hostname.as_deref().unwrap_or("hyper");
-        let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
-        hosts.push_str(&format!("127.0.0.1\t{hostname}\n"));
+        let mut hosts =
+            format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         for (name, address) in &spec.extra_hosts {
             hosts.push_str(&format!("{address}\t{name}\n"));
         }
-        let files = [
-            ("/etc/resolv.conf", "resolv.conf", resolv_conf),
-            ("/etc/hosts", "hosts", hosts.into_bytes()),
-            ("/etc/hostname", "hostname", format!("{hostname}\n").into_bytes()),
-        ];
+        let files =
+            [("/etc/resolv.conf", "resolv.conf", resolv_conf), ("/etc/hosts", "hosts", hosts.into_bytes())];
         for (target, name, content) in files {
             let file = self.file(name, &content, 0o644, 0, 0)?;
             self.put(file.as_fd(), target, Kind::File)?;
+            // A step that writes to them would lose it without a word.
+            read_only(file.as_fd(), false)?;
         }
         // apt looks whether its change of user has had an effect, which it cannot have with a single id.
         let apt = Path::new("/etc/apt/apt.conf.d");
@@ -146,7 +144,7 @@ impl Stage {
         Ok(())
     }
 
-    fn mount_sys(&mut self, spec: &ExecSpec, insecure: bool) -> Result<()> {
+    fn mount_sys(&mut self, insecure: bool) -> Result<()> {
         let sysfs = match view::new_mount("sysfs", &[], QUIET) {
             Ok(sysfs) => sysfs,
             // An ordinary user may mount a new one only with a network of its own.
@@ -154,13 +152,13 @@ impl Stage {
             Err(e) => return Err(Error::io("cannot mount /sys", "/sys", e.into())),
         };
         self.put(sysfs.as_fd(), "/sys", Kind::Folder)?;
-        if !insecure || spec.network == Network::Host {
+        if !insecure {
             read_only(sysfs.as_fd(), true)?;
         }
         Ok(())
     }
 
-    fn mount_dev(&mut self, user_namespace: bool) -> Result<()> {
+    fn mount_dev(&mut self, user_namespace: bool, insecure: bool) -> Result<()> {
         let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let dev = view::tmpfs(&[("mode", "0755"), ("size", "65536k")], flags)?;
         self.put(dev.as_fd(), "/dev", Kind::Folder)?;
@@ -205,7 +203,7 @@ impl Stage {
         if let Ok(queues) = view::new_mount("mqueue", &[], QUIET) {
             attach(queues.as_fd(), dev.as_fd(), "mqueue")?;
         }
-        Ok(())
+        if insecure && !user_namespace { super::insecure_devices::add(dev.as_fd()) } else { Ok(()) }
     }
 
     fn mask(&self) -> Result<()> {
@@ -236,12 +234,9 @@ impl Stage {
         Ok(())
     }
 
-    /// Mounts one thing that the step asked for.
-    pub(super) fn mount(&mut self, mount: &ExecMount, cwd: &str) -> Result<()> {
-        let target = Path::new("/").join(cwd).join(&mount.target);
-        let target =
-            target.to_str().ok_or_else(|| Error::invalid("the target of a mount is not UTF-8"))?.to_owned();
-        self.mount_at(mount, &target).map_err(|e| e.with_context("mount", &target))
+    /// Mounts one thing that the step asked for at its absolute place.
+    pub(super) fn mount(&mut self, mount: &ExecMount, target: &str) -> Result<()> {
+        self.mount_at(mount, target).map_err(|e| e.with_context("mount", target))
     }
 
     fn mount_at(&mut self, mount: &ExecMount, target: &str) -> Result<()> {
@@ -263,32 +258,65 @@ impl Stage {
             }
             MountSource::HostPath { path, options } => self.host_path(path, options, target),
             MountSource::Cache(cache) => self.cache(cache, target),
-            MountSource::Tmpfs { size } => {
+            MountSource::Tmpfs { size, read_only: is_read_only } => {
+                let made_before = self.made.len();
+                let place = mountpoint::open(self.root.as_fd(), target, Kind::Folder, &mut self.made)?;
+                let stat = rustix::fs::fstat(&place).map_err(wrong("cannot look at", target))?;
+                // Whoever may write to the folder may write to what is mounted over it; to a new one everybody may.
+                let is_new = self.made.len() > made_before;
+                let mode = format!("{:o}", if is_new { 0o1777 } else { stat.st_mode & 0o7777 });
                 let size = size.map(|size| size.to_string());
-                let mut options = vec![("mode", "1777")];
+                let mut options = vec![("mode", mode.as_str())];
                 if let Some(size) = &size {
                     options.push(("size", size));
                 }
-                let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-                let memory = view::tmpfs(&options, flags)?;
-                self.put(memory.as_fd(), target, Kind::Folder)
+                let memory = view::tmpfs(&options, MountAttrFlags::MOUNT_ATTR_NOSUID)?;
+                attach(memory.as_fd(), place.as_fd(), "")?;
+                if *is_read_only { read_only(memory.as_fd(), false) } else { Ok(()) }
             }
             MountSource::Secret { content, mode, uid, gid } => {
-                let name = format!("secret-{}", self.made.len() + self.trees);
+                let name = format!("secret-{}", self.trees);
                 self.trees += 1;
-                let file = self.file(&name, content.expose(), *mode, *uid, *gid)?;
-                self.put(file.as_fd(), target, Kind::File)
+                let file = self.file(&name, content.expose(), *mode & 0o777, *uid, *gid)?;
+                self.put(file.as_fd(), target, Kind::File)?;
+                let mut attributes =
+                    libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+                if mode & 0o111 == 0 {
+                    attributes |= libc::MOUNT_ATTR_NOEXEC;
+                }
+                sys::mount_setattr(file.as_fd(), attributes, false)
+                    .map_err(|e| Error::io("cannot restrict the mount of a secret", target, e))
             }
+            MountSource::Inline { name, content, mode } => self.inline(name, content, *mode, target),
             MountSource::Socket { path, mode, uid, gid } => {
                 let name = format!("socket-{}", self.trees);
                 self.trees += 1;
                 let files = view::open_in(self.stage.as_fd(), "files", OFlags::PATH)
                     .map_err(wrong("cannot open", "files"))?;
-                super::socket::serve(path, files.as_fd(), &name, *mode, *uid, *gid)?;
+                super::socket::serve(path, files.as_fd(), &name, *mode & 0o777, *uid, *gid)?;
                 let file = clone_tree(files.as_fd(), Path::new(&name), false)?;
                 self.put(file.as_fd(), target, Kind::File)
             }
         }
+    }
+
+    /// Mounts a folder that holds one file.
+    fn inline(&mut self, name: &str, content: &str, mode: u32, target: &str) -> Result<()> {
+        if matches!(name, "" | "." | "..") || name.contains('/') {
+            return Err(Error::invalid("this cannot be the name of a file").with_context("name", name));
+        }
+        let folder_name = format!("inline-{}", self.trees);
+        self.trees += 1;
+        let files = view::open_in(self.stage.as_fd(), "files", OFlags::PATH)
+            .map_err(wrong("cannot open", "files"))?;
+        rustix::fs::mkdirat(&files, &folder_name, Mode::RWXU).map_err(wrong("cannot make", &folder_name))?;
+        own(files.as_fd(), &folder_name, 0o755, 0, 0)?;
+        let folder = view::open_in(files.as_fd(), &folder_name, OFlags::PATH)
+            .map_err(wrong("cannot open", &folder_name))?;
+        make_file(folder.as_fd(), name, content.as_bytes(), mode, 0, 0)?;
+        let bound = clone_tree(files.as_fd(), Path::new(&folder_name), false)?;
+        self.put(bound.as_fd(), target, Kind::Folder)?;
+        read_only(bound.as_fd(), false)
     }
 
     /// Binds `path` of the overlay of `lowers`, or of `folder`, to `target`.
@@ -359,20 +387,24 @@ impl Stage {
     fn cache(&mut self, cache: &CacheMount, target: &str) -> Result<()> {
         // Filled beside its place and moved there, so that a half-filled one is never used.
         if !cache.path.exists() {
-            let mut fresh = cache.path.clone().into_os_string();
-            fresh.push(format!(".new-{}", sys::own_pid()));
-            let fresh = PathBuf::from(fresh);
-            make_cache(cache, &fresh)?;
-            if let Err(e) = std::fs::rename(&fresh, &cache.path) {
-                tree::remove(&fresh)?;
-                // Another step may have been faster.
-                if !cache.path.is_dir() {
-                    return Err(Error::io("cannot make a cache folder", &cache.path, e));
+            let beside = fresh_folder(&cache.path)?;
+            let fresh = beside.join("fresh");
+            let made = make_cache(cache, &fresh).and_then(|()| {
+                match std::fs::rename(&fresh, &cache.path) {
+                    // Another step may have been faster.
+                    Err(e) if !cache.path.exists() => {
+                        Err(Error::io("cannot make a cache folder", &cache.path, e))
+                    }
+                    _ => Ok(()),
                 }
-            }
+            });
+            let removed = tree::remove(&beside);
+            made.and(removed)?;
         }
+        // What began with a file is one.
+        let kind = if cache.path.is_dir() { Kind::Folder } else { Kind::File };
         let bound = clone_tree(rustix::fs::CWD, &cache.path, true)?;
-        self.put(bound.as_fd(), target, Kind::Folder)?;
+        self.put(bound.as_fd(), target, kind)?;
         if cache.read_only {
             read_only(bound.as_fd(), true)?;
         }
@@ -392,14 +424,15 @@ impl Stage {
         attach(mount, place.as_fd(), "")
     }
 
-    /// Opens the working folder, and makes it where it does not exist.
-    pub(super) fn working_folder(&self, cwd: &str) -> Result<()> {
+    /// Opens the working folder, and makes what is missing of it, with this user and group. It is not taken away again.
+    pub(super) fn working_folder(&self, cwd: &str, (uid, gid): (u32, u32)) -> Result<()> {
         if cwd.trim_matches('/').is_empty() {
             return Ok(());
         }
-        // What the step works in is part of its result: it is not taken away again.
-        mountpoint::open(self.root.as_fd(), cwd, Kind::Folder, &mut Vec::new())
+        let mut made = Vec::new();
+        mountpoint::open(self.root.as_fd(), cwd, Kind::Folder, &mut made)
             .map(drop)
+            .and_then(|()| made.iter().try_for_each(|one| own(self.root(), one.path(), 0o755, uid, gid)))
             .map_err(|e| e.with_context("detail", "working folder"))
     }
 
@@ -415,27 +448,65 @@ impl Stage {
     }
 }
 
-fn make_cache(cache: &CacheMount, fresh: &Path) -> Result<()> {
-    std::fs::create_dir(fresh).map_err(|e| Error::io("cannot make a cache folder", fresh, e))?;
-    let folder = view::open_folder(fresh)?;
-    if let Some((from, path)) = &cache.from {
-        let root = view::open(from)?;
-        let source = view::open_in(root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
-            .map_err(|e| Error::io("the source of a cache mount is no folder", path, e.into()))?;
-        tree::copy(source.as_fd(), folder.as_fd())?;
+/// A new folder beside `path`. What a step that was killed left behind is in nobody's way.
+fn fresh_folder(path: &Path) -> Result<PathBuf> {
+    let mut number = 0_u32;
+    loop {
+        let mut folder = path.to_owned().into_os_string();
+        folder.push(format!(".new-{number}"));
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder.into()),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+            Err(e) => return Err(Error::io("cannot make a cache folder", folder, e)),
+        }
     }
-    own(folder.as_fd(), "", cache.mode, cache.uid, cache.gid)
+}
+
+/// Makes the folder of a cache with its first content, or the file that it begins with.
+fn make_cache(cache: &CacheMount, fresh: &Path) -> Result<()> {
+    let failed = |e| Error::io("cannot make a cache folder", fresh, e);
+    if let Some((from, path)) = &cache.from {
+        let wrong = |e: Errno| Error::io("cannot open the source of a cache mount", path, e.into());
+        let root = view::open(from)?;
+        let open = |flags| view::open_in(root.as_fd(), path, flags);
+        match open(OFlags::PATH) {
+            Err(Errno::NOENT) if cache.owner.is_some() => {}
+            Err(e) => return Err(wrong(e)),
+            Ok(source) => {
+                let stat = rustix::fs::fstat(&source).map_err(wrong)?;
+                // Nothing else is opened: that of a device can have effects.
+                return match FileType::from_raw_mode(stat.st_mode) {
+                    FileType::Directory => {
+                        std::fs::create_dir(fresh).map_err(failed)?;
+                        let source = open(OFlags::RDONLY | OFlags::DIRECTORY).map_err(wrong)?;
+                        tree::copy(source.as_fd(), view::open_folder(fresh)?.as_fd())
+                    }
+                    FileType::RegularFile => {
+                        let copy = std::fs::File::create_new(fresh).map_err(failed)?;
+                        tree::copy_file(&open(OFlags::RDONLY).map_err(wrong)?, &copy.into(), &stat)
+                    }
+                    _ => Err(Error::invalid("the source of a cache mount is neither a folder nor a file")
+                        .with_context("path", path)),
+                };
+            }
+        }
+    }
+    std::fs::create_dir(fresh).map_err(failed)?;
+    let folder = view::open_folder(fresh)?;
+    let owner = cache.owner.unwrap_or(CacheOwner { mode: 0o755, uid: 0, gid: 0 });
+    own(folder.as_fd(), "", owner.mode, owner.uid, owner.gid)
         .map_err(|e| e.with_context("path", fresh.display()))
 }
 
-fn make_file(
+pub(super) fn make_file(
     folder: BorrowedFd<'_>,
-    name: &str,
+    name: impl AsRef<Path>,
     content: &[u8],
     mode: u32,
     uid: u32,
     gid: u32,
 ) -> Result<()> {
+    let name = name.as_ref();
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     let file =
         rustix::fs::openat(folder, name, flags, Mode::RUSR).map_err(wrong("cannot make a file", name))?;
@@ -445,31 +516,39 @@ fn make_file(
 }
 
 /// Sets owner and mode; with a single id, another owner is left out as everywhere else.
-pub(super) fn own(folder: BorrowedFd<'_>, name: &str, mode: u32, uid: u32, gid: u32) -> Result<()> {
+pub(super) fn own(
+    folder: BorrowedFd<'_>,
+    name: impl AsRef<Path>,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+) -> Result<()> {
     use rustix::fs::AtFlags;
+    let name = name.as_ref();
     let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     match rustix::fs::chownat(folder, name, owner, group, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW) {
         Ok(()) | Err(Errno::INVAL) => {}
         Err(e) => return Err(Error::io("cannot set an owner", name, e.into())),
     }
     let mode = Mode::from_raw_mode(mode & 0o7777);
-    if name.is_empty() {
+    if name.as_os_str().is_empty() {
         rustix::fs::fchmod(folder, mode).map_err(wrong("cannot set a mode", name))
     } else {
         rustix::fs::chmodat(folder, name, mode, AtFlags::empty()).map_err(wrong("cannot set a mode", name))
     }
 }
 
-fn attach(mount: BorrowedFd<'_>, folder: BorrowedFd<'_>, name: &str) -> Result<()> {
+pub(super) fn attach(mount: BorrowedFd<'_>, folder: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
+    let name = name.as_ref();
     let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    if name.is_empty() {
+    if name.as_os_str().is_empty() {
         flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     }
     move_mount(mount, "", folder, name, flags).map_err(wrong("cannot mount", name))
 }
 
 /// A detached copy of a mount from `path` on, with everything mounted below it when `recursive`.
-fn clone_tree(folder: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd> {
+pub(super) fn clone_tree(folder: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;

@@ -107,18 +107,26 @@ mod base64_bytes {
 /// A folder that outlives the build, mounted into a step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheMount {
-    /// The folder on the host. It is made, with `mode` and owner, where it does not exist; its parent must exist.
+    /// The folder on the host. It is made where it does not exist; its parent must exist.
     pub path: PathBuf,
     /// Whether the command may not write.
     pub read_only: bool,
-    /// The mode of the folder when it is made.
-    pub mode: u32,
-    /// The owner of the folder when it is made, as the step sees it.
-    pub uid: u32,
-    /// The group of the folder when it is made.
-    pub gid: u32,
-    /// Where its first content comes from when it is made: a tree and a path within it.
+    /// Mode and owner of the folder when it is made and `from` has none for it; 0755 and root without.
+    pub owner: Option<CacheOwner>,
+    /// What the folder is a copy of when it is made, with its mode and owner: a tree and a path within it. Where
+    /// `owner` is given, nothing need be there.
     pub from: Option<(RootFs, String)>,
+}
+
+/// Mode and owner of the folder of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheOwner {
+    /// The mode.
+    pub mode: u32,
+    /// The owner, as the step sees it.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
 }
 
 /// What a mount of something of the host itself leaves out.
@@ -166,12 +174,23 @@ pub enum MountSource {
     },
     /// A folder that outlives the build.
     Cache(CacheMount),
-    /// Memory.
+    /// Memory, with the mode of the folder that it is mounted on; everybody may write where there was none.
     Tmpfs {
         /// At most this many bytes.
         size: Option<u64>,
+        /// Whether the command may not write.
+        read_only: bool,
     },
-    /// A file with a secret, in memory.
+    /// A read-only folder that holds one file, in memory.
+    Inline {
+        /// The name of the file.
+        name: String,
+        /// Its content.
+        content: String,
+        /// Its mode.
+        mode: u32,
+    },
+    /// A file with a secret, in memory. The command may not write to it.
     Secret {
         /// The content.
         content: SecretBytes,
@@ -211,13 +230,14 @@ pub struct ExecSpec {
     pub args: Vec<String>,
     /// The whole environment (secrets included), in order; a later entry wins.
     pub env: Vec<(String, String)>,
-    /// The working folder, absolute. It is made where it does not exist.
+    /// The working folder, absolute. What is missing of it is made, and belongs to the user.
     pub cwd: String,
     /// `user`, `user:group`, by name or number, resolved within the root file system; empty for root.
     pub user: String,
     /// Supplementary groups beside those that the user has in the root file system.
     pub groups: Vec<u32>,
-    /// What is mounted beside the root file system, in order.
+    /// What is mounted beside the root file system, parents before what lies below them. Of several with one target
+    /// the last counts.
     pub mounts: Vec<ExecMount>,
     /// Network access.
     pub network: Network,

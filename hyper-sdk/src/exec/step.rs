@@ -4,12 +4,13 @@
 use super::mountpoint::{self, Made};
 use super::mounts::Stage;
 use super::protocol::{Failure, read_frame, write_frame};
-use super::spec::{ExecSpec, Network, RootFs, Security};
+use super::spec::{ExecMount, ExecSpec, Network, RootFs, Security};
 use super::{Context, Identity, command, sys, tree, view};
 use crate::{Error, Result, ResultExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -214,10 +215,43 @@ fn prepare(stage: &mut Stage, spec: &ExecSpec, context: Context) -> Result<crate
     let (passwd, group) = (file("/etc/passwd")?, file("/etc/group")?);
     let mut user = crate::layer::accounts::resolve_user(&spec.user, passwd.as_deref(), group.as_deref())?;
     user.groups.extend(&spec.groups);
-    stage.mount_system(spec, context)?;
-    stage.working_folder(&spec.cwd)?;
-    for mount in &spec.mounts {
-        stage.mount(mount, &spec.cwd)?;
+    if !user.groups.contains(&user.gid) {
+        user.groups.insert(0, user.gid);
     }
+    // What the step works in is part of its result, also where a mount hides it from the step itself.
+    stage.working_folder(&spec.cwd, (user.uid, user.gid))?;
+    stage.mount_system(spec, context)?;
+    for (target, mount) in by_target(&spec.mounts, &spec.cwd) {
+        stage.mount(mount, &target)?;
+    }
+    // A mount above it may have hidden it.
+    stage.working_folder(&spec.cwd, (0, 0))?;
     Ok(user)
+}
+
+/// The mounts by their absolute targets, so that none hides one below it; of several with one target the last counts.
+fn by_target<'a>(mounts: &'a [ExecMount], cwd: &str) -> BTreeMap<String, &'a ExecMount> {
+    let absolute = |target: &str| match target.strip_prefix('/') {
+        Some(_) => target.to_owned(),
+        None => format!("{}/{target}", cwd.trim_end_matches('/')),
+    };
+    mounts.iter().map(|mount| (absolute(&mount.target), mount)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::spec::MountSource;
+    use super::*;
+
+    #[test]
+    fn mounts_come_below_those_that_hold_them_and_the_last_of_a_target_counts() {
+        let mount = |target: &str, size| ExecMount {
+            target: target.to_owned(),
+            source: MountSource::Tmpfs { size: Some(size), read_only: false },
+        };
+        let mounts = [mount("a/b", 1), mount("/w/a", 2), mount("/w", 3), mount("a", 4), mount("/", 5)];
+        let ordered = by_target(&mounts, "/w");
+        assert_eq!(ordered.keys().collect::<Vec<_>>(), ["/", "/w", "/w/a", "/w/a/b"]);
+        assert_eq!(*ordered["/w/a"], mount("a", 4));
+    }
 }

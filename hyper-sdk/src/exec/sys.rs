@@ -110,9 +110,16 @@ pub(super) fn reset_signals() {
         // SAFETY: `set` is initialised.
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, set, std::ptr::null_mut()) };
     });
-    for signal in 1..=31 {
-        // SAFETY: the default action runs no code of ours; SIGKILL and SIGSTOP are refused without effect.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // The C library keeps two signals for itself and would refuse them.
+    #[repr(C)]
+    struct KernelAction([usize; 3], u64);
+    let default = KernelAction([0; 3], 0);
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads an action, whose parts are all zero: the default action, which runs no code of ours,
+        // no flags, and an empty mask of eight bytes. SIGKILL and SIGSTOP are refused without effect.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, &default, std::ptr::null_mut::<u8>(), 8_usize)
+        };
     }
 }
 
@@ -215,15 +222,49 @@ pub(super) fn effective_capabilities() -> u64 {
     if result < 0 { 0 } else { u64::from(data[0].effective) | u64::from(data[1].effective) << 32 }
 }
 
+/// Lets a change of the user leave the permitted capabilities.
+pub(super) fn keep_capabilities() -> io::Result<()> {
+    // SAFETY: plain numbers.
+    check(i64::from(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) })).map(drop)
+}
+
+/// Hands the permitted capabilities on to every program, whoever runs it.
+pub(super) fn raise_ambient_capabilities(bits: u64) -> io::Result<()> {
+    write_capabilities(bits, bits)?;
+    for capability in (0..u64::BITS).filter(|capability| bits >> capability & 1 == 1) {
+        // SAFETY: plain numbers.
+        let result =
+            unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0) };
+        check(i64::from(result))?;
+    }
+    Ok(())
+}
+
 /// Sets the permitted and effective capabilities and empties the inheritable and ambient ones.
 pub(super) fn set_capabilities(bits: u64) -> io::Result<()> {
+    write_capabilities(bits, 0)
+}
+
+fn write_capabilities(bits: u64, inheritable: u64) -> io::Result<()> {
     let mut header = CapHeader { version: CAP_VERSION_3, pid: 0 };
-    let record = |bits: u32| CapData { effective: bits, permitted: bits, inheritable: 0 };
-    let data = [record(bits as u32), record((bits >> 32) as u32)];
+    let record = |bits: u32, inheritable: u32| CapData { effective: bits, permitted: bits, inheritable };
+    let data =
+        [record(bits as u32, inheritable as u32), record((bits >> 32) as u32, (inheritable >> 32) as u32)];
     // SAFETY: plain numbers.
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
     // SAFETY: version 3 takes a header and two data records.
     check(unsafe { libc::syscall(libc::SYS_capset, &mut header, data.as_ptr()) }).map(drop)
+}
+
+/// The number of the first loop device that nothing uses; 0 where that is not known.
+pub(super) fn free_loop_device() -> u32 {
+    const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
+    let Ok(control) = std::fs::File::options().read(true).write(true).open("/dev/loop-control") else {
+        return 0;
+    };
+    // SAFETY: this request takes no argument.
+    let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+    u32::try_from(number).unwrap_or(0)
 }
 
 /// Installs a system call filter, without `no_new_privs`: the caller must have CAP_SYS_ADMIN in its namespace.

@@ -284,6 +284,13 @@ fn copy_below(
     Ok(())
 }
 
+/// Copies one open file into another, with its mode, owner, time and extended attributes.
+pub(super) fn copy_file(source: &OwnedFd, copy: &OwnedFd, stat: &rustix::fs::Stat) -> Result<()> {
+    copy_data(source, copy)
+        .and_then(|()| copy_metadata(source.as_fd(), copy.as_fd(), stat))
+        .map_err(|e| Error::from(std::io::Error::from(e)).with_context("detail", "copying a file"))
+}
+
 fn copy_data(source: &OwnedFd, copy: &OwnedFd) -> rustix::io::Result<()> {
     if rustix::fs::ioctl_ficlone(copy, source).is_ok() {
         return Ok(());

@@ -47,6 +47,8 @@ pub(super) fn new_mount(
     attributes: MountAttrFlags,
 ) -> rustix::io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // What `df` and the list of mounts show.
+    fsconfig_set_string(&context, "source", kind)?;
     for (key, value) in options {
         if value.is_empty() {
             fsconfig_set_flag(&context, *key)?;
@@ -105,6 +107,7 @@ pub(super) fn overlay(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) ->
 
 fn overlay_by_parts(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) -> rustix::io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", "overlay")?;
     fsconfig_set_flag(&context, "userxattr")?;
     for lower in lowers {
         fsconfig_set_string(&context, "lowerdir+", lower.as_path())?;

@@ -14,8 +14,8 @@ mod dot;
 mod op;
 
 pub use op::{
-    CopyAction, DeviceRequest, ExecOp, FileAction, FileOp, GitSource, InputIndex, MakeDirectory, MakeFile,
-    Mount, MountKind, NetworkMode, Op, Security, Sharing, Source, WebSource,
+    CacheOwner, CopyAction, DeviceRequest, ExecOp, FileAction, FileOp, GitSource, InputIndex, MakeDirectory,
+    MakeFile, Mount, MountKind, NetworkMode, Op, Security, Sharing, Source, WebSource,
 };
 
 use crate::Digest;

@@ -112,7 +112,7 @@ pub struct ExecOp {
     pub cwd: String,
     /// `user`, `user:group`, by name or number; empty for root.
     pub user: String,
-    /// What is mounted beside the root file system, in order.
+    /// What is mounted beside the root file system. Of several with one target the last counts.
     pub mounts: Vec<Mount>,
     /// Network access.
     pub network: NetworkMode,
@@ -175,6 +175,17 @@ pub enum Sharing {
     Locked,
 }
 
+/// Mode and owner of the folder of a cache mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheOwner {
+    /// The mode.
+    pub mode: u32,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
 /// What a mount shows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum MountKind {
@@ -197,15 +208,14 @@ pub enum MountKind {
         read_only: bool,
         /// How it is shared.
         sharing: Sharing,
-        /// The mode of the folder when it is made.
-        mode: u32,
-        /// The owner of the folder when it is made.
-        uid: u32,
-        /// The group of the folder when it is made.
-        gid: u32,
+        /// Mode and owner of the folder when it is made; without, those of `from`, or 0755 and root. With them it is
+        /// `/cache` in `from` that the folder is a copy of, where there is such a folder.
+        owner: Option<CacheOwner>,
     },
-    /// A file of the text itself: the script of a RUN heredoc.
+    /// A read-only folder with one file of the text itself: the script of a RUN heredoc.
     Inline {
+        /// The name of the file.
+        name: String,
         /// The content.
         content: String,
         /// The mode of the file.
@@ -215,6 +225,8 @@ pub enum MountKind {
     Tmpfs {
         /// At most this many bytes.
         size: Option<u64>,
+        /// Whether the command may not write.
+        read_only: bool,
     },
     /// A secret as a file.
     Secret {

@@ -4,7 +4,7 @@ use super::SolveContext;
 use super::value::{Chain, Layer, Value};
 use crate::digest::Hasher;
 use crate::exec::{ExecSpec, LogSink, Network, Security};
-use crate::graph::{ExecOp, InputIndex, MountKind, NetworkMode};
+use crate::graph::{ExecOp, InputIndex, Mount, MountKind, NetworkMode, Op, Sharing};
 use crate::progress::{LogStream, Task};
 use crate::snapshot::DiffOptions;
 use crate::{Digest, Error, ErrorKind, Result};
@@ -13,20 +13,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// How much of a failed command's output its error repeats.
 const TAIL: usize = 4 << 10;
-/// Where programs look for the socket of their agent.
-const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 
 impl SolveContext {
+    /// The keys of a command, best first: by the definition of what is mounted, then by the files that are seen of it.
     pub(super) async fn exec_keys(
         &self,
         mut hasher: Hasher,
-        op: &[u8],
         exec: &ExecOp,
         base: &Chain,
         inputs: &[Value],
     ) -> Result<Vec<Digest>> {
         self.check_permissions(exec)?;
-        hasher.update_field(op);
+        let mut mounts: Vec<&Mount> = exec.mounts.iter().collect();
+        mounts.sort_by(|a, b| a.target.cmp(&b.target));
+        hasher.update_field(keyed(exec, &mounts).to_bytes());
         hasher.update_field(base.key());
         hasher.update_field(match self.network {
             Network::Host => "host",
@@ -37,17 +37,34 @@ impl SolveContext {
             hasher.update_field(name);
             hasher.update_field(address);
         }
-        for mount in &exec.mounts {
+        let (mut definition, mut content, mut by_content) = (hasher.clone(), hasher, false);
+        content.update_field("content");
+        for mount in mounts {
             let used = match &mount.kind {
                 MountKind::Bind { input, source, .. } => Some((*input, source)),
                 MountKind::Cache { from: Some((input, source)), .. } => Some((*input, source)),
                 _ => None,
             };
-            if let Some((input, source)) = used {
-                hasher.update_field(self.content_key(inputs, input, source).await?);
+            let Some((input, source)) = used else { continue };
+            let key = self.source_key(inputs, input, source).await?;
+            // A key of a context is one of the files already.
+            if let Value::Chain(chain) = input_value(inputs, input)? {
+                definition.update_field(source);
+                if let Some(digest) = self.part_digest(chain, source).await? {
+                    by_content = true;
+                    content.update_field(digest.as_str());
+                } else {
+                    content.update_field(source);
+                    content.update_field(&key);
+                }
+            } else {
+                content.update_field(&key);
             }
+            definition.update_field(key);
         }
-        Ok(vec![hasher.finish()])
+        let mut keys = vec![definition.finish()];
+        keys.extend(by_content.then(|| content.finish()));
+        Ok(keys)
     }
 
     /// Refuses what the Dockerfile may not do by itself, also where the result is in the cache.
@@ -112,22 +129,18 @@ impl SolveContext {
                     spec.env.push((name.clone(), value.to_owned()));
                 }
                 None if *required => return Err(missing_secret(id)),
-                None => {}
-            }
-        }
-        for (at, mount) in exec.mounts.iter().enumerate() {
-            if let Some(mount) = self.mount(mount, caches.folder(at), inputs).await? {
-                let socket = matches!(mount.source, crate::exec::MountSource::Socket { .. });
-                if socket && !spec.env.iter().any(|(name, _)| name == SSH_AUTH_SOCK) {
-                    spec.env.push((SSH_AUTH_SOCK.to_owned(), mount.target.clone()));
-                }
-                spec.mounts.push(mount);
+                // Empty, so that scripts that do not allow unset variables run.
+                None => spec.env.push((name.clone(), String::new())),
             }
         }
         let devices = self.devices.edits(&self.devices_of(exec)?)?;
         spec.env.extend(devices.env);
-        spec.mounts.extend(devices.mounts);
         spec.groups = devices.groups;
+        // Of several mounts with one target the last counts: the command's own.
+        spec.mounts = devices.mounts;
+        for (at, mount) in exec.mounts.iter().enumerate() {
+            spec.mounts.extend(self.mount(mount, caches.folder(at), inputs).await?);
+        }
         let active = self.snapshotter.prepare(base.id()).await?;
         let log = Arc::new(TaskLog::default());
         let status = {
@@ -167,6 +180,31 @@ impl SolveContext {
         self.snapshotter.commit(active, &chain).await?;
         Ok(layer)
     }
+}
+
+/// The operation as far as its result depends on it: where the mounted files come from does not matter, as they are
+/// looked at, and neither does which cache is used and how it is shared.
+///
+/// A shared cache that is called as its place keeps its name, so that a change of the namespace of all caches counts.
+fn keyed(exec: &ExecOp, mounts: &[&Mount]) -> Op {
+    let mut exec = exec.clone();
+    exec.mounts = mounts.iter().map(|mount| (*mount).clone()).collect();
+    for mount in &mut exec.mounts {
+        if let MountKind::Bind { input, source, .. } | MountKind::Cache { from: Some((input, source)), .. } =
+            &mut mount.kind
+        {
+            *input = 0;
+            source.clear();
+        }
+        let MountKind::Cache { id, sharing, .. } = &mut mount.kind else { continue };
+        let is_place = |name: &str| name == mount.target;
+        let called_as_its_place = is_place(id) || id.split_once('/').is_some_and(|(_, name)| is_place(name));
+        if !(called_as_its_place && *sharing == Sharing::Shared) {
+            id.clear();
+            *sharing = Sharing::Shared;
+        }
+    }
+    Op::Exec(Box::new(exec))
 }
 
 pub(super) fn missing_secret(id: &str) -> Error {

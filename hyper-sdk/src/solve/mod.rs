@@ -243,7 +243,6 @@ impl SolveContext {
 
     /// The keys of a step, best first: by the definition of what it uses, then by its content.
     async fn keys(&self, vertex: &Vertex, base: &Chain, inputs: &[Value]) -> Result<Vec<Digest>> {
-        let op = vertex.op.to_bytes();
         let mut hasher = Hasher::sha256();
         hasher.update_field("hyper step 1");
         hasher.update_field(match self.compression {
@@ -256,8 +255,8 @@ impl SolveContext {
             hasher.update_field(self.epoch.to_string());
         }
         match &vertex.op {
-            Op::Exec(exec) => self.exec_keys(hasher, &op, exec, base, inputs).await,
-            Op::File(file) => self.file_keys(hasher, &op, file, base, inputs).await,
+            Op::Exec(exec) => self.exec_keys(hasher, exec, base, inputs).await,
+            Op::File(file) => self.file_keys(hasher, &vertex.op.to_bytes(), file, base, inputs).await,
             Op::Source(_) => Ok(Vec::new()),
         }
     }

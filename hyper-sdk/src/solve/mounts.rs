@@ -3,8 +3,8 @@
 use super::exec::{input_value, missing_secret, threads};
 use super::{Chain, SolveContext, Value, blocking};
 use crate::digest::Hasher;
-use crate::exec::{CacheMount, ExecMount, MountSource, RootFs, SecretBytes};
-use crate::graph::{ExecOp, InputIndex, Mount, MountKind, Sharing};
+use crate::exec::{self, CacheMount, ExecMount, MountSource, RootFs, SecretBytes};
+use crate::graph::{CacheOwner, ExecOp, InputIndex, Mount, MountKind, Sharing};
 use crate::layer::copy::{CopyRequest, CopySpec, CopyStep, EmptyDestination, Planner, SourceRoot};
 use crate::{Digest, Error, ErrorKind, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -31,8 +31,8 @@ impl Caches {
 }
 
 impl SolveContext {
-    /// What a mount of this part of an input depends on.
-    pub(super) async fn content_key(
+    /// What a mount of this part of an input depends on: the files of a context, the whole of a stage.
+    pub(super) async fn source_key(
         &self,
         inputs: &[Value],
         input: InputIndex,
@@ -42,6 +42,20 @@ impl SolveContext {
             Value::Chain(chain) => Ok(chain.key().to_owned()),
             Value::Folder(root) => Ok(self.folder_digest(root, source).await?.to_string()),
         }
+    }
+
+    /// The digest of the files that a mount of this part of a stage shows; `None` where the part does not exist, and
+    /// for all of a stage, where the chain says as much for less work.
+    pub(super) async fn part_digest(&self, chain: &Chain, source: &str) -> Result<Option<Digest>> {
+        if source == "/" {
+            return Ok(None);
+        }
+        let tree = self.tree(chain).await?;
+        let Ok(path) = tree.resolve(source.as_bytes(), true) else { return Ok(None) };
+        if path.is_root() || tree.lookup(&path).is_none() {
+            return Ok(None);
+        }
+        blocking(move || tree.content_digest(&[path])).await.map(Some)
     }
 
     async fn folder_digest(&self, root: &Arc<SourceRoot>, source: &str) -> Result<Digest> {
@@ -101,13 +115,15 @@ impl SolveContext {
         let mut keys = HashMap::new();
         let mut wanted: BTreeMap<String, Sharing> = BTreeMap::new();
         for (at, mount) in exec.mounts.iter().enumerate() {
-            let MountKind::Cache { id, from, sharing, mode, uid, gid, .. } = &mount.kind else { continue };
+            let MountKind::Cache { id, from, sharing, owner, .. } = &mount.kind else { continue };
             let mut name = Hasher::sha256();
             name.update_field(id);
-            // Users of one cache with other owners see folders of their own, as with the peers.
-            name.update_field(format!("{mode:o} {uid} {gid}"));
+            // Users of one cache with other owners see folders of their own, and so do those that name none.
+            if let Some(CacheOwner { mode, uid, gid }) = owner {
+                name.update_field(format!("{mode:o} {uid} {gid}"));
+            }
             if let Some((input, source)) = from {
-                name.update_field(self.content_key(inputs, *input, source).await?);
+                name.update_field(self.source_key(inputs, *input, source).await?);
                 name.update_field(source);
             }
             let key = name.finish().hex().to_owned();
@@ -165,28 +181,23 @@ impl SolveContext {
                 let (tree, path) = self.part(inputs, *input, source).await?;
                 MountSource::Tree { tree, path, writable: *writable }
             }
-            MountKind::Cache { from, read_only, mode, uid, gid, .. } => {
+            MountKind::Cache { from, read_only, owner, .. } => {
+                let owner = owner.map(|CacheOwner { mode, uid, gid }| exec::CacheOwner { mode, uid, gid });
                 let from = match from {
-                    Some((input, path)) => Some(self.part(inputs, *input, path).await?),
+                    Some((input, path)) => {
+                        let (tree, path) = self.part(inputs, *input, path).await?;
+                        let folder = if owner.is_some() { "/cache" } else { "" };
+                        Some((tree, format!("{path}{folder}")))
+                    }
                     None => None,
                 };
                 let path = cache.ok_or_else(|| Error::internal("a cache mount without its folder"))?;
-                MountSource::Cache(CacheMount {
-                    path: path.to_owned(),
-                    read_only: *read_only,
-                    mode: *mode,
-                    uid: *uid,
-                    gid: *gid,
-                    from,
-                })
+                MountSource::Cache(CacheMount { path: path.to_owned(), read_only: *read_only, owner, from })
             }
-            MountKind::Inline { content, mode } => MountSource::Secret {
-                content: SecretBytes::new(content.as_bytes()),
-                mode: *mode,
-                uid: 0,
-                gid: 0,
-            },
-            MountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
+            MountKind::Inline { name, content, mode } => {
+                MountSource::Inline { name: name.clone(), content: content.clone(), mode: *mode }
+            }
+            MountKind::Tmpfs { size, read_only } => MountSource::Tmpfs { size: *size, read_only: *read_only },
             MountKind::Secret { id, required, mode, uid, gid } => match self.secrets.get(id) {
                 Some(secret) => MountSource::Secret {
                     content: SecretBytes::new(secret.expose()),

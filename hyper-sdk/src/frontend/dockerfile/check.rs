@@ -59,7 +59,7 @@ impl Checked {
                 .iter()
                 .filter_map(|(index, config)| Some((*index, platform_of(config)?)))
                 .collect(),
-            platform: options.platform.clone(),
+            platform: Some(options.platform.clone().unwrap_or_else(Platform::host)),
             ignore: options.ignore.clone(),
             build_args: options.build_args.clone(),
             predefined: platform_arguments(options),

@@ -34,15 +34,13 @@ impl Lowering<'_> {
                 created_by = format!("USER {}", user.user.value);
             }
             Instruction::Cmd(cmd) => {
-                let command = with_shell(state, &cmd.command);
-                state.container().cmd = Some(command);
+                state.container().cmd = with_shell(state, &cmd.command);
                 // The peers set this with every CMD; runtimes on Linux do not look at it.
                 state.container().args_escaped = Some(true);
                 state.command_set = true;
             }
             Instruction::Entrypoint(entrypoint) => {
-                let command = with_shell(state, &entrypoint.command);
-                state.container().entrypoint = Some(command);
+                state.container().entrypoint = with_shell(state, &entrypoint.command);
                 if !state.command_set {
                     state.container().cmd = None;
                 }
@@ -65,6 +63,7 @@ impl Lowering<'_> {
                 }
             }
             Instruction::Stopsignal(stop) => {
+                super::signal::check(&stop.signal.value, stop.signal.span)?;
                 state.container().stop_signal = Some(stop.signal.value.clone());
             }
             Instruction::Shell(shell) => {
@@ -124,13 +123,11 @@ impl Lowering<'_> {
                 }
                 (None, None) => globals.get(name).cloned(),
             };
-            match value {
-                Some(value) => {
-                    state.set_argument(name, &value);
-                    shown.push(format!("{name}={value}"));
-                }
-                None => shown.push(name.clone()),
-            }
+            state.set_argument(name, value.as_deref());
+            shown.push(match value {
+                Some(value) => format!("{name}={value}"),
+                None => name.clone(),
+            });
         }
         state.record(format!("ARG {}", shown.join(" ")), false);
         Ok(())
@@ -142,14 +139,14 @@ fn join(pairs: &[Pair]) -> String {
     shown.join(" ")
 }
 
-fn with_shell(state: &StageState, command: &CommandLine) -> Vec<String> {
+/// The words of a command; none for the exec form of nothing, which takes back what was there.
+fn with_shell(state: &StageState, command: &CommandLine) -> Option<Vec<String>> {
     match command.form {
-        CommandForm::Exec => command.arguments(),
-        CommandForm::Shell if command.words.is_empty() => Vec::new(),
+        CommandForm::Exec => Some(command.arguments()).filter(|words| !words.is_empty()),
         CommandForm::Shell => {
             let mut words = state.shell();
             words.push(command.text());
-            words
+            Some(words)
         }
     }
 }

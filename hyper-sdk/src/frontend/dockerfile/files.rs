@@ -35,7 +35,7 @@ impl Lowering<'_> {
         copy: &crate::dockerfile::Copy,
     ) -> Lowers<()> {
         let from = match &copy.from {
-            Some(name) => Some(self.input(stage, state, name, true).await?),
+            Some(name) => Some(self.input(stage, name, true).await?),
             None => None,
         };
         self.transfer(

@@ -1,6 +1,6 @@
 //! Lowers the stages that a target needs, in the order of the file.
 
-use super::stage::{DEFAULT_PATH, StageState};
+use super::stage::StageState;
 use crate::clock::parse_rfc3339;
 use crate::dockerfile::{
     Diagnostic, Dockerfile, Instruction, Plan, Reference, Source as Text, StageRef, Statement, Word,
@@ -92,22 +92,26 @@ impl<'a> Lowering<'a> {
     pub(super) async fn target(mut self, globals: &BTreeMap<String, String>) -> Lowers<Lowered> {
         let target = self.file.target(self.options.target.as_deref())?;
         let mut predefined = globals.clone();
-        let name = self.file.stages[target].name().unwrap_or("default").to_owned();
-        predefined.insert("TARGETSTAGE".to_owned(), name);
+        let asked_for = self.options.target.as_deref().filter(|name| !name.is_empty());
+        predefined
+            .entry("TARGETSTAGE".to_owned())
+            .or_insert_with(|| asked_for.or(self.file.stages[target].name()).unwrap_or("default").to_owned());
         let scope = self.file.global_scope(&predefined, &self.options.build_args)?;
         let mut bases = Vec::new();
         for (stage, base) in self.file.stages.iter().zip(self.file.bases(&scope)?) {
-            let platform = match (&base.platform, &self.options.platform) {
-                (Some(text), _) => text.parse().map_err(|e: Error| {
+            let platform = match &base.platform {
+                Some(text) => text.parse().map_err(|e: Error| {
                     let word = stage.from.platform.as_ref().unwrap_or(&stage.from.image);
                     self.error(word, e.message())
                 })?,
-                (None, Some(platform)) => platform.clone(),
-                (None, None) => Platform::host(),
+                None => self.target_platform(),
             };
             bases.push(StageBase { image: base.image, platform });
         }
         let names: Vec<String> = bases.iter().map(|b| b.image.clone()).collect();
+        if let Some(state) = self.replaced(target, &bases[target]).await? {
+            return Ok(self.finish(state));
+        }
         let (plan, triggers) = self.plan(target, &bases, &names).await?;
         for index in &plan.order {
             let stage = &self.file.stages[*index];
@@ -119,12 +123,34 @@ impl<'a> Lowering<'a> {
             self.faults.sort_by_key(|d| d.span.start);
             return Err(self.faults.into());
         }
-        let mut state =
+        let state =
             self.stages.remove(&target).ok_or_else(|| Error::internal("the target was not lowered"))?;
+        Ok(self.finish(state))
+    }
+
+    /// The stage as the named context that stands for it: none of its instructions count then.
+    async fn replaced(&mut self, index: usize, base: &StageBase) -> Lowers<Option<StageState>> {
+        let Some(name) = self.file.stages[index].name() else { return Ok(None) };
+        let Some(named) = self.named(name, &base.platform).await? else { return Ok(None) };
+        let state = match &named {
+            Resolved::Folder(context) => self.folder_base(name, &base.platform, context),
+            Resolved::Image { config, .. } => {
+                if let Some(created) = config.created.as_deref().and_then(parse_rfc3339) {
+                    self.newest_base = self.newest_base.max(Some(created));
+                }
+                let vertex = self.image_vertex(&named);
+                StageState::new(vertex, (**config).clone())
+            }
+        };
+        Ok(Some(state))
+    }
+
+    fn finish(self, mut state: StageState) -> Lowered {
         for (name, value) in &self.options.labels {
             state.container().labels.insert(name.clone(), value.clone());
         }
-        Ok(Lowered {
+        self.set_platform(&mut state.config);
+        Lowered {
             graph: self.graph,
             root: state.vertex,
             config: state.config,
@@ -133,7 +159,7 @@ impl<'a> Lowering<'a> {
             epoch: None,
             bases: self.bases,
             warnings: Vec::new(),
-        })
+        }
     }
 
     /// The stages to lower, with the ONBUILD triggers that base images bring: those may need further stages.
@@ -195,8 +221,9 @@ impl<'a> Lowering<'a> {
                 }
                 state
             }
-            (StageRef::Scratch, None) => self.scratch(base),
-            (_, Some(Resolved::Folder(name))) => self.folder_base(base, &name),
+            // Nothing is for the platform of the build, whatever FROM says.
+            (StageRef::Scratch, None) => self.scratch(&self.target_platform()),
+            (_, Some(Resolved::Folder(name))) => self.folder_base(&base.image, &base.platform, &name),
             (_, named) => {
                 let resolved = match named {
                     Some(image) => image,
@@ -214,7 +241,7 @@ impl<'a> Lowering<'a> {
                 self.bases.insert(index, config.clone());
                 config.config.on_build.clear();
                 let vertex = self.image_vertex(&resolved);
-                StageState::new(vertex, config, base.platform.clone())
+                StageState::new(vertex, config)
             }
         };
         let layers = |s: &Statement| {
@@ -226,7 +253,11 @@ impl<'a> Lowering<'a> {
         let total = 1 + onbuild.iter().chain(&stage.statements).filter(|s| layers(s)).count();
         self.position = (stage.display_name(), 1, total);
         self.no_cache = self.options.no_cache
-            || self.options.no_cache_filter.iter().any(|name| stage.name() == Some(name.as_str()));
+            || self
+                .options
+                .no_cache_filter
+                .iter()
+                .any(|filter| stage.name().is_some_and(|name| name.eq_ignore_ascii_case(filter)));
         for statement in onbuild.iter().chain(&stage.statements) {
             match self.statement(index, &mut state, statement, globals).await {
                 // All faults of a file are told at once.
@@ -237,17 +268,41 @@ impl<'a> Lowering<'a> {
         Ok(state)
     }
 
-    fn scratch(&mut self, base: &StageBase) -> StageState {
+    fn scratch(&mut self, platform: &Platform) -> StageState {
         let vertex = self.graph.add(Op::Source(Source::Scratch), vec![], "scratch");
-        let mut config = ImageConfig::empty(&base.platform);
-        config.config.env.push(format!("PATH={DEFAULT_PATH}"));
+        let mut config = ImageConfig::empty(platform);
         config.config.working_dir = "/".to_owned();
-        StageState::new(vertex, config, base.platform.clone())
+        StageState::new(vertex, config)
+    }
+
+    /// The platform that the image is built for.
+    fn target_platform(&self) -> Platform {
+        self.options.platform.clone().unwrap_or_else(Platform::host)
+    }
+
+    /// Makes the config one of the platform that was asked for, whatever the bases are for, and writes it as usual.
+    fn set_platform(&self, config: &mut ImageConfig) {
+        if let Some(wanted) = &self.options.platform {
+            let is_other = (&wanted.os, &wanted.architecture) != (&config.os, &config.architecture);
+            config.os.clone_from(&wanted.os);
+            config.architecture.clone_from(&wanted.architecture);
+            if is_other || wanted.variant.is_some() {
+                config.variant.clone_from(&wanted.variant);
+            }
+            if is_other || wanted.os_version.is_some() {
+                config.os_version.clone_from(&wanted.os_version);
+            }
+            if !wanted.os_features.is_empty() {
+                config.os_features.clone_from(&wanted.os_features);
+            }
+        }
+        let normal = config.platform();
+        (config.os, config.architecture, config.variant) = (normal.os, normal.architecture, normal.variant);
     }
 
     /// A base that is a folder: one layer with its files.
-    fn folder_base(&mut self, base: &StageBase, context: &str) -> StageState {
-        let mut state = self.scratch(base);
+    fn folder_base(&mut self, shown: &str, platform: &Platform, context: &str) -> StageState {
+        let mut state = self.scratch(platform);
         let files = self.folder(context);
         let copy = CopyAction {
             input: 1,
@@ -261,7 +316,7 @@ impl<'a> Lowering<'a> {
             add: false,
         };
         let op = Op::File(FileOp { actions: vec![FileAction::Copy(Box::new(copy))], link: false });
-        let name = format!("FROM {}", base.image);
+        let name = format!("FROM {shown}");
         state.vertex = self.graph.add(op, vec![state.vertex, files], name.clone());
         state.record(name, true);
         state
@@ -316,15 +371,11 @@ impl<'a> Lowering<'a> {
         state.record(created_by, true);
     }
 
-    /// The vertex that a `--from` or a mount's `from` means.
-    pub(super) async fn input(
-        &mut self,
-        stage: usize,
-        state: &StageState,
-        name: &Word,
-        numbers: bool,
-    ) -> Lowers<VertexId> {
-        if let Some(resolved) = self.named(&name.value, &state.platform).await? {
+    /// The vertex that a `--from` or a mount's `from` means. What is no stage is for the platform of the build, not for
+    /// that of the stage it is used in.
+    pub(super) async fn input(&mut self, stage: usize, name: &Word, numbers: bool) -> Lowers<VertexId> {
+        let platform = self.target_platform();
+        if let Some(resolved) = self.named(&name.value, &platform).await? {
             return Ok(match &resolved {
                 Resolved::Folder(context) => self.folder(context),
                 Resolved::Image { .. } => self.image_vertex(&resolved),
@@ -337,7 +388,6 @@ impl<'a> Lowering<'a> {
             },
             StageRef::Scratch => Ok(self.graph.add(Op::Source(Source::Scratch), vec![], "scratch")),
             StageRef::Name(image) => {
-                let platform = state.platform.clone();
                 let resolved = self.resolve(&image, &platform, name).await?;
                 Ok(self.image_vertex(&resolved))
             }

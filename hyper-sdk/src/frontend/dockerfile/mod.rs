@@ -10,6 +10,7 @@ mod files;
 mod lower;
 mod outline;
 mod run;
+mod signal;
 mod stage;
 
 pub use check::{Checked, check};
@@ -84,14 +85,21 @@ async fn lower_file(
     let seconds = epoch::resolve(&value, file, &globals, options, resolver).await?;
     let mut options = options.clone();
     // What steps see is the number, whatever it was asked for by.
-    let number = seconds.map_or_else(String::new, |seconds| seconds.to_string());
-    options.build_args.insert(epoch::SOURCE_DATE_EPOCH.to_owned(), number);
+    match seconds {
+        Some(seconds) => {
+            options.build_args.insert(epoch::SOURCE_DATE_EPOCH.to_owned(), seconds.to_string());
+        }
+        None => {
+            options.build_args.remove(epoch::SOURCE_DATE_EPOCH);
+        }
+    }
     let mut lowered = lower::Lowering::new(file, &options, resolver).target(&globals).await?;
     lowered.epoch = seconds;
     Ok(lowered)
 }
 
-/// The arguments that every Dockerfile knows about platforms.
+/// The arguments that every Dockerfile knows about platforms, and the target as far as it was given as an argument:
+/// build arguments replace them.
 fn platform_arguments(options: &FrontendOptions) -> BTreeMap<String, String> {
     let host = Platform::host();
     let target = options.platform.clone().unwrap_or_else(Platform::host);
@@ -105,6 +113,11 @@ fn platform_arguments(options: &FrontendOptions) -> BTreeMap<String, String> {
             ("OSVERSION", platform.os_version.clone().unwrap_or_default()),
         ] {
             arguments.insert(format!("{prefix}{suffix}"), value);
+        }
+    }
+    for name in arguments.keys().cloned().chain(["TARGETSTAGE".to_owned()]).collect::<Vec<_>>() {
+        if let Some(given) = options.build_args.get(&name) {
+            arguments.insert(name, given.clone());
         }
     }
     arguments

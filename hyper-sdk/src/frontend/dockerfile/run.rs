@@ -1,23 +1,19 @@
 //! Lowers RUN.
 
 use super::lower::{Lowering, Lowers};
-use super::stage::{DEFAULT_PATH, StageState, absolute, clean};
+use super::stage::{StageState, absolute, clean};
 use crate::dockerfile::{self, Device, RunCommand, Statement, Word};
-use crate::graph::{DeviceRequest, ExecOp, Mount, MountKind, NetworkMode, Op, Security, Sharing, VertexId};
+use crate::graph::{
+    CacheOwner, DeviceRequest, ExecOp, Mount, MountKind, NetworkMode, Op, Security, Sharing, VertexId,
+};
 
-/// The variables that configure proxies: RUN sees them without ARG, and they count neither for history nor cache.
-const PROXIES: [&str; 10] = [
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "FTP_PROXY",
-    "ftp_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-];
+/// The variables that configure proxies, in small letters: RUN sees them without ARG, and they count neither for history
+/// nor cache.
+const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
+/// Where programs look for the socket of their agent.
+const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
+/// The folder that the script of a heredoc is in.
+const SCRIPTS: &str = "/dev/pipes";
 
 impl Lowering<'_> {
     pub(super) async fn run(
@@ -34,41 +30,38 @@ impl Lowering<'_> {
         for (word, mount) in run.mounts.iter().zip(parsed) {
             self.mount(stage, state, (word, mount), &mut inputs, &mut mounts, &mut secret_env).await?;
         }
-        let (args, shown) = match run.command.run_command() {
-            RunCommand::Exec(args) => {
-                let shown = args.join(" ");
-                (args, shown)
-            }
-            RunCommand::Shell(text) => {
-                let mut args = state.shell();
-                args.push(text);
-                let shown = args.join(" ");
-                (args, shown)
-            }
+        let args = match run.command.run_command() {
+            RunCommand::Exec(args) => args,
+            RunCommand::Shell(text) => in_shell(state, text),
             RunCommand::Script { name, content } => {
-                let target = format!("/dev/pipes/{name}");
-                mounts
-                    .push(Mount { target: target.clone(), kind: MountKind::Inline { content, mode: 0o755 } });
-                (vec![target.clone()], target)
+                let script = format!("{SCRIPTS}/{name}");
+                let kind = MountKind::Inline { name, content, mode: 0o755 };
+                mounts.push(Mount { target: SCRIPTS.to_owned(), kind });
+                in_shell(state, script)
             }
         };
-        let created_by = if state.arguments.is_empty() {
-            format!("RUN {shown}")
-        } else {
-            let list: Vec<String> =
-                state.arguments.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            format!("RUN |{} {} {shown}", list.len(), list.join(" "))
+        // Of several with one target the last counts: an agent before a secret, and a secret before other mounts.
+        mounts.sort_by_key(|mount| match mount.kind {
+            MountKind::Ssh { .. } => 2,
+            MountKind::Secret { .. } => 1,
+            _ => 0,
+        });
+        let arguments: Vec<String> =
+            state.arguments_seen().iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let created_by = match arguments.len() {
+            0 => format!("RUN {}", args.join(" ")),
+            count => format!("RUN |{count} {} {}", arguments.join(" "), args.join(" ")),
         };
         let mut op = ExecOp::new(args);
         op.env.clone_from(&state.variables);
-        if !op.env.iter().any(|(name, _)| name == "PATH") {
-            op.env.push(("PATH".to_owned(), DEFAULT_PATH.to_owned()));
+        // Also where there is no agent, as scripts ask for the variable.
+        let agent = mounts.iter().find(|mount| matches!(mount.kind, MountKind::Ssh { .. }));
+        if let Some(agent) = agent
+            && !op.env.iter().any(|(name, _)| name == SSH_AUTH_SOCK)
+        {
+            op.env.push((SSH_AUTH_SOCK.to_owned(), agent.target.clone()));
         }
-        op.uncached_env = PROXIES
-            .iter()
-            .filter(|name| !op.env.iter().any(|(n, _)| n == *name))
-            .filter_map(|name| Some(((*name).to_owned(), self.options.build_args.get(*name)?.clone())))
-            .collect();
+        op.uncached_env = self.proxies();
         op.cwd = state.workdir();
         op.user.clone_from(&state.config.config.user);
         op.mounts = mounts;
@@ -87,6 +80,20 @@ impl Lowering<'_> {
         op.devices = run.devices.iter().map(|word| device(&word.value)).collect();
         self.layer(state, statement, Op::Exec(Box::new(op)), inputs, created_by);
         Ok(())
+    }
+
+    /// The variables of the proxies that were given, each in small letters and in capitals, since programs differ in
+    /// which they look at.
+    fn proxies(&self) -> Vec<(String, String)> {
+        let mut proxies = Vec::new();
+        for name in PROXIES {
+            let given = self.options.build_args.iter().rfind(|(given, _)| given.eq_ignore_ascii_case(name));
+            if let Some((_, value)) = given.filter(|(_, value)| !value.is_empty()) {
+                proxies.push((name.to_uppercase(), value.clone()));
+                proxies.push((name.to_owned(), value.clone()));
+            }
+        }
+        proxies
     }
 
     async fn mount(
@@ -112,7 +119,7 @@ impl Lowering<'_> {
             dockerfile::MountKind::Bind => {
                 let target = checked(target)?;
                 let vertex = match from(&mount.from) {
-                    Some(name) => self.input(stage, state, &name, false).await?,
+                    Some(name) => self.input(stage, &name, false).await?,
                     None => self.main_context(),
                 };
                 let source = clean(mount.source.as_deref().unwrap_or("/"));
@@ -124,18 +131,31 @@ impl Lowering<'_> {
             }
             dockerfile::MountKind::Cache => {
                 let target = checked(target)?;
+                let source = clean(mount.source.as_deref().unwrap_or("/"));
                 let from = match from(&mount.from) {
                     Some(name) => {
-                        let vertex = self.input(stage, state, &name, false).await?;
-                        Some((push_input(inputs, vertex), clean(mount.source.as_deref().unwrap_or("/"))))
+                        let vertex = self.input(stage, &name, false).await?;
+                        Some((push_input(inputs, vertex), source.clone()))
+                    }
+                    None if source != "/" => {
+                        let message = format!("a cache mount without `from` has no `{source}` to begin with");
+                        return Err(self.error(word, message).into());
                     }
                     None => None,
                 };
-                let id = mount.id.clone().unwrap_or_else(|| target.clone());
+                // The target as written: two working folders share the cache of one relative target.
+                let written = || match &mount.target {
+                    Some(target) if target.starts_with('/') => clean(target),
+                    Some(target) => relative(target),
+                    None => ".".to_owned(),
+                };
+                let id = mount.id.clone().unwrap_or_else(written);
                 let id = match self.options.build_args.get("BUILDKIT_CACHE_MOUNT_NS") {
                     Some(namespace) if !namespace.is_empty() => format!("{namespace}/{id}"),
                     _ => id,
                 };
+                // A part of a source keeps the mode and owner that it has.
+                let is_owned = source == "/" && (mount.mode, mount.uid, mount.gid) != (None, None, None);
                 let kind = MountKind::Cache {
                     id,
                     from,
@@ -145,14 +165,17 @@ impl Lowering<'_> {
                         Some(dockerfile::Sharing::Private) => Sharing::Private,
                         Some(dockerfile::Sharing::Locked) => Sharing::Locked,
                     },
-                    mode: mount.mode.unwrap_or(0o755),
-                    uid: mount.uid.unwrap_or(0),
-                    gid: mount.gid.unwrap_or(0),
+                    owner: is_owned.then(|| CacheOwner {
+                        mode: mount.mode.unwrap_or(0o755) & 0o777,
+                        uid: mount.uid.unwrap_or(0),
+                        gid: mount.gid.unwrap_or(0),
+                    }),
                 };
                 mounts.push(Mount { target, kind });
             }
             dockerfile::MountKind::Tmpfs => {
-                mounts.push(Mount { target: checked(target)?, kind: MountKind::Tmpfs { size: mount.size } });
+                let kind = MountKind::Tmpfs { size: mount.size, read_only: mount.read_only };
+                mounts.push(Mount { target: checked(target)?, kind });
             }
             dockerfile::MountKind::Secret => {
                 let file_name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
@@ -180,6 +203,9 @@ impl Lowering<'_> {
                 mounts.push(Mount { target, kind });
             }
             dockerfile::MountKind::Ssh => {
+                if mount.source.is_some() {
+                    return Err(self.error(word, "`source` is not allowed for mount type `ssh`").into());
+                }
                 let number = mounts.iter().filter(|m| matches!(m.kind, MountKind::Ssh { .. })).count();
                 let target = match target {
                     Some(target) => checked(Some(target))?,
@@ -197,6 +223,28 @@ impl Lowering<'_> {
         }
         Ok(())
     }
+}
+
+/// A command as the one argument of the shell.
+fn in_shell(state: &StageState, command: String) -> Vec<String> {
+    let mut args = state.shell();
+    args.push(command);
+    args
+}
+
+/// A relative path without `.`, doubled and trailing slashes; `..` remains where it leads above the beginning.
+fn relative(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
+                parts.pop();
+            }
+            other => parts.push(other),
+        }
+    }
+    if parts.is_empty() { ".".to_owned() } else { parts.join("/") }
 }
 
 fn push_input(inputs: &mut Vec<VertexId>, vertex: VertexId) -> usize {

@@ -3,10 +3,12 @@
 use crate::frontend::HistoryStep;
 use crate::graph::VertexId;
 use crate::oci::{ContainerConfig, ImageConfig};
-use crate::platform::Platform;
 
 /// The PATH of an image that has none.
 pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Arguments that speak to the builder alone: commands do not see them.
+const UNSEEN_ARGUMENTS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
 /// What the instructions of a stage have made so far.
 #[derive(Clone, Debug)]
@@ -17,34 +19,45 @@ pub(super) struct StageState {
     pub(super) config: ImageConfig,
     /// History after that of the base image.
     pub(super) history: Vec<HistoryStep>,
-    /// ENV and ARG in the order of their declaration: what expansion and RUN see. The last of a name counts.
+    /// ENV and ARG, in the order in which they were last set: what expansion and RUN see.
     pub(super) variables: Vec<(String, String)>,
-    /// The arguments declared, for the history of RUN: name and value.
+    /// The arguments declared, also those without a value, for the history of RUN: name and value.
     pub(super) arguments: Vec<(String, String)>,
-    /// The platform.
-    pub(super) platform: Platform,
     /// Whether CMD was set in this stage, so that ENTRYPOINT leaves it.
     pub(super) command_set: bool,
 }
 
 impl StageState {
-    /// The state right after FROM of an image or `scratch`.
-    pub(super) fn new(vertex: VertexId, config: ImageConfig, platform: Platform) -> Self {
-        let variables = config.config.env.iter().map(|pair| split_pair(pair)).collect();
-        Self {
+    /// The state right after FROM of an image or `scratch`. An image without PATH gets one.
+    pub(super) fn new(vertex: VertexId, mut config: ImageConfig) -> Self {
+        let env = &mut config.config.env;
+        if config.os != "windows" && !env.iter().any(|pair| split_pair(pair).0 == "PATH") {
+            env.push(format!("PATH={DEFAULT_PATH}"));
+        }
+        let mut state = Self {
             vertex,
             config,
             history: Vec::new(),
-            variables,
+            variables: Vec::new(),
             arguments: Vec::new(),
-            platform,
             command_set: false,
-        }
+        };
+        state.take_environment();
+        state
     }
 
-    /// The state right after FROM of this stage.
+    /// The state right after FROM of this stage. Its environment counts more than its arguments.
     pub(super) fn inherit(&self) -> Self {
-        Self { command_set: false, ..self.clone() }
+        let mut state = Self { command_set: false, ..self.clone() };
+        state.take_environment();
+        state
+    }
+
+    fn take_environment(&mut self) {
+        for pair in &self.config.config.env {
+            let (name, value) = split_pair(pair);
+            set(&mut self.variables, &name, &value);
+        }
     }
 
     pub(super) fn container(&mut self) -> &mut ContainerConfig {
@@ -67,10 +80,26 @@ impl StageState {
         }
     }
 
-    /// Remembers an argument for the history of RUN.
-    pub(super) fn set_argument(&mut self, name: &str, value: &str) {
-        self.set_variable(name, value);
-        set(&mut self.arguments, name, value);
+    /// Declares an argument: the history of RUN shows it, and what comes after sees its value where it has one.
+    pub(super) fn set_argument(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value.filter(|_| !UNSEEN_ARGUMENTS.contains(&name)) {
+            self.set_variable(name, value);
+        }
+        let value = value.unwrap_or_default();
+        match self.arguments.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => *known = value.to_owned(),
+            None => self.arguments.push((name.to_owned(), value.to_owned())),
+        }
+    }
+
+    /// The arguments declared, each with the value that a command sees.
+    pub(super) fn arguments_seen(&self) -> Vec<(&str, &str)> {
+        let mut arguments = Vec::new();
+        for (name, value) in &self.arguments {
+            let seen = self.variables.iter().find(|(known, _)| known == name);
+            arguments.push((name.as_str(), seen.map_or(value, |(_, value)| value).as_str()));
+        }
+        arguments
     }
 
     /// The shell of the shell form.
@@ -92,11 +121,10 @@ impl StageState {
     }
 }
 
+/// Sets a variable, as the last of the list.
 fn set(list: &mut Vec<(String, String)>, name: &str, value: &str) {
-    match list.iter_mut().find(|(n, _)| n == name) {
-        Some(entry) => entry.1 = value.to_owned(),
-        None => list.push((name.to_owned(), value.to_owned())),
-    }
+    list.retain(|(known, _)| known != name);
+    list.push((name.to_owned(), value.to_owned()));
 }
 
 /// Splits `NAME=value`; without `=` the value is empty.
@@ -147,15 +175,26 @@ mod tests {
     }
 
     #[test]
-    fn the_last_value_of_a_variable_counts_and_keeps_its_place() {
+    fn the_last_value_of_a_variable_counts_and_comes_last_for_commands() {
         let mut graph = crate::graph::Graph::new();
         let v = graph.add(crate::graph::Op::Source(crate::graph::Source::Scratch), vec![], "");
         let mut config = ImageConfig::default();
         config.config.env = vec!["A=1".into(), "B=2".into()];
-        let mut state = StageState::new(v, config, Platform::host());
+        let mut state = StageState::new(v, config);
+        state.set_argument("B", Some("4"));
+        state.set_argument("C", None);
+        state.set_argument("BUILDKIT_SBOM_SCAN_STAGE", Some("true"));
         state.set_env("A", "3");
-        state.set_argument("B", "4");
-        assert_eq!(state.config.config.env, ["A=3", "B=2"]);
-        assert_eq!(state.variables, [("A".into(), "3".into()), ("B".into(), "4".into())]);
+        let path = format!("PATH={DEFAULT_PATH}");
+        assert_eq!(state.config.config.env, ["A=3", "B=2", &path]);
+        let names = |state: &StageState| {
+            state.variables.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&state), [path.as_str(), "B=4", "A=3"]);
+        assert_eq!(state.arguments_seen(), [("B", "4"), ("C", ""), ("BUILDKIT_SBOM_SCAN_STAGE", "true")]);
+        // The next stage begins with the environment of the image.
+        let child = state.inherit();
+        assert_eq!(names(&child), ["A=3", "B=2", path.as_str()]);
+        assert_eq!(child.arguments_seen()[0], ("B", "2"));
     }
 }

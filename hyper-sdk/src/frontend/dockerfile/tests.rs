@@ -26,13 +26,16 @@ impl Resolver for Images {
         config.config.cmd = Some(vec!["sh".into()]);
         match name {
             "base" => {}
+            "bare" => config.config.env.clear(),
+            "multi" => {}
+            "old" => config.variant = Some("v8".into()),
             "triggers" => {
                 config.config.on_build = vec!["COPY --from=tools /t /t".into(), "ENV DONE=1".into()]
             }
             _ => return Err(Error::new(ErrorKind::ManifestUnknown, "no such image")),
         }
         Ok(Resolved::Image {
-            reference: name.into(),
+            reference: format!("{name} {platform}"),
             manifest: Digest::sha256(name),
             config: Box::new(config),
         })
@@ -80,15 +83,139 @@ async fn run_sees_arguments_and_history_shows_them() {
         build_args: [("A", "given"), ("HTTP_PROXY", "p")].map(|(k, v)| (k.into(), v.into())).into(),
         ..FrontendOptions::default()
     };
-    let l = try_lower("ARG G=global\nFROM base\nARG A=default\nARG G\nARG N\nRUN echo $A", options)
-        .await
-        .unwrap();
+    let text = "ARG G=global\nFROM base\nARG A=default\nARG N G\nARG A\nENV A=env\nENV PATH=/x\nRUN echo $A";
+    let l = try_lower(text, options).await.unwrap();
     let Op::Exec(exec) = root(&l) else { panic!("not a RUN") };
     assert_eq!(exec.args, ["/bin/sh", "-c", "echo $A"]);
     let env: Vec<String> = exec.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    assert_eq!(env, ["PATH=/bin", "A=given", "G=global"]);
-    assert_eq!(exec.uncached_env, [("HTTP_PROXY".to_owned(), "p".to_owned())]);
-    assert_eq!(l.history.last().unwrap().created_by, "RUN |2 A=given G=global /bin/sh -c echo $A");
+    assert_eq!(env, ["G=global", "A=env", "PATH=/x"]);
+    assert_eq!(l.history.last().unwrap().created_by, "RUN |3 A=env N= G=global /bin/sh -c echo $A");
+}
+
+#[tokio::test]
+async fn proxies_are_known_in_small_letters_and_capitals() {
+    let given = [("HTTP_PROXY", "one"), ("http_proxy", "two"), ("No_Proxy", "x"), ("ftp_proxy", "")];
+    let options = FrontendOptions {
+        build_args: given.map(|(k, v)| (k.into(), v.into())).into(),
+        ..FrontendOptions::default()
+    };
+    let l = try_lower("FROM base\nENV http_proxy=env\nRUN x", options).await.unwrap();
+    let Op::Exec(exec) = root(&l) else { panic!("not a RUN") };
+    let seen: Vec<String> = exec.uncached_env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(seen, ["HTTP_PROXY=two", "http_proxy=two", "NO_PROXY=x", "no_proxy=x"]);
+}
+
+#[tokio::test]
+async fn a_stage_begins_with_the_environment_of_its_base() {
+    let l = lowered("FROM base AS b\nENV A=env\nARG A=arg B=kept\nFROM b\nENV C=$A D=$B").await;
+    assert_eq!(l.config.config.env, ["PATH=/bin", "A=env", "C=env", "D=kept"]);
+    let l = lowered("FROM bare\nENV X=$PATH:/x").await;
+    let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    assert_eq!(l.config.config.env, [format!("PATH={path}"), format!("X={path}:/x")]);
+}
+
+#[tokio::test]
+async fn platforms_are_those_of_the_build_but_for_bases() {
+    let with = async |text: &str, platform: Option<&str>| {
+        let platform = platform.map(|p| p.parse().unwrap());
+        try_lower(text, FrontendOptions { platform, ..FrontendOptions::default() }).await.unwrap()
+    };
+    let images = |l: &Lowered| -> Vec<String> {
+        let image = |v: &crate::graph::Vertex| match &v.op {
+            Op::Source(Source::Image { reference, .. }) => Some(reference.clone()),
+            _ => None,
+        };
+        l.graph.vertices().iter().filter_map(image).collect()
+    };
+    let config = |l: &Lowered| {
+        let c = &l.config;
+        format!("{}/{}/{}", c.os, c.architecture, c.variant.as_deref().unwrap_or("-"))
+    };
+    let text =
+        "FROM --platform=linux/riscv64 base\nCOPY --from=multi /a /\nRUN --mount=from=multi,target=/m x\n";
+    let l = with(text, Some("linux/s390x")).await;
+    assert_eq!(images(&l), ["base linux/riscv64", "multi linux/s390x"]);
+    assert_eq!(config(&l), "linux/s390x/-", "the result is for what was asked for");
+    let l = with(text, None).await;
+    assert_eq!(images(&l), ["base linux/riscv64".to_owned(), format!("multi {}", Platform::host())]);
+    assert_eq!(config(&l), "linux/riscv64/-");
+    let l = with("FROM --platform=linux/s390x scratch\n", Some("linux/arm/v6")).await;
+    assert_eq!(config(&l), "linux/arm/v6");
+    let l = with("FROM --platform=linux/arm64 old\n", None).await;
+    assert_eq!(config(&l), "linux/arm64/-", "written as usual");
+}
+
+#[tokio::test]
+async fn arguments_about_the_build_can_be_given() {
+    let text = "FROM --platform=$TARGETPLATFORM base AS Last\nARG TARGETARCH TARGETSTAGE\nENV A=$TARGETARCH-$TARGETSTAGE";
+    let with = async |target: Option<&str>, given: &[(&str, &str)]| {
+        let options = FrontendOptions {
+            platform: Some("linux/s390x".parse().unwrap()),
+            target: target.map(Into::into),
+            build_args: given.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+            ..FrontendOptions::default()
+        };
+        let l = try_lower(text, options).await.unwrap();
+        let image = l.graph.vertices().iter().find_map(|v| match &v.op {
+            Op::Source(Source::Image { reference, .. }) => Some(reference.clone()),
+            _ => None,
+        });
+        (l.config.config.env[1].clone(), image.unwrap())
+    };
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(with(None, &[]).await, pair("A=s390x-last", "base linux/s390x"));
+    assert_eq!(with(Some("LAST"), &[]).await, pair("A=s390x-LAST", "base linux/s390x"));
+    let given = [("TARGETPLATFORM", "linux/riscv64"), ("TARGETSTAGE", "x"), ("TARGETARCH", "zz")];
+    assert_eq!(with(None, &given).await, pair("A=zz-x", "base linux/riscv64"));
+}
+
+#[tokio::test]
+async fn commands_of_nothing_run_an_empty_shell_or_take_back_what_was() {
+    let c = lowered("FROM base\nCMD\nENTRYPOINT\n").await.config.config;
+    let shell = Some(["/bin/sh", "-c", ""].map(str::to_owned).to_vec());
+    assert_eq!((c.cmd, c.entrypoint), (shell.clone(), shell));
+    let c = lowered("FROM base\nENTRYPOINT [\"e\"]\nENTRYPOINT []\nCMD []\n").await.config.config;
+    assert_eq!((c.cmd, c.entrypoint), (None, None));
+}
+
+#[tokio::test]
+async fn caches_are_called_as_their_place_is_written() {
+    let mounts = async |text: &str| {
+        let l = lowered(&format!("FROM base AS s\nFROM base\nWORKDIR /w\nRUN {text} x\n")).await;
+        let Op::Exec(exec) = root(&l) else { panic!("not a RUN") };
+        exec.mounts.clone()
+    };
+    for (target, id, place) in [
+        ("target=rel", "rel", "/w/rel"),
+        ("target=./a//../b/", "b", "/w/b"),
+        ("target=../up", "../up", "/up"),
+        ("target=/w/../x/", "/x", "/x"),
+        ("id=named,target=rel", "named", "/w/rel"),
+        ("sharing=shared", ".", "/w"),
+    ] {
+        let found = mounts(&format!("--mount=type=cache,{target}")).await;
+        let MountKind::Cache { id: found_id, owner, .. } = &found[0].kind else { panic!("no cache") };
+        assert_eq!((found_id.as_str(), found[0].target.as_str(), owner.is_none()), (id, place, true));
+    }
+    for (options, expected) in [
+        ("mode=1755", Some((0o755, 0, 0))),
+        ("uid=0", Some((0o755, 0, 0))),
+        ("from=s,gid=3", Some((0o755, 0, 3))),
+        ("from=s,source=/a,uid=9", None),
+        ("from=s", None),
+    ] {
+        let found = mounts(&format!("--mount=type=cache,target=/c,{options}")).await;
+        let MountKind::Cache { owner, .. } = &found[0].kind else { panic!("no cache") };
+        assert_eq!(owner.map(|o| (o.mode, o.uid, o.gid)), expected, "{options}");
+    }
+    let order =
+        "--mount=type=ssh,target=/a --mount=type=secret,id=i,target=/a --mount=type=tmpfs,target=/a,ro";
+    let kinds: Vec<bool> = mounts(order)
+        .await
+        .iter()
+        .map(|m| matches!(m.kind, MountKind::Tmpfs { read_only: true, .. }))
+        .collect();
+    assert_eq!(kinds, [true, false, false]);
 }
 
 #[tokio::test]
@@ -125,14 +252,33 @@ async fn heredocs_become_files_and_scripts() {
     assert_eq!(contents, ["v\n", "$N\n"]);
     let l = lowered("FROM base\nRUN <<E\n#!/bin/x\ny\nE\n").await;
     let Op::Exec(exec) = root(&l) else { panic!("not a RUN") };
-    assert_eq!(exec.args, ["/dev/pipes/E"]);
-    assert!(matches!(exec.mounts[0].kind, MountKind::Inline { mode: 0o755, .. }));
+    assert_eq!(exec.args, ["/bin/sh", "-c", "/dev/pipes/E"]);
+    assert_eq!(l.history.last().unwrap().created_by, "RUN /bin/sh -c /dev/pipes/E");
+    assert_eq!(exec.mounts[0].target, "/dev/pipes");
+    assert!(matches!(&exec.mounts[0].kind, MountKind::Inline { name, mode: 0o755, .. } if name == "E"));
 }
 
 #[tokio::test]
 async fn named_contexts_replace_what_from_says() {
     let l = lowered("FROM base\nCOPY --from=folder a /a").await;
     assert!(l.graph.vertices().iter().any(|v| v.op == Op::Source(Source::Folder { name: "folder".into() })));
+}
+
+#[tokio::test]
+async fn a_named_context_stands_for_the_target_too() {
+    let l = lowered("FROM missing AS folder\nRUN x\nLABEL a=b\n").await;
+    assert!(matches!(root(&l), Op::File(_)) && l.config.config.labels.is_empty());
+    assert_eq!(l.history.len(), 1);
+}
+
+#[tokio::test]
+async fn stages_that_are_built_anew_are_named_in_any_case() {
+    for (filter, expected) in [("FOO", true), ("other", false)] {
+        let options =
+            FrontendOptions { no_cache_filter: vec![filter.to_owned()], ..FrontendOptions::default() };
+        let l = try_lower("FROM base AS Foo\nRUN x", options).await.unwrap();
+        assert_eq!(l.graph.vertex(l.root).no_cache, expected, "{filter}");
+    }
 }
 
 #[tokio::test]
@@ -145,6 +291,11 @@ async fn faults_show_their_place() {
         ("FROM missing AS missing", "cannot be resolved"),
         ("FROM base\nRUN --mount=type=bind true", "target"),
         ("FROM base\nRUN --mount=type=ssh,target=/ true", "cannot have the target"),
+        ("FROM base\nRUN --mount=type=ssh,source=x true", "`source` is not allowed"),
+        ("FROM base\nRUN --mount=type=cache,target=/c,source=/x true", "without `from` has no `/x`"),
+        ("FROM base\nSTOPSIGNAL SIGTREM", "did you mean `SIGTERM`?"),
+        ("FROM base\nSTOPSIGNAL $NOTHING", "the signal is empty"),
+        ("FROM base\nSTOPSIGNAL 0", "`0` is no signal"),
         ("FROM base\nADD --checksum=sha256:1 https://example.com/x /", "64 hexadecimal"),
         ("FROM base\nADD --checksum=12 https://example.com/x.git /", "no checksum of a git repository"),
         ("FROM base\nADD --keep-git-dir https://example.com/x /", "for git repositories"),
@@ -222,4 +373,11 @@ async fn the_epoch_is_a_number_the_context_or_a_stage() {
     assert_eq!(with(Some("5")).await, (Some(5), "5".to_owned()));
     assert_eq!(with(Some("context")).await, (Some(55), "55".to_owned()));
     assert_eq!(with(Some("source")).await, (Some(1234), "1234".to_owned()));
+    // An empty one is none, and a default of the stage holds.
+    let text = "FROM base\nARG SOURCE_DATE_EPOCH=7\nENV E=$SOURCE_DATE_EPOCH\n";
+    let options = FrontendOptions {
+        build_args: [("SOURCE_DATE_EPOCH".to_owned(), String::new())].into(),
+        ..FrontendOptions::default()
+    };
+    assert_eq!(try_lower(text, options).await.unwrap().config.config.env[1], "E=7");
 }
