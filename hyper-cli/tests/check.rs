@@ -81,6 +81,25 @@ fn errors_in(output: &Output) -> usize {
 }
 
 #[test]
+fn every_stage_is_checked_unless_one_is_asked_for() {
+    let place = Place::new();
+    let file = "FROM scratch AS unused\nCOPY $NONE /\nSTOPSIGNAL SIGTREM\nFROM scratch AS ahead\nCOPY --from=last /x /\n\
+                FROM scratch AS last\nCOPY Dockerfile /\n";
+    let said = text(&run(&place, file, &["--check"]));
+    assert!(said.contains(":2:") && said.contains("did you mean `SIGTERM`?"), "{said}");
+    assert!(
+        run(
+            &place,
+            file,
+            &["--check", "--target=last", "--build-arg=BUILDKIT_DOCKERFILE_CHECK=skip=UndefinedVar"]
+        )
+        .status
+        .success()
+    );
+    assert!(run(&place, file, &["-o", "type=cacheonly"]).status.success(), "nobody needs the others");
+}
+
+#[test]
 fn comments_in_another_encoding_are_left_alone() {
     let place = Place::new();
     place.write("context/Dockerfile", "");

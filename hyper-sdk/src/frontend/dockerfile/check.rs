@@ -148,7 +148,8 @@ impl Resolver for Lenient<'_> {
     }
 }
 
-/// Checks a file as it would be built for the target: every fault and every finding at once. Base images are looked up;
+/// Checks a file as it would be built for the target, or for any of them where none is asked for: every fault and every
+/// finding at once. Base images are looked up;
 /// where that fails the rest is checked all the same.
 ///
 /// # Errors
@@ -173,7 +174,7 @@ pub async fn check(
         diagnostics.extend(faults.into_iter().filter(|fault| fault.code != "empty-image"));
         if can_lower {
             let lenient = Lenient { resolver, unresolved: Mutex::default() };
-            match lower_file(&file, options, &lenient).await {
+            match lower_file(&file, options, &lenient, options.target.is_none()).await {
                 Ok(lowered) => bases = lowered.bases,
                 Err(Fault::Text(faults)) => diagnostics.extend(faults),
                 Err(Fault::Other(error)) => unresolved.push(error),

@@ -47,7 +47,7 @@ pub(super) async fn resolve(
     let mut options = options.clone();
     options.build_args.insert(SOURCE_DATE_EPOCH.to_owned(), String::new());
     options.target = Some(value.to_owned());
-    let lowered = Box::pin(Lowering::new(file, &options, resolver).target(globals)).await?;
+    let lowered = Box::pin(Lowering::new(file, &options, resolver, false).target(globals)).await?;
     let mut newest = None;
     for id in lowered.graph.reachable(lowered.root) {
         if let Op::Source(source @ (Source::Web(_) | Source::Git(_))) = &lowered.graph.vertex(id).op {

@@ -56,6 +56,8 @@ pub(super) struct Lowering<'a> {
     newest_base: Option<i64>,
     position: (String, usize, usize),
     no_cache: bool,
+    /// Whether the stages that the target does not need are lowered, too.
+    every_stage: bool,
     /// What is wrong with the text, so far.
     faults: Vec<Diagnostic>,
     /// The configs of the base images of the stages.
@@ -73,6 +75,7 @@ impl<'a> Lowering<'a> {
         file: &'a Dockerfile,
         options: &'a FrontendOptions,
         resolver: &'a dyn Resolver,
+        every_stage: bool,
     ) -> Self {
         Self {
             options,
@@ -84,6 +87,7 @@ impl<'a> Lowering<'a> {
             newest_base: None,
             position: (String::new(), 0, 0),
             no_cache: false,
+            every_stage,
             faults: Vec::new(),
             bases: BTreeMap::new(),
         }
@@ -171,7 +175,10 @@ impl<'a> Lowering<'a> {
     ) -> Lowers<(Plan, BTreeMap<usize, Vec<Statement>>)> {
         let mut triggers = BTreeMap::new();
         loop {
-            let plan = self.file.plan(target, names, &triggers)?;
+            let mut plan = self.file.plan(target, names, &triggers)?;
+            if self.every_stage {
+                plan.order = possible(&plan);
+            }
             let known = triggers.len();
             for index in plan.order.clone() {
                 let base = &bases[index];
@@ -464,6 +471,17 @@ impl<'a> Lowering<'a> {
     pub(super) fn error(&self, word: &Word, message: impl Into<String>) -> Diagnostic {
         Diagnostic::error("instruction", word.span, message)
     }
+}
+
+/// Every stage but those that use a stage below, which is allowed as long as nobody needs them.
+fn possible(plan: &Plan) -> Vec<usize> {
+    let mut order: Vec<usize> = Vec::with_capacity(plan.uses.len());
+    for (index, uses) in plan.uses.iter().enumerate() {
+        if uses.iter().all(|used| *used < index && order.binary_search(used).is_ok()) {
+            order.push(index);
+        }
+    }
+    order
 }
 
 /// Turns a fault into the error that callers get, with the excerpt of the text.

@@ -36,8 +36,9 @@ pub async fn lower(
     let (mut file, diagnostics) = crate::dockerfile::parse(text, name).into_result()?;
     alias(&mut file, options)?;
     let notes = arguments_for_the_builder(options)?;
-    let mut lowered =
-        lower_file(&file, options, resolver).await.map_err(|fault| lower::to_error(fault, &file.source))?;
+    let mut lowered = lower_file(&file, options, resolver, false)
+        .await
+        .map_err(|fault| lower::to_error(fault, &file.source))?;
     let check = Checked::new(file, diagnostics, &lowered.bases, options)?;
     check.refuse()?;
     lowered.warnings = check.warnings();
@@ -77,10 +78,11 @@ async fn lower_file(
     file: &Dockerfile,
     options: &FrontendOptions,
     resolver: &dyn Resolver,
+    every_stage: bool,
 ) -> lower::Lowers<Lowered> {
     let globals = platform_arguments(options);
     let Some(value) = epoch::argument(file, &globals, options)? else {
-        return lower::Lowering::new(file, options, resolver).target(&globals).await;
+        return lower::Lowering::new(file, options, resolver, every_stage).target(&globals).await;
     };
     let seconds = epoch::resolve(&value, file, &globals, options, resolver).await?;
     let mut options = options.clone();
@@ -93,7 +95,7 @@ async fn lower_file(
             options.build_args.remove(epoch::SOURCE_DATE_EPOCH);
         }
     }
-    let mut lowered = lower::Lowering::new(file, &options, resolver).target(&globals).await?;
+    let mut lowered = lower::Lowering::new(file, &options, resolver, every_stage).target(&globals).await?;
     lowered.epoch = seconds;
     Ok(lowered)
 }
