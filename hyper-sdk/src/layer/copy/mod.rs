@@ -61,7 +61,7 @@ pub struct CopySpec {
     pub chown: Option<Owner>,
     /// The change of the modes of everything that is made, except links.
     pub chmod: Option<ModeChange>,
-    /// What is left out: relative to each matched directory, and the bare name of a file that a wildcard matched.
+    /// What is left out, relative to each matched directory. What a source names or matches itself is never left out.
     pub exclude: PatternList,
     /// Keeps the parents of the sources, from the root or from behind the pivot `/./`.
     pub parents: bool,

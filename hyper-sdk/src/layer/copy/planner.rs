@@ -192,12 +192,16 @@ impl<'a> Planner<'a> {
             let (parent, below) = source.split_once("/./").unwrap_or(("", source));
             from = parent;
             let below = String::from_utf8_lossy(&clean(below.as_bytes())).into_owned();
-            if !below.is_empty() {
-                if !has_wildcards(from.as_bytes()) && !has_wildcards(below.as_bytes()) {
-                    required = Some(below.clone().into_bytes());
+            if !has_wildcards(from.as_bytes()) && !has_wildcards(below.as_bytes()) {
+                if below.is_empty() {
+                    return Err(Error::new(
+                        ErrorKind::NotFound,
+                        "nothing is named here whose parents could be kept: name what is copied, such as `**`",
+                    ));
                 }
-                include = Some(PatternList::new([below])?);
+                required = Some(below.clone().into_bytes());
             }
+            include = Some(PatternList::new([below])?);
         }
         let from = clean(from.as_bytes());
         let (fixed, wild) = split_wildcards(&from, spec.wildcards);
@@ -212,10 +216,6 @@ impl<'a> Planner<'a> {
             let real = root.resolve(&name)?;
             let metadata = root.lookup(&real)?.ok_or_else(|| suggest::missing(root, source))?;
             let base = name.rsplit(|&b| b == b'/').next().unwrap_or_default().to_vec();
-            let is_file = !metadata.is_directory();
-            if is_file && wild.is_some() && spec.exclude.matches(&base, &ParentMatch::default()).0 {
-                continue;
-            }
             if spec.unpack && metadata.file_type == FileType::RegularFile {
                 let owner = spec.chown;
                 if self.unpack(root, &real, &metadata, &spec.destination, owner)? {
@@ -298,7 +298,7 @@ impl<'a> Planner<'a> {
             if copying.required.is_some_and(|r| starts_with(below, r)) {
                 copying.found_required = true;
             }
-            self.make_parents(copying);
+            self.make_parents(copying, from)?;
         }
         if !metadata.is_directory() {
             return self.copy_leaf(copying, from, metadata, target);
@@ -321,18 +321,18 @@ impl<'a> Planner<'a> {
 
     /// Makes the directories above an included path that were not included themselves. One that exists keeps its owner
     /// and takes the mode alone.
-    fn make_parents(&mut self, copying: &mut Copying<'_>) {
+    fn make_parents(&mut self, copying: &mut Copying<'_>, from: &[u8]) -> Result<()> {
         for i in 0..copying.parents.len() {
             let Parent { metadata, target, made } = &copying.parents[i];
             if *made {
                 continue;
             }
-            let existing = match self.pending.get(target) {
-                Some(pending) => Some(pending.clone()),
-                None if matches!(self.kind(target), Some(EntryKind::Directory)) => {
-                    self.destination.entry(target).map(|e| Pending::new(e.clone(), Content::None))
-                }
+            let existing = match self.kind(target) {
                 None => None,
+                Some(EntryKind::Directory) => self.pending.get(target).cloned().or_else(|| {
+                    self.destination.entry(target).map(|e| Pending::new(e.clone(), Content::None))
+                }),
+                Some(other) => return Err(not_over(target, &other, from)),
             };
             let pending = match existing {
                 Some(mut existing) => {
@@ -350,6 +350,7 @@ impl<'a> Planner<'a> {
             self.pending.insert(target.clone(), pending);
             copying.parents[i].made = true;
         }
+        Ok(())
     }
 
     fn copy_directory(
@@ -369,13 +370,7 @@ impl<'a> Planner<'a> {
                 return Ok(());
             }
             Some(EntryKind::Directory) => {}
-            Some(other) => {
-                return Err(Error::new(
-                    ErrorKind::Conflict,
-                    format!("cannot copy a directory over the {} `/{target}`: remove it first or choose another destination", other.name()),
-                )
-                .with_context("directory", crate::layer::entry::escape(from)));
-            }
+            Some(other) => return Err(not_over(target, &other, from)),
         }
         let entry = copying.entry(target.clone(), EntryKind::Directory, metadata);
         self.pending.insert(target.clone(), Pending::new(entry, Content::None));
@@ -552,6 +547,18 @@ impl Copying<'_> {
         (entry.uid, entry.gid, entry.mtime) = (owner.uid, owner.gid, metadata.mtime.0);
         entry
     }
+}
+
+/// The error for a directory where something else is.
+fn not_over(target: &LayerPath, other: &EntryKind, from: &[u8]) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!(
+            "cannot copy a directory over the {} `/{target}`: remove it first or choose another destination",
+            other.name()
+        ),
+    )
+    .with_context("source path", crate::layer::entry::escape(from))
 }
 
 fn starts_with(path: &[u8], directory: &[u8]) -> bool {

@@ -169,6 +169,12 @@ fn flags() {
         spec(&|s| s.exclude = list(&["views", "!views/exception"])),
         "o/ 755; o/keep 644 0; o/views/ 755; o/views/exception 664 0"
     );
+    // What a source names or matches itself stays, and patterns are relative.
+    assert_eq!(
+        spec(&|s| (s.exclude, s.sources) = (list(&["keep", "**/test"]), vec!["app/*".into()])),
+        "o/ 755; o/exception 664 0; o/keep 644 0"
+    );
+    assert!(spec(&|s| s.exclude = list(&["/views"])).contains("o/views/test"));
     let owner = crate::layer::accounts::Owner { uid: 7, gid: 8 };
     assert_eq!(
         spec(&|s| (s.chown, s.exclude) = (Some(owner), list(&["views"]))),
@@ -183,9 +189,18 @@ fn flags() {
     assert_eq!(parents("x/y/./*.md"), "o/ 755; o/b.md 664 0");
     assert_eq!(parents("**/a.txt"), "o/ 755; o/x/ 755; o/x/a.txt 664 0; o/x/y/ 755; o/x/y/a.txt 664 0");
     assert_eq!(parents("r"), "o/ 755; o/r/ 775");
-    let mut missing = CopySpec::new(["x/z"], "/o/");
-    missing.parents = true;
-    assert_eq!(plan(&root, &EmptyDestination, &missing).unwrap_err().kind(), ErrorKind::NotFound);
+    for nothing in ["x/z", ".", "./", "x/./"] {
+        let mut missing = CopySpec::new([nothing], "/o/");
+        missing.parents = true;
+        let e = plan(&root, &EmptyDestination, &missing).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::NotFound, "{nothing}");
+    }
+    for there in ["x", "x -> y; y/"] {
+        let mut over = CopySpec::new(["x/a.txt"], "/");
+        over.parents = true;
+        let e = plan(&root, &destination(there), &over).unwrap_err();
+        assert!(e.to_string().contains("directory over the"), "{e}");
+    }
 
     // What --parents needs above its match leaves the owner of what exists alone.
     let mut over = CopySpec::new(["x/a.txt"], "/");
