@@ -145,7 +145,8 @@ impl Lowering<'_> {
                 chmod: chmod.clone(),
             }));
         }
-        let op = Op::File(FileOp { actions, link: t.link });
+        // A mode makes a copy an ordinary one: it goes through the links of the destination.
+        let op = Op::File(FileOp { actions, link: t.link && t.chmod.is_none() });
         self.layer(state, statement, op, inputs, t.created_by());
         Ok(())
     }
@@ -179,10 +180,16 @@ impl Lowering<'_> {
             return Err(self.error(word, "`--checksum` needs exactly one source").into());
         }
         for word in t.sources {
-            let source = match t.add {
-                true => AddSource::parse(&word.value).map_err(|e| self.error(word, e.message()))?,
-                false => AddSource::Local(word.value.clone()),
+            let source = AddSource::parse(&word.value).map_err(|e| self.error(word, e.message()))?;
+            let fetched = match &source {
+                AddSource::Local(_) => None,
+                AddSource::Http { .. } => Some("a web address"),
+                AddSource::Git(_) => Some("a git repository"),
             };
+            if let (false, Some(what)) = (t.add, fetched) {
+                let message = format!("COPY cannot fetch {what}: use ADD, or write `./` before a path");
+                return Err(self.error(word, message).into());
+            }
             if t.keep_git_dir == Some(true) && !matches!(source, AddSource::Git(_)) {
                 return Err(self
                     .error(word, "`--keep-git-dir` is for git repositories, which this is not")

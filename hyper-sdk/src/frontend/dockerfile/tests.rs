@@ -149,6 +149,8 @@ async fn faults_show_their_place() {
         ("FROM base\nADD --checksum=12 https://example.com/x.git /", "no checksum of a git repository"),
         ("FROM base\nADD --keep-git-dir https://example.com/x /", "for git repositories"),
         ("FROM base\nADD https://example.com/x.git?elephant=1 /", "unknown option `elephant`"),
+        ("FROM base\nCOPY https://example.com/x /", "COPY cannot fetch a web address"),
+        ("FROM base\nCOPY a git@example.com:x/y /z/", "COPY cannot fetch a git repository"),
         ("FROM scratch\nCOPY --chown=me a /b", "there is no /etc/passwd in `scratch`"),
         ("FROM scratch\nCOPY --chown=1:us a /b", "there is no /etc/group in `scratch`"),
         ("FROM scratch\nUSER me\nWORKDIR /w", "there is no /etc/passwd in `scratch`"),
@@ -188,6 +190,17 @@ async fn what_is_empty_after_expansion_is_as_if_it_were_not_there() {
     assert_eq!(l.history.iter().map(|h| (h.created_by.as_str(), h.layer)).last(), Some(("WORKDIR /", false)));
     for owner in ["5", "root", "root:root", ":7", "$NO"] {
         lowered(&format!("FROM scratch\nCOPY --chown={owner} a /b")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_linked_copy_with_a_mode_is_an_ordinary_one() {
+    for (flags, linked) in
+        [("--link", true), ("--link --chmod=$NO", true), ("--link --chmod=755", false), ("", false)]
+    {
+        let l = lowered(&format!("FROM base\nCOPY {flags} ./https://x github.com /b/")).await;
+        let Op::File(file) = root(&l) else { panic!("not a COPY") };
+        assert_eq!(file.link, linked, "{flags}");
     }
 }
 
