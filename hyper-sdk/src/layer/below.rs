@@ -39,7 +39,9 @@ impl Lowers {
         for layer in layers {
             let directory = self.directory(*layer, path)?;
             for (name, shown) in names.iter().zip(&mut found).filter(|(_, shown)| !shown.closed) {
-                shown.look(&directory, *layer, name).map_err(|e| failed("cannot look into a lower layer", path, e))?;
+                shown
+                    .look(&directory, *layer, name)
+                    .map_err(|e| failed("cannot look into a lower layer", path, e))?;
             }
         }
         Ok(found)

@@ -417,7 +417,8 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
             }
             let parent = path.parent().unwrap_or_default();
             let new = open_directory(self.top.as_fd(), parent.as_bytes(), &parent)?;
-            let after = files::status(&new, path.file_name()).map_err(|e| failed("cannot look at", path, e))?;
+            let after =
+                files::status(&new, path.file_name()).map_err(|e| failed("cannot look at", path, e))?;
             let Some(lower) = self.lowers.find(path)? else { return Ok(true) };
             if *before.get_or_insert(inode(&lower.stat)) != inode(&lower.stat)
                 || !self.same(path, path.file_name(), &lower.parent, &lower.stat, &new, &after)?
@@ -444,9 +445,7 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
         {
             return Ok(false);
         }
-        if files::type_of(after) != FileType::RegularFile
-            || inode(before) == inode(after)
-        {
+        if files::type_of(after) != FileType::RegularFile || inode(before) == inode(after) {
             return Ok(true);
         }
         let (mut a, mut b) = (open_file(old.as_fd(), name, path)?, open_file(new.as_fd(), name, path)?);

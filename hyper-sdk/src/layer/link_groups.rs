@@ -43,9 +43,8 @@ impl LinkGroups {
             let wrong = |e| failed("cannot look at", &here, e);
             let stat = files::status(directory, &name).map_err(wrong)?;
             if files::type_of(&stat) == FileType::Directory {
-                let below =
-                    files::open_below(directory.as_fd(), &name, OFlags::RDONLY | OFlags::DIRECTORY)
-                        .map_err(wrong)?;
+                let below = files::open_below(directory.as_fd(), &name, OFlags::RDONLY | OFlags::DIRECTORY)
+                    .map_err(wrong)?;
                 self.directory(&below, &here)?;
             } else if is_linked(&stat) {
                 self.0.entry(inode(&stat)).or_default().push(here);

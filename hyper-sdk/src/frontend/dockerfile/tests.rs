@@ -184,7 +184,12 @@ async fn history_shows_copies_with_expanded_words() {
 async fn what_is_empty_after_expansion_is_as_if_it_were_not_there() {
     let l = lowered("FROM base\nWORKDIR /w\nWORKDIR $NO\nADD --checksum=$NO https://example.com/x /").await;
     assert_eq!(l.config.config.working_dir, "/w");
-    assert!(l.graph.vertices().iter().any(|v| matches!(&v.op, Op::Source(Source::Web(w)) if w.checksum.is_none())));
+    assert!(
+        l.graph
+            .vertices()
+            .iter()
+            .any(|v| matches!(&v.op, Op::Source(Source::Web(w)) if w.checksum.is_none()))
+    );
     let l = lowered("FROM base\nWORKDIR $NO").await;
     assert_eq!(l.config.config.working_dir, "/");
     assert_eq!(l.history.iter().map(|h| (h.created_by.as_str(), h.layer)).last(), Some(("WORKDIR /", false)));
@@ -247,7 +252,8 @@ async fn a_folder_is_a_base_of_one_layer() {
 
 #[tokio::test]
 async fn the_faults_of_all_stages_are_told_at_once() {
-    let text = "FROM base AS a\nCOPY --chmod=$NO/x x y\nCOPY --chmod=9$NO x y\nFROM a\nARG P=http\nEXPOSE $P\n";
+    let text =
+        "FROM base AS a\nCOPY --chmod=$NO/x x y\nCOPY --chmod=9$NO x y\nFROM a\nARG P=http\nEXPOSE $P\n";
     let e = try_lower(text, FrontendOptions::default()).await.unwrap_err().to_string();
     for part in ["3 errors", "Dockerfile:2:", "Dockerfile:3:", "Dockerfile:6:"] {
         assert!(e.contains(part), "{part}: {e}");

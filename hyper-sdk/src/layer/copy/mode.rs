@@ -120,12 +120,7 @@ fn parse_clause(clause: &[u8], changes: &mut Vec<Change>) -> Option<()> {
 
 /// Parses what follows one operator. Nobody named (0) means everybody, until a `t` names the sticky bit, which then is
 /// all that changes: `=t` and `+rt` leave the permissions alone.
-fn parse_operation(
-    named: u32,
-    operator: u8,
-    permissions: &[u8],
-    changes: &mut Vec<Change>,
-) -> Option<()> {
+fn parse_operation(named: u32, operator: u8, permissions: &[u8], changes: &mut Vec<Change>) -> Option<()> {
     let (mut who, mut bits, mut execute_if_any) = (named, 0, false);
     let mut push = |who: u32, operator: u8, operand: Operand| {
         changes.push(Change { who: if who == 0 { ALL } else { who }, operator, operand });

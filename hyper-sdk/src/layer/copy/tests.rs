@@ -143,6 +143,7 @@ fn what_cannot_replace_what() {
         ("F", "/", ErrorKind::NotFound, "did you mean `f`"),
         ("d/misssing", "/", ErrorKind::NotFound, "`d/misssing` not found ("),
         ("[", "/", ErrorKind::Invalid, "not a pattern"),
+        ("nowhere/*", "/", ErrorKind::NotFound, "`nowhere` not found"),
     ] {
         let e = plan(&root, &destination(to), &CopySpec::new([sources], at)).unwrap_err();
         assert_eq!(e.kind(), kind, "{e}");
@@ -338,7 +339,7 @@ fn archives_are_unpacked_whatever_compresses_them() {
         ("z/f", Regular, 0o4755, "hello"),
         ("d/", Directory, 0o1777, ""),
         ("d/l", Symlink, 0o777, "../z/f"),
-        ("a", Link, 0o644, "z/f"),
+        ("a", Link, 0o4755, "z/f"),
     ]);
     let expected = "n/ 755; n/a 4755 12:13 5; n/d/ 1777 12:13; n/d/l -> ../z/f 12:13; n/z/ 755; n/z/f = n/a";
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -364,6 +365,74 @@ fn gzip_cut(plain: &[u8]) -> Vec<u8> {
     let mut data = gzip.finish().unwrap();
     data.truncate(data.len() / 2);
     data
+}
+
+#[test]
+fn what_follows_a_compressed_archive_is_ignored() {
+    let plain = archive(&[("a", tar::EntryType::Regular, 0o644, "x")]);
+    let gzip = |data: &[u8]| {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(data).unwrap();
+        gzip.finish().unwrap()
+    };
+    // In two streams, as parallel compressors write it.
+    let halves = [gzip(&plain[..700]), gzip(&plain[700..])].concat();
+    assert_eq!(unpack("", &halves[..halves.len() - 9], "/n").unwrap_err().kind(), ErrorKind::Invalid);
+    let zstd = zstd::encode_all(&plain[..], 3).unwrap();
+    let skipped = [&b"\x50\x2a\x4d\x18\x04\0\0\0abcd"[..], &zstd].concat();
+    let mut xz = Vec::new();
+    std::io::copy(&mut liblzma::read::XzEncoder::new(&plain[..], 6), &mut xz).unwrap();
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip2.write_all(&plain).unwrap();
+    for packed in [halves, skipped, zstd, xz, bzip2.finish().unwrap()] {
+        for tail in [&b""[..], b"garbage", &[0; 1000]] {
+            let data = [&packed, tail].concat();
+            assert_eq!(show(&unpack("", &data, "/n").unwrap()), "n/ 755; n/a 644 12:13 1");
+        }
+    }
+    let mut broken = gzip(&plain);
+    let crc = broken.len() - 8;
+    broken[crc] ^= 1;
+    assert_eq!(unpack("", &broken, "/n").unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn the_last_link_of_an_archive_says_whose_the_file_is() {
+    use tar::EntryType::{Link, Regular};
+    let mut data = archive(&[("a", Regular, 0o644, "x"), ("b", Link, 0o600, "a"), ("c", Link, 0o4711, "a")]);
+    assert_eq!(show(&unpack("", &data, "/").unwrap()), "a 4711 12:13 1; b = a; c = a");
+    // A file whose name ends in a slash is one, but for archives from before there was a type for directories.
+    data = archive(&[("f/", Regular, 0o644, "")]);
+    assert_eq!(show(&unpack("", &data, "/").unwrap()), "f 644 12:13 0");
+    data[156] = 0;
+    let sum = std::str::from_utf8(&data[148..156]).unwrap().trim_matches(['\0', ' ']);
+    let sum = u32::from_str_radix(sum, 8).unwrap() - u32::from(b'0');
+    data[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    assert_eq!(show(&unpack("", &data, "/").unwrap()), "f/ 644 12:13");
+}
+
+#[test]
+fn new_directories_take_after_one_with_setgid() {
+    let entry = |name: &str, mode, gid| {
+        let mut entry = Entry::directory(LayerPath::new(name).unwrap(), mode);
+        (entry.uid, entry.gid) = (7, gid);
+        entry
+    };
+    let index = LayerIndex::from_sorted(vec![entry("s", 0o3777, 8)]).unwrap();
+    let to = TreeIndex::new(vec![Arc::new(index)]);
+    let (_folder, root) = context("f 640; d/e/ 700");
+    for (source, at, chown, expected) in [
+        ("f", "/s/t/u/x", None, "s/t/ 2755 0:8; s/t/u/ 2755 0:8; s/t/u/x 640 0"),
+        ("d", "/s/t", None, "s/t/ 2755 0:8; s/t/e/ 700"),
+        ("f", "/s/t/", Some((5, 6)), "s/t/ 2755 5:6; s/t/f 640 5:6 0"),
+    ] {
+        let mut spec = CopySpec::new([source], at);
+        spec.chown = chown.map(|(uid, gid)| crate::layer::accounts::Owner { uid, gid });
+        assert_eq!(show(&plan(&root, &to, &spec).unwrap()), expected, "{at}");
+    }
+    let mut planner = Planner::new(&to, 5);
+    planner.make_directory("/s/w", 0o755, None).unwrap();
+    assert_eq!(show(&planner.finish()), "s/w/ 2755 0:8");
 }
 
 #[test]

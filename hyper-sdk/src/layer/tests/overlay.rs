@@ -52,7 +52,10 @@ fn whiteouts_and_opaque_marks_that_hide_nothing_are_dropped() {
     ];
     layers.push(&write_layer(&sorted(&changes)).0);
     let (_, index) = diff(&layers.directories[0], &layers.directories[1..]);
-    assert_eq!(kinds(&index), ["directory d", "opaque whiteout d", "file d/n", "whiteout f", "directory new"]);
+    assert_eq!(
+        kinds(&index),
+        ["directory d", "opaque whiteout d", "file d/n", "whiteout f", "directory new"]
+    );
 }
 
 fn kinds(index: &LayerIndex) -> Vec<String> {
@@ -139,7 +142,10 @@ fn what_only_seems_changed_is_not_in_the_layer() {
     apply::apply(&bytes[..], &after, &options(ApplyStyle::Plain, &[])).unwrap();
     layers.indexes.pop();
     layers.indexes.push(Arc::new(index));
-    assert_eq!(tree_of(&after).1.entries(), shown(&layers.tree()).into_iter().filter(|e| e.path != path("z")).collect::<Vec<_>>());
+    assert_eq!(
+        tree_of(&after).1.entries(),
+        shown(&layers.tree()).into_iter().filter(|e| e.path != path("z")).collect::<Vec<_>>()
+    );
 }
 
 #[test]
