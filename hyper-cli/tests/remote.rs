@@ -125,6 +125,11 @@ fn the_checksum_of_a_web_file_is_checked() {
     let said = fault(&place, &text(&sha256(b"other")), &[]);
     assert!(said.contains("another checksum") && said.contains(&good), "{said}");
     files(&place, &text(&good), &[]);
+    // What a server compresses for the way is not part of the file.
+    let packed = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xcb\x48\xcd\xc9\xc9\x07\x00\x86\xa6\x10\x36\x05\x00\x00\x00";
+    web.file("/packed", *packed, &[("Content-Encoding", "gzip")]);
+    let out = files(&place, &text(&good).replace("/f /f", "/packed /f"), &[]);
+    assert_eq!(std::fs::read(out.join("f")).unwrap(), b"hello");
     web.seen();
     // What is known by its checksum is not asked for again.
     files(&place, &text(&good), &[]);

@@ -60,12 +60,17 @@ fn lines(file: Option<&[u8]>) -> impl Iterator<Item = Vec<&str>> {
         .map(|line| line.split(':').collect())
 }
 
+/// A field that is missing or no number counts as 0, as it does for the peers.
+fn number_field(fields: &[&str], at: usize) -> u32 {
+    fields.get(at).and_then(|field| field.parse().ok()).unwrap_or(0)
+}
+
 fn users(passwd: Option<&[u8]>) -> impl Iterator<Item = User<'_>> {
     lines(passwd).filter_map(|fields| {
         Some(User {
             name: fields.first()?,
-            uid: fields.get(2)?.parse().ok()?,
-            gid: fields.get(3)?.parse().ok()?,
+            uid: number_field(&fields, 2),
+            gid: number_field(&fields, 3),
             home: fields.get(5).copied().unwrap_or_default(),
         })
     })
@@ -75,7 +80,7 @@ fn groups(group: Option<&[u8]>) -> impl Iterator<Item = Group<'_>> {
     lines(group).filter_map(|fields| {
         Some(Group {
             name: fields.first()?,
-            gid: fields.get(2)?.parse().ok()?,
+            gid: number_field(&fields, 2),
             members: fields.get(3).map(|m| m.split(',').map(str::trim).collect()).unwrap_or_default(),
         })
     })
@@ -185,7 +190,7 @@ mod tests {
     use super::*;
 
     const PASSWD: &[u8] =
-        b"root:x:0:0:root:/root:/bin/sh\n# c\nbroken\nlp:x:7:8:lp:/var/spool:/sbin/nologin\nbin:x:2:3::/bin:\n";
+        b"root:x:0:0:root:/root:/bin/sh\n# c\nbroken\nlp:x:7:8:lp:/var/spool:/sbin/nologin\nbin:x:2:3::/bin:\nodd:x:xx:14\n";
     const GROUP: &[u8] = b"root:x:0:\nadm:x:4:lp,bin\nmail:x:12:lp\nlp:x:8:\n";
 
     #[test]
@@ -200,6 +205,8 @@ mod tests {
             ("root", 0, 0),
             ("lp:", 7, 0),
             (":adm", 0, 4),
+            ("odd", 0, 14),
+            ("broken", 0, 0),
         ] {
             let resolved = resolve_owner(spec, Some(PASSWD), Some(GROUP));
             assert_eq!(resolved.owner, Owner { uid, gid }, "{spec}");

@@ -2,17 +2,21 @@
 //!
 //! # Invariants
 //! - Names are taken in order and everything else from the files, so the same changes give the same layer.
+//! - What only seems changed is not in the layer: a tool that sets the mode or the owner that a file has already makes
+//!   overlay copy the file, and touching a directory is no change of it.
 //! - A directory above a change is part of the layer, as with every other builder, so that the layer alone says who
 //!   owns it; its time is clamped by the writer like any other.
 //! - Sockets are left out, as are the attributes that overlay keeps for itself.
-//! - A file with several names is written once, under the first of the names that are in the layer.
+//! - A file with several names is written once, under the first of the names that are in the layer. One name in the
+//!   layer brings all the others along, since a link to a file of a lower layer would be another file.
 
 use super::entry::{Entry, EntryKind, LayerPath};
 use super::files::{self, Lowers, failed};
+use super::link_groups::{Inode, LinkGroups, inode, is_linked};
 use super::writer::LayerWriter;
 use crate::{Error, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{FileType, OFlags, Stat};
+use rustix::fs::{FileType, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -40,6 +44,11 @@ impl std::fmt::Debug for DiffOptions<'_> {
 
 /// Writes what the upper directory of an overlay changes on its lower directories (topmost first).
 ///
+/// A file has not changed when type, mode, owner, attributes, size and time (to the nanosecond) are those of the lower
+/// one and the bytes are the same: equal times alone are never believed, since a tool may set them. A directory whose
+/// time alone is another has not changed either; in `upper` it gets the time of the lower one, so that the folder and
+/// the layer say the same.
+///
 /// Whiteouts of what no lower directory shows are dropped, and so are opaque marks (overlay puts one on every new
 /// directory). The root is written only when its metadata differs from the lower one.
 ///
@@ -54,64 +63,112 @@ pub fn diff_overlay<W: Write>(
 ) -> Result<()> {
     let top = files::open_top(upper)?;
     let lowers = Lowers::open(lowers)?;
-    let mut emitter = Emitter { writer, options, links: HashMap::new() };
+    let mut emitter = Emitter::new(writer, options, &top, &lowers);
     let root = LayerPath::root();
     let stat = rustix::fs::fstat(&top).map_err(|e| failed("cannot look at", &root, e))?;
     if let Some(lower) = lowers.find(&root)? {
         let entry = emitter.entry(&root, top.as_fd(), b"", &stat)?;
         let below = emitter.entry(&root, lower.parent.as_fd(), b"", &lower.stat)?;
-        if (entry.mode, entry.uid, entry.gid, &entry.xattrs)
-            != (below.mode, below.uid, below.gid, &below.xattrs)
-        {
+        if !same_directory(&entry, &below) {
             emitter.writer.append(&entry, None)?;
         }
     }
     let opaque = files::is_opaque(top.as_fd()).map_err(|e| failed("cannot look at", &root, e))?;
-    upper_directory(&mut emitter, &lowers, &top, &root, !opaque)
+    let layers = if opaque { Vec::new() } else { lowers.all() };
+    upper_directory(&mut emitter, &top, &root, &layers, &mut Vec::new())
 }
 
-/// `lower_shows`: whether the lower directories show a directory here that the upper one does not hide.
+/// `layers`: the lower layers that show a directory here that the upper one does not hide. `above` holds the unchanged
+/// directories on the way here that were not written yet.
 fn upper_directory<W: Write>(
     emitter: &mut Emitter<'_, '_, W>,
-    lowers: &Lowers,
     directory: &OwnedFd,
     path: &LayerPath,
-    lower_shows: bool,
+    layers: &[usize],
+    above: &mut Vec<Entry>,
 ) -> Result<()> {
-    for name in files::names(directory).map_err(|e| failed("cannot read the directory", path, e))? {
-        let here = path.join(&name)?;
+    let names = files::names(directory).map_err(|e| failed("cannot read the directory", path, e))?;
+    let below = emitter.lowers.look(path, layers, &names)?;
+    for (name, shown) in names.iter().zip(below) {
+        let here = path.join(name)?;
         let wrong = |e| failed("cannot look at", &here, e);
-        let stat = files::status(directory, &name).map_err(wrong)?;
-        if files::is_whiteout(&stat) {
-            if lower_shows && lowers.find(&here)?.is_some() {
+        let stat = files::status(directory, name).map_err(wrong)?;
+        let file_type = files::type_of(&stat);
+        // A socket never is in a layer: what it has replaced is gone.
+        if files::is_whiteout(&stat) || file_type == FileType::Socket {
+            if shown.node.is_some() {
+                emitter.flush(above)?;
                 let mut entry = Entry::whiteout(here);
                 entry.mtime = stat.st_mtime;
                 emitter.writer.append(&entry, None)?;
             }
             continue;
         }
-        emitter.one(&here, directory.as_fd(), &name, &stat)?;
-        if files::type_of(&stat) == FileType::Directory {
-            let below = open_directory(directory.as_fd(), &name, &here)?;
-            let covers = lower_shows
-                && lowers.find(&here)?.is_some_and(|n| files::type_of(&n.stat) == FileType::Directory);
-            let opaque = files::is_opaque(below.as_fd()).map_err(wrong)?;
-            if opaque && covers {
-                let mut mark = Entry::new(here.clone(), EntryKind::OpaqueWhiteout, 0);
-                mark.mtime = stat.st_mtime;
-                emitter.writer.append(&mark, None)?;
+        if file_type != FileType::Directory {
+            if let Some((layer, before)) = shown.node {
+                let lower = emitter.lowers.directory(layer, path)?;
+                if emitter.unchanged(&here, name, &lower, &before, directory, &stat)? {
+                    continue;
+                }
             }
-            upper_directory(emitter, lowers, &below, &here, covers && !opaque)?;
+            emitter.flush(above)?;
+            emitter.one(&here, directory.as_fd(), name, &stat)?;
+            continue;
         }
+        let inside = open_directory(directory.as_fd(), name, &here)?;
+        let opaque = files::is_opaque(inside.as_fd()).map_err(wrong)?;
+        let covers = shown.is_directory();
+        let entry = emitter.entry(&here, directory.as_fd(), name, &stat)?;
+        let mut same = None;
+        if let (true, false, Some((layer, before))) = (covers, opaque, shown.node) {
+            let lower = emitter.lowers.directory(layer, path)?;
+            if same_directory(&entry, &emitter.entry(&here, lower.as_fd(), name, &before)?) {
+                same = Some(before);
+            }
+        }
+        let depth = above.len();
+        above.push(entry);
+        if same.is_none() {
+            emitter.flush(above)?;
+        }
+        if opaque && covers {
+            let mut mark = Entry::new(here.clone(), EntryKind::OpaqueWhiteout, 0);
+            mark.mtime = stat.st_mtime;
+            emitter.writer.append(&mark, None)?;
+        }
+        let layers = if opaque { &[][..] } else { &shown.layers };
+        upper_directory(emitter, &inside, &here, layers, above)?;
+        if let Some(before) = same
+            && above.len() > depth
+        {
+            keep_time(&inside, &here, &before, &stat)?;
+        }
+        above.truncate(depth);
     }
     Ok(())
 }
 
+/// Whether a directory is as it was; its time counts for nothing, since every change of what is in it changes that.
+fn same_directory(a: &Entry, b: &Entry) -> bool {
+    (a.mode, a.uid, a.gid, &a.xattrs) == (b.mode, b.uid, b.gid, &b.xattrs)
+}
+
+/// Gives a directory that is left out of the layer the time that it has without it.
+fn keep_time(directory: &OwnedFd, path: &LayerPath, before: &Stat, after: &Stat) -> Result<()> {
+    if (before.st_mtime, before.st_mtime_nsec) == (after.st_mtime, after.st_mtime_nsec) {
+        return Ok(());
+    }
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ },
+        last_modification: Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as _ },
+    };
+    rustix::fs::futimens(directory, &times).map_err(|e| failed("cannot set the time of", path, e))
+}
+
 /// Writes what changed from the tree `old` to the tree `new`.
 ///
-/// Two files are the same when type, mode, owner, attributes, size and time (to the nanosecond) agree and they are
-/// the same inode or have the same bytes: equal times alone are never believed, since a tool may set them. A file
-/// whose time alone changed has changed.
+/// What has changed is decided as by [`diff_overlay`]: the time alone makes a file another, and no directory. A
+/// directory of `new` that is left out gets the time of the old one.
 ///
 /// # Errors
 /// Those of [`LayerWriter::append`]; [`crate::ErrorKind::Io`].
@@ -121,20 +178,18 @@ pub fn diff_trees<W: Write>(
     writer: &mut LayerWriter<W>,
     options: &DiffOptions<'_>,
 ) -> Result<()> {
+    let lowers = Lowers::open(&[old.to_owned()])?;
     let (old, new) = (files::open_top(old)?, files::open_top(new)?);
     let root = LayerPath::root();
     let look = |fd: &OwnedFd| rustix::fs::fstat(fd).map_err(|e| failed("cannot look at", &root, e));
     let (old_stat, new_stat) = (look(&old)?, look(&new)?);
-    let mut emitter = Emitter { writer, options, links: HashMap::new() };
-    let mut above = Vec::new();
+    let mut emitter = Emitter::new(writer, options, &new, &lowers);
     let before = emitter.entry(&root, old.as_fd(), b"", &old_stat)?;
     let after = emitter.entry(&root, new.as_fd(), b"", &new_stat)?;
-    if (before.mode, before.uid, before.gid, &before.xattrs)
-        != (after.mode, after.uid, after.gid, &after.xattrs)
-    {
+    if !same_directory(&before, &after) {
         emitter.writer.append(&after, None)?;
     }
-    both_directories(&mut emitter, &old, &new, &root, &mut above)
+    both_directories(&mut emitter, &old, &new, &root, &mut Vec::new())
 }
 
 /// `above` holds the unchanged directories on the way here that were not written yet.
@@ -169,8 +224,7 @@ fn both_directories<W: Write>(
                     && files::type_of(&after) == FileType::Directory =>
             {
                 let entry = emitter.entry(&here, new.as_fd(), name, &after)?;
-                let same = entry == emitter.entry(&here, old.as_fd(), name, &before)?
-                    && before.st_mtime_nsec == after.st_mtime_nsec;
+                let same = same_directory(&entry, &emitter.entry(&here, old.as_fd(), name, &before)?);
                 let depth = above.len();
                 above.push(entry);
                 if !same {
@@ -179,9 +233,12 @@ fn both_directories<W: Write>(
                 let old_below = open_directory(old.as_fd(), name, &here)?;
                 let new_below = open_directory(new.as_fd(), name, &here)?;
                 both_directories(emitter, &old_below, &new_below, &here, above)?;
+                if same && above.len() > depth {
+                    keep_time(&new_below, &here, &before, &after)?;
+                }
                 above.truncate(depth);
             }
-            (Some(before), Some(after)) if emitter.same(&here, name, old, &before, new, &after)? => {}
+            (Some(before), Some(after)) if emitter.unchanged(&here, name, old, &before, new, &after)? => {}
             (_, Some(after)) => {
                 emitter.flush(above)?;
                 emitter.tree(&here, new.as_fd(), name, &after)?;
@@ -205,11 +262,36 @@ fn open_file(parent: BorrowedFd<'_>, name: &[u8], path: &LayerPath) -> Result<Fi
 struct Emitter<'a, 'o, W: Write> {
     writer: &'a mut LayerWriter<W>,
     options: &'a DiffOptions<'o>,
-    /// The first name of every written file that has several, by device and inode.
-    links: HashMap<(u64, u64), LayerPath>,
+    /// The top of the tree that the layer is made of.
+    top: &'a OwnedFd,
+    /// What it changes.
+    lowers: &'a Lowers,
+    /// The first name of every written file that has several.
+    links: HashMap<Inode, LayerPath>,
+    /// The files with several names, once it was asked for them.
+    groups: Option<LinkGroups>,
+    /// Whether such a file has changed.
+    changed_groups: HashMap<Inode, bool>,
 }
 
-impl<W: Write> Emitter<'_, '_, W> {
+impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
+    fn new(
+        writer: &'a mut LayerWriter<W>,
+        options: &'a DiffOptions<'o>,
+        top: &'a OwnedFd,
+        lowers: &'a Lowers,
+    ) -> Self {
+        Self {
+            writer,
+            options,
+            top,
+            lowers,
+            links: HashMap::new(),
+            groups: None,
+            changed_groups: HashMap::new(),
+        }
+    }
+
     /// The entry for a name, without following it; hardlinks are not looked for.
     fn entry(&self, path: &LayerPath, parent: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<Entry> {
         let wrong = |e| failed("cannot look at", path, e);
@@ -261,7 +343,7 @@ impl<W: Write> Emitter<'_, '_, W> {
             return self.writer.append(&entry, None);
         }
         if stat.st_nlink > 1 {
-            let inode = (stat.st_dev, stat.st_ino);
+            let inode = inode(stat);
             if let Some(first) = self.links.get(&inode) {
                 entry.kind = EntryKind::Hardlink { target: first.clone() };
                 entry.xattrs.clear();
@@ -294,6 +376,59 @@ impl<W: Write> Emitter<'_, '_, W> {
         Ok(())
     }
 
+    /// Whether a name is left out: it is as before, and so is every other name of the file.
+    fn unchanged(
+        &mut self,
+        path: &LayerPath,
+        name: &[u8],
+        old: &OwnedFd,
+        before: &Stat,
+        new: &OwnedFd,
+        after: &Stat,
+    ) -> Result<bool> {
+        Ok(self.same(path, name, old, before, new, after)?
+            && (!is_linked(after) || !self.group_changed(inode(after))?))
+    }
+
+    /// Whether a file with several names has changed under one of them, or had other names before.
+    fn group_changed(&mut self, inode: Inode) -> Result<bool> {
+        if let Some(changed) = self.changed_groups.get(&inode) {
+            return Ok(*changed);
+        }
+        let groups = match self.groups.take() {
+            Some(groups) => groups,
+            None => LinkGroups::scan(self.top)?,
+        };
+        let changed = self.names_changed(groups.names(inode))?;
+        self.groups = Some(groups);
+        self.changed_groups.insert(inode, changed);
+        Ok(changed)
+    }
+
+    fn names_changed(&self, names: &[LayerPath]) -> Result<bool> {
+        let mut before = None;
+        for path in names {
+            for above in [LayerPath::root()].into_iter().chain(path.ancestors()) {
+                if files::is_opaque(open_directory(self.top.as_fd(), above.as_bytes(), &above)?.as_fd())
+                    .map_err(|e| failed("cannot look at", &above, e))?
+                {
+                    return Ok(true);
+                }
+            }
+            let parent = path.parent().unwrap_or_default();
+            let new = open_directory(self.top.as_fd(), parent.as_bytes(), &parent)?;
+            let after =
+                files::status(&new, path.file_name()).map_err(|e| failed("cannot look at", path, e))?;
+            let Some(lower) = self.lowers.find(path)? else { return Ok(true) };
+            if *before.get_or_insert(inode(&lower.stat)) != inode(&lower.stat)
+                || !self.same(path, path.file_name(), &lower.parent, &lower.stat, &new, &after)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn same(
         &self,
         path: &LayerPath,
@@ -304,14 +439,13 @@ impl<W: Write> Emitter<'_, '_, W> {
         after: &Stat,
     ) -> Result<bool> {
         if files::type_of(before) != files::type_of(after)
-            || before.st_mtime_nsec != after.st_mtime_nsec
+            || (before.st_mode, before.st_mtime, before.st_mtime_nsec)
+                != (after.st_mode, after.st_mtime, after.st_mtime_nsec)
             || self.entry(path, old.as_fd(), name, before)? != self.entry(path, new.as_fd(), name, after)?
         {
             return Ok(false);
         }
-        if files::type_of(after) != FileType::RegularFile
-            || (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino)
-        {
+        if files::type_of(after) != FileType::RegularFile || inode(before) == inode(after) {
             return Ok(true);
         }
         let (mut a, mut b) = (open_file(old.as_fd(), name, path)?, open_file(new.as_fd(), name, path)?);

@@ -185,6 +185,11 @@ impl Lowers {
         paths.iter().map(|p| open_top(p)).collect::<Result<_>>().map(Self)
     }
 
+    /// The tops of the layers.
+    pub(super) fn tops(&self) -> &[OwnedFd] {
+        &self.0
+    }
+
     /// What the lower layers show at the path, if anything.
     pub(super) fn find(&self, path: &LayerPath) -> Result<Option<LowerNode>> {
         for top in &self.0 {

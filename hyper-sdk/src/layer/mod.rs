@@ -18,6 +18,7 @@
 
 pub mod accounts;
 pub mod apply;
+mod below;
 pub mod compress;
 pub mod copy;
 pub mod decompress;
@@ -26,6 +27,7 @@ pub mod entry;
 mod files;
 pub mod index;
 mod index_format;
+mod link_groups;
 pub mod reader;
 mod tree;
 pub mod writer;

@@ -3,7 +3,7 @@
 use super::lower::{Lowering, Lowers};
 use super::stage::{StageState, absolute, clean};
 use crate::Digest;
-use crate::dockerfile::{AddSource, Chmod, InlineFile, Owner, Statement, Word};
+use crate::dockerfile::{AddSource, Chmod, InlineFile, Owner, Principal, Statement, Word};
 use crate::graph::{
     CopyAction, FileAction, FileOp, MakeDirectory, MakeFile, Op, Source, VertexId, WebSource,
 };
@@ -24,6 +24,29 @@ struct Transfer<'a> {
     excludes: &'a [Word],
     unpack: Option<bool>,
     add: bool,
+}
+
+impl Transfer<'_> {
+    /// What the history says: expanded words without quotes, and of the flags those that change what is written.
+    fn created_by(&self) -> String {
+        let mut text = String::from(if self.add { "ADD" } else { "COPY" });
+        if self.parents {
+            text.push_str(" --parents");
+        }
+        for (flag, value) in [("chown", self.chown), ("chmod", self.chmod)] {
+            if let Some(word) = value {
+                text.push_str(&format!(" --{flag}={}", word.value));
+            }
+        }
+        for source in self.sources {
+            text.push_str(&format!(" {}", source.value));
+        }
+        for file in self.inline {
+            text.push_str(&format!(" <<{}", file.name));
+        }
+        text.push_str(&format!(" {}", self.destination.value));
+        text
+    }
 }
 
 impl Lowering<'_> {
@@ -48,8 +71,8 @@ impl Lowering<'_> {
                 from,
                 checksum: None,
                 keep_git_dir: None,
-                chown: copy.chown.as_ref(),
-                chmod: copy.chmod.as_ref(),
+                chown: given(&copy.chown),
+                chmod: given(&copy.chmod),
                 link: copy.link,
                 parents: copy.parents,
                 excludes: &copy.excludes,
@@ -73,10 +96,10 @@ impl Lowering<'_> {
                 inline: &add.inline,
                 destination: &add.destination,
                 from: None,
-                checksum: add.checksum.as_ref(),
+                checksum: given(&add.checksum),
                 keep_git_dir: add.keep_git_dir,
-                chown: add.chown.as_ref(),
-                chmod: add.chmod.as_ref(),
+                chown: given(&add.chown),
+                chmod: given(&add.chmod),
                 link: add.link,
                 parents: false,
                 excludes: &add.excludes,
@@ -89,21 +112,13 @@ impl Lowering<'_> {
     fn transfer(&mut self, state: &mut StageState, statement: &Statement, t: &Transfer<'_>) -> Lowers<()> {
         let destination = absolute(&state.workdir(), &t.destination.value);
         if let Some(word) = t.chown {
-            Owner::parse(&word.value).map_err(|e| self.error(word, e.message()))?;
+            self.check_owner(state, word, &word.value)?;
         }
         if let Some(word) = t.chmod {
             Chmod::parse(&word.value).map_err(|e| self.error(word, e.message()))?;
         }
         let text = |word: Option<&Word>| word.map(|w| w.value.clone());
         let (chown, chmod) = (text(t.chown), text(t.chmod));
-        if t.sources.len() + t.inline.len() > 1 && !destination.ends_with('/') {
-            return Err(self
-                .error(
-                    t.destination,
-                    "with more than one source the destination must be a directory and end with a `/`",
-                )
-                .into());
-        }
         let mut inputs = vec![state.vertex];
         let mut actions = Vec::new();
         for (from, sources, remote) in self.sources(t)? {
@@ -130,8 +145,29 @@ impl Lowering<'_> {
                 chmod: chmod.clone(),
             }));
         }
-        let op = Op::File(FileOp { actions, link: t.link });
-        self.layer(state, statement, op, inputs, statement.display());
+        // A mode makes a copy an ordinary one: it goes through the links of the destination.
+        let op = Op::File(FileOp { actions, link: t.link && t.chmod.is_none() });
+        self.layer(state, statement, op, inputs, t.created_by());
+        Ok(())
+    }
+
+    /// Refuses an owner that is not well formed, and a name where there are no files yet to find it in.
+    fn check_owner(&self, state: &StageState, word: &Word, owner: &str) -> Lowers<()> {
+        let owner = Owner::parse(owner).map_err(|e| self.error(word, e.message()))?;
+        if self.graph.vertex(state.vertex).op != Op::Source(Source::Scratch) {
+            return Ok(());
+        }
+        for (principal, file) in [(Some(owner.user), "/etc/passwd"), (owner.group, "/etc/group")] {
+            match principal {
+                // Number 0, whatever the files say.
+                Some(Principal::Name(name)) if name != "root" => {
+                    let message =
+                        format!("`{name}` cannot be found: there is no {file} in `scratch`; give a number");
+                    return Err(self.error(word, message).into());
+                }
+                _ => {}
+            }
+        }
         Ok(())
     }
 
@@ -144,10 +180,16 @@ impl Lowering<'_> {
             return Err(self.error(word, "`--checksum` needs exactly one source").into());
         }
         for word in t.sources {
-            let source = match t.add {
-                true => AddSource::parse(&word.value).map_err(|e| self.error(word, e.message()))?,
-                false => AddSource::Local(word.value.clone()),
+            let source = AddSource::parse(&word.value).map_err(|e| self.error(word, e.message()))?;
+            let fetched = match &source {
+                AddSource::Local(_) => None,
+                AddSource::Http { .. } => Some("a web address"),
+                AddSource::Git(_) => Some("a git repository"),
             };
+            if let (false, Some(what)) = (t.add, fetched) {
+                let message = format!("COPY cannot fetch {what}: use ADD, or write `./` before a path");
+                return Err(self.error(word, message).into());
+            }
             if t.keep_git_dir == Some(true) && !matches!(source, AddSource::Git(_)) {
                 return Err(self
                     .error(word, "`--keep-git-dir` is for git repositories, which this is not")
@@ -179,8 +221,8 @@ impl Lowering<'_> {
                     found.push((self.remote(Source::Web(web), &word.value), vec![path], true));
                 }
                 AddSource::Git(address) => {
-                    let checksum = t.checksum.map(|w| w.value.as_str());
-                    let git = git_source(&address, t.keep_git_dir, checksum)
+                    let commit = t.checksum.map(|w| w.value.as_str());
+                    let git = git_source(&address, t.keep_git_dir, commit)
                         .map_err(|e| self.error(t.checksum.unwrap_or(word), e.message()))?;
                     found.push((self.remote(Source::Git(git), &word.value), vec!["/".to_owned()], true));
                 }
@@ -195,26 +237,30 @@ impl Lowering<'_> {
         statement: &Statement,
         workdir: &crate::dockerfile::Workdir,
     ) -> Lowers<()> {
+        // Nothing, as of a variable that is not set, is the directory of before.
         let path = workdir.path.value.clone();
-        if path.is_empty() {
-            return Err(self
-                .error(&workdir.path, "WORKDIR is empty after its variables are replaced")
-                .into());
-        }
         let path = if path.starts_with('/') { path } else { clean(&format!("{}/{path}", state.workdir())) };
         state.container().working_dir.clone_from(&path);
         let created_by = format!("WORKDIR {path}");
-        if clean(&path) == "/" {
+        if path == "/" {
             state.record(created_by, false);
             return Ok(());
         }
         let owner = Some(state.config.config.user.clone()).filter(|user| !user.is_empty());
+        if let Some(owner) = &owner {
+            self.check_owner(state, &workdir.path, owner)?;
+        }
         let make = MakeDirectory { path: clean(&path), mode: 0o755, owner };
         let op = Op::File(FileOp { actions: vec![FileAction::MakeDirectory(make)], link: false });
         let inputs = vec![state.vertex];
         self.layer(state, statement, op, inputs, created_by);
         Ok(())
     }
+}
+
+/// The value of a flag; nothing, as of a variable that is not set, is as if the flag were not there.
+fn given(flag: &Option<Word>) -> Option<&Word> {
+    flag.as_ref().filter(|word| !word.value.is_empty())
 }
 
 /// A path that means itself where wildcards are allowed.

@@ -50,7 +50,7 @@ pub(super) struct Lowering<'a> {
     pub(super) options: &'a FrontendOptions,
     file: &'a Dockerfile,
     resolver: &'a dyn Resolver,
-    graph: Graph,
+    pub(super) graph: Graph,
     stages: BTreeMap<usize, StageState>,
     images: BTreeMap<(String, String), Resolved>,
     newest_base: Option<i64>,

@@ -300,11 +300,64 @@ async fn faults_show_their_place() {
         ("FROM base\nADD --checksum=12 https://example.com/x.git /", "no checksum of a git repository"),
         ("FROM base\nADD --keep-git-dir https://example.com/x /", "for git repositories"),
         ("FROM base\nADD https://example.com/x.git?elephant=1 /", "unknown option `elephant`"),
-        ("FROM base\nCOPY a b c", "destination must be a directory"),
-        ("FROM base\nWORKDIR $NOTHING", "empty"),
+        ("FROM base\nCOPY https://example.com/x /", "COPY cannot fetch a web address"),
+        ("FROM base\nCOPY a git@example.com:x/y /z/", "COPY cannot fetch a git repository"),
+        ("FROM scratch\nCOPY --chown=me a /b", "there is no /etc/passwd in `scratch`"),
+        ("FROM scratch\nCOPY --chown=1:us a /b", "there is no /etc/group in `scratch`"),
+        ("FROM scratch\nUSER me\nWORKDIR /w", "there is no /etc/passwd in `scratch`"),
     ] {
         let e = try_lower(text, FrontendOptions::default()).await.unwrap_err().to_string();
         assert!(e.contains(expected) && e.contains("^"), "{text}: {e}");
+    }
+}
+
+#[tokio::test]
+async fn history_shows_copies_with_expanded_words() {
+    let l = lowered(
+        "FROM base\nENV F=f E=\"\"\nCOPY --link --from=folder --exclude=x -- $F \"${F}x\" /q/\nCOPY [\"a b\", \"$F\", \"/x y/\"]\n\
+         COPY --chmod=u+x --chown=1:2 --parents a /n/\nADD --chown=$E --chmod=$E <<a <<'b' a /n\nA\na\nB\nb\nCOPY a \"\"\n",
+    )
+    .await;
+    let history: Vec<&str> = l.history.iter().skip(1).map(|h| h.created_by.as_str()).collect();
+    assert_eq!(
+        history,
+        [
+            "COPY f fx /q/",
+            "COPY a b f /x y/",
+            "COPY --parents --chown=1:2 --chmod=u+x a /n/",
+            "ADD a <<a <<b /n",
+            "COPY a ",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_is_empty_after_expansion_is_as_if_it_were_not_there() {
+    let l = lowered("FROM base\nWORKDIR /w\nWORKDIR $NO\nADD --checksum=$NO https://example.com/x /").await;
+    assert_eq!(l.config.config.working_dir, "/w");
+    assert!(
+        l.graph
+            .vertices()
+            .iter()
+            .any(|v| matches!(&v.op, Op::Source(Source::Web(w)) if w.checksum.is_none()))
+    );
+    let l = lowered("FROM base\nWORKDIR $NO").await;
+    assert_eq!(l.config.config.working_dir, "/");
+    let last = l.history.last().unwrap();
+    assert_eq!((last.created_by.as_str(), last.layer), ("WORKDIR /", false));
+    for owner in ["5", "root", "root:root", ":7", "$NO"] {
+        lowered(&format!("FROM scratch\nCOPY --chown={owner} a /b")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_linked_copy_with_a_mode_is_an_ordinary_one() {
+    for (flags, linked) in
+        [("--link", true), ("--link --chmod=$NO", true), ("--link --chmod=755", false), ("", false)]
+    {
+        let l = lowered(&format!("FROM base\nCOPY {flags} ./https://x github.com /b/")).await;
+        let Op::File(file) = root(&l) else { panic!("not a COPY") };
+        assert_eq!(file.link, linked, "{flags}");
     }
 }
 
@@ -351,7 +404,8 @@ async fn a_folder_is_a_base_of_one_layer() {
 
 #[tokio::test]
 async fn the_faults_of_all_stages_are_told_at_once() {
-    let text = "FROM base AS a\nWORKDIR $NO\nCOPY x y z\nFROM a\nARG P=http\nEXPOSE $P\n";
+    let text =
+        "FROM base AS a\nCOPY --chmod=$NO/x x y\nCOPY --chmod=9$NO x y\nFROM a\nARG P=http\nEXPOSE $P\n";
     let e = try_lower(text, FrontendOptions::default()).await.unwrap_err().to_string();
     for part in ["3 errors", "Dockerfile:2:", "Dockerfile:3:", "Dockerfile:6:"] {
         assert!(e.contains(part), "{part}: {e}");

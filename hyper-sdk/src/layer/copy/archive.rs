@@ -7,6 +7,8 @@
 //! - The destination is always a directory. Its own entry (`./`) in the archive is ignored.
 //! - Members keep mode, owner and time of the archive; `--chown` overrides the owner, `--chmod` does not apply. Of
 //!   their extended attributes `security.capability` is kept.
+//! - A hard link has the owner, the mode and the time of its own member, and so have then all names of the file.
+//! - Times before 1970 and after 2262 become 1970. What follows the last compressed stream is ignored.
 //! - A member replaces what is at its path, of whatever kind, but a directory merges with a directory. Links in the
 //!   parents of a member are followed with the destination as the root.
 //!
@@ -14,13 +16,15 @@
 
 use super::facts::CAPABILITY;
 use super::plan::Content;
-use super::planner::{Pending, Planner, check_name};
+use super::planner::{LinkGroup, Pending, Planner};
+use super::refuse::check_name;
 use super::source::{Metadata, SourceRoot};
 use crate::layer::accounts::Owner;
 use crate::layer::entry::escape;
 use crate::layer::{Entry, EntryKind, LayerPath};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::{Mode, OFlags};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
@@ -36,6 +40,8 @@ enum Compression {
 }
 
 const BLOCK: usize = 512;
+/// The last second that counts as a time: nanoseconds since 1970 fit into 63 bits up to here.
+const LAST_TIME: i64 = i64::MAX / 1_000_000_000;
 
 fn compression(head: &[u8]) -> Compression {
     let magics: [(&[u8], Compression); 4] = [
@@ -44,6 +50,12 @@ fn compression(head: &[u8]) -> Compression {
         (b"\xfd7zXZ\x00", Compression::Xz),
         (b"\x28\xb5\x2f\xfd", Compression::Zstd),
     ];
+    // Some writers put frames of their own, which a reader skips, before the first one of zstd.
+    if let [first, 0x2a, 0x4d, 0x18, ..] = head
+        && first & 0xf0 == 0x50
+    {
+        return Compression::Zstd;
+    }
     magics.iter().find(|(magic, _)| head.starts_with(magic)).map_or(Compression::None, |(_, c)| *c)
 }
 
@@ -77,19 +89,26 @@ impl Write for Head {
     }
 }
 
-fn decompress(compression: Compression, file: &File, out: &mut dyn Write) -> std::io::Result<()> {
+/// Writes what one stream after the other holds; what follows the last one is ignored, as padding often does.
+fn decompress(kind: Compression, file: &File, out: &mut dyn Write) -> std::io::Result<()> {
     let mut input = BufReader::with_capacity(128 << 10, file);
-    let mut out = out;
-    match compression {
-        Compression::None => std::io::copy(&mut input, &mut out)?,
-        Compression::Gzip => std::io::copy(&mut flate2::bufread::MultiGzDecoder::new(input), &mut out)?,
-        Compression::Bzip2 => std::io::copy(&mut bzip2::bufread::MultiBzDecoder::new(input), &mut out)?,
-        Compression::Zstd => std::io::copy(&mut zstd::Decoder::with_buffer(input)?, &mut out)?,
-        Compression::Xz => {
-            std::io::copy(&mut liblzma::bufread::XzDecoder::new_multi_decoder(input), &mut out)?
+    loop {
+        match kind {
+            Compression::None => std::io::copy(&mut input, out)?,
+            Compression::Gzip => std::io::copy(&mut flate2::bufread::GzDecoder::new(&mut input), out)?,
+            Compression::Bzip2 => std::io::copy(&mut bzip2::bufread::BzDecoder::new(&mut input), out)?,
+            Compression::Zstd => {
+                std::io::copy(&mut zstd::Decoder::with_buffer(&mut input)?.single_frame(), out)?
+            }
+            Compression::Xz => std::io::copy(&mut liblzma::bufread::XzDecoder::new(&mut input), out)?,
+        };
+        let mut magic = Vec::with_capacity(8);
+        Read::by_ref(&mut input).take(8).read_to_end(&mut magic)?;
+        if kind == Compression::None || compression(&magic) != kind {
+            return Ok(());
         }
-    };
-    Ok(())
+        input.seek_relative(-(magic.len() as i64))?;
+    }
 }
 
 /// How the file is compressed when it is a tar archive.
@@ -132,7 +151,7 @@ impl Planner<'_> {
             file.seek(SeekFrom::Start(0))?;
         }
         let top = self.resolve(&LayerPath::root(), destination.as_bytes())?;
-        self.ensure_directory(&top, 0o755, owner.unwrap_or_default())?;
+        self.ensure_directory(&top, 0o755, owner)?;
         self.members(file, &top, owner).context("archive", escape(path))?;
         Ok(true)
     }
@@ -158,6 +177,7 @@ impl Planner<'_> {
 
     fn members(&mut self, file: File, top: &LayerPath, owner: Option<Owner>) -> Result<()> {
         let file = Arc::new(file);
+        let mut link_owners: HashMap<LinkGroup, Entry> = HashMap::new();
         let number = self.next_number();
         let mut names = 0;
         let mut spool: Option<(Arc<File>, u64)> = None;
@@ -183,7 +203,10 @@ impl Planner<'_> {
             };
             entry.kind = match entry_type {
                 EntryType::Directory => EntryKind::Directory,
-                EntryType::Regular | EntryType::Continuous if name.ends_with(b"/") => EntryKind::Directory,
+                // Before there was a type for directories, the slash said so.
+                EntryType::Regular if name.ends_with(b"/") && member.header().as_old().linkflag == [0] => {
+                    EntryKind::Directory
+                }
                 EntryType::Regular | EntryType::Continuous => {
                     if attributes.sparse {
                         return Err(Error::unsupported("sparse members of PAX archives cannot be unpacked: pack it with --format=gnu or without --sparse")
@@ -218,10 +241,12 @@ impl Planner<'_> {
                             escape(&link)
                         )));
                     };
-                    links = Some(*first.links.get_or_insert((number, u64::MAX, names)));
-                    entry = Entry { path: path.clone(), ..first.entry.clone() };
+                    let group = *first.links.get_or_insert((number, u64::MAX, names));
+                    links = Some(group);
+                    entry.xattrs = first.entry.xattrs.clone();
                     content = first.content.clone();
-                    entry.kind.clone()
+                    link_owners.insert(group, entry.clone());
+                    first.entry.kind.clone()
                 }
                 EntryType::Char => {
                     let (major, minor) = device(&member)?;
@@ -251,7 +276,21 @@ impl Planner<'_> {
             pending.links = links;
             self.pending.insert(path, pending);
         }
+        if !link_owners.is_empty() {
+            self.apply_links(&link_owners);
+        }
         Ok(())
+    }
+
+    /// The last link to a file says whose it is, its mode and its time, for all its names.
+    fn apply_links(&mut self, last: &HashMap<LinkGroup, Entry>) {
+        for pending in self.pending.values_mut() {
+            if let Some(entry) = pending.links.and_then(|group| last.get(&group)) {
+                let found = &mut pending.entry;
+                (found.mode, found.uid, found.gid, found.mtime) =
+                    (entry.mode, entry.uid, entry.gid, entry.mtime);
+            }
+        }
     }
 
     /// Where a member goes, with its missing parents made; `None` for the destination itself.
@@ -269,7 +308,7 @@ impl Planner<'_> {
         check_name(clean.file_name())?;
         let parent = clean.parent().unwrap_or_default();
         let parent = self.resolve(top, parent.as_bytes())?;
-        self.ensure_directory(&parent, 0o755, Owner::default())?;
+        self.ensure_directory(&parent, 0o755, Some(Owner::default()))?;
         Ok(Some(parent.join(clean.file_name())?))
     }
 }
@@ -324,6 +363,9 @@ fn member_entry<R: Read>(
     }
     if let Some(owner) = owner {
         (entry.uid, entry.gid) = (owner.uid, owner.gid);
+    }
+    if !(0..=LAST_TIME).contains(&entry.mtime) {
+        entry.mtime = 0;
     }
     Ok((entry, attributes))
 }

@@ -16,7 +16,8 @@
 //! - Links are followed in the parts of a source before its last, at its last part, and nowhere below it. Links of the
 //!   destination are followed within the root file system; below the destination none is: a directory never replaces
 //!   a link or a file, nor a file a directory, except when an archive is unpacked, which replaces what it finds.
-//! - A source without wildcards must exist. A wildcard may match nothing.
+//! - A source without wildcards must exist, and so must the folder before the first wildcard. A wildcard may match
+//!   nothing.
 //! - Several names of one file within one match stay hard links. Sockets become empty files. Devices and pipes stay.
 //! - Of extended attributes only `security.capability` reaches a layer. Files of a build context belong to root.
 
@@ -28,6 +29,7 @@ mod plan;
 mod planner;
 #[cfg(test)]
 mod recorded;
+mod refuse;
 mod request;
 mod source;
 mod stat_cache;
@@ -61,7 +63,7 @@ pub struct CopySpec {
     pub chown: Option<Owner>,
     /// The change of the modes of everything that is made, except links.
     pub chmod: Option<ModeChange>,
-    /// What is left out: relative to each matched directory, and the bare name of a file that a wildcard matched.
+    /// What is left out, relative to each matched directory. What a source names or matches itself is never left out.
     pub exclude: PatternList,
     /// Keeps the parents of the sources, from the root or from behind the pivot `/./`.
     pub parents: bool,

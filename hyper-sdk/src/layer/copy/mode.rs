@@ -20,16 +20,22 @@ enum Kind {
     Symbolic(Vec<Change>),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Change {
+    /// The bits that may change.
     who: u32,
     operator: u8,
-    /// The plain bits, before they are limited to `who`.
-    bits: u32,
-    /// `X`: execution for folders and for what somebody may execute.
-    execute_if_any: bool,
-    /// The classes whose present permissions are copied, as shifts.
-    copies: Vec<u32>,
+    operand: Operand,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operand {
+    /// These bits, as far as they may change.
+    Bits(u32),
+    /// `X`: execution for folders and for what somebody may execute at the start.
+    ExecuteIfAny,
+    /// The permissions that a class has now, as a shift. Only permissions change, never the three special bits.
+    CopyOf(u32),
 }
 
 impl ModeChange {
@@ -70,18 +76,17 @@ impl ModeChange {
             Kind::Symbolic(changes) => changes,
         };
         let mut now = before;
-        for change in changes {
-            let mut bits = change.bits & change.who;
-            if change.execute_if_any && (is_directory || before & 0o111 != 0) {
-                bits |= 0o111 & change.who;
-            }
-            for shift in &change.copies {
-                bits |= (((now >> shift) & 0o7) * 0o111) & change.who;
-            }
-            now = match change.operator {
+        for Change { who, operator, operand } in changes {
+            let (bits, replaced) = match operand {
+                Operand::Bits(bits) => (bits & who, *who),
+                Operand::ExecuteIfAny if is_directory || before & 0o111 != 0 => (0o111 & who, 0),
+                Operand::ExecuteIfAny => continue,
+                Operand::CopyOf(shift) => ((((now >> shift) & 0o7) * 0o111) & who, 0o777 & who),
+            };
+            now = match operator {
                 b'+' => now | bits,
                 b'-' => now & !bits,
-                _ => (now & !change.who) | bits,
+                _ => (now & !replaced) | bits,
             };
         }
         now
@@ -106,31 +111,61 @@ fn parse_clause(clause: &[u8], changes: &mut Vec<Change>) -> Option<()> {
         if !b"+-=".contains(&operator) {
             return None;
         }
-        let who = if named == 0 { ALL } else { named };
-        let mut change = Change { who, operator, bits: 0, execute_if_any: false, copies: Vec::new() };
         let length = tail.iter().take_while(|b| !b"+-=".contains(b)).count();
-        for permission in &tail[..length] {
-            match permission {
-                b'r' => change.bits |= 0o444,
-                b'w' => change.bits |= 0o222,
-                b'x' => change.bits |= 0o111,
-                b'X' if operator == b'-' => change.bits |= 0o111,
-                b'X' => change.execute_if_any = true,
-                b's' => change.bits |= 0o6000,
-                // The sticky bit belongs to nobody: naming only the others leaves it alone.
-                b't' if named == 0 || named & 0o6770 != 0 => {
-                    change.bits |= 0o1000;
-                    change.who |= 0o1000;
-                }
-                b't' => {}
-                b'u' => change.copies.push(6),
-                b'g' => change.copies.push(3),
-                b'o' => change.copies.push(0),
-                _ => return None,
-            }
-        }
-        changes.push(change);
+        parse_operation(named, operator, &tail[..length], changes)?;
         rest = &tail[length..];
+    }
+    Some(())
+}
+
+/// Parses what follows one operator. Nobody named (0) means everybody, until a `t` names the sticky bit, which then is
+/// all that changes: `=t` and `+rt` leave the permissions alone.
+fn parse_operation(named: u32, operator: u8, permissions: &[u8], changes: &mut Vec<Change>) -> Option<()> {
+    let (mut who, mut bits, mut execute_if_any) = (named, 0, false);
+    let mut push = |who: u32, operator: u8, operand: Operand| {
+        changes.push(Change { who: if who == 0 { ALL } else { who }, operator, operand });
+    };
+    // An assignment of nothing takes everything away, unless it copies: then the copy says what is taken away.
+    let mut empty = operator == b'=';
+    for permission in permissions {
+        // The special bits belong to nobody among the others: naming only those leaves them alone.
+        let special = who == 0 || who & 0o7770 != 0;
+        match permission {
+            b'r' => bits |= 0o444,
+            b'w' => bits |= 0o222,
+            b'x' => bits |= 0o111,
+            b'X' if operator == b'-' => bits |= 0o111,
+            b'X' => execute_if_any = true,
+            b's' if special => bits |= 0o6000,
+            b't' if special => {
+                who |= 0o1000;
+                bits |= 0o1000;
+            }
+            b's' | b't' => {}
+            b'u' | b'g' | b'o' => {
+                empty = false;
+                if bits != 0 {
+                    push(who, operator, Operand::Bits(bits));
+                    bits = 0;
+                }
+                if std::mem::take(&mut execute_if_any) {
+                    push(who, b'+', Operand::ExecuteIfAny);
+                }
+                let shift = match permission {
+                    b'u' => 6,
+                    b'g' => 3,
+                    _ => 0,
+                };
+                push(who, operator, Operand::CopyOf(shift));
+            }
+            _ => return None,
+        }
+    }
+    if bits != 0 || empty {
+        push(who, operator, Operand::Bits(bits));
+    }
+    if execute_if_any {
+        push(who, b'+', Operand::ExecuteIfAny);
     }
     Some(())
 }
@@ -172,6 +207,25 @@ mod tests {
             ("go=", 0o777, false, 0o700),
             ("g=o", 0o704, false, 0o744),
             ("u+x-w", 0o644, false, 0o544),
+            // Copies of permissions leave the special bits alone.
+            ("go=u", 0o2750, true, 0o2777),
+            ("g=u", 0o7777, false, 0o7777),
+            ("u=g,g=o", 0o4755, false, 0o4555),
+            ("g=s", 0o2750, true, 0o2700),
+            ("go=u-w", 0o2750, true, 0o2755),
+            ("u-g", 0o4750, false, 0o4250),
+            ("o+u", 0o640, false, 0o646),
+            ("g=wu", 0o500, false, 0o550),
+            ("g=Xo", 0o144, false, 0o144),
+            ("a=X", 0o7111, false, 0o1111),
+            ("a=", 0o7777, false, 0o1000),
+            // Without a class the sticky bit is all that changes.
+            ("=t", 0o640, false, 0o1640),
+            ("=t", 0o7777, false, 0o7777),
+            ("+rt", 0o200, false, 0o1200),
+            ("a+rt", 0o200, false, 0o1644),
+            ("o=t", 0o647, false, 0o640),
+            ("-t", 0o1777, true, 0o777),
         ] {
             let change = ModeChange::parse(text).unwrap();
             assert_eq!(change.apply(before, directory), after, "{text} on {before:o}");

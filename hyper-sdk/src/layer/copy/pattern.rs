@@ -200,7 +200,9 @@ pub struct PatternList {
 pub struct ParentMatch(Option<Vec<bool>>);
 
 impl PatternList {
-    /// Compiles patterns; empty ones are dropped, each is cleaned as a path.
+    /// Compiles patterns; empty ones are dropped, each is cleaned as a path, the `!` of an exception included.
+    ///
+    /// The paths that are matched are relative, so a pattern that starts with a slash or with `..` matches none.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] when a pattern is not well formed, or is `!` alone.
@@ -213,16 +215,15 @@ impl PatternList {
             if text.is_empty() {
                 continue;
             }
-            let (negated, text) = match text.strip_prefix('!') {
-                Some("") => {
+            let text = clean_pattern(text.as_bytes());
+            let (negated, text) = match text.strip_prefix(b"!") {
+                Some(b"") => {
                     return Err(Error::invalid("`!` alone is not a pattern: name what it takes back"));
                 }
                 Some(rest) => (true, rest),
-                None => (false, text),
+                None => (false, &text[..]),
             };
-            let clean = clean(text.as_bytes());
-            let clean: &[u8] = if clean.is_empty() { b"." } else { &clean };
-            list.lines.push(Line { negated, tokens: compile(clean, true)? });
+            list.lines.push(Line { negated, tokens: compile(text, true)? });
         }
         Ok(list)
     }
@@ -297,6 +298,28 @@ pub fn clean(path: &[u8]) -> Vec<u8> {
     parts.join(&b'/')
 }
 
+/// A pattern without `.`, empty parts and a slash at the end; a slash and `..` at the start stay.
+fn clean_pattern(pattern: &[u8]) -> Vec<u8> {
+    let rooted = pattern.starts_with(b"/");
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in pattern.split(|&b| b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." if parts.last().is_some_and(|last| *last != b"..") => {
+                parts.pop();
+            }
+            b".." if rooted => {}
+            part => parts.push(part),
+        }
+    }
+    let joined = parts.join(&b'/');
+    match (rooted, joined.is_empty()) {
+        (true, _) => [b"/", &joined[..]].concat(),
+        (false, true) => b".".to_vec(),
+        (false, false) => joined,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,7 +374,15 @@ mod tests {
             (&["a/**/c"], "a/b/b/c", true),
             (&["a/**/c"], "a/bc", false),
             (&["**"], "x/y", true),
-            (&["/a/./b/"], "a/b", true),
+            (&["./a//./b/"], "a/b", true),
+            (&["a/../b"], "b", true),
+            (&["/a"], "a", false),
+            (&["/../a"], "a", false),
+            (&["../a"], "a", false),
+            (&["a/../../b"], "b", false),
+            (&["*", "!/a"], "a", true),
+            (&["*", "!./a"], "a", true),
+            (&["*", "!a/"], "a", false),
             (&["*/*.png"], "a/b.png", true),
             (&["*/*.png"], "b.png", false),
         ] {

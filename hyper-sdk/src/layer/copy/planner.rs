@@ -7,11 +7,11 @@
 
 use super::pattern::{ParentMatch, PatternList, clean, has_wildcards};
 use super::plan::{Content, Plan, PlannedEntry};
+use super::refuse::{self, check_name};
 use super::source::{Metadata, SourceRoot, join};
 use super::wildcard::{find_matches, split_wildcards};
 use super::{CopySpec, suggest};
 use crate::layer::accounts::Owner;
-use crate::layer::entry::WHITEOUT_PREFIX;
 use crate::layer::{Entry, EntryKind, LayerPath, TreeIndex};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::FileType;
@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 const DIRECTORY_MODE: u32 = 0o755;
+const SET_GID: u32 = 0o2000;
 const MAX_LINKS: usize = 255;
 
 /// What the destination has before the instruction.
@@ -150,7 +151,7 @@ impl<'a> Planner<'a> {
     /// [`ErrorKind::Conflict`] when a part of the path is something else.
     pub fn make_directory(&mut self, path: &str, mode: u32, owner: Option<Owner>) -> Result<()> {
         let target = self.resolve(&LayerPath::root(), path.as_bytes())?;
-        self.ensure_directory(&target, mode & 0o777, owner.unwrap_or_default())
+        self.ensure_directory(&target, mode & 0o777, owner)
     }
 
     /// Copies a file that is given as bytes, with mode 0644 and owned by root before `--chmod` and `--chown`: an
@@ -192,18 +193,28 @@ impl<'a> Planner<'a> {
             let (parent, below) = source.split_once("/./").unwrap_or(("", source));
             from = parent;
             let below = String::from_utf8_lossy(&clean(below.as_bytes())).into_owned();
-            if !below.is_empty() {
-                if !has_wildcards(from.as_bytes()) && !has_wildcards(below.as_bytes()) {
-                    required = Some(below.clone().into_bytes());
+            if !has_wildcards(from.as_bytes()) && !has_wildcards(below.as_bytes()) {
+                if below.is_empty() {
+                    return Err(Error::new(
+                        ErrorKind::NotFound,
+                        "nothing is named here whose parents could be kept: name what is copied, such as `**`",
+                    ));
                 }
-                include = Some(PatternList::new([below])?);
+                required = Some(below.clone().into_bytes());
             }
+            include = Some(PatternList::new([below])?);
         }
         let from = clean(from.as_bytes());
         let (fixed, wild) = split_wildcards(&from, spec.wildcards);
         let matches = match &wild {
             None => vec![from.clone()],
-            Some(pattern) => find_matches(root, &root.resolve(&fixed)?, pattern)?,
+            Some(pattern) => {
+                let base = root.resolve(&fixed)?;
+                if root.lookup(&base)?.is_none() {
+                    return Err(suggest::missing(root, &String::from_utf8_lossy(&fixed)));
+                }
+                find_matches(root, &base, pattern)?
+            }
         };
         if matches.is_empty() {
             self.unmatched.push(source.to_owned());
@@ -212,10 +223,6 @@ impl<'a> Planner<'a> {
             let real = root.resolve(&name)?;
             let metadata = root.lookup(&real)?.ok_or_else(|| suggest::missing(root, source))?;
             let base = name.rsplit(|&b| b == b'/').next().unwrap_or_default().to_vec();
-            let is_file = !metadata.is_directory();
-            if is_file && wild.is_some() && spec.exclude.matches(&base, &ParentMatch::default()).0 {
-                continue;
-            }
             if spec.unpack && metadata.file_type == FileType::RegularFile {
                 let owner = spec.chown;
                 if self.unpack(root, &real, &metadata, &spec.destination, owner)? {
@@ -247,7 +254,7 @@ impl<'a> Planner<'a> {
     /// Where one source goes, with everything above it made; the directory itself when its contents are copied.
     fn target_of(&mut self, base: &[u8], metadata: Option<&Metadata>, spec: &CopySpec) -> Result<LayerPath> {
         let mode = spec.chmod.as_ref().and_then(|c| c.fixed()).map_or(DIRECTORY_MODE, |m| m & 0o777);
-        let owner = spec.chown.unwrap_or_default();
+        let owner = spec.chown;
         let text = spec.destination.as_bytes();
         let is_directory = metadata.is_some_and(Metadata::is_directory);
         let cut = text.iter().rposition(|&b| b == b'/').map_or(0, |at| at + 1);
@@ -298,7 +305,7 @@ impl<'a> Planner<'a> {
             if copying.required.is_some_and(|r| starts_with(below, r)) {
                 copying.found_required = true;
             }
-            self.make_parents(copying);
+            self.make_parents(copying, from)?;
         }
         if !metadata.is_directory() {
             return self.copy_leaf(copying, from, metadata, target);
@@ -321,18 +328,18 @@ impl<'a> Planner<'a> {
 
     /// Makes the directories above an included path that were not included themselves. One that exists keeps its owner
     /// and takes the mode alone.
-    fn make_parents(&mut self, copying: &mut Copying<'_>) {
+    fn make_parents(&mut self, copying: &mut Copying<'_>, from: &[u8]) -> Result<()> {
         for i in 0..copying.parents.len() {
             let Parent { metadata, target, made } = &copying.parents[i];
             if *made {
                 continue;
             }
-            let existing = match self.pending.get(target) {
-                Some(pending) => Some(pending.clone()),
-                None if matches!(self.kind(target), Some(EntryKind::Directory)) => {
-                    self.destination.entry(target).map(|e| Pending::new(e.clone(), Content::None))
-                }
+            let existing = match self.kind(target) {
                 None => None,
+                Some(EntryKind::Directory) => self.pending.get(target).cloned().or_else(|| {
+                    self.metadata(target).map(|entry| Pending::new(entry.clone(), Content::None))
+                }),
+                Some(other) => return Err(refuse::directory_over(target, &other, from)),
             };
             let pending = match existing {
                 Some(mut existing) => {
@@ -350,6 +357,7 @@ impl<'a> Planner<'a> {
             self.pending.insert(target.clone(), pending);
             copying.parents[i].made = true;
         }
+        Ok(())
     }
 
     fn copy_directory(
@@ -369,13 +377,7 @@ impl<'a> Planner<'a> {
                 return Ok(());
             }
             Some(EntryKind::Directory) => {}
-            Some(other) => {
-                return Err(Error::new(
-                    ErrorKind::Conflict,
-                    format!("cannot copy a directory over the {} `/{target}`: remove it first or choose another destination", other.name()),
-                )
-                .with_context("directory", crate::layer::entry::escape(from)));
-            }
+            Some(other) => return Err(refuse::directory_over(target, &other, from)),
         }
         let entry = copying.entry(target.clone(), EntryKind::Directory, metadata);
         self.pending.insert(target.clone(), Pending::new(entry, Content::None));
@@ -424,11 +426,7 @@ impl<'a> Planner<'a> {
     fn put_file(&mut self, pending: Pending, from: impl Fn() -> String) -> Result<()> {
         let target = pending.entry.path.clone();
         if target.is_root() || matches!(self.kind(&target), Some(EntryKind::Directory)) {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!("cannot replace the directory `/{target}` by a {}: remove it first or choose another destination", pending.entry.kind.name()),
-            )
-            .with_context("file", from()));
+            return Err(refuse::file_over_directory(&target, &pending.entry.kind, &from()));
         }
         check_name(target.file_name())?;
         self.pending.insert(target, pending);
@@ -440,15 +438,23 @@ impl<'a> Planner<'a> {
         if path.is_root() {
             return Some(EntryKind::Directory);
         }
+        self.metadata(path).map(|entry| entry.kind.clone())
+    }
+
+    /// The entry at a path now, without following a link; nothing for the root.
+    fn metadata(&self, path: &LayerPath) -> Option<&Entry> {
+        if path.is_root() {
+            return None;
+        }
         if let Some(pending) = self.pending.get(path) {
-            return Some(pending.entry.kind.clone());
+            return Some(&pending.entry);
         }
         if !self.hidden.is_empty()
             && (self.hidden.contains(path) || path.ancestors().any(|a| self.hidden.contains(&a)))
         {
             return None;
         }
-        self.destination.entry(path).map(|entry| entry.kind.clone())
+        self.destination.entry(path)
     }
 
     /// Follows every link of a path, with `top` as the root of absolute links and of `..`; what does not exist is
@@ -492,7 +498,14 @@ impl<'a> Planner<'a> {
         Ok(done)
     }
 
-    pub(super) fn ensure_directory(&mut self, path: &LayerPath, mode: u32, owner: Owner) -> Result<()> {
+    /// Makes a directory and what is missing above it. In one that hands its group on (setgid), as on a disk, a new
+    /// one does so too, and has that group unless an owner is given.
+    pub(super) fn ensure_directory(
+        &mut self,
+        path: &LayerPath,
+        mode: u32,
+        owner: Option<Owner>,
+    ) -> Result<()> {
         if path.is_root() {
             return Ok(());
         }
@@ -507,6 +520,13 @@ impl<'a> Planner<'a> {
                 }
                 None => {
                     check_name(directory.file_name())?;
+                    let inherited = directory
+                        .parent()
+                        .and_then(|parent| self.metadata(&parent))
+                        .filter(|parent| parent.mode & SET_GID != 0)
+                        .map(|parent| parent.gid);
+                    let mode = if inherited.is_some() { mode | SET_GID } else { mode };
+                    let owner = owner.unwrap_or(Owner { uid: 0, gid: inherited.unwrap_or(0) });
                     let mut entry = Entry::directory(directory.clone(), mode);
                     (entry.uid, entry.gid, entry.mtime) = (owner.uid, owner.gid, self.now);
                     let pending = Pending { implicit: true, ..Pending::new(entry, Content::None) };
@@ -556,15 +576,4 @@ impl Copying<'_> {
 
 fn starts_with(path: &[u8], directory: &[u8]) -> bool {
     path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-}
-
-/// Refuses names that mean something else in a layer.
-pub(super) fn check_name(name: &[u8]) -> Result<()> {
-    if name.starts_with(WHITEOUT_PREFIX) {
-        return Err(Error::unsupported(
-            "a name that starts with `.wh.` marks a removed file in a layer: rename it",
-        )
-        .with_context("name", crate::layer::entry::escape(name)));
-    }
-    Ok(())
 }

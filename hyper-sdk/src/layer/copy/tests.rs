@@ -4,10 +4,11 @@ use super::*;
 use crate::layer::{Entry, EntryKind, LayerIndex, LayerPath, LayerWriter, TreeIndex};
 use crate::{ErrorKind, Result};
 use proptest::prelude::*;
-use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
+
+mod archives;
 
 /// Makes files from lines: `a/b 644 text`, `dir/ 755`, `link -> target`, `name = other name of one file`.
 fn make(folder: &Path, tree: &str) {
@@ -117,6 +118,10 @@ fn what_goes_where() {
         ("", "x* f", "/n/", "n/ 755; n/f 640 2; n/x1 600 0; n/x2 604 0"),
         ("", "z*", "/n/", ""),
         ("", "d/*", "/n/", "n/ 755; n/a 4755 1; n/b 664 0; n/in 640 2"),
+        // Several sources without a slash go one after the other, too.
+        ("", "f x1", "/n", "n 600 0"),
+        ("", "d f", "/n", "n/ 755; n/a 4755 1; n/f 640 2; n/in -> ../f; n/sub/ 755; n/sub/b 664 0"),
+        (all, "f x1", "/bin", "bin/f 640 2; bin/x1 600 0"),
         // Hard links within one match stay.
         ("", "h1 h2", "/n/", "n/ 755; n/h1 644 1; n/h2 644 1"),
     ] {
@@ -143,6 +148,7 @@ fn what_cannot_replace_what() {
         ("F", "/", ErrorKind::NotFound, "did you mean `f`"),
         ("d/misssing", "/", ErrorKind::NotFound, "`d/misssing` not found ("),
         ("[", "/", ErrorKind::Invalid, "not a pattern"),
+        ("nowhere/*", "/", ErrorKind::NotFound, "`nowhere` not found"),
     ] {
         let e = plan(&root, &destination(to), &CopySpec::new([sources], at)).unwrap_err();
         assert_eq!(e.kind(), kind, "{e}");
@@ -169,6 +175,12 @@ fn flags() {
         spec(&|s| s.exclude = list(&["views", "!views/exception"])),
         "o/ 755; o/keep 644 0; o/views/ 755; o/views/exception 664 0"
     );
+    // What a source names or matches itself stays, and patterns are relative.
+    assert_eq!(
+        spec(&|s| (s.exclude, s.sources) = (list(&["keep", "**/test"]), vec!["app/*".into()])),
+        "o/ 755; o/exception 664 0; o/keep 644 0"
+    );
+    assert!(spec(&|s| s.exclude = list(&["/views"])).contains("o/views/test"));
     let owner = crate::layer::accounts::Owner { uid: 7, gid: 8 };
     assert_eq!(
         spec(&|s| (s.chown, s.exclude) = (Some(owner), list(&["views"]))),
@@ -183,9 +195,18 @@ fn flags() {
     assert_eq!(parents("x/y/./*.md"), "o/ 755; o/b.md 664 0");
     assert_eq!(parents("**/a.txt"), "o/ 755; o/x/ 755; o/x/a.txt 664 0; o/x/y/ 755; o/x/y/a.txt 664 0");
     assert_eq!(parents("r"), "o/ 755; o/r/ 775");
-    let mut missing = CopySpec::new(["x/z"], "/o/");
-    missing.parents = true;
-    assert_eq!(plan(&root, &EmptyDestination, &missing).unwrap_err().kind(), ErrorKind::NotFound);
+    for nothing in ["x/z", ".", "./", "x/./"] {
+        let mut missing = CopySpec::new([nothing], "/o/");
+        missing.parents = true;
+        let e = plan(&root, &EmptyDestination, &missing).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::NotFound, "{nothing}");
+    }
+    for there in ["x", "x -> y; y/"] {
+        let mut over = CopySpec::new(["x/a.txt"], "/");
+        over.parents = true;
+        let e = plan(&root, &destination(there), &over).unwrap_err();
+        assert!(e.to_string().contains("directory over the"), "{e}");
+    }
 
     // What --parents needs above its match leaves the owner of what exists alone.
     let mut over = CopySpec::new(["x/a.txt"], "/");
@@ -277,122 +298,28 @@ fn destinations_join_the_working_folder() {
     }
 }
 
-fn archive(members: &[(&str, tar::EntryType, u32, &str)]) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (name, kind, mode, text) in members {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(*kind);
-        header.set_mode(*mode);
-        header.set_uid(12);
-        header.set_gid(13);
-        header.set_mtime(99);
-        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-        if matches!(kind, tar::EntryType::Symlink | tar::EntryType::Link) {
-            header.set_link_name(text).unwrap();
-            header.set_size(0);
-            header.set_cksum();
-            builder.append(&header, &b""[..]).unwrap();
-        } else {
-            header.set_size(text.len() as u64);
-            header.set_cksum();
-            builder.append(&header, text.as_bytes()).unwrap();
-        }
-    }
-    builder.into_inner().unwrap()
-}
-
-fn unpack(to: &str, data: &[u8], at: &str) -> Result<Plan> {
-    let folder = tempfile::tempdir().unwrap();
-    make(folder.path(), "a.bin 664");
-    std::fs::write(folder.path().join("a.bin"), data).unwrap();
-    let root = Arc::new(SourceRoot::open(folder.path(), SourceKind::Context, None).unwrap());
-    let mut spec = CopySpec::new(["a.bin"], at);
-    spec.unpack = true;
-    let plan = plan(&root, &destination(to), &spec)?;
-    let mut writer = LayerWriter::new(Vec::new(), None);
-    plan.write(&mut writer)?;
-    plan.content_digest(&ReadingHasher, 1)?;
-    Ok(plan)
-}
-
 #[test]
-fn archives_are_unpacked_whatever_compresses_them() {
-    use tar::EntryType::{Directory, Link, Regular, Symlink};
-    let plain = archive(&[
-        ("./", Directory, 0o700, ""),
-        ("z/f", Regular, 0o4755, "hello"),
-        ("d/", Directory, 0o1777, ""),
-        ("d/l", Symlink, 0o777, "../z/f"),
-        ("a", Link, 0o644, "z/f"),
-    ]);
-    let expected = "n/ 755; n/a 4755 12:13 5; n/d/ 1777 12:13; n/d/l -> ../z/f 12:13; n/z/ 755; n/z/f = n/a";
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(&plain).unwrap();
-    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
-    bzip2.write_all(&plain).unwrap();
-    let mut xz = Vec::new();
-    std::io::copy(&mut liblzma::read::XzEncoder::new(&plain[..], 6), &mut xz).unwrap();
-    let zstd = zstd::encode_all(&plain[..], 1).unwrap();
-    for data in [plain.clone(), gzip.finish().unwrap(), bzip2.finish().unwrap(), xz, zstd] {
-        assert_eq!(show(&unpack("", &data, "/n").unwrap()), expected);
-    }
-    // What is no archive is copied as it is.
-    for data in [&b"hello world"[..], b"", &[0; 1024], b"\x1f\x8b\x08 but no gzip", b"\xfd7zXZ\x00 no"] {
-        assert_eq!(show(&unpack("", data, "/n").unwrap()), format!("n 664 {}", data.len()));
-    }
-    assert!(unpack("", &gzip_cut(&plain), "/n").is_err());
-}
-
-fn gzip_cut(plain: &[u8]) -> Vec<u8> {
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
-    gzip.write_all(plain).unwrap();
-    let mut data = gzip.finish().unwrap();
-    data.truncate(data.len() / 2);
-    data
-}
-
-#[test]
-fn archives_replace_what_they_find() {
-    use tar::EntryType::{Directory, Regular};
-    let file = archive(&[("dir", Regular, 0o644, "x")]);
-    assert_eq!(show(&unpack("dir/; dir/old", &file, "/").unwrap()), "dir 644 12:13 1");
-    let twice = archive(&[
-        ("dir", Regular, 0o644, "x"),
-        ("dir/", Directory, 0o755, ""),
-        ("dir/n", Regular, 0o600, ""),
-    ]);
-    assert_eq!(
-        show(&unpack("dir/; dir/old", &twice, "/").unwrap()),
-        "dir/ 755 12:13; dir opaque whiteout 0; dir/n 600 12:13 0"
-    );
-    let directory = archive(&[("f/", Directory, 0o755, ""), ("dir/", Directory, 0o750, "")]);
-    assert_eq!(show(&unpack("f; dir/; dir/old", &directory, "/").unwrap()), "dir/ 750 12:13; f/ 755 12:13");
-    // Links in the parents of a member stay within the destination.
-    let member = archive(&[("lib/so", Regular, 0o644, "x")]);
-    assert_eq!(
-        show(&unpack("lib -> /usr/lib; usr/; usr/lib/", &member, "/").unwrap()),
-        "usr/lib/so 644 12:13 1"
-    );
-    assert_eq!(
-        show(&unpack("n/; n/lib -> /../../usr; usr/", &member, "/n").unwrap()),
-        "n/usr/ 755; n/usr/so 644 12:13 1"
-    );
-}
-
-#[test]
-fn hostile_archives_are_refused() {
-    use tar::EntryType::{Link, Regular};
-    for (members, kind) in [
-        (vec![("../x", Regular, 0o644, "")], ErrorKind::Invalid),
-        (vec![("a/../../x", Regular, 0o644, "")], ErrorKind::Invalid),
-        (vec![("x", Link, 0o644, "../etc/passwd")], ErrorKind::Invalid),
-        (vec![("x", Link, 0o644, "nothing")], ErrorKind::Unsupported),
-        (vec![(".wh.x", Regular, 0o644, "")], ErrorKind::Unsupported),
-        (vec![("x", tar::EntryType::new(b'V'), 0o644, "")], ErrorKind::Unsupported),
+fn new_directories_take_after_one_with_setgid() {
+    let entry = |name: &str, mode, gid| {
+        let mut entry = Entry::directory(LayerPath::new(name).unwrap(), mode);
+        (entry.uid, entry.gid) = (7, gid);
+        entry
+    };
+    let index = LayerIndex::from_sorted(vec![entry("s", 0o3777, 8)]).unwrap();
+    let to = TreeIndex::new(vec![Arc::new(index)]);
+    let (_folder, root) = context("f 640; d/e/ 700");
+    for (source, at, chown, expected) in [
+        ("f", "/s/t/u/x", None, "s/t/ 2755 0:8; s/t/u/ 2755 0:8; s/t/u/x 640 0"),
+        ("d", "/s/t", None, "s/t/ 2755 0:8; s/t/e/ 700"),
+        ("f", "/s/t/", Some((5, 6)), "s/t/ 2755 5:6; s/t/f 640 5:6 0"),
     ] {
-        let e = unpack("", &archive(&members), "/").unwrap_err();
-        assert_eq!(e.kind(), kind, "{e}");
+        let mut spec = CopySpec::new([source], at);
+        spec.chown = chown.map(|(uid, gid)| crate::layer::accounts::Owner { uid, gid });
+        assert_eq!(show(&plan(&root, &to, &spec).unwrap()), expected, "{at}");
     }
+    let mut planner = Planner::new(&to, 5);
+    planner.make_directory("/s/w", 0o755, None).unwrap();
+    assert_eq!(show(&planner.finish()), "s/w/ 2755 0:8");
 }
 
 #[test]

@@ -4,16 +4,18 @@
 //! not at all when its checksum is given and known.
 
 use super::{Fetched, Inner, keep, make_folder};
-use crate::digest::Algorithm;
+use crate::digest::{Algorithm, Hasher};
 use crate::dockerfile::without_password;
 use crate::graph::WebSource;
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
+use flate2::write::MultiGzDecoder;
 use reqwest::StatusCode;
 use reqwest::header::{
-    AUTHORIZATION, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+    AUTHORIZATION, CONTENT_ENCODING, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    LAST_MODIFIED,
 };
 use serde::{Deserialize, Serialize};
-use std::io::Write as _;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -218,14 +220,20 @@ impl Download<'_> {
             .tempdir_in(&self.folder)
             .at("cannot make a folder in", &self.folder)?;
         let path = made.path().join(&self.source.file_name);
-        let mut file = std::fs::File::create_new(&path).at("cannot write the file", &path)?;
+        let file = std::fs::File::create_new(&path).at("cannot write the file", &path)?;
         let algorithm = self.source.checksum.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-        let mut hasher = algorithm.hasher();
+        let sink = Sink { file, hasher: algorithm.hasher() };
+        let packed = text(CONTENT_ENCODING).is_some_and(|encoding| encoding.eq_ignore_ascii_case("gzip"));
+        let mut body = if packed {
+            Body::Gzip(Box::new(MultiGzDecoder::new(sink)))
+        } else {
+            Body::Plain(Box::new(sink))
+        };
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            hasher.update(&chunk);
-            file.write_all(&chunk).at("cannot write the file", &path)?;
+            body.write(&chunk).at("cannot write the file", &path)?;
             self.task.advance(chunk.len() as u64);
         }
+        let Sink { file, hasher } = body.finish().at("cannot write the file", &path)?;
         let digest = hasher.finish();
         self.check(&digest)?;
         let time = last_modified.as_deref().and_then(seconds);
@@ -237,6 +245,46 @@ impl Download<'_> {
         let folder = format!("{}-{}-{}", digest.hex(), &key.hex()[..16], time.unwrap_or(0));
         keep(made, &self.folder.join(&folder))?;
         Ok(Some(Record { etag, last_modified, digest, folder }))
+    }
+}
+
+/// Where the bytes of a file go.
+struct Sink {
+    file: std::fs::File,
+    hasher: Hasher,
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// The body of an answer. Some servers compress for the way without being asked: that is no part of the file.
+enum Body {
+    Plain(Box<Sink>),
+    Gzip(Box<MultiGzDecoder<Sink>>),
+}
+
+impl Body {
+    fn write(&mut self, chunk: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Plain(sink) => sink.write_all(chunk),
+            Self::Gzip(decoder) => decoder.write_all(chunk),
+        }
+    }
+
+    fn finish(self) -> std::io::Result<Sink> {
+        match self {
+            Self::Plain(sink) => Ok(*sink),
+            Self::Gzip(decoder) => decoder.finish(),
+        }
     }
 }
 
