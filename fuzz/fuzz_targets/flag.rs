@@ -2,8 +2,9 @@
 #![no_main]
 
 use hyper_sdk::dockerfile::{
-    AddSource, CheckOptions, Chmod, GitReference, Mount, Owner, parse_device, parse_duration, parse_size, ports,
+    AddSource, CheckOptions, GitReference, Mount, Owner, parse_device, parse_duration, parse_size, ports,
 };
+use hyper_sdk::mode::ModeChange;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -16,9 +17,9 @@ fuzz_target!(|text: &str| {
     let _ = GitReference::parse_context(text);
     let _ = CheckOptions::parse(text);
     let _ = ports::parse(text.split(' '));
-    if let Ok(chmod) = Chmod::parse(text) {
+    if let Ok(change) = ModeChange::parse(text) {
         for mode in [0, 0o644, 0o755, 0o7777] {
-            assert!(chmod.apply(mode, true) <= 0o7777);
+            assert!(change.apply(mode, true) <= 0o7777);
         }
     }
 });

@@ -17,6 +17,7 @@ pub mod graph;
 pub mod layer;
 pub mod lint;
 pub mod media_type;
+pub mod mode;
 pub mod oci;
 pub mod platform;
 pub mod progress;

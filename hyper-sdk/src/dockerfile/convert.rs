@@ -72,7 +72,7 @@ impl Converter<'_> {
             Keyword::Expose => {
                 let mut ports = self.at_least_one(node)?;
                 for port in &ports {
-                    self.check_constant(port, "invalid-port", "", |text| super::ports::parse([text]));
+                    self.check_constant(port, "invalid-port", |text| super::ports::parse([text]));
                 }
                 ports.sort_by(|a, b| a.value.cmp(&b.value));
                 Instruction::Expose(Expose { ports })
@@ -264,25 +264,22 @@ impl Converter<'_> {
         &mut self,
         word: &Word,
         code: &'static str,
-        help: &str,
         parse: impl FnOnce(&str) -> crate::Result<T>,
     ) {
         if word.value.is_empty() || word.value.contains(['$', '\'', '"', self.escape]) {
             return;
         }
         if let Err(e) = parse(&word.value) {
-            let fault = Diagnostic::error(code, word.span, e.message().to_owned());
-            self.diagnostics.push(if help.is_empty() { fault } else { fault.with_help(help) });
+            self.diagnostics.push(Diagnostic::error(code, word.span, e.message().to_owned()));
         }
     }
 
     fn check_permissions(&mut self, flags: &Flags) {
         if let Some(word) = flags.value("chmod") {
-            let help = "write an octal mode such as `0755`, or a symbolic one such as `u=rwX,go=rX`";
-            self.check_constant(&word, "invalid-chmod", help, super::Chmod::parse);
+            self.check_constant(&word, "invalid-chmod", crate::mode::ModeChange::parse);
         }
         if let Some(word) = flags.value("chown") {
-            self.check_constant(&word, "invalid-chown", "", super::Owner::parse);
+            self.check_constant(&word, "invalid-chown", super::Owner::parse);
         }
     }
 

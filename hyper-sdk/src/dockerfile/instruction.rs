@@ -289,7 +289,7 @@ pub struct Copy {
     pub from: Option<Word>,
     /// `--chown`, unexpanded: see [`super::Owner::parse`].
     pub chown: Option<Word>,
-    /// `--chmod`, unexpanded: see [`super::Chmod::parse`].
+    /// `--chmod`, unexpanded: see [`crate::mode::ModeChange::parse`].
     pub chmod: Option<Word>,
     /// `--link`.
     pub link: bool,
@@ -310,7 +310,7 @@ pub struct Add {
     pub destination: Word,
     /// `--chown`, unexpanded: see [`super::Owner::parse`].
     pub chown: Option<Word>,
-    /// `--chmod`, unexpanded: see [`super::Chmod::parse`].
+    /// `--chmod`, unexpanded: see [`crate::mode::ModeChange::parse`].
     pub chmod: Option<Word>,
     /// `--link`.
     pub link: bool,

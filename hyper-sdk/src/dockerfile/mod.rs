@@ -55,7 +55,7 @@ pub use instruction::{
     RunCommand, Security, Shell, Statement, Stopsignal, User, Volume, Workdir,
 };
 pub use mount::{Mount, MountKind, Sharing, ValueError, parse_device};
-pub use owner::{Chmod, Owner, Principal};
+pub use owner::{Owner, Principal};
 pub use scope::{Base, Expansion, GlobalScope};
 pub use span::{Position, Source, Span, Spanned, Word};
 pub use stages::{Dockerfile, Plan, Reference, Stage, StageRef, is_stage_name};

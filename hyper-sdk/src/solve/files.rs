@@ -7,9 +7,10 @@ use crate::digest::Hasher;
 use crate::graph::{CopyAction, FileAction, FileOp};
 use crate::layer::accounts::{Owner, ResolvedOwner, resolve_owner};
 use crate::layer::copy::{
-    CopyRequest, CopySpec, CopyStep, EmptyDestination, ModeChange, PatternList, SourceRoot, pattern,
+    CopyRequest, CopySpec, CopyStep, EmptyDestination, PatternList, SourceRoot, pattern,
 };
 use crate::layer::{LayerPath, LayerReader};
+use crate::mode::ModeChange;
 use crate::{Digest, Error, Result};
 use std::io::Read;
 use std::sync::Arc;

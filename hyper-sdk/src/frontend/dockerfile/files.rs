@@ -3,7 +3,7 @@
 use super::lower::{Lowering, Lowers};
 use super::stage::{StageState, absolute, clean};
 use crate::Digest;
-use crate::dockerfile::{AddSource, Chmod, InlineFile, Owner, Principal, Statement, Word};
+use crate::dockerfile::{AddSource, InlineFile, Owner, Principal, Statement, Word};
 use crate::graph::{
     CopyAction, FileAction, FileOp, MakeDirectory, MakeFile, Op, Source, VertexId, WebSource,
 };
@@ -115,7 +115,7 @@ impl Lowering<'_> {
             self.check_owner(state, word, &word.value)?;
         }
         if let Some(word) = t.chmod {
-            Chmod::parse(&word.value).map_err(|e| self.error(word, e.message()))?;
+            crate::mode::ModeChange::parse(&word.value).map_err(|e| self.error(word, e.message()))?;
         }
         let text = |word: Option<&Word>| word.map(|w| w.value.clone());
         let (chown, chmod) = (text(t.chown), text(t.chmod));

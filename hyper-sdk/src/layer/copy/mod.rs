@@ -23,7 +23,6 @@
 
 mod archive;
 mod facts;
-mod mode;
 pub mod pattern;
 mod plan;
 mod planner;
@@ -39,7 +38,6 @@ mod tests;
 mod wildcard;
 
 pub use facts::{CAPABILITY, FileFacts, FileHasher, ReadingHasher};
-pub use mode::ModeChange;
 pub use pattern::PatternList;
 pub use plan::{Content, Plan, PlannedEntry, content_digest};
 pub use planner::{Destination, EmptyDestination, Planner};
@@ -48,6 +46,7 @@ pub use source::{FilterDecision, Metadata, PathFilter, SourceKind, SourceRoot};
 pub use stat_cache::StatCache;
 
 use crate::layer::accounts::Owner;
+use crate::mode::ModeChange;
 use serde::{Deserialize, Serialize};
 
 /// One group of sources of a COPY or ADD and how they are copied; its texts are expanded already.
