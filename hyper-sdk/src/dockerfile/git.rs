@@ -69,9 +69,10 @@ impl AddSource {
 fn web_file_name(url: &str) -> String {
     let path = url.split(['#', '?']).next().unwrap_or_default();
     let path = path.split_once("://").map_or(path, |(_, rest)| rest);
-    let name = path.split_once('/').map_or("", |(_, path)| path);
-    match name.trim_end_matches('/').rsplit('/').next().map(percent_decode) {
-        Some(name) if !matches!(name.as_str(), "" | "." | "..") && !name.contains(['/', '\0']) => name,
+    // A slash that was written as `%2F` separates, too.
+    let path = percent_decode(path.split_once('/').map_or("", |(_, path)| path));
+    match path.trim_end_matches('/').rsplit('/').next() {
+        Some(name) if !matches!(name, "" | "." | "..") && !name.contains('\0') => name.to_owned(),
         _ => "__unnamed__".to_owned(),
     }
 }
@@ -293,7 +294,9 @@ mod tests {
         };
         http("https://h/a/b.tar.gz?x=1#y", "b.tar.gz");
         http("http://h", "__unnamed__");
-        http("http://h/a%2Fb", "__unnamed__");
+        http("http://h/a%2Fb", "b");
+        http("http://h/a%2f", "a");
+        http("http://h/a/%2e%2e", "__unnamed__");
         http("https://h/repo.git/file", "file");
         assert!(matches!(AddSource::parse("https://h/repo.git#main").unwrap(), AddSource::Git(_)));
         assert!(matches!(AddSource::parse("git@h:repo.git").unwrap(), AddSource::Git(_)));
