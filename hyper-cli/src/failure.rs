@@ -99,7 +99,7 @@ impl Failure {
 fn error_of_step(error: &Error) -> String {
     let (place, message) = (error.context_value("at"), error.message());
     let place = place.map(|place| format!("{place}: ")).unwrap_or_default();
-    let known = ["step", "at", "last output", "exit code"];
+    let known = ["step", "at", "last output", "exit code", "url"];
     let more: Vec<String> = error
         .context()
         .iter()
@@ -128,6 +128,9 @@ fn hint(error: &Error) -> Option<String> {
             Some(host) => format!("{host} has no such image: check name and tag"),
             None => "`hyperbuild images` lists what the local store has".to_owned(),
         },
+        ErrorKind::Unavailable if context(error, "url").is_some() => {
+            "is the server there? Proxies are those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY".to_owned()
+        }
         ErrorKind::Unavailable => match host.as_deref() {
             Some(host) if host == DEFAULT_HOST => {
                 "is there a network? A name without a host means an image of docker.io".to_owned()
@@ -148,15 +151,19 @@ fn hint(error: &Error) -> Option<String> {
 
 /// The registry that an error, or one of its causes, is about.
 fn host(error: &Error) -> Option<String> {
+    if let Some(host) = context(error, "host").or_else(|| context(error, "registry")) {
+        return Some(host.to_owned());
+    }
+    let manifest = context(error, "manifest").map(hyper_sdk::Reference::parse)?;
+    manifest.ok().map(|name| name.host().to_string())
+}
+
+/// What an error or one of its causes says about something.
+fn context<'a>(error: &'a Error, key: &str) -> Option<&'a str> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = cause {
-        if let Some(error) = current.downcast_ref::<Error>() {
-            if let Some(host) = error.context_value("host").or_else(|| error.context_value("registry")) {
-                return Some(host.to_owned());
-            }
-            if let Some(Ok(name)) = error.context_value("manifest").map(hyper_sdk::Reference::parse) {
-                return Some(name.host().to_string());
-            }
+        if let Some(value) = current.downcast_ref::<Error>().and_then(|error| error.context_value(key)) {
+            return Some(value);
         }
         cause = current.source();
     }

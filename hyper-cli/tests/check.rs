@@ -81,6 +81,26 @@ fn errors_in(output: &Output) -> usize {
 }
 
 #[test]
+fn faults_of_the_text_hide_none_of_those_that_show_later() {
+    let place = Place::new();
+    let text = "FROM scratch\nSTOPSIGNAL FOO\nEXPOSE 70000\nFROM --platform=what scratch\nSTOPSIGNAL BAR\nCOPY --from=9 a b\n\
+                FROM scratch\nENV A=${B\nCOPPY x /\n";
+    let lines = |output: &Output| -> Vec<i64> {
+        let line = |e: &Value| e["location"]["ranges"][0]["start"]["line"].as_i64().unwrap();
+        json(output)["errors"].as_array().unwrap().iter().map(line).collect()
+    };
+    let output = run(&place, text, &["--check", "--format=json"]);
+    assert_eq!(lines(&output), [2, 3, 4, 5, 6, 8, 9], "{}", told(&output));
+    let said = told(&run(&place, text, &[]));
+    for line in [2, 3, 4, 5, 6, 8, 9] {
+        assert!(said.contains(&format!("Dockerfile:{line}:")), "{line}: {said}");
+    }
+    // What may have been a variable leaves open what uses it.
+    let text = "FROM scratch\nENVV PORT=80\nEXPOSE $PORT\nSTOPSIGNAL FOO\n";
+    assert_eq!(lines(&run(&place, text, &["--check", "--format=json"])), [2]);
+}
+
+#[test]
 fn every_stage_is_checked_unless_one_is_asked_for() {
     let place = Place::new();
     let file = "FROM scratch AS unused\nCOPY $NONE /\nSTOPSIGNAL SIGTREM\nFROM scratch AS ahead\nCOPY --from=last /x /\n\
@@ -213,17 +233,17 @@ fn targets_and_the_outline_of_one() {
 
     let value = json(&run(&place, dockerfile, &["--call=outline", "--format=json"]));
     assert_eq!(value["name"], "final");
-    let arguments: Vec<(&str, Option<&str>)> = value["arguments"]
+    let arguments: Vec<(&str, Option<&str>)> = value["args"]
         .as_array()
         .unwrap()
         .iter()
         .map(|a| (a["name"].as_str().unwrap(), a["value"].as_str()))
         .collect();
     assert_eq!(arguments, [("VERSION", Some("1.2")), ("OTHER", None), ("LOCAL", Some("1.2-x"))]);
-    assert_eq!(value["arguments"][0]["description"], "is what is built");
+    assert_eq!(value["args"][0]["description"], "is what is built");
     assert_eq!(value["secrets"][0]["name"], "token");
     assert_eq!(value["secrets"][0]["required"], true);
-    assert_eq!((&value["ssh"][0]["name"], &value["caches"][0]["ID"]), (&"default".into(), &"/c".into()));
+    assert_eq!((&value["ssh"][0]["name"], &value["cache"][0]["ID"]), (&"default".into(), &"/c".into()));
     let output = run(&place, dockerfile, &["--call=outline", "--build-arg=VERSION=9"]);
     assert!(text(&output).contains("9-x") && text(&output).contains("BUILD ARG"), "{}", told(&output));
     let output = run(&place, dockerfile, &["--call=outline", "--target=fnal"]);

@@ -99,6 +99,28 @@ fn arguments_have_scopes_defaults_and_an_order() {
 }
 
 #[test]
+fn options_that_name_nothing_of_the_file_are_told() {
+    let place = Place::new();
+    let text = "ARG VERSION\nFROM scratch AS final\nCOPY . /\n";
+    place.write("context/f", "");
+    let flags = [
+        "--build-arg=VERSOIN=1",
+        "--build-arg=HTTP_PROXY=x",
+        "--no-cache-filter=finale",
+        "-o",
+        "type=cacheonly",
+    ];
+    let output = place.build(text, &flags).output().unwrap();
+    let said = told(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("`VERSOIN`: did you mean `VERSION`?") && said.contains("did you mean `final`?"),
+        "{said}"
+    );
+    assert!(!said.contains("HTTP_PROXY"), "{said}");
+}
+
+#[test]
 fn predefined_arguments_are_known_and_proxies_leave_no_trace() {
     needs_busybox!();
     let place = Place::new();

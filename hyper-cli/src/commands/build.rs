@@ -10,7 +10,7 @@ use crate::refused::Refused;
 use crate::render::{Mode, Renderer};
 use crate::terminal::{print_json, print_line};
 use crate::values::{self, unsupported};
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use hyper_sdk::build::{BuildContext, BuildOutput, BuildRequest, NamedContext, Output};
 use hyper_sdk::exec::Network;
 use hyper_sdk::media_type::Compression;
@@ -53,13 +53,13 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
     /// Runs every step although its result is known
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     no_cache: bool,
     /// Runs every step of these stages although its result is known
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     no_cache_filter: Vec<String>,
     /// Asks registries for base images although the local store has them
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     pull: bool,
     /// Network of RUN steps that do not choose one
     #[arg(long, value_enum, value_name = "MODE", default_value_t = NetworkMode::Default)]
@@ -84,10 +84,10 @@ pub(crate) struct BuildArgs {
     #[arg(short, long = "output", value_name = "SPEC")]
     outputs: Vec<String>,
     /// Pushes the image under its tags: --output=type=image,push=true
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     push: bool,
     /// Keeps the image in the local store: --output=type=image. There is no daemon to load it into
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     load: bool,
     /// Writes the digest of the image to a file
     #[arg(long, value_name = "FILE")]
@@ -111,7 +111,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     source_date_epoch: Option<String>,
     /// Checks the Dockerfile and builds nothing: --call=check
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     check: bool,
     /// What to do with the Dockerfile: build it, check it, or list what its target takes or which targets it has
     ///
@@ -120,7 +120,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "METHOD", default_value = "build")]
     pub(crate) call: Call,
     /// Checks the Dockerfile and rewrites what has one safe way to be written
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     fix: bool,
     #[command(flatten)]
     transport: TransportArgs,
@@ -447,7 +447,8 @@ mod tests {
             "type=oci,dest=a.tar,compression=zstd,compression-level=3",
             "--no-cache-filter",
             "a,b",
-            "--pull",
+            "--pull=true",
+            "--push=false",
         ])
         .unwrap();
         assert_eq!(request.tags.len(), 2);
@@ -499,7 +500,7 @@ mod tests {
         for (context, text) in [
             ("ftp://x/y", "`ftp://`"),
             ("https://x/y.git?elephant=1", "elephant"),
-            ("/nowhere/at/all", "not a folder"),
+            ("/nowhere/at/all", "no such build context"),
         ] {
             let only = Only::try_parse_from(["build", context]).unwrap();
             let failure = request(&only.args, Path::new("/nowhere"), |_| None).unwrap_err();

@@ -139,6 +139,9 @@ async fn rewrite(
             "--fix rewrites a Dockerfile of this machine: this one comes from elsewhere",
         ));
     }
+    if session.format != Format::Text {
+        return Err(Failure::usage("--fix prints text: leave --format out, or check first"));
+    }
     let path = request.dockerfile_name.clone();
     if !stdin && std::fs::read(&path).is_ok_and(|bytes| String::from_utf8(bytes).is_err()) {
         return Err(Failure::usage(

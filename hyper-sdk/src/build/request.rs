@@ -273,8 +273,12 @@ impl BuildRequest {
 /// [`ErrorKind::NotFound`] that names what was looked for.
 pub fn find_dockerfile(context: &Path, file: Option<&Path>) -> Result<PathBuf> {
     if !context.is_dir() {
-        return Err(Error::new(ErrorKind::NotFound, "the build context is not a folder")
-            .with_context("path", context.display()));
+        let what = if context.exists() {
+            "the build context is not a folder"
+        } else {
+            "there is no such build context"
+        };
+        return Err(Error::new(ErrorKind::NotFound, what).with_context("path", context.display()));
     }
     if let Some(file) = file {
         if file.is_file() {
@@ -284,8 +288,11 @@ pub fn find_dockerfile(context: &Path, file: Option<&Path>) -> Result<PathBuf> {
         if file.is_relative() && inside.is_file() {
             return Ok(inside);
         }
-        return Err(Error::new(ErrorKind::NotFound, "there is no such Dockerfile")
-            .with_context("path", file.display()));
+        let what = match file.is_dir() || inside.is_dir() {
+            true => "this is a folder and no Dockerfile: name the file in it",
+            false => "there is no such Dockerfile",
+        };
+        return Err(Error::new(ErrorKind::NotFound, what).with_context("path", file.display()));
     }
     ["Dockerfile", "dockerfile", "Containerfile"]
         .iter()

@@ -56,10 +56,12 @@ impl RuleSet {
     }
 
     fn parse(value: &str) -> Self {
-        match value.trim() {
-            "all" => Self::All,
-            value => {
-                Self::Named(value.split(',').map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect())
+        match value.split_whitespace().next() {
+            Some("all") => Self::All,
+            _ => {
+                // What stands behind a name is for people.
+                let names = value.split(',').filter_map(|name| name.split_whitespace().next());
+                Self::Named(names.map(str::to_owned).collect())
             }
         }
     }
@@ -107,8 +109,11 @@ impl CheckOptions {
                 "skip" => options.skip = RuleSet::parse(value),
                 "experimental" => options.experimental = RuleSet::parse(value),
                 "error" => {
-                    options.error = super::flags::parse_bool(value.trim())
-                        .ok_or_else(|| format!("invalid value `{}` of check option `error`", value.trim()))?;
+                    options.error =
+                        super::flags::parse_bool(value.split_whitespace().next().unwrap_or_default())
+                            .ok_or_else(|| {
+                                format!("invalid value `{}` of check option `error`", value.trim())
+                            })?;
                 }
                 other => return Err(format!("unknown check option `{other}`")),
             }

@@ -3,7 +3,7 @@
 //! A stage may use stages above it. A use of a stage below is an error, and one that leads back to itself is called a
 //! cycle. A name that is no stage is an image or a named context, which only the caller can tell apart.
 
-use super::ast::{Ast, Keyword};
+use super::ast::{Ast, Keyword, Node};
 use super::convert::Converter;
 use super::diagnostic::Diagnostic;
 use super::directive::Directives;
@@ -79,6 +79,8 @@ pub struct Dockerfile {
     pub stages: Vec<Stage>,
     /// The empty lines inside continued instructions.
     pub empty_continuations: Vec<Span>,
+    /// Whether an instruction was left out as broken that others depend on: what they come to cannot be judged.
+    pub(crate) damaged: bool,
     /// The numbers of the stages of a name, ascending.
     names: HashMap<String, Vec<usize>>,
 }
@@ -96,6 +98,13 @@ pub struct Plan {
     pub uses: Vec<BTreeSet<usize>>,
 }
 
+/// Whether other instructions depend on one, or on what it may have been meant to be.
+fn matters_to_others(node: &Node) -> bool {
+    let meant = || Keyword::parse(suggestion(&node.name.value, Keyword::ALL.map(Keyword::name))?);
+    let keyword = node.keyword.or_else(meant);
+    matches!(keyword, Some(Keyword::From | Keyword::Arg | Keyword::Env | Keyword::Workdir | Keyword::Onbuild))
+}
+
 impl Dockerfile {
     pub(crate) fn build(source: Source, ast: Ast, diagnostics: &mut Vec<Diagnostic>) -> Self {
         let directives = ast.directives;
@@ -106,6 +115,7 @@ impl Dockerfile {
             global_args: Vec::new(),
             stages: Vec::new(),
             empty_continuations: empty_lines.map(|d| d.span).collect(),
+            damaged: false,
             names: HashMap::new(),
         };
         let mut seen_from = false;
@@ -118,7 +128,10 @@ impl Dockerfile {
                 seen_from = true;
                 in_stage = statement.is_some();
             }
-            let Some(statement) = statement else { continue };
+            let Some(statement) = statement else {
+                file.damaged |= matters_to_others(node);
+                continue;
+            };
             match (&statement.instruction, seen_from) {
                 (Instruction::From(from), _) => {
                     let from = from.clone();
@@ -275,6 +288,17 @@ impl Dockerfile {
         images: &[String],
         triggers: &BTreeMap<usize, Vec<Statement>>,
     ) -> Result<Plan, Vec<Diagnostic>> {
+        let (plan, faults) = self.plan_with_faults(target, images, triggers);
+        if faults.is_empty() { Ok(plan) } else { Err(faults) }
+    }
+
+    /// As [`Dockerfile::plan`], and goes on where there are faults: the plan then is without the uses that are wrong.
+    pub(crate) fn plan_with_faults(
+        &self,
+        target: usize,
+        images: &[String],
+        triggers: &BTreeMap<usize, Vec<Statement>>,
+    ) -> (Plan, Vec<Diagnostic>) {
         let mut faults = Vec::new();
         let mut bases = Vec::with_capacity(self.stages.len());
         let mut uses: Vec<BTreeMap<usize, (Span, String)>> = Vec::with_capacity(self.stages.len());
@@ -314,13 +338,10 @@ impl Dockerfile {
                 }
             }
         }
-        if !faults.is_empty() {
-            faults.sort_by_key(|d| d.span.start);
-            return Err(faults);
-        }
+        faults.sort_by_key(|d| d.span.start);
         let uses = uses.into_iter().map(|used| used.into_keys().collect()).collect();
         // Every stage stands behind those it uses, so the order of the file is an order to build in.
-        Ok(Plan { target, order: needed.into_iter().collect(), bases, uses })
+        (Plan { target, order: needed.into_iter().collect(), bases, uses }, faults)
     }
 
     /// The fault of a stage that uses itself or one below it.

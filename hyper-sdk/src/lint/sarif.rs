@@ -86,7 +86,7 @@ fn result(rule: &str, level: &str, text: &str, span: Span, source: &Source) -> V
 /// The name of the file as a relative reference (RFC 3986).
 fn uri(source: &Source) -> String {
     let mut uri = String::new();
-    for byte in source.name().bytes() {
+    for byte in source.name().trim_start_matches("./").bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
                 uri.push(byte as char)

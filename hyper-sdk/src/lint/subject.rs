@@ -46,6 +46,8 @@ pub(super) struct Step<'a> {
     pub(super) sets_shell: bool,
     /// Whether a WORKDIR stands before, in this stage or those that it builds on.
     pub(super) has_workdir: bool,
+    /// Whether it is a trigger of ONBUILD: it runs elsewhere, and what is set there is not known.
+    pub(super) is_trigger: bool,
     /// The user that RUN is, where that is known.
     pub(super) user: Option<String>,
 }
@@ -163,6 +165,18 @@ impl<'a> Subject<'a> {
         for statement in &stage.statements {
             let step = self.step(&mut replay, statement, suggestions);
             replay.steps.push(step);
+            if let Instruction::Onbuild(onbuild) = &statement.instruction {
+                replay.steps.push(Step {
+                    statement: &onbuild.trigger,
+                    expanded: Some(onbuild.trigger.instruction.clone()),
+                    undefined: Vec::new(),
+                    shell: replay.shell.clone(),
+                    sets_shell: replay.sets_shell,
+                    has_workdir: true,
+                    is_trigger: true,
+                    user: None,
+                });
+            }
         }
         replay
     }
@@ -229,6 +243,7 @@ impl<'a> Subject<'a> {
             shell: replay.shell.clone(),
             sets_shell: replay.sets_shell,
             has_workdir: replay.has_workdir,
+            is_trigger: false,
             user: replay.user.clone(),
             expanded,
         };

@@ -215,6 +215,20 @@ fn the_first_workdir_and_the_shell_before_count() {
 }
 
 #[test]
+fn triggers_are_looked_at_where_they_are_written() {
+    let text = "FROM scratch\nONBUILD ENV A b\nONBUILD EXPOSE 80/TCP\nONBUILD CMD foo\nONBUILD CMD bar\n\
+                ONBUILD WORKDIR x\nONBUILD COPY $NOPE /\nONBUILD RUN apt-get install x\nCMD [\"x\"]\n";
+    let expected = [
+        "LegacyKeyValueFormat",
+        "ExposeProtoCasing",
+        "JSONArgsRecommended",
+        "JSONArgsRecommended",
+        "AptInstallWithoutYes",
+    ];
+    assert_eq!(names(&found(text, &Facts::default())), expected);
+}
+
+#[test]
 fn drives_have_roots() {
     assert!(found("FROM a\nWORKDIR C:\\\\x\nWORKDIR y\n", &Facts::default()).is_empty());
 }

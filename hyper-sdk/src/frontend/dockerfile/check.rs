@@ -10,7 +10,7 @@ use crate::oci::ImageConfig;
 use crate::platform::Platform;
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 /// The build argument that takes the place of the `check` directive.
@@ -121,6 +121,8 @@ fn platform_of(config: &ImageConfig) -> Option<Platform> {
 /// Goes on where an image cannot be found: its config then has no system, which no real one has.
 struct Lenient<'a> {
     resolver: &'a dyn Resolver,
+    /// Whether images are looked up at all.
+    look_up: bool,
     unresolved: Mutex<Vec<Error>>,
 }
 
@@ -136,9 +138,12 @@ impl Resolver for Lenient<'_> {
     }
 
     async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved> {
-        let error = match self.resolver.image(name, platform).await {
-            Ok(found) => return Ok(found),
-            Err(error) => error.with_context("image", name),
+        let error = match self.look_up {
+            true => match self.resolver.image(name, platform).await {
+                Ok(found) => return Ok(found),
+                Err(error) => error.with_context("image", name),
+            },
+            false => Error::new(ErrorKind::Unavailable, "images are not looked up"),
         };
         self.unresolved.lock().unwrap_or_else(PoisonError::into_inner).push(error);
         let mut config = ImageConfig::empty(platform);
@@ -162,33 +167,64 @@ pub async fn check(
 ) -> Result<Checked> {
     let parsed = crate::dockerfile::parse(text, name);
     let (mut file, mut diagnostics) = (parsed.dockerfile, parsed.diagnostics);
-    let mut bases = BTreeMap::new();
-    let mut unresolved = Vec::new();
-    if !diagnostics.iter().any(Diagnostic::is_error) {
+    let mut seen = Seen::default();
+    if !file.stages.is_empty() {
         alias(&mut file, options)?;
         file.target(options.target.as_deref())?;
-        // With defaults alone a FROM may be empty: that is for a rule to tell, and no fault of the file.
-        let scope = file.global_scope(&platform_arguments(options), &options.build_args);
-        let faults = scope.and_then(|scope| file.bases(&scope)).err().unwrap_or_default();
-        let can_lower = faults.is_empty();
-        diagnostics.extend(faults.into_iter().filter(|fault| fault.code != "empty-image"));
-        if can_lower {
-            let lenient = Lenient { resolver, unresolved: Mutex::default() };
-            match lower_file(&file, options, &lenient, options.target.is_none()).await {
-                Ok(lowered) => bases = lowered.bases,
-                Err(Fault::Text(faults)) => diagnostics.extend(faults),
-                Err(Fault::Other(error)) => unresolved.push(error),
-            }
-            bases.retain(|_, config| !config.os.is_empty());
-            unresolved.extend(lenient.unresolved.into_inner().unwrap_or_else(PoisonError::into_inner));
-            if !unresolved.is_empty() {
-                // What a variable would be that the image may set, nobody knows.
-                diagnostics.retain(|d| d.code != "instruction" || !file.source.slice(d.span).contains('$'));
-            }
-        }
+        seen = look(&file, options, resolver, true).await;
+        add_faults(&mut diagnostics, std::mem::take(&mut seen.faults));
     }
-    diagnostics.sort_by_key(|d| d.span.start);
-    let mut checked = Checked::new(file, diagnostics, &bases, options)?;
-    checked.unresolved = unresolved;
+    let mut checked = Checked::new(file, diagnostics, &seen.bases, options)?;
+    checked.unresolved = seen.unresolved;
     Ok(checked)
+}
+
+/// Adds the faults that lowering shows, in the order of the file; what the parser has said of a place is not said again.
+pub(super) fn add_faults(diagnostics: &mut Vec<Diagnostic>, mut faults: Vec<Diagnostic>) {
+    let known: HashSet<Span> = diagnostics.iter().filter(|d| d.is_error()).map(|d| d.span).collect();
+    faults.retain(|fault| !known.contains(&fault.span));
+    diagnostics.extend(faults);
+    diagnostics.sort_by_key(|d| d.span.start);
+}
+
+/// What the lowering of a file shows.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// What is wrong with the text.
+    pub(super) faults: Vec<Diagnostic>,
+    bases: BTreeMap<usize, ImageConfig>,
+    unresolved: Vec<Error>,
+}
+
+/// Lowers a file for what is wrong with it, as far as it could be understood.
+pub(super) async fn look(
+    file: &Dockerfile,
+    options: &FrontendOptions,
+    resolver: &dyn Resolver,
+    look_up: bool,
+) -> Seen {
+    let mut seen = Seen::default();
+    if file.damaged {
+        return seen;
+    }
+    let scope = file.global_scope(&platform_arguments(options), &options.build_args);
+    let faults = scope.and_then(|scope| file.bases(&scope)).err().unwrap_or_default();
+    if !faults.is_empty() {
+        // With defaults alone the image of a FROM may be empty: that is for a rule to tell, and no fault of the file.
+        seen.faults = faults.into_iter().filter(|fault| fault.code != "empty-image").collect();
+        return seen;
+    }
+    let lenient = Lenient { resolver, look_up, unresolved: Mutex::default() };
+    match lower_file(file, options, &lenient, options.target.is_none()).await {
+        Ok(lowered) => seen.bases = lowered.bases,
+        Err(Fault::Text(faults)) => seen.faults = faults,
+        Err(Fault::Other(error)) => seen.unresolved.push(error),
+    }
+    seen.bases.retain(|_, config| !config.os.is_empty());
+    seen.unresolved.extend(lenient.unresolved.into_inner().unwrap_or_else(PoisonError::into_inner));
+    if !seen.unresolved.is_empty() {
+        // What a variable would be that the image may set, nobody knows.
+        seen.faults.retain(|d| d.code != "instruction" || !file.source.slice(d.span).contains('$'));
+    }
+    seen
 }

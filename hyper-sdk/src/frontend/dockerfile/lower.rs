@@ -103,13 +103,13 @@ impl<'a> Lowering<'a> {
         let scope = self.file.global_scope(&predefined, &self.options.build_args)?;
         let mut bases = Vec::new();
         for (stage, base) in self.file.stages.iter().zip(self.file.bases(&scope)?) {
-            let platform = match &base.platform {
-                Some(text) => text.parse().map_err(|e: Error| {
+            let platform =
+                base.platform.as_ref().map(|text| text.parse()).transpose().unwrap_or_else(|e: Error| {
                     let word = stage.from.platform.as_ref().unwrap_or(&stage.from.image);
-                    self.error(word, e.message())
-                })?,
-                None => self.target_platform(),
-            };
+                    self.faults.push(Diagnostic::error("instruction", word.span, e.message()));
+                    None
+                });
+            let platform = platform.unwrap_or_else(|| self.target_platform());
             bases.push(StageBase { image: base.image, platform });
         }
         let names: Vec<String> = bases.iter().map(|b| b.image.clone()).collect();
@@ -125,6 +125,8 @@ impl<'a> Lowering<'a> {
         }
         if !self.faults.is_empty() {
             self.faults.sort_by_key(|d| d.span.start);
+            // A reference can be found wrong when stages are ordered, and again when it is used.
+            self.faults.dedup_by_key(|d| d.span);
             return Err(self.faults.into());
         }
         let state =
@@ -175,9 +177,11 @@ impl<'a> Lowering<'a> {
     ) -> Lowers<(Plan, BTreeMap<usize, Vec<Statement>>)> {
         let mut triggers = BTreeMap::new();
         loop {
-            let mut plan = self.file.plan(target, names, &triggers)?;
+            let (mut plan, faults) = self.file.plan_with_faults(target, names, &triggers);
             if self.every_stage {
                 plan.order = possible(&plan);
+            } else if !faults.is_empty() {
+                return Err(faults.into());
             }
             let known = triggers.len();
             for index in plan.order.clone() {
@@ -203,6 +207,7 @@ impl<'a> Lowering<'a> {
                 triggers.insert(index, found);
             }
             if triggers.len() == known {
+                self.faults.extend(faults);
                 return Ok((plan, triggers));
             }
         }
@@ -230,7 +235,11 @@ impl<'a> Lowering<'a> {
             }
             // Nothing is for the platform of the build, whatever FROM says.
             (StageRef::Scratch, None) => self.scratch(&self.target_platform()),
-            (_, Some(Resolved::Folder(name))) => self.folder_base(&base.image, &base.platform, &name),
+            (_, Some(Resolved::Folder(name))) => {
+                let state = self.folder_base(&base.image, &base.platform, &name);
+                self.bases.insert(index, state.config.clone());
+                state
+            }
             (_, named) => {
                 let resolved = match named {
                     Some(image) => image,

@@ -18,9 +18,9 @@ pub use outline::{Argument, CacheMount, Outline, SecretUse, Target, outline, tar
 
 use super::{FrontendOptions, Lowered, Resolver};
 use crate::Result;
-use crate::dockerfile::Dockerfile;
+use crate::dockerfile::{Dockerfile, Instruction, Stage, Statement, suggestion};
 use crate::platform::Platform;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Lowers a Dockerfile. `name` is what messages call it.
 ///
@@ -33,16 +33,26 @@ pub async fn lower(
     options: &FrontendOptions,
     resolver: &dyn Resolver,
 ) -> Result<Lowered> {
-    let (mut file, diagnostics) = crate::dockerfile::parse(text, name).into_result()?;
+    let parsed = crate::dockerfile::parse(text, name);
+    if parsed.has_errors() {
+        let mut faults = parsed.diagnostics;
+        let file = parsed.dockerfile;
+        check::add_faults(&mut faults, check::look(&file, options, resolver, false).await.faults);
+        let error = crate::dockerfile::to_error(&faults, &file.source);
+        return Err(error.unwrap_or_else(|| crate::Error::internal("a fault without an error")));
+    }
+    let (mut file, diagnostics) = (parsed.dockerfile, parsed.diagnostics);
     alias(&mut file, options)?;
     let notes = arguments_for_the_builder(options)?;
     let mut lowered = lower_file(&file, options, resolver, false)
         .await
         .map_err(|fault| lower::to_error(fault, &file.source))?;
+    let unused = unused(&file, options);
     let check = Checked::new(file, diagnostics, &lowered.bases, options)?;
     check.refuse()?;
     lowered.warnings = check.warnings();
     lowered.warnings.extend(notes);
+    lowered.warnings.extend(unused);
     Ok(lowered)
 }
 
@@ -68,6 +78,54 @@ fn arguments_for_the_builder(options: &FrontendOptions) -> Result<Vec<String>> {
     ];
     let undone = undone.into_iter().filter(|(name, _)| is_set(name));
     Ok(undone.map(|(name, what)| format!("the build argument {name} is not supported yet: {what}")).collect())
+}
+
+/// Options that name something that the file does not have.
+fn unused(file: &Dockerfile, options: &FrontendOptions) -> Vec<String> {
+    let in_stages = file.stages.iter().flat_map(|stage| &stage.statements);
+    let declared: BTreeSet<&str> = file
+        .global_args
+        .iter()
+        .chain(in_stages)
+        .flat_map(|statement| match &statement.instruction {
+            Instruction::Onbuild(onbuild) => arguments_of(&onbuild.trigger),
+            _ => arguments_of(statement),
+        })
+        .collect();
+    let platforms = platform_arguments(&FrontendOptions::default());
+    let known = |name: &str| {
+        let upper = name.to_ascii_uppercase();
+        declared.contains(name)
+            || upper.starts_with("BUILDKIT_")
+            || upper.ends_with("_PROXY")
+            || name == epoch::SOURCE_DATE_EPOCH
+            || platforms.contains_key(name)
+            || name == "TARGETSTAGE"
+    };
+    let say = |what: &str, name: &str, near: Option<&str>| match near {
+        Some(near) => format!("{what} `{name}`: did you mean `{near}`?"),
+        None => format!("{what} `{name}`"),
+    };
+    let arguments =
+        options.build_args.keys().filter(|name| !known(name)).map(|name| {
+            say("no ARG takes the build argument", name, suggestion(name, declared.iter().copied()))
+        });
+    let stages = || file.stages.iter().filter_map(Stage::name);
+    let filters = options
+        .no_cache_filter
+        .iter()
+        .filter(|filter| !stages().any(|name| name.eq_ignore_ascii_case(filter)));
+    let filters = filters
+        .map(|filter| say("no stage has the name of the cache filter", filter, suggestion(filter, stages())));
+    arguments.chain(filters).collect()
+}
+
+/// The names that an ARG declares.
+fn arguments_of(statement: &Statement) -> Vec<&str> {
+    match &statement.instruction {
+        Instruction::Arg(arg) => arg.variables.iter().map(|variable| variable.name.as_str()).collect(),
+        _ => Vec::new(),
+    }
 }
 
 fn alias(file: &mut Dockerfile, options: &FrontendOptions) -> Result<()> {

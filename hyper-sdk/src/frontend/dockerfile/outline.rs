@@ -57,6 +57,7 @@ pub struct Argument {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// The line of the declaration, from one.
+    #[serde(rename = "location", serialize_with = "location")]
     pub line: usize,
 }
 
@@ -68,6 +69,7 @@ pub struct SecretUse {
     /// Whether the build fails without.
     pub required: bool,
     /// The line of the first use, from one.
+    #[serde(rename = "location", serialize_with = "location")]
     pub line: usize,
 }
 
@@ -78,10 +80,17 @@ pub struct CacheMount {
     #[serde(rename = "ID")]
     pub id: String,
     /// The line of the first use, from one.
+    #[serde(rename = "location", serialize_with = "location")]
     pub line: usize,
 }
 
-/// What a target takes.
+/// Writes a line as the location that other tools write.
+fn location<S: serde::Serializer>(line: &usize, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    let place = serde_json::json!({ "line": line });
+    serde_json::json!({ "ranges": [{ "start": place, "end": place }] }).serialize(serializer)
+}
+
+/// What a target takes. It serialises as the outline of `docker buildx build --call=outline,format=json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Outline {
     /// The target's name, or its number.
@@ -90,12 +99,14 @@ pub struct Outline {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// Arguments, in the order of the file.
+    #[serde(rename = "args")]
     pub arguments: Vec<Argument>,
     /// Secrets, in the order of their first use.
     pub secrets: Vec<SecretUse>,
     /// Agents, in the order of their first use.
     pub ssh: Vec<SecretUse>,
     /// Caches, in the order of their first use.
+    #[serde(rename = "cache")]
     pub caches: Vec<CacheMount>,
 }
 

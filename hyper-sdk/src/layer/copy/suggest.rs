@@ -20,7 +20,9 @@ pub(super) fn missing(root: &SourceRoot, source: &str) -> Error {
     if let Some(name) = nearest(root, &path) {
         message.push_str(&format!(": did you mean `{}`?", escape(&name)));
     }
-    Error::new(ErrorKind::NotFound, message).with_context("folder", place)
+    let error = Error::new(ErrorKind::NotFound, message);
+    // A tree that was put together for the step has no place that means anything to people.
+    if root.path().starts_with("/proc") { error } else { error.with_context("folder", place) }
 }
 
 fn nearest(root: &SourceRoot, path: &[u8]) -> Option<Vec<u8>> {

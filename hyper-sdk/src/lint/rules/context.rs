@@ -96,7 +96,8 @@ pub(super) static COPY_IGNORED_FILE: Rule = Rule {
     ignore_file: Some("notes.md\n"),
     check: |subject, found| {
         let Some(ignore) = &subject.facts.ignore else { return };
-        for (_, step) in subject.steps() {
+        // A trigger copies from another context.
+        for (_, step) in subject.steps().filter(|(_, step)| !step.is_trigger) {
             let sources: Vec<Word> = match &step.expanded {
                 Some(Instruction::Copy(copy)) if copy.from.is_none() => copy.sources.clone(),
                 Some(Instruction::Add(add)) => {

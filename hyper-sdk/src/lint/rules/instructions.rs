@@ -24,6 +24,10 @@ pub(super) static JSON_ARGS_RECOMMENDED: Rule = Rule {
             }
             let message = format!("{name} runs in a shell, which keeps signals from the program");
             let help = match array(command) {
+                _ if command.text().trim_start().starts_with('[') => {
+                    "this is no JSON array: put every argument into double quotes, with a comma between"
+                        .to_owned()
+                }
                 Some(array) => format!("write `{name} {array}`"),
                 None => format!("write {name} as a JSON array of program and arguments"),
             };
@@ -37,7 +41,11 @@ pub(super) static JSON_ARGS_RECOMMENDED: Rule = Rule {
 fn array(command: &CommandLine) -> Option<String> {
     let text = command.text();
     let plain = |c: char| c.is_ascii_alphanumeric() || " -_./:=,@+%".contains(c);
-    let words: Vec<&str> = text.split_whitespace().collect();
+    let words: Vec<&str> = text.split_whitespace().skip_while(|word| *word == "exec").collect();
+    let of_shell = ["cd", "eval", "export", "set", "source", ".", "trap", "ulimit", "umask", "unset"];
+    if words.first().is_none_or(|word| of_shell.contains(word) || word.contains('=')) {
+        return None;
+    }
     (text.chars().all(plain) && text.len() < 200)
         .then(|| serde_json::to_string(&words).unwrap_or_default().replace("\",\"", "\", \""))
 }
@@ -103,7 +111,7 @@ pub(super) static MULTIPLE_INSTRUCTIONS_DISALLOWED: Rule = Rule {
     check: |subject, found| {
         for replay in &subject.stages {
             let mut last: BTreeMap<&str, Span> = BTreeMap::new();
-            for step in &replay.steps {
+            for step in replay.steps.iter().filter(|step| !step.is_trigger) {
                 let name = match &step.statement.instruction {
                     Instruction::Cmd(_) => "CMD",
                     Instruction::Entrypoint(_) => "ENTRYPOINT",

@@ -63,8 +63,8 @@ pub(super) async fn fetch(inner: &Inner, source: &WebSource) -> Result<Fetched> 
         return Ok(record.fetched(&folder));
     }
     let task = inner.options.progress.start(format!("fetch {shown}"), None);
-    let download = Download { inner, source, url, shown, folder: folder.clone(), task: &task };
-    let result = download.run(known, &key).await;
+    let download = Download { inner, source, url, shown: shown.clone(), folder: folder.clone(), task: &task };
+    let result = download.run(known, &key).await.map_err(|e| e.with_context("url", &shown));
     let (record, fresh) = task.end_with(result)?;
     if fresh {
         let mut file = tempfile::NamedTempFile::new_in(&folder).at("cannot write a record in", &folder)?;
