@@ -51,7 +51,10 @@ fn read(text: &str) {
 
 fn check(text: &str) {
     let parsed = parse(text, "Dockerfile");
-    std::hint::black_box(lint(&parsed.dockerfile, &Facts::default(), None));
+    let source = &parsed.dockerfile.source;
+    for finding in lint(&parsed.dockerfile, &Facts::default(), None) {
+        std::hint::black_box((source.position(finding.span.start), finding.diagnostic().render(source)));
+    }
 }
 
 fn usual(lines: usize) -> String {
@@ -103,6 +106,14 @@ fn main() {
             Box::new(|n| format!("FROM a\nRUN{} x\n", " --mount=type=cache,target=/c".repeat(n))),
         ),
         ("directives", Box::new(repeated("", "# check=skip=all\n"))),
+        (
+            "undefined names in the body of a file",
+            Box::new(|n| {
+                let names: String = (0..n).map(|i| format!("$name{i}\n")).collect();
+                format!("FROM scratch\nCOPY <<E /\n{names}E\n")
+            }),
+        ),
+        ("pairs of one line with findings", Box::new(repeated("FROM scratch\nENV", " TOKEN=b"))),
         ("ports", Box::new(repeated("FROM a\nEXPOSE", " 1/tcp"))),
     ];
     for (name, make) in &kinds {

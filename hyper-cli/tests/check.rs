@@ -1,8 +1,8 @@
 //! Checking, fixing and describing a Dockerfile without building it.
 
-use crate::support::{Place, told};
+use crate::support::{Place, skip, told};
 use serde_json::Value;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::Output;
 
 fn run(place: &Place, dockerfile: &str, flags: &[&str]) -> Output {
@@ -58,6 +58,23 @@ fn a_check_tells_everything_at_once_and_builds_nothing() {
 }
 
 #[test]
+fn a_rewritten_file_keeps_its_owner_and_its_names() {
+    let place = Place::new();
+    let file = place.write("context/Dockerfile", "from scratch\nCOPY Dockerfile /\n");
+    if std::os::unix::fs::chown(&file, Some(1234), Some(1235)).is_err() {
+        skip!("this user cannot give files away");
+    }
+    let context = place.join("context");
+    place.ok(&["build", "--fix", context.to_str().unwrap()]);
+    let after = std::fs::metadata(&file).unwrap();
+    assert_eq!((after.uid(), after.gid()), (1234, 1235));
+    std::fs::write(&file, "from scratch\nCOPY Dockerfile /\n").unwrap();
+    std::fs::hard_link(&file, place.join("other")).unwrap();
+    place.ok(&["build", "--fix", context.to_str().unwrap()]);
+    assert!(std::fs::read_to_string(place.join("other")).unwrap().starts_with("FROM"));
+}
+
+#[test]
 fn what_cannot_be_built_is_a_fault_of_a_check_too() {
     let place = Place::new();
     for (text, part) in [
@@ -98,6 +115,27 @@ fn faults_of_the_text_hide_none_of_those_that_show_later() {
     // What may have been a variable leaves open what uses it.
     let text = "FROM scratch\nENVV PORT=80\nEXPOSE $PORT\nSTOPSIGNAL FOO\n";
     assert_eq!(lines(&run(&place, text, &["--check", "--format=json"])), [2]);
+}
+
+#[test]
+fn what_is_wrong_with_a_call_is_told() {
+    let place = Place::new();
+    let text = "FROM base\nCOPY Dockerfile /\n";
+    for (flags, part) in [
+        (&["--fix", "--call=outline"][..], "--call asks for something else"),
+        (&["--check", "--call=targets"], "--call asks for something else"),
+        (&["--call=build,format=json"], "--call takes a format"),
+        (&["--fix", "--format=json"], "--fix prints text"),
+    ] {
+        let output = run(&place, text, flags);
+        assert!(output.status.code() == Some(2) && told(&output).contains(part), "{}", told(&output));
+    }
+    assert_eq!(std::fs::read_to_string(place.join("context/Dockerfile")).unwrap(), text);
+    // What is wrong with the request is an error, and what cannot be looked up is said.
+    let output = run(&place, text, &["--check", "--build-arg=SOURCE_DATE_EPOCH=foo"]);
+    assert!(!output.status.success() && told(&output).contains("SOURCE_DATE_EPOCH"), "{}", told(&output));
+    let output = run(&place, text, &["--check", "--build-context=base=docker-image://127.0.0.1:9/x"]);
+    assert!(told(&output).contains("left out for base"), "{}", told(&output));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What comes from elsewhere: ADD of web files and git repositories, contexts from there and from standard input.
 
-use crate::support::{Place, busybox, missing, skip, succeed, told};
+use crate::support::{Place, busybox, missing, path, skip, succeed, told};
 use crate::web::Web;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -134,6 +134,14 @@ fn the_checksum_of_a_web_file_is_checked() {
     // What is known by its checksum is not asked for again.
     files(&place, &text(&good), &[]);
     assert_eq!(web.seen().len(), 0);
+    // What is known by a checksum of one algorithm can be asked for by one of another.
+    web.file("/both", "hello", &[("ETag", "\"1\"")]);
+    let mut hasher = hyper_sdk::digest::Algorithm::Sha512.hasher();
+    hasher.update(b"hello");
+    for sum in [hasher.finish().to_string(), good.clone()] {
+        let out = files(&place, &text(&sum).replace("/f /f", "/both /f"), &[]);
+        assert_eq!(std::fs::read(out.join("f")).unwrap(), b"hello");
+    }
     assert!(fault(&place, &text("sha256:12"), &[]).contains("Dockerfile:2"));
     place.write("context/f", "x");
     let local = format!("FROM scratch\nADD --checksum={good} f /f\n");
@@ -244,6 +252,18 @@ fn submodules_come_along_unless_they_may_not() {
     let out = files(&place, &format!("FROM scratch\nADD {url}?submodules=false /s\n"), &[]);
     assert!(out.join("s/o").exists() && !out.join("s/part/i").exists());
 
+    // What is kept of git tells nothing of this machine.
+    let out = files(&place, &format!("FROM scratch\nADD --keep-git-dir=true {url} /s\n"), &[]);
+    for folder in ["s/.git", "s/.git/modules/part"] {
+        for name in ["logs", "hooks", "info", "FETCH_HEAD", "ORIG_HEAD"] {
+            assert!(!out.join(folder).join(name).exists(), "{folder}/{name}");
+        }
+        // The times of the first entry, which come after the head of twelve bytes, are unset.
+        let index = std::fs::read(out.join(folder).join("index")).unwrap();
+        assert!(index[12..28].iter().all(|byte| *byte == 0), "{folder}: {index:?}");
+    }
+    assert_eq!(git(&out.join("s"), &["-c", "safe.directory=*", "status", "--porcelain"]), "");
+
     // A submodule cannot reach into this machine.
     let hidden = place.join("repositories/inner.git");
     git(&outer, &["config", "--file", ".gitmodules", "submodule.part.url", hidden.to_str().unwrap()]);
@@ -276,6 +296,77 @@ fn the_token_of_a_repository_goes_to_its_host_alone() {
     web.require("nothing");
     let said = fault(&place, &format!("FROM scratch\nADD {url}#x /s\n"), &[]);
     assert!(!said.replace(&url, "").contains("passw0rd"), "{said}");
+    // A name alone may be a token. `t0ken:`
+    web.require("Basic dDBrZW46");
+    let url = web.url("/r.git").replace("http://", "http://t0ken@");
+    let out = files(&place, &format!("FROM scratch\nADD --keep-git-dir {url} /s\n"), &[]);
+    let config = std::fs::read_to_string(out.join("s/.git/config")).unwrap();
+    assert!(config.contains("/r.git") && !config.contains("t0ken"), "{config}");
+
+    // A server that sends elsewhere gets nothing to take along.
+    let (first, elsewhere) = (Web::start(), Web::start());
+    elsewhere.repositories(&place.join("repositories"));
+    first.redirect(&elsewhere.url("").replace("127.0.0.1", "localhost"));
+    let text = format!("FROM scratch\nADD {} /s\n", first.url("/r.git"));
+    let said = fault(&place, &text, &["--secret", &secret]);
+    assert!(said.contains("gets no credentials"), "{said}");
+    let named = text.replace("http://", "http://user:passw0rd@");
+    assert!(fault(&place, &named, &[]).contains("gets no credentials"));
+    let seen = first.seen();
+    assert!(seen.iter().all(|s| s.headers.contains_key("authorization")), "{seen:?}");
+    let seen = elsewhere.seen();
+    assert!(seen.is_empty(), "{seen:?}");
+    // Without credentials there is nothing to lose.
+    let out = files(&place, &text, &[]);
+    assert_eq!(std::fs::read_to_string(out.join("s/file")).unwrap(), "one");
+    assert!(!elsewhere.seen().iter().any(|s| s.headers.contains_key("authorization")));
+}
+
+#[test]
+fn git_takes_nothing_from_its_user_but_the_keys_of_ssh() {
+    needs!("git");
+    let (place, web) = (Place::new(), Web::start());
+    web.repositories(&place.join("repositories"));
+    repository(&place, "r", &[("file", "one\n")]);
+    place.write("home/.netrc", "machine 127.0.0.1 login user password passw0rd\n");
+    place.write("home/.config/git/attributes", "* text eol=crlf\n");
+    place.write("templates/info/attributes", "* text eol=crlf\n");
+    place.write("configuration/git/attributes", "* text eol=crlf\n");
+    let folder = place.join("out");
+    let output = format!("type=local,dest={}", folder.display());
+    let build = |address: &str| {
+        let text = format!("FROM scratch\nADD {address} /s\n");
+        let mut command = place.build(&text, &["-o", &output]);
+        command
+            .env("GIT_TEMPLATE_DIR", place.join("templates"))
+            .env("XDG_CONFIG_HOME", place.join("configuration"))
+            .env("GIT_EXEC_PATH", place.join("nowhere"))
+            .env("GIT_DIR", place.join("nowhere"));
+        command
+    };
+    let built = build(&web.url("/r.git")).output().unwrap();
+    assert!(built.status.success(), "{}", told(&built));
+    assert_eq!(std::fs::read_to_string(folder.join("s/file")).unwrap(), "one\n");
+
+    // `user:passw0rd`
+    let known = "Basic dXNlcjpwYXNzdzByZA==";
+    web.require(known);
+    web.seen();
+    let built = build(&format!("{}#other", web.url("/r.git"))).output().unwrap();
+    assert!(!built.status.success());
+    let seen = web.seen();
+    assert!(
+        !seen.is_empty() && seen.iter().all(|s| s.headers.get("authorization").is_none_or(|a| a != known))
+    );
+
+    let said = place.join("said");
+    let ssh = place.write("bin/ssh", &format!("#!/bin/sh\necho \"$HOME $*\" > {}\nexit 1\n", said.display()));
+    std::fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", place.join("bin").display(), path());
+    let built = build("ssh://git@example.invalid/r.git").env("PATH", path).output().unwrap();
+    assert!(!built.status.success());
+    let said = std::fs::read_to_string(said).unwrap();
+    assert!(said.starts_with(&format!("{} -o BatchMode=yes", place.join("home").display())), "{said}");
 }
 
 /// Runs the program on a context of any kind; what it makes goes into `out`.

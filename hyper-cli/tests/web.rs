@@ -25,6 +25,8 @@ struct State {
     /// What `Authorization` has to be, for every path.
     authorization: Option<String>,
     repositories: Option<PathBuf>,
+    /// Where every path is to be found instead.
+    moved: Option<String>,
     seen: Vec<Seen>,
 }
 
@@ -67,6 +69,11 @@ impl Web {
         self.state.lock().unwrap().authorization = Some(authorization.to_owned());
     }
 
+    /// Answers every request with the same path at another server.
+    pub(crate) fn redirect(&self, to: &str) {
+        self.state.lock().unwrap().moved = Some(to.to_owned());
+    }
+
     /// What came since the last call.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.state.lock().unwrap().seen)
@@ -94,14 +101,19 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> Option<()> {
     } else {
         reader.take(length).read_to_end(&mut body).ok()?;
     }
-    let (file, repositories, refused) = {
+    let (file, repositories, refused, moved) = {
         let mut state = state.lock().unwrap();
         state.seen.push(Seen { line: format!("{method} {target}"), headers: headers.clone() });
         let refused = state.authorization.as_ref().is_some_and(|a| headers.get("authorization") != Some(a));
-        (state.files.get(&target).cloned(), state.repositories.clone(), refused)
+        let moved = state.moved.clone();
+        (state.files.get(&target).cloned(), state.repositories.clone(), refused, moved)
     };
     if refused {
         let head = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\n";
+        return write!(out, "{head}Content-Length: 0\r\nConnection: close\r\n\r\n").ok();
+    }
+    if let Some(to) = moved {
+        let head = format!("HTTP/1.1 301 Moved Permanently\r\nLocation: {to}{target}\r\n");
         return write!(out, "{head}Content-Length: 0\r\nConnection: close\r\n\r\n").ok();
     }
     if let Some((content, more)) = file {

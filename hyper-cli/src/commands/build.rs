@@ -22,9 +22,6 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-/// The largest Dockerfile that is read from standard input.
-const MAX_DOCKERFILE: u64 = 16 << 20;
-
 /// Builds an image from a Dockerfile
 ///
 /// Without --output and --push the image is kept in the local store, under its tags. The flags are those of
@@ -129,6 +126,24 @@ pub(crate) struct BuildArgs {
 }
 
 impl BuildArgs {
+    /// Refuses what would be done twice, or not at all.
+    fn check_methods(&self) -> Result<(), Failure> {
+        let method = self.call.method;
+        if (self.check || self.fix) && !matches!(method, Method::Build | Method::Check) {
+            return Err(Failure::usage(
+                "--check and --fix check the Dockerfile, and --call asks for something else",
+            ));
+        }
+        if !self.checks()
+            && (self.call.ignore_status || (method == Method::Build && self.call.format.is_some()))
+        {
+            return Err(Failure::usage(
+                "--call takes a format for check, outline and targets, and ignorestatus for check",
+            ));
+        }
+        Ok(())
+    }
+
     /// Whether the Dockerfile is only checked.
     pub(crate) fn checks(&self) -> bool {
         self.check || self.fix || self.call.method == Method::Check
@@ -148,6 +163,7 @@ enum NetworkMode {
 
 pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failure> {
     args.refused.check()?;
+    args.check_methods()?;
     let scratch = session.root().join("scratch");
     let (request, _unpacked) = request(&args, &scratch, |name| std::env::var(name).ok())?;
     let method = if args.checks() { Method::Check } else { args.call.method };
@@ -354,7 +370,11 @@ fn dockerfile_and_context(
         (context, true) => {
             let mut bytes = Vec::new();
             let cannot = |e| Error::io("cannot read the Dockerfile", "standard input", e);
-            std::io::stdin().lock().take(MAX_DOCKERFILE).read_to_end(&mut bytes).map_err(cannot)?;
+            std::io::stdin()
+                .lock()
+                .take(hyper_sdk::dockerfile::MAX_FILE_SIZE + 1)
+                .read_to_end(&mut bytes)
+                .map_err(cannot)?;
             BuildRequest::new(hyper_sdk::dockerfile::decode(bytes, "standard input")?, context)
         }
     };

@@ -13,6 +13,7 @@ use hyper_sdk::progress::Progress;
 use hyper_sdk::{Error, ErrorKind};
 use serde_json::{Value, json};
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 /// Where the pages of the rules are in the documentation.
@@ -173,16 +174,24 @@ async fn rewrite(
     Err(Failure::Findings)
 }
 
-/// Writes a file whole or not at all, with the mode that it had.
+/// Writes a file whole or not at all, with the mode and owner that it had.
 fn replace(path: &Path, text: &str) -> Result<(), Error> {
     let cannot = |e| Error::io("cannot rewrite the Dockerfile", path, e);
     // A link stays, and what it names is rewritten.
     let path = path.canonicalize().map_err(cannot)?;
+    let before = std::fs::metadata(&path).map_err(cannot)?;
+    // A file that has other names stays the one that they name.
+    if before.nlink() > 1 {
+        return std::fs::write(&path, text).map_err(cannot);
+    }
     let folder = path.parent().ok_or_else(|| Error::new(ErrorKind::Io, "the Dockerfile is in no folder"))?;
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(cannot)?;
     file.write_all(text.as_bytes()).map_err(cannot)?;
-    let mode = std::fs::metadata(&path).map_err(cannot)?.permissions();
-    std::fs::set_permissions(file.path(), mode).map_err(cannot)?;
+    let own = file.as_file().metadata().map_err(cannot)?;
+    if (own.uid(), own.gid()) != (before.uid(), before.gid()) {
+        std::os::unix::fs::chown(file.path(), Some(before.uid()), Some(before.gid())).map_err(cannot)?;
+    }
+    std::fs::set_permissions(file.path(), before.permissions()).map_err(cannot)?;
     file.as_file().sync_data().map_err(cannot)?;
     file.persist(&path).map_err(|e| cannot(e.error))?;
     Ok(())

@@ -13,8 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
 
-/// A larger text is no Dockerfile.
-const MAX_DOCKERFILE: u64 = 16 << 20;
 /// The name of a web context's file where it is kept.
 const FILE: &str = "context";
 
@@ -259,7 +257,7 @@ fn dockerfile_in(folder: &Path, file: &Path) -> Result<(PathBuf, String)> {
         let Ok(opened) = root.open_file(&path) else { continue };
         let mut bytes = Vec::new();
         let cannot = |e| Error::io("cannot read the Dockerfile", name, e);
-        opened.take(MAX_DOCKERFILE).read_to_end(&mut bytes).map_err(cannot)?;
+        opened.take(crate::dockerfile::MAX_FILE_SIZE + 1).read_to_end(&mut bytes).map_err(cannot)?;
         let text = crate::dockerfile::decode(bytes, &name.to_string_lossy())?;
         return Ok((name.to_path_buf(), text));
     }

@@ -3,14 +3,24 @@
 use super::ast::Ast;
 use super::diagnostic::{Diagnostic, to_error};
 use super::span::{Source, Span};
-use crate::Result;
+use crate::{Error, ErrorKind, Result};
+
+/// The most bytes that a Dockerfile has; whoever reads one reads a byte more, so that [`decode`] sees it.
+pub const MAX_FILE_SIZE: u64 = 16 << 20;
 
 /// The text of a file of bytes. A Dockerfile is UTF-8; bytes of another encoding are taken in comments, which mean
 /// nothing to a build, and each becomes U+FFFD.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Invalid`] with an excerpt for every other line that is not UTF-8.
+/// [`crate::ErrorKind::Invalid`] with an excerpt for every other line that is not UTF-8;
+/// [`ErrorKind::TooLarge`] above [`MAX_FILE_SIZE`].
 pub fn decode(bytes: Vec<u8>, file_name: &str) -> Result<String> {
+    if bytes.len() as u64 > MAX_FILE_SIZE {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("{file_name} is larger than {MAX_FILE_SIZE} bytes, which no Dockerfile is"),
+        ));
+    }
     let bytes = match String::from_utf8(bytes) {
         Ok(text) => return Ok(text),
         Err(error) => error.into_bytes(),

@@ -275,6 +275,12 @@ pub(crate) fn without_password(text: &str) -> String {
     }
 }
 
+/// A text with every address in it without its password.
+pub(crate) fn without_passwords(text: &str) -> String {
+    let words = text.split_inclusive(char::is_whitespace);
+    words.map(|word| if word.contains("://") { without_password(word) } else { word.to_owned() }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -91,6 +91,16 @@ pub struct Source {
     name: String,
     text: String,
     line_starts: Vec<usize>,
+    /// The number of characters before each block of the text, so that a column costs the same on a long line.
+    blocks: Vec<usize>,
+}
+
+/// The bytes of a block.
+const BLOCK: usize = 256;
+
+/// The number of characters that begin in some bytes of UTF-8.
+fn characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
 impl Source {
@@ -99,7 +109,14 @@ impl Source {
         let text = text.into();
         let mut line_starts = vec![0];
         line_starts.extend(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1));
-        Self { name: name.into(), text, line_starts }
+        let mut blocks = Vec::with_capacity(text.len() / BLOCK + 1);
+        let mut before = 0;
+        for block in text.as_bytes().chunks(BLOCK) {
+            blocks.push(before);
+            before += characters(block);
+        }
+        blocks.push(before);
+        Self { name: name.into(), text, line_starts, blocks }
     }
 
     /// The name that messages call the text by.
@@ -141,8 +158,14 @@ impl Source {
         let offset = offset.min(self.text.len());
         let line = self.line_of(offset);
         let start = self.line_starts[line - 1];
-        let column = self.text[start..].char_indices().take_while(|(i, _)| start + i < offset).count() + 1;
-        Position { line, column }
+        Position { line, column: self.characters_before(offset) - self.characters_before(start) + 1 }
+    }
+
+    /// The number of characters that begin before a byte.
+    fn characters_before(&self, offset: usize) -> usize {
+        let block = offset / BLOCK;
+        self.blocks[block.min(self.blocks.len() - 1)]
+            + self.text.as_bytes().get(block * BLOCK..offset).map_or(0, characters)
     }
 
     /// The first and the last line that a span touches.
@@ -169,6 +192,22 @@ mod tests {
         assert_eq!(source.slice(source.line_span(3)), "");
         assert_eq!(source.slice(source.line_span(4)), "last");
         assert_eq!(source.lines(Span::new(0, 6)), (1, 2));
+    }
+
+    #[test]
+    fn columns_of_long_lines_count_characters() {
+        let text = format!("{}\n{}x", "é".repeat(700), "aé".repeat(500));
+        let source = Source::new("f", text.as_str());
+        for (offset, _) in text.char_indices().step_by(37) {
+            let line = source.line_of(offset);
+            let start = source.line_span(line).start;
+            assert_eq!(source.position(offset).column, text[start..offset].chars().count() + 1, "{offset}");
+        }
+        assert_eq!(source.position(text.len()), Position { line: 2, column: 1002 });
+        for length in [0, 255, 256, 257, 512] {
+            let text = "a".repeat(length);
+            assert_eq!(Source::new("f", text.as_str()).position(length).column, length + 1);
+        }
     }
 
     #[test]

@@ -257,7 +257,8 @@ impl Devices {
             return Err(self.missing(name));
         }
         let permitted: BTreeSet<&str> =
-            permissions.names.keys().flat_map(|permitted| self.find(permitted)).collect();
+            // What another name was given for is permitted under that name alone.
+            permissions.names.iter().filter(|(_, of)| of.is_none()).flat_map(|(name, _)| self.find(name)).collect();
         for device in &found {
             let automatic =
                 self.known.get(*device).and_then(|device| device.annotations.get(AUTO_ALLOW)).is_some_and(
@@ -500,6 +501,8 @@ mod tests {
         assert_eq!(grant(a, &[Some(a)]), Ok(vec![a.to_owned()]));
         assert_eq!(grant(a, &[None]), Ok(vec![a.to_owned()]));
         assert_eq!(grant("card", &[Some("vendor.example/gpu=a,alias=card")]), Ok(vec![a.to_owned()]));
+        let alias = format!("{a},alias={b}");
+        assert_eq!(grant("vendor.example/gpu=*", &[Some(&alias)]), Err(ErrorKind::Denied), "{alias}");
         assert!(DevicePermissions::default().allow(Some("x,as=y")).is_err());
     }
 

@@ -2,8 +2,8 @@
 
 use super::Facts;
 use crate::dockerfile::{
-    Base, Dockerfile, Expander, GlobalScope, InlineFile, Instruction, Stage, StageRef, Statement, Variables,
-    Word, suggestion,
+    Base, Dockerfile, Expander, GlobalScope, InlineFile, Instruction, Span, Stage, StageRef, Statement,
+    Variables, Word, suggestion,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,7 +55,7 @@ pub(super) struct Step<'a> {
 /// A variable that is used and not set.
 #[derive(Clone)]
 pub(super) struct Undefined {
-    pub(super) word: Word,
+    pub(super) place: Span,
     pub(super) name: String,
     /// The variable that may be meant.
     pub(super) near: Option<String>,
@@ -185,9 +185,13 @@ impl<'a> Subject<'a> {
         let escape = self.file.directives.escape;
         let environment = &replay.environment;
         let mut undefined = Vec::new();
-        let mut note = |word: &Word, variables: &Variables| {
-            for name in variables.undefined.iter().filter(|_| environment.complete) {
-                if environment.declared.contains(name) || may_be_unset(&word.value, name) {
+        let mut note = |text: &str, place: Span, variables: &Variables| {
+            if !environment.complete || variables.undefined.is_empty() {
+                return;
+            }
+            let may_be_unset = may_be_unset(text);
+            for name in &variables.undefined {
+                if environment.declared.contains(name) || may_be_unset.contains(name.as_str()) {
                     continue;
                 }
                 let mut near = None;
@@ -196,7 +200,7 @@ impl<'a> Subject<'a> {
                     let known = environment.values.keys().chain(&environment.declared);
                     near = suggestion(name, known.map(String::as_str)).map(str::to_owned);
                 }
-                undefined.push(Undefined { word: word.clone(), name: name.clone(), near });
+                undefined.push(Undefined { place, name: name.clone(), near });
             }
         };
         let expander = Expander::new(escape);
@@ -212,7 +216,7 @@ impl<'a> Subject<'a> {
                     default.and_then(|word| Some((word, expander.word(&word.value, &values).ok()?)));
                 if let Some((word, mut expanded)) = expanded {
                     expanded.variables.undefined.retain(|used| !own.contains(used));
-                    note(word, &expanded.variables);
+                    note(&word.value, word.span, &expanded.variables);
                     values.insert(name.clone(), expanded.text);
                 } else if let Some(value) = given {
                     values.insert(name.clone(), value.clone());
@@ -222,19 +226,19 @@ impl<'a> Subject<'a> {
         }
         for file in inline_files(&statement.instruction).filter(|file| file.expand) {
             if let Ok(expanded) = Expander::for_heredoc().word(&file.content, &environment.values) {
-                note(&Word::new(file.content.clone(), file.span), &expanded.variables);
+                note(&file.content, file.span, &expanded.variables);
             }
         }
         for word in words_of(&statement.instruction) {
             if let Ok(expanded) = expander.word(&word.value, &environment.values) {
-                note(word, &expanded.variables);
+                note(&word.value, word.span, &expanded.variables);
             }
         }
         if let Instruction::Run(run) = &statement.instruction
             && let Some(word) = run.mounts.first()
             && let Ok((_, variables)) = run.mounts(escape, &environment.values)
         {
-            note(word, &variables);
+            note(&word.value, word.span, &variables);
         }
         let expanded = statement.instruction.expand(escape, &environment.values).ok().map(|e| e.instruction);
         let step = Step {
@@ -297,10 +301,13 @@ fn inline_files(instruction: &Instruction) -> impl Iterator<Item = &InlineFile> 
     }
 }
 
-/// Whether a word says what happens when the variable is not set: `${name:-word}` and its relatives.
-fn may_be_unset(word: &str, name: &str) -> bool {
-    let uses = word.split("${").skip(1).filter_map(|rest| rest.strip_prefix(name));
-    uses.into_iter().any(|rest| rest.starts_with([':', '-', '+', '?']))
+/// The variables of which a text says what happens when they are not set: `${name:-word}` and its relatives.
+fn may_be_unset(text: &str) -> BTreeSet<&str> {
+    let guarded = |rest: &'_ str| {
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_')?;
+        rest[end..].starts_with([':', '-', '+', '?']).then_some(end)
+    };
+    text.split("${").skip(1).filter_map(|rest| Some(&rest[..guarded(rest)?])).collect()
 }
 
 /// The words of an instruction that are expanded.

@@ -24,6 +24,11 @@ impl SolveContext {
         inputs: &[Value],
     ) -> Result<Vec<Digest>> {
         self.check_permissions(exec)?;
+        // A result without a device is not that with it.
+        for name in self.devices_of(exec)? {
+            hasher.update_field("device");
+            hasher.update_field(name);
+        }
         let mut mounts: Vec<&Mount> = exec.mounts.iter().collect();
         mounts.sort_by(|a, b| a.target.cmp(&b.target));
         hasher.update_field(keyed(exec, &mounts).to_bytes());

@@ -167,7 +167,7 @@ pub async fn pushing_twice_sends_nothing(client: SharedClient) {
     }
 }
 
-pub async fn dropping_a_push_leaves_no_tag(client: SharedClient) {
+pub async fn dropping_a_push_leaves_no_tag_on_half_an_image(client: SharedClient) {
     needs!(client, push);
     let (store, there) = (memory(), repository("there"));
     stored_image(&store, "here", "x", &linux("amd64")).await;
@@ -188,7 +188,11 @@ pub async fn dropping_a_push_leaves_no_tag(client: SharedClient) {
             }
         }
     }
-    assert!(client.resolve(&there, &v1).await.is_err());
+    if client.resolve(&there, &v1).await.is_ok() {
+        // The registry was faster than the drop. What the tag names then has to be whole.
+        let back = memory();
+        pull(&client, &there, &v1, &back, &name, None, &PullOptions::default()).await.unwrap();
+    }
     push_image_of(&store, &name, &latest, &client, &there, &v1, &PushOptions::default()).await.unwrap();
     client.resolve(&there, &v1).await.unwrap();
 }

@@ -48,7 +48,7 @@ macro_rules! client_conformance {
 
             an_image_is_pushed_and_pulled, an_index_is_pushed_with_all_its_images,
             one_platform_is_pulled_alone, a_copy_within_a_registry, a_copy_brings_the_referrers,
-            pushing_twice_sends_nothing, dropping_a_push_leaves_no_tag, many_requests_at_once,
+            pushing_twice_sends_nothing, dropping_a_push_leaves_no_tag_on_half_an_image, many_requests_at_once,
 
             honesty_what_is_denied_is_unsupported, honesty_a_client_has_a_name,
         );

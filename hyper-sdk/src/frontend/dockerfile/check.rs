@@ -126,10 +126,25 @@ struct Lenient<'a> {
     unresolved: Mutex<Vec<Error>>,
 }
 
+impl Lenient<'_> {
+    /// Remembers why something is not known, and gives what nothing is known of.
+    fn unknown(&self, name: &str, platform: &Platform, error: Error) -> Resolved {
+        let mut unresolved = self.unresolved.lock().unwrap_or_else(PoisonError::into_inner);
+        unresolved.push(error.with_context("image", name));
+        let mut config = ImageConfig::empty(platform);
+        config.os = String::new();
+        let manifest = Digest::sha256(format!("not resolved: {name}"));
+        Resolved::Image { reference: name.to_owned(), manifest, config: Box::new(config) }
+    }
+}
+
 #[async_trait]
 impl Resolver for Lenient<'_> {
     async fn context(&self, name: &str, platform: &Platform) -> Result<Option<Resolved>> {
-        self.resolver.context(name, platform).await
+        match self.resolver.context(name, platform).await {
+            Ok(found) => Ok(found),
+            Err(error) => Ok(Some(self.unknown(name, platform, error))),
+        }
     }
 
     async fn time(&self, _: &Source) -> Result<Option<i64>> {
@@ -141,15 +156,11 @@ impl Resolver for Lenient<'_> {
         let error = match self.look_up {
             true => match self.resolver.image(name, platform).await {
                 Ok(found) => return Ok(found),
-                Err(error) => error.with_context("image", name),
+                Err(error) => error,
             },
             false => Error::new(ErrorKind::Unavailable, "images are not looked up"),
         };
-        self.unresolved.lock().unwrap_or_else(PoisonError::into_inner).push(error);
-        let mut config = ImageConfig::empty(platform);
-        config.os = String::new();
-        let manifest = Digest::sha256(format!("not resolved: {name}"));
-        Ok(Resolved::Image { reference: name.to_owned(), manifest, config: Box::new(config) })
+        Ok(self.unknown(name, platform, error))
     }
 }
 
@@ -158,7 +169,7 @@ impl Resolver for Lenient<'_> {
 /// where that fails the rest is checked all the same.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] for a build argument or target that cannot be used. Faults of the file are no errors here.
+/// [`ErrorKind::Invalid`] for a build argument or target that cannot be used, and what else is wrong with the options. Faults of the file are no errors here.
 pub async fn check(
     name: &str,
     text: &str,
@@ -172,6 +183,9 @@ pub async fn check(
         alias(&mut file, options)?;
         file.target(options.target.as_deref())?;
         seen = look(&file, options, resolver, true).await;
+        if let Some(error) = seen.error {
+            return Err(error);
+        }
         add_faults(&mut diagnostics, std::mem::take(&mut seen.faults));
     }
     let mut checked = Checked::new(file, diagnostics, &seen.bases, options)?;
@@ -194,6 +208,8 @@ pub(super) struct Seen {
     pub(super) faults: Vec<Diagnostic>,
     bases: BTreeMap<usize, ImageConfig>,
     unresolved: Vec<Error>,
+    /// What is wrong with the request rather than with the text.
+    error: Option<Error>,
 }
 
 /// Lowers a file for what is wrong with it, as far as it could be understood.
@@ -218,7 +234,7 @@ pub(super) async fn look(
     match lower_file(file, options, &lenient, options.target.is_none()).await {
         Ok(lowered) => seen.bases = lowered.bases,
         Err(Fault::Text(faults)) => seen.faults = faults,
-        Err(Fault::Other(error)) => seen.unresolved.push(error),
+        Err(Fault::Other(error)) => seen.error = Some(error),
     }
     seen.bases.retain(|_, config| !config.os.is_empty());
     seen.unresolved.extend(lenient.unresolved.into_inner().unwrap_or_else(PoisonError::into_inner));

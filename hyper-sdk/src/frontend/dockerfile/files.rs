@@ -3,7 +3,7 @@
 use super::lower::{Lowering, Lowers};
 use super::stage::{StageState, absolute, clean};
 use crate::Digest;
-use crate::dockerfile::{AddSource, InlineFile, Owner, Principal, Statement, Word};
+use crate::dockerfile::{AddSource, InlineFile, Owner, Principal, Statement, Word, without_password};
 use crate::graph::{
     CopyAction, FileAction, FileOp, MakeDirectory, MakeFile, Op, Source, VertexId, WebSource,
 };
@@ -39,7 +39,7 @@ impl Transfer<'_> {
             }
         }
         for source in self.sources {
-            text.push_str(&format!(" {}", source.value));
+            text.push_str(&format!(" {}", without_password(&source.value)));
         }
         for file in self.inline {
             text.push_str(&format!(" <<{}", file.name));

@@ -4,7 +4,7 @@ use super::stage::StageState;
 use crate::clock::parse_rfc3339;
 use crate::dockerfile::{
     Diagnostic, Dockerfile, Instruction, Plan, Reference, Source as Text, StageRef, Statement, Word,
-    without_password,
+    without_password, without_passwords,
 };
 use crate::frontend::{FrontendOptions, Lowered, Resolved, Resolver};
 use crate::graph::{CopyAction, FileAction, FileOp, Graph, Op, Source, VertexId};
@@ -372,7 +372,7 @@ impl<'a> Lowering<'a> {
     ) {
         let (stage, number, total) = &mut self.position;
         *number += 1;
-        let name = format!("[{stage} {number}/{total}] {}", statement.display());
+        let name = format!("[{stage} {number}/{total}] {}", without_passwords(&statement.display()));
         let vertex = self.graph.add(op, inputs, name);
         if self.no_cache {
             self.graph.set_no_cache(vertex);

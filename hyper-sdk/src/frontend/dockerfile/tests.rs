@@ -312,6 +312,15 @@ async fn faults_show_their_place() {
 }
 
 #[tokio::test]
+async fn a_password_in_an_address_is_nowhere_to_be_seen() {
+    let l = lowered("FROM base\nADD --chown=1 https://me:s3cret@example.com/a.tar https://x:s3cret@h/b /d/")
+        .await;
+    let shown =
+        format!("{:?}{:?}", l.history, l.graph.vertices().iter().map(|v| &v.name).collect::<Vec<_>>());
+    assert!(shown.contains("example.com/a.tar") && !shown.contains("s3cret"), "{shown}");
+}
+
+#[tokio::test]
 async fn history_shows_copies_with_expanded_words() {
     let l = lowered(
         "FROM base\nENV F=f E=\"\"\nCOPY --link --from=folder --exclude=x -- $F \"${F}x\" /q/\nCOPY [\"a b\", \"$F\", \"/x y/\"]\n\

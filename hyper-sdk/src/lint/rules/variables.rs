@@ -51,7 +51,7 @@ pub(super) static UNDEFINED_VAR: Rule = Rule {
         for (_, step) in subject.steps() {
             for undefined in &step.undefined {
                 let name = &undefined.name;
-                let finding = Found::new(undefined.word.span, format!("`{name}` is used and not set"));
+                let finding = Found::new(undefined.place, format!("`{name}` is used and not set"));
                 found.push(match &undefined.near {
                     Some(near) => finding.help(format!("did you mean `{near}`?")),
                     None => finding.help(format!(

@@ -4,23 +4,15 @@
 //! there. Their modes are 0644, 0755 and 0755 for folders, and their time is that of the commit, so that they are the
 //! same wherever they are fetched. Only the protocols of the network are allowed, in submodules too.
 
+use super::git_command::{Git, PROTOCOLS};
 use super::{Fetched, Inner, keep, make_folder};
 use crate::dockerfile::{GitReference, without_password};
 use crate::graph::GitSource;
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
-use base64::Engine as _;
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, UNIX_EPOCH};
-use tokio::process::Command;
-use url::Url;
-
-/// The most of git's own words that an error repeats.
-const TAIL: usize = 2000;
-/// What may be fetched from.
-const PROTOCOLS: &str = "git:http:https:ssh";
 
 /// What is to be fetched for a parsed address. `keep_git_dir` and `checksum` are those of the instruction, which win.
 ///
@@ -60,7 +52,7 @@ pub fn git_source(
 pub(super) async fn fetch(inner: &Inner, source: &GitSource) -> Result<Fetched> {
     let shown = without_password(&source.remote);
     let task = inner.options.progress.start(format!("fetch {shown}"), None);
-    let outcome = fetch_shown(inner, source, &shown).await;
+    let outcome = fetch_shown(inner, source, &shown).await.map_err(|e| e.with_context("url", &shown));
     task.end_with(outcome)
 }
 
@@ -69,10 +61,7 @@ async fn fetch_shown(inner: &Inner, source: &GitSource, shown: &str) -> Result<F
     if source.remote.starts_with('-') || starts_like_a_flag(&source.reference) {
         return Err(Error::invalid(format!("`{shown}` is not a git repository and reference")));
     }
-    let repository = inner.root.join("git").join(Digest::sha256(&source.remote).hex());
-    make_folder(&repository)?;
-    let remote = address_without_password(&source.remote);
-    let git = Git { environment: environment(inner, source)?, repository, remote, shown: shown.to_owned() };
+    let git = Git::new(inner, source, shown)?;
     let _lock = git.lock().await?;
     if !git.repository.join("HEAD").is_file() {
         git.run(&["init", "--quiet", "--bare", "."]).await?;
@@ -112,151 +101,7 @@ struct Found {
     name: Option<String>,
 }
 
-struct Git {
-    environment: Vec<(String, String)>,
-    repository: PathBuf,
-    remote: String,
-    shown: String,
-}
-
-/// What git is told beside the environment of this process: credentials, the agent, and what it must not do.
-fn environment(inner: &Inner, source: &GitSource) -> Result<Vec<(String, String)>> {
-    let mut settings = vec![
-        ("core.hooksPath".to_owned(), "/dev/null".to_owned()),
-        ("core.fsmonitor".to_owned(), "false".to_owned()),
-        ("gc.auto".to_owned(), "0".to_owned()),
-        ("maintenance.auto".to_owned(), "false".to_owned()),
-        ("pack.threads".to_owned(), "1".to_owned()),
-        ("advice.detachedHead".to_owned(), "false".to_owned()),
-        ("init.defaultBranch".to_owned(), "main".to_owned()),
-        ("transfer.fsckObjects".to_owned(), "false".to_owned()),
-        ("safe.directory".to_owned(), "*".to_owned()),
-    ];
-    if let Ok(url) = Url::parse(&source.remote)
-        && matches!(url.scheme(), "http" | "https")
-    {
-        let host = url.host_str().unwrap_or_default();
-        let ids = |name: &str| [format!("{name}.{host}"), name.to_owned()];
-        let text = |id: &[String]| -> Result<Option<String>> {
-            let Some(secret) = inner.secret(id) else { return Ok(None) };
-            std::str::from_utf8(secret.expose())
-                .map(|t| Some(t.trim().to_owned()))
-                .map_err(|_| Error::invalid(format!("the secret `{}` is not UTF-8", id[1])))
-        };
-        let basic =
-            |pair: String| format!("basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
-        let in_address = url.password().map(|password| {
-            let decode = |text| crate::dockerfile::percent_decode(text);
-            basic(format!("{}:{}", decode(url.username()), decode(password)))
-        });
-        let value = match (in_address, text(&ids("GIT_AUTH_HEADER"))?) {
-            (Some(value), _) | (None, Some(value)) => Some(value),
-            (None, None) => {
-                text(&ids("GIT_AUTH_TOKEN"))?.map(|token| basic(format!("x-access-token:{token}")))
-            }
-        };
-        if let Some(value) = value {
-            let origin = url.origin().ascii_serialization();
-            settings.push((format!("http.{origin}/.extraHeader"), format!("Authorization: {value}")));
-        }
-        if let Some(proxy) = inner.options.proxy.as_ref().and_then(|choice| choice.of(&url)) {
-            settings.push(("http.proxy".to_owned(), proxy));
-        }
-    }
-    let mut environment = vec![("GIT_CONFIG_COUNT".to_owned(), settings.len().to_string())];
-    for (number, (key, value)) in settings.into_iter().enumerate() {
-        environment.push((format!("GIT_CONFIG_KEY_{number}"), key));
-        environment.push((format!("GIT_CONFIG_VALUE_{number}"), value));
-    }
-    let mut set = |name: &str, value: &str| environment.push((name.to_owned(), value.to_owned()));
-    set("GIT_CONFIG_NOSYSTEM", "1");
-    set("GIT_CONFIG_GLOBAL", "/dev/null");
-    set("GIT_TERMINAL_PROMPT", "0");
-    set("GIT_ASKPASS", "true");
-    set("GIT_SSH_COMMAND", "ssh -o BatchMode=yes");
-    set("GIT_LFS_SKIP_SMUDGE", "1");
-    set("LC_ALL", "C");
-    if let Some(socket) = &inner.options.ssh_agent {
-        set("SSH_AUTH_SOCK", &socket.display().to_string());
-    }
-    Ok(environment)
-}
-
-/// Variables that speak about another repository, or change how files are written.
-const NOT_INHERITED: [&str; 14] = [
-    "GIT_DIR",
-    "GIT_COMMON_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_NAMESPACE",
-    "GIT_CONFIG",
-    "GIT_CONFIG_PARAMETERS",
-    "GIT_CEILING_DIRECTORIES",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_QUARANTINE_PATH",
-    "GIT_SSH",
-    "GIT_TEMPLATE_DIR",
-    "SSH_AUTH_SOCK",
-];
-
 impl Git {
-    fn error(&self, what: &str) -> Error {
-        Error::new(ErrorKind::Unavailable, format!("{} {what}", self.shown))
-    }
-
-    /// One process at a time works in the repository.
-    async fn lock(&self) -> Result<std::fs::File> {
-        let path = self.repository.join("hyper.lock");
-        super::blocking(move || {
-            let file = std::fs::File::create(&path).at("cannot make the lock", &path)?;
-            file.lock().at("cannot lock", &path)?;
-            Ok(file)
-        })
-        .await
-    }
-
-    fn command(&self, folder: &Path, protocols: &str) -> Command {
-        let mut command = Command::new("git");
-        for name in NOT_INHERITED {
-            command.env_remove(name);
-        }
-        command
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .env("GIT_ALLOW_PROTOCOL", protocols)
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        command
-    }
-
-    async fn output(&self, command: &mut Command) -> Result<String> {
-        let output = command.output().await.map_err(|e| {
-            let missing = e.kind() == std::io::ErrorKind::NotFound;
-            let message = if missing {
-                "git repositories are fetched by the program `git`, which is not installed".to_owned()
-            } else {
-                "git cannot be started".to_owned()
-            };
-            Error::new(if missing { ErrorKind::NotFound } else { ErrorKind::Io }, message).with_source(e)
-        })?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.trim();
-        let from = said.char_indices().rev().nth(TAIL).map_or(0, |(at, _)| at);
-        let said = said[from..].lines().map(without_passwords).collect::<Vec<_>>().join("\n");
-        Err(self.error("cannot be fetched by git").with_context("git says", said))
-    }
-
-    async fn run(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.command(&self.repository, PROTOCOLS);
-        self.output(command.env("GIT_DIR", ".").args(arguments)).await
-    }
-
     /// What the reference of the source is now.
     async fn find(&self, source: &GitSource) -> Result<Found> {
         if let (Some(checksum), true) = (&source.checksum, source.fetch_by_commit)
@@ -376,11 +221,10 @@ impl Git {
             run(PROTOCOLS, &update).await?;
         }
         if keeps {
-            // The index holds inodes and times of this machine; one without is as good.
-            std::fs::remove_file(to.join(".git/index")).at("cannot remove the index of git", to)?;
-            run("", &words("read-tree HEAD")).await?;
-            for name in ["FETCH_HEAD", "ORIG_HEAD", "logs", "hooks", "description", "info", "branches"] {
-                remove(&to.join(".git").join(name))?;
+            for folder in git_folders(to)? {
+                remove_traces(&folder)?;
+                let mut read = self.command(&folder, "");
+                self.output(read.args(["--git-dir=.", "read-tree", "HEAD"])).await?;
             }
         } else {
             remove_git(to)?;
@@ -393,24 +237,6 @@ fn is_commit(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-fn address_without_password(remote: &str) -> String {
-    match Url::parse(remote) {
-        Ok(mut url) if url.password().is_some() || url.scheme().starts_with("http") => {
-            let _ = url.set_password(None);
-            if url.scheme().starts_with("http") {
-                let _ = url.set_username("");
-            }
-            url.into()
-        }
-        _ => remote.to_owned(),
-    }
-}
-
-/// A line of git's with the passwords of the addresses in it left out.
-fn without_passwords(line: &str) -> String {
-    line.split_inclusive([' ', '\'']).map(without_password).collect()
-}
-
 fn remove(path: &Path) -> Result<()> {
     let removed = match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
@@ -418,6 +244,41 @@ fn remove(path: &Path) -> Result<()> {
         Err(_) => Ok(()),
     };
     removed.at("cannot remove", path)
+}
+
+/// The folder `.git` of a work tree, and those that it holds of its submodules and of theirs.
+fn git_folders(work_tree: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = vec![work_tree.join(".git")];
+    let mut open = vec![work_tree.join(".git/modules")];
+    while let Some(folder) = open.pop() {
+        if !folder.is_dir() {
+            continue;
+        }
+        for entry in std::fs::read_dir(&folder).at("cannot read the folder", &folder)? {
+            let entry = entry.at("cannot read the folder", &folder)?;
+            if !entry.file_type().is_ok_and(|t| t.is_dir()) {
+                continue;
+            }
+            // The name of a submodule may have slashes: then this is a folder on the way to it.
+            let path = entry.path();
+            if path.join("HEAD").is_file() {
+                open.push(path.join("modules"));
+                found.push(path);
+            } else {
+                open.push(path);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Removes from a folder of git what tells of this machine or this moment. The index holds inodes and times; one that
+/// is read from the commit anew does not, and is as good.
+fn remove_traces(folder: &Path) -> Result<()> {
+    for name in ["index", "FETCH_HEAD", "ORIG_HEAD", "logs", "hooks", "description", "info", "branches"] {
+        remove(&folder.join(name))?;
+    }
+    Ok(())
 }
 
 /// Removes `.git` here and in the submodules below.

@@ -4,6 +4,7 @@
 //!   ROOT/web/KEY.json            what the server said of the newest answer to an address
 //!   ROOT/web/DIGEST-KEY-TIME/NAME   that answer
 //!   ROOT/git/KEY/                a bare repository with the commits that were fetched from one address
+//!   ROOT/git/home/               the home of git, which stays empty
 //!   ROOT/checkouts/KEY/          the files of one commit
 //! ```
 //!
@@ -14,6 +15,7 @@
 
 mod archive;
 mod git;
+mod git_command;
 mod web;
 
 pub use archive::{StreamContext, context_of_stream};

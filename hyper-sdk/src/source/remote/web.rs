@@ -1,7 +1,7 @@
 //! Files of the web.
 //!
-//! A file that was fetched before is asked for with `If-None-Match` and `If-Modified-Since` (RFC 9110, section 13), and
-//! not at all when its checksum is given and known.
+//! A file that was fetched before is asked for with `If-None-Match` and `If-Modified-Since` (RFC 9110, section 13), not
+//! at all when its checksum is given and known, and as if it were new when the checksum is of another algorithm.
 
 use super::{Fetched, Inner, keep, make_folder};
 use crate::digest::{Algorithm, Hasher};
@@ -88,6 +88,9 @@ struct Download<'a> {
 impl Download<'_> {
     /// The record of the file as it is now, and whether that is a new one.
     async fn run(&self, known: Option<Record>, key: &Digest) -> Result<(Record, bool)> {
+        // That the file is as it was says nothing about a checksum of another algorithm: its bytes are needed.
+        let wanted = self.source.checksum.as_ref().map(Digest::algorithm);
+        let known = known.filter(|r| wanted.is_none_or(|algorithm| algorithm == r.digest.algorithm()));
         let client = self.client()?;
         let mut headers = self.authorization()?;
         if let Some(record) = &known {

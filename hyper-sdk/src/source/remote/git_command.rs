@@ -1,0 +1,251 @@
+//! How the program `git` is run: with what it is told here, and nothing that the user or the system set for it.
+
+use super::{Inner, make_folder};
+use crate::dockerfile::{percent_decode, without_password};
+use crate::graph::GitSource;
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
+use base64::Engine as _;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::process::Command;
+use url::Url;
+
+/// The most of git's own words that an error repeats.
+const TAIL: usize = 2000;
+/// What may be fetched from.
+pub(super) const PROTOCOLS: &str = "git:http:https:ssh";
+
+/// What git has of the environment of this process: where programs are, how the network is reached and which
+/// authorities are trusted. All else could change what is fetched and how it is written.
+const INHERITED: [&str; 18] = [
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "TMPDIR",
+    "USER",
+    "LOGNAME",
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "GIT_SSL_CAINFO",
+    "GIT_SSL_CAPATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "CURL_CA_BUNDLE",
+];
+
+/// `ssh` looks for its keys in the home of the user, git must not: it would find the passwords of `.netrc` there.
+const SSH: &str = "HOME=\"$HYPER_SSH_HOME\" ssh -o BatchMode=yes";
+
+/// Git for one remote repository, and the repository of ours with what was fetched from it.
+pub(super) struct Git {
+    environment: Vec<(OsString, OsString)>,
+    pub(super) repository: PathBuf,
+    pub(super) remote: String,
+    pub(super) shown: String,
+    /// Whether the server is given credentials.
+    trusted: bool,
+}
+
+/// Settings of git, in order.
+type Settings = Vec<(String, String)>;
+
+/// What git is told whatever it does.
+fn settings() -> Settings {
+    [
+        ("core.hooksPath", "/dev/null"),
+        ("core.attributesFile", "/dev/null"),
+        ("core.excludesFile", "/dev/null"),
+        ("core.fsmonitor", "false"),
+        // The logs hold names and times of this machine.
+        ("core.logAllRefUpdates", "false"),
+        ("gc.auto", "0"),
+        ("maintenance.auto", "false"),
+        ("pack.threads", "1"),
+        ("advice.detachedHead", "false"),
+        ("init.defaultBranch", "main"),
+        ("transfer.fsckObjects", "false"),
+        ("safe.directory", "*"),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// The credentials for the server of this address as settings of git, if there are any. A password in the address wins
+/// over the secrets, and they win over a name alone.
+fn credentials(inner: &Inner, url: &Url) -> Result<Settings> {
+    let host = url.host_str().unwrap_or_default();
+    let secret = |name: &str| -> Result<Option<String>> {
+        let Some(secret) = inner.secret(&[format!("{name}.{host}"), name.to_owned()]) else {
+            return Ok(None);
+        };
+        std::str::from_utf8(secret.expose())
+            .map(|t| Some(t.trim().to_owned()))
+            .map_err(|_| Error::invalid(format!("the secret `{name}` is not UTF-8")))
+    };
+    let basic = |pair: String| format!("basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
+    let user = percent_decode(url.username());
+    let header = if let Some(password) = url.password() {
+        Some(basic(format!("{user}:{}", percent_decode(password))))
+    } else if let Some(value) = secret("GIT_AUTH_HEADER")? {
+        Some(value)
+    } else {
+        secret("GIT_AUTH_TOKEN")?.map(|token| basic(format!("x-access-token:{token}")))
+    };
+    let origin = url.origin().ascii_serialization();
+    let mut settings = match header {
+        Some(value) => vec![(format!("http.{origin}/.extraHeader"), format!("Authorization: {value}"))],
+        // Public repositories have such addresses too, and their servers refuse a name without its password. So git
+        // sends it, with an empty password, only when the server asks for one.
+        None if !user.is_empty() => vec![(format!("credential.{origin}.username"), user)],
+        None => return Ok(Vec::new()),
+    };
+    // Git would take the header along to wherever the server sends it.
+    settings.push((format!("http.{origin}/.followRedirects"), "false".to_owned()));
+    Ok(settings)
+}
+
+impl Git {
+    /// Makes the folder of the repository; nothing is run.
+    pub(super) fn new(inner: &Inner, source: &GitSource, shown: &str) -> Result<Self> {
+        let root = inner.root.join("git");
+        let repository = root.join(Digest::sha256(&source.remote).hex());
+        make_folder(&repository)?;
+        let home = root.join("home");
+        make_folder(&home)?;
+        let mut settings = settings();
+        let mut trusted = false;
+        if let Ok(url) = Url::parse(&source.remote)
+            && matches!(url.scheme(), "http" | "https")
+        {
+            let credentials = credentials(inner, &url)?;
+            trusted = !credentials.is_empty();
+            settings.extend(credentials);
+            if let Some(proxy) = inner.options.proxy.as_ref().and_then(|choice| choice.of(&url)) {
+                settings.push(("http.proxy".to_owned(), proxy));
+            }
+        }
+        let mut environment: Vec<(OsString, OsString)> = INHERITED
+            .iter()
+            .filter_map(|name| std::env::var_os(name).map(|value| (OsString::from(name), value)))
+            .collect();
+        let mut set = |name: &str, value: OsString| environment.push((name.into(), value));
+        set("GIT_CONFIG_COUNT", settings.len().to_string().into());
+        for (number, (key, value)) in settings.into_iter().enumerate() {
+            set(&format!("GIT_CONFIG_KEY_{number}"), key.into());
+            set(&format!("GIT_CONFIG_VALUE_{number}"), value.into());
+        }
+        for (name, value) in [
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("GIT_ATTR_NOSYSTEM", "1"),
+            // Empty: no templates, also not those of the system.
+            ("GIT_TEMPLATE_DIR", ""),
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("GIT_ASKPASS", "true"),
+            ("GIT_SSH_COMMAND", SSH),
+            ("GIT_SSH_VARIANT", "ssh"),
+            ("GIT_LFS_SKIP_SMUDGE", "1"),
+            ("LC_ALL", "C"),
+        ] {
+            set(name, value.into());
+        }
+        set("HOME", home.into());
+        set("HYPER_SSH_HOME", std::env::var_os("HOME").unwrap_or_default());
+        if let Some(socket) = &inner.options.ssh_agent {
+            set("SSH_AUTH_SOCK", socket.into());
+        }
+        let remote = address_without_password(&source.remote);
+        Ok(Self { environment, repository, remote, shown: shown.to_owned(), trusted })
+    }
+
+    pub(super) fn error(&self, what: &str) -> Error {
+        Error::new(ErrorKind::Unavailable, format!("{} {what}", self.shown))
+    }
+
+    /// One process at a time works in the repository.
+    pub(super) async fn lock(&self) -> Result<std::fs::File> {
+        let path = self.repository.join("hyper.lock");
+        super::blocking(move || {
+            let file = std::fs::File::create(&path).at("cannot make the lock", &path)?;
+            file.lock().at("cannot lock", &path)?;
+            Ok(file)
+        })
+        .await
+    }
+
+    pub(super) fn command(&self, folder: &Path, protocols: &str) -> Command {
+        let mut command = Command::new("git");
+        command
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .env("GIT_ALLOW_PROTOCOL", protocols)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    pub(super) async fn output(&self, command: &mut Command) -> Result<String> {
+        let output = command.output().await.map_err(|e| {
+            let missing = e.kind() == std::io::ErrorKind::NotFound;
+            let message = if missing {
+                "git repositories are fetched by the program `git`, which is not installed".to_owned()
+            } else {
+                "git cannot be started".to_owned()
+            };
+            Error::new(if missing { ErrorKind::NotFound } else { ErrorKind::Io }, message).with_source(e)
+        })?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.trim();
+        let from = said.char_indices().rev().nth(TAIL).map_or(0, |(at, _)| at);
+        let said = said[from..].lines().map(without_passwords).collect::<Vec<_>>().join("\n");
+        let error = if self.trusted && is_redirect(&said) {
+            let why = "redirects, and a server that redirects gets no credentials: name the final address";
+            Error::invalid(format!("{} {why}", self.shown))
+        } else {
+            self.error("cannot be fetched by git")
+        };
+        Err(error.with_context("git says", said))
+    }
+
+    pub(super) async fn run(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.command(&self.repository, PROTOCOLS);
+        self.output(command.env("GIT_DIR", ".").args(arguments)).await
+    }
+}
+
+/// Whether git failed at a redirect that it was told not to follow.
+fn is_redirect(said: &str) -> bool {
+    ["301", "302", "303", "307", "308"]
+        .iter()
+        .any(|status| said.contains(&format!("returned error: {status}")))
+}
+
+fn address_without_password(remote: &str) -> String {
+    match Url::parse(remote) {
+        Ok(mut url) if url.password().is_some() || url.scheme().starts_with("http") => {
+            let _ = url.set_password(None);
+            if url.scheme().starts_with("http") {
+                let _ = url.set_username("");
+            }
+            url.into()
+        }
+        _ => remote.to_owned(),
+    }
+}
+
+/// A line of git's with the passwords of the addresses in it left out.
+fn without_passwords(line: &str) -> String {
+    line.split_inclusive([' ', '\'']).map(without_password).collect()
+}
