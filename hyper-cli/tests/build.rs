@@ -1,6 +1,8 @@
 //! Builds with the program: the cache, failures, signals, secrets, outputs, stages, two builds at once.
 
-use crate::support::{Built, Place, at_once, busybox, marker, processes, skip, told, tree, wait_for};
+use crate::support::{
+    Built, Place, at_once, busybox, is_root, marker, processes, skip, told, tree, wait_for,
+};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -37,6 +39,44 @@ fn an_unchanged_build_is_cached() {
     assert_eq!(ran(&third).len(), 3, "the copy and what follows it: {:?}", third.outcomes());
     assert_ne!(first.digest, third.digest);
     assert_eq!(ran(&place.built(dockerfile, &["--no-cache"])).len(), 4);
+}
+
+#[test]
+fn the_root_keeps_owner_and_mode() {
+    needs_busybox!();
+    let place = Place::new();
+    place.write("context/a", "one");
+    // Only root can be sure to have other owners to give.
+    let (change, owner, user) =
+        if is_root() { ("chown 1000:1000 / && ", "1000:1000", "USER 1000\n") } else { ("", "0:0", "") };
+    let look = |step: &str| format!("RUN echo {step} $(stat -c '%u:%g %a' /)\n");
+    let seen = |steps: &[&str]| -> String { steps.iter().map(|s| format!("{s} {owner} 700\n")).collect() };
+    let dockerfile = format!(
+        "FROM base\nRUN {change}chmod 700 /\n{}COPY a /a\n{}{user}RUN mkdir /app && touch /x\n",
+        look("first"),
+        look("second"),
+    );
+    let image = place.join("image");
+    let output = format!("type=oci,tar=false,dest={}", image.display());
+    let first = place.built(&dockerfile, &["-t", "closed:latest", "-o", &output]);
+    assert_eq!(first.log(), seen(&["first", "second"]));
+    let second = place.built(&dockerfile, &[]);
+    assert_eq!((second.log(), &second.digest), (String::new(), &first.digest));
+    let third = place.built(&format!("{dockerfile}{}", look("third")), &[]);
+    assert_eq!(third.log(), seen(&["third"]), "after known steps");
+
+    // What was exported says it as well: nothing but the image is left here.
+    let fresh = Place::new();
+    fresh.write("context/b", "two");
+    let dockerfile = format!(
+        "FROM closed\n{}COPY b /app/b\n{}{user}RUN touch /y && ls /\n",
+        look("fourth"),
+        look("fifth")
+    );
+    let log = fresh
+        .built(&dockerfile, &["--build-context", &format!("closed=oci-layout://{}", image.display())])
+        .log();
+    assert!(log.starts_with(&seen(&["fourth", "fifth"])) && log.ends_with("x\ny\n"), "{log}");
 }
 
 #[test]

@@ -360,13 +360,13 @@ fn git_takes_nothing_from_its_user_but_the_keys_of_ssh() {
     );
 
     let said = place.join("said");
-    let ssh = place.write("bin/ssh", &format!("#!/bin/sh\necho \"$HOME $*\" > {}\nexit 1\n", said.display()));
+    let ssh = place.write("bin/ssh", &format!("#!/bin/sh\necho \"$*\" > {}\nexit 1\n", said.display()));
     std::fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let path = format!("{}:{}", place.join("bin").display(), path());
     let built = build("ssh://git@example.invalid/r.git").env("PATH", path).output().unwrap();
     assert!(!built.status.success());
     let said = std::fs::read_to_string(said).unwrap();
-    assert!(said.starts_with(&format!("{} -o BatchMode=yes", place.join("home").display())), "{said}");
+    assert!(said.starts_with("-o BatchMode=yes"), "{said}");
 }
 
 /// Runs the program on a context of any kind; what it makes goes into `out`.

@@ -182,6 +182,56 @@ async fn steps_become_layers_on_copies() {
     steps_become_layers(Style::Copy).await;
 }
 
+/// Owner and mode of `/` as steps see them, after a step that has changed them, one that has not, and an unpacked layer
+/// that does not mention it.
+async fn the_root_stays_what_a_step_made_it(style: Style) {
+    let Some(fixture) = Fixture::new().await else { return };
+    let snapshots = fixture.with_base(style).await;
+    let owner = match fixture.executor.identity() {
+        Identity::Full => "1000:1001",
+        Identity::Single => "0:0",
+    };
+    let look = format!("[ \"$(stat -c '%u:%g %a' /)\" = '{owner} 1750' ]");
+    let active = snapshots.prepare(Some(&chain("base"))).await.unwrap();
+    // Not every file system has such attributes; where it has, no later step may lose this one.
+    let files = active.folder().join("fs");
+    rustix::fs::setxattr(&files, "user.hyper", b"x", rustix::fs::XattrFlags::empty()).ok();
+    let change = if owner == "0:0" { "true" } else { "chown 1000:1001 /" };
+    let script = format!("{change} && chmod 1750 / && {look}");
+    assert_eq!(fixture.run(&*active, &script).await, (0, String::new()));
+    let options = || DiffOptions { epoch: Some(1_000_000) };
+    let tar = read_all(snapshots.diff(&*active, options()).await.unwrap()).await.unwrap();
+    assert!(entries(&tar)["."].starts_with(&format!("directory 1750 {owner} ")), "{:?}", entries(&tar));
+    snapshots.commit(active, &chain("changed")).await.unwrap();
+
+    let active = snapshots.prepare(Some(&chain("changed"))).await.unwrap();
+    assert_eq!(fixture.run(&*active, &format!("{look} && echo > /new")).await, (0, String::new()));
+    let tar = read_all(snapshots.diff(&*active, options()).await.unwrap()).await.unwrap();
+    assert_eq!(entries(&tar).into_keys().collect::<Vec<_>>(), ["new"], "the root has not changed");
+    snapshots.commit(active, &chain("kept")).await.unwrap();
+    snapshots.apply(Some(&chain("changed")), &chain("unpacked"), Box::new(Cursor::new(tar))).await.unwrap();
+
+    let mut times = Vec::new();
+    for name in ["kept", "unpacked"] {
+        let active = snapshots.prepare(Some(&chain(name))).await.unwrap();
+        let (code, time) = fixture.run(&*active, &format!("{look} && stat -c %Y /")).await;
+        assert_eq!(code, 0, "{name}");
+        times.push(time);
+        snapshots.abandon(active).await.unwrap();
+    }
+    assert_eq!(times[0], times[1]);
+}
+
+#[tokio::test]
+async fn the_root_stays_what_a_step_made_it_on_overlays() {
+    the_root_stays_what_a_step_made_it(Style::Overlay).await;
+}
+
+#[tokio::test]
+async fn the_root_stays_what_a_step_made_it_on_copies() {
+    the_root_stays_what_a_step_made_it(Style::Copy).await;
+}
+
 #[tokio::test]
 async fn a_step_can_start_from_nothing() {
     let Some(fixture) = Fixture::new().await else { return };

@@ -207,6 +207,10 @@ fn dispatch(
             }
             Ok(Reply::Done)
         }
+        Request::InheritRoot { lower, upper } => {
+            tree::inherit_root(&lower, &upper, context)?;
+            Ok(Reply::Done)
+        }
         Request::CopyTree { from, to } => copy_tree(&from, &to),
         Request::Remove { paths } => {
             for path in paths {

@@ -76,6 +76,12 @@ pub(crate) enum Request {
     MakeFolders {
         folders: Vec<PathBuf>,
     },
+    /// Give the empty upper folder of an overlay owner, mode, time and attributes of its topmost lower folder: the
+    /// overlay shows those of the upper one.
+    InheritRoot {
+        lower: PathBuf,
+        upper: PathBuf,
+    },
     /// Copy a whole tree into an existing empty folder.
     CopyTree {
         from: RootFs,

@@ -27,6 +27,9 @@ use std::sync::Arc;
 
 const OWNERS: &str = "owners.json";
 
+/// An archive without entries.
+const EMPTY_TAR: &[u8] = &[0; 1024];
+
 type Owners = BTreeMap<String, (u32, u32)>;
 
 /// Unpacks a layer into `target` on top of `lowers`; with `plain` into a whole tree.
@@ -37,7 +40,16 @@ pub(super) fn apply(
     tar: &mut impl Read,
     context: Context,
 ) -> Result<()> {
-    let mut options = ApplyOptions::new(if plain { ApplyStyle::Plain } else { ApplyStyle::Overlay });
+    let style = if plain { ApplyStyle::Plain } else { ApplyStyle::Overlay };
+    let applied = unpack(tar, target, &apply_options(style, lowers, context))?;
+    if context.identity == Identity::Single {
+        save_owners(target, &applied.index)?;
+    }
+    Ok(())
+}
+
+fn apply_options(style: ApplyStyle, lowers: &[PathBuf], context: Context) -> ApplyOptions {
+    let mut options = ApplyOptions::new(style);
     options.lowers = lowers.to_vec();
     if context.user_namespace {
         options.devices = DevicePolicy::Skip;
@@ -45,11 +57,14 @@ pub(super) fn apply(
     if context.identity == Identity::Single {
         options.owners = OwnerPolicy::Ignore;
     }
-    let applied = unpack(tar, target, &options)?;
-    if context.identity == Identity::Single {
-        save_owners(target, &applied.index)?;
-    }
-    Ok(())
+    options
+}
+
+/// Makes the empty `upper` what a layer that does not mention the root becomes on `lower`.
+pub(super) fn inherit_root(lower: &Path, upper: &Path, context: Context) -> Result<()> {
+    // The very code for layers, so that a step and the layer that it becomes have the same root.
+    let options = apply_options(ApplyStyle::Overlay, &[lower.to_owned()], context);
+    unpack(EMPTY_TAR, upper, &options).map(drop)
 }
 
 fn owners_file(layer: &Path) -> Option<PathBuf> {
@@ -108,10 +123,22 @@ pub(super) fn diff(
         diff_overlay(upper, lowers, &mut writer, &options)?;
     }
     let (_, index) = writer.finish()?;
+    if let Some(lower) = lowers.first()
+        && index.get(&LayerPath::root()).is_none()
+    {
+        keep_root_time(lower, upper)?;
+    }
     if let Some(epoch) = epoch {
         clamp_times(upper, &index, epoch)?;
     }
     Ok(())
+}
+
+/// Gives a root that is left out of the layer the time that unpacking the layer gives it.
+fn keep_root_time(lower: &Path, upper: &Path) -> Result<()> {
+    let failed = |path: &Path, e: Errno| Error::io("cannot keep the time of a tree", path, e.into());
+    let stat = rustix::fs::stat(lower).map_err(|e| failed(lower, e))?;
+    rustix::fs::utimensat(CWD, upper, &times(&stat), AtFlags::empty()).map_err(|e| failed(upper, e))
 }
 
 /// Sets times above `epoch` to it, for what is in the layer.

@@ -276,7 +276,15 @@ impl Snapshotter for LocalSnapshotter {
     }
 
     async fn prepare(&self, parent: Option<&Digest>) -> Result<Box<dyn Active>> {
-        Ok(Box::new(self.new_active(parent).await?))
+        let active = self.new_active(parent).await?;
+        // What is unpacked does so by itself, and a copy has the root of what it was copied from.
+        if let RootFs::Overlay { lowers, upper: Some((upper, _)) } = &active.rootfs
+            && let Some(lower) = lowers.first()
+        {
+            let request = Request::InheritRoot { lower: lower.clone(), upper: upper.clone() };
+            self.0.executor.call(request).await?;
+        }
+        Ok(Box::new(active))
     }
 
     async fn view(&self, chain: Option<&Digest>) -> Result<RootFs> {

@@ -223,6 +223,21 @@ fn a_changed_root_is_in_the_layer() {
     assert!(index.entries()[0].path.is_root());
 }
 
+#[test]
+fn a_layer_that_does_not_mention_the_root_shows_the_one_below() {
+    let mut layers = Layers::new();
+    layers.push(&write_layer(&[(Entry::directory(LayerPath::root(), 0o1750), Vec::new()), file("f", "")]).0);
+    layers.push(&write_layer(&[file("g", "")]).0);
+    layers.push(&write_layer(&[]).0);
+    // An archive of zeros is what a step's folder is made of.
+    layers.push(&[0; 1024]);
+    for directory in &layers.directories {
+        let mode = rustix::fs::stat(directory).unwrap().st_mode & 0o7777;
+        assert_eq!(mode, 0o1750, "{}", directory.display());
+    }
+    assert!(diff(&layers.directories[0], &layers.directories[1..]).1.is_empty());
+}
+
 /// Mounts an overlay as the sandbox does, lets `work` change it, and returns the difference as a layer.
 fn changed_by_kernel(layers: &Layers, work: impl FnOnce(&Path)) -> Option<Vec<u8>> {
     let [upper, scratch, merged] = ["upper", "work", "merged"].map(|n| layers.folder.path().join(n));

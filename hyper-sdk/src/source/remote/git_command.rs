@@ -16,31 +16,60 @@ const TAIL: usize = 2000;
 /// What may be fetched from.
 pub(super) const PROTOCOLS: &str = "git:http:https:ssh";
 
-/// What git has of the environment of this process: where programs are, how the network is reached and which
-/// authorities are trusted. All else could change what is fetched and how it is written.
-const INHERITED: [&str; 18] = [
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "TMPDIR",
-    "USER",
-    "LOGNAME",
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "GIT_SSL_CAINFO",
-    "GIT_SSL_CAPATH",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "CURL_CA_BUNDLE",
+/// What git does not have of the environment of this process: all of it could change what is fetched, how it is
+/// written, or what is told of it. What is left says where programs are, how the network is reached and which
+/// authorities are trusted.
+const NOT_INHERITED: [&str; 49] = [
+    "GIT_DIR",
+    "GIT_COMMON_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_INDEX_VERSION",
+    "GIT_NAMESPACE",
+    "GIT_CEILING_DIRECTORIES",
+    "GIT_DISCOVERY_ACROSS_FILESYSTEM",
+    "GIT_CONFIG",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_CONFIG_SYSTEM",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_QUARANTINE_PATH",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_NO_REPLACE_OBJECTS",
+    "GIT_GRAFT_FILE",
+    "GIT_SHALLOW_FILE",
+    "GIT_DEFAULT_HASH",
+    "GIT_DEFAULT_REF_FORMAT",
+    "GIT_ATTR_SOURCE",
+    "GIT_LITERAL_PATHSPECS",
+    "GIT_GLOB_PATHSPECS",
+    "GIT_NOGLOB_PATHSPECS",
+    "GIT_ICASE_PATHSPECS",
+    "GIT_EXEC_PATH",
+    "GIT_EXTERNAL_DIFF",
+    "GIT_PROTOCOL",
+    "GIT_PROXY_COMMAND",
+    "GIT_SSH",
+    "GIT_SSL_NO_VERIFY",
+    "GIT_SSL_CERT",
+    "GIT_SSL_KEY",
+    "GIT_HTTP_PROXY_AUTHMETHOD",
+    "GIT_HTTP_USER_AGENT",
+    "GIT_CURL_VERBOSE",
+    "GIT_TRACE",
+    "GIT_TRACE_CURL",
+    "GIT_TRACE_CURL_NO_DATA",
+    "GIT_TRACE_PACKET",
+    "GIT_TRACE_SETUP",
+    "GIT_TRACE2",
+    "GIT_TRACE2_EVENT",
+    "GIT_TRACE2_PERF",
+    "GIT_REDACT_COOKIES",
+    "GIT_TRACE_REDACT",
+    "XDG_CONFIG_HOME",
+    "SSH_ASKPASS",
+    "SSH_AUTH_SOCK",
 ];
-
-/// `ssh` looks for its keys in the home of the user, git must not: it would find the passwords of `.netrc` there.
-const SSH: &str = "HOME=\"$HYPER_SSH_HOME\" ssh -o BatchMode=yes";
 
 /// Git for one remote repository, and the repository of ours with what was fetched from it.
 pub(super) struct Git {
@@ -130,10 +159,7 @@ impl Git {
                 settings.push(("http.proxy".to_owned(), proxy));
             }
         }
-        let mut environment: Vec<(OsString, OsString)> = INHERITED
-            .iter()
-            .filter_map(|name| std::env::var_os(name).map(|value| (OsString::from(name), value)))
-            .collect();
+        let mut environment: Vec<(OsString, OsString)> = Vec::new();
         let mut set = |name: &str, value: OsString| environment.push((name.into(), value));
         set("GIT_CONFIG_COUNT", settings.len().to_string().into());
         for (number, (key, value)) in settings.into_iter().enumerate() {
@@ -148,15 +174,16 @@ impl Git {
             ("GIT_TEMPLATE_DIR", ""),
             ("GIT_TERMINAL_PROMPT", "0"),
             ("GIT_ASKPASS", "true"),
-            ("GIT_SSH_COMMAND", SSH),
+            ("GIT_SSH_COMMAND", "ssh -o BatchMode=yes"),
             ("GIT_SSH_VARIANT", "ssh"),
             ("GIT_LFS_SKIP_SMUDGE", "1"),
             ("LC_ALL", "C"),
         ] {
             set(name, value.into());
         }
+        // Git would find the passwords of `.netrc` in the home of the user. `ssh` takes its keys from the home that the
+        // accounts of the system name, whatever this is.
         set("HOME", home.into());
-        set("HYPER_SSH_HOME", std::env::var_os("HOME").unwrap_or_default());
         if let Some(socket) = &inner.options.ssh_agent {
             set("SSH_AUTH_SOCK", socket.into());
         }
@@ -181,8 +208,10 @@ impl Git {
 
     pub(super) fn command(&self, folder: &Path, protocols: &str) -> Command {
         let mut command = Command::new("git");
+        for name in NOT_INHERITED {
+            command.env_remove(name);
+        }
         command
-            .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("GIT_ALLOW_PROTOCOL", protocols)
             .current_dir(folder)
