@@ -86,7 +86,7 @@ impl Checked {
         all
     }
 
-    /// The text with every edit applied, if there is one. Edits that become possible through others are applied, too.
+    /// The text with the edits of all findings applied, if there are any; checking that again may find more.
     pub fn fixed(&self) -> Option<String> {
         if !self.is_valid() || self.findings.iter().all(|finding| finding.edits.is_empty()) {
             return None;
