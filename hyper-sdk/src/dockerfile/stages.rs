@@ -129,7 +129,7 @@ impl Dockerfile {
                 in_stage = statement.is_some();
             }
             let Some(statement) = statement else {
-                file.damaged |= matters_to_others(node);
+                file.damaged = file.damaged || matters_to_others(node);
                 continue;
             };
             match (&statement.instruction, seen_from) {

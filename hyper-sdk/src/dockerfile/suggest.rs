@@ -13,21 +13,21 @@ pub fn suggestion<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) ->
     if word.len() > MAX_LEN {
         return None;
     }
-    let lower = word.to_lowercase();
-    let length = lower.chars().count();
+    let lower: Vec<char> = word.chars().flat_map(char::to_lowercase).collect();
+    let mut candidate: Vec<char> = Vec::with_capacity(MAX_LEN);
     let mut best: Option<(usize, &str)> = None;
     for option in options {
         // What differs more in length is further away; comparing costs the product of both lengths.
-        let candidate_length = option.chars().count();
-        if candidate_length.abs_diff(length) > MAX_DISTANCE {
+        if option.chars().count().abs_diff(lower.len()) > MAX_DISTANCE {
             continue;
         }
-        let candidate = option.to_lowercase();
+        candidate.clear();
+        candidate.extend(option.chars().flat_map(char::to_lowercase));
         if candidate == lower {
             return None;
         }
-        let distance = edit_distance(&lower, &candidate);
-        let limit = MAX_DISTANCE.min(length.max(candidate_length) - 1);
+        let limit = MAX_DISTANCE.min(lower.len().max(candidate.len()) - 1);
+        let distance = distance_within(&lower, &candidate, limit);
         if distance <= limit && best.is_none_or(|(d, _)| distance < d) {
             best = Some((distance, option));
         }
@@ -38,10 +38,17 @@ pub fn suggestion<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) ->
 /// The number of insertions, deletions, substitutions and swaps of neighbours that turn one word into the other.
 pub fn edit_distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut before: Vec<usize> = vec![0; b.len() + 1];
+    distance_within(&a, &b, usize::MAX)
+}
+
+/// The edit distance, or some number above `limit` where it is above that.
+fn distance_within(a: &[char], b: &[char], limit: usize) -> usize {
+    let mut before = vec![0; b.len() + 1];
     let mut previous: Vec<usize> = (0..=b.len()).collect();
+    let mut row = vec![0; b.len() + 1];
+    let mut least_before = 0;
     for i in 1..=a.len() {
-        let mut row = vec![i; b.len() + 1];
+        row[0] = i;
         for j in 1..=b.len() {
             let substitution = previous[j - 1] + usize::from(a[i - 1] != b[j - 1]);
             row[j] = substitution.min(previous[j] + 1).min(row[j - 1] + 1);
@@ -49,7 +56,14 @@ pub fn edit_distance(a: &str, b: &str) -> usize {
                 row[j] = row[j].min(before[j - 2] + 1);
             }
         }
-        before = std::mem::replace(&mut previous, row);
+        // A row is made of the two before it: when both are above the limit, all that come are.
+        let least = row.iter().copied().min().unwrap_or_default();
+        if least.min(least_before) > limit {
+            return least;
+        }
+        least_before = least;
+        std::mem::swap(&mut before, &mut previous);
+        std::mem::swap(&mut previous, &mut row);
     }
     previous[b.len()]
 }
@@ -73,5 +87,15 @@ mod tests {
         assert_eq!(suggestion("x", ["y"]), None);
         assert_eq!(suggestion("run", ["RUN"]), None);
         assert_eq!(suggestion("", ["a"]), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_limit_changes_nothing_below_it(a in "[a-d]{0,8}", b in "[a-d]{0,8}", limit in 0_usize..4) {
+            let (x, y): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+            let (all, within) = (edit_distance(&a, &b), distance_within(&x, &y, limit));
+            let fits = if all <= limit { within == all } else { within > limit };
+            proptest::prop_assert!(fits, "{all} within {limit}: {within}");
+        }
     }
 }
