@@ -99,6 +99,20 @@ fn arguments_have_scopes_defaults_and_an_order() {
 }
 
 #[test]
+fn the_result_says_for_which_platform_it_is() {
+    let place = Place::new();
+    place.write("context/f", "");
+    let layout = place.join("layout");
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    place.built("FROM scratch\nCOPY f /\n", &["--platform=linux/arm64", "-t=other", "-o", &output]);
+    let (other, told) = (format!("other=oci-layout://{}", layout.display()), place.join("told"));
+    let flags = ["--build-context", &other, "--metadata-file", told.to_str().unwrap()];
+    place.built("FROM --platform=linux/arm64 other\nCOPY f /g\n", &flags);
+    let said: Value = serde_json::from_slice(&std::fs::read(told).unwrap()).unwrap();
+    assert_eq!(said["containerimage.descriptor"]["platform"]["architecture"], "arm64", "{said}");
+}
+
+#[test]
 fn options_that_name_nothing_of_the_file_are_told() {
     let place = Place::new();
     let text = "ARG VERSION\nFROM scratch AS final\nCOPY . /\n";

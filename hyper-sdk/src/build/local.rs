@@ -374,6 +374,7 @@ impl Builder for LocalBuilder {
         saved?;
         let Value::Chain(chain) = value else { return Err(Error::internal("a target that is a folder")) };
         let annotations = request.annotations.clone();
+        let platform = lowered.config.platform();
         let image = BuiltImage::new(lowered.config, &lowered.history, chain, epoch.seconds, annotations)?;
         self.export(&request, &image, snapshotter, &context, progress).boxed().await?;
         progress.send(Event::Result {
@@ -381,7 +382,7 @@ impl Builder for LocalBuilder {
             digest: image.manifest.digest().clone(),
         });
         let mut descriptor = image.manifest.descriptor();
-        descriptor.platform = Some(request.platform.clone().unwrap_or_else(Platform::host));
+        descriptor.platform = Some(platform);
         Ok(BuildOutput {
             image: Some(descriptor),
             config: Some(image.config_descriptor().digest),

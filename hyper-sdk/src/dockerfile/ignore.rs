@@ -192,7 +192,7 @@ impl IgnoreSet {
 }
 
 /// The shortest path that means the same, as Go's `filepath.Clean` gives it.
-fn clean(path: &str) -> String {
+pub(crate) fn clean(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {

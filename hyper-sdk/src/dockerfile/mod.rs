@@ -48,6 +48,7 @@ pub use git::{AddSource, GitReference};
 pub(crate) use git::{percent_decode, without_password, without_passwords};
 pub use glob::{Glob, has_wildcard};
 pub use heredoc::Heredoc;
+pub(crate) use ignore::clean as clean_path;
 pub use ignore::{IgnoreSet, ParentMatches};
 pub use instruction::{
     Add, Arg, ArgVariable, Cmd, CommandForm, CommandLine, Copy, Device, Entrypoint, Env, Expose, From,

@@ -144,11 +144,7 @@ impl Lowering<'_> {
                     None => None,
                 };
                 // The target as written: two working folders share the cache of one relative target.
-                let written = || match &mount.target {
-                    Some(target) if target.starts_with('/') => clean(target),
-                    Some(target) => relative(target),
-                    None => ".".to_owned(),
-                };
+                let written = || dockerfile::clean_path(mount.target.as_deref().unwrap_or_default());
                 let id = mount.id.clone().unwrap_or_else(written);
                 let id = match self.options.build_args.get("BUILDKIT_CACHE_MOUNT_NS") {
                     Some(namespace) if !namespace.is_empty() => format!("{namespace}/{id}"),
@@ -230,21 +226,6 @@ fn in_shell(state: &StageState, command: String) -> Vec<String> {
     let mut args = state.shell();
     args.push(command);
     args
-}
-
-/// A relative path without `.`, doubled and trailing slashes; `..` remains where it leads above the beginning.
-fn relative(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => {
-                parts.pop();
-            }
-            other => parts.push(other),
-        }
-    }
-    if parts.is_empty() { ".".to_owned() } else { parts.join("/") }
 }
 
 fn push_input(inputs: &mut Vec<VertexId>, vertex: VertexId) -> usize {
