@@ -221,10 +221,13 @@ fn remove_below(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> 
     for entry in list(&folder)? {
         let name = OsStr::from_bytes(entry.as_bytes());
         match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
-            Err(Errno::ISDIR) => {
-                remove_below(folder.as_fd(), name)?;
-                rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR)?;
-            }
+            // Another process may be removing the same tree.
+            Err(Errno::ISDIR) => match remove_below(folder.as_fd(), name)
+                .and_then(|()| rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR))
+            {
+                Err(Errno::NOENT) => {}
+                result => result?,
+            },
             Err(Errno::NOENT) => {}
             result => result?,
         }

@@ -4,16 +4,20 @@
 //! chains/sha256-HEX   {"id":7,"parent":"sha256:…","boot":"…"}     a committed snapshot; its time is when it was last used
 //! layers/7/           fs/ and a lock file                        what it holds
 //! active/8/           fs/, work/, binds/ and a lock file          being made or run on; locked while its owner lives
+//! removed/TIME.8.1/    what such a folder held                    on its way out; locked while its remover lives
 //! synced              6                                          layers up to this number are on the disk for good
 //! lock                                                           shared by all users, exclusive for removals
+//! numbers                                                        a lock, held while numbers are given or looked at
 //! ```
 //!
 //! # Invariants
 //! - A number names one folder, in `active` or, after a rename, in `layers`. Numbers are short because they are part
 //!   of mount options.
 //! - The record in `chains` appears last, by a rename: what it names is complete.
-//! - A folder whose lock can be taken and that no record names belongs to a dead process and is removed at the next
-//!   start.
+//! - A folder of `active` is made together with its lock while `numbers` is held. So who holds `numbers` and finds a
+//!   folder that no record names and whose lock is free or missing knows that its owner is dead.
+//! - What is to go is first moved to `removed`, under a name that is never used again, and only there taken apart. So
+//!   a number that is free is free at once, and no remover meets what another process has made under it since.
 //! - Nothing is synced while a build runs. A layer that was not on the disk for good when the machine stopped (another
 //!   boot id) is forgotten at the next start; it can be made again. A start syncs what others left over a minute
 //!   ago.
@@ -24,6 +28,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What `chains` says of a snapshot.
@@ -39,7 +44,14 @@ pub(super) struct Record {
 pub(super) struct Claim {
     pub(super) id: u64,
     pub(super) folder: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+/// A folder that was taken out of use, and nobody else removes it while this lives.
+#[derive(Debug)]
+pub(super) struct Removed {
+    pub(super) path: PathBuf,
+    _lock: Option<File>,
 }
 
 /// The folder.
@@ -75,8 +87,8 @@ fn locked(guard: &Mutex<HashMap<Digest, Record>>) -> MutexGuard<'_, HashMap<Dige
 impl Folders {
     /// Opens the folder and makes it where it does not exist. The second value are the folders that dead processes have
     /// left: they are to be removed, by whoever can.
-    pub(super) fn open(root: &Path) -> Result<(Self, Vec<PathBuf>)> {
-        for name in ["chains", "layers", "active"] {
+    pub(super) fn open(root: &Path) -> Result<(Self, Vec<Removed>)> {
+        for name in ["chains", "layers", "active", "removed"] {
             make(&root.join(name))?;
         }
         let root = root.canonicalize().map_err(|e| Error::io("cannot open the snapshots", root, e))?;
@@ -97,7 +109,17 @@ impl Folders {
         Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
     }
 
-    fn clean(&self) -> Result<Vec<PathBuf>> {
+    /// Holds the numbers: while the result lives, no other process and no other thread gives one or looks at them.
+    fn hold_numbers(&self) -> Result<File> {
+        let path = self.root.join("numbers");
+        let held = open_lock(&path)?;
+        held.lock().map_err(|e| Error::io("cannot lock the snapshots", &path, e))?;
+        Ok(held)
+    }
+
+    /// Sets aside what dead processes have left, and finds what they had set aside.
+    fn clean(&self) -> Result<Vec<Removed>> {
+        let _held = self.hold_numbers()?;
         let synced = self.synced();
         let mut named = BTreeSet::new();
         for (chain, record) in self.list()? {
@@ -108,27 +130,53 @@ impl Folders {
             }
         }
         let mut leftovers = Vec::new();
-        for (of, spare) in [("active", BTreeSet::new()), ("layers", named)] {
-            for number in self.numbers(of)?.difference(&spare) {
+        for (of, named) in [("active", BTreeSet::new()), ("layers", named)] {
+            for number in self.numbers(of)?.difference(&named) {
                 let folder = self.root.join(of).join(number.to_string());
-                let Ok(lock) = File::options().write(true).open(folder.join("lock")) else {
-                    // Without a lock file it was left in the middle of a removal, or is being made right now: then its
-                    // owner notices that it is gone.
-                    if is_old(&folder) {
-                        leftovers.push(folder);
-                    }
+                let Some(lock) = free(&folder)? else { continue };
+                // Who commits holds the lock until the record is there: it may have come since the list was made.
+                if of == "layers" && self.list()?.iter().any(|(_, record)| record.id == *number) {
                     continue;
-                };
-                if lock.try_lock().is_ok() {
-                    // A record may have appeared since the list was made.
-                    let still_unnamed = of == "active" || !self.list()?.iter().any(|(_, r)| r.id == *number);
-                    if still_unnamed {
-                        leftovers.push(folder);
-                    }
+                }
+                match self.set_aside(&folder, lock) {
+                    Ok(removed) => leftovers.push(removed),
+                    // Its owner has just moved it on.
+                    Err(e) if e.kind() == ErrorKind::NotFound => {}
+                    Err(e) => return Err(e),
                 }
             }
         }
+        let removed = self.root.join("removed");
+        let entries =
+            std::fs::read_dir(&removed).map_err(|e| Error::io("cannot read a folder", &removed, e))?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if leftovers.iter().all(|leftover| leftover.path != path)
+                && let Some(lock) = free(&path)?
+            {
+                leftovers.push(Removed { path, _lock: lock });
+            }
+        }
         Ok(leftovers)
+    }
+
+    /// Takes a folder out of use: moves it to `removed`.
+    fn set_aside(&self, folder: &Path, lock: Option<File>) -> Result<Removed> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = self.root.join("removed").join(format!("{since}.{}.{count}", std::process::id()));
+        std::fs::rename(folder, &path).map_err(|e| Error::io("cannot move a folder", folder, e))?;
+        Ok(Removed { path, _lock: lock })
+    }
+
+    /// Takes a folder out of use that was never committed.
+    pub(super) fn give_up(&self, claim: Claim) -> Result<Removed> {
+        self.set_aside(&claim.folder, Some(claim.lock))
+    }
+
+    /// Takes the folder of a number out of use that no record names any more.
+    pub(super) fn retire(&self, id: u64) -> Result<Removed> {
+        self.set_aside(&self.root.join("layers").join(id.to_string()), None)
     }
 
     /// How far the layers were on the disk for good when someone last looked.
@@ -216,34 +264,20 @@ impl Folders {
 
     /// Makes a new folder in `active`, with an empty `fs` and `work`.
     pub(super) fn claim(&self) -> Result<Claim> {
+        let _held = self.hold_numbers()?;
         let last = |of| Ok::<_, Error>(self.numbers(of)?.last().copied().unwrap_or(0));
-        let mut id = last("active")?.max(last("layers")?) + 1;
-        loop {
-            let folder = self.root.join("active").join(id.to_string());
-            match DirBuilder::new().mode(0o755).create(&folder) {
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(Error::io("cannot make a folder", &folder, e)),
-                // Another process may have committed this number since it was looked up.
-                Ok(()) if self.root.join("layers").join(id.to_string()).exists() => {
-                    std::fs::remove_dir(&folder)
-                        .map_err(|e| Error::io("cannot remove a folder", &folder, e))?;
-                }
-                Ok(()) => {
-                    let lock = open_lock(&folder.join("lock"))?;
-                    match lock.try_lock() {
-                        Ok(()) => {}
-                        Err(TryLockError::WouldBlock) => continue,
-                        Err(TryLockError::Error(e)) => {
-                            return Err(Error::io("cannot lock a folder", &folder, e));
-                        }
-                    }
-                    make(&folder.join("fs"))?;
-                    make(&folder.join("work"))?;
-                    return Ok(Claim { id, folder, _lock: lock });
-                }
-            }
-            id += 1;
-        }
+        // In this order: a commit moves a folder from the first to the second.
+        let id = last("active")?.max(last("layers")?) + 1;
+        let folder = self.root.join("active").join(id.to_string());
+        DirBuilder::new()
+            .mode(0o755)
+            .create(&folder)
+            .map_err(|e| Error::io("cannot make a folder", &folder, e))?;
+        let lock = open_lock(&folder.join("lock"))?;
+        lock.try_lock().map_err(|e| Error::io("cannot lock a folder", &folder, e.into()))?;
+        make(&folder.join("fs"))?;
+        make(&folder.join("work"))?;
+        Ok(Claim { id, folder, lock })
     }
 
     /// Turns a claimed folder into the committed `chain`. Gives the folder back where the chain was there already.
@@ -252,7 +286,7 @@ impl Folders {
         claim: Claim,
         parent: Option<&Digest>,
         chain: &Digest,
-    ) -> Result<Option<PathBuf>> {
+    ) -> Result<Option<Removed>> {
         let id = claim.id;
         let folder = self.root.join("layers").join(id.to_string());
         std::fs::rename(&claim.folder, &folder)
@@ -268,7 +302,9 @@ impl Folders {
                 locked(&self.known).insert(chain.clone(), record);
                 Ok(None)
             }
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(Some(folder)),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                self.set_aside(&folder, Some(claim.lock)).map(Some)
+            }
             Err(e) => Err(Error::io("cannot write the record of a snapshot", path, e)),
         }
     }
@@ -332,6 +368,22 @@ impl Folders {
     }
 }
 
+/// Whether nobody has the lock of a folder. The lock is then held; there is none where its owner died before he made it.
+fn free(folder: &Path) -> Result<Option<Option<File>>> {
+    let path = folder.join("lock");
+    match File::options().write(true).open(&path) {
+        Ok(lock) => match lock.try_lock() {
+            Ok(()) => Ok(Some(Some(lock))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(Error::io("cannot lock a folder", folder, e)),
+        },
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            Ok(Some(None))
+        }
+        Err(e) => Err(Error::io("cannot open a lock file", path, e)),
+    }
+}
+
 fn is_old(folder: &Path) -> bool {
     let age = std::fs::metadata(folder).and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
     age.is_some_and(|age| age.as_secs() > 60)
@@ -349,12 +401,15 @@ mod tests {
     fn what_is_committed_is_found_and_the_second_of_a_name_is_given_back() {
         let folder = tempfile::tempdir().unwrap();
         let (folders, leftovers) = Folders::open(folder.path()).unwrap();
-        assert_eq!(leftovers, Vec::<PathBuf>::new());
+        assert!(leftovers.is_empty());
         let claim = folders.claim().unwrap();
         std::fs::write(claim.folder.join("fs/a"), "a").unwrap();
-        assert_eq!(folders.commit(claim, None, &chain("a")).unwrap(), None);
+        assert!(folders.commit(claim, None, &chain("a")).unwrap().is_none());
         let again = folders.claim().unwrap();
-        assert!(folders.commit(again, None, &chain("a")).unwrap().is_some());
+        let id = again.id;
+        let spare = folders.commit(again, None, &chain("a")).unwrap().unwrap();
+        assert!(spare.path.starts_with(folders.root.join("removed")) && spare.path.join("fs").is_dir());
+        assert_eq!(folders.claim().unwrap().id, id, "the number of what was given back is free at once");
         let child = folders.claim().unwrap();
         folders.commit(child, Some(&chain("a")), &chain("b")).unwrap();
         let (folders, _) = Folders::open(folder.path()).unwrap();
@@ -370,15 +425,68 @@ mod tests {
         let (folders, _) = Folders::open(folder.path()).unwrap();
         let alive = folders.claim().unwrap();
         let dead = folders.claim().unwrap();
-        let path = dead.folder.clone();
+        std::fs::write(dead.folder.join("fs/dead"), "").unwrap();
         drop(dead);
         let unnamed = folders.claim().unwrap();
+        std::fs::write(unnamed.folder.join("fs/unnamed"), "").unwrap();
         let moved = folders.root.join("layers").join(unnamed.id.to_string());
         std::fs::rename(&unnamed.folder, &moved).unwrap();
         drop(unnamed);
-        let (_, leftovers) = Folders::open(folder.path()).unwrap();
-        assert_eq!(leftovers, [path, moved]);
-        drop(alive);
+        // Its owner died before he could make a lock.
+        std::fs::create_dir(folders.root.join("active/9")).unwrap();
+        let (second, leftovers) = Folders::open(folder.path()).unwrap();
+        assert_eq!(leftovers.len(), 3);
+        assert!(leftovers[0].path.join("fs/dead").exists());
+        assert!(leftovers[2].path.join("fs/unnamed").exists());
+        assert_eq!(second.numbers("active").unwrap(), [alive.id].into());
+        assert_eq!(second.numbers("layers").unwrap(), [].into());
+        // While one process removes them, another lets them be; when it has died, the next one goes on. Only what has
+        // no lock may be removed by two.
+        assert_eq!(Folders::open(folder.path()).unwrap().1.len(), 1);
+        drop(leftovers);
+        assert_eq!(Folders::open(folder.path()).unwrap().1.len(), 3);
+    }
+
+    #[test]
+    fn starts_and_claims_at_the_same_time_do_not_meet() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = &|| {
+            let (folders, leftovers) = Folders::open(folder.path()).unwrap();
+            for leftover in leftovers {
+                std::fs::remove_dir_all(&leftover.path).ok();
+            }
+            folders
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                scope.spawn(move || {
+                    for turn in 0..40 {
+                        let folders = opened();
+                        let claim = folders.claim().unwrap();
+                        let own = claim.folder.join(format!("fs/{thread}-{turn}"));
+                        std::fs::write(&own, "").unwrap();
+                        drop(opened());
+                        let files = std::fs::read_dir(claim.folder.join("fs")).unwrap();
+                        assert_eq!(files.flatten().map(|e| e.path()).collect::<Vec<_>>(), [own]);
+                        match turn % 3 {
+                            0 => drop(folders.give_up(claim).unwrap()),
+                            // As a process that dies.
+                            1 => drop(claim),
+                            _ => {
+                                let (name, id) = (chain(&format!("{}", turn % 6)), claim.id);
+                                let spare = folders.commit(claim, None, &name).unwrap();
+                                let record = folders.record(&name).unwrap().unwrap();
+                                assert!(folders.files(record.id).is_dir());
+                                assert_eq!(spare.is_none(), record.id == id);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let (folders, _) = Folders::open(folder.path()).unwrap();
+        assert_eq!(folders.numbers("active").unwrap(), [].into());
+        assert_eq!(folders.numbers("layers").unwrap().len(), 2);
     }
 
     #[test]

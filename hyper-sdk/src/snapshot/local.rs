@@ -1,6 +1,6 @@
 //! Snapshots in a folder of this machine, made and read through the sandbox's helper.
 
-use super::folders::{Claim, Folders};
+use super::folders::{Claim, Folders, Removed};
 use super::{Active, DiffOptions, SnapshotCapabilities, SnapshotInfo, Snapshotter, TarStream};
 use crate::exec::{NativeExecutor, Reply, Request, RootFs};
 use crate::{Digest, Error, ErrorKind, Result};
@@ -44,7 +44,18 @@ struct Inner {
     executor: NativeExecutor,
     /// Chains that are being unpacked, so that a second call waits for the first.
     under_way: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
-    active: Arc<AtomicUsize>,
+    active: AtomicUsize,
+}
+
+impl Inner {
+    /// Removes what was set aside, through the helper: only it may enter every folder of a step.
+    async fn take_apart(&self, removed: Vec<Removed>) -> Result<()> {
+        if removed.is_empty() {
+            return Ok(());
+        }
+        let paths = removed.iter().map(|removed| removed.path.clone()).collect();
+        self.executor.call(Request::Remove { paths }).await.map(drop)
+    }
 }
 
 impl LocalSnapshotter {
@@ -67,11 +78,10 @@ impl LocalSnapshotter {
         style: Style,
     ) -> Result<Self> {
         let (folders, leftovers) = Folders::open(&root.as_ref().join(style.name()))?;
-        let active = Arc::default();
-        let inner = Inner { style, folders, executor, under_way: Mutex::default(), active };
-        if !leftovers.is_empty() {
-            inner.executor.call(Request::Remove { paths: leftovers }).await?;
-        }
+        let (under_way, active) = (Mutex::default(), AtomicUsize::new(0));
+        let inner = Inner { style, folders, executor, under_way, active };
+        // What cannot be removed is tried again at the next start, and keeps nobody from building.
+        inner.take_apart(leftovers).await.ok();
         Ok(Self(Arc::new(inner)))
     }
 
@@ -113,10 +123,9 @@ impl LocalSnapshotter {
             }
             _ => RootFs::Folder { path: files.clone(), writable: true },
         };
-        let (executor, count) = (self.0.executor.clone(), Arc::clone(&self.0.active));
-        count.fetch_add(1, Ordering::Relaxed);
-        let active =
-            LocalActive { claim: Some(claim), folder, rootfs, parent: parent.cloned(), executor, count };
+        let inner = Arc::clone(&self.0);
+        inner.active.fetch_add(1, Ordering::Relaxed);
+        let active = LocalActive { claim: Some(claim), folder, rootfs, parent: parent.cloned(), inner };
         if let RootFs::Folder { path, .. } = &view {
             // Owners that cannot be set are recorded beside the tree.
             let record = |files: &Path| files.parent().map(|folder| folder.join("owners.json"));
@@ -134,20 +143,17 @@ impl LocalSnapshotter {
         let Some(claim) = active.claim.take() else {
             return Err(Error::internal("a snapshot was committed twice"));
         };
-        let spare = self.0.folders.commit(claim, active.parent.as_ref(), chain)?;
-        let mut paths = spare.into_iter().collect::<Vec<_>>();
-        if paths.is_empty()
-            && let Some(record) = self.0.folders.record(chain)?
+        if let Some(spare) = self.0.folders.commit(claim, active.parent.as_ref(), chain)? {
+            return self.0.take_apart(vec![spare]).await;
+        }
+        if let Some(record) = self.0.folders.record(chain)?
             && let Some(folder) = self.0.folders.files(record.id).parent()
         {
             // Only the overlay needed it.
             let work = folder.join("work");
             if std::fs::remove_dir(&work).is_err() {
-                paths.push(work);
+                self.0.executor.call(Request::Remove { paths: vec![work] }).await?;
             }
-        }
-        if !paths.is_empty() {
-            self.0.executor.call(Request::Remove { paths }).await?;
         }
         Ok(())
     }
@@ -199,8 +205,7 @@ struct LocalActive {
     folder: PathBuf,
     rootfs: RootFs,
     parent: Option<Digest>,
-    executor: NativeExecutor,
-    count: Arc<AtomicUsize>,
+    inner: Arc<Inner>,
 }
 
 impl Active for LocalActive {
@@ -229,13 +234,15 @@ impl fmt::Debug for LocalActive {
 
 impl Drop for LocalActive {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        if let Some(claim) = self.claim.take() {
-            let (executor, paths) = (self.executor.clone(), vec![self.folder.clone()]);
+        self.inner.active.fetch_sub(1, Ordering::Relaxed);
+        // What cannot be removed now is removed at the next start.
+        if let Some(claim) = self.claim.take()
+            && let Ok(removed) = self.inner.folders.give_up(claim)
+        {
+            let executor = self.inner.executor.clone();
             std::thread::spawn(move || {
-                // What cannot be removed now is removed at the next start.
+                let paths = vec![removed.path.clone()];
                 executor.call_blocking(&Request::Remove { paths }).ok();
-                drop(claim);
             });
         }
     }
@@ -321,9 +328,10 @@ impl Snapshotter for LocalSnapshotter {
         let Ok(mut active) = active.into_any().downcast::<LocalActive>() else {
             return Err(Error::invalid("the snapshot belongs to another snapshotter"));
         };
-        self.0.executor.call(Request::Remove { paths: vec![active.folder.clone()] }).await?;
-        active.claim = None;
-        Ok(())
+        match active.claim.take() {
+            Some(claim) => self.0.take_apart(vec![self.0.folders.give_up(claim)?]).await,
+            None => Ok(()),
+        }
     }
 
     async fn copy(&self, _target: Option<&Digest>, sources: Vec<RootFs>, plan: Vec<u8>) -> Result<TarStream> {
@@ -355,8 +363,8 @@ impl Snapshotter for LocalSnapshotter {
             ));
         }
         let folders = &self.0.folders;
-        let (removed, paths) = folders.alone(|| {
-            let (mut removed, mut paths) = (Vec::new(), Vec::new());
+        let (removed, set_aside) = folders.alone(|| {
+            let (mut removed, mut set_aside) = (Vec::new(), Vec::new());
             // A parent becomes free with its last child: until nothing more does.
             loop {
                 let list = folders.list()?;
@@ -368,18 +376,16 @@ impl Snapshotter for LocalSnapshotter {
                     .filter(|(chain, _)| !parents.contains(chain))
                     .collect::<Vec<_>>();
                 if free.is_empty() {
-                    return Ok((removed, paths));
+                    return Ok((removed, set_aside));
                 }
                 for (chain, record) in free {
                     folders.forget(chain)?;
                     removed.push(chain.clone());
-                    paths.extend(folders.files(record.id).parent().map(Path::to_owned));
+                    set_aside.push(folders.retire(record.id)?);
                 }
             }
         })?;
-        if !paths.is_empty() {
-            self.0.executor.call(Request::Remove { paths }).await?;
-        }
+        self.0.take_apart(set_aside).await?;
         Ok(removed)
     }
 
