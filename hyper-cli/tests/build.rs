@@ -263,3 +263,40 @@ fn two_builds_share_a_state_folder() {
     assert!(["first", "second", "third"].iter().all(|name| images.contains(name)), "{images}");
     assert_eq!(place.built(dockerfile, &[]).log(), "", "the step is known");
 }
+
+/// Each start looks for what dead builds have left, while others are just making their first folders.
+#[test]
+fn many_builds_start_and_die_beside_each_other() {
+    needs_busybox!();
+    let place = Place::new();
+    let dockerfile = "FROM base\nARG N\nRUN echo $N > /n\nCOPY --from=base /bin/busybox /b\nRUN cat /n > /m\n\
+                      RUN test $(cat /m) = $N\n";
+    for round in 0..5 {
+        let numbers: [usize; 12] = std::array::from_fn(|i| round * 12 + i);
+        let mut dying = place.build(dockerfile, &["--no-cache", "--build-arg=N=dying"]);
+        let builds = numbers.map(|n| {
+            // Two of them make the same snapshots.
+            place.build(dockerfile, &["-t", &format!("n:{n}"), &format!("--build-arg=N={}", n / 2)])
+        });
+        let mut dying = dying.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(40 * round as u64));
+            dying.kill().unwrap();
+            dying.wait().unwrap();
+        });
+        let mut outputs = Vec::from(at_once(builds));
+        killer.join().unwrap();
+        while let Some(output) = outputs.pop() {
+            assert!(output.status.success(), "{}", told(&output));
+            let other = outputs.pop().unwrap();
+            assert_eq!(output.stdout, other.stdout, "{}", told(&other));
+        }
+    }
+    place.built(dockerfile, &["--build-arg=N=last"]);
+    let snapshots = place.join("state/snapshots");
+    for style in std::fs::read_dir(&snapshots).unwrap().flatten().map(|entry| entry.path()) {
+        for name in ["active", "removed"].map(|name| style.join(name)).iter().filter(|path| path.exists()) {
+            assert_eq!(std::fs::read_dir(name).unwrap().count(), 0, "{}", name.display());
+        }
+    }
+}
