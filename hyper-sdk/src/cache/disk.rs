@@ -7,14 +7,13 @@ use crate::{Digest, Error, Result};
 use async_trait::async_trait;
 use std::fmt;
 use std::io::ErrorKind::NotFound;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Keeps records in a folder.
 #[derive(Debug)]
 pub struct DiskCache {
     folder: PathBuf,
-    next: AtomicU64,
 }
 
 impl DiskCache {
@@ -26,7 +25,7 @@ impl DiskCache {
         let folder = folder.into();
         std::fs::create_dir_all(&folder)
             .map_err(|e| Error::io("cannot make the cache folder", &folder, e))?;
-        Ok(Self { folder, next: AtomicU64::new(0) })
+        Ok(Self { folder })
     }
 
     pub(super) fn path(&self, key: &Digest) -> PathBuf {
@@ -36,12 +35,9 @@ impl DiskCache {
     fn write(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         let folder = path.parent().unwrap_or(&self.folder);
         std::fs::create_dir_all(folder)?;
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let staged = folder.join(format!(".{}.{number}", std::process::id()));
-        std::fs::write(&staged, bytes)?;
-        std::fs::rename(&staged, path).inspect_err(|_| {
-            let _ = std::fs::remove_file(&staged);
-        })
+        let mut staged = tempfile::NamedTempFile::new_in(folder)?;
+        staged.write_all(bytes)?;
+        staged.persist(path).map(drop).map_err(|e| e.error)
     }
 }
 

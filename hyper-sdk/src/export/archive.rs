@@ -15,7 +15,8 @@ use futures::StreamExt;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use tokio::sync::mpsc;
 
 /// What an archive is for.
@@ -222,13 +223,13 @@ pub(super) fn whole_file(
         let file = std::fs::OpenOptions::new().write(true).open(destination).map_err(at)?;
         return write(file).map_err(at);
     }
-    let mut staged = destination.as_os_str().to_owned();
-    staged.push(format!(".{}.partial", std::process::id()));
-    let staged = PathBuf::from(staged);
-    let result =
-        std::fs::File::create(&staged).and_then(write).and_then(|()| std::fs::rename(&staged, destination));
-    if result.is_err() {
-        let _ = std::fs::remove_file(&staged);
-    }
-    result.map_err(at)
+    let folder = destination.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let staged = tempfile::Builder::new()
+        .suffix(".partial")
+        // Less what the mask of the user takes away.
+        .permissions(std::fs::Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(at)?;
+    staged.reopen().and_then(write).map_err(at)?;
+    staged.persist(destination).map(drop).map_err(|e| at(e.error))
 }

@@ -4,7 +4,7 @@
 //! chains/sha256-HEX   {"id":7,"parent":"sha256:…","boot":"…"}     a committed snapshot; its time is when it was last used
 //! layers/7/           fs/ and a lock file                        what it holds
 //! active/8/           fs/, work/, binds/ and a lock file          being made or run on; locked while its owner lives
-//! removed/TIME.8.1/    what such a folder held                    on its way out; locked while its remover lives
+//! removed/RANDOM/      what such a folder held                    on its way out; locked while its remover lives
 //! synced              6                                          layers up to this number are on the disk for good
 //! lock                                                           shared by all users, exclusive for removals
 //! numbers                                                        a lock, held while numbers are given or looked at
@@ -16,7 +16,7 @@
 //! - The record in `chains` appears last, by a rename: what it names is complete.
 //! - A folder of `active` is made together with its lock while `numbers` is held. So who holds `numbers` and finds a
 //!   folder that no record names and whose lock is free or missing knows that its owner is dead.
-//! - What is to go is first moved to `removed`, under a name that is never used again, and only there taken apart. So
+//! - What is to go is first moved to `removed`, under a random name, and only there taken apart. So
 //!   a number that is free is free at once, and no remover meets what another process has made under it since.
 //! - Nothing is synced while a build runs. A layer that was not on the disk for good when the machine stopped (another
 //!   boot id) is forgotten at the next start; it can be made again. A start syncs what others left over a minute
@@ -26,9 +26,9 @@ use crate::{Digest, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{DirBuilder, File, TryLockError};
+use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What `chains` says of a snapshot.
@@ -161,11 +161,11 @@ impl Folders {
 
     /// Takes a folder out of use: moves it to `removed`.
     fn set_aside(&self, folder: &Path, lock: Option<File>) -> Result<Removed> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = self.root.join("removed").join(format!("{since}.{}.{count}", std::process::id()));
-        std::fs::rename(folder, &path).map_err(|e| Error::io("cannot move a folder", folder, e))?;
+        let failed = |e| Error::io("cannot move a folder", folder, e);
+        // A rename replaces an empty folder.
+        let path =
+            tempfile::Builder::new().prefix("").tempdir_in(self.root.join("removed")).map_err(failed)?.keep();
+        std::fs::rename(folder, &path).inspect_err(|_| drop(std::fs::remove_dir(&path))).map_err(failed)?;
         Ok(Removed { path, _lock: lock })
     }
 
@@ -197,10 +197,12 @@ impl Folders {
             // A failure means that these layers are forgotten after a power cut, as if this had not run.
             let Ok(folder) = File::open(&root) else { return };
             if rustix::fs::syncfs(&folder).is_ok() {
-                let fresh = root.join(format!("synced.{}", std::process::id()));
-                if std::fs::write(&fresh, last.to_string()).is_ok() {
-                    std::fs::rename(&fresh, root.join("synced")).ok();
-                }
+                tempfile::NamedTempFile::new_in(&root)
+                    .and_then(|mut fresh| {
+                        fresh.write_all(last.to_string().as_bytes())?;
+                        fresh.persist(root.join("synced")).map_err(|e| e.error)
+                    })
+                    .ok();
             }
         }))
     }

@@ -184,9 +184,12 @@ async fn can_overlay(root: &Path, executor: &NativeExecutor) -> Result<bool> {
     if !executor.can_overlay() {
         return Ok(false);
     }
-    static NUMBER: AtomicUsize = AtomicUsize::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let probe = root.join(format!("probe-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(root).map_err(|e| Error::io("cannot make a folder", root, e))?;
+    let probe = tempfile::Builder::new()
+        .prefix("probe-")
+        .tempdir_in(root)
+        .map_err(|e| Error::io("cannot make a folder", root, e))?
+        .keep();
     let folder = |name: &str| probe.join(name);
     for name in ["lower", "upper", "work"] {
         std::fs::create_dir_all(folder(name))

@@ -119,15 +119,12 @@ impl StatCache {
             return Ok(());
         }
         let bytes = encode(&self.lock());
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.new", std::process::id()));
-        let staged = path.with_file_name(name);
-        let written = File::create(&staged)
-            .and_then(|mut f| f.write_all(&bytes))
-            .and_then(|()| std::fs::rename(&staged, path));
+        let written =
+            tempfile::NamedTempFile::new_in(path.parent().unwrap_or(path)).and_then(|mut staged| {
+                staged.write_all(&bytes)?;
+                staged.persist(path).map(drop).map_err(|e| e.error)
+            });
         written.map_err(|e| {
-            // What is left of a failed save is of no use to anybody.
-            let _ = std::fs::remove_file(&staged);
             self.changed.store(true, Ordering::Relaxed);
             Error::io("cannot save the cache of file hashes", path, e)
         })
