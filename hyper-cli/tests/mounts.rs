@@ -1,6 +1,9 @@
 //! The mounts of RUN: contexts seen through their ignore file, caches and their locks, permissions.
 
-use crate::support::{Place, at_once, busybox, skip, told};
+use crate::support::{Place, at_once, busybox, skip, told, wait_for};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 macro_rules! needs_busybox {
     () => {
@@ -89,6 +92,37 @@ fn a_locked_cache_is_locked_for_other_programs_too() {
     for output in at_once(builds.map(|name| place.build(text, &["--build-arg", name]))) {
         assert!(output.status.success(), "{}", told(&output));
     }
+}
+
+#[test]
+fn what_is_read_after_the_key_was_made_is_not_found_under_it() {
+    needs_busybox!();
+    let place = Place::new();
+    let text = "FROM base\nARG NAME\nRUN --mount=type=cache,target=/c,sharing=locked \
+                --mount=type=bind,source=file,target=/file touch /c/$NAME; cat /file; \
+                if [ $NAME = first ]; then while [ ! -e /c/go ]; do sleep 0.1; done; fi\n";
+    place.write("context/file", "before");
+    let cache = || {
+        let caches = std::fs::read_dir(place.join("state/mounts")).into_iter().flatten().flatten();
+        caches.map(|entry| entry.path()).find(|path| path.join("first").exists())
+    };
+    let quiet = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = quiet(&mut place.build(text, &["--build-arg=NAME=first"]));
+    wait_for("the first step to run", || cache().is_some());
+    let mut second = quiet(&mut place.build(text, &["--build-arg=NAME=second"]));
+    let mut lines = BufReader::new(second.stderr.take().unwrap()).lines().map(Result::unwrap);
+    while !lines.next().unwrap().contains("RUN") {}
+    // The step has begun: it makes its key, and then waits for the cache.
+    std::thread::sleep(Duration::from_millis(500));
+    place.write("context/file", "after it");
+    std::fs::write(cache().unwrap().join("go"), "").unwrap();
+    let told = lines.collect::<Vec<_>>().join("\n");
+    assert!(second.wait().unwrap().success(), "{told}");
+    assert!(told.contains("after it") && told.contains("not kept for later builds"), "{told}");
+    assert!(first.wait().unwrap().success());
+    place.write("context/file", "before");
+    assert_eq!(place.built(text, &["--build-arg=NAME=second"]).log(), "before");
+    assert_eq!(place.built(text, &["--build-arg=NAME=second"]).log(), "", "and now the step is known");
 }
 
 #[test]

@@ -6,7 +6,8 @@ use crate::Result;
 use crate::clock::Clock;
 use crate::frontend::Lowered;
 use crate::graph::{FileAction, MountKind, Op, Source};
-use crate::layer::copy::{CopySpec, EmptyDestination, PatternList, Planner, SourceRoot};
+use crate::layer::copy::{CopySpec, PatternList, SourceRoot, newest_mtime};
+use crate::solve::threads;
 use crate::source::work_tree_time;
 use std::sync::Arc;
 
@@ -75,11 +76,10 @@ pub(super) fn pick(
             Op::Source(_) => {}
         }
         for (root, spec) in used {
-            let mut planner = Planner::new(&EmptyDestination, 0);
+            // The keys of the steps ask for the same folders in a moment.
+            root.remember_listings();
             // What cannot be copied fails in its step, with the step's name.
-            if planner.copy(root, &spec).is_ok() {
-                newest = newest.max(planner.finish().newest_mtime());
-            }
+            newest = newest.max(newest_mtime(root, &spec, threads()).unwrap_or(None));
         }
     }
     Ok(Epoch { seconds: newest.or(lowered.newest_base).unwrap_or(0), given: false })

@@ -327,13 +327,16 @@ impl Builder for LocalBuilder {
         let images = resolver.found.into_inner().unwrap_or_else(PoisonError::into_inner);
         let sources = contexts.bring(&request, &main, &lowered).boxed().await?;
         let (policy, clock) = (request.epoch, Arc::clone(&self.options.clock));
-        let (lowered, sources, epoch) = pick_epoch(policy, lowered, sources, main.time, clock).await?;
-        let (executor, snapshotter) = self.engine().await?;
+        let stat_path = self.options.root.join("stat-cache");
+        let load = {
+            let path = stat_path.clone();
+            blocking(move || Ok(Arc::new(StatCache::load(&path))))
+        };
+        let ((lowered, sources, epoch), (executor, snapshotter), stat_cache) =
+            tokio::try_join!(pick_epoch(policy, lowered, sources, main.time, clock), self.engine(), load)?;
         for note in executor.notes() {
             progress.warn(note.clone());
         }
-        let stat_path = self.options.root.join("stat-cache");
-        let stat_cache = Arc::new(StatCache::load(&stat_path));
         let processors = std::thread::available_parallelism().map_or(4, usize::from);
         let context = Arc::new(SolveContext {
             store: self.options.store.clone(),

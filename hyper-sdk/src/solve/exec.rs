@@ -4,7 +4,7 @@ use super::SolveContext;
 use super::value::{Chain, Layer, Value};
 use crate::digest::Hasher;
 use crate::exec::{ExecSpec, LogSink, Network, Security};
-use crate::graph::{ExecOp, InputIndex, Mount, MountKind, NetworkMode, Op, Sharing};
+use crate::graph::{ExecOp, InputIndex, Mount, MountKind, NetworkMode, Op, Sharing, Vertex};
 use crate::progress::{LogStream, Task};
 use crate::snapshot::DiffOptions;
 use crate::{Digest, Error, ErrorKind, Result};
@@ -98,13 +98,15 @@ impl SolveContext {
         Ok(names)
     }
 
+    /// Runs a command. The second value says whether its keys hold for the files that it was given.
     pub(super) async fn run(
         &self,
         exec: &ExecOp,
+        (vertex, keys): (&Vertex, &[Digest]),
         base: &Chain,
         inputs: &[Value],
         task: &Task,
-    ) -> Result<Layer> {
+    ) -> Result<(Layer, bool)> {
         // Before the permit: who waits for a cache must not keep others from running.
         let caches = self.lock_caches(exec, inputs).await?;
         let _permit =
@@ -146,6 +148,8 @@ impl SolveContext {
         for (at, mount) in exec.mounts.iter().enumerate() {
             spec.mounts.extend(self.mount(mount, caches.folder(at), inputs).await?);
         }
+        // Since the keys were made it may have waited long for a cache.
+        let keys_hold = self.still_hold(keys, vertex, base, inputs).await;
         let active = self.snapshotter.prepare(base.id()).await?;
         let log = Arc::new(TaskLog::default());
         let status = {
@@ -183,7 +187,7 @@ impl SolveContext {
         };
         let chain = super::chain_id(base.id(), &layer.diff_id);
         self.snapshotter.commit(active, &chain).await?;
-        Ok(layer)
+        Ok((layer, keys_hold))
     }
 }
 
@@ -223,7 +227,8 @@ pub(super) fn input_value(inputs: &[Value], input: InputIndex) -> Result<&Value>
     inputs.get(input).ok_or_else(|| Error::internal("an input that the vertex does not have"))
 }
 
-pub(super) fn threads() -> usize {
+/// How many threads read files.
+pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 

@@ -15,6 +15,7 @@ mod layers;
 mod mounts;
 mod value;
 
+pub(crate) use exec::threads;
 pub use layers::LAYERS_REPOSITORY;
 pub(crate) use layers::blocking;
 pub use value::{Chain, Layer, Value, chain_id};
@@ -198,13 +199,18 @@ impl SolveContext {
             task.cached();
             return Ok((Value::Chain(base.with(layer)), Some(report)));
         }
+        // From here on time passes, and what is in the folders may change.
+        self.folders.values().for_each(|root| root.forget_listings());
         let made = match &vertex.op {
-            Op::Exec(exec) => self.run(exec, base, inputs, &task).await,
-            Op::File(file) => self.files(file, base, inputs).await,
+            Op::Exec(exec) => self.run(exec, (vertex, &keys), base, inputs, &task).await,
+            Op::File(file) => match self.files(file, base, inputs).await {
+                Ok(layer) => Ok((layer, self.still_hold(&keys, vertex, base, inputs).await)),
+                Err(e) => Err(e),
+            },
             Op::Source(_) => Err(Error::internal("a source is no step")),
         };
-        let layer = match made {
-            Ok(layer) => layer,
+        let (layer, keys_hold) = match made {
+            Ok(made) => made,
             Err(e) => return failed(vertex, task, e),
         };
         let record = CacheRecord {
@@ -212,8 +218,15 @@ impl SolveContext {
             diff_id: layer.diff_id.clone(),
             repository: layer.repository.clone(),
         };
-        for key in &keys {
-            self.cache.put(key, &record).await?;
+        if keys_hold {
+            for key in &keys {
+                self.cache.put(key, &record).await?;
+            }
+        } else {
+            self.progress.warn(format!(
+                "files changed while `{}` read them: its result is not kept for later builds",
+                vertex.name
+            ));
         }
         let report = report(vertex, false, &task);
         task.done();
@@ -259,6 +272,13 @@ impl SolveContext {
             Op::File(file) => self.file_keys(hasher, &vertex.op.to_bytes(), file, base, inputs).await,
             Op::Source(_) => Ok(Vec::new()),
         }
+    }
+
+    /// Whether the files of folders are still those that the keys were made of. What was read otherwise must not be
+    /// found under them.
+    async fn still_hold(&self, keys: &[Digest], vertex: &Vertex, base: &Chain, inputs: &[Value]) -> bool {
+        let uses_folders = inputs.iter().any(|input| matches!(input, Value::Folder(_)));
+        !uses_folders || self.keys(vertex, base, inputs).await.is_ok_and(|now| now == keys)
     }
 
     /// The layer that a key has, if its blob is still there.

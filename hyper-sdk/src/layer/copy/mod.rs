@@ -33,6 +33,7 @@ mod request;
 mod source;
 mod stat_cache;
 mod suggest;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod wildcard;
@@ -44,6 +45,7 @@ pub use planner::{Destination, EmptyDestination, Planner};
 pub use request::{CopyRequest, CopyStep};
 pub use source::{FilterDecision, Metadata, PathFilter, SourceKind, SourceRoot};
 pub use stat_cache::StatCache;
+pub use survey::newest_mtime;
 
 use crate::layer::accounts::Owner;
 use crate::mode::ModeChange;

@@ -54,7 +54,6 @@ pub struct PlannedEntry {
 pub struct Plan {
     pub(super) entries: Vec<PlannedEntry>,
     pub(super) unmatched: Vec<String>,
-    pub(super) newest: Option<i64>,
 }
 
 struct Part<'a> {
@@ -87,11 +86,6 @@ impl Plan {
     /// The sources with wildcards that matched nothing.
     pub fn unmatched(&self) -> &[String] {
         &self.unmatched
-    }
-
-    /// The newest time of a change of a file or link that was copied, in seconds; `None` when nothing was.
-    pub fn newest_mtime(&self) -> Option<i64> {
-        self.newest
     }
 
     /// Writes every entry, reading the files as it goes.

@@ -74,7 +74,9 @@ pub struct Planner<'a> {
     /// Directories of the destination that are gone, with everything below them.
     hidden: BTreeSet<LayerPath>,
     unmatched: Vec<String>,
-    newest: Option<i64>,
+    pub(super) newest: Option<i64>,
+    /// Where only the newest time is wanted, and no leaf is planned: with how many threads directories are read.
+    pub(super) survey: Option<usize>,
     matches: u64,
 }
 
@@ -108,6 +110,7 @@ impl<'a> Planner<'a> {
             hidden: BTreeSet::new(),
             unmatched: Vec::new(),
             newest: None,
+            survey: None,
             matches: 0,
         }
     }
@@ -142,7 +145,7 @@ impl<'a> Planner<'a> {
                 entries.push(PlannedEntry { entry, content: Content::None });
             }
         }
-        Plan { entries, unmatched: self.unmatched, newest: self.newest }
+        Plan { entries, unmatched: self.unmatched }
     }
 
     /// Makes a directory and its missing parents: WORKDIR. What exists is left alone.
@@ -242,6 +245,14 @@ impl<'a> Planner<'a> {
                 required: required.as_deref(),
                 found_required: required.is_none(),
             };
+            if let Some(threads) = self.survey
+                && metadata.is_directory()
+                && root.remembers_listings()
+                && copying.include.is_none()
+                && copying.exclude.is_empty()
+            {
+                root.read_ahead(&real, threads);
+            }
             let none = ParentMatch::default();
             self.copy_tree(&mut copying, &real, b"", &metadata, target, (&none, &none))?;
             if !copying.found_required {
@@ -317,10 +328,10 @@ impl<'a> Planner<'a> {
             return Ok(());
         }
         copying.parents.push(Parent { metadata: *metadata, target: target.clone(), made: included });
-        for (name, metadata) in copying.root.list(from)? {
-            check_name(&name)?;
-            let (from, below) = (join(from, &name), join(below, &name));
-            self.copy_tree(copying, &from, &below, &metadata, target.join(&name)?, (&include, &exclude))?;
+        for (name, metadata) in copying.root.list(from)?.iter() {
+            check_name(name)?;
+            let (from, below) = (join(from, name), join(below, name));
+            self.copy_tree(copying, &from, &below, metadata, target.join(name)?, (&include, &exclude))?;
         }
         copying.parents.pop();
         Ok(())
@@ -391,6 +402,10 @@ impl<'a> Planner<'a> {
         metadata: &Metadata,
         target: LayerPath,
     ) -> Result<()> {
+        self.newest = self.newest.max(Some(metadata.mtime.0));
+        if self.survey.is_some() {
+            return Ok(());
+        }
         let (major, minor) = (rustix::fs::major(metadata.special), rustix::fs::minor(metadata.special));
         let mut content = Content::None;
         let mut links = None;
@@ -416,7 +431,6 @@ impl<'a> Planner<'a> {
                     .with_context("path", crate::layer::entry::escape(from)));
             }
         };
-        self.newest = self.newest.max(Some(metadata.mtime.0));
         let mut pending = Pending::new(copying.entry(target, kind, metadata), content);
         pending.links = links;
         self.put_file(pending, || crate::layer::entry::escape(from))

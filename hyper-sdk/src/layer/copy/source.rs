@@ -19,6 +19,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What a filter says of a path.
@@ -88,7 +89,11 @@ pub struct SourceRoot {
     kind: SourceKind,
     filter: Option<Arc<dyn PathFilter>>,
     needed: Mutex<HashMap<Vec<u8>, bool>>,
+    remembered: Mutex<Option<HashMap<Vec<u8>, Listing>>>,
 }
+
+/// What a directory holds, sorted by name.
+pub(super) type Listing = Arc<[(Vec<u8>, Metadata)]>;
 
 impl fmt::Debug for SourceRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,7 +115,8 @@ impl SourceRoot {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = fs::open(path, flags, Mode::empty())
             .map_err(|e| Error::io("cannot open the folder to copy from", path, e.into()))?;
-        Ok(Self { directory, path: path.to_owned(), kind, filter, needed: Mutex::default() })
+        let (path, needed, remembered) = (path.to_owned(), Mutex::default(), Mutex::default());
+        Ok(Self { directory, path, kind, filter, needed, remembered })
     }
 
     /// The directory, for messages.
@@ -250,11 +256,66 @@ impl SourceRoot {
         Ok(list)
     }
 
+    /// From now on a directory is read once: who lists it again is told what was there then. For two who ask one after
+    /// the other; it costs memory, and what changes meanwhile is not seen.
+    pub fn remember_listings(&self) {
+        self.remembered.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert_default();
+    }
+
+    pub(super) fn remembers_listings(&self) -> bool {
+        self.remembered.lock().unwrap_or_else(|e| e.into_inner()).is_some()
+    }
+
+    /// From now on every listing is a fresh one again.
+    pub fn forget_listings(&self) {
+        self.remembered.lock().unwrap_or_else(|e| e.into_inner()).take();
+        self.needed.lock().unwrap_or_else(|e| e.into_inner()).clear();
+    }
+
     /// Lists what exists in a directory, sorted by name.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when the directory cannot be read.
-    pub fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, Metadata)>> {
+    pub fn list(&self, path: &[u8]) -> Result<Listing> {
+        let remembered = || self.remembered.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(listing) = remembered().as_ref().and_then(|known| known.get(path)) {
+            return Ok(Arc::clone(listing));
+        }
+        let listing = self.fresh_list(path)?;
+        if let Some(known) = remembered().as_mut() {
+            known.insert(path.to_vec(), Arc::clone(&listing));
+        }
+        Ok(listing)
+    }
+
+    /// Lists a directory and all below it with `threads` threads, so that it is remembered when it is asked for. What
+    /// cannot be listed is left to who asks.
+    pub(super) fn read_ahead(&self, path: &[u8], threads: usize) {
+        let mut level = vec![path.to_vec()];
+        while !level.is_empty() {
+            let next = AtomicUsize::new(0);
+            let work = || {
+                let mut below = Vec::new();
+                while let Some(directory) = level.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let Ok(listing) = self.list(directory) else { continue };
+                    let directories = listing.iter().filter(|(_, metadata)| metadata.is_directory());
+                    below.extend(directories.map(|(name, _)| join(directory, name)));
+                }
+                below
+            };
+            // A thread costs as much as a few directories.
+            let others = threads.min(level.len() / 8 + 1) - 1;
+            let found = std::thread::scope(|scope| {
+                let others: Vec<_> = (0..others).map(|_| scope.spawn(work)).collect();
+                let mut found = work();
+                found.extend(others.into_iter().filter_map(|other| other.join().ok()).flatten());
+                found
+            });
+            level = found;
+        }
+    }
+
+    fn fresh_list(&self, path: &[u8]) -> Result<Listing> {
         let mut list = self.raw_list(path)?;
         if self.filter.is_some() {
             let mut kept = Vec::with_capacity(list.len());
@@ -266,7 +327,7 @@ impl SourceRoot {
             list = kept;
         }
         list.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(list)
+        Ok(list.into())
     }
 
     /// The text of a link.

@@ -25,13 +25,15 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const MAGIC: &[u8] = b"hyper stat cache 1\n";
 /// How long a file must have rested before its hash is remembered.
 const RACY_SECONDS: i64 = 2;
+/// The bytes of an entry without a capability.
+const ENTRY_SIZE: usize = 89;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -63,7 +65,7 @@ struct Remembered {
 /// A [`FileHasher`] that remembers. It is shared by threads; one process at a time should save a file.
 #[derive(Debug, Default)]
 pub struct StatCache {
-    entries: Mutex<HashMap<Key, Remembered>>,
+    entries: RwLock<HashMap<Key, Remembered>>,
     changed: AtomicBool,
 }
 
@@ -80,22 +82,22 @@ impl StatCache {
     /// Reads a saved cache; a file that is missing or damaged is an empty cache.
     pub fn load(path: &Path) -> Self {
         let entries = std::fs::read(path).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default();
-        Self { entries: Mutex::new(entries), changed: AtomicBool::new(false) }
+        Self { entries: RwLock::new(entries), changed: AtomicBool::new(false) }
     }
 
     /// The number of remembered files.
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.read().len()
     }
 
     /// Whether nothing is remembered.
     pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.read().is_empty()
     }
 
     /// Forgets what was not used for `seconds`, then the least recently used beyond `most` entries.
     pub fn prune(&self, seconds: i64, most: usize) {
-        let mut entries = self.lock();
+        let mut entries = self.write();
         let before = entries.len();
         let oldest = now() - seconds;
         entries.retain(|_, e| e.used >= oldest);
@@ -118,7 +120,7 @@ impl StatCache {
         if !self.changed.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
-        let bytes = encode(&self.lock());
+        let bytes = encode(&self.read());
         let written =
             tempfile::NamedTempFile::new_in(path.parent().unwrap_or(path)).and_then(|mut staged| {
                 staged.write_all(&bytes)?;
@@ -130,23 +132,30 @@ impl StatCache {
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Remembered>> {
-        self.entries.lock().unwrap_or_else(|e| e.into_inner())
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Key, Remembered>> {
+        self.entries.read().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Key, Remembered>> {
+        self.entries.write().unwrap_or_else(|e| e.into_inner())
     }
 
     fn facts_at(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>, now: i64) -> Result<FileFacts> {
         let key = Key::of(metadata);
-        if let Some(found) = self.lock().get_mut(&key) {
+        let known = self.read().get(&key).map(|found| (found.facts.clone(), found.used));
+        if let Some((facts, used)) = known {
             // The day of the last use is enough for pruning; a finer one would rewrite the file on every build.
-            if now - found.used > 86_400 {
+            if now - used > 86_400
+                && let Some(found) = self.write().get_mut(&key)
+            {
                 found.used = now;
                 self.changed.store(true, Ordering::Relaxed);
             }
-            return Ok(found.facts.clone());
+            return Ok(facts);
         }
         let facts = ReadingHasher.facts(metadata, open)?;
         if metadata.ctime.0.max(metadata.mtime.0) + RACY_SECONDS < now {
-            self.lock().insert(key, Remembered { facts: facts.clone(), used: now });
+            self.write().insert(key, Remembered { facts: facts.clone(), used: now });
             self.changed.store(true, Ordering::Relaxed);
         }
         Ok(facts)
@@ -202,7 +211,7 @@ fn decode(bytes: &[u8]) -> Option<HashMap<Key, Remembered>> {
         return None;
     }
     let mut rest = Bytes(body.strip_prefix(MAGIC)?);
-    let mut entries = HashMap::new();
+    let mut entries = HashMap::with_capacity(rest.0.len() / ENTRY_SIZE);
     while !rest.0.is_empty() {
         let (device, inode) = (u64::from_le_bytes(rest.take()?), u64::from_le_bytes(rest.take()?));
         let (ctime, mtime) = (rest.time()?, rest.time()?);

@@ -30,8 +30,8 @@ fn nearest(root: &SourceRoot, path: &[u8]) -> Option<Vec<u8>> {
     let (parent, name) = split.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
     let limit = name.len() / 3;
     let list = root.list(parent).ok()?;
-    let best = list.into_iter().take(10_000).map(|(found, _)| (distance(name, &found), found)).min()?;
-    (best.0 <= limit).then(|| join(parent, &best.1))
+    let best = list.iter().take(10_000).map(|(found, _)| (distance(name, found), found)).min()?;
+    (best.0 <= limit).then(|| join(parent, best.1))
 }
 
 /// The number of bytes to insert, delete or replace; a difference of case alone counts as none.

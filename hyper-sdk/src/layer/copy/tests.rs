@@ -255,6 +255,50 @@ fn ignored_files_do_not_exist() {
 }
 
 #[test]
+fn remembered_listings_are_those_of_the_first_look() {
+    let (folder, root) = context("a/b/c; a/d; e");
+    let planned = |root| show(&plan(root, &EmptyDestination, &CopySpec::new(["."], "/")).unwrap());
+    let before = planned(&root);
+    let newest = |sources: &[&str]| newest_mtime(&root, &CopySpec::new(sources.iter().copied(), "/x/"), 2);
+    let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000);
+    for name in ["a/b/c", "a/d", "e"] {
+        let file = std::fs::File::options().write(true).open(folder.path().join(name)).unwrap();
+        file.set_modified(old + std::time::Duration::from_secs(name.len() as u64)).unwrap();
+    }
+    root.remember_listings();
+    assert_eq!(newest(&["."]).unwrap(), Some(1005));
+    assert_eq!(newest(&["a/d", "*"]).unwrap(), Some(1005));
+    assert_eq!(newest(&["a/d"]).unwrap(), Some(1003));
+    assert_eq!(newest(&["none*"]).unwrap(), None);
+    assert!(newest(&["none"]).is_err());
+    std::fs::write(folder.path().join("a/new"), "").unwrap();
+    std::fs::create_dir_all(folder.path().join("f/g")).unwrap();
+    assert_eq!(planned(&root), before, "the first listing was remembered, whoever made it");
+    root.forget_listings();
+    let after = planned(&root);
+    assert!(after.contains("a/new") && after.contains("f/g"), "{after}");
+    std::fs::remove_file(folder.path().join("a/new")).unwrap();
+    assert!(!planned(&root).contains("a/new"), "nothing is remembered any more");
+}
+
+#[test]
+fn directories_that_are_read_ahead_are_all_there() {
+    let folder = tempfile::tempdir().unwrap();
+    for i in 0..300 {
+        let directory = folder.path().join(format!("{}/{}/{i}", i % 7, i % 31));
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("file"), "").unwrap();
+    }
+    let root = Arc::new(SourceRoot::open(folder.path(), SourceKind::Context, None).unwrap());
+    let spec = CopySpec::new(["."], "/");
+    let before = show(&plan(&root, &EmptyDestination, &spec).unwrap());
+    root.remember_listings();
+    newest_mtime(&root, &spec, 4).unwrap();
+    std::fs::remove_dir_all(folder.path().join("3")).unwrap();
+    assert_eq!(show(&plan(&root, &EmptyDestination, &spec).unwrap()), before);
+}
+
+#[test]
 fn directories_and_inline_files() {
     let tree = destination("tmp/; app -> srv; f");
     let make = |path: &str| -> Result<String> {

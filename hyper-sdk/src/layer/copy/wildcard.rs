@@ -25,9 +25,9 @@ pub(super) fn find_matches(root: &SourceRoot, base: &[u8], pattern: &[u8]) -> Re
         let last = i + 1 == parts.len();
         let mut next = Vec::new();
         for directory in &level {
-            for (name, metadata) in root.list(directory)? {
-                if (last || metadata.is_directory()) && name_pattern.matches(&name) {
-                    next.push(join(directory, &name));
+            for (name, metadata) in root.list(directory)?.iter() {
+                if (last || metadata.is_directory()) && name_pattern.matches(name) {
+                    next.push(join(directory, name));
                 }
             }
         }
