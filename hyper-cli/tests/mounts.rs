@@ -113,7 +113,7 @@ fn what_is_read_after_the_key_was_made_is_not_found_under_it() {
     let mut lines = BufReader::new(second.stderr.take().unwrap()).lines().map(Result::unwrap);
     while !lines.next().unwrap().contains("RUN") {}
     // The step has begun: it makes its key, and then waits for the cache.
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(1500));
     place.write("context/file", "after it");
     std::fs::write(cache().unwrap().join("go"), "").unwrap();
     let told = lines.collect::<Vec<_>>().join("\n");
