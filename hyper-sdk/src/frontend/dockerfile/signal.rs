@@ -9,10 +9,10 @@ const NAMES: [&str; 36] = [
     "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "RTMIN", "RTMAX",
 ];
 
-/// Whether the text is a signal of Linux: a number above 0, or a name in any case, with or without `SIG`.
+/// Whether the text is a signal of Linux: a number other than 0, or a name in any case, with or without `SIG`.
 fn is_signal(text: &str) -> bool {
     if let Ok(number) = text.parse::<i64>() {
-        return number > 0;
+        return number != 0;
     }
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -37,7 +37,7 @@ pub(super) fn check(text: &str, span: Span) -> Result<(), Box<Diagnostic>> {
     let fault = Diagnostic::error("instruction", span, message)
         .with_suggestion(suggestion(text, known))
         .with_help(format!(
-            "a signal is a number above 0 or one of {}, RTMIN+1 to RTMIN+15, RTMAX-14 to RTMAX-1, each also with SIG before it",
+            "a signal is a number other than 0 or one of {}, RTMIN+1 to RTMIN+15, RTMAX-14 to RTMAX-1, each also with SIG before it",
             NAMES.join(", ")
         ));
     Err(Box::new(fault))
@@ -49,15 +49,26 @@ mod tests {
 
     #[test]
     fn signals_have_numbers_and_names() {
-        for text in
-            ["9", "+15", "64", "TERM", "SIGTERM", "sigint", "RTMIN", "SIGRTMIN+3", "rtmax-14", "RTMIN+15"]
-        {
+        for text in [
+            "9",
+            "+15",
+            "64",
+            "65",
+            "-1",
+            "TERM",
+            "SIGTERM",
+            "sigint",
+            "RTMIN",
+            "SIGRTMIN+3",
+            "rtmax-14",
+            "RTMIN+15",
+        ] {
             assert!(is_signal(text), "{text}");
         }
         for text in [
             "",
             "0",
-            "-1",
+            "-0",
             "SIG",
             "SIGSIGTERM",
             "FOO",
