@@ -301,23 +301,29 @@ impl Converter<'_> {
         let mut heredocs = node.heredocs.iter();
         let (mut sources, mut inline) = (Vec::new(), Vec::new());
         for word in words {
-            if node.arguments.is_json() || !is_heredoc(&word) {
+            let Ok(Some(named)) = Heredoc::parse(&word.value) else {
                 if matches!(word.value.as_str(), "<<" | "<<-") && !node.heredocs.is_empty() {
                     let message = format!("a heredoc of {command} cannot have white space before its name");
                     return Err(Box::new(Diagnostic::error("invalid-heredoc", word.span, message)));
                 }
                 sources.push(word);
-            } else if let Some(doc) = heredocs.next() {
-                inline.push(InlineFile {
-                    name: doc.name.clone(),
-                    content: doc.body(),
-                    expand: doc.expand,
-                    span: doc.span,
-                });
-            } else {
-                let message = format!("heredoc `{}` has no body", word.value);
-                return Err(Box::new(Diagnostic::error("invalid-heredoc", word.span, message)));
-            }
+                continue;
+            };
+            let doc = match heredocs.next() {
+                Some(doc) => doc.clone(),
+                // In the form of JSON no lines follow: it is an empty file.
+                None if node.arguments.is_json() => Heredoc { span: word.span, ..named },
+                None => {
+                    let message = format!("heredoc `{}` has no body", word.value);
+                    return Err(Box::new(Diagnostic::error("invalid-heredoc", word.span, message)));
+                }
+            };
+            inline.push(InlineFile {
+                content: doc.body(),
+                name: doc.name,
+                expand: doc.expand,
+                span: doc.span,
+            });
         }
         Ok((sources, inline, destination))
     }

@@ -129,6 +129,24 @@ fn uses_of_stages_below_are_refused() {
 }
 
 #[test]
+fn a_heredoc_in_the_form_of_json_is_an_empty_file() {
+    let file = parse(
+        "FROM a\nCOPY [\"x\", \"<<E\", \"<<E F\", \"/\"]\nADD [\"<<-'E'\", \"/\"]\nRUN [\"<<E\"]\n",
+        "f",
+    );
+    assert!(!file.has_errors(), "{}", file.render());
+    let statements = &file.dockerfile.stages[0].statements;
+    let Instruction::Copy(copy) = &statements[0].instruction else { panic!() };
+    let words: Vec<&str> = copy.sources.iter().map(|word| word.value.as_str()).collect();
+    assert_eq!(words, ["x", "<<E F"]);
+    assert_eq!((copy.inline[0].name.as_str(), copy.inline[0].content.as_str()), ("E", ""));
+    let Instruction::Add(add) = &statements[1].instruction else { panic!() };
+    assert_eq!((add.sources.len(), add.inline[0].name.as_str(), add.inline[0].expand), (0, "E", false));
+    let Instruction::Run(run) = &statements[2].instruction else { panic!() };
+    assert_eq!(run.command.run_command(), RunCommand::Exec(vec!["<<E".into()]));
+}
+
+#[test]
 fn what_only_the_shell_understands_hides_no_heredoc() {
     let file = ok("FROM x\nRUN echo ${V:1:2} ${W:3} <<EOF\nbody\nEOF\n");
     let Instruction::Run(run) = &file.stages[0].statements[0].instruction else { panic!() };
