@@ -173,6 +173,16 @@ impl Dockerfile {
         predefined: &BTreeMap<String, String>,
         build_args: &BTreeMap<String, String>,
     ) -> Result<GlobalScope, Vec<Diagnostic>> {
+        let (scope, faults) = self.global_scope_with_faults(predefined, build_args);
+        if faults.is_empty() { Ok(scope) } else { Err(faults) }
+    }
+
+    /// As [`Dockerfile::global_scope`], and goes on where there are faults: what cannot be expanded has no value then.
+    pub(crate) fn global_scope_with_faults(
+        &self,
+        predefined: &BTreeMap<String, String>,
+        build_args: &BTreeMap<String, String>,
+    ) -> (GlobalScope, Vec<Diagnostic>) {
         let expander = Expander::new(self.directives.escape);
         let mut scope = GlobalScope { values: predefined.clone(), ..GlobalScope::default() };
         let mut faults = Vec::new();
@@ -195,7 +205,7 @@ impl Dockerfile {
             scope.declared.insert(name.clone());
             scope.values.extend(value.map(|v| (name.clone(), v)));
         }
-        if faults.is_empty() { Ok(scope) } else { Err(faults) }
+        (scope, faults)
     }
 
     /// Expands the FROM of every stage.
@@ -203,6 +213,12 @@ impl Dockerfile {
     /// # Errors
     /// Every FROM that cannot be expanded, or whose image or platform comes to nothing.
     pub fn bases(&self, scope: &GlobalScope) -> Result<Vec<Base>, Vec<Diagnostic>> {
+        let (bases, faults) = self.bases_with_faults(scope);
+        if faults.is_empty() { Ok(bases) } else { Err(faults) }
+    }
+
+    /// As [`Dockerfile::bases`], and goes on where there are faults: the image of a FROM that has one is empty then.
+    pub(crate) fn bases_with_faults(&self, scope: &GlobalScope) -> (Vec<Base>, Vec<Diagnostic>) {
         let mut bases = Vec::with_capacity(self.stages.len());
         let mut faults = Vec::new();
         for stage in &self.stages {
@@ -223,16 +239,17 @@ impl Dockerfile {
                     false => Ok(platform),
                 }),
             };
+            let is_known = image.is_ok() && platform.is_ok();
             let image = image.map_err(|fault| faults.push(fault)).unwrap_or_default();
             let platform = platform.map_err(|fault| faults.push(fault)).unwrap_or_default();
             bases.push(Base {
-                image: image.text,
+                image: if is_known { image.text } else { String::new() },
                 platform: Some(platform.text).filter(|text| !text.is_empty()),
                 image_variables: image.variables,
                 platform_variables: platform.variables,
             });
         }
-        if faults.is_empty() { Ok(bases) } else { Err(faults) }
+        (bases, faults)
     }
 }
 

@@ -86,8 +86,6 @@ pub struct Lowered {
     pub newest_base: Option<i64>,
     /// The time that SOURCE_DATE_EPOCH asks for, in seconds since 1970.
     pub epoch: Option<i64>,
-    /// The configs of the base images, by the number of the stage that begins with one.
-    pub bases: BTreeMap<usize, ImageConfig>,
     /// What was noticed, each with its excerpt.
     pub warnings: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! Checks a Dockerfile: its faults and what the linter finds, without building.
 
-use super::lower::Fault;
+use super::lower::{Bases, Extent, Fault};
 use super::{alias, lower_file, platform_arguments};
 use crate::dockerfile::{CheckOptions, Diagnostic, Dockerfile, Span};
 use crate::frontend::{FrontendOptions, Resolved, Resolver};
@@ -10,7 +10,7 @@ use crate::oci::ImageConfig;
 use crate::platform::Platform;
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 /// The build argument that takes the place of the `check` directive.
@@ -34,7 +34,7 @@ impl Checked {
     pub(super) fn new(
         file: Dockerfile,
         diagnostics: Vec<Diagnostic>,
-        bases: &BTreeMap<usize, ImageConfig>,
+        bases: &Bases,
         options: &FrontendOptions,
     ) -> Result<Self> {
         let check = match options.build_args.get(CHECK_ARGUMENT) {
@@ -48,8 +48,10 @@ impl Checked {
         diagnostics
             .extend(lint::unknown_rules(&check, file.directives.check_span.unwrap_or(Span::new(0, 0))));
         diagnostics.extend(lint::comment_faults(&file));
+        // Where an instruction could not be understood, a variable may be set there.
+        let complete = bases.iter().filter(|_| !file.damaged);
         let facts = Facts {
-            environments: bases.iter().map(|(index, config)| (*index, config.config.env.clone())).collect(),
+            environments: complete.map(|(index, config)| (*index, config.config.env.clone())).collect(),
             users: bases.iter().map(|(index, config)| (*index, config.config.user.clone())).collect(),
             shells: bases
                 .iter()
@@ -118,7 +120,7 @@ fn platform_of(config: &ImageConfig) -> Option<Platform> {
     text.parse().ok()
 }
 
-/// Goes on where an image cannot be found: its config then has no system, which no real one has.
+/// Goes on where an image cannot be found.
 struct Lenient<'a> {
     resolver: &'a dyn Resolver,
     /// Whether images are looked up at all.
@@ -126,15 +128,22 @@ struct Lenient<'a> {
     unresolved: Mutex<Vec<Error>>,
 }
 
+impl Resolved {
+    /// An image of which nothing is known: its config has no system, which no real one has.
+    pub(super) fn unknown(name: &str, platform: &Platform) -> Self {
+        let mut config = ImageConfig::empty(platform);
+        config.os = String::new();
+        let manifest = Digest::sha256(format!("not resolved: {name}"));
+        Self::Image { reference: name.to_owned(), manifest, config: Box::new(config) }
+    }
+}
+
 impl Lenient<'_> {
     /// Remembers why something is not known, and gives what nothing is known of.
     fn unknown(&self, name: &str, platform: &Platform, error: Error) -> Resolved {
         let mut unresolved = self.unresolved.lock().unwrap_or_else(PoisonError::into_inner);
         unresolved.push(error.with_context("image", name));
-        let mut config = ImageConfig::empty(platform);
-        config.os = String::new();
-        let manifest = Digest::sha256(format!("not resolved: {name}"));
-        Resolved::Image { reference: name.to_owned(), manifest, config: Box::new(config) }
+        Resolved::unknown(name, platform)
     }
 }
 
@@ -206,7 +215,7 @@ pub(super) fn add_faults(diagnostics: &mut Vec<Diagnostic>, mut faults: Vec<Diag
 pub(super) struct Seen {
     /// What is wrong with the text.
     pub(super) faults: Vec<Diagnostic>,
-    bases: BTreeMap<usize, ImageConfig>,
+    bases: Bases,
     unresolved: Vec<Error>,
     /// What is wrong with the request rather than with the text.
     error: Option<Error>,
@@ -220,27 +229,27 @@ pub(super) async fn look(
     look_up: bool,
 ) -> Seen {
     let mut seen = Seen::default();
-    if file.damaged {
-        return seen;
-    }
-    let scope = file.global_scope(&platform_arguments(options), &options.build_args);
-    let faults = scope.and_then(|scope| file.bases(&scope)).err().unwrap_or_default();
-    if !faults.is_empty() {
-        // With defaults alone the image of a FROM may be empty: that is for a rule to tell, and no fault of the file.
-        seen.faults = faults.into_iter().filter(|fault| fault.code != "empty-image").collect();
-        return seen;
-    }
     let lenient = Lenient { resolver, look_up, unresolved: Mutex::default() };
-    match lower_file(file, options, &lenient, options.target.is_none()).await {
-        Ok(lowered) => seen.bases = lowered.bases,
+    let extent = if options.target.is_none() { Extent::Everything } else { Extent::Known };
+    let (outcome, bases) = lower_file(file, options, &lenient, extent).await;
+    match outcome {
+        Ok(_) => {}
         Err(Fault::Text(faults)) => seen.faults = faults,
         Err(Fault::Other(error)) => seen.error = Some(error),
     }
+    seen.bases = bases;
+    let known = seen.bases.len();
     seen.bases.retain(|_, config| !config.os.is_empty());
     seen.unresolved.extend(lenient.unresolved.into_inner().unwrap_or_else(PoisonError::into_inner));
-    if !seen.unresolved.is_empty() {
+    if seen.bases.len() < known || !seen.unresolved.is_empty() {
         // What a variable would be that the image may set, nobody knows.
         seen.faults.retain(|d| d.code != "instruction" || !file.source.slice(d.span).contains('$'));
+    }
+    // With defaults alone the image of a FROM may be empty: that is for a rule to tell, and no fault of the file.
+    seen.faults.retain(|d| d.code != "empty-image");
+    if file.damaged {
+        // What could not be understood may change what the rest comes to.
+        seen.faults.clear();
     }
     seen
 }

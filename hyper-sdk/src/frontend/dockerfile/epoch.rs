@@ -1,29 +1,36 @@
 //! The values of SOURCE_DATE_EPOCH: a number, `context`, or the name of a stage or named context whose time is meant.
 
-use super::lower::{Lowering, Lowers};
+use super::lower::{Extent, Fault, Lowering, Lowers};
+use crate::Error;
 use crate::clock::parse_rfc3339;
-use crate::dockerfile::Dockerfile;
+use crate::dockerfile::{Diagnostic, Dockerfile, Span};
 use crate::frontend::{FrontendOptions, Resolved, Resolver};
 use crate::graph::{Op, Source};
 use crate::platform::Platform;
-use crate::{Error, Result};
 use std::collections::BTreeMap;
 
 /// The name of the argument.
 pub(super) const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// What the argument was set to.
+pub(super) struct Asked {
+    value: String,
+    /// Where the text says so; a build argument does without it.
+    default: Option<Span>,
+}
 
 /// The seconds that the argument asks for; none when it is empty, or means a context that has no time of its own.
 ///
 /// A stage has the newest time of what it fetches (the commit of a git repository, the last change of a web file), else
 /// that of its base images.
 pub(super) async fn resolve(
-    value: &str,
+    asked: &Asked,
     file: &Dockerfile,
     globals: &BTreeMap<String, String>,
     options: &FrontendOptions,
     resolver: &dyn Resolver,
 ) -> Lowers<Option<i64>> {
-    let value = value.trim();
+    let value = asked.value.trim();
     if value.is_empty() {
         return Ok(None);
     }
@@ -42,12 +49,14 @@ pub(super) async fn resolve(
         None => {}
     }
     if file.stage_by_name(value).is_none() {
-        return Err(unknown(value, file).into());
+        return Err(unknown(value, asked.default, file));
     }
     let mut options = options.clone();
     options.build_args.insert(SOURCE_DATE_EPOCH.to_owned(), String::new());
     options.target = Some(value.to_owned());
-    let lowered = Box::pin(Lowering::new(file, &options, resolver, false).target(globals)).await?;
+    let (lowered, _) =
+        Box::pin(Lowering::new(file, &options, resolver, Extent::Target).target(globals)).await;
+    let lowered = lowered?;
     let mut newest = None;
     for id in lowered.graph.reachable(lowered.root) {
         if let Op::Source(source @ (Source::Web(_) | Source::Git(_))) = &lowered.graph.vertex(id).op {
@@ -57,24 +66,44 @@ pub(super) async fn resolve(
     Ok(newest.or(lowered.newest_base))
 }
 
-fn unknown(value: &str, file: &Dockerfile) -> Error {
-    let near = match file.similar_stage(value) {
-        Some(near) => format!(": did you mean the stage `{near}`?"),
-        None => String::new(),
-    };
-    Error::invalid(format!(
-        "{SOURCE_DATE_EPOCH} is `{value}`, and should be seconds since 1970, `context`, or the name of a stage or named context{near}"
-    ))
+fn unknown(value: &str, default: Option<Span>, file: &Dockerfile) -> Fault {
+    let near = file.similar_stage(value).map(|near| format!("the stage `{near}`"));
+    let expected = "seconds since 1970, `context`, or the name of a stage or named context";
+    match default {
+        Some(span) => {
+            Diagnostic::error("invalid-epoch", span, format!("`{value}` is no {SOURCE_DATE_EPOCH}"))
+                .with_help(near.map_or_else(
+                    || format!("expected {expected}"),
+                    |near| format!("did you mean {near}? Expected are {expected}"),
+                ))
+                .into()
+        }
+        None => {
+            let near = near.map(|near| format!(": did you mean {near}?")).unwrap_or_default();
+            let message = format!(
+                "the build argument {SOURCE_DATE_EPOCH} is `{value}`, and should be {expected}{near}"
+            );
+            Error::invalid(message).into()
+        }
+    }
 }
 
-/// The value of the argument: the caller's, else the default in the global scope of the text.
-pub(super) fn argument(
+/// What the argument was set to: by the caller, else by the default in the global scope of the text. A default that
+/// cannot be expanded is a fault of the text that shows later.
+pub(super) fn asked_for(
     file: &Dockerfile,
     globals: &BTreeMap<String, String>,
     options: &FrontendOptions,
-) -> Result<Option<String>, Vec<crate::dockerfile::Diagnostic>> {
+) -> Option<Asked> {
     if let Some(given) = options.build_args.get(SOURCE_DATE_EPOCH) {
-        return Ok(Some(given.clone()));
+        return Some(Asked { value: given.clone(), default: None });
     }
-    Ok(file.global_scope(globals, &options.build_args)?.values.get(SOURCE_DATE_EPOCH).cloned())
+    let (scope, _) = file.global_scope_with_faults(globals, &options.build_args);
+    let value = scope.values.get(SOURCE_DATE_EPOCH)?.clone();
+    let variables = file.global_variables().flat_map(|(_, arg)| &arg.variables);
+    let defaults = variables.filter(|variable| variable.name.value == SOURCE_DATE_EPOCH);
+    Some(Asked {
+        value,
+        default: defaults.filter_map(|variable| Some(variable.default.as_ref()?.span)).last(),
+    })
 }

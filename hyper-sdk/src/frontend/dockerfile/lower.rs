@@ -3,8 +3,8 @@
 use super::stage::StageState;
 use crate::clock::parse_rfc3339;
 use crate::dockerfile::{
-    Diagnostic, Dockerfile, Instruction, Plan, Reference, Source as Text, StageRef, Statement, Word,
-    without_password, without_passwords,
+    Diagnostic, Dockerfile, Instruction, Plan, Reference, Source as Text, StageRef, Statement, Variables,
+    Word, without_password, without_passwords,
 };
 use crate::frontend::{FrontendOptions, Lowered, Resolved, Resolver};
 use crate::graph::{CopyAction, FileAction, FileOp, Graph, Op, Source, VertexId};
@@ -45,6 +45,20 @@ impl From<Error> for Fault {
 
 pub(super) type Lowers<T> = Result<T, Fault>;
 
+/// The configs of the base images, by the number of the stage that begins with one.
+pub(super) type Bases = BTreeMap<usize, ImageConfig>;
+
+/// How much of a file is lowered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// What the target needs.
+    Target,
+    /// What the target needs, also behind faults, as far as something is known there.
+    Known,
+    /// Every stage, also behind faults, as far as something is known there.
+    Everything,
+}
+
 /// The work of lowering one target.
 pub(super) struct Lowering<'a> {
     pub(super) options: &'a FrontendOptions,
@@ -56,12 +70,10 @@ pub(super) struct Lowering<'a> {
     newest_base: Option<i64>,
     position: (String, usize, usize),
     no_cache: bool,
-    /// Whether the stages that the target does not need are lowered, too.
-    every_stage: bool,
+    extent: Extent,
     /// What is wrong with the text, so far.
     faults: Vec<Diagnostic>,
-    /// The configs of the base images of the stages.
-    bases: BTreeMap<usize, ImageConfig>,
+    bases: Bases,
 }
 
 /// What a FROM comes to.
@@ -75,7 +87,7 @@ impl<'a> Lowering<'a> {
         file: &'a Dockerfile,
         options: &'a FrontendOptions,
         resolver: &'a dyn Resolver,
-        every_stage: bool,
+        extent: Extent,
     ) -> Self {
         Self {
             options,
@@ -87,26 +99,63 @@ impl<'a> Lowering<'a> {
             newest_base: None,
             position: (String::new(), 0, 0),
             no_cache: false,
-            every_stage,
+            extent,
             faults: Vec::new(),
             bases: BTreeMap::new(),
         }
     }
 
-    pub(super) async fn target(mut self, globals: &BTreeMap<String, String>) -> Lowers<Lowered> {
+    /// Lowers the target; the bases are known whatever else is at fault.
+    pub(super) async fn target(mut self, globals: &BTreeMap<String, String>) -> (Lowers<Lowered>, Bases) {
+        let outcome = self.state_of_target(globals).await;
+        let bases = std::mem::take(&mut self.bases);
+        let mut faults = std::mem::take(&mut self.faults);
+        let state = match outcome {
+            Ok(state) => Some(state),
+            Err(Fault::Text(more)) => {
+                faults.extend(more);
+                None
+            }
+            // What is wrong with the text is told first.
+            Err(_) if !faults.is_empty() => None,
+            Err(other) => return (Err(other), bases),
+        };
+        faults.sort_by_key(|d| d.span.start);
+        // A reference can be found wrong when stages are ordered, and again when it is used.
+        faults.dedup_by_key(|d| d.span);
+        let outcome = match state {
+            Some(state) if faults.is_empty() => Ok(self.finish(state)),
+            _ => Err(faults.into()),
+        };
+        (outcome, bases)
+    }
+
+    async fn state_of_target(&mut self, globals: &BTreeMap<String, String>) -> Lowers<StageState> {
         let target = self.file.target(self.options.target.as_deref())?;
         let mut predefined = globals.clone();
         let asked_for = self.options.target.as_deref().filter(|name| !name.is_empty());
         predefined
             .entry("TARGETSTAGE".to_owned())
             .or_insert_with(|| asked_for.or(self.file.stages[target].name()).unwrap_or("default").to_owned());
-        let scope = self.file.global_scope(&predefined, &self.options.build_args)?;
+        let (scope, faults) = self.file.global_scope_with_faults(&predefined, &self.options.build_args);
+        let is_complete = faults.is_empty();
+        self.go_on_after(faults)?;
+        let (expanded, mut faults) = self.file.bases_with_faults(&scope);
+        // What comes to nothing may only do so because of a default that is at fault.
+        faults.retain(|fault| is_complete || fault.code == "expansion");
+        self.go_on_after(faults)?;
         let mut bases = Vec::new();
-        for (stage, base) in self.file.stages.iter().zip(self.file.bases(&scope)?) {
+        for (stage, mut base) in self.file.stages.iter().zip(expanded) {
+            let is_undefined = |variables: &Variables| !variables.undefined.is_empty();
+            if !is_complete && (is_undefined(&base.image_variables) || is_undefined(&base.platform_variables))
+            {
+                base.image.clear();
+            }
             let platform =
                 base.platform.as_ref().map(|text| text.parse()).transpose().unwrap_or_else(|e: Error| {
                     let word = stage.from.platform.as_ref().unwrap_or(&stage.from.image);
                     self.faults.push(Diagnostic::error("instruction", word.span, e.message()));
+                    base.image.clear();
                     None
                 });
             let platform = platform.unwrap_or_else(|| self.target_platform());
@@ -114,7 +163,7 @@ impl<'a> Lowering<'a> {
         }
         let names: Vec<String> = bases.iter().map(|b| b.image.clone()).collect();
         if let Some(state) = self.replaced(target, &bases[target]).await? {
-            return Ok(self.finish(state));
+            return Ok(state);
         }
         let (plan, triggers) = self.plan(target, &bases, &names).await?;
         for index in &plan.order {
@@ -123,15 +172,21 @@ impl<'a> Lowering<'a> {
             let state = self.stage(*index, &bases[*index], &plan, &scope.values, onbuild).await?;
             self.stages.insert(stage.index, state);
         }
-        if !self.faults.is_empty() {
-            self.faults.sort_by_key(|d| d.span.start);
-            // A reference can be found wrong when stages are ordered, and again when it is used.
-            self.faults.dedup_by_key(|d| d.span);
-            return Err(self.faults.into());
+        match self.stages.remove(&target) {
+            Some(state) => Ok(state),
+            // A target that cannot be ordered has a fault that says so.
+            None if !self.faults.is_empty() => Err(std::mem::take(&mut self.faults).into()),
+            None => Err(Error::internal("the target was not lowered").into()),
         }
-        let state =
-            self.stages.remove(&target).ok_or_else(|| Error::internal("the target was not lowered"))?;
-        Ok(self.finish(state))
+    }
+
+    /// Keeps faults for the end where a check goes on behind them.
+    fn go_on_after(&mut self, faults: Vec<Diagnostic>) -> Lowers<()> {
+        if self.extent == Extent::Target && !faults.is_empty() {
+            return Err(faults.into());
+        }
+        self.faults.extend(faults);
+        Ok(())
     }
 
     /// The stage as the named context that stands for it: none of its instructions count then.
@@ -163,7 +218,6 @@ impl<'a> Lowering<'a> {
             history: state.history,
             newest_base: self.newest_base,
             epoch: None,
-            bases: self.bases,
             warnings: Vec::new(),
         }
     }
@@ -178,10 +232,14 @@ impl<'a> Lowering<'a> {
         let mut triggers = BTreeMap::new();
         loop {
             let (mut plan, faults) = self.file.plan_with_faults(target, names, &triggers);
-            if self.every_stage {
-                plan.order = possible(&plan);
-            } else if !faults.is_empty() {
-                return Err(faults.into());
+            match self.extent {
+                Extent::Target if !faults.is_empty() => return Err(faults.into()),
+                Extent::Target => {}
+                Extent::Known => {
+                    let possible = possible(&plan);
+                    plan.order.retain(|index| possible.binary_search(index).is_ok());
+                }
+                Extent::Everything => plan.order = possible(&plan),
             }
             let known = triggers.len();
             for index in plan.order.clone() {
@@ -431,6 +489,10 @@ impl<'a> Lowering<'a> {
     }
 
     async fn named(&mut self, name: &str, platform: &Platform) -> Lowers<Option<Resolved>> {
+        // No name is that of the main context, and of a FROM that is at fault.
+        if name.is_empty() {
+            return Ok(None);
+        }
         Ok(self.resolver.context(name, platform).await?)
     }
 
@@ -439,14 +501,19 @@ impl<'a> Lowering<'a> {
         if let Some(known) = self.images.get(&key) {
             return Ok(known.clone());
         }
-        let found = match self.resolver.context(name, platform).await? {
+        let found = match self.named(name, platform).await? {
             Some(found) => found,
             None => {
                 // What is no name is a fault of the text, and no registry needs to be asked.
-                if let Err(e) = crate::reference::Reference::parse(name) {
-                    return Err(self.unresolved(word).with_help(e.message()).into());
+                match crate::reference::Reference::parse(name) {
+                    Ok(_) => self.resolver.image(name, platform).await.map_err(|e| self.at(word, e))?,
+                    Err(e) => {
+                        // Of an empty one that was said where it was expanded.
+                        let fault = self.unresolved(word).with_help(e.message());
+                        self.go_on_after(if name.is_empty() { vec![] } else { vec![fault] })?;
+                        Resolved::unknown(name, platform)
+                    }
                 }
-                self.resolver.image(name, platform).await.map_err(|e| self.at(word, e))?
             }
         };
         self.images.insert(key, found.clone());

@@ -16,6 +16,7 @@ mod stage;
 pub use check::{Checked, check};
 pub use outline::{Argument, CacheMount, Outline, SecretUse, Target, outline, targets};
 
+use self::lower::{Bases, Extent, Fault};
 use super::{FrontendOptions, Lowered, Resolver};
 use crate::Result;
 use crate::dockerfile::{Dockerfile, Instruction, Stage, Statement, suggestion};
@@ -44,11 +45,10 @@ pub async fn lower(
     let (mut file, diagnostics) = (parsed.dockerfile, parsed.diagnostics);
     alias(&mut file, options)?;
     let notes = arguments_for_the_builder(options)?;
-    let mut lowered = lower_file(&file, options, resolver, false)
-        .await
-        .map_err(|fault| lower::to_error(fault, &file.source))?;
+    let (lowered, bases) = lower_file(&file, options, resolver, Extent::Target).await;
+    let mut lowered = lowered.map_err(|fault| lower::to_error(fault, &file.source))?;
     let unused = unused(&file, options);
-    let check = Checked::new(file, diagnostics, &lowered.bases, options)?;
+    let check = Checked::new(file, diagnostics, &bases, options)?;
     check.refuse()?;
     lowered.warnings = check.warnings();
     lowered.warnings.extend(notes);
@@ -136,13 +136,18 @@ async fn lower_file(
     file: &Dockerfile,
     options: &FrontendOptions,
     resolver: &dyn Resolver,
-    every_stage: bool,
-) -> lower::Lowers<Lowered> {
+    extent: Extent,
+) -> (lower::Lowers<Lowered>, Bases) {
     let globals = platform_arguments(options);
-    let Some(value) = epoch::argument(file, &globals, options)? else {
-        return lower::Lowering::new(file, options, resolver, every_stage).target(&globals).await;
+    let Some(asked) = epoch::asked_for(file, &globals, options) else {
+        return lower::Lowering::new(file, options, resolver, extent).target(&globals).await;
     };
-    let seconds = epoch::resolve(&value, file, &globals, options, resolver).await?;
+    let resolved = epoch::resolve(&asked, file, &globals, options, resolver).await;
+    let (seconds, mut faults) = match resolved {
+        Ok(seconds) => (seconds, Vec::new()),
+        Err(Fault::Text(faults)) if extent != Extent::Target => (None, faults),
+        Err(fault) => return (Err(fault), Bases::new()),
+    };
     let mut options = options.clone();
     // What steps see is the number, whatever it was asked for by.
     match seconds {
@@ -153,9 +158,20 @@ async fn lower_file(
             options.build_args.remove(epoch::SOURCE_DATE_EPOCH);
         }
     }
-    let mut lowered = lower::Lowering::new(file, &options, resolver, every_stage).target(&globals).await?;
-    lowered.epoch = seconds;
-    Ok(lowered)
+    let (outcome, bases) = lower::Lowering::new(file, &options, resolver, extent).target(&globals).await;
+    let outcome = match outcome {
+        Ok(mut lowered) if faults.is_empty() => {
+            lowered.epoch = seconds;
+            Ok(lowered)
+        }
+        Ok(_) => Err(faults.into()),
+        Err(Fault::Text(more)) => {
+            check::add_faults(&mut faults, more);
+            Err(faults.into())
+        }
+        other => other,
+    };
+    (outcome, bases)
 }
 
 /// The arguments that every Dockerfile knows about platforms, and the target as far as it was given as an argument:

@@ -1,6 +1,6 @@
 //! Lowering, against images that exist only here.
 
-use super::lower;
+use super::{check, lower};
 use crate::frontend::{FrontendOptions, Lowered, Resolved, Resolver};
 use crate::graph::{FileAction, MountKind, Op, Source};
 use crate::oci::ImageConfig;
@@ -28,6 +28,9 @@ impl Resolver for Images {
             "base" => {}
             "bare" => config.config.env.clear(),
             "multi" => {}
+            "pipefail" => {
+                config.config.shell = Some(["/bin/bash", "-o", "pipefail", "-c"].map(str::to_owned).to_vec());
+            }
             "old" => config.variant = Some("v8".into()),
             "triggers" => {
                 config.config.on_build = vec!["COPY --from=tools /t /t".into(), "ENV DONE=1".into()]
@@ -443,4 +446,39 @@ async fn the_epoch_is_a_number_the_context_or_a_stage() {
         ..FrontendOptions::default()
     };
     assert_eq!(try_lower(text, options).await.unwrap().config.config.env[1], "E=7");
+}
+
+#[tokio::test]
+async fn an_epoch_of_the_text_that_is_none_is_shown_there() {
+    let text = "ARG SOURCE_DATE_EPOCH=sauce\nFROM scratch AS source\nADD https://x/y.git /\nFROM base\n";
+    let message = try_lower(text, FrontendOptions::default()).await.unwrap_err().to_string();
+    for part in ["Dockerfile:1:23", "`sauce` is no SOURCE_DATE_EPOCH", "did you mean the stage `source`?"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    // A build argument is not in the text.
+    let build_args = [("SOURCE_DATE_EPOCH".to_owned(), "sauce".to_owned())].into();
+    let options = FrontendOptions { build_args, ..FrontendOptions::default() };
+    let message = try_lower(text, options).await.unwrap_err().to_string();
+    assert!(message.contains("the build argument") && !message.contains("Dockerfile:"), "{message}");
+}
+
+#[tokio::test]
+async fn a_fault_hides_neither_faults_nor_findings_elsewhere() {
+    let text = "ARG SOURCE_DATE_EPOCH=soon BAD=${\nFROM base AS a\nSTOPSIGNAL FOO\nCOPY $NONE /\nFROM base-$BAD\n\
+                COPY $BAD /\nFROM Bad\nSTOPSIGNAL BAR\nFROM --platform=$BAD base\nFROM a\nCOPY --from=9 x /\nCOPY $NONE /\n";
+    for target in [None, Some("4".to_owned())] {
+        let options = FrontendOptions { target: target.clone(), ..FrontendOptions::default() };
+        let checked = check("Dockerfile", text, &options, &Images).await.unwrap();
+        let line = |span: crate::dockerfile::Span| checked.file.source.line_of(span.start);
+        let faults: Vec<usize> = checked.diagnostics.iter().map(|d| line(d.span)).collect();
+        let expected = if target.is_some() { vec![1, 1, 3, 11] } else { vec![1, 1, 3, 7, 8, 11] };
+        assert_eq!(faults, expected, "{:?}", checked.diagnostics);
+        let undefined = checked.findings.iter().filter(|f| f.rule.name == "UndefinedVar");
+        assert_eq!(undefined.map(|f| line(f.span)).collect::<Vec<_>>(), [4, 12]);
+    }
+    // What was not understood may have set the variable; the shell of the base is known all the same.
+    let text = "FROM pipefail\nENV\nCOPY $NONE /\nRUN curl -f x | sh\n";
+    let checked = check("Dockerfile", text, &FrontendOptions::default(), &Images).await.unwrap();
+    assert_eq!((checked.diagnostics.len(), checked.unresolved.len()), (1, 0), "{:?}", checked.diagnostics);
+    assert!(checked.findings.is_empty(), "{:?}", checked.findings);
 }
