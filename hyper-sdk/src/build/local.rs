@@ -324,6 +324,7 @@ impl Builder for LocalBuilder {
         for warning in &lowered.warnings {
             progress.warn(warning.clone());
         }
+        refuse_files_of_windows(&request, &lowered)?;
         let images = resolver.found.into_inner().unwrap_or_else(PoisonError::into_inner);
         let sources = contexts.bring(&request, &main, &lowered).boxed().await?;
         let (policy, clock) = (request.epoch, Arc::clone(&self.options.clock));
@@ -393,6 +394,20 @@ impl Builder for LocalBuilder {
             tags: request.tags.iter().map(ToString::to_string).collect(),
             epoch: epoch.seconds,
         })
+    }
+}
+
+/// The files of an image for Windows are not written: its layers have a form of their own.
+fn refuse_files_of_windows(request: &BuildRequest, lowered: &Lowered) -> Result<()> {
+    let writes_files = |output: &&Output| matches!(output, Output::Tar(_) | Output::Local(_));
+    match request.outputs.iter().find(writes_files) {
+        Some(output) if lowered.config.os.eq_ignore_ascii_case("windows") => {
+            Err(Error::unsupported(format!(
+                "writing the {} of an image for Windows is not supported yet: keep it as an image",
+                describe(output)
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -47,7 +47,14 @@ impl BuiltImage {
         annotations: Annotations,
     ) -> Result<Self> {
         let created = rfc3339(epoch);
-        config.created = Some(created.clone());
+        config.created = Some(
+            match steps {
+                // Nothing was made: the image is as old as its base.
+                [] => config.history.iter().rev().find_map(|entry| entry.created.clone()).or(config.created),
+                _ => None,
+            }
+            .unwrap_or_else(|| created.clone()),
+        );
         config.rootfs = RootFs {
             diff_ids: chain.layers().iter().map(|(layer, _)| layer.diff_id.clone()).collect(),
             ..RootFs::default()
@@ -112,4 +119,32 @@ fn oci_media_type(media_type: &str) -> Result<String> {
     media_type::Compression::of_layer(media_type)
         .map(|c| c.oci_layer().to_owned())
         .ok_or_else(|| Error::unsupported(format!("layers of the media type `{media_type}`")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_without_history_of_its_own_is_as_old_as_its_base() {
+        let created = |config: &ImageConfig, steps: &[HistoryStep]| {
+            let built =
+                BuiltImage::new(config.clone(), steps, Chain::default(), 5, Annotations::default()).unwrap();
+            ImageConfig::parse(&built.config).unwrap().created.unwrap()
+        };
+        let step = HistoryStep { created_by: "ENV A=1".into(), layer: false };
+        let mut config =
+            ImageConfig { os: "linux".into(), architecture: "amd64".into(), ..Default::default() };
+        assert_eq!(created(&config, &[]), "1970-01-01T00:00:05Z");
+        config.created = Some("2001-01-01T00:00:00Z".into());
+        assert_eq!(created(&config, &[]), "2001-01-01T00:00:00Z");
+        let entry = |created: Option<&str>| History {
+            created: created.map(str::to_owned),
+            empty_layer: true,
+            ..History::default()
+        };
+        config.history = vec![entry(Some("2000-01-01T00:00:00Z")), entry(None)];
+        assert_eq!(created(&config, &[]), "2000-01-01T00:00:00Z");
+        assert_eq!(created(&config, &[step]), "1970-01-01T00:00:05Z");
+    }
 }

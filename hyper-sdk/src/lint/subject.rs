@@ -150,7 +150,13 @@ impl<'a> Subject<'a> {
                     false => self.facts.users.get(&stage.index).cloned(),
                 };
                 let of_base = self.facts.shells.get(&stage.index).filter(|shell| !shell.is_empty());
-                let shell = of_base.cloned().unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()]);
+                let platform = self.facts.platforms.get(&stage.index);
+                let shell = of_base.cloned().unwrap_or_else(|| match platform {
+                    Some(platform) if platform.os == "windows" => {
+                        ["cmd", "/S", "/C"].map(str::to_owned).to_vec()
+                    }
+                    _ => ["/bin/sh", "-c"].map(str::to_owned).to_vec(),
+                });
                 Replay {
                     stage,
                     steps: Vec::new(),

@@ -255,6 +255,10 @@ fn the_shell_of_the_base_image_counts() {
     let mut facts = Facts::default();
     facts.shells.insert(0, ["/bin/bash", "-o", "pipefail", "-c"].map(str::to_owned).to_vec());
     assert!(found(text, &facts).is_empty());
+    let mut facts = Facts::default();
+    facts.platforms.insert(0, "windows/amd64".parse().unwrap());
+    facts.platform = facts.platforms.get(&0).cloned();
+    assert_eq!(names(&found(text, &facts)), ["JSONArgsRecommended"]);
 }
 
 #[test]

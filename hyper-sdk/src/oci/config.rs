@@ -74,6 +74,19 @@ impl ImageConfig {
         serde_json::to_vec(self).expect("maps with string keys and strings always serialise")
     }
 
+    /// Forgets the fields that Hyper does not know, as of a base image: they are about that image (its container, its
+    /// cache), and would be wrong of what is built on it. `StopTimeout` says how a container ends, and stays.
+    pub fn forget_unknown_fields(&mut self) {
+        self.extra.clear();
+        self.config.extra.retain(|name, _| name == "StopTimeout");
+        if let Some(check) = &mut self.config.healthcheck {
+            check.extra.clear();
+        }
+        for entry in &mut self.history {
+            entry.extra.clear();
+        }
+    }
+
     /// The platform that the image is for.
     pub fn platform(&self) -> Platform {
         let mut p = Platform::new(&self.os, &self.architecture, self.variant.as_deref());
@@ -222,6 +235,25 @@ mod tests {
         });
         let config = ImageConfig::parse(text.to_string().as_bytes()).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&config.to_bytes()).unwrap(), text);
+    }
+
+    #[test]
+    fn what_is_about_the_base_is_forgotten() {
+        let mut config = ImageConfig::parse(
+            br#"{"architecture":"amd64","os":"linux","variant":"v2","author":"me","docker_version":"1","os.features":["f"],
+                "config":{"Healthcheck":{"Test":["NONE"],"New":1},"Shell":["s"],"OnBuild":["RUN x"],"StopTimeout":3,
+                          "ArgsEscaped":true,"Hostname":"h"},
+                "rootfs":{"type":"layers","diff_ids":[]},"history":[{"created_by":"x","y":1}]}"#,
+        )
+        .unwrap();
+        config.forget_unknown_fields();
+        let expected = serde_json::json!({
+            "architecture": "amd64", "os": "linux", "variant": "v2", "author": "me", "os.features": ["f"],
+            "config": {"Healthcheck": {"Test": ["NONE"]}, "Shell": ["s"], "OnBuild": ["RUN x"], "StopTimeout": 3,
+                       "ArgsEscaped": true},
+            "rootfs": {"type": "layers", "diff_ids": []}, "history": [{"created_by": "x"}]
+        });
+        assert_eq!(serde_json::from_slice::<Value>(&config.to_bytes()).unwrap(), expected);
     }
 
     #[test]

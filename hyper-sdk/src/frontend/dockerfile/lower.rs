@@ -1,6 +1,7 @@
 //! Lowers the stages that a target needs, in the order of the file.
 
 use super::stage::StageState;
+use super::windows;
 use crate::clock::parse_rfc3339;
 use crate::dockerfile::{
     Diagnostic, Dockerfile, Instruction, Plan, Reference, Source as Text, StageRef, Statement, Variables,
@@ -318,13 +319,8 @@ impl<'a> Lowering<'a> {
                 StageState::new(vertex, config)
             }
         };
-        let layers = |s: &Statement| {
-            matches!(
-                s.instruction,
-                Instruction::Run(_) | Instruction::Copy(_) | Instruction::Add(_) | Instruction::Workdir(_)
-            )
-        };
-        let total = 1 + onbuild.iter().chain(&stage.statements).filter(|s| layers(s)).count();
+        let layers = onbuild.iter().chain(&stage.statements).filter(|s| changes_files(&s.instruction));
+        let total = 1 + layers.count();
         self.position = (stage.display_name(), 1, total);
         self.no_cache = self.options.no_cache
             || self
@@ -408,6 +404,9 @@ impl<'a> Lowering<'a> {
         statement: &Statement,
         globals: &BTreeMap<String, String>,
     ) -> Lowers<()> {
+        if changes_files(&statement.instruction) && windows::is_for(&state.config) {
+            return Err(windows::no_files_in(statement).into());
+        }
         let expanded = statement.instruction.expand(self.escape(), &state.variables)?.instruction;
         match &expanded {
             Instruction::Run(run) => self.run(index, state, statement, run).await,
@@ -450,21 +449,31 @@ impl<'a> Lowering<'a> {
     pub(super) async fn input(&mut self, stage: usize, name: &Word, numbers: bool) -> Lowers<VertexId> {
         let platform = self.target_platform();
         if let Some(resolved) = self.named(&name.value, &platform).await? {
-            return Ok(match &resolved {
-                Resolved::Folder(context) => self.folder(context),
-                Resolved::Image { .. } => self.image_vertex(&resolved),
-            });
+            return self.files_of(&resolved, name);
         }
         match self.file.resolve(&Reference { name: name.clone(), numbers })? {
             StageRef::Stage(index) => match self.stages.get(&index) {
+                Some(state) if index < stage && windows::is_for(&state.config) => {
+                    Err(windows::no_files_of(name).into())
+                }
                 Some(state) if index < stage => Ok(state.vertex),
                 _ => Err(self.error(name, "this stage does not stand above").into()),
             },
             StageRef::Scratch => Ok(self.graph.add(Op::Source(Source::Scratch), vec![], "scratch")),
             StageRef::Name(image) => {
                 let resolved = self.resolve(&image, &platform, name).await?;
-                Ok(self.image_vertex(&resolved))
+                self.files_of(&resolved, name)
             }
+        }
+    }
+
+    /// The vertex that has the files of an image or a folder, which `name` asks for.
+    fn files_of(&mut self, resolved: &Resolved, name: &Word) -> Lowers<VertexId> {
+        match resolved {
+            Resolved::Image { config, .. } if windows::is_for(config) => {
+                Err(windows::no_files_of(name).into())
+            }
+            _ => Ok(self.image_vertex(resolved)),
         }
     }
 
@@ -547,6 +556,14 @@ impl<'a> Lowering<'a> {
     pub(super) fn error(&self, word: &Word, message: impl Into<String>) -> Diagnostic {
         Diagnostic::error("instruction", word.span, message)
     }
+}
+
+/// Whether an instruction makes a layer.
+fn changes_files(instruction: &Instruction) -> bool {
+    matches!(
+        instruction,
+        Instruction::Run(_) | Instruction::Copy(_) | Instruction::Add(_) | Instruction::Workdir(_)
+    )
 }
 
 /// Every stage but those that use a stage below, which is allowed as long as nobody needs them.

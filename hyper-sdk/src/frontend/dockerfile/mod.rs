@@ -12,6 +12,7 @@ mod outline;
 mod run;
 mod signal;
 mod stage;
+mod windows;
 
 pub use check::{Checked, check};
 pub use outline::{Argument, CacheMount, Outline, SecretUse, Target, outline, targets};

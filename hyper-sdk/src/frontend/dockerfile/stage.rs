@@ -1,5 +1,6 @@
 //! The state of a stage while its instructions are lowered.
 
+use super::windows;
 use crate::frontend::HistoryStep;
 use crate::graph::VertexId;
 use crate::oci::{ContainerConfig, ImageConfig};
@@ -30,8 +31,10 @@ pub(super) struct StageState {
 impl StageState {
     /// The state right after FROM of an image or `scratch`. An image without PATH gets one.
     pub(super) fn new(vertex: VertexId, mut config: ImageConfig) -> Self {
+        config.forget_unknown_fields();
+        let needs_path = !windows::is_for(&config);
         let env = &mut config.config.env;
-        if config.os != "windows" && !env.iter().any(|pair| split_pair(pair).0 == "PATH") {
+        if needs_path && !env.iter().any(|pair| split_pair(pair).0 == "PATH") {
             env.push(format!("PATH={DEFAULT_PATH}"));
         }
         let mut state = Self {
@@ -106,6 +109,7 @@ impl StageState {
     pub(super) fn shell(&self) -> Vec<String> {
         match &self.config.config.shell {
             Some(shell) if !shell.is_empty() => shell.clone(),
+            _ if windows::is_for(&self.config) => windows::SHELL.map(str::to_owned).to_vec(),
             _ => vec!["/bin/sh".to_owned(), "-c".to_owned()],
         }
     }

@@ -28,10 +28,17 @@ impl Resolver for Images {
             "base" => {}
             "bare" => config.config.env.clear(),
             "multi" => {}
+            "nano" => {
+                config.os = "windows".into();
+                config.config.env.clear();
+            }
             "pipefail" => {
                 config.config.shell = Some(["/bin/bash", "-o", "pipefail", "-c"].map(str::to_owned).to_vec());
             }
-            "old" => config.variant = Some("v8".into()),
+            "old" => {
+                config.variant = Some("v8".into());
+                config.extra.insert("container".into(), "c".into());
+            }
             "triggers" => {
                 config.config.on_build = vec!["COPY --from=tools /t /t".into(), "ENV DONE=1".into()]
             }
@@ -146,6 +153,7 @@ async fn platforms_are_those_of_the_build_but_for_bases() {
     assert_eq!(config(&l), "linux/arm/v6");
     let l = with("FROM --platform=linux/arm64 old\n", None).await;
     assert_eq!(config(&l), "linux/arm64/-", "written as usual");
+    assert!(l.config.extra.is_empty(), "what is about the base is forgotten");
 }
 
 #[tokio::test]
@@ -481,4 +489,34 @@ async fn a_fault_hides_neither_faults_nor_findings_elsewhere() {
     let checked = check("Dockerfile", text, &FrontendOptions::default(), &Images).await.unwrap();
     assert_eq!((checked.diagnostics.len(), checked.unresolved.len()), (1, 0), "{:?}", checked.diagnostics);
     assert!(checked.findings.is_empty(), "{:?}", checked.findings);
+}
+
+#[tokio::test]
+async fn an_image_for_windows_can_be_described_and_its_files_are_out_of_reach() {
+    let l = lowered("# escape=`\nFROM nano\nENV A=C:\\x\\\nCMD dir\nENTRYPOINT run\nVOLUME C:\\data\n").await;
+    let config = &l.config.config;
+    assert_eq!(config.env, ["A=C:\\x\\"], "there is no PATH of ours");
+    assert_eq!(config.cmd.clone().unwrap(), ["cmd", "/S", "/C", "dir"]);
+    assert_eq!(config.entrypoint.clone().unwrap(), ["cmd", "/S", "/C", "run"]);
+    assert_eq!(
+        root(&l),
+        &Op::Source(Source::Image {
+            reference: format!("nano {}", Platform::host()),
+            manifest: Digest::sha256("nano")
+        })
+    );
+    let text = "FROM nano AS n\nRUN dir\nWORKDIR C:\\\\x\nADD a b\nFROM base\nCOPY --from=n /a /a\nCOPY --from=nano /a /a\n";
+    let e = try_lower(text, FrontendOptions { target: Some("n".into()), ..FrontendOptions::default() })
+        .await
+        .unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Unsupported);
+    for part in ["3 errors", "RUN cannot be done in an image for Windows", "Dockerfile:3:1", "ADD cannot"] {
+        assert!(e.to_string().contains(part), "{part}: {e}");
+    }
+    let text = "FROM nano AS n\nFROM base\nCOPY --from=n /a /a\nCOPY --from=nano /a /a\n";
+    let e = try_lower(text, FrontendOptions::default()).await.unwrap_err().to_string();
+    assert!(
+        e.contains("2 errors") && e.contains("`n` is an image for Windows") && e.contains("`nano` is"),
+        "{e}"
+    );
 }
