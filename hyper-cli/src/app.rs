@@ -14,7 +14,7 @@ use std::time::Duration;
 ///
 /// Needs no daemon and no container runtime. Works as root and as an ordinary user.
 #[derive(Debug, Parser)]
-#[command(name = "hyperbuild", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "hyperbuild", version, propagate_version = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: GlobalArgs,

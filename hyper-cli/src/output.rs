@@ -11,8 +11,23 @@ use crate::failure::Failure;
 use crate::values::{fields, key_value, unsupported};
 use hyper_sdk::Reference;
 use hyper_sdk::build::{Destination, Output};
+use hyper_sdk::layer::{CompressOptions, LayerCompressor};
 use hyper_sdk::media_type::Compression;
-use std::path::PathBuf;
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use std::path::{Path, PathBuf};
+
+/// Fields that other tools know.
+const UNSUPPORTED: [&str; 9] = [
+    "attestation-manifest",
+    "buildinfo",
+    "dangling-name-prefix",
+    "force-compression",
+    "name-canonical",
+    "platform-split",
+    "registry.insecure",
+    "rewrite-timestamp",
+    "unpack",
+];
 
 /// The open file that standard output is.
 const STDOUT: &str = "/dev/stdout";
@@ -42,6 +57,19 @@ impl OutputSpec {
         matches!(d, Destination::Stdout(_))
     }
 
+    /// Says why the destination cannot be written, before there is something to write.
+    pub(crate) fn check_place(&self) -> Result<(), String> {
+        match &self.output {
+            Output::Oci(to) | Output::Docker(to) | Output::Tar(to) => match to {
+                Destination::File(path) => check_file(path),
+                Destination::Folder(path) => check_folder(path),
+                Destination::Stdout(_) => Ok(()),
+            },
+            Output::Local(path) => check_folder(path),
+            Output::Image { .. } | Output::CacheOnly => Ok(()),
+        }
+    }
+
     /// Parses the value of one `--output`.
     pub(crate) fn parse(value: &str) -> Result<Self, Failure> {
         let usage = |why: String| Failure::usage(format!("--output `{value}`: {why}"));
@@ -67,6 +95,37 @@ impl OutputSpec {
         }
         given.finish().map_err(usage)
     }
+}
+
+/// Says why a file cannot be written.
+pub(crate) fn check_file(path: &Path) -> Result<(), String> {
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => Err(format!("{} is a folder: name a file", path.display())),
+        // A pipe or a device is written straight, whatever it is in.
+        Ok(meta) if !meta.is_file() => Ok(()),
+        _ => {
+            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            if !folder.is_dir() {
+                return Err(format!("there is no folder {}", folder.display()));
+            }
+            check_access(folder)
+        }
+    }
+}
+
+/// Says why files cannot be written into a folder, which is made with those it is in where they are missing.
+fn check_folder(path: &Path) -> Result<(), String> {
+    let there = path.ancestors().find(|p| !p.as_os_str().is_empty() && p.symlink_metadata().is_ok());
+    let there = there.unwrap_or(Path::new("."));
+    if !there.is_dir() {
+        return Err(format!("{} is no folder", there.display()));
+    }
+    check_access(there)
+}
+
+fn check_access(folder: &Path) -> Result<(), String> {
+    accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+        .map_err(|e| format!("{} cannot be written to: {}", folder.display(), std::io::Error::from(e)))
 }
 
 enum Refusal {
@@ -122,7 +181,15 @@ impl Given {
             }
             // What we do anyway; the opposite is not offered.
             "oci-mediatypes" | "store" if flag()? => {}
-            _ => return Err(Refusal::Unsupported(format!("`{key}={text}`"))),
+            "oci-mediatypes" | "store" => return Err(Refusal::Unsupported(format!("`{key}={text}`"))),
+            _ if UNSUPPORTED.contains(&key) || key.starts_with("annotation") => {
+                return Err(Refusal::Unsupported(format!("`{key}={text}`")));
+            }
+            _ => {
+                return Err(Refusal::Usage(format!(
+                    "`{key}={text}` is not supported: known are type, dest, tar, push, name, compression and compression-level"
+                )));
+            }
         }
         Ok(())
     }
@@ -141,6 +208,11 @@ impl Given {
         ];
         if let Some((key, ..)) = misplaced.iter().find(|(_, given, fits)| *given && !fits) {
             return Err(format!("`{key}` has no meaning for type={kind}"));
+        }
+        if self.level.is_some() {
+            let mut options = CompressOptions::new(self.compression.unwrap_or_default());
+            options.level = self.level;
+            LayerCompressor::new(std::io::sink(), options).map_err(|e| e.to_string())?;
         }
         let destination = |what: &str| {
             self.destination.clone().filter(|d| !d.is_empty()).ok_or(format!("type={kind} needs dest={what}"))
@@ -209,6 +281,31 @@ mod tests {
     }
 
     #[test]
+    fn places_are_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let check = |kind: &str, path: &Path| {
+            OutputSpec::parse(&format!("{kind}={}", path.display())).unwrap().check_place()
+        };
+        for kind in ["type=oci,dest", "type=docker,dest", "type=tar,dest"] {
+            assert_eq!(check(kind, &folder.path().join("new")), Ok(()));
+            assert_eq!(check(kind, &file), Ok(()));
+            assert!(check(kind, folder.path()).unwrap_err().contains("is a folder: name a file"), "{kind}");
+            assert!(check(kind, &folder.path().join("no/x")).unwrap_err().contains("there is no folder"));
+            assert!(check(kind, &file.join("x")).unwrap_err().contains("there is no folder"));
+        }
+        for kind in ["type=local,dest", "type=oci,tar=false,dest"] {
+            assert_eq!(check(kind, folder.path()), Ok(()));
+            assert_eq!(check(kind, &folder.path().join("a/b")), Ok(()));
+            assert!(check(kind, &file).unwrap_err().contains("is no folder"), "{kind}");
+            assert!(check(kind, &file.join("x")).unwrap_err().contains("is no folder"), "{kind}");
+        }
+        assert_eq!(check("type=tar,dest", Path::new("/dev/null")), Ok(()));
+        assert_eq!(check("type=local,dest", Path::new("relative/folder")), Ok(()));
+    }
+
+    #[test]
     fn compression_is_read() {
         let spec = OutputSpec::parse("type=oci,dest=a,compression=zstd,compression-level=9").unwrap();
         assert_eq!((spec.compression, spec.level), (Some(Compression::Zstd), Some(9)));
@@ -225,6 +322,9 @@ mod tests {
             ("type=tar,dest=a,compression=gzip", "`compression` has no meaning"),
             ("type=oci,dest=a,compression=estargz", "estargz is not supported yet"),
             ("type=oci,dest=a,force-compression=true", "`force-compression=true` is not supported yet"),
+            ("type=oci,dest=a,oci-mediatypes=false", "`oci-mediatypes=false` is not supported yet"),
+            ("type=image,compression-level=13", "1 to 12 for gzip"),
+            ("type=image,compression=zstd,compression-level=20", "1 to 19 for zstd"),
             ("type=image,push=maybe", "true or false"),
             ("type=image,name=UPPER", "UPPER"),
             ("", "empty"),

@@ -122,10 +122,8 @@ pub(crate) fn agents(
                 usage("SSH_AUTH_SOCK is not set: start an agent, or name its socket".to_owned())
             })?,
         };
-        let path = std::path::absolute(&socket)
-            .map_err(|e| hyper_sdk::Error::io("cannot resolve the socket of an agent", &socket, e))?;
-        let meta = std::fs::metadata(&path)
-            .map_err(|e| hyper_sdk::Error::io("cannot find the socket of an agent", &path, e))?;
+        let path = std::path::absolute(&socket).map_err(|e| usage(format!("{socket}: {e}")))?;
+        let meta = std::fs::metadata(&path).map_err(|e| usage(format!("{}: {e}", path.display())))?;
         if !std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) {
             return Err(unsupported(format!(
                 "--ssh `{entry}` names a file that is no socket: give a key to an agent with ssh-add, and name the agent"
@@ -168,7 +166,7 @@ pub(crate) fn secrets(
             return Err(usage(format!("`{id}` has both `src` and `env`")));
         }
         let from_file = |path: &str| {
-            std::fs::read(path).map_err(|e| hyper_sdk::Error::io("cannot read the file of a secret", path, e))
+            std::fs::read(path).map_err(|e| usage(format!("the file {path} of `{id}` cannot be read: {e}")))
         };
         let bytes = match (source, variable) {
             (Some(path), _) => from_file(&path)?,

@@ -114,12 +114,61 @@ fn errors_tell_kind_place_and_status() {
 }
 
 #[test]
+fn wrong_values_of_flags_are_wrong_calls() {
+    let world = World::new();
+    // The build itself would fail, and nothing of it is told: it does not begin.
+    world.dockerfile("FROM scratch\nCOPY nothing /\n");
+    std::fs::write(world.path("file"), "").unwrap();
+    for (flag, value, part) in [
+        ("--platform", "foo", "expected OS/ARCH"),
+        ("--build-context", "x=ftp://a/b", "`ftp://`"),
+        ("--build-context", "x=oci-layout://", "oci-layout://FOLDER"),
+        ("--build-context", "x=docker-image://UP", "`UP`"),
+        ("--build-context", "x=nowhere", "no folder nowhere"),
+        ("--secret", "id=a,src=nowhere", "file nowhere of `a`"),
+        ("--ssh", "a=/nowhere/at/all", "/nowhere/at/all"),
+        ("--allow", "everything", "expected security.insecure"),
+        ("--allow", "device=a,as=b", "device=NAME,alias=OTHER"),
+        ("--call", "check,format=xml", "text, json and sarif"),
+        ("--output", "type=elephant", "image, registry, oci, docker, tar, local or cacheonly"),
+        ("--output", "type=oci,dest=a,color=red", "known are type"),
+        ("--output", "type=image,compression-level=99", "1 to 12"),
+        ("--output", "type=tar,dest=context", "is a folder: name a file"),
+        ("--output", "type=oci,dest=nowhere/a.tar", "no folder nowhere"),
+        ("--output", "type=docker,dest=file/a.tar", "no folder file"),
+        ("--output", "type=oci,tar=false,dest=file", "file is no folder"),
+        ("--output", "file/out", "file is no folder"),
+        ("--iidfile", "context", "is a folder: name a file"),
+        ("--metadata-file", "nowhere/m.json", "no folder nowhere"),
+    ] {
+        let told = world.fails(2, &["build", flag, value, "context"]);
+        assert!(told.contains(flag) && told.contains(part), "{flag} {value}: {told}");
+        assert!(!told.contains("nothing"), "{flag} {value}: {told}");
+    }
+    let told = world.fails(2, &["serve", "--listen", "here"]);
+    assert!(told.contains("--listen") && told.contains("127.0.0.1:5000"), "{told}");
+    assert!(!world.path("state").exists(), "a call that is refused leaves nothing behind");
+    // Outputs are read for a check, too, and nothing is written.
+    world.fails(2, &["build", "--check", "--output", "type=elephant", "context"]);
+    world.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    for method in ["check", "outline", "targets"] {
+        world.ok(&["build", "--call", method, "--output", "out", "--iidfile", "id", "context"]);
+    }
+    assert!(!world.path("out").exists() && !world.path("id").exists());
+    // What is well said and not there is a failure.
+    world.fails(1, &["build", "--file", "nowhere", "context"]);
+    world.fails(1, &["build", "--target", "nowhere", "context"]);
+}
+
+#[test]
 fn completions_and_help_are_printed() {
     let world = World::new();
     for shell in ["bash", "zsh", "fish"] {
         assert!(world.ok(&["completions", shell]).contains("hyperbuild"), "{shell}");
     }
-    assert!(world.ok(&["build", "--help"]).contains("--build-arg"));
+    let help = world.ok(&["build", "--help"]);
+    assert!(help.contains("--build-arg"));
+    assert_eq!(world.ok(&["help", "build"]), help);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::backends::{Session, TransportArgs};
 use crate::commands::call::{Call, Method};
 use crate::commands::check;
 use crate::failure::Failure;
-use crate::output::OutputSpec;
+use crate::output::{OutputSpec, check_file};
 use crate::refused::Refused;
 use crate::render::{Mode, Renderer};
 use crate::terminal::{print_json, print_line};
@@ -164,9 +164,12 @@ enum NetworkMode {
 pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failure> {
     args.refused.check()?;
     args.check_methods()?;
+    let method = if args.checks() { Method::Check } else { args.call.method };
+    if method == Method::Build {
+        check_places(&args)?;
+    }
     let scratch = session.root().join("scratch");
     let (request, _unpacked) = request(&args, &scratch, |name| std::env::var(name).ok())?;
-    let method = if args.checks() { Method::Check } else { args.call.method };
     if method != Method::Build {
         let builder = session.local_builder(args.transport).await?;
         let stdin = args.file.as_deref() == Some("-") || args.context == "-";
@@ -252,6 +255,20 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
     Ok(outputs)
 }
 
+/// Refuses places that the result cannot be written to, before there is a result.
+fn check_places(args: &BuildArgs) -> Result<(), Failure> {
+    let usage = |flag: &str, value: &str, why: String| Failure::usage(format!("--{flag} `{value}`: {why}"));
+    for value in &args.outputs {
+        OutputSpec::parse(value)?.check_place().map_err(|why| usage("output", value, why))?;
+    }
+    for (flag, path) in [("iidfile", &args.iidfile), ("metadata-file", &args.metadata_file)] {
+        if let Some(path) = path {
+            check_file(path).map_err(|why| usage(flag, &path.to_string_lossy(), why))?;
+        }
+    }
+    Ok(())
+}
+
 fn uses_stdout(args: &BuildArgs) -> Result<bool, Failure> {
     let taken = outputs(args)?.iter().filter(|o| o.uses_stdout()).count();
     if taken > 1 {
@@ -282,9 +299,15 @@ fn request(
     for entry in &args.build_contexts {
         let (name, value) = values::key_value(entry);
         let value = value.filter(|v| !v.is_empty() && !name.is_empty());
-        let value = value
-            .ok_or_else(|| Failure::usage(format!("--build-context `{entry}`: expected NAME=CONTEXT")))?;
-        request.named_contexts.insert(name.to_ascii_lowercase(), NamedContext::parse(value)?);
+        let usage = |why: String| Failure::usage(format!("--build-context `{entry}`: {why}"));
+        let value = value.ok_or_else(|| usage("expected NAME=CONTEXT".to_owned()))?;
+        let context = NamedContext::parse(value).map_err(|e| usage(e.to_string()))?;
+        if let NamedContext::Folder(folder) = &context
+            && !folder.is_dir()
+        {
+            return Err(usage(format!("there is no folder {}", folder.display())));
+        }
+        request.named_contexts.insert(name.to_ascii_lowercase(), context);
     }
     request.platform = match &args.platform {
         None => None,
@@ -293,19 +316,25 @@ fn request(
                 "--platform with several platforms is not supported yet: build them one by one",
             ));
         }
-        Some(one) => Some(one.parse::<Platform>()?),
+        Some(one) => {
+            let usage = |e: Error| Failure::usage(format!("--platform: {e}"));
+            Some(one.parse::<Platform>().map_err(usage)?)
+        }
     };
     request.network = match args.network {
         NetworkMode::None => Network::None,
         NetworkMode::Default | NetworkMode::Host => Network::Host,
     };
     for allowed in &args.allow {
+        let usage = |why: &str| Failure::usage(format!("--allow `{allowed}`: {why}"));
         match allowed.as_str() {
             "security.insecure" => request.allow_insecure = true,
             "network.host" => request.allow_host_network = true,
             other => match other.split_once('=').map_or((other, None), |(what, name)| (what, Some(name))) {
-                ("device", name) => request.allow_devices.allow(name)?,
-                _ => return Err(unsupported(format!("--allow {other} is not supported"))),
+                ("device", name) => {
+                    request.allow_devices.allow(name).map_err(|e| usage(&e.to_string()))?;
+                }
+                _ => return Err(usage("expected security.insecure, network.host, device or device=NAME")),
             },
         }
     }
@@ -501,7 +530,7 @@ mod tests {
             (&["--sbom=true"], "--sbom is not supported yet"),
             (&["--platform", "linux/amd64,linux/arm64"], "several platforms is not supported yet"),
             (&["--allow", "device=a,as=b"], "`as=b`"),
-            (&["--allow", "devices"], "--allow devices"),
+            (&["--allow", "devices"], "--allow `devices`: expected security.insecure"),
             (&["-o", "-", "-o", "type=oci,dest=-"], "only one output"),
             (&["-o", "type=oci,dest=a,compression=zstd", "-o", "type=oci,dest=b"], "different compression"),
             (&["--build-context", "x"], "expected NAME=CONTEXT"),

@@ -47,7 +47,10 @@ impl FromStr for Call {
                         }
                     };
                 }
-                Some(("format", format)) => call.format = Some(Format::from_str(format, true)?),
+                Some(("format", format)) => {
+                    let known = || format!("`{format}` is no format: text, json and sarif are known");
+                    call.format = Some(Format::from_str(format, true).map_err(|_| known())?);
+                }
                 Some(("ignorestatus", value)) => {
                     call.ignore_status = match value {
                         "true" | "1" => true,
@@ -81,7 +84,7 @@ mod tests {
         for (text, named) in [
             ("chekc", "`chekc`"),
             ("check,json", "`json`"),
-            ("check,format=xml", "xml"),
+            ("check,format=xml", "`xml` is no format: text, json and sarif"),
             ("targets,ignorestatus=x", "`x`"),
             ("check,form=json", "`form=json`"),
         ] {

@@ -9,7 +9,9 @@ use std::fmt::Write as _;
 #[derive(Debug, Args)]
 pub(crate) struct ReferenceArgs {}
 
-pub(crate) fn run(_: &ReferenceArgs, mut command: Command) -> Result<(), Failure> {
+pub(crate) fn run(_: &ReferenceArgs, command: Command) -> Result<(), Failure> {
+    // `help COMMAND` is another way to write `COMMAND --help`.
+    let mut command = command.disable_help_subcommand(true);
     command.build();
     print(&page(&command))?;
     Ok(())

@@ -16,11 +16,15 @@ use std::net::SocketAddr;
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Address to listen at; port 0 lets the system choose
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5000")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5000", value_parser = address)]
     listen: SocketAddr,
     /// Refuses everything that writes
     #[arg(long)]
     read_only: bool,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected IP:PORT, such as 127.0.0.1:5000 or [::1]:5000".to_owned())
 }
 
 pub(crate) async fn run(args: ServeArgs, session: &Session, interrupt: &Interrupt) -> Result<(), Failure> {
