@@ -75,8 +75,16 @@ impl ImageConfig {
     }
 
     /// Forgets the fields that Hyper does not know, as of a base image: they are about that image (its container, its
-    /// cache), and would be wrong of what is built on it. `StopTimeout` says how a container ends, and stays.
+    /// cache), and would be wrong of what is built on it. `StopTimeout` says how a container ends, and stays. Fields
+    /// that say nothing go, too.
     pub fn forget_unknown_fields(&mut self) {
+        let is_given = |text: &String| !text.is_empty();
+        self.author = self.author.take().filter(is_given);
+        self.config.stop_signal = self.config.stop_signal.take().filter(is_given);
+        self.config.args_escaped = self.config.args_escaped.filter(|escaped| *escaped);
+        for words in [&mut self.config.entrypoint, &mut self.config.cmd, &mut self.config.shell] {
+            *words = words.take().filter(|words| !words.is_empty());
+        }
         self.extra.clear();
         self.config.extra.retain(|name, _| name == "StopTimeout");
         if let Some(check) = &mut self.config.healthcheck {
@@ -254,6 +262,12 @@ mod tests {
             "rootfs": {"type": "layers", "diff_ids": []}, "history": [{"created_by": "x"}]
         });
         assert_eq!(serde_json::from_slice::<Value>(&config.to_bytes()).unwrap(), expected);
+        config.config.cmd = Some(vec![]);
+        config.config.stop_signal = Some(String::new());
+        config.config.args_escaped = Some(false);
+        config.forget_unknown_fields();
+        let config = config.config;
+        assert_eq!((config.cmd, config.stop_signal, config.args_escaped), (None, None, None));
     }
 
     #[test]

@@ -155,7 +155,7 @@ impl<'a> Lowering<'a> {
             let platform =
                 base.platform.as_ref().map(|text| text.parse()).transpose().unwrap_or_else(|e: Error| {
                     let word = stage.from.platform.as_ref().unwrap_or(&stage.from.image);
-                    self.faults.push(Diagnostic::error("instruction", word.span, e.message()));
+                    self.faults.push(Diagnostic::error("invalid-platform", word.span, e.message()));
                     base.image.clear();
                     None
                 });

@@ -484,6 +484,9 @@ async fn a_fault_hides_neither_faults_nor_findings_elsewhere() {
         let undefined = checked.findings.iter().filter(|f| f.rule.name == "UndefinedVar");
         assert_eq!(undefined.map(|f| line(f.span)).collect::<Vec<_>>(), [4, 12]);
     }
+    let text = "ARG P=what\nFROM --platform=$P base\nENV A=1\n";
+    let checked = check("Dockerfile", text, &FrontendOptions::default(), &Images).await.unwrap();
+    assert_eq!(checked.diagnostics.len(), 1, "{:?}", checked.diagnostics);
     // What was not understood may have set the variable; the shell of the base is known all the same.
     let text = "FROM pipefail\nENV\nCOPY $NONE /\nRUN curl -f x | sh\n";
     let checked = check("Dockerfile", text, &FrontendOptions::default(), &Images).await.unwrap();
