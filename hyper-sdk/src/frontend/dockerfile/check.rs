@@ -1,7 +1,8 @@
 //! Checks a Dockerfile: its faults and what the linter finds, without building.
 
-use super::lower::{Bases, Extent, Fault};
-use super::{alias, lower_file, platform_arguments};
+use super::fault::Fault;
+use super::lower::{Bases, Extent};
+use super::{alias, lower_file, platform_arguments, trigger};
 use crate::dockerfile::{CheckOptions, Diagnostic, Dockerfile, Span};
 use crate::frontend::{FrontendOptions, Resolved, Resolver};
 use crate::graph::Source;
@@ -243,7 +244,9 @@ pub(super) async fn look(
     seen.unresolved.extend(lenient.unresolved.into_inner().unwrap_or_else(PoisonError::into_inner));
     if seen.bases.len() < known || !seen.unresolved.is_empty() {
         // What a variable would be that the image may set, nobody knows.
-        seen.faults.retain(|d| d.code != "instruction" || !file.source.slice(d.span).contains('$'));
+        let has_variable =
+            |d: &Diagnostic| trigger::of(d).unwrap_or_else(|| file.source.slice(d.span)).contains('$');
+        seen.faults.retain(|d| d.code != "instruction" || !has_variable(d));
     }
     // With defaults alone the image of a FROM may be empty: that is for a rule to tell, and no fault of the file.
     seen.faults.retain(|d| d.code != "empty-image");

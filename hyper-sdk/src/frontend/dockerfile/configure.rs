@@ -1,6 +1,7 @@
 //! Lowers the instructions that change the image's config alone.
 
-use super::lower::{Lowering, Lowers};
+use super::fault::Lowers;
+use super::lower::Lowering;
 use super::stage::StageState;
 use crate::dockerfile::{Arg, CommandForm, CommandLine, Expander, Instruction, Pair, Statement, ports};
 use crate::oci::Healthcheck;

@@ -1,6 +1,7 @@
 //! The values of SOURCE_DATE_EPOCH: a number, `context`, or the name of a stage or named context whose time is meant.
 
-use super::lower::{Extent, Fault, Lowering, Lowers};
+use super::fault::{Fault, Lowers};
+use super::lower::{Extent, Lowering};
 use crate::Error;
 use crate::clock::parse_rfc3339;
 use crate::dockerfile::{Diagnostic, Dockerfile, Span};

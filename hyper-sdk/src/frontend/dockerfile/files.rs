@@ -1,6 +1,7 @@
 //! Lowers the instructions that change files: COPY, ADD and WORKDIR. Their values come in expanded.
 
-use super::lower::{Lowering, Lowers};
+use super::fault::Lowers;
+use super::lower::Lowering;
 use super::stage::{StageState, absolute, clean};
 use crate::Digest;
 use crate::dockerfile::{AddSource, InlineFile, Owner, Principal, Statement, Word, without_password};

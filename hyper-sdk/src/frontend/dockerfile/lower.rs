@@ -1,50 +1,19 @@
 //! Lowers the stages that a target needs, in the order of the file.
 
+use super::fault::{Fault, Lowers};
 use super::stage::StageState;
-use super::windows;
+use super::{trigger, windows};
+use crate::Error;
 use crate::clock::parse_rfc3339;
 use crate::dockerfile::{
-    Diagnostic, Dockerfile, Instruction, Plan, Reference, Source as Text, StageRef, Statement, Variables,
-    Word, without_password, without_passwords,
+    Diagnostic, Dockerfile, Instruction, Plan, Reference, Span, StageRef, Statement, Variables, Word,
+    without_password, without_passwords,
 };
 use crate::frontend::{FrontendOptions, Lowered, Resolved, Resolver};
 use crate::graph::{CopyAction, FileAction, FileOp, Graph, Op, Source, VertexId};
 use crate::oci::ImageConfig;
 use crate::platform::Platform;
-use crate::{Error, Result};
 use std::collections::BTreeMap;
-
-/// Why lowering stopped: a finding about the text, or an error from outside.
-pub(super) enum Fault {
-    Text(Vec<Diagnostic>),
-    Other(Error),
-}
-
-impl From<Box<Diagnostic>> for Fault {
-    fn from(d: Box<Diagnostic>) -> Self {
-        Self::Text(vec![*d])
-    }
-}
-
-impl From<Diagnostic> for Fault {
-    fn from(d: Diagnostic) -> Self {
-        Self::Text(vec![d])
-    }
-}
-
-impl From<Vec<Diagnostic>> for Fault {
-    fn from(d: Vec<Diagnostic>) -> Self {
-        Self::Text(d)
-    }
-}
-
-impl From<Error> for Fault {
-    fn from(e: Error) -> Self {
-        Self::Other(e)
-    }
-}
-
-pub(super) type Lowers<T> = Result<T, Fault>;
 
 /// The configs of the base images, by the number of the stage that begins with one.
 pub(super) type Bases = BTreeMap<usize, ImageConfig>;
@@ -74,6 +43,8 @@ pub(super) struct Lowering<'a> {
     extent: Extent,
     /// What is wrong with the text, so far.
     faults: Vec<Diagnostic>,
+    /// The FROM that brings the trigger which is lowered now.
+    base_of_trigger: Option<Span>,
     bases: Bases,
 }
 
@@ -102,6 +73,7 @@ impl<'a> Lowering<'a> {
             no_cache: false,
             extent,
             faults: Vec::new(),
+            base_of_trigger: None,
             bases: BTreeMap::new(),
         }
     }
@@ -123,7 +95,10 @@ impl<'a> Lowering<'a> {
         };
         faults.sort_by_key(|d| d.span.start);
         // A reference can be found wrong when stages are ordered, and again when it is used.
-        faults.dedup_by_key(|d| d.span);
+        let about_order = ["cycle", "forward-reference", "invalid-stage"];
+        faults.dedup_by(|d, earlier| {
+            d.span == earlier.span && (d.message == earlier.message || about_order.contains(&earlier.code))
+        });
         let outcome = match state {
             Some(state) if faults.is_empty() => Ok(self.finish(state)),
             _ => Err(faults.into()),
@@ -257,12 +232,10 @@ impl<'a> Lowering<'a> {
                     }
                     _ => continue,
                 };
-                let mut found = Vec::new();
-                if let Resolved::Image { config, .. } = resolved {
-                    for text in &config.config.on_build {
-                        found.push(crate::dockerfile::parse_trigger(text)?.statement);
-                    }
-                }
+                let found = match resolved {
+                    Resolved::Image { config, .. } => self.triggers(index, &config.config.on_build),
+                    Resolved::Folder(_) => Vec::new(),
+                };
                 triggers.insert(index, found);
             }
             if triggers.len() == known {
@@ -287,9 +260,7 @@ impl<'a> Lowering<'a> {
             (StageRef::Stage(from), None) => {
                 let from = self.stages.get(from).ok_or_else(|| Error::internal("a stage is out of order"))?;
                 let mut state = from.inherit();
-                for text in std::mem::take(&mut state.container().on_build) {
-                    onbuild.push(crate::dockerfile::parse_trigger(&text)?.statement);
-                }
+                onbuild.extend(self.triggers(index, &std::mem::take(&mut state.container().on_build)));
                 state
             }
             // Nothing is for the platform of the build, whatever FROM says.
@@ -328,14 +299,34 @@ impl<'a> Lowering<'a> {
                 .no_cache_filter
                 .iter()
                 .any(|filter| stage.name().is_some_and(|name| name.eq_ignore_ascii_case(filter)));
-        for statement in onbuild.iter().chain(&stage.statements) {
+        let from = stage.from.image.span;
+        let of_base = onbuild.iter().map(|statement| (statement, Some(from)));
+        for (statement, base) in of_base.chain(stage.statements.iter().map(|statement| (statement, None))) {
+            self.base_of_trigger = base;
             match self.statement(index, &mut state, statement, globals).await {
                 // All faults of a file are told at once.
-                Err(Fault::Text(faults)) => self.faults.extend(faults),
+                Err(Fault::Text(faults)) => self.faults.extend(faults.into_iter().map(|fault| match base {
+                    Some(from) => trigger::at_base(fault, &statement.display(), from),
+                    None => fault,
+                })),
                 other => other?,
             }
         }
+        self.base_of_trigger = None;
         Ok(state)
+    }
+
+    /// The triggers that the base of a stage brings.
+    fn triggers(&mut self, stage: usize, texts: &[String]) -> Vec<Statement> {
+        let from = self.file.stages[stage].from.image.span;
+        let mut found = Vec::new();
+        for text in texts {
+            match trigger::parse(text, from) {
+                Ok(statement) => found.push(statement),
+                Err(fault) => self.faults.push(fault),
+            }
+        }
+        found
     }
 
     fn scratch(&mut self, platform: &Platform) -> StageState {
@@ -546,7 +537,7 @@ impl<'a> Lowering<'a> {
         } else if let Some(near) = self.file.similar_stage(&word.value) {
             message.push_str(&format!(": did you mean the stage `{near}`?"));
         }
-        Diagnostic::error("image", word.span, message)
+        Diagnostic::error("image", self.base_of_trigger.unwrap_or(word.span), message)
     }
 
     pub(super) fn escape(&self) -> char {
@@ -575,13 +566,4 @@ fn possible(plan: &Plan) -> Vec<usize> {
         }
     }
     order
-}
-
-/// Turns a fault into the error that callers get, with the excerpt of the text.
-pub(super) fn to_error(fault: Fault, source: &Text) -> Error {
-    match fault {
-        Fault::Text(diagnostics) => crate::dockerfile::to_error(&diagnostics, source)
-            .unwrap_or_else(|| Error::internal("a fault without an error")),
-        Fault::Other(error) => error,
-    }
 }

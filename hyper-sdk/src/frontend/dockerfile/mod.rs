@@ -6,18 +6,21 @@
 mod check;
 mod configure;
 mod epoch;
+mod fault;
 mod files;
 mod lower;
 mod outline;
 mod run;
 mod signal;
 mod stage;
+mod trigger;
 mod windows;
 
 pub use check::{Checked, check};
 pub use outline::{Argument, CacheMount, Outline, SecretUse, Target, outline, targets};
 
-use self::lower::{Bases, Extent, Fault};
+use self::fault::{Fault, Lowers};
+use self::lower::{Bases, Extent};
 use super::{FrontendOptions, Lowered, Resolver};
 use crate::Result;
 use crate::dockerfile::{Dockerfile, Instruction, Stage, Statement, suggestion};
@@ -47,7 +50,7 @@ pub async fn lower(
     alias(&mut file, options)?;
     let notes = arguments_for_the_builder(options)?;
     let (lowered, bases) = lower_file(&file, options, resolver, Extent::Target).await;
-    let mut lowered = lowered.map_err(|fault| lower::to_error(fault, &file.source))?;
+    let mut lowered = lowered.map_err(|fault| fault::to_error(fault, &file.source))?;
     let unused = unused(&file, options);
     let check = Checked::new(file, diagnostics, &bases, options)?;
     check.refuse()?;
@@ -138,7 +141,7 @@ async fn lower_file(
     options: &FrontendOptions,
     resolver: &dyn Resolver,
     extent: Extent,
-) -> (lower::Lowers<Lowered>, Bases) {
+) -> (Lowers<Lowered>, Bases) {
     let globals = platform_arguments(options);
     let Some(asked) = epoch::asked_for(file, &globals, options) else {
         return lower::Lowering::new(file, options, resolver, extent).target(&globals).await;

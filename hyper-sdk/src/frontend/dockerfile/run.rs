@@ -1,6 +1,7 @@
 //! Lowers RUN.
 
-use super::lower::{Lowering, Lowers};
+use super::fault::Lowers;
+use super::lower::Lowering;
 use super::stage::{StageState, absolute, clean};
 use crate::dockerfile::{self, Device, RunCommand, Statement, Word};
 use crate::graph::{

@@ -32,6 +32,10 @@ impl Resolver for Images {
                 config.os = "windows".into();
                 config.config.env.clear();
             }
+            "faulty" => {
+                let triggers = ["STOPSIGNAL FOO", "COPY a", "EXPOSE $P/x"];
+                config.config.on_build = triggers.map(str::to_owned).to_vec();
+            }
             "pipefail" => {
                 config.config.shell = Some(["/bin/bash", "-o", "pipefail", "-c"].map(str::to_owned).to_vec());
             }
@@ -522,4 +526,26 @@ async fn an_image_for_windows_can_be_described_and_its_files_are_out_of_reach() 
         e.contains("2 errors") && e.contains("`n` is an image for Windows") && e.contains("`nano` is"),
         "{e}"
     );
+}
+
+#[tokio::test]
+async fn faults_of_triggers_are_shown_at_the_base_that_brings_them() {
+    let text = "# a comment that is long enough\nFROM faulty\n";
+    let checked = check("Dockerfile", text, &FrontendOptions::default(), &Images).await.unwrap();
+    let told: Vec<String> = checked.diagnostics.iter().map(|d| d.render(&checked.file.source)).collect();
+    assert_eq!(told.len(), 3, "{told:?}");
+    for (fault, trigger) in told.iter().zip(["COPY a", "STOPSIGNAL FOO", "EXPOSE $P/x"]) {
+        assert!(fault.contains(&format!("in the trigger `{trigger}` of the base")), "{fault}");
+        assert!(fault.contains("Dockerfile:2:6"), "{fault}");
+    }
+    // An image that is not known leaves open what a variable is, and nothing else.
+    let text = format!("{text}COPY --from=gone a b\n");
+    let checked = check("Dockerfile", &text, &FrontendOptions::default(), &Images).await.unwrap();
+    assert_eq!((checked.diagnostics.len(), checked.unresolved.len()), (2, 1), "{:?}", checked.diagnostics);
+    let message =
+        try_lower("# a long comment\nFROM triggers\n", FrontendOptions::default()).await.unwrap_err();
+    assert!(message.to_string().contains("Dockerfile:2:6"), "{message}");
+    let text = "FROM base AS b\nONBUILD STOPSIGNAL FOO\nFROM b\n";
+    let message = try_lower(text, FrontendOptions::default()).await.unwrap_err().to_string();
+    assert!(message.contains("Dockerfile:3:6") && message.contains("in the trigger"), "{message}");
 }
