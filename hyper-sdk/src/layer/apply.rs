@@ -455,7 +455,8 @@ impl Apply<'_> {
         }
         for (path, mut pending) in std::mem::take(&mut self.directories).into_iter().rev() {
             // A mark may come after what it makes look different: only now is known what the layer hides.
-            if pending.implied && index.hides(&path) {
+            // The root is the same folder in every layer: nothing can hide it.
+            if pending.implied && !path.is_root() && index.hides(&path) {
                 pending.entry = Entry::directory(path.clone(), 0o755);
             }
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;

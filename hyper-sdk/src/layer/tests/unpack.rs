@@ -151,6 +151,30 @@ fn directories_not_mentioned_take_after_the_lower_layer() {
 }
 
 #[test]
+fn an_opaque_root_keeps_its_own_owner_mode_and_time() {
+    let lower = tempfile::tempdir().unwrap();
+    let mut root = dir("root");
+    root.0.path = LayerPath::root();
+    (root.0.mode, root.0.mtime) = (0o1711, 1_234_567);
+    if is_root() {
+        (root.0.uid, root.0.gid) = (7, 8);
+    }
+    unpack(lower.path(), &[root.clone(), file("old", "o")], ApplyStyle::Overlay, &[]);
+    let upper = tempfile::tempdir().unwrap();
+    let mark = (Entry::new(LayerPath::root(), EntryKind::OpaqueWhiteout, 0), Vec::new());
+    let lowers = [lower.path().to_owned()];
+    unpack(upper.path(), &[mark.clone(), file("new", "n")], ApplyStyle::Overlay, &lowers);
+    let plain = plain(&[root.clone(), file("old", "o")]);
+    unpack(plain.path(), &[mark, file("new", "n")], ApplyStyle::Plain, &[]);
+    for folder in [upper.path(), plain.path()] {
+        let found = std::fs::metadata(folder).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.mtime()), (0o1711, 1_234_567));
+        assert_eq!((found.uid(), found.gid()), (root.0.uid, root.0.gid));
+    }
+    assert!(!plain.path().join("old").exists());
+}
+
+#[test]
 fn directories_below_an_opaque_one_start_anew() {
     let mut special = dir("a/b");
     special.0.mode = 0o1777;
