@@ -4,10 +4,13 @@
 //! # Rules (those of BuildKit)
 //! - An archive is a regular file that holds a tar header, plain or compressed with gzip, bzip2, xz or zstd. Anything
 //!   else is copied as it is, whatever its name says.
-//! - The destination is always a directory. Its own entry (`./`) in the archive is ignored.
+//! - The destination is always a directory. Its own entry in the archive is ignored when it is called `./`, and gives
+//!   it owner, mode and time when it is called `/`.
 //! - Members keep mode, owner and time of the archive; `--chown` overrides the owner, `--chmod` does not apply. Of
 //!   their extended attributes `security.capability` is kept.
 //! - A hard link has the owner, the mode and the time of its own member, and so have then all names of the file.
+//! - An owner beyond 32 bits is its last 32 bits, and one of which these are all set is root: so the kernel takes them.
+//! - Files with holes are unpacked in full.
 //! - Times before 1970 and after 2262 become 1970. What follows the last compressed stream is ignored.
 //! - A member replaces what is at its path, of whatever kind, but a directory merges with a directory. Links in the
 //!   parents of a member are followed with the destination as the root.
@@ -19,6 +22,7 @@ use super::plan::Content;
 use super::planner::{LinkGroup, Pending, Planner};
 use super::refuse::check_name;
 use super::source::{Metadata, SourceRoot};
+use super::sparse::{SparseRecords, SparseSpool};
 use crate::layer::accounts::Owner;
 use crate::layer::entry::escape;
 use crate::layer::{Entry, EntryKind, LayerPath};
@@ -180,7 +184,7 @@ impl Planner<'_> {
         let mut link_owners: HashMap<LinkGroup, Entry> = HashMap::new();
         let number = self.next_number();
         let mut names = 0;
-        let mut spool: Option<(Arc<File>, u64)> = None;
+        let mut spool: Option<SparseSpool> = None;
         let mut archive = tar::Archive::new(BufReader::with_capacity(64 << 10, &*file));
         for member in archive.entries_with_seek()? {
             let mut member = member.map_err(damaged)?;
@@ -189,10 +193,23 @@ impl Planner<'_> {
                 continue;
             }
             let name = member.path_bytes().into_owned();
+            let mut sparse = SparseRecords::default();
+            let (mut entry, capability) =
+                member_entry(&mut member, &mut sparse, owner).context("member", escape(&name))?;
+            let name = sparse.name().map_or(name, <[u8]>::to_vec);
             let path = self.member_path(top, &name)?;
-            let Some(path) = path else { continue };
-            let (mut entry, attributes) =
-                member_entry(&mut member, &path, owner).context("member", escape(&name))?;
+            let Some(path) = path else {
+                if name.starts_with(b"/") {
+                    self.top_entry(top, entry, entry_type).context("member", escape(&name))?;
+                }
+                continue;
+            };
+            entry.path.clone_from(&path);
+            if sparse.is_sparse() && !matches!(entry_type, EntryType::Regular | EntryType::Continuous) {
+                return Err(
+                    Error::invalid("only a file can have holes").with_context("member", escape(&name))
+                );
+            }
             let link = member.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default();
             let mut content = Content::None;
             let mut links = None;
@@ -207,24 +224,26 @@ impl Planner<'_> {
                 EntryType::Regular if name.ends_with(b"/") && member.header().as_old().linkflag == [0] => {
                     EntryKind::Directory
                 }
+                EntryType::GNUSparse | EntryType::Regular | EntryType::Continuous
+                    if sparse.is_sparse() || entry_type == EntryType::GNUSparse =>
+                {
+                    let spool = match &mut spool {
+                        Some(open) => open,
+                        None => spool.insert(SparseSpool::new(self.spool()?)),
+                    };
+                    let unpacked = if sparse.is_sparse() {
+                        spool.member(&sparse, &mut member, size)
+                    } else {
+                        spool.whole(&mut member, size)
+                    };
+                    let (offset, size) = unpacked.context("member", escape(&name))?;
+                    content = Content::Range { file: spool.file.clone(), offset, size };
+                    EntryKind::File { size, digest: None }
+                }
                 EntryType::Regular | EntryType::Continuous => {
-                    if attributes.sparse {
-                        return Err(Error::unsupported("sparse members of PAX archives cannot be unpacked: pack it with --format=gnu or without --sparse")
-                            .with_context("member", escape(&name)));
-                    }
                     let offset = member.raw_file_position();
                     content = Content::Range { file: file.clone(), offset, size };
                     EntryKind::File { size, digest: None }
-                }
-                EntryType::GNUSparse => {
-                    let (spooled, at) = match spool.take() {
-                        Some(open) => open,
-                        None => (Arc::new(self.spool()?), 0),
-                    };
-                    let copied = std::io::copy(&mut member, &mut &*spooled)?;
-                    content = Content::Range { file: spooled.clone(), offset: at, size: copied };
-                    spool = Some((spooled, at + copied));
-                    EntryKind::File { size: copied, digest: None }
                 }
                 EntryType::Symlink => {
                     entry.mode = 0o777;
@@ -265,7 +284,7 @@ impl Planner<'_> {
                     .with_context("member", escape(&name)));
                 }
             };
-            if let (Some(value), EntryKind::File { .. }) = (attributes.capability, &entry.kind) {
+            if let (Some(value), EntryKind::File { .. }) = (capability, &entry.kind) {
                 entry.xattrs.insert(CAPABILITY.as_bytes().to_vec(), value);
             }
             let existing = self.kind(&path);
@@ -293,6 +312,29 @@ impl Planner<'_> {
         }
     }
 
+    /// Gives the destination the owner, the mode and the time of a member that is the root of its archive. The root of
+    /// the image has none of its own in a layer of BuildKit, and so it is here.
+    fn top_entry(&mut self, top: &LayerPath, member: Entry, kind: EntryType) -> Result<()> {
+        if kind != EntryType::Directory {
+            return Err(Error::invalid("the archive has a root that is no directory"));
+        }
+        if top.is_root() {
+            return Ok(());
+        }
+        let entry = match self.metadata(top) {
+            Some(found) => Entry {
+                mode: member.mode,
+                uid: member.uid,
+                gid: member.gid,
+                mtime: member.mtime,
+                ..found.clone()
+            },
+            None => Entry { path: top.clone(), ..member },
+        };
+        self.pending.insert(top.clone(), Pending::new(entry, Content::None));
+        Ok(())
+    }
+
     /// Where a member goes, with its missing parents made; `None` for the destination itself.
     fn member_path(&mut self, top: &LayerPath, name: &[u8]) -> Result<Option<LayerPath>> {
         // GNU tar takes a member without a name for the folder itself, and so do we.
@@ -317,47 +359,42 @@ fn damaged(e: std::io::Error) -> Error {
     Error::new(ErrorKind::Invalid, "the archive is damaged").with_source(e)
 }
 
-#[derive(Debug, Default)]
-struct Attributes {
-    capability: Option<Vec<u8>>,
-    sparse: bool,
-}
-
-/// The metadata of a member, with what its PAX records override.
+/// The metadata of a member, with what its PAX records override, and its `security.capability`.
 fn member_entry<R: Read>(
     member: &mut tar::Entry<'_, R>,
-    path: &LayerPath,
+    sparse: &mut SparseRecords,
     owner: Option<Owner>,
-) -> Result<(Entry, Attributes)> {
+) -> Result<(Entry, Option<Vec<u8>>)> {
     let header = member.header();
-    let id = |value: std::io::Result<u64>| -> Result<u32> {
-        let value = value.map_err(damaged)?;
-        u32::try_from(value)
-            .map_err(|_| Error::invalid(format!("the owner {value} of a member is out of range")))
-    };
-    let mut entry = Entry::new(path.clone(), EntryKind::Directory, header.mode().map_err(damaged)? & 0o7777);
-    entry.uid = id(header.uid())?;
-    entry.gid = id(header.gid())?;
+    let mode = header.mode().map_err(damaged)? & 0o7777;
+    let mut entry = Entry::new(LayerPath::root(), EntryKind::Directory, mode);
+    entry.uid = id(header.uid().map_err(damaged)?);
+    entry.gid = id(header.gid().map_err(damaged)?);
     entry.mtime = i64::try_from(header.mtime().map_err(damaged)?).unwrap_or(0);
-    let mut attributes = Attributes::default();
+    let mut attribute = None;
     if let Some(records) = member.pax_extensions().map_err(damaged)? {
         for record in records {
             let record = record.map_err(damaged)?;
-            let text = || record.value().ok();
+            // A value that is empty takes nothing back.
+            let number = |what: &str| -> Result<Option<i64>> {
+                let text = record.value().ok().map(|text| text.split('.').next().unwrap_or_default());
+                let wrong = || Error::invalid(format!("the {what} of a member is no number"));
+                match record.value_bytes() {
+                    b"" => Ok(None),
+                    _ => text.and_then(|t| t.parse().ok()).ok_or_else(wrong).map(Some),
+                }
+            };
             match record.key_bytes() {
-                b"uid" => entry.uid = id(number(text()))?,
-                b"gid" => entry.gid = id(number(text()))?,
-                b"mtime" => {
-                    // Fractions are dropped, towards the past as everywhere.
-                    let seconds = text().and_then(|t| t.split('.').next()?.parse().ok());
-                    entry.mtime =
-                        seconds.ok_or_else(|| Error::invalid("the time of a member is no number"))?;
+                b"uid" => entry.uid = number("owner")?.map_or(entry.uid, |n| id(n.cast_unsigned())),
+                b"gid" => entry.gid = number("group")?.map_or(entry.gid, |n| id(n.cast_unsigned())),
+                // Fractions are dropped, towards the past as everywhere.
+                b"mtime" => entry.mtime = number("time")?.unwrap_or(entry.mtime),
+                b"SCHILY.xattr.security.capability" => attribute = Some(record.value_bytes().to_vec()),
+                key => {
+                    if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                        sparse.take(key, record.value_bytes())?;
+                    }
                 }
-                b"SCHILY.xattr.security.capability" => {
-                    attributes.capability = Some(record.value_bytes().to_vec())
-                }
-                key if key.starts_with(b"GNU.sparse.") => attributes.sparse = true,
-                _ => {}
             }
         }
     }
@@ -367,9 +404,11 @@ fn member_entry<R: Read>(
     if !(0..=LAST_TIME).contains(&entry.mtime) {
         entry.mtime = 0;
     }
-    Ok((entry, attributes))
+    Ok((entry, attribute))
 }
 
-fn number(text: Option<&str>) -> std::io::Result<u64> {
-    text.and_then(|t| t.parse().ok()).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+/// The owner that the kernel takes a number for: its last 32 bits, and of all set nothing, which is root in a new file.
+fn id(number: u64) -> u32 {
+    let id = number as u32;
+    if id == u32::MAX { 0 } else { id }
 }

@@ -31,6 +31,7 @@ mod recorded;
 mod refuse;
 mod request;
 mod source;
+mod sparse;
 mod stat_cache;
 mod suggest;
 mod survey;

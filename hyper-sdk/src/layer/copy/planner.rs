@@ -456,7 +456,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The entry at a path now, without following a link; nothing for the root.
-    fn metadata(&self, path: &LayerPath) -> Option<&Entry> {
+    pub(super) fn metadata(&self, path: &LayerPath) -> Option<&Entry> {
         if path.is_root() {
             return None;
         }

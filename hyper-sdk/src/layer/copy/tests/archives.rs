@@ -164,3 +164,174 @@ fn hostile_archives_are_refused() {
         assert_eq!(e.kind(), kind, "{e}");
     }
 }
+
+/// A member as it is in the archive, behind a header with PAX records.
+fn with_records(records: &[(&str, &str)], name: &str, kind: tar::EntryType, data: &[u8]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append_pax_extensions(records.iter().map(|(key, value)| (*key, value.as_bytes()))).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(0o640);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_size(data.len() as u64);
+    header.set_cksum();
+    builder.append(&header, data).unwrap();
+    builder.into_inner().unwrap()
+}
+
+/// The bytes of the file `name` when an archive is unpacked into `/`.
+fn unpacked(data: &[u8], name: &str) -> Result<Vec<u8>> {
+    let plan = unpack("", data, "/")?;
+    let mut writer = LayerWriter::new(Vec::new(), None);
+    plan.write(&mut writer)?;
+    let (layer, _) = writer.finish()?;
+    let mut layer = crate::layer::LayerReader::new(&layer[..]);
+    while let Some(entry) = layer.next_entry()? {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut layer, &mut bytes)?;
+        if entry.path.to_string() == name {
+            return Ok(bytes);
+        }
+    }
+    Err(crate::Error::invalid(format!("no {name} in {}", show(&plan))))
+}
+
+#[test]
+fn files_with_holes_are_unpacked_in_full() {
+    use tar::EntryType::{Continuous, Regular};
+    let pairs = [("offset", "2"), ("numbytes", "3"), ("offset", "10"), ("numbytes", "2")];
+    let pairs = pairs.map(|(key, value)| (format!("GNU.sparse.{key}"), value));
+    let mut records = vec![("GNU.sparse.size", "20"), ("GNU.sparse.numblocks", "2")];
+    records.extend(pairs.iter().map(|(key, value)| (key.as_str(), *value)));
+    let expected = b"\0\0abc\0\0\0\0\0de\0\0\0\0\0\0\0\0";
+    assert_eq!(unpacked(&with_records(&records, "f", Regular, b"abcde"), "f").unwrap(), expected);
+    let named = ("GNU.sparse.name", "real/name");
+    let map = ("GNU.sparse.map", "2,3,10,2");
+    let records = [named, ("GNU.sparse.size", "20"), ("GNU.sparse.numblocks", "2"), map];
+    for kind in [Regular, Continuous] {
+        let data = with_records(&records, "GNUSparseFile.1/f", kind, b"abcde");
+        assert_eq!(unpacked(&data, "real/name").unwrap(), expected);
+    }
+    let first = [named, ("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0")];
+    let records = [&first[..], &[("GNU.sparse.realsize", "20")]].concat();
+    let mut data = b"2\n2\n3\n10\n2\n".to_vec();
+    data.resize(512, 0);
+    data.extend_from_slice(b"abcde");
+    assert_eq!(unpacked(&with_records(&records, "f", Regular, &data), "real/name").unwrap(), expected);
+    // Many parts, and a hole that would not fit into memory or take long to copy.
+    let count = 3000;
+    let mut data = format!("{count}\n").into_bytes();
+    for at in 0..count {
+        data.extend_from_slice(format!("{}\n1\n", at * 700).as_bytes());
+    }
+    data.resize(data.len().next_multiple_of(512), 0);
+    data.extend_from_slice(&vec![b'x'; count]);
+    let records = [&first[..], &[("GNU.sparse.realsize", "2100000")]].concat();
+    let bytes = unpacked(&with_records(&records, "f", Regular, &data), "real/name").unwrap();
+    assert_eq!(bytes.len(), 2_100_000);
+    assert!(bytes.iter().enumerate().all(|(at, b)| *b == if at % 700 == 0 { b'x' } else { 0 }));
+    // What is no map is nothing special.
+    for records in [&[("GNU.sparse.size", "20")][..], &[("GNU.sparse.major", "2"), map], &[named]] {
+        assert_eq!(unpacked(&with_records(records, "f", Regular, b"abcde"), "f").unwrap(), b"abcde");
+    }
+}
+
+#[test]
+fn maps_of_holes_that_lie_are_refused() {
+    use tar::EntryType::{Directory, Regular};
+    let map = |size: &str, blocks: &str, map: &str| {
+        let records = [("GNU.sparse.size", size), ("GNU.sparse.numblocks", blocks), ("GNU.sparse.map", map)];
+        unpacked(&with_records(&records, "f", Regular, b"abcde"), "f")
+    };
+    assert_eq!(map("20", "2", "2,5,20,0").unwrap().len(), 20);
+    for (size, blocks, numbers) in [
+        ("20", "2", "2,3,4,2"),
+        ("20", "2", "10,3,4,2"),
+        ("8", "2", "2,3,10,2"),
+        ("20", "1", "0,4"),
+        ("20", "1", "0,6"),
+        ("20", "2", "0,5"),
+        ("20", "1", "0,5,7"),
+        ("20", "-1", "0,5"),
+        ("20", "99999999999999999999", "0,5"),
+        ("20", "9223372036854775807", "0,5"),
+        ("20", "1", "0,-5"),
+        ("20", "1", "9223372036854775807,5"),
+        ("20", "1", "18446744073709551615,5"),
+        ("20", "1", "x,5"),
+        ("-1", "1", "0,5"),
+        ("18446744073709551615", "1", "0,5"),
+    ] {
+        let e = map(size, blocks, numbers).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Invalid, "{size} {blocks} {numbers}: {e}");
+        assert!(e.to_string().contains("the map of the holes of a file is damaged"), "{e}");
+    }
+    // Nobody wants to wait for that many zeros.
+    assert_eq!(map("9223372036854775807", "1", "0,5").unwrap_err().kind(), ErrorKind::TooLarge);
+    let first = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "20")];
+    let long = "9".repeat(2000);
+    for data in ["", "1", "1\n", "1\n0\n", "9223372036854775807\n", "4611686018427387904\n1\n", "\n", &long] {
+        let e = unpacked(&with_records(&first, "f", Regular, data.as_bytes()), "f").unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Invalid, "{data}: {e}");
+    }
+    let endless = format!("524288\n{}", "0\n".repeat(600_000));
+    assert!(unpacked(&with_records(&first, "f", Regular, endless.as_bytes()), "f").is_err());
+    let records = [("GNU.sparse.numblocks", "0"), ("GNU.sparse.map", "0,0")];
+    assert!(unpack("", &with_records(&records, "d/", Directory, b""), "/").is_err());
+    for records in
+        [&[("GNU.sparse.numbytes", "0")][..], &[("GNU.sparse.offset", "0"), ("GNU.sparse.offset", "0")]]
+    {
+        assert!(unpacked(&with_records(records, "f", Regular, b"abcde"), "f").is_err());
+    }
+}
+
+#[test]
+fn owners_beyond_32_bits_are_what_the_kernel_takes_them_for() {
+    let owner = |uid: &str, gid: &str| {
+        let data = with_records(&[("uid", uid), ("gid", gid)], "f", tar::EntryType::Regular, b"");
+        unpack("", &data, "/").map(|plan| show(&plan))
+    };
+    for (uid, gid, expected) in [
+        ("5000000000", "4294967297", "f 640 705032704:1 0"),
+        ("4294967294", "2147483648", "f 640 4294967294:2147483648 0"),
+        ("4294967295", "-1", "f 640 0"),
+        ("-5", "", "f 640 4294967291:0 0"),
+    ] {
+        assert_eq!(owner(uid, gid).unwrap(), expected);
+    }
+    assert_eq!(owner("root", "0").unwrap_err().kind(), ErrorKind::Invalid);
+    let mut data = archive(&[("f", tar::EntryType::Regular, 0o644, "")]);
+    // Base 256, as GNU tar writes what does not fit; -1 has all bits set.
+    data[108..116].copy_from_slice(&[0x80, 0, 0, 1, 0x2a, 0x05, 0xf2, 0]);
+    data[116..124].copy_from_slice(&[0xff; 8]);
+    let sum: u32 = data[..512]
+        .iter()
+        .enumerate()
+        .map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) })
+        .sum();
+    data[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    assert_eq!(show(&unpack("", &data, "/").unwrap()), "f 644 705032704:0 0");
+}
+
+#[test]
+fn the_root_of_an_archive_is_the_destination() {
+    use tar::EntryType::{Directory, Regular};
+    let with_root = |name, kind| {
+        archive(&[("f", Regular, 0o644, ""), (name, kind, 0o1700, ""), ("g/h", Regular, 0o644, "")])
+    };
+    for (name, top) in
+        [("/", "1700 12:13"), ("//", "1700 12:13"), ("/.", "1700 12:13"), ("./", "755"), (".", "755")]
+    {
+        let expected = format!("n/ {top}; n/f 644 12:13 0; n/g/ 755; n/g/h 644 12:13 0");
+        assert_eq!(show(&unpack("", &with_root(name, Directory), "/n").unwrap()), expected, "{name}");
+    }
+    let members = "f 644 12:13 0; g/ 755; g/h 644 12:13 0";
+    assert_eq!(show(&unpack("", &with_root("/", Directory), "/").unwrap()), members);
+    let existing = unpack("n/; n/old", &with_root("/", Directory), "/n").unwrap();
+    assert!(show(&existing).starts_with("n/ 1700 12:13; n/f"));
+    let file = unpack("", &with_root("/", Regular), "/n");
+    assert_eq!(file.unwrap_err().kind(), ErrorKind::Invalid);
+}
