@@ -266,6 +266,7 @@ fn targets_and_the_outline_of_one() {
     assert_eq!(names, ["base", "unrelated", "final"]);
     assert_eq!(value["targets"][0]["description"], "is where all begins");
     assert_eq!(value["targets"][2]["default"], true);
+    assert_eq!(value["targets"][1]["location"]["ranges"][0]["start"]["line"], 8);
     let output = run(&place, dockerfile, &["--call", "targets"]);
     assert!(text(&output).contains("final (default)"), "{}", told(&output));
 
@@ -284,6 +285,10 @@ fn targets_and_the_outline_of_one() {
     assert_eq!((&value["ssh"][0]["name"], &value["cache"][0]["ID"]), (&"default".into(), &"/c".into()));
     let output = run(&place, dockerfile, &["--call=outline", "--build-arg=VERSION=9"]);
     assert!(text(&output).contains("9-x") && text(&output).contains("BUILD ARG"), "{}", told(&output));
+    let again = "ARG V=1\nARG W=2\nFROM scratch AS a\nARG V=3\nFROM a\nARG V=4\n";
+    let value = json(&run(&place, again, &["--call=outline", "--format=json"]));
+    let argument = |at: usize| (value["args"][at]["name"].clone(), value["args"][at]["value"].clone());
+    assert_eq!([argument(0), argument(1)], [("W".into(), "2".into()), ("V".into(), "4".into())]);
     let output = run(&place, dockerfile, &["--call=outline", "--target=fnal"]);
     assert!(told(&output).contains("did you mean `final`?"), "{}", told(&output));
 }

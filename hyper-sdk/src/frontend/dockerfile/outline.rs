@@ -25,6 +25,9 @@ pub struct Target {
     pub platform: Option<String>,
     /// Whether it is what is built when nothing is asked for.
     pub default: bool,
+    /// The line of its FROM, from one.
+    #[serde(rename = "location", serialize_with = "location")]
+    pub line: usize,
 }
 
 /// The stages of a file.
@@ -41,6 +44,7 @@ pub fn targets(file: &Dockerfile) -> Vec<Target> {
             base: stage.from.image.value.clone(),
             platform: stage.from.platform.as_ref().map(|word| word.value.clone()),
             default: stage.index + 1 == file.stages.len(),
+            line: file.source.line_of(stage.statement.span.start),
         })
         .collect()
 }
@@ -149,6 +153,7 @@ pub fn outline(file: &Dockerfile, options: &FrontendOptions) -> Result<Outline> 
         collected.stage(&file.stages[index], &mut environment, &scope.values, options);
         environments.insert(index, environment);
     }
+    collected.outline.arguments.sort_by_key(|argument| argument.line);
     Ok(collected.outline)
 }
 
@@ -162,7 +167,8 @@ impl Collected<'_> {
         self.file.source.line_of(statement.span.start)
     }
 
-    /// Notes the arguments of one ARG with the values of the scope.
+    /// Notes the arguments of one ARG with the values of the scope. One that is given a value counts more than those
+    /// before it, as in a stage that is built on another or on the global scope.
     fn arguments(
         &mut self,
         statement: &Statement,
@@ -174,13 +180,19 @@ impl Collected<'_> {
             let name = &variable.name.value;
             let value = options.build_args.get(name).or_else(|| values.get(name)).cloned();
             let description = statement.description(name).map(|text| text.trim().to_owned());
+            let line = self.line(statement);
+            let is_set = variable.default.is_some() || options.build_args.contains_key(name);
             match self.outline.arguments.iter_mut().find(|known| known.name == *name) {
                 Some(known) => {
+                    if is_set {
+                        known.line = line;
+                        known.value = None;
+                        known.description = description.clone().or(known.description.take());
+                    }
                     known.value = known.value.take().or(value);
                     known.description = known.description.take().or(description);
                 }
                 None => {
-                    let line = self.line(statement);
                     self.outline.arguments.push(Argument { name: name.clone(), value, description, line });
                 }
             }
