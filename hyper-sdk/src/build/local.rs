@@ -400,8 +400,9 @@ impl Builder for LocalBuilder {
 /// The files of an image for Windows are not written: its layers have a form of their own.
 fn refuse_files_of_windows(request: &BuildRequest, lowered: &Lowered) -> Result<()> {
     let writes_files = |output: &&Output| matches!(output, Output::Tar(_) | Output::Local(_));
+    let is_windows = lowered.config.os.eq_ignore_ascii_case("windows");
     match request.outputs.iter().find(writes_files) {
-        Some(output) if lowered.config.os.eq_ignore_ascii_case("windows") => {
+        Some(output) if is_windows && !lowered.config.rootfs.diff_ids.is_empty() => {
             Err(Error::unsupported(format!(
                 "writing the {} of an image for Windows is not supported yet: keep it as an image",
                 describe(output)

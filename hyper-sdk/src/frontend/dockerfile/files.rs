@@ -3,6 +3,7 @@
 use super::fault::Lowers;
 use super::lower::Lowering;
 use super::stage::{StageState, absolute, clean};
+use super::windows;
 use crate::Digest;
 use crate::dockerfile::{AddSource, InlineFile, Owner, Principal, Statement, Word, without_password};
 use crate::graph::{
@@ -111,7 +112,7 @@ impl Lowering<'_> {
     }
 
     fn transfer(&mut self, state: &mut StageState, statement: &Statement, t: &Transfer<'_>) -> Lowers<()> {
-        let destination = absolute(&state.workdir(), &t.destination.value);
+        let destination = absolute(&state.workdir(), &path_in(state, t.destination)?);
         if let Some(word) = t.chown {
             self.check_owner(state, word, &word.value)?;
         }
@@ -122,7 +123,7 @@ impl Lowering<'_> {
         let (chown, chmod) = (text(t.chown), text(t.chmod));
         let mut inputs = vec![state.vertex];
         let mut actions = Vec::new();
-        for (from, sources, remote) in self.sources(t)? {
+        for (from, sources, remote) in self.sources(state, t)? {
             inputs.push(from);
             actions.push(FileAction::Copy(Box::new(CopyAction {
                 input: inputs.len() - 1,
@@ -173,7 +174,11 @@ impl Lowering<'_> {
     }
 
     /// Where the sources are: the vertex that has the files, the paths in it, and whether they are fetched.
-    fn sources(&mut self, t: &Transfer<'_>) -> Lowers<Vec<(VertexId, Vec<String>, bool)>> {
+    fn sources(
+        &mut self,
+        state: &StageState,
+        t: &Transfer<'_>,
+    ) -> Lowers<Vec<(VertexId, Vec<String>, bool)>> {
         let mut found: Vec<(VertexId, Vec<String>, bool)> = Vec::new();
         if let Some(word) = t.checksum
             && t.sources.len() != 1
@@ -199,6 +204,7 @@ impl Lowering<'_> {
             let checksum_error = |word: &Word, message: &str| self.error(word, message);
             match source {
                 AddSource::Local(path) => {
+                    let path = if windows::is_for(&state.config) { windows::path(word)? } else { path };
                     if let Some(checksum) = t.checksum {
                         let message =
                             "`--checksum` is for web addresses and git repositories, not for local files";
@@ -239,9 +245,11 @@ impl Lowering<'_> {
         workdir: &crate::dockerfile::Workdir,
     ) -> Lowers<()> {
         // Nothing, as of a variable that is not set, is the directory of before.
-        let path = workdir.path.value.clone();
+        let path = path_in(state, &workdir.path)?;
         let path = if path.starts_with('/') { path } else { clean(&format!("{}/{path}", state.workdir())) };
-        state.container().working_dir.clone_from(&path);
+        let path = if windows::is_for(&state.config) { clean(&path) } else { path };
+        state.container().working_dir =
+            if windows::is_for(&state.config) { path.replace('/', "\\") } else { path.clone() };
         let created_by = format!("WORKDIR {path}");
         if path == "/" {
             state.record(created_by, false);
@@ -257,6 +265,11 @@ impl Lowering<'_> {
         self.layer(state, statement, op, inputs, created_by);
         Ok(())
     }
+}
+
+/// A path of an instruction, with slashes.
+fn path_in(state: &StageState, word: &Word) -> Lowers<String> {
+    if windows::is_for(&state.config) { Ok(windows::path(word)?) } else { Ok(word.value.clone()) }
 }
 
 /// The value of a flag; nothing, as of a variable that is not set, is as if the flag were not there.

@@ -332,7 +332,7 @@ impl<'a> Lowering<'a> {
     fn scratch(&mut self, platform: &Platform) -> StageState {
         let vertex = self.graph.add(Op::Source(Source::Scratch), vec![], "scratch");
         let mut config = ImageConfig::empty(platform);
-        config.config.working_dir = "/".to_owned();
+        config.config.working_dir = if windows::is_for(&config) { "\\" } else { "/" }.to_owned();
         StageState::new(vertex, config)
     }
 
@@ -395,7 +395,11 @@ impl<'a> Lowering<'a> {
         statement: &Statement,
         globals: &BTreeMap<String, String>,
     ) -> Lowers<()> {
-        if changes_files(&statement.instruction) && windows::is_for(&state.config) {
+        let is_out_of_reach = match &statement.instruction {
+            Instruction::Run(_) => windows::is_for(&state.config),
+            other => changes_files(other) && windows::has_layers(&state.config),
+        };
+        if is_out_of_reach {
             return Err(windows::no_files_in(statement).into());
         }
         let expanded = statement.instruction.expand(self.escape(), &state.variables)?.instruction;
@@ -444,7 +448,7 @@ impl<'a> Lowering<'a> {
         }
         match self.file.resolve(&Reference { name: name.clone(), numbers })? {
             StageRef::Stage(index) => match self.stages.get(&index) {
-                Some(state) if index < stage && windows::is_for(&state.config) => {
+                Some(state) if index < stage && windows::has_layers(&state.config) => {
                     Err(windows::no_files_of(name).into())
                 }
                 Some(state) if index < stage => Ok(state.vertex),
@@ -461,7 +465,7 @@ impl<'a> Lowering<'a> {
     /// The vertex that has the files of an image or a folder, which `name` asks for.
     fn files_of(&mut self, resolved: &Resolved, name: &Word) -> Lowers<VertexId> {
         match resolved {
-            Resolved::Image { config, .. } if windows::is_for(config) => {
+            Resolved::Image { config, .. } if windows::has_layers(config) => {
                 Err(windows::no_files_of(name).into())
             }
             _ => Ok(self.image_vertex(resolved)),

@@ -116,7 +116,12 @@ impl StageState {
 
     /// The working directory, absolute and clean.
     pub(super) fn workdir(&self) -> String {
-        clean(&self.config.config.working_dir)
+        let directory = &self.config.config.working_dir;
+        if windows::is_for(&self.config) {
+            let directory = directory.replace('\\', "/");
+            return clean(directory.split_once(':').map_or(directory.as_str(), |(_, path)| path));
+        }
+        clean(directory)
     }
 
     /// Adds an entry to the history.

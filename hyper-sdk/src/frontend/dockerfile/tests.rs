@@ -30,6 +30,7 @@ impl Resolver for Images {
             "multi" => {}
             "nano" => {
                 config.os = "windows".into();
+                config.rootfs.diff_ids.push(Digest::sha256("windows"));
                 config.config.env.clear();
             }
             "faulty" => {
@@ -526,6 +527,32 @@ async fn an_image_for_windows_can_be_described_and_its_files_are_out_of_reach() 
         e.contains("2 errors") && e.contains("`n` is an image for Windows") && e.contains("`nano` is"),
         "{e}"
     );
+}
+
+#[tokio::test]
+async fn an_image_for_windows_from_scratch_takes_files_under_paths_of_windows() {
+    let options =
+        || FrontendOptions { platform: Some("windows/amd64".parse().unwrap()), ..FrontendOptions::default() };
+    let text = "# escape=`\nFROM scratch AS s\nWORKDIR C:\\w\nCOPY a\\b x\\\nCOPY c \\z\nCMD run\nFROM scratch\nCOPY --from=s z /\n";
+    let l = try_lower(text, FrontendOptions { target: Some("s".into()), ..options() }).await.unwrap();
+    assert_eq!((l.config.config.working_dir.as_str(), l.config.os.as_str()), ("\\w", "windows"));
+    assert_eq!(l.config.config.cmd.clone().unwrap(), ["cmd", "/S", "/C", "run"]);
+    assert_eq!(l.history[0].created_by, "WORKDIR /w");
+    let copies = l.graph.vertices().iter().filter_map(|v| match &v.op {
+        Op::File(file) => match &file.actions[0] {
+            FileAction::Copy(copy) => Some((copy.sources[0].clone(), copy.destination.clone())),
+            _ => None,
+        },
+        _ => None,
+    });
+    let copies: Vec<(String, String)> = copies.collect();
+    let expected = [("a/b", "/w/x/"), ("c", "/z")].map(|(from, to)| (from.to_owned(), to.to_owned()));
+    assert_eq!(copies, expected);
+    assert_eq!(try_lower(text, options()).await.unwrap().config.config.working_dir, "\\");
+    for fault in ["WORKDIR D:/x", "COPY a D:/x", "RUN dir"] {
+        let e = try_lower(&format!("FROM scratch\n{fault}\n"), options()).await.unwrap_err().to_string();
+        assert!(e.contains("Dockerfile:2:"), "{fault}: {e}");
+    }
 }
 
 #[tokio::test]

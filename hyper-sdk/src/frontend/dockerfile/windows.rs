@@ -1,5 +1,6 @@
-//! Images for Windows: their config can be changed. Their layers have a form of their own (`Files/`, `Hives/` and
-//! attributes of NTFS), which is neither read nor written, so what touches files is refused by name.
+//! Images for Windows. Their layers have a form of their own (`Files/`, `Hives/` and attributes of NTFS), which is
+//! neither read nor written: of an image with such layers the config can be changed, and what touches files is refused by
+//! name. An image from `scratch` has no such layers, and takes files as any other does, under paths of Windows.
 
 use crate::dockerfile::{Diagnostic, Statement, Word};
 use crate::oci::ImageConfig;
@@ -14,6 +15,26 @@ pub(super) fn is_for(config: &ImageConfig) -> bool {
     config.os.eq_ignore_ascii_case("windows")
 }
 
+/// Whether an image has layers of Windows.
+pub(super) fn has_layers(config: &ImageConfig) -> bool {
+    is_for(config) && !config.rootfs.diff_ids.is_empty()
+}
+
+/// A path of Windows with slashes and without its drive, which has to be that of the system.
+pub(super) fn path(word: &Word) -> Result<String, Diagnostic> {
+    let bad = |why: &str| Diagnostic::error("invalid-path", word.span, format!("`{}` {why}", word.value));
+    let path = word.value.replace('\\', "/");
+    if path.starts_with("//") {
+        return Err(bad("is a path of another machine, which cannot be used"));
+    }
+    match path.split_once(':') {
+        None => Ok(path),
+        Some((drive, "")) if drive.len() == 1 => Err(bad("is a drive: name a path on it")),
+        Some((drive, rest)) if drive.eq_ignore_ascii_case("c") => Ok(rest.to_owned()),
+        Some(_) => Err(bad("is not on the drive C:")),
+    }
+}
+
 /// The fault of an instruction that would change files.
 pub(super) fn no_files_in(statement: &Statement) -> Diagnostic {
     let message =
@@ -25,4 +46,25 @@ pub(super) fn no_files_in(statement: &Statement) -> Diagnostic {
 pub(super) fn no_files_of(name: &Word) -> Diagnostic {
     let message = format!("`{}` is an image for Windows, whose files cannot be used yet", name.value);
     Diagnostic::error("unsupported-platform", name.span, message).with_help(HELP).unsupported()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dockerfile::Span;
+
+    #[test]
+    fn paths_lose_their_drive() {
+        let path = |text: &str| super::path(&Word::new(text.to_owned(), Span::new(0, 0)));
+        for (text, expected) in
+            [("C:\\a\\b\\", "/a/b/"), ("c:/a", "/a"), ("C:a", "a"), ("a\\b", "a/b"), ("\\a", "/a"), ("", "")]
+        {
+            assert_eq!(path(text).unwrap(), expected, "{text}");
+        }
+        for (text, why) in
+            [("C:", "is a drive"), ("D:\\a", "drive C:"), ("\\\\host\\share", "another machine")]
+        {
+            assert!(path(text).unwrap_err().message.contains(why), "{text}");
+        }
+    }
 }
