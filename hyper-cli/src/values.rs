@@ -98,6 +98,12 @@ pub(crate) fn annotations(entries: &[String]) -> Result<BTreeMap<String, String>
                     "--annotation for `{place}` is not supported yet: only `manifest:`"
                 )));
             }
+            // A word in small letters is a place, and no part of a key.
+            Some((place, _)) if place.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') => {
+                return Err(Failure::usage(format!(
+                    "--annotation `{entry}`: `{place}` is no place: expected KEY=VALUE or manifest:KEY=VALUE"
+                )));
+            }
             _ => plain.push(entry.clone()),
         }
     }
@@ -277,7 +283,9 @@ mod tests {
     fn annotations_are_of_the_manifest() {
         assert_eq!(annotations(&owned(&["manifest:a=b"])).unwrap()["a"], "b");
         assert_eq!(annotations(&owned(&["org.x/y=b"])).unwrap()["org.x/y"], "b");
+        assert_eq!(annotations(&owned(&["org.x:y=b"])).unwrap()["org.x:y"], "b");
         assert!(annotations(&owned(&["index:a=b"])).is_err());
+        assert!(matches!(annotations(&owned(&["indx:a=b"])), Err(Failure::Usage(_))));
     }
 
     #[test]

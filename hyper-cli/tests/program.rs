@@ -125,6 +125,8 @@ fn wrong_values_of_flags_are_wrong_calls() {
         ("--build-context", "x=oci-layout://", "oci-layout://FOLDER"),
         ("--build-context", "x=docker-image://UP", "`UP`"),
         ("--build-context", "x=nowhere", "no folder nowhere"),
+        ("--build-context", "x=target:", "target:STAGE"),
+        ("--annotation", "indx:a=b", "manifest:KEY=VALUE"),
         ("--secret", "id=a,src=nowhere", "file nowhere of `a`"),
         ("--ssh", "a=/nowhere/at/all", "/nowhere/at/all"),
         ("--allow", "everything", "expected security.insecure"),
@@ -152,7 +154,7 @@ fn wrong_values_of_flags_are_wrong_calls() {
     world.fails(2, &["build", "--check", "--output", "type=elephant", "context"]);
     world.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
     for method in ["check", "outline", "targets"] {
-        world.ok(&["build", "--call", method, "--output", "out", "--iidfile", "id", "context"]);
+        world.ok(&["build", "--call", method, "--output", "out", "--iidfile", "id", "--file", "", "context"]);
     }
     assert!(!world.path("out").exists() && !world.path("id").exists());
     // What is well said and not there is a failure.

@@ -364,7 +364,7 @@ fn dockerfile_and_context(
     args: &BuildArgs,
     scratch: &Path,
 ) -> Result<(BuildRequest, Option<StreamContext>), Failure> {
-    let file = args.file.as_deref().filter(|f| *f != "-").map(Path::new);
+    let file = args.file.as_deref().filter(|f| !matches!(*f, "-" | "")).map(Path::new);
     let text_on_stdin = args.file.as_deref() == Some("-");
     if args.context == "-" {
         if text_on_stdin {

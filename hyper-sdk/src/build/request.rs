@@ -99,6 +99,9 @@ impl NamedContext {
             return Ok(Self::OciLayout { path: path.into(), tag, digest });
         }
         if let Some(stage) = value.strip_prefix("target:") {
+            if stage.is_empty() {
+                return Err(Error::invalid("`target:` needs a stage: target:STAGE"));
+            }
             return Ok(Self::Stage(stage.to_owned()));
         }
         Ok(match BuildContext::parse(value)? {
