@@ -116,6 +116,19 @@ fn a_web_file_can_be_renamed_and_given_a_mode_and_is_not_unpacked_unasked() {
 }
 
 #[test]
+fn a_web_file_with_a_name_that_is_too_long_needs_another() {
+    needs!();
+    let (place, web) = (Place::new(), Web::start());
+    let path = format!("/{}", "x".repeat(256));
+    web.file(&path, "content", &[]);
+    let url = web.url(&path);
+    let out = files(&place, &format!("FROM scratch\nADD {url} /named\n"), &[]);
+    assert_eq!(std::fs::read(out.join("named")).unwrap(), b"content");
+    let said = fault(&place, &format!("FROM scratch\nADD {url} /d/\n"), &[]);
+    assert!(said.contains("Dockerfile:2:5") && said.contains("as in `/d/NAME`"), "{said}");
+}
+
+#[test]
 fn the_checksum_of_a_web_file_is_checked() {
     needs!();
     let (place, web) = (Place::new(), Web::start());

@@ -66,6 +66,9 @@ impl AddSource {
     }
 }
 
+/// What a file of the web is called whose address has no name for it.
+pub const UNNAMED: &str = "__unnamed__";
+
 fn web_file_name(url: &str) -> String {
     let path = url.split(['#', '?']).next().unwrap_or_default();
     let path = path.split_once("://").map_or(path, |(_, rest)| rest);
@@ -73,7 +76,7 @@ fn web_file_name(url: &str) -> String {
     let path = percent_decode(path.split_once('/').map_or("", |(_, path)| path));
     match path.trim_end_matches('/').rsplit('/').next() {
         Some(name) if !matches!(name, "" | "." | "..") && !name.contains('\0') => name.to_owned(),
-        _ => "__unnamed__".to_owned(),
+        _ => UNNAMED.to_owned(),
     }
 }
 

@@ -44,7 +44,7 @@ pub use duration::{parse as parse_duration, parse_size};
 pub use encoding::{MAX_FILE_SIZE, decode};
 pub use expand::{EmptyEnvironment, Environment, ExpandError, Expanded, Expander, Variables};
 pub(crate) use flags::parse_bool;
-pub use git::{AddSource, GitReference};
+pub use git::{AddSource, GitReference, UNNAMED};
 pub(crate) use git::{percent_decode, without_password, without_passwords};
 pub use glob::{Glob, has_wildcard};
 pub use heredoc::Heredoc;

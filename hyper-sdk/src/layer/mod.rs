@@ -36,7 +36,7 @@ pub use apply::{Applied, ApplyOptions, ApplyStyle, DevicePolicy, OwnerPolicy, ap
 pub use compress::{CompressOptions, CompressedLayer, LayerCompressor};
 pub use decompress::{ArchiveFormat, Decompressor, ReadAhead, VerifiedLayer};
 pub use diff::{DiffOptions, diff_overlay, diff_trees};
-pub use entry::{Entry, EntryKind, LayerPath};
+pub use entry::{Entry, EntryKind, LayerPath, MAX_NAME};
 pub use index::{LayerIndex, LayerIndexBuilder};
 pub use reader::{LayerReader, scan};
 pub use tree::{Node, TreeIndex};

@@ -5,10 +5,13 @@ use super::lower::Lowering;
 use super::stage::{StageState, absolute, clean};
 use super::windows;
 use crate::Digest;
-use crate::dockerfile::{AddSource, InlineFile, Owner, Principal, Statement, Word, without_password};
+use crate::dockerfile::{
+    AddSource, InlineFile, Owner, Principal, Statement, UNNAMED, Word, without_password,
+};
 use crate::graph::{
     CopyAction, FileAction, FileOp, MakeDirectory, MakeFile, Op, Source, VertexId, WebSource,
 };
+use crate::layer::MAX_NAME;
 use crate::source::git_source;
 
 /// What COPY and ADD have in common.
@@ -123,7 +126,7 @@ impl Lowering<'_> {
         let (chown, chmod) = (text(t.chown), text(t.chmod));
         let mut inputs = vec![state.vertex];
         let mut actions = Vec::new();
-        for (from, sources, remote) in self.sources(state, t)? {
+        for (from, sources, remote) in self.sources(state, t, &destination)? {
             inputs.push(from);
             actions.push(FileAction::Copy(Box::new(CopyAction {
                 input: inputs.len() - 1,
@@ -178,6 +181,7 @@ impl Lowering<'_> {
         &mut self,
         state: &StageState,
         t: &Transfer<'_>,
+        destination: &str,
     ) -> Lowers<Vec<(VertexId, Vec<String>, bool)>> {
         let mut found: Vec<(VertexId, Vec<String>, bool)> = Vec::new();
         if let Some(word) = t.checksum
@@ -196,11 +200,6 @@ impl Lowering<'_> {
                 let message = format!("COPY cannot fetch {what}: use ADD, or write `./` before a path");
                 return Err(self.error(word, message).into());
             }
-            if t.keep_git_dir == Some(true) && !matches!(source, AddSource::Git(_)) {
-                return Err(self
-                    .error(word, "`--keep-git-dir` is for git repositories, which this is not")
-                    .into());
-            }
             let checksum_error = |word: &Word, message: &str| self.error(word, message);
             match source {
                 AddSource::Local(path) => {
@@ -216,7 +215,19 @@ impl Lowering<'_> {
                         _ => found.push((from, vec![path], false)),
                     }
                 }
-                AddSource::Http { url, file_name } => {
+                AddSource::Http { url, mut file_name } => {
+                    if file_name.len() > MAX_NAME {
+                        if t.sources.len() + t.inline.len() > 1 || destination.ends_with('/') {
+                            let message = format!(
+                                "the address ends in a name of {} bytes, and a file has at most {MAX_NAME}: name the \
+                                 file in the destination, as in `{}/NAME`",
+                                file_name.len(),
+                                destination.trim_end_matches('/')
+                            );
+                            return Err(self.error(word, message).into());
+                        }
+                        UNNAMED.clone_into(&mut file_name);
+                    }
                     let checksum = match t.checksum {
                         Some(word) => {
                             Some(Digest::parse(&word.value).map_err(|e| self.error(word, e.message()))?)

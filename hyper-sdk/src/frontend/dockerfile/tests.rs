@@ -314,7 +314,6 @@ async fn faults_show_their_place() {
         ("FROM base\nSTOPSIGNAL 0", "`0` is no signal"),
         ("FROM base\nADD --checksum=sha256:1 https://example.com/x /", "64 hexadecimal"),
         ("FROM base\nADD --checksum=12 https://example.com/x.git /", "no checksum of a git repository"),
-        ("FROM base\nADD --keep-git-dir https://example.com/x /", "for git repositories"),
         ("FROM base\nADD https://example.com/x.git?elephant=1 /", "unknown option `elephant`"),
         ("FROM base\nCOPY https://example.com/x /", "COPY cannot fetch a web address"),
         ("FROM base\nCOPY a git@example.com:x/y /z/", "COPY cannot fetch a git repository"),
@@ -324,6 +323,40 @@ async fn faults_show_their_place() {
     ] {
         let e = try_lower(text, FrontendOptions::default()).await.unwrap_err().to_string();
         assert!(e.contains(expected) && e.contains("^"), "{text}: {e}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_repository_has_no_git_folder_to_keep() {
+    let l = lowered(
+        "FROM base\nADD --keep-git-dir f https://example.com/x https://example.com/r.git <<E /d/\nE\nADD --keep-git-dir f /",
+    )
+    .await;
+    let kept = l.graph.vertices().iter().find_map(|v| match &v.op {
+        Op::Source(Source::Git(git)) => Some(git.keep_git_dir),
+        _ => None,
+    });
+    assert_eq!(kept, Some(true));
+}
+
+#[tokio::test]
+async fn a_name_that_no_file_can_have_is_told_where_it_would_be_one() {
+    let url = |length: usize| format!("https://example.com/{}", "x".repeat(length));
+    let name = |text: String| async move {
+        let l = try_lower(&text, FrontendOptions::default()).await?;
+        let web = l.graph.vertices().iter().find_map(|v| match &v.op {
+            Op::Source(Source::Web(web)) => Some(web.file_name.clone()),
+            _ => None,
+        });
+        Ok::<_, crate::Error>(web.unwrap_or_default())
+    };
+    assert_eq!(name(format!("FROM base\nADD {} /d/", url(255))).await.unwrap().len(), 255);
+    assert_eq!(name(format!("FROM base\nADD {} /d/f", url(256))).await.unwrap(), "__unnamed__");
+    for to in ["/d/", ".", "<<E /d\nE"] {
+        let e = name(format!("FROM base\nWORKDIR /d\nADD {} {to}", url(256))).await.unwrap_err().to_string();
+        for part in ["256 bytes", "`/d/NAME`", "Dockerfile:3:5"] {
+            assert!(e.contains(part), "{to}: {e}");
+        }
     }
 }
 
