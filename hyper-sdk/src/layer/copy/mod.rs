@@ -37,6 +37,7 @@ mod suggest;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod times;
 mod wildcard;
 
 pub use facts::{CAPABILITY, FileFacts, FileHasher, ReadingHasher};

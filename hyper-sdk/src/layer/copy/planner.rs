@@ -54,13 +54,11 @@ pub(super) struct Pending {
     pub(super) entry: Entry,
     pub(super) content: Content,
     pub(super) links: Option<LinkGroup>,
-    /// Made because a path needed it: its time is still open.
-    implicit: bool,
 }
 
 impl Pending {
     pub(super) fn new(entry: Entry, content: Content) -> Self {
-        Self { entry, content, links: None, implicit: false }
+        Self { entry, content, links: None }
     }
 }
 
@@ -68,7 +66,7 @@ impl Pending {
 #[derive(Debug)]
 pub struct Planner<'a> {
     destination: &'a dyn Destination,
-    now: i64,
+    pub(super) now: i64,
     pub(super) scratch: Option<PathBuf>,
     pub(super) pending: BTreeMap<LayerPath, Pending>,
     /// Directories of the destination that are gone, with everything below them.
@@ -171,6 +169,7 @@ impl<'a> Planner<'a> {
         let mut entry = Entry::file(target, data.len() as u64, mode);
         let owner = spec.chown.unwrap_or_default();
         (entry.uid, entry.gid, entry.mtime) = (owner.uid, owner.gid, self.now);
+        self.changed_now(&entry.path);
         self.put_file(Pending::new(entry, Content::Inline(data)), || "inline document".to_owned())
     }
 
@@ -319,6 +318,9 @@ impl<'a> Planner<'a> {
             self.make_parents(copying, from)?;
         }
         if !metadata.is_directory() {
+            if top {
+                self.changed_now(&target);
+            }
             return self.copy_leaf(copying, from, metadata, target);
         }
         if included {
@@ -334,11 +336,14 @@ impl<'a> Planner<'a> {
             self.copy_tree(copying, &from, &below, metadata, target.join(name)?, (&include, &exclude))?;
         }
         copying.parents.pop();
+        if top {
+            self.set_time(&target, copying.root, from, metadata);
+        }
         Ok(())
     }
 
-    /// Makes the directories above an included path that were not included themselves. One that exists keeps its owner
-    /// and takes the mode alone.
+    /// Makes the directories above an included path that were not included themselves, as of now. One that exists keeps
+    /// its owner and takes the mode alone.
     fn make_parents(&mut self, copying: &mut Copying<'_>, from: &[u8]) -> Result<()> {
         for i in 0..copying.parents.len() {
             let Parent { metadata, target, made } = &copying.parents[i];
@@ -352,7 +357,7 @@ impl<'a> Planner<'a> {
                 }),
                 Some(other) => return Err(refuse::directory_over(target, &other, from)),
             };
-            let pending = match existing {
+            let mut pending = match existing {
                 Some(mut existing) => {
                     if existing.entry.mode == metadata.mode {
                         copying.parents[i].made = true;
@@ -365,6 +370,7 @@ impl<'a> Planner<'a> {
                     Pending::new(copying.entry(target.clone(), EntryKind::Directory, metadata), Content::None)
                 }
             };
+            pending.entry.mtime = self.now;
             self.pending.insert(target.clone(), pending);
             copying.parents[i].made = true;
         }
@@ -381,12 +387,8 @@ impl<'a> Planner<'a> {
     ) -> Result<()> {
         match self.kind(target) {
             None => {}
-            Some(EntryKind::Directory) if top => {
-                if let Some(pending) = self.pending.get_mut(target).filter(|p| p.implicit) {
-                    pending.entry.mtime = metadata.mtime.0;
-                }
-                return Ok(());
-            }
+            // It keeps what it is, but for its time: that comes when its content is there.
+            Some(EntryKind::Directory) if top => return Ok(()),
             Some(EntryKind::Directory) => {}
             Some(other) => return Err(refuse::directory_over(target, &other, from)),
         }
@@ -543,8 +545,7 @@ impl<'a> Planner<'a> {
                     let owner = owner.unwrap_or(Owner { uid: 0, gid: inherited.unwrap_or(0) });
                     let mut entry = Entry::directory(directory.clone(), mode);
                     (entry.uid, entry.gid, entry.mtime) = (owner.uid, owner.gid, self.now);
-                    let pending = Pending { implicit: true, ..Pending::new(entry, Content::None) };
-                    self.pending.insert(directory, pending);
+                    self.pending.insert(directory, Pending::new(entry, Content::None));
                 }
             }
         }

@@ -102,9 +102,9 @@ fn what_goes_where() {
         ("", "/f", "/a/b/c", "a/ 755; a/b/ 755; a/b/c 640 2"),
         (all, "f", "/bin", "bin/f 640 2"),
         (all, "f", "/file", "file 640 2"),
-        // Directories copy their contents; what exists above is left alone.
+        // Directories copy their contents; what exists above is left alone but for its time.
         ("", "d", "/x", "x/ 755; x/a 4755 1; x/in -> ../f; x/sub/ 755; x/sub/b 664 0"),
-        (all, "d/", "/real", "real/a 4755 1; real/in -> ../f; real/sub/ 755; real/sub/b 664 0"),
+        (all, "d/", "/real", "real/ 700; real/a 4755 1; real/in -> ../f; real/sub/ 755; real/sub/b 664 0"),
         // Links: followed at the top of the source and in the destination.
         ("", "link/sub", "/", "b 664 0"),
         ("", "flink", "/", "flink 640 2"),
@@ -364,6 +364,46 @@ fn new_directories_take_after_one_with_setgid() {
     let mut planner = Planner::new(&to, 5);
     planner.make_directory("/s/w", 0o755, None).unwrap();
     assert_eq!(show(&planner.finish()), "s/w/ 2755 0:8");
+}
+
+#[test]
+fn directories_have_the_time_of_their_source_or_of_now() {
+    let (folder, root) = context("f; d/s/b; e/");
+    for (name, time) in [("d/s", 11), ("d", 22), ("e", 33), ("", 44)] {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(time);
+        std::fs::File::open(folder.path().join(name)).unwrap().set_modified(time).unwrap();
+    }
+    let image = SourceRoot::open(folder.path(), SourceKind::RootFilesystem, None).unwrap();
+    let (root, image) = (&root, &Arc::new(image));
+    let old = "old/; old/s/";
+    for (from, to, flags, sources, at, expected) in [
+        (root, "", "", "d", "/n", "n 22; n/s 11"),
+        (root, "", "", "d", "/n/m/", "n 5; n/m 22; n/m/s 11"),
+        (root, "", "", "f", "/n/", "n 5"),
+        (root, "", "", "d f", "/n/", "n 5; n/s 11"),
+        (root, "", "", "f d", "/n/", "n 22; n/s 11"),
+        (root, "", "", ".", "/n/", "n 5; n/d 22; n/d/s 11; n/e 33"),
+        (image, "", "", ".", "/n/", "n 44; n/d 22; n/d/s 11; n/e 33"),
+        (image, "", "parents", "d/s/b", "/n/", "n 44; n/d 5; n/d/s 5"),
+        // What is there keeps its time unless a directory comes into it.
+        (root, old, "", "d", "/old", "old 22; old/s 11"),
+        (root, old, "", "f", "/old", ""),
+        (root, old, "", "e", "/old", ""),
+        (root, old, "exclude", "d", "/old", ""),
+        (root, old, "", "d", "/", "s 11"),
+    ] {
+        let mut spec = CopySpec::new(sources.split(' '), at);
+        spec.parents = flags == "parents";
+        spec.exclude = PatternList::new(Some("*").filter(|_| flags == "exclude")).unwrap();
+        let plan = plan(from, &destination(to), &spec).unwrap();
+        let directories = plan.entries().iter().map(|e| &e.entry).filter(|e| e.is_directory());
+        let times: Vec<String> = directories.map(|e| format!("{} {}", e.path, e.mtime)).collect();
+        assert_eq!(times.join("; "), expected, "COPY {sources} {at}");
+    }
+    let mut planner = Planner::new(&EmptyDestination, 5);
+    planner.copy(root, &CopySpec::new(["d"], "/n")).unwrap();
+    planner.inline_file("x", *b"x", &CopySpec::new(["x"], "/n/")).unwrap();
+    assert_eq!(planner.finish().entries()[0].entry.mtime, 5);
 }
 
 #[test]
