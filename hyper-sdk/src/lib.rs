@@ -13,6 +13,7 @@ pub mod clock;
 pub mod digest;
 pub mod dockerfile;
 mod error;
+mod escape;
 pub mod graph;
 pub mod layer;
 pub mod lint;

@@ -6,10 +6,11 @@
 //!
 //! ```text
 //! *      any run without a slash       [a-z] [^a-z]  one character of, not of, a class
-//! ?      one character but a slash     \c            the character itself
+//! ?      one character but a slash     \c            the character itself (with `**`: as in a regular expression)
 //! **/    any number of folders         ** at the end everything below (both only with `**` enabled)
 //! ```
 
+use crate::escape::{self, Escape};
 use crate::{Error, Result};
 
 /// Whether a path has a wildcard that is not escaped.
@@ -44,6 +45,13 @@ enum Token {
     InFolders,
     /// Any run of characters.
     Everything,
+    /// Nothing, where a word begins or ends; or where none does.
+    Boundary(bool),
+}
+
+impl Token {
+    /// What no character is.
+    const NEVER: Self = Self::Class { negated: false, ranges: Vec::new() };
 }
 
 /// A compiled pattern.
@@ -90,7 +98,17 @@ impl Glob {
                 '*' if tokens.last() == Some(&Token::Star) => {}
                 '*' => tokens.push(Token::Star),
                 '?' => tokens.push(Token::Any),
-                '[' => tokens.push(class(&mut chars).map_err(invalid)?),
+                '[' => tokens.push(class(&mut chars, deep).map_err(invalid)?),
+                '\\' if deep => match escape::read(&mut chars).map_err(invalid)? {
+                    Escape::Char(c) => tokens.push(Token::Literal(c)),
+                    Escape::Class(ranges) => {
+                        tokens.push(Token::Class { negated: false, ranges: ranges.to_vec() });
+                    }
+                    Escape::Boundary(wanted) => tokens.push(Token::Boundary(wanted)),
+                    Escape::Start if tokens.is_empty() => {}
+                    Escape::End if chars.peek().is_none() => {}
+                    Escape::Start | Escape::End => tokens.push(Token::NEVER),
+                },
                 '\\' => match chars.next() {
                     Some(next) => tokens.push(Token::Literal(next)),
                     None => return Err(invalid("it ends in an escape character")),
@@ -131,7 +149,9 @@ impl Glob {
     /// Whether something below a folder could match; `""` and `"."` stand for the root.
     pub fn may_match_below(&self, folder: &str) -> bool {
         let folder = folder.trim_end_matches('/');
-        if folder.is_empty() || folder == "." {
+        // What comes behind the folder decides about a boundary.
+        let has_boundary = self.tokens.iter().any(|t| matches!(t, Token::Boundary(_)));
+        if folder.is_empty() || folder == "." || has_boundary {
             return true;
         }
         self.run(&format!("{folder}/"), false)
@@ -145,7 +165,7 @@ impl Glob {
         let mut states = vec![false; count + 1];
         let mut next = states.clone();
         states[0] = true;
-        self.close(&mut states);
+        self.close(&mut states, escape::is_boundary(None, text.chars().next()));
         for (at, c) in text.char_indices() {
             if parents && c == '/' && at > 0 && states[count] {
                 break;
@@ -167,6 +187,7 @@ impl Glob {
                     }
                     Token::InFolders => (true, c == '/'),
                     Token::Everything => (true, false),
+                    Token::Boundary(_) => (false, false),
                 };
                 next[i] |= stay;
                 next[i + 1] |= step;
@@ -176,18 +197,20 @@ impl Glob {
                 return None;
             }
             std::mem::swap(&mut states, &mut next);
-            self.close(&mut states);
+            let after = text[at + c.len_utf8()..].chars().next();
+            self.close(&mut states, escape::is_boundary(Some(c), after));
         }
         Some(states)
     }
 
-    /// Adds the states that need no character.
-    fn close(&self, states: &mut [bool]) {
+    /// Adds the states that need no character, where a word begins or ends or where none does.
+    fn close(&self, states: &mut [bool], boundary: bool) {
         for (i, token) in self.tokens.iter().enumerate() {
             if states[i] {
                 match token {
                     Token::Star | Token::Everything => states[i + 1] = true,
                     Token::Folders => states[i + 2] = true,
+                    Token::Boundary(wanted) if *wanted == boundary => states[i + 1] = true,
                     _ => {}
                 }
             }
@@ -196,23 +219,41 @@ impl Glob {
 }
 
 /// Parses a class behind its `[`.
-fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> std::result::Result<Token, &'static str> {
+fn class(
+    chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
+    deep: bool,
+) -> std::result::Result<Token, &'static str> {
     const OPEN: &str = "a `[` is not closed";
     let negated = chars.next_if_eq(&'^').is_some();
-    let mut ranges = Vec::new();
+    let mut ranges: Vec<(char, char)> = Vec::new();
+    // A character, or the characters that an escape stands for.
     let bound = |chars: &mut std::iter::Peekable<std::str::Chars<'_>>| match chars.next() {
         None => Err(OPEN),
         Some('-' | ']') => Err("a class has a `-` or `]` where a character must be"),
-        Some('\\') => chars.next().ok_or(OPEN),
-        Some(c) => Ok(c),
+        Some('\\') if deep => match escape::read(chars)? {
+            Escape::Char(c) => Ok((c, None)),
+            Escape::Class(ranges) => Ok(('-', Some(ranges))),
+            _ => Err("a class has a backslash before a letter that is no character"),
+        },
+        Some('\\') => chars.next().map(|c| (c, None)).ok_or(OPEN),
+        Some(c) => Ok((c, None)),
     };
+    let mut is_empty = true;
     loop {
-        if !ranges.is_empty() && chars.next_if_eq(&']').is_some() {
+        if !is_empty && chars.next_if_eq(&']').is_some() {
             return Ok(Token::Class { negated, ranges });
         }
-        let low = bound(chars)?;
-        let high = if chars.next_if_eq(&'-').is_some() { bound(chars)? } else { low };
-        ranges.push((low, high));
+        is_empty = false;
+        let (low, several) = bound(chars)?;
+        if let Some(several) = several {
+            ranges.extend(several);
+            continue;
+        }
+        let high = if chars.next_if_eq(&'-').is_some() { bound(chars)? } else { (low, None) };
+        if high.1.is_some() {
+            return Err("a class has a range that ends in several characters");
+        }
+        ranges.push((low, high.0));
     }
 }
 
@@ -280,6 +321,45 @@ mod tests {
         for (pattern, name) in [("**/a", "xa"), ("a/**", "a"), ("a/**/b", "a/xb"), ("*/a", "x/y/a")] {
             assert!(!deep(pattern, name), "{pattern} {name}");
         }
+    }
+
+    #[test]
+    fn letters_behind_a_backslash_have_a_meaning_of_their_own() {
+        let deep = |pattern: &str, name: &str| Glob::deep(pattern).unwrap().matches(name);
+        for (pattern, name) in [
+            ("\\w", "a"),
+            ("\\w*", "s.txt"),
+            ("s\\Wtxt", "s.txt"),
+            ("[\\w.]*", "a*"),
+            ("[^\\w]", "é"),
+            ("\\bsub", "sub"),
+            ("sub\\b*", "sub.x"),
+            ("a\\z", "a"),
+            ("\\Aa", "a"),
+            ("\\x61", "a"),
+            ("[\\x61-\\x63]", "b"),
+            ("a\\$", "a$"),
+        ] {
+            assert!(deep(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [
+            ("\\a", "a"),
+            ("[\\a]", "a"),
+            ("a\\b", "ab"),
+            ("sub\\b*", "subx"),
+            ("bin\\Debug", "binDebug2"),
+            ("a\\zb", "ab"),
+            ("b\\Aa", "ba"),
+        ] {
+            assert!(!deep(pattern, name), "{pattern} {name}");
+        }
+        assert!(Glob::deep("x\\b/a").unwrap().matches_with_parents("x/a/b"));
+        assert!(Glob::deep("a\\b").unwrap().may_match_below("a"));
+        for bad in ["\\C", "\\1", "\\é", "[\\b]", "[a-\\w]"] {
+            assert!(Glob::deep(bad).is_err(), "{bad}");
+        }
+        // Where a backslash is no more than that, nothing has changed.
+        assert!(go("\\a", "a") && go("[\\w]", "w"));
     }
 
     #[test]

@@ -15,7 +15,7 @@
 use std::path::{Path, PathBuf};
 
 const LEVELS: &[&[&str]] = &[
-    &["error", "digest", "reference", "oci", "media_type", "mode", "platform", "clock", "progress"],
+    &["error", "digest", "reference", "oci", "media_type", "mode", "escape", "platform", "clock", "progress"],
     &["dockerfile", "graph", "layer", "store"],
     &["lint", "client", "cache", "source", "snapshot", "exec"],
     &["frontend", "solve", "export"],

@@ -4,6 +4,7 @@
 //! Both compile to one small automaton that runs over a path once, one character at a time, so that the time is at
 //! most the product of both lengths, whatever the pattern. Bytes that are not UTF-8 count as one character each.
 
+use crate::escape::{self, Escape};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,8 @@ enum Token {
         negated: bool,
         ranges: Vec<(u32, u32)>,
     },
+    /// Nothing, where a word begins or ends; or where none does.
+    Boundary(bool),
 }
 
 const SLASH: u32 = b'/' as u32;
@@ -41,7 +44,9 @@ fn run(tokens: &[Token], text: &[u32]) -> bool {
     let mut now = vec![false; end + 1];
     let mut next = now.clone();
     now[0] = true;
+    let character = |at: usize| text.get(at).copied().and_then(char::from_u32);
     for at in 0..=text.len() {
+        let boundary = escape::is_boundary(at.checked_sub(1).and_then(character), character(at));
         for i in 0..end {
             if now[i] {
                 match tokens[i] {
@@ -50,6 +55,7 @@ fn run(tokens: &[Token], text: &[u32]) -> bool {
                         now[i + 1] = true;
                         now[i + 2] = true;
                     }
+                    Token::Boundary(wanted) if wanted == boundary => now[i + 1] = true,
                     _ => {}
                 }
             }
@@ -78,6 +84,29 @@ fn run(tokens: &[Token], text: &[u32]) -> bool {
         std::mem::swap(&mut now, &mut next);
     }
     now[end]
+}
+
+/// What is behind the backslash before `at`, which moves behind it.
+fn escaped(text: &[u32], at: &mut usize) -> std::result::Result<Escape, &'static str> {
+    let mut rest = text[*at..].iter().map(|c| char::from_u32(*c).unwrap_or(char::REPLACEMENT_CHARACTER));
+    let escape = escape::read(&mut rest);
+    *at = text.len() - rest.len();
+    escape
+}
+
+/// The class that is escaped here, if one is.
+fn class_of(text: &[u32], at: &mut usize) -> Option<&'static [(char, char)]> {
+    if text.get(*at) != Some(&u32::from(b'\\')) {
+        return None;
+    }
+    let mut behind = *at + 1;
+    let Ok(Escape::Class(class)) = escaped(text, &mut behind) else { return None };
+    *at = behind;
+    Some(class)
+}
+
+fn numbers(class: &[(char, char)]) -> Vec<(u32, u32)> {
+    class.iter().map(|(low, high)| (u32::from(*low), u32::from(*high))).collect()
 }
 
 fn compile(pattern: &[u8], deep: bool) -> Result<Vec<Token>> {
@@ -109,6 +138,17 @@ fn compile(pattern: &[u8], deep: bool) -> Result<Vec<Token>> {
             }
             b'*' => tokens.push(Token::Star),
             b'?' => tokens.push(Token::Any),
+            b'\\' if deep => match escaped(&text, &mut at).map_err(bad)? {
+                Escape::Char(c) => tokens.push(Token::Literal(c.into())),
+                Escape::Class(class) => tokens.push(Token::Class { negated: false, ranges: numbers(class) }),
+                Escape::Boundary(wanted) => tokens.push(Token::Boundary(wanted)),
+                Escape::Start if tokens.is_empty() => {}
+                Escape::End if at == text.len() => {}
+                // Nothing matches what has more before its start or behind its end.
+                Escape::Start | Escape::End => {
+                    tokens.push(Token::Class { negated: false, ranges: Vec::new() });
+                }
+            },
             b'\\' => {
                 tokens.push(Token::Literal(*text.get(at).ok_or_else(|| bad("it ends in a backslash"))?));
                 at += 1;
@@ -121,19 +161,31 @@ fn compile(pattern: &[u8], deep: bool) -> Result<Vec<Token>> {
                     if is(*at, b'-') || is(*at, b']') {
                         return Err(bad("a class needs a character here"));
                     }
-                    *at += usize::from(is(*at, b'\\'));
+                    if is(*at, b'\\') {
+                        *at += 1;
+                        if deep {
+                            return match escaped(&text, at).map_err(bad)? {
+                                Escape::Char(c) => Ok(c.into()),
+                                _ => Err(bad("a class needs a character here")),
+                            };
+                        }
+                    }
                     let c = text.get(*at).ok_or_else(|| bad("a class is not closed"))?;
                     *at += 1;
                     Ok(*c)
                 };
                 while ranges.is_empty() || !is(at, b']') {
-                    let low = character(&mut at)?;
-                    let mut high = low;
-                    if is(at, b'-') {
-                        at += 1;
-                        high = character(&mut at)?;
+                    if let (true, Some(class)) = (deep, class_of(&text, &mut at)) {
+                        ranges.extend(numbers(class));
+                    } else {
+                        let low = character(&mut at)?;
+                        let mut high = low;
+                        if is(at, b'-') {
+                            at += 1;
+                            high = character(&mut at)?;
+                        }
+                        ranges.push((low, high));
                     }
-                    ranges.push((low, high));
                     if at >= text.len() {
                         return Err(bad("a class is not closed"));
                     }
@@ -385,6 +437,18 @@ mod tests {
             (&["*", "!a/"], "a", false),
             (&["*/*.png"], "a/b.png", true),
             (&["*/*.png"], "b.png", false),
+            // What is behind a backslash is as in a regular expression.
+            (&["\\a"], "a", false),
+            (&["a\\b"], "ab", false),
+            (&["\\w*"], "s.txt", true),
+            (&["s\\.txt"], "s.txt", true),
+            (&["[\\w.]*"], "é", false),
+            (&["[^\\w]"], "é", true),
+            (&["[\\x61-\\x63]"], "b", true),
+            (&["\\bsub"], "sub/x", true),
+            (&["sub\\b*"], "subx", false),
+            (&["a\\z"], "a", true),
+            (&["a\\zb"], "ab", false),
         ] {
             assert_eq!(case(patterns, path), expected, "{patterns:?} {path}");
         }
