@@ -225,7 +225,11 @@ fn a_repository_is_added_at_a_branch_a_tag_or_a_commit() {
     assert_eq!(std::fs::metadata(out.join("s/x")).unwrap().mtime(), 1_234_567_890);
     let out = files(&place, &format!("FROM scratch\nADD --keep-git-dir=true {url}#v1 /s\n"), &[]);
     assert_eq!(git(&out.join("s"), &["-c", "safe.directory=*", "rev-parse", "HEAD"]), first);
+    assert_eq!(git(&out.join("s"), &["-c", "safe.directory=*", "describe"]), "v1");
     assert_eq!(git(&out.join("s"), &["-c", "safe.directory=*", "status", "--porcelain"]), "");
+
+    let out = files(&place, &format!("FROM scratch\nADD --keep-git-dir=true {url}#main /s\n"), &[]);
+    assert_eq!(git(&out.join("s"), &["-c", "safe.directory=*", "rev-parse", "main"]), second);
 
     // The same commit is the same layer, and a commit that is known needs no network.
     web.seen();

@@ -75,8 +75,12 @@ async fn fetch_shown(inner: &Inner, source: &GitSource, shown: &str) -> Result<F
         .parse()
         .map_err(|_| git.error("has a commit without a time"))?;
     let name = Digest::sha256(format!(
-        "{}\0{}\0{:?}\0{}\0{}",
-        source.remote, found.commit, source.subdir, source.keep_git_dir, source.submodules
+        "{}\0{}\0{:?}\0{:?}\0{}",
+        source.remote,
+        found.commit,
+        source.subdir,
+        source.keep_git_dir.then_some((&found.name, &found.object)),
+        source.submodules
     ));
     let checkouts = inner.root.join("checkouts");
     make_folder(&checkouts)?;
@@ -99,6 +103,8 @@ struct Found {
     commit: String,
     /// The full name, where the server has one.
     name: Option<String>,
+    /// What the name stands for: the commit, or a tag that says more about it.
+    object: String,
 }
 
 impl Git {
@@ -107,13 +113,13 @@ impl Git {
         if let (Some(checksum), true) = (&source.checksum, source.fetch_by_commit)
             && is_commit(checksum)
         {
-            return Ok(Found { commit: checksum.clone(), name: None });
+            return Ok(Found { commit: checksum.clone(), name: None, object: checksum.clone() });
         }
         let wanted = source.reference.as_deref().unwrap_or("HEAD");
         if is_commit(wanted) {
             let commit = wanted.to_ascii_lowercase();
             self.check(source, &[&commit])?;
-            return Ok(Found { commit, name: None });
+            return Ok(Found { object: commit.clone(), commit, name: None });
         }
         let short = wanted.strip_prefix("refs/").unwrap_or(wanted);
         // A branch wins over a tag, as in `git checkout`; an annotated tag is followed to its commit.
@@ -137,7 +143,9 @@ impl Git {
         // The object of an annotated tag is as good a checksum as its commit.
         let objects: Vec<&str> = std::iter::once(commit).chain(listed(name)).collect();
         self.check(source, &objects)?;
-        Ok(Found { commit: commit.to_owned(), name: Some(name.to_owned()) })
+        // A tag itself is needed only where it can be seen.
+        let object = listed(name).filter(|_| source.keep_git_dir).unwrap_or(commit).to_owned();
+        Ok(Found { commit: commit.to_owned(), name: Some(name.to_owned()), object })
     }
 
     async fn unknown(&self, wanted: &str) -> Error {
@@ -173,21 +181,21 @@ impl Git {
 
     /// Brings the commit into the repository.
     async fn get(&self, found: &Found) -> Result<()> {
-        if self.has(&found.commit).await {
+        if self.has(&found.object).await {
             return Ok(());
         }
         let fetch = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--force"];
         let remote = self.remote.as_str();
         let what = found.name.as_deref().unwrap_or(&found.commit);
         let shallow = self.run(&[&fetch[..], &["--depth=1", "--", remote, what]].concat()).await;
-        if shallow.is_ok() && self.has(&found.commit).await {
+        if shallow.is_ok() && self.has(&found.object).await {
             return Ok(());
         }
         // Servers may refuse single commits and shallow copies, and the reference may have moved in the meantime.
         let all = ["--", remote, "+refs/heads/*:refs/fetched/heads/*", "+refs/tags/*:refs/fetched/tags/*"];
         let deep: &[&str] = if self.repository.join("shallow").is_file() { &["--unshallow"] } else { &[] };
         self.run(&[&fetch[..], deep, &all].concat()).await?;
-        if self.has(&found.commit).await {
+        if self.has(&found.object).await {
             return Ok(());
         }
         let message = format!("{} has no commit {}", self.shown, found.commit);
@@ -206,7 +214,7 @@ impl Git {
         let words = |line: &'static str| line.split(' ').map(OsStr::new).collect::<Vec<_>>();
         run("", &words("init --quiet .")).await?;
         // A local copy of this one commit; nothing else of the repository is shared.
-        self.run(&["update-ref", "refs/fetched/wanted", commit]).await?;
+        self.run(&["update-ref", "refs/fetched/wanted", &found.object]).await?;
         let mut fetch =
             words("fetch --quiet --no-tags --no-recurse-submodules --depth=1 --update-shallow --");
         let url = format!("file://{}", self.repository.display());
@@ -221,6 +229,11 @@ impl Git {
             run(PROTOCOLS, &update).await?;
         }
         if keeps {
+            let is_reference =
+                |name: &&String| name.starts_with("refs/heads/") || name.starts_with("refs/tags/");
+            if let Some(name) = found.name.as_ref().filter(is_reference) {
+                run("", &["update-ref", name, &found.object].map(OsStr::new)).await?;
+            }
             for folder in git_folders(to)? {
                 remove_traces(&folder)?;
                 let mut read = self.command(&folder, "");
