@@ -42,6 +42,9 @@ pub(super) struct SparseRecords {
 impl SparseRecords {
     /// Takes a record, named without its `GNU.sparse.`.
     pub(super) fn take(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        if self.map.len() + value.len() > MAX_MAP {
+            return Err(damaged("it is too long"));
+        }
         let field = match key {
             b"major" => &mut self.major,
             b"minor" => &mut self.minor,

@@ -269,6 +269,8 @@ fn maps_of_holes_that_lie_are_refused() {
         assert_eq!(e.kind(), ErrorKind::Invalid, "{size} {blocks} {numbers}: {e}");
         assert!(e.to_string().contains("the map of the holes of a file is damaged"), "{e}");
     }
+    let long = "0,0,".repeat(300_000);
+    assert!(map("20", "600001", &format!("{long}0,5")).unwrap_err().to_string().contains("too long"));
     // Nobody wants to wait for that many zeros.
     assert_eq!(map("9223372036854775807", "1", "0,5").unwrap_err().kind(), ErrorKind::TooLarge);
     let first = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "20")];
