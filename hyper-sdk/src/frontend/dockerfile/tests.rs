@@ -1,5 +1,7 @@
 //! Lowering, against images that exist only here.
 
+mod windows;
+
 use super::{check, lower};
 use crate::frontend::{FrontendOptions, Lowered, Resolved, Resolver};
 use crate::graph::{FileAction, MountKind, Op, Source};
@@ -530,62 +532,6 @@ async fn a_fault_hides_neither_faults_nor_findings_elsewhere() {
     let checked = check("Dockerfile", text, &FrontendOptions::default(), &Images).await.unwrap();
     assert_eq!((checked.diagnostics.len(), checked.unresolved.len()), (1, 0), "{:?}", checked.diagnostics);
     assert!(checked.findings.is_empty(), "{:?}", checked.findings);
-}
-
-#[tokio::test]
-async fn an_image_for_windows_can_be_described_and_its_files_are_out_of_reach() {
-    let l = lowered("# escape=`\nFROM nano\nENV A=C:\\x\\\nCMD dir\nENTRYPOINT run\nVOLUME C:\\data\n").await;
-    let config = &l.config.config;
-    assert_eq!(config.env, ["A=C:\\x\\"], "there is no PATH of ours");
-    assert_eq!(config.cmd.clone().unwrap(), ["cmd", "/S", "/C", "dir"]);
-    assert_eq!(config.entrypoint.clone().unwrap(), ["cmd", "/S", "/C", "run"]);
-    assert_eq!(
-        root(&l),
-        &Op::Source(Source::Image {
-            reference: format!("nano {}", Platform::host()),
-            manifest: Digest::sha256("nano")
-        })
-    );
-    let text = "FROM nano AS n\nRUN dir\nWORKDIR C:\\\\x\nADD a b\nFROM base\nCOPY --from=n /a /a\nCOPY --from=nano /a /a\n";
-    let e = try_lower(text, FrontendOptions { target: Some("n".into()), ..FrontendOptions::default() })
-        .await
-        .unwrap_err();
-    assert_eq!(e.kind(), ErrorKind::Unsupported);
-    for part in ["3 errors", "RUN cannot be done in an image for Windows", "Dockerfile:3:1", "ADD cannot"] {
-        assert!(e.to_string().contains(part), "{part}: {e}");
-    }
-    let text = "FROM nano AS n\nFROM base\nCOPY --from=n /a /a\nCOPY --from=nano /a /a\n";
-    let e = try_lower(text, FrontendOptions::default()).await.unwrap_err().to_string();
-    assert!(
-        e.contains("2 errors") && e.contains("`n` is an image for Windows") && e.contains("`nano` is"),
-        "{e}"
-    );
-}
-
-#[tokio::test]
-async fn an_image_for_windows_from_scratch_takes_files_under_paths_of_windows() {
-    let options =
-        || FrontendOptions { platform: Some("windows/amd64".parse().unwrap()), ..FrontendOptions::default() };
-    let text = "# escape=`\nFROM scratch AS s\nWORKDIR C:\\w\nCOPY a\\b x\\\nCOPY c \\z\nCMD run\nFROM scratch\nCOPY --from=s z /\n";
-    let l = try_lower(text, FrontendOptions { target: Some("s".into()), ..options() }).await.unwrap();
-    assert_eq!((l.config.config.working_dir.as_str(), l.config.os.as_str()), ("\\w", "windows"));
-    assert_eq!(l.config.config.cmd.clone().unwrap(), ["cmd", "/S", "/C", "run"]);
-    assert_eq!(l.history[0].created_by, "WORKDIR /w");
-    let copies = l.graph.vertices().iter().filter_map(|v| match &v.op {
-        Op::File(file) => match &file.actions[0] {
-            FileAction::Copy(copy) => Some((copy.sources[0].clone(), copy.destination.clone())),
-            _ => None,
-        },
-        _ => None,
-    });
-    let copies: Vec<(String, String)> = copies.collect();
-    let expected = [("a/b", "/w/x/"), ("c", "/z")].map(|(from, to)| (from.to_owned(), to.to_owned()));
-    assert_eq!(copies, expected);
-    assert_eq!(try_lower(text, options()).await.unwrap().config.config.working_dir, "\\");
-    for fault in ["WORKDIR D:/x", "COPY a D:/x", "RUN dir"] {
-        let e = try_lower(&format!("FROM scratch\n{fault}\n"), options()).await.unwrap_err().to_string();
-        assert!(e.contains("Dockerfile:2:"), "{fault}: {e}");
-    }
 }
 
 #[tokio::test]
