@@ -28,6 +28,7 @@ use crate::layer::entry::escape;
 use crate::layer::{Entry, EntryKind, LayerPath};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::{Mode, OFlags};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
@@ -44,6 +45,8 @@ enum Compression {
 }
 
 const BLOCK: usize = 512;
+/// What the headers of one member may be long: names, links, PAX records and maps of holes.
+const MAX_HEADERS: u64 = 4 << 20;
 /// The last second that counts as a time: nanoseconds since 1970 fit into 63 bits up to here.
 const LAST_TIME: i64 = i64::MAX / 1_000_000_000;
 
@@ -185,9 +188,12 @@ impl Planner<'_> {
         let number = self.next_number();
         let mut names = 0;
         let mut spool: Option<SparseSpool> = None;
-        let mut archive = tar::Archive::new(BufReader::with_capacity(64 << 10, &*file));
+        let left = Cell::new(MAX_HEADERS);
+        let inner = BufReader::with_capacity(64 << 10, &*file);
+        let mut archive = tar::Archive::new(Bounded { inner, left: &left });
         for member in archive.entries_with_seek()? {
             let mut member = member.map_err(damaged)?;
+            left.set(MAX_HEADERS);
             let entry_type = member.header().entry_type();
             if entry_type == EntryType::XGlobalHeader {
                 continue;
@@ -231,11 +237,14 @@ impl Planner<'_> {
                         Some(open) => open,
                         None => spool.insert(SparseSpool::new(self.spool()?)),
                     };
+                    // Here the data itself is read, and not only what is before it.
+                    left.set(u64::MAX);
                     let unpacked = if sparse.is_sparse() {
                         spool.member(&sparse, &mut member, size)
                     } else {
                         spool.whole(&mut member, size)
                     };
+                    left.set(MAX_HEADERS);
                     let (offset, size) = unpacked.context("member", escape(&name))?;
                     content = Content::Range { file: spool.file.clone(), offset, size };
                     EntryKind::File { size, digest: None }
@@ -352,6 +361,31 @@ impl Planner<'_> {
         let parent = self.resolve(top, parent.as_bytes())?;
         self.ensure_directory(&parent, 0o755, Some(Owner::default()))?;
         Ok(Some(parent.join(clean.file_name())?))
+    }
+}
+
+/// Gives out no more than is left: the reader of headers takes each into memory, however long it says that it is.
+struct Bounded<'a, R> {
+    inner: R,
+    left: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let most = buffer.len().min(usize::try_from(self.left.get()).unwrap_or(usize::MAX));
+        if most == 0 && !buffer.is_empty() {
+            let limit = MAX_HEADERS >> 20;
+            return Err(std::io::Error::other(format!("the headers of a member are above {limit} MiB")));
+        }
+        let count = self.inner.read(&mut buffer[..most])?;
+        self.left.set(self.left.get() - count as u64);
+        Ok(count)
+    }
+}
+
+impl<R: Seek> Seek for Bounded<'_, R> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.inner.seek(to)
     }
 }
 

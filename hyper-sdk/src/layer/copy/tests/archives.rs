@@ -165,6 +165,34 @@ fn hostile_archives_are_refused() {
     }
 }
 
+#[test]
+fn headers_that_never_end_are_refused() {
+    use tar::EntryType::{GNULongName, Regular, XHeader};
+    for (kind, size) in [(XHeader, 64 << 20), (GNULongName, 64 << 20), (XHeader, 1 << 40)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_cksum();
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.resize(16 << 20, b'1');
+        let e = unpack("", &bytes, "/").unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Invalid);
+        assert!(format!("{e:?}").contains("above 4 MiB"), "{e:?}");
+    }
+    // What is long in sum is not, as long as each member is short.
+    let long: Vec<_> = (0..12).map(|i| ("x".repeat(400 << 10), i.to_string())).collect();
+    let many: Vec<u8> = long
+        .iter()
+        .flat_map(|(value, name)| {
+            let mut member = with_records(&[("comment", value)], name, Regular, b"x");
+            // Without the two blocks at the end of an archive.
+            member.truncate(member.len() - 1024);
+            member
+        })
+        .collect();
+    assert_eq!(unpack("", &many, "/").unwrap().entries().len(), 12);
+}
+
 /// A member as it is in the archive, behind a header with PAX records.
 fn with_records(records: &[(&str, &str)], name: &str, kind: tar::EntryType, data: &[u8]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
