@@ -58,15 +58,27 @@ impl OutputSpec {
     }
 
     /// Says why the destination cannot be written, before there is something to write.
-    pub(crate) fn check_place(&self) -> Result<(), String> {
+    /// `made` are the folders that other outputs make.
+    pub(crate) fn check_place(&self, made: &[PathBuf]) -> Result<(), String> {
         match &self.output {
             Output::Oci(to) | Output::Docker(to) | Output::Tar(to) => match to {
-                Destination::File(path) => check_file(path),
+                Destination::File(path) => check_replaced_file(path, made),
                 Destination::Folder(path) => check_folder(path),
                 Destination::Stdout(_) => Ok(()),
             },
             Output::Local(path) => check_folder(path),
             Output::Image { .. } | Output::CacheOnly => Ok(()),
+        }
+    }
+
+    /// The folder that it makes.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        match &self.output {
+            Output::Local(path)
+            | Output::Oci(Destination::Folder(path))
+            | Output::Docker(Destination::Folder(path))
+            | Output::Tar(Destination::Folder(path)) => Some(path),
+            _ => None,
         }
     }
 
@@ -97,19 +109,34 @@ impl OutputSpec {
     }
 }
 
-/// Says why a file cannot be written.
-pub(crate) fn check_file(path: &Path) -> Result<(), String> {
-    match std::fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => Err(format!("{} is a folder: name a file", path.display())),
-        // A pipe or a device is written straight, whatever it is in.
-        Ok(meta) if !meta.is_file() => Ok(()),
-        _ => {
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            if !folder.is_dir() {
-                return Err(format!("there is no folder {}", folder.display()));
-            }
-            check_access(folder)
+/// Says why a file cannot be written that is replaced when it is there.
+fn check_replaced_file(path: &Path, made: &[PathBuf]) -> Result<(), String> {
+    // Open files are under these, too, and they are written as they stand.
+    let is_open = ["/dev", "/proc"].iter().any(|place| path.starts_with(place));
+    match path.canonicalize() {
+        Ok(found) if found.is_file() && !is_open => {
+            check_access(found.parent().unwrap_or(Path::new("/")), Access::WRITE_OK | Access::EXEC_OK)
         }
+        _ => check_file(path, made),
+    }
+}
+
+/// Says why a file cannot be written, as it stands or as a new one.
+pub(crate) fn check_file(path: &Path, made: &[PathBuf]) -> Result<(), String> {
+    let is_named_as_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if is_named_as_folder || path.is_dir() {
+        return Err(format!("{} is a folder: name a file", path.display()));
+    }
+    if path.exists() {
+        return check_access(path, Access::WRITE_OK);
+    }
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() {
+        check_access(folder, Access::WRITE_OK | Access::EXEC_OK)
+    } else if made.iter().any(|made| folder == made) {
+        Ok(())
+    } else {
+        Err(format!("there is no folder {}", folder.display()))
     }
 }
 
@@ -120,12 +147,12 @@ fn check_folder(path: &Path) -> Result<(), String> {
     if !there.is_dir() {
         return Err(format!("{} is no folder", there.display()));
     }
-    check_access(there)
+    check_access(there, Access::WRITE_OK | Access::EXEC_OK)
 }
 
-fn check_access(folder: &Path) -> Result<(), String> {
-    accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
-        .map_err(|e| format!("{} cannot be written to: {}", folder.display(), std::io::Error::from(e)))
+fn check_access(path: &Path, access: Access) -> Result<(), String> {
+    accessat(CWD, path, access, AtFlags::EACCESS)
+        .map_err(|e| format!("{} cannot be written to: {}", path.display(), std::io::Error::from(e)))
 }
 
 enum Refusal {
@@ -219,7 +246,7 @@ impl Given {
         };
         let file = || {
             destination("FILE").map(|d| match d.as_str() {
-                "-" => Destination::Stdout(STDOUT.into()),
+                "-" | STDOUT => Destination::Stdout(STDOUT.into()),
                 _ => Destination::File(PathBuf::from(d)),
             })
         };
@@ -286,7 +313,7 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         let check = |kind: &str, path: &Path| {
-            OutputSpec::parse(&format!("{kind}={}", path.display())).unwrap().check_place()
+            OutputSpec::parse(&format!("{kind}={}", path.display())).unwrap().check_place(&[])
         };
         for kind in ["type=oci,dest", "type=docker,dest", "type=tar,dest"] {
             assert_eq!(check(kind, &folder.path().join("new")), Ok(()));
@@ -302,6 +329,10 @@ mod tests {
             assert!(check(kind, &file.join("x")).unwrap_err().contains("is no folder"), "{kind}");
         }
         assert_eq!(check("type=tar,dest", Path::new("/dev/null")), Ok(()));
+        assert!(check("type=tar,dest", &folder.path().join("new/")).unwrap_err().contains("is a folder"));
+        let made = [folder.path().join("made")];
+        assert_eq!(check_file(&made[0].join("x"), &made), Ok(()));
+        assert!(check_file(&folder.path().join("other/x"), &made).is_err());
         assert_eq!(check("type=local,dest", Path::new("relative/folder")), Ok(()));
     }
 

@@ -300,3 +300,25 @@ fn many_builds_start_and_die_beside_each_other() {
         }
     }
 }
+
+#[test]
+fn standard_output_that_is_a_file_is_written_where_it_stands() {
+    let place = Place::new();
+    place.write("context/a", "one");
+    let dockerfile = "FROM scratch\nCOPY a /a\n";
+    let device = std::fs::symlink_metadata("/dev/stdout").unwrap();
+    let log = place.write("log", "before\n");
+    for (flag, name) in [("-", "a"), ("type=tar,dest=-", "a"), ("type=oci,dest=/dev/stdout", "oci-layout")] {
+        let before = std::fs::read(&log).unwrap();
+        let file = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
+        let output = place.build(dockerfile, &["-o", flag]).stdout(file).output().unwrap();
+        assert!(output.status.success(), "{}", told(&output));
+        let after = std::fs::read(&log).unwrap();
+        assert!(after.starts_with(&before), "what was there before stays");
+        let name = name.as_bytes();
+        assert!(after[before.len()..].windows(name.len()).any(|w| w == name), "{flag}");
+        assert_eq!((after.len() - before.len()) % 512, 0, "{flag}: an archive and nothing else");
+    }
+    let now = std::fs::symlink_metadata("/dev/stdout").unwrap();
+    assert_eq!((now.file_type(), now.len()), (device.file_type(), device.len()), "nothing took its place");
+}

@@ -258,12 +258,14 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
 /// Refuses places that the result cannot be written to, before there is a result.
 fn check_places(args: &BuildArgs) -> Result<(), Failure> {
     let usage = |flag: &str, value: &str, why: String| Failure::usage(format!("--{flag} `{value}`: {why}"));
-    for value in &args.outputs {
-        OutputSpec::parse(value)?.check_place().map_err(|why| usage("output", value, why))?;
+    let outputs = args.outputs.iter().map(|o| OutputSpec::parse(o)).collect::<Result<Vec<_>, _>>()?;
+    let made: Vec<_> = outputs.iter().filter_map(|output| output.folder().map(Path::to_owned)).collect();
+    for (output, value) in outputs.iter().zip(&args.outputs) {
+        output.check_place(&made).map_err(|why| usage("output", value, why))?;
     }
     for (flag, path) in [("iidfile", &args.iidfile), ("metadata-file", &args.metadata_file)] {
         if let Some(path) = path {
-            check_file(path).map_err(|why| usage(flag, &path.to_string_lossy(), why))?;
+            check_file(path, &made).map_err(|why| usage(flag, &path.to_string_lossy(), why))?;
         }
     }
     Ok(())

@@ -6,6 +6,7 @@
 //! ```
 
 use super::BuiltImage;
+use super::whole_file::whole_file;
 use crate::oci::{Annotations, Descriptor, ImageIndex};
 use crate::reference::Reference;
 use crate::solve::blocking;
@@ -15,7 +16,6 @@ use futures::StreamExt;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use tokio::sync::mpsc;
 
@@ -209,27 +209,4 @@ fn write_part(target: &Path, part: Part) -> Result<()> {
             io::copy(&mut Exact { inner: &mut blocks, left: size }, &mut file).map(|_| ())
         }
     })
-}
-
-/// Writes a file beside its destination and renames it when it is whole. A destination that exists and is no regular
-/// file (a pipe, a terminal) is written straight.
-pub(super) fn whole_file(
-    destination: &Path,
-    write: impl FnOnce(std::fs::File) -> io::Result<()>,
-) -> Result<()> {
-    let at =
-        |e: io::Error| Error::from(e).with_context("path", destination.display()).with_op("write the output");
-    if std::fs::metadata(destination).is_ok_and(|m| !m.is_file()) {
-        let file = std::fs::OpenOptions::new().write(true).open(destination).map_err(at)?;
-        return write(file).map_err(at);
-    }
-    let folder = destination.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let staged = tempfile::Builder::new()
-        .suffix(".partial")
-        // Less what the mask of the user takes away.
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder)
-        .map_err(at)?;
-    staged.reopen().and_then(write).map_err(at)?;
-    staged.persist(destination).map(drop).map_err(|e| at(e.error))
 }

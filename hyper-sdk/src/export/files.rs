@@ -1,6 +1,6 @@
 //! The root file system as a tar or as files.
 
-use super::archive::whole_file;
+use super::whole_file::whole_file;
 use crate::layer::{ApplyOptions, ApplyStyle, DevicePolicy, OwnerPolicy, apply};
 use crate::snapshot::TarStream;
 use crate::solve::blocking;

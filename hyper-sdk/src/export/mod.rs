@@ -7,6 +7,7 @@
 
 mod archive;
 mod files;
+mod whole_file;
 
 pub use archive::{ArchiveKind, write_archive};
 pub use files::{export_folder, export_tar};

@@ -121,6 +121,7 @@ impl Folders {
     fn clean(&self) -> Result<Vec<Removed>> {
         let _held = self.hold_numbers()?;
         let synced = self.synced();
+        self.remove_damaged_records()?;
         let mut named = BTreeSet::new();
         for (chain, record) in self.list()? {
             if record.boot == self.boot || record.id <= synced {
@@ -190,8 +191,19 @@ impl Folders {
     /// Younger layers wait for a later build: a process cannot end in the middle of a sync, so a short build would
     /// wait for everything that a long one has just written.
     fn sync_in_background(&self) -> Option<std::thread::JoinHandle<()>> {
-        let settled = self.list().ok()?.into_iter().filter(|(chain, _)| is_old(&self.record_path(chain)));
-        let last = settled.map(|(_, record)| record.id).max().filter(|last| *last > self.synced())?;
+        let _held = self.hold_numbers().ok()?;
+        let records = self.list().ok()?;
+        let settled = records.iter().filter(|(chain, _)| is_old(&self.record_path(chain)));
+        let last = settled.map(|(_, record)| record.id).max()?;
+        // A number is given when a layer is begun: one that is still made may have a lower one than those that are done.
+        let named = records.iter().map(|(_, record)| record.id).collect();
+        let layers = self.numbers("layers").ok()?;
+        let mut under_way = self.numbers("active").ok()?;
+        under_way.extend(layers.difference(&named));
+        let last = under_way.first().map_or(last, |first| last.min(first - 1));
+        if last <= self.synced() {
+            return None;
+        }
         let root = self.root.clone();
         Some(std::thread::spawn(move || {
             // A failure means that these layers are forgotten after a power cut, as if this had not run.
@@ -269,7 +281,7 @@ impl Folders {
         let _held = self.hold_numbers()?;
         let last = |of| Ok::<_, Error>(self.numbers(of)?.last().copied().unwrap_or(0));
         // In this order: a commit moves a folder from the first to the second.
-        let id = last("active")?.max(last("layers")?) + 1;
+        let id = last("active")?.max(last("layers")?).max(self.synced()) + 1;
         let folder = self.root.join("active").join(id.to_string());
         DirBuilder::new()
             .mode(0o755)
@@ -309,6 +321,21 @@ impl Folders {
             }
             Err(e) => Err(Error::io("cannot write the record of a snapshot", path, e)),
         }
+    }
+
+    /// Removes the records that a power cut has damaged: what they named is made again.
+    fn remove_damaged_records(&self) -> Result<()> {
+        let folder = self.root.join("chains");
+        let entries =
+            std::fs::read_dir(&folder).map_err(|e| Error::io("cannot read a folder", &folder, e))?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            // A record appears when it is whole, so one that is not is damaged.
+            if std::fs::read(&path).is_ok_and(|bytes| serde_json::from_slice::<Record>(&bytes).is_err()) {
+                std::fs::remove_file(&path)
+                    .map_err(|e| Error::io("cannot remove the record of a snapshot", path, e))?;
+            }
+        }
+        Ok(())
     }
 
     /// Every record.
@@ -523,6 +550,42 @@ mod tests {
         folders.sync_in_background().unwrap().join().unwrap();
         assert_eq!(folders.synced(), folders.record(&chain("a")).unwrap().unwrap().id);
         assert!(folders.sync_in_background().is_none());
+    }
+
+    #[test]
+    fn a_layer_that_is_still_made_is_not_on_the_disk_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let (folders, _) = Folders::open(folder.path()).unwrap();
+        let slow = folders.claim().unwrap();
+        let id = slow.id;
+        folders.commit(folders.claim().unwrap(), None, &chain("fast")).unwrap();
+        let an_hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+        let fast = File::options().write(true).open(folders.record_path(&chain("fast"))).unwrap();
+        fast.set_modified(an_hour_ago).unwrap();
+        if let Some(thread) = folders.sync_in_background() {
+            thread.join().unwrap();
+        }
+        assert!(folders.synced() < id);
+        folders.commit(slow, None, &chain("slow")).unwrap();
+        folders.sync_in_background().unwrap().join().unwrap();
+        assert_eq!(folders.synced(), id + 1);
+        // A number that was vouched for is never given again.
+        for name in ["fast", "slow"] {
+            folders.retire(folders.record(&chain(name)).unwrap().unwrap().id).unwrap();
+            folders.forget(&chain(name)).unwrap();
+        }
+        assert_eq!(folders.claim().unwrap().id, id + 2);
+    }
+
+    #[test]
+    fn a_damaged_record_is_forgotten_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let (folders, _) = Folders::open(folder.path()).unwrap();
+        folders.commit(folders.claim().unwrap(), None, &chain("a")).unwrap();
+        std::fs::write(folders.record_path(&chain("a")), "").unwrap();
+        let (folders, leftovers) = Folders::open(folder.path()).unwrap();
+        assert!(folders.record(&chain("a")).unwrap().is_none());
+        assert_eq!(leftovers.len(), 1);
     }
 
     #[test]

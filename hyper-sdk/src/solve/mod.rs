@@ -277,7 +277,9 @@ impl SolveContext {
     /// Whether the files of folders are still those that the keys were made of. What was read otherwise must not be
     /// found under them.
     async fn still_hold(&self, keys: &[Digest], vertex: &Vertex, base: &Chain, inputs: &[Value]) -> bool {
-        let uses_folders = inputs.iter().any(|input| matches!(input, Value::Folder(_)));
+        // What was fetched is in a folder of its own, and nobody else writes there.
+        let is_own = |root| self.folders.values().any(|folder| Arc::ptr_eq(folder, root));
+        let uses_folders = inputs.iter().any(|input| matches!(input, Value::Folder(root) if is_own(root)));
         !uses_folders || self.keys(vertex, base, inputs).await.is_ok_and(|now| now == keys)
     }
 

@@ -1,0 +1,114 @@
+//! Files of a result: whole or not there.
+
+use crate::{Error, Result};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// How many links of a destination are followed.
+const MAX_LINKS: usize = 40;
+
+/// Where a file is written.
+enum Place {
+    /// Into what is open already, or is no regular file: a pipe, a terminal.
+    Straight(std::fs::File),
+    /// Beside this path, which it then takes.
+    Staged(PathBuf),
+}
+
+/// Follows the links of a destination. A link into `/proc`, as `/dev/stdout` is one, leads to an open file, which is
+/// written where it stands and never replaced.
+fn find_place(destination: &Path) -> io::Result<Place> {
+    let mut path = destination.to_owned();
+    for _ in 0..MAX_LINKS {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder.canonicalize()?;
+        let Some(name) = path.file_name().map(ToOwned::to_owned) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it names no file"));
+        };
+        path = folder.join(&name);
+        if folder == Path::new("/proc/self/fd").canonicalize().unwrap_or_default() && name == "1" {
+            // Opened anew it would be written from its beginning, whatever is in it.
+            return Ok(Place::Straight(io::stdout().as_fd().try_clone_to_owned()?.into()));
+        }
+        match path.symlink_metadata() {
+            Ok(meta) if meta.is_symlink() && !path.starts_with("/proc") => {
+                path = folder.join(path.read_link()?)
+            }
+            Ok(meta) if meta.is_file() => return Ok(Place::Staged(path)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Place::Staged(path)),
+            Ok(_) => return std::fs::OpenOptions::new().write(true).open(&path).map(Place::Straight),
+            Err(e) => return Err(e),
+        }
+    }
+    Err(rustix::io::Errno::LOOP.into())
+}
+
+/// Writes a file beside its destination and renames it when it is whole. A destination that exists and is no regular
+/// file (a pipe, a terminal), or that is an open file, is written straight.
+pub(super) fn whole_file(
+    destination: &Path,
+    write: impl FnOnce(std::fs::File) -> io::Result<()>,
+) -> Result<()> {
+    let at =
+        |e: io::Error| Error::from(e).with_context("path", destination.display()).with_op("write the output");
+    let destination = match find_place(destination).map_err(at)? {
+        Place::Straight(file) => return write(file).map_err(at),
+        Place::Staged(path) => path,
+    };
+    let folder = destination.parent().unwrap_or(Path::new("/"));
+    let staged = tempfile::Builder::new()
+        .suffix(".partial")
+        // Less what the mask of the user takes away.
+        .permissions(std::fs::Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(at)?;
+    staged.reopen().and_then(write).map_err(at)?;
+    staged.persist(destination).map(drop).map_err(|e| at(e.error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn write(path: &Path, text: &str) -> Result<()> {
+        whole_file(path, |mut file| file.write_all(text.as_bytes()))
+    }
+
+    #[test]
+    fn links_stay_and_what_they_name_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("sub")).unwrap();
+        for (link, target) in [("sub/one", "../file"), ("two", "sub/one"), ("loop", "loop"), ("new", "made")]
+        {
+            std::os::unix::fs::symlink(target, at(link)).unwrap();
+        }
+        for (name, file) in [("file", "file"), ("sub/one", "file"), ("two", "file"), ("new", "made")] {
+            write(&at(name), name).unwrap();
+            assert_eq!(std::fs::read_to_string(at(file)).unwrap(), name);
+        }
+        assert!(["sub/one", "two", "new"].iter().all(|link| at(link).is_symlink()));
+        for bad in ["loop", "none/x", "..", "sub"] {
+            assert!(write(&at(bad), "").is_err(), "{bad}");
+        }
+        let failed = whole_file(&at("file"), |_| Err(io::Error::other("no")));
+        assert!(failed.is_err() && std::fs::read_to_string(at("file")).unwrap() == "two");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 6, "nothing is left of a failure");
+    }
+
+    #[test]
+    fn an_open_file_is_written_and_not_replaced() {
+        use std::os::fd::AsRawFd as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("open");
+        let open = std::fs::File::create(&path).unwrap();
+        let before = std::fs::metadata(&path).unwrap();
+        write(Path::new(&format!("/proc/self/fd/{}", open.as_raw_fd())), "text").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "text");
+        let same = std::os::unix::fs::MetadataExt::ino;
+        assert_eq!(same(&before), same(&std::fs::metadata(&path).unwrap()));
+    }
+}
