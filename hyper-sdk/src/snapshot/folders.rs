@@ -121,7 +121,6 @@ impl Folders {
     fn clean(&self) -> Result<Vec<Removed>> {
         let _held = self.hold_numbers()?;
         let synced = self.synced();
-        self.remove_damaged_records()?;
         let mut named = BTreeSet::new();
         for (chain, record) in self.list()? {
             if record.boot == self.boot || record.id <= synced {
@@ -323,22 +322,7 @@ impl Folders {
         }
     }
 
-    /// Removes the records that a power cut has damaged: what they named is made again.
-    fn remove_damaged_records(&self) -> Result<()> {
-        let folder = self.root.join("chains");
-        let entries =
-            std::fs::read_dir(&folder).map_err(|e| Error::io("cannot read a folder", &folder, e))?;
-        for path in entries.flatten().map(|entry| entry.path()) {
-            // A record appears when it is whole, so one that is not is damaged.
-            if std::fs::read(&path).is_ok_and(|bytes| serde_json::from_slice::<Record>(&bytes).is_err()) {
-                std::fs::remove_file(&path)
-                    .map_err(|e| Error::io("cannot remove the record of a snapshot", path, e))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Every record.
+    /// Every record. One that a power cut has damaged is removed: what it named is made again.
     pub(super) fn list(&self) -> Result<Vec<(Digest, Record)>> {
         let folder = self.root.join("chains");
         let entries =
@@ -350,10 +334,11 @@ impl Folders {
             else {
                 continue;
             };
-            if let Ok(bytes) = std::fs::read(entry.path())
-                && let Ok(record) = serde_json::from_slice(&bytes)
-            {
-                list.push((chain, record));
+            let Ok(bytes) = std::fs::read(entry.path()) else { continue };
+            match serde_json::from_slice(&bytes) {
+                Ok(record) => list.push((chain, record)),
+                // A record appears when it is whole, so this one is damaged.
+                Err(_) => self.forget(&chain)?,
             }
         }
         Ok(list)
