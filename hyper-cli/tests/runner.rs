@@ -19,6 +19,7 @@ mod mounts;
 mod program;
 mod remote;
 mod rootless;
+mod state;
 mod support;
 mod web;
 

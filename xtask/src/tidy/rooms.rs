@@ -1,7 +1,7 @@
 //! The direction of imports within hyper-sdk.
 //!
 //! ```text
-//!   0  error digest reference oci media_type mode platform clock progress
+//!   0  error digest reference oci media_type mode platform clock progress private_folder
 //!   1  dockerfile graph layer store
 //!   2  lint client cache source snapshot exec
 //!   3  frontend solve export
@@ -15,7 +15,19 @@
 use std::path::{Path, PathBuf};
 
 const LEVELS: &[&[&str]] = &[
-    &["error", "digest", "reference", "oci", "media_type", "mode", "escape", "platform", "clock", "progress"],
+    &[
+        "error",
+        "digest",
+        "reference",
+        "oci",
+        "media_type",
+        "mode",
+        "escape",
+        "platform",
+        "clock",
+        "progress",
+        "private_folder",
+    ],
     &["dockerfile", "graph", "layer", "store"],
     &["lint", "client", "cache", "source", "snapshot", "exec"],
     &["frontend", "solve", "export"],

@@ -27,6 +27,7 @@ use crate::progress::Progress;
 use crate::{Error, Result, ResultExt as _};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{Mutex, OnceCell};
@@ -154,7 +155,7 @@ impl Inner {
 
 /// Makes a folder of this room.
 fn make_folder(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).at("cannot make the folder", path)
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("cannot make the folder", path)
 }
 
 /// Gives a complete folder its final name. Another process may have been faster: its folder holds the same.
