@@ -186,6 +186,7 @@ impl LocalBuilder {
         let options = RemoteOptions {
             secrets: request.secrets.clone(),
             proxy: self.options.proxy.clone(),
+            idle_timeout: None,
             ssh_agent: request.ssh.get("default").cloned(),
             progress: progress.clone(),
         };
