@@ -12,6 +12,8 @@
 mod build;
 mod check;
 mod debian;
+mod exclude;
+
 mod interop;
 mod language;
 mod mount_options;
@@ -19,7 +21,6 @@ mod mounts;
 mod program;
 mod remote;
 mod rootless;
-mod state;
 mod support;
 mod web;
 

@@ -53,6 +53,11 @@ impl SolveContext {
             return Ok(vec![hasher.finish()]);
         }
         hasher.update_field(op);
+        let excludes = |a: &FileAction| matches!(a, FileAction::Copy(copy) if !copy.exclude.is_empty());
+        if file.actions.iter().any(excludes) {
+            // Records of before this rule hold what is left out now.
+            hasher.update_field("exclude-sources");
+        }
         if file.link {
             // The base is in the key only through what its names mean.
             for owner in file.actions.iter().filter_map(owner_of) {

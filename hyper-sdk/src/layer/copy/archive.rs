@@ -15,9 +15,13 @@
 //! - A member replaces what is at its path, of whatever kind, but a directory merges with a directory. Links in the
 //!   parents of a member are followed with the destination as the root.
 //!
+//! - A member that `--exclude` matches, by its path in the archive, is left out; a hard link to it is a file then.
+//!
 //! Names with `..` are refused, not clamped: an archive that has them is hostile or broken.
 
+use super::CopySpec;
 use super::facts::CAPABILITY;
+use super::pattern::{ParentMatch, PatternList};
 use super::plan::Content;
 use super::planner::{LinkGroup, Pending, Planner};
 use super::refuse::check_name;
@@ -141,8 +145,7 @@ impl Planner<'_> {
         root: &Arc<SourceRoot>,
         path: &[u8],
         metadata: &Metadata,
-        destination: &str,
-        owner: Option<Owner>,
+        spec: &CopySpec,
     ) -> Result<bool> {
         if metadata.size < 9 {
             return Ok(false);
@@ -157,9 +160,9 @@ impl Planner<'_> {
             file = plain;
             file.seek(SeekFrom::Start(0))?;
         }
-        let top = self.resolve(&LayerPath::root(), destination.as_bytes())?;
-        self.ensure_directory(&top, 0o755, owner)?;
-        self.members(file, &top, owner).context("archive", escape(path))?;
+        let top = self.resolve(&LayerPath::root(), spec.destination.as_bytes())?;
+        self.ensure_directory(&top, 0o755, spec.chown)?;
+        self.members(file, &top, spec).context("archive", escape(path))?;
         Ok(true)
     }
 
@@ -182,8 +185,10 @@ impl Planner<'_> {
         Ok(file)
     }
 
-    fn members(&mut self, file: File, top: &LayerPath, owner: Option<Owner>) -> Result<()> {
+    fn members(&mut self, file: File, top: &LayerPath, spec: &CopySpec) -> Result<()> {
         let file = Arc::new(file);
+        // Members that `--exclude` leaves out, by their paths in the archive: a later link may still name one.
+        let mut left_out: HashMap<LayerPath, Pending> = HashMap::new();
         let mut link_owners: HashMap<LinkGroup, Entry> = HashMap::new();
         let number = self.next_number();
         let mut names = 0;
@@ -201,9 +206,13 @@ impl Planner<'_> {
             let name = member.path_bytes().into_owned();
             let mut sparse = SparseRecords::default();
             let (mut entry, capability) =
-                member_entry(&mut member, &mut sparse, owner).context("member", escape(&name))?;
+                member_entry(&mut member, &mut sparse, spec.chown).context("member", escape(&name))?;
             let name = sparse.name().map_or(name, <[u8]>::to_vec);
-            let path = self.member_path(top, &name)?;
+            let excluded = excluded_member(&spec.exclude, &name);
+            let path = match &excluded {
+                Some(path) => Some(path.clone()),
+                None => self.member_path(top, &name)?,
+            };
             let Some(path) = path else {
                 if name.starts_with(b"/") {
                     self.top_entry(top, entry, entry_type).context("member", escape(&name))?;
@@ -259,10 +268,15 @@ impl Planner<'_> {
                     EntryKind::Symlink { target: link }
                 }
                 EntryType::Link => {
-                    let target = self.member_path(top, &link)?.unwrap_or_default();
                     names += 1;
-                    let Some(first) = self.pending.get_mut(&target).filter(|p| !p.entry.is_directory())
-                    else {
+                    let first = match excluded_member(&spec.exclude, &link) {
+                        Some(target) => left_out.get_mut(&target),
+                        None => {
+                            let target = self.member_path(top, &link)?.unwrap_or_default();
+                            self.pending.get_mut(&target)
+                        }
+                    };
+                    let Some(first) = first.filter(|p| !p.entry.is_directory()) else {
                         return Err(Error::unsupported(format!(
                             "the hard link `{}` names `{}`, which is no earlier member of the archive",
                             escape(&name),
@@ -295,6 +309,12 @@ impl Planner<'_> {
             };
             if let (Some(value), EntryKind::File { .. }) = (capability, &entry.kind) {
                 entry.xattrs.insert(CAPABILITY.as_bytes().to_vec(), value);
+            }
+            if excluded.is_some() {
+                let mut pending = Pending::new(entry, content);
+                pending.links = links;
+                left_out.insert(path, pending);
+                continue;
             }
             let existing = self.kind(&path);
             if existing.is_some() && !(entry.is_directory() && existing == Some(EntryKind::Directory)) {
@@ -362,6 +382,17 @@ impl Planner<'_> {
         self.ensure_directory(&parent, 0o755, Some(Owner::default()))?;
         Ok(Some(parent.join(clean.file_name())?))
     }
+}
+
+/// The path of a member that is left out; `None` for one that is kept.
+fn excluded_member(exclude: &PatternList, name: &[u8]) -> Option<LayerPath> {
+    if exclude.is_empty() {
+        return None;
+    }
+    // A name that cannot be one is refused where the member is placed.
+    let path = LayerPath::from_archive(name).ok()?;
+    let (excluded, _) = exclude.matches(path.as_bytes(), &ParentMatch::default());
+    (excluded && !path.is_root()).then_some(path)
 }
 
 /// Gives out no more than is left: the reader of headers takes each into memory, however long it says that it is.

@@ -18,10 +18,13 @@
 //!   a link or a file, nor a file a directory, except when an archive is unpacked, which replaces what it finds.
 //! - A source without wildcards must exist, and so must the folder before the first wildcard. A wildcard may match
 //!   nothing.
+//! - `--exclude` also leaves out what a source names: a file, or what a wildcard finds, as the reference says (BuildKit
+//!   copies these), and members of archives. When nothing is left, nothing is made.
 //! - Several names of one file within one match stay hard links. Sockets become empty files. Devices and pipes stay.
 //! - Of extended attributes only `security.capability` reaches a layer. Files of a build context belong to root.
 
 mod archive;
+mod destination;
 mod facts;
 pub mod pattern;
 mod plan;
@@ -40,10 +43,12 @@ mod tests;
 mod times;
 mod wildcard;
 
+pub use destination::{Destination, EmptyDestination};
 pub use facts::{CAPABILITY, FileFacts, FileHasher, ReadingHasher};
+use pattern::ParentMatch;
 pub use pattern::PatternList;
 pub use plan::{Content, Plan, PlannedEntry, content_digest};
-pub use planner::{Destination, EmptyDestination, Planner};
+pub use planner::Planner;
 pub use request::{CopyRequest, CopyStep};
 pub use source::{FilterDecision, Metadata, PathFilter, SourceKind, SourceRoot};
 pub use stat_cache::StatCache;
@@ -66,7 +71,9 @@ pub struct CopySpec {
     pub chown: Option<Owner>,
     /// The change of the modes of everything that is made, except links.
     pub chmod: Option<ModeChange>,
-    /// What is left out, relative to each matched directory. What a source names or matches itself is never left out.
+    /// What is left out, relative to each directory that is copied and to the top of each archive that is unpacked. A
+    /// file, and whatever a wildcard finds, is left out itself when its name or its path from the root of the source
+    /// matches; a directory that is named copies its contents, and is not.
     pub exclude: PatternList,
     /// Keeps the parents of the sources, from the root or from behind the pivot `/./`.
     pub parents: bool,
@@ -96,6 +103,20 @@ impl CopySpec {
             wildcards: true,
             directory_contents: true,
             ..Self::default()
+        }
+    }
+
+    /// What `exclude` says to what is in a source, by its name as written or found by a `wildcard`; `None` when the
+    /// source itself is left out, with all that is in it.
+    fn excluded_source(&self, name: &[u8], metadata: &Metadata, wildcard: bool) -> Option<ParentMatch> {
+        if self.exclude.is_empty() || (metadata.is_directory() && !wildcard) {
+            return Some(ParentMatch::default());
+        }
+        match self.exclude.matches_source(name) {
+            (false, _) => Some(ParentMatch::default()),
+            // An exception may take back what is in it.
+            (true, below) if metadata.is_directory() && self.exclude.has_exceptions() => Some(below),
+            (true, _) => None,
         }
     }
 }

@@ -298,24 +298,31 @@ impl PatternList {
     /// Whether a path, whose parent had the result `parent`, matches; and the result for what is in it.
     pub fn matches(&self, path: &[u8], parent: &ParentMatch) -> (bool, ParentMatch) {
         let text = characters(path);
+        self.decide(parent, |tokens| {
+            let above = || (0..text.len()).filter(|&at| text[at] == SLASH);
+            run(tokens, &text) || (parent.0.is_none() && above().any(|at| run(tokens, &text[..at])))
+        })
+    }
+
+    /// Whether what a source names or finds is itself matched, and the result for what is in it: a pattern is tried
+    /// against its name, and against its path from the root of the source.
+    pub fn matches_source(&self, path: &[u8]) -> (bool, ParentMatch) {
+        let name = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
+        let (path, name) = (characters(path), characters(name));
+        self.decide(&ParentMatch::default(), |tokens| run(tokens, &name) || run(tokens, &path))
+    }
+
+    fn decide(&self, parent: &ParentMatch, hits: impl Fn(&[Token]) -> bool) -> (bool, ParentMatch) {
         let mut matched = false;
         let mut results = vec![false; self.lines.len()];
         for (i, line) in self.lines.iter().enumerate() {
-            let mut hit = parent.0.as_ref().is_some_and(|p| p[i]);
-            if !hit {
-                // An including line has nothing to add to a match, an exception nothing to take back from none.
-                if line.negated != matched {
-                    continue;
-                }
-                hit = run(&line.tokens, &text);
-                if !hit && parent.0.is_none() {
-                    hit = (0..text.len()).any(|at| text[at] == SLASH && run(&line.tokens, &text[..at]));
-                }
+            // An including line has nothing to add to a match, an exception nothing to take back from none.
+            let inherited = parent.0.as_ref().is_some_and(|p| p[i]);
+            if !inherited && (line.negated != matched || !hits(&line.tokens)) {
+                continue;
             }
-            results[i] = hit;
-            if hit {
-                matched = !line.negated;
-            }
+            results[i] = true;
+            matched = !line.negated;
         }
         (matched, ParentMatch(Some(results)))
     }
@@ -454,6 +461,26 @@ mod tests {
         }
         assert!(PatternList::new(["!"]).is_err());
         assert!(PatternList::new(["["]).is_err());
+    }
+
+    #[test]
+    fn a_source_is_matched_by_its_name_or_its_path() {
+        for (patterns, path, expected) in [
+            (&["*.txt"][..], "home.txt", true),
+            (&["*.txt"], "dir/home.txt", true),
+            (&["dir/*.txt"], "dir/home.txt", true),
+            (&["other/*.txt"], "dir/home.txt", false),
+            (&["**/*.txt"], "a/b/home.txt", true),
+            // The folder that it lies in says nothing of it.
+            (&["dist"], "dist/a.js", false),
+            (&["**", "!home.txt"], "dir/home.txt", false),
+            (&["**", "!home.txt"], "dir/other.txt", true),
+            (&["*.txt", "!dir/home.txt"], "dir/home.txt", false),
+            (&["h\\xf6*"], "h\u{f6}.txt", true),
+        ] {
+            let list = PatternList::new(patterns).unwrap();
+            assert_eq!(list.matches_source(path.as_bytes()).0, expected, "{patterns:?} {path}");
+        }
     }
 
     proptest! {

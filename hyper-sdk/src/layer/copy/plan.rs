@@ -1,8 +1,9 @@
 //! The outcome of planning: what goes into the layer, in order, and where each file's bytes are.
 
 use super::CopySpec;
+use super::destination::EmptyDestination;
 use super::facts::{CAPABILITY, FileFacts, FileHasher, capability};
-use super::planner::{EmptyDestination, Planner};
+use super::planner::Planner;
 use super::source::{Metadata, SourceRoot};
 use crate::digest::Hasher;
 use crate::layer::{Entry, EntryKind, LayerWriter};

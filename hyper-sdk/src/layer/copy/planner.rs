@@ -5,6 +5,7 @@
 //! - No entry lies outside the root of the layer: a path of the destination is cleaned and its links are followed with
 //!   the root as the top.
 
+use super::destination::Destination;
 use super::pattern::{ParentMatch, PatternList, clean, has_wildcards};
 use super::plan::{Content, Plan, PlannedEntry};
 use super::refuse::{self, check_name};
@@ -12,39 +13,17 @@ use super::source::{Metadata, SourceRoot, join};
 use super::wildcard::{find_matches, split_wildcards};
 use super::{CopySpec, suggest};
 use crate::layer::accounts::Owner;
-use crate::layer::{Entry, EntryKind, LayerPath, TreeIndex};
+use crate::layer::entry::escape;
+use crate::layer::{Entry, EntryKind, LayerPath};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::FileType;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 const DIRECTORY_MODE: u32 = 0o755;
 const SET_GID: u32 = 0o2000;
 const MAX_LINKS: usize = 255;
-
-/// What the destination has before the instruction.
-pub trait Destination: fmt::Debug {
-    /// The entry at a path, without following a link; the root is never asked for.
-    fn entry(&self, path: &LayerPath) -> Option<&Entry>;
-}
-
-/// A destination without files: `FROM scratch`, and every `--link`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct EmptyDestination;
-
-impl Destination for EmptyDestination {
-    fn entry(&self, _path: &LayerPath) -> Option<&Entry> {
-        None
-    }
-}
-
-impl Destination for TreeIndex {
-    fn entry(&self, path: &LayerPath) -> Option<&Entry> {
-        self.lookup(path).map(|node| node.entry)
-    }
-}
 
 /// Names of one file: the match (or archive) they belong to, and the file.
 pub(super) type LinkGroup = (u64, u64, u64);
@@ -213,7 +192,7 @@ impl<'a> Planner<'a> {
             Some(pattern) => {
                 let base = root.resolve(&fixed)?;
                 if root.lookup(&base)?.is_none() {
-                    return Err(suggest::missing(root, &String::from_utf8_lossy(&fixed)));
+                    return Err(suggest::missing(root, &String::from_utf8_lossy(&fixed), &fixed));
                 }
                 find_matches(root, &base, pattern)?
             }
@@ -221,13 +200,14 @@ impl<'a> Planner<'a> {
         if matches.is_empty() {
             self.unmatched.push(source.to_owned());
         }
+        let shown = |name: &[u8]| wild.as_ref().map_or_else(|| source.to_owned(), |_| escape(name));
         for name in matches {
             let real = root.resolve(&name)?;
-            let metadata = root.lookup(&real)?.ok_or_else(|| suggest::missing(root, source))?;
+            let metadata = root.lookup(&real)?.ok_or_else(|| suggest::missing(root, &shown(&name), &name))?;
             let base = name.rsplit(|&b| b == b'/').next().unwrap_or_default().to_vec();
+            let Some(excluded) = spec.excluded_source(&name, &metadata, wild.is_some()) else { continue };
             if spec.unpack && metadata.file_type == FileType::RegularFile {
-                let owner = spec.chown;
-                if self.unpack(root, &real, &metadata, &spec.destination, owner)? {
+                if self.unpack(root, &real, &metadata, spec)? {
                     self.newest = self.newest.max(Some(metadata.mtime.0));
                     continue;
                 }
@@ -252,10 +232,15 @@ impl<'a> Planner<'a> {
             {
                 root.read_ahead(&real, threads);
             }
-            let none = ParentMatch::default();
-            self.copy_tree(&mut copying, &real, b"", &metadata, target, (&none, &none))?;
-            if !copying.found_required {
-                return Err(suggest::missing(root, source));
+            let above = (&ParentMatch::default(), &excluded);
+            self.copy_tree(&mut copying, &real, b"", &metadata, target, above)?;
+            let found = copying.found_required;
+            if let Some(required) = required.as_deref().filter(|_| !found) {
+                // What `--exclude` left out is there all the same.
+                let path = join(&real, required);
+                if spec.exclude.is_empty() || root.lookup(&path)?.is_none() {
+                    return Err(suggest::missing(root, source, &path));
+                }
             }
         }
         Ok(())
@@ -298,7 +283,7 @@ impl<'a> Planner<'a> {
     ) -> Result<()> {
         let top = below.is_empty();
         let (mut included, mut excluded) = (true, false);
-        let (mut include, mut exclude) = (ParentMatch::default(), ParentMatch::default());
+        let (mut include, mut exclude) = (ParentMatch::default(), above.1.clone());
         if !top {
             if let Some(list) = copying.include {
                 (included, include) = list.matches(below, above.0);
@@ -430,12 +415,12 @@ impl<'a> Planner<'a> {
             FileType::Socket => EntryKind::File { size: 0, digest: None },
             _ => {
                 return Err(Error::unsupported("a file of an unknown kind cannot be copied")
-                    .with_context("path", crate::layer::entry::escape(from)));
+                    .with_context("path", escape(from)));
             }
         };
         let mut pending = Pending::new(copying.entry(target, kind, metadata), content);
         pending.links = links;
-        self.put_file(pending, || crate::layer::entry::escape(from))
+        self.put_file(pending, || escape(from))
     }
 
     /// Plans something that is no directory; it replaces anything but a directory.
@@ -501,7 +486,7 @@ impl<'a> Planner<'a> {
                         return Err(Error::invalid(
                             "too many symbolic links follow one another in the destination",
                         )
-                        .with_context("path", crate::layer::entry::escape(path)));
+                        .with_context("path", escape(path)));
                     }
                     if target.first() == Some(&b'/') {
                         done = top.clone();

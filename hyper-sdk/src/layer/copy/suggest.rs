@@ -5,24 +5,36 @@ use super::source::{SourceRoot, join};
 use crate::layer::entry::escape;
 use crate::{Error, ErrorKind};
 
-/// The error for a source that does not exist: why, and what may have been meant.
-pub(super) fn missing(root: &SourceRoot, source: &str) -> Error {
-    let path = clean(source.as_bytes());
-    let place = root.path().display();
-    if root.is_filtered_out(&path) {
-        return Error::new(
-            ErrorKind::NotFound,
-            format!("`{source}` is excluded by the ignore file of the context: take it back there with `!` or copy something else"),
-        )
-        .with_context("folder", place);
+/// The error for a source that does not exist: why, and what may have been meant. `shown` is what people wrote, `path`
+/// what was looked for.
+pub(super) fn missing(root: &SourceRoot, shown: &str, path: &[u8]) -> Error {
+    let path = clean(path);
+    // Links are followed as the copy follows them.
+    let real = root.resolve(&path).unwrap_or_else(|_| path.clone());
+    let linked = real != path;
+    let mut message = match linked {
+        true => format!("`{shown}` leads to `{}` through a link", escape(&real)),
+        false => format!("`{shown}`"),
+    };
+    if root.is_filtered_out(&real) || root.is_filtered_out(&path) {
+        message.push_str(if linked { ", which is" } else { " is" });
+        message.push_str(
+            " excluded by the ignore file of the context: take it back there with `!` or copy something else",
+        );
+        return Error::new(ErrorKind::NotFound, message).with_context("folder", root.path().display());
     }
-    let mut message = format!("`{source}` not found");
-    if let Some(name) = nearest(root, &path) {
-        message.push_str(&format!(": did you mean `{}`?", escape(&name)));
+    if linked && matches!(root.lookup(&real), Ok(Some(_))) {
+        message.push_str(", and `--parents` follows none: name what it leads to");
+    } else {
+        message.push_str(if linked { ", and that does not exist" } else { " not found" });
+        if let Some(name) = nearest(root, &real) {
+            message.push_str(&format!(": did you mean `{}`?", escape(&name)));
+        }
     }
     let error = Error::new(ErrorKind::NotFound, message);
     // A tree that was put together for the step has no place that means anything to people.
-    if root.path().starts_with("/proc") { error } else { error.with_context("folder", place) }
+    let place = root.path();
+    if place.starts_with("/proc") { error } else { error.with_context("folder", place.display()) }
 }
 
 fn nearest(root: &SourceRoot, path: &[u8]) -> Option<Vec<u8>> {
@@ -30,7 +42,8 @@ fn nearest(root: &SourceRoot, path: &[u8]) -> Option<Vec<u8>> {
     let (parent, name) = split.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
     let limit = name.len() / 3;
     let list = root.list(parent).ok()?;
-    let best = list.iter().take(10_000).map(|(found, _)| (distance(name, found), found)).min()?;
+    let others = list.iter().take(10_000).filter(|(found, _)| found != name);
+    let best = others.map(|(found, _)| (distance(name, found), found)).min()?;
     (best.0 <= limit).then(|| join(parent, best.1))
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 mod archives;
+mod naming;
 
 /// Makes files from lines: `a/b 644 text`, `dir/ 755`, `link -> target`, `name = other name of one file`.
 fn make(folder: &Path, tree: &str) {
@@ -175,10 +176,10 @@ fn flags() {
         spec(&|s| s.exclude = list(&["views", "!views/exception"])),
         "o/ 755; o/keep 644 0; o/views/ 755; o/views/exception 664 0"
     );
-    // What a source names or matches itself stays, and patterns are relative.
+    // What a wildcard finds itself is left out too, and below it patterns are relative.
     assert_eq!(
         spec(&|s| (s.exclude, s.sources) = (list(&["keep", "**/test"]), vec!["app/*".into()])),
-        "o/ 755; o/exception 664 0; o/keep 644 0"
+        "o/ 755; o/exception 664 0"
     );
     assert!(spec(&|s| s.exclude = list(&["/views"])).contains("o/views/test"));
     let owner = crate::layer::accounts::Owner { uid: 7, gid: 8 };

@@ -42,6 +42,36 @@ fn unpack(to: &str, data: &[u8], at: &str) -> Result<Plan> {
 }
 
 #[test]
+fn archives_and_their_members_can_be_excluded() {
+    use tar::EntryType::{Directory, Link, Regular};
+    let data = archive(&[
+        ("d/", Directory, 0o755, ""),
+        ("d/a.txt", Regular, 0o644, "hello"),
+        ("d/b", Link, 0o644, "d/a.txt"),
+        ("d/c", Link, 0o644, "d/b"),
+        ("e/", Directory, 0o755, ""),
+        ("./e/f", Regular, 0o644, "f"),
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("x.tar"), data).unwrap();
+    let root = Arc::new(SourceRoot::open(folder.path(), SourceKind::Context, None).unwrap());
+    for (patterns, expected) in [
+        (&["*.tar"][..], ""),
+        // A link to what is left out is the file.
+        (
+            &["d/*.txt"],
+            "n/ 755; n/d/ 755 12:13; n/d/b 644 12:13 5; n/d/c = n/d/b; n/e/ 755 12:13; n/e/f 644 12:13 1",
+        ),
+        (&["*.txt", "d"], "n/ 755; n/e/ 755 12:13; n/e/f 644 12:13 1"),
+        (&["**", "!e/f", "!*.tar"], "n/ 755; n/e/ 755; n/e/f 644 12:13 1"),
+    ] {
+        let mut spec = CopySpec::new(["x.tar"], "/n/");
+        (spec.unpack, spec.exclude) = (true, PatternList::new(patterns).unwrap());
+        assert_eq!(show(&plan(&root, &EmptyDestination, &spec).unwrap()), expected, "{patterns:?}");
+    }
+}
+
+#[test]
 fn archives_are_unpacked_whatever_compresses_them() {
     use tar::EntryType::{Directory, Link, Regular, Symlink};
     let plain = archive(&[
