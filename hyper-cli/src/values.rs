@@ -3,8 +3,18 @@
 use crate::failure::Failure;
 use hyper_sdk::build::EpochPolicy;
 use hyper_sdk::exec::SecretBytes;
+use hyper_sdk::small_file::{self, Kinds};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The most bytes of the file of a secret.
+const MAX_SECRET: u64 = 1 << 20;
+
+/// An error with its cause, in one line.
+fn told(error: &hyper_sdk::Error) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
+}
 
 /// Splits a comma-separated value as a line of CSV: a field in double quotes may contain commas, and `""` in it is a
 /// quote.
@@ -172,7 +182,9 @@ pub(crate) fn secrets(
             return Err(usage(format!("`{id}` has both `src` and `env`")));
         }
         let from_file = |path: &str| {
-            std::fs::read(path).map_err(|e| usage(format!("the file {path} of `{id}` cannot be read: {e}")))
+            let what = format!("the file of the secret `{id}`");
+            small_file::read(Path::new(path), &what, MAX_SECRET, Kinds::FilesAndPipes)
+                .map_err(|e| usage(told(&e)))
         };
         let bytes = match (source, variable) {
             (Some(path), _) => from_file(&path)?,

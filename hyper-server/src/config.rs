@@ -5,6 +5,7 @@
 
 use crate::auth::AnonymousAccess;
 use crate::{CacheOptions, Limits, RegistryOptions, ServerOptions};
+use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Error, Result, ResultExt};
 use serde::{Deserialize, Deserializer, de};
 use std::fmt;
@@ -221,6 +222,9 @@ impl Default for MetricsConfig {
     }
 }
 
+/// The most bytes that the file has.
+const MAX_FILE: u64 = 16 << 20;
+
 impl Config {
     /// Reads a file.
     ///
@@ -228,7 +232,7 @@ impl Config {
     /// [`hyper_sdk::ErrorKind::NotFound`] or [`hyper_sdk::ErrorKind::Io`] when it cannot be read, and those of
     /// [`Config::parse`].
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).at("cannot read the configuration", path)?;
+        let text = small_file::read_text(path, "the configuration", MAX_FILE, Kinds::FilesAndPipes)?;
         Self::parse(&text).context("path", path.display())
     }
 

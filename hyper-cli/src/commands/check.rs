@@ -4,12 +4,13 @@ use super::call::Method;
 use crate::app::Format;
 use crate::backends::Session;
 use crate::failure::Failure;
-use crate::terminal::{print, print_json, table, tell};
+use crate::terminal::{print, print_json, table};
 use hyper_sdk::build::{BuildContext, BuildRequest, LocalBuilder};
 use hyper_sdk::dockerfile::{Diagnostic, Source, Span, render};
 use hyper_sdk::frontend::dockerfile::{Checked, Outline, Target};
 use hyper_sdk::lint::to_sarif;
 use hyper_sdk::progress::Progress;
+use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Error, ErrorKind};
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -75,10 +76,10 @@ async fn check(request: BuildRequest, builder: &LocalBuilder, session: &Session)
 fn tell_unresolved(checked: &Checked, session: &Session) {
     let names: Vec<&str> = checked.unresolved.iter().filter_map(|e| e.context_value("image")).collect();
     if !names.is_empty() && !session.quiet {
-        tell(&format!(
+        eprintln!(
             "note: rules that need to know the base image were left out for {}, which cannot be looked up",
             names.join(", ")
-        ));
+        );
     }
 }
 
@@ -144,7 +145,9 @@ async fn rewrite(
         return Err(Failure::usage("--fix prints text: leave --format out, or check first"));
     }
     let path = request.dockerfile_name.clone();
-    if !stdin && std::fs::read(&path).is_ok_and(|bytes| String::from_utf8(bytes).is_err()) {
+    let limit = hyper_sdk::dockerfile::MAX_FILE_SIZE;
+    let bytes = small_file::read(&path, "the Dockerfile", limit, Kinds::Files);
+    if !stdin && bytes.is_ok_and(|bytes| String::from_utf8(bytes).is_err()) {
         return Err(Failure::usage(
             "--fix would change comments that are not UTF-8: save the file as UTF-8 first",
         ));
@@ -165,12 +168,12 @@ async fn rewrite(
         replace(&path, &after)?;
     }
     if !session.quiet {
-        tell(&format!("fixed: {edits}, left: {}", checked.all().len()));
+        eprintln!("fixed: {edits}, left: {}", checked.all().len());
     }
     if checked.is_clean() {
         return Ok(());
     }
-    tell(check_text(&checked.all(), &checked.file.source).trim_end_matches('\n'));
+    eprint!("{}", check_text(&checked.all(), &checked.file.source));
     Err(Failure::Findings)
 }
 

@@ -143,9 +143,6 @@ impl Contexts {
     ) -> Result<Sources> {
         let mut sources = Sources::default();
         if let Some(folder) = &main.folder {
-            if !matches!(request.context, BuildContext::Folder(_)) || request.dockerfile.is_none() {
-                ignore_file_stays_inside(folder, &main.name)?;
-            }
             let root =
                 open_context(folder, Some(&main.beside(request, folder))).op("open the build context")?;
             sources.folders.insert(String::new(), root);
@@ -193,7 +190,6 @@ impl Contexts {
             let path = archive.as_ref().map_or(fetched.path.as_path(), TempDir::path);
             match name {
                 Some(name) => {
-                    ignore_file_stays_inside(path, Path::new(""))?;
                     sources.folders.insert(name, open_context(path, None)?);
                 }
                 None => {
@@ -230,20 +226,6 @@ fn git_context(address: &GitReference, request: &BuildRequest) -> Result<crate::
         None => None,
     };
     git_source(address, keep, None)
-}
-
-/// Refuses an ignore file of a context from elsewhere that is a link out of it.
-fn ignore_file_stays_inside(folder: &Path, dockerfile: &Path) -> Result<()> {
-    let beside = format!("{}.dockerignore", dockerfile.display());
-    for name in [beside.as_str(), ".dockerignore", ".containerignore"] {
-        let path = folder.join(name);
-        let (Ok(real), Ok(top)) = (path.canonicalize(), folder.canonicalize()) else { continue };
-        if !real.starts_with(&top) {
-            let message = format!("`{name}` of the build context is a link that leads out of it");
-            return Err(Error::invalid(message));
-        }
-    }
-    Ok(())
 }
 
 /// Reads the Dockerfile of a context that came from elsewhere: nothing outside of it is read.

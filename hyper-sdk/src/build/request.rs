@@ -257,12 +257,12 @@ impl BuildRequest {
     /// `dockerfile` and `Containerfile` in the folder.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when there is no such file, [`ErrorKind::Invalid`] when it is not UTF-8: see [`crate::dockerfile::decode`].
+    /// [`ErrorKind::NotFound`] when there is no such file, [`ErrorKind::Invalid`] when it is not UTF-8: see
+    /// [`crate::dockerfile::decode`]; those of [`crate::source::read_dockerfile`].
     pub fn from_folder(context: impl Into<PathBuf>, file: Option<&Path>) -> Result<Self> {
         let context = context.into();
         let name = find_dockerfile(&context, file)?;
-        let bytes = std::fs::read(&name).map_err(|e| Error::io("cannot read the Dockerfile", &name, e))?;
-        let text = crate::dockerfile::decode(bytes, &name.to_string_lossy())?;
+        let text = crate::source::read_dockerfile(&context, &name)?;
         let mut request = Self::new(text, BuildContext::Folder(context));
         request.dockerfile_name = name;
         Ok(request)
@@ -284,12 +284,12 @@ pub fn find_dockerfile(context: &Path, file: Option<&Path>) -> Result<PathBuf> {
         return Err(Error::new(ErrorKind::NotFound, what).with_context("path", context.display()));
     }
     if let Some(file) = file {
-        if file.is_file() {
-            return Ok(file.to_owned());
-        }
         let inside = context.join(file);
-        if file.is_relative() && inside.is_file() {
-            return Ok(inside);
+        // A pipe counts too: whoever names it may.
+        for path in [file, &inside].into_iter().take(if file.is_relative() { 2 } else { 1 }) {
+            if path.exists() && !path.is_dir() {
+                return Ok(path.to_owned());
+            }
         }
         let what = match file.is_dir() || inside.is_dir() {
             true => "this is a folder and no Dockerfile: name the file in it",
@@ -300,7 +300,7 @@ pub fn find_dockerfile(context: &Path, file: Option<&Path>) -> Result<PathBuf> {
     ["Dockerfile", "dockerfile", "Containerfile"]
         .iter()
         .map(|name| context.join(name))
-        .find(|path| path.is_file())
+        .find(|path| path.exists() && !path.is_dir())
         .ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,

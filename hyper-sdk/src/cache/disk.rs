@@ -3,7 +3,7 @@
 //! A lookup is one read of one file, so a build that finds everything touches as many files as it has steps.
 
 use super::{CacheRecord, CacheStore};
-use crate::{Digest, Error, Result, private_folder};
+use crate::{Digest, Error, Result};
 use async_trait::async_trait;
 use std::fmt;
 use std::io::ErrorKind::NotFound;
@@ -17,13 +17,14 @@ pub struct DiskCache {
 }
 
 impl DiskCache {
-    /// Opens the cache of a folder, which is made when it is missing and closed to other users.
+    /// Opens the cache of a folder, which is made when it is missing.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`] when the folder cannot be made, and those of [`private_folder::open`].
+    /// [`crate::ErrorKind::Io`] when the folder cannot be made.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
         let folder = folder.into();
-        private_folder::open(&folder)?;
+        std::fs::create_dir_all(&folder)
+            .map_err(|e| Error::io("cannot make the cache folder", &folder, e))?;
         Ok(Self { folder })
     }
 

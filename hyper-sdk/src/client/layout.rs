@@ -13,6 +13,7 @@ use super::verify::verified;
 use super::{ClientCapabilities, Mount, RegistryClient, UploadSession};
 use crate::oci::{Descriptor, ImageIndex, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::small_file;
 use crate::store::{BlobReader, ByteRange, ByteStream, Listing, Page};
 use crate::{Digest, Error, ErrorKind, Result, media_type};
 use async_trait::async_trait;
@@ -21,13 +22,13 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const MAX_MANIFEST: u64 = 16 * 1024 * 1024;
+/// What messages call the files of a layout.
+const WHAT: &str = "a file of the image layout";
 const BLOCK: usize = 512 * 1024;
 
 /// A folder in the OCI image layout.
@@ -92,17 +93,7 @@ impl Layout {
 
     async fn read_file(&self, path: PathBuf) -> Result<Bytes> {
         let path = self.root.join(path);
-        blocking(move || {
-            let failed = |e: std::io::Error| Error::io("cannot read a file of the image layout", &path, e);
-            let mut bytes = Vec::new();
-            open(&path)?.take(MAX_MANIFEST + 1).read_to_end(&mut bytes).map_err(failed)?;
-            if bytes.len() as u64 > MAX_MANIFEST {
-                return Err(Error::new(ErrorKind::TooLarge, "a file of the image layout is above the limit")
-                    .with_context("path", path.display()));
-            }
-            Ok(bytes.into())
-        })
-        .await
+        blocking(move || Ok(small_file::read_opened(open(&path)?, &path, WHAT, MAX_MANIFEST)?.into())).await
     }
 
     async fn index(&self) -> Result<ImageIndex> {
@@ -162,19 +153,7 @@ fn tag_of(descriptor: &Descriptor) -> Option<Tag> {
 }
 
 fn open(path: &Path) -> Result<std::fs::File> {
-    let failed = |e: std::io::Error| Error::io("cannot open a file of the image layout", path, e);
-    // Without NONBLOCK a pipe at the name would hang the open.
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits() as i32)
-        .open(path)
-        .map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(Error::invalid("a name in the image layout is not of a file")
-            .with_context("path", path.display()));
-    }
-    Ok(file)
+    small_file::open_no_follow(path, WHAT)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

@@ -2,10 +2,12 @@
 //!
 //! A file has one pattern a line. A line with `#` in its first column is a comment; white space around a pattern and a
 //! leading slash go; the path is cleaned (`a/../b` is `b`). `!` takes paths back in. For a path, every pattern is tried
-//! in order, against the path and against each folder above it; the last one that matches decides.
+//! in order, against the path and against each folder above it; the last one that matches decides. Names and patterns
+//! are bytes, of which those that are not UTF-8 count as one character each.
 
 use super::glob::Glob;
 use crate::{Error, Result};
+use std::borrow::Cow;
 
 #[derive(Clone, Debug)]
 enum Matcher {
@@ -133,6 +135,20 @@ impl IgnoreSet {
         Ok(Self { rules })
     }
 
+    /// Parses an ignore file of bytes: those that are not UTF-8 stand for themselves, as in the names of files.
+    ///
+    /// # Errors
+    /// Those of [`IgnoreSet::parse`]; [`crate::ErrorKind::Invalid`] for a file with zero bytes, such as UTF-16.
+    pub fn parse_bytes(bytes: &[u8]) -> Result<Self> {
+        if bytes.contains(&0) {
+            return Err(Error::invalid(
+                "the ignore file has zero bytes, which no name has: save it as UTF-8",
+            ));
+        }
+        Self::parse(&path_text(bytes))
+            .map_err(|e| Error::invalid(e.message().chars().map(shown).collect::<String>()))
+    }
+
     /// Takes patterns as they are, as `--exclude` gives them.
     ///
     /// # Errors
@@ -189,6 +205,37 @@ impl IgnoreSet {
     pub fn may_except_below(&self, folder: &str) -> bool {
         self.rules.iter().any(|rule| rule.negated && rule.may_match_below(folder))
     }
+}
+
+/// The first of 256 characters that stand for bytes which are not UTF-8. Those that are there themselves are spelt in
+/// bytes, so that two names are never one text.
+const BYTES: u32 = 0x10_ff00;
+
+/// The text that [`IgnoreSet`] takes for the path of a file, whatever its bytes.
+pub fn path_text(path: &[u8]) -> Cow<'_, str> {
+    let plain = |text: &str| text.chars().all(|c| u32::from(c) < BYTES);
+    if let Ok(text) = std::str::from_utf8(path)
+        && plain(text)
+    {
+        return Cow::Borrowed(text);
+    }
+    let byte = |b: &u8| char::from_u32(BYTES + u32::from(*b)).unwrap_or(char::REPLACEMENT_CHARACTER);
+    let mut out = String::with_capacity(path.len() * 2);
+    for chunk in path.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match u32::from(c) < BYTES {
+                true => out.push(c),
+                false => out.extend(c.encode_utf8(&mut [0; 4]).as_bytes().iter().map(byte)),
+            }
+        }
+        out.extend(chunk.invalid().iter().map(byte));
+    }
+    Cow::Owned(out)
+}
+
+/// A character as people see it: a byte by its number.
+fn shown(c: char) -> String {
+    u32::from(c).checked_sub(BYTES).map_or_else(|| c.to_string(), |byte| format!("\\x{byte:02x}"))
 }
 
 /// The shortest path that means the same, as Go's `filepath.Clean` gives it.

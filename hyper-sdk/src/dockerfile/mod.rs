@@ -49,7 +49,7 @@ pub(crate) use git::{percent_decode, without_password, without_passwords};
 pub use glob::{Glob, has_wildcard};
 pub use heredoc::Heredoc;
 pub(crate) use ignore::clean as clean_path;
-pub use ignore::{IgnoreSet, ParentMatches};
+pub use ignore::{IgnoreSet, ParentMatches, path_text};
 pub use instruction::{
     Add, Arg, ArgVariable, Cmd, CommandForm, CommandLine, Copy, Device, Entrypoint, Env, Expose, From,
     HealthCommand, Healthcheck, InlineFile, Instruction, Label, Maintainer, Network, Onbuild, Run,

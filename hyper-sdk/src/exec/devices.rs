@@ -12,6 +12,7 @@
 //! - What a device needs and the sandbox cannot do (hooks, network devices, Intel RDT) is refused by name.
 
 use super::{ExecMount, HostOption, MountSource};
+use crate::small_file::{self, Kinds};
 use crate::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -330,11 +331,7 @@ fn vendor(kind: &str) -> Option<&str> {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let size = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
-    if size > MAX_SIZE {
-        return Err("it is too large".to_owned());
-    }
-    std::fs::read_to_string(path).map_err(|e| e.to_string())
+    small_file::read_text(path, "the description", MAX_SIZE, Kinds::Files).map_err(|e| e.message().to_owned())
 }
 
 fn add_edits(all: &mut DeviceEdits, edits: &Edits) -> Result<()> {

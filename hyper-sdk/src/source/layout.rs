@@ -5,6 +5,7 @@ use crate::oci::{Descriptor, ImageIndex, Manifest, ManifestBody};
 use crate::platform::Platform;
 use crate::reference::RepositoryName;
 
+use crate::small_file::{self, Kinds};
 use crate::store::{PutManifest, RegistryStore, RegistryStoreExt as _, UploadOptions};
 use crate::{Digest, Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -59,11 +60,7 @@ fn blob_path(folder: &Path, digest: &Digest) -> PathBuf {
 }
 
 fn read_json(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_JSON).read_to_end(&mut bytes))
-        .map_err(|e| Error::io("cannot read a file of the OCI layout", path, e))?;
-    Ok(bytes)
+    small_file::read(path, "a file of the OCI layout", MAX_JSON, Kinds::Files)
 }
 
 fn find(folder: &Path, tag: Option<&str>, digest: Option<&Digest>, platform: &Platform) -> Result<Manifest> {
@@ -122,8 +119,7 @@ async fn import_blob(
     let (sender, mut blocks) = mpsc::channel::<Bytes>(4);
     let (digest, size) = (blob.digest.clone(), blob.size);
     let read = tokio::task::spawn_blocking(move || -> Result<()> {
-        let file =
-            std::fs::File::open(&path).map_err(|e| Error::io("the OCI layout lacks a blob", &path, e))?;
+        let file = small_file::open(&path, "a blob of the OCI layout", Kinds::Files)?;
         let mut reader = VerifyingReader::new(file, digest, size);
         loop {
             let mut block = vec![0; 1 << 20];

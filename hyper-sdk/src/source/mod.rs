@@ -6,7 +6,7 @@ mod layout;
 mod remote;
 mod work_tree;
 
-pub use context::{ignore_file, open_context};
+pub use context::{MAX_IGNORE_FILE, ignore_file, open_context, read_dockerfile};
 pub use image::{ClientFactory, ImageSource, SourceImage};
 pub use layout::{LayoutImage, import_layout};
 pub use remote::{

@@ -4,6 +4,7 @@
 //! monitors, the other end of a fetch of missing objects). HEAD and the refs are read here, as `gitrepository-layout(5)`
 //! describes them; the one commit is read by `git` from an empty repository of our own that borrows the objects.
 
+use crate::small_file::{self, Kinds};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -64,15 +65,11 @@ impl Repository {
 
 /// The text of a regular file of a sane size.
 fn text(path: &Path) -> Option<String> {
-    let metadata = std::fs::metadata(path).ok()?;
-    if !metadata.is_file() || metadata.len() > LARGEST {
-        return None;
-    }
-    std::fs::read_to_string(path).ok()
+    small_file::read_text(path, "a file of git", LARGEST, Kinds::Files).ok()
 }
 
 fn commit_time(objects: &Path, commit: &str) -> Option<i64> {
-    let empty = crate::private_folder::temporary("hyper-git-", None).ok()?;
+    let empty = tempfile::tempdir().ok()?;
     let format = match commit.len() {
         64 => "\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = sha256\n",
         _ => "\trepositoryformatversion = 0\n\tbare = true\n",

@@ -13,6 +13,7 @@
 //! - A file that becomes unreadable or malformed leaves the last good users in force and is logged.
 
 use hyper_sdk::digest::Hasher;
+use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Digest, Error, ErrorKind, Result, ResultExt};
 use std::collections::HashMap;
 use std::fmt;
@@ -177,8 +178,11 @@ impl Htpasswd {
     }
 }
 
+/// The most bytes that the file has.
+const MAX_FILE: u64 = 16 << 20;
+
 fn read(path: &Path) -> Result<Users> {
-    let text = std::fs::read_to_string(path).at("cannot read the htpasswd file", path)?;
+    let text = small_file::read_text(path, "the htpasswd file", MAX_FILE, Kinds::Files)?;
     parse(&text).context("path", path.display())
 }
 

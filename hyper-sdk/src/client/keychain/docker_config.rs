@@ -13,13 +13,14 @@
 
 use super::{CredentialHelper, Credentials, Keychain};
 use crate::reference::{DEFAULT_HOST, RegistryHost, RepositoryName};
+use crate::small_file::{self, Kinds};
 use crate::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -309,17 +310,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 }
 
 fn read_file(path: &Path) -> Result<Map<String, Value>> {
-    let mut text = Vec::new();
-    match std::fs::File::open(path) {
-        Ok(file) => file.take(MAX_FILE + 1).read_to_end(&mut text),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
-        Err(e) => Err(e),
-    }
-    .map_err(|e| Error::io("cannot read the file of credentials", path, e))?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(Error::new(ErrorKind::TooLarge, "the file of credentials is above the limit")
-            .with_context("path", path.display()));
-    }
+    let text = match small_file::read(path, "the file of credentials", MAX_FILE, Kinds::Files) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Map::new()),
+        other => other?,
+    };
     if text.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
     }

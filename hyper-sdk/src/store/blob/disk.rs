@@ -19,7 +19,7 @@ use super::{
 };
 use crate::digest::{Algorithm, Hasher};
 use crate::store::{ByteStream, UploadId};
-use crate::{Digest, Error, ErrorKind, Result, ResultExt as _, private_folder};
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -45,20 +45,17 @@ struct Folders {
     root: PathBuf,
     blobs: PathBuf,
     uploads: PathBuf,
-    warning: Option<String>,
 }
 
 impl DiskBlobs {
-    /// Opens the folder `root`, making what is missing of it. It is closed to other users; that it was open before is
-    /// in [`DiskBlobs::warning`].
+    /// Opens the folder `root`, making what is missing of it.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when it cannot be made or written, and those of [`private_folder::open`].
+    /// [`ErrorKind::Io`] when it cannot be made or written.
     pub async fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
         blocking(move || {
-            let warning = private_folder::open(&root)?.warning;
-            let folders = Folders { blobs: root.join("blobs"), uploads: root.join("uploads"), root, warning };
+            let folders = Folders { blobs: root.join("blobs"), uploads: root.join("uploads"), root };
             for folder in [&folders.root, &folders.blobs, &folders.uploads] {
                 make_folder(folder)?;
             }
@@ -70,11 +67,6 @@ impl DiskBlobs {
     /// The folder.
     pub fn root(&self) -> &Path {
         &self.0.root
-    }
-
-    /// What the user of the folder is to know about how it was found.
-    pub fn warning(&self) -> Option<&str> {
-        self.0.warning.as_deref()
     }
 
     /// A folder on the same file system for files that are to become blobs ([`BlobBackend::adopt`]). What is left there

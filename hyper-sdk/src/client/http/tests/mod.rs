@@ -3,7 +3,6 @@
 mod authorisation;
 mod downloads;
 mod pages;
-mod patience;
 mod peer;
 mod server;
 mod uploads;
