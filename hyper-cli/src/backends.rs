@@ -8,6 +8,7 @@
 //! ```
 
 use crate::app::{Format, GlobalArgs};
+use crate::terminal::warn;
 use clap::Args;
 use hyper_sdk::build::{LocalBuilder, LocalBuilderOptions, SharedBuilder};
 use hyper_sdk::client::keychain::{DockerConfig, SharedKeychain, StaticKeychain};
@@ -15,9 +16,9 @@ use hyper_sdk::client::{HttpClient, Loopback, SharedClient};
 use hyper_sdk::reference::RegistryHost;
 use hyper_sdk::source::{ClientFactory, ProxyChoice};
 use hyper_sdk::store::{DiskStore, SharedStore, local_repository};
-use hyper_sdk::{Error, ErrorKind, Reference, RepositoryName, Result};
+use hyper_sdk::{Error, ErrorKind, Reference, RepositoryName, Result, ResultExt as _, private_folder};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How registries are reached.
 #[derive(Clone, Copy, Debug, Default, Args)]
@@ -41,6 +42,8 @@ pub(crate) struct Session {
     pub(crate) quiet: bool,
     /// How results are printed.
     pub(crate) format: Format,
+    /// Whether the state folder was made and closed to other users.
+    opened: OnceLock<()>,
 }
 
 impl Session {
@@ -66,27 +69,55 @@ impl Session {
         let root =
             std::path::absolute(&root).map_err(|e| Error::io("cannot resolve the state folder", &root, e))?;
         let config = global.config.or_else(|| Some(home?.join(".docker")));
-        Ok(Self { root, config, color: global.color.resolve(), quiet: global.quiet, format: global.format })
+        Ok(Self {
+            root,
+            config,
+            color: global.color.resolve(),
+            quiet: global.quiet,
+            format: global.format,
+            opened: OnceLock::new(),
+        })
     }
 
     /// The same session with another state folder.
     pub(crate) fn with_root(&self, root: PathBuf) -> Self {
-        Self { root, config: self.config.clone(), ..*self }
+        Self { root, config: self.config.clone(), opened: OnceLock::new(), ..*self }
     }
 
-    /// The state folder.
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
+    /// The state folder, which other users cannot enter from here on. That they could before is told once.
+    ///
+    /// # Errors
+    /// Those of [`private_folder::open`].
+    pub(crate) fn root(&self) -> Result<&Path> {
+        if self.opened.get().is_none() {
+            if let Some(warning) = private_folder::open(&self.root).op("open the state folder")?.warning {
+                warn(self.color, &warning);
+            }
+            let _ = self.opened.set(());
+        }
+        Ok(&self.root)
     }
 
     /// Where log files go.
-    pub(crate) fn logs(&self) -> PathBuf {
-        self.root.join("logs")
+    ///
+    /// # Errors
+    /// Those of [`Session::root`].
+    pub(crate) fn logs(&self) -> Result<PathBuf> {
+        Ok(self.root()?.join("logs"))
+    }
+
+    /// Where a context on standard input is unpacked, when there is one.
+    ///
+    /// # Errors
+    /// Those of [`Session::root`].
+    pub(crate) fn scratch(&self, is_used: bool) -> Result<PathBuf> {
+        let root = if is_used { self.root()? } else { &self.root };
+        Ok(root.join("scratch"))
     }
 
     /// The local store.
     pub(crate) async fn store(&self) -> Result<SharedStore> {
-        Ok(Arc::new(DiskStore::open(self.root.join("store")).await?))
+        Ok(Arc::new(DiskStore::open(self.root()?.join("store")).await?))
     }
 
     /// The file of credentials.
@@ -137,7 +168,7 @@ impl Session {
         let keychain = self.keychain();
         let clients =
             ClientFactory::new(move |host: &RegistryHost| client(host, transport, keychain.clone()));
-        let mut options = LocalBuilderOptions::new(&self.root, self.store().await?, clients);
+        let mut options = LocalBuilderOptions::new(self.root()?, self.store().await?, clients);
         options.proxy = Some(ProxyChoice::new(|url| {
             let host = url.host_str()?;
             let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));

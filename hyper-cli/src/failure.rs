@@ -1,6 +1,6 @@
 //! How a command fails: the chain of errors, a hint, and the exit status.
 
-use crate::terminal::paint;
+use crate::terminal::{paint, tell};
 use hyper_sdk::reference::{DEFAULT_HOST, RegistryHost};
 use hyper_sdk::{Error, ErrorKind};
 use std::error::Error as _;
@@ -85,7 +85,7 @@ impl Failure {
     /// Tells the failure on standard error and gives the exit status.
     pub(crate) fn report(&self, color: bool) -> ExitCode {
         for line in self.lines(color) {
-            eprintln!("{line}");
+            tell(&line);
         }
         ExitCode::from(match self {
             Self::Work { .. } | Self::Findings => 1,
@@ -121,6 +121,9 @@ fn hint(error: &Error) -> Option<String> {
             Some(host) => format!("log in with `hyperbuild login {host}`"),
             None => "log in with `hyperbuild login HOST`".to_owned(),
         },
+        ErrorKind::Denied if error.context_value("folder").is_some() => {
+            "another state folder is chosen with --root".to_owned()
+        }
         ErrorKind::Denied if host.is_some() => {
             "the credentials are valid and do not permit this: ask the registry's owner".to_owned()
         }

@@ -1,5 +1,7 @@
 //! The `hyperbuild` program: parses, calls hyper-sdk, prints.
 
+#![warn(clippy::print_stderr, reason = "`eprintln!` panics when nobody takes the line: use `terminal::tell`")]
+
 mod app;
 mod backends;
 mod commands;

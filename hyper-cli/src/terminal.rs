@@ -51,6 +51,16 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> hyper_sdk::Result<()>
     print_line(&text)
 }
 
+/// Writes a line to standard error. There is nobody to tell when that cannot be written.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Writes a warning to standard error.
+pub(crate) fn warn(color: bool, text: &str) {
+    tell(&format!("{} {text}", paint(color, "1;33", "warning:")));
+}
+
 /// Wraps text in an escape sequence when colour is on.
 pub(crate) fn paint(color: bool, code: &str, text: &str) -> String {
     if color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }

@@ -22,6 +22,7 @@ mod mounts;
 mod program;
 mod remote;
 mod rootless;
+mod state;
 mod support;
 mod web;
 

@@ -6,7 +6,7 @@
 //! # Invariants
 //! - The SDK never reads the environment or the home folder: callers pass paths, clocks and credentials in.
 //! - The SDK never writes to a terminal: callers follow [`progress`] and [`Error`].
-//! - Modules import in one direction: `error digest reference oci` → `dockerfile graph layer store` →
+//! - Modules import in one direction: `error digest reference oci private_folder` → `dockerfile graph layer store` →
 //!   `client cache source snapshot exec` → `frontend solve export` → `build`.
 
 pub mod clock;
@@ -21,6 +21,7 @@ pub mod media_type;
 pub mod mode;
 pub mod oci;
 pub mod platform;
+pub mod private_folder;
 pub mod progress;
 pub mod reference;
 pub mod small_file;

@@ -23,13 +23,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 const HEADER: usize = 48;
 
-/// Opens the store in a folder, made when it does not exist, and says how a cache before it stays fresh.
+/// Opens the store in a folder, made when it does not exist, and says how a cache before it stays fresh. The folder is
+/// closed to other users; that it was open before goes to the log.
 ///
 /// # Errors
 /// Those of [`DiskStore::open`].
 pub async fn open_folder(folder: impl AsRef<Path>) -> Result<(SharedStore, Freshness)> {
     let folder = folder.as_ref();
-    let store: SharedStore = Arc::new(DiskStore::open(folder).await?);
+    let store = DiskStore::open(folder).await?;
+    if let Some(warning) = store.blobs().warning() {
+        tracing::warn!("{warning}");
+    }
+    let store: SharedStore = Arc::new(store);
     let index = LogIndex { path: folder.join("hyper.db-shm"), file: Mutex::new(None) };
     Ok((store, Freshness::Stamp(Arc::new(move || index.stamp()))))
 }

@@ -8,10 +8,10 @@
 //! ```
 
 use hyper_sdk::reference::RegistryHost;
-use hyper_sdk::{Error, Result};
+use hyper_sdk::{Error, Result, private_folder};
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 // HTTP_PROXY in upper case is not read: in CGI programs a client chooses it.
 const NAMES: &[&str] = &[
@@ -28,6 +28,25 @@ const NAMES: &[&str] = &[
     "no_proxy",
     "NO_PROXY",
 ];
+
+/// Makes a folder that other users cannot enter, or closes it. That they could before is a `RuntimeWarning`.
+///
+/// # Errors
+/// Those of [`private_folder::open`].
+pub(crate) fn open_private(folder: &Path) -> Result<()> {
+    if let Some(text) = private_folder::open(folder)?.warning {
+        Python::attach(|py| {
+            let category = py.get_type::<pyo3::exceptions::PyRuntimeWarning>();
+            let warned =
+                py.import("warnings").and_then(|module| module.call_method1("warn", (text, category)));
+            if let Err(raised) = warned {
+                // Warnings are errors here; this one must not keep anybody from the work.
+                raised.write_unraisable(py, None);
+            }
+        });
+    }
+    Ok(())
+}
 
 /// The variables that matter.
 #[derive(Clone)]

@@ -6,7 +6,7 @@
 //! The sandbox's helper is the same Python, started anew without site packages; it loads this very module by its file
 //! and never returns to Python code.
 
-use crate::environment::Environment;
+use crate::environment::{Environment, open_private};
 use crate::failure::exception;
 use crate::images;
 use crate::operation::{Operation, Outcome, run_async, run_sync};
@@ -91,6 +91,7 @@ impl Session {
     async fn store(&self) -> Result<&SharedStore> {
         self.store
             .get_or_try_init(|| async {
+                open_private(&self.root)?;
                 Ok(Arc::new(DiskStore::open(self.root.join("store")).await?) as SharedStore)
             })
             .await

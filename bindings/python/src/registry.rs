@@ -1,5 +1,6 @@
 //! A registry in this process.
 
+use crate::environment::open_private;
 use crate::failure::exception;
 use crate::operation::{Operation, Outcome, run_async, run_sync};
 use hyper_sdk::store::{DiskStore, MemoryStore, SharedStore};
@@ -37,7 +38,10 @@ impl Inner {
             Error::invalid("`listen` is not ADDRESS:PORT").with_context("listen", &self.listen).with_source(e)
         })?;
         let store: SharedStore = match &self.data {
-            Some(folder) => Arc::new(DiskStore::open(folder).await?),
+            Some(folder) => {
+                open_private(folder)?;
+                Arc::new(DiskStore::open(folder).await?)
+            }
             None => Arc::new(MemoryStore::new()),
         };
         let registry = RegistryOptions {

@@ -168,7 +168,7 @@ pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failur
     if method == Method::Build {
         check_places(&args)?;
     }
-    let scratch = session.root().join("scratch");
+    let scratch = session.scratch(args.context == "-")?;
     let (request, _unpacked) = request(&args, &scratch, |name| std::env::var(name).ok())?;
     if method != Method::Build {
         let builder = session.local_builder(args.transport).await?;
@@ -182,7 +182,7 @@ pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failur
     let stdout_is_taken = uses_stdout(&args)?;
 
     let mode = if session.quiet { Mode::Quiet } else { args.progress };
-    let logs = session.logs();
+    let logs = session.logs()?;
     let renderer = Renderer::start(mode, session.color, Some((&logs, "build")))?;
     let outcome = match session.builder(args.transport).await {
         Ok(builder) => builder.build(request, renderer.progress()).await,

@@ -4,7 +4,7 @@ use super::call::Method;
 use crate::app::Format;
 use crate::backends::Session;
 use crate::failure::Failure;
-use crate::terminal::{print, print_json, table};
+use crate::terminal::{print, print_json, table, tell};
 use hyper_sdk::build::{BuildContext, BuildRequest, LocalBuilder};
 use hyper_sdk::dockerfile::{Diagnostic, Source, Span, render};
 use hyper_sdk::frontend::dockerfile::{Checked, Outline, Target};
@@ -76,10 +76,10 @@ async fn check(request: BuildRequest, builder: &LocalBuilder, session: &Session)
 fn tell_unresolved(checked: &Checked, session: &Session) {
     let names: Vec<&str> = checked.unresolved.iter().filter_map(|e| e.context_value("image")).collect();
     if !names.is_empty() && !session.quiet {
-        eprintln!(
+        tell(&format!(
             "note: rules that need to know the base image were left out for {}, which cannot be looked up",
             names.join(", ")
-        );
+        ));
     }
 }
 
@@ -168,12 +168,12 @@ async fn rewrite(
         replace(&path, &after)?;
     }
     if !session.quiet {
-        eprintln!("fixed: {edits}, left: {}", checked.all().len());
+        tell(&format!("fixed: {edits}, left: {}", checked.all().len()));
     }
     if checked.is_clean() {
         return Ok(());
     }
-    eprint!("{}", check_text(&checked.all(), &checked.file.source));
+    tell(check_text(&checked.all(), &checked.file.source).trim_end_matches('\n'));
     Err(Failure::Findings)
 }
 

@@ -2,6 +2,7 @@
 
 use crate::backends::{Session, TransportArgs};
 use crate::failure::Failure;
+use crate::terminal::tell;
 use clap::Args;
 use hyper_sdk::client::keychain::{Credentials, StaticKeychain};
 use hyper_sdk::reference::RegistryHost;
@@ -58,7 +59,11 @@ pub(crate) async fn run(args: LoginArgs, session: &Session) -> Result<(), Failur
     let file = session.credentials()?;
     file.store(&args.host, None, &credentials).await?;
     if !session.quiet {
-        eprintln!("logged in to {}; the credentials are kept as {} says", args.host, file.path().display());
+        tell(&format!(
+            "logged in to {}; the credentials are kept as {} says",
+            args.host,
+            file.path().display()
+        ));
     }
     Ok(())
 }
@@ -71,8 +76,8 @@ async fn ask(prompt: &'static str, echo: bool) -> Result<String, Failure> {
     // The guard lives out here: when Ctrl-C drops this future, the echo comes back although the thread still reads.
     let _echo = if echo { None } else { Some(EchoOff::new()?) };
     let read = tokio::task::spawn_blocking(move || -> io::Result<String> {
-        eprint!("{prompt}");
-        io::stderr().flush()?;
+        let mut terminal = io::stderr().lock();
+        terminal.write_all(prompt.as_bytes()).and_then(|()| terminal.flush())?;
         let mut line = String::new();
         io::stdin().lock().read_line(&mut line)?;
         Ok(line.trim_end_matches(['\r', '\n']).to_owned())
@@ -80,7 +85,7 @@ async fn ask(prompt: &'static str, echo: bool) -> Result<String, Failure> {
     let line =
         read.await.map_err(|e| Error::internal("reading from the terminal broke off").with_source(e))?;
     if !echo {
-        eprintln!();
+        tell("");
     }
     Ok(line.map_err(Error::from)?)
 }

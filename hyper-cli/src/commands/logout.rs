@@ -2,6 +2,7 @@
 
 use crate::backends::Session;
 use crate::failure::Failure;
+use crate::terminal::tell;
 use clap::Args;
 use hyper_sdk::reference::RegistryHost;
 
@@ -16,7 +17,8 @@ pub(crate) struct LogoutArgs {
 pub(crate) async fn run(args: LogoutArgs, session: &Session) -> Result<(), Failure> {
     let found = session.credentials()?.erase(&args.host, None).await?;
     if !session.quiet {
-        eprintln!("{} {}", if found { "logged out of" } else { "there were no credentials for" }, args.host);
+        let what = if found { "logged out of" } else { "there were no credentials for" };
+        tell(&format!("{what} {}", args.host));
     }
     Ok(())
 }

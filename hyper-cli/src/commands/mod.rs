@@ -33,6 +33,8 @@ pub(crate) fn init_logging(color: bool) {
         .with_writer(std::io::stderr)
         .with_ansi(color)
         .with_target(false)
+        // What cannot be written would be told by a macro that panics when that cannot be written either.
+        .log_internal_errors(false)
         .try_init();
 }
 

@@ -5,7 +5,7 @@ use crate::backends::{Session, TransportArgs};
 use crate::failure::Failure;
 use crate::host_rootfs;
 use crate::render::{Mode, Renderer};
-use crate::terminal::{duration, print, print_json, size};
+use crate::terminal::{duration, print, print_json, size, tell};
 use clap::Args;
 use futures::TryStreamExt as _;
 use hyper_sdk::build::{BuildContext, BuildOutput, BuildRequest, NamedContext, Output};
@@ -15,7 +15,7 @@ use hyper_sdk::oci::Descriptor;
 use hyper_sdk::progress::Progress;
 use hyper_sdk::reference::RegistryHost;
 use hyper_sdk::store::{SharedStore, local_repository};
-use hyper_sdk::{Digest, Error, ErrorKind, Reference, RepositoryName, Result};
+use hyper_sdk::{Digest, Error, ErrorKind, Reference, RepositoryName, Result, private_folder};
 use hyper_server::{RegistryOptions, Server, ServerOptions};
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -82,10 +82,7 @@ impl Story {
 }
 
 pub(crate) async fn run(args: QuickstartArgs, session: &Session) -> Result<(), Failure> {
-    let mut folder = tempfile::Builder::new()
-        .prefix("hyper-quickstart-")
-        .tempdir()
-        .map_err(|e| Error::io("cannot make a temporary folder", std::env::temp_dir(), e))?;
+    let mut folder = private_folder::temporary("hyper-quickstart-", None)?;
     folder.disable_cleanup(args.keep);
     let mode = if session.quiet { Mode::Quiet } else { args.progress };
     let renderer = Renderer::start(mode, session.color, None)?;
@@ -94,7 +91,7 @@ pub(crate) async fn run(args: QuickstartArgs, session: &Session) -> Result<(), F
     renderer.finish(outcome.is_err()).await?;
     let kept = folder.path().display().to_string();
     if args.keep {
-        eprintln!("kept: {kept}");
+        tell(&format!("kept: {kept}"));
     } else {
         folder.close().map_err(|e| Error::io("cannot remove the temporary folder", &kept, e))?;
     }

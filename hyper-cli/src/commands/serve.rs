@@ -3,7 +3,7 @@
 use crate::backends::Session;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
-use crate::terminal::print_line;
+use crate::terminal::{print_line, warn};
 use clap::Args;
 use hyper_server::{RegistryOptions, Server, ServerOptions};
 use std::net::SocketAddr;
@@ -33,7 +33,8 @@ pub(crate) async fn run(args: ServeArgs, session: &Session, interrupt: &Interrup
         .await
         .map_err(|e| Failure::from(e).with_hint("another address is chosen with --listen"))?;
     if !args.listen.ip().is_loopback() && !session.quiet {
-        eprintln!("warning: everyone who reaches {} may use this registry", server.address());
+        let address = server.address();
+        warn(session.color, &format!("everyone who reaches {address} may use this registry"));
     }
     print_line(&server.url())?;
     interrupt.wait().await;

@@ -2,6 +2,7 @@
 
 use hyper_sdk::{Error, Result};
 use std::fs::File;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,14 +11,18 @@ const KEPT: usize = 100;
 
 /// Makes a log file, and removes the oldest when there are too many.
 pub(super) fn create(folder: &Path, what: &str) -> Result<(PathBuf, File)> {
-    std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot make the folder of logs", folder, e))?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|e| Error::io("cannot make the folder of logs", folder, e))?;
     prune(folder);
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let stem = format!("{what}-{seconds:012}-{}", std::process::id());
     for attempt in 0..1000 {
         let name = if attempt == 0 { format!("{stem}.log") } else { format!("{stem}-{attempt}.log") };
         let path = folder.join(name);
-        match File::options().write(true).create_new(true).open(&path) {
+        match File::options().write(true).create_new(true).mode(0o600).open(&path) {
             Ok(file) => return Ok((path, file)),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(Error::io("cannot make the log file", &path, e)),

@@ -17,7 +17,7 @@ use crate::snapshot::{LocalSnapshotter, SharedSnapshotter};
 use crate::solve::{SolveContext, Solver, Value, blocking};
 use crate::source::{ClientFactory, ImageSource, ProxyChoice, RemoteOptions, RemoteSources};
 use crate::store::{SharedStore, local_repository};
-use crate::{Error, Result, ResultExt};
+use crate::{Error, Result, ResultExt, private_folder};
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use std::collections::HashMap;
@@ -71,20 +71,24 @@ pub struct LocalBuilder {
     options: LocalBuilderOptions,
     cache: SharedCache,
     engine: tokio::sync::OnceCell<(Arc<NativeExecutor>, SharedSnapshotter)>,
+    /// What was found when it was opened and the first build is to tell.
+    warning: Mutex<Option<String>>,
 }
 
 impl LocalBuilder {
-    /// Opens the builder on its folder, which is made when it is missing.
+    /// Opens the builder on its folder, which is made when it is missing and closed to other users ([`private_folder`]).
+    /// That it was open before is a warning of the first build.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`] when the folder cannot be made or written.
+    /// [`crate::ErrorKind::Io`] when the folder cannot be made or written, and those of [`private_folder::open`].
     pub fn open(options: LocalBuilderOptions) -> Result<Self> {
+        let warning = private_folder::open(&options.root)?.warning;
         for name in ["indexes", "mounts", "scratch", "snapshots"] {
             let path = options.root.join(name);
             std::fs::create_dir_all(&path).at("cannot make a folder of the builder", &path)?;
         }
         let cache = Arc::new(DiskCache::open(options.root.join("cache"))?);
-        Ok(Self { options, cache, engine: tokio::sync::OnceCell::new() })
+        Ok(Self { options, cache, engine: tokio::sync::OnceCell::new(), warning: Mutex::new(warning) })
     }
 
     async fn engine(&self) -> Result<&(Arc<NativeExecutor>, SharedSnapshotter)> {
@@ -182,6 +186,7 @@ impl LocalBuilder {
         let options = RemoteOptions {
             secrets: request.secrets.clone(),
             proxy: self.options.proxy.clone(),
+            idle_timeout: None,
             ssh_agent: request.ssh.get("default").cloned(),
             progress: progress.clone(),
         };
@@ -315,6 +320,9 @@ impl Builder for LocalBuilder {
     }
 
     async fn build(&self, request: BuildRequest, progress: &Progress) -> Result<BuildOutput> {
+        if let Some(warning) = self.warning.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            progress.warn(warning);
+        }
         let (request, main, contexts) = self.bring_context(request, progress).await?;
         let request = Arc::new(request);
         let resolver = self.resolver(&request, &contexts, progress);

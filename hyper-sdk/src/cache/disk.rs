@@ -3,7 +3,7 @@
 //! A lookup is one read of one file, so a build that finds everything touches as many files as it has steps.
 
 use super::{CacheRecord, CacheStore};
-use crate::{Digest, Error, Result};
+use crate::{Digest, Error, Result, private_folder};
 use async_trait::async_trait;
 use std::fmt;
 use std::io::ErrorKind::NotFound;
@@ -17,14 +17,13 @@ pub struct DiskCache {
 }
 
 impl DiskCache {
-    /// Opens the cache of a folder, which is made when it is missing.
+    /// Opens the cache of a folder, which is made when it is missing and closed to other users.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`] when the folder cannot be made.
+    /// [`crate::ErrorKind::Io`] when the folder cannot be made, and those of [`private_folder::open`].
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
         let folder = folder.into();
-        std::fs::create_dir_all(&folder)
-            .map_err(|e| Error::io("cannot make the cache folder", &folder, e))?;
+        private_folder::open(&folder)?;
         Ok(Self { folder })
     }
 

@@ -1,8 +1,8 @@
 //! Copies an image from one registry to another, or within one, without storing it.
 
-use super::SharedClient;
 use super::push::PushOptions;
 use super::transfer::{Place, TransferOptions, transfer};
+use super::{SharedClient, reporting};
 use crate::oci::Descriptor;
 use crate::reference::{ManifestReference, RepositoryName};
 use crate::{Result, ResultExt};
@@ -28,8 +28,8 @@ pub async fn copy(
     if Arc::ptr_eq(source, target) && !mount_from.contains(repository) {
         mount_from.insert(0, repository.clone());
     }
-    let from = Place { client: source.clone(), repository: repository.clone() };
-    let to = Place { client: target.clone(), repository: target_repository.clone() };
+    let from = Place { client: reporting(source, &options.progress), repository: repository.clone() };
+    let to = Place { client: reporting(target, &options.progress), repository: target_repository.clone() };
     let options = TransferOptions {
         verb: "copy",
         platforms: options.platforms.clone(),

@@ -74,6 +74,7 @@ fn session_of(upload: &dyn BlobUpload) -> UploadSession {
         location: upload.id().to_string(),
         offset: upload.offset(),
         chunk_min_length: 0,
+        resumed: false,
     }
 }
 

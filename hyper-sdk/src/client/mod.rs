@@ -10,6 +10,7 @@ pub mod http;
 pub mod keychain;
 mod layout;
 mod loopback;
+pub(crate) mod patience;
 mod pull;
 mod push;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use push::{PushOptions, push};
 pub use transfer::Platforms;
 
 use crate::oci::{Descriptor, Manifest};
+use crate::progress::Progress;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::{BlobReader, ByteRange, ByteStream, Listing, Page, UploadId};
 use crate::{Digest, Result};
@@ -69,6 +71,8 @@ pub struct UploadSession {
     pub offset: u64,
     /// The smallest chunk that the registry takes, in bytes (`OCI-Chunk-Min-Length`).
     pub chunk_min_length: u64,
+    /// The offset is what the registry said, so that what follows has to say where it begins even when that is zero.
+    pub resumed: bool,
 }
 
 /// What became of a mount.
@@ -95,6 +99,12 @@ pub enum Mount {
 pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
     /// What this client can do.
     fn capabilities(&self) -> ClientCapabilities;
+
+    /// The same client, which tells `progress` of everything that it tries again; `None` when it never does.
+    fn reporting(&self, progress: &Progress) -> Option<SharedClient> {
+        let _ = progress;
+        None
+    }
 
     /// Sees whether the registry is there and speaks the protocol, with the credentials (end-1).
     async fn ping(&self) -> Result<()>;
@@ -191,3 +201,8 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
 
 /// A shared client of any kind.
 pub type SharedClient = Arc<dyn RegistryClient>;
+
+/// The client as it is used by work with this progress.
+fn reporting(client: &SharedClient, progress: &Progress) -> SharedClient {
+    client.reporting(progress).unwrap_or_else(|| client.clone())
+}

@@ -1,7 +1,7 @@
 //! Pulls an image from a registry into a store.
 
 use super::transfer::{Place, Platforms, TransferOptions, transfer};
-use super::{Loopback, SharedClient};
+use super::{Loopback, SharedClient, reporting};
 use crate::oci::Descriptor;
 use crate::progress::Progress;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -54,7 +54,7 @@ pub async fn pull(
     tag: Option<&Tag>,
     options: &PullOptions,
 ) -> Result<Descriptor> {
-    let source = Place { client: client.clone(), repository: repository.clone() };
+    let source = Place { client: reporting(client, &options.progress), repository: repository.clone() };
     let destination =
         Place { client: Arc::new(Loopback::new(store.clone())), repository: store_repository.clone() };
     let options = TransferOptions {

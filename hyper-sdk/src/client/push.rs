@@ -1,7 +1,7 @@
 //! Pushes an image from a store to a registry.
 
 use super::transfer::{Place, Platforms, TransferOptions, transfer};
-use super::{Loopback, SharedClient};
+use super::{Loopback, SharedClient, reporting};
 use crate::oci::Descriptor;
 use crate::progress::Progress;
 use crate::reference::{ManifestReference, RepositoryName};
@@ -61,7 +61,8 @@ pub async fn push(
     // The registry checks every digest that it stores: hashing here too would be work for nothing.
     let source =
         Place { client: Arc::new(Loopback::unverified(store.clone())), repository: repository.clone() };
-    let destination = Place { client: client.clone(), repository: target_repository.clone() };
+    let destination =
+        Place { client: reporting(client, &options.progress), repository: target_repository.clone() };
     let options = TransferOptions {
         verb: "push",
         platforms: options.platforms.clone(),

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// How many failures in a row without a byte of progress end an upload.
 const MAX_FAILURES: u32 = 5;
+/// How many bytes make up for the failures before them.
+const PROGRESS: u64 = 64 * 1024;
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 /// What is sent at a time to a registry that does not take the whole blob in one request.
 const FALLBACK_CHUNK: u64 = 16 * 1024 * 1024;
@@ -29,6 +31,14 @@ pub(super) struct UploadPlan<'a> {
     pub(super) mount_from: &'a [RepositoryName],
     pub(super) chunk_length: Option<u64>,
     pub(super) progress: &'a Progress,
+}
+
+/// Which side of an upload failed.
+enum Trouble {
+    /// The source, whose client has tried again as often as it may.
+    Source(Error),
+    /// The registry that gets the blob.
+    Target(Error),
 }
 
 enum Sent {
@@ -103,13 +113,17 @@ impl UploadPlan<'_> {
     async fn upload(&self, mut session: UploadSession, meter: &Meter<'_>) -> Result<Sent> {
         let mut chunk_length = self.chunk_length;
         let mut failures = 0;
+        let mut resumed = false;
         let mut restarted = false;
         let mut reached = session.offset;
         loop {
-            let started_at = session.offset;
             let e = match self.attempt(&mut session, chunk_length, meter).await {
                 Ok(()) => return Ok(Sent::Now),
-                Err(e) => e,
+                Err(Trouble::Source(e)) => {
+                    let _ = self.client().cancel_upload(&self.target.repository, session).await;
+                    return Err(e);
+                }
+                Err(Trouble::Target(e)) => e,
             };
             if e.kind() == ErrorKind::TooLarge && chunk_length.is_none() {
                 // A proxy before the registry limits the size of a request.
@@ -117,9 +131,11 @@ impl UploadPlan<'_> {
                 session = self.client().start_upload(&self.target.repository).await?;
                 continue;
             }
-            if e.kind() == ErrorKind::DigestInvalid && started_at > 0 && !restarted {
-                // What the registry kept of a broken upload may be damaged: from the start, once.
-                restarted = true;
+            let wrong = matches!(e.kind(), ErrorKind::DigestInvalid | ErrorKind::SizeInvalid);
+            if wrong && resumed && !restarted {
+                // What the registry kept of a broken upload may be damaged, or not what it said: from the start, once.
+                meter.task.warn(format!("{e}: sending it again from the start"));
+                (restarted, resumed) = (true, false);
                 session = self.client().start_upload(&self.target.repository).await?;
                 continue;
             }
@@ -133,33 +149,47 @@ impl UploadPlan<'_> {
                 let _ = self.client().cancel_upload(&self.target.repository, session).await;
                 return Err(e);
             }
+            let (client, attempt) = (&self.target.client, failures + 2);
+            meter.task.warn(format!("{client}: {e}: trying again, attempt {attempt} of {MAX_FAILURES}"));
             tokio::time::sleep(FIRST_DELAY * 2u32.pow(failures)).await;
             failures += 1;
-            match self.find_again(&session).await {
-                Ok(None) => return Ok(Sent::Now),
-                Ok(Some(found)) => {
-                    if found.offset > reached {
+            // Registries say `0-0` for no byte and for one: one that refuses a start at zero has the one.
+            let has_one = resumed && session.offset <= 1 && e.kind() == ErrorKind::RangeInvalid;
+            match self.find_again(&session, has_one).await {
+                Ok(Found::Arrived) => return Ok(Sent::Now),
+                Ok(Found::Broken(found)) => {
+                    if found.offset >= reached + PROGRESS {
                         reached = found.offset;
                         failures = 0;
                     }
                     session = found;
+                    resumed = true;
                 }
-                Err(again) if again.is_retryable() => {}
+                Ok(Found::Anew(opened)) => {
+                    session = opened;
+                    resumed = false;
+                }
+                // A registry that does not even answer such a question in time was given all the time that it gets.
+                Err(again) if again.is_retryable() && again.kind() != ErrorKind::Timeout => {}
                 Err(_) => return Err(e),
             }
         }
     }
 
-    /// Where an upload goes on, or `None` when it has arrived after all.
-    async fn find_again(&self, session: &UploadSession) -> Result<Option<UploadSession>> {
+    /// Where an upload that broke off goes on.
+    async fn find_again(&self, session: &UploadSession, give_up: bool) -> Result<Found> {
         if self.is_there().await? {
-            return Ok(None);
+            return Ok(Found::Arrived);
         }
         match self.client().upload_status(&self.target.repository, session).await {
-            Ok(found) if found.offset <= self.blob.size => Ok(Some(found)),
-            Err(e) if e.is_retryable() => Err(e),
-            _ => self.client().start_upload(&self.target.repository).await.map(Some),
+            Ok(found) if !give_up && found.offset <= self.blob.size => return Ok(Found::Broken(found)),
+            Ok(useless) => {
+                let _ = self.client().cancel_upload(&self.target.repository, useless).await;
+            }
+            Err(e) if e.is_retryable() => return Err(e),
+            Err(_) => {}
         }
+        self.client().start_upload(&self.target.repository).await.map(Found::Anew)
     }
 
     /// Sends what is missing. An error of the source is reported as it was, not as the broken request it causes.
@@ -168,29 +198,30 @@ impl UploadPlan<'_> {
         session: &mut UploadSession,
         chunk_length: Option<u64>,
         meter: &Meter<'_>,
-    ) -> Result<()> {
+    ) -> std::result::Result<(), Trouble> {
         let blob = self.blob;
         let left = blob.size - session.offset;
         if left == 0 {
             return self
                 .client()
                 .finish_upload(&self.target.repository, session.clone(), &blob.digest, None)
-                .await;
+                .await
+                .map_err(Trouble::Target);
         }
         let range = (session.offset > 0).then_some(ByteRange::FromTo(session.offset, None));
-        let reader = self.source.client.get_blob(&self.source.repository, &blob.digest, range).await?;
+        let reader = self.source.client.get_blob(&self.source.repository, &blob.digest, range).await;
+        let reader = reader.map_err(Trouble::Source)?;
         if reader.size != blob.size {
-            return Err(Error::new(
-                ErrorKind::SizeInvalid,
-                "the blob has another size than its descriptor says",
-            )
-            .with_context("expected", blob.size)
-            .with_context("got", reader.size));
+            return Err(Trouble::Source(
+                Error::new(ErrorKind::SizeInvalid, "the blob has another size than its descriptor says")
+                    .with_context("expected", blob.size)
+                    .with_context("got", reader.size),
+            ));
         }
         let fault = Fault::default();
         let sent = match chunk_length {
             Some(length) if left > length.max(session.chunk_min_length) => {
-                self.in_chunks(session, length, reader.stream, meter).await
+                self.in_chunks(session, length, fault.guard(reader.stream), meter).await
             }
             _ => {
                 let stream = fault.guard(reader.stream);
@@ -205,8 +236,8 @@ impl UploadPlan<'_> {
             }
         };
         match (sent, fault.take()) {
-            (Err(_), Some(at_source)) => Err(at_source.with_retryable(false)),
-            (sent, _) => sent,
+            (Err(_), Some(at_source)) => Err(Trouble::Source(at_source)),
+            (sent, _) => sent.map_err(Trouble::Target),
         }
     }
 
@@ -259,6 +290,16 @@ impl UploadPlan<'_> {
             meter.reached(expected);
         }
     }
+}
+
+/// What became of an upload that broke off.
+enum Found {
+    /// All of it has arrived.
+    Arrived,
+    /// A part of it has arrived.
+    Broken(UploadSession),
+    /// Nothing that is of use has arrived: another session.
+    Anew(UploadSession),
 }
 
 /// Refusals of a mount that only mean that the bytes have to be sent.

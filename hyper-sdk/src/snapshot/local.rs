@@ -3,7 +3,7 @@
 use super::folders::{Claim, Folders, Removed};
 use super::{Active, DiffOptions, SnapshotCapabilities, SnapshotInfo, Snapshotter, TarStream};
 use crate::exec::{NativeExecutor, Reply, Request, RootFs};
-use crate::{Digest, Error, ErrorKind, Result};
+use crate::{Digest, Error, ErrorKind, Result, private_folder};
 use async_trait::async_trait;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -59,10 +59,11 @@ impl Inner {
 }
 
 impl LocalSnapshotter {
-    /// Opens the snapshots in `root`, as overlays where that works there and as copies elsewhere.
+    /// Opens the snapshots in `root`, as overlays where that works there and as copies elsewhere. The folder is closed to
+    /// other users.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`] when the folder cannot be made.
+    /// [`crate::ErrorKind::Io`] when the folder cannot be made, and those of [`private_folder::open`].
     pub async fn open(root: impl AsRef<Path> + Send, executor: NativeExecutor) -> Result<Self> {
         let style = if can_overlay(root.as_ref(), &executor).await? { Style::Overlay } else { Style::Copy };
         Self::open_as(root, executor, style).await
@@ -77,6 +78,7 @@ impl LocalSnapshotter {
         executor: NativeExecutor,
         style: Style,
     ) -> Result<Self> {
+        private_folder::open(root.as_ref())?;
         let (folders, leftovers) = Folders::open(&root.as_ref().join(style.name()))?;
         let (under_way, active) = (Mutex::default(), AtomicUsize::new(0));
         let inner = Inner { style, folders, executor, under_way, active };
@@ -184,7 +186,7 @@ async fn can_overlay(root: &Path, executor: &NativeExecutor) -> Result<bool> {
     if !executor.can_overlay() {
         return Ok(false);
     }
-    std::fs::create_dir_all(root).map_err(|e| Error::io("cannot make a folder", root, e))?;
+    private_folder::open(root)?;
     let probe = tempfile::Builder::new()
         .prefix("probe-")
         .tempdir_in(root)

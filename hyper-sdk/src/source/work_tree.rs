@@ -69,7 +69,7 @@ fn text(path: &Path) -> Option<String> {
 }
 
 fn commit_time(objects: &Path, commit: &str) -> Option<i64> {
-    let empty = tempfile::tempdir().ok()?;
+    let empty = crate::private_folder::temporary("hyper-git-", None).ok()?;
     let format = match commit.len() {
         64 => "\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = sha256\n",
         _ => "\trepositoryformatversion = 0\n\tbare = true\n",

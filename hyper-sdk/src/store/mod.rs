@@ -405,9 +405,11 @@ pub type DiskStore = Composed<blob::DiskBlobs, meta::SqlMeta>;
 
 #[cfg(feature = "store-sql")]
 impl DiskStore {
-    /// Opens the store in the folder `root`, which is made when it does not exist.
+    /// Opens the store in the folder `root`, which is made when it does not exist and closed to other users. That it was
+    /// open before says [`blob::DiskBlobs::warning`].
     ///
     /// # Errors
+    /// Those of [`crate::private_folder::open`];
     /// [`crate::ErrorKind::Io`] when the folder cannot be written, [`crate::ErrorKind::Corrupt`] when the database is
     /// damaged, [`crate::ErrorKind::Unavailable`] when another process keeps it locked, and
     /// [`crate::ErrorKind::Unsupported`] when a newer version of Hyper has written it.

@@ -317,3 +317,22 @@ async fn what_was_acknowledged_survives_kill_9() {
     let process = Process::start(dir.path(), &[]);
     verify(&process.url, &known).await;
 }
+
+#[test]
+fn the_data_folder_is_private() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let dir = tempfile::tempdir().unwrap();
+    let set =
+        |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let data = dir.path().join("data");
+    let mode = || data.metadata().unwrap().mode() & 0o7777;
+    drop(Process::start(&data, &[]));
+    assert_eq!(mode(), 0o700);
+    set(&data, 0o755);
+    drop(Process::start(&data, &[]));
+    assert_eq!(mode(), 0o700);
+    set(dir.path(), 0o777);
+    let output = run(&["serve", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("can be written by everybody"), "{}", stderr(&output));
+}

@@ -14,6 +14,7 @@ use super::challenge::{self, Challenge};
 use super::fault::{self, Subject};
 use super::{body, retry};
 use crate::client::keychain::{Credentials, Secret, SharedKeychain};
+use crate::client::patience::Patience;
 use crate::reference::{RegistryHost, RepositoryName};
 use crate::{Error, ErrorKind, Result};
 use base64::Engine;
@@ -91,7 +92,7 @@ type TokenSlot = Arc<tokio::sync::Mutex<Option<Token>>>;
 pub(super) struct Authenticator {
     host: RegistryHost,
     keychain: SharedKeychain,
-    idle: Duration,
+    patience: Patience,
     policy: retry::RetryPolicy,
     scheme: Mutex<Scheme>,
     tokens: Mutex<HashMap<String, TokenSlot>>,
@@ -106,13 +107,13 @@ impl Authenticator {
     pub(super) fn new(
         host: RegistryHost,
         keychain: SharedKeychain,
-        idle: Duration,
+        patience: Patience,
         policy: retry::RetryPolicy,
     ) -> Self {
         Self {
             host,
             keychain,
-            idle,
+            patience,
             policy,
             scheme: Mutex::new(Scheme::Unknown),
             tokens: Mutex::default(),
@@ -138,6 +139,7 @@ impl Authenticator {
         &self,
         http: &reqwest::Client,
         access: &Access,
+        notice: &retry::Notice,
     ) -> Result<Option<HeaderValue>> {
         let scheme = lock(&self.scheme).clone();
         match scheme {
@@ -148,7 +150,7 @@ impl Authenticator {
                 _ => Ok(None),
             },
             Scheme::Bearer { realm, service } => {
-                let token = self.token(http, &realm, service.as_deref(), access).await?;
+                let token = self.token(http, &realm, service.as_deref(), access, notice).await?;
                 bearer(&token).map(Some)
             }
         }
@@ -238,6 +240,7 @@ impl Authenticator {
         realm: &Url,
         service: Option<&str>,
         access: &Access,
+        notice: &retry::Notice,
     ) -> Result<Secret> {
         let slot = {
             let mut tokens = lock(&self.tokens);
@@ -254,7 +257,7 @@ impl Authenticator {
         if let Credentials::Bearer(value) = credentials {
             return Ok(value);
         }
-        let fetched = self.fetch(http, realm, service, access, &credentials).await?;
+        let fetched = self.fetch(http, realm, service, access, &credentials, notice).await?;
         let value = fetched.value.clone();
         *token = Some(fetched);
         Ok(value)
@@ -267,29 +270,31 @@ impl Authenticator {
         service: Option<&str>,
         access: &Access,
         credentials: &Credentials,
+        notice: &retry::Notice,
     ) -> Result<Token> {
-        let mut attempts = retry::Attempts::new(self.policy);
+        let server = realm.host_str().unwrap_or_default();
+        let notice = retry::Notice { peer: server.to_owned(), ..notice.clone() };
+        let mut attempts = retry::Attempts::new(self.policy, &notice);
         loop {
-            let sent = tokio::time::timeout(
-                self.idle,
-                token_request(http, realm, service, access, credentials)?.send(),
-            );
-            let (error, wait) = match sent.await {
-                Err(_) => (body::silence(self.idle), None),
+            let request = token_request(http, realm, service, access, credentials)?;
+            let (error, wait) = match self.patience.answer(request.send()).await {
+                Err(late) => (late, None),
                 Ok(Err(e)) => (fault::of_transport(e), None),
-                Ok(Ok(response)) if response.status().is_success() => {
-                    let bytes = body::read_all(response, MAX_TOKEN_BODY, self.idle).await?;
-                    return parse_token(&bytes);
+                Ok(Ok(mut response)) if response.status().is_success() => {
+                    match body::read_all(&mut response, MAX_TOKEN_BODY, self.patience).await {
+                        Ok(bytes) => return parse_token(&bytes),
+                        Err(e) => (e, None),
+                    }
                 }
                 Ok(Ok(response)) => {
                     let wait = retry::retry_after(response.headers(), super::now());
                     let refused = matches!(response.status().as_u16(), 400 | 401 | 403);
-                    let error = fault::of_response(response, Subject::Registry, self.idle).await;
+                    let error = fault::of_response(response, Subject::Registry, self.patience).await;
                     (if refused { error.with_kind(ErrorKind::Unauthorized) } else { error }, wait)
                 }
             };
-            if !error.is_retryable() || !attempts.again(wait).await {
-                return Err(error.with_context("token server", realm.host_str().unwrap_or_default()));
+            if !error.is_retryable() || !attempts.again(wait, "the token server", &error).await {
+                return Err(error.with_context("token server", server));
             }
         }
     }

@@ -5,6 +5,7 @@ use super::fault::Subject;
 use super::retry::Attempts;
 use super::transport::{Answer, Request};
 use super::{HttpClient, body, content_length, header, link};
+use crate::client::patience::Pace;
 use crate::client::verify::verified;
 use crate::reference::RepositoryName;
 use crate::store::{BlobReader, ByteRange};
@@ -15,7 +16,7 @@ use reqwest::header::{ACCEPT_ENCODING, RANGE};
 use reqwest::{Method, Response};
 
 /// After this many bytes earlier failures of a download are forgotten.
-const PROGRESS: u64 = 1024 * 1024;
+const PROGRESS: u64 = 256 * 1024;
 
 impl HttpClient {
     pub(super) async fn blob_size(
@@ -26,7 +27,7 @@ impl HttpClient {
         let url = self.url(format_args!("{repository}/blobs/{digest}"));
         let access = Access::repository(repository, "pull");
         let request = Request::new(Method::HEAD, url, access, Subject::Blob, &[200, 404]);
-        let Answer { response, .. } = self.transport().send(request).await?;
+        let Answer { response, .. } = self.send(request).await?;
         if response.status() == 404 {
             return Ok(None);
         }
@@ -53,7 +54,8 @@ impl HttpClient {
             Some(ByteRange::FromTo(first, None)) => Some(format!("bytes={first}-")),
             Some(ByteRange::Suffix(n)) => Some(format!("bytes=-{n}")),
         };
-        let response = self.request_blob(repository, digest, wanted).await?;
+        let mut attempts = Attempts::new(self.transport().policy, &self.notice);
+        let response = self.request_blob(repository, digest, wanted, &mut attempts).await?;
         let part = match part_of(&response)? {
             Some(part) => part,
             None => {
@@ -88,7 +90,8 @@ impl HttpClient {
             position: offset,
             end: offset + length,
             since_failure: 0,
-            attempts: Attempts::new(self.transport().policy),
+            pace: self.transport().patience.pace(),
+            attempts,
         };
         let stream = futures::stream::try_unfold(download, |mut download| async move {
             Ok(download.next().await?.map(|bytes| (bytes, download)))
@@ -102,6 +105,7 @@ impl HttpClient {
         repository: &RepositoryName,
         digest: &Digest,
         range: Option<String>,
+        attempts: &mut Attempts,
     ) -> Result<Response> {
         let url = self.url(format_args!("{repository}/blobs/{digest}"));
         let access = Access::repository(repository, "pull");
@@ -110,7 +114,7 @@ impl HttpClient {
         if let Some(range) = range {
             request = request.header(RANGE, range)?;
         }
-        Ok(self.transport().send(request).await?.response)
+        Ok(self.transport().send_within(request, attempts, &self.notice).await?.response)
     }
 }
 
@@ -143,6 +147,7 @@ struct Download {
     position: u64,
     end: u64,
     since_failure: u64,
+    pace: Pace,
     attempts: Attempts,
 }
 
@@ -162,7 +167,8 @@ impl Download {
                 self.attempts.progressed();
             }
             self.since_failure = 0;
-            if !failure.is_retryable() || !self.attempts.again(None).await {
+            let what = format!("blob {} at byte {} of {}", self.digest.short(), self.position, self.end);
+            if !failure.is_retryable() || !self.attempts.again(None, what, &failure).await {
                 return Err(failure);
             }
         }
@@ -172,7 +178,12 @@ impl Download {
     async fn read(&mut self) -> Result<Option<Bytes>> {
         if self.response.is_none() {
             let range = format!("bytes={}-{}", self.position, self.end - 1);
-            let response = self.client.request_blob(&self.repository, &self.digest, Some(range)).await?;
+            let response = self
+                .client
+                .request_blob(&self.repository, &self.digest, Some(range), &mut self.attempts)
+                .await
+                .map_err(|e| e.with_retryable(false))?;
+            self.pace = self.client.transport().patience.pace();
             let first = part_of(&response)?.map_or(0, |part| part.first);
             self.skip = self
                 .position
@@ -182,7 +193,7 @@ impl Download {
         }
         let Some(response) = &mut self.response else { return Ok(None) };
         while self.position < self.end {
-            let Some(mut bytes) = body::next_chunk(response, self.client.transport().idle).await? else {
+            let Some(mut bytes) = body::next_chunk(&mut self.pace, response).await? else {
                 return Err(Error::new(ErrorKind::Unavailable, "the registry cut the blob short"));
             };
             let skipped = self.skip.min(bytes.len() as u64);

@@ -1,9 +1,12 @@
 //! The configuration of an [`HttpClient`].
 
 use super::auth::Authenticator;
+use super::retry::Notice;
 use super::transport::Transport;
 use super::{HttpClient, Inner, RetryPolicy, listings};
 use crate::client::keychain::{SharedKeychain, StaticKeychain};
+use crate::client::patience::Patience;
+use crate::progress::Progress;
 use crate::reference::{DEFAULT_HOST, RegistryHost};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -12,6 +15,12 @@ use url::Url;
 
 /// Where Docker Hub's registry lives, which is not at its name.
 const DOCKER_HUB: &str = "registry-1.docker.io";
+
+/// How often a connection that many requests share is tried, and how long that may take.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How many lines the head of an answer may have.
+const MAX_HEADERS: usize = 1000;
 
 /// Configures an [`HttpClient`].
 #[derive(Clone, Debug)]
@@ -23,7 +32,8 @@ pub struct HttpClientBuilder {
     identity: Option<crate::client::keychain::Secret>,
     user_agent: String,
     connect_timeout: Duration,
-    idle_timeout: Duration,
+    patience: Patience,
+    progress: Progress,
     keychain: SharedKeychain,
     proxy: Option<crate::client::keychain::Secret>,
     retry: RetryPolicy,
@@ -39,7 +49,8 @@ impl HttpClientBuilder {
             identity: None,
             user_agent: concat!("hyper/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(15),
-            idle_timeout: Duration::from_secs(120),
+            patience: Patience::default(),
+            progress: Progress::none(),
             keychain: Arc::new(StaticKeychain::anonymous()),
             proxy: None,
             retry: RetryPolicy::default(),
@@ -89,10 +100,20 @@ impl HttpClientBuilder {
         self
     }
 
-    /// How long the registry may be silent within a request. There is no limit on the whole. The default is 120 s.
+    /// How long the registry may be silent in a body, either way. The default is 20 s. Half as long again is waited for
+    /// an answer, and longer for one that takes the registry work: to close an upload, three times as long and a second
+    /// for each 8 MiB. A body that comes with less than 1 KiB a second over such a time counts as silent. There is no
+    /// other limit on the whole. A request that ran into this limit is sent again as [`RetryPolicy`] says.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = timeout;
+        self.patience = Patience::new(timeout);
+        self
+    }
+
+    /// Where to tell, as a warning, that a request is sent again: of whom, which, why, and for which time.
+    #[must_use]
+    pub fn progress(mut self, progress: Progress) -> Self {
+        self.progress = progress;
         self
     }
 
@@ -135,6 +156,9 @@ impl HttpClientBuilder {
             .user_agent(self.user_agent)
             .connect_timeout(self.connect_timeout)
             .http2_adaptive_window(true)
+            .http1_max_headers(MAX_HEADERS)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .http2_keep_alive_timeout(KEEP_ALIVE)
             .tls_danger_accept_invalid_certs(self.insecure_tls);
         for pem in &self.roots {
             let certificates = reqwest::Certificate::from_pem_bundle(pem)
@@ -155,9 +179,11 @@ impl HttpClientBuilder {
         let http = http
             .build()
             .map_err(|e| Error::invalid("the HTTP client cannot be configured so").with_source(e))?;
-        let auth = Authenticator::new(self.host.clone(), self.keychain, self.idle_timeout, self.retry);
-        let transport = Transport { http, base, auth, policy: self.retry, idle: self.idle_timeout };
+        let auth = Authenticator::new(self.host.clone(), self.keychain, self.patience, self.retry);
+        let transport = Transport { http, base, auth, policy: self.retry, patience: self.patience };
+        let notice = Notice { progress: self.progress, peer: self.host.to_string() };
         Ok(HttpClient {
+            notice,
             inner: Arc::new(Inner {
                 host: self.host,
                 transport,

@@ -4,10 +4,10 @@
 //! Codes"). Whoever answers in its place (a proxy, a storage) does not: then the status decides, with what was asked.
 
 use super::body;
+use crate::client::patience::Patience;
 use crate::{Error, ErrorKind};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
-use std::time::Duration;
 
 /// The most that is read of an error response.
 const MAX_ERROR_BODY: usize = 64 * 1024;
@@ -37,9 +37,9 @@ impl Subject {
 }
 
 /// The error that a response of another status than the expected one means. Reads its body, up to a limit.
-pub(super) async fn of_response(response: Response, subject: Subject, idle: Duration) -> Error {
+pub(super) async fn of_response(mut response: Response, subject: Subject, patience: Patience) -> Error {
     let status = response.status();
-    let (bytes, _) = body::read_capped(response, MAX_ERROR_BODY, idle).await.unwrap_or_default();
+    let (bytes, _) = body::read_capped(&mut response, MAX_ERROR_BODY, patience).await.unwrap_or_default();
     of_status(status, &bytes, subject)
 }
 

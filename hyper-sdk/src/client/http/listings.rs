@@ -6,7 +6,7 @@
 use super::auth::Access;
 use super::fault::Subject;
 use super::transport::Request;
-use super::{HttpClient, body, link};
+use super::{HttpClient, link};
 use crate::reference::{RepositoryName, Tag};
 use crate::store::{Listing, Page};
 use crate::{Error, ErrorKind, Result};
@@ -110,14 +110,13 @@ impl HttpClient {
             }
         }
         for _ in 0..MAX_EMPTY_PAGES {
-            let request = Request::new(Method::GET, url, access.clone(), subject, &[200]);
-            let answer = self.transport().send(request).await?;
+            let request = Request::new(Method::GET, url, access.clone(), subject, &[200]).whole(MAX_PAGE);
+            let answer = self.send(request).await?;
             let next = match link::next_link(answer.response.headers()) {
                 Some(next) => Some(resolve_next(&answer.url, &next)?),
                 None => None,
             };
-            let bytes = body::read_all(answer.response, MAX_PAGE, self.transport().idle).await?;
-            let mut items = parse(&bytes).map_err(|e| {
+            let mut items = parse(&answer.content).map_err(|e| {
                 Error::invalid("the registry's list is not the JSON of a list").with_source(e)
             })?;
             match (next, items.last()) {

@@ -3,7 +3,7 @@
 use super::auth::Access;
 use super::fault::Subject;
 use super::transport::{Answer, Payload, Request};
-use super::{HttpClient, body, content_digest, content_length, header, link};
+use super::{HttpClient, content_digest, content_length, header, link};
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, ImageIndex, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -35,7 +35,7 @@ impl HttpClient {
         reference: &ManifestReference,
     ) -> Result<Descriptor> {
         let request = self.manifest_request(Method::HEAD, repository, reference, &[200, 405])?;
-        let Answer { response, .. } = self.transport().send(request).await?;
+        let Answer { response, .. } = self.send(request).await?;
         let headers = response.headers();
         let kind = header(headers, "content-type").map(media_type::essence);
         let known = match (kind, content_digest(headers), content_length(headers)) {
@@ -60,11 +60,10 @@ impl HttpClient {
         repository: &RepositoryName,
         reference: &ManifestReference,
     ) -> Result<Manifest> {
-        let request = self.manifest_request(Method::GET, repository, reference, &[200])?;
-        let Answer { response, .. } = self.transport().send(request).await?;
+        let request = self.manifest_request(Method::GET, repository, reference, &[200])?.whole(MAX_MANIFEST);
+        let Answer { response, content: bytes, .. } = self.send(request).await?;
         let kind = header(response.headers(), "content-type").map(media_type::essence);
         let said = content_digest(response.headers());
-        let bytes = body::read_all(response, MAX_MANIFEST, self.transport().idle).await?;
         let expected = match reference {
             ManifestReference::Digest(digest) => Some(digest.clone()),
             ManifestReference::Tag(_) => said,
@@ -119,7 +118,7 @@ impl HttpClient {
         let request = Request::new(Method::PUT, url, access, Subject::Repository, &[200, 201, 202])
             .header(CONTENT_TYPE, manifest.media_type())?
             .payload(Payload::Bytes(manifest.bytes().clone()));
-        self.transport().send(request).await
+        self.send(request).await
     }
 
     /// Adds a manifest to the index under the fallback tag of its subject, for a registry that does not do so itself
@@ -195,8 +194,9 @@ impl HttpClient {
         for _ in 0..MAX_REFERRER_PAGES {
             let access = Access::repository(repository, "pull");
             let request = Request::new(Method::GET, url, access, Subject::Manifest, &[200, 404, 405, 501])
-                .header(ACCEPT, media_type::OCI_INDEX)?;
-            let answer = self.transport().send(request).await?;
+                .header(ACCEPT, media_type::OCI_INDEX)?
+                .whole(MAX_MANIFEST);
+            let answer = self.send(request).await?;
             if answer.response.status() != 200 {
                 return Ok(None);
             }
@@ -206,8 +206,7 @@ impl HttpClient {
                 return Ok(None);
             }
             let next = link::next_link(answer.response.headers());
-            let bytes = body::read_all(answer.response, MAX_MANIFEST, self.transport().idle).await?;
-            let page: ImageIndex = serde_json::from_slice(&bytes).map_err(|e| {
+            let page: ImageIndex = serde_json::from_slice(&answer.content).map_err(|e| {
                 Error::new(ErrorKind::ManifestInvalid, "the list of referrers is not an index").with_source(e)
             })?;
             found.extend(page.manifests);

@@ -29,9 +29,10 @@ mod uploads;
 pub use builder::HttpClientBuilder;
 pub use retry::RetryPolicy;
 
-use super::{ClientCapabilities, Mount, RegistryClient, UploadSession};
+use super::{ClientCapabilities, Mount, RegistryClient, SharedClient, UploadSession};
 use crate::clock::{Clock, SystemClock};
 use crate::oci::{Descriptor, Manifest};
+use crate::progress::Progress;
 use crate::reference::{ManifestReference, RegistryHost, RepositoryName, Tag};
 use crate::store::{BlobReader, ByteRange, ByteStream, Listing, Page};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt};
@@ -43,7 +44,7 @@ use reqwest::Method;
 use reqwest::header::HeaderMap;
 use std::fmt;
 use std::sync::Arc;
-use transport::{Request, Transport};
+use transport::{Answer, Request, Transport};
 use url::Url;
 
 /// Speaks to one registry over HTTP.
@@ -55,6 +56,7 @@ use url::Url;
 #[derive(Clone)]
 pub struct HttpClient {
     inner: Arc<Inner>,
+    notice: retry::Notice,
 }
 
 struct Inner {
@@ -78,6 +80,10 @@ impl HttpClient {
 
     fn transport(&self) -> &Transport {
         &self.inner.transport
+    }
+
+    async fn send(&self, request: Request) -> Result<Answer> {
+        self.transport().send(request, &self.notice).await
     }
 
     /// The URL of a path below `/v2/`. Names, tags and digests need no escaping.
@@ -124,9 +130,14 @@ impl RegistryClient for HttpClient {
         ClientCapabilities::ALL
     }
 
+    fn reporting(&self, progress: &Progress) -> Option<SharedClient> {
+        let notice = retry::Notice { progress: progress.clone(), peer: self.notice.peer.clone() };
+        Some(Arc::new(Self { inner: self.inner.clone(), notice }))
+    }
+
     async fn ping(&self) -> Result<()> {
         let request = Request::new(Method::GET, self.url(""), Access::registry(), Subject::Registry, &[200]);
-        match self.transport().send(request).await {
+        match self.send(request).await {
             Ok(_) => Ok(()),
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 Err(Error::new(ErrorKind::Unavailable, "the host does not speak the registry protocol")
@@ -270,7 +281,7 @@ impl HttpClient {
         let access = Access::repository(repository, "delete,pull,push");
         let request = Request::new(Method::DELETE, url, access, subject, &[200, 202, 204])
             .replay(transport::Replay::IfRefused);
-        self.transport().send(request).await.map(|_| ())
+        self.send(request).await.map(|_| ())
     }
 
     fn named(&self, repository: &RepositoryName, reference: &ManifestReference) -> String {

@@ -1,6 +1,9 @@
 //! When to try again: exponential backoff with jitter, `Retry-After`, and a budget.
 
+use crate::Error;
+use crate::progress::Progress;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
+use std::fmt::Display;
 use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
@@ -35,17 +38,25 @@ impl RetryPolicy {
         Self { attempts: 1, first_delay: Duration::ZERO, max_delay: Duration::ZERO, budget: Duration::ZERO };
 }
 
+/// Who is told of a call that is tried again, and of whom.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Notice {
+    pub(super) progress: Progress,
+    pub(super) peer: String,
+}
+
 /// The attempts of one call.
 #[derive(Debug)]
 pub(super) struct Attempts {
     policy: RetryPolicy,
+    notice: Notice,
     made: u32,
     left: Duration,
 }
 
 impl Attempts {
-    pub(super) fn new(policy: RetryPolicy) -> Self {
-        Self { policy, made: 1, left: policy.budget }
+    pub(super) fn new(policy: RetryPolicy, notice: &Notice) -> Self {
+        Self { policy, notice: notice.clone(), made: 1, left: policy.budget }
     }
 
     /// Forgets the failures so far: there was progress since.
@@ -53,9 +64,16 @@ impl Attempts {
         self.made = 1;
     }
 
-    /// Waits before the next attempt, or says at once that there is none.
-    pub(super) async fn again(&mut self, retry_after: Option<Duration>) -> bool {
+    /// Tells that `what` failed and waits before the next attempt, or says at once that there is none.
+    pub(super) async fn again(
+        &mut self,
+        retry_after: Option<Duration>,
+        what: impl Display,
+        error: &Error,
+    ) -> bool {
         let Some(delay) = self.next_delay(retry_after) else { return false };
+        let (peer, made, all) = (&self.notice.peer, self.made, self.policy.attempts);
+        self.notice.progress.warn(format!("{peer}: {what}: {error}: trying again, attempt {made} of {all}"));
         tokio::time::sleep(delay).await;
         true
     }
@@ -133,7 +151,7 @@ mod tests {
     #[test]
     fn waits_grow_up_to_the_cap_and_end_with_the_attempts() {
         let policy = RetryPolicy { attempts: 4, ..RetryPolicy::default() };
-        let mut attempts = Attempts::new(policy);
+        let mut attempts = Attempts::new(policy, &Notice::default());
         for ceiling in [200, 400, 800] {
             let delay = attempts.next_delay(None).unwrap().as_millis();
             assert!(delay >= ceiling / 2 && delay <= ceiling, "{delay} of {ceiling}");
@@ -143,8 +161,10 @@ mod tests {
 
     #[test]
     fn a_wait_above_the_budget_is_refused() {
-        let mut attempts =
-            Attempts::new(RetryPolicy { budget: Duration::from_secs(10), ..RetryPolicy::default() });
+        let mut attempts = Attempts::new(
+            RetryPolicy { budget: Duration::from_secs(10), ..RetryPolicy::default() },
+            &Notice::default(),
+        );
         assert_eq!(attempts.next_delay(Some(Duration::from_secs(8))), Some(Duration::from_secs(8)));
         assert_eq!(attempts.next_delay(Some(Duration::from_secs(8))), None);
     }

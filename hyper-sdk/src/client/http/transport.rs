@@ -6,18 +6,21 @@
 //! - At most five redirects; none from HTTPS to HTTP.
 
 use super::auth::{Access, Authenticator};
-use super::body::{self, Activity};
+use super::body;
 use super::fault::{self, Subject};
-use super::retry::{self, Attempts, RetryPolicy};
+use super::retry::{self, Attempts, Notice, RetryPolicy};
+use crate::client::patience::{Outflow, Patience};
 use crate::store::ByteStream;
 use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
+use futures::StreamExt as _;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Method, Response, StatusCode};
-use std::time::Duration;
 use url::Url;
 
 const MAX_REDIRECTS: usize = 5;
+/// A body of this size is handed to the system at once.
+const SMALL: usize = 64 * 1024;
 
 /// When a request whose fate is unknown may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,17 @@ pub(super) struct Head {
     pub(super) subject: Subject,
     pub(super) replay: Replay,
     pub(super) accept: &'static [u16],
+    /// How many bytes of the body are read before the request counts as answered.
+    pub(super) whole: Option<usize>,
+    /// How many bytes the registry has to go through for its answer.
+    pub(super) effort: u64,
+}
+
+impl Head {
+    /// The request for people; the query, which may hold a signature, stays out.
+    fn shown(&self) -> String {
+        format!("{} {}", self.method, self.url.path())
+    }
 }
 
 pub(super) struct Request {
@@ -59,8 +73,17 @@ impl Request {
         subject: Subject,
         accept: &'static [u16],
     ) -> Self {
-        let head =
-            Head { method, url, headers: HeaderMap::new(), access, subject, replay: Replay::Always, accept };
+        let head = Head {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            access,
+            subject,
+            replay: Replay::Always,
+            accept,
+            whole: None,
+            effort: 0,
+        };
         Self { head, payload: Payload::Empty }
     }
 
@@ -80,12 +103,26 @@ impl Request {
         self.head.replay = replay;
         self
     }
+
+    /// Reads the body of a good response too, up to `cap` bytes: one that breaks off is asked for again.
+    pub(super) fn whole(mut self, cap: usize) -> Self {
+        self.head.whole = Some(cap);
+        self
+    }
+
+    /// Waits longer for the answer, which the registry has to go through so many bytes for.
+    pub(super) fn effort(mut self, bytes: u64) -> Self {
+        self.head.effort = bytes;
+        self
+    }
 }
 
 /// A response with the URL that it came from.
 pub(super) struct Answer {
     pub(super) response: Response,
     pub(super) url: Url,
+    /// The body, when the request wanted it whole.
+    pub(super) content: Bytes,
 }
 
 pub(super) struct Transport {
@@ -93,12 +130,22 @@ pub(super) struct Transport {
     pub(super) base: Url,
     pub(super) auth: Authenticator,
     pub(super) policy: RetryPolicy,
-    pub(super) idle: Duration,
+    pub(super) patience: Patience,
 }
 
 impl Transport {
     /// Sends a request and returns the response if its status is one of those accepted.
-    pub(super) async fn send(&self, request: Request) -> Result<Answer> {
+    pub(super) async fn send(&self, request: Request, notice: &Notice) -> Result<Answer> {
+        self.send_within(request, &mut Attempts::new(self.policy, notice), notice).await
+    }
+
+    /// Sends a request within attempts that are counted elsewhere too.
+    pub(super) async fn send_within(
+        &self,
+        request: Request,
+        attempts: &mut Attempts,
+        notice: &Notice,
+    ) -> Result<Answer> {
         let Request { head: request, mut payload } = request;
         let streams = matches!(payload, Payload::Stream(..));
         if streams && !self.auth.is_known() {
@@ -106,13 +153,12 @@ impl Transport {
             let url = self.base.join("/v2/").map_err(|e| Error::invalid("not a URL").with_source(e))?;
             let probe =
                 Request::new(Method::GET, url, Access::registry(), Subject::Registry, &[200, 401, 403, 404]);
-            let _ = Box::pin(self.send(probe)).await;
+            let _ = Box::pin(self.send(probe, notice)).await;
         }
-        let mut attempts = Attempts::new(self.policy);
         let mut authenticated = false;
         loop {
             let authorization = if self.is_own(&request.url) {
-                self.auth.header(&self.http, &request.access).await?
+                self.auth.header(&self.http, &request.access, notice).await?
             } else {
                 None
             };
@@ -123,7 +169,7 @@ impl Transport {
             };
             let (error, wait, refused) = match self.follow(&request, sent, authorization.as_ref()).await {
                 Err(Failure { error, unsent }) => (error, None, unsent),
-                Ok(answer) => {
+                Ok(mut answer) => {
                     let status = answer.response.status();
                     let own = self.is_own(&answer.url);
                     if status == StatusCode::UNAUTHORIZED && own && !authenticated {
@@ -132,7 +178,7 @@ impl Transport {
                             .auth
                             .refused(&self.base, headers, &request.access, authorization.as_ref())
                             .await;
-                        let error = fault::of_response(answer.response, request.subject, self.idle).await;
+                        let error = fault::of_response(answer.response, request.subject, self.patience).await;
                         match learnt {
                             Err(why) if why.kind() != ErrorKind::Unauthorized => return Err(why),
                             Err(why) => return Err(why.with_source(error)),
@@ -148,16 +194,23 @@ impl Transport {
                         if own && authorization.is_none() && status.is_success() {
                             self.auth.was_open();
                         }
-                        return Ok(answer);
+                        let Some(cap) = request.whole.filter(|_| status.is_success()) else {
+                            return Ok(answer);
+                        };
+                        match body::read_all(&mut answer.response, cap, self.patience).await {
+                            Ok(content) => return Ok(Answer { content, ..answer }),
+                            Err(e) => (e, None, false),
+                        }
+                    } else {
+                        let wait = retry::retry_after(answer.response.headers(), super::now());
+                        let refused = matches!(status.as_u16(), 429 | 503);
+                        let error = fault::of_response(answer.response, request.subject, self.patience).await;
+                        (error, wait, refused)
                     }
-                    let wait = retry::retry_after(answer.response.headers(), super::now());
-                    let refused = matches!(status.as_u16(), 429 | 503);
-                    let error = fault::of_response(answer.response, request.subject, self.idle).await;
-                    (error, wait, refused)
                 }
             };
             let replay = !streams && (refused || request.replay == Replay::Always);
-            if !replay || !error.is_retryable() || !attempts.again(wait).await {
+            if !replay || !error.is_retryable() || !attempts.again(wait, request.shown(), &error).await {
                 return Err(match wait {
                     Some(wait) => error.with_context("retry after seconds", wait.as_secs()),
                     None => error,
@@ -191,7 +244,7 @@ impl Transport {
             let authorization = authorization.filter(|_| self.is_own(&url));
             let response = self.once(request, &method, &url, payload, authorization).await?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(Answer { response, url });
+                return Ok(Answer { response, url, content: Bytes::new() });
             }
             let location = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
             let next = location.and_then(|l| url.join(l).ok()).ok_or_else(|| {
@@ -226,25 +279,30 @@ impl Transport {
         if let Some(value) = authorization {
             builder = builder.header(AUTHORIZATION, value);
         }
-        let activity = Activity::new();
+        let outflow = Outflow::new();
         builder = match payload {
             Payload::Empty if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
                 builder.header(CONTENT_LENGTH, 0)
             }
             Payload::Empty => builder,
-            Payload::Bytes(bytes) => builder.body(bytes),
+            Payload::Bytes(bytes) if bytes.len() <= SMALL => builder.body(bytes),
+            Payload::Bytes(bytes) => {
+                let length = bytes.len() as u64;
+                let body = futures::stream::iter([Ok(bytes)]).boxed();
+                builder
+                    .header(CONTENT_LENGTH, length)
+                    .body(reqwest::Body::wrap_stream(outflow.watch(length, body)))
+            }
             Payload::Stream(length, stream) => builder
                 .header(CONTENT_LENGTH, length)
-                .body(reqwest::Body::wrap_stream(activity.watch(stream))),
+                .body(reqwest::Body::wrap_stream(outflow.watch(length, stream))),
         };
         tokio::select! {
             sent = builder.send() => sent.map_err(|e| {
                 let unsent = e.is_connect();
                 Failure { error: fault::of_transport(e), unsent }
             }),
-            () = activity.stalled(self.idle) => {
-                Err(Failure { error: body::silence(self.idle), unsent: false })
-            }
+            error = outflow.stalled(self.patience, request.effort) => Err(Failure { error, unsent: false }),
         }
     }
 }

@@ -25,7 +25,7 @@ impl HttpClient {
     pub(super) async fn open_session(&self, repository: &RepositoryName) -> Result<UploadSession> {
         let url = self.url(format_args!("{repository}/blobs/uploads/"));
         let request = Request::new(Method::POST, url, push(repository), Subject::Repository, &[202]);
-        let answer = self.transport().send(request).await?;
+        let answer = self.send(request).await?;
         session_of(&answer, None, 0)
     }
 
@@ -39,7 +39,7 @@ impl HttpClient {
         url.query_pairs_mut().append_pair("mount", digest.as_str()).append_pair("from", from.as_str());
         let access = push(repository).and_pull(from);
         let request = Request::new(Method::POST, url, access, Subject::Repository, &[201, 202]);
-        let answer = self.transport().send(request).await?;
+        let answer = self.send(request).await?;
         if answer.response.status() == 201 {
             return Ok(Mount::Mounted);
         }
@@ -53,15 +53,15 @@ impl HttpClient {
     ) -> Result<UploadSession> {
         let url = self.location(session)?;
         let request = Request::new(Method::GET, url, push(repository), Subject::Upload, &[200, 202, 204]);
-        let answer = self.transport().send(request).await?;
-        // `0-0` is what registries say for no byte and for one; only who has sent one knows.
+        let answer = self.send(request).await?;
+        // `0-0` is what registries say for no byte and for one; only who was told of one knows.
         let empty = if session.offset == 1 { 1 } else { 0 };
         let offset = match header(answer.response.headers(), "range").and_then(link::parse_range) {
             Some((0, 0)) => empty,
             Some((_, last)) => last.saturating_add(1),
             None => 0,
         };
-        session_of(&answer, Some(session), offset)
+        Ok(UploadSession { resumed: true, ..session_of(&answer, Some(session), offset)? })
     }
 
     pub(super) async fn send_chunk(
@@ -85,7 +85,7 @@ impl HttpClient {
         .header(CONTENT_RANGE, format!("{}-{}", session.offset, end - 1))?
         .payload(Payload::Bytes(chunk))
         .replay(Replay::IfRefused);
-        let answer = self.transport().send(request).await?;
+        let answer = self.send(request).await?;
         let offset = match header(answer.response.headers(), "range").and_then(link::parse_range) {
             Some((_, last)) => last.saturating_add(1),
             None => end,
@@ -105,14 +105,16 @@ impl HttpClient {
         let mut request = Request::new(Method::PUT, url, push(repository), Subject::Upload, &[201, 202, 204])
             .header(CONTENT_TYPE, OCTETS)?
             .replay(Replay::IfRefused);
+        let rest_length = rest.as_ref().map(|(length, _)| *length);
         if let Some((length, stream)) = rest.filter(|(length, _)| *length > 0) {
-            if session.offset > 0 {
+            if session.offset > 0 || session.resumed {
                 let last = session.offset.saturating_add(length - 1);
                 request = request.header(CONTENT_RANGE, format!("{}-{last}", session.offset))?;
             }
             request = request.payload(Payload::Stream(length, stream));
         }
-        self.transport().send(request).await.map(|_| ())
+        let length = rest_length.unwrap_or_default();
+        self.send(request.effort(session.offset.saturating_add(length))).await.map(|_| ())
     }
 
     pub(super) async fn drop_session(
@@ -123,7 +125,7 @@ impl HttpClient {
         let url = self.location(session)?;
         let request = Request::new(Method::DELETE, url, push(repository), Subject::Upload, &[200, 202, 204])
             .replay(Replay::IfRefused);
-        self.transport().send(request).await.map(|_| ())
+        self.send(request).await.map(|_| ())
     }
 
     /// The session's URL, which may have been saved as a path.
@@ -160,5 +162,6 @@ fn session_of(answer: &Answer, before: Option<&UploadSession>, offset: u64) -> R
         .and_then(|v| v.trim().parse().ok())
         .or(before.map(|b| b.chunk_min_length))
         .unwrap_or(0);
-    Ok(UploadSession { id, location: location.into(), offset, chunk_min_length })
+    let resumed = before.is_some_and(|b| b.resumed);
+    Ok(UploadSession { id, location: location.into(), offset, chunk_min_length, resumed })
 }

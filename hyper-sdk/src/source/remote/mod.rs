@@ -16,19 +16,24 @@
 mod archive;
 mod git;
 mod git_command;
+#[cfg(test)]
+mod slow_servers;
 mod web;
 
 pub use archive::{StreamContext, context_of_stream};
 pub use git::git_source;
 
+use crate::client::patience::Patience;
 use crate::exec::SecretBytes;
 use crate::graph::{GitSource, Source, WebSource};
 use crate::progress::Progress;
 use crate::{Error, Result, ResultExt as _};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 
 type Choose = dyn Fn(&url::Url) -> Option<String> + Send + Sync;
@@ -64,8 +69,16 @@ pub struct RemoteOptions {
     pub proxy: Option<ProxyChoice>,
     /// The socket of the agent that `ssh` may ask for keys.
     pub ssh_agent: Option<PathBuf>,
+    /// How long a web server may be silent, as in [`crate::client::HttpClientBuilder::idle_timeout`]; 20 s without.
+    pub idle_timeout: Option<Duration>,
     /// Where events go.
     pub progress: Progress,
+}
+
+impl RemoteOptions {
+    fn patience(&self) -> Patience {
+        self.idle_timeout.map_or_else(Patience::default, Patience::new)
+    }
 }
 
 impl fmt::Debug for RemoteOptions {
@@ -154,7 +167,7 @@ impl Inner {
 
 /// Makes a folder of this room.
 fn make_folder(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).at("cannot make the folder", path)
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("cannot make the folder", path)
 }
 
 /// Gives a complete folder its final name. Another process may have been faster: its folder holds the same.

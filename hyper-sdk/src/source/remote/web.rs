@@ -4,6 +4,7 @@
 //! at all when its checksum is given and known, and as if it were new when the checksum is of another algorithm.
 
 use super::{Fetched, Inner, keep, make_folder};
+use crate::client::patience::Broken;
 use crate::digest::{Algorithm, Hasher};
 use crate::dockerfile::without_password;
 use crate::graph::WebSource;
@@ -22,8 +23,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use url::Url;
 
 const ATTEMPTS: u32 = 4;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How many lines the head of an answer may have.
+const MAX_HEADERS: usize = 1000;
 const MAX_REDIRECTS: usize = 10;
 
 /// What is remembered of an answer.
@@ -110,9 +112,10 @@ impl Download<'_> {
             if attempt == ATTEMPTS || !error.is_retryable() {
                 return Err(error);
             }
-            self.task.warn(format!("{error}: trying again"));
-            tokio::time::sleep(wait).await;
             attempt += 1;
+            let why = first_cause(&error).map(|e| format!(": {e}")).unwrap_or_default();
+            self.task.warn(format!("{error}{why}: trying again, attempt {attempt} of {ATTEMPTS}"));
+            tokio::time::sleep(wait).await;
             wait *= 3;
         };
         match (record, known) {
@@ -143,7 +146,7 @@ impl Download<'_> {
             .redirect(redirects)
             .user_agent(concat!("hyper/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(IDLE_TIMEOUT);
+            .http1_max_headers(MAX_HEADERS);
         if let Some(choice) = self.inner.options.proxy.clone() {
             builder = builder.proxy(reqwest::Proxy::custom(move |url| {
                 choice.of(url).and_then(|proxy| Url::parse(&proxy).ok())
@@ -200,7 +203,9 @@ impl Download<'_> {
                 .with_source(e.without_url())
         };
         let request = client.get(self.url.clone()).headers(headers.clone());
-        let mut response = request.send().await.map_err(failed)?;
+        let late = |e: Error| self.fail(ErrorKind::Timeout, "cannot be fetched").with_source(e);
+        let patience = self.inner.options.patience();
+        let mut response = patience.answer(request.send()).await.map_err(late)?.map_err(failed)?;
         let status = response.status();
         if status == StatusCode::NOT_MODIFIED {
             return Ok(None);
@@ -232,7 +237,11 @@ impl Download<'_> {
         } else {
             Body::Plain(Box::new(sink))
         };
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        let mut pace = patience.pace();
+        while let Some(chunk) = pace.next(&mut response).await.map_err(|broken| match broken {
+            Broken::Late(e) => late(e),
+            Broken::Failed(e) => failed(e),
+        })? {
             body.write(&chunk).at("cannot write the file", &path)?;
             self.task.advance(chunk.len() as u64);
         }
@@ -249,6 +258,12 @@ impl Download<'_> {
         keep(made, &self.folder.join(&folder))?;
         Ok(Some(Record { etag, last_modified, digest, folder }))
     }
+}
+
+/// What an error came of in the end.
+fn first_cause(error: &Error) -> Option<&(dyn std::error::Error + 'static)> {
+    let causes = std::iter::successors(std::error::Error::source(error), |e| e.source());
+    causes.last()
 }
 
 /// Where the bytes of a file go.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::digest::{Algorithm, Hasher};
 use crate::store::{ByteStream, UploadId};
-use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _, private_folder};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -45,17 +45,20 @@ struct Folders {
     root: PathBuf,
     blobs: PathBuf,
     uploads: PathBuf,
+    warning: Option<String>,
 }
 
 impl DiskBlobs {
-    /// Opens the folder `root`, making what is missing of it.
+    /// Opens the folder `root`, making what is missing of it. It is closed to other users; that it was open before is
+    /// in [`DiskBlobs::warning`].
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when it cannot be made or written.
+    /// [`ErrorKind::Io`] when it cannot be made or written, and those of [`private_folder::open`].
     pub async fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
         blocking(move || {
-            let folders = Folders { blobs: root.join("blobs"), uploads: root.join("uploads"), root };
+            let warning = private_folder::open(&root)?.warning;
+            let folders = Folders { blobs: root.join("blobs"), uploads: root.join("uploads"), root, warning };
             for folder in [&folders.root, &folders.blobs, &folders.uploads] {
                 make_folder(folder)?;
             }
@@ -67,6 +70,11 @@ impl DiskBlobs {
     /// The folder.
     pub fn root(&self) -> &Path {
         &self.0.root
+    }
+
+    /// What the user of the folder is to know about how it was found.
+    pub fn warning(&self) -> Option<&str> {
+        self.0.warning.as_deref()
     }
 
     /// A folder on the same file system for files that are to become blobs ([`BlobBackend::adopt`]). What is left there

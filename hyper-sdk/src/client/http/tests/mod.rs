@@ -3,6 +3,7 @@
 mod authorisation;
 mod downloads;
 mod pages;
+mod patience;
 mod peer;
 mod server;
 mod uploads;

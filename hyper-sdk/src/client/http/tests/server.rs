@@ -35,6 +35,12 @@ pub(super) struct Reply {
     cut: Option<usize>,
     /// Close the connection after so many bytes of the request's body, without an answer.
     hang_up: Option<usize>,
+    /// Fall silent after so many bytes of the body.
+    stall: Option<usize>,
+    /// Send the body by single bytes, with this pause between them.
+    drip: Option<Duration>,
+    /// Read nothing of the request's body, and do not answer.
+    deaf: bool,
     delay: Duration,
     sink: Option<Arc<Mutex<Vec<u8>>>>,
 }
@@ -42,7 +48,8 @@ pub(super) struct Reply {
 impl Reply {
     pub(super) fn new(status: u16) -> Self {
         let (headers, body) = (Vec::new(), Vec::new());
-        Self { status, headers, body, cut: None, hang_up: None, delay: Duration::ZERO, sink: None }
+        let (cut, hang_up, stall, drip, deaf, sink) = (None, None, None, None, false, None);
+        Self { status, headers, body, cut, hang_up, stall, drip, deaf, delay: Duration::ZERO, sink }
     }
 
     pub(super) fn header(mut self, name: &str, value: impl ToString) -> Self {
@@ -57,6 +64,21 @@ impl Reply {
 
     pub(super) fn cut(mut self, after: usize) -> Self {
         self.cut = Some(after);
+        self
+    }
+
+    pub(super) fn stall(mut self, after: usize) -> Self {
+        self.stall = Some(after);
+        self
+    }
+
+    pub(super) fn drip(mut self, pause: Duration) -> Self {
+        self.drip = Some(pause);
+        self
+    }
+
+    pub(super) fn deaf(mut self) -> Self {
+        self.deaf = true;
         self
     }
 
@@ -139,6 +161,11 @@ async fn serve(stream: TcpStream, script: &Script, log: &Mutex<Vec<Seen>>) -> st
         seen.headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
     let reply = script(&seen);
+    if reply.deaf {
+        log.lock().unwrap().push(seen);
+        std::future::pending::<()>().await;
+        return Ok(());
+    }
     let length: usize = seen.header("content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
     assert!(seen.header("transfer-encoding").is_none(), "the client knows the length of what it sends");
     let mut body = vec![0; reply.hang_up.unwrap_or(length).min(length)];
@@ -162,8 +189,21 @@ async fn serve(stream: TcpStream, script: &Script, log: &Mutex<Vec<Seen>>) -> st
     }
     stream.write_all((head + "\r\n").as_bytes()).await?;
     if !is_head {
-        let end = reply.cut.unwrap_or(usize::MAX).min(reply.body.len());
-        stream.write_all(&reply.body[..end]).await?;
+        let end = reply.cut.or(reply.stall).unwrap_or(usize::MAX).min(reply.body.len());
+        match reply.drip {
+            None => stream.write_all(&reply.body[..end]).await?,
+            Some(pause) => {
+                for byte in &reply.body[..end] {
+                    stream.write_all(&[*byte]).await?;
+                    stream.flush().await?;
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+    if reply.stall.is_some() {
+        stream.flush().await?;
+        std::future::pending::<()>().await;
     }
     stream.flush().await?;
     stream.get_mut().shutdown().await

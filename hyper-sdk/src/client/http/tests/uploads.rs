@@ -94,6 +94,51 @@ async fn a_broken_upload_is_resumed_where_the_registry_says() {
     assert_eq!(server.lines().last().unwrap(), "PUT /v2/a/b/manifests/latest");
 }
 
+/// A registry that keeps one byte of the first upload and says `0-0`, as for none; what it does when the upload goes on
+/// is up to the caller. Every session has bytes of its own.
+async fn one_byte(
+    go_on: impl Fn(Option<&str>) -> Option<Reply> + Send + Sync + 'static,
+) -> (crate::Result<Descriptor>, Vec<Seen>) {
+    let layer: Vec<u8> = (0..100_000u32).map(|i| i as u8).collect();
+    let (store, _) = store(&layer).await;
+    let (puts, posts, digest) = (Counter::default(), Counter::default(), Digest::sha256(&layer));
+    let server = Server::start(move |seen| match seen.method.as_str() {
+        "HEAD" if seen.target.contains(digest.hex()) => Reply::new(404),
+        "HEAD" => Reply::new(200).header("Content-Length", 2),
+        "POST" => Reply::new(202).header("Location", format!("/v2/a/b/blobs/uploads/{}", posts.next())),
+        "GET" => Reply::new(204).header("Range", "0-0"),
+        "PUT" if seen.target.contains("uploads/0") => match puts.next() {
+            0 => Reply::new(201).hang_up(1),
+            _ => go_on(seen.header("content-range")).unwrap_or_else(|| Reply::new(201)),
+        },
+        "PUT" => Reply::new(201),
+        _ => Reply::new(204),
+    })
+    .await;
+    let pushed = push_to(&server, &store, &PushOptions::default()).await;
+    (pushed, server.seen())
+}
+
+#[tokio::test]
+async fn one_byte_that_was_kept_is_told_from_none() {
+    let refuses = |range: Option<&str>| {
+        assert_eq!(range, Some("0-99999"), "what goes on says where");
+        Some(Reply::new(416).body(r#"{"errors":[{"code":"RANGE_INVALID","message":"at 1"}]}"#))
+    };
+    let takes = |_: Option<&str>| {
+        Some(Reply::new(400).body(r#"{"errors":[{"code":"DIGEST_INVALID","message":"another"}]}"#))
+    };
+    let had_none = |_: Option<&str>| None;
+    for (sessions, (pushed, seen)) in
+        [(2, one_byte(refuses).await), (2, one_byte(takes).await), (1, one_byte(had_none).await)]
+    {
+        pushed.unwrap();
+        assert_eq!(seen.iter().filter(|s| s.method == "POST").count(), sessions);
+        let last = seen.iter().rfind(|s| s.method == "PUT" && s.target.contains("/uploads/")).unwrap();
+        assert_eq!(last.body.len(), 100_000);
+    }
+}
+
 #[tokio::test]
 async fn an_upload_without_progress_ends_without_a_tag() {
     let layer = vec![7u8; 100_000];
@@ -148,6 +193,7 @@ async fn a_chunk_is_not_sent_twice_unless_it_was_refused() {
         location: SESSION.to_owned(),
         offset: 0,
         chunk_min_length: 0,
+        resumed: false,
     };
     let chunk = Bytes::from_static(b"hello");
     client.upload_chunk(&repository(), &session, chunk.clone()).await.unwrap_err();
@@ -184,6 +230,7 @@ async fn a_stream_waits_for_the_challenge() {
         location: SESSION.to_owned(),
         offset: 0,
         chunk_min_length: 0,
+        resumed: false,
     };
     let stream = futures::StreamExt::boxed(futures::stream::iter([Ok(Bytes::from_static(b"hello"))]));
     client.finish_upload(&repository(), session, &Digest::sha256("hello"), Some((5, stream))).await.unwrap();

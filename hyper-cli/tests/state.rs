@@ -1,0 +1,167 @@
+//! The state folder: nobody but its user comes into it.
+
+use super::rootless::ordinary_user;
+use super::support::{Place, Who, busybox, find, is_root, skip, succeed, told};
+use std::fs::Permissions;
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// A user who has nothing to do with it.
+const STRANGER: &str = "45678";
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().mode() & 0o7777
+}
+
+fn set(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// Lets everybody come as far as the state folder.
+fn open_place(place: &Place) {
+    set(&place.join(""), 0o755);
+}
+
+/// What a stranger finds at a path and below.
+fn seen_by_a_stranger(path: &Path) -> String {
+    let script = r#"ls -R "$0" 2>/dev/null | head -n 20; cat "$0"/logs/* 2>/dev/null | head -c 100"#;
+    let mut command = Command::new("setpriv");
+    let id = format!("--reuid={STRANGER}");
+    command.args([&id, &format!("--regid={STRANGER}"), "--clear-groups", "--", "sh", "-c", script]).arg(path);
+    String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
+}
+
+/// Runs the program under another file mode mask.
+fn masked(place: &Place, mask: &str, arguments: &[&str]) -> Command {
+    let program = place.hyper(arguments);
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("umask {mask}; exec \"$@\"")).arg("sh").arg(program.get_program());
+    command.args(program.get_args()).current_dir(program.get_current_dir().unwrap()).env_clear();
+    command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn no_command_makes_a_state_folder_that_others_can_enter() {
+    for mask in ["000", "022", "077"] {
+        let commands: [&[&str]; 6] = [
+            &["images"],
+            &["build", "-f", "context/Dockerfile", "context"],
+            &["build", "-t", "a:1", "--check", "context"],
+            &["tag", "a", "b"],
+            &["rm", "a"],
+            &["inspect", "a"],
+        ];
+        for arguments in commands {
+            let place = Place::new();
+            place.write("context/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+            open_place(&place);
+            let output = masked(&place, mask, arguments).output().unwrap();
+            assert_eq!(mode(&place.join("state")), 0o700, "{mask} {arguments:?} {}", told(&output));
+            assert!(!told(&output).contains("warning"), "{}", told(&output));
+        }
+    }
+}
+
+#[test]
+fn a_context_on_standard_input_and_the_logs_are_private() {
+    let place = Place::new();
+    open_place(&place);
+    let mut child = masked(&place, "000", &["build", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"FROM scratch\nLABEL a=b\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(mode(&place.join("state")), 0o700);
+    for entry in std::fs::read_dir(place.join("state/logs")).unwrap() {
+        assert_eq!(mode(&entry.unwrap().path()), 0o600);
+    }
+}
+
+#[test]
+fn a_stranger_sees_nothing_of_a_state_folder_while_it_is_made_and_used() {
+    if busybox().is_none() || !is_root() || find("setpriv").is_none() {
+        skip!("this takes root, to be somebody else, setpriv, and a static busybox");
+    }
+    let users = [Some(Who::Me), Some(Who::Id(45_679)), ordinary_user().ok()];
+    for who in users.into_iter().flatten() {
+        let place = Place::of(who);
+        open_place(&place);
+        let dockerfile = "FROM base\nRUN cp /bin/busybox /suid && chmod 4755 /suid && mkdir -m 777 /open && \
+            echo deep > /open/file && sleep 2\n";
+        let mut building = place.build(dockerfile, &["-t", "a:1"]);
+        let mut child = building.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut looks = 0;
+        while child.try_wait().unwrap().is_none() {
+            assert_eq!(seen_by_a_stranger(&place.join("state")), "");
+            looks += 1;
+        }
+        assert!(child.wait().unwrap().success() && looks > 0);
+        assert_eq!(seen_by_a_stranger(&place.join("state")), "");
+    }
+}
+
+#[test]
+fn a_state_folder_that_is_open_is_closed_with_one_warning() {
+    let place = Place::new();
+    let state = place.join("state");
+    for wide in [0o755, 0o777, 0o750] {
+        std::fs::create_dir_all(&state).unwrap();
+        set(&state, wide);
+        place.write("context/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+        for arguments in [&["build", "--progress=plain", "context"][..], &["images"], &["images", "--quiet"]]
+        {
+            set(&state, wide);
+            let output = place.hyper(arguments).output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{}", told(&output));
+            assert_eq!(stderr.matches("other users could reach the folder").count(), 1, "{stderr}");
+            assert_eq!(mode(&state), 0o700);
+            let again = place.hyper(arguments).output().unwrap();
+            assert!(!told(&again).contains("other users"), "{}", told(&again));
+        }
+    }
+}
+
+#[test]
+fn a_state_folder_that_others_can_replace_is_refused() {
+    let place = Place::new();
+    place.write("context/Dockerfile", "FROM scratch\n");
+    std::fs::create_dir(place.join("wide")).unwrap();
+    let state = place.join("wide/state");
+    let commands = [&["images"][..], &["build", "context"], &["serve"], &["pull", "localhost:1/a"]];
+    let refused = |needle: &str| {
+        for arguments in commands {
+            let output = place.hyper(arguments).env("HYPER_ROOT", &state).output().unwrap();
+            let text = told(&output);
+            assert_eq!(output.status.code(), Some(1), "{text}");
+            assert!(text.contains(needle) && text.contains("--root"), "{text}");
+        }
+    };
+    set(&place.join("wide"), 0o777);
+    refused("can be written by everybody");
+    assert!(!state.exists());
+    if is_root() {
+        set(&place.join("wide"), 0o755);
+        chown(place.join("wide"), Some(4321), Some(4321)).unwrap();
+        refused("belongs to uid 4321");
+        chown(place.join("wide"), Some(0), Some(0)).unwrap();
+        std::fs::create_dir(&state).unwrap();
+        chown(&state, Some(4321), Some(4321)).unwrap();
+        refused("belongs to another user (uid 4321)");
+    }
+}
+
+#[test]
+fn the_quickstart_works_in_a_private_folder() {
+    let place = Place::new();
+    std::fs::create_dir(place.join("tmp")).unwrap();
+    open_place(&place);
+    let mut command = masked(&place, "000", &["quickstart", "--keep", "-q"]);
+    succeed(command.env("TMPDIR", place.join("tmp")));
+    let folders: Vec<_> = std::fs::read_dir(place.join("tmp")).unwrap().map(|e| e.unwrap().path()).collect();
+    assert!(!folders.is_empty());
+    for folder in folders {
+        assert_eq!(mode(&folder), 0o700);
+    }
+}

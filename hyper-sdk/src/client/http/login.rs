@@ -1,0 +1,130 @@
+//! Whether credentials are right, found out by what needs them.
+//!
+//! ```text
+//!   GET /v2/ without credentials
+//!     401             ──► answer the challenge: 200 right, 401 wrong
+//!     else, with a    ──► answer it all the same: 401 wrong; a token server that gives a token has checked them
+//!     challenge
+//!     else            ──► POST an upload to a repository that does not exist, without credentials
+//!                           401  ──► answer the challenge: 401 wrong, else right (403: right, and not permitted)
+//!                           else ──► nobody asks for credentials here
+//! ```
+//!
+//! A session that such an upload opens is given back at once.
+
+use super::auth::Access;
+use super::fault::{self, Subject};
+use super::transport::Answer;
+use super::{HttpClient, header};
+use crate::reference::RepositoryName;
+use crate::{Error, ErrorKind, Result, ResultExt as _};
+use reqwest::Method;
+use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
+
+/// The repository that an upload is asked for. Nobody has it.
+const PROBE: &str = "hyper/login-probe";
+
+/// What is known of credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CredentialCheck {
+    /// The registry, or the token server that it names, took them.
+    Accepted,
+    /// The registry did not ask for any: whether they are right is not known.
+    NotAsked,
+}
+
+impl HttpClient {
+    /// Finds out whether the keychain's credentials for the registry are right. A registry that answers everybody is
+    /// asked for something that needs them, which changes nothing there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unauthorized`] when they are wrong; those of the network.
+    pub async fn check_credentials(&self) -> Result<CredentialCheck> {
+        self.check().await.context("registry", self)
+    }
+
+    async fn check(&self) -> Result<CredentialCheck> {
+        let root = self.url("");
+        let answer = self.ask(Method::GET, &root, None).await?;
+        if answer.response.status() == 401 {
+            use crate::client::RegistryClient as _;
+            return self.ping().await.map(|()| CredentialCheck::Accepted);
+        }
+        if !answer.response.status().is_success() {
+            // Whoever answers so at this address is no registry.
+            use crate::client::RegistryClient as _;
+            self.ping().await?;
+        }
+        if answer.response.headers().contains_key(WWW_AUTHENTICATE) {
+            let access = Access::registry();
+            let is_token = self.learn(&answer, &access).await?;
+            let authorization = self.authorization(&access).await?;
+            let again = self.ask(Method::GET, &root, authorization.as_ref()).await?;
+            if again.response.status() == 401 {
+                return Err(refused(again, self).await);
+            }
+            if is_token {
+                return Ok(CredentialCheck::Accepted);
+            }
+        }
+        let probe = RepositoryName::parse(PROBE)?;
+        let uploads = self.url(format_args!("{probe}/blobs/uploads/"));
+        let answer = self.ask(Method::POST, &uploads, None).await?;
+        if answer.response.status() != 401 {
+            self.give_back(&answer, None).await;
+            return Ok(CredentialCheck::NotAsked);
+        }
+        // A token for nothing tells whether the name and the password are right, whatever they permit.
+        let access = Access::registry();
+        let is_token = self.learn(&answer, &access).await?;
+        let authorization = self.authorization(&access).await?;
+        if is_token {
+            return Ok(CredentialCheck::Accepted);
+        }
+        let again = self.ask(Method::POST, &uploads, authorization.as_ref()).await?;
+        if again.response.status() == 401 {
+            return Err(refused(again, self).await);
+        }
+        self.give_back(&again, authorization.as_ref()).await;
+        Ok(CredentialCheck::Accepted)
+    }
+
+    /// Learns a challenge, and whether it names a token server.
+    async fn learn(&self, answer: &Answer, access: &Access) -> Result<bool> {
+        let transport = self.transport();
+        let headers = answer.response.headers();
+        transport.auth.refused(&transport.base(), headers, access, None).await?;
+        Ok(transport.auth.wants_token())
+    }
+
+    /// The header that answers what was learnt; [`ErrorKind::Unauthorized`] when the token server gives nothing.
+    async fn authorization(&self, access: &Access) -> Result<Option<HeaderValue>> {
+        let transport = self.transport();
+        let found = transport.auth.header(&transport.http, access, &self.notice).await?;
+        found.map_or_else(
+            || Err(Error::new(ErrorKind::Unauthorized, "there are no credentials for the registry")),
+            |header| Ok(Some(header)),
+        )
+    }
+
+    async fn ask(&self, method: Method, url: &url::Url, authorization: Option<&HeaderValue>) -> Result<Answer> {
+        self.transport().ask(method, url, authorization, &self.notice).await
+    }
+
+    /// Ends the session that a probe opened, if it did. It would expire by itself.
+    async fn give_back(&self, answer: &Answer, authorization: Option<&HeaderValue>) {
+        let Some(location) = header(answer.response.headers(), "location") else { return };
+        let Ok(url) = answer.url.join(location) else { return };
+        if answer.response.status() == 202 && self.transport().is_own(&url) {
+            let _ = self.ask(Method::DELETE, &url, authorization).await;
+        }
+    }
+}
+
+async fn refused(answer: Answer, client: &HttpClient) -> Error {
+    fault::of_response(answer.response, Subject::Registry, client.transport().patience)
+        .await
+        .with_kind(ErrorKind::Unauthorized)
+        .with_retryable(false)
+}

@@ -1,0 +1,73 @@
+//! Web servers that accept and say nothing, stall within the file, or send it by drops.
+
+use super::*;
+use crate::ErrorKind;
+use crate::progress::Event;
+use std::io::{Read as _, Write as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A server that answers the first `bad` requests with `head` and then nothing, or a byte every now and then.
+fn server(bad: usize, head: &'static str, pause: Option<Duration>) -> (String, Arc<AtomicUsize>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let number = count.fetch_add(1, Ordering::SeqCst);
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 4096]);
+                if number >= bad {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood");
+                    return;
+                }
+                let _ = stream.write_all(head.as_bytes());
+                while stream.write_all(if pause.is_some() { b"x" } else { b"" }).is_ok() {
+                    std::thread::sleep(pause.unwrap_or(Duration::from_secs(1)));
+                }
+            });
+        }
+    });
+    (format!("http://{address}/file"), seen)
+}
+
+async fn fetch(url: &str) -> (Result<Option<Fetched>>, Vec<String>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let (progress, mut events) = Progress::channel();
+    let idle_timeout = Some(Duration::from_millis(100));
+    let options = RemoteOptions { idle_timeout, progress, ..RemoteOptions::default() };
+    let source = WebSource { url: url.to_owned(), file_name: "file".to_owned(), checksum: None };
+    let fetched = RemoteSources::new(folder.path(), options).fetch(&Source::Web(source)).await;
+    let told = std::iter::from_fn(|| events.try_recv().ok()).filter_map(|event| match event {
+        Event::Warning { message, .. } => Some(message),
+        _ => None,
+    });
+    (fetched, told.collect(), folder)
+}
+
+#[tokio::test]
+async fn a_server_that_recovers_gives_the_file_and_one_that_does_not_ends_the_fetch() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nstart";
+    let drops = Some(Duration::from_millis(20));
+    for (head, pause, why) in [
+        ("", None, "does not answer"),
+        ("HTTP/1.1 200 OK\r\nA: ", drops, "does not answer"),
+        (HEAD, None, "fell silent"),
+        (HEAD, drops, "too slowly"),
+    ] {
+        let (url, seen) = server(2, head, pause);
+        let (fetched, told, _folder) = fetch(&url).await;
+        let path = fetched.unwrap().unwrap().path;
+        assert_eq!(std::fs::read(path.join("file")).unwrap(), b"good");
+        assert_eq!((told.len(), seen.load(Ordering::SeqCst)), (2, 3), "{told:?}");
+        assert!(told[0].contains(why) && told[1].contains("attempt 3 of 4"), "{told:?}");
+
+        let (url, seen) = server(usize::MAX, head, pause);
+        let (fetched, told, folder) = fetch(&url).await;
+        let e = fetched.unwrap_err();
+        assert_eq!((e.kind(), told.len(), seen.load(Ordering::SeqCst)), (ErrorKind::Timeout, 3, 4), "{e}");
+        let left: Vec<_> = std::fs::read_dir(folder.path().join("web")).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
