@@ -9,6 +9,9 @@
 mod dockerfile_fixtures;
 mod dockerfile_golden;
 mod sandbox;
+mod sandbox_devices;
+mod sandbox_escapes;
+mod sandbox_limits;
 mod snapshots;
 
 /// A file that is forgotten here would never run.

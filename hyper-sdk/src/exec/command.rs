@@ -3,19 +3,23 @@
 //! `no_new_privs` is not set: `su` and `sudo` are used in builds, and peers let them work. The bounding set limits what
 //! set-user-id programs can gain.
 
-use super::spec::ExecSpec;
+use super::spec::{ExecSpec, Network};
 use super::{seccomp, sys};
 use crate::layer::accounts::Identity as User;
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::Access;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 /// Docker's default capabilities: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP,
 /// NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE and SETFCAP.
 const CAPABILITIES: &[u32] = &[0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
 /// Where programs are searched when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// As much as the kernel takes in one argument or variable (MAX_ARG_STRLEN, 32 of the smallest pages), with its end.
+const LONGEST_TEXT: usize = 128 << 10;
 
 /// Where the command writes.
 pub(super) struct Output {
@@ -29,13 +33,16 @@ pub(super) struct Command {
     env: Vec<CString>,
     program: String,
     path: String,
-    cwd: String,
+    /// Entered by this descriptor: by its path it could be another one by now.
+    cwd: OwnedFd,
+    cwd_path: String,
     user: User,
+    host_network: bool,
 }
 
 impl Command {
     /// Puts the texts together. `HOME` is that of the user's entry where the environment has none, or an empty one.
-    pub(super) fn new(spec: &ExecSpec, user: User) -> Result<Self> {
+    pub(super) fn new(spec: &ExecSpec, user: User, cwd: OwnedFd) -> Result<Self> {
         let text = |what: &'static str, text: String| {
             CString::new(text).map_err(|_| Error::invalid(format!("{what} of the command contains a NUL")))
         };
@@ -62,8 +69,10 @@ impl Command {
                 .collect::<Result<_>>()?,
             program: spec.args[0].clone(),
             path,
-            cwd: spec.cwd.clone(),
+            cwd,
+            cwd_path: spec.cwd.clone(),
             user,
+            host_network: spec.network == Network::Host,
         })
     }
 
@@ -88,9 +97,9 @@ impl Command {
         sys::duplicate_to(files.output.as_fd(), 1)?;
         sys::duplicate_to(files.errors.as_fd(), 2)?;
         sys::close_on_exec_above(2);
-        rustix::process::chdir(&*self.cwd).map_err(|e| {
+        rustix::process::fchdir(&self.cwd).map_err(|e| {
             Error::invalid("the working folder cannot be entered")
-                .with_context("path", &self.cwd)
+                .with_context("path", &self.cwd_path)
                 .with_source(e)
         })?;
         self.drop_privileges(sandboxed, single_identity)?;
@@ -105,8 +114,10 @@ impl Command {
             {
                 sys::drop_bounding(capability).context("detail", "capabilities")?;
             }
+            // With the host's network the host's abstract sockets would be in reach. Older kernels cannot do it.
+            let _ = sys::hide_abstract_sockets();
             // Filters need CAP_SYS_ADMIN, so they come before the rest, which they let pass.
-            let mut filters = seccomp::filters(single_identity)?;
+            let mut filters = seccomp::filters(single_identity, self.host_network)?;
             // The one that fakes changes of identity would fake ours; with a single id there are none to make.
             for filter in filters.drain(..) {
                 sys::install_filter(&filter).context("detail", "system call filter")?;
@@ -162,11 +173,7 @@ impl Command {
                     .with_source(error);
                 }
                 Some(libc::E2BIG) => {
-                    return Error::new(
-                        ErrorKind::TooLarge,
-                        "the arguments and environment of the command are too long",
-                    )
-                    .with_context("program", candidate);
+                    return self.too_long().with_context("program", candidate);
                 }
                 _ => {
                     return Error::invalid("the program cannot be started")
@@ -176,11 +183,50 @@ impl Command {
             }
         }
         if let Some(candidate) = denied {
-            return Error::invalid("the program may not be executed by this user")
-                .with_context("program", candidate);
+            let error = match closed_folder(candidate) {
+                Some(folder) => {
+                    Error::invalid("a folder on the way to the program may not be entered by this user")
+                        .with_context("path", folder.display())
+                }
+                None => Error::invalid("the program may not be executed by this user"),
+            };
+            return error.with_context("program", candidate);
         }
         let error =
             Error::invalid("the program does not exist in the image").with_context("program", program);
         if program.contains('/') { error } else { error.with_context("PATH", &self.path) }
     }
+
+    /// Says which text is too long for the kernel, which takes so much in one and so much in all.
+    fn too_long(&self) -> Error {
+        let argument = self.args.iter().position(|arg| arg.as_bytes_with_nul().len() > LONGEST_TEXT);
+        let variable = self.env.iter().find(|pair| pair.as_bytes_with_nul().len() > LONGEST_TEXT);
+        let most = LONGEST_TEXT - 1;
+        let message = match (argument, variable) {
+            (Some(at), _) => format!(
+                "argument {at} of the command has {} bytes, and one may have {most}: put it into a file",
+                self.args[at].as_bytes().len()
+            ),
+            (None, Some(pair)) => {
+                let name = pair.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default();
+                format!(
+                    "the environment variable `{}` has {} bytes with its name, and one may have {most}",
+                    String::from_utf8_lossy(name),
+                    pair.as_bytes().len()
+                )
+            }
+            (None, None) => "the arguments and environment of the command are too long".to_owned(),
+        };
+        Error::new(ErrorKind::TooLarge, message)
+    }
+}
+
+/// The first folder on the way to a file that this process may not enter.
+fn closed_folder(path: &str) -> Option<&Path> {
+    let mut folders: Vec<&Path> = Path::new(path).ancestors().skip(1).collect();
+    folders.reverse();
+    folders
+        .into_iter()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .find(|folder| rustix::fs::access(*folder, Access::EXEC_OK) == Err(rustix::io::Errno::ACCESS))
 }

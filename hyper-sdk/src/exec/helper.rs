@@ -52,6 +52,38 @@ pub fn init() {
     }
 }
 
+/// Whether this process was started as a helper and has not become one. What a program does with its arguments is its
+/// own affair, so the standard input counts too: there, each helper has a socket that its parent made.
+fn was_started_as_helper() -> bool {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == MARKER) {
+        return true;
+    }
+    let input = std::io::stdin();
+    rustix::net::sockopt::socket_type(&input) == Ok(SocketType::SEQPACKET)
+        && rustix::net::sockopt::socket_peercred(&input)
+            .is_ok_and(|peer| Some(peer.pid) == rustix::process::getppid())
+}
+
+/// Refuses to start a helper in a process that should have become one, and tells the parent so: otherwise each would
+/// start the next, without end.
+pub(super) fn refuse_another() -> Result<()> {
+    if !was_started_as_helper() {
+        return Ok(());
+    }
+    let answer: Result<Hello, Failure> = Err(Failure::from(not_called()));
+    let text = serde_json::to_vec(&answer).expect("plain data");
+    // A parent that is gone need not know.
+    let _ = rustix::net::send(std::io::stdin(), &text, rustix::net::SendFlags::NOSIGNAL);
+    Err(not_called())
+}
+
+/// The error of a program that was started as a helper and did not become one.
+pub(super) fn not_called() -> Error {
+    Error::unsupported(
+        "the sandbox helper ended at once: the program must call `hyper_sdk::exec::init()` first in `main`",
+    )
+}
+
 /// Is the helper, for programs that are told in another way that they were started as one. The standard input must be
 /// the socket that [`super::NativeExecutor`] made, and no other thread may run.
 pub fn helper_main() -> ! {
@@ -75,6 +107,9 @@ pub fn helper_main() -> ! {
     let sent = rustix::net::send(&socket, &text, rustix::net::SendFlags::NOSIGNAL).is_ok();
     match context {
         Some(context) if sent => {
+            if !context.user_namespace {
+                super::device_guard::sweep();
+            }
             sys::ignore_children();
             serve(socket.as_fd(), context)
         }

@@ -17,10 +17,13 @@
 //! - Files of mapped owners are only touched inside the user namespace that maps them.
 //! - Secrets travel over pipes into memory-backed files. They are never written to a disk and never printed.
 
+mod cache;
 mod command;
+mod device_guard;
 mod devices;
 mod helper;
 mod insecure_devices;
+mod mask;
 mod mountpoint;
 mod mounts;
 mod native;
@@ -30,6 +33,7 @@ mod socket;
 mod spec;
 mod step;
 mod sys;
+mod syscalls;
 mod tree;
 mod userns;
 mod view;

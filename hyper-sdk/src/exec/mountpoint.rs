@@ -4,8 +4,11 @@
 //! above looked like, and [`clean`] works on the upper folder of the overlay once the step is over: what is still
 //! empty goes, times are put back, and folders that overlay copied up for it alone go too.
 
+use super::view;
 use crate::{Error, Result};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, StatxFlags, Timespec, Timestamps, Uid,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
@@ -50,23 +53,37 @@ pub(super) struct Made {
     after: (i64, i64),
 }
 
-impl Made {
-    /// Where it is in the tree; no part of the path is a symlink.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
+/// A place that something can be mounted on.
+pub(super) struct Place {
+    /// The file or folder, to be mounted on by this descriptor alone.
+    pub(super) file: OwnedFd,
+    /// Whether it was made here.
+    pub(super) is_new: bool,
 }
 
 const MAX_LINKS: usize = 40;
+/// How often a name is made that others take away.
+const MAX_TRIES: usize = 100;
 
-/// Opens the place `target` in the tree, and makes what is missing of it: folders, and at the end `kind`. Symlinks
-/// lead within the tree, also those that lead to nothing yet. What is made is added to `made`.
-pub(super) fn open(root: BorrowedFd<'_>, target: &str, kind: Kind, made: &mut Vec<Made>) -> Result<OwnedFd> {
+/// Opens the place `target` in the tree, and makes what is missing of it: folders, and at the end `kind`, with this
+/// owner, or that of the process. Symlinks lead within the tree, also those that lead to nothing yet. What is made is
+/// added to `made`, but for what is made in another mount: it is no part of the tree.
+///
+/// # Errors
+/// [`crate::ErrorKind::NotFound`] when a folder went away meanwhile, which others may do to one that steps share.
+pub(super) fn open(
+    root: BorrowedFd<'_>,
+    target: &str,
+    kind: Kind,
+    owner: Option<(u32, u32)>,
+    made: &mut Vec<Made>,
+) -> Result<Place> {
     let failed =
         |e: Errno| Error::io("cannot make the place for a mount in the root file system", target, e.into());
+    let tree = mount_id(root).map_err(failed)?;
     let mut todo = Path::new(target).iter().map(OsStr::to_owned).rev().collect::<Vec<OsString>>();
     // The folders from the root to where we are.
-    let mut stack: Vec<(OsString, OwnedFd)> = Vec::new();
+    let mut stack: Vec<(OsString, Place)> = Vec::new();
     let mut links = 0;
     while let Some(name) = todo.pop() {
         match name.as_bytes() {
@@ -81,59 +98,57 @@ pub(super) fn open(root: BorrowedFd<'_>, target: &str, kind: Kind, made: &mut Ve
             }
             _ => {}
         }
-        let here = stack.last().map_or(root, |(_, fd)| fd.as_fd());
+        let here = stack.last().map_or(root, |(_, place)| place.file.as_fd());
         let last = todo.is_empty();
-        let open_here = || {
-            rustix::fs::openat(here, &*name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        };
-        let opened = match open_here() {
-            Err(Errno::NOENT) => {
-                let wanted = if last { kind } else { Kind::Folder };
-                let before = rustix::fs::statat(here, "", AtFlags::EMPTY_PATH).map_err(failed)?;
-                match wanted {
-                    Kind::Folder => {
-                        rustix::fs::mkdirat(here, &*name, Mode::from_raw_mode(0o755)).map_err(failed)?
-                    }
-                    Kind::File => rustix::fs::openat(
-                        here,
-                        &*name,
-                        OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC,
-                        Mode::from_raw_mode(0o644),
-                    )
-                    .map(drop)
-                    .map_err(failed)?,
-                }
-                let after = rustix::fs::statat(here, "", AtFlags::EMPTY_PATH).map_err(failed)?;
-                let path = stack.iter().map(|(name, _)| name.as_os_str()).chain([name.as_os_str()]).collect();
+        let wanted = if last { kind } else { Kind::Folder };
+        let (mut is_new, mut tries) = (false, 0);
+        let file = loop {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            match rustix::fs::openat(here, &*name, flags, Mode::empty()) {
+                Err(Errno::NOENT) if tries < MAX_TRIES => tries += 1,
+                opened => break opened.map_err(failed)?,
+            }
+            let before = rustix::fs::fstat(here).map_err(failed)?;
+            match make(here, &name, wanted) {
+                Ok(()) => is_new = true,
+                // Another step has just made it.
+                Err(Errno::EXIST) => continue,
+                Err(e) => return Err(failed(e)),
+            }
+            let after = rustix::fs::fstat(here).map_err(failed)?;
+            if mount_id(here).map_err(failed)? == tree {
                 made.push(Made {
-                    path,
+                    path: stack.iter().map(|(name, _)| name.as_os_str()).chain([name.as_os_str()]).collect(),
                     kind: wanted,
                     before: (&before).into(),
                     after: Looks::from(&after).modified,
                 });
-                open_here().map_err(failed)?
             }
-            opened => opened.map_err(failed)?,
         };
-        let stat = rustix::fs::fstat(&opened).map_err(failed)?;
+        let stat = rustix::fs::fstat(&file).map_err(failed)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => {
                 links += 1;
                 if links > MAX_LINKS {
                     return Err(failed(Errno::LOOP));
                 }
-                let text = rustix::fs::readlinkat(&opened, "", Vec::new()).map_err(failed)?.into_bytes();
+                let text = rustix::fs::readlinkat(&file, "", Vec::new()).map_err(failed)?.into_bytes();
                 let text = PathBuf::from(OsString::from_vec(text));
                 todo.extend(text.iter().rev().map(OsStr::to_owned));
             }
             FileType::Directory if last && kind == Kind::File => return Err(failed(Errno::ISDIR)),
-            FileType::Directory => stack.push((name, opened)),
-            _ if last && kind == Kind::File => return Ok(opened),
+            FileType::Directory => {
+                if let Some(owner) = owner.filter(|_| is_new) {
+                    own_folder(&file, owner).map_err(failed)?;
+                }
+                stack.push((name, Place { file, is_new }));
+            }
+            _ if last && kind == Kind::File => return Ok(Place { file, is_new }),
             _ => return Err(failed(Errno::NOTDIR)),
         }
     }
     match (stack.pop(), kind) {
-        (Some((_, opened)), Kind::Folder) => Ok(opened),
+        (Some((_, place)), Kind::Folder) => Ok(place),
         (None, Kind::Folder) => {
             Err(Error::invalid("nothing can be mounted on the root itself").with_context("target", target))
         }
@@ -141,70 +156,124 @@ pub(super) fn open(root: BorrowedFd<'_>, target: &str, kind: Kind, made: &mut Ve
     }
 }
 
+fn make(here: BorrowedFd<'_>, name: &OsStr, kind: Kind) -> rustix::io::Result<()> {
+    match kind {
+        Kind::Folder => rustix::fs::mkdirat(here, name, Mode::from_raw_mode(0o755)),
+        Kind::File => {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            rustix::fs::openat(here, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+        }
+    }
+}
+
+/// Gives a new folder its owner, by its descriptor. With a single id another owner is left out, as everywhere else.
+fn own_folder(folder: &OwnedFd, (uid, gid): (u32, u32)) -> rustix::io::Result<()> {
+    let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    match rustix::fs::chownat(folder, "", owner, group, AtFlags::EMPTY_PATH) {
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(e) => return Err(e),
+    }
+    // A folder above can hand its set-group-id bit on.
+    rustix::fs::chmod(view::fd_path(folder), Mode::from_raw_mode(0o755))
+}
+
+/// The number of the mount that something is in.
+fn mount_id(file: BorrowedFd<'_>) -> rustix::io::Result<u64> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
+    rustix::fs::statx(file, "", flags, StatxFlags::MNT_ID).map(|stat| stat.stx_mnt_id)
+}
+
 /// Takes away what [`open`] made, in the upper folder of the overlay (or the whole tree), as far as it is unused.
 /// `keep` are paths that stay, as peers leave them. With `lowers` (topmost first), folders of the upper folder that
 /// say nothing that a lower one does not are taken away too.
+///
+/// The step may have put symlinks in the place of folders: none is followed.
 pub(super) fn clean(upper: &Path, lowers: Option<&[PathBuf]>, made: &[Made], keep: &[&str]) -> Result<()> {
+    if made.is_empty() {
+        return Ok(());
+    }
+    let top = view::open_folder(upper)?;
     for one in made.iter().rev() {
-        let path = upper.join(&one.path);
         if keep.iter().any(|keep| Path::new(keep) == one.path) {
             continue;
         }
-        let Ok(stat) = rustix::fs::lstat(&path) else { continue };
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        let removed = match one.kind {
-            Kind::Folder => kind == FileType::Directory && std::fs::remove_dir(&path).is_ok(),
-            Kind::File => {
-                kind == FileType::RegularFile && stat.st_size == 0 && std::fs::remove_file(&path).is_ok()
-            }
+        let Some(name) = one.path.file_name() else { continue };
+        let folder = one.path.parent().unwrap_or(Path::new(""));
+        let Some(parent) = folder_below(top.as_fd(), folder) else { continue };
+        let Ok(stat) = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let (expected, flags) = match one.kind {
+            Kind::Folder => (FileType::Directory, AtFlags::REMOVEDIR),
+            Kind::File => (FileType::RegularFile, AtFlags::empty()),
         };
-        let Some(parent) = path.parent().filter(|_| removed) else { continue };
-        restore(upper, lowers, parent, one)?;
+        let is_unused = FileType::from_raw_mode(stat.st_mode) == expected
+            && (one.kind == Kind::Folder || stat.st_size == 0);
+        // A folder that holds something stays.
+        if is_unused && rustix::fs::unlinkat(&parent, name, flags).is_ok() {
+            restore(top.as_fd(), lowers, folder, &parent, one)?;
+        }
     }
     Ok(())
 }
 
-fn restore(upper: &Path, lowers: Option<&[PathBuf]>, parent: &Path, one: &Made) -> Result<()> {
-    let failed = |e: Errno| Error::io("cannot put back the time of a folder", parent, e.into());
+/// A folder below another one; no part of the path may be a symlink.
+fn folder_below(top: BorrowedFd<'_>, path: &Path) -> Option<OwnedFd> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(top, path, flags, Mode::empty(), resolve).ok()
+}
+
+fn restore(
+    top: BorrowedFd<'_>,
+    lowers: Option<&[PathBuf]>,
+    folder: &Path,
+    parent: &OwnedFd,
+    one: &Made,
+) -> Result<()> {
+    let failed = |e: Errno| Error::io("cannot put back the time of a folder", folder, e.into());
     // The removal has just changed the time again, so whether the step changed it cannot be asked here in every case.
     // A folder that holds something of the step had its time changed by the step; one that does not gets it back.
-    let is_empty =
-        std::fs::read_dir(parent).map_err(|e| Error::io("cannot read a folder", parent, e))?.next().is_none();
-    if !is_empty {
+    let mut entries = rustix::fs::Dir::read_from(parent).map_err(failed)?;
+    let is_entry = |entry: &rustix::io::Result<rustix::fs::DirEntry>| {
+        !entry.as_ref().is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))
+    };
+    if entries.any(|entry| is_entry(&entry)) {
         return Ok(());
     }
     let times = Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ },
         last_modification: Timespec { tv_sec: one.before.modified.0, tv_nsec: one.before.modified.1 as _ },
     };
-    rustix::fs::utimensat(rustix::fs::CWD, parent, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+    rustix::fs::futimens(parent, &times).map_err(failed)?;
     let Some(lowers) = lowers else { return Ok(()) };
     // Copied up for the mount alone? Then the lower folder still says it all.
-    let mut folder = parent.to_owned();
-    while folder != upper {
-        let Ok(relative) = folder.strip_prefix(upper) else { break };
-        let Some(below) = lowers.iter().find_map(|lower| rustix::fs::lstat(lower.join(relative)).ok()) else {
-            break;
-        };
-        let stat = rustix::fs::lstat(&folder).map_err(failed)?;
-        let (mut ours, below) = (Looks::from(&stat), Looks::from(&below));
-        if folder != parent {
+    let mut path = folder.to_owned();
+    while let (Some(name), Some(ours)) = (path.file_name(), folder_below(top, &path)) {
+        let below =
+            lowers.iter().find_map(|lower| folder_below(view::open_folder(lower).ok()?.as_fd(), &path));
+        let Some(below) = below else { break };
+        let stat =
+            |folder: &OwnedFd| rustix::fs::fstat(folder).map(|stat| Looks::from(&stat)).map_err(failed);
+        let (mut looks, below) = (stat(&ours)?, stat(&below)?);
+        if path != folder {
             // Overlay keeps the time of folders above the one that was changed.
-            ours.modified = below.modified;
+            looks.modified = below.modified;
         }
-        if ours != below || is_opaque(&folder) || std::fs::remove_dir(&folder).is_err() {
-            break;
-        }
-        if !folder.pop() {
+        let Some(above) = folder_below(top, path.parent().unwrap_or(Path::new(""))) else { break };
+        if looks != below
+            || is_opaque(&ours)
+            || rustix::fs::unlinkat(&above, name, AtFlags::REMOVEDIR).is_err()
+            || !path.pop()
+        {
             break;
         }
     }
     Ok(())
 }
 
-fn is_opaque(folder: &Path) -> bool {
+fn is_opaque(folder: &OwnedFd) -> bool {
     let mut value = [0_u8; 8];
-    matches!(rustix::fs::lgetxattr(folder, "user.overlay.opaque", &mut value[..]), Ok(n) if value[..n] == *b"y")
+    matches!(rustix::fs::fgetxattr(folder, "user.overlay.opaque", &mut value[..]), Ok(n) if value[..n] == *b"y")
 }
 
 #[cfg(test)]
@@ -221,9 +290,9 @@ mod tests {
     fn what_was_made_goes_and_what_was_used_stays() {
         let (folder, fd) = root();
         let mut made = Vec::new();
-        open(fd.as_fd(), "/run/secrets/key", Kind::File, &mut made).unwrap();
-        open(fd.as_fd(), "/used/deep", Kind::Folder, &mut made).unwrap();
-        open(fd.as_fd(), "/proc", Kind::Folder, &mut made).unwrap();
+        open(fd.as_fd(), "/run/secrets/key", Kind::File, None, &mut made).unwrap();
+        open(fd.as_fd(), "/used/deep", Kind::Folder, None, &mut made).unwrap();
+        open(fd.as_fd(), "/proc", Kind::Folder, None, &mut made).unwrap();
         std::fs::write(folder.path().join("used/file"), "x").unwrap();
         clean(folder.path(), None, &made, &["proc"]).unwrap();
         assert!(!folder.path().join("run").exists());
@@ -233,14 +302,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_away_lies_in_the_tree_whatever_the_step_put_there() {
+        let (folder, fd) = root();
+        let outside = tempfile::tempdir().unwrap();
+        for name in ["empty", "file"] {
+            std::fs::create_dir_all(outside.path().join("deep").join(name)).unwrap();
+        }
+        std::fs::remove_dir(outside.path().join("deep/file")).unwrap();
+        std::fs::write(outside.path().join("deep/file"), "").unwrap();
+        let mut made = Vec::new();
+        open(fd.as_fd(), "/x/deep/empty", Kind::Folder, None, &mut made).unwrap();
+        open(fd.as_fd(), "/x/deep/file", Kind::File, None, &mut made).unwrap();
+        for top in [None, Some([outside.path().to_owned()])] {
+            std::fs::remove_dir_all(folder.path().join("x")).ok();
+            std::fs::remove_file(folder.path().join("x")).ok();
+            std::os::unix::fs::symlink(outside.path(), folder.path().join("x")).unwrap();
+            clean(folder.path(), top.as_ref().map(|top| &top[..]), &made, &[]).unwrap();
+            assert!(outside.path().join("deep/empty").exists() && outside.path().join("deep/file").exists());
+        }
+    }
+
+    #[test]
     fn symlinks_lead_within_the_tree() {
         let (folder, fd) = root();
         std::os::unix::fs::symlink("/../../../run", folder.path().join("var")).unwrap();
         let mut made = Vec::new();
-        open(fd.as_fd(), "/var/lock", Kind::Folder, &mut made).unwrap();
+        open(fd.as_fd(), "/var/lock", Kind::Folder, None, &mut made).unwrap();
         assert!(folder.path().join("run/lock").is_dir());
         std::os::unix::fs::symlink("loop", folder.path().join("loop")).unwrap();
-        assert!(open(fd.as_fd(), "/loop/x", Kind::File, &mut made).is_err());
+        assert!(open(fd.as_fd(), "/loop/x", Kind::File, None, &mut made).is_err());
     }
 
     #[test]
@@ -248,8 +338,8 @@ mod tests {
         let (folder, fd) = root();
         std::fs::write(folder.path().join("file"), "").unwrap();
         let mut made = Vec::new();
-        assert!(open(fd.as_fd(), "/file", Kind::Folder, &mut made).is_err());
-        assert!(open(fd.as_fd(), "/file/x", Kind::File, &mut made).is_err());
-        assert!(open(fd.as_fd(), "/", Kind::Folder, &mut made).is_err());
+        assert!(open(fd.as_fd(), "/file", Kind::Folder, None, &mut made).is_err());
+        assert!(open(fd.as_fd(), "/file/x", Kind::File, None, &mut made).is_err());
+        assert!(open(fd.as_fd(), "/", Kind::Folder, None, &mut made).is_err());
     }
 }

@@ -6,13 +6,15 @@
 //! stage/root      the tree, with everything mounted in it
 //! stage/files     resolv.conf, hosts, secrets: one file each, bound to their places; folders with a script each
 //! stage/trees/N   other trees, for bind mounts
+//! stage/devices   the usual devices, where no other mount shows any
 //! ```
 
-use super::mountpoint::{self, Kind, Made};
-use super::spec::{CacheMount, CacheOwner, ExecMount, ExecSpec, HostOption, MountSource, Network, RootFs};
-use super::{Context, Identity, Security, sys, tree, view};
-use crate::{Error, Result};
-use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use super::device_guard::{self, DeviceAccess};
+use super::mountpoint::{self, Kind, Made, Place};
+use super::spec::{CacheMount, ExecMount, ExecSpec, HostOption, MountSource, Network, RootFs};
+use super::{Context, Identity, Security, sys, view};
+use crate::{Error, ErrorKind, Result, ResultExt};
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{
     MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount,
@@ -20,25 +22,9 @@ use rustix::mount::{
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-const QUIET: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
+pub(super) const QUIET: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
-/// Parts of /proc that tell too much of the host, as Docker masks them.
-const MASKED: &[&str] = &[
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-];
-const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 const DEVICES: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 const LINKS: &[(&str, &str)] = &[
@@ -49,34 +35,44 @@ const LINKS: &[(&str, &str)] = &[
     ("ptmx", "pts/ptmx"),
 ];
 
+/// How often a place is looked for that others take away.
+const MAX_TRIES: usize = 100;
+
 /// Where a step's tree comes together.
 pub(super) struct Stage {
     stage: OwnedFd,
     root: OwnedFd,
+    devices: DeviceAccess,
     trees: usize,
     made: Vec<Made>,
     /// A folder on the disk of the step's own upper folder, for writable binds.
     scratch: Option<PathBuf>,
 }
 
-fn wrong(what: &'static str, path: impl AsRef<Path>) -> impl Fn(Errno) -> Error {
+pub(super) fn wrong(what: &'static str, path: impl AsRef<Path>) -> impl Fn(Errno) -> Error {
     move |e| Error::io(what, &path, e.into())
 }
 
 impl Stage {
-    /// Makes the stage and mounts the tree of the step.
-    pub(super) fn new(rootfs: &RootFs) -> Result<Self> {
-        let memory = view::tmpfs(&[("mode", "0700")], MountAttrFlags::MOUNT_ATTR_NODEV)?;
-        for name in ["root", "files", "trees"] {
+    /// Makes the stage and mounts the tree of the step. A guard of devices that has no effect is replaced by `nodev`.
+    pub(super) fn new(rootfs: &RootFs, wanted: DeviceAccess) -> Result<Self> {
+        let memory = view::tmpfs(&[("mode", "0700")], MountAttrFlags::empty())?;
+        let devices = match wanted {
+            DeviceAccess::Guarded if !device_guard::is_enforced(memory.as_fd()) => DeviceAccess::NoDevices,
+            wanted => wanted,
+        };
+        sys::mount_setattr(memory.as_fd(), libc::MOUNT_ATTR_NODEV, false).context("detail", "nodev")?;
+        for name in ["root", "files", "trees", "devices"] {
             rustix::fs::mkdirat(&memory, name, Mode::from_raw_mode(0o755))
                 .map_err(wrong("cannot make", name))?;
         }
         // On top of the root directory, where no lookup passes but those that start from the descriptor.
-        attach(memory.as_fd(), rustix::fs::CWD, "/")?;
+        attach(memory.as_fd(), CWD, "/")?;
         let tree = match rootfs {
             RootFs::Overlay { .. } => view::open(rootfs)?,
-            RootFs::Folder { path, .. } => clone_tree(rustix::fs::CWD, path, false)?,
+            RootFs::Folder { path, .. } => clone_tree(CWD, path, false)?,
         };
+        admit_devices(tree.as_fd(), matches!(rootfs, RootFs::Overlay { .. }), devices)?;
         attach(tree.as_fd(), memory.as_fd(), "root")?;
         if let RootFs::Folder { writable: false, .. } = rootfs {
             read_only(tree.as_fd(), false)?;
@@ -87,7 +83,7 @@ impl Stage {
             }
             _ => None,
         };
-        Ok(Self { stage: memory, root: tree, trees: 0, made: Vec::new(), scratch })
+        Ok(Self { stage: memory, root: tree, devices, trees: 0, made: Vec::new(), scratch })
     }
 
     /// The root of the tree.
@@ -114,7 +110,7 @@ impl Stage {
         self.mount_sys(insecure)?;
         self.mount_dev(context.user_namespace, insecure)?;
         if !insecure {
-            self.mask()?;
+            super::mask::apply(self.root())?;
         }
         let resolv_conf = match &spec.resolv_conf {
             Some(text) => text.clone().into_bytes(),
@@ -148,10 +144,15 @@ impl Stage {
         let sysfs = match view::new_mount("sysfs", &[], QUIET) {
             Ok(sysfs) => sysfs,
             // An ordinary user may mount a new one only with a network of its own.
-            Err(Errno::PERM) => clone_tree(rustix::fs::CWD, Path::new("/sys"), true)?,
+            Err(Errno::PERM) => clone_tree(CWD, Path::new("/sys"), true)?,
             Err(e) => return Err(Error::io("cannot mount /sys", "/sys", e.into())),
         };
         self.put(sysfs.as_fd(), "/sys", Kind::Folder)?;
+        // A new one has no control groups, so the host's are not shown either.
+        if let Ok(groups) = view::open_in(self.root(), "/sys/fs/cgroup", OFlags::PATH) {
+            let nothing = view::tmpfs(&[("mode", "0755")], QUIET | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+            attach(nothing.as_fd(), groups.as_fd(), "")?;
+        }
         if !insecure {
             read_only(sysfs.as_fd(), true)?;
         }
@@ -162,26 +163,26 @@ impl Stage {
         let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let dev = view::tmpfs(&[("mode", "0755"), ("size", "65536k")], flags)?;
         self.put(dev.as_fd(), "/dev", Kind::Folder)?;
+        // Where mounts show no devices, these come from elsewhere. Only what is mounted can be cloned.
+        let elsewhere = match self.devices {
+            DeviceAccess::NoDevices if !user_namespace => {
+                let memory = view::tmpfs(&[("mode", "0700")], flags)?;
+                attach(memory.as_fd(), self.stage.as_fd(), "devices")?;
+                Some(memory)
+            }
+            _ => None,
+        };
         for &(name, major, minor) in DEVICES {
             let path = Path::new("/dev").join(name);
-            if user_namespace {
-                let file = clone_tree(rustix::fs::CWD, &path, false)?;
-                make_file(dev.as_fd(), name, &[], 0o666, 0, 0)?;
-                attach(file.as_fd(), dev.as_fd(), name)?;
-            } else {
-                let device = rustix::fs::makedev(major, minor);
-                rustix::fs::mknodat(
-                    &dev,
-                    name,
-                    FileType::CharacterDevice,
-                    Mode::from_raw_mode(0o666),
-                    device,
-                )
-                .map_err(wrong("cannot make a device", &path))?;
-                // The umask does not count for devices.
-                rustix::fs::chmodat(&dev, name, Mode::from_raw_mode(0o666), rustix::fs::AtFlags::empty())
-                    .map_err(wrong("cannot make a device", &path))?;
-            }
+            let folder = elsewhere.as_ref().unwrap_or(&dev);
+            let is_made = !user_namespace && make_device(folder.as_fd(), name, (major, minor))?;
+            let file = match &elsewhere {
+                _ if !is_made => clone_tree(CWD, &path, false)?,
+                Some(folder) => clone_tree(folder.as_fd(), Path::new(name), false)?,
+                None => continue,
+            };
+            make_file(dev.as_fd(), name, &[], 0o666, 0, 0)?;
+            attach(file.as_fd(), dev.as_fd(), name)?;
         }
         for (name, target) in LINKS {
             rustix::fs::symlinkat(*target, &dev, *name).map_err(wrong("cannot make a link in /dev", name))?;
@@ -204,34 +205,6 @@ impl Stage {
             attach(queues.as_fd(), dev.as_fd(), "mqueue")?;
         }
         if insecure && !user_namespace { super::insecure_devices::add(dev.as_fd()) } else { Ok(()) }
-    }
-
-    fn mask(&self) -> Result<()> {
-        let mut nothing = None;
-        for path in MASKED {
-            let Ok(place) = view::open_in(self.root(), path, OFlags::PATH) else { continue };
-            let stat = rustix::fs::fstat(&place).map_err(wrong("cannot look at", path))?;
-            let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                view::tmpfs(&[("mode", "0555")], QUIET | MountAttrFlags::MOUNT_ATTR_RDONLY)?
-            } else {
-                let null: &OwnedFd = match &nothing {
-                    Some(null) => null,
-                    None => nothing.insert(
-                        view::open_in(self.root(), "/dev/null", OFlags::PATH)
-                            .map_err(wrong("cannot open", "/dev/null"))?,
-                    ),
-                };
-                clone_tree(null.as_fd(), Path::new(""), false)?
-            };
-            attach(cover.as_fd(), place.as_fd(), "")?;
-        }
-        for path in READ_ONLY {
-            let Ok(place) = view::open_in(self.root(), path, OFlags::PATH) else { continue };
-            let again = clone_tree(place.as_fd(), Path::new(""), true)?;
-            attach(again.as_fd(), place.as_fd(), "")?;
-            read_only(again.as_fd(), true)?;
-        }
-        Ok(())
     }
 
     /// Mounts one thing that the step asked for at its absolute place.
@@ -259,20 +232,20 @@ impl Stage {
             MountSource::HostPath { path, options } => self.host_path(path, options, target),
             MountSource::Cache(cache) => self.cache(cache, target),
             MountSource::Tmpfs { size, read_only: is_read_only } => {
-                let made_before = self.made.len();
-                let place = mountpoint::open(self.root.as_fd(), target, Kind::Folder, &mut self.made)?;
-                let stat = rustix::fs::fstat(&place).map_err(wrong("cannot look at", target))?;
-                // Whoever may write to the folder may write to what is mounted over it; to a new one everybody may.
-                let is_new = self.made.len() > made_before;
-                let mode = format!("{:o}", if is_new { 0o1777 } else { stat.st_mode & 0o7777 });
                 let size = size.map(|size| size.to_string());
-                let mut options = vec![("mode", mode.as_str())];
-                if let Some(size) = &size {
-                    options.push(("size", size));
-                }
-                let memory = view::tmpfs(&options, MountAttrFlags::MOUNT_ATTR_NOSUID)?;
-                attach(memory.as_fd(), place.as_fd(), "")?;
-                if *is_read_only { read_only(memory.as_fd(), false) } else { Ok(()) }
+                self.put_with(target, Kind::Folder, |place, stage| {
+                    let stat = rustix::fs::fstat(&place.file).map_err(wrong("cannot look at", target))?;
+                    // Whoever may write to the folder may write to what is mounted over it; to a new one everybody may.
+                    let mode = format!("{:o}", if place.is_new { 0o1777 } else { stat.st_mode & 0o7777 });
+                    let mut options = vec![("mode", mode.as_str())];
+                    if let Some(size) = &size {
+                        options.push(("size", size));
+                    }
+                    let memory = view::tmpfs(&options, MountAttrFlags::MOUNT_ATTR_NOSUID)?;
+                    stage.hide_devices(memory.as_fd())?;
+                    attach(memory.as_fd(), place.file.as_fd(), "")?;
+                    if *is_read_only { read_only(memory.as_fd(), false) } else { Ok(()) }
+                })
             }
             MountSource::Secret { content, mode, uid, gid } => {
                 let name = format!("secret-{}", self.trees);
@@ -330,7 +303,7 @@ impl Stage {
     ) -> Result<()> {
         let name = format!("trees/{}", self.trees);
         let tree = match (folder, writable) {
-            (Some(folder), false) => clone_tree(rustix::fs::CWD, folder, true)?,
+            (Some(folder), false) => clone_tree(CWD, folder, true)?,
             (None, false) => view::overlay(&lowers, None)?,
             (_, true) => {
                 let scratch = self.scratch.as_ref().ok_or_else(|| {
@@ -345,6 +318,7 @@ impl Stage {
                 view::overlay(&lowers, Some(&(upper, work)))?
             }
         };
+        admit_devices(tree.as_fd(), folder.is_none() || writable, self.devices)?;
         self.trees += 1;
         rustix::fs::mkdirat(&self.stage, &name, Mode::from_raw_mode(0o755))
             .map_err(wrong("cannot make", &name))?;
@@ -365,9 +339,13 @@ impl Stage {
     }
 
     fn host_path(&mut self, path: &Path, options: &[HostOption], target: &str) -> Result<()> {
-        let folder =
-            std::fs::metadata(path).map_err(|e| Error::io("the host does not have this", path, e))?.is_dir();
-        let bound = clone_tree(rustix::fs::CWD, path, folder)?;
+        // What is looked at is what is mounted, whatever takes its name meanwhile.
+        let opened = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(wrong("the host does not have this", path))?;
+        let stat = rustix::fs::fstat(&opened).map_err(wrong("cannot look at", path))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let is_folder = kind == FileType::Directory;
+        let bound = clone_tree(opened.as_fd(), Path::new(""), is_folder)?;
         let attributes = options.iter().fold(0, |bits, option| {
             bits | match option {
                 HostOption::ReadOnly => libc::MOUNT_ATTR_RDONLY,
@@ -376,7 +354,14 @@ impl Stage {
                 HostOption::NoExecution => libc::MOUNT_ATTR_NOEXEC,
             }
         });
-        self.put(bound.as_fd(), target, if folder { Kind::Folder } else { Kind::File })?;
+        // A device itself is granted; one that the step makes in a folder is not.
+        let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
+        if !is_device {
+            self.hide_devices(bound.as_fd())?;
+        }
+        self.put_with(target, if is_folder { Kind::Folder } else { Kind::File }, |place, _| {
+            attach(bound.as_fd(), place.file.as_fd(), "")
+        })?;
         if attributes == 0 {
             return Ok(());
         }
@@ -385,25 +370,16 @@ impl Stage {
     }
 
     fn cache(&mut self, cache: &CacheMount, target: &str) -> Result<()> {
-        // Filled beside its place and moved there, so that a half-filled one is never used.
-        if !cache.path.exists() {
-            let beside = fresh_folder(&cache.path)?;
-            let fresh = beside.join("fresh");
-            let made = make_cache(cache, &fresh).and_then(|()| {
-                match std::fs::rename(&fresh, &cache.path) {
-                    // Another step may have been faster.
-                    Err(e) if !cache.path.exists() => {
-                        Err(Error::io("cannot make a cache folder", &cache.path, e))
-                    }
-                    _ => Ok(()),
-                }
-            });
-            let removed = tree::remove(&beside);
-            made.and(removed)?;
-        }
+        super::cache::fill(cache)?;
         // What began with a file is one.
-        let kind = if cache.path.is_dir() { Kind::Folder } else { Kind::File };
-        let bound = clone_tree(rustix::fs::CWD, &cache.path, true)?;
+        let opened = rustix::fs::open(&cache.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(wrong("cannot open a cache folder", &cache.path))?;
+        let stat = rustix::fs::fstat(&opened).map_err(wrong("cannot look at", &cache.path))?;
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Kind::Folder,
+            _ => Kind::File,
+        };
+        let bound = clone_tree(opened.as_fd(), Path::new(""), true)?;
         self.put(bound.as_fd(), target, kind)?;
         if cache.read_only {
             read_only(bound.as_fd(), true)?;
@@ -420,20 +396,52 @@ impl Stage {
     }
 
     fn put(&mut self, mount: BorrowedFd<'_>, target: &str, kind: Kind) -> Result<()> {
-        let place = mountpoint::open(self.root.as_fd(), target, kind, &mut self.made)?;
-        attach(mount, place.as_fd(), "")
+        self.hide_devices(mount)?;
+        self.put_with(target, kind, |place, _| attach(mount, place.file.as_fd(), ""))
+    }
+
+    /// Finds the place `target` and lets `attach` mount something there. The place can lie in a folder that other
+    /// steps share, and one of them can take it away before the mount: then it is made again.
+    fn put_with(
+        &mut self,
+        target: &str,
+        kind: Kind,
+        attach: impl Fn(&Place, &Self) -> Result<()>,
+    ) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            let mut made = std::mem::take(&mut self.made);
+            let place = mountpoint::open(self.root.as_fd(), target, kind, None, &mut made);
+            self.made = made;
+            match place.and_then(|place| attach(&place, self)) {
+                Err(e) if e.kind() == ErrorKind::NotFound && tries < MAX_TRIES => tries += 1,
+                done => return done,
+            }
+        }
+    }
+
+    /// Keeps the devices of a mount from the step, where nothing else does.
+    fn hide_devices(&self, mount: BorrowedFd<'_>) -> Result<()> {
+        match self.devices {
+            DeviceAccess::All | DeviceAccess::Guarded => Ok(()),
+            DeviceAccess::NoDevices => no_devices(mount),
+        }
     }
 
     /// Opens the working folder, and makes what is missing of it, with this user and group. It is not taken away again.
-    pub(super) fn working_folder(&self, cwd: &str, (uid, gid): (u32, u32)) -> Result<()> {
+    pub(super) fn working_folder(&self, cwd: &str, owner: (u32, u32)) -> Result<OwnedFd> {
         if cwd.trim_matches('/').is_empty() {
-            return Ok(());
+            return view::open_in(self.root(), "/", OFlags::PATH | OFlags::DIRECTORY)
+                .map_err(wrong("cannot open", "/"));
         }
-        let mut made = Vec::new();
-        mountpoint::open(self.root.as_fd(), cwd, Kind::Folder, &mut made)
-            .map(drop)
-            .and_then(|()| made.iter().try_for_each(|one| own(self.root(), one.path(), 0o755, uid, gid)))
-            .map_err(|e| e.with_context("detail", "working folder"))
+        let mut tries = 0;
+        loop {
+            match mountpoint::open(self.root.as_fd(), cwd, Kind::Folder, Some(owner), &mut Vec::new()) {
+                Ok(place) => return Ok(place.file),
+                Err(e) if e.kind() == ErrorKind::NotFound && tries < MAX_TRIES => tries += 1,
+                Err(e) => return Err(e.with_context("detail", "working folder")),
+            }
+        }
     }
 
     /// Makes the tree the root of this process and its children, and lets go of the old one.
@@ -446,56 +454,6 @@ impl Stage {
         unmount(".", UnmountFlags::DETACH).map_err(&wrong)?;
         rustix::process::chdir("/").map_err(&wrong)
     }
-}
-
-/// A new folder beside `path`. What a step that was killed left behind is in nobody's way.
-fn fresh_folder(path: &Path) -> Result<PathBuf> {
-    let mut number = 0_u32;
-    loop {
-        let mut folder = path.to_owned().into_os_string();
-        folder.push(format!(".new-{number}"));
-        match std::fs::create_dir(&folder) {
-            Ok(()) => return Ok(folder.into()),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
-            Err(e) => return Err(Error::io("cannot make a cache folder", folder, e)),
-        }
-    }
-}
-
-/// Makes the folder of a cache with its first content, or the file that it begins with.
-fn make_cache(cache: &CacheMount, fresh: &Path) -> Result<()> {
-    let failed = |e| Error::io("cannot make a cache folder", fresh, e);
-    if let Some((from, path)) = &cache.from {
-        let wrong = |e: Errno| Error::io("cannot open the source of a cache mount", path, e.into());
-        let root = view::open(from)?;
-        let open = |flags| view::open_in(root.as_fd(), path, flags);
-        match open(OFlags::PATH) {
-            Err(Errno::NOENT) if cache.owner.is_some() => {}
-            Err(e) => return Err(wrong(e)),
-            Ok(source) => {
-                let stat = rustix::fs::fstat(&source).map_err(wrong)?;
-                // Nothing else is opened: that of a device can have effects.
-                return match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::Directory => {
-                        std::fs::create_dir(fresh).map_err(failed)?;
-                        let source = open(OFlags::RDONLY | OFlags::DIRECTORY).map_err(wrong)?;
-                        tree::copy(source.as_fd(), view::open_folder(fresh)?.as_fd())
-                    }
-                    FileType::RegularFile => {
-                        let copy = std::fs::File::create_new(fresh).map_err(failed)?;
-                        tree::copy_file(&open(OFlags::RDONLY).map_err(wrong)?, &copy.into(), &stat)
-                    }
-                    _ => Err(Error::invalid("the source of a cache mount is neither a folder nor a file")
-                        .with_context("path", path)),
-                };
-            }
-        }
-    }
-    std::fs::create_dir(fresh).map_err(failed)?;
-    let folder = view::open_folder(fresh)?;
-    let owner = cache.owner.unwrap_or(CacheOwner { mode: 0o755, uid: 0, gid: 0 });
-    own(folder.as_fd(), "", owner.mode, owner.uid, owner.gid)
-        .map_err(|e| e.with_context("path", fresh.display()))
 }
 
 pub(super) fn make_file(
@@ -559,7 +517,38 @@ pub(super) fn clone_tree(folder: BorrowedFd<'_>, path: &Path, recursive: bool) -
     open_tree(folder, path, flags).map_err(|e| Error::io("cannot bind a file or folder", path, e.into()))
 }
 
-fn read_only(mount: BorrowedFd<'_>, recursive: bool) -> Result<()> {
+/// Makes a device that everybody may use; false where none may be made, as in a container.
+fn make_device(folder: BorrowedFd<'_>, name: &str, (major, minor): (u32, u32)) -> Result<bool> {
+    let device = rustix::fs::makedev(major, minor);
+    let mode = Mode::from_raw_mode(0o666);
+    match rustix::fs::mknodat(folder, name, FileType::CharacterDevice, mode, device) {
+        Err(Errno::PERM) => return Ok(false),
+        made => made.map_err(wrong("cannot make a device", name))?,
+    }
+    // The umask does not count for devices.
+    rustix::fs::chmodat(folder, name, mode, rustix::fs::AtFlags::empty())
+        .map_err(wrong("cannot make a device", name))?;
+    Ok(true)
+}
+
+/// Shows the devices of an overlay, which comes without them, where something else decides which may be opened, and
+/// hides those of every tree where nothing does.
+fn admit_devices(tree: BorrowedFd<'_>, is_overlay: bool, devices: DeviceAccess) -> Result<()> {
+    match devices {
+        DeviceAccess::NoDevices => no_devices(tree),
+        DeviceAccess::All | DeviceAccess::Guarded if is_overlay => {
+            sys::mount_clearattr(tree, libc::MOUNT_ATTR_NODEV).context("detail", "nodev")
+        }
+        DeviceAccess::All | DeviceAccess::Guarded => Ok(()),
+    }
+}
+
+fn no_devices(mount: BorrowedFd<'_>) -> Result<()> {
+    sys::mount_setattr(mount, libc::MOUNT_ATTR_NODEV, true)
+        .map_err(|e| Error::io("cannot keep the devices of a mount from the step", "", e))
+}
+
+pub(super) fn read_only(mount: BorrowedFd<'_>, recursive: bool) -> Result<()> {
     sys::mount_setattr(mount, libc::MOUNT_ATTR_RDONLY, recursive)
         .map_err(|e| Error::io("cannot make a mount read-only", "", e))
 }

@@ -5,6 +5,7 @@ use super::{ExecCapabilities, ExecSpec, Executor, ExitStatus, HelperCommand, Ide
 use crate::progress::LogStream;
 use crate::{Error, Result, ResultExt};
 use async_trait::async_trait;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
@@ -14,8 +15,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
+
+/// How long a helper may take until it is ready; it takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs commands in our own sandbox: namespaces, an overlay, Docker's default capabilities, a system call filter.
 ///
@@ -47,7 +52,8 @@ impl NativeExecutor {
     /// Starts the helper and finds out what is possible here.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Unsupported`] when an ordinary user may not make user namespaces;
+    /// [`crate::ErrorKind::Unsupported`] when an ordinary user may not make user namespaces, or the program does not
+    /// become the helper (see [`super::init`]), also in such a program itself;
     /// [`crate::ErrorKind::NotFound`] when the helper program does not exist.
     pub async fn start(command: HelperCommand) -> Result<Self> {
         tokio::task::spawn_blocking(move || {
@@ -182,6 +188,7 @@ impl Read for TarPipe {
 
 impl Helper {
     fn start(command: &HelperCommand) -> Result<(Self, Hello)> {
+        super::helper::refuse_another()?;
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|e| Error::from(std::io::Error::from(e)))?;
@@ -194,7 +201,21 @@ impl Helper {
             .map_err(|e| Error::io("cannot start the sandbox helper", &command.program, e))?;
         let helper = Self { socket: ours, child: Mutex::new(child) };
         let mut buffer = vec![0; 16 << 10];
+        let deadline = Instant::now() + PATIENCE;
         let n = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            match poll(&mut [PollFd::new(&helper.socket, PollFlags::IN)], Some(&left)) {
+                // A program that does something else in the place of becoming the helper.
+                Ok(0) => {
+                    return Err(
+                        super::helper::not_called().with_context("program", command.program.display())
+                    );
+                }
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) => return Err(Error::from(std::io::Error::from(e))),
+            }
             match rustix::net::recv(&helper.socket, &mut buffer[..], rustix::net::RecvFlags::empty()) {
                 Err(rustix::io::Errno::INTR) => {}
                 Ok((n, _)) => break n,
@@ -202,10 +223,7 @@ impl Helper {
             }
         };
         if n == 0 {
-            return Err(Error::unsupported(
-                "the sandbox helper ended at once: the program must call `hyper_sdk::exec::init()` first in `main`",
-            )
-            .with_context("program", command.program.display()));
+            return Err(super::helper::not_called().with_context("program", command.program.display()));
         }
         match serde_json::from_slice::<Result<Hello, super::protocol::Failure>>(&buffer[..n]) {
             Ok(Ok(hello)) => Ok((helper, hello)),

@@ -1,6 +1,7 @@
 //! Runs one command: the operation's process makes pid 1 of a new pid namespace, which puts the sandbox together,
 //! starts the command, reaps what dies, and ends with the command; everything left in the namespace dies with it.
 
+use super::device_guard::{DeviceAccess, DeviceGuard};
 use super::mountpoint::{self, Made};
 use super::mounts::Stage;
 use super::protocol::{Failure, read_frame, write_frame};
@@ -53,7 +54,9 @@ pub(super) fn run(
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
     let own_pid = sys::own_pid();
     sys::unshare(libc::CLONE_NEWPID).context("detail", "pid namespace")?;
-    let init = match sys::fork()? {
+    let (guard, fork) = fork_init(&spec, context)?;
+    let guarded = guard.is_some();
+    let init = match fork {
         sys::Fork::Child => {
             drop(status);
             sys::die_with_parent(own_pid);
@@ -64,7 +67,7 @@ pub(super) fn run(
                 sys::exit_now(1);
             }
             let files = command::Output { output, errors };
-            let code = match init(rootfs, spec, files, &status, context) {
+            let code = match init(rootfs, spec, files, &status, context, guarded) {
                 Ok(code) => code,
                 Err(error) => {
                     Status::Failed(error.into()).send(&status);
@@ -78,12 +81,28 @@ pub(super) fn run(
     drop((status_end, output, errors));
     let mut made = Vec::new();
     let outcome = watch(control, File::from(status), init, &mut made);
+    drop(guard);
     let cleaned = clean(rootfs, &made);
     match outcome? {
         Some(code) => cleaned.map(|()| code),
         // Nobody is there to hear it.
         None => sys::exit_now(1),
     }
+}
+
+/// Forks pid 1, in a control group that guards the devices where that is possible.
+fn fork_init(spec: &ExecSpec, context: Context) -> Result<(Option<DeviceGuard>, sys::Fork)> {
+    if !context.user_namespace && spec.security == Security::Sandbox {
+        // Another helper that starts right now may take an empty group for one that was left behind.
+        for _ in 0..3 {
+            let Some(guard) = DeviceGuard::new(&spec.mounts) else { break };
+            if let Ok(fork) = guard.fork() {
+                return Ok((Some(guard), fork));
+            }
+        }
+    }
+    // `nodev` does it then.
+    Ok((None, sys::fork()?))
 }
 
 fn check(spec: &ExecSpec) -> Result<()> {
@@ -156,12 +175,15 @@ fn init(
     files: command::Output,
     status: &File,
     context: Context,
+    guarded: bool,
 ) -> Result<i32> {
     let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if spec.network == Network::None {
         namespaces |= libc::CLONE_NEWNET;
     }
     sys::unshare(namespaces).context("detail", "namespaces")?;
+    // Names of the host's control groups are out of sight; a kernel without them has none to hide.
+    let _ = sys::unshare(libc::CLONE_NEWCGROUP);
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|e| Error::io("cannot separate the mounts", "/", e.into()))?;
     if spec.network == Network::None {
@@ -170,14 +192,19 @@ fn init(
     let hostname = spec.hostname.as_deref().unwrap_or("hyper");
     sys::set_hostname(hostname).context("detail", format!("host name {hostname}"))?;
 
-    let mut stage = Stage::new(rootfs)?;
+    let wanted = match spec.security {
+        Security::Insecure => DeviceAccess::All,
+        Security::Sandbox if guarded => DeviceAccess::Guarded,
+        Security::Sandbox => DeviceAccess::NoDevices,
+    };
+    let mut stage = Stage::new(rootfs, wanted)?;
     let prepared = prepare(&mut stage, &spec, context);
     // Whatever has been made so far must be taken away, also after a failure.
     Status::Made(stage.made().to_vec()).send(status);
-    let user = prepared?;
+    let (user, cwd) = prepared?;
     stage.become_root()?;
 
-    let command = command::Command::new(&spec, user)?;
+    let command = command::Command::new(&spec, user, cwd)?;
     let single = context.identity == Identity::Single;
     let sandboxed = spec.security == Security::Sandbox;
     sys::hide_memory();
@@ -208,8 +235,12 @@ fn init(
     }
 }
 
-/// Mounts everything and finds the user.
-fn prepare(stage: &mut Stage, spec: &ExecSpec, context: Context) -> Result<crate::layer::accounts::Identity> {
+/// Mounts everything. Gives the user and the working folder.
+fn prepare(
+    stage: &mut Stage,
+    spec: &ExecSpec,
+    context: Context,
+) -> Result<(crate::layer::accounts::Identity, OwnedFd)> {
     // Read before anything of the step is mounted over them.
     let file = |path: &str| view::read_file(stage.root(), path, 16 << 20);
     let (passwd, group) = (file("/etc/passwd")?, file("/etc/group")?);
@@ -225,8 +256,8 @@ fn prepare(stage: &mut Stage, spec: &ExecSpec, context: Context) -> Result<crate
         stage.mount(mount, &target)?;
     }
     // A mount above it may have hidden it.
-    stage.working_folder(&spec.cwd, (0, 0))?;
-    Ok(user)
+    let cwd = stage.working_folder(&spec.cwd, (0, 0))?;
+    Ok((user, cwd))
 }
 
 /// The mounts by their absolute targets, so that none hides one below it; of several with one target the last counts.

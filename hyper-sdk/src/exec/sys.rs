@@ -3,11 +3,14 @@
 //! # Invariants
 //! - [`fork`], [`unshare`] and [`exec`] are called in the helper alone, while it has one thread: after a fork the
 //!   child may then do whatever the parent could.
-#![allow(unsafe_code, reason = "fork, execve, capset, seccomp, ioctl and mount_setattr have no safe wrapper")]
+#![allow(
+    unsafe_code,
+    reason = "fork, execve, capset, seccomp, bpf, landlock, ioctl and mount_setattr have no safe wrapper"
+)]
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Which side of a fork this is.
 pub(super) enum Fork {
@@ -25,6 +28,38 @@ fn check(result: i64) -> io::Result<i64> {
 pub(super) fn fork() -> io::Result<Fork> {
     // SAFETY: the helper is single-threaded here, so the child's memory, locks included, is in a sound state.
     match check(i64::from(unsafe { libc::fork() }))? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid as i32)),
+    }
+}
+
+/// Splits the process in two; the child begins in the control group `cgroup`.
+pub(super) fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct CloneArgs {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
+    }
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let args = CloneArgs {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: cgroup.as_raw_fd() as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: without a stack of its own and without CLONE_VM the child is a copy, as with `fork`, which this replaces
+    // for the sake of the control group alone; the helper is single-threaded, so its memory is in a sound state.
+    match check(unsafe { libc::syscall(libc::SYS_clone3, &args, size_of::<CloneArgs>()) })? {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid as i32)),
     }
@@ -268,7 +303,7 @@ pub(super) fn free_loop_device() -> u32 {
 }
 
 /// Installs a system call filter, without `no_new_privs`: the caller must have CAP_SYS_ADMIN in its namespace.
-pub(super) fn install_filter(program: &seccompiler::BpfProgram) -> io::Result<()> {
+pub(super) fn install_filter(program: &[seccompiler::sock_filter]) -> io::Result<()> {
     let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
     // SAFETY: `filter` points to as many instructions as it says, of the layout that the kernel defines; the kernel
@@ -298,7 +333,16 @@ struct MountAttr {
 
 /// Sets attributes (`MOUNT_ATTR_…`) of a mount, of everything below it too when `recursive`.
 pub(super) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
-    let attributes = MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 };
+    change_mount(mount, set, 0, recursive)
+}
+
+/// Takes attributes (`MOUNT_ATTR_…`) from a mount.
+pub(super) fn mount_clearattr(mount: BorrowedFd<'_>, clear: u64) -> io::Result<()> {
+    change_mount(mount, 0, clear, false)
+}
+
+fn change_mount(mount: BorrowedFd<'_>, set: u64, clear: u64, recursive: bool) -> io::Result<()> {
+    let attributes = MountAttr { set, clear, propagation: 0, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the empty path is a valid string, and the size is that of the structure.
     check(unsafe {
@@ -312,6 +356,90 @@ pub(super) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) ->
         )
     })
     .map(drop)
+}
+
+/// One instruction of a BPF program.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BpfInstruction {
+    pub(super) code: u8,
+    /// The destination in the low four bits, the source in the high ones.
+    pub(super) registers: u8,
+    pub(super) offset: i16,
+    pub(super) value: i32,
+}
+
+/// Hands a program to the kernel that decides which devices a control group may open.
+pub(super) fn load_device_program(program: &[BpfInstruction]) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+    }
+    const PROG_LOAD: i32 = 5;
+    const CGROUP_DEVICE: u32 = 15;
+    let load = Load {
+        kind: CGROUP_DEVICE,
+        count: program.len() as u32,
+        instructions: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        ..Load::default()
+    };
+    // SAFETY: the structure is a prefix of what the kernel defines, its size is given, and what it points to outlives
+    // the call; the kernel checks the program.
+    let fd = check(unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &load, size_of::<Load>()) })?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Lets a program decide for a control group, beside those that decide already.
+pub(super) fn attach_device_program(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attach {
+        target: u32,
+        program: u32,
+        kind: u32,
+        flags: u32,
+    }
+    const PROG_ATTACH: i32 = 8;
+    const CGROUP_DEVICE: u32 = 6;
+    const ALLOW_MULTI: u32 = 2;
+    let attach = Attach {
+        target: cgroup.as_raw_fd() as u32,
+        program: program.as_raw_fd() as u32,
+        kind: CGROUP_DEVICE,
+        flags: ALLOW_MULTI,
+    };
+    // SAFETY: the structure is a prefix of what the kernel defines, and its size is given.
+    check(unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &attach, size_of::<Attach>()) }).map(drop)
+}
+
+/// Keeps this process and its children from the abstract sockets of all other processes (Landlock, since Linux 6.12).
+/// The caller must have CAP_SYS_ADMIN in its namespace.
+pub(super) fn hide_abstract_sockets() -> io::Result<()> {
+    #[repr(C)]
+    struct Ruleset {
+        files: u64,
+        network: u64,
+        scoped: u64,
+    }
+    const SCOPE_ABSTRACT_UNIX_SOCKET: u64 = 1;
+    let rules = Ruleset { files: 0, network: 0, scoped: SCOPE_ABSTRACT_UNIX_SOCKET };
+    // SAFETY: the size is that of the structure.
+    let fd =
+        check(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &rules, size_of::<Ruleset>(), 0) })?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    let rules = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    // SAFETY: plain numbers.
+    check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0) }).map(drop)
 }
 
 /// Closes every file above `keep_up_to` when the program is replaced.

@@ -74,7 +74,7 @@ pub(super) fn can_overlay() -> bool {
     probe().is_ok()
 }
 
-/// A detached overlay of `lowers`, topmost first.
+/// A detached overlay of `lowers`, topmost first. It is mounted `nodev`: nobody here opens a device of an image.
 pub(super) fn overlay(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) -> Result<OwnedFd> {
     let mut lowers = lowers.to_vec();
     // Overlay wants at least two layers when nothing can be written, and one otherwise; an empty one changes nothing.
@@ -119,7 +119,7 @@ fn overlay_by_parts(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) -> r
         fsconfig_set_flag(&context, "volatile")?;
     }
     fsconfig_create(&context)?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
 }
 
 /// The old way: one line of options, which must fit a page. Mounted on top of a layer's own folder, in a mount
@@ -142,7 +142,7 @@ fn overlay_by_text(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) -> ru
     }
     let place = upper.map_or(&lowers[0], |(upper, _)| upper);
     let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
-    rustix::mount::mount("overlay", place, "overlay", MountFlags::empty(), options.as_c_str())?;
+    rustix::mount::mount("overlay", place, "overlay", MountFlags::NODEV, options.as_c_str())?;
     let tree = open_tree(CWD, place, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
     rustix::mount::unmount(place, UnmountFlags::DETACH)?;
     Ok(tree)
@@ -162,16 +162,18 @@ pub(super) fn open_in(
 /// The content of a regular file of a tree; `None` where there is none.
 pub(super) fn read_file(root: BorrowedFd<'_>, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {
     let failed = |e: Errno| Error::io("cannot read a file of the image", path, e.into());
-    // Without waiting, so that a pipe in an image cannot hang us.
-    let file = match open_in(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
-        Ok(file) => file,
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(None),
+    let place = match open_in(root, path, OFlags::PATH) {
+        Ok(place) => place,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
         Err(e) => return Err(failed(e)),
     };
-    let stat = rustix::fs::fstat(&file).map_err(failed)?;
+    // Nothing else is opened: a pipe would hang us, and opening a device of the host can have effects.
+    let stat = rustix::fs::fstat(&place).map_err(failed)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Ok(None);
     }
+    let file =
+        rustix::fs::open(fd_path(&place), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
     let mut bytes = Vec::new();
     std::fs::File::from(file)
         .take(limit + 1)

@@ -1,0 +1,108 @@
+//! Makes the folder of a cache mount with its first content.
+//!
+//! It is filled beside its place and moved there, so that a half-filled one is never used, and never over one that is
+//! there: steps that run at once may have it mounted already.
+
+use super::mounts::own;
+use super::spec::{CacheMount, CacheOwner};
+use super::{tree, view};
+use crate::{Error, Result};
+use rustix::fs::{CWD, FileType, OFlags, RenameFlags};
+use rustix::io::Errno;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+/// Makes the folder of a cache where there is none.
+pub(super) fn fill(cache: &CacheMount) -> Result<()> {
+    if cache.path.exists() {
+        return Ok(());
+    }
+    let beside = fresh_folder(&cache.path)?;
+    let fresh = beside.join("fresh");
+    let made = make_cache(cache, &fresh).and_then(|()| {
+        place(&fresh, &cache.path).map_err(|e| Error::io("cannot make a cache folder", &cache.path, e.into()))
+    });
+    let removed = tree::remove(&beside);
+    made.and(removed)
+}
+
+/// Moves a new folder to its place; one that is there already stays.
+fn place(fresh: &Path, to: &Path) -> rustix::io::Result<()> {
+    match rustix::fs::renameat_with(CWD, fresh, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::EXIST) => Ok(()),
+        // Some network file systems cannot do that.
+        Err(Errno::INVAL) if !to.exists() => rustix::fs::rename(fresh, to),
+        Err(Errno::INVAL) => Ok(()),
+        moved => moved,
+    }
+}
+
+/// A new folder beside `path`. What a step that was killed left behind is in nobody's way.
+fn fresh_folder(path: &Path) -> Result<PathBuf> {
+    let mut number = 0_u32;
+    loop {
+        let mut folder = path.to_owned().into_os_string();
+        folder.push(format!(".new-{number}"));
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder.into()),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+            Err(e) => return Err(Error::io("cannot make a cache folder", folder, e)),
+        }
+    }
+}
+
+/// Makes the folder of a cache with its first content, or the file that it begins with.
+fn make_cache(cache: &CacheMount, fresh: &Path) -> Result<()> {
+    let failed = |e| Error::io("cannot make a cache folder", fresh, e);
+    if let Some((from, path)) = &cache.from {
+        let wrong = |e: Errno| Error::io("cannot open the source of a cache mount", path, e.into());
+        let root = view::open(from)?;
+        let open = |flags| view::open_in(root.as_fd(), path, flags);
+        match open(OFlags::PATH) {
+            Err(Errno::NOENT) if cache.owner.is_some() => {}
+            Err(e) => return Err(wrong(e)),
+            Ok(source) => {
+                let stat = rustix::fs::fstat(&source).map_err(wrong)?;
+                // Nothing else is opened: that of a device can have effects.
+                return match FileType::from_raw_mode(stat.st_mode) {
+                    FileType::Directory => {
+                        std::fs::create_dir(fresh).map_err(failed)?;
+                        let source = open(OFlags::RDONLY | OFlags::DIRECTORY).map_err(wrong)?;
+                        tree::copy(source.as_fd(), view::open_folder(fresh)?.as_fd())
+                    }
+                    FileType::RegularFile => {
+                        let copy = std::fs::File::create_new(fresh).map_err(failed)?;
+                        tree::copy_file(&open(OFlags::RDONLY).map_err(wrong)?, &copy.into(), &stat)
+                    }
+                    _ => Err(Error::invalid("the source of a cache mount is neither a folder nor a file")
+                        .with_context("path", path)),
+                };
+            }
+        }
+    }
+    std::fs::create_dir(fresh).map_err(failed)?;
+    let folder = view::open_folder(fresh)?;
+    let owner = cache.owner.unwrap_or(CacheOwner { mode: 0o755, uid: 0, gid: 0 });
+    own(folder.as_fd(), "", owner.mode, owner.uid, owner.gid)
+        .map_err(|e| e.with_context("path", fresh.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_that_is_there_is_not_replaced_though_it_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let [fresh, other, place_of] = ["fresh", "other", "cache"].map(|name| folder.path().join(name));
+        std::fs::create_dir(&fresh).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        place(&fresh, &place_of).unwrap();
+        let used = view::open_folder(&place_of).unwrap();
+        place(&other, &place_of).unwrap();
+        // A folder that was replaced has no name any more, and nothing can be made in it.
+        let made = rustix::fs::mkdirat(&used, "x", rustix::fs::Mode::RWXU);
+        assert_eq!(made, Ok(()));
+        assert!(place_of.join("x").exists() && other.exists());
+    }
+}

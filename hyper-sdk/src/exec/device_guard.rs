@@ -1,0 +1,270 @@
+//! Which devices a step of the host's root can open.
+//!
+//! A step may make device nodes, and images bring them; what may be opened is the usual ones alone, as with the peers.
+//! Two means do it:
+//!
+//! ```text
+//! a control group with a BPF program   EPERM, wherever the node is; the usual ones work wherever they were made
+//! `nodev` on every mount of the step   EACCES; the usual ones work in /dev alone
+//! ```
+//!
+//! The first is tried by every step, in a control group (cgroup v2) of its own below the helper's. Before the step
+//! relies on it, pid 1 makes nodes and sees that they are refused ([`is_enforced`]). Where anything of it fails (no
+//! cgroup v2, one that is read-only, a kernel without it), the second holds. In a user namespace the kernel opens no
+//! device of a mount that was made there, and `nodev` is set on all others.
+//!
+//! The control group of a step goes with it; what a killed step left behind goes when the next helper starts.
+
+use super::sys::{self, BpfInstruction, Fork};
+use super::{ExecMount, HostOption, MountSource};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+/// How the devices of a step are kept from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DeviceAccess {
+    /// Not at all: the step has every privilege.
+    All,
+    /// A control group refuses them.
+    Guarded,
+    /// No mount shows devices but those that are bound on purpose.
+    NoDevices,
+}
+
+const BLOCK: u32 = 1;
+const CHARACTER: u32 = 2;
+/// What every step may open: kind, major and minor number; every minor number without.
+const USUAL: &[(u32, u32, Option<u32>)] = &[
+    (CHARACTER, 1, Some(3)), // null
+    (CHARACTER, 1, Some(5)), // zero
+    (CHARACTER, 1, Some(7)), // full
+    (CHARACTER, 1, Some(8)), // random
+    (CHARACTER, 1, Some(9)), // urandom
+    (CHARACTER, 5, Some(0)), // tty
+    (CHARACTER, 5, Some(2)), // ptmx
+    (CHARACTER, 136, None),  // pts
+];
+/// The number of no driver, kept for examples: opening it has no effect where it is not refused.
+const EXAMPLE: (u32, u32) = (42, 1);
+const PREFIX: &str = "hyper-step-";
+
+/// The control group of one step. Dropping it removes it, once every process of the step has ended.
+pub(super) struct DeviceGuard {
+    folder: OwnedFd,
+    path: PathBuf,
+}
+
+impl DeviceGuard {
+    /// Makes one, whose processes may also open the devices among `mounts`. `None` where that is not possible.
+    pub(super) fn new(mounts: &[ExecMount]) -> Option<Self> {
+        let mut rules = USUAL.to_vec();
+        rules.extend(mounts.iter().filter_map(granted));
+        let program = sys::load_device_program(&program(&rules)).ok()?;
+        let own = own_cgroup()?;
+        let (number, mut tries) = (sys::own_pid(), 0);
+        let path = loop {
+            let path = own.join(format!("{PREFIX}{number}-{tries}"));
+            match std::fs::create_dir(&path) {
+                Ok(()) => break path,
+                // Left behind by a process of the same number.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && tries < 16 => tries += 1,
+                Err(_) => return None,
+            }
+        };
+        let guard = match super::view::open_folder(&path) {
+            Ok(folder) => Self { folder, path },
+            Err(_) => {
+                let _ = std::fs::remove_dir(&path);
+                return None;
+            }
+        };
+        sys::attach_device_program(program.as_fd(), guard.folder.as_fd()).ok()?;
+        Some(guard)
+    }
+
+    /// Forks; the child is in the control group.
+    pub(super) fn fork(&self) -> std::io::Result<Fork> {
+        sys::fork_into(self.folder.as_fd())
+    }
+}
+
+impl Drop for DeviceGuard {
+    fn drop(&mut self) {
+        // What still ends in it keeps it from being removed: then the next helper does it.
+        let _ = std::fs::remove_dir(&self.path);
+    }
+}
+
+/// Removes what killed steps left behind.
+pub(super) fn sweep() {
+    let Some(entries) = own_cgroup().and_then(|own| std::fs::read_dir(own).ok()) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            // The kernel refuses it while a process lives there.
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// Whether this process may open no other devices than it should, tried with nodes in `folder`, a mount of ours.
+pub(super) fn is_enforced(folder: BorrowedFd<'_>) -> bool {
+    let open = |kind, (major, minor), name: &str| {
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(folder, name, kind, mode, rustix::fs::makedev(major, minor))?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(folder, name, flags, Mode::empty());
+        rustix::fs::unlinkat(folder, name, AtFlags::empty())?;
+        opened.map(drop)
+    };
+    open(FileType::CharacterDevice, EXAMPLE, "probe-c") == Err(Errno::PERM)
+        && open(FileType::BlockDevice, EXAMPLE, "probe-b") == Err(Errno::PERM)
+        && open(FileType::CharacterDevice, (1, 3), "probe-null").is_ok()
+}
+
+/// The device that a mount grants.
+fn granted(mount: &ExecMount) -> Option<(u32, u32, Option<u32>)> {
+    let MountSource::HostPath { path, options } = &mount.source else { return None };
+    if options.contains(&HostOption::NoDevices) {
+        return None;
+    }
+    let stat = std::fs::metadata(path).ok()?;
+    let kind = match stat.file_type() {
+        kind if kind.is_block_device() => BLOCK,
+        kind if kind.is_char_device() => CHARACTER,
+        _ => return None,
+    };
+    Some((kind, rustix::fs::major(stat.rdev()), Some(rustix::fs::minor(stat.rdev()))))
+}
+
+/// The folder of the cgroup v2 that this process is in.
+fn own_cgroup() -> Option<PathBuf> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    cgroup_folder(&groups, &mounts)
+}
+
+fn cgroup_folder(groups: &str, mounts: &str) -> Option<PathBuf> {
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    mounts.lines().find_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        if file_system.split(' ').next() != Some("cgroup2") {
+            return None;
+        }
+        let mut fields = mount.split(' ').skip(3);
+        let (root, place) = (fields.next()?, fields.next()?);
+        let below = Path::new(own).strip_prefix(root).ok()?;
+        Some(Path::new(place).join(below))
+    })
+}
+
+/// The program: making a node is allowed, opening one by the list.
+fn program(rules: &[(u32, u32, Option<u32>)]) -> Vec<BpfInstruction> {
+    const LOAD: u8 = 0x61; // a word from memory
+    const MOVE: u8 = 0xb7;
+    const SHIFT_RIGHT: u8 = 0x77;
+    const AND: u8 = 0x57;
+    const JUMP_UNLESS: u8 = 0x55; // not equal
+    const EXIT: u8 = 0x95;
+    const MAKE_NODE: i32 = 1;
+    let op = |code, to: u8, from: u8, offset, value| BpfInstruction {
+        code,
+        registers: to | from << 4,
+        offset,
+        value,
+    };
+    // The context: kind in the low and access in the high half of a word, major number, minor number.
+    let mut all = vec![
+        op(LOAD, 2, 1, 0, 0),
+        op(LOAD, 4, 1, 4, 0),
+        op(LOAD, 5, 1, 8, 0),
+        op(MOVE | 0x08, 3, 2, 0, 0),
+        op(SHIFT_RIGHT, 3, 0, 0, 16),
+        op(AND, 2, 0, 0, 0xffff),
+    ];
+    let answer = |yes: bool| [op(MOVE, 0, 0, 0, i32::from(yes)), op(EXIT, 0, 0, 0, 0)];
+    all.push(op(JUMP_UNLESS, 3, 0, 2, MAKE_NODE));
+    all.extend(answer(true));
+    for &(kind, major, minor) in rules {
+        let mut checks = vec![(2, kind), (4, major)];
+        checks.extend(minor.map(|minor| (5, minor)));
+        for (at, (register, value)) in checks.iter().enumerate() {
+            // Over the checks that follow and the answer.
+            let over = (checks.len() - at - 1 + 2) as i16;
+            all.push(op(JUMP_UNLESS, *register, 0, over, *value as i32));
+        }
+        all.extend(answer(true));
+    }
+    all.extend(answer(false));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the program answers.
+    fn run(program: &[BpfInstruction], access: u32, kind: u32, major: u32, minor: u32) -> bool {
+        let context = [access << 16 | kind, major, minor];
+        let (mut registers, mut at) = ([0_u64; 11], 0_usize);
+        loop {
+            let BpfInstruction { code, registers: named, offset, value } = program[at];
+            let (to, from) = (usize::from(named & 15), usize::from(named >> 4));
+            at += 1;
+            match code {
+                0x61 => registers[to] = u64::from(context[offset as usize / 4]),
+                0xb7 => registers[to] = value as u64,
+                0xbf => registers[to] = registers[from],
+                0x77 => registers[to] >>= value,
+                0x57 => registers[to] &= value as u64,
+                0x55 if registers[to] != value as u64 => at += offset as usize,
+                0x55 => {}
+                0x95 => return registers[0] == 1,
+                other => panic!("{other:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn nodes_can_be_made_and_the_usual_ones_opened() {
+        let mut rules = USUAL.to_vec();
+        rules.push((BLOCK, 7, Some(3)));
+        let program = program(&rules);
+        let (make, read, write) = (1, 2, 4);
+        for (kind, major, minor) in [(BLOCK, 8, 0), (CHARACTER, 1, 1), (CHARACTER, 10, 200)] {
+            assert!(run(&program, make, kind, major, minor));
+            for access in [read, write, read | write, make | read, 0] {
+                assert!(!run(&program, access, kind, major, minor), "{kind} {major}:{minor} {access}");
+            }
+        }
+        for minor in [3, 5, 7, 8, 9] {
+            assert!(run(&program, read | write, CHARACTER, 1, minor));
+            assert!(!run(&program, read, BLOCK, 1, minor));
+        }
+        for (major, minor, allowed) in
+            [(5, 0, true), (5, 1, false), (5, 2, true), (136, 0, true), (136, 999, true), (137, 0, false)]
+        {
+            assert_eq!(run(&program, read | write, CHARACTER, major, minor), allowed, "{major}:{minor}");
+        }
+        assert!(run(&program, read | write, BLOCK, 7, 3) && !run(&program, read, BLOCK, 7, 4));
+        assert!(!run(&program, read, CHARACTER, 7, 3));
+    }
+
+    #[test]
+    fn the_own_group_is_found_where_it_is_mounted() {
+        let mounts = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                      32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
+        let find = |groups: &str, mounts: &str| cgroup_folder(groups, mounts);
+        let unified = Path::new("/sys/fs/cgroup/unified");
+        assert_eq!(find("5:devices:/x\n0::/\n", mounts).as_deref(), Some(unified));
+        assert_eq!(find("0::/user.slice/s\n", mounts), Some(unified.join("user.slice/s")));
+        let part = "41 31 0:38 /docker/7 /sys/fs/cgroup rw - cgroup2 cgroup rw\n";
+        assert_eq!(find("0::/docker/7/a\n", part).as_deref(), Some(Path::new("/sys/fs/cgroup/a")));
+        assert_eq!(find("0::/other\n", part), None);
+        assert_eq!(find("5:devices:/x\n", mounts), None);
+        assert_eq!(find("0::/\n", ""), None);
+    }
+}
