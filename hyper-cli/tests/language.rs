@@ -206,6 +206,32 @@ fn heredocs_run_as_script_or_in_the_shell_and_make_files() {
 }
 
 #[test]
+fn scripts_of_every_length_run_as_short_ones_do() {
+    needs_busybox!();
+    let place = Place::new();
+    // Around the longest argument that the kernel takes, and far beyond all arguments together.
+    for length in [131_000, 131_071, 131_072, 300_000, 3_000_000] {
+        let filler = format!("# {}\n", "x".repeat(198)).repeat(length / 201 + 1);
+        let script = "echo $0 $# $- > /out; cat >> /out; printf '%s\\n' \"a  b\" >> /out\n\
+                      cat <<INNER >> /out\ninner $WHO\nINNER\n(exit 3) || echo $? >> /out\n";
+        let text = format!("{script}{}", &filler[..length - script.len() - 1]);
+        let stages = format!("FROM base AS run\nARG WHO=world\nRUN <<EOF\n{text}\nEOF\n");
+        let seen = out_of(&place, &stages, &[]);
+        assert!(
+            seen.starts_with("/bin/sh 0") && seen.ends_with("\na  b\ninner world\n3\n"),
+            "{length}: {seen}"
+        );
+        assert_eq!(seen.lines().count(), 4, "{length}: {seen}");
+        // One line of the shell, too.
+        let line = format!("RUN echo one > /out; : {}; echo $0 >> /out", "y".repeat(length));
+        assert_eq!(out_of(&place, &format!("FROM base AS run\n{line}"), &[]), "one\n/bin/sh\n", "{length}");
+    }
+    let exec = format!("FROM base\nRUN [\"true\", \"{}\"]\n", "z".repeat(131_072));
+    let told = told(&place.build(&exec, &[]).output().unwrap());
+    assert!(told.contains("argument 1") && told.contains("131071"), "{}", &told[..told.len().min(2000)]);
+}
+
+#[test]
 fn the_dockerfile_is_found_by_its_usual_names_and_by_flag() {
     let place = Place::new();
     let context = place.join("context");

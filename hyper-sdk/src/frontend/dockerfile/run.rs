@@ -15,6 +15,11 @@ const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy"
 const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 /// The folder that the script of a heredoc is in.
 const SCRIPTS: &str = "/dev/pipes";
+/// The kernel takes no argument of this many bytes: a shell reads the script from a file then, which it does within
+/// itself, so that `$0`, the standard input and the options are those of `-c`.
+const LONGEST_ARGUMENT: usize = 128 << 10;
+/// The name of that file.
+const LONG_SCRIPT: &str = "RUN";
 
 impl Lowering<'_> {
     pub(super) async fn run(
@@ -33,6 +38,11 @@ impl Lowering<'_> {
         }
         let args = match run.command.run_command() {
             RunCommand::Exec(args) => args,
+            RunCommand::Shell(text) if text.len() >= LONGEST_ARGUMENT && reads_files(&state.shell()) => {
+                let kind = MountKind::Inline { name: LONG_SCRIPT.to_owned(), content: text, mode: 0o644 };
+                mounts.push(Mount { target: SCRIPTS.to_owned(), kind });
+                in_shell(state, format!(". {SCRIPTS}/{LONG_SCRIPT}"))
+            }
             RunCommand::Shell(text) => in_shell(state, text),
             RunCommand::Script { name, content } => {
                 let script = format!("{SCRIPTS}/{name}");
@@ -223,6 +233,20 @@ impl Lowering<'_> {
 }
 
 /// A command as the one argument of the shell.
+/// Whether a shell knows `.`, as those that POSIX describes do, and is told to run a text.
+fn reads_files(shell: &[String]) -> bool {
+    let [program, options @ ..] = shell else { return false };
+    let names = ["sh", "ash", "bash", "dash", "ksh", "mksh", "zsh"];
+    let name = match program.rsplit('/').next() {
+        Some("busybox") => options.first().map(String::as_str),
+        name => name,
+    };
+    let text_follows = options
+        .last()
+        .is_some_and(|option| option.starts_with('-') && !option.starts_with("--") && option.ends_with('c'));
+    name.is_some_and(|name| names.contains(&name)) && text_follows
+}
+
 fn in_shell(state: &StageState, command: String) -> Vec<String> {
     let mut args = state.shell();
     args.push(command);

@@ -277,6 +277,30 @@ async fn heredocs_become_files_and_scripts() {
 }
 
 #[tokio::test]
+async fn a_script_that_is_too_long_for_an_argument_is_read_from_a_file() {
+    let long = format!("echo {}", "x".repeat(128 << 10));
+    let command = |shell: &str| format!("FROM base\n{shell}\nRUN {long}\n");
+    for (shell, args) in [
+        ("SHELL [\"/bin/sh\", \"-c\"]", vec!["/bin/sh", "-c"]),
+        ("SHELL [\"bash\", \"-o\", \"pipefail\", \"-ec\"]", vec!["bash", "-o", "pipefail", "-ec"]),
+        ("SHELL [\"/bin/busybox\", \"ash\", \"-c\"]", vec!["/bin/busybox", "ash", "-c"]),
+    ] {
+        let l = lowered(&command(shell)).await;
+        let Op::Exec(exec) = root(&l) else { panic!("not a RUN") };
+        assert_eq!(exec.args, [&args[..], &[". /dev/pipes/RUN"]].concat(), "{shell}");
+        assert!(
+            matches!(&exec.mounts[0].kind, MountKind::Inline { content, mode: 0o644, .. } if *content == long)
+        );
+    }
+    // What is no such shell gets the text, and the kernel's answer.
+    for shell in ["SHELL [\"python3\", \"-c\"]", "SHELL [\"/bin/sh\", \"-s\"]"] {
+        let l = lowered(&command(shell)).await;
+        let Op::Exec(exec) = root(&l) else { panic!("not a RUN") };
+        assert!(exec.args.last() == Some(&long) && exec.mounts.is_empty(), "{shell}");
+    }
+}
+
+#[tokio::test]
 async fn named_contexts_replace_what_from_says() {
     let l = lowered("FROM base\nCOPY --from=folder a /a").await;
     assert!(l.graph.vertices().iter().any(|v| v.op == Op::Source(Source::Folder { name: "folder".into() })));
