@@ -1,7 +1,7 @@
 //! The values of options: comma-separated fields, `KEY=VALUE`, secrets, hosts.
 
 use crate::failure::Failure;
-use hyper_sdk::build::EpochPolicy;
+use hyper_sdk::build::{EpochPolicy, HOST_GATEWAY};
 use hyper_sdk::exec::SecretBytes;
 use hyper_sdk::small_file::{self, Kinds};
 use std::collections::BTreeMap;
@@ -201,7 +201,8 @@ pub(crate) fn secrets(
     Ok(secrets)
 }
 
-/// Entries of /etc/hosts: `NAME:ADDRESS` or `NAME=ADDRESS`, an IPv6 address with or without brackets.
+/// Entries of /etc/hosts: `NAME:ADDRESS` or `NAME=ADDRESS`, an IPv6 address with or without brackets, or
+/// `host-gateway`.
 pub(crate) fn hosts(entries: &[String]) -> Result<Vec<(String, String)>, Failure> {
     entries
         .iter()
@@ -210,12 +211,8 @@ pub(crate) fn hosts(entries: &[String]) -> Result<Vec<(String, String)>, Failure
             let (name, address) =
                 entry.split_once('=').or_else(|| entry.split_once(':')).ok_or_else(usage)?;
             let address = address.trim_start_matches('[').trim_end_matches(']');
-            if address == "host-gateway" {
-                return Err(unsupported(
-                    "--add-host with `host-gateway` is not supported yet: give an address",
-                ));
-            }
-            if name.is_empty() || address.parse::<std::net::IpAddr>().is_err() {
+            let is_address = address == HOST_GATEWAY || address.parse::<std::net::IpAddr>().is_ok();
+            if name.is_empty() || !is_address {
                 return Err(usage());
             }
             Ok((name.to_owned(), address.to_owned()))
@@ -288,7 +285,8 @@ mod tests {
         assert_eq!(hosts(&owned(&["a:10.0.0.1", "b=[::1]"])).unwrap().len(), 2);
         assert_eq!(hosts(&owned(&["b:::1"])).unwrap()[0].1, "::1");
         assert!(hosts(&owned(&["a"])).is_err());
-        assert!(hosts(&owned(&["a:host-gateway"])).is_err());
+        assert_eq!(hosts(&owned(&["a:host-gateway"])).unwrap()[0].1, "host-gateway");
+        assert!(hosts(&owned(&["a:host-gateways"])).is_err());
     }
 
     #[test]

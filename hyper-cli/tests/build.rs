@@ -225,9 +225,11 @@ fn extra_hosts_are_known_to_steps_and_to_the_cache() {
     let place = Place::new();
     let dockerfile = "FROM base AS run\nRUN cat /etc/hosts > /seen\nFROM scratch\nCOPY --from=run /seen /\n";
     let out = place.join("out");
-    for (entry, expected) in
-        [("one:192.0.2.1", "192.0.2.1\tone\n"), ("one=[2001:db8::1]", "2001:db8::1\tone\n")]
-    {
+    for (entry, expected) in [
+        ("one:192.0.2.1", "192.0.2.1\tone\n"),
+        ("one=[2001:db8::1]", "2001:db8::1\tone\n"),
+        ("one:host-gateway", "127.0.0.1\tone\n"),
+    ] {
         place.built(dockerfile, &["--add-host", entry, "-o", &format!("type=local,dest={}", out.display())]);
         let seen = std::fs::read_to_string(out.join("seen")).unwrap();
         assert!(seen.ends_with(expected), "{seen}");

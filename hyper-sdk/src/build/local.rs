@@ -368,7 +368,7 @@ impl Builder for LocalBuilder {
             allow_host_network: request.allow_host_network,
             devices: Devices::load(&request.device_folders),
             allow_devices: request.allow_devices.clone(),
-            extra_hosts: request.extra_hosts.clone(),
+            extra_hosts: super::request::addresses(&request.extra_hosts)?,
             resolv_conf: self.options.resolv_conf.clone(),
             ssh: request.ssh.clone(),
             secrets: request.secrets.clone(),

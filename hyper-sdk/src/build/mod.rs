@@ -15,7 +15,8 @@ mod resolver;
 
 pub use local::{LocalBuilder, LocalBuilderOptions};
 pub use request::{
-    BuildContext, BuildOutput, BuildRequest, Destination, EpochPolicy, NamedContext, Output, find_dockerfile,
+    BuildContext, BuildOutput, BuildRequest, Destination, EpochPolicy, HOST_GATEWAY, NamedContext, Output,
+    find_dockerfile,
 };
 
 use crate::Result;

@@ -194,7 +194,7 @@ pub struct BuildRequest {
     pub secrets: BTreeMap<String, SecretBytes>,
     /// Sockets of ssh agents by id, for RUN `--mount=type=ssh`; that of `default` is asked for git over ssh, too.
     pub ssh: BTreeMap<String, PathBuf>,
-    /// Extra entries of /etc/hosts in RUN steps: name and address.
+    /// Extra entries of /etc/hosts in RUN steps: name and address, or [`HOST_GATEWAY`].
     pub extra_hosts: Vec<(String, String)>,
     /// Whether RUN `--security=insecure` is permitted.
     pub allow_insecure: bool,
@@ -269,6 +269,28 @@ impl BuildRequest {
     }
 }
 
+/// The address of an extra host that means this machine. Steps have its network, so it is its loopback interface, where
+/// its services listen; a step without a network finds nothing there.
+pub const HOST_GATEWAY: &str = "host-gateway";
+
+/// The extra hosts with their addresses.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] for what would not be one line of /etc/hosts.
+pub(super) fn addresses(hosts: &[(String, String)]) -> Result<Vec<(String, String)>> {
+    let one = |(name, address): &(String, String)| {
+        let address = if address == HOST_GATEWAY { "127.0.0.1" } else { address.as_str() };
+        let is_name = !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control());
+        if !is_name || address.parse::<std::net::IpAddr>().is_err() {
+            return Err(Error::invalid("an extra host needs a name and an address")
+                .with_context("name", name)
+                .with_context("address", address));
+        }
+        Ok((name.clone(), address.to_owned()))
+    };
+    hosts.iter().map(one).collect()
+}
+
 /// Finds the Dockerfile of a context: `file` when it is given (as the caller sees it, not relative to the context), else
 /// the first of `Dockerfile`, `dockerfile` and `Containerfile` in the folder.
 ///
@@ -328,6 +350,18 @@ pub struct BuildOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_extra_host_is_one_line_with_an_address() {
+        let host = |name: &str, address: &str| addresses(&[(name.to_owned(), address.to_owned())]);
+        assert_eq!(host("a", "::1").unwrap(), [("a".to_owned(), "::1".to_owned())]);
+        assert_eq!(host("a", HOST_GATEWAY).unwrap()[0].1, "127.0.0.1");
+        for (name, address) in
+            [("", "::1"), ("a b", "::1"), ("a", "1.2.3.4\n6.6.6.6 x"), ("a", "b"), ("a\nb", "::1")]
+        {
+            assert_eq!(host(name, address).unwrap_err().kind(), ErrorKind::Invalid, "{name:?} {address:?}");
+        }
+    }
 
     #[test]
     fn named_contexts() {
