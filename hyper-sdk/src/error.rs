@@ -60,6 +60,8 @@ pub enum ErrorKind {
     CommandFailed,
     /// The operating system refused an operation on a file, a process or a socket.
     Io,
+    /// A disk, or a user's share of it, that is full.
+    StorageFull,
     /// Stored data that is damaged.
     Corrupt,
     /// A defect of Hyper itself.
@@ -94,6 +96,7 @@ impl ErrorKind {
             Self::Cancelled => "cancelled",
             Self::CommandFailed => "command_failed",
             Self::Io => "io",
+            Self::StorageFull => "storage_full",
             Self::Corrupt => "corrupt",
             Self::Internal => "internal",
         }
@@ -154,11 +157,12 @@ impl Error {
         Self::new(ErrorKind::Internal, message)
     }
 
-    /// An [`ErrorKind::Io`] error (or [`ErrorKind::NotFound`] when that is what the system said) about a path.
+    /// An [`ErrorKind::Io`] error about a path, or [`ErrorKind::NotFound`] or [`ErrorKind::StorageFull`] when that is
+    /// what the system said.
     pub fn io(message: impl Into<String>, path: impl AsRef<std::path::Path>, source: std::io::Error) -> Self {
         let kind = match source.kind() {
-            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            _ => ErrorKind::Io,
+            std::io::ErrorKind::TimedOut => ErrorKind::Io,
+            kind => kind_of_io(kind),
         };
         Self::new(kind, message).with_context("path", path.as_ref().display()).with_source(source)
     }
@@ -269,15 +273,17 @@ impl From<std::io::Error> for Error {
     fn from(e: std::io::Error) -> Self {
         match e.downcast::<Error>() {
             Ok(inner) => inner,
-            Err(e) => {
-                let kind = match e.kind() {
-                    std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-                    std::io::ErrorKind::TimedOut => ErrorKind::Timeout,
-                    _ => ErrorKind::Io,
-                };
-                Error::new(kind, "input or output failed").with_source(e)
-            }
+            Err(e) => Error::new(kind_of_io(e.kind()), "input or output failed").with_source(e),
         }
+    }
+}
+
+fn kind_of_io(kind: std::io::ErrorKind) -> ErrorKind {
+    match kind {
+        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+        std::io::ErrorKind::TimedOut => ErrorKind::Timeout,
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
+        _ => ErrorKind::Io,
     }
 }
 

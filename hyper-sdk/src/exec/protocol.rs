@@ -121,6 +121,7 @@ const KINDS: &[ErrorKind] = &[
     ErrorKind::TooLarge,
     ErrorKind::Cancelled,
     ErrorKind::Io,
+    ErrorKind::StorageFull,
     ErrorKind::Corrupt,
 ];
 

@@ -1,8 +1,10 @@
 //! The semantics of a registry store, once for every pair of backends.
 //!
 //! # Invariants
-//! - Bytes come first, metadata second: a link is written only after its blob is in the blob backend, as durable as
-//!   that promises. A fault in between leaves bytes that nothing names, never a name without bytes.
+//! - A blob is in a repository when its link is there *and* the blob backend has as many bytes as its row says. A link
+//!   without them counts for nothing, so that clients push the blob again, which repairs file and row.
+//! - The bytes of a blob are checked first, then it is linked, then its bytes are moved to their place: when the
+//!   database cannot be written, the bytes are still those of an upload and go away with it.
 //! - What a manifest requires is checked in the same transaction that stores the manifest and moves its tags, so that
 //!   no deletion comes in between.
 //! - One upload has one writer: the staging area is held from the first [`BlobUpload::append`] until the next
@@ -10,7 +12,8 @@
 //!
 //! # Limits
 //! Bytes whose last link is deleted stay in the blob backend: they cannot be read any more, but take space until
-//! garbage collection removes them, which does not exist yet. The same holds for sessions that nobody ends.
+//! garbage collection removes them, which does not exist yet. Sessions that nobody ends are removed by their age
+//! ([`RegistryStore::expire_uploads`]).
 
 use super::blob::{BlobBackend, BlobStaging, StagedState, digest_mismatch};
 use super::meta::{
@@ -21,17 +24,19 @@ use super::{
     BlobReader, BlobUpload, ByteRange, Listing, Page, PutManifest, RegistryStore, StoreCapabilities,
     UploadId, UploadOptions,
 };
+use crate::clock::{Clock as _, SystemClock};
 use crate::digest::Algorithm;
 use crate::media_type;
 use crate::oci::{Descriptor, Manifest, ManifestBody};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
-use crate::{Digest, Error, ErrorKind, Result};
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 /// The length of a page when the caller leaves it to the store, and the most that is given at once.
 pub const MAX_PAGE: usize = 10_000;
@@ -80,8 +85,30 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         Ok(Descriptor::new(BLOB_MEDIA_TYPE, digest.clone(), size))
     }
 
+    /// The size in the row of a blob, whatever became of its bytes.
     async fn size_of(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
         self.0.meta.blob(repository, digest).await?.ok_or_else(|| blob_unknown(repository, digest))
+    }
+
+    /// Ends a session whose staging area is held. Its bytes go first: the database may be what is full.
+    async fn drop_upload(&self, id: &UploadId, mut staging: Box<dyn BlobStaging>) -> Result<()> {
+        let discarded = staging.discard().await;
+        self.0.meta.write(Change::EndUpload { id: id.clone() }).await?;
+        discarded
+    }
+
+    /// Removes one session when nobody holds its staging area and it was not saved since `before`. Whether it did.
+    async fn expire_upload(&self, id: UploadId, before: i64) -> Result<bool> {
+        let mut staging = match self.0.blobs.stage(&id).await {
+            Ok(staging) => staging,
+            Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::UploadUnknown) => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        if self.0.meta.write(Change::ExpireUpload { id, before }).await? != 0 {
+            return Ok(false);
+        }
+        staging.discard().await?;
+        Ok(true)
     }
 }
 
@@ -92,28 +119,72 @@ impl<B: BlobBackend, M: MetaBackend> Display for Composed<B, M> {
     }
 }
 
-/// What a manifest points to, each digest once: the config and layers of an image, the manifests of an index.
-fn edges(manifest: &Manifest) -> Vec<Edge> {
-    let edge = |kind, d: &Descriptor, required| Edge { kind, digest: d.digest.clone(), required };
-    let mut edges: Vec<Edge> = match manifest.body() {
-        ManifestBody::Image(image) => std::iter::once(edge(EdgeKind::Blob, &image.config, true))
-            .chain(image.layers.iter().map(|layer| {
-                let exempt = media_type::is_non_distributable(&layer.media_type) || !layer.urls.is_empty();
-                edge(EdgeKind::Blob, layer, !exempt)
-            }))
-            .collect(),
+/// What a manifest points to, each digest once: the config and layers of an image, the entries of an index.
+///
+/// # Errors
+/// [`ErrorKind::SizeInvalid`] when two descriptors of one digest say different sizes.
+fn edges(manifest: &Manifest) -> Result<Vec<Edge>> {
+    let edge = |kind, field: String, d: &Descriptor, required| Edge {
+        kind,
+        digest: d.digest.clone(),
+        required,
+        size: d.size,
+        stored: None,
+        field,
+    };
+    let all: Vec<Edge> = match manifest.body() {
+        ManifestBody::Image(image) => {
+            std::iter::once(edge(EdgeKind::Blob, "config".to_owned(), &image.config, true))
+                .chain(image.layers.iter().enumerate().map(|(i, layer)| {
+                    let exempt =
+                        media_type::is_non_distributable(&layer.media_type) || !layer.urls.is_empty();
+                    edge(EdgeKind::Blob, format!("layers[{i}]"), layer, !exempt)
+                }))
+                .collect()
+        }
         // An entry for a platform may be left out: the index is then sparse (image-spec, image-index.md).
         ManifestBody::Index(index) => index
             .manifests
             .iter()
-            .map(|entry| edge(EdgeKind::Manifest, entry, entry.platform.is_none()))
+            .enumerate()
+            .map(|(i, entry)| {
+                edge(EdgeKind::Entry, format!("manifests[{i}]"), entry, entry.platform.is_none())
+            })
             .collect(),
     };
-    // The required ones win over an exempt mention of the same content.
-    edges.sort_by_key(|e| !e.required);
-    let mut seen = HashSet::new();
-    edges.retain(|e| seen.insert(e.digest.clone()));
-    edges
+    let mut places: HashMap<Digest, usize> = HashMap::with_capacity(all.len());
+    let mut edges: Vec<Edge> = Vec::with_capacity(all.len());
+    for edge in all {
+        let Some(first) = places.get(&edge.digest).and_then(|i| edges.get_mut(*i)) else {
+            places.insert(edge.digest.clone(), edges.len());
+            edges.push(edge);
+            continue;
+        };
+        if edge.size != first.size {
+            return Err(two_sizes(first, &edge));
+        }
+        // A required mention wins over an exempt one of the same content.
+        first.required |= edge.required;
+    }
+    Ok(edges)
+}
+
+fn two_sizes(first: &Edge, second: &Edge) -> Error {
+    Error::new(
+        ErrorKind::SizeInvalid,
+        format!("`{}.size` and `{}.size` differ, but their digest is the same", first.field, second.field),
+    )
+    .with_context("digest", &first.digest)
+}
+
+/// The error for a blob whose link is there and whose bytes are not: as if it was not there at all.
+fn lost(repository: &RepositoryName, digest: &Digest) -> Error {
+    Error::new(
+        ErrorKind::BlobUnknown,
+        "the bytes of this blob are missing or cut short in the store: push the blob again",
+    )
+    .with_context("repository", repository)
+    .with_context("digest", digest)
 }
 
 async fn digest_of(algorithm: Algorithm, bytes: &Bytes) -> Result<Digest> {
@@ -131,12 +202,16 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
     fn capabilities(&self) -> StoreCapabilities {
         StoreCapabilities {
             durable: self.0.blobs.durable() && self.0.meta.durable(),
-            ..StoreCapabilities::ALL
+            ..if self.0.meta.writable() { StoreCapabilities::ALL } else { StoreCapabilities::READ_ONLY }
         }
     }
 
     async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
-        self.size_of(repository, digest).await
+        let size = self.size_of(repository, digest).await?;
+        match self.0.blobs.sizes(std::slice::from_ref(digest)).await?.as_slice() {
+            [Some(there)] if *there == size => Ok(size),
+            _ => Err(lost(repository, digest)),
+        }
     }
 
     async fn get_blob(
@@ -147,7 +222,13 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
     ) -> Result<BlobReader> {
         let size = self.size_of(repository, digest).await?;
         let (offset, length) = range.map_or(Ok((0, size)), |range| range.resolve(size))?;
-        let stream = self.0.blobs.read(digest, size, offset, length).await?;
+        let stream = self.0.blobs.read(digest, size, offset, length).await.map_err(|e| match e.kind() {
+            ErrorKind::Corrupt => {
+                tracing::warn!(%repository, %digest, "a blob is missing or cut short in the store");
+                lost(repository, digest).with_source(e)
+            }
+            _ => e,
+        })?;
         Ok(BlobReader { size, offset, length, stream })
     }
 
@@ -162,6 +243,7 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         digest: &Digest,
         from: &RepositoryName,
     ) -> Result<u64> {
+        self.stat_blob(from, digest).await?;
         let (repository, digest, from) = (repository.clone(), digest.clone(), from.clone());
         self.0.meta.write(Change::MountBlob { repository, digest, from }).await
     }
@@ -198,8 +280,11 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
 
     async fn put_manifest(&self, repository: &RepositoryName, put: PutManifest) -> Result<Descriptor> {
         let descriptor = put.manifest.descriptor();
-        let mut edges = edges(&put.manifest);
-        for edge in &mut edges {
+        let mut edges = edges(&put.manifest)?;
+        let digests: Vec<Digest> = edges.iter().map(|edge| edge.digest.clone()).collect();
+        let stored = self.0.blobs.sizes(&digests).await?;
+        for (edge, stored) in edges.iter_mut().zip(stored) {
+            edge.stored = stored;
             edge.required &= !put.sparse;
         }
         let change = ManifestChange {
@@ -259,9 +344,9 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         if got != *digest {
             return Err(digest_mismatch(digest, &got));
         }
-        let size = bytes.len() as u64;
+        let descriptor = self.link(repository, digest, bytes.len() as u64).await?;
         self.0.blobs.put(digest, bytes).await?;
-        self.link(repository, digest, size).await
+        Ok(descriptor)
     }
 
     async fn put_blob_file(
@@ -270,13 +355,32 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         digest: &Digest,
         path: &Path,
     ) -> Result<Descriptor> {
-        let size = self.0.blobs.adopt(digest, path).await?;
-        self.link(repository, digest, size).await
+        let size =
+            tokio::fs::symlink_metadata(path).await.at("cannot open the file of the blob", path)?.len();
+        let descriptor = self.link(repository, digest, size).await?;
+        self.0.blobs.adopt(digest, path).await?;
+        Ok(descriptor)
     }
 
     async fn blob_path(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<PathBuf>> {
-        self.size_of(repository, digest).await?;
+        self.stat_blob(repository, digest).await?;
         Ok(self.0.blobs.path(digest))
+    }
+
+    async fn expire_uploads(&self, age: Duration) -> Result<u64> {
+        let before = SystemClock.now().saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        let mut expired = 0;
+        for id in self.0.meta.stale_uploads(before).await? {
+            expired += u64::from(self.expire_upload(id, before).await?);
+        }
+        let Some(written) = SystemTime::now().checked_sub(age) else { return Ok(expired) };
+        for id in self.0.blobs.leftovers(written).await? {
+            // A session comes before its bytes, so what has no session has lost it.
+            if self.0.meta.upload(&id).await?.is_none() {
+                expired += u64::from(self.expire_upload(id, before).await?);
+            }
+        }
+        Ok(expired)
     }
 }
 
@@ -316,12 +420,34 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
             .with_context("offset", self.offset)
             .with_context("saved", saved.state.offset));
         }
-        staging.restore(&saved.state, self.record.algorithm).await?;
-        Ok(staging)
+        match staging.restore(&saved.state, self.record.algorithm).await {
+            Ok(()) => Ok(staging),
+            Err(e) => {
+                if e.kind() == ErrorKind::UploadUnknown {
+                    self.drop_quietly(staging).await;
+                }
+                Err(e)
+            }
+        }
     }
 
-    async fn end(&self) -> Result<()> {
-        self.store.0.meta.write(Change::EndUpload { id: self.record.id.clone() }).await.map(drop)
+    /// Ends the session because of an error, which is the one to tell: what cannot be removed now expires.
+    async fn drop_quietly(&self, staging: Box<dyn BlobStaging>) {
+        if let Err(error) = self.store.drop_upload(&self.record.id, staging).await {
+            tracing::debug!(%error, upload = %self.record.id, "an upload is not removed at once");
+        }
+    }
+
+    /// Passes an outcome on. A session that ran into a full disk is ended, which gives its space back: its client could
+    /// only go on when others did so.
+    async fn unless_full<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        if let Err(e) = &outcome
+            && e.kind() == ErrorKind::StorageFull
+            && let Some(staging) = self.staging.take()
+        {
+            self.drop_quietly(staging).await;
+        }
+        outcome
     }
 }
 
@@ -337,48 +463,57 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
 
     async fn append(&mut self, bytes: Bytes) -> Result<()> {
         let length = bytes.len() as u64;
-        self.staging().await?.append(bytes).await?;
+        let appended = self.staging().await?.append(bytes).await;
+        self.unless_full(appended).await?;
         self.offset += length;
         Ok(())
     }
 
     async fn save(&mut self) -> Result<()> {
         let Some(staging) = &mut self.staging else { return Ok(()) };
-        let state = staging.save().await?;
+        let saved = staging.save().await;
+        let state = self.unless_full(saved).await?;
         let change = Change::SaveUpload { id: self.record.id.clone(), state: state.clone() };
-        self.store.0.meta.write(change).await?;
+        let saved = self.store.0.meta.write(change).await;
+        self.unless_full(saved).await?;
         self.record.state = state;
         self.staging = None;
         Ok(())
     }
 
     async fn finish(mut self: Box<Self>, digest: &Digest) -> Result<Descriptor> {
-        let size = match self.staging().await?.commit(digest).await {
-            Ok(size) => size,
-            Err(e) if e.kind() == ErrorKind::DigestInvalid => {
-                self.end().await?;
-                self.staging().await?.discard().await?;
-                return Err(e);
-            }
-            Err(e) => return Err(e),
-        };
+        let verified = self.staging().await?.verify(digest).await;
+        if verified.as_ref().is_err_and(|e| e.kind() == ErrorKind::DigestInvalid)
+            && let Some(staging) = self.staging.take()
+        {
+            self.drop_quietly(staging).await;
+        }
+        let size = self.unless_full(verified).await?;
         let change = Change::LinkBlob {
             repository: self.record.repository.clone(),
             digest: digest.clone(),
             size,
             upload: Some(self.record.id.clone()),
         };
-        self.store.0.meta.write(change).await?;
+        let linked = self.store.0.meta.write(change).await;
+        self.unless_full(linked).await?;
+        let placed = self.staging().await?.commit(digest).await;
+        if placed.is_err()
+            && let Some(staging) = self.staging.take()
+        {
+            // The session has ended with the link: nobody can go on with these bytes.
+            self.drop_quietly(staging).await;
+        }
+        placed?;
         Ok(Descriptor::new(BLOB_MEDIA_TYPE, digest.clone(), size))
     }
 
     async fn abort(mut self: Box<Self>) -> Result<()> {
-        let mut staging = match self.staging.take() {
+        let staging = match self.staging.take() {
             Some(staging) => staging,
             None => self.store.0.blobs.stage(&self.record.id).await?,
         };
-        self.end().await?;
-        staging.discard().await
+        self.store.drop_upload(&self.record.id, staging).await
     }
 }
 
@@ -398,7 +533,7 @@ mod tests {
         let layers =
             vec![foreign, elsewhere, blob(media_type::OCI_LAYER, "a"), blob(media_type::OCI_LAYER, "a")];
         let image = ImageManifest::new(config, layers).to_bytes();
-        let image = edges(&Manifest::parse(image, media_type::OCI_MANIFEST).unwrap());
+        let image = edges(&Manifest::parse(image, media_type::OCI_MANIFEST).unwrap()).unwrap();
         let required = |text: &str| image.iter().find(|e| e.digest == Digest::sha256(text)).unwrap().required;
         assert_eq!(image.len(), 4);
         assert!(required("{}") && required("a") && !required("b") && !required("c"));
@@ -406,7 +541,8 @@ mod tests {
         let plain = blob(media_type::OCI_MANIFEST, "m");
         let linux = Platform::new("linux", "amd64", None);
         let index = ImageIndex::new(vec![Descriptor { platform: Some(linux), ..plain.clone() }, plain]);
-        let index = edges(&Manifest::parse(index.to_bytes(), media_type::OCI_INDEX).unwrap());
-        assert!(index.len() == 1 && index[0].required && index[0].kind == EdgeKind::Manifest);
+        let index = edges(&Manifest::parse(index.to_bytes(), media_type::OCI_INDEX).unwrap()).unwrap();
+        assert!(index.len() == 1 && index[0].required && index[0].kind == EdgeKind::Entry);
+        assert_eq!(index[0].field, "manifests[0]");
     }
 }

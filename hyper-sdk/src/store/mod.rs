@@ -37,6 +37,7 @@ use futures::stream::BoxStream;
 use std::fmt::{self, Debug, Display};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a store can do beyond pull and push.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -257,10 +258,10 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     /// What this store can do.
     fn capabilities(&self) -> StoreCapabilities;
 
-    /// The size of a blob of a repository, in bytes.
+    /// The size of a blob of a repository, in bytes. A blob whose bytes the store has lost is not there.
     async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64>;
 
-    /// The content of a blob of a repository, whole or in part.
+    /// The content of a blob of a repository, whole or in part. A blob whose bytes the store has lost is not there.
     async fn get_blob(
         &self,
         repository: &RepositoryName,
@@ -308,7 +309,10 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     /// # Errors
     /// [`crate::ErrorKind::ManifestBlobUnknown`] when it names a blob, a config or a manifest that the repository does
     /// not have. Exempt are non-distributable layers, layers with `urls`, the `subject`, and, for an index, entries of
-    /// platforms that are left out (sparse indexes).
+    /// platforms that are left out (sparse indexes). An entry of an index may be a blob. A blob whose bytes the store has
+    /// lost is not there. [`crate::ErrorKind::SizeInvalid`], with the field, when a descriptor has another size than its
+    /// content; [`crate::ErrorKind::ManifestInvalid`] when the same bytes, which name no media type, are there under
+    /// another one.
     async fn put_manifest(&self, repository: &RepositoryName, put: PutManifest) -> Result<Descriptor>;
 
     /// Deletes a tag alone, or by digest a manifest and every tag of it.
@@ -318,7 +322,8 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     /// The tags of a repository in byte order.
     async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>>;
 
-    /// The repositories in byte order.
+    /// The repositories in byte order. One whose last manifest was deleted is not listed until something is pushed to it
+    /// again; its blobs can still be read.
     async fn list_repositories(&self, page: Page) -> Result<Listing<RepositoryName>>;
 
     /// Descriptors of the manifests of the repository whose subject is `digest`, with artifact type and annotations,
@@ -375,6 +380,16 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         self.stat_blob(repository, digest).await?;
         Ok(None)
     }
+
+    /// Removes upload sessions, with their bytes, into which nothing was saved for as long as `age`, and what dead
+    /// writers left behind. Uploads that a handle is writing to, in this process or another, are left alone. Returns
+    /// how many went.
+    ///
+    /// A store in a folder does this when it is opened; a server repeats it while it runs.
+    async fn expire_uploads(&self, age: Duration) -> Result<u64> {
+        let _ = age;
+        Ok(0)
+    }
 }
 
 /// A store in memory.
@@ -405,8 +420,15 @@ pub type DiskStore = Composed<blob::DiskBlobs, meta::SqlMeta>;
 
 #[cfg(feature = "store-sql")]
 impl DiskStore {
-    /// Opens the store in the folder `root`, which is made when it does not exist and closed to other users. That it was
-    /// open before says [`blob::DiskBlobs::warning`].
+    /// How long an upload may rest before it is removed, unless the caller says otherwise.
+    pub const UPLOAD_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// Opens the store in the folder `root`, which is made when it does not exist and closed to other users, and removes
+    /// uploads that rested for [`DiskStore::UPLOAD_MAX_AGE`]. That the folder was open before says
+    /// [`blob::DiskBlobs::warning`].
+    ///
+    /// A store that exists on a file system that is read-only can be read;
+    /// [`capabilities`](RegistryStore::capabilities) then deny writing.
     ///
     /// # Errors
     /// Those of [`crate::private_folder::open`];
@@ -414,9 +436,23 @@ impl DiskStore {
     /// damaged, [`crate::ErrorKind::Unavailable`] when another process keeps it locked, and
     /// [`crate::ErrorKind::Unsupported`] when a newer version of Hyper has written it.
     pub async fn open(root: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(root, Some(Self::UPLOAD_MAX_AGE)).await
+    }
+
+    /// As [`DiskStore::open`], and removes uploads that rested for `upload_max_age`, or none.
+    ///
+    /// # Errors
+    /// Those of [`DiskStore::open`]. Uploads that cannot be removed are logged.
+    pub async fn open_with(root: impl AsRef<Path>, upload_max_age: Option<Duration>) -> Result<Self> {
         let root = root.as_ref();
         let blobs = blob::DiskBlobs::open(root).await?;
-        Ok(Self::of(blobs, meta::SqlMeta::open(root.join("hyper.db")).await?))
+        let store = Self::of(blobs, meta::SqlMeta::open(root.join("hyper.db")).await?);
+        if let Some(age) = upload_max_age.filter(|_| store.capabilities().write)
+            && let Err(error) = store.expire_uploads(age).await
+        {
+            tracing::warn!(%error, root = %root.display(), "old uploads cannot be removed");
+        }
+        Ok(store)
     }
 }
 

@@ -48,3 +48,7 @@ mod memory_with_sql {
 #[cfg(feature = "store-sql")]
 mod durability;
 mod faults;
+#[cfg(feature = "store-sql")]
+mod full;
+#[cfg(feature = "store-sql")]
+mod leftovers;

@@ -120,6 +120,10 @@ class IoError(HyperError):
     """The operating system refused an operation on a file, a process or a socket."""
 
 
+class StorageFullError(IoError):
+    """A disk, or a user's share of it, is full."""
+
+
 class CorruptError(HyperError):
     """Stored data is damaged."""
 
@@ -153,6 +157,7 @@ _KINDS: dict[str, type[HyperError]] = {
     "cancelled": CancelledError,
     "command_failed": CommandFailedError,
     "io": IoError,
+    "storage_full": StorageFullError,
     "corrupt": CorruptError,
     "internal": InternalError,
 }

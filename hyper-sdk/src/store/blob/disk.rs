@@ -15,7 +15,8 @@
 //! - Locks are advisory and of the system (`flock`): they end with their process, also when it is killed.
 
 use super::{
-    BlobBackend, BlobStaging, StagedState, busy, digest_mismatch, interrupted, missing_bytes, staging_lost,
+    BlobBackend, BlobStaging, StagedState, busy, digest_mismatch, interrupted, leftovers, missing_bytes,
+    not_verified, staging_lost,
 };
 use crate::digest::{Algorithm, Hasher};
 use crate::store::{ByteStream, UploadId};
@@ -29,6 +30,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// How much is read from a blob at a time; a smaller blob or range is read in one go.
@@ -118,6 +120,12 @@ fn make_folder(path: &Path) -> Result<()> {
     path.parent().filter(|p| !p.as_os_str().is_empty()).map_or(Ok(()), sync_folder)
 }
 
+/// Whether the open file is the one that the path names now.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (held, named) = (file.metadata(), fs::metadata(path));
+    matches!((held, named), (Ok(h), Ok(n)) if h.ino() == n.ino() && h.dev() == n.dev())
+}
+
 fn sync_folder(path: &Path) -> Result<()> {
     File::open(path).and_then(|folder| folder.sync_all()).at("cannot sync the folder", path)
 }
@@ -189,6 +197,19 @@ impl BlobBackend for DiskBlobs {
         .await
     }
 
+    async fn sizes(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>> {
+        let paths: Vec<PathBuf> = digests.iter().map(|digest| self.0.blob(digest)).collect();
+        blocking(move || {
+            let size = |path: &PathBuf| match fs::metadata(path) {
+                Ok(meta) => Ok(meta.is_file().then_some(meta.len())),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(e).at("cannot read the blob", path),
+            };
+            paths.iter().map(size).collect()
+        })
+        .await
+    }
+
     async fn read(&self, digest: &Digest, size: u64, offset: u64, length: u64) -> Result<ByteStream> {
         let (folders, digest) = (Arc::clone(&self.0), digest.clone());
         let (part, first) = blocking(move || {
@@ -230,15 +251,26 @@ impl BlobBackend for DiskBlobs {
                 Err(TryLockError::Error(e)) => return Err(e).at("cannot lock the staging file", &path),
             }
             // Between opening and locking, its writer may have made the file a blob: never write to that.
-            let (held, named) = (file.metadata(), fs::metadata(&path));
-            if !matches!((held, named), (Ok(h), Ok(n)) if h.ino() == n.ino() && h.dev() == n.dev()) {
+            if !is_at(&file, &path) {
                 return Err(staging_lost());
             }
-            let area =
-                Area { folders, path, file, hasher: Hasher::sha256(), written: 0, pending: Vec::new() };
+            let area = Area {
+                folders,
+                path,
+                file,
+                hasher: Hasher::sha256(),
+                written: 0,
+                pending: Vec::new(),
+                verified: None,
+            };
             Ok(Box::new(DiskStaging { area: Some(area), pending: 0 }) as Box<dyn BlobStaging>)
         })
         .await
+    }
+
+    async fn leftovers(&self, before: SystemTime) -> Result<Vec<UploadId>> {
+        let folders = Arc::clone(&self.0);
+        blocking(move || leftovers::clear(&folders.uploads, before)).await
     }
 }
 
@@ -350,6 +382,15 @@ struct Area {
     hasher: Hasher,
     written: u64,
     pending: Vec<Bytes>,
+    /// The digest that everything written was found to have.
+    verified: Option<Digest>,
+}
+
+impl Drop for Area {
+    /// Gives the lock up. Closing the file would not do while a process that this one is starting still has it, too.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
 }
 
 impl DiskStaging {
@@ -372,6 +413,7 @@ impl DiskStaging {
 impl Area {
     /// Writes what is gathered. After a fault the file may be longer than `written`; the next write is again there.
     fn flush(&mut self) -> Result<()> {
+        self.verified = None;
         let mut at = self.written;
         for bytes in &self.pending {
             self.file.write_all_at(bytes, at).at("cannot write to the staging file", &self.path)?;
@@ -398,7 +440,7 @@ impl Area {
         read().at("cannot read the staging file again", &self.path)
     }
 
-    fn commit(&mut self, digest: &Digest) -> Result<u64> {
+    fn verify(&mut self, digest: &Digest) -> Result<u64> {
         self.flush()?;
         let got = if digest.algorithm() == self.hasher.algorithm() {
             self.hasher.clone().finish()
@@ -411,12 +453,24 @@ impl Area {
         // A write that failed half-way and was not repeated in full may have left bytes behind the end.
         self.file.set_len(self.written).at("cannot cut the staging file", &self.path)?;
         self.file.sync_data().at("cannot sync the staging file", &self.path)?;
-        self.folders.place(&self.path, digest)?;
+        self.verified = Some(got);
         Ok(self.written)
+    }
+
+    fn commit(&mut self, digest: &Digest) -> Result<()> {
+        if self.verified.as_ref() != Some(digest) || !self.pending.is_empty() {
+            return Err(not_verified());
+        }
+        self.folders.place(&self.path, digest)
     }
 
     fn discard(&mut self) -> Result<()> {
         self.pending.clear();
+        // Its space comes back now, not when the last handle is closed; removing it is what counts. A file that has
+        // become a blob is not touched.
+        if is_at(&self.file, &self.path) {
+            let _ = self.file.set_len(0);
+        }
         match fs::remove_file(&self.path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(e).at("cannot remove the staging file", &self.path)
@@ -474,7 +528,12 @@ impl BlobStaging for DiskStaging {
         .await
     }
 
-    async fn commit(&mut self, digest: &Digest) -> Result<u64> {
+    async fn verify(&mut self, digest: &Digest) -> Result<u64> {
+        let digest = digest.clone();
+        self.with_area(move |area| area.verify(&digest)).await
+    }
+
+    async fn commit(&mut self, digest: &Digest) -> Result<()> {
         let digest = digest.clone();
         self.with_area(move |area| area.commit(&digest)).await
     }

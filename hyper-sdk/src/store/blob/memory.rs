@@ -2,7 +2,9 @@
 //!
 //! A blob is one [`Bytes`]; readers share it without copying. Staged bytes are the chunks as they came.
 
-use super::{BlobBackend, BlobStaging, StagedState, busy, digest_mismatch, missing_bytes, staging_lost};
+use super::{
+    BlobBackend, BlobStaging, StagedState, busy, digest_mismatch, missing_bytes, not_verified, staging_lost,
+};
 use crate::digest::{Algorithm, Hasher};
 use crate::store::{ByteStream, UploadId};
 use crate::{Digest, Result, ResultExt as _};
@@ -13,6 +15,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 /// How many bytes a reader yields at a time.
 const CHUNK: usize = 512 * 1024;
@@ -72,6 +75,11 @@ impl BlobBackend for MemoryBlobs {
         Ok(size)
     }
 
+    async fn sizes(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>> {
+        let shelf = self.shelf();
+        Ok(digests.iter().map(|digest| shelf.blobs.get(digest).map(|blob| blob.len() as u64)).collect())
+    }
+
     async fn read(&self, digest: &Digest, size: u64, offset: u64, length: u64) -> Result<ByteStream> {
         let blob = self.shelf().blobs.get(digest).cloned().ok_or_else(|| missing_bytes(digest))?;
         let end = offset.saturating_add(length);
@@ -101,7 +109,12 @@ impl BlobBackend for MemoryBlobs {
             chunks: Vec::new(),
             size: 0,
             hasher: Hasher::sha256(),
+            verified: None,
         }))
+    }
+
+    async fn leftovers(&self, _: SystemTime) -> Result<Vec<UploadId>> {
+        Ok(self.shelf().staged.iter().filter(|(_, staged)| !staged.busy).map(|(id, _)| id.clone()).collect())
     }
 }
 
@@ -111,6 +124,7 @@ struct MemoryStaging {
     chunks: Vec<Bytes>,
     size: u64,
     hasher: Hasher,
+    verified: Option<Digest>,
 }
 
 impl fmt::Debug for MemoryStaging {
@@ -149,6 +163,7 @@ impl BlobStaging for MemoryStaging {
     }
 
     async fn append(&mut self, bytes: Bytes) -> Result<()> {
+        self.verified = None;
         self.hasher.update(&bytes);
         self.size += bytes.len() as u64;
         self.chunks.push(bytes);
@@ -163,7 +178,7 @@ impl BlobStaging for MemoryStaging {
         Ok(StagedState { offset: self.size, hash: self.hasher.save() })
     }
 
-    async fn commit(&mut self, digest: &Digest) -> Result<u64> {
+    async fn verify(&mut self, digest: &Digest) -> Result<u64> {
         let got = if digest.algorithm() == self.hasher.algorithm() {
             self.hasher.clone().finish()
         } else {
@@ -174,6 +189,14 @@ impl BlobStaging for MemoryStaging {
         if got != *digest {
             return Err(digest_mismatch(digest, &got));
         }
+        self.verified = Some(got);
+        Ok(self.size)
+    }
+
+    async fn commit(&mut self, digest: &Digest) -> Result<()> {
+        if self.verified.as_ref() != Some(digest) {
+            return Err(not_verified());
+        }
         let blob = match self.chunks.as_slice() {
             [only] => only.clone(),
             chunks => {
@@ -183,9 +206,9 @@ impl BlobStaging for MemoryStaging {
             }
         };
         let mut shelf = self.blobs.shelf();
-        shelf.blobs.entry(got).or_insert(blob);
+        shelf.blobs.entry(digest.clone()).or_insert(blob);
         shelf.staged.remove(&self.id);
-        Ok(self.size)
+        Ok(())
     }
 
     async fn discard(&mut self) -> Result<()> {

@@ -5,6 +5,7 @@
 //! one staging area has one writer at a time.
 
 mod disk;
+mod leftovers;
 mod memory;
 
 pub use disk::DiskBlobs;
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::fmt::{Debug, Display};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Where an upload stands: what a staging area needs to go on, and nothing that changes with each byte.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +43,9 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// Takes over the file at `path`, whose content is vouched for. The file is gone afterwards.
     async fn adopt(&self, digest: &Digest, path: &Path) -> Result<u64>;
 
+    /// The sizes of the bytes that are there under each digest, `None` where there are none. It does not read them.
+    async fn sizes(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>>;
+
     /// Reads `length` bytes from `offset`. The caller has clipped both to the `size` of the blob that it knows.
     ///
     /// # Errors
@@ -55,6 +60,10 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ErrorKind::Conflict`] while another writer has it open, in this process or another.
     async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>>;
+
+    /// Removes what was left behind, belongs to no upload and was not written to after `before`, and names the staging
+    /// areas that were not written to after it either: whether their sessions still exist, the caller knows.
+    async fn leftovers(&self, before: SystemTime) -> Result<Vec<UploadId>>;
 }
 
 /// A staging area that this writer holds. Dropping it lets another writer in.
@@ -74,11 +83,17 @@ pub trait BlobStaging: Debug + Send + Sync + 'static {
     /// Makes what is staged last as long as the backend promises, and says where it stands.
     async fn save(&mut self) -> Result<StagedState>;
 
-    /// Checks the digest of everything staged and makes it a blob. Returns its size.
+    /// Checks the digest of everything staged and makes it last. Returns its size.
     ///
     /// # Errors
     /// [`ErrorKind::DigestInvalid`] when the content is another; it is then still staged.
-    async fn commit(&mut self, digest: &Digest) -> Result<u64>;
+    async fn verify(&mut self, digest: &Digest) -> Result<u64>;
+
+    /// Makes a blob of what [`BlobStaging::verify`] found to have this digest.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] when it was not verified since the last change.
+    async fn commit(&mut self, digest: &Digest) -> Result<()>;
 
     /// Removes what is staged.
     async fn discard(&mut self) -> Result<()>;
@@ -111,4 +126,8 @@ pub(crate) fn interrupted() -> Error {
         ErrorKind::UploadInvalid,
         "an earlier operation on this upload was cancelled: resume the upload with a new handle",
     )
+}
+
+pub(crate) fn not_verified() -> Error {
+    Error::internal("an upload was to become a blob before its digest was checked")
 }

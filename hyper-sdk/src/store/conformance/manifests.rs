@@ -3,7 +3,7 @@
 use super::kit::*;
 use crate::digest::Algorithm;
 use crate::media_type;
-use crate::oci::{Descriptor, ImageIndex, ImageManifest};
+use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
 use crate::platform::Platform;
 use crate::store::{Page, PutManifest, RegistryStoreExt as _, SharedStore};
 use crate::{Digest, ErrorKind};
@@ -183,6 +183,86 @@ pub async fn a_sparse_index_is_accepted(store: SharedStore) {
     assert_eq!(image.manifest, manifest);
     let arm64 = Platform::new("linux", "arm64", None);
     fails(store.get_image(&name, &by_tag("t"), Some(&arm64)).await, UNKNOWN);
+}
+
+pub async fn an_index_may_hold_blobs(store: SharedStore) {
+    needs!(store, write);
+    let name = repository("a");
+    let layer = push(&store, &name, "a cached layer").await;
+    let config = push(&store, &name, "{}").await;
+    let config = Descriptor { media_type: "application/vnd.example.cache.config.v0".to_owned(), ..config };
+    let index = parse(ImageIndex::new(vec![layer.clone(), config]).to_bytes());
+    put(&store, &name, &index, &["cache"]).await.unwrap();
+    assert_eq!(store.get_manifest(&name, &by_tag("cache")).await.unwrap(), index);
+    let missing = Descriptor::of(media_type::OCI_LAYER_GZIP, b"not pushed");
+    let index = parse(ImageIndex::new(vec![layer, missing]).to_bytes());
+    fails(put(&store, &name, &index, &["cache"]).await, MISSING);
+    fails(put(&store, &repository("b"), &index, &["cache"]).await, MISSING);
+}
+
+pub async fn a_descriptor_of_another_size_is_refused(store: SharedStore) {
+    needs!(store, write);
+    let name = repository("a");
+    let good = image(&store, &name, "x").await;
+    let child = parse(good.to_bytes());
+    put(&store, &name, &child, &["t"]).await.unwrap();
+    let refused = |bytes: Vec<u8>| {
+        let store = store.clone();
+        async move {
+            let outcome = put(&store, &repository("a"), &parse(bytes), &["t"]).await;
+            fails(outcome, &[ErrorKind::SizeInvalid, ErrorKind::ManifestInvalid]);
+        }
+    };
+    for size in [0, 1 << 40] {
+        let mut image = good.clone();
+        image.config.size = size;
+        refused(image.to_bytes()).await;
+        let mut image = good.clone();
+        image.layers[0].size = size;
+        refused(image.to_bytes()).await;
+        let mut twice = good.clone();
+        twice.layers.push(Descriptor { size, ..good.layers[0].clone() });
+        refused(twice.to_bytes()).await;
+        let mut foreign = good.clone();
+        foreign.layers[0].urls.push("https://example.org/layer".to_owned());
+        foreign.layers[0].size = size;
+        refused(foreign.to_bytes()).await;
+        refused(ImageIndex::new(vec![Descriptor { size, ..child.descriptor() }]).to_bytes()).await;
+        let optional = Some(Platform::new("linux", "amd64", None));
+        let entry = Descriptor { size, platform: optional, ..child.descriptor() };
+        refused(ImageIndex::new(vec![entry]).to_bytes()).await;
+        refused(ImageIndex::new(vec![Descriptor { size, ..good.layers[0].clone() }]).to_bytes()).await;
+        let inner = parse(ImageIndex::new(vec![child.descriptor()]).to_bytes());
+        put(&store, &name, &inner, &[]).await.unwrap();
+        refused(ImageIndex::new(vec![Descriptor { size, ..inner.descriptor() }]).to_bytes()).await;
+    }
+    assert_eq!(store.get_manifest(&name, &by_tag("t")).await.unwrap(), child);
+}
+
+pub async fn the_same_bytes_keep_their_media_type(store: SharedStore) {
+    needs!(store, write, delete);
+    let name = repository("a");
+    let mut image = image(&store, &name, "x").await;
+    image.media_type = None;
+    let oci = Manifest::parse(image.to_bytes(), media_type::OCI_MANIFEST).unwrap();
+    let docker = Manifest::parse(image.to_bytes(), media_type::DOCKER_MANIFEST).unwrap();
+    put(&store, &name, &oci, &["first"]).await.unwrap();
+    let second = put(&store, &name, &docker, &["second"]).await;
+    fails(second, &[ErrorKind::ManifestInvalid, ErrorKind::Conflict]);
+    for reference in [by_tag("first"), by_digest(oci.digest())] {
+        assert_eq!(store.get_manifest(&name, &reference).await.unwrap(), oci);
+    }
+    put(&store, &name, &oci, &["second"]).await.unwrap();
+    assert_eq!(store.get_manifest(&name, &by_tag("second")).await.unwrap(), oci);
+    // Each repository decides for itself, and a deleted manifest does not count.
+    let (from, to) = (&name, &repository("b"));
+    for digest in [&image.config.digest, &image.layers[0].digest] {
+        store.mount_blob(to, digest, from).await.unwrap();
+    }
+    put(&store, to, &docker, &["first"]).await.unwrap();
+    store.delete_manifest(&name, &by_digest(oci.digest())).await.unwrap();
+    put(&store, &name, &docker, &["second"]).await.unwrap();
+    assert_eq!(store.get_manifest(&name, &by_tag("second")).await.unwrap(), docker);
 }
 
 pub async fn a_missing_subject_is_accepted(store: SharedStore) {

@@ -113,6 +113,26 @@ pub async fn repositories_are_listed_in_byte_order(store: SharedStore) {
     assert!(!listing.more);
 }
 
+pub async fn an_emptied_repository_is_not_listed(store: SharedStore) {
+    needs!(store, write, delete);
+    let name = repository("a");
+    let one = push_image(&store, &name, "one", &["t"]).await;
+    let two = push_image(&store, &name, "two", &[]).await;
+    push_image(&store, &repository("b"), "x", &["t"]).await;
+    let listed = async || {
+        let listing = store.list_repositories(Page::default()).await.unwrap();
+        listing.items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    };
+    store.delete_manifest(&name, &by_tag("t")).await.unwrap();
+    store.delete_manifest(&name, &by_digest(one.digest())).await.unwrap();
+    assert_eq!(listed().await, "a,b");
+    store.delete_manifest(&name, &by_digest(two.digest())).await.unwrap();
+    assert_eq!(listed().await, "b");
+    assert!(tags(&*store, &name).await.is_empty());
+    put(&store, &name, &one, &["t"]).await.unwrap();
+    assert_eq!(listed().await, "a,b");
+}
+
 pub async fn repositories_are_paged(store: SharedStore) {
     needs!(store, write);
     for name in ["a", "b", "c"] {

@@ -5,6 +5,7 @@ use crate::digest::Algorithm;
 use crate::store::{Page, SharedStore, UploadId, UploadOptions};
 use crate::{Digest, ErrorKind};
 use bytes::Bytes;
+use std::time::Duration;
 
 const GONE: &[ErrorKind] = &[ErrorKind::UploadUnknown];
 const IN_THE_WAY: &[ErrorKind] = &[ErrorKind::Conflict, ErrorKind::RangeInvalid];
@@ -268,4 +269,28 @@ pub async fn an_upload_makes_no_repository(store: SharedStore) {
     upload.save().await.unwrap();
     assert!(store.list_repositories(Page::default()).await.unwrap().items.is_empty());
     fails(store.list_tags(&name, Page::default()).await, &[ErrorKind::NameUnknown]);
+}
+
+pub async fn resting_uploads_expire_and_busy_ones_do_not(store: SharedStore) {
+    needs!(store, write, resume);
+    let name = repository("a");
+    let empty = store.start_upload(&name, Default::default()).await.unwrap().id().clone();
+    let mut saved = store.start_upload(&name, Default::default()).await.unwrap();
+    saved.append(text("hello")).await.unwrap();
+    saved.save().await.unwrap();
+    let saved = saved.id().clone();
+    let mut busy = store.start_upload(&name, Default::default()).await.unwrap();
+    busy.append(text("hello")).await.unwrap();
+    assert_eq!(store.expire_uploads(Duration::from_secs(3600)).await.unwrap(), 0, "all are young");
+    store.resume_upload(&name, &saved).await.unwrap();
+    if store.expire_uploads(Duration::ZERO).await.unwrap() == 0 {
+        // A store at the other end of a network does this by itself.
+        return;
+    }
+    for id in [&empty, &saved] {
+        fails(store.resume_upload(&name, id).await, GONE);
+    }
+    busy.append(text(" world")).await.unwrap();
+    busy.finish(&Digest::sha256("hello world")).await.unwrap();
+    assert_eq!(store.expire_uploads(Duration::ZERO).await.unwrap(), 0);
 }

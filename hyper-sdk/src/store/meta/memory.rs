@@ -2,8 +2,9 @@
 
 use super::{
     Change, EdgeKind, ManifestChange, MetaBackend, UploadRecord, blob_unknown, edge_unknown,
-    manifest_unknown, referrer, tag_moved, upload_unknown,
+    manifest_unknown, other_media_type, referrer, tag_moved, upload_unknown,
 };
+use crate::clock::{Clock as _, SystemClock};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::{Listing, UploadId};
@@ -22,7 +23,8 @@ pub struct MemoryMeta(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     repositories: BTreeMap<String, Repository>,
-    uploads: HashMap<UploadId, UploadRecord>,
+    /// With the time of the last save.
+    uploads: HashMap<UploadId, (UploadRecord, i64)>,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +33,8 @@ struct Repository {
     manifests: HashMap<Digest, Manifest>,
     tags: BTreeMap<String, Digest>,
     referrers: HashMap<Digest, BTreeSet<Digest>>,
+    /// Its last manifest was deleted, and nothing came since.
+    emptied: bool,
 }
 
 impl MemoryMeta {
@@ -48,7 +52,9 @@ impl fmt::Display for MemoryMeta {
 
 impl State {
     fn repository(&mut self, name: &RepositoryName) -> &mut Repository {
-        self.repositories.entry(name.as_str().to_owned()).or_default()
+        let repository = self.repositories.entry(name.as_str().to_owned()).or_default();
+        repository.emptied = false;
+        repository
     }
 
     fn find(&self, name: &RepositoryName) -> Option<&Repository> {
@@ -58,14 +64,22 @@ impl State {
     fn put_manifest(&mut self, change: ManifestChange) -> Result<u64> {
         let empty = Repository::default();
         let repository = self.find(&change.repository).unwrap_or(&empty);
-        for edge in change.edges.iter().filter(|e| e.required) {
-            let there = match edge.kind {
-                EdgeKind::Blob => repository.blobs.contains_key(&edge.digest),
-                EdgeKind::Manifest => repository.manifests.contains_key(&edge.digest),
+        for edge in &change.edges {
+            let entry = match edge.kind {
+                EdgeKind::Entry => repository.manifests.get(&edge.digest),
+                EdgeKind::Blob => None,
             };
-            if !there {
-                return Err(edge_unknown(&change, edge));
+            match (entry, repository.blobs.get(&edge.digest)) {
+                (Some(manifest), _) => edge.check_size(manifest.bytes().len() as u64)?,
+                (None, Some(size)) => edge.check_blob(&change, *size)?,
+                (None, None) if edge.required => return Err(edge_unknown(&change, edge)),
+                (None, None) => {}
             }
+        }
+        if let Some(stored) = repository.manifests.get(change.manifest.digest())
+            && stored.media_type() != change.manifest.media_type()
+        {
+            return Err(other_media_type(&change.manifest, stored.media_type()));
         }
         if let Some(expected) = &change.if_match {
             for tag in &change.tags {
@@ -94,6 +108,7 @@ impl State {
         else {
             return Err(manifest_unknown(name, digest));
         };
+        repository.emptied = repository.manifests.is_empty();
         repository.tags.retain(|_, named| named != digest);
         if let Some(subject) = manifest.subject()
             && let Some(referrers) = repository.referrers.get_mut(&subject.digest)
@@ -112,10 +127,12 @@ fn page<V, T>(
     map: &BTreeMap<String, V>,
     after: Option<&str>,
     limit: usize,
+    listed: impl Fn(&V) -> bool,
     parse: impl Fn(&str) -> Result<T>,
 ) -> Result<Listing<T>> {
     let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-    let mut keys = map.range::<str, _>((start, Bound::Unbounded)).map(|(key, _)| key);
+    let range = map.range::<str, _>((start, Bound::Unbounded));
+    let mut keys = range.filter(|(_, value)| listed(value)).map(|(key, _)| key);
     let items = keys.by_ref().take(limit).map(|key| parse(key)).collect::<Result<Vec<_>>>()?;
     let more = !items.is_empty() && keys.next().is_some();
     Ok(Listing { items, more })
@@ -125,6 +142,10 @@ fn page<V, T>(
 impl MetaBackend for MemoryMeta {
     fn durable(&self) -> bool {
         false
+    }
+
+    fn writable(&self) -> bool {
+        true
     }
 
     async fn write(&self, change: Change) -> Result<u64> {
@@ -158,16 +179,23 @@ impl MetaBackend for MemoryMeta {
                 .map(|_| 0)
                 .ok_or_else(|| manifest_unknown(&repository, &tag)),
             Change::StartUpload(record) => {
-                state.uploads.insert(record.id.clone(), record);
+                state.uploads.insert(record.id.clone(), (record, SystemClock.now()));
                 Ok(0)
             }
             Change::SaveUpload { id, state: saved } => {
-                state.uploads.get_mut(&id).ok_or_else(|| upload_unknown(&id))?.state = saved;
+                let (record, at) = state.uploads.get_mut(&id).ok_or_else(|| upload_unknown(&id))?;
+                (record.state, *at) = (saved, SystemClock.now());
                 Ok(0)
             }
             Change::EndUpload { id } => {
                 state.uploads.remove(&id);
                 Ok(0)
+            }
+            Change::ExpireUpload { id, before } => {
+                if state.uploads.get(&id).is_some_and(|(_, at)| *at <= before) {
+                    state.uploads.remove(&id);
+                }
+                Ok(u64::from(state.uploads.contains_key(&id)))
             }
         }
     }
@@ -197,11 +225,11 @@ impl MetaBackend for MemoryMeta {
         limit: usize,
     ) -> Result<Option<Listing<Tag>>> {
         let state = self.state();
-        state.find(repository).map(|r| page(&r.tags, after, limit, Tag::parse)).transpose()
+        state.find(repository).map(|r| page(&r.tags, after, limit, |_| true, Tag::parse)).transpose()
     }
 
     async fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Listing<RepositoryName>> {
-        page(&self.state().repositories, after, limit, RepositoryName::parse)
+        page(&self.state().repositories, after, limit, |r| !r.emptied, RepositoryName::parse)
     }
 
     async fn referrers(
@@ -221,6 +249,11 @@ impl MetaBackend for MemoryMeta {
     }
 
     async fn upload(&self, id: &UploadId) -> Result<Option<UploadRecord>> {
-        Ok(self.state().uploads.get(id).cloned())
+        Ok(self.state().uploads.get(id).map(|(record, _)| record.clone()))
+    }
+
+    async fn stale_uploads(&self, before: i64) -> Result<Vec<UploadId>> {
+        let state = self.state();
+        Ok(state.uploads.iter().filter(|(_, (_, at))| *at <= before).map(|(id, _)| id.clone()).collect())
     }
 }

@@ -38,8 +38,8 @@ pub struct UploadRecord {
 pub enum EdgeKind {
     /// A config or a layer.
     Blob,
-    /// A manifest of an index.
-    Manifest,
+    /// An entry of an index: a manifest, or a blob where the repository has no such manifest.
+    Entry,
 }
 
 /// An edge from a manifest to something in the same repository.
@@ -51,6 +51,43 @@ pub struct Edge {
     pub digest: Digest,
     /// Whether the manifest is refused when it is not there.
     pub required: bool,
+    /// The size that the manifest says it has.
+    pub size: u64,
+    /// The size of the bytes that the blob backend has, as far as it has any.
+    pub stored: Option<u64>,
+    /// The field of the manifest that says so, such as `layers[0]`.
+    pub field: String,
+}
+
+impl Edge {
+    /// Checks the edge against the size in a blob's row.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SizeInvalid`] when the manifest says another size, and [`ErrorKind::ManifestBlobUnknown`] when the
+    /// edge is required and the bytes of the blob are missing or cut short.
+    pub(crate) fn check_blob(&self, change: &ManifestChange, size: u64) -> Result<()> {
+        self.check_size(size)?;
+        if self.required && self.stored != Some(size) {
+            return Err(edge_unknown(change, self));
+        }
+        Ok(())
+    }
+
+    /// Checks the edge against the size of what it points to.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SizeInvalid`] when the manifest says another size.
+    pub(crate) fn check_size(&self, size: u64) -> Result<()> {
+        if self.size == size {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::SizeInvalid,
+            format!("`{}.size` is {}, but the content has {size} bytes", self.field, self.size),
+        )
+        .with_context("digest", &self.digest)
+        .with_context("size", size))
+    }
 }
 
 /// A manifest to be stored, with the conditions on it.
@@ -60,7 +97,7 @@ pub struct ManifestChange {
     pub repository: RepositoryName,
     /// The manifest, under its digest.
     pub manifest: Manifest,
-    /// What it references; each digest at most once for a kind.
+    /// What it references, each digest at most once.
     pub edges: Vec<Edge>,
     /// The tags that move to it.
     pub tags: Vec<Tag>,
@@ -99,7 +136,9 @@ pub enum Change {
         digest: Digest,
     },
     /// Stores a manifest and moves its tags. Refused with [`ErrorKind::ManifestBlobUnknown`] when a required edge
-    /// points nowhere and with [`ErrorKind::Conflict`] when a tag does not name what it must.
+    /// points nowhere, with [`ErrorKind::SizeInvalid`] when an edge has another size than what it points to, with
+    /// [`ErrorKind::ManifestInvalid`] when the same bytes are there under another media type, and with
+    /// [`ErrorKind::Conflict`] when a tag does not name what it must.
     PutManifest(Box<ManifestChange>),
     /// Deletes a manifest and its tags. Refused with [`ErrorKind::ManifestUnknown`] when it does not exist.
     DeleteManifest {
@@ -129,6 +168,13 @@ pub enum Change {
         /// The session.
         id: UploadId,
     },
+    /// Ends a session that was not saved after a time. The number returned is 1 when it was saved later, and goes on.
+    ExpireUpload {
+        /// The session.
+        id: UploadId,
+        /// Seconds since 1970.
+        before: i64,
+    },
 }
 
 /// Keeps the metadata of a registry. `Display` shows the kind and the place, for people.
@@ -136,6 +182,9 @@ pub enum Change {
 pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     /// Whether a change that was acknowledged survives a power cut.
     fn durable(&self) -> bool;
+
+    /// Whether changes can be made at all.
+    fn writable(&self) -> bool;
 
     /// Applies a change, whole or not at all, also when the future is dropped. Returns the size of the blob that it
     /// linked, 0 for every other change.
@@ -159,7 +208,8 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Option<Listing<Tag>>>;
 
-    /// At most `limit` repositories after the text `after`, in byte order.
+    /// At most `limit` repositories after the text `after`, in byte order, without those whose last manifest was deleted
+    /// and into which nothing came since.
     async fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Listing<RepositoryName>>;
 
     /// Descriptors of the manifests with this subject, ordered by digest, with artifact type and annotations.
@@ -172,6 +222,9 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
 
     /// An upload session, whichever repository it belongs to.
     async fn upload(&self, id: &UploadId) -> Result<Option<UploadRecord>>;
+
+    /// The sessions that were started and saved no later than `before`, in seconds since 1970.
+    async fn stale_uploads(&self, before: i64) -> Result<Vec<UploadId>>;
 }
 
 pub(crate) fn blob_unknown(repository: &RepositoryName, digest: &Digest) -> Error {
@@ -191,15 +244,28 @@ pub(crate) fn upload_unknown(id: &UploadId) -> Error {
 }
 
 pub(crate) fn edge_unknown(change: &ManifestChange, edge: &Edge) -> Error {
-    let message = match edge.kind {
-        EdgeKind::Blob => "the manifest names a blob that the repository does not have: push the blob first",
-        EdgeKind::Manifest => {
-            "the index names a manifest that the repository does not have: push the manifest first"
-        }
+    let what = match edge.kind {
+        EdgeKind::Blob => "blob",
+        EdgeKind::Entry => "manifest",
     };
+    let field = &edge.field;
+    let message =
+        format!("`{field}` names a {what} that the repository does not have: push the {what} first");
     Error::new(ErrorKind::ManifestBlobUnknown, message)
         .with_context("repository", &change.repository)
         .with_context("digest", &edge.digest)
+}
+
+/// The refusal of bytes that are there under another media type, which readers of the first would then get.
+pub(crate) fn other_media_type(manifest: &Manifest, stored: &str) -> Error {
+    Error::new(
+        ErrorKind::ManifestInvalid,
+        format!(
+            "this manifest is stored as `{stored}` and names no `mediaType` itself: push it with that content type, \
+             or add `mediaType` to it"
+        ),
+    )
+    .with_context("digest", manifest.digest())
 }
 
 pub(crate) fn tag_moved(tag: &Tag, now: Option<&Digest>) -> Error {

@@ -1,6 +1,7 @@
 //! What a store on disk keeps over its end, shares with other processes, and says about damage.
 
-use crate::oci::{ImageIndex, Manifest};
+use crate::media_type;
+use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
 use crate::reference::{RepositoryName, Tag};
 use crate::store::blob::{BlobBackend as _, DiskBlobs};
 use crate::store::meta::SqlMeta;
@@ -157,6 +158,29 @@ async fn two_openings_make_the_folders_of_blobs_at_once() {
     }
 }
 
+/// Every question about a blob whose bytes are lost is answered as if it had never been there.
+async fn lost(store: &DiskStore, digest: &Digest, size: u64) {
+    let unknown = |e: crate::Error| {
+        assert_eq!(e.kind(), ErrorKind::BlobUnknown, "{e}");
+        assert!(e.message().contains("push the blob again"), "{e}");
+    };
+    let other = RepositoryName::parse("other").unwrap();
+    unknown(store.stat_blob(&name(), digest).await.unwrap_err());
+    unknown(store.get_blob(&name(), digest, None).await.unwrap_err());
+    unknown(store.blob_path(&name(), digest).await.unwrap_err());
+    unknown(store.mount_blob(&other, digest, &name()).await.unwrap_err());
+    assert!(!store.has_blob(&name(), digest).await.unwrap());
+    let descriptor = Descriptor::new(media_type::OCI_LAYER, digest.clone(), size);
+    let image = ImageManifest::new(descriptor.clone(), vec![]).to_bytes();
+    let index = ImageIndex::new(vec![descriptor]).to_bytes();
+    for (bytes, field) in [(image, "`config`"), (index, "`manifests[0]`")] {
+        let put = PutManifest::new(Manifest::sniff(bytes).unwrap(), [Tag::latest()]);
+        let e = store.put_manifest(&name(), put).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::ManifestBlobUnknown, "{e}");
+        assert!(e.message().contains(field), "{e}");
+    }
+}
+
 #[tokio::test]
 async fn damaged_blobs_are_reported_and_repaired_by_a_push() {
     let folder = tempfile::tempdir().unwrap();
@@ -171,12 +195,15 @@ async fn damaged_blobs_are_reported_and_repaired_by_a_push() {
         } else {
             std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(damage).unwrap();
         }
-        let refused = store.get_blob(&name(), &digest, None).await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
+        lost(&store, &digest, content.len() as u64).await;
     }
+    // The row may be what is wrong, too.
+    let mut connection = raw(&folder.path().join("hyper.db")).await;
+    sqlx::query("UPDATE blobs SET size = 7").execute(&mut connection).await.unwrap();
     let mut upload = store.start_upload(&name(), Default::default()).await.unwrap();
     upload.append(content.clone()).await.unwrap();
     upload.finish(&digest).await.unwrap();
+    assert_eq!(store.stat_blob(&name(), &digest).await.unwrap(), content.len() as u64);
     // Cut while it is read: the stream ends with an error, not early.
     let mut blob = store.get_blob(&name(), &digest, None).await.unwrap();
     let path = store.blobs().path(&digest).unwrap();
@@ -231,6 +258,8 @@ async fn a_database_that_cannot_be_used_says_why() {
     sqlx::query("UPDATE manifests SET body = x'7b7d'").execute(&mut connection).await.unwrap();
     let e = store.get_manifest(&name(), &Tag::latest().into()).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Corrupt, "{e:?}");
+    store.put_manifest(&name(), PutManifest::new(index("x"), [])).await.unwrap();
+    assert_eq!(store.get_manifest(&name(), &Tag::latest().into()).await.unwrap(), index("x"));
 }
 
 #[tokio::test]

@@ -130,7 +130,10 @@ async fn a_short_write_is_not_counted() {
     let mut staging = blobs.stage(&id).await.unwrap();
     staging.restore(&saved, crate::digest::Algorithm::Sha256).await.unwrap();
     staging.append(Bytes::from_static(b" end")).await.unwrap();
-    assert_eq!(staging.commit(&Digest::sha256("good end")).await.unwrap(), 8);
+    let digest = Digest::sha256("good end");
+    assert_eq!(staging.commit(&digest).await.unwrap_err().kind(), ErrorKind::Internal, "not checked yet");
+    assert_eq!(staging.verify(&digest).await.unwrap(), 8);
+    staging.commit(&digest).await.unwrap();
     let path = blobs.path(&Digest::sha256("good end")).unwrap();
     assert_eq!(std::fs::read(path).unwrap(), b"good end");
 }

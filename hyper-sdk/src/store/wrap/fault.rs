@@ -18,6 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
 
 /// Decides which operation fails. Clones share one count.
 #[derive(Clone, Debug, Default)]
@@ -113,6 +114,14 @@ impl<B: BlobBackend> BlobBackend for FaultyBlobs<B> {
         self.0.path(digest)
     }
 
+    async fn sizes(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>> {
+        self.1.run(self.0.sizes(digests)).await
+    }
+
+    async fn leftovers(&self, before: SystemTime) -> Result<Vec<UploadId>> {
+        self.1.run(self.0.leftovers(before)).await
+    }
+
     async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>> {
         let inner = self.1.run(self.0.stage(id)).await?;
         Ok(Box::new(FaultyStaging { inner, plan: self.1.clone() }))
@@ -145,7 +154,11 @@ impl BlobStaging for FaultyStaging {
         self.plan.run(self.inner.save()).await
     }
 
-    async fn commit(&mut self, digest: &Digest) -> Result<u64> {
+    async fn verify(&mut self, digest: &Digest) -> Result<u64> {
+        self.plan.run(self.inner.verify(digest)).await
+    }
+
+    async fn commit(&mut self, digest: &Digest) -> Result<()> {
         self.plan.run(self.inner.commit(digest)).await
     }
 
@@ -176,6 +189,10 @@ impl<M: MetaBackend> fmt::Display for FaultyMeta<M> {
 impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
     fn durable(&self) -> bool {
         self.0.durable()
+    }
+
+    fn writable(&self) -> bool {
+        self.0.writable()
     }
 
     async fn write(&self, change: Change) -> Result<u64> {
@@ -218,5 +235,9 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
 
     async fn upload(&self, id: &UploadId) -> Result<Option<UploadRecord>> {
         self.1.run(self.0.upload(id)).await
+    }
+
+    async fn stale_uploads(&self, before: i64) -> Result<Vec<UploadId>> {
+        self.1.run(self.0.stale_uploads(before)).await
     }
 }

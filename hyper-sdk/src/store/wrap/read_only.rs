@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Passes reads on and refuses every write with [`crate::ErrorKind::Unsupported`].
 #[derive(Clone, Debug)]
@@ -113,5 +114,9 @@ impl RegistryStore for ReadOnly {
 
     async fn blob_path(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<PathBuf>> {
         self.0.blob_path(repository, digest).await
+    }
+
+    async fn expire_uploads(&self, _: Duration) -> Result<u64> {
+        refused("remove uploads")
     }
 }

@@ -5,8 +5,8 @@ use crate::reference::{RepositoryName, Tag};
 use crate::store::UploadId;
 use crate::store::blob::StagedState;
 use crate::store::meta::{
-    Change, EdgeKind, ManifestChange, UploadRecord, blob_unknown, edge_unknown, manifest_unknown, tag_moved,
-    upload_unknown,
+    Change, Edge, EdgeKind, ManifestChange, UploadRecord, blob_unknown, edge_unknown, manifest_unknown,
+    other_media_type, tag_moved, upload_unknown,
 };
 use crate::{Digest, Error};
 use sqlx::SqliteConnection;
@@ -40,6 +40,7 @@ pub(super) async fn apply(db: &mut SqliteConnection, change: &Change) -> Outcome
         Change::StartUpload(record) => start_upload(db, record).await,
         Change::SaveUpload { id, state } => save_upload(db, id, state).await,
         Change::EndUpload { id } => end_upload(db, id).await,
+        Change::ExpireUpload { id, before } => expire_upload(db, id, *before).await,
     }
     .inspect_err(|stop| {
         if let Stop::Refused(e) = stop {
@@ -61,7 +62,14 @@ async fn find_repository(db: &mut SqliteConnection, name: &RepositoryName) -> sq
 }
 
 async fn make_repository(db: &mut SqliteConnection, name: &RepositoryName) -> sqlx::Result<i64> {
-    if let Some(id) = find_repository(db, name).await? {
+    let found: Option<(i64, bool)> = sqlx::query_as("SELECT id, listed FROM repositories WHERE name = $1")
+        .bind(name.as_str())
+        .fetch_optional(&mut *db)
+        .await?;
+    if let Some((id, listed)) = found {
+        if !listed {
+            sqlx::query("UPDATE repositories SET listed = 1 WHERE id = $1").bind(id).execute(db).await?;
+        }
         return Ok(id);
     }
     sqlx::query_scalar("INSERT INTO repositories (name, created_at) VALUES ($1, $2) RETURNING id")
@@ -172,15 +180,48 @@ async fn unlink_blob(
     if gone.rows_affected() == 0 { Err(Stop::Refused(blob_unknown(repository, digest))) } else { Ok(0) }
 }
 
+/// Refuses an edge that points nowhere, or to content of another size.
+async fn check_edge(
+    db: &mut SqliteConnection,
+    repository: Option<i64>,
+    change: &ManifestChange,
+    edge: &Edge,
+) -> Outcome<()> {
+    if let (Some(id), EdgeKind::Entry) = (repository, edge.kind) {
+        let size: Option<i64> =
+            sqlx::query_scalar("SELECT size FROM manifests WHERE repository_id = $1 AND digest = $2")
+                .bind(id)
+                .bind(edge.digest.as_str())
+                .fetch_optional(&mut *db)
+                .await?;
+        if let Some(size) = size {
+            return edge.check_size(super::unsigned(size)).map_err(Stop::Refused);
+        }
+    }
+    let linked = match repository {
+        Some(id) => find_link(db, id, &edge.digest).await?,
+        None => None,
+    };
+    match linked {
+        Some((_, size)) => edge.check_blob(change, super::unsigned(size)).map_err(Stop::Refused),
+        None if edge.required => Err(Stop::Refused(edge_unknown(change, edge))),
+        None => Ok(()),
+    }
+}
+
 async fn check(db: &mut SqliteConnection, repository: Option<i64>, change: &ManifestChange) -> Outcome<()> {
-    for edge in change.edges.iter().filter(|e| e.required) {
-        let there = match (repository, edge.kind) {
-            (None, _) => false,
-            (Some(id), EdgeKind::Blob) => find_link(db, id, &edge.digest).await?.is_some(),
-            (Some(id), EdgeKind::Manifest) => find_manifest(db, id, &edge.digest).await?.is_some(),
-        };
-        if !there {
-            return Err(Stop::Refused(edge_unknown(change, edge)));
+    for edge in &change.edges {
+        check_edge(db, repository, change, edge).await?;
+    }
+    if let Some(id) = repository {
+        let stored: Option<String> =
+            sqlx::query_scalar("SELECT media_type FROM manifests WHERE repository_id = $1 AND digest = $2")
+                .bind(id)
+                .bind(change.manifest.digest().as_str())
+                .fetch_optional(&mut *db)
+                .await?;
+        if let Some(stored) = stored.filter(|stored| stored != change.manifest.media_type()) {
+            return Err(Stop::Refused(other_media_type(&change.manifest, &stored)));
         }
     }
     let Some(expected) = &change.if_match else { return Ok(()) };
@@ -204,16 +245,14 @@ async fn check(db: &mut SqliteConnection, repository: Option<i64>, change: &Mani
 async fn put_manifest(db: &mut SqliteConnection, change: &ManifestChange) -> Outcome<u64> {
     let repository = find_repository(db, &change.repository).await?;
     check(db, repository, change).await?;
-    let repository = match repository {
-        Some(id) => id,
-        None => make_repository(db, &change.repository).await?,
-    };
+    let repository = make_repository(db, &change.repository).await?;
     let now = SystemClock.now();
     let id = match find_manifest(db, repository, change.manifest.digest()).await? {
         Some(id) => {
-            // The same bytes may come again under another media type, when they name none.
-            sqlx::query("UPDATE manifests SET media_type = $1 WHERE id = $2 AND media_type <> $1")
-                .bind(change.manifest.media_type())
+            // Pushing a manifest again repairs one that is damaged.
+            sqlx::query("UPDATE manifests SET body = $1, size = $2 WHERE id = $3 AND body <> $1")
+                .bind(change.manifest.bytes().as_ref())
+                .bind(signed(change.manifest.bytes().len() as u64))
                 .bind(id)
                 .execute(&mut *db)
                 .await?;
@@ -264,7 +303,7 @@ async fn insert_manifest(
     for edge in &change.edges {
         let kind = match edge.kind {
             EdgeKind::Blob => 0i64,
-            EdgeKind::Manifest => 1,
+            EdgeKind::Entry => 1,
         };
         sqlx::query("INSERT INTO manifest_refs (manifest_id, kind, digest) VALUES ($1, $2, $3)")
             .bind(id)
@@ -281,11 +320,9 @@ async fn delete_manifest(
     repository: &RepositoryName,
     digest: &Digest,
 ) -> Outcome<u64> {
-    let found = match find_repository(db, repository).await? {
-        Some(repository) => find_manifest(db, repository, digest).await?,
-        None => None,
-    };
-    let id = found.ok_or_else(|| Stop::Refused(manifest_unknown(repository, digest)))?;
+    let unknown = || Stop::Refused(manifest_unknown(repository, digest));
+    let repository = find_repository(db, repository).await?.ok_or_else(unknown)?;
+    let id = find_manifest(db, repository, digest).await?.ok_or_else(unknown)?;
     for query in [
         "DELETE FROM tags WHERE manifest_id = $1",
         "DELETE FROM manifest_refs WHERE manifest_id = $1",
@@ -293,6 +330,13 @@ async fn delete_manifest(
     ] {
         sqlx::query(query).bind(id).execute(&mut *db).await?;
     }
+    sqlx::query(
+        "UPDATE repositories SET listed = 0 \
+         WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM manifests WHERE repository_id = $1)",
+    )
+    .bind(repository)
+    .execute(db)
+    .await?;
     Ok(0)
 }
 
@@ -337,4 +381,17 @@ async fn save_upload(db: &mut SqliteConnection, id: &UploadId, state: &StagedSta
 async fn end_upload(db: &mut SqliteConnection, id: &UploadId) -> Outcome<u64> {
     sqlx::query("DELETE FROM uploads WHERE id = $1").bind(id.as_str()).execute(db).await?;
     Ok(0)
+}
+
+async fn expire_upload(db: &mut SqliteConnection, id: &UploadId, before: i64) -> Outcome<u64> {
+    sqlx::query("DELETE FROM uploads WHERE id = $1 AND updated_at <= $2")
+        .bind(id.as_str())
+        .bind(before)
+        .execute(&mut *db)
+        .await?;
+    let goes_on: Option<i64> = sqlx::query_scalar("SELECT 1 FROM uploads WHERE id = $1")
+        .bind(id.as_str())
+        .fetch_optional(db)
+        .await?;
+    Ok(u64::from(goes_on.is_some()))
 }

@@ -29,7 +29,7 @@ pub(super) fn sql_error(path: &Path, e: sqlx::Error) -> Error {
         (Some(CANTOPEN), _) => {
             (ErrorKind::Io, "the database cannot be opened: check that its folder exists and is writable")
         }
-        (Some(FULL), _) => (ErrorKind::Io, "the disk of the database is full: free some space"),
+        (Some(FULL), _) => (ErrorKind::StorageFull, "the disk of the database is full: free some space"),
         (Some(IOERR), _) => (ErrorKind::Io, "the database cannot be read or written"),
         (Some(CORRUPT), _) => (ErrorKind::Corrupt, "the database is damaged: restore it from a backup"),
         (Some(NOTADB), _) => (ErrorKind::Corrupt, "the file is not an SQLite database"),

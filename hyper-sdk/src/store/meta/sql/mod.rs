@@ -40,6 +40,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many connections read at once.
 const READERS: u32 = 4;
 
+/// What the write-ahead log is cut back to when it had to grow, in bytes.
+const JOURNAL_LIMIT: &str = "4194304";
+
 /// Metadata in an SQLite database. Clones share it; the last one to go closes it.
 #[derive(Clone, Debug)]
 pub struct SqlMeta(Arc<Database>);
@@ -48,11 +51,15 @@ pub struct SqlMeta(Arc<Database>);
 struct Database {
     path: PathBuf,
     readers: SqlitePool,
-    writer: writer::Writer,
+    /// `None` when the file system cannot be written.
+    writer: Option<writer::Writer>,
 }
 
 impl SqlMeta {
     /// Opens the database at `path`, making it when it does not exist and bringing its tables up to date.
+    ///
+    /// One that exists on a file system that is read-only can be read; every change is then refused with
+    /// [`ErrorKind::Unsupported`].
     ///
     /// Must be called within a tokio runtime, which must live as long as the value.
     ///
@@ -67,16 +74,20 @@ impl SqlMeta {
     pub(crate) async fn open_with(path: impl Into<PathBuf>, busy_timeout: Duration) -> Result<Self> {
         let path = path.into();
         let failed = |e| sql_error(&path, e);
-        // Switching a new file to write-ahead logging and making its tables is done by one process at a time.
-        let _guard = lock(&path).await?;
         let options = SqliteConnectOptions::new()
             .filename(&path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(busy_timeout)
             .disable_statement_logging();
+        // Switching a new file to write-ahead logging and making its tables is done by one process at a time.
+        let Some(_guard) = lock(&path).await? else {
+            return Self::open_read_only(path, options).await;
+        };
+        let options = options
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("journal_size_limit", JOURNAL_LIMIT);
         let mut connection = options.connect().await.map_err(failed)?;
         if let Err(e) = schema::bring_up_to_date(&mut connection, &path).await {
             // The error at hand is the one to tell.
@@ -84,14 +95,24 @@ impl SqlMeta {
             return Err(e);
         }
         sync_folder_of(&path)?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .test_before_acquire(false)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_lazy_with(options.create_if_missing(false).pragma("query_only", "on"));
-        let writer = writer::Writer::start(connection, path.clone());
-        Ok(Self(Arc::new(Database { path, readers, writer })))
+        let options = options.create_if_missing(false);
+        let writer = writer::Writer::start(connection, options.clone(), path.clone());
+        let readers = readers(options.pragma("query_only", "on"));
+        Ok(Self(Arc::new(Database { path, readers, writer: Some(writer) })))
+    }
+
+    /// Nobody can write to a file system that is read-only, so the database is opened as one that never changes, which
+    /// needs no files beside it. What a log beside it holds would not be seen then.
+    async fn open_read_only(path: PathBuf, options: SqliteConnectOptions) -> Result<Self> {
+        let mut log = path.clone().into_os_string();
+        log.push("-wal");
+        let has_log = std::fs::metadata(&log).is_ok_and(|log| log.len() > 0);
+        let options = options.create_if_missing(false).read_only(true).immutable(!has_log);
+        let mut connection = options.connect().await.map_err(|e| sql_error(&path, e))?;
+        let checked = schema::check(&mut connection, &path).await;
+        let _ = connection.close().await;
+        checked?;
+        Ok(Self(Arc::new(Database { path, readers: readers(options), writer: None })))
     }
 
     fn failed(&self, e: sqlx::Error) -> Error {
@@ -105,15 +126,29 @@ impl SqlMeta {
     }
 }
 
-async fn lock(path: &Path) -> Result<File> {
+fn readers(options: SqliteConnectOptions) -> SqlitePool {
+    SqlitePoolOptions::new()
+        .max_connections(READERS)
+        .test_before_acquire(false)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_lazy_with(options)
+}
+
+/// Locks the database; `None` when it exists on a file system that is read-only.
+async fn lock(path: &Path) -> Result<Option<File>> {
+    let exists = path.exists();
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let path = PathBuf::from(name);
     let lock = tokio::task::spawn_blocking(move || {
         let file = File::options().create(true).truncate(false).write(true).open(&path);
+        if exists && file.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ReadOnlyFilesystem) {
+            return Ok(None);
+        }
         let file = file.at("cannot open the lock file of the database: is its folder writable?", &path)?;
         file.lock().at("cannot lock the database", &path)?;
-        Ok(file)
+        Ok(Some(file))
     });
     lock.await.map_err(|e| Error::internal("the locking thread ended early").with_source(e))?
 }
@@ -146,8 +181,16 @@ impl MetaBackend for SqlMeta {
         true
     }
 
+    fn writable(&self) -> bool {
+        self.0.writer.is_some()
+    }
+
     async fn write(&self, change: Change) -> Result<u64> {
-        self.0.writer.write(change).await
+        match &self.0.writer {
+            Some(writer) => writer.write(change).await,
+            None => Err(Error::unsupported("the store is on a file system that is read-only")
+                .with_context("path", self.0.path.display())),
+        }
     }
 
     async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>> {
@@ -231,12 +274,14 @@ impl MetaBackend for SqlMeta {
         if limit == 0 {
             return Ok(Listing { items: Vec::new(), more: false });
         }
-        let rows = sqlx::query_as("SELECT name FROM repositories WHERE name > $1 ORDER BY name LIMIT $2")
-            .bind(after.unwrap_or_default())
-            .bind(limit as i64 + 1)
-            .fetch_all(&self.0.readers)
-            .await
-            .map_err(|e| self.failed(e))?;
+        let rows = sqlx::query_as(
+            "SELECT name FROM repositories WHERE name > $1 AND listed = 1 ORDER BY name LIMIT $2",
+        )
+        .bind(after.unwrap_or_default())
+        .bind(limit as i64 + 1)
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(|e| self.failed(e))?;
         page(rows, limit, RepositoryName::parse).map_err(|e| self.damaged(e))
     }
 
@@ -287,5 +332,14 @@ impl MetaBackend for SqlMeta {
             })
         };
         read().map(Some).map_err(|e| self.damaged(e))
+    }
+
+    async fn stale_uploads(&self, before: i64) -> Result<Vec<UploadId>> {
+        let rows: Vec<(String,)> = sqlx::query_as("SELECT id FROM uploads WHERE updated_at <= $1")
+            .bind(before)
+            .fetch_all(&self.0.readers)
+            .await
+            .map_err(|e| self.failed(e))?;
+        rows.iter().map(|(id,)| UploadId::parse(id).map_err(|e| self.damaged(e))).collect()
     }
 }

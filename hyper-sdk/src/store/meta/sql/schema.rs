@@ -7,11 +7,36 @@ use sqlx::{Connection as _, SqliteConnection};
 use std::path::Path;
 
 /// The migrations, version 1 first.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_registry.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("migrations/0001_registry.sql"), include_str!("migrations/0002_listed.sql")];
 
 /// Applies what is missing.
 pub(super) async fn bring_up_to_date(connection: &mut SqliteConnection, path: &Path) -> Result<()> {
     let found = migrate(connection).await.map_err(|e| sql_error(path, e))?;
+    refuse_newer(found, path)
+}
+
+/// Checks that nothing is missing, without writing.
+pub(super) async fn check(connection: &mut SqliteConnection, path: &Path) -> Result<()> {
+    let (found,): (i64,) = sqlx::query_as("SELECT COALESCE(MAX(version), 0) FROM schema_version")
+        .fetch_one(connection)
+        .await
+        .map_err(|e| sql_error(path, e))?;
+    if found < MIGRATIONS.len() as i64 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "the database has schema version {found} and cannot be brought up to version {}: open it once \
+                 where it can be written",
+                MIGRATIONS.len()
+            ),
+        )
+        .with_context("path", path.display()));
+    }
+    refuse_newer(found, path)
+}
+
+fn refuse_newer(found: i64, path: &Path) -> Result<()> {
     if found > MIGRATIONS.len() as i64 {
         return Err(Error::new(
             ErrorKind::Unsupported,

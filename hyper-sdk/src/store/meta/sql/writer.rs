@@ -4,13 +4,18 @@
 //! - A change that is refused has written nothing (see [`super::changes`]), so the others of its batch go on.
 //! - When the database itself fails, the batch is rolled back and each change is tried alone, so that only the guilty
 //!   one fails.
+//! - A failure of any statement leaves a connection without a transaction, or none: it is then opened again for the
+//!   next batch. SQLite ends a transaction by itself after some faults (a full disk, an I/O error) and not after
+//!   others, so begin, commit and rollback are statements of their own here, and no count of open transactions is kept
+//!   beside the database's.
 //! - A caller that goes away does not stop its change.
 
 use super::changes::{Stop, apply};
 use super::error::sql_error;
 use crate::store::meta::Change;
 use crate::{Error, ErrorKind, Result};
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use std::path::{Path, PathBuf};
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,9 +35,9 @@ struct Job {
 
 impl Writer {
     /// Starts the task that writes. It ends, and closes the connection, when the value is dropped and the queue empty.
-    pub(super) fn start(connection: SqliteConnection, path: PathBuf) -> Self {
+    pub(super) fn start(connection: SqliteConnection, options: SqliteConnectOptions, path: PathBuf) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(work(connection, path, receiver));
+        tokio::spawn(work(Session { open: Some(connection), options }, path, receiver));
         Self(sender)
     }
 
@@ -44,29 +49,70 @@ impl Writer {
     }
 }
 
-async fn work(mut connection: SqliteConnection, path: PathBuf, mut queue: mpsc::Receiver<Job>) {
+async fn work(mut session: Session, path: PathBuf, mut queue: mpsc::Receiver<Job>) {
     let mut jobs = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut jobs, BATCH).await != 0 {
         let (changes, replies): (Vec<Change>, Vec<_>) = jobs.drain(..).map(|j| (j.change, j.reply)).unzip();
-        let outcomes = write_all(&mut connection, &path, &changes).await;
+        let outcomes = write_all(&mut session, &path, &changes).await;
         for (reply, outcome) in replies.into_iter().zip(outcomes) {
             // A caller that has gone does not want to know.
             let _ = reply.send(outcome);
         }
     }
-    if let Err(e) = connection.close().await {
+    if let Some(connection) = session.open
+        && let Err(e) = connection.close().await
+    {
         tracing::warn!(path = %path.display(), error = %e, "the database did not close cleanly");
     }
 }
 
-async fn write_all(connection: &mut SqliteConnection, path: &Path, changes: &[Change]) -> Vec<Result<u64>> {
-    match write_together(connection, changes).await {
+/// The connection that writes.
+struct Session {
+    open: Option<SqliteConnection>,
+    options: SqliteConnectOptions,
+}
+
+impl Session {
+    async fn connection(&mut self) -> sqlx::Result<&mut SqliteConnection> {
+        let connection = match self.open.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await?,
+        };
+        Ok(self.open.insert(connection))
+    }
+
+    /// Makes sure, after a failure, that no transaction is open.
+    async fn recover(&mut self) {
+        let Some(mut connection) = self.open.take() else { return };
+        // When the transaction has ended already there is nothing to roll back, and the connection is as good as new.
+        // It is kept then: closing the last one removes the log, and a full disk has no room to make it again.
+        if run(&mut connection, "ROLLBACK").await.is_ok() || is_idle(&mut connection).await {
+            self.open = Some(connection);
+            return;
+        }
+        if let Err(e) = connection.close().await {
+            tracing::debug!(error = %e, "a connection of the database did not close cleanly");
+        }
+    }
+}
+
+/// Whether a transaction can begin. A deferred one touches no file.
+async fn is_idle(connection: &mut SqliteConnection) -> bool {
+    run(connection, "BEGIN DEFERRED").await.is_ok() && run(connection, "ROLLBACK").await.is_ok()
+}
+
+async fn run(connection: &mut SqliteConnection, statement: &'static str) -> sqlx::Result<()> {
+    sqlx::raw_sql(statement).execute(connection).await.map(drop)
+}
+
+async fn write_all(session: &mut Session, path: &Path, changes: &[Change]) -> Vec<Result<u64>> {
+    match write_together(session, changes).await {
         Ok(outcomes) => outcomes,
         Err(e) if changes.len() == 1 => vec![Err(sql_error(path, e))],
         Err(_) => {
             let mut outcomes = Vec::with_capacity(changes.len());
             for change in changes {
-                let alone = write_together(connection, std::slice::from_ref(change)).await;
+                let alone = write_together(session, std::slice::from_ref(change)).await;
                 outcomes.push(match alone.map(|mut outcomes| outcomes.pop()) {
                     Ok(Some(outcome)) => outcome,
                     Ok(None) => Err(Error::internal("the writer lost a change")),
@@ -78,22 +124,25 @@ async fn write_all(connection: &mut SqliteConnection, path: &Path, changes: &[Ch
     }
 }
 
-async fn write_together(
-    connection: &mut SqliteConnection,
-    changes: &[Change],
-) -> sqlx::Result<Vec<Result<u64>>> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+async fn write_together(session: &mut Session, changes: &[Change]) -> sqlx::Result<Vec<Result<u64>>> {
+    let connection = session.connection().await?;
+    let outcome = transact(connection, changes).await;
+    if outcome.is_err() {
+        session.recover().await;
+    }
+    outcome
+}
+
+async fn transact(connection: &mut SqliteConnection, changes: &[Change]) -> sqlx::Result<Vec<Result<u64>>> {
+    run(connection, "BEGIN IMMEDIATE").await?;
     let mut outcomes = Vec::with_capacity(changes.len());
     for change in changes {
-        match apply(&mut transaction, change).await {
+        match apply(connection, change).await {
             Ok(size) => outcomes.push(Ok(size)),
             Err(Stop::Refused(e)) => outcomes.push(Err(e)),
-            Err(Stop::Failed(e)) => {
-                transaction.rollback().await?;
-                return Err(e);
-            }
+            Err(Stop::Failed(e)) => return Err(e),
         }
     }
-    transaction.commit().await?;
+    run(connection, "COMMIT").await?;
     Ok(outcomes)
 }

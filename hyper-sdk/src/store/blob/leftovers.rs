@@ -1,0 +1,41 @@
+//! What dead processes leave in the folder of uploads.
+
+use crate::store::UploadId;
+use crate::{Result, ResultExt as _};
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::SystemTime;
+
+/// Removes files that belong to no upload and names the staged ones, of those that were not written to after `before`.
+///
+/// A file that somebody holds a lock on is in use, however old it is.
+pub(super) fn clear(uploads: &Path, before: SystemTime) -> Result<Vec<UploadId>> {
+    let mut staged = Vec::new();
+    for entry in fs::read_dir(uploads).at("cannot read the folder of uploads", uploads)? {
+        let entry = entry.at("cannot read the folder of uploads", uploads)?;
+        // What goes away meanwhile is no concern any more.
+        let Ok(meta) = entry.metadata() else { continue };
+        if !meta.is_file() || meta.modified().is_ok_and(|written| written > before) {
+            continue;
+        }
+        match entry.file_name().to_str().map(UploadId::parse) {
+            Some(Ok(id)) => staged.push(id),
+            _ => {
+                let path = entry.path();
+                if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+                    remove(&path)?;
+                }
+            }
+        }
+    }
+    Ok(staged)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).at("cannot remove what was left of an upload", path)
+        }
+        _ => Ok(()),
+    }
+}

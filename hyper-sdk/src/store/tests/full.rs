@@ -1,0 +1,234 @@
+//! A disk that is full, in every phase of a push: nothing wedges, space comes back, and the store goes on.
+
+use crate::oci::{ImageIndex, Manifest};
+use crate::reference::{RepositoryName, Tag};
+use crate::store::{DiskStore, Page, PutManifest, RegistryStore as _, RegistryStoreExt as _};
+use crate::{Digest, Error, ErrorKind};
+use bytes::Bytes;
+use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+fn name() -> RepositoryName {
+    RepositoryName::parse("a/b").unwrap()
+}
+
+/// A file system of few bytes, which goes with the value.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn new(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"])
+            .arg(folder.path())
+            .output();
+        if mount.is_ok_and(|mount| mount.status.success()) {
+            return Some(Self(folder));
+        }
+        println!("SKIPPED: a small file system needs the right to mount");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn free(&self) -> u64 {
+        let stat = rustix::fs::statvfs(self.path()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    }
+
+    /// Fills what is free but for `rest` bytes.
+    fn fill(&self, rest: u64) {
+        let mut filler = File::create(self.path().join("filler")).unwrap();
+        while self.free() > rest {
+            let block = vec![0; (self.free() - rest).min(1 << 20) as usize];
+            if filler.write_all(&block).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn empty(&self) {
+        std::fs::remove_file(self.path().join("filler")).unwrap();
+    }
+
+    fn staged(&self) -> usize {
+        std::fs::read_dir(self.path().join("uploads")).unwrap().count()
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+fn index(text: &str, weight: usize) -> Manifest {
+    let mut index = ImageIndex::new(vec![]);
+    index.annotations.insert("text".to_owned(), text.to_owned());
+    index.annotations.insert("weight".to_owned(), "x".repeat(weight));
+    Manifest::sniff(index.to_bytes()).unwrap()
+}
+
+fn is_full(e: &Error) {
+    assert_eq!(e.kind(), ErrorKind::StorageFull, "{e:?}");
+}
+
+async fn works(store: &DiskStore, text: &str) {
+    store.put_bytes(&name(), "x/y", Bytes::from(text.to_owned())).await.unwrap();
+    let tag = Tag::parse(text).unwrap();
+    store.put_manifest(&name(), PutManifest::new(index(text, 10), [tag.clone()])).await.unwrap();
+    assert_eq!(store.get_manifest(&name(), &tag.into()).await.unwrap(), index(text, 10));
+    let mut upload = store.start_upload(&name(), Default::default()).await.unwrap();
+    upload.append(Bytes::from(text.repeat(1000))).await.unwrap();
+    upload.save().await.unwrap();
+    upload.finish(&Digest::sha256(text.repeat(1000))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_commit_that_finds_the_disk_full_fails_alone() {
+    let Some(disk) = Small::new("8m") else { return };
+    let store = DiskStore::open(disk.path()).await.unwrap();
+    works(&store, "before").await;
+    for round in 0..3 {
+        for rest in [0, 4096, 40_000] {
+            disk.fill(rest);
+            // Large enough that the log has to grow, whatever room was left in it.
+            let mut failed = 0;
+            for n in 0..20 {
+                let put = PutManifest::new(index(&format!("{round}-{rest}-{n}"), 300_000), []);
+                match store.put_manifest(&name(), put).await {
+                    Ok(_) => {}
+                    Err(e) => {
+                        is_full(&e);
+                        failed += 1;
+                    }
+                }
+            }
+            assert!(failed > 0, "the disk was not full");
+            assert!(!store.list_repositories(Page::default()).await.unwrap().items.is_empty());
+            disk.empty();
+            works(&store, &format!("after-{round}-{rest}")).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_fills_the_disk_gives_its_space_back() {
+    let Some(disk) = Small::new("8m") else { return };
+    let store = DiskStore::open(disk.path()).await.unwrap();
+    works(&store, "before").await;
+    let free = disk.free();
+    for saved in [false, true] {
+        let mut upload = store.start_upload(&name(), Default::default()).await.unwrap();
+        let mut outcome = Ok(());
+        for _ in 0..20 {
+            outcome = upload.append(Bytes::from(vec![1; 600_000])).await;
+            if outcome.is_ok() && saved {
+                outcome = upload.save().await;
+            }
+            if outcome.is_err() {
+                break;
+            }
+        }
+        is_full(&outcome.unwrap_err());
+        assert_eq!(disk.staged(), 0);
+        assert!(disk.free() + 300_000 > free, "{} of {free}", disk.free());
+        let id = upload.id().clone();
+        let e = match store.resume_upload(&name(), &id).await {
+            Ok(mut upload) => upload.append(Bytes::from_static(b"x")).await.unwrap_err(),
+            Err(e) => e,
+        };
+        assert_eq!(e.kind(), ErrorKind::UploadUnknown, "{e}");
+        works(&store, &format!("after-{saved}")).await;
+    }
+    let e = store.put_blob_stream(&name(), None, tokio::io::repeat(1)).await.unwrap_err();
+    is_full(&e);
+    assert_eq!(disk.staged(), 0);
+    let whole = Bytes::from(vec![2; 9_000_000]);
+    is_full(&store.put_blob(&name(), &Digest::sha256(&whole), whole).await.unwrap_err());
+    assert_eq!(disk.staged(), 0);
+    works(&store, "afterwards").await;
+}
+
+/// The bytes of the blob are there and the database has no room for their row.
+#[tokio::test]
+async fn a_blob_that_cannot_be_linked_gives_its_space_back() {
+    let Some(disk) = Small::new("8m") else { return };
+    let store = DiskStore::open(disk.path()).await.unwrap();
+    works(&store, "before").await;
+    // The name of the repository makes its row larger than what is left in the log.
+    let long = RepositoryName::parse(&"x".repeat(200)).unwrap();
+    let content = Bytes::from(vec![3; 2_000_000]);
+    let digest = Digest::sha256(&content);
+    let mut failed = false;
+    for _ in 0..100 {
+        let Ok(mut upload) = store.start_upload(&long, Default::default()).await else {
+            disk.empty();
+            continue;
+        };
+        upload.append(content.clone()).await.unwrap();
+        disk.fill(0);
+        let outcome = upload.finish(&digest).await;
+        if let Err(e) = outcome {
+            is_full(&e);
+            assert_eq!(disk.staged(), 0, "the bytes are gone again");
+            assert!(disk.free() + 200_000 >= content.len() as u64, "{}", disk.free());
+            assert!(!store.has_blob(&long, &digest).await.unwrap());
+            failed = true;
+            disk.empty();
+            break;
+        }
+        disk.empty();
+        store.delete_blob(&long, &digest).await.unwrap();
+    }
+    assert!(failed, "the log never had to grow");
+    works(&store, "after").await;
+}
+
+/// A reader keeps the log from being written back, so it grows; then the disk is too full for that.
+#[tokio::test]
+async fn a_checkpoint_that_finds_the_disk_full_is_made_up_for() {
+    let Some(disk) = Small::new("64m") else { return };
+    let store = DiskStore::open(disk.path()).await.unwrap();
+    works(&store, "before").await;
+    let options = SqliteConnectOptions::new().filename(disk.path().join("hyper.db"));
+    let mut reader = options.connect().await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT COUNT(*) FROM tags").execute(&mut reader).await.unwrap();
+    for n in 0..20 {
+        let put = PutManifest::new(index(&n.to_string(), 400_000), [Tag::parse(&n.to_string()).unwrap()]);
+        store.put_manifest(&name(), put).await.unwrap();
+    }
+    disk.fill(0);
+    sqlx::raw_sql("ROLLBACK").execute(&mut reader).await.unwrap();
+    for n in 20..40 {
+        let put = PutManifest::new(index(&n.to_string(), 400_000), []);
+        if let Err(e) = store.put_manifest(&name(), put).await {
+            is_full(&e);
+        }
+    }
+    for n in 0..20 {
+        let tag = Tag::parse(&n.to_string()).unwrap();
+        assert_eq!(store.get_manifest(&name(), &tag.into()).await.unwrap(), index(&n.to_string(), 400_000));
+    }
+    disk.empty();
+    for n in 0..5 {
+        works(&store, &format!("after-{n}")).await;
+    }
+    drop(reader);
+    let log = disk.path().join("hyper.db-wal");
+    for n in 0..5 {
+        let more = index(&format!("more-{n}"), 5_000_000);
+        store.put_manifest(&name(), PutManifest::new(more.clone(), [])).await.unwrap();
+        store.delete_manifest(&name(), &more.digest().clone().into()).await.unwrap();
+    }
+    for n in 0..3 {
+        works(&store, &format!("then-{n}")).await;
+    }
+    let length = std::fs::metadata(log).unwrap().len();
+    assert!(length < 5_000_000, "the log is cut back when it had to grow: {length}");
+}

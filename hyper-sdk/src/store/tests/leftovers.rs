@@ -1,0 +1,121 @@
+//! What dead writers leave in a folder, and how it goes away.
+
+use crate::reference::RepositoryName;
+use crate::store::{DiskStore, RegistryStore as _, UploadId};
+use crate::{Digest, ErrorKind};
+use bytes::Bytes;
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn name() -> RepositoryName {
+    RepositoryName::parse("a/b").unwrap()
+}
+
+fn age(path: &Path, age: Duration) {
+    File::options().write(true).open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+}
+
+fn files(root: &Path) -> Vec<String> {
+    let entries = fs::read_dir(root.join("uploads")).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Makes the sessions look as if they had been saved this long ago.
+async fn age_rows(root: &Path, age: Duration) {
+    use sqlx::ConnectOptions as _;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(root.join("hyper.db"));
+    let mut connection = options.connect().await.unwrap();
+    sqlx::query("UPDATE uploads SET updated_at = updated_at - $1")
+        .bind(age.as_secs() as i64)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+}
+
+async fn rows(root: &Path) -> i64 {
+    use sqlx::ConnectOptions as _;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(root.join("hyper.db"));
+    let mut connection = options.connect().await.unwrap();
+    sqlx::query_scalar("SELECT COUNT(*) FROM uploads").fetch_one(&mut connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn opening_a_store_removes_what_was_left_long_ago() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let store = DiskStore::open(root).await.unwrap();
+    let mut dead = store.start_upload(&name(), Default::default()).await.unwrap();
+    dead.append(Bytes::from(vec![1; 2_000_000])).await.unwrap();
+    dead.save().await.unwrap();
+    let dead = dead.id().clone();
+    let empty = store.start_upload(&name(), Default::default()).await.unwrap().id().clone();
+    let uploads = root.join("uploads");
+    // A writer that was killed before its first save, one that wrote a blob whole, and a file of nobody.
+    let unsaved = UploadId::random().unwrap();
+    let unsaved_path = uploads.join(unsaved.as_str());
+    let put = uploads.join(format!("{}.put", UploadId::random().unwrap()));
+    let locked = uploads.join("locked");
+    for path in [&unsaved_path, &put, &locked] {
+        fs::write(path, "left").unwrap();
+        age(path, 2 * DAY);
+    }
+    let lock = File::open(&locked).unwrap();
+    lock.lock().unwrap();
+    age_rows(root, 2 * DAY).await;
+    let mut young = store.start_upload(&name(), Default::default()).await.unwrap();
+    young.append(Bytes::from_static(b"young")).await.unwrap();
+    young.save().await.unwrap();
+    let young = young.id().clone();
+    drop(store);
+
+    let store = DiskStore::open_with(root, Some(3 * DAY)).await.unwrap();
+    assert_eq!(rows(root).await, 3, "three days have not passed");
+    drop(store);
+    let store = DiskStore::open(root).await.unwrap();
+    assert_eq!(rows(root).await, 1);
+    let mut left = vec!["locked".to_owned(), young.to_string()];
+    left.sort();
+    assert_eq!(files(root), left);
+    for id in [&dead, &empty] {
+        assert_eq!(store.resume_upload(&name(), id).await.unwrap_err().kind(), ErrorKind::UploadUnknown);
+    }
+    assert_eq!(store.resume_upload(&name(), &young).await.unwrap().offset(), 5);
+}
+
+#[tokio::test]
+async fn an_upload_of_another_opening_that_is_being_written_never_expires() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let theirs = DiskStore::open(root).await.unwrap();
+    let mut upload = theirs.start_upload(&name(), Default::default()).await.unwrap();
+    upload.append(Bytes::from(vec![1; 600_000])).await.unwrap();
+    age_rows(root, 2 * DAY).await;
+    age(&root.join("uploads").join(upload.id().as_str()), 2 * DAY);
+    let ours = DiskStore::open(root).await.unwrap();
+    assert_eq!(ours.expire_uploads(Duration::ZERO).await.unwrap(), 0);
+    upload.append(Bytes::from_static(b"x")).await.unwrap();
+    let mut content = vec![1; 600_000];
+    content.push(b'x');
+    upload.finish(&Digest::sha256(&content)).await.unwrap();
+    assert_eq!(files(root), [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn an_upload_whose_bytes_are_gone_ends_when_it_is_continued() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DiskStore::open(folder.path()).await.unwrap();
+    let mut upload = store.start_upload(&name(), Default::default()).await.unwrap();
+    upload.append(Bytes::from_static(b"hello")).await.unwrap();
+    upload.save().await.unwrap();
+    fs::remove_file(folder.path().join("uploads").join(upload.id().as_str())).unwrap();
+    let mut again = store.resume_upload(&name(), upload.id()).await.unwrap();
+    let e = again.append(Bytes::from_static(b"x")).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::UploadUnknown, "{e}");
+    assert_eq!((files(folder.path()).len(), rows(folder.path()).await), (0, 0));
+}
