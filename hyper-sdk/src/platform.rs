@@ -11,15 +11,22 @@ use std::str::FromStr;
 /// A platform that an image runs on (image-spec, image-index.md, `platform`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Platform {
-    /// The architecture by its Go name, such as `amd64`.
+    /// The architecture by its Go name, such as `amd64`; empty when it is not known.
+    #[serde(default)]
     pub architecture: String,
-    /// The operating system by its Go name, such as `linux`.
+    /// The operating system by its Go name, such as `linux`; empty when it is not known.
+    #[serde(default)]
     pub os: String,
     /// The version of the operating system.
     #[serde(rename = "os.version", default, skip_serializing_if = "Option::is_none")]
     pub os_version: Option<String>,
     /// Features of the operating system that the image needs.
-    #[serde(rename = "os.features", default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "os.features",
+        default,
+        deserialize_with = "crate::oci::nullable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub os_features: Vec<String>,
     /// The variant of the architecture, such as `v7`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

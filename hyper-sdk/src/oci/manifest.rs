@@ -20,13 +20,13 @@ pub struct ImageManifest {
     /// The config.
     pub config: Descriptor,
     /// The layers, lowest first.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::nullable")]
     pub layers: Vec<Descriptor>,
     /// The manifest that this one refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
     /// Annotations.
-    #[serde(default, skip_serializing_if = "Annotations::is_empty")]
+    #[serde(default, deserialize_with = "super::nullable", skip_serializing_if = "Annotations::is_empty")]
     pub annotations: Annotations,
     /// Fields that Hyper does not know.
     #[serde(flatten)]
@@ -67,13 +67,13 @@ pub struct ImageIndex {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// The manifests.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::nullable")]
     pub manifests: Vec<Descriptor>,
     /// The manifest that this index refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
     /// Annotations.
-    #[serde(default, skip_serializing_if = "Annotations::is_empty")]
+    #[serde(default, deserialize_with = "super::nullable", skip_serializing_if = "Annotations::is_empty")]
     pub annotations: Annotations,
     /// Fields that Hyper does not know.
     #[serde(flatten)]
@@ -134,20 +134,17 @@ impl Manifest {
         let bytes = bytes.into();
         let outer = media_type::essence(content_type);
         let invalid = |why: String| Error::new(ErrorKind::ManifestInvalid, why);
-        let json = |e: serde_json::Error| {
-            invalid(format!("the manifest is not valid JSON of the media type {outer}")).with_source(e)
-        };
         let (body, inner, version) = if media_type::is_manifest(&outer) {
-            let m: ImageManifest = serde_json::from_slice(&bytes).map_err(json)?;
+            let m: ImageManifest = read(&bytes)?;
             let (inner, version) = (m.media_type.clone(), m.schema_version);
-            if m.extra.contains_key("manifests") {
+            if m.extra.get("manifests").is_some_and(|other| !other.is_null()) {
                 return Err(invalid("the manifest has both `layers` and `manifests`".to_owned()));
             }
             (ManifestBody::Image(m), inner, version)
         } else if media_type::is_index(&outer) {
-            let i: ImageIndex = serde_json::from_slice(&bytes).map_err(json)?;
+            let i: ImageIndex = read(&bytes)?;
             let (inner, version) = (i.media_type.clone(), i.schema_version);
-            if i.extra.contains_key("layers") {
+            if i.extra.get("layers").is_some_and(|other| !other.is_null()) {
                 return Err(invalid("the index has both `manifests` and `layers`".to_owned()));
             }
             (ManifestBody::Index(i), inner, version)
@@ -178,15 +175,16 @@ impl Manifest {
         #[serde(rename_all = "camelCase")]
         struct Probe {
             media_type: Option<String>,
-            manifests: Option<serde::de::IgnoredAny>,
+            #[serde(default, deserialize_with = "present")]
+            manifests: bool,
+        }
+        fn present<'de, D: serde::Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
+            serde::de::IgnoredAny::deserialize(d).map(|_| true)
         }
         let bytes = bytes.into();
-        let probe: Probe = serde_json::from_slice(&bytes).map_err(|e| {
-            Error::new(ErrorKind::ManifestInvalid, "the manifest is not a JSON object").with_source(e)
-        })?;
+        let probe: Probe = read(&bytes)?;
         let media_type = probe.media_type.unwrap_or_else(|| {
-            if probe.manifests.is_some() { media_type::OCI_INDEX } else { media_type::OCI_MANIFEST }
-                .to_owned()
+            if probe.manifests { media_type::OCI_INDEX } else { media_type::OCI_MANIFEST }.to_owned()
         });
         Self::parse(bytes, &media_type)
     }
@@ -275,6 +273,25 @@ impl Manifest {
     }
 }
 
+/// Reads JSON, and names the field that is wrong.
+fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+        let field = e.path().to_string();
+        let e = e.into_inner();
+        let what = if e.is_data() { "not a valid manifest" } else { "not valid JSON" };
+        let message = match field.as_str() {
+            "." | "?" => format!("the manifest is {what}: {e}"),
+            field => format!("the manifest is {what}: `{field}`: {e}"),
+        };
+        Error::new(ErrorKind::ManifestInvalid, message)
+    })?;
+    json.end().map_err(|e| {
+        Error::new(ErrorKind::ManifestInvalid, format!("the manifest is not valid JSON: {e}"))
+    })?;
+    Ok(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,7 +315,23 @@ mod tests {
     fn what_is_no_manifest_is_refused_with_a_reason() {
         for (bytes, kind, why) in [
             (&b"{"[..], media_type::OCI_MANIFEST, "not valid JSON"),
-            (b"{}", media_type::OCI_MANIFEST, "not valid JSON"),
+            (b"{}", media_type::OCI_MANIFEST, "missing field `schemaVersion`"),
+            (b"[]", media_type::OCI_INDEX, "not a valid manifest"),
+            (br#"{"schemaVersion":2,"manifests":[]} x"#, media_type::OCI_INDEX, "not valid JSON"),
+            (br#"{"schemaVersion":2}"#, media_type::OCI_MANIFEST, "missing field `config`"),
+            (br#"{"schemaVersion":2,"manifests":{}}"#, media_type::OCI_INDEX, "`manifests`"),
+            (
+                br#"{"schemaVersion":2,"manifests":[{"digest":7,"size":1}]}"#,
+                media_type::OCI_INDEX,
+                "`manifests[0].digest`",
+            ),
+            (
+                br#"{"schemaVersion":2,"manifests":[{"size":1}]}"#,
+                media_type::OCI_INDEX,
+                "missing field `digest`",
+            ),
+            (br#"{"schemaVersion":2,"annotations":{"a":1}}"#, media_type::OCI_INDEX, "`annotations.a`"),
+            (br#"{"schemaVersion":"2"}"#, media_type::OCI_INDEX, "`schemaVersion`"),
             (b"{}", media_type::DOCKER_SCHEMA1, "schema 1"),
             (b"{}", "text/plain", "not of a manifest"),
             (br#"{"schemaVersion":1,"manifests":[]}"#, media_type::OCI_INDEX, "expected 2"),
@@ -312,6 +345,30 @@ mod tests {
             let e = Manifest::parse(bytes, kind).unwrap_err();
             assert_eq!(e.kind(), ErrorKind::ManifestInvalid);
             assert!(e.to_string().contains(why), "{e}");
+        }
+    }
+
+    /// What Go programs write for what they leave empty, and what other registries take.
+    #[test]
+    fn empty_things_may_be_null() {
+        let digest = Digest::sha256("x");
+        let descriptor = format!(
+            r#"{{"digest":"{digest}","size":1,"urls":null,"annotations":null,"data":null,"artifactType":null,"platform":{{}}}}"#
+        );
+        let image = format!(
+            r#"{{"schemaVersion":2,"mediaType":null,"artifactType":null,"config":{descriptor},"layers":null,"subject":null,"annotations":null}}"#
+        );
+        let image = Manifest::parse(image, media_type::OCI_MANIFEST).unwrap();
+        assert_eq!(image.image().unwrap().config.media_type, "");
+        assert!(image.image().unwrap().layers.is_empty());
+        let features =
+            r#"{"platform":{"os":"linux","architecture":"arm","os.features":null,"variant":null}}"#;
+        let entry = descriptor.replace(r#"{"digest""#, r#"{"mediaType":null,"digest""#);
+        let entry = entry.replace(r#""platform":{}"#, &features[1..features.len() - 1]);
+        for manifests in ["null".to_owned(), format!("[{descriptor},{entry}]")] {
+            let index = format!(r#"{{"schemaVersion":2,"manifests":{manifests},"annotations":null}}"#);
+            Manifest::sniff(index.clone()).unwrap();
+            Manifest::parse(index, media_type::DOCKER_MANIFEST_LIST).unwrap();
         }
     }
 

@@ -17,3 +17,12 @@ pub type Extra = serde_json::Map<String, serde_json::Value>;
 
 /// String annotations, sorted by key.
 pub type Annotations = std::collections::BTreeMap<String, String>;
+
+/// Reads `null` as the empty value: that is how Go writes lists and maps that were never filled.
+pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + serde::Deserialize<'de>,
+{
+    Ok(<Option<T> as serde::Deserialize>::deserialize(deserializer)?.unwrap_or_default())
+}
