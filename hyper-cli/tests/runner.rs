@@ -22,6 +22,7 @@ mod mounts;
 mod program;
 mod remote;
 mod rootless;
+mod serve;
 mod state;
 mod support;
 mod web;

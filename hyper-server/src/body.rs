@@ -7,16 +7,23 @@
 use axum::body::{Body, HttpBody};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use http::{HeaderMap, Version, header};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper_sdk::store::{BlobReader, BlobUpload, ByteStream};
 use hyper_sdk::{Error, ErrorKind, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How much of a body is gathered before the store gets it.
 const BLOCK: usize = 512 << 10;
+/// How much of a body that nobody wants is read all the same, and for how long.
+const SETTLED: u64 = 256 << 10;
+const SETTLING: Duration = Duration::from_millis(500);
+/// How much of an upload may come before it is saved, so that little is lost when the process ends; and after how long.
+const SAVE_BYTES: u64 = 64 << 20;
+const SAVE_EVERY: Duration = Duration::from_secs(5);
 
 /// The body of a request.
 #[derive(Debug)]
@@ -27,29 +34,72 @@ pub(crate) struct Incoming {
     pub(crate) announced: Option<u64>,
     /// How many bytes have come.
     pub(crate) received: u64,
+    /// Whether there is no more to come: it has ended, broken off or stopped.
+    over: bool,
+    /// Whether it stopped coming.
+    stalled: bool,
 }
 
 impl Incoming {
     pub(crate) fn new(body: Body, idle: Duration) -> Self {
-        Self { announced: body.size_hint().exact(), body, idle, received: 0 }
+        let over = body.is_end_stream();
+        Self { announced: body.size_hint().exact(), body, idle, received: 0, over, stalled: false }
     }
 
     /// Takes the body away, for a task that outlives the request.
     pub(crate) fn take(&mut self) -> Self {
         let body = std::mem::take(&mut self.body);
-        Self { body, idle: self.idle, announced: self.announced, received: self.received }
+        let over = std::mem::replace(&mut self.over, true);
+        Self {
+            body,
+            idle: self.idle,
+            announced: self.announced,
+            received: self.received,
+            over,
+            stalled: self.stalled,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.over || self.announced == Some(self.received)
+    }
+
+    /// Comes to an end with a body that nobody wants to read on: whether it has been read whole, so that the connection
+    /// can be used again.
+    ///
+    /// Only little is waited for. HTTP/2 needs none of that, and a client that asked before it sends its body
+    /// (`Expect: 100-continue`) is not told to send it only for that.
+    pub(crate) async fn settle(&mut self, headers: &HeaderMap, version: Version) -> bool {
+        let waits = headers.contains_key(header::EXPECT) && self.received == 0;
+        let left = self.announced.map(|announced| announced.saturating_sub(self.received));
+        let small = left.is_none_or(|left| left <= SETTLED);
+        if !self.is_over() && !self.stalled && !waits && small && version < Version::HTTP_2 {
+            let most = self.received + SETTLED;
+            let reading = async {
+                while !self.is_over() && self.received < most && self.frame().await.is_ok_and(|f| f.is_some())
+                {
+                }
+            };
+            let _ = tokio::time::timeout(SETTLING, reading).await;
+        }
+        self.is_over()
     }
 
     /// The next bytes, as they came.
     async fn frame(&mut self) -> Result<Option<Bytes>> {
         loop {
             let frame = tokio::time::timeout(self.idle, self.body.frame()).await.map_err(|_| {
+                self.stalled = true;
                 Error::new(ErrorKind::Timeout, "the body of the request stopped coming")
                     .with_context("received", self.received)
             })?;
             match frame {
-                None => return Ok(None),
+                None => {
+                    self.over = true;
+                    return Ok(None);
+                }
                 Some(Err(e)) => {
+                    self.over = true;
                     return Err(Error::invalid("the body of the request broke off").with_source(e));
                 }
                 Some(Ok(frame)) => {
@@ -144,14 +194,17 @@ impl Incoming {
 
     /// Appends the whole body to an upload, reading one block while the one before is stored. Returns its length.
     ///
-    /// When the body breaks off or is longer than `most`, what came before is kept in the upload.
+    /// When the body breaks off or is longer than `most`, what came before is kept in the upload. With `saved` the upload
+    /// is saved now and then.
     pub(crate) async fn append_to(
         &mut self,
         upload: &mut Box<dyn BlobUpload>,
         most: Option<u64>,
         limit: Option<u64>,
+        saved: bool,
     ) -> Result<u64> {
         let start = upload.offset();
+        let mut last = (start, Instant::now());
         let mut failed = None;
         let mut next = self.block(&mut failed).await?;
         while let Some(block) = next {
@@ -166,7 +219,17 @@ impl Incoming {
                 return Err(Error::new(ErrorKind::TooLarge, "the blob is larger than this registry takes")
                     .with_context("limit", limit));
             }
-            let (stored, coming) = tokio::join!(upload.append(block), self.block(&mut failed));
+            let due = saved
+                && (upload.offset() - last.0 >= SAVE_BYTES
+                    || last.1.elapsed() >= SAVE_EVERY && upload.offset() > last.0);
+            let store = async {
+                if due {
+                    upload.save().await?;
+                    last = (upload.offset(), Instant::now());
+                }
+                upload.append(block).await
+            };
+            let (stored, coming) = tokio::join!(store, self.block(&mut failed));
             stored?;
             next = coming?;
         }
@@ -190,6 +253,16 @@ impl BlobBody {
             return Err(short(length));
         }
         Ok(Self { first, rest, left: length })
+    }
+
+    /// A body of `length` bytes that are made from other streams.
+    pub(crate) fn of(length: u64, rest: ByteStream) -> Self {
+        Self { first: None, rest, left: length }
+    }
+
+    /// The rest of the bytes as a stream.
+    pub(crate) fn into_stream(self) -> ByteStream {
+        futures::stream::iter(self.first.map(Ok)).chain(self.rest).boxed()
     }
 
     /// Everything at once, for small blobs.
@@ -248,6 +321,39 @@ impl HttpBody for BlobBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
+    }
+}
+
+/// Keeps a request body that was not read until the response has been sent: an HTTP/2 client would otherwise be told that
+/// the stream was cancelled, before or instead of what the response says.
+pub(crate) struct Held {
+    body: Body,
+    _request: Incoming,
+}
+
+impl Held {
+    pub(crate) fn new(body: Body, request: Incoming) -> Self {
+        Self { body, _request: request }
+    }
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

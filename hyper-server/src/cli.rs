@@ -5,16 +5,14 @@
 
 use crate::auth::{AnonymousAccess, htpasswd_entry};
 use crate::config::{Config, LogFormat, REFERENCE};
-use crate::data::open_folder;
+use crate::data::open_folder_with;
 use crate::log::LineWriter;
-use crate::{Registry, serve};
+use crate::{Listen, Registry, serve};
 use clap::{Args, Parser, Subcommand};
 use hyper_sdk::{Error, Result, ResultExt};
 use std::io::{Read, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -42,9 +40,9 @@ struct ServeArgs {
     /// Configuration file, TOML; flags go before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address and port to listen at; with port 0 the system chooses [default: 127.0.0.1:5000]
+    /// Address and port to listen at; `:5000` is every address, with port 0 the system chooses [default: 127.0.0.1:5000]
     #[arg(long, value_name = "ADDRESS")]
-    listen: Option<SocketAddr>,
+    listen: Option<Listen>,
     /// Folder of the store, made when it does not exist [default: hyperregistry-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -143,6 +141,7 @@ impl ServeArgs {
         config.sparse |= self.sparse;
         config.log.format = self.log_format.unwrap_or(config.log.format);
         config.log.level = self.log_level.unwrap_or(config.log.level);
+        config.check()?;
         Ok(config)
     }
 }
@@ -159,11 +158,18 @@ fn run_serve(args: ServeArgs) -> Result<()> {
 }
 
 async fn serve_until_signal(config: Config) -> Result<()> {
-    let (store, freshness) = open_folder(&config.data).await?;
+    let (store, freshness) = open_folder_with(&config.data, config.upload_max_age()).await?;
+    if !config.read_only && !store.capabilities().write {
+        return Err(Error::unsupported(
+            "the folder of the store is on a file system that is read-only: --read-only serves it as it is",
+        )
+        .with_context("data", config.data.display()));
+    }
     let mut options = config.registry();
     options.cache.freshness = freshness;
+    options.token_key = Some(config.data.join("token.key"));
     let registry = Registry::new(store, options)?;
-    let listener = TcpListener::bind(config.listen).await.context("listen", config.listen)?;
+    let listener = config.listen.bind().await?;
     let address = listener.local_addr()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

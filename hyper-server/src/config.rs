@@ -4,7 +4,7 @@
 //! defaults; a test keeps it true.
 
 use crate::auth::AnonymousAccess;
-use crate::{CacheOptions, Limits, RegistryOptions, ServerOptions};
+use crate::{CacheOptions, Limits, Listen, RegistryOptions, ServerOptions};
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Error, Result, ResultExt};
 use serde::{Deserialize, Deserializer, de};
@@ -16,7 +16,8 @@ use std::time::Duration;
 
 /// A configuration file with every key at its default. What has no default is commented out.
 pub const REFERENCE: &str = r#"# hyperregistry configuration; every key may be left out.
-listen = "127.0.0.1:5000"       # address and port; port 0 lets the system choose
+listen = "127.0.0.1:5000"       # address and port; `:5000` is every address, port 0 lets the system choose
+# public-url = "https://registry.example.com"   # how clients reach it; without it: what their requests say
 data = "hyperregistry-data"     # the folder of the store
 read-only = false               # refuse everything that writes
 sparse = false                  # accept manifests whose blobs or manifests are not there
@@ -29,13 +30,14 @@ realm = "hyperregistry"         # what clients show when they ask for a password
 [limits]
 manifest = "4224KiB"            # largest manifest
 # blob = "20GiB"                # largest blob
-tags-per-request = 100          # most `tag` parameters of one push
+tags-per-request = 100          # most `tag` parameters of one push, at most 2400
 page = 10000                    # most entries of a list in one response
 connections = 4096              # open at once; others wait
 header-timeout = "60s"          # head of a request, idle time included
 body-timeout = "60s"            # a request body that stands still
 write-timeout = "60s"           # a response that is not read
 drain-timeout = "30s"           # requests in flight when the server stops
+upload-max-age = "24h"          # an upload that rests for so long is removed; "0s" keeps all
 
 [cache]
 memory = "32MiB"                # manifests and small blobs; 0 turns it off
@@ -48,6 +50,7 @@ access = true                   # one line for each request
 
 [metrics]
 enabled = true                  # serve /metrics
+users-only = false              # ask for the password of a user; the metrics name no repository
 "#;
 
 /// Everything that the program can be told.
@@ -55,7 +58,9 @@ enabled = true                  # serve /metrics
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Where to listen.
-    pub listen: SocketAddr,
+    pub listen: Listen,
+    /// The URL at which clients reach the server.
+    pub public_url: Option<String>,
     /// The folder of the store.
     pub data: PathBuf,
     /// Refuses everything that writes.
@@ -109,6 +114,8 @@ pub struct LimitsConfig {
     pub write_timeout: Span,
     /// The time for requests in flight when the server stops.
     pub drain_timeout: Span,
+    /// How long an upload may rest; 0 keeps all.
+    pub upload_max_age: Span,
 }
 
 /// The cache in memory.
@@ -140,6 +147,8 @@ pub struct LogConfig {
 pub struct MetricsConfig {
     /// Serves `/metrics`.
     pub enabled: bool,
+    /// Serves `/metrics` only to users.
+    pub users_only: bool,
 }
 
 /// How a line of the log is written.
@@ -167,7 +176,8 @@ impl FromStr for LogFormat {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
+            listen: SocketAddr::from(([127, 0, 0, 1], 5000)).into(),
+            public_url: None,
             data: PathBuf::from("hyperregistry-data"),
             read_only: false,
             sparse: false,
@@ -199,6 +209,7 @@ impl Default for LimitsConfig {
             body_timeout: Span(limits.body_idle),
             write_timeout: Span(server.write_timeout),
             drain_timeout: Span(server.drain_timeout),
+            upload_max_age: Span(RegistryOptions::default().upload_max_age.unwrap_or_default()),
         }
     }
 }
@@ -218,7 +229,7 @@ impl Default for LogConfig {
 
 impl Default for MetricsConfig {
     fn default() -> Self {
-        Self { enabled: true }
+        Self { enabled: true, users_only: false }
     }
 }
 
@@ -243,7 +254,14 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self> {
         let config: Self = toml::from_str(text).map_err(|e| {
             let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
-            Error::invalid(format!("configuration line {line}: {}", e.message().trim().replace('\n', " ")))
+            let what = e.message().trim().replace('\n', " ");
+            match text.lines().nth(line - 1).and_then(|line| line.split_once('=')) {
+                Some((key, _)) if !what.contains(&format!("`{}`", key.trim())) => Error::invalid(format!(
+                    "configuration line {line}: `{}`: {what}",
+                    key.trim().escape_debug()
+                )),
+                _ => Error::invalid(format!("configuration line {line}: {what}")),
+            }
         })?;
         config.check()?;
         Ok(config)
@@ -255,6 +273,21 @@ impl Config {
     /// [`hyper_sdk::ErrorKind::Invalid`] that names the key.
     pub fn check(&self) -> Result<()> {
         let limits = &self.limits;
+        if self.data.as_os_str().is_empty() {
+            return Err(Error::invalid("the configuration key `data` must name a folder"));
+        }
+        if self.metrics.users_only && self.auth.htpasswd.is_none() {
+            return Err(Error::invalid(
+                "the configuration key `metrics.users-only` needs users: set `auth.htpasswd` too",
+            ));
+        }
+        if let Some(url) = &self.public_url
+            && !is_root(url)
+        {
+            return Err(Error::invalid(
+                "the configuration key `public-url` must be http:// or https:// with a host, and no path",
+            ));
+        }
         for (key, is_zero) in [
             ("limits.manifest", limits.manifest.0 == 0),
             ("limits.page", limits.page == 0),
@@ -273,7 +306,12 @@ impl Config {
         Ok(())
     }
 
-    /// The options of the registry. How fresh the cache is, the store's owner adds.
+    /// How long an upload may rest.
+    pub fn upload_max_age(&self) -> Option<Duration> {
+        Some(self.limits.upload_max_age.0).filter(|age| !age.is_zero())
+    }
+
+    /// The options of the registry. How fresh the cache is and where the key of tokens lies, the store's owner adds.
     pub fn registry(&self) -> RegistryOptions {
         RegistryOptions {
             read_only: self.read_only,
@@ -282,6 +320,9 @@ impl Config {
             anonymous: self.auth.anonymous,
             authorizer: None,
             realm: self.auth.realm.clone(),
+            token_key: None,
+            public_url: self.public_url.clone(),
+            upload_max_age: self.upload_max_age(),
             limits: Limits {
                 manifest_bytes: usize::try_from(self.limits.manifest.0).unwrap_or(usize::MAX),
                 blob_bytes: self.limits.blob.map(|s| s.0),
@@ -295,6 +336,7 @@ impl Config {
                 ..CacheOptions::default()
             },
             metrics: self.metrics.enabled,
+            metrics_for_users: self.metrics.users_only,
             access_log: self.log.access,
         }
     }
@@ -307,6 +349,21 @@ impl Config {
             write_timeout: self.limits.write_timeout.0,
             drain_timeout: self.limits.drain_timeout.0,
         }
+    }
+}
+
+/// Whether a URL has a scheme and a host and nothing else.
+fn is_root(url: &str) -> bool {
+    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let host = host.map(|host| host.strip_suffix('/').unwrap_or(host));
+    host.is_some_and(|host| {
+        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b))
+    })
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        text(d)
     }
 }
 
@@ -422,6 +479,7 @@ mod tests {
         let read = Config::parse(REFERENCE).unwrap();
         assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
         let everything = REFERENCE.replace("# htpasswd", "htpasswd").replace("# anonymous", "anonymous");
+        let everything = everything.replace("# public-url", "public-url");
         let everything = Config::parse(&everything.replace("# blob", "blob")).unwrap();
         assert_eq!(everything.auth.anonymous, Some(AnonymousAccess::Pull));
         assert_eq!(everything.limits.blob, Some(Size(20 << 30)));
@@ -431,7 +489,12 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
         for (text, parts) in [
-            ("listen = \"x\"", vec!["line 1"]),
+            ("listen = \"x\"", vec!["line 1", "`listen`", "HOST:PORT"]),
+            ("read-only = \"x\"", vec!["line 1", "`read-only`"]),
+            ("data = \"\"", vec!["`data`", "folder"]),
+            ("public-url = \"registry.example.com\"", vec!["public-url", "https://"]),
+            ("public-url = \"https://a/b\"", vec!["public-url", "path"]),
+            ("[metrics]\nusers-only = true", vec!["metrics.users-only", "auth.htpasswd"]),
             ("read-only = false\nlisten-on = \"127.0.0.1:1\"", vec!["line 2", "listen-on"]),
             ("[auth]\nhtpaswd = \"x\"", vec!["line 2", "htpaswd"]),
             ("[auth]\n\nanonymous = \"some\"", vec!["line 3", "none, pull or full"]),
@@ -447,6 +510,18 @@ mod tests {
                 assert!(e.contains(part), "{text}: {e}");
             }
         }
+    }
+
+    #[test]
+    fn addresses_may_be_names_or_ports_alone() {
+        for listen in ["127.0.0.1:5000", "localhost:5000", ":5000", "[::1]:5000"] {
+            let config = Config::parse(&format!("listen = \"{listen}\"")).unwrap();
+            assert_eq!(config.listen.to_string(), listen);
+        }
+        let ages = |text: &str| Config::parse(text).unwrap().upload_max_age();
+        assert_eq!(ages(""), Some(Duration::from_secs(86_400)));
+        assert_eq!(ages("[limits]\nupload-max-age = \"90s\""), Some(Duration::from_secs(90)));
+        assert_eq!(ages("[limits]\nupload-max-age = \"0s\""), None);
     }
 
     proptest! {

@@ -20,6 +20,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 const HEADER: usize = 48;
 
@@ -29,12 +30,27 @@ const HEADER: usize = 48;
 /// # Errors
 /// Those of [`DiskStore::open`].
 pub async fn open_folder(folder: impl AsRef<Path>) -> Result<(SharedStore, Freshness)> {
+    open_folder_with(folder, Some(DiskStore::UPLOAD_MAX_AGE)).await
+}
+
+/// As [`open_folder`], and removes uploads that rested for `upload_max_age`, or none.
+///
+/// # Errors
+/// Those of [`DiskStore::open`].
+pub async fn open_folder_with(
+    folder: impl AsRef<Path>,
+    upload_max_age: Option<Duration>,
+) -> Result<(SharedStore, Freshness)> {
     let folder = folder.as_ref();
-    let store = DiskStore::open(folder).await?;
+    let store = DiskStore::open_with(folder, upload_max_age).await?;
     if let Some(warning) = store.blobs().warning() {
         tracing::warn!("{warning}");
     }
     let store: SharedStore = Arc::new(store);
+    if !store.capabilities().write {
+        // A file system that is read-only has no writers at all.
+        return Ok((store, Freshness::Exclusive));
+    }
     let index = LogIndex { path: folder.join("hyper.db-shm"), file: Mutex::new(None) };
     Ok((store, Freshness::Stamp(Arc::new(move || index.stamp()))))
 }

@@ -33,6 +33,7 @@ pub fn status_and_code(kind: ErrorKind) -> (StatusCode, &'static str) {
         ErrorKind::Unsupported => (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
         ErrorKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
         ErrorKind::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
+        ErrorKind::StorageFull => (StatusCode::INSUFFICIENT_STORAGE, "STORAGE_FULL"),
         ErrorKind::Unavailable | ErrorKind::Timeout => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
     }
@@ -104,6 +105,9 @@ impl From<Error> for ApiError {
         let mut out = if status.is_server_error() {
             let message = match status {
                 StatusCode::SERVICE_UNAVAILABLE => "the registry cannot answer now: try again later",
+                StatusCode::INSUFFICIENT_STORAGE => {
+                    "the registry has no space left: its operator has to free some"
+                }
                 _ => "the registry failed: its log says more under the request id",
             };
             Self::new(status, code, message)
@@ -116,9 +120,8 @@ impl From<Error> for ApiError {
             }
             out
         };
-        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            let wait = e.context_value("retry after").unwrap_or("1").to_owned();
-            out = out.with_header(header::RETRY_AFTER, wait);
+        if let Some(wait) = e.context_value("retry after") {
+            out = out.with_header(header::RETRY_AFTER, wait.to_owned());
         }
         out.cause = Some(e);
         out
@@ -148,6 +151,10 @@ impl IntoResponse for ApiError {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let passing = matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+        if passing && !self.headers.iter().any(|(name, _)| *name == header::RETRY_AFTER) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         headers.extend(self.headers);
         (self.status, headers, Body::from(body)).into_response()
     }
@@ -186,9 +193,22 @@ mod tests {
 
     #[tokio::test]
     async fn passing_faults_say_when_to_come_back() {
-        for kind in [ErrorKind::Unavailable, ErrorKind::TooManyRequests] {
+        for kind in [ErrorKind::Unavailable, ErrorKind::TooManyRequests, ErrorKind::Timeout] {
             let response = ApiError::from(Error::new(kind, "x")).into_response();
             assert_eq!(response.headers()["retry-after"], "1");
         }
+        let busy = Error::new(ErrorKind::Unavailable, "x").with_context("retry after", "7");
+        assert_eq!(ApiError::from(busy).into_response().headers()["retry-after"], "7");
+        let io = ApiError::from(Error::new(ErrorKind::Io, "x"));
+        let response = io.with_status(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE").into_response();
+        assert_eq!(response.headers()["retry-after"], "1");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_said_as_such() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let (status, body) = shown(Error::io("cannot write", "/srv/secret", full)).await;
+        assert_eq!(status, 507);
+        assert!(body.contains("no space left") && !body.contains("secret"), "{body}");
     }
 }

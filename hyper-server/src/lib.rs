@@ -16,6 +16,7 @@ pub mod config;
 mod data;
 pub mod error;
 mod handlers;
+mod listen;
 mod log;
 mod metrics;
 mod registry;
@@ -23,6 +24,7 @@ pub mod route;
 mod server;
 
 pub use cache::{CacheOptions, Freshness};
-pub use data::open_folder;
+pub use data::{open_folder, open_folder_with};
+pub use listen::Listen;
 pub use registry::{Limits, Registry, RegistryOptions, router};
 pub use server::{RunningServer, Server, ServerOptions, serve};

@@ -11,8 +11,11 @@
 //! - The log has the path, never the query's values, a header or a body, so no credential gets into it.
 //! - What changes the store runs to its end even when the client goes away, so that nobody sees half of it.
 
-use crate::auth::{Action, AnonymousAccess, Authenticator, Authorizer, Principal};
-use crate::body::{Counted, Incoming};
+use crate::auth::{
+    Action, AnonymousAccess, Asked, Authenticator, AuthenticatorOptions, Authorizer, Caller, Principal,
+    Verdict, weigh,
+};
+use crate::body::{Counted, Held, Incoming};
 use crate::cache::{Cache, CacheOptions};
 use crate::error::ApiError;
 use crate::handlers;
@@ -21,7 +24,7 @@ use crate::route::{self, Endpoint, Rejection};
 use axum::body::{Body, HttpBody};
 use axum::response::{IntoResponse, Response};
 use http::header::{HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version, header};
 use hyper_sdk::store::SharedStore;
 use hyper_sdk::{RepositoryName, Result};
 use std::convert::Infallible;
@@ -74,14 +77,22 @@ pub struct RegistryOptions {
     pub anonymous: Option<AnonymousAccess>,
     /// Decides in place of `anonymous`.
     pub authorizer: Option<Arc<dyn Authorizer>>,
-    /// What clients show when they ask for a password.
+    /// What clients show when they ask for a password, and the service that tokens are for.
     pub realm: String,
+    /// The file with the key of tokens, made when it does not exist; `None` makes a key for this process alone.
+    pub token_key: Option<PathBuf>,
+    /// The URL at which clients reach the server; `None` takes what each request says.
+    pub public_url: Option<String>,
+    /// How long an upload may rest before it is removed; `None` keeps all.
+    pub upload_max_age: Option<Duration>,
     /// Limits.
     pub limits: Limits,
     /// The cache in memory.
     pub cache: CacheOptions,
     /// Serves `/metrics`.
     pub metrics: bool,
+    /// Serves `/metrics` only to callers with credentials.
+    pub metrics_for_users: bool,
     /// Writes a line for each request to the log, at the level `info`.
     pub access_log: bool,
 }
@@ -95,9 +106,13 @@ impl Default for RegistryOptions {
             anonymous: None,
             authorizer: None,
             realm: "hyperregistry".to_owned(),
+            token_key: None,
+            public_url: None,
+            upload_max_age: Some(Duration::from_secs(24 * 60 * 60)),
             limits: Limits::default(),
             cache: CacheOptions::default(),
             metrics: true,
+            metrics_for_users: false,
             access_log: true,
         }
     }
@@ -114,15 +129,16 @@ pub(crate) struct Inner {
     pub(crate) cache: Cache,
     pub(crate) metrics: Metrics,
     pub(crate) whereabouts: handlers::Whereabouts,
-    authenticator: Authenticator,
-    authorizer: Arc<dyn Authorizer>,
+    pub(crate) readiness: handlers::Readiness,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
     request_ids: RequestIds,
 }
 
 /// A request on its way through the handlers.
 pub(crate) struct Call<'a> {
     pub(crate) registry: &'a Registry,
-    pub(crate) who: &'a Principal,
+    pub(crate) caller: &'a Caller,
     pub(crate) method: &'a Method,
     pub(crate) headers: &'a HeaderMap,
 }
@@ -136,9 +152,14 @@ impl std::ops::Deref for Call<'_> {
 }
 
 impl Call<'_> {
-    /// Whether the caller may do this.
-    pub(crate) fn may(&self, repository: Option<&RepositoryName>, action: Action) -> bool {
-        self.authorizer.allows(self.who, repository, action)
+    /// Whether the caller may do this in a repository.
+    pub(crate) fn may(&self, repository: &RepositoryName, action: Action) -> bool {
+        weigh(&*self.authorizer, self.caller, Some(repository), action) == Verdict::Allowed
+    }
+
+    /// Whether the caller learns of a repository. A list is of no repository that a token could have been made for.
+    pub(crate) fn sees(&self, repository: &RepositoryName) -> bool {
+        self.authorizer.allows(&self.caller.who, Some(repository), Action::Pull)
     }
 
     /// Whether only the head of the response is wanted.
@@ -185,9 +206,17 @@ impl Registry {
             Some(_) => AnonymousAccess::None,
             None => AnonymousAccess::Full,
         });
+        let authorizer = options.authorizer.clone().unwrap_or_else(|| Arc::new(anonymous));
         Ok(Self(Arc::new(Inner {
-            authenticator: Authenticator::new(options.htpasswd.as_deref(), &options.realm)?,
-            authorizer: options.authorizer.clone().unwrap_or_else(|| Arc::new(anonymous)),
+            authenticator: Authenticator::new(&AuthenticatorOptions {
+                htpasswd: options.htpasswd.as_deref(),
+                realm: &options.realm,
+                token_key: options.token_key.as_deref(),
+                public_url: options.public_url.as_deref(),
+                open: authorizer.allows(&Principal::Anonymous, None, Action::Probe),
+            })?,
+            authorizer,
+            readiness: handlers::Readiness::default(),
             cache: Cache::new(options.cache.clone()),
             metrics: Metrics::default(),
             whereabouts: handlers::Whereabouts::default(),
@@ -215,18 +244,18 @@ impl Registry {
         let parsed = route::parse(&parts.method, parts.uri.path(), parts.uri.query());
         let route = parsed.as_ref().ok().map(Endpoint::index);
         let mut body = Incoming::new(Body::new(body), self.0.options.limits.body_idle);
-        let mut who = Principal::Anonymous;
+        let mut caller = Caller::NOBODY;
         let outcome = match parsed {
-            Ok(endpoint) => match self.0.admit(&endpoint, &parts.method, &parts.headers, &mut who).await {
+            Ok(endpoint) => match self.0.admit(&endpoint, &parts, &mut caller).await {
                 Ok(()) => {
-                    let call =
-                        Call { registry: self, who: &who, method: &parts.method, headers: &parts.headers };
+                    let (method, headers) = (&parts.method, &parts.headers);
+                    let call = Call { registry: self, caller: &caller, method, headers };
                     handlers::dispatch(&call, endpoint, &mut body).await
                 }
                 Err(e) => Err(e),
             },
             // Who may not even probe does not learn what is malformed, either.
-            Err(rejection) => match self.0.admit_to_registry(&parts.headers, &mut who).await {
+            Err(rejection) => match self.0.admit_to_registry(&parts, &mut caller).await {
                 Ok(()) => Err(match rejection {
                     Rejection::Malformed(e) => e.into(),
                     Rejection::NotFound => ApiError::not_found(),
@@ -235,13 +264,16 @@ impl Registry {
                 Err(e) => Err(e),
             },
         };
+        // A body that nobody wanted: what little is left of it is read, so that the connection can go on.
+        let unread = !body.settle(&parts.headers, parts.version).await;
         self.0.metrics.bytes_in.fetch_add(body.received, Ordering::Relaxed);
+        let version = parts.version;
         let mut record = Record {
             request_id: request_id.clone(),
             method: parts.method,
             uri: parts.uri,
             route,
-            who,
+            who: caller.who,
             received: body.received,
             status: StatusCode::OK,
             code: "",
@@ -260,6 +292,13 @@ impl Registry {
         let headers = response.headers_mut();
         headers.insert(API_VERSION.clone(), HeaderValue::from_static("registry/2.0"));
         headers.insert(REQUEST_ID.clone(), request_id);
+        if unread {
+            if version < Version::HTTP_2 {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            let (head, answer) = response.into_parts();
+            response = Response::from_parts(head, Body::new(Held::new(answer, body)));
+        }
         if response.extensions_mut().remove::<Streamed>().is_some() {
             let (head, body) = response.into_parts();
             let registry = self.clone();
@@ -273,6 +312,16 @@ impl Registry {
         let sent = response.body().size_hint().exact().unwrap_or(0);
         self.0.metrics.bytes_out.fetch_add(sent, Ordering::Relaxed);
         record.log(self, sent, true);
+        response
+    }
+}
+
+impl Registry {
+    /// Answers a request that is none, before it is looked at.
+    pub(crate) fn refuse(&self, e: ApiError) -> Response {
+        self.0.metrics.answered(None, &Method::GET, e.status, Duration::ZERO);
+        let mut response = e.into_response();
+        response.headers_mut().insert(API_VERSION.clone(), HeaderValue::from_static("registry/2.0"));
         response
     }
 }
@@ -298,20 +347,29 @@ impl Inner {
     async fn admit(
         &self,
         endpoint: &Endpoint,
-        method: &Method,
-        headers: &HeaderMap,
-        who: &mut Principal,
+        parts: &http::request::Parts,
+        caller: &mut Caller,
     ) -> Result<(), ApiError> {
-        let action = match (endpoint, method.as_str()) {
-            (Endpoint::Live | Endpoint::Ready | Endpoint::Metrics, _) => return Ok(()),
-            (Endpoint::Base | Endpoint::Extensions(None) | Endpoint::Catalog(_), _) => Action::Probe,
+        let action = match (endpoint, parts.method.as_str()) {
+            (Endpoint::Live | Endpoint::Ready | Endpoint::Token(_), _) => return Ok(()),
+            (Endpoint::Metrics, _) if !self.options.metrics_for_users => return Ok(()),
+            (Endpoint::Base | Endpoint::Extensions(None) | Endpoint::Catalog(_) | Endpoint::Metrics, _) => {
+                Action::Probe
+            }
             (Endpoint::StartUpload { .. } | Endpoint::Upload { .. }, _) | (_, "PUT") => Action::Push,
             (_, "DELETE") => Action::Delete,
             _ => Action::Pull,
         };
-        *who = self.authenticator.principal(headers).await?;
-        if !self.authorizer.allows(who, endpoint.repository(), action) {
-            return Err(self.authenticator.refuse(who));
+        let asked = asked(parts, endpoint.repository(), action);
+        *caller = self.authenticator.caller(&asked).await?;
+        let for_users = match endpoint {
+            Endpoint::Base => self.authenticator.wants_login(caller),
+            Endpoint::Metrics => caller.who == Principal::Anonymous,
+            _ => false,
+        };
+        let verdict = weigh(&*self.authorizer, caller, endpoint.repository(), action);
+        if for_users || verdict != Verdict::Allowed {
+            return Err(self.authenticator.refuse(caller, &asked, verdict == Verdict::NotGranted));
         }
         if self.options.read_only && matches!(action, Action::Push | Action::Delete) {
             return Err(hyper_sdk::Error::unsupported("this registry is read-only").into());
@@ -319,19 +377,27 @@ impl Inner {
         Ok(())
     }
 
-    async fn admit_to_registry(&self, headers: &HeaderMap, who: &mut Principal) -> Result<(), ApiError> {
-        *who = self.authenticator.principal(headers).await?;
-        if self.authorizer.allows(who, None, Action::Probe) {
+    async fn admit_to_registry(
+        &self,
+        parts: &http::request::Parts,
+        caller: &mut Caller,
+    ) -> Result<(), ApiError> {
+        let asked = asked(parts, None, Action::Probe);
+        *caller = self.authenticator.caller(&asked).await?;
+        if self.authorizer.allows(&caller.who, None, Action::Probe) {
             Ok(())
         } else {
-            Err(self.authenticator.refuse(who))
+            Err(self.authenticator.refuse(caller, &asked, false))
         }
     }
+}
 
-    /// The challenge that even a permitted probe shows, so that clients which only look there learn the scheme.
-    pub(crate) fn challenge(&self) -> Option<&HeaderValue> {
-        self.authenticator.challenge()
-    }
+fn asked<'a>(
+    parts: &'a http::request::Parts,
+    repository: Option<&'a RepositoryName>,
+    action: Action,
+) -> Asked<'a> {
+    Asked { headers: &parts.headers, uri: &parts.uri, repository, action }
 }
 
 /// What the log says of a request.

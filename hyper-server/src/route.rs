@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! /v2/                                  Base
+//! /v2/token                             Token
 //! /v2/_catalog                          Catalog
 //! /v2/_oci/ext/discover                 Extensions
 //! /v2/NAME/_oci/ext/discover            Extensions
@@ -87,6 +88,8 @@ pub enum Endpoint {
         /// Only those listed after this one, when the list came in parts.
         after: Option<Digest>,
     },
+    /// The token endpoint, with the scopes that are asked for.
+    Token(Vec<String>),
     /// Whether the process lives.
     Live,
     /// Whether the store answers.
@@ -127,7 +130,7 @@ impl From<Error> for Rejection {
 
 impl Endpoint {
     /// The names of all kinds of endpoints, as they appear in logs and metrics; [`Endpoint::index`] points into it.
-    pub const NAMES: [&'static str; 12] = [
+    pub const NAMES: [&'static str; 13] = [
         "base",
         "catalog",
         "extensions",
@@ -140,6 +143,7 @@ impl Endpoint {
         "live",
         "ready",
         "metrics",
+        "token",
     ];
 
     /// The position of the kind of this endpoint in [`Endpoint::NAMES`].
@@ -157,6 +161,7 @@ impl Endpoint {
             Self::Live => 9,
             Self::Ready => 10,
             Self::Metrics => 11,
+            Self::Token(_) => 12,
         }
     }
 
@@ -175,7 +180,8 @@ impl Endpoint {
             | Self::Extensions(None)
             | Self::Live
             | Self::Ready
-            | Self::Metrics => None,
+            | Self::Metrics
+            | Self::Token(_) => None,
         }
     }
 
@@ -184,6 +190,7 @@ impl Endpoint {
         match self {
             Self::Blob { .. } => "GET, HEAD, DELETE",
             Self::StartUpload { .. } => "POST",
+            Self::Token(_) => "GET, POST",
             Self::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",
             Self::Manifest { .. } => "GET, HEAD, PUT, DELETE",
             _ => "GET, HEAD",
@@ -214,6 +221,7 @@ fn resource(path: &str, query: &str) -> Result<Endpoint, Rejection> {
     let words: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
     let query = Query::parse(query)?;
     match words.as_slice() {
+        ["token"] => Ok(Endpoint::Token(scopes(query.all("scope")))),
         ["_catalog"] => Ok(Endpoint::Catalog(query.page()?)),
         ["_oci", "ext", "discover"] => Ok(Endpoint::Extensions(None)),
         [name @ .., "_oci", "ext", "discover"] => Ok(Endpoint::Extensions(Some(repository(name)?))),
@@ -244,6 +252,37 @@ fn resource(path: &str, query: &str) -> Result<Endpoint, Rejection> {
             Ok(Endpoint::Blob { repository: repository(name)?, digest: Digest::parse(digest)? })
         }
         _ => Err(Rejection::NotFound),
+    }
+}
+
+/// The scopes of a list, each of which may hold several, separated by spaces.
+fn scopes<'a>(values: impl Iterator<Item = &'a str>) -> Vec<String> {
+    values.flat_map(str::split_whitespace).map(str::to_owned).collect()
+}
+
+/// What a POST to the token endpoint says in its body (RFC 6749, section 4.3.2).
+#[derive(Debug, Default)]
+pub(crate) struct TokenForm {
+    pub(crate) grant_type: String,
+    pub(crate) username: String,
+    pub(crate) password: String,
+    pub(crate) scopes: Vec<String>,
+}
+
+impl TokenForm {
+    /// Reads a form.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when it is not valid UTF-8.
+    pub(crate) fn parse(text: &str) -> Result<Self, Rejection> {
+        let query = Query::parse(text)?;
+        let text = |key| query.first(key).unwrap_or_default().to_owned();
+        Ok(Self {
+            grant_type: text("grant_type"),
+            username: text("username"),
+            password: text("password"),
+            scopes: scopes(query.all("scope")),
+        })
     }
 }
 

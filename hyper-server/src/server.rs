@@ -11,14 +11,20 @@
 //! | [`crate::Limits::body_idle`] | a body that stops coming |
 //! | `drain_timeout` | requests that would hold up the end of the process |
 //!
+//! While it runs, uploads that rest for longer than [`RegistryOptions::upload_max_age`] are removed.
+//!
 //! # Invariants
 //! - `TCP_NODELAY` is set: a small response would otherwise wait 40 ms for the client's delayed acknowledgement.
+//! - A connection that ends with an answer to a body that was not read ends slowly: what the client is still sending is
+//!   taken for a while, because the system would otherwise reset the connection, and the client lose the answer.
 //! - When the shutdown future completes, no connection is accepted any more, idle ones are closed, requests in flight
 //!   are answered, and what is left after `drain_timeout` is cut off.
 
+use crate::error::ApiError;
 use crate::{Registry, RegistryOptions};
+use http::{Request, StatusCode, Version, header};
 use hyper_sdk::store::SharedStore;
-use hyper_sdk::{Error, Result, ResultExt};
+use hyper_sdk::{Error, ErrorKind, Result, ResultExt};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -78,6 +84,7 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let cut = CancellationToken::new();
     let _cut_at_the_end = cut.clone().drop_guard();
+    let upkeep = tokio::spawn(cut.clone().run_until_cancelled_owned(upkeep(registry.clone())));
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let accepted = async {
@@ -101,13 +108,23 @@ pub async fn serve(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let io = TokioIo::new(Paced::new(stream, options.write_timeout));
+        let unread = Arc::new(AtomicBool::new(false));
+        let io = TokioIo::new(Paced::new(stream, options.write_timeout, unread.clone()));
         let service = {
             let (registry, started) = (registry.clone(), started.clone());
-            hyper::service::service_fn(move |request| {
+            hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
                 started.store(true, Ordering::Relaxed);
-                let registry = registry.clone();
-                async move { Ok::<_, std::convert::Infallible>(registry.handle(request).await) }
+                let (registry, unread) = (registry.clone(), unread.clone());
+                async move {
+                    let response = match nameless(&request) {
+                        true => registry.refuse(without_host()),
+                        false => registry.handle(request).await,
+                    };
+                    if response.headers().get(header::CONNECTION).is_some_and(|value| value == "close") {
+                        unread.store(true, Ordering::Relaxed);
+                    }
+                    Ok::<_, std::convert::Infallible>(response)
+                }
             })
         };
         let connection = graceful.watch(builder.serve_connection(io, service).into_owned());
@@ -135,7 +152,36 @@ pub async fn serve(
     if tokio::time::timeout(options.drain_timeout, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were cut off: they did not end in time");
     }
+    upkeep.abort();
     Ok(())
+}
+
+/// Removes what is left of uploads, again and again.
+async fn upkeep(registry: Registry) {
+    let options = &registry.0.options;
+    let Some(age) = options.upload_max_age.filter(|_| !options.read_only) else { return };
+    let pause = (age / 4).clamp(Duration::from_millis(100), Duration::from_secs(600));
+    loop {
+        tokio::time::sleep(pause).await;
+        match registry.store().expire_uploads(age).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "old uploads were removed"),
+            Err(e) if e.kind() == ErrorKind::Unsupported => return,
+            Err(error) => tracing::warn!(%error, "old uploads cannot be removed"),
+        }
+    }
+}
+
+/// Whether a request lacks the one `Host` that HTTP/1.1 asks for (RFC 9112, section 3.2).
+fn nameless(request: &Request<hyper::body::Incoming>) -> bool {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    request.version() == Version::HTTP_11 && hosts != 1
+}
+
+fn without_host() -> ApiError {
+    let message = "an HTTP/1.1 request needs one `Host` header";
+    ApiError::new(StatusCode::BAD_REQUEST, "REQUEST_INVALID", message)
+        .with_header(header::CONNECTION, "close")
 }
 
 fn builder(options: &ServerOptions) -> auto::Builder<TokioExecutor> {
@@ -176,16 +222,29 @@ fn is_passing(e: &io::Error) -> bool {
     })
 }
 
-/// A socket whose peer must take what is written to it within a time.
+/// How much of an unread body is taken before its connection is closed, and for how long.
+const LINGER_BYTES: usize = 64 << 20;
+const LINGER: Duration = Duration::from_secs(3);
+
+/// A socket whose peer must take what is written to it within a time, and which ends slowly when it has to.
 struct Paced {
     stream: TcpStream,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Whether the last answer came before the body of its request had been read.
+    unread: Arc<AtomicBool>,
+    ending: Option<Ending>,
+}
+
+/// A connection whose own direction has been shut down.
+struct Ending {
+    until: Pin<Box<Sleep>>,
+    left: usize,
 }
 
 impl Paced {
-    fn new(stream: TcpStream, patience: Duration) -> Self {
-        Self { stream, patience, stalled: None }
+    fn new(stream: TcpStream, patience: Duration, unread: Arc<AtomicBool>) -> Self {
+        Self { stream, patience, stalled: None, unread, ending: None }
     }
 
     fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -201,6 +260,23 @@ impl Paced {
             }
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// Takes what still comes, until the client closes its side too or enough was waited for.
+    fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(ending) = &mut self.ending else { return Poll::Ready(()) };
+        let mut space = [0; 16 << 10];
+        while ending.left > 0 && ending.until.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::new(&mut space);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    ending.left = ending.left.saturating_sub(buffer.filled().len());
+                }
+                Poll::Ready(_) => break,
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -238,7 +314,16 @@ impl AsyncWrite for Paced {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.ending.is_none() {
+            match Pin::new(&mut self.stream).poll_shutdown(cx) {
+                Poll::Ready(Ok(())) if self.unread.load(Ordering::Relaxed) => {
+                    let until = Box::pin(tokio::time::sleep(LINGER));
+                    self.ending = Some(Ending { until, left: LINGER_BYTES });
+                }
+                other => return other,
+            }
+        }
+        self.linger(cx).map(Ok)
     }
 }
 
@@ -257,8 +342,21 @@ impl Server {
         registry: RegistryOptions,
         options: ServerOptions,
     ) -> Result<RunningServer> {
-        let registry = Registry::new(store, registry)?;
         let listener = TcpListener::bind(address).await.context("address", address)?;
+        Self::start_on(listener, store, registry, options)
+    }
+
+    /// As [`Server::start`], on a socket that listens already.
+    ///
+    /// # Errors
+    /// Those of [`Registry::new`].
+    pub fn start_on(
+        listener: TcpListener,
+        store: SharedStore,
+        registry: RegistryOptions,
+        options: ServerOptions,
+    ) -> Result<RunningServer> {
+        let registry = Registry::new(store, registry)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move {

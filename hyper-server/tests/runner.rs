@@ -14,7 +14,10 @@ mod suite {
     mod operations;
     mod program;
     mod sockets;
+    mod storage;
     mod support;
+    mod tokens;
+    mod unread;
     mod uploads;
 
     /// A file that is not declared above would be a test that never runs.

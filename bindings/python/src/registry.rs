@@ -5,7 +5,7 @@ use crate::failure::exception;
 use crate::operation::{Operation, Outcome, run_async, run_sync};
 use hyper_sdk::store::{DiskStore, MemoryStore, SharedStore};
 use hyper_sdk::{Error, ErrorKind, Result};
-use hyper_server::{RegistryOptions, RunningServer, Server, ServerOptions};
+use hyper_server::{Listen, RegistryOptions, RunningServer, Server, ServerOptions};
 use pyo3::prelude::*;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,9 +34,7 @@ impl Inner {
         if self.server().is_some() {
             return Err(Error::new(ErrorKind::Conflict, "the registry is running already"));
         }
-        let address: SocketAddr = self.listen.parse().map_err(|e| {
-            Error::invalid("`listen` is not ADDRESS:PORT").with_context("listen", &self.listen).with_source(e)
-        })?;
+        let listen: Listen = self.listen.parse()?;
         let store: SharedStore = match &self.data {
             Some(folder) => {
                 open_private(folder)?;
@@ -47,10 +45,11 @@ impl Inner {
         let registry = RegistryOptions {
             read_only: self.read_only,
             htpasswd: self.htpasswd.clone(),
+            token_key: self.data.as_ref().map(|folder| folder.join("token.key")),
             ..RegistryOptions::default()
         };
         let options = ServerOptions { drain_timeout: Duration::from_secs(10), ..ServerOptions::default() };
-        let server = Server::start(store, address, registry, options).await?;
+        let server = Server::start_on(listen.bind().await?, store, registry, options)?;
         *self.server() = Some(server);
         Ok(())
     }

@@ -79,7 +79,7 @@ impl Htpasswd {
         let users = read(path)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut salt = [0u8; 32];
-        fill_random(&mut salt)?;
+        super::fill_random(&mut salt)?;
         Ok(Self {
             path: path.to_owned(),
             state: Mutex::new(State { users: Arc::new(users), seen: Some(seen), looked: Instant::now() }),
@@ -119,6 +119,11 @@ impl Htpasswd {
         }
         self.remember(key);
         Ok(true)
+    }
+
+    /// Whether there is such a user.
+    pub(crate) fn knows(&self, user: &str) -> bool {
+        self.users().contains_key(user)
     }
 
     fn key(&self, user: &str, password: &str, hash: &str) -> Digest {
@@ -196,6 +201,8 @@ pub fn check(path: &Path) -> Result<()> {
 
 fn parse(text: &str) -> Result<Users> {
     let mut users = Users::new();
+    // Some editors begin a file with a mark of its encoding, which would become a part of the first name.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (i, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -217,15 +224,6 @@ fn parse(text: &str) -> Result<Users> {
         }
     }
     Ok(users)
-}
-
-fn fill_random(bytes: &mut [u8]) -> Result<()> {
-    let mut filled = 0;
-    while filled < bytes.len() {
-        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-            .map_err(std::io::Error::from)?;
-    }
-    Ok(())
 }
 
 /// Makes a line for an htpasswd file.
@@ -253,6 +251,7 @@ mod tests {
     fn only_bcrypt_entries_are_taken() {
         let good = entry("a", "secret", 4).unwrap();
         assert_eq!(parse(&format!("# x\n\n{good}\n")).unwrap().len(), 1);
+        assert!(parse(&format!("\u{feff}{good}\r\n")).unwrap().contains_key("a"));
         for (text, why) in [
             ("a:{SHA}x", "line 1: the hash is not bcrypt"),
             ("a:$2y$10$short", "not bcrypt"),

@@ -1,5 +1,6 @@
 //! Blobs: read whole or in part, and deleted (end-2, end-10).
 
+use super::ranges::{self, Multipart};
 use super::{CONTENT_DIGEST, Outcome, content, empty, not_modified};
 use crate::body::BlobBody;
 use crate::cache::{Found, Key, Object, digest_value, etag_value};
@@ -10,7 +11,8 @@ use axum::response::Response;
 use http::StatusCode;
 use http::header::{self, HeaderValue};
 use hyper_sdk::store::ByteRange;
-use hyper_sdk::{Digest, RepositoryName};
+use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What a digest names never changes.
@@ -19,7 +21,13 @@ const FOREVER: HeaderValue = HeaderValue::from_static("max-age=31536000, immutab
 pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Outcome {
     let key = Key::blob(repository, digest);
     let stamp = call.cache.stamp();
-    let range = if call.is_head() { None } else { range(call, digest) };
+    if call.is_head() {
+        // Clients ask this before they push: what counts is the store, not what is still in memory.
+        let size = call.store.stat_blob(repository, digest).await?;
+        let told = not_modified(call, &digest_value(digest), &etag_value(digest));
+        return Ok(told.unwrap_or_else(|| streamed(digest, size, Body::empty())));
+    }
+    let range = wanted(call, digest);
     match call.cache.get(&key, stamp) {
         Found::Fresh(object) => return from_memory(call, &object, range),
         Found::Stale(object) => {
@@ -32,21 +40,30 @@ pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &D
         }
         Found::Nothing => {}
     }
-    if call.is_head() || call.headers.contains_key(header::IF_NONE_MATCH) {
-        let size = call.store.stat_blob(repository, digest).await?;
+    if call.headers.contains_key(header::IF_NONE_MATCH) {
+        call.store.stat_blob(repository, digest).await?;
         if let Some(response) = not_modified(call, &digest_value(digest), &etag_value(digest)) {
             return Ok(response);
         }
-        if call.is_head() {
-            return Ok(streamed(digest, size, Body::empty()));
-        }
     }
-    if let Some(range) = range {
+    if let Some(wanted) = range {
         let size = call.store.stat_blob(repository, digest).await?;
-        let (offset, length) = range.resolve(size).map_err(|_| unsatisfiable(size))?;
-        let reader = call.store.get_blob(repository, digest, Some(range)).await?;
-        let mut response = streamed(digest, length, Body::new(BlobBody::open(reader).await?));
-        partial(&mut response, offset, length, size);
+        let parts = satisfiable(&wanted, size)?;
+        let (first, length) = (&parts[0], parts[0].end - parts[0].start);
+        let range = ByteRange::FromTo(first.start, Some(first.end - 1));
+        let opened = BlobBody::open(call.store.get_blob(repository, digest, Some(range)).await?).await?;
+        let mut response = if parts.len() == 1 {
+            let mut response = streamed(digest, length, Body::new(opened));
+            partial(&mut response, first, size);
+            response
+        } else {
+            let multipart = Multipart::new(parts, size)?;
+            let (length, kind) = (multipart.length(), multipart.content_type());
+            let body = multipart.stream(opened, call.store.clone(), repository.clone(), digest.clone());
+            let mut response = streamed(digest, length, Body::new(body));
+            several(&mut response, &kind);
+            response
+        };
         response.extensions_mut().insert(Streamed);
         return Ok(response);
     }
@@ -54,6 +71,11 @@ pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &D
     call.whereabouts.seen(digest, repository);
     if call.cache.takes_blob(reader.size) {
         let bytes = BlobBody::open(reader).await?.collect().await?;
+        // What is kept is served until it is pushed out, so it had better be right.
+        if digest.algorithm().digest(&bytes) != *digest {
+            tracing::error!(%repository, %digest, "a stored blob does not match its digest");
+            return Err(damaged(digest).into());
+        }
         let object = Arc::new(Object::blob(digest, bytes));
         call.cache.put(key, object.clone(), stamp);
         return from_memory(call, &object, None);
@@ -71,21 +93,33 @@ pub(super) async fn delete(call: &Call<'_>, repository: RepositoryName, digest: 
     Ok(empty(StatusCode::ACCEPTED))
 }
 
-fn from_memory(call: &Call<'_>, object: &Object, range: Option<ByteRange>) -> Outcome {
+fn from_memory(call: &Call<'_>, object: &Object, range: Option<Vec<ByteRange>>) -> Outcome {
     if let Some(response) = not_modified(call, &object.digest, &object.etag) {
         return Ok(response);
     }
     let mut response = content(call, object);
     response.headers_mut().insert(header::CACHE_CONTROL, FOREVER);
     response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    if let Some(range) = range {
+    if let Some(wanted) = range {
         let size = object.bytes.len() as u64;
-        let (offset, length) = range.resolve(size).map_err(|_| unsatisfiable(size))?;
-        *response.body_mut() = Body::from(object.bytes.slice(offset as usize..(offset + length) as usize));
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        partial(&mut response, offset, length, size);
+        let parts = satisfiable(&wanted, size)?;
+        let body = if let [part] = parts.as_slice() {
+            partial(&mut response, part, size);
+            object.bytes.slice(part.start as usize..part.end as usize)
+        } else {
+            let multipart = Multipart::new(parts, size)?;
+            several(&mut response, &multipart.content_type());
+            multipart.from_memory(&object.bytes)
+        };
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        *response.body_mut() = Body::from(body);
     }
     Ok(response)
+}
+
+fn damaged(digest: &Digest) -> Error {
+    Error::new(ErrorKind::BlobUnknown, "the stored blob does not match its digest: push the blob again")
+        .with_context("digest", digest)
 }
 
 fn streamed(digest: &Digest, length: u64, body: Body) -> Response {
@@ -101,9 +135,15 @@ fn streamed(digest: &Digest, length: u64, body: Body) -> Response {
     response
 }
 
-fn partial(response: &mut Response, offset: u64, length: u64, size: u64) {
+fn partial(response: &mut Response, part: &Range<u64>, size: u64) {
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    super::set(response, header::CONTENT_RANGE, &format!("bytes {offset}-{}/{size}", offset + length - 1));
+    let (first, last) = (part.start, part.end - 1);
+    super::set(response, header::CONTENT_RANGE, &format!("bytes {first}-{last}/{size}"));
+}
+
+fn several(response: &mut Response, content_type: &str) {
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    super::set(response, header::CONTENT_TYPE, content_type);
 }
 
 fn unsatisfiable(size: u64) -> ApiError {
@@ -111,58 +151,18 @@ fn unsatisfiable(size: u64) -> ApiError {
         .with_header(header::CONTENT_RANGE, format!("bytes */{size}"))
 }
 
-/// The range that is wanted. Other units, several ranges and malformed ones give the whole blob, as RFC 9110 (section
-/// 14.2) allows; a range with its ends exchanged is kept and refused as unsatisfiable.
-fn range(call: &Call<'_>, digest: &Digest) -> Option<ByteRange> {
-    let range = parse_range(call.header(header::RANGE)?)?;
+/// The ranges that are wanted. Other units and malformed ones give the whole blob, as RFC 9110 (section 14.2) allows; a
+/// range with its ends exchanged is kept and refused as unsatisfiable.
+fn wanted(call: &Call<'_>, digest: &Digest) -> Option<Vec<ByteRange>> {
+    let ranges = ranges::parse(call.header(header::RANGE)?)?;
     match call.header(header::IF_RANGE) {
         Some(etag) if etag.trim_matches('"') != digest.as_str() => None,
-        _ => Some(range),
+        _ => Some(ranges),
     }
 }
 
-fn parse_range(value: &str) -> Option<ByteRange> {
-    let (first, last) = value.trim().strip_prefix("bytes=")?.trim().split_once('-')?;
-    let number = |s: &str| {
-        let s = s.trim();
-        (!s.is_empty() && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse().unwrap_or(u64::MAX))
-    };
-    match (first.trim(), last.trim()) {
-        ("", last) => Some(ByteRange::Suffix(number(last)?)),
-        (first, "") => Some(ByteRange::FromTo(number(first)?, None)),
-        (first, last) => Some(ByteRange::FromTo(number(first)?, Some(number(last)?))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn ranges_are_read_as_the_rfc_says() {
-        use ByteRange::{FromTo, Suffix};
-        for (text, range) in [
-            ("bytes=0-0", Some(FromTo(0, Some(0)))),
-            ("bytes=500-", Some(FromTo(500, None))),
-            ("bytes=-500", Some(Suffix(500))),
-            ("bytes=500-0", Some(FromTo(500, Some(0)))),
-            ("bytes=0-99999999999999999999999", Some(FromTo(0, Some(u64::MAX)))),
-            ("bytes=0-1,2-3", None),
-            ("bytes=-", None),
-            ("bytes=a-b", None),
-            ("bytes=+1-2", None),
-            ("items=0-1", None),
-            ("", None),
-        ] {
-            assert_eq!(parse_range(text), range, "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_read(text: String) {
-            let _ = parse_range(&text);
-        }
-    }
+/// The parts of a blob of `size` bytes that are to be sent: one at least.
+fn satisfiable(wanted: &[ByteRange], size: u64) -> Result<Vec<Range<u64>>, ApiError> {
+    let parts = ranges::resolve(wanted, size);
+    if parts.is_empty() { Err(unsatisfiable(size)) } else { Ok(parts) }
 }

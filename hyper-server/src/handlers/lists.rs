@@ -1,7 +1,6 @@
 //! Lists: tags, repositories, referrers, extensions (end-8, end-12, `_catalog`, `_oci/ext/discover`).
 
 use super::{Outcome, json, set};
-use crate::auth::Action;
 use crate::registry::Call;
 use axum::response::Response;
 use http::header::{self, HeaderName, HeaderValue};
@@ -54,7 +53,7 @@ pub(super) async fn catalog(call: &Call<'_>, page: Page) -> Outcome {
     let mut listing = call.store.list_repositories(asked).await?;
     listing.items.truncate(limit);
     let last = listing.items.last().cloned();
-    listing.items.retain(|repository| call.may(Some(repository), Action::Pull));
+    listing.items.retain(|repository| call.sees(repository));
     let body = serde_json::to_vec(&RepositoryList { repositories: &listing.items });
     let mut response = json(body.map_err(unserialisable)?);
     if let Some(last) = last.filter(|_| listing.more) {

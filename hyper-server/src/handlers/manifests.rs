@@ -16,6 +16,14 @@ use std::sync::Arc;
 static OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 static OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
+/// Up to so many tags have a line each, which all clients read.
+const LINES: usize = 50;
+/// Lines of more than 4 KiB are too long for some clients.
+const TAGS_IN_A_LINE: usize = 30;
+/// The most tags of one push, whatever is configured: their lines come along with about ten others, and some clients
+/// read no more than a hundred.
+const MOST_TAGS: usize = 80 * TAGS_IN_A_LINE;
+
 pub(super) async fn get(
     call: &Call<'_>,
     repository: &RepositoryName,
@@ -38,17 +46,28 @@ pub(super) async fn get(
                 }
                 Err(e) => {
                     call.cache.remove(&key);
-                    return Err(e.into());
+                    return Err(unreadable(e, repository, text));
                 }
             },
         }
     } else {
-        Arc::new(Object::manifest(&call.store.get_manifest(repository, reference).await?))
+        let manifest = call.store.get_manifest(repository, reference).await;
+        Arc::new(Object::manifest(&manifest.map_err(|e| unreadable(e, repository, text))?))
     };
     if let Some(response) = not_modified(call, &object.digest, &object.etag) {
         return Ok(response);
     }
     Ok(content(call, &object))
+}
+
+/// A manifest that is damaged in the store is as good as none: a client that learns so pushes it again, which mends it.
+fn unreadable(e: Error, repository: &RepositoryName, reference: &str) -> ApiError {
+    if e.kind() != ErrorKind::Corrupt {
+        return e.into();
+    }
+    tracing::error!(%repository, reference, error = %e, "a stored manifest is damaged");
+    let message = "the stored manifest is damaged: push the manifest again";
+    Error::new(ErrorKind::ManifestUnknown, message).with_source(e).into()
 }
 
 pub(super) async fn put(
@@ -59,12 +78,20 @@ pub(super) async fn put(
     body: &mut Incoming,
 ) -> Outcome {
     let limits = &call.options.limits;
-    if tags.len() > limits.tags_per_request {
+    let most = limits.tags_per_request.min(MOST_TAGS);
+    if tags.len() > most {
         return Err(ApiError::new(
             StatusCode::URI_TOO_LONG,
             "SIZE_INVALID",
-            format!("one request may give at most {} tags", limits.tags_per_request),
+            format!("one request may give at most {most} tags"),
         ));
+    }
+    let by_parameter = !tags.is_empty();
+    if by_parameter && matches!(reference, ManifestReference::Tag(_)) {
+        return Err(Error::invalid(
+            "the parameter `tag` needs a digest in the path: push the manifest by its digest",
+        )
+        .into());
     }
     let bytes = body.read_all(limits.manifest_bytes).await.map_err(|e| match e.kind() {
         ErrorKind::Timeout => ApiError::new(
@@ -78,15 +105,8 @@ pub(super) async fn put(
         Some(content_type) => Manifest::parse(bytes, content_type)?,
         None => Manifest::sniff(bytes)?,
     };
-    let by_parameter = !tags.is_empty();
     let manifest = match &reference {
         ManifestReference::Digest(digest) => manifest.with_digest(digest)?,
-        ManifestReference::Tag(_) if by_parameter => {
-            return Err(Error::invalid(
-                "the parameter `tag` needs a digest in the path: push the manifest by its digest",
-            )
-            .into());
-        }
         ManifestReference::Tag(tag) => {
             tags.push(tag.clone());
             manifest
@@ -119,9 +139,10 @@ pub(super) async fn put(
         headers.insert(OCI_SUBJECT.clone(), digest_value(&subject));
     }
     if by_parameter {
-        for tag in &distinct {
-            let value =
-                HeaderValue::from_str(tag.as_str()).expect("a tag is made of visible ASCII characters");
+        let in_a_line = if distinct.len() <= LINES { 1 } else { TAGS_IN_A_LINE };
+        for tags in distinct.chunks(in_a_line) {
+            let line = tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(", ");
+            let value = HeaderValue::from_str(&line).expect("a tag is made of visible ASCII characters");
             headers.append(OCI_TAG.clone(), value);
         }
     }
@@ -164,7 +185,7 @@ async fn condition(
     let current = match call.store.get_manifest(repository, &tag.clone().into()).await {
         Ok(manifest) => Some(manifest.digest().clone()),
         Err(e) if matches!(e.kind(), ErrorKind::ManifestUnknown | ErrorKind::NameUnknown) => None,
-        Err(e) => return Err(e.into()),
+        Err(e) => return Err(unreadable(e, repository, tag.as_str())),
     };
     let listed = |list: &str| current.as_ref().is_some_and(|d| etag_listed(list, d.as_str()));
     if if_match.is_some_and(|list| !listed(list)) || if_none_match.is_some_and(listed) {

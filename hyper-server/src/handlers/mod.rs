@@ -3,9 +3,13 @@
 mod blobs;
 mod lists;
 mod manifests;
+mod ranges;
+mod ready;
+mod token;
 mod uploads;
 mod whereabouts;
 
+pub(crate) use ready::Readiness;
 pub(crate) use whereabouts::Whereabouts;
 
 use crate::body::Incoming;
@@ -17,8 +21,6 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use hyper_sdk::ErrorKind;
-use hyper_sdk::store::Page;
 
 type Outcome = Result<Response, ApiError>;
 
@@ -28,9 +30,10 @@ pub(crate) static CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-c
 pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Incoming) -> Outcome {
     let method = call.method.clone();
     match endpoint {
-        Endpoint::Base => Ok(base(call)),
+        Endpoint::Base => Ok(json(b"{}".to_vec())),
+        Endpoint::Token(scopes) => token::issue(call, scopes, body).await,
         Endpoint::Live => Ok(text("ok\n".to_owned())),
-        Endpoint::Ready => ready(call).await,
+        Endpoint::Ready => ready::ready(call).await,
         Endpoint::Metrics if call.options.metrics => Ok(text(call.metrics.render(&call.cache))),
         Endpoint::Metrics => Err(ApiError::not_found()),
         Endpoint::Extensions(repository) => Ok(lists::extensions(repository.as_ref())),
@@ -55,27 +58,6 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
             Method::DELETE => manifests::delete(call, repository, reference).await,
             _ => manifests::get(call, &repository, &reference).await,
         },
-    }
-}
-
-/// The answer to a probe (end-1). A caller without credentials is shown how to give some even when it needs none:
-/// several clients look for the scheme here and nowhere else.
-fn base(call: &Call<'_>) -> Response {
-    let mut response = json(b"{}".to_vec());
-    if let (Some(challenge), crate::auth::Principal::Anonymous) = (call.challenge(), call.who) {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.clone());
-    }
-    response
-}
-
-/// Whether the store answers: a list of one repository touches the metadata and takes no time.
-async fn ready(call: &Call<'_>) -> Outcome {
-    let asked = call.store.list_repositories(Page { limit: Some(1), after: None });
-    match tokio::time::timeout(std::time::Duration::from_secs(5), asked).await {
-        Ok(Ok(_)) => Ok(text("ok\n".to_owned())),
-        Ok(Err(e)) if e.kind() == ErrorKind::Unsupported => Ok(text("ok\n".to_owned())),
-        Ok(Err(e)) => Err(ApiError::from(e).with_status(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")),
-        Err(_) => Err(hyper_sdk::Error::new(ErrorKind::Timeout, "the store does not answer").into()),
     }
 }
 

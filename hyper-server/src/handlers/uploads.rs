@@ -8,7 +8,7 @@
 use super::{CONTENT_DIGEST, Outcome, empty, set};
 use crate::auth::Action;
 use crate::body::Incoming;
-use crate::cache::digest_value;
+use crate::cache::{Key, digest_value};
 use crate::error::ApiError;
 use crate::registry::Call;
 use crate::route::StartUpload;
@@ -55,10 +55,12 @@ pub(super) async fn start(
     let Some(digest) = start.digest else {
         return Ok(in_progress(StatusCode::ACCEPTED, &repository, upload.id(), upload.offset()));
     };
-    let (upload, received) = receive(call, upload, body, None).await?;
+    // Nobody knows the name of this session, so nobody can go on with it: it is not saved on the way.
+    let (upload, received) = receive(call, upload, body, None, false).await?;
     if let Err(e) = received {
-        // Nobody knows the name of this session, so nobody can go on with it.
-        upload.abort().await?;
+        if let Err(error) = upload.abort().await {
+            tracing::debug!(%error, "an upload that failed is not removed at once");
+        }
         return Err(e);
     }
     close(call, &repository, upload, digest).await
@@ -98,8 +100,8 @@ pub(super) async fn append(
     body: &mut Incoming,
 ) -> Outcome {
     let upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
-    let range = expected_range(call, upload.as_ref(), body)?;
-    let (mut upload, received) = receive(call, upload, body, range).await?;
+    let range = expected_range(call, repository, upload.as_ref(), body)?;
+    let (mut upload, received) = receive(call, upload, body, range, true).await?;
     upload.save().await.map_err(from_upload)?;
     received?;
     Ok(in_progress(StatusCode::ACCEPTED, repository, id, upload.offset()))
@@ -116,10 +118,10 @@ pub(super) async fn finish(
         return Err(Error::new(ErrorKind::DigestInvalid, "the parameter `digest` is missing").into());
     };
     let mut upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
-    let range = expected_range(call, upload.as_ref(), body)?;
+    let range = expected_range(call, repository, upload.as_ref(), body)?;
     if body.announced != Some(0) || range.is_some() {
         let received;
-        (upload, received) = receive(call, upload, body, range).await?;
+        (upload, received) = receive(call, upload, body, range, true).await?;
         if received.is_err() {
             upload.save().await.map_err(from_upload)?;
             received?;
@@ -142,6 +144,7 @@ pub(super) async fn cancel(call: &Call<'_>, repository: &RepositoryName, id: &Up
 /// The length that `Content-Range` announces, if it does and fits the session.
 fn expected_range(
     call: &Call<'_>,
+    repository: &RepositoryName,
     upload: &dyn BlobUpload,
     body: &Incoming,
 ) -> Result<Option<u64>, ApiError> {
@@ -151,7 +154,7 @@ fn expected_range(
         return Err(e.into());
     };
     if first != upload.offset() {
-        return Err(out_of_order(upload.offset()));
+        return Err(out_of_order(repository, upload));
     }
     if body.announced.is_some_and(|announced| announced != length) {
         let e = Error::new(ErrorKind::SizeInvalid, "Content-Range and Content-Length do not agree");
@@ -169,6 +172,7 @@ async fn receive(
     mut upload: Box<dyn BlobUpload>,
     body: &mut Incoming,
     length: Option<u64>,
+    saved: bool,
 ) -> Result<(Box<dyn BlobUpload>, Result<(), ApiError>), ApiError> {
     let registry = call.registry.clone();
     let mut taken = body.take();
@@ -176,7 +180,7 @@ async fn receive(
     tokio::spawn(async move {
         let _receiving = registry.0.metrics.upload();
         let limit = registry.0.options.limits.blob_bytes;
-        let appended = taken.append_to(&mut upload, length, limit).await;
+        let appended = taken.append_to(&mut upload, length, limit, saved).await;
         if let Err((mut upload, ..)) = finished.send((upload, appended, taken))
             && let Err(error) = upload.save().await
         {
@@ -238,7 +242,7 @@ async fn mount_from(
     from: &RepositoryName,
 ) -> Result<bool, ApiError> {
     // A right that is missing looks like a blob that is missing: what others have is nobody's business.
-    if !call.may(Some(from), Action::Pull) {
+    if !call.may(from, Action::Pull) {
         return Ok(false);
     }
     match call.store.stat_blob(from, digest).await {
@@ -262,26 +266,36 @@ fn location(repository: &RepositoryName, id: &UploadId) -> String {
 fn in_progress(status: StatusCode, repository: &RepositoryName, id: &UploadId, offset: u64) -> Response {
     let mut response = empty(status);
     set(&mut response, header::LOCATION, &location(repository, id));
-    // The specification writes an upload without bytes as `0-0`, too.
-    set(&mut response, header::RANGE, &format!("0-{}", offset.saturating_sub(1)));
+    set(&mut response, header::RANGE, &arrived(offset));
     set(&mut response, UPLOAD_ID.clone(), id.as_str());
     response
 }
 
 fn created(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Response {
     call.whereabouts.seen(digest, repository);
+    // A push may have mended what is kept.
+    call.cache.remove(&Key::blob(repository, digest));
     let mut response = empty(StatusCode::CREATED);
     set(&mut response, header::LOCATION, &format!("/v2/{repository}/blobs/{digest}"));
     response.headers_mut().insert(CONTENT_DIGEST.clone(), digest_value(digest));
     response
 }
 
-fn out_of_order(offset: u64) -> ApiError {
+/// The refusal of a chunk that comes at the wrong place, with what a client needs to go on at the right one.
+fn out_of_order(repository: &RepositoryName, upload: &dyn BlobUpload) -> ApiError {
+    let offset = upload.offset();
     ApiError::from(
         Error::new(ErrorKind::RangeInvalid, "the chunk does not begin where the upload ends")
             .with_context("offset", offset),
     )
     .with_status(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID")
+    .with_header(header::LOCATION, location(repository, upload.id()))
+    .with_header(header::RANGE, arrived(offset))
+}
+
+/// How much of an upload has come. The specification writes an upload without bytes as `0-0`, too.
+fn arrived(offset: u64) -> String {
+    format!("0-{}", offset.saturating_sub(1))
 }
 
 /// A failure of an upload, in the words of the protocol.

@@ -55,13 +55,83 @@ async fn ranges_of_small_and_large_blobs() {
                 let reply = reply.refused(416, "RANGE_INVALID");
                 assert_eq!(reply.header("content-range"), format!("bytes */{size}"), "{range} {cached}");
             }
-            for range in ["bytes=0-1,5-6", "items=0-1", "nonsense"] {
+            for range in ["bytes=0-1,x", "items=0-1", "nonsense"] {
                 let reply = api.request("GET", &path, &[("range", range)], "").await.expect(200);
                 assert_eq!(reply.body.len(), size);
             }
             let reply = api.request("GET", &path, &[("range", "bytes=0-1"), ("if-range", "\"x\"")], "").await;
             reply.expect(200);
             api.request("HEAD", &path, &[("range", "bytes=0-1")], "").await.expect(200);
+            api.get(&path).await.expect(200);
+        }
+    }
+}
+
+/// The parts of a `multipart/byteranges` body: the ranges and their bytes.
+fn parts(reply: &super::support::Reply) -> Vec<(String, Vec<u8>)> {
+    let kind = reply.header("content-type");
+    let boundary = kind.strip_prefix("multipart/byteranges; boundary=").expect(kind);
+    assert_eq!(reply.header("content-length"), reply.body.len().to_string());
+    let body = &reply.body[..];
+    let tail = format!("\r\n--{boundary}--\r\n");
+    let mut at = 0;
+    let skip = |at: &mut usize, text: &str| {
+        assert!(body[*at..].starts_with(text.as_bytes()), "{text:?} is not at {at}");
+        *at += text.len();
+    };
+    let mut parts = Vec::new();
+    while &body[at..] != tail.as_bytes() {
+        let lead = if parts.is_empty() { "" } else { "\r\n" };
+        skip(&mut at, &format!("{lead}--{boundary}\r\n"));
+        skip(&mut at, "Content-Type: application/octet-stream\r\nContent-Range: bytes ");
+        let end = at + body[at..].windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+        let range = String::from_utf8(body[at..end].to_vec()).unwrap();
+        at = end + 4;
+        let (first, last) = range.split_once('/').unwrap().0.split_once('-').unwrap();
+        let length = last.parse::<usize>().unwrap() + 1 - first.parse::<usize>().unwrap();
+        parts.push((range, body[at..at + length].to_vec()));
+        at += length;
+    }
+    parts
+}
+
+#[tokio::test]
+async fn several_ranges_come_in_one_answer() {
+    let api = Api::new();
+    for size in [10_000usize, 1_500_000] {
+        let content = noise(17, size);
+        let path = format!("/v2/a/blobs/{}", api.blob("a", &content).await);
+        for _ in 0..2 {
+            for (range, expected) in [
+                ("bytes=0-99,1000-1099", vec![0..100, 1000..1100]),
+                ("bytes=1000-1099,0-99", vec![1000..1100, 0..100]),
+                ("bytes=0-0,-1", vec![0..1, size - 1..size]),
+                ("bytes=0-99,50-199,500-", vec![0..200, 500..size]),
+                ("bytes=5-6,99999999-,8-9", vec![5..7, 8..10]),
+            ] {
+                let reply = api.request("GET", &path, &[("range", range)], "").await.expect(206);
+                assert_eq!(reply.header("content-range"), "");
+                let expected: Vec<_> = expected
+                    .into_iter()
+                    .map(|r| (format!("{}-{}/{size}", r.start, r.end - 1), content[r].to_vec()))
+                    .collect();
+                assert!(parts(&reply) == expected, "{range}");
+            }
+            // What overlaps is one range, and more than the blob never comes.
+            let overlapping = format!("bytes={}", vec!["0-"; 500].join(","));
+            let reply = api.request("GET", &path, &[("range", &overlapping)], "").await.expect(206);
+            assert_eq!(reply.header("content-range"), format!("bytes 0-{}/{size}", size - 1));
+            assert!(reply.body == content);
+            let too_many = format!(
+                "bytes={}",
+                (0..2000).map(|i| format!("{0}-{0}", 2 * i)).collect::<Vec<_>>().join(",")
+            );
+            let reply = api.request("GET", &path, &[("range", &too_many)], "").await.expect(200);
+            assert_eq!(reply.body.len(), size);
+            let reply = api.request("GET", &path, &[("range", "bytes=99999999-,-0")], "").await;
+            reply.refused(416, "RANGE_INVALID");
+            let stale = [("range", "bytes=0-1,5-6"), ("if-range", "\"x\"")];
+            api.request("GET", &path, &stale, "").await.expect(200);
             api.get(&path).await.expect(200);
         }
     }

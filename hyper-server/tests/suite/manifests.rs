@@ -133,6 +133,13 @@ async fn several_tags_at_once() {
     }
     let reply = api.manifest("a", "tag", kind, &bytes).await.expect(201);
     assert_eq!(reply.header("oci-tag"), "");
+    // Some clients read no more than a hundred lines.
+    let hundred: Vec<String> = (0..100).map(|n| format!("h{n}")).collect();
+    let query: String = hundred.iter().map(|tag| format!("&tag={tag}")).collect();
+    let reply = api.manifest("a", &format!("{digest}?x{query}"), kind, &bytes).await.expect(201);
+    assert!(reply.headers.len() < 30, "{:?}", reply.headers);
+    let lines = reply.headers.get_all("oci-tag").iter().map(|line| line.to_str().unwrap());
+    assert_eq!(lines.flat_map(|line| line.split(", ")).collect::<Vec<_>>(), hundred);
     let many: String = (0..101).map(|n| format!("&tag=t{n}")).collect();
     api.manifest("a", &format!("{digest}?x{many}"), kind, &bytes).await.refused(414, "SIZE_INVALID");
     api.manifest("a", &format!("{digest}?tag=a%20b"), kind, &bytes).await.refused(400, "REQUEST_INVALID");
@@ -209,4 +216,51 @@ async fn tags_move_only_if_the_condition_holds() {
     let etag = format!("\"{}\"", Digest::sha256(&second));
     let headers = [("if-none-match", etag.as_str())];
     api.request("GET", "/v2/a/manifests/t", &headers, "").await.expect(304);
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_field() {
+    let api = Api::new();
+    api.blob("a", b"{}").await;
+    let good = serde_json::to_value(image(b"{}")).unwrap();
+    let put = async |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut manifest = good.clone();
+        change(&mut manifest);
+        let bytes = serde_json::to_vec(&manifest).unwrap();
+        api.manifest("a", "x", media_type::OCI_MANIFEST, &bytes).await
+    };
+    let size = put(&|m| m["config"]["size"] = 3.into()).await.refused(400, "SIZE_INVALID");
+    assert!(size.text().contains("`config.size` is 3, but the content has 2 bytes"), "{}", size.text());
+    let digest = put(&|m| m["config"]["digest"] = "x".into()).await.refused(400, "MANIFEST_INVALID");
+    assert!(digest.text().contains("`config.digest`"), "{}", digest.text());
+    let layers =
+        put(&|m| m["layers"] = serde_json::json!([{"size": 1}])).await.refused(400, "MANIFEST_INVALID");
+    assert!(layers.text().contains("layers[0]") && layers.text().contains("digest"), "{}", layers.text());
+    let missing = Digest::sha256("missing");
+    let layer = serde_json::json!([{"digest": missing.as_str(), "size": 7}]);
+    let missing = put(&|m| m["layers"] = layer.clone()).await.refused(400, "MANIFEST_BLOB_UNKNOWN");
+    assert!(missing.text().contains("`layers[0]`"), "{}", missing.text());
+    // A layer without a media type is taken, and so is null where a list or a map could be.
+    let layer = serde_json::json!([{"digest": Digest::sha256("{}").as_str(), "size": 2, "urls": null}]);
+    put(&|m| m["layers"] = layer.clone()).await.expect(201);
+    put(&|m| m["layers"] = serde_json::Value::Null).await.expect(201);
+    let empty = br#"{"schemaVersion":2,"manifests":null}"#;
+    api.manifest("a", "y", media_type::OCI_INDEX, empty).await.expect(201);
+}
+
+/// A build cache is an index whose entries are layers.
+#[tokio::test]
+async fn an_index_of_blobs_is_taken() {
+    let api = Api::new();
+    api.blob("a", b"layer").await;
+    let mut entries = vec![Descriptor::of(media_type::OCI_LAYER_GZIP, b"layer")];
+    for kind in [media_type::OCI_INDEX, media_type::DOCKER_MANIFEST_LIST] {
+        let mut cache = index(entries.clone());
+        cache.media_type = Some(kind.to_owned());
+        api.manifest("a", "cache", kind, &cache.to_bytes()).await.expect(201);
+    }
+    entries.push(Descriptor::of("application/vnd.example.cacheconfig.v0", b"missing"));
+    let bytes = index(entries).to_bytes();
+    let reply = api.manifest("a", "cache", media_type::OCI_INDEX, &bytes).await;
+    assert!(reply.refused(400, "MANIFEST_BLOB_UNKNOWN").text().contains("manifests[1]"));
 }

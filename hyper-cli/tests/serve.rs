@@ -1,0 +1,78 @@
+//! `hyperbuild serve`: the local store as a registry.
+
+use crate::support::Place;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+
+/// A server on the store of a place.
+struct Serving {
+    child: Child,
+    host: String,
+}
+
+impl Serving {
+    fn start(place: &Place, more: &[&str]) -> Self {
+        let arguments = [&["serve", "--listen", "localhost:0"], more].concat();
+        let mut child = place.hyper(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let host = line.trim().strip_prefix("http://").expect("it tells where it listens");
+        Self { child, host: host.trim_end_matches('/').to_owned() }
+    }
+
+    fn request(&self, method: &str, path: &str, content_type: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(&self.host).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: {content_type}\r\n\
+             content-length: {length}\r\n\r\n{body}",
+            self.host
+        )
+        .unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn what_the_builder_keeps_for_itself_is_not_served() {
+    let place = Place::new();
+    place.write("context/file", "content\n");
+    place.built("FROM scratch\nCOPY file /\n", &["-t", "localhost/app:1"]);
+    let server = Serving::start(&place, &[]);
+    let catalog = server.request("GET", "/v2/_catalog", "", "");
+    assert!(catalog.ends_with(r#"{"repositories":["localhost/app"]}"#), "{catalog}");
+    let manifest = server.request("GET", "/v2/localhost/app/manifests/1", "", "");
+    assert!(manifest.starts_with("HTTP/1.1 200"), "{manifest}");
+    let digest = manifest.rsplit(r#""digest":""#).next().unwrap().split('"').next().unwrap();
+    let blob = |repository: &str| server.request("GET", &format!("/v2/{repository}/blobs/{digest}"), "", "");
+    assert!(blob("localhost/app").starts_with("HTTP/1.1 200"));
+    assert!(blob("hyper.local/layers").starts_with("HTTP/1.1 403"));
+    let push = server.request("POST", "/v2/hyper.local/layers/blobs/uploads/", "", "");
+    assert!(push.starts_with("HTTP/1.1 403"), "{push}");
+}
+
+#[test]
+fn sparse_manifests_are_taken_when_they_are_asked_for() {
+    let place = Place::new();
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":7}}]}}"#
+    );
+    for (more, status) in [(&[][..], 400), (&["--sparse"][..], 201)] {
+        let server = Serving::start(&place, more);
+        let answer = server.request("PUT", "/v2/a/manifests/x", kind, &index);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+}

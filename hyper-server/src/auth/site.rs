@@ -1,0 +1,82 @@
+//! Where clients reach this server, as far as it can tell: the token endpoint must be named by an absolute URL.
+//!
+//! What is configured counts. Else it is what the request says: a proxy that ends TLS tells the scheme and the host in
+//! `X-Forwarded-Proto` and `X-Forwarded-Host` (or `Forwarded`, RFC 7239). A client that lies in these headers is sent to
+//! where it said, and nobody else is: such answers are never cached.
+
+use http::{HeaderMap, Uri, header};
+
+/// The URL of the root of the server, without a slash at its end.
+pub(crate) fn root(configured: Option<&str>, headers: &HeaderMap, uri: &Uri) -> String {
+    if let Some(url) = configured {
+        return url.trim_end_matches('/').to_owned();
+    }
+    let first = |name: &str| {
+        let value = headers.get(name)?.to_str().ok()?;
+        Some(value.split(',').next().unwrap_or_default().trim().to_owned())
+    };
+    let forwarded = first("forwarded").unwrap_or_default();
+    let scheme = first("x-forwarded-proto").or_else(|| parameter(&forwarded, "proto"));
+    let scheme = match scheme.map(|s| s.to_ascii_lowercase()).as_deref() {
+        Some("https" | "wss") => "https",
+        _ => "http",
+    };
+    let host = first("x-forwarded-host")
+        .or_else(|| parameter(&forwarded, "host"))
+        .filter(|host| is_host(host))
+        .or_else(|| headers.get(header::HOST)?.to_str().ok().map(str::to_owned))
+        .or_else(|| uri.authority().map(|authority| authority.as_str().to_owned()))
+        .filter(|host| is_host(host))
+        .unwrap_or_else(|| "localhost".to_owned());
+    format!("{scheme}://{host}")
+}
+
+/// A parameter of the first element of a `Forwarded` header.
+fn parameter(element: &str, name: &str) -> Option<String> {
+    element.split(';').find_map(|pair| {
+        let (key, value) = pair.split_once('=')?;
+        key.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"').to_owned())
+    })
+}
+
+/// Whether the text can stand between the quotes of a challenge as host and port.
+fn is_host(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 300
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]%".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_what_the_client_sees() {
+        let uri: Uri = "http://by-uri:80/v2/".parse().unwrap();
+        for (headers, expected) in [
+            (&[("host", "r:5000")][..], "http://r:5000"),
+            (&[("host", "[::1]:5000")], "http://[::1]:5000"),
+            (&[], "http://by-uri:80"),
+            (&[("host", "r"), ("x-forwarded-proto", "https")], "https://r"),
+            (&[("host", "r"), ("x-forwarded-proto", "HTTPS, http")], "https://r"),
+            (&[("host", "r"), ("x-forwarded-proto", "gopher")], "http://r"),
+            (
+                &[("host", "in"), ("x-forwarded-host", "out.example"), ("x-forwarded-proto", "https")],
+                "https://out.example",
+            ),
+            (
+                &[("host", "in"), ("forwarded", "for=1;proto=https;host=\"out:8443\", for=2")],
+                "https://out:8443",
+            ),
+            (&[("host", "in"), ("x-forwarded-host", "a\",b=\"")], "http://in"),
+            (&[("host", "a b\"")], "http://localhost"),
+        ] {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.insert(*name, value.parse().unwrap());
+            }
+            assert_eq!(root(None, &map, &uri), expected, "{headers:?}");
+        }
+        assert_eq!(root(Some("https://r.example/"), &HeaderMap::new(), &uri), "https://r.example");
+    }
+}

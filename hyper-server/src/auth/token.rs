@@ -1,0 +1,350 @@
+//! Tokens of the server's own (the docker token protocol), for clients that send passwords to a token endpoint only.
+//!
+//! ```text
+//! GET /v2/…                      401  WWW-Authenticate: Bearer realm="https://HOST/v2/token",service="…",scope="…"
+//! GET /v2/token?scope=…          200  {"token":"…"}             with Basic credentials, or without any
+//! GET /v2/…  Bearer TOKEN        200
+//! ```
+//!
+//! A token is a JSON Web Token (RFC 7519) signed with HMAC-SHA-256. It names a user, or nobody, and what was granted.
+//!
+//! # Invariants
+//! - Only tokens of the one algorithm that this file writes are read: `alg` is compared, not obeyed.
+//! - The key is made by the server and is in a file that only its owner reads, so that a token holds after a restart
+//!   and for every server on one folder. Without a file it lives as long as the process.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use hyper_sdk::clock::rfc3339;
+use hyper_sdk::{Error, RepositoryName, Result, ResultExt};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::Action;
+
+/// How long a token holds, in seconds. It is checked at the beginning of a request only, so an upload may take longer.
+const LIFETIME: i64 = 300;
+/// How far the clocks of two servers on one folder may be apart.
+const LEEWAY: i64 = 60;
+/// The most scopes of one token: it has to fit into a header.
+pub(crate) const MAX_SCOPES: usize = 32;
+/// The longest token that is looked at.
+const MAX_LENGTH: usize = 16 << 10;
+
+const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
+
+/// What may be done in one repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Access {
+    #[serde(rename = "type")]
+    kind: String,
+    name: String,
+    actions: Vec<String>,
+}
+
+impl Access {
+    /// Reads a scope, `repository:NAME:ACTION,ACTION`. A scope of another kind, or with a name that no repository can
+    /// have, is nothing that could be granted.
+    pub(crate) fn parse(scope: &str) -> Option<(RepositoryName, Vec<Action>)> {
+        let (kind, rest) = scope.split_once(':')?;
+        let (name, actions) = rest.rsplit_once(':')?;
+        // A kind may have a class: `repository(plugin)`.
+        if kind.split('(').next() != Some("repository") {
+            return None;
+        }
+        let mut wanted = Vec::new();
+        for action in actions.split(',') {
+            match action.trim() {
+                "pull" => wanted.push(Action::Pull),
+                "push" => wanted.push(Action::Push),
+                "delete" => wanted.push(Action::Delete),
+                "*" => wanted.extend([Action::Pull, Action::Push, Action::Delete]),
+                _ => {}
+            }
+        }
+        Some((RepositoryName::parse(name).ok()?, wanted))
+    }
+
+    /// These actions in a repository.
+    pub(crate) fn new(repository: &RepositoryName, actions: &[Action]) -> Self {
+        let actions = actions.iter().filter_map(|action| word(*action)).map(str::to_owned).collect();
+        Self { kind: "repository".to_owned(), name: repository.to_string(), actions }
+    }
+
+    /// The access as the text of a scope.
+    pub(crate) fn to_scope(&self) -> String {
+        format!("{}:{}:{}", self.kind, self.name, self.actions.join(","))
+    }
+
+    fn allows(&self, repository: &RepositoryName, action: Action) -> bool {
+        self.kind == "repository"
+            && self.name == repository.as_str()
+            && word(action).is_some_and(|word| self.actions.iter().any(|a| a == word))
+    }
+}
+
+/// The word for an action in scopes.
+pub(crate) fn word(action: Action) -> Option<&'static str> {
+    match action {
+        Action::Pull => Some("pull"),
+        Action::Push => Some("push"),
+        Action::Delete => Some("delete"),
+        Action::Probe => None,
+    }
+}
+
+/// What a token says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Claims {
+    iss: String,
+    /// The user; empty for nobody.
+    pub(crate) sub: String,
+    aud: String,
+    iat: i64,
+    exp: i64,
+    access: Vec<Access>,
+}
+
+impl Claims {
+    /// Whether the token grants this.
+    pub(crate) fn grants(&self, repository: &RepositoryName, action: Action) -> bool {
+        self.access.iter().any(|access| access.allows(repository, action))
+    }
+}
+
+/// A token and what clients want to know of it.
+#[derive(Debug)]
+pub(crate) struct Issued {
+    pub(crate) token: String,
+    pub(crate) expires_in: i64,
+    pub(crate) issued_at: String,
+}
+
+/// Makes tokens and reads them.
+pub(crate) struct Issuer {
+    mac: Hmac<Sha256>,
+    service: String,
+}
+
+impl fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issuer").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+impl Issuer {
+    /// Signs with the key in a file, which is made when it does not exist, or with one of this process.
+    pub(crate) fn new(service: &str, key: Option<&Path>) -> Result<Self> {
+        let key = match key {
+            Some(path) => shared_key(path)?,
+            None => random_key()?,
+        };
+        let mac = Hmac::new_from_slice(&key)
+            .map_err(|e| Error::internal("the key of tokens has a wrong length").with_source(e))?;
+        Ok(Self { mac, service: service.to_owned() })
+    }
+
+    /// A token for a user (nobody is the empty name) at a time in seconds since 1970.
+    pub(crate) fn issue(&self, user: &str, access: Vec<Access>, now: i64) -> Result<Issued> {
+        let claims = Claims {
+            iss: self.service.clone(),
+            sub: user.to_owned(),
+            aud: self.service.clone(),
+            iat: now,
+            exp: now + LIFETIME,
+            access,
+        };
+        let claims = serde_json::to_vec(&claims)
+            .map_err(|e| Error::internal("a token cannot be written").with_source(e))?;
+        let mut token = format!("{}.{}", URL_SAFE_NO_PAD.encode(HEADER), URL_SAFE_NO_PAD.encode(claims));
+        let signature = self.mac.clone().chain_update(&token).finalize().into_bytes();
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+        Ok(Issued { token, expires_in: LIFETIME, issued_at: rfc3339(now) })
+    }
+
+    /// What a token says, when it is one of these and holds at the time `now`.
+    pub(crate) fn verify(&self, token: &str, now: i64) -> Option<Claims> {
+        if token.len() > MAX_LENGTH {
+            return None;
+        }
+        let (signed, signature) = token.rsplit_once('.')?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        self.mac.clone().chain_update(signed).verify_slice(&signature).ok()?;
+        let (header, claims) = signed.split_once('.')?;
+        if URL_SAFE_NO_PAD.decode(header).ok()? != HEADER.as_bytes() {
+            return None;
+        }
+        let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+        let holds = claims.iat - LEEWAY <= now && now < claims.exp;
+        (holds && claims.aud == self.service).then_some(claims)
+    }
+}
+
+type Key = [u8; 32];
+
+fn random_key() -> Result<Key> {
+    let mut key = [0; 32];
+    super::fill_random(&mut key)?;
+    Ok(key)
+}
+
+/// The key that all servers on a folder share. One that others could have read, or that is damaged, is replaced: tokens
+/// are short-lived, so nothing else is lost.
+fn shared_key(path: &Path) -> Result<Key> {
+    match read_key(path)? {
+        Some(key) => return Ok(key),
+        None => {
+            let key = random_key()?;
+            match write_key(path, &key) {
+                Ok(()) => {}
+                // Nobody can share a key where nothing can be written.
+                Err(e) if e.kind() == std::io::ErrorKind::ReadOnlyFilesystem => return Ok(key),
+                Err(e) => return Err(e).at("cannot write the key of tokens", path),
+            }
+        }
+    }
+    // Another server may have been faster: what is in the file now is what counts.
+    read_key(path)?.ok_or_else(|| Error::internal("the key of tokens is not where it was written"))
+}
+
+fn read_key(path: &Path) -> Result<Option<Key>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).at("cannot read the key of tokens", path),
+    };
+    let mode = file.metadata().at("cannot read the key of tokens", path)?.mode();
+    let mut key = [0; 32];
+    let whole = file.read_exact(&mut key).is_ok();
+    if whole && mode & 0o077 == 0 {
+        return Ok(Some(key));
+    }
+    tracing::warn!(path = %path.display(), "the key of tokens was damaged or others could read it: it is made anew");
+    fs::remove_file(path).at("cannot replace the key of tokens", path)?;
+    Ok(None)
+}
+
+/// Writes a key that nobody else can read, whole or not at all, unless there is one.
+fn write_key(path: &Path, key: &Key) -> std::io::Result<()> {
+    let name = hyper_sdk::store::UploadId::random().map_err(std::io::Error::from)?;
+    let temporary = path.with_extension(format!("{name}.new"));
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(key)?;
+        file.sync_all()?;
+        match fs::hard_link(&temporary, path) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
+            _ => Ok(()),
+        }
+    })();
+    match fs::remove_file(&temporary) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => written.and(Err(e)),
+        _ => written,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn name(text: &str) -> RepositoryName {
+        RepositoryName::parse(text).unwrap()
+    }
+
+    fn issuer() -> Issuer {
+        Issuer::new("s", None).unwrap()
+    }
+
+    #[test]
+    fn a_token_grants_what_it_says_until_it_expires() {
+        let issuer = issuer();
+        let access = vec![Access::new(&name("a/b"), &[Action::Pull, Action::Push])];
+        let issued = issuer.issue("alice", access, 1000).unwrap();
+        let claims = issuer.verify(&issued.token, 1000).unwrap();
+        assert_eq!(claims.sub, "alice");
+        assert!(claims.grants(&name("a/b"), Action::Pull) && claims.grants(&name("a/b"), Action::Push));
+        assert!(!claims.grants(&name("a/b"), Action::Delete) && !claims.grants(&name("a/bc"), Action::Pull));
+        assert!(issuer.verify(&issued.token, 1000 + LIFETIME - 1).is_some());
+        assert!(issuer.verify(&issued.token, 1000 + LIFETIME).is_none());
+        assert!(issuer.verify(&issued.token, 1000 - LEEWAY - 1).is_none());
+    }
+
+    #[test]
+    fn a_token_that_was_not_made_here_is_nothing() {
+        let issuer = issuer();
+        let good = issuer.issue("alice", Vec::new(), 1000).unwrap().token;
+        let parts: Vec<&str> = good.split('.').collect();
+        let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);
+        let claims = String::from_utf8(URL_SAFE_NO_PAD.decode(parts[1]).unwrap()).unwrap();
+        let other = URL_SAFE_NO_PAD.encode(claims.replace("alice", "admin"));
+        for bad in [
+            String::new(),
+            "a.b.c".to_owned(),
+            format!("{}.{}", parts[0], parts[1]),
+            format!("{}.{}.", parts[0], parts[1]),
+            format!("{none}.{}.", parts[1]),
+            format!("{none}.{}.{}", parts[1], parts[2]),
+            format!("{}.{other}.{}", parts[0], parts[2]),
+            format!("{good}="),
+            format!("{good}x"),
+            good.repeat(200),
+        ] {
+            assert!(issuer.verify(&bad, 1000).is_none(), "{bad}");
+        }
+        assert!(self::issuer().verify(&good, 1000).is_none(), "another key");
+    }
+
+    #[test]
+    fn the_key_is_shared_through_a_private_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token.key");
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                let path = path.clone();
+                std::thread::spawn(move || Issuer::new("s", Some(&path)).unwrap())
+            })
+            .collect();
+        let issuers: Vec<Issuer> = threads.into_iter().map(|t| t.join().unwrap()).collect();
+        let token = issuers[0].issue("a", Vec::new(), 1000).unwrap().token;
+        assert!(issuers.iter().all(|issuer| issuer.verify(&token, 1000).is_some()));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let again = Issuer::new("s", Some(&path)).unwrap();
+        assert!(again.verify(&token, 1000).is_none(), "a key that others could read is not used");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        fs::write(&path, "short").unwrap();
+        Issuer::new("s", Some(&path)).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 32);
+    }
+
+    #[test]
+    fn scopes_are_read_as_clients_write_them() {
+        use Action::{Delete, Pull, Push};
+        let parse = |text: &str| Access::parse(text).map(|(name, actions)| (name.to_string(), actions));
+        for (text, expected) in [
+            ("repository:a/b:pull,push", Some(("a/b", vec![Pull, Push]))),
+            ("repository:a:*", Some(("a", vec![Pull, Push, Delete]))),
+            ("repository(plugin):a:pull", Some(("a", vec![Pull]))),
+            ("repository:a:fly", Some(("a", vec![]))),
+            ("repository:a:", Some(("a", vec![]))),
+            ("registry:catalog:*", None),
+            ("repository:NOT VALID:pull", None),
+            ("repository", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|(name, actions)| (name.to_owned(), actions));
+            assert_eq!(parse(text), expected, "{text}");
+        }
+        assert_eq!(Access::new(&name("a"), &[Pull, Push]).to_scope(), "repository:a:pull,push");
+    }
+}

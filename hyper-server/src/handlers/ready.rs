@@ -1,0 +1,73 @@
+//! Whether the store can be read and, when it is there to be written, written: `/readyz`.
+//!
+//! Reading one row says little of a disk that is full, so the probe goes the way of an upload, up to its end. That
+//! costs a few syncs of the disk, which anybody may ask for, so one answer is good for a second.
+
+use super::{Outcome, text};
+use crate::error::ApiError;
+use crate::registry::Call;
+use http::StatusCode;
+use hyper_sdk::store::{Page, SharedStore, UploadOptions};
+use hyper_sdk::{Error, ErrorKind, RepositoryName, Result};
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
+
+/// How long an answer is given again.
+const KEPT: Duration = Duration::from_secs(1);
+/// How long the store may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Whose upload it is. Uploads do not make a repository.
+const REPOSITORY: &str = "readyz";
+
+/// The last answer: when, and what was wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Readiness(Mutex<Option<(Instant, Option<(ErrorKind, String)>)>>);
+
+pub(super) async fn ready(call: &Call<'_>) -> Outcome {
+    // Whoever asks meanwhile waits for the same answer.
+    let mut last = call.readiness.0.lock().await;
+    let wrong = match &*last {
+        Some((at, wrong)) if at.elapsed() < KEPT => wrong.clone(),
+        _ => {
+            let write = !call.options.read_only && call.store.capabilities().write;
+            // A task of its own ends the upload also when nobody waits for it any more.
+            let asked = tokio::spawn(probe(call.store.clone(), write));
+            let wrong = match tokio::time::timeout(PATIENCE, asked).await {
+                Ok(Ok(Ok(()))) => None,
+                Ok(Ok(Err(e))) => {
+                    tracing::warn!(error = %e, "the store is not ready");
+                    Some((e.kind(), e.to_string()))
+                }
+                Ok(Err(e)) => Some((ErrorKind::Internal, e.to_string())),
+                Err(_) => Some((ErrorKind::Timeout, "the store does not answer".to_owned())),
+            };
+            *last = Some((Instant::now(), wrong.clone()));
+            wrong
+        }
+    };
+    match wrong {
+        None => Ok(text("ok\n".to_owned())),
+        Some((kind, why)) => {
+            let e = ApiError::from(Error::new(kind, why));
+            Err(e.with_status(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"))
+        }
+    }
+}
+
+async fn probe(store: SharedStore, write: bool) -> Result<()> {
+    match store.list_repositories(Page { limit: Some(1), after: None }).await {
+        Err(e) if e.kind() != ErrorKind::Unsupported => return Err(e),
+        _ => {}
+    }
+    if !write {
+        return Ok(());
+    }
+    let repository = RepositoryName::parse(REPOSITORY)?;
+    let mut upload = store.start_upload(&repository, UploadOptions::default()).await?;
+    let written = match upload.append(bytes::Bytes::from_static(b"ready?")).await {
+        Ok(()) => upload.save().await,
+        Err(e) => Err(e),
+    };
+    let ended = upload.abort().await;
+    written.and(ended)
+}

@@ -1,0 +1,141 @@
+//! Where a server listens, as people write it.
+
+use hyper_sdk::{Error, ErrorKind, Result, ResultExt};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use tokio::net::TcpListener;
+
+/// An address and a port: `127.0.0.1:5000`, `[::1]:5000`, `localhost:5000`, or `:5000` for every address of the machine.
+/// Port 0 lets the system choose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    host: String,
+    port: u16,
+}
+
+impl Listen {
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Listens there. A name is looked up, and its IPv4 addresses are tried first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the name is unknown or no address of it can be listened at.
+    pub async fn bind(&self) -> Result<TcpListener> {
+        let mut last = None;
+        for address in self.addresses().await.context("listen", self)? {
+            match TcpListener::bind(address).await {
+                Ok(listener) => return Ok(listener),
+                Err(e) => last = Some(e),
+            }
+        }
+        Err(match last {
+            Some(e) => Error::from(e),
+            None => Error::new(ErrorKind::Io, "the name has no address"),
+        })
+        .context("listen", self)
+    }
+
+    async fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
+        if self.host.is_empty() {
+            // One socket for both families, where there is IPv6 at all.
+            let all: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
+            return Ok(all.map(|ip| SocketAddr::new(ip, self.port)).into());
+        }
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let mut found: Vec<SocketAddr> = tokio::net::lookup_host((host, self.port)).await?.collect();
+        found.sort_by_key(SocketAddr::is_ipv6);
+        Ok(found)
+    }
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        let host = match address.ip() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        Self { host, port: address.port() }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let bad = || {
+            Error::invalid(format!(
+                "`{}` is not an address to listen at: write IP:PORT, HOST:PORT or :PORT, such as 127.0.0.1:5000 or [::1]:5000",
+                s.escape_debug()
+            ))
+        };
+        if let Ok(address) = s.parse::<SocketAddr>() {
+            return Ok(address.into());
+        }
+        let (host, port) = s.rsplit_once(':').ok_or_else(bad)?;
+        let is_name = host.len() <= 253
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+            && !host.starts_with(['-', '.']);
+        if !is_name || !port.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(bad());
+        }
+        Ok(Self { host: host.to_owned(), port: port.parse().map_err(|_| bad())? })
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn addresses_are_read_as_people_write_them() {
+        for text in ["127.0.0.1:5000", "[::1]:5000", "localhost:0", ":5000", "registry.example.com:80"] {
+            assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            ":",
+            "5000",
+            "localhost",
+            "localhost:",
+            "a b:1",
+            "::1:5000:",
+            "x:70000",
+            "x:-1",
+            "[::1]",
+            "http://x:1",
+        ] {
+            let e = text.parse::<Listen>().unwrap_err().to_string();
+            assert!(e.contains("HOST:PORT or :PORT"), "{text}: {e}");
+        }
+    }
+
+    #[tokio::test]
+    async fn names_and_the_empty_host_are_listened_at() {
+        for (text, loopback) in [("localhost:0", true), (":0", false), ("127.0.0.1:0", true)] {
+            let listener = text.parse::<Listen>().unwrap().bind().await.unwrap();
+            let address = listener.local_addr().unwrap();
+            assert_eq!(address.ip().is_loopback(), loopback, "{text}");
+            tokio::net::TcpStream::connect(("127.0.0.1", address.port())).await.unwrap();
+        }
+        let e = "no-such-host.invalid:0".parse::<Listen>().unwrap().bind().await.unwrap_err();
+        assert!(e.to_string().contains("no-such-host.invalid"), "{e}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_answered(text: String) {
+            let _ = text.parse::<Listen>();
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Tokens: what docker and its kin do where everybody may pull and users may push.
+
+use super::access::{basic, options, users};
+use super::support::{Api, Reply, image, memory};
+use hyper_sdk::{Digest, media_type};
+use hyper_server::auth::AnonymousAccess;
+use hyper_server::{Registry, RegistryOptions};
+
+/// A parameter of the challenge of a refusal.
+fn parameter(reply: &Reply, name: &str) -> String {
+    let challenge = reply.header("www-authenticate");
+    let rest = challenge.strip_prefix("Bearer ").unwrap_or_else(|| panic!("{challenge:?}"));
+    let found = rest.split(',').collect::<Vec<_>>().join(",");
+    let start = found.find(&format!("{name}=\"")).unwrap_or_else(|| panic!("{name}: {challenge}"));
+    let value = &found[start + name.len() + 2..];
+    value[..value.find('"').unwrap()].to_owned()
+}
+
+async fn token(api: &Api, scope: &str, authorization: Option<&str>) -> Reply {
+    let path = format!("/v2/token?service=hyperregistry&scope={scope}&account=x&client_id=docker");
+    let headers: Vec<_> = authorization.map(|value| ("authorization", value)).into_iter().collect();
+    api.request("GET", &path, &headers, "").await
+}
+
+fn bearer(reply: Reply) -> String {
+    let json = reply.expect(200).json();
+    assert_eq!(json["token"], json["access_token"]);
+    assert!(json["expires_in"].as_i64().unwrap() >= 60);
+    format!("Bearer {}", json["token"].as_str().unwrap())
+}
+
+#[tokio::test]
+async fn docker_logs_in_pushes_and_pulls() {
+    let file = users();
+    let api = Api::with(options(Some(&file), Some(AnonymousAccess::Pull)));
+    let reply =
+        api.request("GET", "/v2/", &[("host", "r.example:5000")], "").await.refused(401, "UNAUTHORIZED");
+    assert_eq!(parameter(&reply, "realm"), "http://r.example:5000/v2/token");
+    assert_eq!(parameter(&reply, "service"), "hyperregistry");
+
+    for wrong in [basic("alice", "wrong"), basic("nobody", "x"), "Basic !".to_owned(), "Bearer x".to_owned()]
+    {
+        let reply = token(&api, "repository:a:pull", Some(&wrong)).await.refused(401, "UNAUTHORIZED");
+        assert!(reply.header("www-authenticate").starts_with("Basic "), "{wrong}");
+    }
+    let alice = basic("alice", "pass:word");
+    // docker login asks without a scope, and then probes with what it got.
+    let login =
+        api.request("GET", "/v2/token?service=x&offline_token=true", &[("authorization", &alice)], "").await;
+    let login = bearer(login);
+    api.request("GET", "/v2/", &[("authorization", &login)], "").await.expect(200);
+
+    let reply = api.post("/v2/a/b/blobs/uploads/").await.refused(401, "UNAUTHORIZED");
+    assert_eq!(parameter(&reply, "scope"), "repository:a/b:pull,push");
+    let push = bearer(token(&api, "repository:a/b:pull,push", Some(&alice)).await);
+    let auth = [("authorization", push.as_str())];
+    let blob = Digest::sha256("{}");
+    api.request("HEAD", &format!("/v2/a/b/blobs/{blob}"), &auth, "").await.expect(404);
+    api.request("POST", &format!("/v2/a/b/blobs/uploads/?digest={blob}"), &auth, "{}").await.expect(201);
+    let bytes = image(b"{}").to_bytes();
+    let with_type = [auth[0], ("content-type", media_type::OCI_MANIFEST)];
+    api.request("PUT", "/v2/a/b/manifests/t", &with_type, bytes.clone()).await.expect(201);
+
+    // The token is for this repository and for pushing, and for nothing else.
+    let reply = api.request("POST", "/v2/other/blobs/uploads/", &auth, "").await.refused(401, "UNAUTHORIZED");
+    assert_eq!(parameter(&reply, "error"), "insufficient_scope");
+    assert_eq!(parameter(&reply, "scope"), "repository:other:pull,push");
+    let reply = api.request("DELETE", "/v2/a/b/manifests/t", &auth, "").await.refused(401, "UNAUTHORIZED");
+    assert_eq!(parameter(&reply, "scope"), "repository:a/b:pull,delete");
+
+    // Nobody's token is for pulling, and so is no token at all.
+    let nobody = bearer(token(&api, "repository:a/b:pull,push", None).await);
+    for headers in
+        [&[][..], &[("authorization", nobody.as_str())], &auth[..], &[("authorization", alice.as_str())]]
+    {
+        assert_eq!(api.request("GET", "/v2/a/b/manifests/t", headers, "").await.expect(200).body, bytes);
+        let catalog = api.request("GET", "/v2/_catalog", headers, "").await.expect(200);
+        assert_eq!(catalog.json()["repositories"], serde_json::json!(["a/b"]));
+    }
+    api.request("GET", "/v2/", &[("authorization", &nobody)], "").await.expect(200);
+    api.request("POST", "/v2/a/b/blobs/uploads/", &[("authorization", &nobody)], "")
+        .await
+        .refused(401, "UNAUTHORIZED");
+    let all = bearer(token(&api, "repository:a/b:*", Some(&alice)).await);
+    api.request("DELETE", "/v2/a/b/manifests/t", &[("authorization", &all)], "").await.expect(202);
+    // Basic credentials go on working everywhere.
+    api.request("GET", "/v2/", &[("authorization", &alice)], "").await.expect(200);
+    api.request("POST", "/v2/any/blobs/uploads/", &[("authorization", &alice)], "").await.expect(202);
+}
+
+#[tokio::test]
+async fn a_mount_needs_the_source_in_its_token_unless_all_may_pull_it() {
+    let file = users();
+    for (anonymous, mounted) in [(AnonymousAccess::Pull, 201), (AnonymousAccess::None, 202)] {
+        let api = Api::with(options(Some(&file), Some(anonymous)));
+        let alice = basic("alice", "pass:word");
+        let blob = Digest::sha256("x");
+        let path = format!("/v2/from/blobs/uploads/?digest={blob}");
+        api.request("POST", &path, &[("authorization", &alice)], "x").await.expect(201);
+        let mount = format!("/v2/to/blobs/uploads/?mount={blob}&from=from");
+        let push = bearer(token(&api, "repository:to:pull,push", Some(&alice)).await);
+        api.request("POST", &mount, &[("authorization", &push)], "").await.expect(mounted);
+        let both = "repository:to:pull,push&scope=repository:from:pull";
+        let push = bearer(token(&api, both, Some(&alice)).await);
+        api.request("POST", &mount, &[("authorization", &push)], "").await.expect(201);
+    }
+}
+
+#[tokio::test]
+async fn the_password_grant_of_oauth_is_known() {
+    let file = users();
+    let api = Api::with(options(Some(&file), Some(AnonymousAccess::Pull)));
+    let post = async |form: &'static str| {
+        let headers = [("content-type", "application/x-www-form-urlencoded")];
+        api.request("POST", "/v2/token", &headers, form).await
+    };
+    let good = "grant_type=password&username=alice&password=pass%3Aword&service=s&client_id=c\
+                &scope=repository%3Aa%3Apull%2Cpush+repository%3Ab%3Apull";
+    let reply = post(good).await.expect(200);
+    assert_eq!(reply.json()["scope"], "repository:a:pull,push repository:b:pull");
+    assert_eq!(reply.header("cache-control"), "no-store");
+    let push = bearer(reply);
+    api.request("POST", "/v2/a/blobs/uploads/", &[("authorization", &push)], "").await.expect(202);
+    post("grant_type=password&username=alice&password=wrong").await.refused(401, "UNAUTHORIZED");
+    post("grant_type=refresh_token&refresh_token=x").await.refused(400, "UNSUPPORTED_GRANT_TYPE");
+    post("").await.refused(400, "UNSUPPORTED_GRANT_TYPE");
+    let scopes = "&scope=repository:a:pull".repeat(100);
+    token(&api, &format!("x{scopes}"), None).await.refused(400, "REQUEST_INVALID");
+    let wide = format!("{good}&x={}", "y".repeat(70_000));
+    let headers = [("content-type", "application/x-www-form-urlencoded")];
+    api.request("POST", "/v2/token", &headers, wide).await.refused(413, "SIZE_INVALID");
+    api.request("PUT", "/v2/token", &[], "").await.refused(405, "UNSUPPORTED");
+}
+
+#[tokio::test]
+async fn without_users_or_without_anything_open_there_is_no_token_for_nobody() {
+    let file = users();
+    let closed = Api::with(options(Some(&file), None));
+    token(&closed, "repository:a:pull", None).await.refused(401, "UNAUTHORIZED");
+    let alice = bearer(token(&closed, "repository:a:pull", Some(&basic("alice", "pass:word"))).await);
+    let path = "/v2/a/manifests/x";
+    closed.request("GET", path, &[("authorization", &alice)], "").await.refused(404, "MANIFEST_UNKNOWN");
+    let reply = closed.get(path).await.refused(401, "UNAUTHORIZED");
+    assert!(reply.header("www-authenticate").starts_with("Basic "));
+    token(&Api::new(), "repository:a:pull", None).await.refused(404, "NOT_FOUND");
+}
+
+#[tokio::test]
+async fn the_realm_is_what_the_proxy_says_or_what_is_configured() {
+    let file = users();
+    let api = Api::with(options(Some(&file), Some(AnonymousAccess::Pull)));
+    let headers = [("host", "inner:5000"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "r.example")];
+    let reply = api.request("GET", "/v2/", &headers, "").await.expect(401);
+    assert_eq!(parameter(&reply, "realm"), "https://r.example/v2/token");
+    let set = RegistryOptions {
+        public_url: Some("https://set.example".to_owned()),
+        ..options(Some(&file), Some(AnonymousAccess::Pull))
+    };
+    let reply = Api::with(set).request("GET", "/v2/", &headers, "").await.expect(401);
+    assert_eq!(parameter(&reply, "realm"), "https://set.example/v2/token");
+}
+
+#[tokio::test]
+async fn tokens_hold_for_all_servers_with_one_key_and_end_with_their_user() {
+    let file = users();
+    let dir = tempfile::tempdir().unwrap();
+    let new = |key: &str| {
+        let options = RegistryOptions {
+            token_key: Some(dir.path().join(key)),
+            ..options(Some(&file), Some(AnonymousAccess::Pull))
+        };
+        Api { registry: Registry::new(memory(), options).unwrap() }
+    };
+    let (one, two, other) = (new("a.key"), new("a.key"), new("b.key"));
+    let push = bearer(token(&one, "repository:a:pull,push", Some(&basic("bob", "b"))).await);
+    let auth = [("authorization", push.as_str())];
+    for (api, status) in [(&one, 202), (&two, 202), (&other, 401)] {
+        api.request("POST", "/v2/a/blobs/uploads/", &auth, "").await.expect(status);
+    }
+    let alice = std::fs::read_to_string(file.path()).unwrap().lines().next().unwrap().to_owned();
+    std::fs::write(file.path(), alice).unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    one.request("POST", "/v2/a/blobs/uploads/", &auth, "").await.refused(401, "UNAUTHORIZED");
+}
