@@ -4,12 +4,13 @@
 //! set-user-id programs can gain.
 
 use super::spec::{ExecSpec, Network};
-use super::{seccomp, sys};
+use super::{seccomp, socketcall, sys};
 use crate::layer::accounts::Identity as User;
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::Access;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 /// Docker's default capabilities: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP,
@@ -76,9 +77,16 @@ impl Command {
         })
     }
 
-    /// Becomes the command. Returns only when that failed.
-    pub(super) fn start(&self, files: Output, sandboxed: bool, single_identity: bool) -> Error {
-        match self.try_start(&files, sandboxed, single_identity) {
+    /// Becomes the command. Returns only when that failed. Calls that need somebody else are handed over to who reads
+    /// `helper`.
+    pub(super) fn start(
+        &self,
+        files: Output,
+        sandboxed: bool,
+        single_identity: bool,
+        helper: Option<&UnixStream>,
+    ) -> Error {
+        match self.try_start(&files, sandboxed, single_identity, helper) {
             Ok(never) => match never {},
             Err(error) => error,
         }
@@ -89,6 +97,7 @@ impl Command {
         files: &Output,
         sandboxed: bool,
         single_identity: bool,
+        helper: Option<&UnixStream>,
     ) -> Result<std::convert::Infallible> {
         sys::reset_signals();
         rustix::process::setsid().map_err(std::io::Error::from)?;
@@ -102,11 +111,16 @@ impl Command {
                 .with_context("path", &self.cwd_path)
                 .with_source(e)
         })?;
-        self.drop_privileges(sandboxed, single_identity)?;
+        self.drop_privileges(sandboxed, single_identity, helper)?;
         Err(self.exec())
     }
 
-    fn drop_privileges(&self, sandboxed: bool, single_identity: bool) -> Result<()> {
+    fn drop_privileges(
+        &self,
+        sandboxed: bool,
+        single_identity: bool,
+        helper: Option<&UnixStream>,
+    ) -> Result<()> {
         let allowed = CAPABILITIES.iter().fold(0, |bits, capability| bits | 1_u64 << capability);
         let have = sys::effective_capabilities();
         if sandboxed {
@@ -114,10 +128,9 @@ impl Command {
             {
                 sys::drop_bounding(capability).context("detail", "capabilities")?;
             }
-            // With the host's network the host's abstract sockets would be in reach. Older kernels cannot do it.
-            let _ = sys::hide_abstract_sockets();
             // Filters need CAP_SYS_ADMIN, so they come before the rest, which they let pass.
-            let mut filters = seccomp::filters(single_identity, self.host_network)?;
+            let is_handed_over = helper.is_some_and(socketcall::hand_over);
+            let mut filters = seccomp::filters(single_identity, self.host_network, is_handed_over)?;
             // The one that fakes changes of identity would fake ours; with a single id there are none to make.
             for filter in filters.drain(..) {
                 sys::install_filter(&filter).context("detail", "system call filter")?;

@@ -30,6 +30,7 @@ mod native;
 mod protocol;
 mod seccomp;
 mod socket;
+mod socketcall;
 mod spec;
 mod step;
 mod sys;

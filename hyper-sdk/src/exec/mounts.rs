@@ -141,15 +141,17 @@ impl Stage {
     }
 
     fn mount_sys(&mut self, insecure: bool) -> Result<()> {
-        let sysfs = match view::new_mount("sysfs", &[], QUIET) {
-            Ok(sysfs) => sysfs,
+        let (sysfs, is_new) = match view::new_mount("sysfs", &[], QUIET) {
+            Ok(sysfs) => (sysfs, true),
             // An ordinary user may mount a new one only with a network of its own.
-            Err(Errno::PERM) => clone_tree(CWD, Path::new("/sys"), true)?,
+            Err(Errno::PERM) => (clone_tree(CWD, Path::new("/sys"), true)?, false),
             Err(e) => return Err(Error::io("cannot mount /sys", "/sys", e.into())),
         };
         self.put(sysfs.as_fd(), "/sys", Kind::Folder)?;
-        // A new one has no control groups, so the host's are not shown either.
-        if let Ok(groups) = view::open_in(self.root(), "/sys/fs/cgroup", OFlags::PATH) {
+        // A new one shows no control groups, so the host's are not shown either.
+        if let Ok(groups) = view::open_in(self.root(), "/sys/fs/cgroup", OFlags::PATH)
+            && !is_new
+        {
             let nothing = view::tmpfs(&[("mode", "0755")], QUIET | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
             attach(nothing.as_fd(), groups.as_fd(), "")?;
         }

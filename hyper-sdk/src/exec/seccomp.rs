@@ -41,6 +41,9 @@ const CLONE_NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET
     | libc::CLONE_NEWCGROUP;
+/// The type of a socket without its flags, and one of the types.
+const KIND_MASK: u32 = 0xf;
+const SOCK_PACKET: u32 = 10;
 /// The number by which `socketcall` makes a socket.
 const SYS_SOCKET: u32 = 1;
 /// Numbers of the x32 interface have this bit.
@@ -51,20 +54,37 @@ const fn errno(number: i32) -> u32 {
 }
 
 /// The filters of a step, in the order to install them.
-pub(super) fn filters(single_identity: bool, host_network: bool) -> Result<Vec<BpfProgram>> {
+///
+/// `is_handed_over` says that the filter of [`handed_over`] is installed: what it takes is not refused here, since a
+/// refusal would win.
+pub(super) fn filters(
+    single_identity: bool,
+    host_network: bool,
+    is_handed_over: bool,
+) -> Result<Vec<BpfProgram>> {
     let abis = Abi::of_machine(std::env::consts::ARCH);
     if abis.is_empty() {
         return Err(Error::unsupported("a system call filter cannot be made for this machine"));
     }
-    let mut programs = vec![compile(abis, &denied(host_network))];
+    let mut programs = vec![compile(abis, &denied(host_network, is_handed_over))];
     if single_identity {
         programs.push(compile(abis, &faked()));
     }
     Ok(programs)
 }
 
+/// The filter that hands `socketcall` over where it makes a socket: see [`super::socketcall`].
+pub(super) fn handed_over() -> BpfProgram {
+    compile(Abi::of_machine(std::env::consts::ARCH), &[new_socket(libc::SECCOMP_RET_USER_NOTIF)])
+}
+
+/// `socketcall` that makes a socket. Of which family lies in memory, where no filter looks.
+fn new_socket(action: u32) -> Rule {
+    Rule { call: SOCKETCALL, when: When::IsOneOf(0, u32::MAX, vec![SYS_SOCKET]), action }
+}
+
 /// What no step may do.
-fn denied(host_network: bool) -> Vec<Rule> {
+fn denied(host_network: bool, is_handed_over: bool) -> Vec<Rule> {
     const DENY: u32 = errno(libc::EPERM);
     let mut rules: Vec<Rule> =
         DENIED.iter().map(|&call| Rule { call, when: When::Always, action: DENY }).collect();
@@ -77,9 +97,13 @@ fn denied(host_network: bool) -> Vec<Rule> {
         families.extend([libc::AF_PACKET as u32, libc::AF_XDP as u32]);
     }
     rules.push(Rule { call: SOCKET, when: When::IsOneOf(0, u32::MAX, families), action: DENY });
-    // Which family it asks for lies in memory, where no filter looks.
-    let when = When::IsOneOf(0, u32::MAX, vec![SYS_SOCKET]);
-    rules.push(Rule { call: SOCKETCALL, when, action: DENY });
+    if host_network {
+        // The old name of AF_PACKET, as a type of AF_INET.
+        rules.push(Rule { call: SOCKET, when: When::IsOneOf(1, KIND_MASK, vec![SOCK_PACKET]), action: DENY });
+    }
+    if !is_handed_over {
+        rules.push(new_socket(DENY));
+    }
     rules
 }
 
@@ -209,7 +233,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_program_is_denied_the_same() {
-        each_abi(&denied(true), |abi, answer| {
+        each_abi(&denied(true, false), |abi, answer| {
             for call in DENIED {
                 assert!(matches!(answer(call, [0; 3]), None | Some(DENY)), "{abi:?} {}", call.name);
             }
@@ -224,6 +248,10 @@ mod tests {
                 let expected = if refused { DENY } else { ALLOW };
                 assert_eq!(answer(&SOCKET, [family as u32, 1, 0]), Some(expected), "{abi:?} {family}");
             }
+            for (kind, expected) in [(1, ALLOW), (3, ALLOW), (10, DENY), (10 | 0o2000000, DENY)] {
+                let answered = answer(&SOCKET, [libc::AF_INET as u32, kind, 0]);
+                assert_eq!(answered, Some(expected), "{abi:?} {kind:o}");
+            }
             for (what, expected) in [(1, DENY), (2, ALLOW), (3, ALLOW), (20, ALLOW)] {
                 let has_it = matches!(abi, Abi::I386 | Abi::Arm);
                 assert_eq!(answer(&SOCKETCALL, [what, 0, 0]), has_it.then_some(expected), "{abi:?} {what}");
@@ -233,7 +261,7 @@ mod tests {
             }
         });
         // A network of its own holds nothing of the host.
-        each_abi(&denied(false), |abi, answer| {
+        each_abi(&denied(false, false), |abi, answer| {
             for (family, expected) in [
                 (libc::AF_VSOCK, DENY),
                 (libc::AF_PACKET, ALLOW),
@@ -242,6 +270,21 @@ mod tests {
             ] {
                 assert_eq!(answer(&SOCKET, [family as u32, 1, 0]), Some(expected), "{abi:?} {family}");
             }
+        });
+    }
+
+    #[test]
+    fn what_is_handed_over_is_not_refused_and_nothing_else_is_handed_over() {
+        let over = libc::SECCOMP_RET_USER_NOTIF;
+        each_abi(&[new_socket(over)], |abi, answer| {
+            for (what, expected) in [(1, over), (2, ALLOW), (8, ALLOW)] {
+                let has_it = matches!(abi, Abi::I386 | Abi::Arm);
+                assert_eq!(answer(&SOCKETCALL, [what, 0, 0]), has_it.then_some(expected), "{abi:?}");
+            }
+            assert_eq!(answer(&SOCKET, [40, 1, 0]), Some(ALLOW));
+        });
+        each_abi(&denied(true, true), |_, answer| {
+            assert!(matches!(answer(&SOCKETCALL, [1, 0, 0]), None | Some(ALLOW)));
         });
     }
 
@@ -272,7 +315,7 @@ mod tests {
 
     #[test]
     fn the_x32_interface_is_absent_and_no_other_kind_runs() {
-        for rules in [denied(true), faked()] {
+        for rules in [denied(true, true), faked()] {
             let program = compile(MACHINES[0], &rules);
             for number in [0, 56, 512, 0x3fff_ffff] {
                 let answer = run(&program, Abi::X86_64, number | X32_BIT, [0; 3]);
@@ -286,7 +329,7 @@ mod tests {
     #[test]
     fn the_filters_fit_the_kernels_limit() {
         for single in [false, true] {
-            let programs = filters(single, true).unwrap();
+            let programs = filters(single, true, false).unwrap();
             assert_eq!(programs.len(), if single { 2 } else { 1 });
             assert!(programs.iter().all(|program| program.len() < 4096));
         }

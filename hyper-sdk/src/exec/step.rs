@@ -6,7 +6,7 @@ use super::mountpoint::{self, Made};
 use super::mounts::Stage;
 use super::protocol::{Failure, read_frame, write_frame};
 use super::spec::{ExecMount, ExecSpec, Network, RootFs, Security};
-use super::{Context, Identity, command, sys, tree, view};
+use super::{Context, Identity, command, socketcall, sys, tree, view};
 use crate::{Error, Result, ResultExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
@@ -208,17 +208,27 @@ fn init(
     let single = context.identity == Identity::Single;
     let sandboxed = spec.security == Security::Sandbox;
     sys::hide_memory();
+    if sandboxed {
+        // With the host's network the host's abstract sockets would be in reach. Older kernels cannot do it.
+        let _ = sys::hide_abstract_sockets();
+    }
+    let mut helper =
+        if sandboxed && !single && socketcall::IS_NEEDED { Some(UnixStream::pair()?) } else { None };
     const SIGNALS: &[i32] = &[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT];
     sys::block_signals(SIGNALS);
     let child = match sys::fork()? {
         sys::Fork::Child => {
-            let error = command.start(files, sandboxed, single);
+            let error = command.start(files, sandboxed, single, helper.as_ref().map(|(to, _)| to));
             Status::Failed(error.into()).send(status);
             sys::exit_now(127);
         }
         sys::Fork::Parent(pid) => pid,
     };
     drop(files);
+    if let Some((to, from)) = helper.take() {
+        drop(to);
+        socketcall::serve(&from);
+    }
     // Secrets of the environment are not kept here.
     drop((command, spec));
     loop {

@@ -311,6 +311,107 @@ pub(super) fn install_filter(program: &[seccompiler::sock_filter]) -> io::Result
     check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &filter) }).map(drop)
 }
 
+/// Installs a filter that hands calls over, and gives the file that they come from. The caller must have CAP_SYS_ADMIN in
+/// its namespace.
+pub(super) fn install_listener(program: &[seccompiler::sock_filter]) -> io::Result<OwnedFd> {
+    let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    // SAFETY: as in `install_filter`.
+    let fd =
+        check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &filter) })?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// A call that was handed over and waits for its answer.
+pub(super) struct Waiting {
+    id: u64,
+    /// The thread that made it.
+    pub(super) pid: i32,
+    pub(super) arguments: [u64; 6],
+}
+
+/// Waits for the next call; `None` when nobody is left who could make one.
+pub(super) fn next_call(listener: BorrowedFd<'_>) -> Option<Waiting> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    loop {
+        let mut files = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
+        match poll(&mut files, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Ok(_) if files[0].revents().contains(PollFlags::IN) => {}
+            _ => return None,
+        }
+        // SAFETY: all zeroes is a valid value, which the kernel wants.
+        let mut call = unsafe { std::mem::zeroed::<libc::seccomp_notif>() };
+        // SAFETY: the kernel writes one structure of this very type.
+        let result =
+            unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, &mut call) };
+        match check(i64::from(result)) {
+            Ok(_) => {
+                return Some(Waiting { id: call.id, pid: call.pid as i32, arguments: call.data.args });
+            }
+            // Whoever called was killed meanwhile.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Whether the call still waits, so that the number of its process is still its own.
+pub(super) fn still_waits(listener: BorrowedFd<'_>, call: &Waiting) -> bool {
+    // SAFETY: the kernel reads one number.
+    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID as _, &call.id) == 0 }
+}
+
+/// Answers a call with a new file, or an error. One that waits no more is nobody's loss.
+pub(super) fn answer_call(
+    listener: BorrowedFd<'_>,
+    call: &Waiting,
+    answer: rustix::io::Result<(OwnedFd, bool)>,
+) {
+    // SAFETY: all zeroes is a valid value.
+    let mut response = unsafe { std::mem::zeroed::<libc::seccomp_notif_resp>() };
+    response.id = call.id;
+    let added = answer.and_then(|(file, close_on_exec)| {
+        let add = libc::seccomp_notif_addfd {
+            id: call.id,
+            flags: 0,
+            srcfd: file.as_raw_fd() as u32,
+            newfd: 0,
+            newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
+        };
+        // SAFETY: the kernel reads one structure of this very type; the file is open.
+        let result = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD as _, &add) };
+        check(i64::from(result))
+            .map_err(|e| rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::PERM))
+    });
+    match added {
+        Ok(number) => response.val = number,
+        Err(e) => response.error = -e.raw_os_error(),
+    }
+    // SAFETY: the kernel reads one structure of this very type.
+    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, &response) };
+}
+
+/// Reads memory of another process.
+pub(super) fn read_memory(pid: i32, at: u64, into: &mut [u8]) -> io::Result<()> {
+    let ours = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    let theirs = libc::iovec { iov_base: at as *mut libc::c_void, iov_len: into.len() };
+    // SAFETY: our side is one slice that nobody else holds; the other side is checked by the kernel.
+    let read = check(unsafe { libc::process_vm_readv(pid, &ours, 1, &theirs, 1, 0) } as i64)?;
+    if read as usize == into.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// Makes a socket by the numbers of the kernel.
+pub(super) fn make_socket(family: i32, kind: i32, protocol: i32) -> rustix::io::Result<OwnedFd> {
+    // SAFETY: plain numbers.
+    let fd = check(i64::from(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) }))
+        .map_err(|e| rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::PERM))?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// Brings the loopback interface of the network namespace up.
 pub(super) fn loopback_up() -> io::Result<()> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
