@@ -11,5 +11,6 @@ pub use image::{ClientFactory, ImageSource, SourceImage};
 pub use layout::{LayoutImage, import_layout};
 pub use remote::{
     Fetched, ProxyChoice, RemoteOptions, RemoteSources, StreamContext, context_of_stream, git_source,
+    newest_in_archive,
 };
 pub use work_tree::work_tree_time;

@@ -20,10 +20,18 @@ pub(super) struct Asked {
     default: Option<Span>,
 }
 
+impl Asked {
+    /// Whether it is the name of something whose time is meant.
+    pub(super) fn is_name(&self) -> bool {
+        let value = self.value.trim();
+        !value.is_empty() && value.parse::<i64>().is_err()
+    }
+}
+
 /// The seconds that the argument asks for; none when it is empty, or means a context that has no time of its own.
 ///
-/// A stage has the newest time of what it fetches (the commit of a git repository, the last change of a web file), else
-/// that of its base images.
+/// A stage has the newest time of what it fetches (the commit of a git repository, the last change of a web file, or of a
+/// member of an archive whose server does not say), else that of its base images.
 pub(super) async fn resolve(
     asked: &Asked,
     file: &Dockerfile,

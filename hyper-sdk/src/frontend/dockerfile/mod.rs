@@ -153,10 +153,10 @@ async fn lower_file(
         Err(fault) => return (Err(fault), Bases::new()),
     };
     let mut options = options.clone();
-    // What steps see is the number, whatever it was asked for by.
-    match seconds {
-        Some(seconds) => {
-            options.build_args.insert(epoch::SOURCE_DATE_EPOCH.to_owned(), seconds.to_string());
+    // What steps see is the number, whatever it was asked for by, and nothing where what was named has no time.
+    match seconds.map(|seconds| seconds.to_string()).or_else(|| asked.is_name().then(String::new)) {
+        Some(seen) => {
+            options.build_args.insert(epoch::SOURCE_DATE_EPOCH.to_owned(), seen);
         }
         None => {
             options.build_args.remove(epoch::SOURCE_DATE_EPOCH);

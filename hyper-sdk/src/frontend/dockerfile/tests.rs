@@ -511,6 +511,22 @@ async fn the_epoch_is_a_number_the_context_or_a_stage() {
     assert_eq!(with(Some("5")).await, (Some(5), "5".to_owned()));
     assert_eq!(with(Some("context")).await, (Some(55), "55".to_owned()));
     assert_eq!(with(Some("source")).await, (Some(1234), "1234".to_owned()));
+    // What has no time of its own gives steps an empty value, never its name.
+    for (default, given) in
+        [("context", None), ("empty", None), ("77", Some("context")), ("77", Some("empty"))]
+    {
+        let text = format!(
+            "ARG SOURCE_DATE_EPOCH={default}\nFROM scratch AS empty\nCOPY x /\nFROM base\n\
+             ARG SOURCE_DATE_EPOCH\nRUN x\nENV E=[$SOURCE_DATE_EPOCH]\n"
+        );
+        let mut options = FrontendOptions::default();
+        options.build_args.extend(given.map(|g| ("SOURCE_DATE_EPOCH".to_owned(), g.to_owned())));
+        let l = try_lower(&text, options).await.unwrap();
+        assert_eq!((l.epoch, l.config.config.env[1].as_str()), (None, "E=[]"), "{default} {given:?}");
+        let Op::Exec(exec) = root(&l) else { panic!("no command") };
+        let seen = exec.env.iter().find(|(name, _)| name == "SOURCE_DATE_EPOCH");
+        assert!(seen.is_none_or(|(_, value)| value.is_empty()), "{seen:?}");
+    }
     // An empty one is none, and a default of the stage holds.
     let text = "FROM base\nARG SOURCE_DATE_EPOCH=7\nENV E=$SOURCE_DATE_EPOCH\n";
     let options = FrontendOptions {

@@ -1,6 +1,6 @@
 //! Build contexts that come as one stream: an archive of the files, or a Dockerfile alone.
 
-use crate::layer::{ApplyOptions, ApplyStyle, Decompressor, DevicePolicy, OwnerPolicy, apply};
+use crate::layer::{ApplyOptions, ApplyStyle, Decompressor, DevicePolicy, LayerReader, OwnerPolicy, apply};
 use crate::{Error, Result, ResultExt as _};
 use std::io::Read;
 use std::path::Path;
@@ -66,6 +66,23 @@ pub fn context_of_stream(stream: impl Read, scratch: &Path) -> Result<StreamCont
     Ok(StreamContext::Files { folder, newest })
 }
 
+/// The newest modification time in a tar, plain or compressed: seconds since 1970; nothing where the stream is none. What
+/// is wrong with it is told by who unpacks it. Blocks.
+pub fn newest_in_archive(stream: impl Read) -> Option<i64> {
+    let mut stream = Decompressor::new(stream).ok()?;
+    let mut first = Vec::with_capacity(BLOCK);
+    (&mut stream).take(BLOCK as u64).read_to_end(&mut first).ok()?;
+    if !is_tar(&first) {
+        return None;
+    }
+    let mut reader = LayerReader::new(first.as_slice().chain(stream));
+    let mut newest = None;
+    while let Some(entry) = reader.next_entry().ok()? {
+        newest = newest.max(Some(entry.mtime));
+    }
+    newest
+}
+
 /// Whether a block is the header of a tar: the sum of its bytes stands in it.
 fn is_tar(block: &[u8]) -> bool {
     const SUM: std::ops::Range<usize> = 148..156;
@@ -103,6 +120,8 @@ mod tests {
             let StreamContext::Files { folder, newest } = context else { panic!("no files") };
             assert_eq!(std::fs::read(folder.path().join("a/b")).unwrap(), b"hi");
             assert_eq!(newest, Some(77));
+            assert_eq!(newest_in_archive(&bytes[..]), Some(77));
+            assert_eq!(newest_in_archive(&bytes[..20]), None);
         }
         assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
     }
@@ -113,6 +132,7 @@ mod tests {
         let text = format!("FROM scratch\n{}", "# line\n".repeat(200));
         let context = context_of_stream(text.as_bytes(), scratch.path()).unwrap();
         assert!(matches!(context, StreamContext::Dockerfile(t) if t == text));
+        assert_eq!(newest_in_archive(text.as_bytes()), None);
         for (bytes, why) in [(&b""[..], "empty"), (&[0xff; 700], "neither"), (&[0, 1, 2], "neither")] {
             let error = context_of_stream(bytes, scratch.path()).unwrap_err();
             assert!(error.to_string().contains(why), "{error}");

@@ -20,7 +20,7 @@ mod git_command;
 mod slow_servers;
 mod web;
 
-pub use archive::{StreamContext, context_of_stream};
+pub use archive::{StreamContext, context_of_stream, newest_in_archive};
 pub use git::git_source;
 
 use crate::client::patience::Patience;

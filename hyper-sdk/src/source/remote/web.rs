@@ -306,8 +306,31 @@ impl Body {
     }
 }
 
-/// The seconds since 1970 of an HTTP date.
+/// The seconds since 1970 of an HTTP date (RFC 9110, section 5.6.7). Some servers write `UTC` or an offset of nothing in
+/// the place of `GMT`.
 fn seconds(date: &str) -> Option<i64> {
-    let time: SystemTime = httpdate::parse_http_date(date).ok()?;
+    let date = date.trim();
+    let zones = ["UTC", "UT", "+0000", "-0000", "Z"];
+    let named = date.rsplit_once(' ').filter(|(_, zone)| zones.iter().any(|z| z.eq_ignore_ascii_case(zone)));
+    let date = named.map_or_else(|| date.to_owned(), |(rest, _)| format!("{rest} GMT"));
+    let time: SystemTime = httpdate::parse_http_date(&date).ok()?;
     time.duration_since(UNIX_EPOCH).ok()?.as_secs().try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_read_whatever_servers_call_universal_time() {
+        let time = Some(784_111_777);
+        for zone in ["GMT", "UTC", "utc", "UT", "+0000", "-0000"] {
+            assert_eq!(seconds(&format!("Sun, 06 Nov 1994 08:49:37 {zone}")), time, "{zone}");
+        }
+        assert_eq!(seconds("Sunday, 06-Nov-94 08:49:37 UTC"), time);
+        assert_eq!(seconds("Sun Nov  6 08:49:37 1994"), time);
+        for wrong in ["", "UTC", "Sun, 06 Nov 1994 08:49:37", "Sun, 06 Nov 1994 08:49:37 CET"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
 }
