@@ -50,12 +50,16 @@ fn bind_takes_source_from_target_and_rw() {
 fn cache_takes_id_target_from_mode_and_owner() {
     needs_busybox!();
     let place = Place::new();
+    let steps = std::cell::Cell::new(0);
     let run = |mount: &str, command: &str| {
+        // No step is found in the cache. Without the cache, those with an owner would begin anew.
+        steps.set(steps.get() + 1);
         let stages = format!(
             "FROM base AS seed\nRUN mkdir -p /s/in && echo seeded > /s/in/f\n\
-             FROM base AS run\nWORKDIR /w\nRUN --mount=type=cache,{mount} {command}"
+             FROM base AS run\nENV STEP={}\nWORKDIR /w\nRUN --mount=type=cache,{mount} {command}",
+            steps.get()
         );
-        out_of(&place, &stages, &["--no-cache"])
+        out_of(&place, &stages, &[])
     };
     let own = |uid: u32| format!("{uid}\n");
     let options = "id=one,target=c,mode=0711,uid=12,gid=13";
@@ -85,6 +89,34 @@ fn cache_takes_id_target_from_mode_and_owner() {
     let stages = "FROM base AS run\nARG WHERE=/there\nRUN --mount=type=cache,target=$WHERE touch /there/x\n\
         RUN (ls /there/x 2>/dev/null || echo empty) > /out";
     assert_eq!(out_of(&place, stages, &[]), "empty\n");
+}
+
+#[test]
+fn without_the_cache_a_mount_with_an_owner_or_a_mode_begins_anew() {
+    needs_busybox!();
+    let place = Place::new();
+    for (mount, begins_anew) in [
+        ("mode=0773", true),
+        ("uid=5", true),
+        ("gid=5", true),
+        ("mode=0774,sharing=private", true),
+        ("id=x", false),
+    ] {
+        let touch = |name: &str, more: &[&str]| {
+            let stages = format!(
+                "FROM base AS run\nRUN --mount=type=cache,target=/c,{mount} touch /c/{name}\n\
+                 RUN --mount=type=cache,target=/c,{mount} touch /c/{name}2; ls /c > /out"
+            );
+            out_of(&place, &stages, more)
+        };
+        assert_eq!(touch("a", &[]), "a\na2\n", "{mount}");
+        // Both steps of a build use what the first began.
+        let after = if begins_anew { "b\nb2\n" } else { "a\na2\nb\nb2\n" };
+        assert_eq!(touch("b", &["--no-cache"]), after, "{mount}");
+        assert_eq!(touch("c", &[]), format!("{after}c\nc2\n"), "{mount}: later builds go on");
+        let filtered = touch("d", &["--no-cache-filter", "run"]);
+        assert_eq!(filtered.contains('c'), !begins_anew, "{mount}: {filtered}");
+    }
 }
 
 #[test]

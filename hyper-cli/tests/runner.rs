@@ -25,6 +25,7 @@ mod rootless;
 mod serve;
 mod state;
 mod support;
+mod times;
 mod web;
 
 /// A file that is forgotten here would never run.

@@ -3,9 +3,9 @@
 use crate::sandbox::{busybox_root, helper};
 use hyper_sdk::Digest;
 use hyper_sdk::exec::{ExecMount, ExecSpec, Executor, Identity, MountSource, NativeExecutor, RootFs};
-use hyper_sdk::layer::{LayerReader, LayerWriter};
+use hyper_sdk::layer::{LayerReader, LayerWriter, TimesTable};
 use hyper_sdk::progress::LogStream;
-use hyper_sdk::snapshot::{Active, DiffOptions, LocalSnapshotter, Snapshotter, Style};
+use hyper_sdk::snapshot::{Active, LocalSnapshotter, Snapshotter, Style, UnpackOptions};
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 use std::path::Path;
@@ -21,7 +21,7 @@ fn layer_of(folder: &Path) -> Vec<u8> {
     let empty = tempfile::tempdir().unwrap();
     let mut writer = LayerWriter::new(Vec::new(), Some(1000));
     let root = |_: &hyper_sdk::layer::LayerPath, _: &rustix::fs::Stat| (0, 0);
-    let options = hyper_sdk::layer::DiffOptions { owner: Some(&root) };
+    let options = hyper_sdk::layer::DiffOptions { owner: Some(&root), time: None };
     hyper_sdk::layer::diff_trees(empty.path(), folder, &mut writer, &options).unwrap();
     writer.finish().unwrap().0
 }
@@ -60,7 +60,10 @@ impl Fixture {
 
     async fn with_base(&self, style: Style) -> LocalSnapshotter {
         let snapshots = self.open(style).await;
-        snapshots.apply(None, &chain("base"), Box::new(Cursor::new(self.base.clone()))).await.unwrap();
+        snapshots
+            .apply(None, &chain("base"), UnpackOptions::default(), Box::new(Cursor::new(self.base.clone())))
+            .await
+            .unwrap();
         snapshots
     }
 
@@ -92,6 +95,14 @@ async fn read_all(tar: Box<dyn Read + Send>) -> std::io::Result<Vec<u8>> {
     .unwrap()
 }
 
+/// A tar with true times as the layer that is kept, and its times.
+fn published(tar: &[u8]) -> (Vec<u8>, Arc<TimesTable>) {
+    let mut writer = LayerWriter::new(Vec::new(), Some(1_000_000));
+    writer.append_all(tar).unwrap();
+    let times = TimesTable::from(writer.take_times());
+    (writer.finish().unwrap().0, Arc::new(times))
+}
+
 /// Path → kind, mode, owner and time of the entries of a tar.
 fn entries(tar: &[u8]) -> BTreeMap<String, String> {
     let mut reader = LayerReader::new(tar);
@@ -121,13 +132,12 @@ async fn steps_become_layers(style: Style) {
             },
         };
         assert_eq!(fixture.run_with(&*active, script, vec![secret]).await, (0, String::new()));
-        let options = DiffOptions { epoch: Some(1_000_000) };
-        let tar = read_all(snapshots.diff(&*active, options).await.unwrap()).await.unwrap();
+        let tar = published(&read_all(snapshots.diff(&*active).await.unwrap()).await.unwrap());
         snapshots.commit(active, &chain(name)).await.unwrap();
         layers.push(tar);
     }
-    assert_eq!(layers[0], layers[1], "the same step gives the same layer");
-    let tar = &layers[0];
+    assert_eq!(layers[0].0, layers[1].0, "the same step gives the same layer");
+    let (tar, times) = &layers[0];
     assert!(!tar.windows(18).any(|window| window == b"hunter2-in-a-layer"));
     let list = entries(tar);
     assert_eq!(list["new"], "file 644 0:0 1000000", "{list:?}");
@@ -138,15 +148,28 @@ async fn steps_become_layers(style: Style) {
         assert!(!list.contains_key(name), "{name} in {list:?}");
     }
 
-    // The committed tree is what a cache would have unpacked, times included.
-    snapshots
-        .apply(Some(&chain("base")), &chain("unpacked"), Box::new(Cursor::new(tar.clone())))
-        .await
-        .unwrap();
+    // The committed tree is what a cache would have unpacked, true times included, and so is one of the same files again.
+    let options = UnpackOptions { layer: Some(chain("files")), times: Some(Arc::clone(times)) };
+    let layer = Box::new(Cursor::new(tar.clone()));
+    snapshots.apply(Some(&chain("base")), &chain("unpacked"), options, layer).await.unwrap();
+    let is_shared = snapshots.share(Some(&chain("base")), &chain("shared"), &chain("files")).await.unwrap();
+    assert_eq!(is_shared, style == Style::Overlay, "a whole tree has files of its parent");
+    assert!(!snapshots.share(None, &chain("other"), &chain("no such files")).await.unwrap());
+    let mut seen = Vec::new();
+    for name in [Some("one"), Some("unpacked"), is_shared.then_some("shared")].into_iter().flatten() {
+        let active = snapshots.prepare(Some(&chain(name))).await.unwrap();
+        let (code, told) = fixture.run(&*active, "stat -c '%n %y' / /new /d /d/f /etc/passwd").await;
+        assert_eq!(code, 0, "{told}");
+        seen.push(told);
+        snapshots.abandon(active).await.unwrap();
+    }
+    assert!(seen.iter().all(|told| *told == seen[0]), "{seen:?}");
+    let new = seen[0].lines().find(|line| line.starts_with("/new ")).unwrap();
+    assert!(!new.contains("1970") && !new.contains(".000000000"), "{new}");
     let whole = |name: &'static str| {
         let snapshots = snapshots.clone();
         async move {
-            let tar = snapshots.export(Some(&chain(name)), "/").await.unwrap();
+            let tar = snapshots.export(Some(&chain(name)), "/", Vec::new()).await.unwrap();
             entries(&read_all(tar).await.unwrap())
         }
     };
@@ -167,6 +190,11 @@ async fn steps_become_layers(style: Style) {
 
     let removed = snapshots.remove(&[chain("base"), chain("one"), chain("unpacked")]).await.unwrap();
     assert_eq!(removed.len(), 2, "the base has another child");
+    if is_shared {
+        let read = snapshots.read_file(Some(&chain("shared")), "/new", 10).await.unwrap();
+        assert_eq!(read.as_deref(), Some(&b"hi\n"[..]), "others have the same files");
+        assert_eq!(snapshots.remove(&[chain("shared")]).await.unwrap().len(), 1);
+    }
     assert!(!snapshots.has(&chain("one")).await.unwrap());
     assert!(snapshots.has(&chain("base")).await.unwrap());
     assert_eq!(snapshots.list().await.unwrap().len(), 2);
@@ -199,17 +227,24 @@ async fn the_root_stays_what_a_step_made_it(style: Style) {
     let change = if owner == "0:0" { "true" } else { "chown 1000:1001 /" };
     let script = format!("{change} && chmod 1750 / && {look}");
     assert_eq!(fixture.run(&*active, &script).await, (0, String::new()));
-    let options = || DiffOptions { epoch: Some(1_000_000) };
-    let tar = read_all(snapshots.diff(&*active, options()).await.unwrap()).await.unwrap();
+    let tar = read_all(snapshots.diff(&*active).await.unwrap()).await.unwrap();
     assert!(entries(&tar)["."].starts_with(&format!("directory 1750 {owner} ")), "{:?}", entries(&tar));
     snapshots.commit(active, &chain("changed")).await.unwrap();
 
     let active = snapshots.prepare(Some(&chain("changed"))).await.unwrap();
     assert_eq!(fixture.run(&*active, &format!("{look} && echo > /new")).await, (0, String::new()));
-    let tar = read_all(snapshots.diff(&*active, options()).await.unwrap()).await.unwrap();
+    let tar = read_all(snapshots.diff(&*active).await.unwrap()).await.unwrap();
     assert_eq!(entries(&tar).into_keys().collect::<Vec<_>>(), ["new"], "the root has not changed");
     snapshots.commit(active, &chain("kept")).await.unwrap();
-    snapshots.apply(Some(&chain("changed")), &chain("unpacked"), Box::new(Cursor::new(tar))).await.unwrap();
+    snapshots
+        .apply(
+            Some(&chain("changed")),
+            &chain("unpacked"),
+            UnpackOptions::default(),
+            Box::new(Cursor::new(tar)),
+        )
+        .await
+        .unwrap();
 
     let mut times = Vec::new();
     for name in ["kept", "unpacked"] {
@@ -253,7 +288,7 @@ async fn a_step_can_start_from_nothing() {
     let status =
         fixture.executor.run(active.rootfs(), spec, Arc::new(|_: LogStream, _: &[u8]| {})).await.unwrap();
     assert!(status.success());
-    let tar = read_all(snapshots.diff(&*active, DiffOptions::default()).await.unwrap()).await.unwrap();
+    let tar = read_all(snapshots.diff(&*active).await.unwrap()).await.unwrap();
     let names = entries(&tar).into_keys().filter(|name| name != ".").collect::<Vec<_>>();
     assert_eq!(names, ["dev", "made", "proc", "sys"]);
 }
@@ -272,11 +307,16 @@ async fn a_layer_that_fails_leaves_nothing() {
     let Some(fixture) = Fixture::new().await else { return };
     let snapshots = fixture.open(Style::Overlay).await;
     let failing = Box::new(Failing(Cursor::new(fixture.base.clone())));
-    let error = snapshots.apply(None, &chain("base"), failing).await.unwrap_err();
+    let error = snapshots.apply(None, &chain("base"), UnpackOptions::default(), failing).await.unwrap_err();
     assert!(format!("{error:?}").contains("digest does not match"), "{error:?}");
     assert!(!snapshots.has(&chain("base")).await.unwrap());
     let cut = fixture.base[..fixture.base.len() / 2].to_vec();
-    assert!(snapshots.apply(None, &chain("base"), Box::new(Cursor::new(cut))).await.is_err());
+    assert!(
+        snapshots
+            .apply(None, &chain("base"), UnpackOptions::default(), Box::new(Cursor::new(cut)))
+            .await
+            .is_err()
+    );
     let active = fixture.folder.path().join("snapshots/overlay/active");
     for _ in 0..200 {
         if std::fs::read_dir(&active).unwrap().next().is_none() {
@@ -302,7 +342,10 @@ async fn equal_layers_are_unpacked_once() {
     let count = Arc::new(Mutex::new(0));
     let layer = || Box::new(Counted(Cursor::new(fixture.base.clone()), Arc::clone(&count)));
     let chain = chain("base");
-    let (a, b) = tokio::join!(snapshots.apply(None, &chain, layer()), snapshots.apply(None, &chain, layer()));
+    let (a, b) = tokio::join!(
+        snapshots.apply(None, &chain, UnpackOptions::default(), layer()),
+        snapshots.apply(None, &chain, UnpackOptions::default(), layer())
+    );
     a.unwrap();
     b.unwrap();
     assert_eq!(*count.lock().unwrap(), fixture.base.len());
@@ -312,14 +355,14 @@ async fn equal_layers_are_unpacked_once() {
 async fn a_stream_that_is_cut_short_is_an_error() {
     let Some(fixture) = Fixture::new().await else { return };
     let snapshots = fixture.with_base(Style::Overlay).await;
-    let tar = snapshots.export(Some(&chain("base")), "/no/such/folder").await.unwrap();
+    let tar = snapshots.export(Some(&chain("base")), "/no/such/folder", Vec::new()).await.unwrap();
     assert!(read_all(tar).await.is_err());
     // Dropping a stream half-way ends the helper's work; the next operation is not disturbed.
-    let mut tar = snapshots.export(Some(&chain("base")), "/").await.unwrap();
+    let mut tar = snapshots.export(Some(&chain("base")), "/", Vec::new()).await.unwrap();
     let mut some = [0; 512];
     tar.read_exact(&mut some).unwrap();
     drop(tar);
-    let tar = snapshots.export(Some(&chain("base")), "/etc").await.unwrap();
+    let tar = snapshots.export(Some(&chain("base")), "/etc", Vec::new()).await.unwrap();
     let list = entries(&read_all(tar).await.unwrap());
     assert!(list.contains_key("passwd") && !list.contains_key("bin"), "{list:?}");
 }
@@ -332,6 +375,7 @@ async fn files_can_be_copied_out_of_a_snapshot() {
     let context = fixture.folder.path().join("context");
     std::fs::create_dir(&context).unwrap();
     std::fs::write(context.join("file"), "x").unwrap();
+    let time = std::os::unix::fs::MetadataExt::mtime(&std::fs::metadata(context.join("file")).unwrap());
     let sources = vec![
         snapshots.view(Some(&chain("base"))).await.unwrap(),
         RootFs::Folder { path: context, writable: false },
@@ -339,13 +383,12 @@ async fn files_can_be_copied_out_of_a_snapshot() {
     let step = |source, from: &str, to: &str| CopyStep::Copy { source, spec: CopySpec::new([from], to) };
     let request = CopyRequest {
         steps: vec![step(0, "/etc", "/copied/"), step(1, "file", "/file")],
-        epoch: Some(5),
         ..CopyRequest::default()
     };
     let tar = snapshots.copy(None, sources, serde_json::to_vec(&request).unwrap()).await.unwrap();
     let list = entries(&read_all(tar).await.unwrap());
     assert!(list.contains_key("copied/passwd") && list.contains_key("copied/group"), "{list:?}");
-    assert_eq!(list["file"], "file 644 0:0 5");
+    assert_eq!(list["file"], format!("file 644 0:0 {time}"));
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("debootstrap", "debootstrap"),
     ("git", "git"),
+    ("ninja", "ninja-build"),
     ("cc", "build-essential"),
     ("python3", "python3"),
     ("setpriv", "util-linux"),

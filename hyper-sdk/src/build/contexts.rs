@@ -5,7 +5,7 @@ use crate::dockerfile::GitReference;
 use crate::frontend::Lowered;
 use crate::graph::{Op, Source, WebSource};
 use crate::layer::copy::{SourceKind, SourceRoot};
-use crate::source::{RemoteSources, StreamContext, context_of_stream, git_source, open_context};
+use crate::source::{Fetched, RemoteSources, StreamContext, context_of_stream, git_source, open_context};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read as _;
@@ -145,6 +145,9 @@ impl Contexts {
         if let Some(folder) = &main.folder {
             let root =
                 open_context(folder, Some(&main.beside(request, folder))).op("open the build context")?;
+            if matches!(request.context, BuildContext::Git(_)) {
+                root.mark_fetched();
+            }
             sources.folders.insert(String::new(), root);
         }
         for (name, context) in &request.named_contexts {
@@ -171,9 +174,13 @@ impl Contexts {
             };
             let Some(remote) = remote else { return Ok(None) };
             let Some(fetched) = self.remotes.fetch(&remote).await? else { return Ok(None) };
+            let mut time = fetched.time;
             let archive = match (context, &remote) {
                 (Some((name, _)), Source::Web(web)) => match self.unpack(&fetched.path).await? {
-                    StreamContext::Files { folder, .. } => Some(folder),
+                    StreamContext::Files { folder, newest } => {
+                        time = time.or(newest);
+                        Some(folder)
+                    }
                     StreamContext::Dockerfile(_) => {
                         let shown = crate::dockerfile::without_password(&web.url);
                         let message = format!("the build context `{name}` is no tar archive: {shown}");
@@ -182,18 +189,27 @@ impl Contexts {
                 },
                 _ => None,
             };
-            Ok(Some((address, context.map(|(name, _)| name.clone()), fetched, archive)))
+            let fetched = Fetched { time, ..fetched };
+            let is_git = matches!(remote, Source::Git(_));
+            Ok(Some((address, context.map(|(name, _)| name.clone()), fetched, archive, is_git)))
         });
-        for (address, name, fetched, archive) in
+        for (address, name, fetched, archive, is_git) in
             futures::future::try_join_all(fetches).await?.into_iter().flatten()
         {
             let path = archive.as_ref().map_or(fetched.path.as_path(), TempDir::path);
             match name {
                 Some(name) => {
-                    sources.folders.insert(name, open_context(path, None)?);
+                    let root = open_context(path, None)?;
+                    if is_git {
+                        root.mark_fetched();
+                    }
+                    sources.folders.insert(name, root);
                 }
                 None => {
                     let root = SourceRoot::open(path, SourceKind::Context, None)?;
+                    if is_git {
+                        root.mark_fetched();
+                    }
                     sources.fetched.insert(address, Arc::new(root));
                 }
             }

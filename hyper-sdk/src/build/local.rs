@@ -202,7 +202,6 @@ impl LocalBuilder {
         &self,
         request: &BuildRequest,
         image: &BuiltImage,
-        snapshotter: &SharedSnapshotter,
         context: &SolveContext,
         progress: &Progress,
     ) -> Result<()> {
@@ -221,12 +220,10 @@ impl LocalBuilder {
                     write_archive(image, &**store, &request.tags, ArchiveKind::Docker, path, folder).await
                 }
                 Output::Tar(Destination::File(path) | Destination::Stdout(path)) => {
-                    context.unpack(&image.chain).await?;
-                    export_tar(snapshotter.export(image.chain.id(), "/").await?, path).await
+                    export_tar(context.export(&image.chain).await?, path).await
                 }
                 Output::Local(path) | Output::Tar(Destination::Folder(path)) => {
-                    context.unpack(&image.chain).await?;
-                    let tar = snapshotter.export(image.chain.id(), "/").await?;
+                    let tar = context.export(&image.chain).await?;
                     export_folder(tar, path).await.map(|skipped| {
                         for device in skipped {
                             progress
@@ -359,6 +356,7 @@ impl Builder for LocalBuilder {
             index_folder: self.options.root.join("indexes"),
             scratch: self.options.root.join("scratch"),
             cache_mounts: self.options.root.join("mounts"),
+            renewed_caches: Mutex::default(),
             epoch: epoch.seconds,
             epoch_is_key: epoch.given,
             compression: request.compression,
@@ -388,7 +386,7 @@ impl Builder for LocalBuilder {
         let annotations = request.annotations.clone();
         let platform = lowered.config.platform();
         let image = BuiltImage::new(lowered.config, &lowered.history, chain, epoch.seconds, annotations)?;
-        self.export(&request, &image, snapshotter, &context, progress).boxed().await?;
+        self.export(&request, &image, &context, progress).boxed().await?;
         progress.send(Event::Result {
             name: request.tags.first().map_or_else(|| "image".to_owned(), Reference::familiar),
             digest: image.manifest.digest().clone(),

@@ -6,11 +6,12 @@ use crate::frontend::{Resolved, Resolver};
 use crate::graph::Source;
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::solve::Layer;
-use crate::source::{ImageSource, SourceImage};
+use crate::solve::{Layer, blocking};
+use crate::source::{ImageSource, SourceImage, newest_in_archive};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Resolves names by the request's named contexts and the image source, and remembers the layers.
@@ -29,6 +30,7 @@ impl BuildResolver {
             blob: blob.clone(),
             diff_id: diff_id.clone(),
             repository: image.repository.clone(),
+            times: None,
         });
         let digest = image.manifest.digest().clone();
         self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.clone(), layers.collect());
@@ -80,7 +82,17 @@ impl Resolver for BuildResolver {
             other => Some(other.clone()),
         };
         match source {
-            Some(source) => Ok(self.contexts.remotes.fetch(&source).await?.and_then(|fetched| fetched.time)),
+            Some(source) => {
+                let Some(fetched) = self.contexts.remotes.fetch(&source).await? else { return Ok(None) };
+                match (fetched.time, &source) {
+                    (None, Source::Web(web)) => {
+                        // The server does not say when it changed, but the files of an archive do.
+                        let path = fetched.path.join(&web.file_name);
+                        blocking(move || Ok(File::open(path).ok().and_then(newest_in_archive))).await
+                    }
+                    (time, _) => Ok(time),
+                }
+            }
             None => Ok(None),
         }
     }

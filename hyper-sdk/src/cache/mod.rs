@@ -9,6 +9,7 @@ mod memory;
 pub use disk::DiskCache;
 pub use memory::MemoryCache;
 
+use crate::layer::FileTime;
 use crate::oci::Descriptor;
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -25,6 +26,12 @@ pub struct CacheRecord {
     pub diff_id: Digest,
     /// The repository of the store that has the blob.
     pub repository: crate::RepositoryName,
+    /// The table of the true times of the layer's files, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<Digest>,
+    /// When the layer was made, where the times of its files are those of files outside of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<FileTime>,
 }
 
 /// Keeps the records of a build cache.
@@ -59,6 +66,8 @@ mod tests {
                 layer: Descriptor::of(crate::media_type::OCI_LAYER, content.as_bytes()),
                 diff_id: Digest::sha256(content),
                 repository: crate::RepositoryName::parse("a/b").unwrap(),
+                times: Some(Digest::sha256("times")),
+                made: Some(FileTime { seconds: 1, nanoseconds: 2 }),
             };
             cache.put(&key, &record).await.unwrap();
             assert_eq!(cache.get(&key).await.unwrap(), Some(record));

@@ -213,23 +213,23 @@ fn dispatch(
     let mut output = std::io::BufWriter::with_capacity(256 << 10, std::fs::File::from(output));
     match request {
         Request::Run { .. } => Err(Error::internal("a step was run twice")),
-        Request::Apply { target, lowers, plain } => {
+        Request::Apply { target, lowers, plain, times } => {
             let mut tar = FrameReader::new(control);
-            tree::apply(&target, &lowers, plain, &mut tar, context)?;
+            tree::apply(&target, &lowers, plain, times.as_deref(), &mut tar, context)?;
             // What follows the end of the archive is part of the stream that the caller hashes.
             std::io::copy(&mut tar, &mut std::io::sink())?;
             Ok(Reply::Done)
         }
-        Request::Diff { upper, lowers, epoch, plain } => {
-            tree::diff(&upper, &lowers, plain, epoch, &mut output, context)?;
+        Request::Diff { upper, lowers, plain } => {
+            tree::diff(&upper, &lowers, plain, &mut output, context)?;
             finish(output)
         }
         Request::Copy { sources, plan } => {
             tree::file_operation(&sources, &plan, &mut output)?;
             finish(output)
         }
-        Request::Export { rootfs, path } => {
-            tree::export(&rootfs, &path, &mut output)?;
+        Request::Export { rootfs, path, published } => {
+            tree::export(&rootfs, &path, &published, &mut output)?;
             finish(output)
         }
         Request::ReadFile { rootfs, path, limit } => {

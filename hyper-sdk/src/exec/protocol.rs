@@ -47,16 +47,17 @@ pub(crate) enum Request {
         target: PathBuf,
         lowers: Vec<PathBuf>,
         plain: bool,
+        /// A file with the true times of the layer.
+        times: Option<PathBuf>,
     },
-    /// Write the layer of what `upper` changes on `lowers` (topmost first) to the output pipe.
+    /// Write the layer of what `upper` changes on `lowers` (topmost first) to the output pipe, with true times.
     Diff {
         upper: PathBuf,
         lowers: Vec<PathBuf>,
-        epoch: Option<i64>,
         /// `upper` is a whole tree that is compared with the one of `lowers`.
         plain: bool,
     },
-    /// Write the layer of a file operation to the output pipe.
+    /// Write the layer of a file operation to the output pipe, with true times.
     Copy {
         /// With whether it is a build context, whose owners mean nothing.
         sources: Vec<(RootFs, bool)>,
@@ -66,6 +67,8 @@ pub(crate) enum Request {
     Export {
         rootfs: RootFs,
         path: String,
+        /// The indexes of layers whose times it gets, lowest first.
+        published: Vec<PathBuf>,
     },
     ReadFile {
         rootfs: RootFs,

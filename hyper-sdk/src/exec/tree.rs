@@ -9,10 +9,10 @@
 
 use super::spec::RootFs;
 use super::{Context, Identity, view};
-use crate::layer::copy::{CopyRequest, SourceKind, SourceRoot};
+use crate::layer::copy::{CopyRequest, SourceKind, SourceRoot, tree_of};
 use crate::layer::{
-    ApplyOptions, ApplyStyle, DevicePolicy, DiffOptions, LayerIndex, LayerPath, LayerWriter, OwnerPolicy,
-    apply as unpack, diff_overlay, diff_trees,
+    ApplyOptions, ApplyStyle, DevicePolicy, DiffOptions, FileTime, LayerIndex, LayerPath, LayerWriter,
+    OwnerPolicy, TimesTable, apply as unpack, diff_overlay, diff_trees,
 };
 use crate::{Error, Result};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
@@ -32,16 +32,24 @@ const EMPTY_TAR: &[u8] = &[0; 1024];
 
 type Owners = BTreeMap<String, (u32, u32)>;
 
-/// Unpacks a layer into `target` on top of `lowers`; with `plain` into a whole tree.
+/// Unpacks a layer into `target` on top of `lowers`; with `plain` into a whole tree. `times` is the file with the true
+/// times of the layer.
 pub(super) fn apply(
     target: &Path,
     lowers: &[PathBuf],
     plain: bool,
+    times: Option<&Path>,
     tar: &mut impl Read,
     context: Context,
 ) -> Result<()> {
     let style = if plain { ApplyStyle::Plain } else { ApplyStyle::Overlay };
-    let applied = unpack(tar, target, &apply_options(style, lowers, context))?;
+    let mut options = apply_options(style, lowers, context);
+    if let Some(path) = times {
+        let bytes =
+            std::fs::read(path).map_err(|e| Error::io("cannot read the times of a layer", path, e))?;
+        options.times = Some(Arc::new(TimesTable::from_bytes(&bytes)?));
+    }
+    let applied = unpack(tar, target, &options)?;
     if context.identity == Identity::Single {
         save_owners(target, &applied.index)?;
     }
@@ -93,12 +101,11 @@ fn load_owners(layer: &Path) -> Owners {
         .unwrap_or_default()
 }
 
-/// Writes the layer of `upper` on `lowers`, then sets the times in `upper` to those in the layer.
+/// Writes the layer of `upper` on `lowers`, with the times as they are.
 pub(super) fn diff(
     upper: &Path,
     lowers: &[PathBuf],
     plain: bool,
-    epoch: Option<i64>,
     output: &mut impl Write,
     context: Context,
 ) -> Result<()> {
@@ -112,8 +119,8 @@ pub(super) fn diff(
             .and_then(|path| recorded.iter().find_map(|owners| owners.get(path).copied()))
             .unwrap_or((stat.st_uid, stat.st_gid))
     };
-    let options = DiffOptions { owner: if recorded.is_empty() { None } else { Some(&owner) } };
-    let mut writer = LayerWriter::new(output, epoch);
+    let options = DiffOptions { owner: if recorded.is_empty() { None } else { Some(&owner) }, time: None };
+    let mut writer = LayerWriter::exact(output);
     if plain {
         let Some(lower) = lowers.first() else {
             return Err(Error::internal("a tree is compared with nothing"));
@@ -128,9 +135,6 @@ pub(super) fn diff(
     {
         keep_root_time(lower, upper)?;
     }
-    if let Some(epoch) = epoch {
-        clamp_times(upper, &index, epoch)?;
-    }
     Ok(())
 }
 
@@ -141,25 +145,7 @@ fn keep_root_time(lower: &Path, upper: &Path) -> Result<()> {
     rustix::fs::utimensat(CWD, upper, &times(&stat), AtFlags::empty()).map_err(|e| failed(upper, e))
 }
 
-/// Sets times above `epoch` to it, for what is in the layer.
-fn clamp_times(upper: &Path, index: &LayerIndex, epoch: i64) -> Result<()> {
-    let times = Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ },
-        last_modification: Timespec { tv_sec: epoch, tv_nsec: 0 },
-    };
-    // Only what the writer has clamped can have such a time.
-    for entry in index.entries().iter().filter(|entry| !entry.kind.is_whiteout()) {
-        let path = if entry.path.is_root() { upper.to_owned() } else { upper.join(entry.path.as_path()) };
-        let Ok(stat) = rustix::fs::lstat(&path) else { continue };
-        if (stat.st_mtime, stat.st_mtime_nsec as i64) > (epoch, 0) {
-            rustix::fs::utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|e| Error::io("cannot set the time of a file", &path, e.into()))?;
-        }
-    }
-    Ok(())
-}
-
-/// Runs a [`CopyRequest`] and writes its layer. A source with `true` is a build context.
+/// Runs a [`CopyRequest`] and writes its layer, with the times as they are. A source with `true` is a build context.
 pub(super) fn file_operation(sources: &[(RootFs, bool)], plan: &[u8], output: &mut impl Write) -> Result<()> {
     let request: CopyRequest = serde_json::from_slice(plan)
         .map_err(|e| Error::internal("a file operation cannot be read").with_source(e))?;
@@ -171,17 +157,34 @@ pub(super) fn file_operation(sources: &[(RootFs, bool)], plan: &[u8], output: &m
         roots.push(Arc::new(SourceRoot::open(&view::fd_path(&tree), kind, None)?));
         open.push(tree);
     }
-    request.run(&roots, output).map(drop)
+    let mut writer = LayerWriter::exact(output);
+    request.run(&roots, &mut writer)?;
+    writer.finish().map(drop)
 }
 
-/// Writes what is below `path` of a tree as one tar.
-pub(super) fn export(rootfs: &RootFs, path: &str, output: &mut impl Write) -> Result<()> {
+/// Writes what is below `path` of a tree as one tar, in whole seconds. What is in the layers that `published` indexes,
+/// lowest first, has the times that it has there.
+pub(super) fn export(
+    rootfs: &RootFs,
+    path: &str,
+    published: &[PathBuf],
+    output: &mut impl Write,
+) -> Result<()> {
+    let layers = tree_of(published)?;
+    let top = LayerPath::from_archive(path.as_bytes())?;
+    let time = |below: &LayerPath| {
+        let node = layers.lookup(&top.join(below.as_bytes()).ok()?)?;
+        // The times of what is only implied by the paths below it are those of the tree.
+        node.layer?;
+        Some(FileTime::of(layers.link_target(node).unwrap_or(node).entry.mtime))
+    };
     let tree = view::open(rootfs)?;
     let folder = view::open_in(tree.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
         .map_err(|e| Error::io("the folder to export does not exist", path, e.into()))?;
     let memory = view::tmpfs(&[("mode", "0755")], rustix::mount::MountAttrFlags::empty())?;
     let mut writer = LayerWriter::new(output, None);
-    diff_trees(&view::fd_path(&memory), &view::fd_path(&folder), &mut writer, &DiffOptions::default())?;
+    let options = DiffOptions { owner: None, time: Some(&time) };
+    diff_trees(&view::fd_path(&memory), &view::fd_path(&folder), &mut writer, &options)?;
     writer.finish().map(drop)
 }
 

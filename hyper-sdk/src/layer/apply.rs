@@ -14,6 +14,7 @@ use super::entry::{Entry, EntryKind, LayerPath};
 use super::files::{self, Lowers, failed};
 use super::index::{LayerIndex, LayerIndexBuilder};
 use super::reader::{LayerReader, hash_data};
+use super::times::TimesTable;
 use crate::{Error, ErrorKind, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
@@ -24,6 +25,7 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// What kind of directory a layer is unpacked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,12 +67,20 @@ pub struct ApplyOptions {
     pub owners: OwnerPolicy,
     /// What happens to device nodes.
     pub devices: DevicePolicy,
+    /// The times of entries that have others than the layer says.
+    pub times: Option<Arc<TimesTable>>,
 }
 
 impl ApplyOptions {
-    /// Owners kept, impossible devices refused, no lower layers.
+    /// Owners kept, impossible devices refused, no lower layers, the times of the layer.
     pub fn new(style: ApplyStyle) -> Self {
-        Self { style, lowers: Vec::new(), owners: OwnerPolicy::Keep, devices: DevicePolicy::Fail }
+        Self {
+            style,
+            lowers: Vec::new(),
+            owners: OwnerPolicy::Keep,
+            devices: DevicePolicy::Fail,
+            times: None,
+        }
     }
 }
 
@@ -139,6 +149,10 @@ struct Pending {
 impl Apply<'_> {
     fn entry<R: Read>(&mut self, mut entry: Entry, reader: &mut LayerReader<R>) -> Result<()> {
         self.index.check(&entry)?;
+        let table = self.options.times.as_ref().filter(|_| !entry.kind.is_whiteout());
+        if let Some(time) = table.and_then(|table| table.get(&entry.path)) {
+            entry.set_time(time);
+        }
         match &entry.kind {
             EntryKind::Whiteout | EntryKind::OpaqueWhiteout => {
                 if self.options.style == ApplyStyle::Plain {
@@ -208,7 +222,7 @@ impl Apply<'_> {
         {
             entry.mode = node.stat.st_mode & 0o7777;
             (entry.uid, entry.gid) = (node.stat.st_uid, node.stat.st_gid);
-            entry.mtime = node.stat.st_mtime;
+            entry.set_time(files::time_of(&node.stat));
             entry.xattrs = files::xattrs(node.parent.as_fd(), &node.name)
                 .map_err(|e| failed("cannot read the attributes of a lower layer", path, e))?;
             entry.xattrs.retain(|name, _| !files::is_overlay_xattr(name));
@@ -339,7 +353,7 @@ impl Apply<'_> {
             None => rustix::fs::chmodat(parent, os_name, mode, AtFlags::empty()),
         };
         done.map_err(|e| failed("cannot set the mode of an entry", path, e))?;
-        let time = Timespec { tv_sec: entry.mtime, tv_nsec: 0 };
+        let time = Timespec { tv_sec: entry.mtime, tv_nsec: i64::from(entry.nanoseconds) as _ };
         let times = Timestamps { last_access: time, last_modification: time };
         match fd {
             Some(fd) => rustix::fs::futimens(fd, &times),
@@ -393,7 +407,7 @@ impl Apply<'_> {
         copy.kind = EntryKind::File { size: 0, digest: None };
         copy.mode = node.stat.st_mode & 0o7777;
         (copy.uid, copy.gid) = (node.stat.st_uid, node.stat.st_gid);
-        copy.mtime = node.stat.st_mtime;
+        copy.set_time(files::time_of(&node.stat));
         copy.xattrs = files::xattrs(node.parent.as_fd(), &node.name).map_err(read_failed)?;
         copy.xattrs.retain(|name, _| !files::is_overlay_xattr(name));
         let made = match make(&copy, parent) {

@@ -13,6 +13,7 @@
 use super::entry::{Entry, EntryKind, LayerPath};
 use super::files::{self, Lowers, failed};
 use super::link_groups::{Inode, LinkGroups, inode, is_linked};
+use super::times::FileTime;
 use super::writer::LayerWriter;
 use crate::{Error, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,17 +29,25 @@ use std::path::{Path, PathBuf};
 /// Says who owns an entry, given the status that the file system reports.
 pub type OwnerLookup<'a> = dyn Fn(&LayerPath, &Stat) -> (u32, u32) + 'a;
 
+/// Says which time an entry gets in place of that of the file.
+pub type TimeLookup<'a> = dyn Fn(&LayerPath) -> Option<FileTime> + 'a;
+
 /// How a difference is written.
 #[derive(Default)]
 pub struct DiffOptions<'a> {
     /// Who owns what: by default whoever the file system says. In a user namespace with a single id that is always
     /// the caller, so there the builder looks up whom the lower layers record.
     pub owner: Option<&'a OwnerLookup<'a>>,
+    /// Which times entries get: by default those of the files.
+    pub time: Option<&'a TimeLookup<'a>>,
 }
 
 impl std::fmt::Debug for DiffOptions<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DiffOptions").field("owner", &self.owner.is_some()).finish()
+        f.debug_struct("DiffOptions")
+            .field("owner", &self.owner.is_some())
+            .field("time", &self.time.is_some())
+            .finish()
     }
 }
 
@@ -99,7 +108,7 @@ fn upper_directory<W: Write>(
             if shown.node.is_some() {
                 emitter.flush(above)?;
                 let mut entry = Entry::whiteout(here);
-                entry.mtime = stat.st_mtime;
+                entry.set_time(files::time_of(&stat));
                 emitter.writer.append(&entry, None)?;
             }
             continue;
@@ -133,7 +142,7 @@ fn upper_directory<W: Write>(
         }
         if opaque && covers {
             let mut mark = Entry::new(here.clone(), EntryKind::OpaqueWhiteout, 0);
-            mark.mtime = stat.st_mtime;
+            mark.set_time(files::time_of(&stat));
             emitter.writer.append(&mark, None)?;
         }
         let layers = if opaque { &[][..] } else { &shown.layers };
@@ -330,7 +339,11 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
             None => (stat.st_uid, stat.st_gid),
         };
         let mode = stat.st_mode & 0o7777;
-        Ok(Entry { path: path.clone(), kind, mode, uid, gid, mtime: stat.st_mtime, xattrs })
+        let mut entry = Entry::new(path.clone(), kind, mode);
+        (entry.uid, entry.gid, entry.xattrs) = (uid, gid, xattrs);
+        let time = self.options.time.and_then(|lookup| lookup(path));
+        entry.set_time(time.unwrap_or_else(|| files::time_of(stat)));
+        Ok(entry)
     }
 
     /// Writes one name; a directory without what is in it.

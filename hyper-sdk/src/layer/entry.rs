@@ -7,6 +7,7 @@
 //!   it. The order of plain bytes would put `a.b` between `a` and `a/b`.
 //! - A whiteout carries the path that it hides, not its `.wh.` name: only the tar reader and writer know that name.
 
+use super::times::FileTime;
 use crate::{Digest, Error, Result};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -301,6 +302,8 @@ pub struct Entry {
     pub gid: u32,
     /// The time of the last change of the content, in whole seconds since 1970.
     pub mtime: i64,
+    /// What that time has beyond whole seconds. Layers that are kept have none of it, and indexes neither.
+    pub nanoseconds: u32,
     /// The extended attributes, by full name such as `security.capability`.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -308,7 +311,7 @@ pub struct Entry {
 impl Entry {
     /// An entry owned by root, at time 0 and without extended attributes.
     pub fn new(path: LayerPath, kind: EntryKind, mode: u32) -> Self {
-        Self { path, kind, mode, uid: 0, gid: 0, mtime: 0, xattrs: BTreeMap::new() }
+        Self { path, kind, mode, uid: 0, gid: 0, mtime: 0, nanoseconds: 0, xattrs: BTreeMap::new() }
     }
 
     /// A directory owned by root, at time 0.
@@ -324,6 +327,16 @@ impl Entry {
     /// A whiteout that hides `path`.
     pub fn whiteout(path: LayerPath) -> Self {
         Self::new(path, EntryKind::Whiteout, 0)
+    }
+
+    /// The time of the last change of the content.
+    pub fn time(&self) -> FileTime {
+        FileTime { seconds: self.mtime, nanoseconds: self.nanoseconds }
+    }
+
+    /// Sets the time of the last change of the content.
+    pub fn set_time(&mut self, time: FileTime) {
+        (self.mtime, self.nanoseconds) = (time.seconds, time.nanoseconds);
     }
 
     /// Whether this is a directory.

@@ -2,6 +2,7 @@
 //! in a tree, symlinks and `..` included, leads out of it.
 
 use super::entry::{LayerPath, escape};
+use super::times::FileTime;
 use crate::{Error, Result};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
@@ -52,6 +53,16 @@ pub(super) fn open_below(top: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rus
 /// The status of one name in a directory, symlinks not followed.
 pub(super) fn status(directory: impl AsFd, name: &[u8]) -> rustix::io::Result<Stat> {
     rustix::fs::statat(directory, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// The time of the last change of the content.
+#[allow(
+    clippy::unnecessary_fallible_conversions,
+    clippy::useless_conversion,
+    reason = "the width differs by platform"
+)]
+pub(super) fn time_of(stat: &Stat) -> FileTime {
+    FileTime { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }
 }
 
 pub(super) fn type_of(stat: &Stat) -> FileType {

@@ -120,7 +120,7 @@ impl LayerIndexBuilder {
         Self::default()
     }
 
-    /// Adds the next entry of the archive. Entries may come in any order.
+    /// Adds the next entry of the archive, with whole seconds. Entries may come in any order.
     ///
     /// A real entry takes the place of an earlier one of the same path; when it is no directory, of everything below
     /// too. A whiteout never hides what its own layer has (image-spec, layer.md).
@@ -128,8 +128,9 @@ impl LayerIndexBuilder {
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] when the archive has something else than a directory above the entry: a symlink
     /// above is never followed.
-    pub fn add(&mut self, entry: Entry) -> Result<()> {
+    pub fn add(&mut self, mut entry: Entry) -> Result<()> {
         self.check(&entry)?;
+        entry.nanoseconds = 0;
         let (whiteout, opaque) = (entry.kind == EntryKind::Whiteout, entry.kind == EntryKind::OpaqueWhiteout);
         if !entry.kind.is_whiteout() && !entry.is_directory() {
             self.forget_below(&entry.path);

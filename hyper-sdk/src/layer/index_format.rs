@@ -68,7 +68,7 @@ pub(super) fn encode(entries: &[Entry]) -> Vec<u8> {
         put(&mut out, u64::from(entry.mode));
         put(&mut out, u64::from(entry.uid));
         put(&mut out, u64::from(entry.gid));
-        put(&mut out, ((entry.mtime << 1) ^ (entry.mtime >> 63)) as u64);
+        put_signed(&mut out, entry.mtime);
         put(&mut out, entry.xattrs.len() as u64);
         for (name, value) in &entry.xattrs {
             put_bytes(&mut out, name);
@@ -129,16 +129,15 @@ fn entry(input: &mut Input<'_>, path: &[u8]) -> Result<Entry> {
         _ => return Err(corrupt()),
     };
     let (mode, uid, gid) = (input.small()?, input.small()?, input.small()?);
-    let zigzag = input.number()?;
-    let mtime = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
+    let mtime = input.signed()?;
     let mut xattrs = BTreeMap::new();
     for _ in 0..input.number()? {
         xattrs.insert(input.bytes()?.to_vec(), input.bytes()?.to_vec());
     }
-    Ok(Entry { path, kind, mode, uid, gid, mtime, xattrs })
+    Ok(Entry { path, kind, mode, uid, gid, mtime, nanoseconds: 0, xattrs })
 }
 
-fn corrupt() -> Error {
+pub(super) fn corrupt() -> Error {
     Error::new(ErrorKind::Corrupt, "the layer index is damaged: index the layer again")
 }
 
@@ -148,7 +147,7 @@ fn check_of(bytes: &[u8]) -> Vec<u8> {
     hasher.finish().hash_bytes()
 }
 
-fn put(out: &mut Vec<u8>, mut number: u64) {
+pub(super) fn put(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -156,12 +155,16 @@ fn put(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn put_signed(out: &mut Vec<u8>, number: i64) {
+    put(out, ((number << 1) ^ (number >> 63)) as u64);
+}
+
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-struct Input<'a>(&'a [u8]);
+pub(super) struct Input<'a>(pub(super) &'a [u8]);
 
 impl<'a> Input<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8]> {
@@ -174,7 +177,7 @@ impl<'a> Input<'a> {
         Ok(self.take(1)?[0])
     }
 
-    fn number(&mut self) -> Result<u64> {
+    pub(super) fn number(&mut self) -> Result<u64> {
         let mut number = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -190,11 +193,16 @@ impl<'a> Input<'a> {
         Err(corrupt())
     }
 
-    fn small(&mut self) -> Result<u32> {
+    pub(super) fn signed(&mut self) -> Result<i64> {
+        let zigzag = self.number()?;
+        Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
+    }
+
+    pub(super) fn small(&mut self) -> Result<u32> {
         u32::try_from(self.number()?).map_err(|_| corrupt())
     }
 
-    fn bytes(&mut self) -> Result<&'a [u8]> {
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8]> {
         let count = usize::try_from(self.number()?).map_err(|_| corrupt())?;
         self.take(count)
     }

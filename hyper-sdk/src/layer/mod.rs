@@ -29,6 +29,7 @@ pub mod index;
 mod index_format;
 mod link_groups;
 pub mod reader;
+mod times;
 mod tree;
 pub mod writer;
 
@@ -39,6 +40,7 @@ pub use diff::{DiffOptions, diff_overlay, diff_trees};
 pub use entry::{Entry, EntryKind, LayerPath, MAX_NAME};
 pub use index::{LayerIndex, LayerIndexBuilder};
 pub use reader::{LayerReader, scan};
+pub use times::{EntryTimes, FileTime, TimesTable};
 pub use tree::{Node, TreeIndex};
 pub use writer::LayerWriter;
 

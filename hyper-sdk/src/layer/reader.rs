@@ -12,6 +12,7 @@
 
 use super::entry::{Entry, EntryKind, LayerPath, OPAQUE_NAME, WHITEOUT_PREFIX, escape};
 use super::index::{LayerIndex, LayerIndexBuilder};
+use super::times::FileTime;
 use crate::digest::Hasher;
 use crate::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use std::io::Read;
 const BLOCK: usize = 512;
 const MAX_EXTENDED: u64 = 1 << 20;
 const MAX_11: u64 = 0o77_777_777_777;
+const BAD_TIME: &str = "a time in a PAX record of the archive is malformed";
 
 /// Reads the entries of a layer, one after another.
 ///
@@ -205,9 +207,9 @@ impl<R: Read> LayerReader<R> {
         };
         let (uid, gid) = (id("uid", 108..116).map_err(at)?, id("gid", 116..124).map_err(at)?);
         let mode = (numeric(&header[100..108]).map_err(at)? & 0o7777) as u32;
-        let mtime = match pax("mtime") {
-            Some(text) => seconds(text).map_err(at)?,
-            None => numeric(&header[136..148]).map_err(at)?,
+        let FileTime { seconds: mtime, nanoseconds } = match pax("mtime") {
+            Some(text) => file_time(text).ok_or_else(|| at(damaged(BAD_TIME)))?,
+            None => FileTime::of(numeric(&header[136..148]).map_err(at)?),
         };
         let device = |field: std::ops::Range<usize>| -> Result<u32> {
             numeric(&header[field])?
@@ -273,7 +275,7 @@ impl<R: Read> LayerReader<R> {
         if path.is_root() && kind != EntryKind::Directory {
             return Err(damaged("the root of the archive is no directory"));
         }
-        let mut entry = Entry { path, kind, mode, uid, gid, mtime, xattrs };
+        let mut entry = Entry { path, kind, mode, uid, gid, mtime, nanoseconds, xattrs };
         Ok(if whiteout(&mut entry)? { Some(entry) } else { None })
     }
 }
@@ -433,24 +435,30 @@ fn decimal(text: &[u8]) -> Result<u64> {
     std::str::from_utf8(text).ok().and_then(|t| t.parse().ok()).ok_or_else(bad)
 }
 
-/// Whole seconds of `[-]SECONDS[.FRACTION]`, rounded down.
-fn seconds(text: &[u8]) -> Result<i64> {
-    let bad = || damaged("a time in a PAX record of the archive is malformed");
+/// The time `[-]SECONDS[.FRACTION]`, rounded down to nanoseconds.
+pub(crate) fn file_time(text: &[u8]) -> Option<FileTime> {
+    const SECOND: u32 = 1_000_000_000;
     let (negative, text) = text.strip_prefix(b"-").map_or((false, text), |rest| (true, rest));
     let (whole, fraction) = match text.iter().position(|b| *b == b'.') {
         Some(dot) => (&text[..dot], &text[dot + 1..]),
         None => (text, &b""[..]),
     };
     if !fraction.iter().all(u8::is_ascii_digit) {
-        return Err(bad());
+        return None;
     }
-    let whole = i64::try_from(decimal(whole)?).map_err(|_| bad())?;
-    let partial = i64::from(fraction.iter().any(|b| *b != b'0'));
-    if negative {
-        whole.checked_neg().and_then(|w| w.checked_sub(partial)).ok_or_else(bad)
-    } else {
-        Ok(whole)
+    let digit = |at| fraction.get(at).map_or(0, |b| u32::from(b - b'0'));
+    let nanoseconds = (0..9).fold(0, |number, at| number * 10 + digit(at));
+    let seconds = i64::try_from(decimal(whole).ok()?).ok()?;
+    if !negative {
+        return Some(FileTime { seconds, nanoseconds });
     }
+    // Down is away from zero here.
+    let below = nanoseconds + u32::from(fraction.iter().skip(9).any(|b| *b != b'0'));
+    let seconds = seconds.checked_neg()?;
+    if below == 0 {
+        return Some(FileTime::of(seconds));
+    }
+    Some(FileTime { seconds: seconds.checked_sub(1)?, nanoseconds: SECOND - below })
 }
 
 fn percent_decoded(text: &[u8]) -> Result<Vec<u8>> {

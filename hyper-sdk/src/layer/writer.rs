@@ -9,10 +9,13 @@
 //! # Invariants
 //! - The bytes follow from the entries alone: no clock, no user names, PAX records by key, nothing optional.
 //! - Entries come in [`Entry::layer_order`] and never below something of the same layer that is no directory.
-//! - Times are whole seconds and never later than the epoch, where one is given.
+//! - Times are whole seconds and never later than the epoch, where one is given, but for archives that only carry files
+//!   from one process of a build to another: those have the times as they are.
 
 use super::entry::{Entry, EntryKind, LayerPath, OPAQUE_NAME, WHITEOUT_PREFIX};
 use super::index::LayerIndex;
+use super::reader::LayerReader;
+use super::times::EntryTimes;
 use crate::digest::Hasher;
 use crate::{Error, ErrorKind, Result, ResultExt};
 use std::cmp::Ordering;
@@ -32,6 +35,8 @@ const MAX_7: u64 = 0o7_777_777;
 pub struct LayerWriter<W: Write> {
     inner: W,
     epoch: Option<i64>,
+    exact: bool,
+    times: EntryTimes,
     entries: Vec<Entry>,
     buffer: Vec<u8>,
 }
@@ -39,12 +44,37 @@ pub struct LayerWriter<W: Write> {
 impl<W: Write> LayerWriter<W> {
     /// Writes to `inner`; every time later than `epoch` becomes `epoch`.
     pub fn new(inner: W, epoch: Option<i64>) -> Self {
-        Self { inner, epoch, entries: Vec::new(), buffer: Vec::new() }
+        let (times, entries, buffer) = (EntryTimes::default(), Vec::new(), Vec::new());
+        Self { inner, epoch, exact: false, times, entries, buffer }
+    }
+
+    /// Writes to `inner` with every time as it is, to the nanosecond. It is no layer to keep, but one on its way to
+    /// [`LayerWriter::append_all`] of another writer.
+    pub fn exact(inner: W) -> Self {
+        Self { exact: true, ..Self::new(inner, None) }
     }
 
     /// The entries written so far, in order.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// The times that the entries written so far had before they were rounded and held to the epoch. They are kept from
+    /// then on.
+    pub fn take_times(&mut self) -> EntryTimes {
+        std::mem::take(&mut self.times)
+    }
+
+    /// Writes every entry of another archive.
+    ///
+    /// # Errors
+    /// Those of [`LayerReader::next_entry`] and of [`LayerWriter::append`].
+    pub fn append_all(&mut self, archive: impl Read) -> Result<()> {
+        let mut reader = LayerReader::new(archive);
+        while let Some(entry) = reader.next_entry()? {
+            self.append(&entry, Some(&mut reader))?;
+        }
+        Ok(())
     }
 
     /// Writes an entry. A file takes its bytes from `data`, which must have exactly the size of the entry and, when
@@ -59,8 +89,10 @@ impl<W: Write> LayerWriter<W> {
     pub fn append(&mut self, entry: &Entry, data: Option<&mut dyn Read>) -> Result<()> {
         self.check(entry)?;
         let mut entry = entry.clone();
-        if let Some(epoch) = self.epoch {
-            entry.mtime = entry.mtime.min(epoch);
+        if !self.exact {
+            self.times.push(&entry);
+            entry.mtime = entry.mtime.min(self.epoch.unwrap_or(i64::MAX));
+            entry.nanoseconds = 0;
         }
         self.inner.write_all(&head(&entry)?).context("path", &entry.path)?;
         if let EntryKind::File { size, digest } = &mut entry.kind {
@@ -204,10 +236,12 @@ fn head(entry: &Entry) -> Result<Vec<u8>> {
     }
     number(&mut header[124..136], &mut pax, "size", size, MAX_11);
     match u64::try_from(entry.mtime) {
-        Ok(mtime) => number(&mut header[136..148], &mut pax, "mtime", mtime, MAX_11),
-        Err(_) => {
+        Ok(mtime) if entry.nanoseconds == 0 => {
+            number(&mut header[136..148], &mut pax, "mtime", mtime, MAX_11);
+        }
+        _ => {
             octal(&mut header[136..148], 0);
-            pax.insert(b"mtime".to_vec(), entry.mtime.to_string().into_bytes());
+            pax.insert(b"mtime".to_vec(), time_text(entry).into_bytes());
         }
     }
     header[257..265].copy_from_slice(b"ustar\x0000");
@@ -254,6 +288,17 @@ fn head(entry: &Entry) -> Result<Vec<u8>> {
     seal(&mut header);
     out.extend_from_slice(&header);
     Ok(out)
+}
+
+/// A time as PAX has it: the number of seconds, with a fraction where there is one.
+fn time_text(entry: &Entry) -> String {
+    const SECOND: u32 = 1_000_000_000;
+    match (entry.mtime, entry.nanoseconds) {
+        (seconds, 0) => seconds.to_string(),
+        (seconds @ 0.., fraction) => format!("{seconds}.{fraction:09}"),
+        // The fraction counts upwards, and the text away from zero.
+        (seconds, fraction) => format!("-{}.{:09}", (seconds + 1).unsigned_abs(), SECOND - fraction),
+    }
 }
 
 /// The name in the archive: a slash after directories, `.wh.` before whiteouts, `./` for the root.

@@ -1,7 +1,8 @@
 //! The folder that snapshots live in, shared by processes without a daemon.
 //!
 //! ```text
-//! chains/sha256-HEX   {"id":7,"parent":"sha256:…","boot":"…"}     a committed snapshot; its time is when it was last used
+//! chains/sha256-HEX   {"id":7,"parent":"sha256:…","boot":"…"}     a committed snapshot; its time is when it was last used;
+//!                     with "layer":"sha256:…" its files may be those of others too
 //! layers/7/           fs/ and a lock file                        what it holds
 //! active/8/           fs/, work/, binds/ and a lock file          being made or run on; locked while its owner lives
 //! removed/RANDOM/      what such a folder held                    on its way out; locked while its remover lives
@@ -37,6 +38,9 @@ pub(super) struct Record {
     pub(super) id: u64,
     pub(super) parent: Option<Digest>,
     boot: String,
+    /// The name of its files by themselves, where they were unpacked and are no whole tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    layer: Option<Digest>,
 }
 
 /// A folder in `active` and the lock that says that its owner lives.
@@ -299,12 +303,13 @@ impl Folders {
         claim: Claim,
         parent: Option<&Digest>,
         chain: &Digest,
+        layer: Option<Digest>,
     ) -> Result<Option<Removed>> {
         let id = claim.id;
         let folder = self.root.join("layers").join(id.to_string());
         std::fs::rename(&claim.folder, &folder)
             .map_err(|e| Error::io("cannot keep a snapshot", &folder, e))?;
-        let record = Record { id, parent: parent.cloned(), boot: self.boot.clone() };
+        let record = Record { id, parent: parent.cloned(), boot: self.boot.clone(), layer };
         let path = self.record_path(chain);
         let fresh = folder.join("record");
         std::fs::write(&fresh, serde_json::to_vec(&record).expect("plain data"))
@@ -318,6 +323,29 @@ impl Folders {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 self.set_aside(&folder, Some(claim.lock)).map(Some)
             }
+            Err(e) => Err(Error::io("cannot write the record of a snapshot", path, e)),
+        }
+    }
+
+    /// Gives the files that are called `layer` another parent, as `chain`. Gives whether there were some.
+    pub(super) fn share(&self, parent: Option<&Digest>, chain: &Digest, layer: &Digest) -> Result<bool> {
+        let list = self.list()?;
+        let twin = list.into_iter().find(|(_, record)| record.layer.as_ref() == Some(layer));
+        let Some((_, twin)) = twin.filter(|(_, record)| self.files(record.id).is_dir()) else {
+            return Ok(false);
+        };
+        let record = Record { parent: parent.cloned(), ..twin };
+        let path = self.record_path(chain);
+        let written = tempfile::NamedTempFile::new_in(&self.root).and_then(|mut fresh| {
+            fresh.write_all(&serde_json::to_vec(&record).expect("plain data"))?;
+            fresh.persist_noclobber(&path).map(drop).map_err(|e| e.error)
+        });
+        match written {
+            Ok(()) => {
+                locked(&self.known).insert(chain.clone(), record);
+                Ok(true)
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(true),
             Err(e) => Err(Error::io("cannot write the record of a snapshot", path, e)),
         }
     }
@@ -404,182 +432,4 @@ fn is_old(folder: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn chain(text: &str) -> Digest {
-        Digest::sha256(text.as_bytes())
-    }
-
-    #[test]
-    fn what_is_committed_is_found_and_the_second_of_a_name_is_given_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let (folders, leftovers) = Folders::open(folder.path()).unwrap();
-        assert!(leftovers.is_empty());
-        let claim = folders.claim().unwrap();
-        std::fs::write(claim.folder.join("fs/a"), "a").unwrap();
-        assert!(folders.commit(claim, None, &chain("a")).unwrap().is_none());
-        let again = folders.claim().unwrap();
-        let id = again.id;
-        let spare = folders.commit(again, None, &chain("a")).unwrap().unwrap();
-        assert!(spare.path.starts_with(folders.root.join("removed")) && spare.path.join("fs").is_dir());
-        assert_eq!(folders.claim().unwrap().id, id, "the number of what was given back is free at once");
-        let child = folders.claim().unwrap();
-        folders.commit(child, Some(&chain("a")), &chain("b")).unwrap();
-        let (folders, _) = Folders::open(folder.path()).unwrap();
-        let list = folders.chain(Some(&chain("b"))).unwrap();
-        assert_eq!(list.len(), 2);
-        assert_eq!(std::fs::read(list[1].join("a")).unwrap(), b"a");
-        assert_eq!(folders.chain(Some(&chain("c"))).unwrap_err().kind(), ErrorKind::NotFound);
-    }
-
-    #[test]
-    fn folders_of_the_dead_are_found_and_those_of_the_living_are_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let (folders, _) = Folders::open(folder.path()).unwrap();
-        let alive = folders.claim().unwrap();
-        let dead = folders.claim().unwrap();
-        std::fs::write(dead.folder.join("fs/dead"), "").unwrap();
-        drop(dead);
-        let unnamed = folders.claim().unwrap();
-        std::fs::write(unnamed.folder.join("fs/unnamed"), "").unwrap();
-        let moved = folders.root.join("layers").join(unnamed.id.to_string());
-        std::fs::rename(&unnamed.folder, &moved).unwrap();
-        drop(unnamed);
-        // Its owner died before he could make a lock.
-        std::fs::create_dir(folders.root.join("active/9")).unwrap();
-        let (second, leftovers) = Folders::open(folder.path()).unwrap();
-        assert_eq!(leftovers.len(), 3);
-        assert!(leftovers[0].path.join("fs/dead").exists());
-        assert!(leftovers[2].path.join("fs/unnamed").exists());
-        assert_eq!(second.numbers("active").unwrap(), [alive.id].into());
-        assert_eq!(second.numbers("layers").unwrap(), [].into());
-        // While one process removes them, another lets them be; when it has died, the next one goes on. Only what has
-        // no lock may be removed by two.
-        assert_eq!(Folders::open(folder.path()).unwrap().1.len(), 1);
-        drop(leftovers);
-        assert_eq!(Folders::open(folder.path()).unwrap().1.len(), 3);
-    }
-
-    #[test]
-    fn starts_and_claims_at_the_same_time_do_not_meet() {
-        let folder = tempfile::tempdir().unwrap();
-        let opened = &|| {
-            let (folders, leftovers) = Folders::open(folder.path()).unwrap();
-            for leftover in leftovers {
-                std::fs::remove_dir_all(&leftover.path).ok();
-            }
-            folders
-        };
-        std::thread::scope(|scope| {
-            for thread in 0..8 {
-                scope.spawn(move || {
-                    for turn in 0..40 {
-                        let folders = opened();
-                        let claim = folders.claim().unwrap();
-                        let own = claim.folder.join(format!("fs/{thread}-{turn}"));
-                        std::fs::write(&own, "").unwrap();
-                        drop(opened());
-                        let files = std::fs::read_dir(claim.folder.join("fs")).unwrap();
-                        assert_eq!(files.flatten().map(|e| e.path()).collect::<Vec<_>>(), [own]);
-                        match turn % 3 {
-                            0 => drop(folders.give_up(claim).unwrap()),
-                            // As a process that dies.
-                            1 => drop(claim),
-                            _ => {
-                                let (name, id) = (chain(&format!("{}", turn % 6)), claim.id);
-                                let spare = folders.commit(claim, None, &name).unwrap();
-                                let record = folders.record(&name).unwrap().unwrap();
-                                assert!(folders.files(record.id).is_dir());
-                                assert_eq!(spare.is_none(), record.id == id);
-                            }
-                        }
-                    }
-                });
-            }
-        });
-        let (folders, _) = Folders::open(folder.path()).unwrap();
-        assert_eq!(folders.numbers("active").unwrap(), [].into());
-        assert_eq!(folders.numbers("layers").unwrap().len(), 2);
-    }
-
-    #[test]
-    fn what_another_boot_has_not_synced_is_forgotten() {
-        let folder = tempfile::tempdir().unwrap();
-        let (folders, _) = Folders::open(folder.path()).unwrap();
-        for name in ["a", "b"] {
-            folders.commit(folders.claim().unwrap(), None, &chain(name)).unwrap();
-        }
-        for (digest, mut record) in folders.list().unwrap() {
-            record.boot = "another".to_owned();
-            std::fs::write(folders.record_path(&digest), serde_json::to_vec(&record).unwrap()).unwrap();
-        }
-        std::fs::write(folders.root.join("synced"), "1").unwrap();
-        let (folders, leftovers) = Folders::open(folder.path()).unwrap();
-        assert!(folders.record(&chain("a")).unwrap().is_some());
-        assert!(folders.record(&chain("b")).unwrap().is_none());
-        assert_eq!(leftovers.len(), 1);
-    }
-
-    #[test]
-    fn only_layers_of_some_age_are_synced() {
-        let folder = tempfile::tempdir().unwrap();
-        let (folders, _) = Folders::open(folder.path()).unwrap();
-        for name in ["a", "b"] {
-            folders.commit(folders.claim().unwrap(), None, &chain(name)).unwrap();
-        }
-        assert!(folders.sync_in_background().is_none());
-        let an_hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
-        let first = File::options().write(true).open(folders.record_path(&chain("a"))).unwrap();
-        first.set_modified(an_hour_ago).unwrap();
-        folders.sync_in_background().unwrap().join().unwrap();
-        assert_eq!(folders.synced(), folders.record(&chain("a")).unwrap().unwrap().id);
-        assert!(folders.sync_in_background().is_none());
-    }
-
-    #[test]
-    fn a_layer_that_is_still_made_is_not_on_the_disk_for_good() {
-        let folder = tempfile::tempdir().unwrap();
-        let (folders, _) = Folders::open(folder.path()).unwrap();
-        let slow = folders.claim().unwrap();
-        let id = slow.id;
-        folders.commit(folders.claim().unwrap(), None, &chain("fast")).unwrap();
-        let an_hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
-        let fast = File::options().write(true).open(folders.record_path(&chain("fast"))).unwrap();
-        fast.set_modified(an_hour_ago).unwrap();
-        if let Some(thread) = folders.sync_in_background() {
-            thread.join().unwrap();
-        }
-        assert!(folders.synced() < id);
-        folders.commit(slow, None, &chain("slow")).unwrap();
-        folders.sync_in_background().unwrap().join().unwrap();
-        assert_eq!(folders.synced(), id + 1);
-        // A number that was vouched for is never given again.
-        for name in ["fast", "slow"] {
-            folders.retire(folders.record(&chain(name)).unwrap().unwrap().id).unwrap();
-            folders.forget(&chain(name)).unwrap();
-        }
-        assert_eq!(folders.claim().unwrap().id, id + 2);
-    }
-
-    #[test]
-    fn a_damaged_record_is_forgotten_at_the_next_start() {
-        let folder = tempfile::tempdir().unwrap();
-        let (folders, _) = Folders::open(folder.path()).unwrap();
-        folders.commit(folders.claim().unwrap(), None, &chain("a")).unwrap();
-        std::fs::write(folders.record_path(&chain("a")), "").unwrap();
-        let (folders, leftovers) = Folders::open(folder.path()).unwrap();
-        assert!(folders.record(&chain("a")).unwrap().is_none());
-        assert_eq!(leftovers.len(), 1);
-    }
-
-    #[test]
-    fn removals_wait_until_nobody_else_is_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let (first, _) = Folders::open(folder.path()).unwrap();
-        let (second, _) = Folders::open(folder.path()).unwrap();
-        assert_eq!(first.alone(|| Ok(())).unwrap_err().kind(), ErrorKind::Conflict);
-        drop(second);
-        first.alone(|| Ok(())).unwrap();
-    }
-}
+mod tests;

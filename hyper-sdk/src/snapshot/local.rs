@@ -1,7 +1,7 @@
 //! Snapshots in a folder of this machine, made and read through the sandbox's helper.
 
 use super::folders::{Claim, Folders, Removed};
-use super::{Active, DiffOptions, SnapshotCapabilities, SnapshotInfo, Snapshotter, TarStream};
+use super::{Active, SnapshotCapabilities, SnapshotInfo, Snapshotter, TarStream, UnpackOptions};
 use crate::exec::{NativeExecutor, Reply, Request, RootFs};
 use crate::{Digest, Error, ErrorKind, Result, private_folder};
 use async_trait::async_trait;
@@ -141,11 +141,16 @@ impl LocalSnapshotter {
         Ok(active)
     }
 
-    async fn commit_active(&self, mut active: LocalActive, chain: &Digest) -> Result<()> {
+    async fn commit_active(
+        &self,
+        mut active: LocalActive,
+        chain: &Digest,
+        layer: Option<Digest>,
+    ) -> Result<()> {
         let Some(claim) = active.claim.take() else {
             return Err(Error::internal("a snapshot was committed twice"));
         };
-        if let Some(spare) = self.0.folders.commit(claim, active.parent.as_ref(), chain)? {
+        if let Some(spare) = self.0.folders.commit(claim, active.parent.as_ref(), chain, layer)? {
             return self.0.take_apart(vec![spare]).await;
         }
         if let Some(record) = self.0.folders.record(chain)?
@@ -270,6 +275,7 @@ impl Snapshotter for LocalSnapshotter {
         &self,
         parent: Option<&Digest>,
         chain: &Digest,
+        options: UnpackOptions,
         layer: Box<dyn Read + Send>,
     ) -> Result<()> {
         let gate = self.gate(chain);
@@ -282,9 +288,34 @@ impl Snapshotter for LocalSnapshotter {
             RootFs::Overlay { lowers, .. } => (lowers.clone(), false),
             RootFs::Folder { .. } => (Vec::new(), true),
         };
-        let request = Request::Apply { target: active.folder.join("fs"), lowers, plain };
+        let times = match &options.times {
+            Some(table) => {
+                let path = active.folder.join("times");
+                std::fs::write(&path, table.to_bytes())
+                    .map_err(|e| Error::io("cannot write the times of a layer", &path, e))?;
+                Some(path)
+            }
+            None => None,
+        };
+        let request =
+            Request::Apply { target: active.folder.join("fs"), lowers, plain, times: times.clone() };
         self.0.executor.feed(request, layer).await?;
-        self.commit_active(active, chain).await
+        if let Some(path) = times {
+            // Only unpacking needed it, and nobody minds it.
+            std::fs::remove_file(path).ok();
+        }
+        // A whole tree has the files of its parent in it.
+        let alone = options.layer.filter(|_| self.0.style == Style::Overlay);
+        self.commit_active(active, chain, alone).await
+    }
+
+    async fn share(&self, parent: Option<&Digest>, chain: &Digest, layer: &Digest) -> Result<bool> {
+        let gate = self.gate(chain);
+        let _turn = gate.lock().await;
+        if self.has(chain).await? {
+            return Ok(true);
+        }
+        self.0.folders.share(parent, chain, layer)
     }
 
     async fn prepare(&self, parent: Option<&Digest>) -> Result<Box<dyn Active>> {
@@ -306,7 +337,7 @@ impl Snapshotter for LocalSnapshotter {
         self.rootfs(chain)
     }
 
-    async fn diff(&self, active: &dyn Active, options: DiffOptions) -> Result<TarStream> {
+    async fn diff(&self, active: &dyn Active) -> Result<TarStream> {
         let folder = self.mine(active)?;
         let (lowers, plain) = match active.rootfs() {
             RootFs::Overlay { lowers, .. } => (lowers.clone(), false),
@@ -316,14 +347,14 @@ impl Snapshotter for LocalSnapshotter {
                 (vec![parent.unwrap_or_else(|| folder.join("work"))], true)
             }
         };
-        let request = Request::Diff { upper: folder.join("fs"), lowers, epoch: options.epoch, plain };
+        let request = Request::Diff { upper: folder.join("fs"), lowers, plain };
         self.0.executor.stream(&request)
     }
 
     async fn commit(&self, active: Box<dyn Active>, chain: &Digest) -> Result<()> {
         self.mine(&*active)?;
         match active.into_any().downcast::<LocalActive>() {
-            Ok(active) => self.commit_active(*active, chain).await,
+            Ok(active) => self.commit_active(*active, chain, None).await,
             Err(_) => Err(Error::invalid("the snapshot belongs to another snapshotter")),
         }
     }
@@ -348,8 +379,9 @@ impl Snapshotter for LocalSnapshotter {
         self.0.executor.stream(&Request::Copy { sources, plan })
     }
 
-    async fn export(&self, chain: Option<&Digest>, path: &str) -> Result<TarStream> {
-        self.0.executor.stream(&Request::Export { rootfs: self.rootfs(chain)?, path: path.to_owned() })
+    async fn export(&self, chain: Option<&Digest>, path: &str, published: Vec<PathBuf>) -> Result<TarStream> {
+        let path = path.to_owned();
+        self.0.executor.stream(&Request::Export { rootfs: self.rootfs(chain)?, path, published })
     }
 
     async fn read_file(&self, chain: Option<&Digest>, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {
@@ -386,7 +418,9 @@ impl Snapshotter for LocalSnapshotter {
                 for (chain, record) in free {
                     folders.forget(chain)?;
                     removed.push(chain.clone());
-                    set_aside.push(folders.retire(record.id)?);
+                    if folders.list()?.iter().all(|(_, other)| other.id != record.id) {
+                        set_aside.push(folders.retire(record.id)?);
+                    }
                 }
             }
         })?;

@@ -1,7 +1,8 @@
 //! Unpacked layers and the trees that steps run on.
 //!
-//! A committed snapshot is named by its chain ID (image-spec, config.md, "Layer ChainID"). An [`Active`] one is a
-//! tree that a step may write to; it becomes a committed one without a copy, or is thrown away.
+//! A committed snapshot is named by its chain ID (image-spec, config.md, "Layer ChainID"), or by a name that counts the
+//! true times of its files too. An [`Active`] one is a tree that a step may write to; it becomes a committed one without
+//! a copy, or is thrown away.
 //!
 //! [`LocalSnapshotter`] keeps them in a folder that several processes may share: one folder a layer, or whole trees on
 //! hosts that cannot mount overlays.
@@ -12,6 +13,7 @@ mod local;
 pub use local::{LocalSnapshotter, Style};
 
 use crate::exec::RootFs;
+use crate::layer::TimesTable;
 use crate::{Digest, Result};
 use async_trait::async_trait;
 use std::fmt::{Debug, Display};
@@ -35,12 +37,13 @@ pub struct SnapshotCapabilities {
 /// with a clean end of file. Dropping the stream ends the helper.
 pub type TarStream = Box<dyn Read + Send>;
 
-/// How a layer is made of an active snapshot.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DiffOptions {
-    /// Modification times above this many seconds since 1970 become it, in the tar and in the snapshot itself, so
-    /// that later steps see the same whether the layer came from the step or from a cache.
-    pub epoch: Option<i64>,
+/// How a layer is unpacked.
+#[derive(Clone, Debug, Default)]
+pub struct UnpackOptions {
+    /// A name for the files of this layer by themselves, for [`Snapshotter::share`].
+    pub layer: Option<Digest>,
+    /// The times of files that have others than the layer says.
+    pub times: Option<Arc<TimesTable>>,
 }
 
 /// A snapshot that a step may write to. It belongs to the snapshotter that prepared it.
@@ -83,8 +86,17 @@ pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
     /// # Errors
     /// [`crate::ErrorKind::NotFound`] when `parent` is not there; [`crate::ErrorKind::Invalid`] for a hostile or
     /// damaged layer.
-    async fn apply(&self, parent: Option<&Digest>, chain: &Digest, layer: Box<dyn Read + Send>)
-    -> Result<()>;
+    async fn apply(
+        &self,
+        parent: Option<&Digest>,
+        chain: &Digest,
+        options: UnpackOptions,
+        layer: Box<dyn Read + Send>,
+    ) -> Result<()>;
+
+    /// Makes `chain` on `parent` of files that were unpacked before, by the name that they got then. Gives whether there
+    /// were some.
+    async fn share(&self, parent: Option<&Digest>, chain: &Digest, layer: &Digest) -> Result<bool>;
 
     /// Makes a tree to run a step on, on top of `parent`, or an empty one.
     async fn prepare(&self, parent: Option<&Digest>) -> Result<Box<dyn Active>>;
@@ -92,8 +104,9 @@ pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
     /// The read-only tree of a committed chain (an empty one for `None`), for mounts of a step.
     async fn view(&self, chain: Option<&Digest>) -> Result<RootFs>;
 
-    /// The layer of what changed in an active snapshot since it was prepared: a deterministic uncompressed tar.
-    async fn diff(&self, active: &dyn Active, options: DiffOptions) -> Result<TarStream>;
+    /// The layer of what changed in an active snapshot since it was prepared: an uncompressed tar in the order of a
+    /// layer, with the true times.
+    async fn diff(&self, active: &dyn Active) -> Result<TarStream>;
 
     /// Turns an active snapshot into the committed `chain`, without a copy. When `chain` is there already, the active
     /// one is thrown away.
@@ -103,11 +116,13 @@ pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
     async fn abandon(&self, active: Box<dyn Active>) -> Result<()>;
 
     /// Makes the layer of a file operation: `plan` (as `layer::copy` defines it, in JSON) run on the tree of `target`,
-    /// with `sources` by their index in the plan. Sources that are folders of the host are read as they are.
+    /// with `sources` by their index in the plan, with the true times. Sources that are folders of the host are read as
+    /// they are.
     async fn copy(&self, target: Option<&Digest>, sources: Vec<RootFs>, plan: Vec<u8>) -> Result<TarStream>;
 
-    /// The whole tree of a chain as one tar, below its path `path` (`/` for all of it).
-    async fn export(&self, chain: Option<&Digest>, path: &str) -> Result<TarStream>;
+    /// The whole tree of a chain as one tar, below its path `path` (`/` for all of it), in whole seconds. What is in the
+    /// layers that are indexed in the files `published`, lowest first, has the times that those say.
+    async fn export(&self, chain: Option<&Digest>, path: &str, published: Vec<PathBuf>) -> Result<TarStream>;
 
     /// The content of a regular file; symlinks are resolved within the tree. `None` where there is none.
     ///

@@ -1,12 +1,11 @@
 //! Runs commands.
 
 use super::SolveContext;
-use super::value::{Chain, Layer, Value};
+use super::value::{Chain, Layer, LayerTimes, Value, snapshot_name};
 use crate::digest::Hasher;
 use crate::exec::{ExecSpec, LogSink, Network, Security};
 use crate::graph::{ExecOp, InputIndex, Mount, MountKind, NetworkMode, Op, Sharing, Vertex};
 use crate::progress::{LogStream, Task};
-use crate::snapshot::DiffOptions;
 use crate::{Digest, Error, ErrorKind, Result};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +30,10 @@ impl SolveContext {
         }
         let mut mounts: Vec<&Mount> = exec.mounts.iter().collect();
         mounts.sort_by(|a, b| a.target.cmp(&b.target));
+        if mounts.iter().any(|mount| matches!(mount.kind, MountKind::Cache { .. })) {
+            // What was made in a cache before steps saw true times may be wrong.
+            hasher.update_field("true times");
+        }
         hasher.update_field(keyed(exec, &mounts).to_bytes());
         hasher.update_field(base.key());
         hasher.update_field(match self.network {
@@ -108,10 +111,10 @@ impl SolveContext {
         task: &Task,
     ) -> Result<(Layer, bool)> {
         // Before the permit: who waits for a cache must not keep others from running.
-        let caches = self.lock_caches(exec, inputs).await?;
+        let caches = self.lock_caches(exec, inputs, vertex.no_cache).await?;
         let _permit =
             self.commands.acquire().await.map_err(|e| Error::internal("no permits").with_source(e))?;
-        self.unpack(base).await?;
+        let base_name = self.unpack(base).await?;
         let mut spec = ExecSpec::new(exec.args.iter().cloned());
         spec.env = exec.env.iter().chain(&exec.uncached_env).cloned().collect();
         spec.cwd.clone_from(&exec.cwd);
@@ -150,7 +153,7 @@ impl SolveContext {
         }
         // Since the keys were made it may have waited long for a cache.
         let keys_hold = self.still_hold(keys, vertex, base, inputs).await;
-        let active = self.snapshotter.prepare(base.id()).await?;
+        let active = self.snapshotter.prepare(base_name.as_ref()).await?;
         let log = Arc::new(TaskLog::default());
         let status = {
             let run = self.executor.run(active.rootfs(), spec, Arc::clone(&log) as Arc<dyn LogSink>);
@@ -164,12 +167,10 @@ impl SolveContext {
         };
         log.drain(task);
         let made = match status {
-            Ok(status) if status.success() => {
-                match self.snapshotter.diff(&*active, DiffOptions { epoch: Some(self.epoch) }).await {
-                    Ok(tar) => self.layer_of_tar(tar).await,
-                    Err(e) => Err(e),
-                }
-            }
+            Ok(status) if status.success() => match self.snapshotter.diff(&*active).await {
+                Ok(tar) => self.layer_of_tar(tar).await,
+                Err(e) => Err(e),
+            },
             Ok(status) => Err(Error::new(
                 ErrorKind::CommandFailed,
                 format!("the command failed with exit code {}", status.code),
@@ -178,7 +179,9 @@ impl SolveContext {
             .with_context("last output", log.tail())),
             Err(e) => Err(e),
         };
-        let layer = match made {
+        let kept = made
+            .and_then(|(layer, times)| Ok(Layer { times: Some(self.keep_times(&times.into())?), ..layer }));
+        let layer = match kept {
             Ok(layer) => layer,
             Err(e) => {
                 let _ = self.snapshotter.abandon(active).await;
@@ -186,7 +189,9 @@ impl SolveContext {
             }
         };
         let chain = super::chain_id(base.id(), &layer.diff_id);
-        self.snapshotter.commit(active, &chain).await?;
+        let below = base_name.as_ref().zip(base.id());
+        let times = layer.times.as_ref().map(LayerTimes::digest);
+        self.snapshotter.commit(active, &snapshot_name(below, &layer, &chain, times)).await?;
         Ok((layer, keys_hold))
     }
 }

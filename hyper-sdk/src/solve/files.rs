@@ -1,15 +1,14 @@
 //! Changes files: COPY, ADD, WORKDIR. Straight from the source into a layer, without unpacking the destination.
 
 use super::exec::{input_value, threads};
-use super::value::{Chain, Layer, Value};
-use super::{SolveContext, blocking};
+use super::times::Planned;
+use super::value::{Chain, Layer, LayerTimes, Value};
+use super::{Keys, SolveContext, blocking};
 use crate::digest::Hasher;
 use crate::graph::{CopyAction, FileAction, FileOp};
 use crate::layer::accounts::{Owner, ResolvedOwner, resolve_owner};
-use crate::layer::copy::{
-    CopyRequest, CopySpec, CopyStep, EmptyDestination, PatternList, SourceRoot, pattern,
-};
-use crate::layer::{LayerPath, LayerReader};
+use crate::layer::copy::{CopyRequest, CopySpec, CopyStep, PatternList, SourceRoot, pattern};
+use crate::layer::{FileTime, LayerPath, LayerReader};
 use crate::mode::ModeChange;
 use crate::{Digest, Error, Result};
 use std::io::Read;
@@ -26,7 +25,7 @@ impl SolveContext {
         file: &FileOp,
         base: &Chain,
         inputs: &[Value],
-    ) -> Result<Vec<Digest>> {
+    ) -> Result<Keys> {
         if !file.link {
             hasher.update_field(base.key());
         }
@@ -40,17 +39,15 @@ impl SolveContext {
             hasher.update_field("folder");
             let (request, sources) = self.request(file, base, inputs).await?;
             let stat_cache = Arc::clone(&self.stat_cache);
-            let digest = blocking(move || {
-                let plan = if request.destination.is_empty() {
-                    request.plan(&EmptyDestination, &sources)?
-                } else {
-                    request.plan(&request.destination_tree()?, &sources)?
-                };
-                plan.content_digest(&*stat_cache, threads())
+            let (digest, planned) = blocking(move || {
+                let plan = request.plan_here(&sources)?;
+                let planned = Planned { times: plan.times(), made: request.now };
+                Ok((plan.content_digest(&*stat_cache, threads())?, planned))
             })
             .await?;
             hasher.update_field(digest.as_str());
-            return Ok(vec![hasher.finish()]);
+            let planned = (!self.epoch_is_key).then_some(planned);
+            return Ok(Keys { digests: vec![hasher.finish()], planned });
         }
         hasher.update_field(op);
         let excludes = |a: &FileAction| matches!(a, FileAction::Copy(copy) if !copy.exclude.is_empty());
@@ -89,7 +86,7 @@ impl SolveContext {
         }
         let mut keys = vec![definition.finish()];
         keys.extend(content.map(Hasher::finish));
-        Ok(keys)
+        Ok(keys.into())
     }
 
     /// The digest of what a COPY selects of a stage, where the selection is plain paths.
@@ -111,14 +108,32 @@ impl SolveContext {
         tree.content_digest(&paths).map(Some)
     }
 
-    pub(super) async fn files(&self, file: &FileOp, base: &Chain, inputs: &[Value]) -> Result<Layer> {
+    /// Makes the layer. The second value is when that was, where the times of its files are looked at for its key.
+    pub(super) async fn files(
+        &self,
+        file: &FileOp,
+        base: &Chain,
+        inputs: &[Value],
+    ) -> Result<(Layer, Option<FileTime>)> {
         let (request, sources) = self.request(file, base, inputs).await?;
+        let made = request.now;
         let all_folders = file.actions.iter().all(|a| match a {
             FileAction::Copy(copy) => matches!(inputs.get(copy.input), Some(Value::Folder(_))),
             _ => true,
         });
         if all_folders {
-            return self.make_layer(move |sink| request.run(&sources, sink)).await;
+            let no_sources = sources.is_empty();
+            let (mut layer, times) = self.make_layer(move |writer| request.run(&sources, writer)).await?;
+            if self.epoch_is_key {
+                return Ok((layer, None));
+            }
+            let table = times.table(made, Some(made));
+            if no_sources {
+                layer.times = Some(self.keep_times(&table)?);
+                return Ok((layer, None));
+            }
+            layer.times = Some(LayerTimes::Table(Arc::new(table)));
+            return Ok((layer, Some(made)));
         }
         let mut views = Vec::new();
         for action in &file.actions {
@@ -134,7 +149,11 @@ impl SolveContext {
         let plan = serde_json::to_vec(&request)
             .map_err(|e| Error::internal("a file operation cannot be written as JSON").with_source(e))?;
         let tar = self.snapshotter.copy(None, views, plan).await?;
-        self.layer_of_tar(tar).await
+        let (mut layer, times) = self.layer_of_tar(tar).await?;
+        if !self.epoch_is_key {
+            layer.times = Some(self.keep_times(&times.into())?);
+        }
+        Ok((layer, None))
     }
 
     async fn request(
@@ -144,12 +163,8 @@ impl SolveContext {
         inputs: &[Value],
     ) -> Result<(CopyRequest, Vec<Arc<SourceRoot>>)> {
         let mut sources = Vec::new();
-        let mut request = CopyRequest {
-            epoch: Some(self.epoch),
-            now: self.epoch,
-            scratch: self.scratch.clone(),
-            ..CopyRequest::default()
-        };
+        let mut request =
+            CopyRequest { now: self.made_now(), scratch: self.scratch.clone(), ..CopyRequest::default() };
         if !file.link {
             request.destination = self.index_paths(base).await?;
         }
@@ -213,8 +228,11 @@ impl SolveContext {
         let Some(node) = tree.lookup(&path) else { return Ok(None) };
         let Some(number) = tree.link_target(node)?.layer else { return Ok(None) };
         let wanted: LayerPath = tree.link_target(node)?.entry.path.clone();
-        let Some((layer, id)) = chain.layers().get(number) else { return Ok(None) };
-        if self.snapshotter.has(id).await? {
+        let Some((layer, _)) = chain.layers().get(number) else { return Ok(None) };
+        let names = chain.snapshots();
+        if let Some(id) = names.get(number)
+            && self.snapshotter.has(id).await?
+        {
             let text = format!("/{wanted}");
             if let Some(bytes) = self.snapshotter.read_file(Some(id), &text, MAX_ACCOUNTS).await? {
                 return Ok(Some(bytes));

@@ -1,11 +1,12 @@
 //! Makes layers into blobs with an index, and blobs into snapshots.
 
 use super::SolveContext;
-use super::value::{Chain, Layer};
+use super::value::{Chain, Layer, LayerTimes, files_name, snapshot_name};
 use crate::layer::compress::{CompressOptions, CompressedLayer, LayerCompressor};
-use crate::layer::{LayerIndex, ReadAhead, TreeIndex, VerifiedLayer};
+use crate::layer::{EntryTimes, LayerIndex, LayerWriter, ReadAhead, TreeIndex, VerifiedLayer};
 use crate::oci::Descriptor;
 use crate::reference::RepositoryName;
+use crate::snapshot::{TarStream, UnpackOptions};
 use crate::store::UploadOptions;
 use crate::{Digest, Error, Result};
 use bytes::Bytes;
@@ -38,19 +39,25 @@ impl Write for ChannelWriter {
 pub(super) type LayerSink = LayerCompressor<ChannelWriter>;
 
 impl SolveContext {
-    /// Makes a layer: `write` writes its tar on a blocking thread while it is hashed, compressed and stored.
-    pub(super) async fn make_layer<F>(&self, write: F) -> Result<Layer>
+    /// Makes a layer: `write` writes it on a blocking thread while it is hashed, compressed and stored, and gives the
+    /// times of its entries for steps.
+    pub(super) async fn make_layer<F>(&self, write: F) -> Result<(Layer, EntryTimes)>
     where
-        F: FnOnce(LayerSink) -> Result<(LayerSink, LayerIndex)> + Send + 'static,
+        F: FnOnce(&mut LayerWriter<LayerSink>) -> Result<EntryTimes> + Send + 'static,
     {
         let repository = RepositoryName::parse(LAYERS_REPOSITORY)?;
         let options =
             CompressOptions { level: self.compression_level, ..CompressOptions::new(self.compression) };
         let (sender, mut blocks) = mpsc::channel::<Bytes>(8);
-        let work = tokio::task::spawn_blocking(move || -> Result<(CompressedLayer, LayerIndex)> {
-            let (sink, index) = write(LayerCompressor::new(ChannelWriter(sender), options)?)?;
-            Ok((sink.finish()?.1, index))
-        });
+        let epoch = self.epoch;
+        let work =
+            tokio::task::spawn_blocking(move || -> Result<(CompressedLayer, LayerIndex, EntryTimes)> {
+                let sink = LayerCompressor::new(ChannelWriter(sender), options)?;
+                let mut writer = LayerWriter::new(sink, Some(epoch));
+                let times = write(&mut writer)?;
+                let (sink, index) = writer.finish()?;
+                Ok((sink.finish()?.1, index, times))
+            });
         let mut upload = self.store.start_upload(&repository, UploadOptions::default()).await?;
         while let Some(block) = blocks.recv().await {
             if let Err(e) = upload.append(block).await {
@@ -60,7 +67,7 @@ impl SolveContext {
             }
         }
         let made = work.await.map_err(|e| Error::internal("making a layer panicked").with_source(e));
-        let (compressed, index) = match made.and_then(|r| r) {
+        let (compressed, index, times) = match made.and_then(|r| r) {
             Ok(made) => made,
             Err(e) => {
                 let _ = upload.abort().await;
@@ -69,20 +76,20 @@ impl SolveContext {
         };
         upload.finish(&compressed.digest).await?;
         self.save_index(&compressed.diff_id, &index)?;
-        Ok(Layer {
+        let layer = Layer {
             blob: Descriptor::new(compressed.media_type, compressed.digest, compressed.size),
             diff_id: compressed.diff_id,
             repository,
-        })
+            times: None,
+        };
+        Ok((layer, times))
     }
 
-    /// Makes a layer of a tar that comes from elsewhere.
-    pub(super) async fn layer_of_tar(&self, tar: Box<dyn Read + Send>) -> Result<Layer> {
-        self.make_layer(move |sink| {
-            let mut tee = Tee { inner: tar, sink };
-            let index = crate::layer::scan(&mut tee)?;
-            io::copy(&mut tee, &mut io::sink()).map_err(Error::from)?;
-            Ok((tee.sink, index))
+    /// Makes a layer of a tar with true times.
+    pub(super) async fn layer_of_tar(&self, tar: TarStream) -> Result<(Layer, EntryTimes)> {
+        self.make_layer(move |writer| {
+            writer.append_all(tar)?;
+            Ok(writer.take_times())
         })
         .await
     }
@@ -153,29 +160,72 @@ impl SolveContext {
         .await
     }
 
-    /// Makes sure that a chain is unpacked.
-    pub(crate) async fn unpack(&self, chain: &Chain) -> Result<()> {
-        let missing = {
-            let mut from = 0;
-            for (at, (_, id)) in chain.layers().iter().enumerate().rev() {
-                if self.snapshotter.has(id).await? {
-                    from = at + 1;
-                    break;
+    /// Makes sure that a chain is unpacked, with the true times of its files. Gives the name of its snapshot.
+    pub(crate) async fn unpack(&self, chain: &Chain) -> Result<Option<Digest>> {
+        let mut names = chain.snapshots();
+        let mut from = 0;
+        for (at, name) in names.iter().enumerate().rev() {
+            if self.snapshotter.has(name).await? {
+                from = at + 1;
+                break;
+            }
+        }
+        for (at, (layer, id)) in chain.layers().iter().enumerate().skip(from) {
+            let below = at.checked_sub(1).map(|below| (&names[below], &chain.layers()[below].1));
+            names[at] = self.unpack_layer(layer, id, below).await?;
+        }
+        Ok(names.pop())
+    }
+
+    /// Unpacks one layer on what is unpacked: `below` has the name and the chain ID of that. Gives the name.
+    async fn unpack_layer(
+        &self,
+        layer: &Layer,
+        chain: &Digest,
+        below: Option<(&Digest, &Digest)>,
+    ) -> Result<Digest> {
+        let parent = below.map(|(name, _)| name);
+        let mut table = None;
+        let mut times = layer.times.as_ref().map(LayerTimes::digest);
+        loop {
+            let name = snapshot_name(below, layer, chain, times);
+            let files = files_name(chain, times);
+            if self.snapshotter.share(parent, &name, &files).await? {
+                return Ok(name);
+            }
+            if times.is_some() && table.is_none() {
+                table = self.times(layer.times.as_ref());
+                if table.is_none() {
+                    // Without them it is another snapshot.
+                    times = None;
+                    continue;
                 }
             }
-            from
-        };
-        let mut parent = missing.checked_sub(1).map(|at| chain.layers()[at].1.clone());
-        for (layer, id) in &chain.layers()[missing..] {
             let task = self.progress.start(format!("unpack {}", layer.diff_id.short()), None);
             let result = match self.open_layer(layer).await {
-                Ok(tar) => self.snapshotter.apply(parent.as_ref(), id, tar).await,
+                Ok(tar) => {
+                    let options = UnpackOptions { layer: Some(files), times: table };
+                    self.snapshotter.apply(parent, &name, options, tar).await
+                }
                 Err(e) => Err(e),
             };
             task.end_with(result)?;
-            parent = Some(id.clone());
+            return Ok(name);
         }
-        Ok(())
+    }
+
+    /// The files of a chain as a tar with the times of its layers, whatever steps saw.
+    pub(crate) async fn export(&self, chain: &Chain) -> Result<TarStream> {
+        let name = self.unpack(chain).await?;
+        // Files of the layers below the first with times of its own have those of the layers.
+        let layers = chain.layers();
+        let first = layers.iter().position(|(layer, _)| layer.times.is_some()).unwrap_or(layers.len());
+        let mut published = Vec::new();
+        for (layer, _) in &layers[first..] {
+            self.index(layer).await?;
+            published.push(self.index_path(&layer.diff_id));
+        }
+        self.snapshotter.export(name.as_ref(), "/", published).await
     }
 }
 
@@ -198,18 +248,5 @@ impl MapErrIo for crate::store::ByteStream {
     fn map_err_io(self) -> futures::stream::BoxStream<'static, io::Result<Bytes>> {
         use futures::{StreamExt, TryStreamExt};
         self.map_err(io::Error::from).boxed()
-    }
-}
-
-struct Tee<R> {
-    inner: R,
-    sink: LayerSink,
-}
-
-impl<R: Read> Read for Tee<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.sink.write_all(&buffer[..n])?;
-        Ok(n)
     }
 }

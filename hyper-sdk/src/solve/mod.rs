@@ -13,12 +13,13 @@ mod exec;
 mod files;
 mod layers;
 mod mounts;
+mod times;
 mod value;
 
 pub(crate) use exec::threads;
 pub use layers::LAYERS_REPOSITORY;
 pub(crate) use layers::blocking;
-pub use value::{Chain, Layer, Value, chain_id};
+pub use value::{Chain, Layer, LayerTimes, Value, chain_id};
 
 use crate::cache::{CacheRecord, SharedCache};
 use crate::digest::Hasher;
@@ -34,9 +35,10 @@ use crate::{Digest, Error, ErrorKind, Result};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use times::Planned;
 
 /// How one step went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -74,6 +76,8 @@ pub struct SolveContext {
     pub scratch: PathBuf,
     /// The folder with the cache mounts.
     pub cache_mounts: PathBuf,
+    /// The cache mounts that have begun anew in this build.
+    pub renewed_caches: Mutex<HashSet<String>>,
     /// The time that new layers get at most.
     pub epoch: i64,
     /// Whether the time was given and so counts for the cache.
@@ -179,6 +183,20 @@ impl Solver {
     }
 }
 
+/// The keys of a step, best first.
+#[derive(Debug)]
+struct Keys {
+    digests: Vec<Digest>,
+    /// The times that the files have now that a layer of these keys holds, where they have to be looked at anyway.
+    planned: Option<Planned>,
+}
+
+impl From<Vec<Digest>> for Keys {
+    fn from(digests: Vec<Digest>) -> Self {
+        Self { digests, planned: None }
+    }
+}
+
 impl SolveContext {
     async fn step(&self, vertex: &Vertex, inputs: &[Value]) -> Result<(Value, Option<StepReport>)> {
         if let Op::Source(source) = &vertex.op {
@@ -188,12 +206,12 @@ impl SolveContext {
             return Err(Error::internal("a step without a root file system"));
         };
         let task = self.progress.start(vertex.name.clone(), None);
-        let keys = match self.keys(vertex, base, inputs).await {
+        let mut keys = match self.keys(vertex, base, inputs).await {
             Ok(keys) => keys,
             Err(e) => return failed(vertex, task, e),
         };
         if !vertex.no_cache
-            && let Some(layer) = self.find(&keys).await?
+            && let Some(layer) = self.find(&mut keys).await?
         {
             let report = report(vertex, true, &task);
             task.cached();
@@ -202,14 +220,19 @@ impl SolveContext {
         // From here on time passes, and what is in the folders may change.
         self.folders.values().for_each(|root| root.forget_listings());
         let made = match &vertex.op {
-            Op::Exec(exec) => self.run(exec, (vertex, &keys), base, inputs, &task).await,
+            Op::Exec(exec) => {
+                let run = self.run(exec, (vertex, &keys.digests), base, inputs, &task).await;
+                run.map(|(layer, keys_hold)| (layer, None, keys_hold))
+            }
             Op::File(file) => match self.files(file, base, inputs).await {
-                Ok(layer) => Ok((layer, self.still_hold(&keys, vertex, base, inputs).await)),
+                Ok((layer, made)) => {
+                    Ok((layer, made, self.still_hold(&keys.digests, vertex, base, inputs).await))
+                }
                 Err(e) => Err(e),
             },
             Op::Source(_) => Err(Error::internal("a source is no step")),
         };
-        let (layer, keys_hold) = match made {
+        let (layer, made, keys_hold) = match made {
             Ok(made) => made,
             Err(e) => return failed(vertex, task, e),
         };
@@ -217,9 +240,14 @@ impl SolveContext {
             layer: layer.blob.clone(),
             diff_id: layer.diff_id.clone(),
             repository: layer.repository.clone(),
+            times: match &layer.times {
+                Some(LayerTimes::Kept(digest)) => Some(digest.clone()),
+                _ => None,
+            },
+            made,
         };
         if keys_hold {
-            for key in &keys {
+            for key in &keys.digests {
                 self.cache.put(key, &record).await?;
             }
         } else {
@@ -255,7 +283,7 @@ impl SolveContext {
     }
 
     /// The keys of a step, best first: by the definition of what it uses, then by its content.
-    async fn keys(&self, vertex: &Vertex, base: &Chain, inputs: &[Value]) -> Result<Vec<Digest>> {
+    async fn keys(&self, vertex: &Vertex, base: &Chain, inputs: &[Value]) -> Result<Keys> {
         let mut hasher = Hasher::sha256();
         hasher.update_field("hyper step 1");
         hasher.update_field(match self.compression {
@@ -268,9 +296,9 @@ impl SolveContext {
             hasher.update_field(self.epoch.to_string());
         }
         match &vertex.op {
-            Op::Exec(exec) => self.exec_keys(hasher, exec, base, inputs).await,
+            Op::Exec(exec) => Ok(self.exec_keys(hasher, exec, base, inputs).await?.into()),
             Op::File(file) => self.file_keys(hasher, &vertex.op.to_bytes(), file, base, inputs).await,
-            Op::Source(_) => Ok(Vec::new()),
+            Op::Source(_) => Ok(Vec::new().into()),
         }
     }
 
@@ -280,22 +308,26 @@ impl SolveContext {
         // What was fetched is in a folder of its own, and nobody else writes there.
         let is_own = |root| self.folders.values().any(|folder| Arc::ptr_eq(folder, root));
         let uses_folders = inputs.iter().any(|input| matches!(input, Value::Folder(root) if is_own(root)));
-        !uses_folders || self.keys(vertex, base, inputs).await.is_ok_and(|now| now == keys)
+        !uses_folders || self.keys(vertex, base, inputs).await.is_ok_and(|now| now.digests == keys)
     }
 
-    /// The layer that a key has, if its blob is still there.
-    async fn find(&self, keys: &[Digest]) -> Result<Option<Layer>> {
-        for key in keys {
+    /// The layer that a key has, if its blob and its times are still there.
+    async fn find(&self, keys: &mut Keys) -> Result<Option<Layer>> {
+        for key in &keys.digests {
             let Some(record) = self.cache.get(key).await? else { continue };
-            if self.store.stat_blob(&record.repository, &record.layer.digest).await.is_err() {
+            if self.store.stat_blob(&record.repository, &record.layer.digest).await.is_err()
+                || !record.times.as_ref().is_none_or(|times| self.has_times(times))
+            {
                 self.cache.remove(key).await?;
                 continue;
             }
-            for other in keys.iter().filter(|other| *other != key) {
+            for other in keys.digests.iter().filter(|other| *other != key) {
                 self.cache.put(other, &record).await?;
             }
-            let CacheRecord { layer: blob, diff_id, repository } = record;
-            return Ok(Some(Layer { blob, diff_id, repository }));
+            let CacheRecord { layer: blob, diff_id, repository, times, made } = record;
+            let planned = keys.planned.take().map(|planned| planned.of_cached(made));
+            let times = planned.or(times.map(LayerTimes::Kept));
+            return Ok(Some(Layer { blob, diff_id, repository, times }));
         }
         Ok(None)
     }

@@ -5,13 +5,15 @@ use super::{Chain, SolveContext, Value, blocking};
 use crate::digest::Hasher;
 use crate::exec::{self, CacheMount, ExecMount, MountSource, RootFs, SecretBytes};
 use crate::graph::{CacheOwner, ExecOp, InputIndex, Mount, MountKind, Sharing};
-use crate::layer::copy::{CopyRequest, CopySpec, CopyStep, EmptyDestination, Planner, SourceRoot};
+use crate::layer::copy::{CopySpec, EmptyDestination, Planner, SourceRoot};
+use crate::layer::{FileTime, LayerWriter};
+use crate::snapshot::UnpackOptions;
 use crate::{Digest, Error, ErrorKind, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
 use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// Where the selected part of a context lies in its snapshot.
@@ -62,7 +64,7 @@ impl SolveContext {
         let (root, stat_cache) = (Arc::clone(root), Arc::clone(&self.stat_cache));
         let spec = selected(source);
         blocking(move || {
-            let mut planner = Planner::new(&EmptyDestination, 0);
+            let mut planner = Planner::new(&EmptyDestination, FileTime::of(0));
             planner.copy(&root, &spec)?;
             planner.finish().content_digest(&*stat_cache, threads())
         })
@@ -71,8 +73,8 @@ impl SolveContext {
 
     /// The tree of a chain, unpacked.
     pub(super) async fn view(&self, chain: &Chain) -> Result<RootFs> {
-        self.unpack(chain).await?;
-        self.snapshotter.view(chain.id()).await
+        let name = self.unpack(chain).await?;
+        self.snapshotter.view(name.as_ref()).await
     }
 
     /// A part of an input as a tree and the path in it.
@@ -83,26 +85,42 @@ impl SolveContext {
             Value::Chain(chain) => return Ok((self.view(chain).await?, source.to_owned())),
             Value::Folder(root) => Arc::clone(root),
         };
+        let spec = selected(source);
+        let (digest, times) = {
+            let (root, stat_cache, spec) = (Arc::clone(&root), Arc::clone(&self.stat_cache), spec.clone());
+            blocking(move || {
+                let now = FileTime::now();
+                let mut planner = Planner::new(&EmptyDestination, now);
+                planner.copy(&root, &spec)?;
+                let plan = planner.finish();
+                // The top is as new as anything in it.
+                let top = root.lookup(b"")?.map(|metadata| metadata.time());
+                let times = Arc::new(plan.times().table(now, top));
+                Ok((plan.content_digest(&*stat_cache, threads())?, times))
+            })
+            .await?
+        };
         let mut id = Hasher::sha256();
-        id.update_field("part of a context");
-        id.update_field(self.folder_digest(&root, source).await?.as_str());
+        id.update_field("part of a context with true times");
+        id.update_field(digest.as_str());
+        id.update_field(times.digest().as_str());
         let id = id.finish();
         if !self.snapshotter.has(&id).await? {
-            let request = CopyRequest {
-                steps: vec![CopyStep::Copy { source: 0, spec: selected(source) }],
-                scratch: self.scratch.clone(),
-                ..CopyRequest::default()
-            };
+            let scratch = self.scratch.clone();
             let tar = blocking(move || {
-                let io = |e| Error::io("cannot write the part of a context to mount", &request.scratch, e);
-                let file = tempfile::tempfile_in(&request.scratch).map_err(io)?;
-                let (file, _) = request.run(&[root], BufWriter::new(file))?;
-                let mut file = file.into_inner().map_err(|e| io(e.into_error()))?;
+                let io = |e| Error::io("cannot write the part of a context to mount", &scratch, e);
+                let file = tempfile::tempfile_in(&scratch).map_err(io)?;
+                let mut writer = LayerWriter::new(BufWriter::new(file), None);
+                let mut planner = Planner::new(&EmptyDestination, FileTime::of(0)).with_scratch(&scratch);
+                planner.copy(&root, &spec)?;
+                planner.finish().write(&mut writer)?;
+                let mut file = writer.finish()?.0.into_inner().map_err(|e| io(e.into_error()))?;
                 file.flush().and_then(|()| file.rewind()).map_err(io)?;
                 Ok(file)
             })
             .await?;
-            self.snapshotter.apply(None, &id, Box::new(tar)).await?;
+            let options = UnpackOptions { layer: None, times: Some(times) };
+            self.snapshotter.apply(None, &id, options, Box::new(tar)).await?;
         }
         Ok((self.snapshotter.view(Some(&id)).await?, SOURCE.to_owned()))
     }
@@ -111,7 +129,15 @@ impl SolveContext {
     ///
     /// The locks are files, so that they hold between processes; they are taken in the order of their names, so that
     /// no two commands wait for each other. Mounts of one command with the same cache share it.
-    pub(super) async fn lock_caches(&self, exec: &ExecOp, inputs: &[Value]) -> Result<Caches> {
+    ///
+    /// Caches whose owner or mode is given begin anew for a step that is not to be looked up (`--no-cache`), once in a
+    /// build, and go on so in later ones.
+    pub(super) async fn lock_caches(
+        &self,
+        exec: &ExecOp,
+        inputs: &[Value],
+        begin_anew: bool,
+    ) -> Result<Caches> {
         let mut keys = HashMap::new();
         let mut wanted: BTreeMap<String, Sharing> = BTreeMap::new();
         for (at, mount) in exec.mounts.iter().enumerate() {
@@ -126,7 +152,10 @@ impl SolveContext {
                 name.update_field(self.source_key(inputs, *input, source).await?);
                 name.update_field(source);
             }
-            let key = name.finish().hex().to_owned();
+            let mut key = name.finish().hex().to_owned();
+            if owner.is_some() {
+                key = self.generation(&key, begin_anew)?;
+            }
             let strictest = wanted.entry(key.clone()).or_insert(*sharing);
             if *sharing == Sharing::Locked || *strictest == Sharing::Shared {
                 *strictest = *sharing;
@@ -167,6 +196,25 @@ impl SolveContext {
         }
         let folders = keys.into_iter().filter_map(|(at, key)| Some((at, found.get(&key)?.clone()))).collect();
         Ok(Caches { folders, _locks: locks })
+    }
+
+    /// The name of a cache since it has begun anew last.
+    fn generation(&self, key: &str, begin_anew: bool) -> Result<String> {
+        let path = self.cache_mounts.join(format!("{key}.generation"));
+        let mut renewed = self.renewed_caches.lock().unwrap_or_else(PoisonError::into_inner);
+        if begin_anew && renewed.insert(key.to_owned()) {
+            let FileTime { seconds, nanoseconds } = FileTime::now();
+            let unique = Digest::sha256(format!("{seconds} {nanoseconds} {}", std::process::id()));
+            tempfile::NamedTempFile::new_in(&self.cache_mounts)
+                .and_then(|mut staged| {
+                    staged.write_all(unique.hex()[..16].as_bytes())?;
+                    staged.persist(&path).map(drop).map_err(|e| e.error)
+                })
+                .map_err(|e| Error::io("cannot begin a cache mount anew", &path, e))?;
+        }
+        let generation = std::fs::read_to_string(&path).unwrap_or_default();
+        let is_name = generation.len() == 16 && generation.bytes().all(|b| b.is_ascii_hexdigit());
+        Ok(if is_name { format!("{key}-from-{generation}") } else { key.to_owned() })
     }
 
     /// A mount with what it shows; `None` for a secret that is not there and need not be.

@@ -1,6 +1,7 @@
 //! What vertices come to: chains of layers, and folders.
 
 use crate::digest::Hasher;
+use crate::layer::TimesTable;
 use crate::layer::copy::SourceRoot;
 use crate::oci::Descriptor;
 use crate::{Digest, RepositoryName};
@@ -15,6 +16,33 @@ pub struct Layer {
     pub diff_id: Digest,
     /// The repository of the store that has the blob.
     pub repository: RepositoryName,
+    /// The true times of its files; none where those of the layer are the only ones known.
+    pub times: Option<LayerTimes>,
+}
+
+/// The true times of the files of a layer.
+#[derive(Clone, Debug)]
+pub enum LayerTimes {
+    /// The table of this name is kept beside the index of the layer.
+    Kept(Digest),
+    /// The table itself.
+    Table(Arc<TimesTable>),
+}
+
+impl LayerTimes {
+    /// The name of the table.
+    pub fn digest(&self) -> &Digest {
+        match self {
+            Self::Kept(digest) => digest,
+            Self::Table(table) => table.digest(),
+        }
+    }
+}
+
+impl PartialEq for LayerTimes {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest() == other.digest()
+    }
 }
 
 /// The layers of a root file system, lowest first, with the chain ID of each prefix.
@@ -52,6 +80,16 @@ impl Chain {
         self.layers.last().map(|(_, id)| id)
     }
 
+    /// The names of the snapshots of every prefix, as its layers say their times.
+    pub(super) fn snapshots(&self) -> Vec<Digest> {
+        let mut names: Vec<Digest> = Vec::with_capacity(self.layers.len());
+        for (at, (layer, chain)) in self.layers.iter().enumerate() {
+            let below = at.checked_sub(1).map(|at| (&names[at], &self.layers[at].1));
+            names.push(snapshot_name(below, layer, chain, layer.times.as_ref().map(LayerTimes::digest)));
+        }
+        names
+    }
+
     /// The chain ID as a part of a key.
     pub(super) fn key(&self) -> &str {
         self.id().map_or("", Digest::as_str)
@@ -68,6 +106,36 @@ pub fn chain_id(parent: Option<&Digest>, diff_id: &Digest) -> Digest {
             hasher.finish()
         }
     }
+}
+
+/// The name of the snapshot of a layer with these times on one that is called so; `below` has the name and the chain ID
+/// of that.
+///
+/// Where only the times of the layers are known, it is the chain ID.
+pub(super) fn snapshot_name(
+    below: Option<(&Digest, &Digest)>,
+    layer: &Layer,
+    chain: &Digest,
+    times: Option<&Digest>,
+) -> Digest {
+    if times.is_none() && below.is_none_or(|(name, chain)| name == chain) {
+        return chain.clone();
+    }
+    let mut hasher = Hasher::sha256();
+    hasher.update_field("snapshot with true times");
+    for part in [below.map(|(name, _)| name), Some(&layer.diff_id), times] {
+        hasher.update_field(part.map_or("", Digest::as_str));
+    }
+    hasher.finish()
+}
+
+/// The name of the files of a layer by themselves, whatever times those below have.
+pub(super) fn files_name(chain: &Digest, times: Option<&Digest>) -> Digest {
+    let mut hasher = Hasher::sha256();
+    hasher.update_field("files of a layer");
+    hasher.update_field(chain.as_str());
+    hasher.update_field(times.map_or("", Digest::as_str));
+    hasher.finish()
 }
 
 /// The result of a vertex.
@@ -88,5 +156,24 @@ mod tests {
         let (a, b) = (Digest::sha256("a"), Digest::sha256("b"));
         assert_eq!(chain_id(None, &a), a);
         assert_eq!(chain_id(Some(&a), &b), Digest::sha256(format!("{a} {b}")));
+    }
+
+    #[test]
+    fn snapshots_are_called_by_the_times_of_all_their_layers() {
+        let layer = |text: &str, times: Option<&str>| Layer {
+            blob: Descriptor::of(crate::media_type::OCI_LAYER, text.as_bytes()),
+            diff_id: Digest::sha256(text),
+            repository: RepositoryName::parse("a/b").unwrap(),
+            times: times.map(|times| LayerTimes::Kept(Digest::sha256(times))),
+        };
+        let plain = Chain::new([layer("a", None), layer("b", None)]);
+        assert_eq!(plain.snapshots(), [plain.layers[0].1.clone(), plain.layers[1].1.clone()]);
+        let names = |a, b| Chain::new([layer("a", a), layer("b", b)]).snapshots();
+        let all = [names(Some("1"), None), names(Some("2"), None), names(None, Some("1")), plain.snapshots()];
+        for (at, one) in all.iter().enumerate() {
+            assert!(all[..at].iter().all(|other| other[1] != one[1]), "{all:?}");
+        }
+        assert_eq!(all[2][0], all[3][0]);
+        assert_eq!(names(Some("1"), Some("2")), names(Some("1"), Some("2")));
     }
 }

@@ -29,7 +29,8 @@ use super::source::{Metadata, SourceRoot};
 use super::sparse::{SparseRecords, SparseSpool};
 use crate::layer::accounts::Owner;
 use crate::layer::entry::escape;
-use crate::layer::{Entry, EntryKind, LayerPath};
+use crate::layer::reader::file_time;
+use crate::layer::{Entry, EntryKind, FileTime, LayerPath};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::{Mode, OFlags};
 use std::cell::Cell;
@@ -335,8 +336,8 @@ impl Planner<'_> {
         for pending in self.pending.values_mut() {
             if let Some(entry) = pending.links.and_then(|group| last.get(&group)) {
                 let found = &mut pending.entry;
-                (found.mode, found.uid, found.gid, found.mtime) =
-                    (entry.mode, entry.uid, entry.gid, entry.mtime);
+                (found.mode, found.uid, found.gid) = (entry.mode, entry.uid, entry.gid);
+                found.set_time(entry.time());
             }
         }
     }
@@ -356,6 +357,7 @@ impl Planner<'_> {
                 uid: member.uid,
                 gid: member.gid,
                 mtime: member.mtime,
+                nanoseconds: member.nanoseconds,
                 ..found.clone()
             },
             None => Entry { path: top.clone(), ..member },
@@ -452,8 +454,11 @@ fn member_entry<R: Read>(
             match record.key_bytes() {
                 b"uid" => entry.uid = number("owner")?.map_or(entry.uid, |n| id(n.cast_unsigned())),
                 b"gid" => entry.gid = number("group")?.map_or(entry.gid, |n| id(n.cast_unsigned())),
-                // Fractions are dropped, towards the past as everywhere.
-                b"mtime" => entry.mtime = number("time")?.unwrap_or(entry.mtime),
+                b"mtime" if record.value_bytes().is_empty() => {}
+                b"mtime" => {
+                    let time = file_time(record.value_bytes());
+                    entry.set_time(time.ok_or_else(|| Error::invalid("the time of a member is no number"))?);
+                }
                 b"SCHILY.xattr.security.capability" => attribute = Some(record.value_bytes().to_vec()),
                 key => {
                     if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
@@ -467,7 +472,7 @@ fn member_entry<R: Read>(
         (entry.uid, entry.gid) = (owner.uid, owner.gid);
     }
     if !(0..=LAST_TIME).contains(&entry.mtime) {
-        entry.mtime = 0;
+        entry.set_time(FileTime::of(0));
     }
     Ok((entry, attribute))
 }

@@ -6,7 +6,7 @@ use super::facts::{CAPABILITY, FileFacts, FileHasher, capability};
 use super::planner::Planner;
 use super::source::{Metadata, SourceRoot};
 use crate::digest::Hasher;
-use crate::layer::{Entry, EntryKind, LayerWriter};
+use crate::layer::{Entry, EntryKind, EntryTimes, FileTime, LayerWriter};
 use crate::{Digest, Result, ResultExt};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -87,6 +87,19 @@ impl Plan {
     /// The sources with wildcards that matched nothing.
     pub fn unmatched(&self) -> &[String] {
         &self.unmatched
+    }
+
+    /// The times of the entries for steps. Files that were fetched are as new as the fetch.
+    pub fn times(&self) -> EntryTimes {
+        let mut times = EntryTimes::default();
+        for PlannedEntry { entry, content } in &self.entries {
+            let fetched = match content {
+                Content::Source { root, .. } => root.fetched(),
+                _ => None,
+            };
+            times.push_as(entry, fetched.map_or(entry.time(), |fetched| fetched.max(entry.time())));
+        }
+        times
     }
 
     /// Writes every entry, reading the files as it goes.
@@ -245,7 +258,7 @@ pub fn content_digest(
             unpack: false,
             ..spec.clone()
         };
-        let mut planner = Planner::new(&EmptyDestination, 0);
+        let mut planner = Planner::new(&EmptyDestination, FileTime::of(0));
         planner.copy(root, &spec)?;
         planner.finish().add_to(&mut digest, hasher, threads)?;
     }

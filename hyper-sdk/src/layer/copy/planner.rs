@@ -14,7 +14,7 @@ use super::wildcard::{find_matches, split_wildcards};
 use super::{CopySpec, suggest};
 use crate::layer::accounts::Owner;
 use crate::layer::entry::escape;
-use crate::layer::{Entry, EntryKind, LayerPath};
+use crate::layer::{Entry, EntryKind, FileTime, LayerPath};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::FileType;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -45,7 +45,7 @@ impl Pending {
 #[derive(Debug)]
 pub struct Planner<'a> {
     destination: &'a dyn Destination,
-    pub(super) now: i64,
+    pub(super) now: FileTime,
     pub(super) scratch: Option<PathBuf>,
     pub(super) pending: BTreeMap<LayerPath, Pending>,
     /// Directories of the destination that are gone, with everything below them.
@@ -76,9 +76,8 @@ struct Copying<'s> {
 }
 
 impl<'a> Planner<'a> {
-    /// Plans against a destination. `now` is the time of the directories and inline files that have no source; the
-    /// writer clamps it to the epoch of the build.
-    pub fn new(destination: &'a dyn Destination, now: i64) -> Self {
+    /// Plans against a destination. `now` is the time of the directories and inline files that have no source.
+    pub fn new(destination: &'a dyn Destination, now: FileTime) -> Self {
         Self {
             destination,
             now,
@@ -147,7 +146,8 @@ impl<'a> Planner<'a> {
         let mode = spec.chmod.as_ref().map_or(0o644, |change| change.apply(0o644, false));
         let mut entry = Entry::file(target, data.len() as u64, mode);
         let owner = spec.chown.unwrap_or_default();
-        (entry.uid, entry.gid, entry.mtime) = (owner.uid, owner.gid, self.now);
+        (entry.uid, entry.gid) = (owner.uid, owner.gid);
+        entry.set_time(self.now);
         self.changed_now(&entry.path);
         self.put_file(Pending::new(entry, Content::Inline(data)), || "inline document".to_owned())
     }
@@ -355,7 +355,7 @@ impl<'a> Planner<'a> {
                     Pending::new(copying.entry(target.clone(), EntryKind::Directory, metadata), Content::None)
                 }
             };
-            pending.entry.mtime = self.now;
+            pending.entry.set_time(self.now);
             self.pending.insert(target.clone(), pending);
             copying.parents[i].made = true;
         }
@@ -529,7 +529,8 @@ impl<'a> Planner<'a> {
                     let mode = if inherited.is_some() { mode | SET_GID } else { mode };
                     let owner = owner.unwrap_or(Owner { uid: 0, gid: inherited.unwrap_or(0) });
                     let mut entry = Entry::directory(directory.clone(), mode);
-                    (entry.uid, entry.gid, entry.mtime) = (owner.uid, owner.gid, self.now);
+                    (entry.uid, entry.gid) = (owner.uid, owner.gid);
+                    entry.set_time(self.now);
                     self.pending.insert(directory, Pending::new(entry, Content::None));
                 }
             }
@@ -569,7 +570,8 @@ impl Copying<'_> {
             (_, None) => metadata.mode,
         };
         let mut entry = Entry::new(path, kind, mode);
-        (entry.uid, entry.gid, entry.mtime) = (owner.uid, owner.gid, metadata.mtime.0);
+        (entry.uid, entry.gid) = (owner.uid, owner.gid);
+        entry.set_time(metadata.time());
         entry
     }
 }

@@ -1,7 +1,7 @@
 //! Recorded outcomes of real builds: the folder comes from `HYPER_SHARED_CONFORMANCE`.
 
 use super::*;
-use crate::layer::{Entry, EntryKind, LayerWriter, TreeIndex};
+use crate::layer::{Entry, EntryKind, FileTime, LayerWriter, TreeIndex};
 use crate::{Error, Result};
 use std::path::Path;
 use std::sync::Arc;
@@ -96,7 +96,7 @@ fn run_recorded(folder: &Path, lines: &[Vec<&str>]) -> Result<TreeIndex> {
     let scratch = tempfile::tempdir().map_err(Error::from)?;
     let mut working = "/".to_owned();
     for line in lines.iter().skip(1) {
-        let mut planner = Planner::new(&tree, 0).with_scratch(scratch.path());
+        let mut planner = Planner::new(&tree, FileTime::of(0)).with_scratch(scratch.path());
         if line[0] == "WORKDIR" {
             working = destination_path(&working, line[1]).trim_end_matches('/').to_owned();
             planner.make_directory(&working, 0o755, None)?;

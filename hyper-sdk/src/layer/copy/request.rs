@@ -2,7 +2,7 @@
 
 use super::{CopySpec, Destination, EmptyDestination, Plan, Planner, SourceRoot};
 use crate::layer::accounts::Owner;
-use crate::layer::{LayerIndex, LayerWriter, TreeIndex};
+use crate::layer::{EntryTimes, FileTime, LayerIndex, LayerWriter, TreeIndex};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -46,10 +46,8 @@ pub struct CopyRequest {
     pub steps: Vec<CopyStep>,
     /// The files with the indexes of the destination's layers, lowest first.
     pub destination: Vec<PathBuf>,
-    /// No time in the layer is later than this, in seconds since 1970.
-    pub epoch: Option<i64>,
-    /// The time of what is made new, in seconds since 1970.
-    pub now: i64,
+    /// The time of what is made new.
+    pub now: FileTime,
     /// A folder for the content of compressed archives while they are unpacked.
     pub scratch: PathBuf,
 }
@@ -60,13 +58,18 @@ impl CopyRequest {
     /// # Errors
     /// [`crate::ErrorKind::Corrupt`] or [`crate::ErrorKind::Io`] when an index cannot be read.
     pub fn destination_tree(&self) -> Result<TreeIndex> {
-        let mut layers = Vec::new();
-        for path in &self.destination {
-            let bytes =
-                std::fs::read(path).map_err(|e| Error::io("cannot read the index of a layer", path, e))?;
-            layers.push(Arc::new(LayerIndex::from_bytes(&bytes)?));
+        tree_of(&self.destination)
+    }
+
+    /// Plans the operation on the merged view of the destination.
+    ///
+    /// # Errors
+    /// Those of [`CopyRequest::destination_tree`] and of the [`Planner`].
+    pub fn plan_here(&self, sources: &[Arc<SourceRoot>]) -> Result<Plan> {
+        if self.destination.is_empty() {
+            return self.plan(&EmptyDestination, sources);
         }
-        Ok(TreeIndex::new(layers))
+        self.plan(&self.destination_tree()?, sources)
     }
 
     /// Plans the operation.
@@ -93,17 +96,31 @@ impl CopyRequest {
         Ok(planner.finish())
     }
 
-    /// Plans the operation and writes its layer.
+    /// Plans the operation and writes its layer. Gives the times of its entries for steps.
     ///
     /// # Errors
     /// Those of the planner and of the writer.
-    pub fn run<W: Write>(&self, sources: &[Arc<SourceRoot>], out: W) -> Result<(W, LayerIndex)> {
-        let mut writer = LayerWriter::new(out, self.epoch);
-        if self.destination.is_empty() {
-            self.plan(&EmptyDestination, sources)?.write(&mut writer)?;
-        } else {
-            self.plan(&self.destination_tree()?, sources)?.write(&mut writer)?;
-        }
-        writer.finish()
+    pub fn run<W: Write>(
+        &self,
+        sources: &[Arc<SourceRoot>],
+        writer: &mut LayerWriter<W>,
+    ) -> Result<EntryTimes> {
+        let plan = self.plan_here(sources)?;
+        plan.write(writer)?;
+        Ok(plan.times())
     }
+}
+
+/// The merged view of layers by the files with their indexes, lowest first.
+///
+/// # Errors
+/// [`crate::ErrorKind::Corrupt`] or [`crate::ErrorKind::Io`] when one cannot be read.
+pub(crate) fn tree_of(indexes: &[PathBuf]) -> Result<TreeIndex> {
+    let mut layers = Vec::new();
+    for path in indexes {
+        let bytes =
+            std::fs::read(path).map_err(|e| Error::io("cannot read the index of a layer", path, e))?;
+        layers.push(Arc::new(LayerIndex::from_bytes(&bytes)?));
+    }
+    Ok(TreeIndex::new(layers))
 }

@@ -7,6 +7,7 @@
 //! - What the filter drops does not exist: not for lookups, not for listings, not behind a link.
 
 use super::pattern::clean;
+use crate::layer::FileTime;
 use crate::layer::entry::escape;
 use crate::{Error, ErrorKind, Result};
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
@@ -20,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// What a filter says of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,11 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// The time of the last change of the content.
+    pub fn time(&self) -> FileTime {
+        FileTime { seconds: self.mtime.0, nanoseconds: self.mtime.1 }
+    }
+
     /// Whether this is a directory.
     pub fn is_directory(&self) -> bool {
         self.file_type == FileType::Directory
@@ -90,6 +96,7 @@ pub struct SourceRoot {
     filter: Option<Arc<dyn PathFilter>>,
     needed: Mutex<HashMap<Vec<u8>, bool>>,
     remembered: Mutex<Option<HashMap<Vec<u8>, Listing>>>,
+    fetched: OnceLock<FileTime>,
 }
 
 /// What a directory holds, sorted by name.
@@ -116,7 +123,7 @@ impl SourceRoot {
         let directory = fs::open(path, flags, Mode::empty())
             .map_err(|e| Error::io("cannot open the folder to copy from", path, e.into()))?;
         let (path, needed, remembered) = (path.to_owned(), Mutex::default(), Mutex::default());
-        Ok(Self { directory, path, kind, filter, needed, remembered })
+        Ok(Self { directory, path, kind, filter, needed, remembered, fetched: OnceLock::new() })
     }
 
     /// The directory, for messages.
@@ -127,6 +134,19 @@ impl SourceRoot {
     /// Whose files these are.
     pub fn kind(&self) -> SourceKind {
         self.kind
+    }
+
+    /// Notes that the files were fetched in the moment in which the folder got its place, and have times of elsewhere.
+    pub fn mark_fetched(&self) {
+        if let Ok(metadata) = self.metadata_at(self.directory.as_fd(), b"") {
+            let (seconds, nanoseconds) = metadata.ctime;
+            self.fetched.get_or_init(|| FileTime { seconds, nanoseconds });
+        }
+    }
+
+    /// When the files were fetched, where that is noted.
+    pub(super) fn fetched(&self) -> Option<FileTime> {
+        self.fetched.get().copied()
     }
 
     fn error(&self, message: &str, path: &[u8], errno: Errno) -> Error {

@@ -2,6 +2,7 @@
 
 use super::{CopySpec, EmptyDestination, Planner, SourceRoot};
 use crate::Result;
+use crate::layer::FileTime;
 use std::sync::Arc;
 
 /// The newest time of a change of a file or link that a copy would take, in seconds since 1970; `None` when it takes
@@ -10,7 +11,7 @@ use std::sync::Arc;
 /// # Errors
 /// Those of [`Planner::copy`] that concern the sources.
 pub fn newest_mtime(root: &Arc<SourceRoot>, spec: &CopySpec, threads: usize) -> Result<Option<i64>> {
-    let mut planner = Planner::new(&EmptyDestination, 0);
+    let mut planner = Planner::new(&EmptyDestination, FileTime::of(0));
     planner.survey = Some(threads.max(1));
     planner.copy(root, spec)?;
     Ok(planner.newest)

@@ -1,7 +1,7 @@
 //! Copies described as text: a source tree, an instruction, the entries that it makes.
 
 use super::*;
-use crate::layer::{Entry, EntryKind, LayerIndex, LayerPath, LayerWriter, TreeIndex};
+use crate::layer::{Entry, EntryKind, FileTime, LayerIndex, LayerPath, LayerWriter, TreeIndex};
 use crate::{ErrorKind, Result};
 use proptest::prelude::*;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -86,7 +86,7 @@ fn show(plan: &Plan) -> String {
 
 fn plan(root: &Arc<SourceRoot>, to: &dyn Destination, spec: &CopySpec) -> Result<Plan> {
     let scratch = tempfile::tempdir().unwrap();
-    let mut planner = Planner::new(to, 5).with_scratch(scratch.path());
+    let mut planner = Planner::new(to, FileTime::of(5)).with_scratch(scratch.path());
     planner.copy(root, spec)?;
     Ok(planner.finish())
 }
@@ -303,7 +303,7 @@ fn directories_that_are_read_ahead_are_all_there() {
 fn directories_and_inline_files() {
     let tree = destination("tmp/; app -> srv; f");
     let make = |path: &str| -> Result<String> {
-        let mut planner = Planner::new(&tree, 5);
+        let mut planner = Planner::new(&tree, FileTime::of(5));
         planner.make_directory(path, 0o755, Some(crate::layer::accounts::Owner { uid: 1, gid: 2 }))?;
         Ok(show(&planner.finish()))
     };
@@ -315,7 +315,7 @@ fn directories_and_inline_files() {
 
     let (_folder, root) = context("file");
     let spec = CopySpec::new(["file"], "/test/");
-    let mut planner = Planner::new(&tree, 5);
+    let mut planner = Planner::new(&tree, FileTime::of(5));
     planner.copy(&root, &spec).unwrap();
     planner.inline_file("robots.txt", *b"hello", &spec).unwrap();
     planner.inline_file("x", *b"he", &CopySpec::new([""], "/name")).unwrap();
@@ -362,7 +362,7 @@ fn new_directories_take_after_one_with_setgid() {
         spec.chown = chown.map(|(uid, gid)| crate::layer::accounts::Owner { uid, gid });
         assert_eq!(show(&plan(&root, &to, &spec).unwrap()), expected, "{at}");
     }
-    let mut planner = Planner::new(&to, 5);
+    let mut planner = Planner::new(&to, FileTime::of(5));
     planner.make_directory("/s/w", 0o755, None).unwrap();
     assert_eq!(show(&planner.finish()), "s/w/ 2755 0:8");
 }
@@ -401,7 +401,7 @@ fn directories_have_the_time_of_their_source_or_of_now() {
         let times: Vec<String> = directories.map(|e| format!("{} {}", e.path, e.mtime)).collect();
         assert_eq!(times.join("; "), expected, "COPY {sources} {at}");
     }
-    let mut planner = Planner::new(&EmptyDestination, 5);
+    let mut planner = Planner::new(&EmptyDestination, FileTime::of(5));
     planner.copy(root, &CopySpec::new(["d"], "/n")).unwrap();
     planner.inline_file("x", *b"x", &CopySpec::new(["x"], "/n/")).unwrap();
     assert_eq!(planner.finish().entries()[0].entry.mtime, 5);

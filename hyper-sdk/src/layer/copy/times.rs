@@ -16,16 +16,17 @@ impl Planner<'_> {
     /// Gives a directory, whose content is there, the time of the one that it is from.
     pub(super) fn set_time(&mut self, to: &LayerPath, root: &SourceRoot, from: &[u8], metadata: &Metadata) {
         let is_context = from.is_empty() && root.kind() == SourceKind::Context;
-        let time = if is_context { self.now } else { metadata.mtime.0 };
+        let time = if is_context { self.now } else { metadata.time() };
         if let Some(pending) = self.pending.get_mut(to) {
-            pending.entry.mtime = time;
+            pending.entry.set_time(time);
             return;
         }
         let next = self.pending.range(to.clone()..).next();
         let is_changed = next.is_some_and(|(path, _)| path.starts_with(to));
         // The root has no entry of its own.
         if let Some(found) = self.metadata(to).filter(|_| is_changed) {
-            let entry = Entry { mtime: time, ..found.clone() };
+            let mut entry: Entry = found.clone();
+            entry.set_time(time);
             self.pending.insert(to.clone(), Pending::new(entry, Content::None));
         }
     }
@@ -33,7 +34,7 @@ impl Planner<'_> {
     /// Notes that something comes into the directory of a path.
     pub(super) fn changed_now(&mut self, path: &LayerPath) {
         if let Some(pending) = path.parent().and_then(|parent| self.pending.get_mut(&parent)) {
-            pending.entry.mtime = self.now;
+            pending.entry.set_time(self.now);
         }
     }
 }

@@ -202,7 +202,8 @@ fn the_owner_is_whoever_the_lookup_says() {
     let empty = tempfile::tempdir().unwrap();
     let owner = |p: &LayerPath, _: &rustix::fs::Stat| if *p == path("d/f") { (5, 6) } else { (0, 0) };
     let mut writer = LayerWriter::new(Vec::new(), None);
-    diff_trees(empty.path(), new.path(), &mut writer, &DiffOptions { owner: Some(&owner) }).unwrap();
+    diff_trees(empty.path(), new.path(), &mut writer, &DiffOptions { owner: Some(&owner), time: None })
+        .unwrap();
     let (_, index) = writer.finish().unwrap();
     let f = index.get(&path("d/f")).unwrap();
     assert_eq!((f.uid, f.gid), (5, 6));

@@ -1,0 +1,84 @@
+//! The true times of the files of layers: kept beside their indexes, or those of a context as it is now.
+//!
+//! # Invariants
+//! - A published layer and every key are without them: they only say what steps see.
+//! - Losing a table costs time: the step that made it counts as not cached. Where that comes out too late, files have the
+//!   times of the layer.
+
+use super::SolveContext;
+use super::value::LayerTimes;
+use crate::layer::{EntryTimes, FileTime, TimesTable};
+use crate::{Digest, Error, Result};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The times of the files that a step takes from a context, and the one that stands for what has no source.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) times: EntryTimes,
+    pub(super) made: FileTime,
+}
+
+impl Planned {
+    /// The times of the layer that the cache has, which was made at `first`.
+    ///
+    /// The files have those that they have now, and not those of the build that made the layer: another content may have
+    /// been in their place meanwhile, and tools compare times.
+    pub(super) fn of_cached(self, first: Option<FileTime>) -> LayerTimes {
+        LayerTimes::Table(Arc::new(self.times.table(self.made, first)))
+    }
+}
+
+impl SolveContext {
+    /// The time of what a step makes now: never before the epoch, so that in the layer it has that.
+    pub(super) fn made_now(&self) -> FileTime {
+        let epoch = FileTime::of(self.epoch);
+        // A time that the caller gave is that of all that is copied or made.
+        if self.epoch_is_key { epoch } else { FileTime::now().max(epoch) }
+    }
+
+    fn times_path(&self, digest: &Digest) -> PathBuf {
+        self.index_folder.join(format!("{}.times", digest.hex()))
+    }
+
+    /// Whether a table is kept.
+    pub(super) fn has_times(&self, digest: &Digest) -> bool {
+        self.times_path(digest).is_file()
+    }
+
+    /// Keeps a table.
+    pub(super) fn keep_times(&self, table: &TimesTable) -> Result<LayerTimes> {
+        let path = self.times_path(table.digest());
+        if !path.is_file() {
+            tempfile::NamedTempFile::new_in(&self.index_folder)
+                .and_then(|mut staged| {
+                    staged.write_all(table.to_bytes())?;
+                    staged.persist(&path).map(drop).map_err(|e| e.error)
+                })
+                .map_err(|e| Error::io("cannot write the times of a layer", &path, e))?;
+        }
+        Ok(LayerTimes::Kept(table.digest().clone()))
+    }
+
+    /// The table of a layer; nothing where it is lost or damaged. A damaged one is removed, so that a later build misses
+    /// it.
+    pub(super) fn times(&self, times: Option<&LayerTimes>) -> Option<Arc<TimesTable>> {
+        let digest = match times? {
+            LayerTimes::Table(table) => return Some(Arc::clone(table)),
+            LayerTimes::Kept(digest) => digest,
+        };
+        let path = self.times_path(digest);
+        let bytes = std::fs::read(&path).ok();
+        let table = bytes.filter(|bytes| Digest::sha256(bytes) == *digest);
+        let table = table.and_then(|bytes| TimesTable::from_bytes(&bytes).ok());
+        if table.is_none() {
+            std::fs::remove_file(&path).ok();
+            self.progress.warn(format!(
+                "the times of files of a layer are lost ({}): steps see those of the layer, which may be earlier",
+                path.display()
+            ));
+        }
+        table.map(Arc::new)
+    }
+}
