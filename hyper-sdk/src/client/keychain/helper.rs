@@ -9,11 +9,16 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const MAX_OUTPUT: u64 = 1024 * 1024;
 const MAX_COMPLAINT: usize = 300;
+/// What is kept of a helper's standard error.
+const MAX_STDERR: usize = 4096;
+/// How long a helper that has ended may keep its standard error open, as one that left a process behind does.
+const STDERR_GRACE: Duration = Duration::from_millis(300);
 /// The name that says that the secret is a refresh token.
 const TOKEN_USER: &str = "<token>";
 
@@ -95,7 +100,8 @@ impl CredentialHelper {
         };
         let input = serde_json::to_vec(&entry)
             .map_err(|_| Error::internal("the credentials cannot be written as JSON"))?;
-        self.run("store", &input).await?.map(|_| ()).map_err(|c| self.failed("store", &c))
+        let hide = |complaint: String| complaint.replace(secret.expose(), "…");
+        self.run("store", &input).await?.map(|_| ()).map_err(|c| self.failed("store", &hide(c)))
     }
 
     /// Forgets the credentials for a server. Having none is no error.
@@ -131,11 +137,12 @@ impl CredentialHelper {
             .arg(verb)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .map_err(io)?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let stderr = child.stderr.take().map(Aside::read);
         let talk = async {
             let write = async {
                 if let Some(mut stdin) = stdin {
@@ -169,17 +176,18 @@ impl CredentialHelper {
         if status.success() {
             return Ok(Ok(output));
         }
-        // A failing helper says why on its standard output.
-        let complaint: String = String::from_utf8_lossy(&output)
-            .chars()
-            .take(MAX_COMPLAINT)
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        Ok(Err(complaint.trim().to_owned()))
+        // A failing helper says why on its standard output; many say more, or all of it, on standard error.
+        let aside = match stderr {
+            Some(stderr) => stderr.text().await,
+            None => Vec::new(),
+        };
+        let said = [one_line(&output), one_line(&aside)];
+        Ok(Err(said.iter().filter(|s| !s.is_empty()).map(String::as_str).collect::<Vec<_>>().join("; ")))
     }
 
     fn failed(&self, verb: &'static str, complaint: &str) -> Error {
-        Error::new(ErrorKind::CommandFailed, format!("the credential helper failed: {complaint}"))
+        let why = if complaint.is_empty() { "it does not say why" } else { complaint };
+        Error::new(ErrorKind::CommandFailed, format!("the credential helper failed: {why}"))
             .with_context("helper", &self.name)
             .with_context("verb", verb)
     }
@@ -188,6 +196,46 @@ impl CredentialHelper {
         Error::invalid("the credential helper's output is not the JSON of its protocol")
             .with_context("helper", &self.name)
             .with_context("verb", verb)
+    }
+}
+
+/// The beginning of a text in one line, for people.
+fn one_line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let line = text.trim().chars().take(MAX_COMPLAINT).map(|c| if c.is_control() { ' ' } else { c });
+    line.collect::<String>().trim().to_owned()
+}
+
+/// The standard error of a helper, read to its end so that the helper never waits, and kept in part.
+struct Aside {
+    kept: Arc<Mutex<Vec<u8>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Aside {
+    fn read(mut stderr: tokio::process::ChildStderr) -> Self {
+        let kept: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let sink = kept.clone();
+        let task = tokio::spawn(async move {
+            let mut chunk = [0; 1024];
+            while let Ok(count @ 1..) = stderr.read(&mut chunk).await {
+                let mut kept = sink.lock().unwrap_or_else(PoisonError::into_inner);
+                let left = MAX_STDERR.saturating_sub(kept.len());
+                kept.extend_from_slice(&chunk[..count.min(left)]);
+            }
+        });
+        Self { kept, task }
+    }
+
+    async fn text(mut self) -> Vec<u8> {
+        let _ = tokio::time::timeout(STDERR_GRACE, &mut self.task).await;
+        std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -234,6 +282,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let kind = async |script: &str| helper(folder.path(), script).get("x").await.unwrap_err();
         assert_eq!(kind("echo locked; exit 1").await.kind(), ErrorKind::CommandFailed);
+        let told = kind("echo the vault is shut >&2; echo >&2; echo locked; exit 1").await.to_string();
+        assert!(told.contains("failed: locked; the vault is shut (helper: test"), "{told}");
+        let told = kind("head -c 100000 /dev/zero | tr '\\0' h >&2; { yes >&2; } >/dev/null & exit 1")
+            .await
+            .to_string();
+        assert!(told.len() < 600 && told.contains("hhh"), "{told}");
+        assert!(kind("exit 3").await.to_string().contains("does not say why"));
+        let secret = Credentials::basic("joe", "hunter2");
+        let told = helper(folder.path(), "cat >&2; exit 1").store("r.example", &secret).await.unwrap_err();
+        assert!(told.to_string().contains("joe") && !format!("{told:?}").contains("hunter2"), "{told}");
         let garbled = kind("echo hunter2").await;
         assert_eq!(garbled.kind(), ErrorKind::Invalid);
         assert!(!format!("{garbled:?}").contains("hunter2"));
