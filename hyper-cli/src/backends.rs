@@ -12,23 +12,32 @@ use crate::terminal::warn;
 use clap::Args;
 use hyper_sdk::build::{LocalBuilder, LocalBuilderOptions, SharedBuilder};
 use hyper_sdk::client::keychain::{DockerConfig, SharedKeychain, StaticKeychain};
-use hyper_sdk::client::{HttpClient, Loopback, SharedClient};
+use hyper_sdk::client::{HostCertificates, HttpClient, Loopback, Proxies, SharedClient, read_authorities};
+use hyper_sdk::progress::{Event, Progress};
 use hyper_sdk::reference::RegistryHost;
-use hyper_sdk::source::{ClientFactory, ProxyChoice};
-use hyper_sdk::store::{DiskStore, SharedStore, local_repository};
+use hyper_sdk::source::ClientFactory;
+use hyper_sdk::store::{DiskStore, SharedStore, find_local};
 use hyper_sdk::{Error, ErrorKind, Reference, RepositoryName, Result, ResultExt as _, private_folder};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// How registries are reached.
-#[derive(Clone, Copy, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct TransportArgs {
-    /// Speaks plain HTTP to registries; loopback hosts are always spoken to so
+    /// Speaks plain HTTP to registries; without it TLS, and with a registry on this machine what it speaks
     #[arg(long)]
     pub(crate) plain_http: bool,
     /// Takes any TLS certificate of a registry: whoever is on the way can read and change everything
     #[arg(long)]
     pub(crate) insecure: bool,
+    /// File of certificates (PEM) that registries are trusted by besides those of the system; may be repeated
+    ///
+    /// Certificates of authorities, or of registries themselves. Certificates for one registry are also looked for in
+    /// `HOST[:PORT]/*.crt` (and client certificates in `NAME.cert` with `NAME.key`) below the first of these folders
+    /// that has such a folder: `~/.config/containers/certs.d`, `~/.config/docker/certs.d`, `/etc/containers/certs.d`,
+    /// `/etc/docker/certs.d`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Vec<PathBuf>,
 }
 
 /// The state folder and the options that hold for a whole run.
@@ -144,17 +153,17 @@ impl Session {
     }
 
     /// A client of a registry.
-    pub(crate) fn client(&self, host: &RegistryHost, transport: TransportArgs) -> Result<SharedClient> {
-        self.client_with(host, transport, self.keychain())
+    pub(crate) fn client(&self, host: &RegistryHost, transport: &TransportArgs) -> Result<SharedClient> {
+        Ok(Arc::new(self.client_with(host, transport, self.keychain())?))
     }
 
     /// A client of a registry with credentials from elsewhere.
     pub(crate) fn client_with(
         &self,
         host: &RegistryHost,
-        transport: TransportArgs,
+        transport: &TransportArgs,
         keychain: SharedKeychain,
-    ) -> Result<SharedClient> {
+    ) -> Result<HttpClient> {
         client(host, transport, keychain)
     }
 
@@ -166,28 +175,54 @@ impl Session {
     /// The builder of this machine, with what no other builder has.
     pub(crate) async fn local_builder(&self, transport: TransportArgs) -> Result<LocalBuilder> {
         let keychain = self.keychain();
-        let clients =
-            ClientFactory::new(move |host: &RegistryHost| client(host, transport, keychain.clone()));
+        let clients = ClientFactory::new(move |host: &RegistryHost| {
+            Ok(Arc::new(client(host, &transport, keychain.clone())?) as SharedClient)
+        });
         let mut options = LocalBuilderOptions::new(self.root()?, self.store().await?, clients);
-        options.proxy = Some(ProxyChoice::new(|url| {
-            let host = url.host_str()?;
-            let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-            let host = RegistryHost::parse(&host).ok()?;
-            proxy(&host, url.scheme() == "https", |name| std::env::var(name).ok())
-        }));
+        options.proxy = Some(proxies().into());
         LocalBuilder::open(options)
     }
 }
 
-fn client(host: &RegistryHost, transport: TransportArgs, keychain: SharedKeychain) -> Result<SharedClient> {
+fn client(host: &RegistryHost, transport: &TransportArgs, keychain: SharedKeychain) -> Result<HttpClient> {
     let mut builder = HttpClient::builder(host.clone())
         .keychain(keychain)
         .plain_http(transport.plain_http)
-        .insecure_tls(transport.insecure);
-    if let Some(proxy) = proxy(host, !transport.plain_http, |name| std::env::var(name).ok()) {
-        builder = builder.proxy(proxy);
+        .insecure_tls(transport.insecure)
+        .proxies(proxies())
+        .progress(Progress::new(tell));
+    let certificates = HostCertificates::find(certificate_folders(), host)?;
+    for file in &transport.ca_file {
+        builder = builder.extra_roots(read_authorities(file)?);
     }
-    Ok(Arc::new(builder.build()?))
+    for pem in certificates.roots {
+        builder = builder.extra_roots(pem);
+    }
+    if let Some(identity) = certificates.identity {
+        builder = builder.client_certificate(identity);
+    }
+    builder.build()
+}
+
+/// The proxies of the environment.
+fn proxies() -> Proxies {
+    Proxies::from_variables(|name| std::env::var(name).ok())
+}
+
+/// Where certificates for registries are looked for.
+fn certificate_folders() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    let own =
+        home.iter().flat_map(|home| ["containers", "docker"].map(|tool| home.join(".config").join(tool)));
+    let all = own.chain(["/etc/containers", "/etc/docker"].map(PathBuf::from));
+    all.map(|folder| folder.join("certs.d")).collect()
+}
+
+/// Tells the warnings of work that shows no progress.
+fn tell(event: Event) {
+    if let Event::Warning { message, .. } = event {
+        warn(false, &message);
+    }
 }
 
 /// An image by its name, where it is to be found.
@@ -201,55 +236,8 @@ pub(crate) struct Located {
 
 impl Located {
     /// The image in the local store.
-    pub(crate) fn local(store: SharedStore, reference: &Reference) -> Result<Self> {
-        Ok(Self { client: Arc::new(Loopback::new(store)), repository: local_repository(reference)? })
-    }
-}
-
-/// The proxy for a host, from the variables that every tool reads.
-fn proxy(host: &RegistryHost, tls: bool, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
-    if host.is_loopback() {
-        return None;
-    }
-    let any = |names: &[&str]| names.iter().find_map(|n| variable(n)).filter(|v| !v.is_empty());
-    let exempt = any(&["no_proxy", "NO_PROXY"]).unwrap_or_default();
-    let matches = |entry: &str| {
-        let entry = entry.trim().trim_start_matches("*.").trim_start_matches('.');
-        entry == "*"
-            || (!entry.is_empty() && (host.name() == entry || host.name().ends_with(&format!(".{entry}"))))
-    };
-    if exempt.split(',').any(matches) {
-        return None;
-    }
-    // HTTP_PROXY in upper case is not read: in CGI programs a client chooses it.
-    if tls {
-        any(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"])
-    } else {
-        any(&["http_proxy", "all_proxy", "ALL_PROXY"])
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn proxies_are_those_of_the_environment() {
-        let host = RegistryHost::parse("r.example.com:5000").unwrap();
-        let set = |pairs: &'static [(&str, &str)]| {
-            move |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
-        };
-        assert_eq!(proxy(&host, true, set(&[("HTTPS_PROXY", "http://p")])).as_deref(), Some("http://p"));
-        assert_eq!(proxy(&host, false, set(&[("HTTP_PROXY", "http://p")])), None);
-        for exempt in ["*", "example.com", ".example.com", "a, r.example.com"] {
-            let variables = move |name: &str| match name {
-                "https_proxy" => Some("http://p".to_owned()),
-                "no_proxy" => Some(exempt.to_owned()),
-                _ => None,
-            };
-            assert_eq!(proxy(&host, true, variables), None, "{exempt}");
-        }
-        let local = RegistryHost::parse("localhost:5000").unwrap();
-        assert_eq!(proxy(&local, true, set(&[("https_proxy", "http://p")])), None);
+    pub(crate) async fn local(store: SharedStore, reference: &Reference) -> Result<Self> {
+        let repository = find_local(&*store, reference).await?;
+        Ok(Self { client: Arc::new(Loopback::new(store)), repository })
     }
 }

@@ -131,6 +131,9 @@ fn hint(error: &Error) -> Option<String> {
             Some(host) => format!("{host} has no such image: check name and tag"),
             None => "`hyperbuild images` lists what the local store has".to_owned(),
         },
+        ErrorKind::Unavailable if error.message().contains("certificate of the registry is not trusted") => {
+            "if it is the right one, name its authority, or itself, with --ca-file FILE".to_owned()
+        }
         ErrorKind::Unavailable if context(error, "url").is_some() => {
             "is the server there? Proxies are those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY".to_owned()
         }

@@ -20,6 +20,7 @@ mod language;
 mod mount_options;
 mod mounts;
 mod program;
+mod registries;
 mod remote;
 mod rootless;
 mod serve;

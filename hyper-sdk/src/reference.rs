@@ -75,6 +75,9 @@ impl RegistryHost {
                 address.parse::<std::net::Ipv6Addr>().map_err(|_| bad("not an IPv6 address"))?;
                 (address, (!after.is_empty()).then(|| after.strip_prefix(':').unwrap_or("")))
             }
+            None if s.parse::<std::net::Ipv6Addr>().is_ok() => {
+                return Err(bad(&format!("an IPv6 address has brackets: `[{s}]`")));
+            }
             None => match s.split_once(':') {
                 Some((host, port)) => (host, Some(port)),
                 None => (s, None),
@@ -99,6 +102,38 @@ impl RegistryHost {
         Ok(Self(s.to_owned()))
     }
 
+    /// Reads what people write for a registry: a host, alone or as the URL of its root (`https://HOST/`, `HOST/v2/`).
+    /// The scheme is passed over: which one is spoken is set elsewhere. Other names of Docker Hub mean `docker.io`.
+    ///
+    /// # Errors
+    /// Those of [`RegistryHost::parse`]; [`ErrorKind::NameInvalid`] for a URL with a path or a user.
+    pub fn from_address(s: &str) -> Result<Self> {
+        let bad = |why: &str| name_error(s, "registry host", why);
+        let text = s.trim();
+        let lower = text.to_ascii_lowercase();
+        let scheme = ["https://", "http://"].into_iter().find(|scheme| lower.starts_with(scheme));
+        let rest = &text[scheme.map_or(0, str::len)..];
+        if let Some((scheme, _)) = rest.split_once("://") {
+            return Err(bad(&format!("the scheme `{}` is not one of a registry", scheme.escape_debug())));
+        }
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if !matches!(path.trim_matches('/'), "" | "v1" | "v2") {
+            return Err(bad("it has a path: credentials are kept for a whole registry"));
+        }
+        if host.contains('@') {
+            return Err(name_error(
+                "…",
+                "registry host",
+                "it has a user: give the name and the password apart",
+            ));
+        }
+        let host = match host {
+            "index.docker.io" | "registry-1.docker.io" | "hub.docker.com" => DEFAULT_HOST,
+            host => host,
+        };
+        Self::parse(host)
+    }
+
     /// The host without its port, an IPv6 address without brackets.
     pub fn name(&self) -> &str {
         match self.0.strip_prefix('[') {
@@ -112,7 +147,7 @@ impl RegistryHost {
         let name = self.name();
         name == "localhost"
             || name.ends_with(".localhost")
-            || name.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback())
+            || name.parse::<std::net::IpAddr>().is_ok_and(|a| a.to_canonical().is_loopback())
     }
 }
 
@@ -283,6 +318,15 @@ impl Reference {
     /// # Errors
     /// [`ErrorKind::NameInvalid`], [`ErrorKind::Invalid`] or [`ErrorKind::DigestInvalid`], by the part that is wrong.
     pub fn parse(s: &str) -> Result<Self> {
+        if let Some((scheme, name)) = s.split_once("://") {
+            let fits = !name.is_empty() && Self::parse(name).is_ok();
+            let hint = if fits { format!(": write `{name}`") } else { String::new() };
+            return Err(name_error(
+                s,
+                "reference",
+                &format!("a name of an image has no `{}://`{hint}", scheme.escape_debug()),
+            ));
+        }
         let (rest, digest) = match s.split_once('@') {
             Some((rest, digest)) => (rest, Some(Digest::parse(digest)?)),
             None => (s, None),
@@ -395,6 +439,32 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn registries_as_people_write_them() {
+        for (text, host) in [
+            ("r.example", "r.example"),
+            ("https://r.example:5000", "r.example:5000"),
+            ("HTTP://r.example/", "r.example"),
+            ("r.example/v2/", "r.example"),
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("http://[::1]:5000/", "[::1]:5000"),
+            ("[::1]", "[::1]"),
+        ] {
+            assert_eq!(RegistryHost::from_address(text).unwrap().as_str(), host, "{text}");
+        }
+        for (text, why) in [
+            ("r.example/team", "has a path"),
+            ("ftp://r.example", "scheme `ftp`"),
+            ("https://joe:hunter2@r.example", "has a user"),
+            ("::1", "brackets"),
+            ("https://", "expected letters"),
+        ] {
+            let e = RegistryHost::from_address(text).unwrap_err().to_string();
+            assert!(e.contains(why) && !e.contains("hunter2"), "{e}");
+        }
+        assert!(RegistryHost::parse("[::ffff:127.0.0.1]:5").unwrap().is_loopback());
+    }
+
     const D: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     #[test]
@@ -436,8 +506,19 @@ mod tests {
             "a b",
             "docker.io/",
             "x/é",
+            "::1/a",
+            "docker://busybox",
         ] {
             assert!(Reference::parse(text).is_err(), "{text}");
+        }
+        for (text, hint) in [
+            ("docker://r.example/a:1", "has no `docker://`: write `r.example/a:1`"),
+            ("https://[::1]:5000/a", "has no `https://`: write `[::1]:5000/a`"),
+            ("http://", "has no `http://`"),
+            ("::1/a", "an IPv6 address has brackets: `[::1]`"),
+        ] {
+            let e = Reference::parse(text).unwrap_err().to_string();
+            assert!(e.contains(hint), "{e}");
         }
         assert!(RepositoryName::parse(&"a".repeat(256)).is_err());
         assert!(Tag::parse(&"a".repeat(129)).is_err());

@@ -4,49 +4,17 @@
 //! ```text
 //!   state folder   root argument, $HYPER_ROOT, /var/lib/hyper for root, $XDG_DATA_HOME/hyper, ~/.local/share/hyper
 //!   credentials    docker_config argument, $DOCKER_CONFIG, ~/.docker
-//!   proxies        $https_proxy, $http_proxy, $all_proxy, $no_proxy
+//!   proxies        $https_proxy, $http_proxy, $all_proxy, $no_proxy, in capitals too
+//!   certificates   certs.d of ~/.config/containers, ~/.config/docker, /etc/containers, /etc/docker
 //! ```
 
-use hyper_sdk::reference::RegistryHost;
+use hyper_sdk::client::Proxies;
 use hyper_sdk::{Error, Result, private_folder};
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-// HTTP_PROXY in upper case is not read: in CGI programs a client chooses it.
-const NAMES: &[&str] = &[
-    "HYPER_ROOT",
-    "XDG_DATA_HOME",
-    "HOME",
-    "DOCKER_CONFIG",
-    "PATH",
-    "https_proxy",
-    "HTTPS_PROXY",
-    "http_proxy",
-    "all_proxy",
-    "ALL_PROXY",
-    "no_proxy",
-    "NO_PROXY",
-];
-
-/// Makes a folder that other users cannot enter, or closes it. That they could before is a `RuntimeWarning`.
-///
-/// # Errors
-/// Those of [`private_folder::open`].
-pub(crate) fn open_private(folder: &Path) -> Result<()> {
-    if let Some(text) = private_folder::open(folder)?.warning {
-        Python::attach(|py| {
-            let category = py.get_type::<pyo3::exceptions::PyRuntimeWarning>();
-            let warned =
-                py.import("warnings").and_then(|module| module.call_method1("warn", (text, category)));
-            if let Err(raised) = warned {
-                // Warnings are errors here; this one must not keep anybody from the work.
-                raised.write_unraisable(py, None);
-            }
-        });
-    }
-    Ok(())
-}
+const NAMES: &[&str] = &["HYPER_ROOT", "XDG_DATA_HOME", "HOME", "DOCKER_CONFIG", "PATH"];
 
 /// The variables that matter.
 #[derive(Clone)]
@@ -61,7 +29,7 @@ impl Environment {
         let os = py.import("os")?;
         let all = os.getattr("environ")?;
         let mut variables = BTreeMap::new();
-        for name in NAMES {
+        for name in NAMES.iter().chain(Proxies::VARIABLES) {
             if let Some(value) = all.call_method1("get", (name,))?.extract::<Option<String>>()?
                 && !value.is_empty()
             {
@@ -73,10 +41,6 @@ impl Environment {
 
     fn get(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
-    }
-
-    fn first(&self, names: &[&str]) -> Option<&str> {
-        names.iter().find_map(|name| self.get(name))
     }
 
     /// The state folder when none is given.
@@ -105,24 +69,17 @@ impl Environment {
         std::env::split_paths(self.get("PATH").unwrap_or_default()).collect()
     }
 
-    /// The proxy for a host.
-    pub(crate) fn proxy(&self, host: &RegistryHost, tls: bool) -> Option<String> {
-        if host.is_loopback() {
-            return None;
-        }
-        let exempt = |entry: &str| {
-            let entry = entry.trim().trim_start_matches("*.").trim_start_matches('.');
-            let suffix = || host.name().strip_suffix(entry).is_some_and(|rest| rest.ends_with('.'));
-            entry == "*" || (!entry.is_empty() && (host.name() == entry || suffix()))
-        };
-        if self.first(&["no_proxy", "NO_PROXY"]).unwrap_or_default().split(',').any(exempt) {
-            return None;
-        }
-        let names: &[&str] = if tls {
-            &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
-        } else {
-            &["http_proxy", "all_proxy", "ALL_PROXY"]
-        };
-        self.first(names).map(str::to_owned)
+    /// The proxies of the environment.
+    pub(crate) fn proxies(&self) -> Proxies {
+        Proxies::from_variables(|name| self.get(name).map(str::to_owned))
+    }
+
+    /// Where certificates for registries are looked for.
+    pub(crate) fn certificate_folders(&self) -> Vec<PathBuf> {
+        let home = self.get("HOME").map(PathBuf::from);
+        let own =
+            home.iter().flat_map(|home| ["containers", "docker"].map(|tool| home.join(".config").join(tool)));
+        let all = own.chain(["/etc/containers", "/etc/docker"].map(PathBuf::from));
+        all.map(|folder| folder.join("certs.d")).collect()
     }
 }

@@ -15,14 +15,14 @@ use crate::request::{BuildArguments, ContextArgument, EpochArgument, SecretArgum
 use hyper_sdk::build::{Builder as _, LocalBuilder, LocalBuilderOptions};
 use hyper_sdk::client::keychain::{Credentials, DockerConfig, KeychainChain, SharedKeychain, StaticKeychain};
 use hyper_sdk::client::{
-    HttpClient, Loopback, Platforms, PullOptions, PushOptions, SharedClient, pull, push,
+    HostCertificates, HttpClient, Loopback, Platforms, PullOptions, PushOptions, SharedClient, pull, push,
 };
 use hyper_sdk::exec::HelperCommand;
 use hyper_sdk::oci::Descriptor;
 use hyper_sdk::platform::Platform;
 use hyper_sdk::reference::RegistryHost;
 use hyper_sdk::source::ClientFactory;
-use hyper_sdk::store::{DiskStore, SharedStore, local_repository};
+use hyper_sdk::store::{DiskStore, SharedStore, find_local, local_repository};
 use hyper_sdk::{Error, Reference, Result};
 use pyo3::prelude::*;
 use serde_json::{Value, json};
@@ -66,7 +66,7 @@ impl Session {
             std::path::absolute(&root).map_err(|e| Error::io("cannot resolve the state folder", &root, e))?;
         let mut given = StaticKeychain::anonymous();
         for (host, (user, password)) in options.credentials {
-            given = given.with(RegistryHost::parse(&host)?, Credentials::basic(user, password));
+            given = given.with(RegistryHost::from_address(&host)?, Credentials::basic(user, password));
         }
         let mut links: Vec<SharedKeychain> = vec![Arc::new(given)];
         if let Some(folder) = options.docker_config.or_else(|| environment.docker_config()) {
@@ -79,9 +79,14 @@ impl Session {
             let mut client = HttpClient::builder(host.clone())
                 .keychain(keychain.clone())
                 .plain_http(plain_http)
-                .insecure_tls(insecure_tls);
-            if let Some(proxy) = environment.proxy(host, !plain_http) {
-                client = client.proxy(proxy);
+                .insecure_tls(insecure_tls)
+                .proxies(environment.proxies());
+            let certificates = HostCertificates::find(environment.certificate_folders(), host)?;
+            for pem in certificates.roots {
+                client = client.extra_roots(pem);
+            }
+            if let Some(identity) = certificates.identity {
+                client = client.client_certificate(identity);
             }
             Ok(Arc::new(client.build()?) as SharedClient)
         });
@@ -142,7 +147,7 @@ impl Session {
             let options = PushOptions { progress, ..PushOptions::default() };
             let pushed = push(
                 session.store().await?,
-                &local_repository(&reference)?,
+                &find_local(&**session.store().await?, &reference).await?,
                 &reference.manifest(),
                 &client,
                 target.repository(),
@@ -201,8 +206,9 @@ impl Session {
             let (client, repository) = if remote {
                 (session.clients.client(reference.host())?, reference.repository().clone())
             } else {
-                let client: SharedClient = Arc::new(Loopback::new(session.store().await?.clone()));
-                (client, local_repository(&reference)?)
+                let store = session.store().await?;
+                let client: SharedClient = Arc::new(Loopback::new(store.clone()));
+                (client, find_local(&**store, &reference).await?)
             };
             let name = reference.to_string();
             let manifest = reference.manifest();

@@ -171,7 +171,7 @@ pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failur
     let scratch = session.scratch(args.context == "-")?;
     let (request, _unpacked) = request(&args, &scratch, |name| std::env::var(name).ok())?;
     if method != Method::Build {
-        let builder = session.local_builder(args.transport).await?;
+        let builder = session.local_builder(args.transport.clone()).await?;
         let stdin = args.file.as_deref() == Some("-") || args.context == "-";
         let outcome = check::run(method, args.fix.then_some(stdin), request, &builder, session).await;
         return match outcome {
@@ -184,7 +184,7 @@ pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failur
     let mode = if session.quiet { Mode::Quiet } else { args.progress };
     let logs = session.logs()?;
     let renderer = Renderer::start(mode, session.color, Some((&logs, "build")))?;
-    let outcome = match session.builder(args.transport).await {
+    let outcome = match session.builder(args.transport.clone()).await {
         Ok(builder) => builder.build(request, renderer.progress()).await,
         Err(e) => Err(e),
     };

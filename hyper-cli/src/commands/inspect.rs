@@ -39,10 +39,10 @@ pub(crate) struct InspectArgs {
 
 pub(crate) async fn run(args: InspectArgs, session: &Session) -> Result<(), Failure> {
     let at = if args.remote {
-        let client = session.client(args.image.host(), args.transport)?;
+        let client = session.client(args.image.host(), &args.transport)?;
         Located { client, repository: args.image.repository().clone() }
     } else {
-        Located::local(session.store().await?, &args.image)?
+        Located::local(session.store().await?, &args.image).await?
     };
     let mut manifest = at.client.get_manifest(&at.repository, &args.image.manifest()).await?;
     if let Some(platform) = &args.platform {

@@ -3,7 +3,9 @@
 use crate::backends::{Session, TransportArgs};
 use crate::failure::Failure;
 use crate::terminal::tell;
+use crate::terminal::warn;
 use clap::Args;
+use hyper_sdk::client::CredentialCheck;
 use hyper_sdk::client::keychain::{Credentials, StaticKeychain};
 use hyper_sdk::reference::RegistryHost;
 use hyper_sdk::{Error, Result};
@@ -14,11 +16,12 @@ use std::sync::Arc;
 /// Logs in to a registry, and keeps the credentials for Docker and for hyperbuild
 ///
 /// The registry checks the credentials before they are kept, in the `config.json` of --config or with the credential
-/// helper that it names.
+/// helper that it names. A registry that everybody may pull from is asked for a push, which is given up at once. When it
+/// asks for credentials nowhere, they are kept with a warning.
 #[derive(Debug, Args)]
 pub(crate) struct LoginArgs {
-    /// Host of the registry
-    #[arg(value_name = "HOST", default_value = "docker.io")]
+    /// Host of the registry; the URL of its root will do
+    #[arg(value_name = "HOST", default_value = "docker.io", value_parser = RegistryHost::from_address)]
     host: RegistryHost,
     /// Name of the user; asked for on a terminal without it
     #[arg(short, long, value_name = "NAME")]
@@ -51,11 +54,19 @@ pub(crate) async fn run(args: LoginArgs, session: &Session) -> Result<(), Failur
     }
     let credentials = Credentials::basic(username.as_str(), password.as_str());
     let keychain = Arc::new(StaticKeychain::anonymous().with(args.host.clone(), credentials.clone()));
-    session.client_with(&args.host, args.transport, keychain)?.ping().await.map_err(|e| {
+    let client = session.client_with(&args.host, &args.transport, keychain)?;
+    let check = client.check_credentials().await.map_err(|e| {
         let refused = e.kind() == hyper_sdk::ErrorKind::Unauthorized;
         let failure = Failure::from(e);
         if refused { failure.with_hint("check the user name and the password") } else { failure }
     })?;
+    if check != CredentialCheck::Accepted {
+        let host = &args.host;
+        warn(
+            session.color,
+            &format!("{host} asks for credentials nowhere: whether these are right is not known"),
+        );
+    }
     let file = session.credentials()?;
     file.store(&args.host, None, &credentials).await?;
     if !session.quiet {

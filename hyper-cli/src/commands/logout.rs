@@ -9,8 +9,8 @@ use hyper_sdk::reference::RegistryHost;
 /// Forgets the credentials of a registry
 #[derive(Debug, Args)]
 pub(crate) struct LogoutArgs {
-    /// Host of the registry
-    #[arg(value_name = "HOST", default_value = "docker.io")]
+    /// Host of the registry; the URL of its root will do
+    #[arg(value_name = "HOST", default_value = "docker.io", value_parser = RegistryHost::from_address)]
     host: RegistryHost,
 }
 

@@ -30,7 +30,7 @@ pub(crate) struct PullArgs {
 pub(crate) async fn run(args: PullArgs, session: &Session) -> Result<(), Failure> {
     let store = session.store().await?;
     let repository = local_repository(&args.image)?;
-    let client = session.client(args.image.host(), args.transport)?;
+    let client = session.client(args.image.host(), &args.transport)?;
     let platforms = match (args.all_platforms, args.platform) {
         (true, _) => Platforms::All,
         (false, platform) => Platforms::One(platform.unwrap_or_else(Platform::host)),

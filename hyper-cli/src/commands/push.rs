@@ -8,11 +8,12 @@ use crate::terminal::{print_json, print_line};
 use clap::Args;
 use hyper_sdk::Reference;
 use hyper_sdk::client::{PushOptions, push};
-use hyper_sdk::store::local_repository;
+use hyper_sdk::store::find_local;
 
 /// Pushes an image from the local store to its registry
 ///
-/// The digest that is pushed is the one that the build printed. What the registry has is not sent again.
+/// The digest that is pushed is the one that the build printed. What the registry has is not sent again, also when it
+/// has it in another repository and lets it be mounted from there.
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
     /// Name of the image, with its registry: registry.example.com/team/app:1
@@ -28,8 +29,8 @@ pub(crate) struct PushArgs {
 pub(crate) async fn run(args: PushArgs, session: &Session) -> Result<(), Failure> {
     let target = args.to.as_ref().unwrap_or(&args.image);
     let store = session.store().await?;
-    let repository = local_repository(&args.image)?;
-    let client = session.client(target.host(), args.transport)?;
+    let repository = find_local(&*store, &args.image).await?;
+    let client = session.client(target.host(), &args.transport)?;
     let pushed = with_progress(session, async |progress| {
         let options = PushOptions { progress, ..PushOptions::default() };
         push(

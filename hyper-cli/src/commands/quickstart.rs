@@ -134,7 +134,7 @@ async fn story(work: &Path, session: &Session, progress: &Progress) -> Result<St
     let since = Instant::now();
     let (store, repository) = (builder_session.store().await?, local_repository(&name)?);
     let client =
-        session.client(&RegistryHost::parse(&server.address().to_string())?, TransportArgs::default())?;
+        session.client(&RegistryHost::parse(&server.address().to_string())?, &TransportArgs::default())?;
     let options = PushOptions { progress: progress.clone(), ..PushOptions::default() };
     push(&store, &repository, &name.manifest(), &client, name.repository(), &name.manifest(), &options)
         .await?;

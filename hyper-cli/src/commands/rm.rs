@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::terminal::print_line;
 use clap::Args;
 use hyper_sdk::Reference;
-use hyper_sdk::store::local_repository;
+use hyper_sdk::store::find_local;
 
 /// Removes names from the local store
 ///
@@ -20,7 +20,7 @@ pub(crate) struct RmArgs {
 pub(crate) async fn run(args: RmArgs, session: &Session) -> Result<(), Failure> {
     let store = session.store().await?;
     for image in &args.images {
-        store.delete_manifest(&local_repository(image)?, &image.manifest()).await?;
+        store.delete_manifest(&find_local(&*store, image).await?, &image.manifest()).await?;
         print_line(&image.familiar())?;
     }
     Ok(())

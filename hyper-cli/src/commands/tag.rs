@@ -6,7 +6,7 @@ use clap::Args;
 use hyper_sdk::Reference;
 use hyper_sdk::client::{Loopback, PushOptions, SharedClient, copy};
 use hyper_sdk::reference::ManifestReference;
-use hyper_sdk::store::{PutManifest, local_repository};
+use hyper_sdk::store::{PutManifest, find_local, local_repository};
 use std::sync::Arc;
 
 /// Gives an image of the local store one more name
@@ -26,7 +26,7 @@ pub(crate) async fn run(args: TagArgs, session: &Session) -> Result<(), Failure>
         _ => return Err(Failure::usage("the new name needs a tag and no digest")),
     };
     let store = session.store().await?;
-    let (from, to) = (local_repository(&args.image)?, local_repository(&args.name)?);
+    let (from, to) = (find_local(&*store, &args.image).await?, local_repository(&args.name)?);
     if from == to {
         let manifest = store.get_manifest(&from, &args.image.manifest()).await?;
         store.put_manifest(&to, PutManifest::new(manifest, [tag])).await?;

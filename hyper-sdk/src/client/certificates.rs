@@ -10,9 +10,8 @@
 use super::keychain::Secret;
 use super::tls;
 use crate::reference::RegistryHost;
-use crate::{Error, ErrorKind, Result, ResultExt as _};
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use crate::small_file::{self, Kinds};
+use crate::{Error, Result, ResultExt as _};
 use std::path::{Path, PathBuf};
 
 const MAX_FILE: u64 = 4 << 20;
@@ -30,7 +29,7 @@ impl HostCertificates {
     /// Reads the folder of a registry in the first of `folders` that has one. Blocks for files of this machine.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a file that is no PEM of certificates, a client certificate without its key, a key
+    /// [`crate::ErrorKind::Invalid`] for a file that is no PEM of certificates, a client certificate without its key, a key
     /// without its certificate, and more than one client certificate; those of reading.
     pub fn find(folders: impl IntoIterator<Item = PathBuf>, host: &RegistryHost) -> Result<Self> {
         for folder in folders {
@@ -94,7 +93,7 @@ impl HostCertificates {
 /// Reads a file of authorities, PEM text. Blocks for files of this machine.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] when it is no PEM of certificates; those of reading.
+/// [`crate::ErrorKind::Invalid`] when it is no PEM of certificates; those of reading.
 pub fn read_authorities(path: &Path) -> Result<Vec<u8>> {
     let text = read(path)?;
     tls::certificates(&text).map_err(|e| e.with_context("path", path.display()))?;
@@ -102,22 +101,7 @@ pub fn read_authorities(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    // What is no file is refused, and not waited for.
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .at("cannot read the certificate", path)?;
-    if !file.metadata().at("cannot read the certificate", path)?.is_file() {
-        return Err(Error::invalid("the certificate is not a regular file").with_context("path", path.display()));
-    }
-    let mut text = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut text).at("cannot read the certificate", path)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(Error::new(ErrorKind::TooLarge, "the certificate is above the limit of 4 MiB")
-            .with_context("path", path.display()));
-    }
-    Ok(text)
+    small_file::read(path, "the certificate", MAX_FILE, Kinds::Files)
 }
 
 #[cfg(test)]
@@ -161,6 +145,6 @@ mod tests {
         let fifo = place.path().join("fifo");
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
         let e = read_authorities(&fifo).unwrap_err();
-        assert!(e.to_string().contains("not a regular file"), "{e}");
+        assert!(e.to_string().contains(&*fifo.to_string_lossy()), "{e}");
     }
 }

@@ -1,5 +1,6 @@
 //! Copies an image from one registry to another, or within one, without storing it.
 
+use super::neighbours::Neighbours;
 use super::push::PushOptions;
 use super::transfer::{Place, TransferOptions, transfer};
 use super::{SharedClient, reporting};
@@ -37,6 +38,7 @@ pub async fn copy(
         parallel: options.parallel,
         chunk_length: options.chunk_length,
         mount_from,
+        neighbours: Neighbours::default(),
         target_is_local: false,
         progress: options.progress.clone(),
     };

@@ -3,6 +3,7 @@
 //! A client is bound to one registry: repositories are named without the host. [`RegistryClient`] is the wire
 //! protocol, one request or session a method; whole images are pushed and pulled by functions over it.
 
+mod certificates;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod copy;
@@ -10,26 +11,31 @@ pub mod http;
 pub mod keychain;
 mod layout;
 mod loopback;
+mod neighbours;
 pub(crate) mod patience;
+mod proxies;
 mod pull;
 mod push;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tls;
 mod transfer;
 mod upload;
 mod verify;
 
+pub use certificates::{HostCertificates, read_authorities};
 pub use copy::copy;
-pub use http::{HttpClient, HttpClientBuilder, RetryPolicy};
+pub use http::{CredentialCheck, HttpClient, HttpClientBuilder, RetryPolicy};
 pub use layout::Layout;
 pub use loopback::Loopback;
+pub use proxies::Proxies;
 pub use pull::{PullOptions, pull};
 pub use push::{PushOptions, push};
 pub use transfer::Platforms;
 
 use crate::oci::{Descriptor, Manifest};
 use crate::progress::Progress;
-use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::reference::{ManifestReference, RegistryHost, RepositoryName, Tag};
 use crate::store::{BlobReader, ByteRange, ByteStream, Listing, Page, UploadId};
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -100,6 +106,11 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
     /// What this client can do.
     fn capabilities(&self) -> ClientCapabilities;
 
+    /// The host of the registry, where it has one.
+    fn host(&self) -> Option<&RegistryHost> {
+        None
+    }
+
     /// The same client, which tells `progress` of everything that it tries again; `None` when it never does.
     fn reporting(&self, progress: &Progress) -> Option<SharedClient> {
         let _ = progress;
@@ -153,6 +164,13 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
         digest: &Digest,
         from: &RepositoryName,
     ) -> Result<Mount>;
+
+    /// Offers a blob: it is mounted when the registry has it and says so, from whatever repository; else an upload
+    /// session is opened (end-11 without `from`).
+    async fn offer_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Mount> {
+        let _ = digest;
+        self.start_upload(repository).await.map(Mount::Upload)
+    }
 
     /// Opens an upload session (end-4a).
     async fn start_upload(&self, repository: &RepositoryName) -> Result<UploadSession>;

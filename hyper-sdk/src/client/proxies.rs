@@ -12,6 +12,7 @@
 
 use super::keychain::Secret;
 use crate::reference::RegistryHost;
+use crate::{Error, Result};
 use std::net::IpAddr;
 use url::Url;
 
@@ -86,6 +87,16 @@ impl Proxies {
         Some(proxy.expose().to_owned())
     }
 
+    /// Checks that a proxy can be used at all, so that none is passed over in silence.
+    pub(crate) fn check(proxy: &str) -> Result<Url> {
+        let bad = || Error::invalid("the proxy is not a URL of http or https");
+        let url = Url::parse(proxy).map_err(|_| bad())?;
+        match url.scheme() {
+            "http" | "https" => Ok(url),
+            other => Err(bad().with_context("scheme", other)),
+        }
+    }
+
     /// The proxy of a registry.
     pub fn of_registry(&self, host: &RegistryHost, tls: bool) -> Option<String> {
         self.of(&Url::parse(&format!("{}://{host}/", if tls { "https" } else { "http" })).ok()?)
@@ -101,7 +112,8 @@ impl Exempt {
         if let Some((address, bits)) = entry.split_once('/') {
             let address: IpAddr = address.parse().ok()?;
             let bits: u8 = bits.parse().ok()?;
-            return (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some(Self::Network { address, bits });
+            return (bits <= if address.is_ipv4() { 32 } else { 128 })
+                .then_some(Self::Network { address, bits });
         }
         let bare = |text: &str| text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
         if let Some(address) = bare(&entry) {
@@ -159,10 +171,16 @@ mod tests {
     fn the_variables_in_both_cases() {
         let url = "http://r.example/";
         assert_eq!(of(&[("HTTP_PROXY", "http://p")], url).as_deref(), Some("http://p"));
-        assert_eq!(of(&[("HTTP_PROXY", "http://p"), ("http_proxy", "q:3")], url).as_deref(), Some("http://q:3"));
+        assert_eq!(
+            of(&[("HTTP_PROXY", "http://p"), ("http_proxy", "q:3")], url).as_deref(),
+            Some("http://q:3")
+        );
         assert_eq!(of(&[("HTTP_PROXY", "http://p"), ("http_proxy", "")], url).as_deref(), Some("http://p"));
         assert_eq!(of(&[("HTTP_PROXY", "http://p"), ("REQUEST_METHOD", "GET")], url), None);
-        assert_eq!(of(&[("http_proxy", "http://p"), ("REQUEST_METHOD", "GET")], url).as_deref(), Some("http://p"));
+        assert_eq!(
+            of(&[("http_proxy", "http://p"), ("REQUEST_METHOD", "GET")], url).as_deref(),
+            Some("http://p")
+        );
         assert_eq!(of(&[("HTTP_PROXY", "http://p")], "https://r.example/"), None);
         assert_eq!(of(&[("HTTPS_PROXY", "http://p")], "https://r.example/").as_deref(), Some("http://p"));
         assert_eq!(of(&[("ALL_PROXY", "http://p")], "https://r.example/").as_deref(), Some("http://p"));
@@ -205,6 +223,14 @@ mod tests {
         ] {
             let proxy = of(&[("https_proxy", "http://p"), ("NO_PROXY", list)], url);
             assert_eq!(proxy.is_none(), exempt, "{list} {url}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_of_another_kind_is_refused() {
+        assert!(Proxies::check("http://p:3128").is_ok());
+        for bad in ["socks5://p", "http://", "p", "http://u:hunter2@"] {
+            assert!(!format!("{:?}", Proxies::check(bad).unwrap_err()).contains("hunter2"), "{bad}");
         }
     }
 

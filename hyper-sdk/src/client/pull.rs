@@ -1,5 +1,6 @@
 //! Pulls an image from a registry into a store.
 
+use super::neighbours::Neighbours;
 use super::transfer::{Place, Platforms, TransferOptions, transfer};
 use super::{Loopback, SharedClient, reporting};
 use crate::oci::Descriptor;
@@ -64,6 +65,7 @@ pub async fn pull(
         parallel: options.parallel,
         chunk_length: None,
         mount_from: options.mount_from.clone(),
+        neighbours: Neighbours::default(),
         target_is_local: true,
         progress: options.progress.clone(),
     };

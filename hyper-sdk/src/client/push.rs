@@ -1,5 +1,6 @@
 //! Pushes an image from a store to a registry.
 
+use super::neighbours::Neighbours;
 use super::transfer::{Place, Platforms, TransferOptions, transfer};
 use super::{Loopback, SharedClient, reporting};
 use crate::oci::Descriptor;
@@ -21,7 +22,8 @@ pub struct PushOptions {
     /// The length of the chunks that a blob is cut into, in bytes; `None` sends a blob in one request. Chunks are held
     /// in memory.
     pub chunk_length: Option<u64>,
-    /// Repositories of the same registry that may have the blobs: they are mounted from there.
+    /// Repositories of the same registry that may have the blobs: they are mounted from there. Repositories of the
+    /// registry that the store has under their local names are tried without being named here.
     pub mount_from: Vec<RepositoryName>,
     /// Where events go.
     pub progress: Progress,
@@ -42,7 +44,7 @@ impl Default for PushOptions {
 
 /// Pushes what `reference` names in a repository of a store to a repository of a registry, under `target`.
 ///
-/// The registry is asked for each blob before it is sent; blobs travel in parallel, streamed; a broken upload goes on
+/// The registry is asked for each blob before it is sent, and to mount it when another of its repositories may have it; blobs travel in parallel, streamed; a broken upload goes on
 /// where the registry says it is. Manifests follow their blobs, an index its manifests, the tag everything. Pushing
 /// again sends only what is missing. Dropping the future stops the push and never leaves a tag on half an image.
 ///
@@ -70,6 +72,7 @@ pub async fn push(
         parallel: options.parallel,
         chunk_length: options.chunk_length,
         mount_from: options.mount_from.clone(),
+        neighbours: Neighbours::find(store, client.host(), repository).await,
         target_is_local: false,
         progress: options.progress.clone(),
     };

@@ -64,7 +64,7 @@ pub(crate) fn config(roots: &[CertificateDer<'static>], identity: Option<&Secret
 }
 
 #[derive(Debug)]
-struct Verifier {
+pub(crate) struct Verifier {
     /// `None` when there is no authority at all.
     chains: Option<Arc<WebPkiServerVerifier>>,
     anchors: Vec<CertificateDer<'static>>,
@@ -72,7 +72,7 @@ struct Verifier {
 }
 
 impl Verifier {
-    fn new(roots: &[CertificateDer<'static>], provider: Arc<CryptoProvider>) -> Result<Self> {
+    pub(crate) fn new(roots: &[CertificateDer<'static>], provider: Arc<CryptoProvider>) -> Result<Self> {
         let mut store = RootCertStore::empty();
         for root in roots {
             store

@@ -11,6 +11,7 @@
 //! - The tag moves after everything it names is in place, so dropping the future at any point publishes nothing.
 //! - Doing it twice is doing it once: what the target has is not sent again.
 
+use super::neighbours::Neighbours;
 use super::upload::{self, UploadPlan};
 use super::{RegistryClient, SharedClient};
 use crate::oci::{Descriptor, Manifest, ManifestBody};
@@ -47,6 +48,8 @@ pub(super) struct TransferOptions {
     pub(super) parallel: usize,
     pub(super) chunk_length: Option<u64>,
     pub(super) mount_from: Vec<RepositoryName>,
+    /// Other repositories of the target's registry, and what they are known to have.
+    pub(super) neighbours: Neighbours,
     /// The target is at hand: look there for manifests before the source is asked.
     pub(super) target_is_local: bool,
     pub(super) progress: Progress,
@@ -93,6 +96,7 @@ pub(super) async fn transfer(
             blob,
             verb: options.verb,
             mount_from: &options.mount_from,
+            neighbours: &options.neighbours,
             chunk_length: options.chunk_length,
             progress: &options.progress,
         }))));

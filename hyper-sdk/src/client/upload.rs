@@ -1,5 +1,6 @@
 //! Brings one blob to a registry: there already, mounted, or uploaded with as many resumptions as it makes progress.
 
+use super::neighbours::Neighbours;
 use super::transfer::Place;
 use super::{Mount, RegistryClient, UploadSession};
 use crate::oci::Descriptor;
@@ -29,6 +30,7 @@ pub(super) struct UploadPlan<'a> {
     pub(super) blob: &'a Descriptor,
     pub(super) verb: &'static str,
     pub(super) mount_from: &'a [RepositoryName],
+    pub(super) neighbours: &'a Neighbours,
     pub(super) chunk_length: Option<u64>,
     pub(super) progress: &'a Progress,
 }
@@ -89,9 +91,14 @@ impl UploadPlan<'_> {
         }
         let mut session = None;
         if self.client().capabilities().mount {
-            for from in self.mount_from.iter().filter(|from| **from != self.target.repository) {
+            let known = self.neighbours.with(&self.blob.digest).await;
+            let from = self.mount_from.iter().chain(&known);
+            for from in from.filter(|from| **from != self.target.repository) {
                 match self.client().mount_blob(&self.target.repository, &self.blob.digest, from).await {
-                    Ok(Mount::Mounted) => return Ok(Sent::Before),
+                    Ok(Mount::Mounted) => {
+                        self.neighbours.had(from);
+                        return Ok(Sent::Before);
+                    }
                     Ok(Mount::Upload(opened)) => {
                         // Of several sessions one is used; the rest are given back.
                         if let Some(unused) = session.replace(opened) {
@@ -105,7 +112,10 @@ impl UploadPlan<'_> {
         }
         let session = match session {
             Some(session) => session,
-            None => self.client().start_upload(&self.target.repository).await?,
+            None => match self.client().offer_blob(&self.target.repository, &self.blob.digest).await? {
+                Mount::Mounted => return Ok(Sent::Before),
+                Mount::Upload(session) => session,
+            },
         };
         self.upload(session, meter).await
     }

@@ -16,6 +16,7 @@
 //! ([`RegistryStore::expire_uploads`]).
 
 use super::blob::{BlobBackend, BlobStaging, StagedState, digest_mismatch};
+use super::local_name::shown;
 use super::meta::{
     Change, Edge, EdgeKind, ManifestChange, MetaBackend, UploadRecord, blob_unknown, manifest_unknown,
     upload_unknown,
@@ -183,7 +184,7 @@ fn lost(repository: &RepositoryName, digest: &Digest) -> Error {
         ErrorKind::BlobUnknown,
         "the bytes of this blob are missing or cut short in the store: push the blob again",
     )
-    .with_context("repository", repository)
+    .with_context("repository", shown(repository))
     .with_context("digest", digest)
 }
 
@@ -316,7 +317,7 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         let tags = self.0.meta.tags(repository, page.after.as_deref(), limit).await?;
         tags.ok_or_else(|| {
             Error::new(ErrorKind::NameUnknown, "there is no such repository")
-                .with_context("repository", repository)
+                .with_context("repository", shown(repository))
         })
     }
 

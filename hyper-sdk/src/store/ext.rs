@@ -1,5 +1,6 @@
 //! What can be done with any store: sugar over [`RegistryStore`], for every store and every `dyn RegistryStore`.
 
+use super::local_name::shown;
 use super::{BlobUpload, Page, RegistryStore, UploadOptions};
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, ImageConfig, Manifest};
@@ -155,7 +156,7 @@ pub trait RegistryStoreExt: RegistryStore {
             let entry = manifest.index().and_then(|index| index.manifests.iter().find(fits)).cloned();
             let entry = entry.ok_or_else(|| {
                 Error::new(ErrorKind::ManifestUnknown, "the index has no image for this platform")
-                    .with_context("repository", repository)
+                    .with_context("repository", shown(repository))
                     .with_context("reference", reference)
             })?;
             manifest = self.get_manifest(repository, &entry.digest.into()).await?;

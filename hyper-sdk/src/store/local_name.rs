@@ -3,26 +3,37 @@
 //! ```text
 //!   docker.io/library/busybox:1.36  <->  repository docker.io/library/busybox        tag 1.36
 //!   localhost:5000/app:latest       <->  repository localhost__5000/app              tag latest
+//!   [::1]:5000/app:latest           <->  repository ip6_0-0-0-0-0-0-0-1__5000/app    tag latest
 //! ```
 //!
-//! A repository name has no place for the `:` of a port, so it is written `__`, which no host contains. The mapping is
-//! a bijection on its domain: names that could not be read back to the same image are refused.
+//! A repository name has no place for the `:` of a port, so it is written `__`, which no host contains. An IPv6 address
+//! is written as its eight numbers after `ip6_`, which no host begins with either. The mapping is a bijection on its
+//! domain: names that could not be read back to the same image are refused. The spellings of one IPv6 address, as the
+//! cases of one host, are one name.
 
-use crate::reference::{RegistryHost, RepositoryName};
-use crate::{Digest, Error, Reference, Result, Tag};
+use super::RegistryStore;
+use crate::reference::{DEFAULT_HOST, RegistryHost, RepositoryName};
+use crate::{Digest, Error, ErrorKind, Reference, Result, Tag};
+use std::net::Ipv6Addr;
 
 const PORT: &str = "__";
+const IPV6: &str = "ip6_";
 
 /// Names the repository of a local store that keeps the image of a reference.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Unsupported`] when the host is an IPv6 address or a bare word with upper-case letters, which a
-/// repository name cannot express, and [`crate::ErrorKind::NameInvalid`] when the two together are too long.
+/// [`crate::ErrorKind::Unsupported`] when the host is a bare word with upper-case letters, which a repository name
+/// cannot express, and [`crate::ErrorKind::NameInvalid`] when the two together are too long.
 pub fn local_repository(reference: &Reference) -> Result<RepositoryName> {
-    let host = reference.host().as_str().to_ascii_lowercase();
-    if host.starts_with('[') || !is_host(&host) {
+    let mut host = reference.host().as_str().to_ascii_lowercase();
+    if let Some((address, port)) = host.strip_prefix('[').and_then(|h| h.split_once(']'))
+        && let Ok(address) = address.parse::<Ipv6Addr>()
+    {
+        let numbers = address.segments().map(|n| format!("{n:x}")).join("-");
+        host = format!("{IPV6}{numbers}{port}");
+    } else if !is_host(&host) {
         return Err(Error::unsupported(
-            "images of this registry host cannot be named in the local store: give the host as a name or an IPv4 address with a dot or a port",
+            "images of this registry host cannot be named in the local store: give the host as a name or an address with a dot or a port",
         )
         .with_context("host", reference.host()));
     }
@@ -42,11 +53,64 @@ pub fn local_reference(
         Some((host, port)) => format!("{host}:{port}"),
         None => first.to_owned(),
     };
+    let host = match host.strip_prefix(IPV6) {
+        Some(rest) => bracketed(rest)?,
+        None => host,
+    };
     if !is_host(&host) {
         return None;
     }
     let host = RegistryHost::parse(&host).ok()?;
     Some(Reference::new(host, RepositoryName::parse(rest).ok()?, tag, digest))
+}
+
+/// The repository of a local store that has the image of a reference: the one that is named after it or, when that has
+/// no such image, the one that was pushed by its bare name to a server of the store. The first when neither has it.
+///
+/// # Errors
+/// Those of [`local_repository`] and of the store.
+pub async fn find_local(store: &dyn RegistryStore, reference: &Reference) -> Result<RepositoryName> {
+    let named = local_repository(reference)?;
+    let wanted = reference.manifest();
+    let full = reference.repository();
+    let short = full.as_str().strip_prefix("library/").and_then(|name| RepositoryName::parse(name).ok());
+    let bare = short.iter().chain([full]).filter(|name| {
+        reference.host().as_str() == DEFAULT_HOST && local_reference(name, None, None).is_none()
+    });
+    for name in std::iter::once(&named).chain(bare) {
+        match store.get_manifest(name, &wanted).await {
+            Ok(_) => return Ok(name.clone()),
+            Err(e) if matches!(e.kind(), ErrorKind::ManifestUnknown | ErrorKind::NameUnknown) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(named)
+}
+
+/// The name of a repository for people: with the host as they wrote it, when it is one of a local store.
+pub(crate) fn shown(repository: &RepositoryName) -> String {
+    let host = repository.as_str().split('/').next().unwrap_or_default();
+    match local_reference(repository, None, None) {
+        Some(reference) if host.contains(PORT) || host.starts_with(IPV6) => {
+            format!("{}/{}", reference.host(), reference.repository())
+        }
+        _ => repository.to_string(),
+    }
+}
+
+/// `[::1]:5000` of `0-0-0-0-0-0-0-1:5000`.
+fn bracketed(numbers: &str) -> Option<String> {
+    let (numbers, port) = match numbers.split_once(':') {
+        Some((numbers, port)) => (numbers, format!(":{port}")),
+        None => (numbers, String::new()),
+    };
+    let number = |text: &str| {
+        let number = u16::from_str_radix(text, 16).ok()?;
+        (format!("{number:x}") == text).then_some(number)
+    };
+    let all = numbers.split('-').map(number).collect::<Option<Vec<_>>>()?;
+    let address = Ipv6Addr::from(<[u16; 8]>::try_from(all).ok()?);
+    Some(format!("[{address}]{port}"))
 }
 
 /// Whether [`Reference::parse`] takes this lower-case first component for a host.
@@ -57,7 +121,8 @@ fn is_host(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::oci::{ImageIndex, Manifest};
+    use crate::store::{MemoryStore, PutManifest};
     use proptest::prelude::*;
 
     fn round_trip(text: &str) -> (String, String) {
@@ -76,6 +141,8 @@ mod tests {
             ("localhost/app", "localhost/app"),
             ("127.0.0.1:80/a/b__c:x", "127.0.0.1__80/a/b__c"),
             ("quay.io/a-b/c.d", "quay.io/a-b/c.d"),
+            ("[::1]:5000/app:1", "ip6_0-0-0-0-0-0-0-1__5000/app"),
+            ("[2001:db8::ff]/app", "ip6_2001-db8-0-0-0-0-0-ff/app"),
         ] {
             let (name, back) = round_trip(text);
             assert_eq!(name, repository);
@@ -85,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_back_is_refused() {
-        for text in ["[::1]:5000/app", "HOST/app"] {
+        for text in ["HOST/app"] {
             let e = local_repository(&Reference::parse(text).unwrap()).unwrap_err();
             assert_eq!(e.kind(), ErrorKind::Unsupported, "{text}");
         }
@@ -93,8 +160,46 @@ mod tests {
 
     #[test]
     fn bare_names_are_of_no_host() {
-        for name in ["app", "team/app", "a__b/c"] {
+        for name in ["app", "team/app", "a__b/c", "ip6_1/app", "ip6_0-0-0-0-0-0-0-01/app"] {
             assert_eq!(local_reference(&RepositoryName::parse(name).unwrap(), None, None), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_shown_as_they_were_written() {
+        for (repository, text) in [
+            ("localhost__9999/none", "localhost:9999/none"),
+            ("ip6_0-0-0-0-0-0-0-1__5000/a/b", "[::1]:5000/a/b"),
+            ("docker.io/library/a", "docker.io/library/a"),
+            ("a/b__5/c", "a/b__5/c"),
+            ("app", "app"),
+        ] {
+            assert_eq!(shown(&RepositoryName::parse(repository).unwrap()), text);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_image_that_was_pushed_by_its_bare_name_is_found() {
+        let store = MemoryStore::new();
+        let image = Manifest::sniff(ImageIndex::new(vec![]).to_bytes()).unwrap();
+        let put = async |name: &str, tag: &str| {
+            let put = PutManifest::new(image.clone(), [Tag::parse(tag).unwrap()]);
+            store.put_manifest(&RepositoryName::parse(name).unwrap(), put).await.unwrap();
+        };
+        put("foo", "1").await;
+        put("team/foo", "1").await;
+        put("docker.io/library/foo", "2").await;
+        put("r.example/foo", "1").await;
+        for (text, repository) in [
+            ("foo:1", "foo"),
+            ("foo:2", "docker.io/library/foo"),
+            ("foo:3", "docker.io/library/foo"),
+            ("team/foo:1", "team/foo"),
+            ("r.example/foo:1", "r.example/foo"),
+            ("r.example/team/foo:1", "r.example/team/foo"),
+        ] {
+            let found = find_local(&store, &Reference::parse(text).unwrap()).await.unwrap();
+            assert_eq!(found.as_str(), repository, "{text}");
         }
     }
 

@@ -25,7 +25,7 @@ pub mod wrap;
 pub use composed::{Composed, MAX_PAGE};
 pub use ext::{MAX_CONFIG, RegistryStoreExt, StoredImage};
 
-pub use local_name::{local_reference, local_repository};
+pub use local_name::{find_local, local_reference, local_repository};
 
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};

@@ -196,6 +196,30 @@ pub async fn a_mount_of_nothing_is_a_session(client: SharedClient) {
     assert_eq!(read(&client, &to, &digest, None).await.unwrap(), bytes);
 }
 
+pub async fn an_offer_is_a_mount_or_a_session(client: SharedClient) {
+    needs!(client, push);
+    let (from, to, bytes) = (repository("from"), repository("to"), noise(1000, 16));
+    let digest = push(&client, &from, &bytes).await;
+    let unknown = noise(1000, 17);
+    for (digest, bytes) in [(digest, bytes), (Digest::sha256(&unknown), unknown)] {
+        if let Mount::Upload(session) = client.offer_blob(&to, &digest).await.unwrap() {
+            finish(&client, &to, session, &digest, &bytes).await.unwrap();
+        }
+        assert_eq!(read(&client, &to, &digest, None).await.unwrap(), bytes);
+    }
+}
+
+pub async fn a_found_session_of_nothing_goes_on(client: SharedClient) {
+    needs!(client, push, resume);
+    let (name, bytes) = (repository("a"), noise(1000, 18));
+    let digest = Digest::sha256(&bytes);
+    let session = client.start_upload(&name).await.unwrap();
+    let found = client.upload_status(&name, &session).await.unwrap();
+    assert_eq!(found.offset, 0);
+    finish(&client, &name, found, &digest, &bytes).await.unwrap();
+    assert_eq!(read(&client, &name, &digest, None).await.unwrap(), bytes);
+}
+
 pub async fn a_deleted_blob_is_gone(client: SharedClient) {
     needs!(client, push, delete);
     let (name, bytes) = (repository("a"), Bytes::from_static(b"short-lived"));

@@ -37,7 +37,8 @@ macro_rules! client_conformance {
             the_status_says_how_far_an_upload_is, a_wrong_digest_is_digest_invalid,
             a_chunk_out_of_order_is_refused, a_cancelled_upload_is_gone, a_finished_upload_is_gone,
             a_stream_that_fails_stores_nothing, the_same_blob_twice_is_one, a_mount_brings_the_blob,
-            a_mount_of_nothing_is_a_session, a_deleted_blob_is_gone,
+            a_mount_of_nothing_is_a_session, an_offer_is_a_mount_or_a_session, a_found_session_of_nothing_goes_on,
+            a_deleted_blob_is_gone,
 
             a_manifest_comes_back_by_tag_and_digest, a_manifest_keeps_its_bytes, resolving_names_what_getting_gives,
             an_unknown_manifest_is_manifest_unknown, a_manifest_without_its_blobs_is_refused,

@@ -126,6 +126,11 @@ impl Authenticator {
         !matches!(*lock(&self.scheme), Scheme::Unknown)
     }
 
+    /// Whether tokens are wanted.
+    pub(super) fn wants_token(&self) -> bool {
+        matches!(*lock(&self.scheme), Scheme::Bearer { .. })
+    }
+
     /// Notes that a request without credentials was answered.
     pub(super) fn was_open(&self) {
         let mut scheme = lock(&self.scheme);

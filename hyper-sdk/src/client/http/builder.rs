@@ -1,11 +1,13 @@
 //! The configuration of an [`HttpClient`].
 
+use super::address::Address;
 use super::auth::Authenticator;
 use super::retry::Notice;
 use super::transport::Transport;
 use super::{HttpClient, Inner, RetryPolicy, listings};
 use crate::client::keychain::{SharedKeychain, StaticKeychain};
 use crate::client::patience::Patience;
+use crate::client::{Proxies, tls};
 use crate::progress::Progress;
 use crate::reference::{DEFAULT_HOST, RegistryHost};
 use crate::{Error, Result};
@@ -21,6 +23,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// How many lines the head of an answer may have.
 const MAX_HEADERS: usize = 1000;
+const MAX_HEADER_LIST: u32 = 1 << 20;
 
 /// Configures an [`HttpClient`].
 #[derive(Clone, Debug)]
@@ -36,6 +39,7 @@ pub struct HttpClientBuilder {
     progress: Progress,
     keychain: SharedKeychain,
     proxy: Option<crate::client::keychain::Secret>,
+    proxies: Option<Proxies>,
     retry: RetryPolicy,
 }
 
@@ -53,12 +57,13 @@ impl HttpClientBuilder {
             progress: Progress::none(),
             keychain: Arc::new(StaticKeychain::anonymous()),
             proxy: None,
+            proxies: None,
             retry: RetryPolicy::default(),
         }
     }
 
-    /// Speaks plain HTTP although the host is not this machine. Loopback hosts are always spoken to in plain HTTP,
-    /// unless an extra certificate or `insecure_tls` says that there is TLS.
+    /// Speaks plain HTTP. Without it TLS is spoken; a registry on this machine is asked in plain HTTP first, without
+    /// credentials, and spoken to in TLS when it turns out to speak that.
     #[must_use]
     pub fn plain_http(mut self, yes: bool) -> Self {
         self.plain_http = yes;
@@ -72,7 +77,8 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Trusts the certificates in `pem` besides those of the system.
+    /// Trusts the certificates in `pem` besides those of the system: authorities, and certificates of servers
+    /// themselves.
     #[must_use]
     pub fn extra_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots.push(pem.into());
@@ -131,6 +137,13 @@ impl HttpClientBuilder {
         self
     }
 
+    /// Goes through the proxies that the variables of the environment name, to the registry and to wherever it leads.
+    #[must_use]
+    pub fn proxies(mut self, proxies: Proxies) -> Self {
+        self.proxies = Some(proxies);
+        self
+    }
+
     /// How to retry.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
@@ -143,11 +156,14 @@ impl HttpClientBuilder {
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] when a certificate, the proxy or the user agent is not well formed.
     pub fn build(self) -> Result<HttpClient> {
-        let wants_tls = self.insecure_tls || !self.roots.is_empty() || self.identity.is_some();
-        let plain = self.plain_http || (self.host.is_loopback() && !wants_tls);
-        let address = if self.host.as_str() == DEFAULT_HOST { DOCKER_HUB } else { self.host.as_str() };
-        let base = Url::parse(&format!("{}://{address}/", if plain { "http" } else { "https" }))
-            .map_err(|e| Error::invalid("the registry host makes no URL").with_source(e))?;
+        let hub = self.host.as_str() == DEFAULT_HOST;
+        let address = if hub { DOCKER_HUB } else { self.host.as_str() };
+        let roots = self.roots.iter().map(|pem| tls::certificates(pem)).collect::<Result<Vec<_>>>()?.concat();
+        let config = tls::config(&roots, self.identity.as_ref())?;
+        // On this machine the first answer tells.
+        let is_open = !self.plain_http && self.host.is_loopback();
+        let greeting = is_open.then(|| Arc::new(config.clone()));
+        let address = Address::new(address, !self.plain_http && !is_open, greeting)?;
         let mut http = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -157,30 +173,40 @@ impl HttpClientBuilder {
             .connect_timeout(self.connect_timeout)
             .http2_adaptive_window(true)
             .http1_max_headers(MAX_HEADERS)
+            .http2_max_header_list_size(MAX_HEADER_LIST)
             .http2_keep_alive_interval(KEEP_ALIVE)
-            .http2_keep_alive_timeout(KEEP_ALIVE)
-            .tls_danger_accept_invalid_certs(self.insecure_tls);
-        for pem in &self.roots {
-            let certificates = reqwest::Certificate::from_pem_bundle(pem)
-                .map_err(|e| Error::invalid("the extra root certificates are not PEM").with_source(e))?;
-            http = http.tls_certs_merge(certificates);
-        }
-        if let Some(pem) = &self.identity {
-            let identity = reqwest::Identity::from_pem(pem.expose().as_bytes()).map_err(|_| {
-                Error::invalid("the client certificate is not PEM of a key and a certificate")
-            })?;
-            http = http.identity(identity);
-        }
+            .http2_keep_alive_timeout(KEEP_ALIVE);
+        http = if self.insecure_tls {
+            let mut http = http.tls_danger_accept_invalid_certs(true);
+            if let Some(pem) = &self.identity {
+                let identity = reqwest::Identity::from_pem(pem.expose().as_bytes()).map_err(|_| {
+                    Error::invalid("the client certificate is not PEM of a key and a certificate")
+                })?;
+                http = http.identity(identity);
+            }
+            http
+        } else {
+            http.tls_backend_preconfigured(config)
+        };
         if let Some(url) = &self.proxy {
-            let proxy =
-                reqwest::Proxy::all(url.expose()).map_err(|_| Error::invalid("the proxy is not a URL"))?;
-            http = http.proxy(proxy);
+            let url = Proxies::check(url.expose())?;
+            let bad =
+                |e| Error::invalid("the proxy cannot be used").with_source(reqwest::Error::without_url(e));
+            http = http.proxy(reqwest::Proxy::all(url).map_err(bad)?);
+        }
+        if let Some(proxies) = self.proxies {
+            if let Some(proxy) = proxies.of_registry(&self.host, !self.plain_http) {
+                Proxies::check(&proxy)?;
+            }
+            http = http
+                .proxy(reqwest::Proxy::custom(move |url| proxies.of(url).and_then(|p| Url::parse(&p).ok())));
         }
         let http = http
             .build()
             .map_err(|e| Error::invalid("the HTTP client cannot be configured so").with_source(e))?;
         let auth = Authenticator::new(self.host.clone(), self.keychain, self.patience, self.retry);
-        let transport = Transport { http, base, auth, policy: self.retry, patience: self.patience };
+        let host = self.host.clone();
+        let transport = Transport { http, address, host, auth, policy: self.retry, patience: self.patience };
         let notice = Notice { progress: self.progress, peer: self.host.to_string() };
         Ok(HttpClient {
             notice,

@@ -108,7 +108,12 @@ impl HttpClient {
         )
     }
 
-    async fn ask(&self, method: Method, url: &url::Url, authorization: Option<&HeaderValue>) -> Result<Answer> {
+    async fn ask(
+        &self,
+        method: Method,
+        url: &url::Url,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Answer> {
         self.transport().ask(method, url, authorization, &self.notice).await
     }
 

@@ -11,6 +11,7 @@
 //!
 //! The environment is not consulted: no proxy variables, no home folder.
 
+mod address;
 mod auth;
 mod blobs;
 mod body;
@@ -19,6 +20,7 @@ mod challenge;
 mod fault;
 mod link;
 mod listings;
+mod login;
 mod manifests;
 mod retry;
 #[cfg(test)]
@@ -27,6 +29,7 @@ mod transport;
 mod uploads;
 
 pub use builder::HttpClientBuilder;
+pub use login::CredentialCheck;
 pub use retry::RetryPolicy;
 
 use super::{ClientCapabilities, Mount, RegistryClient, SharedClient, UploadSession};
@@ -88,7 +91,7 @@ impl HttpClient {
 
     /// The URL of a path below `/v2/`. Names, tags and digests need no escaping.
     fn url(&self, path: impl fmt::Display) -> Url {
-        let mut url = self.transport().base.clone();
+        let mut url = self.transport().base().clone();
         url.set_path(&format!("/v2/{path}"));
         url
     }
@@ -96,7 +99,7 @@ impl HttpClient {
 
 impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpClient").field("base", &self.transport().base.as_str()).finish_non_exhaustive()
+        f.debug_struct("HttpClient").field("base", &self.transport().base().as_str()).finish_non_exhaustive()
     }
 }
 
@@ -128,6 +131,10 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 impl RegistryClient for HttpClient {
     fn capabilities(&self) -> ClientCapabilities {
         ClientCapabilities::ALL
+    }
+
+    fn host(&self) -> Option<&RegistryHost> {
+        Some(&self.inner.host)
     }
 
     fn reporting(&self, progress: &Progress) -> Option<SharedClient> {
@@ -216,6 +223,10 @@ impl RegistryClient for HttpClient {
         from: &RepositoryName,
     ) -> Result<Mount> {
         self.mount(repository, digest, from).await.context("blob", self.blob_name(repository, digest))
+    }
+
+    async fn offer_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Mount> {
+        self.offer(repository, digest).await.context("blob", self.blob_name(repository, digest))
     }
 
     async fn start_upload(&self, repository: &RepositoryName) -> Result<UploadSession> {

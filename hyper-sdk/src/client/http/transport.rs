@@ -5,11 +5,13 @@
 //! - A body that streams is sent once. Other bodies are sent again as far as [`Replay`] permits.
 //! - At most five redirects; none from HTTPS to HTTP.
 
+use super::address::Address;
 use super::auth::{Access, Authenticator};
 use super::body;
 use super::fault::{self, Subject};
 use super::retry::{self, Attempts, Notice, RetryPolicy};
 use crate::client::patience::{Outflow, Patience};
+use crate::reference::RegistryHost;
 use crate::store::ByteStream;
 use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -127,13 +129,65 @@ pub(super) struct Answer {
 
 pub(super) struct Transport {
     pub(super) http: reqwest::Client,
-    pub(super) base: Url,
+    pub(super) address: Address,
+    pub(super) host: RegistryHost,
     pub(super) auth: Authenticator,
     pub(super) policy: RetryPolicy,
     pub(super) patience: Patience,
 }
 
 impl Transport {
+    /// The root of the registry.
+    pub(super) fn base(&self) -> &Url {
+        self.address.base()
+    }
+
+    /// Whether a request that went out plain has to go again over TLS.
+    async fn is_tls_after_all(&self, outcome: &Result<Answer, Failure>) -> bool {
+        if self.address.is_settled() {
+            return false;
+        }
+        let strange = outcome.as_ref().is_ok_and(|answer| answer.response.status() == 400);
+        if (outcome.is_err() || strange) && self.address.speaks_tls(&self.host).await {
+            return true;
+        }
+        if outcome.is_ok() {
+            self.address.is_plain();
+        }
+        false
+    }
+
+    /// Sends a request with this authorisation, or none, and returns whatever is answered.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        url: &Url,
+        authorization: Option<&HeaderValue>,
+        notice: &Notice,
+    ) -> Result<Answer> {
+        let request = Request::new(method, url.clone(), Access::registry(), Subject::Registry, &[]);
+        let mut request = request.head;
+        let mut attempts = Attempts::new(self.policy, notice);
+        loop {
+            self.address.adapt(&mut request.url);
+            let outcome = self.follow(&request, Payload::Empty, authorization).await;
+            if self.is_tls_after_all(&outcome).await {
+                continue;
+            }
+            let (error, wait) = match outcome {
+                Ok(answer) if !fault::is_passing(answer.response.status()) => return Ok(answer),
+                Ok(answer) => {
+                    let wait = retry::retry_after(answer.response.headers(), super::now());
+                    (fault::of_response(answer.response, request.subject, self.patience).await, wait)
+                }
+                Err(Failure { error, .. }) => (error, None),
+            };
+            if !error.is_retryable() || !attempts.again(wait, request.shown(), &error).await {
+                return Err(error);
+            }
+        }
+    }
+
     /// Sends a request and returns the response if its status is one of those accepted.
     pub(super) async fn send(&self, request: Request, notice: &Notice) -> Result<Answer> {
         self.send_within(request, &mut Attempts::new(self.policy, notice), notice).await
@@ -146,17 +200,18 @@ impl Transport {
         attempts: &mut Attempts,
         notice: &Notice,
     ) -> Result<Answer> {
-        let Request { head: request, mut payload } = request;
+        let Request { head: mut request, mut payload } = request;
         let streams = matches!(payload, Payload::Stream(..));
         if streams && !self.auth.is_known() {
             // A stream cannot be sent twice, so the challenge has to come before it.
-            let url = self.base.join("/v2/").map_err(|e| Error::invalid("not a URL").with_source(e))?;
+            let url = self.base().join("/v2/").map_err(|e| Error::invalid("not a URL").with_source(e))?;
             let probe =
                 Request::new(Method::GET, url, Access::registry(), Subject::Registry, &[200, 401, 403, 404]);
             let _ = Box::pin(self.send(probe, notice)).await;
         }
         let mut authenticated = false;
         loop {
+            self.address.adapt(&mut request.url);
             let authorization = if self.is_own(&request.url) {
                 self.auth.header(&self.http, &request.access, notice).await?
             } else {
@@ -167,7 +222,12 @@ impl Transport {
                 Payload::Bytes(bytes) => Payload::Bytes(bytes.clone()),
                 _ => Payload::Empty,
             };
-            let (error, wait, refused) = match self.follow(&request, sent, authorization.as_ref()).await {
+            let outcome = self.follow(&request, sent, authorization.as_ref()).await;
+            if self.is_tls_after_all(&outcome).await && !streams {
+                payload = kept;
+                continue;
+            }
+            let (error, wait, refused) = match outcome {
                 Err(Failure { error, unsent }) => (error, None, unsent),
                 Ok(mut answer) => {
                     let status = answer.response.status();
@@ -176,7 +236,7 @@ impl Transport {
                         let headers = answer.response.headers();
                         let learnt = self
                             .auth
-                            .refused(&self.base, headers, &request.access, authorization.as_ref())
+                            .refused(self.base(), headers, &request.access, authorization.as_ref())
                             .await;
                         let error = fault::of_response(answer.response, request.subject, self.patience).await;
                         match learnt {
@@ -222,7 +282,7 @@ impl Transport {
 
     /// Whether the URL is of the registry itself, by scheme, host and port.
     pub(super) fn is_own(&self, url: &Url) -> bool {
-        url.origin() == self.base.origin()
+        url.origin() == self.base().origin()
     }
 
     /// Sends a request once, and on to where the registry redirects it.

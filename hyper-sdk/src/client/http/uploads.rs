@@ -29,6 +29,23 @@ impl HttpClient {
         session_of(&answer, None, 0)
     }
 
+    /// Opens a session for a blob, or has it mounted from wherever the registry knows it to be (end-11 without `from`).
+    pub(super) async fn offer(&self, repository: &RepositoryName, digest: &Digest) -> Result<Mount> {
+        let mut url = self.url(format_args!("{repository}/blobs/uploads/"));
+        url.query_pairs_mut().append_pair("mount", digest.as_str());
+        let request = Request::new(Method::POST, url, push(repository), Subject::Repository, &[201, 202]);
+        let answer = match self.send(request).await {
+            Ok(answer) => answer,
+            Err(e) if e.is_retryable() => return Err(e),
+            // Not every registry takes a mount from nowhere for a session.
+            Err(_) => return self.open_session(repository).await.map(Mount::Upload),
+        };
+        if answer.response.status() == 201 {
+            return Ok(Mount::Mounted);
+        }
+        session_of(&answer, None, 0).map(Mount::Upload)
+    }
+
     pub(super) async fn mount(
         &self,
         repository: &RepositoryName,
@@ -130,10 +147,11 @@ impl HttpClient {
 
     /// The session's URL, which may have been saved as a path.
     fn location(&self, session: &UploadSession) -> Result<Url> {
-        let base = &self.transport().base;
-        let url = base
+        let base = self.transport().base();
+        let mut url = base
             .join(&session.location)
             .map_err(|e| Error::invalid("the location of the upload is no URL").with_source(e))?;
+        self.transport().address.adapt(&mut url);
         check_downgrade(base, &url)?;
         Ok(url)
     }

@@ -23,6 +23,7 @@ mod web;
 pub use archive::{StreamContext, context_of_stream, newest_in_archive};
 pub use git::git_source;
 
+use crate::client::Proxies;
 use crate::client::patience::Patience;
 use crate::exec::SecretBytes;
 use crate::graph::{GitSource, Source, WebSource};
@@ -50,6 +51,12 @@ impl ProxyChoice {
 
     fn of(&self, url: &url::Url) -> Option<String> {
         (self.0)(url)
+    }
+}
+
+impl From<Proxies> for ProxyChoice {
+    fn from(proxies: Proxies) -> Self {
+        Self::new(move |url| proxies.of(url))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::{Fetched, Inner, keep, make_folder};
 use crate::client::patience::Broken;
+use crate::client::tls;
 use crate::digest::{Algorithm, Hasher};
 use crate::dockerfile::without_password;
 use crate::graph::WebSource;
@@ -146,7 +147,8 @@ impl Download<'_> {
             .redirect(redirects)
             .user_agent(concat!("hyper/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
-            .http1_max_headers(MAX_HEADERS);
+            .http1_max_headers(MAX_HEADERS)
+            .tls_backend_preconfigured(tls::config(&[], None)?);
         if let Some(choice) = self.inner.options.proxy.clone() {
             builder = builder.proxy(reqwest::Proxy::custom(move |url| {
                 choice.of(url).and_then(|proxy| Url::parse(&proxy).ok())

@@ -12,6 +12,7 @@ pub use memory::MemoryMeta;
 pub use sql::SqlMeta;
 
 use super::blob::StagedState;
+use super::local_name::shown;
 use super::{Listing, UploadId};
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};
@@ -229,13 +230,13 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
 
 pub(crate) fn blob_unknown(repository: &RepositoryName, digest: &Digest) -> Error {
     Error::new(ErrorKind::BlobUnknown, "the repository does not have this blob")
-        .with_context("repository", repository)
+        .with_context("repository", shown(repository))
         .with_context("digest", digest)
 }
 
 pub(crate) fn manifest_unknown(repository: &RepositoryName, reference: impl Display) -> Error {
     Error::new(ErrorKind::ManifestUnknown, "the repository does not have this manifest")
-        .with_context("repository", repository)
+        .with_context("repository", shown(repository))
         .with_context("reference", reference)
 }
 
@@ -252,7 +253,7 @@ pub(crate) fn edge_unknown(change: &ManifestChange, edge: &Edge) -> Error {
     let message =
         format!("`{field}` names a {what} that the repository does not have: push the {what} first");
     Error::new(ErrorKind::ManifestBlobUnknown, message)
-        .with_context("repository", &change.repository)
+        .with_context("repository", shown(&change.repository))
         .with_context("digest", &edge.digest)
 }
 

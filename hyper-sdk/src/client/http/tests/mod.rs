@@ -2,10 +2,13 @@
 
 mod authorisation;
 mod downloads;
+mod login;
+mod mounts;
 mod pages;
 mod patience;
 mod peer;
 mod server;
+mod tls;
 mod uploads;
 
 use super::{HttpClient, RetryPolicy};
@@ -133,6 +136,13 @@ async fn a_silent_registry_is_a_timeout() {
         .build()
         .unwrap();
     assert_eq!(client.ping().await.unwrap_err().kind(), ErrorKind::Timeout);
+}
+
+#[tokio::test]
+async fn an_answer_with_many_header_lines_is_read() {
+    let server =
+        Server::start(|_| (0..300).fold(Reply::new(200), |reply, n| reply.header("OCI-Tag", n))).await;
+    client(&server).ping().await.unwrap();
 }
 
 #[tokio::test]

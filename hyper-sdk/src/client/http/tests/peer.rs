@@ -138,6 +138,36 @@ async fn an_image_travels_through_distribution() {
     skopeo_agrees(&peer, &manifest).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn distribution_mounts_what_it_has_in_another_repository() {
+    let Some(peer) = start(false).await else { return };
+    let client: SharedClient = Arc::new(HttpClient::builder(peer.host.clone()).build().unwrap());
+    let (store, local, manifest) = image().await;
+    let named = |name: &str| {
+        let text = format!("{}/{name}", peer.host);
+        crate::store::local_repository(&crate::reference::Reference::parse(&text).unwrap()).unwrap()
+    };
+    let local_client: SharedClient = Arc::new(crate::client::Loopback::new(store.clone()));
+    for name in ["a", "team/b"] {
+        let options = PushOptions::default();
+        copy(&local_client, &local, &latest(), &local_client, &named(name), &latest(), &options)
+            .await
+            .unwrap();
+    }
+    for (name, mounted) in [("a", 0), ("team/b", 4)] {
+        let (progress, mut events) = crate::progress::Progress::channel();
+        let options = PushOptions { progress, ..PushOptions::default() };
+        let there = RepositoryName::parse(name).unwrap();
+        push(&store, &named(name), &latest(), &client, &there, &latest(), &options).await.unwrap();
+        let all: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+        let cached = all.iter().filter(|e| {
+            matches!(e, crate::progress::Event::Finished { outcome: crate::progress::Outcome::Cached, .. })
+        });
+        assert_eq!(cached.count(), mounted, "{name}: {all:?}");
+        assert_eq!(&client.resolve(&there, &latest()).await.unwrap().digest, manifest.digest());
+    }
+}
+
 /// Lets skopeo copy the pushed image into a layout, and reads that layout.
 async fn skopeo_agrees(peer: &Peer, manifest: &Manifest) {
     if !Path::new("/usr/bin/skopeo").exists() {
@@ -178,4 +208,11 @@ async fn distribution_with_a_password_file() {
     }
     push(&store, &local, &latest(), &joe("pass"), &local, &latest(), &options).await.unwrap();
     joe("pass").resolve(&local, &latest()).await.unwrap();
+    let check = async |password: &str| {
+        let keychain = StaticKeychain::default().with(peer.host.clone(), Credentials::basic("joe", password));
+        let client = HttpClient::builder(peer.host.clone()).keychain(Arc::new(keychain)).build().unwrap();
+        client.check_credentials().await
+    };
+    assert_eq!(check("pass").await.unwrap(), crate::client::CredentialCheck::Accepted);
+    assert_eq!(check("wrong").await.unwrap_err().kind(), ErrorKind::Unauthorized);
 }

@@ -1,0 +1,78 @@
+//! Repositories of one registry that may have what is pushed to another of it.
+//!
+//! A local store names its repositories after where they are from and where they go ([`local_repository`]): one that
+//! has a blob was pulled from the registry, or pushed to it, with the blob, or will be. So a mount is worth a question,
+//! which costs nothing: a registry that does not have the blob there opens the upload that is needed anyway.
+//!
+//! [`local_repository`]: crate::store::local_repository
+
+use crate::Digest;
+use crate::reference::{Reference, RegistryHost, RepositoryName};
+use crate::store::{Page, SharedStore, local_reference, local_repository};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How many repositories of a registry are looked at.
+const MAX_REPOSITORIES: usize = 256;
+/// How many repositories the registry is asked about for one blob.
+const MAX_ASKED: usize = 3;
+
+/// The repositories of a registry that a store knows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Neighbours {
+    store: Option<SharedStore>,
+    /// The names in the store and at the registry, those first that are most likely to have what is asked for.
+    names: Arc<Mutex<Vec<(RepositoryName, RepositoryName)>>>,
+}
+
+impl Neighbours {
+    /// Those of a registry, the local repository `first` in front. What cannot be read is not known.
+    pub(super) async fn find(
+        store: &SharedStore,
+        host: Option<&RegistryHost>,
+        first: &RepositoryName,
+    ) -> Self {
+        let Some(prefix) = host.and_then(prefix) else { return Self::default() };
+        // `PREFIX/` sorts right after all that sorts before it and is no name: nothing is left out.
+        let page = Page { limit: Some(MAX_REPOSITORIES), after: Some(prefix.clone()) };
+        let Ok(listing) = store.list_repositories(page).await else { return Self::default() };
+        let named = listing.items.into_iter().filter_map(|local| {
+            local.as_str().strip_prefix(&prefix)?;
+            let reference = local_reference(&local, None, None)?;
+            Some((local, reference.repository().clone()))
+        });
+        let mut names: Vec<_> = named.collect();
+        names.sort_by_key(|(local, _)| local != first);
+        Self { store: Some(store.clone()), names: Arc::new(Mutex::new(names)) }
+    }
+
+    /// Repositories of the registry that may have a blob.
+    pub(super) async fn with(&self, digest: &Digest) -> Vec<RepositoryName> {
+        let Some(store) = &self.store else { return Vec::new() };
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut found = Vec::new();
+        for (local, remote) in names {
+            if found.len() == MAX_ASKED {
+                break;
+            }
+            if store.stat_blob(&local, digest).await.is_ok() {
+                found.push(remote);
+            }
+        }
+        found
+    }
+
+    /// Notes that a repository had what it was asked for: it comes first from now on.
+    pub(super) fn had(&self, remote: &RepositoryName) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = names.iter().position(|(_, name)| name == remote) {
+            names[..=at].rotate_right(1);
+        }
+    }
+}
+
+/// What the local names of a registry's repositories begin with: `localhost__5000/`.
+fn prefix(host: &RegistryHost) -> Option<String> {
+    let any = RepositoryName::parse("a").ok()?;
+    let local = local_repository(&Reference::new(host.clone(), any, None, None)).ok()?;
+    local.as_str().strip_suffix('a').map(str::to_owned)
+}
