@@ -1,4 +1,5 @@
-//! A disk that is full, in every phase of a push: nothing wedges, space comes back, and the store goes on.
+//! A disk that is full, in every phase of a push: nothing wedges, space comes back, and the store goes on. And a disk that
+//! is read-only.
 
 use crate::oci::{ImageIndex, Manifest};
 use crate::reference::{RepositoryName, Tag};
@@ -231,4 +232,27 @@ async fn a_checkpoint_that_finds_the_disk_full_is_made_up_for() {
     }
     let length = std::fs::metadata(log).unwrap().len();
     assert!(length < 5_000_000, "the log is cut back when it had to grow: {length}");
+}
+
+/// A copy of a store that was in use: its log is not empty, and nothing can be written beside it.
+#[tokio::test]
+async fn a_store_in_use_that_became_read_only_is_read_or_says_why_not() {
+    let Some(disk) = Small::new("8m") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = DiskStore::open(folder.path()).await.unwrap();
+    works(&store, "tag").await;
+    for part in ["hyper.db", "hyper.db-wal"] {
+        std::fs::copy(folder.path().join(part), disk.path().join(part)).unwrap();
+    }
+    assert!(std::fs::metadata(disk.path().join("hyper.db-wal")).unwrap().len() > 0);
+    for part in ["blobs", "uploads"] {
+        std::fs::create_dir(disk.path().join(part)).unwrap();
+    }
+    let remount = Command::new("mount").args(["-o", "remount,ro"]).arg(disk.path()).status();
+    assert!(remount.unwrap().success());
+    match DiskStore::open(disk.path()).await {
+        // What was only in the log must not be missing.
+        Ok(copy) => assert_eq!(copy.all_tags(&name()).await.unwrap(), [Tag::parse("tag").unwrap()]),
+        Err(e) => assert!(e.message().contains("open it once where it can be written"), "{e:?}"),
+    }
 }

@@ -108,10 +108,24 @@ impl SqlMeta {
         log.push("-wal");
         let has_log = std::fs::metadata(&log).is_ok_and(|log| log.len() > 0);
         let options = options.create_if_missing(false).read_only(true).immutable(!has_log);
-        let mut connection = options.connect().await.map_err(|e| sql_error(&path, e))?;
-        let checked = schema::check(&mut connection, &path).await;
-        let _ = connection.close().await;
-        checked?;
+        let read = async {
+            let mut connection = options.connect().await.map_err(|e| sql_error(&path, e))?;
+            let checked = schema::check(&mut connection, &path).await;
+            let _ = connection.close().await;
+            checked
+        };
+        match read.await {
+            Err(e) if has_log && e.kind() != ErrorKind::Unsupported => {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "the database was not closed when its file system became read-only: open it once where it can be \
+                     written",
+                )
+                .with_context("path", path.display())
+                .with_source(e));
+            }
+            outcome => outcome?,
+        }
         Ok(Self(Arc::new(Database { path, readers: readers(options), writer: None })))
     }
 
