@@ -61,6 +61,39 @@ fn a_mounted_context_belongs_to_root() {
 }
 
 #[test]
+fn caches_in_caches_of_stages_that_run_at_once_all_work() {
+    needs_busybox!();
+    let place = Place::new();
+    let (mut stages, mut copies) = (String::new(), String::from("FROM scratch\n"));
+    for round in 0..12 {
+        for stage in 0..4 {
+            let name = format!("s{round}-{stage}");
+            let cache = |at: &str| format!("--mount=type=cache,id={at}-{round},target=/foo{at}");
+            stages.push_str(&format!(
+                "FROM base AS {name}\nWORKDIR /foo/bar/baz\n\
+                 RUN {} {} --mount=type=tmpfs,target=/foo/bar/memory touch /foo/bar/memory/x && \
+                 echo {name} > /foo/bar/{name} && echo {name} > {name} && cat /foo/bar/{name} {name} > /out\n",
+                cache("/bar"),
+                cache("/bar/baz"),
+            ));
+            copies.push_str(&format!("COPY --from={name} /out /{name}\n"));
+        }
+    }
+    copies.push_str("COPY --from=s0-0 /foo /foo\n");
+    let out = place.join("out");
+    place.built(&(stages + &copies), &["-o", &format!("type=local,dest={}", out.display())]);
+    for round in 0..12 {
+        for stage in 0..4 {
+            let name = format!("s{round}-{stage}");
+            assert_eq!(std::fs::read_to_string(out.join(&name)).unwrap(), format!("{name}\n{name}\n"));
+        }
+    }
+    // The working folder is in the image, though the step saw a cache in its place; nothing else of the mounts is.
+    assert_eq!(std::fs::read_dir(out.join("foo/bar")).unwrap().count(), 1);
+    assert_eq!(std::fs::read_dir(out.join("foo/bar/baz")).unwrap().count(), 0);
+}
+
+#[test]
 fn caches_of_one_step_and_of_two_never_wait_for_each_other() {
     needs_busybox!();
     let place = Place::new();

@@ -15,6 +15,8 @@
 //! - No process outlives its operation: dropping the future, or killing the caller, kills the helper, and the pid
 //!   namespace of the step dies with it.
 //! - Files of mapped owners are only touched inside the user namespace that maps them.
+//! - A sandboxed step opens the usual devices and those that it was granted, and no others, whoever made their nodes.
+//! - What was looked at is used by its descriptor; no path that a step can change is looked up twice.
 //! - Secrets travel over pipes into memory-backed files. They are never written to a disk and never printed.
 
 mod cache;

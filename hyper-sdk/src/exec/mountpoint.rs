@@ -11,6 +11,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -249,19 +250,18 @@ fn restore(
     // Copied up for the mount alone? Then the lower folder still says it all.
     let mut path = folder.to_owned();
     while let (Some(name), Some(ours)) = (path.file_name(), folder_below(top, &path)) {
-        let below =
-            lowers.iter().find_map(|lower| folder_below(view::open_folder(lower).ok()?.as_fd(), &path));
-        let Some(below) = below else { break };
-        let stat =
-            |folder: &OwnedFd| rustix::fs::fstat(folder).map(|stat| Looks::from(&stat)).map_err(failed);
-        let (mut looks, below) = (stat(&ours)?, stat(&below)?);
+        let Some((below, lower)) = lowers.iter().find_map(|lower| below(lower, &path)) else { break };
+        let mut looks = rustix::fs::fstat(&ours).map(|stat| Looks::from(&stat)).map_err(failed)?;
         if path != folder {
             // Overlay keeps the time of folders above the one that was changed.
             looks.modified = below.modified;
         }
+        let has_same_attributes =
+            lower.is_some_and(|lower| attributes(&ours).is_some_and(|ours| Some(ours) == attributes(&lower)));
         let Some(above) = folder_below(top, path.parent().unwrap_or(Path::new(""))) else { break };
         if looks != below
             || is_opaque(&ours)
+            || !has_same_attributes
             || rustix::fs::unlinkat(&above, name, AtFlags::REMOVEDIR).is_err()
             || !path.pop()
         {
@@ -269,6 +269,32 @@ fn restore(
         }
     }
     Ok(())
+}
+
+/// What a layer has at a path, if anything, and the folder itself where it is one.
+fn below(lower: &Path, path: &Path) -> Option<(Looks, Option<OwnedFd>)> {
+    let top = view::open_folder(lower).ok()?;
+    let above = folder_below(top.as_fd(), path.parent()?)?;
+    let stat = rustix::fs::statat(above, path.file_name()?, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    Some(((&stat).into(), folder_below(top.as_fd(), path)))
+}
+
+/// The attributes of a folder but for those of the overlay; `None` where they cannot be read.
+fn attributes(folder: &OwnedFd) -> Option<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut names = vec![0_u8; 64 << 10];
+    let length = match rustix::fs::flistxattr(folder, &mut names[..]) {
+        Err(Errno::OPNOTSUPP) => 0,
+        length => length.ok()?,
+    };
+    let mut value = vec![0_u8; 64 << 10];
+    let mut found = BTreeMap::new();
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        if !name.starts_with(b"user.overlay.") && !name.starts_with(b"trusted.overlay.") {
+            let length = rustix::fs::fgetxattr(folder, name, &mut value[..]).ok()?;
+            found.insert(name.to_vec(), value[..length].to_vec());
+        }
+    }
+    Some(found)
 }
 
 fn is_opaque(folder: &OwnedFd) -> bool {
@@ -319,6 +345,39 @@ mod tests {
             std::os::unix::fs::symlink(outside.path(), folder.path().join("x")).unwrap();
             clean(folder.path(), top.as_ref().map(|top| &top[..]), &made, &[]).unwrap();
             assert!(outside.path().join("deep/empty").exists() && outside.path().join("deep/file").exists());
+        }
+    }
+
+    #[test]
+    fn a_folder_above_a_mount_goes_when_a_layer_says_it_all() {
+        for (change, stays) in [("none", false), ("attribute", true), ("mode", true), ("link", true)] {
+            let [lower, deeper] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+            let (folder, fd) = root();
+            for top in [lower.path(), deeper.path(), folder.path()] {
+                std::fs::create_dir_all(top.join("a/b")).unwrap();
+                std::fs::File::open(top.join("a/b")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+            }
+            let mut made = Vec::new();
+            open(fd.as_fd(), "/a/b/place", Kind::Folder, None, &mut made).unwrap();
+            let ours = folder.path().join("a/b");
+            match change {
+                "attribute" => {
+                    let flags = rustix::fs::XattrFlags::empty();
+                    if rustix::fs::setxattr(&ours, "user.mine", b"x", flags).is_err() {
+                        continue;
+                    }
+                }
+                "mode" => rustix::fs::chmod(&ours, Mode::from_raw_mode(0o700)).unwrap(),
+                "link" => {
+                    std::fs::remove_dir(lower.path().join("a/b")).unwrap();
+                    std::os::unix::fs::symlink("/", lower.path().join("a/b")).unwrap();
+                }
+                _ => {}
+            }
+            let lowers = [lower.path().to_owned(), deeper.path().to_owned()];
+            clean(folder.path(), Some(&lowers), &made, &[]).unwrap();
+            assert!(!ours.join("place").exists());
+            assert_eq!(ours.exists(), stays, "{change}");
         }
     }
 

@@ -165,7 +165,8 @@ pub enum MountSource {
         /// Whether the command may write.
         writable: bool,
     },
-    /// A device, file or folder of the host itself. What the command writes to it stays.
+    /// A device, file or folder of the host itself. What the command writes to it stays. A device can be opened, unless
+    /// [`HostOption::NoDevices`] is given; those in a folder cannot.
     HostPath {
         /// The path on the host.
         path: PathBuf,
