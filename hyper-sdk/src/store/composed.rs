@@ -91,6 +91,14 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         self.0.meta.blob(repository, digest).await?.ok_or_else(|| blob_unknown(repository, digest))
     }
 
+    /// Refuses what could only end in a write. Where reading comes first, its outcome would say something else.
+    fn writable(&self) -> Result<()> {
+        match self.0.meta.writable() {
+            true => Ok(()),
+            false => Err(Error::unsupported("the store can only be read")),
+        }
+    }
+
     /// Ends a session whose staging area is held. Its bytes go first: the database may be what is full.
     async fn drop_upload(&self, id: &UploadId, mut staging: Box<dyn BlobStaging>) -> Result<()> {
         let discarded = staging.discard().await;
@@ -244,6 +252,7 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         digest: &Digest,
         from: &RepositoryName,
     ) -> Result<u64> {
+        self.writable()?;
         self.stat_blob(from, digest).await?;
         let (repository, digest, from) = (repository.clone(), digest.clone(), from.clone());
         self.0.meta.write(Change::MountBlob { repository, digest, from }).await
@@ -265,6 +274,7 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
     }
 
     async fn resume_upload(&self, repository: &RepositoryName, id: &UploadId) -> Result<Box<dyn BlobUpload>> {
+        self.writable()?;
         let record = self.0.meta.upload(id).await?.filter(|record| record.repository == *repository);
         let record = record.ok_or_else(|| upload_unknown(id))?;
         Ok(Box::new(Upload { store: self.clone(), offset: record.state.offset, record, staging: None }))

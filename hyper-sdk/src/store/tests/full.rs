@@ -256,3 +256,27 @@ async fn a_store_in_use_that_became_read_only_is_read_or_says_why_not() {
         Err(e) => assert!(e.message().contains("open it once where it can be written"), "{e:?}"),
     }
 }
+
+#[tokio::test]
+async fn a_store_on_a_read_only_file_system_is_read_and_refuses_the_rest() {
+    let Some(disk) = Small::new("8m") else { return };
+    let store = DiskStore::open(disk.path()).await.unwrap();
+    works(&store, "tag").await;
+    drop(store);
+    let remount = || Command::new("mount").args(["-o", "remount,ro"]).arg(disk.path()).output().unwrap();
+    // The thread of the connection closes it a little later, and takes its log along.
+    for _ in 0..200 {
+        if !disk.path().join("hyper.db-wal").exists() && remount().status.success() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let store = DiskStore::open(disk.path()).await.unwrap();
+    assert!(!store.capabilities().write && !store.capabilities().delete);
+    assert_eq!(store.all_tags(&name()).await.unwrap(), [Tag::parse("tag").unwrap()]);
+    let blob = Digest::sha256("tag");
+    assert_eq!(store.read_blob(&name(), &blob, 100).await.unwrap(), "tag");
+    let shared: crate::store::SharedStore = std::sync::Arc::new(store);
+    crate::store::conformance::honesty_what_is_denied_is_unsupported(shared.clone()).await;
+    crate::store::conformance::honesty_what_is_claimed_works(shared).await;
+}
