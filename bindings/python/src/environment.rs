@@ -16,6 +16,25 @@ use std::path::{Path, PathBuf};
 
 const NAMES: &[&str] = &["HYPER_ROOT", "XDG_DATA_HOME", "HOME", "DOCKER_CONFIG", "PATH"];
 
+/// Makes a folder that other users cannot enter, or closes it. That they could before is a `RuntimeWarning`.
+///
+/// # Errors
+/// Those of [`private_folder::open`].
+pub(crate) fn open_private(folder: &Path) -> Result<()> {
+    if let Some(text) = private_folder::open(folder)?.warning {
+        Python::attach(|py| {
+            let category = py.get_type::<pyo3::exceptions::PyRuntimeWarning>();
+            let warned =
+                py.import("warnings").and_then(|module| module.call_method1("warn", (text, category)));
+            if let Err(raised) = warned {
+                // Warnings are errors here; this one must not keep anybody from the work.
+                raised.write_unraisable(py, None);
+            }
+        });
+    }
+    Ok(())
+}
+
 /// The variables that matter.
 #[derive(Clone)]
 pub(crate) struct Environment {

@@ -152,10 +152,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_back_is_refused() {
-        for text in ["HOST/app"] {
-            let e = local_repository(&Reference::parse(text).unwrap()).unwrap_err();
-            assert_eq!(e.kind(), ErrorKind::Unsupported, "{text}");
-        }
+        let e = local_repository(&Reference::parse("HOST/app").unwrap()).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Unsupported);
     }
 
     #[test]

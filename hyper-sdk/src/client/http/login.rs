@@ -16,6 +16,7 @@ use super::auth::Access;
 use super::fault::{self, Subject};
 use super::transport::Answer;
 use super::{HttpClient, header};
+use crate::client::RegistryClient as _;
 use crate::reference::RepositoryName;
 use crate::{Error, ErrorKind, Result, ResultExt as _};
 use reqwest::Method;
@@ -48,12 +49,10 @@ impl HttpClient {
         let root = self.url("");
         let answer = self.ask(Method::GET, &root, None).await?;
         if answer.response.status() == 401 {
-            use crate::client::RegistryClient as _;
             return self.ping().await.map(|()| CredentialCheck::Accepted);
         }
         if !answer.response.status().is_success() {
             // Whoever answers so at this address is no registry.
-            use crate::client::RegistryClient as _;
             self.ping().await?;
         }
         if answer.response.headers().contains_key(WWW_AUTHENTICATE) {
@@ -94,7 +93,7 @@ impl HttpClient {
     async fn learn(&self, answer: &Answer, access: &Access) -> Result<bool> {
         let transport = self.transport();
         let headers = answer.response.headers();
-        transport.auth.refused(&transport.base(), headers, access, None).await?;
+        transport.auth.refused(transport.base(), headers, access, None).await?;
         Ok(transport.auth.wants_token())
     }
 
