@@ -30,23 +30,6 @@ const DOCKERFILE: &str = "FROM base\n\
     RUN ln -s file /made/deep/link && mv /tree/a /made/a && rm /data && touch -d @1000 /made/a\n\
     COPY --chown=7 data /again\n";
 
-/// The same without a change of owner in a step: with one id there is no owner to change to, and `chown` in a step is
-/// said to succeed and leaves nothing.
-const ONE_OWNER: &str = "FROM base\n\
-    COPY --chown=12:34 --chmod=640 data /data\n\
-    COPY tree /tree\n\
-    RUN mkdir -p /made/deep && echo text > /made/deep/file && chmod 4755 /made/deep/file\n\
-    RUN ln -s file /made/deep/link && mv /tree/a /made/a && touch -d @1000 /made/a && chmod 600 /data\n\
-    COPY --chown=7 data /again\n";
-
-fn digest_with_one_owner(who: Who) -> String {
-    let place = Place::of(who);
-    place.write("context/data", "data\n");
-    place.write("context/tree/a", "a\n");
-    place.write("context/tree/b/c", "c\n");
-    place.built(ONE_OWNER, &["--source-date-epoch=1700000000"]).digest
-}
-
 /// What `id` gives of files, as the step sees it and as the image has it.
 fn build(who: Who) -> (String, String) {
     let place = Place::of(who);
@@ -83,5 +66,33 @@ fn a_user_with_one_id_builds_the_image_of_root() {
     if busybox().is_none() || !is_root() || find("setpriv").is_none() {
         skip!("this takes root, to be somebody else, setpriv, and a static busybox");
     }
-    assert_eq!(digest_with_one_owner(Who::Me), digest_with_one_owner(Who::Id(45_678)));
+    let (root, of_root) = build(Who::Me);
+    let (other, of_other) = build(Who::Id(45_678));
+    assert_eq!((of_root.as_str(), of_other.as_str()), (SEEN, SEEN));
+    assert_eq!(root, other);
+}
+
+#[test]
+fn an_ordinary_user_exports_twice_into_one_folder() {
+    if busybox().is_none() || !is_root() || find("setpriv").is_none() {
+        skip!("this takes root, to be somebody else, setpriv, and a static busybox");
+    }
+    let place = Place::of(Who::Id(45_680));
+    let out = place.join("out");
+    let export = |text: &str| {
+        let dockerfile = format!(
+            "FROM base\nRUN mkdir -p /closed/deep /gone/deep && echo {text} > /closed/deep/f && touch /gone/deep/f \
+             && chmod 400 /closed/deep/f && chmod 500 /closed/deep /closed /gone/deep && chmod 0 /gone && chmod 555 /\n"
+        );
+        place.built(&dockerfile, &["-o", out.to_str().unwrap()]);
+        let mode =
+            |name: &str| std::os::unix::fs::MetadataExt::mode(&out.join(name).metadata().unwrap()) & 0o7777;
+        assert_eq!(std::fs::read_to_string(out.join("closed/deep/f")).unwrap(), format!("{text}\n"));
+        assert_eq!([mode("closed"), mode("gone"), mode(".")], [0o500, 0, 0o555]);
+    };
+    export("first");
+    export("second");
+    // What is a folder there may have become a file.
+    place.built("FROM base\nRUN echo x > /gone && echo x > /closed\n", &["-o", out.to_str().unwrap()]);
+    assert!(out.join("gone").is_file() && out.join("closed").is_file());
 }

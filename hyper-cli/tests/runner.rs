@@ -24,6 +24,7 @@ mod registries;
 mod remote;
 mod rootless;
 mod serve;
+mod single_id;
 mod state;
 mod support;
 mod times;

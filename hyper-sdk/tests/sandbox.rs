@@ -169,10 +169,10 @@ async fn a_step_sees_its_environment_user_and_folder() {
     assert!(output.ends_with("/made/for/it\n0\n0\n0\n"), "{output}");
     assert!(fixture.path("upper/made/for/it").is_dir());
 
+    let mut spec = shell("id -u; id -g; id -G; echo $HOME");
+    spec.user = "me".into();
+    assert_eq!(fixture.run_spec(spec).await.unwrap().1, "1000\n1000\n1000 2000\n/home/me\n");
     if fixture.executor.identity() == Identity::Full {
-        let mut spec = shell("id -u; id -g; id -G; echo $HOME");
-        spec.user = "me".into();
-        assert_eq!(fixture.run_spec(spec).await.unwrap().1, "1000\n1000\n1000 2000\n/home/me\n");
         let mut spec = shell("id -u; id -g; touch /tmp/mine; grep Groups /proc/self/status");
         spec.user = "77:88".into();
         // The primary group is among the others, which is what `id` shows.
@@ -293,12 +293,10 @@ async fn the_working_folder_is_the_users_and_there_below_a_mount() {
     assert_eq!((code, output.as_str()), (0, "/src/app\n755 0 0\n755 0 0\n"), "{errors}");
     // What the step works in stays, and what it did in memory does not.
     assert!(fixture.path("upper/src/app").is_dir() && !fixture.path("upper/src/app/made").exists());
-    if fixture.executor.identity() == Identity::Full {
-        let mut spec = shell("touch f; stat -c '%a %u %g' /new /new/deep");
-        (spec.cwd, spec.user) = ("/new/deep".into(), "1000:2000".into());
-        let (code, output, errors) = fixture.run_spec(spec).await.unwrap();
-        assert_eq!((code, output.as_str()), (0, "755 1000 2000\n755 1000 2000\n"), "{errors}");
-    }
+    let mut spec = shell("touch f; stat -c '%a %u %g' /new /new/deep");
+    (spec.cwd, spec.user) = ("/new/deep".into(), "1000:2000".into());
+    let (code, output, errors) = fixture.run_spec(spec).await.unwrap();
+    assert_eq!((code, output.as_str()), (0, "755 1000 2000\n755 1000 2000\n"), "{errors}");
 }
 
 #[tokio::test]
@@ -348,7 +346,6 @@ async fn memory_has_the_mode_of_the_folder_that_it_is_mounted_on() {
 #[tokio::test]
 async fn a_cache_begins_with_its_source_or_its_owner() {
     let Some(fixture) = Fixture::new().await else { return };
-    let full = fixture.executor.identity() == Identity::Full;
     let seed = fixture.path("base/seed");
     std::fs::create_dir_all(seed.join("in")).unwrap();
     std::fs::set_permissions(seed.join("in"), std::fs::Permissions::from_mode(0o770)).unwrap();
@@ -356,7 +353,7 @@ async fn a_cache_begins_with_its_source_or_its_owner() {
     std::fs::set_permissions(seed.join("in/f"), std::fs::Permissions::from_mode(0o644)).unwrap();
     let tree = RootFs::Overlay { lowers: vec![fixture.path("base")], upper: None };
     let own = Some(CacheOwner { mode: 0o711, uid: 7, gid: 8 });
-    let owned = if full { "711 7 8\n" } else { "711 0 0\n" };
+    let owned = "711 7 8\n";
     for (name, path, owner, expected) in [
         ("copy", Some("/seed/in"), None, "770 0 0\nseeded"),
         ("there", Some("/seed/in"), own, "770 0 0\nseeded"),

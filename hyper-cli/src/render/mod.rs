@@ -1,7 +1,7 @@
 //! Shows the events of some work, and keeps every line in a log file.
 //!
 //! ```text
-//!   work ──events──▶ channel ──▶ render task ─┬─▶ View: tty | plain | json | nothing   standard error
+//!   work ──events──▶ channel ──▶ render task ─┬─▶ View: tty | plain | json | warnings  standard error
 //!                                             └─▶ Plain, never clipped                 ROOT/logs/*.log
 //! ```
 
@@ -10,6 +10,7 @@ mod log_file;
 mod plain;
 mod tty;
 
+use crate::terminal::paint;
 use clap::ValueEnum;
 use hyper_sdk::progress::{Event, Progress};
 use hyper_sdk::{Error, Result};
@@ -32,7 +33,7 @@ pub(crate) enum Mode {
     /// One JSON object a line
     #[value(alias = "rawjson")]
     Json,
-    /// Nothing
+    /// Nothing but warnings
     Quiet,
 }
 
@@ -44,13 +45,23 @@ trait View: Send {
     fn finish(&mut self, failed: bool);
 }
 
-/// Shows nothing.
-struct Nothing;
+/// Shows warnings alone: a result that may not be what was asked for is never without a word.
+struct Warnings<W> {
+    out: W,
+    color: bool,
+}
 
-impl View for Nothing {
-    fn event(&mut self, _: &Event, _: Duration) {}
+impl<W: io::Write + Send> View for Warnings<W> {
+    fn event(&mut self, event: &Event, _: Duration) {
+        if let Event::Warning { message, .. } = event {
+            // A reader that went away must not stop the work.
+            let _ = writeln!(self.out, "{} {message}", paint(self.color, "33", "WARN:"));
+        }
+    }
 
-    fn finish(&mut self, _: bool) {}
+    fn finish(&mut self, _: bool) {
+        let _ = self.out.flush();
+    }
 }
 
 /// A renderer at work. Dropping it without [`Renderer::finish`] ends the display at the next event.
@@ -72,7 +83,7 @@ impl Renderer {
             Mode::Auto if io::stderr().is_terminal() => Box::new(tty::Tty::new(color)),
             Mode::Auto | Mode::Plain => Box::new(Plain::new(io::stderr(), color)),
             Mode::Json => Box::new(json::Json::new(io::stderr())),
-            Mode::Quiet => Box::new(Nothing),
+            Mode::Quiet => Box::new(Warnings { out: io::stderr(), color }),
         }];
         let mut log = None;
         if let Some((folder, what)) = logs {
@@ -143,6 +154,17 @@ mod tests {
         let text = std::fs::read_to_string(&log).unwrap();
         assert!(text.contains(&long) && text.contains("last without an end"));
         assert!(text.contains("RUN make") && text.contains("DONE"));
+    }
+
+    #[test]
+    fn a_quiet_display_shows_warnings_alone() {
+        let mut out = Vec::new();
+        let mut view = Warnings { out: &mut out, color: false };
+        view.event(&Event::Started { task: 0, name: "RUN make".into(), total: None }, Duration::ZERO);
+        view.event(&Event::Warning { task: Some(0), message: "of a task".into() }, Duration::ZERO);
+        view.event(&Event::Warning { task: None, message: "of all".into() }, Duration::ZERO);
+        view.finish(true);
+        assert_eq!(String::from_utf8(out).unwrap(), "WARN: of a task\nWARN: of all\n");
     }
 
     #[tokio::test]

@@ -4,11 +4,13 @@
 //! set-user-id programs can gain.
 
 use super::spec::{ExecSpec, Network};
-use super::{seccomp, socketcall, sys};
+use super::{seccomp, single, socketcall, sys};
 use crate::layer::accounts::Identity as User;
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::Access;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::ffi::CString;
+use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -78,7 +80,7 @@ impl Command {
     }
 
     /// Becomes the command. Returns only when that failed. Calls that need somebody else are handed over to who reads
-    /// `helper`.
+    /// `helper`; with a single id that is who keeps owners and users.
     pub(super) fn start(
         &self,
         files: Output,
@@ -129,19 +131,27 @@ impl Command {
                 sys::drop_bounding(capability).context("detail", "capabilities")?;
             }
             // Filters need CAP_SYS_ADMIN, so they come before the rest, which they let pass.
-            let is_handed_over = helper.is_some_and(socketcall::hand_over);
-            let mut filters = seccomp::filters(single_identity, self.host_network, is_handed_over)?;
-            // The one that fakes changes of identity would fake ours; with a single id there are none to make.
-            for filter in filters.drain(..) {
+            // A program has one listener: with a single id it is for owners and users.
+            let is_handed_over = !single_identity && helper.is_some_and(socketcall::hand_over);
+            for filter in seccomp::filters(self.host_network, is_handed_over)? {
                 sys::install_filter(&filter).context("detail", "system call filter")?;
             }
         }
         if !sandboxed {
             sys::keep_capabilities().context("detail", "capabilities")?;
         }
-        if !single_identity {
-            sys::set_groups(&self.user.groups).context("detail", "supplementary groups")?;
+        if single_identity {
+            self.hand_over(helper)?;
+        } else {
+            let wrong = |e: std::io::Error| match e.raw_os_error() {
+                Some(libc::EINVAL) => Error::unsupported(crate::layer::BEYOND).with_source(e),
+                _ => e.into(),
+            };
+            sys::set_groups(&self.user.groups)
+                .map_err(wrong)
+                .context("detail", format!("groups {:?}", self.user.groups))?;
             sys::set_ids(self.user.uid, self.user.gid)
+                .map_err(wrong)
                 .context("detail", format!("user {}, group {}", self.user.uid, self.user.gid))?;
         }
         if !sandboxed {
@@ -149,6 +159,29 @@ impl Command {
         }
         let bits = if self.user.uid == 0 || single_identity { have & allowed } else { 0 };
         sys::set_capabilities(bits).context("detail", "capabilities")
+    }
+
+    /// Hands calls about owners and users over. Where the kernel cannot do that, the calls themselves fail, and so does a
+    /// step of another user than root.
+    fn hand_over(&self, supervisor: Option<&UnixStream>) -> Result<()> {
+        let Some(supervisor) = supervisor else { return Ok(()) };
+        let send = |listener: OwnedFd| {
+            let files = [listener.as_fd()];
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            ancillary.push(SendAncillaryMessage::ScmRights(&files));
+            rustix::net::sendmsg(supervisor, &[IoSlice::new(b"l")], &mut ancillary, SendFlags::NOSIGNAL)
+        };
+        let handed = single::set_identity(0, 1)
+            .map_err(std::io::Error::from)
+            .and_then(|()| single::install(&single::program()))
+            .and_then(|listener| Ok(send(listener)?));
+        match handed {
+            Err(e) if (self.user.uid, self.user.gid) != (0, 0) => {
+                Err(single::refused((self.user.uid, self.user.gid), e))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Tries each place where the program can be.

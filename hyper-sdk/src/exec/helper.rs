@@ -225,11 +225,11 @@ fn dispatch(
             finish(output)
         }
         Request::Copy { sources, plan } => {
-            tree::file_operation(&sources, &plan, &mut output)?;
+            tree::file_operation(&sources, &plan, &mut output, context)?;
             finish(output)
         }
         Request::Export { rootfs, path, published } => {
-            tree::export(&rootfs, &path, &published, &mut output)?;
+            tree::export(&rootfs, &path, &published, &mut output, context)?;
             finish(output)
         }
         Request::ReadFile { rootfs, path, limit } => {

@@ -31,6 +31,7 @@ mod mounts;
 mod native;
 mod protocol;
 mod seccomp;
+mod single;
 mod socket;
 mod socketcall;
 mod spec;

@@ -4,7 +4,7 @@
 //! above looked like, and [`clean`] works on the upper folder of the overlay once the step is over: what is still
 //! empty goes, times are put back, and folders that overlay copied up for it alone go too.
 
-use super::view;
+use super::{userns, view};
 use crate::{Error, Result};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, StatxFlags, Timespec, Timestamps, Uid,
@@ -167,11 +167,14 @@ fn make(here: BorrowedFd<'_>, name: &OsStr, kind: Kind) -> rustix::io::Result<()
     }
 }
 
-/// Gives a new folder its owner, by its descriptor. With a single id another owner is left out, as everywhere else.
+/// Gives a new folder its owner, by its descriptor. With a single id another owner is recorded.
 fn own_folder(folder: &OwnedFd, (uid, gid): (u32, u32)) -> rustix::io::Result<()> {
     let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     match rustix::fs::chownat(folder, "", owner, group, AtFlags::EMPTY_PATH) {
-        Ok(()) | Err(Errno::INVAL) => {}
+        Ok(()) => {}
+        Err(Errno::INVAL) if userns::has_single_id() => {
+            super::single::record(&view::fd_path(folder), (uid, gid))?;
+        }
         Err(e) => return Err(e),
     }
     // A folder above can hand its set-group-id bit on.

@@ -12,7 +12,7 @@
 use super::device_guard::{self, DeviceAccess};
 use super::mountpoint::{self, Kind, Made, Place};
 use super::spec::{CacheMount, ExecMount, ExecSpec, HostOption, MountSource, Network, RootFs};
-use super::{Context, Identity, Security, sys, view};
+use super::{Context, Security, sys, userns, view};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -130,12 +130,6 @@ impl Stage {
             self.put(file.as_fd(), target, Kind::File)?;
             // A step that writes to them would lose it without a word.
             read_only(file.as_fd(), false)?;
-        }
-        // apt looks whether its change of user has had an effect, which it cannot have with a single id.
-        let apt = Path::new("/etc/apt/apt.conf.d");
-        if context.identity == Identity::Single && view::open_in(self.root(), apt, OFlags::PATH).is_ok() {
-            let file = self.file("apt.conf", b"APT::Sandbox::User \"root\";\n", 0o644, 0, 0)?;
-            self.put(file.as_fd(), "/etc/apt/apt.conf.d/zz-single-id", Kind::File)?;
         }
         Ok(())
     }
@@ -475,7 +469,7 @@ pub(super) fn make_file(
     own(folder, name, mode, uid, gid)
 }
 
-/// Sets owner and mode; with a single id, another owner is left out as everywhere else.
+/// Sets owner and mode; with a single id, another owner is recorded.
 pub(super) fn own(
     folder: BorrowedFd<'_>,
     name: impl AsRef<Path>,
@@ -487,7 +481,19 @@ pub(super) fn own(
     let name = name.as_ref();
     let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     match rustix::fs::chownat(folder, name, owner, group, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(()) | Err(Errno::INVAL) => {}
+        Ok(()) => {}
+        Err(Errno::INVAL) if userns::has_single_id() => {
+            match super::single::record(&view::fd_path(&folder).join(name), (uid, gid)) {
+                // Memory, before Linux 6.6, is in no layer.
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                Err(e) => return Err(Error::io("cannot record an owner", name, e.into())),
+            }
+        }
+        Err(Errno::INVAL) => {
+            return Err(
+                Error::unsupported(crate::layer::BEYOND).with_context("detail", format!("{uid}:{gid}"))
+            );
+        }
         Err(e) => return Err(Error::io("cannot set an owner", name, e.into())),
     }
     let mode = Mode::from_raw_mode(mode & 0o7777);

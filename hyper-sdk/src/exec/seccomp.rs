@@ -7,10 +7,10 @@
 //!
 //! One list of [`Rule`]s holds for every kind of program that a machine runs, 32-bit ones too: see [`super::syscalls`].
 //!
-//! With a single id ([`super::Identity::Single`]) a further filter lets every change of owner or identity succeed
-//! without effect, since programs such as package managers insist on them.
+//! With a single id ([`super::Identity::Single`]) a further filter hands changes of owner and identity over: see
+//! [`super::single`].
 
-use super::syscalls::{Abi, CLONE, CLONE3, Call, DENIED, FAKED, MKNOD, MKNODAT, SOCKET, SOCKETCALL};
+use super::syscalls::{Abi, CLONE, CLONE3, Call, DENIED, SOCKET, SOCKETCALL};
 use crate::{Error, Result};
 use seccompiler::{BpfProgram, sock_filter};
 
@@ -57,20 +57,12 @@ const fn errno(number: i32) -> u32 {
 ///
 /// `is_handed_over` says that the filter of [`handed_over`] is installed: what it takes is not refused here, since a
 /// refusal would win.
-pub(super) fn filters(
-    single_identity: bool,
-    host_network: bool,
-    is_handed_over: bool,
-) -> Result<Vec<BpfProgram>> {
+pub(super) fn filters(host_network: bool, is_handed_over: bool) -> Result<Vec<BpfProgram>> {
     let abis = Abi::of_machine(std::env::consts::ARCH);
     if abis.is_empty() {
         return Err(Error::unsupported("a system call filter cannot be made for this machine"));
     }
-    let mut programs = vec![compile(abis, &denied(host_network, is_handed_over))];
-    if single_identity {
-        programs.push(compile(abis, &faked()));
-    }
-    Ok(programs)
+    Ok(vec![compile(abis, &denied(host_network, is_handed_over))])
 }
 
 /// The filter that hands `socketcall` over where it makes a socket: see [`super::socketcall`].
@@ -104,18 +96,6 @@ fn denied(host_network: bool, is_handed_over: bool) -> Vec<Rule> {
     if !is_handed_over {
         rules.push(new_socket(DENY));
     }
-    rules
-}
-
-/// What succeeds without effect when there is a single id.
-fn faked() -> Vec<Rule> {
-    const SUCCEED: u32 = errno(0);
-    let mut rules: Vec<Rule> =
-        FAKED.iter().map(|&call| Rule { call, when: When::Always, action: SUCCEED }).collect();
-    // Device nodes cannot be made without the host's root; anything else can.
-    let device = |index| When::IsOneOf(index, libc::S_IFMT, vec![libc::S_IFCHR, libc::S_IFBLK]);
-    rules.push(Rule { call: MKNOD, when: device(1), action: SUCCEED });
-    rules.push(Rule { call: MKNODAT, when: device(2), action: SUCCEED });
     rules
 }
 
@@ -256,9 +236,6 @@ mod tests {
                 let has_it = matches!(abi, Abi::I386 | Abi::Arm);
                 assert_eq!(answer(&SOCKETCALL, [what, 0, 0]), has_it.then_some(expected), "{abi:?} {what}");
             }
-            for call in FAKED.iter().chain([&MKNOD, &MKNODAT]) {
-                assert!(matches!(answer(call, [0; 3]), None | Some(ALLOW)), "{abi:?} {}", call.name);
-            }
         });
         // A network of its own holds nothing of the host.
         each_abi(&denied(false, false), |abi, answer| {
@@ -289,33 +266,8 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_program_is_faked_the_same() {
-        each_abi(&faked(), |abi, answer| {
-            for call in FAKED {
-                assert!(matches!(answer(call, [0; 3]), None | Some(0x5_0000)), "{abi:?} {}", call.name);
-            }
-            for (kind, expected) in [
-                (libc::S_IFCHR, errno(0)),
-                (libc::S_IFBLK, errno(0)),
-                (libc::S_IFIFO, ALLOW),
-                (libc::S_IFREG, ALLOW),
-                (libc::S_IFSOCK, ALLOW),
-                (0, ALLOW),
-            ] {
-                let mode = kind | 0o666;
-                assert_eq!(answer(&MKNODAT, [0, 0, mode]), Some(expected), "{abi:?} {kind:o}");
-                let expected = MKNOD.number(abi).map(|_| expected);
-                assert_eq!(answer(&MKNOD, [0, mode, 0]), expected, "{abi:?} {kind:o}");
-            }
-            for call in DENIED.iter().chain([&CLONE, &CLONE3, &SOCKET]) {
-                assert!(matches!(answer(call, [0; 3]), None | Some(ALLOW)), "{abi:?} {}", call.name);
-            }
-        });
-    }
-
-    #[test]
     fn the_x32_interface_is_absent_and_no_other_kind_runs() {
-        for rules in [denied(true, true), faked()] {
+        for rules in [denied(true, true)] {
             let program = compile(MACHINES[0], &rules);
             for number in [0, 56, 512, 0x3fff_ffff] {
                 let answer = run(&program, Abi::X86_64, number | X32_BIT, [0; 3]);
@@ -328,18 +280,15 @@ mod tests {
 
     #[test]
     fn the_filters_fit_the_kernels_limit() {
-        for single in [false, true] {
-            let programs = filters(single, true, false).unwrap();
-            assert_eq!(programs.len(), if single { 2 } else { 1 });
-            assert!(programs.iter().all(|program| program.len() < 4096));
-        }
+        let programs = filters(true, false).unwrap();
+        assert_eq!(programs.len(), 1);
+        assert!(programs.iter().all(|program| program.len() < 4096));
     }
 
     #[test]
     fn no_number_is_named_twice() {
         for abi in [Abi::X86_64, Abi::I386, Abi::Aarch64, Abi::Arm] {
-            let all =
-                DENIED.iter().chain(FAKED).chain([&CLONE, &CLONE3, &SOCKET, &SOCKETCALL, &MKNOD, &MKNODAT]);
+            let all = DENIED.iter().chain([&CLONE, &CLONE3, &SOCKET, &SOCKETCALL]);
             let mut numbers: Vec<u32> = all.filter_map(|call| call.number(abi)).collect();
             let count = numbers.len();
             numbers.sort_unstable();
@@ -352,8 +301,7 @@ mod tests {
     #[test]
     fn the_numbers_are_those_of_the_c_library() {
         let abi = Abi::of_machine(std::env::consts::ARCH)[0];
-        let known =
-            |name: &str| DENIED.iter().chain(FAKED).find(|call| call.name == name).unwrap().number(abi);
+        let known = |name: &str| DENIED.iter().find(|call| call.name == name).unwrap().number(abi);
         for (name, number) in [
             ("acct", libc::SYS_acct),
             ("add_key", libc::SYS_add_key),
@@ -389,23 +337,11 @@ mod tests {
             ("unshare", libc::SYS_unshare),
             ("userfaultfd", libc::SYS_userfaultfd),
             ("vhangup", libc::SYS_vhangup),
-            ("fchown", libc::SYS_fchown),
-            ("fchownat", libc::SYS_fchownat),
-            ("setuid", libc::SYS_setuid),
-            ("setgid", libc::SYS_setgid),
-            ("setreuid", libc::SYS_setreuid),
-            ("setregid", libc::SYS_setregid),
-            ("setresuid", libc::SYS_setresuid),
-            ("setresgid", libc::SYS_setresgid),
-            ("setgroups", libc::SYS_setgroups),
-            ("setfsuid", libc::SYS_setfsuid),
-            ("setfsgid", libc::SYS_setfsgid),
         ] {
             assert_eq!(known(name).map(i64::from), Some(number), "{name}");
         }
         assert_eq!(CLONE.number(abi).map(i64::from), Some(libc::SYS_clone));
         assert_eq!(CLONE3.number(abi).map(i64::from), Some(libc::SYS_clone3));
         assert_eq!(SOCKET.number(abi).map(i64::from), Some(libc::SYS_socket));
-        assert_eq!(MKNODAT.number(abi).map(i64::from), Some(libc::SYS_mknodat));
     }
 }

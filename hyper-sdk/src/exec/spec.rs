@@ -10,7 +10,8 @@ use std::path::PathBuf;
 pub enum Identity {
     /// All of them (at least 65536): as the host's root, or with subordinate ids.
     Full,
-    /// One: the caller's own id appears as root. Changes of owner are accepted without effect.
+    /// One: the caller's own id appears as root. Other owners and users are recorded, and are in the layer of a step
+    /// and what its programs see; permissions between users are not checked.
     Single,
 }
 

@@ -6,7 +6,7 @@ use super::mountpoint::{self, Made};
 use super::mounts::Stage;
 use super::protocol::{Failure, read_frame, write_frame};
 use super::spec::{ExecMount, ExecSpec, Network, RootFs, Security};
-use super::{Context, Identity, command, socketcall, sys, tree, view};
+use super::{Context, Identity, command, single, socketcall, sys, tree, view};
 use crate::{Error, Result, ResultExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
@@ -26,6 +26,8 @@ pub(super) enum Status {
     Made(Vec<Made>),
     /// Why the command could not be started.
     Failed(Failure),
+    /// The owners that the step set and that its files cannot carry.
+    Owners(single::StepRecord),
 }
 
 impl Status {
@@ -80,9 +82,17 @@ pub(super) fn run(
     };
     drop((status_end, output, errors));
     let mut made = Vec::new();
-    let outcome = watch(control, File::from(status), init, &mut made);
+    let mut owners = single::StepRecord::new();
+    let outcome = watch(control, File::from(status), init, &mut made, &mut owners);
     drop(guard);
-    let cleaned = clean(rootfs, &made);
+    let cleaned = clean(rootfs, &made).and_then(|()| match rootfs {
+        RootFs::Overlay { upper: Some((files, _)), .. } | RootFs::Folder { path: files, writable: true }
+            if !owners.is_empty() =>
+        {
+            single::save_step(files, &owners)
+        }
+        _ => Ok(()),
+    });
     match outcome? {
         Some(code) => cleaned.map(|()| code),
         // Nobody is there to hear it.
@@ -116,7 +126,13 @@ fn check(spec: &ExecSpec) -> Result<()> {
 }
 
 /// Waits for pid 1 to end and gives the exit code. When the caller closes the control socket, kills it and gives `None`.
-fn watch(control: &UnixStream, mut status: File, init: i32, made: &mut Vec<Made>) -> Result<Option<i32>> {
+fn watch(
+    control: &UnixStream,
+    mut status: File,
+    init: i32,
+    made: &mut Vec<Made>,
+    owners: &mut single::StepRecord,
+) -> Result<Option<i32>> {
     let mut failure = None;
     loop {
         let mut files =
@@ -136,6 +152,7 @@ fn watch(control: &UnixStream, mut status: File, init: i32, made: &mut Vec<Made>
             match read_frame(&mut status) {
                 Ok(Some(bytes)) => match serde_json::from_slice(&bytes) {
                     Ok(Status::Made(list)) => *made = list,
+                    Ok(Status::Owners(record)) => *owners = record,
                     Ok(Status::Failed(why)) => failure = Some(why),
                     Err(_) => {}
                 },
@@ -197,6 +214,8 @@ fn init(
         Security::Sandbox if guarded => DeviceAccess::Guarded,
         Security::Sandbox => DeviceAccess::NoDevices,
     };
+    let single = context.identity == Identity::Single;
+    let owners = if single { Some(single::StepOwners::open(rootfs)?) } else { None };
     let mut stage = Stage::new(rootfs, wanted)?;
     let prepared = prepare(&mut stage, &spec, context);
     // Whatever has been made so far must be taken away, also after a failure.
@@ -204,8 +223,8 @@ fn init(
     let (user, cwd) = prepared?;
     stage.become_root()?;
 
+    let ids = single::Ids::of(user.uid, user.gid, user.groups.clone());
     let command = command::Command::new(&spec, user, cwd)?;
-    let single = context.identity == Identity::Single;
     let sandboxed = spec.security == Security::Sandbox;
     sys::hide_memory();
     if sandboxed {
@@ -213,7 +232,7 @@ fn init(
         let _ = sys::hide_abstract_sockets();
     }
     let mut helper =
-        if sandboxed && !single && socketcall::IS_NEEDED { Some(UnixStream::pair()?) } else { None };
+        if sandboxed && (single || socketcall::IS_NEEDED) { Some(UnixStream::pair()?) } else { None };
     const SIGNALS: &[i32] = &[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT];
     sys::block_signals(SIGNALS);
     let child = match sys::fork()? {
@@ -225,9 +244,13 @@ fn init(
         sys::Fork::Parent(pid) => pid,
     };
     drop(files);
+    let mut supervisor = None;
     if let Some((to, from)) = helper.take() {
         drop(to);
-        socketcall::serve(&from);
+        match owners {
+            Some(owners) => supervisor = single::Supervisor::start(&from, owners, ids)?,
+            None => socketcall::serve(&from),
+        }
     }
     // Secrets of the environment are not kept here.
     drop((command, spec));
@@ -237,6 +260,9 @@ fn init(
             _ => {
                 while let Some((pid, code)) = sys::wait(-1, false)? {
                     if pid == child {
+                        if let Some(supervisor) = supervisor {
+                            Status::Owners(supervisor.record()).send(status);
+                        }
                         return Ok(code);
                     }
                 }

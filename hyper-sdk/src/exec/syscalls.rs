@@ -84,11 +84,6 @@ pub(super) const CLONE3: Call = new("clone3", 435);
 pub(super) const SOCKET: Call = call("socket", [41, 359, 198, 281]);
 /// The old way to all calls of sockets: which one is the first argument, and theirs lie in memory.
 pub(super) const SOCKETCALL: Call = call("socketcall", [-1, 102, -1, 102]);
-/// Makes a file; the mode is the second argument.
-pub(super) const MKNOD: Call = call("mknod", [133, 14, -1, 14]);
-/// Makes a file; the mode is the third argument.
-pub(super) const MKNODAT: Call = call("mknodat", [259, 297, 33, 324]);
-
 /// Denied in every step.
 pub(super) const DENIED: &[Call] = &[
     call("acct", [163, 51, 89, 51]),
@@ -149,33 +144,4 @@ pub(super) const DENIED: &[Call] = &[
     call("vhangup", [153, 111, 58, 111]),
     call("vm86", [-1, 166, -1, -1]),
     call("vm86old", [-1, 113, -1, -1]),
-];
-
-/// Succeed without effect when there is a single id.
-pub(super) const FAKED: &[Call] = &[
-    call("chown", [92, 182, -1, 182]),
-    call("chown32", [-1, 212, -1, 212]),
-    call("fchown", [93, 95, 55, 95]),
-    call("fchown32", [-1, 207, -1, 207]),
-    call("fchownat", [260, 298, 54, 325]),
-    call("lchown", [94, 16, -1, 16]),
-    call("lchown32", [-1, 198, -1, 198]),
-    call("setfsgid", [123, 139, 152, 139]),
-    call("setfsgid32", [-1, 216, -1, 216]),
-    call("setfsuid", [122, 138, 151, 138]),
-    call("setfsuid32", [-1, 215, -1, 215]),
-    call("setgid", [106, 46, 144, 46]),
-    call("setgid32", [-1, 214, -1, 214]),
-    call("setgroups", [116, 81, 159, 81]),
-    call("setgroups32", [-1, 206, -1, 206]),
-    call("setregid", [114, 71, 143, 71]),
-    call("setregid32", [-1, 204, -1, 204]),
-    call("setresgid", [119, 170, 149, 170]),
-    call("setresgid32", [-1, 210, -1, 210]),
-    call("setresuid", [117, 164, 147, 164]),
-    call("setresuid32", [-1, 208, -1, 208]),
-    call("setreuid", [113, 70, 145, 70]),
-    call("setreuid32", [-1, 203, -1, 203]),
-    call("setuid", [105, 23, 146, 23]),
-    call("setuid32", [-1, 213, -1, 213]),
 ];

@@ -1,23 +1,18 @@
 //! Work on whole trees inside the helper's namespace: unpack, diff, copy, export, remove.
 //!
-//! With a single id, files cannot have the owners that an image records. They are kept beside the layer, in
-//! `owners.json` next to its folder, and put back when a later layer changes such a file:
-//!
-//! ```text
-//! {"etc/shadow": [0, 42], …}      only owners that are not 0:0; paths that are not UTF-8 are left out
-//! ```
+//! With a single id, files cannot have the owners that an image records: see [`super::single`] for where they are kept.
 
 use super::spec::RootFs;
-use super::{Context, Identity, view};
+use super::{Context, Identity, single, view};
 use crate::layer::copy::{CopyRequest, SourceKind, SourceRoot, tree_of};
 use crate::layer::{
-    ApplyOptions, ApplyStyle, DevicePolicy, DiffOptions, FileTime, LayerIndex, LayerPath, LayerWriter,
-    OwnerPolicy, TimesTable, apply as unpack, diff_overlay, diff_trees,
+    ApplyOptions, ApplyStyle, DevicePolicy, DiffOptions, FileTime, LayerPath, LayerWriter, OwnerPolicy,
+    TimesTable, apply as unpack, diff_overlay, diff_trees,
 };
 use crate::{Error, Result};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,12 +20,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const OWNERS: &str = "owners.json";
-
 /// An archive without entries.
 const EMPTY_TAR: &[u8] = &[0; 1024];
-
-type Owners = BTreeMap<String, (u32, u32)>;
 
 /// Unpacks a layer into `target` on top of `lowers`; with `plain` into a whole tree. `times` is the file with the true
 /// times of the layer.
@@ -51,7 +42,7 @@ pub(super) fn apply(
     }
     let applied = unpack(tar, target, &options)?;
     if context.identity == Identity::Single {
-        save_owners(target, &applied.index)?;
+        single::save_layer(target, lowers, plain, &applied.index)?;
     }
     Ok(())
 }
@@ -63,7 +54,7 @@ fn apply_options(style: ApplyStyle, lowers: &[PathBuf], context: Context) -> App
         options.devices = DevicePolicy::Skip;
     }
     if context.identity == Identity::Single {
-        options.owners = OwnerPolicy::Ignore;
+        options.owners = OwnerPolicy::Record;
     }
     options
 }
@@ -75,32 +66,6 @@ pub(super) fn inherit_root(lower: &Path, upper: &Path, context: Context) -> Resu
     unpack(EMPTY_TAR, upper, &options).map(drop)
 }
 
-fn owners_file(layer: &Path) -> Option<PathBuf> {
-    layer.parent().map(|folder| folder.join(OWNERS))
-}
-
-fn save_owners(target: &Path, index: &LayerIndex) -> Result<()> {
-    let mut owners = load_owners(target);
-    for entry in index.entries().iter().filter(|entry| !entry.kind.is_whiteout()) {
-        let Ok(path) = std::str::from_utf8(entry.path.as_bytes()) else { continue };
-        if (entry.uid, entry.gid) == (0, 0) {
-            owners.remove(path);
-        } else {
-            owners.insert(path.to_owned(), (entry.uid, entry.gid));
-        }
-    }
-    let Some(file) = owners_file(target) else { return Ok(()) };
-    let text = serde_json::to_vec(&owners).expect("plain data");
-    std::fs::write(&file, text).map_err(|e| Error::io("cannot record the owners of a layer", file, e))
-}
-
-fn load_owners(layer: &Path) -> Owners {
-    owners_file(layer)
-        .and_then(|file| std::fs::read(file).ok())
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default()
-}
-
 /// Writes the layer of `upper` on `lowers`, with the times as they are.
 pub(super) fn diff(
     upper: &Path,
@@ -110,16 +75,14 @@ pub(super) fn diff(
     context: Context,
 ) -> Result<()> {
     let recorded = match context.identity {
-        Identity::Full => Vec::new(),
-        Identity::Single => lowers.iter().map(|lower| load_owners(lower)).collect::<Vec<_>>(),
+        Identity::Full => None,
+        Identity::Single => Some(single::Recorded::of_step(upper, lowers)?),
     };
-    let owner = |path: &LayerPath, stat: &rustix::fs::Stat| {
-        std::str::from_utf8(path.as_bytes())
-            .ok()
-            .and_then(|path| recorded.iter().find_map(|owners| owners.get(path).copied()))
-            .unwrap_or((stat.st_uid, stat.st_gid))
+    let owner = |path: &LayerPath, stat: &rustix::fs::Stat, own| match &recorded {
+        Some(recorded) => recorded.owner(path, stat, own),
+        None => (stat.st_uid, stat.st_gid),
     };
-    let options = DiffOptions { owner: if recorded.is_empty() { None } else { Some(&owner) }, time: None };
+    let options = DiffOptions { owner: if recorded.is_some() { Some(&owner) } else { None }, time: None };
     let mut writer = LayerWriter::exact(output);
     if plain {
         let Some(lower) = lowers.first() else {
@@ -130,6 +93,9 @@ pub(super) fn diff(
         diff_overlay(upper, lowers, &mut writer, &options)?;
     }
     let (_, index) = writer.finish()?;
+    if context.identity == Identity::Single {
+        single::save_layer(upper, if plain { &[] } else { lowers }, plain, &index)?;
+    }
     if let Some(lower) = lowers.first()
         && index.get(&LayerPath::root()).is_none()
     {
@@ -146,7 +112,12 @@ fn keep_root_time(lower: &Path, upper: &Path) -> Result<()> {
 }
 
 /// Runs a [`CopyRequest`] and writes its layer, with the times as they are. A source with `true` is a build context.
-pub(super) fn file_operation(sources: &[(RootFs, bool)], plan: &[u8], output: &mut impl Write) -> Result<()> {
+pub(super) fn file_operation(
+    sources: &[(RootFs, bool)],
+    plan: &[u8],
+    output: &mut impl Write,
+    context: Context,
+) -> Result<()> {
     let request: CopyRequest = serde_json::from_slice(plan)
         .map_err(|e| Error::internal("a file operation cannot be read").with_source(e))?;
     let mut open = Vec::new();
@@ -154,7 +125,14 @@ pub(super) fn file_operation(sources: &[(RootFs, bool)], plan: &[u8], output: &m
     for (source, is_context) in sources {
         let tree = view::open(source)?;
         let kind = if *is_context { SourceKind::Context } else { SourceKind::RootFilesystem };
-        roots.push(Arc::new(SourceRoot::open(&view::fd_path(&tree), kind, None)?));
+        let mut root = SourceRoot::open(&view::fd_path(&tree), kind, None)?;
+        if context.identity == Identity::Single && kind == SourceKind::RootFilesystem {
+            let recorded = recorded_of(source)?;
+            let top = shown_path(tree.as_fd()).map_err(std::io::Error::from)?;
+            root = root
+                .with_owners(Box::new(move |folder, name, stat| recorded.owner_at(&top, folder, name, stat)));
+        }
+        roots.push(Arc::new(root));
         open.push(tree);
     }
     let mut writer = LayerWriter::exact(output);
@@ -169,6 +147,7 @@ pub(super) fn export(
     path: &str,
     published: &[PathBuf],
     output: &mut impl Write,
+    context: Context,
 ) -> Result<()> {
     let layers = tree_of(published)?;
     let top = LayerPath::from_archive(path.as_bytes())?;
@@ -183,9 +162,51 @@ pub(super) fn export(
         .map_err(|e| Error::io("the folder to export does not exist", path, e.into()))?;
     let memory = view::tmpfs(&[("mode", "0755")], rustix::mount::MountAttrFlags::empty())?;
     let mut writer = LayerWriter::new(output, None);
-    let options = DiffOptions { owner: None, time: Some(&time) };
+    let recorded = match context.identity {
+        Identity::Full => None,
+        Identity::Single => Some(recorded_of(rootfs)?),
+    };
+    // Records are by path in the whole tree, with the links on the way resolved.
+    let above = match &recorded {
+        Some(_) => path_within(tree.as_fd(), folder.as_fd())?,
+        None => LayerPath::root(),
+    };
+    let owner = |path: &LayerPath, stat: &rustix::fs::Stat, own| match &recorded {
+        Some(recorded) if path.is_root() => recorded.owner(&above, stat, own),
+        Some(recorded) => match above.join(path.as_bytes()) {
+            Ok(path) => recorded.owner(&path, stat, own),
+            Err(_) => own.unwrap_or((stat.st_uid, stat.st_gid)),
+        },
+        None => (stat.st_uid, stat.st_gid),
+    };
+    let options =
+        DiffOptions { owner: if recorded.is_some() { Some(&owner) } else { None }, time: Some(&time) };
     diff_trees(&view::fd_path(&memory), &view::fd_path(&folder), &mut writer, &options)?;
     writer.finish().map(drop)
+}
+
+/// The owners that are recorded for a tree.
+fn recorded_of(rootfs: &RootFs) -> Result<single::Recorded> {
+    match rootfs {
+        RootFs::Overlay { lowers, .. } => single::Recorded::of_layers(lowers),
+        RootFs::Folder { path, .. } => single::Recorded::of_layers(std::slice::from_ref(path)),
+    }
+}
+
+/// The path that the kernel shows for an open file.
+fn shown_path(file: BorrowedFd<'_>) -> rustix::io::Result<Vec<u8>> {
+    rustix::fs::readlink(view::fd_path(&file), Vec::new()).map(std::ffi::CString::into_bytes)
+}
+
+/// Where a folder is in its tree.
+fn path_within(tree: BorrowedFd<'_>, folder: BorrowedFd<'_>) -> Result<LayerPath> {
+    let shown = |file| shown_path(file).map_err(|e| Error::from(std::io::Error::from(e)));
+    let (tree, folder) = (shown(tree)?, shown(folder)?);
+    let below = folder.strip_prefix(tree.as_slice()).unwrap_or_default();
+    match below.strip_prefix(b"/").unwrap_or(below) {
+        b"" => Ok(LayerPath::root()),
+        below => LayerPath::new(below),
+    }
 }
 
 /// Removes a whole tree, whatever modes its folders have. One that does not exist is no error.

@@ -39,7 +39,10 @@ pub(super) fn enter() -> Result<Entered> {
     let maps = match subordinate_maps(uid, gid) {
         Ok(maps) => Some(maps),
         Err(why) => {
-            notes.push(format!("{why}; files and processes of a step can only be root's"));
+            notes.push(format!(
+                "{why}: other owners and users than root are recorded for the image, and steps are not kept from what \
+                 belongs to another user"
+            ));
             None
         }
     };
@@ -91,6 +94,12 @@ pub(super) fn enter() -> Result<Entered> {
     }
     receive_mounts_only()?;
     Ok(Entered { identity, user_namespace: true, notes })
+}
+
+/// Whether this process lives where a single id is mapped.
+pub(super) fn has_single_id() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().nth(2) == Some("1") && map.lines().count() == 1
 }
 
 /// Mounts of the host still arrive, ours do not leave.

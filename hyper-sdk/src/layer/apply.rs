@@ -13,6 +13,7 @@
 use super::entry::{Entry, EntryKind, LayerPath};
 use super::files::{self, Lowers, failed};
 use super::index::{LayerIndex, LayerIndexBuilder};
+use super::owner;
 use super::reader::{LayerReader, hash_data};
 use super::times::TimesTable;
 use crate::{Error, ErrorKind, Result};
@@ -41,8 +42,11 @@ pub enum ApplyStyle {
 pub enum OwnerPolicy {
     /// They are set; one that cannot be set is an error.
     Keep,
-    /// They are not set: everything belongs to the caller, as in a user namespace with a single id.
+    /// They are not set: everything belongs to the caller.
     Ignore,
+    /// As [`OwnerPolicy::Ignore`], and files and folders carry their owner in the attribute `user.hyper.owner`. Links
+    /// and pipes carry none.
+    Record,
 }
 
 /// What happens to device nodes that the caller may not create.
@@ -114,6 +118,11 @@ pub fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result
         skipped: Vec::new(),
         buffer: vec![0; 128 << 10],
     };
+    if options.owners == OwnerPolicy::Ignore {
+        // What was written here before may keep its owner out.
+        files::let_owner_in(apply.top.as_fd(), b"")
+            .map_err(|e| failed("cannot write to the target", &LayerPath::root(), e))?;
+    }
     if options.style == ApplyStyle::Overlay {
         let root = apply.inherited(&LayerPath::root())?;
         apply.directories.insert(LayerPath::root(), Pending { entry: root, existed: false, implied: true });
@@ -226,8 +235,18 @@ impl Apply<'_> {
             entry.xattrs = files::xattrs(node.parent.as_fd(), &node.name)
                 .map_err(|e| failed("cannot read the attributes of a lower layer", path, e))?;
             entry.xattrs.retain(|name, _| !files::is_overlay_xattr(name));
+            self.recorded_owner(&mut entry);
         }
         Ok(entry)
+    }
+
+    /// Takes the owner of something of a lower layer from where it is recorded.
+    fn recorded_owner(&self, entry: &mut Entry) {
+        if self.options.owners == OwnerPolicy::Record
+            && let Some(owner) = owner::take_owner(&mut entry.xattrs)
+        {
+            (entry.uid, entry.gid) = owner;
+        }
     }
 
     fn directory(&mut self, entry: &Entry, implied: bool) -> Result<()> {
@@ -241,7 +260,12 @@ impl Apply<'_> {
                     let stat = files::status(&*parent, entry.path.file_name())
                         .map_err(|e| failed("cannot look at the target", &entry.path, e))?;
                     existed = files::type_of(&stat) == FileType::Directory;
-                    if !existed {
+                    if existed && self.options.owners != OwnerPolicy::Keep {
+                        // Its own mode may keep its owner out; the layer's comes at the end.
+                        files::let_owner_in(parent.as_fd(), entry.path.file_name()).map_err(|e| {
+                            failed("cannot write to a directory of the target", &entry.path, e)
+                        })?;
+                    } else if !existed {
                         self.remove(&entry.path, parent.as_fd())?;
                         make().map_err(|e| failed("cannot make a directory", &entry.path, e))?;
                     }
@@ -335,7 +359,7 @@ impl Apply<'_> {
             done.map_err(|e| {
                 let owner = format!("{}:{}", entry.uid, entry.gid);
                 let why = match e {
-                    Errno::INVAL => "the owner of an entry is not mapped in this user namespace",
+                    Errno::INVAL => owner::BEYOND,
                     Errno::PERM => "the owner of an entry may not be set without more privilege",
                     _ => "cannot set the owner of an entry",
                 };
@@ -343,8 +367,8 @@ impl Apply<'_> {
                 failed(why, path, e).with_kind(kind).with_context("owner", owner)
             })?;
         }
-        for (key, value) in &entry.xattrs {
-            files::set_xattr(parent, name, key, value, path)?;
+        for (key, value) in owner::attributes(entry, self.options.owners == OwnerPolicy::Record) {
+            files::set_xattr(parent, name, &key, &value, path)?;
         }
         let mode = Mode::from_raw_mode(entry.mode);
         let done = match fd {
@@ -410,6 +434,7 @@ impl Apply<'_> {
         copy.set_time(files::time_of(&node.stat));
         copy.xattrs = files::xattrs(node.parent.as_fd(), &node.name).map_err(read_failed)?;
         copy.xattrs.retain(|name, _| !files::is_overlay_xattr(name));
+        self.recorded_owner(&mut copy);
         let made = match make(&copy, parent) {
             Err(Errno::EXIST) => {
                 self.remove(&copy.path, parent)?;

@@ -26,8 +26,9 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Says who owns an entry, given the status that the file system reports.
-pub type OwnerLookup<'a> = dyn Fn(&LayerPath, &Stat) -> (u32, u32) + 'a;
+/// Says who owns an entry, given the status that the file system reports and the owner that the entry itself records in
+/// an attribute.
+pub type OwnerLookup<'a> = dyn Fn(&LayerPath, &Stat, Option<(u32, u32)>) -> (u32, u32) + 'a;
 
 /// Says which time an entry gets in place of that of the file.
 pub type TimeLookup<'a> = dyn Fn(&LayerPath) -> Option<FileTime> + 'a;
@@ -36,7 +37,8 @@ pub type TimeLookup<'a> = dyn Fn(&LayerPath) -> Option<FileTime> + 'a;
 #[derive(Default)]
 pub struct DiffOptions<'a> {
     /// Who owns what: by default whoever the file system says. In a user namespace with a single id that is always
-    /// the caller, so there the builder looks up whom the lower layers record.
+    /// the caller, so there owners are recorded: in the attribute `user.hyper.owner`, which is then left out of the
+    /// layer, or beside it.
     pub owner: Option<&'a OwnerLookup<'a>>,
     /// Which times entries get: by default those of the files.
     pub time: Option<&'a TimeLookup<'a>>,
@@ -335,7 +337,7 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
         }
         xattrs.retain(|name, _| !files::is_overlay_xattr(name));
         let (uid, gid) = match self.options.owner {
-            Some(owner) => owner(path, stat),
+            Some(owner) => owner(path, stat, super::owner::take_owner(&mut xattrs)),
             None => (stat.st_uid, stat.st_gid),
         };
         let mode = stat.st_mode & 0o7777;

@@ -101,11 +101,36 @@ pub(super) fn remove_all(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::
         Err(Errno::NOTEMPTY | Errno::EXIST) => {}
         Err(e) => return Err(e),
     }
-    let below = open_below(directory, name, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    // Its mode may keep its owner out.
+    let below = match open_below(directory, name, OFlags::RDONLY | OFlags::DIRECTORY) {
+        Err(Errno::ACCESS) => {
+            let_owner_in(directory, name)?;
+            open_below(directory, name, OFlags::RDONLY | OFlags::DIRECTORY)?
+        }
+        below => below?,
+    };
+    if rustix::fs::accessat(&below, c".", rustix::fs::Access::WRITE_OK, AtFlags::EACCESS).is_err() {
+        let_owner_in(directory, name)?;
+    }
     for child in names(&below)? {
         remove_all(below.as_fd(), &child)?;
     }
     rustix::fs::unlinkat(directory, os_name, AtFlags::REMOVEDIR)
+}
+
+/// Lets the owner of a directory read and change it, whatever its mode is; only those who may can do so.
+pub(super) fn let_owner_in(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
+    let directory = open_below(parent, name, OFlags::PATH | OFlags::DIRECTORY)?;
+    let mode = rustix::fs::statat(&directory, c"", AtFlags::EMPTY_PATH)?.st_mode & 0o7777;
+    if mode & 0o700 == 0o700 {
+        return Ok(());
+    }
+    let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    match rustix::fs::chmod(path, Mode::from_raw_mode(mode | 0o700)) {
+        // Somebody else's: the group or all others may be allowed all the same.
+        Err(Errno::PERM) => Ok(()),
+        done => done,
+    }
 }
 
 /// The path of a name for the few calls that take no descriptor; its last part is not followed by the `l` calls.

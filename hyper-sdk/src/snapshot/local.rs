@@ -2,7 +2,7 @@
 
 use super::folders::{Claim, Folders, Removed};
 use super::{Active, SnapshotCapabilities, SnapshotInfo, Snapshotter, TarStream, UnpackOptions};
-use crate::exec::{NativeExecutor, Reply, Request, RootFs};
+use crate::exec::{Identity, NativeExecutor, Reply, Request, RootFs};
 use crate::{Digest, Error, ErrorKind, Result, private_folder};
 use async_trait::async_trait;
 use std::collections::{BTreeSet, HashMap};
@@ -79,7 +79,12 @@ impl LocalSnapshotter {
         style: Style,
     ) -> Result<Self> {
         private_folder::open(root.as_ref())?;
-        let (folders, leftovers) = Folders::open(&root.as_ref().join(style.name()))?;
+        // Folders of layers mean something else with a single id: owners are recorded instead of set.
+        let name = match executor.identity() {
+            Identity::Full => style.name().to_owned(),
+            Identity::Single => format!("{}-single-id", style.name()),
+        };
+        let (folders, leftovers) = Folders::open(&root.as_ref().join(name))?;
         let (under_way, active) = (Mutex::default(), AtomicUsize::new(0));
         let inner = Inner { style, folders, executor, under_way, active };
         // What cannot be removed is tried again at the next start, and keeps nobody from building.

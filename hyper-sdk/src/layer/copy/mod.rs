@@ -51,7 +51,7 @@ pub use plan::{Content, Plan, PlannedEntry, content_digest};
 pub use planner::Planner;
 pub(crate) use request::tree_of;
 pub use request::{CopyRequest, CopyStep};
-pub use source::{FilterDecision, Metadata, PathFilter, SourceKind, SourceRoot};
+pub use source::{FilterDecision, Metadata, PathFilter, SourceKind, SourceOwners, SourceRoot};
 pub use stat_cache::StatCache;
 pub use survey::newest_mtime;
 

@@ -88,12 +88,17 @@ impl Metadata {
     }
 }
 
+/// Says who owns a name in a directory (or, when it is empty, what is open itself), given the status that the file system
+/// reports; `None` when that is right.
+pub type SourceOwners = dyn Fn(BorrowedFd<'_>, &[u8], &fs::Stat) -> Option<(u32, u32)> + Send + Sync;
+
 /// A directory to copy from.
 pub struct SourceRoot {
     directory: OwnedFd,
     path: PathBuf,
     kind: SourceKind,
     filter: Option<Arc<dyn PathFilter>>,
+    owners: Option<Box<SourceOwners>>,
     needed: Mutex<HashMap<Vec<u8>, bool>>,
     remembered: Mutex<Option<HashMap<Vec<u8>, Listing>>>,
     fetched: OnceLock<FileTime>,
@@ -123,7 +128,13 @@ impl SourceRoot {
         let directory = fs::open(path, flags, Mode::empty())
             .map_err(|e| Error::io("cannot open the folder to copy from", path, e.into()))?;
         let (path, needed, remembered) = (path.to_owned(), Mutex::default(), Mutex::default());
-        Ok(Self { directory, path, kind, filter, needed, remembered, fetched: OnceLock::new() })
+        Ok(Self { directory, path, kind, filter, owners: None, needed, remembered, fetched: OnceLock::new() })
+    }
+
+    /// Takes owners of a root file system from where they are recorded.
+    pub fn with_owners(mut self, owners: Box<SourceOwners>) -> Self {
+        self.owners = Some(owners);
+        self
     }
 
     /// The directory, for messages.
@@ -179,7 +190,10 @@ impl SourceRoot {
         let stat = fs::statat(directory, OsStr::from_bytes(name), flags)?;
         let (uid, gid) = match self.kind {
             SourceKind::Context => (0, 0),
-            SourceKind::RootFilesystem => (stat.st_uid, stat.st_gid),
+            SourceKind::RootFilesystem => {
+                let recorded = self.owners.as_ref().and_then(|owners| owners(directory, name, &stat));
+                recorded.unwrap_or((stat.st_uid, stat.st_gid))
+            }
         };
         Ok(Metadata {
             file_type: FileType::from_raw_mode(stat.st_mode),

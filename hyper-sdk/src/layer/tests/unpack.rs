@@ -200,7 +200,7 @@ fn equal_size_and_time_do_not_hide_a_change() {
 fn the_owner_is_whoever_the_lookup_says() {
     let new = plain(&[dir("d"), file("d/f", "x")]);
     let empty = tempfile::tempdir().unwrap();
-    let owner = |p: &LayerPath, _: &rustix::fs::Stat| if *p == path("d/f") { (5, 6) } else { (0, 0) };
+    let owner = |p: &LayerPath, _: &rustix::fs::Stat, _| if *p == path("d/f") { (5, 6) } else { (0, 0) };
     let mut writer = LayerWriter::new(Vec::new(), None);
     diff_trees(empty.path(), new.path(), &mut writer, &DiffOptions { owner: Some(&owner), time: None })
         .unwrap();

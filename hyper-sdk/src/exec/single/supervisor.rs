@@ -1,0 +1,188 @@
+//! The thread of pid 1 that answers the calls of a step.
+
+use super::calls::{self, Call, Known};
+use super::ids::Ids;
+use super::lookup::Caller;
+use super::notify::{self, Answer, Request};
+use super::owners::StepOwners;
+use super::records::StepRecord;
+use crate::{Error, Result};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use std::io::IoSliceMut;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// More users and sets of groups than any build has.
+const MOST_IDENTITIES: usize = 1 << 16;
+
+/// The thread at work.
+pub(in crate::exec) struct Supervisor {
+    owners: Arc<Mutex<StepOwners>>,
+}
+
+impl Supervisor {
+    /// Takes the descriptor of the calls that the command sends, and answers from then on. Gives `None` when the command
+    /// ended without sending it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when `/proc` of the step cannot be opened.
+    pub(in crate::exec) fn start(
+        from: &UnixStream,
+        mut owners: StepOwners,
+        user: Ids,
+    ) -> Result<Option<Self>> {
+        owners.enter()?;
+        let Some(listener) = receive(from) else { return Ok(None) };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let proc = rustix::fs::open("/proc", flags, Mode::empty())
+            .map_err(|e| Error::io("cannot open", "/proc", e.into()))?;
+        // What is made for a process has the mask of that process.
+        rustix::process::umask(Mode::empty());
+        notify::wake_in_step(&listener);
+        let owners = Arc::new(Mutex::new(owners));
+        let state =
+            State { proc, owners: Arc::clone(&owners), identities: vec![Ids::of(0, 0, vec![0]), user] };
+        std::thread::Builder::new().spawn(move || state.serve(&listener))?;
+        Ok(Some(Self { owners }))
+    }
+
+    /// What is to be kept of the step.
+    pub(in crate::exec) fn record(&self) -> StepRecord {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).record()
+    }
+}
+
+fn receive(from: &UnixStream) -> Option<OwnedFd> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    loop {
+        match rustix::net::recvmsg(
+            from,
+            &mut [IoSliceMut::new(&mut byte)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        ) {
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+            Ok(_) => break,
+        }
+    }
+    ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+        _ => None,
+    })
+}
+
+/// What the thread knows.
+pub(super) struct State {
+    proc: OwnedFd,
+    owners: Arc<Mutex<StepOwners>>,
+    /// Who processes are, by number; 0 is whoever has none.
+    identities: Vec<Ids>,
+}
+
+/// One call, with what its arguments mean.
+pub(super) struct Asked<'a> {
+    pub(super) request: &'a Request,
+    pub(super) known: Known,
+    pub(super) caller: Caller<'a>,
+    pub(super) ids: Ids,
+}
+
+impl Asked<'_> {
+    /// An argument that is a file, a set of flags or another number.
+    pub(super) fn number(&self, index: usize) -> i32 {
+        self.request.args[index] as i32
+    }
+
+    /// An argument that is an id.
+    pub(super) fn id(&self, index: usize) -> u32 {
+        let id = self.request.args[index] as u32;
+        match self.known.short {
+            true if id as u16 == u16::MAX => super::ids::KEEP,
+            true => u32::from(id as u16),
+            false => id,
+        }
+    }
+
+    /// An argument that is a path.
+    pub(super) fn path(&self, index: usize) -> rustix::io::Result<Vec<u8>> {
+        self.caller.path(self.request.args[index])
+    }
+}
+
+impl State {
+    fn serve(mut self, listener: &OwnedFd) {
+        while let Some(request) = notify::next(listener) {
+            let answer = self.answer(listener, &request).unwrap_or_else(Answer::Fail);
+            notify::answer(listener, &request, answer);
+        }
+    }
+
+    fn answer(&mut self, listener: &OwnedFd, request: &Request) -> rustix::io::Result<Answer> {
+        let Some(known) = calls::known(request.arch, request.number) else { return Ok(Answer::Continue) };
+        let ids = self.identities.get(notify::identity(request.pid)).unwrap_or(&self.identities[0]).clone();
+        // Whose number it was that has just been looked up.
+        if !notify::still_waits(listener, request) {
+            return Ok(Answer::Continue);
+        }
+        let owners = Arc::clone(&self.owners);
+        let mut owners = owners.lock().unwrap_or_else(PoisonError::into_inner);
+        // Kept apart from `self`, which identities change.
+        let proc = self.proc.try_clone().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::MFILE))?;
+        let asked = Asked { request, known, caller: Caller::new(&proc, request), ids };
+        use Call::*;
+        match known.call {
+            Chown | Lchown | Fchown | Fchownat => super::answers::chown(&asked, &mut owners),
+            // Where this finds nothing, the kernel says why.
+            Stat | Lstat | Fstat | Fstatat | Statx => {
+                Ok(super::answers::status(&asked, &owners).unwrap_or(Answer::Continue))
+            }
+            Listxattr | Llistxattr | Flistxattr => super::answers::attributes(&asked, &owners),
+            Open | Creat | Openat | Openat2 => super::create::open(&asked, &mut owners),
+            Mkdir | Mkdirat => super::create::mkdir(&asked, &mut owners),
+            Mknod | Mknodat => super::create::mknod(&asked, &mut owners),
+            Symlink | Symlinkat => super::create::symlink(&asked, &mut owners),
+            Rename | Renameat | Link | Linkat => {
+                super::create::hold(&asked, &mut owners);
+                Ok(Answer::Continue)
+            }
+            Execve | Execveat => {
+                if let Some(ids) = super::answers::start(&asked, &owners) {
+                    self.become_one(request.pid, &asked.ids, ids)?;
+                }
+                Ok(Answer::Continue)
+            }
+            Prctl => {
+                let mut ids = asked.ids.clone();
+                ids.keep(asked.number(1) != 0);
+                self.become_one(request.pid, &asked.ids, ids).map(|()| Answer::Continue)
+            }
+            Setrlimit | Prlimit => Ok(Answer::Continue),
+            _ => match super::answers::identity(&asked)? {
+                (answer, Some(ids)) => self.become_one(request.pid, &asked.ids, ids).map(|()| answer),
+                (answer, None) => Ok(answer),
+            },
+        }
+    }
+
+    /// Makes a process somebody else.
+    fn become_one(&mut self, pid: u32, before: &Ids, ids: Ids) -> rustix::io::Result<()> {
+        if ids == *before {
+            return Ok(());
+        }
+        let number = match self.identities.iter().skip(1).position(|known| *known == ids) {
+            Some(at) => at + 1,
+            None if self.identities.len() >= MOST_IDENTITIES => return Err(Errno::AGAIN),
+            None => {
+                self.identities.push(ids);
+                self.identities.len() - 1
+            }
+        };
+        notify::set_identity(pid, number)
+    }
+}
