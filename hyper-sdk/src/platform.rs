@@ -1,7 +1,8 @@
 //! Operating system, architecture and variant.
 //!
-//! The text form is `OS/ARCH[/VARIANT]`, normalised as containerd does: `x86_64` is `amd64`, `aarch64` is `arm64`,
-//! `arm` alone is `arm/v7`, `arm64/v8` is `arm64`.
+//! The text form is `OS[(VERSION)]/ARCH[/VARIANT]`, normalised as containerd does: `x86_64` is `amd64`, `aarch64` is
+//! `arm64`, `arm` alone is `arm/v7`, `arm64/v8` is `arm64`. The version is that of the operating system, as in
+//! `windows(10.0.20348.1006)/amd64`.
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -70,19 +71,60 @@ impl Platform {
         Self { architecture, os, os_version: None, os_features: Vec::new(), variant }
     }
 
-    /// Whether an image for `offered` runs where `self` is wanted: same system, architecture and variant.
+    /// Whether an image for `offered` runs where `self` is wanted: same system, architecture and variant; and the same
+    /// release of the system, as far as both name one. Of four numbers the last is a patch, which may differ.
     pub fn matches(&self, offered: &Platform) -> bool {
+        let offered_version = &offered.os_version;
         let offered = Self::new(&offered.os, &offered.architecture, offered.variant.as_deref());
         let wanted = Self::new(&self.os, &self.architecture, self.variant.as_deref());
         wanted.os == offered.os
             && wanted.architecture == offered.architecture
             && wanted.variant == offered.variant
+            && match (&self.os_version, offered_version) {
+                (Some(wanted), Some(offered)) => release(wanted).zip(release(offered)).all(|(a, b)| a == b),
+                _ => true,
+            }
     }
+
+    /// The best of what is offered for this platform: the very version of the system first, then the newest patch of
+    /// it, then what names no version; the first of equals.
+    pub fn choose<'a, T>(&self, offered: impl Iterator<Item = (&'a T, &'a Platform)>) -> Option<&'a T> {
+        let mut best: Option<(&T, _)> = None;
+        for (what, platform) in offered.filter(|(_, platform)| self.matches(platform)) {
+            let rank = self.rank(platform);
+            if best.as_ref().is_none_or(|(_, known)| rank > *known) {
+                best = Some((what, rank));
+            }
+        }
+        best.map(|(what, _)| what)
+    }
+
+    /// How well a platform that matches suits, the more the better.
+    pub fn rank(&self, offered: &Platform) -> (bool, bool, u64) {
+        let (Some(wanted), Some(version)) = (&self.os_version, &offered.os_version) else {
+            return (false, false, 0);
+        };
+        (wanted == version, true, version.split('.').nth(3).and_then(|n| n.parse().ok()).unwrap_or(0))
+    }
+}
+
+/// The numbers of a version that say which release it is.
+fn release(version: &str) -> impl Iterator<Item = &str> {
+    version.split('.').take(3)
+}
+
+/// Whether a version of a system can stand in the text of a platform.
+fn is_version(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
+        f.write_str(&self.os)?;
+        if let Some(version) = self.os_version.as_ref().filter(|version| is_version(version)) {
+            write!(f, "({version})")?;
+        }
+        write!(f, "/{}", self.architecture)?;
         match &self.variant {
             Some(variant) => write!(f, "/{variant}"),
             None => Ok(()),
@@ -93,14 +135,28 @@ impl fmt::Display for Platform {
 impl FromStr for Platform {
     type Err = Error;
 
-    /// Parses `OS/ARCH[/VARIANT]`; a known architecture alone means the system of the host, and a known system alone the
+    /// Parses `OS[(VERSION)]/ARCH[/VARIANT]`; a known architecture alone means the system of the host, and a known system alone the
     /// architecture of the host.
     fn from_str(s: &str) -> Result<Self> {
         let bad = || {
             Error::invalid(format!(
-                "`{s}` is not a platform: expected OS/ARCH[/VARIANT], such as linux/amd64"
+                "`{s}` is not a platform: expected OS[(VERSION)]/ARCH[/VARIANT], such as linux/amd64"
             ))
         };
+        let system = s.split('/').next().unwrap_or_default();
+        if let Some((os, version)) = system.strip_suffix(')').and_then(|system| system.split_once('(')) {
+            if os.is_empty() || !(version.is_empty() || is_version(version)) {
+                return Err(bad());
+            }
+            let mut platform: Self =
+                format!("{os}{}", &s[system.len()..]).parse().map_err(|_: Error| bad())?;
+            // An architecture alone has no version.
+            if Self::new(os, &platform.architecture, None).os != platform.os {
+                return Err(bad());
+            }
+            platform.os_version = Some(version.to_owned()).filter(|version| !version.is_empty());
+            return Ok(platform);
+        }
         if s.is_empty() || !s.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b)) {
             return Err(bad());
         }
@@ -146,8 +202,65 @@ mod tests {
         let host = Platform::host();
         assert_eq!("linux".parse::<Platform>().unwrap(), Platform { os: "linux".to_owned(), ..host.clone() });
         assert_eq!("aarch64".parse::<Platform>().unwrap(), Platform::new(&host.os, "arm64", None));
-        for text in ["", "foo", "linux/", "a/b/c/d", "linux/am d64"] {
+        for text in [
+            "",
+            "foo",
+            "linux/",
+            "a/b/c/d",
+            "linux/am d64",
+            "windows(10/amd64",
+            "windows(1)(2)/amd64",
+            "(1)/amd64",
+            "amd64(1)",
+            "windows/amd64(1)",
+            "windows(1 0)/amd64",
+            "windows(1/2)/amd64",
+        ] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_system_may_have_a_version() {
+        for (text, version, normal) in [
+            ("windows(10.0.20348.1006)/amd64", Some("10.0.20348.1006"), "windows(10.0.20348.1006)/amd64"),
+            ("Windows(10.0)/x86_64", Some("10.0"), "windows(10.0)/amd64"),
+            ("windows()/amd64", None, "windows/amd64"),
+            ("linux(5.4-lts)/arm/7", Some("5.4-lts"), "linux(5.4-lts)/arm/v7"),
+        ] {
+            let platform: Platform = text.parse().unwrap();
+            assert_eq!((platform.os_version.as_deref(), platform.to_string()), (version, normal.to_owned()));
+        }
+        let alone: Platform = "windows(10.0)".parse().unwrap();
+        assert_eq!((alone.os.as_str(), alone.os_version.as_deref()), ("windows", Some("10.0")));
+    }
+
+    #[test]
+    fn the_version_of_the_system_chooses() {
+        let offered: Vec<Platform> = [
+            "linux/amd64",
+            "windows/amd64",
+            "windows(10.0.17763.99)/amd64",
+            "windows(10.0.20348.5)/amd64",
+            "windows(10.0.20348.1006)/amd64",
+            "windows(10.0.20348.643)/amd64",
+        ]
+        .map(|text| text.parse().unwrap())
+        .into();
+        for (wanted, expected) in [
+            ("windows/amd64", "windows/amd64"),
+            ("windows(10.0.20348.643)/amd64", "windows(10.0.20348.643)/amd64"),
+            ("windows(10.0.20348)/amd64", "windows(10.0.20348.1006)/amd64"),
+            ("windows(10.0.20348.9999)/amd64", "windows(10.0.20348.1006)/amd64"),
+            ("windows(10.0.17763.1)/amd64", "windows(10.0.17763.99)/amd64"),
+            ("windows(10.0.1.1)/amd64", "windows/amd64"),
+            ("linux(5)/amd64", "linux/amd64"),
+        ] {
+            let wanted: Platform = wanted.parse().unwrap();
+            let found = wanted.choose(offered.iter().map(|p| (p, p))).unwrap();
+            assert_eq!(found.to_string(), expected, "{wanted}");
+        }
+        let other: Platform = "windows(10.0.17763.1)/amd64".parse().unwrap();
+        assert!(other.choose(offered[3..].iter().map(|p| (p, p))).is_none());
     }
 }

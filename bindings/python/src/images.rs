@@ -107,8 +107,8 @@ pub(crate) async fn inspect(
 /// The entry of an index for a platform; `None` when it is no index.
 fn choose(manifest: &Manifest, platform: &Platform) -> Result<Option<Digest>> {
     let Some(index) = manifest.index() else { return Ok(None) };
-    let entry =
-        index.manifests.iter().find(|entry| entry.platform.as_ref().is_some_and(|p| platform.matches(p)));
+    let offered = index.manifests.iter().filter_map(|entry| Some((entry, entry.platform.as_ref()?)));
+    let entry = platform.choose(offered);
     entry.map(|entry| Some(entry.digest.clone())).ok_or_else(|| {
         Error::new(ErrorKind::ManifestUnknown, "the index has no image for this platform")
             .with_context("platform", platform)

@@ -46,7 +46,7 @@ pub(crate) struct BuildArgs {
     /// Stage to build, by name or number; the last one without it
     #[arg(long, value_name = "STAGE")]
     target: Option<String>,
-    /// Platform to build for, as OS/ARCH[/VARIANT]; that of this machine without it
+    /// Platform to build for, as OS[(VERSION)]/ARCH[/VARIANT]; that of this machine without it
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
     /// Runs every step although its result is known

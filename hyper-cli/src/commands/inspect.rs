@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::terminal::{print, print_json, size};
 use clap::Args;
 use futures::TryStreamExt as _;
-use hyper_sdk::oci::{Descriptor, ImageConfig, Manifest};
+use hyper_sdk::oci::{ImageConfig, Manifest};
 use hyper_sdk::platform::Platform;
 use hyper_sdk::{Error, ErrorKind, Reference, Result, media_type};
 use serde_json::json;
@@ -48,8 +48,8 @@ pub(crate) async fn run(args: InspectArgs, session: &Session) -> Result<(), Fail
     if let Some(platform) = &args.platform {
         for _ in 0..4 {
             let Some(index) = manifest.index() else { break };
-            let fits = |d: &&Descriptor| d.platform.as_ref().is_some_and(|p| platform.matches(p));
-            let entry = index.manifests.iter().find(fits).ok_or_else(|| {
+            let offered = index.manifests.iter().filter_map(|d| Some((d, d.platform.as_ref()?)));
+            let entry = platform.choose(offered).ok_or_else(|| {
                 Error::new(ErrorKind::ManifestUnknown, "the index has no image for this platform")
                     .with_context("platform", platform)
             })?;

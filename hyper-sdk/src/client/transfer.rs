@@ -200,8 +200,8 @@ impl Plan {
 
 /// The image of an index for a platform.
 fn choose(entries: &[Descriptor], wanted: &Platform) -> Result<Descriptor> {
-    let fits = |d: &&Descriptor| d.platform.as_ref().is_some_and(|p| wanted.matches(p));
-    entries.iter().find(fits).cloned().ok_or_else(|| {
+    let offered = entries.iter().filter_map(|d| Some((d, d.platform.as_ref()?)));
+    wanted.choose(offered).cloned().ok_or_else(|| {
         let have: Vec<String> = entries
             .iter()
             .filter_map(|d| d.platform.as_ref())

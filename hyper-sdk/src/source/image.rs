@@ -138,10 +138,8 @@ impl ImageSource {
                     let image = self.with_config(repository.clone(), manifest).await?;
                     return Ok(platform.matches(&image.config.platform()).then_some(image));
                 }
-                ManifestBody::Index(index) => index
-                    .manifests
-                    .iter()
-                    .find(|d| d.platform.as_ref().is_some_and(|p| platform.matches(p)))
+                ManifestBody::Index(index) => platform
+                    .choose(index.manifests.iter().filter_map(|d| Some((d, d.platform.as_ref()?))))
                     .map(|d| d.digest.clone()),
             };
             match next {

@@ -81,6 +81,10 @@ fn find(folder: &Path, tag: Option<&str>, digest: Option<&Digest>, platform: &Pl
         let size = std::fs::metadata(blob_path(folder, digest)).map(|m| m.len()).unwrap_or(0);
         found.push(Descriptor::new(crate::media_type::OCI_MANIFEST, digest.clone(), size));
     }
+    let by_rank = |found: &mut Vec<Descriptor>| {
+        found.sort_by_key(|d| d.platform.as_ref().map(|offered| platform.rank(offered)).unwrap_or_default());
+    };
+    by_rank(&mut found);
     while let Some(descriptor) = found.pop() {
         if descriptor.platform.as_ref().is_some_and(|p| p.os != "unknown" && !platform.matches(p)) {
             continue;
@@ -98,6 +102,7 @@ fn find(folder: &Path, tag: Option<&str>, digest: Option<&Digest>, platform: &Pl
                         .filter(|d| !d.annotations.contains_key("vnd.docker.reference.type"))
                         .cloned(),
                 );
+                by_rank(&mut found);
             }
         }
     }
