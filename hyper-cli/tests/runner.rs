@@ -13,6 +13,7 @@ mod build;
 mod check;
 mod debian;
 mod exclude;
+mod git_sources;
 mod hostile;
 
 mod interop;

@@ -187,6 +187,7 @@ impl Planner<'_> {
     }
 
     fn members(&mut self, file: File, top: &LayerPath, spec: &CopySpec) -> Result<()> {
+        let length = file.metadata()?.len();
         let file = Arc::new(file);
         // Members that `--exclude` leaves out, by their paths in the archive: a later link may still name one.
         let mut left_out: HashMap<LayerPath, Pending> = HashMap::new();
@@ -261,6 +262,10 @@ impl Planner<'_> {
                 }
                 EntryType::Regular | EntryType::Continuous => {
                     let offset = member.raw_file_position();
+                    if offset.checked_add(size).is_none_or(|end| end > length) {
+                        return Err(Error::invalid("the archive is damaged: it ends before the member does")
+                            .with_context("member", escape(&name)));
+                    }
                     content = Content::Range { file: file.clone(), offset, size };
                     EntryKind::File { size, digest: None }
                 }

@@ -63,10 +63,8 @@ async fn fetch_shown(inner: &Inner, source: &GitSource, shown: &str) -> Result<F
     }
     let git = Git::new(inner, source, shown)?;
     let _lock = git.lock().await?;
-    if !git.repository.join("HEAD").is_file() {
-        git.run(&["init", "--quiet", "--bare", "."]).await?;
-    }
     let found = git.find(source).await?;
+    git.prepare(&found.commit).await?;
     git.get(&found).await?;
     let time: i64 = git
         .run(&["show", "--no-patch", "--no-show-signature", "--format=%ct", &found.commit])
@@ -132,7 +130,7 @@ impl Git {
         }
         let mut arguments = vec!["ls-remote", "--", self.remote.as_str()];
         arguments.extend(names.iter().map(String::as_str));
-        let listing = self.run(&arguments).await?;
+        let listing = self.ask(&arguments).await?;
         let listed = |name: &str| {
             listing.lines().filter_map(|l| l.split_once('\t')).find(|(_, n)| *n == name).map(|(id, _)| id)
         };
@@ -150,7 +148,7 @@ impl Git {
 
     async fn unknown(&self, wanted: &str) -> Error {
         let arguments = ["ls-remote", "--heads", "--tags", "--", self.remote.as_str()];
-        let listing = self.run(&arguments).await.unwrap_or_default();
+        let listing = self.ask(&arguments).await.unwrap_or_default();
         let names = listing.lines().filter_map(|l| {
             let name = l.split_once('\t')?.1;
             name.strip_prefix("refs/heads/").or_else(|| name.strip_prefix("refs/tags/"))
@@ -173,6 +171,25 @@ impl Git {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Makes our repository, with the kind of objects that the commit is of. One with another kind is what was at the
+    /// address before.
+    async fn prepare(&self, commit: &str) -> Result<()> {
+        let config = std::fs::read_to_string(self.repository.join("config")).unwrap_or_default();
+        let is_sha256 = config.to_ascii_lowercase().contains("objectformat = sha256");
+        if self.repository.join("HEAD").is_file() {
+            if is_sha256 == has_sha256(commit) {
+                return Ok(());
+            }
+            for entry in std::fs::read_dir(&self.repository).at("cannot read the folder", &self.repository)? {
+                let entry = entry.at("cannot read the folder", &self.repository)?;
+                if entry.file_name() != super::git_command::LOCK {
+                    remove(&entry.path())?;
+                }
+            }
+        }
+        self.run(&[&["init", "--quiet", "--bare"], object_format(commit), &["."]].concat()).await.map(drop)
     }
 
     async fn has(&self, commit: &str) -> bool {
@@ -212,7 +229,8 @@ impl Git {
             self.output(self.command(to, protocols).args(arguments)).await
         };
         let words = |line: &'static str| line.split(' ').map(OsStr::new).collect::<Vec<_>>();
-        run("", &words("init --quiet .")).await?;
+        let format: Vec<&OsStr> = object_format(commit).iter().map(OsStr::new).collect();
+        run("", &[words("init --quiet"), format, words(".")].concat()).await?;
         // A local copy of this one commit; nothing else of the repository is shared.
         self.run(&["update-ref", "refs/fetched/wanted", &found.object]).await?;
         let mut fetch =
@@ -225,8 +243,12 @@ impl Git {
         run("", &checkout).await?;
         run("", &[&words("remote add -- origin")[..], &[OsStr::new(&self.remote)]].concat()).await?;
         if has_submodules {
-            let update = words("submodule --quiet update --init --recursive --depth=1");
-            run(PROTOCOLS, &update).await?;
+            let mut update = words("submodule --quiet update --init --recursive --depth=1");
+            if run(PROTOCOLS, &update).await.is_err() {
+                // The server of one may refuse shallow copies, or the commit is not the newest there.
+                update.pop();
+                run(PROTOCOLS, &update).await?;
+            }
         }
         if keeps {
             let is_reference =
@@ -244,6 +266,16 @@ impl Git {
         }
         Ok(())
     }
+}
+
+/// Whether a commit is of a repository with SHA-256 objects.
+fn has_sha256(commit: &str) -> bool {
+    commit.len() == 64
+}
+
+/// What `git init` is told about the objects of a repository with this commit.
+fn object_format(commit: &str) -> &'static [&'static str] {
+    if has_sha256(commit) { &["--object-format=sha256"] } else { &[] }
 }
 
 fn is_commit(text: &str) -> bool {

@@ -13,6 +13,10 @@ use url::Url;
 
 /// The most of git's own words that an error repeats.
 const TAIL: usize = 2000;
+/// The file of the lock of a repository.
+pub(super) const LOCK: &str = "hyper.lock";
+/// For how many seconds a web server may send nothing at all.
+const SILENCE: &str = "60";
 /// What may be fetched from.
 pub(super) const PROTOCOLS: &str = "git:http:https:ssh";
 
@@ -100,6 +104,8 @@ fn settings() -> Settings {
         ("init.defaultBranch", "main"),
         ("transfer.fsckObjects", "false"),
         ("safe.directory", "*"),
+        ("http.lowSpeedLimit", "1"),
+        ("http.lowSpeedTime", SILENCE),
     ]
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
     .into()
@@ -174,7 +180,10 @@ impl Git {
             ("GIT_TEMPLATE_DIR", ""),
             ("GIT_TERMINAL_PROMPT", "0"),
             ("GIT_ASKPASS", "true"),
-            ("GIT_SSH_COMMAND", "ssh -o BatchMode=yes"),
+            (
+                "GIT_SSH_COMMAND",
+                "ssh -o BatchMode=yes -o ConnectTimeout=60 -o ServerAliveInterval=15 -o ServerAliveCountMax=4",
+            ),
             ("GIT_SSH_VARIANT", "ssh"),
             ("GIT_LFS_SKIP_SMUDGE", "1"),
             ("LC_ALL", "C"),
@@ -197,7 +206,7 @@ impl Git {
 
     /// One process at a time works in the repository.
     pub(super) async fn lock(&self) -> Result<std::fs::File> {
-        let path = self.repository.join("hyper.lock");
+        let path = self.repository.join(LOCK);
         super::blocking(move || {
             let file = std::fs::File::create(&path).at("cannot make the lock", &path)?;
             file.lock().at("cannot lock", &path)?;
@@ -246,6 +255,12 @@ impl Git {
             self.error("cannot be fetched by git")
         };
         Err(error.with_context("git says", said))
+    }
+
+    /// Runs git outside of any repository: what one here is like does not count for the server.
+    pub(super) async fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.command(&self.repository, PROTOCOLS);
+        self.output(command.env("GIT_DIR", "none").args(arguments)).await
     }
 
     pub(super) async fn run(&self, arguments: &[&str]) -> Result<String> {

@@ -239,15 +239,23 @@ impl Download<'_> {
         } else {
             Body::Plain(Box::new(sink))
         };
+        use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+        let unwritten = |e: std::io::Error| match e.kind() {
+            InvalidData | InvalidInput | UnexpectedEof if packed => {
+                let what = "says that its answer is compressed with gzip, and it is not or is cut off";
+                self.fail(ErrorKind::Invalid, what).with_source(e)
+            }
+            _ => Error::io("cannot write the file", &path, e),
+        };
         let mut pace = patience.pace();
         while let Some(chunk) = pace.next(&mut response).await.map_err(|broken| match broken {
             Broken::Late(e) => late(e),
             Broken::Failed(e) => failed(e),
         })? {
-            body.write(&chunk).at("cannot write the file", &path)?;
+            body.write(&chunk).map_err(unwritten)?;
             self.task.advance(chunk.len() as u64);
         }
-        let Sink { file, hasher } = body.finish().at("cannot write the file", &path)?;
+        let Sink { file, hasher } = body.finish().map_err(unwritten)?;
         let digest = hasher.finish();
         self.check(&digest)?;
         let time = last_modified.as_deref().and_then(seconds);

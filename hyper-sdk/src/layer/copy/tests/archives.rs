@@ -42,6 +42,22 @@ fn unpack(to: &str, data: &[u8], at: &str) -> Result<Plan> {
 }
 
 #[test]
+fn an_archive_that_ends_too_early_says_so() {
+    let whole = archive(&[("a", tar::EntryType::Regular, 0o644, &"x".repeat(2000))]);
+    for length in [600, 1024, 2000] {
+        let e = unpack("", &whole[..length], "/n/").unwrap_err();
+        assert!(e.message().starts_with("the archive is damaged: it ends before"), "{length}: {e}");
+        assert!(e.to_string().contains("member: a"), "{e}");
+    }
+    let mut huge = whole.clone();
+    huge[124..136].copy_from_slice(b"77777777777\0");
+    let sum: u32 = (0..512).map(|i| if (148..156).contains(&i) { 32 } else { u32::from(huge[i]) }).sum();
+    huge[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let e = unpack("", &huge, "/n/").unwrap_err();
+    assert!(e.message().starts_with("the archive is damaged: it ends before"), "{e}");
+}
+
+#[test]
 fn archives_and_their_members_can_be_excluded() {
     use tar::EntryType::{Directory, Link, Regular};
     let data = archive(&[
