@@ -78,7 +78,7 @@ fn files_of_a_context_that_hang_or_lead_out_are_refused() {
             std::fs::remove_file(&path).unwrap();
             symlink(to, &path).unwrap();
             let mut command = limited(&place, &build);
-            refused(&mut command, &["is a link that leads out of the build context", file]);
+            refused(&mut command, &["of the build context is a link that leads out of it", file]);
             assert!(!told(&ended(&mut limited(&place, &build))).contains("TOPSECRET"));
         }
         std::fs::remove_file(&path).unwrap();

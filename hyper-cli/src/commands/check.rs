@@ -36,8 +36,8 @@ pub(crate) async fn run(
         Method::Targets => {
             let targets = builder.targets(request, &progress).await?;
             match session.format {
-                Format::Json => print_json(&json!({ "targets": targets }))?,
-                Format::Text | Format::Sarif => print(&targets_text(&targets))?,
+                Format::Json => print_json(&targets)?,
+                Format::Text | Format::Sarif => print(&targets_text(&targets.targets))?,
             }
             Ok(())
         }

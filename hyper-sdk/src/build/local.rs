@@ -148,11 +148,7 @@ impl LocalBuilder {
     ///
     /// # Errors
     /// Those of [`LocalBuilder::fetch_context`], and the faults of the file.
-    pub async fn targets(
-        &self,
-        request: BuildRequest,
-        progress: &Progress,
-    ) -> Result<Vec<dockerfile::Target>> {
+    pub async fn targets(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Targets> {
         let (_, main, _) = self.bring_context(request, progress).await?;
         let name = main.name.display().to_string();
         let (file, _) = crate::dockerfile::parse(&main.text, &name).into_result()?;

@@ -64,6 +64,8 @@ pub enum NamedContext {
     },
     /// An image by reference.
     Image(Reference),
+    /// Nothing, as in `FROM scratch`.
+    Scratch,
     /// The files of a git repository.
     Git(Box<GitReference>),
     /// A tar archive of the web, plain or compressed.
@@ -73,12 +75,15 @@ pub enum NamedContext {
 }
 
 impl NamedContext {
-    /// Parses the value of `--build-context NAME=VALUE`: a folder, `docker-image://REFERENCE`,
+    /// Parses the value of `--build-context NAME=VALUE`: a folder, `docker-image://REFERENCE`, also of `scratch`,
     /// `oci-layout://FOLDER[:TAG][@DIGEST]`, `target:STAGE`, the address of a git repository or of a tar archive.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a scheme that is not implemented, [`ErrorKind::Invalid`] for a bad value.
     pub fn parse(value: &str) -> Result<Self> {
+        if value == "docker-image://scratch" {
+            return Ok(Self::Scratch);
+        }
         if let Some(reference) = value.strip_prefix("docker-image://") {
             return Ok(Self::Image(Reference::parse(reference)?));
         }
@@ -370,6 +375,8 @@ mod tests {
             NamedContext::OciLayout { path: "/a/b".into(), tag: Some("latest".into()), digest: None }
         );
         assert!(matches!(NamedContext::parse("docker-image://busybox").unwrap(), NamedContext::Image(_)));
+        assert_eq!(NamedContext::parse("docker-image://scratch").unwrap(), NamedContext::Scratch);
+        assert!(matches!(NamedContext::parse("docker-image://scratch:1").unwrap(), NamedContext::Image(_)));
         assert_eq!(NamedContext::parse("../x").unwrap(), NamedContext::Folder("../x".into()));
         assert!(matches!(NamedContext::parse("https://x/y.git#v1").unwrap(), NamedContext::Git(_)));
         assert!(matches!(NamedContext::parse("https://x/y.tar.gz").unwrap(), NamedContext::Web(_)));

@@ -62,6 +62,7 @@ impl Resolver for BuildResolver {
             NamedContext::Folder(_) | NamedContext::Git(_) | NamedContext::Web(_) => {
                 Resolved::Folder(key.clone())
             }
+            NamedContext::Scratch => Resolved::Scratch,
             NamedContext::OciLayout { path, tag, digest } => {
                 let image = self.images.layout(path, tag.as_deref(), digest.as_ref(), platform).await?;
                 self.remember(name.to_owned(), image)?

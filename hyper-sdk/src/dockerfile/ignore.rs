@@ -179,6 +179,15 @@ impl IgnoreSet {
         path != "." && deciding.is_some_and(|rule| !rule.negated)
     }
 
+    /// Whether all files are left out, and none is taken back in.
+    pub fn leaves_nothing(&self) -> bool {
+        // A wildcard that takes the folder itself takes what is directly in it, whatever its name.
+        let takes_all = |rule: &Rule| {
+            !matches!(rule.matcher, Matcher::Exact) && rule.matches(".") && rule.matches("any name")
+        };
+        !self.has_exceptions() && self.rules.iter().any(takes_all)
+    }
+
     /// Whether a path is left out, given what was said about the folder it lies in.
     ///
     /// This is [`IgnoreSet::matches`] for a walk from the top: start with the default value, and give every folder's
@@ -315,6 +324,18 @@ mod tests {
         assert!(set.can_prune("node_modules") && set.can_prune("dir/other"));
         assert!(!set.can_prune("dir") && !set.can_prune("dir/keep/x") && !set.can_prune("src"));
         assert!(!IgnoreSet::parse("*\n!**/x\n").unwrap().can_prune("a"));
+        for (text, nothing) in [
+            ("*", true),
+            ("a\n**\n", true),
+            ("*\n!a\n", false),
+            (".", false),
+            ("a", false),
+            ("*.md", false),
+            ("?", false),
+            ("?*", true),
+        ] {
+            assert_eq!(IgnoreSet::parse(text).unwrap().leaves_nothing(), nothing, "{text}");
+        }
     }
 
     proptest! {

@@ -24,6 +24,8 @@ pub enum Resolved {
     },
     /// Files, as the build context of this name.
     Folder(String),
+    /// Nothing: an empty base.
+    Scratch,
 }
 
 /// Looks names up that a frontend finds: named contexts first, then images.

@@ -371,3 +371,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_context_of_which_nothing_is_left_is_told_once_for_each_source() {
+    let told = |ignore: &str, text: &str| {
+        let facts = Facts { ignore: Some(IgnoreSet::parse(ignore).unwrap()), ..Facts::default() };
+        let copies = found(text, &facts).into_iter().filter(|f| f.rule.name == "CopyIgnoredFile");
+        copies.map(|f| f.message).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told("*\n", "FROM scratch\nCOPY . .\n"),
+        ["`.` is left out of the context by the ignore file"]
+    );
+    assert_eq!(told("**\n", "FROM scratch\nADD ./ /x\n").len(), 1);
+    assert_eq!(told("*\n!a\n", "FROM scratch\nCOPY . .\n").len(), 0);
+    assert_eq!(told("*.md\n", "FROM scratch\nCOPY . .\n").len(), 0);
+    assert_eq!(told("*\n", "FROM scratch AS a\nCOPY a /\nFROM scratch\nCOPY --from=a . .\n").len(), 1);
+}

@@ -104,7 +104,10 @@ fn stays_inside(path: &Path, top: &Path, what: &str) -> Result<()> {
     if canonical(path, what)?.starts_with(top) {
         return Ok(());
     }
-    let message = format!("{what} is a link that leads out of the build context: copy the file into it");
+    let name = path.file_name().unwrap_or_default().display();
+    let message = format!(
+        "`{name}` of the build context is a link that leads out of it: copy the file into the context"
+    );
     Err(Error::invalid(message).with_context("path", path.display()))
 }
 
@@ -186,7 +189,7 @@ mod tests {
             let up = if name.starts_with("sub") { "../" } else { "" };
             for to in ["/dev/zero", "/etc/passwd", "/dev/null", &format!("{up}../outside")] {
                 link(to, name);
-                refused(name, "leads out of the build context");
+                refused(name, "of the build context is a link that leads out of it");
             }
             std::fs::remove_file(context.join(name)).unwrap();
             let mode = rustix::fs::Mode::from_raw_mode(0o600);

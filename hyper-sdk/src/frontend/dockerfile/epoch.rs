@@ -54,6 +54,7 @@ pub(super) async fn resolve(
         Some(Resolved::Image { config, .. }) => {
             return Ok(config.created.as_deref().and_then(parse_rfc3339));
         }
+        Some(Resolved::Scratch) => return Ok(None),
         Some(Resolved::Folder(name)) => return Ok(resolver.time(&Source::Folder { name }).await?),
         None => {}
     }

@@ -171,6 +171,7 @@ impl<'a> Lowering<'a> {
         let Some(named) = self.named(name, &base.platform).await? else { return Ok(None) };
         let state = match &named {
             Resolved::Folder(context) => self.folder_base(name, &base.platform, context),
+            Resolved::Scratch => self.scratch(&base.platform),
             Resolved::Image { config, .. } => {
                 if let Some(created) = config.created.as_deref().and_then(parse_rfc3339) {
                     self.newest_base = self.newest_base.max(Some(created));
@@ -234,7 +235,7 @@ impl<'a> Lowering<'a> {
                 };
                 let found = match resolved {
                     Resolved::Image { config, .. } => self.triggers(index, &config.config.on_build),
-                    Resolved::Folder(_) => Vec::new(),
+                    Resolved::Folder(_) | Resolved::Scratch => Vec::new(),
                 };
                 triggers.insert(index, found);
             }
@@ -265,6 +266,7 @@ impl<'a> Lowering<'a> {
             }
             // Nothing is for the platform of the build, whatever FROM says.
             (StageRef::Scratch, None) => self.scratch(&self.target_platform()),
+            (_, Some(Resolved::Scratch)) => self.scratch(&base.platform),
             (_, Some(Resolved::Folder(name))) => {
                 let state = self.folder_base(&base.image, &base.platform, &name);
                 self.bases.insert(index, state.config.clone());
@@ -489,6 +491,7 @@ impl<'a> Lowering<'a> {
                 self.graph.add(Op::Source(source), vec![], format!("FROM {reference}"))
             }
             Resolved::Folder(context) => self.folder(context),
+            Resolved::Scratch => self.graph.add(Op::Source(Source::Scratch), vec![], "scratch"),
         }
     }
 

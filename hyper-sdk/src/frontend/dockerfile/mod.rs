@@ -17,7 +17,7 @@ mod trigger;
 mod windows;
 
 pub use check::{Checked, check};
-pub use outline::{Argument, CacheMount, Outline, SecretUse, Target, outline, targets};
+pub use outline::{Argument, CacheMount, Outline, SecretUse, Target, Targets, outline, targets};
 
 use self::fault::{Fault, Lowers};
 use self::lower::{Bases, Extent};

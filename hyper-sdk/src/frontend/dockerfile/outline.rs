@@ -4,8 +4,9 @@ use super::platform_arguments;
 use crate::Result;
 use crate::dockerfile::{Dockerfile, Expander, Instruction, MountKind, Stage, StageRef, Statement};
 use crate::frontend::FrontendOptions;
+use base64::Engine as _;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A stage that can be built.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,9 +31,20 @@ pub struct Target {
     pub line: usize,
 }
 
+/// The stages of a file, and its text. It serialises as `docker buildx build --call=targets,format=json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Targets {
+    /// The stages, in the order of the file.
+    pub targets: Vec<Target>,
+    /// The texts that locations are places in.
+    #[serde(serialize_with = "texts")]
+    pub sources: Vec<String>,
+}
+
 /// The stages of a file.
-pub fn targets(file: &Dockerfile) -> Vec<Target> {
-    file.stages
+pub fn targets(file: &Dockerfile) -> Targets {
+    let targets = file
+        .stages
         .iter()
         .map(|stage| Target {
             name: stage.name().map(str::to_owned),
@@ -46,7 +58,8 @@ pub fn targets(file: &Dockerfile) -> Vec<Target> {
             default: stage.index + 1 == file.stages.len(),
             line: file.source.line_of(stage.statement.span.start),
         })
-        .collect()
+        .collect();
+    Targets { targets, sources: vec![file.source.text().to_owned()] }
 }
 
 /// An argument that the target uses.
@@ -94,6 +107,11 @@ fn location<S: serde::Serializer>(line: &usize, serializer: S) -> std::result::R
     serde_json::json!({ "ranges": [{ "start": place, "end": place }] }).serialize(serializer)
 }
 
+/// Writes texts as other tools write bytes: in base64.
+fn texts<S: serde::Serializer>(texts: &[String], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_seq(texts.iter().map(|text| base64::engine::general_purpose::STANDARD.encode(text)))
+}
+
 /// What a target takes. It serialises as the outline of `docker buildx build --call=outline,format=json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Outline {
@@ -112,6 +130,9 @@ pub struct Outline {
     /// Caches, in the order of their first use.
     #[serde(rename = "cache")]
     pub caches: Vec<CacheMount>,
+    /// The texts that locations are places in.
+    #[serde(serialize_with = "texts")]
+    pub sources: Vec<String>,
 }
 
 /// The outline of the target that the options name. Nothing is looked up.
@@ -141,8 +162,10 @@ pub fn outline(file: &Dockerfile, options: &FrontendOptions) -> Result<Outline> 
     collected.outline.name = stage.name().map_or_else(|| target.to_string(), str::to_owned);
     collected.outline.description =
         stage.name().and_then(|n| stage.statement.description(n)).map(|text| text.trim().to_owned());
+    collected.outline.sources = vec![file.source.text().to_owned()];
+    let used = used_globals(file, &plan.order, &expander, &scope.values, options);
     for statement in &file.global_args {
-        collected.arguments(statement, &scope.values, options);
+        collected.arguments(statement, &scope.values, options, |name| used.contains(name));
     }
     let mut environments: BTreeMap<usize, BTreeMap<String, String>> = BTreeMap::new();
     for index in plan.order {
@@ -155,6 +178,41 @@ pub fn outline(file: &Dockerfile, options: &FrontendOptions) -> Result<Outline> 
     }
     collected.outline.arguments.sort_by_key(|argument| argument.line);
     Ok(collected.outline)
+}
+
+/// The global arguments that stages use: in FROM, by an ARG of their own, or in the default of one that is used.
+fn used_globals(
+    file: &Dockerfile,
+    stages: &[usize],
+    expander: &Expander,
+    values: &BTreeMap<String, String>,
+    options: &FrontendOptions,
+) -> BTreeSet<String> {
+    let uses = |text: &str| expander.word(text, values).map(|e| e.variables.used).unwrap_or_default();
+    let mut used = BTreeSet::new();
+    for stage in stages.iter().map(|index| &file.stages[*index]) {
+        used.extend(uses(&stage.from.image.value));
+        used.extend(stage.from.platform.iter().flat_map(|word| uses(&word.value)));
+        for statement in &stage.statements {
+            if let Instruction::Arg(arg) = &statement.instruction {
+                used.extend(arg.variables.iter().map(|variable| variable.name.value.clone()));
+            }
+        }
+    }
+    // A default names those before it.
+    for statement in file.global_args.iter().rev() {
+        let Instruction::Arg(arg) = &statement.instruction else { continue };
+        for variable in arg.variables.iter().rev() {
+            let name = &variable.name.value;
+            if let Some(default) = &variable.default
+                && used.contains(name)
+                && !options.build_args.contains_key(name)
+            {
+                used.extend(uses(&default.value));
+            }
+        }
+    }
+    used
 }
 
 struct Collected<'a> {
@@ -174,9 +232,10 @@ impl Collected<'_> {
         statement: &Statement,
         values: &BTreeMap<String, String>,
         options: &FrontendOptions,
+        counts: impl Fn(&str) -> bool,
     ) {
         let Instruction::Arg(arg) = &statement.instruction else { return };
-        for variable in &arg.variables {
+        for variable in arg.variables.iter().filter(|variable| counts(&variable.name.value)) {
             let name = &variable.name.value;
             let value = options.build_args.get(name).or_else(|| values.get(name)).cloned();
             let description = statement.description(name).map(|text| text.trim().to_owned());
@@ -220,7 +279,7 @@ impl Collected<'_> {
                             environment.insert(name.clone(), value);
                         }
                     }
-                    self.arguments(statement, environment, options);
+                    self.arguments(statement, environment, options, |_| true);
                 }
                 Instruction::Env(_) => {
                     if let Ok(expansion) = statement.instruction.expand(escape, &*environment)

@@ -1,5 +1,6 @@
 //! Lowering, against images that exist only here.
 
+mod outlines;
 mod windows;
 
 use super::{check, lower};
@@ -15,7 +16,8 @@ struct Images;
 #[async_trait]
 impl Resolver for Images {
     async fn context(&self, name: &str, _: &Platform) -> Result<Option<Resolved>> {
-        Ok((name == "folder").then(|| Resolved::Folder(name.to_owned())))
+        let folder = (name == "folder").then(|| Resolved::Folder(name.to_owned()));
+        Ok(folder.or((name == "nothing").then_some(Resolved::Scratch)))
     }
 
     async fn time(&self, source: &Source) -> Result<Option<i64>> {

@@ -108,10 +108,13 @@ pub(super) static COPY_IGNORED_FILE: Rule = Rule {
             };
             for source in sources {
                 let path = source.value.trim_start_matches("./").trim_matches('/');
-                if path.is_empty() || path == "." || has_wildcard(path) {
+                let is_whole = path.is_empty() || path == ".";
+                if has_wildcard(path) || source.value.is_empty() {
                     continue;
                 }
-                if ignore.matches(path) && !ignore.may_except_below(path) {
+                let path = if is_whole { source.value.as_str() } else { path };
+                let nothing = is_whole && ignore.leaves_nothing();
+                if nothing || (!is_whole && ignore.matches(path) && !ignore.may_except_below(path)) {
                     let message = format!("`{path}` is left out of the context by the ignore file");
                     found.push(
                         Found::new(source.span, message)
