@@ -491,3 +491,27 @@ fn files_of_a_git_repository_are_as_new_as_their_fetch() {
         assert_eq!(std::fs::metadata(out.join("g/src")).unwrap().mtime(), COMMITTED);
     }
 }
+
+/// Other times of a lower layer give upper ones another name, and their files are not unpacked again for it.
+#[test]
+fn unpacked_files_serve_whatever_times_are_below_them() {
+    if let Some(lacking) = lacking() {
+        skip!("{lacking}");
+    }
+    let tree = Tree::new(Who::Me);
+    let text = "FROM base\nCOPY f /f\nRUN echo x > /x\nARG N\nRUN stat -c %y /f /x; echo $N\n";
+    let mut seen = Vec::new();
+    let mut unpacked = Vec::new();
+    for n in 0..4 {
+        tree.write("f", "text");
+        let built = tree.built(text, &["--build-arg", &format!("N={n}")]);
+        unpacked.push(built.outcomes().keys().filter(|name| name.starts_with("unpack ")).count());
+        seen.push(built.log().lines().take(2).map(str::to_owned).collect::<Vec<_>>());
+    }
+    assert!(seen.iter().all(|times| times[1] == seen[0][1]), "{seen:?}");
+    assert!((1..4).all(|n| seen[n][0] > seen[n - 1][0]), "{seen:?}");
+    // Whole trees, where overlays cannot be mounted, have the files of all layers in them.
+    if tree.0.join("state/snapshots/overlay").exists() {
+        assert_eq!(unpacked[2..], [1, 1], "the copy alone");
+    }
+}

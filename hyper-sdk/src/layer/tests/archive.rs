@@ -252,3 +252,42 @@ proptest! {
         let _ = reader::scan(&bytes[..]);
     }
 }
+
+proptest! {
+    #[test]
+    fn exact_archives_carry_times_to_the_nanosecond(seconds: i32, nanoseconds in 0..1_000_000_000u32, epoch: i32) {
+        let mut entry = Entry::file(LayerPath::new("a").unwrap(), 4, 0o644);
+        entry.set_time(FileTime { seconds: i64::from(seconds), nanoseconds });
+        let mut exact = LayerWriter::exact(Vec::new());
+        exact.append(&entry, Some(&mut &b"text"[..])).unwrap();
+        let (bytes, _) = exact.finish().unwrap();
+        let read = LayerReader::new(&bytes[..]).next_entry().unwrap().unwrap();
+        prop_assert_eq!(read.time(), entry.time());
+        // What is kept is the same as if it had been written at once.
+        let mut published = LayerWriter::new(Vec::new(), Some(i64::from(epoch)));
+        published.append_all(&bytes[..]).unwrap();
+        let times = TimesTable::from(published.take_times());
+        prop_assert_eq!(times.get(&entry.path), Some(entry.time()));
+        let mut at_once = LayerWriter::new(Vec::new(), Some(i64::from(epoch)));
+        at_once.append(&entry, Some(&mut &b"text"[..])).unwrap();
+        let (kept, at_once) = (published.finish().unwrap(), at_once.finish().unwrap());
+        prop_assert_eq!(&kept, &at_once);
+        prop_assert_eq!(kept.1.entries()[0].time(), FileTime::of(i64::from(seconds.min(epoch))));
+    }
+}
+
+#[test]
+fn fractions_of_times_are_rounded_down() {
+    use crate::layer::reader::file_time;
+    let of = |text: &str| file_time(text.as_bytes()).map(|time| (time.seconds, time.nanoseconds));
+    assert_eq!(of("7"), Some((7, 0)));
+    assert_eq!(of("7.5"), Some((7, 500_000_000)));
+    assert_eq!(of("7.1234567899"), Some((7, 123_456_789)));
+    assert_eq!(of("-7"), Some((-7, 0)));
+    assert_eq!(of("-7.25"), Some((-8, 750_000_000)));
+    assert_eq!(of("-7.0000000001"), Some((-8, 999_999_999)));
+    assert_eq!(of("-7.9999999999"), Some((-8, 0)));
+    for wrong in ["", "x", "1.x", "+1", "1e3", "-", "99999999999999999999"] {
+        assert_eq!(of(wrong), None, "{wrong}");
+    }
+}
