@@ -79,15 +79,15 @@ enum Command {
     Reference(commands::reference::ReferenceArgs),
 }
 
-/// Parses the command line, runs the command and gives the exit status: 0, 1 for a failure, 2 for a wrong call, 130
-/// when interrupted.
+/// Parses the command line, runs the command and gives the exit status: 0, 1 for a failure, 2 for a wrong call, 128 and
+/// the number of the signal that ended it.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let color = cli.global.color.resolve();
     commands::init_logging(color);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match hyper_sdk::runtime::start() {
         Ok(runtime) => runtime,
-        Err(e) => return Failure::from(hyper_sdk::Error::from(e)).report(color),
+        Err(e) => return Failure::from(e).report(color),
     };
     let outcome = runtime.block_on(run(cli));
     // Blocking work that was given up must not keep the program.
@@ -107,7 +107,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let work = dispatch(cli);
     tokio::select! {
         outcome = work => outcome,
-        () = interrupt.wait() => Err(Failure::Interrupted),
+        signal = interrupt.wait() => Err(Failure::Interrupted(signal)),
     }
 }
 

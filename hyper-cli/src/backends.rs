@@ -232,12 +232,14 @@ pub(crate) struct Located {
     pub(crate) client: SharedClient,
     /// Under which repository.
     pub(crate) repository: RepositoryName,
+    /// The local store, when it is there.
+    pub(crate) store: Option<SharedStore>,
 }
 
 impl Located {
     /// The image in the local store.
     pub(crate) async fn local(store: SharedStore, reference: &Reference) -> Result<Self> {
         let repository = find_local(&*store, reference).await?;
-        Ok(Self { client: Arc::new(Loopback::new(store)), repository })
+        Ok(Self { client: Arc::new(Loopback::new(store.clone())), repository, store: Some(store) })
     }
 }

@@ -1,5 +1,6 @@
 //! How a command fails: the chain of errors, a hint, and the exit status.
 
+use crate::interrupt::Signal;
 use crate::terminal::{paint, tell};
 use hyper_sdk::reference::{DEFAULT_HOST, RegistryHost};
 use hyper_sdk::{Error, ErrorKind};
@@ -18,8 +19,8 @@ pub(crate) enum Failure {
     },
     /// The command was called wrongly, in a way that the parser cannot see.
     Usage(String),
-    /// The user gave up.
-    Interrupted,
+    /// A signal ended the work.
+    Interrupted(Signal),
     /// A check found something, which was printed.
     Findings,
 }
@@ -50,7 +51,7 @@ impl Failure {
         let label = |code, text: &str| paint(color, code, text);
         match self {
             Self::Findings => Vec::new(),
-            Self::Interrupted => vec![format!("{} interrupted", label("1;31", "error:"))],
+            Self::Interrupted(signal) => vec![format!("{} {}", label("1;31", "error:"), signal.what())],
             Self::Usage(message) => vec![
                 format!("{} {message}", label("1;31", "error:")),
                 format!("{} see `hyperbuild --help` and `hyperbuild COMMAND --help`", label("1;36", "hint:")),
@@ -90,7 +91,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::Work { .. } | Self::Findings => 1,
             Self::Usage(_) => 2,
-            Self::Interrupted => 130,
+            Self::Interrupted(signal) => signal.status(),
         })
     }
 }
@@ -149,6 +150,11 @@ fn hint(error: &Error) -> Option<String> {
         ErrorKind::TooManyRequests => "the registry limits requests: log in, or try again later".to_owned(),
         ErrorKind::Io if is_permission(error) => {
             "a folder that you can write to is chosen with --root".to_owned()
+        }
+        ErrorKind::Corrupt | ErrorKind::BlobUnknown
+            if host.is_none() && !error.message().contains("build or pull") =>
+        {
+            "what is damaged in the local store is mended when you build or pull the image again".to_owned()
         }
         ErrorKind::Internal => "this is a defect of Hyper: please report it".to_owned(),
         _ => return None,

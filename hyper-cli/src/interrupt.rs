@@ -1,49 +1,91 @@
-//! Ctrl-C and SIGTERM: the first ends the work in good order, the second ends the program at once.
+//! Ctrl-C, SIGTERM and SIGHUP: the first ends the work in good order, the second ends the program at once.
 
 use hyper_sdk::Result;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+/// A signal that ends the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// The terminal went away.
+    HangUp = 1,
+    /// Ctrl-C.
+    Interrupt = 2,
+    /// Somebody wants the program to end.
+    Terminate = 15,
+}
+
+impl Signal {
+    /// The exit status that shells give a program that a signal ended.
+    pub(crate) fn status(self) -> u8 {
+        128 + self as u8
+    }
+
+    /// What happened, in a word.
+    pub(crate) fn what(self) -> &'static str {
+        match self {
+            Self::HangUp => "the terminal hung up",
+            Self::Interrupt => "interrupted",
+            Self::Terminate => "terminated",
+        }
+    }
+}
+
 /// Tells when the user wants the program to end.
 #[derive(Debug)]
-pub(crate) struct Interrupt(watch::Receiver<bool>);
+pub(crate) struct Interrupt(watch::Receiver<Option<Signal>>);
 
 impl Interrupt {
-    /// Takes the signals over from the system's defaults.
+    /// Takes the signals over from the system's defaults. A hang-up that is ignored stays so: `nohup` asks for that.
     ///
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Io`] when the system refuses a handler.
     pub(crate) fn listen() -> Result<Self> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let (sender, receiver) = watch::channel(false);
+        let mut hang_up = if is_ignored(Signal::HangUp) { None } else { Some(signal(SignalKind::hangup())?) };
+        let (sender, receiver) = watch::channel(None);
         tokio::spawn(async move {
-            let mut count = 0;
             loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-                count += 1;
-                if count > 1 {
+                let came = tokio::select! {
+                    _ = interrupt.recv() => Signal::Interrupt,
+                    _ = terminate.recv() => Signal::Terminate,
+                    () = async {
+                        match &mut hang_up {
+                            Some(hang_up) => drop(hang_up.recv().await),
+                            None => std::future::pending().await,
+                        }
+                    } => Signal::HangUp,
+                };
+                if sender.borrow().is_some() {
                     #[allow(
                         clippy::exit,
                         reason = "the user insists; what is running may never end by itself"
                     )]
-                    std::process::exit(130);
+                    std::process::exit(came.status().into());
                 }
-                let _ = sender.send(true);
+                let _ = sender.send(Some(came));
             }
         });
         Ok(Self(receiver))
     }
 
     /// Waits for the first signal; returns at once when it has come.
-    pub(crate) async fn wait(&self) {
+    pub(crate) async fn wait(&self) -> Signal {
         let mut receiver = self.0.clone();
-        if receiver.wait_for(|interrupted| *interrupted).await.is_err() {
+        let came = receiver.wait_for(Option::is_some).await.ok().and_then(|came| *came);
+        match came {
+            Some(signal) => signal,
             // The listener is gone, so no signal can come any more.
-            std::future::pending::<()>().await;
+            None => std::future::pending().await,
         }
     }
+}
+
+/// Whether this process was started with a signal ignored.
+fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal as u64 - 1)) != 0
 }

@@ -292,7 +292,7 @@ mod tests {
         match OutputSpec::parse(value).unwrap_err() {
             Failure::Usage(message) => message,
             Failure::Work { error, .. } => error.to_string(),
-            Failure::Interrupted | Failure::Findings => String::new(),
+            Failure::Interrupted(_) | Failure::Findings => String::new(),
         }
     }
 

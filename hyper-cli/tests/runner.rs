@@ -11,6 +11,7 @@
 
 mod build;
 mod check;
+mod damage;
 mod debian;
 mod exclude;
 mod git_sources;
@@ -18,6 +19,7 @@ mod hostile;
 
 mod interop;
 mod language;
+mod limits;
 mod mount_options;
 mod mounts;
 mod program;

@@ -6,7 +6,7 @@
 //! # Invariants
 //! - The SDK never reads the environment or the home folder: callers pass paths, clocks and credentials in.
 //! - The SDK never writes to a terminal: callers follow [`progress`] and [`Error`].
-//! - Modules import in one direction: `error digest reference oci private_folder` → `dockerfile graph layer store` →
+//! - Modules import in one direction: `error digest reference oci private_folder runtime small_file` → `dockerfile …` →
 //!   `client cache source snapshot exec` → `frontend solve export` → `build`.
 
 pub mod clock;
@@ -24,6 +24,7 @@ pub mod platform;
 pub mod private_folder;
 pub mod progress;
 pub mod reference;
+pub mod runtime;
 pub mod small_file;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]

@@ -150,7 +150,7 @@ fn run_serve(args: ServeArgs) -> Result<()> {
     let config = args.into_config()?;
     let log = LineWriter::start(std::io::stderr())?;
     start_log(&config, log.clone())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().op("start the runtime")?;
+    let runtime = hyper_sdk::runtime::start()?;
     let outcome = runtime.block_on(serve_until_signal(config));
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     log.flush();
@@ -173,12 +173,14 @@ async fn serve_until_signal(config: Config) -> Result<()> {
     let address = listener.local_addr()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     print(&format!("hyperregistry listens on http://{address}\n"))?;
     tracing::info!(%address, data = %config.data.display(), read_only = config.read_only, "started");
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hang_up.recv() => {}
         }
         tracing::info!("stopping: requests in flight are answered first");
     };

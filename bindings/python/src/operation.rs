@@ -13,7 +13,7 @@ use hyper_sdk::progress::{Event, Progress};
 use hyper_sdk::{Error, Result};
 use pyo3::prelude::*;
 use serde_json::Value;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -78,13 +78,22 @@ impl Operation {
 /// The runtime of this process.
 ///
 /// # Errors
-/// In a process that was forked after the first use: threads do not survive a fork.
+/// In a process that was forked after the first use: threads do not survive a fork. Those of
+/// [`hyper_sdk::runtime::start`].
 pub(crate) fn runtime() -> Result<&'static Runtime> {
     static OWNER: OnceLock<u32> = OnceLock::new();
     if *OWNER.get_or_init(std::process::id) != std::process::id() {
         return Err(Error::unsupported(
             "this process was forked from one that had used hyper_sdk: start it with the `spawn` method of multiprocessing",
         ));
+    }
+    static STARTED: Mutex<bool> = Mutex::new(false);
+    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*started {
+        // It lives as long as the process. Where another part of the process was faster, that one is used.
+        let _ =
+            pyo3_async_runtimes::tokio::init_with_runtime(Box::leak(Box::new(hyper_sdk::runtime::start()?)));
+        *started = true;
     }
     Ok(pyo3_async_runtimes::tokio::get_runtime())
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use futures::TryStreamExt as _;
 use hyper_sdk::oci::{ImageConfig, Manifest};
 use hyper_sdk::platform::Platform;
+use hyper_sdk::store::damage::blame_store;
 use hyper_sdk::{Error, ErrorKind, Reference, Result, media_type};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -40,7 +41,7 @@ pub(crate) struct InspectArgs {
 pub(crate) async fn run(args: InspectArgs, session: &Session) -> Result<(), Failure> {
     let at = if args.remote {
         let client = session.client(args.image.host(), &args.transport)?;
-        Located { client, repository: args.image.repository().clone() }
+        Located { client, repository: args.image.repository().clone(), store: None }
     } else {
         Located::local(session.store().await?, &args.image).await?
     };
@@ -60,7 +61,10 @@ pub(crate) async fn run(args: InspectArgs, session: &Session) -> Result<(), Fail
         print(&String::from_utf8_lossy(manifest.bytes()))?;
         return Ok(());
     }
-    let config = config(&at, &manifest).await?;
+    let config = match (config(&at, &manifest).await, &at.store) {
+        (Err(e), Some(store)) => return Err(blame_store(store, e).await.into()),
+        (other, _) => other?,
+    };
     if args.config_only {
         let config = config
             .ok_or_else(|| Error::invalid("an index has no config: choose an image with --platform"))?;

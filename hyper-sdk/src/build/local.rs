@@ -16,6 +16,7 @@ use crate::reference::Reference;
 use crate::snapshot::{LocalSnapshotter, SharedSnapshotter};
 use crate::solve::{SolveContext, Solver, Value, blocking};
 use crate::source::{ClientFactory, ImageSource, ProxyChoice, RemoteOptions, RemoteSources};
+use crate::store::damage::Damage;
 use crate::store::{SharedStore, local_repository};
 use crate::{Error, Result, ResultExt, private_folder};
 use async_trait::async_trait;
@@ -27,6 +28,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The most files that the stat cache remembers, and for how long it does.
 const STAT_CACHE: (i64, usize) = (90 * 86_400, 500_000);
+
+/// How often a build begins anew because a blob of the store that it read was damaged. Each time finds all that it reads.
+const REPAIRS: usize = 8;
 
 /// How to open a [`LocalBuilder`].
 #[derive(Clone, Debug)]
@@ -126,7 +130,7 @@ impl LocalBuilder {
     pub async fn check(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Checked> {
         let (request, main, contexts) = self.bring_context(request, progress).await?;
         let request = Arc::new(request);
-        let resolver = self.resolver(&request, &contexts, progress);
+        let resolver = self.resolver(&request, &contexts, &Damage::default(), progress);
         let mut options = frontend_options(&request, &main);
         options.ignore = main.ignore(&request);
         let name = main.name.display().to_string();
@@ -159,6 +163,7 @@ impl LocalBuilder {
         &self,
         request: &Arc<BuildRequest>,
         contexts: &Contexts,
+        damage: &Damage,
         progress: &Progress,
     ) -> BuildResolver {
         BuildResolver {
@@ -167,6 +172,7 @@ impl LocalBuilder {
                 store: self.options.store.clone(),
                 clients: self.options.clients.clone(),
                 refresh: request.pull,
+                damage: damage.clone(),
                 progress: progress.clone(),
             },
             contexts: contexts.clone(),
@@ -316,9 +322,46 @@ impl Builder for LocalBuilder {
         if let Some(warning) = self.warning.lock().unwrap_or_else(PoisonError::into_inner).take() {
             progress.warn(warning);
         }
+        let damage = Damage::default();
+        for _ in 0..REPAIRS {
+            let error = match self.attempt(request.clone(), &damage, progress).await {
+                Err(e) if e.kind() != crate::ErrorKind::CommandFailed => e,
+                done => return done,
+            };
+            let removed = damage.remove(&*self.options.store, &error).await;
+            let Some(digest) = removed.first() else { return Err(error) };
+            if request.outputs.iter().any(is_stream) {
+                return Err(crate::store::damage::damaged(digest).with_source(error));
+            }
+            damage.tell(progress, digest);
+        }
+        self.attempt(request, &damage, progress).await
+    }
+}
+
+/// Whether an output is written as it is made, so that a second attempt would come behind what was written of the first.
+fn is_stream(output: &Output) -> bool {
+    match output {
+        Output::Oci(to) | Output::Docker(to) | Output::Tar(to) => match to {
+            Destination::Stdout(_) => true,
+            Destination::File(path) => std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()),
+            Destination::Folder(_) => false,
+        },
+        Output::Image { .. } | Output::Local(_) | Output::CacheOnly => false,
+    }
+}
+
+impl LocalBuilder {
+    /// Builds once. What is read of the store and is damaged ends it with an error, and is noted.
+    async fn attempt(
+        &self,
+        request: BuildRequest,
+        damage: &Damage,
+        progress: &Progress,
+    ) -> Result<BuildOutput> {
         let (request, main, contexts) = self.bring_context(request, progress).await?;
         let request = Arc::new(request);
-        let resolver = self.resolver(&request, &contexts, progress);
+        let resolver = self.resolver(&request, &contexts, damage, progress);
         let options = frontend_options(&request, &main);
         let name = main.name.display().to_string();
         let lowered = dockerfile::lower(&name, &main.text, &options, &resolver).boxed().await?;
@@ -366,6 +409,7 @@ impl Builder for LocalBuilder {
             resolv_conf: self.options.resolv_conf.clone(),
             ssh: request.ssh.clone(),
             secrets: request.secrets.clone(),
+            damage: damage.clone(),
             progress: progress.clone(),
             commands: tokio::sync::Semaphore::new(self.options.parallel.unwrap_or(processors.max(4))),
             indexes: tokio::sync::Mutex::default(),

@@ -1,4 +1,5 @@
-//! A cache in a folder: one small JSON file a record, `AB/ABCDEF…` by the hexadecimal key, put in place by rename.
+//! A cache in a folder: one small file a record, `AB/ABCDEF…` by the hexadecimal key, put in place by rename. It holds
+//! the record as JSON, and in a second line the SHA-256 of the first: what was changed since is no record.
 //!
 //! A lookup is one read of one file, so a build that finds everything touches as many files as it has steps.
 
@@ -40,6 +41,12 @@ impl DiskCache {
     }
 }
 
+/// The JSON of a record that is as it was written.
+fn checked(bytes: &[u8]) -> Option<&[u8]> {
+    let (json, check) = bytes.split_at(bytes.iter().rposition(|byte| *byte == b'\n')?);
+    (check[1..] == *Digest::sha256(json).hex().as_bytes()).then_some(json)
+}
+
 impl fmt::Display for DiskCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cache in {}", self.folder.display())
@@ -52,7 +59,7 @@ impl CacheStore for DiskCache {
         let path = self.path(key);
         // A record is smaller than a page and mostly in the page cache: not worth another thread.
         match std::fs::read(&path) {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Ok(bytes) => Ok(checked(&bytes).and_then(|json| serde_json::from_slice(json).ok())),
             Err(e) if e.kind() == NotFound => Ok(None),
             Err(e) => Err(Error::io("cannot read the cache record", &path, e)),
         }
@@ -60,8 +67,11 @@ impl CacheStore for DiskCache {
 
     async fn put(&self, key: &Digest, record: &CacheRecord) -> Result<()> {
         let path = self.path(key);
-        let bytes = serde_json::to_vec(record)
+        let mut bytes = serde_json::to_vec(record)
             .map_err(|e| Error::internal("a cache record cannot be written as JSON").with_source(e))?;
+        let check = Digest::sha256(&bytes);
+        bytes.push(b'\n');
+        bytes.extend_from_slice(check.hex().as_bytes());
         self.write(&path, &bytes).map_err(|e| Error::io("cannot write the cache record", &path, e))
     }
 

@@ -93,5 +93,23 @@ mod tests {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, "{").unwrap();
         assert_eq!(cache.get(&key).await.unwrap(), None);
+        let record = CacheRecord {
+            layer: Descriptor::of(crate::media_type::OCI_LAYER, b"layer"),
+            diff_id: Digest::sha256("layer"),
+            repository: crate::RepositoryName::parse("a/b").unwrap(),
+        };
+        cache.put(&key, &record).await.unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        for at in 0..bytes.len() {
+            // Most changes of a digit leave a record that can be parsed.
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            std::fs::write(&path, &changed).unwrap();
+            assert_eq!(cache.get(&key).await.unwrap(), None, "byte {at}");
+            std::fs::write(&path, &bytes[..at]).unwrap();
+            assert_eq!(cache.get(&key).await.unwrap(), None, "cut to {at}");
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(cache.get(&key).await.unwrap(), Some(record));
     }
 }

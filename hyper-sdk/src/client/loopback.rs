@@ -22,18 +22,12 @@ use std::fmt;
 #[derive(Clone, Debug)]
 pub struct Loopback {
     store: SharedStore,
-    verify: bool,
 }
 
 impl Loopback {
     /// A client of `store`.
     pub fn new(store: SharedStore) -> Self {
-        Self { store, verify: true }
-    }
-
-    /// A client whose blobs are not hashed as they are read, for a reader that hashes them itself.
-    pub(crate) fn unverified(store: SharedStore) -> Self {
-        Self { store, verify: false }
+        Self { store }
     }
 
     /// The store.
@@ -156,8 +150,7 @@ impl RegistryClient for Loopback {
         digest: &Digest,
         range: Option<ByteRange>,
     ) -> Result<BlobReader> {
-        let reader = self.store.get_blob(repository, digest, range).await?;
-        Ok(if self.verify { verified(reader, digest) } else { reader })
+        Ok(verified(self.store.get_blob(repository, digest, range).await?, digest))
     }
 
     async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {

@@ -21,7 +21,7 @@ mod tests;
 pub(crate) mod tls;
 mod transfer;
 mod upload;
-mod verify;
+pub(crate) mod verify;
 
 pub use certificates::{HostCertificates, read_authorities};
 pub use copy::copy;

@@ -3,11 +3,12 @@
 use super::neighbours::Neighbours;
 use super::transfer::{Place, Platforms, TransferOptions, transfer};
 use super::{Loopback, SharedClient, reporting};
+use crate::Result;
 use crate::oci::Descriptor;
 use crate::progress::Progress;
 use crate::reference::{ManifestReference, RepositoryName};
 use crate::store::SharedStore;
-use crate::{Result, ResultExt};
+use crate::store::damage::blame_store;
 use std::sync::Arc;
 
 /// How to push.
@@ -50,7 +51,7 @@ impl Default for PushOptions {
 ///
 /// # Errors
 /// Those of the store and the client; [`crate::ErrorKind::DigestInvalid`] when `target` is the digest of something
-/// else.
+/// else; [`crate::ErrorKind::Corrupt`] when a blob of the store is damaged, which is then removed.
 pub async fn push(
     store: &SharedStore,
     repository: &RepositoryName,
@@ -60,9 +61,8 @@ pub async fn push(
     target: &ManifestReference,
     options: &PushOptions,
 ) -> Result<Descriptor> {
-    // The registry checks every digest that it stores: hashing here too would be work for nothing.
-    let source =
-        Place { client: Arc::new(Loopback::unverified(store.clone())), repository: repository.clone() };
+    // Not every registry checks what it is sent, and none can say that the store is damaged.
+    let source = Place { client: Arc::new(Loopback::new(store.clone())), repository: repository.clone() };
     let destination =
         Place { client: reporting(client, &options.progress), repository: target_repository.clone() };
     let options = TransferOptions {
@@ -76,5 +76,8 @@ pub async fn push(
         target_is_local: false,
         progress: options.progress.clone(),
     };
-    transfer(&source, reference, &destination, Some(target), &options).await.op("push")
+    match transfer(&source, reference, &destination, Some(target), &options).await {
+        Ok(descriptor) => Ok(descriptor),
+        Err(e) => Err(blame_store(store, e).await.with_op("push")),
+    }
 }

@@ -272,7 +272,7 @@ fn finish(mut output: std::io::BufWriter<std::fs::File>) -> Result<Reply> {
 fn give_up_with_caller(control: &UnixStream) -> Result<()> {
     use rustix::event::{PollFd, PollFlags, poll};
     let control = control.try_clone()?;
-    std::thread::spawn(move || {
+    let watch = move || {
         loop {
             let mut files = [PollFd::new(&control, PollFlags::HUP | PollFlags::RDHUP)];
             if let Ok(n) = poll(&mut files, None)
@@ -281,6 +281,7 @@ fn give_up_with_caller(control: &UnixStream) -> Result<()> {
                 sys::exit_now(1);
             }
         }
-    });
+    };
+    std::thread::Builder::new().spawn(watch)?;
     Ok(())
 }

@@ -49,7 +49,8 @@ const SIGN_REQUEST: u8 = 13;
 const FAILURE: [u8; 5] = [0, 0, 0, 1, 5];
 
 fn connect(inner: UnixStream, outer: UnixStream) {
-    std::thread::spawn(move || pass(inner, outer));
+    // Without a thread for it both ends are closed, and the program that asked is told so.
+    std::thread::Builder::new().spawn(move || pass(inner, outer)).ok();
 }
 
 /// Passes requests on and answers back until either side ends.

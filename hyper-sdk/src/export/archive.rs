@@ -64,6 +64,7 @@ pub async fn write_archive(
             continue;
         }
         let blob = store.get_blob(&layer.repository, &layer.blob.digest, None).await?;
+        let blob = crate::client::verify::verified(blob, &layer.blob.digest);
         let (sender, receiver) = mpsc::channel(4);
         parts.insert(path, Part::Blob(blob.size, receiver));
         streams.push((blob.stream, sender));

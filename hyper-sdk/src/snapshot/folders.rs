@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! chains/sha256-HEX   {"id":7,"parent":"sha256:…","boot":"…"}     a committed snapshot; its time is when it was last used;
-//!                     with "layer":"sha256:…" its files may be those of others too
+//!                     with "layer":"sha256:…" its files may be those of others too;
+//!                     SHA-256 of the line before
 //! layers/7/           fs/ and a lock file                        what it holds
 //! active/8/           fs/, work/, binds/ and a lock file          being made or run on; locked while its owner lives
 //! removed/RANDOM/      what such a folder held                    on its way out; locked while its remover lives
@@ -32,6 +33,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// More layers than any image has.
+const MAX_CHAIN: usize = 10_000;
+
 /// What `chains` says of a snapshot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -41,6 +45,19 @@ pub(super) struct Record {
     /// The name of its files by themselves, where they were unpacked and are no whole tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     layer: Option<Digest>,
+}
+
+impl Record {
+    fn to_bytes(&self) -> Vec<u8> {
+        let json = serde_json::to_string(self).expect("plain data");
+        format!("{json}\n{}", Digest::sha256(&json).hex()).into_bytes()
+    }
+
+    /// The record of a file; nothing when it was changed since it was written.
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (json, check) = std::str::from_utf8(bytes).ok()?.split_once('\n')?;
+        (check == Digest::sha256(json).hex()).then(|| serde_json::from_str(json).ok())?
+    }
 }
 
 /// A folder in `active` and the lock that says that its owner lives.
@@ -127,7 +144,8 @@ impl Folders {
         let synced = self.synced();
         let mut named = BTreeSet::new();
         for (chain, record) in self.list()? {
-            if record.boot == self.boot || record.id <= synced {
+            let is_there = self.files(record.id).is_dir();
+            if is_there && (record.boot == self.boot || record.id <= synced) {
                 named.insert(record.id);
             } else {
                 self.forget(&chain)?;
@@ -208,7 +226,7 @@ impl Folders {
             return None;
         }
         let root = self.root.clone();
-        Some(std::thread::spawn(move || {
+        let sync = move || {
             // A failure means that these layers are forgotten after a power cut, as if this had not run.
             let Ok(folder) = File::open(&root) else { return };
             if rustix::fs::syncfs(&folder).is_ok() {
@@ -219,7 +237,8 @@ impl Folders {
                     })
                     .ok();
             }
-        }))
+        };
+        std::thread::Builder::new().spawn(sync).ok()
     }
 
     fn record_path(&self, chain: &Digest) -> PathBuf {
@@ -233,18 +252,38 @@ impl Folders {
         }
         let path = self.record_path(chain);
         match std::fs::read(&path) {
-            Ok(bytes) => {
-                let record: Record = serde_json::from_slice(&bytes).map_err(|e| {
-                    Error::new(ErrorKind::Corrupt, "the record of a snapshot is damaged: remove it")
-                        .with_context("path", path.display())
-                        .with_source(e)
-                })?;
-                locked(&self.known).insert(chain.clone(), record.clone());
-                Ok(Some(record))
-            }
+            Ok(bytes) => match Record::from_bytes(&bytes) {
+                Some(record) => {
+                    locked(&self.known).insert(chain.clone(), record.clone());
+                    Ok(Some(record))
+                }
+                // What it named is made again, and a later start removes it.
+                None => self.forget(chain).map(|()| None),
+            },
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("cannot read the record of a snapshot", path, e)),
         }
+    }
+
+    /// Whether a chain and all below it are there. Records of what is gone are forgotten, so that it is made again.
+    pub(super) fn is_whole(&self, chain: &Digest) -> Result<bool> {
+        let mut next = Some(chain.clone());
+        for _ in 0..MAX_CHAIN {
+            let Some(chain) = next else { return Ok(true) };
+            let is_there = |record: &Record| self.files(record.id).is_dir();
+            let mut found = self.record(&chain)?;
+            if found.as_ref().is_some_and(|record| !is_there(record)) {
+                // Another process may have made it again.
+                locked(&self.known).remove(&chain);
+                found = self.record(&chain)?;
+            }
+            match found {
+                Some(record) if is_there(&record) => next = record.parent,
+                Some(_) => return self.forget(&chain).map(|()| false),
+                None => return Ok(false),
+            }
+        }
+        Ok(false)
     }
 
     /// The folder with the files of a committed snapshot.
@@ -262,7 +301,7 @@ impl Folders {
             })?;
             folders.push(self.files(record.id));
             next = record.parent;
-            if folders.len() > 10_000 {
+            if folders.len() > MAX_CHAIN {
                 return Err(Error::new(ErrorKind::Corrupt, "the parents of a snapshot form a loop")
                     .with_context("chain", chain));
             }
@@ -312,7 +351,7 @@ impl Folders {
         let record = Record { id, parent: parent.cloned(), boot: self.boot.clone(), layer };
         let path = self.record_path(chain);
         let fresh = folder.join("record");
-        std::fs::write(&fresh, serde_json::to_vec(&record).expect("plain data"))
+        std::fs::write(&fresh, record.to_bytes())
             .map_err(|e| Error::io("cannot write the record of a snapshot", &fresh, e))?;
         // A link fails when the name exists, where a rename would replace it.
         match std::fs::hard_link(&fresh, &path) {
@@ -337,7 +376,7 @@ impl Folders {
         let record = Record { parent: parent.cloned(), ..twin };
         let path = self.record_path(chain);
         let written = tempfile::NamedTempFile::new_in(&self.root).and_then(|mut fresh| {
-            fresh.write_all(&serde_json::to_vec(&record).expect("plain data"))?;
+            fresh.write_all(&record.to_bytes())?;
             fresh.persist_noclobber(&path).map(drop).map_err(|e| e.error)
         });
         match written {
@@ -363,10 +402,10 @@ impl Folders {
                 continue;
             };
             let Ok(bytes) = std::fs::read(entry.path()) else { continue };
-            match serde_json::from_slice(&bytes) {
-                Ok(record) => list.push((chain, record)),
+            match Record::from_bytes(&bytes) {
+                Some(record) => list.push((chain, record)),
                 // A record appears when it is whole, so this one is damaged.
-                Err(_) => self.forget(&chain)?,
+                None => self.forget(&chain)?,
             }
         }
         Ok(list)

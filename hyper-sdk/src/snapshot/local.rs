@@ -255,10 +255,11 @@ impl Drop for LocalActive {
             && let Ok(removed) = self.inner.folders.give_up(claim)
         {
             let executor = self.inner.executor.clone();
-            std::thread::spawn(move || {
+            let remove = move || {
                 let paths = vec![removed.path.clone()];
                 executor.call_blocking(&Request::Remove { paths }).ok();
-            });
+            };
+            std::thread::Builder::new().spawn(remove).ok();
         }
     }
 }
@@ -273,7 +274,7 @@ impl Snapshotter for LocalSnapshotter {
     }
 
     async fn has(&self, chain: &Digest) -> Result<bool> {
-        Ok(self.0.folders.record(chain)?.is_some())
+        self.0.folders.is_whole(chain)
     }
 
     async fn apply(

@@ -153,9 +153,12 @@ impl SolveContext {
         let blob = self.store.get_blob(&layer.repository, &layer.blob.digest, None).await?;
         let reader = SyncIoBridge::new(StreamReader::new(blob.stream.map_err_io()));
         let (blob, diff_id) = (layer.blob.clone(), layer.diff_id.clone());
+        let damage = self.damage.clone();
         blocking(move || {
-            let tar = VerifiedLayer::new(reader, blob.digest, blob.size, Some(diff_id))?;
-            Ok(Box::new(ReadAhead::new(tar)?) as Box<dyn Read + Send>)
+            let digest = blob.digest.clone();
+            let tar = VerifiedLayer::new(reader, blob.digest, blob.size, Some(diff_id))
+                .inspect_err(|_| damage.suspect(&digest))?;
+            Ok(Box::new(damage.watch(&digest, ReadAhead::new(tar)?)) as Box<dyn Read + Send>)
         })
         .await
     }

@@ -30,7 +30,8 @@ use crate::layer::copy::{SourceRoot, StatCache};
 use crate::media_type::Compression;
 use crate::progress::{Progress, Task};
 use crate::snapshot::SharedSnapshotter;
-use crate::store::SharedStore;
+use crate::store::damage::Damage;
+use crate::store::{RegistryStoreExt as _, SharedStore};
 use crate::{Digest, Error, ErrorKind, Result};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -104,6 +105,8 @@ pub struct SolveContext {
     pub ssh: BTreeMap<String, PathBuf>,
     /// Secrets by id.
     pub secrets: BTreeMap<String, SecretBytes>,
+    /// What is found to be damaged of the store.
+    pub damage: Damage,
     /// Where events go.
     pub progress: Progress,
     /// How many commands run at once.
@@ -315,9 +318,11 @@ impl SolveContext {
     async fn find(&self, keys: &mut Keys) -> Result<Option<Layer>> {
         for key in &keys.digests {
             let Some(record) = self.cache.get(key).await? else { continue };
-            if self.store.stat_blob(&record.repository, &record.layer.digest).await.is_err()
-                || !record.times.as_ref().is_none_or(|times| self.has_times(times))
-            {
+            let is_there = self.store.has_blob(&record.repository, &record.layer.digest).await?;
+            if !is_there {
+                self.damage.tell(&self.progress, &record.layer.digest);
+            }
+            if !is_there || !record.times.as_ref().is_none_or(|times| self.has_times(times)) {
                 self.cache.remove(key).await?;
                 continue;
             }

@@ -6,6 +6,7 @@ use crate::oci::{ImageConfig, Manifest, ManifestBody};
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::{ManifestReference, Reference, RegistryHost, RepositoryName};
+use crate::store::damage::Damage;
 use crate::store::{RegistryStoreExt as _, SharedStore, local_repository};
 use crate::{Digest, Error, ErrorKind, Result};
 use std::fmt;
@@ -64,6 +65,8 @@ pub struct ImageSource {
     pub clients: ClientFactory,
     /// Whether the registry is asked even when the store has the name.
     pub refresh: bool,
+    /// What is found to be damaged of the store.
+    pub damage: Damage,
     /// Where events go.
     pub progress: Progress,
 }
@@ -115,6 +118,9 @@ impl ImageSource {
     ) -> Result<SourceImage> {
         let repository = RepositoryName::parse(LAYOUTS)?;
         let image = import_layout(&*self.store, &repository, folder, tag, digest, platform).await?;
+        if let Some(lost) = image.lost.first() {
+            self.damage.tell(&self.progress, lost);
+        }
         self.with_config(repository, image.manifest).await
     }
 
@@ -135,6 +141,10 @@ impl ImageSource {
             };
             let next = match manifest.body() {
                 ManifestBody::Image(_) => {
+                    if let Some(lost) = self.lost(repository, &manifest).await? {
+                        self.damage.tell(&self.progress, &lost);
+                        return Ok(None);
+                    }
                     let image = self.with_config(repository.clone(), manifest).await?;
                     return Ok(platform.matches(&image.config.platform()).then_some(image));
                 }
@@ -148,6 +158,28 @@ impl ImageSource {
             }
         }
         Err(Error::invalid("the indexes of the image are nested too deep"))
+    }
+
+    /// A blob of an image that the store should have and has not. One that may be missing from the start is none.
+    async fn lost(&self, repository: &RepositoryName, manifest: &Manifest) -> Result<Option<Digest>> {
+        let Some(image) = manifest.image() else { return Ok(None) };
+        // A config is small and tells what the build does: it is read.
+        let config = &image.config.digest;
+        match self.store.read_blob(repository, config, MAX_CONFIG).await {
+            Err(e) if matches!(e.kind(), ErrorKind::BlobUnknown | ErrorKind::Corrupt) => {
+                self.store.remove_damaged(config).await?;
+                return Ok(Some(config.clone()));
+            }
+            other => drop(other?),
+        }
+        for layer in &image.layers {
+            let may_be_missing =
+                crate::media_type::is_non_distributable(&layer.media_type) || !layer.urls.is_empty();
+            if !may_be_missing && !self.store.has_blob(repository, &layer.digest).await? {
+                return Ok(Some(layer.digest.clone()));
+            }
+        }
+        Ok(None)
     }
 
     async fn with_config(&self, repository: RepositoryName, manifest: Manifest) -> Result<SourceImage> {

@@ -21,9 +21,11 @@ const MAX_JSON: u64 = 16 << 20;
 pub struct LayoutImage {
     /// The image manifest for the platform.
     pub manifest: Manifest,
+    /// The blobs that the store should have had and had lost.
+    pub lost: Vec<Digest>,
 }
 
-/// Imports an image of a layout into a repository of the store, unless it is there.
+/// Imports an image of a layout into a repository of the store, or what the store does not have of it.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] when the layout has no such image; [`ErrorKind::DigestInvalid`] for damaged content.
@@ -42,17 +44,29 @@ pub async fn import_layout(
             .await
             .map_err(|e| Error::internal("reading a layout panicked").with_source(e))?
             .map_err(|e| e.with_context("layout", folder.display()))?;
-    if store.get_manifest(repository, &manifest.digest().clone().into()).await.is_ok() {
-        return Ok(LayoutImage { manifest });
-    }
+    let was_there = store.get_manifest(repository, &manifest.digest().clone().into()).await.is_ok();
+    let mut lost = Vec::new();
     let Some(image) = manifest.image() else { return Err(Error::internal("an index where an image was")) };
     for blob in std::iter::once(&image.config).chain(&image.layers) {
         if !store.has_blob(repository, &blob.digest).await? {
             import_blob(store, repository, folder, blob).await?;
+            if was_there {
+                lost.push(blob.digest.clone());
+            }
         }
     }
-    store.put_manifest(repository, PutManifest::new(manifest.clone(), [])).await?;
-    Ok(LayoutImage { manifest })
+    if was_there {
+        // A config is small and tells what the build does: it is read.
+        let config = &image.config;
+        if store.read_blob(repository, &config.digest, MAX_JSON).await.is_err() {
+            store.remove_damaged(&config.digest).await?;
+            import_blob(store, repository, folder, config).await?;
+            lost.push(config.digest.clone());
+        }
+    } else {
+        store.put_manifest(repository, PutManifest::new(manifest.clone(), [])).await?;
+    }
+    Ok(LayoutImage { manifest, lost })
 }
 
 fn blob_path(folder: &Path, digest: &Digest) -> PathBuf {

@@ -373,6 +373,10 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         Ok(descriptor)
     }
 
+    async fn remove_damaged(&self, digest: &Digest) -> Result<bool> {
+        self.0.blobs.remove_damaged(digest).await
+    }
+
     async fn blob_path(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<PathBuf>> {
         self.stat_blob(repository, digest).await?;
         Ok(self.0.blobs.path(digest))

@@ -17,6 +17,7 @@ pub mod blob;
 mod composed;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod damage;
 mod ext;
 mod local_name;
 pub mod meta;
@@ -372,6 +373,13 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         let descriptor = upload.finish(digest).await?;
         tokio::fs::remove_file(path).await.at("cannot remove the file of the blob", path)?;
         Ok(descriptor)
+    }
+
+    /// Takes the bytes of a blob away when they are others than its digest says, so that the blob counts as missing in
+    /// every repository and can be stored again. Reads it whole. Returns whether it was damaged; a store that is not at
+    /// hand never says so.
+    async fn remove_damaged(&self, _digest: &Digest) -> Result<bool> {
+        Ok(false)
     }
 
     /// The path of a file with exactly the bytes of a blob of the repository, for readers that need no copy; `None`

@@ -336,3 +336,11 @@ fn the_data_folder_is_private() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("can be written by everybody"), "{}", stderr(&output));
 }
+
+#[test]
+fn a_hang_up_ends_it_in_good_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), &[]);
+    process.signal("-HUP");
+    assert!(process.child.wait().unwrap().success());
+}

@@ -1,7 +1,7 @@
 //! The direction of imports within hyper-sdk.
 //!
 //! ```text
-//!   0  error digest reference oci media_type mode platform clock progress private_folder small_file
+//!   0  error digest reference oci media_type mode platform clock progress private_folder runtime small_file
 //!   1  dockerfile graph layer store
 //!   2  lint client cache source snapshot exec
 //!   3  frontend solve export
@@ -27,6 +27,7 @@ const LEVELS: &[&[&str]] = &[
         "clock",
         "progress",
         "private_folder",
+        "runtime",
         "small_file",
     ],
     &["dockerfile", "graph", "layer", "store"],

@@ -195,7 +195,9 @@ impl Plan {
             }
         };
         let parts: Vec<Result<Vec<(usize, FileFacts)>>> = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            // With fewer threads than wanted, those that there are do more.
+            let start = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+            let others: Vec<_> = (1..threads).map_while(start).collect();
             let mut parts = vec![work()];
             for other in others {
                 parts.push(

@@ -340,7 +340,9 @@ impl SourceRoot {
             // A thread costs as much as a few directories.
             let others = threads.min(level.len() / 8 + 1) - 1;
             let found = std::thread::scope(|scope| {
-                let others: Vec<_> = (0..others).map(|_| scope.spawn(work)).collect();
+                let others: Vec<_> = (0..others)
+                    .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
+                    .collect();
                 let mut found = work();
                 found.extend(others.into_iter().filter_map(|other| other.join().ok()).flatten());
                 found

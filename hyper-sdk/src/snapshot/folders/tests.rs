@@ -107,7 +107,7 @@ fn what_another_boot_has_not_synced_is_forgotten() {
     }
     for (digest, mut record) in folders.list().unwrap() {
         record.boot = "another".to_owned();
-        std::fs::write(folders.record_path(&digest), serde_json::to_vec(&record).unwrap()).unwrap();
+        std::fs::write(folders.record_path(&digest), record.to_bytes()).unwrap();
     }
     std::fs::write(folders.root.join("synced"), "1").unwrap();
     let (folders, leftovers) = Folders::open(folder.path()).unwrap();

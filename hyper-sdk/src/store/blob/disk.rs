@@ -111,6 +111,40 @@ impl Folders {
     }
 }
 
+impl Folders {
+    /// Reads a blob, and takes it away through the path `aside` when it is damaged and no other has come in its place
+    /// meanwhile.
+    fn remove_damaged(&self, digest: &Digest, aside: &Path) -> Result<bool> {
+        let path = self.blob(digest);
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e).at("cannot open the blob", &path),
+        };
+        let mut hasher = digest.algorithm().hasher();
+        // What the disk cannot read is damaged too.
+        let read = std::io::copy(
+            &mut std::io::BufReader::with_capacity(READ_CHUNK as usize, &mut file),
+            &mut hasher,
+        );
+        if read.is_ok() && hasher.finish() == *digest {
+            return Ok(false);
+        }
+        let known = file.metadata().at("cannot read the blob", &path)?;
+        match fs::rename(&path, aside) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+            other => other.at("cannot take the damaged blob away", &path)?,
+        }
+        if fs::symlink_metadata(aside).is_ok_and(|moved| moved.ino() != known.ino()) {
+            // It was pushed again since.
+            fs::rename(aside, &path).at("cannot put the blob back", &path)?;
+        } else {
+            fs::remove_file(aside).at("cannot remove the damaged blob", aside)?;
+        }
+        Ok(true)
+    }
+}
+
 /// Makes a folder durably; its parent exists, or everything above is made too.
 fn make_folder(path: &Path) -> Result<()> {
     if path.is_dir() {
@@ -228,6 +262,12 @@ impl BlobBackend for DiskBlobs {
         })
         .await?;
         Ok(read_ahead(part, first))
+    }
+
+    async fn remove_damaged(&self, digest: &Digest) -> Result<bool> {
+        let (folders, digest) = (Arc::clone(&self.0), digest.clone());
+        let aside = folders.uploads.join(format!("{}.put", UploadId::random()?));
+        blocking(move || folders.remove_damaged(&digest, &aside)).await
     }
 
     fn path(&self, digest: &Digest) -> Option<PathBuf> {

@@ -55,6 +55,9 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// The file that holds exactly the bytes of the blob, when there is such a file.
     fn path(&self, digest: &Digest) -> Option<PathBuf>;
 
+    /// Takes the bytes of a blob away when they are others than its digest says. Returns whether they were.
+    async fn remove_damaged(&self, digest: &Digest) -> Result<bool>;
+
     /// Opens the staging area of an upload, for one writer.
     ///
     /// # Errors

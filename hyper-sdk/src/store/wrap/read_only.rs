@@ -112,6 +112,10 @@ impl RegistryStore for ReadOnly {
         refused("take a blob")
     }
 
+    async fn remove_damaged(&self, _: &Digest) -> Result<bool> {
+        refused("remove a damaged blob")
+    }
+
     async fn blob_path(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<PathBuf>> {
         self.0.blob_path(repository, digest).await
     }

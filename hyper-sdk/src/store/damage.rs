@@ -1,0 +1,198 @@
+//! Damage in a local store: bytes that are missing, short or others than their digest says.
+//!
+//! What a store has was checked when it came in. Readers check it again, since a disk or a person may have changed it,
+//! and note here what they found. A blob that is found to be damaged is taken away: it is then missing, which every
+//! build and pull mends.
+
+use super::{RegistryStore, SharedStore};
+use crate::progress::Progress;
+use crate::{Digest, Error, ErrorKind};
+use std::collections::BTreeSet;
+use std::error::Error as _;
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What the readers of a piece of work noted. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Damage(Arc<Mutex<Noted>>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    suspects: BTreeSet<Digest>,
+    told: bool,
+}
+
+impl Damage {
+    fn noted(&self) -> std::sync::MutexGuard<'_, Noted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a blob that could not be read to its end.
+    pub fn suspect(&self, digest: &Digest) {
+        self.noted().suspects.insert(digest.clone());
+    }
+
+    /// Warns once, whatever else is found.
+    pub fn tell(&self, progress: &Progress, digest: &Digest) {
+        if !std::mem::replace(&mut self.noted().told, true) {
+            progress.warn(format!(
+                "the local store has lost blobs or has damaged ones, {} among them: what they belong to is made or \
+                 fetched again",
+                digest.short()
+            ));
+        }
+    }
+
+    /// Wraps the reader of a blob: what is not read to its end without an error is suspect.
+    pub fn watch<R: Read>(&self, digest: &Digest, reader: R) -> Watched<R> {
+        Watched { reader, digest: digest.clone(), damage: self.clone(), ended: false }
+    }
+
+    /// Takes those of the suspects, and of the blobs that an error is about, out of the store whose bytes are damaged.
+    pub async fn remove(&self, store: &dyn RegistryStore, error: &Error) -> Vec<Digest> {
+        let mut suspects = std::mem::take(&mut self.noted().suspects);
+        suspects.extend(blobs_of(error));
+        let mut removed = Vec::new();
+        for digest in suspects {
+            if matches!(store.remove_damaged(&digest).await, Ok(true)) {
+                removed.push(digest);
+            }
+        }
+        removed
+    }
+}
+
+/// The blobs whose content an error complains of.
+fn blobs_of(error: &Error) -> Vec<Digest> {
+    let mut blobs = Vec::new();
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        // An error that passed through a reader is inside of that of the system.
+        let inner = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let known = current.downcast_ref::<Error>().or_else(|| inner?.downcast_ref::<Error>());
+        if let Some(error) = known
+            && matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::DigestInvalid | ErrorKind::SizeInvalid)
+        {
+            let named = error.context().iter().filter(|(key, _)| ["digest", "expected"].contains(key));
+            blobs.extend(named.filter_map(|(_, value)| Digest::parse(value).ok()));
+        }
+        cause = inner.map(|inner| inner as _).or_else(|| current.source());
+        if let Some(error) = known {
+            cause = error.source();
+        }
+    }
+    blobs
+}
+
+/// Says of an error that it came of a blob of the store that was damaged, when it did, and takes that blob away.
+pub async fn blame_store(store: &SharedStore, error: Error) -> Error {
+    let removed = Damage::default().remove(&**store, &error).await;
+    match removed.first() {
+        Some(digest) => damaged(digest).with_source(error),
+        None => error,
+    }
+}
+
+/// The error of work that cannot go on without a blob that was damaged.
+pub(crate) fn damaged(digest: &Digest) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        "a blob of the local store was damaged, and is removed: build or pull the image again",
+    )
+    .with_context("digest", digest)
+}
+
+/// A reader of a blob that notes when it is not read to its end.
+#[derive(Debug)]
+pub struct Watched<R> {
+    reader: R,
+    digest: Digest,
+    damage: Damage,
+    ended: bool,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.ended |= count == 0 && !buffer.is_empty();
+        Ok(count)
+    }
+}
+
+impl<R> Drop for Watched<R> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.damage.suspect(&self.digest);
+        }
+    }
+}
+
+#[cfg(all(test, feature = "store-sql"))]
+mod tests {
+    use super::*;
+    use crate::RepositoryName;
+    use crate::store::DiskStore;
+    use bytes::Bytes;
+
+    #[tokio::test]
+    async fn damaged_blobs_are_taken_away_and_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: SharedStore = Arc::new(DiskStore::open(folder.path()).await.unwrap());
+        let name = RepositoryName::parse("a").unwrap();
+        let mut blobs = Vec::new();
+        for text in ["whole", "changed", "missing"] {
+            let (digest, bytes) = (Digest::sha256(text), Bytes::from(text));
+            store.put_blob(&name, &digest, bytes).await.unwrap();
+            blobs.push((digest.clone(), store.blob_path(&name, &digest).await.unwrap().unwrap()));
+        }
+        std::fs::write(&blobs[1].1, "CHANGED").unwrap();
+        std::fs::remove_file(&blobs[2].1).unwrap();
+        for ((digest, path), (damaged, is_there)) in
+            blobs.iter().zip([(false, true), (true, false), (false, false)])
+        {
+            assert_eq!(store.remove_damaged(digest).await.unwrap(), damaged);
+            assert_eq!(path.exists(), is_there);
+        }
+        assert_eq!(std::fs::read_dir(folder.path().join("uploads")).unwrap().count(), 0);
+        let again = Bytes::from("changed");
+        store.put_blob(&name, &blobs[1].0, again.clone()).await.unwrap();
+        assert!(!store.remove_damaged(&blobs[1].0).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn errors_lead_to_the_blobs_that_they_are_about() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: SharedStore = Arc::new(DiskStore::open(folder.path()).await.unwrap());
+        let name = RepositoryName::parse("a").unwrap();
+        let digest = Digest::sha256("text");
+        let error = || Error::new(ErrorKind::DigestInvalid, "no").with_context("digest", &digest);
+        let through_io = || Error::from(io::Error::other(Error::from(io::Error::other(error()))));
+        let wrapped = || Error::internal("outer").with_source(through_io());
+        let deep = || Error::internal("outer").with_source(io::Error::other(error()));
+        for error in [error(), through_io(), wrapped(), deep()] {
+            store.put_blob(&name, &digest, Bytes::from("text")).await.unwrap();
+            let path = store.blob_path(&name, &digest).await.unwrap().unwrap();
+            std::fs::write(&path, "TEXT").unwrap();
+            assert_eq!(blame_store(&store, error).await.kind(), ErrorKind::Corrupt);
+            assert!(!path.exists());
+        }
+        store.put_blob(&name, &digest, Bytes::from("text")).await.unwrap();
+        assert_eq!(blame_store(&store, error()).await.kind(), ErrorKind::DigestInvalid);
+    }
+
+    #[test]
+    fn what_is_not_read_to_its_end_is_suspect() {
+        let digest = Digest::sha256("text");
+        for (length, suspect) in [(2, true), (4, false)] {
+            let damage = Damage::default();
+            let mut reader = damage.watch(&digest, &b"text"[..]);
+            let mut bytes = vec![0; length];
+            reader.read_exact(&mut bytes).unwrap();
+            if length == 4 {
+                assert_eq!(reader.read(&mut bytes).unwrap(), 0);
+            }
+            drop(reader);
+            assert_eq!(damage.noted().suspects.contains(&digest), suspect);
+        }
+    }
+}
