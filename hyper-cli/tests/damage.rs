@@ -230,8 +230,10 @@ fn a_damaged_image_is_not_pushed_and_the_next_build_mends_it() {
     if busybox().is_none() {
         skip!("there is no static busybox");
     }
-    let (place, registry) = (place(), Registry::start());
+    let place = place();
     for (number, harm) in [Changed, ChangedAtStart, Cut, Removed].into_iter().enumerate() {
+        // One that has none of the blobs yet.
+        let registry = Registry::start();
         let name = format!("{}/a/app{number}:1", registry.host);
         let dockerfile = format!("{DOCKERFILE}RUN cat /data /data > /more{number}\n");
         place.built(&dockerfile, &["-t", &name]);

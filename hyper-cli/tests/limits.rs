@@ -150,7 +150,8 @@ fn signals_end_a_build_with_their_status() {
         assert_eq!(left, 0, "{name}: what was being made is left");
     }
     // Who asked for it keeps on when the terminal goes away.
-    let mut child = sleeping(&Place::new(), true);
+    let place = Place::new();
+    let mut child = sleeping(&place, true);
     signal(&child, "-HUP");
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(child.try_wait().unwrap().is_none());

@@ -165,3 +165,48 @@ fn the_quickstart_works_in_a_private_folder() {
         assert_eq!(mode(&folder), 0o700);
     }
 }
+
+#[test]
+fn images_of_a_state_folder_that_cannot_be_written_are_shown() {
+    if busybox().is_none() || !is_root() || find("setpriv").is_none() || find("unshare").is_none() {
+        skip!("this takes root, to be somebody else, setpriv, unshare, and a static busybox");
+    }
+    let check = |place: &Place, run: &dyn Fn(&[&str]) -> Command| {
+        for (arguments, shown) in [(&["images"][..], "app"), (&["inspect", "app:1"], "sha256:")] {
+            let output = run(arguments).output().unwrap();
+            assert!(output.status.success() && told(&output).contains(shown), "{}", told(&output));
+        }
+        let output = run(&["build", "context"]).output().unwrap();
+        let text = told(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(
+            text.contains(&place.join("state").display().to_string()) && !text.contains("panic"),
+            "{text}"
+        );
+    };
+    for who in [Who::Me, Who::Id(45_680)] {
+        let is_me = matches!(who, Who::Me);
+        let place = Place::of(who);
+        place.write("context/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+        place.ok(&["build", "-t", "app:1", "context"]);
+        if is_me {
+            let state = place.join("state").display().to_string();
+            check(&place, &|arguments| {
+                let program = place.hyper(arguments);
+                let mut command = Command::new("unshare");
+                let script = format!(
+                    "mount --bind {state} {state} && mount -o remount,ro,bind {state} && exec \"$@\""
+                );
+                command.args(["-m", "sh", "-c", &script, "sh"]).arg(program.get_program());
+                command.args(program.get_args()).stdin(Stdio::null());
+                command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+                command.current_dir(program.get_current_dir().unwrap());
+                command
+            });
+        } else {
+            succeed(Command::new("chmod").args(["-R", "a-w"]).arg(place.join("state")));
+            check(&place, &|arguments| place.hyper(arguments));
+            succeed(Command::new("chmod").args(["-R", "u+w"]).arg(place.join("state")));
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use super::contexts::{Contexts, MainContext};
 use super::epoch::{self, Epoch};
+use super::leftovers;
 use super::resolver::BuildResolver;
 use super::{BuildOutput, BuildRequest, Builder, BuilderCapabilities, Destination, NamedContext, Output};
 use crate::cache::{DiskCache, SharedCache};
@@ -99,6 +100,12 @@ impl LocalBuilder {
         self.engine
             .get_or_try_init(|| async {
                 let executor = NativeExecutor::start(self.options.helper.clone()).await?;
+                let root = self.options.root.clone();
+                blocking(move || {
+                    leftovers::sweep(&root, leftovers::AGE);
+                    Ok(())
+                })
+                .await?;
                 let folder = self.options.root.join("snapshots");
                 let snapshotter: SharedSnapshotter =
                     Arc::new(LocalSnapshotter::open(folder, executor.clone()).await?);

@@ -9,6 +9,7 @@
 
 mod contexts;
 mod epoch;
+mod leftovers;
 mod local;
 mod request;
 mod resolver;

@@ -97,6 +97,8 @@ mod tests {
             layer: Descriptor::of(crate::media_type::OCI_LAYER, b"layer"),
             diff_id: Digest::sha256("layer"),
             repository: crate::RepositoryName::parse("a/b").unwrap(),
+            made: None,
+            times: None,
         };
         cache.put(&key, &record).await.unwrap();
         let bytes = std::fs::read(&path).unwrap();

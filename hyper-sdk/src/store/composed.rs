@@ -106,6 +106,20 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         discarded
     }
 
+    /// Removes the bytes of a session that was never saved when their writer is gone: nobody can go on from there.
+    async fn drop_unsaved(&self, id: &UploadId) -> Result<()> {
+        let is_saved =
+            async || Ok::<_, Error>(self.0.meta.upload(id).await?.is_some_and(|u| u.state.offset > 0));
+        if is_saved().await? {
+            return Ok(());
+        }
+        match self.0.blobs.stage(id).await {
+            Ok(mut staging) if !is_saved().await? => staging.discard().await,
+            Err(e) if !matches!(e.kind(), ErrorKind::Conflict | ErrorKind::UploadUnknown) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes one session when nobody holds its staging area and it was not saved since `before`. Whether it did.
     async fn expire_upload(&self, id: UploadId, before: i64) -> Result<bool> {
         let mut staging = match self.0.blobs.stage(&id).await {
@@ -387,6 +401,9 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         let mut expired = 0;
         for id in self.0.meta.stale_uploads(before).await? {
             expired += u64::from(self.expire_upload(id, before).await?);
+        }
+        for id in self.0.blobs.staged().await? {
+            self.drop_unsaved(&id).await?;
         }
         let Some(written) = SystemTime::now().checked_sub(age) else { return Ok(expired) };
         for id in self.0.blobs.leftovers(written).await? {

@@ -302,10 +302,16 @@ impl BlobBackend for DiskBlobs {
                 written: 0,
                 pending: Vec::new(),
                 verified: None,
+                saved: None,
             };
             Ok(Box::new(DiskStaging { area: Some(area), pending: 0 }) as Box<dyn BlobStaging>)
         })
         .await
+    }
+
+    async fn staged(&self) -> Result<Vec<UploadId>> {
+        let folders = Arc::clone(&self.0);
+        blocking(move || leftovers::staged(&folders.uploads)).await
     }
 
     async fn leftovers(&self, before: SystemTime) -> Result<Vec<UploadId>> {
@@ -424,11 +430,16 @@ struct Area {
     pending: Vec<Bytes>,
     /// The digest that everything written was found to have.
     verified: Option<Digest>,
+    /// How much is saved, once that is known. What is not saved goes with the handle.
+    saved: Option<u64>,
 }
 
 impl Drop for Area {
     /// Gives the lock up. Closing the file would not do while a process that this one is starting still has it, too.
     fn drop(&mut self) {
+        if self.saved == Some(0) && is_at(&self.file, &self.path) {
+            let _ = self.discard();
+        }
         let _ = self.file.unlock();
     }
 }
@@ -533,7 +544,7 @@ impl BlobStaging for DiskStaging {
             if length > state.offset {
                 area.file.set_len(state.offset).at("cannot cut the staging file", &area.path)?;
             }
-            area.written = state.offset;
+            (area.written, area.saved) = (state.offset, Some(state.offset));
             Ok(())
         })
         .await
@@ -563,6 +574,7 @@ impl BlobStaging for DiskStaging {
         self.with_area(|area| {
             area.flush()?;
             area.file.sync_data().at("cannot sync the staging file", &area.path)?;
+            area.saved = Some(area.written);
             Ok(StagedState { offset: area.written, hash: area.hasher.save() })
         })
         .await

@@ -31,6 +31,15 @@ pub(super) fn clear(uploads: &Path, before: SystemTime) -> Result<Vec<UploadId>>
     Ok(staged)
 }
 
+/// The staged files that hold bytes.
+pub(super) fn staged(uploads: &Path) -> Result<Vec<UploadId>> {
+    let entries = fs::read_dir(uploads).at("cannot read the folder of uploads", uploads)?;
+    let holds_bytes =
+        |entry: &fs::DirEntry| entry.metadata().is_ok_and(|meta| meta.is_file() && meta.len() > 0);
+    let entries = entries.flatten().filter(holds_bytes);
+    Ok(entries.filter_map(|entry| UploadId::parse(entry.file_name().to_str()?).ok()).collect())
+}
+
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

@@ -64,6 +64,9 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// [`ErrorKind::Conflict`] while another writer has it open, in this process or another.
     async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>>;
 
+    /// The staging areas that hold bytes, whoever writes to them.
+    async fn staged(&self) -> Result<Vec<UploadId>>;
+
     /// Removes what was left behind, belongs to no upload and was not written to after `before`, and names the staging
     /// areas that were not written to after it either: whether their sessions still exist, the caller knows.
     async fn leftovers(&self, before: SystemTime) -> Result<Vec<UploadId>>;

@@ -119,3 +119,38 @@ async fn an_upload_whose_bytes_are_gone_ends_when_it_is_continued() {
     assert_eq!(e.kind(), ErrorKind::UploadUnknown, "{e}");
     assert_eq!((files(folder.path()).len(), rows(folder.path()).await), (0, 0));
 }
+
+#[tokio::test]
+async fn what_was_never_saved_goes_with_its_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let store = DiskStore::open(root).await.unwrap();
+    // A handle that is dropped, as by an error or Ctrl-C.
+    let mut dropped = store.start_upload(&name(), Default::default()).await.unwrap();
+    dropped.append(Bytes::from(vec![1; 2_000_000])).await.unwrap();
+    let id = dropped.id().clone();
+    assert_eq!(files(root), [id.to_string()]);
+    drop(dropped);
+    assert_eq!(files(root), [] as [&str; 0]);
+    // A process that was killed, with its session and without, however young; the third writer is at work.
+    let killed = store.start_upload(&name(), Default::default()).await.unwrap().id().clone();
+    for id in [&killed, &UploadId::random().unwrap()] {
+        fs::write(root.join("uploads").join(id.as_str()), "left").unwrap();
+    }
+    let mut busy = store.start_upload(&name(), Default::default()).await.unwrap();
+    busy.append(Bytes::from(vec![1; 2_000_000])).await.unwrap();
+    let mut saved = store.start_upload(&name(), Default::default()).await.unwrap();
+    saved.append(Bytes::from_static(b"saved")).await.unwrap();
+    saved.save().await.unwrap();
+    let saved = saved.id().clone();
+    DiskStore::open(root).await.unwrap();
+    let mut left = vec![busy.id().to_string(), saved.to_string()];
+    left.sort();
+    assert_eq!(files(root), left);
+    busy.finish(&Digest::sha256(vec![1; 2_000_000])).await.unwrap();
+    for (id, offset) in [(&id, 0), (&killed, 0), (&saved, 5)] {
+        let mut again = store.resume_upload(&name(), id).await.unwrap();
+        assert_eq!(again.offset(), offset);
+        again.append(Bytes::from_static(b"x")).await.unwrap();
+    }
+}

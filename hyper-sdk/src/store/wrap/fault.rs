@@ -110,6 +110,10 @@ impl<B: BlobBackend> BlobBackend for FaultyBlobs<B> {
         self.1.run(self.0.read(digest, size, offset, length)).await
     }
 
+    async fn staged(&self) -> Result<Vec<UploadId>> {
+        self.0.staged().await
+    }
+
     async fn remove_damaged(&self, digest: &Digest) -> Result<bool> {
         self.0.remove_damaged(digest).await
     }

@@ -58,7 +58,7 @@ struct Database {
 impl SqlMeta {
     /// Opens the database at `path`, making it when it does not exist and bringing its tables up to date.
     ///
-    /// One that exists on a file system that is read-only can be read; every change is then refused with
+    /// One that exists where nothing can be written can be read; every change is then refused with
     /// [`ErrorKind::Unsupported`].
     ///
     /// Must be called within a tokio runtime, which must live as long as the value.
@@ -149,7 +149,7 @@ fn readers(options: SqliteConnectOptions) -> SqlitePool {
         .connect_lazy_with(options)
 }
 
-/// Locks the database; `None` when it exists on a file system that is read-only.
+/// Locks the database; `None` when it exists and may not be written to.
 async fn lock(path: &Path) -> Result<Option<File>> {
     let exists = path.exists();
     let mut name = path.as_os_str().to_owned();
@@ -157,7 +157,8 @@ async fn lock(path: &Path) -> Result<Option<File>> {
     let path = PathBuf::from(name);
     let lock = tokio::task::spawn_blocking(move || {
         let file = File::options().create(true).truncate(false).write(true).open(&path);
-        if exists && file.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ReadOnlyFilesystem) {
+        let refused = [std::io::ErrorKind::ReadOnlyFilesystem, std::io::ErrorKind::PermissionDenied];
+        if exists && file.as_ref().is_err_and(|e| refused.contains(&e.kind())) {
             return Ok(None);
         }
         let file = file.at("cannot open the lock file of the database: is its folder writable?", &path)?;
