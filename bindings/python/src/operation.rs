@@ -9,14 +9,15 @@
 use crate::failure::exception;
 use crate::value::to_python;
 use futures::future::BoxFuture;
-use hyper_sdk::progress::{Event, Progress};
+use hyper_sdk::progress::{Event, Events, Progress};
 use hyper_sdk::{Error, Result};
 use pyo3::prelude::*;
+use pyo3::types::PyCFunction;
 use serde_json::Value;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// How often Python gets a chance to run its signal handlers.
@@ -49,7 +50,7 @@ impl Outcome {
 /// Where events go: a Python callable, and the channel that they come from.
 struct Listener {
     callback: Py<PyAny>,
-    events: UnboundedReceiver<Event>,
+    events: Events,
 }
 
 /// Work that has not begun.
@@ -159,13 +160,23 @@ pub(crate) fn run_async(py: Python<'_>, operation: Operation) -> PyResult<Bound<
     // The task is polled in place: when asyncio drops this future, the operation goes with it.
     let mut future = operation.future;
     pyo3_async_runtimes::tokio::future_into_py(py, async move {
+        // Until the loop has seen the events that it has, it gets no more.
+        let mut seen: Option<oneshot::Receiver<()>> = None;
         let outcome = loop {
             let events = tokio::select! {
                 biased;
-                events = next_events(listener.as_mut()) => events,
+                () = wait_for(&mut seen), if seen.is_some() => {
+                    seen = None;
+                    continue;
+                }
+                events = next_events(listener.as_mut()), if seen.is_none() => events,
                 outcome = &mut future => break outcome,
             };
-            Python::attach(|py| tell(py, listener.as_ref(), &events, Some(event_loop.bind(py))))?;
+            seen = Some(Python::attach(|py| {
+                let event_loop = event_loop.bind(py);
+                tell(py, listener.as_ref(), &events, Some(event_loop))?;
+                mark(event_loop)
+            })?);
         };
         Python::attach(|py| {
             if let Some(listener) = &mut listener {
@@ -178,6 +189,25 @@ pub(crate) fn run_async(py: Python<'_>, operation: Operation) -> PyResult<Bound<
             finish(outcome, py).map(Bound::unbind)
         })
     })
+}
+
+/// Waits until a mark was reached, or never will be.
+async fn wait_for(mark: &mut Option<oneshot::Receiver<()>>) {
+    if let Some(mark) = mark {
+        let _ = mark.await;
+    }
+}
+
+/// Tells when the event loop has done all that it was given so far.
+fn mark(event_loop: &Bound<'_, PyAny>) -> PyResult<oneshot::Receiver<()>> {
+    let (reached, mark) = oneshot::channel();
+    let reached = std::sync::Mutex::new(Some(reached));
+    let call = PyCFunction::new_closure(event_loop.py(), None, None, move |_, _| {
+        let reached = reached.lock().unwrap_or_else(PoisonError::into_inner).take();
+        reached.is_some_and(|reached| reached.send(()).is_ok())
+    })?;
+    event_loop.call_method1("call_soon_threadsafe", (call,))?;
+    Ok(mark)
 }
 
 /// Waits for events; for ever when there are none to come.

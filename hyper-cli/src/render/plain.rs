@@ -11,9 +11,11 @@
 //! A block ends with an empty line when another task speaks; one that goes on later starts with `#N ...`.
 
 use super::View;
+use super::lines::{Lines, Piece};
 use crate::terminal::paint;
 use hyper_sdk::progress::{Event, Outcome, TaskId};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::Write;
 use std::time::Duration;
 
@@ -23,55 +25,80 @@ pub(super) struct Plain<W> {
     color: bool,
     tasks: BTreeMap<TaskId, Task>,
     last: Option<TaskId>,
+    /// The task whose long line has begun, and is not at its end.
+    open: Option<TaskId>,
+    /// What an event came to; it is written at once.
+    block: String,
 }
 
 struct Task {
     started: Duration,
     spoken: bool,
-    /// The begin of a line whose end has not come.
-    pending: String,
+    lines: Lines,
 }
 
 impl<W: Write + Send> Plain<W> {
     pub(super) fn new(out: W, color: bool) -> Self {
-        Self { out, color, tasks: BTreeMap::new(), last: None }
+        Self { out, color, tasks: BTreeMap::new(), last: None, open: None, block: String::new() }
     }
 
-    fn line(&mut self, task: TaskId, text: &str) {
+    /// Ends a line that another one comes in between of.
+    fn close(&mut self) {
+        if self.open.take().is_some() {
+            self.block.push('\n');
+        }
+    }
+
+    /// Begins a line of a task.
+    fn begin(&mut self, task: TaskId) {
+        self.close();
         let number = task + 1;
-        let mut block = String::new();
         if self.last != Some(task) {
             if self.last.is_some() {
-                block.push('\n');
+                self.block.push('\n');
             }
             if let Some(state) = self.tasks.get_mut(&task) {
                 if state.spoken {
-                    block.push_str(&format!("#{number} ...\n"));
+                    let _ = writeln!(self.block, "#{number} ...");
                 }
                 state.spoken = true;
             }
             self.last = Some(task);
         }
-        // A reader that went away must not stop the work.
-        let _ = self.out.write_all(format!("{block}#{number} {text}\n").as_bytes());
+        let _ = write!(self.block, "#{number} ");
     }
 
-    fn log(&mut self, task: TaskId, text: &str, now: Duration) {
-        let Some(state) = self.tasks.get_mut(&task) else { return };
-        let since = now.saturating_sub(state.started).as_secs_f64();
-        state.pending.push_str(text);
-        let Some(end) = state.pending.rfind('\n') else { return };
-        let whole: String = state.pending.drain(..=end).collect();
-        for line in whole.lines() {
-            // What a command overwrites with carriage returns is told as it stands in the end.
-            let line = line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
-            self.line(task, &format!("{since:.3} {line}"));
+    fn line(&mut self, task: TaskId, text: &str) {
+        self.begin(task);
+        self.block.push_str(text);
+        self.block.push('\n');
+    }
+
+    /// Writes a line of the log, or a part of one.
+    fn piece(&mut self, task: TaskId, since: f64, piece: Piece<'_>) {
+        let (Piece::Part(text) | Piece::End(text)) = piece;
+        if self.open != Some(task) {
+            self.begin(task);
+            let _ = write!(self.block, "{since:.3} ");
+        }
+        self.block.push_str(text);
+        self.open = Some(task);
+        if let Piece::End(_) = piece {
+            self.close();
         }
     }
 
-    fn flush_log(&mut self, task: TaskId, now: Duration) {
-        if self.tasks.get(&task).is_some_and(|t| !t.pending.is_empty()) {
-            self.log(task, "\n", now);
+    /// Takes some of the log, or with `None` its end.
+    fn log(&mut self, task: TaskId, text: Option<&str>, now: Duration) {
+        let Some(state) = self.tasks.get_mut(&task) else { return };
+        let since = now.saturating_sub(state.started).as_secs_f64();
+        let mut lines = std::mem::take(&mut state.lines);
+        match text {
+            Some(text) => lines.take(text, |piece| self.piece(task, since, piece)),
+            None => lines.finish(|piece| self.piece(task, since, piece)),
+        }
+        if let Some(state) = self.tasks.get_mut(&task) {
+            state.lines = lines;
         }
     }
 }
@@ -80,21 +107,22 @@ impl<W: Write + Send> View for Plain<W> {
     fn event(&mut self, event: &Event, now: Duration) {
         match event {
             Event::Started { task, name, .. } => {
-                self.tasks.insert(*task, Task { started: now, spoken: false, pending: String::new() });
+                self.tasks.insert(*task, Task { started: now, spoken: false, lines: Lines::default() });
                 self.line(*task, name);
             }
-            Event::Log { task, text, .. } => self.log(*task, text, now),
+            Event::Log { task, text, .. } => self.log(*task, Some(text), now),
             Event::Warning { task, message } => {
                 let text = format!("{} {message}", paint(self.color, "33", "WARN:"));
                 match task {
                     Some(task) => self.line(*task, &text),
                     None => {
-                        let _ = writeln!(self.out, "{text}");
+                        self.close();
+                        let _ = writeln!(self.block, "{text}");
                     }
                 }
             }
             Event::Finished { task, outcome, milliseconds } => {
-                self.flush_log(*task, now);
+                self.log(*task, None, now);
                 let text = match outcome {
                     Outcome::Done => {
                         format!("{} {:.1}s", paint(self.color, "32", "DONE"), *milliseconds as f64 / 1000.0)
@@ -107,15 +135,22 @@ impl<W: Write + Send> View for Plain<W> {
                 self.tasks.remove(task);
             }
             Event::Result { name, digest } => {
+                self.close();
                 let gap = if self.last.take().is_some() { "\n" } else { "" };
-                let _ = writeln!(self.out, "{gap}{name} {digest}");
+                let _ = writeln!(self.block, "{gap}{name} {digest}");
             }
             // Bars are for terminals; the end of a task tells what it took.
             _ => {}
         }
+        // A reader that went away must not stop the work.
+        let _ = self.out.write_all(self.block.as_bytes());
+        self.block.clear();
     }
 
     fn finish(&mut self, _: bool) {
+        self.close();
+        let _ = self.out.write_all(self.block.as_bytes());
+        self.block.clear();
         let _ = self.out.flush();
     }
 }
@@ -181,6 +216,31 @@ mod tests {
         assert_eq!(
             text,
             "#1 a\n\n#2 b\n\n#1 ...\n#1 0.000 x\n\n#2 ...\n#2 ERROR: exit 1\n\n#1 ...\n#1 CANCELED\n"
+        );
+    }
+
+    #[test]
+    fn a_long_line_is_whole_unless_another_task_speaks() {
+        let block = "x".repeat(50_000);
+        let text = rendered(&[
+            (0, started(0, "a")),
+            (0, log(0, &block)),
+            (1, log(0, &block)),
+            (2, log(0, &block)),
+            (3, log(0, "end\nnext\n")),
+            (4, log(0, &format!("{block}{block}"))),
+            (5, started(1, "b")),
+            (6, log(0, "rest")),
+            (7, finished(0, Outcome::Done)),
+        ]);
+        let long = |times| block.repeat(times);
+        assert_eq!(
+            text,
+            format!(
+                "#1 a\n#1 0.001 {}end\n#1 0.003 next\n#1 0.004 {}\n\n#2 b\n\n#1 ...\n#1 0.007 rest\n#1 DONE 0.2s\n",
+                long(3),
+                long(2)
+            )
         );
     }
 }

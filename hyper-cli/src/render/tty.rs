@@ -1,6 +1,7 @@
 //! Live bars: one line a running task with the tail of its log below, finished tasks collapsed to one line above.
 
 use super::View;
+use super::lines::{Lines, Piece};
 use crate::terminal::{duration, paint, size};
 use hyper_sdk::progress::{Event, Outcome, TaskId};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -11,6 +12,8 @@ use std::time::Duration;
 const TAIL: usize = 4;
 /// How many lines of its log a failed task shows.
 const FAILED_TAIL: usize = 30;
+/// How many bytes of a line are shown.
+const LONGEST: usize = 4 << 10;
 /// Tasks that took less are too short to draw.
 const PATIENCE: Duration = Duration::from_millis(30);
 
@@ -26,21 +29,37 @@ struct Task {
     started: Duration,
     bar: Option<ProgressBar>,
     tail: VecDeque<String>,
-    pending: String,
+    lines: Lines,
+    /// The begin of a long line.
+    begin: Option<String>,
     bytes: Option<(u64, Option<u64>)>,
 }
 
 impl Task {
-    /// The log line by line; colour and cursor sequences are left out, so that a step cannot draw over the bars.
-    fn log(&mut self, text: &str) {
-        self.pending.push_str(text);
-        while let Some(end) = self.pending.find('\n') {
-            let line: String = self.pending.drain(..=end).collect();
-            let line = line.trim_end().rsplit('\r').next().unwrap_or_default();
-            self.tail.push_back(printable(line));
-            if self.tail.len() > FAILED_TAIL {
-                self.tail.pop_front();
+    fn new(name: String, started: Duration) -> Self {
+        let (lines, tail) = (Lines::default(), VecDeque::new());
+        Self { name, started, bar: None, tail, lines, begin: None, bytes: None }
+    }
+
+    /// The log line by line; colour and cursor sequences are left out, so that a step cannot draw over the bars. With
+    /// `None` its end.
+    fn log(&mut self, text: Option<&str>) {
+        let (tail, begin) = (&mut self.tail, &mut self.begin);
+        let mut give = |piece: Piece<'_>| match piece {
+            // Of a long line the begin is shown.
+            Piece::Part(text) => {
+                begin.get_or_insert_with(|| printable(shortened(text)) + "…");
             }
+            Piece::End(text) => {
+                tail.push_back(begin.take().unwrap_or_else(|| printable(shortened(text.trim_end()))));
+                if tail.len() > FAILED_TAIL {
+                    tail.pop_front();
+                }
+            }
+        };
+        match text {
+            Some(text) => self.lines.take(text, &mut give),
+            None => self.lines.finish(&mut give),
         }
     }
 
@@ -93,15 +112,7 @@ impl View for Tty {
         match event {
             Event::Started { task, name, .. } => {
                 let name = printable(name.lines().next().unwrap_or_default());
-                let state = Task {
-                    name,
-                    started: now,
-                    bar: None,
-                    tail: VecDeque::new(),
-                    pending: String::new(),
-                    bytes: None,
-                };
-                self.tasks.insert(*task, state);
+                self.tasks.insert(*task, Task::new(name, now));
                 let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
                 ids.into_iter().for_each(|id| self.draw(id, now));
             }
@@ -113,7 +124,7 @@ impl View for Tty {
             }
             Event::Log { task, text, .. } => {
                 if let Some(state) = self.tasks.get_mut(task) {
-                    state.log(text);
+                    state.log(Some(text));
                 }
                 self.draw(*task, now);
             }
@@ -139,7 +150,7 @@ impl View for Tty {
                     state.name
                 ));
                 if matches!(outcome, Outcome::Failed(_)) {
-                    state.log("\n");
+                    state.log(None);
                     for line in state.tail.iter().filter(|l| !l.is_empty()) {
                         self.say(&format!("         {line}"));
                     }
@@ -164,6 +175,11 @@ impl Drop for Tty {
     fn drop(&mut self) {
         let _ = self.bars.clear();
     }
+}
+
+/// As much of a line as is shown.
+fn shortened(line: &str) -> &str {
+    &line[..line.floor_char_boundary(LONGEST)]
 }
 
 /// Text without control characters and escape sequences; a tab is a space.
@@ -197,21 +213,25 @@ mod tests {
 
     #[test]
     fn the_tail_is_the_end_of_the_log() {
-        let mut task = Task {
-            name: "RUN x".into(),
-            started: Duration::ZERO,
-            bar: None,
-            tail: VecDeque::new(),
-            pending: String::new(),
-            bytes: Some((1500, Some(3000))),
-        };
+        let mut task = Task::new("RUN x".into(), Duration::ZERO);
+        task.bytes = Some((1500, Some(3000)));
         for i in 0..50 {
-            task.log(&format!("line {i}\nrest"));
-            task.pending.clear();
+            task.log(Some(&format!("line {i}\nrest\r")));
         }
         assert_eq!(task.tail.len(), FAILED_TAIL);
         let message = task.message();
         assert!(message.starts_with("RUN x 1.5 kB / 3.0 kB\n     line 46"), "{message}");
         assert!(message.ends_with("line 49"));
+    }
+
+    #[test]
+    fn of_a_long_line_the_begin_is_shown() {
+        let mut task = Task::new("RUN x".into(), Duration::ZERO);
+        for _ in 0..100 {
+            task.log(Some(&"ä".repeat(10_000)));
+        }
+        task.log(Some("\nnext"));
+        task.log(None);
+        assert_eq!(task.tail, ["ä".repeat(2048) + "…", "next".to_owned()]);
     }
 }

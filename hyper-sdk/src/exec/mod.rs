@@ -54,6 +54,7 @@ pub use spec::{
 use crate::Result;
 use crate::progress::LogStream;
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use std::fmt::{Debug, Display};
 use std::sync::Arc;
 
@@ -94,6 +95,11 @@ impl ExitStatus {
 pub trait LogSink: Send + Sync + 'static {
     /// Takes some bytes; they need not end at a line or character boundary.
     fn log(&self, stream: LogStream, bytes: &[u8]);
+
+    /// Waits until there is room for more: the command waits in the meantime. A sink that keeps nothing is always ready.
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 impl<F: Fn(LogStream, &[u8]) + Send + Sync + 'static> LogSink for F {
@@ -113,7 +119,8 @@ pub trait Executor: Display + Debug + Send + Sync + 'static {
     /// What this executor can do.
     fn capabilities(&self) -> ExecCapabilities;
 
-    /// Runs a command to its end. All it wrote has been handed to `log` when this returns.
+    /// Runs a command to its end. All it wrote has been handed to `log` when this returns; it is not read faster than
+    /// [`LogSink::ready`] allows.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] when the command cannot be started (no such program, user or folder): the

@@ -300,6 +300,7 @@ async fn pass_on(from: OwnedFd, stream: LogStream, log: &dyn LogSink) -> Result<
     let mut from = pipe::Receiver::from_owned_fd(from)?;
     let mut buffer = vec![0; 32 << 10];
     loop {
+        log.ready().await;
         match from.read(&mut buffer).await? {
             0 => return Ok(()),
             n => log.log(stream, &buffer[..n]),

@@ -1,17 +1,14 @@
 //! Runs commands.
 
 use super::SolveContext;
+use super::task_log::TaskLog;
 use super::value::{Chain, Layer, LayerTimes, Value, snapshot_name};
 use crate::digest::Hasher;
 use crate::exec::{ExecSpec, LogSink, Network, Security};
 use crate::graph::{ExecOp, InputIndex, Mount, MountKind, NetworkMode, Op, Sharing, Vertex};
-use crate::progress::{LogStream, Task};
+use crate::progress::Task;
 use crate::{Digest, Error, ErrorKind, Result};
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// How much of a failed command's output its error repeats.
-const TAIL: usize = 4 << 10;
+use std::sync::Arc;
 
 impl SolveContext {
     /// The keys of a command, best first: by the definition of what is mounted, then by the files that are seen of it.
@@ -155,17 +152,8 @@ impl SolveContext {
         let keys_hold = self.still_hold(keys, vertex, base, inputs).await;
         let active = self.snapshotter.prepare(base_name.as_ref()).await?;
         let log = Arc::new(TaskLog::default());
-        let status = {
-            let run = self.executor.run(active.rootfs(), spec, Arc::clone(&log) as Arc<dyn LogSink>);
-            tokio::pin!(run);
-            loop {
-                tokio::select! {
-                    status = &mut run => break status,
-                    () = log.wait() => log.drain(task),
-                }
-            }
-        };
-        log.drain(task);
+        let run = self.executor.run(active.rootfs(), spec, Arc::clone(&log) as Arc<dyn LogSink>);
+        let status = log.pass_on(task, run).await;
         let made = match status {
             Ok(status) if status.success() => match self.snapshotter.diff(&*active).await {
                 Ok(tar) => self.layer_of_tar(tar).await,
@@ -235,43 +223,4 @@ pub(super) fn input_value(inputs: &[Value], input: InputIndex) -> Result<&Value>
 /// How many threads read files.
 pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// Carries output from the executor's threads to the task, and keeps its end.
-#[derive(Default)]
-struct TaskLog {
-    waiting: Mutex<VecDeque<(LogStream, Vec<u8>)>>,
-    tail: Mutex<VecDeque<u8>>,
-    notify: tokio::sync::Notify,
-}
-
-impl TaskLog {
-    async fn wait(&self) {
-        self.notify.notified().await;
-    }
-
-    fn drain(&self, task: &Task) {
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        for (stream, bytes) in waiting {
-            task.log(stream, &bytes);
-        }
-    }
-
-    fn tail(&self) -> String {
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes: Vec<u8> = tail.iter().copied().collect();
-        String::from_utf8_lossy(&bytes).trim().to_owned()
-    }
-}
-
-impl LogSink for TaskLog {
-    fn log(&self, stream: LogStream, bytes: &[u8]) {
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.extend(bytes);
-        let excess = tail.len().saturating_sub(TAIL);
-        tail.drain(..excess);
-        drop(tail);
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back((stream, bytes.to_vec()));
-        self.notify.notify_one();
-    }
 }

@@ -45,19 +45,32 @@ impl SolveContext {
     where
         F: FnOnce(&mut LayerWriter<LayerSink>) -> Result<EntryTimes> + Send + 'static,
     {
-        let repository = RepositoryName::parse(LAYERS_REPOSITORY)?;
         let options =
             CompressOptions { level: self.compression_level, ..CompressOptions::new(self.compression) };
-        let (sender, mut blocks) = mpsc::channel::<Bytes>(8);
         let epoch = self.epoch;
-        let work =
-            tokio::task::spawn_blocking(move || -> Result<(CompressedLayer, LayerIndex, EntryTimes)> {
-                let sink = LayerCompressor::new(ChannelWriter(sender), options)?;
-                let mut writer = LayerWriter::new(sink, Some(epoch));
-                let times = write(&mut writer)?;
-                let (sink, index) = writer.finish()?;
-                Ok((sink.finish()?.1, index, times))
-            });
+        let write = move |sink| {
+            let mut writer = LayerWriter::new(sink, Some(epoch));
+            let times = write(&mut writer)?;
+            let (sink, index) = writer.finish()?;
+            Ok((sink, (index, times)))
+        };
+        let (layer, (index, times)) = self.store_layer(options, write).await?;
+        self.save_index(&layer.diff_id, &index)?;
+        Ok((layer, times))
+    }
+
+    /// Stores what `write` writes as the blob of a layer.
+    pub(super) async fn store_layer<F, T>(&self, options: CompressOptions, write: F) -> Result<(Layer, T)>
+    where
+        F: FnOnce(LayerSink) -> Result<(LayerSink, T)> + Send + 'static,
+        T: Send + 'static,
+    {
+        let repository = RepositoryName::parse(LAYERS_REPOSITORY)?;
+        let (sender, mut blocks) = mpsc::channel::<Bytes>(8);
+        let work = tokio::task::spawn_blocking(move || -> Result<(CompressedLayer, T)> {
+            let (sink, more) = write(LayerCompressor::new(ChannelWriter(sender), options)?)?;
+            Ok((sink.finish()?.1, more))
+        });
         let mut upload = self.store.start_upload(&repository, UploadOptions::default()).await?;
         while let Some(block) = blocks.recv().await {
             if let Err(e) = upload.append(block).await {
@@ -67,7 +80,7 @@ impl SolveContext {
             }
         }
         let made = work.await.map_err(|e| Error::internal("making a layer panicked").with_source(e));
-        let (compressed, index, times) = match made.and_then(|r| r) {
+        let (compressed, more) = match made.and_then(|r| r) {
             Ok(made) => made,
             Err(e) => {
                 let _ = upload.abort().await;
@@ -75,14 +88,13 @@ impl SolveContext {
             }
         };
         upload.finish(&compressed.digest).await?;
-        self.save_index(&compressed.diff_id, &index)?;
         let layer = Layer {
             blob: Descriptor::new(compressed.media_type, compressed.digest, compressed.size),
             diff_id: compressed.diff_id,
             repository,
             times: None,
         };
-        Ok((layer, times))
+        Ok((layer, more))
     }
 
     /// Makes a layer of a tar with true times.

@@ -13,6 +13,8 @@ mod exec;
 mod files;
 mod layers;
 mod mounts;
+mod recompress;
+mod task_log;
 mod times;
 mod value;
 

@@ -1,0 +1,71 @@
+//! Layers in another compression than they were made or fetched in.
+
+use super::SolveContext;
+use super::layers::LAYERS_REPOSITORY;
+use super::value::{Chain, Layer};
+use crate::Result;
+use crate::cache::CacheRecord;
+use crate::digest::Hasher;
+use crate::layer::CompressOptions;
+use crate::media_type::Compression;
+use std::io;
+
+impl SolveContext {
+    /// The chain with its layers compressed in this way: those that the builder made, and with `all` those of base
+    /// images, too. A layer that is compressed so stays as it is.
+    pub(crate) async fn recompress(
+        &self,
+        chain: &Chain,
+        options: CompressOptions,
+        all: bool,
+    ) -> Result<Chain> {
+        let mut layers = Vec::new();
+        for (layer, _) in chain.layers() {
+            let same = Compression::of_layer(&layer.blob.media_type) == Some(options.compression);
+            let stays = match layer.repository.as_str() == LAYERS_REPOSITORY {
+                true => same && options.level == self.compression_level,
+                false => same || !all,
+            };
+            layers.push(match stays {
+                true => layer.clone(),
+                false => self.recompressed(layer, options).await?,
+            });
+        }
+        Ok(Chain::new(layers))
+    }
+
+    /// A layer in another compression: found, or made. The files in it are the same, and so is its diff ID.
+    async fn recompressed(&self, layer: &Layer, options: CompressOptions) -> Result<Layer> {
+        let mut hasher = Hasher::sha256();
+        hasher.update_field("hyper recompress 1");
+        hasher.update_field(layer.blob.digest.as_str());
+        hasher.update_field(format!("{:?} {:?}", options.compression, options.level));
+        let key = hasher.finish();
+        if let Some(CacheRecord { layer: blob, diff_id, repository, .. }) = self.cache.get(&key).await?
+            && self.store.stat_blob(&repository, &blob.digest).await.is_ok()
+        {
+            return Ok(Layer { blob, diff_id, repository, times: layer.times.clone() });
+        }
+        let task = self.progress.start(format!("compress {} anew", layer.diff_id.short()), None);
+        let made = match self.open_layer(layer).await {
+            Ok(mut tar) => {
+                self.store_layer(options, move |mut sink| {
+                    io::copy(&mut tar, &mut sink)?;
+                    Ok((sink, ()))
+                })
+                .await
+            }
+            Err(e) => Err(e),
+        };
+        let (made, ()) = task.end_with(made)?;
+        let record = CacheRecord {
+            layer: made.blob.clone(),
+            diff_id: made.diff_id.clone(),
+            repository: made.repository.clone(),
+            times: None,
+            made: None,
+        };
+        self.cache.put(&key, &record).await?;
+        Ok(Layer { times: layer.times.clone(), ..made })
+    }
+}
