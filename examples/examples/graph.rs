@@ -47,7 +47,7 @@ async fn main() -> Result<()> {
         }
         let text = std::fs::read_to_string(&name)?;
         let options = FrontendOptions::default();
-        match lower(&name, &text, &options, &EmptyImages).await {
+        match lower(&name, &text, &options, &EmptyImages, &mut Vec::new()).await {
             Ok(lowered) if draw => print!("{}", lowered.graph.to_dot()),
             Ok(lowered) => {
                 let checked = check(&name, &text, &options, &EmptyImages).await?;

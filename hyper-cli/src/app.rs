@@ -4,6 +4,7 @@ use crate::backends::Session;
 use crate::commands;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
+use crate::render::json;
 use crate::terminal::ColorChoice;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -82,20 +83,58 @@ enum Command {
 /// Parses the command line, runs the command and gives the exit status: 0, 1 for a failure, 2 for a wrong call, 128 and
 /// the number of the signal that ended it.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return refuse(&e),
+    };
+    if let Command::Build(args) = &cli.command
+        && args.tells_json()
+        && !cli.global.quiet
+    {
+        json::turn_on();
+    }
     let color = cli.global.color.resolve();
     commands::init_logging(color);
+    let root = Session::new(cli.global.clone()).ok().map(|session| session.root().to_owned());
+    let root = root.as_deref();
     let runtime = match hyper_sdk::runtime::start() {
         Ok(runtime) => runtime,
-        Err(e) => return Failure::from(e).report(color),
+        Err(e) => return Failure::from(e).report(color, root),
     };
     let outcome = runtime.block_on(run(cli));
     // Blocking work that was given up must not keep the program.
     runtime.shutdown_timeout(Duration::from_millis(500));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(color),
+        Err(failure) => failure.report(color, root),
     }
+}
+
+/// Tells why the command line is not understood, and gives the exit status; help and version are told so, too.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let arguments: Vec<_> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    if error.use_stderr() && asks_for_json(&arguments, std::env::var("BUILDKIT_PROGRESS").ok()) {
+        json::turn_on();
+        return Failure::usage(error.render().to_string().trim_end().trim_start_matches("error: "))
+            .report(false, None);
+    }
+    // A terminal that went away is not told.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}
+
+/// Whether arguments that are not understood as a whole ask for progress as JSON.
+fn asks_for_json(arguments: &[String], variable: Option<String>) -> bool {
+    let is_json = |mode: &str| matches!(mode.to_ascii_lowercase().as_str(), "json" | "rawjson");
+    let mut modes = arguments.iter().zip(arguments.iter().skip(1).map(Some).chain([None]));
+    let mode = modes.find_map(|(argument, next)| match argument.as_str() {
+        "--progress" => next.cloned(),
+        other => other.strip_prefix("--progress=").map(str::to_owned),
+    });
+    arguments.iter().any(|argument| argument == "build")
+        && !arguments.iter().any(|argument| argument == "-q" || argument == "--quiet")
+        && mode.or(variable).is_some_and(|mode| is_json(&mode))
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {
@@ -162,5 +201,19 @@ mod tests {
             }
         }
         assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn what_asks_for_json_is_known_before_the_rest() {
+        let asks = |text: &str, variable: Option<&str>| {
+            let arguments: Vec<String> = text.split(' ').map(str::to_owned).collect();
+            asks_for_json(&arguments, variable.map(str::to_owned))
+        };
+        assert!(asks("build --progress=json --elephant .", None));
+        assert!(asks("build --elephant --progress rawjson", Some("plain")));
+        assert!(asks("build --elephant", Some("rawjson")));
+        assert!(!asks("build --progress=plain --elephant", Some("json")));
+        assert!(!asks("build -q --progress=json --elephant", None));
+        assert!(!asks("push --elephant", Some("json")));
     }
 }

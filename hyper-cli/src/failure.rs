@@ -1,10 +1,12 @@
 //! How a command fails: the chain of errors, a hint, and the exit status.
 
 use crate::interrupt::Signal;
+use crate::render::json;
 use crate::terminal::{paint, tell};
 use hyper_sdk::reference::{DEFAULT_HOST, RegistryHost};
 use hyper_sdk::{Error, ErrorKind};
 use std::error::Error as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Why a command failed.
@@ -46,23 +48,19 @@ impl Failure {
         }
     }
 
-    /// The lines that tell the failure.
-    fn lines(&self, color: bool) -> Vec<String> {
-        let label = |code, text: &str| paint(color, code, text);
+    /// What tells the failure: `error`, `step`, `caused by` and `hint`, each with its text. `root` is the state folder.
+    fn parts(&self, root: Option<&Path>) -> Vec<(&'static str, String)> {
         match self {
             Self::Findings => Vec::new(),
-            Self::Interrupted(signal) => vec![format!("{} {}", label("1;31", "error:"), signal.what())],
+            Self::Interrupted(signal) => vec![("error", signal.what().to_owned())],
             Self::Usage(message) => vec![
-                format!("{} {message}", label("1;31", "error:")),
-                format!("{} see `hyperbuild --help` and `hyperbuild COMMAND --help`", label("1;36", "hint:")),
+                ("error", message.clone()),
+                ("hint", "see `hyperbuild --help` and `hyperbuild COMMAND --help`".to_owned()),
             ],
             Self::Work { error, hint: own } => {
-                let mut lines = match error.context_value("step") {
-                    Some(step) => vec![
-                        format!("{} {}", label("1;31", "error:"), error_of_step(error)),
-                        format!("  {} {step}", label("33", "step:")),
-                    ],
-                    None => vec![format!("{} {error}", label("1;31", "error:"))],
+                let mut parts = match error.context_value("step") {
+                    Some(step) => vec![("error", error_of_step(error)), ("step", step.to_owned())],
+                    None => vec![("error", error.to_string())],
                 };
                 let mut source = error.source();
                 let mut last = error.to_string();
@@ -70,23 +68,36 @@ impl Failure {
                     let text = cause.to_string();
                     // Foreign errors often print their source as a part of themselves.
                     if !last.contains(&text) {
-                        lines.push(format!("  {} {text}", label("33", "caused by:")));
+                        parts.push(("caused by", text.clone()));
                     }
                     last = text;
                     source = cause.source();
                 }
-                if let Some(hint) = own.clone().or_else(|| hint(error)) {
-                    lines.push(format!("{} {hint}", label("1;36", "hint:")));
-                }
-                lines
+                parts.extend(own.clone().or_else(|| hint(error, root)).map(|hint| ("hint", hint)));
+                parts
             }
         }
     }
 
-    /// Tells the failure on standard error and gives the exit status.
-    pub(crate) fn report(&self, color: bool) -> ExitCode {
-        for line in self.lines(color) {
-            tell(&line);
+    /// The lines that tell the failure.
+    fn lines(&self, color: bool, root: Option<&Path>) -> Vec<String> {
+        let line = |(kind, text): (&str, String)| {
+            let (indent, code) = match kind {
+                "error" => ("", "1;31"),
+                "hint" => ("", "1;36"),
+                _ => ("  ", "33"),
+            };
+            format!("{indent}{} {text}", paint(color, code, &format!("{kind}:")))
+        };
+        self.parts(root).into_iter().map(line).collect()
+    }
+
+    /// Tells the failure on standard error and gives the exit status. `root` is the state folder, when it is known.
+    pub(crate) fn report(&self, color: bool, root: Option<&Path>) -> ExitCode {
+        match self {
+            Self::Findings => {}
+            _ if json::is_on() => json::say_failure(&self.parts(root)),
+            _ => self.lines(color, root).iter().for_each(|line| tell(line)),
         }
         ExitCode::from(match self {
             Self::Work { .. } | Self::Findings => 1,
@@ -115,7 +126,7 @@ fn error_of_step(error: &Error) -> String {
 }
 
 /// What to do about an error, by its kind and context.
-fn hint(error: &Error) -> Option<String> {
+fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
     let host = host(error);
     Some(match error.kind() {
         ErrorKind::Unauthorized => match host {
@@ -148,7 +159,7 @@ fn hint(error: &Error) -> Option<String> {
             _ => "is the registry running? One that speaks plain HTTP needs --plain-http".to_owned(),
         },
         ErrorKind::TooManyRequests => "the registry limits requests: log in, or try again later".to_owned(),
-        ErrorKind::Io if is_permission(error) => {
+        ErrorKind::Io if is_permission(error) && is_below(error, root) => {
             "a folder that you can write to is chosen with --root".to_owned()
         }
         ErrorKind::Corrupt | ErrorKind::BlobUnknown
@@ -182,6 +193,12 @@ fn context<'a>(error: &'a Error, key: &str) -> Option<&'a str> {
     None
 }
 
+/// Whether an error is about a file of the state folder.
+fn is_below(error: &Error, root: Option<&Path>) -> bool {
+    let path = context(error, "path").map(Path::new);
+    matches!((path, root), (Some(path), Some(root)) if path.starts_with(root) || root.starts_with(path))
+}
+
 fn is_permission(error: &Error) -> bool {
     let mut source = error.source();
     while let Some(cause) = source {
@@ -202,7 +219,7 @@ mod tests {
         let io = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         let error = Error::io("cannot make the folder", "/x", io).with_op("open store");
         assert_eq!(
-            Failure::from(error).lines(false),
+            Failure::from(error).lines(false, Some(Path::new("/x/state"))),
             [
                 "error: open store: cannot make the folder (path: /x)",
                 "  caused by: permission denied",
@@ -212,17 +229,30 @@ mod tests {
     }
 
     #[test]
+    fn another_folder_is_not_the_fault_of_the_state_folder() {
+        let root = Path::new("/home/me/state");
+        for (path, hinted) in
+            [("/home/me/state/store", true), ("/home/me", true), ("/home/me/src/secret", false)]
+        {
+            let io = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+            let error = Error::io("cannot read the folder", path, io).with_context("step", "COPY . /");
+            let lines = Failure::from(error).lines(false, Some(root));
+            assert_eq!(lines.iter().any(|line| line.contains("--root")), hinted, "{lines:?}");
+        }
+    }
+
+    #[test]
     fn a_login_hint_names_the_host() {
         let error = Error::new(ErrorKind::Unauthorized, "no credentials").with_context("host", "r.example");
-        assert_eq!(hint(&error).unwrap(), "log in with `hyperbuild login r.example`");
+        assert_eq!(hint(&error, None).unwrap(), "log in with `hyperbuild login r.example`");
         let error = Error::new(ErrorKind::Unauthorized, "x").with_context("manifest", "r.example:5/a/b:1");
         let outer = Error::new(ErrorKind::Unauthorized, "outer").with_source(error);
-        assert_eq!(hint(&outer).unwrap(), "log in with `hyperbuild login r.example:5`");
+        assert_eq!(hint(&outer, None).unwrap(), "log in with `hyperbuild login r.example:5`");
     }
 
     #[test]
     fn the_own_hint_wins() {
         let failure = Failure::from(Error::internal("x")).with_hint("do this").with_hint("not this");
-        assert_eq!(failure.lines(false), ["error: x", "hint: do this"]);
+        assert_eq!(failure.lines(false, None), ["error: x", "hint: do this"]);
     }
 }

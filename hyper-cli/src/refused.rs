@@ -1,36 +1,127 @@
-//! Flags of `docker buildx build` that are not supported: the parser knows them only so that the error names them.
+//! Flags of `docker buildx build`, `docker build` and `podman build` that are not supported: the parser knows them only
+//! so that the error names them.
 
 use crate::failure::Failure;
 use crate::values::unsupported;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-/// Name and whether it may be given without a value.
-const FLAGS: &[(&str, bool)] = &[
-    ("attest", false),
-    ("builder", false),
-    ("cache-from", false),
-    ("cache-to", false),
-    ("cgroup-parent", false),
-    ("compress", true),
-    ("cpu-period", false),
-    ("cpu-quota", false),
-    ("cpu-shares", false),
-    ("cpuset-cpus", false),
-    ("cpuset-mems", false),
-    ("debug", true),
-    ("force-rm", true),
-    ("isolation", false),
-    ("memory", false),
-    ("memory-swap", false),
-    ("policy", false),
-    ("provenance", true),
-    ("rm", true),
-    ("sbom", true),
-    ("security-opt", false),
-    ("shm-size", false),
-    ("squash", true),
-    ("ulimit", false),
+/// Flags that need a value.
+const WITH_VALUE: &[&str] = &[
+    "arch",
+    "attest",
+    "authfile",
+    "builder",
+    "cache-from",
+    "cache-to",
+    "cache-ttl",
+    "cap-add",
+    "cap-drop",
+    "cert-dir",
+    "cgroup-parent",
+    "cgroupns",
+    "cpp-flag",
+    "cpu-period",
+    "cpu-quota",
+    "cpu-shares",
+    "cpus",
+    "cpuset-cpus",
+    "cpuset-mems",
+    "credential-spec",
+    "creds",
+    "decryption-key",
+    "device",
+    "dns",
+    "dns-option",
+    "dns-search",
+    "env",
+    "from",
+    "group-add",
+    "hooks-dir",
+    "ignorefile",
+    "invoke",
+    "ipc",
+    "isolation",
+    "jobs",
+    "layer-label",
+    "logfile",
+    "manifest",
+    "memory",
+    "memory-swap",
+    "metadata-provenance",
+    "on",
+    "os",
+    "os-feature",
+    "os-version",
+    "pid",
+    "policy",
+    "print",
+    "resource",
+    "retry",
+    "retry-delay",
+    "runtime",
+    "runtime-flag",
+    "security-opt",
+    "shm-size",
+    "sign-by",
+    "signature-policy",
+    "source-policy-file",
+    "timestamp",
+    "ulimit",
+    "unsetenv",
+    "unsetlabel",
+    "userns",
+    "userns-gid-map",
+    "userns-gid-map-group",
+    "userns-uid-map",
+    "userns-uid-map-user",
+    "uts",
+    "variant",
+    "volume",
 ];
+
+/// Flags that may be given without a value.
+const SWITCHES: &[&str] = &[
+    "compat-volumes",
+    "compress",
+    "created-annotation",
+    "cw",
+    "debug",
+    "detach",
+    "disable-compression",
+    "disable-content-trust",
+    "force-rm",
+    "http-proxy",
+    "identity-label",
+    "inherit-annotations",
+    "inherit-labels",
+    "layers",
+    "logsplit",
+    "no-hostname",
+    "no-hosts",
+    "omit-history",
+    "provenance",
+    "pull-always",
+    "pull-never",
+    "rewrite-timestamp",
+    "rm",
+    "sbom",
+    "skip-unused-stages",
+    "squash",
+    "squash-all",
+    "stdin",
+    "stream",
+    "tls-verify",
+];
+
+/// The flags that have a letter, too.
+const LETTERS: &[(&str, char)] = &[("debug", 'D'), ("env", 'e'), ("memory", 'm'), ("volume", 'v')];
+
+/// The flags that ask for what is done anyway, unless they are turned off.
+const DONE_ANYWAY: &[&str] =
+    &["disable-content-trust", "layers", "rewrite-timestamp", "rm", "skip-unused-stages", "tls-verify"];
+
+/// Those of them that ask for nothing when they are turned off.
+const UNDONE_ANYWAY: &[&str] = &["rm"];
 
 /// The refused flags that were given.
 #[derive(Debug, Default)]
@@ -40,10 +131,12 @@ impl Refused {
     /// Fails with the first flag that asks for something. `--provenance=false` and its like ask for nothing.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         for (name, value) in &self.0 {
-            let harmless = match (*name, value.as_deref()) {
-                ("provenance" | "sbom", Some("false")) | ("rm", None | Some("true")) => true,
-                ("attest", Some(value)) => value.split(',').any(|f| f == "disabled=true"),
-                (_, value) => value == Some("false"),
+            let is_on = value.as_deref().is_none_or(|value| matches!(value, "true" | "1"));
+            let is_off = matches!(value.as_deref(), Some("false" | "0"));
+            let harmless = match *name {
+                "attest" => value.iter().flat_map(|value| value.split(',')).any(|f| f == "disabled=true"),
+                name if DONE_ANYWAY.contains(&name) => is_on || (is_off && UNDONE_ANYWAY.contains(&name)),
+                name => is_off && SWITCHES.contains(&name),
             };
             if !harmless {
                 return Err(unsupported(format!("--{name} is not supported yet")));
@@ -61,7 +154,7 @@ impl FromArgMatches for Refused {
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        for (name, _) in FLAGS {
+        for name in WITH_VALUE.iter().chain(SWITCHES) {
             if let Some(occurrences) = matches.get_occurrences::<String>(name) {
                 self.0.extend(occurrences.map(|mut values| (*name, values.next().cloned())));
             }
@@ -72,10 +165,16 @@ impl FromArgMatches for Refused {
 
 impl Args for Refused {
     fn augment_args(command: Command) -> Command {
-        command.args(FLAGS.iter().map(|(name, optional)| {
+        let argument = |name: &'static &'static str| {
             let argument = Arg::new(*name).long(*name).hide(true).action(ArgAction::Append);
-            if *optional { argument.num_args(0..=1).require_equals(true) } else { argument.num_args(1) }
-        }))
+            match LETTERS.iter().find(|(long, _)| long == name) {
+                Some((_, letter)) => argument.short(*letter),
+                None => argument,
+            }
+        };
+        command
+            .args(WITH_VALUE.iter().map(|name| argument(name).num_args(1).allow_hyphen_values(true)))
+            .args(SWITCHES.iter().map(|name| argument(name).num_args(0..=1).require_equals(true)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -102,20 +201,34 @@ mod tests {
 
     #[test]
     fn every_flag_is_refused_by_its_name() {
-        for (name, _) in FLAGS {
-            if *name == "rm" {
-                continue;
-            }
+        for name in WITH_VALUE.iter().chain(SWITCHES).filter(|name| **name != "rm") {
             let message = check(&[&format!("--{name}=x")]).unwrap_err();
             assert_eq!(message, format!("--{name} is not supported yet"));
+        }
+        for name in WITH_VALUE {
+            let message = check(&[&format!("--{name}"), "x"]).unwrap_err();
+            assert_eq!(message, format!("--{name} is not supported yet"));
+        }
+        for (arguments, name) in [
+            (&["-D"][..], "debug"),
+            (&["-m", "1g"], "memory"),
+            (&["-m1g"], "memory"),
+            (&["-v", "/a:/b"], "volume"),
+            (&["-e", "A=1"], "env"),
+            (&["--resource", "memory=1g"], "resource"),
+            (&["--tls-verify=false"], "tls-verify"),
+            (&["--layers=false"], "layers"),
+        ] {
+            assert_eq!(check(arguments).unwrap_err(), format!("--{name} is not supported yet"));
         }
     }
 
     #[test]
     fn what_asks_for_nothing_passes() {
         check(&["--provenance=false", "--sbom=false", "--rm", "--attest=type=sbom,disabled=true"]).unwrap();
-        check(&["--rm=true", "--squash=false"]).unwrap();
+        check(&["--rm=true", "--squash=false", "--debug=0", "--layers", "--disable-content-trust"]).unwrap();
         assert!(check(&["--provenance"]).is_err());
         assert!(check(&["--rm=false"]).is_ok(), "no intermediate containers are kept or removed");
+        assert!(check(&["--memory=false"]).is_err(), "it is no switch");
     }
 }

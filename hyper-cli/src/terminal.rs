@@ -1,5 +1,6 @@
 //! What the terminal is told: results on standard output, everything else on standard error.
 
+use crate::render::json;
 use clap::ValueEnum;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -51,14 +52,19 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> hyper_sdk::Result<()>
     print_line(&text)
 }
 
-/// Writes a line to standard error. There is nobody to tell when that cannot be written.
+/// Writes a line to standard error, as an event when that is for programs. There is nobody to tell when that cannot be
+/// written.
 pub(crate) fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    if json::is_on() {
+        json::message(line);
+    } else {
+        let _ = writeln!(io::stderr(), "{line}");
+    }
 }
 
 /// Writes a warning to standard error.
 pub(crate) fn warn(color: bool, text: &str) {
-    tell(&format!("{} {text}", paint(color, "1;33", "warning:")));
+    tell(&format!("{} {text}", paint(color && !json::is_on(), "1;33", "warning:")));
 }
 
 /// Wraps text in an escape sequence when colour is on.

@@ -13,6 +13,7 @@ pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod quickstart;
 pub(crate) mod reference;
+mod result;
 pub(crate) mod rm;
 pub(crate) mod rules;
 pub(crate) mod serve;
@@ -20,18 +21,22 @@ pub(crate) mod tag;
 
 use crate::backends::Session;
 use crate::failure::Failure;
-use crate::render::{Mode, Renderer};
+use crate::render::{Mode, Renderer, json};
 use hyper_sdk::progress::Progress;
+use std::io::Write;
 use tracing_subscriber::EnvFilter;
 
 /// Sends the log of the program itself to standard error, as much as `HYPER_LOG` asks for: warnings without it.
 pub(crate) fn init_logging(color: bool) {
     let filter = EnvFilter::try_from_env("HYPER_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     // A second call, as in tests, keeps the first subscriber.
+    let writer = || -> Box<dyn Write> {
+        if json::is_on() { Box::new(json::LogWriter) } else { Box::new(std::io::stderr()) }
+    };
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(color)
+        .with_writer(writer)
+        .with_ansi(color && !json::is_on())
         .with_target(false)
         // What cannot be written would be told by a macro that panics when that cannot be written either.
         .log_internal_errors(false)

@@ -5,20 +5,21 @@
 //!                                             └─▶ Plain, never clipped                 ROOT/logs/*.log
 //! ```
 
-mod json;
+pub(crate) mod json;
+mod lines;
 mod log_file;
 mod plain;
 mod tty;
 
 use crate::terminal::paint;
 use clap::ValueEnum;
-use hyper_sdk::progress::{Event, Progress};
+use hyper_sdk::progress::{Event, Events, Progress};
 use hyper_sdk::{Error, Result};
 use plain::Plain;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// How progress is shown.
@@ -34,6 +35,7 @@ pub(crate) enum Mode {
     #[value(alias = "rawjson")]
     Json,
     /// Nothing but warnings
+    #[value(alias = "none")]
     Quiet,
 }
 
@@ -79,6 +81,7 @@ impl Renderer {
     /// [`hyper_sdk::ErrorKind::Io`] when the log file cannot be made.
     pub(crate) fn start(mode: Mode, color: bool, logs: Option<(&Path, &str)>) -> Result<Self> {
         let mut views: Vec<Box<dyn View>> = vec![match mode {
+            Mode::Auto if json::is_on() => Box::new(json::Json::new(io::stderr())),
             Mode::Tty => Box::new(tty::Tty::new(color)),
             Mode::Auto if io::stderr().is_terminal() => Box::new(tty::Tty::new(color)),
             Mode::Auto | Mode::Plain => Box::new(Plain::new(io::stderr(), color)),
@@ -115,12 +118,8 @@ impl Renderer {
     }
 }
 
-async fn show(
-    mut views: Vec<Box<dyn View>>,
-    mut events: mpsc::UnboundedReceiver<Event>,
-    mut stopped: oneshot::Receiver<bool>,
-) {
-    let start = Instant::now();
+async fn show(mut views: Vec<Box<dyn View>>, mut events: Events, mut stopped: oneshot::Receiver<bool>) {
+    let start = json::start();
     let failed = loop {
         tokio::select! {
             biased;

@@ -88,6 +88,4 @@ pub struct Lowered {
     pub newest_base: Option<i64>,
     /// The time that SOURCE_DATE_EPOCH asks for, in seconds since 1970.
     pub epoch: Option<i64>,
-    /// What was noticed, each with its excerpt.
-    pub warnings: Vec<String>,
 }

@@ -216,7 +216,7 @@ pub(super) fn add_faults(diagnostics: &mut Vec<Diagnostic>, mut faults: Vec<Diag
 pub(super) struct Seen {
     /// What is wrong with the text.
     pub(super) faults: Vec<Diagnostic>,
-    bases: Bases,
+    pub(super) bases: Bases,
     unresolved: Vec<Error>,
     /// What is wrong with the request rather than with the text.
     error: Option<Error>,

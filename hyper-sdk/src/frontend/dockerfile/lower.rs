@@ -195,7 +195,6 @@ impl<'a> Lowering<'a> {
             history: state.history,
             newest_base: self.newest_base,
             epoch: None,
-            warnings: Vec::new(),
         }
     }
 
@@ -257,6 +256,7 @@ impl<'a> Lowering<'a> {
         let file = self.file;
         let stage = &file.stages[index];
         let named = self.named(&base.image, &base.platform).await?;
+        let from_within = named.is_none() && !matches!(plan.bases[index], StageRef::Name(_));
         let mut state = match (&plan.bases[index], named) {
             (StageRef::Stage(from), None) => {
                 let from = self.stages.get(from).ok_or_else(|| Error::internal("a stage is out of order"))?;
@@ -293,8 +293,9 @@ impl<'a> Lowering<'a> {
             }
         };
         let layers = onbuild.iter().chain(&stage.statements).filter(|s| changes_files(&s.instruction));
-        let total = 1 + layers.count();
-        self.position = (stage.display_name(), 1, total);
+        // What an image brings is a step, and what another stage brings is not, and neither is nothing.
+        let brought = usize::from(!from_within);
+        self.position = (stage.display_name(), brought, brought + layers.count());
         self.no_cache = self.options.no_cache
             || self
                 .options

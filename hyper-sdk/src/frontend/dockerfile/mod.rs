@@ -27,7 +27,8 @@ use crate::dockerfile::{Dockerfile, Instruction, Stage, Statement, suggestion};
 use crate::platform::Platform;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Lowers a Dockerfile. `name` is what messages call it.
+/// Lowers a Dockerfile. `name` is what messages call it. What is noticed goes to `warnings`, each with its excerpt, also
+/// when the file has a fault.
 ///
 /// # Errors
 /// Every fault of the text at once, with excerpts; the errors of the resolver, with the place that asked for it; what the
@@ -37,26 +38,32 @@ pub async fn lower(
     text: &str,
     options: &FrontendOptions,
     resolver: &dyn Resolver,
+    warnings: &mut Vec<String>,
 ) -> Result<Lowered> {
     let parsed = crate::dockerfile::parse(text, name);
     if parsed.has_errors() {
         let mut faults = parsed.diagnostics;
         let file = parsed.dockerfile;
-        check::add_faults(&mut faults, check::look(&file, options, resolver, false).await.faults);
+        let seen = check::look(&file, options, resolver, false).await;
+        let (found, bases) = (seen.faults, seen.bases);
+        let noticed = faults.iter().filter(|d| !d.is_error()).cloned().collect();
+        check::add_faults(&mut faults, found);
         let error = crate::dockerfile::to_error(&faults, &file.source);
+        warnings.extend(Checked::new(file, noticed, &bases, options).iter().flat_map(Checked::warnings));
         return Err(error.unwrap_or_else(|| crate::Error::internal("a fault without an error")));
     }
     let (mut file, diagnostics) = (parsed.dockerfile, parsed.diagnostics);
     alias(&mut file, options)?;
     let notes = arguments_for_the_builder(options)?;
     let (lowered, bases) = lower_file(&file, options, resolver, Extent::Target).await;
-    let mut lowered = lowered.map_err(|fault| fault::to_error(fault, &file.source))?;
+    let lowered = lowered.map_err(|fault| fault::to_error(fault, &file.source));
     let unused = unused(&file, options);
-    let check = Checked::new(file, diagnostics, &bases, options)?;
-    check.refuse()?;
-    lowered.warnings = check.warnings();
-    lowered.warnings.extend(notes);
-    lowered.warnings.extend(unused);
+    let check = Checked::new(file, diagnostics, &bases, options);
+    warnings.extend(check.iter().flat_map(Checked::warnings));
+    let lowered = lowered?;
+    check?.refuse()?;
+    warnings.extend(notes);
+    warnings.extend(unused);
     Ok(lowered)
 }
 

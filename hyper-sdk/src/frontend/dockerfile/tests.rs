@@ -62,7 +62,7 @@ impl Resolver for Images {
 }
 
 async fn try_lower(text: &str, options: FrontendOptions) -> Result<Lowered> {
-    lower("Dockerfile", text, &options, &Images).await
+    lower("Dockerfile", text, &options, &Images, &mut Vec::new()).await
 }
 
 async fn lowered(text: &str) -> Lowered {

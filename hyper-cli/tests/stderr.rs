@@ -1,0 +1,146 @@
+//! Standard error of a build: JSON and nothing else where that is asked for, warnings before errors, the names of steps.
+
+use crate::support::{Built, Place, busybox, skip, told};
+use serde_json::Value;
+use std::process::Output;
+
+fn place() -> Place {
+    let place = Place::new();
+    place.write("context/f", "content\n");
+    place
+}
+
+/// Builds with progress as JSON, and gives what standard error has; every line has to be an object.
+fn lines(
+    place: &Place,
+    dockerfile: &str,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+) -> (Output, Vec<Value>) {
+    place.write("Dockerfile", dockerfile);
+    let mut command = place.hyper(&[&["build", "-f", "Dockerfile"], arguments, &["context"]].concat());
+    command.envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    let parse = |line: &str| -> Value {
+        let value = serde_json::from_str(line);
+        let value: Value = value.unwrap_or_else(|e| panic!("{arguments:?}: {e}: {line}\n{text}"));
+        assert!(value["at"].is_u64() && value["event"].is_string(), "{line}");
+        value
+    };
+    let lines = text.lines().map(parse).collect();
+    (output, lines)
+}
+
+const FILES: &str = "FROM scratch\nCOPY f /\n";
+
+#[test]
+fn the_json_stream_has_nothing_but_json() {
+    let place = place();
+    let json = "--progress=json";
+    let ways: [(&str, &[&str], Option<i32>, &str); 11] = [
+        (FILES, &[json], Some(0), ""),
+        (FILES, &[json, "--elephant"], Some(2), "--elephant"),
+        (FILES, &["--elephant", "--progress", "rawjson"], Some(2), "--elephant"),
+        (FILES, &[json, "--cache-from=x"], Some(1), "--cache-from is not supported yet"),
+        (FILES, &[json, "-o=type=elephant"], Some(2), "elephant"),
+        (FILES, &[json, "--push"], Some(2), "needs a name"),
+        (FILES, &[json, "--target=nowhere"], Some(1), "nowhere"),
+        ("FROM scratch\nCOPY missing /\n", &[json], Some(1), "missing"),
+        ("FROM scratch\nCOPI f /\n", &[json], Some(1), "COPI"),
+        ("from scratch\nCOPY f /\nELEPHANT\n", &["--progress=rawjson"], Some(1), "ELEPHANT"),
+        ("FROM 127.0.0.1:9/no/image\n", &[json], Some(1), "127.0.0.1"),
+    ];
+    for (dockerfile, arguments, status, text) in ways {
+        let (output, lines) = lines(&place, dockerfile, arguments, &[("HYPER_LOG", "debug")]);
+        assert_eq!(output.status.code(), status, "{arguments:?}: {}", told(&output));
+        let error = lines.iter().find(|line| line["event"] == "error");
+        match status {
+            Some(0) => assert!(error.is_none() && lines.iter().any(|line| line["event"] == "result")),
+            _ => {
+                let error = error.unwrap_or_else(|| panic!("{arguments:?}: {}", told(&output)));
+                assert!(error.to_string().contains(text), "{text}: {error}");
+            }
+        }
+    }
+    let (_, lines) = lines(&place, FILES, &["--elephant"], &[("BUILDKIT_PROGRESS", "rawjson")]);
+    assert_eq!(lines.len(), 1);
+    // Where it is not asked for, people are told.
+    let output = place.hyper(&["build", "--elephant", "context"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("error:"), "{}", told(&output));
+}
+
+#[test]
+fn a_failed_step_is_an_event_with_its_hint() {
+    if busybox().is_none() {
+        skip!("there is no static busybox");
+    }
+    let place = Place::new();
+    let output = place.build("FROM base\nRUN echo said && exit 3\n", &[]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let last = events.last().unwrap();
+    assert_eq!(last["event"], "error");
+    assert!(last["message"].as_str().unwrap().contains("exit code 3"), "{last}");
+    assert!(last["step"].as_str().unwrap().contains("RUN echo said"), "{last}");
+    assert!(last["hint"].as_str().unwrap().contains("logs"), "{last}");
+}
+
+#[test]
+fn warnings_come_before_an_error_of_the_text() {
+    let place = place();
+    for (dockerfile, error) in [
+        ("from scratch\nCOPY f /\nELEPHANT\n", "ELEPHANT"),
+        ("from scratch\nCOPY --from=nowhere/$x f /\nENV\n", "ENV"),
+        ("from scratch\nCOPY f /\nONBUILD FROM x\n", "ONBUILD"),
+        ("from scratch\nSTOPSIGNAL NONE\n", "STOPSIGNAL"),
+    ] {
+        place.write("Dockerfile", dockerfile);
+        let output =
+            place.hyper(&["build", "--progress=plain", "-f", "Dockerfile", "context"]).output().unwrap();
+        let text = String::from_utf8(output.stderr.clone()).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        let warning = text.find("WARN:").unwrap_or_else(|| panic!("no warning: {text}"));
+        let fails = text.find("error:").unwrap_or_else(|| panic!("no error: {text}"));
+        assert!(warning < fails && text[warning..].contains("from"), "{text}");
+        assert!(text[fails..].contains(error), "{text}");
+    }
+}
+
+#[test]
+fn what_is_no_image_is_no_step() {
+    let place = place();
+    let dockerfile = "FROM scratch AS a\nCOPY f /1\nWORKDIR /w\nFROM a\nCOPY f /2\nCOPY --from=a f* /3/\n";
+    let built: Built = place.built(dockerfile, &[]);
+    let steps: Vec<String> = built.outcomes().into_keys().filter(|name| name.starts_with('[')).collect();
+    assert_eq!(
+        steps,
+        [
+            "[a 1/2] COPY f /1",
+            "[a 2/2] WORKDIR /w",
+            "[stage-1 1/2] COPY f /2",
+            "[stage-1 2/2] COPY --from=a f* /3/"
+        ]
+    );
+}
+
+#[test]
+fn flags_of_other_builders_are_refused_by_their_name() {
+    let place = place();
+    for (arguments, name) in [
+        (&["-D"][..], "--debug"),
+        (&["--debug"], "--debug"),
+        (&["-m", "1g"], "--memory"),
+        (&["--resource", "memory=1g"], "--resource"),
+        (&["--volume", "/a:/b"], "--volume"),
+        (&["--layers=false"], "--layers"),
+        (&["--cpus=2"], "--cpus"),
+        (&["--timestamp", "0"], "--timestamp"),
+    ] {
+        let (output, lines) = lines(&place, FILES, &[arguments, &["--progress=json"]].concat(), &[]);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert_eq!(lines[0]["message"], format!("{name} is not supported yet"));
+    }
+    let (output, lines) = lines(&place, FILES, &["--progress=none"], &[]);
+    assert!(output.status.success() && lines.is_empty(), "{}", told(&output));
+}
