@@ -3,7 +3,8 @@
 //! Each `NAME=LAYOUT` makes an OCI image layout the image of that name, so that the build needs no network.
 
 use hyper_sdk::build::{
-    BuildContext, BuildRequest, Builder, Destination, LocalBuilder, LocalBuilderOptions, NamedContext, Output,
+    BuildContext, BuildRequest, Builder, Destination, LocalBuilder, LocalBuilderOptions, NamedContext,
+    OutputKind,
 };
 use hyper_sdk::client::HttpClient;
 use hyper_sdk::progress::{Event, Progress};
@@ -28,7 +29,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let builder = LocalBuilder::open(LocalBuilderOptions::new(root.join("builder"), store, clients))?;
     let mut request = BuildRequest::from_folder(&folder, None)?;
     request.context = BuildContext::Folder(folder);
-    request.outputs = vec![Output::Oci(Destination::File(archive))];
+    request.outputs = vec![OutputKind::Oci(Destination::File(archive)).into()];
     for argument in arguments {
         let (name, layout) = argument.split_once('=').ok_or("expected NAME=LAYOUT")?;
         request

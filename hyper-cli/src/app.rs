@@ -95,7 +95,7 @@ pub(crate) fn main() -> ExitCode {
     }
     let color = cli.global.color.resolve();
     commands::init_logging(color);
-    let root = Session::new(cli.global.clone()).ok().map(|session| session.root().to_owned());
+    let root = Session::new(cli.global.clone()).ok().map(|session| session.place().to_owned());
     let root = root.as_deref();
     let runtime = match hyper_sdk::runtime::start() {
         Ok(runtime) => runtime,

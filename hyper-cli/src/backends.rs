@@ -93,6 +93,11 @@ impl Session {
         Self { root, config: self.config.clone(), opened: OnceLock::new(), ..*self }
     }
 
+    /// Where the state folder is, or will be.
+    pub(crate) fn place(&self) -> &Path {
+        &self.root
+    }
+
     /// The state folder, which other users cannot enter from here on. That they could before is told once.
     ///
     /// # Errors
@@ -174,9 +179,14 @@ impl Session {
 
     /// The builder of this machine, with what no other builder has.
     pub(crate) async fn local_builder(&self, transport: TransportArgs) -> Result<LocalBuilder> {
-        let keychain = self.keychain();
+        let (keychain, other) = (self.keychain(), self.keychain());
+        let (usual, insecure) = (transport.clone(), transport);
         let clients = ClientFactory::new(move |host: &RegistryHost| {
-            Ok(Arc::new(client(host, &transport, keychain.clone())?) as SharedClient)
+            Ok(Arc::new(client(host, &usual, keychain.clone())?) as SharedClient)
+        })
+        .insecure(move |host: &RegistryHost, plain_http| {
+            let transport = TransportArgs { plain_http, insecure: !plain_http, ..insecure.clone() };
+            Ok(Arc::new(client(host, &transport, other.clone())?) as SharedClient)
         });
         let mut options = LocalBuilderOptions::new(self.root()?, self.store().await?, clients);
         options.proxy = Some(proxies().into());

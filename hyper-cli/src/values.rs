@@ -2,7 +2,9 @@
 
 use crate::failure::Failure;
 use hyper_sdk::build::{EpochPolicy, HOST_GATEWAY};
+use hyper_sdk::dockerfile::csv_fields;
 use hyper_sdk::exec::SecretBytes;
+use hyper_sdk::oci::Annotations;
 use hyper_sdk::small_file::{self, Kinds};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,44 +16,6 @@ const MAX_SECRET: u64 = 1 << 20;
 fn told(error: &hyper_sdk::Error) -> String {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
     format!("{error}{}", cause.unwrap_or_default())
-}
-
-/// Splits a comma-separated value as a line of CSV: a field in double quotes may contain commas, and `""` in it is a
-/// quote.
-pub(crate) fn fields(value: &str) -> Result<Vec<String>, String> {
-    let mut fields = Vec::new();
-    let mut rest = value;
-    loop {
-        let (field, after) = match rest.strip_prefix('"') {
-            None => {
-                let end = rest.find(',').unwrap_or(rest.len());
-                (rest[..end].to_owned(), &rest[end..])
-            }
-            Some(mut quoted) => {
-                let mut field = String::new();
-                loop {
-                    let end =
-                        quoted.find('"').ok_or_else(|| format!("a quote is not closed in `{value}`"))?;
-                    field.push_str(&quoted[..end]);
-                    quoted = &quoted[end + 1..];
-                    match quoted.strip_prefix('"') {
-                        Some(more) => {
-                            field.push('"');
-                            quoted = more;
-                        }
-                        None => break,
-                    }
-                }
-                (field, quoted)
-            }
-        };
-        fields.push(field);
-        match after.strip_prefix(',') {
-            Some(more) => rest = more,
-            None if after.is_empty() => return Ok(fields),
-            None => return Err(format!("text after a closing quote in `{value}`")),
-        }
-    }
 }
 
 /// Splits `KEY=VALUE`; without `=` there is no value.
@@ -94,30 +58,43 @@ pub(crate) fn build_args(
     Ok(map)
 }
 
-/// Annotations of the manifest; the other places that buildx knows are refused by name.
-pub(crate) fn annotations(entries: &[String]) -> Result<BTreeMap<String, String>, Failure> {
-    let mut plain = Vec::new();
+/// Annotations of the manifest, and of the descriptor that names it in an index; the other places that buildx knows are
+/// refused by name.
+pub(crate) fn annotations(entries: &[String]) -> Result<(Annotations, Annotations), Failure> {
+    let (mut manifests, mut descriptors) = (Vec::new(), Vec::new());
+    let is_place = |place: &str| {
+        let word = place.split('[').next().unwrap_or_default();
+        word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
+    };
     for entry in entries {
         let (key, _) = key_value(entry);
-        match key.split_once(':') {
-            Some(("manifest", _)) => plain.push(entry["manifest:".len()..].to_owned()),
-            Some((place, _))
-                if place.split(',').all(|p| p.starts_with("index") || p.starts_with("manifest")) =>
-            {
-                return Err(unsupported(format!(
-                    "--annotation for `{place}` is not supported yet: only `manifest:`"
-                )));
-            }
+        let places: Vec<&str> = match key.split_once(':') {
             // A word in small letters is a place, and no part of a key.
-            Some((place, _)) if place.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') => {
-                return Err(Failure::usage(format!(
-                    "--annotation `{entry}`: `{place}` is no place: expected KEY=VALUE or manifest:KEY=VALUE"
-                )));
+            Some((places, _)) if places.split(',').all(is_place) => places.split(',').collect(),
+            _ => {
+                manifests.push(entry.clone());
+                continue;
             }
-            _ => plain.push(entry.clone()),
+        };
+        let plain = entry.split_once(':').map_or(entry.as_str(), |(_, plain)| plain);
+        for place in places {
+            match place {
+                "manifest" => manifests.push(plain.to_owned()),
+                "manifest-descriptor" => descriptors.push(plain.to_owned()),
+                _ if place.starts_with("index") || place.starts_with("manifest") => {
+                    return Err(unsupported(format!(
+                        "--annotation for `{place}` is not supported yet: only `manifest:` and `manifest-descriptor:`"
+                    )));
+                }
+                _ => {
+                    return Err(Failure::usage(format!(
+                        "--annotation `{entry}`: `{place}` is no place: expected KEY=VALUE or manifest:KEY=VALUE"
+                    )));
+                }
+            }
         }
     }
-    map("annotation", &plain)
+    Ok((map("annotation", &manifests)?, map("annotation", &descriptors)?))
 }
 
 /// Finds the sockets of agents: `ID=SOCKET`, or `ID` alone for the socket of SSH_AUTH_SOCK.
@@ -159,7 +136,7 @@ pub(crate) fn secrets(
     for entry in entries {
         let usage = |why: String| Failure::usage(format!("--secret: {why}"));
         let (mut id, mut source, mut variable, mut kind) = (None, None, None, None);
-        for field in fields(entry).map_err(usage)? {
+        for field in csv_fields(entry).map_err(usage)? {
             match key_value(&field) {
                 ("id", Some(value)) => id = Some(value.to_owned()),
                 ("src" | "source", Some(value)) => source = Some(value.to_owned()),
@@ -245,15 +222,6 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_csv() {
-        assert_eq!(fields("a,b=c").unwrap(), ["a", "b=c"]);
-        assert_eq!(fields("a,\"dest=x,y \"\"z\"\"\"").unwrap(), ["a", "dest=x,y \"z\""]);
-        assert_eq!(fields("").unwrap(), [""]);
-        assert!(fields("\"a").is_err());
-        assert!(fields("\"a\"b").is_err());
-    }
-
-    #[test]
     fn build_arguments_come_from_the_environment() {
         let args =
             build_args(&owned(&["A=1", "B", "C", "D="]), |n| (n == "B").then(|| "b".to_owned())).unwrap();
@@ -290,12 +258,21 @@ mod tests {
     }
 
     #[test]
-    fn annotations_are_of_the_manifest() {
-        assert_eq!(annotations(&owned(&["manifest:a=b"])).unwrap()["a"], "b");
-        assert_eq!(annotations(&owned(&["org.x/y=b"])).unwrap()["org.x/y"], "b");
-        assert_eq!(annotations(&owned(&["org.x:y=b"])).unwrap()["org.x:y"], "b");
-        assert!(annotations(&owned(&["index:a=b"])).is_err());
-        assert!(matches!(annotations(&owned(&["indx:a=b"])), Err(Failure::Usage(_))));
+    fn annotations_have_a_place() {
+        let of = |text: &str| annotations(&owned(&[text])).map(|(m, d)| format!("{m:?} {d:?}"));
+        for (text, told) in [
+            ("manifest:a=b", r#"{"a": "b"} {}"#),
+            ("org.x/y=b", r#"{"org.x/y": "b"} {}"#),
+            ("org.x:y=b", r#"{"org.x:y": "b"} {}"#),
+            ("manifest-descriptor:a=b:c", r#"{} {"a": "b:c"}"#),
+            ("manifest,manifest-descriptor:a=b", r#"{"a": "b"} {"a": "b"}"#),
+        ] {
+            assert_eq!(of(text).unwrap(), told);
+        }
+        for text in ["index:a=b", "manifest,index-descriptor:a=b", "manifest[linux/amd64]:a=b"] {
+            assert!(matches!(of(text), Err(Failure::Work { .. })), "{text}");
+        }
+        assert!(matches!(of("indx:a=b"), Err(Failure::Usage(_))));
     }
 
     #[test]

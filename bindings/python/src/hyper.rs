@@ -10,7 +10,7 @@ use crate::environment::{Environment, open_private};
 use crate::failure::exception;
 use crate::images;
 use crate::operation::{Operation, Outcome, run_async, run_sync};
-use crate::output::OutputFields;
+use crate::output::OutputArgument;
 use crate::request::{BuildArguments, ContextArgument, EpochArgument, SecretArgument, platform};
 use hyper_sdk::build::{Builder as _, LocalBuilder, LocalBuilderOptions};
 use hyper_sdk::client::keychain::{Credentials, DockerConfig, KeychainChain, SharedKeychain, StaticKeychain};
@@ -75,7 +75,7 @@ impl Session {
         }
         let keychain: SharedKeychain = Arc::new(KeychainChain::new(links));
         let (plain_http, insecure_tls) = (options.plain_http, options.insecure_tls);
-        let clients = ClientFactory::new(move |host: &RegistryHost| {
+        let client = move |host: &RegistryHost, plain_http: bool, insecure_tls: bool| {
             let mut client = HttpClient::builder(host.clone())
                 .keychain(keychain.clone())
                 .plain_http(plain_http)
@@ -89,7 +89,11 @@ impl Session {
                 client = client.client_certificate(identity);
             }
             Ok(Arc::new(client.build()?) as SharedClient)
-        });
+        };
+        let client = Arc::new(client);
+        let other = Arc::clone(&client);
+        let clients = ClientFactory::new(move |host: &RegistryHost| client(host, plain_http, insecure_tls))
+            .insecure(move |host: &RegistryHost, plain_http| other(host, plain_http, !plain_http));
         Ok(Self { root, clients, helper, store: OnceCell::new(), builder: OnceCell::new() })
     }
 
@@ -292,7 +296,7 @@ macro_rules! methods {
                 ssh: BTreeMap<String, PathBuf>,
                 target: Option<String>,
                 platform: Option<String>,
-                outputs: Option<Vec<OutputFields>>,
+                outputs: Option<Vec<OutputArgument>>,
                 no_cache: bool,
                 pull: bool,
                 network: String,

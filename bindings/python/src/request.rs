@@ -1,6 +1,6 @@
 //! The arguments of `build` as a request.
 
-use crate::output::OutputFields;
+use crate::output::OutputArgument;
 use hyper_sdk::build::{BuildContext, BuildRequest, EpochPolicy, NamedContext, Output};
 use hyper_sdk::exec::{Network, SecretBytes};
 use hyper_sdk::platform::Platform;
@@ -44,7 +44,7 @@ pub(crate) struct BuildArguments {
     pub(crate) ssh: BTreeMap<String, PathBuf>,
     pub(crate) target: Option<String>,
     pub(crate) platform: Option<String>,
-    pub(crate) outputs: Option<Vec<OutputFields>>,
+    pub(crate) outputs: Option<Vec<OutputArgument>>,
     pub(crate) no_cache: bool,
     pub(crate) pull: bool,
     pub(crate) network: String,
@@ -92,12 +92,8 @@ impl BuildArguments {
             request.tags.push(tag);
         }
         match self.outputs {
-            None => request.outputs.push(Output::Image { push: false }),
-            Some(outputs) => {
-                for output in outputs {
-                    output.add_to(&mut request)?;
-                }
-            }
+            None => request.outputs.push(Output::store()),
+            Some(outputs) => request.outputs.extend(outputs.into_iter().map(|output| output.0)),
         }
         for (name, context) in self.build_contexts {
             let context = match context {

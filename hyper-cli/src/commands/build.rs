@@ -1,24 +1,20 @@
 //! `hyperbuild build`.
 
-use crate::app::Format;
 use crate::backends::{Session, TransportArgs};
 use crate::commands::call::{Call, Method};
 use crate::commands::check;
+use crate::commands::result::Tell;
 use crate::failure::Failure;
-use crate::output::{OutputSpec, check_file};
+use crate::output::{self, Pipes};
 use crate::refused::Refused;
 use crate::render::{Mode, Renderer};
-use crate::terminal::{print_json, print_line};
 use crate::values::{self, unsupported};
 use clap::{ArgAction, Args, ValueEnum};
-use hyper_sdk::build::{BuildContext, BuildOutput, BuildRequest, NamedContext, Output};
+use hyper_sdk::build::{BuildContext, BuildRequest, NamedContext, Output};
 use hyper_sdk::exec::Network;
-use hyper_sdk::media_type::Compression;
 use hyper_sdk::platform::Platform;
 use hyper_sdk::source::{StreamContext, context_of_stream};
 use hyper_sdk::{Error, ErrorKind, Reference};
-use serde_json::json;
-use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
@@ -70,14 +66,17 @@ pub(crate) struct BuildArgs {
     /// Label of the image
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
-    /// Annotation of the image's manifest
+    /// Annotation of the image's manifest, or with manifest-descriptor:KEY=VALUE of its entry in an index
     #[arg(long = "annotation", value_name = "KEY=VALUE")]
     annotations: Vec<String>,
     /// What to make: type=image|oci|docker|tar|local|cacheonly with dest=, or a folder, or `-`; may be repeated
     ///
-    /// `type=image[,push=true]` is the local store. `type=oci`, `docker` and `tar` write to the file `dest=`, and
-    /// `type=oci,tar=false` and `type=local` to the folder `dest=`. A folder alone is `type=local`, `-` alone is a tar
-    /// on standard output. Images take `compression=gzip|zstd|uncompressed` and `compression-level=`.
+    /// `type=image[,push=true]` is the local store. `type=oci`, `docker` and `tar` write to the file `dest=`, or to
+    /// standard output without it, and `type=oci,tar=false` and `type=local` to the folder `dest=`. A folder alone is
+    /// `type=local`, `-` alone is a tar on standard output. Images take `name=`, in place of --tag,
+    /// `compression=gzip|zstd|uncompressed`, `compression-level=`, `force-compression=`, `oci-mediatypes=`, `annotation.KEY=`;
+    /// `type=image` takes `push-by-digest=`, `name-canonical=`, `registry.insecure=`, `unpack=`,
+    /// `dangling-name-prefix=`; `type=local` takes `platform-split=`; all take `source-date-epoch=`.
     #[arg(short, long = "output", value_name = "SPEC")]
     outputs: Vec<String>,
     /// Pushes the image under its tags: --output=type=image,push=true
@@ -144,6 +143,11 @@ impl BuildArgs {
         Ok(())
     }
 
+    /// Whether what is told on standard error is for programs.
+    pub(crate) fn tells_json(&self) -> bool {
+        self.progress == Mode::Json
+    }
+
     /// Whether the Dockerfile is only checked.
     pub(crate) fn checks(&self) -> bool {
         self.check || self.fix || self.call.method == Method::Check
@@ -165,9 +169,8 @@ pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failur
     args.refused.check()?;
     args.check_methods()?;
     let method = if args.checks() { Method::Check } else { args.call.method };
-    if method == Method::Build {
-        check_places(&args)?;
-    }
+    // Named pipes stay open until the end.
+    let _pipes = if method == Method::Build { check_places(&args)? } else { Pipes::default() };
     let scratch = session.scratch(args.context == "-")?;
     let (request, _unpacked) = request(&args, &scratch, |name| std::env::var(name).ok())?;
     if method != Method::Build {
@@ -199,80 +202,49 @@ pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failur
             None => failure,
         }
     })?;
-    report(&args, session, &output, stdout_is_taken)
-}
-
-/// Tells what came out: to the files that were asked for, and on standard output unless the image went there.
-fn report(
-    args: &BuildArgs,
-    session: &Session,
-    output: &BuildOutput,
-    stdout_is_taken: bool,
-) -> Result<(), Failure> {
-    let digest = output.image.as_ref().map(|image| image.digest.to_string());
-    let write = |path: &Path, text: &str| {
-        std::fs::write(path, text).map_err(|e| Error::io("cannot write the result", path, e))
+    let tell = Tell {
+        iidfile: args.iidfile.as_deref(),
+        metadata_file: args.metadata_file.as_deref(),
+        print: (!stdout_is_taken).then_some(session.format),
     };
-    if let Some(path) = &args.iidfile {
-        let digest = digest.as_deref().ok_or_else(|| Error::invalid("--iidfile: no image was made"))?;
-        write(path, digest)?;
-    }
-    if let Some(path) = &args.metadata_file {
-        let mut fields = BTreeMap::new();
-        if let Some(image) = &output.image {
-            fields.insert("containerimage.digest", json!(image.digest));
-            fields.insert("containerimage.descriptor", json!(image));
-        }
-        if let Some(config) = &output.config {
-            fields.insert("containerimage.config.digest", json!(config));
-        }
-        if !output.tags.is_empty() {
-            fields.insert("image.name", json!(output.tags.join(",")));
-        }
-        let text = serde_json::to_string_pretty(&fields)
-            .map_err(|e| Error::internal("the result cannot be written as JSON").with_source(e))?;
-        write(path, &format!("{text}\n"))?;
-    }
-    if stdout_is_taken {
-        return Ok(());
-    }
-    match (session.format, digest) {
-        (Format::Json, _) => print_json(output)?,
-        (Format::Text | Format::Sarif, Some(digest)) => print_line(&digest)?,
-        (Format::Text | Format::Sarif, None) => {}
-    }
-    Ok(())
+    Ok(tell.report(&output)?)
 }
 
-fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
-    let mut outputs = args.outputs.iter().map(|o| OutputSpec::parse(o)).collect::<Result<Vec<_>, _>>()?;
+fn outputs(args: &BuildArgs) -> Result<Vec<Output>, Failure> {
+    let mut outputs = args.outputs.iter().map(|o| output::parse(o)).collect::<Result<Vec<_>, _>>()?;
     if args.push {
-        outputs.push(OutputSpec::plain(Output::Image { push: true }));
+        outputs.push(Output::push());
     }
     if args.load || outputs.is_empty() {
-        outputs.push(OutputSpec::plain(Output::Image { push: false }));
+        outputs.push(Output::store());
     }
     Ok(outputs)
 }
 
 /// Refuses places that the result cannot be written to, before there is a result.
-fn check_places(args: &BuildArgs) -> Result<(), Failure> {
+fn check_places(args: &BuildArgs) -> Result<Pipes, Failure> {
     let usage = |flag: &str, value: &str, why: String| Failure::usage(format!("--{flag} `{value}`: {why}"));
-    let outputs = args.outputs.iter().map(|o| OutputSpec::parse(o)).collect::<Result<Vec<_>, _>>()?;
-    let made: Vec<_> = outputs.iter().filter_map(|output| output.folder().map(Path::to_owned)).collect();
+    let outputs = args.outputs.iter().map(|o| output::parse(o)).collect::<Result<Vec<_>, _>>()?;
+    let stdout_is_taken = uses_stdout(args)?;
+    let made: Vec<_> = outputs.iter().filter_map(|one| output::folder(one).map(Path::to_owned)).collect();
+    let mut pipes = Pipes::default();
     for (output, value) in outputs.iter().zip(&args.outputs) {
-        output.check_place(&made).map_err(|why| usage("output", value, why))?;
+        pipes.check(output, &made).map_err(|why| usage("output", value, why))?;
     }
     for (flag, path) in [("iidfile", &args.iidfile), ("metadata-file", &args.metadata_file)] {
         if let Some(path) = path {
-            check_file(path, &made).map_err(|why| usage(flag, &path.to_string_lossy(), why))?;
+            let usage = |why| usage(flag, &path.to_string_lossy(), why);
+            if stdout_is_taken && output::is_stdout(path) {
+                return Err(usage("an archive goes to standard output: name another file".to_owned()));
+            }
+            pipes.check_file(path, &made).map_err(usage)?;
         }
     }
-    Ok(())
+    Ok(pipes)
 }
 
 fn uses_stdout(args: &BuildArgs) -> Result<bool, Failure> {
-    let taken = outputs(args)?.iter().filter(|o| o.uses_stdout()).count();
+    let taken = outputs(args)?.iter().filter(|one| output::uses_stdout(one)).count();
     if taken > 1 {
         return Err(Failure::usage("only one output can go to standard output"));
     }
@@ -286,17 +258,10 @@ fn request(
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<(BuildRequest, Option<StreamContext>), Failure> {
     let (mut request, unpacked) = dockerfile_and_context(args, scratch)?;
-    for output in outputs(args)? {
-        request.tags.extend(output.names);
-        request.outputs.push(output.output);
-        compression(&mut request, output.compression, output.level)?;
-    }
-    request.tags.extend(args.tags.iter().cloned());
+    request.outputs = outputs(args)?;
+    request.tags.clone_from(&args.tags);
     if let Some(name) = request.tags.iter().find(|t| t.digest().is_some()) {
         return Err(Failure::usage(format!("--tag `{name}`: a name cannot have a digest")));
-    }
-    if request.tags.is_empty() && request.outputs.contains(&Output::Image { push: true }) {
-        return Err(Failure::usage("an image needs a name to be pushed: give one with --tag"));
     }
     for entry in &args.build_contexts {
         let (name, value) = values::key_value(entry);
@@ -350,13 +315,23 @@ fn request(
     request.secrets = values::secrets(&args.secrets, &environment)?;
     request.ssh = values::agents(&args.ssh, &environment)?;
     request.labels = values::map("label", &args.labels)?;
-    request.annotations = values::annotations(&args.annotations)?;
+    let (of_manifests, of_descriptors) = values::annotations(&args.annotations)?;
+    request.annotations = of_manifests;
+    for output in request.outputs.iter_mut().filter(|output| output.has_image()) {
+        for (key, value) in &of_descriptors {
+            output.image.descriptor_annotations.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
     request.extra_hosts = values::hosts(&args.hosts)?;
     request.epoch = values::epoch(args.source_date_epoch.as_deref())?;
     request.target.clone_from(&args.target);
     request.no_cache = args.no_cache;
     request.no_cache_filter.clone_from(&args.no_cache_filter);
     request.pull = args.pull;
+    request.check_outputs().map_err(|error| match error.kind() {
+        ErrorKind::Invalid => Failure::usage(error.message()),
+        _ => error.into(),
+    })?;
     Ok((request, unpacked))
 }
 
@@ -412,26 +387,11 @@ fn dockerfile_and_context(
     Ok((request, None))
 }
 
-/// Layers are compressed once, when they are made, so the outputs have to agree.
-fn compression(
-    request: &mut BuildRequest,
-    kind: Option<Compression>,
-    level: Option<i32>,
-) -> Result<(), Failure> {
-    let others = request.outputs.len() > 1;
-    let kind = kind.unwrap_or_default();
-    if others && (kind != request.compression || level != request.compression_level) {
-        return Err(unsupported("outputs with different compression in one build are not supported"));
-    }
-    request.compression = kind;
-    request.compression_level = level;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::Parser;
+    use hyper_sdk::media_type::Compression;
 
     #[derive(Parser)]
     struct Only {
@@ -459,7 +419,7 @@ mod tests {
     #[test]
     fn without_flags_the_image_goes_into_the_store() {
         let request = parse(&[]).unwrap();
-        assert_eq!(request.outputs, [Output::Image { push: false }]);
+        assert_eq!(request.outputs, [Output::store()]);
         assert_eq!(request.dockerfile.as_deref(), Some("FROM scratch\n"));
         assert_eq!(request.network, Network::Host);
     }
@@ -513,12 +473,12 @@ mod tests {
         assert_eq!(request.no_cache_filter, ["a", "b"]);
         assert_eq!(request.network, Network::None);
         assert!(request.named_contexts.contains_key("base"));
-        assert_eq!((request.compression, request.compression_level), (Compression::Zstd, Some(3)));
+        assert_eq!((&request.outputs[0].image.compression, request.outputs.len()), (&Compression::Zstd, 1));
     }
 
     #[test]
     fn push_and_load_are_outputs() {
-        assert_eq!(parse(&["--push", "-t", "a"]).unwrap().outputs, [Output::Image { push: true }]);
+        assert_eq!(parse(&["--push", "-t", "a"]).unwrap().outputs, [Output::push()]);
         assert_eq!(parse(&["--load", "-o", "out"]).unwrap().outputs.len(), 2);
     }
 
@@ -534,7 +494,10 @@ mod tests {
             (&["--allow", "device=a,as=b"], "`as=b`"),
             (&["--allow", "devices"], "--allow `devices`: expected security.insecure"),
             (&["-o", "-", "-o", "type=oci,dest=-"], "only one output"),
-            (&["-o", "type=oci,dest=a,compression=zstd", "-o", "type=oci,dest=b"], "different compression"),
+            (&["-o", "-", "-o", "type=docker"], "only one output"),
+            (&["-t", "a", "--annotation", "index:a=b"], "`index`"),
+            (&["-o", "type=oci,oci-mediatypes=false", "--annotation", "a=b"], "annotations"),
+            (&["-o", "type=oci,source-date-epoch=5", "--source-date-epoch", "now"], "source-date-epoch"),
             (&["--build-context", "x"], "expected NAME=CONTEXT"),
             (&["--build-context", "x=ftp://a/b"], "`ftp://`"),
             (&["--network", "bridge"], "bridge"),

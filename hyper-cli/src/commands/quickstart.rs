@@ -187,7 +187,7 @@ async fn build(
         NamedContext::OciLayout { path: base.to_owned(), tag: Some("latest".to_owned()), digest: None },
     );
     request.tags = vec![name.clone()];
-    request.outputs = vec![Output::Image { push: false }];
+    request.outputs = vec![Output::store()];
     session.builder(TransportArgs::default()).await?.build(request, progress).await
 }
 

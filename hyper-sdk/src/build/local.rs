@@ -2,13 +2,15 @@
 
 use super::contexts::{Contexts, MainContext};
 use super::epoch::{self, Epoch};
+use super::export::{Exporter, Made, refuse_files_of_windows};
 use super::leftovers;
 use super::resolver::BuildResolver;
-use super::{BuildOutput, BuildRequest, Builder, BuilderCapabilities, Destination, NamedContext, Output};
+use super::{
+    BuildOutput, BuildRequest, Builder, BuilderCapabilities, Destination, NamedContext, Output, OutputKind,
+};
 use crate::cache::{DiskCache, SharedCache};
 use crate::clock::{SharedClock, SystemClock};
 use crate::exec::{Devices, Executor, HelperCommand, Identity, NativeExecutor};
-use crate::export::{ArchiveKind, BuiltImage, export_folder, export_tar, write_archive};
 use crate::frontend::{FrontendOptions, Lowered, dockerfile};
 use crate::layer::copy::StatCache;
 use crate::platform::Platform;
@@ -17,8 +19,8 @@ use crate::reference::Reference;
 use crate::snapshot::{LocalSnapshotter, SharedSnapshotter};
 use crate::solve::{SolveContext, Solver, Value, blocking};
 use crate::source::{ClientFactory, ImageSource, ProxyChoice, RemoteOptions, RemoteSources};
+use crate::store::SharedStore;
 use crate::store::damage::Damage;
-use crate::store::{SharedStore, local_repository};
 use crate::{Error, Result, ResultExt, private_folder};
 use async_trait::async_trait;
 use futures::FutureExt as _;
@@ -206,106 +208,6 @@ impl LocalBuilder {
         let main = contexts.main(&request).boxed().await?;
         Ok((request, main, contexts))
     }
-
-    async fn export(
-        &self,
-        request: &BuildRequest,
-        image: &BuiltImage,
-        context: &SolveContext,
-        progress: &Progress,
-    ) -> Result<()> {
-        let store = &self.options.store;
-        for output in &request.outputs {
-            let task = progress.start(format!("export {}", describe(output)), None);
-            let result = match output {
-                Output::CacheOnly => Ok(()),
-                Output::Image { push } => self.export_image(request, image, *push, progress).await,
-                Output::Oci(to) => {
-                    let (path, folder) = place(to);
-                    write_archive(image, &**store, &request.tags, ArchiveKind::Oci, path, folder).await
-                }
-                Output::Docker(to) => {
-                    let (path, folder) = place(to);
-                    write_archive(image, &**store, &request.tags, ArchiveKind::Docker, path, folder).await
-                }
-                Output::Tar(Destination::File(path) | Destination::Stdout(path)) => {
-                    export_tar(context.export(&image.chain).await?, path).await
-                }
-                Output::Local(path) | Output::Tar(Destination::Folder(path)) => {
-                    let tar = context.export(&image.chain).await?;
-                    export_folder(tar, path).await.map(|skipped| {
-                        for device in skipped {
-                            progress
-                                .warn(format!("the device `{device}` was left out: only root can make it"));
-                        }
-                    })
-                }
-            };
-            task.end_with(result)?;
-        }
-        Ok(())
-    }
-
-    async fn export_image(
-        &self,
-        request: &BuildRequest,
-        image: &BuiltImage,
-        push: bool,
-        progress: &Progress,
-    ) -> Result<()> {
-        let store = &self.options.store;
-        if request.tags.is_empty() {
-            if push {
-                return Err(Error::invalid("a push needs a name: give one with --tag"));
-            }
-            let repository = crate::RepositoryName::parse(crate::solve::LAYERS_REPOSITORY)?;
-            image.store(&**store, &repository, Vec::new()).await?;
-        }
-        for name in &request.tags {
-            let repository = local_repository(name)?;
-            image.store(&**store, &repository, name.tag().cloned().into_iter().collect()).await?;
-        }
-        if push {
-            for name in &request.tags {
-                let client = self.options.clients.client(name.host())?;
-                let options = crate::client::PushOptions {
-                    progress: progress.clone(),
-                    ..crate::client::PushOptions::default()
-                };
-                crate::client::push(
-                    store,
-                    &local_repository(name)?,
-                    &image.manifest.digest().clone().into(),
-                    &client,
-                    name.repository(),
-                    &name.manifest(),
-                    &options,
-                )
-                .await?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn place(destination: &Destination) -> (&std::path::Path, bool) {
-    match destination {
-        Destination::File(path) | Destination::Stdout(path) => (path, false),
-        Destination::Folder(path) => (path, true),
-    }
-}
-
-fn describe(output: &Output) -> String {
-    let to = |d: &Destination| place(d).0.display().to_string();
-    match output {
-        Output::Image { push: true } => "to the local store and push".to_owned(),
-        Output::Image { push: false } => "to the local store".to_owned(),
-        Output::Oci(d) => format!("OCI layout to {}", to(d)),
-        Output::Docker(d) => format!("Docker archive to {}", to(d)),
-        Output::Tar(d) => format!("files as tar to {}", to(d)),
-        Output::Local(path) => format!("files to {}", path.display()),
-        Output::CacheOnly => "nothing".to_owned(),
-    }
 }
 
 impl fmt::Display for LocalBuilder {
@@ -326,6 +228,7 @@ impl Builder for LocalBuilder {
     }
 
     async fn build(&self, request: BuildRequest, progress: &Progress) -> Result<BuildOutput> {
+        request.check_outputs()?;
         if let Some(warning) = self.warning.lock().unwrap_or_else(PoisonError::into_inner).take() {
             progress.warn(warning);
         }
@@ -348,13 +251,13 @@ impl Builder for LocalBuilder {
 
 /// Whether an output is written as it is made, so that a second attempt would come behind what was written of the first.
 fn is_stream(output: &Output) -> bool {
-    match output {
-        Output::Oci(to) | Output::Docker(to) | Output::Tar(to) => match to {
-            Destination::Stdout(_) => true,
-            Destination::File(path) => std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()),
-            Destination::Folder(_) => false,
-        },
-        Output::Image { .. } | Output::Local(_) | Output::CacheOnly => false,
+    let (OutputKind::Oci(to) | OutputKind::Docker(to) | OutputKind::Tar(to)) = &output.kind else {
+        return false;
+    };
+    match to {
+        Destination::Stdout(_) => true,
+        Destination::File(path) => std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()),
+        Destination::Folder(_) => false,
     }
 }
 
@@ -371,14 +274,15 @@ impl LocalBuilder {
         let resolver = self.resolver(&request, &contexts, damage, progress);
         let options = frontend_options(&request, &main);
         let name = main.name.display().to_string();
-        let lowered = dockerfile::lower(&name, &main.text, &options, &resolver).boxed().await?;
-        for warning in &lowered.warnings {
-            progress.warn(warning.clone());
-        }
-        refuse_files_of_windows(&request, &lowered)?;
+        let mut warnings = Vec::new();
+        let lowered = dockerfile::lower(&name, &main.text, &options, &resolver, &mut warnings).boxed().await;
+        warnings.extend(unused_tags(&request));
+        warnings.into_iter().for_each(|warning| progress.warn(warning));
+        let lowered = lowered?;
+        refuse_files_of_windows(&request, &lowered.config)?;
         let images = resolver.found.into_inner().unwrap_or_else(PoisonError::into_inner);
         let sources = contexts.bring(&request, &main, &lowered).boxed().await?;
-        let (policy, clock) = (request.epoch, Arc::clone(&self.options.clock));
+        let (policy, clock) = (request.epoch_policy()?, Arc::clone(&self.options.clock));
         let stat_path = self.options.root.join("stat-cache");
         let load = {
             let path = stat_path.clone();
@@ -389,6 +293,10 @@ impl LocalBuilder {
         for note in executor.notes() {
             progress.warn(note.clone());
         }
+        // Layers are compressed as the first image has them; others are made of these.
+        let first = request.outputs.iter().find(|output| output.has_image()).map(|output| &output.image);
+        let (compression, compression_level) =
+            first.map_or_else(Default::default, |i| (i.compression, i.level));
         let processors = std::thread::available_parallelism().map_or(4, usize::from);
         let context = Arc::new(SolveContext {
             store: self.options.store.clone(),
@@ -405,8 +313,8 @@ impl LocalBuilder {
             renewed_caches: Mutex::default(),
             epoch: epoch.seconds,
             epoch_is_key: epoch.given,
-            compression: request.compression,
-            compression_level: request.compression_level,
+            compression,
+            compression_level,
             network: request.network,
             allow_insecure: request.allow_insecure,
             allow_host_network: request.allow_host_network,
@@ -430,39 +338,37 @@ impl LocalBuilder {
         let (value, steps) = solved?;
         saved?;
         let Value::Chain(chain) = value else { return Err(Error::internal("a target that is a folder")) };
-        let annotations = request.annotations.clone();
-        let platform = lowered.config.platform();
-        let image = BuiltImage::new(lowered.config, &lowered.history, chain, epoch.seconds, annotations)?;
-        self.export(&request, &image, &context, progress).boxed().await?;
+        let (config, history) = (lowered.config, lowered.history);
+        let made = Made { config, history, chain, epoch: epoch.seconds };
+        let exporter = Exporter {
+            request: &request,
+            store: &self.options.store,
+            clients: &self.options.clients,
+            context: &context,
+            progress,
+        };
+        let exported = exporter.run(&made).boxed().await?;
+        let name = exported.names.first().map(|name| Reference::parse(name).map(|name| name.familiar()));
         progress.send(Event::Result {
-            name: request.tags.first().map_or_else(|| "image".to_owned(), Reference::familiar),
-            digest: image.manifest.digest().clone(),
+            name: name.and_then(Result::ok).unwrap_or_else(|| "image".to_owned()),
+            digest: exported.image.digest.clone(),
         });
-        let mut descriptor = image.manifest.descriptor();
-        descriptor.platform = Some(platform);
         Ok(BuildOutput {
-            image: Some(descriptor),
-            config: Some(image.config_descriptor().digest),
+            image: Some(exported.image),
+            config: Some(exported.config),
             steps,
-            tags: request.tags.iter().map(ToString::to_string).collect(),
+            tags: exported.names,
             epoch: epoch.seconds,
         })
     }
 }
 
-/// The files of an image for Windows are not written: its layers have a form of their own.
-fn refuse_files_of_windows(request: &BuildRequest, lowered: &Lowered) -> Result<()> {
-    let writes_files = |output: &&Output| matches!(output, Output::Tar(_) | Output::Local(_));
-    let is_windows = lowered.config.os.eq_ignore_ascii_case("windows");
-    match request.outputs.iter().find(writes_files) {
-        Some(output) if is_windows && !lowered.config.rootfs.diff_ids.is_empty() => {
-            Err(Error::unsupported(format!(
-                "writing the {} of an image for Windows is not supported yet: keep it as an image",
-                describe(output)
-            )))
-        }
-        _ => Ok(()),
-    }
+/// Says so when the names of the request are not those of any image.
+fn unused_tags(request: &BuildRequest) -> Option<String> {
+    let mut images = request.outputs.iter().filter(|output| output.has_image()).peekable();
+    let has_own = |output: &Output| !output.image.names.is_empty();
+    (!request.tags.is_empty() && images.peek().is_some() && images.all(has_own))
+        .then(|| "the names of --tag are not used: every output has a `name` of its own".to_owned())
 }
 
 fn frontend_options(request: &BuildRequest, main: &MainContext) -> FrontendOptions {

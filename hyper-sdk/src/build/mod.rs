@@ -9,15 +9,18 @@
 
 mod contexts;
 mod epoch;
+mod export;
 mod leftovers;
 mod local;
+mod output;
+mod output_text;
 mod request;
 mod resolver;
 
 pub use local::{LocalBuilder, LocalBuilderOptions};
+pub use output::{Destination, ImageOptions, Output, OutputKind, StoreOptions};
 pub use request::{
-    BuildContext, BuildOutput, BuildRequest, Destination, EpochPolicy, HOST_GATEWAY, NamedContext, Output,
-    find_dockerfile,
+    BuildContext, BuildOutput, BuildRequest, EpochPolicy, HOST_GATEWAY, NamedContext, find_dockerfile,
 };
 
 use crate::Result;

@@ -1,8 +1,8 @@
 //! What to build, and what came out.
 
+use super::Output;
 use crate::dockerfile::GitReference;
 use crate::exec::{DevicePermissions, SecretBytes};
-use crate::media_type::Compression;
 use crate::oci::Descriptor;
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -117,37 +117,6 @@ impl NamedContext {
     }
 }
 
-/// Where a file output goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// A file, made whole or not at all.
-    File(PathBuf),
-    /// A folder.
-    Folder(PathBuf),
-    /// Standard output of the program; the frontend passes it as a path to an open file, such as `/dev/stdout`.
-    Stdout(PathBuf),
-}
-
-/// What to do with the result.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Keep the image in the local store under the request's tags, and push it when `push` is set.
-    Image {
-        /// Whether to push every tag to its registry.
-        push: bool,
-    },
-    /// An OCI image layout, as a tar file or a folder.
-    Oci(Destination),
-    /// A tar for `docker load`.
-    Docker(Destination),
-    /// The root file system as a tar.
-    Tar(Destination),
-    /// The root file system as files in a folder.
-    Local(PathBuf),
-    /// Nothing: fill the cache only.
-    CacheOnly,
-}
-
 /// Which time `created`, history and new files get at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EpochPolicy {
@@ -183,7 +152,7 @@ pub struct BuildRequest {
     pub target: Option<String>,
     /// The platform to build for; the host's without.
     pub platform: Option<Platform>,
-    /// The names that the image gets.
+    /// The names that the image gets in every output that has none of its own.
     pub tags: Vec<Reference>,
     /// What to do with the result.
     pub outputs: Vec<Output>,
@@ -212,10 +181,6 @@ pub struct BuildRequest {
     pub device_folders: Vec<PathBuf>,
     /// Which time the result carries.
     pub epoch: EpochPolicy,
-    /// How new layers are compressed.
-    pub compression: Compression,
-    /// The compression level; the algorithm's usual one without.
-    pub compression_level: Option<i32>,
 }
 
 impl BuildRequest {
@@ -245,8 +210,6 @@ impl BuildRequest {
             allow_devices: DevicePermissions::default(),
             device_folders: ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from).to_vec(),
             epoch: EpochPolicy::Auto,
-            compression: Compression::Gzip,
-            compression_level: None,
         }
     }
 
@@ -340,13 +303,14 @@ pub fn find_dockerfile(context: &Path, file: Option<&Path>) -> Result<PathBuf> {
 /// What came out of a build.
 #[derive(Clone, Debug, Serialize)]
 pub struct BuildOutput {
-    /// The manifest of the image; `None` when nothing that has a manifest was asked for.
+    /// The manifest of the image; `None` when nothing that has a manifest was asked for. Outputs that ask for different
+    /// images, by their compression, media types or annotations, have different manifests: this is that of the first.
     pub image: Option<Descriptor>,
     /// The digest of the image's config: Docker's image ID.
     pub config: Option<Digest>,
     /// The steps in the order of the Dockerfile.
     pub steps: Vec<StepReport>,
-    /// The names that the image was given.
+    /// The names that the image was given, of all outputs.
     pub tags: Vec<String>,
     /// The time that the image carries, in seconds since 1970.
     pub epoch: i64,

@@ -15,6 +15,7 @@
 
 mod ast;
 mod convert;
+mod csv;
 mod diagnostic;
 mod directive;
 mod duration;
@@ -38,6 +39,7 @@ mod suggest;
 mod words;
 
 pub use ast::{Arguments, Ast, Keyword, Node};
+pub use csv::csv_fields;
 pub use diagnostic::{Diagnostic, Severity, render, to_error};
 pub use directive::{CheckOptions, Directives, RuleSet};
 pub use duration::{parse as parse_duration, parse_size};

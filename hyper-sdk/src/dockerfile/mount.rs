@@ -389,50 +389,10 @@ pub fn parse_device(text: &str) -> Result<Device, ValueError> {
     Ok(device)
 }
 
-/// The fields of one line of CSV: commas split, double quotes around a whole field protect them.
+/// The fields of a value that is not empty.
 fn csv_fields(text: &str) -> Result<Vec<String>, ValueError> {
     if text.is_empty() {
         return Err(ValueError::new("the value is empty"));
     }
-    let mut fields = Vec::new();
-    let mut rest = text;
-    loop {
-        let Some(quoted) = rest.strip_prefix('"') else {
-            let (field, more) = match rest.split_once(',') {
-                Some((field, more)) => (field, Some(more)),
-                None => (rest, None),
-            };
-            if field.contains('"') {
-                return Err(ValueError::new(format!("a bare `\"` in field `{field}`")));
-            }
-            fields.push(field.to_owned());
-            match more {
-                Some(more) => rest = more,
-                None => return Ok(fields),
-            }
-            continue;
-        };
-        let mut field = String::new();
-        rest = quoted;
-        loop {
-            let Some((part, more)) = rest.split_once('"') else {
-                return Err(ValueError::new("a `\"` is not closed"));
-            };
-            field.push_str(part);
-            rest = more;
-            match rest.strip_prefix('"') {
-                Some(more) => {
-                    field.push('"');
-                    rest = more;
-                }
-                None => break,
-            }
-        }
-        fields.push(field);
-        match rest.strip_prefix(',') {
-            Some(more) => rest = more,
-            None if rest.is_empty() => return Ok(fields),
-            None => return Err(ValueError::new("text behind a quoted field")),
-        }
-    }
+    super::csv::csv_fields(text).map_err(ValueError::new)
 }

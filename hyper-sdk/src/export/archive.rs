@@ -36,8 +36,8 @@ enum Part {
 
 /// Writes an image as an archive: a tar file, or a folder when `folder` is set.
 ///
-/// A tar appears under its name when it is whole. `/dev/stdout` and other paths that are no regular file are written
-/// straight.
+/// The index names the image once for each name, with `annotations`. A tar appears under its name when it is whole.
+/// `/dev/stdout` and other paths that are no regular file are written straight.
 ///
 /// # Errors
 /// Those of the store, and [`crate::ErrorKind::Io`] with the path.
@@ -45,6 +45,7 @@ pub async fn write_archive(
     image: &BuiltImage,
     store: &dyn RegistryStore,
     names: &[Reference],
+    annotations: &Annotations,
     kind: ArchiveKind,
     destination: &Path,
     folder: bool,
@@ -52,7 +53,7 @@ pub async fn write_archive(
     let mut parts = BTreeMap::new();
     let mut streams: Vec<(ByteStream, mpsc::Sender<Result<bytes::Bytes>>)> = Vec::new();
     parts.insert("oci-layout".to_owned(), Part::Bytes(br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()));
-    parts.insert("index.json".to_owned(), Part::Bytes(index(image, names).to_bytes()));
+    parts.insert("index.json".to_owned(), Part::Bytes(index(image, names, annotations).to_bytes()));
     if kind == ArchiveKind::Docker {
         parts.insert("manifest.json".to_owned(), Part::Bytes(docker_manifest(image, names)));
     }
@@ -88,15 +89,16 @@ fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
 }
 
-fn index(image: &BuiltImage, names: &[Reference]) -> ImageIndex {
+fn index(image: &BuiltImage, names: &[Reference], annotations: &Annotations) -> ImageIndex {
     let mut base: Descriptor = image.manifest.descriptor();
+    base.annotations.clone_from(annotations);
     base.platform = crate::oci::ImageConfig::parse(&image.config).ok().map(|c| c.platform());
     let mut manifests: Vec<Descriptor> = names
         .iter()
         .map(|name| {
             let mut named = base.clone();
             let tag = name.tag().map_or("latest", |t| t.as_str());
-            named.annotations = Annotations::from([
+            named.annotations.extend([
                 ("io.containerd.image.name".to_owned(), name.to_string()),
                 ("org.opencontainers.image.ref.name".to_owned(), tag.to_owned()),
             ]);

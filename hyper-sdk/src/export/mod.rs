@@ -11,6 +11,7 @@ mod whole_file;
 
 pub use archive::{ArchiveKind, write_archive};
 pub use files::{export_folder, export_tar};
+pub use whole_file::{open_at_once, write_file};
 
 use crate::clock::rfc3339;
 use crate::frontend::HistoryStep;
@@ -87,9 +88,36 @@ impl BuiltImage {
         Ok(Self { config, manifest, chain, epoch })
     }
 
+    /// The same image with Docker's media types.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] for layers in a compression that Docker has no media type for.
+    pub fn with_docker_types(mut self) -> Result<Self> {
+        let Some(mut manifest) = self.manifest.image().cloned() else {
+            return Err(Error::internal("the manifest of an image that is none"));
+        };
+        manifest.media_type = Some(media_type::DOCKER_MANIFEST.to_owned());
+        manifest.config.media_type = media_type::DOCKER_CONFIG.to_owned();
+        for layer in &mut manifest.layers {
+            layer.media_type = match media_type::Compression::of_layer(&layer.media_type) {
+                Some(media_type::Compression::None) => media_type::DOCKER_LAYER,
+                Some(media_type::Compression::Gzip) => media_type::DOCKER_LAYER_GZIP,
+                _ => {
+                    return Err(Error::unsupported(
+                        "a layer of the base image is compressed with zstd, which Docker's media types do not have: add `force-compression=true`, or leave `oci-mediatypes=false` out",
+                    ));
+                }
+            }
+            .to_owned();
+        }
+        self.manifest = Manifest::parse(manifest.to_bytes(), media_type::DOCKER_MANIFEST)?;
+        Ok(self)
+    }
+
     /// The descriptor of the config.
     pub fn config_descriptor(&self) -> Descriptor {
-        Descriptor::of(media_type::OCI_CONFIG, &self.config)
+        let media_type = self.manifest.image().map_or(media_type::OCI_CONFIG, |m| &m.config.media_type);
+        Descriptor::of(media_type, &self.config)
     }
 
     /// Puts the image into a repository of the store that has its layers, under some tags.

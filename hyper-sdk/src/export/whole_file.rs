@@ -1,7 +1,8 @@
 //! Files of a result: whole or not there.
 
 use crate::{Error, Result};
-use std::io;
+use rustix::fs::{Mode, OFlags};
+use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -38,11 +39,39 @@ fn find_place(destination: &Path) -> io::Result<Place> {
             }
             Ok(meta) if meta.is_file() => return Ok(Place::Staged(path)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Place::Staged(path)),
-            Ok(_) => return std::fs::OpenOptions::new().write(true).open(&path).map(Place::Straight),
+            Ok(_) => return open_at_once(&path).map(Place::Straight),
             Err(e) => return Err(e),
         }
     }
     Err(rustix::io::Errno::LOOP.into())
+}
+
+/// Opens what is no regular file for writing, and never waits for somebody at its other end.
+///
+/// # Errors
+/// Those of the system: a named pipe that nobody reads is one, a folder is another.
+pub fn open_at_once(path: &Path) -> io::Result<std::fs::File> {
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| match e {
+        rustix::io::Errno::NXIO => io::Error::new(
+            io::ErrorKind::NotConnected,
+            "nobody reads it: start what reads the pipe before the build",
+        ),
+        other => other.into(),
+    })?;
+    // What is written to it waits, as ever, until it was taken.
+    let flags = rustix::fs::fcntl_getfl(&file)?;
+    rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    Ok(file.into())
+}
+
+/// Writes a small file, whole or not at all. What is no regular file or is open already, as `/dev/stdout` is, is written
+/// where it stands.
+///
+/// # Errors
+/// [`crate::ErrorKind::Io`] with the path.
+pub fn write_file(destination: &Path, content: &[u8]) -> Result<()> {
+    whole_file(destination, |mut file| file.write_all(content))
 }
 
 /// Writes a file beside its destination and renames it when it is whole. A destination that exists and is no regular
@@ -71,7 +100,6 @@ pub(super) fn whole_file(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write as _;
 
     fn write(path: &Path, text: &str) -> Result<()> {
         whole_file(path, |mut file| file.write_all(text.as_bytes()))
@@ -110,5 +138,25 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "text");
         let same = std::os::unix::fs::MetadataExt::ino;
         assert_eq!(same(&before), same(&std::fs::metadata(&path).unwrap()));
+    }
+
+    #[test]
+    fn a_pipe_is_written_when_somebody_reads_it_and_refused_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RWXU).unwrap();
+        let error = write(&path, "text").unwrap_err();
+        assert!(format!("{error:?}").contains("nobody reads it"), "{error:?}");
+        let reader = {
+            let path = path.clone();
+            std::thread::spawn(move || std::fs::read_to_string(path).unwrap())
+        };
+        // More than a pipe holds: the writer has to wait for the reader.
+        let long = "x".repeat(1 << 20);
+        while write(&path, &long).is_err() {
+            std::thread::yield_now();
+        }
+        assert_eq!(reader.join().unwrap().len(), long.len());
+        assert!(path.exists(), "it is not replaced");
     }
 }

@@ -207,7 +207,7 @@ impl SolveContext {
             let unique = Digest::sha256(format!("{seconds} {nanoseconds} {}", std::process::id()));
             tempfile::NamedTempFile::new_in(&self.cache_mounts)
                 .and_then(|mut staged| {
-                    staged.write_all(unique.hex()[..16].as_bytes())?;
+                    staged.write_all(&unique.hex().as_bytes()[..16])?;
                     staged.persist(&path).map(drop).map_err(|e| e.error)
                 })
                 .map_err(|e| Error::io("cannot begin a cache mount anew", &path, e))?;

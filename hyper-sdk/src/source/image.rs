@@ -20,14 +20,29 @@ const MAX_CONFIG: u64 = 16 << 20;
 
 /// Makes the client of a registry, with the caller's credentials and settings.
 #[derive(Clone)]
-pub struct ClientFactory(Arc<MakeClient>);
+pub struct ClientFactory {
+    make: Arc<MakeClient>,
+    insecure: Option<Arc<MakeInsecureClient>>,
+}
 
 type MakeClient = dyn Fn(&RegistryHost) -> Result<SharedClient> + Send + Sync;
+type MakeInsecureClient = dyn Fn(&RegistryHost, bool) -> Result<SharedClient> + Send + Sync;
 
 impl ClientFactory {
     /// A factory that calls a function.
     pub fn new(make: impl Fn(&RegistryHost) -> Result<SharedClient> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(make))
+        Self { make: Arc::new(make), insecure: None }
+    }
+
+    /// Says how a registry is reached that is not to be trusted: in plain HTTP when the second argument is set, else
+    /// with any certificate.
+    #[must_use]
+    pub fn insecure(
+        mut self,
+        make: impl Fn(&RegistryHost, bool) -> Result<SharedClient> + Send + Sync + 'static,
+    ) -> Self {
+        self.insecure = Some(Arc::new(make));
+        self
     }
 
     /// The client of a registry.
@@ -35,7 +50,25 @@ impl ClientFactory {
     /// # Errors
     /// Those of the function.
     pub fn client(&self, host: &RegistryHost) -> Result<SharedClient> {
-        (self.0)(host)
+        (self.make)(host)
+    }
+
+    /// The client of a registry that may show any certificate or speak plain HTTP: it is asked which it does.
+    ///
+    /// # Errors
+    /// Those of the function; [`ErrorKind::Unsupported`] where the caller has not said how.
+    pub async fn insecure_client(&self, host: &RegistryHost) -> Result<SharedClient> {
+        let Some(make) = &self.insecure else {
+            return Err(Error::unsupported("`registry.insecure=true` is not supported by this builder"));
+        };
+        if host.is_loopback() {
+            return make(host, true);
+        }
+        let client = make(host, false)?;
+        match client.ping().await {
+            Err(e) if e.kind() == ErrorKind::Unavailable => make(host, true),
+            _ => Ok(client),
+        }
     }
 }
 

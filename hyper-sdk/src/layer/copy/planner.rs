@@ -206,11 +206,12 @@ impl<'a> Planner<'a> {
             let metadata = root.lookup(&real)?.ok_or_else(|| suggest::missing(root, &shown(&name), &name))?;
             let base = name.rsplit(|&b| b == b'/').next().unwrap_or_default().to_vec();
             let Some(excluded) = spec.excluded_source(&name, &metadata, wild.is_some()) else { continue };
-            if spec.unpack && metadata.file_type == FileType::RegularFile {
-                if self.unpack(root, &real, &metadata, spec)? {
-                    self.newest = self.newest.max(Some(metadata.mtime.0));
-                    continue;
-                }
+            if spec.unpack
+                && metadata.file_type == FileType::RegularFile
+                && self.unpack(root, &real, &metadata, spec)?
+            {
+                self.newest = self.newest.max(Some(metadata.mtime.0));
+                continue;
             }
             let target = self.target_of(&base, Some(&metadata), spec)?;
             self.matches += 1;

@@ -1,0 +1,57 @@
+//! Tells what came out of a build: to the files that were asked for, and on standard output.
+
+use crate::app::Format;
+use crate::terminal::{print_json, print_line};
+use hyper_sdk::build::BuildOutput;
+use hyper_sdk::export::write_file;
+use hyper_sdk::{Error, Result};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Where the result is told.
+#[derive(Debug)]
+pub(super) struct Tell<'a> {
+    /// The file that gets the digest.
+    pub(super) iidfile: Option<&'a Path>,
+    /// The file that gets everything, as JSON.
+    pub(super) metadata_file: Option<&'a Path>,
+    /// How it is printed on standard output; not at all when the image went there.
+    pub(super) print: Option<Format>,
+}
+
+impl Tell<'_> {
+    pub(super) fn report(&self, output: &BuildOutput) -> Result<()> {
+        let digest = output.image.as_ref().map(|image| image.digest.to_string());
+        if let Some(path) = self.iidfile {
+            let digest = digest.as_deref().ok_or_else(|| Error::invalid("--iidfile: no image was made"))?;
+            write_file(path, digest.as_bytes())?;
+        }
+        if let Some(path) = self.metadata_file {
+            write_file(path, metadata(output)?.as_bytes())?;
+        }
+        match (self.print, digest) {
+            (Some(Format::Json), _) => print_json(output),
+            (Some(Format::Text | Format::Sarif), Some(digest)) => print_line(&digest),
+            (Some(Format::Text | Format::Sarif), None) | (None, _) => Ok(()),
+        }
+    }
+}
+
+/// The content of a metadata file, with the fields of BuildKit.
+fn metadata(output: &BuildOutput) -> Result<String> {
+    let mut fields = BTreeMap::new();
+    if let Some(image) = &output.image {
+        fields.insert("containerimage.digest", json!(image.digest));
+        fields.insert("containerimage.descriptor", json!(image));
+    }
+    if let Some(config) = &output.config {
+        fields.insert("containerimage.config.digest", json!(config));
+    }
+    if !output.tags.is_empty() {
+        fields.insert("image.name", json!(output.tags.join(",")));
+    }
+    let text = serde_json::to_string_pretty(&fields)
+        .map_err(|e| Error::internal("the result cannot be written as JSON").with_source(e))?;
+    Ok(format!("{text}\n"))
+}

@@ -1,0 +1,421 @@
+//! Outputs as text, in the syntax of `docker buildx build --output`.
+//!
+//! ```text
+//!   type=image[,name=REF][,push=true]     the local store          type=registry = image,push=true
+//!   type=oci,dest=FILE[,tar=false]        an OCI layout            type=docker,dest=FILE
+//!   type=tar,dest=FILE   type=local,dest=DIR   type=cacheonly      DIR = local, - = tar on standard output
+//! ```
+
+use super::output::{Destination, ImageOptions, Output, OutputKind, StoreOptions};
+use crate::dockerfile::{csv_fields, parse_bool};
+use crate::layer::{CompressOptions, LayerCompressor};
+use crate::media_type::Compression;
+use crate::reference::Reference;
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+
+/// Fields that other tools know. Saying no to them asks for nothing.
+const UNSUPPORTED: [&str; 9] = [
+    "attestation-inline",
+    "attestation-manifest",
+    "attestation-prefix",
+    "buildinfo",
+    "buildinfo-attrs",
+    "context",
+    "oci-artifact",
+    "prefer-image-digest",
+    "prefer-nondist-layers",
+];
+
+/// The open file that standard output is.
+const STDOUT: &str = "/dev/stdout";
+
+/// Which types a field has a meaning for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    /// Those that keep the image in the local store.
+    Store,
+    /// Those that hold an image.
+    Images,
+    /// Archives that may be a folder.
+    Layouts,
+    /// Those that hold files.
+    Files,
+    /// Those that are written to a place.
+    Places,
+    /// All that hold something.
+    Results,
+}
+
+/// The fields that have a meaning here.
+const KNOWN: [(&str, Of); 17] = [
+    ("dest", Of::Places),
+    ("tar", Of::Layouts),
+    ("name", Of::Images),
+    ("push", Of::Store),
+    ("push-by-digest", Of::Store),
+    ("name-canonical", Of::Store),
+    ("dangling-name-prefix", Of::Store),
+    ("registry.insecure", Of::Store),
+    ("unpack", Of::Store),
+    ("store", Of::Store),
+    ("compression", Of::Images),
+    ("compression-level", Of::Images),
+    ("force-compression", Of::Images),
+    ("oci-mediatypes", Of::Images),
+    ("rewrite-timestamp", Of::Images),
+    ("source-date-epoch", Of::Results),
+    ("platform-split", Of::Files),
+];
+
+impl Of {
+    fn holds(self, kind: &str) -> bool {
+        let is = |kinds: &[&str]| kinds.contains(&kind);
+        match self {
+            Self::Store => is(&["image", "registry"]),
+            Self::Images => is(&["image", "registry", "oci", "docker"]),
+            Self::Layouts => is(&["oci", "docker"]),
+            Self::Files => is(&["tar", "local"]),
+            Self::Places => is(&["oci", "docker", "tar", "local"]),
+            Self::Results => kind != "cacheonly",
+        }
+    }
+}
+
+impl Output {
+    /// Reads the text form. Without a `type` it is a folder, or `-` for a tar on standard output.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] for a text that is not well formed, and [`crate::ErrorKind::Unsupported`] for a field
+    /// that has no meaning for the type or that only other tools know, by its name.
+    pub fn parse(text: &str) -> Result<Self> {
+        let fields = csv_fields(text).map_err(Error::invalid)?;
+        if let [only] = fields.as_slice()
+            && !only.starts_with("type=")
+        {
+            return match only.as_str() {
+                "" => Err(Error::invalid("it is empty")),
+                "-" => Ok(OutputKind::Tar(Destination::Stdout(STDOUT.into())).into()),
+                folder => Ok(OutputKind::Local { folder: folder.into(), split: false }.into()),
+            };
+        }
+        let pairs = fields.iter().map(|field| match field.split_once('=') {
+            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+            None => Err(Error::invalid(format!("`{field}` is not KEY=VALUE"))),
+        });
+        Self::from_fields(pairs.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// Makes an output of its fields. Of several with one key the last counts; an archive without `dest` goes to
+    /// standard output.
+    ///
+    /// # Errors
+    /// Those of [`Output::parse`].
+    pub fn from_fields(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
+        let mut fields = Fields::default();
+        for (key, value) in pairs {
+            fields.take(key.trim(), value)?;
+        }
+        fields.finish()
+    }
+}
+
+/// The fields of one output, each looked at by itself.
+#[derive(Default)]
+struct Fields {
+    kind: Option<String>,
+    values: BTreeMap<&'static str, String>,
+    image: ImageOptions,
+}
+
+impl Fields {
+    fn take(&mut self, key: &str, value: String) -> Result<()> {
+        if let Some(place) = key.strip_prefix("annotation")
+            && let Some((place, name)) = place.split_once('.')
+        {
+            return self.annotate(key, place, name, value);
+        }
+        // Other keys are the same in capitals; those of annotations are the user's.
+        let lower = key.to_ascii_lowercase();
+        match lower.as_str() {
+            "type" => self.kind = Some(value),
+            // Files are copied: what is there and not in the image stays.
+            "mode" if value == "copy" => {}
+            "mode" => return Err(not_yet(&format!("`mode={value}`"))),
+            known => match KNOWN.iter().find(|(name, _)| *name == known) {
+                Some((name, _)) => {
+                    self.values.insert(name, value);
+                }
+                None if UNSUPPORTED.contains(&known) && parse_bool(&value) == Some(false) => {}
+                None if UNSUPPORTED.contains(&known) => return Err(not_yet(&format!("`{known}={value}`"))),
+                None => {
+                    let known = KNOWN.map(|(name, _)| name).join(", ");
+                    return Err(Error::invalid(format!(
+                        "`{key}={value}` is not supported: known are type, {known} and annotation.KEY"
+                    )));
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// Takes an annotation of a place: `annotation[-PLACE][[PLATFORM]].NAME`.
+    fn annotate(&mut self, key: &str, place: &str, name: &str, value: String) -> Result<()> {
+        if name.is_empty() {
+            return Err(Error::invalid(format!("`{key}` names no annotation")));
+        }
+        let annotations = match place {
+            "" | "-manifest" => &mut self.image.annotations,
+            "-manifest-descriptor" => &mut self.image.descriptor_annotations,
+            "-index" | "-index-descriptor" => {
+                return Err(Error::unsupported(format!(
+                    "`{key}` is of an index, and an image for one platform has none: only `annotation.`, `annotation-manifest.` and `annotation-manifest-descriptor.` are supported"
+                )));
+            }
+            _ if place.contains('[') => {
+                return Err(not_yet(&format!("`{key}`, an annotation for one platform of several,")));
+            }
+            _ => {
+                return Err(Error::invalid(format!(
+                    "`{key}` has no place: expected annotation.NAME, annotation-manifest.NAME or annotation-manifest-descriptor.NAME"
+                )));
+            }
+        };
+        annotations.insert(name.to_owned(), value);
+        Ok(())
+    }
+
+    /// A switch: on when it has no value.
+    fn switch(&self, key: &'static str) -> Result<Option<bool>> {
+        let Some(text) = self.values.get(key) else { return Ok(None) };
+        match parse_bool(text) {
+            Some(value) => Ok(Some(value)),
+            None if text.is_empty() => Ok(Some(true)),
+            None => Err(Error::invalid(format!("`{key}` is true or false, not `{text}`"))),
+        }
+    }
+
+    fn is_on(&self, key: &'static str) -> Result<bool> {
+        Ok(self.switch(key)? == Some(true))
+    }
+
+    /// Refuses a switch that is off where there is no other way to do it.
+    fn only_on(&self, key: &'static str) -> Result<()> {
+        match self.switch(key)? {
+            Some(false) => Err(not_yet(&format!("`{key}=false`"))),
+            _ => Ok(()),
+        }
+    }
+
+    fn text(&self, key: &'static str) -> Option<&str> {
+        self.values.get(key).map(String::as_str).filter(|text| !text.is_empty())
+    }
+
+    fn folder(&self, kind: &str) -> Result<&str> {
+        self.text("dest").ok_or_else(|| Error::invalid(format!("type={kind} needs dest=DIR")))
+    }
+
+    fn file(&self) -> Destination {
+        match self.text("dest") {
+            None | Some("-" | STDOUT) => Destination::Stdout(STDOUT.into()),
+            Some(path) => Destination::File(path.into()),
+        }
+    }
+
+    fn layout(&self, kind: &str) -> Result<Destination> {
+        Ok(match self.switch("tar")? {
+            Some(false) => Destination::Folder(self.folder(kind)?.into()),
+            _ => self.file(),
+        })
+    }
+
+    fn finish(mut self) -> Result<Output> {
+        const TYPES: &str = "image, registry, oci, docker, tar, local or cacheonly";
+        let kind = self.kind.take().ok_or_else(|| Error::invalid(format!("`type` is missing: {TYPES}")))?;
+        if !["image", "registry", "oci", "docker", "tar", "local", "cacheonly"].contains(&kind.as_str()) {
+            return Err(Error::invalid(format!("`{kind}` is no type: {TYPES}")));
+        }
+        let is_misplaced = |of: Of| !of.holds(&kind);
+        let misplaced = KNOWN.iter().find(|(key, of)| self.values.contains_key(key) && is_misplaced(*of));
+        let annotated = !self.image.annotations.is_empty() || !self.image.descriptor_annotations.is_empty();
+        let misplaced = misplaced
+            .map(|(key, _)| *key)
+            .or_else(|| (annotated && is_misplaced(Of::Images)).then_some("annotation"));
+        if let Some(key) = misplaced {
+            return Err(Error::unsupported(format!("`{key}` has no meaning for type={kind}")));
+        }
+        self.only_on("store")?;
+        // Times are always rewritten.
+        self.only_on("rewrite-timestamp")?;
+        let split = self.is_on("platform-split")?;
+        if split && kind == "tar" {
+            return Err(not_yet("`platform-split=true` for type=tar"));
+        }
+        let output = match kind.as_str() {
+            "oci" => OutputKind::Oci(self.layout(&kind)?),
+            "docker" => OutputKind::Docker(self.layout(&kind)?),
+            "tar" => OutputKind::Tar(self.file()),
+            "local" => OutputKind::Local { folder: self.folder(&kind)?.into(), split },
+            "cacheonly" => OutputKind::CacheOnly,
+            _ => OutputKind::Image(self.store(kind == "registry")?),
+        };
+        let epoch = match self.text("source-date-epoch") {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|_| {
+                Error::invalid(format!("`source-date-epoch` is seconds since 1970, not `{text}`"))
+            })?),
+        };
+        Ok(Output { kind: output, image: self.image()?, epoch })
+    }
+
+    fn store(&self, is_registry: bool) -> Result<StoreOptions> {
+        Ok(StoreOptions {
+            push: self.switch("push")?.unwrap_or(is_registry),
+            by_digest: self.is_on("push-by-digest")?,
+            canonical: self.is_on("name-canonical")?,
+            insecure: self.is_on("registry.insecure")?,
+            unpack: self.is_on("unpack")?,
+            nameless: self.text("dangling-name-prefix").map(Reference::parse).transpose()?,
+        })
+    }
+
+    fn image(mut self) -> Result<ImageOptions> {
+        let mut image = std::mem::take(&mut self.image);
+        for name in self.text("name").unwrap_or_default().split(',').filter(|name| !name.is_empty()) {
+            image.names.push(Reference::parse(name)?);
+        }
+        image.compression = match self.text("compression") {
+            None | Some("gzip") => Compression::Gzip,
+            Some("zstd") => Compression::Zstd,
+            Some("uncompressed") => Compression::None,
+            Some("estargz") => return Err(not_yet("compression=estargz")),
+            Some(other) => {
+                return Err(Error::invalid(format!(
+                    "`compression` is gzip, zstd or uncompressed, not `{other}`"
+                )));
+            }
+        };
+        if let Some(level) = self.text("compression-level") {
+            let level = level.parse().map_err(|_| Error::invalid(format!("`{level}` is not a level")))?;
+            image.level = Some(level);
+            let options = CompressOptions { level: image.level, ..CompressOptions::new(image.compression) };
+            LayerCompressor::new(std::io::sink(), options)?;
+        }
+        image.force_compression = self.is_on("force-compression")?;
+        image.docker_types = self.switch("oci-mediatypes")? == Some(false);
+        Ok(image)
+    }
+}
+
+fn not_yet(what: &str) -> Error {
+    Error::unsupported(format!("{what} is not supported yet"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn every_form() {
+        let file = |name: &str| Destination::File(name.into());
+        let stdout = || Destination::Stdout(STDOUT.into());
+        let local = |folder: &str, split| OutputKind::Local { folder: folder.into(), split };
+        let store = |change: fn(&mut StoreOptions)| {
+            let mut options = StoreOptions::default();
+            change(&mut options);
+            OutputKind::Image(options)
+        };
+        for (value, expected) in [
+            ("out", local("out", false)),
+            ("-", OutputKind::Tar(stdout())),
+            ("type=oci,dest=a.tar", OutputKind::Oci(file("a.tar"))),
+            ("type=oci,dest=a,tar=false", OutputKind::Oci(Destination::Folder("a".into()))),
+            ("type=oci,dest=a,tar=0", OutputKind::Oci(Destination::Folder("a".into()))),
+            ("type=docker,dest=a,TAR=F", OutputKind::Docker(Destination::Folder("a".into()))),
+            ("type=oci,dest=-", OutputKind::Oci(stdout())),
+            ("type=oci", OutputKind::Oci(stdout())),
+            ("type=tar", OutputKind::Tar(stdout())),
+            ("type=docker,dest=", OutputKind::Docker(stdout())),
+            ("type=docker,\"dest=a,b.tar\"", OutputKind::Docker(file("a,b.tar"))),
+            ("type=tar,dest=a.tar,platform-split=false", OutputKind::Tar(file("a.tar"))),
+            ("dest=out,type=local,mode=copy", local("out", false)),
+            ("type=local,dest=out,platform-split=true", local("out", true)),
+            ("type=image", store(|_| {})),
+            ("type=image,push=true", store(|o| o.push = true)),
+            ("type=registry", store(|o| o.push = true)),
+            ("type=registry,push=false", store(|_| {})),
+            (
+                "type=image,push-by-digest=true,name-canonical=true,push=true,registry.insecure=1,unpack=true",
+                store(|o| {
+                    (o.push, o.by_digest, o.canonical) = (true, true, true);
+                    (o.insecure, o.unpack) = (true, true);
+                }),
+            ),
+            ("type=image,store=true,rewrite-timestamp=true,attestation-inline=false", store(|_| {})),
+            ("type=cacheonly", OutputKind::CacheOnly),
+        ] {
+            assert_eq!(Output::parse(value).unwrap().kind, expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn images_take_options() {
+        let text = "type=oci,dest=a,compression=zstd,compression-level=9,force-compression=true,name=b:1,source-date-epoch=7,annotation.Org.X=1,annotation-manifest.y=2,annotation-manifest-descriptor.z=3";
+        let Output { image, epoch, .. } = Output::parse(text).unwrap();
+        assert_eq!((image.compression, image.level, epoch), (Compression::Zstd, Some(9), Some(7)));
+        assert!(image.force_compression && !image.docker_types);
+        assert_eq!(image.names[0].familiar(), "b:1");
+        assert_eq!(format!("{:?}", image.annotations), r#"{"Org.X": "1", "y": "2"}"#);
+        assert_eq!(image.descriptor_annotations["z"], "3");
+        let quoted = Output::parse("type=image,\"name=a:1,b:2\",oci-mediatypes=false").unwrap();
+        assert_eq!((quoted.image.names.len(), quoted.image.docker_types), (2, true));
+    }
+
+    #[test]
+    fn refusals_name_what_is_wrong() {
+        for (value, text) in [
+            ("type=local,dest=", "needs dest=DIR"),
+            ("type=oci,tar=false", "needs dest=DIR"),
+            ("type=elephant", "`elephant` is no type"),
+            ("dest=a,b=c", "b=c` is not supported"),
+            ("dest=a,name=b", "`type` is missing"),
+            ("type=oci,dest=a,compression=lzma", "not `lzma`"),
+            ("type=image,compression-level=13", "1 to 12 for gzip"),
+            ("type=image,compression=zstd,compression-level=20", "1 to 19 for zstd"),
+            ("type=image,compression-level=x", "not a level"),
+            ("type=image,push=maybe", "true or false"),
+            ("type=image,source-date-epoch=context", "not `context`"),
+            ("type=image,name=UPPER", "UPPER"),
+            ("type=image,annotation.=b", "names no annotation"),
+            ("type=image,annotation-layer.a=b", "`annotation-layer.a` has no place"),
+            ("type=image,\"dest=a", "not closed"),
+            ("", "empty"),
+        ] {
+            let error = Output::parse(value).unwrap_err();
+            assert!(error.to_string().contains(text), "{value}: {error}");
+            assert_ne!(error.kind(), ErrorKind::Unsupported, "{value}");
+        }
+        for (value, text) in [
+            ("type=oci,dest=a,push=true", "`push` has no meaning for type=oci"),
+            ("type=local,dest=a,name=b", "`name` has no meaning for type=local"),
+            ("type=tar,dest=a,compression=gzip", "`compression` has no meaning"),
+            ("type=tar,dest=a,annotation.a=b", "`annotation` has no meaning"),
+            ("type=image,platform-split=true", "`platform-split` has no meaning"),
+            ("type=cacheonly,source-date-epoch=1", "`source-date-epoch` has no meaning"),
+            ("type=oci,dest=a,compression=estargz", "estargz is not supported yet"),
+            ("type=image,store=false", "`store=false` is not supported yet"),
+            ("type=image,rewrite-timestamp=false", "`rewrite-timestamp=false` is not supported yet"),
+            ("type=image,attestation-inline=true", "`attestation-inline=true` is not supported yet"),
+            ("type=docker,context=other", "`context=other` is not supported yet"),
+            ("type=tar,platform-split=true", "for type=tar is not supported yet"),
+            ("type=local,dest=a,mode=delete", "`mode=delete` is not supported yet"),
+            ("type=oci,annotation-index.a=b", "`annotation-index.a` is of an index"),
+            ("type=oci,annotation[linux/amd64].a.b=c", "`annotation[linux/amd64].a.b`"),
+        ] {
+            let error = Output::parse(value).unwrap_err();
+            assert!(error.to_string().contains(text), "{value}: {error}");
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{value}");
+        }
+    }
+}
