@@ -2,15 +2,14 @@
 
 use super::*;
 use crate::client::{PullOptions, PushOptions, pull, push};
-use crate::progress::{Event, Progress};
+use crate::progress::{Event, Events, Progress};
 use crate::store::{MemoryStore, PutManifest, RegistryStoreExt, SharedStore};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use tokio::sync::mpsc::UnboundedReceiver;
 
 const IDLE: Duration = Duration::from_millis(300);
 
-fn hasty(server: &Server) -> (HttpClient, UnboundedReceiver<Event>) {
+fn hasty(server: &Server) -> (HttpClient, Events) {
     let (progress, events) = Progress::channel();
     let host = RegistryHost::parse(&server.address).unwrap();
     let client =
@@ -18,7 +17,7 @@ fn hasty(server: &Server) -> (HttpClient, UnboundedReceiver<Event>) {
     (client, events)
 }
 
-fn warnings(events: &mut UnboundedReceiver<Event>) -> Vec<String> {
+fn warnings(events: &mut Events) -> Vec<String> {
     let all = std::iter::from_fn(|| events.try_recv().ok());
     all.filter_map(|e| match e {
         Event::Warning { message, .. } => Some(message),
