@@ -313,7 +313,11 @@ async fn a_layer_that_fails_leaves_nothing() {
             .await
             .is_err()
     );
-    let active = fixture.folder.path().join("snapshots/overlay/active");
+    let of = match fixture.executor.identity() {
+        Identity::Full => "overlay",
+        Identity::Single => "overlay-single-id",
+    };
+    let active = fixture.folder.path().join("snapshots").join(of).join("active");
     for _ in 0..200 {
         if std::fs::read_dir(&active).unwrap().next().is_none() {
             return;
