@@ -5,7 +5,9 @@ use hyper_sdk::exec::{
     CacheMount, ExecMount, ExecSpec, HelperCommand, HostOption, MountSource, RootFs, Security,
 };
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Whether root runs the tests; only root makes devices.
 fn is_root() -> bool {
@@ -167,6 +169,128 @@ fn without_groups() -> Option<HelperCommand> {
     args.push(inner.program.into());
     args.extend(inner.args);
     Some(HelperCommand { program: "unshare".into(), args })
+}
+
+/// A helper in a control group of its own, and the folder of that; none where such cannot be made.
+fn in_a_group(name: &str) -> Option<(HelperCommand, PathBuf)> {
+    if !is_root() {
+        return None;
+    }
+    let name = format!("hyper-test-{name}-{}", std::process::id());
+    let group = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .map(|place| Path::new(place).join(&name))
+        .into_iter()
+        .find(|group| {
+            let made = std::fs::create_dir(group).is_ok();
+            let counts = made && group.join("cgroup.procs").exists();
+            if made && !counts {
+                std::fs::remove_dir(group).ok();
+            }
+            counts
+        });
+    let Some(group) = group else {
+        println!("SKIPPED: control groups cannot be made here");
+        return None;
+    };
+    Some((started_in(&group, &group), group))
+}
+
+/// A helper that enters two control groups, one after the other.
+fn started_in(first: &Path, then: &Path) -> HelperCommand {
+    let inner = helper();
+    let script = "echo $$ > \"$0\"/cgroup.procs && echo $$ > \"$1\"/cgroup.procs && shift && exec \"$@\"";
+    let mut args: Vec<std::ffi::OsString> = ["-c", script].map(Into::into).into();
+    args.extend([first.into(), then.into(), inner.program.into()]);
+    args.extend(inner.args);
+    HelperCommand { program: "sh".into(), args }
+}
+
+/// The control groups of steps below a group.
+fn groups_of_steps(group: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(group)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_step_runs_also_when_somebody_takes_its_control_group_away() {
+    let Some((helper, group)) = in_a_group("taken") else { return };
+    let Some(fixture) = Fixture::with(helper).await else { return };
+    let (done, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let remover = std::thread::spawn({
+        let (group, done, taken) = (group.clone(), Arc::clone(&done), Arc::clone(&taken));
+        move || {
+            while !done.load(Ordering::Relaxed) {
+                let removed =
+                    groups_of_steps(&group).into_iter().filter(|path| std::fs::remove_dir(path).is_ok());
+                taken.fetch_add(removed.count(), Ordering::Relaxed);
+            }
+        }
+    });
+    let mut wrong = Vec::new();
+    for _ in 0..40 {
+        // Whatever decides then, a device of the host is refused.
+        match fixture.run_spec(shell("mknod /n c 42 7; ( : < /n ) 2>&1; rm /n")).await {
+            Ok((0, output, _))
+                if output.contains("not permitted") || output.contains("Permission denied") => {}
+            other => wrong.push(other),
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    remover.join().unwrap();
+    assert!(wrong.is_empty(), "{} of 40: {:?}", wrong.len(), wrong[0]);
+    assert!(taken.load(Ordering::Relaxed) > 0, "none was taken away");
+    drop(fixture);
+    assert_eq!(groups_of_steps(&group), Vec::<PathBuf>::new());
+    gone(&group);
+}
+
+/// A helper that has ended leaves its group a moment later.
+fn gone(group: &Path) {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while let Err(e) = std::fs::remove_dir(group) {
+        assert!(std::time::Instant::now() < until, "{e}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[tokio::test]
+async fn a_step_runs_where_a_control_group_can_be_made_and_not_be_entered() {
+    let Some((_, above)) = in_a_group("threads") else { return };
+    let group = above.join("group");
+    std::fs::create_dir(&group).unwrap();
+    // What is made below such a group takes no process.
+    if std::fs::write(group.join("cgroup.type"), "threaded").is_ok() {
+        let Some(fixture) = Fixture::with(started_in(&above, &group)).await else { return };
+        let (code, output, errors) = fixture.sh("mknod /n c 42 7; ( : < /n ) 2>&1").await;
+        assert!(code != 0 && output.contains("Permission denied"), "{output} {errors}");
+        drop(fixture);
+    }
+    gone(&group);
+    gone(&above);
+}
+
+#[tokio::test]
+async fn helpers_that_start_take_no_control_group_away_that_is_in_use() {
+    let Some((helper, group)) = in_a_group("swept") else { return };
+    let Some(fixture) = Fixture::with(helper.clone()).await else { return };
+    let left = group.join("hyper-step-1-0");
+    std::fs::create_dir(&left).unwrap();
+    let used = group.join("hyper-step-2-0");
+    std::fs::create_dir(&used).unwrap();
+    let lock = std::fs::File::open(&used).unwrap();
+    lock.lock_shared().unwrap();
+    let other = Fixture::with(helper).await.unwrap();
+    // It looks around before its first operation.
+    assert_eq!(other.sh("true").await.0, 0);
+    assert!(!left.exists(), "what a killed step left behind goes");
+    assert!(used.exists(), "what is in use stays");
+    drop((fixture, other, lock));
+    std::fs::remove_dir(&used).unwrap();
+    gone(&group);
 }
 
 #[tokio::test]

@@ -13,15 +13,17 @@
 //! cgroup v2, one that is read-only, a kernel without it), the second holds. In a user namespace the kernel opens no
 //! device of a mount that was made there, and `nodev` is set on all others.
 //!
-//! The control group of a step goes with it; what a killed step left behind goes when the next helper starts.
+//! The control group of a step goes with it; what a killed step left behind goes when the next helper starts. Who uses
+//! one holds a lock on it, since it is empty before pid 1 is in it and after the last process has left.
 
 use super::sys::{self, BpfInstruction, Fork};
 use super::{ExecMount, HostOption, MountSource};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How the devices of a step are kept from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +51,8 @@ const USUAL: &[(u32, u32, Option<u32>)] = &[
 ];
 /// The number of no driver, kept for examples: opening it has no effect where it is not refused.
 const EXAMPLE: (u32, u32) = (42, 1);
+const LAST_TRIES: usize = 20;
+const A_MOMENT: Duration = Duration::from_millis(1);
 const PREFIX: &str = "hyper-step-";
 
 /// The control group of one step. Dropping it removes it, once every process of the step has ended.
@@ -75,7 +79,11 @@ impl DeviceGuard {
             }
         };
         let guard = match super::view::open_folder(&path) {
-            Ok(folder) => Self { folder, path },
+            Ok(folder) => {
+                // Where it cannot be locked, another helper may take it away: then another one is made.
+                let _ = rustix::fs::flock(&folder, FlockOperation::NonBlockingLockShared);
+                Self { folder, path }
+            }
             Err(_) => {
                 let _ = std::fs::remove_dir(&path);
                 return None;
@@ -85,7 +93,7 @@ impl DeviceGuard {
         Some(guard)
     }
 
-    /// Forks; the child is in the control group.
+    /// Forks; the child is in the control group, and pid 1 of a new pid namespace.
     pub(super) fn fork(&self) -> std::io::Result<Fork> {
         sys::fork_into(self.folder.as_fd())
     }
@@ -93,8 +101,13 @@ impl DeviceGuard {
 
 impl Drop for DeviceGuard {
     fn drop(&mut self) {
-        // What still ends in it keeps it from being removed: then the next helper does it.
-        let _ = std::fs::remove_dir(&self.path);
+        // Newer kernels count a process for a moment after it was waited for. What stays the next helper removes.
+        for _ in 0..LAST_TRIES {
+            match std::fs::remove_dir(&self.path) {
+                Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => std::thread::sleep(A_MOMENT),
+                _ => break,
+            }
+        }
     }
 }
 
@@ -102,7 +115,11 @@ impl Drop for DeviceGuard {
 pub(super) fn sweep() {
     let Some(entries) = own_cgroup().and_then(|own| std::fs::read_dir(own).ok()) else { return };
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let Ok(folder) = super::view::open_folder(&entry.path()) else { continue };
+        if rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
             // The kernel refuses it while a process lives there.
             let _ = std::fs::remove_dir(entry.path());
         }

@@ -55,7 +55,6 @@ pub(super) fn run(
     let (status, status_end) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
     let own_pid = sys::own_pid();
-    sys::unshare(libc::CLONE_NEWPID).context("detail", "pid namespace")?;
     let (guard, fork) = fork_init(&spec, context)?;
     let guarded = guard.is_some();
     let init = match fork {
@@ -100,10 +99,10 @@ pub(super) fn run(
     }
 }
 
-/// Forks pid 1, in a control group that guards the devices where that is possible.
+/// Forks pid 1 of a new pid namespace, in a control group that guards the devices where that is possible.
 fn fork_init(spec: &ExecSpec, context: Context) -> Result<(Option<DeviceGuard>, sys::Fork)> {
     if !context.user_namespace && spec.security == Security::Sandbox {
-        // Another helper that starts right now may take an empty group for one that was left behind.
+        // Whoever looks after control groups on this machine may take an empty one away before it is used.
         for _ in 0..3 {
             let Some(guard) = DeviceGuard::new(&spec.mounts) else { break };
             if let Ok(fork) = guard.fork() {
@@ -112,6 +111,7 @@ fn fork_init(spec: &ExecSpec, context: Context) -> Result<(Option<DeviceGuard>, 
         }
     }
     // `nodev` does it then.
+    sys::unshare(libc::CLONE_NEWPID).context("detail", "pid namespace")?;
     Ok((None, sys::fork()?))
 }
 

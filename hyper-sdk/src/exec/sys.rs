@@ -33,7 +33,8 @@ pub(super) fn fork() -> io::Result<Fork> {
     }
 }
 
-/// Splits the process in two; the child begins in the control group `cgroup`.
+/// Splits the process in two; the child begins in the control group `cgroup`, as the first of a new pid namespace. When
+/// that fails nothing is left of the namespace: one that was unshared before would take no further process.
 pub(super) fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
     #[repr(C)]
     #[derive(Default)]
@@ -52,13 +53,14 @@ pub(super) fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
     }
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let args = CloneArgs {
-        flags: CLONE_INTO_CGROUP,
+        flags: CLONE_INTO_CGROUP | libc::CLONE_NEWPID as u64,
         exit_signal: libc::SIGCHLD as u64,
         cgroup: cgroup.as_raw_fd() as u64,
         ..CloneArgs::default()
     };
     // SAFETY: without a stack of its own and without CLONE_VM the child is a copy, as with `fork`, which this replaces
-    // for the sake of the control group alone; the helper is single-threaded, so its memory is in a sound state.
+    // for the sake of the control group and the namespace alone; the helper is single-threaded, so its memory is in a
+    // sound state.
     match check(unsafe { libc::syscall(libc::SYS_clone3, &args, size_of::<CloneArgs>()) })? {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid as i32)),

@@ -17,10 +17,12 @@ pub(crate) fn format_owner((uid, gid): (u32, u32)) -> String {
     format!("{uid}:{gid}")
 }
 
-/// The owner that a value says; `None` for what is no such value.
+/// The owner that a value says; `None` for what is no such value. The last number is no id: the kernel takes it for "as it
+/// is".
 pub(crate) fn parse_owner(value: &[u8]) -> Option<(u32, u32)> {
     let (uid, gid) = std::str::from_utf8(value).ok()?.split_once(':')?;
-    Some((uid.parse().ok()?, gid.parse().ok()?))
+    let id = |text: &str| text.parse().ok().filter(|id| *id != u32::MAX);
+    Some((id(uid)?, id(gid)?))
 }
 
 /// The attributes that an unpacked entry gets: with `records` also its owner, and none that a layer brings as one.
@@ -49,7 +51,7 @@ mod tests {
     #[test]
     fn owners_come_back_and_nonsense_is_none() {
         assert_eq!(parse_owner(format_owner((4_294_967_294, 7)).as_bytes()), Some((4_294_967_294, 7)));
-        for text in ["", "1", "1:", "a:1", "1:2:3", "-1:2", "4294967296:1"] {
+        for text in ["", "1", "1:", "a:1", "1:2:3", "-1:2", "4294967296:1", "4294967295:1", "1:4294967295"] {
             assert_eq!(parse_owner(text.as_bytes()), None, "{text}");
         }
     }
