@@ -96,7 +96,7 @@ impl Failure {
     pub(crate) fn report(&self, color: bool, root: Option<&Path>) -> ExitCode {
         match self {
             Self::Findings => {}
-            _ if json::is_on() => json::say_failure(&self.parts(root)),
+            _ if json::is_on() => json::say_failure(&self.parts(root), &self.lines(false, root).join("\n")),
             _ => self.lines(color, root).iter().for_each(|line| tell(line)),
         }
         ExitCode::from(match self {

@@ -120,14 +120,14 @@ fn wrong_values_of_flags_are_wrong_calls() {
     world.dockerfile("FROM scratch\nCOPY nothing /\n");
     std::fs::write(world.path("file"), "").unwrap();
     for (flag, value, part) in [
-        ("--platform", "foo", "expected OS/ARCH"),
+        ("--platform", "foo", "expected OS[(VERSION)]/ARCH"),
         ("--build-context", "x=ftp://a/b", "`ftp://`"),
         ("--build-context", "x=oci-layout://", "oci-layout://FOLDER"),
         ("--build-context", "x=docker-image://UP", "`UP`"),
         ("--build-context", "x=nowhere", "no folder nowhere"),
         ("--build-context", "x=target:", "target:STAGE"),
         ("--annotation", "indx:a=b", "manifest:KEY=VALUE"),
-        ("--secret", "id=a,src=nowhere", "file nowhere of `a`"),
+        ("--secret", "id=a,src=nowhere", "file of the secret `a`"),
         ("--ssh", "a=/nowhere/at/all", "/nowhere/at/all"),
         ("--allow", "everything", "expected security.insecure"),
         ("--allow", "device=a,as=b", "device=NAME,alias=OTHER"),

@@ -83,6 +83,7 @@ fn a_failed_step_is_an_event_with_its_hint() {
     assert_eq!(last["event"], "error");
     assert!(last["message"].as_str().unwrap().contains("exit code 3"), "{last}");
     assert!(last["step"].as_str().unwrap().contains("RUN echo said"), "{last}");
+    assert!(last["rendered"].as_str().unwrap().starts_with("error: "), "{last}");
     assert!(last["hint"].as_str().unwrap().contains("logs"), "{last}");
 }
 

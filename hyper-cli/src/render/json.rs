@@ -42,8 +42,9 @@ pub(crate) fn message(text: &str) {
     write_event(&json!({"at": at, "event": "message", "message": text}));
 }
 
-/// Says why the program fails. Each part is what it says, such as `error` or `hint`, and the text.
-pub(crate) fn say_failure(parts: &[(&str, String)]) {
+/// Says why the program fails. Each part is what it says, such as `error` or `hint`, and the text; `rendered` is all of
+/// it as people read it.
+pub(crate) fn say_failure(parts: &[(&str, String)], rendered: &str) {
     let texts =
         |kind: &str| parts.iter().filter(|(k, _)| *k == kind).map(|(_, text)| text).collect::<Vec<_>>();
     write_event(&json!({
@@ -53,6 +54,7 @@ pub(crate) fn say_failure(parts: &[(&str, String)]) {
         "step": texts("step").first(),
         "causes": texts("caused by"),
         "hint": texts("hint").first(),
+        "rendered": rendered,
     }));
 }
 
