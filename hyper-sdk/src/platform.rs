@@ -13,10 +13,10 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Platform {
     /// The architecture by its Go name, such as `amd64`; empty when it is not known.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::oci::nullable")]
     pub architecture: String,
     /// The operating system by its Go name, such as `linux`; empty when it is not known.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::oci::nullable")]
     pub os: String,
     /// The version of the operating system.
     #[serde(rename = "os.version", default, skip_serializing_if = "Option::is_none")]
@@ -25,7 +25,7 @@ pub struct Platform {
     #[serde(
         rename = "os.features",
         default,
-        deserialize_with = "crate::oci::nullable",
+        deserialize_with = "crate::oci::text_list",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub os_features: Vec<String>,

@@ -2,7 +2,7 @@
 //!
 //! A superset of both: `Healthcheck`, `OnBuild` and `Shell` are typed, anything else unknown survives in `extra`.
 
-use super::Extra;
+use super::{Extra, nullable, text_list, text_map};
 use crate::platform::Platform;
 use crate::{Digest, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -19,27 +19,32 @@ pub struct ImageConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
     /// The architecture.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub architecture: String,
     /// The variant of the architecture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
     /// The operating system.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub os: String,
     /// The version of the operating system.
     #[serde(rename = "os.version", default, skip_serializing_if = "Option::is_none")]
     pub os_version: Option<String>,
     /// Features of the operating system that the image needs.
-    #[serde(rename = "os.features", default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "os.features",
+        default,
+        deserialize_with = "text_list",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub os_features: Vec<String>,
     /// What a container of the image runs, and how.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub config: ContainerConfig,
     /// The layers, as diff IDs.
     pub rootfs: RootFs,
     /// One entry for each instruction.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<History>,
     /// Fields that Hyper does not know.
     #[serde(flatten)]
@@ -109,13 +114,13 @@ impl ImageConfig {
 #[serde(rename_all = "PascalCase")]
 pub struct ContainerConfig {
     /// User, or `user:group`, by name or number.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
     pub user: String,
     /// Ports: `80/tcp`.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "BTreeMap::is_empty")]
     pub exposed_ports: BTreeMap<String, Value>,
     /// Environment: `NAME=value`.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
     /// What always runs; `None` and an empty list differ for inheritance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,13 +129,13 @@ pub struct ContainerConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
     /// Paths that hold data of their own.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, Value>,
     /// The working directory.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
     /// Labels.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "text_map", skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// The signal that stops a container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,7 +147,7 @@ pub struct ContainerConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Healthcheck>,
     /// Instructions for images that are built from this one (Docker).
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub on_build: Vec<String>,
     /// The shell of the shell form (Docker).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -157,7 +162,7 @@ pub struct ContainerConfig {
 #[serde(rename_all = "PascalCase")]
 pub struct Healthcheck {
     /// `["NONE"]`, `["CMD", …]` or `["CMD-SHELL", command]`.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<String>,
     /// Time between checks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -186,7 +191,7 @@ pub struct RootFs {
     #[serde(rename = "type")]
     pub kind: String,
     /// The digests of the uncompressed layers, lowest first.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "nullable")]
     pub diff_ids: Vec<Digest>,
 }
 
@@ -212,25 +217,36 @@ pub struct History {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
     /// Whether the instruction made no layer.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "std::ops::Not::not")]
     pub empty_layer: bool,
     /// Fields that Hyper does not know.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
-/// Go writes empty maps and lists as `null`.
-fn null_is_default<'de, D, T>(d: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What programs in Go read as empty.
+    #[test]
+    fn whatever_is_null_is_empty() {
+        let config = ImageConfig::parse(
+            br#"{"created":null,"author":null,"architecture":null,"os":null,"os.features":[null],"config":null,
+                "rootfs":{"type":"layers","diff_ids":null},"history":null}"#,
+        )
+        .unwrap();
+        assert_eq!((config.os.as_str(), config.config), ("", ContainerConfig::default()));
+        let config = ImageConfig::parse(
+            br#"{"config":{"User":null,"ExposedPorts":null,"Env":null,"Entrypoint":null,"Cmd":null,"Volumes":null,
+                "WorkingDir":null,"Labels":{"a":null,"b":"c"},"StopSignal":null,"Healthcheck":null,"OnBuild":null,
+                "Shell":null},"rootfs":{"type":"layers","diff_ids":[]},
+                "history":[{"created":null,"created_by":null,"empty_layer":null}]}"#,
+        )
+        .unwrap();
+        assert_eq!(config.config.labels["a"], "");
+        assert!(!config.history[0].empty_layer);
+    }
 
     #[test]
     fn nothing_known_or_unknown_is_lost() {

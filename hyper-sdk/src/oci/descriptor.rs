@@ -17,10 +17,10 @@ pub struct Descriptor {
     /// The size of the content in bytes.
     pub size: u64,
     /// Where else the content can be had.
-    #[serde(default, deserialize_with = "super::nullable", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "super::text_list", skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
     /// Annotations of the descriptor.
-    #[serde(default, deserialize_with = "super::nullable", skip_serializing_if = "Annotations::is_empty")]
+    #[serde(default, deserialize_with = "super::text_map", skip_serializing_if = "Annotations::is_empty")]
     pub annotations: Annotations,
     /// The content itself, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]

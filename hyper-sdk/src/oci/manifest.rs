@@ -26,7 +26,7 @@ pub struct ImageManifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
     /// Annotations.
-    #[serde(default, deserialize_with = "super::nullable", skip_serializing_if = "Annotations::is_empty")]
+    #[serde(default, deserialize_with = "super::text_map", skip_serializing_if = "Annotations::is_empty")]
     pub annotations: Annotations,
     /// Fields that Hyper does not know.
     #[serde(flatten)]
@@ -73,7 +73,7 @@ pub struct ImageIndex {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
     /// Annotations.
-    #[serde(default, deserialize_with = "super::nullable", skip_serializing_if = "Annotations::is_empty")]
+    #[serde(default, deserialize_with = "super::text_map", skip_serializing_if = "Annotations::is_empty")]
     pub annotations: Annotations,
     /// Fields that Hyper does not know.
     #[serde(flatten)]
@@ -370,6 +370,14 @@ mod tests {
             Manifest::sniff(index.clone()).unwrap();
             Manifest::parse(index, media_type::DOCKER_MANIFEST_LIST).unwrap();
         }
+        let inside = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"digest":"{digest}","size":1,"urls":[null],"annotations":{{"a":null}},"platform":{{"os":null,"architecture":null,"os.features":[null]}}}}],"annotations":{{"b":null,"c":"d"}}}}"#
+        );
+        let inside = Manifest::parse(inside, media_type::OCI_INDEX).unwrap();
+        assert_eq!((inside.annotations()["b"].as_str(), inside.annotations()["c"].as_str()), ("", "d"));
+        let entry = &inside.index().unwrap().manifests[0];
+        assert_eq!((entry.annotations["a"].as_str(), entry.urls.as_slice()), ("", &[String::new()][..]));
+        assert_eq!(entry.platform.as_ref().unwrap().os, "");
     }
 
     #[test]

@@ -26,3 +26,15 @@ where
 {
     Ok(<Option<T> as serde::Deserialize>::deserialize(deserializer)?.unwrap_or_default())
 }
+
+/// Reads a map of texts. A text that is `null` is empty, as programs in Go read it.
+pub(crate) fn text_map<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Annotations, D::Error> {
+    let map: std::collections::BTreeMap<String, Option<String>> = nullable(deserializer)?;
+    Ok(map.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect())
+}
+
+/// Reads a list of texts. A text that is `null` is empty, as programs in Go read it.
+pub(crate) fn text_list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let list: Vec<Option<String>> = nullable(deserializer)?;
+    Ok(list.into_iter().map(Option::unwrap_or_default).collect())
+}
