@@ -15,6 +15,8 @@
 //! garbage collection removes them, which does not exist yet. Sessions that nobody ends are removed by their age
 //! ([`RegistryStore::expire_uploads`]).
 
+mod expiry;
+
 use super::blob::{BlobBackend, BlobStaging, StagedState, digest_mismatch};
 use super::local_name::shown;
 use super::meta::{
@@ -25,7 +27,6 @@ use super::{
     BlobReader, BlobUpload, ByteRange, Listing, Page, PutManifest, RegistryStore, StoreCapabilities,
     UploadId, UploadOptions,
 };
-use crate::clock::{Clock as _, SystemClock};
 use crate::digest::Algorithm;
 use crate::media_type;
 use crate::oci::{Descriptor, Manifest, ManifestBody};
@@ -37,7 +38,7 @@ use std::collections::HashMap;
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// The length of a page when the caller leaves it to the store, and the most that is given at once.
 pub const MAX_PAGE: usize = 10_000;
@@ -104,34 +105,6 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         let discarded = staging.discard().await;
         self.0.meta.write(Change::EndUpload { id: id.clone() }).await?;
         discarded
-    }
-
-    /// Removes the bytes of a session that was never saved when their writer is gone: nobody can go on from there.
-    async fn drop_unsaved(&self, id: &UploadId) -> Result<()> {
-        let is_saved =
-            async || Ok::<_, Error>(self.0.meta.upload(id).await?.is_some_and(|u| u.state.offset > 0));
-        if is_saved().await? {
-            return Ok(());
-        }
-        match self.0.blobs.stage(id).await {
-            Ok(mut staging) if !is_saved().await? => staging.discard().await,
-            Err(e) if !matches!(e.kind(), ErrorKind::Conflict | ErrorKind::UploadUnknown) => Err(e),
-            _ => Ok(()),
-        }
-    }
-
-    /// Removes one session when nobody holds its staging area and it was not saved since `before`. Whether it did.
-    async fn expire_upload(&self, id: UploadId, before: i64) -> Result<bool> {
-        let mut staging = match self.0.blobs.stage(&id).await {
-            Ok(staging) => staging,
-            Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::UploadUnknown) => return Ok(false),
-            Err(e) => return Err(e),
-        };
-        if self.0.meta.write(Change::ExpireUpload { id, before }).await? != 0 {
-            return Ok(false);
-        }
-        staging.discard().await?;
-        Ok(true)
     }
 }
 
@@ -380,9 +353,14 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         digest: &Digest,
         path: &Path,
     ) -> Result<Descriptor> {
-        let size =
-            tokio::fs::symlink_metadata(path).await.at("cannot open the file of the blob", path)?.len();
-        let descriptor = self.link(repository, digest, size).await?;
+        let meta = tokio::fs::symlink_metadata(path).await.at("cannot open the file of the blob", path)?;
+        // The row of a blob that is there would get the size of the link, or of the folder.
+        if !meta.is_file() {
+            return Err(
+                Error::invalid("only a regular file can become a blob").with_context("path", path.display())
+            );
+        }
+        let descriptor = self.link(repository, digest, meta.len()).await?;
         self.0.blobs.adopt(digest, path).await?;
         Ok(descriptor)
     }
@@ -397,22 +375,7 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
     }
 
     async fn expire_uploads(&self, age: Duration) -> Result<u64> {
-        let before = SystemClock.now().saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
-        let mut expired = 0;
-        for id in self.0.meta.stale_uploads(before).await? {
-            expired += u64::from(self.expire_upload(id, before).await?);
-        }
-        for id in self.0.blobs.staged().await? {
-            self.drop_unsaved(&id).await?;
-        }
-        let Some(written) = SystemTime::now().checked_sub(age) else { return Ok(expired) };
-        for id in self.0.blobs.leftovers(written).await? {
-            // A session comes before its bytes, so what has no session has lost it.
-            if self.0.meta.upload(&id).await?.is_none() {
-                expired += u64::from(self.expire_upload(id, before).await?);
-            }
-        }
-        Ok(expired)
+        self.expire(age).await
     }
 }
 

@@ -160,6 +160,12 @@ fn is_at(file: &File, path: &Path) -> bool {
     matches!((held, named), (Ok(h), Ok(n)) if h.ino() == n.ino() && h.dev() == n.dev())
 }
 
+/// Marks a file in the folder of uploads as being worked on, however long ago it was written: what nobody holds is
+/// removed there. Where the file system has no locks, its age alone counts.
+fn hold(file: &File) {
+    let _ = file.try_lock();
+}
+
 fn sync_folder(path: &Path) -> Result<()> {
     File::open(path).and_then(|folder| folder.sync_all()).at("cannot sync the folder", path)
 }
@@ -188,14 +194,19 @@ impl BlobBackend for DiskBlobs {
         let temporary = folders.uploads.join(format!("{}.put", UploadId::random()?));
         blocking(move || {
             // A damaged blob is replaced: what is put whole is small enough to compare.
-            if fs::read(folders.blob(&digest)).is_ok_and(|there| there == bytes) {
+            let there = folders.blob(&digest);
+            let as_long = fs::metadata(&there).is_ok_and(|meta| meta.len() == bytes.len() as u64);
+            if as_long && fs::read(&there).is_ok_and(|there| there == bytes) {
                 // Its writer may not have come to sync the folder yet.
-                return folders.blob(&digest).parent().map_or(Ok(()), sync_folder);
+                return there.parent().map_or(Ok(()), sync_folder);
             }
             let written = File::create_new(&temporary)
-                .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_data()))
+                .and_then(|mut file| {
+                    hold(&file);
+                    file.write_all(&bytes).and_then(|()| file.sync_data()).map(|()| file)
+                })
                 .at("cannot write the blob", &temporary)
-                .and_then(|()| folders.place(&temporary, &digest));
+                .and_then(|_held| folders.place(&temporary, &digest));
             if written.is_err() {
                 let _ = fs::remove_file(&temporary);
             }
@@ -214,6 +225,7 @@ impl BlobBackend for DiskBlobs {
                 return Err(Error::invalid("only a regular file can become a blob")
                     .with_context("path", path.display()));
             }
+            hold(&file);
             file.sync_data().at("cannot sync the file of the blob", &path)?;
             match fs::rename(&path, &temporary) {
                 Ok(()) => folders.place(&temporary, &digest).inspect_err(|_| {
@@ -221,7 +233,7 @@ impl BlobBackend for DiskBlobs {
                 })?,
                 // Another file system: the bytes have to be copied after all, and are checked on the way.
                 Err(e) if e.kind() == std::io::ErrorKind::CrossesDevices => {
-                    copy_in(&folders, file, &temporary, &digest)?;
+                    copy_in(&folders, &file, &temporary, &digest)?;
                     fs::remove_file(&path).at("cannot remove the file of the blob", &path)?;
                 }
                 Err(e) => return Err(e).at("cannot move the file of the blob", &path),
@@ -320,9 +332,10 @@ impl BlobBackend for DiskBlobs {
     }
 }
 
-fn copy_in(folders: &Folders, mut from: File, temporary: &Path, digest: &Digest) -> Result<()> {
-    let mut copy = || {
-        let mut to = File::create_new(temporary).at("cannot write the blob", temporary)?;
+fn copy_in(folders: &Folders, from: &File, temporary: &Path, digest: &Digest) -> Result<()> {
+    let copy = || {
+        let (mut from, mut to) = (from, File::create_new(temporary).at("cannot write the blob", temporary)?);
+        hold(&to);
         let mut hasher = digest.algorithm().hasher();
         let mut buffer = vec![0; READ_CHUNK as usize];
         loop {

@@ -280,3 +280,31 @@ async fn a_store_on_a_read_only_file_system_is_read_and_refuses_the_rest() {
     crate::store::conformance::honesty_what_is_denied_is_unsupported(shared.clone()).await;
     crate::store::conformance::honesty_what_is_claimed_works(shared).await;
 }
+
+/// Uploads that nobody goes on with may be what fills the disk: they go all the same.
+#[tokio::test]
+async fn old_uploads_give_their_space_back_on_a_full_disk() {
+    let Some(disk) = Small::new("8m") else { return };
+    let store = DiskStore::open(disk.path()).await.unwrap();
+    works(&store, "before").await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let mut upload = store.start_upload(&name(), Default::default()).await.unwrap();
+        upload.append(Bytes::from(vec![1; 1_000_000])).await.unwrap();
+        upload.save().await.unwrap();
+        ids.push(upload.id().clone());
+    }
+    disk.fill(0);
+    // What room was left in the log is used up, too.
+    for n in 0..20 {
+        let _ = store.put_manifest(&name(), PutManifest::new(index(&n.to_string(), 300_000), [])).await;
+    }
+    disk.fill(0);
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    assert_eq!(store.expire_uploads(std::time::Duration::ZERO).await.unwrap(), 2);
+    assert_eq!(disk.staged(), 0);
+    for id in ids {
+        assert_eq!(store.resume_upload(&name(), &id).await.unwrap_err().kind(), ErrorKind::UploadUnknown);
+    }
+    works(&store, "after").await;
+}

@@ -1,6 +1,7 @@
 //! What dead writers leave in a folder, and how it goes away.
 
 use crate::reference::RepositoryName;
+use crate::store::blob::BlobBackend as _;
 use crate::store::{DiskStore, RegistryStore as _, UploadId};
 use crate::{Digest, ErrorKind};
 use bytes::Bytes;
@@ -152,5 +153,46 @@ async fn what_was_never_saved_goes_with_its_writer() {
         let mut again = store.resume_upload(&name(), id).await.unwrap();
         assert_eq!(again.offset(), offset);
         again.append(Bytes::from_static(b"x")).await.unwrap();
+    }
+}
+
+/// A file that was made long ago and becomes a blob now is in the folder of uploads for a moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_file_that_becomes_a_blob_is_not_left_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DiskStore::open(folder.path()).await.unwrap();
+    let blobs = store.blobs().clone();
+    let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let upkeep = tokio::spawn({
+        let done = done.clone();
+        async move {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                blobs.leftovers(SystemTime::now() - DAY).await.unwrap();
+            }
+        }
+    });
+    let path = folder.path().join("made-long-ago");
+    for n in 0..1000u32 {
+        fs::write(&path, n.to_le_bytes()).unwrap();
+        age(&path, 2 * DAY);
+        store.put_blob_file(&name(), &Digest::sha256(n.to_le_bytes()), &path).await.unwrap();
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    upkeep.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_file_does_not_change_a_blob_that_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DiskStore::open(folder.path()).await.unwrap();
+    let digest = Digest::sha256("content");
+    store.put_blob(&name(), &digest, Bytes::from_static(b"content")).await.unwrap();
+    let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+    fs::write(&file, "content").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    for path in [&link, &folder.path().join("uploads")] {
+        let e = store.put_blob_file(&name(), &digest, path).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Invalid, "{e}");
+        assert_eq!(store.stat_blob(&name(), &digest).await.unwrap(), 7);
     }
 }

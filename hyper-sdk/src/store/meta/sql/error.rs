@@ -8,17 +8,19 @@ const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
 const READONLY: i32 = 8;
 const IOERR: i32 = 10;
+const IOERR_SHMSIZE: i32 = IOERR | (19 << 8);
 const CORRUPT: i32 = 11;
 const FULL: i32 = 13;
 const CANTOPEN: i32 = 14;
 const NOTADB: i32 = 26;
 
 pub(super) fn sql_error(path: &Path, e: sqlx::Error) -> Error {
-    let code = e
-        .as_database_error()
-        .and_then(|e| e.code())
-        .and_then(|code| code.parse::<i32>().ok())
-        .map(|code| code & 0xff);
+    let extended = e.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse::<i32>().ok());
+    let code = match extended {
+        // The index of the log cannot grow: that is how a full disk shows there.
+        Some(IOERR_SHMSIZE) => Some(FULL),
+        other => other.map(|code| code & 0xff),
+    };
     let (kind, message) = match (code, &e) {
         (Some(BUSY | LOCKED), _) => {
             (ErrorKind::Unavailable, "the database is locked by another process: try again when it is done")

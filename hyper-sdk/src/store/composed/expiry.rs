@@ -1,0 +1,81 @@
+//! What nobody goes on with of uploads, and how it goes away.
+
+use super::Composed;
+use crate::clock::{Clock as _, SystemClock};
+use crate::store::UploadId;
+use crate::store::blob::BlobBackend;
+use crate::store::meta::{Change, MetaBackend};
+use crate::{Error, ErrorKind, Result};
+use std::time::{Duration, SystemTime};
+
+impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
+    /// See [`crate::store::RegistryStore::expire_uploads`]. One that cannot be removed does not keep the others: the first
+    /// error comes when all were tried.
+    pub(super) async fn expire(&self, age: Duration) -> Result<u64> {
+        let before = SystemClock.now().saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        let (mut expired, mut failed) = (0, None);
+        for id in self.0.meta.stale_uploads(before).await? {
+            match self.expire_upload(id, before).await {
+                Ok(gone) => expired += u64::from(gone),
+                Err(e) => failed = failed.or(Some(e)),
+            }
+        }
+        for id in self.0.blobs.staged().await? {
+            if let Err(e) = self.drop_unsaved(&id).await {
+                failed = failed.or(Some(e));
+            }
+        }
+        if let Some(written) = SystemTime::now().checked_sub(age) {
+            for id in self.0.blobs.leftovers(written).await? {
+                // A session comes before its bytes, so what has no session has lost it.
+                if self.0.meta.upload(&id).await?.is_some() {
+                    continue;
+                }
+                match self.expire_upload(id, before).await {
+                    Ok(gone) => expired += u64::from(gone),
+                    Err(e) => failed = failed.or(Some(e)),
+                }
+            }
+        }
+        failed.map_or(Ok(expired), Err)
+    }
+
+    /// Removes the bytes of a session that was never saved when their writer is gone: nobody can go on from there.
+    async fn drop_unsaved(&self, id: &UploadId) -> Result<()> {
+        let is_saved =
+            async || Ok::<_, Error>(self.0.meta.upload(id).await?.is_some_and(|u| u.state.offset > 0));
+        if is_saved().await? {
+            return Ok(());
+        }
+        match self.0.blobs.stage(id).await {
+            Ok(mut staging) if !is_saved().await? => staging.discard().await,
+            Err(e) if !matches!(e.kind(), ErrorKind::Conflict | ErrorKind::UploadUnknown) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes one session when nobody holds its staging area and it was not saved since `before`. Whether it did.
+    async fn expire_upload(&self, id: UploadId, before: i64) -> Result<bool> {
+        let mut staging = match self.0.blobs.stage(&id).await {
+            Ok(staging) => staging,
+            Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::UploadUnknown) => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        let expire = || self.0.meta.write(Change::ExpireUpload { id: id.clone(), before });
+        match expire().await {
+            Ok(0) => staging.discard().await.map(|()| true),
+            Ok(_) => Ok(false),
+            // The row cannot go while there is no room, and room is what the bytes give back. Nobody saves meanwhile: the
+            // area is held.
+            Err(e) if e.kind() == ErrorKind::StorageFull && self.is_stale(&id, before).await? => {
+                staging.discard().await?;
+                expire().await.map(|_| true)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn is_stale(&self, id: &UploadId, before: i64) -> Result<bool> {
+        Ok(self.0.meta.stale_uploads(before).await?.contains(id) || self.0.meta.upload(id).await?.is_none())
+    }
+}
