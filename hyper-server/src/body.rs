@@ -34,16 +34,16 @@ pub(crate) struct Incoming {
     pub(crate) announced: Option<u64>,
     /// How many bytes have come.
     pub(crate) received: u64,
-    /// Whether there is no more to come: it has ended, broken off or stopped.
+    /// Whether it has been read to its end.
     over: bool,
-    /// Whether it stopped coming.
-    stalled: bool,
+    /// Whether it broke off or stopped coming: what follows on the connection is not to be understood.
+    broken: bool,
 }
 
 impl Incoming {
     pub(crate) fn new(body: Body, idle: Duration) -> Self {
         let over = body.is_end_stream();
-        Self { announced: body.size_hint().exact(), body, idle, received: 0, over, stalled: false }
+        Self { announced: body.size_hint().exact(), body, idle, received: 0, over, broken: false }
     }
 
     /// Takes the body away, for a task that outlives the request.
@@ -56,7 +56,7 @@ impl Incoming {
             announced: self.announced,
             received: self.received,
             over,
-            stalled: self.stalled,
+            broken: self.broken,
         }
     }
 
@@ -73,7 +73,7 @@ impl Incoming {
         let waits = headers.contains_key(header::EXPECT) && self.received == 0;
         let left = self.announced.map(|announced| announced.saturating_sub(self.received));
         let small = left.is_none_or(|left| left <= SETTLED);
-        if !self.is_over() && !self.stalled && !waits && small && version < Version::HTTP_2 {
+        if !self.is_over() && !self.broken && !waits && small && version < Version::HTTP_2 {
             let most = self.received + SETTLED;
             let reading = async {
                 while !self.is_over() && self.received < most && self.frame().await.is_ok_and(|f| f.is_some())
@@ -89,7 +89,7 @@ impl Incoming {
     async fn frame(&mut self) -> Result<Option<Bytes>> {
         loop {
             let frame = tokio::time::timeout(self.idle, self.body.frame()).await.map_err(|_| {
-                self.stalled = true;
+                self.broken = true;
                 Error::new(ErrorKind::Timeout, "the body of the request stopped coming")
                     .with_context("received", self.received)
             })?;
@@ -99,7 +99,7 @@ impl Incoming {
                     return Ok(None);
                 }
                 Some(Err(e)) => {
-                    self.over = true;
+                    self.broken = true;
                     return Err(Error::invalid("the body of the request broke off").with_source(e));
                 }
                 Some(Ok(frame)) => {

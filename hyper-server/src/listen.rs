@@ -2,6 +2,7 @@
 
 use hyper_sdk::{Error, ErrorKind, Result, ResultExt};
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use tokio::net::TcpListener;
@@ -29,6 +30,10 @@ impl Listen {
         for address in self.addresses().await.context("listen", self)? {
             match TcpListener::bind(address).await {
                 Ok(listener) => return Ok(listener),
+                // Another address of the same name would be one where nobody looks.
+                Err(e) if matches!(e.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
+                    return Err(Error::from(e)).context("listen", self);
+                }
                 Err(e) => last = Some(e),
             }
         }
@@ -39,7 +44,7 @@ impl Listen {
         .context("listen", self)
     }
 
-    async fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
+    async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         if self.host.is_empty() {
             // One socket for both families, where there is IPv6 at all.
             let all: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
@@ -130,6 +135,14 @@ mod tests {
         }
         let e = "no-such-host.invalid:0".parse::<Listen>().unwrap().bind().await.unwrap_err();
         assert!(e.to_string().contains("no-such-host.invalid"), "{e}");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_an_error_and_no_reason_to_listen_elsewhere() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let e = format!("localhost:{port}").parse::<Listen>().unwrap().bind().await.unwrap_err();
+        assert!(e.to_string().contains(&format!("localhost:{port}")), "{e}");
     }
 
     proptest! {

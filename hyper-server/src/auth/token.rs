@@ -205,7 +205,10 @@ fn shared_key(path: &Path) -> Result<Key> {
             match write_key(path, &key) {
                 Ok(()) => {}
                 // Nobody can share a key where nothing can be written.
-                Err(e) if e.kind() == std::io::ErrorKind::ReadOnlyFilesystem => return Ok(key),
+                Err(e) if is_passing_over(&e) => {
+                    tracing::warn!(path = %path.display(), error = %e, "the key of tokens is not kept");
+                    return Ok(key);
+                }
                 Err(e) => return Err(e).at("cannot write the key of tokens", path),
             }
         }
@@ -227,8 +230,16 @@ fn read_key(path: &Path) -> Result<Option<Key>> {
         return Ok(Some(key));
     }
     tracing::warn!(path = %path.display(), "the key of tokens was damaged or others could read it: it is made anew");
-    fs::remove_file(path).at("cannot replace the key of tokens", path)?;
-    Ok(None)
+    match fs::remove_file(path) {
+        Err(e) if !is_passing_over(&e) => Err(e).at("cannot replace the key of tokens", path),
+        _ => Ok(None),
+    }
+}
+
+/// Whether a failure to write is one that a server can do without its file.
+fn is_passing_over(e: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(e.kind(), ReadOnlyFilesystem | StorageFull | QuotaExceeded)
 }
 
 /// Writes a key that nobody else can read, whole or not at all, unless there is one.

@@ -16,7 +16,10 @@ const MOST: usize = 1000;
 /// The ranges of a `Range` header. `None` for other units, malformed texts and too many ranges, for which the whole
 /// content is the answer.
 pub(super) fn parse(value: &str) -> Option<Vec<ByteRange>> {
-    let list = value.trim().strip_prefix("bytes=")?;
+    let (unit, list) = value.trim().split_once('=')?;
+    if !unit.eq_ignore_ascii_case("bytes") {
+        return None;
+    }
     let mut ranges = Vec::new();
     for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
         if ranges.len() == MOST {
@@ -174,6 +177,7 @@ mod tests {
             ("bytes=0-99999999999999999999999", Some(vec![FromTo(0, Some(u64::MAX))])),
             ("bytes=0-1,2-3", Some(vec![FromTo(0, Some(1)), FromTo(2, Some(3))])),
             ("bytes= 0-1 , ,-3", Some(vec![FromTo(0, Some(1)), Suffix(3)])),
+            ("Bytes=0-0", Some(vec![FromTo(0, Some(0))])),
             ("bytes=-", None),
             ("bytes=", None),
             ("bytes=,", None),

@@ -166,7 +166,7 @@ fn expected_range(
 /// Appends the body to the session, and gives the session back with what became of the body.
 ///
 /// A task of its own does it: when the client goes away, the bytes that came before are saved nevertheless, so that the
-/// client can go on there.
+/// client can go on there. With `saved` unset nobody can, and they are removed.
 async fn receive(
     call: &Call<'_>,
     mut upload: Box<dyn BlobUpload>,
@@ -181,10 +181,10 @@ async fn receive(
         let _receiving = registry.0.metrics.upload();
         let limit = registry.0.options.limits.blob_bytes;
         let appended = taken.append_to(&mut upload, length, limit, saved).await;
-        if let Err((mut upload, ..)) = finished.send((upload, appended, taken))
-            && let Err(error) = upload.save().await
-        {
-            tracing::warn!(%error, "an upload that was broken off is not saved");
+        let Err((mut upload, ..)) = finished.send((upload, appended, taken)) else { return };
+        let ended = if saved { upload.save().await } else { upload.abort().await };
+        if let Err(error) = ended {
+            tracing::warn!(%error, "an upload that was broken off is not saved, or not removed at once");
         }
     });
     let (upload, appended, taken) =

@@ -266,6 +266,93 @@ async fn a_store_on_a_read_only_file_system_is_served() {
     assert!(String::from_utf8_lossy(&served.stdout).contains("listens on"), "{served:?}");
 }
 
+/// A second mount that is read-only says nothing of the first.
+#[tokio::test]
+async fn a_read_only_mount_of_a_folder_that_is_written_to_shows_what_is_new() {
+    let Some(disk) = Disk::new() else { return };
+    let writer = registry(disk.path()).await;
+    writer.image("a", "t", b"{}").await;
+    let second = tempfile::tempdir().unwrap();
+    let mount = |args: &[&str]| {
+        assert!(Command::new("mount").args(args).arg(second.path()).status().unwrap().success());
+    };
+    mount(&["--bind", disk.path().to_str().unwrap()]);
+    mount(&["-o", "remount,bind,ro"]);
+    let unmount = scopeguard(second.path());
+    let reader = registry(second.path()).await;
+    assert!(!reader.registry.store().capabilities().write);
+    for n in 0..5 {
+        let (bytes, _) = writer.image("a", "t", format!("{{\"n\":{n}}}").as_bytes()).await;
+        for _ in 0..2 {
+            assert_eq!(reader.get("/v2/a/manifests/t").await.expect(200).body, bytes, "{n}");
+        }
+    }
+    drop((reader, unmount));
+}
+
+/// Unmounts a folder when it is dropped.
+fn scopeguard(folder: &Path) -> impl Drop {
+    struct Unmount(std::path::PathBuf);
+    impl Drop for Unmount {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        }
+    }
+    Unmount(folder.to_owned())
+}
+
+/// Whoever sends everything in one request cannot go on with it after a break.
+#[tokio::test]
+async fn an_upload_in_one_request_leaves_nothing_when_its_client_goes_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = registry(dir.path()).await;
+    let (send, receive) = tokio::sync::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
+    let body = Body::from_stream(futures::stream::unfold(receive, |mut receive| async {
+        receive.recv().await.map(|block| (block, receive))
+    }));
+    let registry = api.registry.clone();
+    let path = format!("/v2/a/blobs/uploads/?digest={}", Digest::sha256("x"));
+    let request = http::Request::post(path).body(body).unwrap();
+    let post = tokio::spawn(async move { registry.handle(request).await });
+    let staged = || std::fs::read_dir(dir.path().join("uploads")).unwrap().count();
+    for _ in 0..4 {
+        send.send(Ok(vec![7; 1 << 20])).await.unwrap();
+    }
+    while staged() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    post.abort();
+    drop(send);
+    for _ in 0..500 {
+        if staged() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(staged(), 0);
+}
+
+#[tokio::test]
+async fn a_server_with_users_starts_where_no_key_can_be_written() {
+    let Some(disk) = Disk::new() else { return };
+    let users = super::access::users();
+    let key = disk.path().join("token.key");
+    let start = || {
+        let options =
+            RegistryOptions { token_key: Some(key.clone()), ..super::access::options(Some(&users), None) };
+        Registry::new(super::support::memory(), options).unwrap();
+    };
+    disk.fill();
+    start();
+    disk.empty();
+    start();
+    assert_eq!(std::fs::metadata(&key).unwrap().len(), 32);
+    // A key that cannot be replaced is not used, and no reason to serve nothing.
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    disk.remount("ro");
+    start();
+}
+
 #[tokio::test]
 async fn uploads_that_rest_too_long_are_removed_while_the_server_runs() {
     let dir = tempfile::tempdir().unwrap();

@@ -96,6 +96,26 @@ async fn a_large_body_is_not_read_and_the_connection_says_that_it_ends() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_malformed_ends_the_connection_and_the_answer_says_so() {
+    let server = server().await;
+    let mut all = refusals();
+    all.push(("PUT", "/v2/a/manifests/x".to_owned(), "", 400));
+    all.push(("POST", format!("/v2/a/blobs/uploads/?digest={}", Digest::sha256("x")), "", 400));
+    for (method, path, header, _) in all {
+        let header = if header.is_empty() { String::new() } else { format!("{header}\r\n") };
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\n{header}");
+        let body = "transfer-encoding: chunked\r\n\r\n2\r\nab\r\nnot a length\r\n";
+        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        let answer = response(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{method} {path}: {answer}");
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{method} {path}: {answer}");
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "{method} {path}");
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_client_that_waits_for_leave_to_send_is_not_made_to() {
     let server = server().await;
     for (method, path, header, status) in refusals() {
