@@ -4,7 +4,9 @@ use crate::support::{
     Built, Place, at_once, busybox, is_root, marker, processes, skip, told, tree, wait_for,
 };
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 macro_rules! needs_busybox {
@@ -300,6 +302,58 @@ fn many_builds_start_and_die_beside_each_other() {
         for name in ["active", "removed"].map(|name| style.join(name)).iter().filter(|path| path.exists()) {
             assert_eq!(std::fs::read_dir(name).unwrap().count(), 0, "{}", name.display());
         }
+    }
+}
+
+/// Whatever cleans up control groups may take away that of a step that is just being made.
+#[test]
+fn a_control_group_that_vanishes_fails_no_step() {
+    needs_busybox!();
+    if !is_root() {
+        skip!("needs root");
+    }
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+    let mounted = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter();
+    let mounted = mounted.map(Path::new).find(|at| at.join("cgroup.procs").exists());
+    let Some(group) = mounted.zip(own).and_then(|(mounted, own)| {
+        // Its own group, so that only these steps are disturbed.
+        let name = format!("hyper-test-{}", std::process::id());
+        let group = mounted.join(own).join(name);
+        std::fs::create_dir(&group).ok().map(|()| group)
+    }) else {
+        skip!("needs a control group (cgroup v2) in which groups can be made");
+    };
+    let place = Place::new();
+    let stop = AtomicBool::new(false);
+    let groups = || {
+        let entries = std::fs::read_dir(&group).unwrap().flatten().map(|entry| entry.path());
+        entries.filter(|path| path.is_dir())
+    };
+    let outputs = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                groups().for_each(|path| drop(std::fs::remove_dir(path)));
+            }
+        });
+        let runs = "RUN true\n".repeat(30);
+        let outputs: [Output; 4] = at_once(std::array::from_fn(|i| {
+            let tag = format!("-t=vanishing:{i}");
+            let build = place.build(&format!("FROM base\n{runs}"), &["--no-cache", &tag]);
+            let mut inside = Command::new("sh");
+            let enter = format!("echo 0 > {}/cgroup.procs && exec \"$@\"", group.display());
+            inside.args(["-c", &enter, "sh"]).arg(build.get_program()).args(build.get_args()).env_clear();
+            inside.envs(build.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            inside.current_dir(build.get_current_dir().unwrap()).stdin(Stdio::null());
+            inside
+        }));
+        stop.store(true, Ordering::Relaxed);
+        outputs
+    });
+    groups().for_each(|path| drop(std::fs::remove_dir(path)));
+    std::fs::remove_dir(&group).unwrap();
+    for output in outputs {
+        assert!(output.status.success(), "{}", told(&output));
     }
 }
 
