@@ -395,6 +395,44 @@ fn a_given_epoch_is_what_steps_see_of_copied_files() {
     assert!(times[1] > COMMITTED, "{times:?}");
 }
 
+/// A given epoch is for who reads the image: it hides from no tool what is newer than its cache.
+#[test]
+fn a_given_epoch_keeps_no_old_result_of_a_cache() {
+    if let Some(lacking) = lacking() {
+        skip!("{lacking}");
+    }
+    if missing(&["find"]).is_some() {
+        skip!("there is no find");
+    }
+    let tree = Tree::new(Who::Me);
+    // That of busybox compares whole seconds.
+    let tools = tree.tools(&["find"]);
+    let made = "RUN --mount=type=cache,target=/c if [ ! -e /c/out ] || [ -n \"$(/bin/find /src -newer /c/out)\" ]; \
+                then cat /src/* > /c/out; fi; cat /c/out\n";
+    let ways = [
+        "FROM base\nCOPY --from=tools / /\nCOPY src /src\n",
+        "FROM base AS a\nCOPY src /src\nFROM base\nCOPY --from=tools / /\nCOPY --from=a /src /src\n",
+        "FROM base\nCOPY --from=tools / /\nWORKDIR /src\nADD src .\n",
+    ];
+    for way in ways {
+        for epoch in ["--source-date-epoch=1000000000", "--build-arg=SOURCE_DATE_EPOCH=1600000000"] {
+            for text in ["one", "two", "three", "two"] {
+                tree.write("src/f", text);
+                let built = tree.built(&format!("{way}{made}"), &[epoch, "--build-context", &tools]);
+                if !built.log().is_empty() {
+                    assert_eq!(built.log(), text, "{way} {epoch}");
+                }
+            }
+        }
+    }
+    let built = tree.built(
+        &format!("{}{made}", ways[0]),
+        &["--source-date-epoch=1000000000", "-o=out", "--build-context", &tools],
+    );
+    assert!(!built.digest.is_empty());
+    assert_eq!(std::fs::metadata(tree.0.join("out/src/f")).unwrap().mtime(), 1_000_000_000);
+}
+
 /// A table of times that is gone or damaged is made anew, or does without; nothing fails.
 #[test]
 fn damaged_times_are_no_error() {

@@ -12,6 +12,7 @@ use crate::cache::{DiskCache, SharedCache};
 use crate::clock::{SharedClock, SystemClock};
 use crate::exec::{Devices, Executor, HelperCommand, Identity, NativeExecutor};
 use crate::frontend::{FrontendOptions, Lowered, dockerfile};
+use crate::graph::{MountKind, Op};
 use crate::layer::copy::StatCache;
 use crate::platform::Platform;
 use crate::progress::{Event, Progress};
@@ -298,6 +299,10 @@ impl LocalBuilder {
         let (compression, compression_level) =
             first.map_or_else(Default::default, |i| (i.compression, i.level));
         let processors = std::thread::available_parallelism().map_or(4, usize::from);
+        let has_caches = lowered.graph.reachable(lowered.root).into_iter().any(|at| {
+            let Op::Exec(exec) = &lowered.graph.vertices()[at.index()].op else { return false };
+            exec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Cache { .. }))
+        });
         let context = Arc::new(SolveContext {
             store: self.options.store.clone(),
             snapshotter: snapshotter.clone(),
@@ -313,6 +318,7 @@ impl LocalBuilder {
             renewed_caches: Mutex::default(),
             epoch: epoch.seconds,
             epoch_is_key: epoch.given,
+            copies_as_published: epoch.given && !has_caches,
             compression,
             compression_level,
             network: request.network,

@@ -46,10 +46,14 @@ impl SolveContext {
             })
             .await?;
             hasher.update_field(digest.as_str());
-            let planned = (!self.epoch_is_key).then_some(planned);
+            let planned = (!self.copies_as_published).then_some(planned);
             return Ok(Keys { digests: vec![hasher.finish()], planned });
         }
         hasher.update_field(op);
+        if self.epoch_is_key && !self.copies_as_published {
+            // Without a cache in the build the layer has no times of its own.
+            hasher.update_field("true times");
+        }
         let excludes = |a: &FileAction| matches!(a, FileAction::Copy(copy) if !copy.exclude.is_empty());
         if file.actions.iter().any(excludes) {
             // Records of before this rule hold what is left out now.
@@ -124,7 +128,7 @@ impl SolveContext {
         if all_folders {
             let no_sources = sources.is_empty();
             let (mut layer, times) = self.make_layer(move |writer| request.run(&sources, writer)).await?;
-            if self.epoch_is_key {
+            if self.copies_as_published {
                 return Ok((layer, None));
             }
             let table = times.table(made, Some(made));
@@ -150,7 +154,7 @@ impl SolveContext {
             .map_err(|e| Error::internal("a file operation cannot be written as JSON").with_source(e))?;
         let tar = self.snapshotter.copy(None, views, plan).await?;
         let (mut layer, times) = self.layer_of_tar(tar).await?;
-        if !self.epoch_is_key {
+        if !self.copies_as_published {
             layer.times = Some(self.keep_times(&times.into())?);
         }
         Ok((layer, None))

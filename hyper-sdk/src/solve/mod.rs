@@ -85,6 +85,8 @@ pub struct SolveContext {
     pub epoch: i64,
     /// Whether the time was given and so counts for the cache.
     pub epoch_is_key: bool,
+    /// Whether steps see what is copied with the times of the layer. Not where they compare them with those of a cache.
+    pub copies_as_published: bool,
     /// How layers are compressed.
     pub compression: Compression,
     /// The level of the compression.

@@ -34,8 +34,7 @@ impl SolveContext {
     /// The time of what a step makes now: never before the epoch, so that in the layer it has that.
     pub(super) fn made_now(&self) -> FileTime {
         let epoch = FileTime::of(self.epoch);
-        // A time that the caller gave is that of all that is copied or made.
-        if self.epoch_is_key { epoch } else { FileTime::now().max(epoch) }
+        if self.copies_as_published { epoch } else { FileTime::now().max(epoch) }
     }
 
     fn times_path(&self, digest: &Digest) -> PathBuf {
