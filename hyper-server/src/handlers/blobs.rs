@@ -109,7 +109,7 @@ fn from_memory(call: &Call<'_>, object: &Object, range: Option<Vec<ByteRange>>) 
         } else {
             let multipart = Multipart::new(parts, size)?;
             several(&mut response, &multipart.content_type());
-            multipart.from_memory(&object.bytes)
+            multipart.whole(&object.bytes)
         };
         response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         *response.body_mut() = Body::from(body);

@@ -105,7 +105,7 @@ impl Multipart {
     }
 
     /// The body, of content that is in memory.
-    pub(super) fn from_memory(&self, content: &Bytes) -> Bytes {
+    pub(super) fn whole(&self, content: &Bytes) -> Bytes {
         let mut body = Vec::with_capacity(self.length() as usize);
         for (i, part) in self.parts.iter().enumerate() {
             body.extend_from_slice(self.head(i, part).as_bytes());

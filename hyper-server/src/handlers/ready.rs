@@ -21,7 +21,10 @@ const REPOSITORY: &str = "readyz";
 
 /// The last answer: when, and what was wrong.
 #[derive(Debug, Default)]
-pub(crate) struct Readiness(Mutex<Option<(Instant, Option<(ErrorKind, String)>)>>);
+pub(crate) struct Readiness(Mutex<Option<(Instant, Fault)>>);
+
+/// What was wrong, if anything.
+type Fault = Option<(ErrorKind, String)>;
 
 pub(super) async fn ready(call: &Call<'_>) -> Outcome {
     // Whoever asks meanwhile waits for the same answer.

@@ -14,16 +14,16 @@
 //!   begins with cutting the file to that offset.
 //! - Locks are advisory and of the system (`flock`): they end with their process, also when it is killed.
 
+use super::reading::{Part, READ_CHUNK, read_ahead};
 use super::{
     BlobBackend, BlobStaging, StagedState, busy, digest_mismatch, interrupted, leftovers, missing_bytes,
     not_verified, staging_lost,
 };
 use crate::digest::{Algorithm, Hasher};
 use crate::store::{ByteStream, UploadId};
-use crate::{Digest, Error, ErrorKind, Result, ResultExt as _, private_folder};
+use crate::{Digest, Error, Result, ResultExt as _, private_folder};
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt as _;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -31,10 +31,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 
-/// How much is read from a blob at a time; a smaller blob or range is read in one go.
-const READ_CHUNK: u64 = 512 * 1024;
 /// Appended bytes are gathered up to this many before they are written.
 const WRITE_CHUNK: usize = 512 * 1024;
 
@@ -55,7 +53,7 @@ impl DiskBlobs {
     /// in [`DiskBlobs::warning`].
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when it cannot be made or written, and those of [`private_folder::open`].
+    /// [`crate::ErrorKind::Io`] when it cannot be made or written, and those of [`private_folder::open`].
     pub async fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
         blocking(move || {
@@ -268,7 +266,7 @@ impl BlobBackend for DiskBlobs {
             if meta.len() != size || offset.saturating_add(length) > size {
                 return Err(missing_bytes(&digest));
             }
-            let mut part = Part { file, digest, at: offset, end: offset + length };
+            let mut part = Part::new(file, digest, offset, offset + length);
             let first = part.next()?;
             Ok((part, first))
         })
@@ -358,71 +356,6 @@ fn copy_in(folders: &Folders, from: &File, temporary: &Path, digest: &Digest) ->
         let _ = fs::remove_file(temporary);
     }
     outcome
-}
-
-/// What is still to be read of a blob.
-struct Part {
-    file: File,
-    digest: Digest,
-    at: u64,
-    end: u64,
-}
-
-impl Part {
-    /// The next chunk, empty at the end.
-    fn next(&mut self) -> Result<Bytes> {
-        let wanted = (self.end - self.at).min(READ_CHUNK) as usize;
-        let mut chunk: Vec<u8> = Vec::with_capacity(wanted);
-        while chunk.len() < wanted {
-            let offset = self.at + chunk.len() as u64;
-            let n = rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut chunk), offset);
-            match n {
-                Ok(0) => return Err(missing_bytes(&self.digest)),
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(e) => {
-                    return Err(Error::new(ErrorKind::Io, "cannot read the blob")
-                        .with_context("digest", &self.digest)
-                        .with_source(std::io::Error::from(e)));
-                }
-            }
-        }
-        // A vector may have more room than it was asked for.
-        chunk.truncate(wanted);
-        self.at += wanted as u64;
-        Ok(chunk.into())
-    }
-}
-
-/// Yields `first` and then the rest, reading one chunk ahead of the consumer on a thread that may block. A consumer
-/// that waits keeps no thread.
-fn read_ahead(part: Part, first: Bytes) -> ByteStream {
-    enum Next {
-        Ready(Part, Bytes),
-        Reading(JoinHandle<Result<(Part, Bytes)>>),
-        End,
-    }
-    let read = |mut part: Part| {
-        spawn_blocking(move || {
-            let bytes = part.next()?;
-            Ok((part, bytes))
-        })
-    };
-    futures::stream::unfold(Next::Ready(part, first), move |next| async move {
-        let got = match next {
-            Next::Ready(part, bytes) => Ok((part, bytes)),
-            Next::Reading(task) => task
-                .await
-                .unwrap_or_else(|e| Err(Error::internal("the reading thread ended early").with_source(e))),
-            Next::End => return None,
-        };
-        match got {
-            Ok((_, bytes)) if bytes.is_empty() => None,
-            Ok((part, bytes)) if part.at == part.end => Some((Ok(bytes), Next::End)),
-            Ok((part, bytes)) => Some((Ok(bytes), Next::Reading(read(part)))),
-            Err(e) => Some((Err(e), Next::End)),
-        }
-    })
-    .boxed()
 }
 
 /// A staging area. While a thread works on it the area is there, not here; when the waiting task is cancelled it does

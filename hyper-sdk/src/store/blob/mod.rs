@@ -7,6 +7,7 @@
 mod disk;
 mod leftovers;
 mod memory;
+mod reading;
 
 pub use disk::DiskBlobs;
 pub use memory::MemoryBlobs;

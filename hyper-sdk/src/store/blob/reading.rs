@@ -1,0 +1,81 @@
+//! The bytes of a blob in a file, as a stream.
+
+use super::missing_bytes;
+use crate::store::ByteStream;
+use crate::{Digest, Error, ErrorKind, Result};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use std::fs::File;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+/// How much is read from a blob at a time; a smaller blob or range is read in one go.
+pub(super) const READ_CHUNK: u64 = 512 * 1024;
+
+/// What is still to be read of a blob.
+pub(super) struct Part {
+    file: File,
+    digest: Digest,
+    at: u64,
+    end: u64,
+}
+
+impl Part {
+    pub(super) fn new(file: File, digest: Digest, at: u64, end: u64) -> Self {
+        Self { file, digest, at, end }
+    }
+
+    /// The next chunk, empty at the end.
+    pub(super) fn next(&mut self) -> Result<Bytes> {
+        let wanted = (self.end - self.at).min(READ_CHUNK) as usize;
+        let mut chunk: Vec<u8> = Vec::with_capacity(wanted);
+        while chunk.len() < wanted {
+            let offset = self.at + chunk.len() as u64;
+            let n = rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut chunk), offset);
+            match n {
+                Ok(0) => return Err(missing_bytes(&self.digest)),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => {
+                    return Err(Error::new(ErrorKind::Io, "cannot read the blob")
+                        .with_context("digest", &self.digest)
+                        .with_source(std::io::Error::from(e)));
+                }
+            }
+        }
+        // A vector may have more room than it was asked for.
+        chunk.truncate(wanted);
+        self.at += wanted as u64;
+        Ok(chunk.into())
+    }
+}
+
+/// Yields `first` and then the rest, reading one chunk ahead of the consumer on a thread that may block. A consumer
+/// that waits keeps no thread.
+pub(super) fn read_ahead(part: Part, first: Bytes) -> ByteStream {
+    enum Next {
+        Ready(Part, Bytes),
+        Reading(JoinHandle<Result<(Part, Bytes)>>),
+        End,
+    }
+    let read = |mut part: Part| {
+        spawn_blocking(move || {
+            let bytes = part.next()?;
+            Ok((part, bytes))
+        })
+    };
+    futures::stream::unfold(Next::Ready(part, first), move |next| async move {
+        let got = match next {
+            Next::Ready(part, bytes) => Ok((part, bytes)),
+            Next::Reading(task) => task
+                .await
+                .unwrap_or_else(|e| Err(Error::internal("the reading thread ended early").with_source(e))),
+            Next::End => return None,
+        };
+        match got {
+            Ok((_, bytes)) if bytes.is_empty() => None,
+            Ok((part, bytes)) if part.at == part.end => Some((Ok(bytes), Next::End)),
+            Ok((part, bytes)) => Some((Ok(bytes), Next::Reading(read(part)))),
+            Err(e) => Some((Err(e), Next::End)),
+        }
+    })
+    .boxed()
+}
