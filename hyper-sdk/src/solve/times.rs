@@ -41,15 +41,25 @@ impl SolveContext {
         self.index_folder.join(format!("{}.times", digest.hex()))
     }
 
-    /// Whether a table is kept.
+    /// Whether a table is kept as it was. A damaged one is removed, so that the step makes it anew.
     pub(super) fn has_times(&self, digest: &Digest) -> bool {
-        self.times_path(digest).is_file()
+        self.read_times(digest).is_some()
+    }
+
+    fn read_times(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let path = self.times_path(digest);
+        let bytes = std::fs::read(&path).ok()?;
+        if Digest::sha256(&bytes) != *digest {
+            std::fs::remove_file(&path).ok();
+            return None;
+        }
+        Some(bytes)
     }
 
     /// Keeps a table.
     pub(super) fn keep_times(&self, table: &TimesTable) -> Result<LayerTimes> {
         let path = self.times_path(table.digest());
-        if !path.is_file() {
+        if !self.has_times(table.digest()) {
             tempfile::NamedTempFile::new_in(&self.index_folder)
                 .and_then(|mut staged| {
                     staged.write_all(table.to_bytes())?;
@@ -60,19 +70,15 @@ impl SolveContext {
         Ok(LayerTimes::Kept(table.digest().clone()))
     }
 
-    /// The table of a layer; nothing where it is lost or damaged. A damaged one is removed, so that a later build misses
-    /// it.
+    /// The table of a layer; nothing where it is lost or damaged.
     pub(super) fn times(&self, times: Option<&LayerTimes>) -> Option<Arc<TimesTable>> {
         let digest = match times? {
             LayerTimes::Table(table) => return Some(Arc::clone(table)),
             LayerTimes::Kept(digest) => digest,
         };
-        let path = self.times_path(digest);
-        let bytes = std::fs::read(&path).ok();
-        let table = bytes.filter(|bytes| Digest::sha256(bytes) == *digest);
-        let table = table.and_then(|bytes| TimesTable::from_bytes(&bytes).ok());
+        let table = self.read_times(digest).and_then(|bytes| TimesTable::from_bytes(&bytes).ok());
         if table.is_none() {
-            std::fs::remove_file(&path).ok();
+            let path = self.times_path(digest);
             self.progress.warn(format!(
                 "the times of files of a layer are lost ({}): steps see those of the layer, which may be earlier",
                 path.display()
