@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, reason = "tests explain themselves by their names")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a test that needs what is not there says so")]
 
 mod suite {
     mod access;
