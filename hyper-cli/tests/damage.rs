@@ -67,7 +67,7 @@ fn place() -> Place {
     // Not to be compressed to nothing.
     let mut text = String::new();
     for number in 0..2000u32 {
-        text.push_str(&Digest::sha256(number.to_string()).to_string());
+        text.push_str(Digest::sha256(number.to_string()).as_ref());
     }
     place.write("context/data", &text);
     place
