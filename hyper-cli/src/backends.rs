@@ -117,7 +117,12 @@ impl Session {
     /// # Errors
     /// Those of [`Session::root`].
     pub(crate) fn logs(&self) -> Result<PathBuf> {
-        Ok(self.root()?.join("logs"))
+        let logs = self.root()?.join("logs");
+        // An older version may have left it open, and somebody may stand in it. A link leads to where its user wants it.
+        if logs.symlink_metadata().is_ok_and(|stat| stat.is_dir()) {
+            private_folder::open(&logs).op("open the folder of logs")?;
+        }
+        Ok(logs)
     }
 
     /// Where a context on standard input is unpacked, when there is one.

@@ -3,9 +3,9 @@
 use super::rootless::ordinary_user;
 use super::support::{Place, Who, busybox, find, is_root, skip, succeed, told};
 use std::fs::Permissions;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A user who has nothing to do with it.
@@ -120,6 +120,77 @@ fn a_state_folder_that_is_open_is_closed_with_one_warning() {
             let again = place.hyper(arguments).output().unwrap();
             assert!(!told(&again).contains("other users"), "{}", told(&again));
         }
+    }
+}
+
+/// The folders below a folder in which builds make something, and not what layers and caches have in them.
+fn folders_of_builds(state: &Path) -> Vec<PathBuf> {
+    let below = |path: &Path| {
+        let entries = std::fs::read_dir(path).unwrap().flatten().map(|entry| entry.path());
+        entries.filter(|path| path.is_dir()).collect::<Vec<_>>()
+    };
+    let mut all = below(state);
+    for inner in ["snapshots", "store", "store/blobs"] {
+        all.extend(below(&state.join(inner)));
+    }
+    for style in below(&state.join("snapshots")) {
+        all.extend(below(&style));
+    }
+    all
+}
+
+#[test]
+fn a_stranger_who_stands_in_an_open_state_folder_comes_no_further() {
+    if !is_root() {
+        skip!("only root can have a stranger stand in a folder");
+    }
+    let Some(busybox) = busybox() else {
+        skip!("there is no static busybox");
+    };
+    let place = Place::new();
+    let build = |name: &str| {
+        place.write(
+            "context/Dockerfile",
+            &format!("FROM scratch\nCOPY . /{name}\nRUN [\"/{name}/busybox\", \"true\"]\n"),
+        );
+        succeed(&mut place.hyper(&["build", "context"]));
+    };
+    place.write("context/.dockerignore", "");
+    std::fs::copy(busybox, place.join("context/busybox")).unwrap();
+    let state = place.join("state");
+    build("old");
+    open_place(&place);
+    set(&state, 0o755);
+    let folders = folders_of_builds(&state);
+    assert!(folders.len() > 8, "{folders:?}");
+    let mut strangers = Vec::new();
+    for folder in &folders {
+        // As an older version made them.
+        set(folder, 0o755);
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--reuid={STRANGER}"), &format!("--regid={STRANGER}"), "--clear-groups"]);
+        command
+            .args([
+                "--",
+                "sh",
+                "-c",
+                "cd \"$0\" && echo in && read line; ls . 2>/dev/null; cat ./* 2>/dev/null",
+            ])
+            .arg(folder);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "in\n", "{folder:?}");
+        strangers.push((folder, child, output));
+    }
+    build("new");
+    for (folder, mut child, mut output) in strangers {
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        let mut seen = String::new();
+        output.read_to_string(&mut seen).unwrap();
+        child.wait().unwrap();
+        assert_eq!(seen, "", "{folder:?}");
     }
 }
 

@@ -5,6 +5,8 @@
 //!
 //! # Invariants
 //! - A folder is made with mode 0700. One that is there already gets it before anything is put into it.
+//! - Folders within, in which something is made later, are closed too ([`close_within`]): who stands in one of them since
+//!   the outer one was open would reach what is new.
 //! - Nobody but the user, root and the owner of `/` can put another folder in its place: whoever can write to a folder
 //!   or link on the way to it is one of them, or the folder on the way is sticky and its entry belongs to one of them.
 
@@ -58,6 +60,31 @@ pub fn temporary(prefix: &str, within: Option<&Path>) -> Result<tempfile::TempDi
         None => builder.tempdir(),
     }
     .map_err(|e| Error::new(ErrorKind::Io, "cannot make a temporary folder").with_source(e))
+}
+
+/// Closes a folder within a private one, where it is there. Whoever came into it while the outer one was open, and still
+/// stands in it, comes no further.
+///
+/// # Errors
+/// [`ErrorKind::Io`] when it cannot be looked at or closed.
+pub(crate) fn close_within(path: &Path) -> Result<()> {
+    let failed = |e: Errno| Error::io("cannot close the folder to other users", path, e.into());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(folder) => folder,
+        // A link leads to where its user wants it.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+        Err(e) => return Err(failed(e)),
+    };
+    let mode = rustix::fs::fstat(&folder).map_err(failed)?.st_mode & 0o7777;
+    if mode & OF_OTHERS == 0 {
+        return Ok(());
+    }
+    match rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode & !OF_OTHERS)) {
+        // The outer folder has said so.
+        Ok(()) | Err(Errno::ROFS) => Ok(()),
+        Err(e) => Err(failed(e)),
+    }
 }
 
 fn close(path: PathBuf) -> Result<PrivateFolder> {

@@ -94,6 +94,7 @@ impl LocalBuilder {
         for name in ["indexes", "mounts", "scratch", "snapshots"] {
             let path = options.root.join(name);
             std::fs::create_dir_all(&path).at("cannot make a folder of the builder", &path)?;
+            private_folder::close_within(&path)?;
         }
         let cache = Arc::new(DiskCache::open(options.root.join("cache"))?);
         Ok(Self { options, cache, engine: tokio::sync::OnceCell::new(), warning: Mutex::new(warning) })

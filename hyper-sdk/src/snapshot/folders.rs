@@ -111,7 +111,9 @@ impl Folders {
     pub(super) fn open(root: &Path) -> Result<(Self, Vec<Removed>)> {
         for name in ["chains", "layers", "active", "removed"] {
             make(&root.join(name))?;
+            crate::private_folder::close_within(&root.join(name))?;
         }
+        crate::private_folder::close_within(root)?;
         let root = root.canonicalize().map_err(|e| Error::io("cannot open the snapshots", root, e))?;
         let lock = open_lock(&root.join("lock"))?;
         lock.lock_shared().map_err(|e| Error::io("cannot lock the snapshots", &root, e))?;

@@ -61,6 +61,11 @@ impl DiskBlobs {
             let folders = Folders { blobs: root.join("blobs"), uploads: root.join("uploads"), root, warning };
             for folder in [&folders.root, &folders.blobs, &folders.uploads] {
                 make_folder(folder)?;
+                private_folder::close_within(folder)?;
+            }
+            // One for each kind of digest.
+            for kind in std::fs::read_dir(&folders.blobs).into_iter().flatten().flatten() {
+                private_folder::close_within(&kind.path())?;
             }
             Ok(Self(Arc::new(folders)))
         })
