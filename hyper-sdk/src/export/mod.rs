@@ -22,6 +22,8 @@ use crate::solve::Chain;
 use crate::store::{PutManifest, RegistryStore, RegistryStoreExt as _};
 use crate::{Error, Result};
 use bytes::Bytes;
+use futures::future;
+use std::collections::BTreeMap;
 
 /// An image that is complete but for its name: config, manifest and layers.
 #[derive(Clone, Debug)]
@@ -130,11 +132,16 @@ impl BuiltImage {
         repository: &RepositoryName,
         tags: Vec<Tag>,
     ) -> Result<Descriptor> {
-        for (layer, _) in self.chain.layers() {
+        let elsewhere: BTreeMap<_, _> =
+            self.chain.layers().iter().map(|(l, _)| (&l.blob.digest, l)).collect();
+        let mut mounts = Vec::new();
+        for layer in elsewhere.into_values() {
             if layer.repository != *repository {
-                store.mount_blob(repository, &layer.blob.digest, &layer.repository).await?;
+                mounts.push(store.mount_blob(repository, &layer.blob.digest, &layer.repository));
             }
         }
+        // At once, so that the store can write them down together.
+        future::try_join_all(mounts).await?;
         store.put_bytes(repository, media_type::OCI_CONFIG, self.config.clone()).await?;
         store.put_manifest(repository, PutManifest::new(self.manifest.clone(), tags)).await
     }
