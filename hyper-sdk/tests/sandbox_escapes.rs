@@ -3,7 +3,7 @@
 
 use crate::sandbox::{Fixture, shell};
 use hyper_sdk::exec::{
-    CacheMount, ExecMount, HelperCommand, Identity, MountSource, NativeExecutor, Network, SecretBytes,
+    CacheMount, ExecMount, HelperCommand, MountSource, NativeExecutor, Network, SecretBytes,
 };
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
@@ -170,19 +170,10 @@ async fn every_interface_of_the_kernel_is_filtered_the_same() {
         return;
     }
     let script: String = CALLS.iter().map(|(gate, call, _)| format!("/probe {gate} {call}\n")).collect();
-    let single = fixture.executor.identity() == Identity::Single;
     let (_, output, errors) = fixture.sh(&script).await;
     let answers: Vec<&str> = output.lines().collect();
     assert_eq!(answers.len(), CALLS.len(), "{output} {errors}");
-    let wrong: Vec<_> = CALLS
-        .iter()
-        .zip(&answers)
-        .filter(|((_, call, wanted), got)| {
-            // With a single id nobody reads what the call asks for.
-            let wanted = if single && *call == "102 1 0" { "EPERM" } else { wanted };
-            wanted != **got
-        })
-        .collect();
+    let wrong: Vec<_> = CALLS.iter().zip(&answers).filter(|((_, _, wanted), got)| wanted != *got).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
@@ -217,15 +208,14 @@ async fn sockets_of_32_bit_programs_work_where_they_are_allowed() {
     if !add_probe(&fixture) {
         return;
     }
-    let full = fixture.executor.identity() == Identity::Full;
     for (family, allowed) in
         [(1, true), (2, true), (10, true), (16, true), (17, false), (38, false), (40, false)]
     {
         let mut spec = shell(&format!("/probe 32 102 1 family:{family}"));
         spec.network = Network::None;
         let (_, output, _) = fixture.run_spec(spec).await.unwrap();
-        // NETLINK has no streams, and says so after it was found allowed. With a single id the call is refused.
-        let expected: &[&str] = match (allowed && full, family) {
+        // NETLINK has no streams, and says so after it was found allowed.
+        let expected: &[&str] = match (allowed, family) {
             (true, 16) => &["Socket type not supported\n"],
             (true, 10) => &["done\n", "Address family not supported by protocol\n"],
             (true, _) => &["done\n"],

@@ -4,13 +4,11 @@
 //! set-user-id programs can gain.
 
 use super::spec::{ExecSpec, Network};
-use super::{seccomp, single, socketcall, sys};
+use super::{notify, seccomp, single, sys};
 use crate::layer::accounts::Identity as User;
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::Access;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::ffi::CString;
-use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -131,8 +129,7 @@ impl Command {
                 sys::drop_bounding(capability).context("detail", "capabilities")?;
             }
             // Filters need CAP_SYS_ADMIN, so they come before the rest, which they let pass.
-            // A program has one listener: with a single id it is for owners and users.
-            let is_handed_over = !single_identity && helper.is_some_and(socketcall::hand_over);
+            let is_handed_over = self.hand_over(single_identity, helper)?;
             for filter in seccomp::filters(self.host_network, is_handed_over)? {
                 sys::install_filter(&filter).context("detail", "system call filter")?;
             }
@@ -140,9 +137,7 @@ impl Command {
         if !sandboxed {
             sys::keep_capabilities().context("detail", "capabilities")?;
         }
-        if single_identity {
-            self.hand_over(helper)?;
-        } else {
+        if !single_identity {
             let wrong = |e: std::io::Error| match e.raw_os_error() {
                 Some(libc::EINVAL) => Error::unsupported(crate::layer::BEYOND).with_source(e),
                 _ => e.into(),
@@ -161,26 +156,22 @@ impl Command {
         sys::set_capabilities(bits).context("detail", "capabilities")
     }
 
-    /// Hands calls about owners and users over. Where the kernel cannot do that, the calls themselves fail, and so does a
-    /// step of another user than root.
-    fn hand_over(&self, supervisor: Option<&UnixStream>) -> Result<()> {
-        let Some(supervisor) = supervisor else { return Ok(()) };
-        let send = |listener: OwnedFd| {
-            let files = [listener.as_fd()];
-            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            ancillary.push(SendAncillaryMessage::ScmRights(&files));
-            rustix::net::sendmsg(supervisor, &[IoSlice::new(b"l")], &mut ancillary, SendFlags::NOSIGNAL)
-        };
+    /// Hands `socketcall` over, and with a single id calls about owners and users. Gives whether that was done. Where the
+    /// kernel cannot do it, the calls themselves fail, and so does a step of another user than root with a single id.
+    fn hand_over(&self, single_identity: bool, helper: Option<&UnixStream>) -> Result<bool> {
+        let Some(helper) = helper else { return Ok(false) };
+        if !single_identity {
+            return Ok(notify::hand_over(&seccomp::handed_over(), helper).is_ok());
+        }
         let handed = single::set_identity(0, 1)
             .map_err(std::io::Error::from)
-            .and_then(|()| single::install(&single::program()))
-            .and_then(|listener| Ok(send(listener)?));
+            .and_then(|()| notify::hand_over(&single::program(), helper));
         match handed {
+            Ok(()) => Ok(true),
             Err(e) if (self.user.uid, self.user.gid) != (0, 0) => {
                 Err(single::refused((self.user.uid, self.user.gid), e))
             }
-            _ => Ok(()),
+            Err(_) => Ok(false),
         }
     }
 

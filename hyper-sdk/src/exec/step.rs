@@ -4,9 +4,10 @@
 use super::device_guard::{DeviceAccess, DeviceGuard};
 use super::mountpoint::{self, Made};
 use super::mounts::Stage;
+use super::notify::socketcall;
 use super::protocol::{Failure, read_frame, write_frame};
 use super::spec::{ExecMount, ExecSpec, Network, RootFs, Security};
-use super::{Context, Identity, command, single, socketcall, sys, tree, view};
+use super::{Context, Identity, command, single, sys, tree, view};
 use crate::{Error, Result, ResultExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};

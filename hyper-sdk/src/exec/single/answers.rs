@@ -3,9 +3,10 @@
 use super::calls::{Call, Layout};
 use super::ids::{Ids, KEEP, Kind};
 use super::lookup::status as status_of;
-use super::notify::{self, Answer};
 use super::owners::{StepOwners, touch};
 use super::supervisor::Asked;
+use super::sys;
+use crate::exec::notify::{self, Answer};
 use crate::exec::view;
 use crate::layer::OWNER_ATTRIBUTE;
 use rustix::fs::FileType;
@@ -64,11 +65,11 @@ pub(super) fn status(asked: &Asked<'_>, owners: &StepOwners) -> rustix::io::Resu
     let Some(owner) = owners.get(&file)? else { return Ok(Answer::Continue) };
     let args = &asked.request.args;
     let (at, bytes) = match (asked.known.call, asked.known.layout) {
-        (Call::Statx, _) => (args[4], notify::statx_status(&file, asked.number(2), args[3] as u32, owner)?),
+        (Call::Statx, _) => (args[4], sys::statx_status(&file, asked.number(2), args[3] as u32, owner)?),
         (call, layout) => {
             let at = if call == Call::Fstatat { args[2] } else { args[1] };
             let bytes = match layout {
-                Layout::Native => notify::native_status(&file, owner)?,
+                Layout::Native => sys::native_status(&file, owner)?,
                 layout => status_64(&status_of(&file)?, layout, owner),
             };
             (at, bytes)

@@ -51,6 +51,8 @@ pub(super) enum Call {
     Setfsgid,
     /// Only to keep rights.
     Prctl,
+    /// Only to make a socket.
+    Socketcall,
     /// Never handed over: the limit that says who a process is stays, and the call succeeds.
     Setrlimit,
     Prlimit,
@@ -213,6 +215,7 @@ macro_rules! common_32 {
 
 #[cfg(target_arch = "x86_64")]
 const I386: &[(u32, Call)] = common_32![
+    (102, Call::Socketcall),
     (295, Call::Openat),
     (296, Call::Mkdirat),
     (297, Call::Mknodat),
@@ -292,6 +295,8 @@ fn op(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
+/// The number by which `socketcall` makes a socket.
+const SYS_SOCKET: u32 = 1;
 /// `RLIMIT_LOCKS`, whose type differs between C libraries.
 const LIMIT: u32 = 10;
 
@@ -326,6 +331,7 @@ fn decision(call: Call) -> Vec<sock_filter> {
         Call::Open => vec![argument(1), op(ANY_BIT, 0, 1, MAKES_FILES), notify, allow],
         Call::Openat => vec![argument(2), op(ANY_BIT, 0, 1, MAKES_FILES), notify, allow],
         Call::Prctl => vec![argument(0), op(EQUAL, 0, 1, libc::PR_SET_KEEPCAPS as u32), notify, allow],
+        Call::Socketcall => vec![argument(0), op(EQUAL, 0, 1, SYS_SOCKET), notify, allow],
         Call::Setrlimit => vec![argument(0), op(EQUAL, 0, 1, LIMIT), nothing, allow],
         // Only with new values; a pointer has two halves.
         Call::Prlimit => vec![
@@ -380,7 +386,8 @@ mod tests {
                 run(interface.arch, number, all)
             };
             for &(number, call) in interface.calls.iter().chain(interface.short) {
-                if matches!(call, Call::Open | Call::Openat | Call::Setrlimit | Call::Prlimit | Call::Prctl) {
+                use Call::*;
+                if matches!(call, Open | Openat | Setrlimit | Prlimit | Prctl | Socketcall) {
                     continue;
                 }
                 assert_eq!(run(number, &[]), libc::SECCOMP_RET_USER_NOTIF, "{call:?}");
@@ -401,6 +408,10 @@ mod tests {
             assert_eq!(run(number(Call::Prctl), &[keep + 1]), libc::SECCOMP_RET_ALLOW);
             assert_eq!(run(number(Call::Setrlimit), &[10]), NOTHING);
             assert_eq!(run(number(Call::Setrlimit), &[3]), libc::SECCOMP_RET_ALLOW);
+            if interface.layout == Layout::I386 {
+                assert_eq!(run(number(Call::Socketcall), &[1]), libc::SECCOMP_RET_USER_NOTIF);
+                assert_eq!(run(number(Call::Socketcall), &[2]), libc::SECCOMP_RET_ALLOW);
+            }
             assert_eq!(run(9999, &[]), libc::SECCOMP_RET_ALLOW);
         }
         assert_eq!(run(1, 90, [0; 6]), libc::SECCOMP_RET_ALLOW);

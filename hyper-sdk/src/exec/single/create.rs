@@ -2,9 +2,9 @@
 
 use super::calls::Call;
 use super::lookup::{Place, status};
-use super::notify::{self, Answer};
 use super::owners::StepOwners;
 use super::supervisor::Asked;
+use crate::exec::notify::{self, Answer};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;

@@ -1,6 +1,6 @@
 //! Finds what a process of a step names, as the kernel would find it for that process.
 
-use super::notify::{self, Request};
+use crate::exec::notify::{self, Request};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
@@ -164,11 +164,7 @@ impl<'a> Caller<'a> {
     }
 
     fn fact(&self, name: &str) -> rustix::io::Result<String> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(self.proc, format!("{}/status", self.pid), flags, Mode::empty())?;
-        let text = std::io::read_to_string(std::fs::File::from(file)).map_err(|_| Errno::IO)?;
-        let fact = text.lines().find_map(|line| line.strip_prefix(name));
-        fact.map(|fact| fact.trim().to_owned()).ok_or(Errno::IO)
+        notify::fact(self.proc, self.pid, name)
     }
 }
 

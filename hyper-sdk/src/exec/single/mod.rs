@@ -25,17 +25,17 @@ mod calls;
 mod create;
 mod ids;
 mod lookup;
-mod notify;
 mod owners;
 mod records;
 mod supervisor;
+mod sys;
 
 pub(super) use calls::program;
 pub(super) use ids::Ids;
-pub(super) use notify::{install, set_identity};
 pub(super) use owners::{StepOwners, record};
 pub(super) use records::{Recorded, StepRecord, save_layer, save_step};
 pub(super) use supervisor::Supervisor;
+pub(super) use sys::set_identity;
 
 use crate::Error;
 

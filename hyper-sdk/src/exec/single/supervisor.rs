@@ -3,14 +3,13 @@
 use super::calls::{self, Call, Known};
 use super::ids::Ids;
 use super::lookup::Caller;
-use super::notify::{self, Answer, Request};
 use super::owners::StepOwners;
 use super::records::StepRecord;
+use super::sys;
+use crate::exec::notify::{self, Answer, Request, socketcall};
 use crate::{Error, Result};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-use std::io::IoSliceMut;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,17 +34,15 @@ impl Supervisor {
         user: Ids,
     ) -> Result<Option<Self>> {
         owners.enter()?;
-        let Some(listener) = receive(from) else { return Ok(None) };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc = rustix::fs::open("/proc", flags, Mode::empty())
-            .map_err(|e| Error::io("cannot open", "/proc", e.into()))?;
+        let Some(listener) = notify::receive(from) else { return Ok(None) };
+        let proc = notify::open_proc().map_err(|e| Error::io("cannot open", "/proc", e.into()))?;
         // What is made for a process has the mask of that process.
         rustix::process::umask(Mode::empty());
         notify::wake_in_step(&listener);
         let owners = Arc::new(Mutex::new(owners));
-        let state =
+        let mut state =
             State { proc, owners: Arc::clone(&owners), identities: vec![Ids::of(0, 0, vec![0]), user] };
-        std::thread::Builder::new().spawn(move || state.serve(&listener))?;
+        notify::serve(listener, move |listener, request| state.answer(listener, request))?;
         Ok(Some(Self { owners }))
     }
 
@@ -53,28 +50,6 @@ impl Supervisor {
     pub(in crate::exec) fn record(&self) -> StepRecord {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner).record()
     }
-}
-
-fn receive(from: &UnixStream) -> Option<OwnedFd> {
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    loop {
-        match rustix::net::recvmsg(
-            from,
-            &mut [IoSliceMut::new(&mut byte)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
-        ) {
-            Err(Errno::INTR) => {}
-            Err(_) => return None,
-            Ok(_) => break,
-        }
-    }
-    ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-        _ => None,
-    })
 }
 
 /// What the thread knows.
@@ -116,19 +91,15 @@ impl Asked<'_> {
 }
 
 impl State {
-    fn serve(mut self, listener: &OwnedFd) {
-        while let Some(request) = notify::next(listener) {
-            let answer = self.answer(listener, &request).unwrap_or_else(Answer::Fail);
-            notify::answer(listener, &request, answer);
-        }
-    }
-
     fn answer(&mut self, listener: &OwnedFd, request: &Request) -> rustix::io::Result<Answer> {
         let Some(known) = calls::known(request.arch, request.number) else { return Ok(Answer::Continue) };
-        let ids = self.identities.get(notify::identity(request.pid)).unwrap_or(&self.identities[0]).clone();
+        let ids = self.identities.get(sys::identity(request.pid)).unwrap_or(&self.identities[0]).clone();
         // Whose number it was that has just been looked up.
         if !notify::still_waits(listener, request) {
             return Ok(Answer::Continue);
+        }
+        if known.call == Call::Socketcall {
+            return socketcall::answer(listener, &self.proc, request);
         }
         let owners = Arc::clone(&self.owners);
         let mut owners = owners.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,6 +154,6 @@ impl State {
                 self.identities.len() - 1
             }
         };
-        notify::set_identity(pid, number)
+        sys::set_identity(pid, number)
     }
 }

@@ -1,12 +1,21 @@
-//! The few system calls behind all this that no safe crate offers.
-#![allow(
-    unsafe_code,
-    reason = "seccomp notifications, limits and memory of other processes have no safe wrapper"
-)]
+//! System calls that are handed over to another process (seccomp user notification).
+//!
+//! The command installs a filter, whose listener it sends to pid 1 of the step ([`hand_over`]). There a thread receives
+//! it ([`receive`]) and answers each call ([`serve`]) until nobody is left who could make one. A process has one listener,
+//! so whoever answers for a single id ([`super::single`]) answers [`socketcall`] too.
+#![allow(unsafe_code, reason = "seccomp notifications and memory of other processes have no safe wrapper")]
 
+pub(super) mod socketcall;
+
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use std::io;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 fn check(result: i64) -> rustix::io::Result<i64> {
     if result < 0 {
@@ -18,18 +27,18 @@ fn check(result: i64) -> rustix::io::Result<i64> {
 
 /// A call that waits for an answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Request {
+pub(in crate::exec) struct Request {
     id: u64,
     /// The thread that made it.
-    pub(super) pid: u32,
-    pub(super) arch: u32,
-    pub(super) number: i32,
-    pub(super) args: [u64; 6],
+    pub(in crate::exec) pid: u32,
+    pub(in crate::exec) arch: u32,
+    pub(in crate::exec) number: i32,
+    pub(in crate::exec) args: [u64; 6],
 }
 
 /// What becomes of a call.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(in crate::exec) enum Answer {
     /// The kernel does it.
     Continue,
     /// It has been done, and gives this.
@@ -42,7 +51,7 @@ pub(super) enum Answer {
 
 /// Installs a filter that hands calls over, and gives the file that they come from. The caller must have CAP_SYS_ADMIN
 /// in its namespace.
-pub(in crate::exec) fn install(program: &seccompiler::BpfProgram) -> io::Result<OwnedFd> {
+fn install(program: &seccompiler::BpfProgram) -> io::Result<OwnedFd> {
     let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
     let install = |flags: libc::c_ulong| {
@@ -60,15 +69,86 @@ pub(in crate::exec) fn install(program: &seccompiler::BpfProgram) -> io::Result<
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// Hands the calls of this process, and of what it starts, over to who reads `to`. The caller must have CAP_SYS_ADMIN in
+/// its namespace.
+pub(super) fn hand_over(program: &seccompiler::BpfProgram, to: &UnixStream) -> io::Result<()> {
+    let listener = install(program)?;
+    let files = [listener.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&files));
+    // Where nobody reads, a call fails, since the listener closes here.
+    rustix::net::sendmsg(to, &[IoSlice::new(b"l")], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Takes the listener that [`hand_over`] sends. `None` when the command ended without sending it.
+pub(super) fn receive(from: &UnixStream) -> Option<OwnedFd> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    loop {
+        let mut bytes = [IoSliceMut::new(&mut byte)];
+        match rustix::net::recvmsg(from, &mut bytes, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+            Ok(_) => break,
+        }
+    }
+    ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+        _ => None,
+    })
+}
+
+/// Answers calls on a thread of its own. Without the thread nobody holds the listener, and the calls fail.
+///
+/// # Errors
+/// When no thread can be started.
+pub(super) fn serve(
+    listener: OwnedFd,
+    mut decide: impl FnMut(&OwnedFd, &Request) -> rustix::io::Result<Answer> + Send + 'static,
+) -> io::Result<()> {
+    let work = move || {
+        while let Some(request) = next(&listener) {
+            let decided = decide(&listener, &request).unwrap_or_else(Answer::Fail);
+            answer(&listener, &request, decided);
+        }
+    };
+    std::thread::Builder::new().spawn(work).map(drop)
+}
+
+/// `/proc` of this process, for [`fact`].
+pub(super) fn open_proc() -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// What `/proc` says of a process on the line that begins with `name`.
+pub(super) fn fact(proc: &OwnedFd, pid: u32, name: &str) -> rustix::io::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(proc, format!("{pid}/status"), flags, Mode::empty())?;
+    let text = io::read_to_string(std::fs::File::from(file)).map_err(|_| Errno::IO)?;
+    let fact = text.lines().find_map(|line| line.strip_prefix(name));
+    fact.map(|fact| fact.trim().to_owned()).ok_or(Errno::IO)
+}
+
+/// Makes a socket by the numbers of the kernel.
+fn make_socket(family: i32, kind: i32, protocol: i32) -> rustix::io::Result<OwnedFd> {
+    // SAFETY: plain numbers.
+    let fd = check(i64::from(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) }))?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// Lets the other side run on the same processor, where the kernel can.
-pub(super) fn wake_in_step(listener: &OwnedFd) {
+pub(in crate::exec) fn wake_in_step(listener: &OwnedFd) {
     const SYNC_WAKE_UP: u64 = 1;
     // SAFETY: the request takes the flags as a number.
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
 }
 
 /// Waits for the next call; `None` when nobody is left who could make one.
-pub(super) fn next(listener: &OwnedFd) -> Option<Request> {
+fn next(listener: &OwnedFd) -> Option<Request> {
     use rustix::event::{PollFd, PollFlags, poll};
     loop {
         let mut files = [PollFd::new(listener, PollFlags::IN)];
@@ -101,13 +181,13 @@ pub(super) fn next(listener: &OwnedFd) -> Option<Request> {
 }
 
 /// Whether the call still waits, so that the number of its process is still its own.
-pub(super) fn still_waits(listener: &OwnedFd, request: &Request) -> bool {
+pub(in crate::exec) fn still_waits(listener: &OwnedFd, request: &Request) -> bool {
     // SAFETY: the kernel reads one number.
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &request.id) == 0 }
 }
 
 /// Answers a call. One that waits no more is nobody's loss.
-pub(super) fn answer(listener: &OwnedFd, request: &Request, answer: Answer) {
+fn answer(listener: &OwnedFd, request: &Request, answer: Answer) {
     // SAFETY: all zeroes is a valid value.
     let mut response = unsafe { std::mem::zeroed::<libc::seccomp_notif_resp>() };
     response.id = request.id;
@@ -152,7 +232,7 @@ fn transfer(pid: u32, at: u64, local: &mut [u8], write: bool) -> rustix::io::Res
 }
 
 /// Reads memory of a process.
-pub(super) fn read(pid: u32, at: u64, into: &mut [u8]) -> rustix::io::Result<()> {
+pub(in crate::exec) fn read(pid: u32, at: u64, into: &mut [u8]) -> rustix::io::Result<()> {
     if into.is_empty() {
         return Ok(());
     }
@@ -160,7 +240,7 @@ pub(super) fn read(pid: u32, at: u64, into: &mut [u8]) -> rustix::io::Result<()>
 }
 
 /// Writes memory of a process.
-pub(super) fn write(pid: u32, at: u64, bytes: &[u8]) -> rustix::io::Result<()> {
+pub(in crate::exec) fn write(pid: u32, at: u64, bytes: &[u8]) -> rustix::io::Result<()> {
     if bytes.is_empty() {
         return Ok(());
     }
@@ -169,7 +249,7 @@ pub(super) fn write(pid: u32, at: u64, bytes: &[u8]) -> rustix::io::Result<()> {
 }
 
 /// Reads a text that ends with a NUL, which is not part of the result.
-pub(super) fn read_text(pid: u32, at: u64) -> rustix::io::Result<Vec<u8>> {
+pub(in crate::exec) fn read_text(pid: u32, at: u64) -> rustix::io::Result<Vec<u8>> {
     const LONGEST: usize = 4096;
     const PAGE: u64 = 4096;
     if at == 0 {
@@ -189,63 +269,4 @@ pub(super) fn read_text(pid: u32, at: u64) -> rustix::io::Result<Vec<u8>> {
         text.extend_from_slice(piece);
     }
     Err(Errno::NAMETOOLONG)
-}
-
-const NOBODY_SAID: u64 = libc::RLIM64_INFINITY;
-
-/// The number of the identity of a process: a limit that the kernel has not used since 2.4.25, and that children and
-/// new programs inherit.
-pub(super) fn identity(pid: u32) -> usize {
-    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the kernel writes one limit.
-    let result = unsafe { libc::prlimit64(pid as i32, libc::RLIMIT_LOCKS, std::ptr::null(), &mut limit) };
-    if result != 0 || limit.rlim_cur == NOBODY_SAID {
-        0
-    } else {
-        usize::try_from(limit.rlim_cur).unwrap_or(0)
-    }
-}
-
-/// Sets the number of the identity of a process; 0 is this one.
-pub(in crate::exec) fn set_identity(pid: u32, number: usize) -> rustix::io::Result<()> {
-    let limit = libc::rlimit64 { rlim_cur: number as u64, rlim_max: NOBODY_SAID };
-    // SAFETY: the kernel reads one limit.
-    let result = unsafe { libc::prlimit64(pid as i32, libc::RLIMIT_LOCKS, &limit, std::ptr::null_mut()) };
-    check(i64::from(result)).map(drop)
-}
-
-/// The status of an open file as the C library lays it out, in bytes, with another owner.
-pub(super) fn native_status(file: impl AsFd, (uid, gid): (u32, u32)) -> rustix::io::Result<Vec<u8>> {
-    // SAFETY: all zeroes is a valid value.
-    let mut stat = unsafe { std::mem::zeroed::<libc::stat>() };
-    let (fd, flags) = (file.as_fd().as_raw_fd(), libc::AT_EMPTY_PATH);
-    // SAFETY: the path is a valid string, and the kernel writes one structure of this very type.
-    check(i64::from(unsafe { libc::fstatat(fd, c"".as_ptr(), &mut stat, flags) }))?;
-    (stat.st_uid, stat.st_gid) = (uid, gid);
-    // SAFETY: the structure is plain numbers that were all set, by zeroing at first.
-    let bytes = unsafe {
-        std::slice::from_raw_parts(std::ptr::from_ref(&stat).cast::<u8>(), size_of::<libc::stat>())
-    };
-    Ok(bytes.to_vec())
-}
-
-/// The same in the layout of `statx`.
-pub(super) fn statx_status(
-    file: impl AsFd,
-    flags: i32,
-    mask: u32,
-    (uid, gid): (u32, u32),
-) -> rustix::io::Result<Vec<u8>> {
-    // SAFETY: all zeroes is a valid value.
-    let mut stat = unsafe { std::mem::zeroed::<libc::statx>() };
-    let fd = file.as_fd().as_raw_fd();
-    let flags = flags & libc::AT_STATX_SYNC_TYPE | libc::AT_EMPTY_PATH;
-    // SAFETY: the path is a valid string, and the kernel writes one structure of this very type.
-    check(unsafe { libc::syscall(libc::SYS_statx, fd, c"".as_ptr(), flags, mask, &mut stat) })?;
-    (stat.stx_uid, stat.stx_gid) = (uid, gid);
-    // SAFETY: the structure is plain numbers that were all set, by zeroing at first.
-    let bytes = unsafe {
-        std::slice::from_raw_parts(std::ptr::from_ref(&stat).cast::<u8>(), size_of::<libc::statx>())
-    };
-    Ok(bytes.to_vec())
 }

@@ -1,0 +1,84 @@
+//! Makes sockets for 32-bit x86 programs.
+//!
+//! Those of the GNU C library make them through `socketcall`, whose arguments lie in memory, where no filter looks and
+//! the program can change them at any time. So the call is handed to a thread of pid 1, which reads them once, makes the
+//! socket itself when its family and kind are allowed, and puts it into the program. Everything else that `socketcall`
+//! does is about a socket that exists, and is left to the kernel.
+
+use super::{Answer, Request};
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+/// Whether this machine has such programs.
+pub(in crate::exec) const IS_NEEDED: bool = cfg!(target_arch = "x86_64");
+
+/// What the thread makes; the native call has more, which no such program was found to want.
+const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+const KIND_MASK: i32 = 0xf;
+const CAP_NET_RAW: u64 = 13;
+
+/// Answers calls of the listener that the command sends, on a thread of its own.
+pub(in crate::exec) fn serve(from: &UnixStream) {
+    let Some(listener) = super::receive(from) else { return };
+    let Ok(proc) = super::open_proc() else { return };
+    // Without the thread the calls fail.
+    let _ = super::serve(listener, move |listener, request| answer(listener, &proc, request));
+}
+
+/// The socket that a call asks for.
+pub(in crate::exec) fn answer(
+    listener: &OwnedFd,
+    proc: &OwnedFd,
+    request: &Request,
+) -> rustix::io::Result<Answer> {
+    let mut bytes = [0; 12];
+    // An address of 32 bits.
+    super::read(request.pid, request.args[1] & 0xffff_ffff, &mut bytes).map_err(|_| Errno::FAULT)?;
+    let number = |at: usize| i32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let (family, kind, protocol) = (number(0), number(4), number(8));
+    let may_be_raw = family == libc::AF_NETLINK || has_raw_sockets(proc, request.pid);
+    if !super::still_waits(listener, request) || !is_allowed(family, kind, may_be_raw) {
+        return Err(Errno::PERM);
+    }
+    let socket = super::make_socket(family, kind, protocol)?;
+    Ok(Answer::File(socket, kind & libc::SOCK_CLOEXEC != 0))
+}
+
+/// The thread has more rights than the program: what would need them is looked at here.
+fn is_allowed(family: i32, kind: i32, may_be_raw: bool) -> bool {
+    FAMILIES.contains(&family)
+        && match kind & KIND_MASK {
+            libc::SOCK_STREAM | libc::SOCK_DGRAM | libc::SOCK_SEQPACKET => true,
+            libc::SOCK_RAW => may_be_raw,
+            _ => false,
+        }
+}
+
+fn has_raw_sockets(proc: &OwnedFd, pid: u32) -> bool {
+    let effective = super::fact(proc, pid, "CapEff:");
+    effective
+        .ok()
+        .and_then(|bits| u64::from_str_radix(&bits, 16).ok())
+        .is_some_and(|bits| bits >> CAP_NET_RAW & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_of_every_day_are_made_and_no_others() {
+        for family in 0..64 {
+            for kind in 0..16 {
+                let every_day =
+                    [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].contains(&family);
+                let plain = [libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_SEQPACKET].contains(&kind);
+                let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+                assert_eq!(is_allowed(family, kind | flags, false), every_day && plain, "{family} {kind}");
+                let raw = kind == libc::SOCK_RAW;
+                assert_eq!(is_allowed(family, kind, true), every_day && (plain || raw), "{family} {kind}");
+            }
+        }
+    }
+}
