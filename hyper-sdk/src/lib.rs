@@ -15,7 +15,6 @@ pub mod dockerfile;
 mod error;
 mod escape;
 pub mod graph;
-pub mod layer;
 pub mod lint;
 pub mod media_type;
 pub mod mode;
@@ -43,6 +42,8 @@ pub mod exec;
 pub mod export;
 #[cfg(feature = "build")]
 pub mod frontend;
+#[cfg(feature = "build")]
+pub mod layer;
 #[cfg(feature = "build")]
 pub mod snapshot;
 #[cfg(feature = "build")]

@@ -1,9 +1,10 @@
-//! Checks, generators and the one test command of the repository: `cargo xtask tidy | generate | test`.
+//! Checks, generators and the one test command of the repository: `cargo xtask tidy | features | generate | test`.
 //!
 //! Standard library only, so that it compiles in seconds on a fresh machine. Every subcommand ends with exit status 0
 //! when all is well, 1 when something is wrong and 2 when it was called wrongly.
 #![allow(clippy::print_stdout, reason = "a terminal program")]
 
+mod features;
 mod generate;
 mod repository;
 mod setup;
@@ -14,17 +15,19 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask <command>
 
-  tidy                checks the house rules: layout, headers, sizes, words, import direction
+  tidy                checks the house rules: layout, headers, sizes, words, import direction, dependencies
+  features            compiles hyper-sdk with each of its features alone, and each crate that takes a part of it
   generate [--check]  writes docs/reference and docs/man from the program's own help, or checks that they are fresh
   test [--ci] [--no-setup]
-                      prepares the machine and runs every test; --ci makes an unexpected skip a failure,
-                      --no-setup installs nothing";
+                      prepares the machine and runs every test; --ci checks the features too, and makes an
+                      unexpected skip a failure; --no-setup installs nothing";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments.as_slice() {
         ["tidy"] => tidy::run(),
+        ["features"] => features::check(),
         ["generate"] => generate::run(false),
         ["generate", "--check"] => generate::run(true),
         ["test", flags @ ..] if flags.iter().all(|f| matches!(*f, "--ci" | "--no-setup")) => {

@@ -4,7 +4,7 @@
 //! as passed. With `--ci` a skip whose line contains none of the texts in `.ci/allowed-skips` is a failure. The whole
 //! output is kept in `target/xtask-test.log`.
 
-use crate::{repository, setup};
+use crate::{features, repository, setup};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -36,6 +36,9 @@ pub(crate) fn run(ci: bool, install: bool) -> Result<(), String> {
         if ci {
             setup::user()?;
         }
+    }
+    if ci {
+        features::check()?;
     }
     let log_path = repository::target().join("xtask-test.log");
     std::fs::create_dir_all(repository::target())

@@ -279,6 +279,7 @@ pub(crate) fn without_password(text: &str) -> String {
 }
 
 /// A text with every address in it without its password.
+#[cfg(feature = "build")]
 pub(crate) fn without_passwords(text: &str) -> String {
     let words = text.split_inclusive(char::is_whitespace);
     words.map(|word| if word.contains("://") { without_password(word) } else { word.to_owned() }).collect()

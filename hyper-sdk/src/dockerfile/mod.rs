@@ -45,11 +45,14 @@ pub use directive::{CheckOptions, Directives, RuleSet};
 pub use duration::{parse as parse_duration, parse_size};
 pub use encoding::{MAX_FILE_SIZE, decode};
 pub use expand::{EmptyEnvironment, Environment, ExpandError, Expanded, Expander, Variables};
+#[cfg(feature = "build")]
 pub(crate) use flags::parse_bool;
 pub use git::{AddSource, GitReference, UNNAMED};
+#[cfg(feature = "build")]
 pub(crate) use git::{percent_decode, without_password, without_passwords};
 pub use glob::{Glob, has_wildcard};
 pub use heredoc::Heredoc;
+#[cfg(feature = "build")]
 pub(crate) use ignore::clean as clean_path;
 pub use ignore::{IgnoreSet, ParentMatches, path_text};
 pub use instruction::{

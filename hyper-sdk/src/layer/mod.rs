@@ -40,7 +40,6 @@ pub use decompress::{ArchiveFormat, Decompressor, ReadAhead, VerifiedLayer};
 pub use diff::{DiffOptions, diff_overlay, diff_trees};
 pub use entry::{Entry, EntryKind, LayerPath, MAX_NAME};
 pub use index::{LayerIndex, LayerIndexBuilder};
-#[cfg(feature = "build")]
 pub(crate) use owner::{BEYOND, OWNER_ATTRIBUTE, format_owner, parse_owner};
 pub use reader::{LayerReader, scan};
 pub use times::{EntryTimes, FileTime, TimesTable};

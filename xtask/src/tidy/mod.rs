@@ -6,8 +6,10 @@
 //! - no unfinished business and no path of somebody's machine in any text file;
 //! - the rooms of hyper-sdk import in one direction ([`rooms`]);
 //! - every row of the table of the language names tests that exist ([`features`]);
+//! - every dependency is used, and a crate that needs a part of hyper-sdk takes only that part ([`dependencies`]);
 //! - the SDK reads neither the environment nor a home folder, and the adapters do not depend on each other.
 
+mod dependencies;
 mod features;
 mod rooms;
 
@@ -90,6 +92,7 @@ pub(crate) fn run() -> Result<(), String> {
     }
     rooms::check(&texts, &mut breaches);
     features::check(&mut breaches);
+    dependencies::check(&texts, &mut breaches);
     for (crate_folder, forbidden) in ADAPTERS {
         let manifest = repository::root().join(crate_folder).join("Cargo.toml");
         let text = std::fs::read_to_string(&manifest).unwrap_or_default();

@@ -49,7 +49,6 @@ use pattern::ParentMatch;
 pub use pattern::PatternList;
 pub use plan::{Content, Plan, PlannedEntry, content_digest};
 pub use planner::Planner;
-#[cfg(feature = "build")]
 pub(crate) use request::tree_of;
 pub use request::{CopyRequest, CopyStep};
 pub use source::{FilterDecision, Metadata, PathFilter, SourceKind, SourceOwners, SourceRoot};
