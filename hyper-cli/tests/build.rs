@@ -3,6 +3,7 @@
 use crate::support::{
     Built, Place, at_once, busybox, is_root, marker, processes, skip, told, tree, wait_for,
 };
+use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -377,4 +378,45 @@ fn standard_output_that_is_a_file_is_written_where_it_stands() {
     }
     let now = std::fs::symlink_metadata("/dev/stdout").unwrap();
     assert_eq!((now.file_type(), now.len()), (device.file_type(), device.len()), "nothing took its place");
+}
+
+#[test]
+fn a_dockerfile_of_standard_input_has_no_ignore_file_beside_it() {
+    let place = Place::new();
+    for name in ["named", "usual", "kept"] {
+        place.write(&format!("context/{name}"), "x");
+    }
+    place.write("context/.dockerignore", "usual\n");
+    // In the current folder, and in the context.
+    for name in ["Dockerfile.dockerignore", "context/Dockerfile.dockerignore", "-.dockerignore"] {
+        place.write(name, "named\n");
+    }
+    place.write("context/Dockerfile", "FROM scratch\nCOPY . /\n");
+    let build = |folder: &str, arguments: &[&str]| {
+        let out = place.join("out");
+        let _ = std::fs::remove_dir_all(&out);
+        let output = format!("-o={}", out.display());
+        let mut command = place.hyper(&[&["build", "-q", &output], arguments].concat());
+        let mut child = command
+            .current_dir(place.join(folder))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let _ = child.stdin.take().unwrap().write_all(b"FROM scratch\nCOPY . /\n");
+        let done = child.wait_with_output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {}", told(&done));
+        (out.join("named").exists(), out.join("usual").exists())
+    };
+    for (folder, arguments, left) in [
+        (".", &["-f", "-", "context"][..], (true, false)),
+        ("context", &["-f", "-", "."], (true, false)),
+        // One that has a name has one, wherever the build is run.
+        (".", &["context"], (false, true)),
+        (".", &["-f", "context/Dockerfile", "context"], (false, true)),
+        ("context", &["."], (false, true)),
+    ] {
+        assert_eq!(build(folder, arguments), left, "{folder} {arguments:?}");
+    }
 }

@@ -443,9 +443,18 @@ fn a_repository_is_a_context() {
     let out =
         build_context(&place, &url, &["-f", "-"], Some(b"FROM scratch\nCOPY kept /from-stdin\n")).unwrap();
     assert!(out.join("from-stdin").exists());
+    // The ignore file beside a Dockerfile is of that one alone.
+    repository(&place, "c", &[("Dockerfile.dockerignore", "kept\n")]);
+    let all = b"FROM scratch\nCOPY . /\n";
+    let out = build_context(&place, &url, &["-f", "-"], Some(all)).unwrap();
+    assert!(out.join("kept").exists() && !out.join("secret").exists());
+    let out = build_context(&place, &url, &[], None).unwrap();
+    assert!(!out.join("kept").exists() && out.join("secret").exists());
     let said = build_context(&place, &url, &["-f", "leads-out"], None).unwrap_err();
     assert!(said.contains("has no `leads-out`"), "{said}");
-    std::fs::remove_file(place.join("repositories/c.git/.dockerignore")).unwrap();
+    for name in [".dockerignore", "Dockerfile.dockerignore"] {
+        std::fs::remove_file(place.join("repositories/c.git").join(name)).unwrap();
+    }
     std::os::unix::fs::symlink("/etc/passwd", place.join("repositories/c.git/.dockerignore")).unwrap();
     repository(&place, "c", &[]);
     let said = build_context(&place, &url, &[], None).unwrap_err();

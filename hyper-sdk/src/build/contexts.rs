@@ -41,19 +41,20 @@ impl MainContext {
     /// The ignore file of the context, when there is a context and it can be read.
     pub(super) fn ignore(&self, request: &BuildRequest) -> Option<crate::dockerfile::IgnoreSet> {
         let folder = self.folder.as_deref()?;
-        crate::source::ignore_file(folder, Some(&self.beside(request, folder))).ok()?
+        crate::source::ignore_file(folder, self.beside(request, folder).as_deref()).ok()?
     }
 
-    /// Where the Dockerfile is, to find the ignore file beside it.
-    fn beside(&self, request: &BuildRequest, folder: &Path) -> PathBuf {
-        match (&request.context, &request.dockerfile) {
-            (BuildContext::Folder(_), Some(_)) => self.name.clone(),
-            _ => folder.join(&self.name),
+    /// Where the Dockerfile is, to find the ignore file beside it; nowhere when its text is from elsewhere.
+    fn beside(&self, request: &BuildRequest, folder: &Path) -> Option<PathBuf> {
+        match request.dockerfile {
+            Some(_) => request.dockerfile_path.clone(),
+            None => Some(folder.join(&self.name)),
         }
     }
 
     /// The request with this context in place of the one that was fetched.
     pub(super) fn apply(&self, mut request: BuildRequest) -> BuildRequest {
+        request.dockerfile_path = self.folder.as_deref().and_then(|folder| self.beside(&request, folder));
         request.dockerfile_name = self.name.clone();
         request.dockerfile = Some(self.text.clone());
         request.context = self.folder.clone().map_or(BuildContext::Empty, BuildContext::Folder);
@@ -144,7 +145,7 @@ impl Contexts {
         let mut sources = Sources::default();
         if let Some(folder) = &main.folder {
             let root =
-                open_context(folder, Some(&main.beside(request, folder))).op("open the build context")?;
+                open_context(folder, main.beside(request, folder).as_deref()).op("open the build context")?;
             if matches!(request.context, BuildContext::Git(_)) {
                 root.mark_fetched();
             }

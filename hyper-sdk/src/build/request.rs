@@ -133,8 +133,11 @@ pub enum EpochPolicy {
 /// Everything that a build depends on.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
-    /// The name of the Dockerfile, for messages and to find `NAME.dockerignore` beside it.
+    /// The name of the Dockerfile, for messages.
     pub dockerfile_name: PathBuf,
+    /// The file that the text of the Dockerfile is from, to find `NAME.dockerignore` beside it. A text that came from
+    /// elsewhere, such as standard input, has none beside it.
+    pub dockerfile_path: Option<PathBuf>,
     /// The text of the Dockerfile. Without, it is the file `dockerfile_name` of a context that is fetched; its usual
     /// names are tried when that is empty.
     pub dockerfile: Option<String>,
@@ -188,6 +191,7 @@ impl BuildRequest {
     pub fn new(dockerfile: impl Into<String>, context: BuildContext) -> Self {
         Self {
             dockerfile_name: "Dockerfile".into(),
+            dockerfile_path: None,
             dockerfile: Some(dockerfile.into()),
             context,
             named_contexts: BTreeMap::new(),
@@ -232,6 +236,7 @@ impl BuildRequest {
         let name = find_dockerfile(&context, file)?;
         let text = crate::source::read_dockerfile(&context, &name)?;
         let mut request = Self::new(text, BuildContext::Folder(context));
+        request.dockerfile_path = Some(name.clone());
         request.dockerfile_name = name;
         Ok(request)
     }
