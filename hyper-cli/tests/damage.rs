@@ -266,3 +266,30 @@ fn images_are_listed_and_shown_though_blobs_are_damaged() {
     place.built(DOCKERFILE, &["-t", "app:1"]);
     place.ok(&["inspect", "app:1"]);
 }
+
+#[test]
+fn a_build_that_begins_anew_says_nothing_twice() {
+    if busybox().is_none() {
+        skip!("there is no static busybox");
+    }
+    let place = place();
+    // Two findings of the linter, and a warning of a step that runs again.
+    let dockerfile =
+        "FROM base as a\nMAINTAINER me\nCOPY --chown=nobody-here data /data\nRUN cp /data /copy\n";
+    let first = place.built(dockerfile, &["--source-date-epoch=1"]).digest;
+    let mut anew = 0;
+    for blob in files(&place.join("state/store/blobs")) {
+        Changed.to(&blob);
+        let warnings = build(&place, &first, dockerfile, &[], "changed");
+        let unlike: BTreeSet<_> = warnings.iter().collect();
+        assert_eq!(unlike.len(), warnings.len(), "{warnings:?}");
+        assert!(
+            ["FromAsCasing", "Maintainer"]
+                .iter()
+                .all(|rule| { warnings.iter().any(|warning| warning.contains(rule)) }),
+            "{warnings:?}"
+        );
+        anew += usize::from(warnings.iter().any(|warning| warning.contains("made or fetched again")));
+    }
+    assert!(anew > 0, "no build began anew");
+}

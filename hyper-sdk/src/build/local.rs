@@ -235,6 +235,8 @@ impl Builder for LocalBuilder {
             progress.warn(warning);
         }
         let damage = Damage::default();
+        // Every attempt finds the same things to say.
+        let progress = &progress.each_warning_once();
         for _ in 0..REPAIRS {
             let error = match self.attempt(request.clone(), &damage, progress).await {
                 Err(e) if e.kind() != crate::ErrorKind::CommandFailed => e,

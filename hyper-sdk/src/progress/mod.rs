@@ -15,6 +15,7 @@
 //! ```
 
 mod channel;
+mod once;
 
 pub use channel::Events;
 
@@ -157,6 +158,13 @@ impl Progress {
         if let Some(sink) = &self.sink {
             sink.ready().await;
         }
+    }
+
+    /// The same progress, but that a warning about the whole is passed on once, however often it is sent.
+    #[must_use]
+    pub fn each_warning_once(&self) -> Self {
+        let sink = self.sink.clone().map(|sink| Arc::new(once::Once::new(sink)) as Arc<dyn Sink>);
+        Self { sink, next: Arc::clone(&self.next) }
     }
 
     /// Sends one event.
