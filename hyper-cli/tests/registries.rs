@@ -3,6 +3,7 @@
 use crate::support::{Place, find, skip, told};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -131,6 +132,7 @@ fn login_tells_right_from_wrong_and_says_what_it_cannot_tell() {
     });
     let place = Place::new();
     let config = place.join("home/.docker/config.json");
+    std::fs::create_dir(place.join("home")).unwrap();
     let login = |host: &str, password: &str| {
         let mut child = place
             .hyper(&["login", "-u", "joe", "--password-stdin", host])
@@ -153,6 +155,8 @@ fn login_tells_right_from_wrong_and_says_what_it_cannot_tell() {
             told(&output)
         );
         assert!(std::fs::read_to_string(&config).unwrap().contains(&format!("\"{host}\"")));
+        let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&config), mode(config.parent().unwrap())), (0o600, 0o700), "others cannot look");
         place.ok(&["logout", address]);
         assert!(!std::fs::read_to_string(&config).unwrap().contains(&host));
     }

@@ -21,7 +21,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -330,7 +330,8 @@ fn write_file(path: &Path, file: &Map<String, Value>) -> Result<()> {
     let text = serde_json::to_vec_pretty(file)
         .map_err(|_| Error::internal("the file of credentials cannot be written as JSON"))?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(failed)?;
+    // Whatever the mask of the user: what is kept here is for nobody else.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     let unique = crate::store::UploadId::random()?;
     let staged = folder.join(format!(".credentials-{unique}"));
     let write = || {
@@ -454,5 +455,7 @@ mod tests {
         assert_eq!(missing.get(&host("r.example"), None).await.unwrap(), Credentials::Anonymous);
         missing.store(&host("r.example"), None, &Credentials::basic("a", "b")).await.unwrap();
         assert_eq!(missing.get(&host("r.example"), None).await.unwrap(), Credentials::basic("a", "b"));
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(missing.path()), mode(&folder.path().join("no"))), (0o600, 0o700));
     }
 }
