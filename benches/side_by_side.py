@@ -7,7 +7,7 @@ Every row is run in turn by each program, the best of N rounds counts, and each 
 folder. Needs busybox (a static one) for the base image. buildah is left out, and said to be, when it is not installed.
 The figures of one machine say little: compare the ratios.
 """
-import argparse, json, os, resource, shutil, subprocess, sys, tempfile, time
+import argparse, contextlib, json, os, resource, secrets, shutil, subprocess, sys, tempfile, time
 import hashlib, io, tarfile
 
 
@@ -88,6 +88,17 @@ def timed(command, environment=None):
     return time.perf_counter() - began, max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
+@contextlib.contextmanager
+def workspace():
+    """A folder for all rows. buildah makes the name of an image of it, so not every name will do."""
+    folder = os.path.join(tempfile.gettempdir(), "side-by-side-" + secrets.token_hex(8))
+    os.mkdir(folder, 0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("hyperbuild")
@@ -96,7 +107,7 @@ def main():
     args = parser.parse_args()
     buildah = shutil.which("buildah")
     busybox = shutil.which("busybox") or sys.exit("a static busybox is needed for the base image")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
+    with workspace() as work:
         base = os.path.join(work, "base")
         layout(base, busybox)
         rows = contexts(work)
