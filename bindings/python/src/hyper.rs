@@ -15,7 +15,8 @@ use crate::request::{BuildArguments, ContextArgument, EpochArgument, SecretArgum
 use hyper_sdk::build::{Builder as _, LocalBuilder, LocalBuilderOptions};
 use hyper_sdk::client::keychain::{Credentials, DockerConfig, KeychainChain, SharedKeychain, StaticKeychain};
 use hyper_sdk::client::{
-    HostCertificates, HttpClient, Loopback, Platforms, PullOptions, PushOptions, SharedClient, pull, push,
+    HostCertificates, HttpClient, Loopback, Platforms, Proxies, PullOptions, PushOptions, SharedClient, pull,
+    push, read_authorities,
 };
 use hyper_sdk::exec::HelperCommand;
 use hyper_sdk::oci::Descriptor;
@@ -38,6 +39,8 @@ const HELPER: &str = "import sys; sys.path.append(sys.argv[1]); import _native; 
 struct Session {
     root: PathBuf,
     clients: ClientFactory,
+    /// The proxies of web addresses in ADD and contexts.
+    proxies: Proxies,
     /// The Python to start the helper with and the folder of this module; `None` when it cannot be known.
     helper: Option<HelperCommand>,
     store: OnceCell<SharedStore>,
@@ -51,6 +54,14 @@ struct Options {
     credentials: BTreeMap<String, (String, String)>,
     plain_http: bool,
     insecure_tls: bool,
+    ca_file: Option<Files>,
+}
+
+/// One file, or several.
+#[derive(FromPyObject)]
+enum Files {
+    One(PathBuf),
+    Several(Vec<PathBuf>),
 }
 
 impl Session {
@@ -74,6 +85,13 @@ impl Session {
             links.push(Arc::new(file));
         }
         let keychain: SharedKeychain = Arc::new(KeychainChain::new(links));
+        let files = match options.ca_file {
+            None => Vec::new(),
+            Some(Files::One(file)) => vec![file],
+            Some(Files::Several(files)) => files,
+        };
+        let authorities = files.iter().map(|file| read_authorities(file)).collect::<Result<Vec<_>>>()?;
+        let proxies = environment.proxies();
         let (plain_http, insecure_tls) = (options.plain_http, options.insecure_tls);
         let client = move |host: &RegistryHost, plain_http: bool, insecure_tls: bool| {
             let mut client = HttpClient::builder(host.clone())
@@ -82,7 +100,7 @@ impl Session {
                 .insecure_tls(insecure_tls)
                 .proxies(environment.proxies());
             let certificates = HostCertificates::find(environment.certificate_folders(), host)?;
-            for pem in certificates.roots {
+            for pem in authorities.iter().cloned().chain(certificates.roots) {
                 client = client.extra_roots(pem);
             }
             if let Some(identity) = certificates.identity {
@@ -94,7 +112,7 @@ impl Session {
         let other = Arc::clone(&client);
         let clients = ClientFactory::new(move |host: &RegistryHost| client(host, plain_http, insecure_tls))
             .insecure(move |host: &RegistryHost, plain_http| other(host, plain_http, !plain_http));
-        Ok(Self { root, clients, helper, store: OnceCell::new(), builder: OnceCell::new() })
+        Ok(Self { root, clients, proxies, helper, store: OnceCell::new(), builder: OnceCell::new() })
     }
 
     async fn store(&self) -> Result<&SharedStore> {
@@ -113,8 +131,9 @@ impl Session {
                     Error::unsupported("building in a program that embeds Python is not supported: sys.executable is not known")
                 })?;
                 let store = self.store().await?.clone();
-                let options =
-                    LocalBuilderOptions { helper, ..LocalBuilderOptions::new(&self.root, store, self.clients.clone()) };
+                let mut options = LocalBuilderOptions::new(&self.root, store, self.clients.clone());
+                options.helper = helper;
+                options.proxy = Some(self.proxies.clone().into());
                 LocalBuilder::open(options)
             })
             .await
@@ -253,7 +272,7 @@ macro_rules! methods {
         #[pymethods]
         impl $class {
             #[new]
-            #[pyo3(signature = (root=None, *, docker_config=None, credentials=BTreeMap::new(), plain_http=false, insecure_tls=false))]
+            #[pyo3(signature = (root=None, *, docker_config=None, credentials=BTreeMap::new(), plain_http=false, insecure_tls=false, ca_file=None))]
             fn new(
                 py: Python<'_>,
                 root: Option<PathBuf>,
@@ -261,8 +280,9 @@ macro_rules! methods {
                 credentials: BTreeMap<String, (String, String)>,
                 plain_http: bool,
                 insecure_tls: bool,
+                ca_file: Option<Files>,
             ) -> PyResult<Self> {
-                let options = Options { root, docker_config, credentials, plain_http, insecure_tls };
+                let options = Options { root, docker_config, credentials, plain_http, insecure_tls, ca_file };
                 Session::open(py, options).map(Self)
             }
 

@@ -24,6 +24,7 @@ class Hyper:
         credentials: dict[str, tuple[str, str]] = ...,
         plain_http: bool = False,
         insecure_tls: bool = False,
+        ca_file: _Path | Sequence[_Path] | None = None,
     ) -> None: ...
     @property
     def root(self) -> pathlib.Path: ...
@@ -81,6 +82,7 @@ class AsyncHyper:
         credentials: dict[str, tuple[str, str]] = ...,
         plain_http: bool = False,
         insecure_tls: bool = False,
+        ca_file: _Path | Sequence[_Path] | None = None,
     ) -> None: ...
     @property
     def root(self) -> pathlib.Path: ...
