@@ -8,13 +8,14 @@
 //! `nodev` on every mount of the step   EACCES; the usual ones work in /dev alone
 //! ```
 //!
-//! The first is tried by every step, in a control group (cgroup v2) of its own below the helper's. Before the step
+//! The first is tried by every step, in a control group (cgroup v2) below the helper's. Before the step
 //! relies on it, pid 1 makes nodes and sees that they are refused ([`is_enforced`]). Where anything of it fails (no
 //! cgroup v2, one that is read-only, a kernel without it), the second holds. In a user namespace the kernel opens no
 //! device of a mount that was made there, and `nodev` is set on all others.
 //!
-//! The control group of a step goes with it; what a killed step left behind goes when the next helper starts. Who uses
-//! one holds a lock on it, since it is empty before pid 1 is in it and after the last process has left.
+//! The steps of a helper share a control group, which goes with the helper; a step that may open more devices has one of
+//! its own. What a killed helper left behind goes when the next one starts. Who uses one holds a lock on it, since it is
+//! empty while no step runs.
 
 use super::sys::{self, BpfInstruction, Fork};
 use super::{ExecMount, HostOption, MountSource};
@@ -23,6 +24,7 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// How the devices of a step are kept from it.
@@ -55,18 +57,58 @@ const LAST_TRIES: usize = 20;
 const A_MOMENT: Duration = Duration::from_millis(1);
 const PREFIX: &str = "hyper-step-";
 
-/// The control group of one step. Dropping it removes it, once every process of the step has ended.
+/// The control group of the steps of this helper that may open the usual devices alone.
+static SHARED: OnceLock<Option<DeviceGuard>> = OnceLock::new();
+
+/// Makes the control group that steps share, in the process that forks them all.
+pub(super) fn share() {
+    SHARED.get_or_init(|| DeviceGuard::with_rules(USUAL));
+}
+
+/// Removes the control group that steps share. Where a step still ends, the next helper removes it.
+pub(super) fn end_share() {
+    if let Some(Some(guard)) = SHARED.get() {
+        guard.remove();
+    }
+}
+
+/// A control group of steps. Dropping it removes it, once every process in it has ended.
 pub(super) struct DeviceGuard {
     folder: OwnedFd,
     path: PathBuf,
 }
 
+/// What keeps a step in its control group until it has ended.
+pub(super) enum Guarded {
+    /// The one that steps share.
+    Shared,
+    /// One of its own.
+    Own { _until_dropped: DeviceGuard },
+}
+
+/// Forks into a control group whose processes may also open the devices among `mounts`; the child is pid 1 of a new pid
+/// namespace. `None` where that is not possible.
+pub(super) fn fork(mounts: &[ExecMount]) -> Option<(Guarded, Fork)> {
+    let more: Vec<_> = mounts.iter().filter_map(granted).collect();
+    if more.is_empty()
+        && let Some(Some(shared)) = SHARED.get()
+        && let Ok(fork) = sys::fork_into(shared.folder.as_fd())
+    {
+        return Some((Guarded::Shared, fork));
+    }
+    // Whoever looks after control groups on this machine may take an empty one away before it is used.
+    for _ in 0..3 {
+        let guard = DeviceGuard::with_rules(&[USUAL, &more].concat())?;
+        if let Ok(fork) = sys::fork_into(guard.folder.as_fd()) {
+            return Some((Guarded::Own { _until_dropped: guard }, fork));
+        }
+    }
+    None
+}
+
 impl DeviceGuard {
-    /// Makes one, whose processes may also open the devices among `mounts`. `None` where that is not possible.
-    pub(super) fn new(mounts: &[ExecMount]) -> Option<Self> {
-        let mut rules = USUAL.to_vec();
-        rules.extend(mounts.iter().filter_map(granted));
-        let program = sys::load_device_program(&program(&rules)).ok()?;
+    fn with_rules(rules: &[(u32, u32, Option<u32>)]) -> Option<Self> {
+        let program = sys::load_device_program(&program(rules)).ok()?;
         let own = own_cgroup()?;
         let (number, mut tries) = (sys::own_pid(), 0);
         let path = loop {
@@ -93,25 +135,30 @@ impl DeviceGuard {
         Some(guard)
     }
 
-    /// Forks; the child is in the control group, and pid 1 of a new pid namespace.
-    pub(super) fn fork(&self) -> std::io::Result<Fork> {
-        sys::fork_into(self.folder.as_fd())
-    }
-}
-
-impl Drop for DeviceGuard {
-    fn drop(&mut self) {
+    fn remove(&self) {
         // Newer kernels count a process for a moment after it was waited for. What stays the next helper removes.
-        for _ in 0..LAST_TRIES {
+        for tries in 0..LAST_TRIES {
             match std::fs::remove_dir(&self.path) {
-                Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => std::thread::sleep(A_MOMENT),
+                Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
+                    if tries == 0 {
+                        // A step that was cancelled may still run. Older kernels do not know this file.
+                        let _ = std::fs::write(self.path.join("cgroup.kill"), "1");
+                    }
+                    std::thread::sleep(A_MOMENT);
+                }
                 _ => break,
             }
         }
     }
 }
 
-/// Removes what killed steps left behind.
+impl Drop for DeviceGuard {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Removes what killed helpers left behind.
 pub(super) fn sweep() {
     let Some(entries) = own_cgroup().and_then(|own| std::fs::read_dir(own).ok()) else { return };
     for entry in entries.flatten() {

@@ -120,7 +120,13 @@ pub fn helper_main() -> ! {
 fn serve(socket: BorrowedFd<'_>, context: Context) -> ! {
     let own_pid = sys::own_pid();
     loop {
-        let Some(files) = next_operation(socket) else { sys::exit_now(0) };
+        let Some(files) = next_operation(socket) else {
+            super::device_guard::end_share();
+            sys::exit_now(0)
+        };
+        if !context.user_namespace {
+            super::device_guard::share();
+        }
         // When no process can be made, the closed sockets tell the caller.
         if let Ok(sys::Fork::Child) = sys::fork() {
             sys::die_with_parent(own_pid);

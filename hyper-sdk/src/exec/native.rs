@@ -259,6 +259,11 @@ impl Helper {
 impl Drop for Helper {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // It ends when the socket does, and takes its control group away. One that is stopped or stuck is killed.
+        if rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write).is_ok() {
+            let mut ends = [PollFd::new(&self.socket, PollFlags::empty())];
+            let _ = poll(&mut ends, Some(&Timespec { tv_sec: 1, tv_nsec: 0 }));
+        }
         // Its children have asked to die with it. Both calls fail only when it has ended already.
         let _ = child.kill();
         let _ = child.wait();

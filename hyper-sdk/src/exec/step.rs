@@ -1,7 +1,7 @@
 //! Runs one command: the operation's process makes pid 1 of a new pid namespace, which puts the sandbox together,
 //! starts the command, reaps what dies, and ends with the command; everything left in the namespace dies with it.
 
-use super::device_guard::{DeviceAccess, DeviceGuard};
+use super::device_guard::{self, DeviceAccess, Guarded};
 use super::mountpoint::{self, Made};
 use super::mounts::Stage;
 use super::notify::socketcall;
@@ -101,15 +101,12 @@ pub(super) fn run(
 }
 
 /// Forks pid 1 of a new pid namespace, in a control group that guards the devices where that is possible.
-fn fork_init(spec: &ExecSpec, context: Context) -> Result<(Option<DeviceGuard>, sys::Fork)> {
-    if !context.user_namespace && spec.security == Security::Sandbox {
-        // Whoever looks after control groups on this machine may take an empty one away before it is used.
-        for _ in 0..3 {
-            let Some(guard) = DeviceGuard::new(&spec.mounts) else { break };
-            if let Ok(fork) = guard.fork() {
-                return Ok((Some(guard), fork));
-            }
-        }
+fn fork_init(spec: &ExecSpec, context: Context) -> Result<(Option<Guarded>, sys::Fork)> {
+    if !context.user_namespace
+        && spec.security == Security::Sandbox
+        && let Some((guard, fork)) = device_guard::fork(&spec.mounts)
+    {
+        return Ok((Some(guard), fork));
     }
     // `nodev` does it then.
     sys::unshare(libc::CLONE_NEWPID).context("detail", "pid namespace")?;
