@@ -264,19 +264,6 @@ impl BlobBody {
     pub(crate) fn into_stream(self) -> ByteStream {
         futures::stream::iter(self.first.map(Ok)).chain(self.rest).boxed()
     }
-
-    /// Everything at once, for small blobs.
-    pub(crate) async fn collect(mut self) -> Result<Bytes> {
-        let first = self.first.take().unwrap_or_default();
-        if first.len() as u64 == self.left {
-            return Ok(first);
-        }
-        let mut all = BytesMut::from(first);
-        while let Some(data) = self.rest.next().await {
-            all.extend_from_slice(&data?);
-        }
-        if all.len() as u64 == self.left { Ok(all.freeze()) } else { Err(short(self.left)) }
-    }
 }
 
 fn short(missing: u64) -> Error {
@@ -419,7 +406,7 @@ mod tests {
         let part = || Ok(Bytes::from_static(b"abc"));
         let whole = BlobBody::open(reader(6, vec![part(), part()])).await.unwrap();
         assert_eq!(whole.size_hint().exact(), Some(6));
-        assert_eq!(&whole.collect().await.unwrap().to_vec(), b"abcabc");
+        assert_eq!(&whole.collect().await.unwrap().to_bytes().to_vec(), b"abcabc");
         for (length, parts) in [
             (7, vec![part(), part()]),
             (4, vec![part(), part()]),

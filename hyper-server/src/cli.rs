@@ -5,14 +5,15 @@
 
 use crate::auth::{AnonymousAccess, htpasswd_entry};
 use crate::config::{Config, LogFormat, REFERENCE};
-use crate::data::open_folder_with;
 use crate::log::LineWriter;
 use crate::{Listen, Registry, serve};
 use clap::{Args, Parser, Subcommand};
+use hyper_sdk::store::{DiskStore, RegistryStore as _};
 use hyper_sdk::{Error, Result, ResultExt};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -158,7 +159,10 @@ fn run_serve(args: ServeArgs) -> Result<()> {
 }
 
 async fn serve_until_signal(config: Config) -> Result<()> {
-    let (store, freshness) = open_folder_with(&config.data, config.upload_max_age()).await?;
+    let store = DiskStore::open_with(&config.data, config.upload_max_age()).await?;
+    if let Some(warning) = store.blobs().warning() {
+        tracing::warn!("{warning}");
+    }
     if !config.read_only && !store.capabilities().write {
         return Err(Error::unsupported(
             "the folder of the store is on a file system that is read-only: --read-only serves it as it is",
@@ -166,9 +170,8 @@ async fn serve_until_signal(config: Config) -> Result<()> {
         .with_context("data", config.data.display()));
     }
     let mut options = config.registry();
-    options.cache.freshness = freshness;
     options.token_key = Some(config.data.join("token.key"));
-    let registry = Registry::new(store, options)?;
+    let registry = Registry::new(Arc::new(store), options)?;
     let listener = config.listen.bind().await?;
     let address = listener.local_addr()?;
     let mut terminate = signal(SignalKind::terminate())?;

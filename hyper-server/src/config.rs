@@ -311,7 +311,7 @@ impl Config {
         Some(self.limits.upload_max_age.0).filter(|age| !age.is_zero())
     }
 
-    /// The options of the registry. How fresh the cache is and where the key of tokens lies, the store's owner adds.
+    /// The options of the registry. Where the key of tokens lies, the store's owner adds.
     pub fn registry(&self) -> RegistryOptions {
         RegistryOptions {
             read_only: self.read_only,
@@ -333,7 +333,6 @@ impl Config {
             cache: CacheOptions {
                 bytes: usize::try_from(self.cache.memory.0).unwrap_or(usize::MAX),
                 blob_bytes: self.cache.blob.0,
-                ..CacheOptions::default()
             },
             metrics: self.metrics.enabled,
             metrics_for_users: self.metrics.users_only,

@@ -10,10 +10,8 @@
 
 pub mod auth;
 mod body;
-mod cache;
 pub mod cli;
 pub mod config;
-mod data;
 pub mod error;
 mod handlers;
 mod listen;
@@ -23,8 +21,7 @@ mod registry;
 pub mod route;
 mod server;
 
-pub use cache::{CacheOptions, Freshness};
-pub use data::{open_folder, open_folder_with};
+pub use hyper_sdk::store::wrap::CacheOptions;
 pub use listen::Listen;
 pub use registry::{Limits, Registry, RegistryOptions, router};
 pub use server::{RunningServer, Server, ServerOptions, serve};

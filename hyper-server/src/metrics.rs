@@ -5,6 +5,7 @@
 
 use crate::route::Endpoint;
 use http::{Method, StatusCode};
+use hyper_sdk::store::wrap::CacheStatistics;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -95,7 +96,7 @@ impl Metrics {
     }
 
     /// The Prometheus text format, version 0.0.4.
-    pub(crate) fn render(&self, cache: &crate::cache::Cache) -> String {
+    pub(crate) fn render(&self, cache: CacheStatistics) -> String {
         let mut out = String::with_capacity(8 << 10);
         let route_name = |i: usize| Endpoint::NAMES.get(i).copied().unwrap_or("none");
         header(&mut out, "requests_total", "counter", "Requests by route, method and status");
@@ -155,22 +156,27 @@ impl Metrics {
                 self.uploads.load(Ordering::Relaxed),
             ),
             ("connections", "Open connections", self.connections.load(Ordering::Relaxed)),
-            ("cache_bytes", "Bytes held by the cache in memory", cache.bytes() as i64),
+            (
+                "cache_bytes",
+                "Bytes held by the cache in memory",
+                i64::try_from(cache.bytes).unwrap_or(i64::MAX),
+            ),
         ];
         for (name, help, value) in gauges {
             header(&mut out, name, "gauge", help);
             let _ = writeln!(out, "hyperregistry_{name} {value}");
         }
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = [
-            ("bytes_received_total", "Bytes of request bodies", &self.bytes_in),
-            ("bytes_sent_total", "Bytes of response bodies", &self.bytes_out),
-            ("connections_total", "Connections accepted", &self.connections_total),
-            ("cache_hits_total", "Look-ups that the cache in memory knew", &cache.hits),
-            ("cache_misses_total", "Look-ups that the cache in memory did not know", &cache.misses),
+            ("bytes_received_total", "Bytes of request bodies", load(&self.bytes_in)),
+            ("bytes_sent_total", "Bytes of response bodies", load(&self.bytes_out)),
+            ("connections_total", "Connections accepted", load(&self.connections_total)),
+            ("cache_hits_total", "Look-ups that the cache in memory knew", cache.hits),
+            ("cache_misses_total", "Look-ups that the cache in memory did not know", cache.misses),
         ];
         for (name, help, value) in counters {
             header(&mut out, name, "counter", help);
-            let _ = writeln!(out, "hyperregistry_{name} {}", value.load(Ordering::Relaxed));
+            let _ = writeln!(out, "hyperregistry_{name} {value}");
         }
         out
     }
@@ -183,7 +189,6 @@ fn header(out: &mut String, name: &str, kind: &str, help: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::{Cache, CacheOptions};
 
     #[test]
     fn series_add_up() {
@@ -193,7 +198,7 @@ mod tests {
         metrics.answered(Some(6), &Method::GET, StatusCode::OK, Duration::from_secs(100));
         metrics.answered(None, &Method::TRACE, StatusCode::IM_A_TEAPOT, took);
         let _upload = metrics.upload();
-        let text = metrics.render(&Cache::new(CacheOptions::default()));
+        let text = metrics.render(CacheStatistics::default());
         for line in [
             "hyperregistry_requests_total{route=\"manifest\",method=\"GET\",status=\"200\"} 2",
             "hyperregistry_requests_total{route=\"none\",method=\"other\",status=\"other\"} 1",

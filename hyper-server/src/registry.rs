@@ -16,7 +16,6 @@ use crate::auth::{
     Verdict, weigh,
 };
 use crate::body::{Counted, Held, Incoming};
-use crate::cache::{Cache, CacheOptions};
 use crate::error::ApiError;
 use crate::handlers;
 use crate::metrics::Metrics;
@@ -26,6 +25,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version, header};
 use hyper_sdk::store::SharedStore;
+use hyper_sdk::store::wrap::{CacheOptions, Cached};
 use hyper_sdk::{RepositoryName, Result};
 use std::convert::Infallible;
 use std::future::Future;
@@ -126,7 +126,8 @@ pub struct Registry(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) store: SharedStore,
     pub(crate) options: RegistryOptions,
-    pub(crate) cache: Cache,
+    /// The same store, with what only a cache can do.
+    pub(crate) cache: Cached,
     pub(crate) metrics: Metrics,
     pub(crate) whereabouts: handlers::Whereabouts,
     pub(crate) readiness: handlers::Readiness,
@@ -172,20 +173,16 @@ impl Call<'_> {
         self.headers.get(name).and_then(|v| v.to_str().ok())
     }
 
-    /// Runs a change of the store to its end, whether the client stays or not, and tells the cache after it.
+    /// Runs a change of the store to its end, whether the client stays or not.
     pub(crate) async fn change<T, F, Fut>(&self, change: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(SharedStore) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        let registry = self.registry.clone();
-        tokio::spawn(async move {
-            let _write = registry.0.cache.write();
-            change(registry.0.store.clone()).await
-        })
-        .await
-        .map_err(|e| hyper_sdk::Error::internal("a change of the store broke off").with_source(e))?
+        tokio::spawn(change(self.store.clone()))
+            .await
+            .map_err(|e| hyper_sdk::Error::internal("a change of the store broke off").with_source(e))?
     }
 }
 
@@ -202,6 +199,8 @@ impl Registry {
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Invalid`] or [`hyper_sdk::ErrorKind::Io`] when the htpasswd file cannot be used.
     pub fn new(store: SharedStore, options: RegistryOptions) -> Result<Self> {
+        let cache = Cached::new(store, options.cache.clone());
+        let store: SharedStore = Arc::new(cache.clone());
         let anonymous = options.anonymous.unwrap_or(match options.htpasswd {
             Some(_) => AnonymousAccess::None,
             None => AnonymousAccess::Full,
@@ -217,7 +216,7 @@ impl Registry {
             })?,
             authorizer,
             readiness: handlers::Readiness::default(),
-            cache: Cache::new(options.cache.clone()),
+            cache,
             metrics: Metrics::default(),
             whereabouts: handlers::Whereabouts::default(),
             request_ids: RequestIds::new()?,

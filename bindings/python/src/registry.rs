@@ -40,7 +40,7 @@ impl Inner {
                 open_private(folder)?;
                 Arc::new(DiskStore::open(folder).await?)
             }
-            None => Arc::new(MemoryStore::new()),
+            None => Arc::new(MemoryStore::default()),
         };
         let registry = RegistryOptions {
             read_only: self.read_only,

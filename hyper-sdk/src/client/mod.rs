@@ -66,6 +66,16 @@ impl ClientCapabilities {
     pub const PULL: Self = Self { push: false, delete: false, mount: false, resume: false, catalog: false };
 }
 
+impl ClientCapabilities {
+    crate::store::capabilities::switches! {
+        push: with_push, without_push;
+        delete: with_delete, without_delete;
+        mount: with_mount, without_mount;
+        resume: with_resume, without_resume;
+        catalog: with_catalog, without_catalog;
+    }
+}
+
 /// An upload session at a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadSession {

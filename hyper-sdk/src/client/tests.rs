@@ -11,7 +11,7 @@ mod loopback {
     use super::*;
 
     async fn fixture() -> (SharedClient, ()) {
-        (Arc::new(Loopback::new(Arc::new(MemoryStore::new()))), ())
+        (Arc::new(Loopback::new(Arc::new(MemoryStore::default()))), ())
     }
     crate::client_conformance!(fixture);
 }
@@ -54,7 +54,7 @@ async fn a_layout_is_pulled_into_a_store() {
 
     let client: SharedClient = Arc::new(Layout::open(root).await.unwrap());
     let (store, name): (crate::store::SharedStore, _) =
-        (Arc::new(MemoryStore::new()), RepositoryName::parse("a").unwrap());
+        (Arc::new(MemoryStore::default()), RepositoryName::parse("a").unwrap());
     let (v1, tag) = (Tag::parse("v1").unwrap(), Tag::latest());
     let pulled = pull(&client, &name, &v1.clone().into(), &store, &name, Some(&tag), &PullOptions::default())
         .await
@@ -89,7 +89,7 @@ async fn a_layout_leads_nowhere_else() {
 #[tokio::test]
 async fn a_pull_links_what_another_repository_of_the_store_has() {
     let (there, store): (Arc<MemoryStore>, crate::store::SharedStore) =
-        (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+        (Arc::new(MemoryStore::default()), Arc::new(MemoryStore::default()));
     let client: SharedClient = Arc::new(Loopback::new(there.clone()));
     let name = RepositoryName::parse("a").unwrap();
     use crate::store::{PutManifest, RegistryStore as _, RegistryStoreExt as _};

@@ -17,12 +17,12 @@
 
 mod expiry;
 
-use super::blob::{BlobBackend, BlobStaging, StagedState, digest_mismatch};
-use super::local_name::shown;
-use super::meta::{
-    Change, Edge, EdgeKind, ManifestChange, MetaBackend, UploadRecord, blob_unknown, manifest_unknown,
+use super::blob::{BlobBackend, BlobStaging, StagedState};
+use super::errors::{
+    blob_unknown, bytes_lost, digest_mismatch, manifest_unknown, repository_unknown, two_sizes, upload_moved,
     upload_unknown,
 };
+use super::meta::{Change, Edge, EdgeKind, ManifestChange, MetaBackend, UploadRecord};
 use super::{
     BlobReader, BlobUpload, ByteRange, Listing, Page, PutManifest, RegistryStore, StoreCapabilities,
     UploadId, UploadOptions,
@@ -67,7 +67,7 @@ impl<B, M> Clone for Composed<B, M> {
 
 impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     /// Puts two backends together.
-    pub fn of(blobs: B, meta: M) -> Self {
+    pub fn new(blobs: B, meta: M) -> Self {
         Self(Arc::new(Backends { blobs, meta }))
     }
 
@@ -157,30 +157,12 @@ fn edges(manifest: &Manifest) -> Result<Vec<Edge>> {
             continue;
         };
         if edge.size != first.size {
-            return Err(two_sizes(first, &edge));
+            return Err(two_sizes(&first.field, &edge.field, &first.digest));
         }
         // A required mention wins over an exempt one of the same content.
         first.required |= edge.required;
     }
     Ok(edges)
-}
-
-fn two_sizes(first: &Edge, second: &Edge) -> Error {
-    Error::new(
-        ErrorKind::SizeInvalid,
-        format!("`{}.size` and `{}.size` differ, but their digest is the same", first.field, second.field),
-    )
-    .with_context("digest", &first.digest)
-}
-
-/// The error for a blob whose link is there and whose bytes are not: as if it was not there at all.
-fn lost(repository: &RepositoryName, digest: &Digest) -> Error {
-    Error::new(
-        ErrorKind::BlobUnknown,
-        "the bytes of this blob are missing or cut short in the store: push the blob again",
-    )
-    .with_context("repository", shown(repository))
-    .with_context("digest", digest)
 }
 
 async fn digest_of(algorithm: Algorithm, bytes: &Bytes) -> Result<Digest> {
@@ -206,7 +188,7 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         let size = self.size_of(repository, digest).await?;
         match self.0.blobs.sizes(std::slice::from_ref(digest)).await?.as_slice() {
             [Some(there)] if *there == size => Ok(size),
-            _ => Err(lost(repository, digest)),
+            _ => Err(bytes_lost(repository, digest)),
         }
     }
 
@@ -221,7 +203,7 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         let stream = self.0.blobs.read(digest, size, offset, length).await.map_err(|e| match e.kind() {
             ErrorKind::Corrupt => {
                 tracing::warn!(%repository, %digest, "a blob is missing or cut short in the store");
-                lost(repository, digest).with_source(e)
+                bytes_lost(repository, digest).with_source(e)
             }
             _ => e,
         })?;
@@ -312,10 +294,7 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
     async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>> {
         let limit = page.limit.unwrap_or(MAX_PAGE).min(MAX_PAGE);
         let tags = self.0.meta.tags(repository, page.after.as_deref(), limit).await?;
-        tags.ok_or_else(|| {
-            Error::new(ErrorKind::NameUnknown, "there is no such repository")
-                .with_context("repository", shown(repository))
-        })
+        tags.ok_or_else(|| repository_unknown(repository))
     }
 
     async fn list_repositories(&self, page: Page) -> Result<Listing<RepositoryName>> {
@@ -330,6 +309,10 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>> {
         self.0.meta.referrers(repository, digest, artifact_type).await
+    }
+
+    fn version(&self) -> Option<u64> {
+        self.0.meta.version()
     }
 
     async fn put_blob(
@@ -408,12 +391,7 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
             return Err(upload_unknown(id));
         };
         if saved.state.offset != self.offset {
-            return Err(Error::new(
-                ErrorKind::RangeInvalid,
-                "another writer has moved this upload on: ask where it stands and go on from there",
-            )
-            .with_context("offset", self.offset)
-            .with_context("saved", saved.state.offset));
+            return Err(upload_moved(self.offset, saved.state.offset));
         }
         match staging.restore(&saved.state, self.record.algorithm).await {
             Ok(()) => Ok(staging),

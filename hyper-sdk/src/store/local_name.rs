@@ -178,7 +178,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_image_that_was_pushed_by_its_bare_name_is_found() {
-        let store = MemoryStore::new();
+        let store = MemoryStore::default();
         let image = Manifest::sniff(ImageIndex::new(vec![]).to_bytes()).unwrap();
         let put = async |name: &str, tag: &str| {
             let put = PutManifest::new(image.clone(), [Tag::parse(tag).unwrap()]);

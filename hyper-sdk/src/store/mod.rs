@@ -14,21 +14,30 @@
 //! - What was acknowledged is durable, as far as the backend's [`StoreCapabilities::durable`] says.
 
 pub mod blob;
+pub(crate) mod capabilities;
 mod composed;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod damage;
+pub mod errors;
 mod ext;
+mod kinds;
 mod local_name;
 pub mod meta;
+mod range;
+mod upload;
 pub mod wrap;
 
+pub use capabilities::StoreCapabilities;
 pub use composed::{Composed, MAX_PAGE};
 pub use ext::{MAX_CONFIG, RegistryStoreExt, StoredImage};
-
+#[cfg(feature = "store-sql")]
+pub use kinds::DiskStore;
+pub use kinds::MemoryStore;
 pub use local_name::{find_local, local_reference, local_repository};
+pub use range::ByteRange;
+pub use upload::{BlobUpload, UploadId, UploadOptions};
 
-use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::{Digest, Result};
@@ -39,66 +48,6 @@ use std::fmt::{self, Debug, Display};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What a store can do beyond pull and push.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StoreCapabilities {
-    /// Content can be written.
-    pub write: bool,
-    /// Manifests, tags and blobs can be deleted.
-    pub delete: bool,
-    /// An upload can be resumed from another handle, also after the process was restarted if `durable`.
-    pub resume: bool,
-    /// What was acknowledged survives the end of the process and a power cut.
-    pub durable: bool,
-}
-
-impl StoreCapabilities {
-    /// Everything.
-    pub const ALL: Self = Self { write: true, delete: true, resume: true, durable: true };
-    /// Everything but durability.
-    pub const VOLATILE: Self = Self { durable: false, ..Self::ALL };
-    /// Reading only.
-    pub const READ_ONLY: Self = Self { write: false, delete: false, resume: false, durable: true };
-}
-
-/// A range of bytes that is asked for. Ends are inclusive, as in HTTP (RFC 9110, section 14).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ByteRange {
-    /// From the first offset to the last, both included; `None` means the end of the content.
-    FromTo(u64, Option<u64>),
-    /// The last bytes, as many as this.
-    Suffix(u64),
-}
-
-impl ByteRange {
-    /// The offset and length within content of `size` bytes, clipped to it.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::RangeInvalid`] when no byte of the content is in the range.
-    pub fn resolve(self, size: u64) -> Result<(u64, u64)> {
-        let bad = || {
-            crate::Error::new(crate::ErrorKind::RangeInvalid, "the range is outside the content")
-                .with_context("size", size)
-        };
-        match self {
-            Self::FromTo(first, last) => {
-                let end = last.map_or(size, |l| l.saturating_add(1).min(size));
-                if first >= size || last.is_some_and(|l| l < first) {
-                    return Err(bad());
-                }
-                Ok((first, end - first))
-            }
-            Self::Suffix(0) => Err(bad()),
-            Self::Suffix(_) if size == 0 => Err(bad()),
-            Self::Suffix(n) => {
-                let n = n.min(size);
-                Ok((size - n, n))
-            }
-        }
-    }
-}
 
 /// A stream of the bytes of a blob. Dropping it stops the reading.
 pub type ByteStream = BoxStream<'static, Result<Bytes>>;
@@ -123,84 +72,6 @@ impl Debug for BlobReader {
             .field("length", &self.length)
             .finish_non_exhaustive()
     }
-}
-
-/// The name of an upload session: 32 lower-case hexadecimal characters, not to be guessed.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UploadId(String);
-
-impl UploadId {
-    /// A new random name.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Io`] when the system has no random bytes.
-    pub fn random() -> Result<Self> {
-        let mut bytes = [0u8; 16];
-        let mut filled = 0;
-        while filled < bytes.len() {
-            filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-                .map_err(std::io::Error::from)?;
-        }
-        Ok(Self(bytes.iter().map(|b| format!("{b:02x}")).collect()))
-    }
-
-    /// Parses a name.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::UploadUnknown`] when no session can have this name.
-    pub fn parse(s: &str) -> Result<Self> {
-        if s.len() == 32 && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Ok(Self(s.to_owned()));
-        }
-        Err(crate::Error::new(crate::ErrorKind::UploadUnknown, "no such upload"))
-    }
-
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Display for UploadId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// How to start an upload.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UploadOptions {
-    /// The algorithm that the digest will have, when the client said so; else it is learnt at the end.
-    pub algorithm: Option<Algorithm>,
-}
-
-/// An upload in progress.
-///
-/// Dropping the handle keeps the session: [`RegistryStore::resume_upload`] finds it again with every byte that
-/// [`BlobUpload::save`] acknowledged; bytes appended after that may be forgotten. Two handles on one session do not corrupt it: the second writer gets
-/// [`crate::ErrorKind::Conflict`] or [`crate::ErrorKind::RangeInvalid`].
-#[async_trait]
-pub trait BlobUpload: Debug + Send + 'static {
-    /// The name of the session.
-    fn id(&self) -> &UploadId;
-
-    /// How many bytes have arrived.
-    fn offset(&self) -> u64;
-
-    /// Appends bytes, and returns when they are taken.
-    async fn append(&mut self, bytes: Bytes) -> Result<()>;
-
-    /// Makes every byte appended so far, and the offset, part of the session, so that another handle finds them.
-    async fn save(&mut self) -> Result<()>;
-
-    /// Ends the session: checks the digest of everything appended and links the blob into the repository.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::DigestInvalid`] when the content is another; the session has then ended too.
-    async fn finish(self: Box<Self>, digest: &Digest) -> Result<Descriptor>;
-
-    /// Ends the session and forgets its bytes.
-    async fn abort(self: Box<Self>) -> Result<()>;
 }
 
 /// A manifest to store.
@@ -336,6 +207,16 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>>;
 
+    /// A number that is another one after every committed change of what can be read, whoever made it; `None` when the
+    /// store cannot tell.
+    ///
+    /// Readers that ask before and after know whether what they read is still so. A cache asks for every request, so the
+    /// answer must come within microseconds. Bytes that are repaired or taken away as damaged count as no change, and a
+    /// change that readers cannot see, such as that of an upload, may change the number too.
+    fn version(&self) -> Option<u64> {
+        None
+    }
+
     /// Stores a blob that is in memory, without a session: one step where an upload takes three.
     ///
     /// # Errors
@@ -397,70 +278,6 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     async fn expire_uploads(&self, age: Duration) -> Result<u64> {
         let _ = age;
         Ok(0)
-    }
-}
-
-/// A store in memory.
-pub type MemoryStore = Composed<blob::MemoryBlobs, meta::MemoryMeta>;
-
-impl MemoryStore {
-    /// An empty store in memory.
-    pub fn new() -> Self {
-        Self::of(blob::MemoryBlobs::default(), meta::MemoryMeta::default())
-    }
-}
-
-impl Default for MemoryStore {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// A store in a folder: blobs as files, metadata in SQLite. Several processes may have one folder open at once.
-///
-/// ```text
-///   ROOT/hyper.db      metadata (SQLite; beside it -wal, -shm and .lock)
-///   ROOT/blobs/        the bytes of blobs, by digest
-///   ROOT/uploads/      the bytes of uploads in progress
-/// ```
-#[cfg(feature = "store-sql")]
-pub type DiskStore = Composed<blob::DiskBlobs, meta::SqlMeta>;
-
-#[cfg(feature = "store-sql")]
-impl DiskStore {
-    /// How long an upload may rest before it is removed, unless the caller says otherwise.
-    pub const UPLOAD_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-
-    /// Opens the store in the folder `root`, which is made when it does not exist and closed to other users, and removes
-    /// uploads that rested for [`DiskStore::UPLOAD_MAX_AGE`]. That the folder was open before says
-    /// [`blob::DiskBlobs::warning`].
-    ///
-    /// A store that exists on a file system that is read-only can be read;
-    /// [`capabilities`](RegistryStore::capabilities) then deny writing.
-    ///
-    /// # Errors
-    /// Those of [`crate::private_folder::open`];
-    /// [`crate::ErrorKind::Io`] when the folder cannot be written, [`crate::ErrorKind::Corrupt`] when the database is
-    /// damaged, [`crate::ErrorKind::Unavailable`] when another process keeps it locked, and
-    /// [`crate::ErrorKind::Unsupported`] when a newer version of Hyper has written it.
-    pub async fn open(root: impl AsRef<Path>) -> Result<Self> {
-        Self::open_with(root, Some(Self::UPLOAD_MAX_AGE)).await
-    }
-
-    /// As [`DiskStore::open`], and removes uploads that rested for `upload_max_age`, or none.
-    ///
-    /// # Errors
-    /// Those of [`DiskStore::open`]. Uploads that cannot be removed are logged.
-    pub async fn open_with(root: impl AsRef<Path>, upload_max_age: Option<Duration>) -> Result<Self> {
-        let root = root.as_ref();
-        let blobs = blob::DiskBlobs::open(root).await?;
-        let store = Self::of(blobs, meta::SqlMeta::open(root.join("hyper.db")).await?);
-        if let Some(age) = upload_max_age.filter(|_| store.capabilities().write)
-            && let Err(error) = store.expire_uploads(age).await
-        {
-            tracing::warn!(%error, root = %root.display(), "old uploads cannot be removed");
-        }
-        Ok(store)
     }
 }
 

@@ -7,7 +7,7 @@ mod memory {
     use super::*;
 
     async fn fixture() -> (SharedStore, ()) {
-        (Arc::new(MemoryStore::new()), ())
+        (Arc::new(MemoryStore::default()), ())
     }
     crate::store_conformance!(fixture);
 }
@@ -16,7 +16,7 @@ mod read_only {
     use super::*;
 
     async fn fixture() -> (SharedStore, ()) {
-        (Arc::new(ReadOnly::new(Arc::new(MemoryStore::new()))), ())
+        (Arc::new(ReadOnly::new(Arc::new(MemoryStore::default()))), ())
     }
     crate::store_conformance!(fixture);
 }
@@ -40,7 +40,7 @@ mod memory_with_sql {
     async fn fixture() -> (SharedStore, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let meta = meta::SqlMeta::open(folder.path().join("m.db")).await.unwrap();
-        (Arc::new(Composed::of(blob::MemoryBlobs::default(), meta)), folder)
+        (Arc::new(Composed::new(blob::MemoryBlobs::default(), meta)), folder)
     }
     crate::store_conformance!(fixture);
 }

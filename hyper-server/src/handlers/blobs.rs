@@ -1,9 +1,10 @@
 //! Blobs: read whole or in part, and deleted (end-2, end-10).
 
 use super::ranges::{self, Multipart};
-use super::{CONTENT_DIGEST, Outcome, content, empty, not_modified};
+use super::{
+    CONTENT_DIGEST, ContentHeaders, Outcome, content, digest_value, empty, etag_value, not_modified,
+};
 use crate::body::BlobBody;
-use crate::cache::{Found, Key, Object, digest_value, etag_value};
 use crate::error::ApiError;
 use crate::registry::{Call, Streamed};
 use axum::body::Body;
@@ -11,16 +12,14 @@ use axum::response::Response;
 use http::StatusCode;
 use http::header::{self, HeaderValue};
 use hyper_sdk::store::ByteRange;
-use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName};
+use hyper_sdk::store::wrap::{CachedContent, FetchedBlob};
+use hyper_sdk::{Digest, RepositoryName};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// What a digest names never changes.
 const FOREVER: HeaderValue = HeaderValue::from_static("max-age=31536000, immutable");
 
 pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Outcome {
-    let key = Key::blob(repository, digest);
-    let stamp = call.cache.stamp();
     if call.is_head() {
         // Clients ask this before they push: what counts is the store, not what is still in memory.
         let size = call.store.stat_blob(repository, digest).await?;
@@ -28,17 +27,8 @@ pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &D
         return Ok(told.unwrap_or_else(|| streamed(digest, size, Body::empty())));
     }
     let range = wanted(call, digest);
-    match call.cache.get(&key, stamp) {
-        Found::Fresh(object) => return from_memory(call, &object, range),
-        Found::Stale(object) => {
-            if let Err(e) = call.store.stat_blob(repository, digest).await {
-                call.cache.remove(&key);
-                return Err(e.into());
-            }
-            call.cache.renew(&key, stamp);
-            return from_memory(call, &object, range);
-        }
-        Found::Nothing => {}
+    if let Some(content) = call.cache.recall_blob(repository, digest).await? {
+        return from_memory(call, &content, range);
     }
     if call.headers.contains_key(header::IF_NONE_MATCH) {
         call.store.stat_blob(repository, digest).await?;
@@ -67,19 +57,11 @@ pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &D
         response.extensions_mut().insert(Streamed);
         return Ok(response);
     }
-    let reader = call.store.get_blob(repository, digest, None).await?;
+    let reader = match call.cache.fetch_blob(repository, digest).await? {
+        FetchedBlob::Whole(content) => return from_memory(call, &content, None),
+        FetchedBlob::Reader(reader) => reader,
+    };
     call.whereabouts.seen(digest, repository);
-    if call.cache.takes_blob(reader.size) {
-        let bytes = BlobBody::open(reader).await?.collect().await?;
-        // What is kept is served until it is pushed out, so it had better be right.
-        if digest.algorithm().digest(&bytes) != *digest {
-            tracing::error!(%repository, %digest, "a stored blob does not match its digest");
-            return Err(damaged(digest).into());
-        }
-        let object = Arc::new(Object::blob(digest, bytes));
-        call.cache.put(key, object.clone(), stamp);
-        return from_memory(call, &object, None);
-    }
     let size = reader.size;
     let mut response = streamed(digest, size, Body::new(BlobBody::open(reader).await?));
     response.extensions_mut().insert(Streamed);
@@ -87,17 +69,16 @@ pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &D
 }
 
 pub(super) async fn delete(call: &Call<'_>, repository: RepositoryName, digest: Digest) -> Outcome {
-    let key = Key::blob(&repository, &digest);
     call.change(move |store| async move { store.delete_blob(&repository, &digest).await }).await?;
-    call.cache.remove(&key);
     Ok(empty(StatusCode::ACCEPTED))
 }
 
-fn from_memory(call: &Call<'_>, object: &Object, range: Option<Vec<ByteRange>>) -> Outcome {
-    if let Some(response) = not_modified(call, &object.digest, &object.etag) {
+fn from_memory(call: &Call<'_>, object: &CachedContent, range: Option<Vec<ByteRange>>) -> Outcome {
+    let known = ContentHeaders::of(object);
+    if let Some(response) = not_modified(call, &known.digest, &known.etag) {
         return Ok(response);
     }
-    let mut response = content(call, object);
+    let mut response = content(call, object, known);
     response.headers_mut().insert(header::CACHE_CONTROL, FOREVER);
     response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let Some(wanted) = range {
@@ -115,11 +96,6 @@ fn from_memory(call: &Call<'_>, object: &Object, range: Option<Vec<ByteRange>>) 
         *response.body_mut() = Body::from(body);
     }
     Ok(response)
-}
-
-fn damaged(digest: &Digest) -> Error {
-    Error::new(ErrorKind::BlobUnknown, "the stored blob does not match its digest: push the blob again")
-        .with_context("digest", digest)
 }
 
 fn streamed(digest: &Digest, length: u64, body: Body) -> Response {

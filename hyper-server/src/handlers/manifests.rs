@@ -1,8 +1,10 @@
 //! Manifests: read, stored with their tags, deleted (end-3, end-7, end-9).
 
-use super::{CONTENT_DIGEST, Outcome, content, empty, etag_listed, not_modified, set};
+use super::{
+    CONTENT_DIGEST, ContentHeaders, Outcome, content, digest_value, empty, etag_listed, etag_value,
+    not_modified, set,
+};
 use crate::body::Incoming;
-use crate::cache::{Found, Key, Object, digest_value, etag_value};
 use crate::error::ApiError;
 use crate::registry::Call;
 use http::StatusCode;
@@ -11,7 +13,6 @@ use hyper_sdk::oci::Manifest;
 use hyper_sdk::reference::ManifestReference;
 use hyper_sdk::store::PutManifest;
 use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName, Tag};
-use std::sync::Arc;
 
 static OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 static OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
@@ -29,43 +30,21 @@ pub(super) async fn get(
     repository: &RepositoryName,
     reference: &ManifestReference,
 ) -> Outcome {
-    let text = match reference {
-        ManifestReference::Tag(tag) => tag.as_str(),
-        ManifestReference::Digest(digest) => digest.as_str(),
-    };
-    let object = if call.cache.takes_manifests() {
-        let key = Key::manifest(repository, text);
-        let stamp = call.cache.stamp();
-        match call.cache.get(&key, stamp) {
-            Found::Fresh(object) => object,
-            Found::Stale(_) | Found::Nothing => match call.store.get_manifest(repository, reference).await {
-                Ok(manifest) => {
-                    let object = Arc::new(Object::manifest(&manifest));
-                    call.cache.put(key, object.clone(), stamp);
-                    object
-                }
-                Err(e) => {
-                    call.cache.remove(&key);
-                    return Err(unreadable(e, repository, text));
-                }
-            },
-        }
-    } else {
-        let manifest = call.store.get_manifest(repository, reference).await;
-        Arc::new(Object::manifest(&manifest.map_err(|e| unreadable(e, repository, text))?))
-    };
-    if let Some(response) = not_modified(call, &object.digest, &object.etag) {
+    let manifest = call.cache.manifest(repository, reference).await;
+    let manifest = manifest.map_err(|e| unreadable(e, repository, reference))?;
+    let known = ContentHeaders::of(&manifest);
+    if let Some(response) = not_modified(call, &known.digest, &known.etag) {
         return Ok(response);
     }
-    Ok(content(call, &object))
+    Ok(content(call, &manifest, known))
 }
 
 /// A manifest that is damaged in the store is as good as none: a client that learns so pushes it again, which mends it.
-fn unreadable(e: Error, repository: &RepositoryName, reference: &str) -> ApiError {
+fn unreadable(e: Error, repository: &RepositoryName, reference: &ManifestReference) -> ApiError {
     if e.kind() != ErrorKind::Corrupt {
         return e.into();
     }
-    tracing::error!(%repository, reference, error = %e, "a stored manifest is damaged");
+    tracing::error!(%repository, %reference, error = %e, "a stored manifest is damaged");
     let message = "the stored manifest is damaged: push the manifest again";
     Error::new(ErrorKind::ManifestUnknown, message).with_source(e).into()
 }
@@ -157,12 +136,7 @@ pub(super) async fn delete(
     if call.headers.contains_key(header::IF_MATCH) {
         return Err(Error::unsupported("If-Match is supported on PUT, not on DELETE").into());
     }
-    let key = match &reference {
-        ManifestReference::Tag(tag) => Key::manifest(&repository, tag.as_str()),
-        ManifestReference::Digest(digest) => Key::manifest(&repository, digest.as_str()),
-    };
     call.change(move |store| async move { store.delete_manifest(&repository, &reference).await }).await?;
-    call.cache.remove(&key);
     Ok(empty(StatusCode::ACCEPTED))
 }
 
@@ -182,10 +156,11 @@ async fn condition(
     let Some(tag) = tags.first() else {
         return Err(Error::invalid("If-Match and If-None-Match need a tag: a digest cannot change").into());
     };
-    let current = match call.store.get_manifest(repository, &tag.clone().into()).await {
+    let reference = ManifestReference::from(tag.clone());
+    let current = match call.store.get_manifest(repository, &reference).await {
         Ok(manifest) => Some(manifest.digest().clone()),
         Err(e) if matches!(e.kind(), ErrorKind::ManifestUnknown | ErrorKind::NameUnknown) => None,
-        Err(e) => return Err(unreadable(e, repository, tag.as_str())),
+        Err(e) => return Err(unreadable(e, repository, &reference)),
     };
     let listed = |list: &str| current.as_ref().is_some_and(|d| etag_listed(list, d.as_str()));
     if if_match.is_some_and(|list| !listed(list)) || if_none_match.is_some_and(listed) {

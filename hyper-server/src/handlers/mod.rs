@@ -13,7 +13,6 @@ pub(crate) use ready::Readiness;
 pub(crate) use whereabouts::Whereabouts;
 
 use crate::body::Incoming;
-use crate::cache::Object;
 use crate::error::ApiError;
 use crate::registry::Call;
 use crate::route::Endpoint;
@@ -21,6 +20,8 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use hyper_sdk::Digest;
+use hyper_sdk::store::wrap::CachedContent;
 
 type Outcome = Result<Response, ApiError>;
 
@@ -34,7 +35,7 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
         Endpoint::Token(scopes) => token::issue(call, scopes, body).await,
         Endpoint::Live => Ok(text("ok\n".to_owned())),
         Endpoint::Ready => ready::ready(call).await,
-        Endpoint::Metrics if call.options.metrics => Ok(text(call.metrics.render(&call.cache))),
+        Endpoint::Metrics if call.options.metrics => Ok(text(call.metrics.render(call.cache.statistics()))),
         Endpoint::Metrics => Err(ApiError::not_found()),
         Endpoint::Extensions(repository) => Ok(lists::extensions(repository.as_ref())),
         Endpoint::Catalog(page) => lists::catalog(call, page).await,
@@ -95,16 +96,45 @@ fn set(response: &mut Response, name: HeaderName, value: &str) {
     }
 }
 
-/// The headers that content from memory and from the store have in common.
-fn content(call: &Call<'_>, object: &Object) -> Response {
-    let body = if call.is_head() { Body::empty() } else { Body::from(object.bytes.clone()) };
+/// A digest as a header value.
+fn digest_value(digest: &Digest) -> HeaderValue {
+    HeaderValue::from_str(digest.as_str()).expect("a digest is made of visible ASCII characters")
+}
+
+/// A digest as an entity tag.
+fn etag_value(digest: &Digest) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{digest}\"")).expect("a digest is made of visible ASCII characters")
+}
+
+/// The header values of content in memory, which share its bytes.
+struct ContentHeaders {
+    digest: HeaderValue,
+    etag: HeaderValue,
+}
+
+impl ContentHeaders {
+    fn of(content: &CachedContent) -> Self {
+        let value = |text| {
+            HeaderValue::from_maybe_shared(text).expect("a digest is made of visible ASCII characters")
+        };
+        Self { digest: value(content.digest()), etag: value(content.quoted_digest.clone()) }
+    }
+}
+
+/// The response with content in memory, a manifest or a blob.
+fn content(call: &Call<'_>, content: &CachedContent, known: ContentHeaders) -> Response {
+    let body = if call.is_head() { Body::empty() } else { Body::from(content.bytes.clone()) };
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.reserve(8);
-    headers.insert(header::CONTENT_TYPE, object.content_type.clone());
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(object.bytes.len()));
-    headers.insert(CONTENT_DIGEST.clone(), object.digest.clone());
-    headers.insert(header::ETAG, object.etag.clone());
+    let media_type = HeaderValue::from_maybe_shared(content.media_type.clone());
+    headers.insert(
+        header::CONTENT_TYPE,
+        media_type.unwrap_or(HeaderValue::from_static("application/octet-stream")),
+    );
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(content.bytes.len()));
+    headers.insert(CONTENT_DIGEST.clone(), known.digest);
+    headers.insert(header::ETAG, known.etag);
     response
 }
 

@@ -5,10 +5,9 @@
 //! itself, not the location, says how far it is. A chunk that does not begin there is refused with 416, on the closing
 //! PUT too, and leaves the session as it was.
 
-use super::{CONTENT_DIGEST, Outcome, empty, set};
+use super::{CONTENT_DIGEST, Outcome, digest_value, empty, set};
 use crate::auth::Action;
 use crate::body::Incoming;
-use crate::cache::{Key, digest_value};
 use crate::error::ApiError;
 use crate::registry::Call;
 use crate::route::StartUpload;
@@ -273,8 +272,6 @@ fn in_progress(status: StatusCode, repository: &RepositoryName, id: &UploadId, o
 
 fn created(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Response {
     call.whereabouts.seen(digest, repository);
-    // A push may have mended what is kept.
-    call.cache.remove(&Key::blob(repository, digest));
     let mut response = empty(StatusCode::CREATED);
     set(&mut response, header::LOCATION, &format!("/v2/{repository}/blobs/{digest}"));
     response.headers_mut().insert(CONTENT_DIGEST.clone(), digest_value(digest));

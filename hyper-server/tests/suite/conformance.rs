@@ -2,15 +2,12 @@
 
 use super::http_store::HttpStore;
 use super::support::memory;
-use hyper_sdk::store::SharedStore;
-use hyper_server::{
-    CacheOptions, Freshness, RegistryOptions, RunningServer, Server, ServerOptions, open_folder,
-};
+use hyper_sdk::store::{DiskStore, SharedStore};
+use hyper_server::{RegistryOptions, RunningServer, Server, ServerOptions};
 use std::sync::Arc;
 
-async fn over_http(store: SharedStore, freshness: Freshness) -> (SharedStore, RunningServer) {
-    let cache = CacheOptions { freshness, ..CacheOptions::default() };
-    let options = RegistryOptions { cache, ..RegistryOptions::default() };
+async fn over_http(store: SharedStore) -> (SharedStore, RunningServer) {
+    let options = RegistryOptions::default();
     let address = "127.0.0.1:0".parse().unwrap();
     let server = Server::start(store.clone(), address, options, ServerOptions::default()).await.unwrap();
     (Arc::new(HttpStore::new(server.url(), store.capabilities())), server)
@@ -20,7 +17,7 @@ mod memory_store {
     use super::*;
 
     async fn fixture() -> (SharedStore, RunningServer) {
-        over_http(memory(), Freshness::Exclusive).await
+        over_http(memory()).await
     }
 
     hyper_sdk::store_conformance!(fixture);
@@ -31,8 +28,8 @@ mod folder {
 
     async fn fixture() -> (SharedStore, (RunningServer, tempfile::TempDir)) {
         let dir = tempfile::tempdir().unwrap();
-        let (store, freshness) = open_folder(dir.path()).await.unwrap();
-        let (store, server) = over_http(store, freshness).await;
+        let store = DiskStore::open(dir.path()).await.unwrap();
+        let (store, server) = over_http(Arc::new(store)).await;
         (store, (server, dir))
     }
 

@@ -2,19 +2,20 @@
 
 use super::support::{Api, image, noise};
 use axum::body::Body;
+use hyper_sdk::store::{DiskStore, SharedStore};
 use hyper_sdk::{Digest, media_type};
-use hyper_server::{
-    CacheOptions, Registry, RegistryOptions, Server, ServerOptions, open_folder, open_folder_with,
-};
+use hyper_server::{Registry, RegistryOptions, Server, ServerOptions};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 async fn registry(folder: &Path) -> Api {
-    let (store, freshness) = open_folder(folder).await.unwrap();
-    let cache = CacheOptions { freshness, ..CacheOptions::default() };
-    let options = RegistryOptions { cache, ..RegistryOptions::default() };
-    Api { registry: Registry::new(store, options).unwrap() }
+    Api { registry: Registry::new(open(folder).await, RegistryOptions::default()).unwrap() }
+}
+
+async fn open(folder: &Path) -> SharedStore {
+    Arc::new(DiskStore::open(folder).await.unwrap())
 }
 
 fn file(folder: &Path, digest: &Digest) -> std::path::PathBuf {
@@ -217,7 +218,7 @@ async fn a_full_disk_is_said_and_forgotten_when_there_is_room_again() {
 #[tokio::test]
 async fn a_store_on_a_read_only_file_system_is_served() {
     let Some(disk) = Disk::new() else { return };
-    let (store, _) = open_folder(disk.path()).await.unwrap();
+    let store = open(disk.path()).await;
     let writer = Api { registry: Registry::new(store.clone(), RegistryOptions::default()).unwrap() };
     let (bytes, digest) = writer.image("a", "t", b"{}").await;
     drop((writer, store));
@@ -229,13 +230,11 @@ async fn a_store_on_a_read_only_file_system_is_served() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     disk.remount("ro");
-    let (store, freshness) = open_folder(disk.path()).await.unwrap();
+    let store = open(disk.path()).await;
     assert!(!store.capabilities().write);
     for read_only in [true, false] {
-        let cache = CacheOptions { freshness: freshness.clone(), ..CacheOptions::default() };
         let options = RegistryOptions {
             read_only,
-            cache,
             token_key: Some(disk.path().join("token.key")),
             ..RegistryOptions::default()
         };
@@ -356,7 +355,7 @@ async fn a_server_with_users_starts_where_no_key_can_be_written() {
 #[tokio::test]
 async fn uploads_that_rest_too_long_are_removed_while_the_server_runs() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open_folder_with(dir.path(), None).await.unwrap();
+    let store: SharedStore = Arc::new(DiskStore::open_with(dir.path(), None).await.unwrap());
     let options =
         RegistryOptions { upload_max_age: Some(Duration::from_secs(1)), ..RegistryOptions::default() };
     let address = "127.0.0.1:0".parse().unwrap();

@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use hyper_sdk::oci::{Descriptor, ImageIndex, ImageManifest};
 use hyper_sdk::store::{MemoryStore, SharedStore};
 use hyper_sdk::{Digest, media_type};
-use hyper_server::{CacheOptions, Freshness, Registry, RegistryOptions};
+use hyper_server::{Registry, RegistryOptions};
 use std::sync::Arc;
 
 pub(crate) struct Reply {
@@ -55,15 +55,12 @@ pub(crate) struct Api {
 }
 
 pub(crate) fn memory() -> SharedStore {
-    Arc::new(MemoryStore::new())
+    Arc::new(MemoryStore::default())
 }
 
 impl Api {
     pub(crate) fn new() -> Self {
-        Self::with(RegistryOptions {
-            cache: CacheOptions { freshness: Freshness::Exclusive, ..CacheOptions::default() },
-            ..RegistryOptions::default()
-        })
+        Self::with(RegistryOptions::default())
     }
 
     pub(crate) fn with(options: RegistryOptions) -> Self {

@@ -29,7 +29,7 @@ async fn stored_image(store: &SharedStore, name: &str, text: &str, platform: &Pl
 }
 
 fn memory() -> SharedStore {
-    Arc::new(MemoryStore::new())
+    Arc::new(MemoryStore::default())
 }
 
 fn linux(architecture: &str) -> Platform {

@@ -23,7 +23,7 @@ pub use manifests::*;
 ///
 /// ```ignore
 /// async fn fixture() -> (SharedClient, ()) {
-///     (Arc::new(Loopback::new(Arc::new(MemoryStore::new()))), ())
+///     (Arc::new(Loopback::new(Arc::new(MemoryStore::default()))), ())
 /// }
 /// hyper_sdk::client_conformance!(fixture);
 /// ```

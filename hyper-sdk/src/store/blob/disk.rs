@@ -15,11 +15,9 @@
 //! - Locks are advisory and of the system (`flock`): they end with their process, also when it is killed.
 
 use super::reading::{Part, READ_CHUNK, read_ahead};
-use super::{
-    BlobBackend, BlobStaging, StagedState, busy, digest_mismatch, interrupted, leftovers, missing_bytes,
-    not_verified, staging_lost,
-};
+use super::{BlobBackend, BlobStaging, StagedState, leftovers};
 use crate::digest::{Algorithm, Hasher};
+use crate::store::errors::{busy, digest_mismatch, interrupted, missing_bytes, not_verified, staging_lost};
 use crate::store::{ByteStream, UploadId};
 use crate::{Digest, Error, Result, ResultExt as _, private_folder};
 use async_trait::async_trait;

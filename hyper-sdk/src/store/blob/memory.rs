@@ -2,10 +2,9 @@
 //!
 //! A blob is one [`Bytes`]; readers share it without copying. Staged bytes are the chunks as they came.
 
-use super::{
-    BlobBackend, BlobStaging, StagedState, busy, digest_mismatch, missing_bytes, not_verified, staging_lost,
-};
+use super::{BlobBackend, BlobStaging, StagedState};
 use crate::digest::{Algorithm, Hasher};
+use crate::store::errors::{busy, digest_mismatch, missing_bytes, not_verified, staging_lost};
 use crate::store::{ByteStream, UploadId};
 use crate::{Digest, Result, ResultExt as _};
 use async_trait::async_trait;

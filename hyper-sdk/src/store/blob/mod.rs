@@ -14,7 +14,7 @@ pub use memory::MemoryBlobs;
 
 use super::{ByteStream, UploadId};
 use crate::digest::Algorithm;
-use crate::{Digest, Error, ErrorKind, Result};
+use crate::{Digest, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::fmt::{Debug, Display};
@@ -50,7 +50,7 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// Reads `length` bytes from `offset`. The caller has clipped both to the `size` of the blob that it knows.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`], at once or within the stream, when the bytes are not there.
+    /// [`crate::ErrorKind::Corrupt`], at once or within the stream, when the bytes are not there.
     async fn read(&self, digest: &Digest, size: u64, offset: u64, length: u64) -> Result<ByteStream>;
 
     /// The file that holds exactly the bytes of the blob, when there is such a file.
@@ -62,7 +62,7 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// Opens the staging area of an upload, for one writer.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] while another writer has it open, in this process or another.
+    /// [`crate::ErrorKind::Conflict`] while another writer has it open, in this process or another.
     async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>>;
 
     /// The staging areas that hold bytes, whoever writes to them.
@@ -81,7 +81,7 @@ pub trait BlobStaging: Debug + Send + Sync + 'static {
     /// `algorithm` is the hash that runs along when nothing is staged yet.
     ///
     /// # Errors
-    /// [`ErrorKind::UploadUnknown`] when the staged bytes are gone.
+    /// [`crate::ErrorKind::UploadUnknown`] when the staged bytes are gone.
     async fn restore(&mut self, state: &StagedState, algorithm: Algorithm) -> Result<()>;
 
     /// Appends bytes. After an error the area stands where it stood before.
@@ -93,48 +93,15 @@ pub trait BlobStaging: Debug + Send + Sync + 'static {
     /// Checks the digest of everything staged and makes it last. Returns its size.
     ///
     /// # Errors
-    /// [`ErrorKind::DigestInvalid`] when the content is another; it is then still staged.
+    /// [`crate::ErrorKind::DigestInvalid`] when the content is another; it is then still staged.
     async fn verify(&mut self, digest: &Digest) -> Result<u64>;
 
     /// Makes a blob of what [`BlobStaging::verify`] found to have this digest.
     ///
     /// # Errors
-    /// [`ErrorKind::Internal`] when it was not verified since the last change.
+    /// [`crate::ErrorKind::Internal`] when it was not verified since the last change.
     async fn commit(&mut self, digest: &Digest) -> Result<()>;
 
     /// Removes what is staged.
     async fn discard(&mut self) -> Result<()>;
-}
-
-/// The error for content that is not what its digest says.
-pub(crate) fn digest_mismatch(expected: &Digest, got: &Digest) -> Error {
-    Error::new(ErrorKind::DigestInvalid, "the content does not match its digest")
-        .with_context("expected", expected)
-        .with_context("got", got)
-}
-
-pub(crate) fn busy(id: &UploadId) -> Error {
-    Error::new(ErrorKind::Conflict, "another writer is working on this upload: wait for it to end")
-        .with_context("upload", id)
-}
-
-pub(crate) fn staging_lost() -> Error {
-    Error::new(ErrorKind::UploadUnknown, "the bytes of the upload are gone: start the upload again")
-}
-
-pub(crate) fn missing_bytes(digest: &Digest) -> Error {
-    Error::new(ErrorKind::Corrupt, "the bytes of the blob are missing or cut short: push the blob again")
-        .with_context("digest", digest)
-}
-
-/// An area whose last operation was cancelled in the middle no longer knows where it stands.
-pub(crate) fn interrupted() -> Error {
-    Error::new(
-        ErrorKind::UploadInvalid,
-        "an earlier operation on this upload was cancelled: resume the upload with a new handle",
-    )
-}
-
-pub(crate) fn not_verified() -> Error {
-    Error::internal("an upload was to become a blob before its digest was checked")
 }

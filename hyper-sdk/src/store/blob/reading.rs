@@ -1,7 +1,7 @@
 //! The bytes of a blob in a file, as a stream.
 
-use super::missing_bytes;
 use crate::store::ByteStream;
+use crate::store::errors::missing_bytes;
 use crate::{Digest, Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures::StreamExt as _;

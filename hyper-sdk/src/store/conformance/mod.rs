@@ -3,22 +3,22 @@
 //! [`store_conformance!`](crate::store_conformance) makes a named test of every case. A case takes a fresh store, uses
 //! only [`RegistryStore`](crate::store::RegistryStore) and assumes no error kinds but the documented ones, so that it
 //! also holds for a store at the other end of a network. A case that needs a power which
-//! [`capabilities`](crate::store::RegistryStore::capabilities) denies ends at once; the `honesty_` cases check that
+//! [`capabilities`](crate::store::RegistryStore::capabilities) denies ends at once; the `capabilities_` cases check that
 //! what is denied is refused and that what is claimed works.
 #![allow(clippy::unwrap_used, reason = "a case is a test: it fails by panicking")]
 #![allow(missing_docs, reason = "the name of a case is its description")]
 
 mod blobs;
+mod capabilities;
 mod concurrency;
-mod honesty;
 mod kit;
 mod manifests;
 mod tags;
 mod uploads;
 
 pub use blobs::*;
+pub use capabilities::*;
 pub use concurrency::*;
-pub use honesty::*;
 pub use manifests::*;
 pub use tags::*;
 pub use uploads::*;
@@ -79,7 +79,7 @@ macro_rules! store_conformance {
             one_blob_by_many_tasks, many_blobs_by_many_tasks, racing_tags_end_at_one_of_them,
             only_one_conditional_writer_wins, reading_while_tags_move,
 
-            honesty_what_is_denied_is_unsupported, honesty_what_is_claimed_works, honesty_a_store_has_a_name,
+            capabilities_what_is_denied_is_unsupported, capabilities_what_is_claimed_works, a_store_has_a_name,
         );
     };
     (@cases $fixture:path; $($case:ident),* $(,)?) => {

@@ -1,12 +1,12 @@
 //! Metadata in memory: sorted maps under one lock, which makes every change atomic.
 
-use super::{
-    Change, EdgeKind, ManifestChange, MetaBackend, UploadRecord, blob_unknown, edge_unknown,
-    manifest_unknown, other_media_type, referrer, tag_moved, upload_unknown,
-};
+use super::{Change, EdgeKind, ManifestChange, MetaBackend, UploadRecord, referrer};
 use crate::clock::{Clock as _, SystemClock};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::errors::{
+    blob_unknown, manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved, upload_unknown,
+};
 use crate::store::{Listing, UploadId};
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -25,6 +25,8 @@ struct State {
     repositories: BTreeMap<String, Repository>,
     /// With the time of the last save.
     uploads: HashMap<UploadId, (UploadRecord, i64)>,
+    /// How many changes were made.
+    version: u64,
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +74,7 @@ impl State {
             match (entry, repository.blobs.get(&edge.digest)) {
                 (Some(manifest), _) => edge.check_size(manifest.bytes().len() as u64)?,
                 (None, Some(size)) => edge.check_blob(&change, *size)?,
-                (None, None) if edge.required => return Err(edge_unknown(&change, edge)),
+                (None, None) if edge.required => return Err(manifest_blob_unknown(&change.repository, edge)),
                 (None, None) => {}
             }
         }
@@ -148,8 +150,13 @@ impl MetaBackend for MemoryMeta {
         true
     }
 
+    fn version(&self) -> Option<u64> {
+        Some(self.state().version)
+    }
+
     async fn write(&self, change: Change) -> Result<u64> {
         let mut state = self.state();
+        state.version += 1;
         match change {
             Change::LinkBlob { repository, digest, size, upload } => {
                 state.repository(&repository).blobs.insert(digest, size);

@@ -12,12 +12,12 @@ pub use memory::MemoryMeta;
 pub use sql::SqlMeta;
 
 use super::blob::StagedState;
-use super::local_name::shown;
+use super::errors::{manifest_blob_unknown, size_differs};
 use super::{Listing, UploadId};
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
-use crate::{Digest, Error, ErrorKind, Result};
+use crate::{Digest, Result};
 use async_trait::async_trait;
 use std::fmt::{Debug, Display};
 
@@ -64,12 +64,12 @@ impl Edge {
     /// Checks the edge against the size in a blob's row.
     ///
     /// # Errors
-    /// [`ErrorKind::SizeInvalid`] when the manifest says another size, and [`ErrorKind::ManifestBlobUnknown`] when the
+    /// [`crate::ErrorKind::SizeInvalid`] when the manifest says another size, and [`crate::ErrorKind::ManifestBlobUnknown`] when the
     /// edge is required and the bytes of the blob are missing or cut short.
-    pub(crate) fn check_blob(&self, change: &ManifestChange, size: u64) -> Result<()> {
+    pub fn check_blob(&self, change: &ManifestChange, size: u64) -> Result<()> {
         self.check_size(size)?;
         if self.required && self.stored != Some(size) {
-            return Err(edge_unknown(change, self));
+            return Err(manifest_blob_unknown(&change.repository, self));
         }
         Ok(())
     }
@@ -77,17 +77,12 @@ impl Edge {
     /// Checks the edge against the size of what it points to.
     ///
     /// # Errors
-    /// [`ErrorKind::SizeInvalid`] when the manifest says another size.
-    pub(crate) fn check_size(&self, size: u64) -> Result<()> {
+    /// [`crate::ErrorKind::SizeInvalid`] when the manifest says another size.
+    pub fn check_size(&self, size: u64) -> Result<()> {
         if self.size == size {
             return Ok(());
         }
-        Err(Error::new(
-            ErrorKind::SizeInvalid,
-            format!("`{}.size` is {}, but the content has {size} bytes", self.field, self.size),
-        )
-        .with_context("digest", &self.digest)
-        .with_context("size", size))
+        Err(size_differs(self, size))
     }
 }
 
@@ -120,7 +115,7 @@ pub enum Change {
         /// The session that ends with it.
         upload: Option<UploadId>,
     },
-    /// Links a blob of another repository. Refused with [`ErrorKind::BlobUnknown`] when that one does not have it.
+    /// Links a blob of another repository. Refused with [`crate::ErrorKind::BlobUnknown`] when that one does not have it.
     MountBlob {
         /// The repository, made when it does not exist.
         repository: RepositoryName,
@@ -129,26 +124,26 @@ pub enum Change {
         /// The repository that has it.
         from: RepositoryName,
     },
-    /// Takes a link away. Refused with [`ErrorKind::BlobUnknown`] when there is none.
+    /// Takes a link away. Refused with [`crate::ErrorKind::BlobUnknown`] when there is none.
     UnlinkBlob {
         /// The repository.
         repository: RepositoryName,
         /// The blob.
         digest: Digest,
     },
-    /// Stores a manifest and moves its tags. Refused with [`ErrorKind::ManifestBlobUnknown`] when a required edge
-    /// points nowhere, with [`ErrorKind::SizeInvalid`] when an edge has another size than what it points to, with
-    /// [`ErrorKind::ManifestInvalid`] when the same bytes are there under another media type, and with
-    /// [`ErrorKind::Conflict`] when a tag does not name what it must.
+    /// Stores a manifest and moves its tags. Refused with [`crate::ErrorKind::ManifestBlobUnknown`] when a required edge
+    /// points nowhere, with [`crate::ErrorKind::SizeInvalid`] when an edge has another size than what it points to, with
+    /// [`crate::ErrorKind::ManifestInvalid`] when the same bytes are there under another media type, and with
+    /// [`crate::ErrorKind::Conflict`] when a tag does not name what it must.
     PutManifest(Box<ManifestChange>),
-    /// Deletes a manifest and its tags. Refused with [`ErrorKind::ManifestUnknown`] when it does not exist.
+    /// Deletes a manifest and its tags. Refused with [`crate::ErrorKind::ManifestUnknown`] when it does not exist.
     DeleteManifest {
         /// The repository.
         repository: RepositoryName,
         /// The manifest.
         digest: Digest,
     },
-    /// Deletes a tag. Refused with [`ErrorKind::ManifestUnknown`] when it does not exist.
+    /// Deletes a tag. Refused with [`crate::ErrorKind::ManifestUnknown`] when it does not exist.
     DeleteTag {
         /// The repository.
         repository: RepositoryName,
@@ -157,7 +152,7 @@ pub enum Change {
     },
     /// Opens an upload session.
     StartUpload(UploadRecord),
-    /// Saves where a session stands. Refused with [`ErrorKind::UploadUnknown`] when it does not exist.
+    /// Saves where a session stands. Refused with [`crate::ErrorKind::UploadUnknown`] when it does not exist.
     SaveUpload {
         /// The session.
         id: UploadId,
@@ -186,6 +181,11 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
 
     /// Whether changes can be made at all.
     fn writable(&self) -> bool;
+
+    /// A number that is another one after every committed change, whoever made it, in this process or another; `None` when
+    /// the backend cannot tell. Changes of upload sessions need not count. It is asked for every request and must answer
+    /// within microseconds.
+    fn version(&self) -> Option<u64>;
 
     /// Applies a change, whole or not at all, also when the future is dropped. Returns the size of the blob that it
     /// linked, 0 for every other change.
@@ -228,55 +228,8 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     async fn stale_uploads(&self, before: i64) -> Result<Vec<UploadId>>;
 }
 
-pub(crate) fn blob_unknown(repository: &RepositoryName, digest: &Digest) -> Error {
-    Error::new(ErrorKind::BlobUnknown, "the repository does not have this blob")
-        .with_context("repository", shown(repository))
-        .with_context("digest", digest)
-}
-
-pub(crate) fn manifest_unknown(repository: &RepositoryName, reference: impl Display) -> Error {
-    Error::new(ErrorKind::ManifestUnknown, "the repository does not have this manifest")
-        .with_context("repository", shown(repository))
-        .with_context("reference", reference)
-}
-
-pub(crate) fn upload_unknown(id: &UploadId) -> Error {
-    Error::new(ErrorKind::UploadUnknown, "no such upload").with_context("upload", id)
-}
-
-pub(crate) fn edge_unknown(change: &ManifestChange, edge: &Edge) -> Error {
-    let what = match edge.kind {
-        EdgeKind::Blob => "blob",
-        EdgeKind::Entry => "manifest",
-    };
-    let field = &edge.field;
-    let message =
-        format!("`{field}` names a {what} that the repository does not have: push the {what} first");
-    Error::new(ErrorKind::ManifestBlobUnknown, message)
-        .with_context("repository", shown(&change.repository))
-        .with_context("digest", &edge.digest)
-}
-
-/// The refusal of bytes that are there under another media type, which readers of the first would then get.
-pub(crate) fn other_media_type(manifest: &Manifest, stored: &str) -> Error {
-    Error::new(
-        ErrorKind::ManifestInvalid,
-        format!(
-            "this manifest is stored as `{stored}` and names no `mediaType` itself: push it with that content type, \
-             or add `mediaType` to it"
-        ),
-    )
-    .with_context("digest", manifest.digest())
-}
-
-pub(crate) fn tag_moved(tag: &Tag, now: Option<&Digest>) -> Error {
-    Error::new(ErrorKind::Conflict, "the tag does not name what it was expected to name")
-        .with_context("tag", tag)
-        .with_context("names", now.map_or("nothing", Digest::as_str))
-}
-
 /// The entry of a referrers list for a manifest (distribution-spec, "Listing Referrers").
-pub(crate) fn referrer(manifest: &Manifest) -> Descriptor {
+pub fn referrer(manifest: &Manifest) -> Descriptor {
     Descriptor {
         artifact_type: manifest.artifact_type().map(str::to_owned),
         annotations: manifest.annotations().clone(),

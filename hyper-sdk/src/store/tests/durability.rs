@@ -249,7 +249,7 @@ async fn a_database_that_cannot_be_used_says_why() {
     assert!(e.to_string().contains("version 99"), "{e}");
 
     let file = folder.path().join("row.db");
-    let store = crate::store::Composed::of(
+    let store = crate::store::Composed::new(
         DiskBlobs::open(folder.path()).await.unwrap(),
         SqlMeta::open(&file).await.unwrap(),
     );
@@ -282,7 +282,7 @@ async fn a_locked_database_is_unavailable_and_then_works() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("m.db");
     let meta = SqlMeta::open_with(&file, std::time::Duration::from_millis(30)).await.unwrap();
-    let store = crate::store::Composed::of(DiskBlobs::open(folder.path()).await.unwrap(), meta);
+    let store = crate::store::Composed::new(DiskBlobs::open(folder.path()).await.unwrap(), meta);
     let mut other = raw(&file).await;
     let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let put = || PutManifest::new(index("x"), [Tag::latest()]);

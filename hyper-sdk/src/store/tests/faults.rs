@@ -65,8 +65,9 @@ where
     for k in 1.. {
         let (blobs, meta) = backends().await;
         let plan = FaultPlan::none();
-        let sound = Composed::of(blobs.clone(), meta.clone());
-        let faulty = Composed::of(FaultyBlobs::new(blobs, plan.clone()), FaultyMeta::new(meta, plan.clone()));
+        let sound = Composed::new(blobs.clone(), meta.clone());
+        let faulty =
+            Composed::new(FaultyBlobs::new(blobs, plan.clone()), FaultyMeta::new(meta, plan.clone()));
         push(&faulty, "one").await.unwrap();
         plan.after_the_deed(after);
         plan.fail_at(k);

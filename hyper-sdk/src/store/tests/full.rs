@@ -277,8 +277,8 @@ async fn a_store_on_a_read_only_file_system_is_read_and_refuses_the_rest() {
     let blob = Digest::sha256("tag");
     assert_eq!(store.read_blob(&name(), &blob, 100).await.unwrap(), "tag");
     let shared: crate::store::SharedStore = std::sync::Arc::new(store);
-    crate::store::conformance::honesty_what_is_denied_is_unsupported(shared.clone()).await;
-    crate::store::conformance::honesty_what_is_claimed_works(shared).await;
+    crate::store::conformance::capabilities_what_is_denied_is_unsupported(shared.clone()).await;
+    crate::store::conformance::capabilities_what_is_claimed_works(shared).await;
 }
 
 /// Uploads that nobody goes on with may be what fills the disk: they go all the same.

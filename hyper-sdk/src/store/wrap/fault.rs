@@ -203,6 +203,10 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
         self.0.writable()
     }
 
+    fn version(&self) -> Option<u64> {
+        self.0.version()
+    }
+
     async fn write(&self, change: Change) -> Result<u64> {
         self.1.run(self.0.write(change)).await
     }

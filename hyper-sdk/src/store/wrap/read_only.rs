@@ -2,11 +2,12 @@
 
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::errors::read_only;
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, Listing, Page, PutManifest, RegistryStore, SharedStore,
     StoreCapabilities, UploadId, UploadOptions,
 };
-use crate::{Digest, Error, Result};
+use crate::{Digest, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::fmt;
@@ -31,7 +32,7 @@ impl fmt::Display for ReadOnly {
 }
 
 fn refused<T>(what: &str) -> Result<T> {
-    Err(Error::unsupported(format!("the store is read-only: it cannot {what}")))
+    Err(read_only(what))
 }
 
 // A method that is added to the trait must be decided here too, not fall to its default.
@@ -102,6 +103,10 @@ impl RegistryStore for ReadOnly {
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>> {
         self.0.list_referrers(repository, digest, artifact_type).await
+    }
+
+    fn version(&self) -> Option<u64> {
+        self.0.version()
     }
 
     async fn put_blob(&self, _: &RepositoryName, _: &Digest, _: Bytes) -> Result<Descriptor> {

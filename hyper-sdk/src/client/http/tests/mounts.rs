@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 /// A store that has one image under two names of the registry, and of another registry.
 async fn store(server: &Server) -> (SharedStore, RepositoryName) {
-    let store: SharedStore = Arc::new(MemoryStore::new());
+    let store: SharedStore = Arc::new(MemoryStore::default());
     let mut last = None;
     for name in
         ["other.example/c", &format!("{}/old/app", server.address), &format!("{}/new", server.address)]
@@ -97,7 +97,7 @@ async fn a_refusal_of_the_mount_or_of_its_token_is_no_failure() {
 #[tokio::test]
 async fn a_blob_that_nobody_is_known_to_have_is_offered() {
     let layer = Bytes::from(vec![7; 9000]);
-    let store: SharedStore = Arc::new(MemoryStore::new());
+    let store: SharedStore = Arc::new(MemoryStore::default());
     let name = repository();
     let config = store.put_bytes(&name, media_type::OCI_CONFIG, Bytes::from_static(b"{}")).await.unwrap();
     let blob = store.put_bytes(&name, media_type::OCI_LAYER, layer).await.unwrap();

@@ -124,7 +124,7 @@ async fn a_pull_from_a_registry_that_always_stalls_or_drips_ends() {
         .await;
         let (progress, mut events) = Progress::channel();
         let client: SharedClient = Arc::new(hasty(&server).0);
-        let store: SharedStore = Arc::new(MemoryStore::new());
+        let store: SharedStore = Arc::new(MemoryStore::default());
         let options = PullOptions { progress, ..PullOptions::default() };
         let e =
             pull(&client, &repository(), &latest(), &store, &repository(), None, &options).await.unwrap_err();
@@ -141,7 +141,7 @@ async fn a_pull_from_a_registry_that_always_stalls_or_drips_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_nobody_reads_ends_and_one_that_is_read_late_does_not() {
     let layer = vec![7u8; 32 << 20];
-    let store: SharedStore = Arc::new(MemoryStore::new());
+    let store: SharedStore = Arc::new(MemoryStore::default());
     let name = repository();
     let config = store.put_bytes(&name, media_type::OCI_CONFIG, Bytes::from_static(b"{}")).await.unwrap();
     let blob = store.put_bytes(&name, media_type::OCI_LAYER, Bytes::from(layer)).await.unwrap();

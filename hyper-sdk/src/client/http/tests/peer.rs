@@ -64,7 +64,7 @@ async fn start(with_password: bool) -> Option<Peer> {
 }
 
 async fn image() -> (SharedStore, RepositoryName, Manifest) {
-    let store: SharedStore = Arc::new(MemoryStore::new());
+    let store: SharedStore = Arc::new(MemoryStore::default());
     let name = RepositoryName::parse("local").unwrap();
     let config = ImageConfig::empty(&Platform::new("linux", "amd64", None)).to_bytes();
     let config = store.put_bytes(&name, media_type::OCI_CONFIG, config.into()).await.unwrap();
@@ -90,7 +90,7 @@ async fn an_image_travels_through_distribution() {
         let pushed = push(&store, &local, &latest(), &client, &there, &latest(), &options).await.unwrap();
         assert_eq!(&pushed.digest, manifest.digest());
         assert_eq!(client.resolve(&there, &latest()).await.unwrap().digest, pushed.digest);
-        let back: SharedStore = Arc::new(MemoryStore::new());
+        let back: SharedStore = Arc::new(MemoryStore::default());
         let tag = Tag::latest();
         let pulled = pull(&client, &there, &latest(), &back, &local, Some(&tag), &PullOptions::default())
             .await
@@ -185,7 +185,7 @@ async fn skopeo_agrees(peer: &Peer, manifest: &Manifest) {
         .unwrap();
     assert!(status.success());
     let client: SharedClient = Arc::new(Layout::open(&layout).await.unwrap());
-    let back: SharedStore = Arc::new(MemoryStore::new());
+    let back: SharedStore = Arc::new(MemoryStore::default());
     let v1 = Tag::parse("v1").unwrap().into();
     let pulled =
         pull(&client, &repository(), &v1, &back, &repository(), None, &PullOptions::default()).await.unwrap();

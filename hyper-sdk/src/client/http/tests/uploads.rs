@@ -11,7 +11,7 @@ const SESSION: &str = "/v2/a/b/blobs/uploads/00112233445566778899aabbccddeeff?st
 
 /// A store with one image of one layer.
 async fn store(layer: &[u8]) -> (SharedStore, Manifest) {
-    let store: SharedStore = Arc::new(MemoryStore::new());
+    let store: SharedStore = Arc::new(MemoryStore::default());
     let name = repository();
     let config = store.put_bytes(&name, media_type::OCI_CONFIG, Bytes::from_static(b"{}")).await.unwrap();
     let layer = store.put_bytes(&name, media_type::OCI_LAYER, Bytes::copy_from_slice(layer)).await.unwrap();

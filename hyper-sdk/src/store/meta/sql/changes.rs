@@ -4,10 +4,10 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::reference::{RepositoryName, Tag};
 use crate::store::UploadId;
 use crate::store::blob::StagedState;
-use crate::store::meta::{
-    Change, Edge, EdgeKind, ManifestChange, UploadRecord, blob_unknown, edge_unknown, manifest_unknown,
-    other_media_type, tag_moved, upload_unknown,
+use crate::store::errors::{
+    blob_unknown, manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved, upload_unknown,
 };
+use crate::store::meta::{Change, Edge, EdgeKind, ManifestChange, UploadRecord};
 use crate::{Digest, Error};
 use sqlx::SqliteConnection;
 
@@ -204,7 +204,7 @@ async fn check_edge(
     };
     match linked {
         Some((_, size)) => edge.check_blob(change, super::unsigned(size)).map_err(Stop::Refused),
-        None if edge.required => Err(Stop::Refused(edge_unknown(change, edge))),
+        None if edge.required => Err(Stop::Refused(manifest_blob_unknown(&change.repository, edge))),
         None => Ok(()),
     }
 }

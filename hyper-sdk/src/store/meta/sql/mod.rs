@@ -14,6 +14,7 @@
 mod changes;
 mod error;
 mod schema;
+mod version;
 mod writer;
 
 use self::error::sql_error;
@@ -53,6 +54,7 @@ struct Database {
     readers: SqlitePool,
     /// `None` when the file system cannot be written.
     writer: Option<writer::Writer>,
+    version: version::Version,
 }
 
 impl SqlMeta {
@@ -98,7 +100,8 @@ impl SqlMeta {
         let options = options.create_if_missing(false);
         let writer = writer::Writer::start(connection, options.clone(), path.clone());
         let readers = readers(options.pragma("query_only", "on"));
-        Ok(Self(Arc::new(Database { path, readers, writer: Some(writer) })))
+        let version = version::Version::changing(&path);
+        Ok(Self(Arc::new(Database { path, readers, writer: Some(writer), version })))
     }
 
     /// Nobody can write to a file system that is read-only, so the database is opened as one that never changes, which
@@ -126,7 +129,8 @@ impl SqlMeta {
             }
             outcome => outcome?,
         }
-        Ok(Self(Arc::new(Database { path, readers: readers(options), writer: None })))
+        let version = version::Version::read_only(&path);
+        Ok(Self(Arc::new(Database { path, readers: readers(options), writer: None, version })))
     }
 
     fn failed(&self, e: sqlx::Error) -> Error {
@@ -198,6 +202,10 @@ impl MetaBackend for SqlMeta {
 
     fn writable(&self) -> bool {
         self.0.writer.is_some()
+    }
+
+    fn version(&self) -> Option<u64> {
+        self.0.version.now()
     }
 
     async fn write(&self, change: Change) -> Result<u64> {

@@ -7,13 +7,13 @@ use bytes::Bytes;
 
 const REFUSED: &[ErrorKind] = &[ErrorKind::Unsupported];
 
-pub async fn honesty_what_is_denied_is_unsupported(store: SharedStore) {
+pub async fn capabilities_what_is_denied_is_unsupported(store: SharedStore) {
     let capabilities = store.capabilities();
     let (name, digest) = (repository("a"), Digest::sha256("x"));
     if !capabilities.write {
         fails(store.start_upload(&name, Default::default()).await, REFUSED);
         fails(store.put_blob(&name, &digest, Bytes::from_static(b"x")).await, REFUSED);
-        let path = std::env::temp_dir().join(format!("hyper-honesty-{}", UploadId::random().unwrap()));
+        let path = std::env::temp_dir().join(format!("hyper-capabilities-{}", UploadId::random().unwrap()));
         std::fs::write(&path, "x").unwrap();
         fails(store.put_blob_file(&name, &digest, &path).await, REFUSED);
         assert!(path.exists(), "what is refused is not consumed");
@@ -33,7 +33,7 @@ pub async fn honesty_what_is_denied_is_unsupported(store: SharedStore) {
     }
 }
 
-pub async fn honesty_what_is_claimed_works(store: SharedStore) {
+pub async fn capabilities_what_is_claimed_works(store: SharedStore) {
     let capabilities = store.capabilities();
     let name = repository("a");
     if capabilities.write {
@@ -50,6 +50,6 @@ pub async fn honesty_what_is_claimed_works(store: SharedStore) {
     assert_eq!(store.capabilities(), capabilities, "capabilities do not change");
 }
 
-pub async fn honesty_a_store_has_a_name(store: SharedStore) {
+pub async fn a_store_has_a_name(store: SharedStore) {
     assert!(!store.to_string().is_empty());
 }

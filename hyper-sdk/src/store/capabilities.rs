@@ -1,0 +1,65 @@
+//! What a store says that it can do.
+
+/// Makes two `const` methods for a field of a capabilities value: one that sets it and one that unsets it.
+macro_rules! switches {
+    ($($field:ident: $with:ident, $without:ident;)+) => {
+        $(
+            #[doc = concat!("The same, with `", stringify!($field), "`.")]
+            #[must_use]
+            pub const fn $with(mut self) -> Self {
+                self.$field = true;
+                self
+            }
+
+            #[doc = concat!("The same, without `", stringify!($field), "`.")]
+            #[must_use]
+            pub const fn $without(mut self) -> Self {
+                self.$field = false;
+                self
+            }
+        )+
+    };
+}
+pub(crate) use switches;
+
+/// What a store can do beyond pull and push.
+///
+/// ```
+/// use hyper_sdk::store::StoreCapabilities;
+///
+/// // A store in memory from which nothing can be deleted.
+/// const MINE: StoreCapabilities = StoreCapabilities::VOLATILE.without_delete();
+/// assert!(MINE.write && !MINE.delete && !MINE.durable);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreCapabilities {
+    /// Content can be written.
+    pub write: bool,
+    /// Manifests, tags and blobs can be deleted.
+    pub delete: bool,
+    /// An upload can be resumed from another handle, also after the process was restarted if `durable`.
+    pub resume: bool,
+    /// What was acknowledged survives the end of the process and a power cut.
+    pub durable: bool,
+}
+
+impl StoreCapabilities {
+    /// Everything.
+    pub const ALL: Self = Self { write: true, delete: true, resume: true, durable: true };
+    /// Everything but durability.
+    pub const VOLATILE: Self = Self { durable: false, ..Self::ALL };
+    /// Nothing, not even durability.
+    pub const NONE: Self = Self { write: false, delete: false, resume: false, durable: false };
+    /// Reading only.
+    pub const READ_ONLY: Self = Self { write: false, delete: false, resume: false, durable: true };
+}
+
+impl StoreCapabilities {
+    switches! {
+        write: with_write, without_write;
+        delete: with_delete, without_delete;
+        resume: with_resume, without_resume;
+        durable: with_durable, without_durable;
+    }
+}

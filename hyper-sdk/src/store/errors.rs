@@ -1,0 +1,160 @@
+//! The errors of the contract: what a backend or a store says when it refuses, in the same words everywhere.
+//!
+//! Backends that live elsewhere make their errors here too: clients and servers look at the kind of an error, and
+//! [`damage`](super::damage) at its `digest`.
+
+use super::UploadId;
+use super::local_name::shown;
+use super::meta::{Edge, EdgeKind};
+use crate::oci::Manifest;
+use crate::reference::{RepositoryName, Tag};
+use crate::{Digest, Error, ErrorKind};
+use std::fmt::Display;
+
+/// [`ErrorKind::DigestInvalid`]: the content does not have the digest that it should have.
+pub fn digest_mismatch(expected: &Digest, got: &Digest) -> Error {
+    Error::new(ErrorKind::DigestInvalid, "the content does not match its digest")
+        .with_context("expected", expected)
+        .with_context("got", got)
+}
+
+/// [`ErrorKind::Conflict`]: another writer holds the staging area of the upload.
+pub fn busy(id: &UploadId) -> Error {
+    Error::new(ErrorKind::Conflict, "another writer is working on this upload: wait for it to end")
+        .with_context("upload", id)
+}
+
+/// [`ErrorKind::UploadUnknown`]: the session exists, but the bytes that were saved in it do not.
+pub fn staging_lost() -> Error {
+    Error::new(ErrorKind::UploadUnknown, "the bytes of the upload are gone: start the upload again")
+}
+
+/// [`ErrorKind::UploadUnknown`]: there is no such session.
+pub fn upload_unknown(id: &UploadId) -> Error {
+    Error::new(ErrorKind::UploadUnknown, "no such upload").with_context("upload", id)
+}
+
+/// [`ErrorKind::RangeInvalid`]: the handle stands at `offset`, but another writer has saved the session at `saved`.
+pub fn upload_moved(offset: u64, saved: u64) -> Error {
+    Error::new(
+        ErrorKind::RangeInvalid,
+        "another writer has moved this upload on: ask where it stands and go on from there",
+    )
+    .with_context("offset", offset)
+    .with_context("saved", saved)
+}
+
+/// [`ErrorKind::UploadInvalid`]: an operation on the staging area was cancelled half-way, so the handle does not know any
+/// more where the area stands.
+pub fn interrupted() -> Error {
+    Error::new(
+        ErrorKind::UploadInvalid,
+        "an earlier operation on this upload was cancelled: resume the upload with a new handle",
+    )
+}
+
+/// [`ErrorKind::Internal`]: the caller commits a staging area whose content it has not verified since the last change.
+pub fn not_verified() -> Error {
+    Error::internal("an upload was to become a blob before its digest was checked")
+}
+
+/// [`ErrorKind::Corrupt`]: a blob backend does not have the bytes of a blob, or not as many as it should.
+pub fn missing_bytes(digest: &Digest) -> Error {
+    Error::new(ErrorKind::Corrupt, "the bytes of the blob are missing or cut short: push the blob again")
+        .with_context("digest", digest)
+}
+
+/// [`ErrorKind::BlobUnknown`]: the repository has no link to the blob.
+pub fn blob_unknown(repository: &RepositoryName, digest: &Digest) -> Error {
+    Error::new(ErrorKind::BlobUnknown, "the repository does not have this blob")
+        .with_context("repository", shown(repository))
+        .with_context("digest", digest)
+}
+
+/// [`ErrorKind::BlobUnknown`]: the repository has a link to the blob, but the store has lost its bytes. That is answered as
+/// if the blob had never been there, so that clients push it again.
+pub fn bytes_lost(repository: &RepositoryName, digest: &Digest) -> Error {
+    Error::new(
+        ErrorKind::BlobUnknown,
+        "the bytes of this blob are missing or cut short in the store: push the blob again",
+    )
+    .with_context("repository", shown(repository))
+    .with_context("digest", digest)
+}
+
+/// [`ErrorKind::BlobUnknown`]: the stored bytes of the blob are others than its digest says.
+pub fn bytes_damaged(digest: &Digest) -> Error {
+    Error::new(ErrorKind::BlobUnknown, "the stored blob does not match its digest: push the blob again")
+        .with_context("digest", digest)
+}
+
+/// [`ErrorKind::NameUnknown`]: there is no such repository.
+pub fn repository_unknown(repository: &RepositoryName) -> Error {
+    Error::new(ErrorKind::NameUnknown, "there is no such repository")
+        .with_context("repository", shown(repository))
+}
+
+/// [`ErrorKind::ManifestUnknown`]: the repository has no manifest with this tag or digest.
+pub fn manifest_unknown(repository: &RepositoryName, reference: impl Display) -> Error {
+    Error::new(ErrorKind::ManifestUnknown, "the repository does not have this manifest")
+        .with_context("repository", shown(repository))
+        .with_context("reference", reference)
+}
+
+/// [`ErrorKind::ManifestBlobUnknown`]: a manifest references what the repository does not have.
+pub fn manifest_blob_unknown(repository: &RepositoryName, edge: &Edge) -> Error {
+    let what = match edge.kind {
+        EdgeKind::Blob => "blob",
+        EdgeKind::Entry => "manifest",
+    };
+    let field = &edge.field;
+    let message =
+        format!("`{field}` names a {what} that the repository does not have: push the {what} first");
+    Error::new(ErrorKind::ManifestBlobUnknown, message)
+        .with_context("repository", shown(repository))
+        .with_context("digest", &edge.digest)
+}
+
+/// [`ErrorKind::SizeInvalid`]: a manifest gives another size than the `size` of what it references.
+pub fn size_differs(edge: &Edge, size: u64) -> Error {
+    Error::new(
+        ErrorKind::SizeInvalid,
+        format!("`{}.size` is {}, but the content has {size} bytes", edge.field, edge.size),
+    )
+    .with_context("digest", &edge.digest)
+    .with_context("size", size)
+}
+
+/// [`ErrorKind::SizeInvalid`]: two fields of a manifest give the same digest and different sizes.
+pub fn two_sizes(first: &str, second: &str, digest: &Digest) -> Error {
+    Error::new(
+        ErrorKind::SizeInvalid,
+        format!("`{first}.size` and `{second}.size` differ, but their digest is the same"),
+    )
+    .with_context("digest", digest)
+}
+
+/// [`ErrorKind::ManifestInvalid`]: the same bytes are there under another media type, `stored`, which readers of the
+/// earlier manifest would then get.
+pub fn other_media_type(manifest: &Manifest, stored: &str) -> Error {
+    Error::new(
+        ErrorKind::ManifestInvalid,
+        format!(
+            "this manifest is stored as `{stored}` and names no `mediaType` itself: push it with that content type, \
+             or add `mediaType` to it"
+        ),
+    )
+    .with_context("digest", manifest.digest())
+}
+
+/// [`ErrorKind::Conflict`]: the tag does not name what the condition of the push says, but `now`.
+pub fn tag_moved(tag: &Tag, now: Option<&Digest>) -> Error {
+    Error::new(ErrorKind::Conflict, "the tag does not name what it was expected to name")
+        .with_context("tag", tag)
+        .with_context("names", now.map_or("nothing", Digest::as_str))
+}
+
+/// [`ErrorKind::Unsupported`]: the store can be read, but not written; `what` is what it cannot do, such as `take a blob`.
+pub fn read_only(what: &str) -> Error {
+    Error::unsupported(format!("the store is read-only: it cannot {what}"))
+}

@@ -1,0 +1,69 @@
+//! The stores that the SDK composes: in memory and in a folder.
+
+#[cfg(feature = "store-sql")]
+use super::RegistryStore;
+use super::{Composed, blob, meta};
+#[cfg(feature = "store-sql")]
+use crate::Result;
+#[cfg(feature = "store-sql")]
+use std::path::Path;
+#[cfg(feature = "store-sql")]
+use std::time::Duration;
+
+/// A store in memory.
+pub type MemoryStore = Composed<blob::MemoryBlobs, meta::MemoryMeta>;
+
+impl Default for MemoryStore {
+    /// An empty store in memory.
+    fn default() -> Self {
+        Self::new(blob::MemoryBlobs::default(), meta::MemoryMeta::default())
+    }
+}
+
+/// A store in a folder: blobs as files, metadata in SQLite. Several processes may have one folder open at once.
+///
+/// ```text
+///   ROOT/hyper.db      metadata (SQLite; beside it -wal, -shm and .lock)
+///   ROOT/blobs/        the bytes of blobs, by digest
+///   ROOT/uploads/      the bytes of uploads in progress
+/// ```
+#[cfg(feature = "store-sql")]
+pub type DiskStore = Composed<blob::DiskBlobs, meta::SqlMeta>;
+
+#[cfg(feature = "store-sql")]
+impl DiskStore {
+    /// How long an upload may rest before it is removed, unless the caller says otherwise.
+    pub const UPLOAD_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// Opens the store in the folder `root`, which is made when it does not exist and closed to other users, and removes
+    /// uploads that rested for [`DiskStore::UPLOAD_MAX_AGE`]. That the folder was open before says
+    /// [`blob::DiskBlobs::warning`].
+    ///
+    /// A store that exists on a file system that is read-only can be read;
+    /// [`capabilities`](RegistryStore::capabilities) then deny writing.
+    ///
+    /// # Errors
+    /// Those of [`crate::private_folder::open`];
+    /// [`crate::ErrorKind::Io`] when the folder cannot be written, [`crate::ErrorKind::Corrupt`] when the database is
+    /// damaged, [`crate::ErrorKind::Unavailable`] when another process keeps it locked, and
+    /// [`crate::ErrorKind::Unsupported`] when a newer version of Hyper has written it.
+    pub async fn open(root: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(root, Some(Self::UPLOAD_MAX_AGE)).await
+    }
+
+    /// As [`DiskStore::open`], and removes uploads that rested for `upload_max_age`, or none.
+    ///
+    /// # Errors
+    /// Those of [`DiskStore::open`]. Uploads that cannot be removed are logged.
+    pub async fn open_with(root: impl AsRef<Path>, upload_max_age: Option<Duration>) -> Result<Self> {
+        let root = root.as_ref();
+        let blobs = blob::DiskBlobs::open(root).await?;
+        let store = Self::new(blobs, meta::SqlMeta::open(root.join("hyper.db")).await?);
+        if let Some(age) = upload_max_age.filter(|_| store.capabilities().write)
+            && let Err(error) = store.expire_uploads(age).await
+        {
+            tracing::warn!(%error, root = %root.display(), "old uploads cannot be removed");
+        }
+        Ok(store)
+    }
+}

@@ -1,0 +1,86 @@
+//! Upload sessions: their names, and the handle of one.
+
+use crate::digest::Algorithm;
+use crate::oci::Descriptor;
+use crate::{Digest, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fmt::{self, Debug, Display};
+
+/// The name of an upload session: 32 lower-case hexadecimal characters, not to be guessed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UploadId(String);
+
+impl UploadId {
+    /// A new random name.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when the system has no random bytes.
+    pub fn random() -> Result<Self> {
+        let mut bytes = [0u8; 16];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+                .map_err(std::io::Error::from)?;
+        }
+        Ok(Self(bytes.iter().map(|b| format!("{b:02x}")).collect()))
+    }
+
+    /// Parses a name.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::UploadUnknown`] when no session can have this name.
+    pub fn parse(s: &str) -> Result<Self> {
+        if s.len() == 32 && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Ok(Self(s.to_owned()));
+        }
+        Err(crate::Error::new(crate::ErrorKind::UploadUnknown, "no such upload"))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Display for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How to start an upload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UploadOptions {
+    /// The algorithm that the digest will have, when the client said so; else it is learnt at the end.
+    pub algorithm: Option<Algorithm>,
+}
+
+/// An upload in progress.
+///
+/// Dropping the handle keeps the session: [`super::RegistryStore::resume_upload`] finds it again with every byte that
+/// [`BlobUpload::save`] acknowledged; bytes appended after that may be forgotten. Two handles on one session do not corrupt it: the second writer gets
+/// [`crate::ErrorKind::Conflict`] or [`crate::ErrorKind::RangeInvalid`].
+#[async_trait]
+pub trait BlobUpload: Debug + Send + 'static {
+    /// The name of the session.
+    fn id(&self) -> &UploadId;
+
+    /// How many bytes have arrived.
+    fn offset(&self) -> u64;
+
+    /// Appends bytes, and returns when they are taken.
+    async fn append(&mut self, bytes: Bytes) -> Result<()>;
+
+    /// Makes every byte appended so far, and the offset, part of the session, so that another handle finds them.
+    async fn save(&mut self) -> Result<()>;
+
+    /// Ends the session: checks the digest of everything appended and links the blob into the repository.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::DigestInvalid`] when the content is another; the session has then ended too.
+    async fn finish(self: Box<Self>, digest: &Digest) -> Result<Descriptor>;
+
+    /// Ends the session and forgets its bytes.
+    async fn abort(self: Box<Self>) -> Result<()>;
+}

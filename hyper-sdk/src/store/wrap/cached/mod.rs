@@ -1,0 +1,480 @@
+//! A bounded cache in memory of manifests and small blobs, in front of a store.
+//!
+//! What a digest names never changes, but whether a repository has it does, and so does what a tag names. Others may
+//! write to the same store (the command line and a server do, with one folder), so an entry is good only while the store
+//! as a whole is known to be unchanged. [`RegistryStore::version`] says that:
+//!
+//! ```text
+//! look up   now = version;   entry.version == now ?  serve from memory
+//!                            else, a blob:      ask the store whether the repository still has it, serve from memory
+//!                            else, a manifest:  ask the store for it
+//! insert    under the version that was read before the store was asked
+//! ```
+//!
+//! A store that cannot tell its version is asked each time: only the bytes of small blobs come from memory then.
+//!
+//! # Invariants
+//! - Linearisable: an entry is served without asking only if no change was committed between the store's answer that made
+//!   it and the look-up.
+//! - The bytes of a blob are in the cache only when they have its digest.
+
+mod entries;
+
+use self::entries::{Entries, Found, Key, Version};
+use crate::oci::{Descriptor, Manifest};
+use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::errors::{bytes_damaged, missing_bytes};
+use crate::store::{
+    BlobReader, BlobUpload, ByteRange, Listing, Page, PutManifest, RegistryStore, SharedStore,
+    StoreCapabilities, UploadId, UploadOptions,
+};
+use crate::{Digest, Result};
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How much is cached.
+#[derive(Clone, Debug)]
+pub struct CacheOptions {
+    /// The most memory that the cache takes, in bytes; 0 turns it off.
+    pub bytes: usize,
+    /// The largest blob that is cached, in bytes.
+    pub blob_bytes: u64,
+}
+
+impl Default for CacheOptions {
+    fn default() -> Self {
+        Self { bytes: 32 << 20, blob_bytes: 64 << 10 }
+    }
+}
+
+/// How a cache does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStatistics {
+    /// The bytes that it holds now.
+    pub bytes: usize,
+    /// Look-ups that it knew the content for.
+    pub hits: u64,
+    /// Look-ups that it knew nothing for.
+    pub misses: u64,
+}
+
+/// A manifest or a small blob in memory. The texts about it are kept ready, as bytes that are shared.
+#[derive(Clone, Debug)]
+pub struct CachedContent {
+    /// The content.
+    pub bytes: Bytes,
+    /// Its media type; that of a blob is `application/octet-stream`.
+    pub media_type: Bytes,
+    /// Its digest in double quotes, as an entity tag of HTTP has it.
+    pub quoted_digest: Bytes,
+}
+
+impl CachedContent {
+    fn new(digest: &Digest, media_type: Bytes, bytes: Bytes) -> Self {
+        Self { bytes, media_type, quoted_digest: Bytes::from(format!("\"{digest}\"")) }
+    }
+
+    fn blob(digest: &Digest, bytes: Bytes) -> Self {
+        Self::new(digest, Bytes::from_static(b"application/octet-stream"), bytes)
+    }
+
+    fn manifest(manifest: &Manifest) -> Self {
+        let media_type = Bytes::copy_from_slice(manifest.media_type().as_bytes());
+        Self::new(manifest.digest(), media_type, manifest.bytes().clone())
+    }
+
+    /// Its digest.
+    pub fn digest(&self) -> Bytes {
+        self.quoted_digest.slice(1..self.quoted_digest.len() - 1)
+    }
+
+    fn to_manifest(&self) -> Result<Manifest> {
+        let manifest = Manifest::parse(self.bytes.clone(), &String::from_utf8_lossy(&self.media_type))?;
+        let digest = Digest::parse(&String::from_utf8_lossy(&self.digest()))?;
+        if *manifest.digest() == digest { Ok(manifest) } else { manifest.with_digest(&digest) }
+    }
+}
+
+/// A blob that was asked from the store.
+#[derive(Debug)]
+pub enum FetchedBlob {
+    /// A small one, which is in memory now.
+    Whole(Arc<CachedContent>),
+    /// One that is too large to be cached.
+    Reader(BlobReader),
+}
+
+/// A store whose manifests and small blobs are kept in memory. Clones share the memory.
+///
+/// ```
+/// use hyper_sdk::store::wrap::{CacheOptions, Cached};
+/// use hyper_sdk::store::{MemoryStore, RegistryStoreExt as _};
+/// use hyper_sdk::RepositoryName;
+/// use std::sync::Arc;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// let store = Cached::new(Arc::new(MemoryStore::default()), CacheOptions::default());
+/// let name = RepositoryName::parse("team/app")?;
+/// let blob = store.put_bytes(&name, "text/plain", "hello".into()).await?;
+/// for _ in 0..2 {
+///     assert_eq!(store.read_blob(&name, &blob.digest, 100).await?, "hello");
+/// }
+/// assert_eq!(store.statistics().hits, 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Cached(Arc<Inner>);
+
+struct Inner {
+    store: SharedStore,
+    options: CacheOptions,
+    entries: Entries,
+}
+
+impl Cached {
+    /// Puts a cache in front of a store.
+    pub fn new(store: SharedStore, options: CacheOptions) -> Self {
+        let entries = Entries::new(options.bytes);
+        Self(Arc::new(Inner { store, options, entries }))
+    }
+
+    /// The store behind the cache.
+    pub fn store(&self) -> &SharedStore {
+        &self.0.store
+    }
+
+    /// How the cache does.
+    pub fn statistics(&self) -> CacheStatistics {
+        let entries = &self.0.entries;
+        CacheStatistics {
+            bytes: entries.bytes(),
+            hits: entries.hits.load(Ordering::Relaxed),
+            misses: entries.misses.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The version of the store now; read it before the store is asked.
+    fn now(&self) -> Version {
+        if self.0.options.bytes == 0 { None } else { self.0.store.version() }
+    }
+
+    /// A manifest, as the store gives it or as it would.
+    ///
+    /// # Errors
+    /// Those of [`RegistryStore::get_manifest`].
+    pub async fn manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<Arc<CachedContent>> {
+        let (key, now) = (Key::manifest(repository, reference), self.now());
+        if now.is_some()
+            && let Found::Fresh(content) = self.0.entries.get(&key, now)
+        {
+            return Ok(content);
+        }
+        self.ask_manifest(repository, reference, key, now).await.map(|(_, content)| content)
+    }
+
+    async fn ask_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+        key: Key,
+        now: Version,
+    ) -> Result<(Manifest, Arc<CachedContent>)> {
+        match self.0.store.get_manifest(repository, reference).await {
+            Ok(manifest) => {
+                let content = Arc::new(CachedContent::manifest(&manifest));
+                if now.is_some() {
+                    self.0.entries.put(key, content.clone(), now);
+                }
+                Ok((manifest, content))
+            }
+            Err(e) => {
+                self.0.entries.remove(&key);
+                Err(e)
+            }
+        }
+    }
+
+    /// A blob of the repository that is in memory. When something has changed in the store since it was read, the store is
+    /// asked whether the repository still has it.
+    ///
+    /// # Errors
+    /// Those of [`RegistryStore::stat_blob`].
+    pub async fn recall_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Arc<CachedContent>>> {
+        let (key, now) = (Key::blob(repository, digest), self.now());
+        match self.0.entries.get(&key, now) {
+            Found::Fresh(content) => Ok(Some(content)),
+            Found::Stale(content) => {
+                if let Err(e) = self.0.store.stat_blob(repository, digest).await {
+                    self.0.entries.remove(&key);
+                    return Err(e);
+                }
+                self.0.entries.renew(&key, now);
+                Ok(Some(content))
+            }
+            Found::Nothing => Ok(None),
+        }
+    }
+
+    /// A blob of the repository from the store; a small one is kept in memory.
+    ///
+    /// # Errors
+    /// Those of [`RegistryStore::get_blob`], and [`crate::ErrorKind::BlobUnknown`] when the bytes of a small one are others
+    /// than its digest says.
+    pub async fn fetch_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<FetchedBlob> {
+        let now = self.now();
+        let reader = self.0.store.get_blob(repository, digest, None).await?;
+        if reader.size > self.0.options.blob_bytes || !self.0.entries.fits(reader.size) {
+            return Ok(FetchedBlob::Reader(reader));
+        }
+        let bytes = collect(reader, digest).await?;
+        // What is kept is served until it is pushed out, so it had better be right.
+        if digest.algorithm().digest(&bytes) != *digest {
+            tracing::error!(%repository, %digest, "a stored blob does not match its digest");
+            return Err(bytes_damaged(digest));
+        }
+        let content = Arc::new(CachedContent::blob(digest, bytes));
+        self.0.entries.put(Key::blob(repository, digest), content.clone(), now);
+        Ok(FetchedBlob::Whole(content))
+    }
+}
+
+/// The bytes of a small blob.
+async fn collect(reader: BlobReader, digest: &Digest) -> Result<Bytes> {
+    let BlobReader { length, mut stream, .. } = reader;
+    let first = if length == 0 { Bytes::new() } else { stream.next().await.transpose()?.unwrap_or_default() };
+    if first.len() as u64 == length {
+        return Ok(first);
+    }
+    let mut all = BytesMut::from(first);
+    while let Some(chunk) = stream.next().await {
+        all.extend_from_slice(&chunk?);
+    }
+    if all.len() as u64 == length { Ok(all.freeze()) } else { Err(missing_bytes(digest)) }
+}
+
+impl fmt::Debug for Cached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cached")
+            .field("store", &self.0.store)
+            .field("options", &self.0.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Cached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.store.fmt(f)
+    }
+}
+
+// A method that is added to the trait must be decided here too, not fall to its default.
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl RegistryStore for Cached {
+    fn capabilities(&self) -> StoreCapabilities {
+        self.0.store.capabilities()
+    }
+
+    /// The store is asked: clients do so before they push, and what counts then is not what is still in memory.
+    async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
+        self.0.store.stat_blob(repository, digest).await
+    }
+
+    async fn get_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<BlobReader> {
+        let content = match self.recall_blob(repository, digest).await? {
+            Some(content) => content,
+            None if range.is_some() => return self.0.store.get_blob(repository, digest, range).await,
+            None => match self.fetch_blob(repository, digest).await? {
+                FetchedBlob::Reader(reader) => return Ok(reader),
+                FetchedBlob::Whole(content) => content,
+            },
+        };
+        let size = content.bytes.len() as u64;
+        let (offset, length) = range.map_or(Ok((0, size)), |range| range.resolve(size))?;
+        let part = content.bytes.slice(offset as usize..(offset + length) as usize);
+        let chunks = (!part.is_empty()).then_some(Ok(part));
+        Ok(BlobReader { size, offset, length, stream: futures::stream::iter(chunks).boxed() })
+    }
+
+    async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        let deleted = self.0.store.delete_blob(repository, digest).await;
+        self.0.entries.remove(&Key::blob(repository, digest));
+        deleted
+    }
+
+    async fn mount_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        from: &RepositoryName,
+    ) -> Result<u64> {
+        self.0.store.mount_blob(repository, digest, from).await
+    }
+
+    async fn start_upload(
+        &self,
+        repository: &RepositoryName,
+        options: UploadOptions,
+    ) -> Result<Box<dyn BlobUpload>> {
+        self.0.store.start_upload(repository, options).await
+    }
+
+    async fn resume_upload(&self, repository: &RepositoryName, id: &UploadId) -> Result<Box<dyn BlobUpload>> {
+        self.0.store.resume_upload(repository, id).await
+    }
+
+    async fn get_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<Manifest> {
+        let (key, now) = (Key::manifest(repository, reference), self.now());
+        if now.is_some()
+            && let Found::Fresh(content) = self.0.entries.get(&key, now)
+        {
+            return content.to_manifest();
+        }
+        self.ask_manifest(repository, reference, key, now).await.map(|(manifest, _)| manifest)
+    }
+
+    async fn put_manifest(&self, repository: &RepositoryName, put: PutManifest) -> Result<Descriptor> {
+        self.0.store.put_manifest(repository, put).await
+    }
+
+    async fn delete_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<()> {
+        let deleted = self.0.store.delete_manifest(repository, reference).await;
+        self.0.entries.remove(&Key::manifest(repository, reference));
+        deleted
+    }
+
+    async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>> {
+        self.0.store.list_tags(repository, page).await
+    }
+
+    async fn list_repositories(&self, page: Page) -> Result<Listing<RepositoryName>> {
+        self.0.store.list_repositories(page).await
+    }
+
+    async fn list_referrers(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>> {
+        self.0.store.list_referrers(repository, digest, artifact_type).await
+    }
+
+    fn version(&self) -> Option<u64> {
+        self.0.store.version()
+    }
+
+    async fn put_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        bytes: Bytes,
+    ) -> Result<Descriptor> {
+        self.0.store.put_blob(repository, digest, bytes).await
+    }
+
+    async fn put_blob_file(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        path: &Path,
+    ) -> Result<Descriptor> {
+        self.0.store.put_blob_file(repository, digest, path).await
+    }
+
+    async fn remove_damaged(&self, digest: &Digest) -> Result<bool> {
+        self.0.store.remove_damaged(digest).await
+    }
+
+    async fn blob_path(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<PathBuf>> {
+        self.0.store.blob_path(repository, digest).await
+    }
+
+    async fn expire_uploads(&self, age: Duration) -> Result<u64> {
+        self.0.store.expire_uploads(age).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::ImageIndex;
+    use crate::store::{MemoryStore, RegistryStoreExt as _};
+
+    fn index(text: &str) -> Manifest {
+        let mut index = ImageIndex::new(vec![]);
+        index.annotations.insert("text".to_owned(), text.to_owned());
+        Manifest::sniff(index.to_bytes()).unwrap()
+    }
+
+    /// What another writer does to the store is seen at once.
+    #[tokio::test]
+    async fn no_entry_outlives_a_change_of_the_store() {
+        let store: SharedStore = Arc::new(MemoryStore::default());
+        let cached = Cached::new(store.clone(), CacheOptions::default());
+        let name = RepositoryName::parse("a").unwrap();
+        let reference: ManifestReference = Tag::latest().into();
+        for n in 0..3 {
+            let manifest = index(&n.to_string());
+            store.put_manifest(&name, PutManifest::new(manifest.clone(), [Tag::latest()])).await.unwrap();
+            for _ in 0..3 {
+                assert_eq!(cached.get_manifest(&name, &reference).await.unwrap(), manifest);
+                let content = cached.manifest(&name, &reference).await.unwrap();
+                assert_eq!(content.digest(), manifest.digest().as_str());
+                assert_eq!(content.bytes, manifest.bytes());
+            }
+        }
+        assert_eq!(cached.statistics().hits, 3 * 5 + 2, "stale entries are found too");
+        let blob = store.put_bytes(&name, "x/y", Bytes::from_static(b"hello")).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(cached.read_blob(&name, &blob.digest, 10).await.unwrap(), "hello");
+        }
+        store.delete_blob(&name, &blob.digest).await.unwrap();
+        store.delete_manifest(&name, &reference).await.unwrap();
+        assert!(cached.read_blob(&name, &blob.digest, 10).await.is_err());
+        assert!(cached.get_manifest(&name, &reference).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_cache_of_no_bytes_keeps_nothing() {
+        let options = CacheOptions { bytes: 0, ..CacheOptions::default() };
+        let cached = Cached::new(Arc::new(MemoryStore::default()), options);
+        let name = RepositoryName::parse("a").unwrap();
+        let blob = cached.put_bytes(&name, "x/y", Bytes::new()).await.unwrap();
+        cached.put_manifest(&name, PutManifest::new(index("x"), [Tag::latest()])).await.unwrap();
+        for _ in 0..2 {
+            cached.read_blob(&name, &blob.digest, 10).await.unwrap();
+            cached.get_manifest(&name, &Tag::latest().into()).await.unwrap();
+        }
+        assert_eq!((cached.statistics().bytes, cached.statistics().hits), (0, 0));
+    }
+}
