@@ -413,3 +413,44 @@ fn devices_and_open_files_are_written_as_they_stand() {
     let digest = built(&place, &["--iidfile=id"]);
     assert_eq!(std::fs::read_to_string(place.join("id")).unwrap(), digest.trim());
 }
+
+/// Attributes that look like those of an overlay are no part of the image, and keep no output from being written.
+#[test]
+fn attributes_like_those_of_overlay_keep_nobody_from_an_output() {
+    if crate::support::busybox().is_none() || find("cc").is_none() {
+        skip!("there is no static busybox or no C compiler");
+    }
+    let place = Place::new();
+    let source = place.write(
+        "set.c",
+        "#include <sys/xattr.h>\n#include <string.h>\nint main(int argc, char **argv) {\n\
+         for (int i = 1; i + 2 < argc; i += 3) setxattr(argv[i], argv[i + 1], argv[i + 2], strlen(argv[i + 2]), 0);\n\
+         return 0;\n}\n",
+    );
+    std::fs::create_dir_all(place.join("context")).unwrap();
+    succeed(Command::new("cc").arg("-static").arg("-o").arg(place.join("context/set")).arg(&source));
+    let tar = place.join("out.tar");
+    for security in ["", "--security=insecure"] {
+        let dockerfile = format!(
+            "FROM base\nCOPY set /set\nRUN mkdir -p /d && echo below > /d/below\n\
+             RUN {security} echo text > /f && mkdir /e && echo e > /e/e && for space in user trusted; do \
+             for name in redirect metacopy opaque whiteout; do \
+             /set /f $space.overlay.$name y /d $space.overlay.$name y /e $space.overlay.$name y; done; done\n\
+             RUN ls /d /e && cat /d/below\n"
+        );
+        let output = format!("type=tar,dest={}", tar.display());
+        let flags: &[&str] =
+            &["--no-cache", "--allow=security.insecure", "-o", &output, "-o", "type=oci,dest=out.oci"];
+        let built = place.built(&dockerfile, flags);
+        assert_eq!(built.log(), "/d:\nbelow\n\n/e:\ne\nbelow\n", "{security}");
+        let listing = succeed(Command::new("tar").args(["--xattrs", "-tvvf"]).arg(&tar));
+        assert!(
+            listing.contains("d/below") && listing.contains("e/e") && !listing.contains("overlay"),
+            "{listing}"
+        );
+        // As others unpack the layers.
+        let copy = format!("FROM oci-layout://{}\nRUN cat /d/below /e/e\n", "x");
+        let _ = copy;
+        std::fs::remove_file(&tar).unwrap();
+    }
+}

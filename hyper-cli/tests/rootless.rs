@@ -96,3 +96,61 @@ fn an_ordinary_user_exports_twice_into_one_folder() {
     place.built("FROM base\nRUN echo x > /gone && echo x > /closed\n", &["-o", out.to_str().unwrap()]);
     assert!(out.join("gone").is_file() && out.join("closed").is_file());
 }
+
+/// Owners beyond the subordinate ids: files are written as the user's own with one warning, and an archive keeps them.
+#[test]
+fn files_are_written_out_whoever_they_belong_to() {
+    if busybox().is_none() {
+        skip!("there is no static busybox");
+    }
+    let who = match ordinary_user() {
+        Ok(Who::Me) => skip!("the user with subordinate ids is known to root alone"),
+        Ok(who) => who,
+        Err(why) => skip!("{why}"),
+    };
+    let place = Place::of(who);
+    place.write("context/f", "text\n");
+    place.write("context/tree/deep/g", "more\n");
+    let (out, tar) = (place.join("out"), place.join("out.tar"));
+    let dockerfile = "FROM base\nRUN mkdir /a && chown 12:34 /a\nCOPY --chown=4000000:7 f /a/\nCOPY --chown=5:4000001 tree /tree\n\
+                      COPY --chown=4000000:7 f /gone/f\nCOPY --chown=9:9 f /last\n";
+    let warnings = |built: &crate::support::Built| -> Vec<String> {
+        let texts = built.events.iter().filter(|e| e["event"] == "warning").map(|e| e["message"].to_string());
+        texts.filter(|text| text.contains("beyond")).collect()
+    };
+    for _ in 0..2 {
+        let built = place.built(dockerfile, &["-o", out.to_str().unwrap()]);
+        let told = warnings(&built);
+        assert_eq!(told.len(), 1, "{:?}", built.events);
+        assert!(
+            told[0].contains("`/a/f`") && told[0].contains("4000000:7") && told[0].contains("type=tar"),
+            "{told:?}"
+        );
+        assert_eq!(std::fs::read_to_string(out.join("a/f")).unwrap(), "text\n");
+        assert_eq!(std::fs::read_to_string(out.join("tree/deep/g")).unwrap(), "more\n");
+        let owner = |name: &str| std::os::unix::fs::MetadataExt::uid(&out.join(name).metadata().unwrap());
+        assert_eq!(owner("a/f"), owner("last"));
+    }
+    let built = place.built(dockerfile, &["-o", &format!("type=tar,dest={}", tar.display())]);
+    assert_eq!(warnings(&built), Vec::<String>::new());
+    let mut command = std::process::Command::new("tar");
+    let listing = crate::support::succeed(command.args(["--numeric-owner", "-tvf"]).arg(&tar));
+    for (owner, name) in [
+        ("4000000/7", "a/f"),
+        ("5/4000001", "tree/deep/g"),
+        ("5/4000001", "tree/deep/"),
+        ("4000000/7", "gone/f"),
+        ("12/34", "a/"),
+        ("9/9", "last"),
+        ("0/0", "bin/busybox"),
+    ] {
+        let line = listing.lines().find(|line| line.ends_with(&format!(" {name}"))).unwrap_or_default();
+        assert!(line.contains(&format!(" {owner} ")), "{name} {owner}: {listing}");
+    }
+    // A step cannot be run on such files, and says why.
+    let output = place.build(&format!("{dockerfile}RUN true\n"), &[]).output().unwrap();
+    assert!(!output.status.success() && crate::support::told(&output).contains("/etc/subuid"));
+    // Who is gone is told nothing of.
+    let gone = "FROM base\nCOPY --chown=4000000:7 f /f\nCOPY --chown=3:3 f /f\n";
+    assert_eq!(warnings(&place.built(gone, &["-o", out.to_str().unwrap()])), Vec::<String>::new());
+}

@@ -17,6 +17,7 @@ mod exclude;
 mod git_sources;
 mod hostile;
 mod interop;
+mod kept;
 mod language;
 mod limits;
 mod logs;

@@ -5,7 +5,7 @@ use hyper_sdk::Digest;
 use hyper_sdk::exec::{ExecMount, ExecSpec, Executor, Identity, MountSource, NativeExecutor, RootFs};
 use hyper_sdk::layer::{LayerReader, LayerWriter, TimesTable};
 use hyper_sdk::progress::LogStream;
-use hyper_sdk::snapshot::{Active, LocalSnapshotter, Snapshotter, Style, UnpackOptions};
+use hyper_sdk::snapshot::{Active, ExportOptions, LocalSnapshotter, Snapshotter, Style, UnpackOptions};
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 use std::path::Path;
@@ -149,7 +149,11 @@ async fn steps_become_layers(style: Style) {
     }
 
     // The committed tree is what a cache would have unpacked, true times included, and so is one of the same files again.
-    let options = UnpackOptions { layer: Some(chain("files")), times: Some(Arc::clone(times)) };
+    let options = UnpackOptions {
+        layer: Some(chain("files")),
+        times: Some(Arc::clone(times)),
+        ..UnpackOptions::default()
+    };
     let layer = Box::new(Cursor::new(tar.clone()));
     snapshots.apply(Some(&chain("base")), &chain("unpacked"), options, layer).await.unwrap();
     let is_shared = snapshots.share(Some(&chain("base")), &chain("shared"), &chain("files")).await.unwrap();
@@ -169,7 +173,7 @@ async fn steps_become_layers(style: Style) {
     let whole = |name: &'static str| {
         let snapshots = snapshots.clone();
         async move {
-            let tar = snapshots.export(Some(&chain(name)), "/", Vec::new()).await.unwrap();
+            let tar = snapshots.export(Some(&chain(name)), "/", ExportOptions::default()).await.unwrap();
             entries(&read_all(tar).await.unwrap())
         }
     };
@@ -355,14 +359,15 @@ async fn equal_layers_are_unpacked_once() {
 async fn a_stream_that_is_cut_short_is_an_error() {
     let Some(fixture) = Fixture::new().await else { return };
     let snapshots = fixture.with_base(Style::Overlay).await;
-    let tar = snapshots.export(Some(&chain("base")), "/no/such/folder", Vec::new()).await.unwrap();
+    let tar =
+        snapshots.export(Some(&chain("base")), "/no/such/folder", ExportOptions::default()).await.unwrap();
     assert!(read_all(tar).await.is_err());
     // Dropping a stream half-way ends the helper's work; the next operation is not disturbed.
-    let mut tar = snapshots.export(Some(&chain("base")), "/", Vec::new()).await.unwrap();
+    let mut tar = snapshots.export(Some(&chain("base")), "/", ExportOptions::default()).await.unwrap();
     let mut some = [0; 512];
     tar.read_exact(&mut some).unwrap();
     drop(tar);
-    let tar = snapshots.export(Some(&chain("base")), "/etc", Vec::new()).await.unwrap();
+    let tar = snapshots.export(Some(&chain("base")), "/etc", ExportOptions::default()).await.unwrap();
     let list = entries(&read_all(tar).await.unwrap());
     assert!(list.contains_key("passwd") && !list.contains_key("bin"), "{list:?}");
 }

@@ -8,7 +8,7 @@ use crate::layer::CompressOptions;
 use crate::oci::{Descriptor, ImageConfig};
 use crate::progress::Progress;
 use crate::reference::{ManifestReference, Reference, RepositoryName};
-use crate::solve::{Chain, SolveContext};
+use crate::solve::{Chain, ForeignOwner, SolveContext};
 use crate::source::ClientFactory;
 use crate::store::{SharedStore, local_repository};
 use crate::{Digest, Error, Result};
@@ -115,7 +115,7 @@ impl Exporter<'_> {
             OutputKind::Oci(to) => self.archive(output, image, ArchiveKind::Oci, to).await,
             OutputKind::Docker(to) => self.archive(output, image, ArchiveKind::Docker, to).await,
             OutputKind::Tar(Destination::File(path) | Destination::Stdout(path)) => {
-                export_tar(self.context.export(&image.chain).await?, path).await
+                export_tar(self.context.export(&image.chain).await?.0, path).await
             }
             OutputKind::Tar(Destination::Folder(folder)) => self.files(image, folder).await,
             OutputKind::Local { folder, split: false } => self.files(image, folder).await,
@@ -127,7 +127,13 @@ impl Exporter<'_> {
     }
 
     async fn files(&self, image: &BuiltImage, folder: &Path) -> Result<()> {
-        let tar = self.context.export(&image.chain).await?;
+        let (tar, foreign) = self.context.export(&image.chain).await?;
+        if let Some(ForeignOwner { path, uid, gid }) = foreign {
+            self.progress.warn(format!(
+                "`/{path}` belongs to {uid}:{gid}, beyond the ids of this user: files are written as this user's own; \
+                 an output of `type=tar` keeps their owners"
+            ));
+        }
         for device in export_folder(tar, folder).await? {
             self.progress.warn(format!("the device `{device}` was left out: only root can make it"));
         }

@@ -97,6 +97,7 @@ pub fn helper_main() -> ! {
         identity: entered.identity,
         user_namespace: entered.user_namespace,
         overlay: view::can_overlay(),
+        ids: userns::MappedIds::own(),
         notes: entered.notes,
     });
     let context = hello
@@ -219,9 +220,9 @@ fn dispatch(
     let mut output = std::io::BufWriter::with_capacity(256 << 10, std::fs::File::from(output));
     match request {
         Request::Run { .. } => Err(Error::internal("a step was run twice")),
-        Request::Apply { target, lowers, plain, times } => {
+        Request::Apply { target, lowers, plain, times, any_owner } => {
             let mut tar = FrameReader::new(control);
-            tree::apply(&target, &lowers, plain, times.as_deref(), &mut tar, context)?;
+            tree::apply(&target, &lowers, plain, times.as_deref(), any_owner, &mut tar, context)?;
             // What follows the end of the archive is part of the stream that the caller hashes.
             std::io::copy(&mut tar, &mut std::io::sink())?;
             Ok(Reply::Done)
@@ -234,8 +235,8 @@ fn dispatch(
             tree::file_operation(&sources, &plan, &mut output, context)?;
             finish(output)
         }
-        Request::Export { rootfs, path, published } => {
-            tree::export(&rootfs, &path, &published, &mut output, context)?;
+        Request::Export { rootfs, path, published, owners } => {
+            tree::export(&rootfs, &path, &published, owners, &mut output, context)?;
             finish(output)
         }
         Request::ReadFile { rootfs, path, limit } => {

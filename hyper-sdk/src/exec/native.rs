@@ -70,6 +70,12 @@ impl NativeExecutor {
         self.0.hello.identity
     }
 
+    /// Whether files can have this owner.
+    pub(crate) fn can_own(&self, uid: u32, gid: u32) -> bool {
+        // With a single id owners are recorded.
+        self.identity() == Identity::Single || self.0.hello.ids.has(uid, gid)
+    }
+
     /// Whether overlays can be mounted here; otherwise trees must be copied.
     pub fn can_overlay(&self) -> bool {
         self.0.hello.overlay

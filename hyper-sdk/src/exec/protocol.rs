@@ -13,6 +13,7 @@
 //! When either side closes a socket, the other gives up what belongs to it.
 
 use super::spec::{ExecSpec, Identity, RootFs};
+use super::userns::MappedIds;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
@@ -29,6 +30,8 @@ pub(super) struct Hello {
     pub(super) user_namespace: bool,
     /// Whether overlays can be mounted.
     pub(super) overlay: bool,
+    /// The ids that files can have here.
+    pub(super) ids: MappedIds,
     /// Why something is less than it could be, for people.
     pub(super) notes: Vec<String>,
 }
@@ -49,6 +52,8 @@ pub(crate) enum Request {
         plain: bool,
         /// A file with the true times of the layer.
         times: Option<PathBuf>,
+        /// Whether what has an owner that cannot be set belongs to the namespace's root.
+        any_owner: bool,
     },
     /// Write the layer of what `upper` changes on `lowers` (topmost first) to the output pipe, with true times.
     Diff {
@@ -69,6 +74,8 @@ pub(crate) enum Request {
         path: String,
         /// The indexes of layers whose times it gets, lowest first.
         published: Vec<PathBuf>,
+        /// Whether it gets their owners, too.
+        owners: bool,
     },
     ReadFile {
         rootfs: RootFs,

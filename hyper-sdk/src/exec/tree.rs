@@ -24,17 +24,21 @@ use std::sync::Arc;
 const EMPTY_TAR: &[u8] = &[0; 1024];
 
 /// Unpacks a layer into `target` on top of `lowers`; with `plain` into a whole tree. `times` is the file with the true
-/// times of the layer.
+/// times of the layer. With `any_owner` what has an owner that cannot be set belongs to root.
 pub(super) fn apply(
     target: &Path,
     lowers: &[PathBuf],
     plain: bool,
     times: Option<&Path>,
+    any_owner: bool,
     tar: &mut impl Read,
     context: Context,
 ) -> Result<()> {
     let style = if plain { ApplyStyle::Plain } else { ApplyStyle::Overlay };
     let mut options = apply_options(style, lowers, context);
+    if any_owner && options.owners == OwnerPolicy::Keep {
+        options.owners = OwnerPolicy::KeepMapped;
+    }
     if let Some(path) = times {
         let bytes =
             std::fs::read(path).map_err(|e| Error::io("cannot read the times of a layer", path, e))?;
@@ -141,22 +145,24 @@ pub(super) fn file_operation(
 }
 
 /// Writes what is below `path` of a tree as one tar, in whole seconds. What is in the layers that `published` indexes,
-/// lowest first, has the times that it has there.
+/// lowest first, has the times that it has there, and with `owners` the owners.
 pub(super) fn export(
     rootfs: &RootFs,
     path: &str,
     published: &[PathBuf],
+    owners: bool,
     output: &mut impl Write,
     context: Context,
 ) -> Result<()> {
     let layers = tree_of(published)?;
     let top = LayerPath::from_archive(path.as_bytes())?;
-    let time = |below: &LayerPath| {
+    let of_layer = |below: &LayerPath| {
         let node = layers.lookup(&top.join(below.as_bytes()).ok()?)?;
-        // The times of what is only implied by the paths below it are those of the tree.
+        // What is only implied by the paths below it is as the tree has it.
         node.layer?;
-        Some(FileTime::of(layers.link_target(node).unwrap_or(node).entry.mtime))
+        Some(layers.link_target(node).unwrap_or(node).entry)
     };
+    let time = |below: &LayerPath| of_layer(below).map(|entry| FileTime::of(entry.mtime));
     let tree = view::open(rootfs)?;
     let folder = view::open_in(tree.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
         .map_err(|e| Error::io("the folder to export does not exist", path, e.into()))?;
@@ -171,7 +177,7 @@ pub(super) fn export(
         Some(_) => path_within(tree.as_fd(), folder.as_fd())?,
         None => LayerPath::root(),
     };
-    let owner = |path: &LayerPath, stat: &rustix::fs::Stat, own| match &recorded {
+    let recorded_owner = |path: &LayerPath, stat: &rustix::fs::Stat, own| match &recorded {
         Some(recorded) if path.is_root() => recorded.owner(&above, stat, own),
         Some(recorded) => match above.join(path.as_bytes()) {
             Ok(path) => recorded.owner(&path, stat, own),
@@ -179,8 +185,12 @@ pub(super) fn export(
         },
         None => (stat.st_uid, stat.st_gid),
     };
-    let options =
-        DiffOptions { owner: if recorded.is_some() { Some(&owner) } else { None }, time: Some(&time) };
+    let owner = |path: &LayerPath, stat: &rustix::fs::Stat, own| match of_layer(path).filter(|_| owners) {
+        Some(entry) => (entry.uid, entry.gid),
+        None => recorded_owner(path, stat, own),
+    };
+    let has_owners = owners || recorded.is_some();
+    let options = DiffOptions { owner: if has_owners { Some(&owner) } else { None }, time: Some(&time) };
     diff_trees(&view::fd_path(&memory), &view::fd_path(&folder), &mut writer, &options)?;
     writer.finish().map(drop)
 }

@@ -7,6 +7,7 @@
 use super::{Identity, sys};
 use crate::{Error, Result};
 use rustix::mount::{MountPropagationFlags, mount_change};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -94,6 +95,40 @@ pub(super) fn enter() -> Result<Entered> {
     }
     receive_mounts_only()?;
     Ok(Entered { identity, user_namespace: true, notes })
+}
+
+/// The ids that a user namespace maps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MappedIds {
+    /// The first of each range and how many it has.
+    users: Vec<(u32, u32)>,
+    groups: Vec<(u32, u32)>,
+}
+
+impl MappedIds {
+    /// Those of this process.
+    pub(super) fn own() -> Self {
+        let read =
+            |name: &str| ranges(&std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default());
+        Self { users: read("uid_map"), groups: read("gid_map") }
+    }
+
+    pub(super) fn has(&self, uid: u32, gid: u32) -> bool {
+        let has = |ranges: &[(u32, u32)], id: u32| {
+            ranges.iter().any(|(first, count)| id.checked_sub(*first).is_some_and(|at| at < *count))
+        };
+        has(&self.users, uid) && has(&self.groups, gid)
+    }
+}
+
+/// The ranges of ids of a map as the kernel shows it.
+fn ranges(map: &str) -> Vec<(u32, u32)> {
+    let range = |line: &str| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse().ok());
+        let (first, _, count) = (numbers.next()??, numbers.next()?, numbers.next()??);
+        Some((first, count))
+    };
+    map.lines().filter_map(range).collect()
 }
 
 /// Whether this process lives where a single id is mapped.

@@ -42,6 +42,8 @@ pub enum ApplyStyle {
 pub enum OwnerPolicy {
     /// They are set; one that cannot be set is an error.
     Keep,
+    /// They are set where the user namespace of the caller has them; what has another owner belongs to the caller.
+    KeepMapped,
     /// They are not set: everything belongs to the caller.
     Ignore,
     /// As [`OwnerPolicy::Ignore`], and files and folders carry their owner in the attribute `user.hyper.owner`. Links
@@ -350,11 +352,15 @@ impl Apply<'_> {
         let path = &entry.path;
         let os_name = OsStr::from_bytes(name);
         let no_follow = AtFlags::SYMLINK_NOFOLLOW;
-        if self.options.owners == OwnerPolicy::Keep {
+        if matches!(self.options.owners, OwnerPolicy::Keep | OwnerPolicy::KeepMapped) {
             let (uid, gid) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
             let done = match fd {
                 Some(fd) => rustix::fs::fchown(fd, uid, gid),
                 None => rustix::fs::chownat(parent, os_name, uid, gid, no_follow),
+            };
+            let done = match done {
+                Err(Errno::INVAL) if self.options.owners == OwnerPolicy::KeepMapped => Ok(()),
+                done => done,
             };
             done.map_err(|e| {
                 let owner = format!("{}:{}", entry.uid, entry.gid);

@@ -74,7 +74,7 @@ pub fn diff_overlay<W: Write>(
 ) -> Result<()> {
     let top = files::open_top(upper)?;
     let lowers = Lowers::open(lowers)?;
-    let mut emitter = Emitter::new(writer, options, &top, &lowers);
+    let mut emitter = Emitter::new(writer, options, &top, true, &lowers);
     let root = LayerPath::root();
     let stat = rustix::fs::fstat(&top).map_err(|e| failed("cannot look at", &root, e))?;
     if let Some(lower) = lowers.find(&root)? {
@@ -194,7 +194,7 @@ pub fn diff_trees<W: Write>(
     let root = LayerPath::root();
     let look = |fd: &OwnedFd| rustix::fs::fstat(fd).map_err(|e| failed("cannot look at", &root, e));
     let (old_stat, new_stat) = (look(&old)?, look(&new)?);
-    let mut emitter = Emitter::new(writer, options, &new, &lowers);
+    let mut emitter = Emitter::new(writer, options, &new, false, &lowers);
     let before = emitter.entry(&root, old.as_fd(), b"", &old_stat)?;
     let after = emitter.entry(&root, new.as_fd(), b"", &new_stat)?;
     if !same_directory(&before, &after) {
@@ -275,6 +275,8 @@ struct Emitter<'a, 'o, W: Write> {
     options: &'a DiffOptions<'o>,
     /// The top of the tree that the layer is made of.
     top: &'a OwnedFd,
+    /// Whether that is the upper directory of an overlay, whose attributes mean something.
+    is_upper: bool,
     /// What it changes.
     lowers: &'a Lowers,
     /// The first name of every written file that has several.
@@ -290,12 +292,14 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
         writer: &'a mut LayerWriter<W>,
         options: &'a DiffOptions<'o>,
         top: &'a OwnedFd,
+        is_upper: bool,
         lowers: &'a Lowers,
     ) -> Self {
         Self {
             writer,
             options,
             top,
+            is_upper,
             lowers,
             links: HashMap::new(),
             groups: None,
@@ -325,10 +329,8 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
         };
         let mut xattrs = files::xattrs(parent, name).map_err(wrong)?;
         for internal in ["redirect", "metacopy"] {
-            if ["user", "trusted"]
-                .iter()
-                .any(|p| xattrs.contains_key(format!("{p}.overlay.{internal}").as_bytes()))
-            {
+            // A program that sets them through the overlay does so under other names, which mean nothing.
+            if self.is_upper && xattrs.contains_key(format!("user.overlay.{internal}").as_bytes()) {
                 return Err(Error::unsupported(format!(
                     "an overlay made with {internal}: mount it with userxattr"
                 ))

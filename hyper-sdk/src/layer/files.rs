@@ -281,15 +281,13 @@ enum Found {
     Nothing,
 }
 
-/// Whether overlay takes the directory for opaque.
+/// Whether an overlay that is mounted with `userxattr` takes the directory for opaque. To that one the attributes
+/// `trusted.overlay.*` are those of any program, which may set them as it likes.
 pub(super) fn is_opaque(directory: BorrowedFd<'_>) -> rustix::io::Result<bool> {
     let mut value = [0; 4];
-    for name in [OPAQUE_XATTR, b"trusted.overlay.opaque"] {
-        match rustix::fs::fgetxattr(directory, name, &mut value) {
-            Ok(1) if value[0] == b'y' => return Ok(true),
-            Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE | Errno::PERM) => {}
-            Err(e) => return Err(e),
-        }
+    match rustix::fs::fgetxattr(directory, OPAQUE_XATTR, &mut value) {
+        Ok(1) => Ok(value[0] == b'y'),
+        Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE | Errno::PERM) => Ok(false),
+        Err(e) => Err(e),
     }
-    Ok(false)
 }

@@ -1,7 +1,9 @@
 //! Snapshots in a folder of this machine, made and read through the sandbox's helper.
 
 use super::folders::{Claim, Folders, Removed};
-use super::{Active, SnapshotCapabilities, SnapshotInfo, Snapshotter, TarStream, UnpackOptions};
+use super::{
+    Active, ExportOptions, SnapshotCapabilities, SnapshotInfo, Snapshotter, TarStream, UnpackOptions,
+};
 use crate::exec::{Identity, NativeExecutor, Reply, Request, RootFs};
 use crate::{Digest, Error, ErrorKind, Result, private_folder};
 use async_trait::async_trait;
@@ -273,6 +275,10 @@ impl Snapshotter for LocalSnapshotter {
         }
     }
 
+    fn can_own(&self, uid: u32, gid: u32) -> bool {
+        self.0.executor.can_own(uid, gid)
+    }
+
     async fn has(&self, chain: &Digest) -> Result<bool> {
         self.0.folders.is_whole(chain)
     }
@@ -303,8 +309,13 @@ impl Snapshotter for LocalSnapshotter {
             }
             None => None,
         };
-        let request =
-            Request::Apply { target: active.folder.join("fs"), lowers, plain, times: times.clone() };
+        let request = Request::Apply {
+            target: active.folder.join("fs"),
+            lowers,
+            plain,
+            times: times.clone(),
+            any_owner: options.any_owner,
+        };
         self.0.executor.feed(request, layer).await?;
         if let Some(path) = times {
             // Only unpacking needed it, and nobody minds it.
@@ -385,9 +396,10 @@ impl Snapshotter for LocalSnapshotter {
         self.0.executor.stream(&Request::Copy { sources, plan })
     }
 
-    async fn export(&self, chain: Option<&Digest>, path: &str, published: Vec<PathBuf>) -> Result<TarStream> {
-        let path = path.to_owned();
-        self.0.executor.stream(&Request::Export { rootfs: self.rootfs(chain)?, path, published })
+    async fn export(&self, chain: Option<&Digest>, path: &str, options: ExportOptions) -> Result<TarStream> {
+        let (rootfs, path) = (self.rootfs(chain)?, path.to_owned());
+        let ExportOptions { published, owners } = options;
+        self.0.executor.stream(&Request::Export { rootfs, path, published, owners })
     }
 
     async fn read_file(&self, chain: Option<&Digest>, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {

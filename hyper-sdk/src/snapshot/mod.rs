@@ -44,6 +44,18 @@ pub struct UnpackOptions {
     pub layer: Option<Digest>,
     /// The times of files that have others than the layer says.
     pub times: Option<Arc<TimesTable>>,
+    /// Whether what has an owner that [`Snapshotter::can_own`] denies belongs to root. Only for files that are written
+    /// out with [`ExportOptions::owners`] or without owners: no step may see them.
+    pub any_owner: bool,
+}
+
+/// How the tree of a snapshot is written out.
+#[derive(Clone, Debug, Default)]
+pub struct ExportOptions {
+    /// The files of the indexes of its layers, lowest first, whose files have the times that those say.
+    pub published: Vec<PathBuf>,
+    /// Whether they have the owners that those say, too.
+    pub owners: bool,
 }
 
 /// A snapshot that a step may write to. It belongs to the snapshotter that prepared it.
@@ -74,6 +86,11 @@ pub trait Active: Debug + Send + Sync + 'static {
 pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
     /// What this snapshotter can do.
     fn capabilities(&self) -> SnapshotCapabilities;
+
+    /// Whether files can have this owner here. A layer with another one is an error, see [`UnpackOptions::any_owner`].
+    fn can_own(&self, _uid: u32, _gid: u32) -> bool {
+        true
+    }
 
     /// Whether a chain is there.
     async fn has(&self, chain: &Digest) -> Result<bool>;
@@ -120,9 +137,8 @@ pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
     /// they are.
     async fn copy(&self, target: Option<&Digest>, sources: Vec<RootFs>, plan: Vec<u8>) -> Result<TarStream>;
 
-    /// The whole tree of a chain as one tar, below its path `path` (`/` for all of it), in whole seconds. What is in the
-    /// layers that are indexed in the files `published`, lowest first, has the times that those say.
-    async fn export(&self, chain: Option<&Digest>, path: &str, published: Vec<PathBuf>) -> Result<TarStream>;
+    /// The whole tree of a chain as one tar, below its path `path` (`/` for all of it), in whole seconds.
+    async fn export(&self, chain: Option<&Digest>, path: &str, options: ExportOptions) -> Result<TarStream>;
 
     /// The content of a regular file; symlinks are resolved within the tree. `None` where there is none.
     ///

@@ -106,7 +106,7 @@ impl SolveContext {
         .await
     }
 
-    fn index_path(&self, diff_id: &Digest) -> PathBuf {
+    pub(super) fn index_path(&self, diff_id: &Digest) -> PathBuf {
         self.index_folder.join(diff_id.hex())
     }
 
@@ -219,7 +219,8 @@ impl SolveContext {
             let task = self.progress.start(format!("unpack {}", layer.diff_id.short()), None);
             let result = match self.open_layer(layer).await {
                 Ok(tar) => {
-                    let options = UnpackOptions { layer: Some(files), times: table };
+                    let options =
+                        UnpackOptions { layer: Some(files), times: table, ..UnpackOptions::default() };
                     self.snapshotter.apply(parent, &name, options, tar).await
                 }
                 Err(e) => Err(e),
@@ -227,20 +228,6 @@ impl SolveContext {
             task.end_with(result)?;
             return Ok(name);
         }
-    }
-
-    /// The files of a chain as a tar with the times of its layers, whatever steps saw.
-    pub(crate) async fn export(&self, chain: &Chain) -> Result<TarStream> {
-        let name = self.unpack(chain).await?;
-        // Files of the layers below the first with times of its own have those of the layers.
-        let layers = chain.layers();
-        let first = layers.iter().position(|(layer, _)| layer.times.is_some()).unwrap_or(layers.len());
-        let mut published = Vec::new();
-        for (layer, _) in &layers[first..] {
-            self.index(layer).await?;
-            published.push(self.index_path(&layer.diff_id));
-        }
-        self.snapshotter.export(name.as_ref(), "/", published).await
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod exec;
 mod files;
+mod files_out;
 mod layers;
 mod mounts;
 mod recompress;
@@ -19,6 +20,7 @@ mod times;
 mod value;
 
 pub(crate) use exec::threads;
+pub(crate) use files_out::ForeignOwner;
 pub use layers::LAYERS_REPOSITORY;
 pub(crate) use layers::blocking;
 pub use value::{Chain, Layer, LayerTimes, Value, chain_id};

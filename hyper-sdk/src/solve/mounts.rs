@@ -119,7 +119,7 @@ impl SolveContext {
                 Ok(file)
             })
             .await?;
-            let options = UnpackOptions { layer: None, times: Some(times) };
+            let options = UnpackOptions { times: Some(times), ..UnpackOptions::default() };
             self.snapshotter.apply(None, &id, options, Box::new(tar)).await?;
         }
         Ok((self.snapshotter.view(Some(&id)).await?, SOURCE.to_owned()))

@@ -379,3 +379,42 @@ proptest! {
         prop_assert!(reader::scan(&bytes[..]).is_ok());
     }
 }
+
+/// Programs may set attributes that look like those of an overlay: they mean nothing, and are in no layer.
+#[test]
+fn attributes_like_those_of_overlay_confuse_nothing() {
+    let mut layers = Layers::new();
+    layers.push(&write_layer(&sorted(&[dir("d"), file("d/f", "1"), dir("e"), file("e/g", "2")])).0);
+    let expected = tempfile::tempdir().unwrap();
+    let Some(bytes) = changed_by_kernel(&layers, |merged| {
+        for path in ["d", "d/f", "e", "new", "new/h"] {
+            match path {
+                "new" => std::fs::create_dir(merged.join(path)).unwrap(),
+                "new/h" => std::fs::write(merged.join(path), "3").unwrap(),
+                _ => {}
+            }
+            for space in ["user", "trusted"] {
+                for (name, value) in
+                    [("redirect", "/x"), ("metacopy", ""), ("opaque", "y"), ("whiteout", "y")]
+                {
+                    let name = format!("{space}.overlay.{name}");
+                    // Older kernels refuse some, and other users than root may not set all.
+                    let flags = rustix::fs::XattrFlags::empty();
+                    let _ = rustix::fs::setxattr(merged.join(path), name, value.as_bytes(), flags);
+                }
+            }
+        }
+        let (bytes, index) = tree_of(merged);
+        assert!(index.entries().iter().all(|entry| entry.xattrs.is_empty()));
+        apply::apply(&bytes[..], expected.path(), &options(ApplyStyle::Plain, &[])).unwrap();
+    }) else {
+        return;
+    };
+    let index = reader::scan(&bytes[..]).unwrap();
+    assert!(
+        index.entries().iter().all(|entry| entry.xattrs.is_empty() && !entry.kind.is_whiteout()),
+        "{index:?}"
+    );
+    layers.push(&bytes);
+    assert_eq!(tree_of(expected.path()).1.entries(), shown(&layers.tree()));
+}

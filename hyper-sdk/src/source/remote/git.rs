@@ -5,6 +5,7 @@
 //! same wherever they are fetched. Only the protocols of the network are allowed, in submodules too.
 
 use super::git_command::{Git, PROTOCOLS};
+use super::kept::{Sealed, remove};
 use super::{Fetched, Inner, keep, make_folder};
 use crate::dockerfile::{GitReference, without_password};
 use crate::graph::GitSource;
@@ -64,36 +65,20 @@ async fn fetch_shown(inner: &Inner, source: &GitSource, shown: &str) -> Result<F
     let git = Git::new(inner, source, shown)?;
     let _lock = git.lock().await?;
     let found = git.find(source).await?;
-    git.prepare(&found.commit).await?;
-    git.get(&found).await?;
-    let time: i64 = git
-        .run(&["show", "--no-patch", "--no-show-signature", "--format=%ct", &found.commit])
-        .await?
-        .trim()
-        .parse()
-        .map_err(|_| git.error("has a commit without a time"))?;
-    let name = Digest::sha256(format!(
-        "{}\0{}\0{:?}\0{:?}\0{}",
-        source.remote,
-        found.commit,
-        source.subdir,
-        source.keep_git_dir.then_some((&found.name, &found.object)),
-        source.submodules
-    ));
     let checkouts = inner.root.join("checkouts");
     make_folder(&checkouts)?;
-    let path = checkouts.join(name.hex());
-    if !path.is_dir() {
-        let made = tempfile::Builder::new()
-            .prefix(".new-")
-            .tempdir_in(&checkouts)
-            .at("cannot make a folder in", &checkouts)?;
-        git.check_out(source, &found, made.path()).await?;
-        let subdir = source.subdir.clone();
-        super::blocking(move || take_files(made, subdir.as_deref(), time, &path)).await?;
-        return Ok(Fetched { path: checkouts.join(name.hex()), time: Some(time) });
+    let existed = git.exists();
+    match git.files(inner, source, &found, &checkouts).await {
+        Err(_) if existed && git.is_damaged().await => {
+            inner
+                .options
+                .progress
+                .warn(format!("what was kept of the git repository {shown} is damaged: it is fetched again"));
+            git.forget()?;
+            git.files(inner, source, &found, &checkouts).await
+        }
+        outcome => outcome,
     }
-    Ok(Fetched { path, time: Some(time) })
 }
 
 /// What a reference came to.
@@ -173,21 +158,88 @@ impl Git {
         }
     }
 
+    /// The files of what was found, as they were kept or written now.
+    async fn files(
+        &self,
+        inner: &Inner,
+        source: &GitSource,
+        found: &Found,
+        checkouts: &Path,
+    ) -> Result<Fetched> {
+        self.prepare(&found.commit).await?;
+        self.get(found).await?;
+        let time: i64 = self
+            .run(&["show", "--no-patch", "--no-show-signature", "--format=%ct", &found.commit])
+            .await?
+            .trim()
+            .parse()
+            .map_err(|_| self.error("has a commit without a time"))?;
+        let name = Digest::sha256(format!(
+            "{}\0{}\0{:?}\0{:?}\0{}",
+            source.remote,
+            found.commit,
+            source.subdir,
+            source.keep_git_dir.then_some((&found.name, &found.object)),
+            source.submodules
+        ));
+        let kept = Sealed::new(checkouts.join(name.hex()));
+        let fetched = Fetched { path: kept.folder.clone(), time: Some(time) };
+        let looked_at = kept.clone();
+        match super::blocking(move || Ok(looked_at.is_intact())).await? {
+            Some(true) => return Ok(fetched),
+            Some(false) => inner.options.progress.warn(format!(
+                "the files that were kept of the git repository {} were changed since they were written: they are \
+                 written again",
+                self.shown
+            )),
+            None => {}
+        }
+        let made = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempdir_in(checkouts)
+            .at("cannot make a folder in", checkouts)?;
+        self.check_out(source, found, made.path()).await?;
+        let subdir = source.subdir.clone();
+        super::blocking(move || {
+            kept.remove()?;
+            take_files(made, subdir.as_deref(), time, &kept.folder)?;
+            kept.seal()
+        })
+        .await?;
+        Ok(fetched)
+    }
+
+    /// Whether there is a repository of ours.
+    fn exists(&self) -> bool {
+        self.repository.join("HEAD").is_file()
+    }
+
+    /// Whether git finds its own repository damaged.
+    async fn is_damaged(&self) -> bool {
+        self.run(&["fsck", "--no-dangling", "--no-progress"]).await.is_err()
+    }
+
+    /// Removes our repository but for its lock.
+    fn forget(&self) -> Result<()> {
+        for entry in std::fs::read_dir(&self.repository).at("cannot read the folder", &self.repository)? {
+            let entry = entry.at("cannot read the folder", &self.repository)?;
+            if entry.file_name() != super::git_command::LOCK {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes our repository, with the kind of objects that the commit is of. One with another kind is what was at the
     /// address before.
     async fn prepare(&self, commit: &str) -> Result<()> {
         let config = std::fs::read_to_string(self.repository.join("config")).unwrap_or_default();
         let is_sha256 = config.to_ascii_lowercase().contains("objectformat = sha256");
-        if self.repository.join("HEAD").is_file() {
+        if self.exists() {
             if is_sha256 == has_sha256(commit) {
                 return Ok(());
             }
-            for entry in std::fs::read_dir(&self.repository).at("cannot read the folder", &self.repository)? {
-                let entry = entry.at("cannot read the folder", &self.repository)?;
-                if entry.file_name() != super::git_command::LOCK {
-                    remove(&entry.path())?;
-                }
-            }
+            self.forget()?;
         }
         self.run(&[&["init", "--quiet", "--bare"], object_format(commit), &["."]].concat()).await.map(drop)
     }
@@ -280,15 +332,6 @@ fn object_format(commit: &str) -> &'static [&'static str] {
 
 fn is_commit(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-fn remove(path: &Path) -> Result<()> {
-    let removed = match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(_) => Ok(()),
-    };
-    removed.at("cannot remove", path)
 }
 
 /// The folder `.git` of a work tree, and those that it holds of its submodules and of theirs.

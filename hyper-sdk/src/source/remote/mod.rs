@@ -5,17 +5,19 @@
 //!   ROOT/web/DIGEST-KEY-TIME/NAME   that answer
 //!   ROOT/git/KEY/                a bare repository with the commits that were fetched from one address
 //!   ROOT/git/home/               the home of git, which stays empty
-//!   ROOT/checkouts/KEY/          the files of one commit
+//!   ROOT/checkouts/KEY/          the files of one commit, and KEY.seal how they were written
 //! ```
 //!
 //! # Invariants
-//! - A folder with content is complete and never changed: it is made under another name and then renamed.
+//! - A folder with content is complete and never changed: it is made under another name and then renamed. One that
+//!   somebody else has changed is not used: it is made anew, with one warning.
 //! - A credential goes to the host that it is meant for, and into no message, no file and no program's arguments.
 //! - Nothing of a fetched repository is run: no hook, no filter, no helper of its configuration.
 
 mod archive;
 mod git;
 mod git_command;
+mod kept;
 #[cfg(test)]
 mod slow_servers;
 mod web;

@@ -1,8 +1,10 @@
 //! Files of the web.
 //!
 //! A file that was fetched before is asked for with `If-None-Match` and `If-Modified-Since` (RFC 9110, section 13), not
-//! at all when its checksum is given and known, and as if it were new when the checksum is of another algorithm.
+//! at all when its checksum is given and known, and as if it were new when the checksum is of another algorithm. Its
+//! bytes are read and checked before they are used.
 
+use super::kept::{self, Expected};
 use super::{Fetched, Inner, keep, make_folder};
 use crate::client::patience::Broken;
 use crate::client::tls;
@@ -39,14 +41,18 @@ struct Record {
 }
 
 impl Record {
-    fn read(path: &Path, folder: &Path, name: &str) -> Option<Self> {
+    fn read(path: &Path) -> Option<Self> {
         let record: Self = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
         let plain = !record.folder.contains('/') && !record.folder.starts_with('.');
-        (plain && folder.join(&record.folder).join(name).is_file()).then_some(record)
+        (plain && !record.folder.is_empty()).then_some(record)
+    }
+
+    fn time(&self) -> Option<i64> {
+        self.last_modified.as_deref().and_then(seconds)
     }
 
     fn fetched(&self, folder: &Path) -> Fetched {
-        Fetched { path: folder.join(&self.folder), time: self.last_modified.as_deref().and_then(seconds) }
+        Fetched { path: folder.join(&self.folder), time: self.time() }
     }
 }
 
@@ -59,7 +65,10 @@ pub(super) async fn fetch(inner: &Inner, source: &WebSource) -> Result<Fetched> 
     make_folder(&folder)?;
     let key = Digest::sha256(format!("{}\0{}", source.url, source.file_name));
     let record_path = folder.join(format!("{}.json", key.hex()));
-    let known = Record::read(&record_path, &folder, &source.file_name);
+    let known = match Record::read(&record_path) {
+        Some(record) => whole(inner, source, &shown, &folder, record).await?,
+        None => None,
+    };
     if let (Some(record), Some(checksum)) = (&known, &source.checksum)
         && record.digest == *checksum
     {
@@ -77,6 +86,39 @@ pub(super) async fn fetch(inner: &Inner, source: &WebSource) -> Result<Fetched> 
             .map_err(|e| Error::io("cannot write the record", &record_path, e.error))?;
     }
     Ok(record.fetched(&folder))
+}
+
+/// The record of a file that is still as it was written. One that was changed since is removed, with a warning.
+async fn whole(
+    inner: &Inner,
+    source: &WebSource,
+    shown: &str,
+    folder: &Path,
+    record: Record,
+) -> Result<Option<Record>> {
+    let kept = folder.join(&record.folder);
+    let file = kept.join(&source.file_name);
+    let expected = Expected { digest: record.digest.clone(), time: file_time(record.time()) };
+    let (is_there, is_whole) = super::blocking(move || {
+        let is_there = file.symlink_metadata().is_ok();
+        let is_whole = kept::is_whole(&file, &expected)?;
+        if is_there && !is_whole {
+            kept::remove(&kept)?;
+        }
+        Ok((is_there, is_whole))
+    })
+    .await?;
+    if is_there && !is_whole {
+        inner.options.progress.warn(format!(
+            "the file that was kept of {shown} was changed since it was downloaded: it is downloaded again"
+        ));
+    }
+    Ok(is_whole.then_some(record))
+}
+
+/// The time that a file gets: seconds since 1970.
+fn file_time(last_modified: Option<i64>) -> i64 {
+    last_modified.unwrap_or(0).max(0)
 }
 
 struct Download<'a> {
@@ -259,13 +301,23 @@ impl Download<'_> {
         let digest = hasher.finish();
         self.check(&digest)?;
         let time = last_modified.as_deref().and_then(seconds);
-        let mtime = UNIX_EPOCH + Duration::from_secs(time.and_then(|t| u64::try_from(t).ok()).unwrap_or(0));
+        let expected = Expected { digest: digest.clone(), time: file_time(time) };
+        let mtime = UNIX_EPOCH + Duration::from_secs(expected.time.unsigned_abs());
         file.set_permissions(std::fs::Permissions::from_mode(0o600))
             .and_then(|()| file.set_modified(mtime))
             .and_then(|()| file.sync_data())
             .at("cannot write the file", &path)?;
         let folder = format!("{}-{}-{}", digest.hex(), &key.hex()[..16], time.unwrap_or(0));
-        keep(made, &self.folder.join(&folder))?;
+        let place = self.folder.join(&folder);
+        let file = place.join(&self.source.file_name);
+        super::blocking(move || {
+            // Without a record nothing has looked at what is there.
+            if place.exists() && !kept::is_whole(&file, &expected)? {
+                kept::remove(&place)?;
+            }
+            keep(made, &place)
+        })
+        .await?;
         Ok(Some(Record { etag, last_modified, digest, folder }))
     }
 }

@@ -1,0 +1,95 @@
+//! The files of a chain, to be written out.
+//!
+//! An owner that files cannot have here, beyond the ids of the user namespace, keeps nobody from that: such a layer is
+//! unpacked under a name of its own, which no step sees, and the tar has the owners that the layers say.
+
+use super::SolveContext;
+use super::value::Chain;
+use crate::digest::Hasher;
+use crate::layer::LayerPath;
+use crate::snapshot::{ExportOptions, TarStream, UnpackOptions};
+use crate::{Digest, Result};
+
+/// An owner that files cannot have here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ForeignOwner {
+    pub(crate) path: LayerPath,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl SolveContext {
+    /// The files of a chain as a tar with the times of its layers, whatever steps saw, and the first path with an owner
+    /// that files cannot have here.
+    pub(crate) async fn export(&self, chain: &Chain) -> Result<(TarStream, Option<ForeignOwner>)> {
+        let layers = chain.layers();
+        let foreign = self.foreign_layer(chain).await?;
+        let (name, owner) = match foreign {
+            None => (self.unpack(chain).await?, None),
+            Some(first) => (self.unpack_foreign(chain, first).await?, self.foreign_owner(chain).await?),
+        };
+        // Files of the layers below the first with times of its own have those of the layers.
+        let timed = layers.iter().position(|(layer, _)| layer.times.is_some());
+        let first = timed.into_iter().chain(foreign).min().unwrap_or(layers.len());
+        let mut published = Vec::new();
+        for (layer, _) in &layers[first..] {
+            self.index(layer).await?;
+            published.push(self.index_path(&layer.diff_id));
+        }
+        let options = ExportOptions { published, owners: foreign.is_some() };
+        Ok((self.snapshotter.export(name.as_ref(), "/", options).await?, owner))
+    }
+
+    /// The lowest layer with an owner that files cannot have here.
+    async fn foreign_layer(&self, chain: &Chain) -> Result<Option<usize>> {
+        // Who has the last id has them all.
+        if self.snapshotter.can_own(u32::MAX - 1, u32::MAX - 1) {
+            return Ok(None);
+        }
+        for ((at, (layer, _)), name) in chain.layers().iter().enumerate().zip(chain.snapshots()) {
+            if self.snapshotter.has(&name).await? {
+                continue;
+            }
+            let index = self.index(layer).await?;
+            let is_foreign = |entry: &crate::layer::Entry| {
+                !entry.kind.is_whiteout() && !self.snapshotter.can_own(entry.uid, entry.gid)
+            };
+            if index.entries().iter().any(is_foreign) {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first path of the whole tree with such an owner.
+    async fn foreign_owner(&self, chain: &Chain) -> Result<Option<ForeignOwner>> {
+        let tree = self.tree(chain).await?;
+        let mut owners = tree.nodes().map(|node| node.entry).filter(|entry| !entry.kind.is_whiteout());
+        let foreign = owners.find(|entry| !self.snapshotter.can_own(entry.uid, entry.gid));
+        Ok(foreign.map(|entry| ForeignOwner { path: entry.path.clone(), uid: entry.uid, gid: entry.gid }))
+    }
+
+    /// Unpacks a chain whose layers from `first` on may have any owner.
+    async fn unpack_foreign(&self, chain: &Chain, first: usize) -> Result<Option<Digest>> {
+        let (below, above) = chain.layers().split_at(first);
+        let mut parent = self.unpack(&Chain::new(below.iter().map(|(layer, _)| layer.clone()))).await?;
+        for (layer, _) in above {
+            let mut hasher = Hasher::sha256();
+            hasher.update_field("snapshot with any owner");
+            hasher.update_field(parent.as_ref().map_or("", Digest::as_str));
+            hasher.update_field(layer.diff_id.as_str());
+            let name = hasher.finish();
+            if !self.snapshotter.has(&name).await? {
+                let task = self.progress.start(format!("unpack {}", layer.diff_id.short()), None);
+                let options = UnpackOptions { any_owner: true, ..UnpackOptions::default() };
+                let result = match self.open_layer(layer).await {
+                    Ok(tar) => self.snapshotter.apply(parent.as_ref(), &name, options, tar).await,
+                    Err(e) => Err(e),
+                };
+                task.end_with(result)?;
+            }
+            parent = Some(name);
+        }
+        Ok(parent)
+    }
+}
