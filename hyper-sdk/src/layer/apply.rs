@@ -305,10 +305,10 @@ impl Apply<'_> {
         }
         let parent = self.parent(&entry.path)?;
         let parent = parent.as_fd();
-        let file = match make(entry, parent) {
+        let file = match files::make(entry, parent) {
             Err(Errno::EXIST) => {
                 self.remove(&entry.path, parent)?;
-                make(entry, parent)
+                files::make(entry, parent)
             }
             other => other,
         };
@@ -441,10 +441,10 @@ impl Apply<'_> {
         copy.xattrs = files::xattrs(node.parent.as_fd(), &node.name).map_err(read_failed)?;
         copy.xattrs.retain(|name, _| !files::is_overlay_xattr(name));
         self.recorded_owner(&mut copy);
-        let made = match make(&copy, parent) {
+        let made = match files::make(&copy, parent) {
             Err(Errno::EXIST) => {
                 self.remove(&copy.path, parent)?;
-                make(&copy, parent)
+                files::make(&copy, parent)
             }
             other => other,
         };
@@ -574,31 +574,5 @@ impl Apply<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// Creates an entry without its content; `EXIST` when something is there.
-fn make(entry: &Entry, parent: BorrowedFd<'_>) -> rustix::io::Result<Option<OwnedFd>> {
-    let name = OsStr::from_bytes(entry.path.file_name());
-    let private = Mode::RUSR | Mode::WUSR;
-    let device = |kind, major, minor| {
-        let device = rustix::fs::makedev(major, minor);
-        rustix::fs::mknodat(parent, name, kind, private, device).map(|()| None)
-    };
-    match &entry.kind {
-        EntryKind::File { .. } => {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            rustix::fs::openat(parent, name, flags, private).map(Some)
-        }
-        EntryKind::Symlink { target } => {
-            rustix::fs::symlinkat(OsStr::from_bytes(target), parent, name).map(|()| None)
-        }
-        EntryKind::CharDevice { major, minor } => device(FileType::CharacterDevice, *major, *minor),
-        EntryKind::BlockDevice { major, minor } => device(FileType::BlockDevice, *major, *minor),
-        EntryKind::Fifo => rustix::fs::mkfifoat(parent, name, private).map(|()| None),
-        EntryKind::Directory
-        | EntryKind::Hardlink { .. }
-        | EntryKind::Whiteout
-        | EntryKind::OpaqueWhiteout => Err(Errno::INVAL),
     }
 }

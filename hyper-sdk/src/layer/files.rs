@@ -1,7 +1,7 @@
 //! Path-safe access to directory trees: everything goes through directory descriptors and `openat2`, so that nothing
 //! in a tree, symlinks and `..` included, leads out of it.
 
-use super::entry::{LayerPath, escape};
+use super::entry::{Entry, EntryKind, LayerPath, escape};
 use super::times::FileTime;
 use crate::{Error, Result};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -289,5 +289,31 @@ pub(super) fn is_opaque(directory: BorrowedFd<'_>) -> rustix::io::Result<bool> {
         Ok(1) => Ok(value[0] == b'y'),
         Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE | Errno::PERM) => Ok(false),
         Err(e) => Err(e),
+    }
+}
+
+/// Creates an entry without its content; `EXIST` when something is there.
+pub(super) fn make(entry: &Entry, parent: BorrowedFd<'_>) -> rustix::io::Result<Option<OwnedFd>> {
+    let name = OsStr::from_bytes(entry.path.file_name());
+    let private = Mode::RUSR | Mode::WUSR;
+    let device = |kind, major, minor| {
+        let device = rustix::fs::makedev(major, minor);
+        rustix::fs::mknodat(parent, name, kind, private, device).map(|()| None)
+    };
+    match &entry.kind {
+        EntryKind::File { .. } => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(parent, name, flags, private).map(Some)
+        }
+        EntryKind::Symlink { target } => {
+            rustix::fs::symlinkat(OsStr::from_bytes(target), parent, name).map(|()| None)
+        }
+        EntryKind::CharDevice { major, minor } => device(FileType::CharacterDevice, *major, *minor),
+        EntryKind::BlockDevice { major, minor } => device(FileType::BlockDevice, *major, *minor),
+        EntryKind::Fifo => rustix::fs::mkfifoat(parent, name, private).map(|()| None),
+        EntryKind::Directory
+        | EntryKind::Hardlink { .. }
+        | EntryKind::Whiteout
+        | EntryKind::OpaqueWhiteout => Err(Errno::INVAL),
     }
 }
