@@ -6,7 +6,7 @@
 use crate::auth::{AnonymousAccess, htpasswd_entry};
 use crate::config::{Config, LogFormat, REFERENCE};
 use crate::log::LineWriter;
-use crate::{Listen, Registry, serve};
+use crate::{Listen, Registry, ServerOptions, serve};
 use clap::{Args, Parser, Subcommand};
 use hyper_sdk::store::{DiskStore, RegistryStore as _};
 use hyper_sdk::{Error, Result, ResultExt};
@@ -187,7 +187,8 @@ async fn serve_until_signal(config: Config) -> Result<()> {
         }
         tracing::info!("stopping: requests in flight are answered first");
     };
-    serve(listener, registry, config.server(), shutdown).await?;
+    let server = ServerOptions { connections: registry.connections().clone(), ..config.server() };
+    serve(listener, registry, server, shutdown).await?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -204,7 +205,7 @@ fn start_log(config: &Config, writer: LineWriter) -> Result<()> {
 
 fn filter(level: &str) -> Result<EnvFilter> {
     EnvFilter::try_new(level)
-        .map_err(|e| Error::invalid(format!("`{}` is no log level", level.escape_debug())).with_source(e))
+        .map_err(|e| Error::invalid(format!("invalid log level `{}`", level.escape_debug())).with_source(e))
 }
 
 fn check(args: &CheckArgs) -> Result<()> {

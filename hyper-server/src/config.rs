@@ -168,7 +168,7 @@ impl FromStr for LogFormat {
         match s {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
-            _ => Err(Error::invalid(format!("`{}` is no log format: use text or json", s.escape_debug()))),
+            _ => Err(Error::invalid(format!("invalid log format `{}`: use text or json", s.escape_debug()))),
         }
     }
 }
@@ -318,6 +318,7 @@ impl Config {
             sparse: self.sparse,
             htpasswd: self.auth.htpasswd.clone(),
             anonymous: self.auth.anonymous,
+            authenticator: None,
             authorizer: None,
             realm: self.auth.realm.clone(),
             token_key: None,
@@ -347,6 +348,7 @@ impl Config {
             header_timeout: self.limits.header_timeout.0,
             write_timeout: self.limits.write_timeout.0,
             drain_timeout: self.limits.drain_timeout.0,
+            ..ServerOptions::default()
         }
     }
 }
@@ -394,7 +396,10 @@ impl FromStr for Size {
             "GB" => 1_000_000_000,
             "TB" => 1_000_000_000_000,
             _ => {
-                return Err(Error::invalid(format!("`{}` is no size: write 64KiB or 2GB", s.escape_debug())));
+                return Err(Error::invalid(format!(
+                    "invalid size `{}`: write 64KiB or 2GB",
+                    s.escape_debug()
+                )));
             }
         };
         number
@@ -402,7 +407,7 @@ impl FromStr for Size {
             .ok()
             .and_then(|n| n.checked_mul(factor))
             .map(Self)
-            .ok_or_else(|| Error::invalid(format!("`{}` is no size: write 64KiB or 2GB", s.escape_debug())))
+            .ok_or_else(|| Error::invalid(format!("invalid size `{}`: write 64KiB or 2GB", s.escape_debug())))
     }
 }
 
@@ -415,7 +420,10 @@ impl FromStr for Span {
 
     fn from_str(s: &str) -> Result<Self> {
         let bad = || {
-            Error::invalid(format!("`{}` is no length of time: write 500ms, 30s, 5m or 1h", s.escape_debug()))
+            Error::invalid(format!(
+                "invalid length of time `{}`: write 500ms, 30s, 5m or 1h",
+                s.escape_debug()
+            ))
         };
         let (number, unit) = split_unit(s);
         let millis: u64 = match unit {
@@ -497,8 +505,8 @@ mod tests {
             ("read-only = false\nlisten-on = \"127.0.0.1:1\"", vec!["line 2", "listen-on"]),
             ("[auth]\nhtpaswd = \"x\"", vec!["line 2", "htpaswd"]),
             ("[auth]\n\nanonymous = \"some\"", vec!["line 3", "none, pull or full"]),
-            ("[limits]\nmanifest = \"4 parsecs\"", vec!["line 2", "no size"]),
-            ("[limits]\nheader-timeout = \"5\"", vec!["line 2", "no length of time"]),
+            ("[limits]\nmanifest = \"4 parsecs\"", vec!["line 2", "invalid size"]),
+            ("[limits]\nheader-timeout = \"5\"", vec!["line 2", "invalid length of time"]),
             ("[limits]\nconnections = 0", vec!["limits.connections", "must not be 0"]),
             ("[log]\nformat = \"xml\"", vec!["line 2", "text or json"]),
             ("[nonsense]", vec!["line 1", "nonsense"]),

@@ -3,6 +3,7 @@
 //! A client is told what it did wrong. What went wrong on this side (a path, a query, the text of the system) goes to
 //! the log only, under the request id that the client also gets.
 
+use crate::auth::{AuthError, Challenge};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderName, HeaderValue};
@@ -10,6 +11,8 @@ use http::{HeaderMap, StatusCode};
 use hyper_sdk::{Error, ErrorKind};
 use serde::Serialize;
 use std::collections::BTreeMap;
+
+pub(crate) static API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// The status and the code of an error of this kind (distribution-spec, "Error Codes").
 pub fn status_and_code(kind: ErrorKind) -> (StatusCode, &'static str) {
@@ -125,6 +128,23 @@ impl From<Error> for ApiError {
         }
         out.cause = Some(e);
         out
+    }
+}
+
+impl From<Challenge> for ApiError {
+    fn from(challenge: Challenge) -> Self {
+        let refused = Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", challenge.reason());
+        let values = challenge.values().iter().cloned();
+        values.fold(refused, |refused, value| refused.with_header(header::WWW_AUTHENTICATE, value))
+    }
+}
+
+impl From<AuthError> for ApiError {
+    fn from(e: AuthError) -> Self {
+        match e {
+            AuthError::Challenge(challenge) => challenge.into(),
+            AuthError::Failed(error) => error.into(),
+        }
     }
 }
 

@@ -1,27 +1,49 @@
 //! An OCI registry server as a library.
 //!
 //! [`Registry`] answers requests from any [`hyper_sdk::store::RegistryStore`]; it is a tower service, and [`router`]
-//! makes an axum router of it. [`Server`] runs it on a socket, with limits and a graceful end. The program
-//! `hyperregistry` is a thin layer over [`cli`].
+//! makes an axum router of it. [`serve`] runs it, or any other service, on a socket, with limits and a graceful end;
+//! [`Server`] does so in the background. A program brings its own [`auth::Authenticator`] and [`auth::Authorizer`]. The
+//! program `hyperregistry` is a thin layer over [`cli`].
 //!
 //! # Invariants
 //! - A handler parses names into newtypes, calls the store and shapes a response; it keeps no state of its own.
 //! - What the client may learn and what the log may learn are decided in one place, `error.rs`.
+//! - Files import in one direction: `options metrics …` → `state` → `call` → `handlers` → `registry` → `server cli`.
 
+mod access_log;
+mod admission;
 pub mod auth;
 mod body;
+mod call;
 pub mod cli;
 pub mod config;
+mod connection;
 pub mod error;
 mod handlers;
 mod listen;
 mod log;
 mod metrics;
+mod options;
+mod readiness;
 mod registry;
+mod request_id;
 pub mod route;
+mod serve;
 mod server;
+mod socket;
+mod state;
+mod upkeep;
+mod whereabouts;
 
+pub use connection::{ConnectionInfo, Connections};
 pub use hyper_sdk::store::wrap::CacheOptions;
 pub use listen::Listen;
-pub use registry::{Limits, Registry, RegistryOptions, router};
-pub use server::{RunningServer, Server, ServerOptions, serve};
+pub use options::{Limits, RegistryOptions};
+pub use registry::{Registry, router};
+pub use serve::{ServerOptions, serve};
+pub use server::{RunningServer, Server};
+
+/// The examples of the manual compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/registry.md")]
+struct Manual;

@@ -3,6 +3,7 @@
 //! Every series is known beforehand (endpoints × methods × statuses), so that counting is one atomic addition and no
 //! name that a client sends can make a series. Nothing here is global: each registry counts for itself.
 
+use crate::connection::Connections;
 use crate::route::Endpoint;
 use http::{Method, StatusCode};
 use hyper_sdk::store::wrap::CacheStatistics;
@@ -48,8 +49,6 @@ pub(crate) struct Metrics {
     pub(crate) bytes_out: AtomicU64,
     pub(crate) in_flight: AtomicI64,
     uploads: AtomicI64,
-    connections: AtomicI64,
-    connections_total: AtomicU64,
 }
 
 /// Counts something as present until it is dropped.
@@ -75,12 +74,6 @@ impl Metrics {
         Present::new(&self.uploads)
     }
 
-    /// An open connection.
-    pub(crate) fn connection(&self) -> Present<'_> {
-        self.connections_total.fetch_add(1, Ordering::Relaxed);
-        Present::new(&self.connections)
-    }
-
     /// Counts an answered request; `route` is an index into [`Endpoint::NAMES`], `None` when there was none.
     pub(crate) fn answered(&self, route: Option<usize>, method: &Method, status: StatusCode, took: Duration) {
         let route = &self.routes[route.unwrap_or(ROUTES - 1)];
@@ -96,7 +89,7 @@ impl Metrics {
     }
 
     /// The Prometheus text format, version 0.0.4.
-    pub(crate) fn render(&self, cache: CacheStatistics) -> String {
+    pub(crate) fn render(&self, cache: CacheStatistics, connections: &Connections) -> String {
         let mut out = String::with_capacity(8 << 10);
         let route_name = |i: usize| Endpoint::NAMES.get(i).copied().unwrap_or("none");
         header(&mut out, "requests_total", "counter", "Requests by route, method and status");
@@ -155,7 +148,7 @@ impl Metrics {
                 "Uploads whose bytes are being received",
                 self.uploads.load(Ordering::Relaxed),
             ),
-            ("connections", "Open connections", self.connections.load(Ordering::Relaxed)),
+            ("connections", "Open connections", connections.open()),
             (
                 "cache_bytes",
                 "Bytes held by the cache in memory",
@@ -170,7 +163,12 @@ impl Metrics {
         let counters = [
             ("bytes_received_total", "Bytes of request bodies", load(&self.bytes_in)),
             ("bytes_sent_total", "Bytes of response bodies", load(&self.bytes_out)),
-            ("connections_total", "Connections accepted", load(&self.connections_total)),
+            ("connections_total", "Connections accepted", connections.accepted()),
+            (
+                "requests_refused_total",
+                "Malformed requests that had no route, such as those without a Host header",
+                connections.refused_requests(),
+            ),
             ("cache_hits_total", "Look-ups that the cache in memory knew", cache.hits),
             ("cache_misses_total", "Look-ups that the cache in memory did not know", cache.misses),
         ];
@@ -198,7 +196,7 @@ mod tests {
         metrics.answered(Some(6), &Method::GET, StatusCode::OK, Duration::from_secs(100));
         metrics.answered(None, &Method::TRACE, StatusCode::IM_A_TEAPOT, took);
         let _upload = metrics.upload();
-        let text = metrics.render(CacheStatistics::default());
+        let text = metrics.render(CacheStatistics::default(), &Connections::default());
         for line in [
             "hyperregistry_requests_total{route=\"manifest\",method=\"GET\",status=\"200\"} 2",
             "hyperregistry_requests_total{route=\"none\",method=\"other\",status=\"other\"} 1",

@@ -9,6 +9,7 @@ mod suite {
     mod blobs;
     mod client;
     mod conformance;
+    mod embedding;
     mod http_store;
     mod lists;
     mod manifests;

@@ -17,7 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use hyper_sdk::clock::rfc3339;
-use hyper_sdk::{Error, RepositoryName, Result, ResultExt};
+use hyper_sdk::{Error, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use std::fmt;
@@ -26,7 +26,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::Action;
+use super::Scope;
+use super::scope::Access;
 
 /// How long a token holds, in seconds. It is checked at the beginning of a request only, so an upload may take longer.
 const LIFETIME: i64 = 300;
@@ -38,66 +39,6 @@ pub(crate) const MAX_SCOPES: usize = 32;
 const MAX_LENGTH: usize = 16 << 10;
 
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
-
-/// What may be done in one repository.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Access {
-    #[serde(rename = "type")]
-    kind: String,
-    name: String,
-    actions: Vec<String>,
-}
-
-impl Access {
-    /// Reads a scope, `repository:NAME:ACTION,ACTION`. A scope of another kind, or with a name that no repository can
-    /// have, is nothing that could be granted.
-    pub(crate) fn parse(scope: &str) -> Option<(RepositoryName, Vec<Action>)> {
-        let (kind, rest) = scope.split_once(':')?;
-        let (name, actions) = rest.rsplit_once(':')?;
-        // A kind may have a class: `repository(plugin)`.
-        if kind.split('(').next() != Some("repository") {
-            return None;
-        }
-        let mut wanted = Vec::new();
-        for action in actions.split(',') {
-            match action.trim() {
-                "pull" => wanted.push(Action::Pull),
-                "push" => wanted.push(Action::Push),
-                "delete" => wanted.push(Action::Delete),
-                "*" => wanted.extend([Action::Pull, Action::Push, Action::Delete]),
-                _ => {}
-            }
-        }
-        Some((RepositoryName::parse(name).ok()?, wanted))
-    }
-
-    /// These actions in a repository.
-    pub(crate) fn new(repository: &RepositoryName, actions: &[Action]) -> Self {
-        let actions = actions.iter().filter_map(|action| word(*action)).map(str::to_owned).collect();
-        Self { kind: "repository".to_owned(), name: repository.to_string(), actions }
-    }
-
-    /// The access as the text of a scope.
-    pub(crate) fn to_scope(&self) -> String {
-        format!("{}:{}:{}", self.kind, self.name, self.actions.join(","))
-    }
-
-    fn allows(&self, repository: &RepositoryName, action: Action) -> bool {
-        self.kind == "repository"
-            && self.name == repository.as_str()
-            && word(action).is_some_and(|word| self.actions.iter().any(|a| a == word))
-    }
-}
-
-/// The word for an action in scopes.
-pub(crate) fn word(action: Action) -> Option<&'static str> {
-    match action {
-        Action::Pull => Some("pull"),
-        Action::Push => Some("push"),
-        Action::Delete => Some("delete"),
-        Action::Probe => None,
-    }
-}
 
 /// What a token says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -112,9 +53,9 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    /// Whether the token grants this.
-    pub(crate) fn grants(&self, repository: &RepositoryName, action: Action) -> bool {
-        self.access.iter().any(|access| access.allows(repository, action))
+    /// What the token grants.
+    pub(crate) fn scopes(&self) -> impl Iterator<Item = Scope> {
+        self.access.iter().filter_map(Access::scope)
     }
 }
 
@@ -151,14 +92,14 @@ impl Issuer {
     }
 
     /// A token for a user (nobody is the empty name) at a time in seconds since 1970.
-    pub(crate) fn issue(&self, user: &str, access: Vec<Access>, now: i64) -> Result<Issued> {
+    pub(crate) fn issue(&self, user: &str, scopes: &[Scope], now: i64) -> Result<Issued> {
         let claims = Claims {
             iss: self.service.clone(),
             sub: user.to_owned(),
             aud: self.service.clone(),
             iat: now,
             exp: now + LIFETIME,
-            access,
+            access: scopes.iter().map(Access::from).collect(),
         };
         let claims = serde_json::to_vec(&claims)
             .map_err(|e| Error::internal("a token cannot be written").with_source(e))?;
@@ -266,10 +207,6 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn name(text: &str) -> RepositoryName {
-        RepositoryName::parse(text).unwrap()
-    }
-
     fn issuer() -> Issuer {
         Issuer::new("s", None).unwrap()
     }
@@ -277,12 +214,11 @@ mod tests {
     #[test]
     fn a_token_grants_what_it_says_until_it_expires() {
         let issuer = issuer();
-        let access = vec![Access::new(&name("a/b"), &[Action::Pull, Action::Push])];
-        let issued = issuer.issue("alice", access, 1000).unwrap();
+        let scopes: [Scope; 1] = ["repository:a/b:pull,push".parse().unwrap()];
+        let issued = issuer.issue("alice", &scopes, 1000).unwrap();
         let claims = issuer.verify(&issued.token, 1000).unwrap();
         assert_eq!(claims.sub, "alice");
-        assert!(claims.grants(&name("a/b"), Action::Pull) && claims.grants(&name("a/b"), Action::Push));
-        assert!(!claims.grants(&name("a/b"), Action::Delete) && !claims.grants(&name("a/bc"), Action::Pull));
+        assert_eq!(claims.scopes().collect::<Vec<_>>(), scopes);
         assert!(issuer.verify(&issued.token, 1000 + LIFETIME - 1).is_some());
         assert!(issuer.verify(&issued.token, 1000 + LIFETIME).is_none());
         assert!(issuer.verify(&issued.token, 1000 - LEEWAY - 1).is_none());
@@ -291,7 +227,7 @@ mod tests {
     #[test]
     fn a_token_that_was_not_made_here_is_nothing() {
         let issuer = issuer();
-        let good = issuer.issue("alice", Vec::new(), 1000).unwrap().token;
+        let good = issuer.issue("alice", &[], 1000).unwrap().token;
         let parts: Vec<&str> = good.split('.').collect();
         let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);
         let claims = String::from_utf8(URL_SAFE_NO_PAD.decode(parts[1]).unwrap()).unwrap();
@@ -324,7 +260,7 @@ mod tests {
             })
             .collect();
         let issuers: Vec<Issuer> = threads.into_iter().map(|t| t.join().unwrap()).collect();
-        let token = issuers[0].issue("a", Vec::new(), 1000).unwrap().token;
+        let token = issuers[0].issue("a", &[], 1000).unwrap().token;
         assert!(issuers.iter().all(|issuer| issuer.verify(&token, 1000).is_some()));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -336,26 +272,5 @@ mod tests {
         fs::write(&path, "short").unwrap();
         Issuer::new("s", Some(&path)).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().len(), 32);
-    }
-
-    #[test]
-    fn scopes_are_read_as_clients_write_them() {
-        use Action::{Delete, Pull, Push};
-        let parse = |text: &str| Access::parse(text).map(|(name, actions)| (name.to_string(), actions));
-        for (text, expected) in [
-            ("repository:a/b:pull,push", Some(("a/b", vec![Pull, Push]))),
-            ("repository:a:*", Some(("a", vec![Pull, Push, Delete]))),
-            ("repository(plugin):a:pull", Some(("a", vec![Pull]))),
-            ("repository:a:fly", Some(("a", vec![]))),
-            ("repository:a:", Some(("a", vec![]))),
-            ("registry:catalog:*", None),
-            ("repository:NOT VALID:pull", None),
-            ("repository", None),
-            ("", None),
-        ] {
-            let expected = expected.map(|(name, actions)| (name.to_owned(), actions));
-            assert_eq!(parse(text), expected, "{text}");
-        }
-        assert_eq!(Access::new(&name("a"), &[Pull, Push]).to_scope(), "repository:a:pull,push");
     }
 }

@@ -5,58 +5,44 @@ use super::{
     CONTENT_DIGEST, ContentHeaders, Outcome, content, digest_value, empty, etag_value, not_modified,
 };
 use crate::body::BlobBody;
+use crate::call::{Call, Streamed};
 use crate::error::ApiError;
-use crate::registry::{Call, Streamed};
 use axum::body::Body;
 use axum::response::Response;
 use http::StatusCode;
 use http::header::{self, HeaderValue};
 use hyper_sdk::store::ByteRange;
 use hyper_sdk::store::wrap::{CachedContent, FetchedBlob};
-use hyper_sdk::{Digest, RepositoryName};
+use hyper_sdk::{Digest, ErrorKind, RepositoryName};
 use std::ops::Range;
 
 /// What a digest names never changes.
 const FOREVER: HeaderValue = HeaderValue::from_static("max-age=31536000, immutable");
 
 pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Outcome {
+    let told = || not_modified(call, &digest_value(digest), &etag_value(digest));
     if call.is_head() {
         // Clients ask this before they push: what counts is the store, not what is still in memory.
         let size = call.store.stat_blob(repository, digest).await?;
-        let told = not_modified(call, &digest_value(digest), &etag_value(digest));
-        return Ok(told.unwrap_or_else(|| streamed(digest, size, Body::empty())));
+        return Ok(told().unwrap_or_else(|| streamed(digest, size, Body::empty())));
     }
     let range = wanted(call, digest);
     if let Some(content) = call.cache.recall_blob(repository, digest).await? {
         return from_memory(call, &content, range);
     }
-    if call.headers.contains_key(header::IF_NONE_MATCH) {
+    if let Some(response) = told() {
         call.store.stat_blob(repository, digest).await?;
-        if let Some(response) = not_modified(call, &digest_value(digest), &etag_value(digest)) {
-            return Ok(response);
-        }
-    }
-    if let Some(wanted) = range {
-        let size = call.store.stat_blob(repository, digest).await?;
-        let parts = satisfiable(&wanted, size)?;
-        let (first, length) = (&parts[0], parts[0].end - parts[0].start);
-        let range = ByteRange::FromTo(first.start, Some(first.end - 1));
-        let opened = BlobBody::open(call.store.get_blob(repository, digest, Some(range)).await?).await?;
-        let mut response = if parts.len() == 1 {
-            let mut response = streamed(digest, length, Body::new(opened));
-            partial(&mut response, first, size);
-            response
-        } else {
-            let multipart = Multipart::new(parts, size)?;
-            let (length, kind) = (multipart.length(), multipart.content_type());
-            let body = multipart.stream(opened, call.store.clone(), repository.clone(), digest.clone());
-            let mut response = streamed(digest, length, Body::new(body));
-            several(&mut response, &kind);
-            response
-        };
-        response.extensions_mut().insert(Streamed);
         return Ok(response);
     }
+    match range.as_deref() {
+        Some([range]) => part(call, repository, digest, *range).await,
+        Some(ranges) => parts(call, repository, digest, ranges).await,
+        None => whole(call, repository, digest).await,
+    }
+}
+
+/// The whole blob; a small one is kept in memory.
+async fn whole(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Outcome {
     let reader = match call.cache.fetch_blob(repository, digest).await? {
         FetchedBlob::Whole(content) => return from_memory(call, &content, None),
         FetchedBlob::Reader(reader) => reader,
@@ -64,6 +50,45 @@ pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &D
     call.whereabouts.seen(digest, repository);
     let size = reader.size;
     let mut response = streamed(digest, size, Body::new(BlobBody::open(reader).await?));
+    response.extensions_mut().insert(Streamed);
+    Ok(response)
+}
+
+/// One range of a blob.
+async fn part(call: &Call<'_>, repository: &RepositoryName, digest: &Digest, range: ByteRange) -> Outcome {
+    let reader = match call.store.get_blob(repository, digest, Some(range)).await {
+        Ok(reader) => reader,
+        Err(e) if e.kind() == ErrorKind::RangeInvalid => {
+            return Err(unsatisfiable(call.store.stat_blob(repository, digest).await?));
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let (size, part) = (reader.size, reader.offset..reader.offset + reader.length);
+    let mut response = streamed(digest, reader.length, Body::new(BlobBody::open(reader).await?));
+    partial(&mut response, &part, size);
+    response.extensions_mut().insert(Streamed);
+    Ok(response)
+}
+
+/// Several ranges of a blob, which only its size tells how to join.
+async fn parts(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    ranges: &[ByteRange],
+) -> Outcome {
+    let size = call.store.stat_blob(repository, digest).await?;
+    let parts = satisfiable(ranges, size)?;
+    let first = ByteRange::FromTo(parts[0].start, Some(parts[0].end - 1));
+    if parts.len() == 1 {
+        return part(call, repository, digest, first).await;
+    }
+    let opened = BlobBody::open(call.store.get_blob(repository, digest, Some(first)).await?).await?;
+    let multipart = Multipart::new(parts, size)?;
+    let (length, kind) = (multipart.length(), multipart.content_type());
+    let body = multipart.stream(opened, call.store.clone(), repository.clone(), digest.clone());
+    let mut response = streamed(digest, length, Body::new(body));
+    several(&mut response, &kind);
     response.extensions_mut().insert(Streamed);
     Ok(response)
 }

@@ -1,7 +1,7 @@
 //! Lists: tags, repositories, referrers, extensions (end-8, end-12, `_catalog`, `_oci/ext/discover`).
 
 use super::{Outcome, json, set};
-use crate::registry::Call;
+use crate::call::Call;
 use axum::response::Response;
 use http::header::{self, HeaderName, HeaderValue};
 use hyper_sdk::oci::{Descriptor, ImageIndex};

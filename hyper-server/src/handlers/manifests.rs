@@ -5,8 +5,8 @@ use super::{
     not_modified, set,
 };
 use crate::body::Incoming;
+use crate::call::Call;
 use crate::error::ApiError;
-use crate::registry::Call;
 use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
 use hyper_sdk::oci::Manifest;
@@ -133,7 +133,7 @@ pub(super) async fn delete(
     repository: RepositoryName,
     reference: ManifestReference,
 ) -> Outcome {
-    if call.headers.contains_key(header::IF_MATCH) {
+    if call.headers().contains_key(header::IF_MATCH) {
         return Err(Error::unsupported("If-Match is supported on PUT, not on DELETE").into());
     }
     call.change(move |store| async move { store.delete_manifest(&repository, &reference).await }).await?;

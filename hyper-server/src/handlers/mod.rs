@@ -4,17 +4,12 @@ mod blobs;
 mod lists;
 mod manifests;
 mod ranges;
-mod ready;
 mod token;
 mod uploads;
-mod whereabouts;
-
-pub(crate) use ready::Readiness;
-pub(crate) use whereabouts::Whereabouts;
 
 use crate::body::Incoming;
+use crate::call::Call;
 use crate::error::ApiError;
-use crate::registry::Call;
 use crate::route::Endpoint;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -29,13 +24,15 @@ pub(crate) static CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-c
 
 /// Answers a request whose caller may make it.
 pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Incoming) -> Outcome {
-    let method = call.method.clone();
+    let method = call.method().clone();
     match endpoint {
         Endpoint::Base => Ok(json(b"{}".to_vec())),
         Endpoint::Token(scopes) => token::issue(call, scopes, body).await,
         Endpoint::Live => Ok(text("ok\n".to_owned())),
-        Endpoint::Ready => ready::ready(call).await,
-        Endpoint::Metrics if call.options.metrics => Ok(text(call.metrics.render(call.cache.statistics()))),
+        Endpoint::Ready => ready(call).await,
+        Endpoint::Metrics if call.options.metrics => {
+            Ok(text(call.metrics.render(call.cache.statistics(), &call.connections)))
+        }
         Endpoint::Metrics => Err(ApiError::not_found()),
         Endpoint::Extensions(repository) => Ok(lists::extensions(repository.as_ref())),
         Endpoint::Catalog(page) => lists::catalog(call, page).await,
@@ -59,6 +56,14 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
             Method::DELETE => manifests::delete(call, repository, reference).await,
             _ => manifests::get(call, &repository, &reference).await,
         },
+    }
+}
+
+async fn ready(call: &Call<'_>) -> Outcome {
+    let write = !call.options.read_only && call.store.capabilities().write;
+    match call.readiness.check(&call.store, write).await {
+        Ok(()) => Ok(text("ok\n".to_owned())),
+        Err(e) => Err(ApiError::from(e).with_status(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")),
     }
 }
 

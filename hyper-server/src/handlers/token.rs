@@ -5,10 +5,10 @@
 //! 4.3), which some clients try first. There are no refresh tokens: a client keeps the password and asks again.
 
 use super::{Outcome, json};
-use crate::auth::MAX_SCOPES;
+use crate::auth::{Action, AuthRequest, MAX_SCOPES};
 use crate::body::Incoming;
+use crate::call::Call;
 use crate::error::ApiError;
-use crate::registry::Call;
 use crate::route::{Rejection, TokenForm};
 use http::header::{self, HeaderValue};
 use http::{Method, StatusCode};
@@ -29,7 +29,8 @@ struct Answer<'a> {
 }
 
 pub(super) async fn issue(call: &Call<'_>, mut scopes: Vec<String>, body: &mut Incoming) -> Outcome {
-    let form = match *call.method {
+    let Some(tokens) = &call.tokens else { return Err(ApiError::not_found()) };
+    let form = match *call.method() {
         Method::POST => Some(form(body).await?),
         _ => None,
     };
@@ -48,8 +49,11 @@ pub(super) async fn issue(call: &Call<'_>, mut scopes: Vec<String>, body: &mut I
     }
     let login = form.as_ref().map(|form| (form.username.as_str(), form.password.as_str()));
     let allows = |who: &_, repository: &_, action| call.authorizer.allows(who, Some(repository), action);
-    let (issued, granted) = call.authenticator.token(call.headers, login, &scopes, allows).await?;
-    let scope: Vec<String> = granted.iter().map(crate::auth::Access::to_scope).collect();
+    let request = AuthRequest::new(call.parts, None, Action::Probe);
+    // A scope of another kind, or of a name that no repository can have, is nothing that could be granted.
+    let wanted = scopes.iter().filter_map(|scope| scope.parse().ok());
+    let (issued, granted) = tokens.token(&request, login, wanted, allows).await?;
+    let scope: Vec<String> = granted.iter().map(ToString::to_string).collect();
     let answer = Answer {
         token: &issued.token,
         access_token: &issued.token,

@@ -8,8 +8,8 @@
 use super::{CONTENT_DIGEST, Outcome, digest_value, empty, set};
 use crate::auth::Action;
 use crate::body::Incoming;
+use crate::call::Call;
 use crate::error::ApiError;
-use crate::registry::Call;
 use crate::route::StartUpload;
 use axum::response::Response;
 use http::StatusCode;
@@ -147,7 +147,7 @@ fn expected_range(
     upload: &dyn BlobUpload,
     body: &Incoming,
 ) -> Result<Option<u64>, ApiError> {
-    let Some(value) = call.headers.get(header::CONTENT_RANGE) else { return Ok(None) };
+    let Some(value) = call.headers().get(header::CONTENT_RANGE) else { return Ok(None) };
     let Some((first, length)) = value.to_str().ok().and_then(content_range) else {
         let e = Error::new(ErrorKind::UploadInvalid, "the Content-Range is not of the form `FIRST-LAST`");
         return Err(e.into());
@@ -173,12 +173,12 @@ async fn receive(
     length: Option<u64>,
     saved: bool,
 ) -> Result<(Box<dyn BlobUpload>, Result<(), ApiError>), ApiError> {
-    let registry = call.registry.clone();
+    let state = call.state.clone();
     let mut taken = body.take();
     let (finished, result) = oneshot::channel();
     tokio::spawn(async move {
-        let _receiving = registry.0.metrics.upload();
-        let limit = registry.0.options.limits.blob_bytes;
+        let _receiving = state.metrics.upload();
+        let limit = state.options.limits.blob_bytes;
         let appended = taken.append_to(&mut upload, length, limit, saved).await;
         let Err((mut upload, ..)) = finished.send((upload, appended, taken)) else { return };
         let ended = if saved { upload.save().await } else { upload.abort().await };

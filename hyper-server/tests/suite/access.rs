@@ -110,7 +110,8 @@ struct OwnFolder;
 impl Authorizer for OwnFolder {
     fn allows(&self, who: &Principal, repository: Option<&RepositoryName>, action: Action) -> bool {
         action == Action::Probe
-            || repository.is_some_and(|r| r.as_str().starts_with(&format!("{}/", who.name())))
+            || repository
+                .is_some_and(|r| r.as_str().starts_with(&format!("{}/", who.name().unwrap_or_default())))
     }
 }
 

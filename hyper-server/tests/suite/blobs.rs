@@ -199,3 +199,57 @@ async fn empty_blobs_are_blobs() {
     let path = format!("/v2/a/blobs/{digest}");
     api.request("GET", &path, &[("range", "bytes=0-")], "").await.refused(416, "RANGE_INVALID");
 }
+
+/// A registry whose store is another one, which counts what it is asked.
+#[tokio::test]
+async fn a_get_asks_the_store_once_where_once_will_do() {
+    use super::http_store::HttpStore;
+    use super::support::memory;
+    use hyper_server::{Registry, RegistryOptions, Server, ServerOptions};
+    use std::sync::Arc;
+
+    let store = memory();
+    let address = "127.0.0.1:0".parse().unwrap();
+    let (options, server) = (RegistryOptions::default(), ServerOptions::default());
+    let inner = Server::start(store.clone(), address, options, server).await.unwrap();
+    let counts = Api { registry: inner.registry().clone() };
+    let outer = Arc::new(HttpStore::new(inner.url(), store.capabilities()));
+    let api = Api { registry: Registry::new(outer, RegistryOptions::default()).unwrap() };
+    let content = noise(3, 300_000);
+    let digest = counts.blob("a", &content).await;
+    let path = format!("/v2/a/blobs/{digest}");
+    let asked = async || {
+        let metrics = counts.get("/metrics").await.expect(200).text().to_owned();
+        let count = |method: &str| {
+            let series = format!("hyperregistry_requests_total{{route=\"blob\",method=\"{method}\",");
+            let lines = metrics.lines().filter(|line| line.starts_with(&series));
+            lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum::<u64>()
+        };
+        (count("HEAD"), count("GET"))
+    };
+    let (mine, other) = (format!("\"{digest}\""), "\"sha256:0\"");
+    let mut before = asked().await;
+    for (method, headers, status, heads, gets) in [
+        ("HEAD", vec![], 200, 1, 0),
+        ("GET", vec![], 200, 0, 1),
+        ("GET", vec![("if-none-match", mine.as_str())], 304, 1, 0),
+        ("GET", vec![("if-none-match", other)], 200, 0, 1),
+        ("GET", vec![("range", "bytes=100-199")], 206, 0, 1),
+        ("GET", vec![("range", "bytes=-10")], 206, 0, 1),
+        ("GET", vec![("range", "bytes=299999-400000"), ("if-none-match", other)], 206, 0, 1),
+        // The answer names the size, which a failure does not tell.
+        ("GET", vec![("range", "bytes=300000-")], 416, 1, 1),
+        // How ranges are joined depends on the size.
+        ("GET", vec![("range", "bytes=0-9,20-29")], 206, 1, 2),
+        ("GET", vec![("range", "bytes=0-9,5-19")], 206, 1, 1),
+    ] {
+        let reply = api.request(method, &path, &headers, "").await.expect(status);
+        if status == 416 {
+            assert_eq!(reply.header("content-range"), "bytes */300000");
+        }
+        let after = asked().await;
+        assert_eq!((after.0 - before.0, after.1 - before.1), (heads, gets), "{method} {headers:?}");
+        before = after;
+    }
+    inner.stop().await.unwrap();
+}

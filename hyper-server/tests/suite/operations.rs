@@ -42,6 +42,23 @@ async fn requests_and_bytes_are_counted() {
 }
 
 #[tokio::test]
+async fn the_manual_names_every_metric_and_no_other() {
+    let api = Api::new();
+    api.get("/v2/").await.expect(200);
+    let text = api.get("/metrics").await.expect(200).text().to_owned();
+    let served = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let mut served: Vec<String> = served.map(|line| line.replace(' ', "` | ")).collect();
+    let manual = include_str!("../../../docs/registry.md");
+    let rows =
+        manual.lines().filter_map(|line| line.strip_prefix("| `")).filter(|row| row.starts_with("hyper"));
+    let mut named: Vec<String> =
+        rows.map(|row| row.splitn(3, " | ").take(2).collect::<Vec<_>>().join(" | ")).collect();
+    served.sort();
+    named.sort();
+    assert_eq!(served, named);
+}
+
+#[tokio::test]
 async fn a_request_keeps_a_sane_id_and_gets_one_otherwise() {
     let api = Api::new();
     let reply = api.request("GET", "/v2/", &[("x-request-id", "abc-1.2")], "").await;

@@ -3,10 +3,6 @@
 //! Reading one row says little of a disk that is full, so the probe goes the way of an upload, up to its end. That
 //! costs a few syncs of the disk, which anybody may ask for, so one answer is good for a second.
 
-use super::{Outcome, text};
-use crate::error::ApiError;
-use crate::registry::Call;
-use http::StatusCode;
 use hyper_sdk::store::{Page, SharedStore, UploadOptions};
 use hyper_sdk::{Error, ErrorKind, RepositoryName, Result};
 use std::time::{Duration, Instant};
@@ -26,34 +22,33 @@ pub(crate) struct Readiness(Mutex<Option<(Instant, Fault)>>);
 /// What was wrong, if anything.
 type Fault = Option<(ErrorKind, String)>;
 
-pub(super) async fn ready(call: &Call<'_>) -> Outcome {
-    // Whoever asks meanwhile waits for the same answer.
-    let mut last = call.readiness.0.lock().await;
-    let wrong = match &*last {
-        Some((at, wrong)) if at.elapsed() < KEPT => wrong.clone(),
-        _ => {
-            let write = !call.options.read_only && call.store.capabilities().write;
-            // A task of its own ends the upload also when nobody waits for it any more.
-            let asked = tokio::spawn(probe(call.store.clone(), write));
-            let wrong = match tokio::time::timeout(PATIENCE, asked).await {
-                Ok(Ok(Ok(()))) => None,
-                Ok(Ok(Err(e))) => {
-                    tracing::warn!(error = %e, "the store is not ready");
-                    Some((e.kind(), e.to_string()))
-                }
-                Ok(Err(e)) => Some((ErrorKind::Internal, e.to_string())),
-                Err(_) => Some((ErrorKind::Timeout, "the store does not answer".to_owned())),
-            };
-            *last = Some((Instant::now(), wrong.clone()));
-            wrong
-        }
-    };
-    match wrong {
-        None => Ok(text("ok\n".to_owned())),
-        Some((kind, why)) => {
-            let e = ApiError::from(Error::new(kind, why));
-            Err(e.with_status(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"))
-        }
+impl Readiness {
+    /// Whether a store can be used, as far as this or a recent probe shows.
+    ///
+    /// # Errors
+    /// What is wrong with the store.
+    pub(crate) async fn check(&self, store: &SharedStore, write: bool) -> Result<()> {
+        // Whoever asks meanwhile waits for the same answer.
+        let mut last = self.0.lock().await;
+        let wrong = match &*last {
+            Some((at, wrong)) if at.elapsed() < KEPT => wrong.clone(),
+            _ => {
+                // A task of its own ends the upload also when nobody waits for it any more.
+                let asked = tokio::spawn(probe(store.clone(), write));
+                let wrong = match tokio::time::timeout(PATIENCE, asked).await {
+                    Ok(Ok(Ok(()))) => None,
+                    Ok(Ok(Err(e))) => {
+                        tracing::warn!(error = %e, "the store is not ready");
+                        Some((e.kind(), e.to_string()))
+                    }
+                    Ok(Err(e)) => Some((ErrorKind::Internal, e.to_string())),
+                    Err(_) => Some((ErrorKind::Timeout, "the store does not answer".to_owned())),
+                };
+                *last = Some((Instant::now(), wrong.clone()));
+                wrong
+            }
+        };
+        wrong.map_or(Ok(()), |(kind, why)| Err(Error::new(kind, why)))
     }
 }
 

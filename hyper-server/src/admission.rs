@@ -1,0 +1,73 @@
+//! The door: who sent a request, and whether the sender may make it.
+
+use crate::auth::{Action, AuthRequest, Challenge, Denial, Principal, decide};
+use crate::error::ApiError;
+use crate::route::Endpoint;
+use crate::state::State;
+use http::StatusCode;
+use http::request::Parts;
+use hyper_sdk::{Error, RepositoryName};
+
+/// Finds out who sent a request and whether the sender may make it. `principal` is set as soon as it is known.
+///
+/// A request without an endpoint is malformed: who may not even probe the registry does not learn in what way.
+pub(crate) async fn admit(
+    state: &State,
+    endpoint: Option<&Endpoint>,
+    parts: &Parts,
+    principal: &mut Principal,
+) -> Result<(), ApiError> {
+    if endpoint.is_some_and(|endpoint| is_public(state, endpoint)) {
+        return Ok(());
+    }
+    let action = endpoint.map_or(Action::Probe, |endpoint| action(endpoint, parts));
+    let repository: Option<&RepositoryName> = endpoint.and_then(Endpoint::repository);
+    let request = AuthRequest::new(parts, repository, action);
+    *principal = state.authenticator.authenticate(&request).await?;
+    let challenge = |denial| state.authenticator.challenge(&request, principal, denial);
+    if let Err(denial) = decide(&*state.authorizer, principal, repository, action) {
+        return Err(refusal(challenge(denial)));
+    }
+    match endpoint {
+        Some(Endpoint::Metrics) if principal.is_anonymous() => {
+            return Err(refusal(challenge(Denial::Forbidden)));
+        }
+        Some(Endpoint::Base) if principal.is_anonymous() && principal.scopes().is_none() => {
+            if let Some(challenge) = challenge(Denial::Login) {
+                return Err(challenge.into());
+            }
+        }
+        _ => {}
+    }
+    if state.options.read_only && matches!(action, Action::Push | Action::Delete) {
+        return Err(Error::unsupported("this registry is read-only").into());
+    }
+    Ok(())
+}
+
+/// Whether anybody may make the request. The token endpoint checks credentials by itself.
+fn is_public(state: &State, endpoint: &Endpoint) -> bool {
+    match endpoint {
+        Endpoint::Live | Endpoint::Ready | Endpoint::Token(_) => true,
+        Endpoint::Metrics => !state.options.metrics_for_users,
+        _ => false,
+    }
+}
+
+fn action(endpoint: &Endpoint, parts: &Parts) -> Action {
+    match (endpoint, parts.method.as_str()) {
+        (Endpoint::Base | Endpoint::Extensions(None) | Endpoint::Catalog(_) | Endpoint::Metrics, _) => {
+            Action::Probe
+        }
+        (Endpoint::StartUpload { .. } | Endpoint::Upload { .. }, _) | (_, "PUT") => Action::Push,
+        (_, "DELETE") => Action::Delete,
+        _ => Action::Pull,
+    }
+}
+
+fn refusal(challenge: Option<Challenge>) -> ApiError {
+    challenge.map_or_else(
+        || ApiError::new(StatusCode::FORBIDDEN, "DENIED", "the access is denied"),
+        ApiError::from,
+    )
+}

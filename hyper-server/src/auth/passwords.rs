@@ -1,0 +1,166 @@
+//! The authenticator of a registry with a file of users: passwords, and tokens of its own.
+//!
+//! Where nothing is open to anonymous callers, clients are asked for credentials with the Basic scheme, which all know.
+//! Where something is, they are asked with the Bearer scheme: it is the one by which docker learns that it gets more with
+//! a password. Passwords and tokens are accepted in both cases.
+
+use super::htpasswd::Htpasswd;
+use super::token::{Issued, Issuer};
+use super::{Action, AuthError, AuthRequest, Authenticator, Challenge, Denial, Principal, Scope, site};
+use async_trait::async_trait;
+use hyper_sdk::clock::{Clock, SystemClock};
+use hyper_sdk::{RepositoryName, Result};
+use std::path::Path;
+
+/// The settings of [`Passwords`].
+#[derive(Debug)]
+pub(crate) struct PasswordOptions<'a> {
+    /// The file of users.
+    pub(crate) htpasswd: &'a Path,
+    /// What clients show when they ask for a password, and the service that tokens are for.
+    pub(crate) realm: &'a str,
+    /// The file with the key of tokens.
+    pub(crate) token_key: Option<&'a Path>,
+    /// The URL at which clients reach the server.
+    pub(crate) public_url: Option<&'a str>,
+    /// Whether anonymous callers may do anything at all.
+    pub(crate) open: bool,
+}
+
+/// Knows the users of an htpasswd file and the tokens that were issued to them.
+#[derive(Debug)]
+pub(crate) struct Passwords {
+    users: Htpasswd,
+    issuer: Issuer,
+    service: String,
+    public_url: Option<String>,
+    open: bool,
+}
+
+#[async_trait]
+impl Authenticator for Passwords {
+    async fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Principal, AuthError> {
+        if !request.has_authorization() {
+            return Ok(Principal::anonymous());
+        }
+        if let Some(token) = request.bearer() {
+            return self.of_token(token).ok_or_else(|| {
+                let challenge = self.bearer(request).with("error", "invalid_token");
+                challenge.because("the token is invalid or has expired").into()
+            });
+        }
+        let Some((user, password)) = request.basic() else {
+            let reason = "the authorization header has neither the Basic nor the Bearer scheme";
+            return Err(self.login(request).because(reason).into());
+        };
+        let principal = self.verify(&user, &password).await?;
+        principal.ok_or_else(|| self.login(request).because(WRONG).into())
+    }
+
+    fn challenge(
+        &self,
+        request: &AuthRequest<'_>,
+        principal: &Principal,
+        denial: Denial,
+    ) -> Option<Challenge> {
+        let has_token = principal.scopes().is_some();
+        if has_token && (denial == Denial::OutOfScope || principal.is_anonymous()) {
+            let challenge = self.bearer(request).with("error", "insufficient_scope");
+            return Some(challenge.because("the token does not grant this"));
+        }
+        principal.is_anonymous().then(|| self.login(request))
+    }
+}
+
+impl Passwords {
+    /// Reads the file of users.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::Invalid`] or [`hyper_sdk::ErrorKind::Io`] when the file or the key cannot be used.
+    pub(crate) fn open(options: &PasswordOptions<'_>) -> Result<Self> {
+        let visible = options.realm.chars().filter(|c| c.is_ascii_graphic() || *c == ' ');
+        let service: String = visible.filter(|c| !"\"\\".contains(*c)).collect();
+        Ok(Self {
+            users: Htpasswd::open(options.htpasswd)?,
+            issuer: Issuer::new(&service, options.token_key)?,
+            service,
+            public_url: options.public_url.map(str::to_owned),
+            open: options.open,
+        })
+    }
+
+    fn of_token(&self, token: &str) -> Option<Principal> {
+        let claims = self.issuer.verify(token, SystemClock.now())?;
+        let principal = match claims.sub.as_str() {
+            "" => Principal::anonymous(),
+            // A user who was removed from the file is not let in by a token that was issued before.
+            user if self.users.knows(user) => Principal::user(user),
+            _ => return None,
+        };
+        Some(principal.with_scopes(claims.scopes()))
+    }
+
+    /// The principal of a user name and a password; `None` when they are wrong. Clients that have no credentials may send
+    /// two empty texts.
+    async fn verify(&self, user: &str, password: &str) -> Result<Option<Principal>> {
+        if user.is_empty() && password.is_empty() {
+            return Ok(Some(Principal::anonymous()));
+        }
+        Ok(self.users.verify(user, password).await?.then(|| Principal::user(user)))
+    }
+
+    /// Issues a token to the sender of a request, for those of the wanted scopes that `allows` accepts. `form` holds the
+    /// user name and the password of a POST.
+    pub(crate) async fn token(
+        &self,
+        request: &AuthRequest<'_>,
+        form: Option<(&str, &str)>,
+        wanted: impl IntoIterator<Item = Scope>,
+        allows: impl Fn(&Principal, &RepositoryName, Action) -> bool,
+    ) -> Result<(Issued, Vec<Scope>), AuthError> {
+        let basic = || Challenge::basic(&self.service);
+        let basic_credentials = request.basic();
+        let credentials = match (form, &basic_credentials) {
+            (Some(form), _) => Some(form),
+            (None, Some((user, password))) => Some((user.as_str(), password.as_str())),
+            (None, None) if request.has_authorization() => return Err(basic().because(WRONG).into()),
+            (None, None) => None,
+        };
+        let principal = match credentials {
+            Some((user, password)) => {
+                self.verify(user, password).await?.ok_or_else(|| basic().because(WRONG))?
+            }
+            None => Principal::anonymous(),
+        };
+        if principal.is_anonymous() && !self.open {
+            return Err(basic().into());
+        }
+        let granted: Vec<Scope> = wanted
+            .into_iter()
+            .map(|scope| {
+                let allowed = scope.actions().iter().copied();
+                let allowed: Vec<Action> =
+                    allowed.filter(|action| allows(&principal, scope.repository(), *action)).collect();
+                Scope::new(scope.repository().clone(), allowed)
+            })
+            .collect();
+        let user = principal.name().unwrap_or_default();
+        let issued = self.issuer.issue(user, &granted, SystemClock.now())?;
+        Ok((issued, granted))
+    }
+
+    fn login(&self, request: &AuthRequest<'_>) -> Challenge {
+        if self.open { self.bearer(request) } else { Challenge::basic(&self.service) }
+    }
+
+    fn bearer(&self, request: &AuthRequest<'_>) -> Challenge {
+        let root = site::root(self.public_url.as_deref(), request.headers(), request.uri());
+        let challenge = Challenge::bearer(&format!("{root}/v2/token"), &self.service);
+        match request.scope() {
+            Some(scope) => challenge.with("scope", &scope.to_string()),
+            None => challenge,
+        }
+    }
+}
+
+const WRONG: &str = "the user name or the password is wrong";

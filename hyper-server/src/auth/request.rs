@@ -1,0 +1,124 @@
+//! What an authenticator sees of a request.
+
+use super::{Action, Scope};
+use crate::connection::ConnectionInfo;
+use http::request::Parts;
+use http::{Extensions, HeaderMap, Method, Uri};
+use hyper_sdk::RepositoryName;
+
+/// A request whose sender is to be found out: its head, its connection, and what it asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct AuthRequest<'a> {
+    parts: &'a Parts,
+    repository: Option<&'a RepositoryName>,
+    action: Action,
+}
+
+impl<'a> AuthRequest<'a> {
+    /// A request for `action` in `repository`; `None` stands for the registry as a whole.
+    pub fn new(parts: &'a Parts, repository: Option<&'a RepositoryName>, action: Action) -> Self {
+        Self { parts, repository, action }
+    }
+
+    /// The method.
+    pub fn method(&self) -> &'a Method {
+        &self.parts.method
+    }
+
+    /// The target.
+    pub fn uri(&self) -> &'a Uri {
+        &self.parts.uri
+    }
+
+    /// The headers.
+    pub fn headers(&self) -> &'a HeaderMap {
+        &self.parts.headers
+    }
+
+    /// The connection, when the request came through [`serve`](crate::serve).
+    pub fn connection(&self) -> Option<&'a ConnectionInfo> {
+        self.parts.extensions.get()
+    }
+
+    /// What layers before the registry have found out, such as the certificate of the client.
+    pub fn extensions(&self) -> &'a Extensions {
+        &self.parts.extensions
+    }
+
+    /// The repository that the request is about, when it is about one.
+    pub fn repository(&self) -> Option<&'a RepositoryName> {
+        self.repository
+    }
+
+    /// What the request does there.
+    pub fn action(&self) -> Action {
+        self.action
+    }
+
+    /// The scope that a token needs for this request: what the request does, and pull beside it, because clients that
+    /// push read as well.
+    pub fn scope(&self) -> Option<Scope> {
+        let actions = match self.action {
+            Action::Probe | Action::Pull => vec![Action::Pull],
+            other => vec![Action::Pull, other],
+        };
+        Some(Scope::new(self.repository?.clone(), actions))
+    }
+
+    /// The token of an `Authorization` header of the Bearer scheme (RFC 6750).
+    pub fn bearer(&self) -> Option<&'a str> {
+        let (scheme, token) = self.authorization()?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+
+    /// The user and the password of an `Authorization` header of the Basic scheme (RFC 7617).
+    pub fn basic(&self) -> Option<(String, String)> {
+        let (scheme, encoded) = self.authorization()?;
+        scheme.eq_ignore_ascii_case("basic").then(|| decode_basic(encoded))?
+    }
+
+    fn authorization(&self) -> Option<(&'a str, &'a str)> {
+        self.headers().get(http::header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')
+    }
+
+    /// Whether the request carries credentials in the header that is for them.
+    pub fn has_authorization(&self) -> bool {
+        self.headers().contains_key(http::header::AUTHORIZATION)
+    }
+}
+
+fn decode_basic(encoded: &str) -> Option<(String, String)> {
+    use base64::Engine;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
+    let text = String::from_utf8(bytes).ok()?;
+    let (user, password) = text.split_once(':')?;
+    Some((user.to_owned(), password.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(authorization: &str) -> Parts {
+        http::Request::get("/v2/").header("authorization", authorization).body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn basic_credentials_are_read_strictly() {
+        let read = |s: &str| AuthRequest::new(&parts(s), None, Action::Probe).basic();
+        assert_eq!(read("Basic YTpiOmM="), Some(("a".into(), "b:c".into())));
+        assert_eq!(read("bAsIc YTo="), Some(("a".into(), String::new())));
+        for bad in ["Bearer x", "Basic", "Basic !!", "Basic YQ==", "Basic /w=="] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_bearer_token_is_what_follows_its_scheme() {
+        let read = |s: &str| AuthRequest::new(&parts(s), None, Action::Probe).bearer().map(str::to_owned);
+        assert_eq!(read("beArer  x.y "), Some("x.y".to_owned()));
+        for bad in ["Basic x", "Bearer", "x"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+}

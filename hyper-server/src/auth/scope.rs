@@ -1,0 +1,150 @@
+//! Scopes of tokens: what may be done in one repository, as clients and token servers write it.
+
+use super::Action;
+use hyper_sdk::{Error, RepositoryName, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// Actions in one repository. As text: `repository:team/app:pull,push`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    repository: RepositoryName,
+    actions: Vec<Action>,
+}
+
+impl Scope {
+    /// These actions in a repository. [`Action::Probe`] is of no repository and is left out.
+    pub fn new(repository: RepositoryName, actions: impl IntoIterator<Item = Action>) -> Self {
+        let actions = actions.into_iter().filter(|action| word(*action).is_some()).collect();
+        Self { repository, actions }
+    }
+
+    /// The repository.
+    pub fn repository(&self) -> &RepositoryName {
+        &self.repository
+    }
+
+    /// The actions.
+    pub fn actions(&self) -> &[Action] {
+        &self.actions
+    }
+
+    /// Whether the scope has an action in a repository.
+    pub fn has(&self, repository: &RepositoryName, action: Action) -> bool {
+        self.repository == *repository && self.actions.contains(&action)
+    }
+}
+
+impl FromStr for Scope {
+    type Err = Error;
+
+    /// Reads `repository:NAME:ACTION,ACTION`. Unknown actions are left out; `*` means all.
+    fn from_str(text: &str) -> Result<Self> {
+        let invalid = || Error::invalid("a scope has the form `repository:NAME:ACTION,ACTION`");
+        let (kind, rest) = text.split_once(':').ok_or_else(invalid)?;
+        let (name, actions) = rest.rsplit_once(':').ok_or_else(invalid)?;
+        // A kind may have a class: `repository(plugin)`.
+        if kind.split('(').next() != Some(REPOSITORY) {
+            return Err(invalid());
+        }
+        let actions = actions.split(',').flat_map(|word| actions_of(word.trim()));
+        Ok(Self::new(RepositoryName::parse(name)?, actions.copied()))
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let actions: Vec<&str> = self.actions.iter().filter_map(|action| word(*action)).collect();
+        write!(f, "{REPOSITORY}:{}:{}", self.repository, actions.join(","))
+    }
+}
+
+const REPOSITORY: &str = "repository";
+
+fn word(action: Action) -> Option<&'static str> {
+    match action {
+        Action::Pull => Some("pull"),
+        Action::Push => Some("push"),
+        Action::Delete => Some("delete"),
+        Action::Probe => None,
+    }
+}
+
+fn actions_of(word: &str) -> &'static [Action] {
+    match word {
+        "pull" => &[Action::Pull],
+        "push" => &[Action::Push],
+        "delete" => &[Action::Delete],
+        "*" => &[Action::Pull, Action::Push, Action::Delete],
+        _ => &[],
+    }
+}
+
+/// An entry of the claim `access` of a token (docker's token specification).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Access {
+    #[serde(rename = "type")]
+    kind: String,
+    name: String,
+    actions: Vec<String>,
+}
+
+impl From<&Scope> for Access {
+    fn from(scope: &Scope) -> Self {
+        let actions = scope.actions.iter().filter_map(|action| word(*action)).map(str::to_owned).collect();
+        Self { kind: REPOSITORY.to_owned(), name: scope.repository.to_string(), actions }
+    }
+}
+
+impl Access {
+    /// The scope, unless the entry is of another kind.
+    pub(crate) fn scope(&self) -> Option<Scope> {
+        if self.kind != REPOSITORY {
+            return None;
+        }
+        let actions = self.actions.iter().flat_map(|word| actions_of(word)).copied();
+        Some(Scope::new(RepositoryName::parse(&self.name).ok()?, actions))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_are_read_as_clients_write_them() {
+        use Action::{Delete, Pull, Push};
+        let parse = |text: &str| text.parse().ok().map(|s: Scope| (s.repository.to_string(), s.actions));
+        for (text, expected) in [
+            ("repository:a/b:pull,push", Some(("a/b", vec![Pull, Push]))),
+            ("repository:a:*", Some(("a", vec![Pull, Push, Delete]))),
+            ("repository(plugin):a:pull", Some(("a", vec![Pull]))),
+            ("repository:a:fly", Some(("a", vec![]))),
+            ("repository:a:", Some(("a", vec![]))),
+            ("registry:catalog:*", None),
+            ("repository:NOT VALID:pull", None),
+            ("repository", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|(name, actions)| (name.to_owned(), actions));
+            assert_eq!(parse(text), expected, "{text}");
+        }
+        let name = RepositoryName::parse("a").unwrap();
+        assert_eq!(Scope::new(name, [Pull, Push, Action::Probe]).to_string(), "repository:a:pull,push");
+    }
+
+    #[test]
+    fn entries_of_tokens_and_scopes_are_the_same() {
+        let scope: Scope = "repository:a/b:pull,delete".parse().unwrap();
+        assert_eq!(Access::from(&scope).scope(), Some(scope.clone()));
+        let json = serde_json::to_value(Access::from(&scope)).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"type": "repository", "name": "a/b", "actions": ["pull", "delete"]})
+        );
+        let other: Access =
+            serde_json::from_str(r#"{"type":"registry","name":"catalog","actions":["*"]}"#).unwrap();
+        assert_eq!(other.scope(), None);
+    }
+}

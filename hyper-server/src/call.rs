@@ -1,0 +1,75 @@
+//! A request on its way through the handlers.
+
+use crate::auth::{Action, Principal, decide};
+use crate::state::State;
+use http::header::AsHeaderName;
+use http::request::Parts;
+use http::{HeaderMap, Method};
+use hyper_sdk::store::SharedStore;
+use hyper_sdk::{Error, RepositoryName, Result};
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// A request whose sender is known and may make it. Dereferences to the state of the registry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) state: &'a Arc<State>,
+    pub(crate) principal: &'a Principal,
+    pub(crate) parts: &'a Parts,
+}
+
+impl Deref for Call<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        self.state
+    }
+}
+
+impl Call<'_> {
+    /// Whether the sender may do this in a repository.
+    pub(crate) fn may(&self, repository: &RepositoryName, action: Action) -> bool {
+        decide(&*self.authorizer, self.principal, Some(repository), action).is_ok()
+    }
+
+    /// Whether the sender learns of a repository. A list is of no repository that a token could have been made for.
+    pub(crate) fn sees(&self, repository: &RepositoryName) -> bool {
+        self.authorizer.allows(self.principal, Some(repository), Action::Pull)
+    }
+
+    /// The method.
+    pub(crate) fn method(&self) -> &Method {
+        &self.parts.method
+    }
+
+    /// The headers.
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+
+    /// Whether only the head of the response is wanted.
+    pub(crate) fn is_head(&self) -> bool {
+        self.parts.method == Method::HEAD
+    }
+
+    /// A header as text.
+    pub(crate) fn header(&self, name: impl AsHeaderName) -> Option<&str> {
+        self.parts.headers.get(name).and_then(|v| v.to_str().ok())
+    }
+
+    /// Runs a change of the store to its end, whether the client stays or not.
+    pub(crate) async fn change<T, F, Fut>(&self, change: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(SharedStore) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        tokio::spawn(change(self.store.clone()))
+            .await
+            .map_err(|e| Error::internal("a change of the store broke off").with_source(e))?
+    }
+}
+
+/// Marks a response whose body is a stream, so that it is counted and logged when it has been sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Streamed;

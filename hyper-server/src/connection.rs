@@ -1,0 +1,74 @@
+//! What is known of a connection, and how many there are.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+/// The connection that a request came through. [`serve`](crate::serve) adds it to the extensions of each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionInfo {
+    /// The address of the other end, which may be a proxy.
+    pub peer: SocketAddr,
+    /// The address that it connected to.
+    pub local: SocketAddr,
+}
+
+impl ConnectionInfo {
+    /// A connection from `peer` to `local`, for programs with an accept loop of their own.
+    pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+        Self { peer, local }
+    }
+}
+
+/// Counts connections. Clones share the counts.
+///
+/// [`serve`](crate::serve) counts in the one of its [`ServerOptions`](crate::ServerOptions), and `/metrics` of a registry
+/// shows those of [`Registry::connections`](crate::Registry::connections): give the accept loop that one.
+#[derive(Clone, Debug, Default)]
+pub struct Connections(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    open: AtomicI64,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Connections {
+    /// How many are open.
+    pub fn open(&self) -> i64 {
+        self.0.open.load(Ordering::Relaxed)
+    }
+
+    /// How many were accepted so far.
+    pub fn accepted(&self) -> u64 {
+        self.0.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How many requests were answered by the accept loop itself, because they were malformed.
+    pub fn refused_requests(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection as open until the value is dropped.
+    pub(crate) fn accept(&self) -> Open {
+        self.0.accepted.fetch_add(1, Ordering::Relaxed);
+        self.0.open.fetch_add(1, Ordering::Relaxed);
+        Open(self.clone())
+    }
+
+    pub(crate) fn refuse_request(&self) {
+        self.0.refused.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(crate) struct Open(Connections);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}

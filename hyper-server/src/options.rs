@@ -1,0 +1,93 @@
+//! What a program can choose of a registry.
+
+use crate::auth::{AnonymousAccess, Authenticator, Authorizer};
+use hyper_sdk::store::wrap::CacheOptions;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How large requests may be.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The largest manifest, in bytes. The specification wants at least 4 MiB.
+    pub manifest_bytes: usize,
+    /// The largest blob, in bytes.
+    pub blob_bytes: Option<u64>,
+    /// The most tags that one request may give a manifest.
+    pub tags_per_request: usize,
+    /// The most entries of a list in one response.
+    pub page_entries: usize,
+    /// How long the body of a request may stand still.
+    pub body_idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            manifest_bytes: (4 << 20) + (128 << 10),
+            blob_bytes: None,
+            tags_per_request: 100,
+            page_entries: 10_000,
+            body_idle: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How a registry behaves.
+#[derive(Clone, Debug)]
+pub struct RegistryOptions {
+    /// Refuses everything that writes.
+    pub read_only: bool,
+    /// Accepts manifests whose blobs or manifests are not there, which clients may then fail to pull.
+    pub sparse: bool,
+    /// The users: an htpasswd file with bcrypt hashes.
+    pub htpasswd: Option<PathBuf>,
+    /// Finds out who sends requests, in place of `htpasswd`.
+    pub authenticator: Option<Arc<dyn Authenticator>>,
+    /// What callers without credentials may do; `None` means nothing when there are users or an authenticator, else
+    /// everything.
+    pub anonymous: Option<AnonymousAccess>,
+    /// Decides who may do what, in place of `anonymous`.
+    pub authorizer: Option<Arc<dyn Authorizer>>,
+    /// What clients show when they ask for a password, and the service that tokens are for.
+    pub realm: String,
+    /// The file with the key of tokens, made when it does not exist; `None` makes a key for this process alone.
+    pub token_key: Option<PathBuf>,
+    /// The URL at which clients reach the server; `None` takes what each request says.
+    pub public_url: Option<String>,
+    /// How long an upload may rest before it is removed; `None` keeps all. The registry looks for such uploads from its
+    /// first request on, or from [`crate::Registry::new`] on when that is called on a tokio runtime.
+    pub upload_max_age: Option<Duration>,
+    /// Limits.
+    pub limits: Limits,
+    /// The cache in memory.
+    pub cache: CacheOptions,
+    /// Serves `/metrics`.
+    pub metrics: bool,
+    /// Serves `/metrics` only to callers with credentials.
+    pub metrics_for_users: bool,
+    /// Writes a line for each request to the log, at the level `info`.
+    pub access_log: bool,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            sparse: false,
+            htpasswd: None,
+            authenticator: None,
+            anonymous: None,
+            authorizer: None,
+            realm: "hyperregistry".to_owned(),
+            token_key: None,
+            public_url: None,
+            upload_max_age: Some(Duration::from_secs(24 * 60 * 60)),
+            limits: Limits::default(),
+            cache: CacheOptions::default(),
+            metrics: true,
+            metrics_for_users: false,
+            access_log: true,
+        }
+    }
+}

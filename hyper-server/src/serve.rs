@@ -1,0 +1,251 @@
+//! The accept loop: a service on a socket, its limits and its end.
+//!
+//! HTTP/1.1 and HTTP/2 with prior knowledge on one port. The loop is our own, over hyper-util's automatic builder,
+//! because what keeps slow and greedy clients in check has to be set there:
+//!
+//! | limit | against |
+//! |---|---|
+//! | `max_connections` | floods; further clients wait in the backlog |
+//! | `header_timeout` | a request line that never ends; also how long an idle connection is kept |
+//! | `write_timeout` | a client that asks for a blob and does not read it |
+//! | [`crate::Limits::body_idle`] | a body that stops coming |
+//! | `drain_timeout` | requests that would hold up the end of the process |
+//!
+//! # Invariants
+//! - `TCP_NODELAY` is set: a small response would otherwise wait 40 ms for the client's delayed acknowledgement.
+//! - A connection that ends with an answer to a body that was not read ends slowly: what the client is still sending is
+//!   taken for a while, because the system would otherwise reset the connection, and the client lose the answer.
+//! - When the shutdown future completes, no connection is accepted any more, idle ones are closed, requests in flight
+//!   are answered, and what is left after `drain_timeout` is cut off.
+
+use crate::connection::{ConnectionInfo, Connections};
+use crate::error::{API_VERSION, ApiError};
+use crate::socket::IdleTimeout;
+use axum::BoxError;
+use axum::body::{Body, HttpBody};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderValue, Request, StatusCode, Version, header};
+use hyper::body::Incoming;
+use hyper_sdk::{Error, Result};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceExt};
+
+/// The limits of the accept loop.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// How many connections may be open at once.
+    pub max_connections: usize,
+    /// How long a client may take to send the head of a request, the idle time before it included.
+    pub header_timeout: Duration,
+    /// How long a client may leave a response unread.
+    pub write_timeout: Duration,
+    /// How long requests in flight may take after the shutdown began.
+    pub drain_timeout: Duration,
+    /// Counts the connections: [`crate::Registry::connections`] for a registry that shows them in its metrics.
+    pub connections: Connections,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            max_connections: 4096,
+            header_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(30),
+            connections: Connections::default(),
+        }
+    }
+}
+
+/// Answers connections from `listener` by a service until `shutdown` completes and requests in flight have ended.
+///
+/// The service is a [`Registry`](crate::Registry), the [`router`](crate::router) of one with routes and layers of the
+/// program's own, or any other: it is cloned for each request. [`ConnectionInfo`] is in the extensions of each request. A
+/// request whose service fails has its connection closed.
+///
+/// Dropping the future closes the listener and every connection at once.
+///
+/// # Errors
+/// [`hyper_sdk::ErrorKind::Io`] when the listener fails for good; faults of single connections are logged.
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    service: S,
+    options: ServerOptions,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<()>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let slots = Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+    let graceful = GracefulShutdown::new();
+    let cut = CancellationToken::new();
+    let _cut_at_the_end = cut.clone().drop_guard();
+    let connections = Arc::new(ConnectionServer { builder: builder(&options), options });
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        match accepted {
+            Ok((stream, peer, slot)) => {
+                let connection =
+                    connections.clone().run(service.clone(), stream, peer, slot, graceful.watcher());
+                let cut = cut.clone();
+                tokio::spawn(async move { cut.run_until_cancelled(connection).await });
+            }
+            Err(e) if is_passing(&e) => {
+                // Out of file descriptors or memory: others must end before this can go on.
+                tracing::warn!(error = %e, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(e) => return Err(Error::from(e).with_op("accept a connection")),
+        }
+    }
+    drop(listener);
+    // Connections that still wait for their first byte have nothing to answer.
+    if tokio::time::timeout(connections.options.drain_timeout, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests were cut off: they did not end in time");
+    }
+    Ok(())
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, slot))
+}
+
+/// Whether a failed `accept` says nothing about the listener (accept(2)).
+fn is_passing(e: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        e.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::OutOfMemory
+    ) || Errno::from_io_error(e).is_some_and(|e| {
+        matches!(e, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::PROTO | Errno::PERM)
+    })
+}
+
+/// Answers the requests of connections.
+struct ConnectionServer {
+    builder: auto::Builder<TokioExecutor>,
+    options: ServerOptions,
+}
+
+impl ConnectionServer {
+    /// Answers one connection to its end.
+    async fn run<S, B>(
+        self: Arc<Self>,
+        service: S,
+        stream: TcpStream,
+        peer: SocketAddr,
+        _slot: OwnedSemaphorePermit,
+        watcher: Watcher,
+    ) where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let _open = self.options.connections.accept();
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        let Ok(local) = stream.local_addr() else { return };
+        let info = ConnectionInfo::new(peer, local);
+        let (started, unread) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let io = TokioIo::new(IdleTimeout::new(stream, self.options.write_timeout, unread.clone()));
+        let counts = self.options.connections.clone();
+        let first = started.clone();
+        let respond = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            first.store(true, Ordering::Relaxed);
+            let (service, counts, unread) = (service.clone(), counts.clone(), unread.clone());
+            async move {
+                let response = if lacks_host(&request) {
+                    counts.refuse_request();
+                    without_host()
+                } else {
+                    request.extensions_mut().insert(info);
+                    service.oneshot(request).await.map_err(axum::Error::new)?.map(Body::new)
+                };
+                if response.headers().get(header::CONNECTION).is_some_and(|value| value == "close") {
+                    unread.store(true, Ordering::Relaxed);
+                }
+                Ok::<_, axum::Error>(response)
+            }
+        });
+        let connection = watcher.watch(self.builder.serve_connection(io, respond).into_owned());
+        let mut connection = std::pin::pin!(connection);
+        // The builder has no timeout for the first bytes, by which it tells HTTP/1 from HTTP/2.
+        let ended = match tokio::time::timeout(self.options.header_timeout, &mut connection).await {
+            Ok(ended) => ended,
+            Err(_) if !started.load(Ordering::Relaxed) => return,
+            Err(_) => connection.await,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+/// Whether a request lacks the one `Host` that HTTP/1.1 asks for (RFC 9112, section 3.2).
+fn lacks_host(request: &Request<Incoming>) -> bool {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    request.version() == Version::HTTP_11 && hosts != 1
+}
+
+fn without_host() -> Response {
+    let message = "an HTTP/1.1 request needs one `Host` header";
+    let error = ApiError::new(StatusCode::BAD_REQUEST, "REQUEST_INVALID", message);
+    let mut response = error.with_header(header::CONNECTION, "close").into_response();
+    response.headers_mut().insert(API_VERSION.clone(), HeaderValue::from_static("registry/2.0"));
+    response
+}
+
+fn builder(options: &ServerOptions) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.header_timeout)
+        .max_headers(100)
+        .half_close(false);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .adaptive_window(false)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .max_frame_size(256 << 10)
+        .max_send_buf_size(1 << 20)
+        .max_concurrent_streams(256)
+        .max_header_list_size(64 << 10)
+        .max_pending_accept_reset_streams(20)
+        .keep_alive_interval(options.header_timeout)
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
+}

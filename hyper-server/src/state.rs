@@ -1,0 +1,87 @@
+//! What all requests of a registry share.
+
+use crate::auth::{
+    Action, AnonymousAccess, Authenticator, Authorizer, Nobody, PasswordOptions, Passwords, Principal,
+};
+use crate::connection::Connections;
+use crate::metrics::Metrics;
+use crate::options::RegistryOptions;
+use crate::readiness::Readiness;
+use crate::request_id::RequestIds;
+use crate::whereabouts::Whereabouts;
+use hyper_sdk::store::SharedStore;
+use hyper_sdk::store::wrap::Cached;
+use hyper_sdk::{Error, Result};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// The store, the options and everything that lives as long as the registry.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) store: SharedStore,
+    pub(crate) options: RegistryOptions,
+    /// The same store, with what only a cache can do.
+    pub(crate) cache: Cached,
+    pub(crate) metrics: Metrics,
+    pub(crate) connections: Connections,
+    pub(crate) whereabouts: Whereabouts,
+    pub(crate) readiness: Readiness,
+    pub(crate) request_ids: RequestIds,
+    /// Whether the upkeep was started.
+    pub(crate) has_upkeep: AtomicBool,
+    pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    /// What issues tokens, when that is the registry's own authenticator.
+    pub(crate) tokens: Option<Arc<Passwords>>,
+}
+
+impl State {
+    /// Opens what the options name.
+    ///
+    /// # Errors
+    /// Those of [`crate::Registry::new`].
+    pub(crate) fn new(store: SharedStore, options: RegistryOptions) -> Result<Self> {
+        let cache = Cached::new(store, options.cache.clone());
+        let store: SharedStore = Arc::new(cache.clone());
+        let is_closed = options.htpasswd.is_some() || options.authenticator.is_some();
+        let anonymous = options.anonymous.unwrap_or(match is_closed {
+            true => AnonymousAccess::None,
+            false => AnonymousAccess::Full,
+        });
+        let authorizer = options.authorizer.clone().unwrap_or_else(|| Arc::new(anonymous));
+        let tokens = match &options.htpasswd {
+            Some(_) if options.authenticator.is_some() => {
+                return Err(Error::invalid(
+                    "a registry has an `authenticator` or a file of users (`htpasswd`), not both",
+                ));
+            }
+            Some(htpasswd) => Some(Arc::new(Passwords::open(&PasswordOptions {
+                htpasswd,
+                realm: &options.realm,
+                token_key: options.token_key.as_deref(),
+                public_url: options.public_url.as_deref(),
+                open: authorizer.allows(&Principal::anonymous(), None, Action::Probe),
+            })?)),
+            None => None,
+        };
+        let authenticator: Arc<dyn Authenticator> = match (&options.authenticator, &tokens) {
+            (Some(own), _) => own.clone(),
+            (None, Some(passwords)) => passwords.clone(),
+            (None, None) => Arc::new(Nobody),
+        };
+        Ok(Self {
+            authenticator,
+            authorizer,
+            tokens,
+            readiness: Readiness::default(),
+            request_ids: RequestIds::new()?,
+            has_upkeep: AtomicBool::new(false),
+            cache,
+            metrics: Metrics::default(),
+            connections: Connections::default(),
+            whereabouts: Whereabouts::default(),
+            store,
+            options,
+        })
+    }
+}
