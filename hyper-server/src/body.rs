@@ -1,8 +1,7 @@
 //! The bodies of requests and responses.
 //!
-//! A request body is read in blocks, under a limit and an idle timeout. A response body that streams a blob has a
-//! known length, and breaks the connection off rather than ending early, so that a client never takes a part for the
-//! whole.
+//! A request body is read in blocks, with a limit and an idle timeout. A response body that streams a blob has a known
+//! length; when the blob ends early, the connection is broken off, so that a client never takes a part for the whole.
 
 use axum::body::{Body, HttpBody};
 use bytes::{Bytes, BytesMut};
@@ -18,9 +17,9 @@ use std::time::{Duration, Instant};
 
 /// How much of a body is gathered before the store gets it.
 const BLOCK: usize = 512 << 10;
-/// How much of a body that nobody wants is read all the same, and for how long.
-const SETTLED: u64 = 256 << 10;
-const SETTLING: Duration = Duration::from_millis(500);
+/// How much of a body that no handler reads is read and dropped, and for how long.
+const DISCARD_BYTES: u64 = 256 << 10;
+const DISCARD_TIME: Duration = Duration::from_millis(500);
 /// How much of an upload may come before it is saved, so that little is lost when the process ends; and after how long.
 const SAVE_BYTES: u64 = 64 << 20;
 const SAVE_EVERY: Duration = Duration::from_secs(5);
@@ -36,7 +35,7 @@ pub(crate) struct Incoming {
     pub(crate) received: u64,
     /// Whether it has been read to its end.
     over: bool,
-    /// Whether it broke off or stopped coming: what follows on the connection is not to be understood.
+    /// Whether it broke off or timed out: what follows on the connection cannot be parsed.
     broken: bool,
 }
 
@@ -64,23 +63,23 @@ impl Incoming {
         self.over || self.announced == Some(self.received)
     }
 
-    /// Comes to an end with a body that nobody wants to read on: whether it has been read whole, so that the connection
-    /// can be used again.
+    /// Reads and drops the rest of a body when the rest is short. Returns whether the whole body has been read, so that
+    /// the connection can be used again.
     ///
-    /// Only little is waited for. HTTP/2 needs none of that, and a client that asked before it sends its body
-    /// (`Expect: 100-continue`) is not told to send it only for that.
-    pub(crate) async fn settle(&mut self, headers: &HeaderMap, version: Version) -> bool {
+    /// HTTP/2 does not need this. A client that waits for permission to send its body (`Expect: 100-continue`) does not get
+    /// the permission here.
+    pub(crate) async fn discard(&mut self, headers: &HeaderMap, version: Version) -> bool {
         let waits = headers.contains_key(header::EXPECT) && self.received == 0;
         let left = self.announced.map(|announced| announced.saturating_sub(self.received));
-        let small = left.is_none_or(|left| left <= SETTLED);
+        let small = left.is_none_or(|left| left <= DISCARD_BYTES);
         if !self.is_over() && !self.broken && !waits && small && version < Version::HTTP_2 {
-            let most = self.received + SETTLED;
+            let most = self.received + DISCARD_BYTES;
             let reading = async {
                 while !self.is_over() && self.received < most && self.frame().await.is_ok_and(|f| f.is_some())
                 {
                 }
             };
-            let _ = tokio::time::timeout(SETTLING, reading).await;
+            let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
         }
         self.is_over()
     }

@@ -1,7 +1,7 @@
 //! Failures as the protocol shows them: one table from [`ErrorKind`] to status and code, one JSON body.
 //!
-//! A client is told what it did wrong. What went wrong on this side (a path, a query, the text of the system) goes to
-//! the log only, under the request id that the client also gets.
+//! The client learns what it did wrong. The details of a failure of the server (a path, a query, an error of the system)
+//! go to the log only, under the request id that the client also gets.
 
 use crate::auth::{AuthError, Challenge};
 use axum::body::Body;
@@ -47,11 +47,11 @@ pub fn status_and_code(kind: ErrorKind) -> (StatusCode, &'static str) {
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     pub(crate) code: &'static str,
-    /// What the client is told.
+    /// What the client learns.
     message: String,
     detail: BTreeMap<&'static str, String>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// What the log is told, when it is more.
+    /// What the log says in addition.
     pub(crate) cause: Option<Error>,
 }
 

@@ -30,7 +30,7 @@ impl Listen {
         for address in self.addresses().await.context("listen", self)? {
             match TcpListener::bind(address).await {
                 Ok(listener) => return Ok(listener),
-                // Another address of the same name would be one where nobody looks.
+                // Clients would not look at another address of the same name.
                 Err(e) if matches!(e.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
                     return Err(Error::from(e)).context("listen", self);
                 }

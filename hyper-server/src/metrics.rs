@@ -51,7 +51,7 @@ pub(crate) struct Metrics {
     uploads: AtomicI64,
 }
 
-/// Counts something as present until it is dropped.
+/// Raises a gauge by one until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Present<'a>(&'a AtomicI64);
 

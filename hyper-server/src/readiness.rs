@@ -8,19 +8,19 @@ use hyper_sdk::{Error, ErrorKind, RepositoryName, Result};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
-/// How long an answer is given again.
-const KEPT: Duration = Duration::from_secs(1);
+/// How long an answer is reused.
+const VALID_FOR: Duration = Duration::from_secs(1);
 /// How long the store may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Whose upload it is. Uploads do not make a repository.
 const REPOSITORY: &str = "readyz";
 
-/// The last answer: when, and what was wrong.
+/// The last answer: its time, and what was wrong.
 #[derive(Debug, Default)]
-pub(crate) struct Readiness(Mutex<Option<(Instant, Fault)>>);
+pub(crate) struct Readiness(Mutex<Option<(Instant, Failure)>>);
 
 /// What was wrong, if anything.
-type Fault = Option<(ErrorKind, String)>;
+type Failure = Option<(ErrorKind, String)>;
 
 impl Readiness {
     /// Whether a store can be used, as far as this or a recent probe shows.
@@ -31,11 +31,11 @@ impl Readiness {
         // Whoever asks meanwhile waits for the same answer.
         let mut last = self.0.lock().await;
         let wrong = match &*last {
-            Some((at, wrong)) if at.elapsed() < KEPT => wrong.clone(),
+            Some((at, wrong)) if at.elapsed() < VALID_FOR => wrong.clone(),
             _ => {
                 // A task of its own ends the upload also when nobody waits for it any more.
                 let asked = tokio::spawn(probe(store.clone(), write));
-                let wrong = match tokio::time::timeout(PATIENCE, asked).await {
+                let wrong = match tokio::time::timeout(TIMEOUT, asked).await {
                     Ok(Ok(Ok(()))) => None,
                     Ok(Ok(Err(e))) => {
                         tracing::warn!(error = %e, "the store is not ready");

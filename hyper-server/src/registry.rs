@@ -84,8 +84,8 @@ impl Registry {
         let route = parsed.as_ref().ok().map(Endpoint::index);
         let mut principal = Principal::anonymous();
         let outcome = answer(state, parsed, &parts, &mut body, &mut principal).await;
-        // The little that is left of a body that no handler read is read now, so that the connection can go on.
-        let unread = !body.settle(&parts.headers, parts.version).await;
+        // A short rest of a body that no handler read is read now, so that the connection can be used again.
+        let unread = !body.discard(&parts.headers, parts.version).await;
         let version = parts.version;
         let mut record = Record {
             request_id,
@@ -203,7 +203,7 @@ where
 /// use std::sync::Arc;
 ///
 /// # fn main() -> hyper_sdk::Result<()> {
-/// let registry = Registry::new(Arc::new(MemoryStore::new()), RegistryOptions::default())?;
+/// let registry = Registry::new(Arc::new(MemoryStore::default()), RegistryOptions::default())?;
 /// let app = router(registry).route("/hello", get(|| async { "hello" }));
 /// # let _: axum::Router = app;
 /// # Ok(())

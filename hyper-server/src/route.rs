@@ -19,7 +19,7 @@
 //! ```
 //!
 //! The path is split at its slashes first and each segment is percent-decoded after that, so `%2f` never makes a
-//! separator: a segment that decodes to a slash, to a control character or to malformed UTF-8 is no name.
+//! separator: a segment that decodes to a slash, to a control character or to malformed UTF-8 is rejected.
 
 use http::Method;
 use hyper_sdk::digest::Algorithm;
@@ -311,7 +311,7 @@ fn repository(components: &[&str]) -> Result<RepositoryName, Rejection> {
     Ok(RepositoryName::parse(&components.join("/"))?)
 }
 
-/// The parameters of a query, decoded, in their order. Parameters that no endpoint knows are let be: clients may send
+/// The parameters of a query, decoded, in their order. Unknown parameters are ignored: clients may send
 /// `ns` to any registry, and proxies add their own.
 struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 

@@ -78,7 +78,7 @@ impl Default for ServerOptions {
 /// Dropping the future closes the listener and every connection at once.
 ///
 /// # Errors
-/// [`hyper_sdk::ErrorKind::Io`] when the listener fails for good; faults of single connections are logged.
+/// [`hyper_sdk::ErrorKind::Io`] when the listener fails for good; failures of single connections are logged.
 pub async fn serve<S, B>(
     listener: TcpListener,
     service: S,
@@ -110,7 +110,7 @@ where
                 let cut = cut.clone();
                 tokio::spawn(async move { cut.run_until_cancelled(connection).await });
             }
-            Err(e) if is_passing(&e) => {
+            Err(e) if is_temporary(&e) => {
                 // Out of file descriptors or memory: others must end before this can go on.
                 tracing::warn!(error = %e, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -135,8 +135,8 @@ async fn accept(
     Ok((stream, peer, slot))
 }
 
-/// Whether a failed `accept` says nothing about the listener (accept(2)).
-fn is_passing(e: &io::Error) -> bool {
+/// Whether a failure of `accept` is temporary, so that the listener can still be used (accept(2)).
+fn is_temporary(e: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(
         e.kind(),

@@ -11,14 +11,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// How much of an unread body is taken before its connection is closed, and for how long.
+/// How much of an unread body is read and dropped before its connection is closed, and for how long.
 const LINGER_BYTES: usize = 64 << 20;
 const LINGER: Duration = Duration::from_secs(3);
 
 /// A socket whose peer must read what is written to it within a time, and which closes slowly when it has to.
 pub(crate) struct IdleTimeout {
     stream: TcpStream,
-    patience: Duration,
+    timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
     /// Whether the last answer came before the body of its request had been read.
     unread: Arc<AtomicBool>,
@@ -32,8 +32,8 @@ struct Ending {
 }
 
 impl IdleTimeout {
-    pub(crate) fn new(stream: TcpStream, patience: Duration, unread: Arc<AtomicBool>) -> Self {
-        Self { stream, patience, stalled: None, unread, ending: None }
+    pub(crate) fn new(stream: TcpStream, timeout: Duration, unread: Arc<AtomicBool>) -> Self {
+        Self { stream, timeout, stalled: None, unread, ending: None }
     }
 
     fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -41,8 +41,8 @@ impl IdleTimeout {
             self.stalled = None;
             return polled;
         }
-        let patience = self.patience;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        let timeout = self.timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         match stalled.as_mut().poll(cx) {
             Poll::Ready(()) => {
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
@@ -51,7 +51,7 @@ impl IdleTimeout {
         }
     }
 
-    /// Takes what still comes, until the client closes its side too or enough was waited for.
+    /// Reads and drops what the client still sends, until it closes its side or the limits are reached.
     fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(ending) = &mut self.ending else { return Poll::Ready(()) };
         let mut space = [0; 16 << 10];

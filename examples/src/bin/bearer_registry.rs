@@ -59,7 +59,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         authorizer: Some(Arc::new(GroupFolders)),
         ..RegistryOptions::default()
     };
-    let registry = Registry::new(Arc::new(MemoryStore::new()), options)?;
+    let registry = Registry::new(Arc::new(MemoryStore::default()), options)?;
     let limits = ServerOptions { connections: registry.connections().clone(), ..ServerOptions::default() };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!("http://{}", listener.local_addr()?);

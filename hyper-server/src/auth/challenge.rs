@@ -1,4 +1,4 @@
-//! What a client is told that has to show credentials: `WWW-Authenticate` (RFC 9110, section 11.6.1).
+//! The demand for credentials: `WWW-Authenticate` (RFC 9110, section 11.6.1).
 
 use http::HeaderValue;
 

@@ -145,8 +145,8 @@ fn shared_key(path: &Path) -> Result<Key> {
             let key = random_key()?;
             match write_key(path, &key) {
                 Ok(()) => {}
-                // Nobody can share a key where nothing can be written.
-                Err(e) if is_passing_over(&e) => {
+                // No other server can share a key on a file system that cannot be written.
+                Err(e) if is_ignorable(&e) => {
                     tracing::warn!(path = %path.display(), error = %e, "the key of tokens is not kept");
                     return Ok(key);
                 }
@@ -172,13 +172,13 @@ fn read_key(path: &Path) -> Result<Option<Key>> {
     }
     tracing::warn!(path = %path.display(), "the key of tokens was damaged or others could read it: it is made anew");
     match fs::remove_file(path) {
-        Err(e) if !is_passing_over(&e) => Err(e).at("cannot replace the key of tokens", path),
+        Err(e) if !is_ignorable(&e) => Err(e).at("cannot replace the key of tokens", path),
         _ => Ok(None),
     }
 }
 
-/// Whether a failure to write is one that a server can do without its file.
-fn is_passing_over(e: &std::io::Error) -> bool {
+/// Whether the server can run without the file after this failure to write it.
+fn is_ignorable(e: &std::io::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     matches!(e.kind(), ReadOnlyFilesystem | StorageFull | QuotaExceeded)
 }

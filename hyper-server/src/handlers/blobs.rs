@@ -26,7 +26,7 @@ pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &D
         let size = call.store.stat_blob(repository, digest).await?;
         return Ok(told().unwrap_or_else(|| streamed(digest, size, Body::empty())));
     }
-    let range = wanted(call, digest);
+    let range = requested_ranges(call, digest);
     if let Some(content) = call.cache.recall_blob(repository, digest).await? {
         return from_memory(call, &content, range);
     }
@@ -152,9 +152,9 @@ fn unsatisfiable(size: u64) -> ApiError {
         .with_header(header::CONTENT_RANGE, format!("bytes */{size}"))
 }
 
-/// The ranges that are wanted. Other units and malformed ones give the whole blob, as RFC 9110 (section 14.2) allows; a
-/// range with its ends exchanged is kept and refused as unsatisfiable.
-fn wanted(call: &Call<'_>, digest: &Digest) -> Option<Vec<ByteRange>> {
+/// The requested ranges. Other units and malformed ranges give the whole blob, as RFC 9110 (section 14.2) allows. A range
+/// whose end is before its beginning is kept, and is unsatisfiable.
+fn requested_ranges(call: &Call<'_>, digest: &Digest) -> Option<Vec<ByteRange>> {
     let ranges = ranges::parse(call.header(header::RANGE)?)?;
     match call.header(header::IF_RANGE) {
         Some(etag) if etag.trim_matches('"') != digest.as_str() => None,
@@ -162,7 +162,7 @@ fn wanted(call: &Call<'_>, digest: &Digest) -> Option<Vec<ByteRange>> {
     }
 }
 
-/// The parts of a blob of `size` bytes that are to be sent: one at least.
+/// The parts of a blob of `size` bytes to send: at least one.
 fn satisfiable(wanted: &[ByteRange], size: u64) -> Result<Vec<Range<u64>>, ApiError> {
     let parts = ranges::resolve(wanted, size);
     if parts.is_empty() { Err(unsatisfiable(size)) } else { Ok(parts) }

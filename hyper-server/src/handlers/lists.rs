@@ -32,7 +32,7 @@ struct RepositoryList<'a> {
 
 pub(super) async fn tags(call: &Call<'_>, repository: &RepositoryName, page: Page) -> Outcome {
     let limit = page.limit.unwrap_or(usize::MAX).min(call.options.limits.page_entries);
-    // With `n=0` nothing is wanted but the answer whether there is such a repository.
+    // With `n=0` the client asks only whether the repository exists.
     let asked = Page { limit: Some(limit.max(1)), after: page.after };
     let mut listing = call.store.list_tags(repository, asked).await?;
     listing.items.truncate(limit);

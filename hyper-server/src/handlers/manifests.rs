@@ -39,7 +39,7 @@ pub(super) async fn get(
     Ok(content(call, &manifest, known))
 }
 
-/// A manifest that is damaged in the store is as good as none: a client that learns so pushes it again, which mends it.
+/// A manifest that is damaged in the store counts as missing: the client then pushes it again, which repairs it.
 fn unreadable(e: Error, repository: &RepositoryName, reference: &ManifestReference) -> ApiError {
     if e.kind() != ErrorKind::Corrupt {
         return e.into();
@@ -142,8 +142,8 @@ pub(super) async fn delete(
 
 /// What the tags must name for the PUT to go ahead, from `If-Match` and `If-None-Match: *`.
 ///
-/// The conditions are weighed here against what the first tag names now; the store then moves the tags only if that is
-/// still so.
+/// The conditions are compared with what the first tag names now. The store then moves the tags only if that has not
+/// changed.
 async fn condition(
     call: &Call<'_>,
     repository: &RepositoryName,

@@ -10,7 +10,7 @@ use hyper_sdk::store::{ByteRange, ByteStream, SharedStore, UploadId};
 use hyper_sdk::{Digest, RepositoryName, Result};
 use std::ops::Range;
 
-/// The most ranges of one request; more of them are as good as none, and the whole blob comes.
+/// The most ranges of one request. With more, the whole blob is sent.
 const MOST: usize = 1000;
 
 /// The ranges of a `Range` header. `None` for other units, malformed texts and too many ranges, for which the whole

@@ -50,7 +50,7 @@ pub(super) async fn issue(call: &Call<'_>, mut scopes: Vec<String>, body: &mut I
     let login = form.as_ref().map(|form| (form.username.as_str(), form.password.as_str()));
     let allows = |who: &_, repository: &_, action| call.authorizer.allows(who, Some(repository), action);
     let request = AuthRequest::new(call.parts, None, Action::Probe);
-    // A scope of another kind, or of a name that no repository can have, is nothing that could be granted.
+    // Scopes of other kinds and invalid names are not granted.
     let wanted = scopes.iter().filter_map(|scope| scope.parse().ok());
     let (issued, granted) = tokens.token(&request, login, wanted, allows).await?;
     let scope: Vec<String> = granted.iter().map(ToString::to_string).collect();

@@ -2,8 +2,8 @@
 //! end-14).
 //!
 //! Every location is the path `/v2/NAME/blobs/uploads/ID`; it stays the same for the whole session, and the session
-//! itself, not the location, says how far it is. A chunk that does not begin there is refused with 416, on the closing
-//! PUT too, and leaves the session as it was.
+//! itself, not the location, says how far it is. A chunk that does not begin there gets 416, also on the closing
+//! PUT, and does not change the session.
 
 use super::{CONTENT_DIGEST, Outcome, digest_value, empty, set};
 use crate::auth::Action;
@@ -40,7 +40,7 @@ pub(super) async fn start(
     if let (Some(digest), Some(length)) = (&start.digest, body.announced)
         && length <= IN_MEMORY as u64
     {
-        return at_once(call, &repository, digest, body).await;
+        return put_monolithic(call, &repository, digest, body).await;
     }
     let algorithm = start.digest.as_ref().map(Digest::algorithm).or(start.algorithm);
     if start.digest.is_none() && !body.is_empty().await? {
@@ -54,7 +54,7 @@ pub(super) async fn start(
     let Some(digest) = start.digest else {
         return Ok(in_progress(StatusCode::ACCEPTED, &repository, upload.id(), upload.offset()));
     };
-    // Nobody knows the name of this session, so nobody can go on with it: it is not saved on the way.
+    // The client does not know the name of this session and cannot resume it, so it is not saved on the way.
     let (upload, received) = receive(call, upload, body, None, false).await?;
     if let Err(e) = received {
         if let Err(error) = upload.abort().await {
@@ -66,7 +66,7 @@ pub(super) async fn start(
 }
 
 /// Stores a small blob that came with its digest in one request: no session is needed for it.
-async fn at_once(
+async fn put_monolithic(
     call: &Call<'_>,
     repository: &RepositoryName,
     digest: &Digest,
@@ -162,7 +162,7 @@ fn expected_range(
     Ok(Some(length))
 }
 
-/// Appends the body to the session, and gives the session back with what became of the body.
+/// Appends the body to the session. Returns the session and whether the whole body was appended.
 ///
 /// A task of its own does it: when the client goes away, the bytes that came before are saved nevertheless, so that the
 /// client can go on there. With `saved` unset nobody can, and they are removed.
@@ -210,7 +210,8 @@ async fn close(
     Ok(created(call, repository, &digest))
 }
 
-/// Mounts a blob, from where the caller says or from wherever the caller may pull it. Whether it did.
+/// Mounts a blob from the repository that the caller names, or from any that the caller may pull from. Returns whether
+/// the blob was mounted.
 async fn mount(
     call: &Call<'_>,
     repository: &RepositoryName,
@@ -240,7 +241,7 @@ async fn mount_from(
     digest: &Digest,
     from: &RepositoryName,
 ) -> Result<bool, ApiError> {
-    // A right that is missing looks like a blob that is missing: what others have is nobody's business.
+    // A missing right looks like a missing blob, so that callers do not learn what is in other repositories.
     if !call.may(from, Action::Pull) {
         return Ok(false);
     }
@@ -265,7 +266,7 @@ fn location(repository: &RepositoryName, id: &UploadId) -> String {
 fn in_progress(status: StatusCode, repository: &RepositoryName, id: &UploadId, offset: u64) -> Response {
     let mut response = empty(status);
     set(&mut response, header::LOCATION, &location(repository, id));
-    set(&mut response, header::RANGE, &arrived(offset));
+    set(&mut response, header::RANGE, &received_range(offset));
     set(&mut response, UPLOAD_ID.clone(), id.as_str());
     response
 }
@@ -278,7 +279,7 @@ fn created(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Res
     response
 }
 
-/// The refusal of a chunk that comes at the wrong place, with what a client needs to go on at the right one.
+/// The error for a chunk at the wrong offset, with what the client needs to continue at the right one.
 fn out_of_order(repository: &RepositoryName, upload: &dyn BlobUpload) -> ApiError {
     let offset = upload.offset();
     ApiError::from(
@@ -287,15 +288,15 @@ fn out_of_order(repository: &RepositoryName, upload: &dyn BlobUpload) -> ApiErro
     )
     .with_status(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID")
     .with_header(header::LOCATION, location(repository, upload.id()))
-    .with_header(header::RANGE, arrived(offset))
+    .with_header(header::RANGE, received_range(offset))
 }
 
-/// How much of an upload has come. The specification writes an upload without bytes as `0-0`, too.
-fn arrived(offset: u64) -> String {
+/// How much of an upload was received. The specification writes an upload without bytes as `0-0` too.
+fn received_range(offset: u64) -> String {
     format!("0-{}", offset.saturating_sub(1))
 }
 
-/// A failure of an upload, in the words of the protocol.
+/// The protocol's error for a failure of an upload.
 fn from_upload(e: Error) -> ApiError {
     match e.kind() {
         ErrorKind::RangeInvalid => {
