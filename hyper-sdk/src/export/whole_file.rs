@@ -2,6 +2,7 @@
 
 use crate::{Error, Result};
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -29,9 +30,11 @@ fn find_place(destination: &Path) -> io::Result<Place> {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it names no file"));
         };
         path = folder.join(&name);
-        if folder == Path::new("/proc/self/fd").canonicalize().unwrap_or_default() && name == "1" {
-            // Opened anew it would be written from its beginning, whatever is in it.
-            return Ok(Place::Straight(io::stdout().as_fd().try_clone_to_owned()?.into()));
+        if folder == Path::new("/proc/self/fd").canonicalize().unwrap_or_default()
+            && let Some(number) = name.to_str().and_then(|name| name.parse().ok())
+            && let Some(open) = open_already(number)
+        {
+            return Ok(Place::Straight(open));
         }
         match path.symlink_metadata() {
             Ok(meta) if meta.is_symlink() && !path.starts_with("/proc") => {
@@ -44,6 +47,17 @@ fn find_place(destination: &Path) -> io::Result<Place> {
         }
     }
     Err(rustix::io::Errno::LOOP.into())
+}
+
+/// What is open under a number in this process. Opened anew by its path it would be written from its beginning, whatever
+/// is in it.
+fn open_already(number: i32) -> Option<std::fs::File> {
+    if number == 1 {
+        return io::stdout().as_fd().try_clone_to_owned().ok().map(Into::into);
+    }
+    // Some sandboxes refuse it: then the path has to do.
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).ok()?;
+    rustix::process::pidfd_getfd(own, number, PidfdGetfdFlags::empty()).ok().map(Into::into)
 }
 
 /// Opens what is no regular file for writing, and never waits for somebody at its other end.
@@ -138,6 +152,22 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "text");
         let same = std::os::unix::fs::MetadataExt::ino;
         assert_eq!(same(&before), same(&std::fs::metadata(&path).unwrap()));
+    }
+
+    #[test]
+    fn an_open_file_is_written_where_it_stands() {
+        use std::os::fd::AsRawFd as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("open");
+        std::fs::write(&path, "before\n").unwrap();
+        let mut open = std::fs::File::options().append(true).open(&path).unwrap();
+        let name = format!("/dev/fd/{}", open.as_raw_fd());
+        for text in ["one\n", "two\n"] {
+            write(Path::new(&name), text).unwrap();
+            open.write_all(b"-").unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "before\none\n-two\n-");
+        assert!(write(Path::new("/dev/fd/9999"), "").is_err(), "nothing is open there");
     }
 
     #[test]
