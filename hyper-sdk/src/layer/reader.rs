@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 const BLOCK: usize = 512;
+/// How many bytes may follow the end of an archive: more than any program pads it with.
+const MAX_TRAILER: u64 = 64 << 20;
 const MAX_EXTENDED: u64 = 1 << 20;
 const MAX_11: u64 = 0o77_777_777_777;
 const BAD_TIME: &str = "a time in a PAX record of the archive is malformed";
@@ -131,7 +133,14 @@ impl<R: Read> LayerReader<R> {
         }
         if block.iter().all(|b| *b == 0) {
             self.done = true;
-            std::io::copy(&mut self.inner, &mut std::io::sink())?;
+            // To the end, so that who checks the whole has seen it.
+            let rest = std::io::copy(&mut (&mut self.inner).take(MAX_TRAILER + 1), &mut std::io::sink())?;
+            if rest > MAX_TRAILER {
+                return Err(Error::new(
+                    ErrorKind::TooLarge,
+                    "more than 64 MiB follow the end of the archive: it is padded without end",
+                ));
+            }
             return Ok(None);
         }
         let announced = numeric(&block[148..156])?;

@@ -101,6 +101,18 @@ fn is_tar(block: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_stream_of_zeros_without_an_end_is_given_up() {
+        let scratch = tempfile::tempdir().unwrap();
+        for start in [Vec::new(), tar()[..1024].to_vec()] {
+            let error =
+                context_of_stream(start.as_slice().chain(std::io::repeat(0)), scratch.path()).unwrap_err();
+            assert!(format!("{error:?}").contains("follow the end of the archive"), "{error:?}");
+            assert_eq!(newest_in_archive(start.as_slice().chain(std::io::repeat(0))), None);
+            assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "nothing is left");
+        }
+    }
+
     fn tar() -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
