@@ -420,3 +420,39 @@ fn a_dockerfile_of_standard_input_has_no_ignore_file_beside_it() {
         assert_eq!(build(folder, arguments), left, "{folder} {arguments:?}");
     }
 }
+
+#[test]
+fn a_context_that_never_comes_can_be_given_up() {
+    for arguments in [
+        &["build", "-"][..],
+        &["build", "-f", "-", "context"],
+        &["build", "--check", "-"],
+        &["login", "-u", "joe", "--password-stdin", "localhost:1"],
+    ] {
+        let place = Place::new();
+        std::fs::create_dir(place.join("context")).unwrap();
+        let mut child = place
+            .hyper(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(b"F").unwrap();
+        wait_for("it reads", || rustix::io::ioctl_fionread(&input).unwrap() == 0);
+        let id = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        let start = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if start.elapsed() > Duration::from_secs(60) {
+                let _ = child.kill();
+                panic!("{arguments:?}: the signal did not end it");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(143), "{arguments:?}: {}", told(&output));
+        drop(input);
+    }
+}

@@ -40,8 +40,14 @@ pub(crate) async fn run(args: LoginArgs, session: &Session) -> Result<(), Failur
         None => ask("Username: ", true).await?,
     };
     let password = if args.password_stdin {
-        let mut text = String::new();
-        io::stdin().lock().take(1 << 20).read_to_string(&mut text).map_err(Error::from)?;
+        // On a thread of its own, so that Ctrl-C still ends the program.
+        let read = tokio::task::spawn_blocking(|| {
+            let mut text = String::new();
+            io::stdin().lock().take(1 << 20).read_to_string(&mut text).map(|_| text)
+        });
+        let text =
+            read.await.map_err(|e| Error::internal("reading the password broke off").with_source(e))?;
+        let text = text.map_err(Error::from)?;
         text.trim_end_matches(['\r', '\n']).to_owned()
     } else {
         ask("Password: ", false).await?
