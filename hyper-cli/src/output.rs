@@ -37,7 +37,7 @@ pub(crate) fn uses_stdout(output: &Output) -> bool {
 /// The folder that an output makes.
 pub(crate) fn folder(output: &Output) -> Option<&Path> {
     match &output.kind {
-        OutputKind::Local { folder, .. }
+        OutputKind::Local(folder)
         | OutputKind::Oci(Destination::Folder(folder))
         | OutputKind::Docker(Destination::Folder(folder))
         | OutputKind::Tar(Destination::Folder(folder)) => Some(folder),
@@ -61,6 +61,10 @@ impl Pipes {
             OutputKind::Oci(Destination::File(path))
             | OutputKind::Docker(Destination::File(path))
             | OutputKind::Tar(Destination::File(path)) => self.check_file(path, made),
+            OutputKind::Local(path) if output.files.delete && holds_home(path) => Err(format!(
+                "`mode=delete` would empty {}, which holds your home folder: name a folder that has nothing else in it",
+                path.display()
+            )),
             _ => folder(output).map_or(Ok(()), check_folder),
         }
     }
@@ -95,6 +99,13 @@ impl Pipes {
             Err(format!("there is no folder {}", folder.display()))
         }
     }
+}
+
+/// Whether the home folder of the user is a folder, or in it.
+fn holds_home(path: &Path) -> bool {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    let found = home.and_then(|home| Path::new(&home).canonicalize().ok()).zip(path.canonicalize().ok());
+    found.is_some_and(|(home, path)| home.starts_with(path))
 }
 
 /// Whether a path is a name of standard output.
@@ -184,7 +195,9 @@ mod tests {
     #[test]
     fn the_kind_of_a_refusal_stays() {
         assert!(matches!(parse("type=elephant"), Err(Failure::Usage(text)) if text.contains("elephant")));
-        let Err(Failure::Work { error, .. }) = parse("type=image,store=false") else { panic!("it passed") };
+        let Err(Failure::Work { error, .. }) = parse("type=docker,context=other") else {
+            panic!("it passed")
+        };
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 }

@@ -1,10 +1,9 @@
 //! The values of options: comma-separated fields, `KEY=VALUE`, secrets, hosts.
 
 use crate::failure::Failure;
-use hyper_sdk::build::{EpochPolicy, HOST_GATEWAY};
+use hyper_sdk::build::{EpochPolicy, HOST_GATEWAY, PlacedAnnotations};
 use hyper_sdk::dockerfile::csv_fields;
 use hyper_sdk::exec::SecretBytes;
-use hyper_sdk::oci::Annotations;
 use hyper_sdk::small_file::{self, Kinds};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -58,43 +57,30 @@ pub(crate) fn build_args(
     Ok(map)
 }
 
-/// Annotations of the manifest, and of the descriptor that names it in an index; the other places that buildx knows are
-/// refused by name.
-pub(crate) fn annotations(entries: &[String]) -> Result<(Annotations, Annotations), Failure> {
-    let (mut manifests, mut descriptors) = (Vec::new(), Vec::new());
+/// Annotations: `KEY=VALUE` of the manifest, or `PLACE[,PLACE]:KEY=VALUE`.
+pub(crate) fn annotations(entries: &[String]) -> Result<PlacedAnnotations, Failure> {
+    let mut annotations = PlacedAnnotations::default();
     let is_place = |place: &str| {
         let word = place.split('[').next().unwrap_or_default();
         word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
     };
     for entry in entries {
-        let (key, _) = key_value(entry);
-        let places: Vec<&str> = match key.split_once(':') {
+        let usage = |why: &str| Failure::usage(format!("--annotation `{entry}`: {why}"));
+        let (key, value) = key_value(entry);
+        let (places, key) = match key.split_once(':') {
             // A word in small letters is a place, and no part of a key.
-            Some((places, _)) if places.split(',').all(is_place) => places.split(',').collect(),
-            _ => {
-                manifests.push(entry.clone());
-                continue;
-            }
+            Some((places, key)) if places.split(',').all(is_place) => (places, key),
+            _ => ("manifest", key),
         };
-        let plain = entry.split_once(':').map_or(entry.as_str(), |(_, plain)| plain);
-        for place in places {
-            match place {
-                "manifest" => manifests.push(plain.to_owned()),
-                "manifest-descriptor" => descriptors.push(plain.to_owned()),
-                _ if place.starts_with("index") || place.starts_with("manifest") => {
-                    return Err(unsupported(format!(
-                        "--annotation for `{place}` is not supported yet: only `manifest:` and `manifest-descriptor:`"
-                    )));
-                }
-                _ => {
-                    return Err(Failure::usage(format!(
-                        "--annotation `{entry}`: `{place}` is no place: expected KEY=VALUE or manifest:KEY=VALUE"
-                    )));
-                }
-            }
+        if key.is_empty() {
+            return Err(usage("expected KEY=VALUE or PLACE:KEY=VALUE"));
+        }
+        for place in places.split(',') {
+            let place = place.parse().map_err(|e: hyper_sdk::Error| usage(e.message()))?;
+            annotations.add(place, key, value.unwrap_or_default());
         }
     }
-    Ok((map("annotation", &manifests)?, map("annotation", &descriptors)?))
+    Ok(annotations)
 }
 
 /// Finds the sockets of agents: `ID=SOCKET`, or `ID` alone for the socket of SSH_AUTH_SOCK.
@@ -259,20 +245,35 @@ mod tests {
 
     #[test]
     fn annotations_have_a_place() {
-        let of = |text: &str| annotations(&owned(&[text])).map(|(m, d)| format!("{m:?} {d:?}"));
+        use hyper_sdk::build::AnnotatedPart::{Index, IndexDescriptor, Manifest, ManifestDescriptor};
+        let of = |text: &str| {
+            let all = annotations(&owned(&[text])).unwrap_or_else(|e| panic!("{text}: {e:?}"));
+            let on = |part| format!("{:?}", all.of(part, &"linux/amd64".parse().unwrap()));
+            [Manifest, ManifestDescriptor, Index, IndexDescriptor].map(on).join(" ")
+        };
         for (text, told) in [
-            ("manifest:a=b", r#"{"a": "b"} {}"#),
-            ("org.x/y=b", r#"{"org.x/y": "b"} {}"#),
-            ("org.x:y=b", r#"{"org.x:y": "b"} {}"#),
-            ("manifest-descriptor:a=b:c", r#"{} {"a": "b:c"}"#),
-            ("manifest,manifest-descriptor:a=b", r#"{"a": "b"} {"a": "b"}"#),
+            ("manifest:a=b", r#"{"a": "b"} {} {} {}"#),
+            ("org.x/y=b", r#"{"org.x/y": "b"} {} {} {}"#),
+            ("org.x:y=b", r#"{"org.x:y": "b"} {} {} {}"#),
+            ("manifest-descriptor:a=b:c", r#"{} {"a": "b:c"} {} {}"#),
+            ("manifest,manifest-descriptor:a=b", r#"{"a": "b"} {"a": "b"} {} {}"#),
+            ("index:a=b", r#"{} {} {"a": "b"} {}"#),
+            ("index,index-descriptor:a", r#"{} {} {"a": ""} {"a": ""}"#),
+            ("manifest[linux/amd64],index:a=b", r#"{"a": "b"} {} {"a": "b"} {}"#),
+            ("manifest[linux/arm64]:a=b", r#"{} {} {} {}"#),
         ] {
-            assert_eq!(of(text).unwrap(), told);
+            assert_eq!(of(text), told, "{text}");
         }
-        for text in ["index:a=b", "manifest,index-descriptor:a=b", "manifest[linux/amd64]:a=b"] {
-            assert!(matches!(of(text), Err(Failure::Work { .. })), "{text}");
+        for text in [
+            "indx:a=b",
+            "manifest:=b",
+            "=b",
+            "index[linux/amd64]:a=b",
+            "manifest[linux:a=b",
+            "manifest[]:a=b",
+        ] {
+            assert!(matches!(annotations(&owned(&[text])), Err(Failure::Usage(_))), "{text}");
         }
-        assert!(matches!(of("indx:a=b"), Err(Failure::Usage(_))));
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod limits;
 mod logs;
 mod mount_options;
 mod mounts;
+mod output_attributes;
 mod outputs;
 mod program;
 mod registries;

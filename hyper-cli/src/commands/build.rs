@@ -10,7 +10,7 @@ use crate::refused::Refused;
 use crate::render::{Mode, Renderer};
 use crate::values::{self, unsupported};
 use clap::{ArgAction, Args, ValueEnum};
-use hyper_sdk::build::{BuildContext, BuildRequest, NamedContext, Output};
+use hyper_sdk::build::{AnnotatedPart, BuildContext, BuildRequest, NamedContext, Output};
 use hyper_sdk::exec::Network;
 use hyper_sdk::platform::Platform;
 use hyper_sdk::source::{StreamContext, context_of_stream};
@@ -66,7 +66,10 @@ pub(crate) struct BuildArgs {
     /// Label of the image
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
-    /// Annotation of the image's manifest, or with manifest-descriptor:KEY=VALUE of its entry in an index
+    /// Annotation of the image's manifest, or with PLACE:KEY=VALUE of another part
+    ///
+    /// PLACE is `manifest`, `manifest-descriptor`, `index` or `index-descriptor`, or several of them with commas between; the
+    /// first two may name a platform, as in `manifest[linux/amd64]`. One of an index makes an index over the manifest.
     #[arg(long = "annotation", value_name = "KEY=VALUE")]
     annotations: Vec<String>,
     /// What to make: type=image|oci|docker|tar|local|cacheonly with dest=, or a folder, or `-`; may be repeated
@@ -74,9 +77,10 @@ pub(crate) struct BuildArgs {
     /// `type=image[,push=true]` is the local store. `type=oci`, `docker` and `tar` write to the file `dest=`, or to
     /// standard output without it, and `type=oci,tar=false` and `type=local` to the folder `dest=`. A folder alone is
     /// `type=local`, `-` alone is a tar on standard output. Images take `name=`, in place of --tag,
-    /// `compression=gzip|zstd|uncompressed`, `compression-level=`, `force-compression=`, `oci-mediatypes=`, `annotation.KEY=`;
-    /// `type=image` takes `push-by-digest=`, `name-canonical=`, `registry.insecure=`, `unpack=`,
-    /// `dangling-name-prefix=`; `type=local` takes `platform-split=`; all take `source-date-epoch=`.
+    /// `compression=gzip|zstd|uncompressed`, `compression-level=`, `force-compression=`, `oci-mediatypes=`,
+    /// `rewrite-timestamp=`, `annotation[-PLACE].KEY=`; `type=image` takes `push-by-digest=`, `name-canonical=`,
+    /// `registry.insecure=`, `store=`, `unpack=`, `dangling-name-prefix=`; `type=local` and `tar` take `platform-split=`,
+    /// `type=local` takes `mode=copy|delete`; all take `source-date-epoch=`.
     #[arg(short, long = "output", value_name = "SPEC")]
     outputs: Vec<String>,
     /// Pushes the image under its tags: --output=type=image,push=true
@@ -172,7 +176,14 @@ pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failur
     // Named pipes stay open until the end.
     let _pipes = if method == Method::Build { check_places(&args)? } else { Pipes::default() };
     let scratch = session.scratch(args.context == "-")?;
-    let (request, _unpacked) = request(&args, &scratch, |name| std::env::var(name).ok())?;
+    // On a thread of its own: who waits for standard input can still be interrupted.
+    let read = move || {
+        let made = request(&args, &scratch, |name| std::env::var(name).ok());
+        made.map(|(request, unpacked)| (args, request, unpacked))
+    };
+    let read = tokio::task::spawn_blocking(read).await;
+    let (args, request, _unpacked) =
+        read.map_err(|e| Error::internal("reading the context ended early").with_source(e))??;
     if method != Method::Build {
         let builder = session.local_builder(args.transport.clone()).await?;
         let stdin = args.file.as_deref() == Some("-") || args.context == "-";
@@ -315,12 +326,14 @@ fn request(
     request.secrets = values::secrets(&args.secrets, &environment)?;
     request.ssh = values::agents(&args.ssh, &environment)?;
     request.labels = values::map("label", &args.labels)?;
-    let (of_manifests, of_descriptors) = values::annotations(&args.annotations)?;
-    request.annotations = of_manifests;
+    let annotations = values::annotations(&args.annotations)?;
+    // Files have an image, too, whose digest is told.
+    let platform = request.platform.clone().unwrap_or_else(Platform::host);
+    request.annotations = annotations.of(AnnotatedPart::Manifest, &platform);
     for output in request.outputs.iter_mut().filter(|output| output.has_image()) {
-        for (key, value) in &of_descriptors {
-            output.image.descriptor_annotations.entry(key.clone()).or_insert_with(|| value.clone());
-        }
+        // Those of the output come last, and count.
+        let own = std::mem::replace(&mut output.image.annotations, annotations.clone());
+        output.image.annotations.extend(own);
     }
     request.extra_hosts = values::hosts(&args.hosts)?;
     request.epoch = values::epoch(args.source_date_epoch.as_deref())?;
@@ -495,7 +508,8 @@ mod tests {
             (&["--allow", "devices"], "--allow `devices`: expected security.insecure"),
             (&["-o", "-", "-o", "type=oci,dest=-"], "only one output"),
             (&["-o", "-", "-o", "type=docker"], "only one output"),
-            (&["-t", "a", "--annotation", "index:a=b"], "`index`"),
+            (&["-o", "type=docker,dest=a", "--annotation", "index:a=b"], "an index are not for type=docker"),
+            (&["-t", "a", "--annotation", "manifest[plan9/386]:a=b"], "for a platform that is not built"),
             (&["-o", "type=oci,oci-mediatypes=false", "--annotation", "a=b"], "annotations"),
             (&["-o", "type=oci,source-date-epoch=5", "--source-date-epoch", "now"], "source-date-epoch"),
             (&["--build-context", "x"], "expected NAME=CONTEXT"),

@@ -1,6 +1,7 @@
 //! The builder of this machine: frontend, solver and exporters in this process, commands in its sandbox.
 
 use super::contexts::{Contexts, MainContext};
+use super::emptied;
 use super::epoch::{self, Epoch};
 use super::export::{Exporter, Made, refuse_files_of_windows};
 use super::leftovers;
@@ -231,6 +232,7 @@ impl Builder for LocalBuilder {
 
     async fn build(&self, request: BuildRequest, progress: &Progress) -> Result<BuildOutput> {
         request.check_outputs()?;
+        emptied::check(&request, &self.options.root)?;
         if let Some(warning) = self.warning.lock().unwrap_or_else(PoisonError::into_inner).take() {
             progress.warn(warning);
         }
@@ -301,6 +303,7 @@ impl LocalBuilder {
         let first = request.outputs.iter().find(|output| output.has_image()).map(|output| &output.image);
         let (compression, compression_level) =
             first.map_or_else(Default::default, |i| (i.compression, i.level));
+        let keeps_times = request.outputs.iter().any(|output| output.has_image() && output.image.keep_times);
         let processors = std::thread::available_parallelism().map_or(4, usize::from);
         let has_caches = lowered.graph.reachable(lowered.root).into_iter().any(|at| {
             let Op::Exec(exec) = &lowered.graph.vertices()[at.index()].op else { return false };
@@ -321,7 +324,7 @@ impl LocalBuilder {
             renewed_caches: Mutex::default(),
             epoch: epoch.seconds,
             epoch_is_key: epoch.given,
-            copies_as_published: epoch.given && !has_caches,
+            copies_as_published: epoch.given && !has_caches && !keeps_times,
             compression,
             compression_level,
             network: request.network,

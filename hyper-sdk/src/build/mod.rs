@@ -7,7 +7,9 @@
 //! A [`Builder`] turns a request into an image or files. [`LocalBuilder`] does it in this process and its sandbox
 //! helpers, without a daemon.
 
+mod annotations;
 mod contexts;
+mod emptied;
 mod epoch;
 mod export;
 mod leftovers;
@@ -17,8 +19,9 @@ mod output_text;
 mod request;
 mod resolver;
 
+pub use annotations::{AnnotatedPart, AnnotationPlace, PlacedAnnotations};
 pub use local::{LocalBuilder, LocalBuilderOptions};
-pub use output::{Destination, ImageOptions, Output, OutputKind, StoreOptions};
+pub use output::{Destination, FileOptions, ImageOptions, Output, OutputKind, StoreOptions};
 pub use request::{
     BuildContext, BuildOutput, BuildRequest, EpochPolicy, HOST_GATEWAY, NamedContext, find_dockerfile,
 };

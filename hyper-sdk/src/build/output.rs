@@ -1,8 +1,8 @@
 //! What a build leaves behind.
 
-use super::{BuildRequest, EpochPolicy};
+use super::{BuildRequest, EpochPolicy, PlacedAnnotations};
 use crate::media_type::Compression;
-use crate::oci::Annotations;
+use crate::platform::Platform;
 use crate::reference::{Reference, Tag};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -41,6 +41,8 @@ pub struct StoreOptions {
     pub unpack: bool,
     /// The repository of an image without a name, where it is found by its digest.
     pub nameless: Option<Reference>,
+    /// Whether the local store has it under no name, so that it is only pushed.
+    pub passing: bool,
 }
 
 /// How the image of one output is written.
@@ -56,10 +58,20 @@ pub struct ImageOptions {
     pub force_compression: bool,
     /// Whether manifest, config and layers have Docker's media types in place of those of OCI.
     pub docker_types: bool,
-    /// Annotations of the manifest, beside those of the request.
-    pub annotations: Annotations,
-    /// Annotations of the descriptor that names the manifest in an index.
-    pub descriptor_annotations: Annotations,
+    /// Whether the files of the layers that the build makes keep the times that steps see, and are not held to the time
+    /// of the image. The image is another one in every build that makes a layer anew.
+    pub keep_times: bool,
+    /// Annotations, beside those of the request for the manifest.
+    pub annotations: PlacedAnnotations,
+}
+
+/// How files are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileOptions {
+    /// Whether they go into a folder of their own that has the name of the platform.
+    pub split: bool,
+    /// Whether the folder that gets them loses what they are not.
+    pub delete: bool,
 }
 
 /// What to make of the result.
@@ -74,12 +86,7 @@ pub enum OutputKind {
     /// The root file system as a tar.
     Tar(Destination),
     /// The root file system as files.
-    Local {
-        /// The folder that gets them.
-        folder: PathBuf,
-        /// Whether they go into a folder in it that has the name of the platform.
-        split: bool,
-    },
+    Local(PathBuf),
     /// Nothing: fill the cache only.
     CacheOnly,
 }
@@ -91,13 +98,15 @@ pub struct Output {
     pub kind: OutputKind,
     /// How an image is written; without meaning for files.
     pub image: ImageOptions,
+    /// How files are written; without meaning for images.
+    pub files: FileOptions,
     /// The time of the result, in seconds since 1970; that of the request without.
     pub epoch: Option<i64>,
 }
 
 impl From<OutputKind> for Output {
     fn from(kind: OutputKind) -> Self {
-        Self { kind, image: ImageOptions::default(), epoch: None }
+        Self { kind, image: ImageOptions::default(), files: FileOptions::default(), epoch: None }
     }
 }
 
@@ -121,7 +130,7 @@ impl Output {
     pub fn destination(&self) -> Option<&Path> {
         match &self.kind {
             OutputKind::Oci(to) | OutputKind::Docker(to) | OutputKind::Tar(to) => Some(to.path()),
-            OutputKind::Local { folder, .. } => Some(folder),
+            OutputKind::Local(folder) => Some(folder),
             OutputKind::Image(_) | OutputKind::CacheOnly => None,
         }
     }
@@ -142,6 +151,7 @@ impl BuildRequest {
     /// [`crate::ErrorKind::Invalid`] when options exclude each other or a name is missing, and
     /// [`crate::ErrorKind::Unsupported`] for different times in one build.
     pub fn check_outputs(&self) -> Result<()> {
+        let platform = self.built_for();
         for output in self.outputs.iter().filter(|output| output.has_image()) {
             let names = output.names(self);
             if let Some(name) = names.iter().find(|name| name.digest().is_some()) {
@@ -151,6 +161,11 @@ impl BuildRequest {
                 if store.push && names.is_empty() {
                     return Err(Error::invalid("an image needs a name to be pushed: give one with --tag"));
                 }
+                if store.passing && store.nameless.is_some() {
+                    return Err(Error::invalid(
+                        "`dangling-name-prefix` names an image of the local store, and `store=false` keeps none there",
+                    ));
+                }
                 let tagged = |name: &&Reference| name.tag().is_some_and(|tag| *tag != Tag::latest());
                 if let Some(name) = names.iter().find(tagged).filter(|_| store.by_digest) {
                     return Err(Error::invalid(format!(
@@ -159,6 +174,16 @@ impl BuildRequest {
                 }
             }
             let image = &output.image;
+            if let Some(place) = image.annotations.elsewhere(&platform) {
+                return Err(Error::invalid(format!(
+                    "an annotation for `{place}` is for a platform that is not built: the build is for {platform}"
+                )));
+            }
+            if image.annotations.need_index() && matches!(output.kind, OutputKind::Docker(_)) {
+                return Err(Error::invalid(
+                    "annotations of an index are not for type=docker, whose archive has none: use type=oci",
+                ));
+            }
             if image.docker_types {
                 let why = if image.compression == Compression::Zstd {
                     "layers that are compressed with zstd"
@@ -173,6 +198,11 @@ impl BuildRequest {
             }
         }
         self.epoch_policy().map(drop)
+    }
+
+    /// The platform that the build is for.
+    pub(super) fn built_for(&self) -> Platform {
+        self.platform.clone().unwrap_or_else(Platform::host)
     }
 
     /// Which time the result carries, by the request and its outputs.
@@ -227,6 +257,14 @@ mod tests {
             (&["type=image,push-by-digest=true,name=r.example/a:1"], "`r.example/a:1` has one"),
             (&["type=oci,dest=a,compression=zstd,oci-mediatypes=false"], "zstd"),
             (&["type=oci,dest=a,annotation.a=b,oci-mediatypes=false"], "no annotations"),
+            (&["type=oci,dest=a,annotation-index.a=b,oci-mediatypes=false"], "no annotations"),
+            (&["type=docker,dest=a,annotation-index.a=b"], "use type=oci"),
+            (
+                &["type=oci,dest=a,annotation[plan9/386].a=b"],
+                "`manifest[plan9/386]` is for a platform that is not",
+            ),
+            (&["type=image,store=false,dangling-name-prefix=a"], "keeps none there"),
+            (&["type=image,store=false,push=true"], "needs a name to be pushed"),
             (&["type=oci,dest=a,source-date-epoch=1", "type=tar,dest=b"], "different `source-date-epoch`"),
         ] {
             let error = request(outputs).check_outputs().unwrap_err().to_string();

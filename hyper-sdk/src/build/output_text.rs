@@ -6,7 +6,7 @@
 //!   type=tar,dest=FILE   type=local,dest=DIR   type=cacheonly      DIR = local, - = tar on standard output
 //! ```
 
-use super::output::{Destination, ImageOptions, Output, OutputKind, StoreOptions};
+use super::output::{Destination, FileOptions, ImageOptions, Output, OutputKind, StoreOptions};
 use crate::dockerfile::{csv_fields, parse_bool};
 use crate::layer::{CompressOptions, LayerCompressor};
 use crate::media_type::Compression;
@@ -41,6 +41,8 @@ enum Of {
     Layouts,
     /// Those that hold files.
     Files,
+    /// Those that are a folder of files.
+    Folders,
     /// Those that are written to a place.
     Places,
     /// All that hold something.
@@ -48,7 +50,7 @@ enum Of {
 }
 
 /// The fields that have a meaning here.
-const KNOWN: [(&str, Of); 17] = [
+const KNOWN: [(&str, Of); 18] = [
     ("dest", Of::Places),
     ("tar", Of::Layouts),
     ("name", Of::Images),
@@ -66,6 +68,7 @@ const KNOWN: [(&str, Of); 17] = [
     ("rewrite-timestamp", Of::Images),
     ("source-date-epoch", Of::Results),
     ("platform-split", Of::Files),
+    ("mode", Of::Folders),
 ];
 
 impl Of {
@@ -76,6 +79,7 @@ impl Of {
             Self::Images => is(&["image", "registry", "oci", "docker"]),
             Self::Layouts => is(&["oci", "docker"]),
             Self::Files => is(&["tar", "local"]),
+            Self::Folders => kind == "local",
             Self::Places => is(&["oci", "docker", "tar", "local"]),
             Self::Results => kind != "cacheonly",
         }
@@ -96,7 +100,7 @@ impl Output {
             return match only.as_str() {
                 "" => Err(Error::invalid("it is empty")),
                 "-" => Ok(OutputKind::Tar(Destination::Stdout(STDOUT.into())).into()),
-                folder => Ok(OutputKind::Local { folder: folder.into(), split: false }.into()),
+                folder => Ok(OutputKind::Local(folder.into()).into()),
             };
         }
         let pairs = fields.iter().map(|field| match field.split_once('=') {
@@ -131,17 +135,18 @@ struct Fields {
 impl Fields {
     fn take(&mut self, key: &str, value: String) -> Result<()> {
         if let Some(place) = key.strip_prefix("annotation")
-            && let Some((place, name)) = place.split_once('.')
+            // A version in the name of a platform may have full stops.
+            && let Some((place, name)) = place.split_once("].").or_else(|| place.split_once('.'))
         {
+            let closed = place.contains('[');
+            let place = if closed { format!("{place}]") } else { place.to_owned() };
+            let place = place.as_str();
             return self.annotate(key, place, name, value);
         }
         // Other keys are the same in capitals; those of annotations are the user's.
         let lower = key.to_ascii_lowercase();
         match lower.as_str() {
             "type" => self.kind = Some(value),
-            // Files are copied: what is there and not in the image stays.
-            "mode" if value == "copy" => {}
-            "mode" => return Err(not_yet(&format!("`mode={value}`"))),
             known => match KNOWN.iter().find(|(name, _)| *name == known) {
                 Some((name, _)) => {
                     self.values.insert(name, value);
@@ -159,29 +164,17 @@ impl Fields {
         Ok(())
     }
 
-    /// Takes an annotation of a place: `annotation[-PLACE][[PLATFORM]].NAME`.
+    /// Takes an annotation of a place: `annotation`, then `-PART` and `[PLATFORM]` where they are named, then `.NAME`.
     fn annotate(&mut self, key: &str, place: &str, name: &str, value: String) -> Result<()> {
         if name.is_empty() {
             return Err(Error::invalid(format!("`{key}` names no annotation")));
         }
-        let annotations = match place {
-            "" | "-manifest" => &mut self.image.annotations,
-            "-manifest-descriptor" => &mut self.image.descriptor_annotations,
-            "-index" | "-index-descriptor" => {
-                return Err(Error::unsupported(format!(
-                    "`{key}` is of an index, and an image for one platform has none: only `annotation.`, `annotation-manifest.` and `annotation-manifest-descriptor.` are supported"
-                )));
-            }
-            _ if place.contains('[') => {
-                return Err(not_yet(&format!("`{key}`, an annotation for one platform of several,")));
-            }
-            _ => {
-                return Err(Error::invalid(format!(
-                    "`{key}` has no place: expected annotation.NAME, annotation-manifest.NAME or annotation-manifest-descriptor.NAME"
-                )));
-            }
-        };
-        annotations.insert(name.to_owned(), value);
+        let place = place
+            .strip_prefix('-')
+            .filter(|part| !part.is_empty() && !part.starts_with('['))
+            .unwrap_or(place);
+        let place = place.parse().map_err(|e: Error| Error::invalid(format!("`{key}`: {}", e.message())))?;
+        self.image.annotations.add(place, name, value);
         Ok(())
     }
 
@@ -197,14 +190,6 @@ impl Fields {
 
     fn is_on(&self, key: &'static str) -> Result<bool> {
         Ok(self.switch(key)? == Some(true))
-    }
-
-    /// Refuses a switch that is off where there is no other way to do it.
-    fn only_on(&self, key: &'static str) -> Result<()> {
-        match self.switch(key)? {
-            Some(false) => Err(not_yet(&format!("`{key}=false`"))),
-            _ => Ok(()),
-        }
     }
 
     fn text(&self, key: &'static str) -> Option<&str> {
@@ -237,25 +222,29 @@ impl Fields {
         }
         let is_misplaced = |of: Of| !of.holds(&kind);
         let misplaced = KNOWN.iter().find(|(key, of)| self.values.contains_key(key) && is_misplaced(*of));
-        let annotated = !self.image.annotations.is_empty() || !self.image.descriptor_annotations.is_empty();
+        let annotated = !self.image.annotations.is_empty();
         let misplaced = misplaced
             .map(|(key, _)| *key)
             .or_else(|| (annotated && is_misplaced(Of::Images)).then_some("annotation"));
         if let Some(key) = misplaced {
             return Err(Error::unsupported(format!("`{key}` has no meaning for type={kind}")));
         }
-        self.only_on("store")?;
-        // Times are always rewritten.
-        self.only_on("rewrite-timestamp")?;
-        let split = self.is_on("platform-split")?;
-        if split && kind == "tar" {
-            return Err(not_yet("`platform-split=true` for type=tar"));
-        }
+        let files = FileOptions {
+            split: self.is_on("platform-split")?,
+            delete: match self.text("mode").map(|mode| mode.trim().to_ascii_lowercase()).as_deref() {
+                // What is there and not in the image stays.
+                None | Some("copy") => false,
+                Some("delete") => true,
+                Some(other) => {
+                    return Err(Error::invalid(format!("`mode` is copy or delete, not `{other}`")));
+                }
+            },
+        };
         let output = match kind.as_str() {
             "oci" => OutputKind::Oci(self.layout(&kind)?),
             "docker" => OutputKind::Docker(self.layout(&kind)?),
             "tar" => OutputKind::Tar(self.file()),
-            "local" => OutputKind::Local { folder: self.folder(&kind)?.into(), split },
+            "local" => OutputKind::Local(self.folder(&kind)?.into()),
             "cacheonly" => OutputKind::CacheOnly,
             _ => OutputKind::Image(self.store(kind == "registry")?),
         };
@@ -265,7 +254,7 @@ impl Fields {
                 Error::invalid(format!("`source-date-epoch` is seconds since 1970, not `{text}`"))
             })?),
         };
-        Ok(Output { kind: output, image: self.image()?, epoch })
+        Ok(Output { kind: output, image: self.image()?, files, epoch })
     }
 
     fn store(&self, is_registry: bool) -> Result<StoreOptions> {
@@ -276,6 +265,7 @@ impl Fields {
             insecure: self.is_on("registry.insecure")?,
             unpack: self.is_on("unpack")?,
             nameless: self.text("dangling-name-prefix").map(Reference::parse).transpose()?,
+            passing: self.switch("store")? == Some(false),
         })
     }
 
@@ -303,6 +293,7 @@ impl Fields {
         }
         image.force_compression = self.is_on("force-compression")?;
         image.docker_types = self.switch("oci-mediatypes")? == Some(false);
+        image.keep_times = self.switch("rewrite-timestamp")? == Some(false);
         Ok(image)
     }
 }
@@ -315,19 +306,21 @@ fn not_yet(what: &str) -> Error {
 mod tests {
     use super::*;
     use crate::ErrorKind;
+    use crate::build::AnnotatedPart;
+    use crate::platform::Platform;
 
     #[test]
     fn every_form() {
         let file = |name: &str| Destination::File(name.into());
         let stdout = || Destination::Stdout(STDOUT.into());
-        let local = |folder: &str, split| OutputKind::Local { folder: folder.into(), split };
+        let local = |folder: &str| OutputKind::Local(folder.into());
         let store = |change: fn(&mut StoreOptions)| {
             let mut options = StoreOptions::default();
             change(&mut options);
             OutputKind::Image(options)
         };
         for (value, expected) in [
-            ("out", local("out", false)),
+            ("out", local("out")),
             ("-", OutputKind::Tar(stdout())),
             ("type=oci,dest=a.tar", OutputKind::Oci(file("a.tar"))),
             ("type=oci,dest=a,tar=false", OutputKind::Oci(Destination::Folder("a".into()))),
@@ -339,8 +332,8 @@ mod tests {
             ("type=docker,dest=", OutputKind::Docker(stdout())),
             ("type=docker,\"dest=a,b.tar\"", OutputKind::Docker(file("a,b.tar"))),
             ("type=tar,dest=a.tar,platform-split=false", OutputKind::Tar(file("a.tar"))),
-            ("dest=out,type=local,mode=copy", local("out", false)),
-            ("type=local,dest=out,platform-split=true", local("out", true)),
+            ("dest=out,type=local,mode=copy", local("out")),
+            ("type=image,store=false", store(|o| o.passing = true)),
             ("type=image", store(|_| {})),
             ("type=image,push=true", store(|o| o.push = true)),
             ("type=registry", store(|o| o.push = true)),
@@ -360,14 +353,44 @@ mod tests {
     }
 
     #[test]
+    fn files_take_options() {
+        for (value, split, delete) in [
+            ("out", false, false),
+            ("type=local,dest=out,platform-split=true", true, false),
+            ("type=tar,platform-split=1", true, false),
+            ("type=tar,platform-split=false", false, false),
+            ("type=local,dest=out,mode=delete", false, true),
+            ("type=local,dest=out,mode=Delete,platform-split", true, true),
+            ("type=local,dest=out,mode=", false, false),
+        ] {
+            let value = value.replace("split,", "split=,");
+            let value = value.strip_suffix("split").map_or(value.clone(), |start| format!("{start}split="));
+            assert_eq!(Output::parse(&value).unwrap().files, FileOptions { split, delete }, "{value}");
+        }
+    }
+
+    #[test]
     fn images_take_options() {
         let text = "type=oci,dest=a,compression=zstd,compression-level=9,force-compression=true,name=b:1,source-date-epoch=7,annotation.Org.X=1,annotation-manifest.y=2,annotation-manifest-descriptor.z=3";
         let Output { image, epoch, .. } = Output::parse(text).unwrap();
         assert_eq!((image.compression, image.level, epoch), (Compression::Zstd, Some(9), Some(7)));
         assert!(image.force_compression && !image.docker_types);
         assert_eq!(image.names[0].familiar(), "b:1");
-        assert_eq!(format!("{:?}", image.annotations), r#"{"Org.X": "1", "y": "2"}"#);
-        assert_eq!(image.descriptor_annotations["z"], "3");
+        let of = |image: &ImageOptions, part| format!("{:?}", image.annotations.of(part, &Platform::host()));
+        assert_eq!(of(&image, AnnotatedPart::Manifest), r#"{"Org.X": "1", "y": "2"}"#);
+        assert_eq!(of(&image, AnnotatedPart::ManifestDescriptor), r#"{"z": "3"}"#);
+        let text = "type=oci,annotation-index.a.b=1,annotation-index-descriptor.c=2,annotation-manifest[linux/amd64].d.e=3,annotation[windows(10.0.1)/amd64].f=4,annotation-manifest-descriptor[linux/arm64].g=5";
+        let Output { image, .. } = Output::parse(text).unwrap();
+        let on =
+            |part, platform: &str| format!("{:?}", image.annotations.of(part, &platform.parse().unwrap()));
+        assert_eq!(on(AnnotatedPart::Index, "linux/amd64"), r#"{"a.b": "1"}"#);
+        assert_eq!(on(AnnotatedPart::IndexDescriptor, "linux/amd64"), r#"{"c": "2"}"#);
+        assert_eq!(on(AnnotatedPart::Manifest, "linux/amd64"), r#"{"d.e": "3"}"#);
+        assert_eq!(on(AnnotatedPart::Manifest, "windows/amd64"), r#"{"f": "4"}"#);
+        assert_eq!(on(AnnotatedPart::ManifestDescriptor, "linux/arm64"), r#"{"g": "5"}"#);
+        let kept = |text: &str| Output::parse(text).unwrap().image.keep_times;
+        assert!(kept("type=oci,rewrite-timestamp=false") && !kept("type=oci,rewrite-timestamp=true"));
+        assert!(!kept("type=oci"));
         let quoted = Output::parse("type=image,\"name=a:1,b:2\",oci-mediatypes=false").unwrap();
         assert_eq!((quoted.image.names.len(), quoted.image.docker_types), (2, true));
     }
@@ -388,7 +411,12 @@ mod tests {
             ("type=image,source-date-epoch=context", "not `context`"),
             ("type=image,name=UPPER", "UPPER"),
             ("type=image,annotation.=b", "names no annotation"),
-            ("type=image,annotation-layer.a=b", "`annotation-layer.a` has no place"),
+            ("type=image,annotation-layer.a=b", "`annotation-layer.a`: `layer` is no place"),
+            ("type=image,annotation-.a=b", "`annotation-.a`: `-` is no place"),
+            ("type=image,annotation[x!].a=b", "`annotation[x!].a`: `x!` is not a platform"),
+            ("type=image,annotation-index[linux/amd64].a=b", "for all of them"),
+            ("type=local,dest=a,mode=move", "copy or delete, not `move`"),
+            ("type=oci,rewrite-timestamp=maybe", "true or false"),
             ("type=image,\"dest=a", "not closed"),
             ("", "empty"),
         ] {
@@ -404,14 +432,14 @@ mod tests {
             ("type=image,platform-split=true", "`platform-split` has no meaning"),
             ("type=cacheonly,source-date-epoch=1", "`source-date-epoch` has no meaning"),
             ("type=oci,dest=a,compression=estargz", "estargz is not supported yet"),
-            ("type=image,store=false", "`store=false` is not supported yet"),
-            ("type=image,rewrite-timestamp=false", "`rewrite-timestamp=false` is not supported yet"),
+            ("type=oci,store=false", "`store` has no meaning for type=oci"),
+            (
+                "type=local,dest=a,rewrite-timestamp=false",
+                "`rewrite-timestamp` has no meaning for type=local",
+            ),
+            ("type=tar,mode=delete", "`mode` has no meaning for type=tar"),
             ("type=image,attestation-inline=true", "`attestation-inline=true` is not supported yet"),
             ("type=docker,context=other", "`context=other` is not supported yet"),
-            ("type=tar,platform-split=true", "for type=tar is not supported yet"),
-            ("type=local,dest=a,mode=delete", "`mode=delete` is not supported yet"),
-            ("type=oci,annotation-index.a=b", "`annotation-index.a` is of an index"),
-            ("type=oci,annotation[linux/amd64].a.b=c", "`annotation[linux/amd64].a.b`"),
         ] {
             let error = Output::parse(value).unwrap_err();
             assert!(error.to_string().contains(text), "{value}: {error}");

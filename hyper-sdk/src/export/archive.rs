@@ -7,7 +7,7 @@
 
 use super::BuiltImage;
 use super::whole_file::whole_file;
-use crate::oci::{Annotations, Descriptor, ImageIndex};
+use crate::oci::{Descriptor, ImageIndex};
 use crate::reference::Reference;
 use crate::solve::blocking;
 use crate::store::{ByteStream, RegistryStore};
@@ -36,7 +36,7 @@ enum Part {
 
 /// Writes an image as an archive: a tar file, or a folder when `folder` is set.
 ///
-/// The index names the image once for each name, with `annotations`. A tar appears under its name when it is whole.
+/// The index names the image once for each name. A tar appears under its name when it is whole.
 /// `/dev/stdout` and other paths that are no regular file are written straight.
 ///
 /// # Errors
@@ -45,7 +45,6 @@ pub async fn write_archive(
     image: &BuiltImage,
     store: &dyn RegistryStore,
     names: &[Reference],
-    annotations: &Annotations,
     kind: ArchiveKind,
     destination: &Path,
     folder: bool,
@@ -53,11 +52,13 @@ pub async fn write_archive(
     let mut parts = BTreeMap::new();
     let mut streams: Vec<(ByteStream, mpsc::Sender<Result<bytes::Bytes>>)> = Vec::new();
     parts.insert("oci-layout".to_owned(), Part::Bytes(br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()));
-    parts.insert("index.json".to_owned(), Part::Bytes(index(image, names, annotations).to_bytes()));
+    parts.insert("index.json".to_owned(), Part::Bytes(index(image, names).to_bytes()));
     if kind == ArchiveKind::Docker {
         parts.insert("manifest.json".to_owned(), Part::Bytes(docker_manifest(image, names)));
     }
-    parts.insert(blob_path(image.manifest.digest()), Part::Bytes(image.manifest.bytes().to_vec()));
+    for manifest in image.index.iter().chain([&image.manifest]) {
+        parts.insert(blob_path(manifest.digest()), Part::Bytes(manifest.bytes().to_vec()));
+    }
     parts.insert(blob_path(&image.config_descriptor().digest), Part::Bytes(image.config.to_vec()));
     for (layer, _) in image.chain.layers() {
         let path = blob_path(&layer.blob.digest);
@@ -89,10 +90,8 @@ fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
 }
 
-fn index(image: &BuiltImage, names: &[Reference], annotations: &Annotations) -> ImageIndex {
-    let mut base: Descriptor = image.manifest.descriptor();
-    base.annotations.clone_from(annotations);
-    base.platform = crate::oci::ImageConfig::parse(&image.config).ok().map(|c| c.platform());
+fn index(image: &BuiltImage, names: &[Reference]) -> ImageIndex {
+    let base = image.descriptor();
     let mut manifests: Vec<Descriptor> = names
         .iter()
         .map(|name| {

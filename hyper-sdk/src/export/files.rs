@@ -1,35 +1,72 @@
 //! The root file system as a tar or as files.
 
 use super::whole_file::whole_file;
-use crate::layer::{ApplyOptions, ApplyStyle, DevicePolicy, OwnerPolicy, apply};
+use crate::layer::{
+    ApplyOptions, ApplyStyle, DevicePolicy, Entry, LayerPath, LayerReader, LayerWriter, OwnerPolicy, apply,
+};
 use crate::snapshot::TarStream;
 use crate::solve::blocking;
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Writes a root file system as a tar file.
+/// Writes a root file system as a tar file. With `below` all is in a folder of that name, which has the time `epoch`.
 ///
 /// # Errors
 /// Those of the stream, and [`crate::ErrorKind::Io`] with the path.
-pub async fn export_tar(mut tar: TarStream, destination: &Path) -> Result<()> {
-    let destination = destination.to_owned();
-    blocking(move || whole_file(&destination, |mut file| std::io::copy(&mut tar, &mut file).map(|_| ())))
-        .await
+pub async fn export_tar(
+    mut tar: TarStream,
+    destination: &Path,
+    below: Option<&str>,
+    epoch: i64,
+) -> Result<()> {
+    let (destination, below) = (destination.to_owned(), below.map(LayerPath::new).transpose()?);
+    blocking(move || {
+        whole_file(&destination, |mut file| match below {
+            None => std::io::copy(&mut tar, &mut file).map(|_| ()),
+            Some(folder) => write_below(tar, &folder, epoch, file).map_err(std::io::Error::other),
+        })
+    })
+    .await
+}
+
+/// Writes an archive with everything in a folder.
+fn write_below(tar: TarStream, folder: &LayerPath, epoch: i64, file: std::fs::File) -> Result<()> {
+    let mut writer = LayerWriter::new(std::io::BufWriter::with_capacity(1 << 20, file), None);
+    let mut top = Entry::directory(folder.clone(), 0o755);
+    top.mtime = epoch;
+    writer.append(&top, None)?;
+    let mut reader = LayerReader::new(tar);
+    while let Some(mut entry) = reader.next_entry()? {
+        if !entry.path.is_root() {
+            entry.move_below(folder)?;
+            writer.append(&entry, Some(&mut reader))?;
+        }
+    }
+    writer.finish().map(drop)
 }
 
 /// Writes a root file system as files into a folder. Files get the owner of this process; those that are there already
-/// stay unless the image has the same path. Gives the devices that only root can make and that were left out.
+/// stay unless the image has the same path, or with `delete` are removed when all is written. With `below` all is in a
+/// folder of that name. Gives the devices that only root can make and that were left out.
 ///
 /// # Errors
-/// Those of the stream, and [`crate::ErrorKind::Io`] with the path.
-pub async fn export_folder(tar: TarStream, destination: &Path) -> Result<Vec<String>> {
-    let destination = destination.to_owned();
+/// Those of the stream, and [`crate::ErrorKind::Io`] with the path; with `delete` for a file system that is mounted in the
+/// folder.
+pub async fn export_folder(
+    tar: TarStream,
+    destination: &Path,
+    below: Option<&str>,
+    delete: bool,
+) -> Result<Vec<String>> {
+    let (destination, below) = (destination.to_owned(), below.map(LayerPath::new).transpose()?);
     blocking(move || {
         std::fs::create_dir_all(&destination)
             .map_err(|e| Error::io("cannot make the output folder", &destination, e))?;
         let mut options = ApplyOptions::new(ApplyStyle::Plain);
         options.owners = OwnerPolicy::Ignore;
         options.devices = DevicePolicy::Skip;
+        options.below = below.unwrap_or_default();
+        options.prune = delete;
         let applied = apply(tar, &destination, &options)?;
         Ok(applied.skipped.iter().map(ToString::to_string).collect())
     })

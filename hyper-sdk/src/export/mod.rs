@@ -16,7 +16,9 @@ pub use whole_file::{open_at_once, write_file};
 use crate::clock::rfc3339;
 use crate::frontend::HistoryStep;
 use crate::media_type;
-use crate::oci::{Annotations, Descriptor, History, ImageConfig, ImageManifest, Manifest, RootFs};
+use crate::oci::{
+    Annotations, Descriptor, History, ImageConfig, ImageIndex, ImageManifest, Manifest, RootFs,
+};
 use crate::reference::{RepositoryName, Tag};
 use crate::solve::Chain;
 use crate::store::{PutManifest, RegistryStore, RegistryStoreExt as _};
@@ -32,6 +34,10 @@ pub struct BuiltImage {
     pub config: Bytes,
     /// The manifest.
     pub manifest: Manifest,
+    /// The index over the manifest, where the image has one.
+    pub index: Option<Manifest>,
+    /// Annotations of the descriptor that names the image: its index, or else its manifest.
+    pub descriptor_annotations: Annotations,
     /// The layers, with the repositories that have them.
     pub chain: Chain,
     /// The time of the image, in seconds since 1970.
@@ -87,7 +93,8 @@ impl BuiltImage {
         }
         manifest.annotations = annotations;
         let manifest = Manifest::parse(manifest.to_bytes(), media_type::OCI_MANIFEST)?;
-        Ok(Self { config, manifest, chain, epoch })
+        let (index, descriptor_annotations) = (None, Annotations::new());
+        Ok(Self { config, manifest, index, descriptor_annotations, chain, epoch })
     }
 
     /// The same image with Docker's media types.
@@ -114,6 +121,34 @@ impl BuiltImage {
         }
         self.manifest = Manifest::parse(manifest.to_bytes(), media_type::DOCKER_MANIFEST)?;
         Ok(self)
+    }
+
+    /// The same image with an index over its manifest, which has these annotations. Those of the descriptor so far are
+    /// in the index then, and `of_descriptor` are those of the descriptor that names the index.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Internal`] when the index cannot be read.
+    pub fn with_index(mut self, of_index: Annotations, of_descriptor: Annotations) -> Result<Self> {
+        let mut index = ImageIndex::new(vec![self.descriptor()]);
+        index.annotations = of_index;
+        self.index = Some(Manifest::parse(index.to_bytes(), media_type::OCI_INDEX)?);
+        self.descriptor_annotations = of_descriptor;
+        Ok(self)
+    }
+
+    /// What the image is known by: the index, or else the manifest.
+    pub fn root(&self) -> &Manifest {
+        self.index.as_ref().unwrap_or(&self.manifest)
+    }
+
+    /// The descriptor that names the image.
+    pub fn descriptor(&self) -> Descriptor {
+        let mut descriptor = self.root().descriptor();
+        descriptor.annotations.clone_from(&self.descriptor_annotations);
+        if self.index.is_none() {
+            descriptor.platform = ImageConfig::parse(&self.config).ok().map(|config| config.platform());
+        }
+        descriptor
     }
 
     /// The descriptor of the config.
@@ -143,7 +178,11 @@ impl BuiltImage {
         // At once, so that the store can write them down together.
         future::try_join_all(mounts).await?;
         store.put_bytes(repository, media_type::OCI_CONFIG, self.config.clone()).await?;
-        store.put_manifest(repository, PutManifest::new(self.manifest.clone(), tags)).await
+        let Some(index) = &self.index else {
+            return store.put_manifest(repository, PutManifest::new(self.manifest.clone(), tags)).await;
+        };
+        store.put_manifest(repository, PutManifest::new(self.manifest.clone(), Vec::new())).await?;
+        store.put_manifest(repository, PutManifest::new(index.clone(), tags)).await
     }
 }
 

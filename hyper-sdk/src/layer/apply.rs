@@ -14,6 +14,7 @@ use super::entry::{Entry, EntryKind, LayerPath};
 use super::files::{self, Lowers, failed};
 use super::index::{LayerIndex, LayerIndexBuilder};
 use super::owner;
+use super::prune::prune;
 use super::reader::{LayerReader, hash_data};
 use super::times::TimesTable;
 use crate::{Error, ErrorKind, Result};
@@ -75,6 +76,10 @@ pub struct ApplyOptions {
     pub devices: DevicePolicy,
     /// The times of entries that have others than the layer says.
     pub times: Option<Arc<TimesTable>>,
+    /// The directory of the target that the layer is put into, which is made.
+    pub below: LayerPath,
+    /// Whether the target loses what the layer does not have. For [`ApplyStyle::Plain`].
+    pub prune: bool,
 }
 
 impl ApplyOptions {
@@ -86,6 +91,8 @@ impl ApplyOptions {
             owners: OwnerPolicy::Keep,
             devices: DevicePolicy::Fail,
             times: None,
+            below: LayerPath::root(),
+            prune: false,
         }
     }
 }
@@ -129,7 +136,8 @@ pub fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result
         let root = apply.inherited(&LayerPath::root())?;
         apply.directories.insert(LayerPath::root(), Pending { entry: root, existed: false, implied: true });
     }
-    while let Some(entry) = reader.next_entry()? {
+    while let Some(mut entry) = reader.next_entry()? {
+        entry.move_below(&options.below)?;
         apply.entry(entry, &mut reader)?;
     }
     apply.finish()
@@ -484,8 +492,11 @@ impl Apply<'_> {
     fn finish(mut self) -> Result<Applied> {
         self.last_parent = None;
         let index = std::mem::take(&mut self.index).finish();
-        if self.options.style == ApplyStyle::Overlay {
-            self.whiteouts(&index)?;
+        match self.options.style {
+            ApplyStyle::Overlay => self.whiteouts(&index)?,
+            // Times and modes of directories come after it.
+            ApplyStyle::Plain if self.options.prune => prune(self.top.as_fd(), &index)?,
+            ApplyStyle::Plain => {}
         }
         for (path, time) in std::mem::take(&mut self.times) {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;

@@ -339,6 +339,21 @@ impl Entry {
         (self.mtime, self.nanoseconds) = (time.seconds, time.nanoseconds);
     }
 
+    /// Puts it below another directory, with the file that it is a second name of.
+    ///
+    /// # Errors
+    /// Those of [`LayerPath::new`], for a path that gets too long.
+    pub fn move_below(&mut self, directory: &LayerPath) -> Result<()> {
+        if directory.is_root() {
+            return Ok(());
+        }
+        self.path = directory.join(&self.path.0)?;
+        if let EntryKind::Hardlink { target } = &mut self.kind {
+            *target = directory.join(&target.0)?;
+        }
+        Ok(())
+    }
+
     /// Whether this is a directory.
     pub fn is_directory(&self) -> bool {
         self.kind == EntryKind::Directory

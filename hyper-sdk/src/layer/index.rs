@@ -80,6 +80,13 @@ impl LayerIndex {
             || self.at(&LayerPath::root()).iter().any(|e| e.kind == EntryKind::OpaqueWhiteout)
     }
 
+    /// Whether this layer has something at the path or below it.
+    pub(super) fn covers(&self, path: &LayerPath) -> bool {
+        let start = self.entries.partition_point(|e| e.path < *path);
+        let mut here = self.entries[start..].iter().take_while(|e| e.path.starts_with(path));
+        here.any(|e| !e.kind.is_whiteout())
+    }
+
     /// The sum of the sizes of all files.
     pub fn content_size(&self) -> u64 {
         self.entries.iter().map(Entry::size).sum()

@@ -29,6 +29,7 @@ pub mod index;
 mod index_format;
 mod link_groups;
 mod owner;
+mod prune;
 pub mod reader;
 mod times;
 mod tree;

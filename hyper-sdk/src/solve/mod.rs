@@ -15,6 +15,7 @@ mod files_out;
 mod layers;
 mod mounts;
 mod recompress;
+mod retime;
 mod task_log;
 mod times;
 mod value;

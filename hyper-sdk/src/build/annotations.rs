@@ -1,0 +1,186 @@
+//! Annotations of the parts of an image, with the text of where each goes.
+//!
+//! ```text
+//!   manifest               the manifest; also when no place is named
+//!   manifest-descriptor    what names the manifest in an index or a layout
+//!   index                  an index over the manifest, which the image then has
+//!   index-descriptor       what names that index in a layout
+//!   manifest[PLATFORM]     the same for one platform of those that are built; manifest-descriptor, too
+//! ```
+
+use crate::oci::Annotations;
+use crate::platform::Platform;
+use crate::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+
+/// A part of an image that has annotations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnnotatedPart {
+    /// The manifest.
+    Manifest,
+    /// The descriptor that names the manifest.
+    ManifestDescriptor,
+    /// The index over the manifest.
+    Index,
+    /// The descriptor that names the index.
+    IndexDescriptor,
+}
+
+impl AnnotatedPart {
+    const ALL: [(&'static str, Self); 4] = [
+        ("manifest", Self::Manifest),
+        ("manifest-descriptor", Self::ManifestDescriptor),
+        ("index", Self::Index),
+        ("index-descriptor", Self::IndexDescriptor),
+    ];
+
+    /// Whether it is there only when the image has an index.
+    fn is_of_index(self) -> bool {
+        matches!(self, Self::Index | Self::IndexDescriptor)
+    }
+}
+
+/// Where an annotation goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnnotationPlace {
+    /// The part of the image.
+    pub part: AnnotatedPart,
+    /// The platform whose image it is; every one without.
+    pub platform: Option<Platform>,
+}
+
+impl FromStr for AnnotationPlace {
+    type Err = Error;
+
+    /// Parses `PART`, `PART[PLATFORM]` or `[PLATFORM]`, or nothing for the manifest.
+    fn from_str(text: &str) -> Result<Self> {
+        let known = AnnotatedPart::ALL.map(|(name, _)| name).join(", ");
+        let (name, platform) = match text.split_once('[') {
+            None => (text, None),
+            Some((name, rest)) => {
+                let platform = rest.strip_suffix(']').ok_or_else(|| {
+                    Error::invalid(format!("`{text}` is no place of an annotation: `]` is missing"))
+                })?;
+                (name, Some(platform.parse::<Platform>()?))
+            }
+        };
+        let name = if name.is_empty() { "manifest" } else { name };
+        let part = AnnotatedPart::ALL.iter().find(|(known, _)| *known == name).map(|(_, part)| *part);
+        let part = part.ok_or_else(|| {
+            Error::invalid(format!("`{name}` is no place of an annotation: known are {known}"))
+        })?;
+        if part.is_of_index() && platform.is_some() {
+            return Err(Error::invalid(format!(
+                "`{text}` names a platform, and an index is for all of them: write `{name}`"
+            )));
+        }
+        Ok(Self { part, platform })
+    }
+}
+
+impl fmt::Display for AnnotationPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name =
+            AnnotatedPart::ALL.iter().find(|(_, part)| *part == self.part).map_or("", |(name, _)| name);
+        match &self.platform {
+            None => f.write_str(name),
+            Some(platform) => write!(f, "{name}[{platform}]"),
+        }
+    }
+}
+
+/// Annotations with their places, in the order in which they were given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlacedAnnotations(Vec<(AnnotationPlace, String, String)>);
+
+impl PlacedAnnotations {
+    /// Adds an annotation. Of several with one name at one place the last counts.
+    pub fn add(&mut self, place: AnnotationPlace, name: impl Into<String>, value: impl Into<String>) {
+        self.0.push((place, name.into(), value.into()));
+    }
+
+    /// Adds all of others.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Those of a part of the image for a platform. What names the platform counts before what does not.
+    pub fn of(&self, part: AnnotatedPart, platform: &Platform) -> Annotations {
+        let here = |place: &AnnotationPlace, own: bool| {
+            place.part == part
+                && place.platform.is_some() == own
+                && place.platform.as_ref().is_none_or(|named| named.matches(platform))
+        };
+        let pick = |own| self.0.iter().filter(move |(place, _, _)| here(place, own));
+        pick(false).chain(pick(true)).map(|(_, name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// Whether the image has an index for them.
+    pub fn need_index(&self) -> bool {
+        self.0.iter().any(|(place, _, _)| place.part.is_of_index())
+    }
+
+    /// The first place that is for another platform than this.
+    pub fn elsewhere(&self, platform: &Platform) -> Option<&AnnotationPlace> {
+        let other =
+            |place: &&AnnotationPlace| place.platform.as_ref().is_some_and(|named| !named.matches(platform));
+        self.0.iter().map(|(place, _, _)| place).find(other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_have_a_text() {
+        for (text, shown) in [
+            ("", "manifest"),
+            ("[linux/arm64]", "manifest[linux/arm64]"),
+            ("manifest-descriptor[linux/arm]", "manifest-descriptor[linux/arm/v7]"),
+            ("index", "index"),
+            ("index-descriptor", "index-descriptor"),
+        ] {
+            assert_eq!(text.parse::<AnnotationPlace>().unwrap().to_string(), shown, "{text}");
+        }
+        for (text, why) in [
+            ("layer", "known are manifest, manifest-descriptor, index"),
+            ("manifest[linux/amd64", "`]` is missing"),
+            ("manifest[]", "not a platform"),
+            ("index[linux/amd64]", "for all of them"),
+        ] {
+            let error = text.parse::<AnnotationPlace>().unwrap_err();
+            assert!(error.to_string().contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn those_of_one_platform_count_before_those_of_all() {
+        let mut all = PlacedAnnotations::default();
+        for (place, name, value) in [
+            ("manifest[linux/amd64]", "a", "amd64"),
+            ("manifest", "a", "any"),
+            ("manifest", "b", "first"),
+            ("manifest", "b", "last"),
+            ("manifest[linux/arm64]", "c", "arm64"),
+            ("manifest-descriptor", "d", "descriptor"),
+        ] {
+            all.add(place.parse().unwrap(), name, value);
+        }
+        let of =
+            |platform: &str| format!("{:?}", all.of(AnnotatedPart::Manifest, &platform.parse().unwrap()));
+        assert_eq!(of("linux/amd64"), r#"{"a": "amd64", "b": "last"}"#);
+        assert_eq!(of("linux/arm64"), r#"{"a": "any", "b": "last", "c": "arm64"}"#);
+        assert!(!all.need_index());
+        let here = "linux/amd64".parse().unwrap();
+        assert_eq!(all.elsewhere(&here).unwrap().to_string(), "manifest[linux/arm64]");
+        all.add("index".parse().unwrap(), "e", "");
+        assert!(all.need_index());
+    }
+}

@@ -1,0 +1,118 @@
+//! Folders that an output empties of all that is not its own, and what must not be lost so.
+
+use super::{BuildContext, BuildRequest, NamedContext, OutputKind};
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// Refuses an output that would remove what the build reads, what the builder keeps, or what another output makes.
+///
+/// # Errors
+/// [`crate::ErrorKind::Invalid`] that names the folder and what is in it.
+pub(super) fn check(request: &BuildRequest, root: &Path) -> Result<()> {
+    for (at, output) in request.outputs.iter().enumerate() {
+        let OutputKind::Local(folder) = &output.kind else { continue };
+        if !output.files.delete {
+            continue;
+        }
+        let place = place_of(folder);
+        let refuse = |what: String| {
+            Err(Error::invalid(format!(
+                "`mode=delete` would empty {}, which {what}: name a folder that has nothing else in it",
+                folder.display()
+            )))
+        };
+        if place.parent().is_none() {
+            return refuse("is the root of the file system".to_owned());
+        }
+        let others = request.outputs.iter().enumerate().filter(|(other, _)| *other != at);
+        let others = others.filter_map(|(_, other)| Some(("another output", other.destination()?)));
+        let held = held(request).into_iter().chain([("the state folder", root)]).chain(others);
+        for (what, path) in held {
+            if place_of(path).starts_with(&place) {
+                return refuse(format!("holds {what} ({})", path.display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a build reads of this machine.
+fn held(request: &BuildRequest) -> Vec<(&'static str, &Path)> {
+    let mut held = Vec::new();
+    if let BuildContext::Folder(folder) = &request.context {
+        held.push(("the build context", folder.as_path()));
+    }
+    held.extend(request.dockerfile_path.as_deref().map(|path| ("the Dockerfile", path)));
+    for context in request.named_contexts.values() {
+        if let NamedContext::Folder(path) | NamedContext::OciLayout { path, .. } = context {
+            held.push(("a build context", path));
+        }
+    }
+    held
+}
+
+/// Where a path leads, with the links on the way resolved as far as there is something.
+fn place_of(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    match there {
+        Some((above, found)) => match path.strip_prefix(above) {
+            Ok(rest) if !rest.as_os_str().is_empty() => found.join(rest),
+            _ => found,
+        },
+        None => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::Output;
+
+    #[test]
+    fn a_folder_with_something_else_in_it_is_not_emptied() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["state", "context/deep", "named", "other", "out"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        std::os::unix::fs::symlink("context", at("link")).unwrap();
+        let check = |dest: &Path, more: &str| {
+            let mut request = BuildRequest::new("FROM scratch", BuildContext::Folder(at("context/deep")));
+            request.named_contexts.insert("a".into(), NamedContext::Folder(at("named")));
+            request.dockerfile_path = Some(at("other/Dockerfile"));
+            let output = format!("type=local,mode=delete,dest={}", dest.display());
+            request.outputs = vec![Output::parse(&output).unwrap()];
+            if !more.is_empty() {
+                request
+                    .outputs
+                    .push(Output::parse(&more.replace("AT", folder.path().to_str().unwrap())).unwrap());
+            }
+            super::check(&request, &at("state"))
+        };
+        for (dest, more, why) in [
+            (Path::new("/"), "", "the root of the file system"),
+            (folder.path(), "", "holds the build context"),
+            (&at("context"), "", "holds the build context"),
+            (&at("context/deep"), "", "holds the build context"),
+            (&at("link"), "", "holds the build context"),
+            (&at("link/deep/../deep"), "", "holds the build context"),
+            (&at("named"), "", "holds a build context"),
+            (&at("other"), "", "holds the Dockerfile"),
+            (&at("state"), "", "holds the state folder"),
+            (&at("out"), "type=oci,dest=AT/out/new/image.tar", "holds another output"),
+            (&at("out"), "type=local,dest=AT/out", "holds another output"),
+        ] {
+            let error = check(dest, more).unwrap_err().to_string();
+            assert!(error.contains(why), "{}: {error}", dest.display());
+        }
+        for (dest, more) in [
+            (at("out"), ""),
+            (at("new/folder"), ""),
+            (at("context/deep/out"), ""),
+            (at("out"), "type=oci,dest=AT/outer"),
+        ] {
+            check(&dest, more).unwrap();
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Removes of a folder what a layer that was unpacked into it does not have.
+
+use super::entry::LayerPath;
+use super::files::{self, failed};
+use super::index::LayerIndex;
+use crate::{Error, Result};
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+/// Removes what is below `top` and not in the index. No link is followed, and nothing that is mounted there is entered.
+///
+/// # Errors
+/// [`crate::ErrorKind::Io`] that names what cannot be removed: another file system that is mounted there is one.
+pub(super) fn prune(top: BorrowedFd<'_>, index: &LayerIndex) -> Result<()> {
+    below(top, &LayerPath::root(), index)
+}
+
+fn below(directory: BorrowedFd<'_>, path: &LayerPath, index: &LayerIndex) -> Result<()> {
+    for name in files::names(directory).map_err(|e| failed("cannot read a folder of the target", path, e))? {
+        // A path that is too long to be in a layer is in none.
+        let child = path.join(&name).ok();
+        let kept = child.as_ref().is_some_and(|child| index.covers(child));
+        let Some(child) = child.filter(|_| kept) else {
+            remove(directory, path, &name)?;
+            continue;
+        };
+        if index.get(&child).is_none_or(super::Entry::is_directory) {
+            let inner = enter(directory, &name).map_err(|e| match e {
+                Errno::XDEV => is_mounted(&child),
+                e => failed("cannot open a folder of the target", &child, e),
+            })?;
+            below(inner.as_fd(), &child, index)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(directory: BorrowedFd<'_>, path: &LayerPath, name: &[u8]) -> Result<()> {
+    files::remove_all(directory, name).map_err(|e| {
+        let shown = path.join(name).unwrap_or_else(|_| path.clone());
+        match e {
+            // What is mounted is not entered, and cannot be removed.
+            Errno::BUSY => is_mounted(&shown),
+            e => failed("cannot remove what is not in the result", &shown, e),
+        }
+    })
+}
+
+fn is_mounted(path: &LayerPath) -> Error {
+    Error::new(
+        crate::ErrorKind::Io,
+        "another file system is mounted in the folder that is to be emptied: unmount it, or name another folder",
+    )
+    .with_context("path", path)
+}
+
+fn enter(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<rustix::fd::OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    loop {
+        match rustix::fs::openat2(directory, OsStr::from_bytes(name), flags, Mode::empty(), resolve) {
+            // The kernel asks to try again when a rename elsewhere made it unsure.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
