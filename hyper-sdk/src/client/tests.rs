@@ -106,3 +106,27 @@ async fn a_pull_links_what_another_repository_of_the_store_has() {
     pull(&client, &name, &latest.clone().into(), &store, &name, Some(&latest), &options).await.unwrap();
     assert_eq!(store.stat_blob(&name, &layer.digest).await.unwrap(), 5);
 }
+
+#[tokio::test]
+async fn manifests_that_are_too_large_together_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    write_layout(root, &ImageIndex::new(vec![]));
+    let config = write_blob(root, media_type::OCI_CONFIG, b"{}");
+    let large = |n: usize| {
+        let mut image = ImageManifest::new(config.clone(), vec![]);
+        image.annotations.insert("k".to_owned(), n.to_string().repeat(14 << 20));
+        write_blob(root, media_type::OCI_MANIFEST, &image.to_bytes())
+    };
+    for (count, fits) in [(4, true), (5, false)] {
+        let index = ImageIndex::new((0..count).map(large).collect());
+        let mut entry = write_blob(root, media_type::OCI_INDEX, &index.to_bytes());
+        entry.annotations.insert("org.opencontainers.image.ref.name".into(), "v1".into());
+        write_layout(root, &ImageIndex::new(vec![entry]));
+        let client: SharedClient = Arc::new(Layout::open(root).await.unwrap());
+        let store: crate::store::SharedStore = Arc::new(MemoryStore::default());
+        let (name, v1) = (RepositoryName::parse("a").unwrap(), Tag::parse("v1").unwrap().into());
+        let pulled = pull(&client, &name, &v1, &store, &name, None, &PullOptions::default()).await;
+        assert_eq!(pulled.as_ref().err().map(crate::Error::kind), (!fits).then_some(ErrorKind::TooLarge));
+    }
+}

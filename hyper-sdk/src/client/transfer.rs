@@ -26,6 +26,8 @@ use std::collections::HashSet;
 const MAX_DEPTH: usize = 8;
 /// How many manifests one image may have.
 const MAX_MANIFESTS: usize = 10_000;
+/// How many bytes they may have together: all are in memory.
+const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
 /// Which images of an index are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -161,7 +163,8 @@ impl Plan {
         target: &Place,
         options: &TransferOptions,
     ) -> Result<Self> {
-        let mut walk = Walk { source, target, options, seen: HashSet::new(), blobs: Vec::new() };
+        let mut walk =
+            Walk { source, target, options, seen: HashSet::new(), bytes: 0, missing: 0, blobs: Vec::new() };
         let mut root = Root { manifest: walk.root(reference).await?, platform: None };
         if let Platforms::One(wanted) = &options.platforms {
             for _ in 0..MAX_DEPTH {
@@ -219,6 +222,10 @@ struct Walk<'a> {
     options: &'a TransferOptions,
     /// Manifests and blobs that are in the plan.
     seen: HashSet<Digest>,
+    /// The bytes of the manifests that were read.
+    bytes: u64,
+    /// How many entries of indexes the source does not have.
+    missing: usize,
     blobs: Vec<Descriptor>,
 }
 
@@ -245,8 +252,16 @@ impl Walk<'_> {
         self.source.client().get_manifest(&self.source.repository, &reference).await
     }
 
-    async fn child(&self, descriptor: &Descriptor) -> Result<Manifest> {
+    async fn child(&mut self, descriptor: &Descriptor) -> Result<Manifest> {
+        if self.missing > MAX_MANIFESTS {
+            return Err(Error::new(ErrorKind::TooLarge, "the source does not have most of the index"));
+        }
         let manifest = self.by_digest(&descriptor.digest).await?;
+        self.bytes += manifest.bytes().len() as u64;
+        if self.bytes > MAX_MANIFEST_BYTES {
+            return Err(Error::new(ErrorKind::TooLarge, "the manifests of the image are too large together")
+                .with_context("limit", MAX_MANIFEST_BYTES));
+        }
         if manifest.bytes().len() as u64 != descriptor.size {
             return Err(Error::new(
                 ErrorKind::SizeInvalid,
@@ -282,6 +297,7 @@ impl Walk<'_> {
                     match self.child(entry).await {
                         Ok(child) => Box::pin(self.collect(child, depth + 1, order)).await?,
                         Err(e) if e.kind() == ErrorKind::ManifestUnknown => {
+                            self.missing += 1;
                             let what = entry.platform.as_ref().map_or_else(
                                 || entry.digest.to_string(),
                                 |p| format!("{p} ({})", entry.digest.short()),

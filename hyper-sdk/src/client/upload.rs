@@ -2,12 +2,12 @@
 
 use super::neighbours::Neighbours;
 use super::transfer::Place;
-use super::{Mount, RegistryClient, UploadSession};
+use super::{Mount, RegistryClient, SharedClient, UploadSession};
 use crate::oci::Descriptor;
 use crate::progress::{Progress, Task};
 use crate::reference::RepositoryName;
 use crate::store::{ByteRange, ByteStream};
-use crate::{Error, ErrorKind, Result, ResultExt};
+use crate::{Error, ErrorKind, Result, ResultExt as _};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,7 +52,11 @@ pub(super) async fn send_blob(plan: UploadPlan<'_>) -> Result<()> {
     let name = format!("{} {}", plan.verb, plan.blob.digest.short());
     let task = plan.progress.start(name, Some(plan.blob.size));
     let meter = Meter { task: &task, high: AtomicU64::new(0) };
-    match plan.send(&meter).await.op("transfer blob").context("digest", &plan.blob.digest) {
+    let sent = plan.send(&meter).await.op("transfer blob").map_err(|e| match e.context_value("digest") {
+        Some(_) => e,
+        None => e.with_context("digest", &plan.blob.digest),
+    });
+    match sent {
         Ok(Sent::Now) => {
             task.done();
             Ok(())
@@ -78,9 +82,11 @@ impl UploadPlan<'_> {
             None => Ok(false),
             Some(size) if size == self.blob.size => Ok(true),
             Some(size) => {
-                Err(Error::new(ErrorKind::SizeInvalid, "the blob has another size than its descriptor says")
-                    .with_context("expected", self.blob.size)
-                    .with_context("got", size))
+                let e =
+                    Error::new(ErrorKind::SizeInvalid, "the blob has another size than its descriptor says")
+                        .with_context("expected", self.blob.size)
+                        .with_context("got", size);
+                Err(said_by(&self.target.client, e))
             }
         }
     }
@@ -131,9 +137,9 @@ impl UploadPlan<'_> {
                 Ok(()) => return Ok(Sent::Now),
                 Err(Trouble::Source(e)) => {
                     let _ = self.client().cancel_upload(&self.target.repository, session).await;
-                    return Err(e);
+                    return Err(said_by(&self.source.client, e));
                 }
-                Err(Trouble::Target(e)) => e,
+                Err(Trouble::Target(e)) => said_by(&self.target.client, e),
             };
             if e.kind() == ErrorKind::TooLarge && chunk_length.is_none() {
                 // A proxy before the registry limits the size of a request.
@@ -210,7 +216,13 @@ impl UploadPlan<'_> {
         meter: &Meter<'_>,
     ) -> std::result::Result<(), Trouble> {
         let blob = self.blob;
-        let left = blob.size - session.offset;
+        // What was answered last may have gone beyond the blob, and nothing since said where the session is.
+        let left = blob.size.checked_sub(session.offset).ok_or_else(|| {
+            let message = "the registry says that it has more than was sent";
+            Trouble::Target(
+                Error::new(ErrorKind::RangeInvalid, message).with_context("bytes", session.offset),
+            )
+        })?;
         if left == 0 {
             return self
                 .client()
@@ -310,6 +322,16 @@ enum Found {
     Broken(UploadSession),
     /// Nothing that is of use has arrived: another session.
     Anew(UploadSession),
+}
+
+/// An error with the registry that it is of, where it has a name and the error does not tell.
+fn said_by(client: &SharedClient, e: Error) -> Error {
+    match client.host() {
+        Some(host) if !["blob", "registry"].iter().any(|key| e.context_value(key).is_some()) => {
+            e.with_context("registry", host)
+        }
+        _ => e,
+    }
 }
 
 /// Refusals of a mount that only mean that the bytes have to be sent.

@@ -8,7 +8,7 @@
 //! - A size is believed only when header and PAX record agree, or the header says by zero or its maximum that it
 //!   cannot hold the size. Links, directories and devices have no data, whatever their size field says.
 //! - The attributes that overlay keeps for itself (`user.overlay.*`, `trusted.overlay.*`) are dropped.
-//! - Memory is bounded: extended headers above 1 MiB are refused.
+//! - Memory is bounded: extended headers above 1 MiB are refused, and those of one entry above 4 MiB together.
 
 use super::entry::{Entry, EntryKind, LayerPath, OPAQUE_NAME, WHITEOUT_PREFIX, escape};
 use super::index::{LayerIndex, LayerIndexBuilder};
@@ -22,6 +22,7 @@ const BLOCK: usize = 512;
 /// How many bytes may follow the end of an archive: more than any program pads it with.
 const MAX_TRAILER: u64 = 64 << 20;
 const MAX_EXTENDED: u64 = 1 << 20;
+const MAX_EXTENDED_OF_ENTRY: u64 = 4 << 20;
 const MAX_11: u64 = 0o77_777_777_777;
 const BAD_TIME: &str = "a time in a PAX record of the archive is malformed";
 
@@ -36,6 +37,8 @@ pub struct LayerReader<R> {
     /// Bytes of the current entry's data, and of its padding, that were not read yet.
     left: u64,
     padding: u64,
+    /// Bytes of the extended headers of the entry.
+    extended: u64,
     done: bool,
 }
 
@@ -49,7 +52,7 @@ struct Extended {
 impl<R: Read> LayerReader<R> {
     /// Reads an uncompressed archive.
     pub fn new(inner: R) -> Self {
-        Self { inner, left: 0, padding: 0, done: false }
+        Self { inner, left: 0, padding: 0, extended: 0, done: false }
     }
 
     /// The next entry; `None` at the end. AUFS bookkeeping (`.wh..wh.aufs` and the like) is passed over.
@@ -59,6 +62,7 @@ impl<R: Read> LayerReader<R> {
     /// files, volumes and unknown types; the errors of the source.
     pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         let mut extended = Extended::default();
+        self.extended = 0;
         loop {
             self.skip_data()?;
             let Some(header) = self.header()? else {
@@ -87,7 +91,7 @@ impl<R: Read> LayerReader<R> {
                 b'K' => extended.long_link = Some(c_string(&self.extended_data(&header)?)),
                 _ => match self.entry(&header, &extended)? {
                     Some(entry) => return Ok(Some(entry)),
-                    None => extended = Extended::default(),
+                    None => (extended, self.extended) = (Extended::default(), 0),
                 },
             }
         }
@@ -164,6 +168,13 @@ impl<R: Read> LayerReader<R> {
             return Err(Error::new(
                 ErrorKind::TooLarge,
                 "an extended header of the archive is larger than 1 MiB",
+            ));
+        }
+        self.extended += size;
+        if self.extended > MAX_EXTENDED_OF_ENTRY {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                "the extended headers of an entry of the archive are larger than 4 MiB",
             ));
         }
         let mut data = vec![0; size as usize];

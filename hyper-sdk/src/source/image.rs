@@ -53,7 +53,8 @@ impl ClientFactory {
         (self.make)(host)
     }
 
-    /// The client of a registry that may show any certificate or speak plain HTTP: it is asked which it does.
+    /// The client of a registry that may show any certificate or speak plain HTTP: it is asked which it does. One that
+    /// answers in TLS, whatever it answers, is spoken to in TLS.
     ///
     /// # Errors
     /// Those of the function; [`ErrorKind::Unsupported`] where the caller has not said how.
@@ -66,10 +67,16 @@ impl ClientFactory {
         }
         let client = make(host, false)?;
         match client.ping().await {
-            Err(e) if e.kind() == ErrorKind::Unavailable => make(host, true),
+            Err(e) if e.kind() == ErrorKind::Unavailable && !is_answer(&e) => make(host, true),
             _ => Ok(client),
         }
     }
+}
+
+/// Whether an error tells what a server answered.
+fn is_answer(error: &Error) -> bool {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
+    causes.filter_map(|e| e.downcast_ref::<Error>()).any(|e| e.context_value("status").is_some())
 }
 
 impl fmt::Debug for ClientFactory {
@@ -229,5 +236,47 @@ impl ImageSource {
             )));
         }
         Ok(SourceImage { manifest, config, repository })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{HttpClient, RetryPolicy};
+    use std::io::{Read as _, Write as _};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// How often plain HTTP is fallen back to, when what stands for the registry in TLS is at `address`.
+    async fn falls_back(address: String) -> usize {
+        let plain = Arc::new(AtomicUsize::new(0));
+        let count = plain.clone();
+        let make = move |_: &RegistryHost, plain_http: bool| {
+            count.fetch_add(usize::from(plain_http), Ordering::SeqCst);
+            let host = RegistryHost::parse(&address)?;
+            let client = HttpClient::builder(host).retry(RetryPolicy::NEVER).build()?;
+            Ok(Arc::new(client) as SharedClient)
+        };
+        let factory = ClientFactory::new(|_| Err(Error::internal("nobody asked for this"))).insecure(make);
+        factory.insecure_client(&RegistryHost::parse("r.example").unwrap()).await.unwrap();
+        plain.load(Ordering::SeqCst)
+    }
+
+    #[tokio::test]
+    async fn who_answers_in_tls_is_not_spoken_to_in_plain_http() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            for (number, stream) in listener.incoming().flatten().enumerate() {
+                let mut stream = stream;
+                let _ = stream.read(&mut [0; 4096]);
+                let status = ["503 X", "404 X", "401 X", "200 X", "500 X"][number % 5];
+                let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            }
+        });
+        for _ in 0..5 {
+            assert_eq!(falls_back(address.clone()).await, 0);
+        }
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(falls_back(free.to_string()).await, 1);
     }
 }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! # Invariants
-//! - Credentials go to the registry itself and to the token server that it names, never over a weaker scheme.
+//! - Credentials go to the registry itself and to the token server that it names, never over a weaker scheme. Over plain
+//!   HTTP they leave this machine only when that was asked for.
 //! - A token is used for the scopes it was asked for, and not after its time.
 //! - Equal scopes are asked for once at a time, whoever waits.
 
@@ -92,6 +93,8 @@ type TokenSlot = Arc<tokio::sync::Mutex<Option<Token>>>;
 pub(super) struct Authenticator {
     host: RegistryHost,
     keychain: SharedKeychain,
+    /// Plain HTTP was asked for, not just found on this machine.
+    plain_http: bool,
     patience: Patience,
     policy: retry::RetryPolicy,
     scheme: Mutex<Scheme>,
@@ -107,12 +110,14 @@ impl Authenticator {
     pub(super) fn new(
         host: RegistryHost,
         keychain: SharedKeychain,
+        plain_http: bool,
         patience: Patience,
         policy: retry::RetryPolicy,
     ) -> Self {
         Self {
             host,
             keychain,
+            plain_http,
             patience,
             policy,
             scheme: Mutex::new(Scheme::Unknown),
@@ -185,9 +190,7 @@ impl Authenticator {
             let realm = base.join(realm).map_err(|e| {
                 unauthorized("the registry names a token server that is no URL").with_source(e)
             })?;
-            if !matches!(realm.scheme(), "http" | "https")
-                || (base.scheme() == "https" && realm.scheme() == "http")
-            {
+            if !self.is_safe(base, &realm) {
                 return Err(unauthorized(
                     "the registry names a token server without TLS, which gets nothing",
                 )
@@ -218,6 +221,15 @@ impl Authenticator {
         Err(unauthorized(
             "the registry refuses the request and names no way to authenticate that is supported",
         ))
+    }
+
+    /// Whether a token server at this address may be sent credentials.
+    fn is_safe(&self, base: &Url, realm: &Url) -> bool {
+        match realm.scheme() {
+            "https" => true,
+            "http" => base.scheme() == "http" && (self.plain_http || is_this_machine(realm)),
+            _ => false,
+        }
     }
 
     fn credentials_key(&self, access: &Access) -> String {
@@ -380,6 +392,10 @@ fn header(text: String) -> Result<HeaderValue> {
         .map_err(|_| unauthorized("the token or password has characters that no header takes"))?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+fn is_this_machine(url: &Url) -> bool {
+    url.host_str().is_some_and(|host| RegistryHost::parse(host).is_ok_and(|host| host.is_loopback()))
 }
 
 fn unauthorized(message: &str) -> Error {

@@ -4,12 +4,12 @@ use super::auth::Access;
 use super::fault::Subject;
 use super::retry::Attempts;
 use super::transport::{Answer, Request};
-use super::{HttpClient, body, content_length, header, link};
+use super::{HttpClient, body, content_length, encoding, header, link};
 use crate::client::patience::Pace;
 use crate::client::verify::verified;
 use crate::reference::RepositoryName;
 use crate::store::{BlobReader, ByteRange};
-use crate::{Digest, Error, ErrorKind, Result};
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use bytes::Bytes;
 use futures::StreamExt;
 use reqwest::header::{ACCEPT_ENCODING, RANGE};
@@ -67,13 +67,13 @@ impl HttpClient {
         };
         let size = match part.size {
             Some(size) => size,
-            None => self.blob_size(repository, digest).await?.unwrap_or(part.first + part.length),
+            None => self.blob_size(repository, digest).await?.unwrap_or(part.end()),
         };
         let (offset, length) = match range {
             None => (0, size),
             Some(range) => range.resolve(size)?,
         };
-        if offset < part.first || offset + length > part.first + part.length {
+        if offset < part.first || offset.saturating_add(length) > part.end() {
             return Err(Error::new(
                 ErrorKind::RangeInvalid,
                 "the registry sends another range than asked for",
@@ -81,6 +81,7 @@ impl HttpClient {
             .with_context("offset", part.first)
             .with_context("length", part.length));
         }
+        let encoding = encoding(response.headers()).map(str::to_owned);
         let download = Download {
             client: self.clone(),
             repository: repository.clone(),
@@ -88,7 +89,7 @@ impl HttpClient {
             skip: offset - part.first,
             response: Some(response),
             position: offset,
-            end: offset + length,
+            end: offset.saturating_add(length),
             since_failure: 0,
             pace: self.transport().patience.pace(),
             attempts,
@@ -97,7 +98,13 @@ impl HttpClient {
             Ok(download.next().await?.map(|bytes| (bytes, download)))
         });
         let reader = BlobReader { size, offset, length, stream: stream.boxed() };
-        Ok(verified(reader, digest))
+        let BlobReader { stream, .. } = verified(reader, digest);
+        // Storages keep what is compressed with this header; the digest tells whether the bytes are those of the blob.
+        let stream = stream.map(move |item| match &encoding {
+            Some(encoding) => item.context("content-encoding", encoding),
+            None => item,
+        });
+        Ok(BlobReader { size, offset, length, stream: stream.boxed() })
     }
 
     async fn request_blob(
@@ -123,6 +130,12 @@ struct Part {
     size: Option<u64>,
     first: u64,
     length: u64,
+}
+
+impl Part {
+    fn end(&self) -> u64 {
+        self.first.saturating_add(self.length)
+    }
 }
 
 fn part_of(response: &Response) -> Result<Option<Part>> {

@@ -204,7 +204,8 @@ impl HttpClientBuilder {
         let http = http
             .build()
             .map_err(|e| Error::invalid("the HTTP client cannot be configured so").with_source(e))?;
-        let auth = Authenticator::new(self.host.clone(), self.keychain, self.patience, self.retry);
+        let auth =
+            Authenticator::new(self.host.clone(), self.keychain, self.plain_http, self.patience, self.retry);
         let host = self.host.clone();
         let transport = Transport { http, address, host, auth, policy: self.retry, patience: self.patience };
         let notice = Notice { progress: self.progress, peer: self.host.to_string() };

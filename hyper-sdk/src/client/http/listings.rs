@@ -22,12 +22,22 @@ const MAX_PAGE: usize = 32 * 1024 * 1024;
 const MAX_CONTINUATIONS: usize = 256;
 /// The most empty pages in a row that are followed.
 const MAX_EMPTY_PAGES: usize = 100;
+/// The most pages of one list that are followed.
+const MAX_PAGES: usize = 100_000;
 
 #[derive(Default)]
-pub(super) struct Continuations(Mutex<HashMap<(String, String), Url>>);
+pub(super) struct Continuations(Mutex<HashMap<(String, String), Next>>);
+
+/// Where a list goes on.
+#[derive(Clone)]
+struct Next {
+    url: Url,
+    /// How many pages came before.
+    pages: usize,
+}
 
 impl Continuations {
-    fn remember(&self, path: &str, last: &str, next: Url) {
+    fn remember(&self, path: &str, last: &str, next: Next) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_CONTINUATIONS {
             known.clear();
@@ -35,7 +45,7 @@ impl Continuations {
         known.insert((path.to_owned(), last.to_owned()), next);
     }
 
-    fn find(&self, path: &str, last: &str) -> Option<Url> {
+    fn find(&self, path: &str, last: &str) -> Option<Next> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(&(path.to_owned(), last.to_owned())).cloned()
     }
@@ -45,6 +55,12 @@ impl Continuations {
 pub(super) fn resolve_next(from: &Url, next: &str) -> Result<Url> {
     let next = from.join(next).map_err(|e| Error::invalid("the registry links to no URL").with_source(e))?;
     super::transport::check_downgrade(from, &next)?;
+    if next.host_str() != from.host_str() {
+        let message = "the registry links to a list at another host, which is not followed";
+        return Err(
+            Error::new(ErrorKind::Denied, message).with_context("to", next.host_str().unwrap_or_default())
+        );
+    }
     Ok(next)
 }
 
@@ -100,7 +116,11 @@ impl HttpClient {
     ) -> Result<Listing<String>> {
         let known = page.after.as_deref().and_then(|after| self.inner.listings.find(path, after));
         let followed = known.is_some();
-        let mut url = known.unwrap_or_else(|| self.url(path));
+        let (mut url, pages) = known.map_or_else(|| (self.url(path), 0), |next| (next.url, next.pages));
+        if pages >= MAX_PAGES {
+            return Err(Error::new(ErrorKind::TooLarge, "the registry's list does not end")
+                .with_context("pages", pages));
+        }
         if !followed {
             if let Some(limit) = page.limit {
                 url.query_pairs_mut().append_pair("n", &limit.to_string());
@@ -110,6 +130,7 @@ impl HttpClient {
             }
         }
         for _ in 0..MAX_EMPTY_PAGES {
+            let asked = url.clone();
             let request = Request::new(Method::GET, url, access.clone(), subject, &[200]).whole(MAX_PAGE);
             let answer = self.send(request).await?;
             let next = match link::next_link(answer.response.headers()) {
@@ -122,7 +143,14 @@ impl HttpClient {
             match (next, items.last()) {
                 (Some(next), None) => url = next,
                 (Some(next), Some(last)) => {
-                    self.inner.listings.remember(path, last, next);
+                    if next == asked || page.after.as_ref() == Some(last) {
+                        return Err(Error::new(
+                            ErrorKind::Unavailable,
+                            "the registry links from a page of its list to the same page",
+                        )
+                        .with_retryable(false));
+                    }
+                    self.inner.listings.remember(path, last, Next { url: next, pages: pages + 1 });
                     return Ok(Listing { items, more: true });
                 }
                 (None, _) => {

@@ -3,11 +3,11 @@
 use super::auth::Access;
 use super::fault::Subject;
 use super::transport::{Answer, Payload, Request};
-use super::{HttpClient, content_digest, content_length, header, link};
+use super::{HttpClient, content_digest, content_length, encoding, header, link};
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, ImageIndex, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
-use crate::{Digest, Error, ErrorKind, Result, media_type};
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _, media_type};
 use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 
@@ -15,6 +15,8 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE};
 const MAX_MANIFEST: usize = 16 * 1024 * 1024;
 /// The most pages of referrers that are followed.
 const MAX_REFERRER_PAGES: usize = 1000;
+/// The most referrers of one manifest.
+const MAX_REFERRERS: usize = 10_000;
 
 impl HttpClient {
     fn manifest_request(
@@ -61,30 +63,11 @@ impl HttpClient {
         reference: &ManifestReference,
     ) -> Result<Manifest> {
         let request = self.manifest_request(Method::GET, repository, reference, &[200])?.whole(MAX_MANIFEST);
-        let Answer { response, content: bytes, .. } = self.send(request).await?;
-        let kind = header(response.headers(), "content-type").map(media_type::essence);
-        let said = content_digest(response.headers());
-        let expected = match reference {
-            ManifestReference::Digest(digest) => Some(digest.clone()),
-            ManifestReference::Tag(_) => said,
-        };
-        if let Some(expected) = &expected {
-            let got = expected.algorithm().digest(&bytes);
-            if got != *expected {
-                return Err(Error::new(ErrorKind::DigestInvalid, "the manifest does not match its digest")
-                    .with_context("expected", expected)
-                    .with_context("got", got));
-            }
-        }
-        let manifest = match kind.as_deref() {
-            None | Some("" | "application/json" | "text/plain" | "application/octet-stream") => {
-                Manifest::sniff(bytes)?
-            }
-            Some(kind) => Manifest::parse(bytes, kind)?,
-        };
-        match &expected {
-            Some(digest) => manifest.with_digest(digest),
-            None => Ok(manifest),
+        let answer = self.send(request).await?;
+        let manifest = read_manifest(&answer, reference);
+        match encoding(answer.response.headers()) {
+            Some(encoding) => manifest.context("content-encoding", encoding),
+            None => manifest,
         }
     }
 
@@ -210,12 +193,45 @@ impl HttpClient {
                 Error::new(ErrorKind::ManifestInvalid, "the list of referrers is not an index").with_source(e)
             })?;
             found.extend(page.manifests);
+            if found.len() > MAX_REFERRERS {
+                return Err(Error::new(ErrorKind::TooLarge, "the list of referrers is too long")
+                    .with_context("limit", MAX_REFERRERS));
+            }
             match next {
                 Some(next) => url = super::listings::resolve_next(&answer.url, &next)?,
                 None => return Ok(Some(found)),
             }
         }
         Err(Error::new(ErrorKind::TooLarge, "the list of referrers has too many pages"))
+    }
+}
+
+/// The manifest of an answer, checked against its digest.
+fn read_manifest(answer: &Answer, reference: &ManifestReference) -> Result<Manifest> {
+    let (headers, bytes) = (answer.response.headers(), answer.content.clone());
+    let kind = header(headers, "content-type").map(media_type::essence);
+    let said = content_digest(headers);
+    let expected = match reference {
+        ManifestReference::Digest(digest) => Some(digest.clone()),
+        ManifestReference::Tag(_) => said,
+    };
+    if let Some(expected) = &expected {
+        let got = expected.algorithm().digest(&bytes);
+        if got != *expected {
+            return Err(Error::new(ErrorKind::DigestInvalid, "the manifest does not match its digest")
+                .with_context("expected", expected)
+                .with_context("got", got));
+        }
+    }
+    let manifest = match kind.as_deref() {
+        None | Some("" | "application/json" | "text/plain" | "application/octet-stream") => {
+            Manifest::sniff(bytes)?
+        }
+        Some(kind) => Manifest::parse(bytes, kind)?,
+    };
+    match &expected {
+        Some(digest) => manifest.with_digest(digest),
+        None => Ok(manifest),
     }
 }
 

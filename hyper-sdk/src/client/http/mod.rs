@@ -123,6 +123,11 @@ fn content_digest(headers: &HeaderMap) -> Option<Digest> {
     Digest::parse(header(headers, "docker-content-digest")?).ok()
 }
 
+/// How the body of an answer was compressed for the way, though nobody asked for that.
+fn encoding(headers: &HeaderMap) -> Option<&str> {
+    header(headers, "content-encoding").filter(|value| !value.eq_ignore_ascii_case("identity"))
+}
+
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     header(headers, "content-length")?.parse().ok()
 }

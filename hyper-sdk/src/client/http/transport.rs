@@ -389,9 +389,10 @@ pub(super) fn check_downgrade(from: &Url, to: &Url) -> Result<()> {
     if safe {
         return Ok(());
     }
-    Err(Error::new(
-        ErrorKind::Denied,
-        "the registry sends on to an address without TLS, which is not followed",
-    )
-    .with_context("to", to.host_str().unwrap_or_default()))
+    let (what, place) = match to.scheme() {
+        "http" => ("an address without TLS", to.host_str().unwrap_or_default()),
+        other => ("what is no address of the web", other),
+    };
+    let message = format!("the registry sends on to {what}, which is not followed");
+    Err(Error::new(ErrorKind::Denied, message).with_context("to", place))
 }

@@ -210,3 +210,32 @@ fn attributes_of_libarchive_are_decoded() {
     let archive = Raw::new().pax(&record("LIBARCHIVE.xattr.user.a=%%%")).file("a", "").end();
     assert!(reader::scan(&archive[..]).is_err());
 }
+
+#[test]
+fn extended_headers_of_one_entry_are_bounded_together() {
+    let record = |n: u8| {
+        let body = format!("a{n}={}", "x".repeat(1_000_000));
+        let length =
+            (1..9).map(|digits| body.len() + 2 + digits).find(|l| l.to_string().len() + body.len() + 2 == *l);
+        format!("{} {body}\n", length.unwrap())
+    };
+    let headers = |count: u8| {
+        (0..count)
+            .fold(Raw::new(), |raw, n| raw.pax(record(n).as_bytes()))
+            .file("a", "x")
+            .file("b", "y")
+            .end()
+    };
+    for result in unpack(&headers(4)) {
+        result.unwrap();
+    }
+    for result in unpack(&headers(5)) {
+        let e = result.unwrap_err();
+        assert!(e.kind() == ErrorKind::TooLarge && e.to_string().contains("4 MiB"), "{e}");
+    }
+    // Each entry may have its own.
+    let many = (0..8).fold(Raw::new(), |raw, n| raw.pax(record(n).as_bytes()).file(&format!("f{n}"), "x"));
+    for result in unpack(&many.end()) {
+        result.unwrap();
+    }
+}

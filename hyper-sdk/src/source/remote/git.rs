@@ -257,8 +257,11 @@ impl Git {
         let remote = self.remote.as_str();
         let what = found.name.as_deref().unwrap_or(&found.commit);
         let shallow = self.run(&[&fetch[..], &["--depth=1", "--", remote, what]].concat()).await;
-        if shallow.is_ok() && self.has(&found.object).await {
-            return Ok(());
+        match shallow {
+            Ok(_) if self.has(&found.object).await => return Ok(()),
+            // Asking again for more helps nobody who does not answer.
+            Err(e) if is_stuck(&e) => return Err(e),
+            _ => {}
         }
         // Servers may refuse single commits and shallow copies, and the reference may have moved in the meantime.
         let all = ["--", remote, "+refs/heads/*:refs/fetched/heads/*", "+refs/tags/*:refs/fetched/tags/*"];
@@ -296,7 +299,11 @@ impl Git {
         run("", &[&words("remote add -- origin")[..], &[OsStr::new(&self.remote)]].concat()).await?;
         if has_submodules {
             let mut update = words("submodule --quiet update --init --recursive --depth=1");
-            if run(PROTOCOLS, &update).await.is_err() {
+            let updated = run(PROTOCOLS, &update).await;
+            if let Err(e) = updated {
+                if is_stuck(&e) {
+                    return Err(e);
+                }
                 // The server of one may refuse shallow copies, or the commit is not the newest there.
                 update.pop();
                 run(PROTOCOLS, &update).await?;
@@ -318,6 +325,11 @@ impl Git {
         }
         Ok(())
     }
+}
+
+/// Whether git was ended because it did not get on.
+fn is_stuck(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Timeout | ErrorKind::TooLarge)
 }
 
 /// Whether a commit is of a repository with SHA-256 objects.

@@ -1,5 +1,6 @@
 //! How the program `git` is run: with what it is told here, and nothing that the user or the system set for it.
 
+use super::git_watch::{self, Outcome};
 use super::{Inner, make_folder};
 use crate::dockerfile::{percent_decode, without_password};
 use crate::graph::GitSource;
@@ -8,6 +9,7 @@ use base64::Engine as _;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::process::Command;
 use url::Url;
 
@@ -15,8 +17,8 @@ use url::Url;
 const TAIL: usize = 2000;
 /// The file of the lock of a repository.
 pub(super) const LOCK: &str = "hyper.lock";
-/// For how many seconds a web server may send nothing at all.
-const SILENCE: &str = "60";
+/// The most that a server may say of its references, in bytes: git keeps all of it in memory.
+const MAX_REFERENCES: u64 = 256 << 20;
 /// What may be fetched from.
 pub(super) const PROTOCOLS: &str = "git:http:https:ssh";
 
@@ -83,13 +85,16 @@ pub(super) struct Git {
     pub(super) shown: String,
     /// Whether the server is given credentials.
     trusted: bool,
+    /// How long nothing may move.
+    idle: Duration,
 }
 
 /// Settings of git, in order.
 type Settings = Vec<(String, String)>;
 
 /// What git is told whatever it does.
-fn settings() -> Settings {
+fn settings(idle: Duration) -> Settings {
+    let silence = idle.as_secs().max(1).to_string();
     [
         ("core.hooksPath", "/dev/null"),
         ("core.attributesFile", "/dev/null"),
@@ -105,7 +110,7 @@ fn settings() -> Settings {
         ("transfer.fsckObjects", "false"),
         ("safe.directory", "*"),
         ("http.lowSpeedLimit", "1"),
-        ("http.lowSpeedTime", SILENCE),
+        ("http.lowSpeedTime", silence.as_str()),
     ]
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
     .into()
@@ -153,7 +158,8 @@ impl Git {
         make_folder(&repository)?;
         let home = root.join("home");
         make_folder(&home)?;
-        let mut settings = settings();
+        let idle = inner.options.git_idle();
+        let mut settings = settings(idle);
         let mut trusted = false;
         if let Ok(url) = Url::parse(&source.remote)
             && matches!(url.scheme(), "http" | "https")
@@ -197,7 +203,7 @@ impl Git {
             set("SSH_AUTH_SOCK", socket.into());
         }
         let remote = address_without_password(&source.remote);
-        Ok(Self { environment, repository, remote, shown: shown.to_owned(), trusted })
+        Ok(Self { environment, repository, remote, shown: shown.to_owned(), trusted, idle })
     }
 
     pub(super) fn error(&self, what: &str) -> Error {
@@ -231,8 +237,13 @@ impl Git {
         command
     }
 
+    /// Runs git to its end, or until it does not get on.
     pub(super) async fn output(&self, command: &mut Command) -> Result<String> {
-        let output = command.output().await.map_err(|e| {
+        self.output_within(command, u64::MAX).await
+    }
+
+    async fn output_within(&self, command: &mut Command, most: u64) -> Result<String> {
+        let outcome = git_watch::run(command, self.idle, most).await.map_err(|e| {
             let missing = e.kind() == std::io::ErrorKind::NotFound;
             let message = if missing {
                 "git repositories are fetched by the program `git`, which is not installed".to_owned()
@@ -241,10 +252,27 @@ impl Git {
             };
             Error::new(if missing { ErrorKind::NotFound } else { ErrorKind::Io }, message).with_source(e)
         })?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        let stuck = |kind, what: &str| Error::new(kind, format!("{} {what}", self.shown));
+        let (status, output, complaints) = match outcome {
+            Outcome::Ended { status, output, complaints } => (status, output, complaints),
+            Outcome::Silent(time) => {
+                return Err(stuck(ErrorKind::Timeout, "is silent").with_context("seconds", time.as_secs()));
+            }
+            Outcome::Slow(time) => {
+                return Err(
+                    stuck(ErrorKind::Timeout, "sends too slowly").with_context("seconds", time.as_secs())
+                );
+            }
+            Outcome::TooMuch(limit) => {
+                return Err(
+                    stuck(ErrorKind::TooLarge, "has too many branches and tags").with_context("limit", limit)
+                );
+            }
+        };
+        if status.success() {
+            return Ok(String::from_utf8_lossy(&output).into_owned());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
+        let said = String::from_utf8_lossy(&complaints);
         let said = said.trim();
         let from = said.char_indices().rev().nth(TAIL).map_or(0, |(at, _)| at);
         let said = said[from..].lines().map(without_passwords).collect::<Vec<_>>().join("\n");
@@ -260,7 +288,7 @@ impl Git {
     /// Runs git outside of any repository: what one here is like does not count for the server.
     pub(super) async fn ask(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.command(&self.repository, PROTOCOLS);
-        self.output(command.env("GIT_DIR", "none").args(arguments)).await
+        self.output_within(command.env("GIT_DIR", "none").args(arguments), MAX_REFERENCES).await
     }
 
     pub(super) async fn run(&self, arguments: &[&str]) -> Result<String> {

@@ -17,6 +17,7 @@
 mod archive;
 mod git;
 mod git_command;
+mod git_watch;
 mod kept;
 #[cfg(test)]
 mod slow_servers;
@@ -78,7 +79,8 @@ pub struct RemoteOptions {
     pub proxy: Option<ProxyChoice>,
     /// The socket of the agent that `ssh` may ask for keys.
     pub ssh_agent: Option<PathBuf>,
-    /// How long a web server may be silent, as in [`crate::client::HttpClientBuilder::idle_timeout`]; 20 s without.
+    /// How long a server may be silent: one of the web as in [`crate::client::HttpClientBuilder::idle_timeout`], 20 s
+    /// without; one of git, which is waited for 60 s without, also sends 1 KiB a second over ten times as long.
     pub idle_timeout: Option<Duration>,
     /// Where events go.
     pub progress: Progress,
@@ -87,6 +89,10 @@ pub struct RemoteOptions {
 impl RemoteOptions {
     fn patience(&self) -> Patience {
         self.idle_timeout.map_or_else(Patience::default, Patience::new)
+    }
+
+    fn git_idle(&self) -> Duration {
+        self.idle_timeout.unwrap_or(Duration::from_secs(60))
     }
 }
 

@@ -71,3 +71,60 @@ async fn a_server_that_recovers_gives_the_file_and_one_that_does_not_ends_the_fe
         assert!(left.is_empty(), "{left:?}");
     }
 }
+
+/// Fetches a repository from a server that sends this again and again, with a pause between.
+async fn fetch_git(start: &'static str, more: &'static str, pause: Duration) -> Option<crate::Error> {
+    let version = std::process::Command::new("git").arg("--version").output();
+    if version.is_err() {
+        println!("SKIPPED: there is no git");
+        return None;
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let remote = format!("git://{}/r.git", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(start.as_bytes());
+                while stream.write_all(more.as_bytes()).is_ok() {
+                    std::thread::sleep(pause);
+                }
+            });
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let options =
+        RemoteOptions { idle_timeout: Some(Duration::from_millis(500)), ..RemoteOptions::default() };
+    let source = GitSource {
+        remote,
+        reference: None,
+        checksum: None,
+        subdir: None,
+        keep_git_dir: false,
+        submodules: true,
+        fetch_by_commit: false,
+    };
+    let fetched = RemoteSources::new(folder.path(), options).git(&source).await;
+    let left: Vec<_> = std::fs::read_dir(folder.path().join("checkouts")).into_iter().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+    Some(fetched.unwrap_err())
+}
+
+#[tokio::test]
+async fn a_git_server_that_is_silent_drips_or_never_ends_is_given_up() {
+    // A line of the list of branches, and the first half of the longest line.
+    const BRANCH: &str = "003c00112233445566778899aabbccddeeff00112233 refs/heads/abc\n";
+    let flood: &'static str = Box::leak(BRANCH.repeat(4000).into_boxed_str());
+    let (minute, drops) = (Duration::from_secs(60), Duration::from_millis(100));
+    for (start, more, pause, kind, why) in [
+        ("", "", minute, ErrorKind::Timeout, "is silent"),
+        (BRANCH, "", minute, ErrorKind::Timeout, "is silent"),
+        ("fff0", "x", drops, ErrorKind::Timeout, "too slowly"),
+        ("", flood, Duration::ZERO, ErrorKind::TooLarge, "too many branches"),
+    ] {
+        let Some(e) = fetch_git(start, more, pause).await else { return };
+        assert_eq!(e.kind(), kind, "{e:?}");
+        assert!(e.to_string().contains(why) && e.to_string().contains("git://127.0.0.1"), "{e}");
+    }
+}

@@ -30,6 +30,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How many lines the head of an answer may have.
 const MAX_HEADERS: usize = 1000;
 const MAX_REDIRECTS: usize = 10;
+/// The largest file that is fetched.
+const MAX_FILE: u64 = 64 << 30;
+const TOO_LARGE: &str = "is larger than 64 GiB, which is the most that is fetched";
 
 /// What is remembered of an answer.
 #[derive(Debug, Serialize, Deserialize)]
@@ -263,7 +266,11 @@ impl Download<'_> {
                 _ => ErrorKind::Unavailable,
             };
             let passing = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
-            return Err(self.fail(kind, format!("answered with {status}")).with_retryable(passing));
+            let why = if status.is_redirection() { ", which leads nowhere" } else { "" };
+            return Err(self.fail(kind, format!("answered with {status}{why}")).with_retryable(passing));
+        }
+        if response.content_length().is_some_and(|length| length > MAX_FILE) {
+            return Err(self.fail(ErrorKind::TooLarge, TOO_LARGE));
         }
         let text = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let (etag, last_modified) = (text(ETAG), text(LAST_MODIFIED));
@@ -274,15 +281,16 @@ impl Download<'_> {
         let path = made.path().join(&self.source.file_name);
         let file = std::fs::File::create_new(&path).at("cannot write the file", &path)?;
         let algorithm = self.source.checksum.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-        let sink = Sink { file, hasher: algorithm.hasher() };
+        let sink = Sink { file, hasher: algorithm.hasher(), left: MAX_FILE };
         let packed = text(CONTENT_ENCODING).is_some_and(|encoding| encoding.eq_ignore_ascii_case("gzip"));
         let mut body = if packed {
             Body::Gzip(Box::new(MultiGzDecoder::new(sink)))
         } else {
             Body::Plain(Box::new(sink))
         };
-        use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+        use std::io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput, UnexpectedEof};
         let unwritten = |e: std::io::Error| match e.kind() {
+            FileTooLarge if e.raw_os_error().is_none() => self.fail(ErrorKind::TooLarge, TOO_LARGE),
             InvalidData | InvalidInput | UnexpectedEof if packed => {
                 let what = "says that its answer is compressed with gzip, and it is not or is cut off";
                 self.fail(ErrorKind::Invalid, what).with_source(e)
@@ -297,7 +305,7 @@ impl Download<'_> {
             body.write(&chunk).map_err(unwritten)?;
             self.task.advance(chunk.len() as u64);
         }
-        let Sink { file, hasher } = body.finish().map_err(unwritten)?;
+        let Sink { file, hasher, .. } = body.finish().map_err(unwritten)?;
         let digest = hasher.finish();
         self.check(&digest)?;
         let time = last_modified.as_deref().and_then(seconds);
@@ -332,11 +340,17 @@ fn first_cause(error: &Error) -> Option<&(dyn std::error::Error + 'static)> {
 struct Sink {
     file: std::fs::File,
     hasher: Hasher,
+    /// How many bytes it may still take: a small answer unpacks to any size, and one may never end.
+    left: u64,
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if bytes.len() as u64 > self.left {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
         let count = self.file.write(bytes)?;
+        self.left -= count as u64;
         self.hasher.update(&bytes[..count]);
         Ok(count)
     }
@@ -382,6 +396,26 @@ fn seconds(date: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_larger_than_the_limit_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = |name: &str| {
+            let file = std::fs::File::create(folder.path().join(name)).unwrap();
+            Box::new(Sink { file, hasher: Hasher::sha256(), left: 100_000 })
+        };
+        let mut plain = Body::Plain(sink("plain"));
+        plain.write(&[0; 100_000]).unwrap();
+        assert_eq!(plain.write(&[0]).unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(&[0; 1 << 20]).unwrap();
+        let bomb = encoder.finish().unwrap();
+        assert!(bomb.len() < 10_000);
+        let mut packed = Body::Gzip(Box::new(MultiGzDecoder::new(*sink("packed"))));
+        let written = packed.write(&bomb).and_then(|()| packed.finish().map(drop));
+        assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
+        assert!(std::fs::metadata(folder.path().join("packed")).unwrap().len() <= 100_000);
+    }
 
     #[test]
     fn dates_are_read_whatever_servers_call_universal_time() {

@@ -207,3 +207,58 @@ fn nothing_steps_down_from_tls() {
     assert!(check("http://a/", "http://b/").is_ok());
     assert!(check("http://a/", "https://b/").is_ok());
 }
+
+#[tokio::test]
+async fn a_token_server_elsewhere_without_tls_gets_nothing_unless_plain_http_was_asked_for() {
+    let server = Server::start(|_| {
+        Reply::new(401).header("WWW-Authenticate", r#"Bearer realm="http://auth.example/token",service="s""#)
+    })
+    .await;
+    // Whoever would send it has to go through here.
+    let proxy = Server::start(|_| token("t", 300)).await;
+    let host = RegistryHost::parse(&server.address).unwrap();
+    let keychain = Arc::new(StaticKeychain::default().with(host.clone(), Credentials::basic("joe", "pass")));
+    let proxies = |name: &str| match name {
+        "http_proxy" => Some(format!("http://{}", proxy.address)),
+        "no_proxy" => Some("127.0.0.1".to_owned()),
+        _ => None,
+    };
+    let proxies = crate::client::Proxies::from_variables(proxies);
+    let builder = || HttpClient::builder(host.clone()).retry(QUICK).keychain(keychain.clone());
+    let client = builder().proxies(proxies.clone()).build().unwrap();
+    let e = client.get_manifest(&repository(), &latest()).await.unwrap_err();
+    assert!(e.kind() == ErrorKind::Unauthorized && e.to_string().contains("without TLS"), "{e}");
+    assert_eq!(e.context_value("token server"), Some("auth.example"));
+    assert_eq!(proxy.seen().len(), 0);
+    let client = builder().proxies(proxies).plain_http(true).build().unwrap();
+    client.get_manifest(&repository(), &latest()).await.unwrap_err();
+    assert_eq!(proxy.count("GET http://auth.example/token"), 1);
+}
+
+#[tokio::test]
+async fn odd_challenges_and_tokens_are_errors() {
+    let big = "a".repeat(1 << 20);
+    let many = "Bearer ,".repeat(5000);
+    for (challenge, answer) in [
+        ("Bearer", "{}"),
+        ("Bearer realm=", "{}"),
+        (r#"Bearer realm="file:///etc/passwd""#, "{}"),
+        (r#"Bearer realm="http://[::1""#, "{}"),
+        (r#"Bearer realm="javascript:alert(1)""#, "{}"),
+        (many.as_str(), "{}"),
+        (r#"Bearer realm="/token",service="\\\"ä	""#, r#"{"token":"a\nb"}"#),
+        (r#"Bearer realm="/token""#, r#"{"token":"","access_token":null}"#),
+        (r#"Bearer realm="/token""#, r#"{"token":7}"#),
+        (r#"Bearer realm="/token""#, big.as_str()),
+    ] {
+        let (challenge, answer) = (challenge.to_owned(), answer.to_owned());
+        let server = Server::start(move |seen| match is_token(seen) {
+            true => Reply::new(200).body(answer.clone()),
+            false => Reply::new(401).header("WWW-Authenticate", &challenge),
+        })
+        .await;
+        let e = client(&server).get_manifest(&repository(), &latest()).await.unwrap_err();
+        assert!(matches!(e.kind(), ErrorKind::Unauthorized | ErrorKind::TooLarge), "{e}");
+        assert!(e.to_string().contains(&server.address), "{e}");
+    }
+}

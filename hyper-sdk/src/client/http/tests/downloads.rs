@@ -142,3 +142,38 @@ async fn a_blob_is_there_or_not() {
     assert_eq!(client.stat_blob(&repository(), &Digest::sha256("x")).await.unwrap(), Some(1));
     assert_eq!(client.stat_blob(&repository(), &Digest::sha256("y")).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn ranges_of_impossible_numbers_are_errors() {
+    for range in
+        ["bytes 5-18446744073709551615/*", "bytes 0-18446744073709551615/*", "bytes 0-4/18446744073709551615"]
+    {
+        let server = Server::start(move |seen| match seen.method.as_str() {
+            "HEAD" => Reply::new(404),
+            _ => Reply::new(206).header("Content-Range", range).body("hello"),
+        })
+        .await;
+        for wanted in [None, Some(ByteRange::FromTo(u64::MAX - 1, None)), Some(ByteRange::Suffix(u64::MAX))] {
+            let read = read(&client(&server), &Digest::sha256("hello"), wanted).await;
+            assert!(read.is_err(), "{range}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn content_that_was_compressed_unasked_is_named_when_it_does_not_match() {
+    let server = Server::start(|_| {
+        Reply::new(200)
+            .header("Content-Encoding", "gzip")
+            .header("Content-Type", media_type::OCI_MANIFEST)
+            .body("compressed")
+    })
+    .await;
+    let client = client(&server);
+    let e = read(&client, &Digest::sha256("x"), None).await.unwrap_err();
+    assert_eq!((e.kind(), e.context_value("content-encoding")), (ErrorKind::DigestInvalid, Some("gzip")));
+    let e = client.get_manifest(&repository(), &latest()).await.unwrap_err();
+    assert_eq!(e.context_value("content-encoding"), Some("gzip"));
+    // Storages keep what is compressed with such a header: the bytes count.
+    assert_eq!(read(&client, &Digest::sha256("compressed"), None).await.unwrap(), b"compressed");
+}

@@ -125,3 +125,44 @@ async fn a_registry_that_knows_subjects_keeps_its_own_list() {
     client(&server).put_manifest(&repository(), &latest(), &referrer).await.unwrap();
     assert_eq!(server.seen().len(), 1);
 }
+
+#[tokio::test]
+async fn a_link_to_another_host_is_not_followed() {
+    let other = Server::start(|_| Reply::new(200).body(r#"{"tags":["a"]}"#)).await;
+    let to = format!("http://localhost:{}/v2/x", other.address.rsplit(':').next().unwrap());
+    for to in [to, "file:///etc/passwd".to_owned(), "http://[".to_owned()] {
+        let link = format!("<{to}>; rel=next");
+        let server = Server::start(move |seen| {
+            let body = match seen.target.contains("referrers") {
+                true => ImageIndex::new(vec![descriptor("1", "t")]).to_bytes(),
+                false => br#"{"tags":["a"],"repositories":["a"]}"#.to_vec(),
+            };
+            Reply::new(200).header("Link", &link).body(body)
+        })
+        .await;
+        let client = client(&server);
+        let name = repository();
+        for e in [
+            client.list_tags(&name, Page::default()).await.unwrap_err(),
+            client.list_repositories(Page::default()).await.unwrap_err(),
+            client.list_referrers(&name, &Digest::sha256("x"), None).await.unwrap_err(),
+        ] {
+            assert!(matches!(e.kind(), ErrorKind::Denied | ErrorKind::Invalid), "{e}");
+            assert!(e.to_string().contains("registry"), "{e}");
+        }
+    }
+    assert_eq!(other.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_list_that_leads_back_to_its_page_ends() {
+    let server = Server::start(|_| {
+        Reply::new(200).header("Link", "</v2/a/b/tags/list?again=1>; rel=next").body(r#"{"tags":["a"]}"#)
+    })
+    .await;
+    let client = client(&server);
+    assert!(client.list_tags(&repository(), Page::default()).await.unwrap().more);
+    let after = Some("a".to_owned());
+    let e = client.list_tags(&repository(), Page { limit: None, after }).await.unwrap_err();
+    assert!(e.kind() == ErrorKind::Unavailable && e.to_string().contains("to the same page"), "{e}");
+}

@@ -279,3 +279,25 @@ async fn a_push_that_is_dropped_publishes_nothing() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(server.count("PUT /v2/a/b/manifests/"), 0);
 }
+
+#[tokio::test]
+async fn a_registry_that_says_it_has_more_than_was_sent_ends_the_push() {
+    let layer = vec![7; 300_000];
+    let (store, _) = store(&layer).await;
+    let (layer, beyond) = (Digest::sha256(&layer), Counter::default());
+    let server = Server::start(move |seen| match seen.method.as_str() {
+        "HEAD" if !seen.target.contains(layer.hex()) => Reply::new(200).header("Content-Length", 2),
+        "HEAD" if beyond.0.load(Ordering::SeqCst) > 0 => Reply::new(503),
+        "HEAD" => Reply::new(404),
+        "POST" => Reply::new(202).header("Location", "/v2/u"),
+        "PATCH" => {
+            beyond.next();
+            Reply::new(202).header("Location", "/v2/u").header("Range", "0-18446744073709551615")
+        }
+        _ => Reply::new(200),
+    })
+    .await;
+    let options = PushOptions { chunk_length: Some(100_000), ..PushOptions::default() };
+    let e = push_to(&server, &store, &options).await.unwrap_err();
+    assert!(e.kind() == ErrorKind::RangeInvalid && e.to_string().contains("registry"), "{e}");
+}
