@@ -132,11 +132,14 @@ fn serve(
     Some(())
 }
 
+/// A repository, and a tag or digest there.
+type Key = (String, String);
+
 /// A registry that keeps to the protocol and keeps everything in memory.
 #[derive(Default)]
 pub(crate) struct Registry {
-    blobs: Mutex<HashMap<(String, String), Vec<u8>>>,
-    manifests: Mutex<HashMap<(String, String), (String, Vec<u8>)>>,
+    blobs: Mutex<HashMap<Key, Vec<u8>>>,
+    manifests: Mutex<HashMap<Key, (String, Vec<u8>)>>,
     uploads: Mutex<HashMap<String, Vec<u8>>>,
     next: AtomicU64,
     /// How many bytes of blobs were sent to it.
