@@ -33,7 +33,6 @@ mod server;
 mod socket;
 mod state;
 mod upkeep;
-mod whereabouts;
 
 pub use connection::{ConnectionInfo, Connections};
 pub use hyper_sdk::store::wrap::CacheOptions;

@@ -8,7 +8,6 @@ use crate::metrics::Metrics;
 use crate::options::RegistryOptions;
 use crate::readiness::Readiness;
 use crate::request_id::RequestIds;
-use crate::whereabouts::Whereabouts;
 use hyper_sdk::store::SharedStore;
 use hyper_sdk::store::wrap::Cached;
 use hyper_sdk::{Error, Result};
@@ -24,7 +23,6 @@ pub(crate) struct State {
     pub(crate) cache: Cached,
     pub(crate) metrics: Metrics,
     pub(crate) connections: Connections,
-    pub(crate) whereabouts: Whereabouts,
     pub(crate) readiness: Readiness,
     pub(crate) request_ids: RequestIds,
     /// Whether the upkeep was started.
@@ -79,7 +77,6 @@ impl State {
             cache,
             metrics: Metrics::default(),
             connections: Connections::default(),
-            whereabouts: Whereabouts::default(),
             store,
             options,
         })

@@ -12,29 +12,34 @@
 //!
 //! # Limits
 //! Bytes whose last link is deleted stay in the blob backend: they cannot be read any more, but take space until
-//! garbage collection removes them, which does not exist yet. Sessions that nobody ends are removed by their age
-//! ([`RegistryStore::expire_uploads`]).
+//! garbage collection removes them, which does not exist yet. What it needs is in the traits of the backends: links have
+//! leases, and a blob is condemned before its bytes are deleted; a push of it waits for that. Sessions that nobody ends are
+//! removed by their age ([`RegistryStore::expire_uploads`]).
 
+mod edges;
 mod expiry;
+mod upload;
 
-use super::blob::{BlobBackend, BlobStaging, StagedState};
+use self::edges::edges;
+use self::upload::Upload;
+use super::blob::{BlobBackend, BlobKey, BlobStaging, StagedState};
 use super::errors::{
-    blob_unknown, bytes_lost, digest_mismatch, manifest_unknown, repository_unknown, two_sizes, upload_moved,
+    being_removed, blob_unknown, bytes_lost, digest_mismatch, manifest_unknown, repository_unknown,
     upload_unknown,
 };
-use super::meta::{Change, Edge, EdgeKind, ManifestChange, MetaBackend, UploadRecord};
+use super::meta::{BlobRecord, Change, ManifestChange, MetaBackend, UploadRecord};
 use super::{
     BlobReader, BlobUpload, ByteRange, Listing, Page, PutManifest, RegistryStore, StoreCapabilities,
     UploadId, UploadOptions,
 };
+use crate::clock::{Clock as _, SystemClock};
 use crate::digest::Algorithm;
-use crate::media_type;
-use crate::oci::{Descriptor, Manifest, ManifestBody};
+use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::collections::HashMap;
+use futures::{StreamExt as _, TryStreamExt as _};
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +50,16 @@ pub const MAX_PAGE: usize = 10_000;
 
 /// What a finished upload is described as: a store does not know what a blob is for.
 const BLOB_MEDIA_TYPE: &str = "application/octet-stream";
+
+/// How long a link that was made just now is kept at least, though no manifest references the blob yet.
+const LEASE: i64 = 24 * 60 * 60;
+
+/// The end of a lease is a multiple of this, so that a blob that is pushed again and again costs few writes.
+const LEASE_STEP: i64 = 12 * 60 * 60;
+
+/// How often, and how far apart, a push of a blob that is being removed tries again.
+const REMOVAL_TRIES: u32 = 100;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// Bytes above this are hashed on a thread that may block.
 const HASH_INLINE: usize = 256 * 1024;
@@ -81,15 +96,64 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         &self.0.meta
     }
 
-    async fn link(&self, repository: &RepositoryName, digest: &Digest, size: u64) -> Result<Descriptor> {
-        let (repository, linked) = (repository.clone(), digest.clone());
-        self.0.meta.write(Change::LinkBlob { repository, digest: linked, size, upload: None }).await?;
-        Ok(Descriptor::new(BLOB_MEDIA_TYPE, digest.clone(), size))
+    /// Links a blob, once nobody is removing it any more.
+    async fn link(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+        key: BlobKey,
+        upload: Option<UploadId>,
+    ) -> Result<Descriptor> {
+        let change = Change::LinkBlob {
+            repository: repository.clone(),
+            digest: digest.clone(),
+            size,
+            key,
+            upload,
+            leased_until: leased_until(),
+        };
+        for _ in 0..REMOVAL_TRIES {
+            match self.0.meta.write(change.clone()).await {
+                Err(e) if e.kind() == ErrorKind::Unavailable && self.is_condemned(digest).await? => {
+                    tokio::time::sleep(REMOVAL_PAUSE).await;
+                }
+                outcome => {
+                    return outcome.map(|_| Descriptor::new(BLOB_MEDIA_TYPE, digest.clone(), size));
+                }
+            }
+        }
+        Err(being_removed(digest))
     }
 
-    /// The size in the row of a blob, whatever became of its bytes.
-    async fn size_of(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
+    async fn is_condemned(&self, digest: &Digest) -> Result<bool> {
+        let records = self.0.meta.blobs(std::slice::from_ref(digest)).await?;
+        Ok(records.iter().flatten().any(|record| record.condemned.is_some()))
+    }
+
+    /// The row of a blob, whatever became of its bytes.
+    async fn record(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobRecord> {
         self.0.meta.blob(repository, digest).await?.ok_or_else(|| blob_unknown(repository, digest))
+    }
+
+    /// Fails when the bytes of a blob are not there, or not as many as its row says.
+    async fn check_bytes(&self, repository: &RepositoryName, record: &BlobRecord) -> Result<()> {
+        match self.0.blobs.sizes(std::slice::from_ref(&record.key)).await?.as_slice() {
+            [Some(there)] if *there == record.size => Ok(()),
+            _ => Err(bytes_lost(repository, &record.digest)),
+        }
+    }
+
+    /// What the blob backend knows the bytes of these blobs by.
+    async fn keys(&self, digests: Vec<Digest>) -> Result<Vec<BlobKey>> {
+        if !self.0.blobs.has_own_keys() {
+            return Ok(digests.into_iter().map(BlobKey::Digest).collect());
+        }
+        let records = self.0.meta.blobs(&digests).await?;
+        let key = |(digest, record): (Digest, Option<BlobRecord>)| {
+            record.map_or(BlobKey::Digest(digest), |record| record.key)
+        };
+        Ok(digests.into_iter().zip(records).map(key).collect())
     }
 
     /// Refuses what could only end in a write. Where reading comes first, its outcome would say something else.
@@ -115,54 +179,10 @@ impl<B: BlobBackend, M: MetaBackend> Display for Composed<B, M> {
     }
 }
 
-/// What a manifest points to, each digest once: the config and layers of an image, the entries of an index.
-///
-/// # Errors
-/// [`ErrorKind::SizeInvalid`] when two descriptors of one digest say different sizes.
-fn edges(manifest: &Manifest) -> Result<Vec<Edge>> {
-    let edge = |kind, field: String, d: &Descriptor, required| Edge {
-        kind,
-        digest: d.digest.clone(),
-        required,
-        size: d.size,
-        stored: None,
-        field,
-    };
-    let all: Vec<Edge> = match manifest.body() {
-        ManifestBody::Image(image) => {
-            std::iter::once(edge(EdgeKind::Blob, "config".to_owned(), &image.config, true))
-                .chain(image.layers.iter().enumerate().map(|(i, layer)| {
-                    let exempt =
-                        media_type::is_non_distributable(&layer.media_type) || !layer.urls.is_empty();
-                    edge(EdgeKind::Blob, format!("layers[{i}]"), layer, !exempt)
-                }))
-                .collect()
-        }
-        // An entry for a platform may be left out: the index is then sparse (image-spec, image-index.md).
-        ManifestBody::Index(index) => index
-            .manifests
-            .iter()
-            .enumerate()
-            .map(|(i, entry)| {
-                edge(EdgeKind::Entry, format!("manifests[{i}]"), entry, entry.platform.is_none())
-            })
-            .collect(),
-    };
-    let mut places: HashMap<Digest, usize> = HashMap::with_capacity(all.len());
-    let mut edges: Vec<Edge> = Vec::with_capacity(all.len());
-    for edge in all {
-        let Some(first) = places.get(&edge.digest).and_then(|i| edges.get_mut(*i)) else {
-            places.insert(edge.digest.clone(), edges.len());
-            edges.push(edge);
-            continue;
-        };
-        if edge.size != first.size {
-            return Err(two_sizes(&first.field, &edge.field, &first.digest));
-        }
-        // A required mention wins over an exempt one of the same content.
-        first.required |= edge.required;
-    }
-    Ok(edges)
+/// Until when a link that is made now is kept at least.
+fn leased_until() -> i64 {
+    let end = SystemClock.now().saturating_add(LEASE);
+    end.saturating_add(LEASE_STEP - 1).div_euclid(LEASE_STEP).saturating_mul(LEASE_STEP)
 }
 
 async fn digest_of(algorithm: Algorithm, bytes: &Bytes) -> Result<Digest> {
@@ -185,11 +205,9 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
     }
 
     async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
-        let size = self.size_of(repository, digest).await?;
-        match self.0.blobs.sizes(std::slice::from_ref(digest)).await?.as_slice() {
-            [Some(there)] if *there == size => Ok(size),
-            _ => Err(bytes_lost(repository, digest)),
-        }
+        let record = self.record(repository, digest).await?;
+        self.check_bytes(repository, &record).await?;
+        Ok(record.size)
     }
 
     async fn get_blob(
@@ -198,15 +216,23 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         digest: &Digest,
         range: Option<ByteRange>,
     ) -> Result<BlobReader> {
-        let size = self.size_of(repository, digest).await?;
+        let BlobRecord { size, key, .. } = self.record(repository, digest).await?;
         let (offset, length) = range.map_or(Ok((0, size)), |range| range.resolve(size))?;
-        let stream = self.0.blobs.read(digest, size, offset, length).await.map_err(|e| match e.kind() {
+        let stream = self.0.blobs.read(&key, size, offset, length).await.map_err(|e| match e.kind() {
             ErrorKind::Corrupt => {
                 tracing::warn!(%repository, %digest, "a blob is missing or cut short in the store");
                 bytes_lost(repository, digest).with_source(e)
             }
             _ => e,
         })?;
+        // Whoever mends the blob knows it by its digest.
+        let stream = match key {
+            BlobKey::Digest(_) => stream,
+            BlobKey::Own(_) => {
+                let digest = digest.clone();
+                stream.map_err(move |e| e.with_context("digest", &digest)).boxed()
+            }
+        };
         Ok(BlobReader { size, offset, length, stream })
     }
 
@@ -224,7 +250,8 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         self.writable()?;
         self.stat_blob(from, digest).await?;
         let (repository, digest, from) = (repository.clone(), digest.clone(), from.clone());
-        self.0.meta.write(Change::MountBlob { repository, digest, from }).await
+        let leased_until = leased_until();
+        self.0.meta.write(Change::MountBlob { repository, digest, from, leased_until }).await
     }
 
     async fn start_upload(
@@ -239,14 +266,14 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
             state: StagedState::default(),
         };
         self.0.meta.write(Change::StartUpload(record.clone())).await?;
-        Ok(Box::new(Upload { store: self.clone(), offset: 0, record, staging: None }))
+        Ok(Box::new(Upload::new(self.clone(), record)))
     }
 
     async fn resume_upload(&self, repository: &RepositoryName, id: &UploadId) -> Result<Box<dyn BlobUpload>> {
         self.writable()?;
         let record = self.0.meta.upload(id).await?.filter(|record| record.repository == *repository);
         let record = record.ok_or_else(|| upload_unknown(id))?;
-        Ok(Box::new(Upload { store: self.clone(), offset: record.state.offset, record, staging: None }))
+        Ok(Box::new(Upload::new(self.clone(), record)))
     }
 
     async fn get_manifest(
@@ -261,8 +288,8 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
     async fn put_manifest(&self, repository: &RepositoryName, put: PutManifest) -> Result<Descriptor> {
         let descriptor = put.manifest.descriptor();
         let mut edges = edges(&put.manifest)?;
-        let digests: Vec<Digest> = edges.iter().map(|edge| edge.digest.clone()).collect();
-        let stored = self.0.blobs.sizes(&digests).await?;
+        let keys = self.keys(edges.iter().map(|edge| edge.digest.clone()).collect()).await?;
+        let stored = self.0.blobs.sizes(&keys).await?;
         for (edge, stored) in edges.iter_mut().zip(stored) {
             edge.stored = stored;
             edge.required &= !put.sparse;
@@ -311,6 +338,11 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         self.0.meta.referrers(repository, digest, artifact_type).await
     }
 
+    async fn repositories_with(&self, digest: &Digest, page: Page) -> Result<Listing<RepositoryName>> {
+        let limit = page.limit.unwrap_or(MAX_PAGE).min(MAX_PAGE);
+        self.0.meta.repositories_with(digest, page.after.as_deref(), limit).await
+    }
+
     fn version(&self) -> Option<u64> {
         self.0.meta.version()
     }
@@ -325,7 +357,8 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         if got != *digest {
             return Err(digest_mismatch(digest, &got));
         }
-        let descriptor = self.link(repository, digest, bytes.len() as u64).await?;
+        let key = BlobKey::Digest(digest.clone());
+        let descriptor = self.link(repository, digest, bytes.len() as u64, key, None).await?;
         self.0.blobs.put(digest, bytes).await?;
         Ok(descriptor)
     }
@@ -343,179 +376,28 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
                 Error::invalid("only a regular file can become a blob").with_context("path", path.display())
             );
         }
-        let descriptor = self.link(repository, digest, meta.len()).await?;
+        let key = BlobKey::Digest(digest.clone());
+        let descriptor = self.link(repository, digest, meta.len(), key, None).await?;
         self.0.blobs.adopt(digest, path).await?;
         Ok(descriptor)
     }
 
     async fn remove_damaged(&self, digest: &Digest) -> Result<bool> {
-        self.0.blobs.remove_damaged(digest).await
+        for key in self.keys(vec![digest.clone()]).await? {
+            if self.0.blobs.remove_damaged(&key, digest).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn blob_path(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<PathBuf>> {
-        self.stat_blob(repository, digest).await?;
-        Ok(self.0.blobs.path(digest))
+        let record = self.record(repository, digest).await?;
+        self.check_bytes(repository, &record).await?;
+        Ok(self.0.blobs.path(&record.key))
     }
 
     async fn expire_uploads(&self, age: Duration) -> Result<u64> {
         self.expire(age).await
-    }
-}
-
-#[derive(Debug)]
-struct Upload<B, M> {
-    store: Composed<B, M>,
-    record: UploadRecord,
-    offset: u64,
-    staging: Option<Box<dyn BlobStaging>>,
-}
-
-impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
-    /// The staging area, opened when this handle does not hold it yet.
-    async fn staging(&mut self) -> Result<&mut Box<dyn BlobStaging>> {
-        let staging = match self.staging.take() {
-            Some(staging) => staging,
-            None => self.open().await?,
-        };
-        Ok(self.staging.insert(staging))
-    }
-
-    /// Only a writer that holds the area may look at the saved state: it cannot change any more then.
-    async fn open(&self) -> Result<Box<dyn BlobStaging>> {
-        let Backends { blobs, meta } = &*self.store.0;
-        let id = &self.record.id;
-        let mut staging = blobs.stage(id).await?;
-        let Some(saved) = meta.upload(id).await? else {
-            // The session has ended, so this area was made just now and is of no use to anybody.
-            staging.discard().await?;
-            return Err(upload_unknown(id));
-        };
-        if saved.state.offset != self.offset {
-            return Err(upload_moved(self.offset, saved.state.offset));
-        }
-        match staging.restore(&saved.state, self.record.algorithm).await {
-            Ok(()) => Ok(staging),
-            Err(e) => {
-                if e.kind() == ErrorKind::UploadUnknown {
-                    self.drop_quietly(staging).await;
-                }
-                Err(e)
-            }
-        }
-    }
-
-    /// Ends the session because of an error, which is the one to tell: what cannot be removed now expires.
-    async fn drop_quietly(&self, staging: Box<dyn BlobStaging>) {
-        if let Err(error) = self.store.drop_upload(&self.record.id, staging).await {
-            tracing::debug!(%error, upload = %self.record.id, "an upload is not removed at once");
-        }
-    }
-
-    /// Passes an outcome on. A session that ran into a full disk is ended, which gives its space back: its client could
-    /// only go on when others did so.
-    async fn unless_full<T>(&mut self, outcome: Result<T>) -> Result<T> {
-        if let Err(e) = &outcome
-            && e.kind() == ErrorKind::StorageFull
-            && let Some(staging) = self.staging.take()
-        {
-            self.drop_quietly(staging).await;
-        }
-        outcome
-    }
-}
-
-#[async_trait]
-impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
-    fn id(&self) -> &UploadId {
-        &self.record.id
-    }
-
-    fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    async fn append(&mut self, bytes: Bytes) -> Result<()> {
-        let length = bytes.len() as u64;
-        let appended = self.staging().await?.append(bytes).await;
-        self.unless_full(appended).await?;
-        self.offset += length;
-        Ok(())
-    }
-
-    async fn save(&mut self) -> Result<()> {
-        let Some(staging) = &mut self.staging else { return Ok(()) };
-        let saved = staging.save().await;
-        let state = self.unless_full(saved).await?;
-        let change = Change::SaveUpload { id: self.record.id.clone(), state: state.clone() };
-        let saved = self.store.0.meta.write(change).await;
-        self.unless_full(saved).await?;
-        self.record.state = state;
-        self.staging = None;
-        Ok(())
-    }
-
-    async fn finish(mut self: Box<Self>, digest: &Digest) -> Result<Descriptor> {
-        let verified = self.staging().await?.verify(digest).await;
-        if verified.as_ref().is_err_and(|e| e.kind() == ErrorKind::DigestInvalid)
-            && let Some(staging) = self.staging.take()
-        {
-            self.drop_quietly(staging).await;
-        }
-        let size = self.unless_full(verified).await?;
-        let change = Change::LinkBlob {
-            repository: self.record.repository.clone(),
-            digest: digest.clone(),
-            size,
-            upload: Some(self.record.id.clone()),
-        };
-        let linked = self.store.0.meta.write(change).await;
-        self.unless_full(linked).await?;
-        let placed = self.staging().await?.commit(digest).await;
-        if placed.is_err()
-            && let Some(staging) = self.staging.take()
-        {
-            // The session has ended with the link: nobody can go on with these bytes.
-            self.drop_quietly(staging).await;
-        }
-        placed?;
-        Ok(Descriptor::new(BLOB_MEDIA_TYPE, digest.clone(), size))
-    }
-
-    async fn abort(mut self: Box<Self>) -> Result<()> {
-        let staging = match self.staging.take() {
-            Some(staging) => staging,
-            None => self.store.0.blobs.stage(&self.record.id).await?,
-        };
-        self.store.drop_upload(&self.record.id, staging).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::oci::{ImageIndex, ImageManifest};
-    use crate::platform::Platform;
-
-    #[test]
-    fn exemptions_follow_the_media_type_the_urls_and_the_platform() {
-        let blob = |media_type: &str, text: &str| Descriptor::of(media_type, text.as_bytes());
-        let elsewhere =
-            Descriptor { urls: vec!["https://example.org/b".into()], ..blob(media_type::OCI_LAYER, "b") };
-        let foreign = blob("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "c");
-        let config = blob(media_type::OCI_CONFIG, "{}");
-        let layers =
-            vec![foreign, elsewhere, blob(media_type::OCI_LAYER, "a"), blob(media_type::OCI_LAYER, "a")];
-        let image = ImageManifest::new(config, layers).to_bytes();
-        let image = edges(&Manifest::parse(image, media_type::OCI_MANIFEST).unwrap()).unwrap();
-        let required = |text: &str| image.iter().find(|e| e.digest == Digest::sha256(text)).unwrap().required;
-        assert_eq!(image.len(), 4);
-        assert!(required("{}") && required("a") && !required("b") && !required("c"));
-
-        let plain = blob(media_type::OCI_MANIFEST, "m");
-        let linux = Platform::new("linux", "amd64", None);
-        let index = ImageIndex::new(vec![Descriptor { platform: Some(linux), ..plain.clone() }, plain]);
-        let index = edges(&Manifest::parse(index.to_bytes(), media_type::OCI_INDEX).unwrap()).unwrap();
-        assert!(index.len() == 1 && index[0].required && index[0].kind == EdgeKind::Entry);
-        assert_eq!(index[0].field, "manifests[0]");
     }
 }

@@ -64,6 +64,12 @@ pub fn missing_bytes(digest: &Digest) -> Error {
         .with_context("digest", digest)
 }
 
+/// [`ErrorKind::Unavailable`]: a collector is removing the blob, and its bytes have the key that they had.
+pub fn being_removed(digest: &Digest) -> Error {
+    Error::new(ErrorKind::Unavailable, "the blob is being removed from the store: push it again")
+        .with_context("digest", digest)
+}
+
 /// [`ErrorKind::BlobUnknown`]: the repository has no link to the blob.
 pub fn blob_unknown(repository: &RepositoryName, digest: &Digest) -> Error {
     Error::new(ErrorKind::BlobUnknown, "the repository does not have this blob")

@@ -117,7 +117,25 @@ pub struct Listing<T> {
 ///
 /// # Guarantees
 /// Object-safe; every method may be called from many tasks at once. Cancelling a future (dropping it) leaves each
-/// object either as it was or as it was to be, never in between. The suite in `store::conformance` tests a backend.
+/// object either as it was or as it was to be, never in between. The suite in `store::conformance` tests a store.
+///
+/// ```
+/// use hyper_sdk::oci::{ImageIndex, Manifest};
+/// use hyper_sdk::store::{MemoryStore, PutManifest, RegistryStore, RegistryStoreExt as _};
+/// use hyper_sdk::{RepositoryName, Tag};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// let store: std::sync::Arc<dyn RegistryStore> = std::sync::Arc::new(MemoryStore::default());
+/// let name = RepositoryName::parse("team/app")?;
+/// let blob = store.put_bytes(&name, "text/plain", "hello".into()).await?;
+/// let index = Manifest::sniff(ImageIndex::new(vec![blob.clone()]).to_bytes())?;
+/// store.put_manifest(&name, PutManifest::new(index, [Tag::latest()])).await?;
+/// assert_eq!(store.all_tags(&name).await?, [Tag::latest()]);
+/// assert_eq!(store.read_blob(&name, &blob.digest, 100).await?, "hello");
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// Every method: [`crate::ErrorKind::Unsupported`] for what [`RegistryStore::capabilities`] denies, and backend
@@ -206,6 +224,15 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         digest: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>>;
+
+    /// The repositories that have a blob, for a mount that does not say where from. In an order of the store's own;
+    /// `page.after` is the last repository of the page before. The caller sees to it that whoever asks may know of them.
+    ///
+    /// A store without an index from blobs to repositories names none.
+    async fn repositories_with(&self, digest: &Digest, page: Page) -> Result<Listing<RepositoryName>> {
+        let _ = (digest, page);
+        Ok(Listing { items: Vec::new(), more: false })
+    }
 
     /// A number that is another one after every committed change of what can be read, whoever made it; `None` when the
     /// store cannot tell.

@@ -52,3 +52,5 @@ mod faults;
 mod full;
 #[cfg(feature = "store-sql")]
 mod leftovers;
+#[cfg(feature = "store-sql")]
+mod migration;

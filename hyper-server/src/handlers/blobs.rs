@@ -47,7 +47,6 @@ async fn whole(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) ->
         FetchedBlob::Whole(content) => return from_memory(call, &content, None),
         FetchedBlob::Reader(reader) => reader,
     };
-    call.whereabouts.seen(digest, repository);
     let size = reader.size;
     let mut response = streamed(digest, size, Body::new(BlobBody::open(reader).await?));
     response.extensions_mut().insert(Streamed);

@@ -23,8 +23,11 @@ static UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 /// The largest body that is gathered in memory instead of in a session.
 const IN_MEMORY: usize = 256 << 10;
 
-/// How many repositories are asked for a blob that is to be mounted from wherever it is.
-const ASKED: usize = 200;
+/// How many repositories that have a blob are looked at for a right to pull it, when it is to be mounted from wherever
+/// it is: so many pages of so many. How many of those that may be pulled are tried.
+const PAGES: usize = 5;
+const PAGE: usize = 200;
+const TRIED: usize = 3;
 
 pub(super) async fn start(
     call: &Call<'_>,
@@ -35,7 +38,7 @@ pub(super) async fn start(
     if let Some(digest) = &start.mount
         && mount(call, &repository, digest, start.from.as_ref()).await?
     {
-        return Ok(created(call, &repository, digest));
+        return Ok(created(&repository, digest));
     }
     if let (Some(digest), Some(length)) = (&start.digest, body.announced)
         && length <= IN_MEMORY as u64
@@ -78,7 +81,7 @@ async fn put_monolithic(
     drop(receiving);
     let (to, wanted) = (repository.clone(), digest.clone());
     call.change(move |store| async move { store.put_blob(&to, &wanted, bytes).await }).await?;
-    Ok(created(call, repository, digest))
+    Ok(created(repository, digest))
 }
 
 fn check_size(call: &Call<'_>, size: u64) -> Result<(), ApiError> {
@@ -207,7 +210,7 @@ async fn close(
 ) -> Outcome {
     let wanted = digest.clone();
     call.change(move |_| async move { upload.finish(&wanted).await }).await.map_err(from_upload)?;
-    Ok(created(call, repository, &digest))
+    Ok(created(repository, &digest))
 }
 
 /// Mounts a blob from the repository that the caller names, or from any that the caller may pull from. Returns whether
@@ -221,15 +224,23 @@ async fn mount(
     if let Some(from) = from {
         return mount_from(call, repository, digest, from).await;
     }
-    for from in call.whereabouts.of(digest) {
-        if mount_from(call, repository, digest, &from).await? {
-            return Ok(true);
+    let (mut after, mut tried) = (None, 0);
+    for _ in 0..PAGES {
+        let page = Page { limit: Some(PAGE), after };
+        let listing = call.store.repositories_with(digest, page).await?;
+        for from in listing.items.iter().filter(|from| call.may(from, Action::Pull)) {
+            if mount_from(call, repository, digest, from).await? {
+                return Ok(true);
+            }
+            tried += 1;
+            // Its bytes are lost: no other repository has them either.
+            if tried == TRIED {
+                return Ok(false);
+            }
         }
-    }
-    let page = Page { limit: Some(ASKED), after: None };
-    for from in call.store.list_repositories(page).await?.items {
-        if mount_from(call, repository, digest, &from).await? {
-            return Ok(true);
+        match listing.items.last() {
+            Some(last) if listing.more => after = Some(last.to_string()),
+            _ => break,
         }
     }
     Ok(false)
@@ -271,8 +282,7 @@ fn in_progress(status: StatusCode, repository: &RepositoryName, id: &UploadId, o
     response
 }
 
-fn created(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Response {
-    call.whereabouts.seen(digest, repository);
+fn created(repository: &RepositoryName, digest: &Digest) -> Response {
     let mut response = empty(StatusCode::CREATED);
     set(&mut response, header::LOCATION, &format!("/v2/{repository}/blobs/{digest}"));
     response.headers_mut().insert(CONTENT_DIGEST.clone(), digest_value(digest));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::stream;
 use hyper_sdk::Digest;
 use hyper_sdk::digest::Algorithm;
-use hyper_server::{Limits, RegistryOptions};
+use hyper_server::{Limits, Registry, RegistryOptions};
 
 async fn start(api: &Api) -> String {
     let reply = api.post("/v2/a/blobs/uploads/").await.expect(202);
@@ -212,6 +212,20 @@ async fn mounts_from_a_repository_or_from_anywhere() {
     }
     api.post("/v2/c/blobs/uploads/?mount=x").await.refused(400, "DIGEST_INVALID");
     api.post(&format!("/v2/c/blobs/uploads/?mount={digest}&from=..%2fx")).await.refused(400, "NAME_INVALID");
+}
+
+/// The store knows where a blob is: no server has to have seen it, and no number of repositories is too large.
+#[tokio::test]
+async fn a_mount_from_anywhere_finds_a_blob_among_many_repositories() {
+    let store = super::support::memory();
+    let api = Api { registry: Registry::new(store.clone(), RegistryOptions::default()).unwrap() };
+    for n in 0..250 {
+        api.blob(&format!("a/{n}"), b"common").await;
+    }
+    let digest = api.blob("z", b"rare").await;
+    let restarted = Api { registry: Registry::new(store, RegistryOptions::default()).unwrap() };
+    restarted.post(&format!("/v2/b/blobs/uploads/?mount={digest}")).await.expect(201);
+    assert_eq!(restarted.get(&format!("/v2/b/blobs/{digest}")).await.expect(200).text(), "rare");
 }
 
 #[tokio::test]

@@ -2,16 +2,17 @@
 //!
 //! A blob is one [`Bytes`]; readers share it without copying. Staged bytes are the chunks as they came.
 
-use super::{BlobBackend, BlobStaging, StagedState};
+use super::{BlobBackend, BlobKey, BlobStaging, StagedState, StoredBytes, Verified};
 use crate::digest::{Algorithm, Hasher};
 use crate::store::errors::{busy, digest_mismatch, missing_bytes, not_verified, staging_lost};
-use crate::store::{ByteStream, UploadId};
-use crate::{Digest, Result, ResultExt as _};
+use crate::store::{ByteStream, Listing, UploadId};
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -21,12 +22,23 @@ const CHUNK: usize = 512 * 1024;
 
 /// Blobs in memory. Clones share their content.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryBlobs(Arc<Mutex<Shelf>>);
+pub struct MemoryBlobs(Arc<Mutex<State>>);
 
 #[derive(Default)]
-struct Shelf {
-    blobs: HashMap<Digest, Bytes>,
+struct State {
+    blobs: BTreeMap<Digest, Stored>,
     staged: HashMap<UploadId, Staged>,
+}
+
+struct Stored {
+    bytes: Bytes,
+    modified: SystemTime,
+}
+
+impl From<Bytes> for Stored {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, modified: SystemTime::now() }
+    }
 }
 
 #[derive(Default)]
@@ -36,16 +48,25 @@ struct Staged {
     busy: bool,
 }
 
-impl fmt::Debug for Shelf {
+impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shelf").field("blobs", &self.blobs.len()).field("staged", &self.staged.len()).finish()
+        f.debug_struct("State").field("blobs", &self.blobs.len()).field("staged", &self.staged.len()).finish()
     }
 }
 
 impl MemoryBlobs {
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+    fn state(&self) -> MutexGuard<'_, State> {
         // Every change is a single insertion or removal, so a panic elsewhere leaves nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn find(&self, key: &BlobKey) -> Option<&Stored> {
+        match key {
+            BlobKey::Digest(digest) => self.blobs.get(digest),
+            BlobKey::Own(_) => None,
+        }
     }
 }
 
@@ -61,8 +82,12 @@ impl BlobBackend for MemoryBlobs {
         false
     }
 
+    fn has_own_keys(&self) -> bool {
+        false
+    }
+
     async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<()> {
-        self.shelf().blobs.entry(digest.clone()).or_insert(bytes);
+        self.state().blobs.entry(digest.clone()).or_insert_with(|| bytes.into());
         Ok(())
     }
 
@@ -74,16 +99,22 @@ impl BlobBackend for MemoryBlobs {
         Ok(size)
     }
 
-    async fn sizes(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>> {
-        let shelf = self.shelf();
-        Ok(digests.iter().map(|digest| shelf.blobs.get(digest).map(|blob| blob.len() as u64)).collect())
+    async fn sizes(&self, keys: &[BlobKey]) -> Result<Vec<Option<u64>>> {
+        let state = self.state();
+        Ok(keys.iter().map(|key| state.find(key).map(|stored| stored.bytes.len() as u64)).collect())
     }
 
-    async fn read(&self, digest: &Digest, size: u64, offset: u64, length: u64) -> Result<ByteStream> {
-        let blob = self.shelf().blobs.get(digest).cloned().ok_or_else(|| missing_bytes(digest))?;
+    async fn read(&self, key: &BlobKey, size: u64, offset: u64, length: u64) -> Result<ByteStream> {
+        let missing = || match key {
+            BlobKey::Digest(digest) => missing_bytes(digest),
+            BlobKey::Own(_) => {
+                Error::new(ErrorKind::Corrupt, "there is no such blob").with_context("key", key)
+            }
+        };
+        let blob = self.state().find(key).map(|stored| stored.bytes.clone()).ok_or_else(missing)?;
         let end = offset.saturating_add(length);
         if blob.len() as u64 != size || end > size {
-            return Err(missing_bytes(digest));
+            return Err(missing());
         }
         let mut part = blob.slice(offset as usize..end as usize);
         let chunks =
@@ -91,23 +122,45 @@ impl BlobBackend for MemoryBlobs {
         Ok(futures::stream::iter(chunks).boxed())
     }
 
-    async fn remove_damaged(&self, digest: &Digest) -> Result<bool> {
-        let mut shelf = self.shelf();
+    async fn remove_damaged(&self, _: &BlobKey, digest: &Digest) -> Result<bool> {
+        let mut state = self.state();
         let is_damaged =
-            shelf.blobs.get(digest).is_some_and(|bytes| digest.algorithm().digest(bytes) != *digest);
+            state.blobs.get(digest).is_some_and(|stored| digest.algorithm().digest(&stored.bytes) != *digest);
         if is_damaged {
-            shelf.blobs.remove(digest);
+            state.blobs.remove(digest);
         }
         Ok(is_damaged)
     }
 
-    fn path(&self, _: &Digest) -> Option<PathBuf> {
+    fn path(&self, _: &BlobKey) -> Option<PathBuf> {
         None
     }
 
+    async fn delete(&self, key: &BlobKey) -> Result<bool> {
+        let BlobKey::Digest(digest) = key else { return Ok(false) };
+        Ok(self.state().blobs.remove(digest).is_some())
+    }
+
+    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Listing<StoredBytes>> {
+        let start = match after {
+            Some(BlobKey::Digest(digest)) => Bound::Excluded(digest),
+            Some(BlobKey::Own(_)) => return Ok(Listing { items: Vec::new(), more: false }),
+            None => Bound::Unbounded,
+        };
+        let state = self.state();
+        let mut rest = state.blobs.range((start, Bound::Unbounded));
+        let stored = |(digest, stored): (&Digest, &Stored)| StoredBytes {
+            key: BlobKey::Digest(digest.clone()),
+            size: stored.bytes.len() as u64,
+            modified: stored.modified,
+        };
+        let items = rest.by_ref().take(limit).map(stored).collect();
+        Ok(Listing { items, more: limit > 0 && rest.next().is_some() })
+    }
+
     async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>> {
-        let mut shelf = self.shelf();
-        let staged = shelf.staged.entry(id.clone()).or_default();
+        let mut state = self.state();
+        let staged = state.staged.entry(id.clone()).or_default();
         if staged.busy {
             return Err(busy(id));
         }
@@ -128,7 +181,7 @@ impl BlobBackend for MemoryBlobs {
     }
 
     async fn leftovers(&self, _: SystemTime) -> Result<Vec<UploadId>> {
-        Ok(self.shelf().staged.iter().filter(|(_, staged)| !staged.busy).map(|(id, _)| id.clone()).collect())
+        Ok(self.state().staged.iter().filter(|(_, staged)| !staged.busy).map(|(id, _)| id.clone()).collect())
     }
 }
 
@@ -152,11 +205,11 @@ impl fmt::Debug for MemoryStaging {
 
 impl Drop for MemoryStaging {
     fn drop(&mut self) {
-        let mut shelf = self.blobs.shelf();
-        if let Some(staged) = shelf.staged.get_mut(&self.id) {
+        let mut state = self.blobs.state();
+        if let Some(staged) = state.staged.get_mut(&self.id) {
             staged.busy = false;
             if staged.size == 0 {
-                shelf.staged.remove(&self.id);
+                state.staged.remove(&self.id);
             }
         }
     }
@@ -166,8 +219,8 @@ impl Drop for MemoryStaging {
 impl BlobStaging for MemoryStaging {
     async fn restore(&mut self, state: &StagedState, algorithm: Algorithm) -> Result<()> {
         self.hasher = if state.offset == 0 { algorithm.hasher() } else { Hasher::restore(&state.hash)? };
-        let shelf = self.blobs.shelf();
-        let staged = shelf.staged.get(&self.id).ok_or_else(staging_lost)?;
+        let all = self.blobs.state();
+        let staged = all.staged.get(&self.id).ok_or_else(staging_lost)?;
         if staged.size != state.offset {
             return Err(staging_lost());
         }
@@ -185,14 +238,14 @@ impl BlobStaging for MemoryStaging {
     }
 
     async fn save(&mut self) -> Result<StagedState> {
-        let mut shelf = self.blobs.shelf();
-        let staged = shelf.staged.get_mut(&self.id).ok_or_else(staging_lost)?;
+        let mut state = self.blobs.state();
+        let staged = state.staged.get_mut(&self.id).ok_or_else(staging_lost)?;
         staged.chunks = self.chunks.clone();
         staged.size = self.size;
-        Ok(StagedState { offset: self.size, hash: self.hasher.save() })
+        Ok(StagedState { offset: self.size, hash: self.hasher.save(), ..StagedState::default() })
     }
 
-    async fn verify(&mut self, digest: &Digest) -> Result<u64> {
+    async fn verify(&mut self, digest: &Digest) -> Result<Verified> {
         let got = if digest.algorithm() == self.hasher.algorithm() {
             self.hasher.clone().finish()
         } else {
@@ -204,7 +257,7 @@ impl BlobStaging for MemoryStaging {
             return Err(digest_mismatch(digest, &got));
         }
         self.verified = Some(got);
-        Ok(self.size)
+        Ok(Verified::by_digest(digest, self.size))
     }
 
     async fn commit(&mut self, digest: &Digest) -> Result<()> {
@@ -219,15 +272,15 @@ impl BlobStaging for MemoryStaging {
                 whole.freeze()
             }
         };
-        let mut shelf = self.blobs.shelf();
-        shelf.blobs.entry(digest.clone()).or_insert(blob);
-        shelf.staged.remove(&self.id);
+        let mut state = self.blobs.state();
+        state.blobs.entry(digest.clone()).or_insert_with(|| blob.into());
+        state.staged.remove(&self.id);
         Ok(())
     }
 
     async fn discard(&mut self) -> Result<()> {
         self.chunks.clear();
-        self.blobs.shelf().staged.remove(&self.id);
+        self.blobs.state().staged.remove(&self.id);
         Ok(())
     }
 }

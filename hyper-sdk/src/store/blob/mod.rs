@@ -1,8 +1,16 @@
 //! Blob backends: bytes by digest, and the staging areas of uploads.
 //!
 //! A backend knows nothing of repositories, manifests and who may see what: that is metadata. It keeps two promises:
-//! bytes are found under a digest only when they have been checked against it (or the caller vouched for them), and
-//! one staging area has one writer at a time.
+//! bytes are found under a key only when they have been checked against the digest of their blob (or the caller vouched
+//! for them), and one staging area has one writer at a time.
+//!
+//! ```text
+//!   put, adopt          ──▶  bytes under their digest                                       BlobKey::Digest
+//!   stage … verify      ──▶  says which key the bytes get; metadata records it
+//!           … commit    ──▶  bytes under their digest, or where they were staged already    BlobKey::Digest, ::Own
+//! ```
+//!
+//! [`blob_conformance!`](crate::blob_conformance) tests a backend.
 
 mod disk;
 mod leftovers;
@@ -12,12 +20,12 @@ mod reading;
 pub use disk::DiskBlobs;
 pub use memory::MemoryBlobs;
 
-use super::{ByteStream, UploadId};
+use super::{ByteStream, Listing, UploadId};
 use crate::digest::Algorithm;
 use crate::{Digest, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::fmt::{Debug, Display};
+use std::fmt::{self, Debug, Display};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -28,44 +36,145 @@ pub struct StagedState {
     pub offset: u64,
     /// The saved state of the running hash over them ([`crate::digest::Hasher::save`]); empty at offset 0.
     pub hash: Vec<u8>,
+    /// What else the backend needs to go on, in a form of its own, such as the parts that an object store has taken. It is
+    /// empty where nothing else is needed.
+    pub backend: Vec<u8>,
+}
+
+/// What a backend knows the bytes of a blob by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BlobKey {
+    /// The digest of the blob.
+    Digest(Digest),
+    /// A name of the backend's own, which is never used twice, such as the key of the object that an upload was written to.
+    Own(String),
+}
+
+impl From<Digest> for BlobKey {
+    fn from(digest: Digest) -> Self {
+        Self::Digest(digest)
+    }
+}
+
+impl Display for BlobKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Digest(digest) => Display::fmt(digest, f),
+            Self::Own(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Bytes that a backend has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredBytes {
+    /// What they are known by.
+    pub key: BlobKey,
+    /// How many there are.
+    pub size: u64,
+    /// When they came.
+    pub modified: SystemTime,
+}
+
+/// What [`BlobStaging::verify`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The size of the content.
+    pub size: u64,
+    /// What the backend will know the bytes by once they are committed.
+    pub key: BlobKey,
+}
+
+impl Verified {
+    /// Content of this size, to be kept under its digest.
+    pub fn by_digest(digest: &Digest, size: u64) -> Self {
+        Self { size, key: BlobKey::Digest(digest.clone()) }
+    }
 }
 
 /// Keeps the bytes of blobs.
 ///
-/// `Display` shows the kind and the place, for people.
+/// `Display` shows the kind and the place, for people. Every method may be called from many tasks at once, and dropping a
+/// future leaves bytes whole or absent.
+///
+/// ```
+/// use hyper_sdk::Digest;
+/// use hyper_sdk::digest::Algorithm;
+/// use hyper_sdk::store::UploadId;
+/// use hyper_sdk::store::blob::{BlobBackend, BlobKey, MemoryBlobs, StagedState};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// let blobs = MemoryBlobs::default();
+/// // Bytes that are at hand.
+/// let (hello, digest) = ("hello", Digest::sha256("hello"));
+/// blobs.put(&digest, hello.into()).await?;
+/// assert_eq!(blobs.sizes(&[BlobKey::Digest(digest.clone())]).await?, [Some(5)]);
+/// // Bytes that come in parts: they are verified first and committed then.
+/// let mut staging = blobs.stage(&UploadId::random()?).await?;
+/// staging.restore(&StagedState::default(), Algorithm::Sha256).await?;
+/// staging.append("hello ".into()).await?;
+/// staging.append("world".into()).await?;
+/// let digest = Digest::sha256("hello world");
+/// let verified = staging.verify(&digest).await?;
+/// staging.commit(&digest).await?;
+/// assert_eq!(blobs.list(None, 10).await?.items.len(), 2);
+/// assert!(blobs.delete(&verified.key).await?);
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// Whether bytes that were acknowledged survive a power cut.
     fn durable(&self) -> bool;
 
-    /// Stores bytes that the caller has checked against `digest`. Storing the same blob again is no error.
+    /// Whether [`BlobStaging::verify`] may name a [`BlobKey::Own`], so that the key of a blob has to be looked up in the
+    /// metadata.
+    fn has_own_keys(&self) -> bool;
+
+    /// Stores bytes that the caller has checked against `digest` under it. Storing the same blob again is no error; it
+    /// repairs bytes that were damaged meanwhile.
     async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<()>;
 
-    /// Takes over the file at `path`, whose content is vouched for. The file is gone afterwards.
+    /// Takes over the file at `path`, whose content is vouched for, under its digest. The file is gone afterwards. Returns
+    /// its size.
     async fn adopt(&self, digest: &Digest, path: &Path) -> Result<u64>;
 
-    /// The sizes of the bytes that are there under each digest, `None` where there are none. It does not read them.
-    async fn sizes(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>>;
+    /// The sizes of the bytes that are there under each key, `None` where there are none. It does not read them.
+    async fn sizes(&self, keys: &[BlobKey]) -> Result<Vec<Option<u64>>>;
 
     /// Reads `length` bytes from `offset`. The caller has clipped both to the `size` of the blob that it knows.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Corrupt`], at once or within the stream, when the bytes are not there.
-    async fn read(&self, digest: &Digest, size: u64, offset: u64, length: u64) -> Result<ByteStream>;
+    /// [`crate::ErrorKind::Corrupt`], at once or within the stream, when the bytes are not there or are not `size` many
+    /// ([`missing_bytes`](super::errors::missing_bytes)).
+    async fn read(&self, key: &BlobKey, size: u64, offset: u64, length: u64) -> Result<ByteStream>;
 
-    /// The file that holds exactly the bytes of the blob, when there is such a file.
-    fn path(&self, digest: &Digest) -> Option<PathBuf>;
+    /// The file that holds exactly the bytes under a key, when there is such a file.
+    fn path(&self, key: &BlobKey) -> Option<PathBuf>;
 
-    /// Takes the bytes of a blob away when they are others than its digest says. Returns whether they were.
-    async fn remove_damaged(&self, digest: &Digest) -> Result<bool>;
+    /// Takes bytes away when they are others than the digest of their blob says. Returns whether they were.
+    async fn remove_damaged(&self, key: &BlobKey, digest: &Digest) -> Result<bool>;
+
+    /// Takes bytes away, as durably as the backend promises. Returns whether there were any. Whoever is reading them reads
+    /// on, or gets an error.
+    ///
+    /// The caller makes sure that nobody is told meanwhile that the bytes are there
+    /// ([`Change::CondemnBlob`](super::meta::Change::CondemnBlob)).
+    async fn delete(&self, key: &BlobKey) -> Result<bool>;
+
+    /// At most `limit` of the bytes that are there, after the key `after`, in an order of the backend's own that does not
+    /// change. Bytes that come or go meanwhile may be in the list or not. Staged bytes are not listed.
+    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Listing<StoredBytes>>;
 
     /// Opens the staging area of an upload, for one writer.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Conflict`] while another writer has it open, in this process or another.
+    /// [`crate::ErrorKind::Conflict`] while another writer has it open, in this process or another
+    /// ([`busy`](super::errors::busy)).
     async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>>;
 
-    /// The staging areas that hold bytes, whoever writes to them.
+    /// The staging areas that hold bytes which nobody may have saved, whoever writes to them.
     async fn staged(&self) -> Result<Vec<UploadId>>;
 
     /// Removes what was left behind, belongs to no upload and was not written to after `before`, and names the staging
@@ -90,13 +199,14 @@ pub trait BlobStaging: Debug + Send + Sync + 'static {
     /// Makes what is staged last as long as the backend promises, and says where it stands.
     async fn save(&mut self) -> Result<StagedState>;
 
-    /// Checks the digest of everything staged and makes it last. Returns its size.
+    /// Checks the digest of everything staged and makes it last. Says what the bytes will be known by.
     ///
     /// # Errors
     /// [`crate::ErrorKind::DigestInvalid`] when the content is another; it is then still staged.
-    async fn verify(&mut self, digest: &Digest) -> Result<u64>;
+    async fn verify(&mut self, digest: &Digest) -> Result<Verified>;
 
-    /// Makes a blob of what [`BlobStaging::verify`] found to have this digest.
+    /// Makes a blob of what [`BlobStaging::verify`] found to have this digest: the bytes are under the key that it said, and
+    /// not staged any more. Where the key is that of the staged bytes themselves, nothing is copied.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Internal`] when it was not verified since the last change.

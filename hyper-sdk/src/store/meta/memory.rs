@@ -1,11 +1,13 @@
 //! Metadata in memory: sorted maps under one lock, which makes every change atomic.
 
-use super::{Change, EdgeKind, ManifestChange, MetaBackend, UploadRecord, referrer};
+use super::{BlobLink, BlobRecord, Change, EdgeKind, ManifestChange, MetaBackend, UploadRecord, referrer};
 use crate::clock::{Clock as _, SystemClock};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::blob::BlobKey;
 use crate::store::errors::{
-    blob_unknown, manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved, upload_unknown,
+    being_removed, blob_unknown, manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved,
+    upload_unknown,
 };
 use crate::store::{Listing, UploadId};
 use crate::{Digest, Result};
@@ -23,16 +25,42 @@ pub struct MemoryMeta(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     repositories: BTreeMap<String, Repository>,
+    blobs: BTreeMap<Digest, Blob>,
     /// With the time of the last save.
     uploads: HashMap<UploadId, (UploadRecord, i64)>,
     /// How many changes were made.
     version: u64,
 }
 
+#[derive(Debug)]
+struct Blob {
+    size: u64,
+    key: BlobKey,
+    condemned: Option<u64>,
+    /// Those that have it.
+    repositories: BTreeSet<String>,
+}
+
+impl Blob {
+    fn record(&self, digest: &Digest) -> BlobRecord {
+        BlobRecord {
+            digest: digest.clone(),
+            size: self.size,
+            key: self.key.clone(),
+            condemned: self.condemned,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Repository {
-    blobs: HashMap<Digest, u64>,
+    /// With the end of the lease of each.
+    blobs: HashMap<Digest, i64>,
     manifests: HashMap<Digest, Manifest>,
+    /// What each manifest references.
+    edges: HashMap<Digest, Vec<Digest>>,
+    /// How many manifests reference each blob or manifest.
+    references: HashMap<Digest, usize>,
     tags: BTreeMap<String, Digest>,
     referrers: HashMap<Digest, BTreeSet<Digest>>,
     /// Its last manifest was deleted, and nothing came since.
@@ -63,6 +91,50 @@ impl State {
         self.repositories.get(name.as_str())
     }
 
+    /// The blob of a repository.
+    fn linked(&self, repository: &RepositoryName, digest: &Digest) -> Option<&Blob> {
+        self.find(repository).filter(|r| r.blobs.contains_key(digest)).and_then(|_| self.blobs.get(digest))
+    }
+
+    fn link(&mut self, repository: &RepositoryName, digest: Digest, leased_until: i64) {
+        if let Some(blob) = self.blobs.get_mut(&digest) {
+            blob.repositories.insert(repository.as_str().to_owned());
+        }
+        let lease = self.repository(repository).blobs.entry(digest).or_insert(leased_until);
+        *lease = leased_until.max(*lease);
+    }
+
+    /// Takes a link away. Whether there was one.
+    fn unlink(&mut self, repository: &RepositoryName, digest: &Digest) -> bool {
+        if let Some(blob) = self.blobs.get_mut(digest) {
+            blob.repositories.remove(repository.as_str());
+        }
+        self.repositories.get_mut(repository.as_str()).is_some_and(|r| r.blobs.remove(digest).is_some())
+    }
+
+    fn link_blob(
+        &mut self,
+        repository: &RepositoryName,
+        digest: Digest,
+        (size, key): (u64, BlobKey),
+        leased_until: i64,
+    ) -> Result<u64> {
+        let repositories = match self.blobs.get_mut(&digest) {
+            Some(blob) if blob.condemned.is_some() && blob.key == key => return Err(being_removed(&digest)),
+            Some(blob) => std::mem::take(&mut blob.repositories),
+            None => BTreeSet::new(),
+        };
+        self.blobs.insert(digest.clone(), Blob { size, key, condemned: None, repositories });
+        self.link(repository, digest, leased_until);
+        Ok(size)
+    }
+
+    /// Whether a collector may take the link away.
+    fn is_unreferenced(&self, repository: &Repository, digest: &Digest, now: i64) -> bool {
+        let lease_ended = repository.blobs.get(digest).is_some_and(|leased_until| *leased_until <= now);
+        lease_ended && !repository.references.contains_key(digest)
+    }
+
     fn put_manifest(&mut self, change: ManifestChange) -> Result<u64> {
         let empty = Repository::default();
         let repository = self.find(&change.repository).unwrap_or(&empty);
@@ -71,9 +143,9 @@ impl State {
                 EdgeKind::Entry => repository.manifests.get(&edge.digest),
                 EdgeKind::Blob => None,
             };
-            match (entry, repository.blobs.get(&edge.digest)) {
+            match (entry, self.linked(&change.repository, &edge.digest)) {
                 (Some(manifest), _) => edge.check_size(manifest.bytes().len() as u64)?,
-                (None, Some(size)) => edge.check_blob(&change, *size)?,
+                (None, Some(blob)) => edge.check_blob(&change, blob.size)?,
                 (None, None) if edge.required => return Err(manifest_blob_unknown(&change.repository, edge)),
                 (None, None) => {}
             }
@@ -99,7 +171,13 @@ impl State {
         for tag in &change.tags {
             repository.tags.insert(tag.as_str().to_owned(), digest.clone());
         }
-        repository.manifests.insert(digest, change.manifest);
+        let edges: Vec<Digest> = change.edges.into_iter().map(|edge| edge.digest).collect();
+        if repository.manifests.insert(digest.clone(), change.manifest).is_none() {
+            for edge in &edges {
+                *repository.references.entry(edge.clone()).or_default() += 1;
+            }
+            repository.edges.insert(digest, edges);
+        }
         Ok(0)
     }
 
@@ -111,6 +189,14 @@ impl State {
             return Err(manifest_unknown(name, digest));
         };
         repository.emptied = repository.manifests.is_empty();
+        for edge in repository.edges.remove(digest).unwrap_or_default() {
+            if let Some(count) = repository.references.get_mut(&edge) {
+                *count -= 1;
+                if *count == 0 {
+                    repository.references.remove(&edge);
+                }
+            }
+        }
         repository.tags.retain(|_, named| named != digest);
         if let Some(subject) = manifest.subject()
             && let Some(referrers) = repository.referrers.get_mut(&subject.digest)
@@ -158,25 +244,46 @@ impl MetaBackend for MemoryMeta {
         let mut state = self.state();
         state.version += 1;
         match change {
-            Change::LinkBlob { repository, digest, size, upload } => {
-                state.repository(&repository).blobs.insert(digest, size);
+            Change::LinkBlob { repository, digest, size, key, upload, leased_until } => {
+                state.link_blob(&repository, digest, (size, key), leased_until)?;
                 if let Some(id) = upload {
                     state.uploads.remove(&id);
                 }
                 Ok(size)
             }
-            Change::MountBlob { repository, digest, from } => {
-                let size = state.find(&from).and_then(|r| r.blobs.get(&digest)).copied();
+            Change::MountBlob { repository, digest, from, leased_until } => {
+                let size = state.linked(&from, &digest).map(|blob| blob.size);
                 let size = size.ok_or_else(|| blob_unknown(&from, &digest))?;
-                state.repository(&repository).blobs.insert(digest, size);
+                state.link(&repository, digest, leased_until);
                 Ok(size)
             }
-            Change::UnlinkBlob { repository, digest } => state
-                .repositories
-                .get_mut(repository.as_str())
-                .and_then(|r| r.blobs.remove(&digest))
-                .map(|_| 0)
-                .ok_or_else(|| blob_unknown(&repository, &digest)),
+            Change::UnlinkBlob { repository, digest } => match state.unlink(&repository, &digest) {
+                true => Ok(0),
+                false => Err(blob_unknown(&repository, &digest)),
+            },
+            Change::LeaseBlob { repository, digest, until } => {
+                let found = state.repositories.get_mut(repository.as_str());
+                let lease = found.and_then(|r| r.blobs.get_mut(&digest));
+                let lease = lease.ok_or_else(|| blob_unknown(&repository, &digest))?;
+                *lease = until.max(*lease);
+                Ok(0)
+            }
+            Change::CollectLink { repository, digest, now } => {
+                let found = state.find(&repository);
+                let goes = found.is_some_and(|r| state.is_unreferenced(r, &digest, now));
+                Ok(u64::from(goes && state.unlink(&repository, &digest)))
+            }
+            Change::CondemnBlob { digest, mark } => match state.blobs.get_mut(&digest) {
+                Some(blob) if blob.repositories.is_empty() => {
+                    blob.condemned = Some(mark);
+                    Ok(1)
+                }
+                _ => Ok(0),
+            },
+            Change::RemoveBlob { digest, mark } => {
+                let goes = state.blobs.get(&digest).is_some_and(|blob| blob.condemned == Some(mark));
+                Ok(u64::from(goes && state.blobs.remove(&digest).is_some()))
+            }
             Change::PutManifest(change) => state.put_manifest(*change),
             Change::DeleteManifest { repository, digest } => state.delete_manifest(&repository, &digest),
             Change::DeleteTag { repository, tag } => state
@@ -207,8 +314,59 @@ impl MetaBackend for MemoryMeta {
         }
     }
 
-    async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>> {
-        Ok(self.state().find(repository).and_then(|r| r.blobs.get(digest)).copied())
+    async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobRecord>> {
+        Ok(self.state().linked(repository, digest).map(|blob| blob.record(digest)))
+    }
+
+    async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {
+        let state = self.state();
+        Ok(digests.iter().map(|digest| state.blobs.get(digest).map(|blob| blob.record(digest))).collect())
+    }
+
+    async fn repositories_with(
+        &self,
+        digest: &Digest,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Listing<RepositoryName>> {
+        let state = self.state();
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut names = state
+            .blobs
+            .get(digest)
+            .into_iter()
+            .flat_map(|blob| blob.repositories.range::<str, _>((start, Bound::Unbounded)));
+        let items: Vec<_> =
+            names.by_ref().take(limit).map(|name| RepositoryName::parse(name)).collect::<Result<_>>()?;
+        Ok(Listing { more: !items.is_empty() && names.next().is_some(), items })
+    }
+
+    async fn unreferenced_links(&self, now: i64, limit: usize) -> Result<Vec<BlobLink>> {
+        let state = self.state();
+        let links = state.repositories.iter().flat_map(|(name, repository)| {
+            let digests = repository.blobs.keys().filter(|d| state.is_unreferenced(repository, d, now));
+            digests.map(move |digest| (name, digest))
+        });
+        let link = |(name, digest): (&String, &Digest)| {
+            RepositoryName::parse(name).map(|repository| BlobLink { repository, digest: digest.clone() })
+        };
+        links.take(limit).map(link).collect()
+    }
+
+    async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {
+        let state = self.state();
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let blobs = state.blobs.range::<Digest, _>((start, Bound::Unbounded));
+        let unlinked = blobs.filter(|(_, blob)| blob.repositories.is_empty());
+        Ok(unlinked.take(limit).map(|(digest, blob)| blob.record(digest)).collect())
+    }
+
+    async fn has_key(&self, key: &BlobKey) -> Result<bool> {
+        let state = self.state();
+        Ok(match key {
+            BlobKey::Digest(digest) => state.blobs.get(digest).is_some_and(|blob| blob.key == *key),
+            BlobKey::Own(_) => state.blobs.values().any(|blob| blob.key == *key),
+        })
     }
 
     async fn manifest(

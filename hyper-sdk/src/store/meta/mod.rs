@@ -11,7 +11,7 @@ pub use memory::MemoryMeta;
 #[cfg(feature = "store-sql")]
 pub use sql::SqlMeta;
 
-use super::blob::StagedState;
+use super::blob::{BlobKey, StagedState};
 use super::errors::{manifest_blob_unknown, size_differs};
 use super::{Listing, UploadId};
 use crate::digest::Algorithm;
@@ -20,6 +20,28 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::{Digest, Result};
 use async_trait::async_trait;
 use std::fmt::{Debug, Display};
+
+/// What is known of a blob, whichever repositories have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlobRecord {
+    /// The blob.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What the blob backend knows its bytes by.
+    pub key: BlobKey,
+    /// The mark of the collector that is removing it ([`Change::CondemnBlob`]).
+    pub condemned: Option<u64>,
+}
+
+/// That a repository has a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlobLink {
+    /// The repository.
+    pub repository: RepositoryName,
+    /// The blob.
+    pub digest: Digest,
+}
 
 /// A row of the table of upload sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +126,9 @@ pub struct ManifestChange {
 /// A write. Each is refused before it changes anything, or done whole.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// Links a blob, whose bytes are in the blob backend, into a repository, and ends the upload that brought it.
+    /// Links a blob, whose bytes the blob backend has or is about to have, into a repository, and ends the upload that
+    /// brought it. A blob that is condemned is let live when its bytes have a new key, and refused with
+    /// [`crate::ErrorKind::Unavailable`] when they have the one that is being removed.
     LinkBlob {
         /// The repository, made when it does not exist.
         repository: RepositoryName,
@@ -112,8 +136,12 @@ pub enum Change {
         digest: Digest,
         /// Its size in bytes.
         size: u64,
+        /// What the blob backend knows its bytes by.
+        key: BlobKey,
         /// The session that ends with it.
         upload: Option<UploadId>,
+        /// The lease of the link, in seconds since 1970: until then it is not collected. A longer one stays.
+        leased_until: i64,
     },
     /// Links a blob of another repository. Refused with [`crate::ErrorKind::BlobUnknown`] when that one does not have it.
     MountBlob {
@@ -123,6 +151,8 @@ pub enum Change {
         digest: Digest,
         /// The repository that has it.
         from: RepositoryName,
+        /// The lease of the new link.
+        leased_until: i64,
     },
     /// Takes a link away. Refused with [`crate::ErrorKind::BlobUnknown`] when there is none.
     UnlinkBlob {
@@ -130,6 +160,41 @@ pub enum Change {
         repository: RepositoryName,
         /// The blob.
         digest: Digest,
+    },
+    /// Lengthens the lease of a link, which a client was told of. Refused with [`crate::ErrorKind::BlobUnknown`] when there
+    /// is none.
+    LeaseBlob {
+        /// The repository.
+        repository: RepositoryName,
+        /// The blob.
+        digest: Digest,
+        /// Until when, in seconds since 1970. A longer lease stays.
+        until: i64,
+    },
+    /// Takes a link away if no manifest of the repository references the blob and its lease has ended. The number returned
+    /// is 1 when it went.
+    CollectLink {
+        /// The repository.
+        repository: RepositoryName,
+        /// The blob.
+        digest: Digest,
+        /// The time, in seconds since 1970.
+        now: i64,
+    },
+    /// The first step of removing a blob for good: marks it if no repository has it, in place of an earlier mark. The
+    /// number returned is 1 when it is marked. Then its bytes are deleted, and [`Change::RemoveBlob`] ends it.
+    CondemnBlob {
+        /// The blob.
+        digest: Digest,
+        /// A number that no other collector uses.
+        mark: u64,
+    },
+    /// Forgets a blob that still has this mark. The number returned is 1 when it went.
+    RemoveBlob {
+        /// The blob.
+        digest: Digest,
+        /// The mark.
+        mark: u64,
     },
     /// Stores a manifest and moves its tags. Refused with [`crate::ErrorKind::ManifestBlobUnknown`] when a required edge
     /// points nowhere, with [`crate::ErrorKind::SizeInvalid`] when an edge has another size than what it points to, with
@@ -174,6 +239,32 @@ pub enum Change {
 }
 
 /// Keeps the metadata of a registry. `Display` shows the kind and the place, for people.
+///
+/// ```
+/// use hyper_sdk::store::blob::BlobKey;
+/// use hyper_sdk::store::meta::{Change, MemoryMeta, MetaBackend};
+/// use hyper_sdk::{Digest, RepositoryName};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// let meta = MemoryMeta::default();
+/// let (name, digest) = (RepositoryName::parse("team/app")?, Digest::sha256("hello"));
+/// let size = meta
+///     .write(Change::LinkBlob {
+///         repository: name.clone(),
+///         digest: digest.clone(),
+///         size: 5,
+///         key: BlobKey::Digest(digest.clone()),
+///         upload: None,
+///         leased_until: 0,
+///     })
+///     .await?;
+/// assert_eq!(size, 5);
+/// assert_eq!(meta.repositories_with(&digest, None, 10).await?.items, [name]);
+/// assert!(meta.unlinked_blobs(None, 10).await?.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     /// Whether a change that was acknowledged survives a power cut.
@@ -188,11 +279,34 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     fn version(&self) -> Option<u64>;
 
     /// Applies a change, whole or not at all, also when the future is dropped. Returns the size of the blob that it
-    /// linked, 0 for every other change.
+    /// linked, what the change says, or 0.
     async fn write(&self, change: Change) -> Result<u64>;
 
-    /// The size of a blob that is linked into the repository.
-    async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>>;
+    /// A blob that is linked into the repository.
+    async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobRecord>>;
+
+    /// What is known of each of these blobs, whichever repositories have them.
+    async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>>;
+
+    /// At most `limit` of the repositories that have a blob, after the repository `after`, in an order of the backend's own
+    /// that does not change.
+    async fn repositories_with(
+        &self,
+        digest: &Digest,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Listing<RepositoryName>>;
+
+    /// At most `limit` links to blobs that no manifest of their repository references and whose lease has ended `now`: those
+    /// that [`Change::CollectLink`] takes away.
+    async fn unreferenced_links(&self, now: i64, limit: usize) -> Result<Vec<BlobLink>>;
+
+    /// At most `limit` blobs that no repository has, after the digest `after`, in byte order.
+    async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>>;
+
+    /// Whether a blob has its bytes under this key. Bytes of a blob backend for which it is not so are of nobody, unless
+    /// they came just now.
+    async fn has_key(&self, key: &BlobKey) -> Result<bool>;
 
     /// A manifest by tag or by the digest that it is stored under.
     async fn manifest(

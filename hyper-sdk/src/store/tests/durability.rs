@@ -154,7 +154,7 @@ async fn two_openings_make_the_folders_of_blobs_at_once() {
         for put in puts {
             put.await.unwrap().unwrap();
         }
-        assert!(openings[0].path(&digest).unwrap().is_file());
+        assert!(openings[0].path(&digest.clone().into()).unwrap().is_file());
     }
 }
 
@@ -189,7 +189,7 @@ async fn damaged_blobs_are_reported_and_repaired_by_a_push() {
     let digest = Digest::sha256(&content);
     for damage in [0, 1_000_000, 3_000_000] {
         store.put_blob(&name(), &digest, content.clone()).await.unwrap();
-        let path = store.blobs().path(&digest).unwrap();
+        let path = store.blobs().path(&digest.clone().into()).unwrap();
         if damage == 0 {
             std::fs::remove_file(&path).unwrap();
         } else {
@@ -206,7 +206,7 @@ async fn damaged_blobs_are_reported_and_repaired_by_a_push() {
     assert_eq!(store.stat_blob(&name(), &digest).await.unwrap(), content.len() as u64);
     // Cut while it is read: the stream ends with an error, not early.
     let mut blob = store.get_blob(&name(), &digest, None).await.unwrap();
-    let path = store.blobs().path(&digest).unwrap();
+    let path = store.blobs().path(&digest.clone().into()).unwrap();
     std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(600_000).unwrap();
     let mut outcome = Ok(0);
     while let Some(chunk) = futures::StreamExt::next(&mut blob.stream).await {

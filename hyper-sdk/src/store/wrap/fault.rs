@@ -8,8 +8,8 @@
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
-use crate::store::blob::{BlobBackend, BlobStaging, StagedState};
-use crate::store::meta::{Change, MetaBackend, UploadRecord};
+use crate::store::blob::{BlobBackend, BlobKey, BlobStaging, StagedState, StoredBytes, Verified};
+use crate::store::meta::{BlobLink, BlobRecord, Change, MetaBackend, UploadRecord};
 use crate::store::{ByteStream, Listing, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
@@ -98,6 +98,10 @@ impl<B: BlobBackend> BlobBackend for FaultyBlobs<B> {
         self.0.durable()
     }
 
+    fn has_own_keys(&self) -> bool {
+        self.0.has_own_keys()
+    }
+
     async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<()> {
         self.1.run(self.0.put(digest, bytes)).await
     }
@@ -106,24 +110,32 @@ impl<B: BlobBackend> BlobBackend for FaultyBlobs<B> {
         self.1.run(self.0.adopt(digest, path)).await
     }
 
-    async fn read(&self, digest: &Digest, size: u64, offset: u64, length: u64) -> Result<ByteStream> {
-        self.1.run(self.0.read(digest, size, offset, length)).await
+    async fn read(&self, key: &BlobKey, size: u64, offset: u64, length: u64) -> Result<ByteStream> {
+        self.1.run(self.0.read(key, size, offset, length)).await
     }
 
     async fn staged(&self) -> Result<Vec<UploadId>> {
         self.0.staged().await
     }
 
-    async fn remove_damaged(&self, digest: &Digest) -> Result<bool> {
-        self.0.remove_damaged(digest).await
+    async fn remove_damaged(&self, key: &BlobKey, digest: &Digest) -> Result<bool> {
+        self.0.remove_damaged(key, digest).await
     }
 
-    fn path(&self, digest: &Digest) -> Option<PathBuf> {
-        self.0.path(digest)
+    async fn delete(&self, key: &BlobKey) -> Result<bool> {
+        self.1.run(self.0.delete(key)).await
     }
 
-    async fn sizes(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>> {
-        self.1.run(self.0.sizes(digests)).await
+    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Listing<StoredBytes>> {
+        self.1.run(self.0.list(after, limit)).await
+    }
+
+    fn path(&self, key: &BlobKey) -> Option<PathBuf> {
+        self.0.path(key)
+    }
+
+    async fn sizes(&self, keys: &[BlobKey]) -> Result<Vec<Option<u64>>> {
+        self.1.run(self.0.sizes(keys)).await
     }
 
     async fn leftovers(&self, before: SystemTime) -> Result<Vec<UploadId>> {
@@ -162,7 +174,7 @@ impl BlobStaging for FaultyStaging {
         self.plan.run(self.inner.save()).await
     }
 
-    async fn verify(&mut self, digest: &Digest) -> Result<u64> {
+    async fn verify(&mut self, digest: &Digest) -> Result<Verified> {
         self.plan.run(self.inner.verify(digest)).await
     }
 
@@ -211,8 +223,33 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
         self.1.run(self.0.write(change)).await
     }
 
-    async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>> {
+    async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobRecord>> {
         self.1.run(self.0.blob(repository, digest)).await
+    }
+
+    async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {
+        self.1.run(self.0.blobs(digests)).await
+    }
+
+    async fn repositories_with(
+        &self,
+        digest: &Digest,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Listing<RepositoryName>> {
+        self.1.run(self.0.repositories_with(digest, after, limit)).await
+    }
+
+    async fn unreferenced_links(&self, now: i64, limit: usize) -> Result<Vec<BlobLink>> {
+        self.1.run(self.0.unreferenced_links(now, limit)).await
+    }
+
+    async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {
+        self.1.run(self.0.unlinked_blobs(after, limit)).await
+    }
+
+    async fn has_key(&self, key: &BlobKey) -> Result<bool> {
+        self.1.run(self.0.has_key(key)).await
     }
 
     async fn manifest(

@@ -105,6 +105,10 @@ impl RegistryStore for ReadOnly {
         self.0.list_referrers(repository, digest, artifact_type).await
     }
 
+    async fn repositories_with(&self, digest: &Digest, page: Page) -> Result<Listing<RepositoryName>> {
+        self.0.repositories_with(digest, page).await
+    }
+
     fn version(&self) -> Option<u64> {
         self.0.version()
     }

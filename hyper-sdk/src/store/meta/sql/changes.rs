@@ -1,11 +1,12 @@
 //! Each change as statements. All that can refuse it comes before the first statement that writes.
 
+use super::blobs;
 use crate::clock::{Clock as _, SystemClock};
 use crate::reference::{RepositoryName, Tag};
 use crate::store::UploadId;
 use crate::store::blob::StagedState;
 use crate::store::errors::{
-    blob_unknown, manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved, upload_unknown,
+    manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved, upload_unknown,
 };
 use crate::store::meta::{Change, Edge, EdgeKind, ManifestChange, UploadRecord};
 use crate::{Digest, Error};
@@ -25,15 +26,29 @@ impl From<sqlx::Error> for Stop {
     }
 }
 
-type Outcome<T> = std::result::Result<T, Stop>;
+pub(super) type Outcome<T> = std::result::Result<T, Stop>;
 
 pub(super) async fn apply(db: &mut SqliteConnection, change: &Change) -> Outcome<u64> {
     match change {
-        Change::LinkBlob { repository, digest, size, upload } => {
-            link_blob(db, repository, digest, *size, upload.as_ref()).await
+        Change::LinkBlob { repository, digest, size, key, upload, leased_until } => {
+            let size = blobs::link_blob(db, (repository, digest), *size, key, *leased_until).await?;
+            if let Some(id) = upload {
+                end_upload(db, id).await?;
+            }
+            Ok(size)
         }
-        Change::MountBlob { repository, digest, from } => mount_blob(db, repository, digest, from).await,
-        Change::UnlinkBlob { repository, digest } => unlink_blob(db, repository, digest).await,
+        Change::MountBlob { repository, digest, from, leased_until } => {
+            blobs::mount_blob(db, (repository, digest), from, *leased_until).await
+        }
+        Change::UnlinkBlob { repository, digest } => blobs::unlink_blob(db, repository, digest).await,
+        Change::LeaseBlob { repository, digest, until } => {
+            blobs::lease_blob(db, repository, digest, *until).await
+        }
+        Change::CollectLink { repository, digest, now } => {
+            blobs::collect_link(db, repository, digest, *now).await
+        }
+        Change::CondemnBlob { digest, mark } => blobs::condemn_blob(db, digest, *mark).await,
+        Change::RemoveBlob { digest, mark } => blobs::remove_blob(db, digest, *mark).await,
         Change::PutManifest(change) => put_manifest(db, change).await,
         Change::DeleteManifest { repository, digest } => delete_manifest(db, repository, digest).await,
         Change::DeleteTag { repository, tag } => delete_tag(db, repository, tag).await,
@@ -50,18 +65,21 @@ pub(super) async fn apply(db: &mut SqliteConnection, change: &Change) -> Outcome
 }
 
 /// A size as the database keeps it. No file is larger than what fits.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-async fn find_repository(db: &mut SqliteConnection, name: &RepositoryName) -> sqlx::Result<Option<i64>> {
+pub(super) async fn find_repository(
+    db: &mut SqliteConnection,
+    name: &RepositoryName,
+) -> sqlx::Result<Option<i64>> {
     sqlx::query_scalar("SELECT id FROM repositories WHERE name = $1")
         .bind(name.as_str())
         .fetch_optional(db)
         .await
 }
 
-async fn make_repository(db: &mut SqliteConnection, name: &RepositoryName) -> sqlx::Result<i64> {
+pub(super) async fn make_repository(db: &mut SqliteConnection, name: &RepositoryName) -> sqlx::Result<i64> {
     let found: Option<(i64, bool)> = sqlx::query_as("SELECT id, listed FROM repositories WHERE name = $1")
         .bind(name.as_str())
         .fetch_optional(&mut *db)
@@ -80,7 +98,7 @@ async fn make_repository(db: &mut SqliteConnection, name: &RepositoryName) -> sq
 }
 
 /// The id and size of a blob that is linked into a repository.
-async fn find_link(
+pub(super) async fn find_link(
     db: &mut SqliteConnection,
     repository: i64,
     digest: &Digest,
@@ -105,79 +123,6 @@ async fn find_manifest(
         .bind(digest.as_str())
         .fetch_optional(db)
         .await
-}
-
-async fn link(db: &mut SqliteConnection, repository: &RepositoryName, blob: i64) -> sqlx::Result<()> {
-    let repository = make_repository(db, repository).await?;
-    sqlx::query("INSERT INTO blob_links (repository_id, blob_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
-        .bind(repository)
-        .bind(blob)
-        .execute(db)
-        .await?;
-    Ok(())
-}
-
-async fn link_blob(
-    db: &mut SqliteConnection,
-    repository: &RepositoryName,
-    digest: &Digest,
-    size: u64,
-    upload: Option<&UploadId>,
-) -> Outcome<u64> {
-    let found: Option<(i64, i64)> = sqlx::query_as("SELECT id, size FROM blobs WHERE digest = $1")
-        .bind(digest.as_str())
-        .fetch_optional(&mut *db)
-        .await?;
-    let blob = match found {
-        Some((id, found)) if found == signed(size) => id,
-        _ => {
-            sqlx::query_scalar(
-                "INSERT INTO blobs (digest, size, created_at) VALUES ($1, $2, $3) \
-                 ON CONFLICT (digest) DO UPDATE SET size = excluded.size RETURNING id",
-            )
-            .bind(digest.as_str())
-            .bind(signed(size))
-            .bind(SystemClock.now())
-            .fetch_one(&mut *db)
-            .await?
-        }
-    };
-    link(db, repository, blob).await?;
-    if let Some(id) = upload {
-        end_upload(db, id).await?;
-    }
-    Ok(size)
-}
-
-async fn mount_blob(
-    db: &mut SqliteConnection,
-    repository: &RepositoryName,
-    digest: &Digest,
-    from: &RepositoryName,
-) -> Outcome<u64> {
-    let found = match find_repository(db, from).await? {
-        Some(from) => find_link(db, from, digest).await?,
-        None => None,
-    };
-    let (blob, size) = found.ok_or_else(|| Stop::Refused(blob_unknown(from, digest)))?;
-    link(db, repository, blob).await?;
-    Ok(super::unsigned(size))
-}
-
-async fn unlink_blob(
-    db: &mut SqliteConnection,
-    repository: &RepositoryName,
-    digest: &Digest,
-) -> Outcome<u64> {
-    let gone = sqlx::query(
-        "DELETE FROM blob_links WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) \
-         AND blob_id = (SELECT id FROM blobs WHERE digest = $2)",
-    )
-    .bind(repository.as_str())
-    .bind(digest.as_str())
-    .execute(db)
-    .await?;
-    if gone.rows_affected() == 0 { Err(Stop::Refused(blob_unknown(repository, digest))) } else { Ok(0) }
 }
 
 /// Refuses an edge that points nowhere, or to content of another size.
@@ -353,14 +298,15 @@ async fn delete_tag(db: &mut SqliteConnection, repository: &RepositoryName, tag:
 
 async fn start_upload(db: &mut SqliteConnection, record: &UploadRecord) -> Outcome<u64> {
     sqlx::query(
-        "INSERT INTO uploads (id, repository, algorithm, saved_offset, hash, started_at, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $6)",
+        "INSERT INTO uploads (id, repository, algorithm, saved_offset, hash, backend, started_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
     )
     .bind(record.id.as_str())
     .bind(record.repository.as_str())
     .bind(record.algorithm.name())
     .bind(signed(record.state.offset))
     .bind(record.state.hash.as_slice())
+    .bind(record.state.backend.as_slice())
     .bind(SystemClock.now())
     .execute(db)
     .await?;
@@ -368,13 +314,16 @@ async fn start_upload(db: &mut SqliteConnection, record: &UploadRecord) -> Outco
 }
 
 async fn save_upload(db: &mut SqliteConnection, id: &UploadId, state: &StagedState) -> Outcome<u64> {
-    let saved = sqlx::query("UPDATE uploads SET saved_offset = $2, hash = $3, updated_at = $4 WHERE id = $1")
-        .bind(id.as_str())
-        .bind(signed(state.offset))
-        .bind(state.hash.as_slice())
-        .bind(SystemClock.now())
-        .execute(db)
-        .await?;
+    let saved = sqlx::query(
+        "UPDATE uploads SET saved_offset = $2, hash = $3, backend = $4, updated_at = $5 WHERE id = $1",
+    )
+    .bind(id.as_str())
+    .bind(signed(state.offset))
+    .bind(state.hash.as_slice())
+    .bind(state.backend.as_slice())
+    .bind(SystemClock.now())
+    .execute(db)
+    .await?;
     if saved.rows_affected() == 0 { Err(Stop::Refused(upload_unknown(id))) } else { Ok(0) }
 }
 

@@ -11,6 +11,7 @@
 //!
 //! The queries keep to what PostgreSQL understands too (`$1`, `ON CONFLICT`, `RETURNING`); the migrations are SQLite's.
 
+mod blobs;
 mod changes;
 mod error;
 mod schema;
@@ -18,10 +19,10 @@ mod version;
 mod writer;
 
 use self::error::sql_error;
-use super::{Change, MetaBackend, UploadRecord};
+use super::{BlobLink, BlobRecord, Change, MetaBackend, UploadRecord};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
-use crate::store::blob::StagedState;
+use crate::store::blob::{BlobKey, StagedState};
 use crate::store::{Listing, UploadId};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use async_trait::async_trait;
@@ -216,9 +217,9 @@ impl MetaBackend for SqlMeta {
         }
     }
 
-    async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>> {
-        let row: Option<(i64,)> = sqlx::query_as(
-            "SELECT b.size FROM blobs b \
+    async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobRecord>> {
+        let row: Option<blobs::BlobRow> = sqlx::query_as(
+            "SELECT b.size, b.own_key, b.condemned FROM blobs b \
              JOIN blob_links l ON l.blob_id = b.id \
              JOIN repositories r ON r.id = l.repository_id \
              WHERE b.digest = $1 AND r.name = $2",
@@ -228,7 +229,32 @@ impl MetaBackend for SqlMeta {
         .fetch_optional(&self.0.readers)
         .await
         .map_err(|e| self.failed(e))?;
-        Ok(row.map(|(size,)| unsigned(size)))
+        Ok(row.map(|row| blobs::record(digest.clone(), row)))
+    }
+
+    async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {
+        self.find_blobs(digests).await
+    }
+
+    async fn repositories_with(
+        &self,
+        digest: &Digest,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Listing<RepositoryName>> {
+        self.find_repositories(digest, after, limit).await
+    }
+
+    async fn unreferenced_links(&self, now: i64, limit: usize) -> Result<Vec<BlobLink>> {
+        self.find_unreferenced(now, limit).await
+    }
+
+    async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {
+        self.find_unlinked(after, limit).await
+    }
+
+    async fn has_key(&self, key: &BlobKey) -> Result<bool> {
+        self.find_key(key).await
     }
 
     async fn manifest(
@@ -339,19 +365,20 @@ impl MetaBackend for SqlMeta {
     }
 
     async fn upload(&self, id: &UploadId) -> Result<Option<UploadRecord>> {
-        let row: Option<(String, String, i64, Vec<u8>)> =
-            sqlx::query_as("SELECT repository, algorithm, saved_offset, hash FROM uploads WHERE id = $1")
-                .bind(id.as_str())
-                .fetch_optional(&self.0.readers)
-                .await
-                .map_err(|e| self.failed(e))?;
-        let Some((repository, algorithm, offset, hash)) = row else { return Ok(None) };
+        let row: Option<(String, String, i64, Vec<u8>, Vec<u8>)> = sqlx::query_as(
+            "SELECT repository, algorithm, saved_offset, hash, backend FROM uploads WHERE id = $1",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&self.0.readers)
+        .await
+        .map_err(|e| self.failed(e))?;
+        let Some((repository, algorithm, offset, hash, backend)) = row else { return Ok(None) };
         let read = || {
             Ok(UploadRecord {
                 id: id.clone(),
                 repository: RepositoryName::parse(&repository)?,
                 algorithm: algorithm.parse()?,
-                state: StagedState { offset: unsigned(offset), hash },
+                state: StagedState { offset: unsigned(offset), hash, backend },
             })
         };
         read().map(Some).map_err(|e| self.damaged(e))

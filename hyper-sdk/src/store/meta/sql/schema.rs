@@ -7,8 +7,11 @@ use sqlx::{Connection as _, SqliteConnection};
 use std::path::Path;
 
 /// The migrations, version 1 first.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("migrations/0001_registry.sql"), include_str!("migrations/0002_listed.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("migrations/0001_registry.sql"),
+    include_str!("migrations/0002_listed.sql"),
+    include_str!("migrations/0003_collection.sql"),
+];
 
 /// Applies what is missing.
 pub(super) async fn bring_up_to_date(connection: &mut SqliteConnection, path: &Path) -> Result<()> {

@@ -389,6 +389,10 @@ impl RegistryStore for Cached {
         self.0.store.list_referrers(repository, digest, artifact_type).await
     }
 
+    async fn repositories_with(&self, digest: &Digest, page: Page) -> Result<Listing<RepositoryName>> {
+        self.0.store.repositories_with(digest, page).await
+    }
+
     fn version(&self) -> Option<u64> {
         self.0.store.version()
     }

@@ -14,25 +14,26 @@
 //!   begins with cutting the file to that offset.
 //! - Locks are advisory and of the system (`flock`): they end with their process, also when it is killed.
 
+mod listing;
+mod staging;
+
+use self::staging::{Area, DiskStaging};
 use super::reading::{Part, READ_CHUNK, read_ahead};
-use super::{BlobBackend, BlobStaging, StagedState, leftovers};
-use crate::digest::{Algorithm, Hasher};
-use crate::store::errors::{busy, digest_mismatch, interrupted, missing_bytes, not_verified, staging_lost};
-use crate::store::{ByteStream, UploadId};
-use crate::{Digest, Error, Result, ResultExt as _, private_folder};
+use super::{BlobBackend, BlobKey, BlobStaging, StoredBytes, leftovers};
+use crate::store::errors::{busy, digest_mismatch, missing_bytes, staging_lost};
+use crate::store::{ByteStream, Listing, UploadId};
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _, private_folder};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::task::spawn_blocking;
 
-/// Appended bytes are gathered up to this many before they are written.
-const WRITE_CHUNK: usize = 512 * 1024;
 /// The sizes of up to this many blobs are looked up at once: that costs less than to hand the work to another thread.
 const SIZES_INLINE: usize = 4;
 
@@ -169,6 +170,17 @@ fn hold(file: &File) {
     let _ = file.try_lock();
 }
 
+/// The digest that bytes are kept under: here it is that of their blob.
+fn by_digest(key: &BlobKey) -> Result<&Digest> {
+    match key {
+        BlobKey::Digest(digest) => Ok(digest),
+        BlobKey::Own(_) => {
+            Err(Error::new(ErrorKind::Corrupt, "a store in a folder keeps bytes under their digest alone")
+                .with_context("key", key))
+        }
+    }
+}
+
 fn sync_folder(path: &Path) -> Result<()> {
     File::open(path).and_then(|folder| folder.sync_all()).at("cannot sync the folder", path)
 }
@@ -190,6 +202,10 @@ impl fmt::Display for DiskBlobs {
 impl BlobBackend for DiskBlobs {
     fn durable(&self) -> bool {
         true
+    }
+
+    fn has_own_keys(&self) -> bool {
+        false
     }
 
     async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<()> {
@@ -246,21 +262,22 @@ impl BlobBackend for DiskBlobs {
         .await
     }
 
-    async fn sizes(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>> {
-        let size = |path: &PathBuf| match fs::metadata(path) {
-            Ok(meta) => Ok(meta.is_file().then_some(meta.len())),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).at("cannot read the blob", path),
+    async fn sizes(&self, keys: &[BlobKey]) -> Result<Vec<Option<u64>>> {
+        let size = |path: &Option<PathBuf>| match path.as_ref().map(|path| (fs::metadata(path), path)) {
+            None => Ok(None),
+            Some((Ok(meta), _)) => Ok(meta.is_file().then_some(meta.len())),
+            Some((Err(e), _)) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Some((Err(e), path)) => Err(e).at("cannot read the blob", path),
         };
-        let paths: Vec<PathBuf> = digests.iter().map(|digest| self.0.blob(digest)).collect();
+        let paths: Vec<Option<PathBuf>> = keys.iter().map(|key| self.path(key)).collect();
         if paths.len() <= SIZES_INLINE {
             return paths.iter().map(size).collect();
         }
         blocking(move || paths.iter().map(size).collect()).await
     }
 
-    async fn read(&self, digest: &Digest, size: u64, offset: u64, length: u64) -> Result<ByteStream> {
-        let (folders, digest) = (Arc::clone(&self.0), digest.clone());
+    async fn read(&self, key: &BlobKey, size: u64, offset: u64, length: u64) -> Result<ByteStream> {
+        let (folders, digest) = (Arc::clone(&self.0), by_digest(key)?.clone());
         let (part, first) = blocking(move || {
             let file = match File::open(folders.blob(&digest)) {
                 Ok(file) => file,
@@ -279,14 +296,35 @@ impl BlobBackend for DiskBlobs {
         Ok(read_ahead(part, first))
     }
 
-    async fn remove_damaged(&self, digest: &Digest) -> Result<bool> {
+    fn path(&self, key: &BlobKey) -> Option<PathBuf> {
+        match key {
+            BlobKey::Digest(digest) => Some(self.0.blob(digest)),
+            BlobKey::Own(_) => None,
+        }
+    }
+
+    async fn remove_damaged(&self, key: &BlobKey, digest: &Digest) -> Result<bool> {
+        if self.path(key).is_none() {
+            return Ok(false);
+        }
         let (folders, digest) = (Arc::clone(&self.0), digest.clone());
         let aside = folders.uploads.join(format!("{}.put", UploadId::random()?));
         blocking(move || folders.remove_damaged(&digest, &aside)).await
     }
 
-    fn path(&self, digest: &Digest) -> Option<PathBuf> {
-        Some(self.0.blob(digest))
+    async fn delete(&self, key: &BlobKey) -> Result<bool> {
+        let Some(path) = self.path(key) else { return Ok(false) };
+        blocking(move || match fs::remove_file(&path) {
+            Ok(()) => path.parent().map_or(Ok(()), sync_folder).map(|()| true),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e).at("cannot remove the blob", &path),
+        })
+        .await
+    }
+
+    async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Listing<StoredBytes>> {
+        let (folders, after) = (Arc::clone(&self.0), after.cloned());
+        blocking(move || listing::list(&folders.blobs, after.as_ref(), limit)).await
     }
 
     async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>> {
@@ -309,17 +347,7 @@ impl BlobBackend for DiskBlobs {
             if !is_at(&file, &path) {
                 return Err(staging_lost());
             }
-            let area = Area {
-                folders,
-                path,
-                file,
-                hasher: Hasher::sha256(),
-                written: 0,
-                pending: Vec::new(),
-                verified: None,
-                saved: None,
-            };
-            Ok(Box::new(DiskStaging { area: Some(area), pending: 0 }) as Box<dyn BlobStaging>)
+            Ok(Box::new(DiskStaging::new(Area::new(folders, path, file))) as Box<dyn BlobStaging>)
         })
         .await
     }
@@ -361,187 +389,4 @@ fn copy_in(folders: &Folders, from: &File, temporary: &Path, digest: &Digest) ->
         let _ = fs::remove_file(temporary);
     }
     outcome
-}
-
-/// A staging area. While a thread works on it the area is there, not here; when the waiting task is cancelled it does
-/// not come back, and neither is its lock given up before the thread is done.
-#[derive(Debug)]
-struct DiskStaging {
-    area: Option<Area>,
-    pending: usize,
-}
-
-#[derive(Debug)]
-struct Area {
-    folders: Arc<Folders>,
-    path: PathBuf,
-    file: File,
-    hasher: Hasher,
-    written: u64,
-    pending: Vec<Bytes>,
-    /// The digest that everything written was found to have.
-    verified: Option<Digest>,
-    /// How much is saved, once that is known. What is not saved goes with the handle.
-    saved: Option<u64>,
-}
-
-impl Drop for Area {
-    /// Gives the lock up. Closing the file would not do while a process that this one is starting still has it, too.
-    fn drop(&mut self) {
-        if self.saved == Some(0) && is_at(&self.file, &self.path) {
-            let _ = self.discard();
-        }
-        let _ = self.file.unlock();
-    }
-}
-
-impl DiskStaging {
-    async fn with_area<T: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&mut Area) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let mut area = self.area.take().ok_or_else(interrupted)?;
-        let (area, outcome) = blocking(move || {
-            let outcome = work(&mut area);
-            Ok((area, outcome))
-        })
-        .await?;
-        self.pending = area.pending.iter().map(Bytes::len).sum();
-        self.area = Some(area);
-        outcome
-    }
-}
-
-impl Area {
-    /// Writes what is gathered. After a fault the file may be longer than `written`; the next write is again there.
-    fn flush(&mut self) -> Result<()> {
-        self.verified = None;
-        let mut at = self.written;
-        for bytes in &self.pending {
-            self.file.write_all_at(bytes, at).at("cannot write to the staging file", &self.path)?;
-            at += bytes.len() as u64;
-        }
-        for bytes in self.pending.drain(..) {
-            self.hasher.update(&bytes);
-        }
-        self.written = at;
-        Ok(())
-    }
-
-    fn rehash(&mut self, algorithm: Algorithm) -> Result<Digest> {
-        let read = || -> std::io::Result<Digest> {
-            let mut file = &self.file;
-            file.rewind()?;
-            let mut hasher = algorithm.hasher();
-            std::io::copy(
-                &mut std::io::BufReader::with_capacity(READ_CHUNK as usize, file.take(self.written)),
-                &mut hasher,
-            )?;
-            Ok(hasher.finish())
-        };
-        read().at("cannot read the staging file again", &self.path)
-    }
-
-    fn verify(&mut self, digest: &Digest) -> Result<u64> {
-        self.flush()?;
-        let got = if digest.algorithm() == self.hasher.algorithm() {
-            self.hasher.clone().finish()
-        } else {
-            self.rehash(digest.algorithm())?
-        };
-        if got != *digest {
-            return Err(digest_mismatch(digest, &got));
-        }
-        // A write that failed half-way and was not repeated in full may have left bytes behind the end.
-        self.file.set_len(self.written).at("cannot cut the staging file", &self.path)?;
-        self.file.sync_data().at("cannot sync the staging file", &self.path)?;
-        self.verified = Some(got);
-        Ok(self.written)
-    }
-
-    fn commit(&mut self, digest: &Digest) -> Result<()> {
-        if self.verified.as_ref() != Some(digest) || !self.pending.is_empty() {
-            return Err(not_verified());
-        }
-        self.folders.place(&self.path, digest)
-    }
-
-    fn discard(&mut self) -> Result<()> {
-        self.pending.clear();
-        // Its space comes back now, not when the last handle is closed; removing it is what counts. A file that has
-        // become a blob is not touched.
-        if is_at(&self.file, &self.path) {
-            let _ = self.file.set_len(0);
-        }
-        match fs::remove_file(&self.path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(e).at("cannot remove the staging file", &self.path)
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl BlobStaging for DiskStaging {
-    async fn restore(&mut self, state: &StagedState, algorithm: Algorithm) -> Result<()> {
-        let state = state.clone();
-        self.with_area(move |area| {
-            area.hasher = if state.offset == 0 { algorithm.hasher() } else { Hasher::restore(&state.hash)? };
-            let length = area.file.metadata().at("cannot read the staging file", &area.path)?.len();
-            if length < state.offset {
-                return Err(staging_lost());
-            }
-            if length > state.offset {
-                area.file.set_len(state.offset).at("cannot cut the staging file", &area.path)?;
-            }
-            (area.written, area.saved) = (state.offset, Some(state.offset));
-            Ok(())
-        })
-        .await
-    }
-
-    async fn append(&mut self, bytes: Bytes) -> Result<()> {
-        let area = self.area.as_mut().ok_or_else(interrupted)?;
-        let length = bytes.len();
-        if length == 0 {
-            return Ok(());
-        }
-        area.pending.push(bytes);
-        self.pending += length;
-        if self.pending < WRITE_CHUNK {
-            return Ok(());
-        }
-        self.with_area(move |area| {
-            area.flush().inspect_err(|_| {
-                // The caller's bytes are not taken; what was gathered before them still is.
-                area.pending.pop();
-            })
-        })
-        .await
-    }
-
-    async fn save(&mut self) -> Result<StagedState> {
-        self.with_area(|area| {
-            area.flush()?;
-            area.file.sync_data().at("cannot sync the staging file", &area.path)?;
-            area.saved = Some(area.written);
-            Ok(StagedState { offset: area.written, hash: area.hasher.save() })
-        })
-        .await
-    }
-
-    async fn verify(&mut self, digest: &Digest) -> Result<u64> {
-        let digest = digest.clone();
-        self.with_area(move |area| area.verify(&digest)).await
-    }
-
-    async fn commit(&mut self, digest: &Digest) -> Result<()> {
-        let digest = digest.clone();
-        self.with_area(move |area| area.commit(&digest)).await
-    }
-
-    async fn discard(&mut self) -> Result<()> {
-        self.with_area(Area::discard).await
-    }
 }

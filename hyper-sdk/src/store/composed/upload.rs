@@ -1,0 +1,139 @@
+//! The handle of an upload session.
+
+use super::{Backends, Composed};
+use crate::oci::Descriptor;
+use crate::store::blob::{BlobBackend, BlobStaging, Verified};
+use crate::store::errors::{upload_moved, upload_unknown};
+use crate::store::meta::{Change, MetaBackend, UploadRecord};
+use crate::store::{BlobUpload, UploadId};
+use crate::{Digest, ErrorKind, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+
+#[derive(Debug)]
+pub(super) struct Upload<B, M> {
+    store: Composed<B, M>,
+    record: UploadRecord,
+    offset: u64,
+    staging: Option<Box<dyn BlobStaging>>,
+}
+
+impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
+    /// A handle on a session that stands where its record says.
+    pub(super) fn new(store: Composed<B, M>, record: UploadRecord) -> Self {
+        Self { store, offset: record.state.offset, record, staging: None }
+    }
+
+    /// The staging area, opened when this handle does not hold it yet.
+    async fn staging(&mut self) -> Result<&mut Box<dyn BlobStaging>> {
+        let staging = match self.staging.take() {
+            Some(staging) => staging,
+            None => self.open().await?,
+        };
+        Ok(self.staging.insert(staging))
+    }
+
+    /// Only a writer that holds the area may look at the saved state: it cannot change any more then.
+    async fn open(&self) -> Result<Box<dyn BlobStaging>> {
+        let Backends { blobs, meta } = &*self.store.0;
+        let id = &self.record.id;
+        let mut staging = blobs.stage(id).await?;
+        let Some(saved) = meta.upload(id).await? else {
+            // The session has ended, so this area was made just now and is of no use to anybody.
+            staging.discard().await?;
+            return Err(upload_unknown(id));
+        };
+        if saved.state.offset != self.offset {
+            return Err(upload_moved(self.offset, saved.state.offset));
+        }
+        match staging.restore(&saved.state, self.record.algorithm).await {
+            Ok(()) => Ok(staging),
+            Err(e) => {
+                if e.kind() == ErrorKind::UploadUnknown {
+                    self.drop_quietly(staging).await;
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Ends the session because of an error, which is the one to tell: what cannot be removed now expires.
+    async fn drop_quietly(&self, staging: Box<dyn BlobStaging>) {
+        if let Err(error) = self.store.drop_upload(&self.record.id, staging).await {
+            tracing::debug!(%error, upload = %self.record.id, "an upload is not removed at once");
+        }
+    }
+
+    /// Passes an outcome on. A session that ran into a full disk is ended, which gives its space back: its client could
+    /// only go on when others did so.
+    async fn unless_full<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        if let Err(e) = &outcome
+            && e.kind() == ErrorKind::StorageFull
+            && let Some(staging) = self.staging.take()
+        {
+            self.drop_quietly(staging).await;
+        }
+        outcome
+    }
+}
+
+#[async_trait]
+impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
+    fn id(&self) -> &UploadId {
+        &self.record.id
+    }
+
+    fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    async fn append(&mut self, bytes: Bytes) -> Result<()> {
+        let length = bytes.len() as u64;
+        let appended = self.staging().await?.append(bytes).await;
+        self.unless_full(appended).await?;
+        self.offset += length;
+        Ok(())
+    }
+
+    async fn save(&mut self) -> Result<()> {
+        let Some(staging) = &mut self.staging else { return Ok(()) };
+        let saved = staging.save().await;
+        let state = self.unless_full(saved).await?;
+        let change = Change::SaveUpload { id: self.record.id.clone(), state: state.clone() };
+        let saved = self.store.0.meta.write(change).await;
+        self.unless_full(saved).await?;
+        self.record.state = state;
+        self.staging = None;
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>, digest: &Digest) -> Result<Descriptor> {
+        let verified = self.staging().await?.verify(digest).await;
+        if verified.as_ref().is_err_and(|e| e.kind() == ErrorKind::DigestInvalid)
+            && let Some(staging) = self.staging.take()
+        {
+            self.drop_quietly(staging).await;
+        }
+        let Verified { size, key } = self.unless_full(verified).await?;
+        let ended = Some(self.record.id.clone());
+        let linked = self.store.link(&self.record.repository, digest, size, key, ended).await;
+        let descriptor = self.unless_full(linked).await?;
+        let placed = self.staging().await?.commit(digest).await;
+        if placed.is_err()
+            && let Some(staging) = self.staging.take()
+        {
+            // The session has ended with the link: nobody can go on with these bytes.
+            self.drop_quietly(staging).await;
+        }
+        placed?;
+        Ok(descriptor)
+    }
+
+    async fn abort(mut self: Box<Self>) -> Result<()> {
+        let staging = match self.staging.take() {
+            Some(staging) => staging,
+            None => self.store.0.blobs.stage(&self.record.id).await?,
+        };
+        self.store.drop_upload(&self.record.id, staging).await
+    }
+}

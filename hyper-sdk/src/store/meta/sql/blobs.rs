@@ -1,0 +1,298 @@
+//! Blobs and their links: the changes of them, and what a garbage collector asks.
+
+use super::changes::{Outcome, Stop, find_link, find_repository, make_repository, signed};
+use super::{SqlMeta, unsigned};
+use crate::clock::{Clock as _, SystemClock};
+use crate::reference::RepositoryName;
+use crate::store::Listing;
+use crate::store::blob::BlobKey;
+use crate::store::errors::{being_removed, blob_unknown};
+use crate::store::meta::{BlobLink, BlobRecord};
+use crate::{Digest, Result};
+use sqlx::SqliteConnection;
+
+/// The condition on the link `l` of the blob `b` that a collector may take away at the time `$1`.
+macro_rules! unreferenced {
+    () => {
+        "l.leased_until <= $1 AND NOT EXISTS (\
+         SELECT 1 FROM manifest_refs f JOIN manifests m ON m.id = f.manifest_id \
+         WHERE f.digest = b.digest AND m.repository_id = l.repository_id)"
+    };
+}
+
+/// A key as the database has it: NULL where it is the digest.
+fn own_key(key: &BlobKey) -> Option<&str> {
+    match key {
+        BlobKey::Digest(_) => None,
+        BlobKey::Own(name) => Some(name),
+    }
+}
+
+/// The mark of a collector, bit by bit as a signed number.
+fn mark_to_row(mark: u64) -> i64 {
+    mark.cast_signed()
+}
+
+/// A row of `size, own_key, condemned`.
+pub(super) type BlobRow = (i64, Option<String>, Option<i64>);
+
+pub(super) fn record(digest: Digest, (size, own_key, condemned): BlobRow) -> BlobRecord {
+    let key = own_key.map_or_else(|| BlobKey::Digest(digest.clone()), BlobKey::Own);
+    BlobRecord { digest, size: unsigned(size), key, condemned: condemned.map(i64::cast_unsigned) }
+}
+
+async fn link(
+    db: &mut SqliteConnection,
+    repository: &RepositoryName,
+    blob: i64,
+    leased_until: i64,
+) -> sqlx::Result<()> {
+    let repository = make_repository(db, repository).await?;
+    sqlx::query(
+        "INSERT INTO blob_links (repository_id, blob_id, leased_until) VALUES ($1, $2, $3) \
+         ON CONFLICT (repository_id, blob_id) DO UPDATE SET leased_until = excluded.leased_until \
+         WHERE blob_links.leased_until < excluded.leased_until",
+    )
+    .bind(repository)
+    .bind(blob)
+    .bind(leased_until)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn link_blob(
+    db: &mut SqliteConnection,
+    (repository, digest): (&RepositoryName, &Digest),
+    size: u64,
+    key: &BlobKey,
+    leased_until: i64,
+) -> Outcome<u64> {
+    let found: Option<(i64, i64, Option<String>, Option<i64>)> =
+        sqlx::query_as("SELECT id, size, own_key, condemned FROM blobs WHERE digest = $1")
+            .bind(digest.as_str())
+            .fetch_optional(&mut *db)
+            .await?;
+    let blob = match found {
+        Some((_, _, found, Some(_))) if found.as_deref() == own_key(key) => {
+            return Err(Stop::Refused(being_removed(digest)));
+        }
+        Some((id, found_size, found, None))
+            if found_size == signed(size) && found.as_deref() == own_key(key) =>
+        {
+            id
+        }
+        _ => {
+            sqlx::query_scalar(
+                "INSERT INTO blobs (digest, size, own_key, created_at) VALUES ($1, $2, $3, $4) \
+                 ON CONFLICT (digest) DO UPDATE \
+                 SET size = excluded.size, own_key = excluded.own_key, condemned = NULL RETURNING id",
+            )
+            .bind(digest.as_str())
+            .bind(signed(size))
+            .bind(own_key(key))
+            .bind(SystemClock.now())
+            .fetch_one(&mut *db)
+            .await?
+        }
+    };
+    link(db, repository, blob, leased_until).await?;
+    Ok(size)
+}
+
+pub(super) async fn mount_blob(
+    db: &mut SqliteConnection,
+    (repository, digest): (&RepositoryName, &Digest),
+    from: &RepositoryName,
+    leased_until: i64,
+) -> Outcome<u64> {
+    let found = match find_repository(db, from).await? {
+        Some(from) => find_link(db, from, digest).await?,
+        None => None,
+    };
+    let (blob, size) = found.ok_or_else(|| Stop::Refused(blob_unknown(from, digest)))?;
+    link(db, repository, blob, leased_until).await?;
+    Ok(unsigned(size))
+}
+
+pub(super) async fn unlink_blob(
+    db: &mut SqliteConnection,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Outcome<u64> {
+    let gone = sqlx::query(
+        "DELETE FROM blob_links WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) \
+         AND blob_id = (SELECT id FROM blobs WHERE digest = $2)",
+    )
+    .bind(repository.as_str())
+    .bind(digest.as_str())
+    .execute(db)
+    .await?;
+    if gone.rows_affected() == 0 { Err(Stop::Refused(blob_unknown(repository, digest))) } else { Ok(0) }
+}
+
+pub(super) async fn lease_blob(
+    db: &mut SqliteConnection,
+    repository: &RepositoryName,
+    digest: &Digest,
+    until: i64,
+) -> Outcome<u64> {
+    let found = match find_repository(db, repository).await? {
+        Some(id) => find_link(db, id, digest).await?.map(|(blob, _)| (id, blob)),
+        None => None,
+    };
+    let (repository, blob) = found.ok_or_else(|| Stop::Refused(blob_unknown(repository, digest)))?;
+    sqlx::query(
+        "UPDATE blob_links SET leased_until = $3 \
+         WHERE repository_id = $1 AND blob_id = $2 AND leased_until < $3",
+    )
+    .bind(repository)
+    .bind(blob)
+    .bind(until)
+    .execute(db)
+    .await?;
+    Ok(0)
+}
+
+pub(super) async fn collect_link(
+    db: &mut SqliteConnection,
+    repository: &RepositoryName,
+    digest: &Digest,
+    now: i64,
+) -> Outcome<u64> {
+    let Some(repository) = find_repository(db, repository).await? else { return Ok(0) };
+    let found: Option<i64> = sqlx::query_scalar(concat!(
+        "SELECT b.id FROM blobs b JOIN blob_links l ON l.blob_id = b.id \
+         WHERE b.digest = $2 AND l.repository_id = $3 AND ",
+        unreferenced!()
+    ))
+    .bind(now)
+    .bind(digest.as_str())
+    .bind(repository)
+    .fetch_optional(&mut *db)
+    .await?;
+    let Some(blob) = found else { return Ok(0) };
+    let gone = sqlx::query("DELETE FROM blob_links WHERE repository_id = $1 AND blob_id = $2")
+        .bind(repository)
+        .bind(blob)
+        .execute(db)
+        .await?;
+    Ok(gone.rows_affected())
+}
+
+pub(super) async fn condemn_blob(db: &mut SqliteConnection, digest: &Digest, mark: u64) -> Outcome<u64> {
+    let marked = sqlx::query(
+        "UPDATE blobs SET condemned = $2 \
+         WHERE digest = $1 AND NOT EXISTS (SELECT 1 FROM blob_links l WHERE l.blob_id = blobs.id)",
+    )
+    .bind(digest.as_str())
+    .bind(mark_to_row(mark))
+    .execute(db)
+    .await?;
+    Ok(marked.rows_affected())
+}
+
+pub(super) async fn remove_blob(db: &mut SqliteConnection, digest: &Digest, mark: u64) -> Outcome<u64> {
+    let gone = sqlx::query("DELETE FROM blobs WHERE digest = $1 AND condemned = $2")
+        .bind(digest.as_str())
+        .bind(mark_to_row(mark))
+        .execute(db)
+        .await?;
+    Ok(gone.rows_affected())
+}
+
+impl SqlMeta {
+    pub(super) async fn find_blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {
+        let mut records = Vec::with_capacity(digests.len());
+        for digest in digests {
+            let row: Option<BlobRow> =
+                sqlx::query_as("SELECT size, own_key, condemned FROM blobs WHERE digest = $1")
+                    .bind(digest.as_str())
+                    .fetch_optional(&self.0.readers)
+                    .await
+                    .map_err(|e| self.failed(e))?;
+            records.push(row.map(|row| record(digest.clone(), row)));
+        }
+        Ok(records)
+    }
+
+    /// In the order in which the repositories were made, which an index has.
+    pub(super) async fn find_repositories(
+        &self,
+        digest: &Digest,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Listing<RepositoryName>> {
+        if limit == 0 {
+            return Ok(Listing { items: Vec::new(), more: false });
+        }
+        let rows = sqlx::query_as(
+            "SELECT r.name FROM blobs b JOIN blob_links l ON l.blob_id = b.id \
+             JOIN repositories r ON r.id = l.repository_id \
+             WHERE b.digest = $1 \
+             AND l.repository_id > COALESCE((SELECT id FROM repositories WHERE name = $2), 0) \
+             ORDER BY l.repository_id LIMIT $3",
+        )
+        .bind(digest.as_str())
+        .bind(after)
+        .bind(limit as i64 + 1)
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(|e| self.failed(e))?;
+        super::page(rows, limit, RepositoryName::parse).map_err(|e| self.damaged(e))
+    }
+
+    pub(super) async fn find_unreferenced(&self, now: i64, limit: usize) -> Result<Vec<BlobLink>> {
+        let rows: Vec<(String, String)> = sqlx::query_as(concat!(
+            "SELECT r.name, b.digest FROM blob_links l JOIN blobs b ON b.id = l.blob_id \
+             JOIN repositories r ON r.id = l.repository_id WHERE ",
+            unreferenced!(),
+            " LIMIT $2"
+        ))
+        .bind(now)
+        .bind(limit as i64)
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(|e| self.failed(e))?;
+        let link = |(name, digest): &(String, String)| {
+            Ok(BlobLink { repository: RepositoryName::parse(name)?, digest: Digest::parse(digest)? })
+        };
+        rows.iter().map(link).collect::<Result<_>>().map_err(|e| self.damaged(e))
+    }
+
+    pub(super) async fn find_unlinked(
+        &self,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<BlobRecord>> {
+        let rows: Vec<(String, i64, Option<String>, Option<i64>)> = sqlx::query_as(
+            "SELECT digest, size, own_key, condemned FROM blobs b \
+             WHERE digest > $1 AND NOT EXISTS (SELECT 1 FROM blob_links l WHERE l.blob_id = b.id) \
+             ORDER BY digest LIMIT $2",
+        )
+        .bind(after.map_or("", Digest::as_str))
+        .bind(limit as i64)
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(|e| self.failed(e))?;
+        let read = |(digest, size, own_key, condemned): (String, i64, Option<String>, Option<i64>)| {
+            Ok(record(Digest::parse(&digest)?, (size, own_key, condemned)))
+        };
+        rows.into_iter().map(read).collect::<Result<_>>().map_err(|e| self.damaged(e))
+    }
+
+    pub(super) async fn find_key(&self, key: &BlobKey) -> Result<bool> {
+        let (query, text) = match key {
+            BlobKey::Digest(digest) => {
+                ("SELECT 1 FROM blobs WHERE digest = $1 AND own_key IS NULL", digest.as_str())
+            }
+            BlobKey::Own(name) => ("SELECT 1 FROM blobs WHERE own_key = $1", name.as_str()),
+        };
+        let found: Option<(i64,)> = sqlx::query_as(query)
+            .bind(text)
+            .fetch_optional(&self.0.readers)
+            .await
+            .map_err(|e| self.failed(e))?;
+        Ok(found.is_some())
+    }
+}
