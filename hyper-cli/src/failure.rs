@@ -167,6 +167,14 @@ fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
         {
             "what is damaged in the local store is mended when you build or pull the image again".to_owned()
         }
+        ErrorKind::StorageFull if host.is_none() => match (context(error, "path"), root) {
+            (Some(_), Some(root)) if is_below(error, Some(root)) => format!(
+                "the disk of the state folder {} is full: free some space, or choose another folder with --root",
+                root.display()
+            ),
+            (Some(path), _) => format!("the disk of {path} is full: free some space"),
+            (None, _) => return None,
+        },
         ErrorKind::Internal => "this is a defect of Hyper: please report it".to_owned(),
         _ => return None,
     })
@@ -239,6 +247,17 @@ mod tests {
             let lines = Failure::from(error).lines(false, Some(root));
             assert_eq!(lines.iter().any(|line| line.contains("--root")), hinted, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn a_full_disk_is_named_by_its_folder() {
+        let full = |path: &str| {
+            let io = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            let error = Error::io("cannot write", path, io).with_context("step", "COPY . /");
+            Failure::from(error).lines(false, Some(Path::new("/home/me/state"))).pop().unwrap()
+        };
+        assert!(full("/home/me/state/store/uploads/1").contains("the state folder /home/me/state is full"));
+        assert!(full("/elsewhere/out.tar").contains("the disk of /elsewhere/out.tar is full"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Ctrl-C, SIGTERM and SIGHUP: the first ends the work in good order, the second ends the program at once.
 
 use hyper_sdk::Result;
+use hyper_server::HangUps;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -43,19 +44,14 @@ impl Interrupt {
     pub(crate) fn listen() -> Result<Self> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let mut hang_up = if is_ignored(Signal::HangUp) { None } else { Some(signal(SignalKind::hangup())?) };
+        let mut hang_ups = HangUps::listen()?;
         let (sender, receiver) = watch::channel(None);
         tokio::spawn(async move {
             loop {
                 let came = tokio::select! {
                     _ = interrupt.recv() => Signal::Interrupt,
                     _ = terminate.recv() => Signal::Terminate,
-                    () = async {
-                        match &mut hang_up {
-                            Some(hang_up) => drop(hang_up.recv().await),
-                            None => std::future::pending().await,
-                        }
-                    } => Signal::HangUp,
+                    () = hang_ups.recv() => Signal::HangUp,
                 };
                 if sender.borrow().is_some() {
                     #[allow(
@@ -80,12 +76,4 @@ impl Interrupt {
             None => std::future::pending().await,
         }
     }
-}
-
-/// Whether this process was started with a signal ignored.
-fn is_ignored(signal: Signal) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    mask & (1 << (signal as u64 - 1)) != 0
 }

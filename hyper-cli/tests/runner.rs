@@ -15,6 +15,7 @@ mod damage;
 mod debian;
 mod exclude;
 mod faults;
+mod full_disk;
 mod git_sources;
 mod hostile;
 mod hostile_peers;

@@ -6,13 +6,13 @@ use std::net::TcpStream;
 use std::process::{Child, Stdio};
 
 /// A server on the store of a place.
-struct Serving {
+pub(crate) struct Serving {
     child: Child,
     host: String,
 }
 
 impl Serving {
-    fn start(place: &Place, more: &[&str]) -> Self {
+    pub(crate) fn start(place: &Place, more: &[&str]) -> Self {
         let arguments = [&["serve", "--listen", "localhost:0"], more].concat();
         let mut child = place.hyper(&arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -21,7 +21,7 @@ impl Serving {
         Self { child, host: host.trim_end_matches('/').to_owned() }
     }
 
-    fn request(&self, method: &str, path: &str, content_type: &str, body: &str) -> String {
+    pub(crate) fn request(&self, method: &str, path: &str, content_type: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(&self.host).unwrap();
         let length = body.len();
         write!(

@@ -6,7 +6,7 @@
 use crate::auth::{AnonymousAccess, htpasswd_entry};
 use crate::config::{Config, LogFormat, REFERENCE};
 use crate::log::LineWriter;
-use crate::{Listen, Registry, ServerOptions, serve};
+use crate::{HangUps, Listen, Registry, ServerOptions, serve};
 use clap::{Args, Parser, Subcommand};
 use hyper_sdk::store::{DiskStore, RegistryStore as _};
 use hyper_sdk::{Error, Result, ResultExt};
@@ -176,14 +176,14 @@ async fn serve_until_signal(config: Config) -> Result<()> {
     let address = listener.local_addr()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut hang_ups = HangUps::listen()?;
     print(&format!("hyperregistry listens on http://{address}\n"))?;
     tracing::info!(%address, data = %config.data.display(), read_only = config.read_only, "started");
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            _ = hang_up.recv() => {}
+            () = hang_ups.recv() => {}
         }
         tracing::info!("stopping: requests in flight are answered first");
     };

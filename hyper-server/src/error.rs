@@ -55,6 +55,15 @@ pub(crate) struct ApiError {
     pub(crate) cause: Option<Error>,
 }
 
+/// When to come back after a fault that passes, in seconds. A full disk does not empty itself within one.
+fn retry_after(status: StatusCode) -> Option<&'static str> {
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some("1"),
+        StatusCode::INSUFFICIENT_STORAGE => Some("30"),
+        _ => None,
+    }
+}
+
 /// The context that a client may see: it concerns what the client sent.
 const PUBLIC_CONTEXT: [&str; 7] = ["digest", "expected", "got", "size", "offset", "limit", "tag"];
 
@@ -171,9 +180,9 @@ impl IntoResponse for ApiError {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        let passing = matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
-        if passing && !self.headers.iter().any(|(name, _)| *name == header::RETRY_AFTER) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let own = self.headers.iter().any(|(name, _)| *name == header::RETRY_AFTER);
+        if let Some(wait) = retry_after(self.status).filter(|_| !own) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(wait));
         }
         headers.extend(self.headers);
         (self.status, headers, Body::from(body)).into_response()
@@ -219,6 +228,10 @@ mod tests {
         }
         let busy = Error::new(ErrorKind::Unavailable, "x").with_context("retry after", "7");
         assert_eq!(ApiError::from(busy).into_response().headers()["retry-after"], "7");
+        let full = || ApiError::from(Error::new(ErrorKind::StorageFull, "x"));
+        assert_eq!(full().into_response().headers()["retry-after"], "30");
+        let unready = full().with_status(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE").into_response();
+        assert_eq!(unready.headers()["retry-after"], "1");
         let io = ApiError::from(Error::new(ErrorKind::Io, "x"));
         let response = io.with_status(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE").into_response();
         assert_eq!(response.headers()["retry-after"], "1");

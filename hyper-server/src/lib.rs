@@ -20,6 +20,7 @@ pub mod config;
 mod connection;
 pub mod error;
 mod handlers;
+mod hang_up;
 mod listen;
 mod log;
 mod metrics;
@@ -35,6 +36,7 @@ mod state;
 mod upkeep;
 
 pub use connection::{ConnectionInfo, Connections};
+pub use hang_up::HangUps;
 pub use hyper_sdk::store::wrap::CacheOptions;
 pub use listen::Listen;
 pub use options::{Limits, RegistryOptions};

@@ -12,6 +12,7 @@ mod suite {
     mod embedding;
     mod http_store;
     mod lists;
+    mod machine;
     mod manifests;
     mod operations;
     mod program;

@@ -136,11 +136,18 @@ pub fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result
         let root = apply.inherited(&LayerPath::root())?;
         apply.directories.insert(LayerPath::root(), Pending { entry: root, existed: false, implied: true });
     }
-    while let Some(mut entry) = reader.next_entry()? {
-        entry.move_below(&options.below)?;
-        apply.entry(entry, &mut reader)?;
-    }
-    apply.finish()
+    let unpack = || {
+        while let Some(mut entry) = reader.next_entry()? {
+            entry.move_below(&options.below)?;
+            apply.entry(entry, &mut reader)?;
+        }
+        apply.finish()
+    };
+    unpack().map_err(|e| match e.kind() {
+        // Whoever has to free the space wants to know where.
+        ErrorKind::StorageFull => e.with_context("path", target.display()),
+        _ => e,
+    })
 }
 
 struct Apply<'a> {
@@ -342,7 +349,10 @@ impl Apply<'_> {
         if let (Some(mut file), EntryKind::File { digest, .. }) = (file.as_ref(), &mut entry.kind) {
             let path = &entry.path;
             let got = hash_data(reader, &mut self.buffer, |bytes| {
-                file.write_all(bytes).map_err(|e| Error::from(e).with_context("entry", path))
+                file.write_all(bytes).map_err(|e| {
+                    let errno = Errno::from_io_error(&e).unwrap_or(Errno::IO);
+                    failed("cannot write a file of the layer", path, errno)
+                })
             })?;
             *digest = Some(got);
         }

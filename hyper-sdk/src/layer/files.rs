@@ -3,7 +3,7 @@
 
 use super::entry::{Entry, EntryKind, LayerPath, escape};
 use super::times::FileTime;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -19,8 +19,11 @@ pub(super) const OPAQUE_XATTR: &[u8] = b"user.overlay.opaque";
 
 /// An error of the system about an entry.
 pub(super) fn failed(what: &str, path: &LayerPath, errno: Errno) -> Error {
-    let error = Error::new(crate::ErrorKind::Io, what.to_owned());
-    error.with_context("entry", path).with_source(std::io::Error::from(errno))
+    let kind = match errno {
+        Errno::NOSPC | Errno::DQUOT => ErrorKind::StorageFull,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, what).with_context("entry", path).with_source(std::io::Error::from(errno))
 }
 
 /// Whether an attribute belongs to overlay: such are never taken from a layer nor put into one.
@@ -192,7 +195,7 @@ pub(super) fn set_xattr(
             Errno::PERM => "an extended attribute of the layer may not be set without more privilege",
             _ => "cannot set an extended attribute of the layer",
         };
-        let kind = if e == Errno::OPNOTSUPP { crate::ErrorKind::Unsupported } else { crate::ErrorKind::Io };
+        let kind = if e == Errno::OPNOTSUPP { ErrorKind::Unsupported } else { ErrorKind::Io };
         failed(why, path, e).with_kind(kind).with_context("attribute", escape(key))
     })
 }

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_hyperregistry");
+pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_hyperregistry");
 
-fn run(args: &[&str], input: &str) -> Output {
+pub(super) fn run(args: &[&str], input: &str) -> Output {
     let mut child = Command::new(PROGRAM)
         .args(args)
         .env_clear()
@@ -25,19 +25,24 @@ fn run(args: &[&str], input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn stderr(output: &Output) -> String {
+pub(super) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 /// A registry in a process of its own.
-struct Process {
-    child: Child,
-    url: String,
+pub(super) struct Process {
+    pub(super) child: Child,
+    pub(super) url: String,
 }
 
 impl Process {
-    fn start(data: &Path, more: &[&str]) -> Self {
-        let mut child = Command::new(PROGRAM)
+    pub(super) fn start(data: &Path, more: &[&str]) -> Self {
+        Self::start_by(Command::new(PROGRAM), data, more)
+    }
+
+    /// Starts it by a command that goes on with the arguments.
+    pub(super) fn start_by(mut command: Command, data: &Path, more: &[&str]) -> Self {
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn", "--data"])
             .arg(data)
             .args(more)
@@ -52,7 +57,7 @@ impl Process {
         Self { child, url }
     }
 
-    fn signal(&self, signal: &str) {
+    pub(super) fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
         assert!(Command::new("/bin/kill").args([signal, &id]).status().unwrap().success());
     }

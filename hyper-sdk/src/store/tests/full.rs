@@ -57,6 +57,17 @@ impl Small {
         std::fs::remove_file(self.path().join("filler")).unwrap();
     }
 
+    /// Waits until the last connection is closed: a thread of its own does that, and takes the log along.
+    async fn at_rest(&self) {
+        for _ in 0..500 {
+            if !self.path().join("hyper.db-wal").exists() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("the log stays");
+    }
+
     fn staged(&self) -> usize {
         std::fs::read_dir(self.path().join("uploads")).unwrap().count()
     }
@@ -263,10 +274,12 @@ async fn a_store_on_a_read_only_file_system_is_read_and_refuses_the_rest() {
     let store = DiskStore::open(disk.path()).await.unwrap();
     works(&store, "tag").await;
     drop(store);
-    let remount = || Command::new("mount").args(["-o", "remount,ro"]).arg(disk.path()).output().unwrap();
-    // The thread of the connection closes it a little later, and takes its log along.
-    for _ in 0..200 {
-        if !disk.path().join("hyper.db-wal").exists() && remount().status.success() {
+    disk.at_rest().await;
+    let mut remount = Command::new("mount");
+    remount.args(["-o", "remount,ro"]).arg(disk.path());
+    // The file system is busy until the thread has let go of its last file.
+    for _ in 0..500 {
+        if remount.output().unwrap().status.success() {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -307,4 +320,63 @@ async fn old_uploads_give_their_space_back_on_a_full_disk() {
         assert_eq!(store.resume_upload(&name(), &id).await.unwrap_err().kind(), ErrorKind::UploadUnknown);
     }
     works(&store, "after").await;
+}
+
+/// After an end in good order there is no log beside the database, and no room to make one.
+#[tokio::test]
+async fn a_store_on_a_full_disk_opens_and_is_read() {
+    let Some(disk) = Small::new("8m") else { return };
+    let store = DiskStore::open(disk.path()).await.unwrap();
+    works(&store, "tag").await;
+    drop(store);
+    let read = async |store: &DiskStore| {
+        assert!(store.all_tags(&name()).await.unwrap().contains(&Tag::parse("tag").unwrap()));
+        assert_eq!(store.read_blob(&name(), &Digest::sha256("tag"), 100).await.unwrap(), "tag");
+        store.get_manifest(&name(), &Tag::parse("tag").unwrap().into()).await.unwrap();
+    };
+    for rest in [0, 4096, 16 << 10] {
+        disk.at_rest().await;
+        disk.fill(rest);
+        let store = DiskStore::open(disk.path()).await.unwrap();
+        let second = DiskStore::open(disk.path()).await.unwrap();
+        for _ in 0..10 {
+            tokio::join!(read(&store), read(&store), read(&second), read(&second));
+        }
+        is_full(&store.put_manifest(&name(), PutManifest::new(index("x", 10), [])).await.unwrap_err());
+        is_full(&store.start_upload(&name(), Default::default()).await.map(drop).unwrap_err());
+        disk.empty();
+        works(&store, &format!("after-{rest}")).await;
+        tokio::join!(read(&store), read(&second));
+        works(&second, &format!("again-{rest}")).await;
+    }
+}
+
+/// What a killed process left is read from its log, wherever the index of that log is kept.
+#[tokio::test]
+async fn a_log_that_was_left_is_read_on_a_full_disk() {
+    let Some(disk) = Small::new("8m") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = DiskStore::open(folder.path()).await.unwrap();
+    works(&store, "tag").await;
+    for part in ["hyper.db", "hyper.db-wal"] {
+        std::fs::copy(folder.path().join(part), disk.path().join(part)).unwrap();
+    }
+    assert!(std::fs::metadata(disk.path().join("hyper.db-wal")).unwrap().len() > 0);
+    for part in ["blobs", "uploads"] {
+        std::fs::create_dir(disk.path().join(part)).unwrap();
+    }
+    disk.fill(0);
+    let copy = DiskStore::open(disk.path()).await.unwrap();
+    assert_eq!(copy.all_tags(&name()).await.unwrap(), [Tag::parse("tag").unwrap()]);
+    disk.empty();
+    works(&copy, "after").await;
+}
+
+#[tokio::test]
+async fn a_store_is_not_made_on_a_full_disk_and_is_made_afterwards() {
+    let Some(disk) = Small::new("8m") else { return };
+    disk.fill(0);
+    is_full(&DiskStore::open(disk.path()).await.unwrap_err());
+    disk.empty();
+    works(&DiskStore::open(disk.path()).await.unwrap(), "after").await;
 }

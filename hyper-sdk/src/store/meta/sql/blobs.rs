@@ -208,7 +208,7 @@ impl SqlMeta {
             let row: Option<BlobRow> =
                 sqlx::query_as("SELECT size, own_key, condemned FROM blobs WHERE digest = $1")
                     .bind(digest.as_str())
-                    .fetch_optional(&self.0.readers)
+                    .fetch_optional(&mut *self.reader().await?)
                     .await
                     .map_err(|e| self.failed(e))?;
             records.push(row.map(|row| record(digest.clone(), row)));
@@ -236,7 +236,7 @@ impl SqlMeta {
         .bind(digest.as_str())
         .bind(after)
         .bind(limit as i64 + 1)
-        .fetch_all(&self.0.readers)
+        .fetch_all(&mut *self.reader().await?)
         .await
         .map_err(|e| self.failed(e))?;
         super::page(rows, limit, RepositoryName::parse).map_err(|e| self.damaged(e))
@@ -251,7 +251,7 @@ impl SqlMeta {
         ))
         .bind(now)
         .bind(limit as i64)
-        .fetch_all(&self.0.readers)
+        .fetch_all(&mut *self.reader().await?)
         .await
         .map_err(|e| self.failed(e))?;
         let link = |(name, digest): &(String, String)| {
@@ -272,7 +272,7 @@ impl SqlMeta {
         )
         .bind(after.map_or("", Digest::as_str))
         .bind(limit as i64)
-        .fetch_all(&self.0.readers)
+        .fetch_all(&mut *self.reader().await?)
         .await
         .map_err(|e| self.failed(e))?;
         let read = |(digest, size, own_key, condemned): (String, i64, Option<String>, Option<i64>)| {
@@ -290,7 +290,7 @@ impl SqlMeta {
         };
         let found: Option<(i64,)> = sqlx::query_as(query)
             .bind(text)
-            .fetch_optional(&self.0.readers)
+            .fetch_optional(&mut *self.reader().await?)
             .await
             .map_err(|e| self.failed(e))?;
         Ok(found.is_some())

@@ -14,13 +14,27 @@ const FULL: i32 = 13;
 const CANTOPEN: i32 = 14;
 const NOTADB: i32 = 26;
 
-pub(super) fn sql_error(path: &Path, e: sqlx::Error) -> Error {
-    let extended = e.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse::<i32>().ok());
-    let code = match extended {
+/// The primary result code of a failure of the database.
+fn code_of(e: &sqlx::Error) -> Option<i32> {
+    match e.as_database_error()?.code()?.parse().ok()? {
         // The index of the log cannot grow: that is how a full disk shows there.
-        Some(IOERR_SHMSIZE) => Some(FULL),
-        other => other.map(|code| code & 0xff),
-    };
+        IOERR_SHMSIZE => Some(FULL),
+        other => Some(other & 0xff),
+    }
+}
+
+/// Whether the disk is full.
+pub(super) fn is_full(e: &sqlx::Error) -> bool {
+    code_of(e) == Some(FULL)
+}
+
+/// Whether others have the database.
+pub(super) fn is_busy(e: &sqlx::Error) -> bool {
+    matches!(code_of(e), Some(BUSY | LOCKED))
+}
+
+pub(super) fn sql_error(path: &Path, e: sqlx::Error) -> Error {
+    let code = code_of(&e);
     let (kind, message) = match (code, &e) {
         (Some(BUSY | LOCKED), _) => {
             (ErrorKind::Unavailable, "the database is locked by another process: try again when it is done")

@@ -7,18 +7,21 @@
 //!
 //! The journal is a write-ahead log and `synchronous` is FULL: a commit returns after its log is synced, and callers
 //! that arrive meanwhile share the next one. Several processes may have the database open; each change is a
-//! transaction that takes the write lock first, and waits for it up to ten seconds.
+//! transaction that takes the write lock first, and waits for it up to ten seconds. What is there can be read while the
+//! disk is full ([`readers`]).
 //!
 //! The queries keep to what PostgreSQL understands too (`$1`, `ON CONFLICT`, `RETURNING`); the migrations are SQLite's.
 
 mod blobs;
 mod changes;
 mod error;
+mod readers;
 mod schema;
 mod version;
 mod writer;
 
 use self::error::sql_error;
+use self::readers::Readers;
 use super::{BlobLink, BlobRecord, Change, MetaBackend, UploadRecord};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -26,10 +29,9 @@ use crate::store::blob::{BlobKey, StagedState};
 use crate::store::{Listing, UploadId};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use async_trait::async_trait;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -38,9 +40,6 @@ use std::time::Duration;
 
 /// How long a change waits for another process that is writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How many connections read at once.
-const READERS: u32 = 4;
 
 /// What the write-ahead log is cut back to when it had to grow, in bytes.
 const JOURNAL_LIMIT: &str = "4194304";
@@ -52,7 +51,7 @@ pub struct SqlMeta(Arc<Database>);
 #[derive(Debug)]
 struct Database {
     path: PathBuf,
-    readers: SqlitePool,
+    readers: Readers,
     /// `None` when the file system cannot be written.
     writer: Option<writer::Writer>,
     version: version::Version,
@@ -62,7 +61,8 @@ impl SqlMeta {
     /// Opens the database at `path`, making it when it does not exist and bringing its tables up to date.
     ///
     /// One that exists where nothing can be written can be read; every change is then refused with
-    /// [`ErrorKind::Unsupported`].
+    /// [`ErrorKind::Unsupported`]. One on a full disk can be read too; a change fails with [`ErrorKind::StorageFull`] until
+    /// there is space again.
     ///
     /// Must be called within a tokio runtime, which must live as long as the value.
     ///
@@ -76,7 +76,6 @@ impl SqlMeta {
 
     pub(crate) async fn open_with(path: impl Into<PathBuf>, busy_timeout: Duration) -> Result<Self> {
         let path = path.into();
-        let failed = |e| sql_error(&path, e);
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .foreign_keys(true)
@@ -91,18 +90,40 @@ impl SqlMeta {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .pragma("journal_size_limit", JOURNAL_LIMIT);
-        let mut connection = options.connect().await.map_err(failed)?;
-        if let Err(e) = schema::bring_up_to_date(&mut connection, &path).await {
+        let connection = Self::up_to_date(&options, &path).await;
+        let options = options.create_if_missing(false);
+        let readers = Readers::new(options.clone().pragma("query_only", "on"), busy_timeout);
+        let connection = match connection {
+            Ok(connection) => Some(connection),
+            Err(e) if e.kind() == ErrorKind::StorageFull => {
+                // What lacks tables is of no use before there is space.
+                let Ok(mut reader) = readers.get().await else { return Err(e) };
+                if schema::check(&mut reader, &path).await.is_err() {
+                    return Err(e);
+                }
+                tracing::warn!(error = %e, "the store can only be read until there is space again");
+                None
+            }
+            Err(e) => return Err(e),
+        };
+        let writer = Some(writer::Writer::start(connection, options, path.clone()));
+        let version = version::Version::changing(&path);
+        Ok(Self(Arc::new(Database { path, readers, writer, version })))
+    }
+
+    /// Connects, and makes the tables what they have to be.
+    async fn up_to_date(options: &SqliteConnectOptions, path: &Path) -> Result<SqliteConnection> {
+        let mut connection = options.connect().await.map_err(|e| sql_error(path, e))?;
+        let made = match schema::bring_up_to_date(&mut connection, path).await {
+            Ok(()) => sync_folder_of(path),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = made {
             // The error at hand is the one to tell.
             let _ = connection.close().await;
             return Err(e);
         }
-        sync_folder_of(&path)?;
-        let options = options.create_if_missing(false);
-        let writer = writer::Writer::start(connection, options.clone(), path.clone());
-        let readers = readers(options.pragma("query_only", "on"));
-        let version = version::Version::changing(&path);
-        Ok(Self(Arc::new(Database { path, readers, writer: Some(writer), version })))
+        Ok(connection)
     }
 
     /// Nobody can write to a file system that is read-only, so the database is opened as one that never changes, which
@@ -131,7 +152,11 @@ impl SqlMeta {
             outcome => outcome?,
         }
         let version = version::Version::read_only(&path);
-        Ok(Self(Arc::new(Database { path, readers: readers(options), writer: None, version })))
+        Ok(Self(Arc::new(Database { path, readers: Readers::unchanging(options), writer: None, version })))
+    }
+
+    async fn reader(&self) -> Result<PoolConnection<Sqlite>> {
+        self.0.readers.get().await.map_err(|e| self.failed(e))
     }
 
     fn failed(&self, e: sqlx::Error) -> Error {
@@ -143,15 +168,6 @@ impl SqlMeta {
             .with_context("path", self.0.path.display())
             .with_source(e)
     }
-}
-
-fn readers(options: SqliteConnectOptions) -> SqlitePool {
-    SqlitePoolOptions::new()
-        .max_connections(READERS)
-        .test_before_acquire(false)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .connect_lazy_with(options)
 }
 
 /// Locks the database; `None` when it exists and may not be written to.
@@ -226,7 +242,7 @@ impl MetaBackend for SqlMeta {
         )
         .bind(digest.as_str())
         .bind(repository.as_str())
-        .fetch_optional(&self.0.readers)
+        .fetch_optional(&mut *self.reader().await?)
         .await
         .map_err(|e| self.failed(e))?;
         Ok(row.map(|row| blobs::record(digest.clone(), row)))
@@ -280,7 +296,7 @@ impl MetaBackend for SqlMeta {
         let row: Option<(String, String, Vec<u8>)> = sqlx::query_as(query)
             .bind(repository.as_str())
             .bind(key)
-            .fetch_optional(&self.0.readers)
+            .fetch_optional(&mut *self.reader().await?)
             .await
             .map_err(|e| self.failed(e))?;
         let Some((digest, media_type, body)) = row else { return Ok(None) };
@@ -300,7 +316,7 @@ impl MetaBackend for SqlMeta {
     ) -> Result<Option<Listing<Tag>>> {
         let id: Option<(i64,)> = sqlx::query_as("SELECT id FROM repositories WHERE name = $1")
             .bind(repository.as_str())
-            .fetch_optional(&self.0.readers)
+            .fetch_optional(&mut *self.reader().await?)
             .await
             .map_err(|e| self.failed(e))?;
         let Some((id,)) = id else { return Ok(None) };
@@ -313,7 +329,7 @@ impl MetaBackend for SqlMeta {
         .bind(id)
         .bind(after.unwrap_or_default())
         .bind(limit as i64 + 1)
-        .fetch_all(&self.0.readers)
+        .fetch_all(&mut *self.reader().await?)
         .await
         .map_err(|e| self.failed(e))?;
         page(rows, limit, Tag::parse).map(Some).map_err(|e| self.damaged(e))
@@ -328,7 +344,7 @@ impl MetaBackend for SqlMeta {
         )
         .bind(after.unwrap_or_default())
         .bind(limit as i64 + 1)
-        .fetch_all(&self.0.readers)
+        .fetch_all(&mut *self.reader().await?)
         .await
         .map_err(|e| self.failed(e))?;
         page(rows, limit, RepositoryName::parse).map_err(|e| self.damaged(e))
@@ -349,7 +365,7 @@ impl MetaBackend for SqlMeta {
         .bind(repository.as_str())
         .bind(subject.as_str())
         .bind(artifact_type)
-        .fetch_all(&self.0.readers)
+        .fetch_all(&mut *self.reader().await?)
         .await
         .map_err(|e| self.failed(e))?;
         rows.into_iter()
@@ -369,7 +385,7 @@ impl MetaBackend for SqlMeta {
             "SELECT repository, algorithm, saved_offset, hash, backend FROM uploads WHERE id = $1",
         )
         .bind(id.as_str())
-        .fetch_optional(&self.0.readers)
+        .fetch_optional(&mut *self.reader().await?)
         .await
         .map_err(|e| self.failed(e))?;
         let Some((repository, algorithm, offset, hash, backend)) = row else { return Ok(None) };
@@ -387,7 +403,7 @@ impl MetaBackend for SqlMeta {
     async fn stale_uploads(&self, before: i64) -> Result<Vec<UploadId>> {
         let rows: Vec<(String,)> = sqlx::query_as("SELECT id FROM uploads WHERE updated_at <= $1")
             .bind(before)
-            .fetch_all(&self.0.readers)
+            .fetch_all(&mut *self.reader().await?)
             .await
             .map_err(|e| self.failed(e))?;
         rows.iter().map(|(id,)| UploadId::parse(id).map_err(|e| self.damaged(e))).collect()

@@ -35,9 +35,14 @@ struct Job {
 
 impl Writer {
     /// Starts the task that writes. It ends, and closes the connection, when the value is dropped and the queue empty.
-    pub(super) fn start(connection: SqliteConnection, options: SqliteConnectOptions, path: PathBuf) -> Self {
+    /// Without a connection it makes one for the first change.
+    pub(super) fn start(
+        open: Option<SqliteConnection>,
+        options: SqliteConnectOptions,
+        path: PathBuf,
+    ) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(work(Session { open: Some(connection), options }, path, receiver));
+        tokio::spawn(work(Session { open, options }, path, receiver));
         Self(sender)
     }
 

@@ -1,0 +1,37 @@
+//! The signal that a terminal sends when it goes away.
+
+use hyper_sdk::Result;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+const SIGHUP: u32 = 1;
+
+/// Hang-ups, from when the value is made.
+#[derive(Debug)]
+pub struct HangUps(Option<Signal>);
+
+impl HangUps {
+    /// Takes the signal over from the system's default, unless this process was started with it ignored: `nohup` asks for
+    /// that, and nothing comes then.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::Io`] when the system refuses a handler.
+    pub fn listen() -> Result<Self> {
+        Ok(Self(if is_ignored(SIGHUP) { None } else { Some(signal(SignalKind::hangup())?) }))
+    }
+
+    /// Waits for the next one. Dropping the future loses none.
+    pub async fn recv(&mut self) {
+        match &mut self.0 {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Whether this process ignores a signal, which is inherited (proc_pid_status(5), `SigIgn`).
+fn is_ignored(signal: u32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal - 1)) != 0
+}
