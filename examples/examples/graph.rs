@@ -8,9 +8,8 @@
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use async_trait::async_trait;
-use hyper_sdk::frontend::dockerfile::{check, lower};
-use hyper_sdk::frontend::{FrontendOptions, Resolved, Resolver};
-use hyper_sdk::graph::Source;
+use hyper_sdk::build::{check_dockerfile, lower_dockerfile};
+use hyper_sdk::frontend::{EpochOf, FrontendOptions, Resolved, Resolver};
 use hyper_sdk::oci::ImageConfig;
 use hyper_sdk::platform::Platform;
 use hyper_sdk::{Digest, Result};
@@ -23,7 +22,7 @@ impl Resolver for EmptyImages {
         Ok(None)
     }
 
-    async fn time(&self, _: &Source) -> Result<Option<i64>> {
+    async fn epoch(&self, _: EpochOf) -> Result<Option<i64>> {
         Ok(None)
     }
 
@@ -47,10 +46,10 @@ async fn main() -> Result<()> {
         }
         let text = std::fs::read_to_string(&name)?;
         let options = FrontendOptions::default();
-        match lower(&name, &text, &options, &EmptyImages, &mut Vec::new()).await {
+        match lower_dockerfile(&name, &text, &options, &EmptyImages, &mut Vec::new()).await {
             Ok(lowered) if draw => print!("{}", lowered.graph.to_dot()),
             Ok(lowered) => {
-                let checked = check(&name, &text, &options, &EmptyImages).await?;
+                let checked = check_dockerfile(&name, &text, &options, None, &EmptyImages).await?;
                 let line = |f: &hyper_sdk::lint::Finding| checked.file.source.line_of(f.span.start);
                 let rules: Vec<String> =
                     checked.findings.iter().map(|f| format!("{}:{}", f.rule.name, line(f))).collect();

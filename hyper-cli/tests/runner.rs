@@ -22,6 +22,7 @@ mod hostile_peers;
 mod interop;
 mod kept;
 mod language;
+mod lazy;
 mod limits;
 mod logs;
 mod mount_options;

@@ -1,22 +1,15 @@
-//! Brings the build contexts of a request to this machine.
+//! Brings the main build context of a request to this machine, with the Dockerfile.
 
-use super::{BuildContext, BuildRequest, NamedContext};
+use super::{BuildContext, BuildRequest};
 use crate::dockerfile::GitReference;
-use crate::frontend::Lowered;
-use crate::graph::{Op, Source, WebSource};
 use crate::layer::copy::{SourceKind, SourceRoot};
-use crate::source::{Fetched, RemoteSources, StreamContext, context_of_stream, git_source, open_context};
-use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
-use std::collections::{BTreeMap, HashMap};
+use crate::source::{MainFolder, RemoteSources, StreamContext, git_source, unpack, web_context};
+use crate::{Error, ErrorKind, Result};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use tempfile::TempDir;
 
-/// The name of a web context's file where it is kept.
-const FILE: &str = "context";
-
-/// How contexts are brought here.
+/// How the main context is brought here.
 #[derive(Clone, Debug)]
 pub(super) struct Contexts {
     pub(super) remotes: RemoteSources,
@@ -44,6 +37,17 @@ impl MainContext {
         crate::source::ignore_file(folder, self.beside(request, folder).as_deref()).ok()?
     }
 
+    /// The folder of the context.
+    pub(super) fn files(&self, request: &BuildRequest) -> Option<MainFolder> {
+        let folder = self.folder.clone()?;
+        Some(MainFolder {
+            dockerfile: self.beside(request, &folder),
+            is_checkout: matches!(request.context, BuildContext::Git(_)),
+            is_local: matches!(request.context, BuildContext::Folder(_)),
+            folder,
+        })
+    }
+
     /// Where the Dockerfile is, to find the ignore file beside it; nowhere when its text is from elsewhere.
     fn beside(&self, request: &BuildRequest, folder: &Path) -> Option<PathBuf> {
         match request.dockerfile {
@@ -60,18 +64,6 @@ impl MainContext {
         request.context = self.folder.clone().map_or(BuildContext::Empty, BuildContext::Folder);
         request
     }
-}
-
-/// What steps copy from.
-#[derive(Debug, Default)]
-pub(super) struct Sources {
-    /// Contexts by name, the main one by the empty name.
-    pub(super) folders: BTreeMap<String, Arc<SourceRoot>>,
-    /// What was fetched, by the address of its vertex.
-    pub(super) fetched: HashMap<Digest, Arc<SourceRoot>>,
-    /// The newest time of what was fetched: seconds since 1970.
-    pub(super) newest: Option<i64>,
-    unpacked: Vec<TempDir>,
 }
 
 impl Contexts {
@@ -96,7 +88,7 @@ impl Contexts {
             BuildContext::Web(url) => {
                 let fetched = self.remotes.web(&web_context(url)).await?;
                 main.time = fetched.time;
-                match self.unpack(&fetched.path).await? {
+                match unpack(&fetched.path, &self.scratch).await? {
                     StreamContext::Files { folder, newest } => {
                         main.time = main.time.or(newest);
                         main.folder = Some(folder.path().to_owned());
@@ -125,113 +117,6 @@ impl Contexts {
         };
         Ok(main)
     }
-
-    async fn unpack(&self, folder: &Path) -> Result<StreamContext> {
-        let (path, scratch) = (folder.join(FILE), self.scratch.clone());
-        crate::solve::blocking(move || {
-            let file = std::fs::File::open(&path).at("cannot open what was fetched", &path)?;
-            context_of_stream(file, &scratch)
-        })
-        .await
-    }
-
-    /// Brings everything that the target needs, all at once.
-    pub(super) async fn bring(
-        &self,
-        request: &BuildRequest,
-        main: &MainContext,
-        lowered: &Lowered,
-    ) -> Result<Sources> {
-        let mut sources = Sources::default();
-        if let Some(folder) = &main.folder {
-            let root =
-                open_context(folder, main.beside(request, folder).as_deref()).op("open the build context")?;
-            if matches!(request.context, BuildContext::Git(_)) {
-                root.mark_fetched();
-            }
-            sources.folders.insert(String::new(), root);
-        }
-        for (name, context) in &request.named_contexts {
-            if let NamedContext::Folder(path) = context {
-                let root = open_context(path, None).context("build context", name)?;
-                sources.folders.insert(name.clone(), root);
-            }
-        }
-        let needed = lowered.graph.reachable(lowered.root).into_iter().filter_map(|id| {
-            let vertex = lowered.graph.vertex(id);
-            match &vertex.op {
-                Op::Source(source) => Some((vertex.address().clone(), source.clone())),
-                _ => None,
-            }
-        });
-        let fetches = needed.map(async |(address, source)| {
-            let context = match &source {
-                Source::Folder { name } => request.named_contexts.get(name).map(|context| (name, context)),
-                _ => None,
-            };
-            let remote = match context {
-                Some((_, context)) => named_source(context)?,
-                None => Some(source.clone()),
-            };
-            let Some(remote) = remote else { return Ok(None) };
-            let Some(fetched) = self.remotes.fetch(&remote).await? else { return Ok(None) };
-            let mut time = fetched.time;
-            let archive = match (context, &remote) {
-                (Some((name, _)), Source::Web(web)) => match self.unpack(&fetched.path).await? {
-                    StreamContext::Files { folder, newest } => {
-                        time = time.or(newest);
-                        Some(folder)
-                    }
-                    StreamContext::Dockerfile(_) => {
-                        let shown = crate::dockerfile::without_password(&web.url);
-                        let message = format!("the build context `{name}` is no tar archive: {shown}");
-                        return Err(Error::invalid(message));
-                    }
-                },
-                _ => None,
-            };
-            let fetched = Fetched { time, ..fetched };
-            let is_git = matches!(remote, Source::Git(_));
-            Ok(Some((address, context.map(|(name, _)| name.clone()), fetched, archive, is_git)))
-        });
-        for (address, name, fetched, archive, is_git) in
-            futures::future::try_join_all(fetches).await?.into_iter().flatten()
-        {
-            let path = archive.as_ref().map_or(fetched.path.as_path(), TempDir::path);
-            match name {
-                Some(name) => {
-                    let root = open_context(path, None)?;
-                    if is_git {
-                        root.mark_fetched();
-                    }
-                    sources.folders.insert(name, root);
-                }
-                None => {
-                    let root = SourceRoot::open(path, SourceKind::Context, None)?;
-                    if is_git {
-                        root.mark_fetched();
-                    }
-                    sources.fetched.insert(address, Arc::new(root));
-                }
-            }
-            sources.newest = sources.newest.max(fetched.time);
-            sources.unpacked.extend(archive);
-        }
-        Ok(sources)
-    }
-}
-
-/// What is fetched for a named context; nothing when it is here already.
-pub(super) fn named_source(context: &NamedContext) -> Result<Option<Source>> {
-    Ok(match context {
-        NamedContext::Git(address) => Some(Source::Git(git_source(address, None, None)?)),
-        NamedContext::Web(url) => Some(Source::Web(web_context(url))),
-        _ => None,
-    })
-}
-
-fn web_context(url: &str) -> WebSource {
-    WebSource { url: url.to_owned(), file_name: FILE.to_owned(), checksum: None }
 }
 
 fn git_context(address: &GitReference, request: &BuildRequest) -> Result<crate::graph::GitSource> {

@@ -1,54 +1,104 @@
-//! Picks the one time that a result carries.
+//! Decides the one time that a result carries: what SOURCE_DATE_EPOCH asks for, else what the files and images say.
 
 use super::EpochPolicy;
-use super::contexts::Sources;
 use crate::Result;
-use crate::clock::Clock;
-use crate::frontend::Lowered;
-use crate::graph::{FileAction, MountKind, Op, Source};
+use crate::clock::{Clock, parse_rfc3339};
+use crate::frontend::{EpochOf, Lowered, Resolved};
+use crate::graph::{FileAction, Graph, MountKind, Op, SourceOp, VertexId};
 use crate::layer::copy::{CopySpec, PatternList, SourceRoot, newest_mtime};
-use crate::solve::threads;
-use crate::source::work_tree_time;
+use crate::solve::{EpochChoice, blocking, threads};
+use crate::source::{Opened, Sources, work_tree_time};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The time of a build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Epoch {
-    /// Seconds since 1970.
-    pub(super) seconds: i64,
-    /// Whether the caller gave it: then it counts for the cache.
-    pub(super) given: bool,
+/// The time of what SOURCE_DATE_EPOCH names, in seconds since 1970; none where it has no time of its own.
+///
+/// A stage has the newest time of what it fetches (the commit of a git repository, the last change of a web file, or of a
+/// member of an archive whose server does not say), else that of its base images.
+pub(super) async fn of(of: EpochOf, main: Option<i64>, sources: &Sources) -> Result<Option<i64>> {
+    match of {
+        EpochOf::Context => Ok(main),
+        EpochOf::Named(Resolved::Scratch) => Ok(None),
+        EpochOf::Named(Resolved::Image { config, .. }) => {
+            Ok(config.created.as_deref().and_then(parse_rfc3339))
+        }
+        EpochOf::Named(Resolved::Folder(name)) => sources.time(&SourceOp::Folder { name }).await,
+        EpochOf::Stage { fetches, newest_base } => {
+            let mut newest = None;
+            for source in &fetches {
+                newest = newest.max(sources.time(source).await?);
+            }
+            Ok(newest.or(newest_base))
+        }
+    }
 }
 
-/// Picks the time by the policy. Blocks: it walks the files that the build uses.
-pub(super) fn pick(
+/// Decides by the policy of a request, what the text asked for, and the files that the build uses. What is fetched while
+/// the build runs counts later, so nothing is fetched here.
+pub(super) async fn decide(
     policy: EpochPolicy,
     lowered: &Lowered,
-    sources: &Sources,
     main: Option<i64>,
+    sources: &Sources,
     clock: &dyn Clock,
-) -> Result<Epoch> {
+) -> Result<EpochChoice> {
     match policy {
-        EpochPolicy::At(seconds) => return Ok(Epoch { seconds, given: true }),
-        EpochPolicy::Now => return Ok(Epoch { seconds: clock.now(), given: false }),
+        EpochPolicy::At(seconds) => return Ok(EpochChoice::Given(seconds)),
+        EpochPolicy::Now => return Ok(EpochChoice::Known(clock.now())),
         EpochPolicy::Auto => {}
     }
     if let Some(seconds) = lowered.epoch {
-        return Ok(Epoch { seconds, given: true });
+        return Ok(EpochChoice::Given(seconds));
     }
-    let folders = &sources.folders;
-    let of_work_tree = || folders.get("").and_then(|root| work_tree_time(root.path()));
-    if let Some(seconds) = main.or_else(of_work_tree) {
-        return Ok(Epoch { seconds, given: false });
+    if let Some(seconds) = main {
+        return Ok(EpochChoice::Known(seconds));
     }
-    let mut newest = sources.newest;
+    let folders = local_folders(lowered, sources).await?;
+    let used = used(&lowered.graph, lowered.root, &folders)?;
+    let main = sources.main_folder().map(ToOwned::to_owned);
+    let otherwise = lowered.newest_base.unwrap_or(0);
+    blocking(move || {
+        if let Some(seconds) = main.as_deref().and_then(work_tree_time) {
+            return Ok(EpochChoice::Known(seconds));
+        }
+        let mut newest = None;
+        for (root, spec) in used {
+            // The keys of the steps ask for the same folders in a moment.
+            root.remember_listings();
+            // What cannot be copied fails in its step, with the step's name.
+            newest = newest.max(newest_mtime(&root, &spec, threads()).unwrap_or(None));
+        }
+        Ok(EpochChoice::Newest { newest, otherwise })
+    })
+    .await
+}
+
+/// The folders of this machine that the graph uses, by the vertices that stand for them.
+async fn local_folders(lowered: &Lowered, sources: &Sources) -> Result<BTreeMap<VertexId, Arc<SourceRoot>>> {
+    let mut folders = BTreeMap::new();
     for id in lowered.graph.reachable(lowered.root) {
-        let vertex = lowered.graph.vertex(id);
-        let folder = |input: usize| match &lowered.graph.vertex(*vertex.inputs.get(input)?).op {
-            Op::Source(Source::Folder { name }) => folders.get(name),
-            _ => None,
-        };
-        let mut used: Vec<(&Arc<SourceRoot>, CopySpec)> = Vec::new();
+        if let Op::Source(op @ SourceOp::Folder { .. }) = &lowered.graph.vertex(id).op
+            && !sources.is_remote(op)
+            // One that is not there fails in its step.
+            && sources.has_folder(op)
+            && let Opened::Folder(root) = sources.open(op).await?
+        {
+            folders.insert(id, root);
+        }
+    }
+    Ok(folders)
+}
+
+/// What of the folders the graph reads.
+fn used(
+    graph: &Graph,
+    root: VertexId,
+    folders: &BTreeMap<VertexId, Arc<SourceRoot>>,
+) -> Result<Vec<(Arc<SourceRoot>, CopySpec)>> {
+    let mut used = Vec::new();
+    for id in graph.reachable(root) {
+        let vertex = graph.vertex(id);
+        let folder = |input: usize| folders.get(vertex.inputs.get(input)?).cloned();
         match &vertex.op {
             Op::File(file) => {
                 for action in &file.actions {
@@ -75,12 +125,6 @@ pub(super) fn pick(
             }
             Op::Source(_) => {}
         }
-        for (root, spec) in used {
-            // The keys of the steps ask for the same folders in a moment.
-            root.remember_listings();
-            // What cannot be copied fails in its step, with the step's name.
-            newest = newest.max(newest_mtime(root, &spec, threads()).unwrap_or(None));
-        }
     }
-    Ok(Epoch { seconds: newest.or(lowered.newest_base).unwrap_or(0), given: false })
+    Ok(used)
 }

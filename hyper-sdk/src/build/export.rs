@@ -82,6 +82,7 @@ impl Exporter<'_> {
             }
             let options = CompressOptions { level: wanted.level, ..CompressOptions::new(wanted.compression) };
             chain = self.context.recompress(&chain, options, wanted.force_compression).await?;
+            self.context.bring_all(&chain).await?;
         }
         let platform = self.request.built_for();
         let of = |part| wanted.annotations.of(part, &platform);
@@ -232,7 +233,7 @@ pub(super) fn refuse_files_of_windows(request: &BuildRequest, config: &ImageConf
     }
 }
 
-fn describe(output: &OutputKind) -> String {
+pub(super) fn describe(output: &OutputKind) -> String {
     let to = |d: &Destination| d.path().display().to_string();
     match output {
         OutputKind::Image(StoreOptions { passing: true, push: true, .. }) => "push".to_owned(),

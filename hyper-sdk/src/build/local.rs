@@ -1,9 +1,10 @@
 //! The builder of this machine: frontend, solver and exporters in this process, commands in its sandbox.
 
+use super::check::{Checked, check_dockerfile, lower_dockerfile};
 use super::contexts::{Contexts, MainContext};
 use super::emptied;
-use super::epoch::{self, Epoch};
-use super::export::{Exporter, Made, refuse_files_of_windows};
+use super::epoch;
+use super::export::{Exporter, Made, describe, refuse_files_of_windows};
 use super::leftovers;
 use super::resolver::BuildResolver;
 use super::{
@@ -13,20 +14,21 @@ use crate::cache::{DiskCache, SharedCache};
 use crate::clock::{SharedClock, SystemClock};
 use crate::exec::{Devices, Executor, HelperCommand, Identity, NativeExecutor};
 use crate::frontend::{FrontendOptions, Lowered, dockerfile};
-use crate::graph::{MountKind, Op};
 use crate::layer::copy::StatCache;
 use crate::platform::Platform;
 use crate::progress::{Event, Progress};
 use crate::reference::Reference;
 use crate::snapshot::{LocalSnapshotter, SharedSnapshotter};
-use crate::solve::{SolveContext, Solver, Value, blocking};
-use crate::source::{ClientFactory, ImageSource, ProxyChoice, RemoteOptions, RemoteSources};
+use crate::solve::{Needs, Solved, Solver, SolverBackends, SolverOptions, StepReport, Value, blocking};
+use crate::source::{
+    ClientFactory, ImageSource, ProxyChoice, RemoteOptions, RemoteSources, Sources, SourcesOptions,
+};
 use crate::store::SharedStore;
 use crate::store::damage::Damage;
 use crate::{Error, Result, ResultExt, private_folder};
 use async_trait::async_trait;
 use futures::FutureExt as _;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -135,18 +137,17 @@ impl LocalBuilder {
     }
 
     /// Checks the Dockerfile of a request: its faults, and what the linter finds. Nothing is built; base images are
-    /// looked up.
+    /// looked up, without their layers.
     ///
     /// # Errors
-    /// Those of [`LocalBuilder::fetch_context`] and of [`dockerfile::check`].
-    pub async fn check(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Checked> {
+    /// Those of [`LocalBuilder::fetch_context`] and of [`check_dockerfile`].
+    pub async fn check(&self, request: BuildRequest, progress: &Progress) -> Result<Checked> {
         let (request, main, contexts) = self.bring_context(request, progress).await?;
-        let request = Arc::new(request);
-        let resolver = self.resolver(&request, &contexts, &Damage::default(), progress);
-        let mut options = frontend_options(&request, &main);
-        options.ignore = main.ignore(&request);
+        let sources = self.sources(&request, &main, &contexts, &Damage::default(), progress);
+        let resolver = BuildResolver { sources, main_time: main.time };
+        let options = frontend_options(&request);
         let name = main.name.display().to_string();
-        dockerfile::check(&name, &main.text, &options, &resolver).await
+        check_dockerfile(&name, &main.text, &options, main.ignore(&request), &resolver).await
     }
 
     /// What the target of a request takes. Nothing is looked up but the context.
@@ -157,7 +158,7 @@ impl LocalBuilder {
         let (request, main, _) = self.bring_context(request, progress).await?;
         let name = main.name.display().to_string();
         let (file, _) = crate::dockerfile::parse(&main.text, &name).into_result()?;
-        dockerfile::outline(&file, &frontend_options(&request, &main))
+        dockerfile::outline(&file, &frontend_options(&request))
     }
 
     /// The stages of the Dockerfile of a request.
@@ -171,25 +172,28 @@ impl LocalBuilder {
         Ok(dockerfile::targets(&file))
     }
 
-    fn resolver(
+    fn sources(
         &self,
-        request: &Arc<BuildRequest>,
+        request: &BuildRequest,
+        main: &MainContext,
         contexts: &Contexts,
         damage: &Damage,
         progress: &Progress,
-    ) -> BuildResolver {
-        BuildResolver {
-            request: Arc::clone(request),
-            images: ImageSource {
-                store: self.options.store.clone(),
-                clients: self.options.clients.clone(),
-                refresh: request.pull,
-                damage: damage.clone(),
-                progress: progress.clone(),
-            },
-            contexts: contexts.clone(),
-            found: Mutex::new(HashMap::new()),
-        }
+    ) -> Sources {
+        let options = &self.options;
+        let folder = options.root.join("sources/images");
+        let images = ImageSource::new(options.store.clone(), options.clients.clone(), folder)
+            .refresh(request.pull)
+            .damage(damage.clone())
+            .progress(progress.clone());
+        Sources::new(SourcesOptions {
+            images: Arc::new(images),
+            remotes: contexts.remotes.clone(),
+            scratch: contexts.scratch.clone(),
+            main: main.files(request),
+            contexts: request.named_contexts.clone(),
+            others: BTreeMap::new(),
+        })
     }
 
     async fn bring_context(
@@ -276,87 +280,57 @@ impl LocalBuilder {
         progress: &Progress,
     ) -> Result<BuildOutput> {
         let (request, main, contexts) = self.bring_context(request, progress).await?;
-        let request = Arc::new(request);
-        let resolver = self.resolver(&request, &contexts, damage, progress);
-        let options = frontend_options(&request, &main);
-        let name = main.name.display().to_string();
-        let mut warnings = Vec::new();
-        let lowered = dockerfile::lower(&name, &main.text, &options, &resolver, &mut warnings).boxed().await;
-        warnings.extend(unused_tags(&request));
-        warnings.into_iter().for_each(|warning| progress.warn(warning));
-        let lowered = lowered?;
+        let sources = self.sources(&request, &main, &contexts, damage, progress);
+        let lowered = self.lower(&request, &main, &sources, progress).await?;
         refuse_files_of_windows(&request, &lowered.config)?;
-        let images = resolver.found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let sources = contexts.bring(&request, &main, &lowered).boxed().await?;
-        let (policy, clock) = (request.epoch_policy()?, Arc::clone(&self.options.clock));
+        sources.open_local().await?;
         let stat_path = self.options.root.join("stat-cache");
         let load = {
             let path = stat_path.clone();
             blocking(move || Ok(Arc::new(StatCache::load(&path))))
         };
-        let ((lowered, sources, epoch), (executor, snapshotter), stat_cache) =
-            tokio::try_join!(pick_epoch(policy, lowered, sources, main.time, clock), self.engine(), load)?;
+        let policy = request.epoch_policy()?;
+        let epoch = epoch::decide(policy, &lowered, main.time, &sources, &*self.options.clock);
+        let (epoch, (executor, snapshotter), stat_cache) = tokio::try_join!(epoch, self.engine(), load)?;
         for note in executor.notes() {
             progress.warn(note.clone());
         }
-        // Layers are compressed as the first image has them; others are made of these.
-        let first = request.outputs.iter().find(|output| output.has_image()).map(|output| &output.image);
-        let (compression, compression_level) =
-            first.map_or_else(Default::default, |i| (i.compression, i.level));
-        let keeps_times = request.outputs.iter().any(|output| output.has_image() && output.image.keep_times);
-        let processors = std::thread::available_parallelism().map_or(4, usize::from);
-        let has_caches = lowered.graph.reachable(lowered.root).into_iter().any(|at| {
-            let Op::Exec(exec) = &lowered.graph.vertices()[at.index()].op else { return false };
-            exec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Cache { .. }))
-        });
-        let context = Arc::new(SolveContext {
+        let backends = SolverBackends {
             store: self.options.store.clone(),
             snapshotter: snapshotter.clone(),
             executor: executor.clone() as Arc<dyn Executor>,
             cache: self.cache.clone(),
-            images,
-            folders: sources.folders,
-            fetched: sources.fetched,
+            sources,
+            folder: self.options.root.clone(),
+        };
+        let options = SolverOptions {
+            epoch,
             stat_cache: stat_cache.clone(),
-            index_folder: self.options.root.join("indexes"),
-            scratch: self.options.root.join("scratch"),
-            cache_mounts: self.options.root.join("mounts"),
-            renewed_caches: Mutex::default(),
-            epoch: epoch.seconds,
-            epoch_is_key: epoch.given,
-            copies_as_published: epoch.given && !has_caches && !keeps_times,
-            compression,
-            compression_level,
-            network: request.network,
-            allow_insecure: request.allow_insecure,
-            allow_host_network: request.allow_host_network,
-            devices: Devices::load(&request.device_folders),
-            allow_devices: request.allow_devices.clone(),
-            extra_hosts: super::request::addresses(&request.extra_hosts)?,
             resolv_conf: self.options.resolv_conf.clone(),
-            ssh: request.ssh.clone(),
-            secrets: request.secrets.clone(),
+            parallel: self.options.parallel,
             damage: damage.clone(),
             progress: progress.clone(),
-            commands: tokio::sync::Semaphore::new(self.options.parallel.unwrap_or(processors.max(4))),
-            indexes: tokio::sync::Mutex::default(),
-        });
-        let root = lowered.root;
-        let graph = Arc::new(lowered.graph);
-        let solved = Solver::new(graph, Arc::clone(&context)).solve(root).await;
+            ..solver_options(&request)?
+        };
+        let Lowered { graph, root, config, history, .. } = lowered;
+        let solver = Solver::new(Arc::new(graph), root, backends, options);
+        let solved = solver.solve().await;
         stat_cache.prune(STAT_CACHE.0, STAT_CACHE.1);
         // What was hashed is worth keeping even when the build failed.
         let saved = stat_cache.save(&stat_path);
-        let (value, steps) = solved?;
+        let Solved { value, steps, epoch } = solved?;
         saved?;
-        let Value::Chain(chain) = value else { return Err(Error::internal("a target that is a folder")) };
-        let (config, history) = (lowered.config, lowered.history);
-        let made = Made { config, history, chain, epoch: epoch.seconds };
+        let chain = match value {
+            Value::Chain(chain) => chain,
+            Value::Unmade => return Ok(nothing(&request, steps, epoch, progress)),
+            Value::Folder(_) => return Err(Error::internal("a target that is a folder")),
+        };
+        let made = Made { config, history, chain, epoch };
         let exporter = Exporter {
             request: &request,
             store: &self.options.store,
             clients: &self.options.clients,
-            context: &context,
+            context: solver.context(),
             progress,
         };
         let exported = exporter.run(&made).boxed().await?;
@@ -370,9 +344,63 @@ impl LocalBuilder {
             config: Some(exported.config),
             steps,
             tags: exported.names,
-            epoch: epoch.seconds,
+            epoch,
         })
     }
+
+    /// Parses and lowers the Dockerfile, and tells what is noticed.
+    async fn lower(
+        &self,
+        request: &BuildRequest,
+        main: &MainContext,
+        sources: &Sources,
+        progress: &Progress,
+    ) -> Result<Lowered> {
+        let resolver = BuildResolver { sources: sources.clone(), main_time: main.time };
+        let options = frontend_options(request);
+        let name = main.name.display().to_string();
+        let mut warnings = Vec::new();
+        let lowered = lower_dockerfile(&name, &main.text, &options, &resolver, &mut warnings).boxed().await;
+        warnings.extend(unused_tags(request));
+        warnings.into_iter().for_each(|warning| progress.warn(warning));
+        lowered
+    }
+}
+
+/// The output of a build that made no image, as nothing needed one.
+fn nothing(request: &BuildRequest, steps: Vec<StepReport>, epoch: i64, progress: &Progress) -> BuildOutput {
+    for output in &request.outputs {
+        progress.start(format!("export {}", describe(&output.kind)), None).done();
+    }
+    BuildOutput { image: None, config: None, steps, tags: Vec::new(), epoch }
+}
+
+/// What the solver takes from a request.
+fn solver_options(request: &BuildRequest) -> Result<SolverOptions> {
+    // Layers are compressed as the first image has them; others are made of these.
+    let first = request.outputs.iter().find(|output| output.has_image()).map(|output| &output.image);
+    let (compression, compression_level) = first.map_or_else(Default::default, |i| (i.compression, i.level));
+    Ok(SolverOptions {
+        compression,
+        compression_level,
+        keeps_times: request.outputs.iter().any(|output| output.has_image() && output.image.keep_times),
+        network: request.network,
+        allow_insecure: request.allow_insecure,
+        allow_host_network: request.allow_host_network,
+        devices: Devices::load(&request.device_folders),
+        allow_devices: request.allow_devices.clone(),
+        extra_hosts: super::request::addresses(&request.extra_hosts)?,
+        ssh: request.ssh.clone(),
+        secrets: request.secrets.clone(),
+        needs: match first {
+            Some(_) => Needs::Blobs,
+            None if request.outputs.iter().all(|output| output.kind == OutputKind::CacheOnly) => {
+                Needs::Nothing
+            }
+            None => Needs::Layers,
+        },
+        ..SolverOptions::default()
+    })
 }
 
 /// Says so when the names of the request are not those of any image.
@@ -383,12 +411,10 @@ fn unused_tags(request: &BuildRequest) -> Option<String> {
         .then(|| "the names of --tag are not used: every output has a `name` of its own".to_owned())
 }
 
-fn frontend_options(request: &BuildRequest, main: &MainContext) -> FrontendOptions {
+fn frontend_options(request: &BuildRequest) -> FrontendOptions {
     FrontendOptions {
         build_args: request.build_args.clone(),
         aliases: aliases(request),
-        context_time: main.time,
-        ignore: None,
         target: request.target.clone(),
         platform: request.platform.clone(),
         labels: request.labels.clone(),
@@ -404,18 +430,4 @@ fn aliases(request: &BuildRequest) -> std::collections::BTreeMap<String, String>
         _ => None,
     };
     request.named_contexts.iter().filter_map(stage).collect()
-}
-
-async fn pick_epoch(
-    policy: super::EpochPolicy,
-    lowered: Lowered,
-    sources: super::contexts::Sources,
-    main: Option<i64>,
-    clock: SharedClock,
-) -> Result<(Lowered, super::contexts::Sources, Epoch)> {
-    blocking(move || {
-        let epoch = epoch::pick(policy, &lowered, &sources, main, &*clock)?;
-        Ok((lowered, sources, epoch))
-    })
-    .await
 }

@@ -8,6 +8,7 @@
 //! helpers, without a daemon.
 
 mod annotations;
+mod check;
 mod contexts;
 mod emptied;
 mod epoch;
@@ -19,12 +20,12 @@ mod output_text;
 mod request;
 mod resolver;
 
+pub use crate::source::{BuildContext, NamedContext};
 pub use annotations::{AnnotatedPart, AnnotationPlace, PlacedAnnotations};
+pub use check::{Checked, check_dockerfile, lower_dockerfile};
 pub use local::{LocalBuilder, LocalBuilderOptions};
 pub use output::{Destination, FileOptions, ImageOptions, Output, OutputKind, StoreOptions};
-pub use request::{
-    BuildContext, BuildOutput, BuildRequest, EpochPolicy, HOST_GATEWAY, NamedContext, find_dockerfile,
-};
+pub use request::{BuildOutput, BuildRequest, EpochPolicy, HOST_GATEWAY, find_dockerfile};
 
 use crate::Result;
 use crate::platform::Platform;

@@ -1,7 +1,6 @@
 //! What to build, and what came out.
 
-use super::Output;
-use crate::dockerfile::GitReference;
+use super::{BuildContext, NamedContext, Output};
 use crate::exec::{DevicePermissions, SecretBytes};
 use crate::oci::Descriptor;
 use crate::platform::Platform;
@@ -11,111 +10,6 @@ use crate::{Digest, Error, ErrorKind, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// Where COPY and ADD read from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BuildContext {
-    /// Nowhere: a COPY from the context fails.
-    Empty,
-    /// A folder of this machine.
-    Folder(PathBuf),
-    /// The files of a git repository.
-    Git(Box<GitReference>),
-    /// A tar archive of the web, plain or compressed; or a Dockerfile of the web, which is built without files.
-    Web(String),
-}
-
-impl BuildContext {
-    /// Says what the name of a context means: a git repository, a web address, or else a folder.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`] for a git address with options that are not well formed, [`ErrorKind::Unsupported`] for
-    /// another scheme.
-    pub fn parse(text: &str) -> Result<Self> {
-        if Path::new(text).is_dir() {
-            return Ok(Self::Folder(text.into()));
-        }
-        if let Some(git) = GitReference::parse_context(text)? {
-            return Ok(Self::Git(Box::new(git)));
-        }
-        match text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase()).as_deref() {
-            Some("http" | "https") => Ok(Self::Web(text.to_owned())),
-            Some(scheme) => Err(Error::unsupported(format!(
-                "build contexts of the kind `{scheme}://` are not supported: use a folder, a git repository or a web address"
-            ))),
-            None => Ok(Self::Folder(text.into())),
-        }
-    }
-}
-
-/// What a name in FROM, COPY `--from` or a mount's `from` means instead of an image or stage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NamedContext {
-    /// A folder of this machine.
-    Folder(PathBuf),
-    /// An OCI image layout: the folder, and the tag or digest within it.
-    OciLayout {
-        /// The folder with `index.json`.
-        path: PathBuf,
-        /// The `org.opencontainers.image.ref.name`; the only image of the layout when there is neither tag nor digest.
-        tag: Option<String>,
-        /// The digest of a manifest or index.
-        digest: Option<Digest>,
-    },
-    /// An image by reference.
-    Image(Reference),
-    /// Nothing, as in `FROM scratch`.
-    Scratch,
-    /// The files of a git repository.
-    Git(Box<GitReference>),
-    /// A tar archive of the web, plain or compressed.
-    Web(String),
-    /// Another stage of the same Dockerfile, by name or number.
-    Stage(String),
-}
-
-impl NamedContext {
-    /// Parses the value of `--build-context NAME=VALUE`: a folder, `docker-image://REFERENCE`, also of `scratch`,
-    /// `oci-layout://FOLDER[:TAG][@DIGEST]`, `target:STAGE`, the address of a git repository or of a tar archive.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unsupported`] for a scheme that is not implemented, [`ErrorKind::Invalid`] for a bad value.
-    pub fn parse(value: &str) -> Result<Self> {
-        if value == "docker-image://scratch" {
-            return Ok(Self::Scratch);
-        }
-        if let Some(reference) = value.strip_prefix("docker-image://") {
-            return Ok(Self::Image(Reference::parse(reference)?));
-        }
-        if let Some(rest) = value.strip_prefix("oci-layout://") {
-            let (rest, digest) = match rest.rsplit_once('@') {
-                Some((rest, digest)) => (rest, Some(Digest::parse(digest)?)),
-                None => (rest, None),
-            };
-            let (path, tag) = match rest.rsplit_once(':') {
-                Some((path, tag)) if !tag.contains('/') => (path, Some(tag.to_owned())),
-                _ => (rest, None),
-            };
-            if path.is_empty() {
-                return Err(Error::invalid(
-                    "`oci-layout://` needs a folder: oci-layout://FOLDER[:TAG][@DIGEST]",
-                ));
-            }
-            return Ok(Self::OciLayout { path: path.into(), tag, digest });
-        }
-        if let Some(stage) = value.strip_prefix("target:") {
-            if stage.is_empty() {
-                return Err(Error::invalid("`target:` needs a stage: target:STAGE"));
-            }
-            return Ok(Self::Stage(stage.to_owned()));
-        }
-        Ok(match BuildContext::parse(value)? {
-            BuildContext::Git(git) => Self::Git(git),
-            BuildContext::Web(url) => Self::Web(url),
-            BuildContext::Folder(_) | BuildContext::Empty => Self::Folder(value.into()),
-        })
-    }
-}
 
 /// Which time `created`, history and new files get at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -308,8 +202,9 @@ pub fn find_dockerfile(context: &Path, file: Option<&Path>) -> Result<PathBuf> {
 /// What came out of a build.
 #[derive(Clone, Debug, Serialize)]
 pub struct BuildOutput {
-    /// The manifest of the image; `None` when nothing that has a manifest was asked for. Outputs that ask for different
-    /// images, by their compression, media types or annotations, have different manifests: this is that of the first.
+    /// The manifest of the image. Outputs that ask for different images, by their compression, media types or annotations,
+    /// have different manifests: this is that of the first. `None` where only the cache was asked for and the image would
+    /// have had its base pulled: then there is none.
     pub image: Option<Descriptor>,
     /// The digest of the image's config: Docker's image ID.
     pub config: Option<Digest>,
@@ -335,21 +230,5 @@ mod tests {
         {
             assert_eq!(host(name, address).unwrap_err().kind(), ErrorKind::Invalid, "{name:?} {address:?}");
         }
-    }
-
-    #[test]
-    fn named_contexts() {
-        assert_eq!(
-            NamedContext::parse("oci-layout:///a/b:latest").unwrap(),
-            NamedContext::OciLayout { path: "/a/b".into(), tag: Some("latest".into()), digest: None }
-        );
-        assert!(matches!(NamedContext::parse("docker-image://busybox").unwrap(), NamedContext::Image(_)));
-        assert_eq!(NamedContext::parse("docker-image://scratch").unwrap(), NamedContext::Scratch);
-        assert!(matches!(NamedContext::parse("docker-image://scratch:1").unwrap(), NamedContext::Image(_)));
-        assert_eq!(NamedContext::parse("../x").unwrap(), NamedContext::Folder("../x".into()));
-        assert!(matches!(NamedContext::parse("https://x/y.git#v1").unwrap(), NamedContext::Git(_)));
-        assert!(matches!(NamedContext::parse("https://x/y.tar.gz").unwrap(), NamedContext::Web(_)));
-        assert_eq!(NamedContext::parse("target:a").unwrap(), NamedContext::Stage("a".into()));
-        assert_eq!(NamedContext::parse("ftp://x/y").unwrap_err().kind(), ErrorKind::Unsupported);
     }
 }

@@ -32,6 +32,7 @@ pub use proxies::Proxies;
 pub use pull::{PullOptions, pull};
 pub use push::{PushOptions, push};
 pub use transfer::Platforms;
+pub(crate) use transfer::choose;
 
 use crate::oci::{Descriptor, Manifest};
 use crate::progress::Progress;
@@ -231,6 +232,6 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
 pub type SharedClient = Arc<dyn RegistryClient>;
 
 /// The client as it is used by work with this progress.
-fn reporting(client: &SharedClient, progress: &Progress) -> SharedClient {
+pub(crate) fn reporting(client: &SharedClient, progress: &Progress) -> SharedClient {
     client.reporting(progress).unwrap_or_else(|| client.clone())
 }

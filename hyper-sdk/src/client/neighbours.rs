@@ -8,7 +8,7 @@
 
 use crate::Digest;
 use crate::reference::{Reference, RegistryHost, RepositoryName};
-use crate::store::{Page, SharedStore, local_reference, local_repository};
+use crate::store::{Page, SharedStore, local_reference, local_repository, prefixes};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many repositories of a registry are looked at.
@@ -32,15 +32,18 @@ impl Neighbours {
         first: &RepositoryName,
     ) -> Self {
         let Some(prefix) = host.and_then(prefix) else { return Self::default() };
-        // `PREFIX/` sorts right after all that sorts before it and is no name: nothing is left out.
-        let page = Page { limit: Some(MAX_REPOSITORIES), after: Some(prefix.clone()) };
-        let Ok(listing) = store.list_repositories(page).await else { return Self::default() };
-        let named = listing.items.into_iter().filter_map(|local| {
-            local.as_str().strip_prefix(&prefix)?;
-            let reference = local_reference(&local, None, None)?;
-            Some((local, reference.repository().clone()))
-        });
-        let mut names: Vec<_> = named.collect();
+        let mut names = Vec::new();
+        for start in prefixes(&prefix) {
+            // `PREFIX/` sorts right after all that sorts before it and is no name: nothing is left out.
+            let page = Page { limit: Some(MAX_REPOSITORIES), after: Some(start.clone()) };
+            let Ok(listing) = store.list_repositories(page).await else { continue };
+            names.extend(listing.items.into_iter().filter_map(|local| {
+                let name = local.as_str().strip_prefix(&start)?;
+                let own = RepositoryName::parse(&format!("{prefix}{name}")).ok()?;
+                let reference = local_reference(&own, None, None)?;
+                Some((local, reference.repository().clone()))
+            }));
+        }
         names.sort_by_key(|(local, _)| local != first);
         Self { store: Some(store.clone()), names: Arc::new(Mutex::new(names)) }
     }
@@ -54,7 +57,7 @@ impl Neighbours {
             if found.len() == MAX_ASKED {
                 break;
             }
-            if store.stat_blob(&local, digest).await.is_ok() {
+            if !found.contains(&remote) && store.stat_blob(&local, digest).await.is_ok() {
                 found.push(remote);
             }
         }

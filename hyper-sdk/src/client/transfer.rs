@@ -202,7 +202,7 @@ impl Plan {
 }
 
 /// The image of an index for a platform.
-fn choose(entries: &[Descriptor], wanted: &Platform) -> Result<Descriptor> {
+pub(crate) fn choose(entries: &[Descriptor], wanted: &Platform) -> Result<Descriptor> {
     let offered = entries.iter().filter_map(|d| Some((d, d.platform.as_ref()?)));
     wanted.choose(offered).cloned().ok_or_else(|| {
         let have: Vec<String> = entries

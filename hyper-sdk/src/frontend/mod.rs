@@ -2,8 +2,7 @@
 
 pub mod dockerfile;
 
-use crate::dockerfile::IgnoreSet;
-use crate::graph::{Graph, Source, VertexId};
+use crate::graph::{Graph, SourceOp, VertexId};
 use crate::oci::ImageConfig;
 use crate::platform::Platform;
 use crate::{Digest, Result};
@@ -28,14 +27,31 @@ pub enum Resolved {
     Scratch,
 }
 
+/// What SOURCE_DATE_EPOCH names where it is no number.
+#[derive(Clone, Debug)]
+pub enum EpochOf {
+    /// The main build context.
+    Context,
+    /// A named context.
+    Named(Resolved),
+    /// A stage of the text.
+    Stage {
+        /// What the stage fetches.
+        fetches: Vec<SourceOp>,
+        /// When the newest of its base images was made, in seconds since 1970.
+        newest_base: Option<i64>,
+    },
+}
+
 /// Looks names up that a frontend finds: named contexts first, then images.
 #[async_trait]
 pub trait Resolver: Send + Sync {
     /// What a named context stands for; `None` when there is none of this name.
     async fn context(&self, name: &str, platform: &Platform) -> Result<Option<Resolved>>;
 
-    /// The time that a remote source has by itself, in seconds since 1970; fetches it.
-    async fn time(&self, source: &Source) -> Result<Option<i64>>;
+    /// The time of what SOURCE_DATE_EPOCH names, in seconds since 1970; none where it has no time of its own. What is
+    /// remote is fetched for it.
+    async fn epoch(&self, of: EpochOf) -> Result<Option<i64>>;
 
     /// What an image reference stands for.
     async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved>;
@@ -50,14 +66,10 @@ pub struct FrontendOptions {
     pub target: Option<String>,
     /// Names that stand for stages of the text, in FROM and `from`.
     pub aliases: BTreeMap<String, String>,
-    /// What `context` means as a value of SOURCE_DATE_EPOCH: seconds since 1970.
-    pub context_time: Option<i64>,
     /// The platform to build for; the host's without.
     pub platform: Option<Platform>,
     /// Labels that the image gets beside those of the text.
     pub labels: BTreeMap<String, String>,
-    /// The ignore file of the main context, for the linter.
-    pub ignore: Option<IgnoreSet>,
     /// Whether no step may come from the cache.
     pub no_cache: bool,
     /// The stages whose steps may not come from the cache.

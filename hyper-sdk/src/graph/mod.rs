@@ -1,8 +1,8 @@
 //! The build graph: vertices, operations and their content addresses.
 //!
 //! ```text
-//!   Source::Image busybox ──▶ Exec "make" ──▶ File copy ──▶ …        each vertex: one operation over its inputs
-//!   Source::Folder context ───────────────────▲                      input 0 of Exec and File: the root file system
+//!   SourceOp::Image busybox ──▶ Exec "make" ──▶ File copy ──▶ …        each vertex: one operation over its inputs
+//!   SourceOp::Folder context ───────────────────▲                      input 0 of Exec and File: the root file system
 //! ```
 //!
 //! # Invariants
@@ -15,7 +15,7 @@ mod op;
 
 pub use op::{
     CacheOwner, CopyAction, DeviceRequest, ExecOp, FileAction, FileOp, GitSource, InputIndex, MakeDirectory,
-    MakeFile, Mount, MountKind, NetworkMode, Op, Security, Sharing, Source, WebSource,
+    MakeFile, Mount, MountKind, NetworkMode, Op, Security, Sharing, SourceOp, WebSource,
 };
 
 use crate::Digest;
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     fn image(name: &str) -> Op {
-        Op::Source(Source::Image { reference: name.into(), manifest: Digest::sha256(name) })
+        Op::Source(SourceOp::Image { reference: name.into(), manifest: Digest::sha256(name) })
     }
 
     fn run(command: &str) -> Op {

@@ -10,7 +10,7 @@ pub type InputIndex = usize;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Op {
     /// Brings something in from outside. No inputs.
-    Source(Source),
+    Source(SourceOp),
     /// Runs a command in the root file system of input 0.
     Exec(Box<ExecOp>),
     /// Changes files in the root file system of input 0.
@@ -25,7 +25,7 @@ impl Op {
 
 /// Where a vertex without inputs comes from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Source {
+pub enum SourceOp {
     /// An empty root file system.
     Scratch,
     /// The root file system of an image.

@@ -1,9 +1,10 @@
 //! Changes files: COPY, ADD, WORKDIR. Straight from the source into a layer, without unpacking the destination.
 
 use super::exec::{input_value, threads};
+use super::step::Keys;
 use super::times::Planned;
-use super::value::{Chain, Layer, LayerTimes, Value};
-use super::{Keys, SolveContext, blocking};
+use super::value::{Chain, Layer, LayerTimes, Value, unmade};
+use super::{SolveContext, blocking};
 use crate::digest::Hasher;
 use crate::graph::{CopyAction, FileAction, FileOp};
 use crate::layer::accounts::{Owner, ResolvedOwner, resolve_owner};
@@ -147,6 +148,7 @@ impl SolveContext {
                     Value::Folder(_) => {
                         return Err(Error::internal("a copy from a context and a stage at once"));
                     }
+                    Value::Unmade => return Err(unmade()),
                 });
             }
         }
@@ -167,8 +169,11 @@ impl SolveContext {
         inputs: &[Value],
     ) -> Result<(CopyRequest, Vec<Arc<SourceRoot>>)> {
         let mut sources = Vec::new();
-        let mut request =
-            CopyRequest { now: self.made_now(), scratch: self.scratch.clone(), ..CopyRequest::default() };
+        let mut request = CopyRequest {
+            now: self.made_now().await?,
+            scratch: self.scratch.clone(),
+            ..CopyRequest::default()
+        };
         if !file.link {
             request.destination = self.index_paths(base).await?;
         }

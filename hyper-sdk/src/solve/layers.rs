@@ -7,7 +7,7 @@ use crate::layer::{EntryTimes, LayerIndex, LayerWriter, ReadAhead, TreeIndex, Ve
 use crate::oci::Descriptor;
 use crate::reference::RepositoryName;
 use crate::snapshot::{TarStream, UnpackOptions};
-use crate::store::UploadOptions;
+use crate::store::{RegistryStoreExt as _, UploadOptions};
 use crate::{Digest, Error, Result};
 use bytes::Bytes;
 use std::io::{self, Read, Write};
@@ -47,7 +47,7 @@ impl SolveContext {
     {
         let options =
             CompressOptions { level: self.compression_level, ..CompressOptions::new(self.compression) };
-        let epoch = self.epoch;
+        let epoch = self.epoch().await?;
         let write = move |sink| {
             let mut writer = LayerWriter::new(sink, Some(epoch));
             let times = write(&mut writer)?;
@@ -93,6 +93,7 @@ impl SolveContext {
             diff_id: compressed.diff_id,
             repository,
             times: None,
+            origin: None,
         };
         Ok((layer, more))
     }
@@ -141,8 +142,36 @@ impl SolveContext {
         Ok(index)
     }
 
+    /// The layers of images that have no index yet.
+    async fn unknown<'a>(&self, chain: &'a Chain) -> Vec<&'a Layer> {
+        let known = self.indexes.lock().await;
+        let is_unknown = |layer: &&Layer| {
+            layer.origin.is_some()
+                && !known.contains_key(&layer.diff_id)
+                && !self.index_path(&layer.diff_id).exists()
+        };
+        chain.layers().iter().map(|(layer, _)| layer).filter(is_unknown).collect()
+    }
+
+    /// Whether the files of a chain are not known without its blobs, which may have to be pulled.
+    pub(super) async fn has_unknown(&self, chain: &Chain) -> bool {
+        for layer in self.unknown(chain).await {
+            if !matches!(self.store.has_blob(&layer.repository, &layer.blob.digest).await, Ok(true)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Brings the layers of a chain that have no index yet, all at once.
+    async fn bring_unknown(&self, chain: &Chain) -> Result<()> {
+        let unknown = self.unknown(chain).await;
+        futures::future::try_join_all(unknown.into_iter().map(|layer| self.bring(layer))).await.map(drop)
+    }
+
     /// The merged view of a chain.
     pub(super) async fn tree(&self, chain: &Chain) -> Result<TreeIndex> {
+        self.bring_unknown(chain).await?;
         let mut layers = Vec::new();
         for (layer, _) in chain.layers() {
             layers.push(self.index(layer).await?);
@@ -152,6 +181,7 @@ impl SolveContext {
 
     /// The paths of the indexes of a chain, lowest first, all of them made.
     pub(super) async fn index_paths(&self, chain: &Chain) -> Result<Vec<PathBuf>> {
+        self.bring_unknown(chain).await?;
         let mut paths = Vec::new();
         for (layer, _) in chain.layers() {
             self.index(layer).await?;
@@ -162,6 +192,7 @@ impl SolveContext {
 
     /// The uncompressed tar of a layer. A blob that does not match its digests ends with an error.
     pub(crate) async fn open_layer(&self, layer: &Layer) -> Result<Box<dyn Read + Send>> {
+        self.bring(layer).await?;
         let blob = self.store.get_blob(&layer.repository, &layer.blob.digest, None).await?;
         let reader = SyncIoBridge::new(StreamReader::new(blob.stream.map_err_io()));
         let (blob, diff_id) = (layer.blob.clone(), layer.diff_id.clone());
@@ -185,10 +216,16 @@ impl SolveContext {
                 break;
             }
         }
-        for (at, (layer, id)) in chain.layers().iter().enumerate().skip(from) {
-            let below = at.checked_sub(1).map(|below| (&names[below], &chain.layers()[below].1));
-            names[at] = self.unpack_layer(layer, id, below).await?;
-        }
+        // What is on its way already is not waited for twice.
+        let bring = chain.layers()[from..].iter().map(|(layer, _)| self.bring(layer));
+        let unpack = async {
+            for (at, (layer, id)) in chain.layers().iter().enumerate().skip(from) {
+                let below = at.checked_sub(1).map(|below| (&names[below], &chain.layers()[below].1));
+                names[at] = self.unpack_layer(layer, id, below).await?;
+            }
+            Ok(())
+        };
+        futures::future::try_join(futures::future::try_join_all(bring), unpack).await?;
         Ok(names.pop())
     }
 

@@ -1,6 +1,7 @@
 //! The mounts of a command: trees of stages and contexts, caches and their locks, secrets.
 
 use super::exec::{input_value, missing_secret, threads};
+use super::value::unmade;
 use super::{Chain, SolveContext, Value, blocking};
 use crate::digest::Hasher;
 use crate::exec::{self, CacheMount, ExecMount, MountSource, RootFs, SecretBytes};
@@ -43,6 +44,7 @@ impl SolveContext {
         match input_value(inputs, input)? {
             Value::Chain(chain) => Ok(chain.key().to_owned()),
             Value::Folder(root) => Ok(self.folder_digest(root, source).await?.to_string()),
+            Value::Unmade => Err(unmade()),
         }
     }
 
@@ -84,6 +86,7 @@ impl SolveContext {
         let root = match input_value(inputs, input)? {
             Value::Chain(chain) => return Ok((self.view(chain).await?, source.to_owned())),
             Value::Folder(root) => Arc::clone(root),
+            Value::Unmade => return Err(unmade()),
         };
         let spec = selected(source);
         let (digest, times) = {

@@ -44,7 +44,7 @@ impl SolveContext {
         if let Some(CacheRecord { layer: blob, diff_id, repository, .. }) = self.cache.get(&key).await?
             && self.store.stat_blob(&repository, &blob.digest).await.is_ok()
         {
-            return Ok(Layer { blob, diff_id, repository, times: layer.times.clone() });
+            return Ok(Layer { blob, diff_id, repository, times: layer.times.clone(), origin: None });
         }
         let task = self.progress.start(format!("compress {} anew", layer.diff_id.short()), None);
         let made = match self.open_layer(layer).await {

@@ -42,7 +42,7 @@ impl SolveContext {
         if let Some(CacheRecord { layer: blob, diff_id, repository, .. }) = self.cache.get(&key).await?
             && self.store.stat_blob(&repository, &blob.digest).await.is_ok()
         {
-            return Ok(Layer { blob, diff_id, repository, times: None });
+            return Ok(Layer { blob, diff_id, repository, times: None, origin: None });
         }
         let task = self.progress.start(format!("put times into {}", layer.diff_id.short()), None);
         let made = match self.open_layer(layer).await {

@@ -32,9 +32,9 @@ impl Planned {
 
 impl SolveContext {
     /// The time of what a step makes now: never before the epoch, so that in the layer it has that.
-    pub(super) fn made_now(&self) -> FileTime {
-        let epoch = FileTime::of(self.epoch);
-        if self.copies_as_published { epoch } else { FileTime::now().max(epoch) }
+    pub(super) async fn made_now(&self) -> Result<FileTime> {
+        let epoch = FileTime::of(self.epoch().await?);
+        Ok(if self.copies_as_published { epoch } else { FileTime::now().max(epoch) })
     }
 
     fn times_path(&self, digest: &Digest) -> PathBuf {

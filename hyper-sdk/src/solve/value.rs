@@ -4,11 +4,12 @@ use crate::digest::Hasher;
 use crate::layer::TimesTable;
 use crate::layer::copy::SourceRoot;
 use crate::oci::Descriptor;
-use crate::{Digest, RepositoryName};
+use crate::source::LayerOrigin;
+use crate::{Digest, Error, RepositoryName};
 use std::sync::Arc;
 
 /// A layer: its blob, its diff ID, and where the blob is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Layer {
     /// The layer as a blob.
     pub blob: Descriptor,
@@ -18,6 +19,16 @@ pub struct Layer {
     pub repository: RepositoryName,
     /// The true times of its files; none where those of the layer are the only ones known.
     pub times: Option<LayerTimes>,
+    /// Where its blob comes from when the store does not have it: for a layer of an image that was not made here.
+    pub origin: Option<Arc<LayerOrigin>>,
+}
+
+impl PartialEq for Layer {
+    /// Whether they are the same layer, wherever it comes from.
+    fn eq(&self, other: &Self) -> bool {
+        (&self.blob, &self.diff_id, &self.repository, &self.times)
+            == (&other.blob, &other.diff_id, &other.repository, &other.times)
+    }
 }
 
 /// The true times of the files of a layer.
@@ -145,6 +156,14 @@ pub enum Value {
     Chain(Chain),
     /// The files of a build context.
     Folder(Arc<SourceRoot>),
+    /// A root file system that nothing needs, and that is not made: its files depend on those of a base image that is not
+    /// here.
+    Unmade,
+}
+
+/// The error of a step that would use what was not made, which none does.
+pub(super) fn unmade() -> Error {
+    Error::internal("a step uses a root file system that was not made")
 }
 
 #[cfg(test)]
@@ -165,6 +184,7 @@ mod tests {
             diff_id: Digest::sha256(text),
             repository: RepositoryName::parse("a/b").unwrap(),
             times: times.map(|times| LayerTimes::Kept(Digest::sha256(times))),
+            origin: None,
         };
         let plain = Chain::new([layer("a", None), layer("b", None)]);
         assert_eq!(plain.snapshots(), [plain.layers[0].1.clone(), plain.layers[1].1.clone()]);

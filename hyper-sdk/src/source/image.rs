@@ -1,22 +1,32 @@
-//! Images as sources: from the local store, else from their registry.
+//! Images as sources: from the local store, else from their registry. Manifests and configs come at once, layers when
+//! they are needed.
+//!
+//! An image that people pulled or built is in the repository of its name, whole. Of one that only a build asked for, what
+//! was needed so far is in a repository of the builder's own ([`base_repository`]), and its names are kept beside.
 
-use super::layout::import_layout;
-use crate::client::{Platforms, PullOptions, SharedClient, pull};
+use super::record::Records;
+use super::{Source, SourceContent, SourceFiles, SourceImage};
+use crate::client::{Platforms, PullOptions, SharedClient, choose, pull, reporting};
 use crate::oci::{ImageConfig, Manifest, ManifestBody};
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::{ManifestReference, Reference, RegistryHost, RepositoryName};
 use crate::store::damage::Damage;
-use crate::store::{RegistryStoreExt as _, SharedStore, local_repository};
-use crate::{Digest, Error, ErrorKind, Result};
+use crate::store::{
+    BlobReader, PutManifest, RegistryStoreExt as _, SharedStore, base_repository, local_repository,
+};
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt as _;
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The repository of the local store that keeps the images of layouts.
-const LAYOUTS: &str = "hyper.local/layouts";
 /// The most that is read of a config.
 const MAX_CONFIG: u64 = 16 << 20;
+/// How deep indexes may contain indexes.
+const MAX_DEPTH: usize = 8;
 
 /// Makes the client of a registry, with the caller's credentials and settings.
 #[derive(Clone)]
@@ -85,93 +95,191 @@ impl fmt::Debug for ClientFactory {
     }
 }
 
-/// An image that is in the store, whole.
-#[derive(Clone, Debug)]
-pub struct SourceImage {
-    /// The manifest for one platform.
-    pub manifest: Manifest,
-    /// The config.
-    pub config: ImageConfig,
-    /// The repository of the store that has its blobs.
-    pub repository: RepositoryName,
-}
-
-/// Finds images and brings them into the store.
+/// Finds images by their references.
 #[derive(Clone, Debug)]
 pub struct ImageSource {
-    /// The store.
-    pub store: SharedStore,
-    /// The registries.
-    pub clients: ClientFactory,
-    /// Whether the registry is asked even when the store has the name.
-    pub refresh: bool,
-    /// What is found to be damaged of the store.
-    pub damage: Damage,
-    /// Where events go.
-    pub progress: Progress,
+    store: SharedStore,
+    clients: ClientFactory,
+    records: Records,
+    refresh: bool,
+    damage: Damage,
+    progress: Progress,
 }
 
 impl ImageSource {
-    /// The image of a reference, from the store or its registry.
+    /// Looks images up in a store, and in the registries of their names. What names were resolved to is kept in `folder`.
+    pub fn new(store: SharedStore, clients: ClientFactory, folder: impl Into<PathBuf>) -> Self {
+        Self {
+            store,
+            clients,
+            records: Records(folder.into()),
+            refresh: false,
+            damage: Damage::default(),
+            progress: Progress::none(),
+        }
+    }
+
+    /// Whether the registry is asked even when the name is known.
+    #[must_use]
+    pub fn refresh(mut self, refresh: bool) -> Self {
+        self.refresh = refresh;
+        self
+    }
+
+    /// Where damage of the store is noted.
+    #[must_use]
+    pub fn damage(mut self, damage: Damage) -> Self {
+        self.damage = damage;
+        self
+    }
+
+    /// Where events go.
+    #[must_use]
+    pub fn progress(mut self, progress: Progress) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// The image of a reference, without its layers.
     ///
     /// # Errors
     /// Those of the registry; [`ErrorKind::ManifestUnknown`] when there is no image for the platform.
     pub async fn image(&self, reference: &Reference, platform: &Platform) -> Result<SourceImage> {
-        let repository = local_repository(reference)?;
-        if !self.refresh
-            && let Some(found) = self.stored(&repository, &reference.manifest(), platform).await?
-        {
-            return Ok(found);
+        let kept = local_repository(reference)?;
+        let base = base_repository(reference)?;
+        if !self.refresh {
+            if let Some(found) = self.stored(&kept, &reference.manifest(), reference, platform).await? {
+                return Ok(SourceImage { is_kept: true, ..found });
+            }
+            if let Some(digest) = reference.digest().cloned().or_else(|| self.records.get(reference))
+                && let Some(found) = self.stored(&base, &digest.into(), reference, platform).await?
+            {
+                return Ok(found);
+            }
         }
-        let client = self.clients.client(reference.host())?;
-        let options = PullOptions {
-            platforms: Platforms::One(platform.clone()),
-            progress: self.progress.clone(),
-            ..PullOptions::default()
-        };
-        let tag = if reference.digest().is_some() { None } else { reference.tag() };
-        let pulled = pull(
-            &client,
-            reference.repository(),
-            &reference.manifest(),
-            &self.store,
-            &repository,
-            tag,
-            &options,
-        )
-        .await?;
-        self.stored(&repository, &pulled.digest.into(), platform).await?.ok_or_else(|| {
-            Error::new(ErrorKind::ManifestUnknown, format!("the image has no variant for {platform}"))
-        })
+        let client = reporting(&self.clients.client(reference.host())?, &self.progress);
+        let task = self.progress.start(format!("look up {}", reference.familiar()), None);
+        task.end_with(self.look_up(&client, reference, platform, &kept, &base).await.op("pull"))
     }
 
-    /// The image of a layout.
-    ///
-    /// # Errors
-    /// Those of [`import_layout`].
-    pub async fn layout(
+    /// Asks the registry what the reference is now, and for what is not known of it.
+    async fn look_up(
         &self,
-        folder: &Path,
-        tag: Option<&str>,
-        digest: Option<&Digest>,
+        client: &SharedClient,
+        reference: &Reference,
         platform: &Platform,
+        kept: &RepositoryName,
+        base: &RepositoryName,
     ) -> Result<SourceImage> {
-        let repository = RepositoryName::parse(LAYOUTS)?;
-        let image = import_layout(&*self.store, &repository, folder, tag, digest, platform).await?;
-        if let Some(lost) = image.lost.first() {
-            self.damage.tell(&self.progress, lost);
+        let root = match reference.digest() {
+            Some(digest) => digest.clone(),
+            // Registries that count pulls count this one less.
+            None => client.resolve(reference.repository(), &reference.manifest()).await?.digest,
+        };
+        let no_variant =
+            || Error::new(ErrorKind::ManifestUnknown, format!("the image has no variant for {platform}"));
+        if let (None, Some(tag)) = (reference.digest(), reference.tag())
+            && let Some(old) = self.store.find_manifest(kept, &reference.manifest()).await?
+            && self.is_stale(&old, &root, client, reference).await?
+        {
+            // Somebody pulled this name before: it is renewed for him, whole as it was.
+            let options = PullOptions {
+                platforms: Platforms::One(platform.clone()),
+                progress: self.progress.clone(),
+                ..PullOptions::default()
+            };
+            let from = (reference.repository(), ManifestReference::Digest(root));
+            let pulled = pull(client, from.0, &from.1, &self.store, kept, Some(tag), &options).await?;
+            let found = self.stored(kept, &pulled.digest.into(), reference, platform).await?;
+            return Ok(SourceImage { is_kept: true, ..found.ok_or_else(no_variant)? });
         }
-        self.with_config(repository, image.manifest).await
+        if let Some(found) = self.stored(kept, &root.clone().into(), reference, platform).await? {
+            return Ok(SourceImage { is_kept: true, ..found });
+        }
+        let mut manifest = self.manifest(client, reference, base, &root, None).await?;
+        for _ in 0..MAX_DEPTH {
+            let Some(index) = manifest.index() else { break };
+            let child = choose(&index.manifests, platform)?;
+            manifest = self.manifest(client, reference, base, &child.digest, Some(child.size)).await?;
+        }
+        let Some(image) = manifest.image() else {
+            return Err(Error::invalid("the indexes of the image are nested too deep"));
+        };
+        // The image alone may be kept where the registry has an index.
+        if let Some(found) = self.stored(kept, &manifest.digest().clone().into(), reference, platform).await?
+        {
+            return Ok(SourceImage { is_kept: true, ..found });
+        }
+        if let Err(e) = self.store.read_blob(base, &image.config.digest, MAX_CONFIG).await {
+            if e.kind() == ErrorKind::Corrupt {
+                self.store.remove_damaged(&image.config.digest).await?;
+            }
+            let config = read_config(client, reference.repository(), &image.config.digest).await?;
+            self.store.put_blob(base, &image.config.digest, config).await?;
+        }
+        let found = self.stored(base, &root.clone().into(), reference, platform).await?;
+        let found = found.ok_or_else(no_variant)?;
+        if reference.digest().is_none() {
+            self.records.put(reference, &root)?;
+        }
+        Ok(found)
     }
 
+    /// Whether what a name is in the store is not what it is at the registry.
+    async fn is_stale(
+        &self,
+        old: &Manifest,
+        root: &Digest,
+        client: &SharedClient,
+        reference: &Reference,
+    ) -> Result<bool> {
+        if old.digest() == root {
+            return Ok(false);
+        }
+        // The image of one platform may be kept where the registry has an index.
+        let at_registry = client.get_manifest(reference.repository(), &root.clone().into()).await?;
+        Ok(!at_registry
+            .index()
+            .is_some_and(|index| index.manifests.iter().any(|d| d.digest == *old.digest())))
+    }
+
+    /// A manifest by digest, from the store or else the registry.
+    async fn manifest(
+        &self,
+        client: &SharedClient,
+        reference: &Reference,
+        base: &RepositoryName,
+        digest: &Digest,
+        size: Option<u64>,
+    ) -> Result<Manifest> {
+        let wanted = ManifestReference::Digest(digest.clone());
+        if let Some(known) = self.store.find_manifest(base, &wanted).await? {
+            return Ok(known);
+        }
+        let manifest = client.get_manifest(reference.repository(), &wanted).await?;
+        if size.is_some_and(|size| size != manifest.bytes().len() as u64) {
+            return Err(Error::new(
+                ErrorKind::SizeInvalid,
+                "a manifest has another size than its index says",
+            )
+            .with_context("digest", digest));
+        }
+        // Its layers come when they are needed.
+        let put = PutManifest { sparse: true, ..PutManifest::new(manifest.clone(), []) };
+        self.store.put_manifest(base, put).await?;
+        Ok(manifest)
+    }
+
+    /// The image of a reference of the store, when the store has its manifest and config.
     async fn stored(
         &self,
         repository: &RepositoryName,
-        reference: &ManifestReference,
+        wanted: &ManifestReference,
+        reference: &Reference,
         platform: &Platform,
     ) -> Result<Option<SourceImage>> {
-        let mut wanted = reference.clone();
-        for _ in 0..8 {
+        let mut wanted = wanted.clone();
+        for _ in 0..MAX_DEPTH {
             let manifest = match self.store.get_manifest(repository, &wanted).await {
                 Ok(manifest) => manifest,
                 Err(e) if matches!(e.kind(), ErrorKind::ManifestUnknown | ErrorKind::NameUnknown) => {
@@ -180,13 +288,21 @@ impl ImageSource {
                 Err(e) => return Err(e),
             };
             let next = match manifest.body() {
-                ManifestBody::Image(_) => {
-                    if let Some(lost) = self.lost(repository, &manifest).await? {
-                        self.damage.tell(&self.progress, &lost);
-                        return Ok(None);
-                    }
-                    let image = self.with_config(repository.clone(), manifest).await?;
-                    return Ok(platform.matches(&image.config.platform()).then_some(image));
+                ManifestBody::Image(image) => {
+                    let digest = &image.config.digest;
+                    // A config tells what the build does: it is checked.
+                    let config = match self.store.read_blob(repository, digest, MAX_CONFIG).await {
+                        Err(e) if matches!(e.kind(), ErrorKind::BlobUnknown | ErrorKind::Corrupt) => {
+                            self.store.remove_damaged(digest).await?;
+                            self.damage.tell(&self.progress, digest);
+                            return Ok(None);
+                        }
+                        other => ImageConfig::parse(&other?)?,
+                    };
+                    let digest = manifest.digest().clone();
+                    let mut found = SourceImage::new(reference.to_string(), digest, config, &image.layers)?;
+                    found.repository = Some(repository.clone());
+                    return Ok(platform.matches(&found.config.platform()).then_some(found));
                 }
                 ManifestBody::Index(index) => platform
                     .choose(index.manifests.iter().filter_map(|d| Some((d, d.platform.as_ref()?))))
@@ -199,43 +315,38 @@ impl ImageSource {
         }
         Err(Error::invalid("the indexes of the image are nested too deep"))
     }
+}
 
-    /// A blob of an image that the store should have and has not. One that may be missing from the start is none.
-    async fn lost(&self, repository: &RepositoryName, manifest: &Manifest) -> Result<Option<Digest>> {
-        let Some(image) = manifest.image() else { return Ok(None) };
-        // A config is small and tells what the build does: it is read.
-        let config = &image.config.digest;
-        match self.store.read_blob(repository, config, MAX_CONFIG).await {
-            Err(e) if matches!(e.kind(), ErrorKind::BlobUnknown | ErrorKind::Corrupt) => {
-                self.store.remove_damaged(config).await?;
-                return Ok(Some(config.clone()));
-            }
-            other => drop(other?),
+/// Reads a config from a registry.
+async fn read_config(client: &SharedClient, repository: &RepositoryName, digest: &Digest) -> Result<Bytes> {
+    let mut blob = client.get_blob(repository, digest, None).await?;
+    let mut bytes = BytesMut::new();
+    while let Some(block) = blob.stream.try_next().await? {
+        bytes.extend_from_slice(&block);
+        if bytes.len() as u64 > MAX_CONFIG {
+            return Err(Error::new(ErrorKind::TooLarge, "the config of the image is too large")
+                .with_context("digest", digest)
+                .with_context("limit", MAX_CONFIG));
         }
-        for layer in &image.layers {
-            let may_be_missing =
-                crate::media_type::is_non_distributable(&layer.media_type) || !layer.urls.is_empty();
-            if !may_be_missing && !self.store.has_blob(repository, &layer.digest).await? {
-                return Ok(Some(layer.digest.clone()));
-            }
-        }
-        Ok(None)
+    }
+    Ok(bytes.freeze())
+}
+
+#[async_trait]
+impl Source for ImageSource {
+    async fn resolve(&self, name: &str, platform: &Platform) -> Result<SourceContent> {
+        let image = self.image(&Reference::parse(name)?, platform).await?;
+        Ok(SourceContent::Image(Box::new(image)))
     }
 
-    async fn with_config(&self, repository: RepositoryName, manifest: Manifest) -> Result<SourceImage> {
-        let Some(image) = manifest.image() else {
-            return Err(Error::invalid("an image index where an image was expected"));
-        };
-        let bytes = self.store.read_blob(&repository, &image.config.digest, MAX_CONFIG).await?;
-        let config = ImageConfig::parse(&bytes)?;
-        if config.rootfs.diff_ids.len() != image.layers.len() {
-            return Err(Error::invalid(format!(
-                "the image has {} layers and its config names {}",
-                image.layers.len(),
-                config.rootfs.diff_ids.len()
-            )));
-        }
-        Ok(SourceImage { manifest, config, repository })
+    async fn open_layer(&self, image: &SourceImage, layer: &crate::oci::Descriptor) -> Result<BlobReader> {
+        let reference = Reference::parse(&image.name)?;
+        let client = reporting(&self.clients.client(reference.host())?, &self.progress);
+        client.get_blob(reference.repository(), &layer.digest, None).await.op("pull")
+    }
+
+    async fn open_files(&self, name: &str) -> Result<SourceFiles> {
+        Err(Error::internal("an image was asked for its files").with_context("image", name))
     }
 }
 

@@ -1,72 +1,90 @@
-//! OCI image layouts (image-spec, image-layout.md) as sources: an image is imported into the store, once.
+//! OCI image layouts (image-spec, image-layout.md) as sources: read where they lie.
 
+use super::{Source, SourceContent, SourceFiles, SourceImage};
 use crate::digest::VerifyingReader;
-use crate::oci::{Descriptor, ImageIndex, Manifest, ManifestBody};
+use crate::oci::{Descriptor, ImageConfig, ImageIndex, Manifest, ManifestBody};
 use crate::platform::Platform;
 use crate::reference::RepositoryName;
-
 use crate::small_file::{self, Kinds};
-use crate::store::{PutManifest, RegistryStore, RegistryStoreExt as _, UploadOptions};
+use crate::store::BlobReader;
 use crate::{Digest, Error, ErrorKind, Result};
+use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
+/// The repository of the local store that keeps the layers of layouts.
+const LAYOUTS: &str = "hyper.local/layouts";
 /// The most that is read of an index, a manifest or a config.
 const MAX_JSON: u64 = 16 << 20;
 
-/// An image of a layout that is in the store now.
-#[derive(Clone, Debug)]
-pub struct LayoutImage {
-    /// The image manifest for the platform.
-    pub manifest: Manifest,
-    /// The blobs that the store should have had and had lost.
-    pub lost: Vec<Digest>,
+/// Reads image layouts. A name is `FOLDER[:TAG][@DIGEST]`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LayoutSource;
+
+impl LayoutSource {
+    /// The image of a layout, without its layers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the layout has no such image; [`ErrorKind::DigestInvalid`] for damaged content.
+    pub async fn image(
+        &self,
+        folder: &Path,
+        tag: Option<&str>,
+        digest: Option<&Digest>,
+        platform: &Platform,
+    ) -> Result<SourceImage> {
+        let name = folder.to_str().ok_or_else(|| {
+            Error::invalid("the path of an OCI layout is not UTF-8").with_context("layout", folder.display())
+        })?;
+        let (name, tag, digest, platform) =
+            (name.to_owned(), tag.map(str::to_owned), digest.cloned(), platform.clone());
+        tokio::task::spawn_blocking(move || {
+            let path = Path::new(&name);
+            let found = find(path, tag.as_deref(), digest.as_ref(), &platform).and_then(|manifest| {
+                let Some(image) = manifest.image() else {
+                    return Err(Error::internal("an index where an image was"));
+                };
+                let config = &image.config;
+                let bytes = read_json(&blob_path(path, &config.digest))?;
+                if config.digest.algorithm().digest(&bytes) != config.digest {
+                    let message = "the content does not match its digest";
+                    return Err(Error::new(ErrorKind::DigestInvalid, message)
+                        .with_context("expected", &config.digest));
+                }
+                let config = ImageConfig::parse(&bytes)?;
+                let mut found = SourceImage::new(&name, manifest.digest().clone(), config, &image.layers)?;
+                found.repository = Some(RepositoryName::parse(LAYOUTS)?);
+                Ok(found)
+            });
+            found.map_err(|e| e.with_context("layout", path.display()))
+        })
+        .await
+        .map_err(|e| Error::internal("reading a layout panicked").with_source(e))?
+    }
 }
 
-/// Imports an image of a layout into a repository of the store, or what the store does not have of it.
-///
-/// # Errors
-/// [`ErrorKind::NotFound`] when the layout has no such image; [`ErrorKind::DigestInvalid`] for damaged content.
-pub async fn import_layout(
-    store: &dyn RegistryStore,
-    repository: &RepositoryName,
-    folder: &Path,
-    tag: Option<&str>,
-    digest: Option<&Digest>,
-    platform: &Platform,
-) -> Result<LayoutImage> {
-    let (path, tag, digest, platform) =
-        (folder.to_owned(), tag.map(str::to_owned), digest.cloned(), platform.clone());
-    let manifest =
-        tokio::task::spawn_blocking(move || find(&path, tag.as_deref(), digest.as_ref(), &platform))
-            .await
-            .map_err(|e| Error::internal("reading a layout panicked").with_source(e))?
-            .map_err(|e| e.with_context("layout", folder.display()))?;
-    let was_there = store.get_manifest(repository, &manifest.digest().clone().into()).await.is_ok();
-    let mut lost = Vec::new();
-    let Some(image) = manifest.image() else { return Err(Error::internal("an index where an image was")) };
-    for blob in std::iter::once(&image.config).chain(&image.layers) {
-        if !store.has_blob(repository, &blob.digest).await? {
-            import_blob(store, repository, folder, blob).await?;
-            if was_there {
-                lost.push(blob.digest.clone());
-            }
-        }
+#[async_trait]
+impl Source for LayoutSource {
+    async fn resolve(&self, name: &str, platform: &Platform) -> Result<SourceContent> {
+        let super::NamedContext::OciLayout { path, tag, digest } =
+            super::NamedContext::parse(&format!("oci-layout://{name}"))?
+        else {
+            return Err(Error::internal("the name of a layout is that of something else"));
+        };
+        let image = self.image(&path, tag.as_deref(), digest.as_ref(), platform).await?;
+        Ok(SourceContent::Image(Box::new(image)))
     }
-    if was_there {
-        // A config is small and tells what the build does: it is read.
-        let config = &image.config;
-        if store.read_blob(repository, &config.digest, MAX_JSON).await.is_err() {
-            store.remove_damaged(&config.digest).await?;
-            import_blob(store, repository, folder, config).await?;
-            lost.push(config.digest.clone());
-        }
-    } else {
-        store.put_manifest(repository, PutManifest::new(manifest.clone(), [])).await?;
+
+    async fn open_layer(&self, image: &SourceImage, layer: &Descriptor) -> Result<BlobReader> {
+        open_blob(Path::new(&image.name), layer).await
     }
-    Ok(LayoutImage { manifest, lost })
+
+    async fn open_files(&self, name: &str) -> Result<SourceFiles> {
+        Err(Error::internal("an image was asked for its files").with_context("layout", name))
+    }
 }
 
 fn blob_path(folder: &Path, digest: &Digest) -> PathBuf {
@@ -128,45 +146,37 @@ fn find(folder: &Path, tag: Option<&str>, digest: Option<&Digest>, platform: &Pl
     Err(Error::new(ErrorKind::NotFound, format!("the OCI layout has no image for {platform} under {wanted}")))
 }
 
-async fn import_blob(
-    store: &dyn RegistryStore,
-    repository: &RepositoryName,
-    folder: &Path,
-    blob: &Descriptor,
-) -> Result<()> {
+/// Opens a blob of a layout. Its stream ends with an error when the content is another than the descriptor says.
+async fn open_blob(folder: &Path, blob: &Descriptor) -> Result<BlobReader> {
     let path = blob_path(folder, &blob.digest);
-    let (sender, mut blocks) = mpsc::channel::<Bytes>(4);
+    let opened = tokio::task::spawn_blocking(move || {
+        small_file::open(&path, "a blob of the OCI layout", Kinds::Files)
+    });
+    let file = opened.await.map_err(|e| Error::internal("reading a layout panicked").with_source(e))??;
+    let (sender, blocks) = mpsc::channel::<Result<Bytes>>(4);
     let (digest, size) = (blob.digest.clone(), blob.size);
-    let read = tokio::task::spawn_blocking(move || -> Result<()> {
-        let file = small_file::open(&path, "a blob of the OCI layout", Kinds::Files)?;
+    tokio::task::spawn_blocking(move || {
         let mut reader = VerifyingReader::new(file, digest, size);
         loop {
             let mut block = vec![0; 1 << 20];
             let mut filled = 0;
             while filled < block.len() {
-                match reader.read(&mut block[filled..])? {
-                    0 => break,
-                    n => filled += n,
+                match reader.read(&mut block[filled..]) {
+                    Ok(0) => break,
+                    Ok(n) => filled += n,
+                    Err(e) => {
+                        let _ = sender.blocking_send(Err(e.into()));
+                        return;
+                    }
                 }
             }
             let end = filled < block.len();
             block.truncate(filled);
-            if (filled > 0 && sender.blocking_send(block.into()).is_err()) || end {
-                return Ok(());
+            if (filled > 0 && sender.blocking_send(Ok(block.into())).is_err()) || end {
+                return;
             }
         }
     });
-    let mut upload = store.start_upload(repository, UploadOptions::default()).await?;
-    while let Some(block) = blocks.recv().await {
-        if let Err(e) = upload.append(block).await {
-            let _ = upload.abort().await;
-            return Err(e);
-        }
-    }
-    let result = read.await.map_err(|e| Error::internal("reading a blob panicked").with_source(e))?;
-    if let Err(e) = result {
-        let _ = upload.abort().await;
-        return Err(e);
-    }
-    upload.finish(&blob.digest).await.map(|_| ())
+    let stream = futures::stream::unfold(blocks, async |mut blocks| Some((blocks.recv().await?, blocks)));
+    Ok(BlobReader { size, offset: 0, length: size, stream: stream.boxed() })
 }

@@ -40,6 +40,27 @@ pub fn local_repository(reference: &Reference) -> Result<RepositoryName> {
     RepositoryName::parse(&format!("{}/{}", host.replacen(':', PORT, 1), reference.repository()))
 }
 
+/// What the names of the builder's own repositories of base images begin with.
+const BASES: &str = "hyper.local/bases/";
+
+/// Names the repository of a local store where a builder keeps what it needed so far of an image that only builds asked
+/// for. Its manifests may be there without their layers.
+///
+/// # Errors
+/// Those of [`local_repository`].
+pub fn base_repository(reference: &Reference) -> Result<RepositoryName> {
+    let local = local_repository(reference)?;
+    RepositoryName::parse(&format!("{BASES}{local}"))
+        .or_else(|_| RepositoryName::parse(&format!("{BASES}{}", Digest::sha256(local.as_str()).hex())))
+}
+
+/// The names of the repositories of a local store that have blobs of images of a registry's repositories begin so, given
+/// how the names of that registry's repositories do.
+#[cfg(feature = "client")]
+pub(crate) fn prefixes(local: &str) -> [String; 2] {
+    [local.to_owned(), format!("{BASES}{local}")]
+}
+
 /// Gives back the reference that a local repository is named after, with this tag and digest.
 ///
 /// `None` when the repository is not named after a reference: it was pushed by its bare name to a server of the store.

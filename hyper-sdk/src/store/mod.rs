@@ -34,7 +34,9 @@ pub use ext::{MAX_CONFIG, RegistryStoreExt, StoredImage};
 #[cfg(feature = "store-sql")]
 pub use kinds::DiskStore;
 pub use kinds::MemoryStore;
-pub use local_name::{find_local, local_reference, local_repository};
+#[cfg(feature = "client")]
+pub(crate) use local_name::prefixes;
+pub use local_name::{base_repository, find_local, local_reference, local_repository};
 pub use range::ByteRange;
 pub use upload::{BlobUpload, UploadId, UploadOptions};
 

@@ -1,12 +1,12 @@
-//! The values of SOURCE_DATE_EPOCH: a number, `context`, or the name of a stage or named context whose time is meant.
+//! The values of SOURCE_DATE_EPOCH: a number, `context`, or the name of a stage or named context whose time is meant. What
+//! time that is, the builder decides ([`crate::frontend::Resolver::epoch`]).
 
 use super::fault::{Fault, Lowers};
 use super::lower::{Extent, Lowering};
 use crate::Error;
-use crate::clock::parse_rfc3339;
 use crate::dockerfile::{Diagnostic, Dockerfile, Span};
-use crate::frontend::{FrontendOptions, Resolved, Resolver};
-use crate::graph::{Op, Source};
+use crate::frontend::{EpochOf, FrontendOptions, Resolver};
+use crate::graph::{Op, SourceOp};
 use crate::platform::Platform;
 use std::collections::BTreeMap;
 
@@ -28,10 +28,8 @@ impl Asked {
     }
 }
 
-/// The seconds that the argument asks for; none when it is empty, or means a context that has no time of its own.
-///
-/// A stage has the newest time of what it fetches (the commit of a git repository, the last change of a web file, or of a
-/// member of an archive whose server does not say), else that of its base images.
+/// The seconds that the argument asks for; none when it is empty, or names something that has no time of its own. Which
+/// time a name has is for the resolver to decide.
 pub(super) async fn resolve(
     asked: &Asked,
     file: &Dockerfile,
@@ -47,16 +45,11 @@ pub(super) async fn resolve(
         return Ok(Some(seconds));
     }
     if value == "context" {
-        return Ok(options.context_time);
+        return Ok(resolver.epoch(EpochOf::Context).await?);
     }
     let platform = options.platform.clone().unwrap_or_else(Platform::host);
-    match resolver.context(value, &platform).await? {
-        Some(Resolved::Image { config, .. }) => {
-            return Ok(config.created.as_deref().and_then(parse_rfc3339));
-        }
-        Some(Resolved::Scratch) => return Ok(None),
-        Some(Resolved::Folder(name)) => return Ok(resolver.time(&Source::Folder { name }).await?),
-        None => {}
+    if let Some(named) = resolver.context(value, &platform).await? {
+        return Ok(resolver.epoch(EpochOf::Named(named)).await?);
     }
     if file.stage_by_name(value).is_none() {
         return Err(unknown(value, asked.default, file));
@@ -67,13 +60,13 @@ pub(super) async fn resolve(
     let (lowered, _) =
         Box::pin(Lowering::new(file, &options, resolver, Extent::Target).target(globals)).await;
     let lowered = lowered?;
-    let mut newest = None;
-    for id in lowered.graph.reachable(lowered.root) {
-        if let Op::Source(source @ (Source::Web(_) | Source::Git(_))) = &lowered.graph.vertex(id).op {
-            newest = newest.max(resolver.time(source).await?);
-        }
-    }
-    Ok(newest.or(lowered.newest_base))
+    let needed = lowered.graph.reachable(lowered.root).into_iter();
+    let fetches = needed.filter_map(|id| match &lowered.graph.vertex(id).op {
+        Op::Source(source @ (SourceOp::Web(_) | SourceOp::Git(_))) => Some(source.clone()),
+        _ => None,
+    });
+    let of = EpochOf::Stage { fetches: fetches.collect(), newest_base: lowered.newest_base };
+    Ok(resolver.epoch(of).await?)
 }
 
 fn unknown(value: &str, default: Option<Span>, file: &Dockerfile) -> Fault {

@@ -9,7 +9,7 @@ use crate::dockerfile::{
     AddSource, InlineFile, Owner, Principal, Statement, UNNAMED, Word, without_password,
 };
 use crate::graph::{
-    CopyAction, FileAction, FileOp, MakeDirectory, MakeFile, Op, Source, VertexId, WebSource,
+    CopyAction, FileAction, FileOp, MakeDirectory, MakeFile, Op, SourceOp, VertexId, WebSource,
 };
 use crate::layer::MAX_NAME;
 use crate::source::git_source;
@@ -159,7 +159,7 @@ impl Lowering<'_> {
     /// Refuses an owner that is not well formed, and a name where there are no files yet to find it in.
     fn check_owner(&self, state: &StageState, word: &Word, owner: &str) -> Lowers<()> {
         let owner = Owner::parse(owner).map_err(|e| self.error(word, e.message()))?;
-        if self.graph.vertex(state.vertex).op != Op::Source(Source::Scratch) {
+        if self.graph.vertex(state.vertex).op != Op::Source(SourceOp::Scratch) {
             return Ok(());
         }
         for (principal, file) in [(Some(owner.user), "/etc/passwd"), (owner.group, "/etc/group")] {
@@ -236,13 +236,13 @@ impl Lowering<'_> {
                     };
                     let path = literal(&file_name);
                     let web = WebSource { url, file_name, checksum };
-                    found.push((self.remote(Source::Web(web), &word.value), vec![path], true));
+                    found.push((self.remote(SourceOp::Web(web), &word.value), vec![path], true));
                 }
                 AddSource::Git(address) => {
                     let commit = t.checksum.map(|w| w.value.as_str());
                     let git = git_source(&address, t.keep_git_dir, commit)
                         .map_err(|e| self.error(t.checksum.unwrap_or(word), e.message()))?;
-                    found.push((self.remote(Source::Git(git), &word.value), vec!["/".to_owned()], true));
+                    found.push((self.remote(SourceOp::Git(git), &word.value), vec!["/".to_owned()], true));
                 }
             }
         }

@@ -10,13 +10,13 @@ use crate::dockerfile::{
     without_password, without_passwords,
 };
 use crate::frontend::{FrontendOptions, Lowered, Resolved, Resolver};
-use crate::graph::{CopyAction, FileAction, FileOp, Graph, Op, Source, VertexId};
+use crate::graph::{CopyAction, FileAction, FileOp, Graph, Op, SourceOp, VertexId};
 use crate::oci::ImageConfig;
 use crate::platform::Platform;
 use std::collections::BTreeMap;
 
 /// The configs of the base images, by the number of the stage that begins with one.
-pub(super) type Bases = BTreeMap<usize, ImageConfig>;
+pub type Bases = BTreeMap<usize, ImageConfig>;
 
 /// How much of a file is lowered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,7 +333,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn scratch(&mut self, platform: &Platform) -> StageState {
-        let vertex = self.graph.add(Op::Source(Source::Scratch), vec![], "scratch");
+        let vertex = self.graph.add(Op::Source(SourceOp::Scratch), vec![], "scratch");
         let mut config = ImageConfig::empty(platform);
         config.config.working_dir = if windows::is_for(&config) { "\\" } else { "/" }.to_owned();
         StageState::new(vertex, config)
@@ -387,7 +387,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// The vertex of something that is fetched; `shown` is how the text calls it.
-    pub(super) fn remote(&mut self, source: Source, shown: &str) -> VertexId {
+    pub(super) fn remote(&mut self, source: SourceOp, shown: &str) -> VertexId {
         self.graph.add(Op::Source(source), vec![], format!("fetch {}", without_password(shown)))
     }
 
@@ -457,7 +457,7 @@ impl<'a> Lowering<'a> {
                 Some(state) if index < stage => Ok(state.vertex),
                 _ => Err(self.error(name, "this stage does not stand above").into()),
             },
-            StageRef::Scratch => Ok(self.graph.add(Op::Source(Source::Scratch), vec![], "scratch")),
+            StageRef::Scratch => Ok(self.graph.add(Op::Source(SourceOp::Scratch), vec![], "scratch")),
             StageRef::Name(image) => {
                 let resolved = self.resolve(&image, &platform, name).await?;
                 self.files_of(&resolved, name)
@@ -482,17 +482,17 @@ impl<'a> Lowering<'a> {
 
     fn folder(&mut self, name: &str) -> VertexId {
         let shown = if name.is_empty() { "build context".to_owned() } else { format!("context {name}") };
-        self.graph.add(Op::Source(Source::Folder { name: name.to_owned() }), vec![], shown)
+        self.graph.add(Op::Source(SourceOp::Folder { name: name.to_owned() }), vec![], shown)
     }
 
     fn image_vertex(&mut self, resolved: &Resolved) -> VertexId {
         match resolved {
             Resolved::Image { reference, manifest, .. } => {
-                let source = Source::Image { reference: reference.clone(), manifest: manifest.clone() };
+                let source = SourceOp::Image { reference: reference.clone(), manifest: manifest.clone() };
                 self.graph.add(Op::Source(source), vec![], format!("FROM {reference}"))
             }
             Resolved::Folder(context) => self.folder(context),
-            Resolved::Scratch => self.graph.add(Op::Source(Source::Scratch), vec![], "scratch"),
+            Resolved::Scratch => self.graph.add(Op::Source(SourceOp::Scratch), vec![], "scratch"),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Semantics are those of BuildKit's Dockerfile frontend. What is not implemented is an error that names it, with the
 //! excerpt of the text.
 
-mod check;
+mod analysis;
 mod configure;
 mod epoch;
 mod fault;
@@ -16,55 +16,41 @@ mod stage;
 mod trigger;
 mod windows;
 
-pub use check::{Checked, check};
+pub use analysis::{Analysis, add_faults, analyze};
+pub use lower::Bases;
 pub use outline::{Argument, CacheMount, Outline, SecretUse, Target, Targets, outline, targets};
 
 use self::fault::{Fault, Lowers};
-use self::lower::{Bases, Extent};
+use self::lower::Extent;
 use super::{FrontendOptions, Lowered, Resolver};
 use crate::Result;
 use crate::dockerfile::{Dockerfile, Instruction, Stage, Statement, suggestion};
 use crate::platform::Platform;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Lowers a Dockerfile. `name` is what messages call it. What is noticed goes to `warnings`, each with its excerpt, also
-/// when the file has a fault.
+/// Lowers a Dockerfile that was parsed without a fault, and whose aliases are named ([`name_aliases`]). The configs of
+/// the base images come too, as far as they are known, by the number of the stage that begins with one.
 ///
 /// # Errors
-/// Every fault of the text at once, with excerpts; the errors of the resolver, with the place that asked for it; what the
-/// linter found where the `check` directive asks for an error.
+/// Every fault of the text at once, with excerpts; the errors of the resolver, with the place that asked for it.
 pub async fn lower(
-    name: &str,
-    text: &str,
+    file: &Dockerfile,
     options: &FrontendOptions,
     resolver: &dyn Resolver,
-    warnings: &mut Vec<String>,
-) -> Result<Lowered> {
-    let parsed = crate::dockerfile::parse(text, name);
-    if parsed.has_errors() {
-        let mut faults = parsed.diagnostics;
-        let file = parsed.dockerfile;
-        let seen = check::look(&file, options, resolver, false).await;
-        let (found, bases) = (seen.faults, seen.bases);
-        let noticed = faults.iter().filter(|d| !d.is_error()).cloned().collect();
-        check::add_faults(&mut faults, found);
-        let error = crate::dockerfile::to_error(&faults, &file.source);
-        warnings.extend(Checked::new(file, noticed, &bases, options).iter().flat_map(Checked::warnings));
-        return Err(error.unwrap_or_else(|| crate::Error::internal("a fault without an error")));
-    }
-    let (mut file, diagnostics) = (parsed.dockerfile, parsed.diagnostics);
-    alias(&mut file, options)?;
-    let notes = arguments_for_the_builder(options)?;
-    let (lowered, bases) = lower_file(&file, options, resolver, Extent::Target).await;
-    let lowered = lowered.map_err(|fault| fault::to_error(fault, &file.source));
-    let unused = unused(&file, options);
-    let check = Checked::new(file, diagnostics, &bases, options);
-    warnings.extend(check.iter().flat_map(Checked::warnings));
-    let lowered = lowered?;
-    check?.refuse()?;
-    warnings.extend(notes);
-    warnings.extend(unused);
-    Ok(lowered)
+) -> (Result<Lowered>, Bases) {
+    let (lowered, bases) = lower_file(file, options, resolver, Extent::Target).await;
+    (lowered.map_err(|fault| fault::to_error(fault, &file.source)), bases)
+}
+
+/// What there is to say of the options: those that are not supported, and those that name something that the file does
+/// not have.
+///
+/// # Errors
+/// [`crate::ErrorKind::Unsupported`] when the build argument BUILDKIT_SYNTAX names another frontend.
+pub fn notes(file: &Dockerfile, options: &FrontendOptions) -> Result<Vec<String>> {
+    let mut notes = arguments_for_the_builder(options)?;
+    notes.extend(unused(file, options));
+    Ok(notes)
 }
 
 /// Looks at the build arguments that speak to the builder; what is not done is said.
@@ -139,7 +125,11 @@ fn arguments_of(statement: &Statement) -> Vec<&str> {
     }
 }
 
-fn alias(file: &mut Dockerfile, options: &FrontendOptions) -> Result<()> {
+/// Gives stages the further names that the options have for them.
+///
+/// # Errors
+/// [`crate::ErrorKind::Invalid`] for a name of no stage.
+pub fn name_aliases(file: &mut Dockerfile, options: &FrontendOptions) -> Result<()> {
     options.aliases.iter().try_for_each(|(alias, stage)| file.alias_stage(alias, stage))
 }
 
@@ -177,7 +167,7 @@ async fn lower_file(
         }
         Ok(_) => Err(faults.into()),
         Err(Fault::Text(more)) => {
-            check::add_faults(&mut faults, more);
+            add_faults(&mut faults, more);
             Err(faults.into())
         }
         other => other,
@@ -187,7 +177,7 @@ async fn lower_file(
 
 /// The arguments that every Dockerfile knows about platforms, and the target as far as it was given as an argument:
 /// build arguments replace them.
-fn platform_arguments(options: &FrontendOptions) -> BTreeMap<String, String> {
+pub(crate) fn platform_arguments(options: &FrontendOptions) -> BTreeMap<String, String> {
     let host = Platform::host();
     let target = options.platform.clone().unwrap_or_else(Platform::host);
     let mut arguments = BTreeMap::new();

@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn the_last_value_of_a_variable_counts_and_comes_last_for_commands() {
         let mut graph = crate::graph::Graph::new();
-        let v = graph.add(crate::graph::Op::Source(crate::graph::Source::Scratch), vec![], "");
+        let v = graph.add(crate::graph::Op::Source(crate::graph::SourceOp::Scratch), vec![], "");
         let mut config = ImageConfig::default();
         config.config.env = vec!["A=1".into(), "B=2".into()];
         let mut state = StageState::new(v, config);

@@ -1,17 +1,19 @@
 //! Lowering, against images that exist only here.
 
+mod epochs;
 mod outlines;
 mod windows;
 
-use super::{check, lower};
-use crate::frontend::{FrontendOptions, Lowered, Resolved, Resolver};
-use crate::graph::{FileAction, MountKind, Op, Source};
+use crate::build::{check_dockerfile, lower_dockerfile};
+use crate::frontend::{EpochOf, FrontendOptions, Lowered, Resolved, Resolver};
+use crate::graph::{FileAction, MountKind, Op, SourceOp};
 use crate::oci::ImageConfig;
 use crate::platform::Platform;
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
 
-struct Images;
+/// Images that exist only here; the context has this time.
+struct Images(Option<i64>);
 
 #[async_trait]
 impl Resolver for Images {
@@ -20,8 +22,15 @@ impl Resolver for Images {
         Ok(folder.or((name == "nothing").then_some(Resolved::Scratch)))
     }
 
-    async fn time(&self, source: &Source) -> Result<Option<i64>> {
-        Ok(matches!(source, Source::Git(_)).then_some(1234))
+    async fn epoch(&self, of: EpochOf) -> Result<Option<i64>> {
+        Ok(match of {
+            EpochOf::Context => self.0,
+            EpochOf::Named(_) => None,
+            EpochOf::Stage { fetches, newest_base } => {
+                let git = fetches.iter().any(|source| matches!(source, SourceOp::Git(_)));
+                if git { Some(1234) } else { newest_base }
+            }
+        })
     }
 
     async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved> {
@@ -62,7 +71,7 @@ impl Resolver for Images {
 }
 
 async fn try_lower(text: &str, options: FrontendOptions) -> Result<Lowered> {
-    lower("Dockerfile", text, &options, &Images, &mut Vec::new()).await
+    lower_dockerfile("Dockerfile", text, &options, &Images(None), &mut Vec::new()).await
 }
 
 async fn lowered(text: &str) -> Lowered {
@@ -141,7 +150,7 @@ async fn platforms_are_those_of_the_build_but_for_bases() {
     };
     let images = |l: &Lowered| -> Vec<String> {
         let image = |v: &crate::graph::Vertex| match &v.op {
-            Op::Source(Source::Image { reference, .. }) => Some(reference.clone()),
+            Op::Source(SourceOp::Image { reference, .. }) => Some(reference.clone()),
             _ => None,
         };
         l.graph.vertices().iter().filter_map(image).collect()
@@ -177,7 +186,7 @@ async fn arguments_about_the_build_can_be_given() {
         };
         let l = try_lower(text, options).await.unwrap();
         let image = l.graph.vertices().iter().find_map(|v| match &v.op {
-            Op::Source(Source::Image { reference, .. }) => Some(reference.clone()),
+            Op::Source(SourceOp::Image { reference, .. }) => Some(reference.clone()),
             _ => None,
         });
         (l.config.config.env[1].clone(), image.unwrap())
@@ -305,7 +314,9 @@ async fn a_script_that_is_too_long_for_an_argument_is_read_from_a_file() {
 #[tokio::test]
 async fn named_contexts_replace_what_from_says() {
     let l = lowered("FROM base\nCOPY --from=folder a /a").await;
-    assert!(l.graph.vertices().iter().any(|v| v.op == Op::Source(Source::Folder { name: "folder".into() })));
+    assert!(
+        l.graph.vertices().iter().any(|v| v.op == Op::Source(SourceOp::Folder { name: "folder".into() }))
+    );
 }
 
 #[tokio::test]
@@ -361,7 +372,7 @@ async fn what_is_no_repository_has_no_git_folder_to_keep() {
     )
     .await;
     let kept = l.graph.vertices().iter().find_map(|v| match &v.op {
-        Op::Source(Source::Git(git)) => Some(git.keep_git_dir),
+        Op::Source(SourceOp::Git(git)) => Some(git.keep_git_dir),
         _ => None,
     });
     assert_eq!(kept, Some(true));
@@ -373,7 +384,7 @@ async fn a_name_that_no_file_can_have_is_told_where_it_would_be_one() {
     let name = |text: String| async move {
         let l = try_lower(&text, FrontendOptions::default()).await?;
         let web = l.graph.vertices().iter().find_map(|v| match &v.op {
-            Op::Source(Source::Web(web)) => Some(web.file_name.clone()),
+            Op::Source(SourceOp::Web(web)) => Some(web.file_name.clone()),
             _ => None,
         });
         Ok::<_, crate::Error>(web.unwrap_or_default())
@@ -425,7 +436,7 @@ async fn what_is_empty_after_expansion_is_as_if_it_were_not_there() {
         l.graph
             .vertices()
             .iter()
-            .any(|v| matches!(&v.op, Op::Source(Source::Web(w)) if w.checksum.is_none()))
+            .any(|v| matches!(&v.op, Op::Source(SourceOp::Web(w)) if w.checksum.is_none()))
     );
     let l = lowered("FROM base\nWORKDIR $NO").await;
     assert_eq!(l.config.config.working_dir, "/");
@@ -473,7 +484,7 @@ async fn what_is_fetched_is_a_source_of_its_own() {
         ]
     );
     let git = l.graph.vertices().iter().find_map(|v| match &v.op {
-        Op::Source(Source::Git(git)) => Some(git.clone()),
+        Op::Source(SourceOp::Git(git)) => Some(git.clone()),
         _ => None,
     });
     let git = git.unwrap();
@@ -499,66 +510,12 @@ async fn the_faults_of_all_stages_are_told_at_once() {
 }
 
 #[tokio::test]
-async fn the_epoch_is_a_number_the_context_or_a_stage() {
-    let text = "ARG SOURCE_DATE_EPOCH=77\nFROM scratch AS source\nADD https://x/y.git /\nFROM base\nARG SOURCE_DATE_EPOCH\nRUN x\n";
-    let with = async |value: Option<&str>| {
-        let mut options = FrontendOptions { context_time: Some(55), ..FrontendOptions::default() };
-        options.build_args.extend(value.map(|v| ("SOURCE_DATE_EPOCH".to_owned(), v.to_owned())));
-        let l = try_lower(text, options).await.unwrap();
-        let Op::Exec(exec) = root(&l) else { panic!("no command") };
-        let seen = exec.env.iter().find(|(n, _)| n == "SOURCE_DATE_EPOCH").map(|(_, v)| v.clone());
-        (l.epoch, seen.unwrap_or_default())
-    };
-    assert_eq!(with(None).await, (Some(77), "77".to_owned()));
-    assert_eq!(with(Some("5")).await, (Some(5), "5".to_owned()));
-    assert_eq!(with(Some("context")).await, (Some(55), "55".to_owned()));
-    assert_eq!(with(Some("source")).await, (Some(1234), "1234".to_owned()));
-    // What has no time of its own gives steps an empty value, never its name.
-    for (default, given) in
-        [("context", None), ("empty", None), ("77", Some("context")), ("77", Some("empty"))]
-    {
-        let text = format!(
-            "ARG SOURCE_DATE_EPOCH={default}\nFROM scratch AS empty\nCOPY x /\nFROM base\n\
-             ARG SOURCE_DATE_EPOCH\nRUN x\nENV E=[$SOURCE_DATE_EPOCH]\n"
-        );
-        let mut options = FrontendOptions::default();
-        options.build_args.extend(given.map(|g| ("SOURCE_DATE_EPOCH".to_owned(), g.to_owned())));
-        let l = try_lower(&text, options).await.unwrap();
-        assert_eq!((l.epoch, l.config.config.env[1].as_str()), (None, "E=[]"), "{default} {given:?}");
-        let Op::Exec(exec) = root(&l) else { panic!("no command") };
-        let seen = exec.env.iter().find(|(name, _)| name == "SOURCE_DATE_EPOCH");
-        assert!(seen.is_none_or(|(_, value)| value.is_empty()), "{seen:?}");
-    }
-    // An empty one is none, and a default of the stage holds.
-    let text = "FROM base\nARG SOURCE_DATE_EPOCH=7\nENV E=$SOURCE_DATE_EPOCH\n";
-    let options = FrontendOptions {
-        build_args: [("SOURCE_DATE_EPOCH".to_owned(), String::new())].into(),
-        ..FrontendOptions::default()
-    };
-    assert_eq!(try_lower(text, options).await.unwrap().config.config.env[1], "E=7");
-}
-
-#[tokio::test]
-async fn an_epoch_of_the_text_that_is_none_is_shown_there() {
-    let text = "ARG SOURCE_DATE_EPOCH=sauce\nFROM scratch AS source\nADD https://x/y.git /\nFROM base\n";
-    let message = try_lower(text, FrontendOptions::default()).await.unwrap_err().to_string();
-    for part in ["Dockerfile:1:23", "`sauce` is no SOURCE_DATE_EPOCH", "did you mean the stage `source`?"] {
-        assert!(message.contains(part), "{part}: {message}");
-    }
-    // A build argument is not in the text.
-    let build_args = [("SOURCE_DATE_EPOCH".to_owned(), "sauce".to_owned())].into();
-    let options = FrontendOptions { build_args, ..FrontendOptions::default() };
-    let message = try_lower(text, options).await.unwrap_err().to_string();
-    assert!(message.contains("the build argument") && !message.contains("Dockerfile:"), "{message}");
-}
-
-#[tokio::test]
 async fn a_fault_hides_neither_faults_nor_findings_elsewhere() {
     let text = "ARG SOURCE_DATE_EPOCH=soon BAD=${\nFROM base AS a\nSTOPSIGNAL FOO\nCOPY $NONE /\nFROM base-$BAD\n\
                 COPY $BAD /\nFROM Bad\nSTOPSIGNAL BAR\nFROM --platform=$BAD base\nFROM a\nCOPY --from=9 x /\nCOPY $NONE /\n";
     for target in [None, Some("4".to_owned())] {
         let options = FrontendOptions { target: target.clone(), ..FrontendOptions::default() };
-        let checked = check("Dockerfile", text, &options, &Images).await.unwrap();
+        let checked = check_dockerfile("Dockerfile", text, &options, None, &Images(None)).await.unwrap();
         let line = |span: crate::dockerfile::Span| checked.file.source.line_of(span.start);
         let faults: Vec<usize> = checked.diagnostics.iter().map(|d| line(d.span)).collect();
         let expected = if target.is_some() { vec![1, 1, 3, 11] } else { vec![1, 1, 3, 7, 8, 11] };
@@ -567,11 +524,13 @@ async fn a_fault_hides_neither_faults_nor_findings_elsewhere() {
         assert_eq!(undefined.map(|f| line(f.span)).collect::<Vec<_>>(), [4, 12]);
     }
     let text = "ARG P=what\nFROM --platform=$P base\nENV A=1\n";
-    let checked = check("Dockerfile", text, &FrontendOptions::default(), &Images).await.unwrap();
+    let checked =
+        check_dockerfile("Dockerfile", text, &FrontendOptions::default(), None, &Images(None)).await.unwrap();
     assert_eq!(checked.diagnostics.len(), 1, "{:?}", checked.diagnostics);
     // What was not understood may have set the variable; the shell of the base is known all the same.
     let text = "FROM pipefail\nENV\nCOPY $NONE /\nRUN curl -f x | sh\n";
-    let checked = check("Dockerfile", text, &FrontendOptions::default(), &Images).await.unwrap();
+    let checked =
+        check_dockerfile("Dockerfile", text, &FrontendOptions::default(), None, &Images(None)).await.unwrap();
     assert_eq!((checked.diagnostics.len(), checked.unresolved.len()), (1, 0), "{:?}", checked.diagnostics);
     assert!(checked.findings.is_empty(), "{:?}", checked.findings);
 }
@@ -579,7 +538,8 @@ async fn a_fault_hides_neither_faults_nor_findings_elsewhere() {
 #[tokio::test]
 async fn faults_of_triggers_are_shown_at_the_base_that_brings_them() {
     let text = "# a comment that is long enough\nFROM faulty\n";
-    let checked = check("Dockerfile", text, &FrontendOptions::default(), &Images).await.unwrap();
+    let checked =
+        check_dockerfile("Dockerfile", text, &FrontendOptions::default(), None, &Images(None)).await.unwrap();
     let told: Vec<String> = checked.diagnostics.iter().map(|d| d.render(&checked.file.source)).collect();
     assert_eq!(told.len(), 3, "{told:?}");
     for (fault, trigger) in told.iter().zip(["COPY a", "STOPSIGNAL FOO", "EXPOSE $P/x"]) {
@@ -588,7 +548,9 @@ async fn faults_of_triggers_are_shown_at_the_base_that_brings_them() {
     }
     // An image that is not known leaves open what a variable is, and nothing else.
     let text = format!("{text}COPY --from=gone a b\n");
-    let checked = check("Dockerfile", &text, &FrontendOptions::default(), &Images).await.unwrap();
+    let checked = check_dockerfile("Dockerfile", &text, &FrontendOptions::default(), None, &Images(None))
+        .await
+        .unwrap();
     assert_eq!((checked.diagnostics.len(), checked.unresolved.len()), (2, 1), "{:?}", checked.diagnostics);
     let message =
         try_lower("# a long comment\nFROM triggers\n", FrontendOptions::default()).await.unwrap_err();

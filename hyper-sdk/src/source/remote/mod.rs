@@ -29,7 +29,7 @@ pub use git::git_source;
 use crate::client::Proxies;
 use crate::client::patience::Patience;
 use crate::exec::SecretBytes;
-use crate::graph::{GitSource, Source, WebSource};
+use crate::graph::{GitSource, SourceOp, WebSource};
 use crate::progress::Progress;
 use crate::{Error, Result, ResultExt as _};
 use std::collections::{BTreeMap, HashMap};
@@ -138,11 +138,11 @@ impl RemoteSources {
     ///
     /// # Errors
     /// Those of the network and of git, [`crate::ErrorKind::DigestInvalid`] for content with another checksum.
-    pub async fn fetch(&self, source: &Source) -> Result<Option<Fetched>> {
+    pub async fn fetch(&self, source: &SourceOp) -> Result<Option<Fetched>> {
         match source {
-            Source::Web(web) => self.web(web).await.map(Some),
-            Source::Git(git) => self.git(git).await.map(Some),
-            Source::Scratch | Source::Image { .. } | Source::Folder { .. } => Ok(None),
+            SourceOp::Web(web) => self.web(web).await.map(Some),
+            SourceOp::Git(git) => self.git(git).await.map(Some),
+            SourceOp::Scratch | SourceOp::Image { .. } | SourceOp::Folder { .. } => Ok(None),
         }
     }
 

@@ -38,7 +38,7 @@ async fn fetch(url: &str) -> (Result<Option<Fetched>>, Vec<String>, tempfile::Te
     let idle_timeout = Some(Duration::from_millis(100));
     let options = RemoteOptions { idle_timeout, progress, ..RemoteOptions::default() };
     let source = WebSource { url: url.to_owned(), file_name: "file".to_owned(), checksum: None };
-    let fetched = RemoteSources::new(folder.path(), options).fetch(&Source::Web(source)).await;
+    let fetched = RemoteSources::new(folder.path(), options).fetch(&SourceOp::Web(source)).await;
     let told = std::iter::from_fn(|| events.try_recv().ok()).filter_map(|event| match event {
         Event::Warning { message, .. } => Some(message),
         _ => None,

@@ -41,8 +41,8 @@ async fn a_named_context_can_be_nothing() {
         let l = lowered(text).await;
         let sources: Vec<_> =
             l.graph.reachable(l.root).into_iter().map(|id| &l.graph.vertex(id).op).collect();
-        assert!(sources.contains(&&Op::Source(Source::Scratch)), "{text}");
-        assert!(!sources.iter().any(|op| matches!(op, Op::Source(Source::Image { .. }))), "{text}");
+        assert!(sources.contains(&&Op::Source(SourceOp::Scratch)), "{text}");
+        assert!(!sources.iter().any(|op| matches!(op, Op::Source(SourceOp::Image { .. }))), "{text}");
     }
     let l = lowered("FROM scratch\nCOPY --from=nothing /a /\n").await;
     assert!(matches!(root(&l), Op::File(_)));
@@ -63,6 +63,6 @@ async fn the_version_of_the_system_is_in_the_image_and_in_arguments() {
     let l =
         try_lower("FROM --platform=windows(10.0.1)/amd64 nano\n", FrontendOptions::default()).await.unwrap();
     assert!(
-        matches!(root(&l), Op::Source(Source::Image { reference, .. }) if reference == "nano windows(10.0.1)/amd64")
+        matches!(root(&l), Op::Source(SourceOp::Image { reference, .. }) if reference == "nano windows(10.0.1)/amd64")
     );
 }

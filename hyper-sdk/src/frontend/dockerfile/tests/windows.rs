@@ -11,7 +11,7 @@ async fn an_image_for_windows_can_be_described_and_its_files_are_out_of_reach() 
     assert_eq!(config.entrypoint.clone().unwrap(), ["cmd", "/S", "/C", "run"]);
     assert_eq!(
         root(&l),
-        &Op::Source(Source::Image {
+        &Op::Source(SourceOp::Image {
             reference: format!("nano {}", Platform::host()),
             manifest: Digest::sha256("nano")
         })

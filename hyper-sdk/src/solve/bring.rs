@@ -1,0 +1,100 @@
+//! Brings the layers of images into the store: each once, a few at a time, when something has to read them.
+
+use super::SolveContext;
+use super::value::{Chain, Layer};
+use crate::cache::CacheRecord;
+use crate::digest::Hasher;
+use crate::media_type;
+use crate::progress::Task;
+use crate::source::LayerOrigin;
+use crate::store::{RegistryStoreExt as _, UploadOptions};
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
+use futures::StreamExt as _;
+use std::sync::{Arc, PoisonError};
+
+/// How many layers are pulled at once.
+pub(super) const PARALLEL: usize = 4;
+
+impl SolveContext {
+    /// Makes sure that the blobs of all layers of a chain are in the store.
+    pub(crate) async fn bring_all(&self, chain: &Chain) -> Result<()> {
+        let layers = chain.layers().iter().map(|(layer, _)| self.bring(layer));
+        futures::future::try_join_all(layers).await.map(drop)
+    }
+
+    /// Makes sure that the blob of a layer is in the store. Nothing happens to one that a step made.
+    pub(super) async fn bring(&self, layer: &Layer) -> Result<()> {
+        let Some(origin) = &layer.origin else { return Ok(()) };
+        // Nobody need have a layer that may not be distributed (image-spec, "Non-Distributable Layers").
+        if media_type::is_non_distributable(&layer.blob.media_type) {
+            return Ok(());
+        }
+        let cell = {
+            let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            let key = (layer.repository.clone(), layer.blob.digest.clone());
+            Arc::clone(brought.entry(key).or_default())
+        };
+        cell.get_or_try_init(|| self.bring_once(layer, origin)).await.map(drop)
+    }
+
+    async fn bring_once(&self, layer: &Layer, origin: &LayerOrigin) -> Result<()> {
+        if self.store.has_blob(&layer.repository, &layer.blob.digest).await? {
+            return Ok(());
+        }
+        let note = note_of(layer);
+        if origin.image().is_kept || self.cache.get(&note).await?.is_some() {
+            // It was here before.
+            self.damage.tell(&self.progress, &layer.blob.digest);
+        }
+        let _permit = self.pulls.acquire().await.map_err(|e| Error::internal("no permits").with_source(e))?;
+        let task = self.progress.start(format!("pull {}", layer.blob.digest.short()), Some(layer.blob.size));
+        let pulled = self.pull(layer, origin, &task).await;
+        task.end_with(pulled.context("image", &origin.image().reference))?;
+        let record = CacheRecord {
+            layer: layer.blob.clone(),
+            diff_id: layer.diff_id.clone(),
+            repository: layer.repository.clone(),
+            times: None,
+            made: None,
+        };
+        self.cache.put(&note, &record).await
+    }
+
+    async fn pull(&self, layer: &Layer, origin: &LayerOrigin, task: &Task) -> Result<()> {
+        let mut blob = origin.open_layer(&layer.blob).await?;
+        if blob.size != layer.blob.size {
+            return Err(Error::new(
+                ErrorKind::SizeInvalid,
+                "the blob has another size than its descriptor says",
+            )
+            .with_context("digest", &layer.blob.digest)
+            .with_context("expected size", layer.blob.size)
+            .with_context("got", blob.size));
+        }
+        let options = UploadOptions { algorithm: Some(layer.blob.digest.algorithm()) };
+        let mut upload = self.store.start_upload(&layer.repository, options).await?;
+        while let Some(block) = blob.stream.next().await {
+            let appended = match block {
+                Ok(block) => {
+                    task.advance(block.len() as u64);
+                    upload.append(block).await
+                }
+                Err(e) => Err(e),
+            };
+            if let Err(e) = appended {
+                let _ = upload.abort().await;
+                return Err(e);
+            }
+        }
+        upload.finish(&layer.blob.digest).await.map(drop)
+    }
+}
+
+/// The key of the note that the blob of a layer was brought: when it is missing later, it was lost.
+fn note_of(layer: &Layer) -> Digest {
+    let mut hasher = Hasher::sha256();
+    hasher.update_field("hyper base layer 1");
+    hasher.update_field(layer.repository.as_str());
+    hasher.update_field(layer.blob.digest.as_str());
+    hasher.finish()
+}

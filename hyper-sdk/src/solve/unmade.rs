@@ -1,0 +1,79 @@
+//! Copies that nothing needs and that would have a base image pulled: they are looked at, and not made.
+
+use super::exec::input_value;
+use super::step::failed;
+use super::value::{Chain, Value};
+use super::{SolveContext, StepReport, blocking};
+use crate::Result;
+use crate::graph::{CopyAction, FileAction, Op, Vertex};
+use crate::layer::FileTime;
+use crate::layer::copy::{CopySpec, EmptyDestination, PatternList, Planner};
+use std::sync::Arc;
+
+impl SolveContext {
+    /// Whether a step changes the files of an image that nobody knows yet.
+    pub(super) async fn is_out_of_reach(&self, vertex: &Vertex, inputs: &[Value]) -> bool {
+        let Op::File(file) = &vertex.op else { return false };
+        match inputs.first() {
+            Some(Value::Unmade) => true,
+            Some(Value::Chain(base)) => !file.link && self.has_unknown(base).await,
+            _ => false,
+        }
+    }
+
+    /// Looks at what a step would copy, as far as it is here.
+    pub(super) async fn look_at(
+        &self,
+        vertex: &Vertex,
+        inputs: &[Value],
+    ) -> Result<(Value, Option<StepReport>)> {
+        let task = self.progress.start(vertex.name.clone(), None);
+        if let Op::File(file) = &vertex.op {
+            for action in &file.actions {
+                if let FileAction::Copy(copy) = action
+                    && let Err(e) = self.look_at_copy(copy, inputs).await
+                {
+                    return failed(vertex, task, e);
+                }
+            }
+        }
+        let report = super::step::report(vertex, false, &task);
+        task.done();
+        Ok((Value::Unmade, Some(report)))
+    }
+
+    async fn look_at_copy(&self, copy: &CopyAction, inputs: &[Value]) -> Result<()> {
+        let root = match input_value(inputs, copy.input)? {
+            Value::Folder(root) => Arc::clone(root),
+            Value::Chain(chain) if !self.has_unknown(chain).await => {
+                return self.look_into(chain, copy).await;
+            }
+            Value::Chain(_) | Value::Unmade => return Ok(()),
+        };
+        let mut spec = CopySpec::new(copy.sources.clone(), "/files/");
+        spec.exclude = PatternList::new(&copy.exclude)?;
+        spec.parents = copy.parents;
+        blocking(move || {
+            let mut planner = Planner::new(&EmptyDestination, FileTime::of(0));
+            planner.copy(&root, &spec).map(drop)
+        })
+        .await
+    }
+
+    /// Sees whether the plain paths of a copy are there.
+    async fn look_into(&self, chain: &Chain, copy: &CopyAction) -> Result<()> {
+        let tree = self.tree(chain).await?;
+        for source in &copy.sources {
+            if !crate::layer::copy::pattern::has_wildcards(source.as_bytes()) {
+                let path = tree.resolve(source.as_bytes(), true)?;
+                if tree.lookup(&path).is_none() && !path.is_root() {
+                    return Err(crate::Error::new(
+                        crate::ErrorKind::NotFound,
+                        format!("there is no `{source}` to copy"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! What names of images were resolved to: one small file a name.
+//!
+//! ```text
+//!   ROOT/images/KEY.json     {"name": …, "digest": …}, KEY the SHA-256 of the name
+//! ```
+//!
+//! A record that is missing or damaged costs a question to the registry.
+
+use crate::reference::Reference;
+use crate::{Digest, Error, Result, ResultExt as _};
+use serde::{Deserialize, Serialize};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+
+/// The records of a folder.
+#[derive(Clone, Debug)]
+pub(super) struct Records(pub(super) PathBuf);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    name: String,
+    digest: Digest,
+}
+
+impl Records {
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(format!("{}.json", Digest::sha256(name).hex()))
+    }
+
+    /// What a name was resolved to last.
+    pub(super) fn get(&self, reference: &Reference) -> Option<Digest> {
+        let name = reference.to_string();
+        let bytes = std::fs::read(self.path(&name)).ok()?;
+        let record: Record = serde_json::from_slice(&bytes).ok()?;
+        (record.name == name).then_some(record.digest)
+    }
+
+    /// Notes what a name was resolved to.
+    pub(super) fn put(&self, reference: &Reference, digest: &Digest) -> Result<()> {
+        let record = Record { name: reference.to_string(), digest: digest.clone() };
+        let folder = &self.0;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .at("cannot make the folder", folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder).at("cannot write a record in", folder)?;
+        serde_json::to_writer(&mut file, &record)
+            .map_err(|e| Error::internal("a record cannot be written as JSON").with_source(e))?;
+        let path = self.path(&record.name);
+        file.persist(&path).map(drop).map_err(|e| Error::io("cannot write the record", &path, e.error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_of_its_name_and_damage_is_no_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records(folder.path().join("images"));
+        let (one, two) = (Reference::parse("a:1").unwrap(), Reference::parse("a:2").unwrap());
+        let digest = Digest::sha256("a");
+        records.put(&one, &digest).unwrap();
+        assert_eq!((records.get(&one), records.get(&two)), (Some(digest), None));
+        std::fs::rename(records.path(&one.to_string()), records.path(&two.to_string())).unwrap();
+        assert_eq!(records.get(&two), None);
+        std::fs::write(records.path(&one.to_string()), "{").unwrap();
+        assert_eq!(records.get(&one), None);
+    }
+}

@@ -1,0 +1,418 @@
+//! The sources of one build: what names stand for, and what is behind them, each brought once and only when it is asked
+//! for.
+
+use super::{
+    Fetched, LayoutSource, NamedContext, RemoteSources, SharedSource, SourceContent, SourceFiles,
+    SourceImage, StreamContext, context_of_stream, git_source, newest_in_archive, open_context,
+};
+use crate::graph::{SourceOp, WebSource};
+use crate::layer::copy::{SourceKind, SourceRoot};
+use crate::oci::Descriptor;
+use crate::platform::Platform;
+use crate::store::BlobReader;
+use crate::{Digest, Error, Result, ResultExt as _};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::OnceCell;
+
+/// The scheme of images by reference: what FROM asks when no named context has the name.
+const IMAGES: &str = "docker-image";
+/// The scheme of image layouts.
+const LAYOUTS: &str = "oci-layout";
+/// The name of a web context's file where it is kept.
+const FILE: &str = "context";
+
+/// What the sources of a build are made of.
+#[derive(Clone, Debug)]
+pub struct SourcesOptions {
+    /// What finds images by their references.
+    pub images: SharedSource,
+    /// What fetches git repositories and files of the web.
+    pub remotes: RemoteSources,
+    /// Where archives are unpacked for one build.
+    pub scratch: PathBuf,
+    /// The main build context, when it has files.
+    pub main: Option<MainFolder>,
+    /// The named contexts.
+    pub contexts: BTreeMap<String, NamedContext>,
+    /// Further sources by their schemes; one for `docker-image` or `oci-layout` takes the place of the usual one.
+    pub others: BTreeMap<String, SharedSource>,
+}
+
+/// The folder of the main build context.
+#[derive(Clone, Debug)]
+pub struct MainFolder {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The Dockerfile, to find the ignore file beside it; none where its text is from elsewhere.
+    pub dockerfile: Option<PathBuf>,
+    /// Whether the files were fetched from a git repository.
+    pub is_checkout: bool,
+    /// Whether somebody may change the files while the build runs.
+    pub is_local: bool,
+}
+
+/// The sources of one build. Clones share what they found and opened.
+#[derive(Clone, Debug)]
+pub struct Sources(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    options: SourcesOptions,
+    layouts: SharedSource,
+    resolved: Mutex<HashMap<(String, String, String), Arc<OnceCell<SourceContent>>>>,
+    /// The images that were resolved, by manifest.
+    images: Mutex<HashMap<Digest, Arc<LayerOrigin>>>,
+    folders: Mutex<HashMap<String, Arc<OnceCell<OpenFolder>>>>,
+}
+
+/// An image, and the source that its layers come from.
+#[derive(Debug)]
+pub struct LayerOrigin {
+    source: SharedSource,
+    image: SourceImage,
+}
+
+impl LayerOrigin {
+    /// The image.
+    pub fn image(&self) -> &SourceImage {
+        &self.image
+    }
+
+    /// Opens the blob of one of its layers at its source.
+    ///
+    /// # Errors
+    /// Those of the source.
+    pub async fn open_layer(&self, layer: &Descriptor) -> Result<BlobReader> {
+        self.source.open_layer(&self.image, layer).await
+    }
+}
+
+/// What is behind a source of a graph.
+#[derive(Clone, Debug)]
+pub enum Opened {
+    /// Nothing.
+    Nothing,
+    /// An image, whose layers are still where they were.
+    Image(Arc<LayerOrigin>),
+    /// Files.
+    Folder(Arc<SourceRoot>),
+}
+
+#[derive(Clone, Debug)]
+struct OpenFolder {
+    root: Arc<SourceRoot>,
+    /// The time of what was fetched for it.
+    time: Option<i64>,
+    /// Whether somebody may change the files while the build runs.
+    is_local: bool,
+    /// Holds a folder that was made for this build.
+    _files: Option<SourceFiles>,
+}
+
+impl Sources {
+    /// Sources that have brought nothing yet.
+    pub fn new(options: SourcesOptions) -> Self {
+        let layouts = options.others.get(LAYOUTS).cloned().unwrap_or_else(|| Arc::new(LayoutSource));
+        Self(Arc::new(Inner {
+            options,
+            layouts,
+            resolved: Mutex::default(),
+            images: Mutex::default(),
+            folders: Mutex::default(),
+        }))
+    }
+
+    /// The folder of the main build context.
+    pub fn main_folder(&self) -> Option<&Path> {
+        self.0.options.main.as_ref().map(|main| main.folder.as_path())
+    }
+
+    /// Opens the folders of this machine, whether they are used or not: one that cannot be read is refused.
+    ///
+    /// # Errors
+    /// Those of [`open_context`].
+    pub async fn open_local(&self) -> Result<()> {
+        if self.0.options.main.is_some() {
+            self.folder("").await?;
+        }
+        for (name, context) in self.contexts() {
+            if matches!(context, NamedContext::Folder(_)) {
+                self.folder(name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a build context that a source of a graph names.
+    pub fn has_folder(&self, op: &SourceOp) -> bool {
+        match op {
+            SourceOp::Folder { name } if name.is_empty() => self.0.options.main.is_some(),
+            SourceOp::Folder { name } => self.contexts().contains_key(name),
+            _ => false,
+        }
+    }
+
+    /// The named contexts.
+    pub fn contexts(&self) -> &BTreeMap<String, NamedContext> {
+        &self.0.options.contexts
+    }
+
+    /// The image that a reference stands for.
+    ///
+    /// # Errors
+    /// Those of the source of images.
+    pub async fn image(&self, reference: &str, platform: &Platform) -> Result<SourceImage> {
+        match self.resolve(IMAGES, reference, platform).await? {
+            SourceContent::Image(image) => Ok(*image),
+            SourceContent::Files => Err(no_image(reference)),
+        }
+    }
+
+    /// What a named context stands for; nothing for those that are no sources: stages, and nothing itself.
+    ///
+    /// # Errors
+    /// Those of the source; [`crate::ErrorKind::Unsupported`] for a scheme that no source has.
+    pub async fn context(
+        &self,
+        context: &NamedContext,
+        platform: &Platform,
+    ) -> Result<Option<SourceContent>> {
+        Ok(Some(match context {
+            NamedContext::Stage(_) | NamedContext::Scratch => return Ok(None),
+            NamedContext::Folder(_) | NamedContext::Git(_) | NamedContext::Web(_) => SourceContent::Files,
+            NamedContext::Image(reference) => self.resolve(IMAGES, &reference.to_string(), platform).await?,
+            NamedContext::OciLayout { path, tag, digest } => {
+                let mut name = path
+                    .to_str()
+                    .ok_or_else(|| {
+                        Error::invalid("the path of an OCI layout is not UTF-8")
+                            .with_context("layout", path.display())
+                    })?
+                    .to_owned();
+                name.extend(tag.iter().flat_map(|tag| [":", tag]));
+                name.extend(digest.iter().flat_map(|digest| ["@", digest.as_str()]));
+                self.resolve(LAYOUTS, &name, platform).await?
+            }
+            NamedContext::Other { scheme, name } => self.resolve(scheme, name, platform).await?,
+        }))
+    }
+
+    fn source(&self, scheme: &str) -> Result<&SharedSource> {
+        let options = &self.0.options;
+        match (options.others.get(scheme), scheme) {
+            (Some(source), _) => Ok(source),
+            (None, IMAGES) => Ok(&options.images),
+            (None, LAYOUTS) => Ok(&self.0.layouts),
+            (None, _) => {
+                Err(Error::unsupported(format!("build contexts of the kind `{scheme}://` are not supported")))
+            }
+        }
+    }
+
+    async fn resolve(&self, scheme: &str, name: &str, platform: &Platform) -> Result<SourceContent> {
+        let source = self.source(scheme)?;
+        let key = (scheme.to_owned(), name.to_owned(), platform.to_string());
+        let cell = {
+            let mut resolved = self.0.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(resolved.entry(key).or_default())
+        };
+        let content = cell.get_or_try_init(|| source.resolve(name, platform)).await?;
+        if let SourceContent::Image(image) = content {
+            let mut images = self.0.images.lock().unwrap_or_else(PoisonError::into_inner);
+            images.entry(image.manifest.clone()).or_insert_with(|| {
+                Arc::new(LayerOrigin { source: Arc::clone(source), image: (**image).clone() })
+            });
+        }
+        Ok(content.clone())
+    }
+
+    /// Opens what a source of a graph names: fetches what is remote. An image stays where it is.
+    ///
+    /// # Errors
+    /// Those of the source.
+    pub async fn open(&self, op: &SourceOp) -> Result<Opened> {
+        Ok(match op {
+            SourceOp::Scratch => Opened::Nothing,
+            SourceOp::Image { manifest, reference } => Opened::Image(self.origin(reference, manifest).await?),
+            SourceOp::Folder { name } => Opened::Folder(self.folder(name).await?.root),
+            SourceOp::Web(_) | SourceOp::Git(_) => Opened::Folder(self.fetched(op).await?.root),
+        })
+    }
+
+    async fn origin(&self, reference: &str, manifest: &Digest) -> Result<Arc<LayerOrigin>> {
+        let known = || {
+            let images = self.0.images.lock().unwrap_or_else(PoisonError::into_inner);
+            images.get(manifest).cloned()
+        };
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        // A graph that no frontend made names what nobody has looked up.
+        let name = crate::reference::Reference::parse(reference)?.at_digest(manifest.clone()).to_string();
+        self.image(&name, &Platform::host()).await?;
+        known().ok_or_else(|| no_image(&name))
+    }
+
+    fn cell(&self, key: String) -> Arc<OnceCell<OpenFolder>> {
+        let mut folders = self.0.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(folders.entry(key).or_default())
+    }
+
+    async fn folder(&self, name: &str) -> Result<OpenFolder> {
+        let cell = self.cell(format!("context {name}"));
+        cell.get_or_try_init(|| self.open_folder(name)).await.cloned()
+    }
+
+    async fn fetched(&self, op: &SourceOp) -> Result<OpenFolder> {
+        let key = serde_json::to_string(op)
+            .map_err(|e| Error::internal("a source cannot be written as JSON").with_source(e))?;
+        let fetch = async || {
+            let fetched = self.0.options.remotes.fetch(op).await?;
+            let Some(fetched) = fetched else { return Err(Error::internal("a source that is not remote")) };
+            let root = SourceRoot::open(&fetched.path, SourceKind::Context, None)?;
+            if matches!(op, SourceOp::Git(_)) {
+                root.mark_fetched();
+            }
+            Ok(OpenFolder { root: Arc::new(root), time: fetched.time, is_local: false, _files: None })
+        };
+        self.cell(key).get_or_try_init(fetch).await.cloned()
+    }
+
+    /// Opens a build context: the main one has no name.
+    async fn open_folder(&self, name: &str) -> Result<OpenFolder> {
+        let options = &self.0.options;
+        let opened = |root, time, is_local, files| Ok(OpenFolder { root, time, is_local, _files: files });
+        if name.is_empty() {
+            let main = options.main.as_ref().ok_or_else(|| {
+                Error::invalid("there is no build context to copy from: name a folder as the context")
+            })?;
+            let root = open_context(&main.folder, main.dockerfile.as_deref()).op("open the build context")?;
+            if main.is_checkout {
+                root.mark_fetched();
+            }
+            return opened(root, None, main.is_local, None);
+        }
+        match options.contexts.get(name) {
+            Some(NamedContext::Folder(path)) => {
+                opened(open_context(path, None).context("build context", name)?, None, true, None)
+            }
+            Some(NamedContext::Git(address)) => {
+                let fetched = options.remotes.git(&git_source(address, None, None)?).await?;
+                let root = open_context(&fetched.path, None)?;
+                root.mark_fetched();
+                opened(root, fetched.time, false, None)
+            }
+            Some(NamedContext::Web(url)) => {
+                let files = self.archive(name, url).await?;
+                opened(open_context(&files.folder, None)?, files.time, false, Some(files))
+            }
+            Some(NamedContext::Other { scheme, name }) => {
+                let files = self.source(scheme)?.open_files(name).await?;
+                opened(open_context(&files.folder, None)?, files.time, false, Some(files))
+            }
+            _ => Err(Error::internal("a build context without files").with_context("build context", name)),
+        }
+    }
+
+    /// The files of an archive of the web.
+    async fn archive(&self, name: &str, url: &str) -> Result<SourceFiles> {
+        let fetched = self.0.options.remotes.web(&web_context(url)).await?;
+        match unpack(&fetched.path, &self.0.options.scratch).await? {
+            StreamContext::Files { folder, newest } => {
+                Ok(SourceFiles::temporary(folder).with_time(fetched.time.or(newest)))
+            }
+            StreamContext::Dockerfile(_) => {
+                let shown = crate::dockerfile::without_password(url);
+                Err(Error::invalid(format!("the build context `{name}` is no tar archive: {shown}")))
+            }
+        }
+    }
+
+    /// Whether opening a source of a graph fetches files that say themselves what time they have.
+    pub fn is_remote(&self, op: &SourceOp) -> bool {
+        match op {
+            SourceOp::Web(_) | SourceOp::Git(_) => true,
+            SourceOp::Folder { name } => {
+                let context = self.contexts().get(name);
+                matches!(context, Some(NamedContext::Git(_) | NamedContext::Web(_)))
+            }
+            SourceOp::Scratch | SourceOp::Image { .. } => false,
+        }
+    }
+
+    /// The time that a source of a graph has by itself, in seconds since 1970; fetches what is remote.
+    ///
+    /// # Errors
+    /// Those of the fetch.
+    pub async fn time(&self, op: &SourceOp) -> Result<Option<i64>> {
+        let is_other = |context: &NamedContext| matches!(context, NamedContext::Other { .. });
+        match op {
+            SourceOp::Folder { name } if self.contexts().get(name).is_some_and(is_other) => {}
+            op if self.is_remote(op) => {}
+            _ => return Ok(None),
+        }
+        let remotes = &self.0.options.remotes;
+        let (fetched, file): (Fetched, _) = match op {
+            SourceOp::Folder { name } => match self.contexts().get(name) {
+                Some(NamedContext::Web(url)) => (remotes.web(&web_context(url)).await?, Some(FILE)),
+                _ => return Ok(self.folder(name).await?.time),
+            },
+            SourceOp::Web(web) => (remotes.web(web).await?, Some(web.file_name.as_str())),
+            _ => return Ok(self.fetched(op).await?.time),
+        };
+        match (fetched.time, file) {
+            (None, Some(file)) => {
+                // The server does not say when it changed, but the files of an archive do.
+                let path = fetched.path.join(file);
+                let newest = move || File::open(path).ok().and_then(newest_in_archive);
+                tokio::task::spawn_blocking(newest)
+                    .await
+                    .map_err(|e| Error::internal("reading an archive panicked").with_source(e))
+            }
+            (time, _) => Ok(time),
+        }
+    }
+
+    /// The newest time of what was fetched so far: seconds since 1970.
+    pub fn newest(&self) -> Option<i64> {
+        self.opened().into_iter().filter_map(|folder| folder.time).max()
+    }
+
+    fn opened(&self) -> Vec<OpenFolder> {
+        let folders = self.0.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        folders.values().filter_map(|cell| cell.get().cloned()).collect()
+    }
+
+    /// Whether somebody may change the files of a folder while the build runs.
+    pub fn may_change(&self, root: &Arc<SourceRoot>) -> bool {
+        self.opened().iter().any(|folder| folder.is_local && Arc::ptr_eq(&folder.root, root))
+    }
+
+    /// Forgets what the folders held: it may have changed.
+    pub fn forget_listings(&self) {
+        self.opened().iter().for_each(|folder| folder.root.forget_listings());
+    }
+}
+
+fn no_image(reference: &str) -> Error {
+    Error::invalid("a source of images gave files").with_context("image", reference)
+}
+
+/// What is fetched for a context of the web.
+pub(crate) fn web_context(url: &str) -> WebSource {
+    WebSource { url: url.to_owned(), file_name: FILE.to_owned(), checksum: None }
+}
+
+/// Unpacks a context of the web that was fetched into a folder.
+pub(crate) async fn unpack(folder: &Path, scratch: &Path) -> Result<StreamContext> {
+    let (path, scratch) = (folder.join(FILE), scratch.to_owned());
+    tokio::task::spawn_blocking(move || {
+        let file = File::open(&path).at("cannot open what was fetched", &path)?;
+        context_of_stream(file, &scratch)
+    })
+    .await
+    .map_err(|e| Error::internal("unpacking a context panicked").with_source(e))?
+}
