@@ -35,7 +35,7 @@ pub(crate) struct Incoming {
     pub(crate) received: u64,
     /// Whether it has been read to its end.
     over: bool,
-    /// Whether it broke off or timed out: what follows on the connection cannot be parsed.
+    /// Whether it was interrupted or timed out: what follows on the connection cannot be parsed.
     broken: bool,
 }
 
@@ -89,7 +89,7 @@ impl Incoming {
         loop {
             let frame = tokio::time::timeout(self.idle, self.body.frame()).await.map_err(|_| {
                 self.broken = true;
-                Error::new(ErrorKind::Timeout, "the body of the request stopped coming")
+                Error::new(ErrorKind::Timeout, "the body of the request timed out")
                     .with_context("received", self.received)
             })?;
             match frame {
@@ -99,7 +99,7 @@ impl Incoming {
                 }
                 Some(Err(e)) => {
                     self.broken = true;
-                    return Err(Error::invalid("the body of the request broke off").with_source(e));
+                    return Err(Error::invalid("the body of the request was interrupted").with_source(e));
                 }
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data()
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_over_the_limit_is_refused_announced_or_not() {
+    async fn a_body_above_the_limit_is_rejected() {
         let idle = Duration::from_secs(1);
         let mut announced = Incoming::new(Body::from("12345"), idle);
         assert_eq!(announced.read_all(4).await.unwrap_err().kind(), ErrorKind::TooLarge);

@@ -66,7 +66,7 @@ impl Call<'_> {
     {
         tokio::spawn(change(self.store.clone()))
             .await
-            .map_err(|e| Error::internal("a change of the store broke off").with_source(e))?
+            .map_err(|e| Error::internal("a change of the store was interrupted").with_source(e))?
     }
 }
 

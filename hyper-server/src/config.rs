@@ -482,7 +482,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_reference_is_the_default() {
+    fn the_reference_configuration_has_the_defaults() {
         let read = Config::parse(REFERENCE).unwrap();
         assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
         let everything = REFERENCE.replace("# htpasswd", "htpasswd").replace("# anonymous", "anonymous");
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_line() {
+    fn a_configuration_error_names_the_line_and_the_key() {
         for (text, parts) in [
             ("listen = \"x\"", vec!["line 1", "`listen`", "HOST:PORT"]),
             ("read-only = \"x\"", vec!["line 1", "`read-only`"]),
@@ -520,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_may_be_names_or_ports_alone() {
+    fn a_listen_address_may_be_a_name_or_a_port() {
         for listen in ["127.0.0.1:5000", "localhost:5000", ":5000", "[::1]:5000"] {
             let config = Config::parse(&format!("listen = \"{listen}\"")).unwrap();
             assert_eq!(config.listen.to_string(), listen);
@@ -533,7 +533,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_answered(text: String) {
+        fn any_text_is_parsed_without_a_panic(text: String) {
             let _ = Config::parse(&text);
             let _ = text.parse::<Size>();
             let _ = text.parse::<Span>();

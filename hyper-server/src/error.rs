@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clients_learn_what_they_did_and_nothing_of_the_inside() {
+    async fn an_error_shows_clients_no_internal_detail() {
         let (status, body) = shown(
             Error::new(ErrorKind::DigestInvalid, "the content does not match")
                 .with_context("expected", "sha256:x")
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn passing_faults_say_when_to_come_back() {
+    async fn temporary_errors_have_retry_after() {
         for kind in [ErrorKind::Unavailable, ErrorKind::TooManyRequests, ErrorKind::Timeout] {
             let response = ApiError::from(Error::new(kind, "x")).into_response();
             assert_eq!(response.headers()["retry-after"], "1");
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_disk_is_said_as_such() {
+    async fn a_full_disk_is_507() {
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         let (status, body) = shown(Error::io("cannot write", "/srv/secret", full)).await;
         assert_eq!(status, 507);

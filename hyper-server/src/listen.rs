@@ -103,7 +103,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn addresses_are_read_as_people_write_them() {
+    fn an_address_is_parsed_with_and_without_a_host() {
         for text in ["127.0.0.1:5000", "[::1]:5000", "localhost:0", ":5000", "registry.example.com:80"] {
             assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
         }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_and_the_empty_host_are_listened_at() {
+    async fn bind_listens_at_names_and_at_every_address() {
         for (text, loopback) in [("localhost:0", true), (":0", false), ("127.0.0.1:0", true)] {
             let listener = text.parse::<Listen>().unwrap().bind().await.unwrap();
             let address = listener.local_addr().unwrap();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_that_is_taken_is_an_error_and_no_reason_to_listen_elsewhere() {
+    async fn bind_fails_when_the_port_is_taken() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = taken.local_addr().unwrap().port();
         let e = format!("localhost:{port}").parse::<Listen>().unwrap().bind().await.unwrap_err();
@@ -147,7 +147,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_answered(text: String) {
+        fn any_text_is_parsed_without_a_panic(text: String) {
             let _ = text.parse::<Listen>();
         }
     }

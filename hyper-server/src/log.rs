@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_out_whole_and_in_order() {
+    fn the_log_writes_whole_lines_in_order() {
         let out = Shared::default();
         let log = LineWriter::start(out.clone()).unwrap();
         for n in 0..QUEUE * 2 {

@@ -88,32 +88,29 @@ impl Metrics {
         route.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The Prometheus text format, version 0.0.4.
-    pub(crate) fn render(&self, cache: CacheStatistics, connections: &Connections) -> String {
-        let mut out = String::with_capacity(8 << 10);
-        let route_name = |i: usize| Endpoint::NAMES.get(i).copied().unwrap_or("none");
-        header(&mut out, "requests_total", "counter", "Requests by route, method and status");
+    fn render_requests(&self, out: &mut String) {
+        header(out, "requests_total", "counter", "Requests by route, method and status");
         for (r, route) in self.routes.iter().enumerate() {
-            for (m, statuses) in route.requests.iter().enumerate() {
-                for (s, count) in statuses.iter().enumerate() {
-                    let count = count.load(Ordering::Relaxed);
-                    if count > 0 {
-                        let status = match STATUSES[s] {
-                            0 => "other".to_owned(),
-                            s => s.to_string(),
-                        };
-                        let _ = writeln!(
-                            out,
-                            "hyperregistry_requests_total{{route=\"{}\",method=\"{}\",status=\"{status}\"}} {count}",
-                            route_name(r),
-                            METHODS[m]
-                        );
-                    }
+            let series = METHODS.iter().zip(&route.requests);
+            let series =
+                series.flat_map(|(method, counts)| STATUSES.iter().zip(counts).map(move |c| (method, c)));
+            for (method, (status, count)) in series {
+                let count = count.load(Ordering::Relaxed);
+                if count == 0 {
+                    continue;
                 }
+                let (route, status) = (route_name(r), status_name(*status));
+                let _ = writeln!(
+                    out,
+                    "hyperregistry_requests_total{{route=\"{route}\",method=\"{method}\",status=\"{status}\"}} {count}"
+                );
             }
         }
+    }
+
+    fn render_durations(&self, out: &mut String) {
         header(
-            &mut out,
+            out,
             "request_duration_seconds",
             "histogram",
             "Time from the request line to the first byte of the response",
@@ -125,8 +122,8 @@ impl Metrics {
             }
             let name = route_name(r);
             let mut below = 0;
-            for (i, (_, bound)) in BUCKETS.iter().enumerate() {
-                below += route.buckets[i].load(Ordering::Relaxed);
+            for (bucket, (_, bound)) in route.buckets.iter().zip(&BUCKETS) {
+                below += bucket.load(Ordering::Relaxed);
                 let _ = writeln!(
                     out,
                     "hyperregistry_request_duration_seconds_bucket{{route=\"{name}\",le=\"{bound}\"}} {below}"
@@ -141,6 +138,13 @@ impl Metrics {
                  hyperregistry_request_duration_seconds_count{{route=\"{name}\"}} {count}"
             );
         }
+    }
+
+    /// The Prometheus text format, version 0.0.4.
+    pub(crate) fn render(&self, cache: CacheStatistics, connections: &Connections) -> String {
+        let mut out = String::with_capacity(8 << 10);
+        self.render_requests(&mut out);
+        self.render_durations(&mut out);
         let gauges = [
             ("requests_in_flight", "Requests being handled", self.in_flight.load(Ordering::Relaxed)),
             (
@@ -180,6 +184,14 @@ impl Metrics {
     }
 }
 
+fn route_name(index: usize) -> &'static str {
+    Endpoint::NAMES.get(index).copied().unwrap_or("none")
+}
+
+fn status_name(status: u16) -> String {
+    if status == 0 { "other".to_owned() } else { status.to_string() }
+}
+
 fn header(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP hyperregistry_{name} {help}\n# TYPE hyperregistry_{name} {kind}");
 }
@@ -189,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn series_add_up() {
+    fn metrics_render_every_series() {
         let metrics = Metrics::default();
         let took = Duration::from_micros(300);
         metrics.answered(Some(6), &Method::GET, StatusCode::OK, took);

@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_the_grammar_are_legal_in_names() {
+    fn a_repository_name_may_contain_words_of_the_grammar() {
         for name in
             ["a", "a/blobs/b", "blobs", "manifests", "a/blobs/uploads", "tags/list", "a/tags", "referrers/x"]
         {
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_paths_are_refused_by_name() {
+    fn malformed_paths_are_rejected_with_a_reason() {
         for (path, expected) in [
             ("/v2/..%2fetc/blobs/x", ErrorKind::NameInvalid),
             ("/v2/a/../b/tags/list", ErrorKind::NameInvalid),
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_method_names_the_right_ones() {
+    fn a_wrong_method_returns_the_allowed_ones() {
         let reject = |method: Method, path: &str| match parse(&method, path, None) {
             Err(Rejection::Method(allow)) => allow,
             other => panic!("{other:?}"),
@@ -506,12 +506,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_answered(path: String, query: Option<String>) {
+        fn any_text_is_parsed_without_a_panic(path: String, query: Option<String>) {
             let _ = parse(&Method::GET, &path, query.as_deref());
         }
 
         #[test]
-        fn any_path_of_the_grammar_is_answered(
+        fn any_path_of_the_grammar_is_parsed_without_a_panic(
             words in prop::collection::vec("blobs|uploads|manifests|tags|list|referrers|_oci|ext|discover|[a-z.%0-9]{0,5}", 0..8),
             query in "((n|last|tag|digest|mount|from)=[a-z%0-9:+]{0,6}&){0,3}",
         ) {
@@ -525,7 +525,7 @@ mod tests {
         }
 
         #[test]
-        fn names_survive_the_journey(name in "[a-z0-9]{1,4}(/(blobs|tags|manifests|uploads|[a-z]{1,3})){0,3}") {
+        fn a_repository_name_is_parsed_from_its_path(name in "[a-z0-9]{1,4}(/(blobs|tags|manifests|uploads|[a-z]{1,3})){0,3}") {
             let endpoint = get(&format!("/v2/{name}/blobs/{D}")).unwrap();
             prop_assert_eq!(endpoint.repository().unwrap().as_str(), name);
         }

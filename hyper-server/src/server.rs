@@ -84,7 +84,9 @@ impl RunningServer {
     pub async fn stop(mut self) -> Result<()> {
         drop(self.stop.take());
         match self.task.take() {
-            Some(task) => task.await.map_err(|e| Error::internal("the server broke off").with_source(e))?,
+            Some(task) => {
+                task.await.map_err(|e| Error::internal("the server was interrupted").with_source(e))?
+            }
             None => Ok(()),
         }
     }

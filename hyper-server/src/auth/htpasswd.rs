@@ -113,7 +113,7 @@ impl Htpasswd {
         let (password, hash) = (password.to_owned(), hash.to_owned());
         let fits = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false))
             .await
-            .map_err(|e| Error::internal("the password check broke off").with_source(e))?;
+            .map_err(|e| Error::internal("the password check was interrupted").with_source(e))?;
         if !fits || known.is_none() {
             return Ok(false);
         }
@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_bcrypt_entries_are_taken() {
+    fn an_htpasswd_file_accepts_only_bcrypt() {
         let good = entry("a", "secret", 4).unwrap();
         assert_eq!(parse(&format!("# x\n\n{good}\n")).unwrap().len(), 1);
         assert!(parse(&format!("\u{feff}{good}\r\n")).unwrap().contains_key("a"));
@@ -268,13 +268,13 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_of_nobody_is_a_hash() {
+    fn the_hash_for_unknown_users_is_valid() {
         assert!(NOBODY.parse::<bcrypt::HashParts>().is_ok());
         assert!(!bcrypt::verify("", NOBODY).unwrap());
     }
 
     #[tokio::test]
-    async fn a_changed_file_is_read_again_and_a_broken_one_is_not() {
+    async fn a_changed_file_is_read_again_and_a_malformed_one_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("htpasswd");
         std::fs::write(&path, entry("a", "one", 4).unwrap()).unwrap();

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_root_is_what_the_client_sees() {
+    fn the_root_url_follows_the_request() {
         let uri: Uri = "http://by-uri:80/v2/".parse().unwrap();
         for (headers, expected) in [
             (&[("host", "r:5000")][..], "http://r:5000"),

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_was_not_made_here_is_nothing() {
+    fn a_forged_token_is_invalid() {
         let issuer = issuer();
         let good = issuer.issue("alice", &[], 1000).unwrap().token;
         let parts: Vec<&str> = good.split('.').collect();
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_shared_through_a_private_file() {
+    fn servers_share_a_key_through_a_private_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token.key");
         let threads: Vec<_> = (0..8)

@@ -7,6 +7,7 @@ use super::{
 use crate::body::Incoming;
 use crate::call::Call;
 use crate::error::ApiError;
+use axum::response::Response;
 use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
 use hyper_sdk::oci::Manifest;
@@ -72,18 +73,7 @@ pub(super) async fn put(
         )
         .into());
     }
-    let bytes = body.read_all(limits.manifest_bytes).await.map_err(|e| match e.kind() {
-        ErrorKind::Timeout => ApiError::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "MANIFEST_INVALID",
-            "the body of the request stopped coming",
-        ),
-        _ => e.into(),
-    })?;
-    let manifest = match call.header(header::CONTENT_TYPE) {
-        Some(content_type) => Manifest::parse(bytes, content_type)?,
-        None => Manifest::sniff(bytes)?,
-    };
+    let manifest = read(call, body, limits.manifest_bytes).await?;
     let manifest = match &reference {
         ManifestReference::Digest(digest) => manifest.with_digest(digest)?,
         ManifestReference::Tag(tag) => {
@@ -118,14 +108,35 @@ pub(super) async fn put(
         headers.insert(OCI_SUBJECT.clone(), digest_value(&subject));
     }
     if by_parameter {
-        let in_a_line = if distinct.len() <= LINES { 1 } else { TAGS_IN_A_LINE };
-        for tags in distinct.chunks(in_a_line) {
-            let line = tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(", ");
-            let value = HeaderValue::from_str(&line).expect("a tag is made of visible ASCII characters");
-            headers.append(OCI_TAG.clone(), value);
-        }
+        list_tags(&mut response, &distinct);
     }
     Ok(response)
+}
+
+/// The manifest in the body of a request.
+async fn read(call: &Call<'_>, body: &mut Incoming, limit: usize) -> Result<Manifest, ApiError> {
+    let bytes = body.read_all(limit).await.map_err(|e| match e.kind() {
+        ErrorKind::Timeout => ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "MANIFEST_INVALID",
+            "the body of the request timed out",
+        ),
+        _ => e.into(),
+    })?;
+    Ok(match call.header(header::CONTENT_TYPE) {
+        Some(content_type) => Manifest::parse(bytes, content_type)?,
+        None => Manifest::sniff(bytes)?,
+    })
+}
+
+/// Names the tags in `OCI-Tag` headers.
+fn list_tags(response: &mut Response, tags: &[Tag]) {
+    let in_a_line = if tags.len() <= LINES { 1 } else { TAGS_IN_A_LINE };
+    for tags in tags.chunks(in_a_line) {
+        let line = tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(", ");
+        let value = HeaderValue::from_str(&line).expect("a tag is made of visible ASCII characters");
+        response.headers_mut().append(OCI_TAG.clone(), value);
+    }
 }
 
 pub(super) async fn delete(

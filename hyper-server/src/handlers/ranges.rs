@@ -167,7 +167,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn ranges_are_read_as_the_rfc_says() {
+    fn ranges_are_parsed_as_the_rfc_says() {
         use ByteRange::{FromTo, Suffix};
         for (text, ranges) in [
             ("bytes=0-0", Some(vec![FromTo(0, Some(0))])),
@@ -207,13 +207,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read(text: String) {
+        fn any_text_is_parsed_without_a_panic(text: String) {
             let _ = parse(&text);
             let _ = parse(&format!("bytes={text}"));
         }
 
         #[test]
-        fn never_more_than_the_content_is_sent(ends in prop::collection::vec((0u64..200, 0u64..200), 1..20)) {
+        fn resolved_ranges_never_exceed_the_content(ends in prop::collection::vec((0u64..200, 0u64..200), 1..20)) {
             let ranges: Vec<ByteRange> = ends.iter().map(|(a, b)| ByteRange::FromTo(*a, Some(*b))).collect();
             let parts = resolve(&ranges, 100);
             prop_assert!(parts.iter().map(|part| part.end - part.start).sum::<u64>() <= 100);

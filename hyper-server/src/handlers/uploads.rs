@@ -190,7 +190,7 @@ async fn receive(
         }
     });
     let (upload, appended, taken) =
-        result.await.map_err(|e| Error::internal("the upload broke off").with_source(e))?;
+        result.await.map_err(|e| Error::internal("the upload was interrupted").with_source(e))?;
     *body = taken;
     let received = match appended {
         Err(e) => Err(from_upload(e)),
@@ -320,7 +320,7 @@ fn from_upload(e: Error) -> ApiError {
         ErrorKind::Timeout => ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
             "BLOB_UPLOAD_INVALID",
-            "the body of the request stopped coming",
+            "the body of the request timed out",
         ),
         _ => e.into(),
     }
@@ -357,7 +357,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read(text: String) {
+        fn any_text_is_parsed_without_a_panic(text: String) {
             let _ = content_range(&text);
         }
     }

@@ -57,7 +57,7 @@ async fn every_request(api: &Api, headers: &[(&str, &str)]) -> Vec<(String, bool
 }
 
 #[tokio::test]
-async fn the_matrix_of_access() {
+async fn anonymous_access_limits_requests_without_credentials() {
     let file = users();
     let good = basic("alice", "pass:word");
     for (anonymous, reads, writes) in [
@@ -141,7 +141,7 @@ async fn a_mount_needs_the_right_to_pull_from_its_source() {
 }
 
 #[tokio::test]
-async fn a_read_only_registry_says_so() {
+async fn a_read_only_registry_rejects_changes() {
     let store = memory();
     let writer = Api { registry: Registry::new(store.clone(), RegistryOptions::default()).unwrap() };
     let (bytes, digest) = writer.image("a", "t", b"{}").await;
@@ -158,7 +158,7 @@ async fn a_read_only_registry_says_so() {
 }
 
 #[tokio::test]
-async fn hostile_paths_get_a_json_error_and_nothing_else() {
+async fn malformed_paths_return_a_json_error() {
     let api = Api::new();
     for (path, status, code) in [
         ("/v2/..%2f..%2fetc/manifests/x", 400, "NAME_INVALID"),

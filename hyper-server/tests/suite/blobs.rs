@@ -30,7 +30,7 @@ async fn get_and_head_agree_for_small_and_large_blobs() {
 }
 
 #[tokio::test]
-async fn ranges_of_small_and_large_blobs() {
+async fn a_range_request_returns_the_bytes_of_the_range() {
     let api = Api::new();
     for size in [10_000usize, 1_500_000] {
         let content = noise(7, size);
@@ -96,7 +96,7 @@ fn parts(reply: &super::support::Reply) -> Vec<(String, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn several_ranges_come_in_one_answer() {
+async fn several_ranges_return_one_multipart_response() {
     let api = Api::new();
     for size in [10_000usize, 1_500_000] {
         let content = noise(17, size);
@@ -138,7 +138,7 @@ async fn several_ranges_come_in_one_answer() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_the_blob_is_told_so() {
+async fn if_none_match_returns_304() {
     let api = Api::new();
     for size in SIZES {
         let digest = api.blob("a", &noise(1, size)).await;
@@ -153,7 +153,7 @@ async fn a_client_that_has_the_blob_is_told_so() {
 }
 
 #[tokio::test]
-async fn blobs_do_not_leak_between_repositories() {
+async fn a_repository_does_not_serve_the_blobs_of_another() {
     let api = Api::new();
     let digest = api.blob("a", b"secret").await;
     api.get(&format!("/v2/a/blobs/{digest}")).await.expect(200);
@@ -162,7 +162,7 @@ async fn blobs_do_not_leak_between_repositories() {
 }
 
 #[tokio::test]
-async fn a_deleted_blob_is_gone_at_once_cached_or_not() {
+async fn a_delete_removes_a_blob_at_once_cached_or_not() {
     let api = Api::new();
     for size in SIZES {
         let digest = api.blob("a", &noise(2, size)).await;
@@ -189,7 +189,7 @@ async fn a_sha512_blob_is_served_under_its_own_digest() {
 }
 
 #[tokio::test]
-async fn empty_blobs_are_blobs() {
+async fn an_empty_blob_can_be_pushed_and_pulled() {
     let api = Api::new();
     let digest = api.blob("a", b"").await;
     for _ in 0..2 {

@@ -17,7 +17,7 @@ async fn fixture() -> (SharedClient, RunningServer) {
 hyper_sdk::client_conformance!(fixture);
 
 #[tokio::test]
-async fn credentials_are_checked_where_everybody_may_pull() {
+async fn a_client_checks_credentials_where_everybody_may_pull() {
     use hyper_sdk::ErrorKind;
     use hyper_sdk::client::CredentialCheck;
     use hyper_sdk::client::keychain::{Credentials, StaticKeychain};

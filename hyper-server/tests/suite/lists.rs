@@ -13,7 +13,7 @@ fn link(header: &str) -> &str {
 }
 
 #[tokio::test]
-async fn tags_come_in_pages_that_link_on() {
+async fn a_tag_list_has_pages_with_links() {
     let api = Api::new();
     for tag in ["b", "a", "c", "B", "a.1"] {
         api.image("r/s", tag, b"{}").await;
@@ -73,7 +73,7 @@ async fn the_catalog_lists_repositories() {
 }
 
 #[tokio::test]
-async fn referrers_with_types_annotations_filter_and_no_404() {
+async fn referrers_have_types_and_annotations_and_never_return_404() {
     let api = Api::new();
     let kind = media_type::OCI_MANIFEST;
     let (subject_bytes, subject) = api.image("a", "subject", b"{}").await;
@@ -118,7 +118,7 @@ async fn referrers_with_types_annotations_filter_and_no_404() {
 }
 
 #[tokio::test]
-async fn what_older_clients_noted_in_a_fallback_tag_is_listed_too() {
+async fn referrers_include_those_of_the_fallback_tag() {
     let api = Api::new();
     let subject = Digest::sha256(b"subject");
     let (bytes, noted) = api.image("a", "artifact", b"{}").await;
@@ -136,7 +136,7 @@ async fn what_older_clients_noted_in_a_fallback_tag_is_listed_too() {
 }
 
 #[tokio::test]
-async fn a_long_list_of_referrers_comes_in_parts() {
+async fn a_long_list_of_referrers_has_pages() {
     let api = Api::new();
     api.blob("a", b"{}").await;
     let subject = Digest::sha256(b"subject");

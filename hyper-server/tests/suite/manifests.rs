@@ -7,7 +7,7 @@ use hyper_sdk::{Digest, media_type};
 use hyper_server::RegistryOptions;
 
 #[tokio::test]
-async fn bytes_and_media_type_come_back_as_they_were_without_parameters() {
+async fn a_manifest_keeps_its_bytes_and_its_media_type_without_parameters() {
     let api = Api::new();
     api.blob("a", b"{}").await;
     let bytes = [&b"\n  "[..], &image(b"{}").to_bytes(), b"\n"].concat();
@@ -33,7 +33,7 @@ async fn bytes_and_media_type_come_back_as_they_were_without_parameters() {
 }
 
 #[tokio::test]
-async fn docker_schema_2_is_served_as_pushed_and_schema_1_refused_by_name() {
+async fn a_push_of_docker_schema_2_is_accepted_and_of_schema_1_rejected_by_name() {
     let api = Api::new();
     api.blob("a", b"{}").await;
     let mut docker = image(b"{}");
@@ -54,7 +54,7 @@ async fn docker_schema_2_is_served_as_pushed_and_schema_1_refused_by_name() {
 }
 
 #[tokio::test]
-async fn four_mebibytes_are_accepted_and_more_is_413() {
+async fn a_manifest_above_the_limit_is_413() {
     let api = Api::new();
     api.blob("a", b"{}").await;
     let mut manifest = image(b"{}");
@@ -69,7 +69,7 @@ async fn four_mebibytes_are_accepted_and_more_is_413() {
 }
 
 #[tokio::test]
-async fn digests_must_match_in_either_algorithm() {
+async fn a_push_by_a_wrong_digest_is_rejected_in_either_algorithm() {
     let api = Api::new();
     api.blob("a", b"{}").await;
     let bytes = image(b"{}").to_bytes();
@@ -87,7 +87,7 @@ async fn digests_must_match_in_either_algorithm() {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_named_and_what_may_be_missing_is_not() {
+async fn a_push_with_missing_parts_names_them() {
     let api = Api::new();
     let kind = media_type::OCI_MANIFEST;
     let bytes = image(b"{}").to_bytes();
@@ -107,7 +107,7 @@ async fn what_is_missing_is_named_and_what_may_be_missing_is_not() {
 }
 
 #[tokio::test]
-async fn a_sparse_registry_accepts_what_is_incomplete() {
+async fn a_sparse_registry_accepts_manifests_with_missing_parts() {
     let api = Api::with(RegistryOptions { sparse: true, ..RegistryOptions::default() });
     let bytes = image(b"not there").to_bytes();
     api.manifest("a", "x", media_type::OCI_MANIFEST, &bytes).await.expect(201);
@@ -119,7 +119,7 @@ async fn a_sparse_registry_accepts_what_is_incomplete() {
 }
 
 #[tokio::test]
-async fn several_tags_at_once() {
+async fn one_put_gives_a_manifest_several_tags() {
     let api = Api::new();
     api.blob("a", b"{}").await;
     let bytes = image(b"{}").to_bytes();
@@ -219,7 +219,7 @@ async fn tags_move_only_if_the_condition_holds() {
 }
 
 #[tokio::test]
-async fn a_refusal_names_the_field() {
+async fn a_rejected_manifest_names_the_field() {
     let api = Api::new();
     api.blob("a", b"{}").await;
     let good = serde_json::to_value(image(b"{}")).unwrap();
@@ -250,7 +250,7 @@ async fn a_refusal_names_the_field() {
 
 /// A build cache is an index whose entries are layers.
 #[tokio::test]
-async fn an_index_of_blobs_is_taken() {
+async fn an_index_may_list_blobs() {
     let api = Api::new();
     api.blob("a", b"layer").await;
     let mut entries = vec![Descriptor::of(media_type::OCI_LAYER_GZIP, b"layer")];

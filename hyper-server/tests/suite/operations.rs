@@ -7,7 +7,7 @@ use hyper_server::{Registry, RegistryOptions, router};
 use tower::ServiceExt;
 
 #[tokio::test]
-async fn health_needs_no_credentials() {
+async fn health_checks_need_no_credentials() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let api = Api::with(RegistryOptions { htpasswd: Some(file.path().into()), ..RegistryOptions::default() });
     api.get("/v2/").await.expect(401);
@@ -18,7 +18,7 @@ async fn health_needs_no_credentials() {
 }
 
 #[tokio::test]
-async fn requests_and_bytes_are_counted() {
+async fn metrics_count_requests_and_bytes() {
     let api = Api::new();
     let digest = api.blob("a", &[7; 100_000]).await;
     api.get(&format!("/v2/a/blobs/{digest}")).await.expect(200);
@@ -59,7 +59,7 @@ async fn the_manual_names_every_metric_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_request_keeps_a_sane_id_and_gets_one_otherwise() {
+async fn a_request_keeps_a_valid_id_or_gets_a_new_one() {
     let api = Api::new();
     let reply = api.request("GET", "/v2/", &[("x-request-id", "abc-1.2")], "").await;
     assert_eq!(reply.header("x-request-id"), "abc-1.2");

@@ -97,7 +97,7 @@ fn configuration_errors_name_the_key_and_the_line() {
 }
 
 #[tokio::test]
-async fn an_entry_made_by_the_program_logs_in() {
+async fn a_user_logs_in_with_an_entry_made_by_the_program() {
     let dir = tempfile::tempdir().unwrap();
     let output = run(&["htpasswd", "--cost", "8", "alice"], "s3cret\n");
     let file = dir.path().join("htpasswd");
@@ -343,7 +343,7 @@ fn the_data_folder_is_private() {
 }
 
 #[test]
-fn a_hang_up_ends_it_in_good_order() {
+fn sighup_ends_the_program_gracefully() {
     let dir = tempfile::tempdir().unwrap();
     let mut process = Process::start(dir.path(), &[]);
     process.signal("-HUP");

@@ -69,7 +69,7 @@ async fn head_has_the_length_of_the_body_that_get_would_send() {
 }
 
 #[tokio::test]
-async fn http2_with_prior_knowledge_and_http1_on_one_port() {
+async fn one_port_serves_http1_and_http2_with_prior_knowledge() {
     let server = plain().await;
     let content = noise(2, 3_000_000);
     let path = push(&server, &content).await;
@@ -85,7 +85,7 @@ async fn http2_with_prior_knowledge_and_http1_on_one_port() {
 }
 
 #[tokio::test]
-async fn a_head_that_never_ends_is_cut_off() {
+async fn the_server_closes_a_connection_whose_head_never_ends() {
     let server = server(RegistryOptions::default(), short(300)).await;
     let start = Instant::now();
     for beginning in ["", "PRI", "GET /v2/ HT", "GET /v2/ HTTP/1.1\r\nhost: x\r\nx-slow:"] {
@@ -99,7 +99,7 @@ async fn a_head_that_never_ends_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_body_that_stops_coming_is_answered_and_its_bytes_are_kept() {
+async fn a_body_that_times_out_gets_408_and_its_bytes_are_kept() {
     let limits = Limits { body_idle: Duration::from_millis(200), ..Limits::default() };
     let server =
         server(RegistryOptions { limits, ..RegistryOptions::default() }, ServerOptions::default()).await;
@@ -116,7 +116,7 @@ async fn a_body_that_stops_coming_is_answered_and_its_bytes_are_kept() {
 }
 
 #[tokio::test]
-async fn an_upload_whose_client_went_away_goes_on_where_it_stopped() {
+async fn an_upload_resumes_after_its_client_disconnected() {
     let server = plain().await;
     let client = reqwest::Client::new();
     let start = client.post(format!("{}/v2/a/blobs/uploads/", server.url())).send().await.unwrap();
@@ -154,7 +154,7 @@ async fn an_upload_whose_client_went_away_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_cut_off() {
+async fn the_server_closes_the_connection_of_a_client_that_does_not_read() {
     let options = ServerOptions { write_timeout: Duration::from_millis(300), ..ServerOptions::default() };
     let server = server(RegistryOptions::default(), options).await;
     let path = push(&server, &vec![1; 40_000_000]).await;
@@ -172,7 +172,7 @@ async fn a_client_that_does_not_read_is_cut_off() {
 }
 
 #[tokio::test]
-async fn more_connections_than_allowed_wait_for_their_turn() {
+async fn connections_above_the_limit_wait() {
     let options = ServerOptions { max_connections: 2, ..ServerOptions::default() };
     let server = server(RegistryOptions::default(), options).await;
     let first = TcpStream::connect(server.address()).await.unwrap();
@@ -188,7 +188,7 @@ async fn more_connections_than_allowed_wait_for_their_turn() {
 }
 
 #[tokio::test]
-async fn stopping_answers_what_is_in_flight_and_takes_nothing_new() {
+async fn stop_answers_requests_in_flight_and_accepts_no_connection() {
     let server = plain().await;
     let content = vec![3; 20_000_000];
     let path = push(&server, &content).await;
@@ -210,7 +210,7 @@ async fn stopping_answers_what_is_in_flight_and_takes_nothing_new() {
 }
 
 #[tokio::test]
-async fn stopping_takes_no_longer_than_it_may() {
+async fn stop_ends_after_the_drain_timeout() {
     let server = server(
         RegistryOptions::default(),
         ServerOptions { drain_timeout: Duration::from_millis(300), ..ServerOptions::default() },

@@ -40,7 +40,7 @@ async fn push(api: &Api, way: usize, content: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_blob_that_the_disk_lost_is_not_there_until_it_is_pushed_again() {
+async fn a_blob_whose_file_is_lost_is_404_until_a_push_repairs_it() {
     let dir = tempfile::tempdir().unwrap();
     let api = registry(dir.path()).await;
     for (n, size) in [20usize, 20_000, 1_500_000].into_iter().enumerate() {
@@ -107,7 +107,7 @@ async fn wrong_bytes_are_neither_served_from_memory_nor_kept_over_a_push() {
 }
 
 #[tokio::test]
-async fn a_manifest_that_is_damaged_is_mended_by_a_push() {
+async fn a_push_repairs_a_damaged_manifest() {
     let dir = tempfile::tempdir().unwrap();
     let api = registry(dir.path()).await;
     let (bytes, digest) = api.image("a", "t", b"{}").await;
@@ -174,7 +174,7 @@ impl Drop for Disk {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_said_and_forgotten_when_there_is_room_again() {
+async fn a_full_disk_returns_507_until_there_is_space() {
     let Some(disk) = Disk::new() else { return };
     let api = registry(disk.path()).await;
     let digest = api.blob("a", b"before").await;
@@ -267,7 +267,7 @@ async fn a_store_on_a_read_only_file_system_is_served() {
 
 /// A second mount that is read-only says nothing of the first.
 #[tokio::test]
-async fn a_read_only_mount_of_a_folder_that_is_written_to_shows_what_is_new() {
+async fn a_read_only_mount_shows_what_another_server_writes() {
     let Some(disk) = Disk::new() else { return };
     let writer = registry(disk.path()).await;
     writer.image("a", "t", b"{}").await;
@@ -302,7 +302,7 @@ fn scopeguard(folder: &Path) -> impl Drop {
 
 /// Whoever sends everything in one request cannot go on with it after a break.
 #[tokio::test]
-async fn an_upload_in_one_request_leaves_nothing_when_its_client_goes_away() {
+async fn an_upload_in_one_request_leaves_nothing_when_its_client_disconnects() {
     let dir = tempfile::tempdir().unwrap();
     let api = registry(dir.path()).await;
     let (send, receive) = tokio::sync::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
@@ -353,7 +353,7 @@ async fn a_server_with_users_starts_where_no_key_can_be_written() {
 }
 
 #[tokio::test]
-async fn uploads_that_rest_too_long_are_removed_while_the_server_runs() {
+async fn a_running_server_removes_expired_uploads() {
     let dir = tempfile::tempdir().unwrap();
     let store: SharedStore = Arc::new(DiskStore::open_with(dir.path(), None).await.unwrap());
     let options =

@@ -107,7 +107,7 @@ async fn a_mount_needs_the_source_in_its_token_unless_all_may_pull_it() {
 }
 
 #[tokio::test]
-async fn the_password_grant_of_oauth_is_known() {
+async fn the_token_endpoint_supports_the_password_grant_of_oauth() {
     let file = users();
     let api = Api::with(options(Some(&file), Some(AnonymousAccess::Pull)));
     let post = async |form: &'static str| {
@@ -133,7 +133,7 @@ async fn the_password_grant_of_oauth_is_known() {
 }
 
 #[tokio::test]
-async fn without_users_or_without_anything_open_there_is_no_token_for_nobody() {
+async fn anonymous_callers_get_no_token_where_nothing_is_open() {
     let file = users();
     let closed = Api::with(options(Some(&file), None));
     token(&closed, "repository:a:pull", None).await.refused(401, "UNAUTHORIZED");
@@ -146,7 +146,7 @@ async fn without_users_or_without_anything_open_there_is_no_token_for_nobody() {
 }
 
 #[tokio::test]
-async fn the_realm_is_what_the_proxy_says_or_what_is_configured() {
+async fn the_realm_follows_the_proxy_or_the_configuration() {
     let file = users();
     let api = Api::with(options(Some(&file), Some(AnonymousAccess::Pull)));
     let headers = [("host", "inner:5000"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "r.example")];
@@ -161,7 +161,7 @@ async fn the_realm_is_what_the_proxy_says_or_what_is_configured() {
 }
 
 #[tokio::test]
-async fn tokens_hold_for_all_servers_with_one_key_and_end_with_their_user() {
+async fn a_token_is_valid_on_all_servers_with_one_key_until_its_user_is_removed() {
     let file = users();
     let dir = tempfile::tempdir().unwrap();
     let new = |key: &str| {

@@ -53,7 +53,7 @@ async fn response(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn a_small_body_is_read_and_the_connection_goes_on() {
+async fn a_small_unread_body_keeps_the_connection_open() {
     let server = server().await;
     let mut stream = TcpStream::connect(server.address()).await.unwrap();
     for (method, path, header, status) in refusals() {
@@ -77,7 +77,7 @@ async fn a_small_body_is_read_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn a_large_body_is_not_read_and_the_connection_says_that_it_ends() {
+async fn a_large_unread_body_closes_the_connection() {
     let server = server().await;
     for (method, path, header, status) in refusals() {
         let header = if header.is_empty() { String::new() } else { format!("{header}\r\n") };
@@ -96,7 +96,7 @@ async fn a_large_body_is_not_read_and_the_connection_says_that_it_ends() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_malformed_ends_the_connection_and_the_answer_says_so() {
+async fn a_malformed_body_closes_the_connection() {
     let server = server().await;
     let mut all = refusals();
     all.push(("PUT", "/v2/a/manifests/x".to_owned(), "", 400));
@@ -116,7 +116,7 @@ async fn a_body_that_is_malformed_ends_the_connection_and_the_answer_says_so() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_leave_to_send_is_not_made_to() {
+async fn a_client_that_waits_for_100_continue_does_not_get_it() {
     let server = server().await;
     for (method, path, header, status) in refusals() {
         let header = if header.is_empty() { String::new() } else { format!("{header}\r\n") };
@@ -133,7 +133,7 @@ async fn a_client_that_waits_for_leave_to_send_is_not_made_to() {
 }
 
 #[tokio::test]
-async fn http2_clients_get_the_status_and_not_an_error_of_the_stream() {
+async fn an_http2_client_gets_the_status_in_place_of_a_stream_error() {
     let server = server().await;
     let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
     for (method, path, header, status) in refusals() {

@@ -30,7 +30,7 @@ async fn offset(api: &Api, location: &str) -> String {
 }
 
 #[tokio::test]
-async fn one_post_with_a_digest() {
+async fn one_post_uploads_a_blob() {
     let api = Api::new();
     let content = noise(1, 700_000);
     let digest = Digest::sha256(&content);
@@ -42,7 +42,7 @@ async fn one_post_with_a_digest() {
 }
 
 #[tokio::test]
-async fn post_then_put() {
+async fn a_post_and_a_put_upload_a_blob() {
     let api = Api::new();
     let location = start(&api).await;
     let digest = Digest::sha256(b"hello");
@@ -52,7 +52,7 @@ async fn post_then_put() {
 }
 
 #[tokio::test]
-async fn chunks_in_order_with_and_without_a_range_and_a_last_one_in_the_put() {
+async fn an_upload_accepts_chunks_in_order() {
     let api = Api::new();
     let location = start(&api).await;
     let reply = patch(&api, &location, Some("0-2"), b"abc").await.expect(202);
@@ -66,7 +66,7 @@ async fn chunks_in_order_with_and_without_a_range_and_a_last_one_in_the_put() {
 }
 
 #[tokio::test]
-async fn a_stream_without_length_and_range() {
+async fn an_upload_accepts_a_stream_without_length_and_range() {
     let api = Api::new();
     let location = start(&api).await;
     let content = noise(3, 3_000_000);
@@ -99,7 +99,7 @@ async fn a_chunk_out_of_order_is_416_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn malformed_and_lying_ranges() {
+async fn an_upload_rejects_malformed_and_wrong_ranges() {
     let api = Api::new();
     let location = start(&api).await;
     for range in ["x", "5-4", "0", "bytes"] {
@@ -116,7 +116,7 @@ async fn malformed_and_lying_ranges() {
 }
 
 #[tokio::test]
-async fn what_came_before_a_body_broke_off_is_kept() {
+async fn an_upload_keeps_the_bytes_before_a_broken_body() {
     let api = Api::new();
     let location = start(&api).await;
     let broken =
@@ -151,7 +151,7 @@ async fn wrong_and_malformed_digests_are_400() {
 }
 
 #[tokio::test]
-async fn the_algorithm_may_be_announced_or_come_with_the_digest() {
+async fn an_upload_learns_its_algorithm_from_the_post_or_from_the_digest() {
     let api = Api::new();
     let digest = Algorithm::Sha512.digest(b"abcdef");
     for query in ["", "?digest-algorithm=sha512", "?digest-algorithm=sha256"] {
@@ -167,14 +167,14 @@ async fn the_algorithm_may_be_announced_or_come_with_the_digest() {
 }
 
 #[tokio::test]
-async fn a_body_without_a_digest_is_refused_not_dropped() {
+async fn a_post_with_a_body_needs_a_digest() {
     let api = Api::new();
     let reply = api.request("POST", "/v2/a/blobs/uploads/", &[], "hello").await;
     reply.refused(400, "BLOB_UPLOAD_INVALID");
 }
 
 #[tokio::test]
-async fn cancelled_and_foreign_uploads_are_unknown() {
+async fn an_upload_is_unknown_after_its_end_and_in_other_repositories() {
     let api = Api::new();
     let location = start(&api).await;
     patch(&api, &location, None, b"abc").await.expect(202);
@@ -190,7 +190,7 @@ async fn cancelled_and_foreign_uploads_are_unknown() {
 }
 
 #[tokio::test]
-async fn mounts_from_a_repository_or_from_anywhere() {
+async fn a_mount_finds_a_blob_with_and_without_from() {
     let api = Api::new();
     let digest = api.blob("from/here", b"shared").await;
     let other = Digest::sha256(b"nowhere");
