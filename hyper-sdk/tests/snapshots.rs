@@ -8,7 +8,7 @@ use hyper_sdk::progress::LogStream;
 use hyper_sdk::snapshot::{Active, ExportOptions, LocalSnapshotter, Snapshotter, Style, UnpackOptions};
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -53,9 +53,13 @@ impl Fixture {
     }
 
     async fn open(&self, style: Style) -> LocalSnapshotter {
-        LocalSnapshotter::open_as(self.folder.path().join("snapshots"), self.executor.clone(), style)
-            .await
-            .unwrap()
+        LocalSnapshotter::open_as(
+            self.folder.path().join("snapshots"),
+            self.executor.sandbox().clone(),
+            style,
+        )
+        .await
+        .unwrap()
     }
 
     async fn with_base(&self, style: Style) -> LocalSnapshotter {
@@ -214,6 +218,14 @@ async fn steps_become_layers_on_copies() {
     steps_become_layers(Style::Copy).await;
 }
 
+/// The folder that a step writes to.
+fn files_of(active: &dyn Active) -> PathBuf {
+    match active.rootfs() {
+        RootFs::Overlay { upper: Some((files, _)), .. } | RootFs::Folder { path: files, .. } => files.clone(),
+        RootFs::Overlay { upper: None, .. } => panic!("nothing can be written"),
+    }
+}
+
 /// Owner and mode of `/` as steps see them, after a step that has changed them, one that has not, and an unpacked layer
 /// that does not mention it.
 async fn the_root_stays_what_a_step_made_it(style: Style) {
@@ -223,7 +235,7 @@ async fn the_root_stays_what_a_step_made_it(style: Style) {
     let look = format!("[ \"$(stat -c '%u:%g %a' /)\" = '{owner} 1750' ]");
     let active = snapshots.prepare(Some(&chain("base"))).await.unwrap();
     // Not every file system has such attributes; where it has, no later step may lose this one.
-    let files = active.folder().join("fs");
+    let files = files_of(&*active);
     rustix::fs::setxattr(&files, "user.hyper", b"x", rustix::fs::XattrFlags::empty()).ok();
     let script = format!("chown 1000:1001 / && chmod 1750 / && {look}");
     assert_eq!(fixture.run(&*active, &script).await, (0, String::new()));
@@ -390,7 +402,7 @@ async fn files_can_be_copied_out_of_a_snapshot() {
         steps: vec![step(0, "/etc", "/copied/"), step(1, "file", "/file")],
         ..CopyRequest::default()
     };
-    let tar = snapshots.copy(None, sources, serde_json::to_vec(&request).unwrap()).await.unwrap();
+    let tar = snapshots.copy(sources, request).await.unwrap();
     let list = entries(&read_all(tar).await.unwrap());
     assert!(list.contains_key("copied/passwd") && list.contains_key("copied/group"), "{list:?}");
     assert_eq!(list["file"], format!("file 644 0:0 {time}"));
@@ -401,7 +413,7 @@ async fn leftovers_are_removed_at_the_next_start() {
     let Some(fixture) = Fixture::new().await else { return };
     let snapshots = fixture.with_base(Style::Overlay).await;
     let active = snapshots.prepare(Some(&chain("base"))).await.unwrap();
-    let folder = active.folder().to_owned();
+    let folder = files_of(&*active).parent().unwrap().to_owned();
     assert_eq!(
         fixture.run(&*active, "mkdir /deep; echo x > /deep/file; chmod 0 /deep; chown 5:6 /deep").await.0,
         0

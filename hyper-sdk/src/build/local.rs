@@ -115,7 +115,7 @@ impl LocalBuilder {
                 .await?;
                 let folder = self.options.root.join("snapshots");
                 let snapshotter: SharedSnapshotter =
-                    Arc::new(LocalSnapshotter::open(folder, executor.clone()).await?);
+                    Arc::new(LocalSnapshotter::open(folder, executor.sandbox().clone()).await?);
                 Ok((Arc::new(executor), snapshotter))
             })
             .await

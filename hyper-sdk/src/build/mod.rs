@@ -30,6 +30,7 @@ pub use request::{BuildOutput, BuildRequest, EpochPolicy, HOST_GATEWAY, find_doc
 use crate::Result;
 use crate::platform::Platform;
 use crate::progress::Progress;
+use crate::store::capabilities::switches;
 use async_trait::async_trait;
 use std::fmt::{Debug, Display};
 use std::sync::Arc;
@@ -44,6 +45,24 @@ pub struct BuilderCapabilities {
     pub all_owners: bool,
     /// The platforms whose RUN steps can be executed.
     pub platforms: Vec<Platform>,
+}
+
+impl BuilderCapabilities {
+    /// Builds without RUN steps.
+    pub const fn new() -> Self {
+        Self { run: false, all_owners: false, platforms: Vec::new() }
+    }
+
+    /// The same, with RUN steps for these platforms.
+    #[must_use]
+    pub fn with_run(mut self, platforms: Vec<Platform>) -> Self {
+        (self.run, self.platforms) = (true, platforms);
+        self
+    }
+
+    switches! {
+        all_owners: with_all_owners, without_all_owners;
+    }
 }
 
 /// Builds images.

@@ -3,9 +3,9 @@
 //! It is filled beside its place and moved there, so that a half-filled one is never used, and never over one that is
 //! there: steps that run at once may have it mounted already.
 
-use super::mounts::own;
+use super::mount_api::own;
 use super::spec::{CacheMount, CacheOwner};
-use super::{tree, view};
+use crate::sandbox::{tree, view};
 use crate::{Error, Result};
 use rustix::fs::{CWD, FileType, OFlags, RenameFlags};
 use rustix::io::Errno;

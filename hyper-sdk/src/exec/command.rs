@@ -4,8 +4,9 @@
 //! set-user-id programs can gain.
 
 use super::spec::{ExecSpec, Network};
-use super::{notify, seccomp, single, sys};
+use super::{notify, seccomp, single};
 use crate::layer::accounts::Identity as User;
+use crate::sandbox::sys;
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::Access;
 use std::ffi::CString;

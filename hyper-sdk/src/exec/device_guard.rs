@@ -17,8 +17,9 @@
 //! its own. What a killed helper left behind goes when the next one starts. Who uses one holds a lock on it, since it is
 //! empty while no step runs.
 
-use super::sys::{self, BpfInstruction, Fork};
 use super::{ExecMount, HostOption, MountSource};
+use crate::sandbox::sys::{self, BpfInstruction, Fork};
+use crate::sandbox::view;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -120,7 +121,7 @@ impl DeviceGuard {
                 Err(_) => return None,
             }
         };
-        let guard = match super::view::open_folder(&path) {
+        let guard = match view::open_folder(&path) {
             Ok(folder) => {
                 // Where it cannot be locked, another helper may take it away: then another one is made.
                 let _ = rustix::fs::flock(&folder, FlockOperation::NonBlockingLockShared);
@@ -165,7 +166,7 @@ pub(super) fn sweep() {
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
         }
-        let Ok(folder) = super::view::open_folder(&entry.path()) else { continue };
+        let Ok(folder) = view::open_folder(&entry.path()) else { continue };
         if rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
             // The kernel refuses it while a process lives there.
             let _ = std::fs::remove_dir(entry.path());

@@ -4,8 +4,8 @@
 //! They are made whether the host has them in its `/dev` or not; the kernel decides whether they can be opened. In a
 //! user namespace no device can be made, and a step there has the usual ones alone, as with the peers.
 
-use super::mounts::{attach, clone_tree, make_file, own};
-use super::sys;
+use super::mount_api::{attach, clone_tree, make_file, own};
+use crate::sandbox::sys;
 use crate::{Error, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Mode};
 use rustix::io::Errno;

@@ -1,8 +1,8 @@
 //! Covers what `/proc` and `/sys` tell too much of the host, as Docker does.
 
-use super::mounts::{QUIET, attach, clone_tree, read_only, wrong};
-use super::view;
+use super::mount_api::{QUIET, attach, clone_tree, read_only, wrong};
 use crate::Result;
+use crate::sandbox::view;
 use rustix::fs::{Dir, FileType, OFlags};
 use rustix::mount::MountAttrFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

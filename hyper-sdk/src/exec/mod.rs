@@ -1,8 +1,7 @@
 //! Runs the commands of a build in a sandbox, without a daemon.
 //!
-//! [`Executor`] is the trait; [`NativeExecutor`] is our own sandbox. The caller's process never forks into Rust code:
-//! a small single-threaded helper does the work, which is this very program started again (see [`init`]) or
-//! one that the caller names ([`HelperCommand`]).
+//! [`Executor`] is the trait; [`NativeExecutor`] is our own, which runs steps in the helper of a
+//! [`crate::sandbox::Sandbox`].
 //!
 //! ```text
 //! caller (tokio)      helper (one thread)          operation               the step
@@ -12,9 +11,7 @@
 //! ```
 //!
 //! # Invariants
-//! - No process outlives its operation: dropping the future, or killing the caller, kills the helper, and the pid
-//!   namespace of the step dies with it.
-//! - Files of mapped owners are only touched inside the user namespace that maps them.
+//! - No process outlives its operation: the pid namespace of a step dies with the helper.
 //! - A sandboxed step opens the usual devices and those that it was granted, and no others, whoever made their nodes.
 //! - What was looked at is used by its descriptor; no path that a step can change is looked up twice.
 //! - Secrets travel over pipes into memory-backed files. They are never written to a disk and never printed.
@@ -23,36 +20,30 @@ mod cache;
 mod command;
 mod device_guard;
 mod devices;
-mod helper;
 mod insecure_devices;
 mod mask;
+mod mount_api;
 mod mountpoint;
 mod mounts;
 mod native;
 mod notify;
-mod protocol;
 mod seccomp;
 mod single;
 mod socket;
 mod spec;
 mod step;
-mod sys;
 mod syscalls;
-mod tree;
-mod userns;
-mod view;
 
+pub use crate::sandbox::{HelperCommand, Identity, RootFs};
 pub use devices::{DeviceEdits, DevicePermissions, Devices};
-pub use helper::{HelperCommand, helper_main, init};
-pub use native::NativeExecutor;
-pub(crate) use protocol::{Reply, Request};
+pub use native::{NativeExecutor, helper_main, init};
 pub use spec::{
-    CacheMount, CacheOwner, ExecMount, ExecSpec, HostOption, Identity, MountSource, Network, RootFs,
-    SecretBytes, Security, Snapshot,
+    CacheMount, CacheOwner, ExecMount, ExecSpec, HostOption, MountSource, Network, SecretBytes, Security,
 };
 
 use crate::Result;
 use crate::progress::LogStream;
+use crate::store::capabilities::switches;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use std::fmt::{Debug, Display};
@@ -70,11 +61,16 @@ pub struct ExecCapabilities {
     pub insecure: bool,
 }
 
-/// Where the helper has arrived.
-#[derive(Clone, Copy, Debug)]
-struct Context {
-    identity: Identity,
-    user_namespace: bool,
+impl ExecCapabilities {
+    /// Steps with these owners, and nothing more.
+    pub const fn new(identity: Identity) -> Self {
+        Self { identity, private_network: false, insecure: false }
+    }
+
+    switches! {
+        private_network: with_private_network, without_private_network;
+        insecure: with_insecure, without_insecure;
+    }
 }
 
 /// How a command ended.

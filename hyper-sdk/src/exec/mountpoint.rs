@@ -4,7 +4,8 @@
 //! above looked like, and [`clean`] works on the upper folder of the overlay once the step is over: what is still
 //! empty goes, times are put back, and folders that overlay copied up for it alone go too.
 
-use super::{userns, view};
+use super::single;
+use crate::sandbox::{userns, view};
 use crate::{Error, Result};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, StatxFlags, Timespec, Timestamps, Uid,
@@ -173,7 +174,7 @@ fn own_folder(folder: &OwnedFd, (uid, gid): (u32, u32)) -> rustix::io::Result<()
     match rustix::fs::chownat(folder, "", owner, group, AtFlags::EMPTY_PATH) {
         Ok(()) => {}
         Err(Errno::INVAL) if userns::has_single_id() => {
-            super::single::record(&view::fd_path(folder), (uid, gid))?;
+            single::record(&view::fd_path(folder), (uid, gid))?;
         }
         Err(e) => return Err(e),
     }
@@ -311,7 +312,7 @@ mod tests {
 
     fn root() -> (tempfile::TempDir, OwnedFd) {
         let folder = tempfile::tempdir().unwrap();
-        let fd = super::super::view::open_folder(folder.path()).unwrap();
+        let fd = view::open_folder(folder.path()).unwrap();
         (folder, fd)
     }
 

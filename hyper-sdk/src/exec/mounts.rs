@@ -10,21 +10,19 @@
 //! ```
 
 use super::device_guard::{self, DeviceAccess};
-use super::mountpoint::{self, Kind, Made, Place};
-use super::spec::{CacheMount, ExecMount, ExecSpec, HostOption, MountSource, Network, RootFs};
-use super::{Context, Security, sys, userns, view};
-use crate::{Error, ErrorKind, Result, ResultExt};
-use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid};
-use rustix::io::Errno;
-use rustix::mount::{
-    MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount,
+use super::mount_api::{
+    QUIET, attach, clone_tree, make_device, make_file, no_devices, own, read_only, wrong,
 };
+use super::mountpoint::{self, Kind, Made, Place};
+use super::spec::{CacheMount, ExecMount, ExecSpec, HostOption, MountSource, Network, Security};
+use crate::sandbox::{Context, RootFs, sys, view};
+use crate::{Error, ErrorKind, Result, ResultExt};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-pub(super) const QUIET: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
-    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
-    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 const DEVICES: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 const LINKS: &[(&str, &str)] = &[
@@ -47,10 +45,6 @@ pub(super) struct Stage {
     made: Vec<Made>,
     /// A folder on the disk of the step's own upper folder, for writable binds.
     scratch: Option<PathBuf>,
-}
-
-pub(super) fn wrong(what: &'static str, path: impl AsRef<Path>) -> impl Fn(Errno) -> Error {
-    move |e| Error::io(what, &path, e.into())
 }
 
 impl Stage {
@@ -452,93 +446,6 @@ impl Stage {
     }
 }
 
-pub(super) fn make_file(
-    folder: BorrowedFd<'_>,
-    name: impl AsRef<Path>,
-    content: &[u8],
-    mode: u32,
-    uid: u32,
-    gid: u32,
-) -> Result<()> {
-    let name = name.as_ref();
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    let file =
-        rustix::fs::openat(folder, name, flags, Mode::RUSR).map_err(wrong("cannot make a file", name))?;
-    let mut file = std::fs::File::from(file);
-    std::io::Write::write_all(&mut file, content)?;
-    own(folder, name, mode, uid, gid)
-}
-
-/// Sets owner and mode; with a single id, another owner is recorded.
-pub(super) fn own(
-    folder: BorrowedFd<'_>,
-    name: impl AsRef<Path>,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-) -> Result<()> {
-    use rustix::fs::AtFlags;
-    let name = name.as_ref();
-    let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-    match rustix::fs::chownat(folder, name, owner, group, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(()) => {}
-        Err(Errno::INVAL) if userns::has_single_id() => {
-            match super::single::record(&view::fd_path(&folder).join(name), (uid, gid)) {
-                // Memory, before Linux 6.6, is in no layer.
-                Ok(()) | Err(Errno::OPNOTSUPP) => {}
-                Err(e) => return Err(Error::io("cannot record an owner", name, e.into())),
-            }
-        }
-        Err(Errno::INVAL) => {
-            return Err(
-                Error::unsupported(crate::layer::BEYOND).with_context("detail", format!("{uid}:{gid}"))
-            );
-        }
-        Err(e) => return Err(Error::io("cannot set an owner", name, e.into())),
-    }
-    let mode = Mode::from_raw_mode(mode & 0o7777);
-    if name.as_os_str().is_empty() {
-        rustix::fs::fchmod(folder, mode).map_err(wrong("cannot set a mode", name))
-    } else {
-        rustix::fs::chmodat(folder, name, mode, AtFlags::empty()).map_err(wrong("cannot set a mode", name))
-    }
-}
-
-pub(super) fn attach(mount: BorrowedFd<'_>, folder: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
-    let name = name.as_ref();
-    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    if name.as_os_str().is_empty() {
-        flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    }
-    move_mount(mount, "", folder, name, flags).map_err(wrong("cannot mount", name))
-}
-
-/// A detached copy of a mount from `path` on, with everything mounted below it when `recursive`.
-pub(super) fn clone_tree(folder: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    if path.as_os_str().is_empty() {
-        flags |= OpenTreeFlags::AT_EMPTY_PATH;
-    }
-    open_tree(folder, path, flags).map_err(|e| Error::io("cannot bind a file or folder", path, e.into()))
-}
-
-/// Makes a device that everybody may use; false where none may be made, as in a container.
-fn make_device(folder: BorrowedFd<'_>, name: &str, (major, minor): (u32, u32)) -> Result<bool> {
-    let device = rustix::fs::makedev(major, minor);
-    let mode = Mode::from_raw_mode(0o666);
-    match rustix::fs::mknodat(folder, name, FileType::CharacterDevice, mode, device) {
-        Err(Errno::PERM) => return Ok(false),
-        made => made.map_err(wrong("cannot make a device", name))?,
-    }
-    // The umask does not count for devices.
-    rustix::fs::chmodat(folder, name, mode, rustix::fs::AtFlags::empty())
-        .map_err(wrong("cannot make a device", name))?;
-    Ok(true)
-}
-
 /// Shows the devices of an overlay, which comes without them, where something else decides which may be opened, and
 /// hides those of every tree where nothing does.
 fn admit_devices(tree: BorrowedFd<'_>, is_overlay: bool, devices: DeviceAccess) -> Result<()> {
@@ -549,14 +456,4 @@ fn admit_devices(tree: BorrowedFd<'_>, is_overlay: bool, devices: DeviceAccess) 
         }
         DeviceAccess::All | DeviceAccess::Guarded => Ok(()),
     }
-}
-
-fn no_devices(mount: BorrowedFd<'_>) -> Result<()> {
-    sys::mount_setattr(mount, libc::MOUNT_ATTR_NODEV, true)
-        .map_err(|e| Error::io("cannot keep the devices of a mount from the step", "", e))
-}
-
-pub(super) fn read_only(mount: BorrowedFd<'_>, recursive: bool) -> Result<()> {
-    sys::mount_setattr(mount, libc::MOUNT_ATTR_RDONLY, recursive)
-        .map_err(|e| Error::io("cannot make a mount read-only", "", e))
 }

@@ -1,310 +1,95 @@
-//! The caller's side of our sandbox: starts the helper, sends it operations, passes on what they write.
+//! Our own executor: steps as processes of the sandbox's helper.
 
-use super::protocol::{Hello, Reply, Request, read_frame, write_frame};
-use super::{ExecCapabilities, ExecSpec, Executor, ExitStatus, HelperCommand, Identity, LogSink, RootFs};
+use super::step;
+use super::{ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, Security, device_guard};
 use crate::progress::LogStream;
+use crate::sandbox::{
+    self, Context, HelperCommand, Identity, Reply, Request, RootFs, Sandbox, StepIo, Steps,
+};
 use crate::{Error, Result, ResultExt};
 use async_trait::async_trait;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-};
 use std::fmt;
-use std::io::{IoSlice, Read};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-/// How long a helper may take until it is ready; it takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Becomes the helper when the program was started as one, and then never returns. Returns at once otherwise.
+///
+/// Must be the first line of `main`, before any thread starts.
+pub fn init() {
+    if sandbox::is_marked() {
+        helper_main();
+    }
+}
+
+/// Is the helper, for programs that are told in another way that they were started as one. The standard input must be
+/// the socket that [`Sandbox::start`] made, and no other thread may run.
+pub fn helper_main() -> ! {
+    sandbox::helper_main::<Commands>()
+}
+
+/// Steps that run a command.
+struct Commands;
+
+impl Steps for Commands {
+    type Step = ExecSpec;
+
+    fn start(context: Context) {
+        if !context.user_namespace {
+            device_guard::sweep();
+        }
+    }
+
+    fn prepare(context: Context) {
+        if !context.user_namespace {
+            device_guard::share();
+        }
+    }
+
+    fn end() {
+        device_guard::end_share();
+    }
+
+    fn run(rootfs: &RootFs, step: ExecSpec, io: StepIo<'_>, context: Context) -> Result<i32> {
+        step::run(rootfs, step, io, context)
+    }
+}
 
 /// Runs commands in our own sandbox: namespaces, an overlay, Docker's default capabilities, a system call filter.
 ///
-/// Works as root and as an ordinary user, in this order of preference: no user namespace (root), one with subordinate
-/// ids (`newuidmap` and `/etc/subuid`), one with the caller's id alone. The helper is started once, with the first
-/// operation, and ends with the executor. Clones share it.
+/// They run in the helper of a [`Sandbox`], as the user that it is there. Clones share it.
 #[derive(Clone)]
-pub struct NativeExecutor(Arc<Inner>);
-
-struct Inner {
-    command: HelperCommand,
-    helper: Mutex<Option<Arc<Helper>>>,
-    hello: Hello,
-}
-
-struct Helper {
-    socket: OwnedFd,
-    child: Mutex<Child>,
-}
-
-/// An operation under way. Dropping it ends it.
-pub(crate) struct Operation {
-    control: UnixStream,
-    output: OwnedFd,
-    errors: OwnedFd,
-}
+pub struct NativeExecutor(Sandbox);
 
 impl NativeExecutor {
-    /// Starts the helper and finds out what is possible here.
+    /// Runs commands in this sandbox.
+    pub fn new(sandbox: Sandbox) -> Self {
+        Self(sandbox)
+    }
+
+    /// Starts a sandbox for it.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Unsupported`] when an ordinary user may not make user namespaces, or the program does not
-    /// become the helper (see [`super::init`]), also in such a program itself;
-    /// [`crate::ErrorKind::NotFound`] when the helper program does not exist.
+    /// Those of [`Sandbox::start`].
     pub async fn start(command: HelperCommand) -> Result<Self> {
-        tokio::task::spawn_blocking(move || {
-            let (helper, hello) = Helper::start(&command)?;
-            let helper = Mutex::new(Some(Arc::new(helper)));
-            Ok(Self(Arc::new(Inner { command, helper, hello })))
-        })
-        .await
-        .map_err(|e| Error::internal("starting the sandbox helper panicked").with_source(e))?
+        Sandbox::start(command).await.map(Self)
+    }
+
+    /// The sandbox that commands run in, for a [`crate::snapshot::LocalSnapshotter`] of the same owners.
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.0
     }
 
     /// The owners that steps can have.
     pub fn identity(&self) -> Identity {
-        self.0.hello.identity
-    }
-
-    /// Whether files can have this owner.
-    pub(crate) fn can_own(&self, uid: u32, gid: u32) -> bool {
-        // With a single id owners are recorded.
-        self.identity() == Identity::Single || self.0.hello.ids.has(uid, gid)
-    }
-
-    /// Whether overlays can be mounted here; otherwise trees must be copied.
-    pub fn can_overlay(&self) -> bool {
-        self.0.hello.overlay
+        self.0.identity()
     }
 
     /// What is less than it could be here, and why, for people.
     pub fn notes(&self) -> &[String] {
-        &self.0.hello.notes
+        self.0.notes()
     }
-
-    /// Sends a request to the helper, which works on it at once.
-    pub(crate) fn begin(&self, request: &Request) -> Result<Operation> {
-        let text = serde_json::to_vec(request).expect("requests are plain data with string keys");
-        let mut last = None;
-        // The helper may have died (out of memory, killed) since it was last used: it is started once more.
-        for _ in 0..2 {
-            let helper = self.helper()?;
-            match helper.begin() {
-                Ok(mut operation) => {
-                    write_frame(&mut operation.control, &text)
-                        .map_err(|e| Error::internal("the sandbox helper does not listen").with_source(e))?;
-                    return Ok(operation);
-                }
-                Err(e) => {
-                    let mut current = self.0.helper.lock().unwrap_or_else(PoisonError::into_inner);
-                    if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, &helper)) {
-                        *current = None;
-                    }
-                    last = Some(e);
-                }
-            }
-        }
-        Err(last.unwrap_or_else(|| Error::internal("the sandbox helper cannot be reached")))
-    }
-
-    fn helper(&self) -> Result<Arc<Helper>> {
-        let mut helper = self.0.helper.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(helper) = &*helper {
-            return Ok(Arc::clone(helper));
-        }
-        let (new, _) = Helper::start(&self.0.command)?;
-        Ok(Arc::clone(helper.insert(Arc::new(new))))
-    }
-
-    /// Runs an operation that has no stream, to its reply.
-    pub(crate) async fn call(&self, request: Request) -> Result<Reply> {
-        let operation = self.begin(&request)?;
-        drop((operation.output, operation.errors));
-        reply(&mut async_stream(operation.control)?).await
-    }
-
-    /// Runs an operation that has no stream, on this thread.
-    pub(crate) fn call_blocking(&self, request: &Request) -> Result<Reply> {
-        let mut operation = self.begin(request)?;
-        read_reply(&mut operation.control)
-    }
-
-    /// Runs an operation that reads a tar, on a blocking thread. Dropping the future ends it with the next read.
-    pub(crate) async fn feed(&self, request: Request, mut tar: Box<dyn Read + Send>) -> Result<()> {
-        let operation = self.begin(&request)?;
-        drop((operation.output, operation.errors));
-        let mut control = operation.control;
-        // The future of the caller may be dropped while the thread is reading: closing the socket ends the helper at
-        // once, and the thread finds its next write refused.
-        let closer = Closer(control.try_clone().map_err(lost)?);
-        let result = tokio::task::spawn_blocking(move || {
-            let mut buffer = vec![0; 256 << 10];
-            loop {
-                let n = tar.read(&mut buffer)?;
-                if write_frame(&mut control, &buffer[..n]).is_err() || n == 0 {
-                    // On an error the helper has ended early and its reply says why.
-                    break;
-                }
-            }
-            read_reply(&mut control).map(drop)
-        })
-        .await
-        .map_err(|e| Error::internal("a layer reader panicked").with_source(e))?;
-        drop(closer);
-        result
-    }
-
-    /// Runs an operation that writes a tar.
-    pub(crate) fn stream(&self, request: &Request) -> Result<Box<dyn Read + Send>> {
-        let operation = self.begin(request)?;
-        Ok(Box::new(TarPipe { output: operation.output.into(), control: Some(operation.control) }))
-    }
-}
-
-struct Closer(UnixStream);
-
-impl Drop for Closer {
-    fn drop(&mut self) {
-        // Fails only when it is closed already.
-        let _ = self.0.shutdown(std::net::Shutdown::Both);
-    }
-}
-
-struct TarPipe {
-    output: std::fs::File,
-    control: Option<UnixStream>,
-}
-
-impl Read for TarPipe {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.output.read(buffer)?;
-        if n == 0
-            && !buffer.is_empty()
-            && let Some(mut control) = self.control.take()
-        {
-            read_reply(&mut control).map_err(std::io::Error::other)?;
-        }
-        Ok(n)
-    }
-}
-
-impl Helper {
-    fn start(command: &HelperCommand) -> Result<(Self, Hello)> {
-        super::helper::refuse_another()?;
-        let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|e| Error::from(std::io::Error::from(e)))?;
-        let child = Command::new(&command.program)
-            .args(&command.args)
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|e| Error::io("cannot start the sandbox helper", &command.program, e))?;
-        let helper = Self { socket: ours, child: Mutex::new(child) };
-        let mut buffer = vec![0; 16 << 10];
-        let deadline = Instant::now() + PATIENCE;
-        let n = loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            match poll(&mut [PollFd::new(&helper.socket, PollFlags::IN)], Some(&left)) {
-                // A program that does something else in the place of becoming the helper.
-                Ok(0) => {
-                    return Err(
-                        super::helper::not_called().with_context("program", command.program.display())
-                    );
-                }
-                Ok(_) => {}
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(e) => return Err(Error::from(std::io::Error::from(e))),
-            }
-            match rustix::net::recv(&helper.socket, &mut buffer[..], rustix::net::RecvFlags::empty()) {
-                Err(rustix::io::Errno::INTR) => {}
-                Ok((n, _)) => break n,
-                Err(e) => return Err(Error::from(std::io::Error::from(e))),
-            }
-        };
-        if n == 0 {
-            return Err(super::helper::not_called().with_context("program", command.program.display()));
-        }
-        match serde_json::from_slice::<Result<Hello, super::protocol::Failure>>(&buffer[..n]) {
-            Ok(Ok(hello)) => Ok((helper, hello)),
-            Ok(Err(failure)) => Err(failure.into()),
-            Err(e) => Err(Error::internal("the sandbox helper speaks another language").with_source(e)),
-        }
-    }
-
-    fn begin(&self) -> Result<Operation> {
-        let failed = |e: rustix::io::Errno| Error::from(std::io::Error::from(e));
-        let (control, theirs) = UnixStream::pair()?;
-        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed);
-        let ((output, output_end), (errors, errors_end)) = (pipe()?, pipe()?);
-        let files = [theirs.as_fd(), output_end.as_fd(), errors_end.as_fd()];
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(&files));
-        loop {
-            match rustix::net::sendmsg(
-                &self.socket,
-                &[IoSlice::new(b"o")],
-                &mut ancillary,
-                SendFlags::NOSIGNAL,
-            ) {
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(failed(e)),
-                Ok(_) => return Ok(Operation { control, output, errors }),
-            }
-        }
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // It ends when the socket does, and takes its control group away. One that is stopped or stuck is killed.
-        if rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write).is_ok() {
-            let mut ends = [PollFd::new(&self.socket, PollFlags::empty())];
-            let _ = poll(&mut ends, Some(&Timespec { tv_sec: 1, tv_nsec: 0 }));
-        }
-        // Its children have asked to die with it. Both calls fail only when it has ended already.
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-}
-
-fn lost(e: std::io::Error) -> Error {
-    Error::internal("the sandbox helper ended without an answer; it may have been killed").with_source(e)
-}
-
-fn async_stream(stream: UnixStream) -> Result<tokio::net::UnixStream> {
-    stream.set_nonblocking(true)?;
-    Ok(tokio::net::UnixStream::from_std(stream)?)
-}
-
-fn read_reply(control: &mut UnixStream) -> Result<Reply> {
-    let bytes =
-        read_frame(control).map_err(lost)?.ok_or_else(|| lost(std::io::ErrorKind::UnexpectedEof.into()))?;
-    parse(&bytes)
-}
-
-async fn reply(control: &mut tokio::net::UnixStream) -> Result<Reply> {
-    let length = control.read_u32_le().await.map_err(lost)? as usize;
-    if length > super::protocol::MAX_FRAME {
-        return Err(Error::internal("the sandbox helper sent an answer that is too long"));
-    }
-    let mut bytes = vec![0; length];
-    control.read_exact(&mut bytes).await.map_err(lost)?;
-    parse(&bytes)
-}
-
-fn parse(bytes: &[u8]) -> Result<Reply> {
-    serde_json::from_slice::<Reply>(bytes)
-        .map_err(|e| Error::internal("the sandbox helper speaks another language").with_source(e))?
-        .into_result()
 }
 
 async fn pass_on(from: OwnedFd, stream: LogStream, log: &dyn LogSink) -> Result<()> {
@@ -322,31 +107,28 @@ async fn pass_on(from: OwnedFd, stream: LogStream, log: &dyn LogSink) -> Result<
 #[async_trait]
 impl Executor for NativeExecutor {
     fn capabilities(&self) -> ExecCapabilities {
-        ExecCapabilities {
-            identity: self.0.hello.identity,
-            private_network: true,
-            insecure: !self.0.hello.user_namespace,
-        }
+        let all = ExecCapabilities::new(self.0.identity()).with_private_network();
+        if self.0.has_user_namespace() { all } else { all.with_insecure() }
     }
 
     async fn run(&self, rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus> {
-        if spec.security == super::Security::Insecure && !self.capabilities().insecure {
+        if spec.security == Security::Insecure && !self.capabilities().insecure {
             return Err(Error::unsupported(
                 "`security=insecure` needs the builder to run as the host's root",
             ));
         }
-        let operation = self.begin(&Request::Run { rootfs: rootfs.clone(), spec: Box::new(spec) })?;
-        let mut control = async_stream(operation.control)?;
+        let request = Request::Run { rootfs: rootfs.clone(), step: Box::new(spec) };
+        let (mut control, output, errors) = self.0.begin(&request)?.split()?;
         let (reply, output, errors) = tokio::join!(
-            reply(&mut control),
-            pass_on(operation.output, LogStream::Stdout, &*log),
-            pass_on(operation.errors, LogStream::Stderr, &*log),
+            control.reply(),
+            pass_on(output, LogStream::Stdout, &*log),
+            pass_on(errors, LogStream::Stderr, &*log),
         );
         match reply.op("run command")? {
             Reply::Exited(code) => {
                 output?;
                 errors?;
-                control.shutdown().await.ok();
+                control.close().await;
                 Ok(ExitStatus { code })
             }
             _ => Err(Error::internal("the sandbox helper gave the answer to another question")),
@@ -362,6 +144,6 @@ impl fmt::Display for NativeExecutor {
 
 impl fmt::Debug for NativeExecutor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NativeExecutor").field("hello", &self.0.hello).finish_non_exhaustive()
+        f.debug_tuple("NativeExecutor").field(&self.0).finish()
     }
 }

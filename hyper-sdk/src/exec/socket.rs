@@ -4,7 +4,8 @@
 //! What a step may ask is to list keys and to sign (draft-miller-ssh-agent, section 3). It cannot add, remove or lock
 //! keys: those requests are answered with a failure and do not reach the agent.
 
-use super::{mounts, sys, view};
+use super::mount_api;
+use crate::sandbox::{sys, view};
 use crate::{Error, Result};
 use rustix::fs::OFlags;
 use std::io::{Read, Write};
@@ -26,7 +27,7 @@ pub(super) fn serve(
         .map_err(|e| Error::io("the socket to mount does not exist", host, e.into()))?;
     let listener = UnixListener::bind(view::fd_path(&folder).join(name))
         .map_err(|e| Error::io("cannot make a socket for the step", host, e))?;
-    mounts::own(folder, name, mode, uid, gid)?;
+    mount_api::own(folder, name, mode, uid, gid)?;
     let own_pid = sys::own_pid();
     if let sys::Fork::Child = sys::fork()? {
         sys::die_with_parent(own_pid);

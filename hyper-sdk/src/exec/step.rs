@@ -5,9 +5,10 @@ use super::device_guard::{self, DeviceAccess, Guarded};
 use super::mountpoint::{self, Made};
 use super::mounts::Stage;
 use super::notify::socketcall;
-use super::protocol::{Failure, read_frame, write_frame};
-use super::spec::{ExecMount, ExecSpec, Network, RootFs, Security};
-use super::{Context, Identity, command, single, sys, tree, view};
+use super::spec::{ExecMount, ExecSpec, Network, Security};
+use super::{command, single};
+use crate::sandbox::records::{self, StepRecord};
+use crate::sandbox::{Context, Failure, Identity, RootFs, StepIo, read_frame, sys, tree, view, write_frame};
 use crate::{Error, Result, ResultExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
@@ -28,7 +29,7 @@ pub(super) enum Status {
     /// Why the command could not be started.
     Failed(Failure),
     /// The owners that the step set and that its files cannot carry.
-    Owners(single::StepRecord),
+    Owners(StepRecord),
 }
 
 impl Status {
@@ -40,14 +41,8 @@ impl Status {
 }
 
 /// Runs a command to its end and takes away what was mounted for it. Gives the exit code.
-pub(super) fn run(
-    rootfs: &RootFs,
-    spec: ExecSpec,
-    control: &UnixStream,
-    output: OwnedFd,
-    errors: OwnedFd,
-    context: Context,
-) -> Result<i32> {
+pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Context) -> Result<i32> {
+    let StepIo { control, output, errors } = io;
     check(&spec)?;
     if let RootFs::Overlay { upper: Some((_, work)), .. } = rootfs {
         // What a step that was cancelled could not take away.
@@ -82,14 +77,14 @@ pub(super) fn run(
     };
     drop((status_end, output, errors));
     let mut made = Vec::new();
-    let mut owners = single::StepRecord::new();
+    let mut owners = StepRecord::new();
     let outcome = watch(control, File::from(status), init, &mut made, &mut owners);
     drop(guard);
     let cleaned = clean(rootfs, &made).and_then(|()| match rootfs {
         RootFs::Overlay { upper: Some((files, _)), .. } | RootFs::Folder { path: files, writable: true }
             if !owners.is_empty() =>
         {
-            single::save_step(files, &owners)
+            records::save_step(files, &owners)
         }
         _ => Ok(()),
     });
@@ -129,7 +124,7 @@ fn watch(
     mut status: File,
     init: i32,
     made: &mut Vec<Made>,
-    owners: &mut single::StepRecord,
+    owners: &mut StepRecord,
 ) -> Result<Option<i32>> {
     let mut failure = None;
     loop {

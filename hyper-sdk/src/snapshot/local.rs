@@ -4,7 +4,8 @@ use super::folders::{Claim, Folders, Removed};
 use super::{
     Active, ExportOptions, SnapshotCapabilities, SnapshotInfo, Snapshotter, TarStream, UnpackOptions,
 };
-use crate::exec::{Identity, NativeExecutor, Reply, Request, RootFs};
+use crate::layer::copy::CopyRequest;
+use crate::sandbox::{Identity, Reply, Request, RootFs, Sandbox};
 use crate::{Digest, Error, ErrorKind, Result, private_folder};
 use async_trait::async_trait;
 use std::collections::{BTreeSet, HashMap};
@@ -43,7 +44,7 @@ pub struct LocalSnapshotter(Arc<Inner>);
 struct Inner {
     style: Style,
     folders: Folders,
-    executor: NativeExecutor,
+    sandbox: Sandbox,
     /// Chains that are being unpacked, so that a second call waits for the first.
     under_way: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     active: AtomicUsize,
@@ -56,7 +57,7 @@ impl Inner {
             return Ok(());
         }
         let paths = removed.iter().map(|removed| removed.path.clone()).collect();
-        self.executor.call(Request::Remove { paths }).await.map(drop)
+        self.sandbox.call(Request::Remove { paths }).await.map(drop)
     }
 }
 
@@ -66,29 +67,25 @@ impl LocalSnapshotter {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the folder cannot be made, and those of [`private_folder::open`].
-    pub async fn open(root: impl AsRef<Path> + Send, executor: NativeExecutor) -> Result<Self> {
-        let style = if can_overlay(root.as_ref(), &executor).await? { Style::Overlay } else { Style::Copy };
-        Self::open_as(root, executor, style).await
+    pub async fn open(root: impl AsRef<Path> + Send, sandbox: Sandbox) -> Result<Self> {
+        let style = if can_overlay(root.as_ref(), &sandbox).await? { Style::Overlay } else { Style::Copy };
+        Self::open_as(root, sandbox, style).await
     }
 
     /// Opens the snapshots in `root` in the style that the caller wants. Each style has a folder of its own there.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the folder cannot be made.
-    pub async fn open_as(
-        root: impl AsRef<Path> + Send,
-        executor: NativeExecutor,
-        style: Style,
-    ) -> Result<Self> {
+    pub async fn open_as(root: impl AsRef<Path> + Send, sandbox: Sandbox, style: Style) -> Result<Self> {
         private_folder::open(root.as_ref())?;
         // Folders of layers mean something else with a single id: owners are recorded instead of set.
-        let name = match executor.identity() {
+        let name = match sandbox.identity() {
             Identity::Full => style.name().to_owned(),
             Identity::Single => format!("{}-single-id", style.name()),
         };
         let (folders, leftovers) = Folders::open(&root.as_ref().join(name))?;
         let (under_way, active) = (Mutex::default(), AtomicUsize::new(0));
-        let inner = Inner { style, folders, executor, under_way, active };
+        let inner = Inner { style, folders, sandbox, under_way, active };
         // What cannot be removed is tried again at the next start, and keeps nobody from building.
         inner.take_apart(leftovers).await.ok();
         Ok(Self(Arc::new(inner)))
@@ -143,7 +140,7 @@ impl LocalSnapshotter {
             {
                 std::fs::copy(&from, &to).map_err(|e| Error::io("cannot copy a record", to, e))?;
             }
-            self.0.executor.call(Request::CopyTree { from: view.clone(), to: files }).await?;
+            self.0.sandbox.call(Request::CopyTree { from: view.clone(), to: files }).await?;
         }
         Ok(active)
     }
@@ -166,19 +163,25 @@ impl LocalSnapshotter {
             // Only the overlay needed it.
             let work = folder.join("work");
             if std::fs::remove_dir(&work).is_err() {
-                self.0.executor.call(Request::Remove { paths: vec![work] }).await?;
+                self.0.sandbox.call(Request::Remove { paths: vec![work] }).await?;
             }
         }
         Ok(())
     }
 
-    fn mine<'a>(&self, active: &'a dyn Active) -> Result<&'a Path> {
-        let folder = active.folder();
-        if folder.parent() == Some(&self.0.folders.root.join("active")) {
-            Ok(folder)
-        } else {
-            Err(Error::invalid("the snapshot belongs to another snapshotter"))
-        }
+    /// A snapshot as the one of ours that it has to be.
+    fn mine<'a>(&self, active: &'a dyn Active) -> Result<&'a LocalActive> {
+        active
+            .as_any()
+            .downcast_ref::<LocalActive>()
+            .filter(|active| active.inner.folders.root == self.0.folders.root)
+            .ok_or_else(foreign)
+    }
+
+    /// The same for one that ends here.
+    fn take(&self, active: Box<dyn Active>) -> Result<LocalActive> {
+        self.mine(&*active)?;
+        active.into_any().downcast::<LocalActive>().map(|active| *active).map_err(|_| foreign())
     }
 
     fn gate(&self, chain: &Digest) -> Arc<tokio::sync::Mutex<()>> {
@@ -193,9 +196,13 @@ impl LocalSnapshotter {
     }
 }
 
+fn foreign() -> Error {
+    Error::invalid("the snapshot belongs to another snapshotter")
+}
+
 /// Whether an overlay can be mounted on the file system of `root`.
-async fn can_overlay(root: &Path, executor: &NativeExecutor) -> Result<bool> {
-    if !executor.can_overlay() {
+async fn can_overlay(root: &Path, sandbox: &Sandbox) -> Result<bool> {
+    if !sandbox.can_overlay() {
         return Ok(false);
     }
     private_folder::open(root)?;
@@ -211,8 +218,8 @@ async fn can_overlay(root: &Path, executor: &NativeExecutor) -> Result<bool> {
     }
     let rootfs =
         RootFs::Overlay { lowers: vec![folder("lower")], upper: Some((folder("upper"), folder("work"))) };
-    let result = executor.call(Request::ReadFile { rootfs, path: "none".to_owned(), limit: 0 }).await;
-    executor.call(Request::Remove { paths: vec![probe] }).await?;
+    let result = sandbox.call(Request::ReadFile { rootfs, path: "none".to_owned(), limit: 0 }).await;
+    sandbox.call(Request::Remove { paths: vec![probe] }).await?;
     Ok(result.is_ok())
 }
 
@@ -234,8 +241,8 @@ impl Active for LocalActive {
         self.parent.as_ref()
     }
 
-    fn folder(&self) -> &Path {
-        &self.folder
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn std::any::Any + Send> {
@@ -256,10 +263,10 @@ impl Drop for LocalActive {
         if let Some(claim) = self.claim.take()
             && let Ok(removed) = self.inner.folders.give_up(claim)
         {
-            let executor = self.inner.executor.clone();
+            let sandbox = self.inner.sandbox.clone();
             let remove = move || {
                 let paths = vec![removed.path.clone()];
-                executor.call_blocking(&Request::Remove { paths }).ok();
+                sandbox.call_blocking(&Request::Remove { paths }).ok();
             };
             std::thread::Builder::new().spawn(remove).ok();
         }
@@ -270,13 +277,13 @@ impl Drop for LocalActive {
 impl Snapshotter for LocalSnapshotter {
     fn capabilities(&self) -> SnapshotCapabilities {
         match self.0.style {
-            Style::Overlay => SnapshotCapabilities { shares_layers: true, max_depth: MAX_DEPTH },
-            Style::Copy => SnapshotCapabilities { shares_layers: false, max_depth: usize::MAX },
+            Style::Overlay => SnapshotCapabilities::new(MAX_DEPTH).with_shared_layers(),
+            Style::Copy => SnapshotCapabilities::new(usize::MAX),
         }
     }
 
     fn can_own(&self, uid: u32, gid: u32) -> bool {
-        self.0.executor.can_own(uid, gid)
+        self.0.sandbox.can_own(uid, gid)
     }
 
     async fn has(&self, chain: &Digest) -> Result<bool> {
@@ -316,7 +323,7 @@ impl Snapshotter for LocalSnapshotter {
             times: times.clone(),
             any_owner: options.any_owner,
         };
-        self.0.executor.feed(request, layer).await?;
+        self.0.sandbox.feed(request, layer).await?;
         if let Some(path) = times {
             // Only unpacking needed it, and nobody minds it.
             std::fs::remove_file(path).ok();
@@ -342,7 +349,7 @@ impl Snapshotter for LocalSnapshotter {
             && let Some(lower) = lowers.first()
         {
             let request = Request::InheritRoot { lower: lower.clone(), upper: upper.clone() };
-            self.0.executor.call(request).await?;
+            self.0.sandbox.call(request).await?;
         }
         Ok(Box::new(active))
     }
@@ -355,7 +362,7 @@ impl Snapshotter for LocalSnapshotter {
     }
 
     async fn diff(&self, active: &dyn Active) -> Result<TarStream> {
-        let folder = self.mine(active)?;
+        let folder = &self.mine(active)?.folder;
         let (lowers, plain) = match active.rootfs() {
             RootFs::Overlay { lowers, .. } => (lowers.clone(), false),
             RootFs::Folder { .. } => {
@@ -365,46 +372,39 @@ impl Snapshotter for LocalSnapshotter {
             }
         };
         let request = Request::Diff { upper: folder.join("fs"), lowers, plain };
-        self.0.executor.stream(&request)
+        self.0.sandbox.stream(&request)
     }
 
     async fn commit(&self, active: Box<dyn Active>, chain: &Digest) -> Result<()> {
-        self.mine(&*active)?;
-        match active.into_any().downcast::<LocalActive>() {
-            Ok(active) => self.commit_active(*active, chain, None).await,
-            Err(_) => Err(Error::invalid("the snapshot belongs to another snapshotter")),
-        }
+        self.commit_active(self.take(active)?, chain, None).await
     }
 
     async fn abandon(&self, active: Box<dyn Active>) -> Result<()> {
-        self.mine(&*active)?;
-        let Ok(mut active) = active.into_any().downcast::<LocalActive>() else {
-            return Err(Error::invalid("the snapshot belongs to another snapshotter"));
-        };
+        let mut active = self.take(active)?;
         match active.claim.take() {
             Some(claim) => self.0.take_apart(vec![self.0.folders.give_up(claim)?]).await,
             None => Ok(()),
         }
     }
 
-    async fn copy(&self, _target: Option<&Digest>, sources: Vec<RootFs>, plan: Vec<u8>) -> Result<TarStream> {
+    async fn copy(&self, sources: Vec<RootFs>, plan: CopyRequest) -> Result<TarStream> {
         let is_context = |source: &RootFs| match source {
             RootFs::Overlay { .. } => false,
             RootFs::Folder { path, .. } => !path.starts_with(&self.0.folders.root),
         };
         let sources = sources.into_iter().map(|source| (source.clone(), is_context(&source))).collect();
-        self.0.executor.stream(&Request::Copy { sources, plan })
+        self.0.sandbox.stream(&Request::Copy { sources, plan })
     }
 
     async fn export(&self, chain: Option<&Digest>, path: &str, options: ExportOptions) -> Result<TarStream> {
         let (rootfs, path) = (self.rootfs(chain)?, path.to_owned());
         let ExportOptions { published, owners } = options;
-        self.0.executor.stream(&Request::Export { rootfs, path, published, owners })
+        self.0.sandbox.stream(&Request::Export { rootfs, path, published, owners })
     }
 
     async fn read_file(&self, chain: Option<&Digest>, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {
         let request = Request::ReadFile { rootfs: self.rootfs(chain)?, path: path.to_owned(), limit };
-        match self.0.executor.call(request).await? {
+        match self.0.sandbox.call(request).await? {
             Reply::File(bytes) => Ok(bytes),
             _ => Err(Error::internal("the sandbox helper gave the answer to another question")),
         }

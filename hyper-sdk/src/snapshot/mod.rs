@@ -12,8 +12,9 @@ mod local;
 
 pub use local::{LocalSnapshotter, Style};
 
-use crate::exec::RootFs;
 use crate::layer::TimesTable;
+use crate::layer::copy::CopyRequest;
+use crate::sandbox::RootFs;
 use crate::{Digest, Result};
 use async_trait::async_trait;
 use std::fmt::{Debug, Display};
@@ -29,6 +30,20 @@ pub struct SnapshotCapabilities {
     pub shares_layers: bool,
     /// The longest chain of layers that can be mounted.
     pub max_depth: usize,
+}
+
+impl SnapshotCapabilities {
+    /// Chains of up to `max_depth` layers, of which each is a copy of the one below.
+    pub const fn new(max_depth: usize) -> Self {
+        Self { shares_layers: false, max_depth }
+    }
+
+    /// The same, with the files of parents shared.
+    #[must_use]
+    pub const fn with_shared_layers(mut self) -> Self {
+        self.shares_layers = true;
+        self
+    }
 }
 
 /// A stream of a tar that a helper writes: blocking, to be read on a blocking thread.
@@ -69,8 +84,8 @@ pub trait Active: Debug + Send + Sync + 'static {
     /// The chain that it started as; `None` for an empty tree.
     fn parent(&self) -> Option<&Digest>;
 
-    /// The folder that it lives in, by which its snapshotter knows it.
-    fn folder(&self) -> &std::path::Path;
+    /// The concrete value, by which its snapshotter knows it.
+    fn as_any(&self) -> &dyn std::any::Any;
 
     /// The concrete value, for its snapshotter.
     fn into_any(self: Box<Self>) -> Box<dyn std::any::Any + Send>;
@@ -132,10 +147,10 @@ pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
     /// Throws an active snapshot away.
     async fn abandon(&self, active: Box<dyn Active>) -> Result<()>;
 
-    /// Makes the layer of a file operation: `plan` (as `layer::copy` defines it, in JSON) run on the tree of `target`,
-    /// with `sources` by their index in the plan, with the true times. Sources that are folders of the host are read as
-    /// they are.
-    async fn copy(&self, target: Option<&Digest>, sources: Vec<RootFs>, plan: Vec<u8>) -> Result<TarStream>;
+    /// Makes the layer of a file operation with `sources` by their index in the plan, with the true times. Sources that
+    /// are folders of the host are read as they are. What is at the destination is what the indexes say that the plan
+    /// names.
+    async fn copy(&self, sources: Vec<RootFs>, plan: CopyRequest) -> Result<TarStream>;
 
     /// The whole tree of a chain as one tar, below its path `path` (`/` for all of it), in whole seconds.
     async fn export(&self, chain: Option<&Digest>, path: &str, options: ExportOptions) -> Result<TarStream>;

@@ -152,9 +152,7 @@ impl SolveContext {
                 });
             }
         }
-        let plan = serde_json::to_vec(&request)
-            .map_err(|e| Error::internal("a file operation cannot be written as JSON").with_source(e))?;
-        let tar = self.snapshotter.copy(None, views, plan).await?;
+        let tar = self.snapshotter.copy(views, request).await?;
         let (mut layer, times) = self.layer_of_tar(tar).await?;
         if !self.copies_as_published {
             layer.times = Some(self.keep_times(&times.into())?);

@@ -3,9 +3,10 @@
 //! ```text
 //!   0  error digest reference oci media_type mode platform clock progress private_folder runtime small_file
 //!   1  dockerfile graph layer store
-//!   2  lint client cache source snapshot exec
-//!   3  frontend solve export
-//!   4  build
+//!   2  sandbox
+//!   3  lint client cache source snapshot exec
+//!   4  frontend solve export
+//!   5  build
 //! ```
 //!
 //! A room may name a room of an earlier level or of its own, never one of a later level. `testing`, the programs in
@@ -31,6 +32,7 @@ const LEVELS: &[&[&str]] = &[
         "small_file",
     ],
     &["dockerfile", "graph", "layer", "store"],
+    &["sandbox"],
     &["lint", "client", "cache", "source", "snapshot", "exec"],
     &["frontend", "solve", "export"],
     &["build"],

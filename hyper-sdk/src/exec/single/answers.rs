@@ -1,14 +1,14 @@
 //! Answers to calls that set and ask for owners and users.
 
+use super::asked::Asked;
 use super::calls::{Call, Layout};
 use super::ids::{Ids, KEEP, Kind};
 use super::lookup::status as status_of;
 use super::owners::{StepOwners, touch};
-use super::supervisor::Asked;
 use super::sys;
 use crate::exec::notify::{self, Answer};
-use crate::exec::view;
 use crate::layer::OWNER_ATTRIBUTE;
+use crate::sandbox::view;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;

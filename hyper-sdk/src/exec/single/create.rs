@@ -1,9 +1,9 @@
 //! Calls that make a file: what a process makes belongs to whom the process is.
 
+use super::asked::Asked;
 use super::calls::Call;
 use super::lookup::{Place, status};
 use super::owners::StepOwners;
-use super::supervisor::Asked;
 use crate::exec::notify::{self, Answer};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;

@@ -21,19 +21,18 @@
 //! - A call whose effect cannot be kept fails, with the error of the kernel.
 
 mod answers;
+mod asked;
 mod calls;
 mod create;
 mod ids;
 mod lookup;
 mod owners;
-mod records;
 mod supervisor;
 mod sys;
 
 pub(super) use calls::program;
 pub(super) use ids::Ids;
 pub(super) use owners::{StepOwners, record};
-pub(super) use records::{Recorded, StepRecord, save_layer, save_step};
 pub(super) use supervisor::Supervisor;
 pub(super) use sys::set_identity;
 

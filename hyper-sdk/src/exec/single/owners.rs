@@ -1,10 +1,9 @@
 //! The owners that a running step sees and sets.
 
 use super::lookup::status;
-use super::records::{self, Inode, LowerOwners, StepRecord, inode, key};
-use crate::exec::spec::RootFs;
-use crate::exec::view;
 use crate::layer::{OWNER_ATTRIBUTE, format_owner, parse_owner};
+use crate::sandbox::records::{self, Inode, LowerOwners, StepRecord, inode, key};
+use crate::sandbox::{RootFs, view};
 use crate::{Error, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;

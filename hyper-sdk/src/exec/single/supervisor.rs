@@ -1,12 +1,13 @@
 //! The thread of pid 1 that answers the calls of a step.
 
-use super::calls::{self, Call, Known};
+use super::asked::Asked;
+use super::calls::{self, Call};
 use super::ids::Ids;
 use super::lookup::Caller;
 use super::owners::StepOwners;
-use super::records::StepRecord;
 use super::sys;
 use crate::exec::notify::{self, Answer, Request, socketcall};
+use crate::sandbox::records::StepRecord;
 use crate::{Error, Result};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -58,36 +59,6 @@ pub(super) struct State {
     owners: Arc<Mutex<StepOwners>>,
     /// Who processes are, by number; 0 is whoever has none.
     identities: Vec<Ids>,
-}
-
-/// One call, with what its arguments mean.
-pub(super) struct Asked<'a> {
-    pub(super) request: &'a Request,
-    pub(super) known: Known,
-    pub(super) caller: Caller<'a>,
-    pub(super) ids: Ids,
-}
-
-impl Asked<'_> {
-    /// An argument that is a file, a set of flags or another number.
-    pub(super) fn number(&self, index: usize) -> i32 {
-        self.request.args[index] as i32
-    }
-
-    /// An argument that is an id.
-    pub(super) fn id(&self, index: usize) -> u32 {
-        let id = self.request.args[index] as u32;
-        match self.known.short {
-            true if id as u16 == u16::MAX => super::ids::KEEP,
-            true => u32::from(id as u16),
-            false => id,
-        }
-    }
-
-    /// An argument that is a path.
-    pub(super) fn path(&self, index: usize) -> rustix::io::Result<Vec<u8>> {
-        self.caller.path(self.request.args[index])
-    }
 }
 
 impl State {

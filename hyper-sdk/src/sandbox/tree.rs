@@ -1,9 +1,9 @@
 //! Work on whole trees inside the helper's namespace: unpack, diff, copy, export, remove.
 //!
-//! With a single id, files cannot have the owners that an image records: see [`super::single`] for where they are kept.
+//! With a single id, files cannot have the owners that an image records: see [`records`] for where they are kept.
 
-use super::spec::RootFs;
-use super::{Context, Identity, single, view};
+use super::RootFs;
+use super::{Context, Identity, records, view};
 use crate::layer::copy::{CopyRequest, SourceKind, SourceRoot, tree_of};
 use crate::layer::{
     ApplyOptions, ApplyStyle, DevicePolicy, DiffOptions, FileTime, LayerPath, LayerWriter, OwnerPolicy,
@@ -25,7 +25,7 @@ const EMPTY_TAR: &[u8] = &[0; 1024];
 
 /// Unpacks a layer into `target` on top of `lowers`; with `plain` into a whole tree. `times` is the file with the true
 /// times of the layer. With `any_owner` what has an owner that cannot be set belongs to root.
-pub(super) fn apply(
+pub(crate) fn apply(
     target: &Path,
     lowers: &[PathBuf],
     plain: bool,
@@ -46,7 +46,7 @@ pub(super) fn apply(
     }
     let applied = unpack(tar, target, &options)?;
     if context.identity == Identity::Single {
-        single::save_layer(target, lowers, plain, &applied.index)?;
+        records::save_layer(target, lowers, plain, &applied.index)?;
     }
     Ok(())
 }
@@ -64,14 +64,14 @@ fn apply_options(style: ApplyStyle, lowers: &[PathBuf], context: Context) -> App
 }
 
 /// Makes the empty `upper` what a layer that does not mention the root becomes on `lower`.
-pub(super) fn inherit_root(lower: &Path, upper: &Path, context: Context) -> Result<()> {
+pub(crate) fn inherit_root(lower: &Path, upper: &Path, context: Context) -> Result<()> {
     // The very code for layers, so that a step and the layer that it becomes have the same root.
     let options = apply_options(ApplyStyle::Overlay, &[lower.to_owned()], context);
     unpack(EMPTY_TAR, upper, &options).map(drop)
 }
 
 /// Writes the layer of `upper` on `lowers`, with the times as they are.
-pub(super) fn diff(
+pub(crate) fn diff(
     upper: &Path,
     lowers: &[PathBuf],
     plain: bool,
@@ -80,7 +80,7 @@ pub(super) fn diff(
 ) -> Result<()> {
     let recorded = match context.identity {
         Identity::Full => None,
-        Identity::Single => Some(single::Recorded::of_step(upper, lowers)?),
+        Identity::Single => Some(records::Recorded::of_step(upper, lowers)?),
     };
     let owner = |path: &LayerPath, stat: &rustix::fs::Stat, own| match &recorded {
         Some(recorded) => recorded.owner(path, stat, own),
@@ -98,7 +98,7 @@ pub(super) fn diff(
     }
     let (_, index) = writer.finish()?;
     if context.identity == Identity::Single {
-        single::save_layer(upper, if plain { &[] } else { lowers }, plain, &index)?;
+        records::save_layer(upper, if plain { &[] } else { lowers }, plain, &index)?;
     }
     if let Some(lower) = lowers.first()
         && index.get(&LayerPath::root()).is_none()
@@ -116,14 +116,12 @@ fn keep_root_time(lower: &Path, upper: &Path) -> Result<()> {
 }
 
 /// Runs a [`CopyRequest`] and writes its layer, with the times as they are. A source with `true` is a build context.
-pub(super) fn file_operation(
+pub(crate) fn file_operation(
     sources: &[(RootFs, bool)],
-    plan: &[u8],
+    plan: &CopyRequest,
     output: &mut impl Write,
     context: Context,
 ) -> Result<()> {
-    let request: CopyRequest = serde_json::from_slice(plan)
-        .map_err(|e| Error::internal("a file operation cannot be read").with_source(e))?;
     let mut open = Vec::new();
     let mut roots = Vec::new();
     for (source, is_context) in sources {
@@ -140,13 +138,13 @@ pub(super) fn file_operation(
         open.push(tree);
     }
     let mut writer = LayerWriter::exact(output);
-    request.run(&roots, &mut writer)?;
+    plan.run(&roots, &mut writer)?;
     writer.finish().map(drop)
 }
 
 /// Writes what is below `path` of a tree as one tar, in whole seconds. What is in the layers that `published` indexes,
 /// lowest first, has the times that it has there, and with `owners` the owners.
-pub(super) fn export(
+pub(crate) fn export(
     rootfs: &RootFs,
     path: &str,
     published: &[PathBuf],
@@ -196,10 +194,10 @@ pub(super) fn export(
 }
 
 /// The owners that are recorded for a tree.
-fn recorded_of(rootfs: &RootFs) -> Result<single::Recorded> {
+fn recorded_of(rootfs: &RootFs) -> Result<records::Recorded> {
     match rootfs {
-        RootFs::Overlay { lowers, .. } => single::Recorded::of_layers(lowers),
-        RootFs::Folder { path, .. } => single::Recorded::of_layers(std::slice::from_ref(path)),
+        RootFs::Overlay { lowers, .. } => records::Recorded::of_layers(lowers),
+        RootFs::Folder { path, .. } => records::Recorded::of_layers(std::slice::from_ref(path)),
     }
 }
 
@@ -220,7 +218,7 @@ fn path_within(tree: BorrowedFd<'_>, folder: BorrowedFd<'_>) -> Result<LayerPath
 }
 
 /// Removes a whole tree, whatever modes its folders have. One that does not exist is no error.
-pub(super) fn remove(path: &Path) -> Result<()> {
+pub(crate) fn remove(path: &Path) -> Result<()> {
     // A process of a step that was cancelled may still be writing for a moment.
     let mut last = None;
     for _ in 0..50 {
@@ -282,7 +280,7 @@ fn list(folder: &OwnedFd) -> rustix::io::Result<Vec<std::ffi::CString>> {
 
 /// Copies the content and the metadata of one folder into another, which is empty. Data is shared where the file
 /// system can (reflink); hard links stay; what cannot be made without the host's root (devices) is left out there.
-pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     let failed = |e: Errno| Error::from(std::io::Error::from(e)).with_context("detail", "copying a tree");
     let mut links = HashMap::new();
     copy_below(from, to, &mut links).map_err(failed)?;
@@ -349,7 +347,7 @@ fn copy_below(
 }
 
 /// Copies one open file into another, with its mode, owner, time and extended attributes.
-pub(super) fn copy_file(source: &OwnedFd, copy: &OwnedFd, stat: &rustix::fs::Stat) -> Result<()> {
+pub(crate) fn copy_file(source: &OwnedFd, copy: &OwnedFd, stat: &rustix::fs::Stat) -> Result<()> {
     copy_data(source, copy)
         .and_then(|()| copy_metadata(source.as_fd(), copy.as_fd(), stat))
         .map_err(|e| Error::from(std::io::Error::from(e)).with_context("detail", "copying a file"))

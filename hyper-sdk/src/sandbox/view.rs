@@ -3,7 +3,7 @@
 //! A tree is a descriptor of its root directory. Paths within it are looked up as if it were the root of the system
 //! (`openat2` with `RESOLVE_IN_ROOT`): no symlink leads out.
 
-use super::spec::RootFs;
+use super::RootFs;
 use super::sys;
 use crate::{Error, ErrorKind, Result};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Opens a tree. An overlay is mounted, detached, for as long as the descriptor is open.
-pub(super) fn open(rootfs: &RootFs) -> Result<OwnedFd> {
+pub(crate) fn open(rootfs: &RootFs) -> Result<OwnedFd> {
     match rootfs {
         RootFs::Overlay { lowers, upper } => overlay(lowers, upper.as_ref()),
         RootFs::Folder { path, .. } => open_folder(path),
@@ -25,23 +25,23 @@ pub(super) fn open(rootfs: &RootFs) -> Result<OwnedFd> {
 }
 
 /// Opens a folder of the host, not looking into symlinks at its end.
-pub(super) fn open_folder(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open_folder(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())
         .map_err(|e| Error::io("cannot open a folder", path, e.into()))
 }
 
 /// A path by which the kernel finds an open file, in whatever namespace.
-pub(super) fn fd_path(file: &impl AsFd) -> PathBuf {
+pub(crate) fn fd_path(file: &impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))
 }
 
 /// A detached tmpfs.
-pub(super) fn tmpfs(options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd> {
+pub(crate) fn tmpfs(options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd> {
     new_mount("tmpfs", options, attributes).map_err(|e| Error::io("cannot mount a tmpfs", "tmpfs", e.into()))
 }
 
 /// A detached file system of any type.
-pub(super) fn new_mount(
+pub(crate) fn new_mount(
     kind: &str,
     options: &[(&str, &str)],
     attributes: MountAttrFlags,
@@ -61,7 +61,7 @@ pub(super) fn new_mount(
 }
 
 /// Whether this kernel lets us mount overlays at all; the file system of the layers can still refuse.
-pub(super) fn can_overlay() -> bool {
+pub(crate) fn can_overlay() -> bool {
     let probe = || -> Result<()> {
         let memory = tmpfs(&[], MountAttrFlags::empty())?;
         let mut folders = Vec::new();
@@ -75,7 +75,7 @@ pub(super) fn can_overlay() -> bool {
 }
 
 /// A detached overlay of `lowers`, topmost first. It is mounted `nodev`: nobody here opens a device of an image.
-pub(super) fn overlay(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) -> Result<OwnedFd> {
+pub(crate) fn overlay(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) -> Result<OwnedFd> {
     let mut lowers = lowers.to_vec();
     // Overlay wants at least two layers when nothing can be written, and one otherwise; an empty one changes nothing.
     let wanted = if upper.is_some() { 1 } else { 2 };
@@ -149,7 +149,7 @@ fn overlay_by_text(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) -> ru
 }
 
 /// Opens a path within a tree.
-pub(super) fn open_in(
+pub(crate) fn open_in(
     root: BorrowedFd<'_>,
     path: impl AsRef<Path>,
     flags: OFlags,
@@ -160,7 +160,7 @@ pub(super) fn open_in(
 }
 
 /// The content of a regular file of a tree; `None` where there is none.
-pub(super) fn read_file(root: BorrowedFd<'_>, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+pub(crate) fn read_file(root: BorrowedFd<'_>, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {
     let failed = |e: Errno| Error::io("cannot read a file of the image", path, e.into());
     let place = match open_in(root, path, OFlags::PATH) {
         Ok(place) => place,

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What [`enter`] arrived at.
-pub(super) struct Entered {
-    pub(super) identity: Identity,
-    pub(super) user_namespace: bool,
-    pub(super) notes: Vec<String>,
+pub(crate) struct Entered {
+    pub(crate) identity: Identity,
+    pub(crate) user_namespace: bool,
+    pub(crate) notes: Vec<String>,
 }
 
 const CAP_SYS_ADMIN: u32 = 21;
@@ -27,7 +27,7 @@ const ENOUGH_IDS: u64 = 65535;
 const PROGRAM_FOLDERS: &[&str] = &["/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin", "/run/wrappers/bin"];
 
 /// Enters the namespaces.
-pub(super) fn enter() -> Result<Entered> {
+pub(crate) fn enter() -> Result<Entered> {
     let have = sys::effective_capabilities();
     if NEEDED.iter().all(|capability| have >> capability & 1 == 1) {
         sys::unshare(libc::CLONE_NEWNS)
@@ -99,7 +99,7 @@ pub(super) fn enter() -> Result<Entered> {
 
 /// The ids that a user namespace maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct MappedIds {
+pub(crate) struct MappedIds {
     /// The first of each range and how many it has.
     users: Vec<(u32, u32)>,
     groups: Vec<(u32, u32)>,
@@ -107,13 +107,13 @@ pub(super) struct MappedIds {
 
 impl MappedIds {
     /// Those of this process.
-    pub(super) fn own() -> Self {
+    pub(crate) fn own() -> Self {
         let read =
             |name: &str| ranges(&std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default());
         Self { users: read("uid_map"), groups: read("gid_map") }
     }
 
-    pub(super) fn has(&self, uid: u32, gid: u32) -> bool {
+    pub(crate) fn has(&self, uid: u32, gid: u32) -> bool {
         let has = |ranges: &[(u32, u32)], id: u32| {
             ranges.iter().any(|(first, count)| id.checked_sub(*first).is_some_and(|at| at < *count))
         };
@@ -132,7 +132,7 @@ fn ranges(map: &str) -> Vec<(u32, u32)> {
 }
 
 /// Whether this process lives where a single id is mapped.
-pub(super) fn has_single_id() -> bool {
+pub(crate) fn has_single_id() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().nth(2) == Some("1") && map.lines().count() == 1
 }

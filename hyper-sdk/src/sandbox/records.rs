@@ -6,7 +6,7 @@
 //! step-owners.json   [[ino, seconds, nanoseconds, uid, gid], …]   what a step kept, by inode and time of birth
 //! ```
 
-use crate::exec::view;
+use super::view;
 use crate::layer::{EntryKind, LayerIndex, LayerPath, OWNER_ATTRIBUTE, parse_owner};
 use crate::{Error, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Stat, StatxFlags};
@@ -20,20 +20,20 @@ const OWNERS: &str = "owners.json";
 const STEP: &str = "step-owners.json";
 
 /// Owners by path.
-pub(in crate::exec) type LowerOwners = BTreeMap<String, (u32, u32)>;
+pub(crate) type LowerOwners = BTreeMap<String, (u32, u32)>;
 /// Owners by inode and time of birth.
-pub(in crate::exec) type StepRecord = Vec<(u64, i64, u32, u32, u32)>;
+pub(crate) type StepRecord = Vec<(u64, i64, u32, u32, u32)>;
 
 /// An inode and when it was made: its number may be used again.
-pub(super) type Inode = (u64, i64, u32);
+pub(crate) type Inode = (u64, i64, u32);
 
 /// The text of a path in a record.
-pub(super) fn key(path: &[u8]) -> String {
+pub(crate) fn key(path: &[u8]) -> String {
     path.iter().map(|byte| char::from(*byte)).collect()
 }
 
 /// The inode at a path; the last part is not followed.
-pub(super) fn inode(folder: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<Inode> {
+pub(crate) fn inode(folder: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<Inode> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
     let status = rustix::fs::statx(folder, path, flags, StatxFlags::INO | StatxFlags::BTIME)?;
     Ok((status.stx_ino, status.stx_btime.tv_sec, status.stx_btime.tv_nsec))
@@ -68,7 +68,7 @@ fn save(layer: &Path, name: &str, value: &impl serde::Serialize) -> Result<()> {
 }
 
 /// The owners that layers record by path, topmost first.
-pub(in crate::exec) fn lower_owners(lowers: &[PathBuf]) -> Result<LowerOwners> {
+pub(crate) fn lower_owners(lowers: &[PathBuf]) -> Result<LowerOwners> {
     let mut all = LowerOwners::new();
     for lower in lowers {
         for (path, owner) in load::<LowerOwners>(lower, OWNERS)? {
@@ -79,18 +79,13 @@ pub(in crate::exec) fn lower_owners(lowers: &[PathBuf]) -> Result<LowerOwners> {
 }
 
 /// Keeps what a step recorded, beside its upper folder.
-pub(in crate::exec) fn save_step(upper: &Path, record: &StepRecord) -> Result<()> {
+pub(crate) fn save_step(upper: &Path, record: &StepRecord) -> Result<()> {
     save(upper, STEP, record)
 }
 
 /// Keeps the owners of a layer's links and pipes beside its folder. `lowers` are those below it; with `plain` the
 /// folder is a whole tree, and what is recorded beside it already stays.
-pub(in crate::exec) fn save_layer(
-    layer: &Path,
-    lowers: &[PathBuf],
-    plain: bool,
-    index: &LayerIndex,
-) -> Result<()> {
+pub(crate) fn save_layer(layer: &Path, lowers: &[PathBuf], plain: bool, index: &LayerIndex) -> Result<()> {
     let mut owners = if plain { load::<LowerOwners>(layer, OWNERS)? } else { LowerOwners::new() };
     let below = lower_owners(lowers)?;
     for entry in index.entries() {
@@ -106,7 +101,7 @@ pub(in crate::exec) fn save_layer(
 }
 
 /// The owners of what is in a tree.
-pub(in crate::exec) struct Recorded {
+pub(crate) struct Recorded {
     upper: Option<PathBuf>,
     step: HashMap<Inode, (u32, u32)>,
     lower: LowerOwners,
@@ -114,20 +109,20 @@ pub(in crate::exec) struct Recorded {
 
 impl Recorded {
     /// Those of the folder that a step wrote to, on those of the layers below.
-    pub(in crate::exec) fn of_step(upper: &Path, lowers: &[PathBuf]) -> Result<Self> {
+    pub(crate) fn of_step(upper: &Path, lowers: &[PathBuf]) -> Result<Self> {
         let step = load::<StepRecord>(upper, STEP)?;
         let step = step.into_iter().map(|(ino, s, ns, uid, gid)| ((ino, s, ns), (uid, gid))).collect();
         Ok(Self { upper: Some(upper.to_owned()), step, lower: lower_owners(lowers)? })
     }
 
     /// Those of layers, topmost first.
-    pub(in crate::exec) fn of_layers(layers: &[PathBuf]) -> Result<Self> {
+    pub(crate) fn of_layers(layers: &[PathBuf]) -> Result<Self> {
         Ok(Self { upper: None, step: HashMap::new(), lower: lower_owners(layers)? })
     }
 
     /// Who owns a name in an open folder (or, when it is empty, what is open itself) of the tree that the kernel shows at
     /// `top`; `None` when nothing is recorded.
-    pub(in crate::exec) fn owner_at(
+    pub(crate) fn owner_at(
         &self,
         top: &[u8],
         folder: BorrowedFd<'_>,
@@ -156,12 +151,7 @@ impl Recorded {
     }
 
     /// Who owns something: as it says itself, or as is recorded.
-    pub(in crate::exec) fn owner(
-        &self,
-        path: &LayerPath,
-        stat: &Stat,
-        own: Option<(u32, u32)>,
-    ) -> (u32, u32) {
+    pub(crate) fn owner(&self, path: &LayerPath, stat: &Stat, own: Option<(u32, u32)>) -> (u32, u32) {
         let as_seen = (stat.st_uid, stat.st_gid);
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile | FileType::Directory => own.unwrap_or(as_seen),

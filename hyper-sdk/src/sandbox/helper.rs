@@ -1,5 +1,5 @@
 //! The helper: this program, started again, with one thread. It prepares its namespaces once and then forks a process
-//! for each operation.
+//! for each operation. What a step is, is not known here: whoever runs steps says so ([`Steps`]).
 //!
 //! ```text
 //! caller ─┬─ helper ─┬─ operation (Run) ── pid 1 of the step ── command
@@ -8,11 +8,12 @@
 //! Every process dies with the one to its left: the helper by the end of its socket, the others by a signal. An
 //! operation also ends when its own control socket is closed.
 
+use super::RootFs;
 use super::protocol::{Failure, FrameReader, Hello, Reply, Request, read_frame, write_frame};
-use super::spec::RootFs;
-use super::{Context, step, sys, tree, userns, view};
+use super::{Context, sys, tree, userns, view};
 use crate::{Error, Result};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketType};
+use serde::de::DeserializeOwned;
 use std::ffi::OsString;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,30 +33,52 @@ pub struct HelperCommand {
 }
 
 impl HelperCommand {
-    /// This very program, whose `main` must begin with [`init`].
+    /// This very program, whose `main` must begin with [`crate::exec::init`].
     pub fn current_exe() -> Self {
         Self::with_init("/proc/self/exe")
     }
 
-    /// A program whose `main` begins with [`init`], such as the `hyper-exec-helper` that comes with the SDK.
+    /// A program whose `main` begins with [`crate::exec::init`], such as the `hyper-exec-helper` that comes with the SDK.
     pub fn with_init(program: impl Into<PathBuf>) -> Self {
         Self { program: program.into(), args: vec![MARKER.into()] }
     }
 }
 
-/// Becomes the helper when the program was started as one, and then never returns. Returns at once otherwise.
-///
-/// Must be the first line of `main`, before any thread starts.
-pub fn init() {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == MARKER) {
-        helper_main();
-    }
+/// The steps of a build, as the helper runs them.
+pub(crate) trait Steps {
+    /// What is to be known of a step.
+    type Step: DeserializeOwned;
+
+    /// Prepares for steps, in the helper, before its first operation.
+    fn start(context: Context);
+
+    /// Prepares for the next operation, in the process that forks it.
+    fn prepare(context: Context);
+
+    /// Takes away what was prepared, at the end of the helper.
+    fn end();
+
+    /// Runs a step in the process of its operation, which ends when `io.control` is closed. Gives the exit code.
+    fn run(rootfs: &RootFs, step: Self::Step, io: StepIo<'_>, context: Context) -> Result<i32>;
+}
+
+/// What a step is connected to.
+pub(crate) struct StepIo<'a> {
+    /// Closed by a caller that gives up.
+    pub(crate) control: &'a UnixStream,
+    pub(crate) output: OwnedFd,
+    pub(crate) errors: OwnedFd,
+}
+
+/// Whether the arguments of this process say that it was started as a helper.
+pub(crate) fn is_marked() -> bool {
+    std::env::args_os().nth(1).is_some_and(|argument| argument == MARKER)
 }
 
 /// Whether this process was started as a helper and has not become one. What a program does with its arguments is its
 /// own affair, so the standard input counts too: there, each helper has a socket that its parent made.
 fn was_started_as_helper() -> bool {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == MARKER) {
+    if is_marked() {
         return true;
     }
     let input = std::io::stdin();
@@ -66,7 +89,7 @@ fn was_started_as_helper() -> bool {
 
 /// Refuses to start a helper in a process that should have become one, and tells the parent so: otherwise each would
 /// start the next, without end.
-pub(super) fn refuse_another() -> Result<()> {
+pub(crate) fn refuse_another() -> Result<()> {
     if !was_started_as_helper() {
         return Ok(());
     }
@@ -78,15 +101,14 @@ pub(super) fn refuse_another() -> Result<()> {
 }
 
 /// The error of a program that was started as a helper and did not become one.
-pub(super) fn not_called() -> Error {
+pub(crate) fn not_called() -> Error {
     Error::unsupported(
         "the sandbox helper ended at once: the program must call `hyper_sdk::exec::init()` first in `main`",
     )
 }
 
-/// Is the helper, for programs that are told in another way that they were started as one. The standard input must be
-/// the socket that [`super::NativeExecutor`] made, and no other thread may run.
-pub fn helper_main() -> ! {
+/// Is the helper. The standard input must be the socket that [`super::Sandbox`] made, and no other thread may run.
+pub(crate) fn helper_main<S: Steps>() -> ! {
     let socket = std::io::stdin();
     if rustix::net::sockopt::socket_type(&socket) != Ok(SocketType::SEQPACKET) {
         sys::exit_now(2);
@@ -108,32 +130,28 @@ pub fn helper_main() -> ! {
     let sent = rustix::net::send(&socket, &text, rustix::net::SendFlags::NOSIGNAL).is_ok();
     match context {
         Some(context) if sent => {
-            if !context.user_namespace {
-                super::device_guard::sweep();
-            }
+            S::start(context);
             sys::ignore_children();
-            serve(socket.as_fd(), context)
+            serve::<S>(socket.as_fd(), context)
         }
         _ => sys::exit_now(1),
     }
 }
 
-fn serve(socket: BorrowedFd<'_>, context: Context) -> ! {
+fn serve<S: Steps>(socket: BorrowedFd<'_>, context: Context) -> ! {
     let own_pid = sys::own_pid();
     loop {
         let Some(files) = next_operation(socket) else {
-            super::device_guard::end_share();
+            S::end();
             sys::exit_now(0)
         };
-        if !context.user_namespace {
-            super::device_guard::share();
-        }
+        S::prepare(context);
         // When no process can be made, the closed sockets tell the caller.
         if let Ok(sys::Fork::Child) = sys::fork() {
             sys::die_with_parent(own_pid);
             sys::notice_children();
             let [control, output, errors] = files;
-            let code = operation(UnixStream::from(control), output, errors, context);
+            let code = operation::<S>(UnixStream::from(control), output, errors, context);
             sys::exit_now(code);
         }
     }
@@ -172,7 +190,7 @@ fn next_operation(socket: BorrowedFd<'_>) -> Option<[OwnedFd; 3]> {
 }
 
 /// Does one operation, in a process of its own. Gives the exit code.
-fn operation(mut control: UnixStream, output: OwnedFd, errors: OwnedFd, context: Context) -> i32 {
+fn operation<S: Steps>(mut control: UnixStream, output: OwnedFd, errors: OwnedFd, context: Context) -> i32 {
     // The helper's main socket must not stay open here: the caller's death would not be seen.
     let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") else { return 1 };
     if sys::duplicate_to(null.as_fd(), 0).is_err() {
@@ -180,14 +198,14 @@ fn operation(mut control: UnixStream, output: OwnedFd, errors: OwnedFd, context:
     }
     drop(null);
     let request = match read_frame(&mut control) {
-        Ok(Some(bytes)) => match serde_json::from_slice::<Request>(&bytes) {
+        Ok(Some(bytes)) => match serde_json::from_slice::<Request<S::Step>>(&bytes) {
             Ok(request) => request,
             Err(_) => return 1,
         },
         _ => return 1,
     };
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        dispatch(request, &mut control, output, errors, context)
+        dispatch::<S>(request, &mut control, output, errors, context)
     }));
     let reply = match outcome {
         Ok(Ok(reply)) => reply,
@@ -205,15 +223,15 @@ fn operation(mut control: UnixStream, output: OwnedFd, errors: OwnedFd, context:
     i32::from(write_frame(&mut control, &text).is_err())
 }
 
-fn dispatch(
-    request: Request,
+fn dispatch<S: Steps>(
+    request: Request<S::Step>,
     control: &mut UnixStream,
     output: OwnedFd,
     errors: OwnedFd,
     context: Context,
 ) -> Result<Reply> {
-    if let Request::Run { rootfs, spec } = request {
-        return step::run(&rootfs, *spec, control, output, errors, context).map(Reply::Exited);
+    if let Request::Run { rootfs, step } = request {
+        return S::run(&rootfs, *step, StepIo { control, output, errors }, context).map(Reply::Exited);
     }
     drop(errors);
     give_up_with_caller(control)?;

@@ -12,37 +12,42 @@
 //! ```
 //! When either side closes a socket, the other gives up what belongs to it.
 
-use super::spec::{ExecSpec, Identity, RootFs};
 use super::userns::MappedIds;
+use super::{Identity, RootFs};
+use crate::layer::copy::CopyRequest;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
 /// The largest frame that is accepted.
-pub(super) const MAX_FRAME: usize = 256 << 20;
+pub(crate) const MAX_FRAME: usize = 256 << 20;
 
 /// What the helper says when it is ready.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Hello {
-    pub(super) identity: Identity,
+pub(crate) struct Hello {
+    pub(crate) identity: Identity,
     /// Whether the helper runs in a user namespace of its own.
-    pub(super) user_namespace: bool,
+    pub(crate) user_namespace: bool,
     /// Whether overlays can be mounted.
-    pub(super) overlay: bool,
+    pub(crate) overlay: bool,
     /// The ids that files can have here.
-    pub(super) ids: MappedIds,
+    pub(crate) ids: MappedIds,
     /// Why something is less than it could be, for people.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
-/// An operation.
+/// What a helper runs that runs no steps.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Request {
-    /// Run a command. Its output goes to the two pipes.
+pub(crate) enum NoStep {}
+
+/// An operation; `S` is what is to be known of a step.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request<S = NoStep> {
+    /// Run a step on a tree: see [`super::Steps`]. Its output goes to the two pipes.
     Run {
         rootfs: RootFs,
-        spec: Box<ExecSpec>,
+        step: Box<S>,
     },
     /// Unpack the tar that follows on the control socket into `target`, on top of `lowers` (topmost first).
     /// With `plain` the target is a whole tree, and whiteouts delete.
@@ -66,7 +71,7 @@ pub(crate) enum Request {
     Copy {
         /// With whether it is a build context, whose owners mean nothing.
         sources: Vec<(RootFs, bool)>,
-        plan: Vec<u8>,
+        plan: CopyRequest,
     },
     /// Write the tree as a tar to the output pipe.
     Export {
@@ -174,7 +179,7 @@ impl From<Failure> for Error {
 
 impl Reply {
     /// The reply as a result.
-    pub(super) fn into_result(self) -> Result<Self> {
+    pub(crate) fn into_result(self) -> Result<Self> {
         match self {
             Self::Failed(failure) => Err(failure.into()),
             reply => Ok(reply),
@@ -183,7 +188,7 @@ impl Reply {
 }
 
 /// Writes one frame.
-pub(super) fn write_frame(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_frame(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
     let length =
         u32::try_from(bytes.len()).map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
     to.write_all(&length.to_le_bytes())?;
@@ -191,7 +196,7 @@ pub(super) fn write_frame(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<
 }
 
 /// Reads one frame; `None` when the other side has closed.
-pub(super) fn read_frame(from: &mut impl Read) -> std::io::Result<Option<Vec<u8>>> {
+pub(crate) fn read_frame(from: &mut impl Read) -> std::io::Result<Option<Vec<u8>>> {
     let mut length = [0; 4];
     let mut have = 0;
     while have < 4 {
@@ -213,14 +218,14 @@ pub(super) fn read_frame(from: &mut impl Read) -> std::io::Result<Option<Vec<u8>
 }
 
 /// The tar that the caller sends in frames: a stream that ends cleanly only with its end mark.
-pub(super) struct FrameReader<'a, R> {
+pub(crate) struct FrameReader<'a, R> {
     from: &'a mut R,
     left: usize,
     ended: bool,
 }
 
 impl<'a, R: Read> FrameReader<'a, R> {
-    pub(super) fn new(from: &'a mut R) -> Self {
+    pub(crate) fn new(from: &'a mut R) -> Self {
         Self { from, left: 0, ended: false }
     }
 }

@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Which side of a fork this is.
-pub(super) enum Fork {
+pub(crate) enum Fork {
     /// The new process.
     Child,
     /// The old process, with the number of the new one.
@@ -25,7 +25,7 @@ fn check(result: i64) -> io::Result<i64> {
 }
 
 /// Splits the process in two.
-pub(super) fn fork() -> io::Result<Fork> {
+pub(crate) fn fork() -> io::Result<Fork> {
     // SAFETY: the helper is single-threaded here, so the child's memory, locks included, is in a sound state.
     match check(i64::from(unsafe { libc::fork() }))? {
         0 => Ok(Fork::Child),
@@ -35,7 +35,7 @@ pub(super) fn fork() -> io::Result<Fork> {
 
 /// Splits the process in two; the child begins in the control group `cgroup`, as the first of a new pid namespace. When
 /// that fails nothing is left of the namespace: one that was unshared before would take no further process.
-pub(super) fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
+pub(crate) fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
     #[repr(C)]
     #[derive(Default)]
     struct CloneArgs {
@@ -68,19 +68,19 @@ pub(super) fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
 }
 
 /// Ends the process at once, without running destructors that belong to the other side of a fork.
-pub(super) fn exit_now(code: i32) -> ! {
+pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` takes any number and does not return.
     unsafe { libc::_exit(code) }
 }
 
 /// Leaves the namespaces that `flags` (`CLONE_NEW…`) names.
-pub(super) fn unshare(flags: i32) -> io::Result<()> {
+pub(crate) fn unshare(flags: i32) -> io::Result<()> {
     // SAFETY: only namespaces are unshared, no memory and no file table.
     check(i64::from(unsafe { libc::unshare(flags) })).map(drop)
 }
 
 /// Replaces the program. Returns only when that failed.
-pub(super) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> io::Error {
+pub(crate) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> io::Error {
     let pointers = |list: &[CString]| {
         list.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect::<Vec<_>>()
     };
@@ -92,7 +92,7 @@ pub(super) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> io::Err
 
 /// Waits for a child (`-1`: any). Gives its number and its exit code, 128 + the signal's number after a signal; `None`
 /// when it has not ended and `block` is false.
-pub(super) fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, i32)>> {
+pub(crate) fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, i32)>> {
     loop {
         let mut status = 0;
         // SAFETY: `status` is a valid place for the status.
@@ -111,7 +111,7 @@ pub(super) fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, i32)>> {
 }
 
 /// Blocks `signals`, so that [`next_signal`] gives them.
-pub(super) fn block_signals(signals: &[i32]) {
+pub(crate) fn block_signals(signals: &[i32]) {
     with_signal_set(signals, |set| {
         // SAFETY: `set` is initialised; the old mask is not wanted.
         unsafe { libc::sigprocmask(libc::SIG_BLOCK, set, std::ptr::null_mut()) };
@@ -119,7 +119,7 @@ pub(super) fn block_signals(signals: &[i32]) {
 }
 
 /// Waits for one of the blocked `signals`.
-pub(super) fn next_signal(signals: &[i32]) -> Option<i32> {
+pub(crate) fn next_signal(signals: &[i32]) -> Option<i32> {
     let mut signal = 0;
     with_signal_set(signals, |set| {
         // SAFETY: `set` is initialised; the details are not wanted.
@@ -142,7 +142,7 @@ fn with_signal_set(signals: &[i32], f: impl FnOnce(&libc::sigset_t)) {
 }
 
 /// Gives every signal its default action and blocks none, as a new program expects.
-pub(super) fn reset_signals() {
+pub(crate) fn reset_signals() {
     with_signal_set(&[], |set| {
         // SAFETY: `set` is initialised.
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, set, std::ptr::null_mut()) };
@@ -161,25 +161,25 @@ pub(super) fn reset_signals() {
 }
 
 /// Lets the system forget ended children without being waited for.
-pub(super) fn ignore_children() {
+pub(crate) fn ignore_children() {
     // SAFETY: ignoring runs no code of ours.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
 /// Lets [`wait`] see ended children.
-pub(super) fn notice_children() {
+pub(crate) fn notice_children() {
     // SAFETY: the default action runs no code of ours.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// Sends a signal; a process that is gone is no error.
-pub(super) fn kill(pid: i32, signal: i32) {
+pub(crate) fn kill(pid: i32, signal: i32) {
     // SAFETY: plain numbers.
     unsafe { libc::kill(pid, signal) };
 }
 
 /// Asks for SIGKILL when the parent dies, and makes sure that it has not died already.
-pub(super) fn die_with_parent(parent: i32) {
+pub(crate) fn die_with_parent(parent: i32) {
     // SAFETY: plain numbers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     // A parent outside our pid namespace shows as 0.
@@ -191,25 +191,25 @@ pub(super) fn die_with_parent(parent: i32) {
 }
 
 /// The number of this process.
-pub(super) fn own_pid() -> i32 {
+pub(crate) fn own_pid() -> i32 {
     // SAFETY: no arguments.
     unsafe { libc::getpid() }
 }
 
 /// Keeps other processes from looking into this one.
-pub(super) fn hide_memory() {
+pub(crate) fn hide_memory() {
     // SAFETY: plain numbers.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
 }
 
 /// Sets the supplementary groups.
-pub(super) fn set_groups(groups: &[u32]) -> io::Result<()> {
+pub(crate) fn set_groups(groups: &[u32]) -> io::Result<()> {
     // SAFETY: pointer and length belong to one slice.
     check(i64::from(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })).map(drop)
 }
 
 /// Sets real, effective and saved user and group.
-pub(super) fn set_ids(uid: u32, gid: u32) -> io::Result<()> {
+pub(crate) fn set_ids(uid: u32, gid: u32) -> io::Result<()> {
     // SAFETY: plain numbers.
     check(i64::from(unsafe { libc::setresgid(gid, gid, gid) }))?;
     // SAFETY: plain numbers.
@@ -217,19 +217,19 @@ pub(super) fn set_ids(uid: u32, gid: u32) -> io::Result<()> {
 }
 
 /// Sets the host name of the namespace.
-pub(super) fn set_hostname(name: &str) -> io::Result<()> {
+pub(crate) fn set_hostname(name: &str) -> io::Result<()> {
     // SAFETY: pointer and length belong to one string.
     check(i64::from(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) })).map(drop)
 }
 
 /// The number of the last capability that the kernel knows.
-pub(super) fn last_capability() -> u32 {
+pub(crate) fn last_capability() -> u32 {
     // SAFETY: plain numbers.
     (0..64).take_while(|&cap| unsafe { libc::prctl(libc::PR_CAPBSET_READ, cap) } >= 0).last().unwrap_or(40)
 }
 
 /// Takes a capability out of the bounding set.
-pub(super) fn drop_bounding(capability: u32) -> io::Result<()> {
+pub(crate) fn drop_bounding(capability: u32) -> io::Result<()> {
     // SAFETY: plain numbers.
     check(i64::from(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) })).map(drop)
 }
@@ -251,7 +251,7 @@ struct CapData {
 const CAP_VERSION_3: u32 = 0x2008_0522;
 
 /// The effective capabilities, a bit each.
-pub(super) fn effective_capabilities() -> u64 {
+pub(crate) fn effective_capabilities() -> u64 {
     let mut header = CapHeader { version: CAP_VERSION_3, pid: 0 };
     let mut data = [CapData::default(); 2];
     // SAFETY: version 3 takes a header and two data records.
@@ -260,13 +260,13 @@ pub(super) fn effective_capabilities() -> u64 {
 }
 
 /// Lets a change of the user leave the permitted capabilities.
-pub(super) fn keep_capabilities() -> io::Result<()> {
+pub(crate) fn keep_capabilities() -> io::Result<()> {
     // SAFETY: plain numbers.
     check(i64::from(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) })).map(drop)
 }
 
 /// Hands the permitted capabilities on to every program, whoever runs it.
-pub(super) fn raise_ambient_capabilities(bits: u64) -> io::Result<()> {
+pub(crate) fn raise_ambient_capabilities(bits: u64) -> io::Result<()> {
     write_capabilities(bits, bits)?;
     for capability in (0..u64::BITS).filter(|capability| bits >> capability & 1 == 1) {
         // SAFETY: plain numbers.
@@ -278,7 +278,7 @@ pub(super) fn raise_ambient_capabilities(bits: u64) -> io::Result<()> {
 }
 
 /// Sets the permitted and effective capabilities and empties the inheritable and ambient ones.
-pub(super) fn set_capabilities(bits: u64) -> io::Result<()> {
+pub(crate) fn set_capabilities(bits: u64) -> io::Result<()> {
     write_capabilities(bits, 0)
 }
 
@@ -294,7 +294,7 @@ fn write_capabilities(bits: u64, inheritable: u64) -> io::Result<()> {
 }
 
 /// The number of the first loop device that nothing uses; 0 where that is not known.
-pub(super) fn free_loop_device() -> u32 {
+pub(crate) fn free_loop_device() -> u32 {
     const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
     let Ok(control) = std::fs::File::options().read(true).write(true).open("/dev/loop-control") else {
         return 0;
@@ -305,7 +305,7 @@ pub(super) fn free_loop_device() -> u32 {
 }
 
 /// Installs a system call filter, without `no_new_privs`: the caller must have CAP_SYS_ADMIN in its namespace.
-pub(super) fn install_filter(program: &[seccompiler::sock_filter]) -> io::Result<()> {
+pub(crate) fn install_filter(program: &[seccompiler::sock_filter]) -> io::Result<()> {
     let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
     // SAFETY: `filter` points to as many instructions as it says, of the layout that the kernel defines; the kernel
@@ -314,7 +314,7 @@ pub(super) fn install_filter(program: &[seccompiler::sock_filter]) -> io::Result
 }
 
 /// Brings the loopback interface of the network namespace up.
-pub(super) fn loopback_up() -> io::Result<()> {
+pub(crate) fn loopback_up() -> io::Result<()> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
     // SAFETY: all zeroes is a valid request.
     let mut request = unsafe { std::mem::zeroed::<libc::ifreq>() };
@@ -334,12 +334,12 @@ struct MountAttr {
 }
 
 /// Sets attributes (`MOUNT_ATTR_…`) of a mount, of everything below it too when `recursive`.
-pub(super) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
+pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
     change_mount(mount, set, 0, recursive)
 }
 
 /// Takes attributes (`MOUNT_ATTR_…`) from a mount.
-pub(super) fn mount_clearattr(mount: BorrowedFd<'_>, clear: u64) -> io::Result<()> {
+pub(crate) fn mount_clearattr(mount: BorrowedFd<'_>, clear: u64) -> io::Result<()> {
     change_mount(mount, 0, clear, false)
 }
 
@@ -363,16 +363,16 @@ fn change_mount(mount: BorrowedFd<'_>, set: u64, clear: u64, recursive: bool) ->
 /// One instruction of a BPF program.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BpfInstruction {
-    pub(super) code: u8,
+pub(crate) struct BpfInstruction {
+    pub(crate) code: u8,
     /// The destination in the low four bits, the source in the high ones.
-    pub(super) registers: u8,
-    pub(super) offset: i16,
-    pub(super) value: i32,
+    pub(crate) registers: u8,
+    pub(crate) offset: i16,
+    pub(crate) value: i32,
 }
 
 /// Hands a program to the kernel that decides which devices a control group may open.
-pub(super) fn load_device_program(program: &[BpfInstruction]) -> io::Result<OwnedFd> {
+pub(crate) fn load_device_program(program: &[BpfInstruction]) -> io::Result<OwnedFd> {
     #[repr(C)]
     #[derive(Default)]
     struct Load {
@@ -403,7 +403,7 @@ pub(super) fn load_device_program(program: &[BpfInstruction]) -> io::Result<Owne
 }
 
 /// Lets a program decide for a control group, beside those that decide already.
-pub(super) fn attach_device_program(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn attach_device_program(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     struct Attach {
         target: u32,
@@ -426,7 +426,7 @@ pub(super) fn attach_device_program(program: BorrowedFd<'_>, cgroup: BorrowedFd<
 
 /// Keeps this process and its children from the abstract sockets of all other processes (Landlock, since Linux 6.12).
 /// The caller must have CAP_SYS_ADMIN in its namespace.
-pub(super) fn hide_abstract_sockets() -> io::Result<()> {
+pub(crate) fn hide_abstract_sockets() -> io::Result<()> {
     #[repr(C)]
     struct Ruleset {
         files: u64,
@@ -445,19 +445,19 @@ pub(super) fn hide_abstract_sockets() -> io::Result<()> {
 }
 
 /// Closes every file above `keep_up_to` when the program is replaced.
-pub(super) fn close_on_exec_above(keep_up_to: u32) {
+pub(crate) fn close_on_exec_above(keep_up_to: u32) {
     // SAFETY: the files are only marked.
     unsafe { libc::syscall(libc::SYS_close_range, keep_up_to + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
 /// Closes every file above `keep_up_to`: whatever the caller has let its children inherit.
-pub(super) fn close_above(keep_up_to: u32) {
+pub(crate) fn close_above(keep_up_to: u32) {
     // SAFETY: the helper has just started and owns no file but the first three; it never returns to code that might.
     unsafe { libc::syscall(libc::SYS_close_range, keep_up_to + 1, u32::MAX, 0) };
 }
 
 /// Duplicates a borrowed descriptor onto a low number such as standard output.
-pub(super) fn duplicate_to(file: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+pub(crate) fn duplicate_to(file: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     // SAFETY: the numbers 0 to 2 belong to nobody in the helper after the request was read.
     check(i64::from(unsafe { libc::dup2(file.as_raw_fd(), number) })).map(drop)
 }

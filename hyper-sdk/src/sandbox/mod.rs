@@ -1,0 +1,38 @@
+//! The helper process that works where files can have any owner, for snapshots and for steps.
+//!
+//! The caller's process never forks into Rust code: a small single-threaded helper does the work, which is this very
+//! program started again (see [`crate::exec::init`]) or one that the caller names ([`HelperCommand`]).
+//!
+//! ```text
+//! caller (tokio)      helper (one thread)          operation
+//!   Sandbox ─────────▶ user namespace, once ─fork─▶ request JSON   trees: unpack, diff, copy, export, remove
+//!        ▲                                          ▶ reply JSON    steps: what `exec` makes of them
+//!        └── logs and tar streams over pipes of their own; a closed socket or a dead caller ends everything
+//! ```
+//!
+//! # Invariants
+//! - No process outlives its operation: dropping the future, or killing the caller, kills the helper.
+//! - Files of mapped owners are only touched inside the user namespace that maps them.
+
+mod client;
+mod helper;
+mod protocol;
+pub(crate) mod records;
+mod rootfs;
+pub(crate) mod sys;
+pub(crate) mod tree;
+pub(crate) mod userns;
+pub(crate) mod view;
+
+pub use client::Sandbox;
+pub use helper::HelperCommand;
+pub(crate) use helper::{StepIo, Steps, helper_main, is_marked};
+pub(crate) use protocol::{Failure, Reply, Request, read_frame, write_frame};
+pub use rootfs::{Identity, RootFs};
+
+/// Where the helper has arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Context {
+    pub(crate) identity: Identity,
+    pub(crate) user_namespace: bool,
+}
