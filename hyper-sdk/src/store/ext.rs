@@ -28,6 +28,21 @@ pub struct StoredImage {
 }
 
 /// Sugar for every [`RegistryStore`].
+///
+/// ```
+/// use hyper_sdk::store::{MemoryStore, RegistryStoreExt as _};
+/// use hyper_sdk::{Digest, RepositoryName};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// let (store, name) = (MemoryStore::default(), RepositoryName::parse("team/app")?);
+/// // Whatever can be read asynchronously: a file, a socket, bytes.
+/// let blob = store.put_blob_stream(&name, None, &b"hello"[..]).await?;
+/// assert_eq!(blob.digest, Digest::sha256("hello"));
+/// assert_eq!(store.read_blob(&name, &blob.digest, 100).await?, "hello");
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait RegistryStoreExt: RegistryStore {
     /// Stores bytes under their SHA-256 digest and returns a descriptor with this media type.

@@ -1,12 +1,13 @@
-//! The suite on every store of the SDK, and what only the stores of the SDK promise.
+//! The suites on every store and backend of the SDK, and what only the stores of the SDK promise.
 
-use super::wrap::ReadOnly;
+use super::wrap::{CacheOptions, Cached, ReadOnly};
 use super::*;
+use std::path::PathBuf;
 
 mod memory {
     use super::*;
 
-    async fn fixture() -> (SharedStore, ()) {
+    async fn fixture(_: PathBuf) -> (SharedStore, ()) {
         (Arc::new(MemoryStore::default()), ())
     }
     crate::store_conformance!(fixture);
@@ -15,8 +16,17 @@ mod memory {
 mod read_only {
     use super::*;
 
-    async fn fixture() -> (SharedStore, ()) {
+    async fn fixture(_: PathBuf) -> (SharedStore, ()) {
         (Arc::new(ReadOnly::new(Arc::new(MemoryStore::default()))), ())
+    }
+    crate::store_conformance!(fixture);
+}
+
+mod cached {
+    use super::*;
+
+    async fn fixture(_: PathBuf) -> (SharedStore, ()) {
+        (Arc::new(Cached::new(Arc::new(MemoryStore::default()), CacheOptions::default())), ())
     }
     crate::store_conformance!(fixture);
 }
@@ -25,9 +35,8 @@ mod read_only {
 mod disk {
     use super::*;
 
-    async fn fixture() -> (SharedStore, tempfile::TempDir) {
-        let folder = tempfile::tempdir().unwrap();
-        (Arc::new(DiskStore::open(folder.path()).await.unwrap()), folder)
+    async fn fixture(folder: PathBuf) -> (SharedStore, ()) {
+        (Arc::new(DiskStore::open(folder).await.unwrap()), ())
     }
     crate::store_conformance!(fixture);
 }
@@ -37,12 +46,48 @@ mod disk {
 mod memory_with_sql {
     use super::*;
 
-    async fn fixture() -> (SharedStore, tempfile::TempDir) {
-        let folder = tempfile::tempdir().unwrap();
-        let meta = meta::SqlMeta::open(folder.path().join("m.db")).await.unwrap();
-        (Arc::new(Composed::new(blob::MemoryBlobs::default(), meta)), folder)
+    async fn fixture(folder: PathBuf) -> (SharedStore, ()) {
+        let meta = meta::SqlMeta::open(folder.with_extension("db")).await.unwrap();
+        (Arc::new(Composed::new(blob::MemoryBlobs::default(), meta)), ())
     }
     crate::store_conformance!(fixture);
+}
+
+mod memory_blobs {
+    use super::*;
+
+    async fn fixture(_: PathBuf) -> blob::MemoryBlobs {
+        blob::MemoryBlobs::default()
+    }
+    crate::blob_conformance!(fixture);
+}
+
+mod disk_blobs {
+    use super::*;
+
+    async fn fixture(folder: PathBuf) -> blob::DiskBlobs {
+        blob::DiskBlobs::open(folder).await.unwrap()
+    }
+    crate::blob_conformance!(fixture);
+}
+
+mod memory_meta {
+    use super::*;
+
+    async fn fixture(_: PathBuf) -> meta::MemoryMeta {
+        meta::MemoryMeta::default()
+    }
+    crate::meta_conformance!(fixture);
+}
+
+#[cfg(feature = "store-sql")]
+mod sql_meta {
+    use super::*;
+
+    async fn fixture(path: PathBuf) -> meta::SqlMeta {
+        meta::SqlMeta::open(path).await.unwrap()
+    }
+    crate::meta_conformance!(fixture);
 }
 
 #[cfg(feature = "store-sql")]
@@ -54,3 +99,7 @@ mod full;
 mod leftovers;
 #[cfg(feature = "store-sql")]
 mod migration;
+#[cfg(feature = "store-sql")]
+mod mutants;
+#[cfg(feature = "store-sql")]
+mod own_keys;

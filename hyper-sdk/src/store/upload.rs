@@ -61,6 +61,28 @@ pub struct UploadOptions {
 /// Dropping the handle keeps the session: [`super::RegistryStore::resume_upload`] finds it again with every byte that
 /// [`BlobUpload::save`] acknowledged; bytes appended after that may be forgotten. Two handles on one session do not corrupt it: the second writer gets
 /// [`crate::ErrorKind::Conflict`] or [`crate::ErrorKind::RangeInvalid`].
+///
+/// ```
+/// use hyper_sdk::store::{MemoryStore, RegistryStore as _, UploadOptions};
+/// use hyper_sdk::{Digest, RepositoryName};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// let (store, name) = (MemoryStore::default(), RepositoryName::parse("team/app")?);
+/// let mut upload = store.start_upload(&name, UploadOptions::default()).await?;
+/// upload.append("hello ".into()).await?;
+/// upload.save().await?;
+/// // Another handle, in another process when the store is durable, goes on where the session was saved.
+/// let id = upload.id().clone();
+/// drop(upload);
+/// let mut upload = store.resume_upload(&name, &id).await?;
+/// assert_eq!(upload.offset(), 6);
+/// upload.append("world".into()).await?;
+/// let blob = upload.finish(&Digest::sha256("hello world")).await?;
+/// assert_eq!(blob.size, 11);
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait BlobUpload: Debug + Send + 'static {
     /// The name of the session.

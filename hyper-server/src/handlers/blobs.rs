@@ -98,7 +98,7 @@ pub(super) async fn delete(call: &Call<'_>, repository: RepositoryName, digest: 
 }
 
 fn from_memory(call: &Call<'_>, object: &CachedContent, range: Option<Vec<ByteRange>>) -> Outcome {
-    let known = ContentHeaders::of(object);
+    let known = ContentHeaders::new(object);
     if let Some(response) = not_modified(call, &known.digest, &known.etag) {
         return Ok(response);
     }

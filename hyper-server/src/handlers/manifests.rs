@@ -33,7 +33,7 @@ pub(super) async fn get(
 ) -> Outcome {
     let manifest = call.cache.manifest(repository, reference).await;
     let manifest = manifest.map_err(|e| unreadable(e, repository, reference))?;
-    let known = ContentHeaders::of(&manifest);
+    let known = ContentHeaders::new(&manifest);
     if let Some(response) = not_modified(call, &known.digest, &known.etag) {
         return Ok(response);
     }

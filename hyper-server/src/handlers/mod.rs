@@ -118,7 +118,7 @@ struct ContentHeaders {
 }
 
 impl ContentHeaders {
-    fn of(content: &CachedContent) -> Self {
+    fn new(content: &CachedContent) -> Self {
         let value = |text| {
             HeaderValue::from_maybe_shared(text).expect("a digest is made of visible ASCII characters")
         };

@@ -4,6 +4,7 @@ use super::http_store::HttpStore;
 use super::support::memory;
 use hyper_sdk::store::{DiskStore, SharedStore};
 use hyper_server::{RegistryOptions, RunningServer, Server, ServerOptions};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 async fn over_http(store: SharedStore) -> (SharedStore, RunningServer) {
@@ -16,7 +17,7 @@ async fn over_http(store: SharedStore) -> (SharedStore, RunningServer) {
 mod memory_store {
     use super::*;
 
-    async fn fixture() -> (SharedStore, RunningServer) {
+    async fn fixture(_: PathBuf) -> (SharedStore, RunningServer) {
         over_http(memory()).await
     }
 
@@ -26,11 +27,8 @@ mod memory_store {
 mod folder {
     use super::*;
 
-    async fn fixture() -> (SharedStore, (RunningServer, tempfile::TempDir)) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = DiskStore::open(dir.path()).await.unwrap();
-        let (store, server) = over_http(Arc::new(store)).await;
-        (store, (server, dir))
+    async fn fixture(folder: PathBuf) -> (SharedStore, RunningServer) {
+        over_http(Arc::new(DiskStore::open(folder).await.unwrap())).await
     }
 
     hyper_sdk::store_conformance!(fixture);

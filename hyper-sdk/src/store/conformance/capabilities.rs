@@ -1,7 +1,7 @@
 //! Capabilities tell the truth.
 
 use super::kit::*;
-use crate::store::{PutManifest, SharedStore, UploadId};
+use crate::store::{Page, PutManifest, SharedStore, UploadId};
 use crate::{Digest, ErrorKind};
 use bytes::Bytes;
 
@@ -52,4 +52,50 @@ pub async fn capabilities_what_is_claimed_works(store: SharedStore) {
 
 pub async fn a_store_has_a_name(store: SharedStore) {
     assert!(!store.to_string().is_empty());
+}
+
+/// A store without an index names none.
+pub async fn repositories_with_a_blob_are_those_that_have_it(store: SharedStore) {
+    needs!(store, write);
+    let [a, b, c] = ["a", "b", "c"].map(repository);
+    let digest = push(&store, &a, "hello").await.digest;
+    push(&store, &c, "other").await;
+    store.mount_blob(&b, &digest, &a).await.unwrap();
+    let mut with = store.repositories_with(&digest, Page::default()).await.unwrap().items;
+    with.sort();
+    if with.is_empty() {
+        return;
+    }
+    assert_eq!(with, [a.clone(), b.clone()]);
+    let page = store.repositories_with(&digest, Page { limit: Some(1), after: None }).await.unwrap();
+    assert!(page.more && page.items.len() == 1);
+    let rest = Page { limit: Some(1), after: Some(page.items[0].to_string()) };
+    let rest = store.repositories_with(&digest, rest).await.unwrap();
+    assert!(!rest.more && rest.items.len() == 1 && rest.items != page.items, "{rest:?}");
+    needs!(store, delete);
+    store.delete_blob(&a, &digest).await.unwrap();
+    assert_eq!(store.repositories_with(&digest, Page::default()).await.unwrap().items, [b]);
+}
+
+pub async fn the_version_tells_of_every_change(store: SharedStore) {
+    needs!(store, write);
+    let name = repository("a");
+    push(&store, &name, "first").await;
+    let Some(mut last) = store.version() else { return };
+    let changed = async |last: &mut u64, what: &str| {
+        store.list_tags(&name, Page::default()).await.unwrap();
+        let now = store.version().unwrap();
+        assert_ne!(now, std::mem::replace(last, now), "the version does not tell that {what}");
+    };
+    let digest = push(&store, &name, "second").await.digest;
+    changed(&mut last, "a blob was pushed").await;
+    for text in ["one", "two"] {
+        push_image(&store, &name, text, &["t"]).await;
+        changed(&mut last, "a tag moved").await;
+    }
+    needs!(store, delete);
+    store.delete_blob(&name, &digest).await.unwrap();
+    changed(&mut last, "a blob was deleted").await;
+    store.delete_manifest(&name, &by_tag("t")).await.unwrap();
+    changed(&mut last, "a tag was deleted").await;
 }

@@ -1,18 +1,30 @@
-//! The suite that every registry store must pass, one function a case.
+//! The suites that every registry store and every backend of one must pass, one function a case.
 //!
-//! [`store_conformance!`](crate::store_conformance) makes a named test of every case. A case takes a fresh store, uses
-//! only [`RegistryStore`](crate::store::RegistryStore) and assumes no error kinds but the documented ones, so that it
+//! ```text
+//!   store_conformance!     RegistryStore: the semantics, as a client or a server sees them
+//!     blob_conformance!    BlobBackend: bytes, staging areas, and what is there after reopening       (blob)
+//!     meta_conformance!    MetaBackend: each change, each question, and what is there after reopening (meta)
+//! ```
+//!
+//! A macro makes a named test of every case. The fixture opens the store or the backend on a folder; a case may close it
+//! and open it again ([`Opener`]), which alone can tell whether `durable` is true.
+//!
+//! [`store_conformance!`](crate::store_conformance): a case takes a fresh store, uses only [`RegistryStore`](crate::store::RegistryStore) and assumes no error kinds but the documented ones, so that it
 //! also holds for a store at the other end of a network. A case that needs a power which
 //! [`capabilities`](crate::store::RegistryStore::capabilities) denies ends at once; the `capabilities_` cases check that
 //! what is denied is refused and that what is claimed works.
 #![allow(clippy::unwrap_used, reason = "a case is a test: it fails by panicking")]
 #![allow(missing_docs, reason = "the name of a case is its description")]
 
+pub mod blob;
 mod blobs;
 mod capabilities;
 mod concurrency;
 mod kit;
 mod manifests;
+pub mod meta;
+mod opener;
+mod reopened;
 mod tags;
 mod uploads;
 
@@ -20,17 +32,23 @@ pub use blobs::*;
 pub use capabilities::*;
 pub use concurrency::*;
 pub use manifests::*;
+pub use opener::{Opened, Opener};
+pub use reopened::*;
 pub use tags::*;
 pub use uploads::*;
 
 /// Emits one `#[tokio::test]` for each case of the suite.
 ///
-/// The fixture is the path of an `async fn() -> (SharedStore, G)`: a fresh store, which must be empty, and whatever
-/// must live as long as it (a folder, a server). The calling crate needs `tokio` with `macros` and `rt-multi-thread`.
+/// The fixture is the path of an `async fn(PathBuf) -> (SharedStore, G)`: the store of a folder that does not exist at
+/// first, and whatever must live as long as it (a server). A case may open the store again after it has dropped both. The
+/// calling crate needs `tokio` with `macros` and `rt-multi-thread`.
 ///
-/// ```ignore
-/// async fn fixture() -> (SharedStore, ()) {
-///     (Arc::new(MyStore::new()), ())
+/// ```no_run
+/// use hyper_sdk::store::{DiskStore, SharedStore};
+/// use std::sync::Arc;
+///
+/// async fn fixture(folder: std::path::PathBuf) -> (SharedStore, ()) {
+///     (Arc::new(DiskStore::open(folder).await.unwrap()), ())
 /// }
 /// hyper_sdk::store_conformance!(fixture);
 /// ```
@@ -79,15 +97,30 @@ macro_rules! store_conformance {
             one_blob_by_many_tasks, many_blobs_by_many_tasks, racing_tags_end_at_one_of_them,
             only_one_conditional_writer_wins, reading_while_tags_move,
 
+            repositories_with_a_blob_are_those_that_have_it, the_version_tells_of_every_change,
+
             capabilities_what_is_denied_is_unsupported, capabilities_what_is_claimed_works, a_store_has_a_name,
+        );
+        $crate::store_conformance!(@reopened $fixture;
+            what_was_acknowledged_is_there_after_reopening, what_was_deleted_is_gone_after_reopening,
+            a_saved_upload_is_resumed_after_reopening, an_ended_upload_stays_ended_after_reopening,
         );
     };
     (@cases $fixture:path; $($case:ident),* $(,)?) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let (store, _guard) = $fixture().await;
-                $crate::store::conformance::$case(store).await;
+                let opener = $crate::store::conformance::Opener::new($fixture);
+                let store = opener.open().await;
+                $crate::store::conformance::$case((*store).clone()).await;
+            }
+        )*
+    };
+    (@reopened $fixture:path; $($case:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::store::conformance::$case($crate::store::conformance::Opener::new($fixture)).await;
             }
         )*
     };

@@ -15,11 +15,19 @@ use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Metadata in memory. Clones share their content.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryMeta(Arc<Mutex<State>>);
+pub struct MemoryMeta(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// How many changes were made; it moves while the state is locked, and is read without.
+    version: AtomicU64,
+}
 
 // Keyed by text, so that a page may start after a text that is no valid name.
 #[derive(Debug, Default)]
@@ -28,8 +36,6 @@ struct State {
     blobs: BTreeMap<Digest, Blob>,
     /// With the time of the last save.
     uploads: HashMap<UploadId, (UploadRecord, i64)>,
-    /// How many changes were made.
-    version: u64,
 }
 
 #[derive(Debug)]
@@ -70,7 +76,7 @@ struct Repository {
 impl MemoryMeta {
     fn state(&self) -> MutexGuard<'_, State> {
         // A change is checked before it begins and cannot panic in between.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -237,12 +243,12 @@ impl MetaBackend for MemoryMeta {
     }
 
     fn version(&self) -> Option<u64> {
-        Some(self.state().version)
+        Some(self.0.version.load(Ordering::SeqCst))
     }
 
     async fn write(&self, change: Change) -> Result<u64> {
         let mut state = self.state();
-        state.version += 1;
+        self.0.version.fetch_add(1, Ordering::SeqCst);
         match change {
             Change::LinkBlob { repository, digest, size, key, upload, leased_until } => {
                 state.link_blob(&repository, digest, (size, key), leased_until)?;

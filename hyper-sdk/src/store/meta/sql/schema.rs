@@ -16,7 +16,7 @@ const MIGRATIONS: [&str; 3] = [
 /// Applies what is missing.
 pub(super) async fn bring_up_to_date(connection: &mut SqliteConnection, path: &Path) -> Result<()> {
     let found = migrate(connection).await.map_err(|e| sql_error(path, e))?;
-    refuse_newer(found, path)
+    reject_newer(found, path)
 }
 
 /// Checks that nothing is missing, without writing.
@@ -36,10 +36,10 @@ pub(super) async fn check(connection: &mut SqliteConnection, path: &Path) -> Res
         )
         .with_context("path", path.display()));
     }
-    refuse_newer(found, path)
+    reject_newer(found, path)
 }
 
-fn refuse_newer(found: i64, path: &Path) -> Result<()> {
+fn reject_newer(found: i64, path: &Path) -> Result<()> {
     if found > MIGRATIONS.len() as i64 {
         return Err(Error::new(
             ErrorKind::Unsupported,

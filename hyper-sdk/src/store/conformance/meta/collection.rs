@@ -1,0 +1,241 @@
+//! What a garbage collector asks and does: leases, links that nothing references, blobs that no repository has.
+
+use super::MetaOpener;
+use super::kit::*;
+use crate::ErrorKind;
+use crate::oci::{Descriptor, ImageIndex, Manifest};
+use crate::reference::RepositoryName;
+use crate::store::blob::BlobKey;
+use crate::store::meta::{BlobLink, Change, EdgeKind, MetaBackend};
+
+/// The links that can be collected, by repository and text.
+async fn unreferenced(meta: &dyn MetaBackend, now: i64) -> Vec<BlobLink> {
+    let mut links = meta.unreferenced_links(now, 100).await.unwrap();
+    links.sort_by(|a, b| (&a.repository, &a.digest).cmp(&(&b.repository, &b.digest)));
+    links
+}
+
+fn at(name: &RepositoryName, text: &str) -> BlobLink {
+    BlobLink { repository: name.clone(), digest: digest(text) }
+}
+
+fn lease(name: &RepositoryName, text: &str, until: i64) -> Change {
+    Change::LeaseBlob { repository: name.clone(), digest: digest(text), until }
+}
+
+async fn unlinked(meta: &dyn MetaBackend) -> Vec<crate::Digest> {
+    meta.unlinked_blobs(None, 100).await.unwrap().into_iter().map(|record| record.digest).collect()
+}
+
+pub async fn a_link_without_manifest_is_unreferenced(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    assert!(unreferenced(&**meta, LATER).await.is_empty());
+    for text in ["x", "y", "z"] {
+        meta.write(link(&a, text, 0)).await.unwrap();
+    }
+    assert_eq!(unreferenced(&**meta, LATER).await.len(), 3);
+    assert_eq!(meta.unreferenced_links(LATER, 2).await.unwrap().len(), 2);
+    meta.write(unlink(&a, "y")).await.unwrap();
+    let links = unreferenced(&**meta, LATER).await;
+    assert!(links.len() == 2 && links.contains(&at(&a, "x")) && links.contains(&at(&a, "z")), "{links:?}");
+}
+
+pub async fn a_lease_keeps_a_link(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    meta.write(link(&a, "x", 0)).await.unwrap();
+    meta.write(lease(&a, "x", 500)).await.unwrap();
+    assert!(unreferenced(&**meta, 499).await.is_empty());
+    assert_eq!(meta.write(collect(&a, "x", 499)).await.unwrap(), 0);
+    assert!(meta.blob(&a, &digest("x")).await.unwrap().is_some(), "a leased link was collected");
+    assert_eq!(unreferenced(&**meta, 500).await, [at(&a, "x")]);
+    assert_eq!(meta.write(collect(&a, "x", 500)).await.unwrap(), 1);
+    assert!(meta.blob(&a, &digest("x")).await.unwrap().is_none());
+}
+
+pub async fn a_shorter_lease_changes_nothing(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let [a, b] = ["a", "b"].map(repository);
+    meta.write(link(&a, "x", 500)).await.unwrap();
+    meta.write(link(&b, "x", 0)).await.unwrap();
+    meta.write(lease(&a, "x", 400)).await.unwrap();
+    meta.write(link(&a, "x", 300)).await.unwrap();
+    meta.write(mount(&a, "x", &b)).await.unwrap();
+    assert_eq!(unreferenced(&**meta, 499).await, [at(&b, "x")]);
+}
+
+pub async fn a_pushed_link_has_its_lease(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let [a, b] = ["a", "b"].map(repository);
+    meta.write(link(&a, "x", 500)).await.unwrap();
+    let mount =
+        Change::MountBlob { repository: b.clone(), digest: digest("x"), from: a.clone(), leased_until: 600 };
+    meta.write(mount).await.unwrap();
+    assert!(unreferenced(&**meta, 499).await.is_empty());
+    assert_eq!(unreferenced(&**meta, 599).await, [at(&a, "x")]);
+    meta.write(link(&a, "x", 700)).await.unwrap();
+    assert_eq!(unreferenced(&**meta, 600).await, [at(&b, "x")], "a push lengthens the lease");
+}
+
+pub async fn a_lease_needs_a_link(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let [a, b] = ["a", "b"].map(repository);
+    meta.write(link(&a, "x", 0)).await.unwrap();
+    for (name, text) in [(&a, "y"), (&b, "x")] {
+        fails(meta.write(lease(name, text, 500)).await, &[ErrorKind::BlobUnknown]);
+    }
+    assert!(meta.tags(&b, None, 1).await.unwrap().is_none(), "a refused lease makes no repository");
+}
+
+pub async fn a_referenced_link_is_not_collected(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    let first = put_image(&**meta, &a, ("c", "l"), &[]).await;
+    put_image(&**meta, &a, ("d", "l"), &[]).await;
+    meta.write(link(&a, "loose", 0)).await.unwrap();
+    assert_eq!(unreferenced(&**meta, LATER).await, [at(&a, "loose")]);
+    assert_eq!(meta.write(collect(&a, "l", LATER)).await.unwrap(), 0);
+    assert!(meta.blob(&a, &digest("l")).await.unwrap().is_some(), "a layer in use was collected");
+    let delete = Change::DeleteManifest { repository: a.clone(), digest: first.digest().clone() };
+    meta.write(delete).await.unwrap();
+    let links = unreferenced(&**meta, LATER).await;
+    assert!(links.len() == 2 && links.contains(&at(&a, "c")), "the other image has the layer: {links:?}");
+}
+
+pub async fn a_manifest_elsewhere_keeps_nothing(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let [a, b] = ["a", "b"].map(repository);
+    put_image(&**meta, &a, ("c", "l"), &[]).await;
+    meta.write(mount(&b, "l", &a)).await.unwrap();
+    assert_eq!(unreferenced(&**meta, LATER).await, [at(&b, "l")]);
+    assert_eq!(meta.write(collect(&b, "l", LATER)).await.unwrap(), 1);
+    assert!(meta.blob(&a, &digest("l")).await.unwrap().is_some());
+}
+
+pub async fn an_index_keeps_the_blobs_that_it_names(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    meta.write(link(&a, "x", 0)).await.unwrap();
+    let entry = Descriptor::new("x/y", digest("x"), 5);
+    let index = Manifest::sniff(ImageIndex::new(vec![entry]).to_bytes()).unwrap();
+    let mut edge = edge("x");
+    edge.kind = EdgeKind::Entry;
+    meta.write(Change::PutManifest(Box::new(change(&a, &index, vec![edge], &[])))).await.unwrap();
+    assert!(unreferenced(&**meta, LATER).await.is_empty());
+}
+
+pub async fn a_link_is_collected_once(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let [a, b] = ["a", "b"].map(repository);
+    for name in [&a, &b] {
+        meta.write(link(name, "x", 0)).await.unwrap();
+    }
+    for expected in [1, 0] {
+        assert_eq!(meta.write(collect(&a, "x", LATER)).await.unwrap(), expected);
+    }
+    assert_eq!(meta.write(collect(&repository("absent"), "x", LATER)).await.unwrap(), 0);
+    assert!(meta.blob(&b, &digest("x")).await.unwrap().is_some());
+}
+
+pub async fn blobs_without_links_are_named(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let [a, b] = ["a", "b"].map(repository);
+    for text in ["v", "w", "x", "y"] {
+        meta.write(link(&a, text, 0)).await.unwrap();
+    }
+    meta.write(mount(&b, "y", &a)).await.unwrap();
+    assert!(unlinked(&**meta).await.is_empty());
+    for text in ["v", "w", "y"] {
+        meta.write(unlink(&a, text)).await.unwrap();
+    }
+    meta.write(collect(&a, "x", LATER)).await.unwrap();
+    let mut expected = ["v", "w", "x"].map(digest);
+    expected.sort();
+    assert_eq!(unlinked(&**meta).await, expected);
+    let rest = meta.unlinked_blobs(Some(&expected[0]), 1).await.unwrap();
+    assert!(rest.len() == 1 && rest[0].digest == expected[1] && rest[0].size == 5, "{rest:?}");
+}
+
+pub async fn only_a_blob_without_links_is_condemned(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    meta.write(link(&a, "x", 0)).await.unwrap();
+    for text in ["x", "absent"] {
+        assert_eq!(meta.write(condemn(text, 1)).await.unwrap(), 0);
+    }
+    assert_eq!(meta.write(remove("x", 1)).await.unwrap(), 0);
+    assert!(meta.blob(&a, &digest("x")).await.unwrap().is_some(), "a linked blob was removed");
+    meta.write(unlink(&a, "x")).await.unwrap();
+    assert_eq!(meta.write(condemn("x", 1)).await.unwrap(), 1);
+    assert_eq!(meta.unlinked_blobs(None, 10).await.unwrap()[0].condemned, Some(1));
+}
+
+pub async fn a_condemned_blob_is_not_linked_by_its_key(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    for change in [link(&a, "x", 0), link_own(&a, "y", "k1")] {
+        meta.write(change).await.unwrap();
+    }
+    for text in ["x", "y"] {
+        meta.write(unlink(&a, text)).await.unwrap();
+        meta.write(condemn(text, 1)).await.unwrap();
+    }
+    for change in [link(&a, "x", 0), link_own(&a, "y", "k1")] {
+        fails(meta.write(change).await, &[ErrorKind::Unavailable]);
+    }
+    for text in ["x", "y"] {
+        assert!(meta.blob(&a, &digest(text)).await.unwrap().is_none(), "bytes that go away are promised");
+        assert_eq!(meta.write(remove(text, 1)).await.unwrap(), 1);
+    }
+    assert!(unlinked(&**meta).await.is_empty());
+    meta.write(link(&a, "x", 0)).await.unwrap();
+    assert_eq!(meta.blob(&a, &digest("x")).await.unwrap().unwrap().condemned, None);
+}
+
+pub async fn a_condemned_blob_lives_on_under_a_new_key(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    meta.write(link_own(&a, "x", "k1")).await.unwrap();
+    meta.write(unlink(&a, "x")).await.unwrap();
+    meta.write(condemn("x", 1)).await.unwrap();
+    meta.write(link_own(&a, "x", "k2")).await.unwrap();
+    assert_eq!(meta.write(remove("x", 1)).await.unwrap(), 0, "the blob is in use again");
+    let record = meta.blob(&a, &digest("x")).await.unwrap().unwrap();
+    assert_eq!((record.key, record.condemned), (BlobKey::Own("k2".to_owned()), None));
+}
+
+pub async fn a_blob_is_removed_by_the_latest_mark(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    meta.write(link(&a, "x", 0)).await.unwrap();
+    meta.write(unlink(&a, "x")).await.unwrap();
+    for mark in [1, u64::MAX] {
+        assert_eq!(meta.write(condemn("x", mark)).await.unwrap(), 1);
+    }
+    assert_eq!(meta.write(remove("x", 1)).await.unwrap(), 0, "another collector has taken over");
+    assert_eq!(meta.write(remove("x", u64::MAX)).await.unwrap(), 1);
+    assert_eq!(meta.write(remove("x", u64::MAX)).await.unwrap(), 0);
+    assert!(meta.blobs(&[digest("x")]).await.unwrap()[0].is_none());
+}
+
+pub async fn keys_in_use_are_known(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    let own = |key: &str| BlobKey::Own(key.to_owned());
+    meta.write(link(&a, "x", 0)).await.unwrap();
+    meta.write(link_own(&a, "y", "k1")).await.unwrap();
+    for (key, known) in [
+        (digest("x").into(), true),
+        (own("k1"), true),
+        (digest("y").into(), false),
+        (own("k2"), false),
+        (digest("absent").into(), false),
+    ] {
+        assert_eq!(meta.has_key(&key).await.unwrap(), known, "{key}");
+    }
+    meta.write(link_own(&a, "y", "k2")).await.unwrap();
+    assert!(!meta.has_key(&own("k1")).await.unwrap() && meta.has_key(&own("k2")).await.unwrap());
+    meta.write(unlink(&a, "x")).await.unwrap();
+    assert!(meta.has_key(&digest("x").into()).await.unwrap(), "its row is still there");
+}

@@ -1,0 +1,102 @@
+//! Upload sessions.
+
+use super::MetaOpener;
+use super::kit::*;
+use crate::ErrorKind;
+use crate::digest::Algorithm;
+use crate::store::UploadId;
+use crate::store::blob::{BlobKey, StagedState};
+use crate::store::meta::{Change, UploadRecord};
+
+/// A time that has not come.
+pub(super) const FUTURE: i64 = i64::MAX / 2;
+
+pub(super) fn record(name: &str) -> UploadRecord {
+    UploadRecord {
+        id: UploadId::random().unwrap(),
+        repository: repository(name),
+        algorithm: Algorithm::Sha512,
+        state: StagedState::default(),
+    }
+}
+
+pub(super) fn state() -> StagedState {
+    StagedState { offset: 7, hash: vec![0, 1, 255], backend: vec![9, 0, 8] }
+}
+
+pub async fn a_session_is_found_until_it_ends(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let record = record("a");
+    assert!(meta.upload(&record.id).await.unwrap().is_none());
+    meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    assert_eq!(meta.upload(&record.id).await.unwrap().as_ref(), Some(&record));
+    assert!(meta.tags(&record.repository, None, 1).await.unwrap().is_none(), "a session makes no repository");
+    for _ in 0..2 {
+        meta.write(Change::EndUpload { id: record.id.clone() }).await.unwrap();
+        assert!(meta.upload(&record.id).await.unwrap().is_none());
+    }
+}
+
+pub async fn a_saved_session_says_where_it_stands(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let [one, two] = ["a", "b"].map(record);
+    for record in [&one, &two] {
+        meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    }
+    meta.write(Change::SaveUpload { id: one.id.clone(), state: state() }).await.unwrap();
+    assert_eq!(meta.upload(&one.id).await.unwrap().unwrap().state, state());
+    assert_eq!(meta.upload(&two.id).await.unwrap().unwrap().state, StagedState::default());
+}
+
+pub async fn saving_a_session_that_ended_is_refused(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let record = record("a");
+    let save = || Change::SaveUpload { id: record.id.clone(), state: state() };
+    fails(meta.write(save()).await, &[ErrorKind::UploadUnknown]);
+    meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    meta.write(Change::EndUpload { id: record.id.clone() }).await.unwrap();
+    fails(meta.write(save()).await, &[ErrorKind::UploadUnknown]);
+    assert!(meta.upload(&record.id).await.unwrap().is_none());
+}
+
+pub async fn a_link_ends_its_session(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let [one, two] = ["a", "a"].map(record);
+    for record in [&one, &two] {
+        meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    }
+    let link = Change::LinkBlob {
+        repository: one.repository.clone(),
+        digest: digest("x"),
+        size: 5,
+        key: BlobKey::Digest(digest("x")),
+        upload: Some(one.id.clone()),
+        leased_until: 0,
+    };
+    meta.write(link).await.unwrap();
+    assert!(meta.upload(&one.id).await.unwrap().is_none());
+    assert!(meta.upload(&two.id).await.unwrap().is_some());
+}
+
+pub async fn stale_sessions_are_named(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let record = record("a");
+    meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    assert_eq!(meta.stale_uploads(FUTURE).await.unwrap(), [record.id.clone()]);
+    assert!(meta.stale_uploads(0).await.unwrap().is_empty(), "it was started after 1970");
+    meta.write(Change::EndUpload { id: record.id }).await.unwrap();
+    assert!(meta.stale_uploads(FUTURE).await.unwrap().is_empty());
+}
+
+pub async fn only_stale_sessions_expire(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let record = record("a");
+    meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    let expire = |before| Change::ExpireUpload { id: record.id.clone(), before };
+    assert_eq!(meta.write(expire(0)).await.unwrap(), 1, "it goes on");
+    assert!(meta.upload(&record.id).await.unwrap().is_some());
+    for _ in 0..2 {
+        assert_eq!(meta.write(expire(FUTURE)).await.unwrap(), 0);
+        assert!(meta.upload(&record.id).await.unwrap().is_none());
+    }
+}

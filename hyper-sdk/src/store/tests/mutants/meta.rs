@@ -1,0 +1,222 @@
+//! Metadata backends that are wrong on purpose.
+
+use crate::oci::{Descriptor, Manifest};
+use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::blob::BlobKey;
+use crate::store::meta::{BlobLink, BlobRecord, Change, MetaBackend, UploadRecord};
+use crate::store::{Listing, UploadId};
+use crate::{Digest, ErrorKind, Result};
+use async_trait::async_trait;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MetaFault {
+    None,
+    EdgesUnchecked,
+    OneTag,
+    NoCondition,
+    MountUnchecked,
+    UnlinkUnchecked,
+    KeyForgotten,
+    VersionStands,
+    VersionRuns,
+    NoLease,
+    PushNoLease,
+    LeaseUnchecked,
+    CollectsReferenced,
+    LeasesIgnored,
+    CondemnsLinked,
+    CondemnedLinked,
+    AnyMark,
+    OneRepository,
+    NoMore,
+    AllStale,
+    AllExpire,
+    SaveForgets,
+    SaveUnchecked,
+    SessionStays,
+    LostOnReopen,
+    ClaimsDurable,
+}
+
+#[derive(Debug)]
+pub(super) struct MetaMutant<M> {
+    inner: M,
+    fault: MetaFault,
+    asked: AtomicU64,
+}
+
+impl<M: MetaBackend> MetaMutant<M> {
+    pub(super) fn new(inner: M, fault: MetaFault) -> Self {
+        Self { inner, fault, asked: AtomicU64::new(0) }
+    }
+
+    /// The change that is made in place of the one that was asked for.
+    async fn mutate(&self, change: Change) -> Result<Option<Change>> {
+        Ok(Some(match (self.fault, change) {
+            (MetaFault::EdgesUnchecked, Change::PutManifest(mut put)) => {
+                put.edges.clear();
+                Change::PutManifest(put)
+            }
+            (MetaFault::OneTag, Change::PutManifest(mut put)) => {
+                put.tags.truncate(1);
+                Change::PutManifest(put)
+            }
+            (MetaFault::NoCondition, Change::PutManifest(mut put)) => {
+                put.if_match = None;
+                Change::PutManifest(put)
+            }
+            (fault, Change::LinkBlob { repository, digest, size, key, upload, leased_until }) => {
+                if fault == MetaFault::CondemnedLinked {
+                    for record in self.inner.blobs(std::slice::from_ref(&digest)).await?.into_iter().flatten()
+                    {
+                        if let Some(mark) = record.condemned {
+                            let digest = digest.clone();
+                            self.inner.write(Change::RemoveBlob { digest, mark }).await?;
+                        }
+                    }
+                }
+                let forgets = fault == MetaFault::KeyForgotten;
+                let key = if forgets { BlobKey::Digest(digest.clone()) } else { key };
+                let upload = upload.filter(|_| fault != MetaFault::SessionStays);
+                let leased_until = if fault == MetaFault::PushNoLease { 0 } else { leased_until };
+                Change::LinkBlob { repository, digest, size, key, upload, leased_until }
+            }
+            (MetaFault::NoLease, Change::LeaseBlob { .. })
+            | (MetaFault::SaveForgets, Change::SaveUpload { .. }) => {
+                return Ok(None);
+            }
+            (MetaFault::CollectsReferenced, Change::CollectLink { repository, digest, .. }) => {
+                Change::UnlinkBlob { repository, digest }
+            }
+            (MetaFault::LeasesIgnored, Change::CollectLink { repository, digest, .. }) => {
+                Change::CollectLink { repository, digest, now: i64::MAX }
+            }
+            (MetaFault::AnyMark, Change::RemoveBlob { digest, mark }) => {
+                let records = self.inner.blobs(std::slice::from_ref(&digest)).await?;
+                let mark = records.into_iter().flatten().find_map(|r| r.condemned).unwrap_or(mark);
+                Change::RemoveBlob { digest, mark }
+            }
+            (MetaFault::AllExpire, Change::ExpireUpload { id, .. }) => {
+                Change::ExpireUpload { id, before: i64::MAX }
+            }
+            (_, change) => change,
+        }))
+    }
+}
+
+impl<M: MetaBackend> fmt::Display for MetaMutant<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mutant {}", self.inner)
+    }
+}
+
+#[async_trait]
+impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
+    fn durable(&self) -> bool {
+        self.fault == MetaFault::ClaimsDurable || self.inner.durable()
+    }
+
+    fn writable(&self) -> bool {
+        self.inner.writable()
+    }
+
+    fn version(&self) -> Option<u64> {
+        match self.fault {
+            MetaFault::VersionStands => Some(0),
+            MetaFault::VersionRuns => Some(self.asked.fetch_add(1, Ordering::Relaxed)),
+            _ => self.inner.version(),
+        }
+    }
+
+    async fn write(&self, change: Change) -> Result<u64> {
+        let forgiven = match (self.fault, &change) {
+            (MetaFault::MountUnchecked, Change::MountBlob { .. })
+            | (MetaFault::UnlinkUnchecked, Change::UnlinkBlob { .. })
+            | (MetaFault::LeaseUnchecked, Change::LeaseBlob { .. }) => Some(ErrorKind::BlobUnknown),
+            (MetaFault::SaveUnchecked, Change::SaveUpload { .. }) => Some(ErrorKind::UploadUnknown),
+            _ => None,
+        };
+        let condemns = matches!(change, Change::CondemnBlob { .. });
+        let Some(change) = self.mutate(change).await? else { return Ok(0) };
+        match self.inner.write(change).await {
+            Err(e) if Some(e.kind()) == forgiven => Ok(0),
+            Ok(_) if condemns && self.fault == MetaFault::CondemnsLinked => Ok(1),
+            outcome => outcome,
+        }
+    }
+
+    async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobRecord>> {
+        self.inner.blob(repository, digest).await
+    }
+
+    async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {
+        self.inner.blobs(digests).await
+    }
+
+    async fn repositories_with(
+        &self,
+        digest: &Digest,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Listing<RepositoryName>> {
+        if self.fault == MetaFault::OneRepository {
+            let page = self.inner.repositories_with(digest, None, 1).await?;
+            return Ok(Listing { more: false, ..page });
+        }
+        self.inner.repositories_with(digest, after, limit).await
+    }
+
+    async fn unreferenced_links(&self, now: i64, limit: usize) -> Result<Vec<BlobLink>> {
+        self.inner.unreferenced_links(now, limit).await
+    }
+
+    async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {
+        self.inner.unlinked_blobs(after, limit).await
+    }
+
+    async fn has_key(&self, key: &BlobKey) -> Result<bool> {
+        self.inner.has_key(key).await
+    }
+
+    async fn manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<Option<Manifest>> {
+        self.inner.manifest(repository, reference).await
+    }
+
+    async fn tags(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<Listing<Tag>>> {
+        self.inner.tags(repository, after, limit).await
+    }
+
+    async fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Listing<RepositoryName>> {
+        let page = self.inner.repositories(after, limit).await?;
+        Ok(Listing { more: page.more && self.fault != MetaFault::NoMore, ..page })
+    }
+
+    async fn referrers(
+        &self,
+        repository: &RepositoryName,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>> {
+        self.inner.referrers(repository, subject, artifact_type).await
+    }
+
+    async fn upload(&self, id: &UploadId) -> Result<Option<UploadRecord>> {
+        self.inner.upload(id).await
+    }
+
+    async fn stale_uploads(&self, before: i64) -> Result<Vec<UploadId>> {
+        let before = if self.fault == MetaFault::AllStale { i64::MAX } else { before };
+        self.inner.stale_uploads(before).await
+    }
+}
