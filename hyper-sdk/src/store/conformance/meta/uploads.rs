@@ -82,7 +82,7 @@ pub async fn stale_sessions_are_named(opener: MetaOpener) {
     let meta = opener.open().await;
     let record = record("a");
     meta.write(Change::StartUpload(record.clone())).await.unwrap();
-    assert_eq!(meta.stale_uploads(FUTURE).await.unwrap(), [record.id.clone()]);
+    assert_eq!(meta.stale_uploads(FUTURE).await.unwrap(), std::slice::from_ref(&record.id));
     assert!(meta.stale_uploads(0).await.unwrap().is_empty(), "it was started after 1970");
     meta.write(Change::EndUpload { id: record.id }).await.unwrap();
     assert!(meta.stale_uploads(FUTURE).await.unwrap().is_empty());
