@@ -127,7 +127,7 @@ fn a_pull_that_fills_the_disk_leaves_nothing_there() {
         disk.fill(rest);
         let output = place.hyper(&["pull", &name]).output().unwrap();
         disk.is_told(&output);
-        assert_eq!(disk.left_since(&before), [PathBuf::new(); 0], "{rest}");
+        assert_eq!(disk.left_since(&before), Vec::<PathBuf>::new(), "{rest}");
         disk.empty();
         assert!(disk.free() > 11 << 20, "{} are free", disk.free());
         assert!(!place.ok(&["images"]).contains("big"));
@@ -171,7 +171,7 @@ fn a_build_that_fills_the_disk_leaves_nothing_there() {
                 place.ok(&["rm", "x:1"]);
                 continue;
             }
-            assert_eq!(disk.left_since(&before), [PathBuf::new(); 0], "{step} {rest}\n{}", told(&output));
+            assert_eq!(disk.left_since(&before), Vec::<PathBuf>::new(), "{step} {rest}\n{}", told(&output));
             assert!(disk.free() + 200_000 > free, "{} of {free} are free", disk.free());
         }
     }
@@ -236,7 +236,7 @@ fn an_output_that_fills_its_disk_leaves_no_part_of_itself() {
         disk.is_told(&output.unwrap());
         // A folder may have been there before: what is in it stays, whoever wrote it.
         if form != "type=local" {
-            assert_eq!(disk.left_since(&BTreeSet::new()), [PathBuf::new(); 0], "{form}");
+            assert_eq!(disk.left_since(&BTreeSet::new()), Vec::<PathBuf>::new(), "{form}");
         }
         let _ = std::fs::remove_dir_all(disk.0.join("out"));
     }
