@@ -9,7 +9,8 @@
 //! removed/RANDOM/      what such a folder held                    on its way out; locked while its remover lives
 //! synced              6                                          layers up to this number are on the disk for good
 //! lock                                                           shared by all users, exclusive for removals
-//! numbers                                                        a lock, held while numbers are given or looked at
+//! numbers             8                                          the last number that was given; a lock, held while numbers are
+//!                     given or looked at
 //! ```
 //!
 //! # Invariants
@@ -18,8 +19,9 @@
 //! - The record in `chains` appears last, by a rename: what it names is complete.
 //! - A folder of `active` is made together with its lock while `numbers` is held. So who holds `numbers` and finds a
 //!   folder that no record names and whose lock is free or missing knows that its owner is dead.
-//! - What is to go is first moved to `removed`, under a random name, and only there taken apart. So
-//!   a number that is free is free at once, and no remover meets what another process has made under it since.
+//! - What is to go is first moved to `removed`, under a random name, and only there taken apart.
+//! - A number is given once: work that was given up and has not noticed finds nothing under its path, and neither
+//!   writes to the files of another snapshot nor removes them.
 //! - Nothing is synced while a build runs. A layer that was not on the disk for good when the machine stopped (another
 //!   boot id) is forgotten at the next start; it can be made again. A start syncs what others left over a minute
 //!   ago.
@@ -29,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::Write as _;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -205,7 +207,17 @@ impl Folders {
 
     /// How far the layers were on the disk for good when someone last looked.
     fn synced(&self) -> u64 {
-        let text = std::fs::read_to_string(self.root.join("synced"));
+        self.number_in("synced")
+    }
+
+    /// The number that was given last, to whatever became of it.
+    fn last_given(&self) -> u64 {
+        self.number_in("numbers")
+    }
+
+    /// The number that a file holds; 0 where there is none.
+    fn number_in(&self, name: &str) -> u64 {
+        let text = std::fs::read_to_string(self.root.join(name));
         text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
@@ -322,10 +334,13 @@ impl Folders {
 
     /// Makes a new folder in `active`, with an empty `fs` and `work`.
     pub(super) fn claim(&self) -> Result<Claim> {
-        let _held = self.hold_numbers()?;
+        let held = self.hold_numbers()?;
         let last = |of| Ok::<_, Error>(self.numbers(of)?.last().copied().unwrap_or(0));
         // In this order: a commit moves a folder from the first to the second.
-        let id = last("active")?.max(last("layers")?).max(self.synced()) + 1;
+        let id = last("active")?.max(last("layers")?).max(self.synced()).max(self.last_given()) + 1;
+        held.set_len(0)
+            .and_then(|()| held.write_all_at(format!("{id}\n").as_bytes(), 0))
+            .map_err(|e| Error::io("cannot number a snapshot", self.root.join("numbers"), e))?;
         let folder = self.root.join("active").join(id.to_string());
         DirBuilder::new()
             .mode(0o755)
