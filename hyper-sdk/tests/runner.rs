@@ -10,6 +10,7 @@ mod capabilities;
 mod dockerfile_fixtures;
 mod dockerfile_golden;
 mod sandbox;
+mod sandbox_conformance;
 mod sandbox_devices;
 mod sandbox_escapes;
 mod sandbox_limits;

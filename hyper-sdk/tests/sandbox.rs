@@ -6,7 +6,7 @@ use hyper_sdk::exec::{
 };
 use hyper_sdk::progress::LogStream;
 use hyper_sdk::{Error, ErrorKind};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -46,27 +46,9 @@ pub(crate) struct Fixture {
     pub(crate) executor: NativeExecutor,
 }
 
-const PROGRAMS: &[&str] = &[
-    "sh", "cat", "echo", "ls", "id", "env", "pwd", "true", "false", "sleep", "mkdir", "touch", "rm", "chown",
-    "mount", "hostname", "ps", "kill", "stat", "find", "readlink", "ip", "grep", "seq", "mknod", "test",
-    "dd", "wc", "su",
-];
-
 /// Makes a root file system of a static busybox. `None` where the host has none.
 pub(crate) fn busybox_root(root: &Path) -> Option<()> {
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists())?;
-    for folder in ["bin", "etc", "root", "tmp", "run", "home/me"] {
-        std::fs::create_dir_all(root.join(folder)).unwrap();
-    }
-    std::fs::set_permissions(root.join("tmp"), std::fs::Permissions::from_mode(0o1777)).unwrap();
-    std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
-    for program in PROGRAMS {
-        symlink("busybox", root.join("bin").join(program)).unwrap();
-    }
-    std::fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nme:x:1000:1000::/home/me:/bin/sh\n")
-        .unwrap();
-    std::fs::write(root.join("etc/group"), "root:x:0:\nme:x:1000:\nextra:x:2000:me\n").unwrap();
-    Some(())
+    hyper_sdk::testing::busybox_root(root).unwrap().then_some(())
 }
 
 impl Fixture {

@@ -3,6 +3,8 @@
 //! A key is a digest over everything that a step's result depends on; `solve` makes it. A record is small: the layer
 //! itself is a blob of a store, and a record whose blob is gone counts as no record.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod disk;
 mod memory;
 
@@ -38,16 +40,64 @@ pub struct CacheRecord {
 ///
 /// # Guarantees
 /// Object-safe; several tasks and processes may use one cache at once. A record is found whole or not at all. Losing a
-/// record costs time only, so a damaged one counts as none.
+/// record costs time only, so a damaged one counts as none. The suite in `cache::conformance` tests a backend.
+///
+/// # Example
+/// A cache that counts what it finds:
+/// ```
+/// use async_trait::async_trait;
+/// use hyper_sdk::cache::{CacheRecord, CacheStore, SharedCache};
+/// use hyper_sdk::{Digest, Result};
+/// use std::fmt;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// #[derive(Debug)]
+/// struct Counting {
+///     inner: SharedCache,
+///     found: AtomicU64,
+/// }
+///
+/// impl fmt::Display for Counting {
+///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+///         write!(f, "{}, counted", self.inner)
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl CacheStore for Counting {
+///     async fn get(&self, key: &Digest) -> Result<Option<CacheRecord>> {
+///         let record = self.inner.get(key).await?;
+///         self.found.fetch_add(u64::from(record.is_some()), Ordering::Relaxed);
+///         Ok(record)
+///     }
+///
+///     async fn put(&self, key: &Digest, record: &CacheRecord) -> Result<()> {
+///         self.inner.put(key, record).await
+///     }
+///
+///     async fn remove(&self, key: &Digest) -> Result<()> {
+///         self.inner.remove(key).await
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait CacheStore: Display + Debug + Send + Sync + 'static {
-    /// The record of a key.
+    /// The record of a key; `None` when there is none, or one that is damaged.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when it cannot be said whether there is one.
     async fn get(&self, key: &Digest) -> Result<Option<CacheRecord>>;
 
-    /// Keeps a record, in place of what the key had.
+    /// Keeps a record, in place of what the key had. Dropping the future leaves the old record or the new one.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when it cannot be kept.
     async fn put(&self, key: &Digest, record: &CacheRecord) -> Result<()>;
 
     /// Forgets a record. Nothing happens where there is none.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when it cannot be removed.
     async fn remove(&self, key: &Digest) -> Result<()>;
 }
 
@@ -55,63 +105,4 @@ pub trait CacheStore: Display + Debug + Send + Sync + 'static {
 pub type SharedCache = Arc<dyn CacheStore>;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn behaves(cache: &dyn CacheStore) {
-        let key = Digest::sha256("key");
-        assert_eq!(cache.get(&key).await.unwrap(), None);
-        for content in ["one", "two"] {
-            let record = CacheRecord {
-                layer: Descriptor::of(crate::media_type::OCI_LAYER, content.as_bytes()),
-                diff_id: Digest::sha256(content),
-                repository: crate::RepositoryName::parse("a/b").unwrap(),
-                times: Some(Digest::sha256("times")),
-                made: Some(FileTime { seconds: 1, nanoseconds: 2 }),
-            };
-            cache.put(&key, &record).await.unwrap();
-            assert_eq!(cache.get(&key).await.unwrap(), Some(record));
-        }
-        cache.remove(&key).await.unwrap();
-        cache.remove(&key).await.unwrap();
-        assert_eq!(cache.get(&key).await.unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn every_backend_behaves() {
-        behaves(&MemoryCache::default()).await;
-        let folder = tempfile::tempdir().unwrap();
-        behaves(&DiskCache::open(folder.path()).unwrap()).await;
-    }
-
-    #[tokio::test]
-    async fn a_damaged_record_is_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = DiskCache::open(folder.path()).unwrap();
-        let key = Digest::sha256("key");
-        let path = cache.path(&key);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, "{").unwrap();
-        assert_eq!(cache.get(&key).await.unwrap(), None);
-        let record = CacheRecord {
-            layer: Descriptor::of(crate::media_type::OCI_LAYER, b"layer"),
-            diff_id: Digest::sha256("layer"),
-            repository: crate::RepositoryName::parse("a/b").unwrap(),
-            made: None,
-            times: None,
-        };
-        cache.put(&key, &record).await.unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        for at in 0..bytes.len() {
-            // Most changes of a digit leave a record that can be parsed.
-            let mut changed = bytes.clone();
-            changed[at] ^= 1;
-            std::fs::write(&path, &changed).unwrap();
-            assert_eq!(cache.get(&key).await.unwrap(), None, "byte {at}");
-            std::fs::write(&path, &bytes[..at]).unwrap();
-            assert_eq!(cache.get(&key).await.unwrap(), None, "cut to {at}");
-        }
-        std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(cache.get(&key).await.unwrap(), Some(record));
-    }
-}
+mod tests;

@@ -18,6 +18,8 @@
 
 mod cache;
 mod command;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod device_guard;
 mod devices;
 mod insecure_devices;
@@ -59,17 +61,32 @@ pub struct ExecCapabilities {
     pub private_network: bool,
     /// Whether [`Security::Insecure`] gives the capabilities of the host's root.
     pub insecure: bool,
+    /// Whether a command is kept in a sandbox: it has few rights by default, and can have mounts, a host name, names of
+    /// other hosts and a resolver of its own. Without, it has the rights of the executor, and the rest
+    /// is refused.
+    pub sandbox: bool,
+    /// Whether the root file system may be a [`RootFs::Overlay`]; a [`RootFs::Folder`] always may.
+    pub overlays: bool,
 }
 
 impl ExecCapabilities {
-    /// Steps with these owners, and nothing more.
+    /// The least: a command runs in a folder, with the rights of the executor. What is more is switched on.
+    ///
+    /// ```
+    /// use hyper_sdk::exec::{ExecCapabilities, Identity};
+    ///
+    /// const MINE: ExecCapabilities = ExecCapabilities::new(Identity::Full).with_private_network();
+    /// assert!(MINE.private_network && !MINE.sandbox);
+    /// ```
     pub const fn new(identity: Identity) -> Self {
-        Self { identity, private_network: false, insecure: false }
+        Self { identity, private_network: false, insecure: false, sandbox: false, overlays: false }
     }
 
     switches! {
         private_network: with_private_network, without_private_network;
         insecure: with_insecure, without_insecure;
+        sandbox: with_sandbox, without_sandbox;
+        overlays: with_overlays, without_overlays;
     }
 }
 
@@ -107,9 +124,44 @@ impl<F: Fn(LogStream, &[u8]) + Send + Sync + 'static> LogSink for F {
 /// Runs one command on a root file system.
 ///
 /// # Guarantees
-/// Object-safe; several commands may run at once. Dropping the future of [`Executor::run`] kills the command and
-/// everything that it started, but waits for none of it: the upper folder that it worked on is given up, and no
-/// other command may run on it.
+/// Object-safe; several commands may run at once. Nothing that a command started outlives it. Dropping the future of
+/// [`Executor::run`] kills the command and everything that it started, but waits for none of it: the upper folder that
+/// it worked on is given up, and no other command may run on it. The suite in `exec::conformance` tests an executor.
+///
+/// # Example
+/// An executor that notes what is run:
+/// ```
+/// use async_trait::async_trait;
+/// use hyper_sdk::Result;
+/// use hyper_sdk::exec::{ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, RootFs};
+/// use std::fmt;
+/// use std::sync::{Arc, Mutex};
+///
+/// #[derive(Debug)]
+/// struct Noting {
+///     inner: Arc<dyn Executor>,
+///     commands: Mutex<Vec<Vec<String>>>,
+/// }
+///
+/// impl fmt::Display for Noting {
+///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+///         write!(f, "{}, noted", self.inner)
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl Executor for Noting {
+///     fn capabilities(&self) -> ExecCapabilities {
+///         self.inner.capabilities()
+///     }
+///
+///     async fn run(&self, rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus> {
+///         // The arguments alone: the environment can hold secrets.
+///         self.commands.lock().unwrap().push(spec.args.clone());
+///         self.inner.run(rootfs, spec, log).await
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait Executor: Display + Debug + Send + Sync + 'static {
     /// What this executor can do.
@@ -119,8 +171,9 @@ pub trait Executor: Display + Debug + Send + Sync + 'static {
     /// [`LogSink::ready`] allows.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`] when the command cannot be started (no such program, user or folder): the
-    /// message says what was looked for and where. [`crate::ErrorKind::Unsupported`] for what
+    /// [`crate::ErrorKind::Invalid`] when the command cannot be started (no such program or folder), and
+    /// [`crate::ErrorKind::NotFound`] when its user or group, or what is to be mounted, is not there: the error says what
+    /// was looked for and where. [`crate::ErrorKind::Unsupported`] for what
     /// [`Executor::capabilities`] denies. A command that ran and failed is no error here: see [`ExitStatus`].
     async fn run(&self, rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus>;
 }

@@ -107,8 +107,10 @@ async fn pass_on(from: OwnedFd, stream: LogStream, log: &dyn LogSink) -> Result<
 #[async_trait]
 impl Executor for NativeExecutor {
     fn capabilities(&self) -> ExecCapabilities {
-        let all = ExecCapabilities::new(self.0.identity()).with_private_network();
-        if self.0.has_user_namespace() { all } else { all.with_insecure() }
+        let mut all = ExecCapabilities::new(self.0.identity()).with_private_network().with_sandbox();
+        all.insecure = !self.0.has_user_namespace();
+        all.overlays = self.0.can_overlay();
+        all
     }
 
     async fn run(&self, rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus> {

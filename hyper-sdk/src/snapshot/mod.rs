@@ -7,6 +7,8 @@
 //! [`LocalSnapshotter`] keeps them in a folder that several processes may share: one folder a layer, or whole trees on
 //! hosts that cannot mount overlays.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod folders;
 mod local;
 
@@ -183,3 +185,6 @@ pub struct SnapshotInfo {
 
 /// A shared snapshotter of any kind.
 pub type SharedSnapshotter = Arc<dyn Snapshotter>;
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,65 @@
-//! Helpers for tests: seeded random images, fakes and frozen clocks.
+//! Helpers for tests, in this crate and in those that build on it.
+//!
+//! - [`RandomImage`] and [`RandomIndex`] are images that a seed determines, with everything that real layers have.
+//! - [`FakeExecutor`] notes what a build runs and answers as a script says, so that tests of builds need no sandbox.
+//! - [`PlainSnapshotter`] keeps snapshots in folders of this process, for the same tests.
+//! - [`busybox_root`] makes a root file system for tests that do run commands.
+//! - [`FrozenClock`] is a clock that a test moves.
+//! - [`is_caught`] tells whether a case of a conformance suite finds a fault.
+//!
+//! # Tests that run commands
+//! The sandbox starts a program as its helper, whose `main` must begin with `exec::init`. The `main` of a test belongs
+//! to the test harness, so it needs a program beside it, of two lines, such as `src/bin/exec-helper.rs`:
+//!
+//! ```
+//! fn main() {
+//!     hyper_sdk::exec::init();
+//! }
+//! ```
+//!
+//! Cargo builds it before the tests in `tests/` and tells them where it is:
+//! `HelperCommand::with_init(env!("CARGO_BIN_EXE_exec-helper"))`.
+
+#[cfg(feature = "build")]
+mod executor;
+mod image;
+mod random;
+#[cfg(feature = "build")]
+mod root;
+#[cfg(feature = "build")]
+mod snapshotter;
+mod tar;
+
+pub use crate::clock::FrozenClock;
+#[cfg(feature = "build")]
+pub use executor::{FakeExecutor, FakeRun};
+pub use image::{ImageShape, RandomImage, RandomIndex, RandomLayer, TestContent, TestFile, TestTree};
+pub use random::Random;
+#[cfg(feature = "build")]
+pub use root::{GROUP, PASSWD, PROGRAMS, busybox_root};
+#[cfg(feature = "build")]
+pub use snapshotter::PlainSnapshotter;
+
+use futures::FutureExt as _;
+use std::panic::AssertUnwindSafe;
+
+/// Whether a case of a conformance suite fails, so that a test can show that the suite finds a fault.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// assert!(hyper_sdk::testing::is_caught(async { panic!("the fault is found") }).await);
+/// assert!(!hyper_sdk::testing::is_caught(async {}).await);
+/// # }
+/// ```
+pub async fn is_caught(case: impl Future<Output = ()>) -> bool {
+    AssertUnwindSafe(case).catch_unwind().await.is_err()
+}
+
+/// Appends a file of any name, also one that no honest archive has, and ends the archive.
+#[cfg(feature = "build")]
+pub(crate) fn raw_tar_file(archive: &mut Vec<u8>, name: &[u8], data: &[u8]) {
+    let member = tar::Member { name, kind: b'0', mode: 0o644, uid: 0, gid: 0, mtime: 0, link: b"", data };
+    tar::append(archive, &member);
+    tar::finish(archive);
+}

@@ -3,6 +3,8 @@
 //! A [`Keychain`] answers for a host and, where it knows better, for a repository. The SDK never looks for
 //! configuration by itself: paths are passed in.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod docker_config;
 mod helper;
 
@@ -81,6 +83,35 @@ impl Credentials {
 ///
 /// # Guarantees
 /// Object-safe; may be asked from many tasks at once. A client asks once for each repository and again after a refusal.
+/// Its `Debug` output has no secret. The suite in `client::keychain::conformance` tests a keychain.
+///
+/// # Example
+/// A keychain that asks a vault for a token of each registry:
+/// ```
+/// use async_trait::async_trait;
+/// use hyper_sdk::client::keychain::{Credentials, Keychain};
+/// use hyper_sdk::reference::{RegistryHost, RepositoryName};
+/// use hyper_sdk::Result;
+///
+/// # #[derive(Debug)]
+/// # struct Vault;
+/// # impl Vault {
+/// #     async fn token_of(&self, _: &str) -> Result<Option<String>> { Ok(None) }
+/// # }
+/// #[derive(Debug)]
+/// struct VaultKeychain {
+///     vault: Vault,
+/// }
+///
+/// #[async_trait]
+/// impl Keychain for VaultKeychain {
+///     async fn get(&self, host: &RegistryHost, _: Option<&RepositoryName>) -> Result<Credentials> {
+///         // What the vault does not know is `Anonymous`; what cannot be asked is an error.
+///         let token = self.vault.token_of(host.as_str()).await?;
+///         Ok(token.map_or(Credentials::Anonymous, |token| Credentials::Bearer(token.into())))
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait Keychain: Debug + Send + Sync + 'static {
     /// The credentials for a repository of a registry, or for the registry itself; [`Credentials::Anonymous`] when
@@ -148,28 +179,4 @@ impl Keychain for KeychainChain {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_never_print() {
-        let all = [
-            Credentials::basic("joe", "hunter2"),
-            Credentials::IdentityToken("hunter2".into()),
-            Credentials::Bearer("hunter2".into()),
-        ];
-        assert!(!format!("{all:?}").contains("hunter2"));
-    }
-
-    #[tokio::test]
-    async fn the_first_link_that_knows_answers() {
-        let host = RegistryHost::parse("a.example").unwrap();
-        let empty: SharedKeychain = Arc::new(StaticKeychain::anonymous());
-        let one = Arc::new(StaticKeychain::default().with(host.clone(), Credentials::basic("1", "x")));
-        let two = Arc::new(StaticKeychain::default().with(host.clone(), Credentials::basic("2", "x")));
-        let chain = KeychainChain::new([empty, one, two]);
-        assert_eq!(chain.get(&host, None).await.unwrap(), Credentials::basic("1", "x"));
-        let other = RegistryHost::parse("b.example").unwrap();
-        assert_eq!(chain.get(&other, None).await.unwrap(), Credentials::Anonymous);
-    }
-}
+mod tests;

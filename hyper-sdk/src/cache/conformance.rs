@@ -1,0 +1,214 @@
+//! The suite that every build cache must pass, one function a case.
+//!
+//! [`cache_conformance!`](crate::cache_conformance) makes a named test of every case. A case takes an empty cache and
+//! uses only [`CacheStore`](crate::cache::CacheStore). The cases that need a second handle on the same records, as
+//! another process would have it, run where the caller names a function that opens one.
+#![allow(clippy::unwrap_used, reason = "a case is a test: it fails by panicking")]
+#![allow(missing_docs, reason = "the name of a case is its description")]
+
+use crate::cache::{CacheRecord, SharedCache};
+use crate::layer::FileTime;
+use crate::oci::Descriptor;
+use crate::{Digest, RepositoryName, media_type};
+use futures::future::join_all;
+
+/// Emits one `#[tokio::test]` for each case of the suite.
+///
+/// The fixture is the path of an `async fn() -> (SharedCache, G)`: an empty cache, and whatever must live as long as it.
+/// The second argument, for a cache that several processes can open, is the path of an `async fn(&G) -> SharedCache`
+/// that opens the same records again. The calling crate needs `tokio` with `macros` and `rt-multi-thread`.
+///
+/// ```
+/// # #[cfg(test)]
+/// mod memory {
+///     use hyper_sdk::cache::{MemoryCache, SharedCache};
+///
+///     async fn fixture() -> (SharedCache, ()) {
+///         (std::sync::Arc::new(MemoryCache::default()), ())
+///     }
+///     hyper_sdk::cache_conformance!(fixture);
+/// }
+/// ```
+#[macro_export]
+macro_rules! cache_conformance {
+    ($fixture:path) => {
+        $crate::cache_conformance!(@cases $fixture;
+            an_unknown_key_has_no_record, a_record_comes_back_whole, a_record_without_times_comes_back,
+            a_record_of_an_annotated_layer_comes_back, a_second_record_replaces_the_first, keys_do_not_mix,
+            a_sha512_key_has_its_own_record, removing_a_record_keeps_the_others, removing_nothing_is_no_error,
+            a_removed_record_can_be_put_again, racing_writers_leave_one_whole_record,
+            many_keys_by_many_tasks, a_cache_has_a_name,
+        );
+    };
+    ($fixture:path, $reopen:path) => {
+        $crate::cache_conformance!($fixture);
+        $crate::cache_conformance!(@reopened $fixture, $reopen;
+            a_record_is_there_after_reopening, two_handles_see_the_same_records,
+        );
+    };
+    (@cases $fixture:path; $($case:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let (cache, _guard) = $fixture().await;
+                $crate::cache::conformance::$case(cache).await;
+            }
+        )*
+    };
+    (@reopened $fixture:path, $reopen:path; $($case:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let (cache, guard) = $fixture().await;
+                let other = $reopen(&guard).await;
+                $crate::cache::conformance::$case(cache, other).await;
+            }
+        )*
+    };
+}
+
+fn key(text: &str) -> Digest {
+    Digest::sha256(text)
+}
+
+/// A record whose every field follows from the text.
+fn record(text: &str) -> CacheRecord {
+    CacheRecord {
+        layer: Descriptor::of(media_type::OCI_LAYER, text.as_bytes()),
+        diff_id: Digest::sha256(text),
+        repository: RepositoryName::parse("a/b").unwrap(),
+        times: Some(Digest::sha256(format!("times of {text}"))),
+        made: Some(FileTime { seconds: -(text.len() as i64), nanoseconds: 999_999_999 }),
+    }
+}
+
+pub async fn an_unknown_key_has_no_record(cache: SharedCache) {
+    assert_eq!(cache.get(&key("unknown")).await.unwrap(), None);
+}
+
+pub async fn a_record_comes_back_whole(cache: SharedCache) {
+    cache.put(&key("k"), &record("one")).await.unwrap();
+    assert_eq!(cache.get(&key("k")).await.unwrap(), Some(record("one")));
+    assert_eq!(cache.get(&key("k")).await.unwrap(), Some(record("one")), "reading does not consume it");
+}
+
+pub async fn a_record_without_times_comes_back(cache: SharedCache) {
+    let without = CacheRecord { times: None, made: None, ..record("one") };
+    cache.put(&key("k"), &without).await.unwrap();
+    assert_eq!(cache.get(&key("k")).await.unwrap(), Some(without));
+}
+
+pub async fn a_record_of_an_annotated_layer_comes_back(cache: SharedCache) {
+    let mut annotated = record("one");
+    let annotations = (0..200).map(|i| (format!("org.example/{i}"), format!("line\n\"{i}\" é\u{0}")));
+    annotated.layer.annotations = annotations.collect();
+    cache.put(&key("k"), &annotated).await.unwrap();
+    assert_eq!(cache.get(&key("k")).await.unwrap(), Some(annotated));
+}
+
+pub async fn a_second_record_replaces_the_first(cache: SharedCache) {
+    for text in ["a longer first record", "two"] {
+        cache.put(&key("k"), &record(text)).await.unwrap();
+        assert_eq!(cache.get(&key("k")).await.unwrap(), Some(record(text)));
+    }
+}
+
+pub async fn keys_do_not_mix(cache: SharedCache) {
+    // Enough that some share the first digits, by which records are often sorted.
+    let names: Vec<String> = (0..300).map(|i| i.to_string()).collect();
+    for name in &names {
+        cache.put(&key(name), &record(name)).await.unwrap();
+    }
+    for name in &names {
+        assert_eq!(cache.get(&key(name)).await.unwrap(), Some(record(name)), "{name}");
+    }
+    assert_eq!(cache.get(&key("300")).await.unwrap(), None);
+}
+
+pub async fn a_sha512_key_has_its_own_record(cache: SharedCache) {
+    let long = Digest::parse(&format!("sha512:{}{}", key("k").hex(), key("k").hex())).unwrap();
+    cache.put(&key("k"), &record("short")).await.unwrap();
+    assert_eq!(cache.get(&long).await.unwrap(), None);
+    cache.put(&long, &record("long")).await.unwrap();
+    assert_eq!(cache.get(&long).await.unwrap(), Some(record("long")));
+    assert_eq!(cache.get(&key("k")).await.unwrap(), Some(record("short")));
+}
+
+pub async fn removing_a_record_keeps_the_others(cache: SharedCache) {
+    for name in ["a", "b"] {
+        cache.put(&key(name), &record(name)).await.unwrap();
+    }
+    cache.remove(&key("a")).await.unwrap();
+    assert_eq!(cache.get(&key("a")).await.unwrap(), None);
+    assert_eq!(cache.get(&key("b")).await.unwrap(), Some(record("b")));
+}
+
+pub async fn removing_nothing_is_no_error(cache: SharedCache) {
+    cache.remove(&key("unknown")).await.unwrap();
+    cache.put(&key("k"), &record("one")).await.unwrap();
+    cache.remove(&key("k")).await.unwrap();
+    cache.remove(&key("k")).await.unwrap();
+}
+
+pub async fn a_removed_record_can_be_put_again(cache: SharedCache) {
+    for text in ["one", "two"] {
+        cache.put(&key("k"), &record(text)).await.unwrap();
+        cache.remove(&key("k")).await.unwrap();
+    }
+    cache.put(&key("k"), &record("three")).await.unwrap();
+    assert_eq!(cache.get(&key("k")).await.unwrap(), Some(record("three")));
+}
+
+pub async fn racing_writers_leave_one_whole_record(cache: SharedCache) {
+    let written: Vec<CacheRecord> = (0..8).map(|i| record(&"x".repeat(i * 50))).collect();
+    let tasks = written.iter().cloned().map(|own| {
+        let (cache, written) = (cache.clone(), written.clone());
+        tokio::spawn(async move {
+            for _ in 0..20 {
+                cache.put(&key("k"), &own).await.unwrap();
+                tokio::task::yield_now().await;
+                let found = cache.get(&key("k")).await.unwrap().expect("a replaced record is never missing");
+                assert!(written.contains(&found), "a record of two writers: {found:?}");
+            }
+        })
+    });
+    join_all(tasks).await.into_iter().for_each(|task| task.unwrap());
+}
+
+pub async fn many_keys_by_many_tasks(cache: SharedCache) {
+    let tasks = (0..16).map(|i| {
+        let cache = cache.clone();
+        tokio::spawn(async move {
+            let (own, other) = (format!("own {i}"), format!("other {i}"));
+            cache.put(&key(&own), &record(&own)).await.unwrap();
+            cache.put(&key(&other), &record(&other)).await.unwrap();
+            cache.remove(&key(&other)).await.unwrap();
+        })
+    });
+    join_all(tasks).await.into_iter().for_each(|task| task.unwrap());
+    for i in 0..16 {
+        let own = format!("own {i}");
+        assert_eq!(cache.get(&key(&own)).await.unwrap(), Some(record(&own)));
+        assert_eq!(cache.get(&key(&format!("other {i}"))).await.unwrap(), None);
+    }
+}
+
+pub async fn a_cache_has_a_name(cache: SharedCache) {
+    assert!(!cache.to_string().is_empty());
+}
+
+pub async fn a_record_is_there_after_reopening(cache: SharedCache, other: SharedCache) {
+    cache.put(&key("k"), &record("one")).await.unwrap();
+    drop(cache);
+    assert_eq!(other.get(&key("k")).await.unwrap(), Some(record("one")));
+}
+
+pub async fn two_handles_see_the_same_records(cache: SharedCache, other: SharedCache) {
+    assert_eq!(other.get(&key("k")).await.unwrap(), None);
+    cache.put(&key("k"), &record("one")).await.unwrap();
+    assert_eq!(other.get(&key("k")).await.unwrap(), Some(record("one")));
+    other.put(&key("k"), &record("two")).await.unwrap();
+    assert_eq!(cache.get(&key("k")).await.unwrap(), Some(record("two")));
+    cache.remove(&key("k")).await.unwrap();
+    assert_eq!(other.get(&key("k")).await.unwrap(), None);
+}

@@ -1,0 +1,216 @@
+//! The suite on every cache of the SDK, and on caches with a fault that it must find.
+
+use super::conformance as cases;
+use super::*;
+use crate::testing::is_caught;
+
+mod memory {
+    use super::*;
+
+    async fn fixture() -> (SharedCache, ()) {
+        (Arc::new(MemoryCache::default()), ())
+    }
+    crate::cache_conformance!(fixture);
+}
+
+mod disk {
+    use super::*;
+
+    async fn fixture() -> (SharedCache, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        (reopen(&folder).await, folder)
+    }
+
+    async fn reopen(folder: &tempfile::TempDir) -> SharedCache {
+        Arc::new(DiskCache::open(folder.path()).unwrap())
+    }
+    crate::cache_conformance!(fixture, reopen);
+}
+
+/// What a cache does wrong.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    FindsWhatIsNotThere,
+    Forgets,
+    KeepsTheFirst,
+    HasOneKey,
+    CutsKeys,
+    LosesTheTimes,
+    LosesWhenItWasMade,
+    RoundsTheTime,
+    LosesAnnotations,
+    ReadsOnce,
+    RemovesNothing,
+    RemovesAll,
+    CannotRemoveNothing,
+    StaysRemoved,
+    WritesInTwoSteps,
+    IsEmptyBetweenTwoRecords,
+    HasNoName,
+}
+
+#[derive(Debug)]
+struct Faulty {
+    fault: Fault,
+    records: MemoryCache,
+    removed: std::sync::Mutex<std::collections::HashSet<Digest>>,
+    keys: std::sync::Mutex<std::collections::HashSet<Digest>>,
+}
+
+impl Faulty {
+    fn new(fault: Fault) -> SharedCache {
+        Arc::new(Self {
+            fault,
+            records: MemoryCache::default(),
+            removed: Default::default(),
+            keys: Default::default(),
+        })
+    }
+
+    fn key(&self, key: &Digest) -> Digest {
+        match self.fault {
+            Fault::HasOneKey => Digest::sha256(""),
+            Fault::CutsKeys => Digest::sha256(&key.hex()[..64]),
+            _ => key.clone(),
+        }
+    }
+}
+
+impl Display for Faulty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.fault == Fault::HasNoName { "" } else { "faulty cache" })
+    }
+}
+
+#[async_trait]
+impl CacheStore for Faulty {
+    async fn get(&self, key: &Digest) -> Result<Option<CacheRecord>> {
+        let found = self.records.get(&self.key(key)).await?;
+        match self.fault {
+            Fault::FindsWhatIsNotThere if found.is_none() => Ok(Some(record())),
+            Fault::ReadsOnce => self.records.remove(key).await.map(|()| found),
+            _ => Ok(found),
+        }
+    }
+
+    async fn put(&self, key: &Digest, record: &CacheRecord) -> Result<()> {
+        let (key, mut record) = (self.key(key), record.clone());
+        let before = self.records.get(&key).await?;
+        self.keys.lock().unwrap().insert(key.clone());
+        match self.fault {
+            Fault::Forgets => return Ok(()),
+            Fault::KeepsTheFirst if before.is_some() => return Ok(()),
+            Fault::LosesTheTimes => record.times = None,
+            Fault::LosesWhenItWasMade => record.made = None,
+            Fault::RoundsTheTime => {
+                if let Some(made) = &mut record.made {
+                    made.nanoseconds = 0;
+                }
+            }
+            Fault::LosesAnnotations => record.layer.annotations.clear(),
+            Fault::StaysRemoved if self.removed.lock().unwrap().contains(&key) => return Ok(()),
+            Fault::WritesInTwoSteps => {
+                if let Some(before) = before {
+                    let half = CacheRecord { diff_id: before.diff_id, ..record.clone() };
+                    self.records.put(&key, &half).await?;
+                    tokio::task::yield_now().await;
+                }
+            }
+            Fault::IsEmptyBetweenTwoRecords => {
+                self.records.remove(&key).await?;
+                tokio::task::yield_now().await;
+            }
+            _ => {}
+        }
+        self.records.put(&key, &record).await
+    }
+
+    async fn remove(&self, key: &Digest) -> Result<()> {
+        let key = self.key(key);
+        self.removed.lock().unwrap().insert(key.clone());
+        match self.fault {
+            Fault::RemovesNothing => Ok(()),
+            Fault::RemovesAll => {
+                let all: Vec<Digest> = self.keys.lock().unwrap().iter().cloned().collect();
+                for key in all {
+                    self.records.remove(&key).await?;
+                }
+                Ok(())
+            }
+            Fault::CannotRemoveNothing if self.records.get(&key).await?.is_none() => {
+                Err(crate::Error::new(crate::ErrorKind::NotFound, "there is no such record"))
+            }
+            _ => self.records.remove(&key).await,
+        }
+    }
+}
+
+fn record() -> CacheRecord {
+    CacheRecord {
+        layer: Descriptor::of(crate::media_type::OCI_LAYER, b"layer"),
+        diff_id: Digest::sha256("layer"),
+        repository: crate::RepositoryName::parse("a/b").unwrap(),
+        times: None,
+        made: None,
+    }
+}
+
+#[tokio::test]
+async fn the_suite_finds_every_fault() {
+    macro_rules! caught {
+        ($($fault:ident by $($case:ident),+;)+) => {$($(
+            assert!(
+                is_caught(cases::$case(Faulty::new(Fault::$fault))).await,
+                "{} does not find the fault {}", stringify!($case), stringify!($fault)
+            );
+        )+)+};
+    }
+    caught! {
+        FindsWhatIsNotThere by an_unknown_key_has_no_record;
+        Forgets by a_record_comes_back_whole, a_record_without_times_comes_back;
+        KeepsTheFirst by a_second_record_replaces_the_first;
+        HasOneKey by keys_do_not_mix, removing_a_record_keeps_the_others, many_keys_by_many_tasks;
+        CutsKeys by a_sha512_key_has_its_own_record;
+        LosesTheTimes by a_record_comes_back_whole;
+        LosesWhenItWasMade by a_record_comes_back_whole;
+        RoundsTheTime by a_record_comes_back_whole;
+        LosesAnnotations by a_record_of_an_annotated_layer_comes_back;
+        ReadsOnce by a_record_comes_back_whole;
+        RemovesNothing by removing_a_record_keeps_the_others, many_keys_by_many_tasks;
+        RemovesAll by removing_a_record_keeps_the_others;
+        CannotRemoveNothing by removing_nothing_is_no_error;
+        StaysRemoved by a_removed_record_can_be_put_again;
+        WritesInTwoSteps by racing_writers_leave_one_whole_record;
+        IsEmptyBetweenTwoRecords by racing_writers_leave_one_whole_record;
+        HasNoName by a_cache_has_a_name;
+    }
+    // A cache of one process is not that of another.
+    let (one, other) = (Arc::new(MemoryCache::default()), Arc::new(MemoryCache::default()));
+    assert!(is_caught(cases::a_record_is_there_after_reopening(one.clone(), other.clone())).await);
+    assert!(is_caught(cases::two_handles_see_the_same_records(one, other)).await);
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = DiskCache::open(folder.path()).unwrap();
+    let key = Digest::sha256("key");
+    let path = cache.path(&key);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, "{").unwrap();
+    assert_eq!(cache.get(&key).await.unwrap(), None);
+    let record = record();
+    cache.put(&key, &record).await.unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    for at in 0..bytes.len() {
+        // Most changes of a digit leave a record that can be parsed.
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        std::fs::write(&path, &changed).unwrap();
+        assert_eq!(cache.get(&key).await.unwrap(), None, "byte {at}");
+        std::fs::write(&path, &bytes[..at]).unwrap();
+        assert_eq!(cache.get(&key).await.unwrap(), None, "cut to {at}");
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(cache.get(&key).await.unwrap(), Some(record));
+}

@@ -1,0 +1,87 @@
+//! The suite that every executor must pass, one function a case.
+//!
+//! [`executor_conformance!`](crate::executor_conformance) makes a named test of every case. A case takes an executor and
+//! a fresh root file system, runs commands of its own there and looks at what they say. A case that needs a power which
+//! [`capabilities`](crate::exec::Executor::capabilities) denies ends at once; the `capabilities_` cases check that what
+//! is denied is refused before anything runs and that what is claimed works.
+//!
+//! The root file system is one as [`busybox_root`](crate::testing::busybox_root) makes it.
+#![allow(clippy::unwrap_used, reason = "a case is a test: it fails by panicking")]
+#![allow(missing_docs, reason = "the name of a case is its description")]
+
+mod capabilities;
+mod commands;
+mod endings;
+mod kit;
+mod mounts;
+
+pub use capabilities::*;
+pub use commands::*;
+pub use endings::*;
+pub use mounts::*;
+
+/// Emits one `#[tokio::test]` for each case of the suite.
+///
+/// The fixture is the path of an `async fn() -> Option<(Arc<dyn Executor>, RootFs, G)>`: the executor, a fresh root file
+/// system as [`busybox_root`](crate::testing::busybox_root) makes it, to which it may write, and whatever must live as
+/// long as they; `None` where this machine cannot run it, which the fixture should print. The calling crate needs `tokio` with
+/// `macros` and `rt-multi-thread`.
+///
+/// ```
+/// # #[cfg(test)]
+/// mod native {
+///     use hyper_sdk::exec::{Executor, HelperCommand, NativeExecutor, RootFs};
+///     use std::sync::Arc;
+///
+///     async fn fixture() -> Option<(Arc<dyn Executor>, RootFs, tempfile::TempDir)> {
+///         let folder = tempfile::tempdir().ok()?;
+///         if !hyper_sdk::testing::busybox_root(folder.path()).ok()? {
+///             println!("SKIPPED: there is no static busybox");
+///             return None;
+///         }
+///         // Two lines: `fn main() { hyper_sdk::exec::init(); }`
+///         let helper = HelperCommand::with_init(env!("CARGO_BIN_EXE_exec-helper"));
+///         let executor = NativeExecutor::start(helper).await.ok()?;
+///         Some((Arc::new(executor), RootFs::Folder { path: folder.path().to_owned(), writable: true }, folder))
+///     }
+///     hyper_sdk::executor_conformance!(fixture);
+/// }
+/// ```
+#[macro_export]
+macro_rules! executor_conformance {
+    ($fixture:path) => {
+        $crate::executor_conformance!(@cases $fixture;
+            an_exit_code_is_passed_on, a_signal_is_128_and_its_number, output_is_told_by_stream,
+            large_output_comes_whole, output_without_a_line_end_comes_whole, output_waits_for_its_reader,
+            a_command_has_an_empty_input, arguments_come_unchanged, the_environment_is_the_given_one,
+            of_several_variables_the_last_counts, a_program_is_found_in_the_path,
+            a_missing_program_is_invalid, an_empty_command_is_invalid, a_relative_working_folder_is_invalid,
+            a_command_starts_in_its_working_folder, a_missing_working_folder_is_made,
+            a_made_working_folder_belongs_to_its_user, a_user_is_found_by_name, a_user_is_found_by_number,
+            a_group_is_found_by_name_and_number, supplementary_groups_are_added, a_missing_user_is_not_found,
+            a_command_writes_to_its_root, a_command_does_not_see_the_host, a_read_only_root_stays_as_it_is,
+            secrets_are_in_no_error,
+
+            a_dropped_command_is_killed, what_a_command_started_ends_with_it, commands_run_at_once,
+            a_failed_command_leaves_the_executor_usable,
+
+            a_tree_is_mounted, writes_to_a_mounted_tree_are_discarded, a_file_of_the_host_is_mounted,
+            a_cache_keeps_what_is_written, a_read_only_cache_is_not_written, a_secret_is_a_file_with_its_mode,
+            memory_is_forgotten, an_inline_file_is_there, of_two_mounts_at_one_place_the_last_counts,
+            a_mount_may_be_relative_to_the_working_folder, a_missing_source_is_an_error,
+            mounts_leave_nothing_in_the_root, a_command_has_the_given_names_of_hosts,
+
+            capabilities_what_is_denied_is_unsupported, capabilities_a_private_network_has_a_loopback_alone,
+            capabilities_an_insecure_command_may_mount, capabilities_do_not_change, an_executor_has_a_name,
+        );
+    };
+    (@cases $fixture:path; $($case:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let Some((executor, rootfs, _guard)) = $fixture().await else { return };
+                $crate::exec::conformance::$case(executor, rootfs).await;
+            }
+        )*
+    };
+}
