@@ -92,7 +92,7 @@ impl State {
     fn answer(&self, mut stream: TcpStream) -> Option<()> {
         let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
         let line = lines.next()?.ok()?;
-        while lines.next()?.ok()? != "" {}
+        while !lines.next()?.ok()?.is_empty() {}
         if self.is_down.load(SeqCst) {
             return None;
         }
@@ -336,4 +336,64 @@ fn an_add_from_the_web_is_fetched_while_steps_run() {
     let layer = base().join("blobs/sha256").join(path.rsplit_once("sha256:").unwrap().1);
     assert_eq!(std::fs::read(out.join("layer")).unwrap(), std::fs::read(layer).unwrap());
     assert!(tree(Path::new(&out)).contains_key(Path::new("went")));
+}
+
+/// The states of a plan by the text that the names of steps have.
+fn states(place: &Place, dockerfile: &str, more: &[&str]) -> Vec<(String, String)> {
+    let more = [&["--dry-run", "--format=json"], more].concat();
+    let output = build(place, dockerfile, &more).output().unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let steps = plan["steps"].as_array().unwrap().iter();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let state = |step: &serde_json::Value| {
+        assert_eq!(
+            step["keys"].as_array().unwrap().is_empty(),
+            !["cached", "run"].contains(&step["state"].as_str().unwrap())
+        );
+        (text(&step["name"]), text(&step["state"]))
+    };
+    steps.map(state).collect()
+}
+
+#[test]
+fn a_dry_run_says_what_is_cached_and_asks_for_no_layer() {
+    needs_busybox!();
+    let (place, images) = (Place::new(), Images::start());
+    let text = format!(
+        "FROM {base} AS a\nRUN echo a > /a\nRUN cat /a > /b\nFROM {base}\nCOPY --from=a /b /\nCOPY --link file /f\n",
+        base = images.base()
+    );
+    let state = |states: &[(String, String)], name: &str| {
+        states.iter().find(|(step, _)| step.contains(name)).map(|(_, state)| state.clone()).unwrap()
+    };
+    let first = states(&place, &text, &["-t", "app:1"]);
+    let expected =
+        [("FROM", "source"), ("echo a", "run"), ("cat /a", "open"), ("--from=a", "open"), ("--link", "open")];
+    for (name, expected) in expected {
+        assert_eq!(state(&first, name), expected, "{name}");
+    }
+    assert_eq!(images.layers().0, 0);
+    assert!(!place.ok(&["images"]).contains("app"));
+    built(&place, &text, &["-t", "app:1"]);
+    images.layers();
+    let second = states(&place, &text, &[]);
+    assert!(second.iter().all(|(_, state)| ["source", "cached"].contains(&state.as_str())), "{second:?}");
+    let third = states(&place, &text.replace("cat /a > /b", "cat /a /a > /b"), &[]);
+    for (name, expected) in [("echo a", "cached"), ("cat /a", "run"), ("--from=a", "open")] {
+        assert_eq!(state(&third, name), expected, "{name}");
+    }
+    assert_eq!(state(&states(&place, &text, &["--no-cache"]), "echo a"), "run");
+    assert_eq!(images.layers().0, 0);
+    let shown = build(&place, &text, &["--dry-run", "-t", "app:2"]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(
+        shown.contains("4 cached, 0 to run, 0 that depend on these\nname: docker.io/library/app:2\n"),
+        "{shown}"
+    );
+    // What would fail before a step runs does so here.
+    let wrong = build(&place, "FROM scratch\nCOPY none /\n", &["--dry-run"]).output().unwrap();
+    assert!(wrong.status.code() == Some(1) && told(&wrong).contains("none"), "{}", told(&wrong));
+    let both = build(&place, &text, &["--dry-run", "--check"]).output().unwrap();
+    assert_eq!(both.status.code(), Some(2), "{}", told(&both));
 }

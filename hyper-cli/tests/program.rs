@@ -126,7 +126,7 @@ fn wrong_values_of_flags_are_wrong_calls() {
         ("--build-context", "x=docker-image://UP", "`UP`"),
         ("--build-context", "x=nowhere", "no folder nowhere"),
         ("--build-context", "x=target:", "target:STAGE"),
-        ("--annotation", "indx:a=b", "manifest:KEY=VALUE"),
+        ("--annotation", "indx:a=b", "known are manifest, manifest-descriptor, index"),
         ("--secret", "id=a,src=nowhere", "file of the secret `a`"),
         ("--ssh", "a=/nowhere/at/all", "/nowhere/at/all"),
         ("--allow", "everything", "expected security.insecure"),

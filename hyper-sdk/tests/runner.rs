@@ -9,6 +9,7 @@
 mod capabilities;
 mod dockerfile_fixtures;
 mod dockerfile_golden;
+mod open_builder;
 mod sandbox;
 mod sandbox_conformance;
 mod sandbox_devices;

@@ -3,6 +3,7 @@
 use crate::backends::{Session, TransportArgs};
 use crate::commands::call::{Call, Method};
 use crate::commands::check;
+use crate::commands::plan;
 use crate::commands::result::Tell;
 use crate::failure::Failure;
 use crate::output::{self, Pipes};
@@ -110,6 +111,9 @@ pub(crate) struct BuildArgs {
     /// Time that the image carries, in seconds since 1970, or `now`
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     source_date_epoch: Option<String>,
+    /// Says what the build would do, and builds nothing: each step with its key, and whether its result is in the cache
+    #[arg(long)]
+    dry_run: bool,
     /// Checks the Dockerfile and builds nothing: --call=check
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     check: bool,
@@ -132,6 +136,9 @@ impl BuildArgs {
     /// Refuses what would be done twice, or not at all.
     fn check_methods(&self) -> Result<(), Failure> {
         let method = self.call.method;
+        if self.dry_run && (self.checks() || method != Method::Build) {
+            return Err(Failure::usage("--dry-run plans a build, and --call asks for something else"));
+        }
         if (self.check || self.fix) && !matches!(method, Method::Build | Method::Check) {
             return Err(Failure::usage(
                 "--check and --fix check the Dockerfile, and --call asks for something else",
@@ -174,7 +181,8 @@ pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failur
     args.check_methods()?;
     let method = if args.checks() { Method::Check } else { args.call.method };
     // Named pipes stay open until the end.
-    let _pipes = if method == Method::Build { check_places(&args)? } else { Pipes::default() };
+    let builds = method == Method::Build && !args.dry_run;
+    let _pipes = if builds { check_places(&args)? } else { Pipes::default() };
     let scratch = session.scratch(args.context == "-")?;
     // On a thread of its own: who waits for standard input can still be interrupted.
     let read = move || {
@@ -192,6 +200,14 @@ pub(crate) async fn run(args: BuildArgs, session: &Session) -> Result<(), Failur
             Err(Failure::Findings) if args.call.ignore_status => Ok(()),
             other => other,
         };
+    }
+    if args.dry_run {
+        let builder = session.local_builder(args.transport.clone()).await?;
+        let mode = if session.quiet { Mode::Quiet } else { args.progress };
+        let renderer = Renderer::start(mode, session.color, None)?;
+        let plan = builder.plan(request, renderer.progress()).await;
+        renderer.finish(plan.is_err()).await?;
+        return Ok(plan::report(&plan?, session.format)?);
     }
     let stdout_is_taken = uses_stdout(&args)?;
 

@@ -9,6 +9,7 @@ pub(crate) mod inspect;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod man;
+mod plan;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod quickstart;

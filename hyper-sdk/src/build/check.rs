@@ -2,11 +2,12 @@
 
 use crate::dockerfile::{CheckOptions, Diagnostic, Dockerfile, IgnoreSet, Span};
 use crate::frontend::dockerfile::{self, Analysis};
-use crate::frontend::{FrontendOptions, Lowered, Resolver};
+use crate::frontend::{Frontend, FrontendOptions, Lowered, Resolver};
 use crate::lint::{self, Facts, Finding};
 use crate::oci::ImageConfig;
 use crate::platform::Platform;
 use crate::{Error, ErrorKind, Result};
+use async_trait::async_trait;
 use std::collections::BTreeMap;
 
 /// The build argument that takes the place of the `check` directive.
@@ -184,4 +185,22 @@ pub async fn lower_dockerfile(
     checked?.refuse()?;
     warnings.extend(notes);
     Ok(lowered)
+}
+
+/// The frontend of Dockerfiles: [`lower_dockerfile`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DockerfileFrontend;
+
+#[async_trait]
+impl Frontend for DockerfileFrontend {
+    async fn lower(
+        &self,
+        name: &str,
+        text: &str,
+        options: &FrontendOptions,
+        resolver: &dyn Resolver,
+        warnings: &mut Vec<String>,
+    ) -> Result<Lowered> {
+        lower_dockerfile(name, text, options, resolver, warnings).await
+    }
 }

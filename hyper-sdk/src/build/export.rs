@@ -1,8 +1,8 @@
 //! Writes the result of a build to its outputs.
 
-use super::{AnnotatedPart, BuildRequest, Destination, Output, OutputKind, StoreOptions};
+use super::{AnnotatedPart, BuildRequest, Destination, FileOptions, Output, OutputKind, StoreOptions};
 use crate::client::{PushOptions, push};
-use crate::export::{ArchiveKind, BuiltImage, export_folder, export_tar, write_archive};
+use crate::export::{ArchiveKind, BuiltImage, Export, Exporter, export_folder, export_tar, write_archive};
 use crate::frontend::HistoryStep;
 use crate::layer::CompressOptions;
 use crate::oci::{Descriptor, ImageConfig};
@@ -12,7 +12,10 @@ use crate::solve::{Chain, ForeignOwner, SolveContext};
 use crate::source::ClientFactory;
 use crate::store::{SharedStore, local_repository};
 use crate::{Digest, Error, Result};
-use std::path::Path;
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What a build came to, before it is an image of one form or another.
 #[derive(Debug)]
@@ -34,17 +37,17 @@ pub(super) struct Exported {
     pub(super) names: Vec<String>,
 }
 
-/// Writes outputs.
+/// The outputs of a request, and what they are made with.
 #[derive(Debug)]
-pub(super) struct Exporter<'a> {
+pub(super) struct Outputs<'a> {
     pub(super) request: &'a BuildRequest,
     pub(super) store: &'a SharedStore,
-    pub(super) clients: &'a ClientFactory,
+    pub(super) exporters: &'a Exporters,
     pub(super) context: &'a SolveContext,
     pub(super) progress: &'a Progress,
 }
 
-impl Exporter<'_> {
+impl Outputs<'_> {
     /// Writes every output, one after the other.
     pub(super) async fn run(&self, made: &Made) -> Result<Exported> {
         let (mut first, mut names) = (None, Vec::new());
@@ -82,6 +85,8 @@ impl Exporter<'_> {
             }
             let options = CompressOptions { level: wanted.level, ..CompressOptions::new(wanted.compression) };
             chain = self.context.recompress(&chain, options, wanted.force_compression).await?;
+        }
+        if self.exporters.of(output)?.is_some_and(|exporter| exporter.needs_blobs()) {
             self.context.bring_all(&chain).await?;
         }
         let platform = self.request.built_for();
@@ -122,98 +127,186 @@ impl Exporter<'_> {
     }
 
     async fn export(&self, output: &Output, image: &BuiltImage) -> Result<()> {
-        match &output.kind {
-            OutputKind::CacheOnly => Ok(()),
-            OutputKind::Image(store) => self.keep(output, store, image).await,
-            OutputKind::Oci(to) => self.archive(output, image, ArchiveKind::Oci, to).await,
-            OutputKind::Docker(to) => self.archive(output, image, ArchiveKind::Docker, to).await,
+        let none = BTreeMap::new();
+        let attributes = match &output.kind {
+            OutputKind::Other { attributes, .. } => attributes,
+            _ => &none,
+        };
+        let export = Export {
+            image,
+            names: output.names(self.request),
+            attributes,
+            store: self.store,
+            progress: self.progress,
+            layers: self.context,
+        };
+        match self.exporters.of(output)? {
+            Some(exporter) => exporter.export(export).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// What writes outputs: the usual exporters, and those that were given to the builder.
+#[derive(Clone, Debug)]
+pub(super) struct Exporters {
+    pub(super) clients: ClientFactory,
+    pub(super) others: BTreeMap<String, Arc<dyn Exporter>>,
+}
+
+impl Exporters {
+    /// The exporter of an output; none for one that writes nothing.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] for a type that no exporter has.
+    pub(super) fn of(&self, output: &Output) -> Result<Option<Arc<dyn Exporter>>> {
+        let files = output.files;
+        Ok(Some(match &output.kind {
+            OutputKind::CacheOnly => return Ok(None),
+            OutputKind::Image(options) => {
+                Arc::new(KeepImage { options: options.clone(), clients: self.clients.clone() })
+            }
+            OutputKind::Oci(to) => Arc::new(Archive { kind: ArchiveKind::Oci, to: to.clone() }),
+            OutputKind::Docker(to) => Arc::new(Archive { kind: ArchiveKind::Docker, to: to.clone() }),
             OutputKind::Tar(Destination::File(path) | Destination::Stdout(path)) => {
-                let tar = self.context.export(&image.chain).await?.0;
-                export_tar(tar, path, folder_of(output, image)?.as_deref(), image.epoch).await
+                Arc::new(TarFile { path: path.clone(), files })
             }
             OutputKind::Tar(Destination::Folder(folder)) | OutputKind::Local(folder) => {
-                self.files(output, image, folder).await
+                Arc::new(Files { folder: folder.clone(), files })
             }
-        }
+            OutputKind::Other { kind, .. } => self.others.get(kind).cloned().ok_or_else(|| {
+                Error::unsupported(format!("the builder has no exporter for outputs of the type `{kind}`"))
+            })?,
+        }))
+    }
+}
+
+/// Keeps an image in the local store, and pushes it.
+#[derive(Debug)]
+struct KeepImage {
+    options: StoreOptions,
+    clients: ClientFactory,
+}
+
+#[async_trait]
+impl Exporter for KeepImage {
+    fn needs_blobs(&self) -> bool {
+        true
     }
 
-    async fn files(&self, output: &Output, image: &BuiltImage, folder: &Path) -> Result<()> {
-        let (tar, foreign) = self.context.export(&image.chain).await?;
-        if let Some(ForeignOwner { path, uid, gid }) = foreign {
-            self.progress.warn(format!(
-                "`/{path}` belongs to {uid}:{gid}, beyond the ids of this user: files are written as this user's own; \
-                 an output of `type=tar` keeps their owners"
-            ));
-        }
-        let below = folder_of(output, image)?;
-        for device in export_folder(tar, folder, below.as_deref(), output.files.delete).await? {
-            self.progress.warn(format!("the device `{device}` was left out: only root can make it"));
-        }
-        Ok(())
-    }
-
-    async fn archive(
-        &self,
-        output: &Output,
-        image: &BuiltImage,
-        kind: ArchiveKind,
-        to: &Destination,
-    ) -> Result<()> {
-        let folder = matches!(to, Destination::Folder(_));
-        let names = output.names(self.request);
-        write_archive(image, &**self.store, names, kind, to.path(), folder).await
-    }
-
-    /// Keeps an image in the local store, and pushes it.
-    async fn keep(&self, output: &Output, options: &StoreOptions, image: &BuiltImage) -> Result<()> {
-        let names = output.names(self.request);
+    async fn export(&self, export: Export<'_>) -> Result<()> {
+        let (image, store, options) = (export.image, &**export.store, &self.options);
         let hidden = RepositoryName::parse(crate::solve::LAYERS_REPOSITORY)?;
         if options.passing {
-            image.store(&**self.store, &hidden, Vec::new()).await?;
-        } else if names.is_empty() {
+            image.store(store, &hidden, Vec::new()).await?;
+        } else if export.names.is_empty() {
             let repository = match &options.nameless {
                 Some(name) => local_repository(name)?,
                 None => hidden.clone(),
             };
-            image.store(&**self.store, &repository, Vec::new()).await?;
+            image.store(store, &repository, Vec::new()).await?;
         }
-        for name in names.iter().filter(|_| !options.passing) {
+        for name in export.names.iter().filter(|_| !options.passing) {
             let tags = name.tag().filter(|_| !options.by_digest).cloned();
-            image.store(&**self.store, &local_repository(name)?, tags.into_iter().collect()).await?;
+            image.store(store, &local_repository(name)?, tags.into_iter().collect()).await?;
         }
         if options.unpack {
-            self.context.unpack(&image.chain).await?;
+            export.unpack().await?;
         }
         if options.push {
-            for name in names {
+            for name in export.names {
                 let from = if options.passing { hidden.clone() } else { local_repository(name)? };
-                self.push(&from, name, options, image).await?;
+                self.push(&from, name, &export).await?;
             }
         }
         Ok(())
     }
+}
 
-    async fn push(
-        &self,
-        from: &RepositoryName,
-        name: &Reference,
-        options: &StoreOptions,
-        image: &BuiltImage,
-    ) -> Result<()> {
-        let client = match options.insecure {
+impl KeepImage {
+    async fn push(&self, from: &RepositoryName, name: &Reference, export: &Export<'_>) -> Result<()> {
+        let client = match self.options.insecure {
             true => self.clients.insecure_client(name.host()).await?,
             false => self.clients.client(name.host())?,
         };
-        let digest = ManifestReference::Digest(image.root().digest().clone());
-        let target = if options.by_digest { digest.clone() } else { name.manifest() };
-        let options = PushOptions { progress: self.progress.clone(), ..PushOptions::default() };
-        push(self.store, from, &digest, &client, name.repository(), &target, &options).await.map(drop)
+        let digest = ManifestReference::Digest(export.image.root().digest().clone());
+        let target = if self.options.by_digest { digest.clone() } else { name.manifest() };
+        let options = PushOptions { progress: export.progress.clone(), ..PushOptions::default() };
+        push(export.store, from, &digest, &client, name.repository(), &target, &options).await.map(drop)
+    }
+}
+
+/// Writes an image as an archive or a layout.
+#[derive(Debug)]
+struct Archive {
+    kind: ArchiveKind,
+    to: Destination,
+}
+
+#[async_trait]
+impl Exporter for Archive {
+    fn needs_blobs(&self) -> bool {
+        true
+    }
+
+    async fn export(&self, export: Export<'_>) -> Result<()> {
+        let folder = matches!(self.to, Destination::Folder(_));
+        let Export { image, store, names, .. } = export;
+        write_archive(image, &**store, names, self.kind, self.to.path(), folder).await
+    }
+}
+
+/// Writes the root file system as a tar.
+#[derive(Debug)]
+struct TarFile {
+    path: PathBuf,
+    files: FileOptions,
+}
+
+#[async_trait]
+impl Exporter for TarFile {
+    fn needs_blobs(&self) -> bool {
+        false
+    }
+
+    async fn export(&self, export: Export<'_>) -> Result<()> {
+        let below = folder_of(self.files, export.image)?;
+        export_tar(export.files().await?, &self.path, below.as_deref(), export.image.epoch).await
+    }
+}
+
+/// Writes the root file system as files.
+#[derive(Debug)]
+struct Files {
+    folder: PathBuf,
+    files: FileOptions,
+}
+
+#[async_trait]
+impl Exporter for Files {
+    fn needs_blobs(&self) -> bool {
+        false
+    }
+
+    async fn export(&self, export: Export<'_>) -> Result<()> {
+        let (tar, foreign) = export.files_and_foreign_owner().await?;
+        if let Some(ForeignOwner { path, uid, gid }) = foreign {
+            export.progress.warn(format!(
+                "`/{path}` belongs to {uid}:{gid}, beyond the ids of this user: files are written as this user's own; \
+                 an output of `type=tar` keeps their owners"
+            ));
+        }
+        let below = folder_of(self.files, export.image)?;
+        for device in export_folder(tar, &self.folder, below.as_deref(), self.files.delete).await? {
+            export.progress.warn(format!("the device `{device}` was left out: only root can make it"));
+        }
+        Ok(())
     }
 }
 
 /// The name of the folder that the files of an output are in, when they have one of their own.
-fn folder_of(output: &Output, image: &BuiltImage) -> Result<Option<String>> {
-    if !output.files.split {
+fn folder_of(files: FileOptions, image: &BuiltImage) -> Result<Option<String>> {
+    if !files.split {
         return Ok(None);
     }
     let platform = ImageConfig::parse(&image.config)?.platform();
@@ -245,5 +338,6 @@ pub(super) fn describe(output: &OutputKind) -> String {
         OutputKind::Tar(d) => format!("files as tar to {}", to(d)),
         OutputKind::Local(folder) => format!("files to {}", folder.display()),
         OutputKind::CacheOnly => "nothing".to_owned(),
+        OutputKind::Other { kind, .. } => format!("as `{kind}`"),
     }
 }

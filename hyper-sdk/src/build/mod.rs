@@ -5,9 +5,10 @@
 //! ```
 //!
 //! A [`Builder`] turns a request into an image or files. [`LocalBuilder`] does it in this process and its sandbox
-//! helpers, without a daemon.
+//! helpers, without a daemon. [`DryRun`] says what it would do.
 
 mod annotations;
+mod attempt;
 mod check;
 mod contexts;
 mod emptied;
@@ -15,16 +16,20 @@ mod epoch;
 mod export;
 mod leftovers;
 mod local;
+mod options;
 mod output;
 mod output_text;
+mod plan;
 mod request;
 mod resolver;
 
 pub use crate::source::{BuildContext, NamedContext};
 pub use annotations::{AnnotatedPart, AnnotationPlace, PlacedAnnotations};
-pub use check::{Checked, check_dockerfile, lower_dockerfile};
-pub use local::{LocalBuilder, LocalBuilderOptions};
+pub use check::{Checked, DockerfileFrontend, check_dockerfile, lower_dockerfile};
+pub use local::LocalBuilder;
+pub use options::LocalBuilderOptions;
 pub use output::{Destination, FileOptions, ImageOptions, Output, OutputKind, StoreOptions};
+pub use plan::{BuildPlan, DryRun};
 pub use request::{BuildOutput, BuildRequest, EpochPolicy, HOST_GATEWAY, find_dockerfile};
 
 use crate::Result;

@@ -5,6 +5,7 @@ use crate::media_type::Compression;
 use crate::platform::Platform;
 use crate::reference::{Reference, Tag};
 use crate::{Error, Result};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Where a file output goes.
@@ -89,6 +90,13 @@ pub enum OutputKind {
     Local(PathBuf),
     /// Nothing: fill the cache only.
     CacheOnly,
+    /// What an exporter of this type makes: one that was given to the builder.
+    Other {
+        /// The type that the exporter was given with.
+        kind: String,
+        /// The attributes, which the exporter alone reads.
+        attributes: BTreeMap<String, String>,
+    },
 }
 
 /// One output of a build.
@@ -131,7 +139,7 @@ impl Output {
         match &self.kind {
             OutputKind::Oci(to) | OutputKind::Docker(to) | OutputKind::Tar(to) => Some(to.path()),
             OutputKind::Local(folder) => Some(folder),
-            OutputKind::Image(_) | OutputKind::CacheOnly => None,
+            OutputKind::Image(_) | OutputKind::CacheOnly | OutputKind::Other { .. } => None,
         }
     }
 

@@ -110,6 +110,29 @@ impl Output {
         Self::from_fields(pairs.collect::<Result<Vec<_>>>()?)
     }
 
+    /// Reads the text form, in which a type may be one of `types`: those of exporters that the builder was given. All
+    /// other fields are attributes for the exporter then.
+    ///
+    /// # Errors
+    /// Those of [`Output::parse`].
+    pub fn parse_with<'a>(text: &str, types: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        let fields = csv_fields(text).map_err(Error::invalid)?;
+        let kind = fields.iter().filter_map(|field| field.strip_prefix("type=")).next_back();
+        match kind.filter(|kind| types.into_iter().any(|known| known == *kind)) {
+            None => Self::parse(text),
+            Some(kind) => {
+                let mut attributes = BTreeMap::new();
+                for field in fields.iter().filter(|field| !field.starts_with("type=")) {
+                    let (key, value) = field
+                        .split_once('=')
+                        .ok_or_else(|| Error::invalid(format!("`{field}` is not KEY=VALUE")))?;
+                    attributes.insert(key.to_owned(), value.to_owned());
+                }
+                Ok(OutputKind::Other { kind: kind.to_owned(), attributes }.into())
+            }
+        }
+    }
+
     /// Makes an output of its fields. Of several with one key the last counts; an archive without `dest` goes to
     /// standard output.
     ///

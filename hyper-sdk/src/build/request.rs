@@ -35,6 +35,9 @@ pub struct BuildRequest {
     /// The text of the Dockerfile. Without, it is the file `dockerfile_name` of a context that is fetched; its usual
     /// names are tried when that is empty.
     pub dockerfile: Option<String>,
+    /// The frontend that the text is for, by the name that the builder has it by; without, what the text says itself, and
+    /// else a Dockerfile.
+    pub frontend: Option<String>,
     /// Where COPY and ADD read from.
     pub context: BuildContext,
     /// `--build-context NAME=…`.
@@ -81,12 +84,13 @@ pub struct BuildRequest {
 }
 
 impl BuildRequest {
-    /// A request with defaults for everything else.
+    /// A request with defaults for everything else: the image is kept in the store, under the names in `tags`.
     pub fn new(dockerfile: impl Into<String>, context: BuildContext) -> Self {
         Self {
             dockerfile_name: "Dockerfile".into(),
             dockerfile_path: None,
             dockerfile: Some(dockerfile.into()),
+            frontend: None,
             context,
             named_contexts: BTreeMap::new(),
             build_args: BTreeMap::new(),
@@ -95,7 +99,7 @@ impl BuildRequest {
             target: None,
             platform: None,
             tags: Vec::new(),
-            outputs: Vec::new(),
+            outputs: vec![Output::store()],
             no_cache: false,
             no_cache_filter: Vec::new(),
             pull: false,

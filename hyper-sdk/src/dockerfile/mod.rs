@@ -119,6 +119,12 @@ pub fn parse(source: &str, file_name: &str) -> Parsed {
     Parsed { dockerfile, diagnostics }
 }
 
+/// The frontend that a text names at its top: `# syntax=NAME`.
+pub fn syntax(text: &str) -> Option<String> {
+    let directives = directive::read(text, &mut Vec::new());
+    directives.syntax.map(|word| word.value).filter(|name| !name.is_empty())
+}
+
 /// An instruction that an image asks to run in its children.
 #[derive(Clone, Debug)]
 pub struct Trigger {

@@ -6,10 +6,12 @@
 //! - Archives depend on the image alone: entries are sorted and carry the time of the image.
 
 mod archive;
+mod exporter;
 mod files;
 mod whole_file;
 
 pub use archive::{ArchiveKind, write_archive};
+pub use exporter::{Export, Exporter};
 pub use files::{export_folder, export_tar};
 pub use whole_file::{open_at_once, write_file};
 

@@ -57,6 +57,73 @@ pub trait Resolver: Send + Sync {
     async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved>;
 }
 
+/// Turns a text into a graph and the config of an image.
+///
+/// A builder has one for Dockerfiles. Others are asked for by the name in the directive `# syntax=NAME` at the top of the
+/// text, or by the request.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use hyper_sdk::Result;
+/// use hyper_sdk::frontend::{Frontend, FrontendOptions, Lowered, Resolver};
+/// use hyper_sdk::graph::{FileAction, FileOp, Graph, MakeFile, Op, SourceOp};
+/// use hyper_sdk::oci::ImageConfig;
+/// use hyper_sdk::platform::Platform;
+///
+/// /// Makes an image of one file, which holds the text.
+/// #[derive(Debug)]
+/// struct Note;
+///
+/// #[async_trait]
+/// impl Frontend for Note {
+///     async fn lower(
+///         &self,
+///         name: &str,
+///         text: &str,
+///         options: &FrontendOptions,
+///         _: &dyn Resolver,
+///         _: &mut Vec<String>,
+///     ) -> Result<Lowered> {
+///         let mut graph = Graph::new();
+///         let nothing = graph.add(Op::Source(SourceOp::Scratch), vec![], "scratch");
+///         let file = MakeFile {
+///             name: name.to_owned(),
+///             destination: "/note".to_owned(),
+///             content: text.to_owned(),
+///             chown: None,
+///             chmod: None,
+///         };
+///         let op = Op::File(FileOp { actions: vec![FileAction::MakeFile(file)], link: false });
+///         let root = graph.add(op, vec![nothing], "write the note");
+///         let platform = options.platform.clone().unwrap_or_else(Platform::host);
+///         let mut lowered = Lowered::new(graph, root, ImageConfig::empty(&platform));
+///         lowered.record("NOTE", true);
+///         Ok(lowered)
+///     }
+/// }
+/// ```
+///
+/// # Guarantees
+/// Object-safe. Nothing runs while a text is lowered; names are asked of the resolver.
+#[async_trait]
+pub trait Frontend: std::fmt::Debug + Send + Sync + 'static {
+    /// Lowers a text, which messages call `name`. What is noticed goes to `warnings`, also when there is an error.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] with every fault of the text; those of the resolver.
+    async fn lower(
+        &self,
+        name: &str,
+        text: &str,
+        options: &FrontendOptions,
+        resolver: &dyn Resolver,
+        warnings: &mut Vec<String>,
+    ) -> Result<Lowered>;
+}
+
+/// A shared frontend of any kind.
+pub type SharedFrontend = std::sync::Arc<dyn Frontend>;
+
 /// What a frontend takes from a build request.
 #[derive(Clone, Debug, Default)]
 pub struct FrontendOptions {
@@ -86,7 +153,7 @@ pub struct HistoryStep {
 }
 
 /// A target, lowered.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Lowered {
     /// The graph.
     pub graph: Graph,
@@ -100,4 +167,16 @@ pub struct Lowered {
     pub newest_base: Option<i64>,
     /// The time that SOURCE_DATE_EPOCH asks for, in seconds since 1970.
     pub epoch: Option<i64>,
+}
+
+impl Lowered {
+    /// A graph with the config of the image to be, without history.
+    pub fn new(graph: Graph, root: VertexId, config: ImageConfig) -> Self {
+        Self { graph, root, config, history: Vec::new(), newest_base: None, epoch: None }
+    }
+
+    /// Adds an entry to the history. Every layer that the graph puts on its base has one, with `layer` set.
+    pub fn record(&mut self, created_by: impl Into<String>, layer: bool) {
+        self.history.push(HistoryStep { created_by: created_by.into(), layer });
+    }
 }

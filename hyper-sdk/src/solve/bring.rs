@@ -23,7 +23,7 @@ impl SolveContext {
     }
 
     /// Makes sure that the blob of a layer is in the store. Nothing happens to one that a step made.
-    pub(super) async fn bring(&self, layer: &Layer) -> Result<()> {
+    pub(crate) async fn bring(&self, layer: &Layer) -> Result<()> {
         let Some(origin) = &layer.origin else { return Ok(()) };
         // Nobody need have a layer that may not be distributed (image-spec, "Non-Distributable Layers").
         if media_type::is_non_distributable(&layer.blob.media_type) {

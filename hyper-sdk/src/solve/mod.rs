@@ -19,6 +19,7 @@ mod files_out;
 mod layers;
 mod mounts;
 mod options;
+mod plan;
 mod recompress;
 mod retime;
 mod step;
@@ -32,6 +33,7 @@ pub(crate) use files_out::ForeignOwner;
 pub use layers::LAYERS_REPOSITORY;
 pub(crate) use layers::blocking;
 pub use options::{EpochChoice, Needs, SolverBackends, SolverOptions};
+pub use plan::{PlannedStep, StepState};
 pub(crate) use step::SolveContext;
 pub use value::{Chain, Layer, LayerTimes, Value, chain_id};
 

@@ -26,6 +26,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 /// The repository of the local store that keeps the layers of sources that have none of their own.
 const SOURCES_REPOSITORY: &str = "hyper.local/sources";
 
+/// A vertex that is being solved, which does not keep it so.
+type WeakSolving = WeakShared<BoxFuture<'static, std::result::Result<Value, Failed>>>;
+/// Something that is done once, whoever asks first.
+type Once = Arc<tokio::sync::OnceCell<()>>;
+
 /// What the steps of a graph share.
 #[derive(Debug)]
 pub(crate) struct SolveContext {
@@ -46,7 +51,7 @@ pub(crate) struct SolveContext {
     epoch: EpochChoice,
     epoch_seconds: OnceLock<i64>,
     /// What has to be there before the time is known. It is weak, as what it waits for has this context.
-    epoch_needs: OnceLock<Vec<WeakShared<BoxFuture<'static, std::result::Result<Value, Failed>>>>>,
+    epoch_needs: OnceLock<Vec<WeakSolving>>,
     /// Whether the epoch was given and so counts for the cache.
     pub(super) epoch_is_key: bool,
     /// Whether steps see what is copied with the times of the layer. Not where they compare them with those of a cache.
@@ -69,7 +74,7 @@ pub(crate) struct SolveContext {
     /// How many layers are pulled at once.
     pub(super) pulls: tokio::sync::Semaphore,
     /// The layers that are being pulled or were, by repository and digest.
-    pub(super) brought: Mutex<HashMap<(RepositoryName, Digest), Arc<tokio::sync::OnceCell<()>>>>,
+    pub(super) brought: Mutex<HashMap<(RepositoryName, Digest), Once>>,
     /// Indexes that were read, by diff ID.
     pub(super) indexes: tokio::sync::Mutex<HashMap<Digest, Arc<LayerIndex>>>,
 }
@@ -228,7 +233,7 @@ impl SolveContext {
         Ok((Value::Chain(base.with(layer)), Some(report)))
     }
 
-    async fn source(&self, source: &SourceOp) -> Result<Value> {
+    pub(super) async fn source(&self, source: &SourceOp) -> Result<Value> {
         let origin = match self.sources.open(source).await? {
             Opened::Nothing => return Ok(Value::Chain(Chain::default())),
             Opened::Folder(root) => return Ok(Value::Folder(root)),
@@ -249,7 +254,7 @@ impl SolveContext {
     }
 
     /// The keys of a step, best first: by the definition of what it uses, then by its content.
-    async fn keys(&self, vertex: &Vertex, base: &Chain, inputs: &[Value]) -> Result<Keys> {
+    pub(super) async fn keys(&self, vertex: &Vertex, base: &Chain, inputs: &[Value]) -> Result<Keys> {
         let mut hasher = Hasher::sha256();
         hasher.update_field("hyper step 1");
         hasher.update_field(match self.compression {
@@ -319,9 +324,14 @@ pub(super) fn failed<T>(vertex: &Vertex, task: Task, error: Error) -> Result<T> 
         ErrorKind::CommandFailed => task.failed(&Error::new(error.kind(), error.message())),
         _ => task.failed(&error),
     }
+    Err(at_step(vertex, error))
+}
+
+/// The error of a step, with which step it was, and where it was asked for.
+pub(super) fn at_step(vertex: &Vertex, error: Error) -> Error {
     let error = error.with_context("step", &vertex.name);
-    Err(match &vertex.origin {
+    match &vertex.origin {
         Some(origin) => error.with_context("at", origin),
         None => error,
-    })
+    }
 }

@@ -75,6 +75,20 @@ pub enum NamedContext {
 }
 
 impl NamedContext {
+    /// Parses a value as [`NamedContext::parse`] does, in which a scheme may be one of `schemes`: those of sources that the
+    /// builder was given.
+    ///
+    /// # Errors
+    /// Those of [`NamedContext::parse`].
+    pub fn parse_with<'a>(value: &str, schemes: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        match value.split_once("://") {
+            Some((scheme, name)) if schemes.into_iter().any(|known| known == scheme) => {
+                Ok(Self::Other { scheme: scheme.to_owned(), name: name.to_owned() })
+            }
+            _ => Self::parse(value),
+        }
+    }
+
     /// Parses the value of `--build-context NAME=VALUE`: a folder, `docker-image://REFERENCE`, also of `scratch`,
     /// `oci-layout://FOLDER[:TAG][@DIGEST]`, `target:STAGE`, the address of a git repository or of a tar archive.
     ///
@@ -136,5 +150,11 @@ mod tests {
         assert!(matches!(NamedContext::parse("https://x/y.tar.gz").unwrap(), NamedContext::Web(_)));
         assert_eq!(NamedContext::parse("target:a").unwrap(), NamedContext::Stage("a".into()));
         assert_eq!(NamedContext::parse("ftp://x/y").unwrap_err().kind(), ErrorKind::Unsupported);
+        let other = NamedContext::Other { scheme: "ftp".into(), name: "x/y".into() };
+        assert_eq!(NamedContext::parse_with("ftp://x/y", ["ftp"]).unwrap(), other);
+        assert!(matches!(
+            NamedContext::parse_with("https://x/y.tar", ["ftp"]).unwrap(),
+            NamedContext::Web(_)
+        ));
     }
 }

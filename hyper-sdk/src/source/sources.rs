@@ -58,11 +58,14 @@ pub struct MainFolder {
 #[derive(Clone, Debug)]
 pub struct Sources(Arc<Inner>);
 
+/// What was asked for: scheme, name and platform.
+type Asked = (String, String, String);
+
 #[derive(Debug)]
 struct Inner {
     options: SourcesOptions,
     layouts: SharedSource,
-    resolved: Mutex<HashMap<(String, String, String), Arc<OnceCell<SourceContent>>>>,
+    resolved: Mutex<HashMap<Asked, Arc<OnceCell<SourceContent>>>>,
     /// The images that were resolved, by manifest.
     images: Mutex<HashMap<Digest, Arc<LayerOrigin>>>,
     folders: Mutex<HashMap<String, Arc<OnceCell<OpenFolder>>>>,

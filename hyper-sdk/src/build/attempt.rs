@@ -1,0 +1,257 @@
+//! One build, from the context to the outputs; or as far as its plan.
+
+use super::contexts::MainContext;
+use super::epoch;
+use super::export::{Exporters, Made, Outputs, describe, refuse_files_of_windows};
+use super::local::Engine;
+use super::resolver::BuildResolver;
+use super::{BuildOutput, BuildRequest, DockerfileFrontend, LocalBuilder, NamedContext, Output};
+use crate::exec::Devices;
+use crate::frontend::{FrontendOptions, HistoryStep, Lowered, SharedFrontend};
+use crate::graph::{Graph, VertexId};
+use crate::layer::copy::StatCache;
+use crate::oci::ImageConfig;
+use crate::progress::{Event, Progress};
+use crate::reference::Reference;
+use crate::solve::{Needs, Solved, Solver, SolverBackends, SolverOptions, StepReport, Value, blocking};
+use crate::source::Sources;
+use crate::store::damage::Damage;
+use crate::{Error, Result};
+use futures::FutureExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The most files that the stat cache remembers, and for how long it does.
+const STAT_CACHE: (i64, usize) = (90 * 86_400, 500_000);
+
+/// A build that has not run yet.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    request: BuildRequest,
+    /// Holds the folder of a context that was brought here.
+    _main: MainContext,
+    pub(super) graph: Arc<Graph>,
+    pub(super) root: VertexId,
+    config: ImageConfig,
+    history: Vec<HistoryStep>,
+    pub(super) solver: Solver,
+    stat_cache: Arc<StatCache>,
+    stat_path: PathBuf,
+    exporters: Exporters,
+}
+
+impl LocalBuilder {
+    /// Brings the context, lowers the text, or takes what was lowered already, and decides the time of the result.
+    pub(super) async fn prepare(
+        &self,
+        request: BuildRequest,
+        given: Option<&Lowered>,
+        damage: &Damage,
+        progress: &Progress,
+    ) -> Result<Prepared> {
+        let (request, main, contexts) = self.bring_context(request, progress).await?;
+        let sources = self.sources(&request, &main, &contexts, damage, progress);
+        let lowered = match given {
+            Some(lowered) => lowered.clone(),
+            None => self.lower(&request, &main, &sources, progress).await?,
+        };
+        refuse_files_of_windows(&request, &lowered.config)?;
+        sources.open_local().await?;
+        let stat_path = self.options.root.join("stat-cache");
+        let load = {
+            let path = stat_path.clone();
+            blocking(move || Ok(Arc::new(StatCache::load(&path))))
+        };
+        let policy = request.epoch_policy()?;
+        let epoch = epoch::decide(policy, &lowered, main.time, &sources, &*self.options.clock);
+        let (epoch, engine, stat_cache) = tokio::try_join!(epoch, self.engine(), load)?;
+        let Engine { executor, snapshotter, notes } = engine;
+        for note in notes {
+            progress.warn(note.clone());
+        }
+        let backends = SolverBackends {
+            store: self.options.store.clone(),
+            snapshotter: snapshotter.clone(),
+            executor: executor.clone(),
+            cache: self.cache.clone(),
+            sources,
+            folder: self.options.root.clone(),
+        };
+        let exporters =
+            Exporters { clients: self.options.clients.clone(), others: self.options.exporters.clone() };
+        let options = SolverOptions {
+            epoch,
+            needs: needs(&request, &exporters)?,
+            stat_cache: stat_cache.clone(),
+            resolv_conf: self.options.resolv_conf.clone(),
+            parallel: self.options.parallel,
+            damage: damage.clone(),
+            progress: progress.clone(),
+            ..solver_options(&request)?
+        };
+        let Lowered { graph, root, config, history, .. } = lowered;
+        let graph = Arc::new(graph);
+        let solver = Solver::new(Arc::clone(&graph), root, backends, options);
+        Ok(Prepared {
+            request,
+            _main: main,
+            graph,
+            root,
+            config,
+            history,
+            solver,
+            stat_cache,
+            stat_path,
+            exporters,
+        })
+    }
+
+    /// Builds once. What is read of the store and is damaged ends it with an error, and is noted.
+    pub(super) async fn attempt(
+        &self,
+        request: BuildRequest,
+        given: Option<&Lowered>,
+        damage: &Damage,
+        progress: &Progress,
+    ) -> Result<BuildOutput> {
+        let prepared = self.prepare(request, given, damage, progress).await?;
+        let Prepared { request, config, history, solver, stat_cache, stat_path, exporters, _main, .. } =
+            prepared;
+        let solved = solver.solve().await;
+        stat_cache.prune(STAT_CACHE.0, STAT_CACHE.1);
+        // What was hashed is worth keeping even when the build failed.
+        let saved = stat_cache.save(&stat_path);
+        let Solved { value, steps, epoch } = solved?;
+        saved?;
+        let chain = match value {
+            Value::Chain(chain) => chain,
+            Value::Unmade => return Ok(nothing(&request, steps, epoch, progress)),
+            Value::Folder(_) => return Err(Error::internal("a target that is a folder")),
+        };
+        let made = Made { config, history, chain, epoch };
+        let outputs = Outputs {
+            request: &request,
+            store: &self.options.store,
+            exporters: &exporters,
+            context: solver.context(),
+            progress,
+        };
+        let exported = outputs.run(&made).boxed().await?;
+        let name = exported.names.first().map(|name| Reference::parse(name).map(|name| name.familiar()));
+        progress.send(Event::Result {
+            name: name.and_then(Result::ok).unwrap_or_else(|| "image".to_owned()),
+            digest: exported.image.digest.clone(),
+        });
+        Ok(BuildOutput {
+            image: Some(exported.image),
+            config: Some(exported.config),
+            steps,
+            tags: exported.names,
+            epoch,
+        })
+    }
+
+    /// Parses and lowers the text of the request, and tells what is noticed.
+    async fn lower(
+        &self,
+        request: &BuildRequest,
+        main: &MainContext,
+        sources: &Sources,
+        progress: &Progress,
+    ) -> Result<Lowered> {
+        let resolver = BuildResolver { sources: sources.clone(), main_time: main.time };
+        let options = frontend_options(request);
+        let frontend = self.frontend(request, &main.text)?;
+        let name = main.name.display().to_string();
+        let mut warnings = Vec::new();
+        let lowered = frontend.lower(&name, &main.text, &options, &resolver, &mut warnings).await;
+        warnings.extend(unused_tags(request));
+        warnings.into_iter().for_each(|warning| progress.warn(warning));
+        lowered
+    }
+
+    /// The frontend that the request or the text asks for.
+    fn frontend(&self, request: &BuildRequest, text: &str) -> Result<SharedFrontend> {
+        let known = &self.options.frontends;
+        if let Some(name) = &request.frontend {
+            return known
+                .get(name)
+                .cloned()
+                .ok_or_else(|| Error::unsupported(format!("the builder has no frontend `{name}`")));
+        }
+        let asked = [request.build_args.get("BUILDKIT_SYNTAX").cloned(), crate::dockerfile::syntax(text)];
+        let found = asked.into_iter().flatten().find_map(|name| known.get(name.trim()).cloned());
+        Ok(found.unwrap_or_else(|| Arc::new(DockerfileFrontend)))
+    }
+}
+
+/// What the outputs of a request need.
+fn needs(request: &BuildRequest, exporters: &Exporters) -> Result<Needs> {
+    let mut needs = Needs::Nothing;
+    for output in &request.outputs {
+        match exporters.of(output)? {
+            Some(exporter) if exporter.needs_blobs() => return Ok(Needs::Blobs),
+            Some(_) => needs = Needs::Layers,
+            None => {}
+        }
+    }
+    Ok(needs)
+}
+
+/// The output of a build that made no image, as nothing needed one.
+fn nothing(request: &BuildRequest, steps: Vec<StepReport>, epoch: i64, progress: &Progress) -> BuildOutput {
+    for output in &request.outputs {
+        progress.start(format!("export {}", describe(&output.kind)), None).done();
+    }
+    BuildOutput { image: None, config: None, steps, tags: Vec::new(), epoch }
+}
+
+/// What the solver takes from a request.
+fn solver_options(request: &BuildRequest) -> Result<SolverOptions> {
+    // Layers are compressed as the first image has them; others are made of these.
+    let first = request.outputs.iter().find(|output| output.has_image()).map(|output| &output.image);
+    let (compression, compression_level) = first.map_or_else(Default::default, |i| (i.compression, i.level));
+    Ok(SolverOptions {
+        compression,
+        compression_level,
+        keeps_times: request.outputs.iter().any(|output| output.has_image() && output.image.keep_times),
+        network: request.network,
+        allow_insecure: request.allow_insecure,
+        allow_host_network: request.allow_host_network,
+        devices: Devices::load(&request.device_folders),
+        allow_devices: request.allow_devices.clone(),
+        extra_hosts: super::request::addresses(&request.extra_hosts)?,
+        ssh: request.ssh.clone(),
+        secrets: request.secrets.clone(),
+        ..SolverOptions::default()
+    })
+}
+
+/// Says so when the names of the request are not those of any image.
+fn unused_tags(request: &BuildRequest) -> Option<String> {
+    let mut images = request.outputs.iter().filter(|output| output.has_image()).peekable();
+    let has_own = |output: &Output| !output.image.names.is_empty();
+    (!request.tags.is_empty() && images.peek().is_some() && images.all(has_own))
+        .then(|| "the names of --tag are not used: every output has a `name` of its own".to_owned())
+}
+
+pub(super) fn frontend_options(request: &BuildRequest) -> FrontendOptions {
+    FrontendOptions {
+        build_args: request.build_args.clone(),
+        aliases: aliases(request),
+        target: request.target.clone(),
+        platform: request.platform.clone(),
+        labels: request.labels.clone(),
+        no_cache: request.no_cache,
+        no_cache_filter: request.no_cache_filter.clone(),
+    }
+}
+
+/// The names that stand for stages.
+fn aliases(request: &BuildRequest) -> std::collections::BTreeMap<String, String> {
+    let stage = |(name, context): (&String, &NamedContext)| match context {
+        NamedContext::Stage(stage) => Some((name.clone(), stage.clone())),
+        _ => None,
+    };
+    request.named_contexts.iter().filter_map(stage).collect()
+}

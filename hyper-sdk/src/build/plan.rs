@@ -1,0 +1,116 @@
+//! Dry runs: what a build would do, without doing it.
+
+use super::{BuildOutput, BuildRequest, Builder, BuilderCapabilities, LocalBuilder};
+use crate::Result;
+use crate::frontend::Lowered;
+use crate::graph::{Graph, VertexId};
+use crate::progress::Progress;
+use crate::solve::{PlannedStep, StepReport, StepState};
+use crate::store::damage::Damage;
+use async_trait::async_trait;
+use serde::Serialize;
+use std::fmt;
+use std::sync::Arc;
+
+/// What a build would do.
+#[derive(Clone, Debug, Serialize)]
+pub struct BuildPlan {
+    /// The vertices of the graph that are needed, inputs first: their keys, and which results are known.
+    pub steps: Vec<PlannedStep>,
+    /// The names that the image would get.
+    pub names: Vec<String>,
+    /// The graph.
+    #[serde(skip)]
+    pub graph: Arc<Graph>,
+    /// The vertex whose result is the root file system of the image.
+    #[serde(skip)]
+    pub root: VertexId,
+}
+
+impl LocalBuilder {
+    /// Says what a build would do: its graph, the keys of the steps, and which of them the cache has. Nothing runs, no
+    /// layer is pulled, nothing is fetched but a main context that is elsewhere, and nothing is written to outputs.
+    ///
+    /// # Errors
+    /// Those of [`Builder::build`] that show before a step runs.
+    pub async fn plan(&self, request: BuildRequest, progress: &Progress) -> Result<BuildPlan> {
+        self.plan_of(request, None, progress).await
+    }
+
+    /// Says what the build of a graph would do: [`LocalBuilder::plan`] of [`LocalBuilder::build_graph`].
+    ///
+    /// # Errors
+    /// Those of [`LocalBuilder::plan`].
+    pub async fn plan_graph(
+        &self,
+        lowered: Lowered,
+        request: BuildRequest,
+        progress: &Progress,
+    ) -> Result<BuildPlan> {
+        self.plan_of(request, Some(&lowered), progress).await
+    }
+
+    async fn plan_of(
+        &self,
+        request: BuildRequest,
+        given: Option<&Lowered>,
+        progress: &Progress,
+    ) -> Result<BuildPlan> {
+        request.check_outputs()?;
+        self.warn_of_folder(progress);
+        let mut names: Vec<String> = Vec::new();
+        for output in request.outputs.iter().filter(|output| output.has_image()) {
+            for name in output.names(&request).iter().map(ToString::to_string) {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        let prepared = self.prepare(request, given, &Damage::default(), progress).await?;
+        let steps = prepared.solver.plan().await?;
+        Ok(BuildPlan { steps, names, graph: prepared.graph, root: prepared.root })
+    }
+}
+
+/// A builder that builds nothing: its output has the steps, and whether each is cached, and no image.
+#[derive(Clone, Debug)]
+pub struct DryRun(Arc<LocalBuilder>);
+
+impl DryRun {
+    /// Says what this builder would do.
+    pub fn new(builder: Arc<LocalBuilder>) -> Self {
+        Self(builder)
+    }
+
+    /// The plan of a build: [`LocalBuilder::plan`].
+    ///
+    /// # Errors
+    /// Those of [`LocalBuilder::plan`].
+    pub async fn plan(&self, request: BuildRequest, progress: &Progress) -> Result<BuildPlan> {
+        self.0.plan(request, progress).await
+    }
+}
+
+impl fmt::Display for DryRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dry run of {}", self.0)
+    }
+}
+
+#[async_trait]
+impl Builder for DryRun {
+    async fn capabilities(&self) -> Result<BuilderCapabilities> {
+        self.0.capabilities().await
+    }
+
+    async fn build(&self, request: BuildRequest, progress: &Progress) -> Result<BuildOutput> {
+        let plan = self.plan(request, progress).await?;
+        let is_step = |step: &&PlannedStep| !matches!(step.state, StepState::Source | StepState::Fetch);
+        let steps = plan.steps.iter().filter(is_step).map(|step| StepReport {
+            name: step.name.clone(),
+            cached: step.state == StepState::Cached,
+            milliseconds: 0,
+        });
+        Ok(BuildOutput { image: None, config: None, steps: steps.collect(), tags: plan.names, epoch: 0 })
+    }
+}

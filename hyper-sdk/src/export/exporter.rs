@@ -1,0 +1,102 @@
+//! The trait of exporters, and what they are given.
+
+use super::BuiltImage;
+use crate::Result;
+use crate::client::verify::verified;
+use crate::progress::Progress;
+use crate::reference::Reference;
+use crate::snapshot::TarStream;
+use crate::solve::{ForeignOwner, Layer, SolveContext};
+use crate::store::{BlobReader, SharedStore};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+/// Writes the result of a build somewhere.
+///
+/// A builder has one for each type of output (`--output type=…`).
+///
+/// ```
+/// use async_trait::async_trait;
+/// use hyper_sdk::export::{Export, Exporter, write_file};
+/// use hyper_sdk::{Error, Result};
+///
+/// /// Writes the names of the layers, one a line, to the file `dest`.
+/// #[derive(Debug)]
+/// struct LayerList;
+///
+/// #[async_trait]
+/// impl Exporter for LayerList {
+///     fn needs_blobs(&self) -> bool {
+///         false
+///     }
+///
+///     async fn export(&self, export: Export<'_>) -> Result<()> {
+///         let layers = export.image.chain.layers().iter();
+///         let text: String = layers.map(|(layer, _)| format!("{}\n", layer.diff_id)).collect();
+///         let dest = export.attributes.get("dest").ok_or_else(|| Error::invalid("`dest` is missing"))?;
+///         write_file(dest.as_ref(), text.as_bytes())
+///     }
+/// }
+/// ```
+///
+/// # Guarantees
+/// Object-safe. What an exporter writes appears whole or not at all, also when the future is dropped.
+#[async_trait]
+pub trait Exporter: Debug + Send + Sync + 'static {
+    /// Whether the blobs of all layers are needed. Those of base images are then pulled while the steps run.
+    fn needs_blobs(&self) -> bool;
+
+    /// Writes a result.
+    ///
+    /// # Errors
+    /// Those of the place; [`crate::ErrorKind::Invalid`] for attributes that cannot be used.
+    async fn export(&self, export: Export<'_>) -> Result<()>;
+}
+
+/// What an exporter is given.
+#[derive(Debug)]
+pub struct Export<'a> {
+    /// The image: config, manifest and layers.
+    pub image: &'a BuiltImage,
+    /// The names of the image in this output.
+    pub names: &'a [Reference],
+    /// The attributes of the output, for exporters that came from outside.
+    pub attributes: &'a BTreeMap<String, String>,
+    /// The store that has the layers.
+    pub store: &'a SharedStore,
+    /// Where events go.
+    pub progress: &'a Progress,
+    pub(crate) layers: &'a SolveContext,
+}
+
+impl Export<'_> {
+    /// The root file system as one tar, in whole seconds that are none later than the image.
+    ///
+    /// # Errors
+    /// Those of the sources of base images and of the snapshotter.
+    pub async fn files(&self) -> Result<TarStream> {
+        Ok(self.files_and_foreign_owner().await?.0)
+    }
+
+    /// The same, and the first path with an owner that files of this user cannot have.
+    pub(crate) async fn files_and_foreign_owner(&self) -> Result<(TarStream, Option<ForeignOwner>)> {
+        self.layers.export(&self.image.chain).await
+    }
+
+    /// The blob of a layer of the image, pulled if need be. A stream of other bytes than the digest says ends with an
+    /// error.
+    ///
+    /// # Errors
+    /// Those of the source of the layer and of the store.
+    pub async fn blob(&self, layer: &Layer) -> Result<BlobReader> {
+        self.layers.bring(layer).await?;
+        let blob = self.store.get_blob(&layer.repository, &layer.blob.digest, None).await?;
+        Ok(verified(blob, &layer.blob.digest))
+    }
+
+    /// Unpacks the image into the snapshots of the builder.
+    pub(crate) async fn unpack(&self) -> Result<()> {
+        self.layers.unpack(&self.image.chain).await.map(drop)
+    }
+}

@@ -1,0 +1,160 @@
+//! What a solver would do: the keys of the steps, and which of them the cache has. Nothing runs, nothing is fetched, and no
+//! layer is pulled.
+
+use super::step::at_step;
+use super::times::Planned;
+use super::value::{Chain, Layer, LayerTimes, Value};
+use super::{SolveContext, Solver};
+use crate::graph::{FileAction, MountKind, Op, Vertex, VertexId};
+use crate::store::RegistryStoreExt as _;
+use crate::{Digest, Error, Result};
+use serde::Serialize;
+use std::collections::HashMap;
+
+/// A vertex of a graph, and what would become of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedStep {
+    /// The vertex for people: `[build 2/5] RUN make`.
+    pub name: String,
+    /// What would become of it.
+    pub state: StepState,
+    /// Its keys, best first; none where they depend on what has to be made first.
+    pub keys: Vec<Digest>,
+    /// The content address of the vertex.
+    pub address: Digest,
+    /// The addresses of its inputs.
+    pub inputs: Vec<Digest>,
+    /// Where it was asked for, as `Dockerfile:3`, where that is known.
+    pub at: Option<String>,
+}
+
+/// What would become of a vertex.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepState {
+    /// It is where the graph begins, and is here or known by its descriptors.
+    Source,
+    /// It would be fetched.
+    Fetch,
+    /// Its result is in the cache.
+    Cached,
+    /// It would run.
+    Run,
+    /// That is known when what it depends on is made, fetched or pulled.
+    Open,
+}
+
+impl Solver {
+    /// Says what [`Solver::solve`] would do with each vertex, in the order of the graph.
+    ///
+    /// # Errors
+    /// Those that show before anything runs: files that cannot be copied, permissions that are missing.
+    pub async fn plan(&self) -> Result<Vec<PlannedStep>> {
+        let mut values: HashMap<VertexId, Value> = HashMap::new();
+        let mut steps = Vec::new();
+        for id in self.graph.reachable(self.root) {
+            let vertex = self.graph.vertex(id);
+            let inputs: Vec<Value> = vertex
+                .inputs
+                .iter()
+                .map(|input| values.get(input).cloned().unwrap_or(Value::Unmade))
+                .collect();
+            let planned = self.context.plan_step(vertex, &inputs).await;
+            let (state, keys, value) = planned.map_err(|e| at_step(vertex, e))?;
+            values.insert(id, value);
+            let address = |id: &VertexId| self.graph.vertex(*id).address().clone();
+            steps.push(PlannedStep {
+                name: vertex.name.clone(),
+                state,
+                keys,
+                address: address(&id),
+                inputs: vertex.inputs.iter().map(address).collect(),
+                at: vertex.origin.clone(),
+            });
+        }
+        Ok(steps)
+    }
+}
+
+impl SolveContext {
+    async fn plan_step(&self, vertex: &Vertex, inputs: &[Value]) -> Result<(StepState, Vec<Digest>, Value)> {
+        if let Op::Source(source) = &vertex.op {
+            return match self.sources.is_remote(source) {
+                true => Ok((StepState::Fetch, Vec::new(), Value::Unmade)),
+                false => Ok((StepState::Source, Vec::new(), self.source(source).await?)),
+            };
+        }
+        let base = match inputs.first() {
+            Some(Value::Chain(base)) => base,
+            Some(Value::Unmade) => return Ok((StepState::Open, Vec::new(), Value::Unmade)),
+            _ => return Err(Error::internal("a step without a root file system")),
+        };
+        if self.is_open(vertex, base, inputs).await {
+            return Ok((StepState::Open, Vec::new(), Value::Unmade));
+        }
+        let mut keys = self.keys(vertex, base, inputs).await?;
+        if !vertex.no_cache
+            && let Some(layer) = self.peek(&keys.digests, keys.planned.take()).await?
+        {
+            return Ok((StepState::Cached, keys.digests, Value::Chain(base.with(layer))));
+        }
+        Ok((StepState::Run, keys.digests, Value::Unmade))
+    }
+
+    /// Whether the keys of a step depend on what has to be made, fetched or pulled first.
+    async fn is_open(&self, vertex: &Vertex, base: &Chain, inputs: &[Value]) -> bool {
+        if inputs.iter().any(|input| matches!(input, Value::Unmade)) {
+            return true;
+        }
+        // Of the layers of an image that was not pulled only the chain is known.
+        let needs_files = |input: usize| match &vertex.op {
+            Op::File(file) if input == 0 => {
+                let names = file.actions.iter().any(|action| match action {
+                    FileAction::Copy(copy) => copy.chown.is_some(),
+                    FileAction::MakeDirectory(make) => make.owner.is_some(),
+                    FileAction::MakeFile(make) => make.chown.is_some(),
+                });
+                !file.link || names
+            }
+            Op::File(_) => true,
+            Op::Exec(exec) => exec.mounts.iter().any(|mount| match &mount.kind {
+                MountKind::Bind { input: used, source, .. }
+                | MountKind::Cache { from: Some((used, source)), .. } => *used == input && source != "/",
+                _ => false,
+            }),
+            Op::Source(_) => false,
+        };
+        if needs_files(0) && self.has_unknown(base).await {
+            return true;
+        }
+        for (at, input) in inputs.iter().enumerate().skip(1) {
+            if let Value::Chain(chain) = input
+                && needs_files(at)
+                && self.has_unknown(chain).await
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The layer that one of the keys has, as a build would find it; nothing is changed.
+    async fn peek(&self, keys: &[Digest], planned: Option<Planned>) -> Result<Option<Layer>> {
+        for key in keys {
+            let Some(record) = self.cache.get(key).await? else { continue };
+            let is_whole = self.store.has_blob(&record.repository, &record.layer.digest).await?
+                && record.times.as_ref().is_none_or(|times| self.has_times(times));
+            if is_whole {
+                let times = planned.map(|planned| planned.of_cached(record.made));
+                return Ok(Some(Layer {
+                    blob: record.layer,
+                    diff_id: record.diff_id,
+                    repository: record.repository,
+                    times: times.or(record.times.map(LayerTimes::Kept)),
+                    origin: None,
+                }));
+            }
+        }
+        Ok(None)
+    }
+}
