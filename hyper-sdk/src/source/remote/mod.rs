@@ -15,10 +15,13 @@
 //! - Nothing of a fetched repository is run: no hook, no filter, no helper of its configuration.
 
 mod archive;
+#[cfg(test)]
+mod broken_servers;
 mod git;
 mod git_command;
 mod git_watch;
 mod kept;
+mod partial;
 #[cfg(test)]
 mod slow_servers;
 mod web;

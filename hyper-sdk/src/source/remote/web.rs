@@ -5,24 +5,22 @@
 //! bytes are read and checked before they are used.
 
 use super::kept::{self, Expected};
+use super::partial::{MAX_FILE, Partial, Whole, seconds};
 use super::{Fetched, Inner, keep, make_folder};
 use crate::client::patience::Broken;
 use crate::client::tls;
-use crate::digest::{Algorithm, Hasher};
+use crate::digest::Algorithm;
 use crate::dockerfile::without_password;
 use crate::graph::WebSource;
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
-use flate2::write::MultiGzDecoder;
 use reqwest::StatusCode;
 use reqwest::header::{
-    AUTHORIZATION, CONTENT_ENCODING, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    LAST_MODIFIED,
+    AUTHORIZATION, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
 use serde::{Deserialize, Serialize};
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 use url::Url;
 
 const ATTEMPTS: u32 = 4;
@@ -30,8 +28,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How many lines the head of an answer may have.
 const MAX_HEADERS: usize = 1000;
 const MAX_REDIRECTS: usize = 10;
-/// The largest file that is fetched.
-const MAX_FILE: u64 = 64 << 30;
 const TOO_LARGE: &str = "is larger than 64 GiB, which is the most that is fetched";
 
 /// What is remembered of an answer.
@@ -150,8 +146,9 @@ impl Download<'_> {
         }
         let mut wait = Duration::from_millis(300);
         let mut attempt = 1;
+        let mut under_way = None;
         let record = loop {
-            let error = match self.attempt(&client, &headers, key).await {
+            let error = match self.attempt(&client, &headers, key, &mut under_way).await {
                 Ok(record) => break record,
                 Err(e) => e,
             };
@@ -236,12 +233,27 @@ impl Download<'_> {
         }
     }
 
-    /// One request; `None` when the file is as it was.
+    /// What an answer of this status says.
+    fn refused(&self, status: StatusCode) -> Error {
+        let kind = match status.as_u16() {
+            401 => ErrorKind::Unauthorized,
+            403 => ErrorKind::Denied,
+            404 | 410 => ErrorKind::NotFound,
+            429 => ErrorKind::TooManyRequests,
+            _ => ErrorKind::Unavailable,
+        };
+        let passing = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
+        let why = if status.is_redirection() { ", which leads nowhere" } else { "" };
+        self.fail(kind, format!("answered with {status}{why}")).with_retryable(passing)
+    }
+
+    /// One request; `None` when the file is as it was. What is under way goes on where that is possible.
     async fn attempt(
         &self,
         client: &reqwest::Client,
         headers: &HeaderMap,
         key: &Digest,
+        under_way: &mut Option<Partial>,
     ) -> Result<Option<Record>> {
         let failed = |e: reqwest::Error| {
             let passing = !(e.is_builder() || e.is_redirect());
@@ -249,45 +261,43 @@ impl Download<'_> {
                 .with_retryable(passing)
                 .with_source(e.without_url())
         };
-        let request = client.get(self.url.clone()).headers(headers.clone());
+        let mut headers = headers.clone();
+        match under_way.as_ref().and_then(Partial::rest) {
+            Some((range, condition)) => {
+                headers.remove(IF_NONE_MATCH);
+                headers.remove(IF_MODIFIED_SINCE);
+                headers.extend([(RANGE, range), (IF_RANGE, condition)]);
+            }
+            None => *under_way = None,
+        }
+        let request = client.get(self.url.clone()).headers(headers);
         let late = |e: Error| self.fail(ErrorKind::Timeout, "cannot be fetched").with_source(e);
         let patience = self.inner.options.patience();
         let mut response = patience.answer(request.send()).await.map_err(late)?.map_err(failed)?;
         let status = response.status();
-        if status == StatusCode::NOT_MODIFIED {
-            return Ok(None);
-        }
-        if status != StatusCode::OK {
-            let kind = match status.as_u16() {
-                401 => ErrorKind::Unauthorized,
-                403 => ErrorKind::Denied,
-                404 | 410 => ErrorKind::NotFound,
-                429 => ErrorKind::TooManyRequests,
-                _ => ErrorKind::Unavailable,
-            };
-            let passing = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
-            let why = if status.is_redirection() { ", which leads nowhere" } else { "" };
-            return Err(self.fail(kind, format!("answered with {status}{why}")).with_retryable(passing));
-        }
-        if response.content_length().is_some_and(|length| length > MAX_FILE) {
+        let is_answer = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+        if is_answer && response.content_length().is_some_and(|length| length > MAX_FILE) {
             return Err(self.fail(ErrorKind::TooLarge, TOO_LARGE));
         }
-        let text = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let (etag, last_modified) = (text(ETAG), text(LAST_MODIFIED));
-        let made = tempfile::Builder::new()
-            .prefix(".new-")
-            .tempdir_in(&self.folder)
-            .at("cannot make a folder in", &self.folder)?;
-        let path = made.path().join(&self.source.file_name);
-        let file = std::fs::File::create_new(&path).at("cannot write the file", &path)?;
-        let algorithm = self.source.checksum.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-        let sink = Sink { file, hasher: algorithm.hasher(), left: MAX_FILE };
-        let packed = text(CONTENT_ENCODING).is_some_and(|encoding| encoding.eq_ignore_ascii_case("gzip"));
-        let mut body = if packed {
-            Body::Gzip(Box::new(MultiGzDecoder::new(sink)))
-        } else {
-            Body::Plain(Box::new(sink))
-        };
+        let goes_on = status == StatusCode::PARTIAL_CONTENT
+            && under_way.as_mut().is_some_and(|partial| partial.go_on(response.headers()));
+        match status {
+            StatusCode::NOT_MODIFIED if under_way.is_none() => return Ok(None),
+            StatusCode::OK => {
+                let algorithm = self.source.checksum.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+                let name = &self.source.file_name;
+                *under_way = Some(Partial::begin(response.headers(), &self.folder, name, algorithm)?);
+            }
+            StatusCode::PARTIAL_CONTENT if goes_on => {}
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if under_way.is_some() => {
+                *under_way = None;
+                let what = "gave another part of the file than was asked for";
+                return Err(self.fail(ErrorKind::Unavailable, what).with_retryable(true));
+            }
+            _ => return Err(self.refused(status)),
+        }
+        let partial = under_way.as_mut().ok_or_else(|| Error::internal("a download without its file"))?;
+        let (path, packed) = (partial.path.clone(), partial.is_packed);
         use std::io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput, UnexpectedEof};
         let unwritten = |e: std::io::Error| match e.kind() {
             FileTooLarge if e.raw_os_error().is_none() => self.fail(ErrorKind::TooLarge, TOO_LARGE),
@@ -302,12 +312,20 @@ impl Download<'_> {
             Broken::Late(e) => late(e),
             Broken::Failed(e) => failed(e),
         })? {
-            body.write(&chunk).map_err(unwritten)?;
+            partial.write(&chunk).map_err(unwritten)?;
             self.task.advance(chunk.len() as u64);
         }
-        let Sink { file, hasher, .. } = body.finish().map_err(unwritten)?;
-        let digest = hasher.finish();
-        self.check(&digest)?;
+        if !partial.is_complete() {
+            let what = "gave less of the file than was asked for";
+            return Err(self.fail(ErrorKind::Unavailable, what).with_retryable(true));
+        }
+        let (etag, last_modified) = (partial.etag.clone(), partial.last_modified.clone());
+        // Parts that do not fit each other are no file of the server.
+        let is_resumed = partial.is_resumed;
+        let whole = under_way.take().map(Partial::finish).transpose().map_err(unwritten)?;
+        let Whole { folder: made, file, digest } =
+            whole.ok_or_else(|| Error::internal("a download without its file"))?;
+        self.check(&digest).map_err(|e| if is_resumed { e.with_retryable(true) } else { e })?;
         let time = last_modified.as_deref().and_then(seconds);
         let expected = Expected { digest: digest.clone(), time: file_time(time) };
         let mtime = UNIX_EPOCH + Duration::from_secs(expected.time.unsigned_abs());
@@ -334,99 +352,4 @@ impl Download<'_> {
 fn first_cause(error: &Error) -> Option<&(dyn std::error::Error + 'static)> {
     let causes = std::iter::successors(std::error::Error::source(error), |e| e.source());
     causes.last()
-}
-
-/// Where the bytes of a file go.
-struct Sink {
-    file: std::fs::File,
-    hasher: Hasher,
-    /// How many bytes it may still take: a small answer unpacks to any size, and one may never end.
-    left: u64,
-}
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if bytes.len() as u64 > self.left {
-            return Err(std::io::ErrorKind::FileTooLarge.into());
-        }
-        let count = self.file.write(bytes)?;
-        self.left -= count as u64;
-        self.hasher.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
-    }
-}
-
-/// The body of an answer. Some servers compress for the way without being asked: that is no part of the file.
-enum Body {
-    Plain(Box<Sink>),
-    Gzip(Box<MultiGzDecoder<Sink>>),
-}
-
-impl Body {
-    fn write(&mut self, chunk: &[u8]) -> std::io::Result<()> {
-        match self {
-            Self::Plain(sink) => sink.write_all(chunk),
-            Self::Gzip(decoder) => decoder.write_all(chunk),
-        }
-    }
-
-    fn finish(self) -> std::io::Result<Sink> {
-        match self {
-            Self::Plain(sink) => Ok(*sink),
-            Self::Gzip(decoder) => decoder.finish(),
-        }
-    }
-}
-
-/// The seconds since 1970 of an HTTP date (RFC 9110, section 5.6.7). Some servers write `UTC` or an offset of nothing in
-/// the place of `GMT`.
-fn seconds(date: &str) -> Option<i64> {
-    let date = date.trim();
-    let zones = ["UTC", "UT", "+0000", "-0000", "Z"];
-    let named = date.rsplit_once(' ').filter(|(_, zone)| zones.iter().any(|z| z.eq_ignore_ascii_case(zone)));
-    let date = named.map_or_else(|| date.to_owned(), |(rest, _)| format!("{rest} GMT"));
-    let time: SystemTime = httpdate::parse_http_date(&date).ok()?;
-    time.duration_since(UNIX_EPOCH).ok()?.as_secs().try_into().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_larger_than_the_limit_is_not_written() {
-        let folder = tempfile::tempdir().unwrap();
-        let sink = |name: &str| {
-            let file = std::fs::File::create(folder.path().join(name)).unwrap();
-            Box::new(Sink { file, hasher: Hasher::sha256(), left: 100_000 })
-        };
-        let mut plain = Body::Plain(sink("plain"));
-        plain.write(&[0; 100_000]).unwrap();
-        assert_eq!(plain.write(&[0]).unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        encoder.write_all(&[0; 1 << 20]).unwrap();
-        let bomb = encoder.finish().unwrap();
-        assert!(bomb.len() < 10_000);
-        let mut packed = Body::Gzip(Box::new(MultiGzDecoder::new(*sink("packed"))));
-        let written = packed.write(&bomb).and_then(|()| packed.finish().map(drop));
-        assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
-        assert!(std::fs::metadata(folder.path().join("packed")).unwrap().len() <= 100_000);
-    }
-
-    #[test]
-    fn dates_are_read_whatever_servers_call_universal_time() {
-        let time = Some(784_111_777);
-        for zone in ["GMT", "UTC", "utc", "UT", "+0000", "-0000"] {
-            assert_eq!(seconds(&format!("Sun, 06 Nov 1994 08:49:37 {zone}")), time, "{zone}");
-        }
-        assert_eq!(seconds("Sunday, 06-Nov-94 08:49:37 UTC"), time);
-        assert_eq!(seconds("Sun Nov  6 08:49:37 1994"), time);
-        for wrong in ["", "UTC", "Sun, 06 Nov 1994 08:49:37", "Sun, 06 Nov 1994 08:49:37 CET"] {
-            assert_eq!(seconds(wrong), None, "{wrong}");
-        }
-    }
 }
