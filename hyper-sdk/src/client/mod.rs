@@ -32,6 +32,7 @@ pub use proxies::Proxies;
 pub use pull::{PullOptions, pull};
 pub use push::{PushOptions, push};
 pub use transfer::Platforms;
+#[cfg(feature = "build")]
 pub(crate) use transfer::choose;
 
 use crate::oci::{Descriptor, Manifest};

@@ -20,6 +20,7 @@ macro_rules! switches {
         )+
     };
 }
+#[cfg(feature = "client")]
 pub(crate) use switches;
 
 /// What a store can do beyond pull and push.
