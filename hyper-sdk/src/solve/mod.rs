@@ -220,3 +220,6 @@ impl Solver {
         .shared()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+//! Graphs that are solved without a sandbox: commands are a script, and trees are folders of this process.
+
+use super::*;
+use crate::ErrorKind;
+use crate::cache::{MemoryCache, SharedCache};
+use crate::exec::SecretBytes;
+use crate::graph::{CopyAction, ExecOp, FileAction, FileOp, Security, SourceOp};
+use crate::layer::LayerReader;
+use crate::media_type::Compression;
+use crate::oci::{Descriptor, ImageConfig};
+use crate::platform::Platform;
+use crate::source::{
+    RemoteOptions, RemoteSources, Source, SourceContent, SourceFiles, SourceImage, Sources, SourcesOptions,
+};
+use crate::store::{BlobReader, MemoryStore, SharedStore};
+use crate::testing::{FakeExecutor, FakeRun, PlainSnapshotter, RandomImage};
+use async_trait::async_trait;
+use futures::{StreamExt as _, TryStreamExt as _};
+use std::io::Read as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::Barrier;
+
+/// One random image under every name; it counts the layers that are opened.
+#[derive(Debug)]
+struct Images {
+    image: RandomImage,
+    opened: AtomicUsize,
+}
+
+#[async_trait]
+impl Source for Images {
+    async fn resolve(&self, name: &str, _: &Platform) -> Result<SourceContent> {
+        let config = ImageConfig::parse(&self.image.config)?;
+        let layers: Vec<Descriptor> = self.image.layers.iter().map(|l| l.descriptor.clone()).collect();
+        let manifest = self.image.manifest.digest().clone();
+        Ok(SourceContent::Image(Box::new(SourceImage::new(name, manifest, config, &layers)?)))
+    }
+
+    async fn open_layer(&self, _: &SourceImage, layer: &Descriptor) -> Result<BlobReader> {
+        self.opened.fetch_add(1, Ordering::SeqCst);
+        let found = self.image.layers.iter().find(|own| own.descriptor.digest == layer.digest).unwrap();
+        let (bytes, size) = (found.tar.clone(), found.tar.len() as u64);
+        let stream = futures::stream::iter([Ok(bytes)]).boxed();
+        Ok(BlobReader { size, offset: 0, length: size, stream })
+    }
+
+    async fn open_files(&self, _: &str) -> Result<SourceFiles> {
+        Err(Error::unsupported("there are images alone"))
+    }
+}
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    images: Arc<Images>,
+    snapshots: PlainSnapshotter,
+    store: SharedStore,
+    cache: SharedCache,
+    executor: Arc<FakeExecutor>,
+    options: SolverOptions,
+}
+
+impl Fixture {
+    fn new(executor: FakeExecutor) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["indexes", "mounts", "scratch"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        Self {
+            folder,
+            images: Arc::new(Images { image: RandomImage::new(1), opened: AtomicUsize::new(0) }),
+            snapshots: PlainSnapshotter::new().unwrap(),
+            store: Arc::new(MemoryStore::default()),
+            cache: Arc::new(MemoryCache::default()),
+            executor: Arc::new(executor),
+            options: SolverOptions { compression: Compression::None, ..SolverOptions::default() },
+        }
+    }
+
+    async fn solve(&self, graph: &Graph, root: VertexId) -> Result<Solved> {
+        let options = RemoteOptions {
+            secrets: BTreeMap::new(),
+            proxy: None,
+            idle_timeout: None,
+            ssh_agent: None,
+            progress: crate::progress::Progress::default(),
+        };
+        let sources = Sources::new(SourcesOptions {
+            images: self.images.clone(),
+            remotes: RemoteSources::new(self.folder.path().join("sources"), options),
+            scratch: self.folder.path().join("scratch"),
+            main: None,
+            contexts: BTreeMap::new(),
+            others: BTreeMap::new(),
+        });
+        // A graph begins with images that were resolved when it was made.
+        sources.image("base", &Platform::host()).await?;
+        let backends = SolverBackends {
+            store: self.store.clone(),
+            snapshotter: Arc::new(self.snapshots.clone()),
+            executor: self.executor.clone(),
+            cache: self.cache.clone(),
+            sources,
+            folder: self.folder.path().to_owned(),
+        };
+        Solver::new(Arc::new(graph.clone()), root, backends, self.options.clone()).solve().await
+    }
+
+    fn base(&self) -> Op {
+        let manifest = self.images.image.manifest.digest().clone();
+        Op::Source(SourceOp::Image { reference: "base".into(), manifest })
+    }
+
+    /// The files of the topmost layer of what was solved.
+    async fn files(&self, solved: &Solved) -> BTreeMap<String, String> {
+        let Value::Chain(chain) = &solved.value else { panic!("{:?}", solved.value) };
+        let (layer, _) = chain.layers().last().unwrap();
+        let blob = self.store.get_blob(&layer.repository, &layer.blob.digest, None).await.unwrap();
+        let tar = blob.stream.try_collect::<Vec<_>>().await.unwrap().concat();
+        let (mut reader, mut files) = (LayerReader::new(&tar[..]), BTreeMap::new());
+        while let Some(entry) = reader.next_entry().unwrap() {
+            let mut text = String::new();
+            if matches!(entry.kind, crate::layer::EntryKind::File { .. }) {
+                reader.read_to_string(&mut text).unwrap();
+                files.insert(entry.path.to_string(), text);
+            }
+        }
+        files
+    }
+}
+
+fn exec(command: &str) -> ExecOp {
+    ExecOp::new(vec!["/bin/sh".into(), "-c".into(), command.into()])
+}
+
+fn run(graph: &mut Graph, on: VertexId, command: &str) -> VertexId {
+    graph.add(Op::Exec(Box::new(exec(command))), vec![on], format!("RUN {command}"))
+}
+
+/// Copies a file of another root file system.
+fn copy(graph: &mut Graph, on: VertexId, from: VertexId, path: &str) -> VertexId {
+    let copy = CopyAction {
+        input: 1,
+        sources: vec![path.into()],
+        destination: path.into(),
+        chown: None,
+        chmod: None,
+        parents: false,
+        exclude: Vec::new(),
+        unpack: None,
+        add: false,
+    };
+    let op = FileOp { actions: vec![FileAction::Copy(Box::new(copy))], link: false };
+    graph.add(Op::File(op), vec![on, from], format!("COPY {path}"))
+}
+
+fn scratch(graph: &mut Graph) -> VertexId {
+    graph.add(Op::Source(SourceOp::Scratch), Vec::new(), "scratch")
+}
+
+/// Waits for a condition; fails when it will never hold.
+async fn until(condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("it never holds");
+}
+
+#[tokio::test]
+async fn a_command_becomes_a_layer_and_is_found_again() {
+    let fixture = Fixture::new(FakeExecutor::new().on("make", FakeRun::new().writes("/bin/app", "compiled")));
+    let mut graph = Graph::new();
+    let base = graph.add(fixture.base(), Vec::new(), "base");
+    let root = run(&mut graph, base, "make");
+    let solved = fixture.solve(&graph, root).await.unwrap();
+    assert_eq!(fixture.files(&solved).await, [("bin/app".to_owned(), "compiled".to_owned())].into());
+    assert!(!solved.steps[0].cached);
+    assert_eq!(fixture.images.opened.load(Ordering::SeqCst), 3, "each layer of the base is opened once");
+
+    let again = fixture.solve(&graph, root).await.unwrap();
+    assert!(again.steps[0].cached);
+    assert_eq!(fixture.executor.commands(), ["make"]);
+    graph.set_no_cache(root);
+    assert!(!fixture.solve(&graph, root).await.unwrap().steps[0].cached);
+    assert_eq!(fixture.executor.commands(), ["make", "make"]);
+}
+
+#[tokio::test]
+async fn a_command_is_run_as_its_vertex_says() {
+    let mut fixture = Fixture::new(FakeExecutor::new());
+    fixture.options.secrets.insert("key".into(), SecretBytes::new("hunter2"));
+    fixture.options.extra_hosts.push(("seven".into(), "192.0.2.7".into()));
+    let mut graph = Graph::new();
+    let base = scratch(&mut graph);
+    let mut op = exec("env");
+    op.env.push(("A".into(), "1".into()));
+    op.uncached_env.push(("http_proxy".into(), "http://proxy.example".into()));
+    op.secret_env.push(("TOKEN".into(), "key".into(), true));
+    (op.cwd, op.user, op.hostname) = ("/app".into(), "me".into(), Some("builder".into()));
+    let root = graph.add(Op::Exec(Box::new(op)), vec![base], "RUN env");
+    fixture.solve(&graph, root).await.unwrap();
+    let spec = fixture.executor.specs().remove(0);
+    let env: Vec<(&str, &str)> =
+        spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(env, [("A", "1"), ("http_proxy", "http://proxy.example"), ("TOKEN", "hunter2")]);
+    assert_eq!((spec.cwd.as_str(), spec.user.as_str()), ("/app", "me"));
+    assert_eq!(spec.hostname.as_deref(), Some("builder"));
+    assert_eq!(spec.extra_hosts, fixture.options.extra_hosts);
+}
+
+#[tokio::test]
+async fn independent_commands_run_at_once_and_equal_ones_once() {
+    // Each ends when the other has come as far.
+    let both = Arc::new(Barrier::new(2));
+    let part = |path: &str| FakeRun::new().writes(path, "x").meets(&both);
+    let fixture = Fixture::new(FakeExecutor::new().on("a", part("/a")).on("b", part("/b")));
+    let mut graph = Graph::new();
+    let base = scratch(&mut graph);
+    let (a, b) = (run(&mut graph, base, "a"), run(&mut graph, base, "b"));
+    assert_eq!(run(&mut graph, base, "a"), a);
+    let joined = copy(&mut graph, a, b, "/b");
+    let solving = fixture.solve(&graph, joined);
+    let solved =
+        tokio::time::timeout(Duration::from_secs(60), solving).await.expect("they wait for each other");
+    assert_eq!(fixture.files(&solved.unwrap()).await.into_keys().collect::<Vec<_>>(), ["b"]);
+    let mut commands = fixture.executor.commands();
+    commands.sort();
+    assert_eq!(commands, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_failed_command_says_how_and_stops_the_others() {
+    let fixture = Fixture::new(
+        FakeExecutor::new()
+            .on("fail", FakeRun::new().complains("no such target\n").exits(3))
+            .on("hang", FakeRun::new().hangs()),
+    );
+    let mut graph = Graph::new();
+    let base = scratch(&mut graph);
+    let (hang, fail) = (run(&mut graph, base, "hang"), run(&mut graph, base, "fail"));
+    let root = copy(&mut graph, hang, fail, "/x");
+    let solving = fixture.solve(&graph, root);
+    let error = tokio::time::timeout(Duration::from_secs(60), solving).await.expect("it waits").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CommandFailed);
+    let text = format!("{error:?}");
+    assert!(text.contains("exit code 3") && text.contains("no such target"), "{text}");
+    until(|| fixture.executor.running() == 0).await;
+    // What failed is in no cache.
+    assert!(fixture.solve(&graph, fail).await.is_err());
+}
+
+#[tokio::test]
+async fn dropping_the_future_ends_what_runs() {
+    let fixture = Fixture::new(FakeExecutor::new().on("hang", FakeRun::new().writes("/x", "half").hangs()));
+    let mut graph = Graph::new();
+    let base = scratch(&mut graph);
+    let root = run(&mut graph, base, "hang");
+    tokio::select! {
+        solved = fixture.solve(&graph, root) => panic!("{solved:?}"),
+        () = until(|| fixture.executor.running() == 1) => {}
+    }
+    until(|| fixture.executor.running() == 0).await;
+}
+
+#[tokio::test]
+async fn a_step_is_found_when_its_inputs_come_out_the_same() {
+    let same = || FakeRun::new().writes("/app", "the same");
+    let fixture = Fixture::new(FakeExecutor::new().on("make", same()).on("make -j4", same()));
+    let mut steps = Vec::new();
+    for command in ["make", "make -j4"] {
+        let mut graph = Graph::new();
+        let base = scratch(&mut graph);
+        let made = run(&mut graph, base, command);
+        let copied = copy(&mut graph, base, made, "/app");
+        let root = run(&mut graph, copied, "use");
+        steps.push(fixture.solve(&graph, root).await.unwrap().steps);
+    }
+    let cached: Vec<bool> = steps[1].iter().map(|step| step.cached).collect();
+    assert_eq!(cached, [false, true, true], "{steps:?}");
+    assert_eq!(fixture.executor.commands(), ["make", "use", "make -j4"]);
+}
+
+#[tokio::test]
+async fn what_is_not_permitted_does_not_run() {
+    let mut fixture = Fixture::new(FakeExecutor::new());
+    let mut graph = Graph::new();
+    let base = scratch(&mut graph);
+    let mut op = exec("mount");
+    op.security = Security::Insecure;
+    let root = graph.add(Op::Exec(Box::new(op)), vec![base], "RUN mount");
+    assert_eq!(fixture.solve(&graph, root).await.unwrap_err().kind(), ErrorKind::Denied);
+    assert!(fixture.executor.commands().is_empty());
+    fixture.options.allow_insecure = true;
+    fixture.solve(&graph, root).await.unwrap();
+    assert_eq!(fixture.executor.specs()[0].security, crate::exec::Security::Insecure);
+    // It was run with permission; without, its result is refused too.
+    fixture.options.allow_insecure = false;
+    assert_eq!(fixture.solve(&graph, root).await.unwrap_err().kind(), ErrorKind::Denied);
+}
