@@ -146,8 +146,8 @@ pub async fn a_missing_working_folder_is_made(executor: Arc<dyn Executor>, rootf
 }
 
 pub async fn a_made_working_folder_belongs_to_its_user(executor: Arc<dyn Executor>, rootfs: RootFs) {
-    let mut spec = shell("touch made; stat -c '%u %g' /work /work/here");
-    (spec.cwd, spec.user) = ("/work/here".into(), "me".into());
+    let mut spec = shell("touch made; stat -c '%u %g' /app /app/here");
+    (spec.cwd, spec.user) = ("/app/here".into(), "me".into());
     assert_eq!(told(&executor, &rootfs, spec).await, "1000 1000\n1000 1000\n");
 }
 
