@@ -49,7 +49,8 @@ impl Small {
         std::fs::remove_file(self.0.join("filler")).unwrap();
     }
 
-    /// The files there but for those that are of no weight: the logs of builds and of the database.
+    /// The files there but for those that are of no weight: the logs of builds and of the database, what is known of
+    /// sources, and files without a byte.
     fn files(&self) -> BTreeSet<PathBuf> {
         fn walk(folder: &Path, found: &mut BTreeSet<PathBuf>) {
             for entry in std::fs::read_dir(folder).unwrap() {
@@ -63,10 +64,13 @@ impl Small {
         }
         let mut found = BTreeSet::new();
         walk(&self.0, &mut found);
-        let light = ["filler", "hyper.db-wal", "hyper.db-shm"];
+        let light = ["filler", "hyper.db-wal", "hyper.db-shm", "stat-cache"];
         found.retain(|path| {
             let name = path.file_name().unwrap().to_str().unwrap();
-            !light.contains(&name) && path.parent().is_none_or(|folder| !folder.ends_with("logs"))
+            let holds_bytes = path.symlink_metadata().is_ok_and(|meta| meta.len() > 0);
+            holds_bytes
+                && !light.contains(&name)
+                && path.parent().is_none_or(|folder| !folder.ends_with("logs"))
         });
         found
     }
@@ -127,6 +131,8 @@ fn a_pull_that_fills_the_disk_leaves_nothing_there() {
         disk.fill(rest);
         let output = place.hyper(&["pull", &name]).output().unwrap();
         disk.is_told(&output);
+        // What the program did not come to remove before its end goes with the next command, space or not.
+        place.ok(&["images"]);
         assert_eq!(disk.left_since(&before), Vec::<PathBuf>::new(), "{rest}");
         disk.empty();
         assert!(disk.free() > 11 << 20, "{} are free", disk.free());
@@ -166,6 +172,7 @@ fn a_build_that_fills_the_disk_leaves_nothing_there() {
             } else if rest < 4 << 20 || !step.contains("mkdir") {
                 disk.is_told(&output);
             }
+            place.ok(&["images"]);
             disk.empty();
             if output.status.success() {
                 place.ok(&["rm", "x:1"]);
