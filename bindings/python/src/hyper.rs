@@ -6,6 +6,7 @@
 //! The sandbox's helper is the same Python, started anew without site packages; it loads this very module by its file
 //! and never returns to Python code.
 
+use crate::arguments::{Several, Table};
 use crate::environment::{Environment, open_private};
 use crate::failure::exception;
 use crate::images;
@@ -27,7 +28,6 @@ use hyper_sdk::store::{DiskStore, SharedStore, find_local, local_repository};
 use hyper_sdk::{Error, Reference, Result};
 use pyo3::prelude::*;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -36,9 +36,9 @@ use tokio::sync::OnceCell;
 const HELPER: &str = "import sys; sys.path.append(sys.argv[1]); import _native; _native._exec_helper()";
 
 /// A state folder and how registries are reached.
-struct Session {
+pub(crate) struct Session {
     root: PathBuf,
-    clients: ClientFactory,
+    pub(crate) clients: ClientFactory,
     /// The proxies of web addresses in ADD and contexts.
     proxies: Proxies,
     /// The Python to start the helper with and the folder of this module; `None` when it cannot be known.
@@ -51,17 +51,10 @@ struct Session {
 struct Options {
     root: Option<PathBuf>,
     docker_config: Option<PathBuf>,
-    credentials: BTreeMap<String, (String, String)>,
+    credentials: Table<(String, String)>,
     plain_http: bool,
     insecure_tls: bool,
-    ca_file: Option<Files>,
-}
-
-/// One file, or several.
-#[derive(FromPyObject)]
-enum Files {
-    One(PathBuf),
-    Several(Vec<PathBuf>),
+    ca_file: Option<Several<PathBuf>>,
 }
 
 impl Session {
@@ -76,7 +69,7 @@ impl Session {
         let root =
             std::path::absolute(&root).map_err(|e| Error::io("cannot resolve the state folder", &root, e))?;
         let mut given = StaticKeychain::anonymous();
-        for (host, (user, password)) in options.credentials {
+        for (host, (user, password)) in options.credentials.0 {
             given = given.with(RegistryHost::from_address(&host)?, Credentials::basic(user, password));
         }
         let mut links: Vec<SharedKeychain> = vec![Arc::new(given)];
@@ -85,11 +78,7 @@ impl Session {
             links.push(Arc::new(file));
         }
         let keychain: SharedKeychain = Arc::new(KeychainChain::new(links));
-        let files = match options.ca_file {
-            None => Vec::new(),
-            Some(Files::One(file)) => vec![file],
-            Some(Files::Several(files)) => files,
-        };
+        let files = options.ca_file.unwrap_or_default().0;
         let authorities = files.iter().map(|file| read_authorities(file)).collect::<Result<Vec<_>>>()?;
         let proxies = environment.proxies();
         let (plain_http, insecure_tls) = (options.plain_http, options.insecure_tls);
@@ -115,7 +104,7 @@ impl Session {
         Ok(Self { root, clients, proxies, helper, store: OnceCell::new(), builder: OnceCell::new() })
     }
 
-    async fn store(&self) -> Result<&SharedStore> {
+    pub(crate) async fn store(&self) -> Result<&SharedStore> {
         self.store
             .get_or_try_init(|| async {
                 open_private(&self.root)?;
@@ -241,7 +230,7 @@ impl Session {
     }
 }
 
-fn transferred(reference: &Reference, descriptor: &Descriptor) -> Outcome {
+pub(crate) fn transferred(reference: &Reference, descriptor: &Descriptor) -> Outcome {
     let made = json!({
         "reference": reference.to_string(),
         "digest": descriptor.digest,
@@ -272,15 +261,15 @@ macro_rules! methods {
         #[pymethods]
         impl $class {
             #[new]
-            #[pyo3(signature = (root=None, *, docker_config=None, credentials=BTreeMap::new(), plain_http=false, insecure_tls=false, ca_file=None))]
+            #[pyo3(signature = (root=None, *, docker_config=None, credentials=Table::default(), plain_http=false, insecure_tls=false, ca_file=None))]
             fn new(
                 py: Python<'_>,
                 root: Option<PathBuf>,
                 docker_config: Option<PathBuf>,
-                credentials: BTreeMap<String, (String, String)>,
+                credentials: Table<(String, String)>,
                 plain_http: bool,
                 insecure_tls: bool,
-                ca_file: Option<Files>,
+                ca_file: Option<Several<PathBuf>>,
             ) -> PyResult<Self> {
                 let options = Options { root, docker_config, credentials, plain_http, insecure_tls, ca_file };
                 Session::open(py, options).map(Self)
@@ -294,11 +283,11 @@ macro_rules! methods {
 
             /// Builds an image from a Dockerfile and keeps it in the local store, or exports it to `outputs`.
             #[pyo3(signature = (
-                context=None, *, file=None, dockerfile=None, tags=Vec::new(), build_args=BTreeMap::new(),
-                labels=BTreeMap::new(), annotations=BTreeMap::new(), build_contexts=BTreeMap::new(),
-                secrets=BTreeMap::new(), ssh=BTreeMap::new(), target=None, platform=None, outputs=None, no_cache=false, pull=false,
-                network="host".to_owned(), extra_hosts=BTreeMap::new(), allow_insecure=false,
-                allow_host_network=false, allow_devices=Vec::new(), source_date_epoch=None, progress=None
+                context=None, *, file=None, dockerfile=None, tags=Several::default(), build_args=Table::default(),
+                labels=Table::default(), annotations=Table::default(), build_contexts=Table::default(),
+                secrets=Table::default(), ssh=Table::default(), target=None, platform=None, outputs=None, no_cache=false, pull=false,
+                network=None, extra_hosts=Table::default(), allow_insecure=false,
+                allow_host_network=false, allow_devices=Several::default(), source_date_epoch=None, progress=None
             ))]
             #[allow(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
             fn build<'py>(
@@ -307,23 +296,23 @@ macro_rules! methods {
                 context: Option<PathBuf>,
                 file: Option<PathBuf>,
                 dockerfile: Option<String>,
-                tags: Vec<String>,
-                build_args: BTreeMap<String, String>,
-                labels: BTreeMap<String, String>,
-                annotations: BTreeMap<String, String>,
-                build_contexts: BTreeMap<String, ContextArgument>,
-                secrets: BTreeMap<String, SecretArgument>,
-                ssh: BTreeMap<String, PathBuf>,
+                tags: Several<String>,
+                build_args: Table<String>,
+                labels: Table<String>,
+                annotations: Table<String>,
+                build_contexts: Table<ContextArgument>,
+                secrets: Table<SecretArgument>,
+                ssh: Table<PathBuf>,
                 target: Option<String>,
                 platform: Option<String>,
-                outputs: Option<Vec<OutputArgument>>,
+                outputs: Option<Several<OutputArgument>>,
                 no_cache: bool,
                 pull: bool,
-                network: String,
-                extra_hosts: BTreeMap<String, String>,
+                network: Option<String>,
+                extra_hosts: Table<String>,
                 allow_insecure: bool,
                 allow_host_network: bool,
-                allow_devices: Vec<String>,
+                allow_devices: Several<String>,
                 source_date_epoch: Option<EpochArgument>,
                 progress: Option<Py<PyAny>>,
             ) -> PyResult<Bound<'py, PyAny>> {
@@ -343,7 +332,7 @@ macro_rules! methods {
                     outputs,
                     no_cache,
                     pull,
-                    network,
+                    network: network.unwrap_or_else(|| "host".to_owned()),
                     extra_hosts,
                     allow_insecure,
                     allow_host_network,
@@ -396,6 +385,92 @@ macro_rules! methods {
                 $run(py, self.0.inspect(reference, platform, remote))
             }
 
+            /// Gives an image of the local store one more name.
+            fn tag<'py>(
+                &self,
+                py: Python<'py>,
+                reference: String,
+                name: String,
+            ) -> PyResult<Bound<'py, PyAny>> {
+                $run(py, self.0.tag(reference, name))
+            }
+
+            /// Removes a name from the local store; a name with a digest removes the image and all of its tags there.
+            fn remove<'py>(&self, py: Python<'py>, reference: String) -> PyResult<Bound<'py, PyAny>> {
+                $run(py, self.0.remove(reference))
+            }
+
+            /// Tells whether an image is in the local store or, with `remote`, in its registry.
+            #[pyo3(signature = (reference, *, remote=false))]
+            fn exists<'py>(
+                &self,
+                py: Python<'py>,
+                reference: String,
+                remote: bool,
+            ) -> PyResult<Bound<'py, PyAny>> {
+                $run(py, self.0.exists(reference, remote))
+            }
+
+            /// Copies an image, or an index with all of its images, from one registry to another without storing it.
+            #[pyo3(signature = (source, target, *, referrers=false, progress=None))]
+            fn copy<'py>(
+                &self,
+                py: Python<'py>,
+                source: String,
+                target: String,
+                referrers: bool,
+                progress: Option<Py<PyAny>>,
+            ) -> PyResult<Bound<'py, PyAny>> {
+                $run(py, self.0.copy(source, target, referrers, progress))
+            }
+
+            /// Lists the tags of a repository in the local store or, with `remote`, in its registry.
+            #[pyo3(signature = (repository, *, remote=false))]
+            fn list_tags<'py>(
+                &self,
+                py: Python<'py>,
+                repository: String,
+                remote: bool,
+            ) -> PyResult<Bound<'py, PyAny>> {
+                $run(py, self.0.list_tags(repository, remote))
+            }
+
+            /// Lists the descriptors of what refers to an image: signatures, bills of material.
+            #[pyo3(signature = (reference, *, artifact_type=None, remote=false))]
+            fn referrers<'py>(
+                &self,
+                py: Python<'py>,
+                reference: String,
+                artifact_type: Option<String>,
+                remote: bool,
+            ) -> PyResult<Bound<'py, PyAny>> {
+                $run(py, self.0.referrers(reference, artifact_type, remote))
+            }
+
+            /// Gives the bytes of a manifest, by tag or by digest, exactly as they are stored.
+            #[pyo3(signature = (reference, *, remote=false))]
+            fn get_manifest<'py>(
+                &self,
+                py: Python<'py>,
+                reference: String,
+                remote: bool,
+            ) -> PyResult<Bound<'py, PyAny>> {
+                $run(py, self.0.get_manifest(reference, remote))
+            }
+
+            /// Gives the bytes of a blob of a repository. A blob that is larger than `max_size` bytes is refused.
+            #[pyo3(signature = (repository, digest, *, max_size=67_108_864, remote=false))]
+            fn get_blob<'py>(
+                &self,
+                py: Python<'py>,
+                repository: String,
+                digest: String,
+                max_size: u64,
+                remote: bool,
+            ) -> PyResult<Bound<'py, PyAny>> {
+                $run(py, self.0.get_blob(repository, digest, max_size, remote))
+            }
+
             fn __repr__(&self) -> String {
                 format!("{}(root='{}')", stringify!($class), self.0.root.display())
             }
@@ -407,7 +482,7 @@ macro_rules! methods {
 #[pyclass(frozen, module = "hyper_sdk")]
 pub(crate) struct Hyper(Arc<Session>);
 
-/// Builds, pushes and pulls images. Every method returns an awaitable; cancelling it cancels the work.
+/// Builds, pushes and pulls images. Every method returns a coroutine; cancelling it cancels the work.
 #[pyclass(frozen, module = "hyper_sdk")]
 pub(crate) struct AsyncHyper(Arc<Session>);
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   Hyper.build(…) ─┐                                ┌─ sync:  the calling thread waits without the GIL
 //!                   ├─▶ Operation (one Rust future) ─┤
-//!   AsyncHyper… ────┘                                └─ async: an asyncio future of the running loop
+//!   AsyncHyper… ────┘                                └─ async: a coroutine, which starts the work when it is awaited
 //! ```
 //!
 //! # Invariants
@@ -12,6 +12,8 @@
 //! - Python code (progress callbacks) runs on the thread that called, or on the thread of the event loop.
 //! - Secrets go from Python into types that do not print.
 
+mod arguments;
+mod content;
 mod environment;
 mod failure;
 mod hyper;

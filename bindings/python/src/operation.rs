@@ -11,8 +11,9 @@ use crate::value::to_python;
 use futures::future::BoxFuture;
 use hyper_sdk::progress::{Event, Events, Progress};
 use hyper_sdk::{Error, Result};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::PyCFunction;
+use pyo3::types::{PyBytes, PyCFunction};
 use serde_json::Value;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -31,6 +32,10 @@ pub(crate) enum Outcome {
     Nothing,
     /// One of `hyper_sdk.results`, or a list of them, by the name of the class.
     Made(&'static str, Value),
+    /// Plain data: lists, dicts, strings, numbers.
+    Plain(Value),
+    /// Bytes as they are stored.
+    Bytes(Vec<u8>),
     /// An object that exists already.
     Object(Py<PyAny>),
 }
@@ -42,6 +47,8 @@ impl Outcome {
             Self::Made(class, value) => {
                 py.import("hyper_sdk.results")?.getattr("_make")?.call1((class, to_python(py, &value)?))
             }
+            Self::Plain(value) => to_python(py, &value),
+            Self::Bytes(bytes) => Ok(PyBytes::new(py, &bytes).into_any()),
             Self::Object(object) => Ok(object.into_bound(py)),
         }
     }
@@ -152,8 +159,21 @@ pub(crate) fn run_sync(py: Python<'_>, operation: Operation) -> PyResult<Bound<'
     finish(outcome.unwrap_or_else(|e| Err(broken(e))), py)
 }
 
-/// Gives an awaitable of the running event loop.
+/// Gives a coroutine. The operation starts when the coroutine is awaited or made a task; no event loop has to run
+/// before that.
 pub(crate) fn run_async(py: Python<'_>, operation: Operation) -> PyResult<Bound<'_, PyAny>> {
+    let operation = Mutex::new(Some(operation));
+    let start = PyCFunction::new_closure(py, None, None, move |arguments, _| {
+        let operation = operation.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let operation =
+            operation.ok_or_else(|| PyRuntimeError::new_err("the operation was started before"))?;
+        start(arguments.py(), operation).map(Bound::unbind)
+    })?;
+    py.import("hyper_sdk._coroutine")?.getattr("operation")?.call1((start,))
+}
+
+/// Starts an operation and gives a future of the running event loop.
+fn start(py: Python<'_>, operation: Operation) -> PyResult<Bound<'_, PyAny>> {
     runtime().map_err(|e| exception(&e))?;
     let event_loop = pyo3_async_runtimes::tokio::get_current_loop(py)?.unbind();
     let mut listener = operation.listener;

@@ -1,12 +1,12 @@
 //! The arguments of `build` as a request.
 
+use crate::arguments::{Several, Table};
 use crate::output::OutputArgument;
 use hyper_sdk::build::{BuildContext, BuildRequest, EpochPolicy, NamedContext, Output};
 use hyper_sdk::exec::{Network, SecretBytes};
 use hyper_sdk::platform::Platform;
 use hyper_sdk::{Error, ErrorKind, Reference, Result};
 use pyo3::prelude::*;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// A secret, as text or bytes.
@@ -35,23 +35,23 @@ pub(crate) struct BuildArguments {
     pub(crate) context: Option<PathBuf>,
     pub(crate) file: Option<PathBuf>,
     pub(crate) dockerfile: Option<String>,
-    pub(crate) tags: Vec<String>,
-    pub(crate) build_args: BTreeMap<String, String>,
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) annotations: BTreeMap<String, String>,
-    pub(crate) build_contexts: BTreeMap<String, ContextArgument>,
-    pub(crate) secrets: BTreeMap<String, SecretArgument>,
-    pub(crate) ssh: BTreeMap<String, PathBuf>,
+    pub(crate) tags: Several<String>,
+    pub(crate) build_args: Table<String>,
+    pub(crate) labels: Table<String>,
+    pub(crate) annotations: Table<String>,
+    pub(crate) build_contexts: Table<ContextArgument>,
+    pub(crate) secrets: Table<SecretArgument>,
+    pub(crate) ssh: Table<PathBuf>,
     pub(crate) target: Option<String>,
     pub(crate) platform: Option<String>,
-    pub(crate) outputs: Option<Vec<OutputArgument>>,
+    pub(crate) outputs: Option<Several<OutputArgument>>,
     pub(crate) no_cache: bool,
     pub(crate) pull: bool,
     pub(crate) network: String,
-    pub(crate) extra_hosts: BTreeMap<String, String>,
+    pub(crate) extra_hosts: Table<String>,
     pub(crate) allow_insecure: bool,
     pub(crate) allow_host_network: bool,
-    pub(crate) allow_devices: Vec<String>,
+    pub(crate) allow_devices: Several<String>,
     pub(crate) source_date_epoch: Option<EpochArgument>,
 }
 
@@ -84,7 +84,7 @@ impl BuildArguments {
                 return Err(Error::invalid("nothing to build: give a `context` or a `dockerfile`"));
             }
         };
-        for tag in &self.tags {
+        for tag in &self.tags.0 {
             let tag = Reference::parse(tag)?;
             if tag.digest().is_some() {
                 return Err(Error::invalid("a tag of a build cannot have a digest").with_context("tag", tag));
@@ -93,23 +93,23 @@ impl BuildArguments {
         }
         match self.outputs {
             None => request.outputs.push(Output::store()),
-            Some(outputs) => request.outputs.extend(outputs.into_iter().map(|output| output.0)),
+            Some(outputs) => request.outputs.extend(outputs.0.into_iter().map(|output| output.0)),
         }
-        for (name, context) in self.build_contexts {
+        for (name, context) in self.build_contexts.0 {
             let context = match context {
                 ContextArgument::Text(text) => NamedContext::parse(&text)?,
                 ContextArgument::Path(path) => NamedContext::Folder(path),
             };
             request.named_contexts.insert(name.to_ascii_lowercase(), context);
         }
-        for (id, secret) in self.secrets {
+        for (id, secret) in self.secrets.0 {
             let bytes = match secret {
                 SecretArgument::Text(text) => text.into_bytes(),
                 SecretArgument::Bytes(bytes) => bytes,
             };
             request.secrets.insert(id, SecretBytes::new(bytes));
         }
-        request.ssh = self.ssh;
+        request.ssh = self.ssh.0;
         request.network = match self.network.as_str() {
             "host" | "default" => Network::Host,
             "none" => Network::None,
@@ -133,16 +133,16 @@ impl BuildArguments {
             },
         };
         request.platform = self.platform.as_deref().map(platform).transpose()?;
-        request.build_args = self.build_args;
-        request.labels = self.labels;
-        request.annotations = self.annotations;
+        request.build_args = self.build_args.0;
+        request.labels = self.labels.0;
+        request.annotations = self.annotations.0;
         request.target = self.target;
         request.no_cache = self.no_cache;
         request.pull = self.pull;
-        request.extra_hosts = self.extra_hosts.into_iter().collect();
+        request.extra_hosts = self.extra_hosts.0.into_iter().collect();
         request.allow_insecure = self.allow_insecure;
         request.allow_host_network = self.allow_host_network;
-        for device in &self.allow_devices {
+        for device in &self.allow_devices.0 {
             request.allow_devices.allow(Some(device.as_str()).filter(|name| *name != "*"))?;
         }
         Ok(request)

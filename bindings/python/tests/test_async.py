@@ -15,11 +15,11 @@ def test_everything_can_be_awaited(context: pathlib.Path, tmp_path: pathlib.Path
     async def main() -> None:
         hyper = hyper_sdk.AsyncHyper(tmp_path / "root", docker_config=tmp_path)
         other = hyper_sdk.AsyncHyper(tmp_path / "other", docker_config=tmp_path)
-        events: list[dict] = []
+        events: list[hyper_sdk.Event] = []
         async with hyper_sdk.Registry() as registry:
             name = f"{registry.address}/app:1"
             built = await hyper.build(context, tags=[name], progress=events.append)
-            assert events[-1]["digest"] == built.digest
+            assert events[-1]["event"] == "result" and events[-1]["digest"] == built.digest
             pushed = await hyper.push(name)
             pulled = await other.pull(name)
             assert built.digest == pushed.digest == pulled.digest
@@ -27,6 +27,25 @@ def test_everything_can_be_awaited(context: pathlib.Path, tmp_path: pathlib.Path
             assert details.digest == images[0].digest == built.digest
         with pytest.raises(hyper_sdk.InvalidError):
             await hyper.build(dockerfile="FRMO x")
+
+    asyncio.run(main())
+
+
+def test_a_coroutine_starts_when_it_is_awaited(context: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    hyper = hyper_sdk.AsyncHyper(tmp_path / "root", docker_config=tmp_path)
+    # No event loop runs here, and nothing begins.
+    unused, build = hyper.images(), hyper.build(context, tags="localhost:5000/app:1")
+    assert asyncio.iscoroutine(build)
+    unused.close()
+    assert not (tmp_path / "root").exists()
+
+    async def main() -> None:
+        built = await asyncio.create_task(build)
+        tasks = [asyncio.create_task(hyper.images()), asyncio.create_task(hyper.images())]
+        for images in await asyncio.gather(*tasks):
+            assert [image.digest for image in images] == [built.digest]
+        with pytest.raises(RuntimeError):
+            await build
 
     asyncio.run(main())
 

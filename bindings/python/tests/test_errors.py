@@ -32,7 +32,21 @@ def test_kinds_and_their_bases(hyper: hyper_sdk.Hyper, context: pathlib.Path, tm
     with pytest.raises(hyper_sdk.HyperError):
         hyper.build(context, tags=["UPPER"])
     with pytest.raises(TypeError):
-        hyper.build(context, tags="not-a-list")  # type: ignore[arg-type]
+        hyper.build(context, tags=5)  # type: ignore[arg-type]
+
+
+def test_typed_details(hyper: hyper_sdk.Hyper, busybox: pathlib.Path) -> None:
+    with pytest.raises(hyper_sdk.CommandFailedError) as caught:
+        hyper.build(busybox, dockerfile="FROM scratch\nCOPY sh /bin/sh\nRUN echo said; exit 7\n")
+    error = caught.value
+    assert (error.exit_code, error.output and error.output.strip()) == (7, "said")
+    assert error.step is not None and "RUN echo said" in error.step
+    assert (error.host, error.status) == (None, None)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.exit_code, copy.step) == (7, error.step)
+    with hyper_sdk.Registry() as registry, pytest.raises(hyper_sdk.NotFoundError) as unknown:
+        hyper.inspect(f"{registry.address}/none:1", remote=True)
+    assert (unknown.value.status, unknown.value.exit_code) == (404, None)
 
 
 def test_an_error_pickles() -> None:
@@ -43,7 +57,7 @@ def test_an_error_pickles() -> None:
 
 
 def test_an_exception_of_the_callback_cancels(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
-    def callback(event: dict) -> None:
+    def callback(event: hyper_sdk.Event) -> None:
         raise KeyError(event["event"])
 
     with pytest.raises(KeyError):

@@ -13,14 +13,14 @@ import hyper_sdk
 
 
 def test_build_and_look(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
-    events: list[dict] = []
+    events: list[hyper_sdk.Event] = []
     result = hyper.build(context, tags=["localhost:5000/app:1"], labels={"c": "d"}, progress=events.append)
     assert result.digest is not None and result.digest.startswith("sha256:")
     assert result.tags == ["localhost:5000/app:1"]
     assert any("COPY hello" in step.name for step in result.steps)
     names = {event["event"] for event in events}
     assert {"started", "finished", "result"} <= names
-    assert events[-1]["digest"] == result.digest
+    assert events[-1]["event"] == "result" and events[-1]["digest"] == result.digest
 
     (image,) = hyper.images()
     assert (image.name, image.digest) == ("localhost:5000/app:1", result.digest)
@@ -49,6 +49,9 @@ def test_outputs(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathli
         assert index is not None and json.load(index)["schemaVersion"] == 2
     assert (folder / "hello").read_text() == "hello\n"
     assert hyper.images() == []
+    layout, typed = tmp_path / "layout", tmp_path / "typed.tar"
+    hyper.build(context, outputs=[f"type=oci,tar=0,dest={layout}", f"type=oci,oci-mediatypes=true,dest={typed}"])
+    assert (layout / "oci-layout").is_file() and typed.is_file()
     for output in ["", "type=oci", "type=elephant,dest=x", 'type=oci,"dest=x']:
         with pytest.raises(hyper_sdk.InvalidError):
             hyper.build(context, outputs=[output])

@@ -29,7 +29,7 @@ def gone(marker: str) -> bool:
 
 
 def test_a_command_runs(hyper: hyper_sdk.Hyper, busybox: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    events: list[dict] = []
+    events: list[hyper_sdk.Event] = []
     hyper.build(
         busybox,
         dockerfile=BASE + "ARG WHO\nRUN echo hello $WHO > /out\nRUN echo said\n",
@@ -55,7 +55,7 @@ def test_the_network_of_the_host_needs_a_permission(hyper: hyper_sdk.Hyper, busy
 
 
 def test_a_secret_stays_one(hyper: hyper_sdk.Hyper, busybox: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    events: list[dict] = []
+    events: list[hyper_sdk.Event] = []
     result = hyper.build(
         busybox,
         dockerfile=BASE + "RUN --mount=type=secret,id=key read x < /run/secrets/key; echo ${#x} > /length\n",

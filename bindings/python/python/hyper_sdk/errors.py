@@ -7,6 +7,9 @@ becomes a plain `HyperError`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class HyperError(Exception):
     """Something failed. The text of the exception has the whole chain of causes."""
@@ -22,6 +25,16 @@ class HyperError(Exception):
         super().__init__(message)
         #: Named values that the error is about: paths, digests, references.
         self.context: dict[str, str] = {}
+        #: The exit code of the command that failed; 128 and the signal's number after a signal.
+        self.exit_code: int | None = None
+        #: The end of what the command that failed wrote.
+        self.output: str | None = None
+        #: The step of the build that failed: `[2/5] RUN make`.
+        self.step: str | None = None
+        #: The registry that the error is about.
+        self.host: str | None = None
+        #: The status of the registry's answer: 401.
+        self.status: int | None = None
 
 
 class InvalidError(HyperError):
@@ -163,14 +176,52 @@ _KINDS: dict[str, type[HyperError]] = {
 }
 
 
-def _make(kind: str, message: str, retryable: bool, op: str | None, context: dict[str, str]) -> HyperError:
+def _make(
+    kind: str,
+    message: str,
+    retryable: bool,
+    op: str | None,
+    context: dict[str, str],
+    details: Mapping[str, Any] | None = None,
+) -> HyperError:
     """Makes the exception for an error of the SDK."""
     error = _KINDS.get(kind, HyperError)(message)
     error.kind = kind
     error.retryable = retryable
     error.op = op
     error.context = context
+    for name, value in (details or {}).items():
+        setattr(error, name, value)
     return error
 
 
-__all__ = ["HyperError", *sorted(c.__name__ for c in _KINDS.values())]
+__all__ = [
+    "BlobUnknownError",
+    "CancelledError",
+    "CommandFailedError",
+    "ConflictError",
+    "CorruptError",
+    "DeniedError",
+    "DigestInvalidError",
+    "HyperError",
+    "InternalError",
+    "InvalidError",
+    "IoError",
+    "ManifestBlobUnknownError",
+    "ManifestInvalidError",
+    "ManifestUnknownError",
+    "NameInvalidError",
+    "NameUnknownError",
+    "NotFoundError",
+    "RangeInvalidError",
+    "SizeInvalidError",
+    "StorageFullError",
+    "TimeoutError",
+    "TooLargeError",
+    "TooManyRequestsError",
+    "UnauthorizedError",
+    "UnavailableError",
+    "UnsupportedError",
+    "UploadInvalidError",
+    "UploadUnknownError",
+]

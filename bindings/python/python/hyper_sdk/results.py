@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .types import ImageConfig, Manifest
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -81,9 +83,9 @@ class ImageDetails:
     #: The bytes of the manifest.
     size: int
     #: The manifest.
-    manifest: dict[str, Any]
+    manifest: Manifest
     #: The config; `None` for an index or an artifact.
-    config: dict[str, Any] | None
+    config: ImageConfig | None
 
 
 def _make(name: str, value: Any) -> Any:
@@ -95,4 +97,4 @@ def _make(name: str, value: Any) -> Any:
     return _CLASSES[name](**value)
 
 
-_CLASSES: dict[str, type] = {c.__name__: c for c in (BuildResult, Transferred, Image, ImageDetails)}
+_CLASSES: dict[str, type[Any]] = {c.__name__: c for c in (BuildResult, Transferred, Image, ImageDetails)}
