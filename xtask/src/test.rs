@@ -7,6 +7,7 @@
 use crate::{features, repository, setup};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 const SKIPPED: &str = "SKIPPED:";
@@ -140,6 +141,7 @@ fn python(install: bool, log: &mut File) -> Result<Tally, String> {
         .env("VIRTUAL_ENV", &environment)
         .env_remove("CONDA_PREFIX");
     repository::run(&mut maturin)?;
+    let mut types = types(&python, &bindings, log)?;
     let mut pytest = Command::new(&python);
     pytest.args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]).arg(bindings.join("tests"));
     let mut tally = Tally::default();
@@ -155,6 +157,26 @@ fn python(install: bool, log: &mut File) -> Result<Tally, String> {
     })?;
     if !ok && tally.failed == 0 {
         tally.failed = 1;
+    }
+    types.add(tally);
+    Ok(types)
+}
+
+/// Checks the types of the Python package as its users do, and its stub against the module. Each check counts as a test.
+fn types(python: &Path, bindings: &Path, log: &mut File) -> Result<Tally, String> {
+    let package = bindings.join("python/hyper_sdk");
+    let mut mypy = Command::new(python);
+    mypy.args(["-m", "mypy", "--strict", "--cache-dir", "/dev/null"]).arg(&package);
+    let mut pyright = Command::new(python);
+    pyright.args(["-m", "pyright", "--pythonpath"]).arg(python).arg(&package);
+    let mut stubtest = Command::new(python);
+    stubtest.args(["-m", "mypy.stubtest", "hyper_sdk"]);
+    let mut tally = Tally::default();
+    for mut check in [mypy, pyright, stubtest] {
+        match stream(&mut check, log, |_| true)? {
+            true => tally.passed += 1,
+            false => tally.failed += 1,
+        }
     }
     Ok(tally)
 }
