@@ -23,8 +23,8 @@ fn capabilities_are_made_outside_of_the_crate() {
     assert!(STEPS.private_network && !STEPS.insecure && STEPS.identity == Identity::Full);
     assert!(STEPS.without_private_network().with_insecure().insecure);
     assert_eq!((SNAPSHOTS.shares_layers, SNAPSHOTS.max_depth), (true, 12));
-    assert!(STORE.write && !STORE.delete);
-    assert!(CLIENT.push && CLIENT.resume && !CLIENT.delete);
+    assert_eq!((STORE.write, STORE.delete), (true, false));
+    assert_eq!((CLIENT.push, CLIENT.resume, CLIENT.delete), (true, true, false));
     let builder = BUILDER.with_run(vec![Platform::new("linux", "amd64", None)]);
     assert!(builder.run && builder.all_owners && builder.platforms.len() == 1);
 }

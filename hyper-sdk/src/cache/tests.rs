@@ -58,7 +58,7 @@ struct Faulty {
 }
 
 impl Faulty {
-    fn new(fault: Fault) -> SharedCache {
+    fn with(fault: Fault) -> SharedCache {
         Arc::new(Self {
             fault,
             records: MemoryCache::default(),
@@ -160,7 +160,7 @@ async fn the_suite_finds_every_fault() {
     macro_rules! caught {
         ($($fault:ident by $($case:ident),+;)+) => {$($(
             assert!(
-                is_caught(cases::$case(Faulty::new(Fault::$fault))).await,
+                is_caught(cases::$case(Faulty::with(Fault::$fault))).await,
                 "{} does not find the fault {}", stringify!($case), stringify!($fault)
             );
         )+)+};

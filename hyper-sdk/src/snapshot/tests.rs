@@ -69,7 +69,7 @@ struct Faulty {
 }
 
 impl Faulty {
-    fn new(fault: Fault) -> SharedSnapshotter {
+    fn with(fault: Fault) -> SharedSnapshotter {
         Arc::new(Self {
             fault,
             inner: PlainSnapshotter::new().unwrap(),
@@ -367,7 +367,7 @@ async fn the_suite_finds_every_fault() {
     macro_rules! caught {
         ($($fault:ident by $($case:ident),+;)+) => {$($(
             assert!(
-                is_caught(cases::$case(Faulty::new(Fault::$fault))).await,
+                is_caught(cases::$case(Faulty::with(Fault::$fault))).await,
                 "{} does not find the fault {}", stringify!($case), stringify!($fault)
             );
         )+)+};

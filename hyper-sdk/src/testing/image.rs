@@ -153,7 +153,7 @@ impl RandomIndex {
         let (mut images, mut entries) = (Vec::new(), Vec::new());
         for platform in platforms {
             let shape = ImageShape { platform: platform.clone(), ..ImageShape::default() };
-            let image = RandomImage::with_shape(random.next(), &shape);
+            let image = RandomImage::with_shape(random.number(), &shape);
             let mut entry = Descriptor::of(media_type::OCI_MANIFEST, image.manifest.bytes());
             entry.platform = Some(platform.clone());
             entries.push(entry);

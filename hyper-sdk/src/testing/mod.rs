@@ -11,7 +11,7 @@
 //! The sandbox starts a program as its helper, whose `main` must begin with `exec::init`. The `main` of a test belongs
 //! to the test harness, so it needs a program beside it, of two lines, such as `src/bin/exec-helper.rs`:
 //!
-//! ```
+//! ```text
 //! fn main() {
 //!     hyper_sdk::exec::init();
 //! }

@@ -12,7 +12,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -22,7 +22,7 @@ impl Random {
     /// A number below `end`; 0 when that is 0.
     pub fn below(&mut self, end: usize) -> usize {
         // The bias does not matter to a test.
-        (self.next() % end.max(1) as u64) as usize
+        (self.number() % end.max(1) as u64) as usize
     }
 
     /// Whether something happens that does so once in `times`.
@@ -39,7 +39,7 @@ impl Random {
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(length + 8);
         while bytes.len() < length {
-            bytes.extend_from_slice(&self.next().to_le_bytes());
+            bytes.extend_from_slice(&self.number().to_le_bytes());
         }
         bytes.truncate(length);
         bytes
@@ -54,7 +54,7 @@ mod tests {
     fn a_seed_says_everything() {
         assert_eq!(Random::new(1).bytes(100), Random::new(1).bytes(100));
         assert_ne!(Random::new(1).bytes(100), Random::new(2).bytes(100));
-        assert_ne!(Random::new(0).next(), 0);
+        assert_ne!(Random::new(0).number(), 0);
         let mut random = Random::new(7);
         assert!((0..1000).all(|_| random.below(3) < 3) && random.below(0) == 0);
         assert_eq!(random.pick::<u8>(&[]), None);
