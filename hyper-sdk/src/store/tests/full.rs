@@ -6,7 +6,7 @@ use crate::reference::{RepositoryName, Tag};
 use crate::store::{DiskStore, Page, PutManifest, RegistryStore as _, RegistryStoreExt as _};
 use crate::{Digest, Error, ErrorKind};
 use bytes::Bytes;
-use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
+use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -57,11 +57,17 @@ impl Small {
         std::fs::remove_file(self.path().join("filler")).unwrap();
     }
 
-    /// Waits until the last connection is closed: a thread of its own does that, and takes the log along.
+    /// Waits until the last connection is closed, which takes the log along. Threads of their own close them; of two
+    /// that close at the same moment each takes the other for a user of the log and leaves it, so a last one comes here.
     async fn at_rest(&self) {
+        let options = SqliteConnectOptions::new().filename(self.path().join("hyper.db"));
         for _ in 0..500 {
             if !self.path().join("hyper.db-wal").exists() {
                 return;
+            }
+            if let Ok(mut last) = options.connect().await {
+                let _ = sqlx::raw_sql("SELECT COUNT(*) FROM tags").execute(&mut last).await;
+                let _ = last.close().await;
             }
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
