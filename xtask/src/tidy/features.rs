@@ -1,9 +1,9 @@
-//! The table of the language: every row of docs/dockerfile.md names tests, and they exist.
+//! The table of the language: every row of docs/conformance.md names tests, and they exist.
 
 use crate::repository;
 use std::path::Path;
 
-const TABLE: &str = "docs/dockerfile.md";
+const TABLE: &str = "docs/conformance.md";
 
 /// Checks the table.
 pub(super) fn check(breaches: &mut Vec<String>) {
