@@ -24,7 +24,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that moves only when it is told to.
+/// A clock that moves only when a test moves it.
 #[derive(Debug, Default)]
 pub struct FrozenClock(AtomicI64);
 
@@ -63,7 +63,7 @@ pub fn rfc3339(seconds: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-/// The seconds since 1970 of an RFC 3339 time; fractions are dropped. `None` when the text is no such time.
+/// The seconds since 1970 of an RFC 3339 time; fractions are dropped. `None` when the text is not such a time.
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let number = |from: usize, to: usize| -> Option<i64> {

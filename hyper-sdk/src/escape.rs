@@ -1,9 +1,9 @@
 //! What a backslash means in ignore files, `--exclude` and `--parents`.
 //!
-//! Their patterns are handed on to the regular expressions of Go, and so is what comes behind a backslash: punctuation
-//! is itself there, but a letter or a digit has a meaning of its own. Both readers of such patterns share this one.
+//! BuildKit passes these patterns to Go's regular expressions, including what follows a backslash: punctuation stands
+//! for itself, but a letter or a digit has a special meaning. Both readers of such patterns share this one.
 
-/// What is behind a backslash.
+/// What follows a backslash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Escape {
     /// This character.
@@ -14,7 +14,7 @@ pub(crate) enum Escape {
     Boundary(bool),
     /// `\A`: nothing can be before it.
     Start,
-    /// `\z`: nothing can come behind it.
+    /// `\z`: the end of the text.
     End,
 }
 
@@ -26,7 +26,7 @@ const NO_SPACE: &[(char, char)] =
 const WORD: &[(char, char)] = &[('0', '9'), ('A', 'Z'), ('_', '_'), ('a', 'z')];
 const NO_WORD: &[(char, char)] = &[('\0', '/'), (':', '@'), ('[', '^'), ('`', '`'), ('{', char::MAX)];
 
-/// Reads what comes behind a backslash.
+/// Reads what follows a backslash.
 ///
 /// # Errors
 /// Says what is wrong with it, or what it means that is not implemented.

@@ -66,7 +66,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// The compression that a layer's media type names; `None` (the option) for a type that is no layer.
+    /// The compression that a layer's media type names; `None` (of the option) for a type that is not a layer.
     pub fn of_layer(media_type: &str) -> Option<Self> {
         let is_layer = media_type.starts_with("application/vnd.oci.image.layer.")
             || media_type.starts_with("application/vnd.docker.image.rootfs.");

@@ -32,7 +32,7 @@ struct Change {
 enum Operand {
     /// These bits, as far as they may change.
     Bits(u32),
-    /// `X`: execution for folders and for what somebody may execute at the start.
+    /// `X`: execution for folders, and for files that some user may execute already.
     ExecuteIfAny,
     /// The permissions that a class has now, as a shift. Only permissions change, never the three special bits.
     CopyOf(u32),
@@ -125,10 +125,10 @@ fn parse_operation(named: u32, operator: u8, permissions: &[u8], changes: &mut V
     let mut push = |who: u32, operator: u8, operand: Operand| {
         changes.push(Change { who: if who == 0 { ALL } else { who }, operator, operand });
     };
-    // An assignment of nothing takes everything away, unless it copies: then the copy says what is taken away.
+    // An empty assignment removes everything, unless it copies: then the copy decides what is removed.
     let mut empty = operator == b'=';
     for permission in permissions {
-        // The special bits belong to nobody among the others: naming only those leaves them alone.
+        // "Others" have no special bit: an assignment to them alone leaves the special bits unchanged.
         let special = who == 0 || who & 0o7770 != 0;
         match permission {
             b'r' => bits |= 0o444,

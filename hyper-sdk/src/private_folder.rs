@@ -1,4 +1,4 @@
-//! Folders that nobody but their owner may enter: state folders, stores, temporary folders.
+//! Folders that only their owner may enter: state folders, stores, temporary folders.
 //!
 //! What lies below is then out of the reach of other users, whatever its own mode is: set-user-id files of layers,
 //! folders of layers that everybody may write to, logs, the database.
@@ -205,7 +205,7 @@ impl Walk {
         let failed = |e: Errno| Error::io("cannot make the folder", path, e.into());
         let mode = Mode::from_raw_mode(if self.left.is_empty() { 0o700 } else { 0o755 });
         match rustix::fs::mkdir(path, mode) {
-            // A mask of the user that takes his own rights away would leave a folder that nothing can be put into.
+            // With a umask that denies the user's own rights, nothing could be put into the folder.
             Ok(()) if self.left.is_empty() => rustix::fs::chmod(path, mode).map_err(failed)?,
             // Another process was faster.
             Ok(()) | Err(Errno::EXIST) => {}
@@ -214,7 +214,7 @@ impl Walk {
         look(path)
     }
 
-    /// Refuses an entry of the folder at hand that somebody else can replace. Without an entry it is still to be made.
+    /// Refuses an entry of the open folder that another user can replace. Without an entry, it is still to be made.
     fn judge(&self, entry: Option<(&Path, &Stat)>, whole: &Path) -> Result<()> {
         let trusts = |uid: u32| self.trusted.contains(&uid);
         let folder = self.at.display();
@@ -244,7 +244,7 @@ impl Walk {
             ));
         }
         let Some((entry, stat)) = entry else { return Ok(()) };
-        // Whose the folder itself is, is said when it is opened.
+        // The owner of the folder itself is checked when it is opened.
         let is_itself = self.left.is_empty() && !FileType::from_raw_mode(stat.st_mode).is_symlink();
         if is_itself || trusts(stat.st_uid) {
             return Ok(());
@@ -370,7 +370,7 @@ mod tests {
         symlink("/tmp", parent.join("link")).unwrap();
         std::os::unix::fs::lchown(parent.join("link"), Some(4321), Some(4321)).unwrap();
         assert!(refused(&parent.join("link")).contains("uid 4321"));
-        // A group with strangers in it is like everybody.
+        // A group with other users in it counts as everybody.
         set(&parent, 0o775);
         chown(&parent, None, Some(4321)).unwrap();
         chown(&path, Some(0), Some(0)).unwrap();

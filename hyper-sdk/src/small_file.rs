@@ -1,4 +1,4 @@
-//! Files that somebody else may have made, read whole within a bound: Dockerfiles, ignore files, secrets, configuration.
+//! Reads whole files of other origin within a limit: Dockerfiles, ignore files, secrets, configuration.
 //!
 //! # Invariants
 //! - Opening never waits: not for the other end of a pipe, not for a device.
@@ -15,9 +15,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a pipe may have nobody who writes to it.
+/// How long a pipe may be without a writer.
 pub const PIPE_OPEN_TIME: Duration = Duration::from_secs(5);
-/// How long a pipe may be silent although somebody has it open.
+/// How long a pipe with a writer may be silent.
 pub const PIPE_IDLE_TIME: Duration = Duration::from_secs(120);
 
 /// The kinds of file that may be read.
@@ -25,7 +25,7 @@ pub const PIPE_IDLE_TIME: Duration = Duration::from_secs(120);
 pub enum Kinds {
     /// Regular files, and `/dev/null`, which is an empty one.
     Files,
-    /// Also pipes, as of `<(command)`, and terminals: for what somebody names on a command line.
+    /// Also pipes, as of `<(command)`, and terminals: for files that a user names.
     FilesAndPipes,
 }
 
@@ -87,7 +87,7 @@ pub fn read(path: &Path, what: &str, limit: u64, kinds: Kinds) -> Result<Vec<u8>
 /// [`read`] for text.
 ///
 /// # Errors
-/// Those of [`read`]; [`ErrorKind::Invalid`] for what is not UTF-8.
+/// Those of [`read`]; [`ErrorKind::Invalid`] when the file is not UTF-8.
 pub fn read_text(path: &Path, what: &str, limit: u64, kinds: Kinds) -> Result<String> {
     String::from_utf8(read(path, what, limit, kinds)?)
         .map_err(|_| Error::invalid(format!("{what} is not UTF-8")).with_context("path", path.display()))
@@ -159,7 +159,7 @@ impl Read for Patient<'_> {
 }
 
 impl Patient<'_> {
-    /// Whether this is a pipe with a name that nobody has opened to write to: the end of it is not its end.
+    /// Whether this is a named pipe without a writer: then an end of file is not the end of its content.
     fn awaits_a_writer(&self) -> std::io::Result<bool> {
         let stat = rustix::fs::fstat(self.file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {

@@ -14,7 +14,7 @@ pub struct ImageManifest {
     /// The media type of the manifest itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// The type of an artifact that is no image.
+    /// The type of an artifact that is not an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// The config.
@@ -125,7 +125,7 @@ pub struct Manifest {
 impl Manifest {
     /// Parses bytes that came with the media type `content_type` (parameters are dropped).
     ///
-    /// The digest is SHA-256; see [`Manifest::with_digest`] for content that is addressed by another one.
+    /// The digest is SHA-256; see [`Manifest::with_digest`] for content with another digest.
     ///
     /// # Errors
     /// [`ErrorKind::ManifestInvalid`] when the bytes are not such a manifest, its inner `mediaType` says otherwise, or

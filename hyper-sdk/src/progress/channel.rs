@@ -100,7 +100,7 @@ impl Events {
     /// The next event that has come already.
     ///
     /// # Errors
-    /// When there is none: says whether one can still come.
+    /// When there is no event: says whether one can still come.
     pub fn try_recv(&mut self) -> Result<Event, TryRecvError> {
         let event = self.events.try_recv()?;
         self.took(length(&event));

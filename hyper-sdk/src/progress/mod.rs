@@ -1,8 +1,8 @@
 //! One stream of events for the library, the CLI and Python.
 //!
 //! Whoever starts long work passes a [`Progress`] in. The work sends [`Event`]s; a frontend shows them. Sending never
-//! waits and never fails: a sink that is gone does not slow the work down. What a command writes has no end that could
-//! be counted on, so whoever passes that on waits for [`Progress::ready`] first.
+//! waits and never fails: a sink that is gone does not slow the work down. A command may write without end, so
+//! code that passes on its output waits for [`Progress::ready`] first.
 //!
 //! ```
 //! use hyper_sdk::progress::{Event, Progress};
@@ -46,11 +46,11 @@ pub enum LogStream {
 pub enum Outcome {
     /// The work was done.
     Done,
-    /// The work had been done before: its result was found in a cache or at the destination.
+    /// The result was already in a cache or at the destination.
     Cached,
     /// The work failed, with the one-line text of its error.
     Failed(String),
-    /// The work was given up because something else failed or the caller cancelled.
+    /// The work was cancelled, by the caller or because other work failed.
     Cancelled,
 }
 
@@ -68,7 +68,7 @@ pub enum Event {
         /// The units of work ahead (bytes, unless the name says otherwise), when known.
         total: Option<u64>,
     },
-    /// A task got on: `done` units of `total` so far.
+    /// A task advanced: `done` units of `total` so far.
     Advanced {
         /// The task.
         task: TaskId,
@@ -102,9 +102,9 @@ pub enum Event {
         /// How long it took, in milliseconds.
         milliseconds: u64,
     },
-    /// A result that is worth telling: the digest of an image that was built, pushed or pulled.
+    /// A result: the digest of an image that was built, pushed or pulled.
     Result {
-        /// What the digest is of.
+        /// The name of the image.
         name: String,
         /// The digest.
         digest: Digest,
@@ -160,7 +160,7 @@ impl Progress {
         }
     }
 
-    /// The same progress, but that a warning about the whole is passed on once, however often it is sent.
+    /// The same progress, but a repeated warning about the whole is passed on only once.
     #[must_use]
     pub fn each_warning_once(&self) -> Self {
         let sink = self.sink.clone().map(|sink| Arc::new(once::Once::new(sink)) as Arc<dyn Sink>);

@@ -13,7 +13,7 @@
 //! # Limits
 //! Bytes whose last link is deleted stay in the blob backend: they cannot be read any more, but take space until
 //! garbage collection removes them, which does not exist yet. What it needs is in the traits of the backends: links have
-//! leases, and a blob is condemned before its bytes are deleted; a push of it waits for that. Sessions that nobody ends are
+//! leases, and a blob is marked before its bytes are deleted; a push of it waits for that. Sessions that nobody ends are
 //! removed by their age ([`RegistryStore::expire_uploads`]).
 
 mod edges;
@@ -96,7 +96,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         &self.0.meta
     }
 
-    /// Links a blob, once nobody is removing it any more.
+    /// Links a blob. Waits while a collector is removing it.
     async fn link(
         &self,
         repository: &RepositoryName,
@@ -131,12 +131,12 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         Ok(records.iter().flatten().any(|record| record.condemned.is_some()))
     }
 
-    /// The row of a blob, whatever became of its bytes.
+    /// The row of a blob, also when its bytes are missing.
     async fn record(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobRecord> {
         self.0.meta.blob(repository, digest).await?.ok_or_else(|| blob_unknown(repository, digest))
     }
 
-    /// Fails when the bytes of a blob are not there, or not as many as its row says.
+    /// Fails when the bytes of a blob are missing or have another size than its row.
     async fn check_bytes(&self, repository: &RepositoryName, record: &BlobRecord) -> Result<()> {
         match self.0.blobs.sizes(std::slice::from_ref(&record.key)).await?.as_slice() {
             [Some(there)] if *there == record.size => Ok(()),
@@ -144,7 +144,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         }
     }
 
-    /// What the blob backend knows the bytes of these blobs by.
+    /// The keys of the bytes of these blobs in the blob backend.
     async fn keys(&self, digests: Vec<Digest>) -> Result<Vec<BlobKey>> {
         if !self.0.blobs.has_own_keys() {
             return Ok(digests.into_iter().map(BlobKey::Digest).collect());
@@ -156,7 +156,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         Ok(digests.into_iter().zip(records).map(key).collect())
     }
 
-    /// Refuses what could only end in a write. Where reading comes first, its outcome would say something else.
+    /// Refuses a write to a read-only store at once, before a read fails with an error about something else.
     fn writable(&self) -> Result<()> {
         match self.0.meta.writable() {
             true => Ok(()),
@@ -164,7 +164,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         }
     }
 
-    /// Ends a session whose staging area is held. Its bytes go first: the database may be what is full.
+    /// Ends a session whose staging area is held. Removes its bytes first, since the database may lack space.
     async fn drop_upload(&self, id: &UploadId, mut staging: Box<dyn BlobStaging>) -> Result<()> {
         let discarded = staging.discard().await;
         self.0.meta.write(Change::EndUpload { id: id.clone() }).await?;
@@ -179,7 +179,7 @@ impl<B: BlobBackend, M: MetaBackend> Display for Composed<B, M> {
     }
 }
 
-/// Until when a link that is made now is kept at least.
+/// The end of the lease of a link that is made now.
 fn leased_until() -> i64 {
     let end = SystemClock.now().saturating_add(LEASE);
     end.saturating_add(LEASE_STEP - 1).div_euclid(LEASE_STEP).saturating_mul(LEASE_STEP)

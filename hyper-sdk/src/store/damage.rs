@@ -1,8 +1,8 @@
-//! Damage in a local store: bytes that are missing, short or others than their digest says.
+//! Damage in a local store: bytes that are missing, cut short or do not match their digest.
 //!
-//! What a store has was checked when it came in. Readers check it again, since a disk or a person may have changed it,
-//! and note here what they found. A blob that is found to be damaged is taken away: it is then missing, which every
-//! build and pull mends.
+//! A store checks content when it receives it. Readers check it again, since a disk or a person may have changed it,
+//! and record here what they find. A damaged blob is removed. It is then missing, and the next build or pull fetches
+//! it again.
 
 use super::{RegistryStore, SharedStore};
 use crate::progress::Progress;
@@ -12,7 +12,7 @@ use std::error::Error as _;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What the readers of a piece of work noted. Clones share it.
+/// The damage that the readers of one operation found. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Damage(Arc<Mutex<Noted>>);
 
@@ -32,7 +32,7 @@ impl Damage {
         self.noted().suspects.insert(digest.clone());
     }
 
-    /// Warns once, whatever else is found.
+    /// Warns once, also when more damage is found.
     pub fn tell(&self, progress: &Progress, digest: &Digest) {
         if !std::mem::replace(&mut self.noted().told, true) {
             progress.warn(format!(
@@ -43,12 +43,12 @@ impl Damage {
         }
     }
 
-    /// Wraps the reader of a blob: what is not read to its end without an error is suspect.
+    /// Wraps the reader of a blob. A blob that is not read to its end without an error becomes a suspect.
     pub fn watch<R: Read>(&self, digest: &Digest, reader: R) -> Watched<R> {
         Watched { reader, digest: digest.clone(), damage: self.clone(), ended: false }
     }
 
-    /// Takes those of the suspects, and of the blobs that an error is about, out of the store whose bytes are damaged.
+    /// Checks the suspects and the blobs that an error is about, and removes the damaged ones from the store.
     pub async fn remove(&self, store: &dyn RegistryStore, error: &Error) -> Vec<Digest> {
         let mut suspects = std::mem::take(&mut self.noted().suspects);
         suspects.extend(blobs_of(error));
@@ -62,12 +62,12 @@ impl Damage {
     }
 }
 
-/// The blobs whose content an error complains of.
+/// The blobs whose content an error is about.
 fn blobs_of(error: &Error) -> Vec<Digest> {
     let mut blobs = Vec::new();
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = cause {
-        // An error that passed through a reader is inside of that of the system.
+        // An error that passed through a reader is wrapped in an I/O error.
         let inner = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let known = current.downcast_ref::<Error>().or_else(|| inner?.downcast_ref::<Error>());
         if let Some(error) = known
@@ -84,7 +84,8 @@ fn blobs_of(error: &Error) -> Vec<Digest> {
     blobs
 }
 
-/// Says of an error that it came of a blob of the store that was damaged, when it did, and takes that blob away.
+/// Checks whether an error was caused by a damaged blob of the store. If so, removes the blob and returns an error that
+/// says so.
 pub async fn blame_store(store: &SharedStore, error: Error) -> Error {
     let removed = Damage::default().remove(&**store, &error).await;
     match removed.first() {

@@ -44,8 +44,8 @@ pub fn upload_moved(offset: u64, saved: u64) -> Error {
     .with_context("saved", saved)
 }
 
-/// [`ErrorKind::UploadInvalid`]: an operation on the staging area was cancelled half-way, so the handle does not know any
-/// more where the area stands.
+/// [`ErrorKind::UploadInvalid`]: an operation on the staging area was cancelled half-way, so the handle no longer knows the
+/// state of the area.
 pub fn interrupted() -> Error {
     Error::new(
         ErrorKind::UploadInvalid,
@@ -64,7 +64,7 @@ pub fn missing_bytes(digest: &Digest) -> Error {
         .with_context("digest", digest)
 }
 
-/// [`ErrorKind::Unavailable`]: a collector is removing the blob, and its bytes have the key that they had.
+/// [`ErrorKind::Unavailable`]: a collector is removing the blob, and its bytes still have the same key.
 pub fn being_removed(digest: &Digest) -> Error {
     Error::new(ErrorKind::Unavailable, "the blob is being removed from the store: push it again")
         .with_context("digest", digest)
@@ -77,8 +77,8 @@ pub fn blob_unknown(repository: &RepositoryName, digest: &Digest) -> Error {
         .with_context("digest", digest)
 }
 
-/// [`ErrorKind::BlobUnknown`]: the repository has a link to the blob, but the store has lost its bytes. That is answered as
-/// if the blob had never been there, so that clients push it again.
+/// [`ErrorKind::BlobUnknown`]: the repository has a link to the blob, but the store has lost its bytes. The answer is the same
+/// as for a blob that was never there, so that clients push it again.
 pub fn bytes_lost(repository: &RepositoryName, digest: &Digest) -> Error {
     Error::new(
         ErrorKind::BlobUnknown,
@@ -88,7 +88,7 @@ pub fn bytes_lost(repository: &RepositoryName, digest: &Digest) -> Error {
     .with_context("digest", digest)
 }
 
-/// [`ErrorKind::BlobUnknown`]: the stored bytes of the blob are others than its digest says.
+/// [`ErrorKind::BlobUnknown`]: the stored bytes of the blob do not match its digest.
 pub fn bytes_damaged(digest: &Digest) -> Error {
     Error::new(ErrorKind::BlobUnknown, "the stored blob does not match its digest: push the blob again")
         .with_context("digest", digest)
@@ -140,7 +140,7 @@ pub fn two_sizes(first: &str, second: &str, digest: &Digest) -> Error {
     .with_context("digest", digest)
 }
 
-/// [`ErrorKind::ManifestInvalid`]: the same bytes are there under another media type, `stored`, which readers of the
+/// [`ErrorKind::ManifestInvalid`]: the same bytes are stored under another media type, `stored`, which readers of the
 /// earlier manifest would then get.
 pub fn other_media_type(manifest: &Manifest, stored: &str) -> Error {
     Error::new(

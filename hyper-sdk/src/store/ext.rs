@@ -1,4 +1,4 @@
-//! What can be done with any store: sugar over [`RegistryStore`], for every store and every `dyn RegistryStore`.
+//! Convenience methods for every store, over the methods of [`RegistryStore`].
 
 use super::local_name::shown;
 use super::{BlobUpload, Page, RegistryStore, UploadOptions};
@@ -27,7 +27,7 @@ pub struct StoredImage {
     pub config: ImageConfig,
 }
 
-/// Sugar for every [`RegistryStore`].
+/// Convenience methods of every [`RegistryStore`].
 ///
 /// ```
 /// use hyper_sdk::store::{MemoryStore, RegistryStoreExt as _};
@@ -57,12 +57,12 @@ pub trait RegistryStoreExt: RegistryStore {
         Ok(descriptor)
     }
 
-    /// Stores what a reader yields, never more than 512 KiB of it in memory. Without a digest it is stored under its
-    /// SHA-256 digest.
+    /// Stores what a reader yields, with at most 512 KiB of it in memory. Without a digest the content gets its SHA-256
+    /// digest.
     ///
     /// # Errors
-    /// [`ErrorKind::DigestInvalid`] when the content is another; an error of the reader. Nothing is stored then, and
-    /// the upload is aborted.
+    /// [`ErrorKind::DigestInvalid`] when the content does not match; an error of the reader. In both cases
+    /// nothing is stored and the upload is aborted.
     async fn put_blob_stream<R>(
         &self,
         repository: &RepositoryName,
@@ -78,7 +78,7 @@ pub trait RegistryStoreExt: RegistryStore {
         let computed = match outcome {
             Ok(computed) => computed,
             Err(e) => {
-                // The first error is the one to tell.
+                // The first error is returned.
                 let _ = upload.abort().await;
                 return Err(e);
             }
@@ -92,7 +92,7 @@ pub trait RegistryStoreExt: RegistryStore {
     /// Reads a whole blob of at most `limit` bytes and checks it against its digest.
     ///
     /// # Errors
-    /// [`ErrorKind::TooLarge`] above the limit; [`ErrorKind::Corrupt`] when the stored bytes are others.
+    /// [`ErrorKind::TooLarge`] above the limit; [`ErrorKind::Corrupt`] when the stored bytes do not match the digest.
     async fn read_blob(&self, repository: &RepositoryName, digest: &Digest, limit: u64) -> Result<Bytes> {
         let mut blob = self.get_blob(repository, digest, None).await?;
         if blob.size > limit {

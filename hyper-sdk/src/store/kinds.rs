@@ -32,15 +32,15 @@ pub type DiskStore = Composed<blob::DiskBlobs, meta::SqlMeta>;
 
 #[cfg(feature = "store-sql")]
 impl DiskStore {
-    /// How long an upload may rest before it is removed, unless the caller says otherwise.
+    /// How long an upload may rest before it is removed, unless the caller chooses another time.
     pub const UPLOAD_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
     /// Opens the store in the folder `root`, which is made when it does not exist and closed to other users, and removes
-    /// uploads that rested for [`DiskStore::UPLOAD_MAX_AGE`]. That the folder was open before says
-    /// [`blob::DiskBlobs::warning`].
+    /// uploads that rested for [`DiskStore::UPLOAD_MAX_AGE`]. If the folder was open to others before,
+    /// [`blob::DiskBlobs::warning`] says so.
     ///
-    /// A store that exists on a file system that is read-only can be read;
-    /// [`capabilities`](RegistryStore::capabilities) then deny writing.
+    /// An existing store on a read-only file system can be read;
+    /// its [`capabilities`](RegistryStore::capabilities) then deny writing.
     ///
     /// # Errors
     /// Those of [`crate::private_folder::open`];

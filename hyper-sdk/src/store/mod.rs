@@ -228,7 +228,7 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     ) -> Result<Vec<Descriptor>>;
 
     /// The repositories that have a blob, for a mount that does not say where from. In an order of the store's own;
-    /// `page.after` is the last repository of the page before. The caller sees to it that whoever asks may know of them.
+    /// `page.after` is the last repository of the page before. The caller checks that the client may know of them.
     ///
     /// A store without an index from blobs to repositories names none.
     async fn repositories_with(&self, digest: &Digest, page: Page) -> Result<Listing<RepositoryName>> {
@@ -236,12 +236,12 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         Ok(Listing { items: Vec::new(), more: false })
     }
 
-    /// A number that is another one after every committed change of what can be read, whoever made it; `None` when the
-    /// store cannot tell.
+    /// A number that every committed change of readable content alters, in this process or another; `None` when the store
+    /// has no such number.
     ///
-    /// Readers that ask before and after know whether what they read is still so. A cache asks for every request, so the
-    /// answer must come within microseconds. Bytes that are repaired or taken away as damaged count as no change, and a
-    /// change that readers cannot see, such as that of an upload, may change the number too.
+    /// A reader that asks before and after knows whether its result is still valid. A cache asks for every request, so the
+    /// answer must come within microseconds. Repairing or removing damaged bytes need not alter the number. A change that
+    /// readers cannot see, such as that of an upload, may alter it.
     fn version(&self) -> Option<u64> {
         None
     }
@@ -249,7 +249,7 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     /// Stores a blob that is in memory, without a session: one step where an upload takes three.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::DigestInvalid`] when the bytes have another digest.
+    /// [`crate::ErrorKind::DigestInvalid`] when the bytes do not match the digest.
     async fn put_blob(
         &self,
         repository: &RepositoryName,
@@ -285,9 +285,8 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         Ok(descriptor)
     }
 
-    /// Takes the bytes of a blob away when they are others than its digest says, so that the blob counts as missing in
-    /// every repository and can be stored again. Reads it whole. Returns whether it was damaged; a store that is not at
-    /// hand never says so.
+    /// Removes the bytes of a blob if they do not match its digest, so that the blob counts as missing in every repository
+    /// and can be stored again. Reads all of it. Returns whether it was damaged; a remote store always returns `false`.
     async fn remove_damaged(&self, _digest: &Digest) -> Result<bool> {
         Ok(false)
     }
@@ -299,9 +298,9 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Removes upload sessions, with their bytes, into which nothing was saved for as long as `age`, and what dead
-    /// writers left behind. Uploads that a handle is writing to, in this process or another, are left alone. Returns
-    /// how many went.
+    /// Removes upload sessions, with their bytes, into which nothing was saved for `age`, and the leftovers of
+    /// ended writers. Uploads that a handle is writing to, in this process or another, are kept. Returns how many were
+    /// removed.
     ///
     /// A store in a folder does this when it is opened; a server repeats it while it runs.
     async fn expire_uploads(&self, age: Duration) -> Result<u64> {

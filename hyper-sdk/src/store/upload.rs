@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::fmt::{self, Debug, Display};
 
-/// The name of an upload session: 32 lower-case hexadecimal characters, not to be guessed.
+/// The name of an upload session: 32 random lower-case hexadecimal characters, so that it cannot be guessed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UploadId(String);
 
@@ -52,7 +52,7 @@ impl Display for UploadId {
 /// How to start an upload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UploadOptions {
-    /// The algorithm that the digest will have, when the client said so; else it is learnt at the end.
+    /// The algorithm that the digest will have, when the client named it; otherwise the last request names it.
     pub algorithm: Option<Algorithm>,
 }
 
@@ -91,7 +91,7 @@ pub trait BlobUpload: Debug + Send + 'static {
     /// How many bytes have arrived.
     fn offset(&self) -> u64;
 
-    /// Appends bytes, and returns when they are taken.
+    /// Appends bytes. Returns when they are accepted.
     async fn append(&mut self, bytes: Bytes) -> Result<()>;
 
     /// Makes every byte appended so far, and the offset, part of the session, so that another handle finds them.
@@ -100,9 +100,9 @@ pub trait BlobUpload: Debug + Send + 'static {
     /// Ends the session: checks the digest of everything appended and links the blob into the repository.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::DigestInvalid`] when the content is another; the session has then ended too.
+    /// [`crate::ErrorKind::DigestInvalid`] when the content does not match. The session has then ended, too.
     async fn finish(self: Box<Self>, digest: &Digest) -> Result<Descriptor>;
 
-    /// Ends the session and forgets its bytes.
+    /// Ends the session and discards its bytes.
     async fn abort(self: Box<Self>) -> Result<()>;
 }

@@ -1,4 +1,4 @@
-//! An executor that runs nothing: it notes what it is asked and answers as a script says.
+//! An executor that runs nothing: it records its commands and follows a script.
 
 use crate::exec::{ExecCapabilities, ExecSpec, Executor, ExitStatus, Identity, LogSink, RootFs};
 use crate::layer::LayerPath;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Barrier;
 
-/// What a command does, as far as others see it.
+/// What a command does, as seen from outside.
 #[derive(Clone, Debug, Default)]
 pub struct FakeRun {
     code: i32,
@@ -71,7 +71,7 @@ impl FakeRun {
         self
     }
 
-    /// It ends when as many commands as the barrier says have come so far: a test that commands run at once.
+    /// It waits at the barrier for other commands: a test that they run at the same time.
     #[must_use]
     pub fn meets(mut self, others: &Arc<Barrier>) -> Self {
         self.meets = Some(Arc::clone(others));
@@ -93,10 +93,10 @@ impl FakeRun {
     }
 }
 
-/// An executor for tests: it runs nothing, notes each [`ExecSpec`], and does what the script says of a command.
+/// An executor for tests: it runs nothing, records each [`ExecSpec`], and does what a script says for the command.
 ///
-/// A command is known by its last argument, which is the script of a RUN in shell form. One that the script does not
-/// name succeeds and does nothing.
+/// A command is identified by its last argument, which is the script of a RUN in shell form. A command that is not in
+/// the script succeeds and does nothing.
 ///
 /// ```
 /// use hyper_sdk::exec::{ExecSpec, Executor as _, RootFs};

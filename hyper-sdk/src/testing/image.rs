@@ -147,7 +147,7 @@ pub struct RandomIndex {
 }
 
 impl RandomIndex {
-    /// The index of a seed: an image for each platform, each of its own seed.
+    /// The index of a seed: an image for each platform, each with its own seed.
     pub fn new(seed: u64, platforms: &[Platform]) -> Self {
         let mut random = Random::new(seed);
         let (mut images, mut entries) = (Vec::new(), Vec::new());
@@ -359,7 +359,7 @@ fn size(random: &mut Random, largest: usize) -> usize {
     .min(largest)
 }
 
-/// Where a symbolic link leads: to a file, nowhere, or out of the tree, where nobody may follow it.
+/// The target of a symbolic link: a file, a missing file, or a path outside of the tree.
 fn target(random: &mut Random, files: &[String]) -> String {
     match (random.below(4), random.pick(files)) {
         (0, _) => "/no/such/file".to_owned(),

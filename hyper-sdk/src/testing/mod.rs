@@ -1,11 +1,11 @@
 //! Helpers for tests, in this crate and in those that build on it.
 //!
-//! - [`RandomImage`] and [`RandomIndex`] are images that a seed determines, with everything that real layers have.
-//! - [`FakeExecutor`] notes what a build runs and answers as a script says, so that tests of builds need no sandbox.
-//! - [`PlainSnapshotter`] keeps snapshots in folders of this process, for the same tests.
-//! - [`busybox_root`] makes a root file system for tests that do run commands.
+//! - [`RandomImage`] and [`RandomIndex`] are images made from a seed, with everything that real layers have.
+//! - [`FakeExecutor`] records the commands of a build and follows a script, so that tests of builds need no sandbox.
+//! - [`PlainSnapshotter`] keeps snapshots in plain folders, for the same tests.
+//! - [`busybox_root`] makes a root file system for tests that run commands.
 //! - [`FrozenClock`] is a clock that a test moves.
-//! - [`is_caught`] tells whether a case of a conformance suite finds a fault.
+//! - [`is_caught`] says whether a case of a conformance suite finds a fault.
 //!
 //! # Tests that run commands
 //! The sandbox starts a program as its helper, whose `main` must begin with `exec::init`. The `main` of a test belongs

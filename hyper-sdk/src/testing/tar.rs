@@ -1,4 +1,4 @@
-//! A small tar writer of its own, so that what the SDK reads in tests is not what the SDK wrote.
+//! A small tar writer for tests, so that they do not read only what the SDK itself wrote.
 
 const BLOCK: usize = 512;
 

@@ -1,4 +1,4 @@
-//! What dead processes leave in the folder of uploads.
+//! Files that ended processes left in the folder of uploads.
 
 use crate::store::UploadId;
 use crate::{Result, ResultExt as _};
@@ -6,14 +6,15 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Removes files that belong to no upload and names the staged ones, of those that were not written to after `before`.
+/// Of the files that were not written to after `before`: removes those that belong to no upload, and returns the staged
+/// ones.
 ///
-/// A file that somebody holds a lock on is in use, however old it is.
+/// A file with a lock is in use, however old it is.
 pub(super) fn clear(uploads: &Path, before: SystemTime) -> Result<Vec<UploadId>> {
     let mut staged = Vec::new();
     for entry in fs::read_dir(uploads).at("cannot read the folder of uploads", uploads)? {
         let entry = entry.at("cannot read the folder of uploads", uploads)?;
-        // What goes away meanwhile is no concern any more.
+        // Another process may have removed the file in the meantime.
         let Ok(meta) = entry.metadata() else { continue };
         if !meta.is_file() || meta.modified().is_ok_and(|written| written > before) {
             continue;

@@ -1,4 +1,4 @@
-//! Blobs in memory, for tests, loopback servers and images that are passed on at once.
+//! Blobs in memory, for tests and servers in one process.
 //!
 //! A blob is one [`Bytes`]; readers share it without copying. Staged bytes are the chunks as they came.
 
@@ -175,7 +175,7 @@ impl BlobBackend for MemoryBlobs {
         }))
     }
 
-    /// None that anybody has to look at: what a handle did not save goes with it.
+    /// None: bytes that a handle did not save are dropped with it.
     async fn staged(&self) -> Result<Vec<UploadId>> {
         Ok(Vec::new())
     }

@@ -29,24 +29,24 @@ use std::fmt::{self, Debug, Display};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Where an upload stands: what a staging area needs to go on, and nothing that changes with each byte.
+/// The saved state of an upload: what a staging area needs to continue it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StagedState {
     /// How many bytes are staged.
     pub offset: u64,
     /// The saved state of the running hash over them ([`crate::digest::Hasher::save`]); empty at offset 0.
     pub hash: Vec<u8>,
-    /// What else the backend needs to go on, in a form of its own, such as the parts that an object store has taken. It is
-    /// empty where nothing else is needed.
+    /// What else the backend needs to continue, in its own format, such as the parts that an object store has accepted.
+    /// Empty when it needs nothing else.
     pub backend: Vec<u8>,
 }
 
-/// What a backend knows the bytes of a blob by.
+/// The key under which a backend finds the bytes of a blob.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BlobKey {
     /// The digest of the blob.
     Digest(Digest),
-    /// A name of the backend's own, which is never used twice, such as the key of the object that an upload was written to.
+    /// A key that the backend chose and never uses twice, such as that of the object that an upload was written to.
     Own(String),
 }
 
@@ -65,14 +65,14 @@ impl Display for BlobKey {
     }
 }
 
-/// Bytes that a backend has.
+/// Bytes that a backend stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredBytes {
-    /// What they are known by.
+    /// Their key.
     pub key: BlobKey,
-    /// How many there are.
+    /// Their size.
     pub size: u64,
-    /// When they came.
+    /// When they were stored.
     pub modified: SystemTime,
 }
 
@@ -81,7 +81,7 @@ pub struct StoredBytes {
 pub struct Verified {
     /// The size of the content.
     pub size: u64,
-    /// What the backend will know the bytes by once they are committed.
+    /// The key of the bytes once they are committed.
     pub key: BlobKey,
 }
 
@@ -128,15 +128,15 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// Whether bytes that were acknowledged survive a power cut.
     fn durable(&self) -> bool;
 
-    /// Whether [`BlobStaging::verify`] may name a [`BlobKey::Own`], so that the key of a blob has to be looked up in the
+    /// Whether [`BlobStaging::verify`] may name a [`BlobKey::Own`], so that the key of a blob must be looked up in the
     /// metadata.
     fn has_own_keys(&self) -> bool;
 
-    /// Stores bytes that the caller has checked against `digest` under it. Storing the same blob again is no error; it
-    /// repairs bytes that were damaged meanwhile.
+    /// Stores bytes that the caller has checked against `digest` under it. Storing the same blob again is not an error; it
+    /// repairs damaged bytes.
     async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<()>;
 
-    /// Takes over the file at `path`, whose content is vouched for, under its digest. The file is gone afterwards. Returns
+    /// Takes over the file at `path`, whose content the caller has checked, under its digest. The file is then gone. Returns
     /// its size.
     async fn adopt(&self, digest: &Digest, path: &Path) -> Result<u64>;
 
@@ -146,25 +146,25 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// Reads `length` bytes from `offset`. The caller has clipped both to the `size` of the blob that it knows.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Corrupt`], at once or within the stream, when the bytes are not there or are not `size` many
+    /// [`crate::ErrorKind::Corrupt`], at once or within the stream, when the bytes are missing or have another size
     /// ([`missing_bytes`](super::errors::missing_bytes)).
     async fn read(&self, key: &BlobKey, size: u64, offset: u64, length: u64) -> Result<ByteStream>;
 
     /// The file that holds exactly the bytes under a key, when there is such a file.
     fn path(&self, key: &BlobKey) -> Option<PathBuf>;
 
-    /// Takes bytes away when they are others than the digest of their blob says. Returns whether they were.
+    /// Removes bytes that do not match the digest of their blob. Returns whether they were damaged.
     async fn remove_damaged(&self, key: &BlobKey, digest: &Digest) -> Result<bool>;
 
-    /// Takes bytes away, as durably as the backend promises. Returns whether there were any. Whoever is reading them reads
-    /// on, or gets an error.
+    /// Deletes bytes, as durably as the backend promises. Returns whether there were any. A reader of them continues or
+    /// gets an error.
     ///
-    /// The caller makes sure that nobody is told meanwhile that the bytes are there
+    /// The caller makes sure that no answer says in the meantime that the bytes are there
     /// ([`Change::CondemnBlob`](super::meta::Change::CondemnBlob)).
     async fn delete(&self, key: &BlobKey) -> Result<bool>;
 
-    /// At most `limit` of the bytes that are there, after the key `after`, in an order of the backend's own that does not
-    /// change. Bytes that come or go meanwhile may be in the list or not. Staged bytes are not listed.
+    /// At most `limit` of the stored bytes, after the key `after`, in an order that the backend chooses and does not
+    /// change. Bytes that are stored or deleted in the meantime may be listed or not. Staged bytes are not listed.
     async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Listing<StoredBytes>>;
 
     /// Opens the staging area of an upload, for one writer.
@@ -174,11 +174,11 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// ([`busy`](super::errors::busy)).
     async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>>;
 
-    /// The staging areas that hold bytes which nobody may have saved, whoever writes to them.
+    /// The staging areas that hold bytes, also those that were never saved and those that have a writer.
     async fn staged(&self) -> Result<Vec<UploadId>>;
 
-    /// Removes what was left behind, belongs to no upload and was not written to after `before`, and names the staging
-    /// areas that were not written to after it either: whether their sessions still exist, the caller knows.
+    /// Removes leftovers that belong to no upload and were not written to after `before`. Returns the staging areas that
+    /// were not written to after it either; the caller knows whether their sessions still exist.
     async fn leftovers(&self, before: SystemTime) -> Result<Vec<UploadId>>;
 }
 
@@ -196,7 +196,7 @@ pub trait BlobStaging: Debug + Send + Sync + 'static {
     /// Appends bytes. After an error the area stands where it stood before.
     async fn append(&mut self, bytes: Bytes) -> Result<()>;
 
-    /// Makes what is staged last as long as the backend promises, and says where it stands.
+    /// Makes the staged bytes as durable as the backend promises, and returns the state to save.
     async fn save(&mut self) -> Result<StagedState>;
 
     /// Checks the digest of everything staged and makes it last. Says what the bytes will be known by.

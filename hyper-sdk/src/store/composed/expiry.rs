@@ -1,4 +1,4 @@
-//! What nobody goes on with of uploads, and how it goes away.
+//! Removes uploads that nobody continues.
 
 use super::Composed;
 use crate::clock::{Clock as _, SystemClock};
@@ -9,8 +9,8 @@ use crate::{Error, ErrorKind, Result};
 use std::time::{Duration, SystemTime};
 
 impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
-    /// See [`crate::store::RegistryStore::expire_uploads`]. One that cannot be removed does not keep the others: the first
-    /// error comes when all were tried.
+    /// See [`crate::store::RegistryStore::expire_uploads`]. An upload that cannot be removed does not
+    /// prevent the removal of others: the first error is returned after all were tried.
     pub(super) async fn expire(&self, age: Duration) -> Result<u64> {
         let before = SystemClock.now().saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
         let (mut expired, mut failed) = (0, None);
@@ -27,7 +27,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         }
         if let Some(written) = SystemTime::now().checked_sub(age) {
             for id in self.0.blobs.leftovers(written).await? {
-                // A session comes before its bytes, so what has no session has lost it.
+                // A session is recorded before its bytes are written, so bytes without a session are left over.
                 if self.0.meta.upload(&id).await?.is_some() {
                     continue;
                 }
@@ -40,7 +40,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         failed.map_or(Ok(expired), Err)
     }
 
-    /// Removes the bytes of a session that was never saved when their writer is gone: nobody can go on from there.
+    /// Removes the bytes of a session that was never saved and has no writer: no client can continue it.
     async fn drop_unsaved(&self, id: &UploadId) -> Result<()> {
         let is_saved =
             async || Ok::<_, Error>(self.0.meta.upload(id).await?.is_some_and(|u| u.state.offset > 0));
@@ -54,7 +54,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         }
     }
 
-    /// Removes one session when nobody holds its staging area and it was not saved since `before`. Whether it did.
+    /// Removes one session when nobody holds its staging area and it was not saved since `before`. Returns whether it did.
     async fn expire_upload(&self, id: UploadId, before: i64) -> Result<bool> {
         let mut staging = match self.0.blobs.stage(&id).await {
             Ok(staging) => staging,
@@ -65,8 +65,8 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         match expire().await {
             Ok(0) => staging.discard().await.map(|()| true),
             Ok(_) => Ok(false),
-            // The row cannot go while there is no room, and room is what the bytes give back. Nobody saves meanwhile: the
-            // area is held.
+            // The row cannot be deleted while the disk is full, so delete the bytes first. No writer can save in the
+            // meantime, since the area is held.
             Err(e) if e.kind() == ErrorKind::StorageFull && self.is_stale(&id, before).await? => {
                 staging.discard().await?;
                 expire().await.map(|_| true)

@@ -33,13 +33,13 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
         Ok(self.staging.insert(staging))
     }
 
-    /// Only a writer that holds the area may look at the saved state: it cannot change any more then.
+    /// Only a writer that holds the area may read the saved state, since it cannot change while the area is held.
     async fn open(&self) -> Result<Box<dyn BlobStaging>> {
         let Backends { blobs, meta } = &*self.store.0;
         let id = &self.record.id;
         let mut staging = blobs.stage(id).await?;
         let Some(saved) = meta.upload(id).await? else {
-            // The session has ended, so this area was made just now and is of no use to anybody.
+            // The session has ended, so this area was made just now and is useless.
             staging.discard().await?;
             return Err(upload_unknown(id));
         };
@@ -57,15 +57,15 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
         }
     }
 
-    /// Ends the session because of an error, which is the one to tell: what cannot be removed now expires.
+    /// Ends the session because of an error, which is returned. What cannot be removed now expires later.
     async fn drop_quietly(&self, staging: Box<dyn BlobStaging>) {
         if let Err(error) = self.store.drop_upload(&self.record.id, staging).await {
             tracing::debug!(%error, upload = %self.record.id, "an upload is not removed at once");
         }
     }
 
-    /// Passes an outcome on. A session that ran into a full disk is ended, which gives its space back: its client could
-    /// only go on when others did so.
+    /// Returns the outcome. A session that met a full disk is ended, which frees its space: otherwise clients would wait
+    /// for each other.
     async fn unless_full<T>(&mut self, outcome: Result<T>) -> Result<T> {
         if let Err(e) = &outcome
             && e.kind() == ErrorKind::StorageFull
@@ -122,7 +122,7 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
         if placed.is_err()
             && let Some(staging) = self.staging.take()
         {
-            // The session has ended with the link: nobody can go on with these bytes.
+            // The session has ended with the link, so no client can continue with these bytes.
             self.drop_quietly(staging).await;
         }
         placed?;

@@ -28,7 +28,7 @@ pub struct BlobRecord {
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
-    /// What the blob backend knows its bytes by.
+    /// The key of its bytes in the blob backend.
     pub key: BlobKey,
     /// The mark of the collector that is removing it ([`Change::CondemnBlob`]).
     pub condemned: Option<u64>,
@@ -70,15 +70,15 @@ pub enum EdgeKind {
 pub struct Edge {
     /// What it points to.
     pub kind: EdgeKind,
-    /// Under which digest.
+    /// Its digest.
     pub digest: Digest,
-    /// Whether the manifest is refused when it is not there.
+    /// Whether the manifest is refused when the target is missing.
     pub required: bool,
-    /// The size that the manifest says it has.
+    /// Its size, according to the manifest.
     pub size: u64,
-    /// The size of the bytes that the blob backend has, as far as it has any.
+    /// The size of its bytes in the blob backend, if there are any.
     pub stored: Option<u64>,
-    /// The field of the manifest that says so, such as `layers[0]`.
+    /// The field of the manifest that has the edge, such as `layers[0]`.
     pub field: String,
 }
 
@@ -119,16 +119,16 @@ pub struct ManifestChange {
     pub edges: Vec<Edge>,
     /// The tags that move to it.
     pub tags: Vec<Tag>,
-    /// What each of the tags must name before ([`super::PutManifest::if_match`]).
+    /// What each of the tags must name beforehand ([`super::PutManifest::if_match`]).
     pub if_match: Option<Option<Digest>>,
 }
 
-/// A write. Each is refused before it changes anything, or done whole.
+/// A write. It is refused before it changes anything, or done as a whole.
 #[derive(Clone, Debug)]
 pub enum Change {
     /// Links a blob, whose bytes the blob backend has or is about to have, into a repository, and ends the upload that
-    /// brought it. A blob that is condemned is let live when its bytes have a new key, and refused with
-    /// [`crate::ErrorKind::Unavailable`] when they have the one that is being removed.
+    /// brought it. A blob that is marked for removal is kept when its bytes have a new key, and refused with
+    /// [`crate::ErrorKind::Unavailable`] when they have the key that is being removed.
     LinkBlob {
         /// The repository, made when it does not exist.
         repository: RepositoryName,
@@ -136,7 +136,7 @@ pub enum Change {
         digest: Digest,
         /// Its size in bytes.
         size: u64,
-        /// What the blob backend knows its bytes by.
+        /// The key of its bytes in the blob backend.
         key: BlobKey,
         /// The session that ends with it.
         upload: Option<UploadId>,
@@ -154,25 +154,25 @@ pub enum Change {
         /// The lease of the new link.
         leased_until: i64,
     },
-    /// Takes a link away. Refused with [`crate::ErrorKind::BlobUnknown`] when there is none.
+    /// Removes a link. Refused with [`crate::ErrorKind::BlobUnknown`] when there is none.
     UnlinkBlob {
         /// The repository.
         repository: RepositoryName,
         /// The blob.
         digest: Digest,
     },
-    /// Lengthens the lease of a link, which a client was told of. Refused with [`crate::ErrorKind::BlobUnknown`] when there
+    /// Extends the lease of a link, because a client was told that the blob is there. Refused with [`crate::ErrorKind::BlobUnknown`] when there
     /// is none.
     LeaseBlob {
         /// The repository.
         repository: RepositoryName,
         /// The blob.
         digest: Digest,
-        /// Until when, in seconds since 1970. A longer lease stays.
+        /// The end of the lease, in seconds since 1970. A longer lease stays.
         until: i64,
     },
-    /// Takes a link away if no manifest of the repository references the blob and its lease has ended. The number returned
-    /// is 1 when it went.
+    /// Removes a link if no manifest of the repository references the blob and its lease has ended. Returns 1 if it was
+    /// removed.
     CollectLink {
         /// The repository.
         repository: RepositoryName,
@@ -181,23 +181,23 @@ pub enum Change {
         /// The time, in seconds since 1970.
         now: i64,
     },
-    /// The first step of removing a blob for good: marks it if no repository has it, in place of an earlier mark. The
-    /// number returned is 1 when it is marked. Then its bytes are deleted, and [`Change::RemoveBlob`] ends it.
+    /// The first step of removing a blob for good: marks it if no repository has it, in place of an earlier mark. Returns
+    /// 1 if it is marked. The caller then deletes its bytes, and ends with [`Change::RemoveBlob`].
     CondemnBlob {
         /// The blob.
         digest: Digest,
         /// A number that no other collector uses.
         mark: u64,
     },
-    /// Forgets a blob that still has this mark. The number returned is 1 when it went.
+    /// Removes the row of a blob that still has this mark. Returns 1 if it was removed.
     RemoveBlob {
         /// The blob.
         digest: Digest,
         /// The mark.
         mark: u64,
     },
-    /// Stores a manifest and moves its tags. Refused with [`crate::ErrorKind::ManifestBlobUnknown`] when a required edge
-    /// points nowhere, with [`crate::ErrorKind::SizeInvalid`] when an edge has another size than what it points to, with
+    /// Stores a manifest and moves its tags. Refused with [`crate::ErrorKind::ManifestBlobUnknown`] when the target of
+    /// a required edge is missing, with [`crate::ErrorKind::SizeInvalid`] when an edge has another size than what it points to, with
     /// [`crate::ErrorKind::ManifestInvalid`] when the same bytes are there under another media type, and with
     /// [`crate::ErrorKind::Conflict`] when a tag does not name what it must.
     PutManifest(Box<ManifestChange>),
@@ -217,19 +217,19 @@ pub enum Change {
     },
     /// Opens an upload session.
     StartUpload(UploadRecord),
-    /// Saves where a session stands. Refused with [`crate::ErrorKind::UploadUnknown`] when it does not exist.
+    /// Saves the state of a session. Refused with [`crate::ErrorKind::UploadUnknown`] when it does not exist.
     SaveUpload {
         /// The session.
         id: UploadId,
-        /// Where it stands now.
+        /// Its state now.
         state: StagedState,
     },
-    /// Ends a session; ending it again is no error.
+    /// Ends a session. Ending it again is not an error.
     EndUpload {
         /// The session.
         id: UploadId,
     },
-    /// Ends a session that was not saved after a time. The number returned is 1 when it was saved later, and goes on.
+    /// Ends a session that was not saved after a time. Returns 1 if it was saved later, and is therefore kept.
     ExpireUpload {
         /// The session.
         id: UploadId,
@@ -273,23 +273,22 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     /// Whether changes can be made at all.
     fn writable(&self) -> bool;
 
-    /// A number that is another one after every committed change, whoever made it, in this process or another; `None` when
-    /// the backend cannot tell. Changes of upload sessions need not count. It is asked for every request and must answer
-    /// within microseconds.
+    /// A number that every committed change alters, in this process or another; `None` when the backend has no such number.
+    /// Changes of upload sessions need not alter it. Every request asks for it, so it must come within microseconds.
     fn version(&self) -> Option<u64>;
 
-    /// Applies a change, whole or not at all, also when the future is dropped. Returns the size of the blob that it
-    /// linked, what the change says, or 0.
+    /// Applies a change, as a whole or not at all, also when the future is dropped. Returns the size of the blob that it
+    /// linked, the number that the change documents, or 0.
     async fn write(&self, change: Change) -> Result<u64>;
 
     /// A blob that is linked into the repository.
     async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobRecord>>;
 
-    /// What is known of each of these blobs, whichever repositories have them.
+    /// The row of each of these blobs, in any repository.
     async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>>;
 
-    /// At most `limit` of the repositories that have a blob, after the repository `after`, in an order of the backend's own
-    /// that does not change.
+    /// At most `limit` of the repositories that have a blob, after the repository `after`, in an order that the backend
+    /// chooses and does not change.
     async fn repositories_with(
         &self,
         digest: &Digest,
@@ -298,14 +297,13 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     ) -> Result<Listing<RepositoryName>>;
 
     /// At most `limit` links to blobs that no manifest of their repository references and whose lease has ended `now`: those
-    /// that [`Change::CollectLink`] takes away.
+    /// that [`Change::CollectLink`] removes.
     async fn unreferenced_links(&self, now: i64, limit: usize) -> Result<Vec<BlobLink>>;
 
     /// At most `limit` blobs that no repository has, after the digest `after`, in byte order.
     async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>>;
 
-    /// Whether a blob has its bytes under this key. Bytes of a blob backend for which it is not so are of nobody, unless
-    /// they came just now.
+    /// Whether a blob has its bytes under this key. Bytes whose key no blob has can be deleted, unless they are new.
     async fn has_key(&self, key: &BlobKey) -> Result<bool>;
 
     /// A manifest by tag or by the digest that it is stored under.
@@ -324,7 +322,7 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     ) -> Result<Option<Listing<Tag>>>;
 
     /// At most `limit` repositories after the text `after`, in byte order, without those whose last manifest was deleted
-    /// and into which nothing came since.
+    /// and that got nothing since.
     async fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Listing<RepositoryName>>;
 
     /// Descriptors of the manifests with this subject, ordered by digest, with artifact type and annotations.
@@ -335,7 +333,7 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>>;
 
-    /// An upload session, whichever repository it belongs to.
+    /// An upload session, of any repository.
     async fn upload(&self, id: &UploadId) -> Result<Option<UploadRecord>>;
 
     /// The sessions that were started and saved no later than `before`, in seconds since 1970.

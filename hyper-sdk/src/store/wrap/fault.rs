@@ -1,4 +1,4 @@
-//! Backends that fail on purpose, for tests of what a fault leaves behind.
+//! Backends that fail on purpose, for tests of what remains after a fault.
 //!
 //! The faults sit below [`Composed`](crate::store::Composed), where disks and databases fail: each call of a backend or
 //! staging method is one operation, counted across both backends by one [`FaultPlan`]. An operation that fails has

@@ -34,7 +34,7 @@ pub(super) fn list(blobs: &Path, after: Option<&BlobKey>, limit: usize) -> Resul
             }
             for name in names(&folder.join(&prefix))? {
                 let Ok(digest) = Digest::parse(&format!("{algorithm}:{name}")) else { continue };
-                // What goes away meanwhile is not listed.
+                // A file that is removed in the meantime is not listed.
                 let Ok(meta) = fs::metadata(folder.join(&prefix).join(&name)) else { continue };
                 if *name <= *last || !meta.is_file() {
                     continue;

@@ -10,9 +10,9 @@
 //! # Invariants
 //! - A file under `blobs` is complete: it was written and synced under `uploads`, then renamed; then its folder is
 //!   synced. Renaming over a file of the same content is harmless, so that pushing a blob again repairs a damaged one.
-//! - Staged bytes after the saved offset are not to be trusted (the machine may have lost some of them): going on
-//!   begins with cutting the file to that offset.
-//! - Locks are advisory and of the system (`flock`): they end with their process, also when it is killed.
+//! - Staged bytes after the saved offset cannot be trusted, since a crash may have lost some of them: a writer that
+//!   continues first cuts the file to that offset.
+//! - Locks are advisory locks of the system (`flock`). They end with their process, also when it is killed.
 
 mod listing;
 mod staging;
@@ -78,13 +78,13 @@ impl DiskBlobs {
         &self.0.root
     }
 
-    /// What the user of the folder is to know about how it was found.
+    /// A warning about the state in which the folder was found.
     pub fn warning(&self) -> Option<&str> {
         self.0.warning.as_deref()
     }
 
-    /// A folder on the same file system for files that are to become blobs ([`BlobBackend::adopt`]). What is left there
-    /// belongs to nobody.
+    /// A folder on the same file system for files that are to become blobs ([`BlobBackend::adopt`]). Files that are
+    /// left there are removed by age.
     pub fn scratch(&self) -> &Path {
         &self.0.uploads
     }
@@ -100,7 +100,7 @@ impl Folders {
         let to = self.blob(digest);
         let folder = to.parent().unwrap_or(&self.blobs);
         match fs::rename(from, &to) {
-            // The folder may have come in between, made by another process: try again all the same.
+            // Another process may have made the folder in the meantime, so try again in any case.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 if let Some(parent) = folder.parent() {
                     make_folder(parent)?;
@@ -116,8 +116,7 @@ impl Folders {
 }
 
 impl Folders {
-    /// Reads a blob, and takes it away through the path `aside` when it is damaged and no other has come in its place
-    /// meanwhile.
+    /// Reads a blob, and removes it through the path `aside` when it is damaged and was not replaced in the meantime.
     fn remove_damaged(&self, digest: &Digest, aside: &Path) -> Result<bool> {
         let path = self.blob(digest);
         let mut file = match File::open(&path) {
@@ -126,7 +125,7 @@ impl Folders {
             Err(e) => return Err(e).at("cannot open the blob", &path),
         };
         let mut hasher = digest.algorithm().hasher();
-        // What the disk cannot read is damaged too.
+        // A file that the disk cannot read is damaged, too.
         let read = std::io::copy(
             &mut std::io::BufReader::with_capacity(READ_CHUNK as usize, &mut file),
             &mut hasher,
@@ -140,7 +139,7 @@ impl Folders {
             other => other.at("cannot take the damaged blob away", &path)?,
         }
         if fs::symlink_metadata(aside).is_ok_and(|moved| moved.ino() != known.ino()) {
-            // It was pushed again since.
+            // The blob was pushed again in the meantime.
             fs::rename(aside, &path).at("cannot put the blob back", &path)?;
         } else {
             fs::remove_file(aside).at("cannot remove the damaged blob", aside)?;
@@ -164,13 +163,13 @@ fn is_at(file: &File, path: &Path) -> bool {
     matches!((held, named), (Ok(h), Ok(n)) if h.ino() == n.ino() && h.dev() == n.dev())
 }
 
-/// Marks a file in the folder of uploads as being worked on, however long ago it was written: what nobody holds is
-/// removed there. Where the file system has no locks, its age alone counts.
+/// Locks a file in the folder of uploads, so that it is not removed as a leftover, however old it is. On a file system
+/// without locks only its age counts.
 fn hold(file: &File) {
     let _ = file.try_lock();
 }
 
-/// The digest that bytes are kept under: here it is that of their blob.
+/// The digest in a key: this backend has no other keys.
 fn by_digest(key: &BlobKey) -> Result<&Digest> {
     match key {
         BlobKey::Digest(digest) => Ok(digest),

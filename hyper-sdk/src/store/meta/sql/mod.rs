@@ -119,7 +119,7 @@ impl SqlMeta {
             Err(e) => Err(e),
         };
         if let Err(e) = made {
-            // The error at hand is the one to tell.
+            // The first error is returned.
             let _ = connection.close().await;
             return Err(e);
         }

@@ -1,4 +1,4 @@
-//! How a process learns that another one, or it itself, has changed the database.
+//! The version of the database, by which a process learns that it was changed.
 //!
 //! SQLite keeps a header in the index of its write-ahead log, the file `-shm` beside the database, that every commit
 //! rewrites before it is acknowledged; its format is documented ("WAL-mode File Format", section 2.1):
@@ -45,7 +45,7 @@ impl Version {
         }
     }
 
-    /// A number that is another one after every commit; `None` while the header is being written or not there.
+    /// A number that every commit alters; `None` while the header is being written or missing.
     pub(super) fn now(&self) -> Option<u64> {
         let Self::Index { path, file } = self else { return Some(0) };
         let mut headers = [0u8; 2 * HEADER];

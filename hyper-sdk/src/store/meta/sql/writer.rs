@@ -8,7 +8,7 @@
 //!   next batch. SQLite ends a transaction by itself after some faults (a full disk, an I/O error) and not after
 //!   others, so begin, commit and rollback are statements of their own here, and no count of open transactions is kept
 //!   beside the database's.
-//! - A caller that goes away does not stop its change.
+//! - A caller that drops its future does not stop its change.
 
 use super::changes::{Stop, apply};
 use super::error::sql_error;
