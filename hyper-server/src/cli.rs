@@ -4,10 +4,11 @@
 //! `serve` prints one line to standard output when it listens, and nothing else there.
 
 use crate::auth::{AnonymousAccess, htpasswd_entry};
+use crate::command_docs::{self, Shell};
 use crate::config::{Config, LogFormat, REFERENCE};
 use crate::log::LineWriter;
 use crate::{HangUps, Listen, Registry, ServerOptions, serve};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use hyper_sdk::store::{DiskStore, RegistryStore as _};
 use hyper_sdk::{Error, Result, ResultExt};
 use std::io::{Read, Write};
@@ -19,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 /// An OCI registry server
 #[derive(Debug, Parser)]
-#[command(name = "hyperregistry", version, arg_required_else_help = true)]
+#[command(name = "hyperregistry", version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -34,6 +35,14 @@ enum Command {
     Config(ConfigCommand),
     /// Print an htpasswd entry for a user, whose password is read from standard input
     Htpasswd(HtpasswdArgs),
+    /// Print a script that completes commands and options in a shell
+    Completions(CompletionsArgs),
+    /// Print the reference of the program as Markdown
+    #[command(hide = true)]
+    Reference,
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -91,6 +100,20 @@ struct HtpasswdArgs {
     cost: u32,
 }
 
+#[derive(Debug, Args)]
+struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum, value_name = "SHELL")]
+    shell: Shell,
+}
+
+#[derive(Debug, Args)]
+struct ManArgs {
+    /// The folder
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
 /// Runs the program on the arguments of the process.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -105,6 +128,9 @@ pub fn main() -> ExitCode {
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Reference) => print(REFERENCE),
         Command::Htpasswd(args) => htpasswd(&args),
+        Command::Completions(args) => print(&command_docs::completions(Cli::command(), args.shell)),
+        Command::Reference => print(&reference()),
+        Command::Man(args) => command_docs::man_pages(Cli::command(), &args.folder),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -217,6 +243,17 @@ fn check(args: &CheckArgs) -> Result<()> {
     print("the configuration is good\n")
 }
 
+/// The page docs/reference/hyperregistry.md.
+fn reference() -> String {
+    let commands = command_docs::reference(Cli::command(), "hyper-server/src");
+    format!(
+        "{commands}\n## Configuration file\n\nThe file that `hyperregistry serve --config FILE` reads is TOML. \
+         `hyperregistry config reference` prints it with every key at its default:\n\n```toml\n{REFERENCE}```\n\n\
+         A size is a number of bytes or a text such as `\"64KiB\"` (units of 1024) or `\"2GB\"` (units of 1000). A time is a \
+         text such as `\"500ms\"`, `\"30s\"`, `\"5m\"` or `\"24h\"`.\n"
+    )
+}
+
 fn htpasswd(args: &HtpasswdArgs) -> Result<()> {
     let mut password = String::new();
     std::io::stdin().take(4096).read_to_string(&mut password).op("read the password")?;
@@ -228,11 +265,38 @@ fn htpasswd(args: &HtpasswdArgs) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_command_and_option_has_help() {
+        fn check(command: &clap::Command, missing: &mut Vec<String>) {
+            for sub in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+                if sub.get_about().is_none() {
+                    missing.push(sub.get_name().to_owned());
+                }
+                let without_help = sub.get_arguments().filter(|a| !a.is_hide_set() && a.get_help().is_none());
+                missing.extend(without_help.map(|a| format!("{} {}", sub.get_name(), a.get_id())));
+                check(sub, missing);
+            }
+        }
+        let mut missing = Vec::new();
+        check(&Cli::command(), &mut missing);
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn the_reference_has_commands_flags_and_the_configuration() {
+        let page = reference();
+        for needle in
+            ["## hyperregistry serve", "`--htpasswd FILE`", "## hyperregistry config check", REFERENCE]
+        {
+            assert!(page.contains(needle), "{needle}\n{page}");
+        }
+        assert!(!page.contains("hyperregistry man"));
     }
 
     #[test]

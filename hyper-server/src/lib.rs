@@ -16,6 +16,7 @@ pub mod auth;
 mod body;
 mod call;
 pub mod cli;
+pub mod command_docs;
 pub mod config;
 mod connection;
 pub mod error;

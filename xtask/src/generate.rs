@@ -1,11 +1,16 @@
-//! Documents that are made from the program itself: the CLI reference, the man pages and the pages of the lint rules.
+//! Documents that are generated from the programs themselves: their references, manual pages and the pages of the lint
+//! rules.
 
 use crate::repository;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-const REFERENCE: &str = "docs/reference/cli.md";
+/// The programs: package, binary and the page of its reference.
+const PROGRAMS: &[(&str, &str, &str)] = &[
+    ("hyper-cli", "hyperbuild", "docs/reference/cli.md"),
+    ("hyper-server", "hyperregistry", "docs/reference/hyperregistry.md"),
+];
 const MAN: &str = "docs/man";
 const RULES: &str = "docs/rules";
 
@@ -48,25 +53,37 @@ pub(crate) fn run(check: bool) -> Result<(), String> {
 
 /// Every document by its path in the repository.
 fn documents() -> Result<BTreeMap<String, String>, String> {
-    let program = |arguments: &[&str]| {
-        let mut command = Command::new("cargo");
-        command
-            .args(["run", "--quiet", "--package", "hyper-cli", "--bin", "hyperbuild", "--"])
-            .args(arguments);
-        command
-    };
     let mut documents = BTreeMap::new();
-    documents.insert(REFERENCE.to_owned(), repository::output(&mut program(&["reference"]))?);
-    for (command, folder) in [("man", MAN), ("rules", RULES)] {
-        let scratch = repository::target().join(format!("xtask-{command}"));
-        let _ = std::fs::remove_dir_all(&scratch);
-        std::fs::create_dir_all(&scratch).map_err(|e| format!("cannot make {}: {e}", scratch.display()))?;
-        repository::output(program(&[command]).arg(&scratch))?;
-        for (name, text) in read_folder(&scratch)? {
-            documents.insert(format!("{folder}/{name}"), text);
-        }
+    for (package, binary, reference) in PROGRAMS {
+        documents
+            .insert((*reference).to_owned(), repository::output(program(package, binary).arg("reference"))?);
+        into_folder(program(package, binary).arg("man"), MAN, &mut documents)?;
     }
+    into_folder(program("hyper-cli", "hyperbuild").arg("rules"), RULES, &mut documents)?;
     Ok(documents)
+}
+
+/// One of the programs, to be run with more arguments.
+fn program(package: &str, binary: &str) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(["run", "--quiet", "--package", package, "--bin", binary, "--"]);
+    command
+}
+
+/// Runs a command that writes documents into the folder that is its last argument.
+fn into_folder(
+    command: &mut Command,
+    folder: &str,
+    documents: &mut BTreeMap<String, String>,
+) -> Result<(), String> {
+    let scratch = repository::target().join("xtask-generate");
+    let _ = std::fs::remove_dir_all(&scratch);
+    std::fs::create_dir_all(&scratch).map_err(|e| format!("cannot make {}: {e}", scratch.display()))?;
+    repository::output(command.arg(&scratch))?;
+    for (name, text) in read_folder(&scratch)? {
+        documents.insert(format!("{folder}/{name}"), text);
+    }
+    Ok(())
 }
 
 fn read_folder(folder: &Path) -> Result<BTreeMap<String, String>, String> {

@@ -17,7 +17,7 @@ const USAGE: &str = "usage: cargo xtask <command>
 
   tidy                checks the house rules: layout, headers, sizes, words, import direction, dependencies
   features            compiles hyper-sdk with each of its features alone, and each crate that takes a part of it
-  generate [--check]  writes docs/reference and docs/man from the program's own help, or checks that they are fresh
+  generate [--check]  writes docs/reference, docs/man and docs/rules from the programs' own help, or checks them
   test [--ci] [--no-setup]
                       prepares the machine and runs every test; --ci checks the features too, and makes an
                       unexpected skip a failure; --no-setup installs nothing";

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::terminal::print;
 use clap::{Args, Command};
-use clap_complete::Shell;
+use hyper_server::command_docs::{self, Shell};
 
 /// Prints a script that completes commands and options in a shell
 #[derive(Debug, Args)]
@@ -13,9 +13,7 @@ pub(crate) struct CompletionsArgs {
     shell: Shell,
 }
 
-pub(crate) fn run(args: &CompletionsArgs, mut command: Command) -> Result<(), Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut command, "hyperbuild", &mut script);
-    print(&String::from_utf8_lossy(&script))?;
+pub(crate) fn run(args: &CompletionsArgs, command: Command) -> Result<(), Failure> {
+    print(&command_docs::completions(command, args.shell))?;
     Ok(())
 }

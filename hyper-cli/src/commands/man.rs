@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use clap::{Args, Command};
-use hyper_sdk::Error;
+use hyper_server::command_docs;
 use std::path::PathBuf;
 
 /// Writes the manual pages into a folder
@@ -14,8 +14,6 @@ pub(crate) struct ManArgs {
 }
 
 pub(crate) fn run(args: &ManArgs, command: Command) -> Result<(), Failure> {
-    let failed = |e| Error::io("cannot write the manual pages", &args.folder, e);
-    std::fs::create_dir_all(&args.folder).map_err(failed)?;
-    clap_mangen::generate_to(command, &args.folder).map_err(failed)?;
+    command_docs::man_pages(command, &args.folder)?;
     Ok(())
 }
