@@ -4,7 +4,8 @@
 //! - A blob is in a repository when its link is there *and* the blob backend has as many bytes as its row says. A link
 //!   without them counts for nothing, so that clients push the blob again, which repairs file and row.
 //! - The bytes of a blob are checked first, then it is linked, then its bytes are moved to their place: when the
-//!   database cannot be written, the bytes are still those of an upload and go away with it.
+//!   database cannot be written, the bytes are still those of an upload and go away with it. Only bytes that have a key of
+//!   their own are moved first: the row names other bytes until then.
 //! - What a manifest requires is checked in the same transaction that stores the manifest and moves its tags, so that
 //!   no deletion comes in between.
 //! - One upload has one writer: the staging area is held from the first [`BlobUpload::append`] until the next
@@ -18,6 +19,7 @@
 
 mod edges;
 mod expiry;
+mod own_keys;
 mod upload;
 
 use self::edges::edges;
@@ -44,6 +46,7 @@ use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::io::ReaderStream;
 
 /// The length of a page when the caller leaves it to the store, and the most that is given at once.
 pub const MAX_PAGE: usize = 10_000;
@@ -357,6 +360,10 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         if got != *digest {
             return Err(digest_mismatch(digest, &got));
         }
+        if self.0.blobs.has_own_keys() {
+            let content = futures::stream::once(std::future::ready(Ok(bytes)));
+            return self.put_staged(repository, digest, content).await;
+        }
         let key = BlobKey::Digest(digest.clone());
         let descriptor = self.link(repository, digest, bytes.len() as u64, key, None).await?;
         self.0.blobs.put(digest, bytes).await?;
@@ -375,6 +382,14 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
             return Err(
                 Error::invalid("only a regular file can become a blob").with_context("path", path.display())
             );
+        }
+        if self.0.blobs.has_own_keys() {
+            let file = tokio::fs::File::open(path).await.at("cannot open the file of the blob", path)?;
+            let content = ReaderStream::with_capacity(file, 1 << 20);
+            let content = content.map(|part| part.at("cannot read the file of the blob", path));
+            let descriptor = self.put_staged(repository, digest, content).await?;
+            tokio::fs::remove_file(path).await.at("cannot remove the file of the blob", path)?;
+            return Ok(descriptor);
         }
         let key = BlobKey::Digest(digest.clone());
         let descriptor = self.link(repository, digest, meta.len(), key, None).await?;

@@ -10,6 +10,9 @@
 //!           … commit    ──▶  bytes under their digest, or where they were staged already    BlobKey::Digest, ::Own
 //! ```
 //!
+//! A store keeps everything in a backend with keys of its own through staging areas, so that each push has new bytes and
+//! those of before can be read until the metadata names the new ones.
+//!
 //! [`blob_conformance!`](crate::blob_conformance) tests a backend.
 
 mod disk;

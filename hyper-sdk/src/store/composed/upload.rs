@@ -114,8 +114,15 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
         {
             self.drop_quietly(staging).await;
         }
-        let Verified { size, key } = self.unless_full(verified).await?;
+        let verified = self.unless_full(verified).await?;
         let ended = Some(self.record.id.clone());
+        if self.store.0.blobs.has_own_keys() {
+            let (store, repository) = (self.store.clone(), self.record.repository.clone());
+            let staging = self.staging().await?.as_mut();
+            let linked = store.commit_and_link(staging, &repository, digest, verified, ended).await;
+            return self.unless_full(linked).await;
+        }
+        let Verified { size, key } = verified;
         let linked = self.store.link(&self.record.repository, digest, size, key, ended).await;
         let descriptor = self.unless_full(linked).await?;
         let placed = self.staging().await?.commit(digest).await;

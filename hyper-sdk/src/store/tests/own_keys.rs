@@ -38,6 +38,17 @@ struct State {
     objects: BTreeMap<BlobKey, Object>,
     /// The parts of each upload, and whether somebody writes to it.
     uploads: HashMap<UploadId, (Vec<Bytes>, bool)>,
+    /// Whether nothing becomes an object: the other end is out of order.
+    is_broken: bool,
+}
+
+impl State {
+    fn works(&self) -> Result<()> {
+        match self.is_broken {
+            true => Err(Error::new(ErrorKind::Unavailable, "the object store is out of order")),
+            false => Ok(()),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -61,7 +72,9 @@ impl BlobBackend for ObjectStore {
 
     async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<()> {
         let object = Object { parts: vec![bytes], modified: SystemTime::now() };
-        self.0.lock().unwrap().objects.insert(digest.clone().into(), object);
+        let mut state = self.0.lock().unwrap();
+        state.works()?;
+        state.objects.insert(digest.clone().into(), object);
         Ok(())
     }
 
@@ -203,6 +216,7 @@ impl BlobStaging for Parts {
             return Err(not_verified());
         }
         let mut all = self.store.0.lock().unwrap();
+        all.works()?;
         let object = Object { parts: std::mem::take(&mut self.parts), modified: SystemTime::now() };
         all.objects.insert(BlobKey::Own(format!("uploads/{}", self.id)), object);
         all.uploads.remove(&self.id);
@@ -262,4 +276,39 @@ async fn a_commit_copies_nothing_and_metadata_knows_the_key() {
     store.put_blob(&name, &digest, content.clone()).await.unwrap();
     assert!(!store.meta().has_key(&key).await.unwrap());
     assert_eq!(store.read_blob(&name, &digest, 1 << 20).await.unwrap(), content);
+}
+
+/// The row of a blob names a new key only once the bytes are there: until then, and when they never come, the old ones
+/// are read.
+#[tokio::test]
+async fn a_blob_stays_readable_when_pushing_it_again_fails() {
+    let store = Composed::new(ObjectStore::default(), MemoryMeta::default());
+    let name = RepositoryName::parse("a").unwrap();
+    let content = Bytes::from(vec![7; 100_000]);
+    let digest = Digest::sha256(&content);
+    let push = async || {
+        let mut upload = store.start_upload(&name, Default::default()).await?;
+        upload.append(content.clone()).await?;
+        upload.finish(&digest).await
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("blob");
+    push().await.unwrap();
+    for is_broken in [true, false] {
+        store.blobs().0.lock().unwrap().is_broken = is_broken;
+        std::fs::write(&file, &content).unwrap();
+        assert_eq!(push().await.is_err(), is_broken);
+        assert_eq!(store.read_blob(&name, &digest, 1 << 20).await.unwrap(), content);
+        assert_eq!(store.put_blob(&name, &digest, content.clone()).await.is_err(), is_broken);
+        assert_eq!(store.read_blob(&name, &digest, 1 << 20).await.unwrap(), content);
+        assert_eq!(store.put_blob_file(&name, &digest, &file).await.is_err(), is_broken);
+        assert_eq!(store.read_blob(&name, &digest, 1 << 20).await.unwrap(), content);
+        assert_eq!(file.exists(), is_broken);
+        assert!(store.blobs().0.lock().unwrap().uploads.is_empty(), "staged bytes were left behind");
+    }
+    let other = Digest::sha256("other");
+    std::fs::write(&file, &content).unwrap();
+    let e = store.put_blob_file(&name, &other, &file).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::DigestInvalid);
+    assert!(!store.has_blob(&name, &other).await.unwrap());
 }

@@ -1,0 +1,64 @@
+//! Blobs whose bytes have a key of the backend's own.
+//!
+//! The row of a blob that is there already names other bytes, which clients read. So the new bytes are in their place
+//! before the row names them, and whatever fails, at any moment the row names bytes that are there.
+
+use super::Composed;
+use crate::oci::Descriptor;
+use crate::reference::RepositoryName;
+use crate::store::UploadId;
+use crate::store::blob::{BlobBackend, BlobKey, BlobStaging, StagedState, Verified};
+use crate::store::meta::MetaBackend;
+use crate::{Digest, ErrorKind, Result};
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt as _};
+
+impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
+    /// Stores a blob that is at hand through a staging area without a session.
+    pub(super) async fn put_staged(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        mut content: impl Stream<Item = Result<Bytes>> + Unpin + Send,
+    ) -> Result<Descriptor> {
+        let mut staging = self.0.blobs.stage(&UploadId::random()?).await?;
+        let stored = async {
+            staging.restore(&StagedState::default(), digest.algorithm()).await?;
+            while let Some(bytes) = content.try_next().await? {
+                staging.append(bytes).await?;
+            }
+            let verified = staging.verify(digest).await?;
+            self.commit_and_link(staging.as_mut(), repository, digest, verified, None).await
+        };
+        let stored = stored.await;
+        if stored.is_err()
+            && let Err(error) = staging.discard().await
+        {
+            tracing::debug!(%error, %digest, "staged bytes are not removed at once");
+        }
+        stored
+    }
+
+    /// Makes a blob of verified bytes, then links it. Where the database has no room for the link, the bytes give back
+    /// theirs; after another error they stay, since the link may have been made.
+    pub(super) async fn commit_and_link(
+        &self,
+        staging: &mut dyn BlobStaging,
+        repository: &RepositoryName,
+        digest: &Digest,
+        Verified { size, key }: Verified,
+        upload: Option<UploadId>,
+    ) -> Result<Descriptor> {
+        staging.commit(digest).await?;
+        let linked = self.link(repository, digest, size, key.clone(), upload).await;
+        let is_full = linked.as_ref().is_err_and(|e| e.kind() == ErrorKind::StorageFull);
+        if is_full
+            && matches!(key, BlobKey::Own(_))
+            && !self.0.meta.has_key(&key).await.unwrap_or(true)
+            && let Err(error) = self.0.blobs.delete(&key).await
+        {
+            tracing::debug!(%error, %key, "the bytes of a blob that was not linked are not removed");
+        }
+        linked
+    }
+}
