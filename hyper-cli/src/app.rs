@@ -102,8 +102,9 @@ pub(crate) fn main() -> ExitCode {
         Err(e) => return Failure::from(e).report(color, root),
     };
     let outcome = runtime.block_on(run(cli));
-    // Blocking work that was given up must not keep the program.
-    runtime.shutdown_timeout(Duration::from_millis(500));
+    // What clears up after an error ends by itself. Work that an interrupt gave up must not keep the program.
+    let is_interrupted = matches!(outcome, Err(Failure::Interrupted(_)));
+    runtime.shutdown_timeout(Duration::from_millis(if is_interrupted { 500 } else { 5000 }));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(color, root),
