@@ -25,7 +25,11 @@ use std::path::{Path, PathBuf};
 /// `docker buildx build`; one that is not supported is refused by its name.
 #[derive(Debug, Args)]
 pub(crate) struct BuildArgs {
-    /// Folder that COPY and ADD read from
+    /// Files that COPY and ADD read: a folder, a git repository, an archive on the web, or `-` for standard input
+    ///
+    /// A git repository is an address such as `https://HOST/NAME.git#REF:FOLDER` or `git@HOST:NAME.git`. An archive is a tar
+    /// archive, plain or compressed. Standard input and a web address hold an archive, or a Dockerfile that is built without
+    /// a context.
     #[arg(value_name = "CONTEXT")]
     context: String,
     /// Dockerfile, `-` for standard input; Dockerfile, dockerfile or Containerfile of the context without it
@@ -37,7 +41,10 @@ pub(crate) struct BuildArgs {
     /// Value of an ARG; `NAME` alone takes it from the environment
     #[arg(long = "build-arg", value_name = "NAME=VALUE")]
     build_args: Vec<String>,
-    /// Named context for FROM and --from: a folder, docker-image://IMAGE or oci-layout://DIR[:TAG][@DIGEST]
+    /// Named context for FROM and --from: a folder, git repository, archive, image, layout or stage; may be repeated
+    ///
+    /// CONTEXT is a folder, the address of a git repository or of an archive on the web as for the build context,
+    /// `docker-image://IMAGE`, `oci-layout://DIR[:TAG][@DIGEST]`, or `target:STAGE` for a stage of the same Dockerfile.
     #[arg(long = "build-context", value_name = "NAME=CONTEXT")]
     build_contexts: Vec<String>,
     /// Stage to build, by name or number; the last one without it
@@ -73,11 +80,12 @@ pub(crate) struct BuildArgs {
     /// first two may name a platform, as in `manifest[linux/amd64]`. One of an index makes an index over the manifest.
     #[arg(long = "annotation", value_name = "KEY=VALUE")]
     annotations: Vec<String>,
-    /// What to make: type=image|oci|docker|tar|local|cacheonly with dest=, or a folder, or `-`; may be repeated
+    /// What to make: type=image|registry|oci|docker|tar|local|cacheonly with dest=, or a folder, or `-`; may be repeated
     ///
-    /// `type=image[,push=true]` is the local store. `type=oci`, `docker` and `tar` write to the file `dest=`, or to
-    /// standard output without it, and `type=oci,tar=false` and `type=local` to the folder `dest=`. A folder alone is
-    /// `type=local`, `-` alone is a tar on standard output. Images take `name=`, in place of --tag,
+    /// `type=image[,push=true]` is the local store, and `type=registry` is `type=image,push=true`. `type=oci`, `docker` and
+    /// `tar` write to the file `dest=`, or to standard output without it, and `type=oci,tar=false` and `type=local` to the
+    /// folder `dest=`. A folder alone is `type=local`, `-` alone is a tar on standard output. Images take `name=`, in place
+    /// of --tag,
     /// `compression=gzip|zstd|uncompressed`, `compression-level=`, `force-compression=`, `oci-mediatypes=`,
     /// `rewrite-timestamp=`, `annotation[-PLACE].KEY=`; `type=image` takes `push-by-digest=`, `name-canonical=`,
     /// `registry.insecure=`, `store=`, `unpack=`, `dangling-name-prefix=`; `type=local` and `tar` take `platform-split=`,
@@ -503,6 +511,34 @@ mod tests {
         assert_eq!(request.network, Network::None);
         assert!(request.named_contexts.contains_key("base"));
         assert_eq!((&request.outputs[0].image.compression, request.outputs.len()), (&Compression::Zstd, 1));
+    }
+
+    #[test]
+    fn the_help_names_every_form_of_a_context_and_every_field_of_an_output() {
+        use clap::CommandFactory;
+        let command = Only::command();
+        let help = |id: &str| {
+            let argument = command.get_arguments().find(|argument| argument.get_id() == id).unwrap();
+            argument.get_long_help().or(argument.get_help()).unwrap().to_string()
+        };
+        for (id, words) in [
+            ("context", &["folder", "git", "archive", "`-`", "Dockerfile"][..]),
+            (
+                "build_contexts",
+                &["folder", "git", "archive", "docker-image://", "oci-layout://", "target:STAGE"],
+            ),
+        ] {
+            let help = help(id);
+            words.iter().for_each(|word| assert!(help.contains(word), "{id}: {word}: {help}"));
+        }
+        let help = help("outputs");
+        let refusal = Output::parse("type=image,what=x").unwrap_err().to_string();
+        let (_, fields) = refusal.split_once("known are type, ").unwrap();
+        let (fields, _) = fields.split_once(" and ").unwrap();
+        let types = "image registry oci docker tar local cacheonly".split(' ').map(str::to_owned);
+        for word in types.chain(fields.split(", ").map(|field| format!("{field}="))) {
+            assert!(help.contains(&word), "{word}: {help}");
+        }
     }
 
     #[test]
