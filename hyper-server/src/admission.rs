@@ -1,12 +1,12 @@
 //! The door: who sent a request, and whether the sender may make it.
 
-use crate::auth::{Action, AuthRequest, Challenge, Denial, Principal, decide};
+use crate::auth::{Action, AuthRequest, Challenge, Denial, Principal, Resource, decide};
 use crate::error::ApiError;
 use crate::route::Endpoint;
 use crate::state::State;
 use http::StatusCode;
 use http::request::Parts;
-use hyper_sdk::{Error, RepositoryName};
+use hyper_sdk::Error;
 
 /// Finds out who sent a request and whether the sender may make it. `principal` is set as soon as it is known.
 ///
@@ -21,23 +21,20 @@ pub(crate) async fn admit(
         return Ok(());
     }
     let action = endpoint.map_or(Action::Probe, |endpoint| action(endpoint, parts));
-    let repository: Option<&RepositoryName> = endpoint.and_then(Endpoint::repository);
-    let request = AuthRequest::new(parts, repository, action);
+    let resource = endpoint.map_or(Resource::Registry, resource);
+    let request = AuthRequest::new(parts, resource, action);
     *principal = state.authenticator.authenticate(&request).await?;
     let challenge = |denial| state.authenticator.challenge(&request, principal, denial);
-    if let Err(denial) = decide(&*state.authorizer, principal, repository, action) {
+    if let Err(denial) = decide(&*state.authorizer, principal, resource, action) {
         return Err(refusal(challenge(denial)));
     }
-    match endpoint {
-        Some(Endpoint::Metrics) if principal.is_anonymous() => {
-            return Err(refusal(challenge(Denial::Forbidden)));
-        }
-        Some(Endpoint::Base) if principal.is_anonymous() && principal.scopes().is_none() => {
-            if let Some(challenge) = challenge(Denial::Login) {
-                return Err(challenge.into());
-            }
-        }
-        _ => {}
+    let is_probe = matches!(endpoint, Some(Endpoint::Base));
+    if is_probe
+        && principal.is_anonymous()
+        && principal.scopes().is_none()
+        && let Some(challenge) = challenge(Denial::Login)
+    {
+        return Err(challenge.into());
     }
     if state.options.read_only && matches!(action, Action::Push | Action::Delete) {
         return Err(Error::unsupported("this registry is read-only").into());
@@ -51,6 +48,14 @@ fn is_public(state: &State, endpoint: &Endpoint) -> bool {
         Endpoint::Live | Endpoint::Ready | Endpoint::Token(_) => true,
         Endpoint::Metrics => !state.options.metrics_for_users,
         _ => false,
+    }
+}
+
+fn resource(endpoint: &Endpoint) -> Resource<'_> {
+    match endpoint {
+        Endpoint::Catalog(_) => Resource::Catalog,
+        Endpoint::Metrics => Resource::Metrics,
+        other => other.repository().map_or(Resource::Registry, Resource::Repository),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A request on its way through the handlers.
 
-use crate::auth::{Action, Principal, decide};
+use crate::auth::{Action, Principal, Resource, decide, lists};
 use crate::state::State;
 use http::header::AsHeaderName;
 use http::request::Parts;
@@ -29,12 +29,12 @@ impl Deref for Call<'_> {
 impl Call<'_> {
     /// Whether the sender may do this in a repository.
     pub(crate) fn may(&self, repository: &RepositoryName, action: Action) -> bool {
-        decide(&*self.authorizer, self.principal, Some(repository), action).is_ok()
+        decide(&*self.authorizer, self.principal, Resource::Repository(repository), action).is_ok()
     }
 
-    /// Whether the sender learns of a repository. A list is of no repository that a token could have been made for.
+    /// Whether the sender learns of a repository from a list.
     pub(crate) fn sees(&self, repository: &RepositoryName) -> bool {
-        self.authorizer.allows(self.principal, Some(repository), Action::Pull)
+        lists(&*self.authorizer, self.principal, repository)
     }
 
     /// The method.

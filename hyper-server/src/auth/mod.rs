@@ -30,7 +30,7 @@ pub use challenge::Challenge;
 pub use htpasswd::{check as check_htpasswd, entry as htpasswd_entry};
 pub(crate) use passwords::{PasswordOptions, Passwords};
 pub use principal::Principal;
-pub use request::AuthRequest;
+pub use request::{AuthRequest, Resource};
 pub use scope::Scope;
 pub(crate) use token::MAX_SCOPES;
 
@@ -213,21 +213,31 @@ impl Authorizer for AnonymousAccess {
 pub(crate) fn decide(
     authorizer: &dyn Authorizer,
     principal: &Principal,
-    repository: Option<&RepositoryName>,
+    resource: Resource<'_>,
     action: Action,
 ) -> Result<(), Denial> {
-    if !authorizer.allows(principal, repository, action) {
+    let repository = resource.repository();
+    let allowed = authorizer.allows(principal, repository, action);
+    if !allowed || (resource == Resource::Metrics && principal.is_anonymous()) {
         return Err(Denial::Forbidden);
     }
-    match repository {
-        // Scopes take nothing away that everybody may do.
-        Some(name)
-            if !principal.is_in_scope(name, action)
-                && !authorizer.allows(&Principal::anonymous(), repository, action) =>
-        {
-            Err(Denial::OutOfScope)
-        }
-        _ => Ok(()),
+    // Scopes take nothing away that everybody may do.
+    let is_open = || authorizer.allows(&Principal::anonymous(), repository, action);
+    let in_scope = match resource {
+        Resource::Registry => true,
+        Resource::Metrics => principal.scopes().is_none(),
+        Resource::Catalog => principal.may_list() || is_open(),
+        Resource::Repository(name) => principal.is_in_scope(name, action) || is_open(),
+    };
+    if in_scope { Ok(()) } else { Err(Denial::OutOfScope) }
+}
+
+/// Whether a principal finds a repository in the list of them: it may pull it, and its credentials are for the list, or
+/// for pulling this one, or everybody may pull it.
+pub(crate) fn lists(authorizer: &dyn Authorizer, principal: &Principal, repository: &RepositoryName) -> bool {
+    match principal.may_list() {
+        true => authorizer.allows(principal, Some(repository), Action::Pull),
+        false => decide(authorizer, principal, Resource::Repository(repository), Action::Pull).is_ok(),
     }
 }
 
@@ -265,8 +275,9 @@ mod tests {
         let name = RepositoryName::parse("a").unwrap();
         let scope: Scope = "repository:a:push".parse().unwrap();
         let limited = Principal::user("u").with_scopes([scope]);
-        let decide =
-            |access: AnonymousAccess, who: &Principal, action| decide(&access, who, Some(&name), action);
+        let decide = |access: AnonymousAccess, who: &Principal, action| {
+            decide(&access, who, Resource::Repository(&name), action)
+        };
         assert_eq!(decide(AnonymousAccess::None, &limited, Action::Push), Ok(()));
         assert_eq!(decide(AnonymousAccess::None, &limited, Action::Pull), Err(Denial::OutOfScope));
         assert_eq!(decide(AnonymousAccess::Pull, &limited, Action::Pull), Ok(()), "everybody may pull");

@@ -6,7 +6,9 @@
 
 use super::htpasswd::Htpasswd;
 use super::token::{Issued, Issuer};
-use super::{Action, AuthError, AuthRequest, Authenticator, Challenge, Denial, Principal, Scope, site};
+use super::{
+    Action, AuthError, AuthRequest, Authenticator, Challenge, Denial, Principal, Resource, Scope, site,
+};
 use async_trait::async_trait;
 use hyper_sdk::clock::{Clock, SystemClock};
 use hyper_sdk::{RepositoryName, Result};
@@ -63,6 +65,11 @@ impl Authenticator for Passwords {
         principal: &Principal,
         denial: Denial,
     ) -> Option<Challenge> {
+        if request.resource() == Resource::Metrics {
+            // No token is good for them.
+            let is_user = !principal.is_anonymous() && principal.scopes().is_none();
+            return (!is_user).then(|| Challenge::basic(&self.service));
+        }
         let has_token = principal.scopes().is_some();
         if has_token && (denial == Denial::OutOfScope || principal.is_anonymous()) {
             let challenge = self.bearer(request).with("error", "insufficient_scope");
@@ -116,7 +123,7 @@ impl Passwords {
         request: &AuthRequest<'_>,
         form: Option<(&str, &str)>,
         wanted: impl IntoIterator<Item = Scope>,
-        allows: impl Fn(&Principal, &RepositoryName, Action) -> bool,
+        allows: impl Fn(&Principal, Option<&RepositoryName>, Action) -> bool,
     ) -> Result<(Issued, Vec<Scope>), AuthError> {
         let basic = || Challenge::basic(&self.service);
         let basic_credentials = request.basic();
@@ -137,11 +144,13 @@ impl Passwords {
         }
         let granted: Vec<Scope> = wanted
             .into_iter()
-            .map(|scope| {
+            .filter_map(|scope| {
+                let Some(repository) = scope.repository() else {
+                    return allows(&principal, None, Action::Probe).then_some(scope);
+                };
                 let allowed = scope.actions().iter().copied();
-                let allowed: Vec<Action> =
-                    allowed.filter(|action| allows(&principal, scope.repository(), *action)).collect();
-                Scope::new(scope.repository().clone(), allowed)
+                let allowed = allowed.filter(|action| allows(&principal, Some(repository), *action));
+                Some(Scope::new(repository.clone(), allowed))
             })
             .collect();
         let user = principal.name().unwrap_or_default();

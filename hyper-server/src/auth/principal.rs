@@ -106,6 +106,11 @@ impl Principal {
     pub(crate) fn is_in_scope(&self, repository: &RepositoryName, action: Action) -> bool {
         self.scopes().is_none_or(|scopes| scopes.iter().any(|scope| scope.has(repository, action)))
     }
+
+    /// Whether the credentials are good for the list of repositories.
+    pub(crate) fn may_list(&self) -> bool {
+        self.scopes().is_none_or(|scopes| scopes.iter().any(Scope::is_catalog))
+    }
 }
 
 /// The values of claims may be private: only their names are shown.
@@ -150,6 +155,8 @@ mod tests {
         let name = |text| RepositoryName::parse(text).unwrap();
         let scope: Scope = "repository:a/b:pull".parse().unwrap();
         let limited = Principal::user("alice").with_scopes([scope]);
+        assert!(!limited.may_list() && Principal::user("alice").may_list());
+        assert!(Principal::user("alice").with_scopes([Scope::catalog()]).may_list());
         assert!(limited.is_in_scope(&name("a/b"), Action::Pull));
         assert!(!limited.is_in_scope(&name("a/b"), Action::Push));
         assert!(!limited.is_in_scope(&name("a"), Action::Pull));

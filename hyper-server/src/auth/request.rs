@@ -6,18 +6,42 @@ use http::request::Parts;
 use http::{Extensions, HeaderMap, Method, Uri};
 use hyper_sdk::RepositoryName;
 
+/// What a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resource<'a> {
+    /// The registry as a whole, which has nothing to hide.
+    Registry,
+    /// The list of repositories.
+    Catalog,
+    /// The metrics, when they are for users only.
+    Metrics,
+    /// A repository.
+    Repository(&'a RepositoryName),
+}
+
+impl<'a> Resource<'a> {
+    /// The repository, when it is one.
+    pub fn repository(self) -> Option<&'a RepositoryName> {
+        match self {
+            Self::Repository(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
 /// A request whose sender is to be found out: its head, its connection, and what it asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct AuthRequest<'a> {
     parts: &'a Parts,
-    repository: Option<&'a RepositoryName>,
+    resource: Resource<'a>,
     action: Action,
 }
 
 impl<'a> AuthRequest<'a> {
-    /// A request for `action` in `repository`; `None` stands for the registry as a whole.
-    pub fn new(parts: &'a Parts, repository: Option<&'a RepositoryName>, action: Action) -> Self {
-        Self { parts, repository, action }
+    /// A request for `action` on a resource.
+    pub fn new(parts: &'a Parts, resource: Resource<'a>, action: Action) -> Self {
+        Self { parts, resource, action }
     }
 
     /// The method.
@@ -45,9 +69,14 @@ impl<'a> AuthRequest<'a> {
         &self.parts.extensions
     }
 
+    /// What the request is about.
+    pub fn resource(&self) -> Resource<'a> {
+        self.resource
+    }
+
     /// The repository that the request is about, when it is about one.
     pub fn repository(&self) -> Option<&'a RepositoryName> {
-        self.repository
+        self.resource.repository()
     }
 
     /// What the request does there.
@@ -55,14 +84,17 @@ impl<'a> AuthRequest<'a> {
         self.action
     }
 
-    /// The scope that a token needs for this request: what the request does, and pull beside it, because clients that
-    /// push read as well.
+    /// The scope that a token needs for this request: the list of repositories, or what the request does in a repository,
+    /// and pull beside it, because clients that push read as well.
     pub fn scope(&self) -> Option<Scope> {
+        if self.resource == Resource::Catalog {
+            return Some(Scope::catalog());
+        }
         let actions = match self.action {
             Action::Probe | Action::Pull => vec![Action::Pull],
             other => vec![Action::Pull, other],
         };
-        Some(Scope::new(self.repository?.clone(), actions))
+        Some(Scope::new(self.repository()?.clone(), actions))
     }
 
     /// The token of an `Authorization` header of the Bearer scheme (RFC 6750).
@@ -105,7 +137,7 @@ mod tests {
 
     #[test]
     fn basic_credentials_are_read_strictly() {
-        let read = |s: &str| AuthRequest::new(&parts(s), None, Action::Probe).basic();
+        let read = |s: &str| AuthRequest::new(&parts(s), Resource::Registry, Action::Probe).basic();
         assert_eq!(read("Basic YTpiOmM="), Some(("a".into(), "b:c".into())));
         assert_eq!(read("bAsIc YTo="), Some(("a".into(), String::new())));
         for bad in ["Bearer x", "Basic", "Basic !!", "Basic YQ==", "Basic /w=="] {
@@ -115,7 +147,9 @@ mod tests {
 
     #[test]
     fn a_bearer_token_is_what_follows_its_scheme() {
-        let read = |s: &str| AuthRequest::new(&parts(s), None, Action::Probe).bearer().map(str::to_owned);
+        let read = |s: &str| {
+            AuthRequest::new(&parts(s), Resource::Registry, Action::Probe).bearer().map(str::to_owned)
+        };
         assert_eq!(read("beArer  x.y "), Some("x.y".to_owned()));
         for bad in ["Basic x", "Bearer", "x"] {
             assert_eq!(read(bad), None, "{bad}");

@@ -1,4 +1,5 @@
-//! Scopes of tokens: what may be done in one repository, as clients and token servers write it.
+//! Scopes of tokens: what may be done in one repository, or that the repositories may be listed, as clients and token
+//! servers write it.
 
 use super::Action;
 use hyper_sdk::{Error, RepositoryName, Result};
@@ -6,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// Actions in one repository. As text: `repository:team/app:pull,push`.
+/// Actions in one repository, or the list of repositories. As text: `repository:team/app:pull,push` or
+/// `registry:catalog:*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
-    repository: RepositoryName,
+    /// None for the list of repositories.
+    repository: Option<RepositoryName>,
     actions: Vec<Action>,
 }
 
@@ -17,12 +20,17 @@ impl Scope {
     /// These actions in a repository. [`Action::Probe`] is of no repository and is left out.
     pub fn new(repository: RepositoryName, actions: impl IntoIterator<Item = Action>) -> Self {
         let actions = actions.into_iter().filter(|action| word(*action).is_some()).collect();
-        Self { repository, actions }
+        Self { repository: Some(repository), actions }
     }
 
-    /// The repository.
-    pub fn repository(&self) -> &RepositoryName {
-        &self.repository
+    /// The list of repositories (`/v2/_catalog`).
+    pub fn catalog() -> Self {
+        Self { repository: None, actions: Vec::new() }
+    }
+
+    /// The repository; `None` for the list of repositories.
+    pub fn repository(&self) -> Option<&RepositoryName> {
+        self.repository.as_ref()
     }
 
     /// The actions.
@@ -32,16 +40,26 @@ impl Scope {
 
     /// Whether the scope has an action in a repository.
     pub fn has(&self, repository: &RepositoryName, action: Action) -> bool {
-        self.repository == *repository && self.actions.contains(&action)
+        self.repository() == Some(repository) && self.actions.contains(&action)
+    }
+
+    /// Whether the scope is the list of repositories.
+    pub fn is_catalog(&self) -> bool {
+        self.repository.is_none()
     }
 }
 
 impl FromStr for Scope {
     type Err = Error;
 
-    /// Reads `repository:NAME:ACTION,ACTION`. Unknown actions are left out; `*` means all.
+    /// Reads `repository:NAME:ACTION,ACTION` or `registry:catalog:*`. Unknown actions are left out; `*` means all.
     fn from_str(text: &str) -> Result<Self> {
-        let invalid = || Error::invalid("a scope has the form `repository:NAME:ACTION,ACTION`");
+        let invalid = || {
+            Error::invalid("a scope has the form `repository:NAME:ACTION,ACTION` or is `registry:catalog:*`")
+        };
+        if text == CATALOG {
+            return Ok(Self::catalog());
+        }
         let (kind, rest) = text.split_once(':').ok_or_else(invalid)?;
         let (name, actions) = rest.rsplit_once(':').ok_or_else(invalid)?;
         // A kind may have a class: `repository(plugin)`.
@@ -55,12 +73,14 @@ impl FromStr for Scope {
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(repository) = &self.repository else { return f.write_str(CATALOG) };
         let actions: Vec<&str> = self.actions.iter().filter_map(|action| word(*action)).collect();
-        write!(f, "{REPOSITORY}:{}:{}", self.repository, actions.join(","))
+        write!(f, "{REPOSITORY}:{repository}:{}", actions.join(","))
     }
 }
 
 const REPOSITORY: &str = "repository";
+const CATALOG: &str = "registry:catalog:*";
 
 fn word(action: Action) -> Option<&'static str> {
     match action {
@@ -92,8 +112,12 @@ pub(crate) struct Access {
 
 impl From<&Scope> for Access {
     fn from(scope: &Scope) -> Self {
+        let Some(repository) = &scope.repository else {
+            let [kind, name, action] = ["registry", "catalog", "*"].map(str::to_owned);
+            return Self { kind, name, actions: vec![action] };
+        };
         let actions = scope.actions.iter().filter_map(|action| word(*action)).map(str::to_owned).collect();
-        Self { kind: REPOSITORY.to_owned(), name: scope.repository.to_string(), actions }
+        Self { kind: REPOSITORY.to_owned(), name: repository.to_string(), actions }
     }
 }
 
@@ -101,7 +125,7 @@ impl Access {
     /// The scope, unless the entry is of another kind.
     pub(crate) fn scope(&self) -> Option<Scope> {
         if self.kind != REPOSITORY {
-            return None;
+            return format!("{}:{}:{}", self.kind, self.name, self.actions.join(",")).parse().ok();
         }
         let actions = self.actions.iter().flat_map(|word| actions_of(word)).copied();
         Some(Scope::new(RepositoryName::parse(&self.name).ok()?, actions))
@@ -115,14 +139,18 @@ mod tests {
     #[test]
     fn scopes_are_read_as_clients_write_them() {
         use Action::{Delete, Pull, Push};
-        let parse = |text: &str| text.parse().ok().map(|s: Scope| (s.repository.to_string(), s.actions));
+        let name_of = |s: &Scope| s.repository().map_or("(the catalog)".to_owned(), ToString::to_string);
+        let parse = |text: &str| text.parse().ok().map(|s: Scope| (name_of(&s), s.actions));
         for (text, expected) in [
             ("repository:a/b:pull,push", Some(("a/b", vec![Pull, Push]))),
             ("repository:a:*", Some(("a", vec![Pull, Push, Delete]))),
             ("repository(plugin):a:pull", Some(("a", vec![Pull]))),
             ("repository:a:fly", Some(("a", vec![]))),
             ("repository:a:", Some(("a", vec![]))),
-            ("registry:catalog:*", None),
+            ("repository:catalog:*", Some(("catalog", vec![Pull, Push, Delete]))),
+            ("registry:catalog:*", Some(("(the catalog)", vec![]))),
+            ("registry:catalog:pull", None),
+            ("registry:other:*", None),
             ("repository:NOT VALID:pull", None),
             ("repository", None),
             ("", None),
@@ -132,6 +160,7 @@ mod tests {
         }
         let name = RepositoryName::parse("a").unwrap();
         assert_eq!(Scope::new(name, [Pull, Push, Action::Probe]).to_string(), "repository:a:pull,push");
+        assert_eq!(Scope::catalog().to_string(), "registry:catalog:*");
     }
 
     #[test]
@@ -143,8 +172,16 @@ mod tests {
             json,
             serde_json::json!({"type": "repository", "name": "a/b", "actions": ["pull", "delete"]})
         );
-        let other: Access =
-            serde_json::from_str(r#"{"type":"registry","name":"catalog","actions":["*"]}"#).unwrap();
-        assert_eq!(other.scope(), None);
+        let catalog = serde_json::json!({"type": "registry", "name": "catalog", "actions": ["*"]});
+        assert_eq!(serde_json::to_value(Access::from(&Scope::catalog())).unwrap(), catalog);
+        let read = |json| serde_json::from_value::<Access>(json).unwrap().scope();
+        assert_eq!(read(catalog), Some(Scope::catalog()));
+        for other in [
+            serde_json::json!({"type": "registry", "name": "catalog", "actions": []}),
+            serde_json::json!({"type": "registry", "name": "other", "actions": ["*"]}),
+            serde_json::json!({"type": "plugin", "name": "a", "actions": ["pull"]}),
+        ] {
+            assert_eq!(read(other.clone()), None, "{other}");
+        }
     }
 }

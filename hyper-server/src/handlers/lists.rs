@@ -49,14 +49,20 @@ pub(super) async fn tags(call: &Call<'_>, repository: &RepositoryName, page: Pag
 
 pub(super) async fn catalog(call: &Call<'_>, page: Page) -> Outcome {
     let limit = page.limit.unwrap_or(usize::MAX).min(call.options.limits.page_entries);
-    let asked = Page { limit: Some(limit.max(1)), after: page.after };
-    let mut listing = call.store.list_repositories(asked).await?;
-    listing.items.truncate(limit);
-    let last = listing.items.last().cloned();
-    listing.items.retain(|repository| call.sees(repository));
-    let body = serde_json::to_vec(&RepositoryList { repositories: &listing.items });
+    // A page and its link name only what the caller may see: pages are read until this one is full.
+    let (mut seen, mut after, mut more) = (Vec::new(), page.after, limit > 0);
+    while more && seen.len() <= limit {
+        let asked = Page { limit: Some(limit.saturating_add(1)), after };
+        let listing = call.store.list_repositories(asked).await?;
+        after = listing.items.last().map(|last| last.as_str().to_owned());
+        more = listing.more && after.is_some();
+        seen.extend(listing.items.into_iter().filter(|repository| call.sees(repository)));
+    }
+    let more = seen.len() > limit;
+    seen.truncate(limit);
+    let body = serde_json::to_vec(&RepositoryList { repositories: &seen });
     let mut response = json(body.map_err(unserialisable)?);
-    if let Some(last) = last.filter(|_| listing.more) {
+    if let Some(last) = seen.last().filter(|_| more) {
         link_next(&mut response, &format!("/v2/_catalog?n={limit}&last={}", encode(last.as_str())));
     }
     Ok(response)

@@ -5,7 +5,7 @@
 //! 4.3), which some clients try first. There are no refresh tokens: a client keeps the password and asks again.
 
 use super::{Outcome, json};
-use crate::auth::{Action, AuthRequest, MAX_SCOPES};
+use crate::auth::{Action, AuthRequest, MAX_SCOPES, Resource};
 use crate::body::Incoming;
 use crate::call::Call;
 use crate::error::ApiError;
@@ -48,8 +48,8 @@ pub(super) async fn issue(call: &Call<'_>, mut scopes: Vec<String>, body: &mut I
         return Err(Error::invalid(format!("one token is for at most {MAX_SCOPES} scopes")).into());
     }
     let login = form.as_ref().map(|form| (form.username.as_str(), form.password.as_str()));
-    let allows = |who: &_, repository: &_, action| call.authorizer.allows(who, Some(repository), action);
-    let request = AuthRequest::new(call.parts, None, Action::Probe);
+    let allows = |who: &_, repository: Option<&_>, action| call.authorizer.allows(who, repository, action);
+    let request = AuthRequest::new(call.parts, Resource::Registry, Action::Probe);
     // Scopes of other kinds and invalid names are not granted.
     let wanted = scopes.iter().filter_map(|scope| scope.parse().ok());
     let (issued, granted) = tokens.token(&request, login, wanted, allows).await?;

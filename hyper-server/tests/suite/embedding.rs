@@ -128,6 +128,7 @@ async fn an_authenticator_learns_why_a_principal_is_not_let_through() {
         ("GET", "/v2/b/tags/list", "limited", 404, None),
         ("GET", "/metrics", "", 401, Some(Denial::Forbidden)),
         ("GET", "/metrics", "alice", 200, None),
+        ("GET", "/metrics", "limited", 401, Some(Denial::OutOfScope)),
     ] {
         let authorization = format!("Bearer {token}");
         let headers = [("authorization", authorization.as_str())];

@@ -2,9 +2,10 @@
 
 use super::access::{basic, options, users};
 use super::support::{Api, Reply, image, memory};
-use hyper_sdk::{Digest, media_type};
-use hyper_server::auth::AnonymousAccess;
+use hyper_sdk::{Digest, RepositoryName, media_type};
+use hyper_server::auth::{Action, AnonymousAccess, Authorizer, Principal};
 use hyper_server::{Registry, RegistryOptions};
+use std::sync::Arc;
 
 /// A parameter of the challenge of a refusal.
 fn parameter(reply: &Reply, name: &str) -> String {
@@ -103,6 +104,126 @@ async fn a_mount_needs_the_source_in_its_token_unless_all_may_pull_it() {
         let both = "repository:to:pull,push&scope=repository:from:pull";
         let push = bearer(token(&api, both, Some(&alice)).await);
         api.request("POST", &mount, &[("authorization", &push)], "").await.expect(201);
+    }
+}
+
+/// Pushes an empty index, so that the catalog lists the repository.
+async fn fill(api: &Api, repository: &str, authorization: &str) {
+    let path = format!("/v2/{repository}/manifests/x");
+    let headers = [("authorization", authorization), ("content-type", media_type::OCI_INDEX)];
+    api.request("PUT", &path, &headers, super::support::index(vec![]).to_bytes()).await.expect(201);
+}
+
+async fn catalog(api: &Api, query: &str, authorization: &str) -> Reply {
+    api.request("GET", &format!("/v2/_catalog{query}"), &[("authorization", authorization)], "").await
+}
+
+/// A token for one repository is often given away, to a job that pulls.
+#[tokio::test]
+async fn the_catalog_needs_a_token_for_it_unless_it_is_open() {
+    let file = users();
+    for (anonymous, without) in [(AnonymousAccess::Pull, 200), (AnonymousAccess::None, 401)] {
+        let api = Api::with(options(Some(&file), Some(anonymous)));
+        let alice = basic("alice", "pass:word");
+        for name in ["a", "b"] {
+            fill(&api, name, &alice).await;
+        }
+        for scope in ["repository:a:pull", "repository:a:*", "registry:catalog:pull", "registry:other:*", ""]
+        {
+            let limited = bearer(token(&api, scope, Some(&alice)).await);
+            let reply = catalog(&api, "", &limited).await.expect(without);
+            if without == 401 {
+                assert_eq!(parameter(&reply, "scope"), "registry:catalog:*");
+                assert_eq!(parameter(&reply, "error"), "insufficient_scope");
+            }
+        }
+        let reply = token(&api, "registry:catalog:*", Some(&alice)).await.expect(200);
+        assert_eq!(reply.json()["scope"], "registry:catalog:*");
+        for authorization in [bearer(reply), alice] {
+            let reply = catalog(&api, "", &authorization).await.expect(200);
+            assert_eq!(reply.json()["repositories"], serde_json::json!(["a", "b"]));
+        }
+    }
+}
+
+/// Opens the repositories below `open/` to everybody, and all to users.
+#[derive(Debug)]
+struct OpenOnes;
+
+impl Authorizer for OpenOnes {
+    fn allows(&self, who: &Principal, name: Option<&RepositoryName>, _: Action) -> bool {
+        !who.is_anonymous() || name.is_none_or(|name| name.as_str().starts_with("open/"))
+    }
+}
+
+async fn partly_open(file: &tempfile::NamedTempFile) -> Api {
+    let authorizer: Arc<dyn Authorizer> = Arc::new(OpenOnes);
+    let api = Api::with(RegistryOptions { authorizer: Some(authorizer), ..options(Some(file), None) });
+    for name in ["closed/a", "closed/b", "open/c", "open/d", "zclosed"] {
+        fill(&api, name, &basic("alice", "pass:word")).await;
+    }
+    api
+}
+
+#[tokio::test]
+async fn the_catalog_lists_what_the_caller_may_pull() {
+    let file = users();
+    let api = partly_open(&file).await;
+    let alice = basic("alice", "pass:word");
+    let seen = |reply: Reply| reply.expect(200).json()["repositories"].clone();
+    for (scope, expected) in [
+        ("repository:open/c:pull", &["open/c", "open/d"][..]),
+        ("repository:closed/a:pull", &["closed/a", "open/c", "open/d"]),
+        ("repository:closed/a:push", &["open/c", "open/d"]),
+        ("registry:catalog:*", &["closed/a", "closed/b", "open/c", "open/d", "zclosed"]),
+    ] {
+        let token = bearer(token(&api, scope, Some(&alice)).await);
+        assert_eq!(seen(catalog(&api, "", &token).await), serde_json::json!(expected), "{scope}");
+    }
+    let nobody = bearer(token(&api, "registry:catalog:*", None).await);
+    for reply in [catalog(&api, "", &nobody).await, api.get("/v2/_catalog").await] {
+        assert_eq!(seen(reply), serde_json::json!(["open/c", "open/d"]));
+    }
+}
+
+/// Neither an empty page nor the link to the next one tells of others.
+#[tokio::test]
+async fn pages_of_the_catalog_are_full_and_name_no_repository_that_is_hidden() {
+    let file = users();
+    let api = partly_open(&file).await;
+    for (query, expected, next) in [
+        ("?n=1", &["open/c"][..], "</v2/_catalog?n=1&last=open%2Fc>; rel=\"next\""),
+        ("?n=1&last=open%2Fc", &["open/d"], ""),
+        ("?n=2", &["open/c", "open/d"], ""),
+        ("?n=1&last=open%2Fd", &[], ""),
+        ("?n=0", &[], ""),
+    ] {
+        let reply = api.get(&format!("/v2/_catalog{query}")).await.expect(200);
+        assert_eq!(reply.json()["repositories"], serde_json::json!(expected), "{query}");
+        assert_eq!(reply.header("link"), next, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_for_users_are_not_for_tokens() {
+    let file = users();
+    for anonymous in [AnonymousAccess::Pull, AnonymousAccess::None] {
+        let api =
+            Api::with(RegistryOptions { metrics_for_users: true, ..options(Some(&file), Some(anonymous)) });
+        let alice = basic("alice", "pass:word");
+        api.request("GET", "/metrics", &[("authorization", &alice)], "").await.expect(200);
+        let mut refused = vec![bearer(token(&api, "repository:a:pull", Some(&alice)).await)];
+        if anonymous == AnonymousAccess::Pull {
+            refused.push(bearer(token(&api, "repository:a:pull", None).await));
+        }
+        let mut replies = vec![api.get("/metrics").await];
+        for authorization in &refused {
+            replies.push(api.request("GET", "/metrics", &[("authorization", authorization)], "").await);
+        }
+        for reply in replies {
+            let reply = reply.refused(401, "UNAUTHORIZED");
+            assert!(reply.header("www-authenticate").starts_with("Basic "));
+        }
     }
 }
 
