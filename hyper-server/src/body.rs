@@ -24,6 +24,9 @@ const DISCARD_TIME: Duration = Duration::from_millis(500);
 const SAVE_BYTES: u64 = 64 << 20;
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 
+/// What an error says that is about a body that stopped coming: how much of it came.
+pub(crate) const RECEIVED: &str = "received";
+
 /// The body of a request.
 #[derive(Debug)]
 pub(crate) struct Incoming {
@@ -90,7 +93,7 @@ impl Incoming {
             let frame = tokio::time::timeout(self.idle, self.body.frame()).await.map_err(|_| {
                 self.broken = true;
                 Error::new(ErrorKind::Timeout, "the body of the request timed out")
-                    .with_context("received", self.received)
+                    .with_context(RECEIVED, self.received)
             })?;
             match frame {
                 None => {

@@ -4,6 +4,7 @@
 //! go to the log only, under the request id that the client also gets.
 
 use crate::auth::{AuthError, Challenge};
+use crate::body::RECEIVED;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderName, HeaderValue};
@@ -113,7 +114,13 @@ impl ApiError {
 
 impl From<Error> for ApiError {
     fn from(e: Error) -> Self {
-        let (status, code) = status_and_code(e.kind());
+        let (status, code) = match e.kind() {
+            // The client is late, and not the store.
+            ErrorKind::Timeout if e.context_value(RECEIVED).is_some() => {
+                (StatusCode::REQUEST_TIMEOUT, "REQUEST_INVALID")
+            }
+            kind => status_and_code(kind),
+        };
         let mut out = if status.is_server_error() {
             let message = match status {
                 StatusCode::SERVICE_UNAVAILABLE => "the registry cannot answer now: try again later",

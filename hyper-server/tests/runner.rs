@@ -10,6 +10,7 @@ mod suite {
     mod client;
     mod conformance;
     mod embedding;
+    mod hostile;
     mod http_store;
     mod lists;
     mod machine;

@@ -16,7 +16,6 @@ use http::StatusCode;
 use http::header::{self, HeaderName};
 use hyper_sdk::store::{BlobUpload, Page, UploadId, UploadOptions};
 use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName};
-use tokio::sync::oneshot;
 
 static UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
@@ -57,15 +56,10 @@ pub(super) async fn start(
     let Some(digest) = start.digest else {
         return Ok(in_progress(StatusCode::ACCEPTED, &repository, upload.id(), upload.offset()));
     };
-    // The client does not know the name of this session and cannot resume it, so it is not saved on the way.
-    let (upload, received) = receive(call, upload, body, None, false).await?;
-    if let Err(e) = received {
-        if let Err(error) = upload.abort().await {
-            tracing::debug!(%error, "an upload that failed is not removed at once");
-        }
-        return Err(e);
-    }
-    close(call, &repository, upload, digest).await
+    // The client does not know the name of this session and cannot resume it.
+    let ending = Ending { digest: Some(digest.clone()), is_known: false };
+    receive(call, upload, body, None, ending).await?;
+    Ok(created(&repository, &digest))
 }
 
 /// Stores a small blob that came with its digest in one request: no session is needed for it.
@@ -103,10 +97,8 @@ pub(super) async fn append(
 ) -> Outcome {
     let upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
     let range = expected_range(call, repository, upload.as_ref(), body)?;
-    let (mut upload, received) = receive(call, upload, body, range, true).await?;
-    upload.save().await.map_err(from_upload)?;
-    received?;
-    Ok(in_progress(StatusCode::ACCEPTED, repository, id, upload.offset()))
+    let offset = receive(call, upload, body, range, Ending { digest: None, is_known: true }).await?;
+    Ok(in_progress(StatusCode::ACCEPTED, repository, id, offset))
 }
 
 pub(super) async fn finish(
@@ -119,17 +111,11 @@ pub(super) async fn finish(
     let Some(digest) = digest else {
         return Err(Error::new(ErrorKind::DigestInvalid, "the parameter `digest` is missing").into());
     };
-    let mut upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
+    let upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
     let range = expected_range(call, repository, upload.as_ref(), body)?;
-    if body.announced != Some(0) || range.is_some() {
-        let received;
-        (upload, received) = receive(call, upload, body, range, true).await?;
-        if received.is_err() {
-            upload.save().await.map_err(from_upload)?;
-            received?;
-        }
-    }
-    close(call, repository, upload, digest).await
+    let ending = Ending { digest: Some(digest.clone()), is_known: true };
+    receive(call, upload, body, range, ending).await?;
+    Ok(created(repository, &digest))
 }
 
 pub(super) async fn status(call: &Call<'_>, repository: &RepositoryName, id: &UploadId) -> Outcome {
@@ -139,7 +125,7 @@ pub(super) async fn status(call: &Call<'_>, repository: &RepositoryName, id: &Up
 
 pub(super) async fn cancel(call: &Call<'_>, repository: &RepositoryName, id: &UploadId) -> Outcome {
     let upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
-    upload.abort().await?;
+    call.change(move |_| upload.abort()).await.map_err(from_upload)?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
@@ -165,52 +151,64 @@ fn expected_range(
     Ok(Some(length))
 }
 
-/// Appends the body to the session. Returns the session and whether the whole body was appended.
+/// What becomes of a session when the body of its request has come.
+#[derive(Debug)]
+struct Ending {
+    /// The digest of the blob that it becomes; without one it stays a session.
+    digest: Option<Digest>,
+    /// Whether the client knows the session and can go on with it after a failure.
+    is_known: bool,
+}
+
+impl Ending {
+    /// Ends the session, or saves it. Returns how far it is.
+    async fn run(self, mut upload: Box<dyn BlobUpload>, received: Result<(), Error>) -> Result<u64, Error> {
+        match (received, self.digest) {
+            (Ok(()), Some(digest)) => upload.finish(&digest).await.map(|descriptor| descriptor.size),
+            (Err(e), _) if !self.is_known => {
+                if let Err(error) = upload.abort().await {
+                    tracing::debug!(%error, "an upload that failed is not removed at once");
+                }
+                Err(e)
+            }
+            (received, _) => {
+                upload.save().await?;
+                received.map(|()| upload.offset())
+            }
+        }
+    }
+}
+
+/// Appends the body to the session and ends it. Returns how far the session is.
 ///
-/// A task of its own does it: when the client goes away, the bytes that came before are saved nevertheless, so that the
-/// client can go on there. With `saved` unset nobody can, and they are removed.
+/// A task of its own does both: when the client goes away, at whatever moment, the bytes that came are saved so that the
+/// client can go on there, or removed when nobody can.
 async fn receive(
     call: &Call<'_>,
     mut upload: Box<dyn BlobUpload>,
     body: &mut Incoming,
     length: Option<u64>,
-    saved: bool,
-) -> Result<(Box<dyn BlobUpload>, Result<(), ApiError>), ApiError> {
+    ending: Ending,
+) -> Result<u64, ApiError> {
     let state = call.state.clone();
     let mut taken = body.take();
-    let (finished, result) = oneshot::channel();
-    tokio::spawn(async move {
-        let _receiving = state.metrics.upload();
+    let task = tokio::spawn(async move {
+        let receiving = state.metrics.upload();
         let limit = state.options.limits.blob_bytes;
-        let appended = taken.append_to(&mut upload, length, limit, saved).await;
-        let Err((mut upload, ..)) = finished.send((upload, appended, taken)) else { return };
-        let ended = if saved { upload.save().await } else { upload.abort().await };
-        if let Err(error) = ended {
-            tracing::warn!(%error, "an upload that was broken off is not saved, or not removed at once");
-        }
+        let appended = taken.append_to(&mut upload, length, limit, ending.is_known).await;
+        drop(receiving);
+        let received = appended.and_then(|got| match length {
+            Some(length) if length != got => {
+                Err(Error::new(ErrorKind::SizeInvalid, "the body is shorter than its Content-Range says"))
+            }
+            _ => Ok(()),
+        });
+        (ending.run(upload, received).await, taken)
     });
-    let (upload, appended, taken) =
-        result.await.map_err(|e| Error::internal("the upload was interrupted").with_source(e))?;
+    let (ended, taken) =
+        task.await.map_err(|e| Error::internal("the upload was interrupted").with_source(e))?;
     *body = taken;
-    let received = match appended {
-        Err(e) => Err(from_upload(e)),
-        Ok(got) if length.is_some_and(|l| l != got) => {
-            Err(Error::new(ErrorKind::SizeInvalid, "the body is shorter than its Content-Range says").into())
-        }
-        Ok(_) => Ok(()),
-    };
-    Ok((upload, received))
-}
-
-async fn close(
-    call: &Call<'_>,
-    repository: &RepositoryName,
-    upload: Box<dyn BlobUpload>,
-    digest: Digest,
-) -> Outcome {
-    let wanted = digest.clone();
-    call.change(move |_| async move { upload.finish(&wanted).await }).await.map_err(from_upload)?;
-    Ok(created(repository, &digest))
+    ended.map_err(from_upload)
 }
 
 /// Mounts a blob from the repository that the caller names, or from any that the caller may pull from. Returns whether

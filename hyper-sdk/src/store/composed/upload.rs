@@ -64,11 +64,11 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
         }
     }
 
-    /// Returns the outcome. A session that met a full disk is ended, which frees its space: otherwise clients would wait
-    /// for each other.
-    async fn unless_full<T>(&mut self, outcome: Result<T>) -> Result<T> {
+    /// Passes an outcome on, and removes what is staged when nobody can go on with it: another request has ended the
+    /// session meanwhile, or the disk is full, whose space has to come back before its client or others can go on.
+    async fn unless_over<T>(&mut self, outcome: Result<T>) -> Result<T> {
         if let Err(e) = &outcome
-            && e.kind() == ErrorKind::StorageFull
+            && matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::UploadUnknown)
             && let Some(staging) = self.staging.take()
         {
             self.drop_quietly(staging).await;
@@ -90,7 +90,7 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
     async fn append(&mut self, bytes: Bytes) -> Result<()> {
         let length = bytes.len() as u64;
         let appended = self.staging().await?.append(bytes).await;
-        self.unless_full(appended).await?;
+        self.unless_over(appended).await?;
         self.offset += length;
         Ok(())
     }
@@ -98,10 +98,10 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
     async fn save(&mut self) -> Result<()> {
         let Some(staging) = &mut self.staging else { return Ok(()) };
         let saved = staging.save().await;
-        let state = self.unless_full(saved).await?;
+        let state = self.unless_over(saved).await?;
         let change = Change::SaveUpload { id: self.record.id.clone(), state: state.clone() };
         let saved = self.store.0.meta.write(change).await;
-        self.unless_full(saved).await?;
+        self.unless_over(saved).await?;
         self.record.state = state;
         self.staging = None;
         Ok(())
@@ -114,17 +114,17 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
         {
             self.drop_quietly(staging).await;
         }
-        let verified = self.unless_full(verified).await?;
+        let verified = self.unless_over(verified).await?;
         let ended = Some(self.record.id.clone());
         if self.store.0.blobs.has_own_keys() {
             let (store, repository) = (self.store.clone(), self.record.repository.clone());
             let staging = self.staging().await?.as_mut();
             let linked = store.commit_and_link(staging, &repository, digest, verified, ended).await;
-            return self.unless_full(linked).await;
+            return self.unless_over(linked).await;
         }
         let Verified { size, key } = verified;
         let linked = self.store.link(&self.record.repository, digest, size, key, ended).await;
-        let descriptor = self.unless_full(linked).await?;
+        let descriptor = self.unless_over(linked).await?;
         let placed = self.staging().await?.commit(digest).await;
         if placed.is_err()
             && let Some(staging) = self.staging.take()

@@ -46,6 +46,25 @@ async fn rows(root: &Path) -> i64 {
     sqlx::query_scalar("SELECT COUNT(*) FROM uploads").fetch_one(&mut connection).await.unwrap()
 }
 
+/// Another request may end a session while this one writes to it.
+#[tokio::test]
+async fn the_bytes_of_a_session_that_another_request_ended_are_removed() {
+    use crate::store::meta::{Change, MetaBackend as _};
+    let folder = tempfile::tempdir().unwrap();
+    let store = DiskStore::open(folder.path()).await.unwrap();
+    for end in ["save", "finish"] {
+        let mut upload = store.start_upload(&name(), Default::default()).await.unwrap();
+        upload.append(Bytes::from(vec![1; 2_000_000])).await.unwrap();
+        assert_eq!(files(folder.path()).len(), 1);
+        store.meta().write(Change::EndUpload { id: upload.id().clone() }).await.unwrap();
+        match end {
+            "save" => assert_eq!(upload.save().await.unwrap_err().kind(), ErrorKind::UploadUnknown),
+            _ => drop(upload.finish(&Digest::sha256("other")).await.unwrap_err()),
+        }
+        assert!(files(folder.path()).is_empty(), "{end}: {:?}", files(folder.path()));
+    }
+}
+
 #[tokio::test]
 async fn opening_a_store_removes_what_was_left_long_ago() {
     let folder = tempfile::tempdir().unwrap();
