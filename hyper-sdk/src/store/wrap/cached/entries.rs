@@ -175,7 +175,7 @@ mod tests {
     use bytes::Bytes;
 
     fn content(n: usize) -> Arc<CachedContent> {
-        Arc::new(CachedContent::blob(&Digest::sha256(n.to_le_bytes()), Bytes::from(vec![0; n])))
+        Arc::new(CachedContent::blob(&Digest::sha256(n.to_le_bytes()), Bytes::from(vec![0; n]), None))
     }
 
     fn key(n: usize) -> Key {

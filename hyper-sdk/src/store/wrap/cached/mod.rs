@@ -5,7 +5,7 @@
 //! as a whole is known to be unchanged. [`RegistryStore::version`] says that:
 //!
 //! ```text
-//! look up   now = version;   entry.version == now ?  serve from memory
+//! look up   now = version;   entry.version == now ?  serve from memory, a blob only while its file is there
 //!                            else, a blob:      ask the store whether the repository still has it, serve from memory
 //!                            else, a manifest:  ask the store for it
 //! insert    under the version that was read before the store was asked
@@ -17,6 +17,8 @@
 //! - Linearisable: an entry is served without asking only if no change was committed between the store's answer that made
 //!   it and the look-up.
 //! - The bytes of a blob are in the cache only when they have its digest.
+//! - A blob whose file is lost is not served from memory either: clients that look for it and find it in one way and not
+//!   in the other never push it again.
 
 mod entries;
 
@@ -73,15 +75,24 @@ pub struct CachedContent {
     pub media_type: Bytes,
     /// Its digest in double quotes, as an entity tag of HTTP has it.
     pub quoted_digest: Bytes,
+    /// The file that the bytes of a blob are in, when there is one.
+    file: Option<PathBuf>,
 }
 
 impl CachedContent {
     fn new(digest: &Digest, media_type: Bytes, bytes: Bytes) -> Self {
-        Self { bytes, media_type, quoted_digest: Bytes::from(format!("\"{digest}\"")) }
+        Self { bytes, media_type, quoted_digest: Bytes::from(format!("\"{digest}\"")), file: None }
     }
 
-    fn blob(digest: &Digest, bytes: Bytes) -> Self {
-        Self::new(digest, Bytes::from_static(b"application/octet-stream"), bytes)
+    fn blob(digest: &Digest, bytes: Bytes, file: Option<PathBuf>) -> Self {
+        Self { file, ..Self::new(digest, Bytes::from_static(b"application/octet-stream"), bytes) }
+    }
+
+    /// Whether the file of a blob is still there and whole.
+    fn is_stored(&self) -> bool {
+        let whole =
+            |file: &PathBuf| std::fs::metadata(file).is_ok_and(|meta| meta.len() == self.bytes.len() as u64);
+        self.file.as_ref().is_none_or(whole)
     }
 
     fn manifest(manifest: &Manifest) -> Self {
@@ -206,8 +217,8 @@ impl Cached {
         }
     }
 
-    /// A blob of the repository that is in memory. When something has changed in the store since it was read, the store is
-    /// asked whether the repository still has it.
+    /// A blob of the repository that is in memory and whose file, if it has one, is still there. When something has changed
+    /// in the store since it was read, the store is asked whether the repository still has it.
     ///
     /// # Errors
     /// Those of [`RegistryStore::stat_blob`].
@@ -218,12 +229,13 @@ impl Cached {
     ) -> Result<Option<Arc<CachedContent>>> {
         let (key, now) = (Key::blob(repository, digest), self.now());
         match self.0.entries.get(&key, now) {
-            Found::Fresh(content) => Ok(Some(content)),
+            Found::Fresh(content) if content.is_stored() => Ok(Some(content)),
+            Found::Fresh(_) => {
+                self.0.entries.remove(&key);
+                Ok(None)
+            }
             Found::Stale(content) => {
-                if let Err(e) = self.0.store.stat_blob(repository, digest).await {
-                    self.0.entries.remove(&key);
-                    return Err(e);
-                }
+                self.stat_blob(repository, digest).await?;
                 self.0.entries.renew(&key, now);
                 Ok(Some(content))
             }
@@ -248,8 +260,12 @@ impl Cached {
             tracing::error!(%repository, %digest, "a stored blob does not match its digest");
             return Err(bytes_damaged(digest));
         }
-        let content = Arc::new(CachedContent::blob(digest, bytes));
-        self.0.entries.put(Key::blob(repository, digest), content.clone(), now);
+        let file = self.0.store.blob_path(repository, digest).await;
+        let is_kept = file.is_ok();
+        let content = Arc::new(CachedContent::blob(digest, bytes, file.ok().flatten()));
+        if is_kept {
+            self.0.entries.put(Key::blob(repository, digest), content.clone(), now);
+        }
         Ok(FetchedBlob::Whole(content))
     }
 }
@@ -293,7 +309,11 @@ impl RegistryStore for Cached {
 
     /// The store is asked: clients do so before they push, and what counts then is not what is still in memory.
     async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
-        self.0.store.stat_blob(repository, digest).await
+        let size = self.0.store.stat_blob(repository, digest).await;
+        if size.is_err() {
+            self.0.entries.remove(&Key::blob(repository, digest));
+        }
+        size
     }
 
     async fn get_blob(
