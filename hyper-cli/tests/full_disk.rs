@@ -56,8 +56,12 @@ impl Small {
         }
     }
 
+    /// Gives the space back. A process that another test starts just now may have inherited the file, and would keep the
+    /// space of one that is only removed.
     fn empty(&self) {
-        std::fs::remove_file(self.0.join("filler")).unwrap();
+        let filler = self.0.join("filler");
+        File::options().write(true).open(&filler).and_then(|file| file.set_len(0)).unwrap();
+        std::fs::remove_file(filler).unwrap();
     }
 
     /// The files there but for those that are of no weight: the logs of builds and of the database, what is known of

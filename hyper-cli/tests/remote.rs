@@ -377,8 +377,7 @@ fn git_takes_nothing_from_its_user_but_the_keys_of_ssh() {
     );
 
     let said = place.join("said");
-    let ssh = place.write("bin/ssh", &format!("#!/bin/sh\necho \"$*\" > {}\nexit 1\n", said.display()));
-    std::fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    place.write_program("bin/ssh", &format!("#!/bin/sh\necho \"$*\" > {}\nexit 1\n", said.display()));
     let path = format!("{}:{}", place.join("bin").display(), path());
     let built = build("ssh://git@example.invalid/r.git").env("PATH", path).output().unwrap();
     assert!(!built.status.success());

@@ -86,7 +86,7 @@ impl Place {
         };
         if let Some((user, group)) = owner {
             program = folder.path().join("hyperbuild");
-            std::fs::copy(PROGRAM, &program).unwrap();
+            copy_program(PROGRAM.as_ref(), &program);
             std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
             std::os::unix::fs::chown(folder.path(), Some(user), Some(group)).unwrap();
         }
@@ -102,6 +102,15 @@ impl Place {
         let path = self.join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Writes a script that is going to be run.
+    pub(crate) fn write_program(&self, name: &str, text: &str) -> PathBuf {
+        let beside = self.write(&format!("{name}.text"), text);
+        let path = self.join(name);
+        copy_program(&beside, &path);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         path
     }
 
@@ -268,6 +277,12 @@ impl Drop for Registry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Copies a program that is going to be run. Another process writes the copy: a process that another thread starts just
+/// then could inherit a descriptor of this one, and the kernel runs no file that is open for writing.
+fn copy_program(from: &Path, to: &Path) {
+    succeed(Command::new("cp").arg(from).arg(to));
 }
 
 /// An OCI layout with one image: a static busybox, made by the program itself once in a run of the tests.

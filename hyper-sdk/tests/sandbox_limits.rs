@@ -73,7 +73,7 @@ async fn what_is_too_long_or_closed_is_named() {
     if fixture.executor.identity() == Identity::Full {
         let closed = fixture.path("base/closed");
         std::fs::create_dir_all(closed.join("deep")).unwrap();
-        std::fs::copy("/bin/true", closed.join("deep/true")).unwrap();
+        hyper_sdk::testing::copy_program("/bin/true".as_ref(), &closed.join("deep/true")).unwrap();
         std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
         let as_me = |program: &str| {
             let mut spec = ExecSpec::new([program]);

@@ -464,8 +464,9 @@ fn the_sandbox_works_for_ordinary_users() {
     let open = std::os::unix::fs::PermissionsExt::from_mode;
     std::fs::set_permissions(folder.path(), open(0o755)).unwrap();
     let (tests, helper) = (folder.path().join("tests"), folder.path().join("helper"));
-    std::fs::copy(std::env::current_exe().unwrap(), &tests).unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_hyper-exec-helper"), &helper).unwrap();
+    let helper_here = Path::new(env!("CARGO_BIN_EXE_hyper-exec-helper"));
+    hyper_sdk::testing::copy_program(&std::env::current_exe().unwrap(), &tests).unwrap();
+    hyper_sdk::testing::copy_program(helper_here, &helper).unwrap();
     for (uid, gid, identity) in users {
         let scratch = folder.path().join(&uid);
         std::fs::create_dir(&scratch).unwrap();

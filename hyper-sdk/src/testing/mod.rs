@@ -4,6 +4,7 @@
 //! - [`FakeExecutor`] records the commands of a build and follows a script, so that tests of builds need no sandbox.
 //! - [`PlainSnapshotter`] keeps snapshots in plain folders, for the same tests.
 //! - [`busybox_root`] makes a root file system for tests that run commands.
+//! - [`copy_program`] and [`write_program`] make programs that the test runs.
 //! - [`FrozenClock`] is a clock that a test moves.
 //! - [`is_caught`] says whether a case of a conformance suite finds a fault.
 //!
@@ -23,6 +24,7 @@
 #[cfg(feature = "build")]
 mod executor;
 mod image;
+mod program;
 mod random;
 #[cfg(feature = "build")]
 mod root;
@@ -34,6 +36,7 @@ pub use crate::clock::FrozenClock;
 #[cfg(feature = "build")]
 pub use executor::{FakeExecutor, FakeRun};
 pub use image::{ImageShape, RandomImage, RandomIndex, RandomLayer, TestContent, TestFile, TestTree};
+pub use program::{copy_program, write_program};
 pub use random::Random;
 #[cfg(feature = "build")]
 pub use root::{GROUP, PASSWD, PROGRAMS, busybox_root};

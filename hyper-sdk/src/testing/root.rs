@@ -32,7 +32,7 @@ pub fn busybox_root(root: &Path) -> std::io::Result<bool> {
     }
     std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755))?;
     std::fs::set_permissions(root.join("tmp"), std::fs::Permissions::from_mode(0o1777))?;
-    std::fs::copy(busybox, root.join("bin/busybox"))?;
+    super::copy_program(Path::new(busybox), &root.join("bin/busybox"))?;
     for program in PROGRAMS {
         symlink("busybox", root.join("bin").join(program))?;
     }

@@ -428,12 +428,9 @@ mod tests {
             "auths": {"r.example": auth("file:x"), "s.example": auth("file:x")},
             "credHelpers": {"r.example": "one"},
         }));
-        let (text, program) = (folder.path().join("text"), folder.path().join("docker-credential-one"));
+        let program = folder.path().join("docker-credential-one");
         let script = "#!/bin/sh\nread s; echo '{\"Username\":\"helper '$s'\",\"Secret\":\"x\"}'\n";
-        std::fs::write(&text, script).unwrap();
-        // Copied by another program, because a file that is open for writing anywhere cannot be run.
-        assert!(std::process::Command::new("cp").args([&text, &program]).status().unwrap().success());
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        crate::testing::write_program(&program, script).unwrap();
         let with = config.clone().helper_folders([folder.path().to_owned()]);
         assert_eq!(
             with.get(&host("r.example"), None).await.unwrap(),

@@ -242,16 +242,11 @@ impl Drop for Aside {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
     fn helper(folder: &Path, script: &str) -> CredentialHelper {
-        let (text, path) = (folder.join("script"), folder.join("docker-credential-test"));
-        std::fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
-        // Another program writes the file that is run: a descriptor of this process could leak into a process that a
-        // test in another thread starts just now, and the kernel runs no file that is open for writing.
-        assert!(std::process::Command::new("cp").args([&text, &path]).status().unwrap().success());
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let script = format!("#!/bin/sh\n{script}\n");
+        crate::testing::write_program(&folder.join("docker-credential-test"), &script).unwrap();
         CredentialHelper::new("test", [folder.to_owned()], Duration::from_secs(10)).unwrap()
     }
 

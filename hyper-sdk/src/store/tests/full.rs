@@ -53,8 +53,26 @@ impl Small {
         }
     }
 
+    /// Gives the space back. A process that another test starts just now may have inherited the file, and would keep the
+    /// space of one that is only removed.
     fn empty(&self) {
-        std::fs::remove_file(self.path().join("filler")).unwrap();
+        let filler = self.path().join("filler");
+        File::options().write(true).open(&filler).and_then(|file| file.set_len(0)).unwrap();
+        std::fs::remove_file(filler).unwrap();
+    }
+
+    /// Mounts the disk read-only. It is busy until a thread has let go of its last file, and as long as a process that
+    /// another test started just now has inherited one.
+    async fn make_read_only(&self) {
+        let mut remount = Command::new("mount");
+        remount.args(["-o", "remount,ro"]).arg(self.path());
+        for _ in 0..500 {
+            if remount.output().unwrap().status.success() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("the disk stays busy: {:?}", remount.output());
     }
 
     /// Waits until the last connection is closed, which takes the log along. Threads of their own close them; of two
@@ -265,8 +283,7 @@ async fn a_store_in_use_that_became_read_only_is_read_or_says_why_not() {
     for part in ["blobs", "uploads"] {
         std::fs::create_dir(disk.path().join(part)).unwrap();
     }
-    let remount = Command::new("mount").args(["-o", "remount,ro"]).arg(disk.path()).status();
-    assert!(remount.unwrap().success());
+    disk.make_read_only().await;
     match DiskStore::open(disk.path()).await {
         // What was only in the log must not be missing.
         Ok(copy) => assert_eq!(copy.all_tags(&name()).await.unwrap(), [Tag::parse("tag").unwrap()]),
@@ -281,15 +298,7 @@ async fn a_store_on_a_read_only_file_system_is_read_and_refuses_the_rest() {
     works(&store, "tag").await;
     drop(store);
     disk.at_rest().await;
-    let mut remount = Command::new("mount");
-    remount.args(["-o", "remount,ro"]).arg(disk.path());
-    // The file system is busy until the thread has let go of its last file.
-    for _ in 0..500 {
-        if remount.output().unwrap().status.success() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    disk.make_read_only().await;
     let store = DiskStore::open(disk.path()).await.unwrap();
     assert!(!store.capabilities().write && !store.capabilities().delete);
     assert_eq!(store.all_tags(&name()).await.unwrap(), [Tag::parse("tag").unwrap()]);
