@@ -129,9 +129,15 @@ fn error_of_step(error: &Error) -> String {
 fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
     let host = host(error);
     Some(match error.kind() {
+        ErrorKind::Unauthorized | ErrorKind::Denied
+            if host.is_none()
+                && let Some(server) = context(error, "url").and_then(server) =>
+        {
+            format!("a secret gives the token for the server: --secret id=HTTP_AUTH_TOKEN_{server},env=NAME")
+        }
         ErrorKind::Unauthorized => match host {
             Some(host) => format!("log in with `hyperbuild login {host}`"),
-            None => "log in with `hyperbuild login HOST`".to_owned(),
+            None => "`hyperbuild login` logs in to the registry that wants credentials".to_owned(),
         },
         ErrorKind::Denied if error.context_value("folder").is_some() => {
             "another state folder is chosen with --root".to_owned()
@@ -187,6 +193,13 @@ fn host(error: &Error) -> Option<String> {
     }
     let manifest = context(error, "manifest").map(hyper_sdk::Reference::parse)?;
     manifest.ok().map(|name| name.host().to_string())
+}
+
+/// The server of a web address, without the port that its scheme implies.
+fn server(url: &str) -> Option<&str> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
+    let server = rest.split(['/', '?', '#']).next()?;
+    Some(server.rsplit('@').next().unwrap_or(server)).filter(|server| !server.is_empty())
 }
 
 /// What an error or one of its causes says about something.
@@ -267,6 +280,20 @@ mod tests {
         let error = Error::new(ErrorKind::Unauthorized, "x").with_context("manifest", "r.example:5/a/b:1");
         let outer = Error::new(ErrorKind::Unauthorized, "outer").with_source(error);
         assert_eq!(hint(&outer, None).unwrap(), "log in with `hyperbuild login r.example:5`");
+        let nameless = hint(&Error::new(ErrorKind::Unauthorized, "x"), None).unwrap();
+        assert!(!nameless.contains("HOST"), "{nameless}");
+    }
+
+    #[test]
+    fn a_hint_for_a_web_server_names_the_secret_of_its_token() {
+        for (url, server) in [
+            ("https://files.example/a/b.tar?x=1", "files.example"),
+            ("http://me:***@files.example:81/", "files.example:81"),
+        ] {
+            let error = Error::new(ErrorKind::Unauthorized, "x").with_context("url", url);
+            let hint = hint(&error, None).unwrap();
+            assert!(hint.contains(&format!("id=HTTP_AUTH_TOKEN_{server},env=")), "{hint}");
+        }
     }
 
     #[test]

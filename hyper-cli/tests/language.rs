@@ -27,6 +27,35 @@ fn out_of(place: &Place, stages: &str, flags: &[&str]) -> String {
     std::fs::read_to_string(folder.join("out")).unwrap()
 }
 
+/// Who mistypes a name finds the right one in the message, and what else there is.
+#[test]
+fn targets_and_platforms_that_are_not_known_are_told_with_those_that_are() {
+    let place = Place::new();
+    let build = |flags: &[&str]| {
+        let dockerfile = "FROM scratch AS build\nFROM scratch\nFROM scratch AS release\nCOPY . /\n";
+        place.build(dockerfile, flags).output().unwrap()
+    };
+    let output = build(&["--target=relase"]);
+    assert_eq!(output.status.code(), Some(1));
+    for part in ["`relase`", "Dockerfile", "did you mean `release`?", "`build`, `1`, `release`"] {
+        assert!(told(&output).contains(part), "{part}: {}", told(&output));
+    }
+    let output = build(&["--target=elephant"]);
+    assert!(told(&output).contains("the stages are `build`, `1`, `release`"), "{}", told(&output));
+
+    // An image for a strange platform may exist: it is built, and the name is told.
+    for (platform, part) in [
+        ("linux/amd46", "`amd46` is not the name of a known architecture: did you mean `amd64`?"),
+        ("linx/arm64", "`linx` is not the name of a known system: did you mean `linux`?"),
+        ("linux/elephant", "`elephant` is not the name of a known architecture"),
+    ] {
+        let output = build(&["--platform", platform]);
+        assert!(output.status.success() && told(&output).contains(part), "{platform}: {}", told(&output));
+    }
+    let output = build(&["--platform=linux/arm64"]);
+    assert!(output.status.success() && !told(&output).contains("not the name"), "{}", told(&output));
+}
+
 #[test]
 fn every_form_of_expansion_in_every_instruction() {
     needs_busybox!();

@@ -147,6 +147,7 @@ fn login_tells_right_from_wrong_and_says_what_it_cannot_tell() {
     let output = login(&host, "wrong");
     assert_eq!(output.status.code(), Some(1), "{}", told(&output));
     assert!(!told(&output).contains("wrong\n") && !config.exists());
+    assert_eq!(told(&output).matches(&host).count(), 1, "{}", told(&output));
     for address in [&host, &format!("http://{host}"), &format!("https://{host}/"), &format!("{host}/v2/")] {
         let output = login(address, "right");
         assert!(
@@ -203,11 +204,9 @@ fn a_file_of_certificates_that_cannot_be_used_is_named() {
 
 #[test]
 fn a_helper_that_fails_is_heard() {
-    use std::os::unix::fs::PermissionsExt as _;
     let place = Place::new();
-    let script =
-        place.write("bin/docker-credential-mine", "#!/bin/sh\necho 'the vault is shut' >&2\nexit 1\n");
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let script = "#!/bin/sh\necho 'the vault is shut' >&2\nexit 1\n";
+    place.write_program("bin/docker-credential-mine", script);
     place.write("home/.docker/config.json", r#"{"credsStore":"mine"}"#);
     let (host, _) = answers(|_| {
         "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n".to_owned()

@@ -1,6 +1,6 @@
 //! `hyperbuild serve`: the local store as a registry.
 
-use crate::support::Place;
+use crate::support::{Place, told};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
@@ -41,6 +41,27 @@ impl Drop for Serving {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_listened_at_is_told_with_the_way_out() {
+    let place = Place::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    // 192.0.2.0/24 is for documents and belongs to no machine.
+    for (address, why) in [
+        (taken.as_str(), "another program listens there"),
+        ("192.0.2.1:5000", "no interface of this machine"),
+        ("no-such-host.invalid:5000", "`no-such-host.invalid` is not known"),
+    ] {
+        let output = place.hyper(&["serve", "--listen", address]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let told = told(&output);
+        for part in [why, address, "hint: another address is chosen with --listen"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        assert!(!told.contains("input or output failed"), "{told}");
     }
 }
 

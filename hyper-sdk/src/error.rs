@@ -221,7 +221,11 @@ impl Error {
     /// Adds a named value: a path, a digest, a reference. Never a secret.
     #[must_use]
     pub fn with_context(mut self, key: &'static str, value: impl fmt::Display) -> Self {
-        self.0.context.push((key, value.to_string()));
+        let value = value.to_string();
+        // Whoever passes an error on may name what was named before.
+        if !self.0.context.iter().any(|(k, v)| *k == key && *v == value) {
+            self.0.context.push((key, value));
+        }
         self
     }
 

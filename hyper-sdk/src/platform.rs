@@ -34,12 +34,58 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
-/// The systems that can be named without an architecture.
-const SYSTEMS: [&str; 7] = ["darwin", "freebsd", "linux", "netbsd", "openbsd", "solaris", "windows"];
-/// The architectures that can be named without a system.
-const ARCHITECTURES: [&str; 15] = [
-    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le",
-    "riscv64", "s390x", "sparc64", "wasm",
+/// The systems that are known by their Go names. Each can be named without an architecture.
+pub(crate) const SYSTEMS: [&str; 19] = [
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "hurd",
+    "illumos",
+    "ios",
+    "js",
+    "linux",
+    "nacl",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "wasi",
+    "wasip1",
+    "windows",
+    "zos",
+];
+/// The architectures that are known by their Go names. Each can be named without a system.
+pub(crate) const ARCHITECTURES: [&str; 28] = [
+    "386",
+    "amd64",
+    "amd64p32",
+    "arm",
+    "armbe",
+    "arm64",
+    "arm64be",
+    "loong64",
+    "mips",
+    "mipsle",
+    "mips64",
+    "mips64le",
+    "mips64p32",
+    "mips64p32le",
+    "ppc",
+    "ppc64",
+    "ppc64le",
+    "riscv",
+    "riscv64",
+    "s390",
+    "s390x",
+    "sparc",
+    "sparc64",
+    "wasm",
+    "wasm32",
+    "wasm64",
+    "loongarch64",
+    "unknown",
 ];
 
 impl Platform {

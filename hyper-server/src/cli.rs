@@ -135,10 +135,17 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", chain(&e));
+            let hint = hint(&e).map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
+            let _ = write!(std::io::stderr(), "error: {}\n{hint}", chain(&e));
             ExitCode::FAILURE
         }
     }
+}
+
+/// What to do about an error, where a flag decides on it.
+fn hint(e: &Error) -> Option<&'static str> {
+    e.context_value("listen")
+        .map(|_| "another address is chosen with --listen, or with `listen` in the configuration file")
 }
 
 fn chain(e: &Error) -> String {
@@ -195,6 +202,9 @@ async fn serve_until_signal(config: Config) -> Result<()> {
         )
         .with_context("data", config.data.display()));
     }
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let mut options = config.registry();
     options.token_key = Some(config.data.join("token.key"));
     let registry = Registry::new(Arc::new(store), options)?;
@@ -239,6 +249,9 @@ fn check(args: &CheckArgs) -> Result<()> {
     filter(&config.log.level)?;
     if let Some(path) = &config.auth.htpasswd {
         crate::auth::check_htpasswd(path)?;
+    }
+    for warning in config.warnings() {
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
     print("the configuration is good\n")
 }

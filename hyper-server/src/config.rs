@@ -306,6 +306,22 @@ impl Config {
         Ok(())
     }
 
+    /// What is allowed and hardly meant.
+    pub fn warnings(&self) -> Vec<String> {
+        let nobody = |may: &str| {
+            format!(
+                "there are no users, so nobody may {may}: name a file of users with --htpasswd or `auth.htpasswd`"
+            )
+        };
+        let mut warnings = Vec::new();
+        match self.auth.anonymous.filter(|_| self.auth.htpasswd.is_none()) {
+            Some(AnonymousAccess::None) => warnings.push(nobody("pull or push")),
+            Some(AnonymousAccess::Pull) if !self.read_only => warnings.push(nobody("push")),
+            _ => {}
+        }
+        warnings
+    }
+
     /// How long an upload may rest.
     pub fn upload_max_age(&self) -> Option<Duration> {
         Some(self.limits.upload_max_age.0).filter(|age| !age.is_zero())

@@ -1,6 +1,6 @@
 //! Where a server listens, as people write it.
 
-use hyper_sdk::{Error, ErrorKind, Result, ResultExt};
+use hyper_sdk::{Error, ErrorKind, Result};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,21 +27,22 @@ impl Listen {
     /// [`ErrorKind::Io`] when the name is unknown or no address of it can be listened at.
     pub async fn bind(&self) -> Result<TcpListener> {
         let mut last = None;
-        for address in self.addresses().await.context("listen", self)? {
+        for address in self.addresses().await.map_err(|e| self.unknown_host().with_source(e))? {
             match TcpListener::bind(address).await {
                 Ok(listener) => return Ok(listener),
                 // Clients would not look at another address of the same name.
                 Err(e) if matches!(e.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
-                    return Err(Error::from(e)).context("listen", self);
+                    return Err(cannot_listen(self, e));
                 }
                 Err(e) => last = Some(e),
             }
         }
-        Err(match last {
-            Some(e) => Error::from(e),
-            None => Error::new(ErrorKind::Io, "the name has no address"),
-        })
-        .context("listen", self)
+        Err(last.map_or_else(|| self.unknown_host(), |e| cannot_listen(self, e)))
+    }
+
+    fn unknown_host(&self) -> Error {
+        let message = format!("cannot listen at `{self}`: the host `{}` is not known here", self.host);
+        Error::new(ErrorKind::Io, message).with_context("listen", self)
     }
 
     async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
@@ -55,6 +56,24 @@ impl Listen {
         found.sort_by_key(SocketAddr::is_ipv6);
         Ok(found)
     }
+}
+
+/// Why an address cannot be listened at, and what to do.
+pub(crate) fn cannot_listen(address: impl fmt::Display, e: io::Error) -> Error {
+    let why = match e.kind() {
+        io::ErrorKind::AddrInUse => {
+            ": another program listens there. End that program, or choose another port"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            ": no interface of this machine has the address. `:PORT` listens at every address"
+        }
+        io::ErrorKind::PermissionDenied => {
+            ": the system keeps low ports for root. Choose a port above 1023, or give the program CAP_NET_BIND_SERVICE"
+        }
+        _ => "",
+    };
+    let message = format!("cannot listen at `{address}`{why}");
+    Error::new(ErrorKind::Io, message).with_source(e).with_context("listen", address)
 }
 
 impl From<SocketAddr> for Listen {

@@ -1,10 +1,11 @@
 //! Registries inside other programs: tests, the command line, Python.
 
+use crate::listen::cannot_listen;
 use crate::options::RegistryOptions;
 use crate::registry::Registry;
 use crate::serve::{ServerOptions, serve};
 use hyper_sdk::store::SharedStore;
-use hyper_sdk::{Error, Result, ResultExt};
+use hyper_sdk::{Error, Result};
 use std::net::SocketAddr;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -25,7 +26,7 @@ impl Server {
         registry: RegistryOptions,
         options: ServerOptions,
     ) -> Result<RunningServer> {
-        let listener = TcpListener::bind(address).await.context("address", address)?;
+        let listener = TcpListener::bind(address).await.map_err(|e| cannot_listen(address, e))?;
         Self::start_on(listener, store, registry, options)
     }
 

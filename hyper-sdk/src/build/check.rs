@@ -181,9 +181,10 @@ pub async fn lower_dockerfile(
     let (lowered, bases) = dockerfile::lower(&file, options, resolver).await;
     let checked = Checked::new(file, diagnostics, &bases, options, None);
     warnings.extend(checked.iter().flat_map(Checked::warnings));
+    // They may say why it fails.
+    warnings.extend(notes);
     let lowered = lowered?;
     checked?.refuse()?;
-    warnings.extend(notes);
     Ok(lowered)
 }
 

@@ -1,4 +1,5 @@
-//! How long a peer may keep a request waiting: the one rule for everything that goes over HTTP.
+//! How long a peer may keep a request waiting, and how often one is looked for that nobody finds: the rules for
+//! everything that goes over HTTP.
 //!
 //! ```text
 //!   answer      from the request (or the end of its body) to the head of the response: 1.5 × idle
@@ -121,6 +122,34 @@ impl Pace {
     }
 }
 
+/// How often a peer is looked for in all, when this is why it was not found. `None` for other errors: the peer is there.
+///
+/// A name without an address is not asked for again; where nothing listens, or where the name could not be looked up, one
+/// more time.
+pub(crate) fn attempts_to_find(error: &(dyn std::error::Error + 'static)) -> Option<u32> {
+    use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    let mut cause = Some(error);
+    while let Some(link) = cause {
+        // The connector has no type for this error, only its text.
+        if link.to_string() == "dns error" {
+            let why = link.source().map(ToString::to_string).unwrap_or_default();
+            let passing = why.contains("emporary failure") || why.contains("ry again");
+            return Some(if passing { 2 } else { 1 });
+        }
+        if let Some(io) = link.downcast_ref::<std::io::Error>() {
+            if matches!(io.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable) {
+                return Some(2);
+            }
+            // What an I/O error carries is not its source.
+            if let Some(found) = io.get_ref().and_then(|inner| attempts_to_find(inner)) {
+                return Some(found);
+            }
+        }
+        cause = link.source();
+    }
+    None
+}
+
 fn silence(limit: Duration) -> Error {
     Error::new(ErrorKind::Timeout, "the server fell silent").with_context("seconds", limit.as_secs())
 }
@@ -226,6 +255,44 @@ impl Stream for Pieces {
 mod tests {
     use super::*;
     use futures::StreamExt as _;
+
+    #[derive(Debug)]
+    struct Layer(&'static str, Option<Box<dyn std::error::Error + Send + Sync>>);
+
+    impl std::fmt::Display for Layer {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Layer {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            self.1.as_ref().map(|source| &**source as _)
+        }
+    }
+
+    #[test]
+    fn what_is_not_found_is_looked_for_once_or_twice() {
+        use std::io::{Error as IoError, ErrorKind as Io};
+        let looked_up = |why: &'static str| Layer("dns error", Some(IoError::other(why).into()));
+        for (cause, expected) in [
+            (looked_up("failed to lookup address information: Name or service not known"), Some(1)),
+            (
+                looked_up("failed to lookup address information: Temporary failure in name resolution"),
+                Some(2),
+            ),
+            (Layer("tcp connect error", Some(IoError::from(Io::ConnectionRefused).into())), Some(2)),
+            (Layer("tcp connect error", Some(IoError::from(Io::NetworkUnreachable).into())), Some(2)),
+            (Layer("wrapped", Some(IoError::other(IoError::from(Io::HostUnreachable)).into())), Some(2)),
+            (Layer("tcp connect error", Some(IoError::from(Io::ConnectionReset).into())), None),
+            (Layer("timed out", None), None),
+        ] {
+            let shown = format!("{cause:?}");
+            let error =
+                Error::new(ErrorKind::Unavailable, "x").with_source(Layer("request", Some(cause.into())));
+            assert_eq!(attempts_to_find(&error), expected, "{shown}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_source_that_is_slow_is_not_the_peers_fault() {

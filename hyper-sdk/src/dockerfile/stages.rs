@@ -14,6 +14,9 @@ use super::suggest::suggestion;
 use crate::{Error, ErrorKind, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+/// The most stages that an error lists.
+const MOST_LISTED: usize = 30;
+
 /// Whether a name may be given to a stage: `[a-z][a-z0-9-_.]*`.
 pub fn is_stage_name(name: &str) -> bool {
     let mut bytes = name.bytes();
@@ -194,7 +197,7 @@ impl Dockerfile {
     /// The stage that `--target` names, by name or number, or the last one.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] with the nearest name.
+    /// [`ErrorKind::NotFound`] with the nearest name, the stages and the file.
     pub fn target(&self, target: Option<&str>) -> Result<usize> {
         let Some(target) = target.filter(|t| !t.is_empty()) else {
             return self
@@ -205,15 +208,20 @@ impl Dockerfile {
         };
         let number = target.parse().ok().filter(|n| *n < self.stages.len());
         self.stage_by_name(target).or(number).ok_or_else(|| {
-            let names = self.stages.iter().filter_map(Stage::name);
-            let hint = match suggestion(target, names.clone()) {
-                Some(near) => format!(": did you mean `{near}`?"),
-                None => match names.map(|n| format!("`{n}`")).collect::<Vec<_>>() {
-                    all if all.is_empty() => String::new(),
-                    all => format!(": the stages are {}", all.join(", ")),
-                },
+            let hint = match suggestion(target, self.stages.iter().filter_map(Stage::name)) {
+                Some(near) => format!("did you mean `{near}`? The"),
+                None => "the".to_owned(),
             };
-            Error::new(ErrorKind::NotFound, format!("target stage `{target}` could not be found{hint}"))
+            // A stage without a name is built by its number.
+            let shown = |stage: &Stage| stage.name().map_or(stage.index.to_string(), str::to_owned);
+            let listed = self.stages.iter().take(MOST_LISTED).map(|stage| format!("`{}`", shown(stage)));
+            let more = if self.stages.len() > MOST_LISTED { " and others" } else { "" };
+            let message = format!(
+                "target stage `{target}` could not be found in {}: {hint} stages are {}{more}",
+                self.source.name(),
+                listed.collect::<Vec<_>>().join(", ")
+            );
+            Error::new(ErrorKind::NotFound, message)
         })
     }
 

@@ -373,6 +373,40 @@ proptest! {
 }
 
 #[test]
+fn a_mode_without_an_execute_bit_is_told_where_it_may_make_a_folder() {
+    let told = |text: &str| {
+        let all = found(text, &Facts::default()).into_iter();
+        all.filter(|f| f.rule.name == "ChmodClosesNewFolder").map(|f| f.message).collect::<Vec<_>>()
+    };
+    for (text, folder) in [
+        ("FROM scratch\nCOPY --chmod=0644 f /missing/f", "/missing"),
+        ("FROM scratch\nADD --chmod=600 f /a/b/", "/a/b"),
+        ("FROM alpine\nCOPY --chmod=644 f g /app", "/app"),
+        ("FROM alpine\nCOPY --chmod=644 <<f /app/sub/f\nx\nf", "/app/sub"),
+        ("FROM alpine\nARG MODE=644\nCOPY --chmod=$MODE f /app/f", "/app"),
+        ("FROM alpine\nRUN mkdir /other\nCOPY --chmod=644 f /app/f", "/app"),
+        ("FROM alpine\nCOPY --chmod=644 f /app/f\nWORKDIR /app", "/app"),
+    ] {
+        let told = told(text);
+        assert!(told.len() == 1 && told[0].contains(&format!("`{folder}`")), "{text}: {told:?}");
+    }
+    for text in [
+        "FROM scratch\nCOPY --chmod=0755 f /missing/f",
+        "FROM scratch\nCOPY --chmod=u=rw f /missing/f",
+        "FROM scratch\nCOPY --chmod=0644 f /f",
+        "FROM scratch\nCOPY --chmod=0644 f missing/f",
+        "FROM scratch\nCOPY f /missing/f",
+        "FROM alpine\nCOPY --chmod=0644 f /usr/local/bin/f",
+        "FROM alpine\nWORKDIR /app/sub\nCOPY --chmod=0644 f /app/f",
+        "FROM alpine\nRUN mkdir -p /app\nCOPY --chmod=0644 f /app/f",
+        "FROM alpine\nCOPY . /app/\nCOPY --chmod=0644 f /app/f",
+        "FROM alpine AS a\nWORKDIR /app\nFROM a\nCOPY --chmod=0644 f /app/f",
+    ] {
+        assert!(told(text).is_empty(), "{text}");
+    }
+}
+
+#[test]
 fn a_context_of_which_nothing_is_left_is_told_once_for_each_source() {
     let told = |ignore: &str, text: &str| {
         let facts = Facts { ignore: Some(IgnoreSet::parse(ignore).unwrap()), ..Facts::default() };

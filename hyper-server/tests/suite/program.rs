@@ -324,6 +324,51 @@ async fn what_was_acknowledged_survives_kill_9() {
 }
 
 #[test]
+fn an_address_that_cannot_be_listened_at_is_told_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    // 192.0.2.0/24 is for documents and belongs to no machine.
+    for (address, why) in [
+        (taken.as_str(), "another program listens there"),
+        ("192.0.2.1:5000", "no interface of this machine"),
+        ("no-such-host.invalid:5000", "`no-such-host.invalid` is not known"),
+    ] {
+        let output = run(&["serve", "--listen", address, "--data", dir.path().to_str().unwrap()], "");
+        assert_eq!(output.status.code(), Some(1));
+        let text = stderr(&output);
+        for part in [why, address, "hint: another address is chosen with --listen"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("input or output failed"), "{text}");
+    }
+}
+
+#[test]
+fn rights_that_leave_nobody_to_push_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    let check = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let output = run(&["config", "check", "--config", file.to_str().unwrap()], "");
+        assert!(output.status.success());
+        stderr(&output)
+    };
+    assert!(check("[auth]\nanonymous = \"pull\"").contains("nobody may push"));
+    assert!(check("[auth]\nanonymous = \"none\"").contains("nobody may pull or push"));
+    for fine in ["", "[auth]\nanonymous = \"full\"", "read-only = true\n[auth]\nanonymous = \"pull\""] {
+        assert_eq!(check(fine), "", "{fine}");
+    }
+    let log = dir.path().join("log");
+    let mut command = Command::new(PROGRAM);
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let process = Process::start_by(command, &dir.path().join("data"), &["--anonymous", "pull"]);
+    process.signal("-TERM");
+    drop(process);
+    assert!(std::fs::read_to_string(&log).unwrap().contains("nobody may push"));
+}
+
+#[test]
 fn the_data_folder_is_private() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     let dir = tempfile::tempdir().unwrap();

@@ -22,6 +22,7 @@ use base64::Engine;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -97,6 +98,8 @@ pub(super) struct Authenticator {
     plain_http: bool,
     patience: Patience,
     policy: retry::RetryPolicy,
+    /// Whether the token server has answered anything yet.
+    reached: Arc<AtomicBool>,
     scheme: Mutex<Scheme>,
     tokens: Mutex<HashMap<String, TokenSlot>>,
     credentials: Mutex<HashMap<String, Credentials>>,
@@ -120,6 +123,7 @@ impl Authenticator {
             plain_http,
             patience,
             policy,
+            reached: Arc::default(),
             scheme: Mutex::new(Scheme::Unknown),
             tokens: Mutex::default(),
             credentials: Mutex::default(),
@@ -290,11 +294,16 @@ impl Authenticator {
         notice: &retry::Notice,
     ) -> Result<Token> {
         let server = realm.host_str().unwrap_or_default();
-        let notice = retry::Notice { peer: server.to_owned(), ..notice.clone() };
+        let reached = self.reached.clone();
+        let notice = retry::Notice { peer: server.to_owned(), reached, ..notice.clone() };
         let mut attempts = retry::Attempts::new(self.policy, &notice);
         loop {
             let request = token_request(http, realm, service, access, credentials)?;
-            let (error, wait) = match self.patience.answer(request.send()).await {
+            let sent = self.patience.answer(request.send()).await;
+            if matches!(sent, Ok(Ok(_))) {
+                notice.reached();
+            }
+            let (error, wait) = match sent {
                 Err(late) => (late, None),
                 Ok(Err(e)) => (fault::of_transport(e), None),
                 Ok(Ok(mut response)) if response.status().is_success() => {

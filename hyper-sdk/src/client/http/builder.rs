@@ -208,7 +208,7 @@ impl HttpClientBuilder {
             Authenticator::new(self.host.clone(), self.keychain, self.plain_http, self.patience, self.retry);
         let host = self.host.clone();
         let transport = Transport { http, address, host, auth, policy: self.retry, patience: self.patience };
-        let notice = Notice { progress: self.progress, peer: self.host.to_string() };
+        let notice = Notice { progress: self.progress, peer: self.host.to_string(), ..Notice::default() };
         Ok(HttpClient {
             notice,
             inner: Arc::new(Inner {

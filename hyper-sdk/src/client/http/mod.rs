@@ -143,7 +143,7 @@ impl RegistryClient for HttpClient {
     }
 
     fn reporting(&self, progress: &Progress) -> Option<SharedClient> {
-        let notice = retry::Notice { progress: progress.clone(), peer: self.notice.peer.clone() };
+        let notice = retry::Notice { progress: progress.clone(), ..self.notice.clone() };
         Some(Arc::new(Self { inner: self.inner.clone(), notice }))
     }
 

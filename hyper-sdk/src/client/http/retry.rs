@@ -1,10 +1,13 @@
 //! When to try again: exponential backoff with jitter, `Retry-After`, and a budget.
 
 use crate::Error;
+use crate::client::patience;
 use crate::progress::Progress;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use std::fmt::Display;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How often and how long a client tries again what failed for a passing reason.
@@ -43,6 +46,15 @@ impl RetryPolicy {
 pub(super) struct Notice {
     pub(super) progress: Progress,
     pub(super) peer: String,
+    /// Whether the peer has answered anything yet.
+    pub(super) reached: Arc<AtomicBool>,
+}
+
+impl Notice {
+    /// Notes that the peer has answered.
+    pub(super) fn reached(&self) {
+        self.reached.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The attempts of one call.
@@ -71,8 +83,16 @@ impl Attempts {
         what: impl Display,
         error: &Error,
     ) -> bool {
+        // What never answered is more likely named wrongly than down for a moment.
+        let all = match patience::attempts_to_find(error) {
+            Some(few) if !self.notice.reached.load(Ordering::Relaxed) => few.min(self.policy.attempts),
+            _ => self.policy.attempts,
+        };
+        if self.made >= all {
+            return false;
+        }
         let Some(delay) = self.next_delay(retry_after) else { return false };
-        let (peer, made, all) = (&self.notice.peer, self.made, self.policy.attempts);
+        let (peer, made) = (&self.notice.peer, self.made);
         self.notice.progress.warn(format!("{peer}: {what}: {error}: trying again, attempt {made} of {all}"));
         tokio::time::sleep(delay).await;
         true

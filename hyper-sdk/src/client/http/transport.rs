@@ -170,7 +170,7 @@ impl Transport {
         let mut attempts = Attempts::new(self.policy, notice);
         loop {
             self.address.adapt(&mut request.url);
-            let outcome = self.follow(&request, Payload::Empty, authorization).await;
+            let outcome = self.follow(&request, Payload::Empty, authorization, notice).await;
             if self.is_tls_after_all(&outcome).await {
                 continue;
             }
@@ -222,7 +222,7 @@ impl Transport {
                 Payload::Bytes(bytes) => Payload::Bytes(bytes.clone()),
                 _ => Payload::Empty,
             };
-            let outcome = self.follow(&request, sent, authorization.as_ref()).await;
+            let outcome = self.follow(&request, sent, authorization.as_ref(), notice).await;
             if self.is_tls_after_all(&outcome).await && !streams {
                 payload = kept;
                 continue;
@@ -291,6 +291,7 @@ impl Transport {
         request: &Head,
         payload: Payload,
         authorization: Option<&HeaderValue>,
+        notice: &Notice,
     ) -> Result<Answer, Failure> {
         let mut url = request.url.clone();
         let mut method = request.method.clone();
@@ -303,6 +304,7 @@ impl Transport {
             };
             let authorization = authorization.filter(|_| self.is_own(&url));
             let response = self.once(request, &method, &url, payload, authorization).await?;
+            notice.reached();
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(Answer { response, url, content: Bytes::new() });
             }

@@ -25,7 +25,7 @@ use self::lower::Extent;
 use super::{FrontendOptions, Lowered, Resolver};
 use crate::Result;
 use crate::dockerfile::{Dockerfile, Instruction, Stage, Statement, suggestion};
-use crate::platform::Platform;
+use crate::platform::{ARCHITECTURES, Platform, SYSTEMS};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Lowers a Dockerfile that was parsed without a fault, and whose aliases are named ([`name_aliases`]). The configs of
@@ -50,7 +50,27 @@ pub async fn lower(
 pub fn notes(file: &Dockerfile, options: &FrontendOptions) -> Result<Vec<String>> {
     let mut notes = arguments_for_the_builder(options)?;
     notes.extend(unused(file, options));
+    notes.extend(strange_platforms(file, options));
     Ok(notes)
+}
+
+/// Systems and architectures that nobody knows. An image for one may exist, so it is no error.
+fn strange_platforms(file: &Dockerfile, options: &FrontendOptions) -> BTreeSet<String> {
+    let written = file.stages.iter().filter_map(|stage| stage.from.platform.as_ref()?.value.parse().ok());
+    let all = options.platform.iter().cloned().chain(written).collect::<Vec<Platform>>();
+    let parts = all.iter().flat_map(|platform| {
+        [
+            ("system", platform.os.as_str(), &SYSTEMS[..]),
+            ("architecture", platform.architecture.as_str(), &ARCHITECTURES[..]),
+        ]
+    });
+    let strange = parts.filter(|(_, name, known)| !known.contains(name));
+    strange
+        .map(|(what, name, known)| match suggestion(name, known.iter().copied()) {
+            Some(near) => format!("`{name}` is not the name of a known {what}: did you mean `{near}`?"),
+            None => format!("`{name}` is not the name of a known {what}"),
+        })
+        .collect()
 }
 
 /// Looks at the build arguments that speak to the builder; what is not done is said.

@@ -343,6 +343,7 @@ async fn faults_show_their_place() {
         ("FROM base\nCOPY --from=missing a b", "cannot be resolved"),
         ("FROM later AS a\nFROM base AS later\nCOPY --from=a /b /b", "the stage `later` begins only below"),
         ("FROM base AS later\nFROM latex", "did you mean the stage `later`?"),
+        ("FROM base AS build\nFROM base\nCOPY --from=buidl a b", "did you mean the stage `build`?"),
         ("FROM missing AS missing", "cannot be resolved"),
         ("FROM base\nRUN --mount=type=bind true", "target"),
         ("FROM base\nRUN --mount=type=ssh,target=/ true", "cannot have the target"),

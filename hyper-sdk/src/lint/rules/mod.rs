@@ -2,6 +2,7 @@
 
 mod context;
 mod instructions;
+mod modes;
 mod names;
 mod ports;
 mod shell;
@@ -33,6 +34,7 @@ pub const RULES: &[&Rule] = &[
     &names::INVALID_DEFINITION_DESCRIPTION,
     &ports::EXPOSE_PROTO_CASING,
     &ports::EXPOSE_INVALID_FORMAT,
+    &modes::CHMOD_CLOSES_NEW_FOLDER,
     &shell::SHELL_CD_WITHOUT_EFFECT,
     &shell::SHELL_EXPORT_WITHOUT_EFFECT,
     &shell::SHELL_PIPE_HIDES_FAILURE,

@@ -72,6 +72,14 @@ async fn a_server_that_recovers_gives_the_file_and_one_that_does_not_ends_the_fe
     }
 }
 
+#[tokio::test]
+async fn a_server_that_is_not_there_is_looked_for_once_more() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (fetched, told, _folder) = fetch(&format!("http://{free}/file")).await;
+    assert_eq!(fetched.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(told.len() == 1 && told[0].contains("attempt 2 of 2"), "{told:?}");
+}
+
 /// Fetches a repository from a server that sends this again and again, with a pause between.
 async fn fetch_git(start: &'static str, more: &'static str, pause: Duration) -> Option<crate::Error> {
     let version = std::process::Command::new("git").arg("--version").output();

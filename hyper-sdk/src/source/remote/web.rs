@@ -7,7 +7,7 @@
 use super::kept::{self, Expected};
 use super::partial::{MAX_FILE, Partial, Whole, seconds};
 use super::{Fetched, Inner, keep, make_folder};
-use crate::client::patience::Broken;
+use crate::client::patience::{Broken, attempts_to_find};
 use crate::client::tls;
 use crate::digest::Algorithm;
 use crate::dockerfile::without_password;
@@ -152,12 +152,15 @@ impl Download<'_> {
                 Ok(record) => break record,
                 Err(e) => e,
             };
-            if attempt == ATTEMPTS || !error.is_retryable() {
+            // What never answered is more likely named wrongly than down for a moment.
+            let few = attempts_to_find(&error).filter(|_| under_way.is_none());
+            let attempts = few.unwrap_or(ATTEMPTS);
+            if attempt >= attempts || !error.is_retryable() {
                 return Err(error);
             }
             attempt += 1;
             let why = first_cause(&error).map(|e| format!(": {e}")).unwrap_or_default();
-            self.task.warn(format!("{error}{why}: trying again, attempt {attempt} of {ATTEMPTS}"));
+            self.task.warn(format!("{error}{why}: trying again, attempt {attempt} of {attempts}"));
             tokio::time::sleep(wait).await;
             wait *= 3;
         };

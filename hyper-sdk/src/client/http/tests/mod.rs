@@ -122,8 +122,26 @@ async fn a_host_without_a_registry_is_unavailable() {
     let host = RegistryHost::parse(&free.to_string()).unwrap();
     let client = HttpClient::builder(host).retry(QUICK).build().unwrap();
     assert_eq!(client.ping().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let (progress, mut events) = crate::progress::Progress::channel();
+    let told = client.reporting(&progress).unwrap();
+    assert_eq!(told.ping().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let warnings = patience::warnings(&mut events);
+    assert!(warnings.len() == 1 && warnings[0].contains("attempt 2 of 2"), "{warnings:?}");
     let server = Server::start(|_| Reply::new(404)).await;
     assert_eq!(self::client(&server).ping().await.unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+/// What answered before may be starting anew.
+#[tokio::test]
+async fn a_registry_that_went_away_is_looked_for_as_often_as_the_policy_says() {
+    let server = Server::start(|_| Reply::new(200).header("Connection", "close")).await;
+    let (progress, mut events) = crate::progress::Progress::channel();
+    let client = client(&server).reporting(&progress).unwrap();
+    client.ping().await.unwrap();
+    drop(server);
+    assert_eq!(client.ping().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let warnings = patience::warnings(&mut events);
+    assert!(warnings.len() == 3 && warnings[2].contains("attempt 4 of 4"), "{warnings:?}");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ fn hasty(server: &Server) -> (HttpClient, Events) {
     (client, events)
 }
 
-fn warnings(events: &mut Events) -> Vec<String> {
+pub(super) fn warnings(events: &mut Events) -> Vec<String> {
     let all = std::iter::from_fn(|| events.try_recv().ok());
     all.filter_map(|e| match e {
         Event::Warning { message, .. } => Some(message),
