@@ -3,7 +3,7 @@
 use crate::hyper::{Session, transferred};
 use crate::operation::{Operation, Outcome};
 use futures::TryStreamExt as _;
-use hyper_sdk::client::{Loopback, PushOptions, SharedClient, copy};
+use hyper_sdk::client::{LocalImage, Loopback, PushOptions, RemoteImage, SharedClient, copy};
 use hyper_sdk::reference::ManifestReference;
 use hyper_sdk::store::{Page, PutManifest, find_local, local_repository};
 use hyper_sdk::{Digest, Error, ErrorKind, Reference, RepositoryName, Result};
@@ -38,9 +38,9 @@ impl Session {
                 store.put_manifest(&to, PutManifest::new(manifest, [tag])).await?;
             } else {
                 // The same client on both sides: blobs are linked, not copied.
-                let client: SharedClient = Arc::new(Loopback::new(store));
-                let (target, options) = (ManifestReference::Tag(tag), PushOptions::default());
-                copy(&client, &from, &reference.manifest(), &client, &to, &target, &options).await?;
+                let from = LocalImage::new(&store, &from, &reference.manifest()).over_loopback();
+                let to = RemoteImage::new(&from.client, &to, &ManifestReference::Tag(tag));
+                copy(&from, &to, &PushOptions::default()).await?;
             }
             Ok(Outcome::Nothing)
         })
@@ -94,16 +94,8 @@ impl Session {
                 false => session.clients.client(target.host())?,
             };
             let options = PushOptions { referrers, progress, ..PushOptions::default() };
-            let copied = copy(
-                &from,
-                source.repository(),
-                &source.manifest(),
-                &to,
-                target.repository(),
-                &target.manifest(),
-                &options,
-            )
-            .await?;
+            let (from, to) = (RemoteImage::named(&from, &source), RemoteImage::named(&to, &target));
+            let copied = copy(&from, &to, &options).await?;
             Ok(transferred(&target, &copied))
         })
     }

@@ -16,15 +16,15 @@ use crate::request::{BuildArguments, ContextArgument, EpochArgument, SecretArgum
 use hyper_sdk::build::{Builder as _, LocalBuilder, LocalBuilderOptions};
 use hyper_sdk::client::keychain::{Credentials, DockerConfig, KeychainChain, SharedKeychain, StaticKeychain};
 use hyper_sdk::client::{
-    HostCertificates, HttpClient, Loopback, Platforms, Proxies, PullOptions, PushOptions, SharedClient, pull,
-    push, read_authorities,
+    HostCertificates, HttpClient, LocalImage, LocalTarget, Loopback, Platforms, Proxies, PullOptions,
+    PushOptions, RemoteImage, SharedClient, pull, push, read_authorities,
 };
 use hyper_sdk::exec::HelperCommand;
 use hyper_sdk::oci::Descriptor;
 use hyper_sdk::platform::Platform;
 use hyper_sdk::reference::RegistryHost;
 use hyper_sdk::source::ClientFactory;
-use hyper_sdk::store::{DiskStore, SharedStore, find_local, local_repository};
+use hyper_sdk::store::{DiskStore, SharedStore, find_local};
 use hyper_sdk::{Error, Reference, Result};
 use pyo3::prelude::*;
 use serde_json::{Value, json};
@@ -157,16 +157,8 @@ impl Session {
             let target = to.map_or_else(|| Ok(reference.clone()), |to| Reference::parse(&to))?;
             let client = session.clients.client(target.host())?;
             let options = PushOptions { progress, ..PushOptions::default() };
-            let pushed = push(
-                session.store().await?,
-                &find_local(&**session.store().await?, &reference).await?,
-                &reference.manifest(),
-                &client,
-                target.repository(),
-                &target.manifest(),
-                &options,
-            )
-            .await?;
+            let image = LocalImage::find(session.store().await?, &reference).await?;
+            let pushed = push(&image, &RemoteImage::named(&client, &target), &options).await?;
             Ok(transferred(&target, &pushed))
         })
     }
@@ -191,16 +183,8 @@ impl Session {
             };
             let client = session.clients.client(reference.host())?;
             let options = PullOptions { platforms, progress, ..PullOptions::default() };
-            let pulled = pull(
-                &client,
-                reference.repository(),
-                &reference.manifest(),
-                session.store().await?,
-                &local_repository(&reference)?,
-                reference.tag(),
-                &options,
-            )
-            .await?;
+            let to = LocalTarget::named(session.store().await?, &reference)?;
+            let pulled = pull(&RemoteImage::named(&client, &reference), &to, &options).await?;
             Ok(transferred(&reference, &pulled))
         })
     }

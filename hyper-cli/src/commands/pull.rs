@@ -7,9 +7,8 @@ use crate::failure::Failure;
 use crate::terminal::{print_json, print_line};
 use clap::Args;
 use hyper_sdk::Reference;
-use hyper_sdk::client::{Platforms, PullOptions, pull};
+use hyper_sdk::client::{LocalTarget, Platforms, PullOptions, RemoteImage, pull};
 use hyper_sdk::platform::Platform;
-use hyper_sdk::store::local_repository;
 
 /// Pulls an image from its registry into the local store
 #[derive(Debug, Args)]
@@ -28,8 +27,7 @@ pub(crate) struct PullArgs {
 }
 
 pub(crate) async fn run(args: PullArgs, session: &Session) -> Result<(), Failure> {
-    let store = session.store().await?;
-    let repository = local_repository(&args.image)?;
+    let target = LocalTarget::named(&session.store().await?, &args.image)?;
     let client = session.client(args.image.host(), &args.transport)?;
     let platforms = match (args.all_platforms, args.platform) {
         (true, _) => Platforms::All,
@@ -37,8 +35,7 @@ pub(crate) async fn run(args: PullArgs, session: &Session) -> Result<(), Failure
     };
     let pulled = with_progress(session, async |progress| {
         let options = PullOptions { platforms, progress, ..PullOptions::default() };
-        let image = &args.image;
-        pull(&client, image.repository(), &image.manifest(), &store, &repository, image.tag(), &options).await
+        pull(&RemoteImage::named(&client, &args.image), &target, &options).await
     })
     .await
     .map_err(|failure| missing(failure, &args.image))?;

@@ -7,8 +7,7 @@ use crate::failure::Failure;
 use crate::terminal::{print_json, print_line};
 use clap::Args;
 use hyper_sdk::Reference;
-use hyper_sdk::client::{PushOptions, push};
-use hyper_sdk::store::find_local;
+use hyper_sdk::client::{LocalImage, PushOptions, RemoteImage, push};
 
 /// Pushes an image from the local store to its registry
 ///
@@ -28,21 +27,11 @@ pub(crate) struct PushArgs {
 
 pub(crate) async fn run(args: PushArgs, session: &Session) -> Result<(), Failure> {
     let target = args.to.as_ref().unwrap_or(&args.image);
-    let store = session.store().await?;
-    let repository = find_local(&*store, &args.image).await?;
+    let image = LocalImage::find(&session.store().await?, &args.image).await?;
     let client = session.client(target.host(), &args.transport)?;
     let pushed = with_progress(session, async |progress| {
         let options = PushOptions { progress, ..PushOptions::default() };
-        push(
-            &store,
-            &repository,
-            &args.image.manifest(),
-            &client,
-            target.repository(),
-            &target.manifest(),
-            &options,
-        )
-        .await
+        push(&image, &RemoteImage::named(&client, target), &options).await
     })
     .await?;
     match session.format {

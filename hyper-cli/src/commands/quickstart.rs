@@ -9,7 +9,9 @@ use crate::terminal::{duration, print, print_json, size, tell};
 use clap::Args;
 use futures::TryStreamExt as _;
 use hyper_sdk::build::{BuildContext, BuildOutput, BuildRequest, NamedContext, Output};
-use hyper_sdk::client::{PullOptions, PushOptions, SharedClient, pull, push};
+use hyper_sdk::client::{
+    LocalImage, LocalTarget, PullOptions, PushOptions, RemoteImage, SharedClient, pull, push,
+};
 use hyper_sdk::digest::Hasher;
 use hyper_sdk::oci::Descriptor;
 use hyper_sdk::progress::Progress;
@@ -136,13 +138,13 @@ async fn story(work: &Path, session: &Session, progress: &Progress) -> Result<St
     let client =
         session.client(&RegistryHost::parse(&server.address().to_string())?, &TransportArgs::default())?;
     let options = PushOptions { progress: progress.clone(), ..PushOptions::default() };
-    push(&store, &repository, &name.manifest(), &client, name.repository(), &name.manifest(), &options)
-        .await?;
+    let built = LocalImage::new(&store, &repository, &name.manifest());
+    push(&built, &RemoteImage::named(&client, &name), &options).await?;
     story.tell(since, "push", format!("{name}"));
 
     let since = Instant::now();
     let second_store = session.with_root(work.join("second")).store().await?;
-    pull_into(&second_store, &client, &name, &repository, progress).await?;
+    pull_into(&second_store, &client, &name, progress).await?;
     story.tell(since, "pull", "into an empty second store".to_owned());
 
     let since = Instant::now();
@@ -199,11 +201,10 @@ async fn pull_into(
     store: &SharedStore,
     client: &SharedClient,
     name: &Reference,
-    repository: &RepositoryName,
     progress: &Progress,
 ) -> Result<()> {
     let options = PullOptions { progress: progress.clone(), ..PullOptions::default() };
-    pull(client, name.repository(), &name.manifest(), store, repository, name.tag(), &options).await?;
+    pull(&RemoteImage::named(client, name), &LocalTarget::named(store, name)?, &options).await?;
     Ok(())
 }
 

@@ -4,10 +4,9 @@ use crate::backends::Session;
 use crate::failure::Failure;
 use clap::Args;
 use hyper_sdk::Reference;
-use hyper_sdk::client::{Loopback, PushOptions, SharedClient, copy};
+use hyper_sdk::client::{LocalImage, PushOptions, RemoteImage, copy};
 use hyper_sdk::reference::ManifestReference;
 use hyper_sdk::store::{PutManifest, find_local, local_repository};
-use std::sync::Arc;
 
 /// Gives an image of the local store one more name
 #[derive(Debug, Args)]
@@ -32,10 +31,9 @@ pub(crate) async fn run(args: TagArgs, session: &Session) -> Result<(), Failure>
         store.put_manifest(&to, PutManifest::new(manifest, [tag])).await?;
     } else {
         // The same client on both sides: blobs are linked, not copied.
-        let client: SharedClient = Arc::new(Loopback::new(store));
-        let target = ManifestReference::Tag(tag);
-        let options = PushOptions::default();
-        copy(&client, &from, &args.image.manifest(), &client, &to, &target, &options).await?;
+        let from = LocalImage::new(&store, &from, &args.image.manifest()).over_loopback();
+        let to = RemoteImage::new(&from.client, &to, &ManifestReference::Tag(tag));
+        copy(&from, &to, &PushOptions::default()).await?;
     }
     Ok(())
 }

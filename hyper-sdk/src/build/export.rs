@@ -1,7 +1,7 @@
 //! Writes the result of a build to its outputs.
 
 use super::{AnnotatedPart, BuildRequest, Destination, FileOptions, Output, OutputKind, StoreOptions};
-use crate::client::{PushOptions, push};
+use crate::client::{LocalImage, PushOptions, RemoteImage, push};
 use crate::export::{ArchiveKind, BuiltImage, Export, Exporter, export_folder, export_tar, write_archive};
 use crate::frontend::HistoryStep;
 use crate::layer::CompressOptions;
@@ -232,7 +232,9 @@ impl KeepImage {
         let digest = ManifestReference::Digest(export.image.root().digest().clone());
         let target = if self.options.by_digest { digest.clone() } else { name.manifest() };
         let options = PushOptions { progress: export.progress.clone(), ..PushOptions::default() };
-        push(export.store, from, &digest, &client, name.repository(), &target, &options).await.map(drop)
+        let image = LocalImage::new(export.store, from, &digest);
+        let remote = RemoteImage::new(&client, name.repository(), &target);
+        push(&image, &remote, &options).await.map(drop)
     }
 }
 

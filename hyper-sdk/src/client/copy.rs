@@ -1,36 +1,26 @@
 //! Copies an image from one registry to another, or within one, without storing it.
 
+use super::location::RemoteImage;
 use super::neighbours::Neighbours;
 use super::push::PushOptions;
-use super::transfer::{Place, TransferOptions, transfer};
-use super::{SharedClient, reporting};
+use super::transfer::{TransferOptions, transfer};
 use crate::oci::Descriptor;
-use crate::reference::{ManifestReference, RepositoryName};
 use crate::{Result, ResultExt};
 use std::sync::Arc;
 
-/// Copies what `reference` names in a repository of `source` to a repository of `target`, under `target_reference`.
+/// Copies an image of a registry to another registry, or under another name of the same one.
 ///
-/// Works as [`push`](super::push()) does, reading from a registry instead of a store. When both are the same client
+/// Works as [`push`](super::push()) does, reading from a registry instead of a store. When both are of the same client
 /// (the same `Arc`), blobs are mounted and not sent.
 ///
 /// # Errors
 /// Those of both clients.
-pub async fn copy(
-    source: &SharedClient,
-    repository: &RepositoryName,
-    reference: &ManifestReference,
-    target: &SharedClient,
-    target_repository: &RepositoryName,
-    target_reference: &ManifestReference,
-    options: &PushOptions,
-) -> Result<Descriptor> {
+pub async fn copy(source: &RemoteImage, target: &RemoteImage, options: &PushOptions) -> Result<Descriptor> {
     let mut mount_from = options.mount_from.clone();
-    if Arc::ptr_eq(source, target) && !mount_from.contains(repository) {
-        mount_from.insert(0, repository.clone());
+    if Arc::ptr_eq(&source.client, &target.client) && !mount_from.contains(&source.repository) {
+        mount_from.insert(0, source.repository.clone());
     }
-    let from = Place { client: reporting(source, &options.progress), repository: repository.clone() };
-    let to = Place { client: reporting(target, &options.progress), repository: target_repository.clone() };
+    let (from, to) = (source.endpoint(&options.progress), target.endpoint(&options.progress));
     let options = TransferOptions {
         verb: "copy",
         platforms: options.platforms.clone(),
@@ -42,5 +32,5 @@ pub async fn copy(
         target_is_local: false,
         progress: options.progress.clone(),
     };
-    transfer(&from, reference, &to, Some(target_reference), &options).await.op("copy")
+    transfer(&from, &source.reference, &to, Some(&target.reference), &options).await.op("copy")
 }

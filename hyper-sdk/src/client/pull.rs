@@ -1,14 +1,12 @@
 //! Pulls an image from a registry into a store.
 
+use super::location::{LocalTarget, RemoteImage};
 use super::neighbours::Neighbours;
-use super::transfer::{Place, Platforms, TransferOptions, transfer};
-use super::{Loopback, SharedClient, reporting};
+use super::transfer::{Platforms, TransferOptions, transfer};
 use crate::oci::Descriptor;
 use crate::progress::Progress;
-use crate::reference::{ManifestReference, RepositoryName, Tag};
-use crate::store::SharedStore;
+use crate::reference::{ManifestReference, RepositoryName};
 use crate::{Result, ResultExt};
-use std::sync::Arc;
 
 /// How to pull.
 #[derive(Clone, Debug)]
@@ -37,7 +35,7 @@ impl Default for PullOptions {
     }
 }
 
-/// Pulls what `reference` names at a registry into a repository of a store, under `tag` if there is one.
+/// Pulls an image of a registry into a store.
 ///
 /// Manifests and blobs that the store has are not fetched; the rest comes in parallel, streamed, each digest checked.
 /// The tag moves last: dropping the future stops the pull and never leaves a tag on half an image. Returns the
@@ -46,18 +44,8 @@ impl Default for PullOptions {
 /// # Errors
 /// Those of the client and the store; [`crate::ErrorKind::ManifestUnknown`] when an index has no image for the
 /// platform.
-pub async fn pull(
-    client: &SharedClient,
-    repository: &RepositoryName,
-    reference: &ManifestReference,
-    store: &SharedStore,
-    store_repository: &RepositoryName,
-    tag: Option<&Tag>,
-    options: &PullOptions,
-) -> Result<Descriptor> {
-    let source = Place { client: reporting(client, &options.progress), repository: repository.clone() };
-    let destination =
-        Place { client: Arc::new(Loopback::new(store.clone())), repository: store_repository.clone() };
+pub async fn pull(source: &RemoteImage, target: &LocalTarget, options: &PullOptions) -> Result<Descriptor> {
+    let (from, to) = (source.endpoint(&options.progress), target.endpoint());
     let options = TransferOptions {
         verb: "pull",
         platforms: options.platforms.clone(),
@@ -69,6 +57,6 @@ pub async fn pull(
         target_is_local: true,
         progress: options.progress.clone(),
     };
-    let tag = tag.cloned().map(ManifestReference::Tag);
-    transfer(&source, reference, &destination, tag.as_ref(), &options).await.op("pull")
+    let tag = target.tag.clone().map(ManifestReference::Tag);
+    transfer(&from, &source.reference, &to, tag.as_ref(), &options).await.op("pull")
 }

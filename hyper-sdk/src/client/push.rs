@@ -1,15 +1,13 @@
 //! Pushes an image from a store to a registry.
 
+use super::location::{LocalImage, RemoteImage};
 use super::neighbours::Neighbours;
-use super::transfer::{Place, Platforms, TransferOptions, transfer};
-use super::{Loopback, SharedClient, reporting};
+use super::transfer::{Platforms, TransferOptions, transfer};
 use crate::Result;
 use crate::oci::Descriptor;
 use crate::progress::Progress;
-use crate::reference::{ManifestReference, RepositoryName};
-use crate::store::SharedStore;
+use crate::reference::RepositoryName;
 use crate::store::damage::blame_store;
-use std::sync::Arc;
 
 /// How to push.
 #[derive(Clone, Debug)]
@@ -43,28 +41,30 @@ impl Default for PushOptions {
     }
 }
 
-/// Pushes what `reference` names in a repository of a store to a repository of a registry, under `target`.
+/// Pushes an image of a store to a registry.
 ///
-/// The registry is asked for each blob before it is sent, and to mount it when another of its repositories may have it; blobs travel in parallel, streamed; a broken upload goes on
-/// where the registry says it is. Manifests follow their blobs, an index its manifests, the tag everything. Pushing
-/// again sends only what is missing. Dropping the future stops the push and never leaves a tag on half an image.
+/// The registry is asked for each blob before it is sent, and to mount it when another of its repositories may have it.
+/// Blobs travel in parallel, streamed; a broken upload goes on where the registry says it is. Manifests follow their
+/// blobs, an index its manifests, the tag everything. Pushing again sends only what is missing. Dropping the future stops
+/// the push and never leaves a tag on half an image.
+///
+/// ```
+/// use hyper_sdk::client::{LocalImage, PushOptions, RemoteImage, SharedClient, push};
+/// use hyper_sdk::{Reference, store::SharedStore};
+///
+/// async fn publish(store: &SharedStore, client: &SharedClient, name: &Reference) -> hyper_sdk::Result<()> {
+///     let image = LocalImage::find(store, name).await?;
+///     push(&image, &RemoteImage::named(client, name), &PushOptions::default()).await?;
+///     Ok(())
+/// }
+/// ```
 ///
 /// # Errors
 /// Those of the store and the client; [`crate::ErrorKind::DigestInvalid`] when `target` is the digest of something
 /// else; [`crate::ErrorKind::Corrupt`] when a blob of the store is damaged, which is then removed.
-pub async fn push(
-    store: &SharedStore,
-    repository: &RepositoryName,
-    reference: &ManifestReference,
-    client: &SharedClient,
-    target_repository: &RepositoryName,
-    target: &ManifestReference,
-    options: &PushOptions,
-) -> Result<Descriptor> {
-    // Not every registry checks what it is sent, and none can say that the store is damaged.
-    let source = Place { client: Arc::new(Loopback::new(store.clone())), repository: repository.clone() };
-    let destination =
-        Place { client: reporting(client, &options.progress), repository: target_repository.clone() };
+pub async fn push(source: &LocalImage, target: &RemoteImage, options: &PushOptions) -> Result<Descriptor> {
+    let (store, repository) = (&source.store, &source.repository);
+    let destination = target.endpoint(&options.progress);
     let options = TransferOptions {
         verb: "push",
         platforms: options.platforms.clone(),
@@ -72,12 +72,16 @@ pub async fn push(
         parallel: options.parallel,
         chunk_length: options.chunk_length,
         mount_from: options.mount_from.clone(),
-        neighbours: Neighbours::find(store, client.host(), repository).await,
+        neighbours: Neighbours::find(store, target.client.host(), repository).await,
         target_is_local: false,
         progress: options.progress.clone(),
     };
-    match transfer(&source, reference, &destination, Some(target), &options).await {
+    let sent =
+        transfer(&source.endpoint(), &source.reference, &destination, Some(&target.reference), &options)
+            .await;
+    match sent {
         Ok(descriptor) => Ok(descriptor),
+        // Not every registry checks what it is sent, and none can say that the store is damaged.
         Err(e) => Err(blame_store(store, e).await.with_op("push")),
     }
 }

@@ -56,9 +56,13 @@ async fn a_layout_is_pulled_into_a_store() {
     let (store, name): (crate::store::SharedStore, _) =
         (Arc::new(MemoryStore::default()), RepositoryName::parse("a").unwrap());
     let (v1, tag) = (Tag::parse("v1").unwrap(), Tag::latest());
-    let pulled = pull(&client, &name, &v1.clone().into(), &store, &name, Some(&tag), &PullOptions::default())
-        .await
-        .unwrap();
+    let pulled = pull(
+        &RemoteImage::new(&client, &name, &v1.clone().into()),
+        &LocalTarget::new(&store, &name, Some(&tag)),
+        &PullOptions::default(),
+    )
+    .await
+    .unwrap();
     assert_eq!(pulled.digest, digest);
     assert_eq!(store.stat_blob(&name, &layer.digest).await.unwrap(), 9);
     assert_eq!(client.list_tags(&name, Page::default()).await.unwrap().items, [v1]);
@@ -103,7 +107,13 @@ async fn a_pull_links_what_another_repository_of_the_store_has() {
     there.delete_blob(&name, &layer.digest).await.unwrap();
     let options = PullOptions { mount_from: vec![other], ..PullOptions::default() };
     let latest = Tag::latest();
-    pull(&client, &name, &latest.clone().into(), &store, &name, Some(&latest), &options).await.unwrap();
+    pull(
+        &RemoteImage::new(&client, &name, &latest.clone().into()),
+        &LocalTarget::new(&store, &name, Some(&latest)),
+        &options,
+    )
+    .await
+    .unwrap();
     assert_eq!(store.stat_blob(&name, &layer.digest).await.unwrap(), 5);
 }
 
@@ -126,7 +136,12 @@ async fn manifests_that_are_too_large_together_are_refused() {
         let client: SharedClient = Arc::new(Layout::open(root).await.unwrap());
         let store: crate::store::SharedStore = Arc::new(MemoryStore::default());
         let (name, v1) = (RepositoryName::parse("a").unwrap(), Tag::parse("v1").unwrap().into());
-        let pulled = pull(&client, &name, &v1, &store, &name, None, &PullOptions::default()).await;
+        let pulled = pull(
+            &RemoteImage::new(&client, &name, &v1),
+            &LocalTarget::new(&store, &name, None),
+            &PullOptions::default(),
+        )
+        .await;
         assert_eq!(pulled.as_ref().err().map(crate::Error::kind), (!fits).then_some(ErrorKind::TooLarge));
     }
 }

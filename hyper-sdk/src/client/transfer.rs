@@ -11,9 +11,9 @@
 //! - The tag moves after everything it names is in place, so dropping the future at any point publishes nothing.
 //! - Doing it twice is doing it once: what the target has is not sent again.
 
+use super::location::Endpoint;
 use super::neighbours::Neighbours;
 use super::upload::{self, UploadPlan};
-use super::{RegistryClient, SharedClient};
 use crate::oci::{Descriptor, Manifest, ManifestBody};
 use crate::platform::Platform;
 use crate::progress::{Event, Progress};
@@ -57,24 +57,11 @@ pub(super) struct TransferOptions {
     pub(super) progress: Progress,
 }
 
-/// A repository of a client.
-#[derive(Clone, Debug)]
-pub(super) struct Place {
-    pub(super) client: SharedClient,
-    pub(super) repository: RepositoryName,
-}
-
-impl Place {
-    fn client(&self) -> &dyn RegistryClient {
-        self.client.as_ref()
-    }
-}
-
 /// Moves what `reference` names and names it `target_reference`, or nothing but its digest.
 pub(super) async fn transfer(
-    source: &Place,
+    source: &Endpoint,
     reference: &ManifestReference,
-    target: &Place,
+    target: &Endpoint,
     target_reference: Option<&ManifestReference>,
     options: &TransferOptions,
 ) -> Result<Descriptor> {
@@ -132,7 +119,7 @@ pub(super) async fn transfer(
     Ok(descriptor)
 }
 
-async fn put(target: &Place, reference: &ManifestReference, manifest: &Manifest) -> Result<()> {
+async fn put(target: &Endpoint, reference: &ManifestReference, manifest: &Manifest) -> Result<()> {
     target
         .client()
         .put_manifest(&target.repository, reference, manifest)
@@ -158,9 +145,9 @@ struct Plan {
 
 impl Plan {
     async fn make(
-        source: &Place,
+        source: &Endpoint,
         reference: &ManifestReference,
-        target: &Place,
+        target: &Endpoint,
         options: &TransferOptions,
     ) -> Result<Self> {
         let mut walk =
@@ -217,8 +204,8 @@ pub(crate) fn choose(entries: &[Descriptor], wanted: &Platform) -> Result<Descri
 }
 
 struct Walk<'a> {
-    source: &'a Place,
-    target: &'a Place,
+    source: &'a Endpoint,
+    target: &'a Endpoint,
     options: &'a TransferOptions,
     /// Manifests and blobs that are in the plan.
     seen: HashSet<Digest>,

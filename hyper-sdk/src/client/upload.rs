@@ -1,7 +1,7 @@
 //! Brings one blob to a registry: there already, mounted, or uploaded with as many resumptions as it makes progress.
 
+use super::location::Endpoint;
 use super::neighbours::Neighbours;
-use super::transfer::Place;
 use super::{Mount, RegistryClient, SharedClient, UploadSession};
 use crate::oci::Descriptor;
 use crate::progress::{Progress, Task};
@@ -25,8 +25,8 @@ const FALLBACK_CHUNK: u64 = 16 * 1024 * 1024;
 const MAX_CHUNK: u64 = 512 * 1024 * 1024;
 
 pub(super) struct UploadPlan<'a> {
-    pub(super) source: &'a Place,
-    pub(super) target: &'a Place,
+    pub(super) source: &'a Endpoint,
+    pub(super) target: &'a Endpoint,
     pub(super) blob: &'a Descriptor,
     pub(super) verb: &'static str,
     pub(super) mount_from: &'a [RepositoryName],

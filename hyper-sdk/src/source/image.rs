@@ -6,7 +6,9 @@
 
 use super::record::Records;
 use super::{Source, SourceContent, SourceFiles, SourceImage};
-use crate::client::{Platforms, PullOptions, SharedClient, choose, pull, reporting};
+use crate::client::{
+    LocalTarget, Platforms, PullOptions, RemoteImage, SharedClient, choose, pull, reporting,
+};
 use crate::oci::{ImageConfig, Manifest, ManifestBody};
 use crate::platform::Platform;
 use crate::progress::Progress;
@@ -188,8 +190,9 @@ impl ImageSource {
                 progress: self.progress.clone(),
                 ..PullOptions::default()
             };
-            let from = (reference.repository(), ManifestReference::Digest(root));
-            let pulled = pull(client, from.0, &from.1, &self.store, kept, Some(tag), &options).await?;
+            let from = RemoteImage::new(client, reference.repository(), &ManifestReference::Digest(root));
+            let to = LocalTarget::new(&self.store, kept, Some(tag));
+            let pulled = pull(&from, &to, &options).await?;
             let found = self.stored(kept, &pulled.digest.into(), reference, platform).await?;
             return Ok(SourceImage { is_kept: true, ..found.ok_or_else(no_variant)? });
         }

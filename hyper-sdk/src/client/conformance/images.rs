@@ -1,7 +1,10 @@
 //! Cases about whole images.
 
 use super::kit::*;
-use crate::client::{Platforms, PullOptions, PushOptions, SharedClient, copy, pull, push as push_image_of};
+use crate::client::{
+    LocalImage, LocalTarget, Platforms, PullOptions, PushOptions, RemoteImage, SharedClient, copy, pull,
+    push as push_image_of,
+};
 use crate::media_type;
 use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
 use crate::platform::Platform;
@@ -56,12 +59,8 @@ pub async fn an_image_is_pushed_and_pulled(client: SharedClient) {
     let manifest = stored_image(&store, "here", "x", &linux("amd64")).await;
     let options = PushOptions::default();
     let pushed = push_image_of(
-        &store,
-        &repository("here"),
-        &by_tag("latest"),
-        &client,
-        &there,
-        &by_tag("v1"),
+        &LocalImage::new(&store, &repository("here"), &by_tag("latest")),
+        &RemoteImage::new(&client, &there, &by_tag("v1")),
         &options,
     )
     .await
@@ -69,7 +68,13 @@ pub async fn an_image_is_pushed_and_pulled(client: SharedClient) {
     assert_eq!(&pushed.digest, manifest.digest());
     let name = repository("back");
     let tag = Tag::parse("again").unwrap();
-    pull(&client, &there, &by_tag("v1"), &back, &name, Some(&tag), &PullOptions::default()).await.unwrap();
+    pull(
+        &RemoteImage::new(&client, &there, &by_tag("v1")),
+        &LocalTarget::new(&back, &name, Some(&tag)),
+        &PullOptions::default(),
+    )
+    .await
+    .unwrap();
     assert_eq!(back.get_manifest(&name, &by_tag("again")).await.unwrap(), manifest);
     for layer in &manifest.image().unwrap().layers {
         assert_eq!(back.stat_blob(&name, &layer.digest).await.unwrap(), layer.size);
@@ -81,9 +86,13 @@ pub async fn an_index_is_pushed_with_all_its_images(client: SharedClient) {
     let (store, there) = (memory(), repository("there"));
     let (index, images) = stored_index(&store, "here").await;
     let options = PushOptions::default();
-    push_image_of(&store, &repository("here"), &by_tag("latest"), &client, &there, &by_tag("v1"), &options)
-        .await
-        .unwrap();
+    push_image_of(
+        &LocalImage::new(&store, &repository("here"), &by_tag("latest")),
+        &RemoteImage::new(&client, &there, &by_tag("v1")),
+        &options,
+    )
+    .await
+    .unwrap();
     assert_eq!(client.get_manifest(&there, &by_tag("v1")).await.unwrap(), index);
     for image in &images {
         assert_eq!(&client.get_manifest(&there, &by_digest(image.digest())).await.unwrap(), image);
@@ -95,18 +104,35 @@ pub async fn one_platform_is_pulled_alone(client: SharedClient) {
     let (store, there, back) = (memory(), repository("there"), memory());
     let (_, images) = stored_index(&store, "here").await;
     let options = PushOptions::default();
-    push_image_of(&store, &repository("here"), &by_tag("latest"), &client, &there, &by_tag("v1"), &options)
-        .await
-        .unwrap();
+    push_image_of(
+        &LocalImage::new(&store, &repository("here"), &by_tag("latest")),
+        &RemoteImage::new(&client, &there, &by_tag("v1")),
+        &options,
+    )
+    .await
+    .unwrap();
     let options = PullOptions { platforms: Platforms::One(linux("arm64")), ..PullOptions::default() };
     let name = repository("back");
-    let found =
-        pull(&client, &there, &by_tag("v1"), &back, &name, Some(&Tag::latest()), &options).await.unwrap();
+    let found = pull(
+        &RemoteImage::new(&client, &there, &by_tag("v1")),
+        &LocalTarget::new(&back, &name, Some(&Tag::latest())),
+        &options,
+    )
+    .await
+    .unwrap();
     assert_eq!(&found.digest, images[1].digest());
     assert_eq!(found.platform, Some(linux("arm64")));
     assert!(back.get_manifest(&name, &by_digest(images[0].digest())).await.is_err());
     let options = PullOptions { platforms: Platforms::One(linux("riscv64")), ..PullOptions::default() };
-    assert!(pull(&client, &there, &by_tag("v1"), &back, &name, None, &options).await.is_err());
+    assert!(
+        pull(
+            &RemoteImage::new(&client, &there, &by_tag("v1")),
+            &LocalTarget::new(&back, &name, None),
+            &options
+        )
+        .await
+        .is_err()
+    );
 }
 
 pub async fn a_copy_within_a_registry(client: SharedClient) {
@@ -114,7 +140,13 @@ pub async fn a_copy_within_a_registry(client: SharedClient) {
     let (from, to) = (repository("from"), repository("to"));
     let manifest = push_image(&client, &from, "x", "v1").await;
     let options = PushOptions::default();
-    copy(&client, &from, &by_tag("v1"), &client, &to, &by_tag("v2"), &options).await.unwrap();
+    copy(
+        &RemoteImage::new(&client, &from, &by_tag("v1")),
+        &RemoteImage::new(&client, &to, &by_tag("v2")),
+        &options,
+    )
+    .await
+    .unwrap();
     assert_eq!(client.get_manifest(&to, &by_tag("v2")).await.unwrap(), manifest);
     let layer = &manifest.image().unwrap().layers[0];
     assert_eq!(read(&client, &to, &layer.digest, None).await.unwrap(), b"layer x");
@@ -132,7 +164,13 @@ pub async fn a_copy_brings_the_referrers(client: SharedClient) {
     let referrer = parse(referrer.to_bytes());
     client.put_manifest(&from, &by_digest(referrer.digest()), &referrer).await.unwrap();
     let options = PushOptions { referrers: true, ..PushOptions::default() };
-    copy(&client, &from, &by_tag("v1"), &client, &to, &by_tag("v1"), &options).await.unwrap();
+    copy(
+        &RemoteImage::new(&client, &from, &by_tag("v1")),
+        &RemoteImage::new(&client, &to, &by_tag("v1")),
+        &options,
+    )
+    .await
+    .unwrap();
     let found = client.list_referrers(&to, subject.digest(), None).await.unwrap();
     assert_eq!(found.iter().map(|d| &d.digest).collect::<Vec<_>>(), [referrer.digest()]);
 }
@@ -145,12 +183,8 @@ pub async fn pushing_twice_sends_nothing(client: SharedClient) {
         let (progress, mut events) = Progress::channel();
         let options = PushOptions { progress, ..PushOptions::default() };
         push_image_of(
-            &store,
-            &repository("here"),
-            &by_tag("latest"),
-            &client,
-            &there,
-            &by_tag("v1"),
+            &LocalImage::new(&store, &repository("here"), &by_tag("latest")),
+            &RemoteImage::new(&client, &there, &by_tag("v1")),
             &options,
         )
         .await
@@ -176,8 +210,8 @@ pub async fn dropping_a_push_leaves_no_tag_on_half_an_image(client: SharedClient
     let name = repository("here");
     let (latest, v1) = (by_tag("latest"), by_tag("v1"));
     {
-        let mut pushing =
-            std::pin::pin!(push_image_of(&store, &name, &latest, &client, &there, &v1, &options));
+        let (from, to) = (LocalImage::new(&store, &name, &latest), RemoteImage::new(&client, &there, &v1));
+        let mut pushing = std::pin::pin!(push_image_of(&from, &to, &options));
         // Gives up as soon as the first blob is on its way.
         loop {
             tokio::select! {
@@ -191,9 +225,21 @@ pub async fn dropping_a_push_leaves_no_tag_on_half_an_image(client: SharedClient
     if client.resolve(&there, &v1).await.is_ok() {
         // The registry was faster than the drop. What the tag names then has to be whole.
         let back = memory();
-        pull(&client, &there, &v1, &back, &name, None, &PullOptions::default()).await.unwrap();
+        pull(
+            &RemoteImage::new(&client, &there, &v1),
+            &LocalTarget::new(&back, &name, None),
+            &PullOptions::default(),
+        )
+        .await
+        .unwrap();
     }
-    push_image_of(&store, &name, &latest, &client, &there, &v1, &PushOptions::default()).await.unwrap();
+    push_image_of(
+        &LocalImage::new(&store, &name, &latest),
+        &RemoteImage::new(&client, &there, &v1),
+        &PushOptions::default(),
+    )
+    .await
+    .unwrap();
     client.resolve(&there, &v1).await.unwrap();
 }
 

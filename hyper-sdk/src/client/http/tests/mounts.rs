@@ -1,7 +1,7 @@
 //! Pushes of what another repository of the registry has.
 
 use super::*;
-use crate::client::{PushOptions, push};
+use crate::client::{LocalImage, PushOptions, RemoteImage, push};
 use crate::progress::{Event, Outcome, Progress};
 use crate::reference::Reference;
 use crate::store::{MemoryStore, PutManifest, RegistryStoreExt, SharedStore, local_repository};
@@ -31,7 +31,8 @@ async fn push_new(server: &Server) -> crate::Result<Vec<Outcome>> {
     let client: SharedClient = Arc::new(client(server));
     let options = PushOptions { progress, ..PushOptions::default() };
     let new = RepositoryName::parse("new").unwrap();
-    push(&store, &local, &latest(), &client, &new, &latest(), &options).await?;
+    push(&LocalImage::new(&store, &local, &latest()), &RemoteImage::new(&client, &new, &latest()), &options)
+        .await?;
     let all = std::iter::from_fn(|| events.try_recv().ok());
     Ok(all
         .filter_map(|e| if let Event::Finished { outcome, .. } = e { Some(outcome) } else { None })
@@ -114,7 +115,13 @@ async fn a_blob_that_nobody_is_known_to_have_is_offered() {
         })
         .await;
         let client: SharedClient = Arc::new(client(&server));
-        push(&store, &name, &latest(), &client, &name, &latest(), &PushOptions::default()).await.unwrap();
+        push(
+            &LocalImage::new(&store, &name, &latest()),
+            &RemoteImage::new(&client, &name, &latest()),
+            &PushOptions::default(),
+        )
+        .await
+        .unwrap();
         assert_eq!(server.count("PUT /v2/a/b/blobs"), puts, "{answer}");
     }
 }

@@ -1,7 +1,7 @@
 //! Registries that stall and drip, in every direction.
 
 use super::*;
-use crate::client::{PullOptions, PushOptions, pull, push};
+use crate::client::{LocalImage, LocalTarget, PullOptions, PushOptions, RemoteImage, pull, push};
 use crate::progress::{Event, Events, Progress};
 use crate::store::{MemoryStore, PutManifest, RegistryStoreExt, SharedStore};
 use bytes::Bytes;
@@ -126,8 +126,13 @@ async fn a_pull_from_a_registry_that_always_stalls_or_drips_ends() {
         let client: SharedClient = Arc::new(hasty(&server).0);
         let store: SharedStore = Arc::new(MemoryStore::default());
         let options = PullOptions { progress, ..PullOptions::default() };
-        let e =
-            pull(&client, &repository(), &latest(), &store, &repository(), None, &options).await.unwrap_err();
+        let e = pull(
+            &RemoteImage::new(&client, &repository(), &latest()),
+            &LocalTarget::new(&store, &repository(), None),
+            &options,
+        )
+        .await
+        .unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Timeout, "{e}");
         let told = warnings(&mut events);
         assert_eq!(told.len(), 3, "{told:?}");
@@ -161,7 +166,12 @@ async fn an_upload_that_nobody_reads_ends_and_one_that_is_read_late_does_not() {
         let (progress, mut events) = Progress::channel();
         let client: SharedClient = Arc::new(hasty(&server).0);
         let options = PushOptions { progress, ..PushOptions::default() };
-        let pushed = push(&store, &name, &latest(), &client, &name, &latest(), &options).await;
+        let pushed = push(
+            &LocalImage::new(&store, &name, &latest()),
+            &RemoteImage::new(&client, &name, &latest()),
+            &options,
+        )
+        .await;
         let told = warnings(&mut events);
         assert!(told[0].contains("does not take") && told[0].contains("attempt 2 of 5"), "{told:?}");
         match deaf_for {

@@ -2,7 +2,9 @@
 //! a password file; `skopeo` looks at what was pushed.
 
 use super::*;
-use crate::client::{Layout, PullOptions, PushOptions, copy, pull, push};
+use crate::client::{
+    Layout, LocalImage, LocalTarget, PullOptions, PushOptions, RemoteImage, copy, pull, push,
+};
 use crate::oci::ImageConfig;
 use crate::platform::Platform;
 use crate::reference::Tag;
@@ -87,20 +89,36 @@ async fn an_image_travels_through_distribution() {
     for chunk_length in [None, Some(100_000)] {
         let there = RepositoryName::parse(if chunk_length.is_some() { "chunked" } else { "whole" }).unwrap();
         let options = PushOptions { chunk_length, ..PushOptions::default() };
-        let pushed = push(&store, &local, &latest(), &client, &there, &latest(), &options).await.unwrap();
+        let pushed = push(
+            &LocalImage::new(&store, &local, &latest()),
+            &RemoteImage::new(&client, &there, &latest()),
+            &options,
+        )
+        .await
+        .unwrap();
         assert_eq!(&pushed.digest, manifest.digest());
         assert_eq!(client.resolve(&there, &latest()).await.unwrap().digest, pushed.digest);
         let back: SharedStore = Arc::new(MemoryStore::default());
         let tag = Tag::latest();
-        let pulled = pull(&client, &there, &latest(), &back, &local, Some(&tag), &PullOptions::default())
-            .await
-            .unwrap();
+        let pulled = pull(
+            &RemoteImage::new(&client, &there, &latest()),
+            &LocalTarget::new(&back, &local, Some(&tag)),
+            &PullOptions::default(),
+        )
+        .await
+        .unwrap();
         assert_eq!(pulled.digest, pushed.digest);
     }
     let (whole, copied) =
         (RepositoryName::parse("whole").unwrap(), RepositoryName::parse("x/copied").unwrap());
     let v1 = Tag::parse("v1").unwrap().into();
-    copy(&client, &whole, &latest(), &client, &copied, &v1, &PushOptions::default()).await.unwrap();
+    copy(
+        &RemoteImage::new(&client, &whole, &latest()),
+        &RemoteImage::new(&client, &copied, &v1),
+        &PushOptions::default(),
+    )
+    .await
+    .unwrap();
     let layer = &manifest.image().unwrap().layers[1];
     let part = client.get_blob(&copied, &layer.digest, Some(ByteRange::Suffix(9))).await.unwrap();
     assert_eq!((part.size, part.offset, part.length), (700_000, 699_991, 9));
@@ -129,7 +147,9 @@ async fn an_image_travels_through_distribution() {
     let referrer = Manifest::sniff(referrer.to_bytes()).unwrap();
     client.put_manifest(&whole, &referrer.digest().clone().into(), &referrer).await.unwrap();
     let options = PushOptions { referrers: true, ..PushOptions::default() };
-    copy(&client, &whole, &latest(), &client, &copied, &v1, &options).await.unwrap();
+    copy(&RemoteImage::new(&client, &whole, &latest()), &RemoteImage::new(&client, &copied, &v1), &options)
+        .await
+        .unwrap();
     let found = client.list_referrers(&copied, manifest.digest(), None).await.unwrap();
     assert_eq!(found.iter().map(|d| &d.digest).collect::<Vec<_>>(), [referrer.digest()]);
 
@@ -150,15 +170,25 @@ async fn distribution_mounts_what_it_has_in_another_repository() {
     let local_client: SharedClient = Arc::new(crate::client::Loopback::new(store.clone()));
     for name in ["a", "team/b"] {
         let options = PushOptions::default();
-        copy(&local_client, &local, &latest(), &local_client, &named(name), &latest(), &options)
-            .await
-            .unwrap();
+        copy(
+            &RemoteImage::new(&local_client, &local, &latest()),
+            &RemoteImage::new(&local_client, &named(name), &latest()),
+            &options,
+        )
+        .await
+        .unwrap();
     }
     for (name, mounted) in [("a", 0), ("team/b", 4)] {
         let (progress, mut events) = crate::progress::Progress::channel();
         let options = PushOptions { progress, ..PushOptions::default() };
         let there = RepositoryName::parse(name).unwrap();
-        push(&store, &named(name), &latest(), &client, &there, &latest(), &options).await.unwrap();
+        push(
+            &LocalImage::new(&store, &named(name), &latest()),
+            &RemoteImage::new(&client, &there, &latest()),
+            &options,
+        )
+        .await
+        .unwrap();
         let all: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
         let cached = all.iter().filter(|e| {
             matches!(e, crate::progress::Event::Finished { outcome: crate::progress::Outcome::Cached, .. })
@@ -187,8 +217,13 @@ async fn skopeo_agrees(peer: &Peer, manifest: &Manifest) {
     let client: SharedClient = Arc::new(Layout::open(&layout).await.unwrap());
     let back: SharedStore = Arc::new(MemoryStore::default());
     let v1 = Tag::parse("v1").unwrap().into();
-    let pulled =
-        pull(&client, &repository(), &v1, &back, &repository(), None, &PullOptions::default()).await.unwrap();
+    let pulled = pull(
+        &RemoteImage::new(&client, &repository(), &v1),
+        &LocalTarget::new(&back, &repository(), None),
+        &PullOptions::default(),
+    )
+    .await
+    .unwrap();
     assert_eq!(&pulled.digest, manifest.digest());
 }
 
@@ -203,10 +238,22 @@ async fn distribution_with_a_password_file() {
     let anonymous: SharedClient = Arc::new(HttpClient::builder(peer.host.clone()).build().unwrap());
     let options = PushOptions::default();
     for client in [anonymous, joe("wrong")] {
-        let e = push(&store, &local, &latest(), &client, &local, &latest(), &options).await.unwrap_err();
+        let e = push(
+            &LocalImage::new(&store, &local, &latest()),
+            &RemoteImage::new(&client, &local, &latest()),
+            &options,
+        )
+        .await
+        .unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Unauthorized);
     }
-    push(&store, &local, &latest(), &joe("pass"), &local, &latest(), &options).await.unwrap();
+    push(
+        &LocalImage::new(&store, &local, &latest()),
+        &RemoteImage::new(&joe("pass"), &local, &latest()),
+        &options,
+    )
+    .await
+    .unwrap();
     joe("pass").resolve(&local, &latest()).await.unwrap();
     let check = async |password: &str| {
         let keychain = StaticKeychain::default().with(peer.host.clone(), Credentials::basic("joe", password));

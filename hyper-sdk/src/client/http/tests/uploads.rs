@@ -1,7 +1,7 @@
 //! Upload sessions, broken and resumed.
 
 use super::*;
-use crate::client::{Mount, PushOptions, push};
+use crate::client::{LocalImage, Mount, PushOptions, RemoteImage, push};
 use crate::progress::{Event, Outcome, Progress};
 use crate::store::{MemoryStore, PutManifest, RegistryStoreExt, SharedStore};
 use bytes::Bytes;
@@ -53,7 +53,12 @@ fn registry(
 
 async fn push_to(server: &Server, store: &SharedStore, options: &PushOptions) -> crate::Result<Descriptor> {
     let client: SharedClient = Arc::new(client(server));
-    push(store, &repository(), &latest(), &client, &repository(), &latest(), options).await
+    push(
+        &LocalImage::new(store, &repository(), &latest()),
+        &RemoteImage::new(&client, &repository(), &latest()),
+        options,
+    )
+    .await
 }
 
 #[tokio::test]
