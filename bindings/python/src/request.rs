@@ -135,7 +135,7 @@ impl BuildArguments {
         request.platform = self.platform.as_deref().map(platform).transpose()?;
         request.build_args = self.build_args.0;
         request.labels = self.labels.0;
-        request.annotations = self.annotations.0;
+        request.annotations = self.annotations.0.into();
         request.target = self.target;
         request.no_cache = self.no_cache;
         request.pull = self.pull;

@@ -11,7 +11,7 @@ use crate::refused::Refused;
 use crate::render::{Mode, Renderer};
 use crate::values::{self, unsupported};
 use clap::{ArgAction, Args, ValueEnum};
-use hyper_sdk::build::{AnnotatedPart, BuildContext, BuildRequest, NamedContext, Output};
+use hyper_sdk::build::{BuildContext, BuildRequest, NamedContext, Output};
 use hyper_sdk::exec::Network;
 use hyper_sdk::platform::Platform;
 use hyper_sdk::source::{StreamContext, context_of_stream};
@@ -350,15 +350,7 @@ fn request(
     request.secrets = values::secrets(&args.secrets, &environment)?;
     request.ssh = values::agents(&args.ssh, &environment)?;
     request.labels = values::map("label", &args.labels)?;
-    let annotations = values::annotations(&args.annotations)?;
-    // Files have an image, too, whose digest is told.
-    let platform = request.platform.clone().unwrap_or_else(Platform::host);
-    request.annotations = annotations.of(AnnotatedPart::Manifest, &platform);
-    for output in request.outputs.iter_mut().filter(|output| output.has_image()) {
-        // Those of the output come last, and count.
-        let own = std::mem::replace(&mut output.image.annotations, annotations.clone());
-        output.image.annotations.extend(own);
-    }
+    request.annotations = values::annotations(&args.annotations)?;
     request.extra_hosts = values::hosts(&args.hosts)?;
     request.epoch = values::epoch(args.source_date_epoch.as_deref())?;
     request.target.clone_from(&args.target);

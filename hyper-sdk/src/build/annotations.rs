@@ -11,6 +11,7 @@
 use crate::oci::Annotations;
 use crate::platform::Platform;
 use crate::{Error, Result};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -94,10 +95,23 @@ impl fmt::Display for AnnotationPlace {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlacedAnnotations(Vec<(AnnotationPlace, String, String)>);
 
+impl From<BTreeMap<String, String>> for PlacedAnnotations {
+    /// Annotations of the manifest.
+    fn from(annotations: BTreeMap<String, String>) -> Self {
+        let manifest = AnnotationPlace { part: AnnotatedPart::Manifest, platform: None };
+        Self(annotations.into_iter().map(|(name, value)| (manifest.clone(), name, value)).collect())
+    }
+}
+
 impl PlacedAnnotations {
     /// Adds an annotation. Of several with one name at one place the last counts.
     pub fn add(&mut self, place: AnnotationPlace, name: impl Into<String>, value: impl Into<String>) {
         self.0.push((place, name.into(), value.into()));
+    }
+
+    /// Keeps those of one part alone.
+    pub(super) fn keep(&mut self, part: AnnotatedPart) {
+        self.0.retain(|(place, _, _)| place.part == part);
     }
 
     /// Adds all of others.

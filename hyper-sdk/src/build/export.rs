@@ -90,15 +90,15 @@ impl Outputs<'_> {
             self.context.bring_all(&chain).await?;
         }
         let platform = self.request.built_for();
-        let of = |part| wanted.annotations.of(part, &platform);
-        let mut annotations = self.request.annotations.clone();
-        annotations.extend(of(AnnotatedPart::Manifest));
+        let all = self.request.annotations_of(output);
+        let of = |part| all.of(part, &platform);
+        let annotations = of(AnnotatedPart::Manifest);
         let mut image = BuiltImage::new(made.config.clone(), &made.history, chain, made.epoch, annotations)?;
         image.descriptor_annotations = of(AnnotatedPart::ManifestDescriptor);
         if wanted.docker_types {
             return image.with_docker_types();
         }
-        match wanted.annotations.need_index() {
+        match all.need_index() {
             true => image.with_index(of(AnnotatedPart::Index), of(AnnotatedPart::IndexDescriptor)),
             false => Ok(image),
         }

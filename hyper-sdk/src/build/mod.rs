@@ -22,6 +22,7 @@ mod output_text;
 mod plan;
 mod request;
 mod resolver;
+pub mod text;
 
 pub use crate::source::{BuildContext, NamedContext};
 pub use annotations::{AnnotatedPart, AnnotationPlace, PlacedAnnotations};

@@ -1,6 +1,6 @@
 //! What a build leaves behind.
 
-use super::{BuildRequest, EpochPolicy, PlacedAnnotations};
+use super::{AnnotatedPart, BuildRequest, EpochPolicy, PlacedAnnotations};
 use crate::media_type::Compression;
 use crate::platform::Platform;
 use crate::reference::{Reference, Tag};
@@ -181,13 +181,13 @@ impl BuildRequest {
                     )));
                 }
             }
-            let image = &output.image;
-            if let Some(place) = image.annotations.elsewhere(&platform) {
+            let (image, annotations) = (&output.image, self.annotations_of(output));
+            if let Some(place) = annotations.elsewhere(&platform) {
                 return Err(Error::invalid(format!(
                     "an annotation for `{place}` is for a platform that is not built: the build is for {platform}"
                 )));
             }
-            if image.annotations.need_index() && matches!(output.kind, OutputKind::Docker(_)) {
+            if annotations.need_index() && matches!(output.kind, OutputKind::Docker(_)) {
                 return Err(Error::invalid(
                     "annotations of an index are not for type=docker, whose archive has none: use type=oci",
                 ));
@@ -195,7 +195,7 @@ impl BuildRequest {
             if image.docker_types {
                 let why = if image.compression == Compression::Zstd {
                     "layers that are compressed with zstd"
-                } else if !self.annotations.is_empty() || !image.annotations.is_empty() {
+                } else if !annotations.is_empty() {
                     "annotations"
                 } else {
                     continue;
@@ -206,6 +206,17 @@ impl BuildRequest {
             }
         }
         self.epoch_policy().map(drop)
+    }
+
+    /// The annotations of the image of an output: those of the request, then its own, which count. Files have an image,
+    /// too, whose digest is told: its manifest alone has annotations.
+    pub(super) fn annotations_of(&self, output: &Output) -> PlacedAnnotations {
+        let mut all = self.annotations.clone();
+        if !output.has_image() {
+            all.keep(AnnotatedPart::Manifest);
+        }
+        all.extend(output.image.annotations.clone());
+        all
     }
 
     /// The platform that the build is for.

@@ -1,11 +1,12 @@
 //! What to build, and what came out.
 
-use super::{BuildContext, NamedContext, Output};
+use super::{BuildContext, NamedContext, Output, PlacedAnnotations};
 use crate::exec::{DevicePermissions, SecretBytes};
 use crate::oci::Descriptor;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::solve::StepReport;
+use crate::source::StreamContext;
 use crate::{Digest, Error, ErrorKind, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -40,14 +41,14 @@ pub struct BuildRequest {
     pub frontend: Option<String>,
     /// Where COPY and ADD read from.
     pub context: BuildContext,
-    /// `--build-context NAME=…`.
+    /// What names in FROM, COPY `--from` and mounts mean instead of an image, in small letters.
     pub named_contexts: BTreeMap<String, NamedContext>,
-    /// `--build-arg NAME=VALUE`.
+    /// Values of ARG.
     pub build_args: BTreeMap<String, String>,
-    /// `--label KEY=VALUE`.
+    /// Labels of the image.
     pub labels: BTreeMap<String, String>,
-    /// `--annotation KEY=VALUE` of the manifest.
-    pub annotations: BTreeMap<String, String>,
+    /// Annotations of the image of every output.
+    pub annotations: PlacedAnnotations,
     /// The stage to build, by name or number; the last one without.
     pub target: Option<String>,
     /// The platform to build for; the host's without.
@@ -95,7 +96,7 @@ impl BuildRequest {
             named_contexts: BTreeMap::new(),
             build_args: BTreeMap::new(),
             labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
+            annotations: PlacedAnnotations::default(),
             target: None,
             platform: None,
             tags: Vec::new(),
@@ -112,6 +113,49 @@ impl BuildRequest {
             allow_devices: DevicePermissions::default(),
             device_folders: ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from).to_vec(),
             epoch: EpochPolicy::Auto,
+        }
+    }
+
+    /// A request for a context and the Dockerfile in it: [`BuildRequest::from_folder`] for a folder of this machine, else
+    /// [`BuildRequest::from_remote`].
+    ///
+    /// # Errors
+    /// Those of [`BuildRequest::from_folder`].
+    pub fn from_context(context: BuildContext, file: Option<&Path>) -> Result<Self> {
+        match context {
+            BuildContext::Folder(folder) => Self::from_folder(folder, file),
+            other => Ok(Self::from_remote(other, file)),
+        }
+    }
+
+    /// A request for a context and the text of a Dockerfile that is not in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the context is a folder that is not there.
+    pub fn from_text(dockerfile: impl Into<String>, context: BuildContext) -> Result<Self> {
+        if let BuildContext::Folder(folder) = &context
+            && !folder.is_dir()
+        {
+            return Err(Error::new(ErrorKind::NotFound, "the build context is not a folder")
+                .with_context("path", folder.display()));
+        }
+        Ok(Self::new(dockerfile, context))
+    }
+
+    /// A request for what was read from a stream, which must be kept until the build has ended: an archive with `file` in it,
+    /// or a Dockerfile.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when a file of an archive is named and the stream was a Dockerfile.
+    pub fn from_stream(stream: &StreamContext, file: Option<&Path>) -> Result<Self> {
+        match (stream, file) {
+            (StreamContext::Dockerfile(text), None) => Ok(Self::new(text.as_str(), BuildContext::Empty)),
+            (StreamContext::Dockerfile(_), Some(_)) => Err(Error::invalid(
+                "the stream is a Dockerfile, not an archive in which a file could be named",
+            )),
+            (StreamContext::Files { folder, .. }, file) => {
+                Ok(Self::from_remote(BuildContext::Folder(folder.path().to_owned()), file))
+            }
         }
     }
 
@@ -223,6 +267,28 @@ pub struct BuildOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_is_for_a_folder_a_text_or_a_stream() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+        let context = || BuildContext::Folder(folder.path().to_owned());
+        let of_folder = BuildRequest::from_context(context(), None).unwrap();
+        assert_eq!(of_folder.dockerfile.as_deref(), Some("FROM scratch\n"));
+        assert_eq!(of_folder.outputs, [Output::store()]);
+        let web = BuildContext::Web("https://x.example/a.tar".to_owned());
+        assert_eq!(BuildRequest::from_context(web.clone(), None).unwrap().context, web);
+        assert!(BuildRequest::from_text("FROM scratch\n", context()).is_ok());
+        let gone = BuildContext::Folder(folder.path().join("gone"));
+        for made in [BuildRequest::from_text("", gone.clone()), BuildRequest::from_context(gone, None)] {
+            assert_eq!(made.unwrap_err().kind(), ErrorKind::NotFound);
+        }
+        let text = StreamContext::Dockerfile("FROM x\n".to_owned());
+        let of_text = BuildRequest::from_stream(&text, None).unwrap();
+        assert_eq!((of_text.dockerfile.as_deref(), of_text.context), (Some("FROM x\n"), BuildContext::Empty));
+        let named = BuildRequest::from_stream(&text, Some(Path::new("file")));
+        assert_eq!(named.unwrap_err().kind(), ErrorKind::Invalid);
+    }
 
     #[test]
     fn an_extra_host_is_one_line_with_an_address() {
