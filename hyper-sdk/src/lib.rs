@@ -7,7 +7,7 @@
 //! - The SDK never reads the environment or the home folder: callers pass paths, clocks and credentials in.
 //! - The SDK never writes to a terminal: callers follow [`progress`] and [`Error`].
 //! - Modules import in one direction: `error digest reference oci private_folder runtime small_file` → `dockerfile …` →
-//!   `sandbox` → `client cache source snapshot exec` → `frontend solve export` → `build`.
+//!   `sandbox` → `client cache source snapshot exec` → `frontend solve export` → `build` → `session`.
 
 pub mod clock;
 pub mod digest;
@@ -46,6 +46,8 @@ pub mod frontend;
 pub mod layer;
 #[cfg(feature = "build")]
 pub mod sandbox;
+#[cfg(feature = "build")]
+pub mod session;
 #[cfg(feature = "build")]
 pub mod snapshot;
 #[cfg(feature = "build")]

@@ -7,6 +7,7 @@
 //!   3  lint client cache source snapshot exec
 //!   4  frontend solve export
 //!   5  build
+//!   6  session
 //! ```
 //!
 //! A room may name a room of an earlier level or of its own, never one of a later level. `testing`, the programs in
@@ -36,6 +37,7 @@ const LEVELS: &[&[&str]] = &[
     &["lint", "client", "cache", "source", "snapshot", "exec"],
     &["frontend", "solve", "export"],
     &["build"],
+    &["session"],
     &["testing", "bin", "lib"],
 ];
 

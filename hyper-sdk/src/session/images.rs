@@ -1,0 +1,270 @@
+//! The images of the local store, and images wherever they are.
+
+use super::Session;
+use crate::client::{LocalImage, Loopback, PushOptions, RemoteImage, SharedClient, copy};
+use crate::oci::Manifest;
+use crate::platform::Platform;
+use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::damage::blame_store;
+use crate::store::{
+    Page, PutManifest, RegistryStoreExt as _, SharedStore, find_local, local_reference, local_repository,
+};
+use crate::{Digest, Error, ErrorKind, Reference, Result, media_type};
+use futures::TryStreamExt as _;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// How deep indexes may contain indexes.
+const MAX_DEPTH: usize = 4;
+/// The largest config that is read.
+const MAX_CONFIG: u64 = 8 << 20;
+
+/// Where an image is looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Location {
+    /// In the local store.
+    #[default]
+    Local,
+    /// At the registry of its name.
+    Remote,
+}
+
+/// A tag of the local store, and what it names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ImageSummary {
+    /// The name as people write it.
+    pub name: String,
+    /// The digest of the manifest or index.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// The platforms that it has images for, as far as they are in the store.
+    pub platforms: Vec<String>,
+    /// When the newest of these images was made.
+    pub created: Option<String>,
+    /// Config and layers of all platforms, in bytes as they are stored.
+    pub size: u64,
+}
+
+/// An image in full.
+#[derive(Clone, Debug)]
+pub struct ImageDetails {
+    /// The name that was asked for.
+    pub reference: Reference,
+    /// The manifest, or the index when no platform was asked for.
+    pub manifest: Manifest,
+    /// The config as it is, when the manifest is that of an image and the config is not larger than 8 MiB.
+    pub config: Option<serde_json::Value>,
+}
+
+impl Session {
+    /// The images of the local store, one for each tag, in the order of their names; those alone whose name contains a text,
+    /// when it is given.
+    ///
+    /// # Errors
+    /// Those of [`Session::store`] and of reading it.
+    pub async fn images(&self, text: Option<&str>) -> Result<Vec<ImageSummary>> {
+        let store = self.store().await?;
+        let mut images = Vec::new();
+        let mut after = None;
+        loop {
+            let page = store.list_repositories(Page { limit: None, after }).await?;
+            for repository in &page.items {
+                for tag in tags(&store, repository).await? {
+                    let name = match local_reference(repository, Some(tag.clone()), None) {
+                        Some(reference) => reference.familiar(),
+                        None => format!("{repository}:{tag}"),
+                    };
+                    if text.is_none_or(|text| name.contains(text)) {
+                        images.push(describe(&store, repository, tag, name).await?);
+                    }
+                }
+            }
+            after = page.items.last().map(ToString::to_string);
+            if !page.more || after.is_none() {
+                return Ok(images);
+            }
+        }
+    }
+
+    /// Finds out who has an image and in which repository. That it is there is not looked at.
+    ///
+    /// # Errors
+    /// Those of [`Session::store`] and [`find_local`], or of [`Session::client`].
+    pub async fn find(&self, image: &Reference, location: Location) -> Result<RemoteImage> {
+        Ok(match location {
+            Location::Local => LocalImage::find(&self.store().await?, image).await?.over_loopback(),
+            Location::Remote => RemoteImage::named(&self.client(image.host())?, image),
+        })
+    }
+
+    /// The manifest that a name stands for; of an index, that of the image for a platform when one is given.
+    ///
+    /// # Errors
+    /// Those of [`Session::find`] and of the client; [`ErrorKind::ManifestUnknown`] when the index has no image for the
+    /// platform.
+    pub async fn manifest(
+        &self,
+        image: &Reference,
+        platform: Option<&Platform>,
+        location: Location,
+    ) -> Result<Manifest> {
+        manifest(&self.find(image, location).await?, platform).await
+    }
+
+    /// The manifest and the config of an image.
+    ///
+    /// # Errors
+    /// Those of [`Session::manifest`]; [`ErrorKind::Corrupt`] when the config in the local store is damaged, which is then
+    /// removed.
+    pub async fn inspect(
+        &self,
+        image: &Reference,
+        platform: Option<&Platform>,
+        location: Location,
+    ) -> Result<ImageDetails> {
+        let found = self.find(image, location).await?;
+        let manifest = manifest(&found, platform).await?;
+        let config = match (config(&found, &manifest).await, location) {
+            (Err(e), Location::Local) => return Err(blame_store(&self.store().await?, e).await),
+            (other, _) => other?,
+        };
+        Ok(ImageDetails { reference: image.clone(), manifest, config })
+    }
+
+    /// Whether there is an image of a name.
+    ///
+    /// # Errors
+    /// Those of [`Session::find`] and of the client; that the image or its repository is unknown is none.
+    pub async fn exists(&self, image: &Reference, location: Location) -> Result<bool> {
+        let found = self.find(image, location).await?;
+        match found.client.resolve(&found.repository, &found.reference).await {
+            Ok(_) => Ok(true),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::ManifestUnknown | ErrorKind::NameUnknown | ErrorKind::NotFound
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Gives an image of the local store one more name, which has a tag and no digest. The blobs are linked, not copied.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a name with a digest; those of the store.
+    pub async fn tag(&self, image: &Reference, name: &Reference) -> Result<()> {
+        let (Some(tag), None) = (name.tag().cloned(), name.digest()) else {
+            return Err(Error::invalid("the new name needs a tag and no digest").with_context("name", name));
+        };
+        let store = self.store().await?;
+        let (from, to) = (find_local(&*store, image).await?, local_repository(name)?);
+        if from == to {
+            let manifest = store.get_manifest(&from, &image.manifest()).await?;
+            store.put_manifest(&to, PutManifest::new(manifest, [tag])).await?;
+        } else {
+            // The same client on both sides: blobs are linked.
+            let client: SharedClient = Arc::new(Loopback::new(store));
+            let from = RemoteImage::new(&client, &from, &image.manifest());
+            let to = RemoteImage::new(&client, &to, &ManifestReference::Tag(tag));
+            copy(&from, &to, &PushOptions::default()).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a name from the local store; a name with a digest removes the image and all of its tags in that repository.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ManifestUnknown`] when it is not there; those of the store.
+    pub async fn remove(&self, image: &Reference) -> Result<()> {
+        let store = self.store().await?;
+        store.delete_manifest(&find_local(&*store, image).await?, &image.manifest()).await
+    }
+}
+
+async fn tags(store: &SharedStore, repository: &RepositoryName) -> Result<Vec<Tag>> {
+    match store.all_tags(repository).await {
+        // Another process removed it meanwhile.
+        Err(e) if e.kind() == ErrorKind::NameUnknown => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+async fn describe(
+    store: &SharedStore,
+    repository: &RepositoryName,
+    tag: Tag,
+    name: String,
+) -> Result<ImageSummary> {
+    let root = store.get_manifest(repository, &tag.into()).await?;
+    let mut image = ImageSummary {
+        name,
+        digest: root.digest().clone(),
+        media_type: root.media_type().to_owned(),
+        platforms: Vec::new(),
+        created: None,
+        size: 0,
+    };
+    let mut queue = vec![(root, 0)];
+    while let Some((manifest, depth)) = queue.pop() {
+        if depth > MAX_DEPTH {
+            return Err(Error::invalid("the indexes are nested too deep").with_context("image", &image.name));
+        }
+        for entry in manifest.index().iter().flat_map(|index| &index.manifests) {
+            // An index may be sparse: what was not pulled is no part of the size.
+            if let Some(child) = store.find_manifest(repository, &entry.digest.clone().into()).await? {
+                queue.push((child, depth + 1));
+            }
+        }
+        let Some(body) = manifest.image() else { continue };
+        image.size += body.config.size + body.layers.iter().map(|layer| layer.size).sum::<u64>();
+        // An artifact has no config of an image.
+        if let Ok(stored) = store.get_image(repository, &manifest.digest().clone().into(), None).await
+            && !stored.config.os.is_empty()
+        {
+            image.platforms.push(stored.config.platform().to_string());
+            image.created = image.created.take().max(stored.config.created);
+        }
+    }
+    image.platforms.sort();
+    Ok(image)
+}
+
+async fn manifest(at: &RemoteImage, platform: Option<&Platform>) -> Result<Manifest> {
+    let mut manifest = at.client.get_manifest(&at.repository, &at.reference).await?;
+    let Some(platform) = platform else { return Ok(manifest) };
+    for _ in 0..MAX_DEPTH {
+        let Some(index) = manifest.index() else { break };
+        let offered = index.manifests.iter().filter_map(|entry| Some((entry, entry.platform.as_ref()?)));
+        let entry = platform.choose(offered).ok_or_else(|| {
+            Error::new(ErrorKind::ManifestUnknown, "the index has no image for this platform")
+                .with_context("platform", platform)
+        })?;
+        manifest = at.client.get_manifest(&at.repository, &entry.digest.clone().into()).await?;
+    }
+    Ok(manifest)
+}
+
+/// The config as it is, when the manifest is of an image.
+async fn config(at: &RemoteImage, manifest: &Manifest) -> Result<Option<serde_json::Value>> {
+    let Some(image) = manifest.image() else { return Ok(None) };
+    let known = [media_type::OCI_CONFIG, media_type::DOCKER_CONFIG];
+    if !known.contains(&image.config.media_type.as_str()) || image.config.size > MAX_CONFIG {
+        return Ok(None);
+    }
+    let mut blob = at.client.get_blob(&at.repository, &image.config.digest, None).await?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = blob.stream.try_next().await? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() as u64 > MAX_CONFIG {
+            return Err(Error::new(ErrorKind::SizeInvalid, "the config is larger than its manifest says")
+                .with_context("digest", &image.config.digest));
+        }
+    }
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| Error::invalid("the config of the image is not JSON").with_source(e))
+}

@@ -1,0 +1,217 @@
+//! A session: a state folder with its local store, the registries, the credentials and the builder, behind one type.
+//!
+//! ```text
+//!   ROOT/          the state folder
+//!     store/       images: a registry store that a server can serve
+//!     scratch/     what is unpacked for one build
+//!     …            caches and snapshots of the builder
+//! ```
+//!
+//! A whole program that builds the folder `.` and keeps the image as `app:1`:
+//!
+//! ```no_run
+//! use hyper_sdk::build::BuildRequest;
+//! use hyper_sdk::progress::Progress;
+//! use hyper_sdk::session::Session;
+//!
+//! fn main() -> hyper_sdk::Result<()> {
+//!     hyper_sdk::exec::init();
+//!     hyper_sdk::runtime::start()?.block_on(async {
+//!         let session = Session::from_variables(|name| std::env::var_os(name))?;
+//!         let mut request = BuildRequest::from_folder(".", None)?;
+//!         request.tags.push("app:1".parse()?);
+//!         session.build(request, &Progress::none()).await?;
+//!         Ok(())
+//!     })
+//! }
+//! ```
+//!
+//! # Invariants
+//! - Nothing is read or written before it is needed: a session of a folder that does not exist can be asked for its path.
+//! - The state folder is closed to other users before anything is put into it. That it was open is a warning in
+//!   [`SessionOptions::progress`].
+
+mod clients;
+mod defaults;
+mod images;
+mod login;
+mod options;
+mod transfers;
+
+pub use defaults::Defaults;
+pub use images::{ImageDetails, ImageSummary, Location};
+pub use login::{Login, login_credentials};
+pub use options::SessionOptions;
+
+use crate::build::{BuildOutput, BuildRequest, Builder as _, LocalBuilder, LocalBuilderOptions, Output};
+use crate::progress::Progress;
+use crate::source::ClientFactory;
+use crate::store::SharedStore;
+use crate::{Error, Result, ResultExt as _, private_folder};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::OnceCell;
+
+/// A state folder, its images, and what is needed to build and move them. Clones are the same session.
+///
+/// ```
+/// use hyper_sdk::session::Session;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// # let folder = tempfile::tempdir()?;
+/// # let folder = folder.path();
+/// let session = Session::builder(folder.join("state")).open()?;
+/// assert!(session.images(None).await?.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Session(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    options: SessionOptions,
+    clients: ClientFactory,
+    /// Whether the state folder was made and closed to other users.
+    opened: OnceLock<()>,
+    store: OnceCell<SharedStore>,
+    builder: OnceCell<Arc<LocalBuilder>>,
+}
+
+impl Session {
+    /// Options for a session in a state folder.
+    pub fn builder(root: impl Into<PathBuf>) -> SessionOptions {
+        SessionOptions::new(root)
+    }
+
+    /// A session as the environment asks for: [`Defaults::from_variables`].
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] when there is no home folder to put the state folder into.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
+        let defaults = Defaults::from_variables(variable);
+        let root = defaults.root.clone().ok_or_else(|| {
+            Error::invalid("there is no home folder to keep images in: name a state folder")
+        })?;
+        SessionOptions::new(root).defaults(defaults).open()
+    }
+
+    fn new(options: SessionOptions) -> Self {
+        let clients = options.clients.clone().unwrap_or_else(|| clients::factory(&options));
+        Self(Arc::new(Inner {
+            options,
+            clients,
+            opened: OnceLock::new(),
+            store: OnceCell::new(),
+            builder: OnceCell::new(),
+        }))
+    }
+
+    /// What the session was opened with. The state folder is absolute.
+    pub fn options(&self) -> &SessionOptions {
+        &self.0.options
+    }
+
+    /// Where the state folder is, or will be.
+    pub fn path(&self) -> &Path {
+        &self.0.options.root
+    }
+
+    /// The state folder, which other users cannot enter from here on. That they could before is a warning.
+    ///
+    /// # Errors
+    /// Those of [`private_folder::open`].
+    pub fn root(&self) -> Result<&Path> {
+        if self.0.opened.get().is_none() {
+            if let Some(warning) = private_folder::open(self.path()).op("open the state folder")?.warning {
+                self.0.options.progress.warn(warning);
+            }
+            let _ = self.0.opened.set(());
+        }
+        Ok(self.path())
+    }
+
+    /// A folder for what is unpacked for one build.
+    ///
+    /// # Errors
+    /// Those of [`Session::root`]; [`crate::ErrorKind::Io`] when it cannot be made.
+    pub fn scratch(&self) -> Result<PathBuf> {
+        let scratch = self.root()?.join("scratch");
+        std::fs::create_dir_all(&scratch).at("cannot make the folder", &scratch)?;
+        Ok(scratch)
+    }
+
+    /// The local store, which a server can serve.
+    ///
+    /// # Errors
+    /// Those of [`Session::root`] and of opening the store.
+    pub async fn store(&self) -> Result<SharedStore> {
+        let open = || async {
+            let root = self.root()?;
+            match &self.0.options.open_store {
+                Some(open) => open.open(root).await,
+                None => open_store(root).await,
+            }
+        };
+        self.0.store.get_or_try_init(open).await.cloned()
+    }
+
+    /// The builder over the state folder and its store.
+    ///
+    /// # Errors
+    /// Those of [`Session::store`] and of [`LocalBuilder::open`].
+    pub async fn local_builder(&self) -> Result<Arc<LocalBuilder>> {
+        let open = || async {
+            let options = self.options();
+            let mut builder =
+                LocalBuilderOptions::new(self.root()?, self.store().await?, self.0.clients.clone());
+            builder.proxy = Some(options.proxies.clone().into());
+            builder.exporters = options.exporters.clone();
+            builder.sources = options.sources.clone();
+            builder.frontends = options.frontends.clone();
+            let builder = match &options.setup {
+                Some(set_up) => set_up.apply(builder),
+                None => builder,
+            };
+            Ok(Arc::new(builder.open()?))
+        };
+        self.0.builder.get_or_try_init(open).await.cloned()
+    }
+
+    /// Builds an image, and keeps it in the local store unless the request has other outputs. Dropping the future cancels:
+    /// see [`crate::build::Builder`].
+    ///
+    /// # Errors
+    /// Those of [`Session::local_builder`] and of [`crate::build::Builder::build`].
+    pub async fn build(&self, request: BuildRequest, progress: &Progress) -> Result<BuildOutput> {
+        self.local_builder().await?.build(request, progress).await
+    }
+
+    /// Reads the text of an output, whose type may be one of the session's exporters: [`Output::parse_with`].
+    ///
+    /// # Errors
+    /// Those of [`Output::parse_with`].
+    pub fn parse_output(&self, text: &str) -> Result<Output> {
+        Output::parse_with(text, self.options().exporters.keys().map(String::as_str))
+    }
+
+    /// The schemes of the session's sources, for [`crate::build::text::named_contexts`].
+    pub fn schemes(&self) -> Vec<&str> {
+        self.options().sources.keys().map(String::as_str).collect()
+    }
+}
+
+#[cfg(feature = "store-sql")]
+async fn open_store(root: &Path) -> Result<SharedStore> {
+    Ok(Arc::new(crate::store::DiskStore::open(root.join("store")).await?))
+}
+
+#[cfg(not(feature = "store-sql"))]
+async fn open_store(_: &Path) -> Result<SharedStore> {
+    Err(Error::unsupported("a session without the feature `store-sql` needs a store of the caller's"))
+}
+
+#[cfg(test)]
+mod tests;

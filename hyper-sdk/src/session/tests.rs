@@ -1,0 +1,186 @@
+//! Sessions over a store in memory and in a folder.
+
+use super::*;
+use crate::client::keychain::{Credentials, StaticKeychain};
+use crate::client::{Loopback, PullOptions, PushOptions, SharedClient};
+use crate::oci::{Descriptor, ImageConfig, ImageIndex, ImageManifest, Manifest};
+use crate::platform::Platform;
+use crate::progress::Event;
+use crate::reference::{Reference, RegistryHost, Tag};
+use crate::store::{MemoryStore, PutManifest, RegistryStoreExt as _, local_repository};
+use crate::{ErrorKind, media_type};
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Mutex;
+
+fn name(text: &str) -> Reference {
+    Reference::parse(text).unwrap()
+}
+
+/// A session with a store in memory, whose registries are another one.
+fn session(folder: &Path, store: &SharedStore, registries: &SharedStore) -> Session {
+    let registries = registries.clone();
+    let clients =
+        ClientFactory::new(move |_| Ok(Arc::new(Loopback::new(registries.clone())) as SharedClient));
+    Session::builder(folder.join("state")).store(store.clone()).clients(clients).open().unwrap()
+}
+
+fn memory() -> SharedStore {
+    Arc::new(MemoryStore::default())
+}
+
+async fn put_image(store: &SharedStore, at: &Reference, architecture: &str) -> Manifest {
+    let repository = local_repository(at).unwrap();
+    let config = ImageConfig::empty(&Platform::new("linux", architecture, None)).to_bytes();
+    let config = store.put_bytes(&repository, media_type::OCI_CONFIG, config.into()).await.unwrap();
+    let layer = store.put_bytes(&repository, media_type::OCI_LAYER, "a layer".into()).await.unwrap();
+    let manifest = Manifest::sniff(ImageManifest::new(config, vec![layer]).to_bytes()).unwrap();
+    let tags = at.tag().cloned();
+    store.put_manifest(&repository, PutManifest::new(manifest.clone(), tags)).await.unwrap();
+    manifest
+}
+
+#[tokio::test]
+async fn images_are_listed_named_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = memory();
+    let session = session(folder.path(), &store, &memory());
+    let app = name("localhost:5000/app:1");
+    let manifest = put_image(&store, &app, "arm64").await;
+    session.tag(&app, &name("localhost:5000/app:2")).await.unwrap();
+    session.tag(&app, &name("other:3")).await.unwrap();
+
+    let images = session.images(None).await.unwrap();
+    let names: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();
+    assert_eq!(names, ["other:3", "localhost:5000/app:1", "localhost:5000/app:2"]);
+    for image in &images {
+        assert_eq!(&image.digest, manifest.digest());
+        assert_eq!(image.platforms, ["linux/arm64"]);
+    }
+    let size = manifest.image().unwrap().config.size + 7;
+    assert_eq!(images[0].size, size);
+    assert_eq!(session.images(Some("other")).await.unwrap().len(), 1);
+
+    let (other, gone) = (name("other:3"), name("other:4"));
+    assert!(session.exists(&other, Location::Local).await.unwrap());
+    assert!(!session.exists(&gone, Location::Local).await.unwrap());
+    assert!(!session.exists(&name("nobody/nothing"), Location::Local).await.unwrap());
+    session.remove(&other).await.unwrap();
+    assert!(!session.exists(&other, Location::Local).await.unwrap());
+    assert_eq!(session.remove(&other).await.unwrap_err().kind(), ErrorKind::ManifestUnknown);
+    let digest = app.at_digest(manifest.digest().clone());
+    assert_eq!(session.tag(&app, &digest).await.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn an_image_is_inspected_for_a_platform() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = memory();
+    let session = session(folder.path(), &store, &memory());
+    let index = name("r.example/many:1");
+    let mut entries = Vec::new();
+    for architecture in ["amd64", "arm64"] {
+        let image = put_image(&store, &name("r.example/many:x"), architecture).await;
+        let platform = Some(Platform::new("linux", architecture, None));
+        entries.push(Descriptor { platform, ..image.descriptor() });
+    }
+    let manifest = Manifest::sniff(ImageIndex::new(entries.clone()).to_bytes()).unwrap();
+    let repository = local_repository(&index).unwrap();
+    store.put_manifest(&repository, PutManifest::new(manifest, [Tag::parse("1").unwrap()])).await.unwrap();
+
+    let whole = session.inspect(&index, None, Location::Local).await.unwrap();
+    assert!(whole.manifest.index().is_some() && whole.config.is_none());
+    let arm = Platform::new("linux", "arm64", None);
+    let one = session.inspect(&index, Some(&arm), Location::Local).await.unwrap();
+    assert_eq!(one.manifest.digest(), &entries[1].digest);
+    assert_eq!(one.config.unwrap()["architecture"], "arm64");
+    let none = Platform::new("linux", "riscv64", None);
+    let e = session.inspect(&index, Some(&none), Location::Local).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::ManifestUnknown);
+    let summary = session.images(Some("many:1")).await.unwrap().remove(0);
+    assert_eq!(summary.platforms, ["linux/amd64", "linux/arm64"]);
+}
+
+#[tokio::test]
+async fn images_travel_between_the_store_and_registries() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, registry) = (memory(), memory());
+    let session = session(folder.path(), &store, &registry);
+    let (app, there) = (name("app:1"), name("r.example/team/app:2"));
+    let manifest = put_image(&store, &app, "amd64").await;
+    let pushed = session.push(&app, &there, &PushOptions::default()).await.unwrap();
+    assert_eq!(&pushed.digest, manifest.digest());
+    assert!(session.exists(&there, Location::Remote).await.unwrap());
+    assert!(!session.exists(&there, Location::Local).await.unwrap());
+
+    let copied = name("other.example/app:3");
+    session.copy(&there, &copied, &PushOptions::default()).await.unwrap();
+    session.pull(&copied, &name("back:4"), &PullOptions::default()).await.unwrap();
+    let back = session.inspect(&name("back:4"), None, Location::Local).await.unwrap();
+    assert_eq!(back.manifest, manifest);
+    let remote = session.inspect(&copied, None, Location::Remote).await.unwrap();
+    assert_eq!(remote.config, back.config);
+}
+
+#[tokio::test]
+async fn nothing_is_made_before_it_is_needed_and_an_open_folder_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
+    let told = warnings.clone();
+    let progress = Progress::new(move |event| {
+        if let Event::Warning { message, .. } = event {
+            told.lock().unwrap().push(message);
+        }
+    });
+    let session = Session::builder(&state).progress(progress).open().unwrap();
+    assert_eq!(session.path(), state);
+    assert!(!state.exists());
+    std::fs::create_dir(&state).unwrap();
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o755)).unwrap();
+    session.store().await.unwrap();
+    session.scratch().unwrap();
+    assert!(state.join("store").is_dir() && state.join("scratch").is_dir());
+    assert_eq!(state.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(warnings.lock().unwrap().len(), 1, "{warnings:?}");
+}
+
+#[tokio::test]
+async fn credentials_come_from_the_keychain_and_then_from_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = |text: &str| RegistryHost::parse(text).unwrap();
+    let given = StaticKeychain::anonymous().with(host("a.example"), Credentials::basic("given", "x"));
+    let session = Session::builder(folder.path().join("state")).config(folder.path()).open().unwrap();
+    let file = session.credentials().unwrap();
+    for at in ["a.example", "b.example"] {
+        file.store(&host(at), None, &Credentials::basic("kept", "y")).await.unwrap();
+    }
+    let both = session.options().clone().keychain(Arc::new(given)).open().unwrap();
+    for (session, of_a) in [(&session, "kept"), (&both, "given")] {
+        for (at, user) in [("a.example", of_a), ("b.example", "kept")] {
+            let found = session.keychain().get(&host(at), None).await.unwrap();
+            assert!(matches!(found, Credentials::Basic { username, .. } if username == user), "{at}");
+        }
+    }
+    assert!(both.logout(&host("b.example")).await.unwrap());
+    assert!(!both.logout(&host("b.example")).await.unwrap());
+    let none = Session::builder(folder.path().join("state")).open().unwrap();
+    assert_eq!(none.logout(&host("b.example")).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(none.keychain().get(&host("a.example"), None).await.unwrap(), Credentials::Anonymous);
+}
+
+#[test]
+fn who_logs_in_has_a_name_and_a_password() {
+    assert!(login_credentials("me", "secret").is_ok());
+    for (user, password) in [("", "x"), ("me", ""), ("me:you", "x")] {
+        let e = login_credentials(user, password).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Invalid, "{user}");
+    }
+}
+
+#[test]
+fn outputs_and_contexts_may_be_of_parts_that_the_session_was_given() {
+    let session = Session::builder("/nowhere").open().unwrap();
+    assert!(session.parse_output("type=ecr,name=x").is_err());
+    assert!(session.schemes().is_empty());
+    assert!(Session::from_variables(|_| None).is_ok() == rustix::process::geteuid().is_root());
+}
