@@ -24,7 +24,7 @@ fn best(work: impl Fn()) -> Duration {
 /// Makes a text of so many lines or parts.
 type Make = Box<dyn Fn(usize) -> String>;
 
-/// Above this the time of twice the input is told as more than linear.
+/// Above this the time of twice the input counts as more than linear.
 const LINEAR: f64 = 2.8;
 /// Shorter times say nothing about growth.
 const MEASURABLE: Duration = Duration::from_micros(300);

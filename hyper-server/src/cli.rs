@@ -28,44 +28,44 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve a folder as a registry
+    /// Serves a folder as a registry
     Serve(ServeArgs),
-    /// Work with configuration files
+    /// Checks and explains configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Print an htpasswd entry for a user, whose password is read from standard input
+    /// Prints an htpasswd entry for a user, whose password is read from standard input
     Htpasswd(HtpasswdArgs),
-    /// Print a script that completes commands and options in a shell
+    /// Prints a script that completes commands and options in a shell
     Completions(CompletionsArgs),
-    /// Print the reference of the program as Markdown
+    /// Prints the reference of the program as Markdown
     #[command(hide = true)]
     Reference,
-    /// Write the manual pages into a folder
+    /// Writes the manual pages into a folder
     #[command(hide = true)]
     Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
 struct ServeArgs {
-    /// Configuration file, TOML; flags go before it
+    /// Configuration file, TOML; flags take precedence over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address and port to listen at; `:5000` is every address, with port 0 the system chooses [default: 127.0.0.1:5000]
+    /// Address and port to listen on; `:5000` means every address, port 0 lets the system choose [default: 127.0.0.1:5000]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<Listen>,
-    /// Folder of the store, made when it does not exist [default: hyperregistry-data]
+    /// Folder of the store, created when it is missing [default: hyperregistry-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// File of users, with bcrypt hashes
     #[arg(long, value_name = "FILE")]
     htpasswd: Option<PathBuf>,
-    /// What callers without credentials may do: none, pull or full [default: full, none with --htpasswd]
+    /// What clients without credentials may do: none, pull or full [default: full, none with --htpasswd]
     #[arg(long, value_name = "ACCESS")]
     anonymous: Option<AnonymousAccess>,
-    /// Refuse everything that writes
+    /// Refuses every write
     #[arg(long)]
     read_only: bool,
-    /// Accept manifests whose blobs or manifests are not there
+    /// Accepts manifests whose blobs or manifests are missing
     #[arg(long)]
     sparse: bool,
     /// Form of the log: text or json [default: text]
@@ -78,9 +78,9 @@ struct ServeArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Check a configuration file and the files that it names
+    /// Checks a configuration file and the files that it names
     Check(CheckArgs),
-    /// Print a configuration file with every key at its default
+    /// Prints a configuration file with every key at its default
     Reference,
 }
 

@@ -69,7 +69,12 @@ fn collect<'a>(leaves: &mut Vec<(String, &'a Command)>, path: &str, command: &'a
 fn section(out: &mut String, path: &str, command: &Command) {
     let is_usual = |a: &Arg| matches!(a.get_id().as_str(), "help" | "version");
     let visible: Vec<&Arg> = command.get_arguments().filter(|a| !a.is_hide_set() && !is_usual(a)).collect();
-    let flags = if visible.iter().any(|a| !a.is_positional()) { " [OPTIONS]" } else { "" };
+    let (required, optional): (Vec<&Arg>, Vec<&Arg>) =
+        visible.iter().filter(|a| !a.is_positional()).partition(|a| a.is_required_set());
+    let mut flags = if optional.is_empty() { String::new() } else { " [OPTIONS]".to_owned() };
+    for flag in required {
+        flags.push_str(&format!(" --{} {}", flag.get_long().unwrap_or_default(), placeholder(flag)));
+    }
     let own: Vec<&Arg> = visible.into_iter().filter(|a| !a.is_global_set()).collect();
     let positionals: String = command.get_positionals().map(|a| format!(" {}", placeholder(a))).collect();
     let _ = writeln!(out, "\n## {path}\n\n{}\n\n```\n{path}{flags}{positionals}\n```", about(command));
@@ -142,10 +147,15 @@ mod tests {
     fn program() -> Command {
         let level = Arg::new("level").long("level").value_name("LEVEL").help("How much").default_value("1");
         let name = Arg::new("name").value_name("NAME").required(true).help("The name");
+        let from = Arg::new("from").long("from").value_name("FILE").required(true).help("The file");
         Command::new("tool")
             .about("Does things")
             .subcommand(Command::new("run").about("Runs").arg(level).arg(name))
-            .subcommand(Command::new("file").about("Files").subcommand(Command::new("check").about("Checks")))
+            .subcommand(
+                Command::new("file")
+                    .about("Files")
+                    .subcommand(Command::new("check").about("Checks").arg(from)),
+            )
             .subcommand(Command::new("secret").about("Hidden").hide(true))
     }
 
@@ -159,7 +169,7 @@ mod tests {
             "```\ntool run [OPTIONS] NAME\n```\n",
             "- `--level LEVEL`: How much. Default: `1`\n",
             "- `NAME`: The name\n",
-            "```\ntool file check\n```\n",
+            "```\ntool file check --from FILE\n```\n",
         ] {
             assert!(page.contains(needle), "{needle}\n{page}");
         }

@@ -36,7 +36,7 @@ fn is_root() -> bool {
     status.lines().any(|l| l.starts_with("Uid:") && l.split_whitespace().nth(2) == Some("0"))
 }
 
-/// Installs the packages whose programs are missing. Failing is no error: the tests then say what they lack.
+/// Installs the packages whose programs are missing. A failure is not an error: the tests then report what is missing.
 pub(crate) fn packages() {
     let mut missing: Vec<&str> =
         PROGRAMS.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
@@ -67,7 +67,7 @@ pub(crate) fn packages() {
     }
 }
 
-/// Gives a machine that is thrown away afterwards an ordinary user with subordinate ids, where it has none.
+/// Makes an ordinary user with subordinate ids on a temporary machine that has none.
 pub(crate) fn user() -> Result<(), String> {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let (users, subordinate) = (read("/etc/passwd"), read("/etc/subuid"));
@@ -89,7 +89,7 @@ fn python_has(module: &str) -> bool {
 /// Makes the Python environment and returns its folder.
 ///
 /// # Errors
-/// What went wrong, when there is no Python or its packages cannot be had.
+/// A message when there is no Python or its packages cannot be installed.
 pub(crate) fn python(install: bool) -> Result<PathBuf, String> {
     let folder = repository::target().join("venv");
     let python = folder.join("bin/python");

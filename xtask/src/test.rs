@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 const SKIPPED: &str = "SKIPPED:";
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     passed: u64,

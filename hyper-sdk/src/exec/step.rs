@@ -200,7 +200,15 @@ fn init(
         sys::loopback_up().context("detail", "loopback interface")?;
     }
     let hostname = spec.hostname.as_deref().unwrap_or("hyper");
-    sys::set_hostname(hostname).context("detail", format!("host name {hostname}"))?;
+    sys::set_hostname(hostname).map_err(|e| match e.kind() {
+        // The first call that the usual filter of a container refuses, though it lets namespaces be made.
+        std::io::ErrorKind::PermissionDenied => Error::unsupported(
+            "cannot set the host name of a step: a container that runs builds must permit the system calls for \
+             namespaces and mounts, and have no masked paths in its /proc",
+        )
+        .with_source(e),
+        _ => Error::from(e).with_context("detail", format!("host name {hostname}")),
+    })?;
 
     let wanted = match spec.security {
         Security::Insecure => DeviceAccess::All,

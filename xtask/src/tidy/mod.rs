@@ -1,16 +1,18 @@
 //! House rules that no compiler lint knows.
 //!
-//! - the top level holds only what the architecture page lists;
+//! - the top level holds only what [`TOP_LEVEL`] lists;
 //! - each `.rs` file opens with a `//!` header;
 //! - no `.rs` or `.py` file is longer than [`LINES`] lines;
 //! - no unfinished business and no path of somebody's machine in any text file;
 //! - the rooms of hyper-sdk import in one direction ([`rooms`]);
 //! - every row of the table of the language names tests that exist ([`features`]);
+//! - every link between documents leads somewhere ([`links`]);
 //! - every dependency is used, and a crate that needs a part of hyper-sdk takes only that part ([`dependencies`]);
 //! - the SDK reads neither the environment nor a home folder, and the adapters do not depend on each other.
 
 mod dependencies;
 mod features;
+mod links;
 mod rooms;
 
 use crate::repository;
@@ -92,6 +94,7 @@ pub(crate) fn run() -> Result<(), String> {
     }
     rooms::check(&texts, &mut breaches);
     features::check(&mut breaches);
+    links::check(&texts, &mut breaches);
     dependencies::check(&texts, &mut breaches);
     for (crate_folder, forbidden) in ADAPTERS {
         let manifest = repository::root().join(crate_folder).join("Cargo.toml");
