@@ -202,6 +202,51 @@ fn a_build_that_fills_the_disk_leaves_nothing_there() {
 }
 
 #[test]
+fn a_source_that_is_larger_than_the_disk_leaves_nothing_there() {
+    let place = Place::new();
+    let Some(disk) = Small::state(&place, "16m") else { return };
+    place.write("context/few", "bytes\n");
+    place.built("FROM scratch\nCOPY few /\n", &[]);
+    let before = disk.files();
+    let (web, endless) = (crate::web::Web::start(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let large = vec![7; 40 << 20];
+    web.file("/large", large.clone(), &[]);
+    let unending = format!("http://{}/unending", endless.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in endless.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            while stream.write_all(&[7; 65_536]).is_ok() {}
+        }
+    });
+    let mut sources = vec![web.url("/large"), unending];
+    if crate::support::find("git").is_some() {
+        web.repositories(&place.join("repositories"));
+        let folder = place.join("repositories/r.git");
+        noise(folder.join("noise"), 40 << 20);
+        for arguments in [
+            &["init", "--quiet"][..],
+            &["add", "."],
+            &["-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "--quiet", "--message=x"],
+        ] {
+            crate::support::succeed(Command::new("git").current_dir(&folder).args(arguments));
+        }
+        sources.push(web.url("/r.git"));
+    }
+    for source in sources {
+        let output = place.build(&format!("FROM scratch\nADD {source} /\n"), &[]).output().unwrap();
+        disk.is_told(&output);
+        assert!(told(&output).contains(&source), "{}", told(&output));
+        // The repository itself is kept, and holds nothing of what did not come.
+        let left: Vec<_> = disk.left_since(&before);
+        let large = left.iter().filter(|path| path.metadata().is_ok_and(|meta| meta.len() > 100_000));
+        assert_eq!(large.count(), 0, "{source}: {left:?}");
+        assert!(disk.free() > 14 << 20, "{source}: {} are free", disk.free());
+    }
+    place.built("FROM scratch\nCOPY few /again\n", &[]);
+}
+
+#[test]
 fn what_is_there_can_be_read_when_nothing_is_free() {
     let place = Place::new();
     let Some(disk) = Small::state(&place, "8m") else { return };

@@ -67,6 +67,34 @@ fn repositories_with_sha_256_objects_are_sources_and_contexts() {
     }
 }
 
+/// A build that is killed ends git in the middle, whose locks would keep the next one from fetching.
+#[test]
+fn what_a_killed_git_left_does_not_stop_the_next_one() {
+    if find("git").is_none() {
+        skip!("there is no git");
+    }
+    let (place, web) = (Place::new(), Web::start());
+    web.repositories(&place.join("repositories"));
+    let folder = place.join("repositories/r.git");
+    repository(&folder, "sha1", "one");
+    let text = format!("FROM scratch\nADD {} /s/\n", web.url("/r.git"));
+    built(&place, place.build(&text, &[]));
+    let kept = std::fs::read_dir(place.join("state/sources/git")).unwrap().map(|entry| entry.unwrap().path());
+    let kept = kept.into_iter().find(|path| path.join("HEAD").is_file()).unwrap();
+    let left =
+        ["shallow.lock", "config.lock", "objects/pack/tmp_pack_Ab12cd", "objects/tmp_objdir-incoming-x/pack"];
+    for name in left {
+        std::fs::create_dir_all(kept.join(name).parent().unwrap()).unwrap();
+        std::fs::write(kept.join(name), "x").unwrap();
+    }
+    std::fs::write(folder.join("file"), "two").unwrap();
+    git(&folder, &["commit", "--quiet", "--all", "--message", "y"]);
+    let out = built(&place, place.build(&text, &[]));
+    assert_eq!(std::fs::read_to_string(out.join("s/file")).unwrap(), "two");
+    let there: Vec<_> = left.iter().filter(|name| kept.join(name).exists()).collect();
+    assert!(there.is_empty(), "{there:?}");
+}
+
 /// Gives out the files of a repository, as a web server does that knows nothing of git.
 fn give_out(web: &Web, name: &str, repository: &Path) {
     git(repository, &["update-server-info"]);

@@ -6,8 +6,8 @@
 //! # Invariants
 //! - The SDK never reads the environment or the home folder: callers pass paths, clocks and credentials in.
 //! - The SDK never writes to a terminal: callers follow [`progress`] and [`Error`].
-//! - Modules import in one direction: `error digest reference oci private_folder runtime small_file` → `dockerfile …` →
-//!   `sandbox` → `client cache source snapshot exec` → `frontend solve export` → `build` → `session`.
+//! - Modules import in one direction: `error digest reference oci private_folder runtime small_file stale_files` →
+//!   `dockerfile …` → `sandbox` → `client cache source snapshot exec` → `frontend solve export` → `build` → `session`.
 
 pub mod clock;
 pub mod digest;
@@ -25,6 +25,7 @@ pub mod progress;
 pub mod reference;
 pub mod runtime;
 pub mod small_file;
+mod stale_files;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

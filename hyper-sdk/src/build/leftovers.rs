@@ -1,28 +1,39 @@
-//! What builds that were killed leave in the folder of the builder: contexts that were being unpacked or fetched.
+//! What builds that were killed leave in the folder of the builder: contexts that were being unpacked or fetched, and
+//! files that were being written.
 
+use crate::stale_files::{self, is_older, is_temporary};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// No build takes longer.
 pub(super) const AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where they lie, and how their names begin.
-const PLACES: [(&str, &str); 3] =
+/// Where folders lie, and how their names begin.
+const FOLDERS: [(&str, &str); 3] =
     [("scratch", "context-"), ("sources/web", ".new-"), ("sources/checkouts", ".new-")];
+
+/// Where files are written under a temporary name before they get theirs.
+const FILES: [&str; 7] = ["", "indexes", "cache", "mounts", "snapshots", "sources/web", "sources/images"];
 
 /// Removes those that are older than `age`. What cannot be removed stays for the next time.
 pub(super) fn sweep(root: &Path, age: Duration) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    for (folder, prefix) in PLACES {
+    for (folder, prefix) in FOLDERS {
         for entry in std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten() {
             let is_one = entry.file_name().to_string_lossy().starts_with(prefix);
             // The time of the last change of the folder itself: archives choose the other one.
             let changed = entry.metadata().map_or(i64::MAX, |meta| meta.ctime());
-            if is_one && changed.saturating_add(age.as_secs() as i64) <= now.as_secs() as i64 {
+            if is_one && is_older(changed, age) {
                 let _ = std::fs::remove_dir_all(entry.path());
             }
         }
+    }
+    for folder in FILES {
+        stale_files::remove(&root.join(folder), age, is_temporary);
+    }
+    // The records of the cache lie one level deeper.
+    for entry in std::fs::read_dir(root.join("cache")).into_iter().flatten().flatten() {
+        stale_files::remove(&entry.path(), age, is_temporary);
     }
 }
 
@@ -33,14 +44,31 @@ mod tests {
     #[test]
     fn only_what_is_old_and_was_being_made_goes() {
         let root = tempfile::tempdir().unwrap();
-        let names =
+        let folders =
             ["scratch/context-a/b", "sources/web/.new-a/b", "sources/checkouts/.new-a", "scratch/other"];
-        for name in names {
+        let files = [
+            ".tmp000000",
+            "indexes/.tmpAAAAAA",
+            "cache/ab/.tmpBBBBBB",
+            "mounts/.tmpcccccc",
+            "snapshots/.tmpDDDDDD",
+            "sources/web/.tmpeeeeee",
+            "sources/images/.tmpffffff",
+            "cache/ab/abcd",
+            "snapshots/layers/1/fs/.tmpgggggg",
+        ];
+        for name in folders {
             std::fs::create_dir_all(root.path().join(name)).unwrap();
         }
+        for name in files {
+            std::fs::create_dir_all(root.path().join(name).parent().unwrap()).unwrap();
+            std::fs::write(root.path().join(name), "x").unwrap();
+        }
         sweep(root.path(), AGE);
-        assert!(names.iter().all(|name| root.path().join(name).exists()));
+        assert!(folders.iter().chain(&files).all(|name| root.path().join(name).exists()));
         sweep(root.path(), Duration::ZERO);
-        assert_eq!(names.map(|name| root.path().join(name).exists()), [false, false, false, true]);
+        assert_eq!(folders.map(|name| root.path().join(name).exists()), [false, false, false, true]);
+        let left = files.map(|name| root.path().join(name).exists());
+        assert_eq!(left, [false, false, false, false, false, false, false, true, true]);
     }
 }

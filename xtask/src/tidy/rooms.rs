@@ -1,7 +1,7 @@
 //! The direction of imports within hyper-sdk.
 //!
 //! ```text
-//!   0  error digest reference oci media_type mode platform clock progress private_folder runtime small_file
+//!   0  error digest reference oci media_type mode platform clock progress private_folder runtime small_file stale_files
 //!   1  dockerfile graph layer store
 //!   2  sandbox
 //!   3  lint client cache source snapshot exec
@@ -31,6 +31,7 @@ const LEVELS: &[&[&str]] = &[
         "private_folder",
         "runtime",
         "small_file",
+        "stale_files",
     ],
     &["dockerfile", "graph", "layer", "store"],
     &["sandbox"],

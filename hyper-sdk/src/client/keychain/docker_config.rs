@@ -14,6 +14,7 @@
 use super::{CredentialHelper, Credentials, Keychain};
 use crate::reference::{DEFAULT_HOST, RegistryHost, RepositoryName};
 use crate::small_file::{self, Kinds};
+use crate::stale_files;
 use crate::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use base64::Engine;
@@ -325,6 +326,15 @@ fn read_file(path: &Path) -> Result<Map<String, Value>> {
     })
 }
 
+/// How the name of a file begins that is being written.
+const STAGED: &str = ".credentials-";
+/// After so long it is not being written any more.
+const ABANDONED: std::time::Duration = std::time::Duration::from_secs(60 * 60);
+
+fn is_staged(name: &str) -> bool {
+    name.strip_prefix(STAGED).is_some_and(|id| crate::store::UploadId::parse(id).is_ok())
+}
+
 fn write_file(path: &Path, file: &Map<String, Value>) -> Result<()> {
     let failed = |e: std::io::Error| Error::io("cannot write the file of credentials", path, e);
     let text = serde_json::to_vec_pretty(file)
@@ -332,8 +342,10 @@ fn write_file(path: &Path, file: &Map<String, Value>) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Whatever the mask of the user: what is kept here is for nobody else.
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    // What a killed process left has credentials in it.
+    stale_files::remove(folder, ABANDONED, is_staged);
     let unique = crate::store::UploadId::random()?;
-    let staged = folder.join(format!(".credentials-{unique}"));
+    let staged = folder.join(format!("{STAGED}{unique}"));
     let write = || {
         let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
         out.write_all(&text)?;
@@ -350,6 +362,22 @@ fn write_file(path: &Path, file: &Map<String, Value>) -> Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    /// A process that is killed while it writes leaves credentials behind.
+    #[tokio::test]
+    async fn what_a_killed_process_left_goes_with_the_next_change() {
+        let (folder, config) = file(serde_json::json!({}));
+        let at = |name: &str| folder.path().join(name);
+        let id = "0123456789abcdef0123456789abcdef";
+        let names = [format!(".credentials-{id}"), ".credentials-mine".to_owned(), format!("{id}.json")];
+        for name in &names {
+            std::fs::write(at(name), "secret").unwrap();
+        }
+        config.store(&host("r.example"), None, &Credentials::basic("a", "b")).await.unwrap();
+        assert!(names.iter().all(|name| at(name).exists()), "one that is young may be in use");
+        stale_files::remove(folder.path(), std::time::Duration::ZERO, is_staged);
+        assert_eq!(names.map(|name| at(&name).exists()), [false, true, true]);
+    }
 
     fn host(text: &str) -> RegistryHost {
         RegistryHost::parse(text).unwrap()

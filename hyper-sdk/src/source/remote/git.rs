@@ -253,6 +253,12 @@ impl Git {
         if self.has(&found.object).await {
             return Ok(());
         }
+        // Of a git that was killed, in this build or another.
+        clear(&self.repository);
+        self.get_missing(found).await.inspect_err(|_| clear(&self.repository))
+    }
+
+    async fn get_missing(&self, found: &Found) -> Result<()> {
         let fetch = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--force"];
         let remote = self.remote.as_str();
         let what = found.name.as_deref().unwrap_or(&found.commit);
@@ -329,7 +335,36 @@ impl Git {
 
 /// Whether git was ended because it did not get on.
 fn is_stuck(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Timeout | ErrorKind::TooLarge)
+    matches!(error.kind(), ErrorKind::Timeout | ErrorKind::TooLarge | ErrorKind::StorageFull)
+}
+
+/// Removes what a git that was ended early leaves in a repository that nobody else works in: packs that it was writing,
+/// objects that it had not taken yet, and its locks, which would keep the next one from writing.
+fn clear(repository: &Path) {
+    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_of = |entry: &std::fs::DirEntry, prefixes: &[&str]| {
+        let name = entry.file_name();
+        prefixes.iter().any(|prefix| name.to_string_lossy().starts_with(prefix))
+    };
+    for (folder, prefixes) in [("objects", &["tmp_", "incoming-"][..]), ("objects/pack", &["tmp_", ".tmp-"])]
+    {
+        for entry in entries(&repository.join(folder)).filter(|entry| is_of(entry, prefixes)) {
+            let _ = remove(&entry.path());
+        }
+    }
+    let mut folders = vec![repository.join("refs")];
+    let mut locks: Vec<PathBuf> = entries(repository).map(|entry| entry.path()).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in entries(&folder) {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                _ => locks.push(entry.path()),
+            }
+        }
+    }
+    for lock in locks.iter().filter(|path| path.extension().is_some_and(|end| end == "lock")) {
+        let _ = remove(lock);
+    }
 }
 
 /// Whether a commit is of a repository with SHA-256 objects.

@@ -1,7 +1,7 @@
 //! How the program `git` is run: with what it is told here, and nothing that the user or the system set for it.
 
 use super::git_watch::{self, Outcome};
-use super::{Inner, make_folder};
+use super::{Inner, make_folder, room};
 use crate::dockerfile::{percent_decode, without_password};
 use crate::graph::GitSource;
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
@@ -243,7 +243,7 @@ impl Git {
     }
 
     async fn output_within(&self, command: &mut Command, most: u64) -> Result<String> {
-        let outcome = git_watch::run(command, self.idle, most).await.map_err(|e| {
+        let outcome = git_watch::run(command, self.idle, most, &self.repository).await.map_err(|e| {
             let missing = e.kind() == std::io::ErrorKind::NotFound;
             let message = if missing {
                 "git repositories are fetched by the program `git`, which is not installed".to_owned()
@@ -263,6 +263,7 @@ impl Git {
                     stuck(ErrorKind::Timeout, "sends too slowly").with_context("seconds", time.as_secs())
                 );
             }
+            Outcome::Full => return Err(room::full(&self.repository, &self.shown)),
             Outcome::TooMuch(limit) => {
                 return Err(
                     stuck(ErrorKind::TooLarge, "has too many branches and tags").with_context("limit", limit)
@@ -276,7 +277,9 @@ impl Git {
         let said = said.trim();
         let from = said.char_indices().rev().nth(TAIL).map_or(0, |(at, _)| at);
         let said = said[from..].lines().map(without_passwords).collect::<Vec<_>>().join("\n");
-        let error = if self.trusted && is_redirect(&said) {
+        let error = if NO_ROOM.iter().any(|text| said.contains(text)) {
+            room::full(&self.repository, &self.shown)
+        } else if self.trusted && is_redirect(&said) {
             let why = "redirects, and a server that redirects gets no credentials: name the final address";
             Error::invalid(format!("{} {why}", self.shown))
         } else {
@@ -296,6 +299,9 @@ impl Git {
         self.output(command.env("GIT_DIR", ".").args(arguments)).await
     }
 }
+
+/// What git says of a full disk.
+const NO_ROOM: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
 
 /// Whether git failed at a redirect that it was told not to follow.
 fn is_redirect(said: &str) -> bool {

@@ -7,11 +7,13 @@
 //!   silence   nothing moves at all:                          idle, then git is killed with all that it started
 //!   pace      less than 1 KiB a second moves, on average:    10 × idle
 //!   output    what git says:                                 64 MiB, and the last 64 KiB of its complaints
+//!   disk      what is free in the folder it writes to:       32 MiB, once as much was moved
 //! ```
 //!
 //! # Invariants
 //! - No process of git outlives the future: dropping it kills the group.
 
+use super::room;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::HashMap;
 use std::io;
@@ -45,13 +47,21 @@ pub(super) enum Outcome {
     Slow(Duration),
     /// More came than the limit of so many bytes.
     TooMuch(u64),
+    /// The disk has no room for more.
+    Full,
 }
 
-/// Runs a command whose standard output and error are pipes. `most` is how many bytes its processes may move.
+/// Runs a command whose standard output and error are pipes. `most` is how many bytes its processes may move, and `folder`
+/// is where they write.
 ///
 /// # Errors
 /// When the command cannot be started, or its pipes cannot be read.
-pub(super) async fn run(command: &mut Command, idle: Duration, most: u64) -> io::Result<Outcome> {
+pub(super) async fn run(
+    command: &mut Command,
+    idle: Duration,
+    most: u64,
+    folder: &Path,
+) -> io::Result<Outcome> {
     let mut child = command.process_group(0).spawn()?;
     let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let mut guard = Group(group);
@@ -69,7 +79,7 @@ pub(super) async fn run(command: &mut Command, idle: Duration, most: u64) -> io:
                 None => Outcome::TooMuch(MAX_OUTPUT as u64),
             })
         }
-        stuck = watch(group, idle, most) => Ok(stuck),
+        stuck = watch(group, idle, most, folder) => Ok(stuck),
     }
 }
 
@@ -107,8 +117,8 @@ async fn tail(from: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Ends when the processes of a group do not get on, or move more than `most` bytes.
-async fn watch(group: Option<Pid>, idle: Duration, most: u64) -> Outcome {
+/// Ends when the processes of a group do not get on, or move more than `most` bytes or than the disk has room for.
+async fn watch(group: Option<Pid>, idle: Duration, most: u64, folder: &Path) -> Outcome {
     let Some(group) = group.map(|pid| pid.as_raw_nonzero().get()) else {
         return std::future::pending().await;
     };
@@ -131,6 +141,9 @@ async fn watch(group: Option<Pid>, idle: Duration, most: u64) -> Outcome {
         }
         if all > most {
             return Outcome::TooMuch(most);
+        }
+        if moved > 0 && room::is_short(folder, all) {
+            return Outcome::Full;
         }
         if last.elapsed() >= idle {
             return Outcome::Silent(idle);
@@ -203,7 +216,7 @@ mod tests {
     }
 
     async fn outcome(script: &str, most: u64) -> Outcome {
-        run(&mut shell(script), Duration::from_millis(400), most).await.unwrap()
+        run(&mut shell(script), Duration::from_millis(400), most, Path::new("/")).await.unwrap()
     }
 
     #[tokio::test]

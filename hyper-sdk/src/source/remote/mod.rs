@@ -22,6 +22,7 @@ mod git_command;
 mod git_watch;
 mod kept;
 mod partial;
+mod room;
 #[cfg(test)]
 mod slow_servers;
 mod web;

@@ -6,7 +6,7 @@
 
 use super::kept::{self, Expected};
 use super::partial::{MAX_FILE, Partial, Whole, seconds};
-use super::{Fetched, Inner, keep, make_folder};
+use super::{Fetched, Inner, keep, make_folder, room};
 use crate::client::patience::{Broken, attempts_to_find};
 use crate::client::tls;
 use crate::digest::Algorithm;
@@ -24,6 +24,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use url::Url;
 
 const ATTEMPTS: u32 = 4;
+/// After so many bytes of a file it is looked whether the disk has room for more.
+const LOOK_EVERY: u64 = 8 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How many lines the head of an answer may have.
 const MAX_HEADERS: usize = 1000;
@@ -282,6 +284,14 @@ impl Download<'_> {
         if is_answer && response.content_length().is_some_and(|length| length > MAX_FILE) {
             return Err(self.fail(ErrorKind::TooLarge, TOO_LARGE));
         }
+        // Before the disk is full of a part.
+        if let (true, Some(length), Some(free)) =
+            (is_answer, response.content_length(), room::free(&self.folder))
+            && length > free
+        {
+            let error = room::full(&self.folder, &self.shown);
+            return Err(error.with_context("size", length).with_context("free", free));
+        }
         let goes_on = status == StatusCode::PARTIAL_CONTENT
             && under_way.as_mut().is_some_and(|partial| partial.go_on(response.headers()));
         match status {
@@ -311,12 +321,20 @@ impl Download<'_> {
             _ => Error::io("cannot write the file", &path, e),
         };
         let mut pace = patience.pace();
+        let (mut taken, mut unlooked) = (0, 0);
         while let Some(chunk) = pace.next(&mut response).await.map_err(|broken| match broken {
             Broken::Late(e) => late(e),
             Broken::Failed(e) => failed(e),
         })? {
             partial.write(&chunk).map_err(unwritten)?;
             self.task.advance(chunk.len() as u64);
+            unlooked += chunk.len() as u64;
+            if unlooked >= LOOK_EVERY {
+                taken += std::mem::take(&mut unlooked);
+                if room::is_short(&self.folder, taken) {
+                    return Err(room::full(&self.folder, &self.shown));
+                }
+            }
         }
         if !partial.is_complete() {
             let what = "gave less of the file than was asked for";

@@ -1,0 +1,52 @@
+//! Temporary files that a killed process left behind.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Removes the regular files of a folder whose names are `is_one`, that this user owns and that have not changed for
+/// `age`. A temporary file is in use for moments, so one that old is in use no more. What cannot be removed stays for the
+/// next time.
+pub(crate) fn remove(folder: &Path, age: Duration, is_one: impl Fn(&str) -> bool) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(meta) = entry.metadata() else { continue };
+        let is_mine = meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw();
+        if is_mine && is_one(&entry.file_name().to_string_lossy()) && is_older(meta.ctime(), age) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether a name is one that the crate `tempfile` gives: `.tmp` and six letters or digits.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let rest = name.strip_prefix(".tmp");
+    rest.is_some_and(|rest| rest.len() == 6 && rest.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+/// Whether a time in seconds since 1970 is at least `age` ago.
+pub(crate) fn is_older(time: i64, age: Duration) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64;
+    time.saturating_add(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)) <= now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_old_files_of_that_name_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = [".tmpAb12cd", ".tmpAb12cd7", ".tmp", "tmpAb12cd", ".tmp-b12cd"];
+        let there = || names.map(|name| folder.path().join(name).exists());
+        for name in names {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        std::fs::create_dir(folder.path().join(".tmpFolder")).unwrap();
+        remove(folder.path(), Duration::from_secs(60), is_temporary);
+        assert_eq!(there(), [true; 5]);
+        remove(folder.path(), Duration::ZERO, is_temporary);
+        assert_eq!(there(), [false, true, true, true, true]);
+        assert!(folder.path().join(".tmpFolder").exists());
+        remove(&folder.path().join("nowhere"), Duration::ZERO, is_temporary);
+    }
+}
