@@ -4,7 +4,7 @@ use crate::interrupt::Signal;
 use crate::render::json;
 use crate::terminal::{paint, tell};
 use hyper_sdk::reference::{DEFAULT_HOST, RegistryHost};
-use hyper_sdk::{Error, ErrorKind};
+use hyper_sdk::{Error, ErrorDetail, ErrorKind, FailedStep, MissingInput};
 use std::error::Error as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -58,8 +58,8 @@ impl Failure {
                 ("hint", "see `hyperbuild --help` and `hyperbuild COMMAND --help`".to_owned()),
             ],
             Self::Work { error, hint: own } => {
-                let mut parts = match error.context_value("step") {
-                    Some(step) => vec![("error", error_of_step(error)), ("step", step.to_owned())],
+                let mut parts = match error.step() {
+                    Some(step) => vec![("error", error_of_step(error, step)), ("step", step.name.clone())],
                     None => vec![("error", error.to_string())],
                 };
                 let mut source = error.source();
@@ -108,16 +108,10 @@ impl Failure {
 }
 
 /// The error of a step in one line, its place in front; the step has a line of its own, and its output was seen.
-fn error_of_step(error: &Error) -> String {
-    let (place, message) = (error.context_value("at"), error.message());
-    let place = place.map(|place| format!("{place}: ")).unwrap_or_default();
-    let known = ["step", "at", "last output", "exit code", "url"];
-    let more: Vec<String> = error
-        .context()
-        .iter()
-        .filter(|(k, _)| !known.contains(k))
-        .map(|(k, v)| format!("{k}: {v}"))
-        .collect();
+fn error_of_step(error: &Error, step: &FailedStep) -> String {
+    let message = error.message();
+    let place = step.origin.as_ref().map(|origin| format!("{origin}: ")).unwrap_or_default();
+    let more: Vec<String> = error.context().iter().map(|(k, v)| format!("{k}: {v}")).collect();
     if more.is_empty() {
         format!("{place}{message}")
     } else {
@@ -125,13 +119,16 @@ fn error_of_step(error: &Error) -> String {
     }
 }
 
-/// What to do about an error, by its kind and context.
+/// What to do about an error, by its kind and details.
 fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
-    let host = host(error);
+    let host = error.registry_host();
+    if let Some(hint) = error.details().find_map(hint_of_detail) {
+        return Some(hint);
+    }
     Some(match error.kind() {
         ErrorKind::Unauthorized | ErrorKind::Denied
             if host.is_none()
-                && let Some(server) = context(error, "url").and_then(server) =>
+                && let Some(server) = error.details().find_map(web_address).and_then(server) =>
         {
             format!("a secret gives the token for the server: --secret id=HTTP_AUTH_TOKEN_{server},env=NAME")
         }
@@ -139,9 +136,6 @@ fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
             Some(host) => format!("log in with `hyperbuild login {host}`"),
             None => "`hyperbuild login` logs in to the registry that wants credentials".to_owned(),
         },
-        ErrorKind::Denied if error.context_value("folder").is_some() => {
-            "another state folder is chosen with --root".to_owned()
-        }
         ErrorKind::Denied if host.is_some() => {
             "the credentials are valid and do not permit this: ask the registry's owner".to_owned()
         }
@@ -149,13 +143,10 @@ fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
             Some(host) => format!("{host} has no such image: check name and tag"),
             None => "`hyperbuild images` lists what the local store has".to_owned(),
         },
-        ErrorKind::Unavailable if error.message().contains("certificate of the registry is not trusted") => {
-            "if it is the right one, name its authority, or itself, with --ca-file FILE".to_owned()
-        }
-        ErrorKind::Unavailable if context(error, "url").is_some() => {
+        ErrorKind::Unavailable if error.details().any(|detail| web_address(detail).is_some()) => {
             "is the server there? Proxies are those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY".to_owned()
         }
-        ErrorKind::Unavailable => match host.as_deref() {
+        ErrorKind::Unavailable => match host {
             Some(host) if host == DEFAULT_HOST => {
                 "is there a network? A name without a host means an image of docker.io".to_owned()
             }
@@ -173,12 +164,12 @@ fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
         {
             "what is damaged in the local store is mended when you build or pull the image again".to_owned()
         }
-        ErrorKind::StorageFull if host.is_none() => match (context(error, "path"), root) {
+        ErrorKind::StorageFull if host.is_none() => match (error.path(), root) {
             (Some(_), Some(root)) if is_below(error, Some(root)) => format!(
                 "the disk of the state folder {} is full: free some space, or choose another folder with --root",
                 root.display()
             ),
-            (Some(path), _) => format!("the disk of {path} is full: free some space"),
+            (Some(path), _) => format!("the disk of {} is full: free some space", path.display()),
             (None, _) => return None,
         },
         ErrorKind::Internal => "this is a defect of Hyper: please report it".to_owned(),
@@ -186,13 +177,11 @@ fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
     })
 }
 
-/// The registry that an error, or one of its causes, is about.
-fn host(error: &Error) -> Option<String> {
-    if let Some(host) = context(error, "host").or_else(|| context(error, "registry")) {
-        return Some(host.to_owned());
+fn web_address(detail: &ErrorDetail) -> Option<&str> {
+    match detail {
+        ErrorDetail::Web { url } => Some(url),
+        _ => None,
     }
-    let manifest = context(error, "manifest").map(hyper_sdk::Reference::parse)?;
-    manifest.ok().map(|name| name.host().to_string())
 }
 
 /// The server of a web address, without the port that its scheme implies.
@@ -202,22 +191,32 @@ fn server(url: &str) -> Option<&str> {
     Some(server.rsplit('@').next().unwrap_or(server)).filter(|server| !server.is_empty())
 }
 
-/// What an error or one of its causes says about something.
-fn context<'a>(error: &'a Error, key: &str) -> Option<&'a str> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(current) = cause {
-        if let Some(value) = current.downcast_ref::<Error>().and_then(|error| error.context_value(key)) {
-            return Some(value);
+/// What to do about something that an error knows, whatever its kind.
+fn hint_of_detail(detail: &ErrorDetail) -> Option<String> {
+    Some(match detail {
+        ErrorDetail::Missing(input) => match input {
+            MissingInput::Permission(name) => format!("permit it with --allow {name}"),
+            MissingInput::Secret(id) => format!("give it with --secret id={id},src=FILE"),
+            MissingInput::SshAgent(id) if id == "default" => "give it with --ssh default".to_owned(),
+            MissingInput::SshAgent(id) => format!("give it with --ssh {id}=SOCKET"),
+            MissingInput::Dockerfile => "name the Dockerfile with --file FILE".to_owned(),
+            MissingInput::ImageName => "give a name with --tag NAME".to_owned(),
+            MissingInput::Epoch => {
+                "give the whole build one time with --source-date-epoch SECONDS".to_owned()
+            }
+            _ => return None,
+        },
+        ErrorDetail::SharedFolder(_) => "another state folder is chosen with --root".to_owned(),
+        ErrorDetail::Registry(registry) if registry.untrusted_certificate => {
+            "if it is the right one, name its authority, or itself, with --ca-file FILE".to_owned()
         }
-        cause = current.source();
-    }
-    None
+        _ => return None,
+    })
 }
 
 /// Whether an error is about a file of the state folder.
 fn is_below(error: &Error, root: Option<&Path>) -> bool {
-    let path = context(error, "path").map(Path::new);
-    matches!((path, root), (Some(path), Some(root)) if path.starts_with(root) || root.starts_with(path))
+    matches!((error.path(), root), (Some(path), Some(root)) if path.starts_with(root) || root.starts_with(path))
 }
 
 fn is_permission(error: &Error) -> bool {
@@ -256,7 +255,8 @@ mod tests {
             [("/home/me/state/store", true), ("/home/me", true), ("/home/me/src/secret", false)]
         {
             let io = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-            let error = Error::io("cannot read the folder", path, io).with_context("step", "COPY . /");
+            let error =
+                Error::io("cannot read the folder", path, io).with_step(FailedStep::new("COPY . /", None));
             let lines = Failure::from(error).lines(false, Some(root));
             assert_eq!(lines.iter().any(|line| line.contains("--root")), hinted, "{lines:?}");
         }
@@ -266,7 +266,7 @@ mod tests {
     fn a_full_disk_is_named_by_its_folder() {
         let full = |path: &str| {
             let io = std::io::Error::from(std::io::ErrorKind::StorageFull);
-            let error = Error::io("cannot write", path, io).with_context("step", "COPY . /");
+            let error = Error::io("cannot write", path, io).with_step(FailedStep::new("COPY . /", None));
             Failure::from(error).lines(false, Some(Path::new("/home/me/state"))).pop().unwrap()
         };
         assert!(full("/home/me/state/store/uploads/1").contains("the state folder /home/me/state is full"));
@@ -275,9 +275,9 @@ mod tests {
 
     #[test]
     fn a_login_hint_names_the_host() {
-        let error = Error::new(ErrorKind::Unauthorized, "no credentials").with_context("host", "r.example");
+        let error = Error::new(ErrorKind::Unauthorized, "no credentials").with_registry("r.example");
         assert_eq!(hint(&error, None).unwrap(), "log in with `hyperbuild login r.example`");
-        let error = Error::new(ErrorKind::Unauthorized, "x").with_context("manifest", "r.example:5/a/b:1");
+        let error = Error::new(ErrorKind::Unauthorized, "x").with_registry("r.example:5");
         let outer = Error::new(ErrorKind::Unauthorized, "outer").with_source(error);
         assert_eq!(hint(&outer, None).unwrap(), "log in with `hyperbuild login r.example:5`");
         let nameless = hint(&Error::new(ErrorKind::Unauthorized, "x"), None).unwrap();
@@ -290,10 +290,30 @@ mod tests {
             ("https://files.example/a/b.tar?x=1", "files.example"),
             ("http://me:***@files.example:81/", "files.example:81"),
         ] {
-            let error = Error::new(ErrorKind::Unauthorized, "x").with_context("url", url);
+            let error = Error::new(ErrorKind::Unauthorized, "x")
+                .with_detail(ErrorDetail::Web { url: url.to_owned() });
             let hint = hint(&error, None).unwrap();
             assert!(hint.contains(&format!("id=HTTP_AUTH_TOKEN_{server},env=")), "{hint}");
         }
+    }
+
+    #[test]
+    fn what_a_request_lacks_is_told_with_its_flag() {
+        let hint_of = |input| hint(&Error::new(ErrorKind::NotFound, "x").with_missing(input), None).unwrap();
+        for (input, flag) in [
+            (MissingInput::Permission("device=v/c=n".into()), "--allow device=v/c=n"),
+            (MissingInput::Secret("key".into()), "--secret id=key,src=FILE"),
+            (MissingInput::SshAgent("default".into()), "--ssh default"),
+            (MissingInput::SshAgent("other".into()), "--ssh other=SOCKET"),
+            (MissingInput::Dockerfile, "--file"),
+            (MissingInput::ImageName, "--tag"),
+            (MissingInput::Epoch, "--source-date-epoch"),
+        ] {
+            assert!(hint_of(input.clone()).contains(flag), "{input:?}");
+        }
+        let outer = Error::new(ErrorKind::Denied, "outer")
+            .with_source(Error::new(ErrorKind::Denied, "x").with_missing(MissingInput::Dockerfile));
+        assert!(hint(&outer, None).unwrap().contains("--file"));
     }
 
     #[test]

@@ -108,8 +108,8 @@ fn index(entries: &str) -> String {
     )
 }
 
-#[test]
-fn a_pull_from_a_hostile_registry_is_an_error_that_says_who_and_what() {
+/// Faults of manifests, each with its name and what the error says.
+fn manifest_faults() -> Vec<(&'static str, Fault, &'static str)> {
     let nested = format!(r#"{{"schemaVersion":2,"x":{}1{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
     let unknown = format!("sha256:{}", "0".repeat(64));
     let lying = format!(
@@ -117,7 +117,7 @@ fn a_pull_from_a_hostile_registry_is_an_error_that_says_who_and_what() {
         Digest::sha256(LAYER),
         hyper_sdk::platform::Platform::host().architecture
     );
-    let faults: Vec<(&str, Fault, &str)> = vec![
+    vec![
         (
             "a manifest without end",
             at("GET", "/manifests/", |_, wire| {
@@ -189,6 +189,12 @@ fn a_pull_from_a_hostile_registry_is_an_error_that_says_who_and_what() {
             ))),
             "platform",
         ),
+    ]
+}
+
+/// Faults of layers, each with its name and what the error says.
+fn layer_faults() -> Vec<(&'static str, Fault, &'static str)> {
+    vec![
         (
             "another layer",
             of_layer(|_, wire| wire.answer(200, "", vec![1; LAYER.len()])),
@@ -236,7 +242,12 @@ fn a_pull_from_a_hostile_registry_is_an_error_that_says_who_and_what() {
             }),
             "does not have this blob",
         ),
-    ];
+    ]
+}
+
+#[test]
+fn a_pull_from_a_hostile_registry_is_an_error_that_says_who_and_what() {
+    let faults = manifest_faults().into_iter().chain(layer_faults());
     std::thread::scope(|scope| {
         for (name, fault, why) in faults {
             scope.spawn(move || {

@@ -131,7 +131,7 @@ fn two_pushes_do_not_share_their_names() {
     assert!(told.contains("needs a name to be pushed"), "{told}");
     let told = build(&place, &["-t=unused:1", "-o=type=cacheonly", "-o=type=image,name=own:1"]);
     let told = String::from_utf8_lossy(&told.stderr).into_owned();
-    assert!(told.contains("the names of --tag are not used"), "{told}");
+    assert!(told.contains("the names of the request are not used"), "{told}");
 }
 
 #[test]

@@ -3,7 +3,12 @@
 //! `Display` is one line and never repeats its source: a frontend prints the chain of [`std::error::Error::source`]
 //! itself and adds hints of its own. No secret is ever put into an error.
 
+mod detail;
+
+pub use detail::{CommandFailure, ErrorDetail, FailedStep, MissingInput, RegistryFailure, TextProblem};
+
 use std::fmt;
+use std::path::Path;
 
 /// The result of everything in the SDK that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -121,6 +126,8 @@ struct Inner {
     retryable: bool,
     op: Option<&'static str>,
     context: Vec<(&'static str, String)>,
+    detail: Option<ErrorDetail>,
+    step: Option<FailedStep>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -138,6 +145,8 @@ impl Error {
             retryable,
             op: None,
             context: Vec::new(),
+            detail: None,
+            step: None,
             source: None,
         }))
     }
@@ -197,6 +206,50 @@ impl Error {
         self.0.context.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_str())
     }
 
+    /// What is known beyond kind and sentence: by this error, or by the nearest of its causes that knows something.
+    ///
+    /// ```
+    /// use hyper_sdk::{CommandFailure, Error, ErrorDetail, ErrorKind};
+    ///
+    /// let failed = Error::new(ErrorKind::CommandFailed, "the command failed with exit code 3")
+    ///     .with_detail(ErrorDetail::Command(CommandFailure::new(3, "no such file\n")));
+    /// if let Some(ErrorDetail::Command(command)) = failed.detail() {
+    ///     assert_eq!((command.exit_code, command.output.trim()), (3, "no such file"));
+    /// }
+    /// ```
+    pub fn detail(&self) -> Option<&ErrorDetail> {
+        self.details().next()
+    }
+
+    /// Every detail of this error and of its causes, the nearest first.
+    pub fn details(&self) -> impl Iterator<Item = &ErrorDetail> {
+        self.chain().filter_map(|error| error.0.detail.as_ref())
+    }
+
+    /// The step of a build that failed.
+    pub fn step(&self) -> Option<&FailedStep> {
+        self.chain().find_map(|error| error.0.step.as_ref())
+    }
+
+    /// The registry that this error or one of its causes is about, as the caller named it.
+    pub fn registry_host(&self) -> Option<&str> {
+        self.details().find_map(|detail| match detail {
+            ErrorDetail::Registry(registry) => registry.host.as_deref(),
+            _ => None,
+        })
+    }
+
+    /// The file or folder that this error or one of its causes is about.
+    pub fn path(&self) -> Option<&Path> {
+        self.chain().find_map(|error| error.context_value("path")).map(Path::new)
+    }
+
+    /// This error and those of its causes that are of this type.
+    fn chain(&self) -> impl Iterator<Item = &Error> {
+        let first: &(dyn std::error::Error + 'static) = self;
+        std::iter::successors(Some(first), |error| cause(*error)).filter_map(|error| error.downcast_ref())
+    }
+
     /// Changes the kind, keeping everything else.
     #[must_use]
     pub fn with_kind(mut self, kind: ErrorKind) -> Self {
@@ -229,6 +282,40 @@ impl Error {
         self
     }
 
+    /// Sets what is known beyond kind and sentence.
+    #[must_use]
+    pub fn with_detail(mut self, detail: ErrorDetail) -> Self {
+        self.0.detail = Some(detail);
+        self
+    }
+
+    /// Says that the request of a build does not give this.
+    #[must_use]
+    pub fn with_missing(self, input: MissingInput) -> Self {
+        self.with_detail(ErrorDetail::Missing(input))
+    }
+
+    /// Names the registry that the error is about, unless it or a cause names one.
+    #[must_use]
+    pub fn with_registry(mut self, host: impl fmt::Display) -> Self {
+        if self.registry_host().is_some() {
+            return self;
+        }
+        match &mut self.0.detail {
+            Some(ErrorDetail::Registry(registry)) => registry.host = Some(host.to_string()),
+            Some(_) => {}
+            none => *none = Some(ErrorDetail::Registry(RegistryFailure::of_host(host.to_string()))),
+        }
+        self
+    }
+
+    /// Names the step of a build that failed. The innermost name wins.
+    #[must_use]
+    pub fn with_step(mut self, step: FailedStep) -> Self {
+        self.0.step.get_or_insert(step);
+        self
+    }
+
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
@@ -243,10 +330,21 @@ impl fmt::Display for Error {
             write!(f, "{op}: ")?;
         }
         f.write_str(&self.0.message)?;
-        for (i, (key, value)) in self.0.context.iter().enumerate() {
-            write!(f, "{}{key}: {value}", if i == 0 { " (" } else { ", " })?;
+        let step = self.0.step.iter().flat_map(|step| {
+            let origin = step.origin.as_deref().map(|origin| ("at", origin));
+            std::iter::once(("step", step.name.as_str())).chain(origin)
+        });
+        let url = match &self.0.detail {
+            Some(ErrorDetail::Web { url }) => Some(("url", url.as_str())),
+            _ => None,
+        };
+        let context = self.0.context.iter().map(|(key, value)| (*key, value.as_str())).chain(url);
+        let mut separator = " (";
+        for (key, value) in context.chain(step) {
+            write!(f, "{separator}{key}: {value}")?;
+            separator = ", ";
         }
-        if !self.0.context.is_empty() {
+        if separator == ", " {
             f.write_str(")")?;
         }
         Ok(())
@@ -260,6 +358,8 @@ impl fmt::Debug for Error {
             .field("op", &self.0.op)
             .field("message", &self.0.message)
             .field("context", &self.0.context)
+            .field("detail", &self.0.detail)
+            .field("step", &self.0.step)
             .field("retryable", &self.0.retryable)
             .field("source", &self.0.source)
             .finish()
@@ -279,6 +379,14 @@ impl From<std::io::Error> for Error {
             Ok(inner) => inner,
             Err(e) => Error::new(kind_of_io(e.kind()), "input or output failed").with_source(e),
         }
+    }
+}
+
+/// What caused an error. That an I/O error carries another one does not make that its source.
+fn cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a (dyn std::error::Error + 'static)> {
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(carried) => Some(carried),
+        None => error.source(),
     }
 }
 
@@ -336,6 +444,35 @@ mod tests {
         let e = Error::io("cannot read the file", "/x", std::io::Error::other("boom")).with_op("build");
         assert_eq!(e.to_string(), "build: cannot read the file (path: /x)");
         assert_eq!(std::error::Error::source(&e).unwrap().to_string(), "boom");
+    }
+
+    #[test]
+    fn details_come_from_the_nearest_cause_that_has_one() {
+        let answer = RegistryFailure::of_answer(401, Some("UNAUTHORIZED".into()));
+        let inner = Error::new(ErrorKind::Unauthorized, "the registry wants credentials")
+            .with_detail(ErrorDetail::Registry(answer))
+            .with_registry("r.example");
+        let text = vec![TextProblem::new("image", "cannot be resolved", "Dockerfile", 2, 6)];
+        let outer = Error::new(ErrorKind::Unauthorized, "x")
+            .with_source(std::io::Error::from(inner))
+            .with_detail(ErrorDetail::Dockerfile(text.clone()))
+            .with_registry("another.example");
+        assert_eq!(outer.detail(), Some(&ErrorDetail::Dockerfile(text)));
+        assert_eq!(outer.registry_host(), Some("r.example"));
+        let Some(ErrorDetail::Registry(registry)) = outer.details().nth(1) else { panic!("{outer:?}") };
+        assert_eq!((registry.status, registry.code.as_deref()), (Some(401), Some("UNAUTHORIZED")));
+        let bare = Error::new(ErrorKind::Unavailable, "x").with_registry("r.example");
+        assert_eq!(bare.registry_host(), Some("r.example"));
+    }
+
+    #[test]
+    fn the_step_stands_at_the_end_of_the_line() {
+        let failed = Error::new(ErrorKind::NotFound, "no such file").with_context("path", "/x");
+        let failed = failed.with_step(FailedStep::new("[2/2] COPY x /", Some("Dockerfile:2".into())));
+        assert_eq!(failed.to_string(), "no such file (path: /x, step: [2/2] COPY x /, at: Dockerfile:2)");
+        let again = failed.with_step(FailedStep::new("other", None));
+        assert_eq!(again.step().unwrap().name, "[2/2] COPY x /");
+        assert_eq!(Error::internal("x").with_source(again).path(), Some(Path::new("/x")));
     }
 
     #[test]

@@ -6,8 +6,17 @@
 //! # Invariants
 //! - The SDK never reads the environment or the home folder: callers pass paths, clocks and credentials in.
 //! - The SDK never writes to a terminal: callers follow [`progress`] and [`Error`].
-//! - Modules import in one direction: `error digest reference oci private_folder runtime small_file stale_files` →
-//!   `dockerfile …` → `sandbox` → `client cache source snapshot exec` → `frontend solve export` → `build` → `session`.
+//! - Modules import in one direction, from a line to those above it, and never in a circle:
+//!
+//! ```text
+//! error digest reference oci media_type mode escape platform clock progress private_folder runtime small_file stale_files
+//!   └▶ dockerfile graph layer store
+//!        └▶ sandbox
+//!             └▶ lint client cache source snapshot exec
+//!                  └▶ frontend solve export
+//!                       └▶ build
+//!                            └▶ session
+//! ```
 
 pub mod clock;
 pub mod digest;
@@ -57,5 +66,8 @@ pub mod solve;
 pub mod source;
 
 pub use digest::Digest;
-pub use error::{Error, ErrorKind, Result, ResultExt};
+pub use error::{
+    CommandFailure, Error, ErrorDetail, ErrorKind, FailedStep, MissingInput, RegistryFailure, Result,
+    ResultExt, TextProblem,
+};
 pub use reference::{Reference, RepositoryName, Tag};

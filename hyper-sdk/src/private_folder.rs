@@ -10,7 +10,7 @@
 //! - Nobody but the user, root and the owner of `/` can put another folder in its place: whoever can write to a folder
 //!   or link on the way to it is one of them, or the folder on the way is sticky and its entry belongs to one of them.
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorDetail, ErrorKind, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawMode, Stat};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -102,7 +102,7 @@ fn close(path: PathBuf) -> Result<PrivateFolder> {
             "the folder belongs to another user ({}): run as that user, or choose a folder of your own",
             user(stat.st_uid)
         );
-        return Err(Error::new(ErrorKind::Denied, message).with_context("folder", path.display()));
+        return Err(shared(message, &path));
     }
     let folder = folder.map_err(|e| failed("cannot open the folder", e))?;
     let mode = stat.st_mode & 0o7777;
@@ -219,11 +219,7 @@ impl Walk {
         let trusts = |uid: u32| self.trusted.contains(&uid);
         let folder = self.at.display();
         let refuse = |why: String| {
-            Err(Error::new(
-                ErrorKind::Denied,
-                format!("another user can put something else in the folder's place: {why}"),
-            )
-            .with_context("folder", whole.display()))
+            Err(shared(format!("another user can put something else in the folder's place: {why}"), whole))
         };
         let (owner, mode) = (self.stat.st_uid, self.stat.st_mode);
         if !trusts(owner) {
@@ -267,6 +263,12 @@ fn names(path: &Path) -> VecDeque<OsString> {
             _ => None,
         })
         .collect()
+}
+
+fn shared(message: String, folder: &Path) -> Error {
+    Error::new(ErrorKind::Denied, message)
+        .with_context("folder", folder.display())
+        .with_detail(ErrorDetail::SharedFolder(folder.to_owned()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Errors of the SDK as Python exceptions.
 
-use hyper_sdk::Error;
+use hyper_sdk::{Error, ErrorDetail};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -21,22 +21,23 @@ fn make(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     Ok(PyErr::from_value(made))
 }
 
-/// The typed details that the error or one of its causes names, by the attribute that they become.
+/// What the error or one of its causes knows, by the attribute that it becomes.
 fn details<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyDict>> {
-    let first: &(dyn std::error::Error + 'static) = error;
-    let causes: Vec<&Error> = std::iter::successors(Some(first), |cause| cause.source())
-        .filter_map(|cause| cause.downcast_ref::<Error>())
-        .collect();
-    let find = |keys: &[&str]| {
-        let values = |key: &&str| causes.iter().find_map(|cause| cause.context_value(key));
-        keys.iter().find_map(values)
-    };
     let details = PyDict::new(py);
-    details.set_item("exit_code", find(&["exit code"]).and_then(|code| code.parse::<i32>().ok()))?;
-    details.set_item("output", find(&["last output"]))?;
-    details.set_item("step", find(&["step"]))?;
-    details.set_item("host", find(&["host", "registry"]))?;
-    details.set_item("status", find(&["status"]).and_then(|status| status.parse::<u16>().ok()))?;
+    details.set_item("step", error.step().map(|step| &step.name))?;
+    details.set_item("host", error.registry_host())?;
+    for detail in error.details() {
+        match detail {
+            ErrorDetail::Command(command) => {
+                details.set_item("exit_code", command.exit_code)?;
+                details.set_item("output", &command.output)?;
+            }
+            ErrorDetail::Registry(registry) if registry.status.is_some() => {
+                details.set_item("status", registry.status)?;
+            }
+            _ => {}
+        }
+    }
     Ok(details)
 }
 

@@ -155,7 +155,7 @@ async fn story(work: &Path, session: &Session, progress: &Progress) -> Result<St
     let again = build(work, &base, &name, &builder_session, progress).await?;
     if let Some(step) = again.steps.iter().find(|s| !s.cached) {
         return Err(Error::internal("the second build ran a step that had not changed")
-            .with_context("step", &step.name));
+            .with_step(hyper_sdk::FailedStep::new(&step.name, None)));
     }
     if image_of(&again)?.digest != image.digest {
         return Err(Error::internal("the second build gave another digest"));

@@ -3,11 +3,12 @@
 use super::contexts::MainContext;
 use super::epoch;
 use super::export::{Exporters, Made, Outputs, describe, refuse_files_of_windows};
+use super::frontend_options::frontend_options;
 use super::local::Engine;
 use super::resolver::BuildResolver;
-use super::{BuildOutput, BuildRequest, DockerfileFrontend, LocalBuilder, NamedContext, Output};
+use super::{BuildOutput, BuildRequest, DockerfileFrontend, LocalBuilder, Output};
 use crate::exec::Devices;
-use crate::frontend::{FrontendOptions, HistoryStep, Lowered, SharedFrontend};
+use crate::frontend::{HistoryStep, Lowered, SharedFrontend};
 use crate::graph::{Graph, VertexId};
 use crate::layer::copy::StatCache;
 use crate::oci::ImageConfig;
@@ -232,26 +233,5 @@ fn unused_tags(request: &BuildRequest) -> Option<String> {
     let mut images = request.outputs.iter().filter(|output| output.has_image()).peekable();
     let has_own = |output: &Output| !output.image.names.is_empty();
     (!request.tags.is_empty() && images.peek().is_some() && images.all(has_own))
-        .then(|| "the names of --tag are not used: every output has a `name` of its own".to_owned())
-}
-
-pub(super) fn frontend_options(request: &BuildRequest) -> FrontendOptions {
-    FrontendOptions {
-        build_args: request.build_args.clone(),
-        aliases: aliases(request),
-        target: request.target.clone(),
-        platform: request.platform.clone(),
-        labels: request.labels.clone(),
-        no_cache: request.no_cache,
-        no_cache_filter: request.no_cache_filter.clone(),
-    }
-}
-
-/// The names that stand for stages.
-fn aliases(request: &BuildRequest) -> std::collections::BTreeMap<String, String> {
-    let stage = |(name, context): (&String, &NamedContext)| match context {
-        NamedContext::Stage(stage) => Some((name.clone(), stage.clone())),
-        _ => None,
-    };
-    request.named_contexts.iter().filter_map(stage).collect()
+        .then(|| "the names of the request are not used: every output has a `name` of its own".to_owned())
 }

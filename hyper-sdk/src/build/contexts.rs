@@ -4,7 +4,7 @@ use super::{BuildContext, BuildRequest};
 use crate::dockerfile::GitReference;
 use crate::layer::copy::{SourceKind, SourceRoot};
 use crate::source::{MainFolder, RemoteSources, StreamContext, git_source, unpack, web_context};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, MissingInput, Result};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -146,6 +146,6 @@ fn dockerfile_in(folder: &Path, file: &Path) -> Result<(PathBuf, String)> {
         return Ok((name.to_path_buf(), text));
     }
     let shown: Vec<String> = names.iter().map(|n| format!("`{}`", n.display())).collect();
-    let message = format!("the build context has no {}: name the Dockerfile with --file", shown.join(", "));
-    Err(Error::new(ErrorKind::NotFound, message))
+    let message = format!("the build context has no {}", shown.join(", "));
+    Err(Error::new(ErrorKind::NotFound, message).with_missing(MissingInput::Dockerfile))
 }

@@ -1,9 +1,9 @@
 //! The builder of this machine: frontend, solver and exporters in this process, commands in its sandbox.
 
-use super::attempt::frontend_options;
 use super::check::{Checked, check_dockerfile};
 use super::contexts::{Contexts, MainContext};
 use super::emptied;
+use super::frontend_options::frontend_options;
 use super::leftovers;
 use super::options::LocalBuilderOptions;
 use super::resolver::BuildResolver;
@@ -30,6 +30,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 const REPAIRS: usize = 8;
 
 /// Builds on this machine, without a daemon.
+///
+/// ```
+/// use hyper_sdk::build::{BuildContext, BuildRequest, Builder as _, LocalBuilder, OutputKind};
+/// use hyper_sdk::client::{HttpClient, SharedClient};
+/// use hyper_sdk::progress::Progress;
+/// use hyper_sdk::source::ClientFactory;
+/// use hyper_sdk::store::MemoryStore;
+/// use std::sync::Arc;
+///
+/// # async fn example(folder: &std::path::Path) -> hyper_sdk::Result<()> {
+/// let clients =
+///     ClientFactory::new(|host| Ok(Arc::new(HttpClient::builder(host.clone()).build()?) as SharedClient));
+/// let store = Arc::new(MemoryStore::default());
+/// let builder = LocalBuilder::builder(folder.join("state"), store, clients).open()?;
+/// let mut request = BuildRequest::new("FROM alpine:3\nRUN apk add make\n", BuildContext::Empty);
+/// request.outputs.push(OutputKind::Local(folder.join("files")).into());
+/// let image = builder.build(request, &Progress::none()).await?.image;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A program that runs commands calls [`crate::exec::init`] first in its `main`.
 #[derive(Debug)]
 pub struct LocalBuilder {
     pub(super) options: LocalBuilderOptions,
@@ -206,6 +228,16 @@ impl LocalBuilder {
     }
 }
 
+impl LocalBuilderOptions {
+    /// Opens the builder: [`LocalBuilder::open`].
+    ///
+    /// # Errors
+    /// Those of [`LocalBuilder::open`].
+    pub fn open(self) -> Result<LocalBuilder> {
+        LocalBuilder::open(self)
+    }
+}
+
 impl fmt::Display for LocalBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "local builder in {}", self.options.root.display())
@@ -217,6 +249,7 @@ impl Builder for LocalBuilder {
     async fn capabilities(&self) -> Result<BuilderCapabilities> {
         let engine = self.engine().await?;
         Ok(BuilderCapabilities {
+            results: true,
             run: true,
             all_owners: engine.executor.capabilities().identity == Identity::Full,
             platforms: vec![Platform::host()],

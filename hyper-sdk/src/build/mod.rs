@@ -14,10 +14,12 @@ mod contexts;
 mod emptied;
 mod epoch;
 mod export;
+mod frontend_options;
 mod leftovers;
 mod local;
 mod options;
 mod output;
+mod output_check;
 mod output_text;
 mod plan;
 mod request;
@@ -42,9 +44,12 @@ use std::fmt::{Debug, Display};
 use std::sync::Arc;
 
 /// What a builder can do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BuilderCapabilities {
+    /// Results are made: steps run, outputs are written, and what was made is found again. Without, a build says what it
+    /// would do.
+    pub results: bool,
     /// RUN steps can be executed.
     pub run: bool,
     /// Files keep every owner that a step gives them; otherwise every file of a RUN step belongs to root.
@@ -56,7 +61,7 @@ pub struct BuilderCapabilities {
 impl BuilderCapabilities {
     /// Builds without RUN steps.
     pub const fn new() -> Self {
-        Self { run: false, all_owners: false, platforms: Vec::new() }
+        Self { results: true, run: false, all_owners: false, platforms: Vec::new() }
     }
 
     /// The same, with RUN steps for these platforms.
@@ -67,11 +72,54 @@ impl BuilderCapabilities {
     }
 
     switches! {
+        results: with_results, without_results;
         all_owners: with_all_owners, without_all_owners;
     }
 }
 
+impl Default for BuilderCapabilities {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Builds images.
+///
+/// The suite in `build::conformance` tests a builder.
+///
+/// # Example
+/// A builder that refuses what runs commands:
+/// ```
+/// use async_trait::async_trait;
+/// use hyper_sdk::build::{BuildOutput, BuildRequest, Builder, BuilderCapabilities, SharedBuilder};
+/// use hyper_sdk::progress::Progress;
+/// use hyper_sdk::{Error, Result};
+/// use std::fmt;
+///
+/// #[derive(Debug)]
+/// struct FilesOnly(SharedBuilder);
+///
+/// impl fmt::Display for FilesOnly {
+///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+///         write!(f, "{}, without commands", self.0)
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl Builder for FilesOnly {
+///     async fn capabilities(&self) -> Result<BuilderCapabilities> {
+///         Ok(BuilderCapabilities::new())
+///     }
+///
+///     async fn build(&self, request: BuildRequest, progress: &Progress) -> Result<BuildOutput> {
+///         let text = request.dockerfile.as_deref().unwrap_or_default();
+///         if text.lines().any(|line| line.trim_start().to_uppercase().starts_with("RUN")) {
+///             return Err(Error::unsupported("RUN is not supported by this builder"));
+///         }
+///         self.0.build(request, progress).await
+///     }
+/// }
+/// ```
 ///
 /// # Guarantees
 /// Object-safe; several builds may run at once, also over one store and one cache folder. Dropping the future of
@@ -79,7 +127,8 @@ impl BuilderCapabilities {
 /// file is left behind.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Invalid`] for a Dockerfile or request that is wrong, with the excerpt in the message;
+/// [`crate::ErrorKind::Invalid`] for a Dockerfile or request that is wrong, with the excerpt in the message and every problem
+/// in the detail;
 /// [`crate::ErrorKind::CommandFailed`] when a RUN step fails; [`crate::ErrorKind::Unsupported`] for what
 /// [`Builder::capabilities`] denies and for what is not implemented, by name.
 #[async_trait]

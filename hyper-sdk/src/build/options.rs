@@ -1,7 +1,5 @@
 //! What a builder of this machine is made of.
 
-use super::LocalBuilder;
-use crate::Result;
 use crate::cache::SharedCache;
 use crate::clock::{SharedClock, SystemClock};
 use crate::exec::{Executor, HelperCommand};
@@ -150,13 +148,5 @@ impl LocalBuilderOptions {
     pub fn exporter(mut self, kind: impl Into<String>, exporter: Arc<dyn Exporter>) -> Self {
         self.exporters.insert(kind.into(), exporter);
         self
-    }
-
-    /// Opens the builder: [`LocalBuilder::open`].
-    ///
-    /// # Errors
-    /// Those of [`LocalBuilder::open`].
-    pub fn open(self) -> Result<LocalBuilder> {
-        LocalBuilder::open(self)
     }
 }

@@ -100,7 +100,7 @@ impl fmt::Display for DryRun {
 #[async_trait]
 impl Builder for DryRun {
     async fn capabilities(&self) -> Result<BuilderCapabilities> {
-        self.0.capabilities().await
+        Ok(self.0.capabilities().await?.without_results())
     }
 
     async fn build(&self, request: BuildRequest, progress: &Progress) -> Result<BuildOutput> {

@@ -7,7 +7,7 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::solve::StepReport;
 use crate::source::StreamContext;
-use crate::{Digest, Error, ErrorKind, Result};
+use crate::{Digest, Error, ErrorKind, MissingInput, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -241,8 +241,9 @@ pub fn find_dockerfile(context: &Path, file: Option<&Path>) -> Result<PathBuf> {
         .ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
-                "there is no Dockerfile, dockerfile or Containerfile in the build context: name one with --file",
+                "there is no Dockerfile, dockerfile or Containerfile in the build context",
             )
+            .with_missing(MissingInput::Dockerfile)
             .with_context("path", context.display())
         })
 }

@@ -328,7 +328,7 @@ enum Found {
 fn said_by(client: &SharedClient, e: Error) -> Error {
     match client.host() {
         Some(host) if !["blob", "registry"].iter().any(|key| e.context_value(key).is_some()) => {
-            e.with_context("registry", host)
+            e.with_context("registry", host).with_registry(host)
         }
         _ => e,
     }

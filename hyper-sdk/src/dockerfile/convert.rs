@@ -9,7 +9,7 @@ use super::instruction::*;
 use super::mount::{self, Mount};
 use super::span::{Spanned, Word};
 use super::suggest::suggestion;
-use super::{duration, stages};
+use super::{duration, words};
 use std::time::Duration;
 
 /// Makes typed instructions, collecting every fault.
@@ -108,7 +108,7 @@ impl Converter<'_> {
         };
         if let Some((r#as, written)) = alias {
             let name = written.value.to_lowercase();
-            if !stages::is_stage_name(&name) {
+            if !words::is_stage_name(&name) {
                 let message = format!("invalid name `{}` for a build stage", written.value);
                 self.diagnostics.push(
                     Diagnostic::error("invalid-stage-name", written.span, message)

@@ -12,7 +12,7 @@
 //! drive the reader's terminal) and clips long lines around the mark.
 
 use super::span::{Source, Span};
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorDetail, ErrorKind, TextProblem};
 use std::fmt::Write as _;
 
 /// How much a diagnostic matters.
@@ -133,6 +133,14 @@ impl Diagnostic {
             .unwrap_or_else(|| Error::new(self.error_kind(), self.message.clone()))
     }
 
+    /// The finding with its place in words, which needs no source.
+    pub fn problem(&self, source: &Source) -> TextProblem {
+        let place = source.position(self.span.start);
+        let mut problem = TextProblem::new(self.code, &self.message, source.name(), place.line, place.column);
+        problem.help.clone_from(&self.help);
+        problem
+    }
+
     fn error_kind(&self) -> ErrorKind {
         if self.unsupported { ErrorKind::Unsupported } else { ErrorKind::Invalid }
     }
@@ -164,7 +172,11 @@ pub fn to_error(diagnostics: &[Diagnostic], source: &Source) -> Option<Error> {
         1 => format!("{} cannot be used: {}", printable(source.name()), printable(&first.message)),
         n => format!("{} cannot be used: {n} errors", printable(source.name())),
     };
-    Some(Error::new(kind, format!("{head}\n{}", render(&errors, source).trim_end())))
+    let problems = errors.iter().map(|d| d.problem(source)).collect();
+    Some(
+        Error::new(kind, format!("{head}\n{}", render(&errors, source).trim_end()))
+            .with_detail(ErrorDetail::Dockerfile(problems)),
+    )
 }
 
 fn first_invalid(errors: &[Diagnostic]) -> ErrorKind {
@@ -311,6 +323,9 @@ error[unknown-flag]: unknown flag
         let error = to_error(&d, &source).unwrap();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.message().contains("one") && error.message().contains("Dockerfile:2:1"), "{error}");
+        let Some(ErrorDetail::Dockerfile(problems)) = error.detail() else { panic!("{error:?}") };
+        let shown: Vec<_> = problems.iter().map(|p| (p.code, p.message.as_str(), p.line, p.column)).collect();
+        assert_eq!(shown, [("x", "one", 1, 1), ("y", "two", 2, 1)]);
         assert!(to_error(&[Diagnostic::warning("x", Span::new(0, 1), "one")], &source).is_none());
     }
 }

@@ -64,9 +64,9 @@ pub use mount::{Mount, MountKind, Sharing, ValueError, parse_device};
 pub use owner::{Owner, Principal};
 pub use scope::{Base, Expansion, GlobalScope};
 pub use span::{Position, Source, Span, Spanned, Word};
-pub use stages::{Dockerfile, Plan, Reference, Stage, StageRef, is_stage_name};
+pub use stages::{Dockerfile, Plan, Reference, Stage, StageRef};
 pub use suggest::{edit_distance, suggestion};
-pub use words::Pair;
+pub use words::{Pair, is_stage_name};
 
 use crate::{Error, Result};
 

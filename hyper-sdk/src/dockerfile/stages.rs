@@ -17,13 +17,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// The most stages that an error lists.
 const MOST_LISTED: usize = 30;
 
-/// Whether a name may be given to a stage: `[a-z][a-z0-9-_.]*`.
-pub fn is_stage_name(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_lowercase())
-        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))
-}
-
 /// A stage: a FROM and what follows it.
 #[derive(Clone, Debug)]
 pub struct Stage {

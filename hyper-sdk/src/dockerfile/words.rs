@@ -16,6 +16,13 @@ pub struct Pair {
     pub equals: bool,
 }
 
+/// Whether a name may be given to a stage: `[a-z][a-z0-9-_.]*`.
+pub fn is_stage_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_lowercase())
+        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))
+}
+
 /// Splits at unquoted white space; quotes and escapes stay in the words.
 pub(crate) fn quoted_words(text: Text<'_>, escape: char) -> Vec<Word> {
     let source = text.as_str();

@@ -13,7 +13,7 @@
 
 use super::{ExecMount, HostOption, MountSource};
 use crate::small_file::{self, Kinds};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, MissingInput, Result};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -266,10 +266,9 @@ impl Devices {
                     |value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"),
                 );
             if !permissions.all && alias.is_none() && !automatic && !permitted.contains(device) {
-                let message = format!(
-                    "RUN --device={name} needs the permission `device`: build with --allow device={device}"
-                );
-                return Err(Error::new(ErrorKind::Denied, message));
+                let message = format!("RUN --device={name} needs the permission `device={device}`");
+                let missing = MissingInput::Permission(format!("device={device}"));
+                return Err(Error::new(ErrorKind::Denied, message).with_missing(missing));
             }
         }
         Ok(found.into_iter().map(str::to_owned).collect())

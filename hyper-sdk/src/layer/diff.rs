@@ -11,9 +11,9 @@
 //!   layer brings all the others along, since a link to a file of a lower layer would be another file.
 
 use super::entry::{Entry, EntryKind, LayerPath};
+use super::file_time::FileTime;
 use super::files::{self, Lowers, failed};
 use super::link_groups::{Inode, LinkGroups, inode, is_linked};
-use super::times::FileTime;
 use super::writer::LayerWriter;
 use crate::{Error, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};

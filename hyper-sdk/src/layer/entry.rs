@@ -7,7 +7,7 @@
 //!   it. The order of plain bytes would put `a.b` between `a` and `a/b`.
 //! - A whiteout carries the path that it hides, not its `.wh.` name: only the tar reader and writer know that name.
 
-use super::times::FileTime;
+use super::file_time::FileTime;
 use crate::{Digest, Error, Result};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;

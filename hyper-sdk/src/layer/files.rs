@@ -2,7 +2,7 @@
 //! in a tree, symlinks and `..` included, leads out of it.
 
 use super::entry::{Entry, EntryKind, LayerPath, escape};
-use super::times::FileTime;
+use super::file_time::FileTime;
 use crate::{Error, ErrorKind, Result};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};

@@ -11,10 +11,10 @@
 //! - Memory is bounded: extended headers above 1 MiB are refused, and those of one entry above 4 MiB together.
 
 use super::entry::{Entry, EntryKind, LayerPath, OPAQUE_NAME, WHITEOUT_PREFIX, escape};
+use super::file_time::FileTime;
 use super::index::{LayerIndex, LayerIndexBuilder};
-use super::times::FileTime;
 use crate::digest::Hasher;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, ResultExt as _};
 use std::collections::BTreeMap;
 use std::io::Read;
 
@@ -24,6 +24,7 @@ const MAX_TRAILER: u64 = 64 << 20;
 const MAX_EXTENDED: u64 = 1 << 20;
 const MAX_EXTENDED_OF_ENTRY: u64 = 4 << 20;
 const MAX_11: u64 = 0o77_777_777_777;
+const SPARSE: &str = "a sparse file in a layer: write the archive without holes";
 const BAD_TIME: &str = "a time in a PAX record of the archive is malformed";
 
 /// Reads the entries of a layer, one after another.
@@ -47,6 +48,13 @@ struct Extended {
     pax: BTreeMap<Vec<u8>, Vec<u8>>,
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
+}
+
+impl Extended {
+    /// The value of a PAX record, unless it is empty.
+    fn record(&self, key: &str) -> Option<&Vec<u8>> {
+        self.pax.get(key.as_bytes()).filter(|value| !value.is_empty())
+    }
 }
 
 impl<R: Read> LayerReader<R> {
@@ -184,120 +192,128 @@ impl<R: Read> LayerReader<R> {
     }
 
     fn entry(&mut self, header: &[u8; BLOCK], extended: &Extended) -> Result<Option<Entry>> {
-        let pax = |key: &str| extended.pax.get(key.as_bytes()).filter(|v| !v.is_empty());
         if extended.pax.keys().any(|k| k.starts_with(b"GNU.sparse.")) {
-            return Err(Error::unsupported("a sparse file in a layer: write the archive without --sparse"));
+            return Err(Error::unsupported(SPARSE));
         }
-        let raw_name = match (pax("path"), &extended.long_name) {
+        let raw_name = match (extended.record("path"), &extended.long_name) {
             (Some(path), _) => path.clone(),
             (None, Some(name)) => name.clone(),
             (None, None) => header_name(header),
         };
-        let raw_link = match (pax("linkpath"), &extended.long_link) {
+        let raw_link = match (extended.record("linkpath"), &extended.long_link) {
             (Some(path), _) => path.clone(),
             (None, Some(name)) => name.clone(),
             (None, None) => c_string(&header[157..257]),
         };
         let path = LayerPath::from_archive(&raw_name)?;
-        let at = |e: Error| e.with_context("entry", &path);
-        let header_size = numeric(&header[124..136]).map_err(at)?;
-        let size = match pax("size") {
-            None => u64::try_from(header_size).map_err(|_| at(damaged("an entry has a negative size")))?,
-            Some(text) => {
-                let size = decimal(text).map_err(at)?;
-                let agrees = u64::try_from(header_size)
-                    .is_ok_and(|h| h == size || h == 0 || (h == MAX_11 && size > MAX_11));
-                if !agrees {
-                    return Err(at(damaged(
-                        "the header and the PAX record of an entry disagree about its size",
-                    )));
-                }
-                size
-            }
-        };
-        if i64::try_from(size).is_err() {
-            return Err(at(damaged("an entry has an impossible size")));
-        }
-        let id = |key: &'static str, field: std::ops::Range<usize>| -> Result<u32> {
-            let value = match pax(key) {
-                Some(text) => decimal(text)?,
-                None => numeric(&header[field])?.try_into().unwrap_or(u64::MAX),
-            };
-            u32::try_from(value).map_err(|_| damaged("an entry has an impossible owner"))
-        };
-        let (uid, gid) = (id("uid", 108..116).map_err(at)?, id("gid", 116..124).map_err(at)?);
-        let mode = (numeric(&header[100..108]).map_err(at)? & 0o7777) as u32;
-        let FileTime { seconds: mtime, nanoseconds } = match pax("mtime") {
-            Some(text) => file_time(text).ok_or_else(|| at(damaged(BAD_TIME)))?,
-            None => FileTime::of(numeric(&header[136..148]).map_err(at)?),
-        };
-        let device = |field: std::ops::Range<usize>| -> Result<u32> {
-            numeric(&header[field])?
-                .try_into()
-                .map_err(|_| damaged("an entry has an impossible device number"))
-        };
-        let mut xattrs = BTreeMap::new();
-        for (key, value) in &extended.pax {
-            // libarchive writes its own percent- and base64-encoded copy beside the SCHILY one.
-            if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                xattrs.insert(name.to_vec(), value.clone());
-            } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
-                let name = percent_decoded(name).map_err(at)?;
-                let value = base64_decoded(value).map_err(at)?;
-                xattrs.entry(name).or_insert(value);
-            }
-        }
-        if xattrs.keys().any(|n| n.is_empty() || n.len() > 255 || n.contains(&0)) {
-            return Err(at(damaged("an entry has an impossible extended attribute")));
-        }
-        // Such would steer the overlay that the layer is unpacked for.
-        xattrs.retain(|name, _| !super::files::is_overlay_xattr(name));
-        let mut data = 0;
-        let kind = match header[156] {
-            b'0' | 0 | b'7' if raw_name.ends_with(b"/") && header[156] != b'7' => EntryKind::Directory,
-            b'0' | 0 | b'7' => {
-                data = size;
-                EntryKind::File { size, digest: None }
-            }
-            b'1' => EntryKind::Hardlink { target: LayerPath::from_archive(&raw_link).map_err(at)? },
-            b'2' => {
-                if raw_link.is_empty() || raw_link.len() > super::entry::MAX_PATH || raw_link.contains(&0) {
-                    return Err(at(damaged("a symlink has an empty, overlong or impossible target")));
-                }
-                EntryKind::Symlink { target: raw_link }
-            }
-            b'3' => EntryKind::CharDevice {
-                major: device(329..337).map_err(at)?,
-                minor: device(337..345).map_err(at)?,
-            },
-            b'4' => EntryKind::BlockDevice {
-                major: device(329..337).map_err(at)?,
-                minor: device(337..345).map_err(at)?,
-            },
-            b'5' => EntryKind::Directory,
-            b'6' => EntryKind::Fifo,
-            b'S' => {
-                return Err(at(Error::unsupported(
-                    "a sparse file in a layer: write the archive without --sparse",
-                )));
-            }
-            other => {
-                return Err(at(Error::unsupported(format!("a tar entry of type `{}`", escape(&[other])))));
-            }
-        };
+        let (mut entry, data) =
+            read_entry(header, extended, &raw_name, raw_link, &path).context("entry", &path)?;
+        entry.path = path;
         self.left = data;
         self.padding = padding(data);
-        if let EntryKind::Hardlink { target } = &kind
-            && (target.is_root() || *target == path)
-        {
-            return Err(at(damaged("a hardlink names itself or the root")));
-        }
-        if path.is_root() && kind != EntryKind::Directory {
+        if entry.path.is_root() && entry.kind != EntryKind::Directory {
             return Err(damaged("the root of the archive is no directory"));
         }
-        let mut entry = Entry { path, kind, mode, uid, gid, mtime, nanoseconds, xattrs };
         Ok(if whiteout(&mut entry)? { Some(entry) } else { None })
     }
+}
+
+/// The entry that a header and its extended headers describe, still without its path, and how long its data is.
+fn read_entry(
+    header: &[u8; BLOCK],
+    extended: &Extended,
+    raw_name: &[u8],
+    raw_link: Vec<u8>,
+    path: &LayerPath,
+) -> Result<(Entry, u64)> {
+    let size = size_of(header, extended)?;
+    let id = |key: &'static str, field: std::ops::Range<usize>| -> Result<u32> {
+        let value = match extended.record(key) {
+            Some(text) => decimal(text)?,
+            None => numeric(&header[field])?.try_into().unwrap_or(u64::MAX),
+        };
+        u32::try_from(value).map_err(|_| damaged("an entry has an impossible owner"))
+    };
+    let (uid, gid) = (id("uid", 108..116)?, id("gid", 116..124)?);
+    let mode = (numeric(&header[100..108])? & 0o7777) as u32;
+    let FileTime { seconds: mtime, nanoseconds } = match extended.record("mtime") {
+        Some(text) => file_time(text).ok_or_else(|| damaged(BAD_TIME))?,
+        None => FileTime::of(numeric(&header[136..148])?),
+    };
+    let xattrs = xattrs_of(extended)?;
+    let device = |field: std::ops::Range<usize>| -> Result<u32> {
+        numeric(&header[field])?.try_into().map_err(|_| damaged("an entry has an impossible device number"))
+    };
+    let mut data = 0;
+    let kind = match header[156] {
+        b'0' | 0 if raw_name.ends_with(b"/") => EntryKind::Directory,
+        b'0' | 0 | b'7' => {
+            data = size;
+            EntryKind::File { size, digest: None }
+        }
+        b'1' => EntryKind::Hardlink { target: LayerPath::from_archive(&raw_link)? },
+        b'2' => {
+            if raw_link.is_empty() || raw_link.len() > super::entry::MAX_PATH || raw_link.contains(&0) {
+                return Err(damaged("a symlink has an empty, overlong or impossible target"));
+            }
+            EntryKind::Symlink { target: raw_link }
+        }
+        b'3' => EntryKind::CharDevice { major: device(329..337)?, minor: device(337..345)? },
+        b'4' => EntryKind::BlockDevice { major: device(329..337)?, minor: device(337..345)? },
+        b'5' => EntryKind::Directory,
+        b'6' => EntryKind::Fifo,
+        b'S' => return Err(Error::unsupported(SPARSE)),
+        other => return Err(Error::unsupported(format!("a tar entry of type `{}`", escape(&[other])))),
+    };
+    if let EntryKind::Hardlink { target } = &kind
+        && (target.is_root() || target == path)
+    {
+        return Err(damaged("a hardlink names itself or the root"));
+    }
+    let path = LayerPath::root();
+    Ok((Entry { path, kind, mode, uid, gid, mtime, nanoseconds, xattrs }, data))
+}
+
+/// How long the data of an entry is, which header and PAX record agree about.
+fn size_of(header: &[u8; BLOCK], extended: &Extended) -> Result<u64> {
+    let header_size = numeric(&header[124..136])?;
+    let size = match extended.record("size") {
+        None => u64::try_from(header_size).map_err(|_| damaged("an entry has a negative size"))?,
+        Some(text) => {
+            let size = decimal(text)?;
+            let agrees = u64::try_from(header_size)
+                .is_ok_and(|h| h == size || h == 0 || (h == MAX_11 && size > MAX_11));
+            if !agrees {
+                return Err(damaged("the header and the PAX record of an entry disagree about its size"));
+            }
+            size
+        }
+    };
+    if i64::try_from(size).is_err() {
+        return Err(damaged("an entry has an impossible size"));
+    }
+    Ok(size)
+}
+
+/// The extended attributes of an entry.
+fn xattrs_of(extended: &Extended) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut xattrs = BTreeMap::new();
+    for (key, value) in &extended.pax {
+        // libarchive writes its own percent- and base64-encoded copy beside the SCHILY one.
+        if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+            xattrs.insert(name.to_vec(), value.clone());
+        } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
+            let name = percent_decoded(name)?;
+            let value = base64_decoded(value)?;
+            xattrs.entry(name).or_insert(value);
+        }
+    }
+    if xattrs.keys().any(|n| n.is_empty() || n.len() > 255 || n.contains(&0)) {
+        return Err(damaged("an entry has an impossible extended attribute"));
+    }
+    // Such would steer the overlay that the layer is unpacked for.
+    xattrs.retain(|name, _| !super::files::is_overlay_xattr(name));
+    Ok(xattrs)
 }
 
 impl<R: Read> Read for LayerReader<R> {

@@ -18,39 +18,14 @@
 //! The file is known by its SHA-256.
 
 use super::entry::{Entry, EntryKind, LayerPath};
+use super::file_time::FileTime;
 use super::index_format::{Input, corrupt, put, put_bytes, put_signed};
 use crate::{Digest, Error, Result};
-use serde::{Deserialize, Serialize};
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 const MAGIC: &[u8; 8] = b"HYPERTIM";
 const VERSION: u8 = 1;
 const SECOND: u32 = 1_000_000_000;
-
-/// A time of a file, to the nanosecond.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct FileTime {
-    /// Whole seconds since 1970, rounded down.
-    pub seconds: i64,
-    /// The rest, below a second.
-    pub nanoseconds: u32,
-}
-
-impl FileTime {
-    /// A time of whole seconds since 1970.
-    pub const fn of(seconds: i64) -> Self {
-        Self { seconds, nanoseconds: 0 }
-    }
-
-    /// The time now.
-    pub fn now() -> Self {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(Self::of(0), |since| Self {
-            seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-            nanoseconds: since.subsec_nanos(),
-        })
-    }
-}
 
 /// The true times of the entries of a layer, by path.
 ///

@@ -12,9 +12,6 @@ use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use futures::StreamExt as _;
 use std::sync::{Arc, PoisonError};
 
-/// How many layers are pulled at once.
-pub(super) const PARALLEL: usize = 4;
-
 impl SolveContext {
     /// Makes sure that the blobs of all layers of a chain are in the store.
     pub(crate) async fn bring_all(&self, chain: &Chain) -> Result<()> {

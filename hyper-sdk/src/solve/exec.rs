@@ -7,7 +7,7 @@ use crate::digest::Hasher;
 use crate::exec::{ExecSpec, LogSink, Network, Security};
 use crate::graph::{ExecOp, InputIndex, Mount, MountKind, NetworkMode, Op, Sharing, Vertex};
 use crate::progress::Task;
-use crate::{Digest, Error, ErrorKind, Result};
+use crate::{CommandFailure, Digest, Error, ErrorDetail, ErrorKind, MissingInput, Result};
 use std::sync::Arc;
 
 impl SolveContext {
@@ -75,9 +75,9 @@ impl SolveContext {
     /// Refuses what the Dockerfile may not do by itself, also where the result is in the cache.
     fn check_permissions(&self, exec: &ExecOp) -> Result<()> {
         let needs = |what: &str, permission: &str| {
-            let message =
-                format!("{what} needs the permission `{permission}`: build with --allow {permission}");
-            Err(Error::new(ErrorKind::Denied, message))
+            let message = format!("{what} needs the permission `{permission}`");
+            let missing = MissingInput::Permission(permission.to_owned());
+            Err(Error::new(ErrorKind::Denied, message).with_missing(missing))
         };
         if exec.security == crate::graph::Security::Insecure && !self.allow_insecure {
             return needs("RUN --security=insecure", "security.insecure");
@@ -163,8 +163,7 @@ impl SolveContext {
                 ErrorKind::CommandFailed,
                 format!("the command failed with exit code {}", status.code),
             )
-            .with_context("exit code", status.code)
-            .with_context("last output", log.tail())),
+            .with_detail(ErrorDetail::Command(CommandFailure::new(status.code, log.tail())))),
             Err(e) => Err(e),
         };
         let kept = made
@@ -212,8 +211,9 @@ fn keyed(exec: &ExecOp, mounts: &[&Mount]) -> Op {
 pub(super) fn missing_secret(id: &str) -> Error {
     Error::new(
         ErrorKind::NotFound,
-        format!("the secret `{id}` is required: give it with --secret id={id},src=FILE"),
+        format!("the secret `{id}` is required, and the request does not give it"),
     )
+    .with_missing(MissingInput::Secret(id.to_owned()))
 }
 
 pub(super) fn input_value(inputs: &[Value], input: InputIndex) -> Result<&Value> {

@@ -2,8 +2,7 @@
 
 use super::exec::{input_value, threads};
 use super::step::Keys;
-use super::times::Planned;
-use super::value::{Chain, Layer, LayerTimes, Value, unmade};
+use super::value::{Chain, Layer, LayerTimes, Planned, Value, unmade};
 use super::{SolveContext, blocking};
 use crate::digest::Hasher;
 use crate::graph::{CopyAction, FileAction, FileOp};

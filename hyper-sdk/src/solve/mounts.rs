@@ -9,7 +9,7 @@ use crate::graph::{CacheOwner, ExecOp, InputIndex, Mount, MountKind, Sharing};
 use crate::layer::copy::{CopySpec, EmptyDestination, Planner, SourceRoot};
 use crate::layer::{FileTime, LayerWriter};
 use crate::snapshot::UnpackOptions;
-use crate::{Digest, Error, ErrorKind, Result};
+use crate::{Digest, Error, ErrorKind, MissingInput, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
 use std::io::{BufWriter, Seek, Write};
@@ -262,15 +262,10 @@ impl SolveContext {
             MountKind::Ssh { id, required, mode, uid, gid } => match self.ssh.get(id) {
                 Some(path) => MountSource::Socket { path: path.clone(), mode: *mode, uid: *uid, gid: *gid },
                 None if *required => {
-                    let flag = if id == "default" {
-                        "--ssh default".to_owned()
-                    } else {
-                        format!("--ssh {id}=SOCKET")
-                    };
-                    return Err(Error::new(
-                        ErrorKind::NotFound,
-                        format!("the ssh agent `{id}` is required: give it with {flag}"),
-                    ));
+                    let message =
+                        format!("the ssh agent `{id}` is required, and the request does not give it");
+                    return Err(Error::new(ErrorKind::NotFound, message)
+                        .with_missing(MissingInput::SshAgent(id.clone())));
                 }
                 None => return Ok(None),
             },

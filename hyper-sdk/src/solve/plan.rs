@@ -2,8 +2,7 @@
 //! layer is pulled.
 
 use super::step::at_step;
-use super::times::Planned;
-use super::value::{Chain, Layer, LayerTimes, Value};
+use super::value::{Chain, Layer, LayerTimes, Planned, Value};
 use super::{SolveContext, Solver};
 use crate::graph::{FileAction, MountKind, Op, Vertex, VertexId};
 use crate::store::RegistryStoreExt as _;

@@ -29,7 +29,7 @@ impl SolveContext {
     /// A layer with other times in it: found, or made.
     async fn retimed(&self, layer: &Layer) -> Result<Layer> {
         let Some(times) = self.times(layer.times.as_ref()) else {
-            let message = "the times of the files of a cached layer are not known: build once with --no-cache, or \
+            let message = "the times of the files of a cached layer are not known: build once without the cache, or \
                            leave `rewrite-timestamp=false` out";
             return Err(Error::new(ErrorKind::NotFound, message).with_context("layer", &layer.diff_id));
         };

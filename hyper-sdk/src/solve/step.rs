@@ -1,8 +1,7 @@
 //! One step: its keys, its record in the cache, and what all steps of a graph share.
 
 use super::options::{EpochChoice, SolverBackends, SolverOptions};
-use super::times::Planned;
-use super::value::{Chain, Layer, LayerTimes, Value};
+use super::value::{Chain, Layer, LayerTimes, Planned, Value};
 use super::{Failed, Solving, StepReport};
 use crate::cache::{CacheRecord, SharedCache};
 use crate::digest::Hasher;
@@ -17,7 +16,7 @@ use crate::snapshot::SharedSnapshotter;
 use crate::source::{Opened, Sources};
 use crate::store::damage::Damage;
 use crate::store::{RegistryStoreExt as _, SharedStore};
-use crate::{Digest, Error, ErrorKind, Result};
+use crate::{Digest, Error, ErrorKind, FailedStep, Result};
 use futures::future::{BoxFuture, WeakShared};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -25,6 +24,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 /// The repository of the local store that keeps the layers of sources that have none of their own.
 const SOURCES_REPOSITORY: &str = "hyper.local/sources";
+
+/// How many layers are pulled at once.
+const PULLS: usize = 4;
 
 /// A vertex that is being solved, which does not keep it so.
 type WeakSolving = WeakShared<BoxFuture<'static, std::result::Result<Value, Failed>>>;
@@ -137,7 +139,7 @@ impl SolveContext {
             damage: options.damage,
             progress: options.progress,
             commands: tokio::sync::Semaphore::new(options.parallel.unwrap_or(processors.max(4))),
-            pulls: tokio::sync::Semaphore::new(super::bring::PARALLEL),
+            pulls: tokio::sync::Semaphore::new(PULLS),
             brought: Mutex::default(),
             indexes: tokio::sync::Mutex::default(),
         }
@@ -329,9 +331,5 @@ pub(super) fn failed<T>(vertex: &Vertex, task: Task, error: Error) -> Result<T> 
 
 /// The error of a step, with which step it was, and where it was asked for.
 pub(super) fn at_step(vertex: &Vertex, error: Error) -> Error {
-    let error = error.with_context("step", &vertex.name);
-    match &vertex.origin {
-        Some(origin) => error.with_context("at", origin),
-        None => error,
-    }
+    error.with_step(FailedStep::new(&vertex.name, vertex.origin.as_ref().map(ToString::to_string)))
 }

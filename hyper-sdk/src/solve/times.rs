@@ -7,28 +7,11 @@
 
 use super::SolveContext;
 use super::value::LayerTimes;
-use crate::layer::{EntryTimes, FileTime, TimesTable};
+use crate::layer::{FileTime, TimesTable};
 use crate::{Digest, Error, Result};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// The times of the files that a step takes from a context, and the one that stands for what has no source.
-#[derive(Debug)]
-pub(super) struct Planned {
-    pub(super) times: EntryTimes,
-    pub(super) made: FileTime,
-}
-
-impl Planned {
-    /// The times of the layer that the cache has, which was made at `first`.
-    ///
-    /// The files have those that they have now, and not those of the build that made the layer: another content may have
-    /// been in their place meanwhile, and tools compare times.
-    pub(super) fn of_cached(self, first: Option<FileTime>) -> LayerTimes {
-        LayerTimes::Table(Arc::new(self.times.table(self.made, first)))
-    }
-}
 
 impl SolveContext {
     /// The time of what a step makes now: never before the epoch, so that in the layer it has that.

@@ -1,8 +1,8 @@
 //! What vertices come to: chains of layers, and folders.
 
 use crate::digest::Hasher;
-use crate::layer::TimesTable;
 use crate::layer::copy::SourceRoot;
+use crate::layer::{EntryTimes, FileTime, TimesTable};
 use crate::oci::Descriptor;
 use crate::source::LayerOrigin;
 use crate::{Digest, Error, RepositoryName};
@@ -53,6 +53,23 @@ impl LayerTimes {
 impl PartialEq for LayerTimes {
     fn eq(&self, other: &Self) -> bool {
         self.digest() == other.digest()
+    }
+}
+
+/// The times of the files that a step takes from a context, and the one that stands for what has no source.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) times: EntryTimes,
+    pub(super) made: FileTime,
+}
+
+impl Planned {
+    /// The times of the layer that the cache has, which was made at `first`.
+    ///
+    /// The files have those that they have now, and not those of the build that made the layer: another content may have
+    /// been in their place meanwhile, and tools compare times.
+    pub(super) fn of_cached(self, first: Option<FileTime>) -> LayerTimes {
+        LayerTimes::Table(Arc::new(self.times.table(self.made, first)))
     }
 }
 

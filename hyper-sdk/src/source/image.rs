@@ -17,7 +17,7 @@ use crate::store::damage::Damage;
 use crate::store::{
     BlobReader, PutManifest, RegistryStoreExt as _, SharedStore, base_repository, local_repository,
 };
-use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
+use crate::{Digest, Error, ErrorDetail, ErrorKind, Result, ResultExt as _};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt as _;
@@ -87,8 +87,9 @@ impl ClientFactory {
 
 /// Whether an error tells what a server answered.
 fn is_answer(error: &Error) -> bool {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
-    causes.filter_map(|e| e.downcast_ref::<Error>()).any(|e| e.context_value("status").is_some())
+    error
+        .details()
+        .any(|detail| matches!(detail, ErrorDetail::Registry(registry) if registry.status.is_some()))
 }
 
 impl fmt::Debug for ClientFactory {

@@ -4,8 +4,8 @@
 //! [`damage`](super::damage) at its `digest`.
 
 use super::UploadId;
+use super::edge::{Edge, EdgeKind};
 use super::local_name::shown;
-use super::meta::{Edge, EdgeKind};
 use crate::oci::Manifest;
 use crate::reference::{RepositoryName, Tag};
 use crate::{Digest, Error, ErrorKind};

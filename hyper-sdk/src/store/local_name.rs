@@ -35,7 +35,8 @@ pub fn local_repository(reference: &Reference) -> Result<RepositoryName> {
         return Err(Error::unsupported(
             "images of this registry host cannot be named in the local store: give the host as a name or an address with a dot or a port",
         )
-        .with_context("host", reference.host()));
+        .with_context("host", reference.host())
+        .with_registry(reference.host()));
     }
     RepositoryName::parse(&format!("{}/{}", host.replacen(':', PORT, 1), reference.repository()))
 }

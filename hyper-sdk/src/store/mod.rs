@@ -19,6 +19,7 @@ mod composed;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod damage;
+mod edge;
 pub mod errors;
 mod ext;
 mod kinds;

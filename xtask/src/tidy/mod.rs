@@ -4,16 +4,23 @@
 //! - each `.rs` file opens with a `//!` header;
 //! - no `.rs` or `.py` file is longer than [`LINES`] lines;
 //! - no unfinished business and no path of somebody's machine in any text file;
-//! - the rooms of hyper-sdk import in one direction ([`rooms`]);
+//! - no function is longer than a hundred lines ([`functions`]);
+//! - the rooms of hyper-sdk import in one direction, and the pages that list them agree ([`rooms`]);
+//! - no modules name each other in a circle ([`circles`]);
+//! - the SDK's messages name no flag of the command line ([`words`]);
 //! - every row of the table of the language names tests that exist ([`features`]);
 //! - every link between documents leads somewhere ([`links`]);
 //! - every dependency is used, and a crate that needs a part of hyper-sdk takes only that part ([`dependencies`]);
 //! - the SDK reads neither the environment nor a home folder, and the adapters do not depend on each other.
 
+mod circles;
 mod dependencies;
 mod features;
+mod functions;
 mod links;
 mod rooms;
+mod rust;
+mod words;
 
 use crate::repository;
 use std::path::Path;
@@ -93,6 +100,13 @@ pub(crate) fn run() -> Result<(), String> {
         }
     }
     rooms::check(&texts, &mut breaches);
+    circles::check(&texts, &mut breaches);
+    let page = words::reference(&texts, &mut breaches);
+    for (file, text) in texts.iter().filter(|(file, _)| file.extension().is_some_and(|e| e == "rs")) {
+        let source = rust::read(text);
+        functions::check(file, &source, &mut breaches);
+        words::check(file, &source, &page, &mut breaches);
+    }
     features::check(&mut breaches);
     links::check(&texts, &mut breaches);
     dependencies::check(&texts, &mut breaches);

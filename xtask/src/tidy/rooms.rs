@@ -1,21 +1,16 @@
 //! The direction of imports within hyper-sdk.
 //!
-//! ```text
-//!   0  error digest reference oci media_type mode platform clock progress private_folder runtime small_file stale_files
-//!   1  dockerfile graph layer store
-//!   2  sandbox
-//!   3  lint client cache source snapshot exec
-//!   4  frontend solve export
-//!   5  build
-//!   6  session
-//! ```
-//!
 //! A room may name a room of an earlier level or of its own, never one of a later level. `testing`, the programs in
 //! `bin` and what is compiled for tests alone may name all; a conformance suite may name `testing`. The SDK takes paths, clocks and credentials from its caller:
 //! it reads no environment variable and no home folder, outside tests and the conformance suites.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+/// Where the same rooms are shown to readers: as the first block of code that begins with the first room.
+const PAGES: &[&str] = &["docs/architecture.md", "hyper-sdk/src/lib.rs"];
+
+/// The rooms, level by level.
 const LEVELS: &[&[&str]] = &[
     &[
         "error",
@@ -48,8 +43,45 @@ fn level(room: &str) -> Option<usize> {
     LEVELS.iter().position(|rooms| rooms.contains(&room))
 }
 
-/// Checks every file of `hyper-sdk/src`.
+/// Checks that a page shows the rooms as [`LEVELS`] has them.
+fn check_page(page: &str, text: &str, breaches: &mut Vec<String>) {
+    let lines: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| {
+            line.trim_start_matches("//!").trim().trim_start_matches("└▶").split_whitespace().collect()
+        })
+        .collect();
+    let shown = LEVELS.len() - 1;
+    let Some(start) = lines.iter().position(|words| words.first() == Some(&LEVELS[0][0]) && words.len() > 1)
+    else {
+        breaches.push(format!("{page}: does not show the rooms of hyper-sdk"));
+        return;
+    };
+    for (at, rooms) in LEVELS[..shown].iter().enumerate() {
+        let line = lines.get(start + at).map(Vec::as_slice).unwrap_or_default();
+        let (shown, known): (BTreeSet<_>, BTreeSet<_>) = (line.iter().collect(), rooms.iter().collect());
+        if shown != known || line.len() != rooms.len() {
+            breaches.push(format!(
+                "{page}: shows the rooms of level {at} as `{}`; xtask/src/tidy/rooms.rs has `{}`",
+                line.join(" "),
+                rooms.join(" ")
+            ));
+        }
+    }
+}
+
+/// Checks every file of `hyper-sdk/src`, and the pages that show the rooms.
 pub(super) fn check(files: &[(&Path, String)], breaches: &mut Vec<String>) {
+    for page in PAGES {
+        match files.iter().find(|(file, _)| file == &Path::new(page)) {
+            Some((_, text)) => check_page(page, text, breaches),
+            None => breaches.push(format!("{page}: cannot be read")),
+        }
+    }
+    check_sources(files, breaches);
+}
+
+fn check_sources(files: &[(&Path, String)], breaches: &mut Vec<String>) {
     let sources: Vec<&(&Path, String)> = files
         .iter()
         .filter(|(f, _)| f.starts_with("hyper-sdk/src") && f.extension().is_some_and(|e| e == "rs"))
@@ -171,7 +203,7 @@ mod tests {
 
     fn breaches(file: &str, text: &str) -> Vec<String> {
         let mut out = Vec::new();
-        check(&[(Path::new(file), text.to_owned())], &mut out);
+        check_sources(&[(Path::new(file), text.to_owned())], &mut out);
         out
     }
 
@@ -184,6 +216,25 @@ mod tests {
             breaches("hyper-sdk/src/store/mod.rs", "//! x\nfn f() -> crate::exec::Network {}\n").len(),
             1
         );
+    }
+
+    #[test]
+    fn pages_show_every_room_once_and_at_its_level() {
+        let shown: Vec<String> = LEVELS[..LEVELS.len() - 1].iter().map(|rooms| rooms.join(" ")).collect();
+        let page = |text: &str| {
+            let mut out = Vec::new();
+            check_page("page.md", text, &mut out);
+            out.len()
+        };
+        let right = format!("# Rooms\n```\n{}\n```\n", shown.join("\n     └▶ "));
+        assert_eq!(page(&right), 0);
+        assert_eq!(
+            page(&right.replace("//", "").lines().map(|l| format!("//! {l}\n")).collect::<String>()),
+            0
+        );
+        assert_eq!(page(&right.replace("sandbox", "sandbox store")), 1);
+        assert_eq!(page(&right.replace(" store", "")), 1);
+        assert_eq!(page("# Rooms\n"), 1);
     }
 
     #[test]
@@ -202,9 +253,9 @@ mod tests {
             (Path::new("hyper-sdk/src/layer/copy/mod.rs"), parent.clone()),
             (Path::new("hyper-sdk/src/layer/copy/recorded.rs"), child.clone()),
         ];
-        check(&files, &mut out);
+        check_sources(&files, &mut out);
         assert!(out.is_empty(), "{out:?}");
-        check(&[(files[1].0, child)], &mut out);
+        check_sources(&[(files[1].0, child)], &mut out);
         assert_eq!(out.len(), 1);
     }
 

@@ -5,7 +5,7 @@
 
 use super::body;
 use crate::client::patience::Patience;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorDetail, ErrorKind, RegistryFailure};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 
@@ -57,7 +57,12 @@ pub(super) fn of_status(status: StatusCode, bytes: &[u8], subject: Subject) -> E
         _ => default_message(kind),
     };
     let retryable = is_passing(status);
-    Error::new(kind, message).with_retryable(retryable).with_context("status", status.as_u16())
+    let code = said.map(|said| clip(&said.code)).filter(|code| !code.is_empty());
+    let answer = RegistryFailure::of_answer(status.as_u16(), code);
+    Error::new(kind, message)
+        .with_retryable(retryable)
+        .with_context("status", status.as_u16())
+        .with_detail(ErrorDetail::Registry(answer))
 }
 
 /// Whether a later attempt can succeed after this status.
@@ -73,6 +78,7 @@ pub(super) fn of_transport(e: reqwest::Error) -> Error {
         // Trying again would meet the same certificate.
         return Error::new(ErrorKind::Unavailable, "the certificate of the registry is not trusted")
             .with_retryable(false)
+            .with_detail(ErrorDetail::Registry(RegistryFailure::of_untrusted_certificate()))
             .with_source(e);
     }
     let (kind, message) = if e.is_timeout() {
@@ -189,6 +195,8 @@ mod tests {
         let e = of(404, body, Subject::Manifest);
         assert_eq!(e.kind(), ErrorKind::NameUnknown);
         assert_eq!(e.to_string(), "the registry answered: no such (status: 404)");
+        let Some(ErrorDetail::Registry(answer)) = e.detail() else { panic!("{e:?}") };
+        assert_eq!((answer.status, answer.code.as_deref()), (Some(404), Some("NAME_UNKNOWN")));
         assert_eq!(of(404, "<html>", Subject::Blob).kind(), ErrorKind::BlobUnknown);
         assert_eq!(of(404, r#"{"errors":[]}"#, Subject::Upload).kind(), ErrorKind::UploadUnknown);
         assert_eq!(of(404, r#"{"errors":null}"#, Subject::Manifest).kind(), ErrorKind::ManifestUnknown);

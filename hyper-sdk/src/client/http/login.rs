@@ -42,7 +42,7 @@ impl HttpClient {
     /// # Errors
     /// [`ErrorKind::Unauthorized`] when they are wrong; those of the network.
     pub async fn check_credentials(&self) -> Result<CredentialCheck> {
-        self.check().await.context("registry", self)
+        self.check().await.map_err(|e| e.with_registry(self)).context("registry", self)
     }
 
     async fn check(&self) -> Result<CredentialCheck> {

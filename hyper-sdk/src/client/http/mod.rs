@@ -86,7 +86,7 @@ impl HttpClient {
     }
 
     async fn send(&self, request: Request) -> Result<Answer> {
-        self.transport().send(request, &self.notice).await
+        self.transport().send(request, &self.notice).await.map_err(|e| e.with_registry(self))
     }
 
     /// The URL of a path below `/v2/`. Names, tags and digests need no escaping.

@@ -531,7 +531,8 @@ impl<'a> Lowering<'a> {
     /// An error from outside, with the place in the text that asked for it.
     fn at(&self, word: &Word, error: Error) -> Error {
         let text = self.unresolved(word).to_error(&self.file.source);
-        Error::new(error.kind(), text.message()).with_retryable(error.is_retryable()).with_source(error)
+        let retryable = error.is_retryable();
+        text.with_kind(error.kind()).with_retryable(retryable).with_source(error)
     }
 
     fn unresolved(&self, word: &Word) -> Diagnostic {

@@ -3,7 +3,7 @@
 use super::fault::Lowers;
 use super::lower::Lowering;
 use super::stage::{StageState, absolute, clean};
-use crate::dockerfile::{self, Device, RunCommand, Statement, Word};
+use crate::dockerfile::{self, Device, Diagnostic, RunCommand, Spanned, Statement, Word};
 use crate::graph::{
     CacheOwner, DeviceRequest, ExecOp, Mount, MountKind, NetworkMode, Op, Security, Sharing, VertexId,
 };
@@ -29,13 +29,12 @@ impl Lowering<'_> {
         statement: &Statement,
         run: &dockerfile::Run,
     ) -> Lowers<()> {
-        let mut mounts = Vec::new();
-        let mut inputs = vec![state.vertex];
-        let mut secret_env = Vec::new();
+        let mut asked = RunMounts { inputs: vec![state.vertex], mounts: Vec::new(), secret_env: Vec::new() };
         let (parsed, _) = run.mounts(self.escape(), &state.variables)?;
         for (word, mount) in run.mounts.iter().zip(parsed) {
-            self.mount(stage, state, (word, mount), &mut inputs, &mut mounts, &mut secret_env).await?;
+            self.mount(stage, state, (word, mount), &mut asked).await?;
         }
+        let RunMounts { inputs, mut mounts, secret_env } = asked;
         let args = match run.command.run_command() {
             RunCommand::Exec(args) => args,
             RunCommand::Shell(text) if text.len() >= LONGEST_ARGUMENT && reads_files(&state.shell()) => {
@@ -112,127 +111,190 @@ impl Lowering<'_> {
         stage: usize,
         state: &StageState,
         (word, mount): (&Word, dockerfile::Mount),
-        inputs: &mut Vec<VertexId>,
-        mounts: &mut Vec<Mount>,
-        secret_env: &mut Vec<(String, String, bool)>,
+        run: &mut RunMounts,
     ) -> Lowers<()> {
         let target = mount.target.as_deref().map(|t| clean(&absolute(&state.workdir(), t)));
-        let needs_target = || self.error(word, format!("a {} mount needs `target`", mount.kind.name()));
-        let checked = |target: Option<String>| match target {
-            Some(t) if t == "/" => Err(self.error(word, "a mount cannot have the target `/`")),
-            Some(t) => Ok(t),
-            // Without one it is the working directory, which then has to be another than the root.
-            None => Some(clean(&state.workdir())).filter(|t| t != "/").ok_or_else(needs_target),
-        };
-        let from =
-            |from: &Option<String>| from.clone().map(|name| crate::dockerfile::Spanned::new(name, word.span));
-        match mount.kind {
+        let mount = match mount.kind {
             dockerfile::MountKind::Bind => {
-                let target = checked(target)?;
-                let vertex = match from(&mount.from) {
-                    Some(name) => self.input(stage, &name, false).await?,
-                    None => self.main_context(),
-                };
-                let source = clean(mount.source.as_deref().unwrap_or("/"));
-                let input = push_input(inputs, vertex);
-                mounts.push(Mount {
-                    target,
-                    kind: MountKind::Bind { input, source, writable: !mount.read_only },
-                });
+                let target = self.checked_target(word, &mount, target, state)?;
+                self.bind_mount(stage, word, &mount, target, &mut run.inputs).await?
             }
             dockerfile::MountKind::Cache => {
-                let target = checked(target)?;
-                let source = clean(mount.source.as_deref().unwrap_or("/"));
-                let from = match from(&mount.from) {
-                    Some(name) => {
-                        let vertex = self.input(stage, &name, false).await?;
-                        Some((push_input(inputs, vertex), source.clone()))
-                    }
-                    None if source != "/" => {
-                        let message = format!("a cache mount without `from` has no `{source}` to begin with");
-                        return Err(self.error(word, message).into());
-                    }
-                    None => None,
-                };
-                // The target as written: two working folders share the cache of one relative target.
-                let written = || dockerfile::clean_path(mount.target.as_deref().unwrap_or_default());
-                let id = mount.id.clone().unwrap_or_else(written);
-                let id = match self.options.build_args.get("BUILDKIT_CACHE_MOUNT_NS") {
-                    Some(namespace) if !namespace.is_empty() => format!("{namespace}/{id}"),
-                    _ => id,
-                };
-                // A part of a source keeps the mode and owner that it has.
-                let is_owned = source == "/" && (mount.mode, mount.uid, mount.gid) != (None, None, None);
-                let kind = MountKind::Cache {
-                    id,
-                    from,
-                    read_only: mount.read_only,
-                    sharing: match mount.sharing {
-                        None | Some(dockerfile::Sharing::Shared) => Sharing::Shared,
-                        Some(dockerfile::Sharing::Private) => Sharing::Private,
-                        Some(dockerfile::Sharing::Locked) => Sharing::Locked,
-                    },
-                    owner: is_owned.then(|| CacheOwner {
-                        mode: mount.mode.unwrap_or(0o755) & 0o777,
-                        uid: mount.uid.unwrap_or(0),
-                        gid: mount.gid.unwrap_or(0),
-                    }),
-                };
-                mounts.push(Mount { target, kind });
+                let target = self.checked_target(word, &mount, target, state)?;
+                self.cache_mount(stage, word, &mount, target, &mut run.inputs).await?
             }
             dockerfile::MountKind::Tmpfs => {
                 let kind = MountKind::Tmpfs { size: mount.size, read_only: mount.read_only };
-                mounts.push(Mount { target: checked(target)?, kind });
+                Mount { target: self.checked_target(word, &mount, target, state)?, kind }
             }
             dockerfile::MountKind::Secret => {
-                let file_name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
-                let id = mount
-                    .id
-                    .clone()
-                    .or_else(|| mount.source.clone())
-                    .or_else(|| target.as_deref().map(file_name))
-                    .ok_or_else(|| self.error(word, "a secret mount needs `id`"))?;
-                if let Some(name) = &mount.env {
-                    let name = if name.is_empty() { id.clone() } else { name.clone() };
-                    secret_env.push((name, id.clone(), mount.required));
-                    if target.is_none() {
-                        return Ok(());
-                    }
+                match self.secret_mount(word, &mount, target, &mut run.secret_env)? {
+                    Some(mount) => mount,
+                    None => return Ok(()),
                 }
-                let target = target.unwrap_or_else(|| format!("/run/secrets/{}", file_name(&id)));
-                let kind = MountKind::Secret {
-                    id,
-                    required: mount.required,
-                    mode: mount.mode.unwrap_or(0o400),
-                    uid: mount.uid.unwrap_or(0),
-                    gid: mount.gid.unwrap_or(0),
-                };
-                mounts.push(Mount { target, kind });
             }
             dockerfile::MountKind::Ssh => {
-                if mount.source.is_some() {
-                    return Err(self.error(word, "`source` is not allowed for mount type `ssh`").into());
-                }
-                let number = mounts.iter().filter(|m| matches!(m.kind, MountKind::Ssh { .. })).count();
-                let target = match target {
-                    Some(target) => checked(Some(target))?,
-                    None => format!("/run/buildkit/ssh_agent.{number}"),
-                };
-                let kind = MountKind::Ssh {
-                    id: mount.id.clone().unwrap_or_else(|| "default".to_owned()),
-                    required: mount.required,
-                    mode: mount.mode.unwrap_or(0o600),
-                    uid: mount.uid.unwrap_or(0),
-                    gid: mount.gid.unwrap_or(0),
-                };
-                mounts.push(Mount { target, kind });
+                let number = run.mounts.iter().filter(|m| matches!(m.kind, MountKind::Ssh { .. })).count();
+                self.ssh_mount(word, &mount, target, number)?
+            }
+        };
+        run.mounts.push(mount);
+        Ok(())
+    }
+
+    /// The target of a mount. Without one it is the working directory, which then has to be another than the root.
+    fn checked_target(
+        &self,
+        word: &Word,
+        mount: &dockerfile::Mount,
+        target: Option<String>,
+        state: &StageState,
+    ) -> Lowers<String> {
+        match target {
+            Some(target) if target == "/" => Err(self.root_target(word).into()),
+            Some(target) => Ok(target),
+            None => Some(clean(&state.workdir())).filter(|target| target != "/").ok_or_else(|| {
+                self.error(word, format!("a {} mount needs `target`", mount.kind.name())).into()
+            }),
+        }
+    }
+
+    fn root_target(&self, word: &Word) -> Diagnostic {
+        self.error(word, "a mount cannot have the target `/`")
+    }
+
+    async fn bind_mount(
+        &mut self,
+        stage: usize,
+        word: &Word,
+        mount: &dockerfile::Mount,
+        target: String,
+        inputs: &mut Vec<VertexId>,
+    ) -> Lowers<Mount> {
+        let vertex = match &mount.from {
+            Some(name) => self.input(stage, &Spanned::new(name.clone(), word.span), false).await?,
+            None => self.main_context(),
+        };
+        let source = clean(mount.source.as_deref().unwrap_or("/"));
+        let input = push_input(inputs, vertex);
+        Ok(Mount { target, kind: MountKind::Bind { input, source, writable: !mount.read_only } })
+    }
+
+    async fn cache_mount(
+        &mut self,
+        stage: usize,
+        word: &Word,
+        mount: &dockerfile::Mount,
+        target: String,
+        inputs: &mut Vec<VertexId>,
+    ) -> Lowers<Mount> {
+        let source = clean(mount.source.as_deref().unwrap_or("/"));
+        let from = match &mount.from {
+            Some(name) => {
+                let vertex = self.input(stage, &Spanned::new(name.clone(), word.span), false).await?;
+                Some((push_input(inputs, vertex), source.clone()))
+            }
+            None if source != "/" => {
+                let message = format!("a cache mount without `from` has no `{source}` to begin with");
+                return Err(self.error(word, message).into());
+            }
+            None => None,
+        };
+        // The target as written: two working folders share the cache of one relative target.
+        let written = || dockerfile::clean_path(mount.target.as_deref().unwrap_or_default());
+        let id = mount.id.clone().unwrap_or_else(written);
+        let id = match self.options.build_args.get("BUILDKIT_CACHE_MOUNT_NS") {
+            Some(namespace) if !namespace.is_empty() => format!("{namespace}/{id}"),
+            _ => id,
+        };
+        // A part of a source keeps the mode and owner that it has.
+        let is_owned = source == "/" && (mount.mode, mount.uid, mount.gid) != (None, None, None);
+        let kind = MountKind::Cache {
+            id,
+            from,
+            read_only: mount.read_only,
+            sharing: match mount.sharing {
+                None | Some(dockerfile::Sharing::Shared) => Sharing::Shared,
+                Some(dockerfile::Sharing::Private) => Sharing::Private,
+                Some(dockerfile::Sharing::Locked) => Sharing::Locked,
+            },
+            owner: is_owned.then(|| CacheOwner {
+                mode: mount.mode.unwrap_or(0o755) & 0o777,
+                uid: mount.uid.unwrap_or(0),
+                gid: mount.gid.unwrap_or(0),
+            }),
+        };
+        Ok(Mount { target, kind })
+    }
+
+    /// A secret as a file; `None` for one that is a variable alone.
+    fn secret_mount(
+        &self,
+        word: &Word,
+        mount: &dockerfile::Mount,
+        target: Option<String>,
+        secret_env: &mut Vec<(String, String, bool)>,
+    ) -> Lowers<Option<Mount>> {
+        let file_name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+        let id = mount
+            .id
+            .clone()
+            .or_else(|| mount.source.clone())
+            .or_else(|| target.as_deref().map(file_name))
+            .ok_or_else(|| self.error(word, "a secret mount needs `id`"))?;
+        if let Some(name) = &mount.env {
+            let name = if name.is_empty() { id.clone() } else { name.clone() };
+            secret_env.push((name, id.clone(), mount.required));
+            if target.is_none() {
+                return Ok(None);
             }
         }
-        Ok(())
+        let target = target.unwrap_or_else(|| format!("/run/secrets/{}", file_name(&id)));
+        let kind = MountKind::Secret {
+            id,
+            required: mount.required,
+            mode: mount.mode.unwrap_or(0o400),
+            uid: mount.uid.unwrap_or(0),
+            gid: mount.gid.unwrap_or(0),
+        };
+        Ok(Some(Mount { target, kind }))
+    }
+
+    /// The socket of an agent; `number` is how many the command has already.
+    fn ssh_mount(
+        &self,
+        word: &Word,
+        mount: &dockerfile::Mount,
+        target: Option<String>,
+        number: usize,
+    ) -> Lowers<Mount> {
+        if mount.source.is_some() {
+            return Err(self.error(word, "`source` is not allowed for mount type `ssh`").into());
+        }
+        let target = match target {
+            Some(target) if target == "/" => return Err(self.root_target(word).into()),
+            Some(target) => target,
+            None => format!("/run/buildkit/ssh_agent.{number}"),
+        };
+        let kind = MountKind::Ssh {
+            id: mount.id.clone().unwrap_or_else(|| "default".to_owned()),
+            required: mount.required,
+            mode: mount.mode.unwrap_or(0o600),
+            uid: mount.uid.unwrap_or(0),
+            gid: mount.gid.unwrap_or(0),
+        };
+        Ok(Mount { target, kind })
     }
 }
 
-/// A command as the one argument of the shell.
+/// What the mounts of one RUN come to.
+struct RunMounts {
+    inputs: Vec<VertexId>,
+    mounts: Vec<Mount>,
+    /// The variable, the secret, and whether it is required.
+    secret_env: Vec<(String, String, bool)>,
+}
+
 /// Whether a shell knows `.`, as those that POSIX describes do, and is told to run a text.
 fn reads_files(shell: &[String]) -> bool {
     let [program, options @ ..] = shell else { return false };

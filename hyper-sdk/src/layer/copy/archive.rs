@@ -139,6 +139,35 @@ fn recognise(file: &mut File) -> Result<Option<Compression>> {
     Ok(is_header(&head.0).then_some(compression))
 }
 
+/// One archive on its way into the plan.
+struct Unpacking<'a> {
+    file: Arc<File>,
+    length: u64,
+    top: &'a LayerPath,
+    spec: &'a CopySpec,
+    /// What may still be read before the data of the member at hand.
+    left: &'a Cell<u64>,
+    /// Tells the hard links of this archive from those of others.
+    number: u64,
+    /// How many hard links there were.
+    names: u64,
+    /// Members that `--exclude` leaves out, by their paths in the archive: a later link may still name one.
+    left_out: HashMap<LayerPath, Pending>,
+    link_owners: HashMap<LinkGroup, Entry>,
+    spool: Option<SparseSpool>,
+}
+
+impl Unpacking<'_> {
+    /// Where the content of a member without holes is.
+    fn range<R: Read>(&self, member: &tar::Entry<'_, R>) -> Result<(Arc<File>, u64, u64)> {
+        let (offset, size) = (member.raw_file_position(), member.size());
+        if offset.checked_add(size).is_none_or(|end| end > self.length) {
+            return Err(Error::invalid("the archive is damaged: it ends before the member does"));
+        }
+        Ok((self.file.clone(), offset, size))
+    }
+}
+
 impl Planner<'_> {
     /// Plans the members of a file when it is an archive; false when it is none.
     pub(super) fn unpack(
@@ -189,151 +218,187 @@ impl Planner<'_> {
     fn members(&mut self, file: File, top: &LayerPath, spec: &CopySpec) -> Result<()> {
         let length = file.metadata()?.len();
         let file = Arc::new(file);
-        // Members that `--exclude` leaves out, by their paths in the archive: a later link may still name one.
-        let mut left_out: HashMap<LayerPath, Pending> = HashMap::new();
-        let mut link_owners: HashMap<LinkGroup, Entry> = HashMap::new();
-        let number = self.next_number();
-        let mut names = 0;
-        let mut spool: Option<SparseSpool> = None;
         let left = Cell::new(MAX_HEADERS);
         let inner = BufReader::with_capacity(64 << 10, &*file);
         let mut archive = tar::Archive::new(Bounded { inner, left: &left });
+        let mut unpacking = Unpacking {
+            file: file.clone(),
+            length,
+            top,
+            spec,
+            left: &left,
+            number: self.next_number(),
+            names: 0,
+            left_out: HashMap::new(),
+            link_owners: HashMap::new(),
+            spool: None,
+        };
         for member in archive.entries_with_seek()? {
             let mut member = member.map_err(damaged)?;
             left.set(MAX_HEADERS);
-            let entry_type = member.header().entry_type();
-            if entry_type == EntryType::XGlobalHeader {
-                continue;
-            }
-            let name = member.path_bytes().into_owned();
-            let mut sparse = SparseRecords::default();
-            let (mut entry, capability) =
-                member_entry(&mut member, &mut sparse, spec.chown).context("member", escape(&name))?;
-            let name = sparse.name().map_or(name, <[u8]>::to_vec);
-            let excluded = excluded_member(&spec.exclude, &name);
-            let path = match &excluded {
-                Some(path) => Some(path.clone()),
-                None => self.member_path(top, &name)?,
-            };
-            let Some(path) = path else {
-                if name.starts_with(b"/") {
-                    self.top_entry(top, entry, entry_type).context("member", escape(&name))?;
-                }
-                continue;
-            };
-            entry.path.clone_from(&path);
-            if sparse.is_sparse() && !matches!(entry_type, EntryType::Regular | EntryType::Continuous) {
-                return Err(
-                    Error::invalid("only a file can have holes").with_context("member", escape(&name))
-                );
-            }
-            let link = member.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default();
-            let mut content = Content::None;
-            let mut links = None;
-            let size = member.size();
-            let device = |member: &tar::Entry<'_, _>| -> Result<(u32, u32)> {
-                let header: &tar::Header = member.header();
-                Ok((header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)))
-            };
-            entry.kind = match entry_type {
-                EntryType::Directory => EntryKind::Directory,
-                // Before there was a type for directories, the slash said so.
-                EntryType::Regular if name.ends_with(b"/") && member.header().as_old().linkflag == [0] => {
-                    EntryKind::Directory
-                }
-                EntryType::GNUSparse | EntryType::Regular | EntryType::Continuous
-                    if sparse.is_sparse() || entry_type == EntryType::GNUSparse =>
-                {
-                    let spool = match &mut spool {
-                        Some(open) => open,
-                        None => spool.insert(SparseSpool::new(self.spool()?)),
-                    };
-                    // Here the data itself is read, and not only what is before it.
-                    left.set(u64::MAX);
-                    let unpacked = if sparse.is_sparse() {
-                        spool.member(&sparse, &mut member, size)
-                    } else {
-                        spool.whole(&mut member, size)
-                    };
-                    left.set(MAX_HEADERS);
-                    let (offset, size) = unpacked.context("member", escape(&name))?;
-                    content = Content::Range { file: spool.file.clone(), offset, size };
-                    EntryKind::File { size, digest: None }
-                }
-                EntryType::Regular | EntryType::Continuous => {
-                    let offset = member.raw_file_position();
-                    if offset.checked_add(size).is_none_or(|end| end > length) {
-                        return Err(Error::invalid("the archive is damaged: it ends before the member does")
-                            .with_context("member", escape(&name)));
-                    }
-                    content = Content::Range { file: file.clone(), offset, size };
-                    EntryKind::File { size, digest: None }
-                }
-                EntryType::Symlink => {
-                    entry.mode = 0o777;
-                    EntryKind::Symlink { target: link }
-                }
-                EntryType::Link => {
-                    names += 1;
-                    let first = match excluded_member(&spec.exclude, &link) {
-                        Some(target) => left_out.get_mut(&target),
-                        None => {
-                            let target = self.member_path(top, &link)?.unwrap_or_default();
-                            self.pending.get_mut(&target)
-                        }
-                    };
-                    let Some(first) = first.filter(|p| !p.entry.is_directory()) else {
-                        return Err(Error::unsupported(format!(
-                            "the hard link `{}` names `{}`, which is no earlier member of the archive",
-                            escape(&name),
-                            escape(&link)
-                        )));
-                    };
-                    let group = *first.links.get_or_insert((number, u64::MAX, names));
-                    links = Some(group);
-                    entry.xattrs = first.entry.xattrs.clone();
-                    content = first.content.clone();
-                    link_owners.insert(group, entry.clone());
-                    first.entry.kind.clone()
-                }
-                EntryType::Char => {
-                    let (major, minor) = device(&member)?;
-                    EntryKind::CharDevice { major, minor }
-                }
-                EntryType::Block => {
-                    let (major, minor) = device(&member)?;
-                    EntryKind::BlockDevice { major, minor }
-                }
-                EntryType::Fifo => EntryKind::Fifo,
-                other => {
-                    return Err(Error::unsupported(format!(
-                        "members of the tar type {:?} cannot be unpacked",
-                        other.as_byte() as char
-                    ))
-                    .with_context("member", escape(&name)));
-                }
-            };
-            if let (Some(value), EntryKind::File { .. }) = (capability, &entry.kind) {
-                entry.xattrs.insert(CAPABILITY.as_bytes().to_vec(), value);
-            }
-            if excluded.is_some() {
-                let mut pending = Pending::new(entry, content);
-                pending.links = links;
-                left_out.insert(path, pending);
-                continue;
-            }
-            let existing = self.kind(&path);
-            if existing.is_some() && !(entry.is_directory() && existing == Some(EntryKind::Directory)) {
-                self.remove(&path);
-            }
-            let mut pending = Pending::new(entry, content);
-            pending.links = links;
-            self.pending.insert(path, pending);
+            self.member(&mut unpacking, &mut member)?;
         }
-        if !link_owners.is_empty() {
-            self.apply_links(&link_owners);
+        if !unpacking.link_owners.is_empty() {
+            self.apply_links(&unpacking.link_owners);
         }
         Ok(())
+    }
+
+    /// Adds one member to the plan.
+    fn member<R: Read>(&mut self, archive: &mut Unpacking<'_>, member: &mut tar::Entry<'_, R>) -> Result<()> {
+        let (top, spec) = (archive.top, archive.spec);
+        let entry_type = member.header().entry_type();
+        if entry_type == EntryType::XGlobalHeader {
+            return Ok(());
+        }
+        let name = member.path_bytes().into_owned();
+        let mut sparse = SparseRecords::default();
+        let (mut entry, capability) =
+            member_entry(member, &mut sparse, spec.chown).context("member", escape(&name))?;
+        let name = sparse.name().map_or(name, <[u8]>::to_vec);
+        let excluded = excluded_member(&spec.exclude, &name);
+        let path = match &excluded {
+            Some(path) => Some(path.clone()),
+            None => self.member_path(top, &name)?,
+        };
+        let Some(path) = path else {
+            if name.starts_with(b"/") {
+                self.top_entry(top, entry, entry_type).context("member", escape(&name))?;
+            }
+            return Ok(());
+        };
+        entry.path.clone_from(&path);
+        if sparse.is_sparse() && !matches!(entry_type, EntryType::Regular | EntryType::Continuous) {
+            return Err(Error::invalid("only a file can have holes").with_context("member", escape(&name)));
+        }
+        let (content, links) = match entry_type {
+            EntryType::Link => {
+                let target = member.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default();
+                let (content, group) = self.hard_link(archive, &mut entry, &name, &target)?;
+                (content, Some(group))
+            }
+            _ => (self.content(archive, member, &mut entry, &sparse, &name)?, None),
+        };
+        if let (Some(value), EntryKind::File { .. }) = (capability, &entry.kind) {
+            entry.xattrs.insert(CAPABILITY.as_bytes().to_vec(), value);
+        }
+        let existing = match excluded {
+            Some(_) => None,
+            None => self.kind(&path),
+        };
+        if existing.is_some() && !(entry.is_directory() && existing == Some(EntryKind::Directory)) {
+            self.remove(&path);
+        }
+        let mut pending = Pending::new(entry, content);
+        pending.links = links;
+        match excluded {
+            Some(_) => archive.left_out.insert(path, pending),
+            None => self.pending.insert(path, pending),
+        };
+        Ok(())
+    }
+
+    /// Makes the entry of a member that is no hard link what its type says, and finds its content.
+    fn content<R: Read>(
+        &self,
+        archive: &mut Unpacking<'_>,
+        member: &mut tar::Entry<'_, R>,
+        entry: &mut Entry,
+        sparse: &SparseRecords,
+        name: &[u8],
+    ) -> Result<Content> {
+        entry.kind = match member.header().entry_type() {
+            EntryType::Directory => EntryKind::Directory,
+            // Before there was a type for directories, the slash said so.
+            EntryType::Regular if name.ends_with(b"/") && member.header().as_old().linkflag == [0] => {
+                EntryKind::Directory
+            }
+            kind @ (EntryType::GNUSparse | EntryType::Regular | EntryType::Continuous) => {
+                let range = match sparse.is_sparse() || kind == EntryType::GNUSparse {
+                    true => self.spooled(archive, member, sparse),
+                    false => archive.range(member),
+                };
+                let (file, offset, size) = range.context("member", escape(name))?;
+                entry.kind = EntryKind::File { size, digest: None };
+                return Ok(Content::Range { file, offset, size });
+            }
+            EntryType::Symlink => {
+                entry.mode = 0o777;
+                let target = member.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default();
+                EntryKind::Symlink { target }
+            }
+            EntryType::Char => {
+                let (major, minor) = device(member.header())?;
+                EntryKind::CharDevice { major, minor }
+            }
+            EntryType::Block => {
+                let (major, minor) = device(member.header())?;
+                EntryKind::BlockDevice { major, minor }
+            }
+            EntryType::Fifo => EntryKind::Fifo,
+            other => {
+                return Err(Error::unsupported(format!(
+                    "members of the tar type {:?} cannot be unpacked",
+                    other.as_byte() as char
+                ))
+                .with_context("member", escape(name)));
+            }
+        };
+        Ok(Content::None)
+    }
+
+    /// Unpacks the content of a file with holes, and says where it is.
+    fn spooled<R: Read>(
+        &self,
+        archive: &mut Unpacking<'_>,
+        member: &mut tar::Entry<'_, R>,
+        sparse: &SparseRecords,
+    ) -> Result<(Arc<File>, u64, u64)> {
+        let spool = match &mut archive.spool {
+            Some(open) => open,
+            None => archive.spool.insert(SparseSpool::new(self.spool()?)),
+        };
+        let size = member.size();
+        // Here the data itself is read, and not only what is before it.
+        archive.left.set(u64::MAX);
+        let unpacked = match sparse.is_sparse() {
+            true => spool.member(sparse, member, size),
+            false => spool.whole(member, size),
+        };
+        archive.left.set(MAX_HEADERS);
+        let (offset, size) = unpacked?;
+        Ok((spool.file.clone(), offset, size))
+    }
+
+    /// Makes the entry of a hard link another name of an earlier member.
+    fn hard_link(
+        &mut self,
+        archive: &mut Unpacking<'_>,
+        entry: &mut Entry,
+        name: &[u8],
+        link: &[u8],
+    ) -> Result<(Content, LinkGroup)> {
+        archive.names += 1;
+        let first = match excluded_member(&archive.spec.exclude, link) {
+            Some(target) => archive.left_out.get_mut(&target),
+            None => {
+                let target = self.member_path(archive.top, link)?.unwrap_or_default();
+                self.pending.get_mut(&target)
+            }
+        };
+        let Some(first) = first.filter(|p| !p.entry.is_directory()) else {
+            return Err(Error::unsupported(format!(
+                "the hard link `{}` names `{}`, which is no earlier member of the archive",
+                escape(name),
+                escape(link)
+            )));
+        };
+        let group = *first.links.get_or_insert((archive.number, u64::MAX, archive.names));
+        entry.xattrs.clone_from(&first.entry.xattrs);
+        // What the link says of itself holds for all names; the kind is that of the file.
+        archive.link_owners.insert(group, entry.clone());
+        entry.kind.clone_from(&first.entry.kind);
+        Ok((first.content.clone(), group))
     }
 
     /// The last link to a file says whose it is, its mode and its time, for all its names.
@@ -425,6 +490,11 @@ impl<R: Seek> Seek for Bounded<'_, R> {
     fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
         self.inner.seek(to)
     }
+}
+
+/// The numbers of a device that a header names.
+fn device(header: &tar::Header) -> Result<(u32, u32)> {
+    Ok((header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)))
 }
 
 fn damaged(e: std::io::Error) -> Error {

@@ -24,6 +24,7 @@
 //! - Of extended attributes only `security.capability` reaches a layer. Files of a build context belong to root.
 
 mod archive;
+mod content_digest;
 mod destination;
 mod facts;
 pub mod pattern;
@@ -43,11 +44,12 @@ mod tests;
 mod times;
 mod wildcard;
 
+pub use content_digest::content_digest;
 pub use destination::{Destination, EmptyDestination};
 pub use facts::{CAPABILITY, FileFacts, FileHasher, ReadingHasher};
 use pattern::ParentMatch;
 pub use pattern::PatternList;
-pub use plan::{Content, Plan, PlannedEntry, content_digest};
+pub use plan::{Content, Plan, PlannedEntry};
 pub use planner::Planner;
 pub(crate) use request::tree_of;
 pub use request::{CopyRequest, CopyStep};

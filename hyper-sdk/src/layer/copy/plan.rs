@@ -1,12 +1,9 @@
 //! The outcome of planning: what goes into the layer, in order, and where each file's bytes are.
 
-use super::CopySpec;
-use super::destination::EmptyDestination;
 use super::facts::{CAPABILITY, FileFacts, FileHasher, capability};
-use super::planner::Planner;
 use super::source::{Metadata, SourceRoot};
 use crate::digest::Hasher;
-use crate::layer::{Entry, EntryKind, EntryTimes, FileTime, LayerWriter};
+use crate::layer::{Entry, EntryKind, EntryTimes, LayerWriter};
 use crate::{Digest, Result, ResultExt};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -144,7 +141,7 @@ impl Plan {
         Ok(digest.finish())
     }
 
-    fn add_to(&self, digest: &mut Hasher, hasher: &dyn FileHasher, threads: usize) -> Result<()> {
+    pub(super) fn add_to(&self, digest: &mut Hasher, hasher: &dyn FileHasher, threads: usize) -> Result<()> {
         let facts = self.facts(hasher, threads)?;
         digest.update((self.entries.len() as u64).to_le_bytes());
         for (PlannedEntry { entry, .. }, facts) in self.entries.iter().zip(facts) {
@@ -236,33 +233,4 @@ fn facts_of(content: &Content, hasher: &dyn FileHasher) -> Result<Option<FileFac
         }
     }
     Ok(Some(FileFacts { sha256: sha2::Digest::finalize(sha).into(), capability: None }))
-}
-
-/// The digest of what `spec` selects from a source, whatever the destination holds: the content key of the cache.
-///
-/// Archives count by their own bytes. The destination, `--unpack` and the texts of the sources belong into the
-/// definition key beside it.
-///
-/// # Errors
-/// [`crate::ErrorKind::NotFound`] when a source does not exist, and those of reading.
-pub fn content_digest(
-    root: &Arc<SourceRoot>,
-    spec: &CopySpec,
-    hasher: &dyn FileHasher,
-    threads: usize,
-) -> Result<Digest> {
-    let mut digest = Hasher::sha256();
-    // Every source is planned by itself, so that none hides another and none can collide with another.
-    for source in &spec.sources {
-        let spec = CopySpec {
-            sources: vec![source.clone()],
-            destination: "/".to_owned(),
-            unpack: false,
-            ..spec.clone()
-        };
-        let mut planner = Planner::new(&EmptyDestination, FileTime::of(0));
-        planner.copy(root, &spec)?;
-        planner.finish().add_to(&mut digest, hasher, threads)?;
-    }
-    Ok(digest.finish())
 }

@@ -64,7 +64,7 @@ pub(super) static REDUNDANT_TARGET_PLATFORM: Rule = Rule {
 pub(super) static FROM_PLATFORM_FLAG_CONST_DISALLOWED: Rule = Rule {
     name: "FromPlatformFlagConstDisallowed",
     summary: "the platform of FROM should not be a constant",
-    why: "With a constant the file builds for one platform alone, whatever --platform says. $BUILDPLATFORM is the machine \
+    why: "With a constant the file builds for one platform alone, whatever platform is asked for. $BUILDPLATFORM is the machine \
           that builds; a stage for one platform says so in its name.",
     bad: "FROM --platform=linux/amd64 alpine AS base\n",
     good: "FROM --platform=linux/amd64 alpine AS base-amd64\n",

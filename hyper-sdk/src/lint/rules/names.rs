@@ -107,7 +107,7 @@ pub(super) static CONSISTENT_INSTRUCTION_CASING: Rule = Rule {
 pub(super) static DUPLICATE_STAGE_NAME: Rule = Rule {
     name: "DuplicateStageName",
     summary: "two stages should not have the same name",
-    why: "Only the last stage of a name can be copied from or chosen with --target; the earlier one is hidden without a \
+    why: "Only the last stage of a name can be copied from or be the target; the earlier one is hidden without a \
           word.",
     bad: "FROM alpine AS builder\nFROM busybox AS builder\n",
     good: "FROM alpine AS builder\nFROM busybox AS runner\n",
@@ -146,7 +146,7 @@ pub(super) static RESERVED_STAGE_NAME: Rule = Rule {
 pub(super) static INVALID_DEFINITION_DESCRIPTION: Rule = Rule {
     name: "InvalidDefinitionDescription",
     summary: "a comment right above an ARG or FROM should describe it",
-    why: "`--call=outline` and `--call=targets` show the comment above an argument or a stage as its description, if it \
+    why: "An outline of the file and the list of its targets show the comment above an argument or a stage as its description, if it \
           begins with the name. Another comment in that place is either a description that nobody will see, or one that \
           an empty line should keep apart.",
     bad: "# which version is built\nARG VERSION=1\nFROM alpine\n",

@@ -127,7 +127,7 @@ pub(super) static INVALID_DEFAULT_ARG_IN_FROM: Rule = Rule {
     name: "InvalidDefaultArgInFrom",
     summary: "a Dockerfile should build without build arguments",
     why: "With the defaults of its arguments this FROM has no image name, so that the file builds only for who knows which \
-          --build-arg to give. A default, also one inside the braces, makes it build for everybody.",
+          build argument to give. A default, also one inside the braces, makes it build for everybody.",
     bad: "ARG TAG\nFROM busybox:${TAG}\n",
     good: "ARG TAG=latest\nFROM busybox:${TAG}\n",
     check: |subject, found| {

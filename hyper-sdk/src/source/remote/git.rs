@@ -6,7 +6,7 @@
 
 use super::git_command::{Git, PROTOCOLS};
 use super::kept::{Sealed, remove};
-use super::{Fetched, Inner, keep, make_folder};
+use super::{Fetched, Inner, about, keep, make_folder};
 use crate::dockerfile::{GitReference, without_password};
 use crate::graph::GitSource;
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
@@ -53,7 +53,7 @@ pub fn git_source(
 pub(super) async fn fetch(inner: &Inner, source: &GitSource) -> Result<Fetched> {
     let shown = without_password(&source.remote);
     let task = inner.options.progress.start(format!("fetch {shown}"), None);
-    let outcome = fetch_shown(inner, source, &shown).await.map_err(|e| e.with_context("url", &shown));
+    let outcome = fetch_shown(inner, source, &shown).await.map_err(|e| about(e, &shown));
     task.end_with(outcome)
 }
 

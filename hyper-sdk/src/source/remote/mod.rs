@@ -35,7 +35,7 @@ use crate::client::patience::Patience;
 use crate::exec::SecretBytes;
 use crate::graph::{GitSource, SourceOp, WebSource};
 use crate::progress::Progress;
-use crate::{Error, Result, ResultExt as _};
+use crate::{Error, ErrorDetail, Result, ResultExt as _};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -43,6 +43,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
+
+/// An error about an address; `shown` has no password in it.
+fn about(error: Error, shown: &str) -> Error {
+    match error.detail() {
+        Some(_) => error.with_context("url", shown),
+        None => error.with_detail(ErrorDetail::Web { url: shown.to_owned() }),
+    }
+}
 
 type Choose = dyn Fn(&url::Url) -> Option<String> + Send + Sync;
 

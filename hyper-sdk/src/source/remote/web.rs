@@ -6,7 +6,7 @@
 
 use super::kept::{self, Expected};
 use super::partial::{MAX_FILE, Partial, Whole, seconds};
-use super::{Fetched, Inner, keep, make_folder, room};
+use super::{Fetched, Inner, about, keep, make_folder, room};
 use crate::client::patience::{Broken, attempts_to_find};
 use crate::client::tls;
 use crate::digest::Algorithm;
@@ -77,7 +77,7 @@ pub(super) async fn fetch(inner: &Inner, source: &WebSource) -> Result<Fetched> 
     }
     let task = inner.options.progress.start(format!("fetch {shown}"), None);
     let download = Download { inner, source, url, shown: shown.clone(), folder: folder.clone(), task: &task };
-    let result = download.run(known, &key).await.map_err(|e| e.with_context("url", &shown));
+    let result = download.run(known, &key).await.map_err(|e| about(e, &shown));
     let (record, fresh) = task.end_with(result)?;
     if fresh {
         let mut file = tempfile::NamedTempFile::new_in(&folder).at("cannot write a record in", &folder)?;

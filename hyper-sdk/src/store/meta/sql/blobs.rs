@@ -1,6 +1,6 @@
 //! Blobs and their links: the changes of them, and what a garbage collector asks.
 
-use super::changes::{Outcome, Stop, find_link, find_repository, make_repository, signed};
+use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
 use super::{SqlMeta, unsigned};
 use crate::clock::{Clock as _, SystemClock};
 use crate::reference::RepositoryName;

@@ -16,6 +16,7 @@ mod blobs;
 mod changes;
 mod error;
 mod readers;
+mod rows;
 mod schema;
 mod version;
 mod writer;

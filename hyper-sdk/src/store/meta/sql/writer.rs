@@ -10,8 +10,9 @@
 //!   beside the database's.
 //! - A caller that drops its future does not stop its change.
 
-use super::changes::{Stop, apply};
+use super::changes::apply;
 use super::error::sql_error;
+use super::rows::Stop;
 use crate::store::meta::Change;
 use crate::{Error, ErrorKind, Result};
 use sqlx::sqlite::SqliteConnectOptions;

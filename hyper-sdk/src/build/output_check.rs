@@ -1,0 +1,163 @@
+//! Whether the outputs of a request can be made, and what they say about the whole build.
+
+use super::{AnnotatedPart, BuildRequest, EpochPolicy, Output, OutputKind, PlacedAnnotations};
+use crate::media_type::Compression;
+use crate::platform::Platform;
+use crate::reference::{Reference, Tag};
+use crate::{Error, MissingInput, Result};
+
+impl Output {
+    /// The names of the image in this output of a request.
+    pub(super) fn names<'a>(&'a self, request: &'a BuildRequest) -> &'a [Reference] {
+        match self.image.names.as_slice() {
+            [] => &request.tags,
+            own => own,
+        }
+    }
+}
+
+impl BuildRequest {
+    /// Refuses outputs that cannot be made as they are asked for, before anything is done.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] when options exclude each other or a name is missing, and
+    /// [`crate::ErrorKind::Unsupported`] for different times in one build.
+    pub fn check_outputs(&self) -> Result<()> {
+        let platform = self.built_for();
+        for output in self.outputs.iter().filter(|output| output.has_image()) {
+            let names = output.names(self);
+            if let Some(name) = names.iter().find(|name| name.digest().is_some()) {
+                return Err(Error::invalid(format!("the name `{name}` of an output cannot have a digest")));
+            }
+            if let OutputKind::Image(store) = &output.kind {
+                if store.push && names.is_empty() {
+                    return Err(Error::invalid("an image needs a name to be pushed")
+                        .with_missing(MissingInput::ImageName));
+                }
+                if store.passing && store.nameless.is_some() {
+                    return Err(Error::invalid(
+                        "`dangling-name-prefix` names an image of the local store, and `store=false` keeps none there",
+                    ));
+                }
+                let tagged = |name: &&Reference| name.tag().is_some_and(|tag| *tag != Tag::latest());
+                if let Some(name) = names.iter().find(tagged).filter(|_| store.by_digest) {
+                    return Err(Error::invalid(format!(
+                        "`push-by-digest` gives no tag, and `{name}` has one: leave the tag out"
+                    )));
+                }
+            }
+            let (image, annotations) = (&output.image, self.annotations_of(output));
+            if let Some(place) = annotations.elsewhere(&platform) {
+                return Err(Error::invalid(format!(
+                    "an annotation for `{place}` is for a platform that is not built: the build is for {platform}"
+                )));
+            }
+            if annotations.need_index() && matches!(output.kind, OutputKind::Docker(_)) {
+                return Err(Error::invalid(
+                    "annotations of an index are not for type=docker, whose archive has none: use type=oci",
+                ));
+            }
+            if image.docker_types {
+                let why = if image.compression == Compression::Zstd {
+                    "layers that are compressed with zstd"
+                } else if !annotations.is_empty() {
+                    "annotations"
+                } else {
+                    continue;
+                };
+                return Err(Error::invalid(format!(
+                    "Docker's media types have no {why}: leave `oci-mediatypes=false` out"
+                )));
+            }
+        }
+        self.epoch_policy().map(drop)
+    }
+
+    /// The annotations of the image of an output: those of the request, then its own, which count. Files have an image,
+    /// too, whose digest is told: its manifest alone has annotations.
+    pub(super) fn annotations_of(&self, output: &Output) -> PlacedAnnotations {
+        let mut all = self.annotations.clone();
+        if !output.has_image() {
+            all.keep(AnnotatedPart::Manifest);
+        }
+        all.extend(output.image.annotations.clone());
+        all
+    }
+
+    /// The platform that the build is for.
+    pub(super) fn built_for(&self) -> Platform {
+        self.platform.clone().unwrap_or_else(Platform::host)
+    }
+
+    /// Which time the result carries, by the request and its outputs.
+    pub(super) fn epoch_policy(&self) -> Result<EpochPolicy> {
+        let mut times: Vec<Option<i64>> =
+            self.outputs.iter().filter(|o| o.kind != OutputKind::CacheOnly).map(|o| o.epoch).collect();
+        times.dedup();
+        match (times.as_slice(), self.epoch) {
+            ([] | [None], policy) => Ok(policy),
+            ([Some(time)], EpochPolicy::Auto) => Ok(EpochPolicy::At(*time)),
+            ([Some(time)], EpochPolicy::At(asked)) if asked == *time => Ok(self.epoch),
+            _ => Err(Error::unsupported(
+                "outputs with different `source-date-epoch` in one build are not supported",
+            )
+            .with_missing(MissingInput::Epoch)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::BuildContext;
+
+    fn request(outputs: &[&str]) -> BuildRequest {
+        let mut request = BuildRequest::new("FROM scratch\n", BuildContext::Empty);
+        request.outputs = outputs.iter().map(|text| Output::parse(text).unwrap()).collect();
+        request
+    }
+
+    #[test]
+    fn every_output_has_its_own_names() {
+        let mut request = request(&[
+            "type=image,name=r.example/a:1,push=true",
+            "type=oci,dest=o",
+            "type=oci,dest=p,name=b",
+        ]);
+        request.tags = vec![Reference::parse("t:1").unwrap()];
+        let names = |at: usize| -> Vec<String> {
+            request.outputs[at].names(&request).iter().map(Reference::familiar).collect()
+        };
+        assert_eq!(
+            (names(0), names(1), names(2)),
+            (vec!["r.example/a:1".to_owned()], vec!["t:1".to_owned()], vec!["b:latest".to_owned()])
+        );
+    }
+
+    #[test]
+    fn outputs_that_cannot_be_made_are_told_before_the_build() {
+        for (outputs, text) in [
+            (&["type=image,push=true", "type=oci,dest=a,name=b"][..], "needs a name to be pushed"),
+            (&["type=registry"], "needs a name to be pushed"),
+            (&["type=image,push-by-digest=true,name=r.example/a:1"], "`r.example/a:1` has one"),
+            (&["type=oci,dest=a,compression=zstd,oci-mediatypes=false"], "zstd"),
+            (&["type=oci,dest=a,annotation.a=b,oci-mediatypes=false"], "no annotations"),
+            (&["type=oci,dest=a,annotation-index.a=b,oci-mediatypes=false"], "no annotations"),
+            (&["type=docker,dest=a,annotation-index.a=b"], "use type=oci"),
+            (
+                &["type=oci,dest=a,annotation[plan9/386].a=b"],
+                "`manifest[plan9/386]` is for a platform that is not",
+            ),
+            (&["type=image,store=false,dangling-name-prefix=a"], "keeps none there"),
+            (&["type=image,store=false,push=true"], "needs a name to be pushed"),
+            (&["type=oci,dest=a,source-date-epoch=1", "type=tar,dest=b"], "different `source-date-epoch`"),
+        ] {
+            let error = request(outputs).check_outputs().unwrap_err().to_string();
+            assert!(error.contains(text), "{outputs:?}: {error}");
+        }
+        let mut request = request(&["type=oci,dest=a,source-date-epoch=1", "type=cacheonly"]);
+        assert_eq!(request.epoch_policy().unwrap(), EpochPolicy::At(1));
+        request.epoch = EpochPolicy::Now;
+        assert!(request.check_outputs().is_err());
+    }
+}

@@ -1,0 +1,71 @@
+//! What the statements of all changes share: why one stops, and how repositories and links are found.
+
+use crate::clock::{Clock as _, SystemClock};
+use crate::reference::RepositoryName;
+use crate::{Digest, Error};
+use sqlx::SqliteConnection;
+
+/// Why a change was not applied.
+pub(super) enum Stop {
+    /// It must not be; nothing was written.
+    Refused(Error),
+    /// The database failed; the transaction has to be rolled back.
+    Failed(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Stop {
+    fn from(e: sqlx::Error) -> Self {
+        Self::Failed(e)
+    }
+}
+
+pub(super) type Outcome<T> = std::result::Result<T, Stop>;
+
+/// A size as the database keeps it. No file is larger than what fits.
+pub(super) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+pub(super) async fn find_repository(
+    db: &mut SqliteConnection,
+    name: &RepositoryName,
+) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar("SELECT id FROM repositories WHERE name = $1")
+        .bind(name.as_str())
+        .fetch_optional(db)
+        .await
+}
+
+pub(super) async fn make_repository(db: &mut SqliteConnection, name: &RepositoryName) -> sqlx::Result<i64> {
+    let found: Option<(i64, bool)> = sqlx::query_as("SELECT id, listed FROM repositories WHERE name = $1")
+        .bind(name.as_str())
+        .fetch_optional(&mut *db)
+        .await?;
+    if let Some((id, listed)) = found {
+        if !listed {
+            sqlx::query("UPDATE repositories SET listed = 1 WHERE id = $1").bind(id).execute(db).await?;
+        }
+        return Ok(id);
+    }
+    sqlx::query_scalar("INSERT INTO repositories (name, created_at) VALUES ($1, $2) RETURNING id")
+        .bind(name.as_str())
+        .bind(SystemClock.now())
+        .fetch_one(db)
+        .await
+}
+
+/// The id and size of a blob that is linked into a repository.
+pub(super) async fn find_link(
+    db: &mut SqliteConnection,
+    repository: i64,
+    digest: &Digest,
+) -> sqlx::Result<Option<(i64, i64)>> {
+    sqlx::query_as(
+        "SELECT b.id, b.size FROM blobs b JOIN blob_links l ON l.blob_id = b.id \
+         WHERE b.digest = $1 AND l.repository_id = $2",
+    )
+    .bind(digest.as_str())
+    .bind(repository)
+    .fetch_optional(db)
+    .await
+}
