@@ -6,6 +6,7 @@
     reason = "a test says what it skips and stops at what fails"
 )]
 
+mod builder_conformance;
 mod capabilities;
 mod dockerfile_fixtures;
 mod dockerfile_golden;

@@ -38,6 +38,20 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// A registry: a tower service that answers requests from a store. Clones share everything.
+///
+/// ```
+/// use hyper_sdk::store::MemoryStore;
+/// use hyper_server::{Registry, RegistryOptions, router};
+/// use std::sync::Arc;
+///
+/// # fn main() -> hyper_sdk::Result<()> {
+/// let registry = Registry::new(Arc::new(MemoryStore::default()), RegistryOptions::default())?;
+/// // The registry in a server of one's own, beside other routes.
+/// let app = router(registry).route("/hello", axum::routing::get(|| async { "hello" }));
+/// # let _: axum::Router = app;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Registry(Arc<State>);
 

@@ -10,6 +10,8 @@
 mod annotations;
 mod attempt;
 mod check;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod contexts;
 mod emptied;
 mod epoch;
@@ -24,6 +26,8 @@ mod output_text;
 mod plan;
 mod request;
 mod resolver;
+#[cfg(test)]
+mod tests;
 pub mod text;
 
 pub use crate::source::{BuildContext, NamedContext};

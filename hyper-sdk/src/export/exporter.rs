@@ -14,7 +14,7 @@ use std::fmt::Debug;
 
 /// Writes the result of a build somewhere.
 ///
-/// A builder has one for each type of output (`--output type=…`).
+/// A builder has one for each type of output (`type=…`).
 ///
 /// ```
 /// use async_trait::async_trait;

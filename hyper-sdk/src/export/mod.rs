@@ -6,6 +6,8 @@
 //! - Archives depend on the image alone: entries are sorted and carry the time of the image.
 
 mod archive;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod exporter;
 mod files;
 mod whole_file;

@@ -1,5 +1,7 @@
 //! Frontends: from a source text to a graph and an image config. Nothing runs here; base images are only resolved.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod dockerfile;
 
 use crate::graph::{Graph, SourceOp, VertexId};

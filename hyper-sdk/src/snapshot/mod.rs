@@ -98,7 +98,27 @@ pub trait Active: Debug + Send + Sync + 'static {
 /// # Guarantees
 /// Object-safe; every method may be called from many tasks, and from many processes on one folder, at once. A chain is
 /// either there whole or not at all, also after a crash. Cancelling a future (dropping it) ends its helper and leaves
-/// nothing half made.
+/// nothing half made. The suite in `snapshot::conformance` tests a snapshotter.
+///
+/// ```
+/// use hyper_sdk::Digest;
+/// use hyper_sdk::snapshot::{Snapshotter, UnpackOptions};
+/// use hyper_sdk::testing::{PlainSnapshotter, RandomImage};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// let snapshots: &dyn Snapshotter = &PlainSnapshotter::new()?;
+/// let layer = RandomImage::new(1).layers.remove(0).tar;
+/// let (below, above) = (Digest::sha256("the chain so far"), Digest::sha256("the chain with a step"));
+/// snapshots.apply(None, &below, UnpackOptions::default(), Box::new(std::io::Cursor::new(layer))).await?;
+/// let step = snapshots.prepare(Some(&below)).await?;
+/// // … what an executor does in `step.rootfs()` …
+/// let changes = snapshots.diff(&*step).await?;
+/// snapshots.commit(step, &above).await?;
+/// assert_eq!(snapshots.list().await?.len(), 2);
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
     /// What this snapshotter can do.

@@ -56,6 +56,12 @@ enum Fault {
     RemovesNothing,
     FailsOnTheUnknown,
     RemovesWhatIsInUse,
+    CopiesNothing,
+    CopiesFromOneSource,
+    CopiesTheTopLayer,
+    CopiesOfTheHost,
+    SkipsWhatIsMissing,
+    ForgetsTheDestination,
     HasNoName,
 }
 
@@ -211,7 +217,7 @@ impl Snapshotter for Faulty {
                     Box::new(Cursor::new(if whole && is_whole(&tar) { tar } else { what_can_be_read(&tar) }));
             }
             Fault::IgnoresTimes => options.times = None,
-            Fault::ExportsTheTopLayer => {
+            Fault::ExportsTheTopLayer | Fault::CopiesTheTopLayer => {
                 let (tar, _) = drain(layer);
                 self.layers.lock().unwrap().insert(chain.clone(), tar.clone());
                 layer = Box::new(Cursor::new(tar));
@@ -286,8 +292,36 @@ impl Snapshotter for Faulty {
         }
     }
 
-    async fn copy(&self, sources: Vec<RootFs>, plan: CopyRequest) -> Result<TarStream> {
-        self.inner.copy(sources, plan).await
+    async fn copy(&self, mut sources: Vec<RootFs>, mut plan: CopyRequest) -> Result<TarStream> {
+        match self.fault {
+            Fault::CopiesNothing => plan.steps.clear(),
+            Fault::CopiesFromOneSource => {
+                let first = sources.first().cloned();
+                sources.iter_mut().for_each(|source| source.clone_from(first.as_ref().unwrap()));
+            }
+            Fault::CopiesOfTheHost => sources = vec![RootFs::Folder { path: "/".into(), writable: false }],
+            Fault::ForgetsTheDestination => plan.destination.clear(),
+            Fault::CopiesTheTopLayer => {
+                let top = self.layers.lock().unwrap().get(&Digest::sha256("b")).cloned();
+                if let (Some(top), Some(RootFs::Folder { path, .. })) = (top, sources.first()) {
+                    let mut reader = LayerReader::new(&top[..]);
+                    let mut kept = std::collections::HashSet::new();
+                    while let Some(entry) = reader.next_entry()? {
+                        kept.insert(path.join(entry.path.as_path()));
+                    }
+                    for entry in std::fs::read_dir(path.join("d")).into_iter().flatten().flatten() {
+                        if !kept.contains(&entry.path()) {
+                            std::fs::remove_file(entry.path()).unwrap();
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+        match self.inner.copy(sources, plan).await {
+            Err(_) if self.is(Fault::SkipsWhatIsMissing) => Ok(Box::new(Cursor::new(vec![0; 1024]))),
+            copied => copied,
+        }
     }
 
     async fn export(&self, chain: Option<&Digest>, path: &str, options: ExportOptions) -> Result<TarStream> {
@@ -404,6 +438,12 @@ async fn the_suite_finds_every_fault() {
         RemovesNothing by a_chain_is_removed;
         FailsOnTheUnknown by removing_the_unknown_is_no_error;
         RemovesWhatIsInUse by a_tree_in_use_keeps_its_chain;
+        CopiesNothing by a_copy_takes_files_of_trees_and_of_the_host, a_copy_makes_folders_and_files;
+        CopiesFromOneSource by a_copy_takes_files_of_trees_and_of_the_host;
+        CopiesTheTopLayer by a_copy_sees_the_whole_of_a_tree;
+        CopiesOfTheHost by a_copy_follows_links_within_its_tree;
+        SkipsWhatIsMissing by a_copy_of_what_is_missing_is_not_found;
+        ForgetsTheDestination by the_indexes_of_a_copy_say_what_is_at_its_destination;
         HasNoName by a_snapshotter_has_a_name;
     }
     // One handle does not see what another one keeps.

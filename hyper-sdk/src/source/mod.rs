@@ -12,6 +12,8 @@
 //! - [`Sources`] resolves a name once in a build, and opens what is behind it once.
 
 mod address;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod context;
 mod image;
 mod layout;

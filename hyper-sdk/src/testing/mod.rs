@@ -3,6 +3,7 @@
 //! - [`RandomImage`] and [`RandomIndex`] are images made from a seed, with everything that real layers have.
 //! - [`FakeExecutor`] records the commands of a build and follows a script, so that tests of builds need no sandbox.
 //! - [`PlainSnapshotter`] keeps snapshots in plain folders, for the same tests.
+//! - [`fake_builder`] makes a builder of these two, with a store and a registry in memory.
 //! - [`busybox_root`] makes a root file system for tests that run commands.
 //! - [`copy_program`] and [`write_program`] make programs that the test runs.
 //! - [`FrozenClock`] is a clock that a test moves.
@@ -22,6 +23,8 @@
 //! `HelperCommand::with_init(env!("CARGO_BIN_EXE_exec-helper"))`.
 
 #[cfg(feature = "build")]
+mod builder;
+#[cfg(feature = "build")]
 mod executor;
 mod image;
 mod program;
@@ -33,6 +36,10 @@ mod snapshotter;
 mod tar;
 
 pub use crate::clock::FrozenClock;
+#[cfg(all(feature = "build", any(test, feature = "conformance")))]
+pub(crate) use builder::FakeBuild;
+#[cfg(feature = "build")]
+pub use builder::fake_builder;
 #[cfg(feature = "build")]
 pub use executor::{FakeExecutor, FakeRun};
 pub use image::{ImageShape, RandomImage, RandomIndex, RandomLayer, TestContent, TestFile, TestTree};

@@ -10,11 +10,13 @@
 
 mod active;
 mod committed;
+mod copying;
 mod kit;
 mod unpacking;
 
 pub use active::*;
 pub use committed::*;
+pub use copying::*;
 pub use unpacking::*;
 
 /// Emits one `#[tokio::test]` for each case of the suite.
@@ -52,6 +54,10 @@ macro_rules! snapshotter_conformance {
             a_difference_is_the_layer_of_the_commit, a_tree_may_begin_with_nothing, a_commit_can_be_read,
             a_commit_leaves_its_parent_alone, a_second_commit_keeps_the_first, an_abandoned_tree_is_gone,
             a_dropped_tree_is_no_snapshot, a_foreign_tree_is_refused, trees_of_one_parent_do_not_mix,
+
+            a_copy_takes_files_of_trees_and_of_the_host, a_copy_sees_the_whole_of_a_tree,
+            a_copy_follows_links_within_its_tree, a_copy_makes_folders_and_files,
+            a_copy_of_what_is_missing_is_not_found, the_indexes_of_a_copy_say_what_is_at_its_destination,
 
             a_view_shows_the_files, a_view_of_nothing_is_empty, a_file_is_read_within_its_tree,
             what_is_no_file_is_not_read, a_large_file_is_refused, an_export_is_the_whole_tree,
