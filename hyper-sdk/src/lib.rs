@@ -71,3 +71,8 @@ pub use error::{
     ResultExt, TextProblem,
 };
 pub use reference::{Reference, RepositoryName, Tag};
+
+/// The examples of the guide compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/sdk.md")]
+struct Guide;
