@@ -162,17 +162,27 @@ fn python(install: bool, log: &mut File) -> Result<Tally, String> {
     Ok(types)
 }
 
-/// Checks the types of the Python package as its users do, and its stub against the module. Each check counts as a test.
+/// Checks the types of the Python package, its tests and its examples as their users do, and the stub of the package
+/// against the module. Each check counts as a test.
 fn types(python: &Path, bindings: &Path, log: &mut File) -> Result<Tally, String> {
     let package = bindings.join("python/hyper_sdk");
-    let mut mypy = Command::new(python);
-    mypy.args(["-m", "mypy", "--strict", "--cache-dir", "/dev/null"]).arg(&package);
+    let examples = repository::root().join("examples/python");
+    let mypy = || {
+        let mut mypy = Command::new(python);
+        mypy.args(["-m", "mypy", "--strict", "--cache-dir", "/dev/null"]);
+        mypy
+    };
+    let mut of_package = mypy();
+    of_package.arg(&package);
+    // By themselves: they see the package as it is installed.
+    let mut of_users = mypy();
+    of_users.arg(bindings.join("tests")).arg(&examples);
     let mut pyright = Command::new(python);
-    pyright.args(["-m", "pyright", "--pythonpath"]).arg(python).arg(&package);
+    pyright.args(["-m", "pyright", "--pythonpath"]).arg(python).arg(&package).arg(&examples);
     let mut stubtest = Command::new(python);
     stubtest.args(["-m", "mypy.stubtest", "hyper_sdk"]);
     let mut tally = Tally::default();
-    for mut check in [mypy, pyright, stubtest] {
+    for mut check in [of_package, of_users, pyright, stubtest] {
         match stream(&mut check, log, |_| true)? {
             true => tally.passed += 1,
             false => tally.failed += 1,

@@ -1,112 +1,80 @@
-//! Names, tags, manifests and blobs, in the local store or in a registry.
+//! Images, names, tags, manifests and blobs, in the local store or in a registry.
 
-use crate::hyper::{Session, transferred};
 use crate::operation::{Operation, Outcome};
+use crate::session::Session;
 use futures::TryStreamExt as _;
-use hyper_sdk::client::{LocalImage, Loopback, PushOptions, RemoteImage, SharedClient, copy};
-use hyper_sdk::reference::ManifestReference;
-use hyper_sdk::store::{Page, PutManifest, find_local, local_repository};
-use hyper_sdk::{Digest, Error, ErrorKind, Reference, RepositoryName, Result};
-use pyo3::prelude::*;
+use hyper_sdk::build::text::platform;
+use hyper_sdk::session::{ImageDetails, Location};
+use hyper_sdk::store::Page;
+use hyper_sdk::{Digest, Error, ErrorKind, Reference, Result};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+/// Where `remote` says that something is.
+pub(crate) fn location(remote: bool) -> Location {
+    if remote { Location::Remote } else { Location::Local }
+}
+
+/// A value of the SDK, serialised.
+fn plain(value: serde_json::Result<Value>) -> Result<Value> {
+    value.map_err(|e| Error::internal("a result is not plain data").with_source(e))
+}
+
 impl Session {
-    /// Who has an image, and in which repository.
-    async fn find(&self, reference: &Reference, remote: bool) -> Result<(SharedClient, RepositoryName)> {
-        if remote {
-            return Ok((self.clients.client(reference.host())?, reference.repository().clone()));
-        }
-        let store = self.store().await?.clone();
-        let repository = find_local(&*store, reference).await?;
-        Ok((Arc::new(Loopback::new(store)), repository))
+    pub(crate) fn images(self: &Arc<Self>) -> Operation {
+        let sdk = self.sdk.clone();
+        Operation::new(async move {
+            Ok(Outcome::Made("Image", plain(serde_json::to_value(sdk.images(None).await?))?))
+        })
+    }
+
+    pub(crate) fn inspect(
+        self: &Arc<Self>,
+        reference: String,
+        wanted: Option<String>,
+        remote: bool,
+    ) -> Operation {
+        let sdk = self.sdk.clone();
+        Operation::new(async move {
+            let reference = Reference::parse(&reference)?;
+            let wanted = wanted.as_deref().map(platform).transpose()?;
+            let found = sdk.inspect(&reference, wanted.as_ref(), location(remote)).await?;
+            details(&found).map(|details| Outcome::Made("ImageDetails", details))
+        })
     }
 
     pub(crate) fn tag(self: &Arc<Self>, reference: String, name: String) -> Operation {
-        let session = Arc::clone(self);
+        let sdk = self.sdk.clone();
         Operation::new(async move {
-            let (reference, name) = (Reference::parse(&reference)?, Reference::parse(&name)?);
-            let (Some(tag), None) = (name.tag().cloned(), name.digest()) else {
-                return Err(
-                    Error::invalid("the new name needs a tag and no digest").with_context("name", name)
-                );
-            };
-            let store = session.store().await?.clone();
-            let (from, to) = (find_local(&*store, &reference).await?, local_repository(&name)?);
-            if from == to {
-                let manifest = store.get_manifest(&from, &reference.manifest()).await?;
-                store.put_manifest(&to, PutManifest::new(manifest, [tag])).await?;
-            } else {
-                // The same client on both sides: blobs are linked, not copied.
-                let from = LocalImage::new(&store, &from, &reference.manifest()).over_loopback();
-                let to = RemoteImage::new(&from.client, &to, &ManifestReference::Tag(tag));
-                copy(&from, &to, &PushOptions::default()).await?;
-            }
+            sdk.tag(&Reference::parse(&reference)?, &Reference::parse(&name)?).await?;
             Ok(Outcome::Nothing)
         })
     }
 
-    pub(crate) fn remove(self: &Arc<Self>, reference: String) -> Operation {
-        let session = Arc::clone(self);
+    pub(crate) fn remove(self: &Arc<Self>, reference: String, remote: bool) -> Operation {
+        let sdk = self.sdk.clone();
         Operation::new(async move {
-            let reference = Reference::parse(&reference)?;
-            let store = session.store().await?;
-            store.delete_manifest(&find_local(&**store, &reference).await?, &reference.manifest()).await?;
+            let found = sdk.find(&Reference::parse(&reference)?, location(remote)).await?;
+            found.client.delete_manifest(&found.repository, &found.reference).await?;
             Ok(Outcome::Nothing)
         })
     }
 
     pub(crate) fn exists(self: &Arc<Self>, reference: String, remote: bool) -> Operation {
-        let session = Arc::clone(self);
+        let sdk = self.sdk.clone();
         Operation::new(async move {
-            let reference = Reference::parse(&reference)?;
-            let (client, repository) = session.find(&reference, remote).await?;
-            let found = match client.resolve(&repository, &reference.manifest()).await {
-                Ok(_) => true,
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        ErrorKind::ManifestUnknown | ErrorKind::NameUnknown | ErrorKind::NotFound
-                    ) =>
-                {
-                    false
-                }
-                Err(e) => return Err(e),
-            };
+            let found = sdk.exists(&Reference::parse(&reference)?, location(remote)).await?;
             Ok(Outcome::Plain(Value::Bool(found)))
         })
     }
 
-    pub(crate) fn copy(
-        self: &Arc<Self>,
-        source: String,
-        target: String,
-        referrers: bool,
-        progress: Option<Py<PyAny>>,
-    ) -> Operation {
-        let session = Arc::clone(self);
-        Operation::with_progress(progress, move |progress| async move {
-            let (source, target) = (Reference::parse(&source)?, Reference::parse(&target)?);
-            let from = session.clients.client(source.host())?;
-            // One client for one registry: blobs are mounted there, not sent.
-            let to = match source.host() == target.host() {
-                true => from.clone(),
-                false => session.clients.client(target.host())?,
-            };
-            let options = PushOptions { referrers, progress, ..PushOptions::default() };
-            let (from, to) = (RemoteImage::named(&from, &source), RemoteImage::named(&to, &target));
-            let copied = copy(&from, &to, &options).await?;
-            Ok(transferred(&target, &copied))
-        })
-    }
-
     pub(crate) fn list_tags(self: &Arc<Self>, repository: String, remote: bool) -> Operation {
-        let session = Arc::clone(self);
+        let sdk = self.sdk.clone();
         Operation::new(async move {
-            let (client, repository) = session.find(&Reference::parse(&repository)?, remote).await?;
+            let found = sdk.find(&Reference::parse(&repository)?, location(remote)).await?;
             let (mut tags, mut after) = (Vec::new(), None);
             loop {
-                let page = client.list_tags(&repository, Page { limit: None, after }).await?;
+                let page = found.client.list_tags(&found.repository, Page { limit: None, after }).await?;
                 after = page.items.last().map(ToString::to_string);
                 tags.extend(page.items.iter().map(ToString::to_string));
                 if !page.more || after.is_none() {
@@ -122,24 +90,20 @@ impl Session {
         artifact_type: Option<String>,
         remote: bool,
     ) -> Operation {
-        let session = Arc::clone(self);
+        let sdk = self.sdk.clone();
         Operation::new(async move {
-            let reference = Reference::parse(&reference)?;
-            let (client, repository) = session.find(&reference, remote).await?;
-            let subject = client.resolve(&repository, &reference.manifest()).await?.digest;
-            let found = client.list_referrers(&repository, &subject, artifact_type.as_deref()).await?;
-            serde_json::to_value(found)
-                .map(Outcome::Plain)
-                .map_err(|e| Error::internal("descriptors are not plain data").with_source(e))
+            let found = sdk.find(&Reference::parse(&reference)?, location(remote)).await?;
+            let subject = found.client.resolve(&found.repository, &found.reference).await?.digest;
+            let listed = found.client.list_referrers(&found.repository, &subject, artifact_type.as_deref());
+            Ok(Outcome::Plain(plain(serde_json::to_value(listed.await?))?))
         })
     }
 
     pub(crate) fn get_manifest(self: &Arc<Self>, reference: String, remote: bool) -> Operation {
-        let session = Arc::clone(self);
+        let sdk = self.sdk.clone();
         Operation::new(async move {
             let reference = Reference::parse(&reference)?;
-            let (client, repository) = session.find(&reference, remote).await?;
-            let manifest = client.get_manifest(&repository, &reference.manifest()).await?;
+            let manifest = sdk.manifest(&reference, None, location(remote)).await?;
             Ok(Outcome::Bytes(manifest.bytes().to_vec()))
         })
     }
@@ -151,11 +115,11 @@ impl Session {
         max_size: u64,
         remote: bool,
     ) -> Operation {
-        let session = Arc::clone(self);
+        let sdk = self.sdk.clone();
         Operation::new(async move {
-            let (repository, digest) = (Reference::parse(&repository)?, Digest::parse(&digest)?);
-            let (client, repository) = session.find(&repository, remote).await?;
-            let mut blob = client.get_blob(&repository, &digest, None).await?;
+            let digest = Digest::parse(&digest)?;
+            let found = sdk.find(&Reference::parse(&repository)?, location(remote)).await?;
+            let mut blob = found.client.get_blob(&found.repository, &digest, None).await?;
             let too_large = || {
                 Error::new(ErrorKind::TooLarge, "the blob is larger than `max_size`")
                     .with_context("digest", &digest)
@@ -174,4 +138,17 @@ impl Session {
             Ok(Outcome::Bytes(bytes))
         })
     }
+}
+
+fn details(found: &ImageDetails) -> Result<Value> {
+    let body: Value = serde_json::from_slice(found.manifest.bytes())
+        .map_err(|e| Error::internal("a manifest is not JSON").with_source(e))?;
+    Ok(json!({
+        "reference": found.reference.to_string(),
+        "digest": found.manifest.digest(),
+        "media_type": found.manifest.media_type(),
+        "size": found.manifest.bytes().len(),
+        "manifest": body,
+        "config": found.config,
+    }))
 }

@@ -4,9 +4,16 @@ use hyper_sdk::{Error, ErrorDetail};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-/// The exception for an error: its class by kind, its text with the whole chain of causes.
+/// The exception for an error: its class by kind, its text with the whole chain of causes. What an object of the caller
+/// raised is raised itself.
 pub(crate) fn exception(error: &Error) -> PyErr {
-    Python::attach(|py| make(py, error).unwrap_or_else(|e| e))
+    Python::attach(|py| raised(py, error).unwrap_or_else(|| make(py, error).unwrap_or_else(|e| e)))
+}
+
+fn raised(py: Python<'_>, error: &Error) -> Option<PyErr> {
+    let first: &(dyn std::error::Error + 'static) = error;
+    let mut causes = std::iter::successors(Some(first), |cause| cause.source());
+    causes.find_map(|cause| cause.downcast_ref::<PyErr>()).map(|raised| raised.clone_ref(py))
 }
 
 fn make(py: Python<'_>, error: &Error) -> PyResult<PyErr> {

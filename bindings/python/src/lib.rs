@@ -13,15 +13,20 @@
 //! - Secrets go from Python into types that do not print.
 
 mod arguments;
+mod artifact;
+mod build;
+mod classes;
 mod content;
+mod contexts;
 mod environment;
 mod failure;
-mod hyper;
-mod images;
+
 mod operation;
 mod output;
 mod registry;
 mod request;
+mod session;
+mod transfer;
 mod value;
 
 use pyo3::prelude::*;
@@ -31,7 +36,7 @@ mod _native {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::hyper::{AsyncHyper, Hyper};
+    use crate::classes::{AsyncHyper, Hyper};
     #[pymodule_export]
     use crate::registry::Registry;
 
@@ -44,7 +49,7 @@ mod _native {
     use super::exec_helper;
 }
 
-/// Is the sandbox's helper and never returns. The process must have been started for it: see `hyper.rs`.
+/// Is the sandbox's helper and never returns. The process must have been started for it: see `session.rs`.
 #[pyfunction]
 #[pyo3(name = "_exec_helper")]
 fn exec_helper() {

@@ -11,10 +11,12 @@ use crate::value::to_python;
 use futures::future::BoxFuture;
 use hyper_sdk::progress::{Event, Events, Progress};
 use hyper_sdk::{Error, Result};
+use pyo3::IntoPyObjectExt as _;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCFunction};
 use serde_json::Value;
+use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -36,6 +38,8 @@ pub(crate) enum Outcome {
     Plain(Value),
     /// Bytes as they are stored.
     Bytes(Vec<u8>),
+    /// A list of `pathlib.Path`.
+    Paths(Vec<PathBuf>),
     /// An object that exists already.
     Object(Py<PyAny>),
 }
@@ -49,6 +53,7 @@ impl Outcome {
             }
             Self::Plain(value) => to_python(py, &value),
             Self::Bytes(bytes) => Ok(PyBytes::new(py, &bytes).into_any()),
+            Self::Paths(paths) => paths.into_bound_py_any(py),
             Self::Object(object) => Ok(object.into_bound(py)),
         }
     }

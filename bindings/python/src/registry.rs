@@ -1,10 +1,10 @@
 //! A registry in this process.
 
-use crate::environment::open_private;
+use crate::environment::warn;
 use crate::failure::exception;
 use crate::operation::{Operation, Outcome, run_async, run_sync};
 use hyper_sdk::store::{DiskStore, MemoryStore, SharedStore};
-use hyper_sdk::{Error, ErrorKind, Result};
+use hyper_sdk::{Error, ErrorKind, Result, private_folder};
 use hyper_server::{Listen, RegistryOptions, RunningServer, Server, ServerOptions};
 use pyo3::prelude::*;
 use std::net::SocketAddr;
@@ -37,7 +37,9 @@ impl Inner {
         let listen: Listen = self.listen.parse()?;
         let store: SharedStore = match &self.data {
             Some(folder) => {
-                open_private(folder)?;
+                if let Some(warning) = private_folder::open(folder)?.warning {
+                    warn(&warning);
+                }
                 Arc::new(DiskStore::open(folder).await?)
             }
             None => Arc::new(MemoryStore::default()),

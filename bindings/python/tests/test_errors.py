@@ -56,6 +56,13 @@ def test_an_error_pickles() -> None:
     assert (str(copy), copy.kind, copy.context) == ("gone", "blob_unknown", {"digest": "x"})
 
 
+def test_an_error_shows_what_it_knows() -> None:
+    error = hyper_sdk.errors._make("command_failed", "it failed", False, None, {}, {"exit_code": 3, "step": "RUN x"})
+    assert repr(error) == "CommandFailedError('it failed', kind='command_failed', exit_code=3, step='RUN x')"
+    assert repr(hyper_sdk.HyperError("text")) == "HyperError('text', kind='internal')"
+    assert repr(hyper_sdk.NotFoundError("text")).startswith("NotFoundError('text'")
+
+
 def test_an_exception_of_the_callback_cancels(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
     def callback(event: hyper_sdk.Event) -> None:
         raise KeyError(event["event"])

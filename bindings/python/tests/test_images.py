@@ -16,7 +16,7 @@ def test_build_and_look(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
     events: list[hyper_sdk.Event] = []
     result = hyper.build(context, tags=["localhost:5000/app:1"], labels={"c": "d"}, progress=events.append)
     assert result.digest is not None and result.digest.startswith("sha256:")
-    assert result.tags == ["localhost:5000/app:1"]
+    assert result.tags == ("localhost:5000/app:1",)
     assert any("COPY hello" in step.name for step in result.steps)
     names = {event["event"] for event in events}
     assert {"started", "finished", "result"} <= names
@@ -30,6 +30,16 @@ def test_build_and_look(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
     assert details.config is not None
     assert details.config["config"]["Labels"] == {"a": "b", "c": "d"}
     assert pickle.loads(pickle.dumps(result)) == result
+    # Results are values: they can be keys.
+    assert len({result, pickle.loads(pickle.dumps(result)), image, details, hyper.inspect("localhost:5000/app:1")}) == 3
+
+
+def test_names_are_the_same_everywhere(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
+    result = hyper.build(context, tags=["app", "docker.io/library/app:2", "localhost:5000/app:1"])
+    assert result.tags == ("app:latest", "app:2", "localhost:5000/app:1")
+    assert sorted(result.tags) == sorted(image.name for image in hyper.images())
+    # A name alone is one name, not a list of letters.
+    assert hyper.build(context, tags="one").tags == ("one:latest",)
 
 
 def test_the_second_build_is_cached(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
@@ -48,6 +58,9 @@ def test_outputs(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathli
         index = tar.extractfile("index.json")
         assert index is not None and json.load(index)["schemaVersion"] == 2
     assert (folder / "hello").read_text() == "hello\n"
+    assert hyper.images() == []
+    # Named or not, an image that is exported is not kept.
+    hyper.build(context, tags="app:1", outputs=f"type=oci,dest={archive}")
     assert hyper.images() == []
     layout, typed = tmp_path / "layout", tmp_path / "typed.tar"
     hyper.build(context, outputs=[f"type=oci,tar=0,dest={layout}", f"type=oci,oci-mediatypes=true,dest={typed}"])

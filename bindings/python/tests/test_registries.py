@@ -51,9 +51,10 @@ def certificate(tmp_path: pathlib.Path) -> pathlib.Path:
     if shutil.which("openssl") is None:
         pytest.skip("SKIPPED: openssl is not installed")
     path = tmp_path / "certificate.pem"
+    key = path.with_suffix(".key")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-subj", "/CN=test", "-days", "3650", "-keyout", path.with_suffix(".key"), "-out", path]
+        + ["-subj", "/CN=test", "-days", "3650", "-keyout", str(key), "-out", str(path)]
         + ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"],
         check=True,
         capture_output=True,
@@ -76,7 +77,8 @@ def test_certificates_of_a_file_are_trusted(
     host, seen = registry
     other = tmp_path / "other.pem"
     shutil.copy(certificate, other)
-    for files in [certificate, str(certificate), [other, certificate]]:
+    forms: list[pathlib.Path | str | list[pathlib.Path]] = [certificate, str(certificate), [other, certificate]]
+    for files in forms:
         seen.clear()
         hyper = hyper_sdk.Hyper(tmp_path / "root", docker_config=tmp_path / "none", ca_file=files)
         with pytest.raises(hyper_sdk.NotFoundError):

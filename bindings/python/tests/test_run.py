@@ -70,25 +70,88 @@ def test_a_secret_stays_one(hyper: hyper_sdk.Hyper, busybox: pathlib.Path, tmp_p
             assert b"hunter2" not in path.read_bytes(), path
 
 
-def test_an_interrupt_ends_the_command(busybox: pathlib.Path, tmp_path: pathlib.Path) -> None:
+HANDLER = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+# Where the tests themselves run in the background of a shell, an interrupt is ignored.
+INTERRUPT = "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+SYNC = "hyper_sdk.Hyper(root).build(context, dockerfile=text, tags='a', outputs=outputs)\n"
+ASYNC = "asyncio.run(main())\n"
+TERM = "loop.add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)"
+
+
+@pytest.mark.parametrize(
+    ("setting", "call", "sent", "status"),
+    [
+        (INTERRUPT, SYNC, signal.SIGINT, 42),
+        (INTERRUPT, ASYNC, signal.SIGINT, 42),
+        (HANDLER, SYNC, signal.SIGTERM, 143),
+        (f"TERM = {TERM!r}\n", ASYNC, signal.SIGTERM, 44),
+        ("", SYNC, signal.SIGTERM, -signal.SIGTERM),
+        ("", ASYNC, signal.SIGTERM, -signal.SIGTERM),
+        ("", SYNC, signal.SIGKILL, -signal.SIGKILL),
+    ],
+)
+def test_a_signal_ends_the_command(
+    busybox: pathlib.Path, tmp_path: pathlib.Path, setting: str, call: str, sent: signal.Signals, status: int
+) -> None:
     marker = f"7{os.getpid()}01"
     program = (
-        "import signal, sys, hyper_sdk\n"
-        # Where the tests themselves run in the background of a shell, an interrupt is ignored.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import asyncio, signal, sys, hyper_sdk\n"
+        "TERM = ''\n"
+        f"{setting}"
+        f"root, context, text = sys.argv[1], sys.argv[2], {BASE + f'RUN sleep {marker}'!r}\n"
+        "outputs = [f'type=oci,dest={sys.argv[3]}/a.tar', f'type=local,dest={sys.argv[3]}/files', 'type=image']\n"
+        "async def main():\n"
+        "    loop = asyncio.get_running_loop()\n"
+        "    exec(TERM)\n"
+        "    await hyper_sdk.AsyncHyper(root).build(context, dockerfile=text, tags='a', outputs=outputs)\n"
         "try:\n"
-        f"    hyper_sdk.Hyper(sys.argv[1]).build(sys.argv[2], dockerfile={BASE + f'RUN sleep {marker}'!r})\n"
+        f"    {call}"
         "except KeyboardInterrupt:\n"
         "    sys.exit(42)\n"
+        "except asyncio.CancelledError:\n"
+        "    sys.exit(44)\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", program, tmp_path / "root", busybox])
+    out = tmp_path / "out"
+    out.mkdir()
+    child = subprocess.Popen([sys.executable, "-c", program, tmp_path / "root", busybox, out])
     try:
         wait_for_command(marker)
-        child.send_signal(signal.SIGINT)
-        assert child.wait(10) == 42
+        child.send_signal(sent)
+        assert child.wait(10) == status
     finally:
         child.kill()
     assert gone(f"sleep\0{marker}")
+    assert list(out.iterdir()) == []
+    assert hyper_sdk.Hyper(tmp_path / "root").images() == []
+
+
+def test_cancelling_an_export_leaves_nothing(
+    hyper: hyper_sdk.Hyper, busybox: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def callback(event: hyper_sdk.Event) -> None:
+        if event["event"] == "started" and event["name"].startswith("export"):
+            raise Stop
+
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "kept.tar").write_text("before")
+    with (busybox / "large").open("wb") as file:
+        for _ in range(64):
+            file.write(os.urandom(1 << 20))
+    for name in ("new.tar", "kept.tar"):
+        for kind in ("oci", "docker", "tar"):
+            with pytest.raises(Stop):
+                hyper.build(
+                    busybox,
+                    dockerfile="FROM scratch\nCOPY large /\n",
+                    outputs=f"type={kind},dest={out / name}",
+                    progress=callback,
+                )
+    assert [path.name for path in out.iterdir()] == ["kept.tar"]
+    assert (out / "kept.tar").read_text() == "before"
 
 
 def wait_for_command(marker: str) -> None:

@@ -3,6 +3,7 @@
 //! A client is bound to one registry: repositories are named without the host. [`RegistryClient`] is the wire
 //! protocol, one request or session a method; whole images are pushed and pulled by functions over it.
 
+mod artifact;
 mod certificates;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -24,6 +25,7 @@ mod transfer;
 mod upload;
 pub(crate) mod verify;
 
+pub use artifact::{Artifact, ArtifactContent, ArtifactFile, ArtifactOptions, TITLE, save_artifact};
 pub use certificates::{HostCertificates, read_authorities};
 pub use copy::copy;
 pub use http::{CredentialCheck, HttpClient, HttpClientBuilder, RetryPolicy};

@@ -3,6 +3,9 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod dockerfile;
+mod json;
+
+pub use json::JsonFrontend;
 
 use crate::graph::{Graph, SourceOp, VertexId};
 use crate::oci::ImageConfig;

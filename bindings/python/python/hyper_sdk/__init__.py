@@ -5,10 +5,12 @@
 >>> hyper
 Hyper(root='/tmp/hyper-example')
 
-`Hyper` blocks, the methods of `AsyncHyper` return coroutines; both have the same methods. `Registry` serves images over HTTP from
-this process. Everything that fails raises a `HyperError`, by kind.
+`Hyper` blocks, the methods of `AsyncHyper` return coroutines; both have the same methods. `Registry` serves images over
+HTTP from this process, and `hyper_sdk.graph` describes builds without a Dockerfile. Everything that fails raises a
+`HyperError`, by kind.
 """
 
+from . import graph
 from ._native import AsyncHyper, Hyper, Registry, __version__
 from .errors import (
     BlobUnknownError,
@@ -40,7 +42,21 @@ from .errors import (
     UploadInvalidError,
     UploadUnknownError,
 )
-from .results import BuildResult, Image, ImageDetails, Step, Transferred
+from .results import (
+    ArtifactFile,
+    BuildArgument,
+    BuildResult,
+    CacheUse,
+    CheckResult,
+    Diagnostic,
+    Image,
+    ImageDetails,
+    Outline,
+    SecretUse,
+    Step,
+    Target,
+    Transferred,
+)
 from .types import (
     AdvancedEvent,
     ContainerConfig,
@@ -62,16 +78,21 @@ from .types import (
 # Written out: type checkers read no computed list.
 __all__ = [
     "AdvancedEvent",
+    "ArtifactFile",
     "AsyncHyper",
     "BlobUnknownError",
+    "BuildArgument",
     "BuildResult",
+    "CacheUse",
     "CancelledError",
+    "CheckResult",
     "CommandFailedError",
     "ConflictError",
     "ContainerConfig",
     "CorruptError",
     "DeniedError",
     "Descriptor",
+    "Diagnostic",
     "DigestInvalidError",
     "Event",
     "FailedOutcome",
@@ -93,15 +114,18 @@ __all__ = [
     "NameInvalidError",
     "NameUnknownError",
     "NotFoundError",
+    "Outline",
     "Platform",
     "RangeInvalidError",
     "Registry",
     "ResultEvent",
     "RootFs",
+    "SecretUse",
     "SizeInvalidError",
     "StartedEvent",
     "Step",
     "StorageFullError",
+    "Target",
     "TimeoutError",
     "TooLargeError",
     "TooManyRequestsError",
@@ -113,4 +137,5 @@ __all__ = [
     "UploadUnknownError",
     "WarningEvent",
     "__version__",
+    "graph",
 ]

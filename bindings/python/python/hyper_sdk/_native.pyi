@@ -3,20 +3,36 @@
 import os
 import pathlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, final
+from typing import Any, Protocol, final
 
 from typing_extensions import Self
 
-from .results import BuildResult, Image, ImageDetails, Transferred
+from .graph import State
+from .results import (
+    ArtifactFile,
+    BuildResult,
+    CheckResult,
+    Image,
+    ImageDetails,
+    Outline,
+    Target,
+    Transferred,
+)
 from .types import Descriptor, Event
 
 __all__ = ["__version__", "AsyncHyper", "Hyper", "Registry", "_exec_helper"]
 
 __version__: str
 
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
 _Path = str | os.PathLike[str]
+_Bytes = bytes | bytearray | memoryview
+_Context = _Path | _Bytes | _Readable
 _Output = str | dict[str, Any]
 _Progress = Callable[[Event], object]
+_File = _Path | ArtifactFile
 
 @final
 class Hyper:
@@ -36,47 +52,121 @@ class Hyper:
     def root(self) -> pathlib.Path: ...
     def build(
         self,
-        context: _Path | None = None,
+        context: _Context | None = None,
         *,
         file: _Path | None = None,
         dockerfile: str | None = None,
+        graph: State | None = None,
         tags: str | Sequence[str] = ...,
-        build_args: Mapping[str, str] = ...,
+        build_args: Mapping[str, str | None] = ...,
         labels: Mapping[str, str] = ...,
         annotations: Mapping[str, str] = ...,
-        build_contexts: Mapping[str, _Path] = ...,
+        build_contexts: Mapping[str, _Context] = ...,
         secrets: Mapping[str, str | bytes] = ...,
         ssh: Mapping[str, _Path] = ...,
         target: str | None = None,
         platform: str | None = None,
         outputs: _Output | Sequence[_Output] | None = None,
         no_cache: bool = False,
+        no_cache_filter: str | Sequence[str] = ...,
         pull: bool = False,
         network: str | None = None,
         extra_hosts: Mapping[str, str] = ...,
         allow_insecure: bool = False,
         allow_host_network: bool = False,
         allow_devices: str | Sequence[str] = ...,
+        device_folders: _Path | Sequence[_Path] | None = None,
         source_date_epoch: int | str | None = None,
         progress: _Progress | None = None,
     ) -> BuildResult: ...
-    def push(self, reference: str, *, to: str | None = None, progress: _Progress | None = None) -> Transferred: ...
+    def check(
+        self,
+        context: _Context | None = None,
+        *,
+        file: _Path | None = None,
+        dockerfile: str | None = None,
+        build_args: Mapping[str, str | None] = ...,
+        build_contexts: Mapping[str, _Context] = ...,
+        target: str | None = None,
+        platform: str | None = None,
+    ) -> CheckResult: ...
+    def outline(
+        self,
+        context: _Context | None = None,
+        *,
+        file: _Path | None = None,
+        dockerfile: str | None = None,
+        build_args: Mapping[str, str | None] = ...,
+        build_contexts: Mapping[str, _Context] = ...,
+        target: str | None = None,
+        platform: str | None = None,
+    ) -> Outline: ...
+    def targets(
+        self,
+        context: _Context | None = None,
+        *,
+        file: _Path | None = None,
+        dockerfile: str | None = None,
+    ) -> list[Target]: ...
+    def push(
+        self,
+        reference: str,
+        *,
+        to: str | None = None,
+        referrers: bool = False,
+        progress: _Progress | None = None,
+    ) -> Transferred: ...
     def pull(
         self,
         reference: str,
         *,
         platform: str | None = None,
         all_platforms: bool = False,
+        referrers: bool = False,
         progress: _Progress | None = None,
     ) -> Transferred: ...
+    def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        referrers: bool = False,
+        progress: _Progress | None = None,
+    ) -> Transferred: ...
+    def login(self, host: str, *, username: str, password: str) -> bool: ...
+    def logout(self, host: str) -> bool: ...
+    def push_artifact(
+        self,
+        reference: str,
+        files: _File | Sequence[_File],
+        *,
+        artifact_type: str,
+        annotations: Mapping[str, str] = ...,
+        progress: _Progress | None = None,
+    ) -> Transferred: ...
+    def attach(
+        self,
+        reference: str,
+        files: _File | Sequence[_File],
+        *,
+        artifact_type: str,
+        annotations: Mapping[str, str] = ...,
+        progress: _Progress | None = None,
+    ) -> Transferred: ...
+    def pull_artifact(self, reference: str, folder: _Path, *, remote: bool = True) -> list[pathlib.Path]: ...
     def images(self) -> list[Image]: ...
     def inspect(self, reference: str, *, platform: str | None = None, remote: bool = False) -> ImageDetails: ...
     def tag(self, reference: str, name: str) -> None: ...
-    def remove(self, reference: str) -> None: ...
+    def remove(self, reference: str, *, remote: bool = False) -> None: ...
     def exists(self, reference: str, *, remote: bool = False) -> bool: ...
-    def copy(self, source: str, target: str, *, referrers: bool = False, progress: _Progress | None = None) -> Transferred: ...
     def list_tags(self, repository: str, *, remote: bool = False) -> list[str]: ...
-    def referrers(self, reference: str, *, artifact_type: str | None = None, remote: bool = False) -> list[Descriptor]: ...
+    def referrers(
+        self,
+        reference: str,
+        *,
+        artifact_type: str | None = None,
+        remote: bool = False,
+    ) -> list[Descriptor]: ...
     def get_manifest(self, reference: str, *, remote: bool = False) -> bytes: ...
     def get_blob(self, repository: str, digest: str, *, max_size: int = 67_108_864, remote: bool = False) -> bytes: ...
 
@@ -98,49 +188,142 @@ class AsyncHyper:
     def root(self) -> pathlib.Path: ...
     def build(
         self,
-        context: _Path | None = None,
+        context: _Context | None = None,
         *,
         file: _Path | None = None,
         dockerfile: str | None = None,
+        graph: State | None = None,
         tags: str | Sequence[str] = ...,
-        build_args: Mapping[str, str] = ...,
+        build_args: Mapping[str, str | None] = ...,
         labels: Mapping[str, str] = ...,
         annotations: Mapping[str, str] = ...,
-        build_contexts: Mapping[str, _Path] = ...,
+        build_contexts: Mapping[str, _Context] = ...,
         secrets: Mapping[str, str | bytes] = ...,
         ssh: Mapping[str, _Path] = ...,
         target: str | None = None,
         platform: str | None = None,
         outputs: _Output | Sequence[_Output] | None = None,
         no_cache: bool = False,
+        no_cache_filter: str | Sequence[str] = ...,
         pull: bool = False,
         network: str | None = None,
         extra_hosts: Mapping[str, str] = ...,
         allow_insecure: bool = False,
         allow_host_network: bool = False,
         allow_devices: str | Sequence[str] = ...,
+        device_folders: _Path | Sequence[_Path] | None = None,
         source_date_epoch: int | str | None = None,
         progress: _Progress | None = None,
     ) -> Coroutine[Any, Any, BuildResult]: ...
-    def push(self, reference: str, *, to: str | None = None, progress: _Progress | None = None) -> Coroutine[Any, Any, Transferred]: ...
+    def check(
+        self,
+        context: _Context | None = None,
+        *,
+        file: _Path | None = None,
+        dockerfile: str | None = None,
+        build_args: Mapping[str, str | None] = ...,
+        build_contexts: Mapping[str, _Context] = ...,
+        target: str | None = None,
+        platform: str | None = None,
+    ) -> Coroutine[Any, Any, CheckResult]: ...
+    def outline(
+        self,
+        context: _Context | None = None,
+        *,
+        file: _Path | None = None,
+        dockerfile: str | None = None,
+        build_args: Mapping[str, str | None] = ...,
+        build_contexts: Mapping[str, _Context] = ...,
+        target: str | None = None,
+        platform: str | None = None,
+    ) -> Coroutine[Any, Any, Outline]: ...
+    def targets(
+        self,
+        context: _Context | None = None,
+        *,
+        file: _Path | None = None,
+        dockerfile: str | None = None,
+    ) -> Coroutine[Any, Any, list[Target]]: ...
+    def push(
+        self,
+        reference: str,
+        *,
+        to: str | None = None,
+        referrers: bool = False,
+        progress: _Progress | None = None,
+    ) -> Coroutine[Any, Any, Transferred]: ...
     def pull(
         self,
         reference: str,
         *,
         platform: str | None = None,
         all_platforms: bool = False,
+        referrers: bool = False,
         progress: _Progress | None = None,
     ) -> Coroutine[Any, Any, Transferred]: ...
+    def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        referrers: bool = False,
+        progress: _Progress | None = None,
+    ) -> Coroutine[Any, Any, Transferred]: ...
+    def login(self, host: str, *, username: str, password: str) -> Coroutine[Any, Any, bool]: ...
+    def logout(self, host: str) -> Coroutine[Any, Any, bool]: ...
+    def push_artifact(
+        self,
+        reference: str,
+        files: _File | Sequence[_File],
+        *,
+        artifact_type: str,
+        annotations: Mapping[str, str] = ...,
+        progress: _Progress | None = None,
+    ) -> Coroutine[Any, Any, Transferred]: ...
+    def attach(
+        self,
+        reference: str,
+        files: _File | Sequence[_File],
+        *,
+        artifact_type: str,
+        annotations: Mapping[str, str] = ...,
+        progress: _Progress | None = None,
+    ) -> Coroutine[Any, Any, Transferred]: ...
+    def pull_artifact(
+        self,
+        reference: str,
+        folder: _Path,
+        *,
+        remote: bool = True,
+    ) -> Coroutine[Any, Any, list[pathlib.Path]]: ...
     def images(self) -> Coroutine[Any, Any, list[Image]]: ...
-    def inspect(self, reference: str, *, platform: str | None = None, remote: bool = False) -> Coroutine[Any, Any, ImageDetails]: ...
+    def inspect(
+        self,
+        reference: str,
+        *,
+        platform: str | None = None,
+        remote: bool = False,
+    ) -> Coroutine[Any, Any, ImageDetails]: ...
     def tag(self, reference: str, name: str) -> Coroutine[Any, Any, None]: ...
-    def remove(self, reference: str) -> Coroutine[Any, Any, None]: ...
+    def remove(self, reference: str, *, remote: bool = False) -> Coroutine[Any, Any, None]: ...
     def exists(self, reference: str, *, remote: bool = False) -> Coroutine[Any, Any, bool]: ...
-    def copy(self, source: str, target: str, *, referrers: bool = False, progress: _Progress | None = None) -> Coroutine[Any, Any, Transferred]: ...
     def list_tags(self, repository: str, *, remote: bool = False) -> Coroutine[Any, Any, list[str]]: ...
-    def referrers(self, reference: str, *, artifact_type: str | None = None, remote: bool = False) -> Coroutine[Any, Any, list[Descriptor]]: ...
+    def referrers(
+        self,
+        reference: str,
+        *,
+        artifact_type: str | None = None,
+        remote: bool = False,
+    ) -> Coroutine[Any, Any, list[Descriptor]]: ...
     def get_manifest(self, reference: str, *, remote: bool = False) -> Coroutine[Any, Any, bytes]: ...
-    def get_blob(self, repository: str, digest: str, *, max_size: int = 67_108_864, remote: bool = False) -> Coroutine[Any, Any, bytes]: ...
+    def get_blob(
+        self,
+        repository: str,
+        digest: str,
+        *,
+        max_size: int = 67_108_864,
+        remote: bool = False,
+    ) -> Coroutine[Any, Any, bytes]: ...
 
 @final
 class Registry:

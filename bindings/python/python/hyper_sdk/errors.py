@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .results import Diagnostic, _make as _make_result
+
 
 class HyperError(Exception):
     """Something failed. The text of the exception has the whole chain of causes."""
@@ -35,6 +37,19 @@ class HyperError(Exception):
         self.host: str | None = None
         #: The status of the registry's answer: 401.
         self.status: int | None = None
+        #: The places of the Dockerfile that are wrong.
+        self.diagnostics: tuple[Diagnostic, ...] = ()
+
+    def __repr__(self) -> str:
+        details = {
+            "kind": self.kind,
+            "exit_code": self.exit_code,
+            "step": self.step,
+            "host": self.host,
+            "status": self.status,
+        }
+        shown = [f"{name}={value!r}" for name, value in details.items() if value is not None]
+        return f"{type(self).__name__}({', '.join([repr(str(self)), *shown])})"
 
 
 class InvalidError(HyperError):
@@ -191,7 +206,7 @@ def _make(
     error.op = op
     error.context = context
     for name, value in (details or {}).items():
-        setattr(error, name, value)
+        setattr(error, name, tuple(_make_result("Diagnostic", value)) if name == "diagnostics" else value)
     return error
 
 

@@ -82,12 +82,15 @@ class Platform(_PlatformVersion, total=False):
     variant: str
 
 
-class Descriptor(TypedDict, total=False):
-    """Names content by its digest."""
-
+class _Content(TypedDict):
     mediaType: str
     digest: str
     size: int
+
+
+class Descriptor(_Content, total=False):
+    """Names content by its digest."""
+
     urls: list[str]
     annotations: dict[str, str]
     data: str
@@ -95,10 +98,13 @@ class Descriptor(TypedDict, total=False):
     artifactType: str
 
 
-class Manifest(TypedDict, total=False):
+class _Versioned(TypedDict):
+    schemaVersion: int
+
+
+class Manifest(_Versioned, total=False):
     """A manifest: `config` and `layers` of an image or an artifact, or `manifests` of an index."""
 
-    schemaVersion: int
     mediaType: str
     artifactType: str
     config: Descriptor
@@ -142,14 +148,17 @@ class History(TypedDict, total=False):
     empty_layer: bool
 
 
-class ImageConfig(_PlatformVersion, total=False):
+class _ImageBase(TypedDict):
+    architecture: str
+    os: str
+    rootfs: RootFs
+
+
+class ImageConfig(_PlatformVersion, _ImageBase, total=False):
     """The config of an image."""
 
     created: str
     author: str
-    architecture: str
-    os: str
     variant: str
     config: ContainerConfig
-    rootfs: RootFs
     history: list[History]

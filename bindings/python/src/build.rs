@@ -1,0 +1,120 @@
+//! Builds, and what a Dockerfile is without building it.
+
+use crate::operation::{Operation, Outcome};
+use crate::request::{BuildArguments, DockerfileArguments};
+use crate::session::Session;
+use hyper_sdk::build::Checked;
+use hyper_sdk::dockerfile::Diagnostic;
+use hyper_sdk::frontend::dockerfile::{Argument, Outline, SecretUse, Target};
+use hyper_sdk::progress::Progress;
+use hyper_sdk::{Error, Reference};
+use pyo3::prelude::*;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+impl Session {
+    pub(crate) fn build(
+        self: &Arc<Self>,
+        arguments: BuildArguments,
+        progress: Option<Py<PyAny>>,
+    ) -> Operation {
+        let session = Arc::clone(self);
+        Operation::with_progress(progress, |progress| async move {
+            let (request, _unpacked) =
+                arguments.request(session.builds()?, &session.environment).await?.split();
+            let output = session.sdk.build(request, &progress).await?;
+            let familiar =
+                |name: &String| Reference::parse(name).map_or(name.clone(), |name| name.familiar());
+            let made = json!({
+                "digest": output.image.map(|image| image.digest),
+                "config_digest": output.config,
+                "tags": output.tags.iter().map(familiar).collect::<Vec<_>>(),
+                "steps": serde_json::to_value(output.steps)
+                    .map_err(|e| Error::internal("steps are not plain data").with_source(e))?,
+                "epoch": output.epoch,
+            });
+            Ok(Outcome::Made("BuildResult", made))
+        })
+    }
+
+    /// Answers a question about a Dockerfile. Nothing is built.
+    pub(crate) fn ask(self: &Arc<Self>, question: Question, arguments: DockerfileArguments) -> Operation {
+        let session = Arc::clone(self);
+        Operation::new(async move {
+            let (request, _unpacked) =
+                arguments.request(session.builds()?, &session.environment).await?.split();
+            let builder = session.sdk.local_builder().await?;
+            let progress = Progress::none();
+            Ok(match question {
+                Question::Check => {
+                    Outcome::Made("CheckResult", checked(&builder.check(request, &progress).await?))
+                }
+                Question::Outline => {
+                    Outcome::Made("Outline", outline(&builder.outline(request, &progress).await?))
+                }
+                Question::Targets => {
+                    let targets = builder.targets(request, &progress).await?.targets;
+                    Outcome::Made("Target", targets.iter().map(target).collect())
+                }
+            })
+        })
+    }
+}
+
+/// What there is to know about a Dockerfile without building it.
+#[derive(Clone, Copy)]
+pub(crate) enum Question {
+    Check,
+    Outline,
+    Targets,
+}
+
+fn checked(checked: &Checked) -> Value {
+    let source = &checked.file.source;
+    let one = |diagnostic: &Diagnostic| {
+        let position = source.position(diagnostic.span.start);
+        json!({
+            "severity": diagnostic.severity.name(),
+            "code": diagnostic.code,
+            "message": diagnostic.message,
+            "help": diagnostic.help,
+            "file": source.name(),
+            "line": position.line,
+            "column": position.column,
+        })
+    };
+    let unresolved = checked.unresolved.iter();
+    let unresolved = unresolved.map(|e| e.context_value("image").unwrap_or(e.message()));
+    json!({
+        "diagnostics": checked.all().iter().map(one).collect::<Vec<_>>(),
+        "unresolved": unresolved.collect::<Vec<_>>(),
+        "fixed": checked.fixed(),
+    })
+}
+
+fn outline(outline: &Outline) -> Value {
+    let uses = |uses: &[SecretUse]| -> Value {
+        uses.iter().map(|u| json!({"name": u.name, "required": u.required, "line": u.line})).collect()
+    };
+    let argument = |a: &Argument| json!({"name": a.name, "value": a.value, "description": a.description, "line": a.line});
+    json!({
+        "name": outline.name,
+        "description": outline.description,
+        "arguments": outline.arguments.iter().map(argument).collect::<Vec<_>>(),
+        "secrets": uses(&outline.secrets),
+        "ssh": uses(&outline.ssh),
+        "caches": outline.caches.iter().map(|c| json!({"id": c.id, "line": c.line})).collect::<Vec<_>>(),
+    })
+}
+
+fn target(target: &Target) -> Value {
+    json!({
+        "name": target.name,
+        "index": target.index,
+        "description": target.description,
+        "base": target.base,
+        "platform": target.platform,
+        "default": target.default,
+        "line": target.line,
+    })
+}

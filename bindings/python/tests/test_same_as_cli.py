@@ -1,0 +1,109 @@
+"""The texts of options mean the same here and on the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[3]
+PROGRAM = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/hyperbuild"
+SCRIPT = """
+import sys, hyper_sdk
+options = eval(sys.argv[2])
+try:
+    hyper_sdk.Hyper().build(sys.argv[1], **options)
+except hyper_sdk.HyperError as error:
+    sys.exit(str(error))
+"""
+
+
+def run(command: list[str | pathlib.Path], folder: pathlib.Path) -> tuple[bool, str, bytes, dict[str, str]]:
+    """Whether it worked, what it said, what it wrote to standard output, and which files it made."""
+    folder.mkdir()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder.parent),
+        "HYPER_ROOT": str(folder.parent / "root"),
+        "VARIABLE": "from the environment",
+    }
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=120, check=False)
+    files = {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    return done.returncode == 0, done.stderr.decode(), done.stdout, files
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        *(
+            (["-o", text], {"outputs": text})
+            for text in [
+                "-",
+                "out",
+                "type=oci,dest=a.tar",
+                "type=oci,dest=a.tar,tar=true",
+                "type=oci,dest=folder,tar=0",
+                "type=oci,dest=folder,tar=false",
+                "type=oci,dest=a.tar,oci-mediatypes=true",
+                "type=oci,dest=a.tar,compression=zstd",
+                "type=oci,dest=a.tar,compression=zstd,compression-level=99",
+                "type=oci,dest=a.tar,annotation.a=b,name=x:1",
+                "type=docker,dest=a.tar",
+                "type=tar,dest=a.tar",
+                "type=tar,dest=-",
+                "type=local,dest=out",
+                'type=local,"dest=o,t"',
+                "type=cacheonly",
+                "type=image,name=x:1",
+                "type=image,push=true",
+                "type=elephant,dest=a",
+                "type=oci,dest=a.tar,color=red",
+                "type=local,dest=out,push=true",
+                "dest=out",
+                'type=oci,"dest=out',
+                "",
+            ]
+        ),
+        *(
+            (["-o", "out", "--platform", text], {"outputs": "out", "platform": text})
+            for text in ["linux/amd64", "linux/arm64/v8", "linux/amd64,linux/arm64", "amd64", "/", "nonsense/x/y/z"]
+        ),
+        *(
+            (["-o", "out", "--network", text], {"outputs": "out", "network": text})
+            for text in ["none", "host", "default", "bridge", ""]
+        ),
+        *(
+            (["-o", "type=oci,dest=a.tar", "--source-date-epoch", text], {"outputs": "type=oci,dest=a.tar", "source_date_epoch": text})
+            for text in ["5", "auto", "tomorrow", ""]
+        ),
+        *(
+            (["-o", "out", "--build-context", f"Given={text}"], {"outputs": "out", "build_contexts": {"Given": text}})
+            for text in ["docker-image://scratch", "ftp://a/b", "/nowhere/at/all", "elephant://x", ""]
+        ),
+        *(
+            (["-o", "type=oci,dest=a.tar", "--build-arg", flag], {"outputs": "type=oci,dest=a.tar", "build_args": {"VARIABLE": value}})
+            for flag, value in [("VARIABLE=given", "given"), ("VARIABLE=", ""), ("VARIABLE", None)]
+        ),
+        *((["-o", "out", "-t", text], {"outputs": "out", "tags": text}) for text in ["a", "UPPER", "a:b:c", ""]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options(tmp_path: pathlib.Path, context: pathlib.Path, flags: list[str], options: dict[str, object]) -> None:
+    if not PROGRAM.exists():
+        pytest.skip("SKIPPED: options of the command line: hyperbuild is not built")
+    (context / "Dockerfile").write_text("FROM scratch\nARG VARIABLE\nLABEL v=$VARIABLE\nCOPY hello /hello\n")
+    os.utime(context / "hello", (1_000_000_000, 1_000_000_000))
+    cli = run([PROGRAM, "build", "--quiet", *flags, context], tmp_path / "cli")
+    python = run([sys.executable, "-c", SCRIPT, context, repr(options)], tmp_path / "python")
+    assert cli[0] == python[0], (cli[1], python[1])
+    assert cli[3] == python[3]
+    if cli[0] and "-" in "".join(flags[1:2])[-1:]:
+        assert cli[2] == python[2] and cli[2]
