@@ -34,7 +34,7 @@ pub mod progress;
 pub mod reference;
 pub mod runtime;
 pub mod small_file;
-mod stale_files;
+pub mod stale_files;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

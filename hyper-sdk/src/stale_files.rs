@@ -4,21 +4,21 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Removes the regular files of a folder whose names are `is_one`, that this user owns and that have not changed for
+/// Removes the regular files of a folder whose names are `is_one`, that this user owns and that were not written to for
 /// `age`. A temporary file is in use for moments, so one that old is in use no more. What cannot be removed stays for the
 /// next time.
-pub(crate) fn remove(folder: &Path, age: Duration, is_one: impl Fn(&str) -> bool) {
+pub fn remove(folder: &Path, age: Duration, is_one: impl Fn(&str) -> bool) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(meta) = entry.metadata() else { continue };
         let is_mine = meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw();
-        if is_mine && is_one(&entry.file_name().to_string_lossy()) && is_older(meta.ctime(), age) {
+        if is_mine && is_one(&entry.file_name().to_string_lossy()) && is_older(meta.mtime(), age) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
 }
 
 /// Whether a name is one that the crate `tempfile` gives: `.tmp` and six letters or digits.
-pub(crate) fn is_temporary(name: &str) -> bool {
+pub fn is_temporary(name: &str) -> bool {
     let rest = name.strip_prefix(".tmp");
     rest.is_some_and(|rest| rest.len() == 6 && rest.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
@@ -42,9 +42,14 @@ mod tests {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
         std::fs::create_dir(folder.path().join(".tmpFolder")).unwrap();
-        remove(folder.path(), Duration::from_secs(60), is_temporary);
+        let age = Duration::from_secs(60);
+        remove(folder.path(), age, is_temporary);
         assert_eq!(there(), [true; 5]);
-        remove(folder.path(), Duration::ZERO, is_temporary);
+        for name in names {
+            let file = std::fs::File::options().write(true).open(folder.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - 2 * age).unwrap();
+        }
+        remove(folder.path(), age, is_temporary);
         assert_eq!(there(), [false, true, true, true, true]);
         assert!(folder.path().join(".tmpFolder").exists());
         remove(&folder.path().join("nowhere"), Duration::ZERO, is_temporary);

@@ -1,12 +1,13 @@
 //! Files of a result: whole or not there.
 
-use crate::{Error, Result};
+use crate::{Error, Result, stale_files};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How many links of a destination are followed.
 const MAX_LINKS: usize = 40;
@@ -88,6 +89,11 @@ pub fn write_file(destination: &Path, content: &[u8]) -> Result<()> {
     whole_file(destination, |mut file| file.write_all(content))
 }
 
+/// How the name of a file ends that is being written.
+const PARTIAL: &str = ".partial";
+/// After so long it is not being written any more.
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Writes a file beside its destination and renames it when it is whole. A destination that exists and is no regular
 /// file (a pipe, a terminal), or that is an open file, is written straight.
 pub(super) fn whole_file(
@@ -101,8 +107,12 @@ pub(super) fn whole_file(
         Place::Staged(path) => path,
     };
     let folder = destination.parent().unwrap_or(Path::new("/"));
+    // Of an output that was killed while it was written.
+    stale_files::remove(folder, ABANDONED, |name| {
+        name.strip_suffix(PARTIAL).is_some_and(stale_files::is_temporary)
+    });
     let staged = tempfile::Builder::new()
-        .suffix(".partial")
+        .suffix(PARTIAL)
         // Less what the mask of the user takes away.
         .permissions(std::fs::Permissions::from_mode(0o666))
         .tempfile_in(folder)
@@ -139,6 +149,21 @@ mod tests {
         let failed = whole_file(&at("file"), |_| Err(io::Error::other("no")));
         assert!(failed.is_err() && std::fs::read_to_string(at("file")).unwrap() == "two");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 6, "nothing is left of a failure");
+    }
+
+    #[test]
+    fn what_a_killed_process_left_beside_a_file_goes_when_it_is_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = [".tmpAb12cd.partial", ".tmpXy34zz.partial", "mine.partial", ".tmpAb12cd"];
+        for name in names {
+            std::fs::write(folder.path().join(name), "part").unwrap();
+        }
+        for name in [names[0], names[2], names[3]] {
+            let file = std::fs::File::options().write(true).open(folder.path().join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - 2 * ABANDONED).unwrap();
+        }
+        write(&folder.path().join("out"), "text").unwrap();
+        assert_eq!(names.map(|name| folder.path().join(name).exists()), [false, true, true, true]);
     }
 
     #[test]

@@ -38,6 +38,9 @@ pub(crate) const MAX_SCOPES: usize = 32;
 /// The longest token that is looked at.
 const MAX_LENGTH: usize = 16 << 10;
 
+/// After so long a key is not being written any more.
+const ABANDONED: std::time::Duration = std::time::Duration::from_secs(60 * 60);
+
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 
 /// What a token says.
@@ -185,6 +188,12 @@ fn is_ignorable(e: &std::io::Error) -> bool {
 
 /// Writes a key that nobody else can read, whole or not at all, unless there is one.
 fn write_key(path: &Path, key: &Key) -> std::io::Result<()> {
+    let (stem, folder) = (path.file_stem().unwrap_or_default().to_string_lossy(), path.parent());
+    // Of a server that was killed meanwhile.
+    hyper_sdk::stale_files::remove(folder.unwrap_or(Path::new(".")), ABANDONED, |name| {
+        let id = name.strip_prefix(&*stem).and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".new"));
+        id.is_some_and(|id| hyper_sdk::store::UploadId::parse(id).is_ok())
+    });
     let name = hyper_sdk::store::UploadId::random().map_err(std::io::Error::from)?;
     let temporary = path.with_extension(format!("{name}.new"));
     let written = (|| {
@@ -253,6 +262,10 @@ mod tests {
     fn servers_share_a_key_through_a_private_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token.key");
+        let left = dir.path().join("token.0123456789abcdef0123456789abcdef.new");
+        fs::write(&left, "a killed server left this").unwrap();
+        let old = std::time::SystemTime::now() - 2 * ABANDONED;
+        File::options().write(true).open(&left).unwrap().set_modified(old).unwrap();
         let threads: Vec<_> = (0..8)
             .map(|_| {
                 let path = path.clone();

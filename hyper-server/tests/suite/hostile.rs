@@ -148,7 +148,15 @@ impl Victim {
         }
         let sessions = std::mem::take(&mut *self.sessions.lock().unwrap());
         for session in sessions {
-            let status = self.send("DELETE", &session, "").await;
+            // What was received of a request that is gone may still be being saved.
+            let mut status = 409;
+            for _ in 0..500 {
+                status = self.send("DELETE", &session, "").await;
+                if status != 409 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
             assert!(matches!(status, 204 | 404), "{session}: {status}");
         }
         let data = self.folder.path().join("data");

@@ -112,6 +112,17 @@ async fn a_body_that_times_out_gets_408_and_its_bytes_are_kept() {
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
     let status = client.get(format!("{}{location}", server.url())).send().await.unwrap();
     assert_eq!(status.headers()["range"], "0-2");
+    // The client is late wherever it is, and the registry has not failed.
+    let digest = Digest::sha256("x");
+    for head in [
+        "POST /v2/a/blobs/uploads/ HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked".to_owned(),
+        format!("POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\r\nhost: x\r\ncontent-length: 1"),
+        format!("PUT {location}?digest={digest} HTTP/1.1\r\nhost: x\r\ncontent-length: 9"),
+        "PUT /v2/a/manifests/x HTTP/1.1\r\nhost: x\r\ncontent-length: 9".to_owned(),
+    ] {
+        let answer = exchange(&server, &format!("{head}\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 408"), "{head}: {answer}");
+    }
     server.stop().await.unwrap();
 }
 

@@ -375,7 +375,11 @@ mod tests {
         }
         config.store(&host("r.example"), None, &Credentials::basic("a", "b")).await.unwrap();
         assert!(names.iter().all(|name| at(name).exists()), "one that is young may be in use");
-        stale_files::remove(folder.path(), std::time::Duration::ZERO, is_staged);
+        for name in &names {
+            let file = std::fs::File::options().write(true).open(at(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - 2 * ABANDONED).unwrap();
+        }
+        config.store(&host("r.example"), None, &Credentials::basic("a", "c")).await.unwrap();
         assert_eq!(names.map(|name| at(&name).exists()), [false, true, true]);
     }
 
