@@ -5,9 +5,8 @@
 mod app;
 mod backends;
 mod commands;
-mod elf;
 mod failure;
-mod host_rootfs;
+mod host_tools;
 mod interrupt;
 mod output;
 mod refused;

@@ -3,7 +3,7 @@
 use crate::app::Format;
 use crate::backends::{Session, TransportArgs};
 use crate::failure::Failure;
-use crate::host_rootfs;
+use crate::host_tools;
 use crate::render::{Mode, Renderer};
 use crate::terminal::{duration, print, print_json, size, tell};
 use clap::Args;
@@ -27,8 +27,13 @@ use std::time::{Duration, Instant};
 /// What the example's commands call, besides `sh`.
 const TOOLS: &[&str] = &["cat", "mkdir", "sha256sum", "sort", "uniq", "wc"];
 
-/// Builds on two stages that know nothing of each other, so that they run at once, and joins them.
-const DOCKERFILE: &str = r#"FROM host AS numbers
+/// Makes a base image of the tools of this machine, builds two stages on it that do not need each other, so that they
+/// run at once, and joins them.
+const DOCKERFILE: &str = r#"FROM scratch AS host
+COPY --from=tools . /
+ENV PATH=/bin LD_LIBRARY_PATH=/lib/hyper
+
+FROM host AS numbers
 WORKDIR /data
 RUN i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $((i * 7919 % 1009)); done > raw
 RUN sort -n raw | uniq > numbers
@@ -111,13 +116,9 @@ async fn story(work: &Path, session: &Session, progress: &Progress) -> Result<St
     let builder_session = session.with_root(work.join("state"));
 
     let since = Instant::now();
-    let base = work.join("base");
-    let host = host_rootfs::write_layout(&base, TOOLS)?;
-    story.tell(
-        since,
-        "base image",
-        format!("{} of {}, {}", size(host.size), host.made_of, host.digest.short()),
-    );
+    let tools = work.join("tools");
+    let host = host_tools::copy_tools(&tools, TOOLS)?;
+    story.tell(since, "base image", format!("{} of {}", size(host.size), host.made_of));
 
     let since = Instant::now();
     let registry_store = session.with_root(work.join("registry")).store().await?;
@@ -128,7 +129,7 @@ async fn story(work: &Path, session: &Session, progress: &Progress) -> Result<St
 
     let name = Reference::parse(&format!("{}/quickstart/app:1", server.address()))?;
     let since = Instant::now();
-    let first = build(work, &base, &name, &builder_session, progress).await?;
+    let first = build(work, &tools, &name, &builder_session, progress).await?;
     let image = image_of(&first)?;
     let ran = first.steps.iter().filter(|s| !s.cached).count();
     story.tell(since, "build", format!("{ran} steps run, {}", image.digest));
@@ -152,7 +153,7 @@ async fn story(work: &Path, session: &Session, progress: &Progress) -> Result<St
     story.tell(since, "compare", format!("{blobs} blobs, {} equal byte by byte", size(bytes)));
 
     let since = Instant::now();
-    let again = build(work, &base, &name, &builder_session, progress).await?;
+    let again = build(work, &tools, &name, &builder_session, progress).await?;
     if let Some(step) = again.steps.iter().find(|s| !s.cached) {
         return Err(Error::internal("the second build ran a step that had not changed")
             .with_step(hyper_sdk::FailedStep::new(&step.name, None)));
@@ -168,7 +169,7 @@ async fn story(work: &Path, session: &Session, progress: &Progress) -> Result<St
 
 async fn build(
     work: &Path,
-    base: &Path,
+    tools: &Path,
     name: &Reference,
     session: &Session,
     progress: &Progress,
@@ -184,10 +185,7 @@ async fn build(
     }
     let mut request = BuildRequest::new(DOCKERFILE, BuildContext::Folder(context.clone()));
     request.dockerfile_name = context.join("Dockerfile");
-    request.named_contexts.insert(
-        "host".to_owned(),
-        NamedContext::OciLayout { path: base.to_owned(), tag: Some("latest".to_owned()), digest: None },
-    );
+    request.named_contexts.insert("tools".to_owned(), NamedContext::Folder(tools.to_owned()));
     request.tags = vec![name.clone()];
     request.outputs = vec![Output::store()];
     session.builder(TransportArgs::default()).await?.build(request, progress).await
