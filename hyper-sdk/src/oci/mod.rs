@@ -7,6 +7,10 @@
 mod config;
 mod descriptor;
 mod manifest;
+#[cfg(feature = "oci-spec")]
+pub mod spec;
+#[cfg(all(test, feature = "oci-spec"))]
+mod spec_tests;
 
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
 pub use descriptor::Descriptor;
