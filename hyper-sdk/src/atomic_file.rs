@@ -1,4 +1,4 @@
-//! Files of a result: whole or not there.
+//! Files that are whole or not there: written beside their destination and renamed.
 
 use crate::{Error, Result, stale_files};
 use rustix::fs::{Mode, OFlags};
@@ -86,7 +86,7 @@ pub fn open_at_once(path: &Path) -> io::Result<std::fs::File> {
 /// # Errors
 /// [`crate::ErrorKind::Io`] with the path.
 pub fn write_file(destination: &Path, content: &[u8]) -> Result<()> {
-    whole_file(destination, |mut file| file.write_all(content))
+    write_atomically(destination, |mut file| file.write_all(content))
 }
 
 /// How the name of a file ends that is being written.
@@ -96,7 +96,7 @@ const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Writes a file beside its destination and renames it when it is whole. A destination that exists and is no regular
 /// file (a pipe, a terminal), or that is an open file, is written straight.
-pub(super) fn whole_file(
+pub(crate) fn write_atomically(
     destination: &Path,
     write: impl FnOnce(std::fs::File) -> io::Result<()>,
 ) -> Result<()> {
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     fn write(path: &Path, text: &str) -> Result<()> {
-        whole_file(path, |mut file| file.write_all(text.as_bytes()))
+        write_atomically(path, |mut file| file.write_all(text.as_bytes()))
     }
 
     #[test]
@@ -146,7 +146,7 @@ mod tests {
         for bad in ["loop", "none/x", "..", "sub"] {
             assert!(write(&at(bad), "").is_err(), "{bad}");
         }
-        let failed = whole_file(&at("file"), |_| Err(io::Error::other("no")));
+        let failed = write_atomically(&at("file"), |_| Err(io::Error::other("no")));
         assert!(failed.is_err() && std::fs::read_to_string(at("file")).unwrap() == "two");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 6, "nothing is left of a failure");
     }

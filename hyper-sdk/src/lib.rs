@@ -9,15 +9,19 @@
 //! - Modules import in one direction, from a line to those above it, and never in a circle:
 //!
 //! ```text
-//! error digest reference oci media_type mode escape platform clock progress private_folder runtime small_file stale_files
+//! error digest reference oci media_type mode escape platform clock progress private_folder runtime small_file stale_files atomic_file byte_channel
 //!   └▶ dockerfile graph layer store
-//!        └▶ sandbox
+//!        └▶ sandbox layout
 //!             └▶ lint client cache source snapshot exec
 //!                  └▶ frontend solve export
 //!                       └▶ build
 //!                            └▶ session
 //! ```
 
+#[cfg(feature = "build")]
+mod atomic_file;
+#[cfg(feature = "build")]
+mod byte_channel;
 pub mod clock;
 pub mod digest;
 pub mod dockerfile;
@@ -41,6 +45,8 @@ pub mod testing;
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "client")]
+pub mod layout;
 
 #[cfg(feature = "build")]
 pub mod build;

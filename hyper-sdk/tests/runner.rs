@@ -10,6 +10,7 @@ mod builder_conformance;
 mod capabilities;
 mod dockerfile_fixtures;
 mod dockerfile_golden;
+mod formats;
 mod open_builder;
 mod sandbox;
 mod sandbox_conformance;

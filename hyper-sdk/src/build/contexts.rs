@@ -3,7 +3,7 @@
 use super::{BuildContext, BuildRequest};
 use crate::dockerfile::GitReference;
 use crate::layer::copy::{SourceKind, SourceRoot};
-use crate::source::{MainFolder, RemoteSources, StreamContext, git_source, unpack, web_context};
+use crate::source::{MainFolder, RemoteSources, StreamContext, git_source};
 use crate::{Error, ErrorKind, MissingInput, Result};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -86,9 +86,9 @@ impl Contexts {
                 main.folder = Some(fetched.path);
             }
             BuildContext::Web(url) => {
-                let fetched = self.remotes.web(&web_context(url)).await?;
+                let (fetched, context) = self.remotes.context(url, &self.scratch).await?;
                 main.time = fetched.time;
-                match unpack(&fetched.path, &self.scratch).await? {
+                match context {
                     StreamContext::Files { folder, newest } => {
                         main.time = main.time.or(newest);
                         main.folder = Some(folder.path().to_owned());

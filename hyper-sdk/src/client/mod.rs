@@ -10,6 +10,8 @@ pub mod conformance;
 mod copy;
 pub mod http;
 pub mod keychain;
+#[cfg(feature = "build")]
+mod layer_tar;
 mod layout;
 mod location;
 mod loopback;
@@ -29,6 +31,8 @@ pub use artifact::{Artifact, ArtifactContent, ArtifactFile, ArtifactOptions, TIT
 pub use certificates::{HostCertificates, read_authorities};
 pub use copy::copy;
 pub use http::{CredentialCheck, HttpClient, HttpClientBuilder, RetryPolicy};
+#[cfg(feature = "build")]
+pub use layer_tar::layer_tar;
 pub use layout::Layout;
 pub use location::{LocalImage, LocalTarget, RemoteImage};
 pub use loopback::Loopback;

@@ -1,6 +1,6 @@
 //! The root file system as a tar or as files.
 
-use super::whole_file::whole_file;
+use crate::atomic_file::write_atomically;
 use crate::layer::{
     ApplyOptions, ApplyStyle, DevicePolicy, Entry, LayerPath, LayerReader, LayerWriter, OwnerPolicy, apply,
 };
@@ -21,7 +21,7 @@ pub async fn export_tar(
 ) -> Result<()> {
     let (destination, below) = (destination.to_owned(), below.map(LayerPath::new).transpose()?);
     blocking(move || {
-        whole_file(&destination, |mut file| match below {
+        write_atomically(&destination, |mut file| match below {
             None => std::io::copy(&mut tar, &mut file).map(|_| ()),
             Some(folder) => write_below(tar, &folder, epoch, file).map_err(std::io::Error::other),
         })

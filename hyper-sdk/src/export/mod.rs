@@ -10,12 +10,11 @@ mod archive;
 pub mod conformance;
 mod exporter;
 mod files;
-mod whole_file;
 
+pub use crate::atomic_file::{open_at_once, write_file};
 pub use archive::{ArchiveKind, write_archive};
 pub use exporter::{Export, Exporter};
 pub use files::{export_folder, export_tar};
-pub use whole_file::{open_at_once, write_file};
 
 use crate::clock::rfc3339;
 use crate::frontend::HistoryStep;

@@ -13,9 +13,9 @@ const BUFFER: usize = 128 << 10;
 const AHEAD_BLOCK: usize = 256 << 10;
 const AHEAD_BLOCKS: usize = 8;
 /// The largest window that a zstd frame may ask for, as a power of two: 128 MiB.
-const ZSTD_WINDOW: u32 = 27;
+pub(super) const ZSTD_WINDOW: u32 = 27;
 /// What xz may take for its dictionary.
-const XZ_MEMORY: u64 = 128 << 20;
+pub(super) const XZ_MEMORY: u64 = 128 << 20;
 
 /// How an archive is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,19 +137,26 @@ impl<R: Read> Read for Decompressor<R> {
             Inner::Bzip2(r) => r.read(buffer),
             Inner::Xz(r) => r.read(buffer),
         };
-        let count = result.map_err(|e| match e.kind() {
-            std::io::ErrorKind::Interrupted => e,
-            // The source's own error, such as a wrong digest, says more than that of the codec.
-            _ if e.get_ref().is_some_and(|inner| inner.is::<Error>()) => e,
-            _ => Error::invalid(format!("the {:?} data is damaged", self.format)).with_source(e).into(),
-        })?;
+        let count = result.map_err(|e| damaged(self.format, e))?;
         if let Some(left) = &mut self.left {
-            *left = left.checked_sub(count as u64).ok_or_else(|| {
-                Error::new(ErrorKind::TooLarge, "the archive holds more than it may when it is decompressed")
-            })?;
+            *left = left.checked_sub(count as u64).ok_or_else(too_large)?;
         }
         Ok(count)
     }
+}
+
+/// What an error of a codec means.
+pub(super) fn damaged(format: ArchiveFormat, e: std::io::Error) -> std::io::Error {
+    match e.kind() {
+        std::io::ErrorKind::Interrupted => e,
+        // The source's own error, such as a wrong digest, says more than that of the codec.
+        _ if e.get_ref().is_some_and(|inner| inner.is::<Error>()) => e,
+        _ => Error::invalid(format!("the {format:?} data is damaged")).with_source(e).into(),
+    }
+}
+
+pub(super) fn too_large() -> Error {
+    Error::new(ErrorKind::TooLarge, "the archive holds more than it may when it is decompressed")
 }
 
 /// A layer blob read as the uncompressed archive, with blob digest, blob size and diff ID verified.

@@ -18,6 +18,7 @@
 
 pub mod accounts;
 pub mod apply;
+mod async_decompress;
 mod below;
 pub mod compress;
 pub mod copy;
@@ -37,6 +38,7 @@ mod tree;
 pub mod writer;
 
 pub use apply::{Applied, ApplyOptions, ApplyStyle, DevicePolicy, OwnerPolicy, apply};
+pub use async_decompress::AsyncDecompressor;
 pub use compress::{CompressOptions, CompressedLayer, LayerCompressor};
 pub use decompress::{ArchiveFormat, Decompressor, ReadAhead, VerifiedLayer};
 pub use diff::{DiffOptions, diff_overlay, diff_trees};

@@ -9,7 +9,8 @@ mod descriptor;
 mod manifest;
 #[cfg(feature = "oci-spec")]
 pub mod spec;
-#[cfg(all(test, feature = "oci-spec"))]
+#[cfg(test)]
+#[cfg(feature = "oci-spec")]
 mod spec_tests;
 
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};

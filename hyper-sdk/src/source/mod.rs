@@ -28,10 +28,9 @@ pub use image::{ClientFactory, ImageSource};
 pub use layout::LayoutSource;
 pub use remote::{
     Fetched, ProxyChoice, RemoteOptions, RemoteSources, StreamContext, context_of_stream, git_source,
-    newest_in_archive,
+    newest_in_archive, read_context,
 };
 pub use sources::{LayerOrigin, MainFolder, Opened, Sources, SourcesOptions};
-pub(crate) use sources::{unpack, web_context};
 pub use work_tree::work_tree_time;
 
 use crate::oci::{Descriptor, ImageConfig};

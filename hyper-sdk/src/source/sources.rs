@@ -1,11 +1,12 @@
 //! The sources of one build: what names stand for, and what is behind them, each brought once and only when it is asked
 //! for.
 
+use super::remote::{CONTEXT_FILE, context_source};
 use super::{
     Fetched, LayoutSource, NamedContext, RemoteSources, SharedSource, SourceContent, SourceFiles,
-    SourceImage, StreamContext, context_of_stream, git_source, newest_in_archive, open_context,
+    SourceImage, StreamContext, git_source, newest_in_archive, open_context,
 };
-use crate::graph::{SourceOp, WebSource};
+use crate::graph::SourceOp;
 use crate::layer::copy::{SourceKind, SourceRoot};
 use crate::oci::Descriptor;
 use crate::platform::Platform;
@@ -21,8 +22,6 @@ use tokio::sync::OnceCell;
 const IMAGES: &str = "docker-image";
 /// The scheme of image layouts.
 const LAYOUTS: &str = "oci-layout";
-/// The name of a web context's file where it is kept.
-const FILE: &str = "context";
 
 /// What the sources of a build are made of.
 #[derive(Clone, Debug)]
@@ -322,8 +321,8 @@ impl Sources {
 
     /// The files of an archive of the web.
     async fn archive(&self, name: &str, url: &str) -> Result<SourceFiles> {
-        let fetched = self.0.options.remotes.web(&web_context(url)).await?;
-        match unpack(&fetched.path, &self.0.options.scratch).await? {
+        let (fetched, context) = self.0.options.remotes.context(url, &self.0.options.scratch).await?;
+        match context {
             StreamContext::Files { folder, newest } => {
                 Ok(SourceFiles::temporary(folder).with_time(fetched.time.or(newest)))
             }
@@ -360,7 +359,9 @@ impl Sources {
         let remotes = &self.0.options.remotes;
         let (fetched, file): (Fetched, _) = match op {
             SourceOp::Folder { name } => match self.contexts().get(name) {
-                Some(NamedContext::Web(url)) => (remotes.web(&web_context(url)).await?, Some(FILE)),
+                Some(NamedContext::Web(url)) => {
+                    (remotes.web(&context_source(url)).await?, Some(CONTEXT_FILE))
+                }
                 _ => return Ok(self.folder(name).await?.time),
             },
             SourceOp::Web(web) => (remotes.web(web).await?, Some(web.file_name.as_str())),
@@ -402,20 +403,4 @@ impl Sources {
 
 fn no_image(reference: &str) -> Error {
     Error::invalid("a source of images gave files").with_context("image", reference)
-}
-
-/// What is fetched for a context of the web.
-pub(crate) fn web_context(url: &str) -> WebSource {
-    WebSource { url: url.to_owned(), file_name: FILE.to_owned(), checksum: None }
-}
-
-/// Unpacks a context of the web that was fetched into a folder.
-pub(crate) async fn unpack(folder: &Path, scratch: &Path) -> Result<StreamContext> {
-    let (path, scratch) = (folder.join(FILE), scratch.to_owned());
-    tokio::task::spawn_blocking(move || {
-        let file = File::open(&path).at("cannot open what was fetched", &path)?;
-        context_of_stream(file, &scratch)
-    })
-    .await
-    .map_err(|e| Error::internal("unpacking a context panicked").with_source(e))?
 }

@@ -1,15 +1,25 @@
 //! Build contexts that come as one stream: an archive of the files, or a Dockerfile alone.
 
-use crate::layer::{ApplyOptions, ApplyStyle, Decompressor, DevicePolicy, LayerReader, OwnerPolicy, apply};
+use super::blocking;
+use crate::byte_channel::byte_channel;
+use crate::layer::{
+    ApplyOptions, ApplyStyle, AsyncDecompressor, Decompressor, DevicePolicy, LayerReader, OwnerPolicy, apply,
+};
 use crate::{Error, Result, ResultExt as _};
+use futures::{StreamExt as _, TryStreamExt as _};
 use std::io::Read;
 use std::path::Path;
 use tempfile::TempDir;
+use tokio::io::AsyncRead;
+use tokio_util::io::ReaderStream;
 
 /// A block of a tar.
 const BLOCK: usize = 512;
 /// A larger text is no Dockerfile.
 const MAX_DOCKERFILE: u64 = 16 << 20;
+/// How much of a stream is taken at once, and how many of such blocks wait to be unpacked.
+const CHUNK: usize = 256 << 10;
+const CHUNKS: usize = 8;
 
 /// What a stream turned out to be.
 #[derive(Debug)]
@@ -25,20 +35,41 @@ pub enum StreamContext {
     Dockerfile(String),
 }
 
-/// Reads a context from a stream: a tar, plain or compressed with gzip, bzip2, xz or zstd, is unpacked into a new folder
-/// in `scratch`; anything else has to be the text of a Dockerfile. Blocks.
+/// Reads a context from a stream: a tar, plain or compressed with gzip, bzip2, xz or zstd, is unpacked as it arrives into
+/// a new folder in `scratch`; anything else has to be the text of a Dockerfile.
+///
+/// Decompression and the writing of files run beside each other. Dropping the future stops the reading; the folder is
+/// then removed.
 ///
 /// # Errors
 /// Those of the stream, [`crate::ErrorKind::Invalid`] for an archive that is not well formed or leads out of its folder
 /// and for text that is not UTF-8.
+pub async fn read_context(stream: impl AsyncRead + Send + 'static, scratch: &Path) -> Result<StreamContext> {
+    let stream = AsyncDecompressor::new(stream).await.map_err(cannot_read)?;
+    let chunks = ReaderStream::with_capacity(stream, CHUNK).map_err(Error::from).boxed();
+    let (sender, reader) = byte_channel(CHUNKS);
+    let scratch = scratch.to_owned();
+    let (result, ()) =
+        futures::join!(blocking(move || context_of_plain(reader, &scratch)), sender.send_all(chunks));
+    result
+}
+
+/// [`read_context`] for a stream that blocks.
+///
+/// # Errors
+/// Those of [`read_context`].
 pub fn context_of_stream(stream: impl Read, scratch: &Path) -> Result<StreamContext> {
-    let mut stream =
-        Decompressor::new(stream).map_err(|e| Error::invalid("the context cannot be read").with_source(e))?;
+    context_of_plain(Decompressor::new(stream).map_err(cannot_read)?, scratch)
+}
+
+fn cannot_read(e: impl Into<Error>) -> Error {
+    Error::invalid("the context cannot be read").with_source(e.into())
+}
+
+/// Reads a context that is not compressed any more.
+fn context_of_plain(mut stream: impl Read, scratch: &Path) -> Result<StreamContext> {
     let mut first = Vec::with_capacity(BLOCK);
-    (&mut stream)
-        .take(BLOCK as u64)
-        .read_to_end(&mut first)
-        .map_err(|e| Error::invalid("the context cannot be read").with_source(e))?;
+    (&mut stream).take(BLOCK as u64).read_to_end(&mut first).map_err(cannot_read)?;
     let whole = first.as_slice().chain(stream);
     if !is_tar(&first) {
         let mut text = String::new();
@@ -100,16 +131,35 @@ fn is_tar(block: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt as _};
 
-    #[test]
-    fn a_stream_of_zeros_without_an_end_is_given_up() {
+    /// Reads a context as it arrives, in small pieces, and as a thread reads it.
+    async fn read(bytes: &[u8], scratch: &Path) -> [Result<StreamContext>; 2] {
+        let (mut sender, receiver) = tokio::io::duplex(100);
+        let sent = bytes.to_vec();
+        let send = tokio::spawn(async move { sender.write_all(&sent).await });
+        let arrived = read_context(receiver, scratch).await;
+        send.abort();
+        [arrived, context_of_stream(bytes, scratch)]
+    }
+
+    fn is_empty(folder: &Path) -> bool {
+        std::fs::read_dir(folder).unwrap().next().is_none()
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_zeros_without_an_end_is_given_up() {
         let scratch = tempfile::tempdir().unwrap();
         for start in [Vec::new(), tar()[..1024].to_vec()] {
-            let error =
-                context_of_stream(start.as_slice().chain(std::io::repeat(0)), scratch.path()).unwrap_err();
-            assert!(format!("{error:?}").contains("follow the end of the archive"), "{error:?}");
-            assert_eq!(newest_in_archive(start.as_slice().chain(std::io::repeat(0))), None);
-            assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "nothing is left");
+            let endless = AsyncReadExt::chain(std::io::Cursor::new(start.clone()), tokio::io::repeat(0));
+            let arrived = read_context(endless, scratch.path()).await.unwrap_err();
+            let start = start.as_slice();
+            let read = context_of_stream(Read::chain(start, std::io::repeat(0)), scratch.path()).unwrap_err();
+            for error in [arrived, read] {
+                assert!(format!("{error:?}").contains("follow the end of the archive"), "{error:?}");
+            }
+            assert_eq!(newest_in_archive(Read::chain(start, std::io::repeat(0))), None);
+            assert!(is_empty(scratch.path()));
         }
     }
 
@@ -123,43 +173,74 @@ mod tests {
         builder.into_inner().unwrap()
     }
 
-    #[test]
-    fn archives_are_unpacked_however_they_are_compressed() {
+    #[tokio::test]
+    async fn archives_are_unpacked_however_they_are_compressed() {
         let scratch = tempfile::tempdir().unwrap();
         let zstd = zstd::encode_all(&tar()[..], 1).unwrap();
         for bytes in [tar(), zstd] {
-            let context = context_of_stream(&bytes[..], scratch.path()).unwrap();
-            let StreamContext::Files { folder, newest } = context else { panic!("no files") };
-            assert_eq!(std::fs::read(folder.path().join("a/b")).unwrap(), b"hi");
-            assert_eq!(newest, Some(77));
+            for context in read(&bytes, scratch.path()).await {
+                let StreamContext::Files { folder, newest } = context.unwrap() else { panic!("no files") };
+                assert_eq!(std::fs::read(folder.path().join("a/b")).unwrap(), b"hi");
+                assert_eq!(newest, Some(77));
+            }
             assert_eq!(newest_in_archive(&bytes[..]), Some(77));
             assert_eq!(newest_in_archive(&bytes[..20]), None);
         }
-        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+        assert!(is_empty(scratch.path()));
     }
 
-    #[test]
-    fn other_text_is_a_dockerfile_and_bytes_are_an_error() {
+    #[tokio::test]
+    async fn other_text_is_a_dockerfile_and_bytes_are_an_error() {
         let scratch = tempfile::tempdir().unwrap();
         let text = format!("FROM scratch\n{}", "# line\n".repeat(200));
-        let context = context_of_stream(text.as_bytes(), scratch.path()).unwrap();
-        assert!(matches!(context, StreamContext::Dockerfile(t) if t == text));
+        for context in read(text.as_bytes(), scratch.path()).await {
+            assert!(matches!(context.unwrap(), StreamContext::Dockerfile(t) if t == text));
+        }
         assert_eq!(newest_in_archive(text.as_bytes()), None);
         for (bytes, why) in [(&b""[..], "empty"), (&[0xff; 700], "neither"), (&[0, 1, 2], "neither")] {
-            let error = context_of_stream(bytes, scratch.path()).unwrap_err();
-            assert!(error.to_string().contains(why), "{error}");
+            for context in read(bytes, scratch.path()).await {
+                let error = context.unwrap_err();
+                assert!(error.to_string().contains(why), "{error}");
+            }
         }
     }
 
-    #[test]
-    fn an_archive_that_leads_out_of_its_folder_is_an_error() {
+    #[tokio::test]
+    async fn archives_that_lead_out_or_are_damaged_leave_nothing() {
         let scratch = tempfile::tempdir().unwrap();
-        let mut bytes = tar();
-        bytes[..3].copy_from_slice(b"../");
-        let sum: u32 =
-            (0..512).map(|at| if (148..156).contains(&at) { 32 } else { u32::from(bytes[at]) }).sum();
-        bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        assert!(context_of_stream(&bytes[..], scratch.path()).is_err());
-        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+        let mut up = tar();
+        up[..3].copy_from_slice(b"../");
+        let sum: u32 = (0..512).map(|at| if (148..156).contains(&at) { 32 } else { u32::from(up[at]) }).sum();
+        up[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        let zstd = zstd::encode_all(&tar()[..], 1).unwrap();
+        let cut = &zstd[..zstd.len() - 3];
+        for bytes in [&up[..], cut, &tar()[..513], &[tar(), b"x".repeat(70 << 20)].concat()] {
+            for context in read(bytes, scratch.path()).await {
+                assert!(context.is_err(), "{context:?}");
+            }
+            assert!(is_empty(scratch.path()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_context_that_is_given_up_leaves_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (mut sender, receiver) = tokio::io::duplex(4096);
+        let mut reading = Box::pin(read_context(receiver, scratch.path()));
+        let send = async {
+            sender.write_all(&tar()[..1024]).await.unwrap();
+            // The folder is there: the archive is being unpacked.
+            while is_empty(scratch.path()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            result = &mut reading => panic!("{result:?}"),
+            () = send => {}
+        }
+        drop(reading);
+        while !is_empty(scratch.path()) {
+            tokio::task::yield_now().await;
+        }
     }
 }

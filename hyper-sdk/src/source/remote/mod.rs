@@ -20,15 +20,18 @@ mod broken_servers;
 mod git;
 mod git_command;
 mod git_watch;
+mod growing;
 mod kept;
 mod partial;
 mod room;
 #[cfg(test)]
 mod slow_servers;
 mod web;
+mod web_context;
 
-pub use archive::{StreamContext, context_of_stream, newest_in_archive};
+pub use archive::{StreamContext, context_of_stream, newest_in_archive, read_context};
 pub use git::git_source;
+pub(super) use web_context::{FILE as CONTEXT_FILE, source as context_source};
 
 use crate::client::Proxies;
 use crate::client::patience::Patience;
@@ -163,7 +166,15 @@ impl RemoteSources {
     /// # Errors
     /// Those of [`RemoteSources::fetch`].
     pub async fn web(&self, source: &WebSource) -> Result<Fetched> {
-        self.once(source, |inner| async move { web::fetch(&inner, source).await }).await
+        self.once(source, |inner| async move { web::fetch(&inner, source, None).await }).await
+    }
+
+    /// Fetches a build context of the web, and unpacks it into a folder in `scratch` while it arrives.
+    ///
+    /// # Errors
+    /// Those of [`RemoteSources::fetch`] and of [`read_context`].
+    pub async fn context(&self, url: &str, scratch: &Path) -> Result<(Fetched, StreamContext)> {
+        web_context::fetch(self, url, scratch).await
     }
 
     /// Fetches the files of a commit.

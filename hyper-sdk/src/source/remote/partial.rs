@@ -3,7 +3,10 @@
 //! What is missing is asked for alone (`Range`, RFC 9110, section 14) when the server has named the bytes by something
 //! that changes with them, for `If-Range`: a strong entity tag, or where it says that it takes ranges a time of the last
 //! change that is a while ago. Otherwise the file is fetched anew.
+//!
+//! Somebody else may read the file while it grows: see [`Growing`].
 
+use super::growing::{Growing, Progress};
 use crate::digest::{Algorithm, Hasher};
 use crate::{Digest, Result, ResultExt as _};
 use flate2::write::MultiGzDecoder;
@@ -41,6 +44,7 @@ pub(super) struct Partial {
     received: u64,
     total: Option<u64>,
     validator: Option<HeaderValue>,
+    progress: Progress,
 }
 
 /// A file that is all there.
@@ -64,7 +68,8 @@ impl Partial {
             .at("cannot make a folder in", folder)?;
         let path = made.path().join(name);
         let file = File::create_new(&path).at("cannot write the file", &path)?;
-        let sink = Sink { file, hasher: algorithm.hasher(), left: MAX_FILE };
+        let progress = Progress::default();
+        let sink = Sink { file, hasher: algorithm.hasher(), left: MAX_FILE, progress: progress.clone() };
         let encoding = text(headers, CONTENT_ENCODING);
         let is_packed = encoding.is_some_and(|encoding| encoding.eq_ignore_ascii_case("gzip"));
         let body = match is_packed {
@@ -83,7 +88,14 @@ impl Partial {
             received: 0,
             total: text(headers, CONTENT_LENGTH).and_then(|length| length.parse().ok()),
             validator: validator(headers, encoding.is_some()),
+            progress,
         })
+    }
+
+    /// The file for somebody who reads it while it grows.
+    pub(super) fn growing(&self) -> Result<Growing> {
+        let file = File::open(&self.path).at("cannot open what is fetched", &self.path)?;
+        Ok(self.progress.follow(file))
     }
 
     /// What asks for the rest: `Range` and `If-Range`; `None` where all of it has to be asked for.
@@ -120,6 +132,7 @@ impl Partial {
     /// Ends the file.
     pub(super) fn finish(self) -> io::Result<Whole> {
         let Sink { file, hasher, .. } = self.body.finish()?;
+        self.progress.finish();
         Ok(Whole { folder: self.folder, file, digest: hasher.finish() })
     }
 }
@@ -146,6 +159,7 @@ struct Sink {
     hasher: Hasher,
     /// How many bytes it may still take: a small answer unpacks to any size, and one may never end.
     left: u64,
+    progress: Progress,
 }
 
 impl Write for Sink {
@@ -155,6 +169,7 @@ impl Write for Sink {
         }
         let count = self.file.write(bytes)?;
         self.left -= count as u64;
+        self.progress.advance(count);
         self.hasher.update(&bytes[..count]);
         Ok(count)
     }
@@ -206,7 +221,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let sink = |name: &str| {
             let file = std::fs::File::create(folder.path().join(name)).unwrap();
-            Box::new(Sink { file, hasher: Hasher::sha256(), left: 100_000 })
+            Box::new(Sink { file, hasher: Hasher::sha256(), left: 100_000, progress: Progress::default() })
         };
         let mut plain = Body::Plain(sink("plain"));
         plain.write(&[0; 100_000]).unwrap();

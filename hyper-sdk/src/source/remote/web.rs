@@ -4,6 +4,7 @@
 //! at all when its checksum is given and known, and as if it were new when the checksum is of another algorithm. Its
 //! bytes are read and checked before they are used.
 
+use super::growing::Growing;
 use super::kept::{self, Expected};
 use super::partial::{MAX_FILE, Partial, Whole, seconds};
 use super::{Fetched, Inner, about, keep, make_folder, room};
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
+use tokio::sync::mpsc::UnboundedSender;
 use url::Url;
 
 const ATTEMPTS: u32 = 4;
@@ -57,8 +59,12 @@ impl Record {
     }
 }
 
-/// Fetches the file, named as the source says, into a folder of its own.
-pub(super) async fn fetch(inner: &Inner, source: &WebSource) -> Result<Fetched> {
+/// Fetches the file, named as the source says, into a folder of its own. `begun` hears of every download that begins.
+pub(super) async fn fetch(
+    inner: &Inner,
+    source: &WebSource,
+    begun: Option<&UnboundedSender<Growing>>,
+) -> Result<Fetched> {
     let shown = without_password(&source.url);
     let url = Url::parse(&source.url)
         .map_err(|e| Error::invalid(format!("`{shown}` is not a web address")).with_source(e))?;
@@ -76,7 +82,9 @@ pub(super) async fn fetch(inner: &Inner, source: &WebSource) -> Result<Fetched> 
         return Ok(record.fetched(&folder));
     }
     let task = inner.options.progress.start(format!("fetch {shown}"), None);
-    let download = Download { inner, source, url, shown: shown.clone(), folder: folder.clone(), task: &task };
+    let (shown_here, folder_here) = (shown.clone(), folder.clone());
+    let download =
+        Download { inner, source, url, shown: shown_here, folder: folder_here, task: &task, begun };
     let result = download.run(known, &key).await.map_err(|e| about(e, &shown));
     let (record, fresh) = task.end_with(result)?;
     if fresh {
@@ -129,6 +137,7 @@ struct Download<'a> {
     shown: String,
     folder: PathBuf,
     task: &'a crate::progress::Task,
+    begun: Option<&'a UnboundedSender<Growing>>,
 }
 
 impl Download<'_> {
@@ -299,7 +308,11 @@ impl Download<'_> {
             StatusCode::OK => {
                 let algorithm = self.source.checksum.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
                 let name = &self.source.file_name;
-                *under_way = Some(Partial::begin(response.headers(), &self.folder, name, algorithm)?);
+                let partial = Partial::begin(response.headers(), &self.folder, name, algorithm)?;
+                if let Some(begun) = self.begun {
+                    let _ = begun.send(partial.growing()?);
+                }
+                *under_way = Some(partial);
             }
             StatusCode::PARTIAL_CONTENT if goes_on => {}
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if under_way.is_some() => {

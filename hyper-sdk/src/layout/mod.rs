@@ -1,0 +1,70 @@
+//! OCI image layouts (image-spec, image-layout.md): read from folders and archives, and written as either.
+//!
+//! ```text
+//!   oci-layout        {"imageLayoutVersion": "1.0.0"}
+//!   index.json        what there is; the annotation org.opencontainers.image.ref.name is the tag
+//!   blobs/ALG/HEX     manifests, configs and layers alike
+//! ```
+//!
+//! A layout was made by a stranger.
+//!
+//! # Invariants
+//! - Nothing outside of the layout is read: names come from checked digests, and a link that leads out is an error.
+//! - Opening never waits, and only regular files are read.
+//! - Manifests, indexes and configs are read up to a limit, and every digest is checked: that of a large blob while it
+//!   is read.
+//! - The index is written last, and each file appears whole or not at all.
+
+#[cfg(feature = "build")]
+mod archive;
+#[cfg(feature = "build")]
+mod docker;
+mod files;
+mod image_layout;
+mod layout_file;
+#[cfg(feature = "build")]
+mod open_archive;
+#[cfg(test)]
+#[cfg(feature = "build")]
+mod tests;
+#[cfg(feature = "build")]
+mod writer;
+
+pub use image_layout::ImageLayout;
+pub use layout_file::LayoutFile;
+#[cfg(feature = "build")]
+pub use writer::LayoutWriter;
+
+use crate::oci::Descriptor;
+use crate::{Digest, Error, Result};
+
+/// The annotation of a descriptor in the index that has the tag.
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The annotation of a descriptor in the index that has the whole name, as containerd writes it.
+pub const IMAGE_NAME: &str = "io.containerd.image.name";
+/// The most that is read of an index, a manifest or a config.
+const MAX_JSON: u64 = 16 << 20;
+const MARKER: &str = "oci-layout";
+const INDEX: &str = "index.json";
+
+/// Where a layout has a blob.
+pub(crate) fn blob_path(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm(), digest.hex())
+}
+
+/// Whether an entry of the index has a tag: its name is the tag, or as some tools write it a whole reference.
+fn is_tagged(descriptor: &Descriptor, tag: &str) -> bool {
+    descriptor
+        .annotations
+        .get(REF_NAME)
+        .is_some_and(|name| name == tag || name.rsplit_once(':').is_some_and(|(_, t)| t == tag))
+}
+
+/// Runs work on files on a thread for blocking work.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::internal("the work on an OCI layout ended early").with_source(e))?
+}

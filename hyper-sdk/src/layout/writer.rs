@@ -1,0 +1,201 @@
+//! Writes a layout, as a folder or as a tar.
+
+use super::{INDEX, MARKER, blob_path, blocking};
+use crate::atomic_file::write_atomically;
+use crate::byte_channel::{ByteReader, ByteSender, byte_channel};
+use crate::oci::ImageIndex;
+use crate::store::{BlobReader, ByteStream};
+use crate::{Digest, Error, ErrorKind, Result};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+/// How many blocks of a blob wait to be written.
+const BLOCKS: usize = 4;
+
+/// Collects what a layout shall have, and writes it.
+///
+/// ```
+/// # async fn write() -> hyper_sdk::Result<()> {
+/// use hyper_sdk::layout::{ImageLayout, LayoutWriter};
+/// use hyper_sdk::media_type;
+/// use hyper_sdk::oci::{Descriptor, ImageIndex, ImageManifest};
+///
+/// let config = Descriptor::of(media_type::OCI_CONFIG, b"{}");
+/// let manifest = ImageManifest::new(config.clone(), vec![]).to_bytes();
+/// let entry = Descriptor::of(media_type::OCI_MANIFEST, &manifest);
+///
+/// let mut writer = LayoutWriter::new(&ImageIndex::new(vec![entry.clone()]));
+/// writer.add_bytes(&config.digest, "{}");
+/// writer.add_bytes(&entry.digest, manifest);
+/// let folder = tempfile::tempdir()?;
+/// writer.write_folder(folder.path()).await?;
+///
+/// let layout = ImageLayout::in_folder(folder.path());
+/// assert_eq!(layout.manifest(&entry.digest, None)?.descriptor(), entry);
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Runtime::new().unwrap().block_on(write()).unwrap();
+/// ```
+#[derive(Debug)]
+pub struct LayoutWriter {
+    parts: BTreeMap<String, Part>,
+    streams: Vec<Stream>,
+}
+
+/// A file of the layout: its bytes, or a blob that comes as a stream.
+#[derive(Debug)]
+enum Part {
+    Bytes(Bytes),
+    Blob(u64, ByteReader),
+}
+
+struct Stream {
+    stream: ByteStream,
+    sender: ByteSender,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
+
+impl LayoutWriter {
+    /// A layout with an index and no blobs yet.
+    pub fn new(index: &ImageIndex) -> Self {
+        let mut writer = Self { parts: BTreeMap::new(), streams: Vec::new() };
+        writer.add_file(MARKER, r#"{"imageLayoutVersion":"1.0.0"}"#);
+        writer.add_file(INDEX, index.to_bytes());
+        writer
+    }
+
+    /// Adds a file beside the index that is no part of the specification.
+    pub(crate) fn add_file(&mut self, name: &str, content: impl Into<Bytes>) {
+        self.parts.insert(name.to_owned(), Part::Bytes(content.into()));
+    }
+
+    /// Adds a blob in memory.
+    pub fn add_bytes(&mut self, digest: &Digest, content: impl Into<Bytes>) {
+        self.add_file(&blob_path(digest), content);
+    }
+
+    /// Whether there is a blob already.
+    pub fn has_blob(&self, digest: &Digest) -> bool {
+        self.parts.contains_key(&blob_path(digest))
+    }
+
+    /// Adds a blob that is read while the layout is written. Its stream has to check it.
+    pub fn add_blob(&mut self, digest: &Digest, blob: BlobReader) {
+        let (sender, reader) = byte_channel(BLOCKS);
+        self.parts.insert(blob_path(digest), Part::Blob(blob.length, reader));
+        self.streams.push(Stream { stream: blob.stream, sender });
+    }
+
+    /// Writes the layout into a folder, the index last. Blobs that are there stay. An index that is there is replaced:
+    /// the last of two writers at once counts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] with the path; those of the blobs. No file is left half-written, also when the future is
+    /// dropped.
+    pub async fn write_folder(self, destination: &Path) -> Result<()> {
+        let destination = destination.to_owned();
+        self.write(move |parts| write_folder(parts, &destination)).await
+    }
+
+    /// Writes the layout as a tar whose entries are sorted and have the time `mtime`, in seconds since 1970. It appears
+    /// under its name when it is whole; what is not a regular file, such as `/dev/stdout`, is written as it comes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] with the path; those of the blobs.
+    pub async fn write_tar(self, destination: &Path, mtime: i64) -> Result<()> {
+        let destination = destination.to_owned();
+        self.write(move |parts| write_tar(parts, &destination, mtime)).await
+    }
+
+    async fn write(
+        self,
+        write: impl FnOnce(BTreeMap<String, Part>) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let Self { parts, streams } = self;
+        let feed = futures::future::join_all(streams.into_iter().map(|s| s.sender.send_all(s.stream)));
+        let (result, _) = futures::join!(blocking(move || write(parts)), feed);
+        result
+    }
+}
+
+fn write_tar(parts: BTreeMap<String, Part>, destination: &Path, mtime: i64) -> Result<()> {
+    write_atomically(destination, |file| {
+        let mut tar = tar::Builder::new(io::BufWriter::with_capacity(1 << 20, file));
+        let header = |size: u64, kind: tar::EntryType, mode: u32| {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(size);
+            header.set_mode(mode);
+            header.set_entry_type(kind);
+            header.set_mtime(u64::try_from(mtime).unwrap_or(0));
+            header
+        };
+        for folder in ["blobs/", "blobs/sha256/"] {
+            tar.append_data(&mut header(0, tar::EntryType::Directory, 0o755), folder, io::empty())?;
+        }
+        for (path, part) in parts {
+            match part {
+                Part::Bytes(bytes) => {
+                    let size = bytes.len() as u64;
+                    tar.append_data(&mut header(size, tar::EntryType::Regular, 0o644), &path, &bytes[..])?;
+                }
+                Part::Blob(size, reader) => {
+                    let exact = Exact { inner: reader, left: size };
+                    tar.append_data(&mut header(size, tar::EntryType::Regular, 0o644), &path, exact)?;
+                }
+            }
+        }
+        tar.into_inner()?.flush()
+    })
+}
+
+/// Fails when other than as many bytes come as were announced: the header of a tar entry has the size.
+struct Exact {
+    inner: ByteReader,
+    left: u64,
+}
+
+impl Read for Exact {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        let wrong = |what| Err(Error::new(ErrorKind::SizeInvalid, what).into());
+        match self.left.checked_sub(count as u64) {
+            None => wrong("a blob is longer than announced"),
+            Some(left) if count == 0 && left > 0 && !buffer.is_empty() => wrong("a blob ended early"),
+            Some(left) => {
+                self.left = left;
+                Ok(count)
+            }
+        }
+    }
+}
+
+fn write_folder(parts: BTreeMap<String, Part>, destination: &Path) -> Result<()> {
+    let mut last = None;
+    for (path, part) in parts {
+        let target = destination.join(&path);
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent).map_err(|e| Error::io("cannot make the folder", parent, e))?;
+        }
+        if path == INDEX {
+            last = Some((target, part));
+            continue;
+        }
+        write_part(&target, part)?;
+    }
+    // The index names the rest, so it comes last.
+    last.map_or(Ok(()), |(target, part)| write_part(&target, part))
+}
+
+fn write_part(target: &Path, part: Part) -> Result<()> {
+    write_atomically(target, |mut file| match part {
+        Part::Bytes(bytes) => file.write_all(&bytes),
+        Part::Blob(size, reader) => io::copy(&mut Exact { inner: reader, left: size }, &mut file).map(drop),
+    })
+}
