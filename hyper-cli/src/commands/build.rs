@@ -14,9 +14,10 @@ use clap::{ArgAction, Args, ValueEnum};
 use hyper_sdk::build::{BuildContext, BuildRequest, NamedContext, Output};
 use hyper_sdk::exec::Network;
 use hyper_sdk::platform::Platform;
-use hyper_sdk::source::{StreamContext, context_of_stream};
+use hyper_sdk::source::{StreamContext, read_context};
 use hyper_sdk::{Error, ErrorKind, Reference};
 use std::io::Read as _;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 /// Builds an image from a Dockerfile
@@ -377,7 +378,11 @@ fn dockerfile_and_context(
             return Err(Failure::usage("the context and the Dockerfile cannot both be standard input"));
         }
         std::fs::create_dir_all(scratch).map_err(|e| Error::io("cannot make the folder", scratch, e))?;
-        let context = context_of_stream(std::io::stdin().lock(), scratch)?;
+        let cannot = |e| Error::io("cannot read the context", "standard input", e);
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(cannot)?;
+        let stdin = tokio::fs::File::from_std(stdin.into());
+        // This is a thread for blocking work.
+        let context = tokio::runtime::Handle::current().block_on(read_context(stdin, scratch))?;
         let request = match &context {
             StreamContext::Dockerfile(text) => match file {
                 None => BuildRequest::new(text.as_str(), BuildContext::Empty),

@@ -1,7 +1,6 @@
 //! The files of a layout, in a folder or in an archive.
 
 use super::MAX_JSON;
-use super::MAX_JSON;
 #[cfg(feature = "build")]
 use super::archive::Archive;
 use super::layout_file::LayoutFile;
