@@ -5,6 +5,7 @@
 
 use crate::auth::AnonymousAccess;
 use crate::{CacheOptions, Limits, Listen, RegistryOptions, ServerOptions};
+use hyper_sdk::clock::SystemClock;
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Error, Result, ResultExt};
 use serde::{Deserialize, Deserializer, de};
@@ -12,6 +13,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A configuration file with every key at its default. What has no default is commented out.
@@ -354,6 +356,7 @@ impl Config {
             metrics: self.metrics.enabled,
             metrics_for_users: self.metrics.users_only,
             access_log: self.log.access,
+            clock: Arc::new(SystemClock),
         }
     }
 

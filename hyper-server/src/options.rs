@@ -1,6 +1,7 @@
 //! What a program can choose of a registry.
 
 use crate::auth::{AnonymousAccess, Authenticator, Authorizer};
+use hyper_sdk::clock::{SharedClock, SystemClock};
 use hyper_sdk::store::wrap::CacheOptions;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,6 +69,8 @@ pub struct RegistryOptions {
     pub metrics_for_users: bool,
     /// Writes a line for each request to the log, at the level `info`.
     pub access_log: bool,
+    /// The time by which tokens are issued and expire.
+    pub clock: SharedClock,
 }
 
 impl Default for RegistryOptions {
@@ -88,6 +91,7 @@ impl Default for RegistryOptions {
             metrics: true,
             metrics_for_users: false,
             access_log: true,
+            clock: Arc::new(SystemClock),
         }
     }
 }

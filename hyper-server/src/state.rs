@@ -59,6 +59,7 @@ impl State {
                 token_key: options.token_key.as_deref(),
                 public_url: options.public_url.as_deref(),
                 open: authorizer.allows(&Principal::anonymous(), None, Action::Probe),
+                clock: options.clock.clone(),
             })?)),
             None => None,
         };

@@ -15,6 +15,7 @@ mod suite {
     mod lists;
     mod machine;
     mod manifests;
+    mod oci_client;
     mod operations;
     mod program;
     mod sockets;

@@ -2,10 +2,9 @@
 
 use crate::operation::{Operation, Outcome};
 use crate::session::Session;
-use futures::TryStreamExt as _;
 use hyper_sdk::build::text::platform;
+use hyper_sdk::client::RegistryClientExt as _;
 use hyper_sdk::session::{ImageDetails, Location};
-use hyper_sdk::store::Page;
 use hyper_sdk::{Digest, Error, ErrorKind, Reference, Result};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -72,15 +71,8 @@ impl Session {
         let sdk = self.sdk.clone();
         Operation::new(async move {
             let found = sdk.find(&Reference::parse(&repository)?, location(remote)).await?;
-            let (mut tags, mut after) = (Vec::new(), None);
-            loop {
-                let page = found.client.list_tags(&found.repository, Page { limit: None, after }).await?;
-                after = page.items.last().map(ToString::to_string);
-                tags.extend(page.items.iter().map(ToString::to_string));
-                if !page.more || after.is_none() {
-                    return Ok(Outcome::Plain(json!(tags)));
-                }
-            }
+            let tags = found.client.all_tags(&found.repository).await?;
+            Ok(Outcome::Plain(json!(tags.iter().map(ToString::to_string).collect::<Vec<_>>())))
         })
     }
 
@@ -119,23 +111,14 @@ impl Session {
         Operation::new(async move {
             let digest = Digest::parse(&digest)?;
             let found = sdk.find(&Reference::parse(&repository)?, location(remote)).await?;
-            let mut blob = found.client.get_blob(&found.repository, &digest, None).await?;
-            let too_large = || {
-                Error::new(ErrorKind::TooLarge, "the blob is larger than `max_size`")
+            let read = found.client.read_blob(&found.repository, &digest, max_size).await;
+            let bytes = read.map_err(|e| match e.kind() {
+                ErrorKind::TooLarge => Error::new(e.kind(), "the blob is larger than `max_size`")
                     .with_context("digest", &digest)
-                    .with_context("limit", max_size)
-            };
-            if blob.length > max_size {
-                return Err(too_large());
-            }
-            let mut bytes = Vec::new();
-            while let Some(chunk) = blob.stream.try_next().await? {
-                if (bytes.len() + chunk.len()) as u64 > max_size {
-                    return Err(too_large());
-                }
-                bytes.extend_from_slice(&chunk);
-            }
-            Ok(Outcome::Bytes(bytes))
+                    .with_context("limit", max_size),
+                _ => e,
+            })?;
+            Ok(Outcome::Bytes(bytes.to_vec()))
         })
     }
 }

@@ -5,7 +5,7 @@ use crate::backends::{Located, Session, TransportArgs};
 use crate::failure::Failure;
 use crate::terminal::{print, print_json, size};
 use clap::Args;
-use futures::TryStreamExt as _;
+use hyper_sdk::client::RegistryClientExt as _;
 use hyper_sdk::oci::{ImageConfig, Manifest};
 use hyper_sdk::platform::Platform;
 use hyper_sdk::store::damage::blame_store;
@@ -93,9 +93,7 @@ async fn config(at: &Located, manifest: &Manifest) -> Result<Option<serde_json::
     if !known.contains(&image.config.media_type.as_str()) || image.config.size > MAX_CONFIG {
         return Ok(None);
     }
-    let blob = at.client.get_blob(&at.repository, &image.config.digest, None).await?;
-    let chunks: Vec<_> = blob.stream.try_collect().await?;
-    let bytes = chunks.concat();
+    let bytes = at.client.read_blob(&at.repository, &image.config.digest, MAX_CONFIG).await?;
     let value = serde_json::from_slice(&bytes)
         .map_err(|e| Error::invalid("the config of the image is not JSON").with_source(e))?;
     Ok(Some(value))

@@ -8,7 +8,7 @@
 //! A layer is a file as it is. Its name is in the annotation `org.opencontainers.image.title`, as other tools write it.
 
 use super::verify::verified;
-use super::{ClientCapabilities, Mount, RegistryClient, UploadSession};
+use super::{ClientCapabilities, RegistryClient};
 use crate::digest::Hasher;
 use crate::oci::{Annotations, Descriptor, ImageManifest, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -256,10 +256,6 @@ async fn measure(content: ArtifactContent) -> Result<(Digest, u64)> {
     }
 }
 
-fn read_only<T>() -> Result<T> {
-    Err(Error::unsupported("an artifact of files can only be copied from"))
-}
-
 impl fmt::Display for Artifact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "artifact {}", self.manifest.digest().short())
@@ -276,14 +272,6 @@ impl RegistryClient for Artifact {
         Ok(())
     }
 
-    async fn resolve(
-        &self,
-        repository: &RepositoryName,
-        reference: &ManifestReference,
-    ) -> Result<Descriptor> {
-        Ok(self.get_manifest(repository, reference).await?.descriptor())
-    }
-
     async fn get_manifest(&self, _: &RepositoryName, reference: &ManifestReference) -> Result<Manifest> {
         match reference {
             ManifestReference::Digest(digest) if digest == self.manifest.digest() => {
@@ -292,19 +280,6 @@ impl RegistryClient for Artifact {
             other => Err(Error::new(ErrorKind::ManifestUnknown, "the artifact has another digest")
                 .with_context("reference", other)),
         }
-    }
-
-    async fn put_manifest(
-        &self,
-        _: &RepositoryName,
-        _: &ManifestReference,
-        _: &Manifest,
-    ) -> Result<Descriptor> {
-        read_only()
-    }
-
-    async fn delete_manifest(&self, _: &RepositoryName, _: &ManifestReference) -> Result<()> {
-        read_only()
     }
 
     async fn stat_blob(&self, _: &RepositoryName, digest: &Digest) -> Result<Option<u64>> {
@@ -341,46 +316,8 @@ impl RegistryClient for Artifact {
         Ok(verified(BlobReader { size: *size, offset, length, stream }, digest))
     }
 
-    async fn delete_blob(&self, _: &RepositoryName, _: &Digest) -> Result<()> {
-        read_only()
-    }
-
-    async fn mount_blob(&self, _: &RepositoryName, _: &Digest, _: &RepositoryName) -> Result<Mount> {
-        read_only()
-    }
-
-    async fn start_upload(&self, _: &RepositoryName) -> Result<UploadSession> {
-        read_only()
-    }
-
-    async fn upload_status(&self, _: &RepositoryName, _: &UploadSession) -> Result<UploadSession> {
-        read_only()
-    }
-
-    async fn upload_chunk(&self, _: &RepositoryName, _: &UploadSession, _: Bytes) -> Result<UploadSession> {
-        read_only()
-    }
-
-    async fn finish_upload(
-        &self,
-        _: &RepositoryName,
-        _: UploadSession,
-        _: &Digest,
-        _: Option<(u64, ByteStream)>,
-    ) -> Result<()> {
-        read_only()
-    }
-
-    async fn cancel_upload(&self, _: &RepositoryName, _: UploadSession) -> Result<()> {
-        read_only()
-    }
-
     async fn list_tags(&self, _: &RepositoryName, _: Page) -> Result<Listing<Tag>> {
         Ok(Listing { items: Vec::new(), more: false })
-    }
-
-    async fn list_repositories(&self, _: Page) -> Result<Listing<RepositoryName>> {
-        Err(Error::unsupported("an artifact of files has no list of repositories"))
     }
 
     async fn list_referrers(

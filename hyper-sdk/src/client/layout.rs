@@ -1,13 +1,12 @@
 //! An OCI image layout as a registry to pull from: a folder, or an archive of one image or several.
 
-use super::{ClientCapabilities, Mount, RegistryClient, UploadSession};
+use super::{ClientCapabilities, RegistryClient};
 use crate::layout::{ImageLayout, REF_NAME, blocking};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
-use crate::store::{BlobReader, ByteRange, ByteStream, Listing, Page};
+use crate::store::{BlobReader, ByteRange, Listing, Page};
 use crate::{Digest, Error, ErrorKind, Result, media_type};
 use async_trait::async_trait;
-use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -99,10 +98,6 @@ fn tag_of(descriptor: &Descriptor) -> Option<Tag> {
     Tag::parse(name).ok().or_else(|| Tag::parse(name.rsplit_once(':')?.1).ok())
 }
 
-fn read_only<T>() -> Result<T> {
-    Err(Error::unsupported("an image layout can only be pulled from: export writes one"))
-}
-
 impl fmt::Display for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "image layout {}", self.root().display())
@@ -119,14 +114,6 @@ impl RegistryClient for Layout {
         self.with(|layout| layout.index().map(drop)).await
     }
 
-    async fn resolve(
-        &self,
-        repository: &RepositoryName,
-        reference: &ManifestReference,
-    ) -> Result<Descriptor> {
-        Ok(self.get_manifest(repository, reference).await?.descriptor())
-    }
-
     async fn get_manifest(
         &self,
         repository: &RepositoryName,
@@ -135,23 +122,6 @@ impl RegistryClient for Layout {
         self.check_name(repository, ErrorKind::ManifestUnknown)?;
         let reference = reference.clone();
         self.with(move |layout| layout.find(&reference)).await
-    }
-
-    async fn put_manifest(
-        &self,
-        _repository: &RepositoryName,
-        _reference: &ManifestReference,
-        _manifest: &Manifest,
-    ) -> Result<Descriptor> {
-        read_only()
-    }
-
-    async fn delete_manifest(
-        &self,
-        _repository: &RepositoryName,
-        _reference: &ManifestReference,
-    ) -> Result<()> {
-        read_only()
     }
 
     async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>> {
@@ -185,54 +155,6 @@ impl RegistryClient for Layout {
         })?;
         let size = file.size();
         file.into_blob(digest, size, range)
-    }
-
-    async fn delete_blob(&self, _repository: &RepositoryName, _digest: &Digest) -> Result<()> {
-        read_only()
-    }
-
-    async fn mount_blob(
-        &self,
-        _repository: &RepositoryName,
-        _digest: &Digest,
-        _from: &RepositoryName,
-    ) -> Result<Mount> {
-        read_only()
-    }
-
-    async fn start_upload(&self, _repository: &RepositoryName) -> Result<UploadSession> {
-        read_only()
-    }
-
-    async fn upload_status(
-        &self,
-        _repository: &RepositoryName,
-        _session: &UploadSession,
-    ) -> Result<UploadSession> {
-        read_only()
-    }
-
-    async fn upload_chunk(
-        &self,
-        _repository: &RepositoryName,
-        _session: &UploadSession,
-        _chunk: Bytes,
-    ) -> Result<UploadSession> {
-        read_only()
-    }
-
-    async fn finish_upload(
-        &self,
-        _repository: &RepositoryName,
-        _session: UploadSession,
-        _digest: &Digest,
-        _rest: Option<(u64, ByteStream)>,
-    ) -> Result<()> {
-        read_only()
-    }
-
-    async fn cancel_upload(&self, _repository: &RepositoryName, _session: UploadSession) -> Result<()> {
-        read_only()
     }
 
     async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>> {

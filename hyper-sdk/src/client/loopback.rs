@@ -1,13 +1,13 @@
 //! Any store as a client: the protocol without a wire.
 //!
-//! An upload session is the store's own; its location is its id. Every request finds it again by
-//! [`RegistryStore::resume_upload`](crate::store::RegistryStore::resume_upload), as a server's handlers do, so two
-//! loopbacks on one store share sessions.
+//! An upload session is the store's own, and its token is the store's name for it: two loopbacks on one store share
+//! sessions. What was appended is saved at once, as at a registry that acknowledges it.
 
 use super::verify::verified;
-use super::{ClientCapabilities, Mount, RegistryClient, UploadSession};
+use super::{ClientCapabilities, Mount, RegistryClient, RegistryUpload, ResumeToken};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::errors::{upload_moved, upload_unknown};
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, ByteStream, Listing, Page, PutManifest, SharedStore, UploadId,
     UploadOptions,
@@ -35,40 +35,14 @@ impl Loopback {
         &self.store
     }
 
-    async fn upload(
-        &self,
-        repository: &RepositoryName,
-        session: &UploadSession,
-    ) -> Result<Box<dyn BlobUpload>> {
-        let id = match &session.id {
-            Some(id) => id.clone(),
-            None => UploadId::parse(&session.location)?,
-        };
-        self.store.resume_upload(repository, &id).await
-    }
-
-    async fn upload_at(
-        &self,
-        repository: &RepositoryName,
-        session: &UploadSession,
-    ) -> Result<Box<dyn BlobUpload>> {
-        let upload = self.upload(repository, session).await?;
-        if upload.offset() != session.offset {
-            return Err(Error::new(ErrorKind::RangeInvalid, "the upload continues at another offset")
-                .with_context("expected", upload.offset())
-                .with_context("got", session.offset));
-        }
-        Ok(upload)
-    }
-}
-
-fn session_of(upload: &dyn BlobUpload) -> UploadSession {
-    UploadSession {
-        id: Some(upload.id().clone()),
-        location: upload.id().to_string(),
-        offset: upload.offset(),
-        chunk_min_length: 0,
-        resumed: false,
+    fn upload(&self, repository: &RepositoryName, upload: Box<dyn BlobUpload>) -> Box<dyn RegistryUpload> {
+        Box::new(LoopbackUpload {
+            store: self.store.clone(),
+            repository: repository.clone(),
+            id: upload.id().clone(),
+            offset: upload.offset(),
+            state: State::Open(upload),
+        })
     }
 }
 
@@ -86,6 +60,7 @@ impl RegistryClient for Loopback {
             push: store.write,
             delete: store.delete,
             mount: store.write,
+            append: store.write,
             resume: store.write && store.resume,
             catalog: true,
         }
@@ -93,14 +68,6 @@ impl RegistryClient for Loopback {
 
     async fn ping(&self) -> Result<()> {
         Ok(())
-    }
-
-    async fn resolve(
-        &self,
-        repository: &RepositoryName,
-        reference: &ManifestReference,
-    ) -> Result<Descriptor> {
-        Ok(self.store.get_manifest(repository, reference).await?.descriptor())
     }
 
     async fn get_manifest(
@@ -172,74 +139,18 @@ impl RegistryClient for Loopback {
         }
     }
 
-    async fn start_upload(&self, repository: &RepositoryName) -> Result<UploadSession> {
-        let mut upload = self.store.start_upload(repository, UploadOptions::default()).await?;
-        upload.save().await?;
-        Ok(session_of(upload.as_ref()))
+    async fn start_upload(&self, repository: &RepositoryName) -> Result<Box<dyn RegistryUpload>> {
+        let upload = self.store.start_upload(repository, UploadOptions::default()).await?;
+        Ok(self.upload(repository, upload))
     }
 
-    async fn upload_status(
+    async fn resume_upload(
         &self,
         repository: &RepositoryName,
-        session: &UploadSession,
-    ) -> Result<UploadSession> {
-        Ok(session_of(self.upload(repository, session).await?.as_ref()))
-    }
-
-    async fn upload_chunk(
-        &self,
-        repository: &RepositoryName,
-        session: &UploadSession,
-        chunk: Bytes,
-    ) -> Result<UploadSession> {
-        let mut upload = self.upload_at(repository, session).await?;
-        upload.append(chunk).await?;
-        upload.save().await?;
-        Ok(session_of(upload.as_ref()))
-    }
-
-    async fn finish_upload(
-        &self,
-        repository: &RepositoryName,
-        session: UploadSession,
-        digest: &Digest,
-        rest: Option<(u64, ByteStream)>,
-    ) -> Result<()> {
-        let mut upload = self.upload_at(repository, &session).await?;
-        if let Some((length, mut stream)) = rest {
-            let end = session.offset.saturating_add(length);
-            let mut failure = None;
-            while let Some(item) = stream.next().await {
-                match item {
-                    Ok(bytes) if upload.offset() + bytes.len() as u64 > end => {
-                        failure =
-                            Some(Error::new(ErrorKind::SizeInvalid, "the content is longer than announced"));
-                        break;
-                    }
-                    Ok(bytes) => upload.append(bytes).await?,
-                    Err(e) => {
-                        failure = Some(e);
-                        break;
-                    }
-                }
-            }
-            if failure.is_none() && upload.offset() != end {
-                failure = Some(
-                    Error::new(ErrorKind::SizeInvalid, "the content is shorter than announced")
-                        .with_context("missing bytes", end - upload.offset()),
-                );
-            }
-            if let Some(e) = failure {
-                // What arrived stays in the session, as it does at a registry whose client went away.
-                upload.save().await?;
-                return Err(e);
-            }
-        }
-        upload.finish(digest).await.map(|_| ())
-    }
-
-    async fn cancel_upload(&self, repository: &RepositoryName, session: UploadSession) -> Result<()> {
-        self.upload(repository, &session).await?.abort().await
+        token: &ResumeToken,
+    ) -> Result<Box<dyn RegistryUpload>> {
+        let upload = self.store.resume_upload(repository, &UploadId::parse(token.as_str())?).await?;
+        Ok(self.upload(repository, upload))
     }
 
     async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>> {
@@ -257,5 +168,126 @@ impl RegistryClient for Loopback {
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>> {
         self.store.list_referrers(repository, digest, artifact_type).await
+    }
+}
+
+/// An upload of the store.
+#[derive(Debug)]
+struct LoopbackUpload {
+    store: SharedStore,
+    repository: RepositoryName,
+    id: UploadId,
+    offset: u64,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The store's own handle.
+    Open(Box<dyn BlobUpload>),
+    /// There is no handle: the store knows how far the session is.
+    Closed,
+    /// The session ended.
+    Over,
+}
+
+impl LoopbackUpload {
+    /// The store's handle at this offset, out of the session: whoever succeeds puts it back.
+    async fn take(&mut self) -> Result<Box<dyn BlobUpload>> {
+        let upload = self.reopen().await?;
+        if upload.offset() == self.offset {
+            return Ok(upload);
+        }
+        // What follows would be in the wrong place: whoever sends it has to ask first.
+        let e = upload_moved(self.offset, upload.offset());
+        self.state = State::Closed;
+        Err(e)
+    }
+
+    /// The store's handle, wherever the session is.
+    async fn reopen(&mut self) -> Result<Box<dyn BlobUpload>> {
+        match std::mem::replace(&mut self.state, State::Closed) {
+            State::Open(upload) => Ok(upload),
+            State::Closed => self.store.resume_upload(&self.repository, &self.id).await,
+            State::Over => {
+                self.state = State::Over;
+                Err(upload_unknown(&self.id))
+            }
+        }
+    }
+
+    fn put_back(&mut self, upload: Box<dyn BlobUpload>) {
+        self.offset = upload.offset();
+        self.state = State::Open(upload);
+    }
+}
+
+#[async_trait]
+impl RegistryUpload for LoopbackUpload {
+    fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    fn token(&self) -> Option<ResumeToken> {
+        self.store.capabilities().resume.then(|| ResumeToken::new(self.id.as_str()))
+    }
+
+    async fn append(&mut self, bytes: Bytes) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let mut upload = self.take().await?;
+        upload.append(bytes).await?;
+        upload.save().await?;
+        self.put_back(upload);
+        Ok(())
+    }
+
+    async fn refresh(&mut self) -> Result<u64> {
+        // A handle knows of its own bytes alone.
+        if matches!(self.state, State::Open(_)) && self.store.capabilities().resume {
+            self.state = State::Closed;
+        }
+        let upload = self.reopen().await?;
+        self.put_back(upload);
+        Ok(self.offset)
+    }
+
+    async fn finish(&mut self, digest: &Digest, rest: Option<(u64, ByteStream)>) -> Result<()> {
+        let offset = self.offset;
+        let mut upload = self.take().await?;
+        if let Some((length, stream)) = rest {
+            if let Err(e) = append_stream(upload.as_mut(), offset.saturating_add(length), stream).await {
+                // What arrived stays in the session, as it does at a registry whose client went away.
+                if upload.save().await.is_ok() {
+                    self.put_back(upload);
+                }
+                return Err(e);
+            }
+        }
+        upload.finish(digest).await?;
+        self.state = State::Over;
+        Ok(())
+    }
+
+    async fn cancel(&mut self) -> Result<()> {
+        self.reopen().await?.abort().await?;
+        self.state = State::Over;
+        Ok(())
+    }
+}
+
+/// Appends a stream that must end when the upload has `end` bytes.
+async fn append_stream(upload: &mut dyn BlobUpload, end: u64, mut stream: ByteStream) -> Result<()> {
+    while let Some(bytes) = stream.next().await.transpose()? {
+        if upload.offset() + bytes.len() as u64 > end {
+            return Err(Error::new(ErrorKind::SizeInvalid, "the content is longer than announced"));
+        }
+        upload.append(bytes).await?;
+    }
+    match end.checked_sub(upload.offset()) {
+        Some(0) => Ok(()),
+        missing => Err(Error::new(ErrorKind::SizeInvalid, "the content is shorter than announced")
+            .with_context("missing bytes", missing.unwrap_or_default())),
     }
 }

@@ -1,13 +1,15 @@
 //! Registry clients: the trait and its backends.
 //!
 //! A client is bound to one registry: repositories are named without the host. [`RegistryClient`] is the wire
-//! protocol, one request or session a method; whole images are pushed and pulled by functions over it.
+//! protocol, one request or session a method; [`RegistryClientExt`] has what follows from it. Whole images are pushed and
+//! pulled by functions over it.
 
 mod artifact;
 mod certificates;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod copy;
+mod ext;
 pub mod http;
 pub mod keychain;
 #[cfg(feature = "build")]
@@ -16,10 +18,13 @@ mod layout;
 mod location;
 mod loopback;
 mod neighbours;
+#[cfg(feature = "oci-client")]
+pub mod oci_client;
 pub(crate) mod patience;
 mod proxies;
 mod pull;
 mod push;
+mod registry_upload;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tls;
@@ -27,9 +32,12 @@ mod transfer;
 mod upload;
 pub(crate) mod verify;
 
+#[cfg(feature = "oci-client")]
+pub use self::oci_client::OciClient;
 pub use artifact::{Artifact, ArtifactContent, ArtifactFile, ArtifactOptions, TITLE, save_artifact};
 pub use certificates::{HostCertificates, read_authorities};
 pub use copy::copy;
+pub use ext::RegistryClientExt;
 pub use http::{CredentialCheck, HttpClient, HttpClientBuilder, RetryPolicy};
 #[cfg(feature = "build")]
 pub use layer_tar::layer_tar;
@@ -39,21 +47,30 @@ pub use loopback::Loopback;
 pub use proxies::Proxies;
 pub use pull::{PullOptions, pull};
 pub use push::{PushOptions, push};
+pub use registry_upload::{RegistryUpload, ResumeToken};
 pub use transfer::Platforms;
 #[cfg(feature = "build")]
 pub(crate) use transfer::choose;
+pub use verify::verified;
 
 use crate::oci::{Descriptor, Manifest};
 use crate::progress::Progress;
 use crate::reference::{ManifestReference, RegistryHost, RepositoryName, Tag};
-use crate::store::{BlobReader, ByteRange, ByteStream, Listing, Page, UploadId};
-use crate::{Digest, Result};
+use crate::store::{BlobReader, ByteRange, Listing, Page};
+use crate::{Digest, Error, Result};
 use async_trait::async_trait;
-use bytes::Bytes;
 use std::fmt::{Debug, Display};
 use std::sync::Arc;
 
 /// What a client can do beyond pull.
+///
+/// ```
+/// use hyper_sdk::client::ClientCapabilities;
+///
+/// // A client that pushes, and can do nothing else that changes the registry.
+/// const MINE: ClientCapabilities = ClientCapabilities::PULL.with_push();
+/// assert!(MINE.push && !MINE.delete);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientCapabilities {
@@ -63,7 +80,9 @@ pub struct ClientCapabilities {
     pub delete: bool,
     /// Blobs can be mounted from another repository.
     pub mount: bool,
-    /// An upload goes on after it broke off.
+    /// An upload takes bytes piece by piece, and not only as one stream.
+    pub append: bool,
+    /// An upload goes on after it broke off, and in another process.
     pub resume: bool,
     /// The repositories can be listed.
     pub catalog: bool,
@@ -71,9 +90,11 @@ pub struct ClientCapabilities {
 
 impl ClientCapabilities {
     /// Everything.
-    pub const ALL: Self = Self { push: true, delete: true, mount: true, resume: true, catalog: true };
+    pub const ALL: Self =
+        Self { push: true, delete: true, mount: true, append: true, resume: true, catalog: true };
     /// Pulling only.
-    pub const PULL: Self = Self { push: false, delete: false, mount: false, resume: false, catalog: false };
+    pub const PULL: Self =
+        Self { push: false, delete: false, mount: false, append: false, resume: false, catalog: false };
 }
 
 impl ClientCapabilities {
@@ -81,41 +102,31 @@ impl ClientCapabilities {
         push: with_push, without_push;
         delete: with_delete, without_delete;
         mount: with_mount, without_mount;
+        append: with_append, without_append;
         resume: with_resume, without_resume;
         catalog: with_catalog, without_catalog;
     }
 }
 
-/// An upload session at a registry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UploadSession {
-    /// The name of the session, where the backend has one.
-    pub id: Option<UploadId>,
-    /// Where the next request goes, as the registry said.
-    pub location: String,
-    /// How many bytes the registry has.
-    pub offset: u64,
-    /// The smallest chunk that the registry takes, in bytes (`OCI-Chunk-Min-Length`).
-    pub chunk_min_length: u64,
-    /// The offset is what the registry said, so that what follows has to say where it begins even when that is zero.
-    pub resumed: bool,
-}
-
-/// What became of a mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The result of a mount.
+#[derive(Debug)]
 pub enum Mount {
     /// The blob is in the repository.
     Mounted,
     /// The registry opened an upload session instead.
-    Upload(UploadSession),
+    Upload(Box<dyn RegistryUpload>),
 }
 
 /// Talks to one registry.
 ///
+/// Seven methods are required: those of a client that pulls. The others have defaults that refuse, as
+/// [`ClientCapabilities::PULL`] says; a client that can do more writes them and says so. [`RegistryClientExt`] has what
+/// follows from these methods, such as whole blobs and lists of every page.
+///
 /// # Guarantees
 /// Object-safe; every method may be called from many tasks at once. Content that was asked for by digest is checked:
 /// a manifest before it is returned, a whole blob at the end of its stream, which then fails. Dropping a future stops
-/// the request. Retries and credentials are the backend's affair.
+/// the request. Retries and credentials are the backend's affair. The suite in `client::conformance` tests a client.
 ///
 /// # Errors
 /// Every method: the [`crate::ErrorKind`] that the registry's error code means, [`crate::ErrorKind::Unauthorized`] and
@@ -140,9 +151,14 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
     /// Sees whether the registry is there and speaks the protocol, with the credentials (end-1).
     async fn ping(&self) -> Result<()>;
 
-    /// The descriptor of a manifest, without its content (end-3, HEAD).
-    async fn resolve(&self, repository: &RepositoryName, reference: &ManifestReference)
-    -> Result<Descriptor>;
+    /// The descriptor of a manifest, without its content where the registry gives it alone (end-3, HEAD).
+    async fn resolve(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<Descriptor> {
+        Ok(self.get_manifest(repository, reference).await?.descriptor())
+    }
 
     /// A manifest (end-3).
     async fn get_manifest(
@@ -157,11 +173,20 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
         repository: &RepositoryName,
         reference: &ManifestReference,
         manifest: &Manifest,
-    ) -> Result<Descriptor>;
+    ) -> Result<Descriptor> {
+        let _ = (repository, reference, manifest);
+        Err(unsupported(self, "push"))
+    }
 
     /// Deletes a tag, or a manifest by its digest (end-9).
-    async fn delete_manifest(&self, repository: &RepositoryName, reference: &ManifestReference)
-    -> Result<()>;
+    async fn delete_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> Result<()> {
+        let _ = (repository, reference);
+        Err(unsupported(self, "delete"))
+    }
 
     /// The size of a blob in bytes, or `None` when the repository does not have it (end-2, HEAD).
     async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>>;
@@ -175,7 +200,10 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
     ) -> Result<BlobReader>;
 
     /// Deletes a blob (end-10).
-    async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()>;
+    async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        let _ = (repository, digest);
+        Err(unsupported(self, "delete"))
+    }
 
     /// Asks for a blob of another repository (end-11).
     async fn mount_blob(
@@ -183,7 +211,10 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
         repository: &RepositoryName,
         digest: &Digest,
         from: &RepositoryName,
-    ) -> Result<Mount>;
+    ) -> Result<Mount> {
+        let _ = (repository, digest, from);
+        Err(unsupported(self, "mount blobs"))
+    }
 
     /// Offers a blob: it is mounted when the registry has it and says so, from whatever repository; else an upload
     /// session is opened (end-11 without `from`).
@@ -193,40 +224,33 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
     }
 
     /// Opens an upload session (end-4a).
-    async fn start_upload(&self, repository: &RepositoryName) -> Result<UploadSession>;
+    async fn start_upload(&self, repository: &RepositoryName) -> Result<Box<dyn RegistryUpload>> {
+        let _ = repository;
+        Err(unsupported(self, "push"))
+    }
 
-    /// Asks how far a session is (end-13).
-    async fn upload_status(
+    /// Finds an upload session of this repository again, and asks how far it is (end-13).
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::UploadUnknown`] or [`crate::ErrorKind::UploadInvalid`] when the session does not exist, has
+    /// ended or belongs to another repository, and when the token is from another kind of client.
+    async fn resume_upload(
         &self,
         repository: &RepositoryName,
-        session: &UploadSession,
-    ) -> Result<UploadSession>;
-
-    /// Sends a chunk at the session's offset and returns the session after it (end-5).
-    async fn upload_chunk(
-        &self,
-        repository: &RepositoryName,
-        session: &UploadSession,
-        chunk: Bytes,
-    ) -> Result<UploadSession>;
-
-    /// Streams the rest of the content, whose length is known, and closes the session (end-6).
-    async fn finish_upload(
-        &self,
-        repository: &RepositoryName,
-        session: UploadSession,
-        digest: &Digest,
-        rest: Option<(u64, ByteStream)>,
-    ) -> Result<()>;
-
-    /// Gives a session up (end-14).
-    async fn cancel_upload(&self, repository: &RepositoryName, session: UploadSession) -> Result<()>;
+        token: &ResumeToken,
+    ) -> Result<Box<dyn RegistryUpload>> {
+        let _ = (repository, token);
+        Err(unsupported(self, "resume uploads"))
+    }
 
     /// The tags of a repository (end-8).
     async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>>;
 
     /// The repositories of the registry (`_catalog`).
-    async fn list_repositories(&self, page: Page) -> Result<Listing<RepositoryName>>;
+    async fn list_repositories(&self, page: Page) -> Result<Listing<RepositoryName>> {
+        let _ = page;
+        Err(unsupported(self, "list repositories"))
+    }
 
     /// The referrers of a manifest, through the fallback tag where the registry has no referrers API (end-12).
     async fn list_referrers(
@@ -235,6 +259,11 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
         digest: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>>;
+}
+
+/// The error of what a client does not do.
+fn unsupported(client: &(impl RegistryClient + ?Sized), what: &str) -> Error {
+    Error::unsupported(format!("this registry client cannot {what}")).with_context("client", client)
 }
 
 /// A shared client of any kind.

@@ -7,6 +7,8 @@ use crate::{ErrorKind, media_type};
 use futures::TryStreamExt;
 use std::path::Path;
 
+mod mutants;
+
 mod loopback {
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use super::location::Endpoint;
 use super::neighbours::Neighbours;
-use super::{Mount, RegistryClient, SharedClient, UploadSession};
+use super::{Mount, RegistryClient, RegistryUpload, SharedClient};
 use crate::oci::Descriptor;
 use crate::progress::{Progress, Task};
 use crate::reference::RepositoryName;
@@ -107,8 +107,8 @@ impl UploadPlan<'_> {
                     }
                     Ok(Mount::Upload(opened)) => {
                         // Of several sessions one is used; the rest are given back.
-                        if let Some(unused) = session.replace(opened) {
-                            let _ = self.client().cancel_upload(&self.target.repository, unused).await;
+                        if let Some(mut unused) = session.replace(opened) {
+                            let _ = unused.cancel().await;
                         }
                     }
                     Err(e) if is_no_mount(e.kind()) => {}
@@ -126,22 +126,23 @@ impl UploadPlan<'_> {
         self.upload(session, meter).await
     }
 
-    async fn upload(&self, mut session: UploadSession, meter: &Meter<'_>) -> Result<Sent> {
-        let mut chunk_length = self.chunk_length;
+    async fn upload(&self, mut session: Box<dyn RegistryUpload>, meter: &Meter<'_>) -> Result<Sent> {
+        let capabilities = self.client().capabilities();
+        let mut chunk_length = self.chunk_length.filter(|_| capabilities.append);
         let mut failures = 0;
         let mut resumed = false;
         let mut restarted = false;
-        let mut reached = session.offset;
+        let mut reached = session.offset();
         loop {
-            let e = match self.attempt(&mut session, chunk_length, meter).await {
+            let e = match self.attempt(session.as_mut(), chunk_length, meter).await {
                 Ok(()) => return Ok(Sent::Now),
                 Err(Trouble::Source(e)) => {
-                    let _ = self.client().cancel_upload(&self.target.repository, session).await;
+                    let _ = session.cancel().await;
                     return Err(said_by(&self.source.client, e));
                 }
                 Err(Trouble::Target(e)) => said_by(&self.target.client, e),
             };
-            if e.kind() == ErrorKind::TooLarge && chunk_length.is_none() {
+            if e.kind() == ErrorKind::TooLarge && chunk_length.is_none() && capabilities.append {
                 // A proxy before the registry limits the size of a request.
                 chunk_length = Some(FALLBACK_CHUNK);
                 session = self.client().start_upload(&self.target.repository).await?;
@@ -160,9 +161,9 @@ impl UploadPlan<'_> {
                     e.kind(),
                     ErrorKind::RangeInvalid | ErrorKind::UploadUnknown | ErrorKind::UploadInvalid
                 );
-            if !can_go_on || !self.client().capabilities().resume || failures + 1 >= MAX_FAILURES {
+            if !can_go_on || failures + 1 >= MAX_FAILURES {
                 // The session would expire by itself; the registry is told as a courtesy.
-                let _ = self.client().cancel_upload(&self.target.repository, session).await;
+                let _ = session.cancel().await;
                 return Err(e);
             }
             let (client, attempt) = (&self.target.client, failures + 2);
@@ -170,15 +171,14 @@ impl UploadPlan<'_> {
             tokio::time::sleep(FIRST_DELAY * 2u32.pow(failures)).await;
             failures += 1;
             // Registries say `0-0` for no byte and for one: one that refuses a start at zero has the one.
-            let has_one = resumed && session.offset <= 1 && e.kind() == ErrorKind::RangeInvalid;
-            match self.find_again(&session, has_one).await {
+            let has_one = resumed && session.offset() <= 1 && e.kind() == ErrorKind::RangeInvalid;
+            match self.find_again(session.as_mut(), has_one).await {
                 Ok(Found::Arrived) => return Ok(Sent::Now),
-                Ok(Found::Broken(found)) => {
-                    if found.offset >= reached + PROGRESS {
-                        reached = found.offset;
+                Ok(Found::Broken) => {
+                    if session.offset() >= reached + PROGRESS {
+                        reached = session.offset();
                         failures = 0;
                     }
-                    session = found;
                     resumed = true;
                 }
                 Ok(Found::Anew(opened)) => {
@@ -193,17 +193,19 @@ impl UploadPlan<'_> {
     }
 
     /// Where an upload that broke off goes on.
-    async fn find_again(&self, session: &UploadSession, give_up: bool) -> Result<Found> {
+    async fn find_again(&self, session: &mut dyn RegistryUpload, give_up: bool) -> Result<Found> {
         if self.is_there().await? {
             return Ok(Found::Arrived);
         }
-        match self.client().upload_status(&self.target.repository, session).await {
-            Ok(found) if !give_up && found.offset <= self.blob.size => return Ok(Found::Broken(found)),
-            Ok(useless) => {
-                let _ = self.client().cancel_upload(&self.target.repository, useless).await;
+        if self.client().capabilities().resume {
+            match session.refresh().await {
+                Ok(offset) if !give_up && offset <= self.blob.size => return Ok(Found::Broken),
+                Ok(_) => {
+                    let _ = session.cancel().await;
+                }
+                Err(e) if e.is_retryable() => return Err(e),
+                Err(_) => {}
             }
-            Err(e) if e.is_retryable() => return Err(e),
-            Err(_) => {}
         }
         self.client().start_upload(&self.target.repository).await.map(Found::Anew)
     }
@@ -211,26 +213,21 @@ impl UploadPlan<'_> {
     /// Sends what is missing. An error of the source is reported as it was, not as the broken request it causes.
     async fn attempt(
         &self,
-        session: &mut UploadSession,
+        session: &mut dyn RegistryUpload,
         chunk_length: Option<u64>,
         meter: &Meter<'_>,
     ) -> std::result::Result<(), Trouble> {
         let blob = self.blob;
         // What was answered last may have gone beyond the blob, and nothing since said where the session is.
-        let left = blob.size.checked_sub(session.offset).ok_or_else(|| {
+        let offset = session.offset();
+        let left = blob.size.checked_sub(offset).ok_or_else(|| {
             let message = "the registry says that it has more than was sent";
-            Trouble::Target(
-                Error::new(ErrorKind::RangeInvalid, message).with_context("bytes", session.offset),
-            )
+            Trouble::Target(Error::new(ErrorKind::RangeInvalid, message).with_context("bytes", offset))
         })?;
         if left == 0 {
-            return self
-                .client()
-                .finish_upload(&self.target.repository, session.clone(), &blob.digest, None)
-                .await
-                .map_err(Trouble::Target);
+            return session.finish(&blob.digest, None).await.map_err(Trouble::Target);
         }
-        let range = (session.offset > 0).then_some(ByteRange::FromTo(session.offset, None));
+        let range = (offset > 0).then_some(ByteRange::FromTo(offset, None));
         let reader = self.source.client.get_blob(&self.source.repository, &blob.digest, range).await;
         let reader = reader.map_err(Trouble::Source)?;
         if reader.size != blob.size {
@@ -240,24 +237,19 @@ impl UploadPlan<'_> {
                     .with_context("got", reader.size),
             ));
         }
-        let fault = Fault::default();
+        let source = SourceError::default();
         let sent = match chunk_length {
-            Some(length) if left > length.max(session.chunk_min_length) => {
-                self.in_chunks(session, length, fault.guard(reader.stream), meter).await
+            Some(length) if left > length.max(session.min_chunk()) => {
+                self.in_chunks(session, length, source.guard(reader.stream), meter).await
             }
             _ => {
-                let stream = fault.guard(reader.stream);
+                let stream = source.guard(reader.stream);
                 let (stream, lengths) = metered(stream);
-                let finish = self.client().finish_upload(
-                    &self.target.repository,
-                    session.clone(),
-                    &blob.digest,
-                    Some((left, stream)),
-                );
-                meter.run(finish, session.offset, lengths).await
+                let finish = session.finish(&blob.digest, Some((left, stream)));
+                meter.run(finish, offset, lengths).await
             }
         };
-        match (sent, fault.take()) {
+        match (sent, source.take()) {
             (Err(_), Some(at_source)) => Err(Trouble::Source(at_source)),
             (sent, _) => sent.map_err(Trouble::Target),
         }
@@ -265,19 +257,19 @@ impl UploadPlan<'_> {
 
     async fn in_chunks(
         &self,
-        session: &mut UploadSession,
+        session: &mut dyn RegistryUpload,
         length: u64,
         mut stream: ByteStream,
         meter: &Meter<'_>,
     ) -> Result<()> {
-        let length = length.max(session.chunk_min_length).max(1);
+        let length = length.max(session.min_chunk()).max(1);
         if length > MAX_CHUNK {
             return Err(Error::unsupported("the registry asks for chunks that are too large")
-                .with_context("bytes", session.chunk_min_length));
+                .with_context("bytes", session.min_chunk()));
         }
         let length = length as usize;
         let mut chunk = BytesMut::new();
-        let mut left = self.blob.size - session.offset;
+        let mut left = self.blob.size - session.offset();
         loop {
             while chunk.len() < length {
                 match stream.next().await.transpose()? {
@@ -290,23 +282,17 @@ impl UploadPlan<'_> {
             let count = piece.len() as u64;
             if count >= left || count == 0 {
                 let body = futures::stream::iter([Ok(piece)]).boxed();
-                self.client()
-                    .finish_upload(
-                        &self.target.repository,
-                        session.clone(),
-                        &self.blob.digest,
-                        Some((left, body)),
-                    )
-                    .await?;
-                meter.reached(session.offset + count);
+                let offset = session.offset();
+                session.finish(&self.blob.digest, Some((left, body))).await?;
+                meter.reached(offset + count);
                 return Ok(());
             }
-            let expected = session.offset + count;
-            *session = self.client().upload_chunk(&self.target.repository, session, piece).await?;
-            if session.offset != expected {
+            let expected = session.offset() + count;
+            session.append(piece).await?;
+            if session.offset() != expected {
                 return Err(Error::new(ErrorKind::RangeInvalid, "the registry took a part of a chunk")
                     .with_context("expected", expected)
-                    .with_context("got", session.offset));
+                    .with_context("got", session.offset()));
             }
             left -= count;
             meter.reached(expected);
@@ -318,10 +304,10 @@ impl UploadPlan<'_> {
 enum Found {
     /// All of it has arrived.
     Arrived,
-    /// A part of it has arrived.
-    Broken(UploadSession),
+    /// A part of it has arrived: the session says how much.
+    Broken,
     /// Nothing that is of use has arrived: another session.
-    Anew(UploadSession),
+    Anew(Box<dyn RegistryUpload>),
 }
 
 /// An error with the registry that it is of, where it has a name and the error does not tell.
@@ -350,10 +336,10 @@ fn is_no_mount(kind: ErrorKind) -> bool {
 
 /// Keeps the error with which a source ended, which its way through a request body would disguise.
 #[derive(Clone, Default)]
-struct Fault(Arc<Mutex<Option<Error>>>);
+pub(super) struct SourceError(Arc<Mutex<Option<Error>>>);
 
-impl Fault {
-    fn guard(&self, stream: ByteStream) -> ByteStream {
+impl SourceError {
+    pub(super) fn guard(&self, stream: ByteStream) -> ByteStream {
         let slot = self.0.clone();
         stream
             .map(move |item| {
@@ -367,7 +353,7 @@ impl Fault {
             .boxed()
     }
 
-    fn take(&self) -> Option<Error> {
+    pub(super) fn take(&self) -> Option<Error> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

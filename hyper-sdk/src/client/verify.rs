@@ -7,8 +7,9 @@ use futures::StreamExt;
 
 /// Wraps the reader of a whole blob so that its stream ends with an error when the bytes are not those of `digest`.
 ///
-/// The reader of a part passes through: a part has no digest of its own, only its length is checked.
-pub(crate) fn verified(reader: BlobReader, digest: &Digest) -> BlobReader {
+/// The reader of a part passes through: a part has no digest of its own, only its length is checked. Every client does
+/// this with what it reads, unless its backend does so.
+pub fn verified(reader: BlobReader, digest: &Digest) -> BlobReader {
     let BlobReader { size, offset, length, stream } = reader;
     let whole = offset == 0 && length == size;
     let state = State {

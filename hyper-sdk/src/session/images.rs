@@ -1,7 +1,9 @@
 //! The images of the local store, and images wherever they are.
 
 use super::Session;
-use crate::client::{LocalImage, Loopback, PushOptions, RemoteImage, SharedClient, copy};
+use crate::client::{
+    LocalImage, Loopback, PushOptions, RegistryClientExt as _, RemoteImage, SharedClient, copy,
+};
 use crate::oci::Manifest;
 use crate::platform::Platform;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -10,7 +12,6 @@ use crate::store::{
     Page, PutManifest, RegistryStoreExt as _, SharedStore, find_local, local_reference, local_repository,
 };
 use crate::{Digest, Error, ErrorKind, Reference, Result, media_type};
-use futures::TryStreamExt as _;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -255,15 +256,7 @@ async fn config(at: &RemoteImage, manifest: &Manifest) -> Result<Option<serde_js
     if !known.contains(&image.config.media_type.as_str()) || image.config.size > MAX_CONFIG {
         return Ok(None);
     }
-    let mut blob = at.client.get_blob(&at.repository, &image.config.digest, None).await?;
-    let mut bytes = Vec::new();
-    while let Some(chunk) = blob.stream.try_next().await? {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() as u64 > MAX_CONFIG {
-            return Err(Error::new(ErrorKind::SizeInvalid, "the config is larger than its manifest says")
-                .with_context("digest", &image.config.digest));
-        }
-    }
+    let bytes = at.client.read_blob(&at.repository, &image.config.digest, MAX_CONFIG).await?;
     serde_json::from_slice(&bytes)
         .map(Some)
         .map_err(|e| Error::invalid("the config of the image is not JSON").with_source(e))

@@ -7,7 +7,8 @@
 use super::record::Records;
 use super::{Source, SourceContent, SourceFiles, SourceImage};
 use crate::client::{
-    LocalTarget, Platforms, PullOptions, RemoteImage, SharedClient, choose, pull, reporting,
+    LocalTarget, Platforms, PullOptions, RegistryClientExt as _, RemoteImage, SharedClient, choose, pull,
+    reporting,
 };
 use crate::oci::{ImageConfig, Manifest, ManifestBody};
 use crate::platform::Platform;
@@ -19,8 +20,6 @@ use crate::store::{
 };
 use crate::{Digest, Error, ErrorDetail, ErrorKind, Result, ResultExt as _};
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use futures::TryStreamExt as _;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -218,7 +217,7 @@ impl ImageSource {
             if e.kind() == ErrorKind::Corrupt {
                 self.store.remove_damaged(&image.config.digest).await?;
             }
-            let config = read_config(client, reference.repository(), &image.config.digest).await?;
+            let config = client.read_blob(reference.repository(), &image.config.digest, MAX_CONFIG).await?;
             self.store.put_blob(base, &image.config.digest, config).await?;
         }
         let found = self.stored(base, &root.clone().into(), reference, platform).await?;
@@ -319,21 +318,6 @@ impl ImageSource {
         }
         Err(Error::invalid("the indexes of the image are nested too deep"))
     }
-}
-
-/// Reads a config from a registry.
-async fn read_config(client: &SharedClient, repository: &RepositoryName, digest: &Digest) -> Result<Bytes> {
-    let mut blob = client.get_blob(repository, digest, None).await?;
-    let mut bytes = BytesMut::new();
-    while let Some(block) = blob.stream.try_next().await? {
-        bytes.extend_from_slice(&block);
-        if bytes.len() as u64 > MAX_CONFIG {
-            return Err(Error::new(ErrorKind::TooLarge, "the config of the image is too large")
-                .with_context("digest", digest)
-                .with_context("limit", MAX_CONFIG));
-        }
-    }
-    Ok(bytes.freeze())
 }
 
 #[async_trait]

@@ -34,7 +34,7 @@ use super::{
     BlobReader, BlobUpload, ByteRange, Listing, Page, PutManifest, RegistryStore, StoreCapabilities,
     UploadId, UploadOptions,
 };
-use crate::clock::{Clock as _, SystemClock};
+use crate::clock::{SharedClock, SystemClock};
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -69,7 +69,7 @@ const HASH_INLINE: usize = 256 * 1024;
 
 /// A registry store of a blob and a metadata backend. Clones share both.
 #[derive(Debug)]
-pub struct Composed<B, M>(Arc<Backends<B, M>>);
+pub struct Composed<B, M>(Arc<Backends<B, M>>, SharedClock);
 
 #[derive(Debug)]
 struct Backends<B, M> {
@@ -79,14 +79,21 @@ struct Backends<B, M> {
 
 impl<B, M> Clone for Composed<B, M> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self(Arc::clone(&self.0), Arc::clone(&self.1))
     }
 }
 
 impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     /// Puts two backends together.
     pub fn new(blobs: B, meta: M) -> Self {
-        Self(Arc::new(Backends { blobs, meta }))
+        Self(Arc::new(Backends { blobs, meta }), Arc::new(SystemClock))
+    }
+
+    /// Takes the time from `clock`, by which leases end and uploads expire; else it is the system's. The backends note by
+    /// the clock of the system when something was written.
+    #[must_use]
+    pub fn with_clock(self, clock: SharedClock) -> Self {
+        Self(self.0, clock)
     }
 
     /// The blob backend.
@@ -114,7 +121,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             size,
             key,
             upload,
-            leased_until: leased_until(),
+            leased_until: self.leased_until(),
         };
         for _ in 0..REMOVAL_TRIES {
             match self.0.meta.write(change.clone()).await {
@@ -127,6 +134,12 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             }
         }
         Err(being_removed(digest))
+    }
+
+    /// The end of the lease of a link that is made now.
+    fn leased_until(&self) -> i64 {
+        let end = self.1.now().saturating_add(LEASE);
+        end.saturating_add(LEASE_STEP - 1).div_euclid(LEASE_STEP).saturating_mul(LEASE_STEP)
     }
 
     async fn is_condemned(&self, digest: &Digest) -> Result<bool> {
@@ -180,12 +193,6 @@ impl<B: BlobBackend, M: MetaBackend> Display for Composed<B, M> {
         let (blobs, meta) = (self.0.blobs.to_string(), self.0.meta.to_string());
         if blobs == meta { f.write_str(&blobs) } else { write!(f, "{blobs} with {meta}") }
     }
-}
-
-/// The end of the lease of a link that is made now.
-fn leased_until() -> i64 {
-    let end = SystemClock.now().saturating_add(LEASE);
-    end.saturating_add(LEASE_STEP - 1).div_euclid(LEASE_STEP).saturating_mul(LEASE_STEP)
 }
 
 async fn digest_of(algorithm: Algorithm, bytes: &Bytes) -> Result<Digest> {
@@ -253,7 +260,7 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         self.writable()?;
         self.stat_blob(from, digest).await?;
         let (repository, digest, from) = (repository.clone(), digest.clone(), from.clone());
-        let leased_until = leased_until();
+        let leased_until = self.leased_until();
         self.0.meta.write(Change::MountBlob { repository, digest, from, leased_until }).await
     }
 

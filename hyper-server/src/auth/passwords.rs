@@ -10,7 +10,7 @@ use super::{
     Action, AuthError, AuthRequest, Authenticator, Challenge, Denial, Principal, Resource, Scope, site,
 };
 use async_trait::async_trait;
-use hyper_sdk::clock::{Clock, SystemClock};
+use hyper_sdk::clock::SharedClock;
 use hyper_sdk::{RepositoryName, Result};
 use std::path::Path;
 
@@ -27,6 +27,8 @@ pub(crate) struct PasswordOptions<'a> {
     pub(crate) public_url: Option<&'a str>,
     /// Whether anonymous callers may do anything at all.
     pub(crate) open: bool,
+    /// The time by which tokens expire.
+    pub(crate) clock: SharedClock,
 }
 
 /// Knows the users of an htpasswd file and the tokens that were issued to them.
@@ -37,6 +39,7 @@ pub(crate) struct Passwords {
     service: String,
     public_url: Option<String>,
     open: bool,
+    clock: SharedClock,
 }
 
 #[async_trait]
@@ -93,11 +96,12 @@ impl Passwords {
             service,
             public_url: options.public_url.map(str::to_owned),
             open: options.open,
+            clock: options.clock.clone(),
         })
     }
 
     fn of_token(&self, token: &str) -> Option<Principal> {
-        let claims = self.issuer.verify(token, SystemClock.now())?;
+        let claims = self.issuer.verify(token, self.clock.now())?;
         let principal = match claims.sub.as_str() {
             "" => Principal::anonymous(),
             // A user who was removed from the file is not let in by a token that was issued before.
@@ -154,7 +158,7 @@ impl Passwords {
             })
             .collect();
         let user = principal.name().unwrap_or_default();
-        let issued = self.issuer.issue(user, &granted, SystemClock.now())?;
+        let issued = self.issuer.issue(user, &granted, self.clock.now())?;
         Ok((issued, granted))
     }
 

@@ -2,6 +2,7 @@
 
 use super::access::{basic, options, users};
 use super::support::{Api, Reply, image, memory};
+use hyper_sdk::testing::FrozenClock;
 use hyper_sdk::{Digest, RepositoryName, media_type};
 use hyper_server::auth::{Action, AnonymousAccess, Authorizer, Principal};
 use hyper_server::{Registry, RegistryOptions};
@@ -302,4 +303,21 @@ async fn a_token_is_valid_on_all_servers_with_one_key_until_its_user_is_removed(
     std::fs::write(file.path(), alice).unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     one.request("POST", "/v2/a/blobs/uploads/", &auth, "").await.refused(401, "UNAUTHORIZED");
+}
+
+#[tokio::test]
+async fn a_token_is_refused_when_its_time_is_over() {
+    let (file, clock) = (users(), Arc::new(FrozenClock::new(1_700_000_000)));
+    let options =
+        RegistryOptions { clock: clock.clone(), ..options(Some(&file), Some(AnonymousAccess::Pull)) };
+    let api = Api { registry: Registry::new(memory(), options).unwrap() };
+    let reply = token(&api, "repository:a:pull,push", Some(&basic("bob", "b"))).await.expect(200);
+    let life = reply.json()["expires_in"].as_i64().unwrap();
+    let push = bearer(reply);
+    let auth = [("authorization", push.as_str())];
+    clock.advance(life - 1);
+    api.request("POST", "/v2/a/blobs/uploads/", &auth, "").await.expect(202);
+    clock.advance(1);
+    let reply = api.request("POST", "/v2/a/blobs/uploads/", &auth, "").await.refused(401, "UNAUTHORIZED");
+    assert!(reply.header("www-authenticate").contains("invalid_token"));
 }

@@ -11,6 +11,7 @@ use crate::platform::Platform;
 use crate::progress::{Event, Outcome, Progress};
 use crate::reference::Tag;
 use crate::store::{MemoryStore, PutManifest, RegistryStoreExt as _, SharedStore};
+use crate::testing::{RandomImage, RandomIndex};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -96,6 +97,47 @@ pub async fn an_index_is_pushed_with_all_its_images(client: SharedClient) {
     assert_eq!(client.get_manifest(&there, &by_tag("v1")).await.unwrap(), index);
     for image in &images {
         assert_eq!(&client.get_manifest(&there, &by_digest(image.digest())).await.unwrap(), image);
+    }
+}
+
+pub async fn random_images_come_back_whole(client: SharedClient) {
+    needs!(client, push);
+    for seed in 1..=3 {
+        let image = RandomImage::with_shape(seed, &small());
+        let name = repository(&format!("random/{seed}"));
+        push_random(&client, &name, &image).await;
+        let digest = by_digest(image.manifest.digest());
+        assert_eq!(client.get_manifest(&name, &digest).await.unwrap(), image.manifest, "seed {seed}");
+        for (descriptor, bytes) in image.blobs() {
+            let found = read(&client, &name, &descriptor.digest, None).await.unwrap();
+            assert!(found == bytes, "seed {seed}: {}", descriptor.digest);
+        }
+    }
+}
+
+pub async fn a_random_index_is_pushed_and_pulled(client: SharedClient) {
+    needs!(client, push);
+    let index = RandomIndex::new(4, &[linux("amd64"), linux("arm64")]);
+    let (here, name, back, there) = (memory(), repository("here"), memory(), repository("there"));
+    for image in &index.images {
+        for (descriptor, bytes) in image.blobs() {
+            here.put_bytes(&name, &descriptor.media_type, bytes).await.unwrap();
+        }
+        here.put_manifest(&name, PutManifest::new(image.manifest.clone(), [])).await.unwrap();
+    }
+    here.put_manifest(&name, PutManifest::new(index.manifest.clone(), [Tag::latest()])).await.unwrap();
+    let (latest, v1) = (by_tag("latest"), by_tag("v1"));
+    let there = RemoteImage::new(&client, &there, &v1);
+    let here = LocalImage::new(&here, &name, &latest);
+    push_image_of(&here, &there, &PushOptions::default()).await.unwrap();
+    let target = LocalTarget::new(&back, &name, Some(&Tag::latest()));
+    pull(&there, &target, &PullOptions::default()).await.unwrap();
+    assert_eq!(back.get_manifest(&name, &latest).await.unwrap(), index.manifest);
+    for image in &index.images {
+        for (descriptor, bytes) in image.blobs() {
+            let found = back.read_blob(&name, &descriptor.digest, descriptor.size).await.unwrap();
+            assert!(found == bytes, "{}", descriptor.digest);
+        }
     }
 }
 

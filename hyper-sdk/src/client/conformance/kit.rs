@@ -1,11 +1,12 @@
 //! What the cases are written with.
 
-use crate::client::{SharedClient, UploadSession};
+use crate::client::{RegistryClientExt as _, RegistryUpload, SharedClient};
 use crate::digest::Algorithm;
 use crate::media_type;
 use crate::oci::{Descriptor, ImageManifest, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::{ByteRange, ByteStream};
+use crate::testing::{ImageShape, RandomImage};
 use crate::{Digest, ErrorKind, Result};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -62,14 +63,8 @@ pub(super) fn stream(bytes: &Bytes) -> ByteStream {
     futures::stream::iter(pieces).boxed()
 }
 
-pub(super) async fn finish(
-    client: &SharedClient,
-    name: &RepositoryName,
-    session: UploadSession,
-    digest: &Digest,
-    bytes: &Bytes,
-) -> Result<()> {
-    client.finish_upload(name, session, digest, Some((bytes.len() as u64, stream(bytes)))).await
+pub(super) async fn finish(upload: &mut dyn RegistryUpload, digest: &Digest, bytes: &Bytes) -> Result<()> {
+    upload.finish(digest, Some((bytes.len() as u64, stream(bytes)))).await
 }
 
 pub(super) async fn push_as(
@@ -79,8 +74,8 @@ pub(super) async fn push_as(
     algorithm: Algorithm,
 ) -> Result<Digest> {
     let digest = algorithm.digest(bytes);
-    let session = client.start_upload(name).await?;
-    finish(client, name, session, &digest, bytes).await?;
+    let mut upload = client.start_upload(name).await?;
+    finish(upload.as_mut(), &digest, bytes).await?;
     Ok(digest)
 }
 
@@ -128,4 +123,19 @@ pub(super) async fn push_image(
     let manifest = parse(image(client, name, text).await.to_bytes());
     client.put_manifest(name, &by_tag(tag), &manifest).await.unwrap();
     manifest
+}
+
+/// The shape of random images that are pushed: enough of everything, and soon sent.
+pub(super) fn small() -> ImageShape {
+    ImageShape { layers: 3, entries: 15, largest: 60_000, ..ImageShape::default() }
+}
+
+/// Pushes the blobs and the manifest of a random image.
+pub(super) async fn push_random(client: &SharedClient, name: &RepositoryName, image: &RandomImage) {
+    for (descriptor, bytes) in image.blobs() {
+        let pushed = client.put_bytes(name, &descriptor.media_type, bytes).await.unwrap();
+        assert_eq!(pushed, descriptor);
+    }
+    let digest = by_digest(image.manifest.digest());
+    client.put_manifest(name, &digest, &image.manifest).await.unwrap();
 }

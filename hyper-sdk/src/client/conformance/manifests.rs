@@ -1,9 +1,11 @@
 //! Cases about manifests, tags, lists and referrers.
 
 use super::kit::*;
-use crate::client::SharedClient;
+use crate::client::{RegistryClientExt as _, SharedClient};
 use crate::oci::{Descriptor, ImageIndex, ImageManifest};
+use crate::platform::Platform;
 use crate::store::Page;
+use crate::testing::{ImageShape, RandomImage};
 use crate::{Digest, ErrorKind, media_type};
 use bytes::Bytes;
 
@@ -89,6 +91,7 @@ pub async fn tags_are_paged_in_order(client: SharedClient) {
         let listing = client.list_tags(&name, page).await.unwrap();
         assert!(listing.items.len() <= 2);
         found.extend(listing.items.iter().map(ToString::to_string));
+        assert!(found.len() <= 5, "the list does not end: {found:?}");
         if !listing.more {
             break;
         }
@@ -111,6 +114,26 @@ pub async fn repositories_are_paged_in_order(client: SharedClient) {
     let second = Page { limit: Some(2), after: Some("b/x".to_owned()) };
     let second = client.list_repositories(second).await.unwrap();
     assert_eq!((second.items, second.more), (vec![repository("c")], false));
+}
+
+pub async fn every_page_of_a_list_is_read(client: SharedClient) {
+    needs!(client, push);
+    let name = repository("a");
+    let manifest = push_image(&client, &name, "x", "t0").await;
+    let mut expected = vec!["t0".to_owned()];
+    for n in 1..9 {
+        let tag = format!("t{n}");
+        client.put_manifest(&name, &by_tag(&tag), &manifest).await.unwrap();
+        expected.push(tag);
+    }
+    let tags = client.all_tags(&name).await.unwrap();
+    assert_eq!(tags.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+    assert!(client.exists(&name, &by_tag("t8")).await.unwrap());
+    assert!(!client.exists(&name, &by_tag("t9")).await.unwrap());
+    if client.capabilities().catalog {
+        push_image(&client, &repository("b/c"), "x", "v1").await;
+        assert_eq!(client.all_repositories().await.unwrap(), [name, repository("b/c")]);
+    }
 }
 
 pub async fn deleting_a_tag_keeps_the_manifest(client: SharedClient) {
@@ -158,6 +181,7 @@ pub async fn referrers_are_listed_and_filtered(client: SharedClient) {
     }
     found.sort_by(|a, b| a.1.cmp(&b.1));
     assert_eq!(found, expected);
+    assert_eq!(client.referrers(&name, &by_tag("v1")).await.unwrap().len(), 2);
     let one = client.list_referrers(&name, subject.digest(), Some("t/two")).await.unwrap();
     assert_eq!(one.iter().map(|d| d.digest.clone()).collect::<Vec<_>>(), [expected[1].0.clone()]);
 }
@@ -170,7 +194,30 @@ pub async fn referrers_of_nothing_are_none(client: SharedClient) {
     assert_eq!(found, []);
 }
 
-pub async fn honesty_what_is_denied_is_unsupported(client: SharedClient) {
+pub async fn an_image_is_found_by_platform(client: SharedClient) {
+    needs!(client, push);
+    let name = repository("a");
+    let mut entries = Vec::new();
+    for architecture in ["amd64", "arm64"] {
+        let platform = Platform::new("linux", architecture, None);
+        let image = RandomImage::with_shape(7, &ImageShape { platform: platform.clone(), ..small() });
+        push_random(&client, &name, &image).await;
+        entries.push(Descriptor { platform: Some(platform), ..image.manifest.descriptor() });
+    }
+    let index = parse(ImageIndex::new(entries.clone()).to_bytes());
+    client.put_manifest(&name, &by_tag("v1"), &index).await.unwrap();
+    for entry in &entries {
+        let image = client.image(&name, &by_tag("v1"), entry.platform.as_ref()).await.unwrap();
+        assert_eq!(image.manifest.digest(), &entry.digest);
+        assert_eq!(Some(image.config.platform()), entry.platform);
+    }
+    let first = client.image(&name, &by_tag("v1"), None).await.unwrap();
+    assert_eq!(first.manifest.digest(), &entries[0].digest);
+    let nowhere = Platform::new("linux", "riscv64", None);
+    fails(client.image(&name, &by_tag("v1"), Some(&nowhere)).await, &[ErrorKind::ManifestUnknown]);
+}
+
+pub async fn capabilities_what_is_denied_is_unsupported(client: SharedClient) {
     let capabilities = client.capabilities();
     let (name, digest) = (repository("a"), Digest::sha256(b"x"));
     let denied = [ErrorKind::Unsupported];
@@ -186,11 +233,57 @@ pub async fn honesty_what_is_denied_is_unsupported(client: SharedClient) {
     if !capabilities.mount {
         fails(client.mount_blob(&name, &digest, &repository("b")).await, &denied);
     }
+    if !capabilities.resume {
+        let token = crate::client::ResumeToken::new("x");
+        fails(client.resume_upload(&name, &token).await, &denied);
+    }
+    if capabilities.push {
+        let mut upload = client.start_upload(&name).await.unwrap();
+        if !capabilities.append {
+            fails(upload.append(Bytes::from_static(b"x")).await, &denied);
+        }
+        if !capabilities.resume {
+            assert_eq!(upload.token(), None);
+        }
+    }
     if !capabilities.catalog {
         fails(client.list_repositories(Page::default()).await, &denied);
     }
 }
 
-pub async fn honesty_a_client_has_a_name(client: SharedClient) {
+/// What is claimed may fail for many reasons, and not because it cannot be done.
+pub async fn capabilities_what_is_claimed_is_there(client: SharedClient) {
+    let capabilities = client.capabilities();
+    let (name, other, digest) = (repository("a"), repository("b"), Digest::sha256(b"x"));
+    let mut results = vec![("ping", client.ping().await)];
+    if capabilities.push {
+        results.push(("push", client.start_upload(&name).await.map(drop)));
+    }
+    if capabilities.delete {
+        results.push(("delete", client.delete_blob(&name, &digest).await));
+        results.push(("delete", client.delete_manifest(&name, &by_tag("v1")).await));
+    }
+    if capabilities.mount {
+        results.push(("mount", client.mount_blob(&name, &digest, &other).await.map(drop)));
+    }
+    if capabilities.catalog {
+        results.push(("catalog", client.list_repositories(Page::default()).await.map(drop)));
+    }
+    if capabilities.resume {
+        let token = client.start_upload(&name).await.unwrap().token();
+        let token = token.expect("an upload that can be resumed has a token");
+        results.push(("resume", client.resume_upload(&name, &token).await.map(drop)));
+    }
+    if capabilities.append {
+        let mut upload = client.start_upload(&name).await.unwrap();
+        results.push(("append", upload.append(Bytes::from_static(b"x")).await));
+    }
+    for (what, result) in results {
+        let kind = result.err().map(|e| e.kind());
+        assert_ne!(kind, Some(ErrorKind::Unsupported), "the client claims `{what}`");
+    }
+}
+
+pub async fn capabilities_a_client_has_a_name(client: SharedClient) {
     assert!(!client.to_string().trim().is_empty());
 }

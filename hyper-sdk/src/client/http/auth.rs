@@ -11,8 +11,9 @@
 //! - A token is used for the scopes it was asked for, and not after its time.
 //! - Equal scopes are asked for once at a time, whoever waits.
 
+use super::broken;
 use super::challenge::{self, Challenge};
-use super::fault::{self, Subject};
+use super::errors::{self, Subject};
 use super::{body, retry};
 use crate::client::keychain::{Credentials, Secret, SharedKeychain};
 use crate::client::patience::Patience;
@@ -305,7 +306,7 @@ impl Authenticator {
             }
             let (error, wait) = match sent {
                 Err(late) => (late, None),
-                Ok(Err(e)) => (fault::of_transport(e), None),
+                Ok(Err(e)) => (broken::of_transport(e), None),
                 Ok(Ok(mut response)) if response.status().is_success() => {
                     match body::read_all(&mut response, MAX_TOKEN_BODY, self.patience).await {
                         Ok(bytes) => return parse_token(&bytes),
@@ -315,7 +316,7 @@ impl Authenticator {
                 Ok(Ok(response)) => {
                     let wait = retry::retry_after(response.headers(), super::now());
                     let refused = matches!(response.status().as_u16(), 400 | 401 | 403);
-                    let error = fault::of_response(response, Subject::Registry, self.patience).await;
+                    let error = errors::of_response(response, Subject::Registry, self.patience).await;
                     (if refused { error.with_kind(ErrorKind::Unauthorized) } else { error }, wait)
                 }
             };

@@ -1,7 +1,7 @@
 //! Blobs over HTTP: streams that go on after the connection broke.
 
 use super::auth::Access;
-use super::fault::Subject;
+use super::errors::Subject;
 use super::retry::Attempts;
 use super::transport::{Answer, Request};
 use super::{HttpClient, body, content_length, encoding, header, link};

@@ -1,6 +1,6 @@
 //! Bodies of responses that are read whole, up to a cap.
 
-use super::fault;
+use super::broken;
 use crate::client::patience::{Broken, Pace, Patience};
 use crate::{Error, ErrorKind, Result};
 use bytes::{Bytes, BytesMut};
@@ -40,6 +40,6 @@ pub(super) async fn read_all(response: &mut Response, cap: usize, patience: Pati
 pub(super) async fn next_chunk(pace: &mut Pace, response: &mut Response) -> Result<Option<Bytes>> {
     pace.next(response).await.map_err(|broken| match broken {
         Broken::Late(e) => e,
-        Broken::Failed(e) => fault::of_transport(e),
+        Broken::Failed(e) => broken::of_transport(e),
     })
 }

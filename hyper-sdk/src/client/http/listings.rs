@@ -4,7 +4,7 @@
 //! (`Link`). Those addresses are remembered by last entry, so that a caller who pages in order follows them.
 
 use super::auth::Access;
-use super::fault::Subject;
+use super::errors::Subject;
 use super::transport::Request;
 use super::{HttpClient, link};
 use crate::reference::{RepositoryName, Tag};

@@ -13,7 +13,7 @@
 //! A session that such an upload opens is given back at once.
 
 use super::auth::Access;
-use super::fault::{self, Subject};
+use super::errors::{self, Subject};
 use super::transport::Answer;
 use super::{HttpClient, header};
 use crate::client::RegistryClient as _;
@@ -127,7 +127,7 @@ impl HttpClient {
 }
 
 async fn refused(answer: Answer, client: &HttpClient) -> Error {
-    fault::of_response(answer.response, Subject::Registry, client.transport().patience)
+    errors::of_response(answer.response, Subject::Registry, client.transport().patience)
         .await
         .with_kind(ErrorKind::Unauthorized)
         .with_retryable(false)

@@ -1,7 +1,7 @@
 //! Manifests and referrers over HTTP.
 
 use super::auth::Access;
-use super::fault::Subject;
+use super::errors::Subject;
 use super::transport::{Answer, Payload, Request};
 use super::{HttpClient, content_digest, content_length, encoding, header, link};
 use crate::digest::Algorithm;

@@ -5,7 +5,7 @@
 //!      ├── manifests  manifests and referrers         ├── uploads   sessions and chunks
 //!      ├── blobs      streams that resume             └── listings  pages of tags and repositories
 //!   Transport         until answered: authorisation, redirects, retries
-//!      ├── auth       challenges, tokens              └── retry, fault, body, link
+//!      ├── auth       challenges, tokens              └── retry, errors, broken, body, link
 //!   reqwest           connections and TLS
 //! ```
 //!
@@ -15,9 +15,10 @@ mod address;
 mod auth;
 mod blobs;
 mod body;
+pub(super) mod broken;
 mod builder;
 mod challenge;
-mod fault;
+pub(super) mod errors;
 mod link;
 mod listings;
 mod login;
@@ -32,17 +33,16 @@ pub use builder::HttpClientBuilder;
 pub use login::CredentialCheck;
 pub use retry::RetryPolicy;
 
-use super::{ClientCapabilities, Mount, RegistryClient, SharedClient, UploadSession};
+use super::{ClientCapabilities, Mount, RegistryClient, RegistryUpload, ResumeToken, SharedClient};
 use crate::clock::{Clock, SystemClock};
 use crate::oci::{Descriptor, Manifest};
 use crate::progress::Progress;
 use crate::reference::{ManifestReference, RegistryHost, RepositoryName, Tag};
-use crate::store::{BlobReader, ByteRange, ByteStream, Listing, Page};
+use crate::store::{BlobReader, ByteRange, Listing, Page};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt};
 use async_trait::async_trait;
 use auth::Access;
-use bytes::Bytes;
-use fault::Subject;
+use errors::Subject;
 use reqwest::Method;
 use reqwest::header::HeaderMap;
 use std::fmt;
@@ -234,41 +234,16 @@ impl RegistryClient for HttpClient {
         self.offer(repository, digest).await.context("blob", self.blob_name(repository, digest))
     }
 
-    async fn start_upload(&self, repository: &RepositoryName) -> Result<UploadSession> {
+    async fn start_upload(&self, repository: &RepositoryName) -> Result<Box<dyn RegistryUpload>> {
         self.open_session(repository).await.context("repository", repository)
     }
 
-    async fn upload_status(
+    async fn resume_upload(
         &self,
         repository: &RepositoryName,
-        session: &UploadSession,
-    ) -> Result<UploadSession> {
-        self.session_status(repository, session).await.context("repository", repository)
-    }
-
-    async fn upload_chunk(
-        &self,
-        repository: &RepositoryName,
-        session: &UploadSession,
-        chunk: Bytes,
-    ) -> Result<UploadSession> {
-        self.send_chunk(repository, session, chunk).await.context("repository", repository)
-    }
-
-    async fn finish_upload(
-        &self,
-        repository: &RepositoryName,
-        session: UploadSession,
-        digest: &Digest,
-        rest: Option<(u64, ByteStream)>,
-    ) -> Result<()> {
-        self.close_session(repository, &session, digest, rest)
-            .await
-            .context("blob", self.blob_name(repository, digest))
-    }
-
-    async fn cancel_upload(&self, repository: &RepositoryName, session: UploadSession) -> Result<()> {
-        self.drop_session(repository, &session).await.context("repository", repository)
+        token: &ResumeToken,
+    ) -> Result<Box<dyn RegistryUpload>> {
+        self.find_session(repository, token).await.context("repository", repository)
     }
 
     async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>> {

@@ -8,7 +8,8 @@
 use super::address::Address;
 use super::auth::{Access, Authenticator};
 use super::body;
-use super::fault::{self, Subject};
+use super::broken;
+use super::errors::{self, Subject};
 use super::retry::{self, Attempts, Notice, RetryPolicy};
 use crate::client::patience::{Outflow, Patience};
 use crate::reference::RegistryHost;
@@ -175,10 +176,10 @@ impl Transport {
                 continue;
             }
             let (error, wait) = match outcome {
-                Ok(answer) if !fault::is_passing(answer.response.status()) => return Ok(answer),
+                Ok(answer) if !errors::is_passing(answer.response.status()) => return Ok(answer),
                 Ok(answer) => {
                     let wait = retry::retry_after(answer.response.headers(), super::now());
-                    (fault::of_response(answer.response, request.subject, self.patience).await, wait)
+                    (errors::of_response(answer.response, request.subject, self.patience).await, wait)
                 }
                 Err(Failure { error, .. }) => (error, None),
             };
@@ -238,7 +239,8 @@ impl Transport {
                             .auth
                             .refused(self.base(), headers, &request.access, authorization.as_ref())
                             .await;
-                        let error = fault::of_response(answer.response, request.subject, self.patience).await;
+                        let error =
+                            errors::of_response(answer.response, request.subject, self.patience).await;
                         match learnt {
                             Err(why) if why.kind() != ErrorKind::Unauthorized => return Err(why),
                             Err(why) => return Err(why.with_source(error)),
@@ -264,7 +266,8 @@ impl Transport {
                     } else {
                         let wait = retry::retry_after(answer.response.headers(), super::now());
                         let refused = matches!(status.as_u16(), 429 | 503);
-                        let error = fault::of_response(answer.response, request.subject, self.patience).await;
+                        let error =
+                            errors::of_response(answer.response, request.subject, self.patience).await;
                         (error, wait, refused)
                     }
                 }
@@ -362,7 +365,7 @@ impl Transport {
         tokio::select! {
             sent = builder.send() => sent.map_err(|e| {
                 let unsent = e.is_connect();
-                Failure { error: fault::of_transport(e), unsent }
+                Failure { error: broken::of_transport(e), unsent }
             }),
             error = outflow.stalled(self.patience, request.effort) => Err(Failure { error, unsent: false }),
         }

@@ -12,7 +12,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     /// See [`crate::store::RegistryStore::expire_uploads`]. An upload that cannot be removed does not
     /// prevent the removal of others: the first error is returned after all were tried.
     pub(super) async fn expire(&self, age: Duration) -> Result<u64> {
-        let before = SystemClock.now().saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        let before = self.1.now().saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
         let (mut expired, mut failed) = (0, None);
         for id in self.0.meta.stale_uploads(before).await? {
             match self.expire_upload(id, before).await {
@@ -25,7 +25,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
                 failed = failed.or(Some(e));
             }
         }
-        if let Some(written) = SystemTime::now().checked_sub(age) {
+        if let Some(written) = self.file_time().and_then(|now| now.checked_sub(age)) {
             for id in self.0.blobs.leftovers(written).await? {
                 // A session is recorded before its bytes are written, so bytes without a session are left over.
                 if self.0.meta.upload(&id).await?.is_some() {
@@ -38,6 +38,14 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             }
         }
         failed.map_or(Ok(expired), Err)
+    }
+
+    /// The time by the store's clock, as exact as the times of files.
+    fn file_time(&self) -> Option<SystemTime> {
+        let ahead = self.1.now().saturating_sub(SystemClock.now());
+        let seconds = Duration::from_secs(ahead.unsigned_abs());
+        let now = SystemTime::now();
+        if ahead < 0 { now.checked_sub(seconds) } else { now.checked_add(seconds) }
     }
 
     /// Removes the bytes of a session that was never saved and has no writer: no client can continue it.

@@ -5,7 +5,8 @@ use crate::digest::Algorithm;
 use crate::media_type;
 use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
 use crate::platform::Platform;
-use crate::store::{Page, PutManifest, RegistryStoreExt as _, SharedStore};
+use crate::store::{Page, PutManifest, RegistryStoreExt as _, SharedStore, UploadOptions};
+use crate::testing::{ImageShape, RandomImage};
 use crate::{Digest, ErrorKind};
 
 const MISSING: &[ErrorKind] = &[ErrorKind::ManifestBlobUnknown];
@@ -35,6 +36,36 @@ pub async fn a_manifest_is_found_by_tag_and_digest(store: SharedStore) {
     assert_eq!(&store.resolve(&name, &by_tag("t")).await.unwrap(), manifest.digest());
     let image = store.get_image(&name, &by_tag("t"), None).await.unwrap();
     assert_eq!(image.config.author.as_deref(), Some("x"));
+}
+
+pub async fn random_images_come_back_whole(store: SharedStore) {
+    needs!(store, write);
+    let shape = ImageShape { layers: 3, entries: 15, largest: 60_000, ..ImageShape::default() };
+    for seed in 1..=3 {
+        let (image, name) = (RandomImage::with_shape(seed, &shape), repository(&format!("random/{seed}")));
+        for (n, (descriptor, bytes)) in image.blobs().enumerate() {
+            // Every way into a store: at once, as a stream, and in pieces of odd lengths.
+            match n % 3 {
+                0 => drop(store.put_blob(&name, &descriptor.digest, bytes.clone()).await.unwrap()),
+                1 => drop(store.put_blob_stream(&name, None, &bytes[..]).await.unwrap()),
+                _ => {
+                    let mut upload = store.start_upload(&name, UploadOptions::default()).await.unwrap();
+                    for piece in bytes.chunks(7919) {
+                        upload.append(bytes.slice_ref(piece)).await.unwrap();
+                    }
+                    upload.finish(&descriptor.digest).await.unwrap();
+                }
+            }
+        }
+        put(&store, &name, &image.manifest, &["v1"]).await.unwrap();
+        assert_eq!(store.get_manifest(&name, &by_tag("v1")).await.unwrap(), image.manifest, "seed {seed}");
+        for (descriptor, bytes) in image.blobs() {
+            let found = store.read_blob(&name, &descriptor.digest, descriptor.size).await.unwrap();
+            assert!(found == bytes, "seed {seed}: {}", descriptor.digest);
+        }
+        let found = store.get_image(&name, &by_tag("v1"), None).await.unwrap();
+        assert_eq!(found.config.rootfs.diff_ids.len(), image.layers.len());
+    }
 }
 
 pub async fn a_manifest_may_have_no_tag(store: SharedStore) {

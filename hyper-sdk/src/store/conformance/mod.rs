@@ -77,7 +77,7 @@ macro_rules! store_conformance {
 
             a_manifest_keeps_its_bytes, a_manifest_is_found_by_tag_and_digest, a_manifest_may_have_no_tag,
             a_sha512_manifest_keeps_its_digest, an_unknown_manifest_is_manifest_unknown,
-            docker_manifests_are_kept, a_missing_config_is_refused, a_missing_layer_is_refused,
+            docker_manifests_are_kept, random_images_come_back_whole, a_missing_config_is_refused, a_missing_layer_is_refused,
             a_refused_manifest_leaves_no_trace, a_blob_of_another_repository_does_not_count,
             foreign_layers_need_not_exist, an_index_needs_its_manifests, an_index_of_indexes,
             an_index_may_hold_blobs, a_descriptor_of_another_size_is_refused,

@@ -1,5 +1,6 @@
 //! What dead writers leave in a folder, and how it goes away.
 
+use crate::clock::{Clock as _, FrozenClock, SystemClock};
 use crate::reference::RepositoryName;
 use crate::store::blob::BlobBackend as _;
 use crate::store::{DiskStore, RegistryStore as _, UploadId};
@@ -7,6 +8,7 @@ use crate::{Digest, ErrorKind};
 use bytes::Bytes;
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -63,6 +65,28 @@ async fn the_bytes_of_a_session_that_another_request_ended_are_removed() {
         }
         assert!(files(folder.path()).is_empty(), "{end}: {:?}", files(folder.path()));
     }
+}
+
+#[tokio::test]
+async fn uploads_expire_by_the_clock_of_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(FrozenClock::new(SystemClock.now()));
+    let store = DiskStore::open(folder.path()).await.unwrap().with_clock(clock.clone());
+    let mut upload = store.start_upload(&name(), Default::default()).await.unwrap();
+    upload.append(Bytes::from_static(b"bytes")).await.unwrap();
+    upload.save().await.unwrap();
+    let id = upload.id().clone();
+    drop(upload);
+    // What a writer left before it saved anything.
+    let unsaved = folder.path().join("uploads").join(UploadId::random().unwrap().as_str());
+    fs::write(&unsaved, "left").unwrap();
+    clock.advance(DAY.as_secs() as i64 - 60);
+    store.expire_uploads(DAY).await.unwrap();
+    assert_eq!(store.resume_upload(&name(), &id).await.unwrap().offset(), 5);
+    clock.advance(120);
+    store.expire_uploads(DAY).await.unwrap();
+    assert_eq!(store.resume_upload(&name(), &id).await.unwrap_err().kind(), ErrorKind::UploadUnknown);
+    assert_eq!(files(folder.path()), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -131,17 +131,20 @@ async fn an_image_travels_through_distribution() {
 
     // A session that broke off is found again, and one that was given up is not.
     let bytes = Bytes::from_static(b"hello, world");
-    let session = client.start_upload(&whole).await.unwrap();
-    let after = client.upload_chunk(&whole, &session, bytes.slice(..5)).await.unwrap();
-    assert_eq!(client.upload_status(&whole, &after).await.unwrap().offset, 5);
-    client.cancel_upload(&whole, after.clone()).await.unwrap();
-    assert_eq!(client.upload_status(&whole, &after).await.unwrap_err().kind(), ErrorKind::UploadUnknown);
+    let mut upload = client.start_upload(&whole).await.unwrap();
+    upload.append(bytes.slice(..5)).await.unwrap();
+    let token = upload.token().unwrap();
+    drop(upload);
+    let mut upload = client.resume_upload(&whole, &token).await.unwrap();
+    assert_eq!(upload.offset(), 5);
+    upload.cancel().await.unwrap();
+    assert_eq!(upload.refresh().await.unwrap_err().kind(), ErrorKind::UploadUnknown);
 
     // Distribution 2 has no referrers: the fallback tag is kept up and copied.
     let empty = Bytes::from_static(b"{}");
-    let session = client.start_upload(&whole).await.unwrap();
-    let session = client.upload_chunk(&whole, &session, empty.clone()).await.unwrap();
-    client.finish_upload(&whole, session, &Digest::sha256(&empty), None).await.unwrap();
+    let mut upload = client.start_upload(&whole).await.unwrap();
+    upload.append(empty.clone()).await.unwrap();
+    upload.finish(&Digest::sha256(&empty), None).await.unwrap();
     let mut referrer = ImageManifest::new(Descriptor::of(media_type::OCI_EMPTY, &empty), vec![]);
     referrer.subject = Some(manifest.descriptor());
     let referrer = Manifest::sniff(referrer.to_bytes()).unwrap();

@@ -1,7 +1,7 @@
 //! Upload sessions, broken and resumed.
 
 use super::*;
-use crate::client::{LocalImage, Mount, PushOptions, RemoteImage, push};
+use crate::client::{LocalImage, Mount, PushOptions, RegistryUpload as _, RemoteImage, push};
 use crate::progress::{Event, Outcome, Progress};
 use crate::store::{MemoryStore, PutManifest, RegistryStoreExt, SharedStore};
 use bytes::Bytes;
@@ -187,25 +187,19 @@ async fn chunks_are_sent_when_asked_for_or_when_one_request_is_too_large() {
 async fn a_chunk_is_not_sent_twice_unless_it_was_refused() {
     let calls = Counter::default();
     let server = Server::start(move |_| match calls.next() {
-        0 => Reply::new(500),
-        1 => Reply::new(429),
+        0 => Reply::new(202).header("Location", SESSION),
+        1 => Reply::new(500),
+        2 => Reply::new(429),
         _ => Reply::new(202).header("Location", SESSION).header("Range", "0-4"),
     })
     .await;
-    let client = client(&server);
-    let session = crate::client::UploadSession {
-        id: None,
-        location: SESSION.to_owned(),
-        offset: 0,
-        chunk_min_length: 0,
-        resumed: false,
-    };
+    let mut upload = client(&server).start_upload(&repository()).await.unwrap();
     let chunk = Bytes::from_static(b"hello");
-    client.upload_chunk(&repository(), &session, chunk.clone()).await.unwrap_err();
-    assert_eq!(server.seen().len(), 1);
-    let after = client.upload_chunk(&repository(), &session, chunk).await.unwrap();
-    assert_eq!((after.offset, server.seen().len()), (5, 3));
-    assert_eq!(server.seen()[2].body, b"hello");
+    upload.append(chunk.clone()).await.unwrap_err();
+    assert_eq!((upload.offset(), server.seen().len()), (0, 2));
+    upload.append(chunk).await.unwrap();
+    assert_eq!((upload.offset(), server.seen().len()), (5, 4));
+    assert_eq!(server.seen()[3].body, b"hello");
 }
 
 #[tokio::test]
@@ -215,10 +209,31 @@ async fn a_mount_that_is_declined_is_a_session() {
             .await;
     let from = RepositoryName::parse("other").unwrap();
     let mount = client(&server).mount_blob(&repository(), &Digest::sha256("x"), &from).await.unwrap();
-    let Mount::Upload(session) = mount else { panic!("nothing was mounted") };
-    assert_eq!((session.offset, session.chunk_min_length), (0, 1024));
-    assert_eq!(session.id.unwrap().as_str(), "00112233445566778899aabbccddeeff");
-    assert!(session.location.ends_with("?state=s"));
+    let Mount::Upload(upload) = mount else { panic!("nothing was mounted") };
+    assert_eq!((upload.offset(), upload.min_chunk()), (0, 1024));
+    assert!(upload.token().unwrap().as_str().ends_with("/uploads/00112233445566778899aabbccddeeff?state=s"));
+    // What a registry signs is not for logs.
+    assert!(!format!("{upload:?} {:?}", upload.token()).contains("state"));
+}
+
+#[tokio::test]
+async fn a_session_is_found_again_by_its_token() {
+    let server = Server::start(|seen| match seen.method.as_str() {
+        "POST" => Reply::new(202).header("Location", SESSION),
+        "GET" => Reply::new(204).header("Location", SESSION).header("Range", "0-99"),
+        _ => Reply::new(201),
+    })
+    .await;
+    let (client, other) = (client(&server), RepositoryName::parse("other").unwrap());
+    let token = client.start_upload(&repository()).await.unwrap().token().unwrap();
+    let mut upload = client.resume_upload(&repository(), &token).await.unwrap();
+    assert_eq!(upload.offset(), 100);
+    let rest = futures::StreamExt::boxed(futures::stream::iter([Ok(Bytes::from_static(b"hello"))]));
+    upload.finish(&Digest::sha256("any"), Some((5, rest))).await.unwrap();
+    assert_eq!(server.seen()[2].header("content-range"), Some("100-104"));
+    // A token says whose it is: nobody is asked.
+    let e = client.resume_upload(&other, &token).await.unwrap_err();
+    assert_eq!((e.kind(), server.seen().len()), (ErrorKind::UploadUnknown, 3));
 }
 
 #[tokio::test]
@@ -230,15 +245,9 @@ async fn a_stream_waits_for_the_challenge() {
     })
     .await;
     let client = client_as(&server, Credentials::basic("joe", "pass"));
-    let session = crate::client::UploadSession {
-        id: None,
-        location: SESSION.to_owned(),
-        offset: 0,
-        chunk_min_length: 0,
-        resumed: false,
-    };
+    let mut upload = client.session_at(&repository(), SESSION);
     let stream = futures::StreamExt::boxed(futures::stream::iter([Ok(Bytes::from_static(b"hello"))]));
-    client.finish_upload(&repository(), session, &Digest::sha256("hello"), Some((5, stream))).await.unwrap();
+    upload.finish(&Digest::sha256("hello"), Some((5, stream))).await.unwrap();
     let put = server.seen().pop().unwrap();
     assert_eq!((put.method.as_str(), put.body.as_slice()), ("PUT", &b"hello"[..]));
     assert!(put.target.contains("state=s&digest=sha256%3A"));
@@ -258,8 +267,8 @@ async fn a_location_on_another_host_gets_no_credentials() {
     })
     .await;
     let client = client_as(&server, Credentials::basic("joe", "pass"));
-    let session = client.start_upload(&repository()).await.unwrap();
-    client.finish_upload(&repository(), session, &Digest::sha256(""), None).await.unwrap();
+    let mut upload = client.start_upload(&repository()).await.unwrap();
+    upload.finish(&Digest::sha256(""), None).await.unwrap();
     assert_eq!(other.seen().len(), 1);
 }
 

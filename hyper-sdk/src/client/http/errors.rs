@@ -16,7 +16,7 @@ const MAX_MESSAGE: usize = 300;
 
 /// What a request was about: the kind of a 404 that does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Subject {
+pub(in crate::client) enum Subject {
     Registry,
     Repository,
     Manifest,
@@ -44,63 +44,32 @@ pub(super) async fn of_response(mut response: Response, subject: Subject, patien
 }
 
 pub(super) fn of_status(status: StatusCode, bytes: &[u8], subject: Subject) -> Error {
+    of_answer(Some(status), bytes, subject)
+}
+
+/// The error that an answer means; without a status, its body has to tell.
+pub(in crate::client) fn of_answer(status: Option<StatusCode>, bytes: &[u8], subject: Subject) -> Error {
     let said = serde_json::from_slice::<Body>(bytes).ok().and_then(|b| b.errors.into_iter().next());
-    let by_code = said.as_ref().and_then(|e| kind_of_code(&e.code));
-    let mut kind = by_code.unwrap_or_else(|| kind_of_status(status, subject));
-    // Some registries answer 404 with the code of the level above the one that was asked for.
-    if status == StatusCode::NOT_FOUND && kind == ErrorKind::NotFound {
-        kind = subject.unknown();
-    }
+    let by_code = said.as_ref().and_then(|e| kind_of_code(&e.code, subject));
+    let by_status = || status.map_or(ErrorKind::Invalid, |status| kind_of_status(status, subject));
+    let kind = by_code.unwrap_or_else(by_status);
     let message = match &said {
         Some(e) if !e.message.is_empty() => format!("the registry answered: {}", clip(&e.message)),
         Some(e) if !e.code.is_empty() => format!("the registry answered {}", clip(&e.code)),
         _ => default_message(kind),
     };
-    let retryable = is_passing(status);
     let code = said.map(|said| clip(&said.code)).filter(|code| !code.is_empty());
-    let answer = RegistryFailure::of_answer(status.as_u16(), code);
-    Error::new(kind, message)
-        .with_retryable(retryable)
-        .with_context("status", status.as_u16())
-        .with_detail(ErrorDetail::Registry(answer))
+    let answer = RegistryFailure { status: status.map(|s| s.as_u16()), code, ..RegistryFailure::default() };
+    let e = Error::new(kind, message).with_detail(ErrorDetail::Registry(answer));
+    match status {
+        Some(status) => e.with_retryable(is_passing(status)).with_context("status", status.as_u16()),
+        None => e,
+    }
 }
 
 /// Whether a later attempt can succeed after this status.
 pub(super) fn is_passing(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504 | 522 | 524)
-}
-
-/// The error of a request that got no response.
-pub(super) fn of_transport(e: reqwest::Error) -> Error {
-    // The URL may carry a signature in its query: it stays out of the message.
-    let e = e.without_url();
-    if is_distrust(&e) {
-        // Trying again would meet the same certificate.
-        return Error::new(ErrorKind::Unavailable, "the certificate of the registry is not trusted")
-            .with_retryable(false)
-            .with_detail(ErrorDetail::Registry(RegistryFailure::of_untrusted_certificate()))
-            .with_source(e);
-    }
-    let (kind, message) = if e.is_timeout() {
-        (ErrorKind::Timeout, "the registry did not answer in time")
-    } else if e.is_connect() {
-        (ErrorKind::Unavailable, "cannot connect to the registry")
-    } else if e.is_builder() {
-        return Error::invalid("the request cannot be made").with_source(e);
-    } else {
-        (ErrorKind::Unavailable, "the connection to the registry broke")
-    };
-    Error::new(kind, message).with_source(e)
-}
-
-/// Whether the certificate of the peer was refused.
-fn is_distrust(e: &(dyn std::error::Error + 'static)) -> bool {
-    if let Some(tls) = e.downcast_ref::<rustls::Error>() {
-        return matches!(tls, rustls::Error::InvalidCertificate(_));
-    }
-    // What an I/O error carries is not its source.
-    let carried = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    carried.is_some_and(|inner| is_distrust(inner)) || e.source().is_some_and(is_distrust)
 }
 
 #[derive(Deserialize)]
@@ -117,8 +86,9 @@ struct Said {
     message: String,
 }
 
-fn kind_of_code(code: &str) -> Option<ErrorKind> {
+fn kind_of_code(code: &str, subject: Subject) -> Option<ErrorKind> {
     Some(match code {
+        "NOT_FOUND" => subject.unknown(),
         "BLOB_UNKNOWN" => ErrorKind::BlobUnknown,
         "BLOB_UPLOAD_INVALID" => ErrorKind::UploadInvalid,
         "BLOB_UPLOAD_UNKNOWN" => ErrorKind::UploadUnknown,

@@ -1,0 +1,232 @@
+//! What follows from the methods of a client: sugar for every [`RegistryClient`] and every `dyn RegistryClient`.
+
+use super::transfer::choose;
+use super::{Mount, RegistryClient};
+use crate::oci::{Descriptor, ImageConfig, Manifest};
+use crate::platform::Platform;
+use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::{Listing, MAX_CONFIG, Page, StoredImage};
+use crate::{Digest, Error, ErrorKind, Result};
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, TryStreamExt as _};
+use std::fmt::Display;
+
+/// How deep indexes may contain indexes.
+const MAX_DEPTH: usize = 4;
+/// How many bytes are reserved for a blob before any of them is there.
+const RESERVED: u64 = 1 << 20;
+
+/// Sugar for every [`RegistryClient`].
+///
+/// ```
+/// use hyper_sdk::client::{Loopback, RegistryClient as _, RegistryClientExt as _};
+/// use hyper_sdk::oci::{ImageIndex, Manifest};
+/// use hyper_sdk::store::MemoryStore;
+/// use hyper_sdk::{RepositoryName, Tag};
+/// use std::sync::Arc;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// let client = Loopback::new(Arc::new(MemoryStore::default()));
+/// let name = RepositoryName::parse("team/app")?;
+/// let blob = client.put_bytes(&name, "text/plain", "hello".into()).await?;
+/// assert_eq!(client.read_blob(&name, &blob.digest, 100).await?, "hello");
+/// let index = Manifest::sniff(ImageIndex::new(vec![blob]).to_bytes())?;
+/// let latest = Tag::latest().into();
+/// assert!(!client.exists(&name, &latest).await?);
+/// client.put_manifest(&name, &latest, &index).await?;
+/// assert!(client.exists(&name, &latest).await?);
+/// assert_eq!(client.all_tags(&name).await?, [Tag::latest()]);
+/// # Ok(())
+/// # }
+/// ```
+pub trait RegistryClientExt: RegistryClient {
+    /// Reads a whole blob of at most `limit` bytes and checks it against its digest.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`] above the limit; [`ErrorKind::DigestInvalid`] when the content is another.
+    fn read_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        limit: u64,
+    ) -> impl Future<Output = Result<Bytes>> + Send {
+        async move {
+            let too_large = || {
+                Error::new(ErrorKind::TooLarge, "the blob is larger than what is read at once")
+                    .with_context("digest", digest)
+                    .with_context("limit", limit)
+            };
+            let mut blob = self.get_blob(repository, digest, None).await?;
+            if blob.size > limit {
+                return Err(too_large().with_context("size", blob.size));
+            }
+            let mut whole = BytesMut::with_capacity(blob.size.min(RESERVED) as usize);
+            while let Some(bytes) = blob.stream.try_next().await? {
+                if (whole.len() + bytes.len()) as u64 > limit {
+                    return Err(too_large());
+                }
+                whole.extend_from_slice(&bytes);
+            }
+            Ok(whole.freeze())
+        }
+    }
+
+    /// Stores bytes under their SHA-256 digest, unless they are there, and returns a descriptor with this media type.
+    ///
+    /// # Errors
+    /// Those of the client; the upload session is cancelled then.
+    fn put_bytes(
+        &self,
+        repository: &RepositoryName,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> impl Future<Output = Result<Descriptor>> + Send {
+        async move {
+            let descriptor = Descriptor::of(media_type, &bytes);
+            if self.has_blob(repository, &descriptor.digest).await? {
+                return Ok(descriptor);
+            }
+            let Mount::Upload(mut upload) = self.offer_blob(repository, &descriptor.digest).await? else {
+                return Ok(descriptor);
+            };
+            let rest =
+                (!bytes.is_empty()).then(|| (bytes.len() as u64, futures::stream::iter([Ok(bytes)]).boxed()));
+            match upload.finish(&descriptor.digest, rest).await {
+                Ok(()) => Ok(descriptor),
+                Err(e) => {
+                    // The first error is the one to report.
+                    let _ = upload.cancel().await;
+                    Err(e)
+                }
+            }
+        }
+    }
+
+    /// Whether the repository has a blob.
+    fn has_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> impl Future<Output = Result<bool>> + Send {
+        async move { Ok(self.stat_blob(repository, digest).await?.is_some()) }
+    }
+
+    /// Whether the repository has a manifest under this tag or digest.
+    fn exists(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> impl Future<Output = Result<bool>> + Send {
+        async move {
+            match self.resolve(repository, reference).await {
+                Ok(_) => Ok(true),
+                Err(e) if matches!(e.kind(), ErrorKind::ManifestUnknown | ErrorKind::NameUnknown) => {
+                    Ok(false)
+                }
+                Err(e) => Err(e),
+            }
+        }
+    }
+
+    /// The image that a reference names, with its config. Of an index, the image that fits `platform` best is taken, or
+    /// the first one when no platform is asked for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ManifestUnknown`] when the index has no such image; [`ErrorKind::Invalid`] when indexes are nested
+    /// more than four deep.
+    fn image(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+        platform: Option<&Platform>,
+    ) -> impl Future<Output = Result<StoredImage>> + Send {
+        async move {
+            let mut manifest = self.get_manifest(repository, reference).await?;
+            for _ in 0..MAX_DEPTH {
+                let Some(index) = manifest.index() else {
+                    let config = self.image_config(repository, &manifest).await?;
+                    return Ok(StoredImage { manifest, config });
+                };
+                let entry = match platform {
+                    Some(platform) => choose(&index.manifests, platform)?,
+                    None => index.manifests.first().cloned().ok_or_else(|| {
+                        Error::new(ErrorKind::ManifestUnknown, "the index has no image")
+                            .with_context("digest", manifest.digest())
+                    })?,
+                };
+                manifest = self.get_manifest(repository, &entry.digest.into()).await?;
+            }
+            Err(Error::invalid("the indexes are nested too deep").with_context("reference", reference))
+        }
+    }
+
+    /// The config of an image, at most [`MAX_CONFIG`] bytes of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when the manifest is not of an image, or its config is not an image config.
+    fn image_config(
+        &self,
+        repository: &RepositoryName,
+        manifest: &Manifest,
+    ) -> impl Future<Output = Result<ImageConfig>> + Send {
+        async move {
+            let image = manifest.image().ok_or_else(|| {
+                Error::invalid("only the manifest of an image has a config")
+                    .with_context("digest", manifest.digest())
+            })?;
+            ImageConfig::parse(&self.read_blob(repository, &image.config.digest, MAX_CONFIG).await?)
+        }
+    }
+
+    /// Every tag of a repository, page after page.
+    fn all_tags(&self, repository: &RepositoryName) -> impl Future<Output = Result<Vec<Tag>>> + Send {
+        async move { every_page(move |page| self.list_tags(repository, page)).await }
+    }
+
+    /// Every repository of the registry, page after page.
+    fn all_repositories(&self) -> impl Future<Output = Result<Vec<RepositoryName>>> + Send {
+        async move { every_page(move |page| self.list_repositories(page)).await }
+    }
+
+    /// The descriptors of everything that refers to what a reference names now: signatures, bills of material and the
+    /// like.
+    fn referrers(
+        &self,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+    ) -> impl Future<Output = Result<Vec<Descriptor>>> + Send {
+        async move {
+            let digest = match reference {
+                ManifestReference::Digest(digest) => digest.clone(),
+                ManifestReference::Tag(_) => self.resolve(repository, reference).await?.digest,
+            };
+            self.list_referrers(repository, &digest, None).await
+        }
+    }
+}
+
+impl<C: RegistryClient + ?Sized> RegistryClientExt for C {}
+
+/// Reads a list to its end.
+async fn every_page<T, F>(list: impl Fn(Page) -> F + Send) -> Result<Vec<T>>
+where
+    T: Display + Send,
+    F: Future<Output = Result<Listing<T>>> + Send,
+{
+    let mut all: Vec<T> = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let page = list(Page { limit: None, after: after.clone() }).await?;
+        let (more, last) = (page.more, page.items.last().map(ToString::to_string));
+        all.extend(page.items);
+        if !more || last.is_none() {
+            return Ok(all);
+        }
+        if last == after {
+            return Err(Error::invalid("the list of the registry does not advance")
+                .with_context("after", last.unwrap_or_default().escape_debug()));
+        }
+        after = last;
+    }
+}

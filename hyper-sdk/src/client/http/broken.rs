@@ -1,0 +1,36 @@
+//! From connections that fail or break to [`Error`].
+
+use crate::{Error, ErrorDetail, ErrorKind, RegistryFailure};
+
+/// The error of a request that got no response.
+pub(in crate::client) fn of_transport(e: reqwest::Error) -> Error {
+    // The URL may carry a signature in its query: it stays out of the message.
+    let e = e.without_url();
+    if is_distrust(&e) {
+        // Trying again would meet the same certificate.
+        return Error::new(ErrorKind::Unavailable, "the certificate of the registry is not trusted")
+            .with_retryable(false)
+            .with_detail(ErrorDetail::Registry(RegistryFailure::of_untrusted_certificate()))
+            .with_source(e);
+    }
+    let (kind, message) = if e.is_timeout() {
+        (ErrorKind::Timeout, "the registry did not answer in time")
+    } else if e.is_connect() {
+        (ErrorKind::Unavailable, "cannot connect to the registry")
+    } else if e.is_builder() {
+        return Error::invalid("the request cannot be made").with_source(e);
+    } else {
+        (ErrorKind::Unavailable, "the connection to the registry broke")
+    };
+    Error::new(kind, message).with_source(e)
+}
+
+/// Whether the certificate of the peer was refused.
+fn is_distrust(e: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(tls) = e.downcast_ref::<rustls::Error>() {
+        return matches!(tls, rustls::Error::InvalidCertificate(_));
+    }
+    // What an I/O error carries is not its source.
+    let carried = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    carried.is_some_and(|inner| is_distrust(inner)) || e.source().is_some_and(is_distrust)
+}
