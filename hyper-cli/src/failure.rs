@@ -1,8 +1,8 @@
 //! How a command fails: the chain of errors, a hint, and the exit status.
 
 use crate::interrupt::Signal;
-use crate::render::json;
 use crate::terminal::{paint, tell};
+use crate::{json_events, program};
 use hyper_sdk::reference::{DEFAULT_HOST, RegistryHost};
 use hyper_sdk::{Error, ErrorDetail, ErrorKind, FailedStep, MissingInput};
 use std::error::Error as _;
@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 /// Why a command failed.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub enum Failure {
     /// The work failed.
     Work {
         /// Why.
@@ -35,13 +35,13 @@ impl From<Error> for Failure {
 
 impl Failure {
     /// A wrong call.
-    pub(crate) fn usage(message: impl Into<String>) -> Self {
+    pub fn usage(message: impl Into<String>) -> Self {
         Self::Usage(message.into())
     }
 
     /// Adds what to do next, unless there is a hint already.
     #[must_use]
-    pub(crate) fn with_hint(self, text: impl Into<String>) -> Self {
+    pub fn with_hint(self, text: impl Into<String>) -> Self {
         match self {
             Self::Work { error, hint } => Self::Work { error, hint: hint.or_else(|| Some(text.into())) },
             other => other,
@@ -50,12 +50,13 @@ impl Failure {
 
     /// What tells the failure: `error`, `step`, `caused by` and `hint`, each with its text. `root` is the state folder.
     fn parts(&self, root: Option<&Path>) -> Vec<(&'static str, String)> {
+        let program = program::name();
         match self {
             Self::Findings => Vec::new(),
             Self::Interrupted(signal) => vec![("error", signal.what().to_owned())],
             Self::Usage(message) => vec![
                 ("error", message.clone()),
-                ("hint", "see `hyperbuild --help` and `hyperbuild COMMAND --help`".to_owned()),
+                ("hint", format!("see `{program} --help` and `{program} COMMAND --help`")),
             ],
             Self::Work { error, hint: own } => {
                 let mut parts = match error.step() {
@@ -96,7 +97,9 @@ impl Failure {
     pub(crate) fn report(&self, color: bool, root: Option<&Path>) -> ExitCode {
         match self {
             Self::Findings => {}
-            _ if json::is_on() => json::say_failure(&self.parts(root), &self.lines(false, root).join("\n")),
+            _ if json_events::is_on() => {
+                json_events::say_failure(&self.parts(root), &self.lines(false, root).join("\n"))
+            }
             _ => self.lines(color, root).iter().for_each(|line| tell(line)),
         }
         ExitCode::from(match self {
@@ -121,7 +124,7 @@ fn error_of_step(error: &Error, step: &FailedStep) -> String {
 
 /// What to do about an error, by its kind and details.
 fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
-    let host = error.registry_host();
+    let (host, program) = (error.registry_host(), program::name());
     if let Some(hint) = error.details().find_map(hint_of_detail) {
         return Some(hint);
     }
@@ -133,15 +136,15 @@ fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
             format!("a secret gives the token for the server: --secret id=HTTP_AUTH_TOKEN_{server},env=NAME")
         }
         ErrorKind::Unauthorized => match host {
-            Some(host) => format!("log in with `hyperbuild login {host}`"),
-            None => "`hyperbuild login` logs in to the registry that wants credentials".to_owned(),
+            Some(host) => format!("log in with `{program} login {host}`"),
+            None => format!("`{program} login` logs in to the registry that wants credentials"),
         },
         ErrorKind::Denied if host.is_some() => {
             "the credentials are valid and do not permit this: ask the registry's owner".to_owned()
         }
         ErrorKind::ManifestUnknown | ErrorKind::NameUnknown => match host {
             Some(host) => format!("{host} has no such image: check name and tag"),
-            None => "`hyperbuild images` lists what the local store has".to_owned(),
+            None => format!("`{program} images` lists what the local store has"),
         },
         ErrorKind::Unavailable if error.details().any(|detail| web_address(detail).is_some()) => {
             "is the server there? Proxies are those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY".to_owned()

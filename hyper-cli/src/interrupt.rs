@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 /// A signal that ends the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Signal {
+pub enum Signal {
     /// The terminal went away.
     HangUp = 1,
     /// Ctrl-C.

@@ -2,7 +2,7 @@
 //! so that the error names them.
 
 use crate::failure::Failure;
-use crate::values::unsupported;
+use crate::flags::unsupported;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 /// Flags that need a value.

@@ -1,35 +1,8 @@
 //! What the terminal is told: results on standard output, everything else on standard error.
 
-use crate::render::json;
-use clap::ValueEnum;
-use std::io::{self, IsTerminal as _, Write as _};
+use crate::json_events;
+use std::io::{self, Write as _};
 use std::time::Duration;
-
-/// When to use colour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ColorChoice {
-    /// On a terminal
-    Auto,
-    /// Always
-    Always,
-    /// Never
-    Never,
-}
-
-impl ColorChoice {
-    /// Whether to colour standard error.
-    pub(crate) fn resolve(self) -> bool {
-        match self {
-            Self::Always => true,
-            Self::Never => false,
-            Self::Auto => {
-                let refused = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
-                    || std::env::var_os("TERM").is_some_and(|t| t == "dumb");
-                !refused && io::stderr().is_terminal()
-            }
-        }
-    }
-}
 
 /// Writes to standard output. A reader that went away is no failure of ours.
 pub(crate) fn print(text: &str) -> hyper_sdk::Result<()> {
@@ -55,8 +28,8 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> hyper_sdk::Result<()>
 /// Writes a line to standard error, as an event when that is for programs. There is nobody to tell when that cannot be
 /// written.
 pub(crate) fn tell(line: &str) {
-    if json::is_on() {
-        json::message(line);
+    if json_events::is_on() {
+        json_events::message(line);
     } else {
         let _ = writeln!(io::stderr(), "{line}");
     }
@@ -64,7 +37,7 @@ pub(crate) fn tell(line: &str) {
 
 /// Writes a warning to standard error.
 pub(crate) fn warn(color: bool, text: &str) {
-    tell(&format!("{} {text}", paint(color && !json::is_on(), "1;33", "warning:")));
+    tell(&format!("{} {text}", paint(color && !json_events::is_on(), "1;33", "warning:")));
 }
 
 /// Wraps text in an escape sequence when colour is on.

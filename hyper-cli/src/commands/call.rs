@@ -1,6 +1,6 @@
 //! The value of `build --call`: what to do with a Dockerfile.
 
-use crate::app::Format;
+use crate::args::Format;
 use clap::ValueEnum as _;
 use std::str::FromStr;
 

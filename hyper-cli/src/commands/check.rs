@@ -1,8 +1,8 @@
 //! `hyperbuild build --check`, `--fix` and `--call`: what a Dockerfile is, without building it.
 
 use super::call::Method;
-use crate::app::Format;
-use crate::backends::Session;
+use crate::args::Format;
+use crate::console::Console;
 use crate::failure::Failure;
 use crate::terminal::{print, print_json, table, tell};
 use hyper_sdk::build::Checked;
@@ -29,14 +29,14 @@ pub(crate) async fn run(
     fix: Option<bool>,
     request: BuildRequest,
     builder: &LocalBuilder,
-    session: &Session,
+    console: &Console,
 ) -> Result<(), Failure> {
     let progress = Progress::none();
     match method {
         Method::Build => Err(Error::internal("a build has its own way").into()),
         Method::Targets => {
             let targets = builder.targets(request, &progress).await?;
-            match session.format {
+            match console.format {
                 Format::Json => print_json(&targets)?,
                 Format::Text | Format::Sarif => print(&targets_text(&targets.targets))?,
             }
@@ -44,28 +44,28 @@ pub(crate) async fn run(
         }
         Method::Outline => {
             let outline = builder.outline(request, &progress).await?;
-            match session.format {
+            match console.format {
                 Format::Json => print_json(&outline)?,
                 Format::Text | Format::Sarif => print(&outline_text(&outline))?,
             }
             Ok(())
         }
         Method::Check => match fix {
-            Some(stdin) => rewrite(stdin, request, builder, session).await,
-            None => check(request, builder, session).await,
+            Some(stdin) => rewrite(stdin, request, builder, console).await,
+            None => check(request, builder, console).await,
         },
     }
 }
 
-async fn check(request: BuildRequest, builder: &LocalBuilder, session: &Session) -> Result<(), Failure> {
+async fn check(request: BuildRequest, builder: &LocalBuilder, console: &Console) -> Result<(), Failure> {
     let checked = builder.check(request, &Progress::none()).await?;
-    tell_unresolved(&checked, session);
+    tell_unresolved(&checked, console);
     let source = &checked.file.source;
-    match session.format {
+    match console.format {
         Format::Json => print_json(&check_json(&checked))?,
         Format::Sarif => print_json(&to_sarif(&checked.findings, &checked.diagnostics, source))?,
         Format::Text if checked.is_clean() => {
-            if !session.quiet {
+            if !console.quiet {
                 print("no faults found\n")?;
             }
         }
@@ -74,9 +74,9 @@ async fn check(request: BuildRequest, builder: &LocalBuilder, session: &Session)
     if checked.is_clean() { Ok(()) } else { Err(Failure::Findings) }
 }
 
-fn tell_unresolved(checked: &Checked, session: &Session) {
+fn tell_unresolved(checked: &Checked, console: &Console) {
     let names: Vec<&str> = checked.unresolved.iter().filter_map(|e| e.context_value("image")).collect();
-    if !names.is_empty() && !session.quiet {
+    if !names.is_empty() && !console.quiet {
         tell(&format!(
             "note: rules that need to know the base image were left out for {}, which cannot be looked up",
             names.join(", ")
@@ -133,7 +133,7 @@ async fn rewrite(
     stdin: bool,
     mut request: BuildRequest,
     builder: &LocalBuilder,
-    session: &Session,
+    console: &Console,
 ) -> Result<(), Failure> {
     if !matches!(request.context, BuildContext::Folder(_) | BuildContext::Empty)
         || request.dockerfile.is_none()
@@ -142,7 +142,7 @@ async fn rewrite(
             "--fix rewrites a Dockerfile of this machine: this one comes from elsewhere",
         ));
     }
-    if session.format != Format::Text {
+    if console.format != Format::Text {
         return Err(Failure::usage("--fix prints text: leave --format out, or check first"));
     }
     let path = request.dockerfile_name.clone();
@@ -168,7 +168,7 @@ async fn rewrite(
     } else if after != before {
         replace(&path, &after)?;
     }
-    if !session.quiet {
+    if !console.quiet {
         tell(&format!("fixed: {edits}, left: {}", checked.all().len()));
     }
     if checked.is_clean() {

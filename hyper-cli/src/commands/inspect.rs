@@ -1,20 +1,16 @@
 //! `hyperbuild inspect`.
 
-use crate::app::Format;
-use crate::backends::{Located, Session, TransportArgs};
+use crate::args::{Format, TransportArgs};
+use crate::console::Console;
 use crate::failure::Failure;
 use crate::terminal::{print, print_json, size};
 use clap::Args;
-use hyper_sdk::client::RegistryClientExt as _;
 use hyper_sdk::oci::{ImageConfig, Manifest};
 use hyper_sdk::platform::Platform;
-use hyper_sdk::store::damage::blame_store;
-use hyper_sdk::{Error, ErrorKind, Reference, Result, media_type};
+use hyper_sdk::session::{ImageDetails, Location, Session};
+use hyper_sdk::{Error, Reference};
 use serde_json::json;
 use std::fmt::Write as _;
-
-/// The largest config that is read.
-const MAX_CONFIG: u64 = 8 << 20;
 
 /// Shows the manifest, the config and the layers of an image
 #[derive(Debug, Args)]
@@ -35,43 +31,25 @@ pub(crate) struct InspectArgs {
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
     #[command(flatten)]
-    transport: TransportArgs,
+    pub(super) transport: TransportArgs,
 }
 
-pub(crate) async fn run(args: InspectArgs, session: &Session) -> Result<(), Failure> {
-    let at = if args.remote {
-        let client = session.client(args.image.host(), &args.transport)?;
-        Located { client, repository: args.image.repository().clone(), store: None }
-    } else {
-        Located::local(session.store().await?, &args.image).await?
-    };
-    let mut manifest = at.client.get_manifest(&at.repository, &args.image.manifest()).await?;
-    if let Some(platform) = &args.platform {
-        for _ in 0..4 {
-            let Some(index) = manifest.index() else { break };
-            let offered = index.manifests.iter().filter_map(|d| Some((d, d.platform.as_ref()?)));
-            let entry = platform.choose(offered).ok_or_else(|| {
-                Error::new(ErrorKind::ManifestUnknown, "the index has no image for this platform")
-                    .with_context("platform", platform)
-            })?;
-            manifest = at.client.get_manifest(&at.repository, &entry.digest.clone().into()).await?;
-        }
-    }
+pub(crate) async fn run(args: InspectArgs, session: &Session, console: &Console) -> Result<(), Failure> {
+    let location = if args.remote { Location::Remote } else { Location::Local };
     if args.raw {
+        let manifest = session.manifest(&args.image, args.platform.as_ref(), location).await?;
         print(&String::from_utf8_lossy(manifest.bytes()))?;
         return Ok(());
     }
-    let config = match (config(&at, &manifest).await, &at.store) {
-        (Err(e), Some(store)) => return Err(blame_store(store, e).await.into()),
-        (other, _) => other?,
-    };
+    let ImageDetails { manifest, config, .. } =
+        session.inspect(&args.image, args.platform.as_ref(), location).await?;
     if args.config_only {
         let config = config
             .ok_or_else(|| Error::invalid("an index has no config: choose an image with --platform"))?;
         print_json(&config)?;
         return Ok(());
     }
-    match session.format {
+    match console.format {
         Format::Json => print_json(&json!({
             "image": args.image.to_string(),
             "digest": manifest.digest(),
@@ -84,19 +62,6 @@ pub(crate) async fn run(args: InspectArgs, session: &Session) -> Result<(), Fail
         Format::Text | Format::Sarif => print(&text(&args.image, &manifest, config.as_ref()))?,
     }
     Ok(())
-}
-
-/// The config as it is, when the manifest is of an image.
-async fn config(at: &Located, manifest: &Manifest) -> Result<Option<serde_json::Value>> {
-    let Some(image) = manifest.image() else { return Ok(None) };
-    let known = [media_type::OCI_CONFIG, media_type::DOCKER_CONFIG];
-    if !known.contains(&image.config.media_type.as_str()) || image.config.size > MAX_CONFIG {
-        return Ok(None);
-    }
-    let bytes = at.client.read_blob(&at.repository, &image.config.digest, MAX_CONFIG).await?;
-    let value = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::invalid("the config of the image is not JSON").with_source(e))?;
-    Ok(Some(value))
 }
 
 /// The image for people.

@@ -1,17 +1,16 @@
 //! `hyperbuild login`.
 
-use crate::backends::{Session, TransportArgs};
+use crate::args::TransportArgs;
+use crate::console::Console;
 use crate::failure::Failure;
 use crate::terminal::tell;
-use crate::terminal::warn;
 use clap::Args;
 use hyper_sdk::client::CredentialCheck;
-use hyper_sdk::client::keychain::{Credentials, StaticKeychain};
 use hyper_sdk::reference::RegistryHost;
-use hyper_sdk::{Error, Result};
+use hyper_sdk::session::{Session, login_credentials};
+use hyper_sdk::{Error, ErrorKind, Result};
 use rustix::termios::{self, LocalModes, OptionalActions};
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
-use std::sync::Arc;
 
 /// Logs in to a registry, and keeps the credentials for Docker and for hyperbuild
 ///
@@ -30,10 +29,10 @@ pub(crate) struct LoginArgs {
     #[arg(long)]
     password_stdin: bool,
     #[command(flatten)]
-    transport: TransportArgs,
+    pub(super) transport: TransportArgs,
 }
 
-pub(crate) async fn run(args: LoginArgs, session: &Session) -> Result<(), Failure> {
+pub(crate) async fn run(args: LoginArgs, session: &Session, console: &Console) -> Result<(), Failure> {
     let username = match args.username {
         Some(name) => name,
         None if args.password_stdin => return Err(Failure::usage("--password-stdin needs --username")),
@@ -52,36 +51,25 @@ pub(crate) async fn run(args: LoginArgs, session: &Session) -> Result<(), Failur
     } else {
         ask("Password: ", false).await?
     };
-    if username.is_empty() || password.is_empty() {
-        return Err(Failure::usage("the user name and the password must not be empty"));
+    let credentials = login_credentials(&username, &password).map_err(|e| Failure::usage(e.message()))?;
+    if session.credentials().is_none() {
+        let why = "there is no home folder for credentials: name a folder with --config";
+        return Err(Error::new(ErrorKind::NotFound, why).into());
     }
-    if username.contains(':') {
-        return Err(Failure::usage("a user name cannot contain `:`"));
-    }
-    let credentials = Credentials::basic(username.as_str(), password.as_str());
-    let keychain = Arc::new(StaticKeychain::anonymous().with(args.host.clone(), credentials.clone()));
-    let client = session.client_with(&args.host, &args.transport, keychain)?;
-    let check = client.check_credentials().await.map_err(|e| {
-        let refused = e.kind() == hyper_sdk::ErrorKind::Unauthorized;
+    let login = session.login(&args.host, &credentials).await.map_err(|e| {
+        let refused = e.kind() == ErrorKind::Unauthorized;
         let failure = Failure::from(e);
         if refused { failure.with_hint("check the user name and the password") } else { failure }
     })?;
-    if check != CredentialCheck::Accepted {
+    if login.check != CredentialCheck::Accepted {
         let host = &args.host;
-        warn(
-            session.color,
-            &format!("{host} asks for credentials nowhere: whether these are right is not known"),
-        );
+        console.warn(&format!("{host} asks for credentials nowhere: whether these are right is not known"));
     }
-    let file = session.credentials()?;
-    file.store(&args.host, None, &credentials).await?;
-    if !session.quiet {
-        tell(&format!(
-            "logged in to {}; the credentials are kept as {} says",
-            args.host,
-            file.path().display()
-        ));
-    }
+    console.tell(&format!(
+        "logged in to {}; the credentials are kept as {} says",
+        args.host,
+        login.file.display()
+    ));
     Ok(())
 }
 

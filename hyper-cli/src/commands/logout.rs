@@ -1,10 +1,11 @@
 //! `hyperbuild logout`.
 
-use crate::backends::Session;
+use crate::console::Console;
 use crate::failure::Failure;
-use crate::terminal::tell;
 use clap::Args;
 use hyper_sdk::reference::RegistryHost;
+use hyper_sdk::session::Session;
+use hyper_sdk::{Error, ErrorKind};
 
 /// Forgets the credentials of a registry
 #[derive(Debug, Args)]
@@ -14,11 +15,13 @@ pub(crate) struct LogoutArgs {
     host: RegistryHost,
 }
 
-pub(crate) async fn run(args: LogoutArgs, session: &Session) -> Result<(), Failure> {
-    let found = session.credentials()?.erase(&args.host, None).await?;
-    if !session.quiet {
-        let what = if found { "logged out of" } else { "there were no credentials for" };
-        tell(&format!("{what} {}", args.host));
+pub(crate) async fn run(args: LogoutArgs, session: &Session, console: &Console) -> Result<(), Failure> {
+    if session.credentials().is_none() {
+        let why = "there is no home folder for credentials: name a folder with --config";
+        return Err(Error::new(ErrorKind::NotFound, why).into());
     }
+    let found = session.logout(&args.host).await?;
+    let what = if found { "logged out of" } else { "there were no credentials for" };
+    console.tell(&format!("{what} {}", args.host));
     Ok(())
 }

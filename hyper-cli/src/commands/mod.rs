@@ -1,57 +1,109 @@
 //! One file a command: its arguments, whose doc comments are the help, and one function that calls the SDK.
 
-pub(crate) mod build;
-pub(crate) mod call;
-pub(crate) mod check;
-pub(crate) mod completions;
-pub(crate) mod images;
-pub(crate) mod inspect;
-pub(crate) mod login;
-pub(crate) mod logout;
-pub(crate) mod man;
+mod build;
+mod call;
+mod check;
+mod compare;
+mod completions;
+mod images;
+mod inspect;
+mod login;
+mod logout;
+mod man;
 mod plan;
-pub(crate) mod pull;
-pub(crate) mod push;
-pub(crate) mod quickstart;
-pub(crate) mod reference;
+mod pull;
+mod push;
+mod quickstart;
+mod reference;
 mod result;
-pub(crate) mod rm;
-pub(crate) mod rules;
+mod rm;
+mod rules;
 pub(crate) mod serve;
-pub(crate) mod tag;
+mod tag;
 
-use crate::backends::Session;
+use crate::args::{Format, TransportArgs};
+use crate::console::Console;
 use crate::failure::Failure;
-use crate::render::{Mode, Renderer, json};
-use hyper_sdk::progress::Progress;
-use std::io::Write;
-use tracing_subscriber::EnvFilter;
+use crate::program;
+use clap::Subcommand;
+use hyper_sdk::session::Session;
+use hyper_sdk::{Error, Result};
 
-/// Sends the log of the program itself to standard error, as much as `HYPER_LOG` asks for: warnings without it.
-pub(crate) fn init_logging(color: bool) {
-    let filter = EnvFilter::try_from_env("HYPER_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    // A second call, as in tests, keeps the first subscriber.
-    let writer = || -> Box<dyn Write> {
-        if json::is_on() { Box::new(json::LogWriter) } else { Box::new(std::io::stderr()) }
-    };
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer)
-        .with_ansi(color && !json::is_on())
-        .with_target(false)
-        // What cannot be written would be told by a macro that panics when that cannot be written either.
-        .log_internal_errors(false)
-        .try_init();
+/// What the program is to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Build(Box<build::BuildArgs>),
+    Push(push::PushArgs),
+    Pull(pull::PullArgs),
+    Images(images::ImagesArgs),
+    Inspect(inspect::InspectArgs),
+    Tag(tag::TagArgs),
+    Rm(rm::RmArgs),
+    Login(login::LoginArgs),
+    Logout(logout::LogoutArgs),
+    Serve(serve::ServeArgs),
+    Quickstart(quickstart::QuickstartArgs),
+    Completions(completions::CompletionsArgs),
+    #[command(hide = true)]
+    Man(man::ManArgs),
+    #[command(hide = true)]
+    Rules(rules::RulesArgs),
+    #[command(hide = true)]
+    Reference(reference::ReferenceArgs),
 }
 
-/// Does some work with its progress on standard error, to the end of both.
-async fn with_progress<T>(
-    session: &Session,
-    work: impl AsyncFnOnce(Progress) -> hyper_sdk::Result<T>,
-) -> Result<T, Failure> {
-    let mode = if session.quiet { Mode::Quiet } else { Mode::Auto };
-    let renderer = Renderer::start(mode, session.color, None)?;
-    let outcome = work(renderer.progress().clone()).await;
-    renderer.finish(outcome.is_err()).await?;
-    Ok(outcome?)
+impl Command {
+    /// Whether what is told on standard error is for programs.
+    pub(crate) fn tells_json(&self) -> bool {
+        matches!(self, Self::Build(args) if args.tells_json())
+    }
+
+    /// How the command reaches registries.
+    fn transport(&self) -> TransportArgs {
+        match self {
+            Self::Build(args) => args.transport.clone(),
+            Self::Push(args) => args.transport.clone(),
+            Self::Pull(args) => args.transport.clone(),
+            Self::Inspect(args) => args.transport.clone(),
+            Self::Login(args) => args.transport.clone(),
+            _ => TransportArgs::default(),
+        }
+    }
+
+    /// Does it. `line` is the parser of the whole command line.
+    pub(crate) async fn run(
+        self,
+        open: impl Fn(&TransportArgs) -> Result<Session>,
+        mut console: Console,
+        line: clap::Command,
+    ) -> Result<(), Failure> {
+        let mut checks = false;
+        if let Self::Build(args) = &self {
+            console.format = args.call.format.unwrap_or(console.format);
+            checks = args.checks();
+        }
+        if console.format == Format::Sarif && !checks {
+            let program = program::name();
+            return Err(Failure::usage(format!("--format sarif is for `{program} build --check`")));
+        }
+        let transport = self.transport();
+        let session = || open(&transport);
+        match self {
+            Self::Build(args) => build::run(*args, &session()?, &console).await,
+            Self::Push(args) => push::run(args, &session()?, &console).await,
+            Self::Pull(args) => pull::run(args, &session()?, &console).await,
+            Self::Images(args) => images::run(args, &session()?, &console).await,
+            Self::Inspect(args) => inspect::run(args, &session()?, &console).await,
+            Self::Tag(args) => tag::run(args, &session()?).await,
+            Self::Rm(args) => rm::run(args, &session()?).await,
+            Self::Login(args) => login::run(args, &session()?, &console).await,
+            Self::Logout(args) => logout::run(args, &session()?, &console).await,
+            Self::Quickstart(args) => quickstart::run(args, &console).await,
+            Self::Completions(args) => completions::run(&args, line),
+            Self::Man(args) => man::run(&args, line),
+            Self::Rules(args) => rules::run(&args),
+            Self::Reference(args) => reference::run(&args, line),
+            Self::Serve(_) => Err(Error::internal("`serve` has its own way in").into()),
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! `hyperbuild build --dry-run`: what a build would do.
 
-use crate::app::Format;
+use crate::args::Format;
 use crate::terminal::{print, print_json, table};
 use hyper_sdk::Result;
 use hyper_sdk::build::BuildPlan;

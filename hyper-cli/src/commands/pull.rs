@@ -1,14 +1,14 @@
 //! `hyperbuild pull`.
 
-use super::with_progress;
-use crate::app::Format;
-use crate::backends::{Session, TransportArgs};
+use crate::args::{Format, TransportArgs};
+use crate::console::Console;
 use crate::failure::Failure;
 use crate::terminal::{print_json, print_line};
 use clap::Args;
 use hyper_sdk::Reference;
-use hyper_sdk::client::{LocalTarget, Platforms, PullOptions, RemoteImage, pull};
+use hyper_sdk::client::{Platforms, PullOptions};
 use hyper_sdk::platform::Platform;
+use hyper_sdk::session::Session;
 
 /// Pulls an image from its registry into the local store
 #[derive(Debug, Args)]
@@ -23,26 +23,24 @@ pub(crate) struct PullArgs {
     #[arg(long)]
     all_platforms: bool,
     #[command(flatten)]
-    transport: TransportArgs,
+    pub(super) transport: TransportArgs,
 }
 
-pub(crate) async fn run(args: PullArgs, session: &Session) -> Result<(), Failure> {
-    let target = LocalTarget::named(&session.store().await?, &args.image)?;
-    let client = session.client(args.image.host(), &args.transport)?;
+pub(crate) async fn run(args: PullArgs, session: &Session, console: &Console) -> Result<(), Failure> {
     let platforms = match (args.all_platforms, args.platform) {
         (true, _) => Platforms::All,
         (false, platform) => Platforms::One(platform.unwrap_or_else(Platform::host)),
     };
-    let pulled = with_progress(session, async |progress| {
-        let options = PullOptions { platforms, progress, ..PullOptions::default() };
-        pull(&RemoteImage::named(&client, &args.image), &target, &options).await
-    })
-    .await
-    .map_err(|failure| missing(failure, &args.image))?;
-    match session.format {
-        Format::Json => {
-            print_json(&serde_json::json!({"image": args.image.to_string(), "descriptor": pulled}))?
-        }
+    let image = &args.image;
+    let pulled = console
+        .with_progress(async |progress| {
+            let options = PullOptions { platforms, progress, ..PullOptions::default() };
+            session.pull(image, image, &options).await
+        })
+        .await
+        .map_err(|failure| missing(failure, image))?;
+    match console.format {
+        Format::Json => print_json(&serde_json::json!({"image": image.to_string(), "descriptor": pulled}))?,
         Format::Text | Format::Sarif => print_line(pulled.digest.as_str())?,
     }
     Ok(())

@@ -1,13 +1,13 @@
 //! `hyperbuild push`.
 
-use super::with_progress;
-use crate::app::Format;
-use crate::backends::{Session, TransportArgs};
+use crate::args::{Format, TransportArgs};
+use crate::console::Console;
 use crate::failure::Failure;
 use crate::terminal::{print_json, print_line};
 use clap::Args;
 use hyper_sdk::Reference;
-use hyper_sdk::client::{LocalImage, PushOptions, RemoteImage, push};
+use hyper_sdk::client::PushOptions;
+use hyper_sdk::session::Session;
 
 /// Pushes an image from the local store to its registry
 ///
@@ -22,19 +22,18 @@ pub(crate) struct PushArgs {
     #[arg(long, value_name = "IMAGE")]
     to: Option<Reference>,
     #[command(flatten)]
-    transport: TransportArgs,
+    pub(super) transport: TransportArgs,
 }
 
-pub(crate) async fn run(args: PushArgs, session: &Session) -> Result<(), Failure> {
+pub(crate) async fn run(args: PushArgs, session: &Session, console: &Console) -> Result<(), Failure> {
     let target = args.to.as_ref().unwrap_or(&args.image);
-    let image = LocalImage::find(&session.store().await?, &args.image).await?;
-    let client = session.client(target.host(), &args.transport)?;
-    let pushed = with_progress(session, async |progress| {
-        let options = PushOptions { progress, ..PushOptions::default() };
-        push(&image, &RemoteImage::named(&client, target), &options).await
-    })
-    .await?;
-    match session.format {
+    let pushed = console
+        .with_progress(async |progress| {
+            let options = PushOptions { progress, ..PushOptions::default() };
+            session.push(&args.image, target, &options).await
+        })
+        .await?;
+    match console.format {
         Format::Json => print_json(&serde_json::json!({"image": target.to_string(), "descriptor": pushed}))?,
         Format::Text | Format::Sarif => print_line(pushed.digest.as_str())?,
     }

@@ -21,11 +21,10 @@ fn page(command: Command) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn every_command_and_option_is_there() {
-        let text = page(crate::app::Cli::command());
+        let text = page(crate::cli::Cli::new("hyperbuild").line());
         for needle in [
             "## hyperbuild build",
             "`-o, --output SPEC`",

@@ -1,6 +1,6 @@
 //! Tells what came out of a build: to the files that were asked for, and on standard output.
 
-use crate::app::Format;
+use crate::args::Format;
 use crate::terminal::{print_json, print_line};
 use hyper_sdk::build::BuildOutput;
 use hyper_sdk::export::write_file;

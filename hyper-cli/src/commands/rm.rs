@@ -1,11 +1,10 @@
 //! `hyperbuild rm`.
 
-use crate::backends::Session;
 use crate::failure::Failure;
 use crate::terminal::print_line;
 use clap::Args;
 use hyper_sdk::Reference;
-use hyper_sdk::store::find_local;
+use hyper_sdk::session::Session;
 
 /// Removes names from the local store
 ///
@@ -18,9 +17,8 @@ pub(crate) struct RmArgs {
 }
 
 pub(crate) async fn run(args: RmArgs, session: &Session) -> Result<(), Failure> {
-    let store = session.store().await?;
     for image in &args.images {
-        store.delete_manifest(&find_local(&*store, image).await?, &image.manifest()).await?;
+        session.remove(image).await?;
         print_line(&image.familiar())?;
     }
     Ok(())

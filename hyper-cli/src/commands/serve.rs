@@ -1,11 +1,12 @@
 //! `hyperbuild serve`.
 
-use crate::backends::Session;
+use crate::console::Console;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
-use crate::terminal::{print_line, warn};
+use crate::terminal::print_line;
 use clap::Args;
 use hyper_sdk::RepositoryName;
+use hyper_sdk::session::Session;
 use hyper_server::auth::{Action, Authorizer, Principal};
 use hyper_server::{Listen, RegistryOptions, Server, ServerOptions};
 use std::sync::Arc;
@@ -44,7 +45,12 @@ impl Authorizer for ImagesOnly {
     }
 }
 
-pub(crate) async fn run(args: ServeArgs, session: &Session, interrupt: &Interrupt) -> Result<(), Failure> {
+pub(crate) async fn run(
+    args: ServeArgs,
+    session: &Session,
+    console: &Console,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
     let options = RegistryOptions {
         read_only: args.read_only,
         sparse: args.sparse,
@@ -55,9 +61,9 @@ pub(crate) async fn run(args: ServeArgs, session: &Session, interrupt: &Interrup
     let elsewhere = |e| Failure::from(e).with_hint("another address is chosen with --listen");
     let listener = args.listen.bind().await.map_err(elsewhere)?;
     let server = Server::start_on(listener, session.store().await?, options, ServerOptions::default())?;
-    if !server.address().ip().is_loopback() && !session.quiet {
+    if !server.address().ip().is_loopback() && !console.quiet {
         let address = server.address();
-        warn(session.color, &format!("everyone who reaches {address} may use this registry"));
+        console.warn(&format!("everyone who reaches {address} may use this registry"));
     }
     print_line(&server.url())?;
     interrupt.wait().await;

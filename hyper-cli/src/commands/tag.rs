@@ -1,12 +1,9 @@
 //! `hyperbuild tag`.
 
-use crate::backends::Session;
 use crate::failure::Failure;
 use clap::Args;
 use hyper_sdk::Reference;
-use hyper_sdk::client::{LocalImage, PushOptions, RemoteImage, copy};
-use hyper_sdk::reference::ManifestReference;
-use hyper_sdk::store::{PutManifest, find_local, local_repository};
+use hyper_sdk::session::Session;
 
 /// Gives an image of the local store one more name
 #[derive(Debug, Args)]
@@ -20,20 +17,8 @@ pub(crate) struct TagArgs {
 }
 
 pub(crate) async fn run(args: TagArgs, session: &Session) -> Result<(), Failure> {
-    let tag = match (args.name.tag(), args.name.digest()) {
-        (Some(tag), None) => tag.clone(),
-        _ => return Err(Failure::usage("the new name needs a tag and no digest")),
-    };
-    let store = session.store().await?;
-    let (from, to) = (find_local(&*store, &args.image).await?, local_repository(&args.name)?);
-    if from == to {
-        let manifest = store.get_manifest(&from, &args.image.manifest()).await?;
-        store.put_manifest(&to, PutManifest::new(manifest, [tag])).await?;
-    } else {
-        // The same client on both sides: blobs are linked, not copied.
-        let from = LocalImage::new(&store, &from, &args.image.manifest()).over_loopback();
-        let to = RemoteImage::new(&from.client, &to, &ManifestReference::Tag(tag));
-        copy(&from, &to, &PushOptions::default()).await?;
+    if args.name.digest().is_some() {
+        return Err(Failure::usage("the new name needs a tag and no digest"));
     }
-    Ok(())
+    Ok(session.tag(&args.image, &args.name).await?)
 }

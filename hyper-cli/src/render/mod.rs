@@ -5,12 +5,13 @@
 //!                                             └─▶ Plain, never clipped                 ROOT/logs/*.log
 //! ```
 
-pub(crate) mod json;
+mod json;
 mod lines;
 mod log_file;
 mod plain;
 mod tty;
 
+use crate::json_events;
 use crate::terminal::paint;
 use clap::ValueEnum;
 use hyper_sdk::progress::{Event, Events, Progress};
@@ -81,7 +82,7 @@ impl Renderer {
     /// [`hyper_sdk::ErrorKind::Io`] when the log file cannot be made.
     pub(crate) fn start(mode: Mode, color: bool, logs: Option<(&Path, &str)>) -> Result<Self> {
         let mut views: Vec<Box<dyn View>> = vec![match mode {
-            Mode::Auto if json::is_on() => Box::new(json::Json::new(io::stderr())),
+            Mode::Auto if json_events::is_on() => Box::new(json::Json::new(io::stderr())),
             Mode::Tty => Box::new(tty::Tty::new(color)),
             Mode::Auto if io::stderr().is_terminal() => Box::new(tty::Tty::new(color)),
             Mode::Auto | Mode::Plain => Box::new(Plain::new(io::stderr(), color)),
@@ -119,7 +120,7 @@ impl Renderer {
 }
 
 async fn show(mut views: Vec<Box<dyn View>>, mut events: Events, mut stopped: oneshot::Receiver<bool>) {
-    let start = json::start();
+    let start = json_events::start();
     let failed = loop {
         tokio::select! {
             biased;

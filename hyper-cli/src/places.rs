@@ -1,7 +1,5 @@
-//! `--output`: what a build leaves behind, and whether it can be written there.
+//! Whether the results of a build can be written where they are to go, before there are results.
 
-use crate::failure::Failure;
-use hyper_sdk::ErrorKind;
 use hyper_sdk::build::{Destination, Output, OutputKind};
 use hyper_sdk::export::open_at_once;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -14,17 +12,6 @@ use std::time::{Duration, Instant};
 
 /// How long a named pipe may be without a reader: one that is started together with the build is waited for.
 const READER: Duration = Duration::from_secs(1);
-
-/// Parses the value of one `--output`.
-pub(crate) fn parse(value: &str) -> Result<Output, Failure> {
-    Output::parse(value).map_err(|error| {
-        let text = format!("--output `{value}`: {}", error.message());
-        match error.kind() {
-            ErrorKind::Unsupported => hyper_sdk::Error::unsupported(text).into(),
-            _ => Failure::usage(text),
-        }
-    })
-}
 
 /// Whether an output goes to standard output.
 pub(crate) fn uses_stdout(output: &Output) -> bool {
@@ -190,14 +177,5 @@ mod tests {
         assert_eq!(Pipes::default().check_file(&made[0].join("x"), &made), Ok(()));
         assert!(Pipes::default().check_file(&folder.path().join("other/x"), &made).is_err());
         assert_eq!(check("type=local,dest", Path::new("relative/folder")), Ok(()));
-    }
-
-    #[test]
-    fn the_kind_of_a_refusal_stays() {
-        assert!(matches!(parse("type=elephant"), Err(Failure::Usage(text)) if text.contains("elephant")));
-        let Err(Failure::Work { error, .. }) = parse("type=docker,context=other") else {
-            panic!("it passed")
-        };
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 }

@@ -1,0 +1,97 @@
+//! Options that several commands take.
+
+use clap::{Args, ValueEnum};
+use hyper_sdk::session::SessionOptions;
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+
+/// Options that every command takes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct GlobalArgs {
+    /// Folder that keeps the local store, the cache and the logs
+    ///
+    /// Without it: `/var/lib/hyper` for root, else `$XDG_DATA_HOME/hyper` or `~/.local/share/hyper`.
+    #[arg(long, global = true, value_name = "DIR", env = "HYPER_ROOT", hide_env_values = true)]
+    pub(crate) root: Option<PathBuf>,
+    /// Folder of the `config.json` with the credentials of registries; `~/.docker` without it
+    #[arg(long, global = true, value_name = "DIR", env = "DOCKER_CONFIG", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub(crate) format: Format,
+    /// When to use colour; `NO_COLOR` in the environment counts as `never` unless this is given
+    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub(crate) color: ColorChoice,
+    /// Prints results only, no progress
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Text or a table for people
+    #[value(alias = "table")]
+    Text,
+    /// JSON
+    Json,
+    /// SARIF 2.1.0, of `build --check` alone
+    Sarif,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorChoice {
+    /// On a terminal
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+impl ColorChoice {
+    /// Whether to colour standard error.
+    pub(crate) fn resolve(self) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => {
+                let refused = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+                    || std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+                !refused && io::stderr().is_terminal()
+            }
+        }
+    }
+}
+
+/// How registries are reached.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TransportArgs {
+    /// Speaks plain HTTP to registries; without it TLS, and with a registry on this machine what it speaks
+    #[arg(long)]
+    pub plain_http: bool,
+    /// Takes any TLS certificate of a registry: whoever is on the way can read and change everything
+    #[arg(long)]
+    pub insecure: bool,
+    /// File of certificates (PEM) that registries are trusted by besides those of the system; may be repeated
+    ///
+    /// Certificates of authorities, or of registries themselves. Certificates for one registry are also looked for in
+    /// `HOST[:PORT]/*.crt` (and client certificates in `NAME.cert` with `NAME.key`) below the first of these folders
+    /// that has such a folder: `~/.config/containers/certs.d`, `~/.config/docker/certs.d`, `/etc/containers/certs.d`,
+    /// `/etc/docker/certs.d`.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Vec<PathBuf>,
+}
+
+impl TransportArgs {
+    /// The options of a session that reaches registries so.
+    #[must_use]
+    pub fn apply(&self, mut options: SessionOptions) -> SessionOptions {
+        options.plain_http = self.plain_http;
+        options.insecure_tls = self.insecure;
+        options.authorities.clone_from(&self.ca_file);
+        options
+    }
+}

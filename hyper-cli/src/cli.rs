@@ -1,0 +1,268 @@
+//! The command line as a whole: global options, the commands, exit status.
+
+use crate::args::{GlobalArgs, TransportArgs};
+use crate::commands::{Command, serve};
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::interrupt::Interrupt;
+use crate::session::{self, Configure};
+use crate::{json_events, logging, program};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches, Parser};
+use futures::future::LocalBoxFuture;
+use hyper_sdk::session::{Session, SessionOptions};
+use std::fmt;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Builds container images from Dockerfiles, and stores, serves and moves them
+///
+/// Needs no daemon and no container runtime. Works as root and as an ordinary user.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Arguments {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The command line of `hyperbuild`, to which a caller adds what is his own.
+#[derive(Debug)]
+pub struct Cli {
+    name: &'static str,
+    configure: Configure,
+    extra: Vec<Extra>,
+}
+
+/// A command of the caller.
+struct Extra {
+    command: clap::Command,
+    run: Box<Start>,
+}
+
+type Start = dyn Fn(&ArgMatches, Session, Console) -> Result<Work, clap::Error>;
+type Work = LocalBoxFuture<'static, Result<(), Failure>>;
+
+impl fmt::Debug for Extra {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.command.get_name())
+    }
+}
+
+/// A command line that is understood.
+enum Call {
+    /// A command of `hyperbuild`.
+    Own(Command),
+    /// A command of the caller, by its place, and its arguments.
+    Extra(usize, ArgMatches),
+}
+
+impl Cli {
+    /// The command line of a program of this name, with the commands of `hyperbuild`.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, configure: Configure::default(), extra: Vec::new() }
+    }
+
+    /// Changes the options of the session before it is opened: its store, its keychain, the parts of its builder. The
+    /// options have what the environment and the command line say.
+    #[must_use]
+    pub fn session(mut self, change: impl Fn(SessionOptions) -> SessionOptions + 'static) -> Self {
+        self.configure = Configure::new(change);
+        self
+    }
+
+    /// Adds a command, of a name that no command has. Its help is the documentation of its arguments.
+    #[must_use]
+    pub fn command<A, F>(
+        mut self,
+        name: &'static str,
+        run: impl Fn(A, Session, Console) -> F + 'static,
+    ) -> Self
+    where
+        A: clap::Args,
+        F: Future<Output = Result<(), Failure>> + 'static,
+    {
+        let command = A::augment_args(clap::Command::new(name));
+        let run = move |matches: &ArgMatches, session, console| {
+            let work: Work = Box::pin(run(A::from_arg_matches(matches)?, session, console));
+            Ok(work)
+        };
+        self.extra.push(Extra { command, run: Box::new(run) });
+        self
+    }
+
+    /// Parses the command line of the process, runs the command and gives the exit status: 0, 1 for a failure, 2 for a wrong
+    /// call, 128 and the number of the signal that ended it.
+    ///
+    /// Must be called by `main`, before any thread starts: the sandbox starts this very program as its helper, which never
+    /// returns from here.
+    pub fn run(self) -> ExitCode {
+        hyper_sdk::exec::init();
+        program::set_name(self.name);
+        let mut line = self.line();
+        let (global, call) = match self.parse(&mut line) {
+            Ok(parsed) => parsed,
+            Err(e) => return refuse(&e),
+        };
+        if let Call::Own(command) = &call
+            && command.tells_json()
+            && !global.quiet
+        {
+            json_events::turn_on();
+        }
+        let console = Console::new(&global);
+        logging::init(console.color);
+        let root = session::root(&global);
+        let root = root.as_deref();
+        let runtime = match hyper_sdk::runtime::start() {
+            Ok(runtime) => runtime,
+            Err(e) => return Failure::from(e).report(console.color, root),
+        };
+        let outcome = runtime.block_on(self.perform(call, global, console, line));
+        // What clears up after an error ends by itself. Work that an interrupt gave up must not keep the program.
+        let is_interrupted = matches!(outcome, Err(Failure::Interrupted(_)));
+        runtime.shutdown_timeout(Duration::from_millis(if is_interrupted { 500 } else { 5000 }));
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failure.report(console.color, root),
+        }
+    }
+
+    /// The parser of the command line.
+    pub(crate) fn line(&self) -> clap::Command {
+        let line = Arguments::command().name(self.name);
+        line.subcommands(self.extra.iter().map(|extra| extra.command.clone()))
+    }
+
+    fn parse(&self, line: &mut clap::Command) -> Result<(GlobalArgs, Call), clap::Error> {
+        let matches = line.try_get_matches_from_mut(std::env::args_os())?;
+        let parse = || {
+            if let Some((name, own)) = matches.subcommand()
+                && let Some(at) = self.extra.iter().position(|extra| extra.command.get_name() == name)
+            {
+                return Ok((GlobalArgs::from_arg_matches(&matches)?, Call::Extra(at, own.clone())));
+            }
+            let arguments = Arguments::from_arg_matches(&matches)?;
+            Ok((arguments.global, Call::Own(arguments.command)))
+        };
+        parse().map_err(|e: clap::Error| e.format(line))
+    }
+
+    async fn perform(
+        self,
+        call: Call,
+        global: GlobalArgs,
+        console: Console,
+        mut line: clap::Command,
+    ) -> Result<(), Failure> {
+        let interrupt = Interrupt::listen()?;
+        let open = |transport: &TransportArgs| session::open(&global, transport, &console, &self.configure);
+        let work: LocalBoxFuture<'_, Result<(), Failure>> = match call {
+            // A server ends in good order when it is interrupted; every other command is given up where it stands.
+            Call::Own(Command::Serve(args)) => {
+                return serve::run(args, &open(&TransportArgs::default())?, &console, &interrupt).await;
+            }
+            Call::Own(command) => Box::pin(command.run(open, console, line)),
+            Call::Extra(at, matches) => {
+                let session = open(&TransportArgs::default())?;
+                (self.extra[at].run)(&matches, session, console)
+                    .map_err(|e| Failure::usage(usage_of(&e.format(&mut line))))?
+            }
+        };
+        tokio::select! {
+            outcome = work => outcome,
+            signal = interrupt.wait() => Err(Failure::Interrupted(signal)),
+        }
+    }
+}
+
+/// Tells why the command line is not understood, and gives the exit status; help and version are told so, too.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let arguments: Vec<_> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    if error.use_stderr() && asks_for_json(&arguments, std::env::var("BUILDKIT_PROGRESS").ok()) {
+        json_events::turn_on();
+        return Failure::usage(usage_of(error)).report(false, None);
+    }
+    // A terminal that went away is not told.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}
+
+/// The text of an error of the parser, without its label.
+fn usage_of(error: &clap::Error) -> String {
+    error.render().to_string().trim_end().trim_start_matches("error: ").to_owned()
+}
+
+/// Whether arguments that are not understood as a whole ask for progress as JSON.
+fn asks_for_json(arguments: &[String], variable: Option<String>) -> bool {
+    let is_json = |mode: &str| matches!(mode.to_ascii_lowercase().as_str(), "json" | "rawjson");
+    let mut modes = arguments.iter().zip(arguments.iter().skip(1).map(Some).chain([None]));
+    let mode = modes.find_map(|(argument, next)| match argument.as_str() {
+        "--progress" => next.cloned(),
+        other => other.strip_prefix("--progress=").map(str::to_owned),
+    });
+    arguments.iter().any(|argument| argument == "build")
+        && !arguments.iter().any(|argument| argument == "-q" || argument == "--quiet")
+        && mode.or(variable).is_some_and(|mode| is_json(&mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line() -> clap::Command {
+        Cli::new("hyperbuild").line()
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        line().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_option_has_help() {
+        let mut missing = Vec::new();
+        for command in line().get_subcommands() {
+            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            for argument in command.get_arguments().filter(|a| !a.is_hide_set()) {
+                if argument.get_help().is_none() {
+                    missing.push(format!("{} {}", command.get_name(), argument.get_id()));
+                }
+            }
+        }
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn a_command_of_the_caller_has_its_help_and_the_global_options() {
+        /// Counts
+        #[derive(Debug, clap::Args)]
+        struct Count {
+            /// What is counted
+            #[arg(long)]
+            what: Option<String>,
+        }
+        let cli = Cli::new("acmebuild").command("count", async |_: Count, _, _| Ok(()));
+        let mut line = cli.line();
+        line.build();
+        let count = line.find_subcommand("count").unwrap();
+        assert_eq!(count.get_about().unwrap().to_string(), "Counts");
+        assert!(count.get_arguments().any(|argument| argument.get_id() == "root"));
+        assert_eq!(count.get_bin_name(), Some("acmebuild count"));
+    }
+
+    #[test]
+    fn what_asks_for_json_is_known_before_the_rest() {
+        let asks = |text: &str, variable: Option<&str>| {
+            let arguments: Vec<String> = text.split(' ').map(str::to_owned).collect();
+            asks_for_json(&arguments, variable.map(str::to_owned))
+        };
+        assert!(asks("build --progress=json --elephant .", None));
+        assert!(asks("build --elephant --progress rawjson", Some("plain")));
+        assert!(asks("build --elephant", Some("rawjson")));
+        assert!(!asks("build --progress=plain --elephant", Some("json")));
+        assert!(!asks("build -q --progress=json --elephant", None));
+        assert!(!asks("push --elephant", Some("json")));
+    }
+}

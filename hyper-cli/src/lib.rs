@@ -1,0 +1,51 @@
+//! The command line of Hyper as a library: `hyperbuild` is a `main` around it, and a program of one's own adds a store, a
+//! builder's parts or commands.
+//!
+//! ```no_run
+//! use hyper_cli::{Cli, Console, Failure, Session};
+//!
+//! /// Says how many images there are
+//! #[derive(Debug, clap::Args)]
+//! struct Count {}
+//!
+//! async fn count(_: Count, session: Session, console: Console) -> Result<(), Failure> {
+//!     console.print_line(&session.images(None).await?.len().to_string())?;
+//!     Ok(())
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     Cli::new("acmebuild").command("count", count).run()
+//! }
+//! ```
+//!
+//! ```text
+//!   cli ─▶ commands/… ─▶ console ─▶ render ─▶ terminal ─▶ json_events
+//!    └──▶ session       └─────▶ failure ────────┘
+//! ```
+//!
+//! A file names those to its right alone.
+
+#![warn(clippy::print_stderr, reason = "`eprintln!` panics when nobody takes the line: use `terminal::tell`")]
+
+mod args;
+mod cli;
+mod commands;
+mod console;
+mod failure;
+mod flags;
+mod host_tools;
+mod interrupt;
+mod json_events;
+mod logging;
+mod places;
+mod program;
+mod refused;
+mod render;
+mod session;
+mod terminal;
+
+pub use args::{Format, TransportArgs};
+pub use cli::Cli;
+pub use console::Console;
+pub use failure::Failure;
+pub use hyper_sdk::session::{Session, SessionOptions};

@@ -1,0 +1,59 @@
+//! The session of a run: what the environment, the global options and the caller of the library ask for.
+
+use crate::args::{GlobalArgs, TransportArgs};
+use crate::console::Console;
+use hyper_sdk::session::{Defaults, Session, SessionOptions};
+use hyper_sdk::{Error, Result};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What a caller of the library changes in the options of every session.
+#[derive(Clone)]
+pub(crate) struct Configure(Arc<dyn Fn(SessionOptions) -> SessionOptions>);
+
+impl Configure {
+    pub(crate) fn new(change: impl Fn(SessionOptions) -> SessionOptions + 'static) -> Self {
+        Self(Arc::new(change))
+    }
+}
+
+impl Default for Configure {
+    fn default() -> Self {
+        Self::new(|options| options)
+    }
+}
+
+impl fmt::Debug for Configure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Configure")
+    }
+}
+
+/// Opens the session of a run. Nothing is read or written yet.
+///
+/// # Errors
+/// [`hyper_sdk::ErrorKind::Invalid`] when no state folder is given and there is no home to put it into.
+pub(crate) fn open(
+    global: &GlobalArgs,
+    transport: &TransportArgs,
+    console: &Console,
+    configure: &Configure,
+) -> Result<Session> {
+    let mut defaults = defaults();
+    defaults.config = global.config.clone().or(defaults.config);
+    let root = global.root.clone().or_else(|| defaults.root.clone()).ok_or_else(|| {
+        Error::invalid("there is no home folder to keep images in: name a state folder with --root")
+    })?;
+    let options = SessionOptions::new(root).defaults(defaults).progress(console.warnings());
+    (configure.0)(transport.apply(options)).open()
+}
+
+/// The state folder of a run, as far as it is known.
+pub(crate) fn root(global: &GlobalArgs) -> Option<PathBuf> {
+    std::path::absolute(global.root.clone().or_else(|| defaults().root)?).ok()
+}
+
+fn defaults() -> Defaults {
+    Defaults::from_variables(|name| std::env::var_os(name))
+}
