@@ -277,11 +277,11 @@ fn prepare(
     stage: &mut Stage,
     spec: &ExecSpec,
     context: Context,
-) -> Result<(crate::layer::accounts::Identity, OwnedFd)> {
+) -> Result<(crate::layer::passwd::Identity, OwnedFd)> {
     // Read before anything of the step is mounted over them.
     let file = |path: &str| view::read_file(stage.root(), path, 16 << 20);
     let (passwd, group) = (file("/etc/passwd")?, file("/etc/group")?);
-    let mut user = crate::layer::accounts::resolve_user(&spec.user, passwd.as_deref(), group.as_deref())?;
+    let mut user = crate::layer::passwd::resolve_user(&spec.user, passwd.as_deref(), group.as_deref())?;
     user.groups.extend(&spec.groups);
     if !user.groups.contains(&user.gid) {
         user.groups.insert(0, user.gid);

@@ -13,7 +13,7 @@
 use super::entry::{Entry, EntryKind, LayerPath};
 use super::file_time::FileTime;
 use super::files::{self, Lowers, failed};
-use super::link_groups::{Inode, LinkGroups, inode, is_linked};
+use super::hardlinks::{Hardlinks, Inode, inode, is_linked};
 use super::writer::LayerWriter;
 use crate::{Error, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -99,7 +99,7 @@ fn upper_directory<W: Write>(
     above: &mut Vec<Entry>,
 ) -> Result<()> {
     let names = files::names(directory).map_err(|e| failed("cannot read the directory", path, e))?;
-    let below = emitter.lowers.look(path, layers, &names)?;
+    let below = emitter.lowers.lookup(path, layers, &names)?;
     for (name, shown) in names.iter().zip(below) {
         let here = path.join(name)?;
         let wrong = |e| failed("cannot look at", &here, e);
@@ -282,7 +282,7 @@ struct Emitter<'a, 'o, W: Write> {
     /// The first name of every written file that has several.
     links: HashMap<Inode, LayerPath>,
     /// The files with several names, once it was asked for them.
-    groups: Option<LinkGroups>,
+    groups: Option<Hardlinks>,
     /// Whether such a file has changed.
     changed_groups: HashMap<Inode, bool>,
 }
@@ -414,7 +414,7 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
         }
         let groups = match self.groups.take() {
             Some(groups) => groups,
-            None => LinkGroups::scan(self.top)?,
+            None => Hardlinks::scan(self.top)?,
         };
         let changed = self.names_changed(groups.names(inode))?;
         self.groups = Some(groups);

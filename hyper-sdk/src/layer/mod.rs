@@ -16,10 +16,8 @@
 //! - The same entries give the same bytes, whatever the machine, the user and the number of threads.
 //! - Nothing is read or written outside the directories that were given, whatever a layer says.
 
-pub mod accounts;
 pub mod apply;
 mod async_decompress;
-mod below;
 pub mod compress;
 pub mod copy;
 pub mod decompress;
@@ -27,10 +25,12 @@ pub mod diff;
 pub mod entry;
 mod file_time;
 mod files;
+mod hardlinks;
 pub mod index;
 mod index_format;
-mod link_groups;
+mod lower_layers;
 mod owner;
+pub mod passwd;
 mod prune;
 pub mod reader;
 mod times;

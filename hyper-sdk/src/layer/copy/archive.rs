@@ -20,15 +20,15 @@
 //! Names with `..` are refused, not clamped: an archive that has them is hostile or broken.
 
 use super::CopySpec;
-use super::facts::CAPABILITY;
+use super::conflicts::check_name;
+use super::file_digest::CAPABILITY;
 use super::pattern::{ParentMatch, PatternList};
 use super::plan::Content;
 use super::planner::{LinkGroup, Pending, Planner};
-use super::refuse::check_name;
 use super::source::{Metadata, SourceRoot};
 use super::sparse::{SparseRecords, SparseSpool};
-use crate::layer::accounts::Owner;
 use crate::layer::entry::escape;
+use crate::layer::passwd::Owner;
 use crate::layer::reader::file_time;
 use crate::layer::{Entry, EntryKind, FileTime, LayerPath};
 use crate::{Error, ErrorKind, Result, ResultExt};

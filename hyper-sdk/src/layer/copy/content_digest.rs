@@ -2,7 +2,7 @@
 
 use super::CopySpec;
 use super::destination::EmptyDestination;
-use super::facts::FileHasher;
+use super::file_digest::FileHasher;
 use super::planner::Planner;
 use super::source::SourceRoot;
 use crate::digest::Hasher;

@@ -24,21 +24,21 @@
 //! - Of extended attributes only `security.capability` reaches a layer. Files of a build context belong to root.
 
 mod archive;
+mod conflicts;
 mod content_digest;
 mod destination;
-mod facts;
+mod file_digest;
+mod newest_mtime;
 pub mod pattern;
 mod plan;
 mod planner;
 #[cfg(test)]
 mod recorded;
-mod refuse;
 mod request;
 mod source;
 mod sparse;
 mod stat_cache;
 mod suggest;
-mod survey;
 #[cfg(test)]
 mod tests;
 mod times;
@@ -46,7 +46,8 @@ mod wildcard;
 
 pub use content_digest::content_digest;
 pub use destination::{Destination, EmptyDestination};
-pub use facts::{CAPABILITY, FileFacts, FileHasher, ReadingHasher};
+pub use file_digest::{CAPABILITY, FileDigest, FileHasher, ReadingHasher};
+pub use newest_mtime::newest_mtime;
 use pattern::ParentMatch;
 pub use pattern::PatternList;
 pub use plan::{Content, Plan, PlannedEntry};
@@ -55,9 +56,8 @@ pub(crate) use request::tree_of;
 pub use request::{CopyRequest, CopyStep};
 pub use source::{FilterDecision, Metadata, PathFilter, SourceKind, SourceOwners, SourceRoot};
 pub use stat_cache::StatCache;
-pub use survey::newest_mtime;
 
-use crate::layer::accounts::Owner;
+use crate::layer::passwd::Owner;
 use crate::mode::ModeChange;
 use serde::{Deserialize, Serialize};
 

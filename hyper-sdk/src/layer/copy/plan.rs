@@ -1,6 +1,6 @@
 //! The outcome of planning: what goes into the layer, in order, and where each file's bytes are.
 
-use super::facts::{CAPABILITY, FileFacts, FileHasher, capability};
+use super::file_digest::{CAPABILITY, FileDigest, FileHasher, capability};
 use super::source::{Metadata, SourceRoot};
 use crate::digest::Hasher;
 use crate::layer::{Entry, EntryKind, EntryTimes, LayerWriter};
@@ -142,9 +142,9 @@ impl Plan {
     }
 
     pub(super) fn add_to(&self, digest: &mut Hasher, hasher: &dyn FileHasher, threads: usize) -> Result<()> {
-        let facts = self.facts(hasher, threads)?;
+        let hashed = self.hash_files(hasher, threads)?;
         digest.update((self.entries.len() as u64).to_le_bytes());
-        for (PlannedEntry { entry, .. }, facts) in self.entries.iter().zip(facts) {
+        for (PlannedEntry { entry, .. }, hashed) in self.entries.iter().zip(hashed) {
             digest.update_field(entry.path.as_bytes());
             digest.update_field(entry.kind.name());
             for number in [entry.mode, entry.uid, entry.gid] {
@@ -165,19 +165,19 @@ impl Plan {
                 digest.update_field(name);
                 digest.update_field(value);
             }
-            if let Some(facts) = facts {
-                digest.update(facts.sha256);
-                digest.update_field(facts.capability.as_deref().unwrap_or_default());
+            if let Some(hashed) = hashed {
+                digest.update(hashed.sha256);
+                digest.update_field(hashed.capability.as_deref().unwrap_or_default());
             }
         }
         Ok(())
     }
 
-    /// The facts of every file, in order; `None` for what has no content.
-    fn facts(&self, hasher: &dyn FileHasher, threads: usize) -> Result<Vec<Option<FileFacts>>> {
+    /// The digest of every file, in order; `None` for what has no content.
+    fn hash_files(&self, hasher: &dyn FileHasher, threads: usize) -> Result<Vec<Option<FileDigest>>> {
         let threads = threads.clamp(1, self.entries.len() / 64 + 1);
         let next = AtomicUsize::new(0);
-        let work = || -> Result<Vec<(usize, FileFacts)>> {
+        let work = || -> Result<Vec<(usize, FileDigest)>> {
             let mut done = Vec::new();
             loop {
                 let from = next.fetch_add(32, Ordering::Relaxed);
@@ -185,13 +185,13 @@ impl Plan {
                     return Ok(done);
                 }
                 for i in from..(from + 32).min(self.entries.len()) {
-                    if let Some(facts) = facts_of(&self.entries[i].content, hasher)? {
-                        done.push((i, facts));
+                    if let Some(hashed) = hash_content(&self.entries[i].content, hasher)? {
+                        done.push((i, hashed));
                     }
                 }
             }
         };
-        let parts: Vec<Result<Vec<(usize, FileFacts)>>> = std::thread::scope(|scope| {
+        let parts: Vec<Result<Vec<(usize, FileDigest)>>> = std::thread::scope(|scope| {
             // With fewer threads than wanted, those that there are do more.
             let start = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
             let others: Vec<_> = (1..threads).map_while(start).collect();
@@ -203,22 +203,22 @@ impl Plan {
             }
             parts
         });
-        let mut facts = vec![None; self.entries.len()];
+        let mut hashed = vec![None; self.entries.len()];
         for part in parts {
             for (i, found) in part? {
-                facts[i] = Some(found);
+                hashed[i] = Some(found);
             }
         }
-        Ok(facts)
+        Ok(hashed)
     }
 }
 
-fn facts_of(content: &Content, hasher: &dyn FileHasher) -> Result<Option<FileFacts>> {
+fn hash_content(content: &Content, hasher: &dyn FileHasher) -> Result<Option<FileDigest>> {
     let mut sha = <sha2::Sha256 as sha2::Digest>::new();
     match content {
         Content::None => return Ok(None),
         Content::Source { root, path, metadata } => {
-            return hasher.facts(metadata, &|| root.open_file(path)).map(Some);
+            return hasher.hash_file(metadata, &|| root.open_file(path)).map(Some);
         }
         Content::Inline(bytes) => sha2::Digest::update(&mut sha, bytes),
         Content::Range { file, offset, size } => {
@@ -232,5 +232,5 @@ fn facts_of(content: &Content, hasher: &dyn FileHasher) -> Result<Option<FileFac
             }
         }
     }
-    Ok(Some(FileFacts { sha256: sha2::Digest::finalize(sha).into(), capability: None }))
+    Ok(Some(FileDigest { sha256: sha2::Digest::finalize(sha).into(), capability: None }))
 }

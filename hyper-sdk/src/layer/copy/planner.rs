@@ -5,15 +5,15 @@
 //! - No entry lies outside the root of the layer: a path of the destination is cleaned and its links are followed with
 //!   the root as the top.
 
+use super::conflicts::{self, check_name};
 use super::destination::Destination;
 use super::pattern::{ParentMatch, PatternList, clean, has_wildcards};
 use super::plan::{Content, Plan, PlannedEntry};
-use super::refuse::{self, check_name};
 use super::source::{Metadata, SourceRoot, join};
 use super::wildcard::{find_matches, split_wildcards};
 use super::{CopySpec, suggest};
-use crate::layer::accounts::Owner;
 use crate::layer::entry::escape;
+use crate::layer::passwd::Owner;
 use crate::layer::{Entry, EntryKind, FileTime, LayerPath};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::FileType;
@@ -341,7 +341,7 @@ impl<'a> Planner<'a> {
                 Some(EntryKind::Directory) => self.pending.get(target).cloned().or_else(|| {
                     self.metadata(target).map(|entry| Pending::new(entry.clone(), Content::None))
                 }),
-                Some(other) => return Err(refuse::directory_over(target, &other, from)),
+                Some(other) => return Err(conflicts::directory_over(target, &other, from)),
             };
             let mut pending = match existing {
                 Some(mut existing) => {
@@ -376,7 +376,7 @@ impl<'a> Planner<'a> {
             // It keeps what it is, but for its time: that comes when its content is there.
             Some(EntryKind::Directory) if top => return Ok(()),
             Some(EntryKind::Directory) => {}
-            Some(other) => return Err(refuse::directory_over(target, &other, from)),
+            Some(other) => return Err(conflicts::directory_over(target, &other, from)),
         }
         let entry = copying.entry(target.clone(), EntryKind::Directory, metadata);
         self.pending.insert(target.clone(), Pending::new(entry, Content::None));
@@ -428,7 +428,7 @@ impl<'a> Planner<'a> {
     fn put_file(&mut self, pending: Pending, from: impl Fn() -> String) -> Result<()> {
         let target = pending.entry.path.clone();
         if target.is_root() || matches!(self.kind(&target), Some(EntryKind::Directory)) {
-            return Err(refuse::file_over_directory(&target, &pending.entry.kind, &from()));
+            return Err(conflicts::file_over_directory(&target, &pending.entry.kind, &from()));
         }
         check_name(target.file_name())?;
         self.pending.insert(target, pending);

@@ -1,7 +1,7 @@
 //! A whole file operation as data, so that it runs the same in this process and in a helper of the sandbox.
 
 use super::{CopySpec, Destination, EmptyDestination, Plan, Planner, SourceRoot};
-use crate::layer::accounts::Owner;
+use crate::layer::passwd::Owner;
 use crate::layer::{EntryTimes, FileTime, LayerIndex, LayerWriter, TreeIndex};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

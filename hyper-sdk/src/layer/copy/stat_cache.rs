@@ -17,7 +17,7 @@
 //! ```
 //! A file that is damaged, cut short or of another version is an empty cache. It is replaced by a rename.
 
-use super::facts::{FileFacts, FileHasher, ReadingHasher};
+use super::file_digest::{FileDigest, FileHasher, ReadingHasher};
 use super::source::Metadata;
 use crate::{Error, Result};
 use sha2::Digest as _;
@@ -58,7 +58,7 @@ impl Key {
 
 #[derive(Debug)]
 struct Remembered {
-    facts: FileFacts,
+    digest: FileDigest,
     used: i64,
 }
 
@@ -140,10 +140,15 @@ impl StatCache {
         self.entries.write().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn facts_at(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>, now: i64) -> Result<FileFacts> {
+    fn hash_file_at(
+        &self,
+        metadata: &Metadata,
+        open: &dyn Fn() -> Result<File>,
+        now: i64,
+    ) -> Result<FileDigest> {
         let key = Key::of(metadata);
-        let known = self.read().get(&key).map(|found| (found.facts.clone(), found.used));
-        if let Some((facts, used)) = known {
+        let known = self.read().get(&key).map(|found| (found.digest.clone(), found.used));
+        if let Some((digest, used)) = known {
             // The day of the last use is enough for pruning; a finer one would rewrite the file on every build.
             if now - used > 86_400
                 && let Some(found) = self.write().get_mut(&key)
@@ -151,21 +156,21 @@ impl StatCache {
                 found.used = now;
                 self.changed.store(true, Ordering::Relaxed);
             }
-            return Ok(facts);
+            return Ok(digest);
         }
-        let facts = ReadingHasher.facts(metadata, open)?;
+        let digest = ReadingHasher.hash_file(metadata, open)?;
         if metadata.ctime.0.max(metadata.mtime.0) + RACY_SECONDS < now {
-            self.write().insert(key, Remembered { facts: facts.clone(), used: now });
+            self.write().insert(key, Remembered { digest: digest.clone(), used: now });
             self.changed.store(true, Ordering::Relaxed);
         }
-        Ok(facts)
+        Ok(digest)
     }
 }
 
 impl FileHasher for StatCache {
-    fn facts(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>) -> Result<FileFacts> {
+    fn hash_file(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>) -> Result<FileDigest> {
         // The clock is read before the file: a change during the hashing is then within the racy window.
-        self.facts_at(metadata, open, now())
+        self.hash_file_at(metadata, open, now())
     }
 }
 
@@ -180,8 +185,8 @@ fn encode(entries: &HashMap<Key, Remembered>) -> Vec<u8> {
         }
         out.extend(key.size.to_le_bytes());
         out.extend(value.used.to_le_bytes());
-        out.extend(value.facts.sha256);
-        let capability = value.facts.capability.as_deref().unwrap_or_default();
+        out.extend(value.digest.sha256);
+        let capability = value.digest.capability.as_deref().unwrap_or_default();
         out.push(u8::try_from(capability.len()).unwrap_or(0));
         out.extend(&capability[..capability.len().min(255)]);
     }
@@ -223,7 +228,7 @@ fn decode(bytes: &[u8]) -> Option<HashMap<Key, Remembered>> {
         let capability = (length > 0).then(|| capability.to_vec());
         entries.insert(
             Key { device, inode, ctime, mtime, size },
-            Remembered { facts: FileFacts { sha256, capability }, used },
+            Remembered { digest: FileDigest { sha256, capability }, used },
         );
     }
     Some(entries)
@@ -249,7 +254,7 @@ mod tests {
         let cache = StatCache::new();
         let time = metadata.ctime.0;
         for (later, expected) in [(0, 1), (2, 2), (3, 3), (3, 3), (100, 3)] {
-            cache.facts_at(&metadata, &open, time + later).unwrap();
+            cache.hash_file_at(&metadata, &open, time + later).unwrap();
             assert_eq!(reads.get(), expected, "{later} seconds later");
         }
 
@@ -260,15 +265,15 @@ mod tests {
         File::options().write(true).open(folder.path().join("a")).unwrap().set_modified(mtime).unwrap();
         let changed = root.lookup(b"a").unwrap().unwrap();
         assert_eq!((changed.mtime, changed.size), (metadata.mtime, metadata.size));
-        let facts = cache.facts_at(&changed, &open, time + 100).unwrap();
-        assert_eq!(facts.digest().unwrap(), Digest::sha256(b"two"));
+        let digest = cache.hash_file_at(&changed, &open, time + 100).unwrap();
+        assert_eq!(digest.digest().unwrap(), Digest::sha256(b"two"));
         assert_eq!(reads.get(), 4);
 
         let file = folder.path().join("cache");
         cache.save(&file).unwrap();
         let loaded = StatCache::load(&file);
         assert_eq!(loaded.len(), cache.len());
-        assert_eq!(loaded.facts_at(&changed, &open, time + 101).unwrap(), facts);
+        assert_eq!(loaded.hash_file_at(&changed, &open, time + 101).unwrap(), digest);
         assert_eq!(reads.get(), 4);
 
         let mut bytes = std::fs::read(&file).unwrap();
@@ -291,8 +296,8 @@ mod tests {
             prop_assert!(decode(&bytes).is_none());
             let mut entries = HashMap::new();
             let key = Key { device: 1, inode: 2, ctime: (3, 4), mtime: (5, 6), size: 7 };
-            let facts = FileFacts { sha256: [9; 32], capability: Some(vec![1, 2]) };
-            entries.insert(key, Remembered { facts, used: 8 });
+            let digest = FileDigest { sha256: [9; 32], capability: Some(vec![1, 2]) };
+            entries.insert(key, Remembered { digest, used: 8 });
             let full = encode(&entries);
             prop_assert_eq!(decode(&full).unwrap().len(), 1);
             prop_assert!(decode(&full[..full.len().saturating_sub(cut + 1)]).is_none());

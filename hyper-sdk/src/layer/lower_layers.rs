@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 /// What the lower layers show under one name.
 #[derive(Debug, Default)]
-pub(super) struct Shown {
+pub(super) struct LowerEntry {
     /// The topmost layer that has it, and its status there; nothing when no layer has it or one hides it.
     pub(super) node: Option<(usize, Stat)>,
     /// The layers whose directories of this name are seen as one, topmost first.
@@ -20,7 +20,7 @@ pub(super) struct Shown {
     closed: bool,
 }
 
-impl Shown {
+impl LowerEntry {
     /// Whether it is a directory.
     pub(super) fn is_directory(&self) -> bool {
         !self.layers.is_empty()
@@ -34,13 +34,18 @@ impl Lowers {
     }
 
     /// What the directory `path`, seen in `layers`, shows under each of `names`.
-    pub(super) fn look(&self, path: &LayerPath, layers: &[usize], names: &[Vec<u8>]) -> Result<Vec<Shown>> {
-        let mut found: Vec<Shown> = names.iter().map(|_| Shown::default()).collect();
+    pub(super) fn lookup(
+        &self,
+        path: &LayerPath,
+        layers: &[usize],
+        names: &[Vec<u8>],
+    ) -> Result<Vec<LowerEntry>> {
+        let mut found: Vec<LowerEntry> = names.iter().map(|_| LowerEntry::default()).collect();
         for layer in layers {
             let directory = self.directory(*layer, path)?;
             for (name, shown) in names.iter().zip(&mut found).filter(|(_, shown)| !shown.closed) {
                 shown
-                    .look(&directory, *layer, name)
+                    .lookup(&directory, *layer, name)
                     .map_err(|e| failed("cannot look into a lower layer", path, e))?;
             }
         }
@@ -54,9 +59,9 @@ impl Lowers {
     }
 }
 
-impl Shown {
+impl LowerEntry {
     /// Looks into the next layer.
-    fn look(&mut self, directory: &OwnedFd, layer: usize, name: &[u8]) -> rustix::io::Result<()> {
+    fn lookup(&mut self, directory: &OwnedFd, layer: usize, name: &[u8]) -> rustix::io::Result<()> {
         let stat = match files::status(directory, name) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(()),

@@ -15,14 +15,14 @@ pub const CAPABILITY: &str = "security.capability";
 
 /// What reading a regular file told.
 #[derive(Clone, PartialEq, Eq)]
-pub struct FileFacts {
+pub struct FileDigest {
     /// The SHA-256 of the content.
     pub sha256: [u8; 32],
     /// The file capabilities, as the kernel stores them.
     pub capability: Option<Vec<u8>>,
 }
 
-impl FileFacts {
+impl FileDigest {
     /// The hash as a digest.
     pub fn digest(&self) -> Result<Digest> {
         Digest::parse(&format!(
@@ -32,19 +32,19 @@ impl FileFacts {
     }
 }
 
-impl fmt::Debug for FileFacts {
+impl fmt::Debug for FileDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FileFacts({:02x?}, capability: {})", &self.sha256[..6], self.capability.is_some())
+        write!(f, "FileDigest({:02x?}, capability: {})", &self.sha256[..6], self.capability.is_some())
     }
 }
 
 /// Hashes regular files, or remembers what it hashed before.
 pub trait FileHasher: Sync {
-    /// The facts of the file with this metadata; `open` opens it.
+    /// The digest of the file with this metadata; `open` opens it.
     ///
     /// # Errors
     /// Those of `open` and of reading.
-    fn facts(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>) -> Result<FileFacts>;
+    fn hash_file(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>) -> Result<FileDigest>;
 }
 
 /// Reads every file, every time.
@@ -52,7 +52,7 @@ pub trait FileHasher: Sync {
 pub struct ReadingHasher;
 
 impl FileHasher for ReadingHasher {
-    fn facts(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>) -> Result<FileFacts> {
+    fn hash_file(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>) -> Result<FileDigest> {
         let mut file = open()?;
         let capability = capability(&file)?;
         let mut hasher = sha2::Sha256::new();
@@ -66,7 +66,7 @@ impl FileHasher for ReadingHasher {
                 n => hasher.update(&buffer[..n]),
             }
         }
-        Ok(FileFacts { sha256: hasher.finalize().into(), capability })
+        Ok(FileDigest { sha256: hasher.finalize().into(), capability })
     }
 }
 

@@ -22,9 +22,9 @@ pub(super) fn is_linked(stat: &Stat) -> bool {
 
 /// Every file of a tree that has several names, with those names in order.
 #[derive(Debug, Default)]
-pub(super) struct LinkGroups(HashMap<Inode, Vec<LayerPath>>);
+pub(super) struct Hardlinks(HashMap<Inode, Vec<LayerPath>>);
 
-impl LinkGroups {
+impl Hardlinks {
     /// Walks a tree.
     pub(super) fn scan(top: &OwnedFd) -> Result<Self> {
         let mut groups = Self::default();
