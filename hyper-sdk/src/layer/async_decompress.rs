@@ -95,7 +95,15 @@ impl AsyncRead for AsyncDecompressor {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let result = ready!(self.inner.as_mut().poll_read(cx, buffer));
-        result.map_err(|e| if self.format == ArchiveFormat::Plain { e } else { damaged(self.format, e) })?;
+        if let Err(e) = result {
+            // A decoder may have written something before it failed, which a reader must not have done.
+            buffer.set_filled(before);
+            return Poll::Ready(Err(if self.format == ArchiveFormat::Plain {
+                e
+            } else {
+                damaged(self.format, e)
+            }));
+        }
         let count = (buffer.filled().len() - before) as u64;
         if let Some(left) = &mut self.left {
             let Some(rest) = left.checked_sub(count) else {
