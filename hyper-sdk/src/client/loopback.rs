@@ -256,14 +256,14 @@ impl RegistryUpload for LoopbackUpload {
     async fn finish(&mut self, digest: &Digest, rest: Option<(u64, ByteStream)>) -> Result<()> {
         let offset = self.offset;
         let mut upload = self.take().await?;
-        if let Some((length, stream)) = rest {
-            if let Err(e) = append_stream(upload.as_mut(), offset.saturating_add(length), stream).await {
-                // What arrived stays in the session, as it does at a registry whose client went away.
-                if upload.save().await.is_ok() {
-                    self.put_back(upload);
-                }
-                return Err(e);
+        if let Some((length, stream)) = rest
+            && let Err(e) = append_stream(upload.as_mut(), offset.saturating_add(length), stream).await
+        {
+            // What arrived stays in the session, as it does at a registry whose client went away.
+            if upload.save().await.is_ok() {
+                self.put_back(upload);
             }
+            return Err(e);
         }
         upload.finish(digest).await?;
         self.state = State::Over;

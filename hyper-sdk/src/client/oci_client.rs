@@ -119,8 +119,10 @@ impl OciClient {
 fn cut(stream: ByteStream, skip: u64, length: u64) -> ByteStream {
     let cut =
         futures::stream::try_unfold((stream, skip, length), |(mut stream, mut skip, left)| async move {
-            while left > 0 {
-                let Some(mut bytes) = stream.try_next().await? else { break };
+            if left == 0 {
+                return Ok(None);
+            }
+            while let Some(mut bytes) = stream.try_next().await? {
                 let skipped = skip.min(bytes.len() as u64);
                 skip -= skipped;
                 let _ = bytes.split_to(skipped as usize);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The crates that are free of circles.
-const CRATES: &[&str] = &["hyper-cli", "hyper-server"];
+const CRATES: &[&str] = &["hyper-sdk", "hyper-server", "hyper-cli"];
 
 type Name = Vec<String>;
 

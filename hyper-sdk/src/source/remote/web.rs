@@ -269,12 +269,31 @@ impl Download<'_> {
         key: &Digest,
         under_way: &mut Option<Partial>,
     ) -> Result<Option<Record>> {
-        let failed = |e: reqwest::Error| {
-            let passing = !(e.is_builder() || e.is_redirect());
-            self.fail(ErrorKind::Unavailable, "cannot be fetched")
-                .with_retryable(passing)
-                .with_source(e.without_url())
-        };
+        let Some(response) = self.ask(client, headers, under_way).await? else { return Ok(None) };
+        let partial = under_way.as_mut().ok_or_else(|| Error::internal("a download without its file"))?;
+        self.receive(response, partial).await?;
+        let partial = under_way.take().ok_or_else(|| Error::internal("a download without its file"))?;
+        self.keep_whole(partial, key).await.map(Some)
+    }
+
+    fn late(&self, error: Error) -> Error {
+        self.fail(ErrorKind::Timeout, "cannot be fetched").with_source(error)
+    }
+
+    fn broken(&self, error: reqwest::Error) -> Error {
+        let passing = !(error.is_builder() || error.is_redirect());
+        self.fail(ErrorKind::Unavailable, "cannot be fetched")
+            .with_retryable(passing)
+            .with_source(error.without_url())
+    }
+
+    /// Asks for the file, or for the rest of it, and sees that the answer fits; `None` when the file has not changed.
+    async fn ask(
+        &self,
+        client: &reqwest::Client,
+        headers: &HeaderMap,
+        under_way: &mut Option<Partial>,
+    ) -> Result<Option<reqwest::Response>> {
         let mut headers = headers.clone();
         match under_way.as_ref().and_then(Partial::rest) {
             Some((range, condition)) => {
@@ -285,9 +304,9 @@ impl Download<'_> {
             None => *under_way = None,
         }
         let request = client.get(self.url.clone()).headers(headers);
-        let late = |e: Error| self.fail(ErrorKind::Timeout, "cannot be fetched").with_source(e);
         let patience = self.inner.options.patience();
-        let mut response = patience.answer(request.send()).await.map_err(late)?.map_err(failed)?;
+        let answer = patience.answer(request.send()).await.map_err(|e| self.late(e))?;
+        let response = answer.map_err(|e| self.broken(e))?;
         let status = response.status();
         let is_answer = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
         if is_answer && response.content_length().is_some_and(|length| length > MAX_FILE) {
@@ -322,24 +341,32 @@ impl Download<'_> {
             }
             _ => return Err(self.refused(status)),
         }
-        let partial = under_way.as_mut().ok_or_else(|| Error::internal("a download without its file"))?;
-        let (path, packed) = (partial.path.clone(), partial.is_packed);
+        Ok(Some(response))
+    }
+
+    /// The error of bytes that cannot be written.
+    fn unwritten(&self, path: &Path, packed: bool, error: std::io::Error) -> Error {
         use std::io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput, UnexpectedEof};
-        let unwritten = |e: std::io::Error| match e.kind() {
-            FileTooLarge if e.raw_os_error().is_none() => self.fail(ErrorKind::TooLarge, TOO_LARGE),
+        match error.kind() {
+            FileTooLarge if error.raw_os_error().is_none() => self.fail(ErrorKind::TooLarge, TOO_LARGE),
             InvalidData | InvalidInput | UnexpectedEof if packed => {
                 let what = "says that its answer is compressed with gzip, and it is not or is cut off";
-                self.fail(ErrorKind::Invalid, what).with_source(e)
+                self.fail(ErrorKind::Invalid, what).with_source(error)
             }
-            _ => Error::io("cannot write the file", &path, e),
-        };
-        let mut pace = patience.pace();
+            _ => Error::io("cannot write the file", path, error),
+        }
+    }
+
+    /// Writes the body of an answer to its file.
+    async fn receive(&self, mut response: reqwest::Response, partial: &mut Partial) -> Result<()> {
+        let (path, packed) = (partial.path.clone(), partial.is_packed);
+        let mut pace = self.inner.options.patience().pace();
         let (mut taken, mut unlooked) = (0, 0);
         while let Some(chunk) = pace.next(&mut response).await.map_err(|broken| match broken {
-            Broken::Late(e) => late(e),
-            Broken::Failed(e) => failed(e),
+            Broken::Late(e) => self.late(e),
+            Broken::Failed(e) => self.broken(e),
         })? {
-            partial.write(&chunk).map_err(unwritten)?;
+            partial.write(&chunk).map_err(|e| self.unwritten(&path, packed, e))?;
             self.task.advance(chunk.len() as u64);
             unlooked += chunk.len() as u64;
             if unlooked >= LOOK_EVERY {
@@ -353,12 +380,17 @@ impl Download<'_> {
             let what = "gave less of the file than was asked for";
             return Err(self.fail(ErrorKind::Unavailable, what).with_retryable(true));
         }
+        Ok(())
+    }
+
+    /// Checks a whole file and gives it its place.
+    async fn keep_whole(&self, partial: Partial, key: &Digest) -> Result<Record> {
+        let (path, packed) = (partial.path.clone(), partial.is_packed);
         let (etag, last_modified) = (partial.etag.clone(), partial.last_modified.clone());
         // Parts that do not fit each other are no file of the server.
         let is_resumed = partial.is_resumed;
-        let whole = under_way.take().map(Partial::finish).transpose().map_err(unwritten)?;
         let Whole { folder: made, file, digest } =
-            whole.ok_or_else(|| Error::internal("a download without its file"))?;
+            partial.finish().map_err(|e| self.unwritten(&path, packed, e))?;
         self.check(&digest).map_err(|e| if is_resumed { e.with_retryable(true) } else { e })?;
         let time = last_modified.as_deref().and_then(seconds);
         let expected = Expected { digest: digest.clone(), time: file_time(time) };
@@ -378,7 +410,7 @@ impl Download<'_> {
             keep(made, &place)
         })
         .await?;
-        Ok(Some(Record { etag, last_modified, digest, folder }))
+        Ok(Record { etag, last_modified, digest, folder })
     }
 }
 
