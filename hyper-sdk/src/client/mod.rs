@@ -82,7 +82,7 @@ pub struct ClientCapabilities {
     pub mount: bool,
     /// An upload takes bytes piece by piece, and not only as one stream.
     pub append: bool,
-    /// An upload goes on after it broke off, and in another process.
+    /// An upload continues after it broke off, and in another process.
     pub resume: bool,
     /// The repositories can be listed.
     pub catalog: bool,
@@ -119,14 +119,15 @@ pub enum Mount {
 
 /// Talks to one registry.
 ///
-/// Seven methods are required: those of a client that pulls. The others have defaults that refuse, as
-/// [`ClientCapabilities::PULL`] says; a client that can do more writes them and says so. [`RegistryClientExt`] has what
+/// Seven methods are required: those of a client that pulls. The defaults of the others return
+/// [`crate::ErrorKind::Unsupported`], as [`ClientCapabilities::PULL`] says; a client that can do more implements them and
+/// reports the capability. [`RegistryClientExt`] has what
 /// follows from these methods, such as whole blobs and lists of every page.
 ///
 /// # Guarantees
 /// Object-safe; every method may be called from many tasks at once. Content that was asked for by digest is checked:
 /// a manifest before it is returned, a whole blob at the end of its stream, which then fails. Dropping a future stops
-/// the request. Retries and credentials are the backend's affair. The suite in `client::conformance` tests a client.
+/// the request. Retries and credentials are up to the backend. The suite in `client::conformance` tests a client.
 ///
 /// # Errors
 /// Every method: the [`crate::ErrorKind`] that the registry's error code means, [`crate::ErrorKind::Unauthorized`] and
@@ -142,13 +143,13 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
         None
     }
 
-    /// The same client, which tells `progress` of everything that it tries again; `None` when it never does.
+    /// The same client, which reports each retry to `progress`; `None` when the client never retries.
     fn reporting(&self, progress: &Progress) -> Option<SharedClient> {
         let _ = progress;
         None
     }
 
-    /// Sees whether the registry is there and speaks the protocol, with the credentials (end-1).
+    /// Checks that the registry answers and speaks the protocol, with the credentials (end-1).
     async fn ping(&self) -> Result<()>;
 
     /// The descriptor of a manifest, without its content where the registry gives it alone (end-3, HEAD).
@@ -205,7 +206,7 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
         Err(unsupported(self, "delete"))
     }
 
-    /// Asks for a blob of another repository (end-11).
+    /// Mounts a blob of another repository (end-11).
     async fn mount_blob(
         &self,
         repository: &RepositoryName,

@@ -1,8 +1,8 @@
 //! Repositories of one registry that may have what is pushed to another of it.
 //!
 //! A local store names its repositories after where they are from and where they go ([`local_repository`]): one that
-//! has a blob was pulled from the registry, or pushed to it, with the blob, or will be. So a mount is worth a question,
-//! which costs nothing: a registry that does not have the blob there opens the upload that is needed anyway.
+//! has a blob was pulled from the registry, or pushed to it, with the blob, or will be. So a mount is tried. It costs no
+//! request: a registry that does not have the blob there opens the upload that is needed anyway.
 //!
 //! [`local_repository`]: crate::store::local_repository
 
@@ -34,7 +34,7 @@ impl Neighbours {
         let Some(prefix) = host.and_then(prefix) else { return Self::default() };
         let mut names = Vec::new();
         for start in prefixes(&prefix) {
-            // `PREFIX/` sorts right after all that sorts before it and is no name: nothing is left out.
+            // `PREFIX/` is not a valid name and sorts directly before the names that begin with it: no name is skipped.
             let page = Page { limit: Some(MAX_REPOSITORIES), after: Some(start.clone()) };
             let Ok(listing) = store.list_repositories(page).await else { continue };
             names.extend(listing.items.into_iter().filter_map(|local| {

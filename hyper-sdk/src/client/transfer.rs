@@ -9,7 +9,7 @@
 //! # Invariants
 //! - A blob is streamed from source to target; no more of it is in memory than a chunk.
 //! - The tag moves after everything it names is in place, so dropping the future at any point publishes nothing.
-//! - Doing it twice is doing it once: what the target has is not sent again.
+//! - A second transfer sends nothing that the target has.
 
 use super::location::Endpoint;
 use super::neighbours::Neighbours;
@@ -52,7 +52,7 @@ pub(super) struct TransferOptions {
     pub(super) mount_from: Vec<RepositoryName>,
     /// Other repositories of the target's registry, and what they are known to have.
     pub(super) neighbours: Neighbours,
-    /// The target is at hand: look there for manifests before the source is asked.
+    /// The target is local: manifests are looked up there before the source is asked.
     pub(super) target_is_local: bool,
     pub(super) progress: Progress,
 }
@@ -133,7 +133,7 @@ struct Root {
     platform: Option<Platform>,
 }
 
-/// All that has to be at the target.
+/// Everything that the target must have.
 struct Plan {
     root: Root,
     /// The manifests below the root, children first.
@@ -268,7 +268,7 @@ impl Walk<'_> {
         match manifest.body() {
             ManifestBody::Image(image) => {
                 for blob in std::iter::once(&image.config).chain(&image.layers) {
-                    // Nobody need have a layer that may not be distributed (image-spec, "Non-Distributable Layers").
+                    // Registries need not have layers that may not be distributed (image-spec, "Non-Distributable Layers").
                     if !media_type::is_non_distributable(&blob.media_type)
                         && self.seen.insert(blob.digest.clone())
                     {

@@ -1,4 +1,5 @@
-//! Brings one blob to a registry: there already, mounted, or uploaded with as many resumptions as it makes progress.
+//! Transfers one blob to a registry: the registry has it already, mounts it, or gets it uploaded. An upload that breaks off
+//! is resumed as long as it makes progress.
 
 use super::location::Endpoint;
 use super::neighbours::Neighbours;
@@ -35,17 +36,19 @@ pub(super) struct UploadPlan<'a> {
     pub(super) progress: &'a Progress,
 }
 
-/// Which side of an upload failed.
-enum Trouble {
-    /// The source, whose client has tried again as often as it may.
+/// The side of an upload that failed.
+enum UploadError {
+    /// The source; its client has used up its retries.
     Source(Error),
     /// The registry that gets the blob.
     Target(Error),
 }
 
-enum Sent {
-    Now,
-    Before,
+enum Delivery {
+    /// The blob was uploaded.
+    Uploaded,
+    /// The registry had the blob, or mounted it.
+    Present,
 }
 
 pub(super) async fn send_blob(plan: UploadPlan<'_>) -> Result<()> {
@@ -57,11 +60,11 @@ pub(super) async fn send_blob(plan: UploadPlan<'_>) -> Result<()> {
         None => e.with_context("digest", &plan.blob.digest),
     });
     match sent {
-        Ok(Sent::Now) => {
+        Ok(Delivery::Uploaded) => {
             task.done();
             Ok(())
         }
-        Ok(Sent::Before) => {
+        Ok(Delivery::Present) => {
             task.cached();
             Ok(())
         }
@@ -91,9 +94,9 @@ impl UploadPlan<'_> {
         }
     }
 
-    async fn send(&self, meter: &Meter<'_>) -> Result<Sent> {
+    async fn send(&self, meter: &Meter<'_>) -> Result<Delivery> {
         if self.is_there().await? {
-            return Ok(Sent::Before);
+            return Ok(Delivery::Present);
         }
         let mut session = None;
         if self.client().capabilities().mount {
@@ -103,15 +106,15 @@ impl UploadPlan<'_> {
                 match self.client().mount_blob(&self.target.repository, &self.blob.digest, from).await {
                     Ok(Mount::Mounted) => {
                         self.neighbours.had(from);
-                        return Ok(Sent::Before);
+                        return Ok(Delivery::Present);
                     }
                     Ok(Mount::Upload(opened)) => {
-                        // Of several sessions one is used; the rest are given back.
+                        // One of several sessions is used; the others are cancelled.
                         if let Some(mut unused) = session.replace(opened) {
                             let _ = unused.cancel().await;
                         }
                     }
-                    Err(e) if is_no_mount(e.kind()) => {}
+                    Err(e) if is_declined_mount(e.kind()) => {}
                     Err(e) => return Err(e),
                 }
             }
@@ -119,14 +122,14 @@ impl UploadPlan<'_> {
         let session = match session {
             Some(session) => session,
             None => match self.client().offer_blob(&self.target.repository, &self.blob.digest).await? {
-                Mount::Mounted => return Ok(Sent::Before),
+                Mount::Mounted => return Ok(Delivery::Present),
                 Mount::Upload(session) => session,
             },
         };
         self.upload(session, meter).await
     }
 
-    async fn upload(&self, mut session: Box<dyn RegistryUpload>, meter: &Meter<'_>) -> Result<Sent> {
+    async fn upload(&self, mut session: Box<dyn RegistryUpload>, meter: &Meter<'_>) -> Result<Delivery> {
         let capabilities = self.client().capabilities();
         let mut chunk_length = self.chunk_length.filter(|_| capabilities.append);
         let mut failures = 0;
@@ -135,12 +138,12 @@ impl UploadPlan<'_> {
         let mut reached = session.offset();
         loop {
             let e = match self.attempt(session.as_mut(), chunk_length, meter).await {
-                Ok(()) => return Ok(Sent::Now),
-                Err(Trouble::Source(e)) => {
+                Ok(()) => return Ok(Delivery::Uploaded),
+                Err(UploadError::Source(e)) => {
                     let _ = session.cancel().await;
                     return Err(said_by(&self.source.client, e));
                 }
-                Err(Trouble::Target(e)) => said_by(&self.target.client, e),
+                Err(UploadError::Target(e)) => said_by(&self.target.client, e),
             };
             if e.kind() == ErrorKind::TooLarge && chunk_length.is_none() && capabilities.append {
                 // A proxy before the registry limits the size of a request.
@@ -150,7 +153,7 @@ impl UploadPlan<'_> {
             }
             let wrong = matches!(e.kind(), ErrorKind::DigestInvalid | ErrorKind::SizeInvalid);
             if wrong && resumed && !restarted {
-                // What the registry kept of a broken upload may be damaged, or not what it said: from the start, once.
+                // The bytes that the registry kept of a broken upload may be damaged: start again, once.
                 meter.task.warn(format!("{e}: sending it again from the start"));
                 (restarted, resumed) = (true, false);
                 session = self.client().start_upload(&self.target.repository).await?;
@@ -162,7 +165,7 @@ impl UploadPlan<'_> {
                     ErrorKind::RangeInvalid | ErrorKind::UploadUnknown | ErrorKind::UploadInvalid
                 );
             if !can_go_on || failures + 1 >= MAX_FAILURES {
-                // The session would expire by itself; the registry is told as a courtesy.
+                // The session would expire anyway. Cancelling it frees the space sooner.
                 let _ = session.cancel().await;
                 return Err(e);
             }
@@ -170,36 +173,36 @@ impl UploadPlan<'_> {
             meter.task.warn(format!("{client}: {e}: trying again, attempt {attempt} of {MAX_FAILURES}"));
             tokio::time::sleep(FIRST_DELAY * 2u32.pow(failures)).await;
             failures += 1;
-            // Registries say `0-0` for no byte and for one: one that refuses a start at zero has the one.
+            // Registries report `0-0` for no bytes and for one byte. A registry that refuses a start at zero has one.
             let has_one = resumed && session.offset() <= 1 && e.kind() == ErrorKind::RangeInvalid;
             match self.find_again(session.as_mut(), has_one).await {
-                Ok(Found::Arrived) => return Ok(Sent::Now),
-                Ok(Found::Broken) => {
+                Ok(Found::Complete) => return Ok(Delivery::Uploaded),
+                Ok(Found::Partial) => {
                     if session.offset() >= reached + PROGRESS {
                         reached = session.offset();
                         failures = 0;
                     }
                     resumed = true;
                 }
-                Ok(Found::Anew(opened)) => {
+                Ok(Found::Restarted(opened)) => {
                     session = opened;
                     resumed = false;
                 }
-                // A registry that does not even answer such a question in time was given all the time that it gets.
+                // A registry that does not answer this request in time gets no further attempt.
                 Err(again) if again.is_retryable() && again.kind() != ErrorKind::Timeout => {}
                 Err(_) => return Err(e),
             }
         }
     }
 
-    /// Where an upload that broke off goes on.
+    /// Finds out where an upload that broke off continues.
     async fn find_again(&self, session: &mut dyn RegistryUpload, give_up: bool) -> Result<Found> {
         if self.is_there().await? {
-            return Ok(Found::Arrived);
+            return Ok(Found::Complete);
         }
         if self.client().capabilities().resume {
             match session.refresh().await {
-                Ok(offset) if !give_up && offset <= self.blob.size => return Ok(Found::Broken),
+                Ok(offset) if !give_up && offset <= self.blob.size => return Ok(Found::Partial),
                 Ok(_) => {
                     let _ = session.cancel().await;
                 }
@@ -207,31 +210,31 @@ impl UploadPlan<'_> {
                 Err(_) => {}
             }
         }
-        self.client().start_upload(&self.target.repository).await.map(Found::Anew)
+        self.client().start_upload(&self.target.repository).await.map(Found::Restarted)
     }
 
-    /// Sends what is missing. An error of the source is reported as it was, not as the broken request it causes.
+    /// Sends the missing bytes. An error of the source is returned as it is, not as the broken request that it causes.
     async fn attempt(
         &self,
         session: &mut dyn RegistryUpload,
         chunk_length: Option<u64>,
         meter: &Meter<'_>,
-    ) -> std::result::Result<(), Trouble> {
+    ) -> std::result::Result<(), UploadError> {
         let blob = self.blob;
-        // What was answered last may have gone beyond the blob, and nothing since said where the session is.
+        // The last answer may have reported more bytes than the blob has.
         let offset = session.offset();
         let left = blob.size.checked_sub(offset).ok_or_else(|| {
             let message = "the registry says that it has more than was sent";
-            Trouble::Target(Error::new(ErrorKind::RangeInvalid, message).with_context("bytes", offset))
+            UploadError::Target(Error::new(ErrorKind::RangeInvalid, message).with_context("bytes", offset))
         })?;
         if left == 0 {
-            return session.finish(&blob.digest, None).await.map_err(Trouble::Target);
+            return session.finish(&blob.digest, None).await.map_err(UploadError::Target);
         }
         let range = (offset > 0).then_some(ByteRange::FromTo(offset, None));
         let reader = self.source.client.get_blob(&self.source.repository, &blob.digest, range).await;
-        let reader = reader.map_err(Trouble::Source)?;
+        let reader = reader.map_err(UploadError::Source)?;
         if reader.size != blob.size {
-            return Err(Trouble::Source(
+            return Err(UploadError::Source(
                 Error::new(ErrorKind::SizeInvalid, "the blob has another size than its descriptor says")
                     .with_context("expected", blob.size)
                     .with_context("got", reader.size),
@@ -250,8 +253,8 @@ impl UploadPlan<'_> {
             }
         };
         match (sent, source.take()) {
-            (Err(_), Some(at_source)) => Err(Trouble::Source(at_source)),
-            (sent, _) => sent.map_err(Trouble::Target),
+            (Err(_), Some(at_source)) => Err(UploadError::Source(at_source)),
+            (sent, _) => sent.map_err(UploadError::Target),
         }
     }
 
@@ -300,14 +303,14 @@ impl UploadPlan<'_> {
     }
 }
 
-/// What became of an upload that broke off.
+/// The state of an upload that broke off.
 enum Found {
-    /// All of it has arrived.
-    Arrived,
-    /// A part of it has arrived: the session says how much.
-    Broken,
-    /// Nothing that is of use has arrived: another session.
-    Anew(Box<dyn RegistryUpload>),
+    /// The registry has the whole blob.
+    Complete,
+    /// The registry has a part of the blob: the session says how much.
+    Partial,
+    /// The registry has no usable bytes: a new session.
+    Restarted(Box<dyn RegistryUpload>),
 }
 
 /// An error with the registry that it is of, where it has a name and the error does not tell.
@@ -320,8 +323,8 @@ fn said_by(client: &SharedClient, e: Error) -> Error {
     }
 }
 
-/// Refusals of a mount that only mean that the bytes have to be sent.
-fn is_no_mount(kind: ErrorKind) -> bool {
+/// Whether an error of a mount only means that the bytes have to be sent.
+fn is_declined_mount(kind: ErrorKind) -> bool {
     matches!(
         kind,
         ErrorKind::Unauthorized
@@ -334,7 +337,7 @@ fn is_no_mount(kind: ErrorKind) -> bool {
     )
 }
 
-/// Keeps the error with which a source ended, which its way through a request body would disguise.
+/// Keeps the error of a source, which would be hidden when it passes through a request body.
 #[derive(Clone, Default)]
 pub(super) struct SourceError(Arc<Mutex<Option<Error>>>);
 
@@ -360,7 +363,7 @@ impl SourceError {
 
 type Lengths = tokio::sync::mpsc::UnboundedReceiver<u64>;
 
-/// A stream that tells the lengths of what passes to a [`Meter`], which need not live as long.
+/// A stream that reports the lengths of its chunks to a [`Meter`], which may be dropped earlier.
 fn metered(stream: ByteStream) -> (ByteStream, Lengths) {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let stream = stream.inspect(move |item: &Result<Bytes>| {
@@ -371,7 +374,7 @@ fn metered(stream: ByteStream) -> (ByteStream, Lengths) {
     (stream.boxed(), receiver)
 }
 
-/// Counts how far a blob has come. What is sent again after a break is not counted again.
+/// Counts the bytes of a blob that were sent. Bytes that are sent again are counted once.
 struct Meter<'a> {
     task: &'a Task,
     high: AtomicU64,
@@ -385,7 +388,7 @@ impl Meter<'_> {
         }
     }
 
-    /// Does some work and counts what passes through its stream meanwhile, which begins at `position`.
+    /// Runs `work` and counts the bytes that pass through its stream, which begins at `position`.
     async fn run<T>(&self, work: impl Future<Output = T>, mut position: u64, mut lengths: Lengths) -> T {
         let mut work = std::pin::pin!(work);
         let result = loop {

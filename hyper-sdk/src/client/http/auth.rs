@@ -193,7 +193,7 @@ impl Authenticator {
             challenges.iter().find(|c| c.scheme == "bearer").and_then(|c| Some((c, c.get("realm")?)));
         if let Some((challenge, realm)) = bearer {
             let realm = base.join(realm).map_err(|e| {
-                unauthorized("the registry names a token server that is no URL").with_source(e)
+                unauthorized("the registry names a token server whose address is not a URL").with_source(e)
             })?;
             if !self.is_safe(base, &realm) {
                 return Err(unauthorized(

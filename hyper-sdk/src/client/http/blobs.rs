@@ -1,4 +1,4 @@
-//! Blobs over HTTP: streams that go on after the connection broke.
+//! Blobs over HTTP: streams that continue after the connection broke.
 
 use super::auth::Access;
 use super::errors::Subject;
@@ -149,7 +149,7 @@ fn part_of(response: &Response) -> Result<Option<Part>> {
     Ok(Some(Part { size, first, length: (last - first).saturating_add(1) }))
 }
 
-/// A download and all that is needed to go on with it.
+/// A download, with everything that is needed to continue it.
 struct Download {
     client: HttpClient,
     repository: RepositoryName,
@@ -201,7 +201,7 @@ impl Download {
             self.skip = self
                 .position
                 .checked_sub(first)
-                .ok_or_else(|| Error::new(ErrorKind::RangeInvalid, "the registry goes on after a gap"))?;
+                .ok_or_else(|| Error::new(ErrorKind::RangeInvalid, "the registry continues after a gap"))?;
             self.response = Some(response);
         }
         let Some(response) = &mut self.response else { return Ok(None) };

@@ -1,6 +1,6 @@
 //! Parses `WWW-Authenticate` (RFC 9110, section 11.6.1): several challenges, quoted strings, tokens.
 //!
-//! The input is a stranger's. What cannot be understood is skipped; nothing panics.
+//! The input is not trusted. Parts that cannot be parsed are skipped; nothing panics.
 
 /// One challenge: a scheme and its parameters, names in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]

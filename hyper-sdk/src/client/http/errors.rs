@@ -11,10 +11,10 @@ use serde::Deserialize;
 
 /// The most that is read of an error response.
 const MAX_ERROR_BODY: usize = 64 * 1024;
-/// The most of a stranger's message that is passed on.
+/// How many characters of a registry's message are passed on.
 const MAX_MESSAGE: usize = 300;
 
-/// What a request was about: the kind of a 404 that does not say.
+/// The subject of a request, which decides the kind of a 404 without a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::client) enum Subject {
     Registry,
@@ -47,7 +47,7 @@ pub(super) fn of_status(status: StatusCode, bytes: &[u8], subject: Subject) -> E
     of_answer(Some(status), bytes, subject)
 }
 
-/// The error that an answer means; without a status, its body has to tell.
+/// The error that an answer means; without a status, its body decides.
 pub(in crate::client) fn of_answer(status: Option<StatusCode>, bytes: &[u8], subject: Subject) -> Error {
     let said = serde_json::from_slice::<Body>(bytes).ok().and_then(|b| b.errors.into_iter().next());
     let by_code = said.as_ref().and_then(|e| kind_of_code(&e.code, subject));

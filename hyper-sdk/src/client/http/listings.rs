@@ -28,7 +28,7 @@ const MAX_PAGES: usize = 100_000;
 #[derive(Default)]
 pub(super) struct Continuations(Mutex<HashMap<(String, String), Next>>);
 
-/// Where a list goes on.
+/// The next page of a list.
 #[derive(Clone)]
 struct Next {
     url: Url,
@@ -53,7 +53,9 @@ impl Continuations {
 
 /// The next page's address, within the registry.
 pub(super) fn resolve_next(from: &Url, next: &str) -> Result<Url> {
-    let next = from.join(next).map_err(|e| Error::invalid("the registry links to no URL").with_source(e))?;
+    let next = from.join(next).map_err(|e| {
+        Error::invalid("the registry links to a page whose address is not a URL").with_source(e)
+    })?;
     super::transport::check_downgrade(from, &next)?;
     if next.host_str() != from.host_str() {
         let message = "the registry links to a list at another host, which is not followed";
@@ -80,7 +82,7 @@ impl HttpClient {
                 |bytes| serde_json::from_slice::<Tags>(bytes).map(|t| t.tags.unwrap_or_default()),
             )
             .await?;
-        // What is no tag by the grammar cannot be asked for either.
+        // A text that is not a valid tag cannot be requested.
         let items = listing.items.iter().filter_map(|t| Tag::parse(t).ok()).collect();
         Ok(Listing { items, more: listing.more })
     }

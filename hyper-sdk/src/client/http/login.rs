@@ -52,7 +52,7 @@ impl HttpClient {
             return self.ping().await.map(|()| CredentialCheck::Accepted);
         }
         if !answer.response.status().is_success() {
-            // Whoever answers so at this address is no registry.
+            // A server that answers so at this address is not a registry.
             self.ping().await?;
         }
         if answer.response.headers().contains_key(WWW_AUTHENTICATE) {

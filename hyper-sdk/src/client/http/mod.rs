@@ -54,7 +54,7 @@ use url::Url;
 ///
 /// # Guarantees
 /// Credentials go to the registry and to the token server that it names, to nobody else. Passing failures are retried
-/// within [`RetryPolicy`]; a request whose body streams is not. A broken download goes on from its last byte within
+/// within [`RetryPolicy`]; a request whose body streams is not. A broken download continues from its last byte within
 /// the call. Clones share connections and tokens.
 #[derive(Clone)]
 pub struct HttpClient {

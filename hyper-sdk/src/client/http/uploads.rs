@@ -69,7 +69,7 @@ impl HttpClient {
         let answer = match self.send(request).await {
             Ok(answer) => answer,
             Err(e) if e.is_retryable() => return Err(e),
-            // Not every registry takes a mount from nowhere for a session.
+            // Some registries refuse a mount without a source instead of opening a session.
             Err(_) => return self.open_session(repository).await.map(Mount::Upload),
         };
         if answer.response.status() == 201 {
@@ -173,7 +173,7 @@ impl HttpUpload {
     async fn ask(&mut self) -> Result<()> {
         let request = self.request(Method::GET, self.location()?, &[200, 202, 204]);
         let answer = self.client.send(request).await?;
-        // `0-0` is what registries say for no byte and for one; only who was told of one knows.
+        // Registries report `0-0` for no bytes and for one byte: the handle knows whether it sent one.
         let empty = if self.session.offset == 1 { 1 } else { 0 };
         let offset = match header(answer.response.headers(), "range").and_then(link::parse_range) {
             Some((0, 0)) => empty,
