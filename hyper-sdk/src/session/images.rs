@@ -13,10 +13,13 @@ use crate::store::{
 };
 use crate::{Digest, Error, ErrorKind, Reference, Result, media_type};
 use serde::Serialize;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// How deep indexes may contain indexes.
 const MAX_DEPTH: usize = 4;
+/// How many bytes of manifests are read to describe one image.
+const MAX_MANIFESTS: usize = 64 << 20;
 /// The largest config that is read.
 const MAX_CONFIG: u64 = 8 << 20;
 
@@ -43,7 +46,8 @@ pub struct ImageSummary {
     pub platforms: Vec<String>,
     /// When the newest of these images was made.
     pub created: Option<String>,
-    /// Config and layers of all platforms, in bytes as they are stored.
+    /// Config and layers of all platforms, in bytes as they are stored: each image once, those of indexes that are nested
+    /// more than four deep or larger than 64 MiB together not all.
     pub size: u64,
 }
 
@@ -77,7 +81,7 @@ impl Session {
                         None => format!("{repository}:{tag}"),
                     };
                     if text.is_none_or(|text| name.contains(text)) {
-                        images.push(describe(&store, repository, tag, name).await?);
+                        images.extend(describe(&store, repository, tag, name).await?);
                     }
                 }
             }
@@ -103,7 +107,7 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`Session::find`] and of the client; [`ErrorKind::ManifestUnknown`] when the index has no image for the
-    /// platform.
+    /// platform; [`ErrorKind::Invalid`] when indexes are nested more than four deep.
     pub async fn manifest(
         &self,
         image: &Reference,
@@ -194,13 +198,15 @@ async fn tags(store: &SharedStore, repository: &RepositoryName) -> Result<Vec<Ta
     }
 }
 
+/// What a tag names, or `None` when it was removed meanwhile. Each manifest counts once, and only as many as can be read
+/// within bounds: what somebody pushed must not keep the other images from being listed.
 async fn describe(
     store: &SharedStore,
     repository: &RepositoryName,
     tag: Tag,
     name: String,
-) -> Result<ImageSummary> {
-    let root = store.get_manifest(repository, &tag.into()).await?;
+) -> Result<Option<ImageSummary>> {
+    let Some(root) = find_manifest(store, repository, &tag.into()).await? else { return Ok(None) };
     let mut image = ImageSummary {
         name,
         digest: root.digest().clone(),
@@ -209,29 +215,48 @@ async fn describe(
         created: None,
         size: 0,
     };
-    let mut queue = vec![(root, 0)];
-    while let Some((manifest, depth)) = queue.pop() {
-        if depth > MAX_DEPTH {
-            return Err(Error::invalid("the indexes are nested too deep").with_context("image", &image.name));
-        }
-        for entry in manifest.index().iter().flat_map(|index| &index.manifests) {
-            // An index may be sparse: what was not pulled is no part of the size.
-            if let Some(child) = store.find_manifest(repository, &entry.digest.clone().into()).await? {
-                queue.push((child, depth + 1));
+    let mut seen = HashSet::from([root.digest().clone()]);
+    let (mut queue, mut next, mut bytes_read) = (Vec::new(), Some((root, 0)), 0);
+    while let Some((manifest, depth)) = next.take() {
+        bytes_read += manifest.bytes().len();
+        let index = manifest.index().filter(|_| depth < MAX_DEPTH);
+        for entry in index.iter().flat_map(|index| &index.manifests) {
+            if seen.insert(entry.digest.clone()) {
+                queue.push((entry.digest.clone(), depth + 1));
             }
         }
-        let Some(body) = manifest.image() else { continue };
-        image.size += body.config.size + body.layers.iter().map(|layer| layer.size).sum::<u64>();
-        // An artifact has no config of an image.
-        if let Ok(stored) = store.get_image(repository, &manifest.digest().clone().into(), None).await
-            && !stored.config.os.is_empty()
+        if let Some(body) = manifest.image() {
+            let sizes = body.layers.iter().map(|layer| layer.size);
+            image.size = sizes.fold(image.size.saturating_add(body.config.size), u64::saturating_add);
+            // An artifact has no config of an image.
+            if let Ok(stored) = store.get_image(repository, &manifest.digest().clone().into(), None).await
+                && !stored.config.os.is_empty()
+            {
+                image.platforms.push(stored.config.platform().to_string());
+                image.created = image.created.take().max(stored.config.created);
+            }
+        }
+        while next.is_none()
+            && bytes_read <= MAX_MANIFESTS
+            && let Some((digest, depth)) = queue.pop()
         {
-            image.platforms.push(stored.config.platform().to_string());
-            image.created = image.created.take().max(stored.config.created);
+            // An index may be sparse: what was not pulled is no part of the size.
+            next = find_manifest(store, repository, &digest.into()).await?.map(|child| (child, depth));
         }
     }
     image.platforms.sort();
-    Ok(image)
+    Ok(Some(image))
+}
+
+async fn find_manifest(
+    store: &SharedStore,
+    repository: &RepositoryName,
+    reference: &ManifestReference,
+) -> Result<Option<Manifest>> {
+    match store.find_manifest(repository, reference).await {
+        Err(e) if e.kind() == ErrorKind::NameUnknown => Ok(None),
+        other => other,
+    }
 }
 
 async fn manifest(at: &RemoteImage, platform: Option<&Platform>) -> Result<Manifest> {
@@ -245,6 +270,9 @@ async fn manifest(at: &RemoteImage, platform: Option<&Platform>) -> Result<Manif
                 .with_context("platform", platform)
         })?;
         manifest = at.client.get_manifest(&at.repository, &entry.digest.clone().into()).await?;
+    }
+    if manifest.index().is_some() {
+        return Err(Error::invalid(format!("the indexes are nested more than {MAX_DEPTH} deep")));
     }
     Ok(manifest)
 }

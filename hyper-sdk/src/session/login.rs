@@ -34,7 +34,8 @@ pub fn login_credentials(username: &str, password: &str) -> Result<Credentials> 
 impl Session {
     /// Lets a registry check credentials, and keeps them in the file of credentials or with the helper that it names. A
     /// registry that everybody may pull from is asked for a push, which is given up at once. When it asks for credentials
-    /// nowhere, they are kept unchecked: [`CredentialCheck::NotAsked`].
+    /// nowhere, they are kept unchecked: [`CredentialCheck::NotAsked`]. The registry is asked over HTTP, also when
+    /// [`super::SessionOptions::clients`] makes other clients.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] without a file of credentials; [`ErrorKind::Unauthorized`] when the registry refuses them;

@@ -184,3 +184,52 @@ fn outputs_and_contexts_may_be_of_parts_that_the_session_was_given() {
     assert!(session.schemes().is_empty());
     assert!(Session::from_variables(|_| None).is_ok() == rustix::process::geteuid().is_root());
 }
+
+async fn put_index(store: &SharedStore, at: &Reference, entries: Vec<Descriptor>) -> Descriptor {
+    let index = Manifest::sniff(ImageIndex::new(entries).to_bytes()).unwrap();
+    let repository = local_repository(at).unwrap();
+    let put = PutManifest::new(index.clone(), at.tag().cloned());
+    store.put_manifest(&repository, put).await.unwrap();
+    index.descriptor()
+}
+
+/// What one pusher made does not keep the others from seeing their images, and costs no more than its size.
+#[tokio::test]
+async fn images_of_any_shape_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = memory();
+    let session = session(folder.path(), &store, &memory());
+    let image = put_image(&store, &name("odd:image"), "arm64").await;
+    let size = image.image().unwrap().config.size + 7;
+    // Equal entries multiply with each level, and the levels go on.
+    let mut entry = image.descriptor();
+    for level in 0..9 {
+        let entries = vec![entry.clone(); if level < 4 { 100 } else { 1 }];
+        entry = put_index(&store, &name(&format!("odd:level-{level}")), entries).await;
+    }
+    // A layer that is elsewhere has the size that somebody says.
+    let layer = Descriptor {
+        size: u64::MAX,
+        urls: vec!["https://example.org/layer".into()],
+        ..Descriptor::of("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", b"x")
+    };
+    let config = image.image().unwrap().config.clone();
+    let huge = Manifest::sniff(ImageManifest::new(config, vec![layer.clone(), layer]).to_bytes()).unwrap();
+    let put = PutManifest::new(huge, [Tag::parse("huge").unwrap()]);
+    store.put_manifest(&local_repository(&name("odd:huge")).unwrap(), put).await.unwrap();
+
+    let images = session.images(None).await.unwrap();
+    assert_eq!(images.len(), 11);
+    for image in images {
+        let expected = match image.name.strip_prefix("odd:").unwrap() {
+            "huge" => u64::MAX,
+            // Four levels below the top are looked at.
+            "level-4" | "level-5" | "level-6" | "level-7" | "level-8" => 0,
+            _ => size,
+        };
+        assert_eq!(image.size, expected, "{}", image.name);
+    }
+    let platform = Platform::new("linux", "arm64", None);
+    let e = session.manifest(&name("odd:level-8"), Some(&platform), Location::Local).await.unwrap_err();
+    assert!(matches!(e.kind(), ErrorKind::ManifestUnknown | ErrorKind::Invalid), "{e}");
+}

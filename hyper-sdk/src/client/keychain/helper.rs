@@ -100,8 +100,8 @@ impl CredentialHelper {
         };
         let input = serde_json::to_vec(&entry)
             .map_err(|_| Error::internal("the credentials cannot be written as JSON"))?;
-        let hide = |complaint: String| complaint.replace(secret.expose(), "…");
-        self.run("store", &input).await?.map(|_| ()).map_err(|c| self.failed("store", &hide(c)))
+        let complaint = self.run("store", &input).await?.map(|_| ());
+        complaint.map_err(|complaint| self.failed("store", &without_secret(complaint, secret)))
     }
 
     /// Forgets the credentials for a server. Having none is no error.
@@ -200,6 +200,22 @@ impl CredentialHelper {
 }
 
 /// The beginning of a text in one line, for people.
+/// What a helper said, without the secret that it was given: a helper may repeat its input, also as JSON and in part.
+fn without_secret(complaint: String, secret: &Secret) -> String {
+    /// The longest part of a secret that may be told.
+    const SHORT: usize = 5;
+    let plain = secret.expose();
+    let json = serde_json::to_string(plain).unwrap_or_default();
+    let forms = [json.trim_matches('"'), plain];
+    let told = forms.iter().fold(complaint, |told, form| told.replace(form, "…"));
+    let holds_part = forms.iter().any(|form| {
+        let form = form.as_bytes();
+        let part = (SHORT + 1).min(form.len());
+        part > 0 && form.windows(part).any(|part| told.as_bytes().windows(part.len()).any(|w| w == part))
+    });
+    if holds_part { "what it says has a part of the secret, and is not shown".to_owned() } else { told }
+}
+
 fn one_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let line = text.trim().chars().take(MAX_COMPLAINT).map(|c| if c.is_control() { ' ' } else { c });
@@ -287,6 +303,20 @@ mod tests {
         let secret = Credentials::basic("joe", "hunter2");
         let told = helper(folder.path(), "cat >&2; exit 1").store("r.example", &secret).await.unwrap_err();
         assert!(told.to_string().contains("joe") && !format!("{told:?}").contains("hunter2"), "{told}");
+        // As JSON, longer than what is told of a complaint, and in pieces.
+        let odd = format!("p\"w-{}\\secret", "0123456789".repeat(60));
+        for (script, password) in [
+            ("cat >&2; exit 1", odd.as_str()),
+            ("cat >&2; exit 1", "p\"w-secret"),
+            ("head -c 100 >&2; exit 1", &odd),
+            ("cat >/dev/null; echo 'cannot keep 345678901'; exit 1", &odd),
+        ] {
+            let secret = Credentials::basic("joe", password);
+            let told = helper(folder.path(), script).store("r.example", &secret).await.unwrap_err();
+            for part in ["345678", "w-secret"] {
+                assert!(!format!("{told} {told:?}").contains(part), "{script}: {told}");
+            }
+        }
         let garbled = kind("echo hunter2").await;
         assert_eq!(garbled.kind(), ErrorKind::Invalid);
         assert!(!format!("{garbled:?}").contains("hunter2"));

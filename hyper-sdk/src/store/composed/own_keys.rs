@@ -39,8 +39,8 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         stored
     }
 
-    /// Makes a blob of verified bytes, then links it. Where the database has no room for the link, the bytes give back
-    /// theirs; after another error they stay, since the link may have been made.
+    /// Makes a blob of verified bytes, then links it. Where the database refuses the link, the bytes go; after another error
+    /// they stay, since the link may have been made.
     pub(super) async fn commit_and_link(
         &self,
         staging: &mut dyn BlobStaging,
@@ -51,8 +51,8 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     ) -> Result<Descriptor> {
         staging.commit(digest).await?;
         let linked = self.link(repository, digest, size, key.clone(), upload).await;
-        let is_full = linked.as_ref().is_err_and(|e| e.kind() == ErrorKind::StorageFull);
-        if is_full
+        let refused = [ErrorKind::StorageFull, ErrorKind::UploadUnknown, ErrorKind::Conflict];
+        if linked.as_ref().is_err_and(|e| refused.contains(&e.kind()))
             && matches!(key, BlobKey::Own(_))
             && !self.0.meta.has_key(&key).await.unwrap_or(true)
             && let Err(error) = self.0.blobs.delete(&key).await
