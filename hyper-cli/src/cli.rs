@@ -162,7 +162,8 @@ impl Cli {
             Call::Own(Command::Serve(args)) => {
                 return serve::run(args, &open(&TransportArgs::default())?, &console, &interrupt).await;
             }
-            Call::Own(command) => Box::pin(command.run(open, console, line)),
+            // Its own parser: that of the arguments has got the commands of the parser itself, such as `help`.
+            Call::Own(command) => Box::pin(command.run(open, console, self.line())),
             Call::Extra(at, matches) => {
                 let session = open(&TransportArgs::default())?;
                 (self.extra[at].run)(&matches, session, console)

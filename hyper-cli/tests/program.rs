@@ -174,6 +174,12 @@ fn completions_and_help_are_printed() {
 }
 
 #[test]
+fn the_reference_has_the_commands_of_the_program_alone() {
+    let page = World::new().ok(&["reference"]);
+    assert!(page.contains("## hyperbuild build") && !page.contains("hyperbuild help"), "{page}");
+}
+
+#[test]
 fn the_quickstart_runs_through() {
     if !Path::new("/bin/sh").exists() {
         eprintln!("SKIPPED: there is no /bin/sh to make a base image of");
