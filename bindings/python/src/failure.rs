@@ -1,8 +1,10 @@
 //! Errors of the SDK as Python exceptions.
 
-use hyper_sdk::{Error, ErrorDetail};
+use crate::value::to_python;
+use hyper_sdk::{Error, ErrorDetail, TextProblem};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use serde_json::json;
 
 /// The exception for an error: its class by kind, its text with the whole chain of causes. What an object of the caller
 /// raised is raised itself.
@@ -41,11 +43,29 @@ fn details<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyDict>> 
             }
             ErrorDetail::Registry(registry) if registry.status.is_some() => {
                 details.set_item("status", registry.status)?;
+                details.set_item("code", &registry.code)?;
+            }
+            ErrorDetail::Dockerfile(problems) => {
+                let problems: serde_json::Value = problems.iter().map(problem).collect();
+                details.set_item("diagnostics", to_python(py, &problems)?)?;
             }
             _ => {}
         }
     }
     Ok(details)
+}
+
+/// A problem of a Dockerfile, as data of `Diagnostic`.
+fn problem(problem: &TextProblem) -> serde_json::Value {
+    json!({
+        "severity": "error",
+        "code": problem.code,
+        "message": problem.message,
+        "help": problem.help,
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+    })
 }
 
 /// The error and its causes, one a line, without causes that repeat what was said.

@@ -16,6 +16,10 @@ def test_a_dockerfile_is_quoted(hyper: hyper_sdk.Hyper) -> None:
     text = str(caught.value)
     assert "COPPY a b" in text and "did you mean `COPY`" in text
     assert caught.value.kind == "invalid" and not caught.value.retryable
+    (problem,) = caught.value.diagnostics
+    assert (problem.severity, problem.file, problem.line, problem.column) == ("error", "Dockerfile", 2, 1)
+    assert any("COPY" in text for text in (problem.message, *problem.help))
+    assert pickle.loads(pickle.dumps(caught.value)).diagnostics == (problem,)
 
 
 def test_kinds_and_their_bases(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -45,8 +49,10 @@ def test_typed_details(hyper: hyper_sdk.Hyper, busybox: pathlib.Path) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.exit_code, copy.step) == (7, error.step)
     with hyper_sdk.Registry() as registry, pytest.raises(hyper_sdk.NotFoundError) as unknown:
-        hyper.inspect(f"{registry.address}/none:1", remote=True)
+        registry_host = registry.address
+        hyper.inspect(f"{registry_host}/none:1", remote=True)
     assert (unknown.value.status, unknown.value.exit_code) == (404, None)
+    assert unknown.value.host == registry_host and unknown.value.diagnostics == ()
 
 
 def test_an_error_pickles() -> None:

@@ -37,6 +37,8 @@ class HyperError(Exception):
         self.host: str | None = None
         #: The status of the registry's answer: 401.
         self.status: int | None = None
+        #: The code of the registry's answer: `MANIFEST_UNKNOWN`.
+        self.code: str | None = None
         #: The places of the Dockerfile that are wrong.
         self.diagnostics: tuple[Diagnostic, ...] = ()
 
