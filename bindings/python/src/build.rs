@@ -20,8 +20,7 @@ impl Session {
     ) -> Operation {
         let session = Arc::clone(self);
         Operation::with_progress(progress, |progress| async move {
-            let (request, _unpacked) =
-                arguments.request(session.builds()?, &session.environment).await?.split();
+            let (request, _unpacked) = arguments.request(session.builds()?).await?.split();
             let output = session.sdk.build(request, &progress).await?;
             let familiar =
                 |name: &String| Reference::parse(name).map_or(name.clone(), |name| name.familiar());
@@ -41,8 +40,7 @@ impl Session {
     pub(crate) fn ask(self: &Arc<Self>, question: Question, arguments: DockerfileArguments) -> Operation {
         let session = Arc::clone(self);
         Operation::new(async move {
-            let (request, _unpacked) =
-                arguments.request(session.builds()?, &session.environment).await?.split();
+            let (request, _unpacked) = arguments.request(session.builds()?).await?.split();
             let builder = session.sdk.local_builder().await?;
             let progress = Progress::none();
             Ok(match question {

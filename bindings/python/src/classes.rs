@@ -1,5 +1,6 @@
 //! The classes `Hyper` and `AsyncHyper`: one list of methods, whose operations are waited for in two ways.
 
+use crate::archive::{Destination, Source};
 use crate::arguments::{Several, Table};
 use crate::artifact::{ArtifactArguments, FileArgument};
 use crate::build::Question;
@@ -214,6 +215,17 @@ both!({
 
     /// Forgets the credentials of a registry. Returns whether there were any.
     fn logout[host](host: String) => logout(host);
+
+    /// Writes images of the local store into an archive, an OCI image layout in a tar: to a path or a binary file.
+    fn save[references, destination, *, platform=None](
+        references: Several<String>,
+        destination: Destination,
+        platform: Option<String>,
+    ) => save(references, destination, platform);
+
+    /// Takes the images of an archive into the local store, under the names that the archive has for them, or under
+    /// `name`. The archive is a path, bytes or a binary file: an OCI image layout in a tar, or one of `docker save`.
+    fn load[source, *, name=None](source: Source, name: Option<String>) => load(source, name);
 
     /// Pushes files as an artifact of a registry.
     fn push_artifact[reference, files, *, artifact_type, annotations=Table::default(), progress=None](

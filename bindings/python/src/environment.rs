@@ -1,36 +1,16 @@
-//! The variables of the environment that matter, read through Python: `os.environ` is the only safe way in a process with
-//! threads.
+//! The environment, through Python: `os.environ` is the only safe way in a process with threads, and has what the program
+//! set there.
 
-use hyper_sdk::client::Proxies;
-use hyper_sdk::session::Defaults;
 use pyo3::prelude::*;
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-/// Variables that builds look at.
-const OF_BUILDS: &[&str] = &["SOURCE_DATE_EPOCH"];
-
-/// Variables by their names.
-#[derive(Clone)]
-pub(crate) struct Environment(BTreeMap<&'static str, OsString>);
-
-impl Environment {
-    /// Reads `os.environ`.
-    pub(crate) fn read(py: Python<'_>) -> PyResult<Self> {
-        let all = py.import("os")?.getattr("environ")?;
-        let mut variables = BTreeMap::new();
-        for name in Defaults::VARIABLES.iter().chain(Proxies::VARIABLES).chain(OF_BUILDS) {
-            if let Some(value) = all.call_method1("get", (name,))?.extract::<Option<OsString>>()? {
-                variables.insert(*name, value);
-            }
-        }
-        Ok(Self(variables))
-    }
-
-    /// A variable, as the SDK asks for it.
-    pub(crate) fn get(&self, name: &str) -> Option<OsString> {
-        self.0.get(name).cloned()
-    }
+/// A variable, as the SDK asks for it.
+pub(crate) fn variable(name: &str) -> Option<OsString> {
+    let read = |py: Python<'_>| {
+        py.import("os")?.getattr("environ")?.call_method1("get", (name,))?.extract::<Option<OsString>>()
+    };
+    // A name that is not text for the system is not the name of a variable.
+    Python::attach(read).ok().flatten()
 }
 
 /// Says something to the user of the program: a `RuntimeWarning`.

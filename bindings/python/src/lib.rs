@@ -12,6 +12,7 @@
 //! - Python code (progress callbacks) runs on the thread that called, or on the thread of the event loop.
 //! - Secrets go from Python into types that do not print.
 
+mod archive;
 mod arguments;
 mod artifact;
 mod build;

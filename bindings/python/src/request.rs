@@ -2,7 +2,7 @@
 
 use crate::arguments::{Several, Table};
 use crate::contexts::{ContextArgument, unpack};
-use crate::environment::Environment;
+use crate::environment::variable;
 use crate::output::OutputArgument;
 use crate::session::GRAPH;
 use hyper_sdk::build::text;
@@ -88,7 +88,7 @@ impl Prepared {
 
 impl DockerfileArguments {
     /// Makes the request. Reads the Dockerfile, and unpacks contexts that are archives.
-    pub(crate) async fn request(self, sdk: &SdkSession, environment: &Environment) -> Result<Prepared> {
+    pub(crate) async fn request(self, sdk: &SdkSession) -> Result<Prepared> {
         let scratch = &sdk.scratch()?;
         let mut unpacked = Vec::new();
         let mut request = match (self.context, self.dockerfile) {
@@ -157,7 +157,7 @@ impl DockerfileArguments {
         let build_args = self.build_args.0.into_iter();
         let build_args =
             build_args.map(|(name, value)| value.map_or(name.clone(), |value| format!("{name}={value}")));
-        request.build_args = text::build_args(build_args, |name| environment.get(name))?;
+        request.build_args = text::build_args(build_args, variable)?;
         request.target = self.target;
         Ok(Prepared { request, unpacked })
     }
@@ -188,7 +188,7 @@ fn of_place(place: ContextArgument, text: Option<String>, file: Option<&Path>) -
 
 impl BuildArguments {
     /// Makes the request: [`DockerfileArguments::request`].
-    pub(crate) async fn request(mut self, sdk: &SdkSession, environment: &Environment) -> Result<Prepared> {
+    pub(crate) async fn request(mut self, sdk: &SdkSession) -> Result<Prepared> {
         let is_graph = self.graph.is_some();
         if let Some(GraphArgument(text)) = self.graph {
             let given = &self.dockerfile;
@@ -197,7 +197,7 @@ impl BuildArguments {
             }
             self.dockerfile.dockerfile = Some(text);
         }
-        let Prepared { mut request, unpacked } = self.dockerfile.request(sdk, environment).await?;
+        let Prepared { mut request, unpacked } = self.dockerfile.request(sdk).await?;
         if is_graph {
             request.frontend = Some(GRAPH.to_owned());
             request.dockerfile_name = "graph".into();

@@ -4,7 +4,7 @@
 //! and never returns to Python code.
 
 use crate::arguments::{Several, Table};
-use crate::environment::{Environment, warn};
+use crate::environment::{variable, warn};
 use crate::failure::exception;
 use hyper_sdk::client::keychain::{Credentials, StaticKeychain};
 use hyper_sdk::client::read_authorities;
@@ -24,10 +24,9 @@ const HELPER: &str = "import sys; sys.path.append(sys.argv[1]); import _native; 
 /// The name of the frontend of `hyper_sdk.graph`.
 pub(crate) const GRAPH: &str = "hyper_sdk.graph";
 
-/// A session, and what of the environment builds look at.
+/// A session of the SDK.
 pub(crate) struct Session {
     pub(crate) sdk: SdkSession,
-    pub(crate) environment: Environment,
     /// Whether it is known how the sandbox's helper is started.
     can_build: bool,
 }
@@ -44,13 +43,12 @@ pub(crate) struct Options {
 
 impl Session {
     pub(crate) fn open(py: Python<'_>, options: Options) -> PyResult<Arc<Self>> {
-        let environment = Environment::read(py)?;
         let helper = helper(py)?;
-        Self::with(environment, helper, options).map(Arc::new).map_err(|e| exception(&e))
+        Self::with(helper, options).map(Arc::new).map_err(|e| exception(&e))
     }
 
-    fn with(environment: Environment, helper: Option<HelperCommand>, given: Options) -> Result<Self> {
-        let defaults = Defaults::from_variables(|name| environment.get(name));
+    fn with(helper: Option<HelperCommand>, given: Options) -> Result<Self> {
+        let defaults = Defaults::from_variables(variable);
         let root = given.root.or_else(|| defaults.root.clone()).ok_or_else(|| {
             Error::invalid("there is no home folder to keep images in: give a state folder as `root`")
         })?;
@@ -78,7 +76,7 @@ impl Session {
                 builder
             });
         }
-        Ok(Self { sdk: options.open()?, environment, can_build })
+        Ok(Self { sdk: options.open()?, can_build })
     }
 
     /// The session, for builds.

@@ -40,15 +40,16 @@ def test_build_image(context: pathlib.Path) -> None:
     assert run("build_image.py", context, "app:1").startswith("cached")
 
 
-def test_push_and_pull(context: pathlib.Path) -> None:
+def test_push_and_pull(context: pathlib.Path, tmp_path: pathlib.Path) -> None:
     digest = hyper_sdk.Hyper().build(context, tags="app:1").digest
     with hyper_sdk.Registry() as registry:
         target = f"{registry.address}/app:1"
-        said = run("push_and_pull.py", "app:1", target)
+        said = run("push_and_pull.py", "app:1", target, tmp_path / "app.tar")
     assert said.splitlines() == [
         f"pushed {target} {digest}",
         f"pulled {target} {digest}",
         "tags: 1",
+        f"loaded {target} {digest}",
     ]
 
 

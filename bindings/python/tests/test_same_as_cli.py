@@ -12,6 +12,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[3]
 PROGRAM = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/hyperbuild"
+ARCHIVE = "type=oci,dest=a.tar"
 SCRIPT = """
 import sys, hyper_sdk
 options = eval(sys.argv[2])
@@ -81,7 +82,7 @@ def run(command: list[str | pathlib.Path], folder: pathlib.Path) -> tuple[bool, 
             for text in ["none", "host", "default", "bridge", ""]
         ),
         *(
-            (["-o", "type=oci,dest=a.tar", "--source-date-epoch", text], {"outputs": "type=oci,dest=a.tar", "source_date_epoch": text})
+            (["-o", ARCHIVE, "--source-date-epoch", text], {"outputs": ARCHIVE, "source_date_epoch": text})
             for text in ["5", "auto", "tomorrow", ""]
         ),
         *(
@@ -89,7 +90,7 @@ def run(command: list[str | pathlib.Path], folder: pathlib.Path) -> tuple[bool, 
             for text in ["docker-image://scratch", "ftp://a/b", "/nowhere/at/all", "elephant://x", ""]
         ),
         *(
-            (["-o", "type=oci,dest=a.tar", "--build-arg", flag], {"outputs": "type=oci,dest=a.tar", "build_args": {"VARIABLE": value}})
+            (["-o", ARCHIVE, "--build-arg", flag], {"outputs": ARCHIVE, "build_args": {"VARIABLE": value}})
             for flag, value in [("VARIABLE=given", "given"), ("VARIABLE=", ""), ("VARIABLE", None)]
         ),
         *((["-o", "out", "-t", text], {"outputs": "out", "tags": text}) for text in ["a", "UPPER", "a:b:c", ""]),

@@ -259,7 +259,7 @@ async fn find_manifest(
     }
 }
 
-async fn manifest(at: &RemoteImage, platform: Option<&Platform>) -> Result<Manifest> {
+pub(super) async fn manifest(at: &RemoteImage, platform: Option<&Platform>) -> Result<Manifest> {
     let mut manifest = at.client.get_manifest(&at.repository, &at.reference).await?;
     let Some(platform) = platform else { return Ok(manifest) };
     for _ in 0..MAX_DEPTH {

@@ -31,6 +31,7 @@
 //! - The state folder is closed to other users before anything is put into it. That it was open is a warning in
 //!   [`SessionOptions::progress`].
 
+mod archives;
 mod clients;
 mod defaults;
 mod images;

@@ -233,3 +233,41 @@ async fn images_of_any_shape_are_listed() {
     let e = session.manifest(&name("odd:level-8"), Some(&platform), Location::Local).await.unwrap_err();
     assert!(matches!(e.kind(), ErrorKind::ManifestUnknown | ErrorKind::Invalid), "{e}");
 }
+
+#[tokio::test]
+async fn images_are_saved_and_loaded_under_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, other) = (memory(), memory());
+    let session = session(folder.path(), &store, &memory());
+    let to = Session::builder(folder.path().join("other")).store(other.clone()).open().unwrap();
+    let (app, tool) = (name("localhost:5000/app:1"), name("tool:2"));
+    let (first, second) = (put_image(&store, &app, "arm64").await, put_image(&store, &tool, "amd64").await);
+    let file = folder.path().join("images.tar");
+    session.save(&[app.clone(), tool.clone()], None, &file).await.unwrap();
+    let layout = crate::layout::ImageLayout::open_archive(&file, folder.path()).await.unwrap();
+    let loaded = to.load(&layout, None, &PullOptions::default()).await.unwrap();
+    let digests: Vec<(&Reference, &crate::Digest)> =
+        loaded.iter().map(|(name, image)| (name, &image.digest)).collect();
+    assert_eq!(digests, [(&app, first.digest()), (&tool, second.digest())]);
+    assert_eq!(to.images(None).await.unwrap(), session.images(None).await.unwrap());
+    // One name for one image.
+    let error = to.load(&layout, Some(&app), &PullOptions::default()).await.unwrap_err();
+    assert!(error.to_string().contains("several images"), "{error}");
+
+    let digest = tool.at_digest(second.digest().clone());
+    let nameless = folder.path().join("nameless.tar");
+    session.save(&[digest], None, &nameless).await.unwrap();
+    let layout = crate::layout::ImageLayout::open_archive(&nameless, folder.path()).await.unwrap();
+    let error = to.load(&layout, None, &PullOptions::default()).await.unwrap_err();
+    assert!(error.to_string().contains("no name for its image"), "{error}");
+    let given = name("given:1");
+    to.load(&layout, Some(&given), &PullOptions::default()).await.unwrap();
+    assert!(to.exists(&given, Location::Local).await.unwrap());
+
+    for (names, kind) in [(vec![], ErrorKind::Invalid), (vec![app, name("gone")], ErrorKind::ManifestUnknown)]
+    {
+        let never = folder.path().join("never.tar");
+        assert_eq!(session.save(&names, None, &never).await.unwrap_err().kind(), kind);
+        assert!(!never.exists());
+    }
+}

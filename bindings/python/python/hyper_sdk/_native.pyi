@@ -27,6 +27,9 @@ __version__: str
 class _Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
+class _Writable(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
 _Path = str | os.PathLike[str]
 _Bytes = bytes | bytearray | memoryview
 _Context = _Path | _Bytes | _Readable
@@ -135,6 +138,14 @@ class Hyper:
     ) -> Transferred: ...
     def login(self, host: str, *, username: str, password: str) -> bool: ...
     def logout(self, host: str) -> bool: ...
+    def save(
+        self,
+        references: str | Sequence[str],
+        destination: _Path | _Writable,
+        *,
+        platform: str | None = None,
+    ) -> None: ...
+    def load(self, source: _Path | _Bytes | _Readable, *, name: str | None = None) -> list[Transferred]: ...
     def push_artifact(
         self,
         reference: str,
@@ -271,6 +282,19 @@ class AsyncHyper:
     ) -> Coroutine[Any, Any, Transferred]: ...
     def login(self, host: str, *, username: str, password: str) -> Coroutine[Any, Any, bool]: ...
     def logout(self, host: str) -> Coroutine[Any, Any, bool]: ...
+    def save(
+        self,
+        references: str | Sequence[str],
+        destination: _Path | _Writable,
+        *,
+        platform: str | None = None,
+    ) -> Coroutine[Any, Any, None]: ...
+    def load(
+        self,
+        source: _Path | _Bytes | _Readable,
+        *,
+        name: str | None = None,
+    ) -> Coroutine[Any, Any, list[Transferred]]: ...
     def push_artifact(
         self,
         reference: str,

@@ -6,8 +6,8 @@
 >>> built = tools.copy(source, ".", "/src").run(["go", "build", "-o", "/out/app", "."], cwd="/src")
 >>> app = graph.scratch().copy(built, "/out/app", "/app").configure(entrypoint=["/app"])
 
-`Hyper.build(".", graph=app, tags="app:1")` builds it. A value describes; nothing runs before the build. Steps that do not
-need each other run at the same time, equal steps run once, and the build cache is that of Dockerfiles.
+`Hyper.build(".", graph=app, tags="app:1")` builds it. A value describes; nothing runs before the build. Steps that do
+not need each other run at the same time, equal steps run once, and the build cache is that of Dockerfiles.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def bind(source: Files, target: str, *, path: str = "/") -> Mount:
 
 
 def cache(target: str, *, id: str | None = None) -> Mount:
-    """A folder at `target` that outlives the build. Mounts with the same `id` share it; without, those of one target."""
+    """A folder at `target` that outlives the build. Mounts with one `id` share it; without, those of one target."""
     return Mount({"type": "cache", "target": target} | _given(id=id))
 
 

@@ -1,0 +1,129 @@
+"""Images as files, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import json
+import pathlib
+import tarfile
+
+import pytest
+
+import hyper_sdk
+
+
+@pytest.fixture
+def other(tmp_path: pathlib.Path) -> hyper_sdk.Hyper:
+    return hyper_sdk.Hyper(tmp_path / "other", docker_config=tmp_path / "no-credentials")
+
+
+def test_images_go_through_a_file(
+    hyper: hyper_sdk.Hyper, other: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    first = hyper.build(context, tags=["app:1", "localhost:5000/team/app:2"])
+    second = hyper.build(dockerfile="FROM scratch\nLABEL x=y\n", tags="other")
+    archive = tmp_path / "images.tar"
+    names = ["app:1", "localhost:5000/team/app:2", "other"]
+    hyper.save(names, archive)
+    with tarfile.open(archive) as tar:
+        index = tar.extractfile("index.json")
+        assert index is not None and len(json.load(index)["manifests"]) == 3
+        assert len(set(tar.getnames())) == len(tar.getnames())
+    loaded = other.load(archive)
+    assert [(image.reference, image.digest) for image in loaded] == [
+        ("docker.io/library/app:1", first.digest),
+        ("localhost:5000/team/app:2", first.digest),
+        ("docker.io/library/other:latest", second.digest),
+    ]
+    assert other.images() == hyper.images()
+    # The same images give the same bytes.
+    other.save(names, tmp_path / "again.tar")
+    assert (tmp_path / "again.tar").read_bytes() == archive.read_bytes()
+
+
+def test_file_objects_and_bytes(
+    hyper: hyper_sdk.Hyper, other: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    digest = hyper.build(context, tags="app:1").digest
+    buffer = io.BytesIO()
+    hyper.save("app:1", buffer)
+    data = buffer.getvalue()
+    with (tmp_path / "raw.tar").open("wb", buffering=0) as raw:
+        hyper.save("app:1", raw)
+    assert (tmp_path / "raw.tar").read_bytes() == data
+    for source in (data, io.BytesIO(data), memoryview(data), gzip.compress(data), str(tmp_path / "raw.tar")):
+        (loaded,) = other.load(source)
+        assert loaded.digest == digest
+        other.remove("app:1")
+    (named,) = other.load(data, name="mine:3")
+    assert [image.name for image in other.images()] == ["mine:3"] and named.digest == digest
+    for root in ("root", "other"):
+        assert list((tmp_path / root / "scratch").iterdir()) == []
+
+
+def test_archives_of_builds_and_of_docker(
+    hyper: hyper_sdk.Hyper, other: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    for kind in ("oci", "docker"):
+        path = tmp_path / f"{kind}.tar"
+        digest = hyper.build(context, tags="app:1", outputs={"type": kind, "dest": path}).digest
+        (loaded,) = other.load(path)
+        assert (loaded.reference, loaded.digest) == ("docker.io/library/app:1", digest)
+        other.remove("app:1")
+
+
+def test_images_keep_their_platforms(hyper: hyper_sdk.Hyper, other: hyper_sdk.Hyper) -> None:
+    for platform in ("linux/amd64", "linux/arm64"):
+        built = hyper.build(dockerfile="FROM scratch\n", platform=platform, tags=f"app:{platform[6:]}")
+        assert built.digest is not None
+    buffer = io.BytesIO()
+    hyper.save(["app:amd64", "app:arm64"], buffer)
+    other.load(buffer.getvalue())
+    assert {image.platforms for image in other.images()} == {("linux/amd64",), ("linux/arm64",)}
+
+
+def test_what_is_wrong_is_said(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    class Full:
+        def write(self, data: bytes) -> int:
+            raise BufferError("full")
+
+    class Broken:
+        def read(self, size: int) -> bytes:
+            raise KeyError("mine")
+
+    hyper.build(context, tags="app:1")
+    with pytest.raises(BufferError, match="full"):
+        hyper.save("app:1", Full())
+    with pytest.raises(KeyError, match="mine"):
+        hyper.load(Broken())
+    with pytest.raises(hyper_sdk.NotFoundError):
+        hyper.save(["app:1", "none:1"], tmp_path / "a.tar")
+    with pytest.raises(hyper_sdk.InvalidError, match="at least one"):
+        hyper.save([], tmp_path / "a.tar")
+    with pytest.raises(hyper_sdk.HyperError):
+        hyper.save("app:1", tmp_path / "none/a.tar")
+    assert not (tmp_path / "a.tar").exists()
+    with pytest.raises(hyper_sdk.NotFoundError):
+        hyper.load(tmp_path / "none.tar")
+    with pytest.raises(TypeError):
+        hyper.save("app:1", 5)  # type: ignore[arg-type]
+    buffer = io.BytesIO()
+    hyper.save("app:1", buffer)
+    for data in (b"", b"x" * 2000, buffer.getvalue()[:1500]):
+        with pytest.raises(hyper_sdk.HyperError):
+            hyper.load(data)
+
+
+def test_they_are_awaited_too(context: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    async def main() -> None:
+        hyper = hyper_sdk.AsyncHyper(tmp_path / "root", docker_config=tmp_path)
+        built = await hyper.build(context, tags="app:1")
+        buffer = io.BytesIO()
+        await hyper.save("app:1", buffer)
+        buffer.seek(0)
+        (loaded,) = await hyper.load(buffer)
+        assert loaded.digest == built.digest
+
+    asyncio.run(main())
