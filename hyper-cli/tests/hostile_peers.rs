@@ -385,7 +385,7 @@ fn a_push_to_a_hostile_registry_is_an_error_that_says_who_and_what() {
             at("POST", "/uploads/", |_, wire| wire.answer(202, "Location: file:///tmp/x", "")),
             "no address of the web",
         ),
-        (at("POST", "/uploads/", |_, wire| wire.answer(202, "Location: http://[", "")), "no URL"),
+        (at("POST", "/uploads/", |_, wire| wire.answer(202, "Location: http://[", "")), "not a URL"),
         (at("POST", "/uploads/", |_, wire| wire.answer(202, "", "")), "did not say where"),
         (
             at("HEAD", "/blobs/", |_, wire| {
