@@ -54,14 +54,14 @@ fn block_comment(text: &str) -> usize {
 
 /// The length and the content of a string literal at the begin of a text, raw or not.
 fn string(text: &str, before: Option<char>) -> Option<(usize, &str)> {
-    if text.starts_with('"') {
+    if let Some(rest) = text.strip_prefix('"') {
         let mut escaped = false;
-        let end = text[1..].find(|c| {
+        let end = rest.find(|c| {
             let ends = c == '"' && !escaped;
             escaped = c == '\\' && !escaped;
             ends
         })?;
-        return Some((end + 2, &text[1..=end]));
+        return Some((end + 2, &rest[..end]));
     }
     if before.is_some_and(is_word) {
         return None;
