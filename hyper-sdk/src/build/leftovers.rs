@@ -1,5 +1,5 @@
-//! What builds that were killed leave in the folder of the builder: contexts that were being unpacked or fetched, and
-//! files that were being written.
+//! What builds that were killed leave in the folder of the builder: contexts and image archives that were being unpacked or
+//! fetched, and files that were being written.
 
 use crate::stale_files::{self, is_older, is_temporary};
 use std::os::unix::fs::MetadataExt as _;
@@ -10,8 +10,12 @@ use std::time::Duration;
 pub(super) const AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where folders lie, and how their names begin.
-const FOLDERS: [(&str, &str); 3] =
-    [("scratch", "context-"), ("sources/web", ".new-"), ("sources/checkouts", ".new-")];
+const FOLDERS: [(&str, &str); 4] = [
+    ("scratch", "context-"),
+    ("scratch", "archive-"),
+    ("sources/web", ".new-"),
+    ("sources/checkouts", ".new-"),
+];
 
 /// Where files are written under a temporary name before they get theirs.
 const FILES: [&str; 7] = ["", "indexes", "cache", "mounts", "snapshots", "sources/web", "sources/images"];
@@ -44,8 +48,13 @@ mod tests {
     #[test]
     fn only_what_is_old_and_was_being_made_goes() {
         let root = tempfile::tempdir().unwrap();
-        let folders =
-            ["scratch/context-a/b", "sources/web/.new-a/b", "sources/checkouts/.new-a", "scratch/other"];
+        let folders = [
+            "scratch/context-a/b",
+            "scratch/archive-a/b",
+            "sources/web/.new-a/b",
+            "sources/checkouts/.new-a",
+            "scratch/other",
+        ];
         let files = [
             ".tmp000000",
             "indexes/.tmpAAAAAA",
@@ -67,7 +76,7 @@ mod tests {
         sweep(root.path(), AGE);
         assert!(folders.iter().chain(&files).all(|name| root.path().join(name).exists()));
         sweep(root.path(), Duration::ZERO);
-        assert_eq!(folders.map(|name| root.path().join(name).exists()), [false, false, false, true]);
+        assert_eq!(folders.map(|name| root.path().join(name).exists()), [false, false, false, false, true]);
         let left = files.map(|name| root.path().join(name).exists());
         assert_eq!(left, [false, false, false, false, false, false, false, true, true]);
     }
