@@ -88,33 +88,43 @@ impl Archive {
         self.members.contains_key(name)
     }
 
-    /// Opens a file of the archive.
-    pub(super) fn open(&self, name: &str) -> Result<LayoutFile> {
-        let about = |e: Error| e.with_context("archive", self.path.display()).with_context("file", name);
+    /// The name of the file that a name or the links at it lead to. One that is not there stays as it is.
+    pub(super) fn resolve<'a>(&'a self, name: &'a str) -> Result<&'a str> {
         let mut at = name;
         for _ in 0..MAX_LINKS {
-            match (self.members.get(at), &self.place) {
-                (Some(Member::Link(Some(target))), _) => at = target,
-                (Some(Member::Link(None)), _) => {
+            match self.members.get(at) {
+                Some(Member::Link(Some(target))) => at = target,
+                Some(Member::Link(None)) => {
                     let message = "a file of the image archive is a link that leads out of it";
-                    return Err(about(Error::invalid(message)));
+                    return Err(self.about(name, Error::invalid(message)));
                 }
-                (Some(Member::Part { start, size }), Place::File(file)) => {
-                    return Ok(LayoutFile::new(Arc::clone(file), *start, *size));
-                }
-                (Some(Member::Unpacked(number)), Place::Folder(folder)) => {
-                    let path = folder.path().join(number.to_string());
-                    let file = File::open(&path).map_err(|e| Error::io("cannot open the file", &path, e))?;
-                    let size = file.metadata()?.len();
-                    return Ok(LayoutFile::new(Arc::new(file), 0, size));
-                }
-                _ => {
-                    let message = "the image archive does not have this file";
-                    return Err(about(Error::new(ErrorKind::NotFound, message)));
-                }
+                _ => return Ok(at),
             }
         }
-        Err(about(Error::invalid("the links of the image archive lead in a circle")))
+        Err(self.about(name, Error::invalid("the links of the image archive lead in a circle")))
+    }
+
+    fn about(&self, name: &str, e: Error) -> Error {
+        e.with_context("archive", self.path.display()).with_context("file", name)
+    }
+
+    /// Opens a file of the archive.
+    pub(super) fn open(&self, name: &str) -> Result<LayoutFile> {
+        match (self.members.get(self.resolve(name)?), &self.place) {
+            (Some(Member::Part { start, size }), Place::File(file)) => {
+                Ok(LayoutFile::new(Arc::clone(file), *start, *size))
+            }
+            (Some(Member::Unpacked(number)), Place::Folder(folder)) => {
+                let path = folder.path().join(number.to_string());
+                let file = File::open(&path).map_err(|e| Error::io("cannot open the file", &path, e))?;
+                let size = file.metadata()?.len();
+                Ok(LayoutFile::new(Arc::new(file), 0, size))
+            }
+            _ => {
+                let message = "the image archive does not have this file";
+                Err(self.about(name, Error::new(ErrorKind::NotFound, message)))
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::digest::Hasher;
 use crate::layer::ArchiveFormat;
 use crate::media_type::{self, Compression};
 use crate::oci::{Descriptor, ImageConfig, ImageIndex, ImageManifest};
+use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::{Digest, Error, ErrorKind, Result};
 use serde::Deserialize;
@@ -28,16 +29,47 @@ struct Saved {
     layers: Option<Vec<String>>,
 }
 
+/// The most images and tags together.
+const MAX_IMAGES: usize = 10_000;
+/// The most layers of all images together.
+const MAX_LAYERS: usize = 100_000;
+/// The most that is read of all configs together.
+const MAX_CONFIGS: u64 = 64 << 20;
+/// The longest platform of a config, in bytes of JSON: each tag has a copy.
+const MAX_PLATFORM: usize = 4 << 10;
+
+/// What was read of the archive, by the name of the file that links lead to: images share layers, and may share configs.
+#[derive(Default)]
+struct Seen {
+    configs: HashMap<String, Config>,
+    config_bytes: u64,
+    layers: HashMap<String, Descriptor>,
+}
+
+/// What an image needs of its config.
+struct Config {
+    descriptor: Descriptor,
+    platform: Platform,
+    diff_ids: Vec<Digest>,
+}
+
 /// Manifests and an index for the images of an archive. A layer that is not compressed is named by the diff ID of the
 /// config, which is checked when it is read; one that is compressed is read to know its digest.
 pub(super) fn images(files: &Files) -> Result<Made> {
     let saved: Vec<Saved> = serde_json::from_slice(&files.read(IMAGES)?).map_err(|e| {
         Error::invalid("`manifest.json` of the image archive is not a list of images").with_source(e)
     })?;
+    let count = |list: &Option<Vec<String>>| list.as_ref().map_or(0, Vec::len);
+    if saved.iter().map(|image| 1 + count(&image.repo_tags)).sum::<usize>() > MAX_IMAGES {
+        return Err(too_large(format!("names more than {MAX_IMAGES} images and tags, the limit")));
+    }
+    if saved.iter().map(|image| count(&image.layers)).sum::<usize>() > MAX_LAYERS {
+        return Err(too_large(format!("names more than {MAX_LAYERS} layers, the limit")));
+    }
     let mut made = Made { index: ImageIndex::new(Vec::new()), blobs: HashMap::new() };
-    let mut layers = HashMap::new();
+    let mut seen = Seen::default();
     for image in saved {
-        let entry = add_image(files, &image, &mut layers, &mut made.blobs)?;
+        let entry = seen.add_image(files, &image, &mut made.blobs)?;
         let tags = image.repo_tags.unwrap_or_default();
         let named = tags.iter().filter_map(|name| Some((name, Reference::parse(name).ok()?)));
         let mut entries: Vec<Descriptor> = named
@@ -58,42 +90,68 @@ pub(super) fn images(files: &Files) -> Result<Made> {
     Ok(made)
 }
 
-fn add_image(
-    files: &Files,
-    image: &Saved,
-    layers: &mut HashMap<String, Descriptor>,
-    blobs: &mut HashMap<Digest, MadeBlob>,
-) -> Result<Descriptor> {
-    let config_name = file_name(&image.config)?;
-    let config_bytes = files.read(&config_name)?;
-    let config = ImageConfig::parse(&config_bytes)?;
-    let names = image.layers.as_deref().unwrap_or_default();
-    if config.rootfs.diff_ids.len() != names.len() {
-        let message = format!(
-            "the image archive names {} layers of an image whose config has {}",
-            names.len(),
-            config.rootfs.diff_ids.len()
-        );
-        return Err(Error::invalid(message).with_context("config", config_name));
+fn too_large(what: String) -> Error {
+    Error::new(ErrorKind::TooLarge, format!("`manifest.json` of the image archive {what}"))
+}
+
+impl Seen {
+    fn add_image(
+        &mut self,
+        files: &Files,
+        image: &Saved,
+        blobs: &mut HashMap<Digest, MadeBlob>,
+    ) -> Result<Descriptor> {
+        let config_name = file_name(files, &image.config)?;
+        if !self.configs.contains_key(&config_name) {
+            let config = self.read_config(files, &config_name)?;
+            blobs.insert(config.descriptor.digest.clone(), MadeBlob::File(config_name.clone()));
+            self.configs.insert(config_name.clone(), config);
+        }
+        let config = &self.configs[&config_name];
+        let names = image.layers.as_deref().unwrap_or_default();
+        if config.diff_ids.len() != names.len() {
+            let message = format!(
+                "the image archive names {} layers of an image whose config has {}",
+                names.len(),
+                config.diff_ids.len()
+            );
+            return Err(Error::invalid(message).with_context("config", config_name));
+        }
+        let mut descriptors = Vec::new();
+        for (name, diff_id) in names.iter().zip(&config.diff_ids) {
+            let name = file_name(files, name)?;
+            let descriptor = match self.layers.get(&name) {
+                Some(known) => known.clone(),
+                None => layer(files, &name, diff_id)?,
+            };
+            blobs.insert(descriptor.digest.clone(), MadeBlob::File(name.clone()));
+            self.layers.insert(name, descriptor.clone());
+            descriptors.push(descriptor);
+        }
+        let manifest = ImageManifest::new(config.descriptor.clone(), descriptors).to_bytes();
+        let mut entry = Descriptor::of(media_type::OCI_MANIFEST, &manifest);
+        entry.platform = Some(config.platform.clone());
+        blobs.insert(entry.digest.clone(), MadeBlob::Bytes(manifest.into()));
+        Ok(entry)
     }
-    let mut descriptors = Vec::new();
-    for (name, diff_id) in names.iter().zip(&config.rootfs.diff_ids) {
-        let name = file_name(name)?;
-        let descriptor = match layers.get(&name) {
-            Some(known) => known.clone(),
-            None => layer(files, &name, diff_id)?,
-        };
-        blobs.insert(descriptor.digest.clone(), MadeBlob::File(name.clone()));
-        layers.insert(name, descriptor.clone());
-        descriptors.push(descriptor);
+
+    fn read_config(&mut self, files: &Files, name: &str) -> Result<Config> {
+        self.config_bytes = self.config_bytes.saturating_add(files.open(name)?.size());
+        if self.config_bytes > MAX_CONFIGS {
+            let limit = MAX_CONFIGS >> 20;
+            return Err(too_large(format!("names configs of more than {limit} MiB together, the limit")));
+        }
+        let bytes = files.read(name)?;
+        let config = ImageConfig::parse(&bytes)?;
+        let platform = config.platform();
+        if serde_json::to_vec(&platform).map_or(usize::MAX, |json| json.len()) > MAX_PLATFORM {
+            let message =
+                format!("names a config whose platform is longer than {MAX_PLATFORM} bytes, the limit");
+            return Err(too_large(message).with_context("config", name));
+        }
+        let descriptor = Descriptor::of(media_type::OCI_CONFIG, &bytes);
+        Ok(Config { descriptor, platform, diff_ids: config.rootfs.diff_ids })
     }
-    let config_descriptor = Descriptor::of(media_type::OCI_CONFIG, &config_bytes);
-    blobs.insert(config_descriptor.digest.clone(), MadeBlob::File(config_name));
-    let manifest = ImageManifest::new(config_descriptor, descriptors).to_bytes();
-    let mut entry = Descriptor::of(media_type::OCI_MANIFEST, &manifest);
-    entry.platform = Some(config.platform());
-    blobs.insert(entry.digest.clone(), MadeBlob::Bytes(manifest.into()));
-    Ok(entry)
 }
 
 fn layer(files: &Files, name: &str, diff_id: &Digest) -> Result<Descriptor> {
@@ -123,9 +181,11 @@ fn layer(files: &Files, name: &str, diff_id: &Digest) -> Result<Descriptor> {
     }
 }
 
-fn file_name(name: &str) -> Result<String> {
-    clean("", name).ok_or_else(|| {
+/// The file of the archive that a name, or the link that it names, stands for.
+fn file_name(files: &Files, name: &str) -> Result<String> {
+    let name = clean("", name).ok_or_else(|| {
         Error::invalid("`manifest.json` of the image archive names a file outside of it")
             .with_context("file", name.escape_debug())
-    })
+    })?;
+    files.resolve(name)
 }

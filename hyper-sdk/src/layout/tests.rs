@@ -378,6 +378,56 @@ async fn archives_of_docker_save_are_read() {
     }
 }
 
+/// Names of a few bytes that stand for much work or memory each.
+#[tokio::test]
+async fn archives_of_docker_save_that_name_too_much_are_rejected() {
+    let scratch = tempfile::tempdir().unwrap();
+    let many = |text: &str, count: usize| vec![text; count].join(",");
+    let config = |more: &str| {
+        format!(r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":[]}}{more}}}"#)
+            .into_bytes()
+    };
+    let large = config(&format!(r#","author":"{}""#, "x".repeat(14 << 20)));
+    let file = |name: &str, bytes: &[u8]| (name.to_owned(), bytes.to_vec());
+    let list = |images: String| file("manifest.json", format!("[{images}]").as_bytes());
+    let image = |name: &str| format!(r#"{{"Config":"{name}"}}"#);
+    let tags = |count| list(format!(r#"{{"Config":"c.json","RepoTags":[{}]}}"#, many(r#""a""#, count)));
+    let layers = list(format!(r#"{{"Config":"c.json","Layers":[{}]}}"#, many(r#""a""#, 100_001)));
+    let names = ["c0.json", "c1.json", "c2.json", "c3.json", "c4.json"];
+    let configs = names.map(|name| file(name, &large));
+    let distinct = [vec![list(names.map(image).join(","))], configs.to_vec()].concat();
+    let platform = config(&format!(r#","os.version":"{}""#, "x".repeat(4 << 10)));
+    for (files, why) in [
+        (vec![list(many(&image("c.json"), 10_001)), file("c.json", &large)], Some("10000 images and tags")),
+        (vec![tags(10_000), file("c.json", &large)], Some("10000 images and tags")),
+        (vec![layers, file("c.json", &config(""))], Some("100000 layers")),
+        (distinct, Some("64 MiB together")),
+        (vec![list(image("c.json")), file("c.json", &platform)], Some("4096 bytes")),
+        // One large config is read once.
+        (vec![list(many(&image("c.json"), 10_000)), file("c.json", &large)], None),
+        (vec![tags(9_999), file("c.json", &large)], None),
+    ] {
+        for result in open(&tar_of(&files.into_iter().collect(), &[]), scratch.path()).await {
+            match why {
+                Some(why) => {
+                    let e = result.unwrap_err();
+                    assert_eq!(e.kind(), ErrorKind::TooLarge, "{e}");
+                    assert!(e.message().contains(why), "{why}: {e}");
+                }
+                None => assert!(result.unwrap().index().unwrap().manifests.len() >= 9_999),
+            }
+        }
+    }
+    // Links to a config are that config.
+    let links: Vec<String> = (0..10).map(|n| format!("l{n}.json")).collect();
+    let linked: Vec<_> =
+        links.iter().map(|name| (name.as_str(), "c.json", tar::EntryType::Symlink)).collect();
+    let named = list(links.iter().map(|name| image(name)).collect::<Vec<_>>().join(","));
+    for result in open(&tar_of(&[named, file("c.json", &large)].into(), &linked), scratch.path()).await {
+        assert_eq!(result.unwrap().index().unwrap().manifests.len(), 10);
+    }
+}
+
 #[tokio::test]
 async fn hostile_archives_are_rejected() {
     let scratch = tempfile::tempdir().unwrap();
