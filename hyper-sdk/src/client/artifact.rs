@@ -18,7 +18,7 @@ use crate::{Digest, Error, ErrorKind, Result, media_type};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
@@ -164,8 +164,8 @@ impl Artifact {
 /// Dropping the future leaves the files that are whole.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] for an index, and for a title that leads out of the folder: then nothing is written. Those of
-/// the client and of the folder.
+/// [`ErrorKind::Invalid`] for an index, for a title that leads out of the folder and for two files of one title: then
+/// nothing is written. Those of the client and of the folder.
 pub async fn save_artifact(
     client: &dyn RegistryClient,
     repository: &RepositoryName,
@@ -177,10 +177,15 @@ pub async fn save_artifact(
         Error::invalid("an index has no files: name one of its manifests")
             .with_context("digest", manifest.digest())
     })?;
-    let mut files = Vec::new();
+    let (mut files, mut titles) = (Vec::new(), HashSet::new());
     for layer in &image.layers {
         if let Some(title) = layer.annotations.get(TITLE) {
-            files.push((folder.join(title_path(title)?), layer));
+            let path = title_path(title)?;
+            files.push((folder.join(&path), layer));
+            if !titles.insert(path) {
+                return Err(Error::invalid("two files of the artifact have one title")
+                    .with_context("title", title.escape_debug()));
+            }
         }
     }
     let mut paths = Vec::new();
@@ -406,15 +411,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_title_that_leads_out_writes_nothing() {
+    async fn a_title_that_leads_out_or_is_there_twice_writes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let store: SharedStore = Arc::new(MemoryStore::default());
         let name = RepositoryName::parse("a").unwrap();
         let config = Descriptor::of(media_type::OCI_EMPTY, EMPTY);
         store.put_blob(&name, &config.digest, Bytes::from_static(EMPTY)).await.unwrap();
-        for title in ["../out", "/out", "a/../../out", "a/", "."] {
+        for (title, text) in [
+            ("../out", "below a folder"),
+            ("/out", "below a folder"),
+            ("a/../../out", "below a folder"),
+            ("a/", "below a folder"),
+            (".", "below a folder"),
+            ("good/file", "one title"),
+            ("good//file", "one title"),
+        ] {
             let mut good = config.clone();
-            good.annotations.insert(TITLE.to_owned(), "good".to_owned());
+            good.annotations.insert(TITLE.to_owned(), "good/file".to_owned());
             let mut bad = config.clone();
             bad.annotations.insert(TITLE.to_owned(), title.to_owned());
             let manifest = ImageManifest::new(config.clone(), vec![good, bad]);
@@ -424,7 +437,7 @@ mod tests {
             let client = Loopback::new(store.clone());
             let target = folder.path().join("target");
             let error = save_artifact(&client, &name, &reference, &target).await.unwrap_err();
-            assert!(error.to_string().contains("below a folder"), "{title}: {error}");
+            assert!(error.to_string().contains(text), "{title}: {error}");
             assert!(!target.exists(), "{title}");
         }
     }
