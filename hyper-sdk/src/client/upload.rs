@@ -148,6 +148,7 @@ impl UploadPlan<'_> {
             if e.kind() == ErrorKind::TooLarge && chunk_length.is_none() && capabilities.append {
                 // A proxy before the registry limits the size of a request.
                 chunk_length = Some(FALLBACK_CHUNK);
+                let _ = session.cancel().await;
                 session = self.client().start_upload(&self.target.repository).await?;
                 continue;
             }
@@ -156,6 +157,7 @@ impl UploadPlan<'_> {
                 // The bytes that the registry kept of a broken upload may be damaged: start again, once.
                 meter.task.warn(format!("{e}: sending it again from the start"));
                 (restarted, resumed) = (true, false);
+                let _ = session.cancel().await;
                 session = self.client().start_upload(&self.target.repository).await?;
                 continue;
             }
@@ -209,6 +211,8 @@ impl UploadPlan<'_> {
                 Err(e) if e.is_retryable() => return Err(e),
                 Err(_) => {}
             }
+        } else {
+            let _ = session.cancel().await;
         }
         self.client().start_upload(&self.target.repository).await.map(Found::Restarted)
     }
