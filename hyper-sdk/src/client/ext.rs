@@ -9,12 +9,15 @@ use crate::store::{Listing, MAX_CONFIG, Page, StoredImage};
 use crate::{Digest, Error, ErrorKind, Result};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
+use std::collections::HashSet;
 use std::fmt::Display;
 
 /// How deep indexes may contain indexes.
 const MAX_DEPTH: usize = 4;
 /// How many bytes are reserved for a blob before any of them is there.
 const RESERVED: u64 = 1 << 20;
+/// The most pages of one list that are read.
+const MAX_PAGES: usize = 100_000;
 
 /// Sugar for every [`RegistryClient`].
 ///
@@ -180,11 +183,19 @@ pub trait RegistryClientExt: RegistryClient {
     }
 
     /// Every tag of a repository, page after page.
+    ///
+    /// # Errors
+    /// Those of the client; [`ErrorKind::Invalid`] for a list that does not advance, [`ErrorKind::TooLarge`] for one of
+    /// more than 100,000 pages.
     fn all_tags(&self, repository: &RepositoryName) -> impl Future<Output = Result<Vec<Tag>>> + Send {
         async move { every_page(move |page| self.list_tags(repository, page)).await }
     }
 
     /// Every repository of the registry, page after page.
+    ///
+    /// # Errors
+    /// Those of the client; [`ErrorKind::Invalid`] for a list that does not advance, [`ErrorKind::TooLarge`] for one of
+    /// more than 100,000 pages.
     fn all_repositories(&self) -> impl Future<Output = Result<Vec<RepositoryName>>> + Send {
         async move { every_page(move |page| self.list_repositories(page)).await }
     }
@@ -208,25 +219,49 @@ pub trait RegistryClientExt: RegistryClient {
 
 impl<C: RegistryClient + ?Sized> RegistryClientExt for C {}
 
-/// Reads a list to its end.
+/// Reads a list to its end, which it must have.
 async fn every_page<T, F>(list: impl Fn(Page) -> F + Send) -> Result<Vec<T>>
 where
     T: Display + Send,
     F: Future<Output = Result<Listing<T>>> + Send,
 {
     let mut all: Vec<T> = Vec::new();
+    let mut asked: HashSet<String> = HashSet::new();
     let mut after: Option<String> = None;
-    loop {
+    for _ in 0..MAX_PAGES {
         let page = list(Page { limit: None, after: after.clone() }).await?;
-        let (more, last) = (page.more, page.items.last().map(ToString::to_string));
+        let last = page.items.last().map(ToString::to_string);
         all.extend(page.items);
-        if !more || last.is_none() {
+        if !page.more {
             return Ok(all);
         }
-        if last == after {
-            return Err(Error::invalid("the list of the registry does not advance")
-                .with_context("after", last.unwrap_or_default().escape_debug()));
+        match last {
+            Some(last) if asked.insert(last.clone()) => after = Some(last),
+            last => {
+                return Err(Error::invalid("the list of the registry does not advance")
+                    .with_context("after", last.or(after).unwrap_or_default().escape_debug()));
+            }
         }
-        after = last;
+    }
+    Err(Error::new(ErrorKind::TooLarge, "the registry's list does not end").with_context("pages", MAX_PAGES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_list_that_does_not_end_is_an_error() {
+        let more = |items: Vec<String>| async move { Ok(Listing { items, more: true }) };
+        let next = |page: &Page| page.after.as_deref().map_or(0, |after| after.parse::<usize>().unwrap() + 1);
+        // One more entry always, the same entries in turn, and a page of nothing.
+        let endless = every_page(|page| more(vec![next(&page).to_string()])).await.unwrap_err();
+        assert_eq!(endless.kind(), ErrorKind::TooLarge, "{endless}");
+        let turning = every_page(|page| more(vec![(next(&page) % 3).to_string()])).await.unwrap_err();
+        let empty = every_page(|_| more(Vec::new())).await.unwrap_err();
+        for e in [turning, empty] {
+            assert_eq!(e.kind(), ErrorKind::Invalid, "{e}");
+            assert!(e.to_string().contains("does not advance"), "{e}");
+        }
     }
 }
