@@ -1,4 +1,4 @@
-//! A client on the crate `oci-client`, for programs that have one configured.
+//! A client on the crate `oci-client`, for programs that have a configuration of it.
 //!
 //! The crate has no requests for deletions, for sessions that go on, or for single pages, and gives no sizes of blobs.
 //! [`OciClient::capabilities`] denies what it cannot do. The rest is asked for in another way:
@@ -7,7 +7,8 @@
 //! - an upload session is opened by [`RegistryUpload::finish`], so nothing is at the registry before. One that fails stays
 //!   there until it expires, because nothing gives its place.
 //!
-//! The crate reads manifests and lists whole, of whatever length, and does not try again.
+//! The crate reads manifests and lists whole, of whatever length, and does not try again. Its own client keeps the first
+//! credentials of a registry and the tokens that they gave, so each [`OciClient`] makes one of its own.
 
 use super::http::broken;
 use super::http::errors::{self, Subject};
@@ -20,7 +21,7 @@ use crate::store::{BlobReader, ByteRange, ByteStream, Listing, Page};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _, media_type};
 use ::oci_client::client::BlobResponse;
 use ::oci_client::errors::{DigestError, OciDistributionError};
-use ::oci_client::{Reference, RegistryOperation};
+use ::oci_client::{Client, Reference, RegistryOperation};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -30,26 +31,26 @@ use std::fmt;
 
 /// The crate's own types, of the version that [`OciClient`] takes.
 pub use ::oci_client::{
-    Client,
-    client::{ClientConfig, ClientProtocol},
+    client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol},
     secrets::RegistryAuth,
 };
 
 /// The repository that a question to the registry itself names. Nobody has it.
 const NOBODY: &str = "hyper/ping";
+/// The most pages in a row without a valid name that are followed.
+const MAX_EMPTY_PAGES: usize = 100;
 
 /// A client of the crate `oci-client`, bound to one registry.
 ///
 /// ```
 /// use hyper_sdk::client::RegistryClient as _;
-/// use hyper_sdk::client::oci_client::{Client, ClientConfig, OciClient, RegistryAuth};
+/// use hyper_sdk::client::oci_client::{ClientConfig, OciClient, RegistryAuth};
 /// use hyper_sdk::reference::RegistryHost;
 ///
 /// # fn main() -> hyper_sdk::Result<()> {
 /// // `use_monolithic_push` sends a blob in one request.
 /// let config = ClientConfig { use_monolithic_push: true, ..ClientConfig::default() };
-/// let client = Client::new(config);
-/// let client = OciClient::new(client, RegistryHost::parse("ghcr.io")?, RegistryAuth::Anonymous);
+/// let client = OciClient::new(config, RegistryHost::parse("ghcr.io")?, RegistryAuth::Anonymous)?;
 /// assert!(client.capabilities().push && !client.capabilities().resume);
 /// # Ok(())
 /// # }
@@ -62,9 +63,15 @@ pub struct OciClient {
 }
 
 impl OciClient {
-    /// A client of the registry at `host`, which shows it `auth`.
-    pub fn new(client: Client, host: RegistryHost, auth: RegistryAuth) -> Self {
-        Self { client, host, auth }
+    /// A client of the registry at `host`, which shows it `auth`. Its clones share its tokens; no other client does.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a configuration that the crate does not take, such as a certificate that is not one.
+    pub fn new(config: ClientConfig, host: RegistryHost, auth: RegistryAuth) -> Result<Self> {
+        let client = Client::try_from(config).map_err(|e| {
+            Error::invalid("the crate `oci-client` does not take the configuration").with_source(e)
+        })?;
+        Ok(Self { client, host, auth })
     }
 
     /// A name in the crate's form, after the crate has the credentials.
@@ -137,7 +144,7 @@ fn cut(stream: ByteStream, skip: u64, length: u64) -> ByteStream {
     cut.boxed()
 }
 
-/// A page, and whether there is more after it, out of a list request: the crate hides the link to the next page.
+/// A page in the registry's order, and whether there is more after it: the crate hides the link to the next page.
 async fn listing<T, F>(
     page: Page,
     parse: impl Fn(&str) -> Result<T>,
@@ -146,19 +153,47 @@ async fn listing<T, F>(
 where
     F: Future<Output = Result<Vec<String>>>,
 {
-    let is_after = |text: &String, after: &Option<String>| after.as_ref().is_none_or(|after| text > after);
-    let mut found = match page.limit {
-        Some(0) => Vec::new(),
-        limit => list(limit, page.after.clone()).await?,
-    };
-    // Registries that do not page answer everything.
-    found.retain(|text| is_after(text, &page.after));
-    found.sort_unstable();
-    found.truncate(page.limit.unwrap_or(usize::MAX));
-    let last = found.last().cloned().or(page.after);
-    let more = list(Some(1), last.clone()).await?.iter().any(|text| is_after(text, &last));
-    let items = found.iter().filter_map(|text| parse(text).ok()).collect();
-    Ok(Listing { items, more })
+    let mut after = page.after;
+    for _ in 0..MAX_EMPTY_PAGES {
+        let mut found = match page.limit {
+            Some(0) => Vec::new(),
+            limit => following(&list, limit, after.as_ref(), &[]).await?,
+        };
+        found.truncate(page.limit.unwrap_or(usize::MAX));
+        let last = found.last().cloned().or(after);
+        let more = !following(&list, Some(1), last.as_ref(), &found).await?.is_empty();
+        let items: Vec<T> = found.iter().filter_map(|text| parse(text).ok()).collect();
+        // The next page is asked for by an item of this one.
+        if !items.is_empty() || !more || page.limit == Some(0) {
+            return Ok(Listing { items, more });
+        }
+        after = last;
+    }
+    Err(Error::new(ErrorKind::TooLarge, "the registry's list has too many pages without a valid name")
+        .with_context("pages", MAX_EMPTY_PAGES))
+}
+
+/// What the registry lists after an entry. `given` is the page that the entry ends.
+async fn following<F>(
+    list: &impl Fn(Option<usize>, Option<String>) -> F,
+    limit: Option<usize>,
+    after: Option<&String>,
+    given: &[String],
+) -> Result<Vec<String>>
+where
+    F: Future<Output = Result<Vec<String>>>,
+{
+    let mut found = list(limit, after.cloned()).await?;
+    let Some(after) = after else { return Ok(found) };
+    let is_known = found.contains(after) || found.first().is_some_and(|first| given.contains(first));
+    if limit.is_some() && is_known {
+        // The registry begins anew: its whole list shows what is behind the entry.
+        found = list(None, Some(after.clone())).await?;
+    }
+    if let Some(at) = found.iter().rposition(|text| text == after) {
+        found.drain(..=at);
+    }
+    Ok(found)
 }
 
 impl fmt::Debug for OciClient {
@@ -519,5 +554,43 @@ mod tests {
                 assert_eq!((whole.items.len(), whole.more), (4, false));
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_list_in_another_order_loses_nothing() {
+        // Not the order of bytes; one text is no tag. Registries cap pages, or ignore `last`.
+        let all = ["v10", "v9", "-", "a", "V1", "v2"];
+        let valid = ["v10", "v9", "a", "V1", "v2"];
+        for (cap, heeds_last) in [(usize::MAX, true), (2, true), (1, true), (usize::MAX, false)] {
+            let list = |limit: Option<usize>, after: Option<String>| async move {
+                let after = after.filter(|_| heeds_last);
+                let start = after.map_or(0, |after| all.iter().position(|t| *t == after).unwrap() + 1);
+                let found = all[start..].iter().map(|t| (*t).to_owned());
+                Ok(found.take(limit.unwrap_or(usize::MAX).min(cap)).collect())
+            };
+            let limits = if heeds_last { vec![None, Some(1), Some(2), Some(3)] } else { vec![None] };
+            for limit in limits {
+                let (mut tags, mut after) = (Vec::<String>::new(), None);
+                loop {
+                    let found = listing(Page { limit, after }, Tag::parse, list).await.unwrap();
+                    tags.extend(found.items.iter().map(ToString::to_string));
+                    assert!(tags.len() <= valid.len(), "{tags:?}");
+                    if !found.more {
+                        break;
+                    }
+                    after = tags.last().cloned();
+                }
+                assert_eq!(tags, valid, "cap {cap}, limit {limit:?}, heeds last {heeds_last}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_without_valid_names_ends() {
+        let list = |_: Option<usize>, after: Option<String>| async move {
+            Ok(vec![format!("{}-", after.unwrap_or_default())])
+        };
+        let e = listing(Page { limit: None, after: None }, Tag::parse, list).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::TooLarge, "{e}");
     }
 }

@@ -8,6 +8,7 @@ use futures::TryStreamExt;
 use std::path::Path;
 
 mod mutants;
+mod sessions;
 
 mod loopback {
     use super::*;
