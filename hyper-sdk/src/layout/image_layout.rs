@@ -34,6 +34,7 @@ pub(super) struct Made {
 
 #[derive(Debug)]
 pub(super) enum MadeBlob {
+    #[cfg_attr(not(feature = "build"), expect(dead_code, reason = "only image archives have made blobs"))]
     Bytes(Bytes),
     /// A file of the archive.
     #[cfg(feature = "build")]

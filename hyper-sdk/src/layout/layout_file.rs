@@ -1,6 +1,5 @@
 //! An open file of a layout.
 
-use super::MAX_JSON;
 use crate::digest::VerifyingReader;
 use crate::store::{BlobReader, ByteRange, ByteStream};
 use crate::{Digest, Error, ErrorKind, Result};
@@ -48,9 +47,9 @@ impl LayoutFile {
     /// All of a small file.
     #[cfg(feature = "build")]
     pub(super) fn read_small(mut self) -> Result<Vec<u8>> {
-        if self.size > MAX_JSON {
+        if self.size > super::MAX_JSON {
             let message =
-                format!("a file of the OCI layout is larger than {} MiB, the limit", MAX_JSON >> 20);
+                format!("a file of the OCI layout is larger than {} MiB, the limit", super::MAX_JSON >> 20);
             return Err(Error::new(ErrorKind::TooLarge, message).with_context("size", self.size));
         }
         let mut bytes = Vec::new();

@@ -182,6 +182,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn few_addresses_of_next_pages_are_remembered() {
+        let known = Continuations::default();
+        let next = Next { url: Url::parse("https://r.example/v2/a/tags/list?last=x").unwrap(), pages: 1 };
+        for n in 0..10 * MAX_CONTINUATIONS {
+            known.remember("a/tags/list", &n.to_string(), next.clone());
+            assert!(known.find("a/tags/list", &n.to_string()).is_some(), "the newest one is forgotten");
+        }
+        assert!(known.0.lock().unwrap().len() <= MAX_CONTINUATIONS);
+    }
+
+    #[test]
     fn a_page_is_cut_out_of_a_whole_list() {
         let mut items: Vec<String> = ["a", "c", "b", "d"].map(String::from).into();
         assert!(cut(&mut items, &Page { limit: Some(2), after: Some("a".into()) }));
