@@ -81,8 +81,13 @@ fn what_a_killed_git_left_does_not_stop_the_next_one() {
     built(&place, place.build(&text, &[]));
     let kept = std::fs::read_dir(place.join("state/sources/git")).unwrap().map(|entry| entry.unwrap().path());
     let kept = kept.into_iter().find(|path| path.join("HEAD").is_file()).unwrap();
-    let left =
-        ["shallow.lock", "config.lock", "objects/pack/tmp_pack_Ab12cd", "objects/tmp_objdir-incoming-x/pack"];
+    let left = [
+        "shallow.lock",
+        "config.lock",
+        "objects/pack/tmp_pack_Ab12cd",
+        "objects/tmp_objdir-incoming-x/pack",
+        "objects/6f/tmp_obj_Ab12cd",
+    ];
     for name in left {
         std::fs::create_dir_all(kept.join(name).parent().unwrap()).unwrap();
         std::fs::write(kept.join(name), "x").unwrap();

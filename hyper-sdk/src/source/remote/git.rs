@@ -346,9 +346,14 @@ fn clear(repository: &Path) {
         let name = entry.file_name();
         prefixes.iter().any(|prefix| name.to_string_lossy().starts_with(prefix))
     };
-    for (folder, prefixes) in [("objects", &["tmp_", "incoming-"][..]), ("objects/pack", &["tmp_", ".tmp-"])]
-    {
-        for entry in entries(&repository.join(folder)).filter(|entry| is_of(entry, prefixes)) {
+    let objects = repository.join("objects");
+    for entry in entries(&objects) {
+        if is_of(&entry, &["tmp_", "incoming-"]) {
+            let _ = remove(&entry.path());
+            continue;
+        }
+        // Packs, and the folders of single objects.
+        for entry in entries(&entry.path()).filter(|entry| is_of(entry, &["tmp_", ".tmp-"])) {
             let _ = remove(&entry.path());
         }
     }

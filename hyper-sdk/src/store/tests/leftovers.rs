@@ -48,6 +48,23 @@ async fn rows(root: &Path) -> i64 {
     sqlx::query_scalar("SELECT COUNT(*) FROM uploads").fetch_one(&mut connection).await.unwrap()
 }
 
+/// A request that is given up between opening the area and looking at what is saved leaves the area as it found it.
+#[tokio::test]
+async fn an_area_that_was_opened_and_not_used_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DiskStore::open(folder.path()).await.unwrap();
+    drop(store.blobs().stage(&UploadId::random().unwrap()).await.unwrap());
+    assert_eq!(files(folder.path()), Vec::<String>::new());
+    let mut upload = store.start_upload(&name(), Default::default()).await.unwrap();
+    upload.append(Bytes::from_static(b"saved")).await.unwrap();
+    upload.save().await.unwrap();
+    let id = upload.id().clone();
+    drop(upload);
+    drop(store.blobs().stage(&id).await.unwrap());
+    let upload = store.resume_upload(&name(), &id).await.unwrap();
+    upload.finish(&Digest::sha256("saved")).await.unwrap();
+}
+
 /// Another request may end a session while this one writes to it.
 #[tokio::test]
 async fn the_bytes_of_a_session_that_another_request_ended_are_removed() {

@@ -42,7 +42,12 @@ pub(super) struct Area {
 impl Drop for Area {
     /// Gives the lock up. Closing the file would not do while a process that this one is starting still has it, too.
     fn drop(&mut self) {
-        if self.saved == Some(0) && is_at(&self.file, &self.path) {
+        // A request that ends before it knows what is saved may have made the file just now.
+        let holds_nothing = match self.saved {
+            Some(saved) => saved == 0,
+            None => self.file.metadata().is_ok_and(|stat| stat.len() == 0),
+        };
+        if holds_nothing && is_at(&self.file, &self.path) {
             let _ = self.discard();
         }
         let _ = self.file.unlock();
