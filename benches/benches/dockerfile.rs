@@ -6,7 +6,7 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use hyper_sdk::dockerfile::{EmptyEnvironment, Expander, IgnoreSet, parse};
-use hyper_sdk::lint::{Facts, lint};
+use hyper_sdk::lint::{LintContext, lint};
 use std::time::{Duration, Instant};
 
 /// The best of several runs.
@@ -52,7 +52,7 @@ fn read(text: &str) {
 fn check(text: &str) {
     let parsed = parse(text, "Dockerfile");
     let source = &parsed.dockerfile.source;
-    for finding in lint(&parsed.dockerfile, &Facts::default(), None) {
+    for finding in lint(&parsed.dockerfile, &LintContext::default(), None) {
         std::hint::black_box((source.position(finding.span.start), finding.diagnostic().render(source)));
     }
 }

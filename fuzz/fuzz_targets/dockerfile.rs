@@ -18,7 +18,7 @@ fuzz_target!(|text: &str| {
         let _ = statement.instruction.expand(file.directives.escape, &EmptyEnvironment);
         let _ = parse_trigger(&statement.original);
     }
-    let findings = hyper_sdk::lint::lint(file, &hyper_sdk::lint::Facts::default(), None);
+    let findings = hyper_sdk::lint::lint(file, &hyper_sdk::lint::LintContext::default(), None);
     for finding in &findings {
         assert!(text.get(finding.span.start..finding.span.end).is_some(), "{finding:?}");
     }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use hyper_sdk::exec::{
     ExecCapabilities, ExecSpec, Executor, ExitStatus, Identity, LogSink, Network, RootFs, Security,
 };
-use hyper_sdk::layer::passwd::resolve_user;
+use hyper_sdk::layer::resolve_user;
 use hyper_sdk::progress::LogStream;
 use hyper_sdk::{Error, Result, ResultExt as _};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};

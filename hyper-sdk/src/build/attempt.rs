@@ -14,7 +14,7 @@ use crate::layer::copy::StatCache;
 use crate::oci::ImageConfig;
 use crate::progress::{Event, Progress};
 use crate::reference::Reference;
-use crate::solve::{Needs, Solved, Solver, SolverBackends, SolverOptions, StepReport, Value, blocking};
+use crate::solve::{Needs, Solved, Solver, SolverBackends, SolverOptions, StepReport, StepResult, blocking};
 use crate::source::Sources;
 use crate::store::damage::Damage;
 use crate::{Error, Result};
@@ -50,7 +50,7 @@ impl LocalBuilder {
         damage: &Damage,
         progress: &Progress,
     ) -> Result<Prepared> {
-        let (request, main, contexts) = self.bring_context(request, progress).await?;
+        let (request, main, contexts) = self.load_context(request, progress).await?;
         let sources = self.sources(&request, &main, &contexts, damage, progress);
         let lowered = match given {
             Some(lowered) => lowered.clone(),
@@ -125,9 +125,9 @@ impl LocalBuilder {
         let Solved { value, steps, epoch } = solved?;
         saved?;
         let chain = match value {
-            Value::Chain(chain) => chain,
-            Value::Unmade => return Ok(nothing(&request, steps, epoch, progress)),
-            Value::Folder(_) => return Err(Error::internal("a target that is a folder")),
+            StepResult::Chain(chain) => chain,
+            StepResult::Unmade => return Ok(nothing(&request, steps, epoch, progress)),
+            StepResult::Folder(_) => return Err(Error::internal("a target that is a folder")),
         };
         let made = Made { config, history, chain, epoch };
         let outputs = Outputs {

@@ -3,7 +3,7 @@
 use crate::dockerfile::{CheckOptions, Diagnostic, Dockerfile, IgnoreSet, Span};
 use crate::frontend::dockerfile::{self, Analysis};
 use crate::frontend::{Frontend, FrontendOptions, Lowered, Resolver};
-use crate::lint::{self, Facts, Finding};
+use crate::lint::{self, Finding, LintContext};
 use crate::oci::ImageConfig;
 use crate::platform::Platform;
 use crate::{Error, ErrorKind, Result};
@@ -49,7 +49,7 @@ impl Checked {
         diagnostics.extend(lint::comment_faults(&file));
         // Where an instruction could not be understood, a variable may be set there.
         let complete = bases.iter().filter(|_| !file.damaged);
-        let facts = Facts {
+        let context = LintContext {
             environments: complete.map(|(index, config)| (*index, config.config.env.clone())).collect(),
             users: bases.iter().map(|(index, config)| (*index, config.config.user.clone())).collect(),
             shells: bases
@@ -65,7 +65,7 @@ impl Checked {
             build_args: options.build_args.clone(),
             predefined: dockerfile::platform_arguments(options),
         };
-        let findings = lint::lint(&file, &facts, Some(&check));
+        let findings = lint::lint(&file, &context, Some(&check));
         Ok(Self { file, diagnostics, findings, unresolved: Vec::new(), options: check })
     }
 

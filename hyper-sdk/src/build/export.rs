@@ -8,7 +8,7 @@ use crate::layer::CompressOptions;
 use crate::oci::{Descriptor, ImageConfig};
 use crate::progress::Progress;
 use crate::reference::{ManifestReference, Reference, RepositoryName};
-use crate::solve::{Chain, ForeignOwner, SolveContext};
+use crate::solve::{ForeignOwner, LayerChain, SolveContext};
 use crate::source::ClientFactory;
 use crate::store::{SharedStore, local_repository};
 use crate::{Digest, Error, Result};
@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub(super) struct Made {
     pub(super) config: ImageConfig,
     pub(super) history: Vec<HistoryStep>,
-    pub(super) chain: Chain,
+    pub(super) chain: LayerChain,
     pub(super) epoch: i64,
 }
 
@@ -87,7 +87,7 @@ impl Outputs<'_> {
             chain = self.context.recompress(&chain, options, wanted.force_compression).await?;
         }
         if self.exporters.of(output)?.is_some_and(|exporter| exporter.needs_blobs()) {
-            self.context.bring_all(&chain).await?;
+            self.context.fetch_chain(&chain).await?;
         }
         let platform = self.request.built_for();
         let all = self.request.annotations_of(output);

@@ -143,7 +143,7 @@ impl LocalBuilder {
         request: BuildRequest,
         progress: &Progress,
     ) -> Result<(BuildRequest, impl Send + use<>)> {
-        let (request, main, _) = self.bring_context(request, progress).await?;
+        let (request, main, _) = self.load_context(request, progress).await?;
         Ok((main.apply(request), main))
     }
 
@@ -153,7 +153,7 @@ impl LocalBuilder {
     /// # Errors
     /// Those of [`LocalBuilder::fetch_context`] and of [`check_dockerfile`].
     pub async fn check(&self, request: BuildRequest, progress: &Progress) -> Result<Checked> {
-        let (request, main, contexts) = self.bring_context(request, progress).await?;
+        let (request, main, contexts) = self.load_context(request, progress).await?;
         let sources = self.sources(&request, &main, &contexts, &Damage::default(), progress);
         let resolver = BuildResolver { sources, main_time: main.time };
         let options = frontend_options(&request);
@@ -166,7 +166,7 @@ impl LocalBuilder {
     /// # Errors
     /// Those of [`LocalBuilder::fetch_context`], the faults of the file, and those of [`dockerfile::outline`].
     pub async fn outline(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Outline> {
-        let (request, main, _) = self.bring_context(request, progress).await?;
+        let (request, main, _) = self.load_context(request, progress).await?;
         let name = main.name.display().to_string();
         let (file, _) = crate::dockerfile::parse(&main.text, &name).into_result()?;
         dockerfile::outline(&file, &frontend_options(&request))
@@ -177,7 +177,7 @@ impl LocalBuilder {
     /// # Errors
     /// Those of [`LocalBuilder::fetch_context`], and the faults of the file.
     pub async fn targets(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Targets> {
-        let (_, main, _) = self.bring_context(request, progress).await?;
+        let (_, main, _) = self.load_context(request, progress).await?;
         let name = main.name.display().to_string();
         let (file, _) = crate::dockerfile::parse(&main.text, &name).into_result()?;
         Ok(dockerfile::targets(&file))
@@ -207,7 +207,7 @@ impl LocalBuilder {
         })
     }
 
-    pub(super) async fn bring_context(
+    pub(super) async fn load_context(
         &self,
         request: BuildRequest,
         progress: &Progress,

@@ -18,7 +18,7 @@ pub(crate) struct Converter<'a> {
     pub(crate) diagnostics: &'a mut Vec<Diagnostic>,
 }
 
-type Fault = Box<Diagnostic>;
+type Problem = Box<Diagnostic>;
 
 impl Converter<'_> {
     /// The typed instruction, or nothing when it has a fault that leaves nothing to go on with.
@@ -42,7 +42,7 @@ impl Converter<'_> {
         }
     }
 
-    fn instruction(&mut self, node: &Node) -> Result<Instruction, Fault> {
+    fn instruction(&mut self, node: &Node) -> Result<Instruction, Problem> {
         let Some(keyword) = node.keyword else {
             let name = &node.name.value;
             let near = suggestion(name, Keyword::ALL.iter().map(|k| k.name()));
@@ -88,7 +88,7 @@ impl Converter<'_> {
         Flags::check(&node.flags, known, name(node), self.diagnostics)
     }
 
-    fn from(&mut self, node: &Node) -> Result<From, Fault> {
+    fn from(&mut self, node: &Node) -> Result<From, Problem> {
         let flags = self.flags(node, &[("platform", Kind::Value)]);
         let words = node.arguments.words();
         let (image, alias) = match words.as_slice() {
@@ -123,7 +123,7 @@ impl Converter<'_> {
         Ok(from)
     }
 
-    fn run(&mut self, node: &Node) -> Result<Run, Fault> {
+    fn run(&mut self, node: &Node) -> Result<Run, Problem> {
         let flags = self.flags(
             node,
             &[
@@ -193,7 +193,7 @@ impl Converter<'_> {
         }
     }
 
-    fn copy(&mut self, node: &Node) -> Result<Copy, Fault> {
+    fn copy(&mut self, node: &Node) -> Result<Copy, Problem> {
         let flags = self.flags(
             node,
             &[
@@ -230,7 +230,7 @@ impl Converter<'_> {
         })
     }
 
-    fn add(&mut self, node: &Node) -> Result<Add, Fault> {
+    fn add(&mut self, node: &Node) -> Result<Add, Problem> {
         let flags = self.flags(
             node,
             &[
@@ -283,7 +283,7 @@ impl Converter<'_> {
         }
     }
 
-    fn sources(&mut self, node: &Node) -> Result<(Vec<Word>, Vec<InlineFile>, Word), Fault> {
+    fn sources(&mut self, node: &Node) -> Result<(Vec<Word>, Vec<InlineFile>, Word), Problem> {
         let command = name(node);
         let mut words = node.arguments.words();
         let destination = words.pop().filter(|_| !words.is_empty()).ok_or_else(|| {
@@ -328,7 +328,7 @@ impl Converter<'_> {
         Ok((sources, inline, destination))
     }
 
-    fn pairs(&mut self, node: &Node) -> Result<Vec<super::Pair>, Fault> {
+    fn pairs(&mut self, node: &Node) -> Result<Vec<super::Pair>, Problem> {
         self.flags(node, &[]);
         let Arguments::Pairs(pairs) = &node.arguments else { return Err(at_least_one(node)) };
         if pairs.is_empty() {
@@ -341,7 +341,7 @@ impl Converter<'_> {
         Ok(pairs.clone())
     }
 
-    fn arg(&mut self, node: &Node) -> Result<Arg, Fault> {
+    fn arg(&mut self, node: &Node) -> Result<Arg, Problem> {
         let words = self.at_least_one(node)?;
         let mut variables = Vec::with_capacity(words.len());
         for word in words {
@@ -370,7 +370,7 @@ impl Converter<'_> {
         Ok(Arg { variables })
     }
 
-    fn volume(&mut self, node: &Node) -> Result<Volume, Fault> {
+    fn volume(&mut self, node: &Node) -> Result<Volume, Problem> {
         let mut paths = self.at_least_one(node)?;
         for path in &mut paths {
             path.value = path.value.trim().to_owned();
@@ -385,7 +385,7 @@ impl Converter<'_> {
         Ok(Volume { paths })
     }
 
-    fn shell(&mut self, node: &Node) -> Result<Shell, Fault> {
+    fn shell(&mut self, node: &Node) -> Result<Shell, Problem> {
         let words = self.at_least_one(node)?;
         if !node.arguments.is_json() {
             let d = fault("not-json", node, "SHELL requires its arguments as a JSON array");
@@ -404,7 +404,7 @@ impl Converter<'_> {
         CommandLine { form, words: arguments.words(), heredocs: Vec::new() }
     }
 
-    fn healthcheck(&mut self, node: &Node) -> Result<Healthcheck, Fault> {
+    fn healthcheck(&mut self, node: &Node) -> Result<Healthcheck, Problem> {
         let Arguments::Health(kind, arguments) = &node.arguments else { return Err(at_least_one(node)) };
         match kind.value.to_ascii_uppercase().as_str() {
             "NONE" => {
@@ -488,7 +488,7 @@ impl Converter<'_> {
         }
     }
 
-    fn onbuild(&mut self, node: &Node) -> Result<Onbuild, Fault> {
+    fn onbuild(&mut self, node: &Node) -> Result<Onbuild, Problem> {
         self.flags(node, &[]);
         let Arguments::Nested(inner) = &node.arguments else { return Err(at_least_one(node)) };
         let message = match inner.keyword {
@@ -507,7 +507,7 @@ impl Converter<'_> {
         Err(Box::new(Diagnostic::error("invalid-onbuild", inner.name.span, message)))
     }
 
-    fn one(&mut self, node: &Node) -> Result<Word, Fault> {
+    fn one(&mut self, node: &Node) -> Result<Word, Problem> {
         self.flags(node, &[]);
         match &node.arguments {
             Arguments::Text(word) => Ok(word.clone()),
@@ -518,7 +518,7 @@ impl Converter<'_> {
         }
     }
 
-    fn at_least_one(&mut self, node: &Node) -> Result<Vec<Word>, Fault> {
+    fn at_least_one(&mut self, node: &Node) -> Result<Vec<Word>, Problem> {
         self.flags(node, &[]);
         let words = node.arguments.words();
         if words.is_empty() { Err(at_least_one(node)) } else { Ok(words) }
@@ -537,7 +537,7 @@ fn is_heredoc(word: &Word) -> bool {
     matches!(Heredoc::parse(&word.value), Ok(Some(_)))
 }
 
-fn at_least_one(node: &Node) -> Fault {
+fn at_least_one(node: &Node) -> Problem {
     Box::new(fault("missing-argument", node, &format!("{} requires at least one argument", name(node))))
 }
 

@@ -163,7 +163,7 @@ pub fn render(diagnostics: &[Diagnostic], source: &Source) -> String {
 ///
 /// The kind is [`ErrorKind::Unsupported`] when every error is about something that Hyper does not implement, and
 /// [`ErrorKind::Invalid`] otherwise. The message starts with a sentence that names the file; the excerpts follow.
-pub fn to_error(diagnostics: &[Diagnostic], source: &Source) -> Option<Error> {
+pub(crate) fn to_error(diagnostics: &[Diagnostic], source: &Source) -> Option<Error> {
     let errors: Vec<Diagnostic> = diagnostics.iter().filter(|d| d.is_error()).cloned().collect();
     let first = errors.first()?;
     let kind =

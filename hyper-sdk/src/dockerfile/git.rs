@@ -67,7 +67,7 @@ impl AddSource {
 }
 
 /// What a file of the web is called whose address has no name for it.
-pub const UNNAMED: &str = "__unnamed__";
+pub(crate) const UNNAMED: &str = "__unnamed__";
 
 fn web_file_name(url: &str) -> String {
     let path = url.split(['#', '?']).next().unwrap_or_default();

@@ -14,7 +14,7 @@ use crate::escape::{self, Escape};
 use crate::{Error, Result};
 
 /// Whether a path has a wildcard that is not escaped.
-pub fn has_wildcard(path: &str) -> bool {
+pub(crate) fn has_wildcard(path: &str) -> bool {
     let mut chars = path.chars();
     while let Some(c) = chars.next() {
         match c {

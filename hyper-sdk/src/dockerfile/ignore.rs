@@ -221,7 +221,7 @@ impl IgnoreSet {
 const BYTES: u32 = 0x10_ff00;
 
 /// The text that [`IgnoreSet`] takes for the path of a file, whatever its bytes.
-pub fn path_text(path: &[u8]) -> Cow<'_, str> {
+pub(crate) fn path_text(path: &[u8]) -> Cow<'_, str> {
     let plain = |text: &str| text.chars().all(|c| u32::from(c) < BYTES);
     if let Ok(text) = std::str::from_utf8(path)
         && plain(text)

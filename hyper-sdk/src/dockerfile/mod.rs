@@ -31,7 +31,7 @@ mod lines;
 mod mount;
 mod owner;
 mod pattern;
-pub mod ports;
+pub(crate) mod ports;
 mod scope;
 mod span;
 mod stages;
@@ -40,21 +40,28 @@ mod words;
 
 pub use ast::{Arguments, Ast, Keyword, Node};
 pub use csv::csv_fields;
-pub use diagnostic::{Diagnostic, Severity, render, to_error};
+#[cfg(feature = "build")]
+pub(crate) use diagnostic::to_error;
+pub use diagnostic::{Diagnostic, Severity, render};
 pub use directive::{CheckOptions, Directives, RuleSet};
 pub use duration::{parse as parse_duration, parse_size};
 pub use encoding::{MAX_FILE_SIZE, decode};
 pub use expand::{EmptyEnvironment, Environment, ExpandError, Expanded, Expander, Variables};
 #[cfg(feature = "build")]
 pub(crate) use flags::parse_bool;
-pub use git::{AddSource, GitReference, UNNAMED};
+#[cfg(feature = "build")]
+pub(crate) use git::UNNAMED;
+pub use git::{AddSource, GitReference};
 #[cfg(feature = "build")]
 pub(crate) use git::{percent_decode, without_password, without_passwords};
-pub use glob::{Glob, has_wildcard};
+pub use glob::Glob;
+pub(crate) use glob::has_wildcard;
 pub use heredoc::Heredoc;
 #[cfg(feature = "build")]
 pub(crate) use ignore::clean as clean_path;
-pub use ignore::{IgnoreSet, ParentMatches, path_text};
+#[cfg(feature = "build")]
+pub(crate) use ignore::path_text;
+pub use ignore::{IgnoreSet, ParentMatches};
 pub use instruction::{
     Add, Arg, ArgVariable, Cmd, CommandForm, CommandLine, Copy, Device, Entrypoint, Env, Expose, From,
     HealthCommand, Healthcheck, InlineFile, Instruction, Label, Maintainer, Network, Onbuild, Run,
@@ -65,8 +72,8 @@ pub use owner::{Owner, Principal};
 pub use scope::{Base, Expansion, GlobalScope};
 pub use span::{Position, Source, Span, Spanned, Word};
 pub use stages::{Dockerfile, Plan, Reference, Stage, StageRef};
-pub use suggest::{edit_distance, suggestion};
-pub use words::{Pair, is_stage_name};
+pub(crate) use suggest::suggestion;
+pub use words::Pair;
 
 use crate::{Error, Result};
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 /// What EXPOSE means once it is expanded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ports {
+pub(crate) struct Ports {
     /// `PORT/PROTOCOL` for every port, in the order of the instruction.
     pub exposed: Vec<String>,
     /// The words whose protocol is not in lower case.
@@ -16,7 +16,7 @@ pub struct Ports {
 
 impl Ports {
     /// The ports as a set, for the image configuration.
-    pub fn to_set(&self) -> BTreeSet<String> {
+    pub(crate) fn to_set(&self) -> BTreeSet<String> {
         self.exposed.iter().cloned().collect()
     }
 }
@@ -25,7 +25,7 @@ impl Ports {
 ///
 /// # Errors
 /// [`crate::ErrorKind::Invalid`] that names the word.
-pub fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Ports> {
+pub(crate) fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Ports> {
     let mut ports = Ports::default();
     for word in words {
         one(word, &mut ports)

@@ -9,7 +9,7 @@ const MAX_DISTANCE: usize = 2;
 /// The option that is at most two edits away from a word, the nearest one first, without regard to case.
 ///
 /// Nothing is suggested for a word that is an option already, nor one that shares too little with the word.
-pub fn suggestion<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn suggestion<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > MAX_LEN {
         return None;
     }
@@ -36,7 +36,8 @@ pub fn suggestion<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// The number of insertions, deletions, substitutions and swaps of neighbours that turn one word into the other.
-pub fn edit_distance(a: &str, b: &str) -> usize {
+#[cfg(test)]
+fn edit_distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     distance_within(&a, &b, usize::MAX)
 }

@@ -17,7 +17,7 @@ pub struct Pair {
 }
 
 /// Whether a name may be given to a stage: `[a-z][a-z0-9-_.]*`.
-pub fn is_stage_name(name: &str) -> bool {
+pub(crate) fn is_stage_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|b| b.is_ascii_lowercase())
         && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))

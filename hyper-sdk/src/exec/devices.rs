@@ -67,7 +67,7 @@ impl DevicePermissions {
 
 /// What the devices of a command bring with them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeviceEdits {
+pub(crate) struct DeviceEdits {
     /// Environment variables; they win over those that the command has.
     pub env: Vec<(String, String)>,
     /// Nodes, files and folders of the host.
@@ -78,7 +78,7 @@ pub struct DeviceEdits {
 
 /// The devices that the host offers.
 #[derive(Clone, Debug, Default)]
-pub struct Devices {
+pub(crate) struct Devices {
     known: BTreeMap<String, Device>,
     faults: Vec<String>,
 }
@@ -162,7 +162,7 @@ struct HostMount {
 
 impl Devices {
     /// Reads the specifications in some folders; one that does not exist has none.
-    pub fn load(folders: &[PathBuf]) -> Self {
+    pub(crate) fn load(folders: &[PathBuf]) -> Self {
         let mut devices = Self::default();
         for (number, folder) in folders.iter().enumerate() {
             let Ok(entries) = std::fs::read_dir(folder) else { continue };
@@ -251,7 +251,12 @@ impl Devices {
     /// # Errors
     /// [`ErrorKind::NotFound`] for a required device that is not there, [`ErrorKind::Denied`] for one that is not
     /// permitted.
-    pub fn grant(&self, name: &str, required: bool, permissions: &DevicePermissions) -> Result<Vec<String>> {
+    pub(crate) fn grant(
+        &self,
+        name: &str,
+        required: bool,
+        permissions: &DevicePermissions,
+    ) -> Result<Vec<String>> {
         let alias = permissions.names.get(name).and_then(Option::as_deref);
         let found = self.find(alias.unwrap_or(name));
         if found.is_empty() && required {
@@ -291,7 +296,7 @@ impl Devices {
     /// # Errors
     /// [`ErrorKind::Unsupported`] and [`ErrorKind::Invalid`] for what cannot be given to a command here;
     /// [`ErrorKind::Conflict`] for a device that is described twice.
-    pub fn edits(&self, names: &[String]) -> Result<DeviceEdits> {
+    pub(crate) fn edits(&self, names: &[String]) -> Result<DeviceEdits> {
         let mut all = DeviceEdits::default();
         let mut seen = BTreeSet::new();
         let mut shared_seen: BTreeSet<&Path> = BTreeSet::new();

@@ -37,7 +37,8 @@ mod step;
 mod syscalls;
 
 pub use crate::sandbox::{HelperCommand, Identity, RootFs};
-pub use devices::{DeviceEdits, DevicePermissions, Devices};
+pub use devices::DevicePermissions;
+pub(crate) use devices::Devices;
 pub use native::{NativeExecutor, helper_main, init};
 pub use spec::{
     CacheMount, CacheOwner, ExecMount, ExecSpec, HostOption, MountSource, Network, SecretBytes, Security,

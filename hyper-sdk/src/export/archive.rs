@@ -17,7 +17,7 @@ use std::path::Path;
 
 /// What an archive is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ArchiveKind {
+pub(crate) enum ArchiveKind {
     /// An OCI image layout.
     Oci,
     /// An OCI image layout that `docker load` takes too.
@@ -31,7 +31,7 @@ pub enum ArchiveKind {
 ///
 /// # Errors
 /// Those of the store, and [`crate::ErrorKind::Io`] with the path.
-pub async fn write_archive(
+pub(crate) async fn write_archive(
     image: &BuiltImage,
     store: &dyn RegistryStore,
     names: &[Reference],

@@ -90,7 +90,7 @@ impl Export<'_> {
     /// # Errors
     /// Those of the source of the layer and of the store.
     pub async fn blob(&self, layer: &Layer) -> Result<BlobReader> {
-        self.layers.bring(layer).await?;
+        self.layers.fetch_layer(layer).await?;
         let blob = self.store.get_blob(&layer.repository, &layer.blob.digest, None).await?;
         Ok(verified(blob, &layer.blob.digest))
     }

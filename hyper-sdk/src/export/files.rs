@@ -13,7 +13,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// Those of the stream, and [`crate::ErrorKind::Io`] with the path.
-pub async fn export_tar(
+pub(crate) async fn export_tar(
     mut tar: TarStream,
     destination: &Path,
     below: Option<&str>,
@@ -52,7 +52,7 @@ fn write_below(tar: TarStream, folder: &LayerPath, epoch: i64, file: std::fs::Fi
 /// # Errors
 /// Those of the stream, and [`crate::ErrorKind::Io`] with the path; with `delete` for a file system that is mounted in the
 /// folder.
-pub async fn export_folder(
+pub(crate) async fn export_folder(
     tar: TarStream,
     destination: &Path,
     below: Option<&str>,

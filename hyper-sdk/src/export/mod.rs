@@ -12,9 +12,9 @@ mod exporter;
 mod files;
 
 pub use crate::atomic_file::{open_at_once, write_file};
-pub use archive::{ArchiveKind, write_archive};
+pub(crate) use archive::{ArchiveKind, write_archive};
 pub use exporter::{Export, Exporter};
-pub use files::{export_folder, export_tar};
+pub(crate) use files::{export_folder, export_tar};
 
 use crate::clock::rfc3339;
 use crate::frontend::HistoryStep;
@@ -23,7 +23,7 @@ use crate::oci::{
     Annotations, Descriptor, History, ImageConfig, ImageIndex, ImageManifest, Manifest, RootFs,
 };
 use crate::reference::{RepositoryName, Tag};
-use crate::solve::Chain;
+use crate::solve::LayerChain;
 use crate::store::{PutManifest, RegistryStore, RegistryStoreExt as _};
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -42,7 +42,7 @@ pub struct BuiltImage {
     /// Annotations of the descriptor that names the image: its index, or else its manifest.
     pub descriptor_annotations: Annotations,
     /// The layers, with the repositories that have them.
-    pub chain: Chain,
+    pub chain: LayerChain,
     /// The time of the image, in seconds since 1970.
     pub epoch: i64,
 }
@@ -55,7 +55,7 @@ impl BuiltImage {
     pub fn new(
         mut config: ImageConfig,
         steps: &[HistoryStep],
-        chain: Chain,
+        chain: LayerChain,
         epoch: i64,
         annotations: Annotations,
     ) -> Result<Self> {
@@ -207,7 +207,8 @@ mod tests {
     fn an_image_without_history_of_its_own_is_as_old_as_its_base() {
         let created = |config: &ImageConfig, steps: &[HistoryStep]| {
             let built =
-                BuiltImage::new(config.clone(), steps, Chain::default(), 5, Annotations::default()).unwrap();
+                BuiltImage::new(config.clone(), steps, LayerChain::default(), 5, Annotations::default())
+                    .unwrap();
             ImageConfig::parse(&built.config).unwrap().created.unwrap()
         };
         let step = HistoryStep { created_by: "ENV A=1".into(), layer: false };

@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 /// What kind of directory a layer is unpacked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ApplyStyle {
+pub(crate) enum ApplyStyle {
     /// The upper directory of an overlay: whiteouts are kept in overlay's own form.
     Overlay,
     /// A full tree that already holds the lower layers: whiteouts delete.
@@ -40,7 +40,7 @@ pub enum ApplyStyle {
 
 /// What happens to the owners of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OwnerPolicy {
+pub(crate) enum OwnerPolicy {
     /// They are set; one that cannot be set is an error.
     Keep,
     /// They are set where the user namespace of the caller has them; what has another owner belongs to the caller.
@@ -54,7 +54,7 @@ pub enum OwnerPolicy {
 
 /// What happens to device nodes that the caller may not create.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DevicePolicy {
+pub(crate) enum DevicePolicy {
     /// They are an error.
     Fail,
     /// They are left out and listed in [`Applied::skipped`].
@@ -63,7 +63,7 @@ pub enum DevicePolicy {
 
 /// How a layer is unpacked.
 #[derive(Clone, Debug)]
-pub struct ApplyOptions {
+pub(crate) struct ApplyOptions {
     /// The kind of target.
     pub style: ApplyStyle,
     /// The lower layers, topmost first, as unpacked in [`ApplyStyle::Overlay`]: directories that the layer does not
@@ -84,7 +84,7 @@ pub struct ApplyOptions {
 
 impl ApplyOptions {
     /// Owners kept, impossible devices refused, no lower layers, the times of the layer.
-    pub fn new(style: ApplyStyle) -> Self {
+    pub(crate) fn new(style: ApplyStyle) -> Self {
         Self {
             style,
             lowers: Vec::new(),
@@ -99,7 +99,7 @@ impl ApplyOptions {
 
 /// A layer that was unpacked.
 #[derive(Clone, Debug)]
-pub struct Applied {
+pub(crate) struct Applied {
     /// What the layer holds.
     pub index: LayerIndex,
     /// The device nodes that were left out.
@@ -114,7 +114,7 @@ pub struct Applied {
 /// Those of [`LayerReader::next_entry`]; [`ErrorKind::Invalid`] for entries below something that is no directory and
 /// hardlinks that lead nowhere; [`ErrorKind::Unsupported`] for extended attributes that the file system cannot keep;
 /// [`ErrorKind::Denied`] for owners and devices without the privilege; [`ErrorKind::Io`].
-pub fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result<Applied> {
+pub(crate) fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result<Applied> {
     let mut reader = LayerReader::new(source);
     let mut apply = Apply {
         top: files::open_top(target)?,

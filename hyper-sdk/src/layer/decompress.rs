@@ -213,7 +213,7 @@ impl<R: Read> Read for VerifiedLayer<R> {
 ///
 /// Dropping it ends the thread at its next block.
 #[derive(Debug)]
-pub struct ReadAhead {
+pub(crate) struct ReadAhead {
     blocks: Receiver<std::io::Result<Vec<u8>>>,
     current: Cursor<Vec<u8>>,
     ended: bool,
@@ -224,7 +224,7 @@ impl ReadAhead {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when no thread can be started.
-    pub fn new(mut source: impl Read + Send + 'static) -> Result<Self> {
+    pub(crate) fn new(mut source: impl Read + Send + 'static) -> Result<Self> {
         let (sender, blocks) = sync_channel(AHEAD_BLOCKS);
         let body = move || loop {
             let mut block = Vec::with_capacity(AHEAD_BLOCK);

@@ -66,7 +66,7 @@ impl std::fmt::Debug for DiffOptions<'_> {
 /// # Errors
 /// [`crate::ErrorKind::Unsupported`] for directories that overlay has redirected and files without their data, which
 /// mounts with `userxattr` never make; those of [`LayerWriter::append`]; [`crate::ErrorKind::Io`].
-pub fn diff_overlay<W: Write>(
+pub(crate) fn diff_overlay<W: Write>(
     upper: &Path,
     lowers: &[PathBuf],
     writer: &mut LayerWriter<W>,

@@ -17,13 +17,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The longest path that is accepted, as Linux has it (`PATH_MAX`, without the NUL).
-pub const MAX_PATH: usize = 4095;
+pub(crate) const MAX_PATH: usize = 4095;
 /// The longest part of a path that is accepted (`NAME_MAX`).
-pub const MAX_NAME: usize = 255;
+pub(crate) const MAX_NAME: usize = 255;
 /// The prefix of the names of whiteout files (image-spec, layer.md, "Whiteouts").
-pub const WHITEOUT_PREFIX: &[u8] = b".wh.";
+pub(crate) const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// The name of the file that makes its directory opaque (image-spec, layer.md, "Opaque Whiteout").
-pub const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 
 /// A clean path inside a layer, relative to its root.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]

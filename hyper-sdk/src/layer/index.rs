@@ -110,7 +110,7 @@ impl LayerIndex {
 
 /// Collects entries in the order of an archive and settles what it says twice.
 #[derive(Debug, Default)]
-pub struct LayerIndexBuilder {
+pub(crate) struct LayerIndexBuilder {
     places: BTreeMap<LayerPath, Place>,
 }
 
@@ -123,7 +123,7 @@ struct Place {
 
 impl LayerIndexBuilder {
     /// A builder of an empty index.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
@@ -135,7 +135,7 @@ impl LayerIndexBuilder {
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] when the archive has something else than a directory above the entry: a symlink
     /// above is never followed.
-    pub fn add(&mut self, mut entry: Entry) -> Result<()> {
+    pub(crate) fn add(&mut self, mut entry: Entry) -> Result<()> {
         self.check(&entry)?;
         entry.nanoseconds = 0;
         let (whiteout, opaque) = (entry.kind == EntryKind::Whiteout, entry.kind == EntryKind::OpaqueWhiteout);
@@ -200,7 +200,7 @@ impl LayerIndexBuilder {
     }
 
     /// The index of everything added.
-    pub fn finish(self) -> LayerIndex {
+    pub(crate) fn finish(self) -> LayerIndex {
         let places = self.places.into_values().map(|mut place| {
             // A mark of what is no directory here, or is hidden whole, says nothing.
             let is_directory = place.real.as_ref().map_or(place.whiteout.is_none(), Entry::is_directory);

@@ -16,39 +16,45 @@
 //! - The same entries give the same bytes, whatever the machine, the user and the number of threads.
 //! - Nothing is read or written outside the directories that were given, whatever a layer says.
 
-pub mod apply;
+pub(crate) mod apply;
 mod async_decompress;
-pub mod compress;
+pub(crate) mod compress;
 pub mod copy;
-pub mod decompress;
-pub mod diff;
-pub mod entry;
+pub(crate) mod decompress;
+pub(crate) mod diff;
+pub(crate) mod entry;
 mod file_time;
 mod files;
 mod hardlinks;
-pub mod index;
+pub(crate) mod index;
 mod index_format;
 mod lower_layers;
 mod owner;
-pub mod passwd;
+pub(crate) mod passwd;
 mod prune;
-pub mod reader;
+pub(crate) mod reader;
 mod times;
 mod tree;
-pub mod writer;
+pub(crate) mod writer;
 
-pub use apply::{Applied, ApplyOptions, ApplyStyle, DevicePolicy, OwnerPolicy, apply};
+pub(crate) use apply::{ApplyOptions, ApplyStyle, DevicePolicy, OwnerPolicy, apply};
 pub use async_decompress::AsyncDecompressor;
 pub use compress::{CompressOptions, CompressedLayer, LayerCompressor};
-pub use decompress::{ArchiveFormat, Decompressor, ReadAhead, VerifiedLayer};
-pub use diff::{DiffOptions, diff_overlay, diff_trees};
-pub use entry::{Entry, EntryKind, LayerPath, MAX_NAME};
+pub(crate) use decompress::ReadAhead;
+pub use decompress::{ArchiveFormat, Decompressor, VerifiedLayer};
+pub(crate) use diff::diff_overlay;
+pub use diff::{DiffOptions, OwnerLookup, TimeLookup, diff_trees};
+pub(crate) use entry::MAX_NAME;
+pub use entry::{Entry, EntryKind, LayerPath};
 pub use file_time::FileTime;
-pub use index::{LayerIndex, LayerIndexBuilder};
+pub(crate) use index::LayerIndex;
 pub(crate) use owner::{BEYOND, OWNER_ATTRIBUTE, format_owner, parse_owner};
-pub use reader::{LayerReader, scan};
-pub use times::{EntryTimes, TimesTable};
-pub use tree::{Node, TreeIndex};
+pub use passwd::{Identity, Owner, resolve_user};
+pub use reader::LayerReader;
+pub(crate) use reader::scan;
+pub(crate) use times::EntryTimes;
+pub use times::TimesTable;
+pub(crate) use tree::TreeIndex;
 pub use writer::LayerWriter;
 
 #[cfg(test)]

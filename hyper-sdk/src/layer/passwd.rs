@@ -18,7 +18,7 @@ pub struct Owner {
 
 /// An owner and the names that could not be found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResolvedOwner {
+pub(crate) struct ResolvedOwner {
     /// The owner; a name that is not found counts as 0.
     pub owner: Owner,
     /// The names that the files do not have. The peers go on with 0 without a word; callers should say so.
@@ -95,7 +95,7 @@ fn number(text: &str) -> Option<u32> {
 ///
 /// A name takes its primary group, a number takes itself as the group, `:GROUP` overrides either. `root` is always 0
 /// and an empty part counts as 0. Names that are not found are 0 and listed in [`ResolvedOwner::missing`].
-pub fn resolve_owner(spec: &str, passwd: Option<&[u8]>, group: Option<&[u8]>) -> ResolvedOwner {
+pub(crate) fn resolve_owner(spec: &str, passwd: Option<&[u8]>, group: Option<&[u8]>) -> ResolvedOwner {
     let (user_part, group_part) = match spec.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (spec, None),

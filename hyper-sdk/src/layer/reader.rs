@@ -335,7 +335,7 @@ impl<R: Read> Read for LayerReader<R> {
 ///
 /// # Errors
 /// Those of [`LayerReader::next_entry`] and [`LayerIndexBuilder::add`].
-pub fn scan(source: impl Read) -> Result<LayerIndex> {
+pub(crate) fn scan(source: impl Read) -> Result<LayerIndex> {
     let mut reader = LayerReader::new(source);
     let mut builder = LayerIndexBuilder::new();
     let mut buffer = vec![0; 64 << 10];

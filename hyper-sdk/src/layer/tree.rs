@@ -18,7 +18,7 @@ const MAX_LINKS: usize = 40;
 
 /// The file system that a chain of layers makes.
 #[derive(Clone, Debug)]
-pub struct TreeIndex {
+pub(crate) struct TreeIndex {
     layers: Vec<Arc<LayerIndex>>,
     implied: Vec<Entry>,
     nodes: Vec<Place>,
@@ -35,7 +35,7 @@ const IMPLIED: u32 = u32::MAX;
 
 /// An entry of the merged view.
 #[derive(Clone, Copy, Debug)]
-pub struct Node<'a> {
+pub(crate) struct Node<'a> {
     /// The entry, as its layer has it.
     pub entry: &'a Entry,
     /// The number of its layer, lowest first; `None` for a directory that no layer mentions.
@@ -44,7 +44,7 @@ pub struct Node<'a> {
 
 impl TreeIndex {
     /// Merges layers, lowest first.
-    pub fn new(layers: Vec<Arc<LayerIndex>>) -> Self {
+    pub(crate) fn new(layers: Vec<Arc<LayerIndex>>) -> Self {
         let mut tree = Self { layers: Vec::new(), implied: Vec::new(), nodes: Vec::new() };
         for layer in layers {
             tree.push(layer);
@@ -53,7 +53,7 @@ impl TreeIndex {
     }
 
     /// Puts one more layer on top.
-    pub fn push(&mut self, layer: Arc<LayerIndex>) {
+    pub(crate) fn push(&mut self, layer: Arc<LayerIndex>) {
         let number = self.layers.len() as u32;
         self.layers.push(layer);
         let upper = Arc::clone(&self.layers[number as usize]);
@@ -131,34 +131,19 @@ impl TreeIndex {
         Node { entry: self.entry(place), layer }
     }
 
-    /// The layers, lowest first.
-    pub fn layers(&self) -> &[Arc<LayerIndex>] {
-        &self.layers
-    }
-
-    /// How many nodes there are.
-    pub fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    /// Whether the file system is empty.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-    }
-
     /// Every node, in path order.
-    pub fn nodes(&self) -> impl Iterator<Item = Node<'_>> {
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = Node<'_>> {
         self.nodes.iter().map(|p| self.node(*p))
     }
 
     /// What is at the path; symlinks are not followed. The root is found only when a layer has an entry for it.
-    pub fn lookup(&self, path: &LayerPath) -> Option<Node<'_>> {
+    pub(crate) fn lookup(&self, path: &LayerPath) -> Option<Node<'_>> {
         let at = self.nodes.binary_search_by(|p| self.entry(*p).path.cmp(path)).ok()?;
         Some(self.node(self.nodes[at]))
     }
 
     /// The node at `path` and everything below it, in path order; symlinks are not followed.
-    pub fn subtree<'a>(&'a self, path: &LayerPath) -> impl Iterator<Item = Node<'a>> + use<'a> {
+    pub(crate) fn subtree<'a>(&'a self, path: &LayerPath) -> impl Iterator<Item = Node<'a>> + use<'a> {
         let start = self.nodes.partition_point(|p| self.entry(*p).path < *path);
         let rest = &self.nodes[start..];
         let count = rest.partition_point(|p| self.entry(*p).path.starts_with(path));
@@ -166,7 +151,8 @@ impl TreeIndex {
     }
 
     /// What is directly in a directory, in the order of the names. Nothing when the path is no directory.
-    pub fn children<'a>(&'a self, directory: &LayerPath) -> impl Iterator<Item = Node<'a>> + use<'a> {
+    #[cfg(test)]
+    pub(crate) fn children<'a>(&'a self, directory: &LayerPath) -> impl Iterator<Item = Node<'a>> + use<'a> {
         let mut at = self.nodes.partition_point(|p| self.entry(*p).path <= *directory);
         let directory = directory.clone();
         std::iter::from_fn(move || {
@@ -197,7 +183,7 @@ impl TreeIndex {
     /// # Errors
     /// [`ErrorKind::Invalid`] on more than 40 symlinks, on a part below something that is no directory, and on a path
     /// that [`LayerPath`] refuses.
-    pub fn resolve(&self, path: &[u8], follow_last: bool) -> Result<LayerPath> {
+    pub(crate) fn resolve(&self, path: &[u8], follow_last: bool) -> Result<LayerPath> {
         let fail =
             |why: &str| Err(Error::invalid(why.to_owned()).with_context("path", super::entry::escape(path)));
         let split = |text: &[u8]| -> Vec<Vec<u8>> {
@@ -239,7 +225,7 @@ impl TreeIndex {
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] when a hardlink leads nowhere or in a circle.
-    pub fn link_target<'a>(&'a self, node: Node<'a>) -> Result<Node<'a>> {
+    pub(crate) fn link_target<'a>(&'a self, node: Node<'a>) -> Result<Node<'a>> {
         let mut node = node;
         for _ in 0..MAX_LINKS {
             let EntryKind::Hardlink { target } = &node.entry.kind else { return Ok(node) };
@@ -272,7 +258,7 @@ impl TreeIndex {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when a path does not exist, [`ErrorKind::Internal`] when an index lacks a digest.
-    pub fn content_digest(&self, paths: &[LayerPath]) -> Result<Digest> {
+    pub(crate) fn content_digest(&self, paths: &[LayerPath]) -> Result<Digest> {
         let mut hasher = Hasher::sha256();
         hasher.update_field(b"tree-content-1");
         for path in paths {

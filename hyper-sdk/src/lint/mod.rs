@@ -1,27 +1,27 @@
 //! The linter: what is allowed in a Dockerfile and yet is likely not meant.
 //!
 //! ```text
-//!   Dockerfile + Facts ─ Subject (each stage replayed with its variables) ─ RULES ─► Finding{rule, span, message, edits}
+//!   Dockerfile + LintContext ─ Subject (each stage replayed with its variables) ─ RULES ─► Finding{rule, span, message, edits}
 //! ```
 //! Rules are data ([`RULES`]): the generated pages of the documentation, the options and the output formats all come from
 //! that one table. The names and meanings of the first 22 are those of BuildKit; those that begin with `Shell` or name a
 //! program look into the text of RUN.
 //!
 //! # Invariants
-//! - Nothing here reads a file or the network: what lies outside the text comes in as [`Facts`]. What is not known
+//! - Nothing here reads a file or the network: what lies outside the text comes in as [`LintContext`]. What is not known
 //!   leads to silence, never to a guess.
 //! - The time is linear in the length of the file and in the variables that each stage takes over from the one below.
 //! - An edit of a rule leaves what the file builds as it is.
 
-mod facts;
 mod fix;
+mod lint_context;
 mod rules;
 mod sarif;
 mod shell;
 mod subject;
 
-pub use facts::Facts;
 pub use fix::{Edit, apply_edits};
+pub use lint_context::LintContext;
 pub use rules::RULES;
 pub use sarif::to_sarif;
 
@@ -114,13 +114,13 @@ pub fn rule(name: &str) -> Option<&'static Rule> {
 
 /// Lints a file, with the options of its `check` directive unless others are given. A comment such as `# check=skip=NAME`
 /// above an instruction adds to them for that instruction. Findings are in the order of the file.
-pub fn lint(file: &Dockerfile, facts: &Facts, options: Option<&CheckOptions>) -> Vec<Finding> {
+pub fn lint(file: &Dockerfile, context: &LintContext, options: Option<&CheckOptions>) -> Vec<Finding> {
     let default = CheckOptions::default();
     let options = options.or(file.directives.check.as_ref()).unwrap_or(&default);
     if options.skip == RuleSet::All {
         return Vec::new();
     }
-    let subject = Subject::new(file, facts);
+    let subject = Subject::new(file, context);
     let mut local: Vec<(Span, CheckOptions)> = subject
         .statements()
         .filter_map(|statement| {

@@ -1,6 +1,6 @@
 //! What the rules look at: the file, and each stage replayed with the variables that it has at every instruction.
 
-use super::Facts;
+use super::LintContext;
 use crate::dockerfile::{
     Base, Dockerfile, Expander, GlobalScope, InlineFile, Instruction, Span, Stage, StageRef, Statement,
     Variables, Word, suggestion,
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A file with everything that is known about it.
 pub(super) struct Subject<'a> {
     pub(super) file: &'a Dockerfile,
-    pub(super) facts: &'a Facts,
+    pub(super) context: &'a LintContext,
     /// The global scope with the build arguments; empty where a default cannot be expanded.
     pub(super) scope: GlobalScope,
     /// FROM of every stage, expanded with the build arguments; `None` for one that cannot be.
@@ -73,10 +73,10 @@ struct Environment {
 }
 
 impl<'a> Subject<'a> {
-    pub(super) fn new(file: &'a Dockerfile, facts: &'a Facts) -> Self {
-        let mut predefined = facts.predefined.clone();
+    pub(super) fn new(file: &'a Dockerfile, context: &'a LintContext) -> Self {
+        let mut predefined = context.predefined.clone();
         predefined.entry("TARGETSTAGE".to_owned()).or_insert_with(|| "default".to_owned());
-        let scope = file.global_scope(&predefined, &facts.build_args).unwrap_or_default();
+        let scope = file.global_scope(&predefined, &context.build_args).unwrap_or_default();
         let escape = file.directives.escape;
         let bases: Vec<Option<Base>> = file
             .stages
@@ -98,7 +98,7 @@ impl<'a> Subject<'a> {
                 })
             })
             .collect();
-        let mut subject = Self { file, facts, scope, bases, stages: Vec::new() };
+        let mut subject = Self { file, context, scope, bases, stages: Vec::new() };
         let mut suggestions = MAX_SUGGESTIONS;
         for stage in &file.stages {
             let replay = subject.replay(stage, &mut suggestions);
@@ -136,7 +136,7 @@ impl<'a> Subject<'a> {
                 }
             }
             other => {
-                let known = self.facts.environments.get(&stage.index);
+                let known = self.context.environments.get(&stage.index);
                 let scratch = other == Some(StageRef::Scratch);
                 let mut environment =
                     Environment { complete: scratch || known.is_some(), ..Environment::default() };
@@ -147,10 +147,10 @@ impl<'a> Subject<'a> {
                 environment.values.entry("PATH".to_owned()).or_default();
                 let user = match scratch {
                     true => Some(String::new()),
-                    false => self.facts.users.get(&stage.index).cloned(),
+                    false => self.context.users.get(&stage.index).cloned(),
                 };
-                let of_base = self.facts.shells.get(&stage.index).filter(|shell| !shell.is_empty());
-                let platform = self.facts.platforms.get(&stage.index);
+                let of_base = self.context.shells.get(&stage.index).filter(|shell| !shell.is_empty());
+                let platform = self.context.platforms.get(&stage.index);
                 let shell = of_base.cloned().unwrap_or_else(|| match platform {
                     Some(platform) if platform.os == "windows" => {
                         ["cmd", "/S", "/C"].map(str::to_owned).to_vec()
@@ -216,7 +216,7 @@ impl<'a> Subject<'a> {
             let mut own = BTreeSet::new();
             for variable in &arg.variables {
                 let name = &variable.name.value;
-                let given = self.facts.build_args.get(name);
+                let given = self.context.build_args.get(name);
                 let default = variable.default.as_ref().filter(|_| given.is_none());
                 let expanded =
                     default.and_then(|word| Some((word, expander.word(&word.value, &values).ok()?)));
@@ -274,7 +274,7 @@ impl<'a> Subject<'a> {
                 for variable in &arg.variables {
                     let name = &variable.name.value;
                     environment.declared.insert(name.clone());
-                    let value = match (self.facts.build_args.get(name), &variable.default) {
+                    let value = match (self.context.build_args.get(name), &variable.default) {
                         (Some(given), _) => Some(given.clone()),
                         (None, Some(default)) => Expander::new(escape)
                             .word(&default.value, &environment.values)

@@ -5,22 +5,24 @@ use crate::dockerfile::{IgnoreSet, parse};
 use crate::platform::Platform;
 use proptest::prelude::*;
 
-fn facts(rule: &Rule) -> Facts {
-    let mut facts =
-        Facts { ignore: rule.ignore_file.map(|t| IgnoreSet::parse(t).unwrap()), ..Facts::default() };
-    facts.users.insert(0, String::new());
-    facts.platforms.insert(0, "linux/amd64".parse::<Platform>().unwrap());
-    facts.platform = Some("linux/amd64".parse().unwrap());
-    facts.predefined =
+fn context(rule: &Rule) -> LintContext {
+    let mut context = LintContext {
+        ignore: rule.ignore_file.map(|t| IgnoreSet::parse(t).unwrap()),
+        ..LintContext::default()
+    };
+    context.users.insert(0, String::new());
+    context.platforms.insert(0, "linux/amd64".parse::<Platform>().unwrap());
+    context.platform = Some("linux/amd64".parse().unwrap());
+    context.predefined =
         ["TARGETPLATFORM", "BUILDPLATFORM"].map(|n| (n.to_owned(), "linux/amd64".to_owned())).into();
-    facts
+    context
 }
 
-fn found(text: &str, facts: &Facts) -> Vec<Finding> {
+fn found(text: &str, context: &LintContext) -> Vec<Finding> {
     let parsed = parse(text, "Dockerfile");
     assert!(!parsed.has_errors(), "{}", parsed.render());
     let options = CheckOptions { experimental: RuleSet::All, ..CheckOptions::default() };
-    lint(&parsed.dockerfile, facts, Some(&options))
+    lint(&parsed.dockerfile, context, Some(&options))
 }
 
 fn names(findings: &[Finding]) -> Vec<&str> {
@@ -34,9 +36,9 @@ fn the_examples_of_every_rule_show_that_rule_and_no_other() {
         let own = |f: &Finding| {
             rule.name != "InvalidBaseImagePlatform" || f.rule.name != "FromPlatformFlagConstDisallowed"
         };
-        let bad: Vec<Finding> = found(rule.bad, &facts(rule)).into_iter().filter(own).collect();
+        let bad: Vec<Finding> = found(rule.bad, &context(rule)).into_iter().filter(own).collect();
         assert_eq!(names(&bad), [rule.name], "{}", rule.bad);
-        let good: Vec<Finding> = found(rule.good, &facts(rule)).into_iter().filter(own).collect();
+        let good: Vec<Finding> = found(rule.good, &context(rule)).into_iter().filter(own).collect();
         assert_eq!(names(&good), [""; 0], "{}", rule.good);
         assert_eq!(bad.iter().all(|f| f.edits.is_empty()), !rule.fixable, "{}", rule.name);
         if rule.fixable {
@@ -63,7 +65,7 @@ fn rules_are_skipped_and_asked_for_by_name() {
     let with = |directive: &str| {
         let text = format!("# check={directive}\n{text}");
         let parsed = parse(&text, "Dockerfile");
-        names(&lint(&parsed.dockerfile, &Facts::default(), None))
+        names(&lint(&parsed.dockerfile, &LintContext::default(), None))
             .into_iter()
             .map(str::to_owned)
             .collect::<Vec<_>>()
@@ -82,14 +84,17 @@ fn a_comment_above_an_instruction_chooses_for_it_alone() {
     let text = "# about\n# check=skip=ConsistentInstructionCasing the old tool wants it\nFROM a\n\
                 # check=skip=MaintainerDeprecated\nMAINTAINER x\nMAINTAINER y\n\
                 # Check = skip=all\nRUN cd \\\n /x\nRUN cd /y\n";
-    let findings = found(text, &Facts::default());
+    let findings = found(text, &LintContext::default());
     assert_eq!(names(&findings), ["MaintainerDeprecated", "ShellCdWithoutEffect"]);
     assert_eq!(findings[0].span.start, text.find("MAINTAINER y").unwrap());
     assert_eq!(findings[1].span.start, text.find("cd /y").unwrap());
 
     let text = "FROM a\n# check=experimental=InvalidDefinitionDescription\n# other\nFROM a AS b\n# other\nFROM a AS c\n";
     let parsed = parse(text, "Dockerfile");
-    assert_eq!(names(&lint(&parsed.dockerfile, &Facts::default(), None)), ["InvalidDefinitionDescription"]);
+    assert_eq!(
+        names(&lint(&parsed.dockerfile, &LintContext::default(), None)),
+        ["InvalidDefinitionDescription"]
+    );
 
     let parsed = parse("FROM a\n# check=skip=Nothing\nRUN x\n# check=skipp=A\nRUN y\n", "Dockerfile");
     let faults = comment_faults(&parsed.dockerfile);
@@ -99,14 +104,14 @@ fn a_comment_above_an_instruction_chooses_for_it_alone() {
 #[test]
 fn what_is_not_known_leads_to_silence() {
     // The base may set NAME; the platform of the image may be right.
-    assert!(found("FROM image\nCOPY $NAME /\n", &Facts::default()).is_empty());
-    let mut facts = Facts::default();
-    facts.environments.insert(0, vec!["NAME=x".into()]);
-    assert!(found("FROM image\nCOPY $NAME $PATH /\n", &facts).is_empty());
-    assert_eq!(names(&found("FROM image\nCOPY $OTHER /\n", &facts)), ["UndefinedVar"]);
+    assert!(found("FROM image\nCOPY $NAME /\n", &LintContext::default()).is_empty());
+    let mut context = LintContext::default();
+    context.environments.insert(0, vec!["NAME=x".into()]);
+    assert!(found("FROM image\nCOPY $NAME $PATH /\n", &context).is_empty());
+    assert_eq!(names(&found("FROM image\nCOPY $OTHER /\n", &context)), ["UndefinedVar"]);
     // Declared without a value, with a default on the spot, and from the stage below.
     let text = "FROM image AS a\nARG X\nENV Y=1\nCOPY $X ${Z:-z} /\nFROM a\nCOPY $Y $X /\n";
-    assert!(found(text, &facts).is_empty(), "{:?}", names(&found(text, &facts)));
+    assert!(found(text, &context).is_empty(), "{:?}", names(&found(text, &context)));
 }
 
 #[test]
@@ -140,16 +145,18 @@ fn shell_rules_know_their_exceptions() {
         "FROM debian\nRUN echo 'sudo x' # sudo y\n",
         "FROM debian\nRUN case $x in sudo|curl) ls ;; esac\n",
     ] {
-        let findings: Vec<Finding> =
-            found(text, &Facts::default()).into_iter().filter(|f| !f.rule.name.contains("Casing")).collect();
+        let findings: Vec<Finding> = found(text, &LintContext::default())
+            .into_iter()
+            .filter(|f| !f.rule.name.contains("Casing"))
+            .collect();
         assert!(findings.is_empty(), "{text}{:?}", names(&findings));
     }
     let text = "FROM debian\nRUN <<EOF\nset -e\napt-get install x\nEOF\n";
-    let findings = found(text, &Facts::default());
+    let findings = found(text, &LintContext::default());
     assert_eq!(names(&findings), ["AptInstallWithoutYes"]);
     assert_eq!(&text[findings[0].span.start..findings[0].span.end], "apt-get install x");
     let text = "FROM debian\nUSER 0:0\nRUN echo sudo && \\\n    sudo \\\n    make\n";
-    let findings = found(text, &Facts::default());
+    let findings = found(text, &LintContext::default());
     assert_eq!(findings[0].span.start, text.rfind("sudo").unwrap());
 }
 
@@ -165,17 +172,21 @@ fn shell_rules_see_through_what_hides_a_fault() {
         ("ulimit -n 4096", "ShellExportWithoutEffect"),
         ("umask 022", "ShellExportWithoutEffect"),
     ] {
-        assert_eq!(names(&found(&format!("FROM debian\nRUN {line}\n"), &Facts::default())), [rule], "{line}");
+        assert_eq!(
+            names(&found(&format!("FROM debian\nRUN {line}\n"), &LintContext::default())),
+            [rule],
+            "{line}"
+        );
     }
 }
 
 #[test]
 fn a_platform_is_redundant_however_it_is_written() {
-    let facts = facts(rule("RedundantTargetPlatform").unwrap());
+    let context = context(rule("RedundantTargetPlatform").unwrap());
     let text = "FROM --platform=${TARGETPLATFORM:-linux/386} a\n";
-    assert_eq!(names(&found(text, &facts)), ["RedundantTargetPlatform"]);
+    assert_eq!(names(&found(text, &context)), ["RedundantTargetPlatform"]);
     assert!(
-        found("ARG P\nFROM --platform=${P:-$TARGETPLATFORM} a\nFROM --platform=$BUILDPLATFORM a\n", &facts)
+        found("ARG P\nFROM --platform=${P:-$TARGETPLATFORM} a\nFROM --platform=$BUILDPLATFORM a\n", &context)
             .len()
             < 2
     );
@@ -184,30 +195,32 @@ fn a_platform_is_redundant_however_it_is_written() {
 #[test]
 fn arguments_of_one_line_see_each_other() {
     let text = "FROM scratch\nARG A=1 B=$A C=$D D\nENV X=$B$D\n";
-    let findings = found(text, &Facts::default());
+    let findings = found(text, &LintContext::default());
     assert_eq!(names(&findings), ["UndefinedVar"]);
     assert_eq!(&text[findings[0].span.start..findings[0].span.end], "$D");
-    let facts = Facts { build_args: [("C".to_owned(), "c".to_owned())].into(), ..Facts::default() };
-    assert!(found(text, &facts).is_empty(), "the default is not used");
+    let context =
+        LintContext { build_args: [("C".to_owned(), "c".to_owned())].into(), ..LintContext::default() };
+    assert!(found(text, &context).is_empty(), "the default is not used");
 }
 
 #[test]
 fn bodies_of_files_are_looked_at() {
     let text = "FROM scratch\nCOPY <<E <<'F' /\n$N\nE\n$N\nF\n";
-    let findings = found(text, &Facts::default());
+    let findings = found(text, &LintContext::default());
     assert_eq!(names(&findings), ["UndefinedVar"]);
     assert_eq!(findings[0].span.start, text.find("$N").unwrap());
 }
 
 #[test]
 fn what_stands_above_the_first_from_is_no_part_of_the_image() {
-    assert!(found("arg TOKEN\nFROM a\n", &Facts::default()).is_empty());
-    assert!(found("FROM a:$TARGETSTAGE\n", &Facts::default()).is_empty());
+    assert!(found("arg TOKEN\nFROM a\n", &LintContext::default()).is_empty());
+    assert!(found("FROM a:$TARGETSTAGE\n", &LintContext::default()).is_empty());
 }
 
 #[test]
 fn the_first_workdir_and_the_shell_before_count() {
-    let found = |text: &str| found(text, &Facts::default()).iter().map(|f| f.span.start).collect::<Vec<_>>();
+    let found =
+        |text: &str| found(text, &LintContext::default()).iter().map(|f| f.span.start).collect::<Vec<_>>();
     let text = "FROM a\nWORKDIR b\nWORKDIR c\n";
     assert_eq!(found(text), [text.find('b').unwrap()]);
     let text = "FROM a\nCMD x\nSHELL [\"y\"]\nENTRYPOINT z\n";
@@ -225,12 +238,12 @@ fn triggers_are_looked_at_where_they_are_written() {
         "JSONArgsRecommended",
         "AptInstallWithoutYes",
     ];
-    assert_eq!(names(&found(text, &Facts::default())), expected);
+    assert_eq!(names(&found(text, &LintContext::default())), expected);
 }
 
 #[test]
 fn drives_have_roots() {
-    assert!(found("FROM a\nWORKDIR C:\\\\x\nWORKDIR y\n", &Facts::default()).is_empty());
+    assert!(found("FROM a\nWORKDIR C:\\\\x\nWORKDIR y\n", &LintContext::default()).is_empty());
 }
 
 #[test]
@@ -242,7 +255,7 @@ fn a_quoted_legacy_value_is_fixed_as_it_is() {
         ("ENV A \"b\\\"c\"", None),
     ] {
         let text = format!("FROM scratch\nENV A=x\n{line}\n");
-        let findings = found(&text, &Facts::default());
+        let findings = found(&text, &LintContext::default());
         let after = apply_edits(&text, findings.iter().flat_map(|f| &f.edits));
         assert_eq!(after.lines().nth(2), Some(fixed.unwrap_or(line)), "{line}");
     }
@@ -251,21 +264,24 @@ fn a_quoted_legacy_value_is_fixed_as_it_is() {
 #[test]
 fn the_shell_of_the_base_image_counts() {
     let text = "FROM base\nRUN curl -f x | sh\nCMD start\n";
-    assert_eq!(names(&found(text, &Facts::default())), ["ShellPipeHidesFailure", "JSONArgsRecommended"]);
-    let mut facts = Facts::default();
-    facts.shells.insert(0, ["/bin/bash", "-o", "pipefail", "-c"].map(str::to_owned).to_vec());
-    assert!(found(text, &facts).is_empty());
-    let mut facts = Facts::default();
-    facts.platforms.insert(0, "windows/amd64".parse().unwrap());
-    facts.platform = facts.platforms.get(&0).cloned();
-    assert_eq!(names(&found(text, &facts)), ["JSONArgsRecommended"]);
+    assert_eq!(
+        names(&found(text, &LintContext::default())),
+        ["ShellPipeHidesFailure", "JSONArgsRecommended"]
+    );
+    let mut context = LintContext::default();
+    context.shells.insert(0, ["/bin/bash", "-o", "pipefail", "-c"].map(str::to_owned).to_vec());
+    assert!(found(text, &context).is_empty());
+    let mut context = LintContext::default();
+    context.platforms.insert(0, "windows/amd64".parse().unwrap());
+    context.platform = context.platforms.get(&0).cloned();
+    assert_eq!(names(&found(text, &context)), ["JSONArgsRecommended"]);
 }
 
 #[test]
 fn lists_that_were_removed_are_told_once() {
     let text = "FROM debian\nRUN apt-get update && apt-get install -y x\n".to_owned()
         + &"RUN rm -rf /var/lib/apt/lists/*\n".repeat(3);
-    assert_eq!(names(&found(&text, &Facts::default())), ["AptListsRemovedTooLate"]);
+    assert_eq!(names(&found(&text, &LintContext::default())), ["AptListsRemovedTooLate"]);
 }
 
 #[test]
@@ -283,16 +299,16 @@ fn a_fingerprint_is_no_secret_and_a_token_of_its_length_is_one() {
         ("SECRET_VERSION", false),
     ] {
         let text = format!("FROM debian\nENV {name}={digits}\n");
-        assert_eq!(found(&text, &Facts::default()).len(), usize::from(secret), "{name}");
+        assert_eq!(found(&text, &LintContext::default()).len(), usize::from(secret), "{name}");
     }
-    assert_eq!(found("FROM debian\nENV GPG_KEY=swordfish\n", &Facts::default()).len(), 1);
+    assert_eq!(found("FROM debian\nENV GPG_KEY=swordfish\n", &LintContext::default()).len(), 1);
 }
 
 #[test]
 fn sarif_names_rules_places_and_fixes() {
     let source = Source::new("a b/Dockerfile", "FROM x as y\n");
     let parsed = parse(source.text(), source.name());
-    let log = to_sarif(&lint(&parsed.dockerfile, &Facts::default(), None), &[], &source);
+    let log = to_sarif(&lint(&parsed.dockerfile, &LintContext::default(), None), &[], &source);
     let run = &log["runs"][0];
     assert_eq!(run["tool"]["driver"]["rules"].as_array().unwrap().len(), RULES.len());
     let result = &run["results"][0];
@@ -351,7 +367,7 @@ proptest! {
         let before = meaning(&text);
         for round in 0.. {
             let parsed = parse(&text, "Dockerfile");
-            let findings = lint(&parsed.dockerfile, &Facts::default(), None);
+            let findings = lint(&parsed.dockerfile, &LintContext::default(), None);
             let edits: Vec<&Edit> = findings.iter().flat_map(|f| &f.edits).collect();
             if edits.is_empty() {
                 break;
@@ -365,7 +381,7 @@ proptest! {
     #[test]
     fn any_file_is_linted(text in "(FROM|RUN|ENV|ARG|COPY|EXPOSE)[ -~\n]{0,80}\n(RUN|CMD|LABEL)[ -~\n]{0,60}") {
         let parsed = parse(&text, "Dockerfile");
-        for finding in lint(&parsed.dockerfile, &Facts::default(), None) {
+        for finding in lint(&parsed.dockerfile, &LintContext::default(), None) {
             prop_assert!(text.get(finding.span.start..finding.span.end).is_some());
             finding.diagnostic().render(&parsed.dockerfile.source);
         }
@@ -375,7 +391,7 @@ proptest! {
 #[test]
 fn a_mode_without_an_execute_bit_is_told_where_it_may_make_a_folder() {
     let told = |text: &str| {
-        let all = found(text, &Facts::default()).into_iter();
+        let all = found(text, &LintContext::default()).into_iter();
         all.filter(|f| f.rule.name == "ChmodClosesNewFolder").map(|f| f.message).collect::<Vec<_>>()
     };
     for (text, folder) in [
@@ -409,8 +425,9 @@ fn a_mode_without_an_execute_bit_is_told_where_it_may_make_a_folder() {
 #[test]
 fn a_context_of_which_nothing_is_left_is_told_once_for_each_source() {
     let told = |ignore: &str, text: &str| {
-        let facts = Facts { ignore: Some(IgnoreSet::parse(ignore).unwrap()), ..Facts::default() };
-        let copies = found(text, &facts).into_iter().filter(|f| f.rule.name == "CopyIgnoredFile");
+        let context =
+            LintContext { ignore: Some(IgnoreSet::parse(ignore).unwrap()), ..LintContext::default() };
+        let copies = found(text, &context).into_iter().filter(|f| f.rule.name == "CopyIgnoredFile");
         copies.map(|f| f.message).collect::<Vec<_>>()
     };
     assert_eq!(

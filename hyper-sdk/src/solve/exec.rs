@@ -2,7 +2,7 @@
 
 use super::SolveContext;
 use super::task_log::TaskLog;
-use super::value::{Chain, Layer, LayerTimes, Value, snapshot_name};
+use super::value::{Layer, LayerChain, LayerTimes, StepResult, snapshot_name};
 use crate::digest::Hasher;
 use crate::exec::{ExecSpec, LogSink, Network, Security};
 use crate::graph::{ExecOp, InputIndex, Mount, MountKind, NetworkMode, Op, Sharing, Vertex};
@@ -16,8 +16,8 @@ impl SolveContext {
         &self,
         mut hasher: Hasher,
         exec: &ExecOp,
-        base: &Chain,
-        inputs: &[Value],
+        base: &LayerChain,
+        inputs: &[StepResult],
     ) -> Result<Vec<Digest>> {
         self.check_permissions(exec)?;
         // A result without a device is not that with it.
@@ -53,7 +53,7 @@ impl SolveContext {
             let Some((input, source)) = used else { continue };
             let key = self.source_key(inputs, input, source).await?;
             // A key of a context is one of the files already.
-            if let Value::Chain(chain) = input_value(inputs, input)? {
+            if let StepResult::Chain(chain) = input_value(inputs, input)? {
                 definition.update_field(source);
                 if let Some(digest) = self.part_digest(chain, source).await? {
                     by_content = true;
@@ -103,8 +103,8 @@ impl SolveContext {
         &self,
         exec: &ExecOp,
         (vertex, keys): (&Vertex, &[Digest]),
-        base: &Chain,
-        inputs: &[Value],
+        base: &LayerChain,
+        inputs: &[StepResult],
         task: &Task,
     ) -> Result<(Layer, bool)> {
         // Before the permit: who waits for a cache must not keep others from running.
@@ -175,7 +175,7 @@ impl SolveContext {
                 return Err(e);
             }
         };
-        let chain = super::chain_id(base.id(), &layer.diff_id);
+        let chain = super::value::chain_id(base.id(), &layer.diff_id);
         let below = base_name.as_ref().zip(base.id());
         let times = layer.times.as_ref().map(LayerTimes::digest);
         self.snapshotter.commit(active, &snapshot_name(below, &layer, &chain, times)).await?;
@@ -216,7 +216,7 @@ pub(super) fn missing_secret(id: &str) -> Error {
     .with_missing(MissingInput::Secret(id.to_owned()))
 }
 
-pub(super) fn input_value(inputs: &[Value], input: InputIndex) -> Result<&Value> {
+pub(super) fn input_value(inputs: &[StepResult], input: InputIndex) -> Result<&StepResult> {
     inputs.get(input).ok_or_else(|| Error::internal("an input that the vertex does not have"))
 }
 

@@ -2,7 +2,7 @@
 
 use super::exec::{input_value, threads};
 use super::step::Keys;
-use super::value::{Chain, Layer, LayerTimes, Planned, Value, unmade};
+use super::value::{Layer, LayerChain, LayerTimes, Planned, StepResult, unmade};
 use super::{SolveContext, blocking};
 use crate::digest::Hasher;
 use crate::graph::{CopyAction, FileAction, FileOp};
@@ -23,15 +23,15 @@ impl SolveContext {
         mut hasher: Hasher,
         op: &[u8],
         file: &FileOp,
-        base: &Chain,
-        inputs: &[Value],
+        base: &LayerChain,
+        inputs: &[StepResult],
     ) -> Result<Keys> {
         if !file.link {
             hasher.update_field(base.key());
         }
         let folders_only = !file.actions.is_empty()
             && file.actions.iter().all(|a| match a {
-                FileAction::Copy(copy) => matches!(inputs.get(copy.input), Some(Value::Folder(_))),
+                FileAction::Copy(copy) => matches!(inputs.get(copy.input), Some(StepResult::Folder(_))),
                 _ => true,
             });
         if folders_only && file.actions.iter().any(|a| matches!(a, FileAction::Copy(_))) {
@@ -74,7 +74,7 @@ impl SolveContext {
         }
         for action in &file.actions {
             let FileAction::Copy(copy) = action else { continue };
-            let Value::Chain(chain) = input_value(inputs, copy.input)? else {
+            let StepResult::Chain(chain) = input_value(inputs, copy.input)? else {
                 content = None;
                 continue;
             };
@@ -94,7 +94,7 @@ impl SolveContext {
     }
 
     /// The digest of what a COPY selects of a stage, where the selection is plain paths.
-    async fn selected(&self, chain: &Chain, copy: &CopyAction) -> Result<Option<Digest>> {
+    async fn selected(&self, chain: &LayerChain, copy: &CopyAction) -> Result<Option<Digest>> {
         if copy.parents || !copy.exclude.is_empty() {
             return Ok(None);
         }
@@ -116,13 +116,13 @@ impl SolveContext {
     pub(super) async fn files(
         &self,
         file: &FileOp,
-        base: &Chain,
-        inputs: &[Value],
+        base: &LayerChain,
+        inputs: &[StepResult],
     ) -> Result<(Layer, Option<FileTime>)> {
         let (request, sources) = self.request(file, base, inputs).await?;
         let made = request.now;
         let all_folders = file.actions.iter().all(|a| match a {
-            FileAction::Copy(copy) => matches!(inputs.get(copy.input), Some(Value::Folder(_))),
+            FileAction::Copy(copy) => matches!(inputs.get(copy.input), Some(StepResult::Folder(_))),
             _ => true,
         });
         if all_folders {
@@ -143,11 +143,11 @@ impl SolveContext {
         for action in &file.actions {
             if let FileAction::Copy(copy) = action {
                 views.push(match input_value(inputs, copy.input)? {
-                    Value::Chain(chain) => self.view(chain).await?,
-                    Value::Folder(_) => {
+                    StepResult::Chain(chain) => self.view(chain).await?,
+                    StepResult::Folder(_) => {
                         return Err(Error::internal("a copy from a context and a stage at once"));
                     }
-                    Value::Unmade => return Err(unmade()),
+                    StepResult::Unmade => return Err(unmade()),
                 });
             }
         }
@@ -162,8 +162,8 @@ impl SolveContext {
     async fn request(
         &self,
         file: &FileOp,
-        base: &Chain,
-        inputs: &[Value],
+        base: &LayerChain,
+        inputs: &[StepResult],
     ) -> Result<(CopyRequest, Vec<Arc<SourceRoot>>)> {
         let mut sources = Vec::new();
         let mut request = CopyRequest {
@@ -178,7 +178,7 @@ impl SolveContext {
         for action in &file.actions {
             let step = match action {
                 FileAction::Copy(copy) => {
-                    if let Value::Folder(root) = input_value(inputs, copy.input)? {
+                    if let StepResult::Folder(root) = input_value(inputs, copy.input)? {
                         sources.push(Arc::clone(root));
                     }
                     let mut spec = CopySpec::new(copy.sources.clone(), copy.destination.clone());
@@ -208,7 +208,7 @@ impl SolveContext {
     }
 
     /// The owner that `user[:group]` means in a root file system.
-    async fn owner(&self, base: &Chain, spec: Option<&str>) -> Result<Option<Owner>> {
+    async fn owner(&self, base: &LayerChain, spec: Option<&str>) -> Result<Option<Owner>> {
         let Some(spec) = spec else { return Ok(None) };
         let resolved = self.resolve_owner(base, spec).await?;
         for name in &resolved.missing {
@@ -217,7 +217,7 @@ impl SolveContext {
         Ok(Some(resolved.owner))
     }
 
-    async fn resolve_owner(&self, base: &Chain, spec: &str) -> Result<ResolvedOwner> {
+    async fn resolve_owner(&self, base: &LayerChain, spec: &str) -> Result<ResolvedOwner> {
         let numeric = spec.split(':').all(|part| part.bytes().all(|b| b.is_ascii_digit()));
         let (passwd, group) = if numeric {
             (None, None)
@@ -228,7 +228,7 @@ impl SolveContext {
     }
 
     /// A small file of a chain, read from its layer without unpacking it.
-    async fn read_file(&self, chain: &Chain, path: &[u8]) -> Result<Option<Vec<u8>>> {
+    async fn read_file(&self, chain: &LayerChain, path: &[u8]) -> Result<Option<Vec<u8>>> {
         let tree = self.tree(chain).await?;
         let Ok(path) = tree.resolve(path, true) else { return Ok(None) };
         let Some(node) = tree.lookup(&path) else { return Ok(None) };

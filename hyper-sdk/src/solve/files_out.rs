@@ -4,7 +4,7 @@
 //! unpacked under a name of its own, which no step sees, and the tar has the owners that the layers say.
 
 use super::SolveContext;
-use super::value::Chain;
+use super::value::LayerChain;
 use crate::digest::Hasher;
 use crate::layer::LayerPath;
 use crate::snapshot::{ExportOptions, TarStream, UnpackOptions};
@@ -21,7 +21,7 @@ pub(crate) struct ForeignOwner {
 impl SolveContext {
     /// The files of a chain as a tar with the times of its layers, whatever steps saw, and the first path with an owner
     /// that files cannot have here.
-    pub(crate) async fn export(&self, chain: &Chain) -> Result<(TarStream, Option<ForeignOwner>)> {
+    pub(crate) async fn export(&self, chain: &LayerChain) -> Result<(TarStream, Option<ForeignOwner>)> {
         let layers = chain.layers();
         let foreign = self.foreign_layer(chain).await?;
         let (name, owner) = match foreign {
@@ -41,7 +41,7 @@ impl SolveContext {
     }
 
     /// The lowest layer with an owner that files cannot have here.
-    async fn foreign_layer(&self, chain: &Chain) -> Result<Option<usize>> {
+    async fn foreign_layer(&self, chain: &LayerChain) -> Result<Option<usize>> {
         // Who has the last id has them all.
         if self.snapshotter.can_own(u32::MAX - 1, u32::MAX - 1) {
             return Ok(None);
@@ -62,7 +62,7 @@ impl SolveContext {
     }
 
     /// The first path of the whole tree with such an owner.
-    async fn foreign_owner(&self, chain: &Chain) -> Result<Option<ForeignOwner>> {
+    async fn foreign_owner(&self, chain: &LayerChain) -> Result<Option<ForeignOwner>> {
         let tree = self.tree(chain).await?;
         let mut owners = tree.nodes().map(|node| node.entry).filter(|entry| !entry.kind.is_whiteout());
         let foreign = owners.find(|entry| !self.snapshotter.can_own(entry.uid, entry.gid));
@@ -70,9 +70,9 @@ impl SolveContext {
     }
 
     /// Unpacks a chain whose layers from `first` on may have any owner.
-    async fn unpack_foreign(&self, chain: &Chain, first: usize) -> Result<Option<Digest>> {
+    async fn unpack_foreign(&self, chain: &LayerChain, first: usize) -> Result<Option<Digest>> {
         let (below, above) = chain.layers().split_at(first);
-        let mut parent = self.unpack(&Chain::new(below.iter().map(|(layer, _)| layer.clone()))).await?;
+        let mut parent = self.unpack(&LayerChain::new(below.iter().map(|(layer, _)| layer.clone()))).await?;
         for (layer, _) in above {
             let mut hasher = Hasher::sha256();
             hasher.update_field("snapshot with any owner");

@@ -1,7 +1,7 @@
 //! Makes layers into blobs with an index, and blobs into snapshots.
 
 use super::SolveContext;
-use super::value::{Chain, Layer, LayerTimes, files_name, snapshot_name};
+use super::value::{Layer, LayerChain, LayerTimes, files_name, snapshot_name};
 use crate::layer::compress::{CompressOptions, CompressedLayer, LayerCompressor};
 use crate::layer::{EntryTimes, LayerIndex, LayerWriter, ReadAhead, TreeIndex, VerifiedLayer};
 use crate::oci::Descriptor;
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 /// The repository of the local store that keeps the layers of build steps.
-pub const LAYERS_REPOSITORY: &str = "hyper.local/layers";
+pub(crate) const LAYERS_REPOSITORY: &str = "hyper.local/layers";
 
 /// Writes into a channel that an upload drains.
 #[derive(Debug)]
@@ -143,7 +143,7 @@ impl SolveContext {
     }
 
     /// The layers of images that have no index yet.
-    async fn unknown<'a>(&self, chain: &'a Chain) -> Vec<&'a Layer> {
+    async fn unknown<'a>(&self, chain: &'a LayerChain) -> Vec<&'a Layer> {
         let known = self.indexes.lock().await;
         let is_unknown = |layer: &&Layer| {
             layer.origin.is_some()
@@ -154,7 +154,7 @@ impl SolveContext {
     }
 
     /// Whether the files of a chain are not known without its blobs, which may have to be pulled.
-    pub(super) async fn has_unknown(&self, chain: &Chain) -> bool {
+    pub(super) async fn has_unknown(&self, chain: &LayerChain) -> bool {
         for layer in self.unknown(chain).await {
             if !matches!(self.store.has_blob(&layer.repository, &layer.blob.digest).await, Ok(true)) {
                 return true;
@@ -164,14 +164,16 @@ impl SolveContext {
     }
 
     /// Brings the layers of a chain that have no index yet, all at once.
-    async fn bring_unknown(&self, chain: &Chain) -> Result<()> {
+    async fn fetch_unknown(&self, chain: &LayerChain) -> Result<()> {
         let unknown = self.unknown(chain).await;
-        futures::future::try_join_all(unknown.into_iter().map(|layer| self.bring(layer))).await.map(drop)
+        futures::future::try_join_all(unknown.into_iter().map(|layer| self.fetch_layer(layer)))
+            .await
+            .map(drop)
     }
 
     /// The merged view of a chain.
-    pub(super) async fn tree(&self, chain: &Chain) -> Result<TreeIndex> {
-        self.bring_unknown(chain).await?;
+    pub(super) async fn tree(&self, chain: &LayerChain) -> Result<TreeIndex> {
+        self.fetch_unknown(chain).await?;
         let mut layers = Vec::new();
         for (layer, _) in chain.layers() {
             layers.push(self.index(layer).await?);
@@ -180,8 +182,8 @@ impl SolveContext {
     }
 
     /// The paths of the indexes of a chain, lowest first, all of them made.
-    pub(super) async fn index_paths(&self, chain: &Chain) -> Result<Vec<PathBuf>> {
-        self.bring_unknown(chain).await?;
+    pub(super) async fn index_paths(&self, chain: &LayerChain) -> Result<Vec<PathBuf>> {
+        self.fetch_unknown(chain).await?;
         let mut paths = Vec::new();
         for (layer, _) in chain.layers() {
             self.index(layer).await?;
@@ -192,7 +194,7 @@ impl SolveContext {
 
     /// The uncompressed tar of a layer. A blob that does not match its digests ends with an error.
     pub(crate) async fn open_layer(&self, layer: &Layer) -> Result<Box<dyn Read + Send>> {
-        self.bring(layer).await?;
+        self.fetch_layer(layer).await?;
         let blob = self.store.get_blob(&layer.repository, &layer.blob.digest, None).await?;
         let reader = SyncIoBridge::new(StreamReader::new(blob.stream.map_err_io()));
         let (blob, diff_id) = (layer.blob.clone(), layer.diff_id.clone());
@@ -207,7 +209,7 @@ impl SolveContext {
     }
 
     /// Makes sure that a chain is unpacked, with the true times of its files. Gives the name of its snapshot.
-    pub(crate) async fn unpack(&self, chain: &Chain) -> Result<Option<Digest>> {
+    pub(crate) async fn unpack(&self, chain: &LayerChain) -> Result<Option<Digest>> {
         let mut names = chain.snapshots();
         let mut from = 0;
         for (at, name) in names.iter().enumerate().rev() {
@@ -217,7 +219,7 @@ impl SolveContext {
             }
         }
         // What is on its way already is not waited for twice.
-        let bring = chain.layers()[from..].iter().map(|(layer, _)| self.bring(layer));
+        let fetch = chain.layers()[from..].iter().map(|(layer, _)| self.fetch_layer(layer));
         let unpack = async {
             for (at, (layer, id)) in chain.layers().iter().enumerate().skip(from) {
                 let below = at.checked_sub(1).map(|below| (&names[below], &chain.layers()[below].1));
@@ -225,7 +227,7 @@ impl SolveContext {
             }
             Ok(())
         };
-        futures::future::try_join(futures::future::try_join_all(bring), unpack).await?;
+        futures::future::try_join(futures::future::try_join_all(fetch), unpack).await?;
         Ok(names.pop())
     }
 

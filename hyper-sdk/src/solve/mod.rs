@@ -12,8 +12,8 @@
 //! - A result enters the cache after its layer is in the store.
 //! - Dropping the future of [`Solver::solve`] ends every command that runs.
 
-mod bring;
 mod exec;
+mod fetch_layers;
 mod files;
 mod files_out;
 mod layers;
@@ -30,12 +30,13 @@ mod value;
 
 pub(crate) use exec::threads;
 pub(crate) use files_out::ForeignOwner;
-pub use layers::LAYERS_REPOSITORY;
+pub(crate) use layers::LAYERS_REPOSITORY;
 pub(crate) use layers::blocking;
-pub use options::{EpochChoice, Needs, SolverBackends, SolverOptions};
+pub(crate) use options::{EpochChoice, Needs, SolverBackends, SolverOptions};
 pub use plan::{PlannedStep, StepState};
 pub(crate) use step::SolveContext;
-pub use value::{Chain, Layer, LayerTimes, Value, chain_id};
+pub(crate) use value::StepResult;
+pub use value::{Layer, LayerChain, LayerTimes};
 
 use crate::graph::{Graph, Op, SourceOp, VertexId};
 use crate::{Error, Result};
@@ -58,9 +59,9 @@ pub struct StepReport {
 
 /// The result of a graph.
 #[derive(Debug)]
-pub struct Solved {
+pub(crate) struct Solved {
     /// What the root came to.
-    pub value: Value,
+    pub value: StepResult,
     /// The steps, in the order of the graph.
     pub steps: Vec<StepReport>,
     /// The time that the result carries, in seconds since 1970.
@@ -71,11 +72,11 @@ pub struct Solved {
 #[derive(Clone, Copy, Debug)]
 struct Failed;
 
-type Solving = Shared<BoxFuture<'static, std::result::Result<Value, Failed>>>;
+type PendingResult = Shared<BoxFuture<'static, std::result::Result<StepResult, Failed>>>;
 
 /// Solves one graph.
 #[derive(Debug)]
-pub struct Solver {
+pub(crate) struct Solver {
     graph: Arc<Graph>,
     root: VertexId,
     context: Arc<SolveContext>,
@@ -98,7 +99,12 @@ impl Outcomes {
 
 impl Solver {
     /// A solver of what a vertex of a graph needs.
-    pub fn new(graph: Arc<Graph>, root: VertexId, backends: SolverBackends, options: SolverOptions) -> Self {
+    pub(crate) fn new(
+        graph: Arc<Graph>,
+        root: VertexId,
+        backends: SolverBackends,
+        options: SolverOptions,
+    ) -> Self {
         let needs = options.needs;
         let context = Arc::new(SolveContext::new(&graph, root, backends, options));
         Self { graph, root, context, needs }
@@ -113,9 +119,9 @@ impl Solver {
     ///
     /// # Errors
     /// The first error of any step; the others are stopped.
-    pub async fn solve(&self) -> Result<Solved> {
+    pub(crate) async fn solve(&self) -> Result<Solved> {
         let outcomes = Arc::new(Outcomes::default());
-        let mut solving: HashMap<VertexId, Solving> = HashMap::new();
+        let mut solving: HashMap<VertexId, PendingResult> = HashMap::new();
         let optional = self.optional();
         for id in self.graph.reachable(self.root) {
             let future = self.vertex(id, optional.contains(&id), &solving, &outcomes);
@@ -124,7 +130,7 @@ impl Solver {
         self.context.epoch_needs(self.fetched(&solving));
         let result = futures::future::try_join3(
             solving[&self.root].clone(),
-            self.bring_base(&solving, &outcomes),
+            self.fetch_base(&solving, &outcomes),
             async { self.context.epoch().await.map_err(|e| outcomes.fail(e)) },
         );
         let result = result.await;
@@ -137,15 +143,15 @@ impl Solver {
     }
 
     /// The vertices that bring something from elsewhere.
-    fn fetched(&self, solving: &HashMap<VertexId, Solving>) -> Vec<Solving> {
+    fn fetched(&self, solving: &HashMap<VertexId, PendingResult>) -> Vec<PendingResult> {
         let is_fetched = |id: &VertexId| matches!(&self.graph.vertex(*id).op, Op::Source(op) if self.context.sources.is_remote(op));
         solving.iter().filter(|(id, _)| is_fetched(id)).map(|(_, solving)| solving.clone()).collect()
     }
 
     /// Brings the blobs of the base image of the root where they are needed, while steps run.
-    async fn bring_base(
+    async fn fetch_base(
         &self,
-        solving: &HashMap<VertexId, Solving>,
+        solving: &HashMap<VertexId, PendingResult>,
         outcomes: &Outcomes,
     ) -> std::result::Result<(), Failed> {
         if self.needs != Needs::Blobs {
@@ -156,8 +162,8 @@ impl Solver {
             base = *below;
         }
         match solving[&base].clone().await? {
-            Value::Chain(chain) => self.context.bring_all(&chain).await.map_err(|e| outcomes.fail(e)),
-            Value::Folder(_) | Value::Unmade => Ok(()),
+            StepResult::Chain(chain) => self.context.fetch_chain(&chain).await.map_err(|e| outcomes.fail(e)),
+            StepResult::Folder(_) | StepResult::Unmade => Ok(()),
         }
     }
 
@@ -192,10 +198,10 @@ impl Solver {
         &self,
         id: VertexId,
         is_optional: bool,
-        solving: &HashMap<VertexId, Solving>,
+        solving: &HashMap<VertexId, PendingResult>,
         outcomes: &Arc<Outcomes>,
-    ) -> Solving {
-        let inputs: Vec<Solving> =
+    ) -> PendingResult {
+        let inputs: Vec<PendingResult> =
             self.graph.vertex(id).inputs.iter().map(|input| solving[input].clone()).collect();
         let (graph, context) = (Arc::clone(&self.graph), Arc::clone(&self.context));
         let outcomes = Arc::clone(outcomes);

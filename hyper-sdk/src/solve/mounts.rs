@@ -2,7 +2,7 @@
 
 use super::exec::{input_value, missing_secret, threads};
 use super::value::unmade;
-use super::{Chain, SolveContext, Value, blocking};
+use super::{LayerChain, SolveContext, StepResult, blocking};
 use crate::digest::Hasher;
 use crate::exec::{self, CacheMount, ExecMount, MountSource, RootFs, SecretBytes};
 use crate::graph::{CacheOwner, ExecOp, InputIndex, Mount, MountKind, Sharing};
@@ -37,20 +37,20 @@ impl SolveContext {
     /// What a mount of this part of an input depends on: the files of a context, the whole of a stage.
     pub(super) async fn source_key(
         &self,
-        inputs: &[Value],
+        inputs: &[StepResult],
         input: InputIndex,
         source: &str,
     ) -> Result<String> {
         match input_value(inputs, input)? {
-            Value::Chain(chain) => Ok(chain.key().to_owned()),
-            Value::Folder(root) => Ok(self.folder_digest(root, source).await?.to_string()),
-            Value::Unmade => Err(unmade()),
+            StepResult::Chain(chain) => Ok(chain.key().to_owned()),
+            StepResult::Folder(root) => Ok(self.folder_digest(root, source).await?.to_string()),
+            StepResult::Unmade => Err(unmade()),
         }
     }
 
     /// The digest of the files that a mount of this part of a stage shows; `None` where the part does not exist, and
     /// for all of a stage, where the chain says as much for less work.
-    pub(super) async fn part_digest(&self, chain: &Chain, source: &str) -> Result<Option<Digest>> {
+    pub(super) async fn part_digest(&self, chain: &LayerChain, source: &str) -> Result<Option<Digest>> {
         if source == "/" {
             return Ok(None);
         }
@@ -74,7 +74,7 @@ impl SolveContext {
     }
 
     /// The tree of a chain, unpacked.
-    pub(super) async fn view(&self, chain: &Chain) -> Result<RootFs> {
+    pub(super) async fn view(&self, chain: &LayerChain) -> Result<RootFs> {
         let name = self.unpack(chain).await?;
         self.snapshotter.view(name.as_ref()).await
     }
@@ -82,11 +82,11 @@ impl SolveContext {
     /// A part of an input as a tree and the path in it.
     ///
     /// A context is not shown as it lies there, but as a snapshot of what its ignore file leaves, owned by root.
-    async fn part(&self, inputs: &[Value], input: InputIndex, source: &str) -> Result<(RootFs, String)> {
+    async fn part(&self, inputs: &[StepResult], input: InputIndex, source: &str) -> Result<(RootFs, String)> {
         let root = match input_value(inputs, input)? {
-            Value::Chain(chain) => return Ok((self.view(chain).await?, source.to_owned())),
-            Value::Folder(root) => Arc::clone(root),
-            Value::Unmade => return Err(unmade()),
+            StepResult::Chain(chain) => return Ok((self.view(chain).await?, source.to_owned())),
+            StepResult::Folder(root) => Arc::clone(root),
+            StepResult::Unmade => return Err(unmade()),
         };
         let spec = selected(source);
         let (digest, times) = {
@@ -138,7 +138,7 @@ impl SolveContext {
     pub(super) async fn lock_caches(
         &self,
         exec: &ExecOp,
-        inputs: &[Value],
+        inputs: &[StepResult],
         begin_anew: bool,
     ) -> Result<Caches> {
         let mut keys = HashMap::new();
@@ -225,7 +225,7 @@ impl SolveContext {
         &self,
         mount: &Mount,
         cache: Option<&Path>,
-        inputs: &[Value],
+        inputs: &[StepResult],
     ) -> Result<Option<ExecMount>> {
         let source = match &mount.kind {
             MountKind::Bind { input, source, writable } => {

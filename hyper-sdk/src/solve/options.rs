@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 /// What a solver works with.
 #[derive(Clone, Debug)]
-pub struct SolverBackends {
+pub(crate) struct SolverBackends {
     /// Where layers are kept.
     pub store: SharedStore,
     /// Where layers are unpacked.
@@ -33,7 +33,7 @@ pub struct SolverBackends {
 
 /// Which time a result carries: new layers have it at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EpochChoice {
+pub(crate) enum EpochChoice {
     /// These seconds since 1970, which the caller gave: they count for the cache.
     Given(i64),
     /// These seconds since 1970.
@@ -56,7 +56,7 @@ impl Default for EpochChoice {
 
 /// How a graph is solved.
 #[derive(Clone, Debug, Default)]
-pub struct SolverOptions {
+pub(crate) struct SolverOptions {
     /// The time that the result carries.
     pub epoch: EpochChoice,
     /// How layers are compressed.
@@ -97,9 +97,9 @@ pub struct SolverOptions {
 
 /// What of the result of a graph is needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Needs {
+pub(crate) enum Needs {
     /// Nothing but what is worth keeping in the cache. Copies onto a base image whose files nobody knows yet, and that
-    /// nothing else uses, are looked at and not made: [`crate::solve::Value::Unmade`].
+    /// nothing else uses, are looked at and not made: [`crate::solve::StepResult::Unmade`].
     Nothing,
     /// The layers, each of which is made.
     #[default]

@@ -2,7 +2,7 @@
 //! layer is pulled.
 
 use super::step::at_step;
-use super::value::{Chain, Layer, LayerTimes, Planned, Value};
+use super::value::{Layer, LayerChain, LayerTimes, Planned, StepResult};
 use super::{SolveContext, Solver};
 use crate::graph::{FileAction, MountKind, Op, Vertex, VertexId};
 use crate::store::RegistryStoreExt as _;
@@ -48,15 +48,15 @@ impl Solver {
     ///
     /// # Errors
     /// Those that show before anything runs: files that cannot be copied, permissions that are missing.
-    pub async fn plan(&self) -> Result<Vec<PlannedStep>> {
-        let mut values: HashMap<VertexId, Value> = HashMap::new();
+    pub(crate) async fn plan(&self) -> Result<Vec<PlannedStep>> {
+        let mut values: HashMap<VertexId, StepResult> = HashMap::new();
         let mut steps = Vec::new();
         for id in self.graph.reachable(self.root) {
             let vertex = self.graph.vertex(id);
-            let inputs: Vec<Value> = vertex
+            let inputs: Vec<StepResult> = vertex
                 .inputs
                 .iter()
-                .map(|input| values.get(input).cloned().unwrap_or(Value::Unmade))
+                .map(|input| values.get(input).cloned().unwrap_or(StepResult::Unmade))
                 .collect();
             let planned = self.context.plan_step(vertex, &inputs).await;
             let (state, keys, value) = planned.map_err(|e| at_step(vertex, e))?;
@@ -76,33 +76,37 @@ impl Solver {
 }
 
 impl SolveContext {
-    async fn plan_step(&self, vertex: &Vertex, inputs: &[Value]) -> Result<(StepState, Vec<Digest>, Value)> {
+    async fn plan_step(
+        &self,
+        vertex: &Vertex,
+        inputs: &[StepResult],
+    ) -> Result<(StepState, Vec<Digest>, StepResult)> {
         if let Op::Source(source) = &vertex.op {
             return match self.sources.is_remote(source) {
-                true => Ok((StepState::Fetch, Vec::new(), Value::Unmade)),
+                true => Ok((StepState::Fetch, Vec::new(), StepResult::Unmade)),
                 false => Ok((StepState::Source, Vec::new(), self.source(source).await?)),
             };
         }
         let base = match inputs.first() {
-            Some(Value::Chain(base)) => base,
-            Some(Value::Unmade) => return Ok((StepState::Open, Vec::new(), Value::Unmade)),
+            Some(StepResult::Chain(base)) => base,
+            Some(StepResult::Unmade) => return Ok((StepState::Open, Vec::new(), StepResult::Unmade)),
             _ => return Err(Error::internal("a step without a root file system")),
         };
         if self.is_open(vertex, base, inputs).await {
-            return Ok((StepState::Open, Vec::new(), Value::Unmade));
+            return Ok((StepState::Open, Vec::new(), StepResult::Unmade));
         }
         let mut keys = self.keys(vertex, base, inputs).await?;
         if !vertex.no_cache
             && let Some(layer) = self.peek(&keys.digests, keys.planned.take()).await?
         {
-            return Ok((StepState::Cached, keys.digests, Value::Chain(base.with(layer))));
+            return Ok((StepState::Cached, keys.digests, StepResult::Chain(base.with(layer))));
         }
-        Ok((StepState::Run, keys.digests, Value::Unmade))
+        Ok((StepState::Run, keys.digests, StepResult::Unmade))
     }
 
     /// Whether the keys of a step depend on what has to be made, fetched or pulled first.
-    async fn is_open(&self, vertex: &Vertex, base: &Chain, inputs: &[Value]) -> bool {
-        if inputs.iter().any(|input| matches!(input, Value::Unmade)) {
+    async fn is_open(&self, vertex: &Vertex, base: &LayerChain, inputs: &[StepResult]) -> bool {
+        if inputs.iter().any(|input| matches!(input, StepResult::Unmade)) {
             return true;
         }
         // Of the layers of an image that was not pulled only the chain is known.
@@ -127,7 +131,7 @@ impl SolveContext {
             return true;
         }
         for (at, input) in inputs.iter().enumerate().skip(1) {
-            if let Value::Chain(chain) = input
+            if let StepResult::Chain(chain) = input
                 && needs_files(at)
                 && self.has_unknown(chain).await
             {

@@ -2,7 +2,7 @@
 
 use super::SolveContext;
 use super::layers::LAYERS_REPOSITORY;
-use super::value::{Chain, Layer};
+use super::value::{Layer, LayerChain};
 use crate::Result;
 use crate::cache::CacheRecord;
 use crate::digest::Hasher;
@@ -15,10 +15,10 @@ impl SolveContext {
     /// images, too. A layer that is compressed so stays as it is.
     pub(crate) async fn recompress(
         &self,
-        chain: &Chain,
+        chain: &LayerChain,
         options: CompressOptions,
         all: bool,
-    ) -> Result<Chain> {
+    ) -> Result<LayerChain> {
         let mut layers = Vec::new();
         for (layer, _) in chain.layers() {
             let same = Compression::of_layer(&layer.blob.media_type) == Some(options.compression);
@@ -31,7 +31,7 @@ impl SolveContext {
                 false => self.recompressed(layer, options).await?,
             });
         }
-        Ok(Chain::new(layers))
+        Ok(LayerChain::new(layers))
     }
 
     /// A layer in another compression: found, or made. The files in it are the same, and so is its diff ID.

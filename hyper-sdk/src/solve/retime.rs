@@ -2,7 +2,7 @@
 
 use super::SolveContext;
 use super::layers::LAYERS_REPOSITORY;
-use super::value::{Chain, Layer};
+use super::value::{Layer, LayerChain};
 use crate::cache::CacheRecord;
 use crate::digest::Hasher;
 use crate::layer::{CompressOptions, EntryKind, LayerReader, LayerWriter, TimesTable};
@@ -15,7 +15,7 @@ impl SolveContext {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when the times of a layer are not known any more.
-    pub(crate) async fn with_true_times(&self, chain: &Chain) -> Result<Chain> {
+    pub(crate) async fn with_true_times(&self, chain: &LayerChain) -> Result<LayerChain> {
         let mut layers = Vec::new();
         for (layer, _) in chain.layers() {
             layers.push(match layer.repository.as_str() == LAYERS_REPOSITORY {
@@ -23,7 +23,7 @@ impl SolveContext {
                 false => layer.clone(),
             });
         }
-        Ok(Chain::new(layers))
+        Ok(LayerChain::new(layers))
     }
 
     /// A layer with other times in it: found, or made.

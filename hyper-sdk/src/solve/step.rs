@@ -1,8 +1,8 @@
 //! One step: its keys, its record in the cache, and what all steps of a graph share.
 
 use super::options::{EpochChoice, SolverBackends, SolverOptions};
-use super::value::{Chain, Layer, LayerTimes, Planned, Value};
-use super::{Failed, Solving, StepReport};
+use super::value::{Layer, LayerChain, LayerTimes, Planned, StepResult};
+use super::{Failed, PendingResult, StepReport};
 use crate::cache::{CacheRecord, SharedCache};
 use crate::digest::Hasher;
 use crate::exec::{DevicePermissions, Devices, Executor, Network, SecretBytes};
@@ -29,7 +29,7 @@ const SOURCES_REPOSITORY: &str = "hyper.local/sources";
 const PULLS: usize = 4;
 
 /// A vertex that is being solved, which does not keep it so.
-type WeakSolving = WeakShared<BoxFuture<'static, std::result::Result<Value, Failed>>>;
+type WeakPendingResult = WeakShared<BoxFuture<'static, std::result::Result<StepResult, Failed>>>;
 /// Something that is done once, whoever asks first.
 type Once = Arc<tokio::sync::OnceCell<()>>;
 
@@ -53,7 +53,7 @@ pub(crate) struct SolveContext {
     epoch: EpochChoice,
     epoch_seconds: OnceLock<i64>,
     /// What has to be there before the time is known. It is weak, as what it waits for has this context.
-    epoch_needs: OnceLock<Vec<WeakSolving>>,
+    epoch_needs: OnceLock<Vec<WeakPendingResult>>,
     /// Whether the epoch was given and so counts for the cache.
     pub(super) epoch_is_key: bool,
     /// Whether steps see what is copied with the times of the layer. Not where they compare them with those of a cache.
@@ -76,7 +76,7 @@ pub(crate) struct SolveContext {
     /// How many layers are pulled at once.
     pub(super) pulls: tokio::sync::Semaphore,
     /// The layers that are being pulled or were, by repository and digest.
-    pub(super) brought: Mutex<HashMap<(RepositoryName, Digest), Once>>,
+    pub(super) fetched_layers: Mutex<HashMap<(RepositoryName, Digest), Once>>,
     /// Indexes that were read, by diff ID.
     pub(super) indexes: tokio::sync::Mutex<HashMap<Digest, Arc<LayerIndex>>>,
 }
@@ -140,14 +140,14 @@ impl SolveContext {
             progress: options.progress,
             commands: tokio::sync::Semaphore::new(options.parallel.unwrap_or(processors.max(4))),
             pulls: tokio::sync::Semaphore::new(PULLS),
-            brought: Mutex::default(),
+            fetched_layers: Mutex::default(),
             indexes: tokio::sync::Mutex::default(),
         }
     }
 
     /// Says which vertices have to be there before the time of the result is known.
-    pub(super) fn epoch_needs(&self, fetched: Vec<Solving>) {
-        let _ = self.epoch_needs.set(fetched.iter().filter_map(Solving::downgrade).collect());
+    pub(super) fn epoch_needs(&self, fetched: Vec<PendingResult>) {
+        let _ = self.epoch_needs.set(fetched.iter().filter_map(PendingResult::downgrade).collect());
     }
 
     /// The time that new layers get at most. It is known when all is here that has a time of its own.
@@ -171,12 +171,12 @@ impl SolveContext {
     pub(super) async fn step(
         &self,
         vertex: &Vertex,
-        inputs: &[Value],
-    ) -> Result<(Value, Option<StepReport>)> {
+        inputs: &[StepResult],
+    ) -> Result<(StepResult, Option<StepReport>)> {
         if let Op::Source(source) = &vertex.op {
             return Ok((self.source(source).await?, None));
         }
-        let Some(Value::Chain(base)) = inputs.first() else {
+        let Some(StepResult::Chain(base)) = inputs.first() else {
             return Err(Error::internal("a step without a root file system"));
         };
         let task = self.progress.start(vertex.name.clone(), None);
@@ -189,7 +189,7 @@ impl SolveContext {
         {
             let report = report(vertex, true, &task);
             task.cached();
-            return Ok((Value::Chain(base.with(layer)), Some(report)));
+            return Ok((StepResult::Chain(base.with(layer)), Some(report)));
         }
         // From here on time passes, and what is in the folders may change.
         self.sources.forget_listings();
@@ -232,13 +232,13 @@ impl SolveContext {
         }
         let report = report(vertex, false, &task);
         task.done();
-        Ok((Value::Chain(base.with(layer)), Some(report)))
+        Ok((StepResult::Chain(base.with(layer)), Some(report)))
     }
 
-    pub(super) async fn source(&self, source: &SourceOp) -> Result<Value> {
+    pub(super) async fn source(&self, source: &SourceOp) -> Result<StepResult> {
         let origin = match self.sources.open(source).await? {
-            Opened::Nothing => return Ok(Value::Chain(Chain::default())),
-            Opened::Folder(root) => return Ok(Value::Folder(root)),
+            Opened::Nothing => return Ok(StepResult::Chain(LayerChain::default())),
+            Opened::Folder(root) => return Ok(StepResult::Folder(root)),
             Opened::Image(origin) => origin,
         };
         let image = origin.image();
@@ -246,7 +246,7 @@ impl SolveContext {
             Some(repository) => repository.clone(),
             None => RepositoryName::parse(SOURCES_REPOSITORY)?,
         };
-        Ok(Value::Chain(Chain::new(image.layers.iter().map(|layer| Layer {
+        Ok(StepResult::Chain(LayerChain::new(image.layers.iter().map(|layer| Layer {
             blob: layer.blob.clone(),
             diff_id: layer.diff_id.clone(),
             repository: repository.clone(),
@@ -256,7 +256,12 @@ impl SolveContext {
     }
 
     /// The keys of a step, best first: by the definition of what it uses, then by its content.
-    pub(super) async fn keys(&self, vertex: &Vertex, base: &Chain, inputs: &[Value]) -> Result<Keys> {
+    pub(super) async fn keys(
+        &self,
+        vertex: &Vertex,
+        base: &LayerChain,
+        inputs: &[StepResult],
+    ) -> Result<Keys> {
         let mut hasher = Hasher::sha256();
         hasher.update_field("hyper step 1");
         hasher.update_field(match self.compression {
@@ -281,12 +286,13 @@ impl SolveContext {
         &self,
         keys: &[Digest],
         vertex: &Vertex,
-        base: &Chain,
-        inputs: &[Value],
+        base: &LayerChain,
+        inputs: &[StepResult],
     ) -> bool {
         // What was fetched is in a folder of its own, and nobody else writes there.
-        let uses_folders =
-            inputs.iter().any(|input| matches!(input, Value::Folder(root) if self.sources.may_change(root)));
+        let uses_folders = inputs
+            .iter()
+            .any(|input| matches!(input, StepResult::Folder(root) if self.sources.may_change(root)));
         !uses_folders || self.keys(vertex, base, inputs).await.is_ok_and(|now| now.digests == keys)
     }
 

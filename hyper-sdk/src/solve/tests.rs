@@ -113,7 +113,7 @@ impl Fixture {
 
     /// The files of the topmost layer of what was solved.
     async fn files(&self, solved: &Solved) -> BTreeMap<String, String> {
-        let Value::Chain(chain) = &solved.value else { panic!("{:?}", solved.value) };
+        let StepResult::Chain(chain) = &solved.value else { panic!("{:?}", solved.value) };
         let (layer, _) = chain.layers().last().unwrap();
         let blob = self.store.get_blob(&layer.repository, &layer.blob.digest, None).await.unwrap();
         let tar = blob.stream.try_collect::<Vec<_>>().await.unwrap().concat();

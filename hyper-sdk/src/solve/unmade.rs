@@ -2,7 +2,7 @@
 
 use super::exec::input_value;
 use super::step::failed;
-use super::value::{Chain, Value};
+use super::value::{LayerChain, StepResult};
 use super::{SolveContext, StepReport, blocking};
 use crate::Result;
 use crate::graph::{CopyAction, FileAction, Op, Vertex};
@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 impl SolveContext {
     /// Whether a step changes the files of an image that nobody knows yet.
-    pub(super) async fn is_out_of_reach(&self, vertex: &Vertex, inputs: &[Value]) -> bool {
+    pub(super) async fn is_out_of_reach(&self, vertex: &Vertex, inputs: &[StepResult]) -> bool {
         let Op::File(file) = &vertex.op else { return false };
         match inputs.first() {
-            Some(Value::Unmade) => true,
-            Some(Value::Chain(base)) => !file.link && self.has_unknown(base).await,
+            Some(StepResult::Unmade) => true,
+            Some(StepResult::Chain(base)) => !file.link && self.has_unknown(base).await,
             _ => false,
         }
     }
@@ -25,8 +25,8 @@ impl SolveContext {
     pub(super) async fn look_at(
         &self,
         vertex: &Vertex,
-        inputs: &[Value],
-    ) -> Result<(Value, Option<StepReport>)> {
+        inputs: &[StepResult],
+    ) -> Result<(StepResult, Option<StepReport>)> {
         let task = self.progress.start(vertex.name.clone(), None);
         if let Op::File(file) = &vertex.op {
             for action in &file.actions {
@@ -39,16 +39,16 @@ impl SolveContext {
         }
         let report = super::step::report(vertex, false, &task);
         task.done();
-        Ok((Value::Unmade, Some(report)))
+        Ok((StepResult::Unmade, Some(report)))
     }
 
-    async fn look_at_copy(&self, copy: &CopyAction, inputs: &[Value]) -> Result<()> {
+    async fn look_at_copy(&self, copy: &CopyAction, inputs: &[StepResult]) -> Result<()> {
         let root = match input_value(inputs, copy.input)? {
-            Value::Folder(root) => Arc::clone(root),
-            Value::Chain(chain) if !self.has_unknown(chain).await => {
+            StepResult::Folder(root) => Arc::clone(root),
+            StepResult::Chain(chain) if !self.has_unknown(chain).await => {
                 return self.look_into(chain, copy).await;
             }
-            Value::Chain(_) | Value::Unmade => return Ok(()),
+            StepResult::Chain(_) | StepResult::Unmade => return Ok(()),
         };
         let mut spec = CopySpec::new(copy.sources.clone(), "/files/");
         spec.exclude = PatternList::new(&copy.exclude)?;
@@ -61,7 +61,7 @@ impl SolveContext {
     }
 
     /// Sees whether the plain paths of a copy are there.
-    async fn look_into(&self, chain: &Chain, copy: &CopyAction) -> Result<()> {
+    async fn look_into(&self, chain: &LayerChain, copy: &CopyAction) -> Result<()> {
         let tree = self.tree(chain).await?;
         for source in &copy.sources {
             if !crate::layer::copy::pattern::has_wildcards(source.as_bytes()) {

@@ -20,7 +20,7 @@ pub struct Layer {
     /// The true times of its files; none where those of the layer are the only ones known.
     pub times: Option<LayerTimes>,
     /// Where its blob comes from when the store does not have it: for a layer of an image that was not made here.
-    pub origin: Option<Arc<LayerOrigin>>,
+    pub(crate) origin: Option<Arc<LayerOrigin>>,
 }
 
 impl PartialEq for Layer {
@@ -75,11 +75,11 @@ impl Planned {
 
 /// The layers of a root file system, lowest first, with the chain ID of each prefix.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Chain {
+pub struct LayerChain {
     layers: Vec<(Layer, Digest)>,
 }
 
-impl Chain {
+impl LayerChain {
     /// A chain of layers.
     pub fn new(layers: impl IntoIterator<Item = Layer>) -> Self {
         let mut chain = Self::default();
@@ -125,7 +125,7 @@ impl Chain {
 }
 
 /// The chain ID of a layer on a parent (image-spec, config.md, "Layer ChainID").
-pub fn chain_id(parent: Option<&Digest>, diff_id: &Digest) -> Digest {
+pub(crate) fn chain_id(parent: Option<&Digest>, diff_id: &Digest) -> Digest {
     match parent {
         None => diff_id.clone(),
         Some(parent) => {
@@ -168,9 +168,9 @@ pub(super) fn files_name(chain: &Digest, times: Option<&Digest>) -> Digest {
 
 /// The result of a vertex.
 #[derive(Clone, Debug)]
-pub enum Value {
+pub(crate) enum StepResult {
     /// A root file system.
-    Chain(Chain),
+    Chain(LayerChain),
     /// The files of a build context.
     Folder(Arc<SourceRoot>),
     /// A root file system that nothing needs, and that is not made: its files depend on those of a base image that is not
@@ -203,9 +203,9 @@ mod tests {
             times: times.map(|times| LayerTimes::Kept(Digest::sha256(times))),
             origin: None,
         };
-        let plain = Chain::new([layer("a", None), layer("b", None)]);
+        let plain = LayerChain::new([layer("a", None), layer("b", None)]);
         assert_eq!(plain.snapshots(), [plain.layers[0].1.clone(), plain.layers[1].1.clone()]);
-        let names = |a, b| Chain::new([layer("a", a), layer("b", b)]).snapshots();
+        let names = |a, b| LayerChain::new([layer("a", a), layer("b", b)]).snapshots();
         let all = [names(Some("1"), None), names(Some("2"), None), names(None, Some("1")), plain.snapshots()];
         for (at, one) in all.iter().enumerate() {
             assert!(all[..at].iter().all(|other| other[1] != one[1]), "{all:?}");

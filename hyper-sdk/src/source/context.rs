@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The most bytes that an ignore file has.
-pub const MAX_IGNORE_FILE: u64 = 16 << 20;
+pub(crate) const MAX_IGNORE_FILE: u64 = 16 << 20;
 
 /// What an ignore file leaves out.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl PathFilter for IgnoreFile {
 ///
 /// # Errors
 /// [`crate::ErrorKind::NotFound`] when there is no such folder; those of [`ignore_file`].
-pub fn open_context(folder: &Path, dockerfile: Option<&Path>) -> Result<Arc<SourceRoot>> {
+pub(crate) fn open_context(folder: &Path, dockerfile: Option<&Path>) -> Result<Arc<SourceRoot>> {
     let filter = ignore_file(folder, dockerfile)?
         .filter(|set| !set.is_empty())
         .map(|set| Arc::new(IgnoreFile(set)) as Arc<dyn PathFilter>);
@@ -76,7 +76,7 @@ pub fn ignore_file(folder: &Path, dockerfile: Option<&Path>) -> Result<Option<Ig
 /// # Errors
 /// Those of [`small_file::read`] with [`MAX_FILE_SIZE`]; [`crate::ErrorKind::Invalid`] for a link that leads out, and
 /// for text that is no Dockerfile: see [`crate::dockerfile::decode`].
-pub fn read_dockerfile(folder: &Path, path: &Path) -> Result<String> {
+pub(crate) fn read_dockerfile(folder: &Path, path: &Path) -> Result<String> {
     let what = "the Dockerfile";
     let top = canonical(folder, what)?;
     let mut kinds = Kinds::FilesAndPipes;

@@ -23,15 +23,14 @@ mod sources;
 mod work_tree;
 
 pub use address::{BuildContext, NamedContext};
-pub use context::{MAX_IGNORE_FILE, ignore_file, open_context, read_dockerfile};
+pub use context::ignore_file;
+pub(crate) use context::{open_context, read_dockerfile};
 pub use image::{ClientFactory, ImageSource};
 pub use layout::LayoutSource;
-pub use remote::{
-    Fetched, ProxyChoice, RemoteOptions, RemoteSources, StreamContext, context_of_stream, git_source,
-    newest_in_archive, read_context,
-};
-pub use sources::{LayerOrigin, MainFolder, Opened, Sources, SourcesOptions};
-pub use work_tree::work_tree_time;
+pub(crate) use remote::{Fetched, RemoteSources, git_source, newest_in_archive};
+pub use remote::{ProxyChoice, RemoteOptions, StreamContext, context_of_stream, read_context};
+pub(crate) use sources::{LayerOrigin, MainFolder, Opened, Sources, SourcesOptions};
+pub(crate) use work_tree::work_tree_time;
 
 use crate::oci::{Descriptor, ImageConfig};
 use crate::platform::Platform;

@@ -25,7 +25,7 @@ const LAYOUTS: &str = "oci-layout";
 
 /// What the sources of a build are made of.
 #[derive(Clone, Debug)]
-pub struct SourcesOptions {
+pub(crate) struct SourcesOptions {
     /// What finds images by their references.
     pub images: SharedSource,
     /// What fetches git repositories and files of the web.
@@ -42,7 +42,7 @@ pub struct SourcesOptions {
 
 /// The folder of the main build context.
 #[derive(Clone, Debug)]
-pub struct MainFolder {
+pub(crate) struct MainFolder {
     /// The folder.
     pub folder: PathBuf,
     /// The Dockerfile, to find the ignore file beside it; none where its text is from elsewhere.
@@ -55,7 +55,7 @@ pub struct MainFolder {
 
 /// The sources of one build. Clones share what they found and opened.
 #[derive(Clone, Debug)]
-pub struct Sources(Arc<Inner>);
+pub(crate) struct Sources(Arc<Inner>);
 
 /// What was asked for: scheme, name and platform.
 type Asked = (String, String, String);
@@ -72,14 +72,14 @@ struct Inner {
 
 /// An image, and the source that its layers come from.
 #[derive(Debug)]
-pub struct LayerOrigin {
+pub(crate) struct LayerOrigin {
     source: SharedSource,
     image: SourceImage,
 }
 
 impl LayerOrigin {
     /// The image.
-    pub fn image(&self) -> &SourceImage {
+    pub(crate) fn image(&self) -> &SourceImage {
         &self.image
     }
 
@@ -87,14 +87,14 @@ impl LayerOrigin {
     ///
     /// # Errors
     /// Those of the source.
-    pub async fn open_layer(&self, layer: &Descriptor) -> Result<BlobReader> {
+    pub(crate) async fn open_layer(&self, layer: &Descriptor) -> Result<BlobReader> {
         self.source.open_layer(&self.image, layer).await
     }
 }
 
 /// What is behind a source of a graph.
 #[derive(Clone, Debug)]
-pub enum Opened {
+pub(crate) enum Opened {
     /// Nothing.
     Nothing,
     /// An image, whose layers are still where they were.
@@ -116,7 +116,7 @@ struct OpenFolder {
 
 impl Sources {
     /// Sources that have brought nothing yet.
-    pub fn new(options: SourcesOptions) -> Self {
+    pub(crate) fn new(options: SourcesOptions) -> Self {
         let layouts = options.others.get(LAYOUTS).cloned().unwrap_or_else(|| Arc::new(LayoutSource));
         Self(Arc::new(Inner {
             options,
@@ -128,7 +128,7 @@ impl Sources {
     }
 
     /// The folder of the main build context.
-    pub fn main_folder(&self) -> Option<&Path> {
+    pub(crate) fn main_folder(&self) -> Option<&Path> {
         self.0.options.main.as_ref().map(|main| main.folder.as_path())
     }
 
@@ -136,7 +136,7 @@ impl Sources {
     ///
     /// # Errors
     /// Those of [`open_context`].
-    pub async fn open_local(&self) -> Result<()> {
+    pub(crate) async fn open_local(&self) -> Result<()> {
         if self.0.options.main.is_some() {
             self.folder("").await?;
         }
@@ -149,7 +149,7 @@ impl Sources {
     }
 
     /// Whether there is a build context that a source of a graph names.
-    pub fn has_folder(&self, op: &SourceOp) -> bool {
+    pub(crate) fn has_folder(&self, op: &SourceOp) -> bool {
         match op {
             SourceOp::Folder { name } if name.is_empty() => self.0.options.main.is_some(),
             SourceOp::Folder { name } => self.contexts().contains_key(name),
@@ -158,7 +158,7 @@ impl Sources {
     }
 
     /// The named contexts.
-    pub fn contexts(&self) -> &BTreeMap<String, NamedContext> {
+    pub(crate) fn contexts(&self) -> &BTreeMap<String, NamedContext> {
         &self.0.options.contexts
     }
 
@@ -166,7 +166,7 @@ impl Sources {
     ///
     /// # Errors
     /// Those of the source of images.
-    pub async fn image(&self, reference: &str, platform: &Platform) -> Result<SourceImage> {
+    pub(crate) async fn image(&self, reference: &str, platform: &Platform) -> Result<SourceImage> {
         match self.resolve(IMAGES, reference, platform).await? {
             SourceContent::Image(image) => Ok(*image),
             SourceContent::Files => Err(no_image(reference)),
@@ -177,7 +177,7 @@ impl Sources {
     ///
     /// # Errors
     /// Those of the source; [`crate::ErrorKind::Unsupported`] for a scheme that no source has.
-    pub async fn context(
+    pub(crate) async fn context(
         &self,
         context: &NamedContext,
         platform: &Platform,
@@ -235,7 +235,7 @@ impl Sources {
     ///
     /// # Errors
     /// Those of the source.
-    pub async fn open(&self, op: &SourceOp) -> Result<Opened> {
+    pub(crate) async fn open(&self, op: &SourceOp) -> Result<Opened> {
         Ok(match op {
             SourceOp::Scratch => Opened::Nothing,
             SourceOp::Image { manifest, reference } => Opened::Image(self.origin(reference, manifest).await?),
@@ -334,7 +334,7 @@ impl Sources {
     }
 
     /// Whether opening a source of a graph fetches files that say themselves what time they have.
-    pub fn is_remote(&self, op: &SourceOp) -> bool {
+    pub(crate) fn is_remote(&self, op: &SourceOp) -> bool {
         match op {
             SourceOp::Web(_) | SourceOp::Git(_) => true,
             SourceOp::Folder { name } => {
@@ -349,7 +349,7 @@ impl Sources {
     ///
     /// # Errors
     /// Those of the fetch.
-    pub async fn time(&self, op: &SourceOp) -> Result<Option<i64>> {
+    pub(crate) async fn time(&self, op: &SourceOp) -> Result<Option<i64>> {
         let is_other = |context: &NamedContext| matches!(context, NamedContext::Other { .. });
         match op {
             SourceOp::Folder { name } if self.contexts().get(name).is_some_and(is_other) => {}
@@ -381,7 +381,7 @@ impl Sources {
     }
 
     /// The newest time of what was fetched so far: seconds since 1970.
-    pub fn newest(&self) -> Option<i64> {
+    pub(crate) fn newest(&self) -> Option<i64> {
         self.opened().into_iter().filter_map(|folder| folder.time).max()
     }
 
@@ -391,12 +391,12 @@ impl Sources {
     }
 
     /// Whether somebody may change the files of a folder while the build runs.
-    pub fn may_change(&self, root: &Arc<SourceRoot>) -> bool {
+    pub(crate) fn may_change(&self, root: &Arc<SourceRoot>) -> bool {
         self.opened().iter().any(|folder| folder.is_local && Arc::ptr_eq(&folder.root, root))
     }
 
     /// Forgets what the folders held: it may have changed.
-    pub fn forget_listings(&self) {
+    pub(crate) fn forget_listings(&self) {
         self.opened().iter().for_each(|folder| folder.root.forget_listings());
     }
 }

@@ -15,7 +15,7 @@ const LARGEST: u64 = 64 << 20;
 ///
 /// `None` when it is in none, has no commit, keeps its refs in a form that is not read here (reftable), or `git` is
 /// not there. Nothing that the repository configures is run, and nothing is fetched.
-pub fn work_tree_time(folder: &Path) -> Option<i64> {
+pub(crate) fn work_tree_time(folder: &Path) -> Option<i64> {
     let repository = Repository::around(folder)?;
     let commit = repository.head()?;
     commit_time(&repository.common.join("objects"), &commit)

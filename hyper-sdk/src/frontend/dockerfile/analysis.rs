@@ -1,7 +1,7 @@
 //! Looks at a whole file: what is wrong with it, and what its base images are, also behind faults.
 
-use super::fault::Fault;
-use super::lower::{Bases, Extent};
+use super::lower::{Bases, LowerMode};
+use super::lower_error::LowerError;
 use super::{lower_file, trigger};
 use crate::dockerfile::{Diagnostic, Dockerfile, Span};
 use crate::frontend::{EpochOf, FrontendOptions, Resolved, Resolver};
@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// What the lowering of a file shows.
 #[derive(Debug, Default)]
-pub struct Analysis {
+pub(crate) struct Analysis {
     /// What is wrong with the text.
     pub faults: Vec<Diagnostic>,
     /// The configs of the base images that are known, by the number of the stage that begins with one.
@@ -28,25 +28,25 @@ pub struct Analysis {
 /// Lowers a file for what is wrong with it, as far as it could be understood: for the target, or for all of them where
 /// none is asked for. Nothing is fetched, and base images are looked up only with `look_up`. An image that cannot be
 /// looked up does not end the analysis.
-pub async fn analyze(
+pub(crate) async fn analyze(
     file: &Dockerfile,
     options: &FrontendOptions,
     resolver: &dyn Resolver,
     look_up: bool,
 ) -> Analysis {
     let mut seen = Analysis::default();
-    let lenient = Lenient { resolver, look_up, unresolved: Mutex::default() };
-    let extent = if options.target.is_none() { Extent::Everything } else { Extent::Known };
-    let (outcome, bases) = lower_file(file, options, &lenient, extent).await;
+    let offline = OfflineResolver { resolver, look_up, unresolved: Mutex::default() };
+    let mode = if options.target.is_none() { LowerMode::AllStages } else { LowerMode::BestEffort };
+    let (outcome, bases) = lower_file(file, options, &offline, mode).await;
     match outcome {
         Ok(_) => {}
-        Err(Fault::Text(faults)) => seen.faults = faults,
-        Err(Fault::Other(error)) => seen.error = Some(error),
+        Err(LowerError::Text(faults)) => seen.faults = faults,
+        Err(LowerError::Other(error)) => seen.error = Some(error),
     }
     seen.bases = bases;
     let known = seen.bases.len();
     seen.bases.retain(|_, config| !config.os.is_empty());
-    seen.unresolved.extend(lenient.unresolved.into_inner().unwrap_or_else(PoisonError::into_inner));
+    seen.unresolved.extend(offline.unresolved.into_inner().unwrap_or_else(PoisonError::into_inner));
     if seen.bases.len() < known || !seen.unresolved.is_empty() {
         // What a variable would be that the image may set, nobody knows.
         let has_variable =
@@ -63,7 +63,7 @@ pub async fn analyze(
 }
 
 /// Adds the faults that lowering shows, in the order of the file; what the parser has said of a place is not said again.
-pub fn add_faults(diagnostics: &mut Vec<Diagnostic>, mut faults: Vec<Diagnostic>) {
+pub(crate) fn add_faults(diagnostics: &mut Vec<Diagnostic>, mut faults: Vec<Diagnostic>) {
     let known: HashSet<Span> = diagnostics.iter().filter(|d| d.is_error()).map(|d| d.span).collect();
     faults.retain(|fault| !known.contains(&fault.span));
     diagnostics.extend(faults);
@@ -71,7 +71,7 @@ pub fn add_faults(diagnostics: &mut Vec<Diagnostic>, mut faults: Vec<Diagnostic>
 }
 
 /// Goes on where an image cannot be found.
-struct Lenient<'a> {
+struct OfflineResolver<'a> {
     resolver: &'a dyn Resolver,
     /// Whether images are looked up at all.
     look_up: bool,
@@ -88,7 +88,7 @@ impl Resolved {
     }
 }
 
-impl Lenient<'_> {
+impl OfflineResolver<'_> {
     /// Remembers why something is not known, and gives what nothing is known of.
     fn unknown(&self, name: &str, platform: &Platform, error: Error) -> Resolved {
         let mut unresolved = self.unresolved.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +98,7 @@ impl Lenient<'_> {
 }
 
 #[async_trait]
-impl Resolver for Lenient<'_> {
+impl Resolver for OfflineResolver<'_> {
     async fn context(&self, name: &str, platform: &Platform) -> Result<Option<Resolved>> {
         match self.resolver.context(name, platform).await {
             Ok(found) => Ok(found),

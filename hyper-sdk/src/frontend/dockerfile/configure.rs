@@ -1,7 +1,7 @@
 //! Lowers the instructions that change the image's config alone.
 
-use super::fault::Lowers;
 use super::lower::Lowering;
+use super::lower_error::LowerResult;
 use super::stage::StageState;
 use crate::dockerfile::{Arg, CommandForm, CommandLine, Expander, Instruction, Pair, Statement, ports};
 use crate::oci::Healthcheck;
@@ -15,7 +15,7 @@ impl Lowering<'_> {
         state: &mut StageState,
         statement: &Statement,
         instruction: &Instruction,
-    ) -> Lowers<()> {
+    ) -> LowerResult<()> {
         let mut created_by = statement.display();
         match instruction {
             Instruction::Env(env) => {
@@ -109,7 +109,7 @@ impl Lowering<'_> {
         _statement: &Statement,
         arg: &Arg,
         globals: &BTreeMap<String, String>,
-    ) -> Lowers<()> {
+    ) -> LowerResult<()> {
         let mut shown = Vec::new();
         for variable in &arg.variables {
             let name = &variable.name.value;

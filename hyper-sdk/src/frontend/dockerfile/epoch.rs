@@ -1,8 +1,8 @@
 //! The values of SOURCE_DATE_EPOCH: a number, `context`, or the name of a stage or named context whose time is meant. What
 //! time that is, the builder decides ([`crate::frontend::Resolver::epoch`]).
 
-use super::fault::{Fault, Lowers};
-use super::lower::{Extent, Lowering};
+use super::lower::{LowerMode, Lowering};
+use super::lower_error::{LowerError, LowerResult};
 use crate::Error;
 use crate::dockerfile::{Diagnostic, Dockerfile, Span};
 use crate::frontend::{EpochOf, FrontendOptions, Resolver};
@@ -36,7 +36,7 @@ pub(super) async fn resolve(
     globals: &BTreeMap<String, String>,
     options: &FrontendOptions,
     resolver: &dyn Resolver,
-) -> Lowers<Option<i64>> {
+) -> LowerResult<Option<i64>> {
     let value = asked.value.trim();
     if value.is_empty() {
         return Ok(None);
@@ -58,7 +58,7 @@ pub(super) async fn resolve(
     options.build_args.insert(SOURCE_DATE_EPOCH.to_owned(), String::new());
     options.target = Some(value.to_owned());
     let (lowered, _) =
-        Box::pin(Lowering::new(file, &options, resolver, Extent::Target).target(globals)).await;
+        Box::pin(Lowering::new(file, &options, resolver, LowerMode::Target).target(globals)).await;
     let lowered = lowered?;
     let needed = lowered.graph.reachable(lowered.root).into_iter();
     let fetches = needed.filter_map(|id| match &lowered.graph.vertex(id).op {
@@ -69,7 +69,7 @@ pub(super) async fn resolve(
     Ok(resolver.epoch(of).await?)
 }
 
-fn unknown(value: &str, default: Option<Span>, file: &Dockerfile) -> Fault {
+fn unknown(value: &str, default: Option<Span>, file: &Dockerfile) -> LowerError {
     let near = file.similar_stage(value).map(|near| format!("the stage `{near}`"));
     let expected = "seconds since 1970, `context`, or the name of a stage or named context";
     match default {

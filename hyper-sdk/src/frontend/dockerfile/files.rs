@@ -1,7 +1,7 @@
 //! Lowers the instructions that change files: COPY, ADD and WORKDIR. Their values come in expanded.
 
-use super::fault::Lowers;
 use super::lower::Lowering;
+use super::lower_error::LowerResult;
 use super::stage::{StageState, absolute, clean};
 use super::windows;
 use crate::Digest;
@@ -61,7 +61,7 @@ impl Lowering<'_> {
         state: &mut StageState,
         statement: &Statement,
         copy: &crate::dockerfile::Copy,
-    ) -> Lowers<()> {
+    ) -> LowerResult<()> {
         let from = match &copy.from {
             Some(name) => Some(self.input(stage, name, true).await?),
             None => None,
@@ -92,7 +92,7 @@ impl Lowering<'_> {
         state: &mut StageState,
         statement: &Statement,
         add: &crate::dockerfile::Add,
-    ) -> Lowers<()> {
+    ) -> LowerResult<()> {
         self.transfer(
             state,
             statement,
@@ -114,7 +114,12 @@ impl Lowering<'_> {
         )
     }
 
-    fn transfer(&mut self, state: &mut StageState, statement: &Statement, t: &Transfer<'_>) -> Lowers<()> {
+    fn transfer(
+        &mut self,
+        state: &mut StageState,
+        statement: &Statement,
+        t: &Transfer<'_>,
+    ) -> LowerResult<()> {
         let destination = absolute(&state.workdir(), &path_in(state, t.destination)?);
         if let Some(word) = t.chown {
             self.check_owner(state, word, &word.value)?;
@@ -157,7 +162,7 @@ impl Lowering<'_> {
     }
 
     /// Refuses an owner that is not well formed, and a name where there are no files yet to find it in.
-    fn check_owner(&self, state: &StageState, word: &Word, owner: &str) -> Lowers<()> {
+    fn check_owner(&self, state: &StageState, word: &Word, owner: &str) -> LowerResult<()> {
         let owner = Owner::parse(owner).map_err(|e| self.error(word, e.message()))?;
         if self.graph.vertex(state.vertex).op != Op::Source(SourceOp::Scratch) {
             return Ok(());
@@ -182,7 +187,7 @@ impl Lowering<'_> {
         state: &StageState,
         t: &Transfer<'_>,
         destination: &str,
-    ) -> Lowers<Vec<(VertexId, Vec<String>, bool)>> {
+    ) -> LowerResult<Vec<(VertexId, Vec<String>, bool)>> {
         let mut found: Vec<(VertexId, Vec<String>, bool)> = Vec::new();
         if let Some(word) = t.checksum
             && t.sources.len() != 1
@@ -254,7 +259,7 @@ impl Lowering<'_> {
         state: &mut StageState,
         statement: &Statement,
         workdir: &crate::dockerfile::Workdir,
-    ) -> Lowers<()> {
+    ) -> LowerResult<()> {
         // Nothing, as of a variable that is not set, is the directory of before.
         let path = path_in(state, &workdir.path)?;
         let path = if path.starts_with('/') { path } else { clean(&format!("{}/{path}", state.workdir())) };
@@ -279,7 +284,7 @@ impl Lowering<'_> {
 }
 
 /// A path of an instruction, with slashes.
-fn path_in(state: &StageState, word: &Word) -> Lowers<String> {
+fn path_in(state: &StageState, word: &Word) -> LowerResult<String> {
     if windows::is_for(&state.config) { Ok(windows::path(word)?) } else { Ok(word.value.clone()) }
 }
 

@@ -1,6 +1,6 @@
 //! Lowers the stages that a target needs, in the order of the file.
 
-use super::fault::{Fault, Lowers};
+use super::lower_error::{LowerError, LowerResult};
 use super::stage::StageState;
 use super::{trigger, windows};
 use crate::Error;
@@ -16,17 +16,17 @@ use crate::platform::Platform;
 use std::collections::BTreeMap;
 
 /// The configs of the base images, by the number of the stage that begins with one.
-pub type Bases = BTreeMap<usize, ImageConfig>;
+pub(crate) type Bases = BTreeMap<usize, ImageConfig>;
 
 /// How much of a file is lowered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
+pub(super) enum LowerMode {
     /// What the target needs.
     Target,
     /// What the target needs, also behind faults, as far as something is known there.
-    Known,
+    BestEffort,
     /// Every stage, also behind faults, as far as something is known there.
-    Everything,
+    AllStages,
 }
 
 /// The work of lowering one target.
@@ -40,7 +40,7 @@ pub(super) struct Lowering<'a> {
     newest_base: Option<i64>,
     position: (String, usize, usize),
     no_cache: bool,
-    extent: Extent,
+    mode: LowerMode,
     /// What is wrong with the text, so far.
     faults: Vec<Diagnostic>,
     /// The FROM that brings the trigger which is lowered now.
@@ -59,7 +59,7 @@ impl<'a> Lowering<'a> {
         file: &'a Dockerfile,
         options: &'a FrontendOptions,
         resolver: &'a dyn Resolver,
-        extent: Extent,
+        mode: LowerMode,
     ) -> Self {
         Self {
             options,
@@ -71,7 +71,7 @@ impl<'a> Lowering<'a> {
             newest_base: None,
             position: (String::new(), 0, 0),
             no_cache: false,
-            extent,
+            mode,
             faults: Vec::new(),
             base_of_trigger: None,
             bases: BTreeMap::new(),
@@ -79,13 +79,16 @@ impl<'a> Lowering<'a> {
     }
 
     /// Lowers the target; the bases are known whatever else is at fault.
-    pub(super) async fn target(mut self, globals: &BTreeMap<String, String>) -> (Lowers<Lowered>, Bases) {
+    pub(super) async fn target(
+        mut self,
+        globals: &BTreeMap<String, String>,
+    ) -> (LowerResult<Lowered>, Bases) {
         let outcome = self.state_of_target(globals).await;
         let bases = std::mem::take(&mut self.bases);
         let mut faults = std::mem::take(&mut self.faults);
         let state = match outcome {
             Ok(state) => Some(state),
-            Err(Fault::Text(more)) => {
+            Err(LowerError::Text(more)) => {
                 faults.extend(more);
                 None
             }
@@ -106,7 +109,7 @@ impl<'a> Lowering<'a> {
         (outcome, bases)
     }
 
-    async fn state_of_target(&mut self, globals: &BTreeMap<String, String>) -> Lowers<StageState> {
+    async fn state_of_target(&mut self, globals: &BTreeMap<String, String>) -> LowerResult<StageState> {
         let target = self.file.target(self.options.target.as_deref())?;
         let mut predefined = globals.clone();
         let asked_for = self.options.target.as_deref().filter(|name| !name.is_empty());
@@ -157,8 +160,8 @@ impl<'a> Lowering<'a> {
     }
 
     /// Keeps faults for the end where a check goes on behind them.
-    fn go_on_after(&mut self, faults: Vec<Diagnostic>) -> Lowers<()> {
-        if self.extent == Extent::Target && !faults.is_empty() {
+    fn go_on_after(&mut self, faults: Vec<Diagnostic>) -> LowerResult<()> {
+        if self.mode == LowerMode::Target && !faults.is_empty() {
             return Err(faults.into());
         }
         self.faults.extend(faults);
@@ -166,7 +169,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// The stage as the named context that stands for it: none of its instructions count then.
-    async fn replaced(&mut self, index: usize, base: &StageBase) -> Lowers<Option<StageState>> {
+    async fn replaced(&mut self, index: usize, base: &StageBase) -> LowerResult<Option<StageState>> {
         let Some(name) = self.file.stages[index].name() else { return Ok(None) };
         let Some(named) = self.named(name, &base.platform).await? else { return Ok(None) };
         let state = match &named {
@@ -204,18 +207,18 @@ impl<'a> Lowering<'a> {
         target: usize,
         bases: &[StageBase],
         names: &[String],
-    ) -> Lowers<(Plan, BTreeMap<usize, Vec<Statement>>)> {
+    ) -> LowerResult<(Plan, BTreeMap<usize, Vec<Statement>>)> {
         let mut triggers = BTreeMap::new();
         loop {
             let (mut plan, faults) = self.file.plan_with_faults(target, names, &triggers);
-            match self.extent {
-                Extent::Target if !faults.is_empty() => return Err(faults.into()),
-                Extent::Target => {}
-                Extent::Known => {
+            match self.mode {
+                LowerMode::Target if !faults.is_empty() => return Err(faults.into()),
+                LowerMode::Target => {}
+                LowerMode::BestEffort => {
                     let possible = possible(&plan);
                     plan.order.retain(|index| possible.binary_search(index).is_ok());
                 }
-                Extent::Everything => plan.order = possible(&plan),
+                LowerMode::AllStages => plan.order = possible(&plan),
             }
             let known = triggers.len();
             for index in plan.order.clone() {
@@ -252,7 +255,7 @@ impl<'a> Lowering<'a> {
         plan: &Plan,
         globals: &BTreeMap<String, String>,
         mut onbuild: Vec<Statement>,
-    ) -> Lowers<StageState> {
+    ) -> LowerResult<StageState> {
         let file = self.file;
         let stage = &file.stages[index];
         let named = self.named(&base.image, &base.platform).await?;
@@ -308,10 +311,12 @@ impl<'a> Lowering<'a> {
             self.base_of_trigger = base;
             match self.statement(index, &mut state, statement, globals).await {
                 // All faults of a file are told at once.
-                Err(Fault::Text(faults)) => self.faults.extend(faults.into_iter().map(|fault| match base {
-                    Some(from) => trigger::at_base(fault, &statement.display(), from),
-                    None => fault,
-                })),
+                Err(LowerError::Text(faults)) => {
+                    self.faults.extend(faults.into_iter().map(|fault| match base {
+                        Some(from) => trigger::at_base(fault, &statement.display(), from),
+                        None => fault,
+                    }))
+                }
                 other => other?,
             }
         }
@@ -397,7 +402,7 @@ impl<'a> Lowering<'a> {
         state: &mut StageState,
         statement: &Statement,
         globals: &BTreeMap<String, String>,
-    ) -> Lowers<()> {
+    ) -> LowerResult<()> {
         let is_out_of_reach = match &statement.instruction {
             Instruction::Run(_) => windows::is_for(&state.config),
             other => changes_files(other) && windows::has_layers(&state.config),
@@ -444,7 +449,7 @@ impl<'a> Lowering<'a> {
 
     /// The vertex that a `--from` or a mount's `from` means. What is no stage is for the platform of the build, not for
     /// that of the stage it is used in.
-    pub(super) async fn input(&mut self, stage: usize, name: &Word, numbers: bool) -> Lowers<VertexId> {
+    pub(super) async fn input(&mut self, stage: usize, name: &Word, numbers: bool) -> LowerResult<VertexId> {
         let platform = self.target_platform();
         if let Some(resolved) = self.named(&name.value, &platform).await? {
             return self.files_of(&resolved, name);
@@ -466,7 +471,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// The vertex that has the files of an image or a folder, which `name` asks for.
-    fn files_of(&mut self, resolved: &Resolved, name: &Word) -> Lowers<VertexId> {
+    fn files_of(&mut self, resolved: &Resolved, name: &Word) -> LowerResult<VertexId> {
         match resolved {
             Resolved::Image { config, .. } if windows::has_layers(config) => {
                 Err(windows::no_files_of(name).into())
@@ -496,7 +501,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    async fn named(&mut self, name: &str, platform: &Platform) -> Lowers<Option<Resolved>> {
+    async fn named(&mut self, name: &str, platform: &Platform) -> LowerResult<Option<Resolved>> {
         // No name is that of the main context, and of a FROM that is at fault.
         if name.is_empty() {
             return Ok(None);
@@ -504,7 +509,7 @@ impl<'a> Lowering<'a> {
         Ok(self.resolver.context(name, platform).await?)
     }
 
-    async fn resolve(&mut self, name: &str, platform: &Platform, word: &Word) -> Lowers<Resolved> {
+    async fn resolve(&mut self, name: &str, platform: &Platform, word: &Word) -> LowerResult<Resolved> {
         let key = (name.to_owned(), platform.to_string());
         if let Some(known) = self.images.get(&key) {
             return Ok(known.clone());

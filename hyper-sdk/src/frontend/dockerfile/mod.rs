@@ -6,9 +6,10 @@
 mod analysis;
 mod configure;
 mod epoch;
-mod fault;
+
 mod files;
 mod lower;
+mod lower_error;
 mod outline;
 mod run;
 mod signal;
@@ -16,12 +17,13 @@ mod stage;
 mod trigger;
 mod windows;
 
-pub use analysis::{Analysis, add_faults, analyze};
-pub use lower::Bases;
-pub use outline::{Argument, CacheMount, Outline, SecretUse, Target, Targets, outline, targets};
+pub(crate) use analysis::{Analysis, add_faults, analyze};
+use lower::Bases;
+pub use outline::{Argument, CacheMount, Outline, SecretUse, Target, Targets};
+pub(crate) use outline::{outline, targets};
 
-use self::fault::{Fault, Lowers};
-use self::lower::Extent;
+use self::lower::LowerMode;
+use self::lower_error::{LowerError, LowerResult};
 use super::{FrontendOptions, Lowered, Resolver};
 use crate::Result;
 use crate::dockerfile::{Dockerfile, Instruction, Stage, Statement, suggestion};
@@ -33,13 +35,13 @@ use std::collections::{BTreeMap, BTreeSet};
 ///
 /// # Errors
 /// Every fault of the text at once, with excerpts; the errors of the resolver, with the place that asked for it.
-pub async fn lower(
+pub(crate) async fn lower(
     file: &Dockerfile,
     options: &FrontendOptions,
     resolver: &dyn Resolver,
 ) -> (Result<Lowered>, Bases) {
-    let (lowered, bases) = lower_file(file, options, resolver, Extent::Target).await;
-    (lowered.map_err(|fault| fault::to_error(fault, &file.source)), bases)
+    let (lowered, bases) = lower_file(file, options, resolver, LowerMode::Target).await;
+    (lowered.map_err(|fault| lower_error::to_error(fault, &file.source)), bases)
 }
 
 /// What there is to say of the options: those that are not supported, and those that name something that the file does
@@ -47,7 +49,7 @@ pub async fn lower(
 ///
 /// # Errors
 /// [`crate::ErrorKind::Unsupported`] when the build argument BUILDKIT_SYNTAX names another frontend.
-pub fn notes(file: &Dockerfile, options: &FrontendOptions) -> Result<Vec<String>> {
+pub(crate) fn notes(file: &Dockerfile, options: &FrontendOptions) -> Result<Vec<String>> {
     let mut notes = arguments_for_the_builder(options)?;
     notes.extend(unused(file, options));
     notes.extend(strange_platforms(file, options));
@@ -149,7 +151,7 @@ fn arguments_of(statement: &Statement) -> Vec<&str> {
 ///
 /// # Errors
 /// [`crate::ErrorKind::Invalid`] for a name of no stage.
-pub fn name_aliases(file: &mut Dockerfile, options: &FrontendOptions) -> Result<()> {
+pub(crate) fn name_aliases(file: &mut Dockerfile, options: &FrontendOptions) -> Result<()> {
     options.aliases.iter().try_for_each(|(alias, stage)| file.alias_stage(alias, stage))
 }
 
@@ -157,16 +159,16 @@ async fn lower_file(
     file: &Dockerfile,
     options: &FrontendOptions,
     resolver: &dyn Resolver,
-    extent: Extent,
-) -> (Lowers<Lowered>, Bases) {
+    mode: LowerMode,
+) -> (LowerResult<Lowered>, Bases) {
     let globals = platform_arguments(options);
     let Some(asked) = epoch::asked_for(file, &globals, options) else {
-        return lower::Lowering::new(file, options, resolver, extent).target(&globals).await;
+        return lower::Lowering::new(file, options, resolver, mode).target(&globals).await;
     };
     let resolved = epoch::resolve(&asked, file, &globals, options, resolver).await;
     let (seconds, mut faults) = match resolved {
         Ok(seconds) => (seconds, Vec::new()),
-        Err(Fault::Text(faults)) if extent != Extent::Target => (None, faults),
+        Err(LowerError::Text(faults)) if mode != LowerMode::Target => (None, faults),
         Err(fault) => return (Err(fault), Bases::new()),
     };
     let mut options = options.clone();
@@ -179,14 +181,14 @@ async fn lower_file(
             options.build_args.remove(epoch::SOURCE_DATE_EPOCH);
         }
     }
-    let (outcome, bases) = lower::Lowering::new(file, &options, resolver, extent).target(&globals).await;
+    let (outcome, bases) = lower::Lowering::new(file, &options, resolver, mode).target(&globals).await;
     let outcome = match outcome {
         Ok(mut lowered) if faults.is_empty() => {
             lowered.epoch = seconds;
             Ok(lowered)
         }
         Ok(_) => Err(faults.into()),
-        Err(Fault::Text(more)) => {
+        Err(LowerError::Text(more)) => {
             add_faults(&mut faults, more);
             Err(faults.into())
         }

@@ -42,7 +42,7 @@ pub struct Targets {
 }
 
 /// The stages of a file.
-pub fn targets(file: &Dockerfile) -> Targets {
+pub(crate) fn targets(file: &Dockerfile) -> Targets {
     let targets = file
         .stages
         .iter()
@@ -139,7 +139,7 @@ pub struct Outline {
 ///
 /// # Errors
 /// [`crate::ErrorKind::NotFound`] for a target that does not exist; the faults of a file whose stages cannot be ordered.
-pub fn outline(file: &Dockerfile, options: &FrontendOptions) -> Result<Outline> {
+pub(crate) fn outline(file: &Dockerfile, options: &FrontendOptions) -> Result<Outline> {
     let target = file.target(options.target.as_deref())?;
     let predefined = platform_arguments(options);
     let faults = |faults: Vec<crate::dockerfile::Diagnostic>| {

@@ -1,7 +1,7 @@
 //! Lowers RUN.
 
-use super::fault::Lowers;
 use super::lower::Lowering;
+use super::lower_error::LowerResult;
 use super::stage::{StageState, absolute, clean};
 use crate::dockerfile::{self, Device, Diagnostic, RunCommand, Spanned, Statement, Word};
 use crate::graph::{
@@ -28,7 +28,7 @@ impl Lowering<'_> {
         state: &mut StageState,
         statement: &Statement,
         run: &dockerfile::Run,
-    ) -> Lowers<()> {
+    ) -> LowerResult<()> {
         let mut asked = RunMounts { inputs: vec![state.vertex], mounts: Vec::new(), secret_env: Vec::new() };
         let (parsed, _) = run.mounts(self.escape(), &state.variables)?;
         for (word, mount) in run.mounts.iter().zip(parsed) {
@@ -112,7 +112,7 @@ impl Lowering<'_> {
         state: &StageState,
         (word, mount): (&Word, dockerfile::Mount),
         run: &mut RunMounts,
-    ) -> Lowers<()> {
+    ) -> LowerResult<()> {
         let target = mount.target.as_deref().map(|t| clean(&absolute(&state.workdir(), t)));
         let mount = match mount.kind {
             dockerfile::MountKind::Bind => {
@@ -149,7 +149,7 @@ impl Lowering<'_> {
         mount: &dockerfile::Mount,
         target: Option<String>,
         state: &StageState,
-    ) -> Lowers<String> {
+    ) -> LowerResult<String> {
         match target {
             Some(target) if target == "/" => Err(self.root_target(word).into()),
             Some(target) => Ok(target),
@@ -170,7 +170,7 @@ impl Lowering<'_> {
         mount: &dockerfile::Mount,
         target: String,
         inputs: &mut Vec<VertexId>,
-    ) -> Lowers<Mount> {
+    ) -> LowerResult<Mount> {
         let vertex = match &mount.from {
             Some(name) => self.input(stage, &Spanned::new(name.clone(), word.span), false).await?,
             None => self.main_context(),
@@ -187,7 +187,7 @@ impl Lowering<'_> {
         mount: &dockerfile::Mount,
         target: String,
         inputs: &mut Vec<VertexId>,
-    ) -> Lowers<Mount> {
+    ) -> LowerResult<Mount> {
         let source = clean(mount.source.as_deref().unwrap_or("/"));
         let from = match &mount.from {
             Some(name) => {
@@ -234,7 +234,7 @@ impl Lowering<'_> {
         mount: &dockerfile::Mount,
         target: Option<String>,
         secret_env: &mut Vec<(String, String, bool)>,
-    ) -> Lowers<Option<Mount>> {
+    ) -> LowerResult<Option<Mount>> {
         let file_name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
         let id = mount
             .id
@@ -267,7 +267,7 @@ impl Lowering<'_> {
         mount: &dockerfile::Mount,
         target: Option<String>,
         number: usize,
-    ) -> Lowers<Mount> {
+    ) -> LowerResult<Mount> {
         if mount.source.is_some() {
             return Err(self.error(word, "`source` is not allowed for mount type `ssh`").into());
         }

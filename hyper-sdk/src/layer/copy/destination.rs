@@ -4,14 +4,14 @@ use crate::layer::{Entry, LayerPath, TreeIndex};
 use std::fmt;
 
 /// What the destination has before the instruction.
-pub trait Destination: fmt::Debug {
+pub(crate) trait Destination: fmt::Debug {
     /// The entry at a path, without following a link; the root is never asked for.
     fn entry(&self, path: &LayerPath) -> Option<&Entry>;
 }
 
 /// A destination without files: `FROM scratch`, and every `--link`.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct EmptyDestination;
+pub(crate) struct EmptyDestination;
 
 impl Destination for EmptyDestination {
     fn entry(&self, _path: &LayerPath) -> Option<&Entry> {

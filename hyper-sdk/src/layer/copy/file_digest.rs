@@ -4,18 +4,18 @@
 //! `user.*` is noise of the machine that builds, `security.selinux` and its kin belong to the host.
 
 use super::source::Metadata;
-use crate::{Digest, Result};
+use crate::Result;
 use sha2::Digest as _;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
 
 /// The one extended attribute that is kept.
-pub const CAPABILITY: &str = "security.capability";
+pub(crate) const CAPABILITY: &str = "security.capability";
 
 /// What reading a regular file told.
 #[derive(Clone, PartialEq, Eq)]
-pub struct FileDigest {
+pub(crate) struct FileDigest {
     /// The SHA-256 of the content.
     pub sha256: [u8; 32],
     /// The file capabilities, as the kernel stores them.
@@ -24,8 +24,9 @@ pub struct FileDigest {
 
 impl FileDigest {
     /// The hash as a digest.
-    pub fn digest(&self) -> Result<Digest> {
-        Digest::parse(&format!(
+    #[cfg(test)]
+    pub(crate) fn digest(&self) -> Result<crate::Digest> {
+        crate::Digest::parse(&format!(
             "sha256:{}",
             self.sha256.iter().map(|b| format!("{b:02x}")).collect::<String>()
         ))
@@ -39,7 +40,7 @@ impl fmt::Debug for FileDigest {
 }
 
 /// Hashes regular files, or remembers what it hashed before.
-pub trait FileHasher: Sync {
+pub(crate) trait FileHasher: Sync {
     /// The digest of the file with this metadata; `open` opens it.
     ///
     /// # Errors
@@ -49,7 +50,7 @@ pub trait FileHasher: Sync {
 
 /// Reads every file, every time.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ReadingHasher;
+pub(crate) struct ReadingHasher;
 
 impl FileHasher for ReadingHasher {
     fn hash_file(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>) -> Result<FileDigest> {

@@ -25,11 +25,10 @@
 
 mod archive;
 mod conflicts;
-mod content_digest;
 mod destination;
 mod file_digest;
 mod newest_mtime;
-pub mod pattern;
+pub(crate) mod pattern;
 mod plan;
 mod planner;
 #[cfg(test)]
@@ -44,18 +43,17 @@ mod tests;
 mod times;
 mod wildcard;
 
-pub use content_digest::content_digest;
-pub use destination::{Destination, EmptyDestination};
-pub use file_digest::{CAPABILITY, FileDigest, FileHasher, ReadingHasher};
-pub use newest_mtime::newest_mtime;
+pub(crate) use destination::{Destination, EmptyDestination};
+pub(crate) use newest_mtime::newest_mtime;
 use pattern::ParentMatch;
-pub use pattern::PatternList;
-pub use plan::{Content, Plan, PlannedEntry};
-pub use planner::Planner;
+pub(crate) use pattern::PatternList;
+pub(crate) use plan::Plan;
+pub(crate) use planner::Planner;
 pub(crate) use request::tree_of;
 pub use request::{CopyRequest, CopyStep};
-pub use source::{FilterDecision, Metadata, PathFilter, SourceKind, SourceOwners, SourceRoot};
-pub use stat_cache::StatCache;
+use source::Metadata;
+pub(crate) use source::{FilterDecision, PathFilter, SourceKind, SourceRoot};
+pub(crate) use stat_cache::StatCache;
 
 use crate::layer::passwd::Owner;
 use crate::mode::ModeChange;

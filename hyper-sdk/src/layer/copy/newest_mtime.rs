@@ -10,7 +10,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// Those of [`Planner::copy`] that concern the sources.
-pub fn newest_mtime(root: &Arc<SourceRoot>, spec: &CopySpec, threads: usize) -> Result<Option<i64>> {
+pub(crate) fn newest_mtime(root: &Arc<SourceRoot>, spec: &CopySpec, threads: usize) -> Result<Option<i64>> {
     let mut planner = Planner::new(&EmptyDestination, FileTime::of(0));
     planner.survey = Some(threads.max(1));
     planner.copy(root, spec)?;

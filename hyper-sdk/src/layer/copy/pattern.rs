@@ -200,7 +200,7 @@ fn compile(pattern: &[u8], deep: bool) -> Result<Vec<Token>> {
 }
 
 /// Whether a source has wildcards: `*`, `?` or `[`, not behind a backslash.
-pub fn has_wildcards(pattern: &[u8]) -> bool {
+pub(crate) fn has_wildcards(pattern: &[u8]) -> bool {
     let mut bytes = pattern.iter();
     while let Some(b) = bytes.next() {
         match b {
@@ -216,19 +216,19 @@ pub fn has_wildcards(pattern: &[u8]) -> bool {
 
 /// A wildcard pattern for one part of a path, as Go's `filepath.Match` reads it.
 #[derive(Clone, Debug)]
-pub struct NamePattern(Vec<Token>);
+pub(crate) struct NamePattern(Vec<Token>);
 
 impl NamePattern {
     /// Compiles one part of a pattern.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] when a class is not closed or the pattern ends in a backslash.
-    pub fn new(pattern: &[u8]) -> Result<Self> {
+    pub(crate) fn new(pattern: &[u8]) -> Result<Self> {
         Ok(Self(compile(pattern, false)?))
     }
 
     /// Whether a name matches as a whole.
-    pub fn matches(&self, name: &[u8]) -> bool {
+    pub(crate) fn matches(&self, name: &[u8]) -> bool {
         run(&self.0, &characters(name))
     }
 }
@@ -343,7 +343,7 @@ impl From<PatternList> for Vec<String> {
 }
 
 /// A path relative to the root: `.`, empty parts and slashes at both ends dropped, `..` applied and clamped.
-pub fn clean(path: &[u8]) -> Vec<u8> {
+pub(crate) fn clean(path: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in path.split(|&b| b == b'/') {
         match part {

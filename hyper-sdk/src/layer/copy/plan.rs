@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Where the bytes of a file are.
 #[derive(Clone, Debug)]
-pub enum Content {
+pub(crate) enum Content {
     /// Not a file, or an empty one.
     None,
     /// A regular file of a source.
@@ -40,7 +40,7 @@ pub enum Content {
 
 /// One entry of the layer to come.
 #[derive(Clone, Debug)]
-pub struct PlannedEntry {
+pub(crate) struct PlannedEntry {
     /// The entry; the digest and the capability of a file are not known yet.
     pub entry: Entry,
     /// Where its bytes are.
@@ -49,9 +49,8 @@ pub struct PlannedEntry {
 
 /// What an instruction will write.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub(super) entries: Vec<PlannedEntry>,
-    pub(super) unmatched: Vec<String>,
 }
 
 struct Part<'a> {
@@ -72,22 +71,13 @@ impl Read for Part<'_> {
 
 impl Plan {
     /// The entries in the order of the layer, each path once (and once more where an opaque mark goes with it).
-    pub fn entries(&self) -> &[PlannedEntry] {
+    #[cfg(test)]
+    pub(crate) fn entries(&self) -> &[PlannedEntry] {
         &self.entries
     }
 
-    /// Whether the instruction changes nothing.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// The sources with wildcards that matched nothing.
-    pub fn unmatched(&self) -> &[String] {
-        &self.unmatched
-    }
-
     /// The times of the entries for steps. Files that were fetched are as new as the fetch.
-    pub fn times(&self) -> EntryTimes {
+    pub(crate) fn times(&self) -> EntryTimes {
         let mut times = EntryTimes::default();
         for PlannedEntry { entry, content } in &self.entries {
             let fetched = match content {
@@ -103,7 +93,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] from either side; [`crate::ErrorKind::Conflict`] when a file changes meanwhile.
-    pub fn write<W: Write>(&self, writer: &mut LayerWriter<W>) -> Result<()> {
+    pub(crate) fn write<W: Write>(&self, writer: &mut LayerWriter<W>) -> Result<()> {
         for planned in &self.entries {
             match &planned.content {
                 Content::None => writer.append(&planned.entry, None)?,
@@ -135,7 +125,7 @@ impl Plan {
     ///
     /// # Errors
     /// Those of reading the files.
-    pub fn content_digest(&self, hasher: &dyn FileHasher, threads: usize) -> Result<Digest> {
+    pub(crate) fn content_digest(&self, hasher: &dyn FileHasher, threads: usize) -> Result<Digest> {
         let mut digest = Hasher::sha256();
         self.add_to(&mut digest, hasher, threads)?;
         Ok(digest.finish())

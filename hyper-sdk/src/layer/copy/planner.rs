@@ -43,14 +43,13 @@ impl Pending {
 
 /// Plans one instruction.
 #[derive(Debug)]
-pub struct Planner<'a> {
+pub(crate) struct Planner<'a> {
     destination: &'a dyn Destination,
     pub(super) now: FileTime,
     pub(super) scratch: Option<PathBuf>,
     pub(super) pending: BTreeMap<LayerPath, Pending>,
     /// Directories of the destination that are gone, with everything below them.
     hidden: BTreeSet<LayerPath>,
-    unmatched: Vec<String>,
     pub(super) newest: Option<i64>,
     /// Where only the newest time is wanted, and no leaf is planned: with how many threads directories are read.
     pub(super) survey: Option<usize>,
@@ -77,14 +76,13 @@ struct Copying<'s> {
 
 impl<'a> Planner<'a> {
     /// Plans against a destination. `now` is the time of the directories and inline files that have no source.
-    pub fn new(destination: &'a dyn Destination, now: FileTime) -> Self {
+    pub(crate) fn new(destination: &'a dyn Destination, now: FileTime) -> Self {
         Self {
             destination,
             now,
             scratch: None,
             pending: BTreeMap::new(),
             hidden: BTreeSet::new(),
-            unmatched: Vec::new(),
             newest: None,
             survey: None,
             matches: 0,
@@ -93,13 +91,13 @@ impl<'a> Planner<'a> {
 
     /// Names the folder where compressed archives are unpacked to, in a file that has no name; it is needed for them.
     #[must_use]
-    pub fn with_scratch(mut self, folder: impl Into<PathBuf>) -> Self {
+    pub(crate) fn with_scratch(mut self, folder: impl Into<PathBuf>) -> Self {
         self.scratch = Some(folder.into());
         self
     }
 
     /// The plan of everything so far.
-    pub fn finish(self) -> Plan {
+    pub(crate) fn finish(self) -> Plan {
         let mut first: HashMap<LinkGroup, LayerPath> = HashMap::new();
         let mut entries = Vec::with_capacity(self.pending.len());
         for (path, mut pending) in self.pending {
@@ -121,14 +119,14 @@ impl<'a> Planner<'a> {
                 entries.push(PlannedEntry { entry, content: Content::None });
             }
         }
-        Plan { entries, unmatched: self.unmatched }
+        Plan { entries }
     }
 
     /// Makes a directory and its missing parents: WORKDIR. What exists is left alone.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when a part of the path is something else.
-    pub fn make_directory(&mut self, path: &str, mode: u32, owner: Option<Owner>) -> Result<()> {
+    pub(crate) fn make_directory(&mut self, path: &str, mode: u32, owner: Option<Owner>) -> Result<()> {
         let target = self.resolve(&LayerPath::root(), path.as_bytes())?;
         self.ensure_directory(&target, mode & 0o777, owner)
     }
@@ -138,7 +136,12 @@ impl<'a> Planner<'a> {
     ///
     /// # Errors
     /// Those of [`Planner::copy`] that concern the destination.
-    pub fn inline_file(&mut self, name: &str, data: impl Into<Arc<[u8]>>, spec: &CopySpec) -> Result<()> {
+    pub(crate) fn inline_file(
+        &mut self,
+        name: &str,
+        data: impl Into<Arc<[u8]>>,
+        spec: &CopySpec,
+    ) -> Result<()> {
         let data = data.into();
         let name = clean(name.as_bytes());
         let base = name.rsplit(|&b| b == b'/').next().unwrap_or_default();
@@ -159,7 +162,7 @@ impl<'a> Planner<'a> {
     /// directory over something else and the reverse; [`ErrorKind::Invalid`] for patterns and archives that are not
     /// well formed; [`ErrorKind::Unsupported`] for names that a layer cannot hold; [`ErrorKind::Io`] from the source.
     /// After an error the planner is of no use.
-    pub fn copy(&mut self, root: &Arc<SourceRoot>, spec: &CopySpec) -> Result<()> {
+    pub(crate) fn copy(&mut self, root: &Arc<SourceRoot>, spec: &CopySpec) -> Result<()> {
         for source in &spec.sources {
             self.copy_source(root, spec, source).context("source", source)?;
         }
@@ -197,9 +200,6 @@ impl<'a> Planner<'a> {
                 find_matches(root, &base, pattern)?
             }
         };
-        if matches.is_empty() {
-            self.unmatched.push(source.to_owned());
-        }
         let shown = |name: &[u8]| wild.as_ref().map_or_else(|| source.to_owned(), |_| escape(name));
         for name in matches {
             let real = root.resolve(&name)?;

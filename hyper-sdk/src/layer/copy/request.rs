@@ -57,7 +57,7 @@ impl CopyRequest {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Corrupt`] or [`crate::ErrorKind::Io`] when an index cannot be read.
-    pub fn destination_tree(&self) -> Result<TreeIndex> {
+    pub(crate) fn destination_tree(&self) -> Result<TreeIndex> {
         tree_of(&self.destination)
     }
 
@@ -65,7 +65,7 @@ impl CopyRequest {
     ///
     /// # Errors
     /// Those of [`CopyRequest::destination_tree`] and of the [`Planner`].
-    pub fn plan_here(&self, sources: &[Arc<SourceRoot>]) -> Result<Plan> {
+    pub(crate) fn plan_here(&self, sources: &[Arc<SourceRoot>]) -> Result<Plan> {
         if self.destination.is_empty() {
             return self.plan(&EmptyDestination, sources);
         }
@@ -76,7 +76,7 @@ impl CopyRequest {
     ///
     /// # Errors
     /// Those of the [`Planner`].
-    pub fn plan(&self, destination: &dyn Destination, sources: &[Arc<SourceRoot>]) -> Result<Plan> {
+    pub(crate) fn plan(&self, destination: &dyn Destination, sources: &[Arc<SourceRoot>]) -> Result<Plan> {
         let mut planner = Planner::new(destination, self.now).with_scratch(&self.scratch);
         for step in &self.steps {
             match step {
@@ -100,7 +100,7 @@ impl CopyRequest {
     ///
     /// # Errors
     /// Those of the planner and of the writer.
-    pub fn run<W: Write>(
+    pub(crate) fn run<W: Write>(
         &self,
         sources: &[Arc<SourceRoot>],
         writer: &mut LayerWriter<W>,

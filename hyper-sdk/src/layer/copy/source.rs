@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 /// What a filter says of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FilterDecision {
+pub(crate) enum FilterDecision {
     /// The path is there.
     Keep,
     /// The path is not there, nor is anything below it.
@@ -35,14 +35,14 @@ pub enum FilterDecision {
 }
 
 /// Decides which files of a build context exist: the `.dockerignore` of the context.
-pub trait PathFilter: Send + Sync + fmt::Debug {
+pub(crate) trait PathFilter: Send + Sync + fmt::Debug {
     /// Decides on a path relative to the context, which has been reached through directories that were not dropped.
     fn decide(&self, path: &[u8], is_directory: bool) -> FilterDecision;
 }
 
 /// Whose files a source holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SourceKind {
+pub(crate) enum SourceKind {
     /// A build context on the user's machine: its owners mean nothing in an image, every file belongs to root.
     Context,
     /// A root file system of an image: owners are kept.
@@ -51,7 +51,7 @@ pub enum SourceKind {
 
 /// What is known of a file without opening it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Metadata {
+pub(crate) struct Metadata {
     /// The kind of file.
     pub file_type: FileType,
     /// The permission bits, at most `0o7777`.
@@ -78,22 +78,22 @@ pub struct Metadata {
 
 impl Metadata {
     /// The time of the last change of the content.
-    pub fn time(&self) -> FileTime {
+    pub(crate) fn time(&self) -> FileTime {
         FileTime { seconds: self.mtime.0, nanoseconds: self.mtime.1 }
     }
 
     /// Whether this is a directory.
-    pub fn is_directory(&self) -> bool {
+    pub(crate) fn is_directory(&self) -> bool {
         self.file_type == FileType::Directory
     }
 }
 
 /// Says who owns a name in a directory (or, when it is empty, what is open itself), given the status that the file system
 /// reports; `None` when that is right.
-pub type SourceOwners = dyn Fn(BorrowedFd<'_>, &[u8], &fs::Stat) -> Option<(u32, u32)> + Send + Sync;
+pub(crate) type SourceOwners = dyn Fn(BorrowedFd<'_>, &[u8], &fs::Stat) -> Option<(u32, u32)> + Send + Sync;
 
 /// A directory to copy from.
-pub struct SourceRoot {
+pub(crate) struct SourceRoot {
     directory: OwnedFd,
     path: PathBuf,
     kind: SourceKind,
@@ -123,7 +123,7 @@ impl SourceRoot {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] or [`ErrorKind::Io`] when the directory cannot be opened.
-    pub fn open(path: &Path, kind: SourceKind, filter: Option<Arc<dyn PathFilter>>) -> Result<Self> {
+    pub(crate) fn open(path: &Path, kind: SourceKind, filter: Option<Arc<dyn PathFilter>>) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = fs::open(path, flags, Mode::empty())
             .map_err(|e| Error::io("cannot open the folder to copy from", path, e.into()))?;
@@ -132,23 +132,23 @@ impl SourceRoot {
     }
 
     /// Takes owners of a root file system from where they are recorded.
-    pub fn with_owners(mut self, owners: Box<SourceOwners>) -> Self {
+    pub(crate) fn with_owners(mut self, owners: Box<SourceOwners>) -> Self {
         self.owners = Some(owners);
         self
     }
 
     /// The directory, for messages.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whose files these are.
-    pub fn kind(&self) -> SourceKind {
+    pub(crate) fn kind(&self) -> SourceKind {
         self.kind
     }
 
     /// Notes that the files were fetched in the moment in which the folder got its place, and have times of elsewhere.
-    pub fn mark_fetched(&self) {
+    pub(crate) fn mark_fetched(&self) {
         if let Ok(metadata) = self.metadata_at(self.directory.as_fd(), b"") {
             let (seconds, nanoseconds) = metadata.ctime;
             self.fetched.get_or_init(|| FileTime { seconds, nanoseconds });
@@ -214,7 +214,7 @@ impl SourceRoot {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when the system refuses.
-    pub fn lookup(&self, path: &[u8]) -> Result<Option<Metadata>> {
+    pub(crate) fn lookup(&self, path: &[u8]) -> Result<Option<Metadata>> {
         let found = self.lookup_unfiltered(path)?;
         match found {
             Some(metadata) if self.exists(path, &metadata)? => Ok(Some(metadata)),
@@ -231,7 +231,7 @@ impl SourceRoot {
     }
 
     /// Whether the path exists in the directory although the filter drops it.
-    pub fn is_filtered_out(&self, path: &[u8]) -> bool {
+    pub(crate) fn is_filtered_out(&self, path: &[u8]) -> bool {
         let path = clean(path);
         matches!(self.lookup(&path), Ok(None)) && matches!(self.lookup_unfiltered(&path), Ok(Some(_)))
     }
@@ -292,7 +292,7 @@ impl SourceRoot {
 
     /// From now on a directory is read once: who lists it again is told what was there then. For two who ask one after
     /// the other; it costs memory, and what changes meanwhile is not seen.
-    pub fn remember_listings(&self) {
+    pub(crate) fn remember_listings(&self) {
         self.remembered.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert_default();
     }
 
@@ -301,7 +301,7 @@ impl SourceRoot {
     }
 
     /// From now on every listing is a fresh one again.
-    pub fn forget_listings(&self) {
+    pub(crate) fn forget_listings(&self) {
         self.remembered.lock().unwrap_or_else(|e| e.into_inner()).take();
         self.needed.lock().unwrap_or_else(|e| e.into_inner()).clear();
     }
@@ -310,7 +310,7 @@ impl SourceRoot {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when the directory cannot be read.
-    pub fn list(&self, path: &[u8]) -> Result<Listing> {
+    pub(crate) fn list(&self, path: &[u8]) -> Result<Listing> {
         let remembered = || self.remembered.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(listing) = remembered().as_ref().and_then(|known| known.get(path)) {
             return Ok(Arc::clone(listing));
@@ -370,7 +370,7 @@ impl SourceRoot {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when it is no link any more.
-    pub fn read_link(&self, path: &[u8]) -> Result<Vec<u8>> {
+    pub(crate) fn read_link(&self, path: &[u8]) -> Result<Vec<u8>> {
         self.open_at(path, OFlags::PATH)
             .and_then(|fd| fs::readlinkat(fd, "", Vec::new()))
             .map(|target| target.into_bytes())
@@ -381,7 +381,7 @@ impl SourceRoot {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when it cannot be opened, [`ErrorKind::Conflict`] when it is no regular file any more.
-    pub fn open_file(&self, path: &[u8]) -> Result<File> {
+    pub(crate) fn open_file(&self, path: &[u8]) -> Result<File> {
         let file = self
             .open_at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
             .map_err(|e| self.error("cannot open the file to copy", path, e))?;
@@ -399,7 +399,7 @@ impl SourceRoot {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] when links go in a circle.
-    pub fn resolve(&self, path: &[u8]) -> Result<Vec<u8>> {
+    pub(crate) fn resolve(&self, path: &[u8]) -> Result<Vec<u8>> {
         let mut todo: Vec<Vec<u8>> = reversed_parts(&clean(path));
         let mut done: Vec<u8> = Vec::new();
         let mut links = 0;

@@ -64,7 +64,7 @@ struct Remembered {
 
 /// A [`FileHasher`] that remembers. It is shared by threads; one process at a time should save a file.
 #[derive(Debug, Default)]
-pub struct StatCache {
+pub(crate) struct StatCache {
     entries: RwLock<HashMap<Key, Remembered>>,
     changed: AtomicBool,
 }
@@ -75,28 +75,31 @@ fn now() -> i64 {
 
 impl StatCache {
     /// A cache that knows nothing.
-    pub fn new() -> Self {
+    #[cfg(test)]
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Reads a saved cache; a file that is missing or damaged is an empty cache.
-    pub fn load(path: &Path) -> Self {
+    pub(crate) fn load(path: &Path) -> Self {
         let entries = std::fs::read(path).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default();
         Self { entries: RwLock::new(entries), changed: AtomicBool::new(false) }
     }
 
     /// The number of remembered files.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
         self.read().len()
     }
 
     /// Whether nothing is remembered.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.read().is_empty()
     }
 
     /// Forgets what was not used for `seconds`, then the least recently used beyond `most` entries.
-    pub fn prune(&self, seconds: i64, most: usize) {
+    pub(crate) fn prune(&self, seconds: i64, most: usize) {
         let mut entries = self.write();
         let before = entries.len();
         let oldest = now() - seconds;
@@ -116,7 +119,7 @@ impl StatCache {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    pub(crate) fn save(&self, path: &Path) -> Result<()> {
         if !self.changed.swap(false, Ordering::Relaxed) {
             return Ok(());
         }

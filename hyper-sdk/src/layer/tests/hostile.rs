@@ -55,7 +55,7 @@ impl Raw {
 }
 
 /// Unpacks into `box/target` in both styles and checks that nothing beside it changed.
-fn unpack(archive: &[u8]) -> Vec<Result<Applied, Error>> {
+fn unpack(archive: &[u8]) -> Vec<Result<crate::layer::apply::Applied, Error>> {
     [ApplyStyle::Plain, ApplyStyle::Overlay]
         .map(|style| {
             let folder = tempfile::tempdir().unwrap();

@@ -110,7 +110,7 @@ pub(super) fn layers(whiteouts: bool) -> impl Strategy<Value = Contents> {
     let one = (path, 0..20u8, content, 0..0o7777u32, 0..3i64, any::<bool>());
     proptest::collection::vec(one, 0..24).prop_map(move |items| {
         let mut contents = BTreeMap::new();
-        let mut builder = LayerIndexBuilder::new();
+        let mut builder = crate::layer::index::LayerIndexBuilder::new();
         for (path, kind, content, mode, mtime, twice) in items {
             let (kind, content) = match kind {
                 0..8 => (EntryKind::Directory, Vec::new()),

@@ -11,7 +11,7 @@ fn unpack(
     entries: &[(Entry, Vec<u8>)],
     style: ApplyStyle,
     lowers: &[PathBuf],
-) -> Applied {
+) -> crate::layer::apply::Applied {
     let (bytes, index) = write_layer(entries);
     let applied = apply::apply(&bytes[..], target, &options(style, lowers)).unwrap();
     assert_eq!(applied.index, index);

@@ -14,10 +14,12 @@ pub(super) static INVALID_BASE_IMAGE_PLATFORM: Rule = Rule {
     good: "FROM --platform=linux/amd64 image-for-amd64\n",
     check: |subject, found| {
         for (stage, base) in subject.file.stages.iter().zip(&subject.bases) {
-            let (Some(base), Some(is)) = (base, subject.facts.platforms.get(&stage.index)) else { continue };
+            let (Some(base), Some(is)) = (base, subject.context.platforms.get(&stage.index)) else {
+                continue;
+            };
             let wanted = match &base.platform {
                 Some(text) => text.parse::<Platform>().ok(),
-                None => Some(subject.facts.platform.clone().unwrap_or_else(Platform::host)),
+                None => Some(subject.context.platform.clone().unwrap_or_else(Platform::host)),
             };
             if let Some(wanted) = wanted.filter(|w| w.os != is.os || w.architecture != is.architecture) {
                 let message = format!("the image is for {is}, and {wanted} is built");
@@ -95,7 +97,7 @@ pub(super) static COPY_IGNORED_FILE: Rule = Rule {
     good: "FROM scratch\nCOPY README.md /\n",
     ignore_file: Some("notes.md\n"),
     check: |subject, found| {
-        let Some(ignore) = &subject.facts.ignore else { return };
+        let Some(ignore) = &subject.context.ignore else { return };
         // A trigger copies from another context.
         for (_, step) in subject.steps().filter(|(_, step)| !step.is_trigger) {
             let sources: Vec<Word> = match &step.expanded {

@@ -132,7 +132,7 @@ pub(super) static INVALID_DEFAULT_ARG_IN_FROM: Rule = Rule {
     good: "ARG TAG=latest\nFROM busybox:${TAG}\n",
     check: |subject, found| {
         let file = subject.file;
-        let mut predefined = subject.facts.predefined.clone();
+        let mut predefined = subject.context.predefined.clone();
         predefined.entry("TARGETSTAGE".to_owned()).or_insert_with(|| "default".to_owned());
         let Ok(scope) = file.global_scope(&predefined, &std::collections::BTreeMap::new()) else {
             return;

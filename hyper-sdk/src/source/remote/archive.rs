@@ -99,7 +99,7 @@ fn context_of_plain(mut stream: impl Read, scratch: &Path) -> Result<StreamConte
 
 /// The newest modification time in a tar, plain or compressed: seconds since 1970; nothing where the stream is none. What
 /// is wrong with it is told by who unpacks it. Blocks.
-pub fn newest_in_archive(stream: impl Read) -> Option<i64> {
+pub(crate) fn newest_in_archive(stream: impl Read) -> Option<i64> {
     let mut stream = Decompressor::new(stream).ok()?;
     let mut first = Vec::with_capacity(BLOCK);
     (&mut stream).take(BLOCK as u64).read_to_end(&mut first).ok()?;

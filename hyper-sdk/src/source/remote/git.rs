@@ -19,7 +19,7 @@ use std::time::{Duration, UNIX_EPOCH};
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] when the instruction and the address contradict each other.
-pub fn git_source(
+pub(crate) fn git_source(
     address: &GitReference,
     keep_git_dir: Option<bool>,
     checksum: Option<&str>,

@@ -29,8 +29,9 @@ mod slow_servers;
 mod web;
 mod web_context;
 
-pub use archive::{StreamContext, context_of_stream, newest_in_archive, read_context};
-pub use git::git_source;
+pub(crate) use archive::newest_in_archive;
+pub use archive::{StreamContext, context_of_stream, read_context};
+pub(crate) use git::git_source;
 pub(super) use web_context::{FILE as CONTEXT_FILE, source as context_source};
 
 use crate::client::Proxies;
@@ -119,7 +120,7 @@ impl fmt::Debug for RemoteOptions {
 
 /// What was fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fetched {
+pub(crate) struct Fetched {
     /// The folder with the files.
     pub path: PathBuf,
     /// The time of the commit, or when the file was changed last if the server says so: seconds since 1970.
@@ -128,7 +129,7 @@ pub struct Fetched {
 
 /// Fetches remote sources, each once. Clones share what they fetched.
 #[derive(Clone)]
-pub struct RemoteSources(Arc<Inner>);
+pub(crate) struct RemoteSources(Arc<Inner>);
 
 struct Inner {
     root: PathBuf,
@@ -144,7 +145,7 @@ impl fmt::Debug for RemoteSources {
 
 impl RemoteSources {
     /// Keeps what is fetched in the folder `root`, which is made when something is. Several processes may share it.
-    pub fn new(root: impl Into<PathBuf>, options: RemoteOptions) -> Self {
+    pub(crate) fn new(root: impl Into<PathBuf>, options: RemoteOptions) -> Self {
         Self(Arc::new(Inner { root: root.into(), options, fetched: Mutex::default() }))
     }
 
@@ -153,7 +154,7 @@ impl RemoteSources {
     ///
     /// # Errors
     /// Those of the network and of git, [`crate::ErrorKind::DigestInvalid`] for content with another checksum.
-    pub async fn fetch(&self, source: &SourceOp) -> Result<Option<Fetched>> {
+    pub(crate) async fn fetch(&self, source: &SourceOp) -> Result<Option<Fetched>> {
         match source {
             SourceOp::Web(web) => self.web(web).await.map(Some),
             SourceOp::Git(git) => self.git(git).await.map(Some),
@@ -165,7 +166,7 @@ impl RemoteSources {
     ///
     /// # Errors
     /// Those of [`RemoteSources::fetch`].
-    pub async fn web(&self, source: &WebSource) -> Result<Fetched> {
+    pub(crate) async fn web(&self, source: &WebSource) -> Result<Fetched> {
         self.once(source, |inner| async move { web::fetch(&inner, source, None).await }).await
     }
 
@@ -173,7 +174,7 @@ impl RemoteSources {
     ///
     /// # Errors
     /// Those of [`RemoteSources::fetch`] and of [`read_context`].
-    pub async fn context(&self, url: &str, scratch: &Path) -> Result<(Fetched, StreamContext)> {
+    pub(crate) async fn context(&self, url: &str, scratch: &Path) -> Result<(Fetched, StreamContext)> {
         web_context::fetch(self, url, scratch).await
     }
 
@@ -181,7 +182,7 @@ impl RemoteSources {
     ///
     /// # Errors
     /// Those of [`RemoteSources::fetch`].
-    pub async fn git(&self, source: &GitSource) -> Result<Fetched> {
+    pub(crate) async fn git(&self, source: &GitSource) -> Result<Fetched> {
         self.once(source, |inner| async move { git::fetch(&inner, source).await }).await
     }
 

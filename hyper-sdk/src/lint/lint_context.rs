@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// What lies outside of a Dockerfile. Everything may be left out; rules then say less.
 #[derive(Debug, Default)]
-pub struct Facts {
+pub struct LintContext {
     /// The environment of the base image of each stage that has one, as `NAME=value`, by the number of the stage.
     pub environments: BTreeMap<usize, Vec<String>>,
     /// The user of the base image of a stage, empty for root, by the number of the stage.

@@ -1,7 +1,7 @@
-//! Brings the layers of images into the store: each once, a few at a time, when something has to read them.
+//! Fetches the layers of images into the store: each once, a few at a time, when something has to read them.
 
 use super::SolveContext;
-use super::value::{Chain, Layer};
+use super::value::{Layer, LayerChain};
 use crate::cache::CacheRecord;
 use crate::digest::Hasher;
 use crate::media_type;
@@ -14,27 +14,27 @@ use std::sync::{Arc, PoisonError};
 
 impl SolveContext {
     /// Makes sure that the blobs of all layers of a chain are in the store.
-    pub(crate) async fn bring_all(&self, chain: &Chain) -> Result<()> {
-        let layers = chain.layers().iter().map(|(layer, _)| self.bring(layer));
+    pub(crate) async fn fetch_chain(&self, chain: &LayerChain) -> Result<()> {
+        let layers = chain.layers().iter().map(|(layer, _)| self.fetch_layer(layer));
         futures::future::try_join_all(layers).await.map(drop)
     }
 
     /// Makes sure that the blob of a layer is in the store. Nothing happens to one that a step made.
-    pub(crate) async fn bring(&self, layer: &Layer) -> Result<()> {
+    pub(crate) async fn fetch_layer(&self, layer: &Layer) -> Result<()> {
         let Some(origin) = &layer.origin else { return Ok(()) };
         // Nobody need have a layer that may not be distributed (image-spec, "Non-Distributable Layers").
         if media_type::is_non_distributable(&layer.blob.media_type) {
             return Ok(());
         }
         let cell = {
-            let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut fetched = self.fetched_layers.lock().unwrap_or_else(PoisonError::into_inner);
             let key = (layer.repository.clone(), layer.blob.digest.clone());
-            Arc::clone(brought.entry(key).or_default())
+            Arc::clone(fetched.entry(key).or_default())
         };
-        cell.get_or_try_init(|| self.bring_once(layer, origin)).await.map(drop)
+        cell.get_or_try_init(|| self.fetch_once(layer, origin)).await.map(drop)
     }
 
-    async fn bring_once(&self, layer: &Layer, origin: &LayerOrigin) -> Result<()> {
+    async fn fetch_once(&self, layer: &Layer, origin: &LayerOrigin) -> Result<()> {
         if self.store.has_blob(&layer.repository, &layer.blob.digest).await? {
             return Ok(());
         }
