@@ -1,21 +1,16 @@
-//! One file a command: its arguments, whose doc comments are the help, and one function that calls the SDK.
+//! One file or folder a command: its arguments, whose doc comments are the help, and one function that calls the SDK.
 
 mod build;
-mod call;
-mod check;
-mod compare;
 mod completions;
 mod images;
 mod inspect;
 mod login;
 mod logout;
 mod man;
-mod plan;
 mod pull;
 mod push;
 mod quickstart;
 mod reference;
-mod result;
 mod rm;
 mod rules;
 pub(crate) mod serve;

@@ -1,7 +1,7 @@
 //! The arguments of `hyperbuild build`.
 
+use super::call::{Call, Method};
 use crate::args::TransportArgs;
-use crate::commands::call::{Call, Method};
 use crate::failure::Failure;
 use crate::refused::Refused;
 use crate::render::Mode;

@@ -1,23 +1,26 @@
 //! `hyperbuild build`.
 
 mod arguments;
+mod call;
+mod check;
+mod plan;
 mod request;
+mod result;
 #[cfg(test)]
 mod tests;
 
 pub(super) use arguments::BuildArgs;
 
-use crate::commands::call::Method;
-use crate::commands::result::Tell;
-use crate::commands::{check, plan};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::places::{self, Pipes};
 use crate::render::{Mode, Renderer};
+use call::Method;
 use hyper_sdk::build::BuildRequest;
 use hyper_sdk::session::Session;
 use hyper_sdk::{Error, ErrorKind, Result, ResultExt as _, private_folder};
 use request::{outputs, request};
+use result::Tell;
 use std::path::PathBuf;
 
 /// Does what the arguments ask for: builds, checks, plans or lists.

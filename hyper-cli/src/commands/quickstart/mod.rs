@@ -1,6 +1,7 @@
 //! `hyperbuild quickstart`: everything once, on this machine alone.
 
-use super::compare;
+mod compare;
+
 use crate::args::Format;
 use crate::console::Console;
 use crate::failure::Failure;
