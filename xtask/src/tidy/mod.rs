@@ -8,15 +8,15 @@
 //! - the rooms of hyper-sdk import in one direction, and the pages that list them agree ([`rooms`]);
 //! - no modules name each other in a circle ([`circles`]);
 //! - the SDK's messages name no flag of the command line ([`words`]);
-//! - every row of the table of the language names tests that exist ([`features`]);
+//! - every row of the table of the language names tests that exist ([`language_table`]);
 //! - every link between documents leads somewhere ([`links`]);
 //! - every dependency is used, and a crate that needs a part of hyper-sdk takes only that part ([`dependencies`]);
 //! - the SDK reads neither the environment nor a home folder, and the adapters do not depend on each other.
 
 mod circles;
 mod dependencies;
-mod features;
 mod functions;
+mod language_table;
 mod links;
 mod rooms;
 mod rust;
@@ -110,7 +110,7 @@ pub(crate) fn run() -> Result<(), String> {
         functions::check(file, &source, &mut breaches);
         words::check(file, &source, &page, &mut breaches);
     }
-    features::check(&mut breaches);
+    language_table::check(&mut breaches);
     links::check(&texts, &mut breaches);
     dependencies::check(&texts, &mut breaches);
     for (crate_folder, forbidden) in ADAPTERS {

@@ -248,12 +248,12 @@ mod tests {
 
     #[test]
     fn modules_for_tests_may_name_all() {
-        let parent = "//! x\n#[cfg(test)]\nmod recorded;\n".to_owned();
+        let parent = "//! x\n#[cfg(test)]\nmod cases;\n".to_owned();
         let child = "//! x\nuse crate::build::Builder;\n".to_owned();
         let mut out = Vec::new();
         let files = [
             (Path::new("hyper-sdk/src/layer/copy/mod.rs"), parent.clone()),
-            (Path::new("hyper-sdk/src/layer/copy/recorded.rs"), child.clone()),
+            (Path::new("hyper-sdk/src/layer/copy/cases.rs"), child.clone()),
         ];
         check_sources(&files, &mut out);
         assert!(out.is_empty(), "{out:?}");
