@@ -31,8 +31,6 @@ mod newest_mtime;
 pub(crate) mod pattern;
 mod plan;
 mod planner;
-#[cfg(test)]
-mod recorded;
 mod request;
 mod source;
 mod sparse;

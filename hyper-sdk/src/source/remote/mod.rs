@@ -15,8 +15,6 @@
 //! - Nothing of a fetched repository is run: no hook, no filter, no helper of its configuration.
 
 mod archive;
-#[cfg(test)]
-mod broken_servers;
 mod git;
 mod git_command;
 mod git_watch;
@@ -25,7 +23,7 @@ mod kept;
 mod partial;
 mod room;
 #[cfg(test)]
-mod slow_servers;
+mod tests;
 mod web;
 mod web_context;
 

@@ -1,6 +1,6 @@
 //! Recorded outcomes of real builds: the folder comes from `HYPER_SHARED_CONFORMANCE`.
 
-use super::*;
+use super::super::*;
 use crate::layer::{Entry, EntryKind, FileTime, LayerWriter, TreeIndex};
 use crate::{Error, Result};
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Web servers that break off within the file, and what they are asked for then.
 
-use super::*;
+use super::super::*;
 use crate::Digest;
 use std::io::{Read as _, Write as _};
 use std::sync::Mutex as Locked;

@@ -1,6 +1,6 @@
 //! Web servers that accept and say nothing, stall within the file, or send it by drops.
 
-use super::*;
+use super::super::*;
 use crate::ErrorKind;
 use crate::progress::Event;
 use std::io::{Read as _, Write as _};
