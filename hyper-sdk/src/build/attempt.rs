@@ -2,7 +2,8 @@
 
 use super::contexts::MainContext;
 use super::epoch;
-use super::export::{Exporters, Made, Outputs, describe, refuse_files_of_windows};
+use super::export::{Made, Outputs, describe, refuse_files_of_windows};
+use super::exporters::Exporters;
 use super::frontend_options::frontend_options;
 use super::local::Engine;
 use super::resolver::BuildResolver;

@@ -2,7 +2,7 @@
 
 use super::check::{Checked, check_dockerfile};
 use super::contexts::{Contexts, MainContext};
-use super::emptied;
+use super::emptied_folders;
 use super::frontend_options::frontend_options;
 use super::leftovers;
 use super::options::LocalBuilderOptions;
@@ -284,7 +284,7 @@ impl LocalBuilder {
         progress: &Progress,
     ) -> Result<BuildOutput> {
         request.check_outputs()?;
-        emptied::check(&request, &self.options.root)?;
+        emptied_folders::check(&request, &self.options.root)?;
         self.warn_of_folder(progress);
         let damage = Damage::default();
         // Every attempt finds the same things to say.

@@ -13,9 +13,10 @@ mod check;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod contexts;
-mod emptied;
+mod emptied_folders;
 mod epoch;
 mod export;
+mod exporters;
 mod frontend_options;
 mod leftovers;
 mod local;

@@ -4,7 +4,7 @@
 //! set-user-id programs can gain.
 
 use super::spec::{ExecSpec, Network};
-use super::{notify, seccomp, single};
+use super::{notify, seccomp, single_id};
 use crate::layer::passwd::Identity as User;
 use crate::sandbox::sys;
 use crate::{Error, ErrorKind, Result, ResultExt};
@@ -164,13 +164,13 @@ impl Command {
         if !single_identity {
             return Ok(notify::hand_over(&seccomp::handed_over(), helper).is_ok());
         }
-        let handed = single::set_identity(0, 1)
+        let handed = single_id::set_identity(0, 1)
             .map_err(std::io::Error::from)
-            .and_then(|()| notify::hand_over(&single::program(), helper));
+            .and_then(|()| notify::hand_over(&single_id::program(), helper));
         match handed {
             Ok(()) => Ok(true),
             Err(e) if (self.user.uid, self.user.gid) != (0, 0) => {
-                Err(single::refused((self.user.uid, self.user.gid), e))
+                Err(single_id::refused((self.user.uid, self.user.gid), e))
             }
             Err(_) => Ok(false),
         }

@@ -16,7 +16,7 @@
 //! - What was looked at is used by its descriptor; no path that a step can change is looked up twice.
 //! - Secrets travel over pipes into memory-backed files. They are never written to a disk and never printed.
 
-mod cache;
+mod cache_mount;
 mod command;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -30,7 +30,7 @@ mod mounts;
 mod native;
 mod notify;
 mod seccomp;
-mod single;
+mod single_id;
 mod socket;
 mod spec;
 mod step;

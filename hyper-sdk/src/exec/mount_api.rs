@@ -1,6 +1,6 @@
 //! The few things that every mount of a step is made with.
 
-use super::single;
+use super::single_id;
 use crate::sandbox::{sys, userns, view};
 use crate::{Error, Result};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
@@ -50,7 +50,7 @@ pub(super) fn own(
     match rustix::fs::chownat(folder, name, owner, group, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW) {
         Ok(()) => {}
         Err(Errno::INVAL) if userns::has_single_id() => {
-            match single::record(&view::fd_path(&folder).join(name), (uid, gid)) {
+            match single_id::record(&view::fd_path(&folder).join(name), (uid, gid)) {
                 // Memory, before Linux 6.6, is in no layer.
                 Ok(()) | Err(Errno::OPNOTSUPP) => {}
                 Err(e) => return Err(Error::io("cannot record an owner", name, e.into())),

@@ -4,7 +4,7 @@
 //! above looked like, and [`clean`] works on the upper folder of the overlay once the step is over: what is still
 //! empty goes, times are put back, and folders that overlay copied up for it alone go too.
 
-use super::single;
+use super::single_id;
 use crate::sandbox::{userns, view};
 use crate::{Error, Result};
 use rustix::fs::{
@@ -174,7 +174,7 @@ fn own_folder(folder: &OwnedFd, (uid, gid): (u32, u32)) -> rustix::io::Result<()
     match rustix::fs::chownat(folder, "", owner, group, AtFlags::EMPTY_PATH) {
         Ok(()) => {}
         Err(Errno::INVAL) if userns::has_single_id() => {
-            single::record(&view::fd_path(folder), (uid, gid))?;
+            single_id::record(&view::fd_path(folder), (uid, gid))?;
         }
         Err(e) => return Err(e),
     }

@@ -360,7 +360,7 @@ impl Stage {
     }
 
     fn cache(&mut self, cache: &CacheMount, target: &str) -> Result<()> {
-        super::cache::fill(cache)?;
+        super::cache_mount::fill(cache)?;
         // What began with a file is one.
         let opened = rustix::fs::open(&cache.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(wrong("cannot open a cache folder", &cache.path))?;

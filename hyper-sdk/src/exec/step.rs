@@ -6,7 +6,7 @@ use super::mountpoint::{self, Made};
 use super::mounts::Stage;
 use super::notify::socketcall;
 use super::spec::{ExecMount, ExecSpec, Network, Security};
-use super::{command, single};
+use super::{command, single_id};
 use crate::sandbox::records::{self, StepRecord};
 use crate::sandbox::{Context, Failure, Identity, RootFs, StepIo, read_frame, sys, tree, view, write_frame};
 use crate::{Error, Result, ResultExt};
@@ -216,7 +216,7 @@ fn init(
         Security::Sandbox => DeviceAccess::NoDevices,
     };
     let single = context.identity == Identity::Single;
-    let owners = if single { Some(single::StepOwners::open(rootfs)?) } else { None };
+    let owners = if single { Some(single_id::StepOwners::open(rootfs)?) } else { None };
     let mut stage = Stage::new(rootfs, wanted)?;
     let prepared = prepare(&mut stage, &spec, context);
     // Whatever has been made so far must be taken away, also after a failure.
@@ -224,7 +224,7 @@ fn init(
     let (user, cwd) = prepared?;
     stage.become_root()?;
 
-    let ids = single::Ids::of(user.uid, user.gid, user.groups.clone());
+    let ids = single_id::Ids::of(user.uid, user.gid, user.groups.clone());
     let command = command::Command::new(&spec, user, cwd)?;
     let sandboxed = spec.security == Security::Sandbox;
     sys::hide_memory();
@@ -249,7 +249,7 @@ fn init(
     if let Some((to, from)) = helper.take() {
         drop(to);
         match owners {
-            Some(owners) => supervisor = single::Supervisor::start(&from, owners, ids)?,
+            Some(owners) => supervisor = single_id::Supervisor::start(&from, owners, ids)?,
             None => socketcall::serve(&from),
         }
     }

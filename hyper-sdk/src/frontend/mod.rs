@@ -3,9 +3,9 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod dockerfile;
-mod json;
+mod graph_json;
 
-pub use json::JsonFrontend;
+pub use graph_json::JsonFrontend;
 
 use crate::graph::{Graph, SourceOp, VertexId};
 use crate::oci::ImageConfig;

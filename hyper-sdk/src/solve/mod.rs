@@ -25,7 +25,7 @@ mod retime;
 mod step;
 mod task_log;
 mod times;
-mod unmade;
+mod unmade_copies;
 mod value;
 
 pub(crate) use exec::threads;

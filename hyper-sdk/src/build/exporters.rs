@@ -1,0 +1,183 @@
+//! The built-in exporters, and which of them writes an output.
+
+use super::{Destination, FileOptions, Output, OutputKind, StoreOptions};
+use crate::client::{LocalImage, PushOptions, RemoteImage, push};
+use crate::export::{ArchiveKind, BuiltImage, Export, Exporter, export_folder, export_tar, write_archive};
+use crate::oci::ImageConfig;
+use crate::reference::{ManifestReference, Reference, RepositoryName};
+use crate::solve::ForeignOwner;
+use crate::source::ClientFactory;
+use crate::store::local_repository;
+use crate::{Error, Result};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What writes outputs: the usual exporters, and those that were given to the builder.
+#[derive(Clone, Debug)]
+pub(super) struct Exporters {
+    pub(super) clients: ClientFactory,
+    pub(super) others: BTreeMap<String, Arc<dyn Exporter>>,
+}
+
+impl Exporters {
+    /// The exporter of an output; none for one that writes nothing.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] for a type that no exporter has.
+    pub(super) fn of(&self, output: &Output) -> Result<Option<Arc<dyn Exporter>>> {
+        let files = output.files;
+        Ok(Some(match &output.kind {
+            OutputKind::CacheOnly => return Ok(None),
+            OutputKind::Image(options) => {
+                Arc::new(KeepImage { options: options.clone(), clients: self.clients.clone() })
+            }
+            OutputKind::Oci(to) => Arc::new(Archive { kind: ArchiveKind::Oci, to: to.clone() }),
+            OutputKind::Docker(to) => Arc::new(Archive { kind: ArchiveKind::Docker, to: to.clone() }),
+            OutputKind::Tar(Destination::File(path) | Destination::Stdout(path)) => {
+                Arc::new(TarFile { path: path.clone(), files })
+            }
+            OutputKind::Tar(Destination::Folder(folder)) | OutputKind::Local(folder) => {
+                Arc::new(Files { folder: folder.clone(), files })
+            }
+            OutputKind::Other { kind, .. } => self.others.get(kind).cloned().ok_or_else(|| {
+                Error::unsupported(format!("the builder has no exporter for outputs of the type `{kind}`"))
+            })?,
+        }))
+    }
+}
+
+/// Keeps an image in the local store, and pushes it.
+#[derive(Debug)]
+struct KeepImage {
+    options: StoreOptions,
+    clients: ClientFactory,
+}
+
+#[async_trait]
+impl Exporter for KeepImage {
+    fn needs_blobs(&self) -> bool {
+        true
+    }
+
+    async fn export(&self, export: Export<'_>) -> Result<()> {
+        let (image, store, options) = (export.image, &**export.store, &self.options);
+        let hidden = RepositoryName::parse(crate::solve::LAYERS_REPOSITORY)?;
+        if options.passing {
+            image.store(store, &hidden, Vec::new()).await?;
+        } else if export.names.is_empty() {
+            let repository = match &options.nameless {
+                Some(name) => local_repository(name)?,
+                None => hidden.clone(),
+            };
+            image.store(store, &repository, Vec::new()).await?;
+        }
+        for name in export.names.iter().filter(|_| !options.passing) {
+            let tags = name.tag().filter(|_| !options.by_digest).cloned();
+            image.store(store, &local_repository(name)?, tags.into_iter().collect()).await?;
+        }
+        if options.unpack {
+            export.unpack().await?;
+        }
+        if options.push {
+            for name in export.names {
+                let from = if options.passing { hidden.clone() } else { local_repository(name)? };
+                self.push(&from, name, &export).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl KeepImage {
+    async fn push(&self, from: &RepositoryName, name: &Reference, export: &Export<'_>) -> Result<()> {
+        let client = match self.options.insecure {
+            true => self.clients.insecure_client(name.host()).await?,
+            false => self.clients.client(name.host())?,
+        };
+        let digest = ManifestReference::Digest(export.image.root().digest().clone());
+        let target = if self.options.by_digest { digest.clone() } else { name.manifest() };
+        let options = PushOptions { progress: export.progress.clone(), ..PushOptions::default() };
+        let image = LocalImage::new(export.store, from, &digest);
+        let remote = RemoteImage::new(&client, name.repository(), &target);
+        push(&image, &remote, &options).await.map(drop)
+    }
+}
+
+/// Writes an image as an archive or a layout.
+#[derive(Debug)]
+struct Archive {
+    kind: ArchiveKind,
+    to: Destination,
+}
+
+#[async_trait]
+impl Exporter for Archive {
+    fn needs_blobs(&self) -> bool {
+        true
+    }
+
+    async fn export(&self, export: Export<'_>) -> Result<()> {
+        let folder = matches!(self.to, Destination::Folder(_));
+        let Export { image, store, names, .. } = export;
+        write_archive(image, &**store, names, self.kind, self.to.path(), folder).await
+    }
+}
+
+/// Writes the root file system as a tar.
+#[derive(Debug)]
+struct TarFile {
+    path: PathBuf,
+    files: FileOptions,
+}
+
+#[async_trait]
+impl Exporter for TarFile {
+    fn needs_blobs(&self) -> bool {
+        false
+    }
+
+    async fn export(&self, export: Export<'_>) -> Result<()> {
+        let below = folder_of(self.files, export.image)?;
+        export_tar(export.files().await?, &self.path, below.as_deref(), export.image.epoch).await
+    }
+}
+
+/// Writes the root file system as files.
+#[derive(Debug)]
+struct Files {
+    folder: PathBuf,
+    files: FileOptions,
+}
+
+#[async_trait]
+impl Exporter for Files {
+    fn needs_blobs(&self) -> bool {
+        false
+    }
+
+    async fn export(&self, export: Export<'_>) -> Result<()> {
+        let (tar, foreign) = export.files_and_foreign_owner().await?;
+        if let Some(ForeignOwner { path, uid, gid }) = foreign {
+            export.progress.warn(format!(
+                "`/{path}` belongs to {uid}:{gid}, beyond the ids of this user: files are written as this user's own; \
+                 an output of `type=tar` keeps their owners"
+            ));
+        }
+        let below = folder_of(self.files, export.image)?;
+        for device in export_folder(tar, &self.folder, below.as_deref(), self.files.delete).await? {
+            export.progress.warn(format!("the device `{device}` was left out: only root can make it"));
+        }
+        Ok(())
+    }
+}
+
+/// The name of the folder that the files of an output are in, when they have one of their own.
+fn folder_of(files: FileOptions, image: &BuiltImage) -> Result<Option<String>> {
+    if !files.split {
+        return Ok(None);
+    }
+    let platform = ImageConfig::parse(&image.config)?.platform();
+    Ok(Some(platform.to_string().replace('/', "_")))
+}
