@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// The manifest of the examples, which are a workspace of their own.
+pub(crate) const EXAMPLES: &str = "examples/Cargo.toml";
+
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));

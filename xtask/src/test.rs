@@ -1,4 +1,5 @@
-//! The one command that runs every test: Rust unit and integration tests, doctests, Python tests, end-to-end tests.
+//! The one command that runs every test: Rust unit and integration tests, doctests, the examples, Python tests,
+//! end-to-end tests.
 //!
 //! A test that cannot run here prints a line that starts with `SKIPPED:` and says why; it is counted as skipped, not
 //! as passed. With `--ci` a skip whose line contains none of the texts in `.ci/allowed-skips` is a failure. The whole
@@ -51,6 +52,11 @@ pub(crate) fn run(ci: bool, install: bool) -> Result<(), String> {
     let mut cargo = Command::new("cargo");
     cargo.args(["test", "--workspace", "--exclude", "hyper-python", "--no-fail-fast", "--", "--show-output"]);
     total.add(rust(&mut cargo, &mut log)?);
+    // In the same target folder: other crates are compiled once.
+    let mut examples = Command::new("cargo");
+    examples.args(["test", "--workspace", "--manifest-path", repository::EXAMPLES, "--target-dir"]);
+    examples.arg(repository::target()).args(["--no-fail-fast", "--", "--show-output"]);
+    total.add(rust(&mut examples, &mut log)?);
     total.add(python(install, &mut log)?);
 
     let mut verdict = Ok(());

@@ -1,7 +1,7 @@
 //! The client passes the suite as far as its capabilities go.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use hyper_example_client::FolderClient;
+use client_backend::FolderClient;
 use hyper_sdk::client::SharedClient;
 use std::sync::Arc;
 

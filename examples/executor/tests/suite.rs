@@ -6,7 +6,7 @@
     reason = "a test says what it skips and stops at what fails"
 )]
 
-use hyper_example_executor::ChrootExecutor;
+use executor::ChrootExecutor;
 use hyper_sdk::exec::{Executor, RootFs};
 use hyper_sdk::testing::busybox_root;
 use std::os::unix::fs::PermissionsExt as _;

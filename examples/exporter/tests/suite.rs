@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use hyper_example_exporter::{FileList, TYPE};
+use exporter::{FileList, TYPE};
 use hyper_sdk::build::{BuildContext, BuildRequest, Builder as _, Output};
 use hyper_sdk::export::conformance::ExporterFixture;
 use hyper_sdk::progress::Progress;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use hyper_example_frontend::{NAME, RecipeFrontend};
+use frontend::{NAME, RecipeFrontend};
 use hyper_sdk::ErrorDetail;
 use hyper_sdk::build::{BuildContext, BuildRequest, Builder as _, OutputKind};
 use hyper_sdk::frontend::conformance::FrontendFixture;

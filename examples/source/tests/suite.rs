@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use hyper_example_source::{SCHEME, Shelf};
 use hyper_sdk::build::{BuildContext, BuildRequest, Builder as _, NamedContext, OutputKind};
 use hyper_sdk::progress::Progress;
 use hyper_sdk::source::conformance::SourceFixture;
 use hyper_sdk::testing::{FakeExecutor, RandomImage, TestContent, fake_builder};
+use source::{SCHEME, Shelf};
 use std::sync::Arc;
 
 /// A shelf with a root file system and a folder.

@@ -9,8 +9,9 @@
 //! - no modules name each other in a circle ([`circles`]);
 //! - the SDK's messages name no flag of the command line ([`words`]);
 //! - every row of the table of the language names tests that exist ([`language_table`]);
-//! - every link between documents leads somewhere ([`links`]);
+//! - every link between documents leads somewhere ([`links`]), and every path that they name exists ([`paths`]);
 //! - every dependency is used, and a crate that needs a part of hyper-sdk takes only that part ([`dependencies`]);
+//! - the examples are built with the versions of `Cargo.lock` ([`locks`]);
 //! - the SDK reads neither the environment nor a home folder, and the adapters do not depend on each other.
 
 mod circles;
@@ -18,6 +19,8 @@ mod dependencies;
 mod functions;
 mod language_table;
 mod links;
+mod locks;
+mod paths;
 mod rooms;
 mod rust;
 mod words;
@@ -112,6 +115,8 @@ pub(crate) fn run() -> Result<(), String> {
     }
     language_table::check(&mut breaches);
     links::check(&texts, &mut breaches);
+    paths::check(&texts, &mut breaches);
+    locks::check(&texts, &mut breaches);
     dependencies::check(&texts, &mut breaches);
     for (crate_folder, forbidden) in ADAPTERS {
         let manifest = repository::root().join(crate_folder).join("Cargo.toml");

@@ -1,6 +1,6 @@
 //! Becomes the command of an [`Order`]: changes its root, its folder and its user, and then itself.
 
-use hyper_example_executor::Order;
+use executor::Order;
 use rustix::fs::{Gid, Uid};
 use std::convert::Infallible;
 use std::error::Error;

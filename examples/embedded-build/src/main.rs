@@ -1,4 +1,4 @@
-//! Builds a folder with a Dockerfile and keeps the image: `cargo run -p hyper-examples --example build -- FOLDER NAME`.
+//! Builds a folder with a Dockerfile and keeps the image: `embedded-build FOLDER NAME`.
 
 use hyper_sdk::build::BuildRequest;
 use hyper_sdk::progress::{Event, Progress};

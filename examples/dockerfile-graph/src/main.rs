@@ -1,8 +1,8 @@
 //! Lowers Dockerfiles to their graphs, without network: every image is taken to be an empty one.
 //!
 //! ```text
-//! cargo run --example graph -- Dockerfile…          the size of each graph, and what the linter finds
-//! cargo run --example graph -- --dot Dockerfile     the graph as a drawing for `dot`
+//! dockerfile-graph Dockerfile…          the size of each graph, and what the linter finds
+//! dockerfile-graph --dot Dockerfile     the graph as a drawing for `dot`
 //! ```
 
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
@@ -13,6 +13,7 @@ use hyper_sdk::frontend::{EpochOf, FrontendOptions, Resolved, Resolver};
 use hyper_sdk::oci::ImageConfig;
 use hyper_sdk::platform::Platform;
 use hyper_sdk::{Digest, Result};
+use std::process::ExitCode;
 
 struct EmptyImages;
 
@@ -36,7 +37,7 @@ impl Resolver for EmptyImages {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let mut draw = false;
     let mut failed = false;
     for name in std::env::args().skip(1) {
@@ -61,8 +62,5 @@ async fn main() -> Result<()> {
             }
         }
     }
-    if failed {
-        std::process::exit(1);
-    }
-    Ok(())
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -22,7 +22,7 @@ impl Program {
     fn start() -> Self {
         let mut tokens = tempfile::NamedTempFile::new().unwrap();
         tokens.write_all(b"t0p alice web\nr3ad bob\n").unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_bearer_registry"))
+        let mut child = Command::new(env!("CARGO_BIN_EXE_bearer-registry"))
             .arg(tokens.path())
             .stdout(Stdio::piped())
             .spawn()
@@ -97,8 +97,8 @@ async fn a_good_token_pushes_and_pulls_and_a_bad_one_is_challenged() {
     let client = reqwest::Client::new();
     let probe = client.get(format!("{}/v2/", program.url));
     for (request, challenge) in [
-        (probe.try_clone().unwrap(), r#"Bearer realm="bearer_registry""#),
-        (probe.bearer_auth("wrong"), r#"Bearer realm="bearer_registry",error="invalid_token""#),
+        (probe.try_clone().unwrap(), r#"Bearer realm="bearer-registry""#),
+        (probe.bearer_auth("wrong"), r#"Bearer realm="bearer-registry",error="invalid_token""#),
     ] {
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), 401);
