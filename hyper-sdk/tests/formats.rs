@@ -2,7 +2,7 @@
 
 use crate::sandbox::helper;
 use hyper_sdk::build::{BuildContext, BuildRequest, Builder as _, LocalBuilder, Output};
-use hyper_sdk::client::{Layout, Loopback, RegistryClient as _, SharedClient, layer_tar};
+use hyper_sdk::client::{Layout, Loopback, RegistryClient as _, RegistryClientExt as _, SharedClient};
 use hyper_sdk::digest::Algorithm;
 use hyper_sdk::exec::NativeExecutor;
 use hyper_sdk::oci::Descriptor;
@@ -111,7 +111,7 @@ async fn archives_that_were_built_are_registries_to_pull_from() {
             let manifest = layout.get_manifest(&name, &tag.into()).await.unwrap();
             let layer = manifest.image().unwrap().layers[0].clone();
             let mut tar = Vec::new();
-            layer_tar(&layout, &name, &layer).await.unwrap().read_to_end(&mut tar).await.unwrap();
+            layout.layer_tar(&name, &layer).await.unwrap().read_to_end(&mut tar).await.unwrap();
             let mut archive = tar::Archive::new(&tar[..]);
             let mut found = String::new();
             for entry in archive.entries().unwrap() {
@@ -123,9 +123,9 @@ async fn archives_that_were_built_are_registries_to_pull_from() {
             assert_eq!(found, "the content");
             // Another size, another digest: nothing else is taken for the layer.
             let short = Descriptor { size: layer.size - 1, ..layer.clone() };
-            assert!(layer_tar(&layout, &name, &short).await.is_err());
+            assert!(layout.layer_tar(&name, &short).await.is_err());
             let other = Descriptor::new(media_type::OCI_LAYER, Digest::sha256("other"), 5);
-            assert!(layer_tar(&layout, &name, &other).await.is_err());
+            assert!(layout.layer_tar(&name, &other).await.is_err());
         }
     }
 }

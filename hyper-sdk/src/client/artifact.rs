@@ -1,11 +1,11 @@
-//! Artifacts: files that a registry keeps beside images, or that refer to an image (image-spec, manifest.md,
+//! Artifacts: files in a registry that are not images, or that refer to an image (image-spec, manifest.md,
 //! "Guidelines for Artifact Usage").
 //!
 //! ```text
 //!   files ─▶ Artifact (manifest, digests) ─ copy ─▶ registry ─ save_artifact ─▶ files
 //! ```
 //!
-//! A layer is a file as it is. Its name is in the annotation `org.opencontainers.image.title`, as other tools write it.
+//! A layer is one file, unchanged. Its name is in the annotation `org.opencontainers.image.title`, as other tools write it.
 
 use super::verify::verified;
 use super::{ClientCapabilities, RegistryClient};
@@ -53,7 +53,7 @@ pub struct ArtifactFile {
 }
 
 impl ArtifactFile {
-    /// A file of this machine, whose title is its own name.
+    /// A file of this machine, with its name as title.
     pub fn new(path: impl Into<PathBuf>, media_type: impl Into<String>) -> Self {
         let path = path.into();
         let title = path.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -71,7 +71,7 @@ impl ArtifactFile {
     }
 }
 
-/// What an artifact is, beside its files.
+/// The type, the annotations and the subject of an artifact.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ArtifactOptions {
     /// The type: a media type of its maker's choice, such as `application/spdx+json`.
@@ -82,7 +82,7 @@ pub struct ArtifactOptions {
     pub subject: Option<Descriptor>,
 }
 
-/// An artifact that is ready to be pushed: a client that one can copy from, as [`super::Layout`] is.
+/// An artifact that is ready to be pushed. It is a client to copy from, like [`super::Layout`].
 ///
 /// ```
 /// use hyper_sdk::client::{Artifact, ArtifactFile, ArtifactOptions};
@@ -103,11 +103,11 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// Makes the manifest: reads every file once for its digest. Equal files and options give an equal manifest.
+    /// Makes the manifest, and reads every file once for its digest. Equal files and options give an equal manifest.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for an artifact type or media type that is not well formed, for two files of one title and
-    /// for what is no regular file; those of reading the files, with their paths.
+    /// [`ErrorKind::Invalid`] for an artifact type or media type that is not well formed, for two files with one title and
+    /// for a file that is not a regular one; those of reading the files, with their paths.
     pub async fn new(files: Vec<ArtifactFile>, options: ArtifactOptions) -> Result<Self> {
         check_type("artifact type", &options.artifact_type)?;
         let empty =
@@ -164,7 +164,7 @@ impl Artifact {
 /// Dropping the future leaves the files that are whole.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] for an index, for a title that leads out of the folder and for two files of one title: then
+/// [`ErrorKind::Invalid`] for an index, for a title that leads out of the folder and for two files with one title: then
 /// nothing is written. Those of the client and of the folder.
 pub async fn save_artifact(
     client: &dyn RegistryClient,
@@ -256,7 +256,7 @@ async fn measure(content: ArtifactContent) -> Result<(Digest, u64)> {
             };
             tokio::task::spawn_blocking(work)
                 .await
-                .map_err(|e| Error::internal("reading a file broke off").with_source(e))?
+                .map_err(|e| Error::internal("the task that reads a file failed").with_source(e))?
         }
     }
 }
@@ -307,8 +307,9 @@ impl RegistryClient for Artifact {
             ArtifactContent::File(path) => {
                 let (opened, shown) = (path.clone(), path.clone());
                 let file = tokio::task::spawn_blocking(move || small_file::open(&opened, WHAT, Kinds::Files));
-                let file =
-                    file.await.map_err(|e| Error::internal("opening a file broke off").with_source(e))?;
+                let file = file
+                    .await
+                    .map_err(|e| Error::internal("the task that opens a file failed").with_source(e))?;
                 let mut file = tokio::fs::File::from_std(file?);
                 file.set_max_buf_size(BLOCK);
                 file.seek(std::io::SeekFrom::Start(offset)).await?;
@@ -317,7 +318,7 @@ impl RegistryClient for Artifact {
                     .boxed()
             }
         };
-        // A file that changed since it was measured is another one.
+        // The file may have changed since its digest was taken.
         Ok(verified(BlobReader { size: *size, offset, length, stream }, digest))
     }
 

@@ -1,8 +1,8 @@
-//! Certificates in files, where the tools of containers keep them.
+//! Certificates in the folders of container tools.
 //!
 //! ```text
 //!   FOLDER/HOST[:PORT]/*.crt             authorities to trust for this registry
-//!   FOLDER/HOST[:PORT]/NAME.cert, .key   the certificate that the client shows
+//!   FOLDER/HOST[:PORT]/NAME.cert, .key   the certificate of the client
 //! ```
 //!
 //! The usual folders are `/etc/docker/certs.d`, `/etc/containers/certs.d` and `~/.config/containers/certs.d`.
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 const MAX_FILE: u64 = 4 << 20;
 
-/// What the files say of one registry.
+/// The certificates for one registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostCertificates {
     /// PEM texts of authorities.
@@ -29,7 +29,7 @@ impl HostCertificates {
     /// Reads the folder of a registry in the first of `folders` that has one. Blocks for files of this machine.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`] for a file that is no PEM of certificates, a client certificate without its key, a key
+    /// [`crate::ErrorKind::Invalid`] for a file that is not PEM with certificates, a client certificate without its key, a key
     /// without its certificate, and more than one client certificate; those of reading.
     pub fn find(folders: impl IntoIterator<Item = PathBuf>, host: &RegistryHost) -> Result<Self> {
         for folder in folders {
@@ -42,7 +42,7 @@ impl HostCertificates {
                     files.sort();
                     return Self::of_files(&files);
                 }
-                // As everywhere in the field: a folder for others is no folder.
+                // As with other tools, an inaccessible folder counts as missing.
                 Err(e)
                     if matches!(
                         e.kind(),
@@ -65,7 +65,7 @@ impl HostCertificates {
                 Some("cert") => {
                     let key = path.with_extension("key");
                     if !has(&key) {
-                        return Err(Error::invalid("the client certificate has no key beside it")
+                        return Err(Error::invalid("the client certificate has no key in the same folder")
                             .with_context("expected", key.display()));
                     }
                     if found.identity.is_some() {
@@ -80,7 +80,7 @@ impl HostCertificates {
                     found.identity = Some(text.into());
                 }
                 Some("key") if !has(&path.with_extension("cert")) => {
-                    return Err(Error::invalid("the key has no client certificate beside it")
+                    return Err(Error::invalid("the key has no client certificate in the same folder")
                         .with_context("expected", path.with_extension("cert").display()));
                 }
                 _ => {}
@@ -93,7 +93,7 @@ impl HostCertificates {
 /// Reads a file of authorities, PEM text. Blocks for files of this machine.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Invalid`] when it is no PEM of certificates; those of reading.
+/// [`crate::ErrorKind::Invalid`] when it is not PEM with certificates; those of reading.
 pub fn read_authorities(path: &Path) -> Result<Vec<u8>> {
     let text = read(path)?;
     tls::certificates(&text).map_err(|e| e.with_context("path", path.display()))?;
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_folder_with_the_host_counts() {
+    fn the_first_folder_of_the_host_is_read() {
         let place = tempfile::tempdir().unwrap();
         let host = RegistryHost::parse("r.example:5000").unwrap();
         let folders = || ["none", "a", "b"].map(|name| place.path().join(name));
@@ -122,8 +122,8 @@ mod tests {
         assert_eq!(HostCertificates::find(folders(), &host).unwrap(), HostCertificates::default());
         for (file, why) in [
             ("ca.crt", "no certificate in the PEM text"),
-            ("client.cert", "has no key beside it (expected"),
-            ("client.key", "has no client certificate beside it (expected"),
+            ("client.cert", "has no key in the same folder (expected"),
+            ("client.key", "has no client certificate in the same folder (expected"),
         ] {
             std::fs::write(own.join(file), "text").unwrap();
             let e = HostCertificates::find(folders(), &host).unwrap_err();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_refused_at_once() {
+    fn only_regular_files_are_read() {
         for path in ["/dev/zero", "/"] {
             assert!(read_authorities(Path::new(path)).is_err(), "{path}");
         }

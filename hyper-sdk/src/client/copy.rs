@@ -1,8 +1,8 @@
 //! Copies an image from one registry to another, or within one, without storing it.
 
 use super::location::RemoteImage;
-use super::neighbours::Neighbours;
 use super::push::PushOptions;
+use super::sibling_repositories::SiblingRepositories;
 use super::transfer::{TransferOptions, transfer};
 use crate::oci::Descriptor;
 use crate::{Result, ResultExt};
@@ -28,7 +28,7 @@ pub async fn copy(source: &RemoteImage, target: &RemoteImage, options: &PushOpti
         parallel: options.parallel,
         chunk_length: options.chunk_length,
         mount_from,
-        neighbours: Neighbours::default(),
+        siblings: SiblingRepositories::default(),
         target_is_local: false,
         progress: options.progress.clone(),
     };

@@ -1,7 +1,9 @@
-//! What follows from the methods of a client: sugar for every [`RegistryClient`] and every `dyn RegistryClient`.
+//! Convenience methods for every [`RegistryClient`] and every `dyn RegistryClient`.
 
 use super::transfer::choose;
 use super::{Mount, RegistryClient};
+#[cfg(feature = "build")]
+use crate::layer::AsyncDecompressor;
 use crate::oci::{Descriptor, ImageConfig, Manifest};
 use crate::platform::Platform;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -11,6 +13,8 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::collections::HashSet;
 use std::fmt::Display;
+#[cfg(feature = "build")]
+use tokio_util::io::StreamReader;
 
 /// How deep indexes may contain indexes.
 const MAX_DEPTH: usize = 4;
@@ -19,7 +23,7 @@ const RESERVED: u64 = 1 << 20;
 /// The most pages of one list that are read.
 const MAX_PAGES: usize = 100_000;
 
-/// Sugar for every [`RegistryClient`].
+/// Convenience methods for every [`RegistryClient`].
 ///
 /// ```
 /// use hyper_sdk::client::{Loopback, RegistryClient as _, RegistryClientExt as _};
@@ -179,6 +183,45 @@ pub trait RegistryClientExt: RegistryClient {
                     .with_context("digest", manifest.digest())
             })?;
             ImageConfig::parse(&self.read_blob(repository, &image.config.digest, MAX_CONFIG).await?)
+        }
+    }
+
+    /// Opens a layer as the tar that it is, however it is compressed. Nothing is kept: the bytes are decompressed as they
+    /// arrive, and dropping the reader ends the request.
+    ///
+    /// ```
+    /// use hyper_sdk::client::{RegistryClient, RegistryClientExt as _};
+    /// use hyper_sdk::oci::Descriptor;
+    /// use hyper_sdk::{RepositoryName, Result};
+    /// use tokio::io::{copy, sink};
+    ///
+    /// /// The size of a layer when it is unpacked.
+    /// async fn unpacked_size(client: &dyn RegistryClient, name: &RepositoryName, layer: &Descriptor) -> Result<u64> {
+    ///     Ok(copy(&mut client.layer_tar(name, layer).await?, &mut sink()).await?)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of the client; [`ErrorKind::SizeInvalid`] when the registry has a blob of another size. Reading to the end
+    /// fails when the blob does not match its digest or is damaged: until then the content is not to be trusted.
+    #[cfg(feature = "build")]
+    fn layer_tar(
+        &self,
+        repository: &RepositoryName,
+        layer: &Descriptor,
+    ) -> impl Future<Output = Result<AsyncDecompressor>> + Send {
+        async move {
+            let blob = self.get_blob(repository, &layer.digest, None).await?;
+            if blob.size != layer.size {
+                return Err(Error::new(
+                    ErrorKind::SizeInvalid,
+                    "the layer has another size than its descriptor says",
+                )
+                .with_context("digest", &layer.digest)
+                .with_context("expected", layer.size)
+                .with_context("got", blob.size));
+            }
+            AsyncDecompressor::new(StreamReader::new(blob.stream.map_err(std::io::Error::from))).await
         }
     }
 

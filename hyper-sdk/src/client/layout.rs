@@ -1,4 +1,4 @@
-//! An OCI image layout as a registry to pull from: a folder, or an archive of one image or several.
+//! OCI image layouts as registries to pull from: a folder, or an archive with one image or several.
 
 use super::{ClientCapabilities, RegistryClient};
 use crate::layout::{ImageLayout, REF_NAME, blocking};

@@ -1,4 +1,4 @@
-//! Where an image comes from and where it goes: the two sides of a push, a pull and a copy.
+//! The source and the target of a push, a pull and a copy.
 //!
 //! ```text
 //!   push   LocalImage  ─▶ RemoteImage       pull   RemoteImage ─▶ LocalTarget       copy   RemoteImage ─▶ RemoteImage
@@ -11,7 +11,7 @@ use crate::reference::{ManifestReference, Reference, RepositoryName, Tag};
 use crate::store::{SharedStore, find_local, local_repository};
 use std::sync::Arc;
 
-/// An image at a registry: one that is there, or the name that one gets there.
+/// An image at a registry: an existing one, or the name of one that is pushed.
 #[derive(Clone, Debug)]
 pub struct RemoteImage {
     /// The client of the registry.
@@ -58,7 +58,7 @@ impl LocalImage {
     /// Finds the image of a name in a local store: [`find_local`].
     ///
     /// # Errors
-    /// Those of [`find_local`]. That the store does not have the image is an error of what is done with it.
+    /// Those of [`find_local`]. A missing image is an error only when it is used.
     pub async fn find(store: &SharedStore, name: &Reference) -> Result<Self> {
         Ok(Self::new(store, &find_local(&**store, name).await?, &name.manifest()))
     }
@@ -74,14 +74,14 @@ impl LocalImage {
     }
 }
 
-/// Where a store keeps an image that is pulled.
+/// The place in a store for an image that is pulled.
 #[derive(Clone, Debug)]
 pub struct LocalTarget {
     /// The store.
     pub store: SharedStore,
     /// The repository that gets the image.
     pub repository: RepositoryName,
-    /// The tag that the image gets; without, it is found by its digest alone.
+    /// The tag of the image; without, it has only its digest.
     pub tag: Option<Tag>,
 }
 

@@ -1,9 +1,9 @@
-//! Any store as a client: the protocol without a wire.
+//! Any store as a client: the protocol without a network.
 //!
 //! An upload session is the store's own, and its token is the store's name for it: two loopbacks on one store share
 //! sessions. What was appended is saved at once, as at a registry that acknowledges it.
 
-use super::verify::verified;
+use super::verify::{verified, verified_manifest};
 use super::{ClientCapabilities, Mount, RegistryClient, RegistryUpload, ResumeToken};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -18,7 +18,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 use std::fmt;
 
-/// A store, spoken to as a registry.
+/// How many repositories with a blob are asked for: one of them may be the one that wants it.
+const MAX_OFFERED: usize = 2;
+
+/// A client whose registry is a store of this process.
 #[derive(Clone, Debug)]
 pub struct Loopback {
     store: SharedStore,
@@ -75,11 +78,7 @@ impl RegistryClient for Loopback {
         repository: &RepositoryName,
         reference: &ManifestReference,
     ) -> Result<Manifest> {
-        let manifest = self.store.get_manifest(repository, reference).await?;
-        match reference {
-            ManifestReference::Digest(digest) => manifest.with_digest(digest),
-            ManifestReference::Tag(_) => Ok(manifest),
-        }
+        verified_manifest(self.store.get_manifest(repository, reference).await?, reference)
     }
 
     async fn put_manifest(
@@ -88,10 +87,11 @@ impl RegistryClient for Loopback {
         reference: &ManifestReference,
         manifest: &Manifest,
     ) -> Result<Descriptor> {
-        let put = match reference {
-            ManifestReference::Tag(tag) => PutManifest::new(manifest.clone(), [tag.clone()]),
-            ManifestReference::Digest(digest) => PutManifest::new(manifest.clone().with_digest(digest)?, []),
+        let tag = match reference {
+            ManifestReference::Tag(tag) => Some(tag.clone()),
+            ManifestReference::Digest(_) => None,
         };
+        let put = PutManifest::new(verified_manifest(manifest.clone(), reference)?, tag);
         self.store.put_manifest(repository, put).await
     }
 
@@ -137,6 +137,20 @@ impl RegistryClient for Loopback {
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Links the blob from any repository of the store that has it. Its bytes are checked before, as they would be if they
+    /// were sent.
+    async fn offer_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Mount> {
+        let page = Page { limit: Some(MAX_OFFERED), after: None };
+        let others = self.store.repositories_with(digest, page).await?.items;
+        if let Some(from) = others.iter().find(|from| *from != repository)
+            && self.store.capabilities().write
+            && !self.store.remove_damaged(digest).await?
+        {
+            return self.mount_blob(repository, digest, from).await;
+        }
+        self.start_upload(repository).await.map(Mount::Upload)
     }
 
     async fn start_upload(&self, repository: &RepositoryName) -> Result<Box<dyn RegistryUpload>> {
@@ -192,13 +206,13 @@ enum State {
 }
 
 impl LoopbackUpload {
-    /// The store's handle at this offset, out of the session: whoever succeeds puts it back.
+    /// Takes the store's handle at this offset out of the session. The caller puts it back on success.
     async fn take(&mut self) -> Result<Box<dyn BlobUpload>> {
         let upload = self.reopen().await?;
         if upload.offset() == self.offset {
             return Ok(upload);
         }
-        // What follows would be in the wrong place: whoever sends it has to ask first.
+        // The next bytes would be in the wrong place: the caller has to refresh first.
         let e = upload_moved(self.offset, upload.offset());
         self.state = State::Closed;
         Err(e)
@@ -259,7 +273,7 @@ impl RegistryUpload for LoopbackUpload {
         if let Some((length, stream)) = rest
             && let Err(e) = append_stream(upload.as_mut(), offset.saturating_add(length), stream).await
         {
-            // What arrived stays in the session, as it does at a registry whose client went away.
+            // The bytes so far stay in the session, as at a registry whose client disconnected.
             if upload.save().await.is_ok() {
                 self.put_back(upload);
             }

@@ -1,8 +1,8 @@
 //! Registry clients: the trait and its backends.
 //!
-//! A client is bound to one registry: repositories are named without the host. [`RegistryClient`] is the wire
-//! protocol, one request or session a method; [`RegistryClientExt`] has what follows from it. Whole images are pushed and
-//! pulled by functions over it.
+//! A client is bound to one registry: repositories are named without the host. [`RegistryClient`] is the wire protocol,
+//! with one method for each request or session; [`RegistryClientExt`] has methods built from these. Functions on top push,
+//! pull and copy whole images.
 
 mod artifact;
 mod certificates;
@@ -12,21 +12,19 @@ mod copy;
 mod ext;
 pub mod http;
 pub mod keychain;
-#[cfg(feature = "build")]
-mod layer_tar;
 mod layout;
 mod location;
 mod loopback;
-mod neighbours;
 #[cfg(feature = "oci-client")]
 pub mod oci_client;
-pub(crate) mod patience;
 mod proxies;
 mod pull;
 mod push;
 mod registry_upload;
+mod sibling_repositories;
 #[cfg(test)]
 mod tests;
+pub(crate) mod timeouts;
 pub(crate) mod tls;
 mod transfer;
 mod upload;
@@ -39,8 +37,6 @@ pub use certificates::{HostCertificates, read_authorities};
 pub use copy::copy;
 pub use ext::RegistryClientExt;
 pub use http::{CredentialCheck, HttpClient, HttpClientBuilder, RetryPolicy};
-#[cfg(feature = "build")]
-pub use layer_tar::layer_tar;
 pub use layout::Layout;
 pub use location::{LocalImage, LocalTarget, RemoteImage};
 pub use loopback::Loopback;
@@ -121,8 +117,7 @@ pub enum Mount {
 ///
 /// Seven methods are required: those of a client that pulls. The defaults of the others return
 /// [`crate::ErrorKind::Unsupported`], as [`ClientCapabilities::PULL`] says; a client that can do more implements them and
-/// reports the capability. [`RegistryClientExt`] has what
-/// follows from these methods, such as whole blobs and lists of every page.
+/// reports the capability. [`RegistryClientExt`] has methods built from these, such as whole blobs and complete lists.
 ///
 /// # Guarantees
 /// Object-safe; every method may be called from many tasks at once. Content that was asked for by digest is checked:
@@ -217,8 +212,8 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
         Err(unsupported(self, "mount blobs"))
     }
 
-    /// Offers a blob: it is mounted when the registry has it and says so, from whatever repository; else an upload
-    /// session is opened (end-11 without `from`).
+    /// Offers a blob: the registry mounts it when any of its repositories has it, or opens an upload session (end-11
+    /// without `from`).
     async fn offer_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Mount> {
         let _ = digest;
         self.start_upload(repository).await.map(Mount::Upload)
@@ -230,7 +225,7 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
         Err(unsupported(self, "push"))
     }
 
-    /// Finds an upload session of this repository again, and asks how far it is (end-13).
+    /// Finds an upload session of this repository again, with its offset (end-13).
     ///
     /// # Errors
     /// [`crate::ErrorKind::UploadUnknown`] or [`crate::ErrorKind::UploadInvalid`] when the session does not exist, has
@@ -262,7 +257,7 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
     ) -> Result<Vec<Descriptor>>;
 }
 
-/// The error of what a client does not do.
+/// The error of an unsupported operation.
 fn unsupported(client: &(impl RegistryClient + ?Sized), what: &str) -> Error {
     Error::unsupported(format!("this registry client cannot {what}")).with_context("client", client)
 }
@@ -270,7 +265,7 @@ fn unsupported(client: &(impl RegistryClient + ?Sized), what: &str) -> Error {
 /// A shared client of any kind.
 pub type SharedClient = Arc<dyn RegistryClient>;
 
-/// The client as it is used by work with this progress.
+/// The client, which reports retries to this progress.
 pub(crate) fn reporting(client: &SharedClient, progress: &Progress) -> SharedClient {
     client.reporting(progress).unwrap_or_else(|| client.clone())
 }

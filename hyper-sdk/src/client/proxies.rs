@@ -1,14 +1,14 @@
-//! The proxies that the usual variables name, read as Go's programs and curl read them.
+//! Proxies from the usual variables, read as Go programs and curl read them.
 //!
 //! ```text
 //!   https_proxy, HTTPS_PROXY, all_proxy, ALL_PROXY     for https
-//!   http_proxy, HTTP_PROXY, all_proxy, ALL_PROXY       for http; HTTP_PROXY not when there is a REQUEST_METHOD, as in
-//!                                                      CGI programs, where a client of the program chooses it
+//!   http_proxy, HTTP_PROXY, all_proxy, ALL_PROXY       for http; without HTTP_PROXY when there is a REQUEST_METHOD: in a
+//!                                                      CGI program its client chooses that variable
 //!   no_proxy, NO_PROXY     *, addresses, networks (10.0.0.0/8), names (a.example and what is below it), names with a
 //!                          leading dot or `*.` (only what is below); each but networks with a port or without
 //! ```
 //!
-//! The first variable that is not empty counts. This machine itself is never reached through a proxy.
+//! The first variable that is not empty counts. This machine is never reached through a proxy.
 
 use super::keychain::Secret;
 use crate::reference::RegistryHost;
@@ -24,7 +24,7 @@ pub struct Proxies {
     exempt: Vec<Exempt>,
 }
 
-/// What is reached without a proxy.
+/// An entry of `no_proxy`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Exempt {
     All,
@@ -34,7 +34,7 @@ enum Exempt {
 }
 
 impl Proxies {
-    /// The variables that are asked for.
+    /// The variables that are read.
     pub const VARIABLES: &'static [&'static str] = &[
         "http_proxy",
         "HTTP_PROXY",
@@ -47,13 +47,13 @@ impl Proxies {
         "REQUEST_METHOD",
     ];
 
-    /// The proxies that these variables name.
+    /// The proxies of these variables.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let first = |names: &[&str]| names.iter().find_map(|n| variable(n).filter(|v| !v.trim().is_empty()));
         let proxy = |names: &[&str]| {
             let text = first(names)?;
             let text = text.trim();
-            // `proxy:3128` is custom.
+            // `proxy:3128` without a scheme is common.
             Some(if text.contains("://") { text.to_owned() } else { format!("http://{text}") }.into())
         };
         let is_cgi = variable("REQUEST_METHOD").is_some_and(|v| !v.is_empty());
@@ -67,8 +67,8 @@ impl Proxies {
         }
     }
 
-    /// The proxy of an address, which may hold a password.
-    pub fn of(&self, url: &Url) -> Option<String> {
+    /// The proxy for an address. It may contain a password.
+    pub fn for_url(&self, url: &Url) -> Option<String> {
         let proxy = match url.scheme() {
             "https" => self.https.as_ref(),
             "http" => self.http.as_ref(),
@@ -87,7 +87,7 @@ impl Proxies {
         Some(proxy.expose().to_owned())
     }
 
-    /// Checks that a proxy can be used at all, so that none is passed over in silence.
+    /// Checks that a proxy can be used: an invalid one is an error, and not ignored.
     pub(crate) fn check(proxy: &str) -> Result<Url> {
         let bad = || Error::invalid("the proxy is not a URL of http or https");
         let url = Url::parse(proxy).map_err(|_| bad())?;
@@ -97,9 +97,9 @@ impl Proxies {
         }
     }
 
-    /// The proxy of a registry.
-    pub fn of_registry(&self, host: &RegistryHost, tls: bool) -> Option<String> {
-        self.of(&Url::parse(&format!("{}://{host}/", if tls { "https" } else { "http" })).ok()?)
+    /// The proxy for a registry.
+    pub fn for_registry(&self, host: &RegistryHost, tls: bool) -> Option<String> {
+        self.for_url(&Url::parse(&format!("{}://{host}/", if tls { "https" } else { "http" })).ok()?)
     }
 }
 
@@ -164,11 +164,11 @@ mod tests {
     }
 
     fn of(pairs: &[(&str, &str)], url: &str) -> Option<String> {
-        proxies(pairs).of(&Url::parse(url).unwrap())
+        proxies(pairs).for_url(&Url::parse(url).unwrap())
     }
 
     #[test]
-    fn the_variables_in_both_cases() {
+    fn variables_count_in_both_cases() {
         let url = "http://r.example/";
         assert_eq!(of(&[("HTTP_PROXY", "http://p")], url).as_deref(), Some("http://p"));
         assert_eq!(
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn exemptions() {
+    fn entries_of_no_proxy_exempt_addresses() {
         for (list, url, exempt) in [
             ("*", "https://r.example/", true),
             ("example", "https://r.example/", true),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_of_another_kind_is_refused() {
+    fn a_proxy_of_another_scheme_is_rejected() {
         assert!(Proxies::check("http://p:3128").is_ok());
         for bad in ["socks5://p", "http://", "p", "http://u:hunter2@"] {
             assert!(!format!("{:?}", Proxies::check(bad).unwrap_err()).contains("hunter2"), "{bad}");
@@ -235,11 +235,11 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_is_an_address() {
+    fn a_registry_has_a_proxy() {
         let proxies = proxies(&[("HTTPS_PROXY", "http://p"), ("NO_PROXY", "r.example:5000")]);
         let host = |text: &str| RegistryHost::parse(text).unwrap();
-        assert_eq!(proxies.of_registry(&host("r.example:5000"), true), None);
-        assert!(proxies.of_registry(&host("r.example"), true).is_some());
-        assert_eq!(proxies.of_registry(&host("r.example"), false), None);
+        assert_eq!(proxies.for_registry(&host("r.example:5000"), true), None);
+        assert!(proxies.for_registry(&host("r.example"), true).is_some());
+        assert_eq!(proxies.for_registry(&host("r.example"), false), None);
     }
 }

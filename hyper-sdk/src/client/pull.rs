@@ -1,7 +1,7 @@
 //! Pulls an image from a registry into a store.
 
 use super::location::{LocalTarget, RemoteImage};
-use super::neighbours::Neighbours;
+use super::sibling_repositories::SiblingRepositories;
 use super::transfer::{Platforms, TransferOptions, transfer};
 use crate::oci::Descriptor;
 use crate::progress::Progress;
@@ -13,11 +13,12 @@ use crate::{Result, ResultExt};
 pub struct PullOptions {
     /// Which images of an index are pulled.
     pub platforms: Platforms,
-    /// Whether what refers to the image (signatures, bills of material) comes along.
+    /// Whether referrers of the image (signatures, bills of material) are pulled, too.
     pub referrers: bool,
-    /// How many blobs travel at once.
+    /// How many blobs are transferred at once.
     pub parallel: usize,
-    /// Repositories of the store that may have the blobs: they are linked from there and not fetched.
+    /// Repositories of the store that may have the blobs: they are linked from there and not fetched. A store that knows
+    /// which repositories have a blob finds them itself.
     pub mount_from: Vec<RepositoryName>,
     /// Where events go.
     pub progress: Progress,
@@ -37,7 +38,8 @@ impl Default for PullOptions {
 
 /// Pulls an image of a registry into a store.
 ///
-/// Manifests and blobs that the store has are not fetched; the rest comes in parallel, streamed, each digest checked.
+/// Manifests that the repository has are not fetched, nor are blobs that any repository of the store has. The rest comes
+/// in parallel, streamed, each digest checked.
 /// The tag moves last: dropping the future stops the pull and never leaves a tag on half an image. Returns the
 /// descriptor of what was pulled, which with [`Platforms::One`] is the image's own and says its platform.
 ///
@@ -53,7 +55,7 @@ pub async fn pull(source: &RemoteImage, target: &LocalTarget, options: &PullOpti
         parallel: options.parallel,
         chunk_length: None,
         mount_from: options.mount_from.clone(),
-        neighbours: Neighbours::default(),
+        siblings: SiblingRepositories::default(),
         target_is_local: true,
         progress: options.progress.clone(),
     };

@@ -1,7 +1,7 @@
 //! Pushes an image from a store to a registry.
 
 use super::location::{LocalImage, RemoteImage};
-use super::neighbours::Neighbours;
+use super::sibling_repositories::SiblingRepositories;
 use super::transfer::{Platforms, TransferOptions, transfer};
 use crate::Result;
 use crate::oci::Descriptor;
@@ -14,9 +14,9 @@ use crate::store::damage::blame_store;
 pub struct PushOptions {
     /// Which images of an index are pushed.
     pub platforms: Platforms,
-    /// Whether what refers to the image (signatures, bills of material) goes along.
+    /// Whether referrers of the image (signatures, bills of material) are pushed, too.
     pub referrers: bool,
-    /// How many blobs travel at once.
+    /// How many blobs are transferred at once.
     pub parallel: usize,
     /// The length of the chunks that a blob is cut into, in bytes; `None` sends a blob in one request. Chunks are held
     /// in memory.
@@ -44,9 +44,9 @@ impl Default for PushOptions {
 /// Pushes an image of a store to a registry.
 ///
 /// The registry is asked for each blob before it is sent, and to mount it when another of its repositories may have it.
-/// Blobs travel in parallel, streamed; a broken upload goes on where the registry says it is. Manifests follow their
-/// blobs, an index its manifests, the tag everything. Pushing again sends only what is missing. Dropping the future stops
-/// the push and never leaves a tag on half an image.
+/// Blobs are streamed in parallel; a broken upload continues where the registry has it. Manifests follow their blobs, an
+/// index follows its manifests, and the tag comes last. Pushing again sends only what is missing. Dropping the future stops
+/// the push and never leaves a tag on an incomplete image.
 ///
 /// ```
 /// use hyper_sdk::client::{LocalImage, PushOptions, RemoteImage, SharedClient, push};
@@ -72,7 +72,7 @@ pub async fn push(source: &LocalImage, target: &RemoteImage, options: &PushOptio
         parallel: options.parallel,
         chunk_length: options.chunk_length,
         mount_from: options.mount_from.clone(),
-        neighbours: Neighbours::find(store, target.client.host(), repository).await,
+        siblings: SiblingRepositories::find(store, target.client.host(), repository).await,
         target_is_local: false,
         progress: options.progress.clone(),
     };
@@ -81,7 +81,7 @@ pub async fn push(source: &LocalImage, target: &RemoteImage, options: &PushOptio
             .await;
     match sent {
         Ok(descriptor) => Ok(descriptor),
-        // Not every registry checks what it is sent, and none can say that the store is damaged.
+        // Not every registry checks digests, and none can tell that the store is damaged.
         Err(e) => Err(blame_store(store, e).await.with_op("push")),
     }
 }

@@ -1,4 +1,4 @@
-//! Upload sessions of registries: the handle of one, and what finds it again.
+//! Upload sessions of registries, and the tokens to resume them.
 
 use crate::store::ByteStream;
 use crate::{Digest, Result};
@@ -9,8 +9,8 @@ use std::fmt::{self, Debug};
 /// Names an upload session, so that [`RegistryClient::resume_upload`](super::RegistryClient::resume_upload) finds it
 /// again, in another process too.
 ///
-/// Its text means something to the kind of client that it is from, and to nobody else. Registries put signatures into
-/// it: its `Debug` output does not show it.
+/// Only the kind of client that made it can read its text. Registries put signatures into it: the `Debug` output does not
+/// show it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ResumeToken(String);
 
@@ -71,8 +71,8 @@ pub trait RegistryUpload: Debug + Send + 'static {
     /// How many bytes the registry has, as far as this handle knows.
     fn offset(&self) -> u64;
 
-    /// What finds the session again; `None` where the client's capabilities deny `resume`. Some registries move a session
-    /// with each request: take the token after the last one.
+    /// The token to find the session again; `None` where the client's capabilities deny `resume`. Some registries move a
+    /// session with each request: take the token after the last one.
     fn token(&self) -> Option<ResumeToken> {
         None
     }

@@ -95,29 +95,34 @@ async fn a_layout_leads_nowhere_else() {
 
 #[tokio::test]
 async fn a_pull_links_what_another_repository_of_the_store_has() {
-    let (there, store): (Arc<MemoryStore>, crate::store::SharedStore) =
-        (Arc::new(MemoryStore::default()), Arc::new(MemoryStore::default()));
+    use crate::store::{PutManifest, RegistryStore as _, RegistryStoreExt as _};
+    let there: Arc<MemoryStore> = Arc::default();
     let client: SharedClient = Arc::new(Loopback::new(there.clone()));
     let name = RepositoryName::parse("a").unwrap();
-    use crate::store::{PutManifest, RegistryStore as _, RegistryStoreExt as _};
     let config = there.put_bytes(&name, media_type::OCI_CONFIG, "{}".into()).await.unwrap();
     let layer = there.put_bytes(&name, media_type::OCI_LAYER, "layer".into()).await.unwrap();
     let image = Manifest::sniff(ImageManifest::new(config, vec![layer.clone()]).to_bytes()).unwrap();
     there.put_manifest(&name, PutManifest::new(image, [Tag::latest()])).await.unwrap();
-    let other = RepositoryName::parse("other").unwrap();
-    store.put_bytes(&other, media_type::OCI_LAYER, "layer".into()).await.unwrap();
-    // The registry has lost the layer: only the link can bring it.
+    // The registry has lost the layer: only a link can bring it.
     there.delete_blob(&name, &layer.digest).await.unwrap();
-    let options = PullOptions { mount_from: vec![other], ..PullOptions::default() };
+    let other = RepositoryName::parse("other").unwrap();
     let latest = Tag::latest();
-    pull(
-        &RemoteImage::new(&client, &name, &latest.clone().into()),
-        &LocalTarget::new(&store, &name, Some(&latest)),
-        &options,
-    )
-    .await
-    .unwrap();
-    assert_eq!(store.stat_blob(&name, &layer.digest).await.unwrap(), 5);
+    let from = RemoteImage::new(&client, &name, &latest.clone().into());
+    for (mount_from, with_blob, is_pulled) in [
+        (vec![other.clone()], Some(&other), true),
+        (vec![], Some(&other), true),
+        (vec![other.clone()], None, false),
+        (vec![], None, false),
+    ] {
+        let store: crate::store::SharedStore = Arc::new(MemoryStore::default());
+        if let Some(repository) = with_blob {
+            store.put_bytes(repository, media_type::OCI_LAYER, "layer".into()).await.unwrap();
+        }
+        let options = PullOptions { mount_from: mount_from.clone(), ..PullOptions::default() };
+        let pulled = pull(&from, &LocalTarget::new(&store, &name, Some(&latest)), &options).await;
+        assert_eq!(pulled.is_ok(), is_pulled, "{mount_from:?} {pulled:?}");
+        assert_eq!(store.stat_blob(&name, &layer.digest).await.ok(), is_pulled.then_some(5));
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
-//! Which servers are trusted, and who the client says that it is.
+//! Trust in servers, and the certificate of the client.
 //!
-//! Trusted is what a certificate authority of the system or of the caller signed. A certificate that is itself among
-//! those is trusted as a server's own: `openssl req -x509` makes such certificates, often marked as authorities, which
-//! the usual check takes for no server's. Its name and its time are checked like those of any other.
+//! A server is trusted when a certificate authority of the system or of the caller signed its certificate, or when the
+//! certificate is itself among these. `openssl req -x509` makes such certificates and often marks them as authorities,
+//! which the usual check rejects for a server. Their name and validity are checked like those of any other certificate.
 
 use crate::client::keychain::Secret;
 use crate::{Error, Result};
@@ -35,8 +35,8 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     Ok(found)
 }
 
-/// The configuration of TLS: trusts the system's authorities and `roots`, shows the certificate in `identity`, PEM text
-/// of a key and a chain.
+/// The configuration of TLS: trusts the system's authorities and `roots`, and authenticates with `identity`, PEM text of a
+/// key and a certificate chain.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Invalid`] for an identity that is not well formed.
@@ -93,7 +93,7 @@ impl Verifier {
         Ok(Self { chains, anchors, provider })
     }
 
-    /// Takes a server's certificate that is one of the anchors.
+    /// Checks a server's certificate that is one of the anchors.
     fn verify_own(
         &self,
         certificate: &CertificateDer<'_>,
@@ -156,7 +156,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// From when to when a certificate is valid, in seconds since 1970 (RFC 5280, section 4.1).
+/// The period in which a certificate is valid, in seconds since 1970 (RFC 5280, section 4.1).
 fn validity(certificate: &[u8]) -> Option<(u64, u64)> {
     let (_, certificate, _) = element(certificate)?;
     let (_, mut rest, _) = element(certificate)?;

@@ -1,8 +1,8 @@
-//! Moves whole images between two clients: the one engine under push, pull and copy.
+//! Copies whole images between two clients: the common part of push, pull and copy.
 //!
 //! ```text
 //!   plan      manifests read from the source, subjects before referrers, children before their index
-//!   blobs     in parallel: there already? mount? upload, and resume what broke off
+//!   blobs     in parallel: present, mounted, or uploaded and resumed
 //!   manifests in the order of the plan, by digest; the tag last
 //! ```
 //!
@@ -12,7 +12,7 @@
 //! - A second transfer sends nothing that the target has.
 
 use super::location::Endpoint;
-use super::neighbours::Neighbours;
+use super::sibling_repositories::SiblingRepositories;
 use super::upload::{self, UploadPlan};
 use crate::oci::{Descriptor, Manifest, ManifestBody};
 use crate::platform::Platform;
@@ -41,7 +41,7 @@ pub enum Platforms {
     Only(Vec<Platform>),
 }
 
-/// What push, pull and copy have in common.
+/// The options of push, pull and copy.
 #[derive(Clone, Debug)]
 pub(super) struct TransferOptions {
     pub(super) verb: &'static str,
@@ -50,14 +50,14 @@ pub(super) struct TransferOptions {
     pub(super) parallel: usize,
     pub(super) chunk_length: Option<u64>,
     pub(super) mount_from: Vec<RepositoryName>,
-    /// Other repositories of the target's registry, and what they are known to have.
-    pub(super) neighbours: Neighbours,
+    /// Other repositories of the target's registry, to mount blobs from.
+    pub(super) siblings: SiblingRepositories,
     /// The target is local: manifests are looked up there before the source is asked.
     pub(super) target_is_local: bool,
     pub(super) progress: Progress,
 }
 
-/// Moves what `reference` names and names it `target_reference`, or nothing but its digest.
+/// Copies the image of `reference` to `target_reference`, or without one to its digest.
 pub(super) async fn transfer(
     source: &Endpoint,
     reference: &ManifestReference,
@@ -85,7 +85,7 @@ pub(super) async fn transfer(
             blob,
             verb: options.verb,
             mount_from: &options.mount_from,
-            neighbours: &options.neighbours,
+            siblings: &options.siblings,
             chunk_length: options.chunk_length,
             progress: &options.progress,
         }))));
@@ -106,7 +106,7 @@ pub(super) async fn transfer(
         put(target, &manifest.digest().clone().into(), manifest).await?;
     }
     put(target, named, &plan.root.manifest).await?;
-    // What is at hand has a name of its own there; people know the other side.
+    // The local side has another name there; users know the name at the registry.
     let (place, named) = if options.target_is_local { (source, reference) } else { (target, named) };
     let name = match named {
         ManifestReference::Tag(tag) => format!("{}/{}:{tag}", place.client, place.repository),
@@ -133,12 +133,12 @@ struct Root {
     platform: Option<Platform>,
 }
 
-/// Everything that the target must have.
+/// What the target must have.
 struct Plan {
     root: Root,
     /// The manifests below the root, children first.
     manifests: Vec<Manifest>,
-    /// What refers to any of them, subjects first.
+    /// The referrers of any of them, subjects first.
     referrers: Vec<Manifest>,
     blobs: Vec<Descriptor>,
 }

@@ -1,8 +1,8 @@
-//! Transfers one blob to a registry: the registry has it already, mounts it, or gets it uploaded. An upload that breaks off
-//! is resumed as long as it makes progress.
+//! Transfers one blob to a registry: the registry has it, mounts it, or gets an upload. A broken upload is resumed as long as
+//! it makes progress.
 
 use super::location::Endpoint;
-use super::neighbours::Neighbours;
+use super::sibling_repositories::SiblingRepositories;
 use super::{Mount, RegistryClient, RegistryUpload, SharedClient};
 use crate::oci::Descriptor;
 use crate::progress::{Progress, Task};
@@ -17,10 +17,10 @@ use std::time::Duration;
 
 /// How many failures in a row without a byte of progress end an upload.
 const MAX_FAILURES: u32 = 5;
-/// How many bytes make up for the failures before them.
+/// After this many bytes, earlier failures no longer count.
 const PROGRESS: u64 = 64 * 1024;
 const FIRST_DELAY: Duration = Duration::from_millis(200);
-/// What is sent at a time to a registry that does not take the whole blob in one request.
+/// The chunk length for a registry that does not take the whole blob in one request.
 const FALLBACK_CHUNK: u64 = 16 * 1024 * 1024;
 /// The largest chunk that a registry may ask for: a chunk is held in memory.
 const MAX_CHUNK: u64 = 512 * 1024 * 1024;
@@ -31,7 +31,7 @@ pub(super) struct UploadPlan<'a> {
     pub(super) blob: &'a Descriptor,
     pub(super) verb: &'static str,
     pub(super) mount_from: &'a [RepositoryName],
-    pub(super) neighbours: &'a Neighbours,
+    pub(super) siblings: &'a SiblingRepositories,
     pub(super) chunk_length: Option<u64>,
     pub(super) progress: &'a Progress,
 }
@@ -89,7 +89,7 @@ impl UploadPlan<'_> {
                     Error::new(ErrorKind::SizeInvalid, "the blob has another size than its descriptor says")
                         .with_context("expected", self.blob.size)
                         .with_context("got", size);
-                Err(said_by(&self.target.client, e))
+                Err(with_registry(&self.target.client, e))
             }
         }
     }
@@ -100,12 +100,12 @@ impl UploadPlan<'_> {
         }
         let mut session = None;
         if self.client().capabilities().mount {
-            let known = self.neighbours.with(&self.blob.digest).await;
+            let known = self.siblings.with(&self.blob.digest).await;
             let from = self.mount_from.iter().chain(&known);
             for from in from.filter(|from| **from != self.target.repository) {
                 match self.client().mount_blob(&self.target.repository, &self.blob.digest, from).await {
                     Ok(Mount::Mounted) => {
-                        self.neighbours.had(from);
+                        self.siblings.mounted_from(from);
                         return Ok(Delivery::Present);
                     }
                     Ok(Mount::Upload(opened)) => {
@@ -141,9 +141,9 @@ impl UploadPlan<'_> {
                 Ok(()) => return Ok(Delivery::Uploaded),
                 Err(UploadError::Source(e)) => {
                     let _ = session.cancel().await;
-                    return Err(said_by(&self.source.client, e));
+                    return Err(with_registry(&self.source.client, e));
                 }
-                Err(UploadError::Target(e)) => said_by(&self.target.client, e),
+                Err(UploadError::Target(e)) => with_registry(&self.target.client, e),
             };
             if e.kind() == ErrorKind::TooLarge && chunk_length.is_none() && capabilities.append {
                 // A proxy before the registry limits the size of a request.
@@ -197,7 +197,7 @@ impl UploadPlan<'_> {
         }
     }
 
-    /// Finds out where an upload that broke off continues.
+    /// Finds out where a broken upload continues.
     async fn find_again(&self, session: &mut dyn RegistryUpload, give_up: bool) -> Result<Found> {
         if self.is_there().await? {
             return Ok(Found::Complete);
@@ -307,7 +307,7 @@ impl UploadPlan<'_> {
     }
 }
 
-/// The state of an upload that broke off.
+/// The state of a broken upload.
 enum Found {
     /// The registry has the whole blob.
     Complete,
@@ -317,8 +317,8 @@ enum Found {
     Restarted(Box<dyn RegistryUpload>),
 }
 
-/// An error with the registry that it is of, where it has a name and the error does not tell.
-fn said_by(client: &SharedClient, e: Error) -> Error {
+/// An error with the name of the registry that it comes from, unless the error has one.
+fn with_registry(client: &SharedClient, e: Error) -> Error {
     match client.host() {
         Some(host) if !["blob", "registry"].iter().any(|key| e.context_value(key).is_some()) => {
             e.with_context("registry", host).with_registry(host)
@@ -327,7 +327,7 @@ fn said_by(client: &SharedClient, e: Error) -> Error {
     }
 }
 
-/// Whether an error of a mount only means that the bytes have to be sent.
+/// Whether a mount failed in a way that an upload can replace.
 fn is_declined_mount(kind: ErrorKind) -> bool {
     matches!(
         kind,
@@ -341,7 +341,7 @@ fn is_declined_mount(kind: ErrorKind) -> bool {
     )
 }
 
-/// Keeps the error of a source, which would be hidden when it passes through a request body.
+/// Keeps the error of a source, which a request body would hide.
 #[derive(Clone, Default)]
 pub(super) struct SourceError(Arc<Mutex<Option<Error>>>);
 

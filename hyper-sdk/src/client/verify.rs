@@ -1,14 +1,28 @@
-//! Checks the content of a blob while it streams by.
+//! Checks content against its digest: a manifest as a whole, a blob while it streams by.
 
+use crate::Result;
 use crate::digest::Hasher;
+use crate::oci::Manifest;
+use crate::reference::ManifestReference;
 use crate::store::{BlobReader, ByteStream};
 use crate::{Digest, Error, ErrorKind};
 use futures::StreamExt;
 
-/// Wraps the reader of a whole blob so that its stream ends with an error when the bytes are not those of `digest`.
+/// A manifest by the reference that it is asked for or put under: its bytes must have the digest of the reference.
+///
+/// # Errors
+/// [`ErrorKind::DigestInvalid`] when they have another.
+pub(super) fn verified_manifest(manifest: Manifest, reference: &ManifestReference) -> Result<Manifest> {
+    match reference {
+        ManifestReference::Digest(digest) => manifest.with_digest(digest),
+        ManifestReference::Tag(_) => Ok(manifest),
+    }
+}
+
+/// Wraps the reader of a whole blob so that its stream ends with an error when the bytes do not match `digest`.
 ///
 /// The reader of a part passes through: a part has no digest of its own, only its length is checked. Every client does
-/// this with what it reads, unless its backend does so.
+/// this with what it reads, unless its backend does it.
 pub fn verified(reader: BlobReader, digest: &Digest) -> BlobReader {
     let BlobReader { size, offset, length, stream } = reader;
     let whole = offset == 0 && length == size;

@@ -91,7 +91,7 @@ pub async fn a_blob_is_read_up_to_a_limit(client: SharedClient) {
     assert!(client.has_blob(&name, &descriptor.digest).await.unwrap());
     assert_eq!(client.read_blob(&name, &descriptor.digest, 1000).await.unwrap(), bytes);
     fails(client.read_blob(&name, &descriptor.digest, 999).await, &[ErrorKind::TooLarge]);
-    // What is there is not sent again.
+    // An existing blob is not sent again.
     assert_eq!(client.put_bytes(&name, "text/plain", bytes).await.unwrap(), descriptor);
 }
 

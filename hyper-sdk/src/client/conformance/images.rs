@@ -32,6 +32,26 @@ async fn stored_image(store: &SharedStore, name: &str, text: &str, platform: &Pl
     manifest
 }
 
+/// Pushes `here:latest` of a store as `there:v1`, which is returned.
+async fn push_there(store: &SharedStore, client: &SharedClient, options: &PushOptions) -> RemoteImage {
+    let there = RemoteImage::new(client, &repository("there"), &by_tag("v1"));
+    let here = LocalImage::new(store, &repository("here"), &by_tag("latest"));
+    push_image_of(&here, &there, options).await.unwrap();
+    there
+}
+
+/// Copies `from:v1` to `to:v2`, both of one registry.
+async fn copy_within(client: &SharedClient, options: &PushOptions) {
+    let from = RemoteImage::new(client, &repository("from"), &by_tag("v1"));
+    let to = RemoteImage::new(client, &repository("to"), &by_tag("v2"));
+    copy(&from, &to, options).await.unwrap();
+}
+
+/// A repository of a store that an image is pulled into, under the tag `latest`.
+fn back(store: &SharedStore) -> LocalTarget {
+    LocalTarget::new(store, &repository("back"), Some(&Tag::latest()))
+}
+
 fn memory() -> SharedStore {
     Arc::new(MemoryStore::default())
 }
@@ -56,44 +76,23 @@ async fn stored_index(store: &SharedStore, name: &str) -> (Manifest, Vec<Manifes
 
 pub async fn an_image_is_pushed_and_pulled(client: SharedClient) {
     needs!(client, push);
-    let (store, there, back) = (memory(), repository("there/it"), memory());
+    let (store, to) = (memory(), memory());
     let manifest = stored_image(&store, "here", "x", &linux("amd64")).await;
-    let options = PushOptions::default();
-    let pushed = push_image_of(
-        &LocalImage::new(&store, &repository("here"), &by_tag("latest")),
-        &RemoteImage::new(&client, &there, &by_tag("v1")),
-        &options,
-    )
-    .await
-    .unwrap();
-    assert_eq!(&pushed.digest, manifest.digest());
+    let there = push_there(&store, &client, &PushOptions::default()).await;
+    let pulled = pull(&there, &back(&to), &PullOptions::default()).await.unwrap();
+    assert_eq!(&pulled.digest, manifest.digest());
     let name = repository("back");
-    let tag = Tag::parse("again").unwrap();
-    pull(
-        &RemoteImage::new(&client, &there, &by_tag("v1")),
-        &LocalTarget::new(&back, &name, Some(&tag)),
-        &PullOptions::default(),
-    )
-    .await
-    .unwrap();
-    assert_eq!(back.get_manifest(&name, &by_tag("again")).await.unwrap(), manifest);
+    assert_eq!(to.get_manifest(&name, &by_tag("latest")).await.unwrap(), manifest);
     for layer in &manifest.image().unwrap().layers {
-        assert_eq!(back.stat_blob(&name, &layer.digest).await.unwrap(), layer.size);
+        assert_eq!(to.stat_blob(&name, &layer.digest).await.unwrap(), layer.size);
     }
 }
 
 pub async fn an_index_is_pushed_with_all_its_images(client: SharedClient) {
     needs!(client, push);
-    let (store, there) = (memory(), repository("there"));
+    let store = memory();
     let (index, images) = stored_index(&store, "here").await;
-    let options = PushOptions::default();
-    push_image_of(
-        &LocalImage::new(&store, &repository("here"), &by_tag("latest")),
-        &RemoteImage::new(&client, &there, &by_tag("v1")),
-        &options,
-    )
-    .await
-    .unwrap();
+    let there = push_there(&store, &client, &PushOptions::default()).await.repository;
     assert_eq!(client.get_manifest(&there, &by_tag("v1")).await.unwrap(), index);
     for image in &images {
         assert_eq!(&client.get_manifest(&there, &by_digest(image.digest())).await.unwrap(), image);
@@ -118,24 +117,21 @@ pub async fn random_images_come_back_whole(client: SharedClient) {
 pub async fn a_random_index_is_pushed_and_pulled(client: SharedClient) {
     needs!(client, push);
     let index = RandomIndex::new(4, &[linux("amd64"), linux("arm64")]);
-    let (here, name, back, there) = (memory(), repository("here"), memory(), repository("there"));
+    let (store, here, to) = (memory(), repository("here"), memory());
     for image in &index.images {
         for (descriptor, bytes) in image.blobs() {
-            here.put_bytes(&name, &descriptor.media_type, bytes).await.unwrap();
+            store.put_bytes(&here, &descriptor.media_type, bytes).await.unwrap();
         }
-        here.put_manifest(&name, PutManifest::new(image.manifest.clone(), [])).await.unwrap();
+        store.put_manifest(&here, PutManifest::new(image.manifest.clone(), [])).await.unwrap();
     }
-    here.put_manifest(&name, PutManifest::new(index.manifest.clone(), [Tag::latest()])).await.unwrap();
-    let (latest, v1) = (by_tag("latest"), by_tag("v1"));
-    let there = RemoteImage::new(&client, &there, &v1);
-    let here = LocalImage::new(&here, &name, &latest);
-    push_image_of(&here, &there, &PushOptions::default()).await.unwrap();
-    let target = LocalTarget::new(&back, &name, Some(&Tag::latest()));
-    pull(&there, &target, &PullOptions::default()).await.unwrap();
-    assert_eq!(back.get_manifest(&name, &latest).await.unwrap(), index.manifest);
+    store.put_manifest(&here, PutManifest::new(index.manifest.clone(), [Tag::latest()])).await.unwrap();
+    let there = push_there(&store, &client, &PushOptions::default()).await;
+    pull(&there, &back(&to), &PullOptions::default()).await.unwrap();
+    let name = repository("back");
+    assert_eq!(to.get_manifest(&name, &by_tag("latest")).await.unwrap(), index.manifest);
     for image in &index.images {
         for (descriptor, bytes) in image.blobs() {
-            let found = back.read_blob(&name, &descriptor.digest, descriptor.size).await.unwrap();
+            let found = to.read_blob(&name, &descriptor.digest, descriptor.size).await.unwrap();
             assert!(found == bytes, "{}", descriptor.digest);
         }
     }
@@ -143,52 +139,25 @@ pub async fn a_random_index_is_pushed_and_pulled(client: SharedClient) {
 
 pub async fn one_platform_is_pulled_alone(client: SharedClient) {
     needs!(client, push);
-    let (store, there, back) = (memory(), repository("there"), memory());
+    let (store, to) = (memory(), memory());
     let (_, images) = stored_index(&store, "here").await;
-    let options = PushOptions::default();
-    push_image_of(
-        &LocalImage::new(&store, &repository("here"), &by_tag("latest")),
-        &RemoteImage::new(&client, &there, &by_tag("v1")),
-        &options,
-    )
-    .await
-    .unwrap();
-    let options = PullOptions { platforms: Platforms::One(linux("arm64")), ..PullOptions::default() };
-    let name = repository("back");
-    let found = pull(
-        &RemoteImage::new(&client, &there, &by_tag("v1")),
-        &LocalTarget::new(&back, &name, Some(&Tag::latest())),
-        &options,
-    )
-    .await
-    .unwrap();
+    let there = push_there(&store, &client, &PushOptions::default()).await;
+    let options = |architecture: &str| PullOptions {
+        platforms: Platforms::One(linux(architecture)),
+        ..PullOptions::default()
+    };
+    let found = pull(&there, &back(&to), &options("arm64")).await.unwrap();
     assert_eq!(&found.digest, images[1].digest());
     assert_eq!(found.platform, Some(linux("arm64")));
-    assert!(back.get_manifest(&name, &by_digest(images[0].digest())).await.is_err());
-    let options = PullOptions { platforms: Platforms::One(linux("riscv64")), ..PullOptions::default() };
-    assert!(
-        pull(
-            &RemoteImage::new(&client, &there, &by_tag("v1")),
-            &LocalTarget::new(&back, &name, None),
-            &options
-        )
-        .await
-        .is_err()
-    );
+    assert!(to.get_manifest(&repository("back"), &by_digest(images[0].digest())).await.is_err());
+    assert!(pull(&there, &back(&to), &options("riscv64")).await.is_err());
 }
 
 pub async fn a_copy_within_a_registry(client: SharedClient) {
     needs!(client, push);
-    let (from, to) = (repository("from"), repository("to"));
-    let manifest = push_image(&client, &from, "x", "v1").await;
-    let options = PushOptions::default();
-    copy(
-        &RemoteImage::new(&client, &from, &by_tag("v1")),
-        &RemoteImage::new(&client, &to, &by_tag("v2")),
-        &options,
-    )
-    .await
-    .unwrap();
+    let to = repository("to");
+    let manifest = push_image(&client, &repository("from"), "x", "v1").await;
+    copy_within(&client, &PushOptions::default()).await;
     assert_eq!(client.get_manifest(&to, &by_tag("v2")).await.unwrap(), manifest);
     let layer = &manifest.image().unwrap().layers[0];
     assert_eq!(read(&client, &to, &layer.digest, None).await.unwrap(), b"layer x");
@@ -205,32 +174,19 @@ pub async fn a_copy_brings_the_referrers(client: SharedClient) {
     referrer.subject = Some(subject.descriptor());
     let referrer = parse(referrer.to_bytes());
     client.put_manifest(&from, &by_digest(referrer.digest()), &referrer).await.unwrap();
-    let options = PushOptions { referrers: true, ..PushOptions::default() };
-    copy(
-        &RemoteImage::new(&client, &from, &by_tag("v1")),
-        &RemoteImage::new(&client, &to, &by_tag("v1")),
-        &options,
-    )
-    .await
-    .unwrap();
+    copy_within(&client, &PushOptions { referrers: true, ..PushOptions::default() }).await;
     let found = client.list_referrers(&to, subject.digest(), None).await.unwrap();
     assert_eq!(found.iter().map(|d| &d.digest).collect::<Vec<_>>(), [referrer.digest()]);
 }
 
 pub async fn pushing_twice_sends_nothing(client: SharedClient) {
     needs!(client, push);
-    let (store, there) = (memory(), repository("there"));
+    let store = memory();
     stored_image(&store, "here", "x", &linux("amd64")).await;
     for expected in [Outcome::Done, Outcome::Cached] {
         let (progress, mut events) = Progress::channel();
         let options = PushOptions { progress, ..PushOptions::default() };
-        push_image_of(
-            &LocalImage::new(&store, &repository("here"), &by_tag("latest")),
-            &RemoteImage::new(&client, &there, &by_tag("v1")),
-            &options,
-        )
-        .await
-        .unwrap();
+        push_there(&store, &client, &options).await;
         drop(options);
         let mut ends = 0;
         while let Some(event) = events.recv().await {
@@ -266,22 +222,11 @@ pub async fn dropping_a_push_leaves_no_tag_on_half_an_image(client: SharedClient
     }
     if client.resolve(&there, &v1).await.is_ok() {
         // The registry was faster than the drop. What the tag names then has to be whole.
-        let back = memory();
-        pull(
-            &RemoteImage::new(&client, &there, &v1),
-            &LocalTarget::new(&back, &name, None),
-            &PullOptions::default(),
-        )
-        .await
-        .unwrap();
+        pull(&RemoteImage::new(&client, &there, &v1), &back(&memory()), &PullOptions::default())
+            .await
+            .unwrap();
     }
-    push_image_of(
-        &LocalImage::new(&store, &name, &latest),
-        &RemoteImage::new(&client, &there, &v1),
-        &PushOptions::default(),
-    )
-    .await
-    .unwrap();
+    push_there(&store, &client, &PushOptions::default()).await;
     client.resolve(&there, &v1).await.unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! What the cases are written with.
+//! Helpers of the cases.
 
 use crate::client::{RegistryClientExt as _, RegistryUpload, SharedClient};
 use crate::digest::Algorithm;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::fmt::Debug;
 
-/// Ends the case when the client does not claim a power.
+/// Ends the case when the client lacks a capability.
 macro_rules! needs {
     ($client:expr, $($power:ident),+) => {
         let capabilities = $client.capabilities();
@@ -35,7 +35,7 @@ pub(super) fn by_digest(digest: &Digest) -> ManifestReference {
     digest.clone().into()
 }
 
-/// Bytes that repeat nowhere.
+/// Random bytes of a seed.
 pub(super) fn noise(length: usize, seed: u64) -> Bytes {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut out = Vec::with_capacity(length + 8);
@@ -125,7 +125,7 @@ pub(super) async fn push_image(
     manifest
 }
 
-/// The shape of random images that are pushed: enough of everything, and soon sent.
+/// The shape of random images that are pushed: small, with something of every kind.
 pub(super) fn small() -> ImageShape {
     ImageShape { layers: 3, entries: 15, largest: 60_000, ..ImageShape::default() }
 }

@@ -251,7 +251,7 @@ pub async fn capabilities_what_is_denied_is_unsupported(client: SharedClient) {
     }
 }
 
-/// What is claimed may fail for many reasons, and not because it cannot be done.
+/// A claimed operation may fail, but not as unsupported.
 pub async fn capabilities_what_is_claimed_is_there(client: SharedClient) {
     let capabilities = client.capabilities();
     let (name, other, digest) = (repository("a"), repository("b"), Digest::sha256(b"x"));

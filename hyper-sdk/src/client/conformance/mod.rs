@@ -1,9 +1,9 @@
-//! The suite that every registry client must pass, one function a case.
+//! The suite that every registry client must pass: one function for each case.
 //!
 //! [`client_conformance!`](crate::client_conformance) makes a named test of every case. A case takes a client of an
 //! empty registry and uses only [`RegistryClient`](crate::client::RegistryClient), so the suite tests a client and the
-//! registry behind it together. A case that needs a power which the client denies ends at once; `capabilities_` cases check
-//! that what is denied is refused.
+//! registry behind it together. A case that needs a capability which the client lacks ends at once; the cases with
+//! `capabilities_` in their names check the capabilities.
 #![allow(clippy::unwrap_used, reason = "a case is a test: it fails by panicking")]
 #![allow(missing_docs, reason = "the name of a case is its description")]
 
@@ -20,8 +20,8 @@ pub use uploads::*;
 
 /// Emits one `#[tokio::test]` for each case of the suite.
 ///
-/// The fixture is the path of an `async fn() -> (SharedClient, G)`: a client of an empty registry, and whatever must
-/// live as long as it (a folder, a server). The calling crate needs `tokio` with `macros` and `rt-multi-thread`.
+/// The fixture is the path of an `async fn() -> (SharedClient, G)`: a client of an empty registry, and a value that is kept
+/// until the case ends (a folder, a server). The calling crate needs `tokio` with `macros` and `rt-multi-thread`.
 ///
 /// ```ignore
 /// async fn fixture() -> (SharedClient, ()) {

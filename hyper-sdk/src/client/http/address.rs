@@ -1,9 +1,9 @@
-//! Where a registry is, and whether it speaks TLS there.
+//! The address of a registry, and whether it speaks TLS.
 //!
-//! A registry on this machine usually speaks plain HTTP, and sometimes TLS. Which, the first request finds out: it goes
-//! out plain and carries no credentials. When it fails, or is answered with 400 as servers answer plain requests at a
-//! port for TLS, a TLS greeting is sent to the port; from an answer to that on, everything goes over TLS, and the
-//! certificate is checked like any other.
+//! A registry on this machine usually speaks plain HTTP, and sometimes TLS. The first request decides: it is sent in plain
+//! HTTP and without credentials. When it fails, or gets the status 400, as plain requests do at a port for TLS, a TLS
+//! greeting is sent to the port. If that is answered, everything goes over TLS from then on, and the certificate is checked
+//! like any other.
 
 use crate::reference::RegistryHost;
 use crate::{Error, Result};
@@ -17,7 +17,7 @@ use url::Url;
 
 /// How long a server on this machine may take to show that it speaks TLS.
 const LIMIT: Duration = Duration::from_secs(3);
-/// The first byte of what a TLS server answers: a handshake or an alert.
+/// The first byte of the answer of a TLS server: a handshake or an alert.
 const HANDSHAKE: u8 = 22;
 const ALERT: u8 = 21;
 

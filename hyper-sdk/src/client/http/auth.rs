@@ -6,17 +6,17 @@
 //! ```
 //!
 //! # Invariants
-//! - Credentials go to the registry itself and to the token server that it names, never over a weaker scheme. Over plain
-//!   HTTP they leave this machine only when that was asked for.
-//! - A token is used for the scopes it was asked for, and not after its time.
-//! - Equal scopes are asked for once at a time, whoever waits.
+//! - Credentials go to the registry and to the token server that it names, never over a weaker scheme. Over plain HTTP
+//!   they leave this machine only when the caller asked for plain HTTP.
+//! - A token is used only for its scopes, and not after it expired.
+//! - There is one request at a time for a set of scopes; other tasks wait for its token.
 
-use super::broken;
 use super::challenge::{self, Challenge};
 use super::errors::{self, Subject};
+use super::transport_error;
 use super::{body, retry};
 use crate::client::keychain::{Credentials, Secret, SharedKeychain};
-use crate::client::patience::Patience;
+use crate::client::timeouts::Timeouts;
 use crate::reference::{RegistryHost, RepositoryName};
 use crate::{Error, ErrorKind, Result};
 use base64::Engine;
@@ -30,15 +30,15 @@ use tokio::time::Instant;
 use url::Url;
 
 const MAX_TOKEN_BODY: usize = 256 * 1024;
-/// What a token lives when its server does not say (token specification: 60 s).
+/// The lifetime of a token whose server gives none (token specification: 60 s).
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// A token is renewed this long before its end, or at half of a shorter life.
+/// A token is renewed this long before it expires, or at half of a shorter lifetime.
 const LEEWAY: Duration = Duration::from_secs(10);
-/// More tokens than this are not kept.
+/// The most tokens that are kept.
 const MAX_TOKENS: usize = 1024;
 
-/// What a request needs permission for: the repository whose credentials count, and the scopes of the token.
+/// The permissions of a request: the repository whose credentials are used, and the scopes of the token.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Access {
     pub(super) repository: Option<RepositoryName>,
@@ -95,11 +95,11 @@ type TokenSlot = Arc<tokio::sync::Mutex<Option<Token>>>;
 pub(super) struct Authenticator {
     host: RegistryHost,
     keychain: SharedKeychain,
-    /// Plain HTTP was asked for, not just found on this machine.
+    /// The caller asked for plain HTTP; a registry on this machine may speak it without.
     plain_http: bool,
-    patience: Patience,
+    timeouts: Timeouts,
     policy: retry::RetryPolicy,
-    /// Whether the token server has answered anything yet.
+    /// Whether the token server has answered a request yet.
     reached: Arc<AtomicBool>,
     scheme: Mutex<Scheme>,
     tokens: Mutex<HashMap<String, TokenSlot>>,
@@ -115,14 +115,14 @@ impl Authenticator {
         host: RegistryHost,
         keychain: SharedKeychain,
         plain_http: bool,
-        patience: Patience,
+        timeouts: Timeouts,
         policy: retry::RetryPolicy,
     ) -> Self {
         Self {
             host,
             keychain,
             plain_http,
-            patience,
+            timeouts,
             policy,
             reached: Arc::default(),
             scheme: Mutex::new(Scheme::Unknown),
@@ -131,17 +131,17 @@ impl Authenticator {
         }
     }
 
-    /// Whether the next request can carry what the registry wants, as far as anybody knows.
+    /// Whether the scheme of the registry is known.
     pub(super) fn is_known(&self) -> bool {
         !matches!(*lock(&self.scheme), Scheme::Unknown)
     }
 
-    /// Whether tokens are wanted.
+    /// Whether the registry needs tokens.
     pub(super) fn wants_token(&self) -> bool {
         matches!(*lock(&self.scheme), Scheme::Bearer { .. })
     }
 
-    /// Notes that a request without credentials was answered.
+    /// Records that the registry answered a request without credentials.
     pub(super) fn was_open(&self) {
         let mut scheme = lock(&self.scheme);
         if matches!(*scheme, Scheme::Unknown) {
@@ -149,12 +149,12 @@ impl Authenticator {
         }
     }
 
-    /// The header for a request, if one is known to be wanted.
+    /// The header for a request, when the registry is known to need one.
     pub(super) async fn header(
         &self,
         http: &reqwest::Client,
         access: &Access,
-        notice: &retry::Notice,
+        reporter: &retry::RetryReporter,
     ) -> Result<Option<HeaderValue>> {
         let scheme = lock(&self.scheme).clone();
         match scheme {
@@ -165,16 +165,16 @@ impl Authenticator {
                 _ => Ok(None),
             },
             Scheme::Bearer { realm, service } => {
-                let token = self.token(http, &realm, service.as_deref(), access, notice).await?;
+                let token = self.token(http, &realm, service.as_deref(), access, reporter).await?;
                 bearer(&token).map(Some)
             }
         }
     }
 
-    /// Learns from a 401. `sent` is the header that was refused.
+    /// Reads the challenge of a 401. `sent` is the header that was rejected.
     ///
     /// # Errors
-    /// When another attempt is pointless: no challenge that is understood, or no credentials to answer it with.
+    /// When another attempt is pointless: there is no supported challenge, or there are no credentials for it.
     pub(super) async fn refused(
         &self,
         base: &Url,
@@ -197,7 +197,7 @@ impl Authenticator {
             })?;
             if !self.is_safe(base, &realm) {
                 return Err(unauthorized(
-                    "the registry names a token server without TLS, which gets nothing",
+                    "the registry names a token server without TLS: no credentials are sent to it",
                 )
                 .with_context("token server", realm.host_str().unwrap_or_default()));
             }
@@ -205,7 +205,7 @@ impl Authenticator {
             *lock(&self.scheme) = Scheme::Bearer { realm, service };
             let slot = lock(&self.tokens).get(&access.key()).cloned();
             if let Some(slot) = slot {
-                // Somebody may have renewed the token since the refused one was taken.
+                // Another task may have renewed the token meanwhile.
                 let mut token = slot.lock().await;
                 let is_refused =
                     token.as_ref().is_some_and(|t| self::bearer(&t.value).is_ok_and(|h| Some(&h) == sent));
@@ -218,17 +218,15 @@ impl Authenticator {
         if challenges.iter().any(|c| c.scheme == "basic") {
             if !matches!(self.credentials(access).await?, Credentials::Basic { .. } | Credentials::Bearer(_))
             {
-                return Err(unauthorized("the registry wants a name and a password: log in to it first"));
+                return Err(unauthorized("the registry needs a name and a password: log in to it first"));
             }
             *lock(&self.scheme) = Scheme::Basic;
             return Ok(());
         }
-        Err(unauthorized(
-            "the registry refuses the request and names no way to authenticate that is supported",
-        ))
+        Err(unauthorized("the registry rejects the request and names no supported way to authenticate"))
     }
 
-    /// Whether a token server at this address may be sent credentials.
+    /// Whether credentials may be sent to a token server at this address.
     fn is_safe(&self, base: &Url, realm: &Url) -> bool {
         match realm.scheme() {
             "https" => true,
@@ -262,7 +260,7 @@ impl Authenticator {
         realm: &Url,
         service: Option<&str>,
         access: &Access,
-        notice: &retry::Notice,
+        reporter: &retry::RetryReporter,
     ) -> Result<Secret> {
         let slot = {
             let mut tokens = lock(&self.tokens);
@@ -279,7 +277,7 @@ impl Authenticator {
         if let Credentials::Bearer(value) = credentials {
             return Ok(value);
         }
-        let fetched = self.fetch(http, realm, service, access, &credentials, notice).await?;
+        let fetched = self.fetch(http, realm, service, access, &credentials, reporter).await?;
         let value = fetched.value.clone();
         *token = Some(fetched);
         Ok(value)
@@ -292,23 +290,23 @@ impl Authenticator {
         service: Option<&str>,
         access: &Access,
         credentials: &Credentials,
-        notice: &retry::Notice,
+        reporter: &retry::RetryReporter,
     ) -> Result<Token> {
         let server = realm.host_str().unwrap_or_default();
         let reached = self.reached.clone();
-        let notice = retry::Notice { peer: server.to_owned(), reached, ..notice.clone() };
-        let mut attempts = retry::Attempts::new(self.policy, &notice);
+        let reporter = retry::RetryReporter { peer: server.to_owned(), reached, ..reporter.clone() };
+        let mut attempts = retry::Attempts::new(self.policy, &reporter);
         loop {
             let request = token_request(http, realm, service, access, credentials)?;
-            let sent = self.patience.answer(request.send()).await;
+            let sent = self.timeouts.answer(request.send()).await;
             if matches!(sent, Ok(Ok(_))) {
-                notice.reached();
+                reporter.reached();
             }
             let (error, wait) = match sent {
                 Err(late) => (late, None),
-                Ok(Err(e)) => (broken::of_transport(e), None),
+                Ok(Err(e)) => (transport_error::of_request(e), None),
                 Ok(Ok(mut response)) if response.status().is_success() => {
-                    match body::read_all(&mut response, MAX_TOKEN_BODY, self.patience).await {
+                    match body::read_all(&mut response, MAX_TOKEN_BODY, self.timeouts).await {
                         Ok(bytes) => return parse_token(&bytes),
                         Err(e) => (e, None),
                     }
@@ -316,7 +314,7 @@ impl Authenticator {
                 Ok(Ok(response)) => {
                     let wait = retry::retry_after(response.headers(), super::now());
                     let refused = matches!(response.status().as_u16(), 400 | 401 | 403);
-                    let error = errors::of_response(response, Subject::Registry, self.patience).await;
+                    let error = errors::of_response(response, Subject::Registry, self.timeouts).await;
                     (if refused { error.with_kind(ErrorKind::Unauthorized) } else { error }, wait)
                 }
             };
@@ -327,7 +325,7 @@ impl Authenticator {
     }
 }
 
-/// The token server is asked by GET, or by POST when there is a refresh token. It is never followed elsewhere.
+/// A request to the token server: GET, or POST with a refresh token. Redirects are not followed.
 fn token_request(
     http: &reqwest::Client,
     realm: &Url,
@@ -399,7 +397,7 @@ fn bearer(token: &Secret) -> Result<HeaderValue> {
 
 fn header(text: String) -> Result<HeaderValue> {
     let mut value = HeaderValue::try_from(text)
-        .map_err(|_| unauthorized("the token or password has characters that no header takes"))?;
+        .map_err(|_| unauthorized("the token or password has characters that a header cannot have"))?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -1,11 +1,11 @@
-//! Blobs over HTTP: streams that continue after the connection broke.
+//! Blobs over HTTP: streams that continue after a broken connection.
 
 use super::auth::Access;
 use super::errors::Subject;
 use super::retry::Attempts;
 use super::transport::{Answer, Request};
 use super::{HttpClient, body, content_length, encoding, header, link};
-use crate::client::patience::Pace;
+use crate::client::timeouts::RateCheck;
 use crate::client::verify::verified;
 use crate::reference::RepositoryName;
 use crate::store::{BlobReader, ByteRange};
@@ -15,7 +15,7 @@ use futures::StreamExt;
 use reqwest::header::{ACCEPT_ENCODING, RANGE};
 use reqwest::{Method, Response};
 
-/// After this many bytes earlier failures of a download are forgotten.
+/// After this many bytes, earlier failures of a download no longer count.
 const PROGRESS: u64 = 256 * 1024;
 
 impl HttpClient {
@@ -54,7 +54,7 @@ impl HttpClient {
             Some(ByteRange::FromTo(first, None)) => Some(format!("bytes={first}-")),
             Some(ByteRange::Suffix(n)) => Some(format!("bytes=-{n}")),
         };
-        let mut attempts = Attempts::new(self.transport().policy, &self.notice);
+        let mut attempts = Attempts::new(self.transport().policy, &self.reporter);
         let response = self.request_blob(repository, digest, wanted, &mut attempts).await?;
         let part = match part_of(&response)? {
             Some(part) => part,
@@ -91,7 +91,7 @@ impl HttpClient {
             position: offset,
             end: offset.saturating_add(length),
             since_failure: 0,
-            pace: self.transport().patience.pace(),
+            rate: self.transport().timeouts.rate_check(),
             attempts,
         };
         let stream = futures::stream::try_unfold(download, |mut download| async move {
@@ -99,7 +99,7 @@ impl HttpClient {
         });
         let reader = BlobReader { size, offset, length, stream: stream.boxed() };
         let BlobReader { stream, .. } = verified(reader, digest);
-        // Storages keep what is compressed with this header; the digest tells whether the bytes are those of the blob.
+        // Storages may keep compressed blobs with this header; the digest shows whether the bytes are those of the blob.
         let stream = stream.map(move |item| match &encoding {
             Some(encoding) => item.context("content-encoding", encoding),
             None => item,
@@ -121,7 +121,7 @@ impl HttpClient {
         if let Some(range) = range {
             request = request.header(RANGE, range)?;
         }
-        Ok(self.transport().send_within(request, attempts, &self.notice).await?.response)
+        Ok(self.transport().send_within(request, attempts, &self.reporter).await?.response)
     }
 }
 
@@ -144,23 +144,23 @@ fn part_of(response: &Response) -> Result<Option<Part>> {
     }
     let (first, last, size) =
         header(response.headers(), "content-range").and_then(link::parse_content_range).ok_or_else(|| {
-            Error::new(ErrorKind::RangeInvalid, "the registry sends a part and does not say which")
+            Error::new(ErrorKind::RangeInvalid, "the registry sends a part of the blob without its range")
         })?;
     Ok(Some(Part { size, first, length: (last - first).saturating_add(1) }))
 }
 
-/// A download, with everything that is needed to continue it.
+/// A download, with what is needed to continue it.
 struct Download {
     client: HttpClient,
     repository: RepositoryName,
     digest: Digest,
     response: Option<Response>,
-    /// Bytes of the response that lie before what is wanted.
+    /// Bytes of the response before those that are wanted.
     skip: u64,
     position: u64,
     end: u64,
     since_failure: u64,
-    pace: Pace,
+    rate: RateCheck,
     attempts: Attempts,
 }
 
@@ -187,7 +187,7 @@ impl Download {
         }
     }
 
-    /// The next bytes that are wanted; opens the response again where it broke off.
+    /// The next wanted bytes; sends the request again after a broken response.
     async fn read(&mut self) -> Result<Option<Bytes>> {
         if self.response.is_none() {
             let range = format!("bytes={}-{}", self.position, self.end - 1);
@@ -196,7 +196,7 @@ impl Download {
                 .request_blob(&self.repository, &self.digest, Some(range), &mut self.attempts)
                 .await
                 .map_err(|e| e.with_retryable(false))?;
-            self.pace = self.client.transport().patience.pace();
+            self.rate = self.client.transport().timeouts.rate_check();
             let first = part_of(&response)?.map_or(0, |part| part.first);
             self.skip = self
                 .position
@@ -206,8 +206,8 @@ impl Download {
         }
         let Some(response) = &mut self.response else { return Ok(None) };
         while self.position < self.end {
-            let Some(mut bytes) = body::next_chunk(&mut self.pace, response).await? else {
-                return Err(Error::new(ErrorKind::Unavailable, "the registry cut the blob short"));
+            let Some(mut bytes) = body::next_chunk(&mut self.rate, response).await? else {
+                return Err(Error::new(ErrorKind::Unavailable, "the registry ended the blob too early"));
             };
             let skipped = self.skip.min(bytes.len() as u64);
             self.skip -= skipped;

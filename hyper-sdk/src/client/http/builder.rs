@@ -2,11 +2,11 @@
 
 use super::address::Address;
 use super::auth::Authenticator;
-use super::retry::Notice;
+use super::retry::RetryReporter;
 use super::transport::Transport;
 use super::{HttpClient, Inner, RetryPolicy, listings};
 use crate::client::keychain::{SharedKeychain, StaticKeychain};
-use crate::client::patience::Patience;
+use crate::client::timeouts::Timeouts;
 use crate::client::{Proxies, tls};
 use crate::progress::Progress;
 use crate::reference::{DEFAULT_HOST, RegistryHost};
@@ -15,13 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
-/// Where Docker Hub's registry lives, which is not at its name.
+/// The host of Docker Hub's registry.
 const DOCKER_HUB: &str = "registry-1.docker.io";
 
-/// How often a connection that many requests share is tried, and how long that may take.
+/// How often an HTTP/2 connection is checked, and how long the answer may take.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// How many lines the head of an answer may have.
+/// How many headers a response may have.
 const MAX_HEADERS: usize = 1000;
 const MAX_HEADER_LIST: u32 = 1 << 20;
 
@@ -35,7 +35,7 @@ pub struct HttpClientBuilder {
     identity: Option<crate::client::keychain::Secret>,
     user_agent: String,
     connect_timeout: Duration,
-    patience: Patience,
+    timeouts: Timeouts,
     progress: Progress,
     keychain: SharedKeychain,
     proxy: Option<crate::client::keychain::Secret>,
@@ -53,7 +53,7 @@ impl HttpClientBuilder {
             identity: None,
             user_agent: concat!("hyper/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(15),
-            patience: Patience::default(),
+            timeouts: Timeouts::default(),
             progress: Progress::none(),
             keychain: Arc::new(StaticKeychain::anonymous()),
             proxy: None,
@@ -62,23 +62,22 @@ impl HttpClientBuilder {
         }
     }
 
-    /// Speaks plain HTTP. Without it TLS is spoken; a registry on this machine is asked in plain HTTP first, without
-    /// credentials, and spoken to in TLS when it turns out to speak that.
+    /// Speaks plain HTTP. Without it the client speaks TLS; a registry on this machine first gets a request in plain HTTP,
+    /// without credentials, and TLS when it speaks that.
     #[must_use]
     pub fn plain_http(mut self, yes: bool) -> Self {
         self.plain_http = yes;
         self
     }
 
-    /// Takes any certificate. Anybody on the way can then read and change what travels, credentials included.
+    /// Accepts any certificate. Others in the network can then read and change all content, credentials included.
     #[must_use]
     pub fn insecure_tls(mut self, yes: bool) -> Self {
         self.insecure_tls = yes;
         self
     }
 
-    /// Trusts the certificates in `pem` besides those of the system: authorities, and certificates of servers
-    /// themselves.
+    /// Trusts the certificates in `pem` besides those of the system: authorities, or certificates of servers themselves.
     #[must_use]
     pub fn extra_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots.push(pem.into());
@@ -92,7 +91,7 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Says who is calling. The default is `hyper/VERSION`.
+    /// The `User-Agent` of requests. The default is `hyper/VERSION`.
     #[must_use]
     pub fn user_agent(mut self, text: impl Into<String>) -> Self {
         self.user_agent = text.into();
@@ -106,24 +105,24 @@ impl HttpClientBuilder {
         self
     }
 
-    /// How long the registry may be silent in a body, either way. The default is 20 s. Half as long again is waited for
-    /// an answer, and longer for one that takes the registry work: to close an upload, three times as long and a second
-    /// for each 8 MiB. A body that comes with less than 1 KiB a second over such a time counts as silent. There is no
-    /// other limit on the whole. A request that ran into this limit is sent again as [`RetryPolicy`] says.
+    /// How long the registry may be silent within a body, in either direction. The default is 20 s. An answer may take half
+    /// as long again, and the end of an upload three times as long and a second for each 8 MiB. A body with less than
+    /// 1 KiB a second over such a time counts as silent. There is no other limit on the whole request. A request that
+    /// exceeds this limit is sent again as [`RetryPolicy`] says.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.patience = Patience::new(timeout);
+        self.timeouts = Timeouts::new(timeout);
         self
     }
 
-    /// Where to tell, as a warning, that a request is sent again: of whom, which, why, and for which time.
+    /// Where warnings go when a request is sent again: the peer, the request, the reason and the number of the attempt.
     #[must_use]
     pub fn progress(mut self, progress: Progress) -> Self {
         self.progress = progress;
         self
     }
 
-    /// Where credentials come from. The default knows none.
+    /// Where credentials come from. The default has none.
     #[must_use]
     pub fn keychain(mut self, keychain: SharedKeychain) -> Self {
         self.keychain = keychain;
@@ -137,7 +136,7 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Goes through the proxies that the variables of the environment name, to the registry and to wherever it leads.
+    /// Goes through these proxies to the registry and to where it redirects.
     #[must_use]
     pub fn proxies(mut self, proxies: Proxies) -> Self {
         self.proxies = Some(proxies);
@@ -160,7 +159,7 @@ impl HttpClientBuilder {
         let address = if hub { DOCKER_HUB } else { self.host.as_str() };
         let roots = self.roots.iter().map(|pem| tls::certificates(pem)).collect::<Result<Vec<_>>>()?.concat();
         let config = tls::config(&roots, self.identity.as_ref())?;
-        // On this machine the first answer tells.
+        // On this machine the first answer decides.
         let is_open = !self.plain_http && self.host.is_loopback();
         let greeting = is_open.then(|| Arc::new(config.clone()));
         let address = Address::new(address, !self.plain_http && !is_open, greeting)?;
@@ -195,22 +194,27 @@ impl HttpClientBuilder {
             http = http.proxy(reqwest::Proxy::all(url).map_err(bad)?);
         }
         if let Some(proxies) = self.proxies {
-            if let Some(proxy) = proxies.of_registry(&self.host, !self.plain_http) {
+            if let Some(proxy) = proxies.for_registry(&self.host, !self.plain_http) {
                 Proxies::check(&proxy)?;
             }
-            http = http
-                .proxy(reqwest::Proxy::custom(move |url| proxies.of(url).and_then(|p| Url::parse(&p).ok())));
+            http = http.proxy(reqwest::Proxy::custom(move |url| {
+                proxies.for_url(url).and_then(|p| Url::parse(&p).ok())
+            }));
         }
         let http = http
             .build()
-            .map_err(|e| Error::invalid("the HTTP client cannot be configured so").with_source(e))?;
+            .map_err(|e| Error::invalid("the HTTP client cannot be configured").with_source(e))?;
         let auth =
-            Authenticator::new(self.host.clone(), self.keychain, self.plain_http, self.patience, self.retry);
+            Authenticator::new(self.host.clone(), self.keychain, self.plain_http, self.timeouts, self.retry);
         let host = self.host.clone();
-        let transport = Transport { http, address, host, auth, policy: self.retry, patience: self.patience };
-        let notice = Notice { progress: self.progress, peer: self.host.to_string(), ..Notice::default() };
+        let transport = Transport { http, address, host, auth, policy: self.retry, timeouts: self.timeouts };
+        let reporter = RetryReporter {
+            progress: self.progress,
+            peer: self.host.to_string(),
+            ..RetryReporter::default()
+        };
         Ok(HttpClient {
-            notice,
+            reporter,
             inner: Arc::new(Inner {
                 host: self.host,
                 transport,

@@ -97,7 +97,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn challenges_of_the_field() {
+    fn challenges_of_common_registries() {
         let found = parse(
             r#"Basic realm="a, \"b\"", Bearer realm="https://auth.example/token",service=reg.example, scope="repository:a/b:pull,push registry:catalog:*""#,
         );
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn sloppy_challenges_are_read_as_far_as_they_go() {
+    fn malformed_challenges_are_read_in_part() {
         assert_eq!(parse(""), []);
         assert_eq!(parse("BEARER Realm = \"x")[0].get("realm"), Some("x"));
         assert_eq!(parse("=,\"é\",Basic")[0].scheme, "basic");

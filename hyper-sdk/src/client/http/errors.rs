@@ -1,17 +1,17 @@
-//! From failed requests and error responses to [`Error`].
+//! Errors of responses.
 //!
-//! A registry says what is wrong in JSON, `{"errors":[{"code","message","detail"}]}` (distribution-spec, "Error
-//! Codes"). Whoever answers in its place (a proxy, a storage) does not: then the status decides, with what was asked.
+//! A registry reports errors as JSON, `{"errors":[{"code","message","detail"}]}` (distribution-spec, "Error Codes"). A
+//! proxy or a storage in its place does not: then the status decides, together with the subject of the request.
 
 use super::body;
-use crate::client::patience::Patience;
+use crate::client::timeouts::Timeouts;
 use crate::{Error, ErrorDetail, ErrorKind, RegistryFailure};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 
 /// The most that is read of an error response.
 const MAX_ERROR_BODY: usize = 64 * 1024;
-/// How many characters of a registry's message are passed on.
+/// How many characters of a registry's message are kept.
 const MAX_MESSAGE: usize = 300;
 
 /// The subject of a request, which decides the kind of a 404 without a code.
@@ -36,10 +36,10 @@ impl Subject {
     }
 }
 
-/// The error that a response of another status than the expected one means. Reads its body, up to a limit.
-pub(super) async fn of_response(mut response: Response, subject: Subject, patience: Patience) -> Error {
+/// The error of a response with an unexpected status. Reads its body, up to a limit.
+pub(super) async fn of_response(mut response: Response, subject: Subject, timeouts: Timeouts) -> Error {
     let status = response.status();
-    let (bytes, _) = body::read_capped(&mut response, MAX_ERROR_BODY, patience).await.unwrap_or_default();
+    let (bytes, _) = body::read_capped(&mut response, MAX_ERROR_BODY, timeouts).await.unwrap_or_default();
     of_status(status, &bytes, subject)
 }
 
@@ -47,39 +47,39 @@ pub(super) fn of_status(status: StatusCode, bytes: &[u8], subject: Subject) -> E
     of_answer(Some(status), bytes, subject)
 }
 
-/// The error that an answer means; without a status, its body decides.
+/// The error of a response; without a status, its body decides.
 pub(in crate::client) fn of_answer(status: Option<StatusCode>, bytes: &[u8], subject: Subject) -> Error {
-    let said = serde_json::from_slice::<Body>(bytes).ok().and_then(|b| b.errors.into_iter().next());
-    let by_code = said.as_ref().and_then(|e| kind_of_code(&e.code, subject));
+    let reported = serde_json::from_slice::<Body>(bytes).ok().and_then(|b| b.errors.into_iter().next());
+    let by_code = reported.as_ref().and_then(|e| kind_of_code(&e.code, subject));
     let by_status = || status.map_or(ErrorKind::Invalid, |status| kind_of_status(status, subject));
     let kind = by_code.unwrap_or_else(by_status);
-    let message = match &said {
+    let message = match &reported {
         Some(e) if !e.message.is_empty() => format!("the registry answered: {}", clip(&e.message)),
         Some(e) if !e.code.is_empty() => format!("the registry answered {}", clip(&e.code)),
         _ => default_message(kind),
     };
-    let code = said.map(|said| clip(&said.code)).filter(|code| !code.is_empty());
+    let code = reported.map(|reported| clip(&reported.code)).filter(|code| !code.is_empty());
     let answer = RegistryFailure { status: status.map(|s| s.as_u16()), code, ..RegistryFailure::default() };
     let e = Error::new(kind, message).with_detail(ErrorDetail::Registry(answer));
     match status {
-        Some(status) => e.with_retryable(is_passing(status)).with_context("status", status.as_u16()),
+        Some(status) => e.with_retryable(is_transient(status)).with_context("status", status.as_u16()),
         None => e,
     }
 }
 
 /// Whether a later attempt can succeed after this status.
-pub(super) fn is_passing(status: StatusCode) -> bool {
+pub(super) fn is_transient(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504 | 522 | 524)
 }
 
 #[derive(Deserialize)]
 struct Body {
     #[serde(default)]
-    errors: Vec<Said>,
+    errors: Vec<ReportedError>,
 }
 
 #[derive(Deserialize)]
-struct Said {
+struct ReportedError {
     #[serde(default)]
     code: String,
     #[serde(default)]
@@ -128,9 +128,9 @@ fn kind_of_status(status: StatusCode, subject: Subject) -> ErrorKind {
 
 fn default_message(kind: ErrorKind) -> String {
     match kind {
-        ErrorKind::Unauthorized => "the registry wants credentials: log in to it first",
+        ErrorKind::Unauthorized => "the registry needs credentials: log in to it first",
         ErrorKind::Denied => "the registry does not permit this",
-        ErrorKind::TooManyRequests => "the registry answers too many requests: try again later",
+        ErrorKind::TooManyRequests => "the registry has too many requests: try again later",
         ErrorKind::ManifestUnknown => "the registry does not have this manifest",
         ErrorKind::BlobUnknown => "the registry does not have this blob",
         ErrorKind::NameUnknown => "the registry does not have this repository",
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_win_over_status_and_status_over_nothing() {
+    fn the_code_counts_before_the_status() {
         let body = r#"{"errors":[{"code":"NAME_UNKNOWN","message":"no\nsuch","detail":{}}]}"#;
         let e = of(404, body, Subject::Manifest);
         assert_eq!(e.kind(), ErrorKind::NameUnknown);

@@ -1,4 +1,4 @@
-//! Small headers: `Link`, `Range` and `Content-Range`, as registries write them.
+//! The headers `Link`, `Range` and `Content-Range`, as registries write them.
 
 use reqwest::header::HeaderMap;
 
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_of_the_field() {
+    fn ranges_of_common_registries() {
         assert_eq!(parse_range("0-99"), Some((0, 99)));
         assert_eq!(parse_range("bytes=0-0"), Some((0, 0)));
         assert_eq!(parse_range("9-1"), None);

@@ -1,7 +1,7 @@
 //! Pages of tags and repositories.
 //!
-//! A page names the last entry that the caller has; the next page of a registry may have an address of its own
-//! (`Link`). Those addresses are remembered by last entry, so that a caller who pages in order follows them.
+//! A page is requested with the last entry that the caller has. A registry may give its next page an address (`Link`).
+//! Such addresses are kept by last entry, so that a caller who pages in order uses them.
 
 use super::auth::Access;
 use super::errors::Subject;
@@ -18,7 +18,7 @@ use url::Url;
 
 /// The largest page that is read.
 const MAX_PAGE: usize = 32 * 1024 * 1024;
-/// The most addresses that are remembered.
+/// The most addresses that are kept.
 const MAX_CONTINUATIONS: usize = 256;
 /// The most empty pages in a row that are followed.
 const MAX_EMPTY_PAGES: usize = 100;
@@ -58,7 +58,7 @@ pub(super) fn resolve_next(from: &Url, next: &str) -> Result<Url> {
     })?;
     super::transport::check_downgrade(from, &next)?;
     if next.host_str() != from.host_str() {
-        let message = "the registry links to a list at another host, which is not followed";
+        let message = "the registry links to a list at another host, and such links are not followed";
         return Err(
             Error::new(ErrorKind::Denied, message).with_context("to", next.host_str().unwrap_or_default())
         );
@@ -166,7 +166,7 @@ impl HttpClient {
     }
 }
 
-/// Cuts the wanted page out of a list of a registry that does not page, and says whether there is more.
+/// Cuts the wanted page out of the list of a registry without pages. Returns whether there is more.
 fn cut(items: &mut Vec<String>, page: &Page) -> bool {
     if let Some(after) = &page.after {
         items.retain(|i| i > after);
@@ -182,12 +182,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_addresses_of_next_pages_are_remembered() {
+    fn few_addresses_of_next_pages_are_kept() {
         let known = Continuations::default();
         let next = Next { url: Url::parse("https://r.example/v2/a/tags/list?last=x").unwrap(), pages: 1 };
         for n in 0..10 * MAX_CONTINUATIONS {
             known.remember("a/tags/list", &n.to_string(), next.clone());
-            assert!(known.find("a/tags/list", &n.to_string()).is_some(), "the newest one is forgotten");
+            assert!(known.find("a/tags/list", &n.to_string()).is_some(), "the newest one is lost");
         }
         assert!(known.0.lock().unwrap().len() <= MAX_CONTINUATIONS);
     }

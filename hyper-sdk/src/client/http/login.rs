@@ -1,16 +1,16 @@
-//! Whether credentials are right, found out by what needs them.
+//! Checks credentials with requests that need them.
 //!
 //! ```text
 //!   GET /v2/ without credentials
 //!     401             ──► answer the challenge: 200 right, 401 wrong
-//!     else, with a    ──► answer it all the same: 401 wrong; a token server that gives a token has checked them
+//!     else, with a    ──► answer the challenge: 401 wrong; a token server that gives a token has checked them
 //!     challenge
 //!     else            ──► POST an upload to a repository that does not exist, without credentials
 //!                           401  ──► answer the challenge: 401 wrong, else right (403: right, and not permitted)
-//!                           else ──► nobody asks for credentials here
+//!                           else ──► the registry asks for no credentials
 //! ```
 //!
-//! A session that such an upload opens is given back at once.
+//! An upload session that this opens is cancelled at once.
 
 use super::auth::Access;
 use super::errors::{self, Subject};
@@ -22,22 +22,22 @@ use crate::{Error, ErrorKind, Result, ResultExt as _};
 use reqwest::Method;
 use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
 
-/// The repository that an upload is asked for. Nobody has it.
+/// The repository of the upload, which does not exist.
 const PROBE: &str = "hyper/login-probe";
 
-/// What is known of credentials.
+/// The result of a check of credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CredentialCheck {
-    /// The registry, or the token server that it names, took them.
+    /// The registry, or the token server that it names, accepted them.
     Accepted,
     /// The registry did not ask for any: whether they are right is not known.
     NotAsked,
 }
 
 impl HttpClient {
-    /// Finds out whether the keychain's credentials for the registry are right. A registry that answers everybody is
-    /// asked for something that needs them, which changes nothing there.
+    /// Checks the keychain's credentials for the registry. A registry that is open to everybody gets a request that needs
+    /// credentials and changes nothing.
     ///
     /// # Errors
     /// [`ErrorKind::Unauthorized`] when they are wrong; those of the network.
@@ -71,10 +71,10 @@ impl HttpClient {
         let uploads = self.url(format_args!("{probe}/blobs/uploads/"));
         let answer = self.ask(Method::POST, &uploads, None).await?;
         if answer.response.status() != 401 {
-            self.give_back(&answer, None).await;
+            self.cancel_session(&answer, None).await;
             return Ok(CredentialCheck::NotAsked);
         }
-        // A token for nothing tells whether the name and the password are right, whatever they permit.
+        // A token without scopes shows whether the name and the password are right, whatever they permit.
         let access = Access::registry();
         let is_token = self.learn(&answer, &access).await?;
         let authorization = self.authorization(&access).await?;
@@ -85,11 +85,11 @@ impl HttpClient {
         if again.response.status() == 401 {
             return Err(refused(again, self).await);
         }
-        self.give_back(&again, authorization.as_ref()).await;
+        self.cancel_session(&again, authorization.as_ref()).await;
         Ok(CredentialCheck::Accepted)
     }
 
-    /// Learns a challenge, and whether it names a token server.
+    /// Reads a challenge. Returns whether it names a token server.
     async fn learn(&self, answer: &Answer, access: &Access) -> Result<bool> {
         let transport = self.transport();
         let headers = answer.response.headers();
@@ -97,10 +97,10 @@ impl HttpClient {
         Ok(transport.auth.wants_token())
     }
 
-    /// The header that answers what was learnt; [`ErrorKind::Unauthorized`] when the token server gives nothing.
+    /// The header that answers the challenge; [`ErrorKind::Unauthorized`] when the token server gives no token.
     async fn authorization(&self, access: &Access) -> Result<Option<HeaderValue>> {
         let transport = self.transport();
-        let found = transport.auth.header(&transport.http, access, &self.notice).await?;
+        let found = transport.auth.header(&transport.http, access, &self.reporter).await?;
         found.map_or_else(
             || Err(Error::new(ErrorKind::Unauthorized, "there are no credentials for the registry")),
             |header| Ok(Some(header)),
@@ -113,11 +113,11 @@ impl HttpClient {
         url: &url::Url,
         authorization: Option<&HeaderValue>,
     ) -> Result<Answer> {
-        self.transport().ask(method, url, authorization, &self.notice).await
+        self.transport().ask(method, url, authorization, &self.reporter).await
     }
 
-    /// Ends the session that a probe opened, if it did. It would expire by itself.
-    async fn give_back(&self, answer: &Answer, authorization: Option<&HeaderValue>) {
+    /// Cancels the session that the request opened, if any. It would expire by itself.
+    async fn cancel_session(&self, answer: &Answer, authorization: Option<&HeaderValue>) {
         let Some(location) = header(answer.response.headers(), "location") else { return };
         let Ok(url) = answer.url.join(location) else { return };
         if answer.response.status() == 202 && self.transport().is_own(&url) {
@@ -127,7 +127,7 @@ impl HttpClient {
 }
 
 async fn refused(answer: Answer, client: &HttpClient) -> Error {
-    errors::of_response(answer.response, Subject::Registry, client.transport().patience)
+    errors::of_response(answer.response, Subject::Registry, client.transport().timeouts)
         .await
         .with_kind(ErrorKind::Unauthorized)
         .with_retryable(false)

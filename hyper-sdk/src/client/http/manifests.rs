@@ -4,6 +4,7 @@ use super::auth::Access;
 use super::errors::Subject;
 use super::transport::{Answer, Payload, Request};
 use super::{HttpClient, content_digest, content_length, encoding, header, link};
+use crate::client::verify::verified_manifest;
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, ImageIndex, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -77,10 +78,7 @@ impl HttpClient {
         reference: &ManifestReference,
         manifest: &Manifest,
     ) -> Result<Descriptor> {
-        let manifest = match reference {
-            ManifestReference::Digest(digest) => manifest.clone().with_digest(digest)?,
-            ManifestReference::Tag(_) => manifest.clone(),
-        };
+        let manifest = verified_manifest(manifest.clone(), reference)?;
         let answer = self.put_manifest_bytes(repository, reference, &manifest).await?;
         if let Some(subject) = manifest.subject()
             && answer.response.headers().get("oci-subject").is_none()

@@ -1,21 +1,20 @@
 //! The HTTP client of the distribution protocol (distribution-spec 1.1).
 //!
 //! ```text
-//!   HttpClient        one method a request: what to ask, how to read the answer
+//!   HttpClient        one method for each request and its answer
 //!      ├── manifests  manifests and referrers         ├── uploads   sessions and chunks
 //!      ├── blobs      streams that resume             └── listings  pages of tags and repositories
-//!   Transport         until answered: authorisation, redirects, retries
-//!      ├── auth       challenges, tokens              └── retry, errors, broken, body, link
+//!   Transport         one request until its answer: authorisation, redirects, retries
+//!      ├── auth       challenges, tokens              └── retry, errors, transport_error, body, link
 //!   reqwest           connections and TLS
 //! ```
 //!
-//! The environment is not consulted: no proxy variables, no home folder.
+//! The environment is not read: no proxy variables, no home folder.
 
 mod address;
 mod auth;
 mod blobs;
 mod body;
-pub(super) mod broken;
 mod builder;
 mod challenge;
 pub(super) mod errors;
@@ -27,6 +26,7 @@ mod retry;
 #[cfg(test)]
 mod tests;
 mod transport;
+pub(super) mod transport_error;
 mod uploads;
 
 pub use builder::HttpClientBuilder;
@@ -53,13 +53,13 @@ use url::Url;
 /// Speaks to one registry over HTTP.
 ///
 /// # Guarantees
-/// Credentials go to the registry and to the token server that it names, to nobody else. Passing failures are retried
-/// within [`RetryPolicy`]; a request whose body streams is not. A broken download continues from its last byte within
-/// the call. Clones share connections and tokens.
+/// Credentials go only to the registry and to the token server that it names. Transient failures are retried within
+/// [`RetryPolicy`]; a request with a streamed body is not. A broken download continues after its last byte within the
+/// call. Clones share connections and tokens.
 #[derive(Clone)]
 pub struct HttpClient {
     inner: Arc<Inner>,
-    notice: retry::Notice,
+    reporter: retry::RetryReporter,
 }
 
 struct Inner {
@@ -76,7 +76,7 @@ impl HttpClient {
         HttpClientBuilder::new(host)
     }
 
-    /// The registry's host, as the builder was told.
+    /// The registry's host, as given to the builder.
     pub fn host(&self) -> &RegistryHost {
         &self.inner.host
     }
@@ -86,7 +86,7 @@ impl HttpClient {
     }
 
     async fn send(&self, request: Request) -> Result<Answer> {
-        self.transport().send(request, &self.notice).await.map_err(|e| e.with_registry(self))
+        self.transport().send(request, &self.reporter).await.map_err(|e| e.with_registry(self))
     }
 
     /// The URL of a path below `/v2/`. Names, tags and digests need no escaping.
@@ -123,7 +123,7 @@ fn content_digest(headers: &HeaderMap) -> Option<Digest> {
     Digest::parse(header(headers, "docker-content-digest")?).ok()
 }
 
-/// How the body of an answer was compressed for the way, though nobody asked for that.
+/// The `Content-Encoding` of an answer, which the client did not ask for.
 fn encoding(headers: &HeaderMap) -> Option<&str> {
     header(headers, "content-encoding").filter(|value| !value.eq_ignore_ascii_case("identity"))
 }
@@ -143,8 +143,8 @@ impl RegistryClient for HttpClient {
     }
 
     fn reporting(&self, progress: &Progress) -> Option<SharedClient> {
-        let notice = retry::Notice { progress: progress.clone(), ..self.notice.clone() };
-        Some(Arc::new(Self { inner: self.inner.clone(), notice }))
+        let reporter = retry::RetryReporter { progress: progress.clone(), ..self.reporter.clone() };
+        Some(Arc::new(Self { inner: self.inner.clone(), reporter }))
     }
 
     async fn ping(&self) -> Result<()> {

@@ -1,7 +1,7 @@
-//! When to try again: exponential backoff with jitter, `Retry-After`, and a budget.
+//! When to send a request again: exponential backoff with jitter, `Retry-After`, and a budget.
 
 use crate::Error;
-use crate::client::patience;
+use crate::client::timeouts;
 use crate::progress::Progress;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use std::fmt::Display;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How often and how long a client tries again what failed for a passing reason.
+/// How often and how long a client repeats requests that failed for a transient reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// How many times a request is sent at most, the first included. 1 means no retries.
@@ -41,17 +41,17 @@ impl RetryPolicy {
         Self { attempts: 1, first_delay: Duration::ZERO, max_delay: Duration::ZERO, budget: Duration::ZERO };
 }
 
-/// Who is told of a call that is tried again, and of whom.
+/// Reports requests that are sent again, with the name of the peer.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Notice {
+pub(super) struct RetryReporter {
     pub(super) progress: Progress,
     pub(super) peer: String,
-    /// Whether the peer has answered anything yet.
+    /// Whether the peer has answered a request yet.
     pub(super) reached: Arc<AtomicBool>,
 }
 
-impl Notice {
-    /// Notes that the peer has answered.
+impl RetryReporter {
+    /// Records that the peer has answered.
     pub(super) fn reached(&self) {
         self.reached.store(true, Ordering::Relaxed);
     }
@@ -61,39 +61,41 @@ impl Notice {
 #[derive(Debug)]
 pub(super) struct Attempts {
     policy: RetryPolicy,
-    notice: Notice,
+    reporter: RetryReporter,
     made: u32,
     left: Duration,
 }
 
 impl Attempts {
-    pub(super) fn new(policy: RetryPolicy, notice: &Notice) -> Self {
-        Self { policy, notice: notice.clone(), made: 1, left: policy.budget }
+    pub(super) fn new(policy: RetryPolicy, reporter: &RetryReporter) -> Self {
+        Self { policy, reporter: reporter.clone(), made: 1, left: policy.budget }
     }
 
-    /// Forgets the failures so far: there was progress since.
+    /// Forgets earlier failures, because there was progress.
     pub(super) fn progressed(&mut self) {
         self.made = 1;
     }
 
-    /// Tells that `what` failed and waits before the next attempt, or says at once that there is none.
+    /// Reports that `what` failed and waits before the next attempt; returns `false` at once when there is none.
     pub(super) async fn again(
         &mut self,
         retry_after: Option<Duration>,
         what: impl Display,
         error: &Error,
     ) -> bool {
-        // What never answered is more likely named wrongly than down for a moment.
-        let all = match patience::attempts_to_find(error) {
-            Some(few) if !self.notice.reached.load(Ordering::Relaxed) => few.min(self.policy.attempts),
+        // A peer that never answered more likely has a wrong name than a short outage.
+        let all = match timeouts::attempts_to_connect(error) {
+            Some(few) if !self.reporter.reached.load(Ordering::Relaxed) => few.min(self.policy.attempts),
             _ => self.policy.attempts,
         };
         if self.made >= all {
             return false;
         }
         let Some(delay) = self.next_delay(retry_after) else { return false };
-        let (peer, made) = (&self.notice.peer, self.made);
-        self.notice.progress.warn(format!("{peer}: {what}: {error}: trying again, attempt {made} of {all}"));
+        let (peer, made) = (&self.reporter.peer, self.made);
+        self.reporter
+            .progress
+            .warn(format!("{peer}: {what}: {error}: trying again, attempt {made} of {all}"));
         tokio::time::sleep(delay).await;
         true
     }
@@ -171,7 +173,7 @@ mod tests {
     #[test]
     fn waits_grow_up_to_the_cap_and_end_with_the_attempts() {
         let policy = RetryPolicy { attempts: 4, ..RetryPolicy::default() };
-        let mut attempts = Attempts::new(policy, &Notice::default());
+        let mut attempts = Attempts::new(policy, &RetryReporter::default());
         for ceiling in [200, 400, 800] {
             let delay = attempts.next_delay(None).unwrap().as_millis();
             assert!(delay >= ceiling / 2 && delay <= ceiling, "{delay} of {ceiling}");
@@ -183,7 +185,7 @@ mod tests {
     fn a_wait_above_the_budget_is_refused() {
         let mut attempts = Attempts::new(
             RetryPolicy { budget: Duration::from_secs(10), ..RetryPolicy::default() },
-            &Notice::default(),
+            &RetryReporter::default(),
         );
         assert_eq!(attempts.next_delay(Some(Duration::from_secs(8))), Some(Duration::from_secs(8)));
         assert_eq!(attempts.next_delay(Some(Duration::from_secs(8))), None);

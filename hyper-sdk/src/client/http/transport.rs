@@ -8,10 +8,10 @@
 use super::address::Address;
 use super::auth::{Access, Authenticator};
 use super::body;
-use super::broken;
 use super::errors::{self, Subject};
-use super::retry::{self, Attempts, Notice, RetryPolicy};
-use crate::client::patience::{Outflow, Patience};
+use super::retry::{self, Attempts, RetryPolicy, RetryReporter};
+use super::transport_error;
+use crate::client::timeouts::{RequestWatch, Timeouts};
 use crate::reference::RegistryHost;
 use crate::store::ByteStream;
 use crate::{Error, ErrorKind, Result};
@@ -22,15 +22,15 @@ use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
 const MAX_REDIRECTS: usize = 5;
-/// A body of this size is handed to the system at once.
+/// The largest body that is handed to the system in one piece.
 const SMALL: usize = 64 * 1024;
 
 /// When a request whose fate is unknown may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Replay {
-    /// Always: doing it twice is doing it once.
+    /// Always: sending it twice has the effect of once.
     Always,
-    /// Only when the registry did not take it: no connection, or a refusal to work now.
+    /// Only when the registry did not accept it: there was no connection, or the registry was too busy.
     IfRefused,
 }
 
@@ -40,7 +40,7 @@ pub(super) enum Payload {
     Stream(u64, ByteStream),
 }
 
-/// A request without its body, which may be a stream and then cannot be shared between threads.
+/// A request without its body. The body may be a stream, which cannot be shared between threads.
 pub(super) struct Head {
     pub(super) method: Method,
     pub(super) url: Url,
@@ -51,12 +51,12 @@ pub(super) struct Head {
     pub(super) accept: &'static [u16],
     /// How many bytes of the body are read before the request counts as answered.
     pub(super) whole: Option<usize>,
-    /// How many bytes the registry has to go through for its answer.
+    /// How many bytes the registry processes before it answers.
     pub(super) effort: u64,
 }
 
 impl Head {
-    /// The request for people; the query, which may hold a signature, stays out.
+    /// The request for messages, without the query, which may have a signature.
     fn shown(&self) -> String {
         format!("{} {}", self.method, self.url.path())
     }
@@ -107,13 +107,13 @@ impl Request {
         self
     }
 
-    /// Reads the body of a good response too, up to `cap` bytes: one that breaks off is asked for again.
+    /// Reads the body of a successful response too, up to `cap` bytes. A broken body counts as a failure of the request.
     pub(super) fn whole(mut self, cap: usize) -> Self {
         self.head.whole = Some(cap);
         self
     }
 
-    /// Waits longer for the answer, which the registry has to go through so many bytes for.
+    /// Waits longer for the answer, because the registry processes so many bytes first.
     pub(super) fn effort(mut self, bytes: u64) -> Self {
         self.head.effort = bytes;
         self
@@ -124,7 +124,7 @@ impl Request {
 pub(super) struct Answer {
     pub(super) response: Response,
     pub(super) url: Url,
-    /// The body, when the request wanted it whole.
+    /// The body, when the request reads it.
     pub(super) content: Bytes,
 }
 
@@ -134,7 +134,7 @@ pub(super) struct Transport {
     pub(super) host: RegistryHost,
     pub(super) auth: Authenticator,
     pub(super) policy: RetryPolicy,
-    pub(super) patience: Patience,
+    pub(super) timeouts: Timeouts,
 }
 
 impl Transport {
@@ -143,13 +143,13 @@ impl Transport {
         self.address.base()
     }
 
-    /// Whether a request that went out plain has to go again over TLS.
+    /// Whether a request in plain HTTP has to be sent again over TLS.
     async fn is_tls_after_all(&self, outcome: &Result<Answer, Failure>) -> bool {
         if self.address.is_settled() {
             return false;
         }
-        let strange = outcome.as_ref().is_ok_and(|answer| answer.response.status() == 400);
-        if (outcome.is_err() || strange) && self.address.speaks_tls(&self.host).await {
+        let is_bad_request = outcome.as_ref().is_ok_and(|answer| answer.response.status() == 400);
+        if (outcome.is_err() || is_bad_request) && self.address.speaks_tls(&self.host).await {
             return true;
         }
         if outcome.is_ok() {
@@ -158,28 +158,28 @@ impl Transport {
         false
     }
 
-    /// Sends a request with this authorisation, or none, and returns whatever is answered.
+    /// Sends a request with this authorisation, or none, and returns the answer whatever its status is.
     pub(super) async fn ask(
         &self,
         method: Method,
         url: &Url,
         authorization: Option<&HeaderValue>,
-        notice: &Notice,
+        reporter: &RetryReporter,
     ) -> Result<Answer> {
         let request = Request::new(method, url.clone(), Access::registry(), Subject::Registry, &[]);
         let mut request = request.head;
-        let mut attempts = Attempts::new(self.policy, notice);
+        let mut attempts = Attempts::new(self.policy, reporter);
         loop {
             self.address.adapt(&mut request.url);
-            let outcome = self.follow(&request, Payload::Empty, authorization, notice).await;
+            let outcome = self.follow(&request, Payload::Empty, authorization, reporter).await;
             if self.is_tls_after_all(&outcome).await {
                 continue;
             }
             let (error, wait) = match outcome {
-                Ok(answer) if !errors::is_passing(answer.response.status()) => return Ok(answer),
+                Ok(answer) if !errors::is_transient(answer.response.status()) => return Ok(answer),
                 Ok(answer) => {
                     let wait = retry::retry_after(answer.response.headers(), super::now());
-                    (errors::of_response(answer.response, request.subject, self.patience).await, wait)
+                    (errors::of_response(answer.response, request.subject, self.timeouts).await, wait)
                 }
                 Err(Failure { error, .. }) => (error, None),
             };
@@ -189,32 +189,32 @@ impl Transport {
         }
     }
 
-    /// Sends a request and returns the response if its status is one of those accepted.
-    pub(super) async fn send(&self, request: Request, notice: &Notice) -> Result<Answer> {
-        self.send_within(request, &mut Attempts::new(self.policy, notice), notice).await
+    /// Sends a request and returns the response if its status is an accepted one.
+    pub(super) async fn send(&self, request: Request, reporter: &RetryReporter) -> Result<Answer> {
+        self.send_within(request, &mut Attempts::new(self.policy, reporter), reporter).await
     }
 
-    /// Sends a request within attempts that are counted elsewhere too.
+    /// Sends a request within attempts that other requests count in, too.
     pub(super) async fn send_within(
         &self,
         request: Request,
         attempts: &mut Attempts,
-        notice: &Notice,
+        reporter: &RetryReporter,
     ) -> Result<Answer> {
         let Request { head: mut request, mut payload } = request;
         let streams = matches!(payload, Payload::Stream(..));
         if streams && !self.auth.is_known() {
-            // A stream cannot be sent twice, so the challenge has to come before it.
+            // A stream cannot be sent twice: a request without a body gets the challenge first.
             let url = self.base().join("/v2/").map_err(|e| Error::invalid("not a URL").with_source(e))?;
             let probe =
                 Request::new(Method::GET, url, Access::registry(), Subject::Registry, &[200, 401, 403, 404]);
-            let _ = Box::pin(self.send(probe, notice)).await;
+            let _ = Box::pin(self.send(probe, reporter)).await;
         }
         let mut authenticated = false;
         loop {
             self.address.adapt(&mut request.url);
             let authorization = if self.is_own(&request.url) {
-                self.auth.header(&self.http, &request.access, notice).await?
+                self.auth.header(&self.http, &request.access, reporter).await?
             } else {
                 None
             };
@@ -223,7 +223,7 @@ impl Transport {
                 Payload::Bytes(bytes) => Payload::Bytes(bytes.clone()),
                 _ => Payload::Empty,
             };
-            let outcome = self.follow(&request, sent, authorization.as_ref(), notice).await;
+            let outcome = self.follow(&request, sent, authorization.as_ref(), reporter).await;
             if self.is_tls_after_all(&outcome).await && !streams {
                 payload = kept;
                 continue;
@@ -235,16 +235,16 @@ impl Transport {
                     let own = self.is_own(&answer.url);
                     if status == StatusCode::UNAUTHORIZED && own && !authenticated {
                         let headers = answer.response.headers();
-                        let learnt = self
+                        let answered = self
                             .auth
                             .refused(self.base(), headers, &request.access, authorization.as_ref())
                             .await;
                         let error =
-                            errors::of_response(answer.response, request.subject, self.patience).await;
-                        match learnt {
+                            errors::of_response(answer.response, request.subject, self.timeouts).await;
+                        match answered {
                             Err(why) if why.kind() != ErrorKind::Unauthorized => return Err(why),
                             Err(why) => return Err(why.with_source(error)),
-                            // The caller can send the stream again, with the credentials learnt.
+                            // The caller can send the stream again, now with credentials.
                             Ok(()) if streams => return Err(error.with_retryable(true)),
                             Ok(()) => {}
                         }
@@ -259,7 +259,7 @@ impl Transport {
                         let Some(cap) = request.whole.filter(|_| status.is_success()) else {
                             return Ok(answer);
                         };
-                        match body::read_all(&mut answer.response, cap, self.patience).await {
+                        match body::read_all(&mut answer.response, cap, self.timeouts).await {
                             Ok(content) => return Ok(Answer { content, ..answer }),
                             Err(e) => (e, None, false),
                         }
@@ -267,7 +267,7 @@ impl Transport {
                         let wait = retry::retry_after(answer.response.headers(), super::now());
                         let refused = matches!(status.as_u16(), 429 | 503);
                         let error =
-                            errors::of_response(answer.response, request.subject, self.patience).await;
+                            errors::of_response(answer.response, request.subject, self.timeouts).await;
                         (error, wait, refused)
                     }
                 }
@@ -288,13 +288,13 @@ impl Transport {
         url.origin() == self.base().origin()
     }
 
-    /// Sends a request once, and on to where the registry redirects it.
+    /// Sends a request once, and follows redirects.
     async fn follow(
         &self,
         request: &Head,
         payload: Payload,
         authorization: Option<&HeaderValue>,
-        notice: &Notice,
+        reporter: &RetryReporter,
     ) -> Result<Answer, Failure> {
         let mut url = request.url.clone();
         let mut method = request.method.clone();
@@ -307,13 +307,14 @@ impl Transport {
             };
             let authorization = authorization.filter(|_| self.is_own(&url));
             let response = self.once(request, &method, &url, payload, authorization).await?;
-            notice.reached();
+            reporter.reached();
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(Answer { response, url, content: Bytes::new() });
             }
             let location = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
             let next = location.and_then(|l| url.join(l).ok()).ok_or_else(|| {
-                Error::new(ErrorKind::Unavailable, "the registry redirects to nowhere").with_retryable(false)
+                Error::new(ErrorKind::Unavailable, "the registry redirects without a valid location")
+                    .with_retryable(false)
             })?;
             check_downgrade(&url, &next)?;
             if response.status() == StatusCode::SEE_OTHER && method != Method::HEAD {
@@ -344,7 +345,7 @@ impl Transport {
         if let Some(value) = authorization {
             builder = builder.header(AUTHORIZATION, value);
         }
-        let outflow = Outflow::new();
+        let watch = RequestWatch::new();
         builder = match payload {
             Payload::Empty if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
                 builder.header(CONTENT_LENGTH, 0)
@@ -356,23 +357,23 @@ impl Transport {
                 let body = futures::stream::iter([Ok(bytes)]).boxed();
                 builder
                     .header(CONTENT_LENGTH, length)
-                    .body(reqwest::Body::wrap_stream(outflow.watch(length, body)))
+                    .body(reqwest::Body::wrap_stream(watch.body(length, body)))
             }
             Payload::Stream(length, stream) => builder
                 .header(CONTENT_LENGTH, length)
-                .body(reqwest::Body::wrap_stream(outflow.watch(length, stream))),
+                .body(reqwest::Body::wrap_stream(watch.body(length, stream))),
         };
         tokio::select! {
             sent = builder.send() => sent.map_err(|e| {
                 let unsent = e.is_connect();
-                Failure { error: broken::of_transport(e), unsent }
+                Failure { error: transport_error::of_request(e), unsent }
             }),
-            error = outflow.stalled(self.patience, request.effort) => Err(Failure { error, unsent: false }),
+            error = watch.stalled(self.timeouts, request.effort) => Err(Failure { error, unsent: false }),
         }
     }
 }
 
-/// A request without an answer, and whether it certainly did not arrive.
+/// A request without an answer, and whether it is certain that the registry did not get it.
 pub(super) struct Failure {
     error: Error,
     unsent: bool,
@@ -384,7 +385,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Refuses the step from HTTPS to HTTP.
+/// Rejects a change from HTTPS to HTTP.
 pub(super) fn check_downgrade(from: &Url, to: &Url) -> Result<()> {
     let safe = match to.scheme() {
         "https" => true,
@@ -396,8 +397,8 @@ pub(super) fn check_downgrade(from: &Url, to: &Url) -> Result<()> {
     }
     let (what, place) = match to.scheme() {
         "http" => ("an address without TLS", to.host_str().unwrap_or_default()),
-        other => ("what is no address of the web", other),
+        other => ("an address of another scheme", other),
     };
-    let message = format!("the registry sends on to {what}, which is not followed");
+    let message = format!("the registry redirects to {what}, and such redirects are not followed");
     Err(Error::new(ErrorKind::Denied, message).with_context("to", place))
 }

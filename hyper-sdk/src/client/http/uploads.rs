@@ -1,7 +1,7 @@
 //! Upload sessions over HTTP.
 //!
-//! A session is where the registry said (`Location`), which may be on another host: it then gets no credentials. Its token
-//! is the repository and that place.
+//! The address of a session comes from the registry (`Location`). It may be on another host, which then gets no
+//! credentials. The token of a session is the repository and this address.
 
 use super::auth::Access;
 use super::errors::Subject;
@@ -37,7 +37,7 @@ impl HttpClient {
         Ok(Box::new(HttpUpload { client: self.clone(), repository: repository.clone(), session }))
     }
 
-    /// A session that nobody has asked about yet.
+    /// A session whose state is not known yet.
     pub(super) fn session_at(&self, repository: &RepositoryName, location: &str) -> HttpUpload {
         let session = Session { location: location.to_owned(), offset: 0, min_chunk: 0, is_resumed: true };
         HttpUpload { client: self.clone(), repository: repository.clone(), session }
@@ -61,7 +61,7 @@ impl HttpClient {
         Ok(Box::new(upload))
     }
 
-    /// Opens a session for a blob, or has it mounted from wherever the registry knows it to be (end-11 without `from`).
+    /// Opens a session for a blob, unless the registry has the blob and mounts it (end-11 without `from`).
     pub(super) async fn offer(&self, repository: &RepositoryName, digest: &Digest) -> Result<Mount> {
         let mut url = self.url(format_args!("{repository}/blobs/uploads/"));
         url.query_pairs_mut().append_pair("mount", digest.as_str());
@@ -96,15 +96,15 @@ impl HttpClient {
     }
 }
 
-/// Where a session is and how far.
+/// The address of a session, and how far it is.
 struct Session {
-    /// Where the next request goes, as the registry said.
+    /// The address of the next request, as the registry gave it.
     location: String,
     /// How many bytes the registry has.
     offset: u64,
     /// The smallest chunk that the registry takes (`OCI-Chunk-Min-Length`).
     min_chunk: u64,
-    /// The registry said how far the session is, so that what follows has to say where it begins even when that is zero.
+    /// The registry has reported how far the session is: what follows needs a range, even when it begins at zero.
     is_resumed: bool,
 }
 
@@ -120,7 +120,7 @@ impl Session {
             (None, None) => {
                 return Err(Error::new(
                     ErrorKind::UploadInvalid,
-                    "the registry opened an upload and did not say where",
+                    "the registry opened an upload without a location",
                 ));
             }
         };

@@ -1,8 +1,8 @@
-//! The suite that every keychain must pass, one function a case.
+//! The suite that every keychain must pass: one function for each case.
 //!
-//! [`keychain_conformance!`](crate::keychain_conformance) makes a named test of every case. A keychain can only be
-//! asked, so each case says first what it has to know, and the fixture makes a keychain of that. A case ends at once
-//! where the fixture says that this keychain cannot hold such credentials.
+//! [`keychain_conformance!`](crate::keychain_conformance) makes a named test of every case. The trait can
+//! only read, so each case first names its credentials, and the fixture makes a keychain of them. A case ends at once when
+//! the fixture cannot make a keychain of such credentials.
 #![allow(clippy::unwrap_used, reason = "a case is a test: it fails by panicking")]
 #![allow(missing_docs, reason = "the name of a case is its description")]
 
@@ -10,7 +10,7 @@ use crate::client::keychain::{Credentials, SharedKeychain};
 use crate::reference::{RegistryHost, RepositoryName};
 use futures::future::join_all;
 
-/// Credentials that a keychain is to know.
+/// Credentials of a keychain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeychainEntry {
     /// The host that they are for.
@@ -23,8 +23,8 @@ pub struct KeychainEntry {
 
 /// Emits one `#[tokio::test]` for each case of the suite.
 ///
-/// The fixture is the path of an `async fn(Vec<KeychainEntry>) -> Option<(SharedKeychain, G)>`: a keychain that knows
-/// these credentials and no others, and whatever must live as long as it; `None` when this kind of keychain cannot hold
+/// The fixture is the path of an `async fn(Vec<KeychainEntry>) -> Option<(SharedKeychain, G)>`: a keychain with these
+/// credentials and no others, and a value that is kept until the case ends; `None` when this kind of keychain cannot hold
 /// one of them. The calling crate needs `tokio` with `macros` and `rt-multi-thread`.
 ///
 /// ```
@@ -85,13 +85,13 @@ fn joe(password: &str) -> Credentials {
     Credentials::basic("joe", password)
 }
 
-/// What the keychain says of `HOST` or `HOST/REPOSITORY`.
+/// The credentials of the keychain for `HOST` or `HOST/REPOSITORY`.
 async fn ask(keychain: &SharedKeychain, of: &str) -> Credentials {
     let entry = entry(of, Credentials::Anonymous);
     keychain.get(&entry.host, entry.namespace.as_ref()).await.unwrap()
 }
 
-/// A keychain of the fixture; ends the case where there is none.
+/// A keychain of the fixture; without one the case ends.
 macro_rules! keychain {
     ($fixture:ident, $($entry:expr),* $(,)?) => {
         match $fixture(vec![$($entry),*]).await {

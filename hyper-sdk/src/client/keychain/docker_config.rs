@@ -7,9 +7,9 @@
 //! ```
 //!
 //! A key is a host, with Podman also `HOST/namespace[/…]`, with old Dockers a URL such as
-//! `https://index.docker.io/v1/`. Looked up are, in order: a namespace of the repository, longest first; the helper
-//! of the host; the store of all hosts; the host. The file is written whole, by rename, readable by its owner only, and
-//! keeps every field that is not known here.
+//! `https://index.docker.io/v1/`. The order of the search: a namespace of the repository, longest first; the helper of the
+//! host; the store of all hosts; the host. The file is written whole, by rename, readable by its owner only, and keeps
+//! every unknown field.
 
 use super::{CredentialHelper, Credentials, Keychain};
 use crate::reference::{DEFAULT_HOST, RegistryHost, RepositoryName};
@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const MAX_FILE: u64 = 16 * 1024 * 1024;
-/// What Docker calls its Hub in credentials.
+/// The key of Docker Hub in credentials.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// A keychain in a file of Docker's or Podman's format, which need not exist.
@@ -44,7 +44,7 @@ impl DockerConfig {
         Self { path: path.into(), helper_folders: Vec::new(), helper_timeout: Duration::from_secs(30) }
     }
 
-    /// Looks for credential helpers in these folders, in order. Without any, a helper that the file names is an error.
+    /// Looks for credential helpers in these folders, in order. Without folders, a helper in the file is an error.
     #[must_use]
     pub fn helper_folders(mut self, folders: impl IntoIterator<Item = PathBuf>) -> Self {
         self.helper_folders = folders.into_iter().collect();
@@ -63,7 +63,7 @@ impl DockerConfig {
         &self.path
     }
 
-    /// Keeps credentials for a host, or for a namespace or repository of it: with the helper that the file names, else
+    /// Stores credentials for a host, or for a namespace or repository of it: with the helper that the file names, or else
     /// in the file.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl DockerConfig {
         match credentials {
             Credentials::Basic { username, password } => {
                 if username.contains(':') {
-                    return Err(Error::invalid("a user name with a colon cannot be kept"));
+                    return Err(Error::invalid("a user name with a colon cannot be stored"));
                 }
                 let auth = STANDARD.encode(format!("{username}:{}", password.expose()));
                 entry.insert("auth".to_owned(), auth.into());
@@ -102,7 +102,7 @@ impl DockerConfig {
         let keys = keys_to_write(host, namespace);
         self.change(move |file| {
             let auths = object(file, "auths")?;
-            // A key in another spelling would be found beside the new one.
+            // A key in another spelling would count, too.
             for key in &keys {
                 auths.remove(key);
             }
@@ -114,8 +114,8 @@ impl DockerConfig {
         .map(|_| ())
     }
 
-    /// Forgets the credentials for a host or a namespace of it, with the helper and in the file. Returns whether the
-    /// file had any, or a helper was asked.
+    /// Removes the credentials for a host or a namespace of it, from the helper and from the file. Returns whether the file
+    /// had any, or a helper was asked.
     ///
     /// # Errors
     /// As [`DockerConfig::store`].
@@ -142,7 +142,7 @@ impl DockerConfig {
         Ok(asked || removed)
     }
 
-    /// What the file and its `credsStore` have, by key, with the user name where it is known.
+    /// The entries of the file and its `credsStore`, by key, with the user name where it is known.
     ///
     /// # Errors
     /// As [`DockerConfig::store`].
@@ -151,7 +151,7 @@ impl DockerConfig {
         let mut all = BTreeMap::new();
         if let Some(auths) = file.get("auths").and_then(Value::as_object) {
             for (key, entry) in auths {
-                // Docker leaves an empty entry for what its store has.
+                // Docker leaves an empty entry for credentials in its store.
                 let user = match entry_credentials(key, entry)? {
                     Credentials::Basic { username, .. } => Some(username),
                     _ => None,
@@ -183,7 +183,7 @@ impl DockerConfig {
         blocking(move || read_file(&path)).await
     }
 
-    /// Changes the file if `change` says that it did something.
+    /// Writes the file if `change` returns that it changed something.
     async fn change(
         &self,
         change: impl FnOnce(&mut Map<String, Value>) -> Result<bool> + Send + 'static,
@@ -229,12 +229,12 @@ impl Keychain for DockerConfig {
     }
 }
 
-/// What a helper calls a host.
+/// The name of a host for a helper.
 fn server_name(host: &RegistryHost) -> String {
     if host.as_str() == DEFAULT_HOST { HUB_KEY.to_owned() } else { host.to_string() }
 }
 
-/// The keys under which a host may be found; the first is written.
+/// The keys that a host may have; the first one is written.
 fn host_keys(host: &RegistryHost) -> Vec<String> {
     if host.as_str() == DEFAULT_HOST {
         return [HUB_KEY, "docker.io", "index.docker.io", "registry-1.docker.io"].map(str::to_owned).into();
@@ -318,7 +318,7 @@ fn read_file(path: &Path) -> Result<Map<String, Value>> {
     if text.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
     }
-    // The parser's message could quote a secret: only the place of the fault is passed on.
+    // The parser's message could quote a secret: only the position of the error is passed on.
     serde_json::from_slice(&text).map_err(|e| {
         Error::invalid("the file of credentials is not a JSON object")
             .with_context("path", path.display())

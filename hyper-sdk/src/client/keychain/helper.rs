@@ -14,15 +14,15 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const MAX_OUTPUT: u64 = 1024 * 1024;
-const MAX_COMPLAINT: usize = 300;
-/// What is kept of a helper's standard error.
+const MAX_MESSAGE: usize = 300;
+/// How many bytes of a helper's standard error are kept.
 const MAX_STDERR: usize = 4096;
-/// How long a helper that has ended may keep its standard error open, as one that left a process behind does.
+/// How long standard error may stay open after the helper has ended, because another process holds it.
 const STDERR_GRACE: Duration = Duration::from_millis(300);
-/// The name that says that the secret is a refresh token.
+/// The user name of a secret that is a refresh token.
 const TOKEN_USER: &str = "<token>";
 
-/// A credential helper: a program that keeps credentials.
+/// A credential helper: a program that stores credentials.
 #[derive(Clone, Debug)]
 pub struct CredentialHelper {
     name: String,
@@ -65,11 +65,11 @@ impl CredentialHelper {
     pub async fn get(&self, server: &str) -> Result<Credentials> {
         let output = match self.run("get", server.as_bytes()).await? {
             Ok(output) => output,
-            Err(complaint) if complaint.contains("not found") => return Ok(Credentials::Anonymous),
-            Err(complaint) => return Err(self.failed("get", &complaint)),
+            Err(message) if message.contains("not found") => return Ok(Credentials::Anonymous),
+            Err(message) => return Err(self.failed("get", &message)),
         };
         // The parser's message could quote the secret: it is left out.
-        let entry: Entry = serde_json::from_slice(&output).map_err(|_| self.garbled("get"))?;
+        let entry: Entry = serde_json::from_slice(&output).map_err(|_| self.malformed("get"))?;
         Ok(if entry.username == TOKEN_USER {
             Credentials::IdentityToken(entry.secret.into())
         } else if entry.username.is_empty() && entry.secret.is_empty() {
@@ -79,7 +79,7 @@ impl CredentialHelper {
         })
     }
 
-    /// Keeps credentials for a server.
+    /// Stores credentials for a server.
     ///
     /// # Errors
     /// As [`CredentialHelper::get`], and [`ErrorKind::Unsupported`] for credentials without a name or refresh token.
@@ -89,7 +89,7 @@ impl CredentialHelper {
             Credentials::IdentityToken(token) => (TOKEN_USER, token),
             _ => {
                 return Err(Error::unsupported(
-                    "a credential helper keeps passwords and refresh tokens only",
+                    "a credential helper stores only passwords and refresh tokens",
                 ));
             }
         };
@@ -100,17 +100,17 @@ impl CredentialHelper {
         };
         let input = serde_json::to_vec(&entry)
             .map_err(|_| Error::internal("the credentials cannot be written as JSON"))?;
-        let complaint = self.run("store", &input).await?.map(|_| ());
-        complaint.map_err(|complaint| self.failed("store", &without_secret(complaint, secret)))
+        let stored = self.run("store", &input).await?.map(|_| ());
+        stored.map_err(|message| self.failed("store", &without_secret(message, secret)))
     }
 
-    /// Forgets the credentials for a server. Having none is no error.
+    /// Removes the credentials for a server. That there are none is not an error.
     ///
     /// # Errors
     /// As [`CredentialHelper::get`].
     pub async fn erase(&self, server: &str) -> Result<()> {
         match self.run("erase", server.as_bytes()).await? {
-            Err(complaint) if !complaint.contains("not found") => Err(self.failed("erase", &complaint)),
+            Err(message) if !message.contains("not found") => Err(self.failed("erase", &message)),
             _ => Ok(()),
         }
     }
@@ -121,10 +121,10 @@ impl CredentialHelper {
     /// As [`CredentialHelper::get`].
     pub async fn list(&self) -> Result<BTreeMap<String, String>> {
         let output = self.run("list", b"").await?.map_err(|c| self.failed("list", &c))?;
-        serde_json::from_slice(&output).map_err(|_| self.garbled("list"))
+        serde_json::from_slice(&output).map_err(|_| self.malformed("list"))
     }
 
-    /// Runs the program; the inner error is what it said when it failed.
+    /// Runs the program; the inner error is its message when it failed.
     async fn run(&self, verb: &str, input: &[u8]) -> Result<std::result::Result<Vec<u8>, String>> {
         let file = format!("docker-credential-{}", self.name);
         let program = self.search.iter().map(|folder| folder.join(&file)).find(|p| p.is_file());
@@ -142,11 +142,11 @@ impl CredentialHelper {
             .spawn()
             .map_err(io)?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let stderr = child.stderr.take().map(Aside::read);
+        let stderr = child.stderr.take().map(StderrReader::read);
         let talk = async {
             let write = async {
                 if let Some(mut stdin) = stdin {
-                    // A helper that has answered without reading is fine.
+                    // A helper may answer without reading its input.
                     let _ = stdin.write_all(input).await;
                     let _ = stdin.shutdown().await;
                 }
@@ -166,69 +166,69 @@ impl CredentialHelper {
             Ok::<_, std::io::Error>(Some((child.wait().await?, output)))
         };
         let ended = tokio::time::timeout(self.timeout, talk).await.map_err(|_| {
-            Error::new(ErrorKind::Timeout, "the credential helper does not end")
+            Error::new(ErrorKind::Timeout, "the credential helper does not end in time")
                 .with_context("helper", &self.name)
         })?;
         let (status, output) = ended.map_err(io)?.ok_or_else(|| {
-            Error::new(ErrorKind::TooLarge, "the credential helper says too much")
+            Error::new(ErrorKind::TooLarge, "the output of the credential helper is too large")
                 .with_context("helper", &self.name)
         })?;
         if status.success() {
             return Ok(Ok(output));
         }
-        // A failing helper says why on its standard output; many say more, or all of it, on standard error.
-        let aside = match stderr {
+        // A failing helper writes the reason to standard output, and many write it to standard error.
+        let stderr = match stderr {
             Some(stderr) => stderr.text().await,
             None => Vec::new(),
         };
-        let said = [one_line(&output), one_line(&aside)];
-        Ok(Err(said.iter().filter(|s| !s.is_empty()).map(String::as_str).collect::<Vec<_>>().join("; ")))
+        let messages = [one_line(&output), one_line(&stderr)];
+        Ok(Err(messages.iter().filter(|s| !s.is_empty()).map(String::as_str).collect::<Vec<_>>().join("; ")))
     }
 
-    fn failed(&self, verb: &'static str, complaint: &str) -> Error {
-        let why = if complaint.is_empty() { "it does not say why" } else { complaint };
+    fn failed(&self, verb: &'static str, message: &str) -> Error {
+        let why = if message.is_empty() { "it gives no reason" } else { message };
         Error::new(ErrorKind::CommandFailed, format!("the credential helper failed: {why}"))
             .with_context("helper", &self.name)
             .with_context("verb", verb)
     }
 
-    fn garbled(&self, verb: &'static str) -> Error {
+    fn malformed(&self, verb: &'static str) -> Error {
         Error::invalid("the credential helper's output is not the JSON of its protocol")
             .with_context("helper", &self.name)
             .with_context("verb", verb)
     }
 }
 
-/// The beginning of a text in one line, for people.
-/// What a helper said, without the secret that it was given: a helper may repeat its input, also as JSON and in part.
-fn without_secret(complaint: String, secret: &Secret) -> String {
-    /// The longest part of a secret that may be told.
+/// The message of a helper without the secret that it got: a helper may repeat its input, also as JSON and in part.
+fn without_secret(message: String, secret: &Secret) -> String {
+    /// The longest part of a secret that may be shown.
     const SHORT: usize = 5;
     let plain = secret.expose();
     let json = serde_json::to_string(plain).unwrap_or_default();
     let forms = [json.trim_matches('"'), plain];
-    let told = forms.iter().fold(complaint, |told, form| told.replace(form, "…"));
+    let shown = forms.iter().fold(message, |shown, form| shown.replace(form, "…"));
     let holds_part = forms.iter().any(|form| {
         let form = form.as_bytes();
         let part = (SHORT + 1).min(form.len());
-        part > 0 && form.windows(part).any(|part| told.as_bytes().windows(part.len()).any(|w| w == part))
+        part > 0 && form.windows(part).any(|part| shown.as_bytes().windows(part.len()).any(|w| w == part))
     });
-    if holds_part { "what it says has a part of the secret, and is not shown".to_owned() } else { told }
+    if holds_part { "its message has a part of the secret and is not shown".to_owned() } else { shown }
 }
 
+/// The beginning of a text in one line.
 fn one_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
-    let line = text.trim().chars().take(MAX_COMPLAINT).map(|c| if c.is_control() { ' ' } else { c });
+    let line = text.trim().chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c });
     line.collect::<String>().trim().to_owned()
 }
 
-/// The standard error of a helper, read to its end so that the helper never waits, and kept in part.
-struct Aside {
+/// Reads the standard error of a helper to its end, so that the helper never waits, and keeps a part of it.
+struct StderrReader {
     kept: Arc<Mutex<Vec<u8>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Aside {
+impl StderrReader {
     fn read(mut stderr: tokio::process::ChildStderr) -> Self {
         let kept: Arc<Mutex<Vec<u8>>> = Arc::default();
         let sink = kept.clone();
@@ -249,7 +249,7 @@ impl Aside {
     }
 }
 
-impl Drop for Aside {
+impl Drop for StderrReader {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_helper_keeps_gives_and_forgets() {
+    async fn a_helper_stores_gets_and_erases() {
         let folder = tempfile::tempdir().unwrap();
         let kept = folder.path().join("kept");
         let script = format!(
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bad_helper_is_an_error_that_keeps_secrets() {
+    async fn errors_of_a_helper_show_no_secret() {
         let folder = tempfile::tempdir().unwrap();
         let kind = async |script: &str| helper(folder.path(), script).get("x").await.unwrap_err();
         assert_eq!(kind("echo locked; exit 1").await.kind(), ErrorKind::CommandFailed);
@@ -299,7 +299,7 @@ mod tests {
             .await
             .to_string();
         assert!(told.len() < 600 && told.contains("hhh"), "{told}");
-        assert!(kind("exit 3").await.to_string().contains("does not say why"));
+        assert!(kind("exit 3").await.to_string().contains("gives no reason"));
         let secret = Credentials::basic("joe", "hunter2");
         let told = helper(folder.path(), "cat >&2; exit 1").store("r.example", &secret).await.unwrap_err();
         assert!(told.to_string().contains("joe") && !format!("{told:?}").contains("hunter2"), "{told}");

@@ -1,7 +1,7 @@
-//! Credentials as data, and where they come from.
+//! Credentials, and where they come from.
 //!
-//! A [`Keychain`] answers for a host and, where it knows better, for a repository. The SDK never looks for
-//! configuration by itself: paths are passed in.
+//! A [`Keychain`] has credentials for hosts and, where it distinguishes them, for repositories. The SDK never looks for
+//! configuration by itself: callers pass paths.
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
-/// Text that never prints.
+/// A text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -28,7 +28,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text itself, for the wire.
+    /// The text itself, to send it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -52,7 +52,7 @@ impl From<&str> for Secret {
     }
 }
 
-/// What a client shows to a registry.
+/// What a client sends to a registry to authenticate.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Credentials {
@@ -68,7 +68,7 @@ pub enum Credentials {
     },
     /// A refresh token for the registry's token server (OAuth2).
     IdentityToken(Secret),
-    /// A token that the registry takes as it is.
+    /// A token that is sent to the registry as it is.
     Bearer(Secret),
 }
 
@@ -82,11 +82,11 @@ impl Credentials {
 /// Finds credentials.
 ///
 /// # Guarantees
-/// Object-safe; may be asked from many tasks at once. A client asks once for each repository and again after a refusal.
-/// Its `Debug` output has no secret. The suite in `client::keychain::conformance` tests a keychain.
+/// Object-safe; many tasks may ask at once. A client asks once for each repository, and again when the registry rejects the
+/// credentials. The `Debug` output has no secret. The suite in `client::keychain::conformance` tests a keychain.
 ///
 /// # Example
-/// A keychain that asks a vault for a token of each registry:
+/// A keychain that asks a vault for the token of each registry:
 /// ```
 /// use async_trait::async_trait;
 /// use hyper_sdk::client::keychain::{Credentials, Keychain};
@@ -106,7 +106,7 @@ impl Credentials {
 /// #[async_trait]
 /// impl Keychain for VaultKeychain {
 ///     async fn get(&self, host: &RegistryHost, _: Option<&RepositoryName>) -> Result<Credentials> {
-///         // What the vault does not know is `Anonymous`; what cannot be asked is an error.
+///         // An unknown registry is `Anonymous`; a vault that does not answer is an error.
 ///         let token = self.vault.token_of(host.as_str()).await?;
 ///         Ok(token.map_or(Credentials::Anonymous, |token| Credentials::Bearer(token.into())))
 ///     }
@@ -115,7 +115,7 @@ impl Credentials {
 #[async_trait]
 pub trait Keychain: Debug + Send + Sync + 'static {
     /// The credentials for a repository of a registry, or for the registry itself; [`Credentials::Anonymous`] when
-    /// this keychain knows none.
+    /// this keychain has none.
     ///
     /// # Errors
     /// When there may be credentials that cannot be read: a damaged file, a helper that fails.
@@ -132,7 +132,7 @@ pub struct StaticKeychain {
 }
 
 impl StaticKeychain {
-    /// A keychain without credentials: every registry is met anonymously.
+    /// A keychain without credentials: requests are anonymous.
     pub fn anonymous() -> Self {
         Self::default()
     }
@@ -152,7 +152,7 @@ impl Keychain for StaticKeychain {
     }
 }
 
-/// Several keychains: the first that knows credentials answers.
+/// Several keychains: the first with credentials answers.
 #[derive(Clone, Debug, Default)]
 pub struct KeychainChain {
     links: Vec<SharedKeychain>,

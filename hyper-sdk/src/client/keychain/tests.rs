@@ -1,4 +1,4 @@
-//! The suite on every keychain of the SDK, and on keychains with a fault that it must find.
+//! The suite on every keychain of the SDK, and on faulty keychains that it must catch.
 
 use super::conformance::{self as cases, KeychainEntry};
 use super::*;
@@ -45,7 +45,7 @@ mod file {
     crate::keychain_conformance!(fixture);
 }
 
-/// What a keychain does wrong.
+/// A fault of a keychain.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     KnowsNobody,
@@ -156,7 +156,7 @@ impl Keychain for Faulty {
 }
 
 #[tokio::test]
-async fn the_suite_finds_every_fault() {
+async fn the_suite_catches_every_faulty_keychain() {
     macro_rules! caught {
         ($($fault:ident by $($case:ident),+;)+) => {$($(
             let fixture = async |entries: Vec<KeychainEntry>| {
@@ -193,7 +193,7 @@ async fn the_suite_finds_every_fault() {
 }
 
 #[test]
-fn secrets_never_print() {
+fn secrets_are_never_printed() {
     let all = [
         Credentials::basic("joe", "hunter2"),
         Credentials::IdentityToken("hunter2".into()),
@@ -203,7 +203,7 @@ fn secrets_never_print() {
 }
 
 #[tokio::test]
-async fn the_first_link_that_knows_answers() {
+async fn the_first_keychain_with_credentials_answers() {
     let host = RegistryHost::parse("a.example").unwrap();
     let empty: SharedKeychain = Arc::new(StaticKeychain::anonymous());
     let one = Arc::new(StaticKeychain::default().with(host.clone(), Credentials::basic("1", "x")));

@@ -1,5 +1,4 @@
-//! Every fault that a client can have is caught by a case of the suite: clients that are wrong on purpose, and the cases
-//! that must fail for each.
+//! Faulty clients, and the cases of the suite that must fail for each.
 
 mod client;
 mod upload;
@@ -71,7 +70,7 @@ enum Fault {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_fault_of_a_client_is_caught() {
+async fn every_faulty_client_is_caught() {
     macro_rules! caught {
         ($($fault:ident by $($case:ident),+;)+) => {$($(
             assert!(

@@ -1,8 +1,8 @@
-//! An upload that begins again leaves no session behind at the registry.
+//! An upload that starts again leaves no session at the registry.
 
 use super::*;
 use crate::client::location::Endpoint;
-use crate::client::neighbours::Neighbours;
+use crate::client::sibling_repositories::SiblingRepositories;
 use crate::client::upload::{UploadPlan, send_blob};
 use crate::progress::Progress;
 use crate::store::{BlobReader, ByteStream, RegistryStoreExt as _};
@@ -25,7 +25,7 @@ struct Sessions {
     failures: Mutex<VecDeque<ErrorKind>>,
 }
 
-/// A registry whose uploads fail first. Each failure leaves a byte there.
+/// A registry whose first uploads fail. Each failure leaves a byte there.
 #[derive(Debug)]
 struct Failing {
     inner: Loopback,
@@ -125,7 +125,7 @@ impl RegistryUpload for FailingUpload {
 }
 
 #[tokio::test]
-async fn an_upload_that_begins_again_cancels_its_session() {
+async fn an_upload_that_starts_again_cancels_its_session() {
     use ErrorKind::{DigestInvalid, TooLarge, Unavailable};
     for (failures, resume, started) in [
         (vec![TooLarge], true, 2),
@@ -147,7 +147,7 @@ async fn an_upload_that_begins_again_cancels_its_session() {
             blob: &blob,
             verb: "push",
             mount_from: &[],
-            neighbours: &Neighbours::default(),
+            siblings: &SiblingRepositories::default(),
             chunk_length: None,
             progress: &Progress::none(),
         };

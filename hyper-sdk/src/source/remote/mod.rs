@@ -33,7 +33,7 @@ pub(crate) use git::git_source;
 pub(super) use web_context::{FILE as CONTEXT_FILE, source as context_source};
 
 use crate::client::Proxies;
-use crate::client::patience::Patience;
+use crate::client::timeouts::Timeouts;
 use crate::exec::SecretBytes;
 use crate::graph::{GitSource, SourceOp, WebSource};
 use crate::progress::Progress;
@@ -101,8 +101,8 @@ pub struct RemoteOptions {
 }
 
 impl RemoteOptions {
-    fn patience(&self) -> Patience {
-        self.idle_timeout.map_or_else(Patience::default, Patience::new)
+    fn timeouts(&self) -> Timeouts {
+        self.idle_timeout.map_or_else(Timeouts::default, Timeouts::new)
     }
 
     fn git_idle(&self) -> Duration {

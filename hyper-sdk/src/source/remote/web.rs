@@ -8,7 +8,7 @@ use super::growing::Growing;
 use super::kept::{self, Expected};
 use super::partial::{MAX_FILE, Partial, Whole, seconds};
 use super::{Fetched, Inner, about, keep, make_folder, room};
-use crate::client::patience::{Broken, attempts_to_find};
+use crate::client::timeouts::{Broken, attempts_to_connect};
 use crate::client::tls;
 use crate::digest::Algorithm;
 use crate::dockerfile::without_password;
@@ -164,7 +164,7 @@ impl Download<'_> {
                 Err(e) => e,
             };
             // What never answered is more likely named wrongly than down for a moment.
-            let few = attempts_to_find(&error).filter(|_| under_way.is_none());
+            let few = attempts_to_connect(&error).filter(|_| under_way.is_none());
             let attempts = few.unwrap_or(ATTEMPTS);
             if attempt >= attempts || !error.is_retryable() {
                 return Err(error);
@@ -304,8 +304,8 @@ impl Download<'_> {
             None => *under_way = None,
         }
         let request = client.get(self.url.clone()).headers(headers);
-        let patience = self.inner.options.patience();
-        let answer = patience.answer(request.send()).await.map_err(|e| self.late(e))?;
+        let timeouts = self.inner.options.timeouts();
+        let answer = timeouts.answer(request.send()).await.map_err(|e| self.late(e))?;
         let response = answer.map_err(|e| self.broken(e))?;
         let status = response.status();
         let is_answer = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
@@ -360,9 +360,9 @@ impl Download<'_> {
     /// Writes the body of an answer to its file.
     async fn receive(&self, mut response: reqwest::Response, partial: &mut Partial) -> Result<()> {
         let (path, packed) = (partial.path.clone(), partial.is_packed);
-        let mut pace = self.inner.options.patience().pace();
+        let mut rate = self.inner.options.timeouts().rate_check();
         let (mut taken, mut unlooked) = (0, 0);
-        while let Some(chunk) = pace.next(&mut response).await.map_err(|broken| match broken {
+        while let Some(chunk) = rate.next(&mut response).await.map_err(|broken| match broken {
             Broken::Late(e) => self.late(e),
             Broken::Failed(e) => self.broken(e),
         })? {

@@ -1,4 +1,4 @@
-//! Challenges, tokens, and who gets them.
+//! Challenges and tokens.
 
 use super::*;
 use base64::Engine;
@@ -117,7 +117,7 @@ async fn a_refresh_token_is_posted() {
 }
 
 #[tokio::test]
-async fn the_token_server_refusing_is_unauthorized() {
+async fn a_rejection_by_the_token_server_is_unauthorized() {
     let server =
         Server::start(|seen| if is_token(seen) { Reply::new(403) } else { bearer_challenge(seen) }).await;
     let e = client(&server).get_manifest(&repository(), &latest()).await.unwrap_err();
@@ -192,14 +192,14 @@ async fn a_challenge_of_another_host_is_not_answered() {
 }
 
 #[tokio::test]
-async fn redirects_end() {
+async fn endless_redirects_are_an_error() {
     let server = Server::start(|_| Reply::new(302).header("Location", "/v2/round")).await;
     assert_eq!(client(&server).ping().await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(server.seen().len(), 6);
 }
 
 #[test]
-fn nothing_steps_down_from_tls() {
+fn redirects_from_tls_to_plain_http_are_errors() {
     let url = |text: &str| url::Url::parse(text).unwrap();
     let check = |from: &str, to: &str| super::super::transport::check_downgrade(&url(from), &url(to));
     assert_eq!(check("https://a/", "http://a/").unwrap_err().kind(), ErrorKind::Denied);
@@ -209,7 +209,7 @@ fn nothing_steps_down_from_tls() {
 }
 
 #[tokio::test]
-async fn a_token_server_elsewhere_without_tls_gets_nothing_unless_plain_http_was_asked_for() {
+async fn a_token_server_without_tls_gets_no_credentials_unless_plain_http_is_asked_for() {
     let server = Server::start(|_| {
         Reply::new(401).header("WWW-Authenticate", r#"Bearer realm="http://auth.example/token",service="s""#)
     })
@@ -236,7 +236,7 @@ async fn a_token_server_elsewhere_without_tls_gets_nothing_unless_plain_http_was
 }
 
 #[tokio::test]
-async fn odd_challenges_and_tokens_are_errors() {
+async fn malformed_challenges_and_tokens_are_errors() {
     let big = "a".repeat(1 << 20);
     let many = "Bearer ,".repeat(5000);
     for (challenge, answer) in [

@@ -1,4 +1,4 @@
-//! Manifests and blobs on their way down.
+//! Downloads of manifests and blobs.
 
 use super::*;
 use crate::Result;
@@ -36,7 +36,7 @@ fn ranged(seen: &Seen) -> Reply {
 }
 
 #[tokio::test]
-async fn a_cut_download_goes_on_where_it_broke() {
+async fn a_broken_download_continues() {
     let server = Server::start(|seen| ranged(seen).cut(500_000)).await;
     let digest = Digest::sha256(content());
     assert_eq!(read(&client(&server), &digest, None).await.unwrap(), content());
@@ -48,7 +48,7 @@ async fn a_cut_download_goes_on_where_it_broke() {
 }
 
 #[tokio::test]
-async fn a_cut_download_goes_on_at_a_server_without_ranges() {
+async fn a_broken_download_continues_at_a_server_without_ranges() {
     let calls = Counter::default();
     let server = Server::start(move |_| match calls.next() {
         0 => Reply::new(200).body(content()).cut(700_000),
@@ -60,7 +60,7 @@ async fn a_cut_download_goes_on_at_a_server_without_ranges() {
 }
 
 #[tokio::test]
-async fn a_download_without_progress_ends() {
+async fn a_download_without_progress_is_an_error() {
     let server = Server::start(|seen| ranged(seen).cut(0)).await;
     let e = read(&client(&server), &Digest::sha256(content()), None).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Unavailable);
@@ -68,7 +68,7 @@ async fn a_download_without_progress_ends() {
 }
 
 #[tokio::test]
-async fn wrong_content_is_never_taken_for_right() {
+async fn wrong_content_is_an_error() {
     let server = Server::start(|_| Reply::new(200).body("jello")).await;
     let e = read(&client(&server), &Digest::sha256("hello"), None).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::DigestInvalid);
@@ -90,7 +90,7 @@ async fn wrong_content_is_never_taken_for_right() {
 }
 
 #[tokio::test]
-async fn ranges_come_exactly_with_and_without_the_server() {
+async fn ranges_are_exact_at_servers_with_and_without_ranges() {
     let (all, digest) = (content(), Digest::sha256(content()));
     let good = Server::start(ranged).await;
     let ignorant = Server::start(|_| Reply::new(200).body(content())).await;
@@ -108,7 +108,7 @@ async fn ranges_come_exactly_with_and_without_the_server() {
 }
 
 #[tokio::test]
-async fn an_oversized_manifest_is_refused() {
+async fn an_oversized_manifest_is_an_error() {
     let server = Server::start(|_| {
         Reply::new(200).header("Content-Type", media_type::OCI_MANIFEST).body(vec![b' '; 17 << 20])
     })
@@ -118,7 +118,7 @@ async fn an_oversized_manifest_is_refused() {
 }
 
 #[tokio::test]
-async fn a_head_that_says_too_little_is_made_up_for() {
+async fn missing_headers_of_a_head_request_are_fetched() {
     let server = Server::start(|seen| match seen.method.as_str() {
         "HEAD" => Reply::new(200),
         _ => manifest_reply(&manifest("x")),
@@ -132,7 +132,7 @@ async fn a_head_that_says_too_little_is_made_up_for() {
 }
 
 #[tokio::test]
-async fn a_blob_is_there_or_not() {
+async fn a_blob_exists_or_not() {
     let server = Server::start(|seen| match seen.target.contains(Digest::sha256("x").hex()) {
         true => Reply::new(200).header("Content-Length", 1),
         false => Reply::new(404),
@@ -161,7 +161,7 @@ async fn ranges_of_impossible_numbers_are_errors() {
 }
 
 #[tokio::test]
-async fn content_that_was_compressed_unasked_is_named_when_it_does_not_match() {
+async fn the_error_of_a_wrong_digest_names_the_content_encoding() {
     let server = Server::start(|_| {
         Reply::new(200)
             .header("Content-Encoding", "gzip")

@@ -63,7 +63,7 @@ fn registry(manners: Manners) -> impl Fn(&Seen) -> Reply + Send + Sync + 'static
 }
 
 #[tokio::test]
-async fn wrong_passwords_are_refused_where_everybody_may_pull() {
+async fn wrong_passwords_are_found_where_everybody_may_pull() {
     for bits in 0..16u8 {
         let bit = |n: u8| bits & (1 << n) != 0;
         let manners = Manners { hints: bit(0), strict: bit(1), bearer: bit(2), joe_may_push: bit(3) };
@@ -79,7 +79,7 @@ async fn wrong_passwords_are_refused_where_everybody_may_pull() {
 }
 
 #[tokio::test]
-async fn a_registry_that_asks_at_its_root_is_answered_there() {
+async fn a_challenge_at_the_root_is_answered() {
     for bearer in [false, true] {
         let server = Server::start(move |seen| {
             let right = password(seen).as_deref() == Some("right");
@@ -100,7 +100,7 @@ async fn a_registry_that_asks_at_its_root_is_answered_there() {
 }
 
 #[tokio::test]
-async fn a_registry_that_never_asks_does_not_vouch_and_keeps_no_session() {
+async fn a_registry_that_never_asks_leaves_credentials_unchecked() {
     let server = Server::start(|seen| match seen.method.as_str() {
         "POST" => Reply::new(202).header("Location", "/v2/x/blobs/uploads/1"),
         _ => Reply::new(200),

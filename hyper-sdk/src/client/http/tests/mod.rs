@@ -5,9 +5,9 @@ mod downloads;
 mod login;
 mod mounts;
 mod pages;
-mod patience;
 mod peer;
 mod server;
+mod timeouts;
 mod tls;
 mod uploads;
 
@@ -75,7 +75,7 @@ impl Counter {
 }
 
 #[tokio::test]
-async fn a_passing_failure_is_retried_and_a_lasting_one_is_not() {
+async fn transient_failures_are_retried_and_permanent_ones_are_not() {
     let calls = Counter::default();
     let server = Server::start(move |_| match calls.next() {
         0 => Reply::new(500),
@@ -92,14 +92,14 @@ async fn a_passing_failure_is_retried_and_a_lasting_one_is_not() {
 }
 
 #[tokio::test]
-async fn attempts_end() {
+async fn the_number_of_attempts_is_limited() {
     let server = Server::start(|_| Reply::new(502)).await;
     let e = client(&server).ping().await.unwrap_err();
     assert_eq!((e.kind(), e.is_retryable(), server.seen().len()), (ErrorKind::Unavailable, true, 4));
 }
 
 #[tokio::test]
-async fn retry_after_is_obeyed() {
+async fn retry_after_is_respected() {
     let calls = Counter::default();
     let server = Server::start(move |_| match calls.next() {
         0 => Reply::new(429).header("Retry-After", 1),
@@ -125,7 +125,7 @@ async fn a_host_without_a_registry_is_unavailable() {
     let (progress, mut events) = crate::progress::Progress::channel();
     let told = client.reporting(&progress).unwrap();
     assert_eq!(told.ping().await.unwrap_err().kind(), ErrorKind::Unavailable);
-    let warnings = patience::warnings(&mut events);
+    let warnings = timeouts::warnings(&mut events);
     assert!(warnings.len() == 1 && warnings[0].contains("attempt 2 of 2"), "{warnings:?}");
     let server = Server::start(|_| Reply::new(404)).await;
     assert_eq!(self::client(&server).ping().await.unwrap_err().kind(), ErrorKind::Unavailable);
@@ -133,14 +133,14 @@ async fn a_host_without_a_registry_is_unavailable() {
 
 /// What answered before may be starting anew.
 #[tokio::test]
-async fn a_registry_that_went_away_is_looked_for_as_often_as_the_policy_says() {
+async fn a_registry_that_went_away_gets_all_attempts_of_the_policy() {
     let server = Server::start(|_| Reply::new(200).header("Connection", "close")).await;
     let (progress, mut events) = crate::progress::Progress::channel();
     let client = client(&server).reporting(&progress).unwrap();
     client.ping().await.unwrap();
     drop(server);
     assert_eq!(client.ping().await.unwrap_err().kind(), ErrorKind::Unavailable);
-    let warnings = patience::warnings(&mut events);
+    let warnings = timeouts::warnings(&mut events);
     assert!(warnings.len() == 3 && warnings[2].contains("attempt 4 of 4"), "{warnings:?}");
 }
 
@@ -172,7 +172,7 @@ async fn error_bodies_are_read_up_to_a_limit() {
 }
 
 #[tokio::test]
-async fn codes_of_the_registry_become_kinds() {
+async fn error_codes_become_kinds() {
     let body = r#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known to registry"}]}"#;
     let server = Server::start(move |_| Reply::new(404).body(body)).await;
     let e = client(&server).get_manifest(&repository(), &latest()).await.unwrap_err();

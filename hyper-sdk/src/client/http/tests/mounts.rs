@@ -1,4 +1,4 @@
-//! Pushes of what another repository of the registry has.
+//! Pushes of blobs that another repository of the registry has.
 
 use super::*;
 use crate::client::{LocalImage, PushOptions, RemoteImage, push};
@@ -53,7 +53,7 @@ async fn blobs_that_another_repository_of_the_registry_has_are_mounted() {
 }
 
 #[tokio::test]
-async fn a_mount_that_is_declined_is_the_session_of_the_upload() {
+async fn a_declined_mount_opens_the_upload_session() {
     let server = Server::start(|seen| match seen.method.as_str() {
         "HEAD" => Reply::new(404),
         "POST" => Reply::new(202).header("Location", "/v2/new/blobs/uploads/1"),
@@ -66,7 +66,7 @@ async fn a_mount_that_is_declined_is_the_session_of_the_upload() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_mount_or_of_its_token_is_no_failure() {
+async fn a_rejected_mount_is_not_a_failure() {
     for token_refuses in [false, true] {
         let server = Server::start(move |seen| {
             if seen.target.starts_with("/token") {
@@ -96,7 +96,7 @@ async fn a_refusal_of_the_mount_or_of_its_token_is_no_failure() {
 }
 
 #[tokio::test]
-async fn a_blob_that_nobody_is_known_to_have_is_offered() {
+async fn a_blob_without_a_known_source_is_offered() {
     let layer = Bytes::from(vec![7; 9000]);
     let store: SharedStore = Arc::new(MemoryStore::default());
     let name = repository();

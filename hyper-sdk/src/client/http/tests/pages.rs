@@ -24,7 +24,7 @@ async fn a_link_is_followed_by_the_last_entry() {
 }
 
 #[tokio::test]
-async fn empty_pages_that_link_on_are_passed_over_and_end() {
+async fn empty_pages_are_followed_up_to_a_limit() {
     let calls = Counter::default();
     let server = Server::start(move |_| match calls.next() {
         3 => Reply::new(200).body(r#"{"repositories":["a"]}"#),
@@ -43,7 +43,7 @@ async fn empty_pages_that_link_on_are_passed_over_and_end() {
 }
 
 #[tokio::test]
-async fn a_registry_without_catalog_says_so() {
+async fn a_registry_without_catalog_is_unsupported() {
     let server = Server::start(|_| Reply::new(404)).await;
     let e = client(&server).list_repositories(Page::default()).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Unsupported);
@@ -57,7 +57,7 @@ fn descriptor(text: &str, artifact_type: &str) -> Descriptor {
 }
 
 #[tokio::test]
-async fn referrers_are_paged_and_filtered_here_too() {
+async fn referrers_are_paged_and_filtered_by_the_client() {
     let server = Server::start(|seen| {
         let page = |d| ImageIndex::new(vec![d]).to_bytes();
         if seen.target.contains("page=2") {
@@ -73,7 +73,7 @@ async fn referrers_are_paged_and_filtered_here_too() {
 }
 
 #[tokio::test]
-async fn the_fallback_tag_is_read_and_kept_up() {
+async fn the_fallback_tag_is_read_and_updated() {
     let kept: Arc<Mutex<Vec<u8>>> = Arc::default();
     let state = kept.clone();
     let subject = manifest("subject");
@@ -116,7 +116,7 @@ async fn the_fallback_tag_is_read_and_kept_up() {
 }
 
 #[tokio::test]
-async fn a_registry_that_knows_subjects_keeps_its_own_list() {
+async fn a_registry_with_a_referrers_api_gets_no_fallback_tag() {
     let subject = manifest("subject");
     let digest = subject.digest().clone();
     let server = Server::start(move |_| Reply::new(201).header("OCI-Subject", &digest)).await;
@@ -156,7 +156,7 @@ async fn a_link_to_another_host_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_list_that_leads_back_to_its_page_ends() {
+async fn a_link_to_the_same_page_is_an_error() {
     let server = Server::start(|_| {
         Reply::new(200).header("Link", "</v2/a/b/tags/list?again=1>; rel=next").body(r#"{"tags":["a"]}"#)
     })

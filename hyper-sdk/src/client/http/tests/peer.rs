@@ -81,7 +81,7 @@ async fn image() -> (SharedStore, RepositoryName, Manifest) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_travels_through_distribution() {
+async fn an_image_is_pushed_to_distribution_and_pulled_back() {
     let Some(peer) = start(false).await else { return };
     let client: SharedClient = Arc::new(HttpClient::builder(peer.host.clone()).build().unwrap());
     client.ping().await.unwrap();
@@ -158,7 +158,7 @@ async fn an_image_travels_through_distribution() {
 
     client.delete_manifest(&copied, &manifest.digest().clone().into()).await.unwrap();
     assert_eq!(client.resolve(&copied, &v1).await.unwrap_err().kind(), ErrorKind::ManifestUnknown);
-    skopeo_agrees(&peer, &manifest).await;
+    check_with_skopeo(&peer, &manifest).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,7 +202,7 @@ async fn distribution_mounts_what_it_has_in_another_repository() {
 }
 
 /// Lets skopeo copy the pushed image into a layout, and reads that layout.
-async fn skopeo_agrees(peer: &Peer, manifest: &Manifest) {
+async fn check_with_skopeo(peer: &Peer, manifest: &Manifest) {
     if !Path::new("/usr/bin/skopeo").exists() {
         println!("SKIPPED: skopeo is not installed");
         return;

@@ -1,4 +1,4 @@
-//! A scripted HTTP server: a function from what was asked to what is answered, faults included.
+//! A scripted HTTP server: a function from requests to replies, faults included.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! Registries that speak TLS on this machine, with certificates of their own.
+//! Registries of this machine with TLS and certificates of their own.
 
 use super::*;
 use rustls::pki_types::pem::PemObject as _;
@@ -117,7 +117,7 @@ fn joe(server: &TlsServer) -> crate::client::HttpClientBuilder {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_of_this_machine_that_speaks_tls_is_spoken_to_in_tls_and_gets_credentials_only_so() {
+async fn a_registry_of_this_machine_with_tls_gets_credentials_only_over_tls() {
     let folder = tempfile::tempdir().unwrap();
     let Some((certificate, key)) = certificate(folder.path(), false) else { return };
     for to_plain in [ToPlain::Status400, ToPlain::Alert, ToPlain::HangUp] {
@@ -138,7 +138,7 @@ async fn a_registry_of_this_machine_that_speaks_tls_is_spoken_to_in_tls_and_gets
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_of_the_server_itself_is_trusted_when_it_is_given_and_for_its_names_alone() {
+async fn a_certificate_of_the_server_itself_is_trusted_for_its_names() {
     let folder = tempfile::tempdir().unwrap();
     for authority in [false, true] {
         let Some((certificate, key)) = certificate(folder.path(), authority) else { return };
@@ -157,7 +157,7 @@ async fn a_certificate_of_the_server_itself_is_trusted_when_it_is_given_and_for_
 }
 
 #[test]
-fn a_certificate_of_the_server_itself_ends_and_has_names() {
+fn a_certificate_of_the_server_itself_expires_and_has_names() {
     use rustls::client::danger::ServerCertVerifier as _;
     use rustls::pki_types::{ServerName, UnixTime};
     let folder = tempfile::tempdir().unwrap();

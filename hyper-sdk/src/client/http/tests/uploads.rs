@@ -62,7 +62,7 @@ async fn push_to(server: &Server, store: &SharedStore, options: &PushOptions) ->
 }
 
 #[tokio::test]
-async fn a_broken_upload_is_resumed_where_the_registry_says() {
+async fn a_broken_upload_is_resumed_at_the_offset_of_the_registry() {
     let layer = vec![7u8; 3_000_000];
     let (store, manifest) = store(&layer).await;
     let arrived: Arc<Mutex<Vec<u8>>> = Arc::default();
@@ -125,7 +125,7 @@ async fn one_byte(
 }
 
 #[tokio::test]
-async fn one_byte_that_was_kept_is_told_from_none() {
+async fn one_kept_byte_is_distinguished_from_none() {
     let refuses = |range: Option<&str>| {
         assert_eq!(range, Some("0-99999"), "what goes on says where");
         Some(Reply::new(416).body(r#"{"errors":[{"code":"RANGE_INVALID","message":"at 1"}]}"#))
@@ -145,7 +145,7 @@ async fn one_byte_that_was_kept_is_told_from_none() {
 }
 
 #[tokio::test]
-async fn an_upload_without_progress_ends_without_a_tag() {
+async fn an_upload_without_progress_fails_without_a_tag() {
     let layer = vec![7u8; 100_000];
     let (store, _) = store(&layer).await;
     let script = registry(Digest::sha256(&layer), Arc::default(), |_, _| Reply::new(201).hang_up(0));
@@ -157,7 +157,7 @@ async fn an_upload_without_progress_ends_without_a_tag() {
 }
 
 #[tokio::test]
-async fn a_refused_digest_is_not_tried_again() {
+async fn a_rejected_digest_is_not_retried() {
     let layer = vec![7u8; 1000];
     let (store, _) = store(&layer).await;
     let body = r#"{"errors":[{"code":"DIGEST_INVALID","message":"no"}]}"#;

@@ -1,13 +1,13 @@
-//! From connections that fail or break to [`Error`].
+//! Errors of connections that fail or break.
 
 use crate::{Error, ErrorDetail, ErrorKind, RegistryFailure};
 
 /// The error of a request that got no response.
-pub(in crate::client) fn of_transport(e: reqwest::Error) -> Error {
+pub(in crate::client) fn of_request(e: reqwest::Error) -> Error {
     // The URL may carry a signature in its query: it stays out of the message.
     let e = e.without_url();
-    if is_distrust(&e) {
-        // Trying again would meet the same certificate.
+    if is_untrusted_certificate(&e) {
+        // The next attempt would get the same certificate.
         return Error::new(ErrorKind::Unavailable, "the certificate of the registry is not trusted")
             .with_retryable(false)
             .with_detail(ErrorDetail::Registry(RegistryFailure::of_untrusted_certificate()))
@@ -25,12 +25,13 @@ pub(in crate::client) fn of_transport(e: reqwest::Error) -> Error {
     Error::new(kind, message).with_source(e)
 }
 
-/// Whether the certificate of the peer was refused.
-fn is_distrust(e: &(dyn std::error::Error + 'static)) -> bool {
+/// Whether the certificate of the peer is not trusted.
+fn is_untrusted_certificate(e: &(dyn std::error::Error + 'static)) -> bool {
     if let Some(tls) = e.downcast_ref::<rustls::Error>() {
         return matches!(tls, rustls::Error::InvalidCertificate(_));
     }
     // What an I/O error carries is not its source.
     let carried = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    carried.is_some_and(|inner| is_distrust(inner)) || e.source().is_some_and(is_distrust)
+    carried.is_some_and(|inner| is_untrusted_certificate(inner))
+        || e.source().is_some_and(is_untrusted_certificate)
 }

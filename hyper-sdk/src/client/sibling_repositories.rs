@@ -1,8 +1,8 @@
-//! Repositories of one registry that may have what is pushed to another of it.
+//! Repositories of a registry that may have a blob which is pushed to another repository of it.
 //!
-//! A local store names its repositories after where they are from and where they go ([`local_repository`]): one that
-//! has a blob was pulled from the registry, or pushed to it, with the blob, or will be. So a mount is tried. It costs no
-//! request: a registry that does not have the blob there opens the upload that is needed anyway.
+//! A local store names its repositories after those of registries ([`local_repository`]). A local repository with the blob
+//! suggests that its namesake at the registry has the blob, too. So a mount is tried. It costs no request: a registry that
+//! does not have the blob there opens the upload session that is needed anyway.
 //!
 //! [`local_repository`]: crate::store::local_repository
 
@@ -11,21 +11,21 @@ use crate::reference::{Reference, RegistryHost, RepositoryName};
 use crate::store::{Page, SharedStore, local_reference, local_repository, prefixes};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many repositories of a registry are looked at.
+/// How many repositories of a registry are considered.
 const MAX_REPOSITORIES: usize = 256;
-/// How many repositories the registry is asked about for one blob.
+/// How many mounts are tried for one blob.
 const MAX_ASKED: usize = 3;
 
-/// The repositories of a registry that a store knows.
+/// The repositories of a registry that have a namesake in a store.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Neighbours {
+pub(super) struct SiblingRepositories {
     store: Option<SharedStore>,
-    /// The names in the store and at the registry, those first that are most likely to have what is asked for.
+    /// The names in the store and at the registry, the most likely sources of a mount first.
     names: Arc<Mutex<Vec<(RepositoryName, RepositoryName)>>>,
 }
 
-impl Neighbours {
-    /// Those of a registry, the local repository `first` in front. What cannot be read is not known.
+impl SiblingRepositories {
+    /// The repositories of a registry; the local repository `first` comes first. What cannot be read is left out.
     pub(super) async fn find(
         store: &SharedStore,
         host: Option<&RegistryHost>,
@@ -64,8 +64,8 @@ impl Neighbours {
         found
     }
 
-    /// Notes that a repository had what it was asked for: it comes first from now on.
-    pub(super) fn had(&self, remote: &RepositoryName) {
+    /// Records that a mount from a repository succeeded: it comes first from now on.
+    pub(super) fn mounted_from(&self, remote: &RepositoryName) {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = names.iter().position(|(_, name)| name == remote) {
             names[..=at].rotate_right(1);
@@ -73,7 +73,7 @@ impl Neighbours {
     }
 }
 
-/// What the local names of a registry's repositories begin with: `localhost__5000/`.
+/// The prefix of the local names of a registry's repositories: `localhost__5000/`.
 fn prefix(host: &RegistryHost) -> Option<String> {
     let any = RepositoryName::parse("a").ok()?;
     let local = local_repository(&Reference::new(host.clone(), any, None, None)).ok()?;

@@ -1,4 +1,4 @@
-//! Registries that stall and drip, in every direction.
+//! Registries that stall or send slowly, in both directions.
 
 use super::*;
 use crate::client::{LocalImage, LocalTarget, PullOptions, PushOptions, RemoteImage, pull, push};
@@ -27,7 +27,7 @@ pub(super) fn warnings(events: &mut Events) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_download_that_stalls_goes_on_where_it_stalled_and_says_so() {
+async fn a_stalled_download_continues_with_a_warning() {
     let content: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
     let all = content.clone();
     let server = Server::start(move |seen| match seen.header("range") {
@@ -54,7 +54,7 @@ async fn a_download_that_stalls_goes_on_where_it_stalled_and_says_so() {
 }
 
 #[tokio::test]
-async fn manifests_tokens_and_heads_that_stall_are_asked_for_again() {
+async fn stalled_requests_for_manifests_and_tokens_are_retried() {
     let (heads, tokens, manifests) = (Counter::default(), Counter::default(), Counter::default());
     let server = Server::start(move |seen| {
         if seen.target.starts_with("/token") {
@@ -82,7 +82,7 @@ async fn manifests_tokens_and_heads_that_stall_are_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_list_that_stalls_is_asked_for_again() {
+async fn a_stalled_list_is_retried() {
     let calls = Counter::default();
     let server = Server::start(move |_| {
         let reply = Reply::new(200).body(r#"{"tags":["a"]}"#);
@@ -95,7 +95,7 @@ async fn a_list_that_stalls_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_pull_from_a_registry_that_always_stalls_or_drips_ends() {
+async fn a_pull_from_a_registry_that_always_stalls_is_an_error() {
     // Whatever part is asked for, three bytes of it come; or all of it does, slower than anybody waits for.
     let layer = vec![7u8; 5_000];
     let config = Bytes::from_static(b"{}");
@@ -144,7 +144,7 @@ async fn a_pull_from_a_registry_that_always_stalls_or_drips_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_nobody_reads_ends_and_one_that_is_read_late_does_not() {
+async fn an_upload_that_is_never_read_times_out_and_one_that_is_read_late_does_not() {
     let layer = vec![7u8; 32 << 20];
     let store: SharedStore = Arc::new(MemoryStore::default());
     let name = repository();
