@@ -69,13 +69,13 @@ impl ColorChoice {
 /// How registries are reached.
 #[derive(Clone, Debug, Default, Args)]
 pub struct TransportArgs {
-    /// Speaks plain HTTP to registries; without it TLS, and with a registry on this machine what it speaks
+    /// Speaks plain HTTP to registries; without it TLS, and to a registry on this machine whichever it speaks
     #[arg(long)]
     pub plain_http: bool,
-    /// Takes any TLS certificate of a registry: whoever is on the way can read and change everything
+    /// Accepts any TLS certificate of a registry: others in the network can then read and change everything
     #[arg(long)]
     pub insecure: bool,
-    /// File of certificates (PEM) that registries are trusted by besides those of the system; may be repeated
+    /// File of certificates (PEM) to trust for registries, besides those of the system; may be repeated
     ///
     /// Certificates of authorities, or of registries themselves. Certificates for one registry are also looked for in
     /// `HOST[:PORT]/*.crt` (and client certificates in `NAME.cert` with `NAME.key`) below the first of these folders
@@ -86,7 +86,7 @@ pub struct TransportArgs {
 }
 
 impl TransportArgs {
-    /// The options of a session that reaches registries so.
+    /// Sets these options in those of a session.
     #[must_use]
     pub fn apply(&self, mut options: SessionOptions) -> SessionOptions {
         options.plain_http = self.plain_http;

@@ -26,7 +26,7 @@ struct Arguments {
     command: Command,
 }
 
-/// The command line of `hyperbuild`, to which a caller adds what is his own.
+/// The command line of `hyperbuild`, with what a caller adds.
 #[derive(Debug)]
 pub struct Cli {
     name: &'static str,
@@ -49,11 +49,11 @@ impl fmt::Debug for Extra {
     }
 }
 
-/// A command line that is understood.
+/// A parsed command line.
 enum Call {
     /// A command of `hyperbuild`.
     Own(Command),
-    /// A command of the caller, by its place, and its arguments.
+    /// A command of the caller: its index, and its arguments.
     Extra(usize, ArgMatches),
 }
 
@@ -63,8 +63,8 @@ impl Cli {
         Self { name, configure: Configure::default(), extra: Vec::new() }
     }
 
-    /// Changes the options of the session before it is opened: its store, its keychain, the parts of its builder. The
-    /// options have what the environment and the command line say.
+    /// Changes the options of the session before it is opened: its store, its keychain, the parts of its builder. They come
+    /// from the environment and the command line.
     #[must_use]
     pub fn session(mut self, change: impl Fn(SessionOptions) -> SessionOptions + 'static) -> Self {
         self.configure = Configure::new(change);
@@ -91,8 +91,8 @@ impl Cli {
         self
     }
 
-    /// Parses the command line of the process, runs the command and gives the exit status: 0, 1 for a failure, 2 for a wrong
-    /// call, 128 and the number of the signal that ended it.
+    /// Parses the command line of the process, runs the command and returns the exit status: 0 for success, 1 for a failure,
+    /// 2 for a wrong command line, 128 and the number of the signal that ended it.
     ///
     /// Must be called by `main`, before any thread starts: the sandbox starts this very program as its helper, which never
     /// returns from here.
@@ -105,7 +105,7 @@ impl Cli {
             Err(e) => return refuse(&e),
         };
         if let Call::Own(command) = &call
-            && command.tells_json()
+            && command.prints_events()
             && !global.quiet
         {
             json_events::turn_on();
@@ -119,7 +119,7 @@ impl Cli {
             Err(e) => return Failure::from(e).report(console.color, root),
         };
         let outcome = runtime.block_on(self.perform(call, global, console, line));
-        // What clears up after an error ends by itself. Work that an interrupt gave up must not keep the program.
+        // Cleaning up after an error ends by itself. Work that was interrupted must not delay the end of the program.
         let is_interrupted = matches!(outcome, Err(Failure::Interrupted(_)));
         runtime.shutdown_timeout(Duration::from_millis(if is_interrupted { 500 } else { 5000 }));
         match outcome {
@@ -158,11 +158,11 @@ impl Cli {
         let interrupt = Interrupt::listen()?;
         let open = |transport: &TransportArgs| session::open(&global, transport, &console, &self.configure);
         let work: LocalBoxFuture<'_, Result<(), Failure>> = match call {
-            // A server ends in good order when it is interrupted; every other command is given up where it stands.
+            // A server shuts down gracefully when it is interrupted; every other command is dropped.
             Call::Own(Command::Serve(args)) => {
                 return serve::run(args, &open(&TransportArgs::default())?, &console, &interrupt).await;
             }
-            // Its own parser: that of the arguments has got the commands of the parser itself, such as `help`.
+            // A new parser: the other one has clap's own commands by now, such as `help`.
             Call::Own(command) => Box::pin(command.run(open, console, self.line())),
             Call::Extra(at, matches) => {
                 let session = open(&TransportArgs::default())?;
@@ -177,7 +177,7 @@ impl Cli {
     }
 }
 
-/// Tells why the command line is not understood, and gives the exit status; help and version are told so, too.
+/// Prints why the command line cannot be parsed, and returns the exit status. Help and version come here, too.
 fn refuse(error: &clap::Error) -> ExitCode {
     let arguments: Vec<_> =
         std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
@@ -185,7 +185,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
         json_events::turn_on();
         return Failure::usage(usage_of(error)).report(false, None);
     }
-    // A terminal that went away is not told.
+    // A terminal that went away is not an error.
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }
@@ -195,7 +195,7 @@ fn usage_of(error: &clap::Error) -> String {
     error.render().to_string().trim_end().trim_start_matches("error: ").to_owned()
 }
 
-/// Whether arguments that are not understood as a whole ask for progress as JSON.
+/// Whether arguments that cannot be parsed ask for progress as JSON.
 fn asks_for_json(arguments: &[String], variable: Option<String>) -> bool {
     let is_json = |mode: &str| matches!(mode.to_ascii_lowercase().as_str(), "json" | "rawjson");
     let mut modes = arguments.iter().zip(arguments.iter().skip(1).map(Some).chain([None]));
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_asks_for_json_is_known_before_the_rest() {
+    fn json_progress_is_found_in_arguments_that_cannot_be_parsed() {
         let asks = |text: &str, variable: Option<&str>| {
             let arguments: Vec<String> = text.split(' ').map(str::to_owned).collect();
             asks_for_json(&arguments, variable.map(str::to_owned))

@@ -1,4 +1,4 @@
-//! How a command tells what it does: results on standard output, progress and everything else on standard error.
+//! How a command prints: results on standard output, progress and messages on standard error.
 
 use crate::args::{Format, GlobalArgs};
 use crate::failure::Failure;
@@ -24,12 +24,12 @@ impl Console {
         self.format
     }
 
-    /// Whether results alone are printed.
+    /// Whether only results are printed.
     pub fn is_quiet(&self) -> bool {
         self.quiet
     }
 
-    /// Writes a line of the result to standard output. A reader that went away is no failure.
+    /// Writes a line of the result to standard output. A reader that went away is not an error.
     ///
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Io`] when it cannot be written.
@@ -45,10 +45,10 @@ impl Console {
         terminal::print_json(value)
     }
 
-    /// Writes a line to standard error, unless results alone are printed.
-    pub fn tell(&self, line: &str) {
+    /// Writes a line to standard error, unless only results are printed.
+    pub fn message(&self, line: &str) {
         if !self.quiet {
-            terminal::tell(line);
+            terminal::message(line);
         }
     }
 
@@ -67,10 +67,10 @@ impl Console {
         })
     }
 
-    /// Does some work with its progress on standard error, to the end of both. Dropping the future drops the work.
+    /// Runs work and shows its progress on standard error until both have ended. Dropping the future drops the work.
     ///
     /// # Errors
-    /// Those of the work; [`hyper_sdk::ErrorKind::Internal`] when the display broke.
+    /// Those of the work; [`hyper_sdk::ErrorKind::Internal`] when the display failed.
     pub async fn with_progress<T>(
         &self,
         work: impl AsyncFnOnce(Progress) -> hyper_sdk::Result<T>,

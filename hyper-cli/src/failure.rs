@@ -1,7 +1,7 @@
 //! How a command fails: the chain of errors, a hint, and the exit status.
 
 use crate::interrupt::Signal;
-use crate::terminal::{paint, tell};
+use crate::terminal::{message, paint};
 use crate::{json_events, program};
 use hyper_sdk::reference::{DEFAULT_HOST, RegistryHost};
 use hyper_sdk::{Error, ErrorDetail, ErrorKind, FailedStep, MissingInput};
@@ -19,7 +19,7 @@ pub enum Failure {
         /// What to do, when the command knows better than [`hint`].
         hint: Option<String>,
     },
-    /// The command was called wrongly, in a way that the parser cannot see.
+    /// The command line is wrong in a way that the parser cannot see.
     Usage(String),
     /// A signal ended the work.
     Interrupted(Signal),
@@ -34,7 +34,7 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    /// A wrong call.
+    /// The command line is wrong.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::Usage(message.into())
     }
@@ -48,7 +48,7 @@ impl Failure {
         }
     }
 
-    /// What tells the failure: `error`, `step`, `caused by` and `hint`, each with its text. `root` is the state folder.
+    /// The parts of the message: `error`, `step`, `caused by` and `hint`, each with its text. `root` is the state folder.
     fn parts(&self, root: Option<&Path>) -> Vec<(&'static str, String)> {
         let program = program::name();
         match self {
@@ -80,7 +80,7 @@ impl Failure {
         }
     }
 
-    /// The lines that tell the failure.
+    /// The lines of the message.
     fn lines(&self, color: bool, root: Option<&Path>) -> Vec<String> {
         let line = |(kind, text): (&str, String)| {
             let (indent, code) = match kind {
@@ -93,14 +93,14 @@ impl Failure {
         self.parts(root).into_iter().map(line).collect()
     }
 
-    /// Tells the failure on standard error and gives the exit status. `root` is the state folder, when it is known.
+    /// Writes the failure to standard error and returns the exit status. `root` is the state folder, when it is known.
     pub(crate) fn report(&self, color: bool, root: Option<&Path>) -> ExitCode {
         match self {
             Self::Findings => {}
             _ if json_events::is_on() => {
-                json_events::say_failure(&self.parts(root), &self.lines(false, root).join("\n"))
+                json_events::failure(&self.parts(root), &self.lines(false, root).join("\n"))
             }
-            _ => self.lines(color, root).iter().for_each(|line| tell(line)),
+            _ => self.lines(color, root).iter().for_each(|line| message(line)),
         }
         ExitCode::from(match self {
             Self::Work { .. } | Self::Findings => 1,
@@ -110,7 +110,8 @@ impl Failure {
     }
 }
 
-/// The error of a step in one line, its place in front; the step has a line of its own, and its output was seen.
+/// The error of a step in one line, which begins with its place. The step has a line of its own, and its output was
+/// shown.
 fn error_of_step(error: &Error, step: &FailedStep) -> String {
     let message = error.message();
     let place = step.origin.as_ref().map(|origin| format!("{origin}: ")).unwrap_or_default();
@@ -122,7 +123,7 @@ fn error_of_step(error: &Error, step: &FailedStep) -> String {
     }
 }
 
-/// What to do about an error, by its kind and details.
+/// What to do about an error of this kind and with these details.
 fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
     let (host, program) = (error.registry_host(), program::name());
     if let Some(hint) = error.details().find_map(hint_of_detail) {
@@ -137,7 +138,7 @@ fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
         }
         ErrorKind::Unauthorized => match host {
             Some(host) => format!("log in with `{program} login {host}`"),
-            None => format!("`{program} login` logs in to the registry that wants credentials"),
+            None => format!("log in to the registry with `{program} login`"),
         },
         ErrorKind::Denied if host.is_some() => {
             "the credentials are valid and do not permit this: ask the registry's owner".to_owned()
@@ -147,7 +148,7 @@ fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
             None => format!("`{program} images` lists what the local store has"),
         },
         ErrorKind::Unavailable if error.details().any(|detail| web_address(detail).is_some()) => {
-            "is the server there? Proxies are those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY".to_owned()
+            "is the server running? Proxies are those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY".to_owned()
         }
         ErrorKind::Unavailable => match host {
             Some(host) if host == DEFAULT_HOST => {
@@ -165,7 +166,7 @@ fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
         ErrorKind::Corrupt | ErrorKind::BlobUnknown
             if host.is_none() && !error.message().contains("build or pull") =>
         {
-            "what is damaged in the local store is mended when you build or pull the image again".to_owned()
+            "build or pull the image again: that repairs the local store".to_owned()
         }
         ErrorKind::StorageFull if host.is_none() => match (error.path(), root) {
             (Some(_), Some(root)) if is_below(error, Some(root)) => format!(
@@ -175,7 +176,7 @@ fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
             (Some(path), _) => format!("the disk of {} is full: free some space", path.display()),
             (None, _) => return None,
         },
-        ErrorKind::Internal => "this is a defect of Hyper: please report it".to_owned(),
+        ErrorKind::Internal => "this is a bug in Hyper: please report it".to_owned(),
         _ => return None,
     })
 }
@@ -194,7 +195,7 @@ fn server(url: &str) -> Option<&str> {
     Some(server.rsplit('@').next().unwrap_or(server)).filter(|server| !server.is_empty())
 }
 
-/// What to do about something that an error knows, whatever its kind.
+/// What to do about a detail of an error, whatever its kind.
 fn hint_of_detail(detail: &ErrorDetail) -> Option<String> {
     Some(match detail {
         ErrorDetail::Missing(input) => match input {
@@ -211,7 +212,8 @@ fn hint_of_detail(detail: &ErrorDetail) -> Option<String> {
         },
         ErrorDetail::SharedFolder(_) => "another state folder is chosen with --root".to_owned(),
         ErrorDetail::Registry(registry) if registry.untrusted_certificate => {
-            "if it is the right one, name its authority, or itself, with --ca-file FILE".to_owned()
+            "if the certificate is right, name its authority, or the certificate itself, with --ca-file FILE"
+                .to_owned()
         }
         _ => return None,
     })
@@ -238,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_chain_is_told_once_with_a_hint() {
+    fn causes_are_shown_once_with_a_hint() {
         let io = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         let error = Error::io("cannot make the folder", "/x", io).with_op("open store");
         assert_eq!(
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn another_folder_is_not_the_fault_of_the_state_folder() {
+    fn the_hint_about_the_state_folder_is_for_errors_in_it() {
         let root = Path::new("/home/me/state");
         for (path, hinted) in
             [("/home/me/state/store", true), ("/home/me", true), ("/home/me/src/secret", false)]
@@ -301,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_lacks_is_told_with_its_flag() {
+    fn a_hint_names_the_flag_of_a_missing_input() {
         let hint_of = |input| hint(&Error::new(ErrorKind::NotFound, "x").with_missing(input), None).unwrap();
         for (input, flag) in [
             (MissingInput::Permission("device=v/c=n".into()), "--allow device=v/c=n"),
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_hint_wins() {
+    fn the_hint_of_a_command_wins() {
         let failure = Failure::from(Error::internal("x")).with_hint("do this").with_hint("not this");
         assert_eq!(failure.lines(false, None), ["error: x", "hint: do this"]);
     }

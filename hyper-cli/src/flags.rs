@@ -1,9 +1,9 @@
-//! Values of flags that the SDK does not take, as failures of the call.
+//! Errors of the SDK about the values of flags, as failures that name the flag.
 
 use crate::failure::Failure;
 use hyper_sdk::{Error, ErrorKind};
 
-/// The failure of a value that the error names itself.
+/// The failure of a value that the error names.
 pub(crate) fn wrong(flag: &str) -> impl Fn(Error) -> Failure {
     let flag = format!("--{flag}");
     move |error| match error.kind() {
@@ -32,7 +32,7 @@ mod tests {
     use hyper_sdk::build::{Output, text};
 
     #[test]
-    fn a_wrong_value_is_a_wrong_call_and_names_the_flag() {
+    fn an_invalid_value_is_a_usage_error_that_names_the_flag() {
         let failure = text::hosts(["a"]).map_err(wrong("add-host")).unwrap_err();
         assert!(matches!(failure, Failure::Usage(text) if text == "--add-host `a`: expected NAME:ADDRESS"));
         let failure = text::secrets(["src=x"], |_| None).map_err(wrong("secret:")).unwrap_err();
@@ -40,10 +40,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_a_failure_of_the_work() {
+    fn an_unsupported_value_is_not_a_usage_error() {
         let parse = |text: &str| Output::parse(text).map_err(of_value("output", text)).unwrap_err();
         assert!(matches!(parse("type=elephant"), Failure::Usage(text) if text.contains("elephant")));
-        let Failure::Work { error, .. } = parse("type=docker,context=other") else { panic!("a wrong call") };
+        let Failure::Work { error, .. } = parse("type=docker,context=other") else { panic!("a usage error") };
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 }

@@ -1,10 +1,10 @@
-//! A root file system of this machine's own tools: what the quickstart copies into its base image, without a download.
+//! A root file system of this machine's own tools: the base image of the quickstart, without a download.
 //!
 //! ```text
 //!   a static busybox is found:  bin/busybox and links to it
 //!   else:                       bin/TOOL copied, lib/hyper/*.so, the dynamic linker at the path that the tools name
 //! ```
-//! The libraries are those that the dynamic linker itself lists. An image of the folder needs
+//! The libraries are those that the dynamic linker lists. An image of the folder needs
 //! `LD_LIBRARY_PATH=/lib/hyper` in its environment.
 
 use hyper_sdk::{Error, ErrorKind, Result};
@@ -29,7 +29,7 @@ const FOLDERS: &[(&str, u32)] = &[
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
 
-/// What the root file system was made of.
+/// The content of the root file system.
 #[derive(Debug)]
 pub(crate) struct HostTools {
     /// One line for people.
@@ -69,7 +69,7 @@ fn copy_tools_of(folders: &[PathBuf], root: &Path, tools: &[&str]) -> Result<Hos
         return Ok(HostTools { made_of: format!("the static {}", busybox.display()), size });
     }
 
-    // Programs of many names, such as busybox and uutils, are kept once.
+    // A program with many names, such as busybox or uutils, is copied once.
     let mut programs: BTreeMap<PathBuf, &str> = BTreeMap::new();
     let mut needed = Needed::default();
     let mut size = 0;
@@ -122,7 +122,7 @@ fn link(target: &str, place: &Path) -> Result<()> {
     symlink(target, place).map_err(|e| Error::io("cannot make the link", place, e))
 }
 
-/// What the tools need besides themselves.
+/// The dynamic linkers and libraries that the tools need.
 #[derive(Debug, Default)]
 struct Needed {
     linkers: BTreeSet<PathBuf>,

@@ -1,4 +1,4 @@
-//! Ctrl-C, SIGTERM and SIGHUP: the first ends the work in good order, the second ends the program at once.
+//! Ctrl-C, SIGTERM and SIGHUP: the first signal ends the work gracefully, the second ends the program at once.
 
 use hyper_sdk::Result;
 use hyper_server::HangUps;
@@ -12,7 +12,7 @@ pub enum Signal {
     HangUp = 1,
     /// Ctrl-C.
     Interrupt = 2,
-    /// Somebody wants the program to end.
+    /// SIGTERM.
     Terminate = 15,
 }
 
@@ -22,7 +22,7 @@ impl Signal {
         128 + self as u8
     }
 
-    /// What happened, in a word.
+    /// What happened, for messages.
     pub(crate) fn what(self) -> &'static str {
         match self {
             Self::HangUp => "the terminal hung up",
@@ -32,12 +32,12 @@ impl Signal {
     }
 }
 
-/// Tells when the user wants the program to end.
+/// Waits for the signals that end the program.
 #[derive(Debug)]
 pub(crate) struct Interrupt(watch::Receiver<Option<Signal>>);
 
 impl Interrupt {
-    /// Takes the signals over from the system's defaults. A hang-up that is ignored stays so: `nohup` asks for that.
+    /// Handles the signals in place of the system. A hang-up that is ignored stays ignored, as `nohup` wants it.
     ///
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Io`] when the system refuses a handler.
@@ -54,10 +54,7 @@ impl Interrupt {
                     () = hang_ups.recv() => Signal::HangUp,
                 };
                 if sender.borrow().is_some() {
-                    #[allow(
-                        clippy::exit,
-                        reason = "the user insists; what is running may never end by itself"
-                    )]
+                    #[allow(clippy::exit, reason = "the user asked twice; the work may never end by itself")]
                     std::process::exit(came.status().into());
                 }
                 let _ = sender.send(Some(came));

@@ -1,10 +1,10 @@
-//! The command line of Hyper as a library: `hyperbuild` is a `main` around it, and a program of one's own adds a store, a
-//! builder's parts or commands.
+//! The command line of Hyper as a library. `hyperbuild` is a `main` around it; other programs add a store, parts of the
+//! builder or commands.
 //!
 //! ```no_run
 //! use hyper_cli::{Cli, Console, Failure, Session};
 //!
-//! /// Says how many images there are
+//! /// Prints the number of images
 //! #[derive(Debug, clap::Args)]
 //! struct Count {}
 //!
@@ -23,9 +23,12 @@
 //!    └──▶ session       └─────▶ failure ────────┘
 //! ```
 //!
-//! A file names those to its right alone.
+//! A file names only those to its right.
 
-#![warn(clippy::print_stderr, reason = "`eprintln!` panics when nobody takes the line: use `terminal::tell`")]
+#![warn(
+    clippy::print_stderr,
+    reason = "`eprintln!` panics when standard error is closed: use `terminal::message`"
+)]
 
 mod args;
 mod cli;
@@ -37,12 +40,11 @@ mod host_tools;
 mod interrupt;
 mod json_events;
 mod logging;
-mod places;
 mod program;
-mod refused;
 mod render;
 mod session;
 mod terminal;
+mod unsupported_flags;
 
 pub use args::{Format, TransportArgs};
 pub use cli::Cli;

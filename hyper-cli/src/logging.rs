@@ -1,11 +1,11 @@
 //! The log of the program itself.
 
 use crate::json_events;
-use crate::terminal::tell;
+use crate::terminal::message;
 use std::io::{self, Write};
 use tracing_subscriber::EnvFilter;
 
-/// Sends the log of the program itself to standard error, as much as `HYPER_LOG` asks for: warnings without it.
+/// Sends the log of the program itself to standard error, at the level of `HYPER_LOG`; warnings without it.
 pub(crate) fn init(color: bool) {
     let filter = EnvFilter::try_from_env("HYPER_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     // A second call, as in tests, keeps the first subscriber.
@@ -17,18 +17,18 @@ pub(crate) fn init(color: bool) {
         .with_writer(writer)
         .with_ansi(color && !json_events::is_on())
         .with_target(false)
-        // What cannot be written would be told by a macro that panics when that cannot be written either.
+        // Such an error is printed with a macro that panics when it cannot print.
         .log_internal_errors(false)
         .try_init();
 }
 
-/// Takes the lines of the log as events.
+/// Writes lines of the log as events.
 #[derive(Debug)]
 struct LogWriter;
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        tell(String::from_utf8_lossy(bytes).trim_end());
+        message(String::from_utf8_lossy(bytes).trim_end());
         Ok(bytes.len())
     }
 

@@ -1,4 +1,4 @@
-//! The session of a run: what the environment, the global options and the caller of the library ask for.
+//! The session of a run, from the environment, the global options and the caller of the library.
 
 use crate::args::{GlobalArgs, TransportArgs};
 use crate::console::Console;
@@ -49,7 +49,7 @@ pub(crate) fn open(
     (configure.0)(transport.apply(options)).open()
 }
 
-/// The state folder of a run, as far as it is known.
+/// The state folder of a run, when it is known.
 pub(crate) fn root(global: &GlobalArgs) -> Option<PathBuf> {
     std::path::absolute(global.root.clone().or_else(|| defaults().root)?).ok()
 }

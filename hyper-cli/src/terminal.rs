@@ -1,10 +1,10 @@
-//! What the terminal is told: results on standard output, everything else on standard error.
+//! Output: results on standard output, everything else on standard error.
 
 use crate::json_events;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-/// Writes to standard output. A reader that went away is no failure of ours.
+/// Writes to standard output. A reader that went away is not an error.
 pub(crate) fn print(text: &str) -> hyper_sdk::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -25,9 +25,9 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> hyper_sdk::Result<()>
     print_line(&text)
 }
 
-/// Writes a line to standard error, as an event when that is for programs. There is nobody to tell when that cannot be
-/// written.
-pub(crate) fn tell(line: &str) {
+/// Writes a line to standard error, or an event when programs read it. A failure to write is ignored: there is no other
+/// place to report it.
+pub(crate) fn message(line: &str) {
     if json_events::is_on() {
         json_events::message(line);
     } else {
@@ -37,7 +37,7 @@ pub(crate) fn tell(line: &str) {
 
 /// Writes a warning to standard error.
 pub(crate) fn warn(color: bool, text: &str) {
-    tell(&format!("{} {text}", paint(color && !json_events::is_on(), "1;33", "warning:")));
+    message(&format!("{} {text}", paint(color && !json_events::is_on(), "1;33", "warning:")));
 }
 
 /// Wraps text in an escape sequence when colour is on.

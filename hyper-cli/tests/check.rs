@@ -24,7 +24,7 @@ fn a_check_tells_everything_at_once_and_builds_nothing() {
     let place = Place::new();
     let good = "FROM scratch\nCOPY Dockerfile /\n";
     let output = run(&place, good, &["--check"]);
-    assert!(output.status.success() && text(&output).contains("no faults"), "{}", told(&output));
+    assert!(output.status.success() && text(&output).contains("no problems found"), "{}", told(&output));
 
     let output = run(&place, "from scratch as A\nCOPY x /\nEXPOSE 80/TCP\n", &["--check"]);
     assert_eq!(output.status.code(), Some(1));

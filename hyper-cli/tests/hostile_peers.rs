@@ -164,12 +164,12 @@ fn manifest_faults() -> Vec<(&'static str, Fault, &'static str)> {
         (
             "a redirect to a file",
             at("GET", "/manifests/", |_, wire| wire.answer(302, "Location: file:///etc/passwd", "")),
-            "no address of the web",
+            "an address of another scheme",
         ),
         (
             "a redirect to nowhere",
             at("GET", "/manifests/", |_, wire| wire.answer(302, "Location: http://[", "")),
-            "redirects to nowhere",
+            "redirects without a valid location",
         ),
         ("nested JSON", manifest(nested), "recursion limit exceeded"),
         ("no JSON", manifest("<html>"), "manifest"),
@@ -279,8 +279,8 @@ fn token_servers_that_mean_harm_get_nothing_and_give_nothing() {
         (challenge(r#"Bearer realm="/token""#), "above the limit"),
         (challenge(r#"Bearer realm="file:///etc/passwd""#), "token server"),
         (challenge(r#"Bearer realm="http://auth.example/token""#), "a token server without TLS"),
-        (challenge(odd), "names no way to authenticate"),
-        (challenge("Negotiate YII="), "names no way to authenticate"),
+        (challenge(odd), "names no supported way to authenticate"),
+        (challenge("Negotiate YII="), "names no supported way to authenticate"),
         (challenge("Basic realm=\"\u{7f}\""), "invalid HTTP header"),
     ] {
         let (peer, place) = (registry(fault), Place::new());
@@ -383,10 +383,10 @@ fn a_push_to_a_hostile_registry_is_an_error_that_says_who_and_what() {
     let faults: Vec<(Fault, &str)> = vec![
         (
             at("POST", "/uploads/", |_, wire| wire.answer(202, "Location: file:///tmp/x", "")),
-            "no address of the web",
+            "an address of another scheme",
         ),
         (at("POST", "/uploads/", |_, wire| wire.answer(202, "Location: http://[", "")), "not a URL"),
-        (at("POST", "/uploads/", |_, wire| wire.answer(202, "", "")), "did not say where"),
+        (at("POST", "/uploads/", |_, wire| wire.answer(202, "", "")), "opened an upload without a location"),
         (
             at("HEAD", "/blobs/", |_, wire| {
                 wire.head(200, "Content-Length: 18446744073709551615")?;

@@ -319,6 +319,32 @@ fn what_builds_fetch_of_a_base_is_no_image_of_the_user() {
 }
 
 #[test]
+fn a_pull_asks_for_no_layer_that_the_store_has() {
+    needs_busybox!();
+    let images = Images::start();
+    let base = images.base();
+    let digest = images.state.layers[0].rsplit_once("sha256:").unwrap().1;
+    for is_damaged in [false, true] {
+        let place = Place::new();
+        built(&place, &format!("FROM {base}\nRUN true\n"), &["-t", "app:1"]);
+        assert_eq!(images.layers().0, 1);
+        let blob = place.join("state/store/blobs/sha256").join(&digest[..2]).join(digest);
+        if is_damaged {
+            let size = blob.metadata().unwrap().len() as usize;
+            std::fs::write(&blob, vec![b'x'; size]).unwrap();
+        }
+        place.ok(&["pull", &base]);
+        // Damaged bytes are not taken for the layer.
+        let (layers, seen) = images.layers();
+        assert_eq!(layers, usize::from(is_damaged), "{seen:?}");
+        assert_eq!(Digest::sha256(std::fs::read(&blob).unwrap()).hex(), digest);
+        // The same image at another registry.
+        place.ok(&["pull", &base.replace("127.0.0.1", "localhost")]);
+        assert_eq!(images.layers().0, 0);
+    }
+}
+
+#[test]
 fn an_add_from_the_web_is_fetched_while_steps_run() {
     needs_busybox!();
     let (place, images) = (Place::new(), Images::start());

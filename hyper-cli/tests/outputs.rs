@@ -347,7 +347,7 @@ fn a_pipe_that_nobody_reads_is_refused_before_the_build() {
         assert!(!told.contains("COPY"), "it was not built: {told}");
     }
     let told = refused(&place, 2, &["-o=type=local,dest=pipe"]);
-    assert!(told.contains("is no folder"), "{told}");
+    assert!(told.contains("is not a folder"), "{told}");
     // A layout that has a pipe in the place of a file.
     std::fs::create_dir(place.join("layout")).unwrap();
     succeed(Command::new("mkfifo").arg(place.join("layout/index.json")));

@@ -199,7 +199,10 @@ fn a_file_of_certificates_that_cannot_be_used_is_named() {
     assert!(said.contains("/dev/zero"), "{said}");
     place.write("home/.config/containers/certs.d/r.example/client.cert", "x");
     let said = fails(&place, &["pull", "r.example/a"]);
-    assert!(said.contains("has no key beside it") && said.contains("r.example/client.key"), "{said}");
+    assert!(
+        said.contains("has no key in the same folder") && said.contains("r.example/client.key"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ impl Serving {
         let mut child = place.hyper(&arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let host = line.trim().strip_prefix("http://").expect("it tells where it listens");
+        let host = line.trim().strip_prefix("http://").expect("the address is printed");
         Self { child, host: host.trim_end_matches('/').to_owned() }
     }
 
@@ -45,7 +45,7 @@ impl Drop for Serving {
 }
 
 #[test]
-fn an_address_that_cannot_be_listened_at_is_told_with_the_way_out() {
+fn an_error_of_listening_names_the_address_and_the_flag() {
     let place = Place::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
@@ -58,7 +58,7 @@ fn an_address_that_cannot_be_listened_at_is_told_with_the_way_out() {
         let output = place.hyper(&["serve", "--listen", address]).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         let told = told(&output);
-        for part in [why, address, "hint: another address is chosen with --listen"] {
+        for part in [why, address, "hint: choose another address with --listen"] {
             assert!(told.contains(part), "{part}: {told}");
         }
         assert!(!told.contains("input or output failed"), "{told}");
@@ -66,7 +66,7 @@ fn an_address_that_cannot_be_listened_at_is_told_with_the_way_out() {
 }
 
 #[test]
-fn what_the_builder_keeps_for_itself_is_not_served() {
+fn internal_repositories_of_the_builder_are_not_served() {
     let place = Place::new();
     place.write("context/file", "content\n");
     place.built("FROM scratch\nCOPY file /\n", &["-t", "localhost/app:1"]);
@@ -84,7 +84,7 @@ fn what_the_builder_keeps_for_itself_is_not_served() {
 }
 
 #[test]
-fn sparse_manifests_are_taken_when_they_are_asked_for() {
+fn sparse_manifests_are_accepted_with_the_flag() {
     let place = Place::new();
     let kind = "application/vnd.oci.image.index.v1+json";
     let digest = format!("sha256:{}", "0".repeat(64));

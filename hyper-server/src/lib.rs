@@ -8,7 +8,8 @@
 //! # Invariants
 //! - A handler parses names into newtypes, calls the store and shapes a response; it keeps no state of its own.
 //! - What the client may learn and what the log may learn are decided in one place, `error.rs`.
-//! - Files import in one direction: `options metrics …` → `state` → `call` → `handlers` → `registry` → `server cli`.
+//! - Files import in one direction: `options metrics …` → `state` → `call` → `handlers` → `registry` → `server cli` →
+//!   `session`.
 
 mod access_log;
 mod admission;
@@ -32,6 +33,8 @@ mod request_id;
 pub mod route;
 mod serve;
 mod server;
+#[cfg(feature = "session")]
+mod session;
 mod socket;
 mod state;
 mod upkeep;
@@ -44,6 +47,8 @@ pub use options::{Limits, RegistryOptions};
 pub use registry::{Registry, router};
 pub use serve::{ServerOptions, serve};
 pub use server::{RunningServer, Server};
+#[cfg(feature = "session")]
+pub use session::ServeSession;
 
 /// The examples of the manual compile.
 #[cfg(doctest)]

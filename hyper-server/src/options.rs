@@ -95,3 +95,15 @@ impl Default for RegistryOptions {
         }
     }
 }
+
+impl RegistryOptions {
+    /// What decides who may do what.
+    pub(crate) fn effective_authorizer(&self) -> Arc<dyn Authorizer> {
+        let is_closed = self.htpasswd.is_some() || self.authenticator.is_some();
+        let anonymous = self.anonymous.unwrap_or(match is_closed {
+            true => AnonymousAccess::None,
+            false => AnonymousAccess::Full,
+        });
+        self.authorizer.clone().unwrap_or_else(|| Arc::new(anonymous))
+    }
+}

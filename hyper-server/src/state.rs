@@ -1,8 +1,6 @@
 //! What all requests of a registry share.
 
-use crate::auth::{
-    Action, AnonymousAccess, Authenticator, Authorizer, Nobody, PasswordOptions, Passwords, Principal,
-};
+use crate::auth::{Action, Authenticator, Authorizer, Nobody, PasswordOptions, Passwords, Principal};
 use crate::connection::Connections;
 use crate::metrics::Metrics;
 use crate::options::RegistryOptions;
@@ -41,12 +39,7 @@ impl State {
     pub(crate) fn new(store: SharedStore, options: RegistryOptions) -> Result<Self> {
         let cache = Cached::new(store, options.cache.clone());
         let store: SharedStore = Arc::new(cache.clone());
-        let is_closed = options.htpasswd.is_some() || options.authenticator.is_some();
-        let anonymous = options.anonymous.unwrap_or(match is_closed {
-            true => AnonymousAccess::None,
-            false => AnonymousAccess::Full,
-        });
-        let authorizer = options.authorizer.clone().unwrap_or_else(|| Arc::new(anonymous));
+        let authorizer = options.effective_authorizer();
         let tokens = match &options.htpasswd {
             Some(_) if options.authenticator.is_some() => {
                 return Err(Error::invalid(

@@ -3,7 +3,7 @@
 use crate::operation::{Operation, Outcome};
 use crate::request::{BuildArguments, DockerfileArguments};
 use crate::session::Session;
-use hyper_sdk::build::Checked;
+use hyper_sdk::build::Fixed;
 use hyper_sdk::dockerfile::Diagnostic;
 use hyper_sdk::frontend::dockerfile::{Argument, Outline, SecretUse, Target};
 use hyper_sdk::progress::Progress;
@@ -45,7 +45,7 @@ impl Session {
             let progress = Progress::none();
             Ok(match question {
                 Question::Check => {
-                    Outcome::Made("CheckResult", checked(&builder.check(request, &progress).await?))
+                    Outcome::Made("CheckResult", checked(&builder.fix(request, &progress).await?))
                 }
                 Question::Outline => {
                     Outcome::Made("Outline", outline(&builder.outline(request, &progress).await?))
@@ -67,7 +67,8 @@ pub(crate) enum Question {
     Targets,
 }
 
-fn checked(checked: &Checked) -> Value {
+fn checked(fixed: &Fixed) -> Value {
+    let checked = fixed.before();
     let source = &checked.file.source;
     let one = |diagnostic: &Diagnostic| {
         let position = source.position(diagnostic.span.start);
@@ -86,7 +87,7 @@ fn checked(checked: &Checked) -> Value {
     json!({
         "diagnostics": checked.all().iter().map(one).collect::<Vec<_>>(),
         "unresolved": unresolved.collect::<Vec<_>>(),
-        "fixed": checked.fixed(),
+        "fixed": fixed.is_changed().then_some(&fixed.text),
     })
 }
 

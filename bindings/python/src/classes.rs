@@ -7,6 +7,7 @@ use crate::build::Question;
 use crate::contexts::ContextArgument;
 use crate::operation::{run_async, run_sync};
 use crate::output::OutputArgument;
+use crate::registry::Registry;
 use crate::request::{BuildArguments, DockerfileArguments, EpochArgument, GraphArgument, SecretArgument};
 use crate::session::{Options, Session};
 use pyo3::prelude::*;
@@ -55,6 +56,13 @@ macro_rules! class {
             #[getter]
             fn root(&self) -> PathBuf {
                 self.0.sdk.path().to_owned()
+            }
+
+            /// A registry over the images of the local store. It runs between `start` and `stop`, or inside `with` and
+            /// `async with`.
+            #[pyo3(signature = (listen="127.0.0.1:0".to_owned(), *, read_only=false, htpasswd=None))]
+            fn serve(&self, listen: String, read_only: bool, htpasswd: Option<PathBuf>) -> Registry {
+                Registry::of_session(&self.0, listen, read_only, htpasswd)
             }
 
             fn __repr__(&self) -> String {

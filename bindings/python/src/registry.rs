@@ -3,17 +3,26 @@
 use crate::environment::warn;
 use crate::failure::exception;
 use crate::operation::{Operation, Outcome, run_async, run_sync};
+use crate::session::Session;
 use hyper_sdk::store::{DiskStore, MemoryStore, SharedStore};
 use hyper_sdk::{Error, ErrorKind, Result, private_folder};
-use hyper_server::{Listen, RegistryOptions, RunningServer, Server, ServerOptions};
+use hyper_server::{Listen, RegistryOptions, RunningServer, ServeSession as _, Server, ServerOptions};
 use pyo3::prelude::*;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+/// Where images are kept.
+enum Data {
+    Memory,
+    Folder(PathBuf),
+    /// The local store of a session.
+    Session(Arc<Session>),
+}
+
 struct Inner {
-    data: Option<PathBuf>,
+    data: Data,
     listen: String,
     read_only: bool,
     htpasswd: Option<PathBuf>,
@@ -35,24 +44,27 @@ impl Inner {
             return Err(Error::new(ErrorKind::Conflict, "the registry is running already"));
         }
         let listen: Listen = self.listen.parse()?;
-        let store: SharedStore = match &self.data {
-            Some(folder) => {
-                if let Some(warning) = private_folder::open(folder)?.warning {
-                    warn(&warning);
-                }
-                Arc::new(DiskStore::open(folder).await?)
-            }
-            None => Arc::new(MemoryStore::default()),
-        };
-        let registry = RegistryOptions {
+        let mut registry = RegistryOptions {
             read_only: self.read_only,
             htpasswd: self.htpasswd.clone(),
-            token_key: self.data.as_ref().map(|folder| folder.join("token.key")),
             ..RegistryOptions::default()
         };
         let options = ServerOptions { drain_timeout: Duration::from_secs(10), ..ServerOptions::default() };
-        let server = Server::start_on(listen.bind().await?, store, registry, options)?;
-        *self.server() = Some(server);
+        let store: SharedStore = match &self.data {
+            Data::Memory => Arc::new(MemoryStore::default()),
+            Data::Folder(folder) => {
+                if let Some(warning) = private_folder::open(folder)?.warning {
+                    warn(&warning);
+                }
+                registry.token_key = Some(folder.join("token.key"));
+                Arc::new(DiskStore::open(folder).await?)
+            }
+            Data::Session(session) => {
+                *self.server() = Some(session.sdk.serve(listen.bind().await?, registry, options).await?);
+                return Ok(());
+            }
+        };
+        *self.server() = Some(Server::start_on(listen.bind().await?, store, registry, options)?);
         Ok(())
     }
 
@@ -67,12 +79,26 @@ impl Inner {
 
 /// Serves images over HTTP from this process.
 ///
-/// `data` is the folder to keep images in; without it they are kept in memory. The store of a `Hyper` is such a
-/// folder too: `ROOT/store`. Runs between `start` and `stop`, or inside `with` and `async with`.
+/// `data` is the folder to keep images in; without it they are kept in memory. `Hyper.serve` makes one over the images of
+/// a `Hyper`. Runs between `start` and `stop`, or inside `with` and `async with`.
 #[pyclass(frozen, module = "hyper_sdk")]
 pub(crate) struct Registry(Arc<Inner>);
 
 impl Registry {
+    /// A registry over the local store of a session.
+    pub(crate) fn of_session(
+        session: &Arc<Session>,
+        listen: String,
+        read_only: bool,
+        htpasswd: Option<PathBuf>,
+    ) -> Self {
+        Self::with(Data::Session(Arc::clone(session)), listen, read_only, htpasswd)
+    }
+
+    fn with(data: Data, listen: String, read_only: bool, htpasswd: Option<PathBuf>) -> Self {
+        Self(Arc::new(Inner { data, listen, read_only, htpasswd, server: Mutex::default() }))
+    }
+
     fn starting(slf: &Bound<'_, Self>) -> Operation {
         let (inner, this) = (Arc::clone(&slf.get().0), slf.clone().into_any().unbind());
         Operation::new(async move {
@@ -95,7 +121,7 @@ impl Registry {
     #[new]
     #[pyo3(signature = (data=None, listen="127.0.0.1:0".to_owned(), *, read_only=false, htpasswd=None))]
     fn new(data: Option<PathBuf>, listen: String, read_only: bool, htpasswd: Option<PathBuf>) -> Self {
-        Self(Arc::new(Inner { data, listen, read_only, htpasswd, server: Mutex::default() }))
+        Self::with(data.map_or(Data::Memory, Data::Folder), listen, read_only, htpasswd)
     }
 
     /// Where it listens, as `ADDRESS:PORT`: the host of the names of its images.

@@ -68,14 +68,13 @@ impl Session {
                 warn(&message);
             }
         });
-        options = options.frontend(GRAPH, Arc::new(JsonFrontend));
         let can_build = helper.is_some();
-        if let Some(helper) = helper {
-            options = options.builder(move |mut builder| {
+        options = options.builder(move |mut builder| {
+            if let Some(helper) = &helper {
                 builder.helper = helper.clone();
-                builder
-            });
-        }
+            }
+            builder.frontend(GRAPH, Arc::new(JsonFrontend))
+        });
         Ok(Self { sdk: options.open()?, can_build })
     }
 

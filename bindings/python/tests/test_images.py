@@ -90,6 +90,19 @@ def test_push_and_pull(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: 
         assert other.inspect(f"{registry.address}/app:1", remote=True).digest == built.digest
 
 
+def test_the_local_store_is_served(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    other = hyper_sdk.Hyper(tmp_path / "other", docker_config=tmp_path)
+    built = hyper.build(context, tags="localhost/app:1")
+    with hyper.serve(read_only=True) as registry:
+        name = f"{registry.address}/localhost/app:1"
+        assert other.pull(name).digest == built.digest
+        with pytest.raises(hyper_sdk.HyperError):
+            other.push(name)
+        # The builder keeps the layers of cached steps to itself.
+        with pytest.raises(hyper_sdk.DeniedError):
+            other.list_tags(f"{registry.address}/hyper.local/layers", remote=True)
+
+
 def test_a_registry_begins_and_ends() -> None:
     registry = hyper_sdk.Registry()
     with pytest.raises(hyper_sdk.InvalidError, match="not running"):

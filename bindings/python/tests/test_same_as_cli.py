@@ -7,8 +7,12 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = pathlib.Path(__file__).parents[3]
 PROGRAM = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/hyperbuild"
@@ -23,9 +27,14 @@ except hyper_sdk.HyperError as error:
 """
 
 
-def run(command: list[str | pathlib.Path], folder: pathlib.Path) -> tuple[bool, str, bytes, dict[str, str]]:
-    """Whether it worked, what it said, what it wrote to standard output, and which files it made."""
+def run(
+    command: list[str | pathlib.Path],
+    folder: pathlib.Path,
+    prepare: Callable[[pathlib.Path], None] = lambda _: None,
+) -> tuple[bool, str, bytes, dict[str, str]]:
+    """Whether it worked, what it said, what it wrote to standard output, and which files are there."""
     folder.mkdir()
+    prepare(folder)
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder.parent),
@@ -108,3 +117,42 @@ def test_options(tmp_path: pathlib.Path, context: pathlib.Path, flags: list[str]
     assert cli[3] == python[3]
     if cli[0] and "-" in "".join(flags[1:2])[-1:]:
         assert cli[2] == python[2] and cli[2]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "part"),
+    [
+        (["type=oci,dest=nowhere/a.tar"], "there is no folder nowhere"),
+        (["type=docker,dest=file/a.tar"], "there is no folder file"),
+        (["type=tar,dest=."], "is a folder: name a file"),
+        (["type=oci,tar=false,dest=file"], "file is not a folder"),
+        (["file/out"], "file is not a folder"),
+        (["type=tar,dest=pipe"], "nobody reads it"),
+        (["type=local,mode=delete,dest=.."], "would empty .., which holds"),
+        (["-", "type=oci"], "only one output can go to standard output"),
+        (["type=tar,dest=/dev/stdout", "type=oci"], "only one output can go to standard output"),
+        (["out", "type=oci,dest=nowhere/a.tar"], "there is no folder nowhere"),
+    ],
+)
+def test_destinations_are_checked_before_the_build(
+    tmp_path: pathlib.Path, context: pathlib.Path, outputs: list[str], part: str
+) -> None:
+    if not PROGRAM.exists():
+        pytest.skip("SKIPPED: options of the command line: hyperbuild is not built")
+    # The build itself would fail, too.
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY missing /\n")
+    flags = [flag for output in outputs for flag in ("-o", output)]
+    for name, command in (
+        ("cli", [PROGRAM, "build", "--quiet", *flags, context]),
+        ("python", [sys.executable, "-c", SCRIPT, context, repr({"outputs": outputs})]),
+    ):
+        folder = tmp_path / name
+        works, said, written, files = run(command, folder, prepare)
+        assert not works and part in said and "missing" not in said, (name, said)
+        assert not written and list(files) == ["file"], (name, files)
+
+
+def prepare(folder: pathlib.Path) -> None:
+    """Makes a file and a named pipe that nobody reads."""
+    (folder / "file").touch()
+    os.mkfifo(folder / "pipe")

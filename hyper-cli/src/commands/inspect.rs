@@ -27,7 +27,7 @@ pub(crate) struct InspectArgs {
     /// Prints the config alone, as JSON
     #[arg(long = "show-config")]
     config_only: bool,
-    /// Platform to show of an image for several; without it the index itself is shown
+    /// Platform of the image to show; without it, an index is shown as it is
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
     #[command(flatten)]

@@ -3,7 +3,7 @@
 use crate::args::TransportArgs;
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::terminal::tell;
+use crate::terminal::message;
 use clap::Args;
 use hyper_sdk::client::CredentialCheck;
 use hyper_sdk::reference::RegistryHost;
@@ -15,8 +15,8 @@ use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 /// Logs in to a registry, and keeps the credentials for Docker and for hyperbuild
 ///
 /// The registry checks the credentials before they are kept, in the `config.json` of --config or with the credential
-/// helper that it names. A registry that everybody may pull from is asked for a push, which is given up at once. When it
-/// asks for credentials nowhere, they are kept with a warning.
+/// helper that it names. A registry that everybody may pull from checks them for a push, of which nothing is sent. When it
+/// never asks for credentials, they are kept with a warning.
 #[derive(Debug, Args)]
 pub(crate) struct LoginArgs {
     /// Host of the registry; the URL of its root will do
@@ -44,8 +44,9 @@ pub(crate) async fn run(args: LoginArgs, session: &Session, console: &Console) -
             let mut text = String::new();
             io::stdin().lock().take(1 << 20).read_to_string(&mut text).map(|_| text)
         });
-        let text =
-            read.await.map_err(|e| Error::internal("reading the password broke off").with_source(e))?;
+        let text = read
+            .await
+            .map_err(|e| Error::internal("the task that reads the password failed").with_source(e))?;
         let text = text.map_err(Error::from)?;
         text.trim_end_matches(['\r', '\n']).to_owned()
     } else {
@@ -63,10 +64,10 @@ pub(crate) async fn run(args: LoginArgs, session: &Session, console: &Console) -
     })?;
     if login.check != CredentialCheck::Accepted {
         let host = &args.host;
-        console.warn(&format!("{host} asks for credentials nowhere: whether these are right is not known"));
+        console.warn(&format!("{host} does not ask for credentials: it cannot check these"));
     }
-    console.tell(&format!(
-        "logged in to {}; the credentials are kept as {} says",
+    console.message(&format!(
+        "logged in to {}; the credentials are kept by way of {}",
         args.host,
         login.file.display()
     ));
@@ -78,7 +79,7 @@ async fn ask(prompt: &'static str, echo: bool) -> Result<String, Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::usage("there is no terminal to ask on: give --username and --password-stdin"));
     }
-    // The guard lives out here: when Ctrl-C drops this future, the echo comes back although the thread still reads.
+    // The guard belongs to this future: when Ctrl-C drops it, the echo comes back although the thread still reads.
     let _echo = if echo { None } else { Some(EchoOff::new()?) };
     let read = tokio::task::spawn_blocking(move || -> io::Result<String> {
         let mut terminal = io::stderr().lock();
@@ -87,10 +88,11 @@ async fn ask(prompt: &'static str, echo: bool) -> Result<String, Failure> {
         io::stdin().lock().read_line(&mut line)?;
         Ok(line.trim_end_matches(['\r', '\n']).to_owned())
     });
-    let line =
-        read.await.map_err(|e| Error::internal("reading from the terminal broke off").with_source(e))?;
+    let line = read
+        .await
+        .map_err(|e| Error::internal("the task that reads from the terminal failed").with_source(e))?;
     if !echo {
-        tell("");
+        message("");
     }
     Ok(line.map_err(Error::from)?)
 }
@@ -110,7 +112,7 @@ impl EchoOff {
 
 impl Drop for EchoOff {
     fn drop(&mut self) {
-        // The terminal may be gone; there is nobody left to tell.
+        // The terminal may be gone: then there is nothing to restore.
         let _ = termios::tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
     }
 }

@@ -22,6 +22,6 @@ pub(crate) async fn run(args: LogoutArgs, session: &Session, console: &Console) 
     }
     let found = session.logout(&args.host).await?;
     let what = if found { "logged out of" } else { "there were no credentials for" };
-    console.tell(&format!("{what} {}", args.host));
+    console.message(&format!("{what} {}", args.host));
     Ok(())
 }

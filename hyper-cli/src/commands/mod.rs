@@ -24,7 +24,7 @@ use clap::Subcommand;
 use hyper_sdk::session::Session;
 use hyper_sdk::{Error, Result};
 
-/// What the program is to do.
+/// A command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Build(Box<build::BuildArgs>),
@@ -48,9 +48,9 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether what is told on standard error is for programs.
-    pub(crate) fn tells_json(&self) -> bool {
-        matches!(self, Self::Build(args) if args.tells_json())
+    /// Whether standard error is a stream of events.
+    pub(crate) fn prints_events(&self) -> bool {
+        matches!(self, Self::Build(args) if args.prints_events())
     }
 
     /// How the command reaches registries.
@@ -65,7 +65,7 @@ impl Command {
         }
     }
 
-    /// Does it. `line` is the parser of the whole command line.
+    /// Runs the command. `line` is the parser of the whole command line.
     pub(crate) async fn run(
         self,
         open: impl Fn(&TransportArgs) -> Result<Session>,
@@ -98,7 +98,7 @@ impl Command {
             Self::Man(args) => man::run(&args, line),
             Self::Rules(args) => rules::run(&args),
             Self::Reference(args) => reference::run(&args, line),
-            Self::Serve(_) => Err(Error::internal("`serve` has its own way in").into()),
+            Self::Serve(_) => Err(Error::internal("`serve` is run elsewhere").into()),
         }
     }
 }

@@ -46,7 +46,7 @@ pub(crate) async fn run(args: PullArgs, session: &Session, console: &Console) ->
     Ok(())
 }
 
-/// The general hint names the local store, where nobody looked.
+/// Replaces the general hint, which is about the local store.
 fn missing(failure: Failure, image: &Reference) -> Failure {
     let unknown = matches!(&failure, Failure::Work { error, .. } if matches!(
         error.kind(),

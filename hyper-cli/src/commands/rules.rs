@@ -28,7 +28,7 @@ pub(crate) fn run(args: &RulesArgs) -> Result<(), Failure> {
 fn index() -> String {
     let mut text = String::from(
         "# Lint rules\n\n\
-         `hyperbuild build --check .` tells what these rules find, and builds nothing; a build shows the same as warnings.\n\n\
+         `hyperbuild build --check .` reports what these rules find, and builds nothing; a build shows the same as warnings.\n\n\
          | rule | finds | |\n|---|---|---|\n",
     );
     for rule in RULES {
@@ -37,14 +37,14 @@ fn index() -> String {
         let _ = writeln!(text, "| [{0}]({0}.md) | {1} | {2} |", rule.name, rule.summary, marks.join(", "));
     }
     text.push_str(
-        "\nRules marked `--fix` have one safe way to be obeyed, which `hyperbuild build --fix .` takes. Experimental ones are \
-         off until they are asked for.\n\n\
-         A directive at the top of a Dockerfile switches rules; the build argument `BUILDKIT_DOCKERFILE_CHECK` takes its \
-         place.\n\n\
+        "\n`hyperbuild build --fix .` fixes what the rules marked `--fix` find, where there is one safe way. Experimental rules \
+         are off by default.\n\n\
+         A directive at the top of a Dockerfile turns rules on and off; the build argument `BUILDKIT_DOCKERFILE_CHECK` \
+         overrides it.\n\n\
          ```dockerfile\n# check=skip=JSONArgsRecommended,StageNameCasing;error=true;experimental=InvalidDefinitionDescription\n```\n\n\
          `skip=all` skips all rules, and with `error=true` a finding fails the build.\n\n\
-         The same as a comment above an instruction holds for that instruction alone; what stands behind a blank is for \
-         the reader.\n\n\
+         The same comment directly above an instruction applies to that instruction alone; text after a blank is a note \
+         for the reader.\n\n\
          ```dockerfile\n# check=skip=ShellSudoUsed the tool insists on it\nRUN sudo make install\n```\n",
     );
     text
@@ -62,14 +62,10 @@ fn page(rule: &Rule) -> String {
     }
     text.push_str("\n## Options\n\n");
     if rule.experimental {
-        let _ =
-            writeln!(text, "The rule is experimental: `# check=experimental={}` switches it on.", rule.name);
+        let _ = writeln!(text, "The rule is experimental: `# check=experimental={}` turns it on.", rule.name);
     } else {
-        let _ = writeln!(
-            text,
-            "`# check=skip={}` at the top of the Dockerfile switches the rule off.",
-            rule.name
-        );
+        let _ =
+            writeln!(text, "`# check=skip={}` at the top of the Dockerfile turns the rule off.", rule.name);
     }
     if rule.fixable {
         text.push_str(

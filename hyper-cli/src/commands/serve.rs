@@ -5,17 +5,14 @@ use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::terminal::print_line;
 use clap::Args;
-use hyper_sdk::RepositoryName;
 use hyper_sdk::session::Session;
-use hyper_server::auth::{Action, Authorizer, Principal};
-use hyper_server::{Listen, RegistryOptions, Server, ServerOptions};
-use std::sync::Arc;
+use hyper_server::{Listen, RegistryOptions, ServeSession as _, ServerOptions};
 
 /// Serves the local store as a registry
 ///
-/// Images are found under their full names, with `__` for the `:` of a port: what `hyperbuild images` calls
-/// `localhost:5000/app:1` is `localhost__5000/app:1` there. Anyone who reaches the address may pull, and push unless
-/// --read-only: for anything but this machine use `hyperregistry`, which knows users and rules.
+/// Images have their full names, with `__` for the `:` of a port: `localhost:5000/app:1` of `hyperbuild images` is
+/// `localhost__5000/app:1` there. Everyone who reaches the address may pull, and push unless --read-only is given: for
+/// other machines use `hyperregistry`, which has users and permissions.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Address to listen at; `:5000` is every address, port 0 lets the system choose
@@ -24,25 +21,13 @@ pub(crate) struct ServeArgs {
     /// Refuses everything that writes
     #[arg(long)]
     read_only: bool,
-    /// Accepts manifests whose blobs or manifests are not there
+    /// Accepts manifests that refer to missing blobs or manifests
     #[arg(long)]
     sparse: bool,
 }
 
 fn address(text: &str) -> Result<Listen, String> {
     text.parse().map_err(|e: hyper_sdk::Error| e.message().to_owned())
-}
-
-/// What the builder keeps for itself, such as the layers of cached steps, is nobody's image.
-const INTERNAL: &str = "hyper.local/";
-
-#[derive(Debug)]
-struct ImagesOnly;
-
-impl Authorizer for ImagesOnly {
-    fn allows(&self, _: &Principal, repository: Option<&RepositoryName>, _: Action) -> bool {
-        repository.is_none_or(|name| !name.as_str().starts_with(INTERNAL))
-    }
 }
 
 pub(crate) async fn run(
@@ -54,13 +39,12 @@ pub(crate) async fn run(
     let options = RegistryOptions {
         read_only: args.read_only,
         sparse: args.sparse,
-        authorizer: Some(Arc::new(ImagesOnly)),
         metrics: false,
         ..RegistryOptions::default()
     };
-    let elsewhere = |e| Failure::from(e).with_hint("another address is chosen with --listen");
-    let listener = args.listen.bind().await.map_err(elsewhere)?;
-    let server = Server::start_on(listener, session.store().await?, options, ServerOptions::default())?;
+    let cannot_listen = |e| Failure::from(e).with_hint("choose another address with --listen");
+    let listener = args.listen.bind().await.map_err(cannot_listen)?;
+    let server = session.serve(listener, options, ServerOptions::default()).await?;
     if !server.address().ip().is_loopback() && !console.quiet {
         let address = server.address();
         console.warn(&format!("everyone who reaches {address} may use this registry"));

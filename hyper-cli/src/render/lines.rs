@@ -1,6 +1,6 @@
-//! Cuts what a command writes into lines, in a bounded amount of memory.
+//! Cuts the output of a command into lines, in bounded memory.
 
-/// How many bytes of a line wait for its end.
+/// How many bytes of a line are kept until its end comes.
 const LONGEST: usize = 64 << 10;
 
 /// A line, or a part of one.
@@ -14,15 +14,15 @@ pub(super) enum Piece<'a> {
 
 /// Takes text as it comes, and gives lines.
 ///
-/// What a command overwrites with carriage returns is told as it stands in the end. Only of a line that is too long to
-/// wait for its end a part is told first.
+/// A line that a command overwrites with carriage returns is given in its last form. Of a line that is too long to keep, a
+/// part is given first.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     waiting: String,
     /// A carriage return came: what follows overwrites the line.
     returned: bool,
-    /// A part of the line was told.
-    told: bool,
+    /// A part of the line was given.
+    is_begun: bool,
 }
 
 impl Lines {
@@ -33,7 +33,7 @@ impl Lines {
             let (written, rest) = text.split_at(end);
             if !written.is_empty() {
                 if std::mem::take(&mut self.returned) {
-                    if std::mem::take(&mut self.told) {
+                    if std::mem::take(&mut self.is_begun) {
                         give(Piece::End(""));
                     }
                     self.waiting.clear();
@@ -42,7 +42,7 @@ impl Lines {
                 if self.waiting.len() > LONGEST {
                     give(Piece::Part(&self.waiting));
                     self.waiting.clear();
-                    self.told = true;
+                    self.is_begun = true;
                 }
             }
             match rest.as_bytes().first() {
@@ -54,9 +54,9 @@ impl Lines {
         }
     }
 
-    /// Gives a line whose end has not come.
+    /// Gives the last line, which has no end.
     pub(super) fn finish(&mut self, mut give: impl FnMut(Piece<'_>)) {
-        if self.told || !self.waiting.is_empty() {
+        if self.is_begun || !self.waiting.is_empty() {
             self.end(&mut give);
         }
     }
@@ -64,7 +64,7 @@ impl Lines {
     fn end(&mut self, give: &mut impl FnMut(Piece<'_>)) {
         give(Piece::End(&self.waiting));
         self.waiting.clear();
-        (self.returned, self.told) = (false, false);
+        (self.returned, self.is_begun) = (false, false);
     }
 }
 
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     /// Parts are joined by `+`, and lines end with `|`.
-    fn told(blocks: &[&str]) -> String {
+    fn given(blocks: &[&str]) -> String {
         let (mut lines, mut out) = (Lines::default(), String::new());
         let mut give = |piece: Piece<'_>| match piece {
             Piece::Part(text) => out.push_str(&format!("{}+", text.len())),
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_told_as_they_stand_in_the_end() {
+    fn an_overwritten_line_is_given_in_its_last_form() {
         for (blocks, expected) in [
             (&["one\ntw", "o\nlast"][..], "one|two|last|"),
             (&["10%\r20%\n"], "20%|"),
@@ -97,7 +97,7 @@ mod tests {
             (&["10%\r20%\r30%"], "30%|"),
             (&[""], ""),
         ] {
-            assert_eq!(told(blocks), expected, "{blocks:?}");
+            assert_eq!(given(blocks), expected, "{blocks:?}");
         }
     }
 
@@ -105,15 +105,15 @@ mod tests {
     fn a_long_line_comes_in_parts() {
         let block = "x".repeat(32 << 10);
         let blocks: Vec<&str> = [block.as_str(); 5].to_vec();
-        assert_eq!(told(&[&blocks[..], &["end\n"]].concat()), "98304+65539+|");
-        assert_eq!(told(&[&blocks[..3], &["\rnext\n"]].concat()), "98304+|next|");
-        assert_eq!(told(&[&blocks[..3], &["\r\nnext\n"]].concat()), "98304+|next|");
-        assert_eq!(told(&blocks[..3]), "98304+|");
+        assert_eq!(given(&[&blocks[..], &["end\n"]].concat()), "98304+65539+|");
+        assert_eq!(given(&[&blocks[..3], &["\rnext\n"]].concat()), "98304+|next|");
+        assert_eq!(given(&[&blocks[..3], &["\r\nnext\n"]].concat()), "98304+|next|");
+        assert_eq!(given(&blocks[..3]), "98304+|");
     }
 
     #[test]
-    fn bytes_are_looked_at_once() {
-        // With a look at all that waits for each block this takes hours.
+    fn every_byte_is_read_once() {
+        // Reading all kept bytes again for each block would take hours.
         let mut lines = Lines::default();
         let mut bytes = 0;
         for _ in 0..(64 << 10) {

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// How many log files stay.
+/// How many log files are kept.
 const KEPT: usize = 100;
 
 /// Makes a log file, and removes the oldest when there are too many.
@@ -31,7 +31,7 @@ pub(super) fn create(folder: &Path, what: &str) -> Result<(PathBuf, File)> {
     Err(Error::internal("every name for a log file is taken").with_context("path", folder.display()))
 }
 
-/// Removing is a courtesy: what cannot be removed stays.
+/// Removes the oldest log files. A file that cannot be removed stays.
 fn prune(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     let mut logs: Vec<(SystemTime, PathBuf)> = entries
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_go() {
+    fn the_oldest_log_files_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         for _ in 0..KEPT + 5 {
             create(folder.path(), "build").unwrap();

@@ -1,4 +1,4 @@
-//! Shows the events of some work, and keeps every line in a log file.
+//! Shows the events of work, and writes every line to a log file.
 //!
 //! ```text
 //!   work ──events──▶ channel ──▶ render task ─┬─▶ View: tty | plain | json | warnings  standard error
@@ -44,11 +44,11 @@ pub(crate) enum Mode {
 trait View: Send {
     /// Takes an event that came `now` after the start.
     fn event(&mut self, event: &Event, now: Duration);
-    /// The last event has come: `failed` when the work was no success.
+    /// The last event has come. `failed` says whether the work failed.
     fn finish(&mut self, failed: bool);
 }
 
-/// Shows warnings alone: a result that may not be what was asked for is never without a word.
+/// Shows only warnings: they say that the result may differ from what was asked for.
 struct Warnings<W> {
     out: W,
     color: bool,
@@ -67,7 +67,7 @@ impl<W: io::Write + Send> View for Warnings<W> {
     }
 }
 
-/// A renderer at work. Dropping it without [`Renderer::finish`] ends the display at the next event.
+/// A running display. Dropping it without [`Renderer::finish`] ends the display at the next event.
 pub(crate) struct Renderer {
     progress: Progress,
     stop: oneshot::Sender<bool>,
@@ -76,7 +76,7 @@ pub(crate) struct Renderer {
 }
 
 impl Renderer {
-    /// Starts to show events. With a folder for logs, every line is kept there in a file named after `what`.
+    /// Starts to show events. With a folder for logs, every line is written to a file there that is named after `what`.
     ///
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Io`] when the log file cannot be made.
@@ -106,15 +106,15 @@ impl Renderer {
         &self.progress
     }
 
-    /// Shows what has come so far to its end, and gives the path of the log file.
+    /// Shows the events that have come, ends the display, and returns the path of the log file.
     ///
     /// # Errors
-    /// [`hyper_sdk::ErrorKind::Internal`] when the display broke.
+    /// [`hyper_sdk::ErrorKind::Internal`] when the display failed.
     pub(crate) async fn finish(self, failed: bool) -> Result<Option<PathBuf>> {
-        // Work that was cancelled may keep handles of the progress, so the end is told apart from the channel.
+        // Cancelled work may keep handles of the progress, so the channel alone does not show the end.
         let _ = self.stop.send(failed);
         drop(self.progress);
-        self.task.await.map_err(|e| Error::internal("the progress display broke off").with_source(e))?;
+        self.task.await.map_err(|e| Error::internal("the progress display failed").with_source(e))?;
         Ok(self.log)
     }
 }
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_display_shows_warnings_alone() {
+    fn a_quiet_display_shows_only_warnings() {
         let mut out = Vec::new();
         let mut view = Warnings { out: &mut out, color: false };
         view.event(&Event::Started { task: 0, name: "RUN make".into(), total: None }, Duration::ZERO);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_handle_that_stays_behind_does_not_keep_the_display() {
+    async fn a_handle_that_is_left_does_not_keep_the_display_open() {
         let renderer = Renderer::start(Mode::Quiet, false, None).unwrap();
         let _left_behind = renderer.progress().clone();
         assert_eq!(renderer.finish(true).await.unwrap(), None);

@@ -8,7 +8,7 @@
 //!   #2 0.123 a line that the command wrote
 //!   #2 DONE 0.2s
 //! ```
-//! A block ends with an empty line when another task speaks; one that goes on later starts with `#N ...`.
+//! A block ends with an empty line when another task has output; a task that continues later starts with `#N ...`.
 
 use super::View;
 use super::lines::{Lines, Piece};
@@ -25,15 +25,15 @@ pub(super) struct Plain<W> {
     color: bool,
     tasks: BTreeMap<TaskId, Task>,
     last: Option<TaskId>,
-    /// The task whose long line has begun, and is not at its end.
+    /// The task whose line has begun and has not ended.
     open: Option<TaskId>,
-    /// What an event came to; it is written at once.
+    /// The text of an event, which is written at once.
     block: String,
 }
 
 struct Task {
     started: Duration,
-    spoken: bool,
+    is_shown: bool,
     lines: Lines,
 }
 
@@ -42,7 +42,7 @@ impl<W: Write + Send> Plain<W> {
         Self { out, color, tasks: BTreeMap::new(), last: None, open: None, block: String::new() }
     }
 
-    /// Ends a line that another one comes in between of.
+    /// Ends the line that has begun, because another one follows.
     fn close(&mut self) {
         if self.open.take().is_some() {
             self.block.push('\n');
@@ -58,10 +58,10 @@ impl<W: Write + Send> Plain<W> {
                 self.block.push('\n');
             }
             if let Some(state) = self.tasks.get_mut(&task) {
-                if state.spoken {
+                if state.is_shown {
                     let _ = writeln!(self.block, "#{number} ...");
                 }
-                state.spoken = true;
+                state.is_shown = true;
             }
             self.last = Some(task);
         }
@@ -107,7 +107,7 @@ impl<W: Write + Send> View for Plain<W> {
     fn event(&mut self, event: &Event, now: Duration) {
         match event {
             Event::Started { task, name, .. } => {
-                self.tasks.insert(*task, Task { started: now, spoken: false, lines: Lines::default() });
+                self.tasks.insert(*task, Task { started: now, is_shown: false, lines: Lines::default() });
                 self.line(*task, name);
             }
             Event::Log { task, text, .. } => self.log(*task, Some(text), now),
@@ -139,7 +139,7 @@ impl<W: Write + Send> View for Plain<W> {
                 let gap = if self.last.take().is_some() { "\n" } else { "" };
                 let _ = writeln!(self.block, "{gap}{name} {digest}");
             }
-            // Bars are for terminals; the end of a task tells what it took.
+            // Byte counts are for terminals.
             _ => {}
         }
         // A reader that went away must not stop the work.
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_that_take_turns_say_so() {
+    fn tasks_that_alternate_are_marked() {
         let text = rendered(&[
             (0, started(0, "a")),
             (0, started(1, "b")),
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_whole_unless_another_task_speaks() {
+    fn a_long_line_is_whole_unless_another_task_has_output() {
         let block = "x".repeat(50_000);
         let text = rendered(&[
             (0, started(0, "a")),

@@ -14,8 +14,8 @@ const TAIL: usize = 4;
 const FAILED_TAIL: usize = 30;
 /// How many bytes of a line are shown.
 const LONGEST: usize = 4 << 10;
-/// Tasks that took less are too short to draw.
-const PATIENCE: Duration = Duration::from_millis(30);
+/// Shorter tasks are not drawn.
+const MIN_DRAWN: Duration = Duration::from_millis(30);
 
 /// Draws events on a terminal.
 pub(super) struct Tty {
@@ -30,7 +30,7 @@ struct Task {
     bar: Option<ProgressBar>,
     tail: VecDeque<String>,
     lines: Lines,
-    /// The begin of a long line.
+    /// The start of a long line.
     begin: Option<String>,
     bytes: Option<(u64, Option<u64>)>,
 }
@@ -46,7 +46,7 @@ impl Task {
     fn log(&mut self, text: Option<&str>) {
         let (tail, begin) = (&mut self.tail, &mut self.begin);
         let mut give = |piece: Piece<'_>| match piece {
-            // Of a long line the begin is shown.
+            // The start of a long line is shown.
             Piece::Part(text) => {
                 begin.get_or_insert_with(|| printable(shortened(text)) + "…");
             }
@@ -83,14 +83,14 @@ impl Tty {
         Self { bars: MultiProgress::new(), color, tasks: BTreeMap::new() }
     }
 
-    fn say(&self, text: &str) {
+    fn print(&self, text: &str) {
         // A terminal that went away must not stop the work.
         let _ = self.bars.println(text);
     }
 
     fn draw(&mut self, task: TaskId, now: Duration) {
         let Some(state) = self.tasks.get_mut(&task) else { return };
-        if state.bar.is_none() && now.saturating_sub(state.started) < PATIENCE && state.tail.is_empty() {
+        if state.bar.is_none() && now.saturating_sub(state.started) < MIN_DRAWN && state.tail.is_empty() {
             return;
         }
         let message = state.message();
@@ -129,7 +129,7 @@ impl View for Tty {
                 self.draw(*task, now);
             }
             Event::Warning { message, .. } => {
-                self.say(&format!("{} {}", paint(self.color, "33", "warning:"), printable(message)));
+                self.print(&format!("{} {}", paint(self.color, "33", "warning:"), printable(message)));
             }
             Event::Finished { task, outcome, milliseconds } => {
                 let Some(mut state) = self.tasks.remove(task) else { return };
@@ -144,7 +144,7 @@ impl View for Tty {
                     Outcome::Failed(_) => ("1;31", "failed"),
                     Outcome::Cancelled => ("33", "canceled"),
                 };
-                self.say(&format!(
+                self.print(&format!(
                     "{} {} {took}",
                     paint(self.color, code, &format!("{word:>8}")),
                     state.name
@@ -152,11 +152,11 @@ impl View for Tty {
                 if matches!(outcome, Outcome::Failed(_)) {
                     state.log(None);
                     for line in state.tail.iter().filter(|l| !l.is_empty()) {
-                        self.say(&format!("         {line}"));
+                        self.print(&format!("         {line}"));
                     }
                 }
             }
-            Event::Result { name, digest } => self.say(&format!("{name} {digest}")),
+            Event::Result { name, digest } => self.print(&format!("{name} {digest}")),
             _ => {}
         }
     }
@@ -177,7 +177,7 @@ impl Drop for Tty {
     }
 }
 
-/// As much of a line as is shown.
+/// The part of a line that is shown.
 fn shortened(line: &str) -> &str {
     &line[..line.floor_char_boundary(LONGEST)]
 }
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sequences_do_not_reach_the_terminal() {
+    fn escape_sequences_are_removed() {
         assert_eq!(printable("a\x1b[31mred\x1b[0m\tb\x07"), "ared b");
         assert_eq!(printable("\x1b[2J\x1b"), "");
     }
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_line_the_begin_is_shown() {
+    fn the_start_of_a_long_line_is_shown() {
         let mut task = Task::new("RUN x".into(), Duration::ZERO);
         for _ in 0..100 {
             task.log(Some(&"ä".repeat(10_000)));

@@ -14,26 +14,32 @@ pub(super) fn check(request: &BuildRequest, root: &Path) -> Result<()> {
         if !output.files.delete {
             continue;
         }
-        let place = place_of(folder);
-        let refuse = |what: String| {
-            Err(Error::invalid(format!(
-                "`mode=delete` would empty {}, which {what}: name a folder that has nothing else in it",
-                folder.display()
-            )))
-        };
-        if place.parent().is_none() {
-            return refuse("is the root of the file system".to_owned());
+        if place_of(folder).parent().is_none() {
+            return Err(refusal(folder, "is the root of the file system"));
         }
         let others = request.outputs.iter().enumerate().filter(|(other, _)| *other != at);
         let others = others.filter_map(|(_, other)| Some(("another output", other.destination()?)));
         let held = held(request).into_iter().chain([("the state folder", root)]).chain(others);
         for (what, path) in held {
-            if place_of(path).starts_with(&place) {
-                return refuse(format!("holds {what} ({})", path.display()));
+            if holds(folder, path) {
+                return Err(refusal(folder, &format!("holds {what} ({})", path.display())));
             }
         }
     }
     Ok(())
+}
+
+/// Whether `path` is the folder `folder`, or in it.
+pub(super) fn holds(folder: &Path, path: &Path) -> bool {
+    place_of(path).starts_with(place_of(folder))
+}
+
+/// The error of a folder that must not be emptied.
+pub(super) fn refusal(folder: &Path, why: &str) -> Error {
+    Error::invalid(format!(
+        "`mode=delete` would empty {}, which {why}: name a folder that has nothing else in it",
+        folder.display()
+    ))
 }
 
 /// What a build reads of this machine.

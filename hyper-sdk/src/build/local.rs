@@ -2,6 +2,7 @@
 
 use super::check::{Checked, check_dockerfile};
 use super::contexts::{Contexts, MainContext};
+use super::destinations::Destinations;
 use super::emptied_folders;
 use super::frontend_options::frontend_options;
 use super::leftovers;
@@ -285,6 +286,9 @@ impl LocalBuilder {
     ) -> Result<BuildOutput> {
         request.check_outputs()?;
         emptied_folders::check(&request, &self.options.root)?;
+        let (outputs, home) = (request.outputs.clone(), self.options.home.clone());
+        // Holds named pipes open until the end.
+        let _destinations = blocking(move || Destinations::open(&outputs, home.as_deref())).await?;
         self.warn_of_folder(progress);
         let damage = Damage::default();
         // Every attempt finds the same things to say.

@@ -43,6 +43,8 @@ pub struct LocalBuilderOptions {
     pub clients: ClientFactory,
     /// The proxies of web addresses in ADD and contexts; none without.
     pub proxy: Option<ProxyChoice>,
+    /// The home folder of the user: no output empties it.
+    pub home: Option<PathBuf>,
     /// How the sandbox's helper is started.
     pub helper: HelperCommand,
     /// The content of /etc/resolv.conf in commands; the host's without.
@@ -74,6 +76,7 @@ impl LocalBuilderOptions {
             store,
             clients,
             proxy: None,
+            home: None,
             helper: HelperCommand::current_exe(),
             resolv_conf: None,
             parallel: None,

@@ -140,4 +140,32 @@ impl Output {
             OutputKind::Image(_) | OutputKind::CacheOnly | OutputKind::Other { .. } => None,
         }
     }
+
+    /// The folder that it is written into, when it is files.
+    pub fn folder(&self) -> Option<&Path> {
+        match &self.kind {
+            OutputKind::Local(folder)
+            | OutputKind::Oci(Destination::Folder(folder))
+            | OutputKind::Docker(Destination::Folder(folder))
+            | OutputKind::Tar(Destination::Folder(folder)) => Some(folder),
+            _ => None,
+        }
+    }
+
+    /// Whether it is written to standard output, by any name of it.
+    pub fn is_stdout(&self) -> bool {
+        match &self.kind {
+            OutputKind::Oci(to) | OutputKind::Docker(to) | OutputKind::Tar(to) => match to {
+                Destination::Stdout(_) => true,
+                Destination::File(path) => is_stdout(path),
+                Destination::Folder(_) => false,
+            },
+            _ => false,
+        }
+    }
+}
+
+/// Whether a path is a name of standard output.
+pub(super) fn is_stdout(path: &Path) -> bool {
+    ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].iter().any(|name| path == Path::new(name))
 }

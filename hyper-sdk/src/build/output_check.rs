@@ -23,6 +23,9 @@ impl BuildRequest {
     /// [`crate::ErrorKind::Invalid`] when options exclude each other or a name is missing, and
     /// [`crate::ErrorKind::Unsupported`] for different times in one build.
     pub fn check_outputs(&self) -> Result<()> {
+        if self.outputs.iter().filter(|output| output.is_stdout()).count() > 1 {
+            return Err(Error::invalid("only one output can go to standard output"));
+        }
         let platform = self.built_for();
         for output in self.outputs.iter().filter(|output| output.has_image()) {
             let names = output.names(self);
@@ -151,6 +154,8 @@ mod tests {
             (&["type=image,store=false,dangling-name-prefix=a"], "keeps none there"),
             (&["type=image,store=false,push=true"], "needs a name to be pushed"),
             (&["type=oci,dest=a,source-date-epoch=1", "type=tar,dest=b"], "different `source-date-epoch`"),
+            (&["type=oci", "type=tar"], "only one output can go to standard output"),
+            (&["-", "type=docker,dest=-"], "only one output can go to standard output"),
         ] {
             let error = request(outputs).check_outputs().unwrap_err().to_string();
             assert!(error.contains(text), "{outputs:?}: {error}");

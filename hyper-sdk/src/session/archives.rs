@@ -15,14 +15,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-/// How many manifests are saved at once.
+/// How many manifests one archive may have.
 const MAX_MANIFESTS: usize = 10_000;
-/// The repository that a layout answers to.
+/// The name of a layout's repository, which may be any.
 const ANY: &str = "layout";
 
 impl Session {
-    /// Writes images of the local store into an archive, each under its name: an OCI image layout in a tar, whole or not
-    /// at all. Of an index all images that the store has are written, or the one for a platform.
+    /// Writes images of the local store into an archive, each under its name: an OCI image layout in a tar, whole or not at
+    /// all. Of an index, all images in the store are written, or with a platform the image for it.
     ///
     /// # Errors
     /// [`ErrorKind::ManifestUnknown`] for a name that the store does not have, [`ErrorKind::Invalid`] without names and for
@@ -64,9 +64,9 @@ impl Session {
         }
     }
 
-    /// Takes the images of a layout or an archive into the local store, and returns their names: each under the names that
-    /// the layout has for it, or the one image under `name`. An index is taken with all of its images that are there.
-    /// Dropping the future leaves the images that are whole.
+    /// Loads the images of a layout or an archive into the local store, and returns their names: each image under the names
+    /// that the layout has for it, or the only image under `name`. An index is loaded with all of its images in the layout.
+    /// Dropping the future leaves the images that are complete.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] when there is no name, and when `name` is given for several images; those of reading the
@@ -93,13 +93,13 @@ impl Session {
     }
 }
 
-/// The images of an index by the names that they get.
+/// The images of an index, with their names in the store.
 fn named(entries: &[Descriptor], name: Option<&Reference>) -> Result<Vec<(Reference, Digest)>> {
     if let Some(name) = name {
         let Some(first) = entries.first() else { return Err(Error::invalid("the archive has no image")) };
         if entries.iter().any(|entry| entry.digest != first.digest) {
             return Err(Error::invalid(
-                "the archive has several images: they keep the names that it has for them",
+                "the archive has several images: load them without a name, under those of the archive",
             ));
         }
         return Ok(vec![(name.clone(), first.digest.clone())]);
@@ -122,7 +122,7 @@ fn named(entries: &[Descriptor], name: Option<&Reference>) -> Result<Vec<(Refere
     Ok(images)
 }
 
-/// What an archive gets.
+/// The content of an archive.
 struct Content {
     store: SharedStore,
     manifests: BTreeMap<Digest, Manifest>,
@@ -131,7 +131,7 @@ struct Content {
 }
 
 impl Content {
-    /// Adds a manifest, and all below it that the store has.
+    /// Adds a manifest, and everything below it that the store has.
     async fn add(&mut self, repository: &RepositoryName, root: Manifest) -> Result<()> {
         let mut waiting = vec![root];
         while let Some(manifest) = waiting.pop() {
@@ -145,7 +145,7 @@ impl Content {
             match manifest.body() {
                 ManifestBody::Image(image) => {
                     for blob in std::iter::once(&image.config).chain(&image.layers) {
-                        // Nobody need have a layer that may not be distributed.
+                        // A layer that may not be distributed need not be in the store.
                         if !media_type::is_non_distributable(&blob.media_type) {
                             let place = (repository.clone(), blob.size);
                             self.blobs.entry(blob.digest.clone()).or_insert(place);
@@ -166,7 +166,7 @@ impl Content {
     }
 }
 
-/// A blob of the store that is opened when it is read.
+/// A blob of the store, opened when it is read.
 fn blob(store: &SharedStore, repository: RepositoryName, digest: Digest, size: u64) -> BlobReader {
     let client = crate::client::Loopback::new(store.clone());
     let open = async move {

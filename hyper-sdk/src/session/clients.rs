@@ -1,4 +1,4 @@
-//! How a session reaches registries: credentials, proxies, certificates.
+//! The clients of a session: credentials, proxies, certificates.
 
 use super::{Session, SessionOptions};
 use crate::Result;
@@ -14,7 +14,7 @@ impl Session {
         &self.0.clients
     }
 
-    /// A client of a registry. Blocks for files of certificates.
+    /// A client of a registry. Blocks while it reads files of certificates.
     ///
     /// # Errors
     /// Those of [`HostCertificates::find`], of [`read_authorities`] and of [`crate::client::HttpClientBuilder::build`].
@@ -22,12 +22,12 @@ impl Session {
         self.0.clients.client(host)
     }
 
-    /// Where credentials come from: the keychain of the options, then the `config.json`.
+    /// The keychain of the options, then the `config.json`.
     pub fn keychain(&self) -> SharedKeychain {
         keychain(self.options())
     }
 
-    /// The file of credentials, when the session has one.
+    /// The `config.json` with credentials, when the session has one.
     pub fn credentials(&self) -> Option<DockerConfig> {
         credentials(self.options())
     }
@@ -48,7 +48,7 @@ fn keychain(options: &SessionOptions) -> SharedKeychain {
     }
 }
 
-/// The clients that the options ask for.
+/// The clients of these options.
 pub(super) fn factory(options: &SessionOptions) -> ClientFactory {
     let (usual, other, keychain) = (options.clone(), options.clone(), keychain(options));
     let same = keychain.clone();

@@ -1,8 +1,8 @@
-//! What a program finds in its environment: folders, proxies, certificates, credential helpers.
+//! Settings from the environment of a program: folders, proxies, certificates, credential helpers.
 //!
 //! ```text
 //!   state folder   $HYPER_ROOT, /var/lib/hyper for root, $XDG_DATA_HOME/hyper, ~/.local/share/hyper
-//!   credentials    $DOCKER_CONFIG/config.json, ~/.docker/config.json; their helpers in the folders of $PATH
+//!   credentials    $DOCKER_CONFIG/config.json, ~/.docker/config.json; credential helpers in the folders of $PATH
 //!   proxies        $https_proxy, $http_proxy, $all_proxy, $no_proxy, in capitals too
 //!   certificates   certs.d of ~/.config/containers, ~/.config/docker, /etc/containers, /etc/docker
 //! ```
@@ -14,29 +14,31 @@ use std::path::{Path, PathBuf};
 /// The folders and proxies that the variables of a program name. An empty variable counts as absent.
 #[derive(Clone, Debug, Default)]
 pub struct Defaults {
-    /// The state folder; none when there is no home folder to put it into.
+    /// The state folder; `None` when there is no home folder to put it into.
     pub root: Option<PathBuf>,
-    /// The folder of the `config.json` with credentials; none when there is no home folder.
+    /// The folder of the `config.json` with credentials; `None` when there is no home folder.
     pub config: Option<PathBuf>,
-    /// Where the credential helpers are that the `config.json` names.
+    /// The home folder.
+    pub home: Option<PathBuf>,
+    /// The folders of the credential helpers that the `config.json` names.
     pub helper_folders: Vec<PathBuf>,
-    /// Where certificates for registries are looked for, in order.
+    /// The folders with certificates for registries, in order.
     pub certificate_folders: Vec<PathBuf>,
     /// The proxies of registries and of the web.
     pub proxies: Proxies,
 }
 
 impl Defaults {
-    /// The variables that are asked for, besides [`Proxies::VARIABLES`].
+    /// The variables that are read, besides [`Proxies::VARIABLES`].
     pub const VARIABLES: &'static [&'static str] =
         &["HYPER_ROOT", "XDG_DATA_HOME", "HOME", "DOCKER_CONFIG", "PATH"];
 
-    /// Asks for the variables. `|name| std::env::var_os(name)` gives those of the process.
+    /// Reads the variables. `|name| std::env::var_os(name)` gives those of the process.
     pub fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
-        Self::of(variable, rustix::process::geteuid().is_root())
+        Self::read(variable, rustix::process::geteuid().is_root())
     }
 
-    fn of(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Self {
+    fn read(variable: impl Fn(&str) -> Option<OsString>, is_root: bool) -> Self {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let folder = |name: &str| variable(name).map(PathBuf::from);
         let home = folder("HOME");
@@ -51,8 +53,9 @@ impl Defaults {
         let all = own.chain(["/etc/containers", "/etc/docker"].map(PathBuf::from));
         Self {
             root,
+            home: home.clone(),
             config: folder("DOCKER_CONFIG").or_else(|| in_home(".docker")),
-            // An empty entry is the current folder, whose programs are whoever's.
+            // An empty entry is the current folder, where anyone may have put programs.
             helper_folders: std::env::split_paths(&variable("PATH").unwrap_or_default())
                 .filter(|folder| !folder.as_os_str().is_empty())
                 .collect(),
@@ -68,17 +71,17 @@ mod tests {
 
     fn of(pairs: &[(&str, &str)], is_root: bool) -> Defaults {
         let variable = |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into());
-        Defaults::of(variable, is_root)
+        Defaults::read(variable, is_root)
     }
 
     #[test]
-    fn the_state_folder_of_root_is_that_of_the_system() {
+    fn root_has_a_state_folder_of_the_system() {
         assert_eq!(of(&[("HOME", "/root")], true).root, Some("/var/lib/hyper".into()));
         assert_eq!(of(&[("HYPER_ROOT", "/x")], true).root, Some("/x".into()));
     }
 
     #[test]
-    fn the_state_folder_of_a_user_is_among_the_data() {
+    fn the_state_folder_of_a_user_is_in_the_data_folder() {
         for (pairs, root) in [
             (&[("HOME", "/home/me")][..], Some("/home/me/.local/share/hyper")),
             (&[("HOME", "/home/me"), ("XDG_DATA_HOME", "/data")], Some("/data/hyper")),
@@ -92,13 +95,14 @@ mod tests {
     }
 
     #[test]
-    fn credentials_and_certificates_are_where_the_tools_of_containers_keep_them() {
+    fn credentials_and_certificates_are_in_the_folders_of_container_tools() {
         let found = of(&[("HOME", "/h"), ("PATH", "/a::/b:"), ("https_proxy", "p:1")], false);
+        assert_eq!(found.home, Some("/h".into()));
         assert_eq!(found.config, Some("/h/.docker".into()));
         assert_eq!(found.helper_folders, ["/a", "/b"].map(PathBuf::from));
         let folders = ["/h/.config/containers", "/h/.config/docker", "/etc/containers", "/etc/docker"];
         assert_eq!(found.certificate_folders, folders.map(|folder| Path::new(folder).join("certs.d")));
-        assert!(found.proxies.of(&url::Url::parse("https://r.example").unwrap()).is_some());
+        assert!(found.proxies.for_url(&url::Url::parse("https://r.example").unwrap()).is_some());
         let found = of(&[("DOCKER_CONFIG", "/d")], false);
         assert_eq!((found.config, found.certificate_folders.len()), (Some("/d".into()), 2));
         assert!(found.helper_folders.is_empty());

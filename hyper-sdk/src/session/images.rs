@@ -1,4 +1,4 @@
-//! The images of the local store, and images wherever they are.
+//! Images of the local store and of registries.
 
 use super::Session;
 use crate::client::{
@@ -23,7 +23,7 @@ const MAX_MANIFESTS: usize = 64 << 20;
 /// The largest config that is read.
 const MAX_CONFIG: u64 = 8 << 20;
 
-/// Where an image is looked for.
+/// Where to look for an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Location {
     /// In the local store.
@@ -33,21 +33,21 @@ pub enum Location {
     Remote,
 }
 
-/// A tag of the local store, and what it names.
+/// A tag of the local store, and its image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ImageSummary {
-    /// The name as people write it.
+    /// The name as users write it.
     pub name: String,
     /// The digest of the manifest or index.
     pub digest: Digest,
     /// Its media type.
     pub media_type: String,
-    /// The platforms that it has images for, as far as they are in the store.
+    /// The platforms of its images that are in the store.
     pub platforms: Vec<String>,
     /// When the newest of these images was made.
     pub created: Option<String>,
-    /// Config and layers of all platforms, in bytes as they are stored: each image once, those of indexes that are nested
-    /// more than four deep or larger than 64 MiB together not all.
+    /// The bytes of config and layers of all platforms, as they are stored. Each image counts once; images of indexes that
+    /// are nested more than four deep, or that are larger than 64 MiB together, may be left out.
     pub size: u64,
 }
 
@@ -58,13 +58,13 @@ pub struct ImageDetails {
     pub reference: Reference,
     /// The manifest, or the index when no platform was asked for.
     pub manifest: Manifest,
-    /// The config as it is, when the manifest is that of an image and the config is not larger than 8 MiB.
+    /// The config, when the manifest is that of an image and the config has at most 8 MiB.
     pub config: Option<serde_json::Value>,
 }
 
 impl Session {
-    /// The images of the local store, one for each tag, in the order of their names; those alone whose name contains a text,
-    /// when it is given.
+    /// The images of the local store, one for each tag, in the order of their repositories; with a text only those whose name
+    /// contains it.
     ///
     /// # Errors
     /// Those of [`Session::store`] and of reading it.
@@ -92,7 +92,7 @@ impl Session {
         }
     }
 
-    /// Finds out who has an image and in which repository. That it is there is not looked at.
+    /// Finds the client and the repository of an image. The image need not exist.
     ///
     /// # Errors
     /// Those of [`Session::store`] and [`find_local`], or of [`Session::client`].
@@ -103,7 +103,7 @@ impl Session {
         })
     }
 
-    /// The manifest that a name stands for; of an index, that of the image for a platform when one is given.
+    /// The manifest of a name; of an index with a platform, the manifest of the image for it.
     ///
     /// # Errors
     /// Those of [`Session::find`] and of the client; [`ErrorKind::ManifestUnknown`] when the index has no image for the
@@ -140,7 +140,7 @@ impl Session {
     /// Whether there is an image of a name.
     ///
     /// # Errors
-    /// Those of [`Session::find`] and of the client; that the image or its repository is unknown is none.
+    /// Those of [`Session::find`] and of the client. An unknown image or repository is not an error.
     pub async fn exists(&self, image: &Reference, location: Location) -> Result<bool> {
         let found = self.find(image, location).await?;
         match found.client.resolve(&found.repository, &found.reference).await {
@@ -157,7 +157,7 @@ impl Session {
         }
     }
 
-    /// Gives an image of the local store one more name, which has a tag and no digest. The blobs are linked, not copied.
+    /// Gives an image of the local store another name, which has a tag and no digest. The blobs are linked, not copied.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a name with a digest; those of the store.
@@ -198,8 +198,8 @@ async fn tags(store: &SharedStore, repository: &RepositoryName) -> Result<Vec<Ta
     }
 }
 
-/// What a tag names, or `None` when it was removed meanwhile. Each manifest counts once, and only as many as can be read
-/// within bounds: what somebody pushed must not keep the other images from being listed.
+/// The image of a tag, or `None` when the tag was removed meanwhile. Each manifest counts once. The number of manifests that
+/// are read is bounded: one pushed image must not prevent the listing of the others.
 async fn describe(
     store: &SharedStore,
     repository: &RepositoryName,
@@ -240,7 +240,7 @@ async fn describe(
             && bytes_read <= MAX_MANIFESTS
             && let Some((digest, depth)) = queue.pop()
         {
-            // An index may be sparse: what was not pulled is no part of the size.
+            // An index may be sparse: only images in the store count.
             next = find_manifest(store, repository, &digest.into()).await?.map(|child| (child, depth));
         }
     }
@@ -277,7 +277,7 @@ pub(super) async fn manifest(at: &RemoteImage, platform: Option<&Platform>) -> R
     Ok(manifest)
 }
 
-/// The config as it is, when the manifest is of an image.
+/// The config, when the manifest is of an image.
 async fn config(at: &RemoteImage, manifest: &Manifest) -> Result<Option<serde_json::Value>> {
     let Some(image) = manifest.image() else { return Ok(None) };
     let known = [media_type::OCI_CONFIG, media_type::DOCKER_CONFIG];

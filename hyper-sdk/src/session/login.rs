@@ -1,4 +1,4 @@
-//! Credentials that are checked, kept and forgotten.
+//! Login and logout: credentials that are checked, stored and removed.
 
 use super::{Session, clients};
 use crate::client::CredentialCheck;
@@ -8,16 +8,16 @@ use crate::{Error, ErrorKind, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What became of a login.
+/// The result of a login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
-    /// Whether the registry took the credentials, or asked for none.
+    /// Whether the registry accepted the credentials, or asked for none.
     pub check: CredentialCheck,
     /// The file that has the credentials, or names the helper that has them.
     pub file: PathBuf,
 }
 
-/// The name and the password of somebody who logs in.
+/// Credentials of a user name and a password.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] when one of them is empty or the name has a colon, which cannot be sent.
@@ -32,16 +32,16 @@ pub fn login_credentials(username: &str, password: &str) -> Result<Credentials> 
 }
 
 impl Session {
-    /// Lets a registry check credentials, and keeps them in the file of credentials or with the helper that it names. A
-    /// registry that everybody may pull from is asked for a push, which is given up at once. When it asks for credentials
-    /// nowhere, they are kept unchecked: [`CredentialCheck::NotAsked`]. The registry is asked over HTTP, also when
+    /// Checks credentials with a registry, and stores them in the `config.json` or with the helper that it names. A registry
+    /// that everybody may pull from checks them for a push, of which nothing is sent. When it never asks for credentials,
+    /// they are stored unchecked: [`CredentialCheck::NotAsked`]. The check uses HTTP, also when
     /// [`super::SessionOptions::clients`] makes other clients.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] without a file of credentials; [`ErrorKind::Unauthorized`] when the registry refuses them;
+    /// [`ErrorKind::NotFound`] without a `config.json`; [`ErrorKind::Unauthorized`] when the registry rejects them;
     /// those of the client and of [`DockerConfig::store`].
     pub async fn login(&self, host: &RegistryHost, credentials: &Credentials) -> Result<Login> {
-        let file = self.kept()?;
+        let file = self.config_file()?;
         let keychain = Arc::new(StaticKeychain::anonymous().with(host.clone(), credentials.clone()));
         let client = clients::http_client(self.options(), host, keychain)?;
         let check = client.check_credentials().await?;
@@ -49,15 +49,15 @@ impl Session {
         Ok(Login { check, file: file.path().to_owned() })
     }
 
-    /// Forgets the credentials of a registry. Returns whether there were any, or a helper was asked.
+    /// Removes the credentials of a registry. Returns whether there were any, or a helper was asked.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] without a file of credentials; those of [`DockerConfig::erase`].
+    /// [`ErrorKind::NotFound`] without a `config.json`; those of [`DockerConfig::erase`].
     pub async fn logout(&self, host: &RegistryHost) -> Result<bool> {
-        self.kept()?.erase(host, None).await
+        self.config_file()?.erase(host, None).await
     }
 
-    fn kept(&self) -> Result<DockerConfig> {
+    fn config_file(&self) -> Result<DockerConfig> {
         self.credentials()
             .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no folder to keep credentials in"))
     }

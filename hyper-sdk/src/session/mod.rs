@@ -1,9 +1,9 @@
-//! A session: a state folder with its local store, the registries, the credentials and the builder, behind one type.
+//! A session: a state folder with its local store, registries, credentials and the builder, in one type.
 //!
 //! ```text
 //!   ROOT/          the state folder
 //!     store/       images: a registry store that a server can serve
-//!     scratch/     what is unpacked for one build
+//!     scratch/     files that are unpacked for one build
 //!     …            caches and snapshots of the builder
 //! ```
 //!
@@ -28,7 +28,7 @@
 //!
 //! # Invariants
 //! - Nothing is read or written before it is needed: a session of a folder that does not exist can be asked for its path.
-//! - The state folder is closed to other users before anything is put into it. That it was open is a warning in
+//! - The state folder is closed to other users before anything is put into it. If it was open, that is a warning in
 //!   [`SessionOptions::progress`].
 
 mod archives;
@@ -47,14 +47,14 @@ pub use options::SessionOptions;
 use crate::build::{BuildOutput, BuildRequest, Builder as _, LocalBuilder, LocalBuilderOptions, Output};
 use crate::progress::Progress;
 use crate::source::ClientFactory;
-use crate::store::SharedStore;
+use crate::store::{MemoryStore, SharedStore};
 use crate::{Error, Result, ResultExt as _, private_folder};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::OnceCell;
 
-/// A state folder, its images, and what is needed to build and move them. Clones are the same session.
+/// A state folder and its images, with methods to build and move images. Clones are the same session.
 ///
 /// ```
 /// use hyper_sdk::session::Session;
@@ -79,6 +79,7 @@ struct Inner {
     opened: OnceLock<()>,
     store: OnceCell<SharedStore>,
     builder: OnceCell<Arc<LocalBuilder>>,
+    parts: OnceLock<LocalBuilderOptions>,
 }
 
 impl Session {
@@ -87,7 +88,7 @@ impl Session {
         SessionOptions::new(root)
     }
 
-    /// A session as the environment asks for: [`Defaults::from_variables`].
+    /// A session with the settings of the environment: [`Defaults::from_variables`].
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] when there is no home folder to put the state folder into.
@@ -107,20 +108,21 @@ impl Session {
             opened: OnceLock::new(),
             store: OnceCell::new(),
             builder: OnceCell::new(),
+            parts: OnceLock::new(),
         }))
     }
 
-    /// What the session was opened with. The state folder is absolute.
+    /// The options of the session. The state folder is absolute.
     pub fn options(&self) -> &SessionOptions {
         &self.0.options
     }
 
-    /// Where the state folder is, or will be.
+    /// The path of the state folder, which need not exist yet.
     pub fn path(&self) -> &Path {
         &self.0.options.root
     }
 
-    /// The state folder, which other users cannot enter from here on. That they could before is a warning.
+    /// Opens the state folder, and closes it to other users. If it was open to them, that is a warning.
     ///
     /// # Errors
     /// Those of [`private_folder::open`].
@@ -134,7 +136,7 @@ impl Session {
         Ok(self.path())
     }
 
-    /// A folder for what is unpacked for one build.
+    /// A folder for files that are unpacked for one build.
     ///
     /// # Errors
     /// Those of [`Session::root`]; [`crate::ErrorKind::Io`] when it cannot be made.
@@ -165,20 +167,23 @@ impl Session {
     /// Those of [`Session::store`] and of [`LocalBuilder::open`].
     pub async fn local_builder(&self) -> Result<Arc<LocalBuilder>> {
         let open = || async {
-            let options = self.options();
-            let mut builder =
-                LocalBuilderOptions::new(self.root()?, self.store().await?, self.0.clients.clone());
-            builder.proxy = Some(options.proxies.clone().into());
-            builder.exporters = options.exporters.clone();
-            builder.sources = options.sources.clone();
-            builder.frontends = options.frontends.clone();
-            let builder = match &options.setup {
-                Some(set_up) => set_up.apply(builder),
-                None => builder,
-            };
-            Ok(Arc::new(builder.open()?))
+            self.root()?;
+            Ok(Arc::new(self.builder_options(self.store().await?).open()?))
         };
         self.0.builder.get_or_try_init(open).await.cloned()
+    }
+
+    fn builder_options(&self, store: SharedStore) -> LocalBuilderOptions {
+        let options = self.options();
+        let mut builder = LocalBuilderOptions::new(self.path(), store, self.0.clients.clone());
+        builder.proxy = Some(options.proxies.clone().into());
+        builder.home.clone_from(&options.home);
+        options.setup.iter().fold(builder, |builder, change| change.apply(builder))
+    }
+
+    /// The options of the builder on an empty store, to ask for the names of its parts.
+    fn parts(&self) -> &LocalBuilderOptions {
+        self.0.parts.get_or_init(|| self.builder_options(Arc::new(MemoryStore::default())))
     }
 
     /// Builds an image, and keeps it in the local store unless the request has other outputs. Dropping the future cancels:
@@ -190,17 +195,17 @@ impl Session {
         self.local_builder().await?.build(request, progress).await
     }
 
-    /// Reads the text of an output, whose type may be one of the session's exporters: [`Output::parse_with`].
+    /// Parses the text of an output. Its type may be one of the builder's exporters: [`Output::parse_with`].
     ///
     /// # Errors
     /// Those of [`Output::parse_with`].
     pub fn parse_output(&self, text: &str) -> Result<Output> {
-        Output::parse_with(text, self.options().exporters.keys().map(String::as_str))
+        Output::parse_with(text, self.parts().exporters.keys().map(String::as_str))
     }
 
-    /// The schemes of the session's sources, for [`crate::build::text::named_contexts`].
+    /// The schemes of the builder's sources, for [`crate::build::text::named_contexts`].
     pub fn schemes(&self) -> Vec<&str> {
-        self.options().sources.keys().map(String::as_str).collect()
+        self.parts().sources.keys().map(String::as_str).collect()
     }
 }
 
@@ -211,7 +216,7 @@ async fn open_store(root: &Path) -> Result<SharedStore> {
 
 #[cfg(not(feature = "store-sql"))]
 async fn open_store(_: &Path) -> Result<SharedStore> {
-    Err(Error::unsupported("a session without the feature `store-sql` needs a store of the caller's"))
+    Err(Error::unsupported("a session without the feature `store-sql` needs a store from the caller"))
 }
 
 #[cfg(test)]

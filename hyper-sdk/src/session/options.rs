@@ -1,59 +1,50 @@
-//! How a session is opened.
+//! The options of a session.
 
 use super::{Defaults, Session};
 use crate::build::LocalBuilderOptions;
 use crate::client::Proxies;
 use crate::client::keychain::SharedKeychain;
-use crate::export::Exporter;
-use crate::frontend::SharedFrontend;
 use crate::progress::Progress;
-use crate::source::{ClientFactory, SharedSource};
+use crate::source::ClientFactory;
 use crate::store::SharedStore;
 use crate::{Error, Result};
 use futures::future::BoxFuture;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// How to open a [`Session`]: where its state is, how registries are reached, and the parts that take the place of the
-/// usual ones.
+/// How to open a [`Session`]: its folder, how registries are reached, and parts that replace the usual ones.
 ///
-/// A session reads nothing of the environment: [`SessionOptions::defaults`] takes in what [`Defaults`] found there.
+/// A session does not read the environment: [`SessionOptions::defaults`] takes what [`Defaults`] found there.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
     /// The state folder.
     pub root: PathBuf,
+    /// The home folder of the user, which no output of a build empties.
+    pub home: Option<PathBuf>,
     /// The folder of the `config.json` with the credentials of registries; credentials cannot be kept without.
     pub config: Option<PathBuf>,
-    /// Where the credential helpers are that the `config.json` names.
+    /// The folders of the credential helpers that the `config.json` names.
     pub helper_folders: Vec<PathBuf>,
     /// A keychain that is asked before the `config.json`.
     pub keychain: Option<SharedKeychain>,
-    /// Whether registries are spoken to in plain HTTP. Without it TLS, and with a registry on this machine what it speaks.
+    /// Whether to speak plain HTTP to registries. Without it TLS, and to a registry on this machine whichever it speaks.
     pub plain_http: bool,
-    /// Whether any certificate of a registry is taken.
+    /// Whether any certificate of a registry is accepted.
     pub insecure_tls: bool,
-    /// Files of certificates (PEM) that registries are trusted by besides those of the system. They are read when a
-    /// registry is reached.
+    /// Files of certificates (PEM) to trust for registries, besides those of the system. They are read when a client is made.
     pub authorities: Vec<PathBuf>,
-    /// Where certificates for one registry are looked for: [`crate::client::HostCertificates`].
+    /// Folders with certificates for single registries: [`crate::client::HostCertificates`].
     pub certificate_folders: Vec<PathBuf>,
     /// The proxies of registries and of the web.
     pub proxies: Proxies,
-    /// Where warnings of the session go: that its folder was open to other users, that a registry is tried again.
+    /// Where warnings of the session go, such as a folder that was open to other users, or a request that is sent again.
     pub progress: Progress,
-    /// Exporters by their types, for outputs of builds: see [`LocalBuilderOptions::exporters`].
-    pub exporters: BTreeMap<String, Arc<dyn Exporter>>,
-    /// Sources by their schemes, for named contexts of builds: see [`LocalBuilderOptions::sources`].
-    pub sources: BTreeMap<String, SharedSource>,
-    /// Frontends by their names: see [`LocalBuilderOptions::frontends`].
-    pub frontends: BTreeMap<String, SharedFrontend>,
-    /// What makes the clients of registries, in place of HTTP with the settings above.
+    /// Makes the clients of registries, in place of HTTP clients with the settings above.
     pub clients: Option<ClientFactory>,
     pub(super) open_store: Option<OpenStore>,
-    pub(super) setup: Option<SetUp>,
+    pub(super) setup: Vec<SetUp>,
 }
 
 #[derive(Clone)]
@@ -87,10 +78,11 @@ impl fmt::Debug for SetUp {
 }
 
 impl SessionOptions {
-    /// Options with a state folder and nothing else: no credentials, no proxies, the certificates of the system.
+    /// Options with a state folder alone: no credentials, no proxies, the certificates of the system.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
+            home: None,
             config: None,
             helper_folders: Vec::new(),
             keychain: None,
@@ -100,18 +92,16 @@ impl SessionOptions {
             certificate_folders: Vec::new(),
             proxies: Proxies::default(),
             progress: Progress::none(),
-            exporters: BTreeMap::new(),
-            sources: BTreeMap::new(),
-            frontends: BTreeMap::new(),
             clients: None,
             open_store: None,
-            setup: None,
+            setup: Vec::new(),
         }
     }
 
-    /// Takes in what the environment says of everything but the state folder.
+    /// Takes everything but the state folder from the environment.
     #[must_use]
     pub fn defaults(mut self, defaults: Defaults) -> Self {
+        self.home = defaults.home;
         self.config = defaults.config;
         self.helper_folders = defaults.helper_folders;
         self.certificate_folders = defaults.certificate_folders;
@@ -146,8 +136,8 @@ impl SessionOptions {
         self.open_store(move |_| std::future::ready(Ok(store.clone())))
     }
 
-    /// What opens the store, in place of the one in the folder `store` of the state folder. It gets the state folder, and is
-    /// called when the store is used for the first time.
+    /// A function that opens the store, in place of the one in the folder `store` of the state folder. It gets the state
+    /// folder, and is called when the store is used for the first time.
     #[must_use]
     pub fn open_store<F>(mut self, open: impl Fn(PathBuf) -> F + Send + Sync + 'static) -> Self
     where
@@ -157,41 +147,37 @@ impl SessionOptions {
         self
     }
 
-    /// What makes the clients of registries.
+    /// A factory for the clients of registries.
     #[must_use]
     pub fn clients(mut self, clients: ClientFactory) -> Self {
         self.clients = Some(clients);
         self
     }
 
-    /// An exporter for outputs of a type.
-    #[must_use]
-    pub fn exporter(mut self, kind: impl Into<String>, exporter: Arc<dyn Exporter>) -> Self {
-        self.exporters.insert(kind.into(), exporter);
-        self
-    }
-
-    /// A source for named contexts of a scheme.
-    #[must_use]
-    pub fn source(mut self, scheme: impl Into<String>, source: SharedSource) -> Self {
-        self.sources.insert(scheme.into(), source);
-        self
-    }
-
-    /// A frontend for texts that name it, and for requests that ask for it.
-    #[must_use]
-    pub fn frontend(mut self, name: impl Into<String>, frontend: SharedFrontend) -> Self {
-        self.frontends.insert(name.into(), frontend);
-        self
-    }
-
-    /// Changes the options of the builder before it is opened: its executor, its clock, how its helper is started.
+    /// Changes the options of the builder before it is opened: its executor, its frontends, sources and exporters, how its
+    /// helper is started. Several changes are made in their order.
+    ///
+    /// The change is made twice: also when a text names an exporter or a source before the store is open. The options have
+    /// an empty store then.
+    ///
+    /// ```
+    /// use hyper_sdk::frontend::JsonFrontend;
+    /// use hyper_sdk::session::Session;
+    /// use std::sync::Arc;
+    ///
+    /// # fn main() -> hyper_sdk::Result<()> {
+    /// let session = Session::builder("/var/lib/example")
+    ///     .builder(|builder| builder.frontend("json", Arc::new(JsonFrontend)))
+    ///     .open()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn builder(
         mut self,
-        set_up: impl Fn(LocalBuilderOptions) -> LocalBuilderOptions + Send + Sync + 'static,
+        change: impl Fn(LocalBuilderOptions) -> LocalBuilderOptions + Send + Sync + 'static,
     ) -> Self {
-        self.setup = Some(SetUp(Arc::new(set_up)));
+        self.setup.push(SetUp(Arc::new(change)));
         self
     }
 

@@ -1,14 +1,18 @@
 //! Sessions over a store in memory and in a folder.
 
 use super::*;
+use crate::build::OutputKind;
 use crate::client::keychain::{Credentials, StaticKeychain};
 use crate::client::{Loopback, PullOptions, PushOptions, SharedClient};
+use crate::export::{Export, Exporter};
 use crate::oci::{Descriptor, ImageConfig, ImageIndex, ImageManifest, Manifest};
 use crate::platform::Platform;
 use crate::progress::Event;
 use crate::reference::{Reference, RegistryHost, Tag};
-use crate::store::{MemoryStore, PutManifest, RegistryStoreExt as _, local_repository};
+use crate::source::{SharedSource, Source, SourceContent, SourceFiles, SourceImage};
+use crate::store::{BlobReader, MemoryStore, PutManifest, RegistryStoreExt as _, local_repository};
 use crate::{ErrorKind, media_type};
+use async_trait::async_trait;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Mutex;
 
@@ -101,7 +105,7 @@ async fn an_image_is_inspected_for_a_platform() {
 }
 
 #[tokio::test]
-async fn images_travel_between_the_store_and_registries() {
+async fn images_are_pushed_copied_and_pulled() {
     let folder = tempfile::tempdir().unwrap();
     let (store, registry) = (memory(), memory());
     let session = session(folder.path(), &store, &registry);
@@ -122,14 +126,14 @@ async fn images_travel_between_the_store_and_registries() {
 }
 
 #[tokio::test]
-async fn nothing_is_made_before_it_is_needed_and_an_open_folder_is_told_once() {
+async fn the_state_folder_is_made_when_it_is_needed_with_one_warning() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
-    let told = warnings.clone();
+    let received = warnings.clone();
     let progress = Progress::new(move |event| {
         if let Event::Warning { message, .. } = event {
-            told.lock().unwrap().push(message);
+            received.lock().unwrap().push(message);
         }
     });
     let session = Session::builder(&state).progress(progress).open().unwrap();
@@ -169,7 +173,7 @@ async fn credentials_come_from_the_keychain_and_then_from_the_file() {
 }
 
 #[test]
-fn who_logs_in_has_a_name_and_a_password() {
+fn a_login_needs_a_name_and_a_password() {
     assert!(login_credentials("me", "secret").is_ok());
     for (user, password) in [("", "x"), ("me", ""), ("me:you", "x")] {
         let e = login_credentials(user, password).unwrap_err();
@@ -177,11 +181,50 @@ fn who_logs_in_has_a_name_and_a_password() {
     }
 }
 
+/// An exporter and a source that do nothing.
+#[derive(Debug)]
+struct Nothing;
+
+#[async_trait]
+impl Exporter for Nothing {
+    fn needs_blobs(&self) -> bool {
+        false
+    }
+
+    async fn export(&self, _: Export<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Source for Nothing {
+    async fn resolve(&self, _: &str, _: &Platform) -> Result<SourceContent> {
+        Ok(SourceContent::Files)
+    }
+
+    async fn open_layer(&self, _: &SourceImage, _: &Descriptor) -> Result<BlobReader> {
+        Err(Error::unsupported("no layers"))
+    }
+
+    async fn open_files(&self, _: &str) -> Result<SourceFiles> {
+        Err(Error::unsupported("no files"))
+    }
+}
+
 #[test]
-fn outputs_and_contexts_may_be_of_parts_that_the_session_was_given() {
+fn texts_may_name_parts_of_the_builder() {
     let session = Session::builder("/nowhere").open().unwrap();
-    assert!(session.parse_output("type=ecr,name=x").is_err());
+    assert!(session.parse_output("type=list,name=x").is_err());
     assert!(session.schemes().is_empty());
+    let shelf: SharedSource = Arc::new(Nothing);
+    let session = Session::builder("/nowhere")
+        .builder(|builder| builder.exporter("list", Arc::new(Nothing)))
+        .builder(move |builder| builder.source("shelf", shelf.clone()))
+        .open()
+        .unwrap();
+    let output = session.parse_output("type=list,name=x").unwrap();
+    assert!(matches!(output.kind, OutputKind::Other { kind, .. } if kind == "list"));
+    assert_eq!(session.schemes(), ["shelf"]);
     assert!(Session::from_variables(|_| None).is_ok() == rustix::process::geteuid().is_root());
 }
 
@@ -193,7 +236,7 @@ async fn put_index(store: &SharedStore, at: &Reference, entries: Vec<Descriptor>
     index.descriptor()
 }
 
-/// What one pusher made does not keep the others from seeing their images, and costs no more than its size.
+/// One image of a strange shape does not prevent the listing of the others, and its cost is bounded by its size.
 #[tokio::test]
 async fn images_of_any_shape_are_listed() {
     let folder = tempfile::tempdir().unwrap();
@@ -270,4 +313,60 @@ async fn images_are_saved_and_loaded_under_their_names() {
         assert_eq!(session.save(&names, None, &never).await.unwrap_err().kind(), kind);
         assert!(!never.exists());
     }
+}
+
+/// A session whose home folder is `folder`, and a request for the Dockerfile in `folder/context`.
+fn to_build(folder: &Path, dockerfile: &str) -> (Session, BuildRequest) {
+    let context = folder.join("context");
+    std::fs::create_dir_all(&context).unwrap();
+    std::fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+    let mut options = Session::builder(folder.join("state")).store(memory());
+    options.home = Some(folder.to_owned());
+    (options.open().unwrap(), BuildRequest::from_folder(context, None).unwrap())
+}
+
+#[tokio::test]
+async fn destinations_are_checked_before_the_build() {
+    let folder = tempfile::tempdir().unwrap();
+    // The build itself would fail, too.
+    let (session, request) = to_build(folder.path(), "FROM scratch\nCOPY missing /\n");
+    for (outputs, part) in [
+        (&["type=oci,dest=AT/nowhere/a.tar"][..], "there is no folder"),
+        (&["type=tar,dest=AT/context"], "is a folder: name a file"),
+        (&["AT/context/Dockerfile"], "is not a folder"),
+        (&["type=local,mode=delete,dest=AT"], "your home folder"),
+        (&["AT/out", "type=oci,dest=AT/nowhere/a.tar"], "there is no folder"),
+        (&["-", "type=oci"], "only one output can go to standard output"),
+    ] {
+        let at = folder.path().to_str().unwrap();
+        let parse = |text: &&str| session.parse_output(&text.replace("AT", at)).unwrap();
+        let request = BuildRequest { outputs: outputs.iter().map(parse).collect(), ..request.clone() };
+        let error = session.build(request, &Progress::none()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{outputs:?}: {error}");
+        assert!(error.message().contains(part), "{outputs:?}: {error}");
+    }
+    assert!(!folder.path().join("out").exists());
+}
+
+#[tokio::test]
+async fn a_dockerfile_is_fixed_and_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    // The second edit is possible only after the first.
+    let (session, request) = to_build(folder.path(), "from scratch as A\nCOPY Dockerfile /\n");
+    let builder = session.local_builder().await.unwrap();
+    let fixed = builder.fix(request.clone(), &Progress::none()).await.unwrap();
+    assert!(fixed.is_changed() && fixed.edits >= 2 && !fixed.before().is_clean());
+    assert!(fixed.after().is_clean(), "{:?}", fixed.after().all());
+    fixed.save().await.unwrap();
+    let path = folder.path().join("context/Dockerfile");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), fixed.text);
+    assert_eq!(fixed.save().await.unwrap_err().kind(), ErrorKind::Conflict, "it has another text by now");
+    // A text that is not from a file can be fixed, and not saved.
+    let text = BuildRequest { dockerfile_path: None, ..request };
+    let fixed = builder.fix(text, &Progress::none()).await.unwrap();
+    assert!(fixed.is_changed() && fixed.file().is_none());
+    assert_eq!(fixed.save().await.unwrap_err().kind(), ErrorKind::NotFound);
+    let errors = to_build(folder.path(), "from scratch as A\nRUNN x\n").1;
+    let fixed = builder.fix(errors, &Progress::none()).await.unwrap();
+    assert!(!fixed.is_changed() && !fixed.after().is_valid());
 }

@@ -1,4 +1,4 @@
-//! Images on their way between the local store and registries.
+//! Transfers of images between the local store and registries.
 
 use super::Session;
 use crate::client::{LocalImage, LocalTarget, PullOptions, PushOptions, RemoteImage, copy, pull, push};

@@ -41,8 +41,17 @@ pub fn local_repository(reference: &Reference) -> Result<RepositoryName> {
     RepositoryName::parse(&format!("{}/{}", host.replacen(':', PORT, 1), reference.repository()))
 }
 
+/// What the names of the repositories begin with that a builder keeps for itself.
+const INTERNAL: &str = "hyper.local/";
+
 /// What the names of the builder's own repositories of base images begin with.
 const BASES: &str = "hyper.local/bases/";
+
+/// Whether a builder keeps a repository of a local store for itself: for the layers of cached steps, for base images that
+/// nobody pulled. It is not an image of the user.
+pub fn is_internal(repository: &RepositoryName) -> bool {
+    repository.as_str().starts_with(INTERNAL)
+}
 
 /// Names the repository of a local store where a builder keeps what it needed so far of an image that only builds asked
 /// for. Its manifests may be there without their layers.

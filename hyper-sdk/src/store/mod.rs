@@ -37,7 +37,7 @@ pub use kinds::DiskStore;
 pub use kinds::MemoryStore;
 #[cfg(feature = "client")]
 pub(crate) use local_name::prefixes;
-pub use local_name::{base_repository, find_local, local_reference, local_repository};
+pub use local_name::{base_repository, find_local, is_internal, local_reference, local_repository};
 pub use range::ByteRange;
 pub use upload::{BlobUpload, UploadId, UploadOptions};
 

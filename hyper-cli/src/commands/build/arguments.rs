@@ -3,8 +3,8 @@
 use super::call::{Call, Method};
 use crate::args::TransportArgs;
 use crate::failure::Failure;
-use crate::refused::Refused;
 use crate::render::Mode;
+use crate::unsupported_flags::UnsupportedFlags;
 use clap::{ArgAction, Args, ValueEnum};
 use hyper_sdk::Reference;
 use hyper_sdk::exec::Network;
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// Builds an image from a Dockerfile
 ///
 /// Without --output and --push the image is kept in the local store, under its tags. The flags are those of
-/// `docker buildx build`; one that is not supported is refused by its name.
+/// `docker buildx build`; an unsupported flag is an error that names it.
 #[derive(Debug, Args)]
 pub(crate) struct BuildArgs {
     /// Files that COPY and ADD read: a folder, a git repository, an archive on the web, or `-` for standard input
@@ -44,13 +44,13 @@ pub(crate) struct BuildArgs {
     /// Platform to build for, as OS[(VERSION)]/ARCH[/VARIANT]; that of this machine without it
     #[arg(long, value_name = "PLATFORM")]
     pub(crate) platform: Option<String>,
-    /// Runs every step although its result is known
+    /// Runs every step, and ignores the cache
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     pub(crate) no_cache: bool,
-    /// Runs every step of these stages although its result is known
+    /// Runs every step of these stages, and ignores the cache for them
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(crate) no_cache_filter: Vec<String>,
-    /// Asks registries for base images although the local store has them
+    /// Asks registries for base images, even when the local store has them
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     pub(crate) pull: bool,
     /// Network of RUN steps that do not choose one
@@ -86,7 +86,7 @@ pub(crate) struct BuildArgs {
     /// Pushes the image under its tags: --output=type=image,push=true
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     pub(crate) push: bool,
-    /// Keeps the image in the local store: --output=type=image. There is no daemon to load it into
+    /// Keeps the image in the local store: --output=type=image. No daemon is needed
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     pub(crate) load: bool,
     /// Writes the digest of the image to a file
@@ -101,7 +101,7 @@ pub(crate) struct BuildArgs {
     /// Line of /etc/hosts in RUN steps
     #[arg(long = "add-host", value_name = "NAME:ADDRESS")]
     pub(crate) hosts: Vec<String>,
-    /// Permits what a Dockerfile may not do by itself: security.insecure, network.host, device or device=NAME
+    /// Permits what a Dockerfile cannot do by default: security.insecure, network.host, device or device=NAME
     #[arg(long, value_name = "WHAT")]
     pub(crate) allow: Vec<String>,
     /// Folder with descriptions of devices (CDI) for RUN --device, in place of /etc/cdi and /var/run/cdi
@@ -110,7 +110,7 @@ pub(crate) struct BuildArgs {
     /// Time that the image carries, in seconds since 1970, or `now`
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     pub(crate) source_date_epoch: Option<String>,
-    /// Says what the build would do, and builds nothing: each step with its key, and whether its result is in the cache
+    /// Shows what the build would do and builds nothing: each step with its key, and whether its result is in the cache
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Checks the Dockerfile and builds nothing: --call=check
@@ -118,21 +118,21 @@ pub(crate) struct BuildArgs {
     pub(crate) check: bool,
     /// What to do with the Dockerfile: build it, check it, or list what its target takes or which targets it has
     ///
-    /// METHOD is `build`, `check`, `outline` or `targets`; behind it may stand `,format=FORMAT`, and `,ignorestatus=true`
-    /// to exit with 0 whatever a check finds.
+    /// METHOD is `build`, `check`, `outline` or `targets`. `,format=FORMAT` may follow it, and `,ignorestatus=true` to exit
+    /// with 0 whatever a check finds.
     #[arg(long, value_name = "METHOD", default_value = "build")]
     pub(crate) call: Call,
-    /// Checks the Dockerfile and rewrites what has one safe way to be written
+    /// Checks the Dockerfile and rewrites it where there is one safe way to do so
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     pub(crate) fix: bool,
     #[command(flatten)]
     pub(crate) transport: TransportArgs,
     #[command(flatten)]
-    pub(crate) refused: Refused,
+    pub(crate) unsupported: UnsupportedFlags,
 }
 
 impl BuildArgs {
-    /// Refuses what would be done twice, or not at all.
+    /// Refuses flags that contradict each other.
     pub(super) fn check_methods(&self) -> Result<(), Failure> {
         let method = self.call.method;
         if self.dry_run && (self.checks() || method != Method::Build) {
@@ -153,8 +153,8 @@ impl BuildArgs {
         Ok(())
     }
 
-    /// Whether what is told on standard error is for programs.
-    pub(crate) fn tells_json(&self) -> bool {
+    /// Whether standard error is a stream of events.
+    pub(crate) fn prints_events(&self) -> bool {
         self.progress == Mode::Json
     }
 

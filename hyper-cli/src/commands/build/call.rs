@@ -1,4 +1,4 @@
-//! The value of `build --call`: what to do with a Dockerfile.
+//! The value of `build --call`.
 
 use crate::args::Format;
 use clap::ValueEnum as _;
@@ -9,7 +9,7 @@ use std::str::FromStr;
 pub(crate) enum Method {
     /// Build it.
     Build,
-    /// Tell its faults and what the linter finds.
+    /// Report its errors and what the linter finds.
     Check,
     /// List the arguments, secrets and caches of the target.
     Outline,
@@ -21,7 +21,7 @@ pub(crate) enum Method {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Call {
     pub(crate) method: Method,
-    /// How the result is printed, where that is said here.
+    /// How the result is printed, where the value has a format.
     pub(crate) format: Option<Format>,
     /// Whether findings leave the exit status at 0.
     pub(crate) ignore_status: bool,
@@ -42,13 +42,13 @@ impl FromStr for Call {
                         "targets" => Method::Targets,
                         _ => {
                             return Err(format!(
-                                "there is no method `{field}`: build, check, outline and targets are known"
+                                "invalid method `{field}`: use build, check, outline or targets"
                             ));
                         }
                     };
                 }
                 Some(("format", format)) => {
-                    let known = || format!("`{format}` is no format: text, json and sarif are known");
+                    let known = || format!("invalid format `{format}`: use text, json or sarif");
                     call.format = Some(Format::from_str(format, true).map_err(|_| known())?);
                 }
                 Some(("ignorestatus", value)) => {
@@ -60,7 +60,7 @@ impl FromStr for Call {
                 }
                 _ => {
                     return Err(format!(
-                        "`{field}` is not understood: expected METHOD[,format=FORMAT][,ignorestatus=BOOL]"
+                        "invalid field `{field}`: expected METHOD[,format=FORMAT][,ignorestatus=BOOL]"
                     ));
                 }
             }
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn methods_have_a_format_and_a_status() {
+    fn a_method_may_have_a_format_and_ignore_the_status() {
         let call = |text: &str| text.parse::<Call>();
         let plain = Call { method: Method::Check, format: None, ignore_status: false };
         assert_eq!(call("check"), Ok(plain));
@@ -84,7 +84,7 @@ mod tests {
         for (text, named) in [
             ("chekc", "`chekc`"),
             ("check,json", "`json`"),
-            ("check,format=xml", "`xml` is no format: text, json and sarif"),
+            ("check,format=xml", "invalid format `xml`: use text, json or sarif"),
             ("targets,ignorestatus=x", "`x`"),
             ("check,form=json", "`form=json`"),
         ] {

@@ -1,4 +1,4 @@
-//! `hyperbuild build --dry-run`: what a build would do.
+//! `hyperbuild build --dry-run`: the plan of a build.
 
 use crate::args::Format;
 use crate::terminal::{print, print_json, table};

@@ -12,8 +12,8 @@ use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-/// What is built, and the context that came on standard input, which is there until it is dropped.
-type Made = (BuildRequest, Option<StreamContext>);
+/// The request, and the context from standard input, whose files are removed when it is dropped.
+type RequestAndContext = (BuildRequest, Option<StreamContext>);
 
 /// The outputs that `--output`, `--push` and `--load` ask for.
 pub(super) fn outputs(args: &BuildArgs, session: &Session) -> Result<Vec<Output>, Failure> {
@@ -33,7 +33,7 @@ pub(super) fn request(
     args: &BuildArgs,
     session: &Session,
     variable: impl Fn(&str) -> Option<OsString>,
-) -> Result<Made, Failure> {
+) -> Result<RequestAndContext, Failure> {
     let (mut request, unpacked) = dockerfile_and_context(args, session)?;
     request.outputs = outputs(args, session)?;
     request.tags.clone_from(&args.tags);
@@ -72,7 +72,7 @@ pub(super) fn request(
 }
 
 /// Finds the context and the Dockerfile, each of which may be standard input.
-fn dockerfile_and_context(args: &BuildArgs, session: &Session) -> Result<Made, Failure> {
+fn dockerfile_and_context(args: &BuildArgs, session: &Session) -> Result<RequestAndContext, Failure> {
     let file = args.file.as_deref().filter(|f| !matches!(*f, "-" | "")).map(Path::new);
     let text_on_stdin = args.file.as_deref() == Some("-");
     if args.context == "-" {
@@ -85,7 +85,9 @@ fn dockerfile_and_context(args: &BuildArgs, session: &Session) -> Result<Made, F
         // This is a thread for blocking work.
         let stream = tokio::runtime::Handle::current().block_on(read_context(stdin, &session.scratch()?))?;
         let request = BuildRequest::from_stream(&stream, file).map_err(|_| {
-            Failure::usage("standard input is a Dockerfile, not an archive that --file could name a file of")
+            Failure::usage(
+                "standard input is a Dockerfile, not an archive with a file that --file could name",
+            )
         })?;
         return Ok((request, Some(stream)));
     }
@@ -93,7 +95,7 @@ fn dockerfile_and_context(args: &BuildArgs, session: &Session) -> Result<Made, F
     if !text_on_stdin {
         return Ok((BuildRequest::from_context(context, file)?, None));
     }
-    // An empty text stands for the one that is not read yet: a context that is not there is told first.
+    // With an empty text for now: a missing context is reported before standard input is read.
     let mut request = BuildRequest::from_text("", context)?;
     let mut bytes = Vec::new();
     std::io::stdin()

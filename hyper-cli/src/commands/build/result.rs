@@ -1,4 +1,4 @@
-//! Tells what came out of a build: to the files that were asked for, and on standard output.
+//! The result of a build: in the files that were asked for, and on standard output.
 
 use crate::args::Format;
 use crate::terminal::{print_json, print_line};
@@ -9,9 +9,9 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Where the result is told.
+/// Where the result is written.
 #[derive(Debug)]
-pub(super) struct Tell<'a> {
+pub(super) struct Report<'a> {
     /// The file that gets the digest.
     pub(super) iidfile: Option<&'a Path>,
     /// The file that gets everything, as JSON.
@@ -20,11 +20,12 @@ pub(super) struct Tell<'a> {
     pub(super) print: Option<Format>,
 }
 
-impl Tell<'_> {
-    pub(super) fn report(&self, output: &BuildOutput) -> Result<()> {
+impl Report<'_> {
+    pub(super) fn write(&self, output: &BuildOutput) -> Result<()> {
         let digest = output.image.as_ref().map(|image| image.digest.to_string());
         if let Some(path) = self.iidfile {
-            let digest = digest.as_deref().ok_or_else(|| Error::invalid("--iidfile: no image was made"))?;
+            let digest =
+                digest.as_deref().ok_or_else(|| Error::invalid("--iidfile: the build made no image"))?;
             write_file(path, digest.as_bytes())?;
         }
         if let Some(path) = self.metadata_file {

@@ -19,16 +19,16 @@ fn parse(arguments: &[&str]) -> Result<BuildRequest, String> {
     let context = folder.path().to_str().unwrap();
     let only =
         Only::try_parse_from([&["build"], arguments, &[context]].concat()).map_err(|e| e.to_string())?;
-    let told = |failure| match failure {
+    let message = |failure| match failure {
         Failure::Usage(message) => message,
         Failure::Work { error, .. } => error.to_string(),
         other => format!("{other:?}"),
     };
-    only.args.refused.check().map_err(told)?;
+    only.args.unsupported.check().map_err(message)?;
     let session = Session::builder(folder.path().join("state")).open().unwrap();
-    uses_stdout(&only.args, &session).map_err(told)?;
+    check_destinations(&only.args, &session).map_err(message)?;
     let variable = |name: &str| (name == "FROM_ENV").then(|| OsString::from("value"));
-    request(&only.args, &session, variable).map(|(request, _)| request).map_err(told)
+    request(&only.args, &session, variable).map(|(request, _)| request).map_err(message)
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn push_and_load_are_outputs() {
 }
 
 #[test]
-fn what_is_wrong_or_not_supported_is_named() {
+fn errors_name_the_wrong_or_unsupported_flag() {
     for (arguments, text) in [
         (&["--push"][..], "needs a name"),
         (&["--cache-from", "type=gha"], "--cache-from is not supported yet"),
@@ -151,7 +151,7 @@ fn what_is_wrong_or_not_supported_is_named() {
 }
 
 #[test]
-fn contexts_that_are_no_folder_are_named() {
+fn errors_name_a_context_that_is_not_a_folder() {
     for (context, text) in [
         ("ftp://x/y", "`ftp://`"),
         ("https://x/y.git?elephant=1", "elephant"),

@@ -6,8 +6,8 @@ use hyper_sdk::oci::Descriptor;
 use hyper_sdk::store::SharedStore;
 use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName, Result};
 
-/// Compares manifest, config and layers of an image in two stores byte by byte, and each with its digest. Returns how
-/// many blobs and bytes that were.
+/// Compares manifest, config and layers of an image in two stores byte by byte, and each with its digest. Returns the
+/// number of blobs and of bytes.
 pub(super) async fn images(
     one: &SharedStore,
     other: &SharedStore,
@@ -55,6 +55,6 @@ async fn compare_blob(
 }
 
 fn differs(digest: &Digest) -> Error {
-    Error::new(ErrorKind::DigestInvalid, "what was pulled is not what was built")
+    Error::new(ErrorKind::DigestInvalid, "the pulled image differs from the built one")
         .with_context("digest", digest)
 }

@@ -1,4 +1,4 @@
-//! `hyperbuild quickstart`: everything once, on this machine alone.
+//! `hyperbuild quickstart`: each main feature once, on this machine alone.
 
 mod compare;
 
@@ -7,7 +7,7 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::host_tools;
 use crate::render::{Mode, Renderer};
-use crate::terminal::{duration, print, print_json, size, tell};
+use crate::terminal::{duration, message, print, print_json, size};
 use clap::Args;
 use hyper_sdk::build::{BuildContext, BuildOutput, BuildRequest, NamedContext};
 use hyper_sdk::client::{PullOptions, PushOptions};
@@ -22,11 +22,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What the example's commands call, besides `sh`.
+/// The tools that the example runs, besides `sh`.
 const TOOLS: &[&str] = &["cat", "mkdir", "sha256sum", "sort", "uniq", "wc"];
 
-/// Makes a base image of the tools of this machine, builds two stages on it that do not need each other, so that they
-/// run at once, and joins them.
+/// A base image of the tools of this machine, two stages on it that are independent and so run at once, and a stage that
+/// joins them.
 const DOCKERFILE: &str = r#"FROM scratch AS host
 COPY --from=tools . /
 ENV PATH=/bin LD_LIBRARY_PATH=/lib/hyper
@@ -66,7 +66,7 @@ pub(crate) struct QuickstartArgs {
     keep: bool,
 }
 
-/// What was done, and how long it took.
+/// A step, and how long it took.
 #[derive(Debug, Serialize)]
 struct Step {
     what: String,
@@ -75,12 +75,12 @@ struct Step {
 }
 
 #[derive(Debug, Default)]
-struct Story {
+struct QuickstartReport {
     steps: Vec<Step>,
 }
 
-impl Story {
-    fn tell(&mut self, since: Instant, what: &str, detail: String) {
+impl QuickstartReport {
+    fn add(&mut self, since: Instant, what: &str, detail: String) {
         let milliseconds = since.elapsed().as_secs_f64() * 1000.0;
         self.steps.push(Step { what: what.to_owned(), detail, milliseconds });
     }
@@ -92,60 +92,60 @@ pub(crate) async fn run(args: QuickstartArgs, console: &Console) -> Result<(), F
     let mode = if console.quiet { Mode::Quiet } else { args.progress };
     let renderer = Renderer::start(mode, console.color, None)?;
     let began = Instant::now();
-    let outcome = story(folder.path(), renderer.progress()).await;
+    let outcome = run_all(folder.path(), renderer.progress()).await;
     renderer.finish(outcome.is_err()).await?;
     let kept = folder.path().display().to_string();
     if args.keep {
-        tell(&format!("kept: {kept}"));
+        message(&format!("kept: {kept}"));
     } else {
         folder.close().map_err(|e| Error::io("cannot remove the temporary folder", &kept, e))?;
     }
-    let story = outcome?;
+    let report = outcome?;
     match console.format {
-        Format::Json => print_json(&story.steps)?,
+        Format::Json => print_json(&report.steps)?,
         Format::Text | Format::Sarif if console.quiet => {}
-        Format::Text | Format::Sarif => print(&summary(&story, began.elapsed()))?,
+        Format::Text | Format::Sarif => print(&summary(&report, began.elapsed()))?,
     }
     Ok(())
 }
 
-async fn story(work: &Path, progress: &Progress) -> Result<Story> {
-    let mut story = Story::default();
+async fn run_all(work: &Path, progress: &Progress) -> Result<QuickstartReport> {
+    let mut report = QuickstartReport::default();
     let open = |name: &str| Session::builder(work.join(name)).progress(progress.clone()).open();
     let (session, registry, second) = (open("state")?, open("registry")?, open("second")?);
 
     let since = Instant::now();
     let tools = work.join("tools");
     let host = host_tools::copy_tools(&tools, TOOLS)?;
-    story.tell(since, "base image", format!("{} of {}", size(host.size), host.made_of));
+    report.add(since, "base image", format!("{} of {}", size(host.size), host.made_of));
 
     let since = Instant::now();
     let options = RegistryOptions { metrics: false, access_log: false, ..RegistryOptions::default() };
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let server = Server::start(registry.store().await?, address, options, ServerOptions::default()).await?;
-    story.tell(since, "registry", format!("{} (a store of its own)", server.url()));
+    report.add(since, "registry", format!("{} (a store of its own)", server.url()));
 
     let name = Reference::parse(&format!("{}/quickstart/app:1", server.address()))?;
     let since = Instant::now();
     let first = build(work, &tools, &name, &session, progress).await?;
     let image = image_of(&first)?;
     let ran = first.steps.iter().filter(|s| !s.cached).count();
-    story.tell(since, "build", format!("{ran} steps run, {}", image.digest));
+    report.add(since, "build", format!("{ran} steps run, {}", image.digest));
 
     let since = Instant::now();
     let options = PushOptions { progress: progress.clone(), ..PushOptions::default() };
     session.push(&name, &name, &options).await?;
-    story.tell(since, "push", format!("{name}"));
+    report.add(since, "push", format!("{name}"));
 
     let since = Instant::now();
     let options = PullOptions { progress: progress.clone(), ..PullOptions::default() };
     second.pull(&name, &name, &options).await?;
-    story.tell(since, "pull", "into an empty second store".to_owned());
+    report.add(since, "pull", "into an empty second store".to_owned());
 
     let since = Instant::now();
     let stores = (session.store().await?, second.store().await?);
     let (blobs, bytes) = compare::images(&stores.0, &stores.1, &local_repository(&name)?, &image).await?;
-    story.tell(since, "compare", format!("{blobs} blobs, {} equal byte by byte", size(bytes)));
+    report.add(since, "compare", format!("{blobs} blobs, {} equal byte by byte", size(bytes)));
 
     let since = Instant::now();
     let again = build(work, &tools, &name, &session, progress).await?;
@@ -156,10 +156,10 @@ async fn story(work: &Path, progress: &Progress) -> Result<Story> {
     if image_of(&again)?.digest != image.digest {
         return Err(Error::internal("the second build gave another digest"));
     }
-    story.tell(since, "build again", format!("{} steps, all from the cache, same digest", again.steps.len()));
+    report.add(since, "build again", format!("{} steps, all from the cache, same digest", again.steps.len()));
 
     server.stop().await?;
-    Ok(story)
+    Ok(report)
 }
 
 async fn build(
@@ -189,9 +189,9 @@ fn image_of(output: &BuildOutput) -> Result<Descriptor> {
     output.image.clone().ok_or_else(|| Error::internal("the build made no image"))
 }
 
-fn summary(story: &Story, whole: Duration) -> String {
+fn summary(report: &QuickstartReport, whole: Duration) -> String {
     let mut out = String::from("\n");
-    for step in &story.steps {
+    for step in &report.steps {
         let took = duration(Duration::from_secs_f64(step.milliseconds / 1000.0));
         out.push_str(&format!("  {took:>9}  {:<12} {}\n", step.what, step.detail));
     }

@@ -113,29 +113,29 @@ const SWITCHES: &[&str] = &[
     "tls-verify",
 ];
 
-/// The flags that have a letter, too.
+/// The flags that have a short form, too.
 const LETTERS: &[(&str, char)] = &[("debug", 'D'), ("env", 'e'), ("memory", 'm'), ("volume", 'v')];
 
-/// The flags that ask for what is done anyway, unless they are turned off.
-const DONE_ANYWAY: &[&str] =
+/// The flags that ask for what every build does, unless they are turned off.
+const ALWAYS_ON: &[&str] =
     &["disable-content-trust", "layers", "rewrite-timestamp", "rm", "skip-unused-stages", "tls-verify"];
 
-/// Those of them that ask for nothing when they are turned off.
-const UNDONE_ANYWAY: &[&str] = &["rm"];
+/// Those of them that may be turned off, because that changes nothing.
+const WITHOUT_EFFECT: &[&str] = &["rm"];
 
-/// The refused flags that were given.
+/// The unsupported flags of a command line, with their values.
 #[derive(Debug, Default)]
-pub(crate) struct Refused(Vec<(&'static str, Option<String>)>);
+pub(crate) struct UnsupportedFlags(Vec<(&'static str, Option<String>)>);
 
-impl Refused {
-    /// Fails with the first flag that asks for something. `--provenance=false` and its like ask for nothing.
+impl UnsupportedFlags {
+    /// Fails with the first flag that asks for something. A flag such as `--provenance=false` asks for nothing.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         for (name, value) in &self.0 {
             let is_on = value.as_deref().is_none_or(|value| matches!(value, "true" | "1"));
             let is_off = matches!(value.as_deref(), Some("false" | "0"));
             let harmless = match *name {
                 "attest" => value.iter().flat_map(|value| value.split(',')).any(|f| f == "disabled=true"),
-                name if DONE_ANYWAY.contains(&name) => is_on || (is_off && UNDONE_ANYWAY.contains(&name)),
+                name if ALWAYS_ON.contains(&name) => is_on || (is_off && WITHOUT_EFFECT.contains(&name)),
                 name => is_off && SWITCHES.contains(&name),
             };
             if !harmless {
@@ -146,7 +146,7 @@ impl Refused {
     }
 }
 
-impl FromArgMatches for Refused {
+impl FromArgMatches for UnsupportedFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut given = Self::default();
         given.update_from_arg_matches(matches)?;
@@ -163,7 +163,7 @@ impl FromArgMatches for Refused {
     }
 }
 
-impl Args for Refused {
+impl Args for UnsupportedFlags {
     fn augment_args(command: Command) -> Command {
         let argument = |name: &'static &'static str| {
             let argument = Arg::new(*name).long(*name).hide(true).action(ArgAction::Append);
@@ -187,10 +187,10 @@ mod tests {
     use super::*;
 
     fn check(arguments: &[&str]) -> Result<(), String> {
-        let command = Refused::augment_args(Command::new("build"));
+        let command = UnsupportedFlags::augment_args(Command::new("build"));
         let matches =
             command.try_get_matches_from([&["build"], arguments].concat()).map_err(|e| e.to_string())?;
-        Refused::from_arg_matches(&matches).unwrap().check().map_err(|failure| match failure {
+        UnsupportedFlags::from_arg_matches(&matches).unwrap().check().map_err(|failure| match failure {
             Failure::Work { error, .. } => {
                 assert_eq!(error.kind(), hyper_sdk::ErrorKind::Unsupported);
                 error.to_string()
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_is_refused_by_its_name() {
+    fn the_error_names_the_flag() {
         for name in WITH_VALUE.iter().chain(SWITCHES).filter(|name| **name != "rm") {
             let message = check(&[&format!("--{name}=x")]).unwrap_err();
             assert_eq!(message, format!("--{name} is not supported yet"));
@@ -224,11 +224,11 @@ mod tests {
     }
 
     #[test]
-    fn what_asks_for_nothing_passes() {
+    fn flags_that_ask_for_nothing_pass() {
         check(&["--provenance=false", "--sbom=false", "--rm", "--attest=type=sbom,disabled=true"]).unwrap();
         check(&["--rm=true", "--squash=false", "--debug=0", "--layers", "--disable-content-trust"]).unwrap();
         assert!(check(&["--provenance"]).is_err());
         assert!(check(&["--rm=false"]).is_ok(), "no intermediate containers are kept or removed");
-        assert!(check(&["--memory=false"]).is_err(), "it is no switch");
+        assert!(check(&["--memory=false"]).is_err(), "it is not a switch");
     }
 }
