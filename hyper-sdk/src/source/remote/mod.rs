@@ -73,7 +73,7 @@ impl ProxyChoice {
 
 impl From<Proxies> for ProxyChoice {
     fn from(proxies: Proxies) -> Self {
-        Self::new(move |url| proxies.of(url))
+        Self::new(move |url| proxies.for_url(url))
     }
 }
 
