@@ -315,13 +315,13 @@ async fn images_are_saved_and_loaded_under_their_names() {
     }
 }
 
-/// A session whose home folder is `folder`, and a request for the Dockerfile in `folder/context`.
+/// A session whose home folder is `folder/home`, and a request for the Dockerfile in `folder/context`.
 fn to_build(folder: &Path, dockerfile: &str) -> (Session, BuildRequest) {
     let context = folder.join("context");
     std::fs::create_dir_all(&context).unwrap();
     std::fs::write(context.join("Dockerfile"), dockerfile).unwrap();
     let mut options = Session::builder(folder.join("state")).store(memory());
-    options.home = Some(folder.to_owned());
+    options.home = Some(folder.join("home"));
     (options.open().unwrap(), BuildRequest::from_folder(context, None).unwrap())
 }
 
@@ -334,7 +334,7 @@ async fn destinations_are_checked_before_the_build() {
         (&["type=oci,dest=AT/nowhere/a.tar"][..], "there is no folder"),
         (&["type=tar,dest=AT/context"], "is a folder: name a file"),
         (&["AT/context/Dockerfile"], "is not a folder"),
-        (&["type=local,mode=delete,dest=AT"], "your home folder"),
+        (&["type=local,mode=delete,dest=AT/home"], "your home folder"),
         (&["AT/out", "type=oci,dest=AT/nowhere/a.tar"], "there is no folder"),
         (&["-", "type=oci"], "only one output can go to standard output"),
     ] {
