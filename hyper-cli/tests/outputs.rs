@@ -390,7 +390,7 @@ fn devices_and_open_files_are_written_as_they_stand() {
         let told = refused(&place, 2, &[&flag.replace("PATH", "context")]);
         assert!(told.contains("is a folder"), "{flag}: {told}");
     }
-    assert!(refused(&place, 2, &["-o=type=oci,tar=false,dest=/dev/null"]).contains("no folder"));
+    assert!(refused(&place, 2, &["-o=type=oci,tar=false,dest=/dev/null"]).contains("not a folder"));
     // One after the other, and none over the other.
     let arguments = ["build", "-q", "-f", "Dockerfile", "--metadata-file=/dev/stdout", "context"];
     let file = std::fs::File::create(place.join("said")).unwrap();
