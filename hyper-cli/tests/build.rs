@@ -83,7 +83,7 @@ fn the_root_keeps_owner_and_mode() {
 }
 
 #[test]
-fn a_failing_step_tells_why_and_leaves_nothing() {
+fn a_failing_step_reports_why_and_leaves_nothing() {
     needs_busybox!();
     let place = Place::new();
     let image = place.join("image.tar");
@@ -271,7 +271,7 @@ fn two_builds_share_a_state_folder() {
 
 /// Each start looks for what dead builds have left, while others are just making their first folders.
 #[test]
-fn many_builds_start_and_die_beside_each_other() {
+fn many_builds_start_and_are_killed_at_once() {
     needs_busybox!();
     let place = Place::new();
     let dockerfile = "FROM base\nARG N\nRUN echo $N > /n\nCOPY --from=base /bin/busybox /b\nRUN cat /n > /m\n\
@@ -308,7 +308,7 @@ fn many_builds_start_and_die_beside_each_other() {
 
 /// Whatever cleans up control groups may take away that of a step that is just being made.
 #[test]
-fn a_control_group_that_vanishes_fails_no_step() {
+fn a_removed_control_group_does_not_fail_a_step() {
     needs_busybox!();
     if !is_root() {
         skip!("needs root");
@@ -359,7 +359,7 @@ fn a_control_group_that_vanishes_fails_no_step() {
 }
 
 #[test]
-fn standard_output_that_is_a_file_is_written_where_it_stands() {
+fn standard_output_that_is_a_file_is_appended_to() {
     let place = Place::new();
     place.write("context/a", "one");
     let dockerfile = "FROM scratch\nCOPY a /a\n";
@@ -381,7 +381,7 @@ fn standard_output_that_is_a_file_is_written_where_it_stands() {
 }
 
 #[test]
-fn a_dockerfile_of_standard_input_has_no_ignore_file_beside_it() {
+fn a_dockerfile_from_standard_input_has_no_ignore_file_of_its_own() {
     let place = Place::new();
     for name in ["named", "usual", "kept"] {
         place.write(&format!("context/{name}"), "x");
@@ -422,7 +422,7 @@ fn a_dockerfile_of_standard_input_has_no_ignore_file_beside_it() {
 }
 
 #[test]
-fn a_context_that_never_comes_can_be_given_up() {
+fn a_build_that_waits_for_its_context_can_be_interrupted() {
     for arguments in [
         &["build", "-"][..],
         &["build", "-f", "-", "context"],

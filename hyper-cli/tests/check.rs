@@ -20,7 +20,7 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
-fn a_check_tells_everything_at_once_and_builds_nothing() {
+fn a_check_reports_all_problems_and_builds_nothing() {
     let place = Place::new();
     let good = "FROM scratch\nCOPY Dockerfile /\n";
     let output = run(&place, good, &["--check"]);
@@ -75,7 +75,7 @@ fn a_rewritten_file_keeps_its_owner_and_its_names() {
 }
 
 #[test]
-fn what_cannot_be_built_is_a_fault_of_a_check_too() {
+fn a_check_reports_errors_of_a_build() {
     let place = Place::new();
     for (text, part) in [
         ("FROM scratch${\nRUN x\n", "misses its `}`"),
@@ -98,7 +98,7 @@ fn errors_in(output: &Output) -> usize {
 }
 
 #[test]
-fn faults_of_the_text_hide_none_of_those_that_show_later() {
+fn syntax_errors_do_not_hide_later_errors() {
     let place = Place::new();
     let text = "FROM scratch\nSTOPSIGNAL FOO\nEXPOSE 70000\nFROM --platform=what scratch\nSTOPSIGNAL BAR\nCOPY --from=9 a b\n\
                 FROM scratch\nENV A=${B\nCOPPY x /\n";
@@ -118,7 +118,7 @@ fn faults_of_the_text_hide_none_of_those_that_show_later() {
 }
 
 #[test]
-fn what_is_wrong_with_a_call_is_told() {
+fn contradictory_flags_are_usage_errors() {
     let place = Place::new();
     let text = "FROM base\nCOPY Dockerfile /\n";
     for (flags, part) in [
@@ -158,7 +158,7 @@ fn every_stage_is_checked_unless_one_is_asked_for() {
 }
 
 #[test]
-fn comments_in_another_encoding_are_left_alone() {
+fn comments_in_another_encoding_are_not_rewritten() {
     let place = Place::new();
     place.write("context/Dockerfile", "");
     let file = place.join("context/Dockerfile");
@@ -188,7 +188,7 @@ fn json_has_the_shape_that_tools_know_and_sarif_is_for_scanners() {
 }
 
 #[test]
-fn the_directive_and_the_build_argument_choose_rules() {
+fn the_directive_and_the_build_argument_select_rules() {
     let place = Place::new();
     let dockerfile = "# check=skip=FromAsCasing;error=true\nFROM scratch as a\nCOPY Dockerfile /\n";
     assert!(run(&place, dockerfile, &["--check"]).status.success());

@@ -163,7 +163,7 @@ fn a_base_image_of_a_registry_that_is_damaged_is_fetched_again() {
 }
 
 #[test]
-fn records_that_are_damaged_are_no_records() {
+fn damaged_records_are_ignored() {
     if busybox().is_none() {
         skip!("there is no static busybox");
     }
@@ -226,7 +226,7 @@ fn files_of_layers(place: &Place) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_damaged_image_is_not_pushed_and_the_next_build_mends_it() {
+fn a_damaged_image_is_not_pushed_and_the_next_build_repairs_it() {
     if busybox().is_none() {
         skip!("there is no static busybox");
     }
@@ -268,7 +268,7 @@ fn images_are_listed_and_shown_though_blobs_are_damaged() {
 }
 
 #[test]
-fn a_build_that_begins_anew_says_nothing_twice() {
+fn a_repeated_build_shows_each_warning_once() {
     if busybox().is_none() {
         skip!("there is no static busybox");
     }

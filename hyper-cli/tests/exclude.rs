@@ -33,7 +33,7 @@ fn home(place: &Place) {
 }
 
 #[test]
-fn what_a_source_names_is_left_out_from_contexts_stages_and_images() {
+fn excluded_files_of_contexts_stages_and_images_are_not_copied() {
     if busybox().is_none() {
         skip!("there is no static busybox");
     }
@@ -70,7 +70,7 @@ fn what_a_source_names_is_left_out_from_contexts_stages_and_images() {
 }
 
 #[test]
-fn what_is_fetched_or_unpacked_can_be_left_out() {
+fn fetched_and_unpacked_files_can_be_excluded() {
     if let Some(tool) = missing(&["tar"]) {
         skip!("there is no {tool}");
     }
@@ -102,7 +102,7 @@ fn what_is_fetched_or_unpacked_can_be_left_out() {
 }
 
 #[test]
-fn the_cache_follows_what_is_left() {
+fn the_cache_depends_on_the_files_that_are_not_excluded() {
     if busybox().is_none() {
         skip!("there is no static busybox");
     }

@@ -54,7 +54,7 @@ fn registry(
 }
 
 #[test]
-fn a_pull_goes_on_where_a_registry_stalled_and_says_so() {
+fn a_stalled_pull_continues_with_a_warning() {
     let stalls = AtomicUsize::new(1);
     let (peer, _) = registry(move |head, wire, registry| {
         let digest = head.target.strip_prefix("/v2/app/blobs/")?;
@@ -79,7 +79,7 @@ fn a_pull_goes_on_where_a_registry_stalled_and_says_so() {
 }
 
 #[test]
-fn a_push_goes_on_where_a_registry_stopped_to_read_and_says_so() {
+fn a_stalled_push_continues_with_a_warning() {
     let stalls = AtomicUsize::new(1);
     let (peer, registry) = registry(move |head, wire, registry| {
         if !head.is("PUT", "/blobs/uploads/") || head.length() < 1_000_000 {
@@ -102,7 +102,7 @@ fn a_push_goes_on_where_a_registry_stopped_to_read_and_says_so() {
 }
 
 #[test]
-fn a_file_of_the_web_is_asked_for_again_where_the_server_stalls() {
+fn a_stalled_web_download_is_retried() {
     let stalls = AtomicUsize::new(1);
     let peer = Peer::start(move |_, wire| {
         let is_bad =
@@ -124,7 +124,7 @@ fn a_file_of_the_web_is_asked_for_again_where_the_server_stalls() {
 }
 
 #[test]
-fn what_a_registry_has_in_another_repository_is_not_sent_twice() {
+fn a_blob_in_another_repository_is_mounted_and_not_sent() {
     let (peer, registry) = registry(|_, _, _| None);
     let place = Place::new();
     let (first, second) = (format!("{}/team/one:1", peer.host), format!("{}/two:1", peer.host));
@@ -148,7 +148,7 @@ fn what_a_registry_has_in_another_repository_is_not_sent_twice() {
 }
 
 #[test]
-fn one_byte_that_a_registry_kept_of_a_broken_upload_ruins_nothing() {
+fn one_byte_left_of_a_broken_upload_is_harmless() {
     let breaks = AtomicUsize::new(1);
     let (peer, _registry) = registry(move |head, wire, registry| {
         if !head.is("PUT", "/blobs/uploads/") || head.length() < 200_000 {
@@ -235,7 +235,7 @@ fn secure(place: &Place) -> Option<Secure> {
 }
 
 #[test]
-fn a_registry_on_this_machine_that_speaks_tls_is_spoken_to_in_tls() {
+fn a_registry_on_this_machine_may_speak_tls() {
     let place = Place::new();
     let Some(secure) = secure(&place) else { skip!("openssl or python3 is not installed") };
     let output = ended(&mut place.hyper(&["pull", &secure.name]));
@@ -244,7 +244,7 @@ fn a_registry_on_this_machine_that_speaks_tls_is_spoken_to_in_tls() {
 }
 
 #[test]
-fn the_certificate_of_a_registry_itself_is_trusted_when_it_is_named() {
+fn the_certificate_of_a_registry_itself_can_be_trusted() {
     let place = Place::new();
     let Some(secure) = secure(&place) else { skip!("openssl or python3 is not installed") };
     let file = secure.certificate.to_str().unwrap();

@@ -247,7 +247,7 @@ fn a_source_that_is_larger_than_the_disk_leaves_nothing_there() {
 }
 
 #[test]
-fn what_is_there_can_be_read_when_nothing_is_free() {
+fn images_can_be_read_when_the_disk_is_full() {
     let place = Place::new();
     let Some(disk) = Small::state(&place, "8m") else { return };
     place.write("context/file", "content\n");
@@ -269,7 +269,7 @@ fn what_is_there_can_be_read_when_nothing_is_free() {
 }
 
 #[test]
-fn a_full_disk_is_served_and_takes_pushes_once_there_is_space() {
+fn a_registry_on_a_full_disk_serves_pulls_and_takes_pushes_when_there_is_space() {
     let place = Place::new();
     let Some(disk) = Small::state(&place, "8m") else { return };
     place.write("context/file", "content\n");
@@ -294,7 +294,7 @@ fn a_full_disk_is_served_and_takes_pushes_once_there_is_space() {
 }
 
 #[test]
-fn an_output_that_fills_its_disk_leaves_no_part_of_itself() {
+fn an_output_that_fills_its_disk_leaves_no_partial_file() {
     let place = Place::new();
     let Some(disk) = Small::on(place.join("small"), "4m") else { return };
     noise(place.join("context/noise"), 6 << 20);

@@ -69,7 +69,7 @@ fn repositories_with_sha_256_objects_are_sources_and_contexts() {
 
 /// A build that is killed ends git in the middle, whose locks would keep the next one from fetching.
 #[test]
-fn what_a_killed_git_left_does_not_stop_the_next_one() {
+fn leftovers_of_a_killed_git_do_not_stop_the_next_one() {
     if find("git").is_none() {
         skip!("there is no git");
     }
@@ -122,7 +122,7 @@ fn give_out(web: &Web, name: &str, repository: &Path) {
 }
 
 #[test]
-fn servers_without_shallow_copies_give_repositories_and_their_submodules() {
+fn repositories_and_submodules_come_from_servers_without_shallow_clones() {
     if find("git").is_none() {
         skip!("there is no git");
     }

@@ -53,7 +53,7 @@ fn limited(place: &Place, arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn files_of_a_context_that_hang_or_lead_out_are_refused() {
+fn pipes_and_links_out_of_the_context_are_rejected() {
     let place = Place::new();
     place.write("context/Dockerfile", "FROM scratch\nCOPY a /\n");
     place.write("context/a", "a");
@@ -96,7 +96,7 @@ fn files_of_a_context_that_hang_or_lead_out_are_refused() {
 }
 
 #[test]
-fn a_dockerfile_or_secret_that_somebody_names_may_be_a_pipe() {
+fn a_dockerfile_or_secret_may_be_a_pipe() {
     if busybox().is_none() {
         skip!("there is no static busybox");
     }
@@ -134,7 +134,7 @@ fn a_dockerfile_or_secret_that_somebody_names_may_be_a_pipe() {
 }
 
 #[test]
-fn what_is_named_and_hangs_or_never_ends_is_refused() {
+fn files_that_block_or_never_end_are_rejected() {
     let place = Place::new();
     place.write("context/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
     pipe(&place.join("pipe"));
@@ -167,7 +167,7 @@ fn what_is_named_and_hangs_or_never_ends_is_refused() {
 }
 
 #[test]
-fn layouts_and_credentials_that_hang_are_refused() {
+fn layouts_and_credentials_that_block_are_rejected() {
     if busybox().is_none() {
         skip!("there is no static busybox");
     }

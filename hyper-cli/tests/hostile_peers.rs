@@ -246,7 +246,7 @@ fn layer_faults() -> Vec<(&'static str, Fault, &'static str)> {
 }
 
 #[test]
-fn a_pull_from_a_hostile_registry_is_an_error_that_says_who_and_what() {
+fn a_pull_from_a_hostile_registry_is_an_error_with_host_and_reason() {
     let faults = manifest_faults().into_iter().chain(layer_faults());
     std::thread::scope(|scope| {
         for (name, fault, why) in faults {
@@ -262,7 +262,7 @@ fn a_pull_from_a_hostile_registry_is_an_error_that_says_who_and_what() {
 }
 
 #[test]
-fn token_servers_that_mean_harm_get_nothing_and_give_nothing() {
+fn hostile_token_servers_get_no_credentials() {
     fn challenge(text: impl Into<String>) -> Fault {
         let text = text.into();
         Box::new(move |head, wire| match head.target.starts_with("/token") {
@@ -296,7 +296,7 @@ fn token_servers_that_mean_harm_get_nothing_and_give_nothing() {
 }
 
 #[test]
-fn credentials_stay_with_the_registry_and_the_host_that_they_are_for() {
+fn credentials_are_sent_only_to_their_registry() {
     let other = Peer::start(|head, wire| match head.target.contains(&layer()) {
         true => wire.answer(200, "", LAYER),
         false => wire.answer(404, "", ""),
@@ -333,7 +333,7 @@ fn credentials_stay_with_the_registry_and_the_host_that_they_are_for() {
 }
 
 #[test]
-fn plain_http_is_fallen_back_to_only_where_it_is_asked_for() {
+fn there_is_no_fallback_to_plain_http_without_the_flag() {
     // What stands for the network: no TLS anywhere, and a registry in plain HTTP behind every name.
     let inner = Registry::default();
     let proxy = Peer::start(move |head, wire| {
@@ -379,7 +379,7 @@ fn plain_http_is_fallen_back_to_only_where_it_is_asked_for() {
 }
 
 #[test]
-fn a_push_to_a_hostile_registry_is_an_error_that_says_who_and_what() {
+fn a_push_to_a_hostile_registry_is_an_error_with_host_and_reason() {
     let faults: Vec<(Fault, &str)> = vec![
         (
             at("POST", "/uploads/", |_, wire| wire.answer(202, "Location: file:///tmp/x", "")),
@@ -427,7 +427,7 @@ fn a_push_to_a_hostile_registry_is_an_error_that_says_who_and_what() {
 }
 
 #[test]
-fn a_file_of_a_hostile_web_server_is_an_error_that_says_who_and_what() {
+fn a_download_from_a_hostile_web_server_is_an_error_with_host_and_reason() {
     type Answer = fn(&Head, &mut Wire) -> Result<()>;
     let answers: [(Answer, &str); 9] = [
         (
@@ -474,7 +474,7 @@ fn a_file_of_a_hostile_web_server_is_an_error_that_says_who_and_what() {
 }
 
 #[test]
-fn a_git_server_that_says_nothing_is_given_up() {
+fn a_silent_git_server_times_out() {
     if find("git").is_none() {
         skip!("there is no git");
     }
@@ -571,7 +571,7 @@ fn a_context_that_is_a_hostile_archive_changes_nothing_outside() {
 }
 
 #[test]
-fn a_context_with_the_same_name_again_and_again_takes_no_memory_for_it() {
+fn repeated_names_in_a_context_archive_take_no_memory() {
     let place = Place::new();
     let mut all = tar(&[(b'0', b"Dockerfile", "", b"FROM scratch\nCOPY a /\n"), (b'0', b"a", "", b"x")]);
     all.truncate(all.len() - 1024);

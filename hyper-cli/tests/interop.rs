@@ -100,7 +100,7 @@ fn containers(name: &str, place: &Place) -> Command {
 }
 
 #[test]
-fn skopeo_takes_an_image_and_brings_it_back() {
+fn skopeo_pulls_and_pushes_an_image() {
     if busybox().is_none() || missing(&["skopeo"]).is_some() {
         skip!("there is no skopeo or no static busybox");
     }
@@ -191,7 +191,7 @@ fn there_and_back(name: &str) -> Option<Published> {
 }
 
 #[test]
-fn buildah_takes_an_image_and_brings_it_back() {
+fn buildah_pulls_and_pushes_an_image() {
     if busybox().is_none() || !is_root() || missing(&["buildah", "skopeo"]).is_some() {
         skip!("this takes root, buildah, skopeo and a static busybox");
     }
@@ -199,7 +199,7 @@ fn buildah_takes_an_image_and_brings_it_back() {
 }
 
 #[test]
-fn podman_takes_an_image_runs_it_and_brings_it_back() {
+fn podman_pulls_runs_and_pushes_an_image() {
     if busybox().is_none() || !is_root() || missing(&["podman", "skopeo", "runc"]).is_some() {
         skip!("this takes root, podman, skopeo, runc and a static busybox");
     }

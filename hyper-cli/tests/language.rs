@@ -29,7 +29,7 @@ fn out_of(place: &Place, stages: &str, flags: &[&str]) -> String {
 
 /// Who mistypes a name finds the right one in the message, and what else there is.
 #[test]
-fn targets_and_platforms_that_are_not_known_are_told_with_those_that_are() {
+fn errors_about_unknown_targets_and_platforms_list_the_known_ones() {
     let place = Place::new();
     let build = |flags: &[&str]| {
         let dockerfile = "FROM scratch AS build\nFROM scratch\nFROM scratch AS release\nCOPY . /\n";
@@ -128,7 +128,7 @@ fn arguments_have_scopes_defaults_and_an_order() {
 }
 
 #[test]
-fn the_result_says_for_which_platform_it_is() {
+fn the_result_has_its_platform() {
     let place = Place::new();
     place.write("context/f", "");
     let layout = place.join("layout");
@@ -142,7 +142,7 @@ fn the_result_says_for_which_platform_it_is() {
 }
 
 #[test]
-fn options_that_name_nothing_of_the_file_are_told() {
+fn unused_options_are_warnings() {
     let place = Place::new();
     let text = "ARG VERSION\nFROM scratch AS final\nCOPY . /\n";
     place.write("context/f", "");
@@ -164,7 +164,7 @@ fn options_that_name_nothing_of_the_file_are_told() {
 }
 
 #[test]
-fn predefined_arguments_are_known_and_proxies_leave_no_trace() {
+fn predefined_arguments_are_set_and_proxies_are_not_recorded() {
     needs_busybox!();
     let place = Place::new();
     let stages = "FROM --platform=$BUILDPLATFORM base AS run\n\
@@ -183,7 +183,7 @@ fn predefined_arguments_are_known_and_proxies_leave_no_trace() {
 }
 
 #[test]
-fn arguments_for_the_builder_are_obeyed_or_named() {
+fn arguments_for_the_builder_take_effect_or_are_warnings() {
     needs_busybox!();
     let place = Place::new();
     let cache = |namespace: &str, command: &str| {
@@ -205,7 +205,7 @@ fn arguments_for_the_builder_are_obeyed_or_named() {
 }
 
 #[test]
-fn triggers_run_in_the_child_with_everything_that_is_in_them() {
+fn onbuild_triggers_run_in_the_child() {
     needs_busybox!();
     let place = Place::new();
     place.write("context/own", "context");
@@ -235,7 +235,7 @@ fn heredocs_run_as_script_or_in_the_shell_and_make_files() {
 }
 
 #[test]
-fn scripts_of_every_length_run_as_short_ones_do() {
+fn scripts_of_every_length_run_alike() {
     needs_busybox!();
     let place = Place::new();
     // Around the longest argument that the kernel takes, and far beyond all arguments together.

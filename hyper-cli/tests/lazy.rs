@@ -188,7 +188,7 @@ fn a_layer_is_pulled_once_however_many_stages_begin_with_it() {
 }
 
 #[test]
-fn a_base_that_only_lends_its_config_is_not_pulled_until_an_output_needs_it() {
+fn layers_of_a_base_are_not_pulled_until_an_output_needs_them() {
     needs_busybox!();
     let (place, images) = (Place::new(), Images::start());
     let base = images.base();
@@ -232,7 +232,7 @@ fn a_base_that_only_lends_its_config_is_not_pulled_until_an_output_needs_it() {
 }
 
 #[test]
-fn an_image_without_its_registry_is_enough_for_what_was_seen_before() {
+fn known_base_images_need_no_registry() {
     needs_busybox!();
     let (place, images) = (Place::new(), Images::start());
     let base = images.base();
@@ -304,7 +304,7 @@ fn a_layer_that_came_and_is_lost_is_pulled_again_with_a_warning() {
 }
 
 #[test]
-fn what_builds_fetch_of_a_base_is_no_image_of_the_user() {
+fn base_images_of_builds_are_not_listed() {
     needs_busybox!();
     let (place, images) = (Place::new(), Images::start());
     built(&place, &format!("FROM {}\nENV A=1\n", images.base()), &["-o", "type=cacheonly"]);

@@ -41,7 +41,7 @@ fn assert_clean(output: &Output, about: &str) {
 }
 
 #[test]
-fn what_cannot_be_printed_is_no_panic() {
+fn output_that_cannot_be_printed_is_not_a_panic() {
     let place = place();
     for arguments in COMMANDS {
         let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
@@ -75,7 +75,7 @@ fn limited(place: &Place, limit: &str, arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn few_descriptors_are_an_error_and_no_panic() {
+fn too_few_descriptors_are_an_error_and_not_a_panic() {
     if find("prlimit").is_none() {
         skip!("there is no prlimit");
     }
@@ -92,7 +92,7 @@ fn few_descriptors_are_an_error_and_no_panic() {
 }
 
 #[test]
-fn few_threads_are_an_error_and_no_panic() {
+fn too_few_threads_are_an_error_and_not_a_panic() {
     if find("prlimit").is_none() || find("setpriv").is_none() || !super::support::is_root() {
         skip!("this takes root, to be somebody else, prlimit and setpriv");
     }
@@ -160,7 +160,7 @@ fn signals_end_a_build_with_their_status() {
 }
 
 #[test]
-fn a_server_ends_in_good_order_when_the_terminal_goes_away() {
+fn a_server_shuts_down_gracefully_when_the_terminal_closes() {
     for name in ["-HUP", "-TERM", "-INT"] {
         let place = Place::new();
         let mut command = place.hyper(&["serve", "--listen", "127.0.0.1:0"]);

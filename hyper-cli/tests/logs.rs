@@ -75,7 +75,7 @@ fn one_line_without_an_end_takes_little_memory() {
 }
 
 #[test]
-fn a_terminal_shows_the_begin_of_a_long_line() {
+fn a_terminal_shows_the_start_of_a_long_line() {
     if busybox().is_none() || find("script").is_none() {
         skip!("there is no static busybox, or no `script` to make a terminal with");
     }
@@ -98,7 +98,7 @@ fn a_terminal_shows_the_begin_of_a_long_line() {
 }
 
 #[test]
-fn a_display_that_stands_still_holds_the_step_up_and_not_the_memory() {
+fn a_blocked_display_stops_the_step_and_takes_no_memory() {
     if busybox().is_none() {
         skip!("there is no static busybox");
     }

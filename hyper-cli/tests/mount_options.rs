@@ -92,7 +92,7 @@ fn cache_takes_id_target_from_mode_and_owner() {
 }
 
 #[test]
-fn without_the_cache_a_mount_with_an_owner_or_a_mode_begins_anew() {
+fn without_the_cache_a_cache_mount_with_an_owner_or_a_mode_starts_empty() {
     needs_busybox!();
     let place = Place::new();
     for (mount, begins_anew) in [
@@ -120,7 +120,7 @@ fn without_the_cache_a_mount_with_an_owner_or_a_mode_begins_anew() {
 }
 
 #[test]
-fn private_caches_are_not_shared_at_once() {
+fn private_caches_are_not_shared_at_the_same_time() {
     needs_busybox!();
     let place = Place::new();
     let stage = |name: &str| {
@@ -307,7 +307,7 @@ fn an_insecure_step_needs_a_permission_and_then_has_all_capabilities() {
 }
 
 #[test]
-fn a_step_without_network_sees_its_loopback_alone() {
+fn a_step_without_network_has_only_a_loopback_interface() {
     needs_busybox!();
     let place = Place::new();
     let text =
@@ -316,7 +316,7 @@ fn a_step_without_network_sees_its_loopback_alone() {
 }
 
 #[test]
-fn a_device_is_given_to_a_step_that_may_have_it() {
+fn a_step_gets_a_permitted_device() {
     needs_busybox!();
     let place = Place::new();
     place.write("mounted/file", "of the host");

@@ -26,7 +26,7 @@ fn last(run: &str) -> String {
 }
 
 #[test]
-fn a_mounted_context_is_what_the_ignore_file_leaves() {
+fn a_mounted_context_follows_the_ignore_file() {
     needs_busybox!();
     let place = Place::new();
     for (name, text) in
@@ -128,7 +128,7 @@ fn a_locked_cache_is_locked_for_other_programs_too() {
 }
 
 #[test]
-fn what_is_read_after_the_key_was_made_is_not_found_under_it() {
+fn a_file_that_changes_during_the_build_is_not_cached() {
     needs_busybox!();
     let place = Place::new();
     let text = "FROM base\nARG NAME\nRUN --mount=type=cache,target=/c,sharing=locked \
@@ -159,7 +159,7 @@ fn what_is_read_after_the_key_was_made_is_not_found_under_it() {
 }
 
 #[test]
-fn a_cache_begins_with_what_it_is_given_now() {
+fn a_cache_starts_with_the_current_content_of_its_source() {
     needs_busybox!();
     let place = Place::new();
     let run = "RUN --mount=type=cache,id=seed,target=/c,from=src,source=/s cat /c/f > /out";
@@ -170,7 +170,7 @@ fn a_cache_begins_with_what_it_is_given_now() {
 }
 
 #[test]
-fn what_a_step_does_not_see_of_its_mounts_does_not_count() {
+fn hidden_files_of_mounts_do_not_change_the_key() {
     needs_busybox!();
     let place = Place::new();
     let build = |source: &str, other: &str, seen: &str, mounts: [&str; 2]| {
@@ -211,7 +211,7 @@ fn the_network_of_the_host_needs_a_permission() {
 }
 
 #[test]
-fn a_linked_copy_follows_the_numbers_of_its_owner() {
+fn a_linked_copy_has_the_numeric_owner() {
     needs_busybox!();
     let place = Place::new();
     for number in [100, 200] {

@@ -316,7 +316,7 @@ fn annotations_of_an_index_make_one() {
 }
 
 #[test]
-fn annotations_that_have_no_place_are_refused() {
+fn annotations_without_a_place_are_errors() {
     let place = place();
     for (status, flags, why) in [
         (2, &["-o=type=docker,dest=x,annotation-index.a=b"][..], "use type=oci"),

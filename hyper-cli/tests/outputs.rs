@@ -276,7 +276,7 @@ fn files_can_go_into_a_folder_of_their_platform() {
 }
 
 #[test]
-fn archives_without_a_place_go_to_standard_output() {
+fn archives_without_a_destination_go_to_standard_output() {
     let place = place();
     for (kind, member) in [("oci", "index.json"), ("docker", "manifest.json"), ("tar", "f")] {
         for output in [format!("type={kind}"), format!("type={kind},dest=-"), format!("type={kind},dest=")] {
@@ -338,7 +338,7 @@ const PLACES: [&str; 6] = [
 ];
 
 #[test]
-fn a_pipe_that_nobody_reads_is_refused_before_the_build() {
+fn a_pipe_without_a_reader_is_an_error_before_the_build() {
     let place = place();
     succeed(Command::new("mkfifo").arg(place.join("pipe")));
     for flag in PLACES {
@@ -381,7 +381,7 @@ fn a_pipe_that_is_read_gets_the_result() {
 }
 
 #[test]
-fn devices_and_open_files_are_written_as_they_stand() {
+fn devices_and_open_files_are_written_in_place() {
     let place = place();
     for flag in &PLACES[..5] {
         built(&place, &[&flag.replace("PATH", "/dev/null")]);
@@ -412,7 +412,7 @@ fn devices_and_open_files_are_written_as_they_stand() {
 
 /// Attributes that look like those of an overlay are no part of the image, and keep no output from being written.
 #[test]
-fn attributes_like_those_of_overlay_keep_nobody_from_an_output() {
+fn attributes_like_those_of_overlay_do_not_prevent_an_output() {
     if crate::support::busybox().is_none() || find("cc").is_none() {
         skip!("there is no static busybox or no C compiler");
     }

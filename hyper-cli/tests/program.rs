@@ -76,7 +76,7 @@ fn an_image_is_built_shown_renamed_and_removed() {
 }
 
 #[test]
-fn outputs_go_where_they_are_sent() {
+fn outputs_are_written_to_their_destinations() {
     let world = World::new();
     world.dockerfile("FROM scratch\nCOPY Dockerfile /here/\n");
     let built =
@@ -100,7 +100,7 @@ fn equal_inputs_give_equal_digests_in_new_state_folders() {
 }
 
 #[test]
-fn errors_tell_kind_place_and_status() {
+fn errors_have_their_place_and_exit_status() {
     let world = World::new();
     world.dockerfile("FROM scratch\nCOPPY a b\n");
     let told = world.fails(1, &["build", "--cache-from", "type=gha", "context"]);
@@ -114,7 +114,7 @@ fn errors_tell_kind_place_and_status() {
 }
 
 #[test]
-fn wrong_values_of_flags_are_wrong_calls() {
+fn invalid_values_of_flags_are_usage_errors() {
     let world = World::new();
     // The build itself would fail, and nothing of it is told: it does not begin.
     world.dockerfile("FROM scratch\nCOPY nothing /\n");
@@ -174,7 +174,7 @@ fn completions_and_help_are_printed() {
 }
 
 #[test]
-fn the_reference_has_the_commands_of_the_program_alone() {
+fn the_reference_has_only_commands_of_the_program() {
     let page = World::new().ok(&["reference"]);
     assert!(page.contains("## hyperbuild build") && !page.contains("hyperbuild help"), "{page}");
 }

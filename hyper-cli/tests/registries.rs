@@ -87,7 +87,7 @@ fn an_ipv6_host_names_images() {
 }
 
 #[test]
-fn names_are_as_people_wrote_them() {
+fn names_are_shown_as_users_wrote_them() {
     let place = Place::new();
     let said = fails(&place, &["inspect", "localhost:9999/none"]);
     assert!(said.contains("localhost:9999/none") && !said.contains("__"), "{said}");
@@ -98,7 +98,7 @@ fn names_are_as_people_wrote_them() {
 }
 
 #[test]
-fn what_was_pushed_by_its_bare_name_is_listed_and_found_alike() {
+fn an_image_pushed_by_its_bare_name_is_listed_and_found() {
     let (there, place) = (Place::new(), Place::new());
     let (_served, host) = Served::start(&there, "127.0.0.1:0").unwrap();
     image(&place, "r.example/foo:1");
@@ -117,7 +117,7 @@ fn what_was_pushed_by_its_bare_name_is_listed_and_found_alike() {
 }
 
 #[test]
-fn login_tells_right_from_wrong_and_says_what_it_cannot_tell() {
+fn login_checks_credentials_and_warns_when_it_cannot() {
     // joe:right, where everybody may pull.
     let (host, _) = answers(|head| {
         let right = head.contains("Basic am9lOnJpZ2h0");
@@ -170,7 +170,7 @@ fn login_tells_right_from_wrong_and_says_what_it_cannot_tell() {
 }
 
 #[test]
-fn proxies_of_either_case_are_used_and_exemptions_heeded() {
+fn proxies_and_no_proxy_take_effect_in_both_cases() {
     let (proxy, seen) = answers(|_| "HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n".to_owned());
     let place = Place::new();
     let pull = |variables: &[(&str, &str)]| {
@@ -189,7 +189,7 @@ fn proxies_of_either_case_are_used_and_exemptions_heeded() {
 }
 
 #[test]
-fn a_file_of_certificates_that_cannot_be_used_is_named() {
+fn the_error_names_an_invalid_file_of_certificates() {
     let place = Place::new();
     let file = place.write("ca.pem", "no certificate");
     let name = file.display().to_string();
@@ -206,7 +206,7 @@ fn a_file_of_certificates_that_cannot_be_used_is_named() {
 }
 
 #[test]
-fn a_helper_that_fails_is_heard() {
+fn the_error_has_the_message_of_a_failed_credential_helper() {
     let place = Place::new();
     let script = "#!/bin/sh\necho 'the vault is shut' >&2\nexit 1\n";
     place.write_program("bin/docker-credential-mine", script);

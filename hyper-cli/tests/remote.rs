@@ -69,7 +69,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_web_file_is_private_and_as_old_as_the_server_says() {
+fn a_web_file_is_private_and_has_the_time_of_the_server() {
     needs!();
     let (place, web) = (Place::new(), Web::start());
     web.file("/a%2Ab.txt", "hello", &[("Last-Modified", CHANGED), ("ETag", "\"1\"")]);
@@ -162,7 +162,7 @@ fn the_checksum_of_a_web_file_is_checked() {
 }
 
 #[test]
-fn a_web_file_that_cannot_be_had_says_why() {
+fn the_error_of_a_web_file_has_the_reason() {
     needs!();
     let (place, web) = (Place::new(), Web::start());
     let said = fault(&place, &format!("FROM scratch\nADD {} /f\n", web.url("/missing")), &[]);
@@ -252,7 +252,7 @@ fn a_repository_is_added_at_a_branch_a_tag_or_a_commit() {
 }
 
 #[test]
-fn submodules_come_along_unless_they_may_not() {
+fn submodules_are_fetched_unless_turned_off() {
     needs!("git");
     let (place, web) = (Place::new(), Web::start());
     web.repositories(&place.join("repositories"));
@@ -290,7 +290,7 @@ fn submodules_come_along_unless_they_may_not() {
 }
 
 #[test]
-fn the_token_of_a_repository_goes_to_its_host_alone() {
+fn the_token_of_a_repository_is_sent_only_to_its_host() {
     needs!("git");
     let (place, web) = (Place::new(), Web::start());
     web.repositories(&place.join("repositories"));
@@ -340,7 +340,7 @@ fn the_token_of_a_repository_goes_to_its_host_alone() {
 }
 
 #[test]
-fn git_takes_nothing_from_its_user_but_the_keys_of_ssh() {
+fn git_ignores_the_configuration_of_the_user_but_ssh_keys() {
     needs!("git");
     let (place, web) = (Place::new(), Web::start());
     web.repositories(&place.join("repositories"));
@@ -509,7 +509,7 @@ fn an_archive_is_a_context_from_standard_input_and_the_web() {
 }
 
 #[test]
-fn named_contexts_come_from_everywhere_and_replace_images_stages_and_mounts() {
+fn named_contexts_replace_images_stages_and_mounts() {
     needs!("git");
     let (place, web) = (Place::new(), Web::start());
     web.repositories(&place.join("repositories"));
@@ -548,7 +548,7 @@ fn other_architecture() -> &'static str {
 }
 
 #[test]
-fn a_context_of_one_platform_wins_over_one_of_all() {
+fn a_named_context_for_one_platform_comes_first() {
     needs!();
     let place = Place::new();
     let own = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };

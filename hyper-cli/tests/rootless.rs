@@ -99,7 +99,7 @@ fn an_ordinary_user_exports_twice_into_one_folder() {
 
 /// Owners beyond the subordinate ids: files are written as the user's own with one warning, and an archive keeps them.
 #[test]
-fn files_are_written_out_whoever_they_belong_to() {
+fn files_of_every_owner_are_exported() {
     if busybox().is_none() {
         skip!("there is no static busybox");
     }

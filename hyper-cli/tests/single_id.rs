@@ -67,7 +67,7 @@ fn owners_that_steps_set_are_those_of_the_image() {
 }
 
 #[test]
-fn the_user_of_a_step_is_who_owns_what_it_makes() {
+fn the_user_of_a_step_owns_its_files() {
     if let Some(why) = missing() {
         skip!("{why}");
     }
@@ -132,7 +132,7 @@ fn layers_with_owners_are_unpacked_with_them() {
 }
 
 #[test]
-fn a_quiet_build_says_what_is_not_as_for_root() {
+fn a_quiet_build_warns_about_differences_to_root() {
     if let Some(why) = missing() {
         skip!("{why}");
     }

@@ -44,7 +44,7 @@ fn masked(place: &Place, mask: &str, arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn no_command_makes_a_state_folder_that_others_can_enter() {
+fn every_command_makes_a_private_state_folder() {
     for mask in ["000", "022", "077"] {
         let commands: [&[&str]; 6] = [
             &["images"],
@@ -79,7 +79,7 @@ fn a_context_on_standard_input_and_the_logs_are_private() {
 }
 
 #[test]
-fn a_stranger_sees_nothing_of_a_state_folder_while_it_is_made_and_used() {
+fn other_users_cannot_see_a_state_folder_while_it_is_made_and_used() {
     if busybox().is_none() || !is_root() || find("setpriv").is_none() {
         skip!("this takes root, to be somebody else, setpriv, and a static busybox");
     }
@@ -140,7 +140,7 @@ fn folders_of_builds(state: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_stranger_who_stands_in_an_open_state_folder_comes_no_further() {
+fn another_user_in_an_open_state_folder_cannot_read_on() {
     if !is_root() {
         skip!("only root can have a stranger stand in a folder");
     }
@@ -195,7 +195,7 @@ fn a_stranger_who_stands_in_an_open_state_folder_comes_no_further() {
 }
 
 #[test]
-fn a_state_folder_that_others_can_replace_is_refused() {
+fn a_state_folder_that_other_users_can_replace_is_an_error() {
     let place = Place::new();
     place.write("context/Dockerfile", "FROM scratch\n");
     std::fs::create_dir(place.join("wide")).unwrap();

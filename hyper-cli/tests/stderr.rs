@@ -35,7 +35,7 @@ fn lines(
 const FILES: &str = "FROM scratch\nCOPY f /\n";
 
 #[test]
-fn the_json_stream_has_nothing_but_json() {
+fn the_event_stream_has_only_json() {
     let place = place();
     let json = "--progress=json";
     let ways: [(&str, &[&str], Option<i32>, &str); 11] = [
@@ -109,7 +109,7 @@ fn warnings_come_before_an_error_of_the_text() {
 }
 
 #[test]
-fn what_is_no_image_is_no_step() {
+fn stages_by_name_are_not_image_steps() {
     let place = place();
     let dockerfile = "FROM scratch AS a\nCOPY f /1\nWORKDIR /w\nFROM a\nCOPY f /2\nCOPY --from=a f* /3/\n";
     let built: Built = place.built(dockerfile, &[]);
@@ -126,7 +126,7 @@ fn what_is_no_image_is_no_step() {
 }
 
 #[test]
-fn flags_of_other_builders_are_refused_by_their_name() {
+fn errors_name_unsupported_flags_of_other_builders() {
     let place = place();
     for (arguments, name) in [
         (&["-D"][..], "--debug"),

@@ -222,7 +222,7 @@ const NEWER: &str = "if [ ! -e /c/out ] || \
 
 /// Whatever brings the files, a test of their times in a cache mount is right after an edit.
 #[test]
-fn every_way_of_files_into_a_step_keeps_their_times() {
+fn files_keep_their_times_on_every_way_into_a_step() {
     if let Some(lacking) = lacking() {
         skip!("{lacking}");
     }
@@ -297,7 +297,7 @@ fn fraction(path: &Path) -> String {
 }
 
 #[test]
-fn steps_see_true_times_and_outputs_have_those_of_the_layers() {
+fn steps_see_original_times_and_outputs_those_of_the_layers() {
     if let Some(lacking) = lacking() {
         skip!("{lacking}");
     }
@@ -435,7 +435,7 @@ fn a_given_epoch_keeps_no_old_result_of_a_cache() {
 
 /// A table of times that is gone or damaged is made anew; nothing fails.
 #[test]
-fn damaged_times_are_no_error() {
+fn damaged_times_are_not_an_error() {
     if let Some(lacking) = lacking() {
         skip!("{lacking}");
     }
@@ -499,7 +499,7 @@ fn the_epoch_of_an_archive_is_that_of_its_newest_file() {
 
 /// The time of a commit says nothing of when its files came: a branch may be older than what was made of another.
 #[test]
-fn files_of_a_git_repository_are_as_new_as_their_fetch() {
+fn files_of_a_git_repository_have_the_time_of_the_fetch() {
     if let Some(lacking) = lacking() {
         skip!("{lacking}");
     }
@@ -533,7 +533,7 @@ fn files_of_a_git_repository_are_as_new_as_their_fetch() {
 
 /// Other times of a lower layer give upper ones another name, and their files are not unpacked again for it.
 #[test]
-fn unpacked_files_serve_whatever_times_are_below_them() {
+fn unpacked_layers_are_shared_whatever_the_times_of_lower_files() {
     if let Some(lacking) = lacking() {
         skip!("{lacking}");
     }
