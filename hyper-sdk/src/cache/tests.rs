@@ -2,7 +2,7 @@
 
 use super::conformance as cases;
 use super::*;
-use crate::testing::is_caught;
+use crate::testing::{assert_suite_finds, is_caught};
 
 mod memory {
     use super::*;
@@ -30,6 +30,7 @@ mod disk {
 /// What a cache does wrong.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
+    None,
     FindsWhatIsNotThere,
     Forgets,
     KeepsTheFirst,
@@ -157,15 +158,7 @@ fn record() -> CacheRecord {
 
 #[tokio::test]
 async fn the_suite_finds_every_fault() {
-    macro_rules! caught {
-        ($($fault:ident by $($case:ident),+;)+) => {$($(
-            assert!(
-                is_caught(cases::$case(Faulty::with(Fault::$fault))).await,
-                "{} does not find the fault {}", stringify!($case), stringify!($fault)
-            );
-        )+)+};
-    }
-    caught! {
+    assert_suite_finds! { cases, Faulty::with, Fault;
         FindsWhatIsNotThere by an_unknown_key_has_no_record;
         Forgets by a_record_comes_back_whole, a_record_without_times_comes_back;
         KeepsTheFirst by a_second_record_replaces_the_first;

@@ -3,7 +3,7 @@
 use super::conformance as cases;
 use super::*;
 use crate::layer::{EntryKind, LayerPath, LayerReader, LayerWriter};
-use crate::testing::{PlainSnapshotter, is_caught};
+use crate::testing::{PlainSnapshotter, assert_suite_finds, is_caught};
 use crate::{Error, ErrorKind};
 use std::io::Cursor;
 use std::sync::Mutex;
@@ -25,6 +25,7 @@ mod plain {
 /// What a snapshotter does wrong.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
+    None,
     KnowsEveryChain,
     ForgetsCommits,
     IgnoresTheParent,
@@ -398,15 +399,7 @@ impl Snapshotter for Faulty {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_finds_every_fault() {
-    macro_rules! caught {
-        ($($fault:ident by $($case:ident),+;)+) => {$($(
-            assert!(
-                is_caught(cases::$case(Faulty::with(Fault::$fault))).await,
-                "{} does not find the fault {}", stringify!($case), stringify!($fault)
-            );
-        )+)+};
-    }
-    caught! {
+    assert_suite_finds! { cases, Faulty::with, Fault;
         KnowsEveryChain by an_unknown_chain_is_not_there, a_layer_whose_reader_fails_leaves_nothing;
         ForgetsCommits by a_commit_can_be_read, an_unpacked_layer_can_be_read;
         IgnoresTheParent by whiteouts_hide_what_is_below, a_random_image_is_unpacked_as_it_is;

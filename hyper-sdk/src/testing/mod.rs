@@ -66,6 +66,26 @@ pub async fn is_caught(case: impl Future<Output = ()>) -> bool {
     AssertUnwindSafe(case).catch_unwind().await.is_err()
 }
 
+/// Asserts that cases of a conformance suite pass without a fault, and find the given faults.
+///
+/// `$suite` is the module of the cases, `$fixture` makes the argument of a case for a fault, and `$fault` is the enum of the
+/// faults. Its `None` is the right implementation.
+#[cfg(test)]
+macro_rules! assert_suite_finds {
+    ($suite:ident, $fixture:expr, $fault:ident; $($name:ident by $($case:ident),+;)+) => {$($(
+        assert!(
+            !$crate::testing::is_caught($suite::$case($fixture($fault::None))).await,
+            "{} fails without a fault", stringify!($case)
+        );
+        assert!(
+            $crate::testing::is_caught($suite::$case($fixture($fault::$name))).await,
+            "{} does not find the fault {}", stringify!($case), stringify!($name)
+        );
+    )+)+};
+}
+#[cfg(test)]
+pub(crate) use assert_suite_finds;
+
 /// Appends a file of any name, also one that no honest archive has, and ends the archive.
 #[cfg(feature = "build")]
 pub(crate) fn raw_tar_file(archive: &mut Vec<u8>, name: &[u8], data: &[u8]) {

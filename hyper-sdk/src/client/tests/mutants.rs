@@ -5,7 +5,7 @@ mod upload;
 
 use self::client::Faulty;
 use crate::client::conformance as cases;
-use crate::testing::is_caught;
+use crate::testing::assert_suite_finds;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -71,19 +71,7 @@ enum Fault {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_faulty_client_is_caught() {
-    macro_rules! caught {
-        ($($fault:ident by $($case:ident),+;)+) => {$($(
-            assert!(
-                !is_caught(cases::$case(Faulty::with(Fault::None))).await,
-                "{} fails without a fault", stringify!($case)
-            );
-            assert!(
-                is_caught(cases::$case(Faulty::with(Fault::$fault))).await,
-                "{} does not catch {}", stringify!($case), stringify!($fault)
-            );
-        )+)+};
-    }
-    caught! {
+    assert_suite_finds! { cases, Faulty::with, Fault;
         PingFails by the_registry_answers;
         StatsAreWrong by a_blob_comes_back_whole;
         StatsAreNone by pushing_twice_sends_nothing, a_blob_is_read_up_to_a_limit;
