@@ -158,7 +158,10 @@ fn files_that_block_or_never_end_are_rejected() {
         refused(&mut limited(&place, &["build", "-f", file, "context"]), &[why, file]);
         refused(&mut limited(&place, &["build", "--check", "-f", file, "context"]), &[why, file]);
     }
-    refused(&mut limited(&place, &["build", "--ssh", "default=pipe", "context"]), &["pipe", "is no socket"]);
+    refused(
+        &mut limited(&place, &["build", "--ssh", "default=pipe", "context"]),
+        &["pipe", "is not a socket"],
+    );
     refused(&mut limited(&place, &["build", "--build-context", "n=pipe", "context"]), &["pipe"]);
     place.write("context/Dockerfile", "FROM scratch\nRUN --device=vendor.example/gpu=a,required x\n");
     pipe(&place.join("cdi/a.json"));

@@ -328,7 +328,7 @@ fn annotations_without_a_place_are_errors() {
         (2, &["-o=type=oci,dest=x,annotation[linux/s390x].a=b"], "not built"),
         (2, &["-o=type=oci,dest=x,annotation-index[linux/amd64].a=b"], "for all of them"),
         (2, &["-o=type=oci,dest=x,oci-mediatypes=false", "--annotation=index:a=b"], "no annotations"),
-        (2, &["-o=type=oci,dest=x", "--annotation=layer:a=b"], "`layer` is no place"),
+        (2, &["-o=type=oci,dest=x", "--annotation=layer:a=b"], "`layer` is not a place"),
     ] {
         let told = refused(&place, status, &[&["--platform=linux/amd64"], flags].concat());
         assert!(told.contains(why), "{flags:?}: {told}");

@@ -138,6 +138,26 @@ async fn a_frontend_is_asked_for_by_the_text_or_the_request() {
     asked.frontend = Some("none".to_owned());
     let error = builder.build(asked, &Progress::none()).await.unwrap_err();
     assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("`none`"), "{error}");
+    assert!(
+        error.to_string().contains("it has `example.com/lines:1` and the one for Dockerfiles"),
+        "{error}"
+    );
+    // A text that asks for an unknown frontend learns which ones there are, also in a check and by the build argument.
+    let unknown = BuildRequest::new("# syntax=example.com/other:1\nFROM scratch\n", BuildContext::Empty);
+    let mut argument = BuildRequest::new("FROM scratch\n", BuildContext::Empty);
+    argument.build_args.insert("BUILDKIT_SYNTAX".to_owned(), "example.com/other:1".to_owned());
+    for wrong in [unknown.clone(), argument] {
+        let error = builder.build(wrong, &Progress::none()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        for part in ["`example.com/other:1`", "`docker/dockerfile:1`", "`example.com/lines:1`"] {
+            assert!(error.to_string().contains(part), "{part}: {error}");
+        }
+    }
+    let checked = builder.check(unknown, &Progress::none()).await.unwrap();
+    assert!(checked.diagnostics[0].help[0].contains("`example.com/lines:1`"), "{:?}", checked.diagnostics);
+    // Only Dockerfiles can be checked.
+    let error = builder.check(request.clone(), &Progress::none()).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("`example.com/lines:1`"));
     // Without it the text is a Dockerfile that names a frontend which is not there.
     let error = fixture.builder().open().unwrap().build(request, &Progress::none()).await.unwrap_err();
     assert!(error.to_string().contains("example.com/lines:1"), "{error}");

@@ -58,6 +58,8 @@ def test_outputs(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathli
         index = tar.extractfile("index.json")
         assert index is not None and json.load(index)["schemaVersion"] == 2
     assert (folder / "hello").read_text() == "hello\n"
+    files = hyper.build(context, outputs=[{"type": "local", "dest": folder}, f"type=tar,dest={archive}"])
+    assert (files.digest, files.config_digest, files.tags) == (None, None, ())
     assert hyper.images() == []
     # Named or not, an image that is exported is not kept.
     hyper.build(context, tags="app:1", outputs=f"type=oci,dest={archive}")

@@ -1,11 +1,11 @@
-//! Annotations of the parts of an image, with the text of where each goes.
+//! Annotations of the parts of an image, and the syntax that names a part.
 //!
 //! ```text
-//!   manifest               the manifest; also when no place is named
-//!   manifest-descriptor    what names the manifest in an index or a layout
-//!   index                  an index over the manifest, which the image then has
-//!   index-descriptor       what names that index in a layout
-//!   manifest[PLATFORM]     the same for one platform of those that are built; manifest-descriptor, too
+//!   manifest               the manifest; the default
+//!   manifest-descriptor    the descriptor of the manifest in an index or a layout
+//!   index                  the index over the manifest; the image gets one
+//!   index-descriptor       the descriptor of that index in a layout
+//!   manifest[PLATFORM]     the manifest of one platform; also manifest-descriptor[PLATFORM]
 //! ```
 
 use crate::oci::Annotations;
@@ -36,7 +36,7 @@ impl AnnotatedPart {
         ("index-descriptor", Self::IndexDescriptor),
     ];
 
-    /// Whether it is there only when the image has an index.
+    /// Whether only an image with an index has this part.
     fn is_of_index(self) -> bool {
         matches!(self, Self::Index | Self::IndexDescriptor)
     }
@@ -47,7 +47,7 @@ impl AnnotatedPart {
 pub struct AnnotationPlace {
     /// The part of the image.
     pub part: AnnotatedPart,
-    /// The platform whose image it is; every one without.
+    /// The platform of the image; all platforms without.
     pub platform: Option<Platform>,
 }
 
@@ -61,7 +61,7 @@ impl FromStr for AnnotationPlace {
             None => (text, None),
             Some((name, rest)) => {
                 let platform = rest.strip_suffix(']').ok_or_else(|| {
-                    Error::invalid(format!("`{text}` is no place of an annotation: `]` is missing"))
+                    Error::invalid(format!("`{text}` is not a place of an annotation: `]` is missing"))
                 })?;
                 (name, Some(platform.parse::<Platform>()?))
             }
@@ -69,7 +69,7 @@ impl FromStr for AnnotationPlace {
         let name = if name.is_empty() { "manifest" } else { name };
         let part = AnnotatedPart::ALL.iter().find(|(known, _)| *known == name).map(|(_, part)| *part);
         let part = part.ok_or_else(|| {
-            Error::invalid(format!("`{name}` is no place of an annotation: known are {known}"))
+            Error::invalid(format!("`{name}` is not a place of an annotation: known are {known}"))
         })?;
         if part.is_of_index() && platform.is_some() {
             return Err(Error::invalid(format!(
@@ -91,7 +91,7 @@ impl fmt::Display for AnnotationPlace {
     }
 }
 
-/// Annotations with their places, in the order in which they were given.
+/// Annotations with their places, in the order of the request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlacedAnnotations(Vec<(AnnotationPlace, String, String)>);
 
@@ -104,28 +104,28 @@ impl From<BTreeMap<String, String>> for PlacedAnnotations {
 }
 
 impl PlacedAnnotations {
-    /// Adds an annotation. Of several with one name at one place the last counts.
+    /// Adds an annotation. The last one of a name at a place counts.
     pub fn add(&mut self, place: AnnotationPlace, name: impl Into<String>, value: impl Into<String>) {
         self.0.push((place, name.into(), value.into()));
     }
 
-    /// Keeps those of one part alone.
+    /// Removes the annotations of all other parts.
     pub(super) fn keep(&mut self, part: AnnotatedPart) {
         self.0.retain(|(place, _, _)| place.part == part);
     }
 
-    /// Adds all of others.
+    /// Adds all annotations of `others`.
     pub fn extend(&mut self, others: Self) {
         self.0.extend(others.0);
     }
 
-    /// Whether there are none.
+    /// Whether there are no annotations.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Those of a part of the image for a platform. What names the platform counts before what does not.
-    pub fn of(&self, part: AnnotatedPart, platform: &Platform) -> Annotations {
+    /// The annotations of a part of the image for a platform. Those that name the platform override those that do not.
+    pub(crate) fn for_part(&self, part: AnnotatedPart, platform: &Platform) -> Annotations {
         let here = |place: &AnnotationPlace, own: bool| {
             place.part == part
                 && place.platform.is_some() == own
@@ -135,13 +135,13 @@ impl PlacedAnnotations {
         pick(false).chain(pick(true)).map(|(_, name, value)| (name.clone(), value.clone())).collect()
     }
 
-    /// Whether the image has an index for them.
-    pub fn need_index(&self) -> bool {
+    /// Whether an annotation is for an index, so that the image needs one.
+    pub(crate) fn need_index(&self) -> bool {
         self.0.iter().any(|(place, _, _)| place.part.is_of_index())
     }
 
-    /// The first place that is for another platform than this.
-    pub fn elsewhere(&self, platform: &Platform) -> Option<&AnnotationPlace> {
+    /// The first place that names another platform than this.
+    pub(crate) fn other_platform(&self, platform: &Platform) -> Option<&AnnotationPlace> {
         let other =
             |place: &&AnnotationPlace| place.platform.as_ref().is_some_and(|named| !named.matches(platform));
         self.0.iter().map(|(place, _, _)| place).find(other)
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_have_a_text() {
+    fn places_are_parsed_and_shown() {
         for (text, shown) in [
             ("", "manifest"),
             ("[linux/arm64]", "manifest[linux/arm64]"),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn those_of_one_platform_count_before_those_of_all() {
+    fn annotations_of_a_platform_override_those_of_all() {
         let mut all = PlacedAnnotations::default();
         for (place, name, value) in [
             ("manifest[linux/amd64]", "a", "amd64"),
@@ -187,13 +187,14 @@ mod tests {
         ] {
             all.add(place.parse().unwrap(), name, value);
         }
-        let of =
-            |platform: &str| format!("{:?}", all.of(AnnotatedPart::Manifest, &platform.parse().unwrap()));
+        let of = |platform: &str| {
+            format!("{:?}", all.for_part(AnnotatedPart::Manifest, &platform.parse().unwrap()))
+        };
         assert_eq!(of("linux/amd64"), r#"{"a": "amd64", "b": "last"}"#);
         assert_eq!(of("linux/arm64"), r#"{"a": "any", "b": "last", "c": "arm64"}"#);
         assert!(!all.need_index());
         let here = "linux/amd64".parse().unwrap();
-        assert_eq!(all.elsewhere(&here).unwrap().to_string(), "manifest[linux/arm64]");
+        assert_eq!(all.other_platform(&here).unwrap().to_string(), "manifest[linux/arm64]");
         all.add("index".parse().unwrap(), "e", "");
         assert!(all.need_index());
     }

@@ -1,10 +1,9 @@
-//! One build, from the context to the outputs; or as far as its plan.
+//! One build, from the context to the outputs, or up to its plan.
 
 use super::contexts::MainContext;
 use super::epoch;
-use super::export::{Made, Outputs, describe, refuse_files_of_windows};
+use super::export::{BuildResult, Exported, Outputs, describe, reject_windows_files};
 use super::exporters::Exporters;
-use super::frontend_options::frontend_options;
 use super::local::Engine;
 use super::resolver::BuildResolver;
 use super::{BuildOutput, BuildRequest, DockerfileFrontend, LocalBuilder, Output};
@@ -26,11 +25,11 @@ use std::sync::Arc;
 /// The most files that the stat cache remembers, and for how long it does.
 const STAT_CACHE: (i64, usize) = (90 * 86_400, 500_000);
 
-/// A build that has not run yet.
+/// A build that has not started.
 #[derive(Debug)]
 pub(super) struct Prepared {
     request: BuildRequest,
-    /// Holds the folder of a context that was brought here.
+    /// Keeps the folder of a context that was fetched.
     _main: MainContext,
     pub(super) graph: Arc<Graph>,
     pub(super) root: VertexId,
@@ -43,7 +42,7 @@ pub(super) struct Prepared {
 }
 
 impl LocalBuilder {
-    /// Brings the context, lowers the text, or takes what was lowered already, and decides the time of the result.
+    /// Fetches the context, lowers the text unless a lowered graph is given, and decides the epoch of the result.
     pub(super) async fn prepare(
         &self,
         request: BuildRequest,
@@ -57,7 +56,7 @@ impl LocalBuilder {
             Some(lowered) => lowered.clone(),
             None => self.lower(&request, &main, &sources, progress).await?,
         };
-        refuse_files_of_windows(&request, &lowered.config)?;
+        reject_windows_files(&request, &lowered.config)?;
         sources.open_local().await?;
         let stat_path = self.options.root.join("stat-cache");
         let load = {
@@ -108,7 +107,7 @@ impl LocalBuilder {
         })
     }
 
-    /// Builds once. What is read of the store and is damaged ends it with an error, and is noted.
+    /// Builds once. A blob of the store that is read and is damaged ends the build with an error, and is noted in `damage`.
     pub(super) async fn attempt(
         &self,
         request: BuildRequest,
@@ -121,16 +120,16 @@ impl LocalBuilder {
             prepared;
         let solved = solver.solve().await;
         stat_cache.prune(STAT_CACHE.0, STAT_CACHE.1);
-        // What was hashed is worth keeping even when the build failed.
+        // The hashes are worth keeping even when the build failed.
         let saved = stat_cache.save(&stat_path);
         let Solved { value, steps, epoch } = solved?;
         saved?;
         let chain = match value {
             StepResult::Chain(chain) => chain,
-            StepResult::Unmade => return Ok(nothing(&request, steps, epoch, progress)),
+            StepResult::Unmade => return Ok(without_result(&request, steps, epoch, progress)),
             StepResult::Folder(_) => return Err(Error::internal("a target that is a folder")),
         };
-        let made = Made { config, history, chain, epoch };
+        let result = BuildResult { config, history, chain, epoch };
         let outputs = Outputs {
             request: &request,
             store: &self.options.store,
@@ -138,22 +137,19 @@ impl LocalBuilder {
             context: solver.context(),
             progress,
         };
-        let exported = outputs.run(&made).boxed().await?;
-        let name = exported.names.first().map(|name| Reference::parse(name).map(|name| name.familiar()));
-        progress.send(Event::Result {
-            name: name.and_then(Result::ok).unwrap_or_else(|| "image".to_owned()),
-            digest: exported.image.digest.clone(),
-        });
-        Ok(BuildOutput {
-            image: Some(exported.image),
-            config: Some(exported.config),
-            steps,
-            tags: exported.names,
-            epoch,
-        })
+        let Exported { image, names } = outputs.run(&result).boxed().await?;
+        if let Some((image, _)) = &image {
+            let name = names.first().map(|name| Reference::parse(name).map(|name| name.familiar()));
+            progress.send(Event::Result {
+                name: name.and_then(Result::ok).unwrap_or_else(|| "image".to_owned()),
+                digest: image.digest.clone(),
+            });
+        }
+        let (image, config) = image.unzip();
+        Ok(BuildOutput { image, config, steps, tags: names, epoch })
     }
 
-    /// Parses and lowers the text of the request, and tells what is noticed.
+    /// Parses and lowers the text of the request. Warnings go to the progress.
     async fn lower(
         &self,
         request: &BuildRequest,
@@ -162,8 +158,11 @@ impl LocalBuilder {
         progress: &Progress,
     ) -> Result<Lowered> {
         let resolver = BuildResolver { sources: sources.clone(), main_time: main.time };
-        let options = frontend_options(request);
-        let frontend = self.frontend(request, &main.text)?;
+        let options = self.frontend_options(request);
+        let frontend = match self.frontend(request, &main.text)? {
+            Some((_, frontend)) => Arc::clone(frontend),
+            None => Arc::new(DockerfileFrontend),
+        };
         let name = main.name.display().to_string();
         let mut warnings = Vec::new();
         let lowered = frontend.lower(&name, &main.text, &options, &resolver, &mut warnings).await;
@@ -172,18 +171,28 @@ impl LocalBuilder {
         lowered
     }
 
-    /// The frontend that the request or the text asks for.
-    fn frontend(&self, request: &BuildRequest, text: &str) -> Result<SharedFrontend> {
+    /// The frontend of a text, with its name; `None` for a Dockerfile. The request names it, else the build argument
+    /// BUILDKIT_SYNTAX, else the text itself.
+    pub(super) fn frontend(
+        &self,
+        request: &BuildRequest,
+        text: &str,
+    ) -> Result<Option<(&str, &SharedFrontend)>> {
         let known = &self.options.frontends;
+        let get = |name: &str| known.get_key_value(name).map(|(name, frontend)| (name.as_str(), frontend));
         if let Some(name) = &request.frontend {
-            return known
-                .get(name)
-                .cloned()
-                .ok_or_else(|| Error::unsupported(format!("the builder has no frontend `{name}`")));
+            return get(name).map(Some).ok_or_else(|| {
+                let names = known.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>();
+                let others = match names.is_empty() {
+                    true => "it has only the one for Dockerfiles".to_owned(),
+                    false => format!("it has {} and the one for Dockerfiles", names.join(", ")),
+                };
+                Error::unsupported(format!("the builder has no frontend `{name}`: {others}"))
+            });
         }
-        let asked = [request.build_args.get("BUILDKIT_SYNTAX").cloned(), crate::dockerfile::syntax(text)];
-        let found = asked.into_iter().flatten().find_map(|name| known.get(name.trim()).cloned());
-        Ok(found.unwrap_or_else(|| Arc::new(DockerfileFrontend)))
+        let argument = request.build_args.get("BUILDKIT_SYNTAX").filter(|name| !name.trim().is_empty());
+        let named = argument.cloned().or_else(|| crate::dockerfile::syntax(text));
+        Ok(named.and_then(|name| get(name.trim())))
     }
 }
 
@@ -191,7 +200,7 @@ impl LocalBuilder {
 fn needs(request: &BuildRequest, exporters: &Exporters) -> Result<Needs> {
     let mut needs = Needs::Nothing;
     for output in &request.outputs {
-        match exporters.of(output)? {
+        match exporters.get(output)? {
             Some(exporter) if exporter.needs_blobs() => return Ok(Needs::Blobs),
             Some(_) => needs = Needs::Layers,
             None => {}
@@ -200,8 +209,13 @@ fn needs(request: &BuildRequest, exporters: &Exporters) -> Result<Needs> {
     Ok(needs)
 }
 
-/// The output of a build that made no image, as nothing needed one.
-fn nothing(request: &BuildRequest, steps: Vec<StepReport>, epoch: i64, progress: &Progress) -> BuildOutput {
+/// The output of a build whose result no output needs.
+fn without_result(
+    request: &BuildRequest,
+    steps: Vec<StepReport>,
+    epoch: i64,
+    progress: &Progress,
+) -> BuildOutput {
     for output in &request.outputs {
         progress.start(format!("export {}", describe(&output.kind)), None).done();
     }
@@ -210,7 +224,7 @@ fn nothing(request: &BuildRequest, steps: Vec<StepReport>, epoch: i64, progress:
 
 /// What the solver takes from a request.
 fn solver_options(request: &BuildRequest) -> Result<SolverOptions> {
-    // Layers are compressed as the first image has them; others are made of these.
+    // Layers are compressed as the first image asks; other images recompress them.
     let first = request.outputs.iter().find(|output| output.has_image()).map(|output| &output.image);
     let (compression, compression_level) = first.map_or_else(Default::default, |i| (i.compression, i.level));
     Ok(SolverOptions {
@@ -229,7 +243,7 @@ fn solver_options(request: &BuildRequest) -> Result<SolverOptions> {
     })
 }
 
-/// Says so when the names of the request are not those of any image.
+/// A warning when no image gets the names of the request.
 fn unused_tags(request: &BuildRequest) -> Option<String> {
     let mut images = request.outputs.iter().filter(|output| output.has_image()).peekable();
     let has_own = |output: &Output| !output.image.names.is_empty();

@@ -1,4 +1,4 @@
-//! Dockerfiles for the builder: parsed, lowered by the frontend, and linted; or only checked.
+//! Dockerfiles for the builder: parses, lowers and lints them, or only checks them.
 
 use crate::dockerfile::{CheckOptions, Diagnostic, Dockerfile, IgnoreSet, Span};
 use crate::frontend::dockerfile::{self, Analysis};
@@ -10,25 +10,25 @@ use crate::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 
-/// The build argument that takes the place of the `check` directive.
+/// The build argument that replaces the `check` directive.
 const CHECK_ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
 
-/// What there is to say about a file.
+/// The errors, warnings and findings of a file.
 #[derive(Debug)]
 pub struct Checked {
-    /// The file, as far as it could be understood.
+    /// The file, as far as it could be parsed.
     pub file: Dockerfile,
-    /// Errors, and warnings that are no findings of a rule, in the order of the file.
+    /// Errors, and warnings that are not findings of a rule, in the order of the file.
     pub diagnostics: Vec<Diagnostic>,
-    /// What the linter found, in the order of the file.
+    /// The findings of the linter, in the order of the file.
     pub findings: Vec<Finding>,
-    /// Why base images could not be looked at; rules that need them were left out.
+    /// Why base images could not be looked up. The linter skipped the rules that need them.
     pub unresolved: Vec<Error>,
     options: CheckOptions,
 }
 
 impl Checked {
-    /// Lints a file, with what is known of its base images and of the ignore file of its context.
+    /// Lints a file with the configs of its base images and the ignore file of its context, as far as they are known.
     pub(super) fn new(
         file: Dockerfile,
         diagnostics: Vec<Diagnostic>,
@@ -41,13 +41,13 @@ impl Checked {
                 .map_err(|why| Error::invalid(format!("the build argument {CHECK_ARGUMENT}: {why}")))?,
             None => file.directives.check.clone().unwrap_or_default(),
         };
-        // An empty line in a continuation is what a rule finds.
+        // A rule reports empty lines in a continuation.
         let mut diagnostics: Vec<Diagnostic> =
             diagnostics.into_iter().filter(|d| d.is_error() || lint::rule(d.code).is_none()).collect();
         diagnostics
             .extend(lint::unknown_rules(&check, file.directives.check_span.unwrap_or(Span::new(0, 0))));
-        diagnostics.extend(lint::comment_faults(&file));
-        // Where an instruction could not be understood, a variable may be set there.
+        diagnostics.extend(lint::comment_warnings(&file));
+        // An instruction that could not be parsed may set a variable.
         let complete = bases.iter().filter(|_| !file.damaged);
         let context = LintContext {
             environments: complete.map(|(index, config)| (*index, config.config.env.clone())).collect(),
@@ -74,12 +74,12 @@ impl Checked {
         !self.diagnostics.iter().any(Diagnostic::is_error)
     }
 
-    /// Whether there is nothing to say.
+    /// Whether there are neither diagnostics nor findings.
     pub fn is_clean(&self) -> bool {
         self.diagnostics.is_empty() && self.findings.is_empty()
     }
 
-    /// Everything that there is to say, in the order of the file.
+    /// Diagnostics and findings, in the order of the file.
     pub fn all(&self) -> Vec<Diagnostic> {
         let mut all = self.diagnostics.clone();
         all.extend(self.findings.iter().map(Finding::diagnostic));
@@ -87,7 +87,7 @@ impl Checked {
         all
     }
 
-    /// The text with the edits of all findings applied, if there are any; checking that again may find more.
+    /// The text with the edits of all findings; `None` without edits. Another check of the new text may find more.
     pub fn fixed(&self) -> Option<String> {
         if !self.is_valid() || self.findings.iter().all(|finding| finding.edits.is_empty()) {
             return None;
@@ -100,8 +100,8 @@ impl Checked {
         self.all().iter().map(|d| d.render(&self.file.source).trim_end().to_owned()).collect()
     }
 
-    /// Fails where findings are errors.
-    fn refuse(&self) -> Result<()> {
+    /// Fails when the options turn findings into errors.
+    fn reject_findings(&self) -> Result<()> {
         if !self.options.error || self.findings.is_empty() {
             return Ok(());
         }
@@ -119,13 +119,12 @@ fn platform_of(config: &ImageConfig) -> Option<Platform> {
     text.parse().ok()
 }
 
-/// Checks a Dockerfile as it would be built for the target, or for any of them where none is asked for: every fault and
-/// every finding at once. `name` is what messages call it, and `ignore` the ignore file of its context. Base images are
-/// looked up, without their layers; where that fails the rest is checked all the same.
+/// Checks a Dockerfile for the target, or for every target when the options name none: all errors and findings at once.
+/// `name` is the name of the file in messages, and `ignore` the ignore file of its context. Base images are looked up,
+/// without their layers; when that fails, the rest of the file is still checked.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] for a build argument or target that cannot be used, and what else is wrong with the options.
-/// Faults of the file are no errors here.
+/// [`ErrorKind::Invalid`] for a wrong build argument, target or other option. Errors of the file are in the result.
 pub async fn check_dockerfile(
     name: &str,
     text: &str,
@@ -133,29 +132,29 @@ pub async fn check_dockerfile(
     ignore: Option<IgnoreSet>,
     resolver: &dyn Resolver,
 ) -> Result<Checked> {
-    let parsed = crate::dockerfile::parse(text, name);
+    let parsed = dockerfile::parse(text, name, options);
     let (mut file, mut diagnostics) = (parsed.dockerfile, parsed.diagnostics);
     let mut seen = Analysis::default();
     if !file.stages.is_empty() {
         dockerfile::name_aliases(&mut file, options)?;
         file.target(options.target.as_deref())?;
         seen = dockerfile::analyze(&file, options, resolver, true).await;
-        if let Some(error) = seen.error {
+        if let Some(error) = seen.request_error {
             return Err(error);
         }
-        dockerfile::add_faults(&mut diagnostics, std::mem::take(&mut seen.faults));
+        dockerfile::add_errors(&mut diagnostics, std::mem::take(&mut seen.errors));
     }
     let mut checked = Checked::new(file, diagnostics, &seen.bases, options, ignore)?;
     checked.unresolved = seen.unresolved;
     Ok(checked)
 }
 
-/// Lowers a Dockerfile: parsed, lowered for the target, and linted. `name` is what messages call it. What is noticed goes
-/// to `warnings`, each with its excerpt, also when the file has a fault.
+/// Parses a Dockerfile, lowers it for the target, and lints it. `name` is the name of the file in messages. Warnings with
+/// their excerpts go to `warnings`, also when the file has errors.
 ///
 /// # Errors
-/// Every fault of the text at once, with excerpts; the errors of the resolver, with the place that asked for it; what the
-/// linter found where the `check` directive asks for an error.
+/// All errors of the text at once, with excerpts; the errors of the resolver, with the place in the text; the findings of
+/// the linter when the `check` directive makes them errors.
 pub async fn lower_dockerfile(
     name: &str,
     text: &str,
@@ -163,17 +162,17 @@ pub async fn lower_dockerfile(
     resolver: &dyn Resolver,
     warnings: &mut Vec<String>,
 ) -> Result<Lowered> {
-    let parsed = crate::dockerfile::parse(text, name);
+    let parsed = dockerfile::parse(text, name, options);
     if parsed.has_errors() {
-        let mut faults = parsed.diagnostics;
+        let mut errors = parsed.diagnostics;
         let file = parsed.dockerfile;
         let seen = dockerfile::analyze(&file, options, resolver, false).await;
-        let noticed = faults.iter().filter(|d| !d.is_error()).cloned().collect();
-        dockerfile::add_faults(&mut faults, seen.faults);
-        let error = crate::dockerfile::to_error(&faults, &file.source);
-        let checked = Checked::new(file, noticed, &seen.bases, options, None);
+        let warned = errors.iter().filter(|d| !d.is_error()).cloned().collect();
+        dockerfile::add_errors(&mut errors, seen.errors);
+        let error = crate::dockerfile::to_error(&errors, &file.source);
+        let checked = Checked::new(file, warned, &seen.bases, options, None);
         warnings.extend(checked.iter().flat_map(Checked::warnings));
-        return Err(error.unwrap_or_else(|| Error::internal("a fault without an error")));
+        return Err(error.unwrap_or_else(|| Error::internal("the parser failed without an error")));
     }
     let (mut file, diagnostics) = (parsed.dockerfile, parsed.diagnostics);
     dockerfile::name_aliases(&mut file, options)?;
@@ -181,10 +180,10 @@ pub async fn lower_dockerfile(
     let (lowered, bases) = dockerfile::lower(&file, options, resolver).await;
     let checked = Checked::new(file, diagnostics, &bases, options, None);
     warnings.extend(checked.iter().flat_map(Checked::warnings));
-    // They may say why it fails.
+    // The notes may explain why lowering fails.
     warnings.extend(notes);
     let lowered = lowered?;
-    checked?.refuse()?;
+    checked?.reject_findings()?;
     Ok(lowered)
 }
 

@@ -1,10 +1,10 @@
-//! Folders that an output empties of all that is not its own, and what must not be lost so.
+//! `mode=delete`: an output removes what it did not write from its folder. This checks that nothing of value is there.
 
 use super::{BuildContext, BuildRequest, NamedContext, OutputKind};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// Refuses an output that would remove what the build reads, what the builder keeps, or what another output makes.
+/// Rejects an output that would remove an input of the build, the state folder, or another output.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Invalid`] that names the folder and what is in it.
@@ -14,13 +14,13 @@ pub(super) fn check(request: &BuildRequest, root: &Path) -> Result<()> {
         if !output.files.delete {
             continue;
         }
-        if place_of(folder).parent().is_none() {
+        if resolve(folder).parent().is_none() {
             return Err(refusal(folder, "is the root of the file system"));
         }
         let others = request.outputs.iter().enumerate().filter(|(other, _)| *other != at);
         let others = others.filter_map(|(_, other)| Some(("another output", other.destination()?)));
-        let held = held(request).into_iter().chain([("the state folder", root)]).chain(others);
-        for (what, path) in held {
+        let kept = inputs(request).into_iter().chain([("the state folder", root)]).chain(others);
+        for (what, path) in kept {
             if holds(folder, path) {
                 return Err(refusal(folder, &format!("holds {what} ({})", path.display())));
             }
@@ -31,7 +31,7 @@ pub(super) fn check(request: &BuildRequest, root: &Path) -> Result<()> {
 
 /// Whether `path` is the folder `folder`, or in it.
 pub(super) fn holds(folder: &Path, path: &Path) -> bool {
-    place_of(path).starts_with(place_of(folder))
+    resolve(path).starts_with(resolve(folder))
 }
 
 /// The error of a folder that must not be emptied.
@@ -42,23 +42,23 @@ pub(super) fn refusal(folder: &Path, why: &str) -> Error {
     ))
 }
 
-/// What a build reads of this machine.
-fn held(request: &BuildRequest) -> Vec<(&'static str, &Path)> {
-    let mut held = Vec::new();
+/// The files and folders of this machine that a build reads.
+fn inputs(request: &BuildRequest) -> Vec<(&'static str, &Path)> {
+    let mut inputs = Vec::new();
     if let BuildContext::Folder(folder) = &request.context {
-        held.push(("the build context", folder.as_path()));
+        inputs.push(("the build context", folder.as_path()));
     }
-    held.extend(request.dockerfile_path.as_deref().map(|path| ("the Dockerfile", path)));
+    inputs.extend(request.dockerfile_path.as_deref().map(|path| ("the Dockerfile", path)));
     for context in request.named_contexts.values() {
         if let NamedContext::Folder(path) | NamedContext::OciLayout { path, .. } = context {
-            held.push(("a build context", path));
+            inputs.push(("a build context", path));
         }
     }
-    held
+    inputs
 }
 
-/// Where a path leads, with the links on the way resolved as far as there is something.
-fn place_of(path: &Path) -> PathBuf {
+/// The absolute path, with its links resolved as far as the path exists.
+fn resolve(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
     match there {
@@ -76,7 +76,7 @@ mod tests {
     use crate::build::Output;
 
     #[test]
-    fn a_folder_with_something_else_in_it_is_not_emptied() {
+    fn delete_mode_rejects_folders_with_inputs_state_or_outputs() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         for name in ["state", "context/deep", "named", "other", "out"] {

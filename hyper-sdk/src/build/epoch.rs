@@ -1,4 +1,4 @@
-//! Decides the one time that a result carries: what SOURCE_DATE_EPOCH asks for, else what the files and images say.
+//! Decides the epoch of a build: the value of SOURCE_DATE_EPOCH, or a time of the files and images.
 
 use super::EpochPolicy;
 use crate::Result;
@@ -11,12 +11,12 @@ use crate::source::{Opened, Sources, work_tree_time};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The time of what SOURCE_DATE_EPOCH names, in seconds since 1970; none where it has no time of its own.
+/// The time of the object that SOURCE_DATE_EPOCH names, in seconds since 1970; `None` when it has no time.
 ///
-/// A stage has the newest time of what it fetches (the commit of a git repository, the last change of a web file, or of a
-/// member of an archive whose server does not say), else that of its base images.
-pub(super) async fn of(of: EpochOf, main: Option<i64>, sources: &Sources) -> Result<Option<i64>> {
-    match of {
+/// A stage has the newest time of what it fetches: the commit of a git repository, the last change of a web file, or the
+/// newest member of an archive when the server gives no time. Otherwise it has that of its base images.
+pub(super) async fn time_of(object: EpochOf, main: Option<i64>, sources: &Sources) -> Result<Option<i64>> {
+    match object {
         EpochOf::Context => Ok(main),
         EpochOf::Named(Resolved::Scratch) => Ok(None),
         EpochOf::Named(Resolved::Image { config, .. }) => {
@@ -33,8 +33,8 @@ pub(super) async fn of(of: EpochOf, main: Option<i64>, sources: &Sources) -> Res
     }
 }
 
-/// Decides by the policy of a request, what the text asked for, and the files that the build uses. What is fetched while
-/// the build runs counts later, so nothing is fetched here.
+/// Decides the epoch by the policy of a request, the value in the text, and the files that the build uses. It fetches
+/// nothing: the solver adds the times of what it fetches later.
 pub(super) async fn decide(
     policy: EpochPolicy,
     lowered: &Lowered,
@@ -63,9 +63,9 @@ pub(super) async fn decide(
         }
         let mut newest = None;
         for (root, spec) in used {
-            // The keys of the steps ask for the same folders in a moment.
+            // The keys of the steps need the same folders soon.
             root.remember_listings();
-            // What cannot be copied fails in its step, with the step's name.
+            // A copy that fails has its error in the step, with the step's name.
             newest = newest.max(newest_mtime(&root, &spec, threads()).unwrap_or(None));
         }
         Ok(EpochChoice::Newest { newest, otherwise })
@@ -73,13 +73,13 @@ pub(super) async fn decide(
     .await
 }
 
-/// The folders of this machine that the graph uses, by the vertices that stand for them.
+/// The folders of this machine that the graph uses, by their vertices.
 async fn local_folders(lowered: &Lowered, sources: &Sources) -> Result<BTreeMap<VertexId, Arc<SourceRoot>>> {
     let mut folders = BTreeMap::new();
     for id in lowered.graph.reachable(lowered.root) {
         if let Op::Source(op @ SourceOp::Folder { .. }) = &lowered.graph.vertex(id).op
             && !sources.is_remote(op)
-            // One that is not there fails in its step.
+            // A missing folder fails in its step.
             && sources.has_folder(op)
             && let Opened::Folder(root) = sources.open(op).await?
         {
@@ -89,7 +89,7 @@ async fn local_folders(lowered: &Lowered, sources: &Sources) -> Result<BTreeMap<
     Ok(folders)
 }
 
-/// What of the folders the graph reads.
+/// The files of the folders that the graph reads.
 fn used(
     graph: &Graph,
     root: VertexId,

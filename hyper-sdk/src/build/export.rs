@@ -13,27 +13,25 @@ use crate::store::SharedStore;
 use crate::{Digest, Error, Result};
 use std::collections::BTreeMap;
 
-/// What a build came to, before it is an image of one form or another.
+/// The result of a build, before it is written as an image or as files.
 #[derive(Debug)]
-pub(super) struct Made {
+pub(super) struct BuildResult {
     pub(super) config: ImageConfig,
     pub(super) history: Vec<HistoryStep>,
     pub(super) chain: LayerChain,
     pub(super) epoch: i64,
 }
 
-/// What was written.
+/// What the outputs wrote.
 #[derive(Debug)]
 pub(super) struct Exported {
-    /// The image of the first output that has one, else the one that the files are of.
-    pub(super) image: Descriptor,
-    /// The digest of its config.
-    pub(super) config: Digest,
-    /// The names that images were given.
+    /// The first image that was written, with the digest of its config. Files alone are no image.
+    pub(super) image: Option<(Descriptor, Digest)>,
+    /// The names of the images.
     pub(super) names: Vec<String>,
 }
 
-/// The outputs of a request, and what they are made with.
+/// The outputs of a request, and what is needed to write them.
 #[derive(Debug)]
 pub(super) struct Outputs<'a> {
     pub(super) request: &'a BuildRequest,
@@ -45,16 +43,20 @@ pub(super) struct Outputs<'a> {
 
 impl Outputs<'_> {
     /// Writes every output, one after the other.
-    pub(super) async fn run(&self, made: &Made) -> Result<Exported> {
+    pub(super) async fn run(&self, result: &BuildResult) -> Result<Exported> {
         let (mut first, mut names) = (None, Vec::new());
+        let mut of_exporter = None;
         for output in &self.request.outputs {
             let task = self.progress.start(format!("export {}", describe(&output.kind)), None);
-            let image = match self.image(made, output).await {
+            let image = match self.image(result, output).await {
                 Ok(image) => image,
                 Err(e) => return task.end_with(Err(e)),
             };
             task.end_with(self.export(output, &image).await)?;
+            let described =
+                output.makes_image().then(|| (image.descriptor(), image.config_descriptor().digest));
             if !output.has_image() {
+                of_exporter = of_exporter.or(described);
                 continue;
             }
             for name in self.names_of(output, &image) {
@@ -62,19 +64,15 @@ impl Outputs<'_> {
                     names.push(name);
                 }
             }
-            first.get_or_insert(image);
+            first = first.or(described);
         }
-        let image = match first {
-            Some(image) => image,
-            None => self.image(made, &OutputKind::CacheOnly.into()).await?,
-        };
-        Ok(Exported { image: image.descriptor(), config: image.config_descriptor().digest, names })
+        Ok(Exported { image: first.or(of_exporter), names })
     }
 
     /// The image as an output asks for it.
-    async fn image(&self, made: &Made, output: &Output) -> Result<BuiltImage> {
+    async fn image(&self, result: &BuildResult, output: &Output) -> Result<BuiltImage> {
         let wanted = &output.image;
-        let mut chain = made.chain.clone();
+        let mut chain = result.chain.clone();
         if output.has_image() {
             if wanted.keep_times {
                 chain = self.context.with_true_times(&chain).await?;
@@ -82,14 +80,15 @@ impl Outputs<'_> {
             let options = CompressOptions { level: wanted.level, ..CompressOptions::new(wanted.compression) };
             chain = self.context.recompress(&chain, options, wanted.force_compression).await?;
         }
-        if self.exporters.of(output)?.is_some_and(|exporter| exporter.needs_blobs()) {
+        if self.exporters.get(output)?.is_some_and(|exporter| exporter.needs_blobs()) {
             self.context.fetch_chain(&chain).await?;
         }
         let platform = self.request.built_for();
         let all = self.request.annotations_of(output);
-        let of = |part| all.of(part, &platform);
+        let of = |part| all.for_part(part, &platform);
         let annotations = of(AnnotatedPart::Manifest);
-        let mut image = BuiltImage::new(made.config.clone(), &made.history, chain, made.epoch, annotations)?;
+        let (config, history) = (result.config.clone(), &result.history);
+        let mut image = BuiltImage::new(config, history, chain, result.epoch, annotations)?;
         image.descriptor_annotations = of(AnnotatedPart::ManifestDescriptor);
         if wanted.docker_types {
             return image.with_docker_types();
@@ -100,26 +99,27 @@ impl Outputs<'_> {
         }
     }
 
-    /// What people call the image of an output.
+    /// The names that an output gives its image, as they are reported.
     fn names_of(&self, output: &Output, image: &BuiltImage) -> Vec<String> {
         let names = output.names(self.request);
-        let mut told: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut reported: Vec<String> = names.iter().map(ToString::to_string).collect();
         if let OutputKind::Image(store) = &output.kind {
-            if store.passing && !store.push {
+            if store.push_only && !store.push {
                 return Vec::new();
             }
             if store.by_digest {
-                told = names.iter().map(|name| format!("{}/{}", name.host(), name.repository())).collect();
+                reported =
+                    names.iter().map(|name| format!("{}/{}", name.host(), name.repository())).collect();
             }
             let at_digest = |name: &Reference| name.at_digest(image.root().digest().clone()).to_string();
             if store.canonical {
-                told.extend(names.iter().map(at_digest));
+                reported.extend(names.iter().map(at_digest));
             }
             if names.is_empty() {
-                told.extend(store.nameless.iter().map(at_digest));
+                reported.extend(store.nameless.iter().map(at_digest));
             }
         }
-        told
+        reported
     }
 
     async fn export(&self, output: &Output, image: &BuiltImage) -> Result<()> {
@@ -136,15 +136,15 @@ impl Outputs<'_> {
             progress: self.progress,
             layers: self.context,
         };
-        match self.exporters.of(output)? {
+        match self.exporters.get(output)? {
             Some(exporter) => exporter.export(export).await,
             None => Ok(()),
         }
     }
 }
 
-/// Refuses the files of an image for Windows, whose layers have a form of their own.
-pub(super) fn refuse_files_of_windows(request: &BuildRequest, config: &ImageConfig) -> Result<()> {
+/// Rejects outputs that need the files of an image for Windows: its layers have another format.
+pub(super) fn reject_windows_files(request: &BuildRequest, config: &ImageConfig) -> Result<()> {
     let is_windows = config.os.eq_ignore_ascii_case("windows") && !config.rootfs.diff_ids.is_empty();
     let writes_files = |output: &&Output| matches!(output.kind, OutputKind::Tar(_) | OutputKind::Local(_));
     match request.outputs.iter().find(writes_files) {
@@ -159,8 +159,8 @@ pub(super) fn refuse_files_of_windows(request: &BuildRequest, config: &ImageConf
 pub(super) fn describe(output: &OutputKind) -> String {
     let to = |d: &Destination| d.path().display().to_string();
     match output {
-        OutputKind::Image(StoreOptions { passing: true, push: true, .. }) => "push".to_owned(),
-        OutputKind::Image(StoreOptions { passing: true, .. }) => "nowhere".to_owned(),
+        OutputKind::Image(StoreOptions { push_only: true, push: true, .. }) => "push".to_owned(),
+        OutputKind::Image(StoreOptions { push_only: true, .. }) => "nowhere".to_owned(),
         OutputKind::Image(StoreOptions { push: true, .. }) => "to the local store and push".to_owned(),
         OutputKind::Image(_) => "to the local store".to_owned(),
         OutputKind::Oci(d) => format!("OCI layout to {}", to(d)),

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What writes outputs: the usual exporters, and those that were given to the builder.
+/// The exporters: the built-in ones, and those that the builder was given.
 #[derive(Clone, Debug)]
 pub(super) struct Exporters {
     pub(super) clients: ClientFactory,
@@ -22,11 +22,11 @@ pub(super) struct Exporters {
 }
 
 impl Exporters {
-    /// The exporter of an output; none for one that writes nothing.
+    /// The exporter of an output; `None` for an output that writes nothing.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unsupported`] for a type that no exporter has.
-    pub(super) fn of(&self, output: &Output) -> Result<Option<Arc<dyn Exporter>>> {
+    pub(super) fn get(&self, output: &Output) -> Result<Option<Arc<dyn Exporter>>> {
         let files = output.files;
         Ok(Some(match &output.kind {
             OutputKind::CacheOnly => return Ok(None),
@@ -48,7 +48,7 @@ impl Exporters {
     }
 }
 
-/// Keeps an image in the local store, and pushes it.
+/// Keeps an image in the local store and pushes it.
 #[derive(Debug)]
 struct KeepImage {
     options: StoreOptions,
@@ -64,7 +64,7 @@ impl Exporter for KeepImage {
     async fn export(&self, export: Export<'_>) -> Result<()> {
         let (image, store, options) = (export.image, &**export.store, &self.options);
         let hidden = RepositoryName::parse(crate::solve::LAYERS_REPOSITORY)?;
-        if options.passing {
+        if options.push_only {
             image.store(store, &hidden, Vec::new()).await?;
         } else if export.names.is_empty() {
             let repository = match &options.nameless {
@@ -73,7 +73,7 @@ impl Exporter for KeepImage {
             };
             image.store(store, &repository, Vec::new()).await?;
         }
-        for name in export.names.iter().filter(|_| !options.passing) {
+        for name in export.names.iter().filter(|_| !options.push_only) {
             let tags = name.tag().filter(|_| !options.by_digest).cloned();
             image.store(store, &local_repository(name)?, tags.into_iter().collect()).await?;
         }
@@ -82,7 +82,7 @@ impl Exporter for KeepImage {
         }
         if options.push {
             for name in export.names {
-                let from = if options.passing { hidden.clone() } else { local_repository(name)? };
+                let from = if options.push_only { hidden.clone() } else { local_repository(name)? };
                 self.push(&from, name, &export).await?;
             }
         }
@@ -161,19 +161,19 @@ impl Exporter for Files {
         let (tar, foreign) = export.files_and_foreign_owner().await?;
         if let Some(ForeignOwner { path, uid, gid }) = foreign {
             export.progress.warn(format!(
-                "`/{path}` belongs to {uid}:{gid}, beyond the ids of this user: files are written as this user's own; \
+                "`/{path}` belongs to {uid}:{gid}, which this user cannot assign: all files are written as this user's own; \
                  an output of `type=tar` keeps their owners"
             ));
         }
         let below = folder_of(self.files, export.image)?;
         for device in export_folder(tar, &self.folder, below.as_deref(), self.files.delete).await? {
-            export.progress.warn(format!("the device `{device}` was left out: only root can make it"));
+            export.progress.warn(format!("the device `{device}` was left out: only root can create it"));
         }
         Ok(())
     }
 }
 
-/// The name of the folder that the files of an output are in, when they have one of their own.
+/// The name of the folder for the files of an output with `platform-split`.
 fn folder_of(files: FileOptions, image: &BuiltImage) -> Result<Option<String>> {
     if !files.split {
         return Ok(None);

@@ -1,22 +1,26 @@
-//! What a request says to the frontend.
+//! The options of a frontend from a build request.
 
-use super::{BuildRequest, NamedContext};
+use super::{BuildRequest, LocalBuilder, NamedContext};
 use crate::frontend::FrontendOptions;
+use std::collections::BTreeMap;
 
-pub(super) fn frontend_options(request: &BuildRequest) -> FrontendOptions {
-    FrontendOptions {
-        build_args: request.build_args.clone(),
-        aliases: aliases(request),
-        target: request.target.clone(),
-        platform: request.platform.clone(),
-        labels: request.labels.clone(),
-        no_cache: request.no_cache,
-        no_cache_filter: request.no_cache_filter.clone(),
+impl LocalBuilder {
+    pub(super) fn frontend_options(&self, request: &BuildRequest) -> FrontendOptions {
+        FrontendOptions {
+            build_args: request.build_args.clone(),
+            aliases: aliases(request),
+            target: request.target.clone(),
+            platform: request.platform.clone(),
+            labels: request.labels.clone(),
+            no_cache: request.no_cache,
+            no_cache_filter: request.no_cache_filter.clone(),
+            frontends: self.options.frontends.keys().cloned().collect(),
+        }
     }
 }
 
-/// The names that stand for stages.
-fn aliases(request: &BuildRequest) -> std::collections::BTreeMap<String, String> {
+/// The further names of stages.
+fn aliases(request: &BuildRequest) -> BTreeMap<String, String> {
     let stage = |(name, context): (&String, &NamedContext)| match context {
         NamedContext::Stage(stage) => Some((name.clone(), stage.clone())),
         _ => None,

@@ -1,15 +1,14 @@
-//! What builds that were killed leave in the folder of the builder: contexts and image archives that were being unpacked or
-//! fetched, and files that were being written.
+//! Removes what killed builds left in the folder of the builder: unfinished contexts, image archives and files.
 
 use crate::stale_files::{self, is_older, is_temporary};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// No build takes longer.
+/// The age of a leftover that is removed. No build takes longer.
 pub(super) const AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where folders lie, and how their names begin.
+/// The parents of temporary folders, and how the names of those begin.
 const FOLDERS: [(&str, &str); 4] = [
     ("scratch", "context-"),
     ("scratch", "archive-"),
@@ -17,15 +16,15 @@ const FOLDERS: [(&str, &str); 4] = [
     ("sources/checkouts", ".new-"),
 ];
 
-/// Where files are written under a temporary name before they get theirs.
+/// The folders that contain temporary files.
 const FILES: [&str; 7] = ["", "indexes", "cache", "mounts", "snapshots", "sources/web", "sources/images"];
 
-/// Removes those that are older than `age`. What cannot be removed stays for the next time.
+/// Removes leftovers that are older than `age`. One that cannot be removed stays until the next time.
 pub(super) fn sweep(root: &Path, age: Duration) {
     for (folder, prefix) in FOLDERS {
         for entry in std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten() {
             let is_one = entry.file_name().to_string_lossy().starts_with(prefix);
-            // The time of the last change of the folder itself: archives choose the other one.
+            // The change time of the folder: its modification time can come from an archive.
             let changed = entry.metadata().map_or(i64::MAX, |meta| meta.ctime());
             if is_one && is_older(changed, age) {
                 let _ = std::fs::remove_dir_all(entry.path());
@@ -35,7 +34,7 @@ pub(super) fn sweep(root: &Path, age: Duration) {
     for folder in FILES {
         stale_files::remove(&root.join(folder), age, is_temporary);
     }
-    // The records of the cache lie one level deeper.
+    // The records of the cache are one level deeper.
     for entry in std::fs::read_dir(root.join("cache")).into_iter().flatten().flatten() {
         stale_files::remove(&entry.path(), age, is_temporary);
     }
@@ -46,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_old_and_was_being_made_goes() {
+    fn only_old_temporary_files_and_folders_are_removed() {
         let root = tempfile::tempdir().unwrap();
         let folders = [
             "scratch/context-a/b",

@@ -4,7 +4,6 @@ use super::check::{Checked, check_dockerfile};
 use super::contexts::{Contexts, MainContext};
 use super::destinations::Destinations;
 use super::emptied_folders;
-use super::frontend_options::frontend_options;
 use super::leftovers;
 use super::options::LocalBuilderOptions;
 use super::resolver::BuildResolver;
@@ -27,7 +26,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How often a build begins anew because a blob of the store that it read was damaged. Each time finds all that it reads.
+/// How often a build starts again after it read a damaged blob of the store. Each attempt finds every damaged blob that it
+/// reads.
 const REPAIRS: usize = 8;
 
 /// Builds on this machine, without a daemon.
@@ -58,21 +58,21 @@ pub struct LocalBuilder {
     pub(super) options: LocalBuilderOptions,
     pub(super) cache: SharedCache,
     engine: tokio::sync::OnceCell<Engine>,
-    /// What was found when it was opened and the first build is to tell.
+    /// A warning of the opening, which the first build reports.
     warning: Mutex<Option<String>>,
 }
 
-/// What runs commands and keeps their trees.
+/// The executor, and the snapshotter of its root file systems.
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) executor: Arc<dyn Executor>,
     pub(super) snapshotter: SharedSnapshotter,
-    /// What is to be said of the sandbox.
+    /// Warnings about the sandbox.
     pub(super) notes: Vec<String>,
 }
 
 impl LocalBuilder {
-    /// A builder on a folder, a store and registries, whose parts can be given: [`LocalBuilderOptions`].
+    /// Options of a builder with a folder, a store and registries. [`LocalBuilderOptions`] can replace its parts.
     pub fn builder(
         root: impl Into<PathBuf>,
         store: SharedStore,
@@ -81,11 +81,11 @@ impl LocalBuilder {
         LocalBuilderOptions::new(root, store, clients)
     }
 
-    /// Opens the builder on its folder, which is made when it is missing and closed to other users ([`private_folder`]).
-    /// That it was open before is a warning of the first build.
+    /// Opens the builder. Its folder is created when it is missing, and closed to other users ([`private_folder`]). When the
+    /// folder was open to others, the first build reports a warning.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`] when the folder cannot be made or written, and those of [`private_folder::open`].
+    /// [`crate::ErrorKind::Io`] when the folder cannot be created or written, and those of [`private_folder::open`].
     pub fn open(options: LocalBuilderOptions) -> Result<Self> {
         let warning = private_folder::open(&options.root)?.warning;
         for name in ["indexes", "mounts", "scratch", "snapshots"] {
@@ -133,55 +133,72 @@ impl LocalBuilder {
             .await
     }
 
-    /// Brings the main context of a request to this machine when it is a git repository or a web address. What comes
-    /// out has the text of the Dockerfile, and a folder or nothing as its context; the folder is there as long as the
-    /// second value is.
-    ///
-    /// # Errors
-    /// Those of the fetch; [`crate::ErrorKind::NotFound`] when the Dockerfile is not in the context.
-    pub async fn fetch_context(
+    /// Fetches the main context of a request when it is a git repository or a web address. The request that is returned has
+    /// the text of the Dockerfile, and a folder of this machine or nothing as its context. The folder exists until the
+    /// second value is dropped.
+    pub(super) async fn fetch_context(
         &self,
         request: BuildRequest,
         progress: &Progress,
-    ) -> Result<(BuildRequest, impl Send + use<>)> {
+    ) -> Result<(BuildRequest, MainContext)> {
         let (request, main, _) = self.load_context(request, progress).await?;
         Ok((main.apply(request), main))
     }
 
-    /// Checks the Dockerfile of a request: its faults, and what the linter finds. Nothing is built; base images are
+    /// Checks the Dockerfile of a request: its errors, and the findings of the linter. Nothing is built. Base images are
     /// looked up, without their layers.
     ///
     /// # Errors
-    /// Those of [`LocalBuilder::fetch_context`] and of [`check_dockerfile`].
+    /// Those of fetching the context, [`crate::ErrorKind::NotFound`] when it has no Dockerfile, and those of
+    /// [`check_dockerfile`].
     pub async fn check(&self, request: BuildRequest, progress: &Progress) -> Result<Checked> {
         let (request, main, contexts) = self.load_context(request, progress).await?;
         let sources = self.sources(&request, &main, &contexts, &Damage::default(), progress);
         let resolver = BuildResolver { sources, main_time: main.time };
-        let options = frontend_options(&request);
+        self.expect_dockerfile(&request, &main)?;
+        let options = self.frontend_options(&request);
         let name = main.name.display().to_string();
         check_dockerfile(&name, &main.text, &options, main.ignore(&request), &resolver).await
     }
 
-    /// What the target of a request takes. Nothing is looked up but the context.
+    /// The arguments, secrets and caches of the target of a request. Nothing but the context is fetched.
     ///
     /// # Errors
-    /// Those of [`LocalBuilder::fetch_context`], the faults of the file, and those of [`dockerfile::outline`].
+    /// Those of fetching the context, the errors of the file, and [`crate::ErrorKind::NotFound`] for an unknown target.
     pub async fn outline(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Outline> {
         let (request, main, _) = self.load_context(request, progress).await?;
-        let name = main.name.display().to_string();
-        let (file, _) = crate::dockerfile::parse(&main.text, &name).into_result()?;
-        dockerfile::outline(&file, &frontend_options(&request))
+        self.expect_dockerfile(&request, &main)?;
+        let options = self.frontend_options(&request);
+        let (file, _) =
+            dockerfile::parse(&main.text, &main.name.display().to_string(), &options).into_result()?;
+        dockerfile::outline(&file, &options)
     }
 
     /// The stages of the Dockerfile of a request.
     ///
     /// # Errors
-    /// Those of [`LocalBuilder::fetch_context`], and the faults of the file.
+    /// Those of fetching the context, and the errors of the file.
     pub async fn targets(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Targets> {
-        let (_, main, _) = self.load_context(request, progress).await?;
-        let name = main.name.display().to_string();
-        let (file, _) = crate::dockerfile::parse(&main.text, &name).into_result()?;
+        let (request, main, _) = self.load_context(request, progress).await?;
+        self.expect_dockerfile(&request, &main)?;
+        let options = self.frontend_options(&request);
+        let (file, _) =
+            dockerfile::parse(&main.text, &main.name.display().to_string(), &options).into_result()?;
         Ok(dockerfile::targets(&file))
+    }
+
+    /// Rejects a text for another frontend than that of Dockerfiles.
+    fn expect_dockerfile(&self, request: &BuildRequest, main: &MainContext) -> Result<()> {
+        match self.frontend(request, &main.text)? {
+            None => Ok(()),
+            Some((name, _)) => {
+                let file = main.name.display();
+                let message = format!(
+                    "{file} is for the frontend `{name}`: only Dockerfiles can be checked and listed"
+                );
+                Err(Error::unsupported(message))
+            }
+        }
     }
 
     pub(super) fn sources(
@@ -263,8 +280,8 @@ impl Builder for LocalBuilder {
 }
 
 impl LocalBuilder {
-    /// Builds a graph that no text was lowered to. The request gives everything but the text: contexts by the names that
-    /// the graph has for them, names, outputs, permissions.
+    /// Builds a graph instead of a text. The request gives everything else: the contexts under the names that the graph uses,
+    /// names of the image, outputs, permissions.
     ///
     /// # Errors
     /// Those of [`Builder::build`].
@@ -277,7 +294,7 @@ impl LocalBuilder {
         self.repeat(request, Some(&lowered), progress).await
     }
 
-    /// Builds, and begins anew where the store was damaged.
+    /// Builds, and starts again when a blob of the store is damaged.
     async fn repeat(
         &self,
         request: BuildRequest,
@@ -291,7 +308,7 @@ impl LocalBuilder {
         let _destinations = blocking(move || Destinations::open(&outputs, home.as_deref())).await?;
         self.warn_of_folder(progress);
         let damage = Damage::default();
-        // Every attempt finds the same things to say.
+        // Every attempt gives the same warnings.
         let progress = &progress.each_warning_once();
         for _ in 0..REPAIRS {
             let error = match self.attempt(request.clone(), given, &damage, progress).await {
@@ -308,7 +325,7 @@ impl LocalBuilder {
         self.attempt(request, given, &damage, progress).await
     }
 
-    /// Tells once that the folder was open to other users.
+    /// Reports once that the folder was open to other users.
     pub(super) fn warn_of_folder(&self, progress: &Progress) {
         if let Some(warning) = self.warning.lock().unwrap_or_else(PoisonError::into_inner).take() {
             progress.warn(warning);
@@ -316,7 +333,7 @@ impl LocalBuilder {
     }
 }
 
-/// Whether an output is written as it is made, so that a second attempt would come behind what was written of the first.
+/// Whether an output is a stream: a second attempt would append to what the first one wrote.
 fn is_stream(output: &Output) -> bool {
     let (OutputKind::Oci(to) | OutputKind::Docker(to) | OutputKind::Tar(to)) = &output.kind else {
         return false;

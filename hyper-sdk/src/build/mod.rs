@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A [`Builder`] turns a request into an image or files. [`LocalBuilder`] does it in this process and its sandbox
-//! helpers, without a daemon. [`DryRun`] says what it would do.
+//! helpers, without a daemon. [`DryRun`] reports what a build would do.
 
 mod annotations;
 mod attempt;
@@ -42,7 +42,7 @@ pub use local::LocalBuilder;
 pub use options::LocalBuilderOptions;
 pub use output::{Destination, FileOptions, ImageOptions, Output, OutputKind, StoreOptions};
 pub use plan::{BuildPlan, DryRun};
-pub use request::{BuildOutput, BuildRequest, EpochPolicy, HOST_GATEWAY, find_dockerfile};
+pub use request::{BuildOutput, BuildRequest, EpochPolicy, HOST_GATEWAY};
 
 use crate::Result;
 use crate::platform::Platform;
@@ -56,24 +56,24 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BuilderCapabilities {
-    /// Results are made: steps run, outputs are written, and what was made is found again. Without, a build says what it
-    /// would do.
+    /// Whether it makes results: steps run, outputs are written, and the next build finds the results. A builder without
+    /// reports what a build would do.
     pub results: bool,
-    /// RUN steps can be executed.
+    /// Whether it can run RUN steps.
     pub run: bool,
-    /// Files keep every owner that a step gives them; otherwise every file of a RUN step belongs to root.
+    /// Whether files keep every owner that a step gives them; otherwise every file of a RUN step belongs to root.
     pub all_owners: bool,
     /// The platforms whose RUN steps can be executed.
     pub platforms: Vec<Platform>,
 }
 
 impl BuilderCapabilities {
-    /// Builds without RUN steps.
+    /// The capabilities of a builder that makes results and has no RUN steps.
     pub const fn new() -> Self {
         Self { results: true, run: false, all_owners: false, platforms: Vec::new() }
     }
 
-    /// The same, with RUN steps for these platforms.
+    /// Adds RUN steps for these platforms.
     #[must_use]
     pub fn with_run(mut self, platforms: Vec<Platform>) -> Self {
         (self.run, self.platforms) = (true, platforms);
@@ -97,7 +97,7 @@ impl Default for BuilderCapabilities {
 /// The suite in `build::conformance` tests a builder.
 ///
 /// # Example
-/// A builder that refuses what runs commands:
+/// A builder that rejects Dockerfiles with RUN:
 /// ```
 /// use async_trait::async_trait;
 /// use hyper_sdk::build::{BuildOutput, BuildRequest, Builder, BuilderCapabilities, SharedBuilder};
@@ -142,10 +142,10 @@ impl Default for BuilderCapabilities {
 /// [`Builder::capabilities`] denies and for what is not implemented, by name.
 #[async_trait]
 pub trait Builder: Display + Debug + Send + Sync + 'static {
-    /// What this builder can do here and now.
+    /// What this builder can do on this machine.
     async fn capabilities(&self) -> Result<BuilderCapabilities>;
 
-    /// Builds, exports to every output of the request, and says what came out.
+    /// Builds, writes every output of the request, and returns the result.
     async fn build(&self, request: BuildRequest, progress: &Progress) -> Result<BuildOutput>;
 }
 

@@ -1,4 +1,4 @@
-//! What a builder of this machine is made of.
+//! The parts and options of the local builder.
 
 use crate::cache::SharedCache;
 use crate::clock::{SharedClock, SystemClock};
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// How to open a [`LocalBuilder`], and the parts that take the place of the usual ones or stand beside them.
+/// Options of a [`LocalBuilder`]. They can replace its parts, and add frontends, sources and exporters.
 ///
 /// ```no_run
 /// # async fn example(store: hyper_sdk::store::SharedStore) -> hyper_sdk::Result<()> {
@@ -35,41 +35,40 @@ use std::sync::Arc;
 /// ```
 #[derive(Clone, Debug)]
 pub struct LocalBuilderOptions {
-    /// The folder of the build cache, the snapshots and the cache mounts. Several processes may share it.
+    /// The folder of the build cache, the snapshots and the cache mounts. Several processes can share it.
     pub root: PathBuf,
     /// The store of images and layers.
     pub store: SharedStore,
     /// The registries that base images come from and images are pushed to.
     pub clients: ClientFactory,
-    /// The proxies of web addresses in ADD and contexts; none without.
+    /// The proxies for web addresses in ADD and contexts; no proxy without.
     pub proxy: Option<ProxyChoice>,
     /// The home folder of the user: no output empties it.
     pub home: Option<PathBuf>,
     /// How the sandbox's helper is started.
     pub helper: HelperCommand,
-    /// The content of /etc/resolv.conf in commands; the host's without.
+    /// The content of /etc/resolv.conf in commands; without, that of the host.
     pub resolv_conf: Option<String>,
-    /// How many commands run at once; as many as there are processors, and at least four, without.
+    /// How many commands run at once; without, the number of processors and at least four.
     pub parallel: Option<usize>,
-    /// The time, for [`super::EpochPolicy::Now`].
+    /// The clock for [`super::EpochPolicy::Now`].
     pub clock: SharedClock,
-    /// What runs commands; the sandbox of this machine without.
+    /// The executor of commands; without, the sandbox of this machine.
     pub executor: Option<Arc<dyn Executor>>,
-    /// What keeps unpacked layers; folders in `root` without.
+    /// The snapshotter of unpacked layers; without, folders in `root`.
     pub snapshotter: Option<SharedSnapshotter>,
-    /// What remembers results; a folder in `root` without.
+    /// The build cache; without, a folder in `root`.
     pub cache: Option<SharedCache>,
-    /// Frontends beside that of Dockerfiles, by the names that texts and requests ask for them by.
+    /// Further frontends, by the names in `# syntax=NAME` and in [`super::BuildRequest::frontend`].
     pub frontends: BTreeMap<String, SharedFrontend>,
-    /// Sources by their schemes, beside those for images, layouts, folders, git and the web. One for `docker-image` or
-    /// `oci-layout` takes the place of the usual one.
+    /// Further sources, by their schemes. One for `docker-image` or `oci-layout` replaces the built-in source.
     pub sources: BTreeMap<String, SharedSource>,
-    /// Exporters by their types, beside the usual ones: see [`super::OutputKind::Other`].
+    /// Further exporters, by their types: see [`super::OutputKind::Other`].
     pub exporters: BTreeMap<String, Arc<dyn Exporter>>,
 }
 
 impl LocalBuilderOptions {
-    /// Options with the defaults for everything else.
+    /// Options with defaults for everything else.
     pub fn new(root: impl Into<PathBuf>, store: SharedStore, clients: ClientFactory) -> Self {
         Self {
             root: root.into(),
@@ -90,63 +89,63 @@ impl LocalBuilderOptions {
         }
     }
 
-    /// The proxies of web addresses in ADD and contexts.
+    /// Sets the proxies for web addresses in ADD and contexts.
     #[must_use]
     pub fn proxy(mut self, proxy: ProxyChoice) -> Self {
         self.proxy = Some(proxy);
         self
     }
 
-    /// How the sandbox's helper is started.
+    /// Sets how the sandbox's helper is started.
     #[must_use]
     pub fn helper(mut self, helper: HelperCommand) -> Self {
         self.helper = helper;
         self
     }
 
-    /// The time, for [`super::EpochPolicy::Now`].
+    /// Sets the clock for [`super::EpochPolicy::Now`].
     #[must_use]
     pub fn clock(mut self, clock: SharedClock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// What runs commands.
+    /// Sets the executor of commands.
     #[must_use]
     pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
         self.executor = Some(executor);
         self
     }
 
-    /// What keeps unpacked layers.
+    /// Sets the snapshotter of unpacked layers.
     #[must_use]
     pub fn snapshotter(mut self, snapshotter: SharedSnapshotter) -> Self {
         self.snapshotter = Some(snapshotter);
         self
     }
 
-    /// What remembers results.
+    /// Sets the build cache.
     #[must_use]
     pub fn cache(mut self, cache: SharedCache) -> Self {
         self.cache = Some(cache);
         self
     }
 
-    /// A frontend for texts that name it in `# syntax=NAME`, and for requests that ask for it.
+    /// Adds a frontend for texts that name it in `# syntax=NAME`, and for requests that name it.
     #[must_use]
     pub fn frontend(mut self, name: impl Into<String>, frontend: SharedFrontend) -> Self {
         self.frontends.insert(name.into(), frontend);
         self
     }
 
-    /// A source for named contexts of a scheme ([`super::NamedContext::Other`]).
+    /// Adds a source for named contexts of a scheme ([`super::NamedContext::Other`]).
     #[must_use]
     pub fn source(mut self, scheme: impl Into<String>, source: SharedSource) -> Self {
         self.sources.insert(scheme.into(), source);
         self
     }
 
-    /// An exporter for outputs of a type ([`super::OutputKind::Other`]).
+    /// Adds an exporter for outputs of a type ([`super::OutputKind::Other`]).
     #[must_use]
     pub fn exporter(mut self, kind: impl Into<String>, exporter: Arc<dyn Exporter>) -> Self {
         self.exporters.insert(kind.into(), exporter);

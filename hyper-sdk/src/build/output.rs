@@ -1,4 +1,4 @@
-//! What a build leaves behind.
+//! The outputs of a build, and their options.
 
 use super::PlacedAnnotations;
 use crate::media_type::Compression;
@@ -6,74 +6,74 @@ use crate::reference::Reference;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Where a file output goes.
+/// Where an archive or a tar is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// A file, made whole or not at all.
+    /// A file, which is replaced when the new content is complete.
     File(PathBuf),
     /// A folder.
     Folder(PathBuf),
-    /// Standard output of the program; the frontend passes it as a path to an open file, such as `/dev/stdout`.
+    /// Standard output of the program, as the path of the open file, such as `/dev/stdout`.
     Stdout(PathBuf),
 }
 
 impl Destination {
-    /// The path, whatever is there.
+    /// The path.
     pub fn path(&self) -> &Path {
         let (Self::File(path) | Self::Folder(path) | Self::Stdout(path)) = self;
         path
     }
 }
 
-/// What is done with an image beside keeping it in the local store.
+/// Options of an image in the local store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreOptions {
     /// Whether every name is pushed to its registry.
     pub push: bool,
-    /// Whether it is kept and pushed by its digest alone, without tags.
+    /// Whether the image is kept and pushed by its digest alone, without tags.
     pub by_digest: bool,
-    /// Whether the names with the digest count as names, too.
+    /// Whether the names with the digest are reported as further names.
     pub canonical: bool,
     /// Whether the registry may speak plain HTTP or show any certificate.
     pub insecure: bool,
-    /// Whether its layers are unpacked, too.
+    /// Whether the layers are unpacked, too.
     pub unpack: bool,
-    /// The repository of an image without a name, where it is found by its digest.
+    /// The repository that keeps an image without a name, by its digest.
     pub nameless: Option<Reference>,
-    /// Whether the local store has it under no name, so that it is only pushed.
-    pub passing: bool,
+    /// Whether the local store keeps no name of the image, so that it is only pushed.
+    pub push_only: bool,
 }
 
 /// How the image of one output is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageOptions {
-    /// The names of the image in this output; those of the request without.
+    /// The names of the image; without any, those of the request.
     pub names: Vec<Reference>,
-    /// How the layers that the build makes are compressed.
+    /// The compression of the layers that the build makes.
     pub compression: Compression,
-    /// The compression level; the algorithm's usual one without.
+    /// The compression level; without, the default of the algorithm.
     pub level: Option<i32>,
-    /// Whether the layers of base images are compressed so, too.
+    /// Whether the layers of base images are recompressed, too.
     pub force_compression: bool,
     /// Whether manifest, config and layers have Docker's media types in place of those of OCI.
     pub docker_types: bool,
-    /// Whether the files of the layers that the build makes keep the times that steps see, and are not held to the time
-    /// of the image. The image is another one in every build that makes a layer anew.
+    /// Whether files in the layers that the build makes keep the times that steps see, instead of at most the epoch. Every
+    /// build that makes a layer again then has another image.
     pub keep_times: bool,
-    /// Annotations, beside those of the request for the manifest.
+    /// Annotations, in addition to those of the request.
     pub annotations: PlacedAnnotations,
 }
 
 /// How files are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileOptions {
-    /// Whether they go into a folder of their own that has the name of the platform.
+    /// Whether the files are in a folder named after the platform.
     pub split: bool,
-    /// Whether the folder that gets them loses what they are not.
+    /// Whether everything else in the folder is removed.
     pub delete: bool,
 }
 
-/// What to make of the result.
+/// What an output makes of the result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OutputKind {
     /// The image in the local store under its names.
@@ -86,13 +86,13 @@ pub enum OutputKind {
     Tar(Destination),
     /// The root file system as files.
     Local(PathBuf),
-    /// Nothing: fill the cache only.
+    /// Nothing: the build only fills the cache.
     CacheOnly,
-    /// What an exporter of this type makes: one that was given to the builder.
+    /// The output of an exporter that the builder was given.
     Other {
-        /// The type that the exporter was given with.
+        /// The type under which the builder has the exporter.
         kind: String,
-        /// The attributes, which the exporter alone reads.
+        /// The attributes, which only the exporter reads.
         attributes: BTreeMap<String, String>,
     },
 }
@@ -100,13 +100,13 @@ pub enum OutputKind {
 /// One output of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// What to make.
+    /// The kind of output.
     pub kind: OutputKind,
-    /// How an image is written; without meaning for files.
+    /// How an image is written; ignored for files.
     pub image: ImageOptions,
-    /// How files are written; without meaning for images.
+    /// How files are written; ignored for images.
     pub files: FileOptions,
-    /// The time of the result, in seconds since 1970; that of the request without.
+    /// The epoch of the result in seconds since 1970; without, that of the request.
     pub epoch: Option<i64>,
 }
 
@@ -127,12 +127,17 @@ impl Output {
         OutputKind::Image(StoreOptions { push: true, ..StoreOptions::default() }).into()
     }
 
-    /// Whether it has a manifest.
-    pub fn has_image(&self) -> bool {
+    /// Whether the options in [`Output::image`] count: it is an image in the store, at a registry or in an archive.
+    pub(crate) fn has_image(&self) -> bool {
         matches!(self.kind, OutputKind::Image(_) | OutputKind::Oci(_) | OutputKind::Docker(_))
     }
 
-    /// Where it is written, when it is an archive or files.
+    /// Whether it is an image, so that the build has a digest: all but files and [`OutputKind::CacheOnly`].
+    pub fn makes_image(&self) -> bool {
+        self.has_image() || matches!(self.kind, OutputKind::Other { .. })
+    }
+
+    /// The path of an archive or of files.
     pub fn destination(&self) -> Option<&Path> {
         match &self.kind {
             OutputKind::Oci(to) | OutputKind::Docker(to) | OutputKind::Tar(to) => Some(to.path()),

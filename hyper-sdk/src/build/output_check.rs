@@ -1,4 +1,4 @@
-//! Whether the outputs of a request can be made, and what they say about the whole build.
+//! Checks the outputs of a request, and collects the options that concern the whole build.
 
 use super::{AnnotatedPart, BuildRequest, EpochPolicy, Output, OutputKind, PlacedAnnotations};
 use crate::media_type::Compression;
@@ -17,7 +17,7 @@ impl Output {
 }
 
 impl BuildRequest {
-    /// Refuses outputs that cannot be made as they are asked for, before anything is done.
+    /// Rejects outputs whose options cannot be satisfied, before the build starts.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] when options exclude each other or a name is missing, and
@@ -37,7 +37,7 @@ impl BuildRequest {
                     return Err(Error::invalid("an image needs a name to be pushed")
                         .with_missing(MissingInput::ImageName));
                 }
-                if store.passing && store.nameless.is_some() {
+                if store.push_only && store.nameless.is_some() {
                     return Err(Error::invalid(
                         "`dangling-name-prefix` names an image of the local store, and `store=false` keeps none there",
                     ));
@@ -45,12 +45,12 @@ impl BuildRequest {
                 let tagged = |name: &&Reference| name.tag().is_some_and(|tag| *tag != Tag::latest());
                 if let Some(name) = names.iter().find(tagged).filter(|_| store.by_digest) {
                     return Err(Error::invalid(format!(
-                        "`push-by-digest` gives no tag, and `{name}` has one: leave the tag out"
+                        "`push-by-digest` pushes no tag, and `{name}` has one: leave the tag out"
                     )));
                 }
             }
             let (image, annotations) = (&output.image, self.annotations_of(output));
-            if let Some(place) = annotations.elsewhere(&platform) {
+            if let Some(place) = annotations.other_platform(&platform) {
                 return Err(Error::invalid(format!(
                     "an annotation for `{place}` is for a platform that is not built: the build is for {platform}"
                 )));
@@ -76,8 +76,8 @@ impl BuildRequest {
         self.epoch_policy().map(drop)
     }
 
-    /// The annotations of the image of an output: those of the request, then its own, which count. Files have an image,
-    /// too, whose digest is told: its manifest alone has annotations.
+    /// The annotations of the image of an output: those of the request, overridden by those of the output. An exporter
+    /// that the builder was given gets those of the manifest alone.
     pub(super) fn annotations_of(&self, output: &Output) -> PlacedAnnotations {
         let mut all = self.annotations.clone();
         if !output.has_image() {
@@ -92,7 +92,7 @@ impl BuildRequest {
         self.platform.clone().unwrap_or_else(Platform::host)
     }
 
-    /// Which time the result carries, by the request and its outputs.
+    /// The epoch policy of the request and its outputs.
     pub(super) fn epoch_policy(&self) -> Result<EpochPolicy> {
         let mut times: Vec<Option<i64>> =
             self.outputs.iter().filter(|o| o.kind != OutputKind::CacheOnly).map(|o| o.epoch).collect();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn every_output_has_its_own_names() {
+    fn an_output_overrides_the_names_of_the_request() {
         let mut request = request(&[
             "type=image,name=r.example/a:1,push=true",
             "type=oci,dest=o",
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_that_cannot_be_made_are_told_before_the_build() {
+    fn impossible_outputs_are_rejected_before_the_build() {
         for (outputs, text) in [
             (&["type=image,push=true", "type=oci,dest=a,name=b"][..], "needs a name to be pushed"),
             (&["type=registry"], "needs a name to be pushed"),

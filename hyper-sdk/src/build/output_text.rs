@@ -14,7 +14,7 @@ use crate::reference::Reference;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
-/// Fields that other tools know. Saying no to them asks for nothing.
+/// Fields that other tools know. They are ignored when they are switched off.
 const UNSUPPORTED: [&str; 9] = [
     "attestation-inline",
     "attestation-manifest",
@@ -27,51 +27,51 @@ const UNSUPPORTED: [&str; 9] = [
     "prefer-nondist-layers",
 ];
 
-/// The open file that standard output is.
+/// The path of the open standard output.
 const STDOUT: &str = "/dev/stdout";
 
-/// Which types a field has a meaning for.
+/// The types that take a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Of {
-    /// Those that keep the image in the local store.
+enum Types {
+    /// Images in the local store.
     Store,
-    /// Those that hold an image.
+    /// Images in the store or in an archive.
     Images,
-    /// Archives that may be a folder.
+    /// Archives, which can also be a folder.
     Layouts,
-    /// Those that hold files.
+    /// Files.
     Files,
-    /// Those that are a folder of files.
+    /// Files in a folder.
     Folders,
-    /// Those that are written to a place.
+    /// Outputs that are written to a path.
     Places,
-    /// All that hold something.
+    /// All but `cacheonly`.
     Results,
 }
 
-/// The fields that have a meaning here.
-const KNOWN: [(&str, Of); 18] = [
-    ("dest", Of::Places),
-    ("tar", Of::Layouts),
-    ("name", Of::Images),
-    ("push", Of::Store),
-    ("push-by-digest", Of::Store),
-    ("name-canonical", Of::Store),
-    ("dangling-name-prefix", Of::Store),
-    ("registry.insecure", Of::Store),
-    ("unpack", Of::Store),
-    ("store", Of::Store),
-    ("compression", Of::Images),
-    ("compression-level", Of::Images),
-    ("force-compression", Of::Images),
-    ("oci-mediatypes", Of::Images),
-    ("rewrite-timestamp", Of::Images),
-    ("source-date-epoch", Of::Results),
-    ("platform-split", Of::Files),
-    ("mode", Of::Folders),
+/// The fields, and the types that take them.
+const KNOWN: [(&str, Types); 18] = [
+    ("dest", Types::Places),
+    ("tar", Types::Layouts),
+    ("name", Types::Images),
+    ("push", Types::Store),
+    ("push-by-digest", Types::Store),
+    ("name-canonical", Types::Store),
+    ("dangling-name-prefix", Types::Store),
+    ("registry.insecure", Types::Store),
+    ("unpack", Types::Store),
+    ("store", Types::Store),
+    ("compression", Types::Images),
+    ("compression-level", Types::Images),
+    ("force-compression", Types::Images),
+    ("oci-mediatypes", Types::Images),
+    ("rewrite-timestamp", Types::Images),
+    ("source-date-epoch", Types::Results),
+    ("platform-split", Types::Files),
+    ("mode", Types::Folders),
 ];
 
-impl Of {
+impl Types {
     fn holds(self, kind: &str) -> bool {
         let is = |kinds: &[&str]| kinds.contains(&kind);
         match self {
@@ -87,11 +87,11 @@ impl Of {
 }
 
 impl Output {
-    /// Reads the text form. Without a `type` it is a folder, or `-` for a tar on standard output.
+    /// Parses the text form. A text without `type` is a folder, and `-` is a tar on standard output.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`] for a text that is not well formed, and [`crate::ErrorKind::Unsupported`] for a field
-    /// that has no meaning for the type or that only other tools know, by its name.
+    /// [`crate::ErrorKind::Invalid`] for a malformed text, and [`crate::ErrorKind::Unsupported`] for a field that the type
+    /// does not take or that only other tools know.
     pub fn parse(text: &str) -> Result<Self> {
         let fields = csv_fields(text).map_err(Error::invalid)?;
         if let [only] = fields.as_slice()
@@ -110,8 +110,8 @@ impl Output {
         Self::from_fields(pairs.collect::<Result<Vec<_>>>()?)
     }
 
-    /// Reads the text form, in which a type may be one of `types`: those of exporters that the builder was given. All
-    /// other fields are attributes for the exporter then.
+    /// Parses the text form. Its type may also be one of `types`, those of exporters that the builder was given: all other
+    /// fields are then attributes of the exporter.
     ///
     /// # Errors
     /// Those of [`Output::parse`].
@@ -133,8 +133,7 @@ impl Output {
         }
     }
 
-    /// Makes an output of its fields. Of several with one key the last counts; an archive without `dest` goes to
-    /// standard output.
+    /// Makes an output of its fields. The last field of a key counts. An archive without `dest` goes to standard output.
     ///
     /// # Errors
     /// Those of [`Output::parse`].
@@ -147,7 +146,7 @@ impl Output {
     }
 }
 
-/// The fields of one output, each looked at by itself.
+/// The fields of one output.
 #[derive(Default)]
 struct Fields {
     kind: Option<String>,
@@ -158,7 +157,7 @@ struct Fields {
 impl Fields {
     fn take(&mut self, key: &str, value: String) -> Result<()> {
         if let Some(place) = key.strip_prefix("annotation")
-            // A version in the name of a platform may have full stops.
+            // The version of a platform may contain full stops.
             && let Some((place, name)) = place.split_once("].").or_else(|| place.split_once('.'))
         {
             let closed = place.contains('[');
@@ -166,7 +165,7 @@ impl Fields {
             let place = place.as_str();
             return self.annotate(key, place, name, value);
         }
-        // Other keys are the same in capitals; those of annotations are the user's.
+        // Keys are case-insensitive, except for those of annotations.
         let lower = key.to_ascii_lowercase();
         match lower.as_str() {
             "type" => self.kind = Some(value),
@@ -187,10 +186,10 @@ impl Fields {
         Ok(())
     }
 
-    /// Takes an annotation of a place: `annotation`, then `-PART` and `[PLATFORM]` where they are named, then `.NAME`.
+    /// Adds an annotation. The key is `annotation`, then `-PART` and `[PLATFORM]`, which may be missing, then `.NAME`.
     fn annotate(&mut self, key: &str, place: &str, name: &str, value: String) -> Result<()> {
         if name.is_empty() {
-            return Err(Error::invalid(format!("`{key}` names no annotation")));
+            return Err(Error::invalid(format!("`{key}` has no name of an annotation")));
         }
         let place = place
             .strip_prefix('-')
@@ -201,7 +200,7 @@ impl Fields {
         Ok(())
     }
 
-    /// A switch: on when it has no value.
+    /// A switch. Without a value it is on.
     fn switch(&self, key: &'static str) -> Result<Option<bool>> {
         let Some(text) = self.values.get(key) else { return Ok(None) };
         match parse_bool(text) {
@@ -241,21 +240,21 @@ impl Fields {
         const TYPES: &str = "image, registry, oci, docker, tar, local or cacheonly";
         let kind = self.kind.take().ok_or_else(|| Error::invalid(format!("`type` is missing: {TYPES}")))?;
         if !["image", "registry", "oci", "docker", "tar", "local", "cacheonly"].contains(&kind.as_str()) {
-            return Err(Error::invalid(format!("`{kind}` is no type: {TYPES}")));
+            return Err(Error::invalid(format!("`{kind}` is not a type of output: {TYPES}")));
         }
-        let is_misplaced = |of: Of| !of.holds(&kind);
+        let is_misplaced = |types: Types| !types.holds(&kind);
         let misplaced = KNOWN.iter().find(|(key, of)| self.values.contains_key(key) && is_misplaced(*of));
         let annotated = !self.image.annotations.is_empty();
         let misplaced = misplaced
             .map(|(key, _)| *key)
-            .or_else(|| (annotated && is_misplaced(Of::Images)).then_some("annotation"));
+            .or_else(|| (annotated && is_misplaced(Types::Images)).then_some("annotation"));
         if let Some(key) = misplaced {
             return Err(Error::unsupported(format!("`{key}` has no meaning for type={kind}")));
         }
         let files = FileOptions {
             split: self.is_on("platform-split")?,
             delete: match self.text("mode").map(|mode| mode.trim().to_ascii_lowercase()).as_deref() {
-                // What is there and not in the image stays.
+                // Other files in the folder stay.
                 None | Some("copy") => false,
                 Some("delete") => true,
                 Some(other) => {
@@ -288,7 +287,7 @@ impl Fields {
             insecure: self.is_on("registry.insecure")?,
             unpack: self.is_on("unpack")?,
             nameless: self.text("dangling-name-prefix").map(Reference::parse).transpose()?,
-            passing: self.switch("store")? == Some(false),
+            push_only: self.switch("store")? == Some(false),
         })
     }
 
@@ -333,7 +332,7 @@ mod tests {
     use crate::platform::Platform;
 
     #[test]
-    fn every_form() {
+    fn every_form_is_parsed() {
         let file = |name: &str| Destination::File(name.into());
         let stdout = || Destination::Stdout(STDOUT.into());
         let local = |folder: &str| OutputKind::Local(folder.into());
@@ -356,7 +355,7 @@ mod tests {
             ("type=docker,\"dest=a,b.tar\"", OutputKind::Docker(file("a,b.tar"))),
             ("type=tar,dest=a.tar,platform-split=false", OutputKind::Tar(file("a.tar"))),
             ("dest=out,type=local,mode=copy", local("out")),
-            ("type=image,store=false", store(|o| o.passing = true)),
+            ("type=image,store=false", store(|o| o.push_only = true)),
             ("type=image", store(|_| {})),
             ("type=image,push=true", store(|o| o.push = true)),
             ("type=registry", store(|o| o.push = true)),
@@ -399,13 +398,15 @@ mod tests {
         assert_eq!((image.compression, image.level, epoch), (Compression::Zstd, Some(9), Some(7)));
         assert!(image.force_compression && !image.docker_types);
         assert_eq!(image.names[0].familiar(), "b:1");
-        let of = |image: &ImageOptions, part| format!("{:?}", image.annotations.of(part, &Platform::host()));
+        let of =
+            |image: &ImageOptions, part| format!("{:?}", image.annotations.for_part(part, &Platform::host()));
         assert_eq!(of(&image, AnnotatedPart::Manifest), r#"{"Org.X": "1", "y": "2"}"#);
         assert_eq!(of(&image, AnnotatedPart::ManifestDescriptor), r#"{"z": "3"}"#);
         let text = "type=oci,annotation-index.a.b=1,annotation-index-descriptor.c=2,annotation-manifest[linux/amd64].d.e=3,annotation[windows(10.0.1)/amd64].f=4,annotation-manifest-descriptor[linux/arm64].g=5";
         let Output { image, .. } = Output::parse(text).unwrap();
-        let on =
-            |part, platform: &str| format!("{:?}", image.annotations.of(part, &platform.parse().unwrap()));
+        let on = |part, platform: &str| {
+            format!("{:?}", image.annotations.for_part(part, &platform.parse().unwrap()))
+        };
         assert_eq!(on(AnnotatedPart::Index, "linux/amd64"), r#"{"a.b": "1"}"#);
         assert_eq!(on(AnnotatedPart::IndexDescriptor, "linux/amd64"), r#"{"c": "2"}"#);
         assert_eq!(on(AnnotatedPart::Manifest, "linux/amd64"), r#"{"d.e": "3"}"#);
@@ -419,11 +420,11 @@ mod tests {
     }
 
     #[test]
-    fn refusals_name_what_is_wrong() {
+    fn errors_name_the_wrong_field() {
         for (value, text) in [
             ("type=local,dest=", "needs dest=DIR"),
             ("type=oci,tar=false", "needs dest=DIR"),
-            ("type=elephant", "`elephant` is no type"),
+            ("type=elephant", "`elephant` is not a type of output"),
             ("dest=a,b=c", "b=c` is not supported"),
             ("dest=a,name=b", "`type` is missing"),
             ("type=oci,dest=a,compression=lzma", "not `lzma`"),
@@ -433,9 +434,9 @@ mod tests {
             ("type=image,push=maybe", "true or false"),
             ("type=image,source-date-epoch=context", "not `context`"),
             ("type=image,name=UPPER", "UPPER"),
-            ("type=image,annotation.=b", "names no annotation"),
-            ("type=image,annotation-layer.a=b", "`annotation-layer.a`: `layer` is no place"),
-            ("type=image,annotation-.a=b", "`annotation-.a`: `-` is no place"),
+            ("type=image,annotation.=b", "has no name of an annotation"),
+            ("type=image,annotation-layer.a=b", "`annotation-layer.a`: `layer` is not a place"),
+            ("type=image,annotation-.a=b", "`annotation-.a`: `-` is not a place"),
             ("type=image,annotation[x!].a=b", "`annotation[x!].a`: `x!` is not a platform"),
             ("type=image,annotation-index[linux/amd64].a=b", "for all of them"),
             ("type=local,dest=a,mode=move", "copy or delete, not `move`"),

@@ -1,4 +1,4 @@
-//! Dry runs: what a build would do, without doing it.
+//! Dry runs: the plan of a build, without a build.
 
 use super::{BuildOutput, BuildRequest, Builder, BuilderCapabilities, LocalBuilder};
 use crate::Result;
@@ -12,10 +12,10 @@ use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
 
-/// What a build would do.
+/// The plan of a build.
 #[derive(Clone, Debug, Serialize)]
 pub struct BuildPlan {
-    /// The vertices of the graph that are needed, inputs first: their keys, and which results are known.
+    /// The vertices of the graph that are needed, inputs first: their keys, and which results are cached.
     pub steps: Vec<PlannedStep>,
     /// The names that the image would get.
     pub names: Vec<String>,
@@ -28,16 +28,16 @@ pub struct BuildPlan {
 }
 
 impl LocalBuilder {
-    /// Says what a build would do: its graph, the keys of the steps, and which of them the cache has. Nothing runs, no
-    /// layer is pulled, nothing is fetched but a main context that is elsewhere, and nothing is written to outputs.
+    /// Plans a build: its graph, the keys of the steps, and which results the cache has. No step runs, no layer is pulled,
+    /// nothing but a remote main context is fetched, and no output is written.
     ///
     /// # Errors
-    /// Those of [`Builder::build`] that show before a step runs.
+    /// Those of [`Builder::build`] that occur before a step runs.
     pub async fn plan(&self, request: BuildRequest, progress: &Progress) -> Result<BuildPlan> {
         self.plan_of(request, None, progress).await
     }
 
-    /// Says what the build of a graph would do: [`LocalBuilder::plan`] of [`LocalBuilder::build_graph`].
+    /// Plans the build of a graph: as [`LocalBuilder::plan`], for [`LocalBuilder::build_graph`].
     ///
     /// # Errors
     /// Those of [`LocalBuilder::plan`].
@@ -72,12 +72,12 @@ impl LocalBuilder {
     }
 }
 
-/// A builder that builds nothing: its output has the steps, and whether each is cached, and no image.
+/// A builder that only plans: its result has the steps and whether each is cached, and no image.
 #[derive(Clone, Debug)]
 pub struct DryRun(Arc<LocalBuilder>);
 
 impl DryRun {
-    /// Says what this builder would do.
+    /// A dry run of a builder.
     pub fn new(builder: Arc<LocalBuilder>) -> Self {
         Self(builder)
     }

@@ -1,4 +1,4 @@
-//! What to build, and what came out.
+//! The request and the result of a build.
 
 use super::{BuildContext, NamedContext, Output, PlacedAnnotations};
 use crate::exec::{DevicePermissions, SecretBytes};
@@ -12,7 +12,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Which time `created`, history and new files get at most.
+/// The epoch of a build: `created`, the history and new files have at most this time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EpochPolicy {
     /// The build argument SOURCE_DATE_EPOCH, else the commit time of the git work tree that the context is in, else
@@ -25,23 +25,22 @@ pub enum EpochPolicy {
     Now,
 }
 
-/// Everything that a build depends on.
+/// A request to build an image.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
-    /// The name of the Dockerfile, for messages.
+    /// The name of the Dockerfile in messages.
     pub dockerfile_name: PathBuf,
-    /// The file that the text of the Dockerfile is from, to find `NAME.dockerignore` beside it. A text that came from
-    /// elsewhere, such as standard input, has none beside it.
+    /// The file of the Dockerfile, to find `NAME.dockerignore` in the same folder. A text from standard input has no file.
     pub dockerfile_path: Option<PathBuf>,
-    /// The text of the Dockerfile. Without, it is the file `dockerfile_name` of a context that is fetched; its usual
-    /// names are tried when that is empty.
+    /// The text of the Dockerfile. Without, the builder reads the file `dockerfile_name` of a context that it fetches, or the
+    /// default names when that is empty.
     pub dockerfile: Option<String>,
-    /// The frontend that the text is for, by the name that the builder has it by; without, what the text says itself, and
-    /// else a Dockerfile.
+    /// The name of the frontend of the text. Without, `# syntax=` of the text names it, and the default is that of
+    /// Dockerfiles.
     pub frontend: Option<String>,
     /// Where COPY and ADD read from.
     pub context: BuildContext,
-    /// What names in FROM, COPY `--from` and mounts mean instead of an image, in small letters.
+    /// Named contexts, by their names in lower case: they replace images in FROM, COPY `--from` and mounts.
     pub named_contexts: BTreeMap<String, NamedContext>,
     /// Values of ARG.
     pub build_args: BTreeMap<String, String>,
@@ -49,25 +48,25 @@ pub struct BuildRequest {
     pub labels: BTreeMap<String, String>,
     /// Annotations of the image of every output.
     pub annotations: PlacedAnnotations,
-    /// The stage to build, by name or number; the last one without.
+    /// The stage to build, by name or number; without, the last one.
     pub target: Option<String>,
-    /// The platform to build for; the host's without.
+    /// The platform to build for; without, that of the host.
     pub platform: Option<Platform>,
-    /// The names that the image gets in every output that has none of its own.
+    /// The names of the image in every output that has no names.
     pub tags: Vec<Reference>,
-    /// What to do with the result.
+    /// The outputs.
     pub outputs: Vec<Output>,
-    /// Whether to run every step even when its result is known.
+    /// Whether every step runs, even when its result is cached.
     pub no_cache: bool,
-    /// The stages (by name) whose steps always run.
+    /// The names of the stages whose steps always run.
     pub no_cache_filter: Vec<String>,
-    /// Whether to ask the registry for base images even when the store has them.
+    /// Whether registries are asked for base images even when the store has them.
     pub pull: bool,
-    /// Whether RUN steps use the host's network when they do not say; without, they have none.
+    /// The network of RUN steps without `--network`.
     pub network: crate::exec::Network,
     /// Secrets by id, for RUN `--mount=type=secret`.
     pub secrets: BTreeMap<String, SecretBytes>,
-    /// Sockets of ssh agents by id, for RUN `--mount=type=ssh`; that of `default` is asked for git over ssh, too.
+    /// Sockets of ssh agents by id, for RUN `--mount=type=ssh`. Git over ssh uses the one of `default`.
     pub ssh: BTreeMap<String, PathBuf>,
     /// Extra entries of /etc/hosts in RUN steps: name and address, or [`HOST_GATEWAY`].
     pub extra_hosts: Vec<(String, String)>,
@@ -77,10 +76,10 @@ pub struct BuildRequest {
     pub allow_host_network: bool,
     /// The devices of this machine that RUN `--device` may use.
     pub allow_devices: DevicePermissions,
-    /// The folders that describe the devices of this machine; what a later one says wins. `/etc/cdi` and `/var/run/cdi`
-    /// unless others are given.
+    /// The folders that describe the devices of this machine. A later folder overrides an earlier one. The defaults are
+    /// `/etc/cdi` and `/var/run/cdi`.
     pub device_folders: Vec<PathBuf>,
-    /// Which time the result carries.
+    /// The epoch of the result.
     pub epoch: EpochPolicy,
 }
 
@@ -128,10 +127,10 @@ impl BuildRequest {
         }
     }
 
-    /// A request for a context and the text of a Dockerfile that is not in it.
+    /// A request for a context, and for the text of a Dockerfile outside of it.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when the context is a folder that is not there.
+    /// [`ErrorKind::NotFound`] when the context is a folder that does not exist.
     pub fn from_text(dockerfile: impl Into<String>, context: BuildContext) -> Result<Self> {
         if let BuildContext::Folder(folder) = &context
             && !folder.is_dir()
@@ -142,11 +141,11 @@ impl BuildRequest {
         Ok(Self::new(dockerfile, context))
     }
 
-    /// A request for what was read from a stream, which must be kept until the build has ended: an archive with `file` in it,
-    /// or a Dockerfile.
+    /// A request for a context that was read from a stream: an archive with `file` in it, or a Dockerfile. Keep `stream` until
+    /// the build has ended.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when a file of an archive is named and the stream was a Dockerfile.
+    /// [`ErrorKind::Invalid`] when `file` is given and the stream was a Dockerfile.
     pub fn from_stream(stream: &StreamContext, file: Option<&Path>) -> Result<Self> {
         match (stream, file) {
             (StreamContext::Dockerfile(text), None) => Ok(Self::new(text.as_str(), BuildContext::Empty)),
@@ -159,7 +158,7 @@ impl BuildRequest {
         }
     }
 
-    /// A request for the Dockerfile of a context that is fetched: `file` in it when it is given.
+    /// A request for the Dockerfile of a remote context: `file` in it, or one of the default names.
     pub fn from_remote(context: BuildContext, file: Option<&Path>) -> Self {
         let mut request = Self::new("", context);
         request.dockerfile = None;
@@ -167,8 +166,8 @@ impl BuildRequest {
         request
     }
 
-    /// A request for the Dockerfile of a context folder: `file` when it is given, else the first of `Dockerfile`,
-    /// `dockerfile` and `Containerfile` in the folder.
+    /// A request for the Dockerfile of a context folder: `file`, or without it the first of `Dockerfile`, `dockerfile` and
+    /// `Containerfile` in the folder.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when there is no such file, [`ErrorKind::Invalid`] when it is not UTF-8: see
@@ -184,14 +183,14 @@ impl BuildRequest {
     }
 }
 
-/// The address of an extra host that means this machine. Steps have its network, so it is its loopback interface, where
-/// its services listen; a step without a network finds nothing there.
+/// The address of an extra host that stands for this machine. Steps share its network, so it is the loopback address. A step
+/// without a network cannot reach it.
 pub const HOST_GATEWAY: &str = "host-gateway";
 
 /// The extra hosts with their addresses.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] for what would not be one line of /etc/hosts.
+/// [`ErrorKind::Invalid`] for a host that is not one line of /etc/hosts.
 pub(super) fn addresses(hosts: &[(String, String)]) -> Result<Vec<(String, String)>> {
     let one = |(name, address): &(String, String)| {
         let address = if address == HOST_GATEWAY { "127.0.0.1" } else { address.as_str() };
@@ -206,12 +205,12 @@ pub(super) fn addresses(hosts: &[(String, String)]) -> Result<Vec<(String, Strin
     hosts.iter().map(one).collect()
 }
 
-/// Finds the Dockerfile of a context: `file` when it is given (as the caller sees it, not relative to the context), else
-/// the first of `Dockerfile`, `dockerfile` and `Containerfile` in the folder.
+/// Finds the Dockerfile of a context: `file`, which is not relative to the context, or without it the first of `Dockerfile`,
+/// `dockerfile` and `Containerfile` in the folder.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] that names what was looked for.
-pub fn find_dockerfile(context: &Path, file: Option<&Path>) -> Result<PathBuf> {
+/// [`ErrorKind::NotFound`] with the name of the missing file or folder.
+fn find_dockerfile(context: &Path, file: Option<&Path>) -> Result<PathBuf> {
     if !context.is_dir() {
         let what = if context.exists() {
             "the build context is not a folder"
@@ -222,14 +221,14 @@ pub fn find_dockerfile(context: &Path, file: Option<&Path>) -> Result<PathBuf> {
     }
     if let Some(file) = file {
         let inside = context.join(file);
-        // A pipe counts too: whoever names it may.
+        // The caller may name a pipe, too.
         for path in [file, &inside].into_iter().take(if file.is_relative() { 2 } else { 1 }) {
             if path.exists() && !path.is_dir() {
                 return Ok(path.to_owned());
             }
         }
         let what = match file.is_dir() || inside.is_dir() {
-            true => "this is a folder and no Dockerfile: name the file in it",
+            true => "this is a folder and not a Dockerfile: name the file in it",
             false => "there is no such Dockerfile",
         };
         return Err(Error::new(ErrorKind::NotFound, what).with_context("path", file.display()));
@@ -248,20 +247,19 @@ pub fn find_dockerfile(context: &Path, file: Option<&Path>) -> Result<PathBuf> {
         })
 }
 
-/// What came out of a build.
+/// The result of a build.
 #[derive(Clone, Debug, Serialize)]
 pub struct BuildOutput {
-    /// The manifest of the image. Outputs that ask for different images, by their compression, media types or annotations,
-    /// have different manifests: this is that of the first. `None` where only the cache was asked for and the image would
-    /// have had its base pulled: then there is none.
+    /// The manifest of the image; `None` when no output is an image, as with files alone. Outputs with other compression,
+    /// media types or annotations have other manifests: this is the one of the first.
     pub image: Option<Descriptor>,
     /// The digest of the image's config: Docker's image ID.
     pub config: Option<Digest>,
     /// The steps in the order of the Dockerfile.
     pub steps: Vec<StepReport>,
-    /// The names that the image was given, of all outputs.
+    /// The names that the outputs gave the image.
     pub tags: Vec<String>,
-    /// The time that the image carries, in seconds since 1970.
+    /// The epoch of the image, in seconds since 1970.
     pub epoch: i64,
 }
 
@@ -270,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_for_a_folder_a_text_or_a_stream() {
+    fn a_request_is_made_of_a_folder_a_text_or_a_stream() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("Dockerfile"), "FROM scratch\n").unwrap();
         let context = || BuildContext::Folder(folder.path().to_owned());

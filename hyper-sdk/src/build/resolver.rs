@@ -1,4 +1,4 @@
-//! Finds what names stand for: named contexts of the request first, then images.
+//! Resolves names: named contexts of the request first, then images.
 
 use super::NamedContext;
 use super::epoch;
@@ -9,11 +9,11 @@ use crate::source::{SourceContent, SourceImage, Sources};
 use crate::{ErrorKind, Result};
 use async_trait::async_trait;
 
-/// Resolves names by the sources of a build.
+/// Resolves names with the sources of a build.
 #[derive(Debug)]
 pub(super) struct BuildResolver {
     pub(super) sources: Sources,
-    /// The time that the main context has by itself.
+    /// The time of the main context.
     pub(super) main_time: Option<i64>,
 }
 
@@ -50,13 +50,13 @@ impl Resolver for BuildResolver {
             }
             Some(SourceContent::Files) => Some(Resolved::Folder(key.clone())),
             None if *context == NamedContext::Scratch => Some(Resolved::Scratch),
-            // A name of a stage, which the frontend knows.
+            // The frontend resolves names of stages.
             None => None,
         })
     }
 
     async fn epoch(&self, of: EpochOf) -> Result<Option<i64>> {
-        epoch::of(of, self.main_time, &self.sources).await
+        epoch::time_of(of, self.main_time, &self.sources).await
     }
 
     async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved> {

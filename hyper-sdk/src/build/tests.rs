@@ -1,4 +1,4 @@
-//! The suite on builders whose commands are a script, and on builders with a fault that it must find.
+//! The suite of builders, with a fake executor; and on builders with injected faults, which it must find.
 
 mod exporters;
 mod frontends;
@@ -7,11 +7,11 @@ mod sources;
 use super::conformance as cases;
 use super::*;
 use crate::progress::{Event, Outcome};
-use crate::testing::{FakeExecutor, FakeRun, fake_builder, is_caught};
+use crate::testing::{FakeExecutor, FakeRun, assert_suite_finds, fake_builder, is_caught};
 use crate::{Digest, Error, ErrorDetail, ErrorKind};
 use std::sync::Mutex;
 
-/// A builder without a sandbox, whose executor plays the commands of the suite.
+/// A builder with a fake executor for the commands of the suite.
 fn scripted() -> (Arc<LocalBuilder>, tempfile::TempDir) {
     let executor = FakeExecutor::new()
         .on(cases::MAKES, FakeRun::new().writes("/made", "made\n"))
@@ -42,12 +42,13 @@ mod dry {
     crate::builder_conformance!(fixture);
 }
 
-/// What a builder does wrong.
+/// An injected fault of a builder.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     None,
     LosesTheImage,
     LosesTheConfig,
+    GivesFilesADigest,
     LosesNames,
     WritesNothing,
     WritesOneOutput,
@@ -61,26 +62,26 @@ enum Fault {
     NeverCaches,
     CachesAlways,
     RemembersByText,
-    TellsNoProblem,
-    TellsOneProblem,
+    ReportsNoProblem,
+    ReportsOneProblem,
     HasOneKindOfError,
     ForgetsTheStep,
     RefusesLate,
-    LeavesHalves,
+    LeavesUnfinishedFiles,
     DestroysBefore,
-    FailsForEver,
-    TellsNothing,
+    FailsForever,
+    SendsNothing,
     LosesEnds,
     EndsTwice,
     EndsWell,
     LosesWarnings,
     LosesOutput,
-    TellsSecrets,
+    ReportsSecrets,
     WritesSecrets,
     PermitsEverything,
     GoesOn,
     ChangesCapabilities,
-    MakesNothingInSecret,
+    HidesThatItMakesNothing,
     HasNoName,
 }
 
@@ -99,8 +100,8 @@ impl Faulty {
         Arc::new(Self { fault, inner, failed: Mutex::default(), known: Mutex::default(), _folder })
     }
 
-    /// The request as the faulty builder understands it.
-    fn misread(&self, request: &mut BuildRequest) {
+    /// Changes the request by the fault.
+    fn change_request(&self, request: &mut BuildRequest) {
         match self.fault {
             Fault::LosesNames => request.tags.truncate(1),
             Fault::WritesNothing => request.outputs = vec![OutputKind::CacheOnly.into()],
@@ -137,8 +138,8 @@ impl Faulty {
     fn spoil(&self, error: Error) -> Error {
         let again = |kind: ErrorKind| Error::new(kind, error.message());
         match (self.fault, error.detail()) {
-            (Fault::TellsNoProblem, _) => again(error.kind()),
-            (Fault::TellsOneProblem, Some(ErrorDetail::Dockerfile(problems))) => {
+            (Fault::ReportsNoProblem, _) => again(error.kind()),
+            (Fault::ReportsOneProblem, Some(ErrorDetail::Dockerfile(problems))) => {
                 again(error.kind()).with_detail(ErrorDetail::Dockerfile(problems[..1].to_vec()))
             }
             (Fault::HasOneKindOfError, _) => error.with_kind(ErrorKind::Internal),
@@ -149,10 +150,10 @@ impl Faulty {
     }
 }
 
-/// What is written when a build is given up.
-struct Half(Option<std::path::PathBuf>);
+/// A file that is written when a build is dropped.
+struct Unfinished(Option<std::path::PathBuf>);
 
-impl Drop for Half {
+impl Drop for Unfinished {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
             std::fs::write(path, "half").unwrap();
@@ -160,15 +161,15 @@ impl Drop for Half {
     }
 }
 
-/// The events as the faulty builder tells them.
-fn retold(fault: Fault, progress: &Progress, secrets: Vec<String>) -> Progress {
+/// Progress whose events are changed by the fault.
+fn change_events(fault: Fault, progress: &Progress, secrets: Vec<String>) -> Progress {
     let inner = progress.clone();
-    if fault == Fault::TellsSecrets {
+    if fault == Fault::ReportsSecrets {
         secrets.iter().for_each(|secret| progress.warn(secret.as_str()));
     }
     Progress::new(move |event: Event| {
         let event = match (fault, event) {
-            (Fault::TellsNothing, _)
+            (Fault::SendsNothing, _)
             | (Fault::LosesEnds, Event::Finished { .. })
             | (Fault::LosesWarnings, Event::Warning { .. })
             | (Fault::LosesOutput, Event::Log { .. }) => return,
@@ -198,7 +199,7 @@ impl Builder for Faulty {
             Fault::ChangesCapabilities if self.known.lock().unwrap().is_some() => {
                 capabilities.without_all_owners().without_results()
             }
-            Fault::MakesNothingInSecret => capabilities.without_results(),
+            Fault::HidesThatItMakesNothing => capabilities.without_results(),
             _ => capabilities,
         })
     }
@@ -212,12 +213,12 @@ impl Builder for Faulty {
         {
             return Ok(output.clone());
         }
-        if self.fault == Fault::FailsForEver && *self.failed.lock().unwrap() {
+        if self.fault == Fault::FailsForever && *self.failed.lock().unwrap() {
             return Err(Error::internal("it failed before"));
         }
         let first = request.outputs.first().and_then(Output::destination).map(std::path::Path::to_owned);
         let last = request.outputs.last().and_then(Output::destination).map(std::path::Path::to_owned);
-        self.misread(&mut request);
+        self.change_request(&mut request);
         if self.fault == Fault::RefusesLate {
             progress.start("begin", None).done();
         }
@@ -226,14 +227,18 @@ impl Builder for Faulty {
         {
             let _ = std::fs::remove_file(path);
         }
-        let mut half = Half(first.clone().filter(|_| self.fault == Fault::GoesOn));
-        let told = retold(self.fault, progress, secrets.clone());
-        let result = self.inner.build(request, &told).await;
+        let mut half = Unfinished(first.clone().filter(|_| self.fault == Fault::GoesOn));
+        let changed = change_events(self.fault, progress, secrets.clone());
+        let result = self.inner.build(request, &changed).await;
         half.0 = None;
         match result {
             Ok(mut output) => {
                 match self.fault {
                     Fault::LosesTheImage => output.image = None,
+                    Fault::GivesFilesADigest => {
+                        let image = crate::oci::Descriptor::of(crate::media_type::OCI_MANIFEST, b"{}");
+                        output.image.get_or_insert(image);
+                    }
                     Fault::LosesTheConfig => output.config = output.image.as_ref().map(|i| i.digest.clone()),
                     Fault::WritesSecrets => {
                         if let Some(path) = last.filter(|_| !secrets.is_empty()) {
@@ -249,7 +254,7 @@ impl Builder for Faulty {
             }
             Err(error) => {
                 *self.failed.lock().unwrap() = true;
-                if let Some(folder) = first.filter(|_| self.fault == Fault::LeavesHalves) {
+                if let Some(folder) = first.filter(|_| self.fault == Fault::LeavesUnfinishedFiles) {
                     std::fs::create_dir_all(&folder).unwrap();
                     std::fs::write(folder.join("f"), "half").unwrap();
                 }
@@ -261,72 +266,61 @@ impl Builder for Faulty {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_finds_every_fault() {
-    macro_rules! caught {
-        ($($fault:ident by $($case:ident),+;)+) => {$($(
-            assert!(
-                !is_caught(cases::$case(Faulty::with(Fault::None))).await,
-                "{} fails without a fault", stringify!($case)
-            );
-            assert!(
-                is_caught(cases::$case(Faulty::with(Fault::$fault))).await,
-                "{} does not find the fault {}", stringify!($case), stringify!($fault)
-            );
-        )+)+};
-    }
-    caught! {
-        LosesTheImage by an_image_has_a_digest_and_its_names, equal_builds_at_once_agree;
+    assert_suite_finds! { cases, Faulty::with, Fault;
+        LosesTheImage by an_image_has_a_digest_and_its_names, equal_concurrent_builds_give_one_image;
         LosesTheConfig by an_image_has_a_digest_and_its_names;
+        GivesFilesADigest by files_alone_have_no_digest;
         LosesNames by an_image_has_a_digest_and_its_names;
-        WritesNothing by files_are_as_the_text_says, a_tar_has_the_files, a_layout_has_the_image,
-            builds_at_once_do_not_mix;
-        WritesOneOutput by every_output_is_made;
+        WritesNothing by files_have_the_paths_and_modes_of_the_text, a_tar_has_the_files, a_layout_has_the_image,
+            concurrent_builds_do_not_mix;
+        WritesOneOutput by every_output_is_written;
         ReadsIgnoredFiles by an_ignored_file_is_not_copied;
         LosesContexts by a_named_context_is_read;
         LosesArguments by a_build_argument_reaches_the_text;
         LosesTheTarget by a_target_is_built_and_no_other_stage, an_unknown_target_is_named;
         LosesLabels by labels_are_in_the_config;
-        LosesTheTime by the_time_is_the_given_one, a_tar_has_the_files;
+        LosesTheTime by the_epoch_of_the_request_is_used, a_tar_has_the_files;
         MakesOthers by equal_requests_give_equal_images;
         NeverCaches by a_second_build_is_cached, a_cached_command_does_not_run_again, a_step_is_a_task;
-        CachesAlways by steps_run_again_when_asked;
+        CachesAlways by steps_run_again_without_the_cache;
         RemembersByText by changed_content_is_seen;
-        TellsNoProblem by every_problem_of_a_text_is_told, an_impossible_output_is_refused_before_anything_runs,
+        ReportsNoProblem by all_problems_of_a_text_are_reported, an_impossible_output_is_rejected_before_any_step,
             a_required_secret_that_is_missing_is_named;
-        TellsOneProblem by every_problem_of_a_text_is_told;
-        HasOneKindOfError by every_problem_of_a_text_is_told, an_unknown_frontend_is_named,
+        ReportsOneProblem by all_problems_of_a_text_are_reported;
+        HasOneKindOfError by all_problems_of_a_text_are_reported, an_unknown_frontend_is_named,
             a_missing_file_is_not_found, an_unknown_target_is_named;
-        ForgetsTheStep by a_missing_file_is_not_found, a_failed_command_tells_its_code_and_output;
-        RefusesLate by an_impossible_output_is_refused_before_anything_runs;
-        LeavesHalves by a_failed_build_writes_nothing;
-        DestroysBefore by a_failed_build_keeps_what_was_there;
-        FailsForEver by a_failure_spoils_no_later_build;
-        TellsNothing by a_step_is_a_task, a_finding_of_the_linter_is_a_warning;
+        ForgetsTheStep by a_missing_file_is_not_found, a_failed_command_reports_its_code_and_output;
+        RefusesLate by an_impossible_output_is_rejected_before_any_step;
+        LeavesUnfinishedFiles by a_failed_build_writes_nothing;
+        DestroysBefore by a_failed_build_keeps_existing_files;
+        FailsForever by a_failed_build_does_not_break_later_builds;
+        SendsNothing by a_step_is_a_task, a_finding_of_the_linter_is_a_warning;
         LosesEnds by every_task_that_starts_ends;
         EndsTwice by every_task_that_starts_ends;
         EndsWell by a_failed_step_is_a_failed_task;
         LosesWarnings by a_finding_of_the_linter_is_a_warning;
         ChangesCapabilities by capabilities_do_not_change;
-        MakesNothingInSecret by capabilities_without_results_nothing_is_made;
+        HidesThatItMakesNothing by capabilities_without_results_nothing_is_written;
         HasNoName by a_builder_has_a_name;
     }
     let folder = tempfile::tempdir().unwrap();
     if !crate::testing::busybox_root(folder.path()).unwrap() {
         return;
     }
-    caught! {
+    assert_suite_finds! { cases, Faulty::with, Fault;
         WritesNothing by a_command_changes_the_files;
-        TellsNoProblem by a_failed_command_tells_its_code_and_output;
+        ReportsNoProblem by a_failed_command_reports_its_code_and_output;
         LosesOutput by output_of_a_command_is_an_event;
-        TellsSecrets by a_secret_is_for_the_command_alone;
-        WritesSecrets by a_secret_is_for_the_command_alone;
-        PermitsEverything by a_command_with_all_rights_needs_permission;
+        ReportsSecrets by a_secret_is_visible_to_its_command_alone;
+        WritesSecrets by a_secret_is_visible_to_its_command_alone;
+        PermitsEverything by a_privileged_command_needs_permission;
         GoesOn by a_dropped_build_writes_nothing;
     }
 }
 
 #[tokio::test]
-async fn a_builder_that_runs_nothing_says_so() {
-    /// Builds nothing and claims to have built.
+async fn a_builder_without_commands_must_reject_them() {
+    /// Builds nothing and returns an image.
     #[derive(Debug)]
     struct Silent;
 
@@ -348,5 +342,5 @@ async fn a_builder_that_runs_nothing_says_so() {
             Ok(BuildOutput { image: Some(image), config, steps: Vec::new(), tags: Vec::new(), epoch: 0 })
         }
     }
-    assert!(is_caught(cases::capabilities_without_commands_they_are_refused(Arc::new(Silent))).await);
+    assert!(is_caught(cases::capabilities_without_commands_run_is_rejected(Arc::new(Silent))).await);
 }

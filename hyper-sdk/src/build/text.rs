@@ -1,4 +1,4 @@
-//! What a build is asked for, as text: the values of the flags of `docker buildx build`, read once for every program.
+//! Options of a build as text: parses the values of the flags of `docker buildx build`.
 //!
 //! ```text
 //!   build_args      NAME=VALUE, or NAME for the value of that variable
@@ -11,10 +11,10 @@
 //!   platform        OS[(VERSION)]/ARCH[/VARIANT]
 //! ```
 //!
-//! Outputs are read by [`Output::parse_with`](super::Output::parse_with), the time of the image by [`EpochPolicy`] and the
-//! network of steps by [`Network`], as [`FromStr`]; what a Dockerfile may do is said with [`BuildRequest::allow`].
+//! [`Output::parse_with`](super::Output::parse_with) parses outputs, and [`EpochPolicy`] and [`Network`] implement
+//! [`FromStr`]. [`BuildRequest::allow`] parses permissions.
 //!
-//! The variables of the program come in as a function. Errors name the text that is wrong, and never a value of a secret.
+//! The environment of the program comes in as a function. Errors name the wrong text, and never the value of a secret.
 
 use super::{BuildRequest, EpochPolicy, HOST_GATEWAY, NamedContext, PlacedAnnotations};
 use crate::dockerfile::csv_fields;
@@ -32,27 +32,27 @@ use std::str::FromStr;
 /// The most bytes of the file of a secret.
 const MAX_SECRET: u64 = 1 << 20;
 
-/// The variable with the time of what a program makes, in seconds since 1970.
+/// The variable with the epoch, in seconds since 1970.
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
-/// Splits `KEY=VALUE`; without `=` there is no value.
+/// Splits `KEY=VALUE`. Without `=` there is no value.
 fn key_value(text: &str) -> (&str, Option<&str>) {
     text.split_once('=').map_or((text, None), |(key, value)| (key, Some(value)))
 }
 
-/// That a text is wrong, and why.
+/// The error of a wrong text.
 fn wrong(text: &str, why: impl std::fmt::Display) -> Error {
     Error::invalid(format!("`{text}`: {why}"))
 }
 
-/// An error that is the reason for another one, with its cause, in one line.
+/// An error and its cause in one line, for the message of another error.
 fn reason(error: &Error) -> String {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
     format!("{error}{}", cause.unwrap_or_default())
 }
 
-/// Values of ARG. A name without a value takes that of the variable, and is left out when there is none; the time of
-/// SOURCE_DATE_EPOCH is taken from the variable when it is not among them.
+/// Values of ARG. A name without a value takes the value of the environment variable, and is left out when it is not set.
+/// SOURCE_DATE_EPOCH comes from the environment when `texts` do not name it.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Invalid`] for a text without a name.
@@ -80,7 +80,7 @@ pub fn build_args<T: AsRef<str>>(
     Ok(args)
 }
 
-/// Labels. Of several with one key the last counts.
+/// Labels. The last value of a key counts.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Invalid`] for a text without a key.
@@ -92,10 +92,10 @@ pub fn labels<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<BTree
     texts.into_iter().map(one).collect()
 }
 
-/// Annotations and where they go.
+/// Annotations and their places.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Invalid`] for a text without a key, and for a place that there is not.
+/// [`crate::ErrorKind::Invalid`] for a text without a key, and for an unknown place.
 pub fn annotations<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<PlacedAnnotations> {
     let mut annotations = PlacedAnnotations::default();
     let is_place = |place: &str| {
@@ -106,7 +106,7 @@ pub fn annotations<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<
         let text = text.as_ref();
         let (key, value) = key_value(text);
         let (places, key) = match key.split_once(':') {
-            // A word in small letters is a place, and no part of a key.
+            // A word in lower case before `:` is a place.
             Some((places, key)) if places.split(',').all(is_place) => (places, key),
             _ => ("manifest", key),
         };
@@ -121,11 +121,11 @@ pub fn annotations<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<
     Ok(annotations)
 }
 
-/// Reads secrets, by their ids. Blocks for files and named pipes of this machine.
+/// Reads secrets, by their ids. It blocks while it reads files and named pipes.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Invalid`] for a text that is not well formed, a variable that is not set and a file that cannot be read or
-/// has more than 1 MiB.
+/// [`crate::ErrorKind::Invalid`] for a malformed text, a variable that is not set, and a file that cannot be read or has
+/// more than 1 MiB.
 pub fn secrets<T: AsRef<str>>(
     texts: impl IntoIterator<Item = T>,
     variable: impl Fn(&str) -> Option<OsString>,
@@ -177,7 +177,7 @@ pub fn secrets<T: AsRef<str>>(
 /// Finds the sockets of ssh agents, by their ids.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Invalid`] for a text without an id, when there is no such socket, and when a socket is not named and
+/// [`crate::ErrorKind::Invalid`] for a text without an id, for a socket that does not exist, and when no socket is named and
 /// SSH_AUTH_SOCK is not set; [`crate::ErrorKind::Unsupported`] for a file that is not a socket.
 pub fn agents<T: AsRef<str>>(
     texts: impl IntoIterator<Item = T>,
@@ -202,7 +202,7 @@ pub fn agents<T: AsRef<str>>(
         let meta = path.metadata().map_err(|e| wrong(text, format_args!("{}: {e}", path.display())))?;
         if !meta.file_type().is_socket() {
             return Err(Error::unsupported(format!(
-                "`{text}` names a file that is no socket: give a key to an agent with ssh-add, and name the agent"
+                "`{text}` names a file that is not a socket: give a key to an agent with ssh-add, and name the agent"
             )));
         }
         agents.insert(id.to_owned(), path);
@@ -210,11 +210,11 @@ pub fn agents<T: AsRef<str>>(
     Ok(agents)
 }
 
-/// Named contexts, by their names in small letters. `schemes` are those of sources that the builder was given.
+/// Named contexts, by their names in lower case. `schemes` are those of the sources that the builder was given.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Invalid`] for a text that is not well formed, what [`NamedContext::parse_with`] refuses, and a folder that
-/// there is not.
+/// [`crate::ErrorKind::Invalid`] for a malformed text and a folder that does not exist; the errors of
+/// [`NamedContext::parse_with`].
 pub fn named_contexts<T: AsRef<str>>(
     texts: impl IntoIterator<Item = T>,
     schemes: &[&str],
@@ -241,7 +241,7 @@ pub fn named_contexts<T: AsRef<str>>(
 /// Entries of /etc/hosts: the name, and the address or [`HOST_GATEWAY`].
 ///
 /// # Errors
-/// [`crate::ErrorKind::Invalid`] for a text that is not well formed.
+/// [`crate::ErrorKind::Invalid`] for a malformed text.
 pub fn hosts<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Vec<(String, String)>> {
     let one = |text: T| {
         let text = text.as_ref();
@@ -257,7 +257,7 @@ pub fn hosts<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Vec<(S
     texts.into_iter().map(one).collect()
 }
 
-/// The one platform of a build.
+/// The platform of a build.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Invalid`] for what is not a platform; [`crate::ErrorKind::Unsupported`] for several.
@@ -289,7 +289,7 @@ impl FromStr for EpochPolicy {
 impl FromStr for Network {
     type Err = Error;
 
-    /// Parses `none`, `host`, or `default`, which is that of the host.
+    /// Parses `none`, `host`, or `default`, which means `host`.
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "host" | "default" => Ok(Self::Host),
@@ -300,8 +300,7 @@ impl FromStr for Network {
 }
 
 impl BuildRequest {
-    /// Permits what a Dockerfile may not do by itself: `security.insecure`, `network.host`, `device` for every device, or
-    /// `device=NAME[,alias=OTHER]`.
+    /// Adds a permission: `security.insecure`, `network.host`, `device` for every device, or `device=NAME[,alias=OTHER]`.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] for another text.
@@ -338,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn build_arguments_come_from_variables() {
+    fn build_arguments_take_values_from_the_environment() {
         let variable = |name: &str| (name == "B").then(|| "b".into());
         let args = build_args(["A=1", "B", "C", "D="], variable).unwrap();
         assert_eq!(format!("{args:?}"), r#"{"A": "1", "B": "b", "D": ""}"#);
@@ -346,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variable_of_the_time_is_a_build_argument() {
+    fn source_date_epoch_of_the_environment_is_a_build_argument() {
         let variable = |name: &str| (name == "SOURCE_DATE_EPOCH").then(|| "5".into());
         assert_eq!(build_args::<&str>([], variable).unwrap()["SOURCE_DATE_EPOCH"], "5");
         assert_eq!(build_args(["SOURCE_DATE_EPOCH=6"], variable).unwrap()["SOURCE_DATE_EPOCH"], "6");
@@ -365,14 +364,14 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_in_a_variable_need_not_be_text() {
+    fn a_secret_in_a_variable_can_be_bytes() {
         let bytes = || Some(OsString::from_vec(vec![0xff, 0xfe]));
         assert_eq!(secrets(["id=a,env=A"], |_| bytes()).unwrap()["a"].expose(), [0xff, 0xfe]);
         assert_eq!(secrets(["id=a"], |_| bytes()).unwrap()["a"].expose(), [0xff, 0xfe]);
     }
 
     #[test]
-    fn wrong_secrets_are_refused() {
+    fn wrong_secrets_are_rejected() {
         for (text, why) in [
             ("src=x", "`id` is missing"),
             ("id=a,src=x,env=y", "`a` has both"),
@@ -404,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn contexts_have_names_in_small_letters() {
+    fn names_of_contexts_are_in_lower_case() {
         let contexts = named_contexts(["Base=docker-image://x", "s=shelf://a=b"], &["shelf"]).unwrap();
         assert!(matches!(contexts["base"], NamedContext::Image(_)));
         let other = NamedContext::Other { scheme: "shelf".into(), name: "a=b".into() };
@@ -422,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_take_both_separators() {
+    fn hosts_accept_both_separators() {
         assert_eq!(hosts(["a:10.0.0.1", "b=[::1]"]).unwrap().len(), 2);
         assert_eq!(hosts(["b:::1"]).unwrap()[0].1, "::1");
         assert_eq!(hosts(["a:host-gateway"]).unwrap()[0].1, "host-gateway");
@@ -432,14 +431,14 @@ mod tests {
     }
 
     #[test]
-    fn annotations_have_a_place() {
+    fn annotations_name_their_places() {
         use AnnotatedPart::{Index, IndexDescriptor, Manifest, ManifestDescriptor};
         let of = |text: &str| {
             let all = annotations([text]).unwrap_or_else(|e| panic!("{text}: {e:?}"));
-            let on = |part| format!("{:?}", all.of(part, &"linux/amd64".parse().unwrap()));
+            let on = |part| format!("{:?}", all.for_part(part, &"linux/amd64".parse().unwrap()));
             [Manifest, ManifestDescriptor, Index, IndexDescriptor].map(on).join(" ")
         };
-        for (text, told) in [
+        for (text, expected) in [
             ("manifest:a=b", r#"{"a": "b"} {} {} {}"#),
             ("org.x/y=b", r#"{"org.x/y": "b"} {} {} {}"#),
             ("org.x:y=b", r#"{"org.x:y": "b"} {} {} {}"#),
@@ -450,7 +449,7 @@ mod tests {
             ("manifest[linux/amd64],index:a=b", r#"{"a": "b"} {} {"a": "b"} {}"#),
             ("manifest[linux/arm64]:a=b", r#"{} {} {} {}"#),
         ] {
-            assert_eq!(of(text), told, "{text}");
+            assert_eq!(of(text), expected, "{text}");
         }
         for text in [
             "indx:a=b",
@@ -465,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn times_platforms_and_networks() {
+    fn times_platforms_and_networks_are_parsed() {
         assert_eq!("12".parse::<EpochPolicy>().unwrap(), EpochPolicy::At(12));
         assert_eq!("-1".parse::<EpochPolicy>().unwrap(), EpochPolicy::At(-1));
         assert_eq!("now".parse::<EpochPolicy>().unwrap(), EpochPolicy::Now);
@@ -478,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_permitted_is_named() {
+    fn permissions_are_parsed() {
         let mut request = BuildRequest::new("FROM scratch\n", BuildContext::Empty);
         for text in ["security.insecure", "network.host", "device=vendor.example/gpu=1"] {
             request.allow(text).unwrap();

@@ -1,4 +1,4 @@
-//! The raw tree of a file: one node an instruction, its flags and arguments taken apart but not interpreted.
+//! The raw tree of a file: one node for each instruction, with its flags and arguments, which are not interpreted.
 //!
 //! [`Ast::dump`] prints it in the notation that BuildKit's parser tests use:
 //!
@@ -17,7 +17,7 @@ use super::span::{Source, Span, Word};
 use super::words::{self, Json, Pair};
 use std::fmt::Write as _;
 
-/// The instructions of the language.
+/// The name of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each is the instruction of its name")]
 pub enum Keyword {
@@ -101,26 +101,26 @@ impl Keyword {
 /// The arguments of an instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Arguments {
-    /// None at all.
+    /// No arguments.
     None,
-    /// The whole rest of the line.
+    /// The rest of the line.
     Text(Word),
-    /// Words between white space.
+    /// Words, separated by white space.
     Words(Vec<Word>),
     /// A JSON array of strings.
     Json(Vec<Word>),
     /// The pairs of ENV and LABEL.
     Pairs(Vec<Pair>),
-    /// The type of a HEALTHCHECK and the command behind it.
+    /// The type of a HEALTHCHECK and its command.
     Health(Word, Box<Arguments>),
     /// The instruction inside an ONBUILD.
     Nested(Box<Node>),
-    /// The arguments of something that is no instruction.
+    /// The arguments of an unknown instruction.
     Unknown,
 }
 
 impl Arguments {
-    /// Whether they were written as a JSON array.
+    /// Whether they are a JSON array.
     pub fn is_json(&self) -> bool {
         match self {
             Self::Json(_) => true,
@@ -144,13 +144,13 @@ impl Arguments {
 pub struct Node {
     /// The name as written.
     pub name: Word,
-    /// The instruction, nothing when there is none of that name.
+    /// The instruction; `None` when the name is unknown.
     pub keyword: Option<Keyword>,
-    /// The flags, quotes and escapes removed.
+    /// The flags, without quotes and escapes.
     pub flags: Vec<Word>,
     /// The arguments.
     pub arguments: Arguments,
-    /// The heredocs that the line starts, in order.
+    /// The heredocs of the line, in order.
     pub heredocs: Vec<Heredoc>,
     /// The joined line, without white space around it.
     pub original: String,
@@ -240,14 +240,14 @@ fn quote(text: &str) -> String {
 pub struct Ast {
     /// The directives at the top.
     pub directives: Directives,
-    /// The instructions, in order. One that could not even be taken apart is missing and has a diagnostic.
+    /// The instructions, in order. An instruction that cannot be split is missing and has a diagnostic.
     pub nodes: Vec<Node>,
-    /// What was noticed.
+    /// Errors and warnings.
     pub diagnostics: Vec<Diagnostic>,
 }
 
 impl Ast {
-    /// Takes a file apart. Never fails: what cannot be taken apart becomes a diagnostic.
+    /// Splits a file into instructions. It never fails: an instruction that cannot be split becomes a diagnostic.
     pub fn parse(source: &Source) -> Self {
         let mut diagnostics = Vec::new();
         let directives = directive::read(source.text(), &mut diagnostics);
@@ -287,19 +287,19 @@ impl Ast {
         Self { directives, nodes, diagnostics }
     }
 
-    /// Prints the tree, one line a node.
+    /// Prints the tree, one line for each node.
     pub fn dump(&self) -> String {
         let lines: Vec<String> = self.nodes.iter().map(|n| format!("({})", n.dump())).collect();
         lines.join("\n")
     }
 }
 
-/// Reads the bodies of the heredocs that a line starts.
+/// Reads the bodies of the heredocs of a line.
 fn read_heredocs(mut node: Node, line: &LogicalLine, lines: &mut Lines<'_>) -> Result<Node, Box<Diagnostic>> {
     if !node.can_have_heredocs() {
         return Ok(node);
     }
-    let found = heredoc::of_line(&line.text)
+    let found = heredoc::in_line(&line.text)
         .map_err(|message| Box::new(Diagnostic::error("invalid-heredoc", line.span, message)))?;
     for mut doc in found {
         let start = lines.offset();
@@ -320,7 +320,7 @@ fn read_heredocs(mut node: Node, line: &LogicalLine, lines: &mut Lines<'_>) -> R
                 format!("heredoc `{}` is not terminated", doc.name),
             );
             return Err(Box::new(
-                d.with_help(format!("end it with a line that holds nothing but `{}`", doc.name)),
+                d.with_help(format!("end it with a line that contains only `{}`", doc.name)),
             ));
         }
         doc.span = Span::new(start, end);
@@ -389,7 +389,7 @@ fn arguments(
             Arguments::Text(rest.word())
         }
         Keyword::Healthcheck => health(rest)?,
-        // Nested triggers are an error of their own; they are not followed, so a long chain costs nothing.
+        // Nested triggers are another error. They are not parsed, so that a long chain costs nothing.
         Keyword::Onbuild if depth > 0 => Arguments::Text(rest.word()),
         Keyword::Onbuild => Arguments::Nested(Box::new(node_of(rest, escape, depth + 1)?)),
     })
@@ -410,7 +410,7 @@ fn json_or<'a>(
             Diagnostic::error(
                 "invalid-json",
                 rest.span(),
-                "a JSON array of arguments must hold nothing but strings",
+                "a JSON array of arguments must contain only strings",
             )
             .with_help("put every argument into double quotes"),
         )),

@@ -1,4 +1,4 @@
-//! From the raw tree to typed instructions: every rule about flags, counts and forms, and its message.
+//! Converts the raw tree to typed instructions, and checks flags, numbers of arguments and forms.
 
 use super::ast::{Arguments, Keyword, Node};
 use super::diagnostic::Diagnostic;
@@ -12,7 +12,7 @@ use super::suggest::suggestion;
 use super::{duration, words};
 use std::time::Duration;
 
-/// Makes typed instructions, collecting every fault.
+/// Makes typed instructions, and collects all errors.
 pub(crate) struct Converter<'a> {
     pub(crate) escape: char,
     pub(crate) diagnostics: &'a mut Vec<Diagnostic>,
@@ -21,7 +21,7 @@ pub(crate) struct Converter<'a> {
 type Problem = Box<Diagnostic>;
 
 impl Converter<'_> {
-    /// The typed instruction, or nothing when it has a fault that leaves nothing to go on with.
+    /// The typed instruction; `None` when an error prevents the conversion.
     pub(crate) fn statement(&mut self, node: &Node) -> Option<Statement> {
         let before = self.diagnostics.len();
         match self.instruction(node) {
@@ -33,7 +33,7 @@ impl Converter<'_> {
                 comments: node.comments.clone(),
             }),
             Err(d) => {
-                // The faults of the flags explain themselves; what follows from them would only confuse.
+                // Errors that follow from those of the flags are left out.
                 if self.diagnostics.len() == before || d.code != "follows" {
                     self.diagnostics.push(*d);
                 }
@@ -95,7 +95,7 @@ impl Converter<'_> {
             [image] => (image, None),
             [image, r#as, name] if r#as.value.eq_ignore_ascii_case("as") => (image, Some((r#as, name))),
             _ => {
-                let d = fault("invalid-from", node, "FROM requires either one or three arguments");
+                let d = node_error("invalid-from", node, "FROM requires either one or three arguments");
                 return Err(Box::new(d.with_help("write `FROM image` or `FROM image AS name`")));
             }
         };
@@ -136,7 +136,11 @@ impl Converter<'_> {
         let mut command = self.command_line(&node.arguments);
         command.heredocs.clone_from(&node.heredocs);
         if command.form == CommandForm::Exec && command.words.is_empty() {
-            return Err(Box::new(fault("missing-argument", node, "RUN requires a program in its array")));
+            return Err(Box::new(node_error(
+                "missing-argument",
+                node,
+                "RUN requires a program in its array",
+            )));
         }
         let network =
             self.choice(&flags, "network", &[Network::Default, Network::None, Network::Host], |n| n.name());
@@ -180,7 +184,7 @@ impl Converter<'_> {
         Spanned::default()
     }
 
-    /// Finds what is wrong with a mount whatever its variables will be.
+    /// Checks what does not depend on the variables of a mount.
     fn check_mount(&mut self, word: &Word) {
         let result = if word.value.contains('$') {
             mount::check_unexpanded(&word.value)
@@ -259,7 +263,7 @@ impl Converter<'_> {
         })
     }
 
-    /// Checks a value that is known without the variables of a build, so that all faults are told at once.
+    /// Checks a value without variables, so that all errors are reported at once.
     fn check_constant<T>(
         &mut self,
         word: &Word,
@@ -290,7 +294,7 @@ impl Converter<'_> {
             let message =
                 format!("{command} requires at least two arguments: the destination could not be determined");
             Box::new(
-                fault("missing-argument", node, &message)
+                node_error("missing-argument", node, &message)
                     .with_help(format!("write `{command} SOURCE… DESTINATION`")),
             )
         })?;
@@ -311,7 +315,7 @@ impl Converter<'_> {
             };
             let doc = match heredocs.next() {
                 Some(doc) => doc.clone(),
-                // In the form of JSON no lines follow: it is an empty file.
+                // In the JSON form no lines follow: the file is empty.
                 None if node.arguments.is_json() => Heredoc { span: word.span, ..named },
                 None => {
                     let message = format!("heredoc `{}` has no body", word.value);
@@ -388,7 +392,7 @@ impl Converter<'_> {
     fn shell(&mut self, node: &Node) -> Result<Shell, Problem> {
         let words = self.at_least_one(node)?;
         if !node.arguments.is_json() {
-            let d = fault("not-json", node, "SHELL requires its arguments as a JSON array");
+            let d = node_error("not-json", node, "SHELL requires its arguments as a JSON array");
             return Err(Box::new(d.with_help("write `SHELL [\"/bin/bash\", \"-c\"]`")));
         }
         Ok(Shell { words })
@@ -410,7 +414,7 @@ impl Converter<'_> {
             "NONE" => {
                 self.flags(node, &[]);
                 if **arguments != Arguments::None {
-                    return Err(Box::new(fault(
+                    return Err(Box::new(node_error(
                         "invalid-healthcheck",
                         node,
                         "HEALTHCHECK NONE takes no arguments",
@@ -431,7 +435,7 @@ impl Converter<'_> {
                 );
                 let command = self.command_line(arguments);
                 if command.words.is_empty() {
-                    return Err(Box::new(fault(
+                    return Err(Box::new(node_error(
                         "missing-argument",
                         node,
                         "a command is missing after HEALTHCHECK CMD",
@@ -499,8 +503,9 @@ impl Converter<'_> {
             _ => {
                 let expression = with_bodies(&inner.original, &inner.heredocs);
                 let trigger = self.statement(inner).map(Box::new);
-                // What is wrong with the inner instruction has been said.
-                let trigger = trigger.ok_or_else(|| Box::new(fault("follows", node, "invalid trigger")))?;
+                // The errors of the inner instruction are reported already.
+                let trigger =
+                    trigger.ok_or_else(|| Box::new(node_error("follows", node, "invalid trigger")))?;
                 return Ok(Onbuild { expression, trigger });
             }
         };
@@ -513,7 +518,7 @@ impl Converter<'_> {
             Arguments::Text(word) => Ok(word.clone()),
             _ => {
                 let message = format!("{} requires exactly one argument", name(node));
-                Err(Box::new(fault("missing-argument", node, &message)))
+                Err(Box::new(node_error("missing-argument", node, &message)))
             }
         }
     }
@@ -538,10 +543,10 @@ fn is_heredoc(word: &Word) -> bool {
 }
 
 fn at_least_one(node: &Node) -> Problem {
-    Box::new(fault("missing-argument", node, &format!("{} requires at least one argument", name(node))))
+    Box::new(node_error("missing-argument", node, &format!("{} requires at least one argument", name(node))))
 }
 
-/// A fault of the instruction as a whole, marked at its first line.
-fn fault(code: &'static str, node: &Node, message: &str) -> Diagnostic {
+/// An error of a whole instruction, marked at its first line.
+fn node_error(code: &'static str, node: &Node, message: &str) -> Diagnostic {
     Diagnostic::error(code, node.span, message)
 }

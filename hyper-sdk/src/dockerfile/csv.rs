@@ -1,10 +1,10 @@
-//! Values with several fields, as the flags of instructions and of commands have them: one line of CSV.
+//! Values with several fields, as in flags of instructions and of commands: one line of CSV.
 
-/// The fields of one line of CSV: commas split, double quotes around a whole field protect them, and `""` within the
-/// quotes is a quote. An empty text is one empty field.
+/// Splits one line of CSV at commas. A field in double quotes can contain commas, and `""` in it is a quote. An empty text is
+/// one empty field.
 ///
 /// # Errors
-/// Says which quote is in the way.
+/// A sentence about the wrong quote.
 pub fn csv_fields(text: &str) -> Result<Vec<String>, String> {
     let mut fields = Vec::new();
     let mut rest = text;
@@ -44,7 +44,7 @@ pub fn csv_fields(text: &str) -> Result<Vec<String>, String> {
         match rest.strip_prefix(',') {
             Some(more) => rest = more,
             None if rest.is_empty() => return Ok(fields),
-            None => return Err("text behind a quoted field".to_owned()),
+            None => return Err("text after a quoted field".to_owned()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the parser has to say about a file, and how it is shown: the excerpt, the guilty part marked, the next step.
+//! Errors and warnings about a file. They are shown with an excerpt, a mark under the wrong part, and help.
 //!
 //! ```text
 //! error[unknown-flag]: unknown flag `--fron` of COPY
@@ -8,19 +8,19 @@
 //!    |      ^^^^^^
 //!    = help: did you mean `--from`?
 //! ```
-//! The excerpt needs no colour, aligns tabs and wide characters, replaces control characters (a hostile file cannot
-//! drive the reader's terminal) and clips long lines around the mark.
+//! The excerpt needs no colour, aligns tabs and wide characters, and clips long lines around the mark. It replaces control
+//! characters, so that a hostile file cannot control the terminal.
 
 use super::span::{Source, Span};
 use crate::{Error, ErrorDetail, ErrorKind, TextProblem};
 use std::fmt::Write as _;
 
-/// How much a diagnostic matters.
+/// The severity of a diagnostic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
-    /// Something that is legal and probably not meant.
+    /// A valid part that is probably a mistake.
     Warning,
-    /// Something that cannot be built.
+    /// A part that cannot be built.
     Error,
 }
 
@@ -34,22 +34,22 @@ impl Severity {
     }
 }
 
-/// One finding about a file.
+/// An error or warning about a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// How much it matters.
+    /// The severity.
     pub severity: Severity,
-    /// The stable name of the kind of finding, for filters and documentation: `unknown-flag`, `NoEmptyContinuation`.
+    /// The stable code, for filters and documentation: `unknown-flag`, `NoEmptyContinuation`.
     pub code: &'static str,
-    /// One sentence, lower-case, without full stop.
+    /// One sentence in lower case, without a full stop.
     pub message: String,
-    /// The guilty part of the file.
+    /// The wrong part of the file.
     pub span: Span,
-    /// What to do about it, one sentence each.
+    /// How to fix it, one sentence each.
     pub help: Vec<String>,
-    /// Further places that belong to the finding, each with what it shows.
+    /// Further places, each with a note.
     pub notes: Vec<(Span, String)>,
-    /// Whether the cause is something that Hyper does not implement, instead of something that is wrong.
+    /// Whether the cause is a feature that Hyper does not implement, instead of a mistake.
     pub unsupported: bool,
 }
 
@@ -76,42 +76,42 @@ impl Diagnostic {
         }
     }
 
-    /// Adds what to do about it.
+    /// Adds help.
     #[must_use]
-    pub fn with_help(mut self, help: impl Into<String>) -> Self {
+    pub(crate) fn with_help(mut self, help: impl Into<String>) -> Self {
         self.help.push(help.into());
         self
     }
 
-    /// Adds "did you mean" when there is a near word.
+    /// Adds "did you mean" when there is a suggestion.
     #[must_use]
-    pub fn with_suggestion(self, suggestion: Option<impl AsRef<str>>) -> Self {
+    pub(crate) fn with_suggestion(self, suggestion: Option<impl AsRef<str>>) -> Self {
         match suggestion {
             Some(word) => self.with_help(format!("did you mean `{}`?", word.as_ref())),
             None => self,
         }
     }
 
-    /// Adds another place and what it shows.
+    /// Adds another place with a note.
     #[must_use]
-    pub fn with_note(mut self, span: Span, note: impl Into<String>) -> Self {
+    pub(crate) fn with_note(mut self, span: Span, note: impl Into<String>) -> Self {
         self.notes.push((span, note.into()));
         self
     }
 
-    /// Says that the cause is something that Hyper does not implement.
+    /// Marks that the cause is a feature that Hyper does not implement.
     #[must_use]
     pub fn unsupported(mut self) -> Self {
         self.unsupported = true;
         self
     }
 
-    /// Whether the file cannot be built because of it.
+    /// Whether it is an error, so that the file cannot be built.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }
 
-    /// Shows the finding with its excerpt, in several lines that end with a newline.
+    /// Shows it with its excerpt, in several lines that end with a newline.
     pub fn render(&self, source: &Source) -> String {
         let mut out = String::new();
         let _ = writeln!(out, "{}[{}]: {}", self.severity.name(), self.code, printable(&self.message));
@@ -127,13 +127,14 @@ impl Diagnostic {
         out
     }
 
-    /// An [`Error`] about a file whose message is the sentence and whose context is the place and the excerpt.
-    pub fn to_error(&self, source: &Source) -> Error {
+    /// The [`Error`] of a file that has only this diagnostic.
+    #[cfg(feature = "build")]
+    pub(crate) fn to_error(&self, source: &Source) -> Error {
         to_error(std::slice::from_ref(self), source)
             .unwrap_or_else(|| Error::new(self.error_kind(), self.message.clone()))
     }
 
-    /// The finding with its place in words, which needs no source.
+    /// The diagnostic with its line and column, without the source.
     pub fn problem(&self, source: &Source) -> TextProblem {
         let place = source.position(self.span.start);
         let mut problem = TextProblem::new(self.code, &self.message, source.name(), place.line, place.column);
@@ -146,10 +147,10 @@ impl Diagnostic {
     }
 }
 
-/// The most findings that one rendering shows in full.
+/// The most diagnostics that are shown.
 const MAX_SHOWN: usize = 50;
 
-/// Shows findings one after the other, an empty line between two.
+/// Shows diagnostics, separated by empty lines.
 pub fn render(diagnostics: &[Diagnostic], source: &Source) -> String {
     let shown: Vec<String> = diagnostics.iter().take(MAX_SHOWN).map(|d| d.render(source)).collect();
     let mut out = shown.join("\n");
@@ -159,10 +160,10 @@ pub fn render(diagnostics: &[Diagnostic], source: &Source) -> String {
     out
 }
 
-/// One [`Error`] that carries every error among the findings, excerpts included, or nothing when there is none.
+/// One [`Error`] with all errors of the diagnostics and their excerpts; `None` without errors.
 ///
-/// The kind is [`ErrorKind::Unsupported`] when every error is about something that Hyper does not implement, and
-/// [`ErrorKind::Invalid`] otherwise. The message starts with a sentence that names the file; the excerpts follow.
+/// The kind is [`ErrorKind::Unsupported`] when every error is about a feature that Hyper does not implement, and
+/// [`ErrorKind::Invalid`] otherwise. The message starts with a sentence that names the file, and the excerpts follow.
 pub(crate) fn to_error(diagnostics: &[Diagnostic], source: &Source) -> Option<Error> {
     let errors: Vec<Diagnostic> = diagnostics.iter().filter(|d| d.is_error()).cloned().collect();
     let first = errors.first()?;
@@ -205,7 +206,7 @@ const MAX_COLUMNS: usize = 140;
 
 /// The printable form of a line and the columns of a byte range of it, clipped around the range.
 fn clip(line: &str, start: usize, end: usize) -> (String, usize, usize) {
-    // Only the surroundings of the mark are looked at: a line of a megabyte costs no more than a short one.
+    // Only the text around the mark is read: a line of a megabyte costs no more than a short one.
     let mut window_start = start.saturating_sub(MAX_COLUMNS / 2);
     while !line.is_char_boundary(window_start) {
         window_start -= 1;
@@ -238,7 +239,7 @@ fn clip(line: &str, start: usize, end: usize) -> (String, usize, usize) {
     (text, from, to.unwrap_or(columns).max(from))
 }
 
-/// Appends a character as a terminal can show it and returns its width.
+/// Appends a character in printable form, and returns its width.
 fn push_printable(text: &mut String, c: char, column: usize) -> usize {
     match c {
         '\t' => {
@@ -257,12 +258,12 @@ fn push_printable(text: &mut String, c: char, column: usize) -> usize {
     }
 }
 
-/// Characters that could move the cursor or turn the writing direction of a terminal.
+/// Whether a character could move the cursor or change the writing direction of a terminal.
 fn is_unsafe(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// East Asian wide and full-width blocks, roughly: enough to put a mark under the right character.
+/// Whether a character is in an East Asian wide block. It is approximate, for the position of a mark.
 fn is_wide(c: char) -> bool {
     matches!(c, '\u{1100}'..='\u{115f}' | '\u{2e80}'..='\u{a4cf}' | '\u{ac00}'..='\u{d7a3}' | '\u{f900}'..='\u{faff}'
         | '\u{fe30}'..='\u{fe6f}' | '\u{ff00}'..='\u{ff60}' | '\u{ffe0}'..='\u{ffe6}' | '\u{1f300}'..='\u{1faff}'
@@ -278,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mark_is_under_the_guilty_part() {
+    fn the_mark_is_under_the_wrong_part() {
         let source = Source::new("Dockerfile", "FROM a\n\tCOPY 한 --x\n");
         let start = source.text().find("--x").unwrap();
         let d = Diagnostic::error("unknown-flag", Span::new(start, start + 3), "unknown flag")
@@ -300,7 +301,7 @@ error[unknown-flag]: unknown flag
     }
 
     #[test]
-    fn control_characters_and_long_lines_are_tamed() {
+    fn control_characters_are_replaced_and_long_lines_clipped() {
         let text = format!("RUN {}\u{1b}[31mX{}", "a".repeat(5000), "b".repeat(5000));
         let source = Source::new("f", &text);
         let at = text.find('X').unwrap();
@@ -316,7 +317,7 @@ error[unknown-flag]: unknown flag
     }
 
     #[test]
-    fn an_error_carries_every_excerpt() {
+    fn an_error_has_all_excerpts() {
         let source = Source::new("Dockerfile", "A\nB\n");
         let d =
             [Diagnostic::error("x", Span::new(0, 1), "one"), Diagnostic::error("y", Span::new(2, 3), "two")];

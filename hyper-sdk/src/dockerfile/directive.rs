@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! (byte order mark) (#! line)
-//! # syntax=docker/dockerfile:1      served by this very frontend; any other frontend image is refused by name
+//! # syntax=docker/dockerfile:1      this frontend; the name of any other frontend image is an error
 //! # escape=`                        \ or `
 //! # check=skip=A,B|all;error=true;experimental=C|all
 //! ```
-//! The first line that is no directive ends them, an empty line too. Each may be given once, its key in any case.
+//! The first other line ends them, also an empty line. Each directive can occur once, with its key in any case.
 
 use super::diagnostic::Diagnostic;
 use super::span::{Span, Word};
@@ -15,13 +15,13 @@ use super::suggest::suggestion;
 /// The directives of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directives {
-    /// The frontend that the file names, when it names one.
+    /// The frontend that the file names.
     pub syntax: Option<Word>,
     /// The character that escapes and continues lines: `\` or a backtick.
     pub escape: char,
-    /// How the file is to be linted.
+    /// The options of the linter.
     pub check: Option<CheckOptions>,
-    /// Where `check` was written.
+    /// The place of the value of `check`.
     pub check_span: Option<Span>,
     /// The first byte after the directives.
     pub(crate) end: usize,
@@ -33,20 +33,20 @@ impl Default for Directives {
     }
 }
 
-/// A set of lint rules: all, or those named.
+/// A set of lint rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum RuleSet {
-    /// None.
+    /// No rule.
     #[default]
     None,
     /// Every rule.
     All,
-    /// The rules named.
+    /// The rules of these names.
     Named(Vec<String>),
 }
 
 impl RuleSet {
-    /// Whether a rule is in the set; names compare without regard to case.
+    /// Whether a rule is in the set. Names are case-insensitive.
     pub fn contains(&self, rule: &str) -> bool {
         match self {
             Self::None => false,
@@ -59,7 +59,7 @@ impl RuleSet {
         match value.split_whitespace().next() {
             Some("all") => Self::All,
             _ => {
-                // What stands behind a name is for people.
+                // The text after a name is a comment.
                 let names = value.split(',').filter_map(|name| name.split_whitespace().next());
                 Self::Named(names.map(str::to_owned).collect())
             }
@@ -80,11 +80,11 @@ pub struct CheckOptions {
 
 impl CheckOptions {
     /// The options of a comment such as `check=skip=A because of B` above an instruction.
-    /// What stands behind a blank is for people.
+    /// The text after a blank is a comment.
     ///
     /// # Errors
     /// As [`CheckOptions::parse`].
-    pub fn of_comment(comment: &str) -> Option<Result<Self, String>> {
+    pub(crate) fn from_comment(comment: &str) -> Option<Result<Self, String>> {
         let (key, value) = comment.split_once('=')?;
         if !key.trim().eq_ignore_ascii_case("check") {
             return None;
@@ -95,7 +95,7 @@ impl CheckOptions {
     /// Parses `skip=A,B;error=true;experimental=C`.
     ///
     /// # Errors
-    /// A sentence that names the option that is not known or not well formed.
+    /// A sentence that names the unknown or malformed option.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut options = Self::default();
         if text.trim().is_empty() {
@@ -197,7 +197,10 @@ fn split(line: &str) -> Option<(&str, &str)> {
     well_formed.then_some((key, value))
 }
 
-/// The frontend images that this frontend stands in for.
+/// The code of the error about a `syntax` directive that names another frontend.
+pub(crate) const UNSUPPORTED_SYNTAX: &str = "unsupported-syntax";
+
+/// The frontend images that this frontend replaces.
 const OWN_FRONTENDS: [&str; 2] = ["docker/dockerfile", "docker/dockerfile-upstream"];
 
 fn check_syntax(value: &str, span: Span, diagnostics: &mut Vec<Diagnostic>) {
@@ -210,13 +213,9 @@ fn check_syntax(value: &str, span: Span, diagnostics: &mut Vec<Diagnostic>) {
     let name = name.strip_prefix("docker.io/").or(name.strip_prefix("index.docker.io/")).unwrap_or(name);
     if !OWN_FRONTENDS.contains(&name) {
         diagnostics.push(
-            Diagnostic::error(
-                "unsupported-syntax",
-                span,
-                format!("frontend image `{image}` is not supported"),
-            )
-            .with_help("use `docker/dockerfile:1`, or remove the directive")
-            .unsupported(),
+            Diagnostic::error(UNSUPPORTED_SYNTAX, span, format!("frontend image `{image}` is not supported"))
+                .with_help("use `docker/dockerfile:1`, or remove the directive")
+                .unsupported(),
         );
     }
 }
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn directives_stop_at_the_first_other_line() {
+    fn directives_end_at_the_first_other_line() {
         let (d, codes) = read_all(
             "\u{feff}#!/usr/bin/env x\n#SynTax = docker/dockerfile:1.7-labs \r\n# escape=`\n# a comment\n# check=skip=all\n",
         );
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn other_frontends_duplicates_and_bad_values_are_named() {
+    fn other_frontends_duplicates_and_wrong_values_are_errors() {
         assert_eq!(read_all("# syntax=docker.io/docker/dockerfile@sha256:ab\n").1, Vec::<&str>::new());
         assert_eq!(read_all("# syntax=localhost:5000/my/frontend\n").1, ["unsupported-syntax"]);
         assert_eq!(read_all("# escape=x\n").1, ["invalid-escape"]);

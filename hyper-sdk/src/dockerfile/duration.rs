@@ -1,14 +1,14 @@
-//! Durations (`1m30s`) and sizes (`512m`) as Go programs read them.
+//! Durations (`1m30s`) and sizes (`512m`) in the syntax of Go.
 
 use std::time::Duration;
 
 const NANOS: [(&str, f64); 8] =
     [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("μs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
 
-/// Parses a duration: numbers with a unit (`ns us ms s m h`) one after the other, or `0`.
+/// Parses a duration: a sequence of numbers with units (`ns us ms s m h`), or `0`.
 ///
 /// # Errors
-/// A sentence that names the fault. A negative duration is one.
+/// A sentence that names the error. A negative duration is an error.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let invalid = || format!("`{text}` is not a duration");
     let mut rest = text.strip_prefix('+').unwrap_or(text);
@@ -54,10 +54,10 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_nanos(u64::try_from(nanos).map_err(|_| invalid())?))
 }
 
-/// Parses a size in bytes: a number with `b k m g t p`, `kb`, `kib` and the like, in powers of 1024 and any case.
+/// Parses a size in bytes: a number with a unit such as `b`, `k`, `kb` or `kib`, in powers of 1024 and in any case.
 ///
 /// # Errors
-/// A sentence that names the fault.
+/// A sentence that names the error.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let invalid = || format!("`{text}` is not a size");
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations() {
+    fn durations_are_parsed() {
         assert_eq!(parse("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse("1.5h"), Ok(Duration::from_secs(5400)));
         assert_eq!(parse("100ms"), Ok(Duration::from_millis(100)));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn sizes_are_parsed() {
         assert_eq!(parse_size("32"), Ok(32));
         assert_eq!(parse_size("32b"), Ok(32));
         assert_eq!(parse_size("32K"), Ok(32 << 10));

@@ -5,11 +5,10 @@ use super::diagnostic::{Diagnostic, to_error};
 use super::span::{Source, Span};
 use crate::{Error, ErrorKind, Result};
 
-/// The most bytes that a Dockerfile has; whoever reads one reads a byte more, so that [`decode`] sees it.
+/// The most bytes of a Dockerfile. Read one byte more, so that [`decode`] rejects a larger file.
 pub const MAX_FILE_SIZE: u64 = 16 << 20;
 
-/// The text of a file of bytes. A Dockerfile is UTF-8; bytes of another encoding are taken in comments, which mean
-/// nothing to a build, and each becomes U+FFFD.
+/// Decodes a file. A Dockerfile is UTF-8. Comments may have another encoding: each wrong byte becomes U+FFFD.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Invalid`] with an excerpt for every other line that is not UTF-8;
@@ -36,24 +35,24 @@ pub fn decode(bytes: Vec<u8>, file_name: &str) -> Result<String> {
     }
     let source = Source::new(file_name, &text);
     let ast = Ast::parse(&source);
-    // A `#` in a heredoc is part of what a program reads.
+    // A `#` in a heredoc is not a comment.
     let bodies: Vec<Span> = ast.nodes.iter().flat_map(|node| &node.heredocs).map(|doc| doc.span).collect();
-    let mut faults: Vec<Diagnostic> = Vec::new();
+    let mut errors: Vec<Diagnostic> = Vec::new();
     for at in replaced {
         let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
         let next = bodies.partition_point(|body| body.start <= at);
         let in_body = next.checked_sub(1).is_some_and(|body| at < bodies[body].end);
         if in_body || !text[line..at].trim_start().starts_with('#') {
             let span = Span::new(at, at + char::REPLACEMENT_CHARACTER.len_utf8());
-            let fault = Diagnostic::error("not-utf-8", span, "this is not UTF-8")
+            let error = Diagnostic::error("not-utf-8", span, "this is not UTF-8")
                 .with_help("save the file as UTF-8; only comments may have another encoding");
-            // One for each line is enough.
-            if faults.last().is_none_or(|last| source.line_of(last.span.start) != source.line_of(at)) {
-                faults.push(fault);
+            // One error for each line is enough.
+            if errors.last().is_none_or(|last| source.line_of(last.span.start) != source.line_of(at)) {
+                errors.push(error);
             }
         }
     }
-    match to_error(&faults, &source) {
+    match to_error(&errors, &source) {
         Some(error) => Err(error),
         None => Ok(text),
     }
@@ -64,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comments_may_have_another_encoding_and_nothing_else() {
+    fn only_comments_may_have_another_encoding() {
         assert_eq!(decode(b"FROM a\n".to_vec(), "Dockerfile").unwrap(), "FROM a\n");
         let text =
             decode(b"# caf\xe9 \xff\nFROM a\nRUN x \\\n  # \xe9t\xe9\n  y\n".to_vec(), "Dockerfile").unwrap();

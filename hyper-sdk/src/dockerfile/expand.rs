@@ -6,20 +6,20 @@
 //! ${x:+w} ${x+w}     w when set (: and not empty)     ${x/p/r}         the first p replaced by r
 //! ${x:?e} ${x?e}     fail with e when unset           ${x//p/r}        every p replaced by r
 //! ```
-//! `w`, `p` and `r` are expanded themselves. One instruction sees the environment before it, so a caller gives the
-//! same environment to every word of it. Time and memory are linear in the word and the values it uses; nesting and
-//! the size of a result are limited, so that no file can exhaust either.
+//! `w`, `p` and `r` are expanded, too. An instruction sees the environment before it, so the caller gives the same environment
+//! for all its words. Time and memory are linear in the word and its values. The depth of nesting and the size of a result
+//! are limited, so that a file cannot exhaust them.
 
 use super::pattern::Pattern;
 use crate::{Error, ErrorKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-/// Where variables are looked up.
+/// The variables of an expansion.
 pub trait Environment {
-    /// The value of a variable, or nothing when it is not set.
+    /// The value of a variable; `None` when it is not set.
     fn get(&self, name: &str) -> Option<&str>;
-    /// The names that are set, for "did you mean".
+    /// The names of the variables, for "did you mean".
     fn names(&self) -> Vec<&str>;
 }
 
@@ -43,7 +43,7 @@ impl Environment for BTreeMap<String, String> {
     }
 }
 
-/// A list of pairs, the last one of a name counting.
+/// A list of pairs. The last one of a name counts.
 impl Environment for [(String, String)] {
     fn get(&self, name: &str) -> Option<&str> {
         self.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
@@ -64,7 +64,7 @@ impl Environment for Vec<(String, String)> {
     }
 }
 
-/// An environment in which nothing is set.
+/// An environment without variables.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EmptyEnvironment;
 
@@ -81,9 +81,9 @@ impl Environment for EmptyEnvironment {
 /// The variables that an expansion looked up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Variables {
-    /// Those that were set.
+    /// The names that are set.
     pub used: BTreeSet<String>,
-    /// Those that were not.
+    /// The names that are not set.
     pub undefined: BTreeSet<String>,
 }
 
@@ -100,16 +100,16 @@ impl Variables {
 pub struct Expanded {
     /// The text.
     pub text: String,
-    /// What was looked up.
+    /// The variables that were looked up.
     pub variables: Variables,
 }
 
-/// Why a word cannot be expanded.
+/// The error of an expansion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpandError {
-    /// One sentence, lower-case, without full stop.
+    /// One sentence in lower case, without a full stop.
     pub message: String,
-    /// The byte of the word at which it was noticed.
+    /// The offset of the error in the word.
     pub offset: usize,
 }
 
@@ -127,12 +127,12 @@ impl From<ExpandError> for Error {
     }
 }
 
-/// How deep `${x:-${y:-...}}` may nest.
+/// The maximal depth of nesting, as in `${x:-${y:-...}}`.
 const MAX_DEPTH: usize = 100;
-/// The most bytes that one expansion may produce.
+/// The most bytes of the result of an expansion.
 const MAX_RESULT: usize = 64 << 20;
 
-/// Expands words by the rules of a file.
+/// Expands words.
 #[derive(Clone, Copy, Debug)]
 pub struct Expander {
     escape: char,
@@ -143,43 +143,43 @@ pub struct Expander {
 }
 
 impl Expander {
-    /// An expander for words of a file whose escape character is `escape`.
+    /// An expander for the words of a file with an escape character.
     pub fn new(escape: char) -> Self {
         Self { escape, keep_quotes: false, keep_escapes: false, ignore_quotes: false, keep_undefined: false }
     }
 
-    /// An expander for the bodies of heredocs: quotes mean nothing there and the escape character is always `\`.
+    /// An expander for the bodies of heredocs: quotes have no meaning, and the escape character is always `\`.
     pub fn for_heredoc() -> Self {
         Self { ignore_quotes: true, ..Self::new('\\') }
     }
 
-    /// Leaves quotes in the result.
+    /// Keeps quotes.
     #[must_use]
     pub fn keep_quotes(mut self) -> Self {
         self.keep_quotes = true;
         self
     }
 
-    /// Leaves escape characters in the result.
+    /// Keeps escape characters.
     #[must_use]
     pub fn keep_escapes(mut self) -> Self {
         self.keep_escapes = true;
         self
     }
 
-    /// Leaves references to variables that are not set as they are written.
+    /// Keeps references to variables that are not set.
     #[must_use]
     pub fn keep_undefined(mut self) -> Self {
         self.keep_undefined = true;
         self
     }
 
-    /// Removes quotes and escapes and replaces variables; white space stays as it is.
+    /// Removes quotes and escapes, and replaces variables. White space is kept.
     ///
     /// # Errors
-    /// Unbalanced quotes or braces, a form that is not known, `${x:?}` of something unset, a result that is too large.
+    /// Unbalanced quotes or braces, an unknown form, `${x:?}` of an unset variable, a result that is too large.
     pub fn word(&self, word: &str, env: &dyn Environment) -> Result<Expanded, ExpandError> {
-        // Most words have nothing to expand.
+        // Most words are plain.
         let plain = |c: char| c != '$' && c != '\'' && c != '"' && c != self.escape;
         if word.chars().all(plain) {
             return Ok(Expanded { text: word.to_owned(), variables: Variables::default() });
@@ -189,7 +189,7 @@ impl Expander {
         Ok(Expanded { text, variables: run.variables })
     }
 
-    /// Like [`Expander::word`], then splits at unquoted white space, also at that which came out of a variable.
+    /// Expands like [`Expander::word`], then splits at unquoted white space, including that of variables.
     ///
     /// # Errors
     /// Those of [`Expander::word`].
@@ -197,11 +197,11 @@ impl Expander {
         self.words_with_variables(text, env).map(|(words, _)| words)
     }
 
-    /// Like [`Expander::words`], with the variables that were looked up.
+    /// Like [`Expander::words`]. It also returns the variables that were looked up.
     ///
     /// # Errors
     /// Those of [`Expander::word`].
-    pub fn words_with_variables(
+    pub(crate) fn words_with_variables(
         &self,
         text: &str,
         env: &dyn Environment,
@@ -213,7 +213,7 @@ impl Expander {
     }
 }
 
-/// Collects the words of a split while the text is made.
+/// Collects the words of a split.
 #[derive(Debug, Default)]
 struct Sink {
     words: Option<Vec<String>>,
@@ -227,7 +227,7 @@ impl Sink {
         }
     }
 
-    /// A character that white space splits at.
+    /// A character outside of quotes, where white space splits.
     fn split(&mut self, c: char) {
         if c.is_whitespace() {
             self.end_word();
@@ -293,7 +293,7 @@ impl<'a> Run<'a> {
         Err(ExpandError { message: message.into(), offset: self.at })
     }
 
-    /// Processes up to a stop character, which is consumed, or to the end of the text.
+    /// Expands up to a stop character, which is consumed, or to the end of the text.
     fn until(
         &mut self,
         stop: Option<char>,
@@ -411,7 +411,7 @@ impl<'a> Run<'a> {
                         }
                         match self.peek() {
                             None => continue,
-                            // Nothing else can be escaped here; before anything else the escape character stays.
+                            // Only these can be escaped here; before other characters the escape character is kept.
                             Some(n) if n == '"' || n == '$' || n == self.options.escape => {
                                 self.next();
                                 c = n;
@@ -425,7 +425,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// `<<` keeps the white space behind it, so that `<< NAME` stays one word.
+    /// `<<` keeps the white space after it, so that `<< NAME` is one word.
     fn less_than(&mut self) -> &'a str {
         let start = self.at;
         self.next();
@@ -497,7 +497,7 @@ impl<'a> Run<'a> {
             }),
             ':' => match self.next() {
                 Some(c @ ('+' | '-' | '?')) => self.conditional(name, c, true),
-                // Left to the shell, which may know it, where the variable is not ours.
+                // An unset variable may be one of the shell: keep the reference.
                 Some(c)
                     if self.options.keep_undefined
                         && !matches!(c, '#' | '%')

@@ -1,14 +1,13 @@
-//! The `--flag=value` words between an instruction's name and its arguments.
+//! The flags of an instruction: the `--flag=value` words before its arguments.
 
 use super::diagnostic::Diagnostic;
 use super::lines::Text;
 use super::span::{Span, Word};
 use super::suggest::suggestion;
 
-/// Takes the flags off the front of the arguments: the flags, and the rest.
+/// Splits the arguments into flags and the rest.
 ///
-/// Quotes are removed and an escape character gives the character behind it, both also inside quotes. `--` alone ends
-/// the flags.
+/// Quotes are removed, and an escape character gives the character after it, also inside quotes. `--` ends the flags.
 pub(crate) fn extract(text: Text<'_>, escape: char) -> (Vec<Word>, Text<'_>) {
     let source = text.as_str();
     let mut flags = Vec::new();
@@ -27,7 +26,7 @@ pub(crate) fn extract(text: Text<'_>, escape: char) -> (Vec<Word>, Text<'_>) {
     }
 }
 
-/// The flag at a position, without quotes and escapes, and where it ends.
+/// The flag at a position, without quotes and escapes, and its end.
 fn one(source: &str, start: usize, escape: char) -> (String, usize) {
     let mut word = String::new();
     let mut quote = None;
@@ -44,25 +43,25 @@ fn one(source: &str, start: usize, escape: char) -> (String, usize) {
     (word, source.len())
 }
 
-/// What a flag takes.
+/// The kind of a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Nothing, `true` or `false`.
+    /// A switch: no value, `true` or `false`.
     Switch,
-    /// A value, once.
+    /// A flag with one value.
     Value,
-    /// A value, any number of times.
+    /// A flag with a value, which can be repeated.
     Values,
 }
 
-/// The flags of an instruction, checked.
+/// The checked flags of an instruction.
 #[derive(Debug, Default)]
 pub(crate) struct Flags {
     values: Vec<(&'static str, Word)>,
 }
 
 impl Flags {
-    /// Checks flags against those that an instruction has; every fault is reported and the flag left out.
+    /// Checks flags against those of an instruction. A flag with an error is reported and left out.
     pub(crate) fn check(
         flags: &[Word],
         known: &[(&'static str, Kind)],
@@ -128,13 +127,13 @@ impl Flags {
         self.values.iter().filter(|(n, _)| *n == name).map(|(_, w)| w.clone()).collect()
     }
 
-    /// The value of a switch, nothing when it is not given.
+    /// The value of a switch; `None` when it is not given.
     pub(crate) fn switch(&self, name: &str) -> Option<bool> {
         self.value(name).map(|word| word.value.eq_ignore_ascii_case("true"))
     }
 }
 
-/// The place of the name of a flag; of the whole flag when quotes or escapes were removed.
+/// The place of the name of a flag, or of the whole flag when quotes or escapes were removed.
 fn name_span(flag: &Word, name: &str) -> Span {
     if flag.span.len() == flag.value.len() {
         Span::new(flag.span.start, flag.span.start + name.len())
@@ -151,7 +150,7 @@ fn value_span(flag: &Word, value: &str) -> Span {
     }
 }
 
-/// Parses a Boolean by the rules of Go's `strconv.ParseBool`, which flags and mount options are defined by.
+/// Parses a Boolean by the rules of Go's `strconv.ParseBool`, as BuildKit does.
 pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),

@@ -10,7 +10,7 @@
 use super::flags::parse_bool;
 use crate::{Error, Result};
 
-/// A git repository and what to take of it.
+/// A git repository, with a reference and options.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GitReference {
     /// The address that git understands.
@@ -21,15 +21,15 @@ pub struct GitReference {
     pub reference: Option<String>,
     /// The commit that the reference must be (`checksum` or `commit`).
     pub checksum: Option<String>,
-    /// The folder inside the repository, without a leading slash.
+    /// The folder in the repository, without a leading slash.
     pub subdir: Option<String>,
-    /// Whether `.git` stays.
+    /// Whether `.git` is kept.
     pub keep_git_dir: Option<bool>,
     /// Whether submodules are fetched.
     pub submodules: Option<bool>,
-    /// `checkout` or `commit`: where modification times come from.
+    /// The source of modification times: `checkout` or `commit`.
     pub mtime: Option<String>,
-    /// Whether the checksum is fetched without a look at what the reference says.
+    /// Whether the checksum is fetched without resolving the reference.
     pub fetch_by_commit: bool,
 }
 
@@ -38,11 +38,11 @@ pub struct GitReference {
 pub enum AddSource {
     /// A path or pattern in the context.
     Local(String),
-    /// A file of the web.
+    /// A web file.
     Http {
         /// The address.
         url: String,
-        /// The name that the file gets in a folder.
+        /// The name of the file in a folder.
         file_name: String,
     },
     /// A git repository.
@@ -50,10 +50,10 @@ pub enum AddSource {
 }
 
 impl AddSource {
-    /// Says what an expanded source is.
+    /// Parses an expanded source.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`] for a git address whose options contradict each other or are not known.
+    /// [`crate::ErrorKind::Invalid`] for a git address with unknown or contradictory options.
     pub fn parse(text: &str) -> Result<Self> {
         if let Some(git) = GitReference::parse(text)? {
             return Ok(Self::Git(Box::new(git)));
@@ -66,13 +66,13 @@ impl AddSource {
     }
 }
 
-/// What a file of the web is called whose address has no name for it.
+/// The name of a web file whose address has no name.
 pub(crate) const UNNAMED: &str = "__unnamed__";
 
 fn web_file_name(url: &str) -> String {
     let path = url.split(['#', '?']).next().unwrap_or_default();
     let path = path.split_once("://").map_or(path, |(_, rest)| rest);
-    // A slash that was written as `%2F` separates, too.
+    // `%2F` is a separator, too.
     let path = percent_decode(path.split_once('/').map_or("", |(_, path)| path));
     match path.trim_end_matches('/').rsplit('/').next() {
         Some(name) if !matches!(name, "" | "." | "..") && !name.contains('\0') => name.to_owned(),
@@ -81,10 +81,10 @@ fn web_file_name(url: &str) -> String {
 }
 
 impl GitReference {
-    /// Parses an address; nothing when it is no git repository.
+    /// Parses an address; `None` when it is not a git repository.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`] for options that contradict each other or are not known.
+    /// [`crate::ErrorKind::Invalid`] for unknown or contradictory options.
     pub fn parse(text: &str) -> Result<Option<Self>> {
         if text.starts_with("./") || text.starts_with("../") {
             return Ok(None);
@@ -111,7 +111,7 @@ impl GitReference {
             .map_err(|why| Error::invalid(format!("invalid git address `{}`: {why}", without_password(text))))
     }
 
-    /// Parses a build context: what [`GitReference::parse`] knows, and `github.com/owner/name`.
+    /// Parses a build context: an address of [`GitReference::parse`], or `github.com/owner/name`.
     ///
     /// # Errors
     /// Those of [`GitReference::parse`].
@@ -228,7 +228,7 @@ fn is_scp_address(address: &str) -> bool {
         .is_some_and(|(user, host)| word(user, b"_") && word(host, b"."))
 }
 
-/// A path inside the repository, `..` clamped to its root.
+/// A path in the repository. `..` stops at its root.
 fn clean_subdir(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
@@ -264,7 +264,7 @@ pub(crate) fn percent_decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// The address without the password that it may carry.
+/// The address without its password.
 pub(crate) fn without_password(text: &str) -> String {
     match text.split_once("://") {
         Some((scheme, rest)) => {
@@ -278,7 +278,7 @@ pub(crate) fn without_password(text: &str) -> String {
     }
 }
 
-/// A text with every address in it without its password.
+/// The text without the passwords of its addresses.
 #[cfg(feature = "build")]
 pub(crate) fn without_passwords(text: &str) -> String {
     let words = text.split_inclusive(char::is_whitespace);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_are_told_apart() {
+    fn sources_are_distinguished() {
         assert_eq!(AddSource::parse("a/b*").unwrap(), AddSource::Local("a/b*".into()));
         let http = |url: &str, name: &str| {
             assert_eq!(
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_are_understood() {
+    fn both_forms_are_parsed() {
         let g = git("https://h/o/repo.git#v1:a/../../b");
         assert_eq!((g.remote.as_str(), g.short_name.as_str()), ("https://h/o/repo.git", "repo"));
         assert_eq!((g.reference.as_deref(), g.subdir.as_deref()), (Some("v1"), Some("b")));
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_are_refused_without_showing_passwords() {
+    fn errors_do_not_show_passwords() {
         for bad in
             ["?tag=a&branch=b", "?ref=a#b", "?tag=", "?x=1", "?ref=a&ref=a", "?submodules=maybe", "?mtime=x"]
         {

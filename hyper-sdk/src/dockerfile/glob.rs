@@ -1,8 +1,8 @@
 //! Wildcards over slash-separated paths: Go's `filepath.Match`, and the same with `**`.
 //!
-//! A pattern is compiled to tokens, and a match runs them as a set of states, one character at a time. The time is at
-//! most the product of both lengths; no pattern makes it exponential. The same set, run over a folder's path and a
-//! slash, says whether anything below the folder could match.
+//! A pattern is compiled to tokens, and a match runs them as a set of states, one character at a time. The time is at most the
+//! product of both lengths, for every pattern. The same set, run over a folder's path and a slash, says whether something
+//! below the folder could match.
 //!
 //! ```text
 //! *      any run without a slash       [a-z] [^a-z]  one character of, not of, a class
@@ -13,7 +13,7 @@
 use crate::escape::{self, Escape};
 use crate::{Error, Result};
 
-/// Whether a path has a wildcard that is not escaped.
+/// Whether a path has an unescaped wildcard.
 pub(crate) fn has_wildcard(path: &str) -> bool {
     let mut chars = path.chars();
     while let Some(c) = chars.next() {
@@ -45,12 +45,12 @@ enum Token {
     InFolders,
     /// Any run of characters.
     Everything,
-    /// Nothing, where a word begins or ends; or where none does.
+    /// A word boundary; or the absence of one.
     Boundary(bool),
 }
 
 impl Token {
-    /// What no character is.
+    /// A token that matches no character.
     const NEVER: Self = Self::Class { negated: false, ranges: Vec::new() };
 }
 
@@ -58,14 +58,14 @@ impl Token {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glob {
     tokens: Vec<Token>,
-    /// The characters that every match starts with.
+    /// The prefix of every match.
     prefix: String,
     /// Whether the prefix is the whole pattern.
     literal: bool,
 }
 
 impl Glob {
-    /// Compiles a pattern of `filepath.Match`, in which `**` means the same as `*`.
+    /// Compiles a pattern of `filepath.Match`, in which `**` is the same as `*`.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] when a class is not closed or an escape character ends the pattern.
@@ -73,7 +73,7 @@ impl Glob {
         Self::compile(pattern, false)
     }
 
-    /// Compiles a pattern in which `**` crosses slashes, as in ignore files and `--parents`.
+    /// Compiles a pattern in which `**` matches slashes, as in ignore files and `--parents`.
     ///
     /// # Errors
     /// Those of [`Glob::new`].
@@ -136,8 +136,8 @@ impl Glob {
             && self.run(path, false).is_some_and(|states| states[self.tokens.len()])
     }
 
-    /// Whether the whole path matches, or the path of a folder above it. The time is that of one match.
-    pub fn matches_with_parents(&self, path: &str) -> bool {
+    /// Whether the whole path or one of its parents matches. It takes the time of one match.
+    pub(crate) fn matches_with_parents(&self, path: &str) -> bool {
         if self.literal {
             let rest = path.strip_prefix(&self.prefix);
             return rest
@@ -147,9 +147,9 @@ impl Glob {
     }
 
     /// Whether something below a folder could match; `""` and `"."` stand for the root.
-    pub fn may_match_below(&self, folder: &str) -> bool {
+    pub(crate) fn may_match_below(&self, folder: &str) -> bool {
         let folder = folder.trim_end_matches('/');
-        // What comes behind the folder decides about a boundary.
+        // A boundary depends on the character after the folder.
         let has_boundary = self.tokens.iter().any(|t| matches!(t, Token::Boundary(_)));
         if folder.is_empty() || folder == "." || has_boundary {
             return true;
@@ -158,8 +158,7 @@ impl Glob {
             .is_some_and(|states| states[..self.tokens.len()].contains(&true))
     }
 
-    /// The states after a text, nothing when none is left; or, with `parents`, those after the first folder of it that
-    /// matches.
+    /// The states after a text; `None` when no state is left. With `parents`, those after its first matching parent.
     fn run(&self, text: &str, parents: bool) -> Option<Vec<bool>> {
         let count = self.tokens.len();
         let mut states = vec![false; count + 1];
@@ -180,7 +179,7 @@ impl Glob {
                     Token::Class { negated, ranges } => {
                         (false, ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != *negated)
                     }
-                    // A slash ends the folders; anything more stays inside.
+                    // A slash ends the folders; other characters stay inside.
                     Token::Folders => {
                         next[i + 2] |= c == '/';
                         (false, true)
@@ -203,7 +202,7 @@ impl Glob {
         Some(states)
     }
 
-    /// Adds the states that need no character, where a word begins or ends or where none does.
+    /// Adds the states that need no character, at a word boundary or elsewhere.
     fn close(&self, states: &mut [bool], boundary: bool) {
         for (i, token) in self.tokens.iter().enumerate() {
             if states[i] {
@@ -218,7 +217,7 @@ impl Glob {
     }
 }
 
-/// Parses a class behind its `[`.
+/// Parses a class after its `[`.
 fn class(
     chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
     deep: bool,
@@ -226,14 +225,14 @@ fn class(
     const OPEN: &str = "a `[` is not closed";
     let negated = chars.next_if_eq(&'^').is_some();
     let mut ranges: Vec<(char, char)> = Vec::new();
-    // A character, or the characters that an escape stands for.
+    // A character, or the characters of an escape.
     let bound = |chars: &mut std::iter::Peekable<std::str::Chars<'_>>| match chars.next() {
         None => Err(OPEN),
         Some('-' | ']') => Err("a class has a `-` or `]` where a character must be"),
         Some('\\') if deep => match escape::read(chars)? {
             Escape::Char(c) => Ok((c, None)),
             Escape::Class(ranges) => Ok(('-', Some(ranges))),
-            _ => Err("a class has a backslash before a letter that is no character"),
+            _ => Err("a class has a backslash before a letter that does not stand for a character"),
         },
         Some('\\') => chars.next().map(|c| (c, None)).ok_or(OPEN),
         Some(c) => Ok((c, None)),
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_of_one_level() {
+    fn patterns_of_one_level_match() {
         for (pattern, name) in [
             ("abc", "abc"),
             ("*", "abc"),
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_of_several_levels() {
+    fn patterns_of_several_levels_match() {
         let deep = |pattern: &str, name: &str| Glob::deep(pattern).unwrap().matches(name);
         for (pattern, name) in [
             ("**/a", "a"),
@@ -324,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_behind_a_backslash_have_a_meaning_of_their_own() {
+    fn letters_after_a_backslash_are_escapes() {
         let deep = |pattern: &str, name: &str| Glob::deep(pattern).unwrap().matches(name);
         for (pattern, name) in [
             ("\\w", "a"),
@@ -358,12 +357,12 @@ mod tests {
         for bad in ["\\C", "\\1", "\\é", "[\\b]", "[a-\\w]"] {
             assert!(Glob::deep(bad).is_err(), "{bad}");
         }
-        // Where a backslash is no more than that, nothing has changed.
+        // In patterns of one level a backslash only escapes.
         assert!(go("\\a", "a") && go("[\\w]", "w"));
     }
 
     #[test]
-    fn folders_that_hold_no_match_can_be_skipped() {
+    fn folders_without_matches_can_be_skipped() {
         let below = |pattern: &str, folder: &str| Glob::deep(pattern).unwrap().may_match_below(folder);
         assert!(
             below("a/b/*.rs", "a") && below("a/b/*.rs", "a/b") && below("**/x", "q/r") && below("a", ".")
@@ -383,14 +382,14 @@ mod tests {
     }
 
     #[test]
-    fn many_stars_stay_cheap() {
+    fn many_stars_are_cheap() {
         let glob = Glob::deep(&format!("{}b", "**/a*".repeat(100))).unwrap();
         assert!(!glob.matches(&"a/".repeat(2000)));
     }
 
     proptest! {
         #[test]
-        fn a_match_of_a_folder_above_is_found_in_one_pass(pattern in "[ab/*?]{1,8}", path in "[ab/]{1,10}") {
+        fn a_match_of_a_parent_is_found_in_one_pass(pattern in "[ab/*?]{1,8}", path in "[ab/]{1,10}") {
             if let Ok(glob) = Glob::deep(&pattern) {
                 let folders = path.match_indices('/').filter(|(at, _)| *at > 0);
                 let any = glob.matches(&path) || folders.into_iter().any(|(at, _)| glob.matches(&path[..at]));
@@ -399,7 +398,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics_and_skips_nothing_that_matches(pattern in "[ab*?/\\[\\]^\\\\-]{0,12}", path in "[ab]{1,2}(/[ab]{1,2}){1,4}") {
+        fn matches_are_never_skipped(pattern in "[ab*?/\\[\\]^\\\\-]{0,12}", path in "[ab]{1,2}(/[ab]{1,2}){1,4}") {
             if let Some(glob) = Glob::deep(&pattern).ok().filter(|glob| glob.matches(&path)) {
                 for (at, _) in path.match_indices('/') {
                     prop_assert!(glob.may_match_below(&path[..at]));

@@ -1,4 +1,4 @@
-//! Heredocs: `<<NAME`, `<<-NAME`, `<<"NAME"`, several on a line, with an optional file descriptor before them.
+//! Heredocs: `<<NAME`, `<<-NAME`, `<<"NAME"`. A line can have several, each with an optional file descriptor.
 
 use super::expand::{EmptyEnvironment, Expander};
 use super::span::Span;
@@ -6,17 +6,17 @@ use super::span::Span;
 /// A heredoc of a RUN, COPY or ADD.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heredoc {
-    /// The name that ends it: for COPY and ADD also the name of the file.
+    /// The delimiter. For COPY and ADD it is also the name of the file.
     pub name: String,
-    /// Whether variables in the body are expanded: no part of the name was quoted.
+    /// Whether variables in the body are expanded: no part of the name is quoted.
     pub expand: bool,
     /// Whether leading tabs are removed (`<<-`).
     pub chomp: bool,
-    /// The file descriptor before `<<`, zero when there is none.
+    /// The file descriptor before `<<`, or zero.
     pub file_descriptor: u32,
-    /// The lines as written, line endings included. [`Heredoc::body`] gives what they mean.
+    /// The lines as written, with line endings: see [`Heredoc::body`].
     pub content: String,
-    /// Where the body was written.
+    /// The place of the body.
     pub span: Span,
 }
 
@@ -26,17 +26,17 @@ impl Heredoc {
         if self.chomp { chomp(&self.content) } else { self.content.clone() }
     }
 
-    /// The first line of the body for progress messages, with `...` when more follows.
+    /// The first line of the body for progress messages, with `...` when more lines follow.
     pub fn summary(&self) -> String {
         let mut lines = self.content.trim().lines();
         let first = lines.next().unwrap_or_default();
         if lines.next().is_some() { format!("{first}...") } else { first.to_owned() }
     }
 
-    /// Parses a word such as `3<<-"NAME"`; nothing when it is no heredoc.
+    /// Parses a word such as `3<<-"NAME"`; `None` when it is not a heredoc.
     ///
     /// # Errors
-    /// A sentence that says why the name is not well formed.
+    /// A sentence about a malformed name.
     pub fn parse(word: &str) -> Result<Option<Self>, String> {
         let digits = word.len() - word.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let Some(rest) = word[digits..].strip_prefix("<<") else { return Ok(None) };
@@ -54,7 +54,7 @@ impl Heredoc {
         let [name] = words.as_slice() else { return Ok(None) };
         let quoted = lexer.keep_quotes().words(rest, &EmptyEnvironment).map_err(bad)?;
         let quotes = |word: &str| word.matches(['\'', '"']).count();
-        // A quote that is gone without quotes being kept was one that quoted a part of the name.
+        // A quote that the expansion removed has quoted a part of the name.
         let expand = quoted.first().is_some_and(|with| quotes(with) == quotes(name));
         Ok(Some(Self {
             name: name.clone(),
@@ -73,16 +73,16 @@ impl Heredoc {
     }
 }
 
-/// The heredocs that a line starts.
+/// The heredocs of a line.
 ///
 /// # Errors
 /// Those of [`Heredoc::parse`].
-pub(crate) fn of_line(line: &str) -> Result<Vec<Heredoc>, String> {
+pub(crate) fn in_line(line: &str) -> Result<Vec<Heredoc>, String> {
     if !line.contains("<<") {
         return Ok(Vec::new());
     }
     let lexer = Expander::new('\\').keep_quotes().keep_escapes().keep_undefined();
-    // A line whose quotes do not balance has none: it is left to the shell to complain.
+    // A line with unbalanced quotes has no heredocs: the shell reports the error.
     let words = lexer.words(line, &EmptyEnvironment).unwrap_or_default();
     let mut found = Vec::new();
     for word in words {
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_that_are_heredocs() {
+    fn heredocs_are_recognized() {
         for word in ["<<EOF", "<<'EOF'", "<<\"EOF\"", "<<-EOF", "<<-'EOF'", "<<EO\"F\"", "<< EOF", "<<- EOF"]
         {
             assert_eq!(Heredoc::parse(word).unwrap().unwrap().name, "EOF", "{word}");
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_decide_about_expansion() {
+    fn quoted_names_prevent_expansion() {
         let expands = |word: &str| Heredoc::parse(word).unwrap().unwrap().expand;
         assert!(expands("<<EOF") && expands("<<eo\\'f") && expands("<<$EOF"));
         assert!(!expands("<<'EOF'") && !expands("<<eo'f'") && !expands("<<'e'o\\'f"));
@@ -122,8 +122,8 @@ mod tests {
     }
 
     #[test]
-    fn a_line_may_start_several() {
-        let names = |line: &str| of_line(line).unwrap().into_iter().map(|h| h.name).collect::<Vec<_>>();
+    fn a_line_can_have_several_heredocs() {
+        let names = |line: &str| in_line(line).unwrap().into_iter().map(|h| h.name).collect::<Vec<_>>();
         assert_eq!(names("COPY <<A <<-\"B\" /x"), ["A", "B"]);
         assert_eq!(names("RUN <<'one two'"), ["one two"]);
         assert_eq!(names("RUN <<  EOF  > foo"), ["EOF"]);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_lose_tabs_when_asked() {
+    fn leading_tabs_are_removed() {
         let doc = Heredoc { chomp: true, content: "\t\ta\n\tb\tc\n".into(), ..Heredoc::default() };
         assert_eq!(doc.body(), "a\nb\tc\n");
         assert_eq!(doc.summary(), "a...");

@@ -1,9 +1,9 @@
 //! Ignore files and `--exclude`: which paths of a tree are left out.
 //!
-//! A file has one pattern a line. A line with `#` in its first column is a comment; white space around a pattern and a
-//! leading slash go; the path is cleaned (`a/../b` is `b`). `!` takes paths back in. For a path, every pattern is tried
-//! in order, against the path and against each folder above it; the last one that matches decides. Names and patterns
-//! are bytes, of which those that are not UTF-8 count as one character each.
+//! A file has one pattern on each line. A line with `#` in its first column is a comment. White space around a pattern and a
+//! leading slash are removed, and the path is cleaned (`a/../b` is `b`). `!` makes an exception. The patterns are tried in
+//! order against the path and its parents, and the last match decides. Names and patterns are bytes; each byte that is not
+//! UTF-8 is one character.
 
 use super::glob::Glob;
 use crate::{Error, Result};
@@ -11,11 +11,11 @@ use std::borrow::Cow;
 
 #[derive(Clone, Debug)]
 enum Matcher {
-    /// The very path.
+    /// An exact path.
     Exact,
-    /// Everything that starts with the text before a final `**`.
+    /// The prefix before a final `**`.
     Prefix,
-    /// Everything that ends in the text behind a leading `**`.
+    /// The suffix after a leading `**`.
     Suffix,
     Glob(Glob),
 }
@@ -37,12 +37,12 @@ impl Rule {
         let cleaned = clean(text);
         let (negated, pattern) = match cleaned.strip_prefix('!') {
             Some("") => {
-                return Err(Error::invalid("the pattern `!` takes back nothing: write a path behind it"));
+                return Err(Error::invalid("the pattern `!` has no path: write one after it"));
             }
             Some(rest) => (true, rest),
             None => (false, cleaned.as_str()),
         };
-        // The syntax is that of one level, whatever the matcher.
+        // Every matcher checks the syntax of one level.
         Glob::new(pattern)?;
         let matcher = matcher(pattern)?;
         Ok(Some(Self { pattern: pattern.to_owned(), negated, matcher }))
@@ -81,7 +81,7 @@ impl Rule {
     }
 }
 
-/// Picks the matcher: patterns without wildcards but `**` at an end are compared as text.
+/// Chooses the matcher. Patterns whose only wildcard is `**` at an end are compared as text.
 fn matcher(pattern: &str) -> Result<Matcher> {
     let plain = |text: &str| !text.contains(['*', '?', '[', ']', '\\']);
     if plain(pattern) {
@@ -96,7 +96,7 @@ fn matcher(pattern: &str) -> Result<Matcher> {
     Glob::deep(pattern).map(Matcher::Glob)
 }
 
-/// What the rules said about a folder, for the paths directly in it.
+/// The matches of a folder, for the paths directly in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParentMatches(Vec<bool>);
 
@@ -110,7 +110,7 @@ impl IgnoreSet {
     /// Parses an ignore file.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`] that names the line of a pattern that is not well formed.
+    /// [`crate::ErrorKind::Invalid`] with the line of a malformed pattern.
     pub fn parse(text: &str) -> Result<Self> {
         let mut rules = Vec::new();
         for (index, line) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {
@@ -135,24 +135,25 @@ impl IgnoreSet {
         Ok(Self { rules })
     }
 
-    /// Parses an ignore file of bytes: those that are not UTF-8 stand for themselves, as in the names of files.
+    /// Parses an ignore file of bytes. Bytes that are not UTF-8 match the same bytes in the names of files.
     ///
     /// # Errors
     /// Those of [`IgnoreSet::parse`]; [`crate::ErrorKind::Invalid`] for a file with zero bytes, such as UTF-16.
-    pub fn parse_bytes(bytes: &[u8]) -> Result<Self> {
+    #[cfg(feature = "build")]
+    pub(crate) fn parse_bytes(bytes: &[u8]) -> Result<Self> {
         if bytes.contains(&0) {
             return Err(Error::invalid(
-                "the ignore file has zero bytes, which no name has: save it as UTF-8",
+                "the ignore file contains zero bytes, which no name can have: save it as UTF-8",
             ));
         }
         Self::parse(&path_text(bytes))
             .map_err(|e| Error::invalid(e.message().chars().map(shown).collect::<String>()))
     }
 
-    /// Takes patterns as they are, as `--exclude` gives them.
+    /// A set of patterns, such as those of `--exclude`.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`] that names a pattern that is not well formed.
+    /// [`crate::ErrorKind::Invalid`] with the malformed pattern.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let rules: Result<Vec<Option<Rule>>> = patterns.into_iter().map(Rule::parse).collect();
         Ok(Self { rules: rules?.into_iter().flatten().collect() })
@@ -163,35 +164,36 @@ impl IgnoreSet {
         self.rules.is_empty()
     }
 
-    /// Whether a pattern takes paths back in.
-    pub fn has_exceptions(&self) -> bool {
+    /// Whether a pattern is an exception.
+    #[cfg(feature = "build")]
+    pub(crate) fn has_exceptions(&self) -> bool {
         self.rules.iter().any(|rule| rule.negated)
     }
 
-    /// The cleaned patterns, `!` included: the same list means the same set.
+    /// The cleaned patterns with `!`. Equal lists are equal sets.
     pub fn patterns(&self) -> Vec<String> {
         self.rules.iter().map(|r| format!("{}{}", if r.negated { "!" } else { "" }, r.pattern)).collect()
     }
 
-    /// Whether a path (relative, slashes, cleaned) is left out.
+    /// Whether a path is ignored. The path is relative and clean, with slashes.
     pub fn matches(&self, path: &str) -> bool {
         let deciding = self.rules.iter().rev().find(|rule| rule.matches_with_parents(path));
         path != "." && deciding.is_some_and(|rule| !rule.negated)
     }
 
-    /// Whether all files are left out, and none is taken back in.
-    pub fn leaves_nothing(&self) -> bool {
-        // A wildcard that takes the folder itself takes what is directly in it, whatever its name.
+    /// Whether all files are ignored, without exceptions.
+    pub(crate) fn leaves_nothing(&self) -> bool {
+        // A wildcard that matches the folder matches every name in it.
         let takes_all = |rule: &Rule| {
             !matches!(rule.matcher, Matcher::Exact) && rule.matches(".") && rule.matches("any name")
         };
         !self.has_exceptions() && self.rules.iter().any(takes_all)
     }
 
-    /// Whether a path is left out, given what was said about the folder it lies in.
+    /// Whether a path is ignored, given the matches of its folder.
     ///
-    /// This is [`IgnoreSet::matches`] for a walk from the top: start with the default value, and give every folder's
-    /// second result to the paths in it. The cost does not grow with the depth.
+    /// This is [`IgnoreSet::matches`] for a walk from the top: start with the default value, and pass every folder's second
+    /// result to the paths in it. The cost does not depend on the depth.
     pub fn matches_in(&self, path: &str, parent: &ParentMatches) -> (bool, ParentMatches) {
         let mut ignored = false;
         let mut matched = Vec::with_capacity(self.rules.len());
@@ -205,22 +207,22 @@ impl IgnoreSet {
         (ignored, ParentMatches(matched))
     }
 
-    /// Whether a folder that is left out holds nothing that is taken back in, so that a walk need not enter it.
+    /// Whether a folder is ignored and has no exceptions, so that a walk can skip it.
     pub fn can_prune(&self, folder: &str) -> bool {
         self.matches(folder) && !self.may_except_below(folder)
     }
 
     /// Whether an exception could match something below a folder.
-    pub fn may_except_below(&self, folder: &str) -> bool {
+    pub(crate) fn may_except_below(&self, folder: &str) -> bool {
         self.rules.iter().any(|rule| rule.negated && rule.may_match_below(folder))
     }
 }
 
-/// The first of 256 characters that stand for bytes which are not UTF-8. Those that are there themselves are spelt in
-/// bytes, so that two names are never one text.
+/// The first of 256 characters that stand for bytes that are not UTF-8. These characters themselves are written as bytes, so
+/// that two names never have the same text.
 const BYTES: u32 = 0x10_ff00;
 
-/// The text that [`IgnoreSet`] takes for the path of a file, whatever its bytes.
+/// The text of a path for [`IgnoreSet`]. The path can have any bytes.
 pub(crate) fn path_text(path: &[u8]) -> Cow<'_, str> {
     let plain = |text: &str| text.chars().all(|c| u32::from(c) < BYTES);
     if let Ok(text) = std::str::from_utf8(path)
@@ -242,12 +244,12 @@ pub(crate) fn path_text(path: &[u8]) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// A character as people see it: a byte by its number.
+/// A character in messages: a byte as its number.
 fn shown(c: char) -> String {
     u32::from(c).checked_sub(BYTES).map_or_else(|| c.to_string(), |byte| format!("\\x{byte:02x}"))
 }
 
-/// The shortest path that means the same, as Go's `filepath.Clean` gives it.
+/// The shortest equivalent path, as of Go's `filepath.Clean`.
 pub(crate) fn clean(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_match_as_in_the_reference() {
+    fn patterns_match_as_in_buildkit() {
         for (file, path, expected) in [
             ("*", "a/b", true),
             ("**", "a/b/c", true),
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_pruned_only_when_nothing_comes_back() {
+    fn folders_with_exceptions_are_not_pruned() {
         let set = IgnoreSet::parse("node_modules\ndir\n!dir/keep/**\n*.tmp\n").unwrap();
         assert!(set.can_prune("node_modules") && set.can_prune("dir/other"));
         assert!(!set.can_prune("dir") && !set.can_prune("dir/keep/x") && !set.can_prune("src"));
@@ -340,7 +342,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_walk_agrees_with_single_questions(
+        fn a_walk_agrees_with_single_matches(
             patterns in prop::collection::vec("!?(\\*\\*/?)?[ab*?]{1,3}(/[ab*]{1,2}){0,2}(/\\*\\*)?", 0..5),
             path in "[ab]{1,2}(/[ab]{1,2}){0,4}",
         ) {

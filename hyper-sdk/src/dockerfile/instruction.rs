@@ -1,7 +1,7 @@
-//! The typed instructions: what each one says, still unexpanded, with the place of every token.
+//! The typed instructions, with the place of every token.
 //!
-//! Values are kept as written because they are expanded with the environment of their stage, which only the frontend
-//! knows. [`Instruction::expand`] does that by the rules of each instruction.
+//! Values are not expanded, as only the frontend knows the environment of their stage. [`Instruction::expand`] expands them by
+//! the rules of each instruction.
 
 use super::ast::Keyword;
 use super::heredoc::Heredoc;
@@ -9,15 +9,15 @@ use super::span::{Span, Spanned, Word};
 use super::words::Pair;
 use std::time::Duration;
 
-/// An instruction of a file, with what surrounds it.
+/// An instruction of a file, with its text and comments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
-    /// What it says.
+    /// The instruction.
     pub instruction: Instruction,
-    /// The name as it was written, for lint and messages.
+    /// The name as written, for the linter and messages.
     pub name: Word,
-    /// The joined line without continuation characters and comments, for progress names and history. Heredoc bodies
-    /// are not part of it.
+    /// The joined line without continuation characters and comments, for names of steps and history. It does not contain the
+    /// bodies of heredocs.
     pub original: String,
     /// The line or lines, heredocs included.
     pub span: Span,
@@ -26,7 +26,7 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// The joined line with the instruction's name in upper case, and the first line of a heredoc behind it.
+    /// The joined line with the instruction's name in upper case, and with the first line of a heredoc.
     pub fn display(&self) -> String {
         let rest = self.original.get(self.name.value.len()..).unwrap_or_default();
         let mut text = format!("{}{rest}", self.name.value.to_uppercase());
@@ -39,7 +39,7 @@ impl Statement {
         text
     }
 
-    /// The description in the comments above: the line that starts with `name`, without it.
+    /// The description of `name` in the comments above: the rest of the line that starts with `name`.
     pub fn description(&self, name: &str) -> Option<&str> {
         self.comments.iter().find_map(|c| c.value.strip_prefix(name)?.strip_prefix(' '))
     }
@@ -70,7 +70,7 @@ pub enum Instruction {
 }
 
 impl Instruction {
-    /// Which instruction it is.
+    /// The name of the instruction.
     pub fn keyword(&self) -> Keyword {
         match self {
             Self::From(_) => Keyword::From,
@@ -110,7 +110,7 @@ pub struct From {
     pub as_keyword: Option<Word>,
 }
 
-/// How a command was written.
+/// The form of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CommandForm {
     /// Text for the shell.
@@ -119,25 +119,25 @@ pub enum CommandForm {
     Exec,
 }
 
-/// The command of RUN, CMD, ENTRYPOINT or HEALTHCHECK. Never expanded by us.
+/// The command of RUN, CMD, ENTRYPOINT or HEALTHCHECK. The shell expands it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {
-    /// Which form it has.
+    /// The form.
     pub form: CommandForm,
-    /// One word in shell form (none when nothing was written), any number in exec form.
+    /// The words. The shell form has one word, or none when it is empty.
     pub words: Vec<Word>,
     /// The heredocs, for RUN.
     pub heredocs: Vec<Heredoc>,
 }
 
-/// What a RUN does, once its heredocs are put in their place.
+/// The command of a RUN with its heredocs inserted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunCommand {
-    /// Runs a program with these arguments.
+    /// A program with its arguments.
     Exec(Vec<String>),
-    /// Gives this text to the shell.
+    /// A text for the shell.
     Shell(String),
-    /// Makes a file of this name and content, executable (0755), in a folder of its own, and runs it.
+    /// A script: an executable file (0755) in its own folder.
     Script {
         /// The name of the file.
         name: String,
@@ -158,14 +158,14 @@ impl CommandLine {
     }
 
     /// Whether the command is one heredoc and nothing else.
-    pub fn is_only_heredoc(&self) -> bool {
+    fn is_only_heredoc(&self) -> bool {
         self.form == CommandForm::Shell && matches!(Heredoc::parse(&self.text()), Ok(Some(_)))
     }
 
-    /// Puts the heredocs in their place.
+    /// The command with its heredocs inserted.
     ///
-    /// A heredoc alone is a script when its body starts with `#!`, and text for the shell otherwise; a heredoc behind a
-    /// command goes to the shell as it was written.
+    /// A single heredoc is a script when its body starts with `#!`, and a text for the shell otherwise. A heredoc after a
+    /// command is passed to the shell as written.
     pub fn run_command(&self) -> RunCommand {
         if self.form == CommandForm::Exec {
             return RunCommand::Exec(self.arguments());
@@ -185,7 +185,7 @@ impl CommandLine {
     }
 }
 
-/// A line with the bodies of its heredocs behind it, as it stood in the file.
+/// A line followed by the bodies of its heredocs, as in the file.
 pub(crate) fn with_bodies(line: &str, heredocs: &[Heredoc]) -> String {
     let mut text = line.to_owned();
     for doc in heredocs {
@@ -199,12 +199,12 @@ pub(crate) fn with_bodies(line: &str, heredocs: &[Heredoc]) -> String {
 /// The network of a RUN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Network {
-    /// The one that the builder gives.
+    /// The network of the build.
     #[default]
     Default,
-    /// None.
+    /// No network.
     None,
-    /// That of the host.
+    /// The network of the host.
     Host,
 }
 

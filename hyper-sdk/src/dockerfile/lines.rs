@@ -1,13 +1,13 @@
-//! Logical lines: physical lines joined over continuations, with comments taken out and every byte traceable.
+//! Logical lines: physical lines are joined at continuations, and comments are removed.
 //!
-//! A logical line keeps the text that an instruction is parsed from, and the segments that map each byte of it back to
-//! the file. The escape character at the end of a line continues it unless another one stands before it; comment lines
-//! and empty lines inside a continuation are dropped (the latter are remembered for a warning).
+//! A logical line has the text of an instruction, and segments that map each byte of it back to the file. The escape
+//! character at the end of a line continues it, unless another one precedes it. Comment lines and empty lines in a
+//! continuation are dropped; the empty lines are kept for a warning.
 
 use super::span::{Span, Word};
 use std::ops::Range;
 
-/// One instruction's text and where its bytes come from.
+/// The text of one instruction, with the origin of its bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct LogicalLine {
     /// The joined text, leading white space removed.
@@ -23,7 +23,7 @@ pub(crate) struct LogicalLine {
 }
 
 impl LogicalLine {
-    /// The file offset of a byte of the text; the end of the text maps to just after its last byte.
+    /// The offset in the file of a byte of the text. The end of the text maps to the end of its last byte.
     fn locate(&self, offset: usize) -> usize {
         let index = self.segments.partition_point(|(start, _)| *start <= offset);
         match index.checked_sub(1).and_then(|i| self.segments.get(i)) {
@@ -32,7 +32,7 @@ impl LogicalLine {
         }
     }
 
-    /// Where a range of the text was written.
+    /// The place of a range of the text.
     pub(crate) fn locate_range(&self, range: Range<usize>) -> Span {
         let start = self.locate(range.start);
         let end = if range.end > range.start { self.locate(range.end - 1) + 1 } else { start };
@@ -83,20 +83,19 @@ impl<'a> Text<'a> {
         self.line.locate_range(self.start..self.end)
     }
 
-    /// The part as it stands.
+    /// The part as a word.
     pub(crate) fn word(self) -> Word {
         Word::new(self.as_str().to_owned(), self.span())
     }
 
-    /// A value that was made from a relative range of this part.
+    /// A value that stands for a relative range of this part.
     pub(crate) fn value(self, value: String, range: Range<usize>) -> Word {
         Word::new(value, self.sub(range).span())
     }
 
-    /// The parts between runs of white space other than line ends, at most `limit` of them, the last one unsplit.
+    /// Splits at runs of white space other than line ends, into at most `limit` parts.
     ///
-    /// Leading or trailing white space gives an empty part, as the split by a regular expression does that the
-    /// language was first defined by.
+    /// Leading or trailing white space gives an empty part, as in the split by a regular expression that BuildKit uses.
     pub(crate) fn split_blank(self, limit: usize) -> Vec<Self> {
         let text = self.as_str();
         let mut parts = Vec::new();
@@ -205,7 +204,7 @@ impl<'a> Lines<'a> {
         LogicalLine { text, segments, span: Span::new(start, end), comments, empty_lines }
     }
 
-    /// The line without the escape character that continues it, and whether there was one.
+    /// The line without the escape character that continues it, and whether it has one.
     fn cut_continuation<'b>(&self, line: &'b str) -> (&'b str, bool) {
         let trimmed = line.trim_end_matches([' ', '\t']);
         match trimmed.strip_suffix(self.escape) {
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn continuations_join_and_every_byte_is_traceable() {
+    fn continuations_are_joined_and_keep_the_places_of_bytes() {
         let text = "# about\n  RUN a \\\n# inside\n\n   b \\  \n c\\\\\nCMD x\n";
         let all = lines(text);
         assert_eq!(all.len(), 2);
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_may_end_inside_a_continuation() {
+    fn a_file_can_end_in_a_continuation() {
         assert_eq!(lines("RUN a \\\n").first().unwrap().text, "RUN a ");
         assert_eq!(lines("RUN a \\").first().unwrap().text, "RUN a ");
         assert_eq!(lines("\\\nRUN a").first().unwrap().text, "RUN a");
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_comment_forgets_the_ones_above() {
+    fn an_empty_comment_separates_comments() {
         assert!(lines("# a\n#\nRUN x").first().unwrap().comments.is_empty());
         assert_eq!(lines("# a\n\n# b\nRUN x").first().unwrap().comments.len(), 2);
     }

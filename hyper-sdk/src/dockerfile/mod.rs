@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! text ─ Ast::parse ─► nodes ─ convert ─► Statement{Instruction} ─► Dockerfile{global args, stages} ─ plan ─► order
-//!         (lines, heredocs, flags)           every fault a Diagnostic, all of them at once
+//!         (lines, heredocs, flags)           every error a Diagnostic, all of them at once
 //! ```
-//! The semantics are those of BuildKit's Dockerfile frontend 1.26. [`parse`] never fails and never panics: it returns
-//! what could be understood and everything that was wrong. Nothing here reads a file, the environment or the clock.
+//! The semantics are those of BuildKit's Dockerfile frontend 1.26. [`parse`] never fails and never panics: it returns what
+//! it could parse, and all errors. Nothing here reads a file, the environment or the clock.
 //!
 //! # Invariants
-//! - Every token keeps the byte range that it was written at.
+//! - Every token keeps its byte range in the file.
 //! - Values are kept unexpanded; [`Instruction::expand`], [`Run::mounts`] and [`Dockerfile::bases`] expand them with the
 //!   environment that the caller gives.
 //! - The time of every function is linear in its input (patterns: at most the product of pattern and text).
@@ -43,6 +43,8 @@ pub use csv::csv_fields;
 #[cfg(feature = "build")]
 pub(crate) use diagnostic::to_error;
 pub use diagnostic::{Diagnostic, Severity, render};
+#[cfg(feature = "build")]
+pub(crate) use directive::UNSUPPORTED_SYNTAX;
 pub use directive::{CheckOptions, Directives, RuleSet};
 pub use duration::{parse as parse_duration, parse_size};
 pub use encoding::{MAX_FILE_SIZE, decode};
@@ -77,12 +79,12 @@ pub use words::Pair;
 
 use crate::{Error, Result};
 
-/// What [`parse`] makes of a file.
+/// The result of [`parse`].
 #[derive(Clone, Debug)]
 pub struct Parsed {
-    /// What could be understood.
+    /// The file, as far as it could be parsed.
     pub dockerfile: Dockerfile,
-    /// What was noticed, in the order of the file; errors and warnings.
+    /// Errors and warnings, in the order of the file.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -97,7 +99,7 @@ impl Parsed {
         to_error(&self.diagnostics, &self.dockerfile.source)
     }
 
-    /// Shows every finding with its excerpt.
+    /// Shows every diagnostic with its excerpt.
     pub fn render(&self) -> String {
         render(&self.diagnostics, &self.dockerfile.source)
     }
@@ -114,9 +116,9 @@ impl Parsed {
     }
 }
 
-/// Parses a file. `file_name` is what messages call it.
+/// Parses a file. `file_name` is its name in messages.
 ///
-/// Faults are collected instruction by instruction: one broken instruction hides no other.
+/// The parser reports the errors of all instructions.
 pub fn parse(source: &str, file_name: &str) -> Parsed {
     let source = Source::new(file_name, source);
     let mut ast = Ast::parse(&source);
@@ -132,7 +134,7 @@ pub fn syntax(text: &str) -> Option<String> {
     directives.syntax.map(|word| word.value).filter(|name| !name.is_empty())
 }
 
-/// An instruction that an image asks to run in its children.
+/// An ONBUILD trigger: an instruction that an image runs in images that are based on it.
 #[derive(Clone, Debug)]
 pub struct Trigger {
     /// The text that the spans of the statement point into.
@@ -155,7 +157,7 @@ pub fn parse_trigger(text: &str) -> Result<Trigger> {
         [node] => {
             let escape = ast.directives.escape;
             statement = convert::Converter { escape, diagnostics: &mut diagnostics }.statement(node);
-            // ONBUILD refuses more; images of other tools have what it refuses, and it does no harm.
+            // ONBUILD rejects more. Images of other tools have such triggers, and they do no harm.
             if node.keyword == Some(Keyword::From) {
                 let message = "FROM is not allowed as an ONBUILD trigger";
                 diagnostics.push(Diagnostic::error("invalid-onbuild", node.name.span, message));

@@ -1,6 +1,6 @@
 //! The mounts and devices of RUN: `--mount=type=cache,target=/root/.cache,sharing=locked`.
 //!
-//! The value is one line of CSV; keys have any case, values are expanded one by one with the environment of the stage.
+//! The value is one line of CSV. Keys are case-insensitive, and each value is expanded with the environment of the stage.
 
 use super::diagnostic::Diagnostic;
 use super::flags::parse_bool;
@@ -10,7 +10,7 @@ use super::suggest::suggestion;
 use crate::{Error, ErrorKind};
 use std::fmt;
 
-/// What a mount is made of.
+/// The kind of a mount.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum MountKind {
     /// A path of the context, a stage or an image.
@@ -42,15 +42,15 @@ impl MountKind {
     }
 }
 
-/// Who may use a cache mount at the same time.
+/// How concurrent steps share a cache mount.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Sharing {
-    /// Everybody.
+    /// All steps use one folder.
     #[default]
     Shared,
-    /// Everybody, each with a folder of their own.
+    /// Each step gets its own folder.
     Private,
-    /// One after the other.
+    /// Steps wait for each other.
     Locked,
 }
 
@@ -68,18 +68,18 @@ impl Sharing {
     }
 }
 
-/// A mount of a RUN, expanded and checked.
+/// An expanded and checked mount of a RUN.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mount {
-    /// What it is made of.
+    /// The kind.
     pub kind: MountKind,
     /// `from`: the stage, image or named context of a bind or cache mount.
     pub from: Option<String>,
     /// `source`: the path in `from`; the name of a secret when `id` is not given.
     pub source: Option<String>,
-    /// `target`: where it appears; relative paths join the working directory.
+    /// `target`: the path of the mount, which can be relative to the working directory.
     pub target: Option<String>,
-    /// Whether it cannot be written. Writes to a bind mount that can are discarded after the step.
+    /// Whether it is read-only. Writes to a bind mount are discarded after the step.
     pub read_only: bool,
     /// `size` of a tmpfs in bytes.
     pub size: Option<u64>,
@@ -87,9 +87,9 @@ pub struct Mount {
     pub id: Option<String>,
     /// `sharing` of a cache mount, when it is given.
     pub sharing: Option<Sharing>,
-    /// Whether the step fails when a secret or an ssh agent is not there.
+    /// Whether the step fails without the secret or ssh agent.
     pub required: bool,
-    /// `env` of a secret: the variable that holds it; an empty name stands for the id.
+    /// `env` of a secret: its variable. An empty name stands for the id.
     pub env: Option<String>,
     /// `mode` of a secret, ssh or cache mount.
     pub mode: Option<u32>,
@@ -99,14 +99,14 @@ pub struct Mount {
     pub gid: Option<u32>,
 }
 
-/// Why the value of a flag is not well formed.
+/// The error of the value of a flag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValueError {
-    /// One sentence, lower-case, without full stop.
+    /// One sentence in lower case, without a full stop.
     pub message: String,
-    /// The word that was probably meant.
+    /// The nearest known word.
     pub suggestion: Option<String>,
-    /// What could be written.
+    /// How to fix it.
     pub help: Option<String>,
 }
 
@@ -125,8 +125,8 @@ impl ValueError {
         self
     }
 
-    /// The finding about the place where the value was written.
-    pub fn into_diagnostic(self, code: &'static str, span: Span) -> Diagnostic {
+    /// The diagnostic at the place of the value.
+    pub(crate) fn into_diagnostic(self, code: &'static str, span: Span) -> Diagnostic {
         let mut d = Diagnostic::error(code, span, self.message).with_suggestion(self.suggestion);
         d.help.extend(self.help);
         d
@@ -179,7 +179,7 @@ const KEYS: [&str; 19] = [
     "env",
 ];
 
-/// The options that mean something without a value.
+/// The options that need no value.
 const SWITCHES: [&str; 5] = ["readonly", "ro", "readwrite", "rw", "required"];
 
 impl Mount {
@@ -209,7 +209,7 @@ impl Mount {
             };
             fields.push((key, value, field));
         }
-        // The type decides about the other keys, wherever it stands.
+        // The type decides about the other keys, whatever their order.
         for (_, value, _) in fields.iter().filter(|(key, _, _)| key == "type") {
             mount.kind = one_of("type", value.as_deref().unwrap_or_default(), &MountKind::ALL, |k| k.name())?;
         }
@@ -294,7 +294,7 @@ impl Mount {
     }
 }
 
-/// Checks what does not depend on the variables of a value: its form and its keys; `from` cannot have any.
+/// Checks the form and the keys of a value, which do not depend on variables. `from` cannot have variables.
 pub(crate) fn check_unexpanded(text: &str) -> Result<(), ValueError> {
     for field in csv_fields(text)? {
         let (key, value) = split_field(&field)?;

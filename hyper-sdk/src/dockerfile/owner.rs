@@ -1,13 +1,13 @@
-//! `--chown`: who owns what is copied.
+//! `--chown`: the owner of copied files.
 
 use crate::{Error, Result};
 
 /// A user or a group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Principal {
-    /// By number.
+    /// A number.
     Id(u32),
-    /// By name, looked up in the root file system of the destination.
+    /// A name, which is looked up in the root file system of the destination.
     Name(String),
 }
 
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn owners_have_numbers_or_names() {
+    fn owners_are_numbers_or_names() {
         let owner = |text: &str| Owner::parse(text).unwrap();
         assert_eq!(owner("1000"), Owner { user: Principal::Id(1000), group: None });
         assert_eq!(owner("me:5").group, Some(Principal::Id(5)));

@@ -1,11 +1,11 @@
-//! The patterns of `${x#p}` and its kin: `*` and `?` within a line, `\` before one of them takes it as it is.
+//! The patterns of `${x#p}` and similar forms: `*` and `?` match within a line, and `\` escapes them.
 //!
-//! A pattern runs as a set of positions over the text, one character at a time, so that the time is at most the product
-//! of both lengths whatever the pattern; there is no backtracking.
+//! A match runs the pattern as a set of positions over the text, one character at a time. There is no backtracking, so the
+//! time is at most the product of both lengths.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
-    /// Any run of characters of one line, also none.
+    /// Any run of characters of one line.
     Star,
     /// Any one character but a line end.
     Any,
@@ -31,7 +31,7 @@ impl Pattern {
                 '?' => Token::Any,
                 '\\' => match chars.next() {
                     Some(next @ ('*' | '?' | '\\' | '}' | '/')) => Token::Literal(next),
-                    Some(next) => return Err(format!("`\\{next}` is no escape")),
+                    Some(next) => return Err(format!("`\\{next}` is not an escape")),
                     None => return Err("it ends in an escape character".to_owned()),
                 },
                 c => Token::Literal(c),
@@ -69,7 +69,7 @@ impl Pattern {
         while search <= chars.len() {
             let Some((start, end)) = self.find(&chars, search, false, true) else { break };
             out.extend(&chars[copied..start]);
-            // An empty match right behind another match does not count.
+            // An empty match right after another match does not count.
             if end > copied || start == 0 {
                 out.push_str(replacement);
             }
@@ -88,7 +88,7 @@ impl Pattern {
 
     /// The leftmost match from a position on (at that very position when anchored), the shortest or longest one.
     fn find(&self, chars: &[char], from: usize, anchored: bool, longest: bool) -> Option<(usize, usize)> {
-        // For each position in the pattern, the smallest start of a match that is there now.
+        // For each position in the pattern, the smallest start of a match.
         let end_state = self.0.len();
         let mut states: Vec<Option<usize>> = vec![None; end_state + 1];
         let mut next = states.clone();
@@ -172,13 +172,13 @@ mod tests {
     }
 
     #[test]
-    fn bad_escapes_are_refused() {
+    fn wrong_escapes_are_errors() {
         assert!(Pattern::parse("a\\b").is_err());
         assert!(Pattern::parse("a\\").is_err());
     }
 
     #[test]
-    fn many_stars_stay_cheap() {
+    fn many_stars_are_cheap() {
         let text = "a".repeat(3000);
         let p = pattern(&format!("{}b", "a*".repeat(200)));
         assert_eq!(p.trim_prefix(&text, true), text);

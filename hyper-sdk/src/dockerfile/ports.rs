@@ -3,14 +3,14 @@
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 
-/// What EXPOSE means once it is expanded.
+/// The ports of an expanded EXPOSE.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ports {
     /// `PORT/PROTOCOL` for every port, in the order of the instruction.
     pub exposed: Vec<String>,
     /// The words whose protocol is not in lower case.
     pub odd_case: Vec<String>,
-    /// The words with an address or a host port, which mean nothing here.
+    /// The words with an address or a host port, which have no effect.
     pub with_host: Vec<String>,
 }
 
@@ -51,7 +51,7 @@ fn one(word: &str, ports: &mut Ports) -> std::result::Result<(), String> {
         let (address, host_port) = host.rsplit_once(':').unwrap_or(("", host));
         let address = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
         if !address.is_empty() && address.parse::<std::net::IpAddr>().is_err() {
-            return Err(format!("`{address}` is no IP address"));
+            return Err(format!("`{address}` is not an IP address"));
         }
         if !host_port.is_empty() {
             let (host_first, host_last) = range(host_port)?;
@@ -73,7 +73,7 @@ fn range(text: &str) -> std::result::Result<(u16, u16), String> {
         if part.is_empty() {
             return Err("a port number is missing".to_owned());
         }
-        part.parse::<u16>().map_err(|_| format!("`{part}` is no number between 0 and 65535"))
+        part.parse::<u16>().map_err(|_| format!("`{part}` is not a number between 0 and 65535"))
     };
     match text.split_once('-') {
         None => number(text).map(|n| (n, n)),

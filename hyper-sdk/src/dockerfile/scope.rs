@@ -15,12 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Expansion {
     /// The instruction.
     pub instruction: Instruction,
-    /// The variables that were looked up.
+    /// The variables that the expansion looked up.
     pub variables: Variables,
 }
 
-/// The finding about a value that cannot be expanded.
-pub(crate) fn expansion_fault(error: &ExpandError, span: Span) -> Diagnostic {
+/// The diagnostic of a value that cannot be expanded.
+pub(crate) fn expansion_error(error: &ExpandError, span: Span) -> Diagnostic {
     Diagnostic::error("expansion", span, error.message.clone())
 }
 
@@ -34,7 +34,7 @@ type Outcome<T = ()> = Result<T, Box<Diagnostic>>;
 
 impl Values<'_> {
     fn with(&mut self, expander: Expander, text: &mut String, span: Span) -> Outcome {
-        let expanded = expander.word(text, self.env).map_err(|e| Box::new(expansion_fault(&e, span)))?;
+        let expanded = expander.word(text, self.env).map_err(|e| Box::new(expansion_error(&e, span)))?;
         self.variables.extend(expanded.variables);
         *text = expanded.text;
         Ok(())
@@ -54,7 +54,7 @@ impl Values<'_> {
 }
 
 impl Instruction {
-    /// Expands the values that this instruction expands, with the environment before it.
+    /// Expands the values of the instruction with the environment before it.
     ///
     /// | instruction | expanded |
     /// |---|---|
@@ -98,7 +98,7 @@ impl Instruction {
                 for port in &i.ports {
                     let (words, variables) = expander
                         .words_with_variables(&port.value, env)
-                        .map_err(|e| Box::new(expansion_fault(&e, port.span)))?;
+                        .map_err(|e| Box::new(expansion_error(&e, port.span)))?;
                     values.variables.extend(variables);
                     ports.extend(words.into_iter().map(|w| Word::new(w, port.span)));
                 }
@@ -119,10 +119,10 @@ impl Instruction {
 }
 
 impl Run {
-    /// The mounts, expanded with the environment before the instruction, and the variables that were looked up.
+    /// The mounts, expanded with the environment before the instruction, and the variables that the expansion looked up.
     ///
     /// # Errors
-    /// The first mount that is not well formed.
+    /// The first malformed mount.
     pub fn mounts(&self, escape: char, env: &dyn Environment) -> Outcome<(Vec<Mount>, Variables)> {
         let expander = Expander::new(escape);
         let mut variables = Variables::default();
@@ -139,14 +139,14 @@ impl Run {
     }
 }
 
-/// The variables that FROM sees: predefined ones, and the ARG instructions before the first FROM.
+/// The variables of FROM: the predefined ones, and the ARG instructions before the first FROM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GlobalScope {
     /// The values.
     pub values: BTreeMap<String, String>,
-    /// The names that the file declares, also those without a value.
+    /// The names that the file declares. Some have no value.
     pub declared: BTreeSet<String>,
-    /// What the defaults looked up.
+    /// The variables that the defaults looked up.
     pub variables: Variables,
 }
 
@@ -164,7 +164,7 @@ pub struct Base {
 }
 
 impl Dockerfile {
-    /// Evaluates the global scope. A build argument wins over the default of a declared ARG.
+    /// Evaluates the global scope. A build argument overrides the default of a declared ARG.
     ///
     /// # Errors
     /// Every default that cannot be expanded.
@@ -173,19 +173,19 @@ impl Dockerfile {
         predefined: &BTreeMap<String, String>,
         build_args: &BTreeMap<String, String>,
     ) -> Result<GlobalScope, Vec<Diagnostic>> {
-        let (scope, faults) = self.global_scope_with_faults(predefined, build_args);
-        if faults.is_empty() { Ok(scope) } else { Err(faults) }
+        let (scope, errors) = self.global_scope_with_errors(predefined, build_args);
+        if errors.is_empty() { Ok(scope) } else { Err(errors) }
     }
 
-    /// As [`Dockerfile::global_scope`], and goes on where there are faults: what cannot be expanded has no value then.
-    pub(crate) fn global_scope_with_faults(
+    /// As [`Dockerfile::global_scope`], but it goes on after errors: a default that cannot be expanded gives no value.
+    pub(crate) fn global_scope_with_errors(
         &self,
         predefined: &BTreeMap<String, String>,
         build_args: &BTreeMap<String, String>,
     ) -> (GlobalScope, Vec<Diagnostic>) {
         let expander = Expander::new(self.directives.escape);
         let mut scope = GlobalScope { values: predefined.clone(), ..GlobalScope::default() };
-        let mut faults = Vec::new();
+        let mut errors = Vec::new();
         for variable in self.global_variables().flat_map(|(_, arg)| &arg.variables) {
             let name = &variable.name.value;
             let value = match (build_args.get(name), &variable.default) {
@@ -196,7 +196,7 @@ impl Dockerfile {
                         Some(expanded.text)
                     }
                     Err(e) => {
-                        faults.push(expansion_fault(&e, default.span));
+                        errors.push(expansion_error(&e, default.span));
                         None
                     }
                 },
@@ -205,33 +205,33 @@ impl Dockerfile {
             scope.declared.insert(name.clone());
             scope.values.extend(value.map(|v| (name.clone(), v)));
         }
-        (scope, faults)
+        (scope, errors)
     }
 
     /// Expands the FROM of every stage.
     ///
     /// # Errors
-    /// Every FROM that cannot be expanded, or whose image or platform comes to nothing.
+    /// Every FROM that cannot be expanded, or whose image or platform is empty.
     pub fn bases(&self, scope: &GlobalScope) -> Result<Vec<Base>, Vec<Diagnostic>> {
-        let (bases, faults) = self.bases_with_faults(scope);
-        if faults.is_empty() { Ok(bases) } else { Err(faults) }
+        let (bases, errors) = self.bases_with_errors(scope);
+        if errors.is_empty() { Ok(bases) } else { Err(errors) }
     }
 
-    /// As [`Dockerfile::bases`], and goes on where there are faults: the image of a FROM that has one is empty then.
-    pub(crate) fn bases_with_faults(&self, scope: &GlobalScope) -> (Vec<Base>, Vec<Diagnostic>) {
+    /// As [`Dockerfile::bases`], but it goes on after errors: the image of a FROM with an error is empty.
+    pub(crate) fn bases_with_errors(&self, scope: &GlobalScope) -> (Vec<Base>, Vec<Diagnostic>) {
         let mut bases = Vec::with_capacity(self.stages.len());
-        let mut faults = Vec::new();
+        let mut errors = Vec::new();
         for stage in &self.stages {
             let expand = |word: &Word| {
                 Expander::new(self.directives.escape)
                     .word(&word.value, &scope.values)
-                    .map_err(|e| expansion_fault(&e, word.span))
+                    .map_err(|e| expansion_error(&e, word.span))
             };
             let image = expand(&stage.from.image).and_then(|image| match image.text.is_empty() {
                 true => Err(empty_from(&stage.from.image, ("empty-image", "image"), &image.variables, scope)),
                 false => Ok(image),
             });
-            // A flag without a value is as if it were not there; one that comes to nothing is a mistake.
+            // A flag without a value is as if it were missing; a value that expands to nothing is an error.
             let platform = match stage.from.platform.as_ref().filter(|word| !word.value.is_empty()) {
                 None => Ok(Default::default()),
                 Some(word) => expand(word).and_then(|platform| match platform.text.is_empty() {
@@ -240,8 +240,8 @@ impl Dockerfile {
                 }),
             };
             let is_known = image.is_ok() && platform.is_ok();
-            let image = image.map_err(|fault| faults.push(fault)).unwrap_or_default();
-            let platform = platform.map_err(|fault| faults.push(fault)).unwrap_or_default();
+            let image = image.map_err(|error| errors.push(error)).unwrap_or_default();
+            let platform = platform.map_err(|error| errors.push(error)).unwrap_or_default();
             bases.push(Base {
                 image: if is_known { image.text } else { String::new() },
                 platform: Some(platform.text).filter(|text| !text.is_empty()),
@@ -249,7 +249,7 @@ impl Dockerfile {
                 platform_variables: platform.variables,
             });
         }
-        (bases, faults)
+        (bases, errors)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Places in a source text: byte ranges, and the lines and columns that they fall on.
 //!
-//! Every token that the parser makes carries a [`Span`] of the file as it was given, so that a continuation line, a
-//! stripped comment or a byte order mark never shifts what a diagnostic marks.
+//! Every token has a [`Span`] of the original file, so that continuations, comments and a byte order mark do not shift the
+//! marks of diagnostics.
 
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ impl Span {
         self.end - self.start
     }
 
-    /// Whether the span holds no byte: it then marks a place between two bytes.
+    /// Whether the span is empty: it is then a place between two bytes.
     pub fn is_empty(self) -> bool {
         self.start == self.end
     }
@@ -43,14 +43,14 @@ impl From<Range<usize>> for Span {
     }
 }
 
-/// A value and where it was written.
+/// A value and its place.
 ///
-/// Two values that were written in different places compare as different; compare `value` to compare what they say.
+/// Equal values at different places are not equal: compare `value` to ignore the place.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Spanned<T> {
     /// The value.
     pub value: T,
-    /// Where it was written.
+    /// The place.
     pub span: Span,
 }
 
@@ -66,7 +66,7 @@ impl<T> Spanned<T> {
     }
 }
 
-/// A word of a Dockerfile, not yet expanded, and where it was written.
+/// A word of a Dockerfile, before expansion, and its place.
 pub type Word = Spanned<String>;
 
 impl Word {
@@ -76,7 +76,7 @@ impl Word {
     }
 }
 
-/// A line and a column, both counted from one; the column counts characters.
+/// A line and a column, both from one. The column counts characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position {
     /// The line, from one.
@@ -104,7 +104,7 @@ fn characters(bytes: &[u8]) -> usize {
 }
 
 impl Source {
-    /// Keeps a text under the name that messages call it by.
+    /// A text with its name in messages.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         let text = text.into();
         let mut line_starts = vec![0];
@@ -119,7 +119,7 @@ impl Source {
         Self { name: name.into(), text, line_starts, blocks }
     }
 
-    /// The name that messages call the text by.
+    /// The name of the text in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -129,12 +129,7 @@ impl Source {
         &self.text
     }
 
-    /// The number of lines; an empty text has one.
-    pub fn line_count(&self) -> usize {
-        self.line_starts.len()
-    }
-
-    /// The text of a span, or nothing when it does not fall on character boundaries of this text.
+    /// The text of a span; empty when it is not at character boundaries.
     pub fn slice(&self, span: Span) -> &str {
         self.text.get(span.start..span.end).unwrap_or_default()
     }
@@ -145,7 +140,7 @@ impl Source {
     }
 
     /// The bytes of a line (from one) without its line ending.
-    pub fn line_span(&self, line: usize) -> Span {
+    pub(crate) fn line_span(&self, line: usize) -> Span {
         let index = line.clamp(1, self.line_starts.len()) - 1;
         let start = self.line_starts[index];
         let end = self.line_starts.get(index + 1).map_or(self.text.len(), |next| next - 1);
@@ -180,9 +175,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_found_from_both_sides() {
+    fn offsets_and_lines_are_converted() {
         let source = Source::new("f", "añ\r\nb\n\nlast");
-        assert_eq!(source.line_count(), 4);
         assert_eq!(source.position(0), Position { line: 1, column: 1 });
         assert_eq!(source.position(3), Position { line: 1, column: 3 });
         assert_eq!(source.position(5), Position { line: 2, column: 1 });

@@ -1,7 +1,7 @@
-//! The stages of a file: what each starts from and copies from, which of them a target needs, in which order.
+//! The stages of a file: their bases, the stages that they use, and the stages that a target needs in order.
 //!
-//! A stage may use stages above it. A use of a stage below is an error, and one that leads back to itself is called a
-//! cycle. A name that is no stage is an image or a named context, which only the caller can tell apart.
+//! A stage can use the stages above it. A use of a stage below is an error, and a use that leads back to the stage is a
+//! cycle. A name that is not a stage is an image or a named context, which only the caller can distinguish.
 
 use super::ast::{Ast, Keyword, Node};
 use super::convert::Converter;
@@ -22,11 +22,11 @@ const MOST_LISTED: usize = 30;
 pub struct Stage {
     /// The number, from zero.
     pub index: usize,
-    /// What the FROM says.
+    /// The FROM, typed.
     pub from: From,
-    /// The FROM itself.
+    /// The FROM as a statement.
     pub statement: Statement,
-    /// The instructions behind it.
+    /// The instructions after it.
     pub statements: Vec<Statement>,
 }
 
@@ -42,10 +42,10 @@ impl Stage {
     }
 }
 
-/// What a FROM, a `--from` or the `from` of a mount means.
+/// The meaning of a FROM, a `--from` or the `from` of a mount.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StageRef {
-    /// A stage of the file. A named context of its name replaces it.
+    /// A stage of the file. A named context of that name replaces it.
     Stage(usize),
     /// The empty base.
     Scratch,
@@ -56,9 +56,9 @@ pub enum StageRef {
 /// A use of a stage by an instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
-    /// What was written.
+    /// The name as written.
     pub name: Word,
-    /// Whether a number means the stage of that number (COPY), or is a name like any other (mounts).
+    /// Whether a number is the number of a stage (COPY), or a name like any other (mounts).
     pub numbers: bool,
 }
 
@@ -75,26 +75,26 @@ pub struct Dockerfile {
     pub stages: Vec<Stage>,
     /// The empty lines inside continued instructions.
     pub empty_continuations: Vec<Span>,
-    /// Whether an instruction was left out as broken that others depend on: what they come to cannot be judged.
+    /// Whether an instruction that others depend on could not be parsed. The others cannot be checked then.
     pub(crate) damaged: bool,
     /// The numbers of the stages of a name, ascending.
     names: HashMap<String, Vec<usize>>,
 }
 
-/// What a target needs.
+/// The stages that a target needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The stage that is wanted.
+    /// The target.
     pub target: usize,
-    /// The stages to build, each behind those it uses; the target is the last one.
+    /// The stages to build, each after those that it uses. The target is the last one.
     pub order: Vec<usize>,
-    /// For every stage of the file, what it starts from.
+    /// The base of every stage of the file.
     pub bases: Vec<StageRef>,
-    /// For every stage of the file, the stages it uses directly, its base among them.
+    /// The stages that every stage of the file uses directly, including its base.
     pub uses: Vec<BTreeSet<usize>>,
 }
 
-/// Whether other instructions depend on one, or on what it may have been meant to be.
+/// Whether other instructions may depend on an instruction that could not be parsed.
 fn matters_to_others(node: &Node) -> bool {
     let meant = || Keyword::parse(suggestion(&node.name.value, Keyword::ALL.map(Keyword::name))?);
     let keyword = node.keyword.or_else(meant);
@@ -115,7 +115,7 @@ impl Dockerfile {
             names: HashMap::new(),
         };
         let mut seen_from = false;
-        // Whether the last FROM could be understood; what follows one that could not belongs to no stage.
+        // Whether the last FROM could be parsed. Otherwise the instructions after it belong to no stage.
         let mut in_stage = false;
         for node in &ast.nodes {
             let escape = file.directives.escape;
@@ -165,24 +165,25 @@ impl Dockerfile {
     }
 
     /// The variables of the global scope, in order, each with its statement.
-    pub fn global_variables(&self) -> impl Iterator<Item = (&Statement, &Arg)> {
+    pub(crate) fn global_variables(&self) -> impl Iterator<Item = (&Statement, &Arg)> {
         self.global_args.iter().filter_map(|s| match &s.instruction {
             Instruction::Arg(arg) => Some((s, arg)),
             _ => None,
         })
     }
 
-    /// Gives a stage one more name, in FROM and `from`; it hides stages and images of that name.
+    /// Adds a name of a stage for FROM and `from`. It hides stages and images of that name.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when there is no such stage, with the nearest name.
-    pub fn alias_stage(&mut self, alias: &str, stage: &str) -> Result<()> {
+    #[cfg(feature = "build")]
+    pub(crate) fn alias_stage(&mut self, alias: &str, stage: &str) -> Result<()> {
         let index = self.target(Some(stage))?;
         self.names.insert(alias.to_lowercase(), vec![index]);
         Ok(())
     }
 
-    /// The number of the stage of a name, in any case; the last one where several have it.
+    /// The number of the last stage of a name, in any case.
     pub fn stage_by_name(&self, name: &str) -> Option<usize> {
         self.names.get(&name.to_lowercase())?.last().copied()
     }
@@ -205,7 +206,7 @@ impl Dockerfile {
                 Some(near) => format!("did you mean `{near}`? The"),
                 None => "the".to_owned(),
             };
-            // A stage without a name is built by its number.
+            // The target of a stage without a name is its number.
             let shown = |stage: &Stage| stage.name().map_or(stage.index.to_string(), str::to_owned);
             let listed = self.stages.iter().take(MOST_LISTED).map(|stage| format!("`{}`", shown(stage)));
             let more = if self.stages.len() > MOST_LISTED { " and others" } else { "" };
@@ -218,7 +219,7 @@ impl Dockerfile {
         })
     }
 
-    /// What a stage starts from, once its FROM is expanded: a stage above it, nothing, or a name.
+    /// The base of a stage with an expanded FROM: a stage above it, `scratch`, or a name.
     pub fn base(&self, stage: usize, image: &str) -> StageRef {
         let same_name = self.names.get(&image.to_lowercase()).map_or(&[][..], Vec::as_slice);
         match same_name[..same_name.partition_point(|index| *index < stage)].last() {
@@ -245,10 +246,10 @@ impl Dockerfile {
         }
     }
 
-    /// What a reference means, wherever in the file that stage stands.
+    /// The meaning of a reference. The stage can be anywhere in the file.
     ///
     /// # Errors
-    /// A number that is no stage.
+    /// A number without a stage.
     pub fn resolve(&self, reference: &Reference) -> Result<StageRef, Box<Diagnostic>> {
         let name = &reference.name.value;
         if let (true, Ok(number)) = (reference.numbers, name.parse::<i64>()) {
@@ -271,15 +272,16 @@ impl Dockerfile {
         })
     }
 
-    /// The stage whose name is nearest to a name that turned out to be neither stage, image nor context.
-    pub fn similar_stage(&self, name: &str) -> Option<&str> {
+    /// The stage with the nearest name, for a name that is neither a stage, an image nor a context.
+    #[cfg(feature = "build")]
+    pub(crate) fn similar_stage(&self, name: &str) -> Option<&str> {
         suggestion(name, self.stages.iter().filter_map(Stage::name))
     }
 
-    /// Works out which stages a target needs, in which order.
+    /// Finds the stages that a target needs, in order.
     ///
-    /// `images` holds the expanded image of every FROM ([`Dockerfile::bases`]), `triggers` the ONBUILD triggers that
-    /// base images bring into a stage; those of stages of the file are taken into account by themselves.
+    /// `images` has the expanded image of every FROM ([`Dockerfile::bases`]), and `triggers` the ONBUILD triggers of base
+    /// images by the number of the stage. The triggers of stages of the file are included.
     ///
     /// # Errors
     /// Every cycle of the file, and every use of a stage below by a stage that the target needs.
@@ -289,18 +291,18 @@ impl Dockerfile {
         images: &[String],
         triggers: &BTreeMap<usize, Vec<Statement>>,
     ) -> Result<Plan, Vec<Diagnostic>> {
-        let (plan, faults) = self.plan_with_faults(target, images, triggers);
-        if faults.is_empty() { Ok(plan) } else { Err(faults) }
+        let (plan, errors) = self.plan_with_errors(target, images, triggers);
+        if errors.is_empty() { Ok(plan) } else { Err(errors) }
     }
 
-    /// As [`Dockerfile::plan`], and goes on where there are faults: the plan then is without the uses that are wrong.
-    pub(crate) fn plan_with_faults(
+    /// As [`Dockerfile::plan`], but it goes on after errors: the plan then lacks the wrong uses.
+    pub(crate) fn plan_with_errors(
         &self,
         target: usize,
         images: &[String],
         triggers: &BTreeMap<usize, Vec<Statement>>,
     ) -> (Plan, Vec<Diagnostic>) {
-        let mut faults = Vec::new();
+        let mut errors = Vec::new();
         let mut bases = Vec::with_capacity(self.stages.len());
         let mut uses: Vec<BTreeMap<usize, (Span, String)>> = Vec::with_capacity(self.stages.len());
         for stage in &self.stages {
@@ -311,16 +313,16 @@ impl Dockerfile {
                 used.insert(index, (stage.from.image.span, stage.from.image.value.clone()));
                 for statement in &self.stages[index].statements {
                     if let Instruction::Onbuild(onbuild) = &statement.instruction {
-                        self.collect(&onbuild.trigger, None, &mut used, &mut faults);
+                        self.collect(&onbuild.trigger, None, &mut used, &mut errors);
                     }
                 }
             }
             for statement in triggers.get(&stage.index).into_iter().flatten() {
-                // The text of a trigger from an image is not in this file: its FROM is marked.
-                self.collect(statement, Some(stage.from.image.span), &mut used, &mut faults);
+                // The trigger of an image is not in this file: its FROM is marked.
+                self.collect(statement, Some(stage.from.image.span), &mut used, &mut errors);
             }
             for statement in &stage.statements {
-                self.collect(statement, None, &mut used, &mut faults);
+                self.collect(statement, None, &mut used, &mut errors);
             }
             bases.push(base);
             uses.push(used);
@@ -334,18 +336,18 @@ impl Dockerfile {
         }
         for (index, used) in uses.iter().enumerate() {
             for (other, (span, name)) in used.range(index..) {
-                if let Some(fault) = self.below(index, *other, *span, name, &uses, &needed) {
-                    faults.push(fault);
+                if let Some(error) = self.below(index, *other, *span, name, &uses, &needed) {
+                    errors.push(error);
                 }
             }
         }
-        faults.sort_by_key(|d| d.span.start);
+        errors.sort_by_key(|d| d.span.start);
         let uses = uses.into_iter().map(|used| used.into_keys().collect()).collect();
-        // Every stage stands behind those it uses, so the order of the file is an order to build in.
-        (Plan { target, order: needed.into_iter().collect(), bases, uses }, faults)
+        // Every stage comes after those that it uses, so the order of the file is the order of the build.
+        (Plan { target, order: needed.into_iter().collect(), bases, uses }, errors)
     }
 
-    /// The fault of a stage that uses itself or one below it.
+    /// The error of a stage that uses itself or one below it.
     fn below(
         &self,
         index: usize,
@@ -381,7 +383,7 @@ impl Dockerfile {
         statement: &Statement,
         place: Option<Span>,
         used: &mut BTreeMap<usize, (Span, String)>,
-        faults: &mut Vec<Diagnostic>,
+        errors: &mut Vec<Diagnostic>,
     ) {
         for reference in Self::references(statement) {
             let span = place.unwrap_or(reference.name.span);
@@ -392,7 +394,7 @@ impl Dockerfile {
                 Ok(_) => {}
                 Err(mut d) => {
                     d.span = span;
-                    faults.push(*d);
+                    errors.push(*d);
                 }
             }
         }

@@ -1,14 +1,14 @@
 //! "Did you mean": the nearest word of a list, by edit distance.
 
-/// The longest word that is compared: longer ones are not typing mistakes.
+/// The longest word that is compared.
 const MAX_LEN: usize = 64;
 
-/// How many edits a typing mistake has at most.
+/// The most edits of a typing mistake.
 const MAX_DISTANCE: usize = 2;
 
-/// The option that is at most two edits away from a word, the nearest one first, without regard to case.
+/// The nearest option that is at most two edits away from a word, in any case.
 ///
-/// Nothing is suggested for a word that is an option already, nor one that shares too little with the word.
+/// There is no suggestion for a word that is an option, or that has too little in common with the options.
 pub(crate) fn suggestion<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > MAX_LEN {
         return None;
@@ -17,7 +17,7 @@ pub(crate) fn suggestion<'a>(word: &str, options: impl IntoIterator<Item = &'a s
     let mut candidate: Vec<char> = Vec::with_capacity(MAX_LEN);
     let mut best: Option<(usize, &str)> = None;
     for option in options {
-        // What differs more in length is further away; comparing costs the product of both lengths.
+        // The difference in length is a lower bound; a comparison costs the product of both lengths.
         if option.chars().count().abs_diff(lower.len()) > MAX_DISTANCE {
             continue;
         }
@@ -42,7 +42,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
     distance_within(&a, &b, usize::MAX)
 }
 
-/// The edit distance, or some number above `limit` where it is above that.
+/// The edit distance, or a number above `limit` when the distance is.
 fn distance_within(a: &[char], b: &[char], limit: usize) -> usize {
     let mut before = vec![0; b.len() + 1];
     let mut previous: Vec<usize> = (0..=b.len()).collect();
@@ -57,7 +57,7 @@ fn distance_within(a: &[char], b: &[char], limit: usize) -> usize {
                 row[j] = row[j].min(before[j - 2] + 1);
             }
         }
-        // A row is made of the two before it: when both are above the limit, all that come are.
+        // A row depends on the two before it: when both are above the limit, so are all later rows.
         let least = row.iter().copied().min().unwrap_or_default();
         if least.min(least_before) > limit {
             return least;
@@ -74,14 +74,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distances() {
+    fn distances_are_counted() {
         assert_eq!(edit_distance("", "abc"), 3);
         assert_eq!(edit_distance("form", "from"), 1);
         assert_eq!(edit_distance("kitten", "sitting"), 3);
     }
 
     #[test]
-    fn near_words_are_found_and_far_ones_are_not() {
+    fn only_near_words_are_suggested() {
         assert_eq!(suggestion("FORM", ["RUN", "FROM"]), Some("FROM"));
         assert_eq!(suggestion("cach", ["bind", "cache"]), Some("cache"));
         assert_eq!(suggestion("zzz", ["bind", "cache"]), None);
@@ -92,7 +92,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_limit_changes_nothing_below_it(a in "[a-d]{0,8}", b in "[a-d]{0,8}", limit in 0_usize..4) {
+        fn a_limit_does_not_change_smaller_distances(a in "[a-d]{0,8}", b in "[a-d]{0,8}", limit in 0_usize..4) {
             let (x, y): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
             let (all, within) = (edit_distance(&a, &b), distance_within(&x, &y, limit));
             let fits = if all <= limit { within == all } else { within > limit };

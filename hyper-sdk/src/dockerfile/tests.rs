@@ -1,4 +1,4 @@
-//! What the modules do together.
+//! Tests of the whole parser.
 
 use super::*;
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ fn codes(text: &str) -> Vec<&'static str> {
 }
 
 #[test]
-fn every_fault_of_a_file_is_found_at_once() {
+fn all_errors_of_a_file_are_reported() {
     let text = "RUN early\nFORM a\nFROM b AS 1x\nCOPY --fron=x a b\nENV k\nWORKDIR\nRUN --mount=type=cach,target=/x y\n";
     assert_eq!(
         codes(text),
@@ -35,7 +35,7 @@ fn every_fault_of_a_file_is_found_at_once() {
 }
 
 #[test]
-fn tokens_know_where_they_were_written() {
+fn tokens_have_their_places() {
     let text = "FROM a\nRUN --mount=type=bind,target=/x \\\n  # c\n  --network=none \\\n  make all\nENV k=v \\\n x=\"y z\"\n";
     let file = ok(text);
     let Instruction::Run(run) = &file.stages[0].statements[0].instruction else { panic!() };
@@ -48,7 +48,7 @@ fn tokens_know_where_they_were_written() {
 }
 
 #[test]
-fn heredocs_reach_their_instructions() {
+fn heredocs_belong_to_their_instructions() {
     let file = ok(
         "FROM a\nRUN <<E\n#!/bin/sh\nx\nE\nRUN <<-E cat\n\ty\n\tE\nCOPY <<A <<\"B\" d /x/\na $v\nA\nb\nB\nONBUILD COPY <<C /y\nc\nC\n",
     );
@@ -77,7 +77,7 @@ fn heredocs_reach_their_instructions() {
 }
 
 #[test]
-fn triggers_are_one_allowed_instruction() {
+fn a_trigger_is_one_allowed_instruction() {
     for good in ["COPY --from=x a b", "MAINTAINER me", "ONBUILD RUN x"] {
         assert!(parse_trigger(good).is_ok(), "{good}");
     }
@@ -95,11 +95,11 @@ fn plan(text: &str, target: Option<&str>) -> std::result::Result<Plan, Vec<&'sta
     let scope = file.global_scope(&BTreeMap::new(), &BTreeMap::new()).unwrap();
     let images: Vec<String> = file.bases(&scope).unwrap().into_iter().map(|b| b.image).collect();
     file.plan(file.target(target).unwrap(), &images, &BTreeMap::new())
-        .map_err(|faults| faults.iter().map(|d| d.code).collect())
+        .map_err(|errors| errors.iter().map(|d| d.code).collect())
 }
 
 #[test]
-fn only_what_the_target_needs_is_built() {
+fn only_stages_that_the_target_needs_are_planned() {
     let text = "ARG B=base\nFROM scratch AS base\nFROM x AS unused\nFROM $B AS mid\nONBUILD COPY --from=0 a b\n\
         FROM alpine\nCOPY --from=MID a b\nRUN --mount=from=2,target=/x --mount=from=base,target=/y z\n";
     let all = plan(text, None).unwrap();
@@ -112,7 +112,7 @@ fn only_what_the_target_needs_is_built() {
 }
 
 #[test]
-fn uses_of_stages_below_are_refused() {
+fn uses_of_stages_below_are_errors() {
     assert_eq!(
         plan("FROM a AS x\nCOPY --from=y b c\nFROM a AS y\nFROM x\n", None),
         Err(vec!["forward-reference"])
@@ -124,12 +124,12 @@ fn uses_of_stages_below_are_refused() {
     assert_eq!(plan("FROM a AS x\nCOPY --from=x b c\n", None), Err(vec!["cycle"]));
     assert_eq!(plan("FROM a\nCOPY --from=7 b c\n", None), Err(vec!["invalid-stage"]));
     assert_eq!(plan("FROM a AS a\n", None).unwrap().bases, [StageRef::Name("a".into())]);
-    // A stage that nobody needs may use one below.
+    // A stage that is not needed may use one below.
     assert!(plan("FROM a AS x\nCOPY --from=y b c\nFROM a AS y\n", None).is_ok());
 }
 
 #[test]
-fn a_heredoc_in_the_form_of_json_is_an_empty_file() {
+fn a_heredoc_in_json_form_is_an_empty_file() {
     let file = parse(
         "FROM a\nCOPY [\"x\", \"<<E\", \"<<E F\", \"/\"]\nADD [\"<<-'E'\", \"/\"]\nRUN [\"<<E\"]\n",
         "f",
@@ -147,7 +147,7 @@ fn a_heredoc_in_the_form_of_json_is_an_empty_file() {
 }
 
 #[test]
-fn what_only_the_shell_understands_hides_no_heredoc() {
+fn a_heredoc_is_found_after_unknown_expansions() {
     let file = ok("FROM x\nRUN echo ${V:1:2} ${W:3} <<EOF\nbody\nEOF\n");
     let Instruction::Run(run) = &file.stages[0].statements[0].instruction else { panic!() };
     assert_eq!(run.command.heredocs[0].content, "body\n");
@@ -155,7 +155,7 @@ fn what_only_the_shell_understands_hides_no_heredoc() {
 }
 
 #[test]
-fn one_instruction_sees_the_environment_before_it() {
+fn an_instruction_sees_the_environment_before_it() {
     let file =
         ok("FROM x\nENV a=1 b=$a c=${q:-\"d e\"}\nEXPOSE $p 80\nCOPY --chown=$u --exclude=*$a $a /d$a\n");
     let env = BTreeMap::from(
@@ -212,20 +212,20 @@ fn mounts_are_typed_after_expansion() {
 }
 
 #[test]
-fn the_global_scope_feeds_from() {
+fn from_uses_the_global_scope() {
     let file = ok("ARG V=1\nARG I=img:$V P\nFROM --platform=$BUILDPLATFORM $I AS x\nFROM ${NONE}\n");
     let predefined = BTreeMap::from([("BUILDPLATFORM".to_owned(), "linux/amd64".to_owned())]);
     let scope = file.global_scope(&predefined, &BTreeMap::from([("V".to_owned(), "2".to_owned())])).unwrap();
     assert_eq!(scope.values["I"], "img:2");
     assert!(scope.declared.contains("P") && !scope.values.contains_key("P"));
-    let faults = file.bases(&scope).unwrap_err();
-    assert_eq!(faults.len(), 1);
-    assert_eq!(faults[0].code, "empty-image");
+    let errors = file.bases(&scope).unwrap_err();
+    assert_eq!(errors.len(), 1);
+    assert_eq!(errors[0].code, "empty-image");
     assert_eq!(parse("FROM a", "f").dockerfile.bases(&scope).unwrap()[0].image, "a");
 }
 
 #[test]
-fn health_checks_ports_and_descriptions() {
+fn health_checks_ports_and_descriptions_are_parsed() {
     let file = ok(
         "# app the thing\nFROM x AS app\nHEALTHCHECK --interval=1m30s --retries=3 CMD [\"a\"]\nHEALTHCHECK none\nEXPOSE 9 10\n",
     );
@@ -262,7 +262,7 @@ proptest! {
     }
 
     #[test]
-    fn the_parser_never_panics_on_what_looks_like_a_file(
+    fn the_parser_never_panics_on_instructions(
         lines in prop::collection::vec("(FROM|RUN|COPY|ADD|ENV|ARG|ONBUILD|HEALTHCHECK|EXPOSE|VOLUME|SHELL|LABEL)?( --(mount|from|chmod|x)(=[a-z,=$\"]{0,8})?)?[ \\\\\"'a-z<$={}\\[\\]#\t,-]{0,20}(\r)?", 0..12)
     ) {
         let text = lines.join("\n");

@@ -1,4 +1,4 @@
-//! How the arguments of an instruction fall apart: white space, quoted words, `k=v` pairs, JSON arrays.
+//! Splits the arguments of an instruction: white space, quoted words, `k=v` pairs, JSON arrays.
 
 use super::diagnostic::Diagnostic;
 use super::lines::Text;
@@ -8,22 +8,22 @@ use serde_json::Value;
 /// A key and a value of ENV or LABEL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// The key, not yet expanded.
+    /// The key, before expansion.
     pub key: Word,
-    /// The value, not yet expanded; quotes are still there.
+    /// The value with its quotes, before expansion.
     pub value: Word,
-    /// Whether it was written `k=v`; otherwise it was the legacy `k v`.
+    /// Whether its form is `k=v`; otherwise it is the legacy form `k v`.
     pub equals: bool,
 }
 
-/// Whether a name may be given to a stage: `[a-z][a-z0-9-_.]*`.
+/// Whether a name is valid for a stage: `[a-z][a-z0-9-_.]*`.
 pub(crate) fn is_stage_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|b| b.is_ascii_lowercase())
         && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-/// Splits at unquoted white space; quotes and escapes stay in the words.
+/// Splits at unquoted white space. Quotes and escapes are kept in the words.
 pub(crate) fn quoted_words(text: Text<'_>, escape: char) -> Vec<Word> {
     let source = text.as_str();
     let mut words = Vec::new();

@@ -1,7 +1,7 @@
-//! The suite that every frontend must pass, one function a case.
+//! The conformance suite of frontends, one function for each case.
 //!
-//! [`frontend_conformance!`](crate::frontend_conformance) makes a named test of every case. A case takes a frontend with
-//! texts of its language, and lowers them; the names that they ask for are images that the suite makes up.
+//! [`frontend_conformance!`](crate::frontend_conformance) makes a test of every case. A case gets a frontend with texts of
+//! its language, and lowers them. Every name in a text is an empty image of the suite.
 #![allow(clippy::unwrap_used, reason = "a case is a test: it fails by panicking")]
 #![allow(missing_docs, reason = "the name of a case is its description")]
 
@@ -18,11 +18,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct FrontendFixture {
     /// The frontend.
     pub frontend: SharedFrontend,
-    /// A text that it takes. It may ask for base images.
+    /// A valid text. It may have base images.
     pub text: String,
-    /// Another one, which makes another image.
+    /// A valid text of another image.
     pub other: String,
-    /// A text that it refuses.
+    /// An invalid text.
     pub broken: String,
 }
 
@@ -54,9 +54,9 @@ macro_rules! frontend_conformance {
     ($fixture:path) => {
         $crate::frontend_conformance!(@cases $fixture;
             a_text_becomes_a_graph, equal_texts_give_equal_graphs, another_text_gives_another_graph,
-            the_image_is_for_the_asked_platform, the_history_has_every_layer,
-            a_broken_text_is_refused_with_its_name, no_text_ends_the_process,
-            the_error_of_a_resolver_is_passed_on, many_texts_at_once,
+            the_image_is_for_the_requested_platform, the_history_has_every_layer,
+            an_invalid_text_is_rejected_with_its_name, no_text_ends_the_process,
+            the_error_of_a_resolver_is_returned, many_texts_are_lowered_concurrently,
         );
     };
     (@cases $fixture:path; $($case:ident),* $(,)?) => {
@@ -69,7 +69,7 @@ macro_rules! frontend_conformance {
     };
 }
 
-/// Knows every image, all of them empty; or none.
+/// A resolver that finds every image, all of them empty; or no image.
 #[derive(Debug, Default)]
 struct Images {
     asked: AtomicUsize,
@@ -110,7 +110,7 @@ async fn lower(fixture: &FrontendFixture, text: &str) -> Lowered {
     lower_for(fixture, text, None).await.unwrap()
 }
 
-/// What two graphs that are equal have in common.
+/// The address and the operations of a graph, which are equal for equal graphs.
 fn address(lowered: &Lowered) -> (Digest, Vec<u8>) {
     (lowered.graph.vertex(lowered.root).address().clone(), lowered.config.to_bytes())
 }
@@ -136,7 +136,7 @@ pub async fn another_text_gives_another_graph(fixture: FrontendFixture) {
     assert_ne!(address(&first), address(&second));
 }
 
-pub async fn the_image_is_for_the_asked_platform(fixture: FrontendFixture) {
+pub async fn the_image_is_for_the_requested_platform(fixture: FrontendFixture) {
     for architecture in ["amd64", "arm64"] {
         let platform = Platform::new("linux", architecture, None);
         let lowered = lower_for(&fixture, &fixture.text, Some(platform)).await.unwrap();
@@ -146,7 +146,11 @@ pub async fn the_image_is_for_the_asked_platform(fixture: FrontendFixture) {
         );
     }
     let lowered = lower(&fixture, &fixture.text).await;
-    assert_eq!(lowered.config.architecture, Platform::host().architecture, "without one it is the host's");
+    assert_eq!(
+        lowered.config.architecture,
+        Platform::host().architecture,
+        "without a platform it is that of the host"
+    );
 }
 
 pub async fn the_history_has_every_layer(fixture: FrontendFixture) {
@@ -164,7 +168,7 @@ pub async fn the_history_has_every_layer(fixture: FrontendFixture) {
     assert!(recorded.iter().all(|step| !step.trim().is_empty()));
 }
 
-pub async fn a_broken_text_is_refused_with_its_name(fixture: FrontendFixture) {
+pub async fn an_invalid_text_is_rejected_with_its_name(fixture: FrontendFixture) {
     let error = lower_for(&fixture, &fixture.broken, None).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Unsupported), "{error:?}");
     assert!(error.to_string().contains(NAME), "which file it is: {error}");
@@ -184,12 +188,12 @@ pub async fn no_text_ends_the_process(fixture: FrontendFixture) {
                 }
             }
         }
-        // Whatever comes of it is an answer.
+        // It may succeed or fail.
         let _ = lower_for(&fixture, &String::from_utf8_lossy(&bytes), None).await;
     }
 }
 
-pub async fn the_error_of_a_resolver_is_passed_on(fixture: FrontendFixture) {
+pub async fn the_error_of_a_resolver_is_returned(fixture: FrontendFixture) {
     let (known, failing) = (Images::default(), Images { fails: true, ..Images::default() });
     let options = FrontendOptions::default();
     fixture.frontend.lower(NAME, &fixture.text, &options, &known, &mut Vec::new()).await.unwrap();
@@ -200,7 +204,7 @@ pub async fn the_error_of_a_resolver_is_passed_on(fixture: FrontendFixture) {
     assert_eq!(lowered.unwrap_err().kind(), ErrorKind::Unavailable);
 }
 
-pub async fn many_texts_at_once(fixture: FrontendFixture) {
+pub async fn many_texts_are_lowered_concurrently(fixture: FrontendFixture) {
     let texts = [&fixture.text, &fixture.other];
     let alone = [address(&lower(&fixture, texts[0]).await), address(&lower(&fixture, texts[1]).await)];
     let together = futures::future::join_all((0..16).map(|i| lower(&fixture, texts[i % 2]))).await;

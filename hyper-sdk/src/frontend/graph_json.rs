@@ -1,4 +1,4 @@
-//! The frontend of graphs that programs write: a list of steps as JSON.
+//! The frontend for graphs as JSON: a list of steps, which programs write.
 //!
 //! ```text
 //!   {"steps": [{"op": "image", "name": "alpine:3"},                               0
@@ -8,9 +8,8 @@
 //!              {"op": "configure", "on": 3, "entrypoint": ["/src/run"]}],         4
 //!    "target": 4}
 //! ```
-//! A step names the steps that it works on by their places in the list, and only those before it. `on` is the root file
-//! system that is changed; the step has a new one as its result. A command sees environment, working directory and user
-//! as the steps below it configured them.
+//! A step names earlier steps by their positions in the list. `on` is the step whose root file system it changes; the result
+//! is a new root file system. A command has the environment, working directory and user of the steps that it is based on.
 
 use super::{Frontend, FrontendOptions, HistoryStep, Lowered, Resolved, Resolver};
 use crate::clock::parse_rfc3339;
@@ -29,7 +28,7 @@ use std::collections::BTreeMap;
 /// The PATH of an image that has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A build, as steps.
+/// A list of steps, with the target.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Text {
@@ -43,9 +42,9 @@ struct Text {
 enum Step {
     /// The files and the config of an image or named context.
     Image { name: String },
-    /// Nothing. The braces make unknown fields an error here, too.
+    /// An empty root file system. The braces make unknown fields an error.
     Scratch {},
-    /// The files of a build context; of the main one without a name.
+    /// The files of a build context; without a name, of the main context.
     Context {
         #[serde(default)]
         name: String,
@@ -79,7 +78,7 @@ struct Run {
     cwd: Option<String>,
     #[serde(default)]
     user: Option<String>,
-    /// Whether it has no network, whatever the build has.
+    /// Whether it has no network, whatever the network of the build.
     #[serde(default)]
     offline: bool,
     #[serde(default)]
@@ -144,7 +143,7 @@ struct Configure {
     expose: Vec<String>,
 }
 
-/// Lowers lists of steps as JSON, for builders that are given it.
+/// The frontend for lists of steps as JSON. A builder needs to be given it.
 ///
 /// ```no_run
 /// # fn example(options: hyper_sdk::build::LocalBuilderOptions) -> hyper_sdk::Result<()> {
@@ -161,8 +160,7 @@ struct Configure {
 /// ```
 ///
 /// # Errors
-/// [`crate::ErrorKind::Invalid`] for JSON that is no such list, and for a step that cannot be done, with its place in the
-/// list; those of the resolver.
+/// [`crate::ErrorKind::Invalid`] for wrong JSON, and for a wrong step, with its position in the list; those of the resolver.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JsonFrontend;
 
@@ -197,9 +195,9 @@ impl Frontend for JsonFrontend {
     }
 }
 
-/// What a step made.
+/// The result of a step.
 #[derive(Clone)]
-enum Made {
+enum StepOutput {
     /// A root file system with the config of an image.
     Root(Box<State>),
     /// Files alone.
@@ -219,33 +217,33 @@ struct Lowering<'a> {
     resolver: &'a dyn Resolver,
     no_cache: bool,
     newest_base: Option<i64>,
-    results: Vec<Made>,
+    results: Vec<StepOutput>,
 }
 
 impl Lowering<'_> {
-    fn made(&self, at: usize) -> Result<&Made> {
+    fn output(&self, at: usize) -> Result<&StepOutput> {
         self.results.get(at).ok_or_else(|| Error::invalid(format!("there is no step {at} before this one")))
     }
 
     /// The root file system that a step changes.
     fn root(&self, at: usize) -> Result<State> {
-        match self.made(at)? {
-            Made::Root(state) => Ok((**state).clone()),
-            Made::Files(_) => Err(Error::invalid(format!(
+        match self.output(at)? {
+            StepOutput::Root(state) => Ok((**state).clone()),
+            StepOutput::Files(_) => Err(Error::invalid(format!(
                 "step {at} is a build context: copy its files into an image or into scratch"
             ))),
         }
     }
 
-    /// The files of a step, to copy from or to mount.
+    /// The vertex with the files of a step, to copy from or to mount.
     fn files(&self, at: usize) -> Result<VertexId> {
-        Ok(match self.made(at)? {
-            Made::Root(state) => state.vertex,
-            Made::Files(vertex) => *vertex,
+        Ok(match self.output(at)? {
+            StepOutput::Root(state) => state.vertex,
+            StepOutput::Files(vertex) => *vertex,
         })
     }
 
-    async fn step(&mut self, step: Step) -> Result<Made> {
+    async fn step(&mut self, step: Step) -> Result<StepOutput> {
         match step {
             Step::Image { name } => self.image(&name).await,
             Step::Scratch {} => Ok(self.scratch()),
@@ -273,7 +271,7 @@ impl Lowering<'_> {
         }
     }
 
-    async fn image(&mut self, name: &str) -> Result<Made> {
+    async fn image(&mut self, name: &str) -> Result<StepOutput> {
         if name == "scratch" {
             return Ok(self.scratch());
         }
@@ -284,7 +282,7 @@ impl Lowering<'_> {
         self.resolved(resolved)
     }
 
-    fn resolved(&mut self, resolved: Resolved) -> Result<Made> {
+    fn resolved(&mut self, resolved: Resolved) -> Result<StepOutput> {
         match resolved {
             Resolved::Scratch => Ok(self.scratch()),
             Resolved::Folder(name) => Ok(self.folder(name)),
@@ -293,26 +291,26 @@ impl Lowering<'_> {
                 let op = Op::Source(SourceOp::Image { reference, manifest });
                 let vertex = self.graph.add(op, Vec::new(), name);
                 config.forget_unknown_fields();
-                // They are for Dockerfiles.
+                // Triggers are for Dockerfiles.
                 config.config.on_build.clear();
                 self.newest_base = self.newest_base.max(config.created.as_deref().and_then(parse_rfc3339));
-                Ok(Made::Root(Box::new(State { vertex, config: *config, history: Vec::new() })))
+                Ok(StepOutput::Root(Box::new(State { vertex, config: *config, history: Vec::new() })))
             }
         }
     }
 
-    fn scratch(&mut self) -> Made {
+    fn scratch(&mut self) -> StepOutput {
         let vertex = self.graph.add(Op::Source(SourceOp::Scratch), Vec::new(), "scratch");
         let config = ImageConfig::empty(&self.platform);
-        Made::Root(Box::new(State { vertex, config, history: Vec::new() }))
+        StepOutput::Root(Box::new(State { vertex, config, history: Vec::new() }))
     }
 
-    fn folder(&mut self, name: String) -> Made {
+    fn folder(&mut self, name: String) -> StepOutput {
         let shown = if name.is_empty() { "build context".to_owned() } else { format!("context {name}") };
-        Made::Files(self.graph.add(Op::Source(SourceOp::Folder { name }), Vec::new(), shown))
+        StepOutput::Files(self.graph.add(Op::Source(SourceOp::Folder { name }), Vec::new(), shown))
     }
 
-    fn run(&mut self, run: Run) -> Result<Made> {
+    fn run(&mut self, run: Run) -> Result<StepOutput> {
         let state = self.root(run.on)?;
         if run.args.is_empty() {
             return Err(Error::invalid("a command needs a program"));
@@ -331,7 +329,7 @@ impl Lowering<'_> {
         Ok(self.layer(state, Op::Exec(Box::new(op)), inputs, created_by))
     }
 
-    /// A mount of a command. What it shows comes behind the root file system and the inputs so far.
+    /// A mount of a command. Its input is added after the root file system and the other inputs.
     fn mount(&self, mount: RunMount, inputs: &mut Vec<VertexId>) -> Result<Mount> {
         let (target, kind) = match mount {
             RunMount::Bind { from, source, target } => {
@@ -363,7 +361,7 @@ impl Lowering<'_> {
         Ok(Mount { target: directory(&target, "/"), kind })
     }
 
-    fn copy(&mut self, copy: Copy) -> Result<Made> {
+    fn copy(&mut self, copy: Copy) -> Result<StepOutput> {
         let state = self.root(copy.on)?;
         let from = self.files(copy.from)?;
         check_mode(copy.chmod.as_deref())?;
@@ -388,17 +386,17 @@ impl Lowering<'_> {
     }
 
     /// Adds a vertex that makes a layer on a root file system.
-    fn layer(&mut self, mut state: State, op: Op, inputs: Vec<VertexId>, created_by: String) -> Made {
+    fn layer(&mut self, mut state: State, op: Op, inputs: Vec<VertexId>, created_by: String) -> StepOutput {
         let inputs = std::iter::once(state.vertex).chain(inputs).collect();
         state.vertex = self.graph.add(op, inputs, created_by.clone());
         if self.no_cache {
             self.graph.set_no_cache(state.vertex);
         }
         state.history.push(HistoryStep { created_by, layer: true });
-        Made::Root(Box::new(state))
+        StepOutput::Root(Box::new(state))
     }
 
-    fn configure(&mut self, configure: Configure) -> Result<Made> {
+    fn configure(&mut self, configure: Configure) -> Result<StepOutput> {
         let mut state = self.root(configure.on)?;
         let config = &mut state.config.config;
         for (name, value) in configure.env {
@@ -412,7 +410,7 @@ impl Lowering<'_> {
         config.labels.extend(configure.labels);
         if let Some(entrypoint) = configure.entrypoint {
             config.entrypoint = Some(entrypoint);
-            // The arguments of another program.
+            // CMD of the base has the arguments of another program.
             config.cmd = None;
         }
         config.cmd = configure.cmd.or(config.cmd.take());
@@ -425,7 +423,7 @@ impl Lowering<'_> {
             config.exposed_ports.insert(port, serde_json::json!({}));
         }
         state.history.push(HistoryStep { created_by: "CONFIGURE".to_owned(), layer: false });
-        Ok(Made::Root(Box::new(state)))
+        Ok(StepOutput::Root(Box::new(state)))
     }
 
     fn finish(self, target: usize, options: &FrontendOptions) -> Result<Lowered> {
@@ -437,7 +435,7 @@ impl Lowering<'_> {
     }
 }
 
-/// An absolute path; relative ones begin at `base`.
+/// Makes a path absolute, from `base`.
 fn directory(path: &str, base: &str) -> String {
     match path.starts_with('/') {
         true => clean_path(path),
@@ -445,7 +443,7 @@ fn directory(path: &str, base: &str) -> String {
     }
 }
 
-/// Where files go: an absolute path, whose slash at the end means a folder.
+/// The destination of files: an absolute path, with a slash at the end for a folder.
 fn destination(path: &str) -> Result<String> {
     if !path.starts_with('/') {
         return Err(Error::invalid(format!("the destination `{path}` is not an absolute path")));
@@ -454,7 +452,7 @@ fn destination(path: &str) -> Result<String> {
     Ok(if path.ends_with('/') && clean != "/" { format!("{clean}/") } else { clean })
 }
 
-/// The environment of a command: that of the image, and what is set for the command alone.
+/// The environment of a command: that of the image, and the variables of the command.
 fn environment(image: &[String], own: &BTreeMap<String, String>) -> Result<Vec<(String, String)>> {
     let pairs = image.iter().map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let mut environment: Vec<(String, String)> =
@@ -519,7 +517,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_sees_what_the_steps_below_it_configured() {
+    async fn a_command_has_the_config_of_its_base() {
         let lowered = lower(
             r#"{"target": 4, "steps": [
                 {"op": "image", "name": "base"},

@@ -1,4 +1,4 @@
-//! Frontends: from a source text to a graph and an image config. Nothing runs here; base images are only resolved.
+//! Frontends: they turn a text into a graph and the config of an image. No step runs; base images are only resolved.
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -19,20 +19,20 @@ use std::collections::BTreeMap;
 pub enum Resolved {
     /// An image, resolved to one manifest.
     Image {
-        /// The full reference, for people and provenance.
+        /// The full reference, for messages and provenance.
         reference: String,
         /// The image manifest.
         manifest: Digest,
         /// The config of the image.
         config: Box<ImageConfig>,
     },
-    /// Files, as the build context of this name.
+    /// The files of the build context of this name.
     Folder(String),
-    /// Nothing: an empty base.
+    /// An empty base.
     Scratch,
 }
 
-/// What SOURCE_DATE_EPOCH names where it is no number.
+/// What SOURCE_DATE_EPOCH names when it is not a number.
 #[derive(Clone, Debug)]
 pub enum EpochOf {
     /// The main build context.
@@ -41,31 +41,31 @@ pub enum EpochOf {
     Named(Resolved),
     /// A stage of the text.
     Stage {
-        /// What the stage fetches.
+        /// The sources that the stage fetches.
         fetches: Vec<SourceOp>,
-        /// When the newest of its base images was made, in seconds since 1970.
+        /// The creation time of its newest base image, in seconds since 1970.
         newest_base: Option<i64>,
     },
 }
 
-/// Looks names up that a frontend finds: named contexts first, then images.
+/// Resolves the names in a text: named contexts first, then images.
 #[async_trait]
 pub trait Resolver: Send + Sync {
-    /// What a named context stands for; `None` when there is none of this name.
+    /// Resolves a named context; `None` when there is no context of this name.
     async fn context(&self, name: &str, platform: &Platform) -> Result<Option<Resolved>>;
 
-    /// The time of what SOURCE_DATE_EPOCH names, in seconds since 1970; none where it has no time of its own. What is
-    /// remote is fetched for it.
+    /// The time of the object that SOURCE_DATE_EPOCH names, in seconds since 1970; `None` when it has no time. Remote objects
+    /// are fetched for it.
     async fn epoch(&self, of: EpochOf) -> Result<Option<i64>>;
 
-    /// What an image reference stands for.
+    /// Resolves an image reference.
     async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved>;
 }
 
 /// Turns a text into a graph and the config of an image.
 ///
-/// A builder has one for Dockerfiles. Others are asked for by the name in the directive `# syntax=NAME` at the top of the
-/// text, or by the request.
+/// A builder has a frontend for Dockerfiles. The directive `# syntax=NAME` at the top of a text, or the request, names
+/// another one.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -109,13 +109,13 @@ pub trait Resolver: Send + Sync {
 /// ```
 ///
 /// # Guarantees
-/// Object-safe. Nothing runs while a text is lowered; names are asked of the resolver.
+/// Object-safe. No step runs while a text is lowered; the resolver resolves all names.
 #[async_trait]
 pub trait Frontend: std::fmt::Debug + Send + Sync + 'static {
-    /// Lowers a text, which messages call `name`. What is noticed goes to `warnings`, also when there is an error.
+    /// Lowers a text. `name` is its name in messages. Warnings go to `warnings`, also when there is an error.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`] with every fault of the text; those of the resolver.
+    /// [`crate::ErrorKind::Invalid`] with all errors of the text; those of the resolver.
     async fn lower(
         &self,
         name: &str,
@@ -129,26 +129,28 @@ pub trait Frontend: std::fmt::Debug + Send + Sync + 'static {
 /// A shared frontend of any kind.
 pub type SharedFrontend = std::sync::Arc<dyn Frontend>;
 
-/// What a frontend takes from a build request.
+/// The options of a frontend, from a build request.
 #[derive(Clone, Debug, Default)]
 pub struct FrontendOptions {
     /// Build arguments.
     pub build_args: BTreeMap<String, String>,
-    /// The stage to build; the last one without.
+    /// The stage to build; without, the last one.
     pub target: Option<String>,
-    /// Names that stand for stages of the text, in FROM and `from`.
+    /// Further names of stages, for FROM and `from`.
     pub aliases: BTreeMap<String, String>,
-    /// The platform to build for; the host's without.
+    /// The platform to build for; without, that of the host.
     pub platform: Option<Platform>,
-    /// Labels that the image gets beside those of the text.
+    /// Labels of the image, in addition to those of the text.
     pub labels: BTreeMap<String, String>,
     /// Whether no step may come from the cache.
     pub no_cache: bool,
     /// The stages whose steps may not come from the cache.
     pub no_cache_filter: Vec<String>,
+    /// The names of the builder's other frontends, for messages about a text that asks for an unknown one.
+    pub frontends: Vec<String>,
 }
 
-/// An entry of the history of the image to be.
+/// An entry of the history of the image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HistoryStep {
     /// The instruction, as history shows it.
@@ -157,7 +159,7 @@ pub struct HistoryStep {
     pub layer: bool,
 }
 
-/// A target, lowered.
+/// The graph of a target, with the config of its image.
 #[derive(Clone, Debug)]
 pub struct Lowered {
     /// The graph.
@@ -168,19 +170,19 @@ pub struct Lowered {
     pub config: ImageConfig,
     /// The entries of the history after those of the base.
     pub history: Vec<HistoryStep>,
-    /// When the newest base image in use was made, in seconds since 1970.
+    /// The creation time of the newest base image in use, in seconds since 1970.
     pub newest_base: Option<i64>,
-    /// The time that SOURCE_DATE_EPOCH asks for, in seconds since 1970.
+    /// The value of SOURCE_DATE_EPOCH, in seconds since 1970.
     pub epoch: Option<i64>,
 }
 
 impl Lowered {
-    /// A graph with the config of the image to be, without history.
+    /// A graph with the config of its image, without history.
     pub fn new(graph: Graph, root: VertexId, config: ImageConfig) -> Self {
         Self { graph, root, config, history: Vec::new(), newest_base: None, epoch: None }
     }
 
-    /// Adds an entry to the history. Every layer that the graph puts on its base has one, with `layer` set.
+    /// Adds an entry to the history. Every layer that the graph adds to its base needs one, with `layer` set.
     pub fn record(&mut self, created_by: impl Into<String>, layer: bool) {
         self.history.push(HistoryStep { created_by: created_by.into(), layer });
     }

@@ -4,7 +4,7 @@ use super::Graph;
 use std::fmt::Write;
 
 impl Graph {
-    /// The graph as a drawing for `dot`.
+    /// The graph in the DOT language, for the program `dot`.
     pub fn to_dot(&self) -> String {
         let mut out = String::from("digraph build {\n  rankdir=LR;\n  node [shape=box];\n");
         for (at, vertex) in self.vertices().iter().enumerate() {

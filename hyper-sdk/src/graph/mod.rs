@@ -6,7 +6,7 @@
 //! ```
 //!
 //! # Invariants
-//! - A graph is a value: making one runs nothing and reads nothing.
+//! - A graph is a value: creating one runs no step and reads no file.
 //! - The inputs of a vertex come before it, so a graph has no cycle and its order is a topological one.
 //! - Equal vertices (same operation, equal inputs) are one vertex: see [`Graph::add`].
 
@@ -36,15 +36,15 @@ impl VertexId {
 /// One operation over its inputs.
 #[derive(Clone, Debug)]
 pub struct Vertex {
-    /// What is done.
+    /// The operation.
     pub op: Op,
-    /// What it is done to, in the order that the operation's input numbers mean.
+    /// The inputs, in the order of the operation's input numbers.
     pub inputs: Vec<VertexId>,
-    /// For people: `[build 2/5] RUN make`. Not part of the address.
+    /// The name in messages: `[build 2/5] RUN make`. Not part of the address.
     pub name: String,
-    /// Whether the cache is not asked for the result. Not part of the address.
+    /// Whether the result must not come from the cache. Not part of the address.
     pub no_cache: bool,
-    /// Where it was asked for, as `Dockerfile:3`, where that is known. Not part of the address.
+    /// Its place in the text, such as `Dockerfile:3`, when it is known. Not part of the address.
     pub origin: Option<String>,
     address: Digest,
 }
@@ -69,10 +69,10 @@ impl Graph {
         Self::default()
     }
 
-    /// Adds a vertex and returns its place, or the place of the vertex that equals it.
+    /// Adds a vertex and returns its id, or the id of an equal vertex.
     ///
     /// # Panics
-    /// When an input is not of this graph.
+    /// When an input is not in this graph.
     pub fn add(&mut self, op: Op, inputs: Vec<VertexId>, name: impl Into<String>) -> VertexId {
         let mut hasher = Hasher::sha256();
         hasher.update_field(op.to_bytes());
@@ -89,12 +89,12 @@ impl Graph {
         id
     }
 
-    /// Makes the solver run this vertex even when its result is known.
+    /// Makes the solver run this vertex even when its result is cached.
     pub fn set_no_cache(&mut self, id: VertexId) {
         self.vertices[id.0].no_cache = true;
     }
 
-    /// Notes where a vertex was asked for, unless another place did before.
+    /// Sets the place of a vertex in the text, unless it has one.
     pub fn set_origin(&mut self, id: VertexId, origin: String) {
         self.vertices[id.0].origin.get_or_insert(origin);
     }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_vertices_are_one_and_names_do_not_count() {
+    fn equal_vertices_are_one_whatever_their_names() {
         let mut graph = Graph::new();
         let base = graph.add(image("a"), vec![], "base");
         let one = graph.add(run("x"), vec![base], "one");
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_needed_is_reachable() {
+    fn only_needed_vertices_are_reachable() {
         let mut graph = Graph::new();
         let a = graph.add(image("a"), vec![], "");
         let b = graph.add(image("b"), vec![], "");

@@ -1,4 +1,4 @@
-//! What a vertex does. Everything here is data that serialises the same way on every machine: it is hashed.
+//! The operations of vertices. They are hashed, so they serialise the same way on every machine.
 
 use crate::Digest;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ pub type InputIndex = usize;
 /// An operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Op {
-    /// Brings something in from outside. No inputs.
+    /// A source: an image, a context or a remote file. It has no inputs.
     Source(SourceOp),
     /// Runs a command in the root file system of input 0.
     Exec(Box<ExecOp>),
@@ -23,14 +23,14 @@ impl Op {
     }
 }
 
-/// Where a vertex without inputs comes from.
+/// The source of a vertex without inputs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum SourceOp {
     /// An empty root file system.
     Scratch,
     /// The root file system of an image.
     Image {
-        /// The reference, or the named context, that it was asked for by.
+        /// The reference, or the name of the context, in the text.
         reference: String,
         /// The image manifest that the reference was resolved to.
         manifest: Digest,
@@ -40,20 +40,20 @@ pub enum SourceOp {
         /// The name of the context; empty for the main one.
         name: String,
     },
-    /// One file of the web, as a folder that holds it.
+    /// A web file, in a folder.
     Web(WebSource),
     /// Files of a git repository.
     Git(GitSource),
 }
 
-/// A file of the web.
+/// A web file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WebSource {
     /// The address, `http` or `https`.
     pub url: String,
-    /// The name that the file gets.
+    /// The name of the file.
     pub file_name: String,
-    /// What the content must be.
+    /// The digest that the content must have.
     pub checksum: Option<Digest>,
 }
 
@@ -62,24 +62,24 @@ pub struct WebSource {
 pub struct GitSource {
     /// The address that git understands; it may hold a password.
     pub remote: String,
-    /// A branch, a tag, `refs/…` or a commit; the branch that HEAD names without.
+    /// A branch, a tag, `refs/…` or a commit; without, the branch of HEAD.
     pub reference: Option<String>,
     /// The commit, or the object of an annotated tag, that the reference must be; at least its first seven digits.
     pub checksum: Option<String>,
-    /// The folder of the repository whose files are meant; all of them without.
+    /// The folder in the repository; without, the whole repository.
     pub subdir: Option<String>,
     /// Whether `.git` is among the files.
     pub keep_git_dir: bool,
     /// Whether the submodules are fetched too.
     pub submodules: bool,
-    /// Whether `checksum` is fetched without a look at what the reference says.
+    /// Whether `checksum` is fetched without resolving the reference.
     pub fetch_by_commit: bool,
 }
 
 /// Network access of a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NetworkMode {
-    /// What the request says.
+    /// The network of the request.
     #[default]
     Default,
     /// The network of the host.
@@ -105,31 +105,31 @@ pub struct ExecOp {
     pub args: Vec<String>,
     /// The environment, in the order that the command sees it.
     pub env: Vec<(String, String)>,
-    /// Variables that the command sees and that do not count for the cache (proxies).
+    /// Variables that are not part of the key (proxies).
     #[serde(skip)]
     pub uncached_env: Vec<(String, String)>,
     /// The working directory, absolute.
     pub cwd: String,
     /// `user`, `user:group`, by name or number; empty for root.
     pub user: String,
-    /// What is mounted beside the root file system. Of several with one target the last counts.
+    /// The mounts. The last one of a target counts.
     pub mounts: Vec<Mount>,
     /// Network access.
     pub network: NetworkMode,
     /// Privileges.
     pub security: Security,
-    /// Secrets in the environment: variable name, secret id, whether it must exist.
+    /// Secrets in the environment: the variable, the id of the secret, and whether it is required.
     pub secret_env: Vec<(String, String, bool)>,
     /// The host name.
     pub hostname: Option<String>,
-    /// Devices of the host, by the names of the text.
+    /// Devices of the host, by the names in the text.
     pub devices: Vec<DeviceRequest>,
 }
 
-/// A device that a command asks for.
+/// A device of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRequest {
-    /// The name of a device, of a kind of them or of a class.
+    /// The name of a device, a kind of devices, or a class.
     pub name: String,
     /// Whether the build fails without it.
     pub required: bool,
@@ -154,24 +154,24 @@ impl ExecOp {
     }
 }
 
-/// Something mounted for one command.
+/// A mount of a command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mount {
-    /// Where, absolute.
+    /// The target, an absolute path.
     pub target: String,
-    /// What.
+    /// The kind.
     pub kind: MountKind,
 }
 
-/// How a cache mount is shared between commands that run at once.
+/// How concurrent commands share a cache mount.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sharing {
-    /// All use it at once.
+    /// All commands use one folder.
     #[default]
     Shared,
-    /// A new one is made for the second user.
+    /// Each command gets its own folder.
     Private,
-    /// The second user waits.
+    /// A command waits for the others.
     Locked,
 }
 
@@ -186,33 +186,33 @@ pub struct CacheOwner {
     pub gid: u32,
 }
 
-/// What a mount shows.
+/// The kind of a mount.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum MountKind {
     /// Files of another input.
     Bind {
         /// The input.
         input: InputIndex,
-        /// The path within it.
+        /// The path in the input.
         source: String,
-        /// Whether the command may write; what it writes is discarded.
+        /// Whether the command may write. Its changes are discarded.
         writable: bool,
     },
     /// A folder that outlives the build.
     Cache {
         /// Its name.
         id: String,
-        /// Where its first content comes from: input and path.
+        /// The input and path of its first content.
         from: Option<(InputIndex, String)>,
         /// Whether the command may not write.
         read_only: bool,
         /// How it is shared.
         sharing: Sharing,
-        /// Mode and owner of the folder when it is made; without, those of `from`, or 0755 and root. With them it is
-        /// `/cache` in `from` that the folder is a copy of, where there is such a folder.
+        /// Mode and owner of a new folder; without, those of `from`, or 0755 and root. With them the folder is a copy of
+        /// `/cache` in `from`, when that exists.
         owner: Option<CacheOwner>,
     },
-    /// A read-only folder with one file of the text itself: the script of a RUN heredoc.
+    /// A read-only folder with one file from the text: the script of a RUN heredoc.
     Inline {
         /// The name of the file.
         name: String,
@@ -221,9 +221,9 @@ pub enum MountKind {
         /// The mode of the file.
         mode: u32,
     },
-    /// Memory.
+    /// A file system in memory.
     Tmpfs {
-        /// At most this many bytes.
+        /// The most bytes.
         size: Option<u64>,
         /// Whether the command may not write.
         read_only: bool,
@@ -261,7 +261,7 @@ pub enum MountKind {
 pub struct FileOp {
     /// The changes, in order.
     pub actions: Vec<FileAction>,
-    /// Whether the layer is made on an empty root, whatever input 0 holds (`--link`).
+    /// Whether the layer is independent of input 0 (`--link`).
     pub link: bool,
 }
 
@@ -285,15 +285,15 @@ pub struct CopyAction {
     pub sources: Vec<String>,
     /// The path in the root file system, absolute; a trailing slash means a directory.
     pub destination: String,
-    /// `user[:group]` of everything copied; root without.
+    /// `user[:group]` of all copied files; without, root.
     pub chown: Option<String>,
-    /// Mode of everything copied, octal or symbolic, as written.
+    /// The mode of all copied files, octal or symbolic, as written.
     pub chmod: Option<String>,
-    /// Whether the parents of the sources are kept.
+    /// Whether the parent folders of the sources are kept.
     pub parents: bool,
-    /// Patterns of what is left out.
+    /// Patterns of files to leave out.
     pub exclude: Vec<String>,
-    /// Whether archives are unpacked: `None` means by content (ADD), and never for COPY.
+    /// Whether archives are unpacked. `None` stands for the default: by content for ADD, never for COPY.
     pub unpack: Option<bool>,
     /// Whether the instruction is ADD.
     pub add: bool,
@@ -306,7 +306,7 @@ pub struct MakeDirectory {
     pub path: String,
     /// The mode.
     pub mode: u32,
-    /// `user[:group]`; root without.
+    /// `user[:group]`; without, root.
     pub owner: Option<String>,
 }
 
@@ -315,12 +315,12 @@ pub struct MakeDirectory {
 pub struct MakeFile {
     /// The name of the source, used when the destination is a directory.
     pub name: String,
-    /// The path, absolute; a trailing slash means a directory that the file is put in.
+    /// The path, absolute; with a trailing slash the directory of the file.
     pub destination: String,
     /// The content.
     pub content: String,
-    /// `user[:group]`; root without.
+    /// `user[:group]`; without, root.
     pub chown: Option<String>,
-    /// The mode, octal or symbolic, as written; 0644 without.
+    /// The mode, octal or symbolic, as written; without, 0644.
     pub chmod: Option<String>,
 }

@@ -2,17 +2,17 @@
 
 use crate::dockerfile::Span;
 
-/// A part of the text and what it becomes.
+/// A replacement of a part of the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
-    /// The part.
+    /// The part of the text.
     pub span: Span,
-    /// What stands there instead.
+    /// The new text.
     pub text: String,
 }
 
-/// Applies edits to a text. Of edits that overlap only the first is applied; linting and fixing again does the rest.
-/// An edit that does not lie in the text is left out.
+/// Applies edits to a text. Only the first of overlapping edits is applied; lint and fix again for the others. An edit outside
+/// of the text is left out.
 pub fn apply_edits<'a>(text: &str, edits: impl IntoIterator<Item = &'a Edit>) -> String {
     let mut edits: Vec<&Edit> = edits.into_iter().collect();
     edits.sort_by_key(|edit| (edit.span.start, edit.span.end));

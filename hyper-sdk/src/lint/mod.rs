@@ -1,11 +1,11 @@
-//! The linter: what is allowed in a Dockerfile and yet is likely not meant.
+//! The linter: it finds valid parts of a Dockerfile that are probably mistakes.
 //!
 //! ```text
 //!   Dockerfile + LintContext ─ Subject (each stage replayed with its variables) ─ RULES ─► Finding{rule, span, message, edits}
 //! ```
 //! Rules are data ([`RULES`]): the generated pages of the documentation, the options and the output formats all come from
 //! that one table. The names and meanings of the first 22 are those of BuildKit; those that begin with `Shell` or name a
-//! program look into the text of RUN.
+//! program check the text of RUN.
 //!
 //! # Invariants
 //! - Nothing here reads a file or the network: what lies outside the text comes in as [`LintContext`]. What is not known
@@ -31,23 +31,23 @@ use subject::Subject;
 
 /// A rule, with everything that its page says.
 pub struct Rule {
-    /// The name, as it is switched off and on by.
+    /// The name, for options and comments.
     pub name: &'static str,
-    /// What it finds, in one line.
+    /// What it checks, in one line.
     pub summary: &'static str,
-    /// Why that is a fault.
+    /// The reason for the rule.
     pub why: &'static str,
-    /// A Dockerfile with the fault.
+    /// A Dockerfile that breaks the rule.
     pub bad: &'static str,
-    /// The same without it.
+    /// The same Dockerfile without the finding.
     pub good: &'static str,
-    /// The ignore file beside the examples, where the rule needs one.
+    /// The ignore file of the examples, when the rule needs one.
     pub ignore_file: Option<&'static str>,
-    /// Whether it is off until it is asked for.
+    /// Whether it is off by default.
     pub experimental: bool,
     /// Whether findings may carry edits.
     pub fixable: bool,
-    /// Finds.
+    /// Adds the findings.
     check: fn(&Subject<'_>, &mut Vec<Found>),
 }
 
@@ -57,7 +57,7 @@ impl fmt::Debug for Rule {
     }
 }
 
-/// What a rule hands over.
+/// A finding without its rule.
 struct Found {
     span: Span,
     message: String,
@@ -88,16 +88,16 @@ pub struct Finding {
     pub rule: &'static Rule,
     /// Where.
     pub span: Span,
-    /// What is wrong, one sentence.
+    /// The message, one sentence.
     pub message: String,
-    /// What to do.
+    /// How to fix it.
     pub help: Option<String>,
-    /// What `--fix` does; nothing where there is no single safe way.
+    /// The edits that fix it; empty when there is no single safe way.
     pub edits: Vec<Edit>,
 }
 
 impl Finding {
-    /// The finding as a warning, for the excerpt.
+    /// The finding as a warning.
     pub fn diagnostic(&self) -> Diagnostic {
         let mut d = Diagnostic::warning(self.rule.name, self.span, self.message.clone());
         if let Some(help) = &self.help {
@@ -124,9 +124,9 @@ pub fn lint(file: &Dockerfile, context: &LintContext, options: Option<&CheckOpti
     let mut local: Vec<(Span, CheckOptions)> = subject
         .statements()
         .filter_map(|statement| {
-            let of_comment = |word: &Word| CheckOptions::of_comment(&word.value);
-            let options = statement.comments.iter().find_map(of_comment)?.ok()?;
-            // What is found in the comments belongs to the instruction, too.
+            let options_of = |word: &Word| CheckOptions::from_comment(&word.value);
+            let options = statement.comments.iter().find_map(options_of)?.ok()?;
+            // A finding in the comments belongs to the instruction, too.
             let first = statement.comments.first().map_or(statement.span, |word| word.span);
             Some((first.join(statement.span), options))
         })
@@ -160,8 +160,9 @@ pub fn lint(file: &Dockerfile, context: &LintContext, options: Option<&CheckOpti
     findings
 }
 
-/// The names in the options that are no rule, each as a warning with the nearest rule.
-pub fn unknown_rules(options: &CheckOptions, place: Span) -> Vec<Diagnostic> {
+/// Warnings about names in the options that are not rules, with the nearest rule.
+#[cfg(feature = "build")]
+pub(crate) fn unknown_rules(options: &CheckOptions, place: Span) -> Vec<Diagnostic> {
     let names = |set: &RuleSet| match set {
         RuleSet::Named(names) => names.clone(),
         RuleSet::None | RuleSet::All => Vec::new(),
@@ -176,12 +177,13 @@ pub fn unknown_rules(options: &CheckOptions, place: Span) -> Vec<Diagnostic> {
         .collect()
 }
 
-/// What is wrong with the `check` comments above instructions, as warnings.
-pub fn comment_faults(file: &Dockerfile) -> Vec<Diagnostic> {
+/// Warnings about the `check` comments above instructions.
+#[cfg(feature = "build")]
+pub(crate) fn comment_warnings(file: &Dockerfile) -> Vec<Diagnostic> {
     let in_stages = file.stages.iter().flat_map(|s| std::iter::once(&s.statement).chain(&s.statements));
     let comments = file.global_args.iter().chain(in_stages).flat_map(|statement| &statement.comments);
     comments
-        .filter_map(|comment| match CheckOptions::of_comment(&comment.value)? {
+        .filter_map(|comment| match CheckOptions::from_comment(&comment.value)? {
             Ok(options) => Some(unknown_rules(&options, comment.span)),
             Err(why) => Some(vec![Diagnostic::warning("invalid-check", comment.span, why)]),
         })

@@ -1,10 +1,10 @@
-//! Findings as SARIF 2.1.0 (OASIS standard, sections 3.13 to 3.49), which code scanners show beside the text.
+//! Findings as SARIF 2.1.0 (OASIS standard, sections 3.13 to 3.49), for code scanners.
 
 use super::{Finding, RULES};
 use crate::dockerfile::{Diagnostic, Severity, Source, Span};
 use serde_json::{Value, json};
 
-/// Findings and what else is to be said about a file, as one log with one run.
+/// Findings and diagnostics of a file, as a log with one run.
 pub fn to_sarif(findings: &[Finding], diagnostics: &[Diagnostic], source: &Source) -> Value {
     let rules: Vec<Value> = RULES
         .iter()

@@ -1,12 +1,12 @@
-//! Takes the text of a POSIX shell apart, as far as the rules need it: simple commands, what joins them, how deep they
-//! are nested. What stands in substitutions stays a part of its word.
+//! Parses the text of a POSIX shell, as far as the rules need it: simple commands, the operators between them, and their
+//! nesting. Substitutions stay a part of their words.
 //!
-//! The grammar is that of POSIX.1-2017, Shell Command Language, sections 2.2 to 2.10. Any text is taken; one that is not
-//! well formed gives commands that mean little, never an error. The time is linear in the text.
+//! The grammar is that of POSIX.1-2017, Shell Command Language, sections 2.2 to 2.10. Every text is accepted: a malformed one
+//! gives some commands and no error. The time is linear in the text.
 
 use std::ops::Range;
 
-/// What stands behind a command.
+/// The operator after a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Joint {
     And,
@@ -20,21 +20,21 @@ pub(super) enum Joint {
 /// A simple command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Command {
-    /// The words with their quotes removed, redirections left out. Substitutions stay as written.
+    /// The words without quotes and redirections. Substitutions are kept as written.
     pub(super) words: Vec<String>,
-    /// Where it stands in the text.
+    /// Its place in the text.
     pub(super) range: Range<usize>,
     pub(super) joint: Joint,
-    /// In how many groups, subshells and compound commands it stands.
+    /// The number of groups, subshells and compound commands around it.
     pub(super) depth: usize,
     /// Whether its output goes into a file.
     pub(super) to_file: bool,
-    /// Whether it decides about others: the condition of `if` and `while`, or behind `!`. It may fail.
+    /// Whether it is a condition, which may fail: of `if` or `while`, or after `!`.
     pub(super) condition: bool,
 }
 
 impl Command {
-    /// The program and its arguments: assignments and words that run another command are left out.
+    /// The program and its arguments, without assignments and words that run another command.
     pub(super) fn program(&self) -> &[String] {
         let mut words = &self.words[..];
         while let Some(first) = words.first() {
@@ -67,7 +67,7 @@ fn is_assignment(word: &str) -> bool {
     })
 }
 
-/// The simple commands of a text, in its order.
+/// The simple commands of a text, in order.
 pub(super) fn commands(text: &str) -> Vec<Command> {
     let mut parser = Parser {
         text,
@@ -88,7 +88,7 @@ struct Parser<'a> {
     at: usize,
     commands: Vec<Command>,
     depth: usize,
-    /// The delimiters of the here-documents that begin at the next line.
+    /// The delimiters of the heredocs that begin at the next line.
     heredocs: Vec<String>,
     /// For each open `case`, whether a pattern comes next.
     cases: Vec<bool>,
@@ -98,7 +98,7 @@ struct Parser<'a> {
     negated: bool,
 }
 
-/// Words that open a compound command or go on with one; a command stands behind them.
+/// Words that open or continue a compound command. A command follows them.
 const OPENERS: [&str; 6] = ["if", "while", "until", "for", "select", "case"];
 const MIDDLES: [&str; 6] = ["then", "else", "elif", "do", "!", "{"];
 const CLOSERS: [&str; 4] = ["fi", "done", "esac", "}"];
@@ -177,7 +177,7 @@ impl Parser<'_> {
             command.joint = joint;
             self.commands.push(command);
         } else if let (true, Some(last)) = (joint != Joint::Next, self.commands.last_mut()) {
-            // Behind a group or a subshell.
+            // After a group or a subshell.
             last.joint = joint;
         }
     }
@@ -204,7 +204,7 @@ impl Parser<'_> {
         let start = self.at;
         let (word, quoted) = self.read_word();
         if self.at == start {
-            // Nothing that a word can begin with.
+            // A word cannot begin with this character.
             self.at += self.text[start..].chars().next().map_or(1, char::len_utf8);
             return;
         }
@@ -269,7 +269,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Reads a word; says whether any of it was quoted.
+    /// Reads a word, and whether a part of it is quoted.
     fn read_word(&mut self) -> (String, bool) {
         let mut word = String::new();
         let mut quoted = false;
@@ -326,7 +326,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Takes `$(…)`, `${…}`, `$name` or a pair of backticks over as it is written.
+    /// Copies `$(…)`, `${…}`, `$name` or a pair of backticks as written.
     fn substitution(&mut self, word: &mut String) {
         let bytes = self.text.as_bytes();
         let start = self.at;
@@ -381,7 +381,7 @@ impl Parser<'_> {
             self.heredocs.push(target.clone());
         }
         if let Some(command) = current {
-            // The number of a descriptor was taken for a word.
+            // The word before is the number of a descriptor.
             let descriptor = command.range.end == start
                 && command.words.last().is_some_and(|w| w.len() == 1 && w.as_bytes()[0].is_ascii_digit());
             let number = if descriptor { command.words.pop() } else { None };
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_and_what_joins_them() {
+    fn commands_and_operators_are_parsed() {
         assert_eq!(shown("a 'b c' && d | e || f; g"), ["a b c:And", "d:Pipe", "e:Or", "f:Next", "g:End"]);
         assert_eq!(shown("a # b && c\nd \\\n e"), ["a:Next", "d e:End"]);
         assert_eq!(shown("(a && b) | c"), ["a.:And", "b.:Pipe", "c:End"]);
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_are_told_apart() {
+    fn conditions_are_distinguished() {
         for (text, conditions) in [
             ("if a | b; then c; elif d; then e; else f; fi; g", "ttftfff"),
             ("while a; do b; done && ! c | d; e", "tfttf"),
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn output_goes_to_a_file_or_not() {
+    fn output_to_files_is_found() {
         for (text, to_file) in [
             ("a > f", true),
             ("a >>f", true),
@@ -469,7 +469,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_taken(text in "[a-c$(){}'\"`\\\\|&;<>#\n =éif]{0,60}") {
+        fn every_text_is_accepted(text in "[a-c$(){}'\"`\\\\|&;<>#\n =éif]{0,60}") {
             for command in commands(&text) {
                 prop_assert!(text.get(command.range.clone()).is_some());
                 prop_assert!(!command.words.is_empty());
@@ -477,7 +477,7 @@ mod tests {
         }
 
         #[test]
-        fn any_words_are_taken(words in proptest::collection::vec(
+        fn all_words_are_accepted(words in proptest::collection::vec(
             prop_oneof![Just("case"), Just("in"), Just("esac"), Just("if"), Just("fi"), Just(";;"), Just("x)"), Just("<<E"),
                         Just("E"), Just("\n"), Just("{"), Just("}"), Just("for"), Just("do"), Just("done"), Just("$(")], 0..30,
         )) {

@@ -1,4 +1,4 @@
-//! What the rules look at: the file, and each stage replayed with the variables that it has at every instruction.
+//! The input of the rules: the file, and its stages with the variables at every instruction.
 
 use super::LintContext;
 use crate::dockerfile::{
@@ -7,24 +7,24 @@ use crate::dockerfile::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A file with everything that is known about it.
+/// A file with its context and its replayed stages.
 pub(super) struct Subject<'a> {
     pub(super) file: &'a Dockerfile,
     pub(super) context: &'a LintContext,
-    /// The global scope with the build arguments; empty where a default cannot be expanded.
+    /// The global scope with the build arguments; empty when a default cannot be expanded.
     pub(super) scope: GlobalScope,
-    /// FROM of every stage, expanded with the build arguments; `None` for one that cannot be.
+    /// The expanded FROM of every stage; `None` when it cannot be expanded.
     pub(super) bases: Vec<Option<Base>>,
     /// The stages, replayed.
     pub(super) stages: Vec<Replay<'a>>,
 }
 
-/// A stage after its instructions were followed.
+/// A replayed stage.
 #[derive(Clone)]
 pub(super) struct Replay<'a> {
     pub(super) stage: &'a Stage,
     pub(super) steps: Vec<Step<'a>>,
-    /// Whether SHELL was used so far, in the stages below or in the base image.
+    /// Whether there was a SHELL so far: in this stage, its base stages or its base image.
     sets_shell: bool,
     environment: Environment,
     shell: Vec<String>,
@@ -32,36 +32,36 @@ pub(super) struct Replay<'a> {
     user: Option<String>,
 }
 
-/// An instruction in its place.
+/// An instruction with the state of its stage.
 #[derive(Clone)]
 pub(super) struct Step<'a> {
     pub(super) statement: &'a Statement,
-    /// The instruction with its values expanded, where they can be.
+    /// The instruction, expanded as far as possible.
     pub(super) expanded: Option<Instruction>,
-    /// The variables that it uses and that are not set; empty where the environment of the base is not known.
+    /// The variables that it uses and that are not set; empty when the environment of the base is unknown.
     pub(super) undefined: Vec<Undefined>,
-    /// The shell that RUN uses.
+    /// The shell of RUN.
     pub(super) shell: Vec<String>,
-    /// Whether a SHELL stands before, in this stage, those that it builds on or the base image.
+    /// Whether there is a SHELL before it: in this stage, its base stages or its base image.
     pub(super) sets_shell: bool,
-    /// Whether a WORKDIR stands before, in this stage or those that it builds on.
+    /// Whether there is a WORKDIR before it, in this stage or its base stages.
     pub(super) has_workdir: bool,
-    /// Whether it is a trigger of ONBUILD: it runs elsewhere, and what is set there is not known.
+    /// Whether it is a trigger of ONBUILD, which runs in another build with unknown variables.
     pub(super) is_trigger: bool,
-    /// The user that RUN is, where that is known.
+    /// The user of RUN, when it is known.
     pub(super) user: Option<String>,
 }
 
-/// A variable that is used and not set.
+/// A variable that is used but not set.
 #[derive(Clone)]
 pub(super) struct Undefined {
     pub(super) place: Span,
     pub(super) name: String,
-    /// The variable that may be meant.
+    /// The nearest variable.
     pub(super) near: Option<String>,
 }
 
-/// For how many variables the nearest name is looked for: each look costs as much as there are variables.
+/// The most variables for which the nearest name is searched. A search costs as much as there are variables.
 const MAX_SUGGESTIONS: usize = 20;
 
 #[derive(Clone, Default)]
@@ -211,7 +211,7 @@ impl<'a> Subject<'a> {
         };
         let expander = Expander::new(escape);
         if let Instruction::Arg(arg) = &statement.instruction {
-            // Each sees those before it; a default that a build argument replaces is not looked at.
+            // A default sees the variables before it. It is ignored when there is a build argument.
             let mut values = environment.values.clone();
             let mut own = BTreeSet::new();
             for variable in &arg.variables {
@@ -298,7 +298,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// The files whose content stands in the instruction itself.
+/// The heredocs of COPY and ADD.
 fn inline_files(instruction: &Instruction) -> impl Iterator<Item = &InlineFile> {
     match instruction {
         Instruction::Copy(copy) => copy.inline.iter(),
@@ -307,7 +307,7 @@ fn inline_files(instruction: &Instruction) -> impl Iterator<Item = &InlineFile> 
     }
 }
 
-/// The variables of which a text says what happens when they are not set: `${name:-word}` and its relatives.
+/// The variables that may be unset in a text: those in `${name:-word}` and similar forms.
 fn may_be_unset(text: &str) -> BTreeSet<&str> {
     let guarded = |rest: &'_ str| {
         let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_')?;

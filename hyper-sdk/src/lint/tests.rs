@@ -1,4 +1,4 @@
-//! Every rule on its own examples, and what holds for all of them.
+//! Tests of every rule with its examples, and of all rules together.
 
 use super::*;
 use crate::dockerfile::{IgnoreSet, parse};
@@ -30,7 +30,7 @@ fn names(findings: &[Finding]) -> Vec<&str> {
 }
 
 #[test]
-fn the_examples_of_every_rule_show_that_rule_and_no_other() {
+fn every_bad_example_breaks_its_rule_alone() {
     for rule in RULES {
         // The constant of the example of the platform of an image is what it is about.
         let own = |f: &Finding| {
@@ -60,7 +60,7 @@ fn names_are_unique_and_found_in_any_case() {
 }
 
 #[test]
-fn rules_are_skipped_and_asked_for_by_name() {
+fn rules_are_selected_by_name() {
     let text = "from a as B\nUSER root\nRUN sudo x\n";
     let with = |directive: &str| {
         let text = format!("# check={directive}\n{text}");
@@ -80,7 +80,7 @@ fn rules_are_skipped_and_asked_for_by_name() {
 }
 
 #[test]
-fn a_comment_above_an_instruction_chooses_for_it_alone() {
+fn a_comment_selects_rules_for_its_instruction_alone() {
     let text = "# about\n# check=skip=ConsistentInstructionCasing the old tool wants it\nFROM a\n\
                 # check=skip=MaintainerDeprecated\nMAINTAINER x\nMAINTAINER y\n\
                 # Check = skip=all\nRUN cd \\\n /x\nRUN cd /y\n";
@@ -97,12 +97,12 @@ fn a_comment_above_an_instruction_chooses_for_it_alone() {
     );
 
     let parsed = parse("FROM a\n# check=skip=Nothing\nRUN x\n# check=skipp=A\nRUN y\n", "Dockerfile");
-    let faults = comment_faults(&parsed.dockerfile);
-    assert_eq!(faults.iter().map(|d| d.code).collect::<Vec<_>>(), ["unknown-rule", "invalid-check"]);
+    let warnings = comment_warnings(&parsed.dockerfile);
+    assert_eq!(warnings.iter().map(|d| d.code).collect::<Vec<_>>(), ["unknown-rule", "invalid-check"]);
 }
 
 #[test]
-fn what_is_not_known_leads_to_silence() {
+fn unknown_context_gives_no_findings() {
     // The base may set NAME; the platform of the image may be right.
     assert!(found("FROM image\nCOPY $NAME /\n", &LintContext::default()).is_empty());
     let mut context = LintContext::default();
@@ -115,7 +115,7 @@ fn what_is_not_known_leads_to_silence() {
 }
 
 #[test]
-fn shell_rules_know_their_exceptions() {
+fn shell_rules_have_exceptions() {
     for text in [
         "FROM debian\nRUN cd /x && make\n",
         "FROM debian\nRUN (cd /x; make); cd / && ls\n",
@@ -161,7 +161,7 @@ fn shell_rules_know_their_exceptions() {
 }
 
 #[test]
-fn shell_rules_see_through_what_hides_a_fault() {
+fn shell_rules_find_hidden_failures() {
     for (line, rule) in [
         ("curl -f x | sh || exit 1", "ShellPipeHidesFailure"),
         ("curl -f x | gpg --dearmor | tee y", "ShellPipeHidesFailure"),
@@ -181,7 +181,7 @@ fn shell_rules_see_through_what_hides_a_fault() {
 }
 
 #[test]
-fn a_platform_is_redundant_however_it_is_written() {
+fn every_form_of_a_redundant_platform_is_found() {
     let context = context(rule("RedundantTargetPlatform").unwrap());
     let text = "FROM --platform=${TARGETPLATFORM:-linux/386} a\n";
     assert_eq!(names(&found(text, &context)), ["RedundantTargetPlatform"]);
@@ -204,7 +204,7 @@ fn arguments_of_one_line_see_each_other() {
 }
 
 #[test]
-fn bodies_of_files_are_looked_at() {
+fn bodies_of_heredocs_are_checked() {
     let text = "FROM scratch\nCOPY <<E <<'F' /\n$N\nE\n$N\nF\n";
     let findings = found(text, &LintContext::default());
     assert_eq!(names(&findings), ["UndefinedVar"]);
@@ -212,7 +212,7 @@ fn bodies_of_files_are_looked_at() {
 }
 
 #[test]
-fn what_stands_above_the_first_from_is_no_part_of_the_image() {
+fn arguments_above_the_first_from_are_not_in_the_image() {
     assert!(found("arg TOKEN\nFROM a\n", &LintContext::default()).is_empty());
     assert!(found("FROM a:$TARGETSTAGE\n", &LintContext::default()).is_empty());
 }
@@ -228,7 +228,7 @@ fn the_first_workdir_and_the_shell_before_count() {
 }
 
 #[test]
-fn triggers_are_looked_at_where_they_are_written() {
+fn triggers_are_checked_in_their_own_file() {
     let text = "FROM scratch\nONBUILD ENV A b\nONBUILD EXPOSE 80/TCP\nONBUILD CMD foo\nONBUILD CMD bar\n\
                 ONBUILD WORKDIR x\nONBUILD COPY $NOPE /\nONBUILD RUN apt-get install x\nCMD [\"x\"]\n";
     let expected = [
@@ -242,12 +242,12 @@ fn triggers_are_looked_at_where_they_are_written() {
 }
 
 #[test]
-fn drives_have_roots() {
+fn a_path_on_a_drive_is_absolute() {
     assert!(found("FROM a\nWORKDIR C:\\\\x\nWORKDIR y\n", &LintContext::default()).is_empty());
 }
 
 #[test]
-fn a_quoted_legacy_value_is_fixed_as_it_is() {
+fn quoted_legacy_values_are_fixed() {
     for (line, fixed) in [
         ("LABEL maintainer \"A 'x' <b@c>\"", Some("LABEL maintainer=\"A 'x' <b@c>\"")),
         ("ENV PATH \"${A}/bin:$PATH\"", Some("ENV PATH=\"${A}/bin:$PATH\"")),
@@ -278,14 +278,14 @@ fn the_shell_of_the_base_image_counts() {
 }
 
 #[test]
-fn lists_that_were_removed_are_told_once() {
+fn removed_lists_are_reported_once() {
     let text = "FROM debian\nRUN apt-get update && apt-get install -y x\n".to_owned()
         + &"RUN rm -rf /var/lib/apt/lists/*\n".repeat(3);
     assert_eq!(names(&found(&text, &LintContext::default())), ["AptListsRemovedTooLate"]);
 }
 
 #[test]
-fn a_fingerprint_is_no_secret_and_a_token_of_its_length_is_one() {
+fn fingerprints_and_secrets_are_distinguished() {
     let digits = "0123456789abcdef0123456789abcdef01234567";
     for (name, secret) in [
         ("GPG_KEY", false),
@@ -305,7 +305,7 @@ fn a_fingerprint_is_no_secret_and_a_token_of_its_length_is_one() {
 }
 
 #[test]
-fn sarif_names_rules_places_and_fixes() {
+fn sarif_has_rules_places_and_fixes() {
     let source = Source::new("a b/Dockerfile", "FROM x as y\n");
     let parsed = parse(source.text(), source.name());
     let log = to_sarif(&lint(&parsed.dockerfile, &LintContext::default(), None), &[], &source);
@@ -355,7 +355,7 @@ fn meaning(text: &str) -> Vec<String> {
 
 proptest! {
     #[test]
-    fn fixing_ends_keeps_the_meaning_and_leaves_nothing_to_fix(lines in proptest::collection::vec(
+    fn fixes_converge_and_keep_the_meaning(lines in proptest::collection::vec(
         prop_oneof![
             Just("from a as B"), Just("FROM a AS b"), Just("FROM --platform=$TARGETPLATFORM  a"), Just("env A b c"),
             Just("ENV A \"b\" c"), Just("ENV A \"b c\""), Just("EXPOSE 80/TCP 1:2"), Just("expose 80/Udp"), Just("RUN a && \\\n\n  b"),
@@ -379,7 +379,7 @@ proptest! {
     }
 
     #[test]
-    fn any_file_is_linted(text in "(FROM|RUN|ENV|ARG|COPY|EXPOSE)[ -~\n]{0,80}\n(RUN|CMD|LABEL)[ -~\n]{0,60}") {
+    fn every_file_can_be_linted(text in "(FROM|RUN|ENV|ARG|COPY|EXPOSE)[ -~\n]{0,80}\n(RUN|CMD|LABEL)[ -~\n]{0,60}") {
         let parsed = parse(&text, "Dockerfile");
         for finding in lint(&parsed.dockerfile, &LintContext::default(), None) {
             prop_assert!(text.get(finding.span.start..finding.span.end).is_some());
@@ -389,8 +389,8 @@ proptest! {
 }
 
 #[test]
-fn a_mode_without_an_execute_bit_is_told_where_it_may_make_a_folder() {
-    let told = |text: &str| {
+fn a_mode_without_execute_bit_is_found_when_it_may_create_a_folder() {
+    let messages = |text: &str| {
         let all = found(text, &LintContext::default()).into_iter();
         all.filter(|f| f.rule.name == "ChmodClosesNewFolder").map(|f| f.message).collect::<Vec<_>>()
     };
@@ -403,8 +403,8 @@ fn a_mode_without_an_execute_bit_is_told_where_it_may_make_a_folder() {
         ("FROM alpine\nRUN mkdir /other\nCOPY --chmod=644 f /app/f", "/app"),
         ("FROM alpine\nCOPY --chmod=644 f /app/f\nWORKDIR /app", "/app"),
     ] {
-        let told = told(text);
-        assert!(told.len() == 1 && told[0].contains(&format!("`{folder}`")), "{text}: {told:?}");
+        let messages = messages(text);
+        assert!(messages.len() == 1 && messages[0].contains(&format!("`{folder}`")), "{text}: {messages:?}");
     }
     for text in [
         "FROM scratch\nCOPY --chmod=0755 f /missing/f",
@@ -418,24 +418,24 @@ fn a_mode_without_an_execute_bit_is_told_where_it_may_make_a_folder() {
         "FROM alpine\nCOPY . /app/\nCOPY --chmod=0644 f /app/f",
         "FROM alpine AS a\nWORKDIR /app\nFROM a\nCOPY --chmod=0644 f /app/f",
     ] {
-        assert!(told(text).is_empty(), "{text}");
+        assert!(messages(text).is_empty(), "{text}");
     }
 }
 
 #[test]
-fn a_context_of_which_nothing_is_left_is_told_once_for_each_source() {
-    let told = |ignore: &str, text: &str| {
+fn an_empty_context_is_reported_once_for_each_source() {
+    let messages = |ignore: &str, text: &str| {
         let context =
             LintContext { ignore: Some(IgnoreSet::parse(ignore).unwrap()), ..LintContext::default() };
         let copies = found(text, &context).into_iter().filter(|f| f.rule.name == "CopyIgnoredFile");
         copies.map(|f| f.message).collect::<Vec<_>>()
     };
     assert_eq!(
-        told("*\n", "FROM scratch\nCOPY . .\n"),
+        messages("*\n", "FROM scratch\nCOPY . .\n"),
         ["`.` is left out of the context by the ignore file"]
     );
-    assert_eq!(told("**\n", "FROM scratch\nADD ./ /x\n").len(), 1);
-    assert_eq!(told("*\n!a\n", "FROM scratch\nCOPY . .\n").len(), 0);
-    assert_eq!(told("*.md\n", "FROM scratch\nCOPY . .\n").len(), 0);
-    assert_eq!(told("*\n", "FROM scratch AS a\nCOPY a /\nFROM scratch\nCOPY --from=a . .\n").len(), 1);
+    assert_eq!(messages("**\n", "FROM scratch\nADD ./ /x\n").len(), 1);
+    assert_eq!(messages("*\n!a\n", "FROM scratch\nCOPY . .\n").len(), 0);
+    assert_eq!(messages("*.md\n", "FROM scratch\nCOPY . .\n").len(), 0);
+    assert_eq!(messages("*\n", "FROM scratch AS a\nCOPY a /\nFROM scratch\nCOPY --from=a . .\n").len(), 1);
 }

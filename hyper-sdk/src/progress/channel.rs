@@ -1,4 +1,4 @@
-//! The channel of events, with an account of the log that waits in it.
+//! The channel of events. It counts the bytes of log that it holds.
 
 use super::{Event, Sink};
 use futures::future::BoxFuture;
@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
-/// How many bytes of log may wait before [`Sink::ready`] waits, too.
+/// How many bytes of log the channel holds before [`Sink::ready`] waits.
 const ROOM: usize = 1 << 20;
 
-/// How much of what commands wrote has not been taken yet.
+/// The bytes of log that were not received yet.
 #[derive(Debug, Default)]
 struct Backlog {
     bytes: AtomicUsize,
@@ -27,7 +27,7 @@ impl Backlog {
         loop {
             let taken = self.taken.notified();
             tokio::pin!(taken);
-            // From here on no news is missed.
+            // Notifications from here on are not missed.
             taken.as_mut().enable();
             if self.has_room() {
                 return;
@@ -55,7 +55,7 @@ struct Sender {
 impl Sink for Sender {
     fn event(&self, event: Event) {
         self.backlog.bytes.fetch_add(length(&event), Ordering::AcqRel);
-        // A receiver that is gone needs nothing.
+        // The receiver may be dropped.
         let _ = self.events.send(event);
     }
 
@@ -64,9 +64,9 @@ impl Sink for Sender {
     }
 }
 
-/// The receiving end of [`super::Progress::channel`]. As long as it is not read, commands that write much wait.
+/// The receiving end of [`super::Progress::channel`]. While nobody receives, commands that write much output wait.
 ///
-/// Dropping it lets them go on; what they write is then lost.
+/// After it is dropped, the commands continue and their output is lost.
 #[derive(Debug)]
 pub struct Events {
     events: mpsc::UnboundedReceiver<Event>,
@@ -81,14 +81,14 @@ pub(super) fn channel() -> (impl Sink, Events) {
 }
 
 impl Events {
-    /// Waits for the next event; `None` when every sender is gone. Dropping the future loses nothing.
+    /// Waits for the next event; `None` when all senders are dropped. Dropping the future loses nothing.
     pub async fn recv(&mut self) -> Option<Event> {
         let event = self.events.recv().await?;
         self.took(length(&event));
         Some(event)
     }
 
-    /// Waits for events and takes at most `limit` of them; 0 when every sender is gone. Dropping the future loses
+    /// Waits for events and takes at most `limit` of them; 0 when all senders are dropped. Dropping the future loses
     /// nothing.
     pub async fn recv_many(&mut self, events: &mut Vec<Event>, limit: usize) -> usize {
         let before = events.len();
@@ -97,10 +97,10 @@ impl Events {
         count
     }
 
-    /// The next event that has come already.
+    /// The next event, without waiting.
     ///
     /// # Errors
-    /// When there is no event: says whether one can still come.
+    /// When there is no event. The error says whether all senders are dropped.
     pub fn try_recv(&mut self) -> Result<Event, TryRecvError> {
         let event = self.events.try_recv()?;
         self.took(length(&event));
@@ -128,7 +128,7 @@ mod tests {
     use futures::FutureExt as _;
 
     #[tokio::test]
-    async fn who_writes_much_waits_for_who_reads_slowly() {
+    async fn a_fast_writer_waits_for_a_slow_receiver() {
         let (progress, mut events) = Progress::channel();
         let task = progress.start("RUN", None);
         let block = vec![b'x'; 32 << 10];

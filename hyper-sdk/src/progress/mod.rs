@@ -1,8 +1,8 @@
 //! One stream of events for the library, the CLI and Python.
 //!
-//! Whoever starts long work passes a [`Progress`] in. The work sends [`Event`]s; a frontend shows them. Sending never
-//! waits and never fails: a sink that is gone does not slow the work down. A command may write without end, so
-//! code that passes on its output waits for [`Progress::ready`] first.
+//! The caller of long work passes a [`Progress`]. The work sends [`Event`]s, and a user interface shows them. Sending never
+//! waits and never fails, even after the sink is dropped. The output of a command has no limit, so code that passes it on
+//! waits for [`Progress::ready`] first.
 //!
 //! ```
 //! use hyper_sdk::progress::{Event, Progress};
@@ -15,6 +15,7 @@
 //! ```
 
 mod channel;
+#[cfg(feature = "build")]
 mod once;
 
 pub use channel::Events;
@@ -30,7 +31,7 @@ use std::time::{Duration, Instant};
 /// The number of a task, unique within a [`Progress`].
 pub type TaskId = u64;
 
-/// Which of a command's outputs a log line is from.
+/// The stream of a command's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogStream {
@@ -54,7 +55,7 @@ pub enum Outcome {
     Cancelled,
 }
 
-/// Something that happened.
+/// An event of some work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -63,9 +64,9 @@ pub enum Event {
     Started {
         /// The task.
         task: TaskId,
-        /// What it does, for people: `[build 2/5] RUN make`.
+        /// The name: `[build 2/5] RUN make`.
         name: String,
-        /// The units of work ahead (bytes, unless the name says otherwise), when known.
+        /// The units of work (bytes, unless the name says otherwise), when known.
         total: Option<u64>,
     },
     /// A task advanced: `done` units of `total` so far.
@@ -77,13 +78,13 @@ pub enum Event {
         /// Units in all, when known.
         total: Option<u64>,
     },
-    /// A command wrote something. Bytes are not cut or merged; they need not end at a line end.
+    /// Output of a command. It can end within a line.
     Log {
         /// The task.
         task: TaskId,
-        /// Which output.
+        /// The stream.
         stream: LogStream,
-        /// The text; bytes that are not UTF-8 are replaced.
+        /// The text. Bytes that are not UTF-8 are replaced.
         text: String,
     },
     /// A warning about a task, or about the whole when `task` is `None`.
@@ -97,7 +98,7 @@ pub enum Event {
     Finished {
         /// The task.
         task: TaskId,
-        /// How.
+        /// The outcome.
         outcome: Outcome,
         /// How long it took, in milliseconds.
         milliseconds: u64,
@@ -111,12 +112,12 @@ pub enum Event {
     },
 }
 
-/// Takes the events of some work.
+/// Receives the events of some work.
 pub trait Sink: Send + Sync + 'static {
-    /// Takes one event. It must not block.
+    /// Receives one event. It must not block.
     fn event(&self, event: Event);
 
-    /// Waits until there is room for more of what commands write. A sink that keeps nothing is always ready.
+    /// Waits until there is room for more output of commands. A sink without a buffer is always ready.
     fn ready(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
@@ -128,7 +129,7 @@ impl<F: Fn(Event) + Send + Sync + 'static> Sink for F {
     }
 }
 
-/// A handle to send events with. Clones share the sink and the task numbers.
+/// A handle that sends events. Clones share the sink and the task numbers.
 #[derive(Clone)]
 pub struct Progress {
     sink: Option<Arc<dyn Sink>>,
@@ -136,33 +137,34 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Progress that goes nowhere.
+    /// Progress without a sink: events are dropped.
     pub fn none() -> Self {
         Self { sink: None, next: Arc::default() }
     }
 
-    /// Progress that goes to a sink.
+    /// Progress with a sink.
     pub fn new(sink: impl Sink) -> Self {
         Self { sink: Some(Arc::new(sink)), next: Arc::default() }
     }
 
-    /// Progress that goes into a channel. Its receiver takes any number of events; [`Progress::ready`] waits when much of
-    /// what commands wrote was not received yet.
+    /// Progress with a channel. The channel holds any number of events, but [`Progress::ready`] waits while much output of
+    /// commands is not received yet.
     pub fn channel() -> (Self, Events) {
         let (sink, events) = channel::channel();
         (Self::new(sink), events)
     }
 
-    /// Waits until the sink has room for more of what a command writes. Dropping the future loses nothing.
+    /// Waits until the sink has room for more output of commands. Dropping the future loses nothing.
     pub async fn ready(&self) {
         if let Some(sink) = &self.sink {
             sink.ready().await;
         }
     }
 
-    /// The same progress, but a repeated warning about the whole is passed on only once.
+    /// The same progress, but equal warnings about the whole are sent only once.
     #[must_use]
-    pub fn each_warning_once(&self) -> Self {
+    #[cfg(feature = "build")]
+    pub(crate) fn each_warning_once(&self) -> Self {
         let sink = self.sink.clone().map(|sink| Arc::new(once::Once::new(sink)) as Arc<dyn Sink>);
         Self { sink, next: Arc::clone(&self.next) }
     }
@@ -179,7 +181,7 @@ impl Progress {
         self.send(Event::Warning { task: None, message: message.into() });
     }
 
-    /// Begins a task. Dropping it without an end reports it as cancelled.
+    /// Begins a task. A task that is dropped before it ends is reported as cancelled.
     pub fn start(&self, name: impl Into<String>, total: Option<u64>) -> Task {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.send(Event::Started { task: id, name: name.into(), total });
@@ -207,7 +209,7 @@ impl fmt::Debug for Progress {
     }
 }
 
-/// A task that has begun. It ends by [`Task::done`], [`Task::cached`] or [`Task::failed`], else by being dropped.
+/// A task that has begun. [`Task::done`], [`Task::cached`], [`Task::failed`] or a drop ends it.
 #[derive(Debug)]
 pub struct Task {
     progress: Progress,
@@ -225,7 +227,7 @@ impl Task {
         self.id
     }
 
-    /// Adds units of work that were done. Reports at most once in 50 ms, and when all is done.
+    /// Adds finished units of work. It reports at most once in 50 ms, and when all units are finished.
     pub fn advance(&self, units: u64) {
         let done = self.done.fetch_add(units, Ordering::Relaxed) + units;
         let now = self.start.elapsed().as_millis() as u64 / 50 + 1;
@@ -234,12 +236,12 @@ impl Task {
         }
     }
 
-    /// Where its events go.
+    /// The progress that gets its events.
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    /// Passes on what a command wrote. It does not wait: see [`Progress::ready`].
+    /// Passes on output of a command. It does not wait: see [`Progress::ready`].
     pub fn log(&self, stream: LogStream, bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes).into_owned();
         self.progress.send(Event::Log { task: self.id, stream, text });
@@ -255,17 +257,17 @@ impl Task {
         self.start.elapsed()
     }
 
-    /// Ends the task: the work was done.
+    /// Ends the task as done.
     pub fn done(mut self) {
         self.end(Outcome::Done);
     }
 
-    /// Ends the task: the work had been done before.
+    /// Ends the task as cached: its result existed already.
     pub fn cached(mut self) {
         self.end(Outcome::Cached);
     }
 
-    /// Ends the task: it failed.
+    /// Ends the task as failed.
     pub fn failed(mut self, error: &crate::Error) {
         let outcome = match error.kind() {
             crate::ErrorKind::Cancelled => Outcome::Cancelled,
@@ -274,7 +276,7 @@ impl Task {
         self.end(outcome);
     }
 
-    /// Ends the task by a result: done, or failed with its error. Hands the result back.
+    /// Ends the task as done or failed, by a result, and returns the result.
     pub fn end_with<T>(self, result: crate::Result<T>) -> crate::Result<T> {
         match &result {
             Ok(_) => self.done(),

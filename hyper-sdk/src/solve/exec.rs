@@ -11,7 +11,7 @@ use crate::{CommandFailure, Digest, Error, ErrorDetail, ErrorKind, MissingInput,
 use std::sync::Arc;
 
 impl SolveContext {
-    /// The keys of a command, best first: by the definition of what is mounted, then by the files that are seen of it.
+    /// The keys of a command, best first: by the definitions of its mounts, then by the files in them.
     pub(super) async fn exec_keys(
         &self,
         mut hasher: Hasher,
@@ -20,7 +20,7 @@ impl SolveContext {
         inputs: &[StepResult],
     ) -> Result<Vec<Digest>> {
         self.check_permissions(exec)?;
-        // A result without a device is not that with it.
+        // A result without a device differs from one with it.
         for name in self.devices_of(exec)? {
             hasher.update_field("device");
             hasher.update_field(name);
@@ -28,7 +28,7 @@ impl SolveContext {
         let mut mounts: Vec<&Mount> = exec.mounts.iter().collect();
         mounts.sort_by(|a, b| a.target.cmp(&b.target));
         if mounts.iter().any(|mount| matches!(mount.kind, MountKind::Cache { .. })) {
-            // What was made in a cache before steps saw true times may be wrong.
+            // A cache mount that was filled before steps saw true times may be wrong.
             hasher.update_field("true times");
         }
         hasher.update_field(keyed(exec, &mounts).to_bytes());
@@ -52,7 +52,7 @@ impl SolveContext {
             };
             let Some((input, source)) = used else { continue };
             let key = self.source_key(inputs, input, source).await?;
-            // A key of a context is one of the files already.
+            // The key of a context is by its files already.
             if let StepResult::Chain(chain) = input_value(inputs, input)? {
                 definition.update_field(source);
                 if let Some(digest) = self.part_digest(chain, source).await? {
@@ -72,7 +72,7 @@ impl SolveContext {
         Ok(keys)
     }
 
-    /// Refuses what the Dockerfile may not do by itself, also where the result is in the cache.
+    /// Rejects a command that lacks a permission, even when the result is in the cache.
     fn check_permissions(&self, exec: &ExecOp) -> Result<()> {
         let needs = |what: &str, permission: &str| {
             let message = format!("{what} needs the permission `{permission}`");
@@ -82,14 +82,14 @@ impl SolveContext {
         if exec.security == crate::graph::Security::Insecure && !self.allow_insecure {
             return needs("RUN --security=insecure", "security.insecure");
         }
-        // Where all commands have the host's network anyway, there is nothing to permit.
+        // When all commands have the host's network, no permission is needed.
         if exec.network == NetworkMode::Host && self.network != Network::Host && !self.allow_host_network {
             return needs("RUN --network=host", "network.host");
         }
         self.devices_of(exec).map(drop)
     }
 
-    /// The devices that a command may have, and does have here.
+    /// The devices of a command that are permitted and exist.
     fn devices_of(&self, exec: &ExecOp) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for device in &exec.devices {
@@ -98,7 +98,7 @@ impl SolveContext {
         Ok(names)
     }
 
-    /// Runs a command. The second value says whether its keys hold for the files that it was given.
+    /// Runs a command. The second value says whether its keys still match the files that it read.
     pub(super) async fn run(
         &self,
         exec: &ExecOp,
@@ -107,7 +107,7 @@ impl SolveContext {
         inputs: &[StepResult],
         task: &Task,
     ) -> Result<(Layer, bool)> {
-        // Before the permit: who waits for a cache must not keep others from running.
+        // Before the permit: a command that waits for a cache must not block others.
         let caches = self.lock_caches(exec, inputs, vertex.no_cache).await?;
         let _permit =
             self.commands.acquire().await.map_err(|e| Error::internal("no permits").with_source(e))?;
@@ -136,19 +136,19 @@ impl SolveContext {
                     spec.env.push((name.clone(), value.to_owned()));
                 }
                 None if *required => return Err(missing_secret(id)),
-                // Empty, so that scripts that do not allow unset variables run.
+                // Empty, for scripts that reject unset variables.
                 None => spec.env.push((name.clone(), String::new())),
             }
         }
         let devices = self.devices.edits(&self.devices_of(exec)?)?;
         spec.env.extend(devices.env);
         spec.groups = devices.groups;
-        // Of several mounts with one target the last counts: the command's own.
+        // The last mount of a target counts: that of the command.
         spec.mounts = devices.mounts;
         for (at, mount) in exec.mounts.iter().enumerate() {
             spec.mounts.extend(self.mount(mount, caches.folder(at), inputs).await?);
         }
-        // Since the keys were made it may have waited long for a cache.
+        // It may have waited long for a cache since the keys were made.
         let keys_hold = self.still_hold(keys, vertex, base, inputs).await;
         let active = self.snapshotter.prepare(base_name.as_ref()).await?;
         let log = Arc::new(TaskLog::default());
@@ -183,10 +183,10 @@ impl SolveContext {
     }
 }
 
-/// The operation as far as its result depends on it: where the mounted files come from does not matter, as they are
-/// looked at, and neither does which cache is used and how it is shared.
+/// The part of the operation that the result depends on. The origin of mounted files is left out, as the key has their
+/// content, and so is the id of a cache and how it is shared.
 ///
-/// A shared cache that is called as its place keeps its name, so that a change of the namespace of all caches counts.
+/// A shared cache that is named after its target keeps its id, so that another namespace of all caches gives another key.
 fn keyed(exec: &ExecOp, mounts: &[&Mount]) -> Op {
     let mut exec = exec.clone();
     exec.mounts = mounts.iter().map(|mount| (*mount).clone()).collect();

@@ -1,4 +1,4 @@
-//! Fetches the layers of images into the store: each once, a few at a time, when something has to read them.
+//! Fetches layers of images into the store when they are read: each layer once, and a few at a time.
 
 use super::SolveContext;
 use super::value::{Layer, LayerChain};
@@ -13,16 +13,16 @@ use futures::StreamExt as _;
 use std::sync::{Arc, PoisonError};
 
 impl SolveContext {
-    /// Makes sure that the blobs of all layers of a chain are in the store.
+    /// Fetches the blobs of all layers of a chain into the store.
     pub(crate) async fn fetch_chain(&self, chain: &LayerChain) -> Result<()> {
         let layers = chain.layers().iter().map(|(layer, _)| self.fetch_layer(layer));
         futures::future::try_join_all(layers).await.map(drop)
     }
 
-    /// Makes sure that the blob of a layer is in the store. Nothing happens to one that a step made.
+    /// Fetches the blob of a layer into the store, unless a step made the layer.
     pub(crate) async fn fetch_layer(&self, layer: &Layer) -> Result<()> {
         let Some(origin) = &layer.origin else { return Ok(()) };
-        // Nobody need have a layer that may not be distributed (image-spec, "Non-Distributable Layers").
+        // A non-distributable layer may be missing everywhere (image-spec, "Non-Distributable Layers").
         if media_type::is_non_distributable(&layer.blob.media_type) {
             return Ok(());
         }
@@ -40,7 +40,7 @@ impl SolveContext {
         }
         let note = note_of(layer);
         if origin.image().is_kept || self.cache.get(&note).await?.is_some() {
-            // It was here before.
+            // The store had it before.
             self.damage.tell(&self.progress, &layer.blob.digest);
         }
         let _permit = self.pulls.acquire().await.map_err(|e| Error::internal("no permits").with_source(e))?;
@@ -87,7 +87,7 @@ impl SolveContext {
     }
 }
 
-/// The key of the note that the blob of a layer was brought: when it is missing later, it was lost.
+/// The key of the note that the blob of a layer was fetched. A blob with a note that is missing was lost.
 fn note_of(layer: &Layer) -> Digest {
     let mut hasher = Hasher::sha256();
     hasher.update_field("hyper base layer 1");

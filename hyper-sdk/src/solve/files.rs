@@ -1,4 +1,4 @@
-//! Changes files: COPY, ADD, WORKDIR. Straight from the source into a layer, without unpacking the destination.
+//! Changes files: COPY, ADD, WORKDIR. It copies from the source into a layer, without unpacking the destination.
 
 use super::exec::{input_value, threads};
 use super::step::Keys;
@@ -14,7 +14,7 @@ use crate::{Digest, Error, Result};
 use std::io::Read;
 use std::sync::Arc;
 
-/// The most that is read of a password or group file.
+/// The most bytes of a passwd or group file that are read.
 const MAX_ACCOUNTS: u64 = 4 << 20;
 
 impl SolveContext {
@@ -35,7 +35,7 @@ impl SolveContext {
                 _ => true,
             });
         if folders_only && file.actions.iter().any(|a| matches!(a, FileAction::Copy(_))) {
-            // What is written depends on the selected files alone: their digest is the key.
+            // The result depends only on the selected files: their digest is the key.
             hasher.update_field("folder");
             let (request, sources) = self.request(file, base, inputs).await?;
             let stat_cache = Arc::clone(&self.stat_cache);
@@ -51,16 +51,16 @@ impl SolveContext {
         }
         hasher.update_field(op);
         if self.epoch_is_key && !self.copies_as_published {
-            // Without a cache in the build the layer has no times of its own.
+            // In a build without a cache the layer has no times of its own.
             hasher.update_field("true times");
         }
         let excludes = |a: &FileAction| matches!(a, FileAction::Copy(copy) if !copy.exclude.is_empty());
         if file.actions.iter().any(excludes) {
-            // Records of before this rule hold what is left out now.
+            // Records from before this rule contain files that are left out now.
             hasher.update_field("exclude-sources");
         }
         if file.link {
-            // The base is in the key only through what its names mean.
+            // The key depends on the base only by the ids of its names.
             for owner in file.actions.iter().filter_map(owner_of) {
                 let owner = self.resolve_owner(base, owner).await?.owner;
                 hasher.update_field(format!("{} {}", owner.uid, owner.gid));
@@ -93,7 +93,7 @@ impl SolveContext {
         Ok(keys.into())
     }
 
-    /// The digest of what a COPY selects of a stage, where the selection is plain paths.
+    /// The digest of the files of a stage that a COPY selects with plain paths.
     async fn selected(&self, chain: &LayerChain, copy: &CopyAction) -> Result<Option<Digest>> {
         if copy.parents || !copy.exclude.is_empty() {
             return Ok(None);
@@ -112,7 +112,7 @@ impl SolveContext {
         tree.content_digest(&paths).map(Some)
     }
 
-    /// Makes the layer. The second value is when that was, where the times of its files are looked at for its key.
+    /// Makes the layer. The second value is the time of that, when the times of its files are part of the key.
     pub(super) async fn files(
         &self,
         file: &FileOp,
@@ -207,7 +207,7 @@ impl SolveContext {
         Ok((request, sources))
     }
 
-    /// The owner that `user[:group]` means in a root file system.
+    /// The ids of `user[:group]` in a root file system.
     async fn owner(&self, base: &LayerChain, spec: Option<&str>) -> Result<Option<Owner>> {
         let Some(spec) = spec else { return Ok(None) };
         let resolved = self.resolve_owner(base, spec).await?;
@@ -227,7 +227,7 @@ impl SolveContext {
         Ok(resolve_owner(spec, passwd.as_deref(), group.as_deref()))
     }
 
-    /// A small file of a chain, read from its layer without unpacking it.
+    /// Reads a small file of a chain from its layer, without unpacking it.
     async fn read_file(&self, chain: &LayerChain, path: &[u8]) -> Result<Option<Vec<u8>>> {
         let tree = self.tree(chain).await?;
         let Ok(path) = tree.resolve(path, true) else { return Ok(None) };
@@ -260,7 +260,7 @@ impl SolveContext {
     }
 }
 
-/// The owner that an action names.
+/// The owner of an action.
 fn owner_of(action: &FileAction) -> Option<&str> {
     match action {
         FileAction::Copy(copy) => copy.chown.as_deref(),

@@ -1,7 +1,7 @@
-//! The files of a chain, to be written out.
+//! Exports the files of a chain.
 //!
-//! An owner that files cannot have here, beyond the ids of the user namespace, keeps nobody from that: such a layer is
-//! unpacked under a name of its own, which no step sees, and the tar has the owners that the layers say.
+//! Files may have owners outside of the user namespace. Such a layer is unpacked under another name, which no step uses, and
+//! the tar has the owners of the layers.
 
 use super::SolveContext;
 use super::value::LayerChain;
@@ -10,7 +10,7 @@ use crate::layer::LayerPath;
 use crate::snapshot::{ExportOptions, TarStream, UnpackOptions};
 use crate::{Digest, Result};
 
-/// An owner that files cannot have here.
+/// An owner outside of the user namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ForeignOwner {
     pub(crate) path: LayerPath,
@@ -19,8 +19,7 @@ pub(crate) struct ForeignOwner {
 }
 
 impl SolveContext {
-    /// The files of a chain as a tar with the times of its layers, whatever steps saw, and the first path with an owner
-    /// that files cannot have here.
+    /// The files of a chain as a tar with the times of the layers, and the first path with a foreign owner.
     pub(crate) async fn export(&self, chain: &LayerChain) -> Result<(TarStream, Option<ForeignOwner>)> {
         let layers = chain.layers();
         let foreign = self.foreign_layer(chain).await?;
@@ -28,7 +27,7 @@ impl SolveContext {
             None => (self.unpack(chain).await?, None),
             Some(first) => (self.unpack_foreign(chain, first).await?, self.foreign_owner(chain).await?),
         };
-        // Files of the layers below the first with times of its own have those of the layers.
+        // Layers below the first one with true times have the times of the layers.
         let timed = layers.iter().position(|(layer, _)| layer.times.is_some());
         let first = timed.into_iter().chain(foreign).min().unwrap_or(layers.len());
         let mut published = Vec::new();
@@ -40,9 +39,9 @@ impl SolveContext {
         Ok((self.snapshotter.export(name.as_ref(), "/", options).await?, owner))
     }
 
-    /// The lowest layer with an owner that files cannot have here.
+    /// The lowest layer with a foreign owner.
     async fn foreign_layer(&self, chain: &LayerChain) -> Result<Option<usize>> {
-        // Who has the last id has them all.
+        // A user namespace with the last id has all ids.
         if self.snapshotter.can_own(u32::MAX - 1, u32::MAX - 1) {
             return Ok(None);
         }
@@ -61,7 +60,7 @@ impl SolveContext {
         Ok(None)
     }
 
-    /// The first path of the whole tree with such an owner.
+    /// The first path of the tree with a foreign owner.
     async fn foreign_owner(&self, chain: &LayerChain) -> Result<Option<ForeignOwner>> {
         let tree = self.tree(chain).await?;
         let mut owners = tree.nodes().map(|node| node.entry).filter(|entry| !entry.kind.is_whiteout());
@@ -69,7 +68,7 @@ impl SolveContext {
         Ok(foreign.map(|entry| ForeignOwner { path: entry.path.clone(), uid: entry.uid, gid: entry.gid }))
     }
 
-    /// Unpacks a chain whose layers from `first` on may have any owner.
+    /// Unpacks a chain. Layers from `first` on may have foreign owners.
     async fn unpack_foreign(&self, chain: &LayerChain, first: usize) -> Result<Option<Digest>> {
         let (below, above) = chain.layers().split_at(first);
         let mut parent = self.unpack(&LayerChain::new(below.iter().map(|(layer, _)| layer.clone()))).await?;

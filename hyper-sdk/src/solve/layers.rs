@@ -1,4 +1,4 @@
-//! Makes layers into blobs with an index, and blobs into snapshots.
+//! Stores layers as blobs with an index, and unpacks blobs into snapshots.
 
 use super::SolveContext;
 use super::value::{Layer, LayerChain, LayerTimes, files_name, snapshot_name};
@@ -39,8 +39,8 @@ impl Write for ChannelWriter {
 pub(super) type LayerSink = LayerCompressor<ChannelWriter>;
 
 impl SolveContext {
-    /// Makes a layer: `write` writes it on a blocking thread while it is hashed, compressed and stored, and gives the
-    /// times of its entries for steps.
+    /// Makes a layer. `write` writes it on a blocking thread, and returns the true times of its entries. The layer is hashed,
+    /// compressed and stored meanwhile.
     pub(super) async fn make_layer<F>(&self, write: F) -> Result<(Layer, EntryTimes)>
     where
         F: FnOnce(&mut LayerWriter<LayerSink>) -> Result<EntryTimes> + Send + 'static,
@@ -59,7 +59,7 @@ impl SolveContext {
         Ok((layer, times))
     }
 
-    /// Stores what `write` writes as the blob of a layer.
+    /// Stores the output of `write` as the blob of a layer.
     pub(super) async fn store_layer<F, T>(&self, options: CompressOptions, write: F) -> Result<(Layer, T)>
     where
         F: FnOnce(LayerSink) -> Result<(LayerSink, T)> + Send + 'static,
@@ -98,7 +98,7 @@ impl SolveContext {
         Ok((layer, more))
     }
 
-    /// Makes a layer of a tar with true times.
+    /// Makes a layer from a tar with true times.
     pub(super) async fn layer_of_tar(&self, tar: TarStream) -> Result<(Layer, EntryTimes)> {
         self.make_layer(move |writer| {
             writer.append_all(tar)?;
@@ -122,7 +122,7 @@ impl SolveContext {
             .map_err(|e| Error::io("cannot write the index of a layer", &path, e))
     }
 
-    /// The index of a layer: kept, or made by reading the layer once.
+    /// The index of a layer. The first call reads the layer and keeps the index.
     pub(super) async fn index(&self, layer: &Layer) -> Result<Arc<LayerIndex>> {
         if let Some(index) = self.indexes.lock().await.get(&layer.diff_id) {
             return Ok(Arc::clone(index));
@@ -142,7 +142,7 @@ impl SolveContext {
         Ok(index)
     }
 
-    /// The layers of images that have no index yet.
+    /// The layers of images that have no index.
     async fn unknown<'a>(&self, chain: &'a LayerChain) -> Vec<&'a Layer> {
         let known = self.indexes.lock().await;
         let is_unknown = |layer: &&Layer| {
@@ -153,7 +153,7 @@ impl SolveContext {
         chain.layers().iter().map(|(layer, _)| layer).filter(is_unknown).collect()
     }
 
-    /// Whether the files of a chain are not known without its blobs, which may have to be pulled.
+    /// Whether a layer of the chain has no index, so that its blob may have to be pulled.
     pub(super) async fn has_unknown(&self, chain: &LayerChain) -> bool {
         for layer in self.unknown(chain).await {
             if !matches!(self.store.has_blob(&layer.repository, &layer.blob.digest).await, Ok(true)) {
@@ -181,7 +181,7 @@ impl SolveContext {
         blocking(move || Ok(TreeIndex::new(layers))).await
     }
 
-    /// The paths of the indexes of a chain, lowest first, all of them made.
+    /// The paths of the indexes of a chain, lowest first. Missing indexes are made.
     pub(super) async fn index_paths(&self, chain: &LayerChain) -> Result<Vec<PathBuf>> {
         self.fetch_unknown(chain).await?;
         let mut paths = Vec::new();
@@ -192,7 +192,7 @@ impl SolveContext {
         Ok(paths)
     }
 
-    /// The uncompressed tar of a layer. A blob that does not match its digests ends with an error.
+    /// The uncompressed tar of a layer. A blob that does not match its digests gives an error at its end.
     pub(crate) async fn open_layer(&self, layer: &Layer) -> Result<Box<dyn Read + Send>> {
         self.fetch_layer(layer).await?;
         let blob = self.store.get_blob(&layer.repository, &layer.blob.digest, None).await?;
@@ -208,7 +208,7 @@ impl SolveContext {
         .await
     }
 
-    /// Makes sure that a chain is unpacked, with the true times of its files. Gives the name of its snapshot.
+    /// Unpacks a chain with the true times of its files, and returns the name of its snapshot.
     pub(crate) async fn unpack(&self, chain: &LayerChain) -> Result<Option<Digest>> {
         let mut names = chain.snapshots();
         let mut from = 0;
@@ -218,7 +218,7 @@ impl SolveContext {
                 break;
             }
         }
-        // What is on its way already is not waited for twice.
+        // Fetches that run already are shared.
         let fetch = chain.layers()[from..].iter().map(|(layer, _)| self.fetch_layer(layer));
         let unpack = async {
             for (at, (layer, id)) in chain.layers().iter().enumerate().skip(from) {
@@ -231,7 +231,7 @@ impl SolveContext {
         Ok(names.pop())
     }
 
-    /// Unpacks one layer on what is unpacked: `below` has the name and the chain ID of that. Gives the name.
+    /// Unpacks one layer onto the snapshot `below`, which is a name and a chain ID. Returns the name of the new snapshot.
     async fn unpack_layer(
         &self,
         layer: &Layer,
@@ -250,7 +250,7 @@ impl SolveContext {
             if times.is_some() && table.is_none() {
                 table = self.times(layer.times.as_ref());
                 if table.is_none() {
-                    // Without them it is another snapshot.
+                    // Without the times it is another snapshot.
                     times = None;
                     continue;
                 }
@@ -270,7 +270,7 @@ impl SolveContext {
     }
 }
 
-/// Runs blocking work on its own thread.
+/// Runs blocking work on a thread for blocking work.
 pub(crate) async fn blocking<T, F>(work: F) -> Result<T>
 where
     T: Send + 'static,

@@ -1,14 +1,14 @@
 //! The solver: runs the vertices of a graph, in parallel, through the cache.
 //!
-//! A vertex is solved once, after its inputs. Its key is made of the operation and of what its inputs came to (chain
-//! IDs, and for files of a context or a stage a digest of the content that is selected), so a step whose inputs came
-//! out the same is found even when the steps before it changed.
+//! A vertex is solved once, after its inputs. Its key consists of the operation and of the results of its inputs: chain IDs,
+//! and for files of a context or a stage a digest of the selected content. A step with equal inputs is therefore found in
+//! the cache even when the steps before it changed.
 //!
-//! An image that the graph begins with is known by its descriptors. Its layers are pulled when a step has to read them,
-//! beside the other steps; what is fetched for a vertex is fetched beside them, too.
+//! A base image is known by its descriptors. Its layers are pulled when a step has to read them. Pulls and fetches run
+//! concurrently with the other steps.
 //!
 //! # Invariants
-//! - The solver never looks into a source text and knows no instruction.
+//! - The solver knows neither source texts nor instructions.
 //! - A result enters the cache after its layer is in the store.
 //! - Dropping the future of [`Solver::solve`] ends every command that runs.
 
@@ -46,12 +46,12 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How one step went.
+/// The report of one step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StepReport {
     /// The step: `[build 2/5] RUN make`.
     pub name: String,
-    /// Whether its result was found in the cache.
+    /// Whether its result came from the cache.
     pub cached: bool,
     /// How long it took, in milliseconds.
     pub milliseconds: u64,
@@ -60,15 +60,15 @@ pub struct StepReport {
 /// The result of a graph.
 #[derive(Debug)]
 pub(crate) struct Solved {
-    /// What the root came to.
+    /// The result of the root.
     pub value: StepResult,
     /// The steps, in the order of the graph.
     pub steps: Vec<StepReport>,
-    /// The time that the result carries, in seconds since 1970.
+    /// The epoch of the result, in seconds since 1970.
     pub epoch: i64,
 }
 
-/// The first error of a build is kept aside; everything that waits for it only learns that there was one.
+/// A vertex failed. The first error of a build is kept elsewhere.
 #[derive(Clone, Copy, Debug)]
 struct Failed;
 
@@ -83,7 +83,7 @@ pub(crate) struct Solver {
     needs: Needs,
 }
 
-/// What the vertices of one run leave behind.
+/// The reports and the first error of one run.
 #[derive(Debug, Default)]
 struct Outcomes {
     error: Mutex<Option<Error>>,
@@ -98,7 +98,7 @@ impl Outcomes {
 }
 
 impl Solver {
-    /// A solver of what a vertex of a graph needs.
+    /// A solver of a vertex of a graph.
     pub(crate) fn new(
         graph: Arc<Graph>,
         root: VertexId,
@@ -110,15 +110,15 @@ impl Solver {
         Self { graph, root, context, needs }
     }
 
-    /// What the steps share, for those who write the result.
+    /// The context of the steps, which exporters use.
     pub(crate) fn context(&self) -> &SolveContext {
         &self.context
     }
 
-    /// Solves the root and everything that it needs, as much at once as the graph allows.
+    /// Solves the root and everything that it needs. Independent vertices run concurrently.
     ///
     /// # Errors
-    /// The first error of any step; the others are stopped.
+    /// The first error of a step. The other steps are stopped.
     pub(crate) async fn solve(&self) -> Result<Solved> {
         let outcomes = Arc::new(Outcomes::default());
         let mut solving: HashMap<VertexId, PendingResult> = HashMap::new();
@@ -142,13 +142,13 @@ impl Solver {
         }
     }
 
-    /// The vertices that bring something from elsewhere.
+    /// The vertices that fetch a remote source.
     fn fetched(&self, solving: &HashMap<VertexId, PendingResult>) -> Vec<PendingResult> {
         let is_fetched = |id: &VertexId| matches!(&self.graph.vertex(*id).op, Op::Source(op) if self.context.sources.is_remote(op));
         solving.iter().filter(|(id, _)| is_fetched(id)).map(|(_, solving)| solving.clone()).collect()
     }
 
-    /// Brings the blobs of the base image of the root where they are needed, while steps run.
+    /// Fetches the blobs of the root's base image while steps run, when an output needs them.
     async fn fetch_base(
         &self,
         solving: &HashMap<VertexId, PendingResult>,
@@ -167,7 +167,7 @@ impl Solver {
         }
     }
 
-    /// The steps that need not be made where nothing needs the result: copies right on an image that nothing else uses.
+    /// The steps that are skipped when no output needs the result: copies directly onto an image that nothing else uses.
     fn optional(&self) -> HashSet<VertexId> {
         let mut optional = HashSet::new();
         if self.needs != Needs::Nothing {
@@ -209,7 +209,7 @@ impl Solver {
             let inputs = futures::future::try_join_all(inputs).await?;
             let vertex = graph.vertex(id);
             let step = match is_optional && context.is_out_of_reach(vertex, &inputs).await {
-                true => context.look_at(vertex, &inputs).await,
+                true => context.check_sources(vertex, &inputs).await,
                 false => context.step(vertex, &inputs).await,
             };
             match step {

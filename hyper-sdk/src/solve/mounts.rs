@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-/// Where the selected part of a context lies in its snapshot.
+/// The path of the selected part of a context in its snapshot.
 const SOURCE: &str = "/source";
 
 /// The cache folders of a command, held while it runs.
@@ -27,14 +27,14 @@ pub(super) struct Caches {
 }
 
 impl Caches {
-    /// The folder of the mount of a number, where it is a cache.
+    /// The folder of a mount, when it is a cache.
     pub(super) fn folder(&self, mount: usize) -> Option<&Path> {
         self.folders.get(&mount).map(PathBuf::as_path)
     }
 }
 
 impl SolveContext {
-    /// What a mount of this part of an input depends on: the files of a context, the whole of a stage.
+    /// The key of a mount of a part of an input: the selected files of a context, or the whole stage.
     pub(super) async fn source_key(
         &self,
         inputs: &[StepResult],
@@ -48,8 +48,8 @@ impl SolveContext {
         }
     }
 
-    /// The digest of the files that a mount of this part of a stage shows; `None` where the part does not exist, and
-    /// for all of a stage, where the chain says as much for less work.
+    /// The digest of the files in a part of a stage. `None` when the part does not exist, and for a whole stage, whose chain
+    /// ID is cheaper.
     pub(super) async fn part_digest(&self, chain: &LayerChain, source: &str) -> Result<Option<Digest>> {
         if source == "/" {
             return Ok(None);
@@ -79,9 +79,9 @@ impl SolveContext {
         self.snapshotter.view(name.as_ref()).await
     }
 
-    /// A part of an input as a tree and the path in it.
+    /// A part of an input, as a tree and the path in it.
     ///
-    /// A context is not shown as it lies there, but as a snapshot of what its ignore file leaves, owned by root.
+    /// For a context it is a snapshot of the files that are not ignored, owned by root.
     async fn part(&self, inputs: &[StepResult], input: InputIndex, source: &str) -> Result<(RootFs, String)> {
         let root = match input_value(inputs, input)? {
             StepResult::Chain(chain) => return Ok((self.view(chain).await?, source.to_owned())),
@@ -96,7 +96,7 @@ impl SolveContext {
                 let mut planner = Planner::new(&EmptyDestination, now);
                 planner.copy(&root, &spec)?;
                 let plan = planner.finish();
-                // The top is as new as anything in it.
+                // The top folder has the newest time of its content.
                 let top = root.lookup(b"")?.map(|metadata| metadata.time());
                 let times = Arc::new(plan.times().table(now, top));
                 Ok((plan.content_digest(&*stat_cache, threads())?, times))
@@ -128,18 +128,17 @@ impl SolveContext {
         Ok((self.snapshotter.view(Some(&id)).await?, SOURCE.to_owned()))
     }
 
-    /// Finds the cache folders of a command, and waits for those that it does not share.
+    /// Finds the cache folders of a command, and waits for locked ones.
     ///
-    /// The locks are files, so that they hold between processes; they are taken in the order of their names, so that
-    /// no two commands wait for each other. Mounts of one command with the same cache share it.
+    /// The locks are files, so that they work between processes. They are taken in the order of their names, so that commands
+    /// cannot deadlock. Mounts of one command with the same cache share it.
     ///
-    /// Caches whose owner or mode is given begin anew for a step that is not to be looked up (`--no-cache`), once in a
-    /// build, and go on so in later ones.
+    /// With `--no-cache`, a cache with an owner or mode starts empty, once in a build, and later builds use the new cache.
     pub(super) async fn lock_caches(
         &self,
         exec: &ExecOp,
         inputs: &[StepResult],
-        begin_anew: bool,
+        reset: bool,
     ) -> Result<Caches> {
         let mut keys = HashMap::new();
         let mut wanted: BTreeMap<String, Sharing> = BTreeMap::new();
@@ -147,7 +146,7 @@ impl SolveContext {
             let MountKind::Cache { id, from, sharing, owner, .. } = &mount.kind else { continue };
             let mut name = Hasher::sha256();
             name.update_field(id);
-            // Users of one cache with other owners see folders of their own, and so do those that name none.
+            // A cache has one folder for each owner and mode, and one without.
             if let Some(CacheOwner { mode, uid, gid }) = owner {
                 name.update_field(format!("{mode:o} {uid} {gid}"));
             }
@@ -157,7 +156,7 @@ impl SolveContext {
             }
             let mut key = name.finish().hex().to_owned();
             if owner.is_some() {
-                key = self.generation(&key, begin_anew)?;
+                key = self.generation(&key, reset)?;
             }
             let strictest = wanted.entry(key.clone()).or_insert(*sharing);
             if *sharing == Sharing::Locked || *strictest == Sharing::Shared {
@@ -201,11 +200,11 @@ impl SolveContext {
         Ok(Caches { folders, _locks: locks })
     }
 
-    /// The name of a cache since it has begun anew last.
-    fn generation(&self, key: &str, begin_anew: bool) -> Result<String> {
+    /// The name of the current generation of a cache.
+    fn generation(&self, key: &str, reset: bool) -> Result<String> {
         let path = self.cache_mounts.join(format!("{key}.generation"));
-        let mut renewed = self.renewed_caches.lock().unwrap_or_else(PoisonError::into_inner);
-        if begin_anew && renewed.insert(key.to_owned()) {
+        let mut renewed = self.reset_caches.lock().unwrap_or_else(PoisonError::into_inner);
+        if reset && renewed.insert(key.to_owned()) {
             let FileTime { seconds, nanoseconds } = FileTime::now();
             let unique = Digest::sha256(format!("{seconds} {nanoseconds} {}", std::process::id()));
             tempfile::NamedTempFile::new_in(&self.cache_mounts)
@@ -213,14 +212,14 @@ impl SolveContext {
                     staged.write_all(&unique.hex().as_bytes()[..16])?;
                     staged.persist(&path).map(drop).map_err(|e| e.error)
                 })
-                .map_err(|e| Error::io("cannot begin a cache mount anew", &path, e))?;
+                .map_err(|e| Error::io("cannot reset a cache mount", &path, e))?;
         }
         let generation = std::fs::read_to_string(&path).unwrap_or_default();
         let is_name = generation.len() == 16 && generation.bytes().all(|b| b.is_ascii_hexdigit());
         Ok(if is_name { format!("{key}-from-{generation}") } else { key.to_owned() })
     }
 
-    /// A mount with what it shows; `None` for a secret that is not there and need not be.
+    /// The mount for the executor; `None` for a missing optional secret.
     pub(super) async fn mount(
         &self,
         mount: &Mount,
@@ -280,7 +279,7 @@ fn selected(source: &str) -> CopySpec {
     spec
 }
 
-/// Takes the lock of a cache folder, or sees that another has it.
+/// Tries to take the lock of a cache folder.
 fn try_lock(folder: &Path) -> Result<Option<File>> {
     let path = folder.with_extension("lock");
     let failed = |e| Error::io("cannot lock a cache mount", &path, e);

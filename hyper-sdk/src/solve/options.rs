@@ -1,4 +1,4 @@
-//! What a solver works with, and how.
+//! The backends and options of a solver.
 
 use crate::cache::SharedCache;
 use crate::exec::{DevicePermissions, Devices, Executor, Network, SecretBytes};
@@ -13,36 +13,35 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What a solver works with.
+/// The backends of a solver.
 #[derive(Clone, Debug)]
 pub(crate) struct SolverBackends {
-    /// Where layers are kept.
+    /// The store of layers.
     pub store: SharedStore,
-    /// Where layers are unpacked.
+    /// The snapshotter of unpacked layers.
     pub snapshotter: SharedSnapshotter,
-    /// What runs commands.
+    /// The executor of commands.
     pub executor: Arc<dyn Executor>,
-    /// What steps came to before.
+    /// The build cache.
     pub cache: SharedCache,
-    /// Where images and contexts come from.
+    /// The sources of images and contexts.
     pub sources: Sources,
-    /// The folder of what the solver keeps itself: indexes of layers, cache mounts, files that live as long as a step.
-    /// Several processes may share it.
+    /// The folder of the solver: indexes of layers, cache mounts, temporary files. Several processes can share it.
     pub folder: PathBuf,
 }
 
-/// Which time a result carries: new layers have it at most.
+/// The epoch of a result: files in new layers have at most this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EpochChoice {
-    /// These seconds since 1970, which the caller gave: they count for the cache.
+    /// Seconds since 1970 that the caller gave. They are part of the keys.
     Given(i64),
-    /// These seconds since 1970.
+    /// Seconds since 1970.
     Known(i64),
-    /// The newest of a time and of the times of what the graph fetches.
+    /// The newest of a local time and of the times of fetched sources.
     Newest {
-        /// The newest time of what is here: seconds since 1970.
+        /// The newest local time, in seconds since 1970.
         newest: Option<i64>,
-        /// What holds where nothing has a time.
+        /// The epoch when nothing has a time.
         otherwise: i64,
     },
 }
@@ -54,56 +53,55 @@ impl Default for EpochChoice {
     }
 }
 
-/// How a graph is solved.
+/// Options of a solver.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SolverOptions {
-    /// The time that the result carries.
+    /// The epoch of the result.
     pub epoch: EpochChoice,
-    /// How layers are compressed.
+    /// The compression of layers.
     pub compression: Compression,
     /// The level of the compression.
     pub compression_level: Option<i32>,
-    /// Whether layers are asked for with the times that steps see.
+    /// Whether an output needs layers with the true times of files.
     pub keeps_times: bool,
-    /// The network of commands that do not say.
+    /// The network of commands that do not name one.
     pub network: Network,
-    /// Whether commands may ask for all privileges.
+    /// Whether commands may have all privileges.
     pub allow_insecure: bool,
-    /// Whether commands may ask for the host's network where the build has another.
+    /// Whether commands may use the host's network in a build with another network.
     pub allow_host_network: bool,
     /// The devices of the host.
     pub devices: Devices,
-    /// Which of them commands may have.
+    /// The devices that commands may use.
     pub allow_devices: DevicePermissions,
     /// Extra entries of /etc/hosts.
     pub extra_hosts: Vec<(String, String)>,
-    /// The content of /etc/resolv.conf in commands; the host's without.
+    /// The content of /etc/resolv.conf in commands; without, that of the host.
     pub resolv_conf: Option<String>,
     /// Sockets of ssh agents by id.
     pub ssh: BTreeMap<String, PathBuf>,
     /// Secrets by id.
     pub secrets: BTreeMap<String, SecretBytes>,
-    /// Digests of files by what `stat` says of them.
+    /// Digests of files, by their `stat`.
     pub stat_cache: Arc<StatCache>,
-    /// How many commands run at once; as many as there are processors, and at least four, without.
+    /// How many commands run at once; without, the number of processors and at least four.
     pub parallel: Option<usize>,
-    /// What of the result is needed.
+    /// The parts of the result that outputs need.
     pub needs: Needs,
-    /// What is found to be damaged of the store.
+    /// The damaged blobs of the store that were found.
     pub damage: Damage,
-    /// Where events go.
+    /// The receiver of events.
     pub progress: Progress,
 }
 
-/// What of the result of a graph is needed.
+/// The parts of a result that outputs need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Needs {
-    /// Nothing but what is worth keeping in the cache. Copies onto a base image whose files nobody knows yet, and that
-    /// nothing else uses, are looked at and not made: [`crate::solve::StepResult::Unmade`].
+    /// Nothing but the cache. Copies onto a base image without an index, which nothing else uses, are checked and not made: [`crate::solve::StepResult::Unmade`].
     Nothing,
-    /// The layers, each of which is made.
+    /// The layers.
     #[default]
     Layers,
-    /// The layers with their blobs: those of the base image come while steps run.
+    /// The layers with their blobs. Those of the base image are fetched while steps run.
     Blobs,
 }

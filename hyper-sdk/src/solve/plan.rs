@@ -1,5 +1,5 @@
-//! What a solver would do: the keys of the steps, and which of them the cache has. Nothing runs, nothing is fetched, and no
-//! layer is pulled.
+//! The plan of a solver: the keys of the steps, and which results the cache has. No step runs, nothing is fetched, and no layer
+//! is pulled.
 
 use super::step::at_step;
 use super::value::{Layer, LayerChain, LayerTimes, Planned, StepResult};
@@ -10,28 +10,28 @@ use crate::{Digest, Error, Result};
 use serde::Serialize;
 use std::collections::HashMap;
 
-/// A vertex of a graph, and what would become of it.
+/// A vertex of a graph in a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PlannedStep {
-    /// The vertex for people: `[build 2/5] RUN make`.
+    /// The name of the vertex: `[build 2/5] RUN make`.
     pub name: String,
-    /// What would become of it.
+    /// What a build would do with it.
     pub state: StepState,
-    /// Its keys, best first; none where they depend on what has to be made first.
+    /// Its keys, best first; empty when they depend on a result that is not made yet.
     pub keys: Vec<Digest>,
     /// The content address of the vertex.
     pub address: Digest,
     /// The addresses of its inputs.
     pub inputs: Vec<Digest>,
-    /// Where it was asked for, as `Dockerfile:3`, where that is known.
+    /// Its place in the text, such as `Dockerfile:3`, when it is known.
     pub at: Option<String>,
 }
 
-/// What would become of a vertex.
+/// What a build would do with a vertex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StepState {
-    /// It is where the graph begins, and is here or known by its descriptors.
+    /// It is a source that is local, or known by its descriptors.
     Source,
     /// It would be fetched.
     Fetch,
@@ -39,15 +39,15 @@ pub enum StepState {
     Cached,
     /// It would run.
     Run,
-    /// That is known when what it depends on is made, fetched or pulled.
+    /// Unknown until its inputs are made, fetched or pulled.
     Open,
 }
 
 impl Solver {
-    /// Says what [`Solver::solve`] would do with each vertex, in the order of the graph.
+    /// Plans [`Solver::solve`]: the vertices in the order of the graph.
     ///
     /// # Errors
-    /// Those that show before anything runs: files that cannot be copied, permissions that are missing.
+    /// Those that occur before a step runs: files that cannot be copied, missing permissions.
     pub(crate) async fn plan(&self) -> Result<Vec<PlannedStep>> {
         let mut values: HashMap<VertexId, StepResult> = HashMap::new();
         let mut steps = Vec::new();
@@ -104,12 +104,12 @@ impl SolveContext {
         Ok((StepState::Run, keys.digests, StepResult::Unmade))
     }
 
-    /// Whether the keys of a step depend on what has to be made, fetched or pulled first.
+    /// Whether the keys of a step depend on something that must be made, fetched or pulled first.
     async fn is_open(&self, vertex: &Vertex, base: &LayerChain, inputs: &[StepResult]) -> bool {
         if inputs.iter().any(|input| matches!(input, StepResult::Unmade)) {
             return true;
         }
-        // Of the layers of an image that was not pulled only the chain is known.
+        // Only the chain is known of an image that was not pulled.
         let needs_files = |input: usize| match &vertex.op {
             Op::File(file) if input == 0 => {
                 let names = file.actions.iter().any(|action| match action {
@@ -141,14 +141,14 @@ impl SolveContext {
         false
     }
 
-    /// The layer that one of the keys has, as a build would find it; nothing is changed.
+    /// The cached layer of one of the keys, as a build would find it. Nothing is changed.
     async fn peek(&self, keys: &[Digest], planned: Option<Planned>) -> Result<Option<Layer>> {
         for key in keys {
             let Some(record) = self.cache.get(key).await? else { continue };
             let is_whole = self.store.has_blob(&record.repository, &record.layer.digest).await?
                 && record.times.as_ref().is_none_or(|times| self.has_times(times));
             if is_whole {
-                let times = planned.map(|planned| planned.of_cached(record.made));
+                let times = planned.map(|planned| planned.for_cached(record.made));
                 return Ok(Some(Layer {
                     blob: record.layer,
                     diff_id: record.diff_id,

@@ -1,4 +1,4 @@
-//! Layers in another compression than they were made or fetched in.
+//! Recompresses layers.
 
 use super::SolveContext;
 use super::layers::LAYERS_REPOSITORY;
@@ -11,8 +11,8 @@ use crate::media_type::Compression;
 use std::io;
 
 impl SolveContext {
-    /// The chain with its layers compressed in this way: those that the builder made, and with `all` those of base
-    /// images, too. A layer that is compressed so stays as it is.
+    /// The chain with recompressed layers: those that the builder made, and with `all` those of base images, too. A layer
+    /// that has the compression stays as it is.
     pub(crate) async fn recompress(
         &self,
         chain: &LayerChain,
@@ -34,7 +34,7 @@ impl SolveContext {
         Ok(LayerChain::new(layers))
     }
 
-    /// A layer in another compression: found, or made. The files in it are the same, and so is its diff ID.
+    /// A layer in another compression, from the cache or recompressed. Its files and its diff ID are the same.
     async fn recompressed(&self, layer: &Layer, options: CompressOptions) -> Result<Layer> {
         let mut hasher = Hasher::sha256();
         hasher.update_field("hyper recompress 1");
@@ -46,7 +46,7 @@ impl SolveContext {
         {
             return Ok(Layer { blob, diff_id, repository, times: layer.times.clone(), origin: None });
         }
-        let task = self.progress.start(format!("compress {} anew", layer.diff_id.short()), None);
+        let task = self.progress.start(format!("recompress {}", layer.diff_id.short()), None);
         let made = match self.open_layer(layer).await {
             Ok(mut tar) => {
                 self.store_layer(options, move |mut sink| {

@@ -1,4 +1,4 @@
-//! Layers whose files have the times that steps see, and not those that are held to the epoch.
+//! Layers whose files have their true times instead of at most the epoch.
 
 use super::SolveContext;
 use super::layers::LAYERS_REPOSITORY;
@@ -14,7 +14,7 @@ impl SolveContext {
     /// The chain with the true times in the layers that the builder made. Layers of base images stay as they are.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when the times of a layer are not known any more.
+    /// [`ErrorKind::NotFound`] when the times of a layer are lost.
     pub(crate) async fn with_true_times(&self, chain: &LayerChain) -> Result<LayerChain> {
         let mut layers = Vec::new();
         for (layer, _) in chain.layers() {
@@ -26,7 +26,7 @@ impl SolveContext {
         Ok(LayerChain::new(layers))
     }
 
-    /// A layer with other times in it: found, or made.
+    /// A layer with true times, from the cache or rewritten.
     async fn retimed(&self, layer: &Layer) -> Result<Layer> {
         let Some(times) = self.times(layer.times.as_ref()) else {
             let message = "the times of the files of a cached layer are not known: build once without the cache, or \
@@ -73,7 +73,7 @@ impl SolveContext {
     }
 }
 
-/// Writes a layer anew with the times of the table, in whole seconds. What marks that something is gone keeps its own.
+/// Rewrites a layer with the times of the table, in whole seconds. Whiteouts keep their times.
 fn rewrite<W: std::io::Write>(
     tar: impl Read,
     times: &Arc<TimesTable>,
@@ -83,7 +83,7 @@ fn rewrite<W: std::io::Write>(
     while let Some(mut entry) = reader.next_entry()? {
         let named = match &entry.kind {
             kind if kind.is_whiteout() => None,
-            // A second name of a file has the time of the first.
+            // A hard link has the time of its file.
             EntryKind::Hardlink { target } => times.get(target),
             _ => times.get(&entry.path),
         };
@@ -101,7 +101,7 @@ mod tests {
     use crate::layer::{Entry, EntryTimes, FileTime, LayerPath};
 
     #[test]
-    fn times_go_in_and_the_rest_stays() {
+    fn only_times_are_rewritten() {
         let path = |text: &str| LayerPath::new(text).unwrap();
         let at = |mut entry: Entry, time| {
             entry.set_time(time);

@@ -1,4 +1,4 @@
-//! One step: its keys, its record in the cache, and what all steps of a graph share.
+//! One step: its keys and its record in the cache; and the context that all steps of a graph share.
 
 use super::options::{EpochChoice, SolverBackends, SolverOptions};
 use super::value::{Layer, LayerChain, LayerTimes, Planned, StepResult};
@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// The repository of the local store that keeps the layers of sources that have none of their own.
+/// The repository of the local store for layers of sources without a repository.
 const SOURCES_REPOSITORY: &str = "hyper.local/sources";
 
 /// How many layers are pulled at once.
@@ -30,10 +30,10 @@ const PULLS: usize = 4;
 
 /// A vertex that is being solved, which does not keep it so.
 type WeakPendingResult = WeakShared<BoxFuture<'static, std::result::Result<StepResult, Failed>>>;
-/// Something that is done once, whoever asks first.
+/// Work that runs once, for all callers.
 type Once = Arc<tokio::sync::OnceCell<()>>;
 
-/// What the steps of a graph share.
+/// The context that the steps of a graph share.
 #[derive(Debug)]
 pub(crate) struct SolveContext {
     pub(super) store: SharedStore,
@@ -44,19 +44,19 @@ pub(crate) struct SolveContext {
     pub(super) stat_cache: Arc<StatCache>,
     /// The folder with the indexes of layers.
     pub(super) index_folder: PathBuf,
-    /// A folder for files that live as long as a step.
+    /// The folder for temporary files of steps.
     pub(super) scratch: PathBuf,
     /// The folder with the cache mounts.
     pub(super) cache_mounts: PathBuf,
-    /// The cache mounts that have begun anew in this build.
-    pub(super) renewed_caches: Mutex<HashSet<String>>,
+    /// The cache mounts that this build has reset.
+    pub(super) reset_caches: Mutex<HashSet<String>>,
     epoch: EpochChoice,
     epoch_seconds: OnceLock<i64>,
-    /// What has to be there before the time is known. It is weak, as what it waits for has this context.
+    /// The vertices that the epoch depends on. They are weak, as the vertices own this context.
     epoch_needs: OnceLock<Vec<WeakPendingResult>>,
-    /// Whether the epoch was given and so counts for the cache.
+    /// Whether the epoch was given, so that it is part of the keys.
     pub(super) epoch_is_key: bool,
-    /// Whether steps see what is copied with the times of the layer. Not where they compare them with those of a cache.
+    /// Whether steps see copied files with the times of the layer. In a build with cache mounts they see the true times.
     pub(super) copies_as_published: bool,
     pub(super) compression: Compression,
     pub(super) compression_level: Option<i32>,
@@ -75,9 +75,9 @@ pub(crate) struct SolveContext {
     pub(super) commands: tokio::sync::Semaphore,
     /// How many layers are pulled at once.
     pub(super) pulls: tokio::sync::Semaphore,
-    /// The layers that are being pulled or were, by repository and digest.
+    /// The layers that are or were pulled, by repository and digest.
     pub(super) fetched_layers: Mutex<HashMap<(RepositoryName, Digest), Once>>,
-    /// Indexes that were read, by diff ID.
+    /// The indexes that were read, by diff ID.
     pub(super) indexes: tokio::sync::Mutex<HashMap<Digest, Arc<LayerIndex>>>,
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct SolveContext {
 #[derive(Debug)]
 pub(super) struct Keys {
     pub(super) digests: Vec<Digest>,
-    /// The times that the files have now that a layer of these keys holds, where they have to be looked at anyway.
+    /// The current times of the files in a layer of these keys, when the keys depend on them.
     pub(super) planned: Option<Planned>,
 }
 
@@ -119,7 +119,7 @@ impl SolveContext {
             index_folder: folder.join("indexes"),
             scratch: folder.join("scratch"),
             cache_mounts: folder.join("mounts"),
-            renewed_caches: Mutex::default(),
+            reset_caches: Mutex::default(),
             epoch: options.epoch,
             epoch_seconds: OnceLock::new(),
             epoch_needs: OnceLock::new(),
@@ -145,12 +145,12 @@ impl SolveContext {
         }
     }
 
-    /// Says which vertices have to be there before the time of the result is known.
+    /// Sets the vertices that the epoch depends on.
     pub(super) fn epoch_needs(&self, fetched: Vec<PendingResult>) {
         let _ = self.epoch_needs.set(fetched.iter().filter_map(PendingResult::downgrade).collect());
     }
 
-    /// The time that new layers get at most. It is known when all is here that has a time of its own.
+    /// The epoch. It waits for the fetched sources, as they have times.
     pub(super) async fn epoch(&self) -> Result<i64> {
         match (self.epoch, self.epoch_seconds.get()) {
             (_, Some(seconds)) => Ok(*seconds),
@@ -158,7 +158,7 @@ impl SolveContext {
             (EpochChoice::Newest { newest, otherwise }, None) => {
                 for fetched in self.epoch_needs.get().into_iter().flatten().filter_map(WeakShared::upgrade) {
                     if fetched.await.is_err() {
-                        // The build ends with the error of what was not fetched, which everything leads to.
+                        // The build fails with the error of the fetch.
                         return std::future::pending().await;
                     }
                 }
@@ -191,7 +191,7 @@ impl SolveContext {
             task.cached();
             return Ok((StepResult::Chain(base.with(layer)), Some(report)));
         }
-        // From here on time passes, and what is in the folders may change.
+        // The files in the folders may change from here on.
         self.sources.forget_listings();
         let made = match &vertex.op {
             Op::Exec(exec) => {
@@ -204,7 +204,7 @@ impl SolveContext {
                 }
                 Err(e) => Err(e),
             },
-            Op::Source(_) => Err(Error::internal("a source is no step")),
+            Op::Source(_) => Err(Error::internal("a source is not a step")),
         };
         let (layer, made, keys_hold) = match made {
             Ok(made) => made,
@@ -280,8 +280,7 @@ impl SolveContext {
         }
     }
 
-    /// Whether the files of folders are still those that the keys were made of. What was read otherwise must not be
-    /// found under them.
+    /// Whether the files of folders still match the keys. Otherwise the result must not be cached under them.
     pub(super) async fn still_hold(
         &self,
         keys: &[Digest],
@@ -289,14 +288,14 @@ impl SolveContext {
         base: &LayerChain,
         inputs: &[StepResult],
     ) -> bool {
-        // What was fetched is in a folder of its own, and nobody else writes there.
+        // A fetched source is in its own folder, which nothing else writes.
         let uses_folders = inputs
             .iter()
             .any(|input| matches!(input, StepResult::Folder(root) if self.sources.may_change(root)));
         !uses_folders || self.keys(vertex, base, inputs).await.is_ok_and(|now| now.digests == keys)
     }
 
-    /// The layer that a key has, if its blob and its times are still there.
+    /// The cached layer of a key, when its blob and its times still exist.
     async fn find(&self, keys: &mut Keys) -> Result<Option<Layer>> {
         for key in &keys.digests {
             let Some(record) = self.cache.get(key).await? else { continue };
@@ -312,7 +311,7 @@ impl SolveContext {
                 self.cache.put(other, &record).await?;
             }
             let CacheRecord { layer: blob, diff_id, repository, times, made } = record;
-            let planned = keys.planned.take().map(|planned| planned.of_cached(made));
+            let planned = keys.planned.take().map(|planned| planned.for_cached(made));
             let times = planned.or(times.map(LayerTimes::Kept));
             return Ok(Some(Layer { blob, diff_id, repository, times, origin: None }));
         }
@@ -325,17 +324,17 @@ pub(super) fn report(vertex: &Vertex, cached: bool, task: &crate::progress::Task
     StepReport { name: vertex.name.clone(), cached, milliseconds }
 }
 
-/// Ends the task of a step that failed; the error learns which step it was, and where it was asked for.
+/// Ends the task of a step that failed. The error gets the step and its place in the text.
 pub(super) fn failed<T>(vertex: &Vertex, task: Task, error: Error) -> Result<T> {
     match error.kind() {
-        // Its output is known already.
+        // The output is in the error already.
         ErrorKind::CommandFailed => task.failed(&Error::new(error.kind(), error.message())),
         _ => task.failed(&error),
     }
     Err(at_step(vertex, error))
 }
 
-/// The error of a step, with which step it was, and where it was asked for.
+/// Adds the step and its place in the text to an error.
 pub(super) fn at_step(vertex: &Vertex, error: Error) -> Error {
     error.with_step(FailedStep::new(&vertex.name, vertex.origin.as_ref().map(ToString::to_string)))
 }

@@ -1,4 +1,4 @@
-//! What a command writes, on its way from the executor to the task.
+//! Passes the output of a command from the executor to the task.
 
 use crate::exec::LogSink;
 use crate::progress::{LogStream, Task};
@@ -7,19 +7,19 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// How much of a failed command's output its error repeats.
+/// How many bytes of a failed command's output its error contains.
 const TAIL: usize = 4 << 10;
-/// How many bytes may wait before the command does.
+/// How many bytes are buffered before the command waits.
 const ROOM: usize = 256 << 10;
 
-/// Carries output from the executor to the task, and keeps its end. It holds little: while the task's progress has no
+/// Passes output from the executor to the task, and keeps its end. Its buffer is small: while the task's progress has no
 /// room, the executor does not read.
 #[derive(Debug, Default)]
 pub(super) struct TaskLog {
     state: Mutex<State>,
-    /// Something waits.
+    /// Signals new output.
     came: Notify,
-    /// Something was passed on.
+    /// Signals that output was passed on.
     went: Notify,
 }
 
@@ -28,7 +28,7 @@ struct State {
     waiting: VecDeque<(LogStream, Vec<u8>)>,
     bytes: usize,
     tail: VecDeque<u8>,
-    /// The begin of a character whose rest has not come, of each stream.
+    /// The first bytes of an incomplete character of each stream.
     cut: [Vec<u8>; 2],
 }
 
@@ -37,7 +37,7 @@ impl TaskLog {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a command, and passes on what it writes in the meantime, to the end.
+    /// Waits for a command, and passes on all its output.
     pub(super) async fn pass_on<T>(&self, task: &Task, run: impl Future<Output = T>) -> T {
         let pass = async {
             loop {
@@ -59,7 +59,7 @@ impl TaskLog {
         outcome
     }
 
-    /// Passes on what waits. Dropping the future loses nothing.
+    /// Passes on the buffer. Dropping the future loses nothing.
     async fn drain(&self, task: &Task) {
         loop {
             task.progress().ready().await;
@@ -68,7 +68,7 @@ impl TaskLog {
         }
     }
 
-    /// The next block, up to its last whole character.
+    /// The next block, without an incomplete character at its end.
     fn next(&self) -> Option<(LogStream, Vec<u8>)> {
         let mut state = self.state();
         let (stream, mut bytes) = state.waiting.pop_front()?;
@@ -84,7 +84,7 @@ impl TaskLog {
         Some((stream, bytes))
     }
 
-    /// The end of what the command wrote.
+    /// The end of the output.
     pub(super) fn tail(&self) -> String {
         let bytes: Vec<u8> = self.state().tail.iter().copied().collect();
         String::from_utf8_lossy(&bytes).trim().to_owned()
@@ -108,7 +108,7 @@ impl LogSink for TaskLog {
             loop {
                 let went = self.went.notified();
                 tokio::pin!(went);
-                // From here on no news is missed.
+                // Notifications from here on are not missed.
                 went.as_mut().enable();
                 if self.state().bytes < ROOM {
                     return;
@@ -119,7 +119,7 @@ impl LogSink for TaskLog {
     }
 }
 
-/// How many bytes at the end are the begin of a character of UTF-8 that goes on.
+/// How many bytes at the end are an incomplete character of UTF-8.
 fn incomplete(bytes: &[u8]) -> usize {
     for (back, byte) in bytes.iter().rev().take(3).enumerate() {
         let length = match byte {
@@ -141,7 +141,7 @@ mod tests {
     use futures::FutureExt as _;
 
     #[test]
-    fn characters_that_are_cut_are_told() {
+    fn incomplete_characters_are_found() {
         for (bytes, expected) in [
             (&b""[..], 0),
             (b"a", 0),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn blocks_end_where_characters_do() {
+    async fn blocks_end_at_characters() {
         let (progress, mut events) = Progress::channel();
         let task = progress.start("RUN", None);
         let log = TaskLog::default();
@@ -172,19 +172,19 @@ mod tests {
             log.log(LogStream::Stdout, b"\xf0\x9f");
         })
         .await;
-        let mut told = [String::new(), String::new()];
+        let mut logged = [String::new(), String::new()];
         while let Ok(event) = events.try_recv() {
             if let Event::Log { stream, text, .. } = event {
-                told[stream as usize].push_str(&text);
+                logged[stream as usize].push_str(&text);
             }
         }
-        assert_eq!(told[0], format!("{text}\u{fffd}"));
-        assert_eq!(told[1].len(), text.len());
+        assert_eq!(logged[0], format!("{text}\u{fffd}"));
+        assert_eq!(logged[1].len(), text.len());
         assert!(log.tail().contains('e'));
     }
 
     #[tokio::test]
-    async fn a_display_that_stands_still_makes_the_command_wait() {
+    async fn a_command_waits_for_a_slow_receiver() {
         let (progress, mut events) = Progress::channel();
         let task = progress.start("RUN", None);
         let log = TaskLog::default();

@@ -1,4 +1,4 @@
-//! Graphs that are solved without a sandbox: commands are a script, and trees are folders of this process.
+//! Solves graphs without a sandbox: a fake executor plays the commands, and snapshots are folders.
 
 use super::*;
 use crate::ErrorKind;
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Barrier;
 
-/// One random image under every name; it counts the layers that are opened.
+/// A source with one random image under every name. It counts the opened layers.
 #[derive(Debug)]
 struct Images {
     image: RandomImage,
@@ -111,7 +111,7 @@ impl Fixture {
         Op::Source(SourceOp::Image { reference: "base".into(), manifest })
     }
 
-    /// The files of the topmost layer of what was solved.
+    /// The files of the topmost layer of a result.
     async fn files(&self, solved: &Solved) -> BTreeMap<String, String> {
         let StepResult::Chain(chain) = &solved.value else { panic!("{:?}", solved.value) };
         let (layer, _) = chain.layers().last().unwrap();
@@ -158,7 +158,7 @@ fn scratch(graph: &mut Graph) -> VertexId {
     graph.add(Op::Source(SourceOp::Scratch), Vec::new(), "scratch")
 }
 
-/// Waits for a condition; fails when it will never hold.
+/// Waits for a condition. Fails after a minute.
 async fn until(condition: impl Fn() -> bool) {
     let wait = async {
         while !condition() {
@@ -169,7 +169,7 @@ async fn until(condition: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_command_becomes_a_layer_and_is_found_again() {
+async fn a_command_makes_a_layer_that_is_cached() {
     let fixture = Fixture::new(FakeExecutor::new().on("make", FakeRun::new().writes("/bin/app", "compiled")));
     let mut graph = Graph::new();
     let base = graph.add(fixture.base(), Vec::new(), "base");
@@ -188,7 +188,7 @@ async fn a_command_becomes_a_layer_and_is_found_again() {
 }
 
 #[tokio::test]
-async fn a_command_is_run_as_its_vertex_says() {
+async fn a_command_runs_with_the_options_of_its_vertex() {
     let mut fixture = Fixture::new(FakeExecutor::new());
     fixture.options.secrets.insert("key".into(), SecretBytes::new("hunter2"));
     fixture.options.extra_hosts.push(("seven".into(), "192.0.2.7".into()));
@@ -211,8 +211,8 @@ async fn a_command_is_run_as_its_vertex_says() {
 }
 
 #[tokio::test]
-async fn independent_commands_run_at_once_and_equal_ones_once() {
-    // Each ends when the other has come as far.
+async fn independent_commands_run_concurrently_and_equal_ones_once() {
+    // Each ends after both have started.
     let both = Arc::new(Barrier::new(2));
     let part = |path: &str| FakeRun::new().writes(path, "x").meets(&both);
     let fixture = Fixture::new(FakeExecutor::new().on("a", part("/a")).on("b", part("/b")));
@@ -231,7 +231,7 @@ async fn independent_commands_run_at_once_and_equal_ones_once() {
 }
 
 #[tokio::test]
-async fn a_failed_command_says_how_and_stops_the_others() {
+async fn a_failed_command_reports_its_output_and_stops_the_others() {
     let fixture = Fixture::new(
         FakeExecutor::new()
             .on("fail", FakeRun::new().complains("no such target\n").exits(3))
@@ -247,12 +247,12 @@ async fn a_failed_command_says_how_and_stops_the_others() {
     let text = format!("{error:?}");
     assert!(text.contains("exit code 3") && text.contains("no such target"), "{text}");
     until(|| fixture.executor.running() == 0).await;
-    // What failed is in no cache.
+    // A failed command is not cached.
     assert!(fixture.solve(&graph, fail).await.is_err());
 }
 
 #[tokio::test]
-async fn dropping_the_future_ends_what_runs() {
+async fn dropping_the_future_stops_commands() {
     let fixture = Fixture::new(FakeExecutor::new().on("hang", FakeRun::new().writes("/x", "half").hangs()));
     let mut graph = Graph::new();
     let base = scratch(&mut graph);
@@ -265,7 +265,7 @@ async fn dropping_the_future_ends_what_runs() {
 }
 
 #[tokio::test]
-async fn a_step_is_found_when_its_inputs_come_out_the_same() {
+async fn a_step_with_equal_inputs_is_cached() {
     let same = || FakeRun::new().writes("/app", "the same");
     let fixture = Fixture::new(FakeExecutor::new().on("make", same()).on("make -j4", same()));
     let mut steps = Vec::new();
@@ -283,7 +283,7 @@ async fn a_step_is_found_when_its_inputs_come_out_the_same() {
 }
 
 #[tokio::test]
-async fn what_is_not_permitted_does_not_run() {
+async fn a_command_without_permission_does_not_run() {
     let mut fixture = Fixture::new(FakeExecutor::new());
     let mut graph = Graph::new();
     let base = scratch(&mut graph);
@@ -295,7 +295,7 @@ async fn what_is_not_permitted_does_not_run() {
     fixture.options.allow_insecure = true;
     fixture.solve(&graph, root).await.unwrap();
     assert_eq!(fixture.executor.specs()[0].security, crate::exec::Security::Insecure);
-    // It was run with permission; without, its result is refused too.
+    // Without permission the cached result is rejected, too.
     fixture.options.allow_insecure = false;
     assert_eq!(fixture.solve(&graph, root).await.unwrap_err().kind(), ErrorKind::Denied);
 }

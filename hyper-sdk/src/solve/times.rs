@@ -1,9 +1,8 @@
-//! The true times of the files of layers: kept beside their indexes, or those of a context as it is now.
+//! The true times of files in layers. They are stored next to the indexes, or read from a context.
 //!
 //! # Invariants
-//! - A published layer and every key are without them: they only say what steps see.
-//! - Losing a table costs time: the step that made it counts as not cached. Where that comes out too late, files have the
-//!   times of the layer.
+//! - Published layers and keys do not contain them: only steps see them.
+//! - When a table is lost, its step is not cached. When that is found too late, files have the times of the layer.
 
 use super::SolveContext;
 use super::value::LayerTimes;
@@ -14,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 impl SolveContext {
-    /// The time of what a step makes now: never before the epoch, so that in the layer it has that.
+    /// The time of files that a step makes now. It is at least the epoch, so that the files have the epoch in the layer.
     pub(super) async fn made_now(&self) -> Result<FileTime> {
         let epoch = FileTime::of(self.epoch().await?);
         Ok(if self.copies_as_published { epoch } else { FileTime::now().max(epoch) })
@@ -24,7 +23,7 @@ impl SolveContext {
         self.index_folder.join(format!("{}.times", digest.hex()))
     }
 
-    /// Whether a table is kept as it was. A damaged one is removed, so that the step makes it anew.
+    /// Whether a table is stored and intact. A damaged table is removed, so that the step makes it again.
     pub(super) fn has_times(&self, digest: &Digest) -> bool {
         self.read_times(digest).is_some()
     }
@@ -39,7 +38,7 @@ impl SolveContext {
         Some(bytes)
     }
 
-    /// Keeps a table.
+    /// Stores a table.
     pub(super) fn keep_times(&self, table: &TimesTable) -> Result<LayerTimes> {
         let path = self.times_path(table.digest());
         if !self.has_times(table.digest()) {
@@ -53,7 +52,7 @@ impl SolveContext {
         Ok(LayerTimes::Kept(table.digest().clone()))
     }
 
-    /// The table of a layer; nothing where it is lost or damaged.
+    /// The table of a layer; `None` when it is lost or damaged.
     pub(super) fn times(&self, times: Option<&LayerTimes>) -> Option<Arc<TimesTable>> {
         let digest = match times? {
             LayerTimes::Table(table) => return Some(Arc::clone(table)),

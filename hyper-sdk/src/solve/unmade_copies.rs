@@ -1,4 +1,4 @@
-//! Copies that nothing needs and that would have a base image pulled: they are looked at, and not made.
+//! Skips copies that no output needs and that would pull a base image. It only checks that their sources exist.
 
 use super::exec::input_value;
 use super::step::failed;
@@ -11,7 +11,7 @@ use crate::layer::copy::{CopySpec, EmptyDestination, PatternList, Planner};
 use std::sync::Arc;
 
 impl SolveContext {
-    /// Whether a step changes the files of an image that nobody knows yet.
+    /// Whether a step changes the files of an image without an index.
     pub(super) async fn is_out_of_reach(&self, vertex: &Vertex, inputs: &[StepResult]) -> bool {
         let Op::File(file) = &vertex.op else { return false };
         match inputs.first() {
@@ -21,8 +21,8 @@ impl SolveContext {
         }
     }
 
-    /// Looks at what a step would copy, as far as it is here.
-    pub(super) async fn look_at(
+    /// Checks the sources of a step, as far as they are local.
+    pub(super) async fn check_sources(
         &self,
         vertex: &Vertex,
         inputs: &[StepResult],
@@ -31,7 +31,7 @@ impl SolveContext {
         if let Op::File(file) = &vertex.op {
             for action in &file.actions {
                 if let FileAction::Copy(copy) = action
-                    && let Err(e) = self.look_at_copy(copy, inputs).await
+                    && let Err(e) = self.check_copy(copy, inputs).await
                 {
                     return failed(vertex, task, e);
                 }
@@ -42,11 +42,11 @@ impl SolveContext {
         Ok((StepResult::Unmade, Some(report)))
     }
 
-    async fn look_at_copy(&self, copy: &CopyAction, inputs: &[StepResult]) -> Result<()> {
+    async fn check_copy(&self, copy: &CopyAction, inputs: &[StepResult]) -> Result<()> {
         let root = match input_value(inputs, copy.input)? {
             StepResult::Folder(root) => Arc::clone(root),
             StepResult::Chain(chain) if !self.has_unknown(chain).await => {
-                return self.look_into(chain, copy).await;
+                return self.check_paths(chain, copy).await;
             }
             StepResult::Chain(_) | StepResult::Unmade => return Ok(()),
         };
@@ -60,8 +60,8 @@ impl SolveContext {
         .await
     }
 
-    /// Sees whether the plain paths of a copy are there.
-    async fn look_into(&self, chain: &LayerChain, copy: &CopyAction) -> Result<()> {
+    /// Checks that the plain paths of a copy exist.
+    async fn check_paths(&self, chain: &LayerChain, copy: &CopyAction) -> Result<()> {
         let tree = self.tree(chain).await?;
         for source in &copy.sources {
             if !crate::layer::copy::pattern::has_wildcards(source.as_bytes()) {

@@ -1,4 +1,4 @@
-//! What vertices come to: chains of layers, and folders.
+//! The results of vertices: chains of layers, and folders.
 
 use crate::digest::Hasher;
 use crate::layer::copy::SourceRoot;
@@ -8,7 +8,7 @@ use crate::source::LayerOrigin;
 use crate::{Digest, Error, RepositoryName};
 use std::sync::Arc;
 
-/// A layer: its blob, its diff ID, and where the blob is.
+/// A layer: its diff ID, and its blob with the repository.
 #[derive(Clone, Debug)]
 pub struct Layer {
     /// The layer as a blob.
@@ -17,14 +17,14 @@ pub struct Layer {
     pub diff_id: Digest,
     /// The repository of the store that has the blob.
     pub repository: RepositoryName,
-    /// The true times of its files; none where those of the layer are the only ones known.
+    /// The true times of its files; `None` when only those of the layer are known.
     pub times: Option<LayerTimes>,
-    /// Where its blob comes from when the store does not have it: for a layer of an image that was not made here.
+    /// The source of the blob when the store does not have it; for a layer of an image that was not built here.
     pub(crate) origin: Option<Arc<LayerOrigin>>,
 }
 
 impl PartialEq for Layer {
-    /// Whether they are the same layer, wherever it comes from.
+    /// Equal layers may have different origins.
     fn eq(&self, other: &Self) -> bool {
         (&self.blob, &self.diff_id, &self.repository, &self.times)
             == (&other.blob, &other.diff_id, &other.repository, &other.times)
@@ -34,7 +34,7 @@ impl PartialEq for Layer {
 /// The true times of the files of a layer.
 #[derive(Clone, Debug)]
 pub enum LayerTimes {
-    /// The table of this name is kept beside the index of the layer.
+    /// The name of a table that is stored next to the index of the layer.
     Kept(Digest),
     /// The table itself.
     Table(Arc<TimesTable>),
@@ -56,7 +56,7 @@ impl PartialEq for LayerTimes {
     }
 }
 
-/// The times of the files that a step takes from a context, and the one that stands for what has no source.
+/// The times of the files that a step copies from a context, and the time of files without a source.
 #[derive(Debug)]
 pub(super) struct Planned {
     pub(super) times: EntryTimes,
@@ -64,11 +64,11 @@ pub(super) struct Planned {
 }
 
 impl Planned {
-    /// The times of the layer that the cache has, which was made at `first`.
+    /// The times of a cached layer that was made at `first`.
     ///
-    /// The files have those that they have now, and not those of the build that made the layer: another content may have
-    /// been in their place meanwhile, and tools compare times.
-    pub(super) fn of_cached(self, first: Option<FileTime>) -> LayerTimes {
+    /// The files have their current times, and not those of the build that made the layer: they may have had other content
+    /// meanwhile, and tools compare times.
+    pub(super) fn for_cached(self, first: Option<FileTime>) -> LayerTimes {
         LayerTimes::Table(Arc::new(self.times.table(self.made, first)))
     }
 }
@@ -108,7 +108,7 @@ impl LayerChain {
         self.layers.last().map(|(_, id)| id)
     }
 
-    /// The names of the snapshots of every prefix, as its layers say their times.
+    /// The names of the snapshots of every prefix, which depend on the times of its layers.
     pub(super) fn snapshots(&self) -> Vec<Digest> {
         let mut names: Vec<Digest> = Vec::with_capacity(self.layers.len());
         for (at, (layer, chain)) in self.layers.iter().enumerate() {
@@ -118,7 +118,7 @@ impl LayerChain {
         names
     }
 
-    /// The chain ID as a part of a key.
+    /// The chain ID for a key.
     pub(super) fn key(&self) -> &str {
         self.id().map_or("", Digest::as_str)
     }
@@ -136,10 +136,9 @@ pub(crate) fn chain_id(parent: Option<&Digest>, diff_id: &Digest) -> Digest {
     }
 }
 
-/// The name of the snapshot of a layer with these times on one that is called so; `below` has the name and the chain ID
-/// of that.
+/// The name of the snapshot of a layer with these times. `below` has the name and the chain ID of the snapshot below.
 ///
-/// Where only the times of the layers are known, it is the chain ID.
+/// It is the chain ID when only the times of the layers are known.
 pub(super) fn snapshot_name(
     below: Option<(&Digest, &Digest)>,
     layer: &Layer,
@@ -157,7 +156,7 @@ pub(super) fn snapshot_name(
     hasher.finish()
 }
 
-/// The name of the files of a layer by themselves, whatever times those below have.
+/// The name of the files of a layer alone, without the layers below.
 pub(super) fn files_name(chain: &Digest, times: Option<&Digest>) -> Digest {
     let mut hasher = Hasher::sha256();
     hasher.update_field("files of a layer");
@@ -173,12 +172,11 @@ pub(crate) enum StepResult {
     Chain(LayerChain),
     /// The files of a build context.
     Folder(Arc<SourceRoot>),
-    /// A root file system that nothing needs, and that is not made: its files depend on those of a base image that is not
-    /// here.
+    /// A root file system that no output needs and that is not made: its files depend on a base image that was not pulled.
     Unmade,
 }
 
-/// The error of a step that would use what was not made, which none does.
+/// The internal error of a step that uses a skipped result.
 pub(super) fn unmade() -> Error {
     Error::internal("a step uses a root file system that was not made")
 }
@@ -195,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshots_are_called_by_the_times_of_all_their_layers() {
+    fn names_of_snapshots_depend_on_the_times_of_all_layers() {
         let layer = |text: &str, times: Option<&str>| Layer {
             blob: Descriptor::of(crate::media_type::OCI_LAYER, text.as_bytes()),
             diff_id: Digest::sha256(text),

@@ -26,9 +26,9 @@ class Step:
 class BuildResult:
     """The result of a build."""
 
-    #: The digest of the image's manifest; `None` when no output has a manifest.
+    #: The digest of the image's manifest; `None` when no output is an image, as with files alone.
     digest: str | None
-    #: The digest of the image's config: Docker's image ID.
+    #: The digest of the image's config, which is Docker's image ID; `None` when no output is an image.
     config_digest: str | None
     #: The names that the image was given, as `Hyper.images` shows them.
     tags: tuple[str, ...]

@@ -122,6 +122,10 @@ fn check_destinations(args: &BuildArgs, session: &Session) -> Result<Destination
             .and_then(|()| destinations.check(output))
             .map_err(flags::of_value("output", value))?;
     }
+    if args.iidfile.is_some() && !outputs.iter().any(Output::makes_image) {
+        let message = "--iidfile needs an output that is an image: files alone have no digest";
+        return Err(Failure::usage(message));
+    }
     for (flag, path) in [("iidfile", &args.iidfile), ("metadata-file", &args.metadata_file)] {
         if let Some(path) = path {
             destinations.check_file(path).map_err(flags::of_value(flag, &path.to_string_lossy()))?;

@@ -1,6 +1,6 @@
-//! What a builder claims, and what it does without.
+//! The capabilities of a builder, and its behaviour without them.
 
-use super::kit::{Place, build, refused};
+use super::kit::{Place, build, rejected};
 use crate::ErrorKind;
 use crate::build::{Output, SharedBuilder};
 
@@ -12,7 +12,7 @@ pub async fn capabilities_do_not_change(builder: SharedBuilder) {
     assert!(!before.run || !before.platforms.is_empty(), "commands run on some platform: {before:?}");
 }
 
-pub async fn capabilities_without_results_nothing_is_made(builder: SharedBuilder) {
+pub async fn capabilities_without_results_nothing_is_written(builder: SharedBuilder) {
     if builder.capabilities().await.unwrap().results {
         return;
     }
@@ -24,20 +24,20 @@ pub async fn capabilities_without_results_nothing_is_made(builder: SharedBuilder
         assert_eq!((output.image, output.config), (None, None));
         let steps: Vec<_> =
             output.steps.iter().map(|step| (step.name.contains("COPY f /f"), step.cached)).collect();
-        assert_eq!(steps, [(true, false)], "what was not made is not cached");
+        assert_eq!(steps, [(true, false)], "a step that did not run is not cached");
     }
     for name in ["out", "out.tar", "layout"] {
         assert!(!place.path(name).exists(), "{name} is there");
     }
 }
 
-pub async fn capabilities_without_commands_they_are_refused(builder: SharedBuilder) {
+pub async fn capabilities_without_commands_run_is_rejected(builder: SharedBuilder) {
     let capabilities = builder.capabilities().await.unwrap();
     if capabilities.run || !capabilities.results {
         return;
     }
     let place = Place::new(&[]);
-    let error = refused(&builder, place.files("FROM scratch\nRUN true\n")).await;
+    let error = rejected(&builder, place.files("FROM scratch\nRUN true\n")).await;
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.to_string().contains("RUN"), "{error}");
 }

@@ -1,18 +1,18 @@
-//! Commands: what they do, what they say, what they may know.
+//! Commands: their changes, their output and their secrets.
 
-use super::kit::{HANGS, Place, build, cached, needs, refused, watched};
+use super::kit::{HANGS, Place, build, cached, needs, rejected, watched};
 use crate::build::SharedBuilder;
 use crate::exec::SecretBytes;
 use crate::progress::{Event, Progress};
 use crate::{ErrorDetail, ErrorKind, MissingInput};
 
-/// A command that makes a file.
+/// A command that writes a file.
 pub(in crate::build) const MAKES: &str = "echo made > /made";
-/// A command that writes and fails.
+/// A command that prints and fails.
 pub(in crate::build) const FAILS: &str = "echo said; exit 7";
-/// A command that says the length of a secret.
+/// A command that writes the length of a secret to a file.
 pub(in crate::build) const COUNTS: &str = "wc -c < /run/secrets/token > /length";
-/// A command that writes and then does not end.
+/// A command that prints and then does not end.
 pub(in crate::build) const HANGS_ON: &str = "echo started; sleep 100000";
 
 const SECRET: &str = "a-secret-of-the-suite-31415926";
@@ -37,10 +37,10 @@ pub async fn a_command_changes_the_files(builder: SharedBuilder) {
     assert_eq!(cached(&output, "RUN"), [false]);
 }
 
-pub async fn a_failed_command_tells_its_code_and_output(builder: SharedBuilder) {
+pub async fn a_failed_command_reports_its_code_and_output(builder: SharedBuilder) {
     needs!(builder, results, run);
     let Some(place) = Place::with_shell() else { return };
-    let error = refused(&builder, place.files(&text(FAILS))).await;
+    let error = rejected(&builder, place.files(&text(FAILS))).await;
     assert_eq!(error.kind(), ErrorKind::CommandFailed, "{error}");
     let Some(ErrorDetail::Command(command)) = error.detail() else { panic!("no command: {error:?}") };
     assert_eq!((command.exit_code, command.output.trim_end()), (7, "said"));
@@ -63,7 +63,7 @@ pub async fn a_cached_command_does_not_run_again(builder: SharedBuilder) {
     assert_eq!((cached(&again, "RUN"), place.out("made").as_deref()), (vec![true], Some("made\n")));
 }
 
-pub async fn a_secret_is_for_the_command_alone(builder: SharedBuilder) {
+pub async fn a_secret_is_visible_to_its_command_alone(builder: SharedBuilder) {
     needs!(builder, results, run);
     let Some(place) = Place::with_shell() else { return };
     let mut request = place.files(&text(&format!("--mount=type=secret,id=token,required {COUNTS}")));
@@ -73,7 +73,7 @@ pub async fn a_secret_is_for_the_command_alone(builder: SharedBuilder) {
     let output = result.unwrap();
     assert_eq!(place.out("length").unwrap().trim(), SECRET.len().to_string());
     for text in [format!("{events:?}"), format!("{output:?}")] {
-        assert!(!text.contains(SECRET), "the secret is told: {text}");
+        assert!(!text.contains(SECRET), "the secret is in {text}");
     }
     let tar = std::fs::read(place.path("out.tar")).unwrap();
     assert!(!tar.windows(SECRET.len()).any(|bytes| bytes == SECRET.as_bytes()), "the secret is in the files");
@@ -82,7 +82,7 @@ pub async fn a_secret_is_for_the_command_alone(builder: SharedBuilder) {
 pub async fn a_required_secret_that_is_missing_is_named(builder: SharedBuilder) {
     needs!(builder, results, run);
     let Some(place) = Place::with_shell() else { return };
-    let error = refused(&builder, place.files(&text("--mount=type=secret,id=token,required true"))).await;
+    let error = rejected(&builder, place.files(&text("--mount=type=secret,id=token,required true"))).await;
     assert_eq!(
         error.detail(),
         Some(&ErrorDetail::Missing(MissingInput::Secret("token".to_owned()))),
@@ -90,10 +90,10 @@ pub async fn a_required_secret_that_is_missing_is_named(builder: SharedBuilder) 
     );
 }
 
-pub async fn a_command_with_all_rights_needs_permission(builder: SharedBuilder) {
+pub async fn a_privileged_command_needs_permission(builder: SharedBuilder) {
     needs!(builder, results, run);
     let Some(place) = Place::with_shell() else { return };
-    let error = refused(&builder, place.files(&text("--security=insecure true"))).await;
+    let error = rejected(&builder, place.files(&text("--security=insecure true"))).await;
     let missing = MissingInput::Permission("security.insecure".to_owned());
     assert_eq!((error.kind(), error.detail()), (ErrorKind::Denied, Some(&ErrorDetail::Missing(missing))));
 }
@@ -117,9 +117,9 @@ pub async fn a_dropped_build_writes_nothing(builder: SharedBuilder) {
         started = tokio::time::timeout(HANGS, started) => started.expect("the command never starts"),
     }
     drop(progress);
-    // Nobody works on it any more when nobody can tell anything.
+    // The build has stopped when the last sender is dropped.
     let rest = async { while events.recv().await.is_some() {} };
-    tokio::time::timeout(HANGS, rest).await.expect("the build goes on");
+    tokio::time::timeout(HANGS, rest).await.expect("the build continues");
     assert!(!place.path("out").exists() && !place.path("out.tar").exists());
     build(&builder, place.files(&text(MAKES))).await;
     assert_eq!(place.out("made").as_deref(), Some("made\n"));

@@ -1,4 +1,4 @@
-//! What a build tells while it runs.
+//! The events of a build.
 
 use super::kit::{Place, needs, watched};
 use crate::build::SharedBuilder;
@@ -22,7 +22,7 @@ fn ends(events: &[Event]) -> BTreeMap<TaskId, Vec<Outcome>> {
     ends
 }
 
-/// The number of the task whose name has a text.
+/// The number of the task whose name contains a text.
 fn task(events: &[Event], text: &str) -> TaskId {
     let named = events.iter().find_map(|event| match event {
         Event::Started { task, name, .. } if name.contains(text) => Some(*task),

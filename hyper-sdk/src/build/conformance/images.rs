@@ -1,7 +1,8 @@
-//! Images and files: what is asked for is made, equal things are equal, and known results are not made again.
+//! Images and files: every output is written, equal builds give equal images, and cached steps do not run again.
 
-use super::kit::{EPOCH, Place, blob, build, cached, digest, json, needs, tar_files};
+use super::kit::{EPOCH, Place, blob, build, cached, digest, json, needs, tar_files, watched};
 use crate::build::{EpochPolicy, NamedContext, OutputKind, SharedBuilder};
+use crate::progress::Event;
 use crate::reference::Reference;
 use futures::future::join_all;
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,7 +22,7 @@ pub async fn an_image_has_a_digest_and_its_names(builder: SharedBuilder) {
     assert_eq!(cached(&output, "COPY f /f"), [false]);
 }
 
-pub async fn files_are_as_the_text_says(builder: SharedBuilder) {
+pub async fn files_have_the_paths_and_modes_of_the_text(builder: SharedBuilder) {
     needs!(builder, results);
     let place = Place::new(&[("f", "content")]);
     let text = "FROM scratch\nCOPY f /a/b\nCOPY --chmod=755 f /tool\nWORKDIR /made\nCOPY <<E note\nsaid\nE\n";
@@ -64,7 +65,7 @@ pub async fn a_layout_has_the_image(builder: SharedBuilder) {
     assert_eq!(layers[0]["size"], layer.len());
 }
 
-pub async fn every_output_is_made(builder: SharedBuilder) {
+pub async fn every_output_is_written(builder: SharedBuilder) {
     needs!(builder, results);
     let place = Place::new(&[("f", "content")]);
     let mut request = place.files(COPY);
@@ -74,6 +75,20 @@ pub async fn every_output_is_made(builder: SharedBuilder) {
     assert_eq!(place.out("f").as_deref(), Some("content"));
     assert_eq!(tar_files(&place.path("out.tar")).0.len(), 1);
     assert!(place.path("layout/index.json").exists());
+}
+
+pub async fn files_alone_have_no_digest(builder: SharedBuilder) {
+    needs!(builder, results);
+    let place = Place::new(&[("f", "content")]);
+    let mut request = place.files(COPY);
+    request.outputs.extend([place.tar().into(), OutputKind::CacheOnly.into()]);
+    let (result, events) = watched(&builder, request.clone()).await;
+    let output = result.unwrap();
+    assert_eq!((output.image, output.config, output.tags), (None, None, Vec::new()));
+    assert!(!events.iter().any(|event| matches!(event, Event::Result { .. })), "{events:?}");
+    // With an image among the outputs there is a digest.
+    request.outputs.push(place.layout().into());
+    assert!(build(&builder, request).await.image.is_some());
 }
 
 pub async fn an_ignored_file_is_not_copied(builder: SharedBuilder) {
@@ -126,7 +141,7 @@ pub async fn labels_are_in_the_config(builder: SharedBuilder) {
     assert_eq!((labels["own"].as_str(), labels["given"].as_str()), (Some("text"), Some("request")));
 }
 
-pub async fn the_time_is_the_given_one(builder: SharedBuilder) {
+pub async fn the_epoch_of_the_request_is_used(builder: SharedBuilder) {
     needs!(builder, results);
     let place = Place::new(&[("f", "x")]);
     let mut request = place.request(COPY);
@@ -153,10 +168,10 @@ pub async fn a_second_build_is_cached(builder: SharedBuilder) {
     let first = build(&builder, place.request(COPY)).await;
     let second = build(&builder, place.files(COPY)).await;
     assert_eq!((cached(&first, "COPY"), cached(&second, "COPY")), (vec![false], vec![true]));
-    assert!(place.out("f").is_some(), "the output is made all the same");
+    assert!(place.out("f").is_some(), "the output is written nevertheless");
 }
 
-pub async fn steps_run_again_when_asked(builder: SharedBuilder) {
+pub async fn steps_run_again_without_the_cache(builder: SharedBuilder) {
     needs!(builder, results);
     let place = Place::new(&[("f", "x")]);
     let text = "FROM scratch AS one\nCOPY f /f\nFROM one AS two\nCOPY f /g\n";
@@ -183,7 +198,7 @@ pub async fn changed_content_is_seen(builder: SharedBuilder) {
     assert_eq!(digest(&build(&builder, place.request(COPY)).await), digest(&first));
 }
 
-pub async fn builds_at_once_do_not_mix(builder: SharedBuilder) {
+pub async fn concurrent_builds_do_not_mix(builder: SharedBuilder) {
     needs!(builder, results);
     let places: Vec<Place> = (0..5).map(|i| Place::new(&[("f", &format!("content {i}"))])).collect();
     join_all(places.iter().map(|place| build(&builder, place.files(COPY)))).await;
@@ -192,7 +207,7 @@ pub async fn builds_at_once_do_not_mix(builder: SharedBuilder) {
     }
 }
 
-pub async fn equal_builds_at_once_agree(builder: SharedBuilder) {
+pub async fn equal_concurrent_builds_give_one_image(builder: SharedBuilder) {
     needs!(builder, results);
     let place = Place::new(&[("f", "x")]);
     let outputs = join_all((0..4).map(|_| build(&builder, place.request(COPY)))).await;

@@ -1,4 +1,4 @@
-//! What the cases are written with.
+//! Helpers of the cases.
 
 use crate::build::{
     BuildContext, BuildOutput, BuildRequest, Destination, EpochPolicy, OutputKind, SharedBuilder,
@@ -11,7 +11,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Ends the case when the builder does not claim a power.
+/// Ends the case when the builder lacks a capability.
 macro_rules! needs {
     ($builder:expr, $($power:ident),+) => {
         let capabilities = $builder.capabilities().await.unwrap();
@@ -22,9 +22,9 @@ macro_rules! needs {
 }
 pub(super) use needs;
 
-/// Longer than any build of the suite takes: a builder that hangs fails its case.
+/// The time limit of a build, which is longer than any build of the suite takes.
 pub(super) const HANGS: Duration = Duration::from_secs(180);
-/// The time of every build that does not say another one.
+/// The epoch of every build that does not set another one.
 pub(super) const EPOCH: i64 = 1_000_000_000;
 
 /// A folder with a context and room for outputs.
@@ -43,7 +43,7 @@ impl Place {
         place
     }
 
-    /// A context that is a root file system with a shell; `None` where this machine cannot make one.
+    /// A context that is a root file system with a shell; `None` when this machine cannot make one.
     pub(super) fn with_shell() -> Option<Self> {
         let place = Self::new(&[]);
         crate::testing::busybox_root(&place.path("context")).unwrap().then_some(place)
@@ -67,14 +67,14 @@ impl Place {
         request
     }
 
-    /// The same, whose files go to the folder `out`.
+    /// The same, with the output `out`, a folder of files.
     pub(super) fn files(&self, text: &str) -> BuildRequest {
         let mut request = self.request(text);
         request.outputs = vec![OutputKind::Local(self.path("out")).into()];
         request
     }
 
-    /// What a file of `out` holds; `None` where there is none.
+    /// The content of a file of `out`; `None` when it does not exist.
     pub(super) fn out(&self, name: &str) -> Option<String> {
         std::fs::read_to_string(self.path("out").join(name)).ok()
     }
@@ -88,24 +88,24 @@ impl Place {
     }
 }
 
-/// Builds, and gives the events, too: all of them, until nobody can send another.
+/// Builds, and returns the result with all events.
 pub(super) async fn watched(
     builder: &SharedBuilder,
     request: BuildRequest,
 ) -> (Result<BuildOutput>, Vec<Event>) {
     let (progress, mut events) = Progress::channel();
-    let told = tokio::spawn(async move {
-        let mut told = Vec::new();
+    let received = tokio::spawn(async move {
+        let mut received = Vec::new();
         while let Some(event) = events.recv().await {
-            told.push(event);
+            received.push(event);
         }
-        told
+        received
     });
     let result =
         tokio::time::timeout(HANGS, builder.build(request, &progress)).await.expect("the builder hangs");
     drop(progress);
-    let told = tokio::time::timeout(HANGS, told).await.expect("events have no end").unwrap();
-    (result, told)
+    let events = tokio::time::timeout(HANGS, received).await.expect("events have no end").unwrap();
+    (result, events)
 }
 
 pub(super) async fn try_build(builder: &SharedBuilder, request: BuildRequest) -> Result<BuildOutput> {
@@ -117,7 +117,7 @@ pub(super) async fn build(builder: &SharedBuilder, request: BuildRequest) -> Bui
 }
 
 /// The error of a build that must not succeed.
-pub(super) async fn refused(builder: &SharedBuilder, request: BuildRequest) -> crate::Error {
+pub(super) async fn rejected(builder: &SharedBuilder, request: BuildRequest) -> crate::Error {
     try_build(builder, request).await.unwrap_err()
 }
 
@@ -126,7 +126,7 @@ pub(super) fn digest(output: &BuildOutput) -> &Digest {
     &output.image.as_ref().expect("an image was asked for").digest
 }
 
-/// Whether each step was cached, for the steps whose names have a text.
+/// Whether each step was cached, for the steps whose names contain a text.
 pub(super) fn cached(output: &BuildOutput, name: &str) -> Vec<bool> {
     output.steps.iter().filter(|step| step.name.contains(name)).map(|step| step.cached).collect()
 }
@@ -146,7 +146,7 @@ pub(super) fn tar_files(path: &Path) -> (BTreeMap<String, String>, i64) {
     (files, newest)
 }
 
-/// A blob of an image layout, whose name is checked.
+/// A blob of an image layout. Its digest is checked.
 pub(super) fn blob(layout: &Path, digest: &str) -> Vec<u8> {
     let digest = Digest::parse(digest).unwrap();
     let bytes = std::fs::read(layout.join("blobs/sha256").join(digest.hex())).unwrap();

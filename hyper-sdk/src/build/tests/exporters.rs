@@ -1,15 +1,15 @@
-//! The suite of exporters on exporters with a fault that it must find, and on one without.
+//! The suite of exporters on a right exporter, and on exporters with injected faults, which it must find.
 
 use crate::export::conformance::{self as cases, ExporterFixture};
 use crate::export::{Export, Exporter, write_file};
-use crate::testing::is_caught;
+use crate::testing::{assert_suite_finds, is_caught};
 use crate::{Error, Result};
 use async_trait::async_trait;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What an exporter does wrong.
+/// An injected fault of an exporter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     None,
@@ -18,7 +18,7 @@ enum Fault {
     WritesOneText,
     KeepsTheFirst,
     KnowsOneResult,
-    WritesWhenItIsMade,
+    WritesEarly,
     HidesErrors,
     IgnoresAttributes,
     HasOnePlace,
@@ -71,9 +71,9 @@ fn with(fault: Fault) -> ExporterFixture {
     }
 }
 
-/// Writes before there is a result, as one that makes its folder when it is told where.
-fn hasty() -> ExporterFixture {
-    let mut fixture = with(Fault::WritesWhenItIsMade);
+/// An exporter that writes when it is created, before there is a result.
+fn writes_early() -> ExporterFixture {
+    let mut fixture = with(Fault::WritesEarly);
     fixture.attributes = |folder| {
         std::fs::write(folder.join("begun"), "").unwrap();
         [("dest".to_owned(), folder.join("list").display().to_string())].into()
@@ -92,15 +92,7 @@ mod layer_list {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_finds_every_fault() {
-    macro_rules! caught {
-        ($($fault:ident by $($case:ident),+;)+) => {$($(
-            assert!(
-                is_caught(cases::$case(with(Fault::$fault))).await,
-                "{} does not find the fault {}", stringify!($case), stringify!($fault)
-            );
-        )+)+};
-    }
-    caught! {
+    assert_suite_finds! { cases, with, Fault;
         WritesNothing by a_result_is_written, another_result_is_written_otherwise;
         CountsResults by equal_results_are_written_alike, a_second_result_takes_the_place_of_the_first;
         WritesOneText by another_result_is_written_otherwise;
@@ -110,5 +102,5 @@ async fn the_suite_finds_every_fault() {
         IgnoresAttributes by an_unknown_attribute_is_refused;
         HasOnePlace by exports_at_once_do_not_mix;
     }
-    assert!(is_caught(cases::a_failed_build_writes_nothing(hasty())).await);
+    assert!(is_caught(cases::a_failed_build_writes_nothing(writes_early())).await);
 }

@@ -1,9 +1,9 @@
-//! The suite of frontends on that of Dockerfiles, and on frontends with a fault that it must find.
+//! The suite of frontends on that of Dockerfiles, and on frontends with injected faults, which it must find.
 
 use crate::build::DockerfileFrontend;
 use crate::frontend::conformance::{self as cases, FrontendFixture};
 use crate::frontend::{Frontend, FrontendOptions, Lowered, Resolver};
-use crate::testing::is_caught;
+use crate::testing::assert_suite_finds;
 use crate::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ mod dockerfiles {
     crate::frontend_conformance!(fixture);
 }
 
-/// What a frontend does wrong.
+/// An injected fault of a frontend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     None,
@@ -38,7 +38,7 @@ enum Fault {
     KnowsOneText,
     HasOnePlatform,
     ForgetsHistory,
-    TellsNoName,
+    OmitsTheName,
     HidesTheKind,
     Panics,
     MixesTexts,
@@ -64,7 +64,7 @@ impl Frontend for Faulty {
             Fault::CountsSteps => text.push_str(&format!("\nENV COUNT={count}\n")),
             Fault::KnowsOneText if !text.starts_with("FORM") => text = TEXT.to_owned(),
             Fault::HasOnePlatform => options.platform = None,
-            Fault::TellsNoName => name = "text",
+            Fault::OmitsTheName => name = "text",
             Fault::Panics => assert!(text.starts_with('F'), "what is this?"),
             Fault::MixesTexts if count > 2 => text = TEXT.to_owned(),
             _ => {}
@@ -88,28 +88,16 @@ impl Frontend for Faulty {
 
 #[tokio::test]
 async fn the_suite_finds_every_fault() {
-    macro_rules! caught {
-        ($($fault:ident by $($case:ident),+;)+) => {$($(
-            let with = |fault| texts(Faulty(fault, AtomicUsize::new(0)));
-            assert!(
-                !is_caught(cases::$case(with(Fault::None))).await,
-                "{} fails without a fault", stringify!($case)
-            );
-            assert!(
-                is_caught(cases::$case(with(Fault::$fault))).await,
-                "{} does not find the fault {}", stringify!($case), stringify!($fault)
-            );
-        )+)+};
-    }
-    caught! {
+    let with = |fault| texts(Faulty(fault, AtomicUsize::new(0)));
+    assert_suite_finds! { cases, with, Fault;
         CountsSteps by equal_texts_give_equal_graphs;
         KnowsOneText by another_text_gives_another_graph;
-        HasOnePlatform by the_image_is_for_the_asked_platform;
+        HasOnePlatform by the_image_is_for_the_requested_platform;
         ForgetsHistory by the_history_has_every_layer;
-        TellsNoName by a_broken_text_is_refused_with_its_name;
-        HidesTheKind by a_broken_text_is_refused_with_its_name, the_error_of_a_resolver_is_passed_on;
+        OmitsTheName by an_invalid_text_is_rejected_with_its_name;
+        HidesTheKind by an_invalid_text_is_rejected_with_its_name, the_error_of_a_resolver_is_returned;
         Panics by no_text_ends_the_process;
-        MixesTexts by many_texts_at_once;
+        MixesTexts by many_texts_are_lowered_concurrently;
         NamesNothing by a_text_becomes_a_graph;
     }
 }

@@ -1,4 +1,4 @@
-//! The suite of sources on those of images and layouts, and on sources with a fault that it must find.
+//! The suite of sources on those of images and layouts, and on sources with injected faults, which it must find.
 
 use crate::client::{Loopback, SharedClient};
 use crate::oci::{Descriptor, ImageConfig};
@@ -9,7 +9,7 @@ use crate::source::{
     ClientFactory, ImageSource, LayoutSource, Source, SourceContent, SourceFiles, SourceImage,
 };
 use crate::store::{BlobReader, MemoryStore, PutManifest, RegistryStore as _, RegistryStoreExt as _};
-use crate::testing::{RandomImage, is_caught};
+use crate::testing::{RandomImage, assert_suite_finds};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 mod images {
     use super::*;
 
-    /// An image in a registry, of which the local store knows nothing.
+    /// An image in a registry that the local store does not have.
     async fn fixture() -> (SourceFixture, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let (registry, image) = (Arc::new(MemoryStore::default()), RandomImage::new(3));
@@ -70,7 +70,7 @@ mod layouts {
     crate::source_conformance!(fixture);
 }
 
-/// What a source does wrong.
+/// An injected fault of a source.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     None,
@@ -93,29 +93,30 @@ enum Fault {
 struct Faulty {
     fault: Fault,
     image: RandomImage,
-    folder: PathBuf,
+    files: PathBuf,
     asked: AtomicUsize,
     open: Arc<AtomicUsize>,
+    _folder: tempfile::TempDir,
 }
 
-fn faulty(fault: Fault) -> (SourceFixture, tempfile::TempDir) {
+fn faulty(fault: Fault) -> SourceFixture {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("files")).unwrap();
     std::fs::write(folder.path().join("files/one"), "1").unwrap();
     let source = Faulty {
         fault,
         image: RandomImage::new(5),
-        folder: folder.path().join("files"),
+        files: folder.path().join("files"),
         asked: AtomicUsize::new(0),
         open: Arc::default(),
+        _folder: folder,
     };
-    let fixture = SourceFixture {
+    SourceFixture {
         source: Arc::new(source),
         image: Some("image".to_owned()),
         files: Some("files".to_owned()),
         unknown: "none".to_owned(),
-    };
-    (fixture, folder)
+    }
 }
 
 #[async_trait]
@@ -175,28 +176,17 @@ impl Source for Faulty {
     async fn open_files(&self, _: &str) -> Result<SourceFiles> {
         let count = self.asked.fetch_add(1, Ordering::SeqCst);
         match self.fault {
-            Fault::HasNoFiles => std::fs::remove_file(self.folder.join("one")).unwrap_or_default(),
-            Fault::ChangesFiles => std::fs::write(self.folder.join("one"), count.to_string())?,
+            Fault::HasNoFiles => std::fs::remove_file(self.files.join("one")).unwrap_or_default(),
+            Fault::ChangesFiles => std::fs::write(self.files.join("one"), count.to_string())?,
             _ => {}
         }
-        Ok(SourceFiles::new(&self.folder))
+        Ok(SourceFiles::new(&self.files))
     }
 }
 
 #[tokio::test]
 async fn the_suite_finds_every_fault() {
-    macro_rules! caught {
-        ($($fault:ident by $($case:ident),+;)+) => {$($(
-            let (right, _folder) = faulty(Fault::None);
-            assert!(!is_caught(cases::$case(right)).await, "{} fails without a fault", stringify!($case));
-            let (wrong, _folder) = faulty(Fault::$fault);
-            assert!(
-                is_caught(cases::$case(wrong)).await,
-                "{} does not find the fault {}", stringify!($case), stringify!($fault)
-            );
-        )+)+};
-    }
-    caught! {
+    assert_suite_finds! { cases, faulty, Fault;
         KnowsEveryName by an_unknown_name_is_an_error_that_names_it;
         HidesTheName by an_unknown_name_is_an_error_that_names_it;
         ChangesTheManifest by a_name_stands_for_the_same_again;

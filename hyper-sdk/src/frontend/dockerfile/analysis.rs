@@ -1,4 +1,4 @@
-//! Looks at a whole file: what is wrong with it, and what its base images are, also behind faults.
+//! Analyses a whole file: its errors, and the configs of its base images. It goes on after errors.
 
 use super::lower::{Bases, LowerMode};
 use super::lower_error::LowerError;
@@ -12,22 +12,21 @@ use async_trait::async_trait;
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-/// What the lowering of a file shows.
+/// The result of an analysis.
 #[derive(Debug, Default)]
 pub(crate) struct Analysis {
-    /// What is wrong with the text.
-    pub faults: Vec<Diagnostic>,
-    /// The configs of the base images that are known, by the number of the stage that begins with one.
+    /// The errors of the text.
+    pub errors: Vec<Diagnostic>,
+    /// The configs of the base images, as far as they are known, by the number of the stage.
     pub bases: Bases,
     /// Why base images could not be looked up.
     pub unresolved: Vec<Error>,
-    /// What is wrong with the request rather than with the text.
-    pub error: Option<Error>,
+    /// An error of the request rather than of the text.
+    pub request_error: Option<Error>,
 }
 
-/// Lowers a file for what is wrong with it, as far as it could be understood: for the target, or for all of them where
-/// none is asked for. Nothing is fetched, and base images are looked up only with `look_up`. An image that cannot be
-/// looked up does not end the analysis.
+/// Lowers a file to find its errors: for the target, or for every stage when the options name none. Nothing is fetched, and
+/// base images are looked up only with `look_up`. The analysis goes on when an image cannot be looked up.
 pub(crate) async fn analyze(
     file: &Dockerfile,
     options: &FrontendOptions,
@@ -40,46 +39,46 @@ pub(crate) async fn analyze(
     let (outcome, bases) = lower_file(file, options, &offline, mode).await;
     match outcome {
         Ok(_) => {}
-        Err(LowerError::Text(faults)) => seen.faults = faults,
-        Err(LowerError::Other(error)) => seen.error = Some(error),
+        Err(LowerError::Text(errors)) => seen.errors = errors,
+        Err(LowerError::Other(error)) => seen.request_error = Some(error),
     }
     seen.bases = bases;
     let known = seen.bases.len();
     seen.bases.retain(|_, config| !config.os.is_empty());
     seen.unresolved.extend(offline.unresolved.into_inner().unwrap_or_else(PoisonError::into_inner));
     if seen.bases.len() < known || !seen.unresolved.is_empty() {
-        // What a variable would be that the image may set, nobody knows.
+        // The image may set the variable.
         let has_variable =
-            |d: &Diagnostic| trigger::of(d).unwrap_or_else(|| file.source.slice(d.span)).contains('$');
-        seen.faults.retain(|d| d.code != "instruction" || !has_variable(d));
+            |d: &Diagnostic| trigger::text_of(d).unwrap_or_else(|| file.source.slice(d.span)).contains('$');
+        seen.errors.retain(|d| d.code != "instruction" || !has_variable(d));
     }
-    // With defaults alone the image of a FROM may be empty: that is for a rule to tell, and no fault of the file.
-    seen.faults.retain(|d| d.code != "empty-image");
+    // With defaults alone the image of a FROM may be empty. A rule of the linter reports it, so it is not an error.
+    seen.errors.retain(|d| d.code != "empty-image");
     if file.damaged {
-        // What could not be understood may change what the rest comes to.
-        seen.faults.clear();
+        // An instruction that could not be parsed may change the meaning of the others.
+        seen.errors.clear();
     }
     seen
 }
 
-/// Adds the faults that lowering shows, in the order of the file; what the parser has said of a place is not said again.
-pub(crate) fn add_faults(diagnostics: &mut Vec<Diagnostic>, mut faults: Vec<Diagnostic>) {
+/// Adds the errors of lowering, in the order of the file, except at places where the parser has found an error.
+pub(crate) fn add_errors(diagnostics: &mut Vec<Diagnostic>, mut errors: Vec<Diagnostic>) {
     let known: HashSet<Span> = diagnostics.iter().filter(|d| d.is_error()).map(|d| d.span).collect();
-    faults.retain(|fault| !known.contains(&fault.span));
-    diagnostics.extend(faults);
+    errors.retain(|d| !known.contains(&d.span));
+    diagnostics.extend(errors);
     diagnostics.sort_by_key(|d| d.span.start);
 }
 
-/// Goes on where an image cannot be found.
+/// A resolver that stands in for images that cannot be found.
 struct OfflineResolver<'a> {
     resolver: &'a dyn Resolver,
-    /// Whether images are looked up at all.
+    /// Whether images are looked up.
     look_up: bool,
     unresolved: Mutex<Vec<Error>>,
 }
 
 impl Resolved {
-    /// An image of which nothing is known: its config has no system, which no real one has.
+    /// A placeholder for an unknown image. Its config has no system, unlike that of a real image.
     pub(super) fn unknown(name: &str, platform: &Platform) -> Self {
         let mut config = ImageConfig::empty(platform);
         config.os = String::new();
@@ -89,7 +88,7 @@ impl Resolved {
 }
 
 impl OfflineResolver<'_> {
-    /// Remembers why something is not known, and gives what nothing is known of.
+    /// Notes why an image is unknown, and returns a placeholder.
     fn unknown(&self, name: &str, platform: &Platform, error: Error) -> Resolved {
         let mut unresolved = self.unresolved.lock().unwrap_or_else(PoisonError::into_inner);
         unresolved.push(error.with_context("image", name));

@@ -1,4 +1,4 @@
-//! Lowers the instructions that change the image's config alone.
+//! Lowers the instructions that only change the config of the image.
 
 use super::lower::Lowering;
 use super::lower_error::LowerResult;
@@ -36,7 +36,7 @@ impl Lowering<'_> {
             }
             Instruction::Cmd(cmd) => {
                 state.container().cmd = with_shell(state, &cmd.command);
-                // The peers set this with every CMD; runtimes on Linux do not look at it.
+                // Other builders set this with every CMD; runtimes on Linux ignore it.
                 state.container().args_escaped = Some(true);
                 state.command_set = true;
             }
@@ -83,7 +83,7 @@ impl Lowering<'_> {
                 state.container().healthcheck = Some(health);
             }
             Instruction::Onbuild(onbuild) => {
-                // What a child will do is no history of this image.
+                // A trigger is not part of the history of this image.
                 state.container().on_build.push(onbuild.expression.clone());
                 return Ok(());
             }
@@ -113,7 +113,7 @@ impl Lowering<'_> {
         let mut shown = Vec::new();
         for variable in &arg.variables {
             let name = &variable.name.value;
-            // A build argument wins over the default, and the default over a global one.
+            // A build argument overrides the default, and the default a global argument.
             let value = match (self.options.build_args.get(name), &variable.default) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(default)) => {
@@ -140,7 +140,7 @@ fn join(pairs: &[Pair]) -> String {
     shown.join(" ")
 }
 
-/// The words of a command; none for the exec form of nothing, which takes back what was there.
+/// The words of a command; `None` for an empty exec form, which removes the command.
 fn with_shell(state: &StageState, command: &CommandLine) -> Option<Vec<String>> {
     match command.form {
         CommandForm::Exec => Some(command.arguments()).filter(|words| !words.is_empty()),

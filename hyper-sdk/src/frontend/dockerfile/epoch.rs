@@ -1,5 +1,5 @@
-//! The values of SOURCE_DATE_EPOCH: a number, `context`, or the name of a stage or named context whose time is meant. What
-//! time that is, the builder decides ([`crate::frontend::Resolver::epoch`]).
+//! The values of SOURCE_DATE_EPOCH: a number, `context`, or the name of a stage or named context whose time is used. The
+//! builder finds that time ([`crate::frontend::Resolver::epoch`]).
 
 use super::lower::{LowerMode, Lowering};
 use super::lower_error::{LowerError, LowerResult};
@@ -13,25 +13,25 @@ use std::collections::BTreeMap;
 /// The name of the argument.
 pub(super) const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 
-/// What the argument was set to.
-pub(super) struct Asked {
+/// The value of the argument.
+pub(super) struct EpochValue {
     value: String,
-    /// Where the text says so; a build argument does without it.
+    /// The place of a default in the text; `None` for a build argument.
     default: Option<Span>,
 }
 
-impl Asked {
-    /// Whether it is the name of something whose time is meant.
+impl EpochValue {
+    /// Whether it is a name.
     pub(super) fn is_name(&self) -> bool {
         let value = self.value.trim();
         !value.is_empty() && value.parse::<i64>().is_err()
     }
 }
 
-/// The seconds that the argument asks for; none when it is empty, or names something that has no time of its own. Which
-/// time a name has is for the resolver to decide.
+/// The seconds of the argument; `None` when it is empty, or names an object without a time. The resolver gives the time of
+/// a name.
 pub(super) async fn resolve(
-    asked: &Asked,
+    asked: &EpochValue,
     file: &Dockerfile,
     globals: &BTreeMap<String, String>,
     options: &FrontendOptions,
@@ -73,39 +73,40 @@ fn unknown(value: &str, default: Option<Span>, file: &Dockerfile) -> LowerError 
     let near = file.similar_stage(value).map(|near| format!("the stage `{near}`"));
     let expected = "seconds since 1970, `context`, or the name of a stage or named context";
     match default {
-        Some(span) => {
-            Diagnostic::error("invalid-epoch", span, format!("`{value}` is no {SOURCE_DATE_EPOCH}"))
-                .with_help(near.map_or_else(
-                    || format!("expected {expected}"),
-                    |near| format!("did you mean {near}? Expected are {expected}"),
-                ))
-                .into()
-        }
+        Some(span) => Diagnostic::error(
+            "invalid-epoch",
+            span,
+            format!("`{value}` is not a value of {SOURCE_DATE_EPOCH}"),
+        )
+        .with_help(near.map_or_else(
+            || format!("expected {expected}"),
+            |near| format!("did you mean {near}? Expected {expected}"),
+        ))
+        .into(),
         None => {
-            let near = near.map(|near| format!(": did you mean {near}?")).unwrap_or_default();
-            let message = format!(
-                "the build argument {SOURCE_DATE_EPOCH} is `{value}`, and should be {expected}{near}"
-            );
+            let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+            let message =
+                format!("the build argument {SOURCE_DATE_EPOCH} is `{value}`: expected {expected}{near}");
             Error::invalid(message).into()
         }
     }
 }
 
-/// What the argument was set to: by the caller, else by the default in the global scope of the text. A default that
-/// cannot be expanded is a fault of the text that shows later.
+/// The value of the argument: the build argument, else the default in the global scope of the text. When the default cannot
+/// be expanded, lowering reports the error later.
 pub(super) fn asked_for(
     file: &Dockerfile,
     globals: &BTreeMap<String, String>,
     options: &FrontendOptions,
-) -> Option<Asked> {
+) -> Option<EpochValue> {
     if let Some(given) = options.build_args.get(SOURCE_DATE_EPOCH) {
-        return Some(Asked { value: given.clone(), default: None });
+        return Some(EpochValue { value: given.clone(), default: None });
     }
-    let (scope, _) = file.global_scope_with_faults(globals, &options.build_args);
+    let (scope, _) = file.global_scope_with_errors(globals, &options.build_args);
     let value = scope.values.get(SOURCE_DATE_EPOCH)?.clone();
     let variables = file.global_variables().flat_map(|(_, arg)| &arg.variables);
     let defaults = variables.filter(|variable| variable.name.value == SOURCE_DATE_EPOCH);
-    Some(Asked {
+    Some(EpochValue {
         value,
         default: defaults.filter_map(|variable| Some(variable.default.as_ref()?.span)).last(),
     })

@@ -1,4 +1,4 @@
-//! Lowers the instructions that change files: COPY, ADD and WORKDIR. Their values come in expanded.
+//! Lowers the instructions that change files: COPY, ADD and WORKDIR. Their values are expanded before.
 
 use super::lower::Lowering;
 use super::lower_error::LowerResult;
@@ -14,7 +14,7 @@ use crate::graph::{
 use crate::layer::MAX_NAME;
 use crate::source::git_source;
 
-/// What COPY and ADD have in common.
+/// The options that COPY and ADD share.
 struct Transfer<'a> {
     sources: &'a [Word],
     inline: &'a [InlineFile],
@@ -32,7 +32,7 @@ struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
-    /// What the history says: expanded words without quotes, and of the flags those that change what is written.
+    /// The text for the history: expanded words without quotes, and the flags that change the files.
     fn created_by(&self) -> String {
         let mut text = String::from(if self.add { "ADD" } else { "COPY" });
         if self.parents {
@@ -76,8 +76,8 @@ impl Lowering<'_> {
                 from,
                 checksum: None,
                 keep_git_dir: None,
-                chown: given(&copy.chown),
-                chmod: given(&copy.chmod),
+                chown: non_empty(&copy.chown),
+                chmod: non_empty(&copy.chmod),
                 link: copy.link,
                 parents: copy.parents,
                 excludes: &copy.excludes,
@@ -101,10 +101,10 @@ impl Lowering<'_> {
                 inline: &add.inline,
                 destination: &add.destination,
                 from: None,
-                checksum: given(&add.checksum),
+                checksum: non_empty(&add.checksum),
                 keep_git_dir: add.keep_git_dir,
-                chown: given(&add.chown),
-                chmod: given(&add.chmod),
+                chown: non_empty(&add.chown),
+                chmod: non_empty(&add.chmod),
                 link: add.link,
                 parents: false,
                 excludes: &add.excludes,
@@ -141,7 +141,7 @@ impl Lowering<'_> {
                 chmod: chmod.clone(),
                 parents: t.parents,
                 exclude: t.excludes.iter().map(|w| w.value.clone()).collect(),
-                // What is fetched is unpacked only when the text says so.
+                // A fetched archive is unpacked only with `--unpack`.
                 unpack: if remote { Some(t.unpack.unwrap_or(false)) } else { t.unpack },
                 add: t.add,
             })));
@@ -155,13 +155,13 @@ impl Lowering<'_> {
                 chmod: chmod.clone(),
             }));
         }
-        // A mode makes a copy an ordinary one: it goes through the links of the destination.
+        // With a mode, a linked copy is an ordinary one: it follows the links of the destination.
         let op = Op::File(FileOp { actions, link: t.link && t.chmod.is_none() });
         self.layer(state, statement, op, inputs, t.created_by());
         Ok(())
     }
 
-    /// Refuses an owner that is not well formed, and a name where there are no files yet to find it in.
+    /// Rejects a malformed owner, and a name when the image has no files in which to find it.
     fn check_owner(&self, state: &StageState, word: &Word, owner: &str) -> LowerResult<()> {
         let owner = Owner::parse(owner).map_err(|e| self.error(word, e.message()))?;
         if self.graph.vertex(state.vertex).op != Op::Source(SourceOp::Scratch) {
@@ -169,7 +169,7 @@ impl Lowering<'_> {
         }
         for (principal, file) in [(Some(owner.user), "/etc/passwd"), (owner.group, "/etc/group")] {
             match principal {
-                // Number 0, whatever the files say.
+                // `root` is 0, whatever the files say.
                 Some(Principal::Name(name)) if name != "root" => {
                     let message =
                         format!("`{name}` cannot be found: there is no {file} in `scratch`; give a number");
@@ -181,7 +181,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// Where the sources are: the vertex that has the files, the paths in it, and whether they are fetched.
+    /// The sources: the vertex with the files, the paths in it, and whether they are fetched.
     fn sources(
         &mut self,
         state: &StageState,
@@ -260,7 +260,7 @@ impl Lowering<'_> {
         statement: &Statement,
         workdir: &crate::dockerfile::Workdir,
     ) -> LowerResult<()> {
-        // Nothing, as of a variable that is not set, is the directory of before.
+        // An empty path, as of a variable that is not set, changes nothing.
         let path = path_in(state, &workdir.path)?;
         let path = if path.starts_with('/') { path } else { clean(&format!("{}/{path}", state.workdir())) };
         let path = if windows::is_for(&state.config) { clean(&path) } else { path };
@@ -288,12 +288,12 @@ fn path_in(state: &StageState, word: &Word) -> LowerResult<String> {
     if windows::is_for(&state.config) { Ok(windows::path(word)?) } else { Ok(word.value.clone()) }
 }
 
-/// The value of a flag; nothing, as of a variable that is not set, is as if the flag were not there.
-fn given(flag: &Option<Word>) -> Option<&Word> {
+/// The value of a flag. An empty value, as of a variable that is not set, is as if the flag were missing.
+fn non_empty(flag: &Option<Word>) -> Option<&Word> {
     flag.as_ref().filter(|word| !word.value.is_empty())
 }
 
-/// A path that means itself where wildcards are allowed.
+/// A path with its wildcards escaped.
 fn literal(name: &str) -> String {
     if !name.contains(['*', '?', '[']) {
         return name.to_owned();

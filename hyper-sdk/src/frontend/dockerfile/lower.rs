@@ -23,13 +23,13 @@ pub(crate) type Bases = BTreeMap<usize, ImageConfig>;
 pub(super) enum LowerMode {
     /// What the target needs.
     Target,
-    /// What the target needs, also behind faults, as far as something is known there.
+    /// What the target needs. Lowering goes on after errors, as far as possible.
     BestEffort,
-    /// Every stage, also behind faults, as far as something is known there.
+    /// Every stage. Lowering goes on after errors, as far as possible.
     AllStages,
 }
 
-/// The work of lowering one target.
+/// The state of lowering one target.
 pub(super) struct Lowering<'a> {
     pub(super) options: &'a FrontendOptions,
     file: &'a Dockerfile,
@@ -41,14 +41,14 @@ pub(super) struct Lowering<'a> {
     position: (String, usize, usize),
     no_cache: bool,
     mode: LowerMode,
-    /// What is wrong with the text, so far.
-    faults: Vec<Diagnostic>,
-    /// The FROM that brings the trigger which is lowered now.
+    /// The errors of the text so far.
+    errors: Vec<Diagnostic>,
+    /// The FROM whose base has the trigger that is being lowered.
     base_of_trigger: Option<Span>,
     bases: Bases,
 }
 
-/// What a FROM comes to.
+/// An expanded FROM.
 struct StageBase {
     image: String,
     platform: Platform,
@@ -72,39 +72,39 @@ impl<'a> Lowering<'a> {
             position: (String::new(), 0, 0),
             no_cache: false,
             mode,
-            faults: Vec::new(),
+            errors: Vec::new(),
             base_of_trigger: None,
             bases: BTreeMap::new(),
         }
     }
 
-    /// Lowers the target; the bases are known whatever else is at fault.
+    /// Lowers the target. It also returns the configs of the bases, even when there are errors.
     pub(super) async fn target(
         mut self,
         globals: &BTreeMap<String, String>,
     ) -> (LowerResult<Lowered>, Bases) {
         let outcome = self.state_of_target(globals).await;
         let bases = std::mem::take(&mut self.bases);
-        let mut faults = std::mem::take(&mut self.faults);
+        let mut errors = std::mem::take(&mut self.errors);
         let state = match outcome {
             Ok(state) => Some(state),
             Err(LowerError::Text(more)) => {
-                faults.extend(more);
+                errors.extend(more);
                 None
             }
-            // What is wrong with the text is told first.
-            Err(_) if !faults.is_empty() => None,
+            // Errors of the text come first.
+            Err(_) if !errors.is_empty() => None,
             Err(other) => return (Err(other), bases),
         };
-        faults.sort_by_key(|d| d.span.start);
-        // A reference can be found wrong when stages are ordered, and again when it is used.
+        errors.sort_by_key(|d| d.span.start);
+        // A wrong reference can give an error when stages are ordered, and another one when it is used.
         let about_order = ["cycle", "forward-reference", "invalid-stage"];
-        faults.dedup_by(|d, earlier| {
+        errors.dedup_by(|d, earlier| {
             d.span == earlier.span && (d.message == earlier.message || about_order.contains(&earlier.code))
         });
         let outcome = match state {
-            Some(state) if faults.is_empty() => Ok(self.finish(state)),
-            _ => Err(faults.into()),
+            Some(state) if errors.is_empty() => Ok(self.finish(state)),
+            _ => Err(errors.into()),
         };
         (outcome, bases)
     }
@@ -116,13 +116,13 @@ impl<'a> Lowering<'a> {
         predefined
             .entry("TARGETSTAGE".to_owned())
             .or_insert_with(|| asked_for.or(self.file.stages[target].name()).unwrap_or("default").to_owned());
-        let (scope, faults) = self.file.global_scope_with_faults(&predefined, &self.options.build_args);
-        let is_complete = faults.is_empty();
-        self.go_on_after(faults)?;
-        let (expanded, mut faults) = self.file.bases_with_faults(&scope);
-        // What comes to nothing may only do so because of a default that is at fault.
-        faults.retain(|fault| is_complete || fault.code == "expansion");
-        self.go_on_after(faults)?;
+        let (scope, errors) = self.file.global_scope_with_errors(&predefined, &self.options.build_args);
+        let is_complete = errors.is_empty();
+        self.keep_errors(errors)?;
+        let (expanded, mut errors) = self.file.bases_with_errors(&scope);
+        // A value may only be empty because of a wrong default.
+        errors.retain(|error| is_complete || error.code == "expansion");
+        self.keep_errors(errors)?;
         let mut bases = Vec::new();
         for (stage, mut base) in self.file.stages.iter().zip(expanded) {
             let is_undefined = |variables: &Variables| !variables.undefined.is_empty();
@@ -133,7 +133,7 @@ impl<'a> Lowering<'a> {
             let platform =
                 base.platform.as_ref().map(|text| text.parse()).transpose().unwrap_or_else(|e: Error| {
                     let word = stage.from.platform.as_ref().unwrap_or(&stage.from.image);
-                    self.faults.push(Diagnostic::error("invalid-platform", word.span, e.message()));
+                    self.errors.push(Diagnostic::error("invalid-platform", word.span, e.message()));
                     base.image.clear();
                     None
                 });
@@ -153,22 +153,22 @@ impl<'a> Lowering<'a> {
         }
         match self.stages.remove(&target) {
             Some(state) => Ok(state),
-            // A target that cannot be ordered has a fault that says so.
-            None if !self.faults.is_empty() => Err(std::mem::take(&mut self.faults).into()),
+            // When the target cannot be ordered, there is an error about that.
+            None if !self.errors.is_empty() => Err(std::mem::take(&mut self.errors).into()),
             None => Err(Error::internal("the target was not lowered").into()),
         }
     }
 
-    /// Keeps faults for the end where a check goes on behind them.
-    fn go_on_after(&mut self, faults: Vec<Diagnostic>) -> LowerResult<()> {
-        if self.mode == LowerMode::Target && !faults.is_empty() {
-            return Err(faults.into());
+    /// Fails with errors, or keeps them for the end when the mode goes on after errors.
+    fn keep_errors(&mut self, errors: Vec<Diagnostic>) -> LowerResult<()> {
+        if self.mode == LowerMode::Target && !errors.is_empty() {
+            return Err(errors.into());
         }
-        self.faults.extend(faults);
+        self.errors.extend(errors);
         Ok(())
     }
 
-    /// The stage as the named context that stands for it: none of its instructions count then.
+    /// The state of a stage that a named context replaces, without its instructions.
     async fn replaced(&mut self, index: usize, base: &StageBase) -> LowerResult<Option<StageState>> {
         let Some(name) = self.file.stages[index].name() else { return Ok(None) };
         let Some(named) = self.named(name, &base.platform).await? else { return Ok(None) };
@@ -201,7 +201,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The stages to lower, with the ONBUILD triggers that base images bring: those may need further stages.
+    /// The stages to lower, and the ONBUILD triggers of base images, which may need further stages.
     async fn plan(
         &mut self,
         target: usize,
@@ -210,9 +210,9 @@ impl<'a> Lowering<'a> {
     ) -> LowerResult<(Plan, BTreeMap<usize, Vec<Statement>>)> {
         let mut triggers = BTreeMap::new();
         loop {
-            let (mut plan, faults) = self.file.plan_with_faults(target, names, &triggers);
+            let (mut plan, errors) = self.file.plan_with_errors(target, names, &triggers);
             match self.mode {
-                LowerMode::Target if !faults.is_empty() => return Err(faults.into()),
+                LowerMode::Target if !errors.is_empty() => return Err(errors.into()),
                 LowerMode::Target => {}
                 LowerMode::BestEffort => {
                     let possible = possible(&plan);
@@ -226,7 +226,7 @@ impl<'a> Lowering<'a> {
                 if triggers.contains_key(&index) {
                     continue;
                 }
-                // A named context may stand for a stage, too.
+                // A named context may replace a stage, too.
                 let resolved = match (&plan.bases[index], self.named(&base.image, &base.platform).await?) {
                     (_, Some(named)) => named,
                     (StageRef::Name(name), None) => {
@@ -242,7 +242,7 @@ impl<'a> Lowering<'a> {
                 triggers.insert(index, found);
             }
             if triggers.len() == known {
-                self.faults.extend(faults);
+                self.errors.extend(errors);
                 return Ok((plan, triggers));
             }
         }
@@ -267,7 +267,7 @@ impl<'a> Lowering<'a> {
                 onbuild.extend(self.triggers(index, &std::mem::take(&mut state.container().on_build)));
                 state
             }
-            // Nothing is for the platform of the build, whatever FROM says.
+            // `scratch` is for the platform of the build, whatever FROM says.
             (StageRef::Scratch, None) => self.scratch(&self.target_platform()),
             (_, Some(Resolved::Scratch)) => self.scratch(&base.platform),
             (_, Some(Resolved::Folder(name))) => {
@@ -296,9 +296,9 @@ impl<'a> Lowering<'a> {
             }
         };
         let layers = onbuild.iter().chain(&stage.statements).filter(|s| changes_files(&s.instruction));
-        // What an image brings is a step, and what another stage brings is not, and neither is nothing.
-        let brought = usize::from(!from_within);
-        self.position = (stage.display_name(), brought, brought + layers.count());
+        // An image counts as a step; another stage and `scratch` do not.
+        let from_image = usize::from(!from_within);
+        self.position = (stage.display_name(), from_image, from_image + layers.count());
         self.no_cache = self.options.no_cache
             || self
                 .options
@@ -310,11 +310,11 @@ impl<'a> Lowering<'a> {
         for (statement, base) in of_base.chain(stage.statements.iter().map(|statement| (statement, None))) {
             self.base_of_trigger = base;
             match self.statement(index, &mut state, statement, globals).await {
-                // All faults of a file are told at once.
-                Err(LowerError::Text(faults)) => {
-                    self.faults.extend(faults.into_iter().map(|fault| match base {
-                        Some(from) => trigger::at_base(fault, &statement.display(), from),
-                        None => fault,
+                // All errors of a file are reported at once.
+                Err(LowerError::Text(errors)) => {
+                    self.errors.extend(errors.into_iter().map(|error| match base {
+                        Some(from) => trigger::at_base(error, &statement.display(), from),
+                        None => error,
                     }))
                 }
                 other => other?,
@@ -324,14 +324,14 @@ impl<'a> Lowering<'a> {
         Ok(state)
     }
 
-    /// The triggers that the base of a stage brings.
+    /// The triggers of the base of a stage.
     fn triggers(&mut self, stage: usize, texts: &[String]) -> Vec<Statement> {
         let from = self.file.stages[stage].from.image.span;
         let mut found = Vec::new();
         for text in texts {
             match trigger::parse(text, from) {
                 Ok(statement) => found.push(statement),
-                Err(fault) => self.faults.push(fault),
+                Err(error) => self.errors.push(error),
             }
         }
         found
@@ -349,7 +349,7 @@ impl<'a> Lowering<'a> {
         self.options.platform.clone().unwrap_or_else(Platform::host)
     }
 
-    /// Makes the config one of the platform that was asked for, whatever the bases are for, and writes it as usual.
+    /// Sets the platform of the config to that of the request, in normal form, whatever the platforms of the bases are.
     fn set_platform(&self, config: &mut ImageConfig) {
         if let Some(wanted) = &self.options.platform {
             let is_other = (&wanted.os, &wanted.architecture) != (&config.os, &config.architecture);
@@ -369,7 +369,7 @@ impl<'a> Lowering<'a> {
         (config.os, config.architecture, config.variant) = (normal.os, normal.architecture, normal.variant);
     }
 
-    /// A base that is a folder: one layer with its files.
+    /// A base that is a folder: one layer with the files.
     fn folder_base(&mut self, shown: &str, platform: &Platform, context: &str) -> StageState {
         let mut state = self.scratch(platform);
         let files = self.folder(context);
@@ -391,7 +391,7 @@ impl<'a> Lowering<'a> {
         state
     }
 
-    /// The vertex of something that is fetched; `shown` is how the text calls it.
+    /// The vertex of a source that is fetched. `shown` is its address in the text.
     pub(super) fn remote(&mut self, source: SourceOp, shown: &str) -> VertexId {
         self.graph.add(Op::Source(source), vec![], format!("fetch {}", without_password(shown)))
     }
@@ -408,7 +408,7 @@ impl<'a> Lowering<'a> {
             other => changes_files(other) && windows::has_layers(&state.config),
         };
         if is_out_of_reach {
-            return Err(windows::no_files_in(statement).into());
+            return Err(windows::cannot_change_files(statement).into());
         }
         let expanded = statement.instruction.expand(self.escape(), &state.variables)?.instruction;
         match &expanded {
@@ -437,7 +437,7 @@ impl<'a> Lowering<'a> {
         if self.no_cache {
             self.graph.set_no_cache(vertex);
         }
-        // The text of a trigger is in the configuration of a base image, not in this file.
+        // The text of a trigger is in the config of a base image, not in this file.
         let source = &self.file.source;
         if source.slice(statement.name.span) == statement.name.value {
             let line = source.position(statement.span.start).line;
@@ -447,8 +447,8 @@ impl<'a> Lowering<'a> {
         state.record(created_by, true);
     }
 
-    /// The vertex that a `--from` or a mount's `from` means. What is no stage is for the platform of the build, not for
-    /// that of the stage it is used in.
+    /// The vertex of a `--from`, or of the `from` of a mount. An image is for the platform of the build, not for that of the
+    /// stage that uses it.
     pub(super) async fn input(&mut self, stage: usize, name: &Word, numbers: bool) -> LowerResult<VertexId> {
         let platform = self.target_platform();
         if let Some(resolved) = self.named(&name.value, &platform).await? {
@@ -457,7 +457,7 @@ impl<'a> Lowering<'a> {
         match self.file.resolve(&Reference { name: name.clone(), numbers })? {
             StageRef::Stage(index) => match self.stages.get(&index) {
                 Some(state) if index < stage && windows::has_layers(&state.config) => {
-                    Err(windows::no_files_of(name).into())
+                    Err(windows::cannot_use_files(name).into())
                 }
                 Some(state) if index < stage => Ok(state.vertex),
                 _ => Err(self.error(name, "this stage does not stand above").into()),
@@ -470,11 +470,11 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The vertex that has the files of an image or a folder, which `name` asks for.
+    /// The vertex with the files of an image or folder. `name` is the word in the text.
     fn files_of(&mut self, resolved: &Resolved, name: &Word) -> LowerResult<VertexId> {
         match resolved {
             Resolved::Image { config, .. } if windows::has_layers(config) => {
-                Err(windows::no_files_of(name).into())
+                Err(windows::cannot_use_files(name).into())
             }
             _ => Ok(self.image_vertex(resolved)),
         }
@@ -502,7 +502,7 @@ impl<'a> Lowering<'a> {
     }
 
     async fn named(&mut self, name: &str, platform: &Platform) -> LowerResult<Option<Resolved>> {
-        // No name is that of the main context, and of a FROM that is at fault.
+        // The main context has an empty name, and so has a FROM with an error.
         if name.is_empty() {
             return Ok(None);
         }
@@ -517,13 +517,13 @@ impl<'a> Lowering<'a> {
         let found = match self.named(name, platform).await? {
             Some(found) => found,
             None => {
-                // What is no name is a fault of the text, and no registry needs to be asked.
+                // A malformed name is an error of the text: no registry is asked.
                 match crate::reference::Reference::parse(name) {
                     Ok(_) => self.resolver.image(name, platform).await.map_err(|e| self.at(word, e))?,
                     Err(e) => {
-                        // Of an empty one that was said where it was expanded.
-                        let fault = self.unresolved(word).with_help(e.message());
-                        self.go_on_after(if name.is_empty() { vec![] } else { vec![fault] })?;
+                        // The expansion has reported an empty name.
+                        let error = self.unresolved(word).with_help(e.message());
+                        self.keep_errors(if name.is_empty() { vec![] } else { vec![error] })?;
                         Resolved::unknown(name, platform)
                     }
                 }
@@ -533,7 +533,7 @@ impl<'a> Lowering<'a> {
         Ok(found)
     }
 
-    /// An error from outside, with the place in the text that asked for it.
+    /// An error of the resolver, with the place in the text.
     fn at(&self, word: &Word, error: Error) -> Error {
         let text = self.unresolved(word).to_error(&self.file.source);
         let retryable = error.is_retryable();
@@ -545,7 +545,7 @@ impl<'a> Lowering<'a> {
         let is_below = |index: usize| self.file.stages[index].statement.span.start > word.span.start;
         if self.file.stage_by_name(&word.value).is_some_and(is_below) {
             message.push_str(&format!(
-                " as an image, and the stage `{}` begins only below: a stage can build on those above it",
+                " as an image, and the stage `{}` begins only below: a stage can use the stages above it",
                 word.value
             ));
         } else if let Some(near) = self.file.similar_stage(&word.value) {
@@ -571,7 +571,7 @@ fn changes_files(instruction: &Instruction) -> bool {
     )
 }
 
-/// Every stage but those that use a stage below, which is allowed as long as nobody needs them.
+/// The stages that use only stages above them. The others are allowed unless they are needed.
 fn possible(plan: &Plan) -> Vec<usize> {
     let mut order: Vec<usize> = Vec::with_capacity(plan.uses.len());
     for (index, uses) in plan.uses.iter().enumerate() {

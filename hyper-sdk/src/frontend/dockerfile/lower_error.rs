@@ -1,9 +1,9 @@
-//! Why lowering stops.
+//! The errors of lowering.
 
 use crate::dockerfile::{Diagnostic, Source};
 use crate::{Error, Result};
 
-/// Why lowering stopped: a finding about the text, or an error from outside.
+/// Why lowering stopped: errors of the text, or an error of the resolver or request.
 pub(super) enum LowerError {
     Text(Vec<Diagnostic>),
     Other(Error),
@@ -35,11 +35,11 @@ impl From<Error> for LowerError {
 
 pub(super) type LowerResult<T> = Result<T, LowerError>;
 
-/// Turns a fault into the error that callers get, with the excerpt of the text.
-pub(super) fn to_error(fault: LowerError, source: &Source) -> Error {
-    match fault {
+/// Turns it into the error for callers, with an excerpt of the text.
+pub(super) fn to_error(error: LowerError, source: &Source) -> Error {
+    match error {
         LowerError::Text(diagnostics) => crate::dockerfile::to_error(&diagnostics, source)
-            .unwrap_or_else(|| Error::internal("a fault without an error")),
+            .unwrap_or_else(|| Error::internal("lowering failed without an error")),
         LowerError::Other(error) => error,
     }
 }

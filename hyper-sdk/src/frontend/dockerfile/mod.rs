@@ -1,12 +1,11 @@
 //! The Dockerfile frontend: text → stages → graph and image config.
 //!
-//! Semantics are those of BuildKit's Dockerfile frontend. What is not implemented is an error that names it, with the
-//! excerpt of the text.
+//! The semantics are those of BuildKit's Dockerfile frontend. A feature that is not implemented is an error that names it,
+//! with an excerpt of the text.
 
 mod analysis;
 mod configure;
 mod epoch;
-
 mod files;
 mod lower;
 mod lower_error;
@@ -17,7 +16,7 @@ mod stage;
 mod trigger;
 mod windows;
 
-pub(crate) use analysis::{Analysis, add_faults, analyze};
+pub(crate) use analysis::{Analysis, add_errors, analyze};
 use lower::Bases;
 pub use outline::{Argument, CacheMount, Outline, SecretUse, Target, Targets};
 pub(crate) use outline::{outline, targets};
@@ -26,38 +25,38 @@ use self::lower::LowerMode;
 use self::lower_error::{LowerError, LowerResult};
 use super::{FrontendOptions, Lowered, Resolver};
 use crate::Result;
-use crate::dockerfile::{Dockerfile, Instruction, Stage, Statement, suggestion};
+use crate::dockerfile::{Dockerfile, Instruction, Parsed, Stage, Statement, UNSUPPORTED_SYNTAX, suggestion};
 use crate::platform::{ARCHITECTURES, Platform, SYSTEMS};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Lowers a Dockerfile that was parsed without a fault, and whose aliases are named ([`name_aliases`]). The configs of
-/// the base images come too, as far as they are known, by the number of the stage that begins with one.
+/// Lowers a Dockerfile that was parsed without errors, after [`name_aliases`]. It also returns the configs of the base
+/// images, as far as they are known, by the number of the stage.
 ///
 /// # Errors
-/// Every fault of the text at once, with excerpts; the errors of the resolver, with the place that asked for it.
+/// All errors of the text at once, with excerpts; the errors of the resolver, with the place in the text.
 pub(crate) async fn lower(
     file: &Dockerfile,
     options: &FrontendOptions,
     resolver: &dyn Resolver,
 ) -> (Result<Lowered>, Bases) {
     let (lowered, bases) = lower_file(file, options, resolver, LowerMode::Target).await;
-    (lowered.map_err(|fault| lower_error::to_error(fault, &file.source)), bases)
+    (lowered.map_err(|e| lower_error::to_error(e, &file.source)), bases)
 }
 
-/// What there is to say of the options: those that are not supported, and those that name something that the file does
-/// not have.
+/// The warnings about the options: those that are not supported, and those that name something that the file does not
+/// have.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Unsupported`] when the build argument BUILDKIT_SYNTAX names another frontend.
 pub(crate) fn notes(file: &Dockerfile, options: &FrontendOptions) -> Result<Vec<String>> {
     let mut notes = arguments_for_the_builder(options)?;
     notes.extend(unused(file, options));
-    notes.extend(strange_platforms(file, options));
+    notes.extend(unknown_platforms(file, options));
     Ok(notes)
 }
 
-/// Systems and architectures that nobody knows. An image for one may exist, so it is no error.
-fn strange_platforms(file: &Dockerfile, options: &FrontendOptions) -> BTreeSet<String> {
+/// The warnings about unknown systems and architectures. An image for one may exist, so they are not errors.
+fn unknown_platforms(file: &Dockerfile, options: &FrontendOptions) -> BTreeSet<String> {
     let written = file.stages.iter().filter_map(|stage| stage.from.platform.as_ref()?.value.parse().ok());
     let all = options.platform.iter().cloned().chain(written).collect::<Vec<Platform>>();
     let parts = all.iter().flat_map(|platform| {
@@ -75,15 +74,14 @@ fn strange_platforms(file: &Dockerfile, options: &FrontendOptions) -> BTreeSet<S
         .collect()
 }
 
-/// Looks at the build arguments that speak to the builder; what is not done is said.
+/// The warnings about build arguments for the builder that have no effect.
 fn arguments_for_the_builder(options: &FrontendOptions) -> Result<Vec<String>> {
     if let Some(image) = options.build_args.get("BUILDKIT_SYNTAX").filter(|image| !image.is_empty()) {
-        let parsed =
-            crate::dockerfile::parse(&format!("# syntax={image}\n"), "the build argument BUILDKIT_SYNTAX");
-        if let Some(fault) = parsed.diagnostics.iter().find(|d| d.unsupported) {
+        let parsed = parse(&format!("# syntax={image}\n"), "BUILDKIT_SYNTAX", options);
+        if let Some(error) = parsed.diagnostics.iter().find(|d| d.code == UNSUPPORTED_SYNTAX) {
+            let (message, help) = (&error.message, error.help.join("; "));
             return Err(crate::Error::unsupported(format!(
-                "the build argument BUILDKIT_SYNTAX: {}",
-                fault.message
+                "the build argument BUILDKIT_SYNTAX: {message}: {help}"
             )));
         }
     }
@@ -99,7 +97,22 @@ fn arguments_for_the_builder(options: &FrontendOptions) -> Result<Vec<String>> {
     Ok(undone.map(|(name, what)| format!("the build argument {name} is not supported yet: {what}")).collect())
 }
 
-/// Options that name something that the file does not have.
+/// Parses a Dockerfile. `name` is its name in messages. When the text asks for an unknown frontend, the help of the error
+/// names those that the builder has.
+pub(crate) fn parse(text: &str, name: &str, options: &FrontendOptions) -> Parsed {
+    let mut parsed = crate::dockerfile::parse(text, name);
+    if !options.frontends.is_empty() {
+        let names: Vec<String> = options.frontends.iter().map(|name| format!("`{name}`")).collect();
+        let help =
+            format!("use `docker/dockerfile:1` or another frontend of the builder: {}", names.join(", "));
+        for error in parsed.diagnostics.iter_mut().filter(|d| d.code == UNSUPPORTED_SYNTAX) {
+            error.help = vec![help.clone()];
+        }
+    }
+    parsed
+}
+
+/// The warnings about options that name something that the file does not have.
 fn unused(file: &Dockerfile, options: &FrontendOptions) -> Vec<String> {
     let in_stages = file.stages.iter().flat_map(|stage| &stage.statements);
     let declared: BTreeSet<&str> = file
@@ -147,10 +160,10 @@ fn arguments_of(statement: &Statement) -> Vec<&str> {
     }
 }
 
-/// Gives stages the further names that the options have for them.
+/// Adds the further names of stages in the options.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Invalid`] for a name of no stage.
+/// [`crate::ErrorKind::NotFound`] for an unknown stage.
 pub(crate) fn name_aliases(file: &mut Dockerfile, options: &FrontendOptions) -> Result<()> {
     options.aliases.iter().try_for_each(|(alias, stage)| file.alias_stage(alias, stage))
 }
@@ -166,13 +179,13 @@ async fn lower_file(
         return lower::Lowering::new(file, options, resolver, mode).target(&globals).await;
     };
     let resolved = epoch::resolve(&asked, file, &globals, options, resolver).await;
-    let (seconds, mut faults) = match resolved {
+    let (seconds, mut errors) = match resolved {
         Ok(seconds) => (seconds, Vec::new()),
-        Err(LowerError::Text(faults)) if mode != LowerMode::Target => (None, faults),
-        Err(fault) => return (Err(fault), Bases::new()),
+        Err(LowerError::Text(errors)) if mode != LowerMode::Target => (None, errors),
+        Err(other) => return (Err(other), Bases::new()),
     };
     let mut options = options.clone();
-    // What steps see is the number, whatever it was asked for by, and nothing where what was named has no time.
+    // Steps see the number of seconds, or an empty value when the named object has no time.
     match seconds.map(|seconds| seconds.to_string()).or_else(|| asked.is_name().then(String::new)) {
         Some(seen) => {
             options.build_args.insert(epoch::SOURCE_DATE_EPOCH.to_owned(), seen);
@@ -183,22 +196,21 @@ async fn lower_file(
     }
     let (outcome, bases) = lower::Lowering::new(file, &options, resolver, mode).target(&globals).await;
     let outcome = match outcome {
-        Ok(mut lowered) if faults.is_empty() => {
+        Ok(mut lowered) if errors.is_empty() => {
             lowered.epoch = seconds;
             Ok(lowered)
         }
-        Ok(_) => Err(faults.into()),
+        Ok(_) => Err(errors.into()),
         Err(LowerError::Text(more)) => {
-            add_faults(&mut faults, more);
-            Err(faults.into())
+            add_errors(&mut errors, more);
+            Err(errors.into())
         }
         other => other,
     };
     (outcome, bases)
 }
 
-/// The arguments that every Dockerfile knows about platforms, and the target as far as it was given as an argument:
-/// build arguments replace them.
+/// The predefined arguments about platforms, overridden by build arguments, and TARGETSTAGE when it is a build argument.
 pub(crate) fn platform_arguments(options: &FrontendOptions) -> BTreeMap<String, String> {
     let host = Platform::host();
     let target = options.platform.clone().unwrap_or_else(Platform::host);

@@ -1,4 +1,4 @@
-//! What a Dockerfile offers to its users: the targets, and the arguments, secrets and caches of one of them.
+//! The targets of a Dockerfile, and the arguments, secrets and caches of one of them.
 
 use super::platform_arguments;
 use crate::Result;
@@ -16,15 +16,15 @@ pub struct Target {
     pub name: Option<String>,
     /// The number, from zero.
     pub index: usize,
-    /// What the comment above it says.
+    /// The description in the comment above.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// What it starts from, as written.
+    /// The base, as written.
     pub base: String,
     /// The platform, as written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// Whether it is what is built when nothing is asked for.
+    /// Whether it is the default target.
     pub default: bool,
     /// The line of its FROM, from one.
     #[serde(rename = "location", serialize_with = "location")]
@@ -36,7 +36,7 @@ pub struct Target {
 pub struct Targets {
     /// The stages, in the order of the file.
     pub targets: Vec<Target>,
-    /// The texts that locations are places in.
+    /// The texts that the locations refer to.
     #[serde(serialize_with = "texts")]
     pub sources: Vec<String>,
 }
@@ -67,10 +67,10 @@ pub(crate) fn targets(file: &Dockerfile) -> Targets {
 pub struct Argument {
     /// The name.
     pub name: String,
-    /// The value that it has: the build argument, else the default.
+    /// The value: the build argument, else the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
-    /// What the comment above it says.
+    /// The description in the comment above.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// The line of the declaration, from one.
@@ -78,22 +78,22 @@ pub struct Argument {
     pub line: usize,
 }
 
-/// A secret or an agent that the target asks for.
+/// A secret or ssh agent that the target uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SecretUse {
-    /// The id to give it by.
+    /// The id.
     pub name: String,
-    /// Whether the build fails without.
+    /// Whether the build fails without it.
     pub required: bool,
     /// The line of the first use, from one.
     #[serde(rename = "location", serialize_with = "location")]
     pub line: usize,
 }
 
-/// A cache that the target keeps.
+/// A cache mount of the target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CacheMount {
-    /// The id, or the path where there is none.
+    /// The id, or the path when it has no id.
     #[serde(rename = "ID")]
     pub id: String,
     /// The line of the first use, from one.
@@ -112,12 +112,12 @@ fn texts<S: serde::Serializer>(texts: &[String], serializer: S) -> std::result::
     serializer.collect_seq(texts.iter().map(|text| base64::engine::general_purpose::STANDARD.encode(text)))
 }
 
-/// What a target takes. It serialises as the outline of `docker buildx build --call=outline,format=json`.
+/// The inputs of a target. It serialises as the outline of `docker buildx build --call=outline,format=json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Outline {
     /// The target's name, or its number.
     pub name: String,
-    /// What the comment above it says.
+    /// The description in the comment above.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// Arguments, in the order of the file.
@@ -130,23 +130,23 @@ pub struct Outline {
     /// Caches, in the order of their first use.
     #[serde(rename = "cache")]
     pub caches: Vec<CacheMount>,
-    /// The texts that locations are places in.
+    /// The texts that the locations refer to.
     #[serde(serialize_with = "texts")]
     pub sources: Vec<String>,
 }
 
-/// The outline of the target that the options name. Nothing is looked up.
+/// The outline of the target that the options name. No image is looked up.
 ///
 /// # Errors
-/// [`crate::ErrorKind::NotFound`] for a target that does not exist; the faults of a file whose stages cannot be ordered.
+/// [`crate::ErrorKind::NotFound`] for a target that does not exist; the errors of a file whose stages cannot be ordered.
 pub(crate) fn outline(file: &Dockerfile, options: &FrontendOptions) -> Result<Outline> {
     let target = file.target(options.target.as_deref())?;
     let predefined = platform_arguments(options);
-    let faults = |faults: Vec<crate::dockerfile::Diagnostic>| {
-        crate::dockerfile::to_error(&faults, &file.source)
-            .unwrap_or_else(|| crate::Error::internal("a fault without an error"))
+    let to_error = |errors: Vec<crate::dockerfile::Diagnostic>| {
+        crate::dockerfile::to_error(&errors, &file.source)
+            .unwrap_or_else(|| crate::Error::internal("an outline failed without an error"))
     };
-    let scope = file.global_scope(&predefined, &options.build_args).map_err(faults)?;
+    let scope = file.global_scope(&predefined, &options.build_args).map_err(to_error)?;
     let expander = Expander::new(file.directives.escape);
     let images: Vec<String> = file
         .stages
@@ -156,7 +156,7 @@ pub(crate) fn outline(file: &Dockerfile, options: &FrontendOptions) -> Result<Ou
             expander.word(written, &scope.values).map_or_else(|_| written.clone(), |expanded| expanded.text)
         })
         .collect();
-    let plan = file.plan(target, &images, &BTreeMap::new()).map_err(faults)?;
+    let plan = file.plan(target, &images, &BTreeMap::new()).map_err(to_error)?;
     let stage = &file.stages[target];
     let mut collected = Collected { file, outline: Outline::default() };
     collected.outline.name = stage.name().map_or_else(|| target.to_string(), str::to_owned);
@@ -199,7 +199,7 @@ fn used_globals(
             }
         }
     }
-    // A default names those before it.
+    // A default uses the arguments before it.
     for statement in file.global_args.iter().rev() {
         let Instruction::Arg(arg) = &statement.instruction else { continue };
         for variable in arg.variables.iter().rev() {
@@ -225,8 +225,8 @@ impl Collected<'_> {
         self.file.source.line_of(statement.span.start)
     }
 
-    /// Notes the arguments of one ARG with the values of the scope. One that is given a value counts more than those
-    /// before it, as in a stage that is built on another or on the global scope.
+    /// Notes the arguments of one ARG with the values of the scope. An argument with a value replaces an earlier one of its
+    /// name, as in a stage that is based on another.
     fn arguments(
         &mut self,
         statement: &Statement,

@@ -8,15 +8,14 @@ use crate::graph::{
     CacheOwner, DeviceRequest, ExecOp, Mount, MountKind, NetworkMode, Op, Security, Sharing, VertexId,
 };
 
-/// The variables that configure proxies, in small letters: RUN sees them without ARG, and they count neither for history
-/// nor cache.
+/// The variables that configure proxies, in lower case. RUN sees them without ARG; the history and the cache ignore them.
 const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
-/// Where programs look for the socket of their agent.
+/// The variable with the socket of an ssh agent.
 const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
-/// The folder that the script of a heredoc is in.
+/// The folder with the script of a heredoc.
 const SCRIPTS: &str = "/dev/pipes";
-/// The kernel takes no argument of this many bytes: a shell reads the script from a file then, which it does within
-/// itself, so that `$0`, the standard input and the options are those of `-c`.
+/// The kernel rejects an argument of this many bytes. The shell then sources the script from a file, so that `$0`, standard
+/// input and the options are those of `-c`.
 const LONGEST_ARGUMENT: usize = 128 << 10;
 /// The name of that file.
 const LONG_SCRIPT: &str = "RUN";
@@ -37,7 +36,7 @@ impl Lowering<'_> {
         let RunMounts { inputs, mut mounts, secret_env } = asked;
         let args = match run.command.run_command() {
             RunCommand::Exec(args) => args,
-            RunCommand::Shell(text) if text.len() >= LONGEST_ARGUMENT && reads_files(&state.shell()) => {
+            RunCommand::Shell(text) if text.len() >= LONGEST_ARGUMENT && can_source(&state.shell()) => {
                 let kind = MountKind::Inline { name: LONG_SCRIPT.to_owned(), content: text, mode: 0o644 };
                 mounts.push(Mount { target: SCRIPTS.to_owned(), kind });
                 in_shell(state, format!(". {SCRIPTS}/{LONG_SCRIPT}"))
@@ -50,7 +49,7 @@ impl Lowering<'_> {
                 in_shell(state, script)
             }
         };
-        // Of several with one target the last counts: an agent before a secret, and a secret before other mounts.
+        // The last mount of a target counts: agents override secrets, and secrets override other mounts.
         mounts.sort_by_key(|mount| match mount.kind {
             MountKind::Ssh { .. } => 2,
             MountKind::Secret { .. } => 1,
@@ -64,7 +63,7 @@ impl Lowering<'_> {
         };
         let mut op = ExecOp::new(args);
         op.env.clone_from(&state.variables);
-        // Also where there is no agent, as scripts ask for the variable.
+        // It is set without an agent, too, as scripts read the variable.
         let agent = mounts.iter().find(|mount| matches!(mount.kind, MountKind::Ssh { .. }));
         if let Some(agent) = agent
             && !op.env.iter().any(|(name, _)| name == SSH_AUTH_SOCK)
@@ -92,8 +91,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The variables of the proxies that were given, each in small letters and in capitals, since programs differ in
-    /// which they look at.
+    /// The variables of the proxies in the request, in lower and in upper case, as programs differ in which they read.
     fn proxies(&self) -> Vec<(String, String)> {
         let mut proxies = Vec::new();
         for name in PROXIES {
@@ -142,7 +140,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The target of a mount. Without one it is the working directory, which then has to be another than the root.
+    /// The target of a mount; by default the working directory, unless that is the root.
     fn checked_target(
         &self,
         word: &Word,
@@ -195,19 +193,19 @@ impl Lowering<'_> {
                 Some((push_input(inputs, vertex), source.clone()))
             }
             None if source != "/" => {
-                let message = format!("a cache mount without `from` has no `{source}` to begin with");
+                let message = format!("a cache mount without `from` has no `{source}` as its first content");
                 return Err(self.error(word, message).into());
             }
             None => None,
         };
-        // The target as written: two working folders share the cache of one relative target.
+        // The target as written: two working directories share the cache of a relative target.
         let written = || dockerfile::clean_path(mount.target.as_deref().unwrap_or_default());
         let id = mount.id.clone().unwrap_or_else(written);
         let id = match self.options.build_args.get("BUILDKIT_CACHE_MOUNT_NS") {
             Some(namespace) if !namespace.is_empty() => format!("{namespace}/{id}"),
             _ => id,
         };
-        // A part of a source keeps the mode and owner that it has.
+        // A part of a source keeps its mode and owner.
         let is_owned = source == "/" && (mount.mode, mount.uid, mount.gid) != (None, None, None);
         let kind = MountKind::Cache {
             id,
@@ -227,7 +225,7 @@ impl Lowering<'_> {
         Ok(Mount { target, kind })
     }
 
-    /// A secret as a file; `None` for one that is a variable alone.
+    /// A secret as a file; `None` for a secret that is only a variable.
     fn secret_mount(
         &self,
         word: &Word,
@@ -260,7 +258,7 @@ impl Lowering<'_> {
         Ok(Some(Mount { target, kind }))
     }
 
-    /// The socket of an agent; `number` is how many the command has already.
+    /// The socket of an ssh agent. `number` counts the earlier ones of the command.
     fn ssh_mount(
         &self,
         word: &Word,
@@ -287,7 +285,7 @@ impl Lowering<'_> {
     }
 }
 
-/// What the mounts of one RUN come to.
+/// The lowered mounts of one RUN.
 struct RunMounts {
     inputs: Vec<VertexId>,
     mounts: Vec<Mount>,
@@ -295,8 +293,8 @@ struct RunMounts {
     secret_env: Vec<(String, String, bool)>,
 }
 
-/// Whether a shell knows `.`, as those that POSIX describes do, and is told to run a text.
-fn reads_files(shell: &[String]) -> bool {
+/// Whether the words are a POSIX shell, which can source a file, with the option `-c`.
+fn can_source(shell: &[String]) -> bool {
     let [program, options @ ..] = shell else { return false };
     let names = ["sh", "ash", "bash", "dash", "ksh", "mksh", "zsh"];
     let name = match program.rsplit('/').next() {

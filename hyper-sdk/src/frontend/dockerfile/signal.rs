@@ -1,8 +1,8 @@
-//! The signals that STOPSIGNAL can name.
+//! The signals of STOPSIGNAL.
 
 use crate::dockerfile::{Diagnostic, Span, suggestion};
 
-/// The names without `SIG`; the real-time ones beside these are `RTMIN+1` to `RTMIN+15` and `RTMAX-14` to `RTMAX-1`.
+/// The names without `SIG`. The other real-time signals are `RTMIN+1` to `RTMIN+15` and `RTMAX-14` to `RTMAX-1`.
 const NAMES: [&str; 36] = [
     "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE",
     "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU",
@@ -30,17 +30,17 @@ pub(super) fn check(text: &str, span: Span) -> Result<(), Box<Diagnostic>> {
     }
     let message = match text {
         "" => "the signal is empty".to_owned(),
-        _ => format!("`{text}` is no signal"),
+        _ => format!("`{text}` is not a signal"),
     };
     let with_prefix = NAMES.map(|name| format!("SIG{name}"));
     let known = NAMES.into_iter().chain(with_prefix.iter().map(String::as_str));
-    let fault = Diagnostic::error("instruction", span, message)
+    let error = Diagnostic::error("instruction", span, message)
         .with_suggestion(suggestion(text, known))
         .with_help(format!(
             "a signal is a number other than 0 or one of {}, RTMIN+1 to RTMIN+15, RTMAX-14 to RTMAX-1, each also with SIG before it",
             NAMES.join(", ")
         ));
-    Err(Box::new(fault))
+    Err(Box::new(error))
 }
 
 #[cfg(test)]
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_have_numbers_and_names() {
+    fn numbers_and_names_are_signals() {
         for text in [
             "9",
             "+15",
@@ -81,7 +81,7 @@ mod tests {
         ] {
             assert!(!is_signal(text), "{text}");
         }
-        let fault = check("SIGTREM", Span::new(3, 10)).unwrap_err();
-        assert_eq!(fault.help[0], "did you mean `SIGTERM`?");
+        let error = check("SIGTREM", Span::new(3, 10)).unwrap_err();
+        assert_eq!(error.help[0], "did you mean `SIGTERM`?");
     }
 }

@@ -8,10 +8,10 @@ use crate::oci::{ContainerConfig, ImageConfig};
 /// The PATH of an image that has none.
 pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Arguments that speak to the builder alone: commands do not see them.
+/// Arguments for the builder, which commands do not see.
 const UNSEEN_ARGUMENTS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
-/// What the instructions of a stage have made so far.
+/// The state after the instructions so far.
 #[derive(Clone, Debug)]
 pub(super) struct StageState {
     /// The root file system.
@@ -20,11 +20,11 @@ pub(super) struct StageState {
     pub(super) config: ImageConfig,
     /// History after that of the base image.
     pub(super) history: Vec<HistoryStep>,
-    /// ENV and ARG, in the order in which they were last set: what expansion and RUN see.
+    /// The variables that expansion and RUN see: ENV and ARG, in the order in which they were last set.
     pub(super) variables: Vec<(String, String)>,
-    /// The arguments declared, also those without a value, for the history of RUN: name and value.
+    /// The names and values of the declared arguments for the history of RUN. Some have no value.
     pub(super) arguments: Vec<(String, String)>,
-    /// Whether CMD was set in this stage, so that ENTRYPOINT leaves it.
+    /// Whether this stage has a CMD, so that ENTRYPOINT keeps it.
     pub(super) command_set: bool,
 }
 
@@ -49,7 +49,7 @@ impl StageState {
         state
     }
 
-    /// The state right after FROM of this stage. Its environment counts more than its arguments.
+    /// The state right after a FROM of this stage. The environment overrides the arguments.
     pub(super) fn inherit(&self) -> Self {
         let mut state = Self { command_set: false, ..self.clone() };
         state.take_environment();
@@ -83,7 +83,7 @@ impl StageState {
         }
     }
 
-    /// Declares an argument: the history of RUN shows it, and what comes after sees its value where it has one.
+    /// Declares an argument. The history of RUN shows it, and later instructions see its value.
     pub(super) fn set_argument(&mut self, name: &str, value: Option<&str>) {
         if let Some(value) = value.filter(|_| !UNSEEN_ARGUMENTS.contains(&name)) {
             self.set_variable(name, value);
@@ -95,7 +95,7 @@ impl StageState {
         }
     }
 
-    /// The arguments declared, each with the value that a command sees.
+    /// The declared arguments with the values that a command sees.
     pub(super) fn arguments_seen(&self) -> Vec<(&str, &str)> {
         let mut arguments = Vec::new();
         for (name, value) in &self.arguments {
@@ -142,7 +142,7 @@ pub(super) fn split_pair(pair: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
 }
 
-/// An absolute path without `.`, `..`, doubled and trailing slashes; `..` stops at the root.
+/// An absolute path without `.`, `..`, double and trailing slashes. `..` stops at the root.
 pub(super) fn clean(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
@@ -157,8 +157,7 @@ pub(super) fn clean(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// A path that may be relative to a directory, made absolute. A slash or `/.` at the end, which says that a directory
-/// is meant, stays as a slash.
+/// Makes a path absolute, from a directory. A slash or `/.` at the end stands for a directory and stays as a slash.
 pub(super) fn absolute(directory: &str, path: &str) -> String {
     let directory_meant = path.is_empty() || path.ends_with('/') || path.ends_with("/.") || path == ".";
     let joined = if path.starts_with('/') { clean(path) } else { clean(&format!("{directory}/{path}")) };
@@ -170,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_joined_and_stay_below_the_root() {
+    fn paths_are_absolute_and_stay_below_the_root() {
         for (directory, path, expected) in [
             ("/", "a", "/a"),
             ("/w", "a/", "/w/a/"),
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_value_of_a_variable_counts_and_comes_last_for_commands() {
+    fn the_last_value_of_a_variable_counts_and_is_last() {
         let mut graph = crate::graph::Graph::new();
         let v = graph.add(crate::graph::Op::Source(crate::graph::SourceOp::Scratch), vec![], "");
         let mut config = ImageConfig::default();

@@ -1,4 +1,4 @@
-//! Lowering, against images that exist only here.
+//! Tests of lowering, with fake images.
 
 mod epochs;
 mod outlines;
@@ -12,7 +12,7 @@ use crate::platform::Platform;
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
 
-/// Images that exist only here; the context has this time.
+/// A resolver with fake images, and with the time of the context.
 struct Images(Option<i64>);
 
 #[async_trait]
@@ -100,7 +100,7 @@ async fn config_instructions_change_the_config() {
 }
 
 #[tokio::test]
-async fn an_entrypoint_resets_an_inherited_command_only() {
+async fn an_entrypoint_removes_only_an_inherited_command() {
     assert_eq!(lowered("FROM base\nENTRYPOINT [\"e\"]").await.config.config.cmd, None);
     assert!(lowered("FROM base\nCMD [\"c\"]\nENTRYPOINT [\"e\"]").await.config.config.cmd.is_some());
 }
@@ -121,7 +121,7 @@ async fn run_sees_arguments_and_history_shows_them() {
 }
 
 #[tokio::test]
-async fn proxies_are_known_in_small_letters_and_capitals() {
+async fn proxies_are_set_in_lower_and_upper_case() {
     let given = [("HTTP_PROXY", "one"), ("http_proxy", "two"), ("No_Proxy", "x"), ("ftp_proxy", "")];
     let options = FrontendOptions {
         build_args: given.map(|(k, v)| (k.into(), v.into())).into(),
@@ -143,7 +143,7 @@ async fn a_stage_begins_with_the_environment_of_its_base() {
 }
 
 #[tokio::test]
-async fn platforms_are_those_of_the_build_but_for_bases() {
+async fn only_bases_have_other_platforms_than_the_build() {
     let with = async |text: &str, platform: Option<&str>| {
         let platform = platform.map(|p| p.parse().unwrap());
         try_lower(text, FrontendOptions { platform, ..FrontendOptions::default() }).await.unwrap()
@@ -163,19 +163,19 @@ async fn platforms_are_those_of_the_build_but_for_bases() {
         "FROM --platform=linux/riscv64 base\nCOPY --from=multi /a /\nRUN --mount=from=multi,target=/m x\n";
     let l = with(text, Some("linux/s390x")).await;
     assert_eq!(images(&l), ["base linux/riscv64", "multi linux/s390x"]);
-    assert_eq!(config(&l), "linux/s390x/-", "the result is for what was asked for");
+    assert_eq!(config(&l), "linux/s390x/-", "the result has the requested platform");
     let l = with(text, None).await;
     assert_eq!(images(&l), ["base linux/riscv64".to_owned(), format!("multi {}", Platform::host())]);
     assert_eq!(config(&l), "linux/riscv64/-");
     let l = with("FROM --platform=linux/s390x scratch\n", Some("linux/arm/v6")).await;
     assert_eq!(config(&l), "linux/arm/v6");
     let l = with("FROM --platform=linux/arm64 old\n", None).await;
-    assert_eq!(config(&l), "linux/arm64/-", "written as usual");
-    assert!(l.config.extra.is_empty(), "what is about the base is forgotten");
+    assert_eq!(config(&l), "linux/arm64/-", "in normal form");
+    assert!(l.config.extra.is_empty(), "fields of the base are removed");
 }
 
 #[tokio::test]
-async fn arguments_about_the_build_can_be_given() {
+async fn predefined_arguments_can_be_overridden() {
     let text = "FROM --platform=$TARGETPLATFORM base AS Last\nARG TARGETARCH TARGETSTAGE\nENV A=$TARGETARCH-$TARGETSTAGE";
     let with = async |target: Option<&str>, given: &[(&str, &str)]| {
         let options = FrontendOptions {
@@ -199,7 +199,7 @@ async fn arguments_about_the_build_can_be_given() {
 }
 
 #[tokio::test]
-async fn commands_of_nothing_run_an_empty_shell_or_take_back_what_was() {
+async fn empty_commands_run_an_empty_shell_or_remove_the_command() {
     let c = lowered("FROM base\nCMD\nENTRYPOINT\n").await.config.config;
     let shell = Some(["/bin/sh", "-c", ""].map(str::to_owned).to_vec());
     assert_eq!((c.cmd, c.entrypoint), (shell.clone(), shell));
@@ -208,7 +208,7 @@ async fn commands_of_nothing_run_an_empty_shell_or_take_back_what_was() {
 }
 
 #[tokio::test]
-async fn caches_are_called_as_their_place_is_written() {
+async fn caches_are_named_after_the_written_target() {
     let mounts = async |text: &str| {
         let l = lowered(&format!("FROM base AS s\nFROM base\nWORKDIR /w\nRUN {text} x\n")).await;
         let Op::Exec(exec) = root(&l) else { panic!("not a RUN") };
@@ -257,7 +257,7 @@ async fn only_needed_stages_are_lowered_and_equal_ones_are_one() {
 }
 
 #[tokio::test]
-async fn triggers_of_a_base_run_in_the_child() {
+async fn triggers_of_a_base_run_in_the_stage() {
     let l = lowered("FROM base AS tools\nRUN make\nFROM triggers\nRUN after").await;
     assert!(l.config.config.env.contains(&"DONE=1".to_owned()));
     assert!(l.config.config.on_build.is_empty());
@@ -288,7 +288,7 @@ async fn heredocs_become_files_and_scripts() {
 }
 
 #[tokio::test]
-async fn a_script_that_is_too_long_for_an_argument_is_read_from_a_file() {
+async fn a_long_script_is_read_from_a_file() {
     let long = format!("echo {}", "x".repeat(128 << 10));
     let command = |shell: &str| format!("FROM base\n{shell}\nRUN {long}\n");
     for (shell, args) in [
@@ -303,7 +303,7 @@ async fn a_script_that_is_too_long_for_an_argument_is_read_from_a_file() {
             matches!(&exec.mounts[0].kind, MountKind::Inline { content, mode: 0o644, .. } if *content == long)
         );
     }
-    // What is no such shell gets the text, and the kernel's answer.
+    // Other shells get the text, and the kernel may reject it.
     for shell in ["SHELL [\"python3\", \"-c\"]", "SHELL [\"/bin/sh\", \"-s\"]"] {
         let l = lowered(&command(shell)).await;
         let Op::Exec(exec) = root(&l) else { panic!("not a RUN") };
@@ -312,7 +312,7 @@ async fn a_script_that_is_too_long_for_an_argument_is_read_from_a_file() {
 }
 
 #[tokio::test]
-async fn named_contexts_replace_what_from_says() {
+async fn named_contexts_replace_images() {
     let l = lowered("FROM base\nCOPY --from=folder a /a").await;
     assert!(
         l.graph.vertices().iter().any(|v| v.op == Op::Source(SourceOp::Folder { name: "folder".into() }))
@@ -320,14 +320,14 @@ async fn named_contexts_replace_what_from_says() {
 }
 
 #[tokio::test]
-async fn a_named_context_stands_for_the_target_too() {
+async fn a_named_context_replaces_the_target() {
     let l = lowered("FROM missing AS folder\nRUN x\nLABEL a=b\n").await;
     assert!(matches!(root(&l), Op::File(_)) && l.config.config.labels.is_empty());
     assert_eq!(l.history.len(), 1);
 }
 
 #[tokio::test]
-async fn stages_that_are_built_anew_are_named_in_any_case() {
+async fn cache_filters_are_case_insensitive() {
     for (filter, expected) in [("FOO", true), ("other", false)] {
         let options =
             FrontendOptions { no_cache_filter: vec![filter.to_owned()], ..FrontendOptions::default() };
@@ -337,7 +337,7 @@ async fn stages_that_are_built_anew_are_named_in_any_case() {
 }
 
 #[tokio::test]
-async fn faults_show_their_place() {
+async fn errors_have_their_places() {
     for (text, expected) in [
         ("FROM missing", "cannot be resolved"),
         ("FROM base\nCOPY --from=missing a b", "cannot be resolved"),
@@ -351,7 +351,7 @@ async fn faults_show_their_place() {
         ("FROM base\nRUN --mount=type=cache,target=/c,source=/x true", "without `from` has no `/x`"),
         ("FROM base\nSTOPSIGNAL SIGTREM", "did you mean `SIGTERM`?"),
         ("FROM base\nSTOPSIGNAL $NOTHING", "the signal is empty"),
-        ("FROM base\nSTOPSIGNAL 0", "`0` is no signal"),
+        ("FROM base\nSTOPSIGNAL 0", "`0` is not a signal"),
         ("FROM base\nADD --checksum=sha256:1 https://example.com/x /", "64 hexadecimal"),
         ("FROM base\nADD --checksum=12 https://example.com/x.git /", "no checksum of a git repository"),
         ("FROM base\nADD https://example.com/x.git?elephant=1 /", "unknown option `elephant`"),
@@ -367,7 +367,7 @@ async fn faults_show_their_place() {
 }
 
 #[tokio::test]
-async fn what_is_no_repository_has_no_git_folder_to_keep() {
+async fn only_repositories_keep_a_git_folder() {
     let l = lowered(
         "FROM base\nADD --keep-git-dir f https://example.com/x https://example.com/r.git <<E /d/\nE\nADD --keep-git-dir f /",
     )
@@ -380,7 +380,7 @@ async fn what_is_no_repository_has_no_git_folder_to_keep() {
 }
 
 #[tokio::test]
-async fn a_name_that_no_file_can_have_is_told_where_it_would_be_one() {
+async fn a_long_name_of_a_web_file_is_an_error() {
     let url = |length: usize| format!("https://example.com/{}", "x".repeat(length));
     let name = |text: String| async move {
         let l = try_lower(&text, FrontendOptions::default()).await?;
@@ -401,7 +401,7 @@ async fn a_name_that_no_file_can_have_is_told_where_it_would_be_one() {
 }
 
 #[tokio::test]
-async fn a_password_in_an_address_is_nowhere_to_be_seen() {
+async fn passwords_in_addresses_are_hidden() {
     let l = lowered("FROM base\nADD --chown=1 https://me:s3cret@example.com/a.tar https://x:s3cret@h/b /d/")
         .await;
     let shown =
@@ -430,7 +430,7 @@ async fn history_shows_copies_with_expanded_words() {
 }
 
 #[tokio::test]
-async fn what_is_empty_after_expansion_is_as_if_it_were_not_there() {
+async fn values_that_expand_to_nothing_are_ignored() {
     let l = lowered("FROM base\nWORKDIR /w\nWORKDIR $NO\nADD --checksum=$NO https://example.com/x /").await;
     assert_eq!(l.config.config.working_dir, "/w");
     assert!(
@@ -460,7 +460,7 @@ async fn a_linked_copy_with_a_mode_is_an_ordinary_one() {
 }
 
 #[tokio::test]
-async fn what_is_fetched_is_a_source_of_its_own() {
+async fn every_remote_source_is_a_vertex() {
     let l = lowered(
         "FROM base\nADD a https://example.com/x%5b1%5d https://example.com/r.git?tag=v1&subdir=s b c /all/\n",
     )
@@ -501,7 +501,7 @@ async fn a_folder_is_a_base_of_one_layer() {
 }
 
 #[tokio::test]
-async fn the_faults_of_all_stages_are_told_at_once() {
+async fn the_errors_of_all_stages_are_reported() {
     let text =
         "FROM base AS a\nCOPY --chmod=$NO/x x y\nCOPY --chmod=9$NO x y\nFROM a\nARG P=http\nEXPOSE $P\n";
     let e = try_lower(text, FrontendOptions::default()).await.unwrap_err().to_string();
@@ -511,16 +511,16 @@ async fn the_faults_of_all_stages_are_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_fault_hides_neither_faults_nor_findings_elsewhere() {
+async fn an_error_hides_no_other_errors_or_findings() {
     let text = "ARG SOURCE_DATE_EPOCH=soon BAD=${\nFROM base AS a\nSTOPSIGNAL FOO\nCOPY $NONE /\nFROM base-$BAD\n\
                 COPY $BAD /\nFROM Bad\nSTOPSIGNAL BAR\nFROM --platform=$BAD base\nFROM a\nCOPY --from=9 x /\nCOPY $NONE /\n";
     for target in [None, Some("4".to_owned())] {
         let options = FrontendOptions { target: target.clone(), ..FrontendOptions::default() };
         let checked = check_dockerfile("Dockerfile", text, &options, None, &Images(None)).await.unwrap();
         let line = |span: crate::dockerfile::Span| checked.file.source.line_of(span.start);
-        let faults: Vec<usize> = checked.diagnostics.iter().map(|d| line(d.span)).collect();
+        let errors: Vec<usize> = checked.diagnostics.iter().map(|d| line(d.span)).collect();
         let expected = if target.is_some() { vec![1, 1, 3, 11] } else { vec![1, 1, 3, 7, 8, 11] };
-        assert_eq!(faults, expected, "{:?}", checked.diagnostics);
+        assert_eq!(errors, expected, "{:?}", checked.diagnostics);
         let undefined = checked.findings.iter().filter(|f| f.rule.name == "UndefinedVar");
         assert_eq!(undefined.map(|f| line(f.span)).collect::<Vec<_>>(), [4, 12]);
     }
@@ -528,7 +528,7 @@ async fn a_fault_hides_neither_faults_nor_findings_elsewhere() {
     let checked =
         check_dockerfile("Dockerfile", text, &FrontendOptions::default(), None, &Images(None)).await.unwrap();
     assert_eq!(checked.diagnostics.len(), 1, "{:?}", checked.diagnostics);
-    // What was not understood may have set the variable; the shell of the base is known all the same.
+    // The wrong instruction may set the variable; the shell of the base is still known.
     let text = "FROM pipefail\nENV\nCOPY $NONE /\nRUN curl -f x | sh\n";
     let checked =
         check_dockerfile("Dockerfile", text, &FrontendOptions::default(), None, &Images(None)).await.unwrap();
@@ -537,17 +537,17 @@ async fn a_fault_hides_neither_faults_nor_findings_elsewhere() {
 }
 
 #[tokio::test]
-async fn faults_of_triggers_are_shown_at_the_base_that_brings_them() {
+async fn errors_of_triggers_are_shown_at_their_base() {
     let text = "# a comment that is long enough\nFROM faulty\n";
     let checked =
         check_dockerfile("Dockerfile", text, &FrontendOptions::default(), None, &Images(None)).await.unwrap();
-    let told: Vec<String> = checked.diagnostics.iter().map(|d| d.render(&checked.file.source)).collect();
-    assert_eq!(told.len(), 3, "{told:?}");
-    for (fault, trigger) in told.iter().zip(["COPY a", "STOPSIGNAL FOO", "EXPOSE $P/x"]) {
-        assert!(fault.contains(&format!("in the trigger `{trigger}` of the base")), "{fault}");
-        assert!(fault.contains("Dockerfile:2:6"), "{fault}");
+    let shown: Vec<String> = checked.diagnostics.iter().map(|d| d.render(&checked.file.source)).collect();
+    assert_eq!(shown.len(), 3, "{shown:?}");
+    for (error, trigger) in shown.iter().zip(["COPY a", "STOPSIGNAL FOO", "EXPOSE $P/x"]) {
+        assert!(error.contains(&format!("in the trigger `{trigger}` of the base")), "{error}");
+        assert!(error.contains("Dockerfile:2:6"), "{error}");
     }
-    // An image that is not known leaves open what a variable is, and nothing else.
+    // Only variables depend on an unknown image.
     let text = format!("{text}COPY --from=gone a b\n");
     let checked = check_dockerfile("Dockerfile", &text, &FrontendOptions::default(), None, &Images(None))
         .await

@@ -1,11 +1,11 @@
-//! Images for Windows. Their layers have a form of their own (`Files/`, `Hives/` and attributes of NTFS), which is
-//! neither read nor written: of an image with such layers the config can be changed, and what touches files is refused by
-//! name. An image from `scratch` has no such layers, and takes files as any other does, under paths of Windows.
+//! Images for Windows. Their layers have another format (`Files/`, `Hives/` and attributes of NTFS), which is neither read nor
+//! written. Instructions can change the config of such an image, and an instruction that needs its files is an error. An
+//! image from `scratch` has no such layers: it takes files like any other image, under paths of Windows.
 
 use crate::dockerfile::{Diagnostic, Statement, Word};
 use crate::oci::ImageConfig;
 
-const HELP: &str = "layers of Windows have a form of their own, which is not read or written yet: instructions that change the config alone can be used";
+const HELP: &str = "layers of Windows have another format, which cannot be read or written yet: only instructions that change the config can be used";
 
 /// The shell of the shell form.
 pub(super) const SHELL: [&str; 3] = ["cmd", "/S", "/C"];
@@ -20,7 +20,7 @@ pub(super) fn has_layers(config: &ImageConfig) -> bool {
     is_for(config) && !config.rootfs.diff_ids.is_empty()
 }
 
-/// A path of Windows with slashes and without its drive, which has to be that of the system.
+/// A path of Windows with slashes and without its drive, which has to be `C:`.
 pub(super) fn path(word: &Word) -> Result<String, Diagnostic> {
     let bad = |why: &str| Diagnostic::error("invalid-path", word.span, format!("`{}` {why}", word.value));
     let path = word.value.replace('\\', "/");
@@ -35,15 +35,15 @@ pub(super) fn path(word: &Word) -> Result<String, Diagnostic> {
     }
 }
 
-/// The fault of an instruction that would change files.
-pub(super) fn no_files_in(statement: &Statement) -> Diagnostic {
+/// The error of an instruction that changes files.
+pub(super) fn cannot_change_files(statement: &Statement) -> Diagnostic {
     let message =
         format!("{} cannot be done in an image for Windows yet", statement.instruction.keyword().name());
     Diagnostic::error("unsupported-platform", statement.name.span, message).with_help(HELP).unsupported()
 }
 
-/// The fault of a name whose files are asked for.
-pub(super) fn no_files_of(name: &Word) -> Diagnostic {
+/// The error of a name whose files are used.
+pub(super) fn cannot_use_files(name: &Word) -> Diagnostic {
     let message = format!("`{}` is an image for Windows, whose files cannot be used yet", name.value);
     Diagnostic::error("unsupported-platform", name.span, message).with_help(HELP).unsupported()
 }
@@ -54,7 +54,7 @@ mod tests {
     use crate::dockerfile::Span;
 
     #[test]
-    fn paths_lose_their_drive() {
+    fn drives_are_removed_from_paths() {
         let path = |text: &str| super::path(&Word::new(text.to_owned(), Span::new(0, 0)));
         for (text, expected) in
             [("C:\\a\\b\\", "/a/b/"), ("c:/a", "/a"), ("C:a", "a"), ("a\\b", "a/b"), ("\\a", "/a"), ("", "")]

@@ -9,7 +9,7 @@ pub(super) static INVALID_BASE_IMAGE_PLATFORM: Rule = Rule {
     name: "InvalidBaseImagePlatform",
     summary: "a base image should be of the platform that is built",
     why: "The image exists, but for another platform than the one asked for, so that its programs cannot run and the result \
-          says that it is something it is not.",
+          claims another platform than it has.",
     bad: "FROM --platform=linux/arm64 image-for-amd64\n",
     good: "FROM --platform=linux/amd64 image-for-amd64\n",
     check: |subject, found| {
@@ -47,8 +47,8 @@ pub(super) static REDUNDANT_TARGET_PLATFORM: Rule = Rule {
             if !only || base.platform.as_ref() != subject.scope.values.get("TARGETPLATFORM") {
                 continue;
             }
-            let finding = Found::new(word.span, "FROM takes the target platform also without being told")
-                .help("remove the flag");
+            let finding =
+                Found::new(word.span, "FROM uses the target platform by default").help("remove the flag");
             let flag = "--platform=";
             let start = text[..word.span.start].ends_with(flag).then(|| word.span.start - flag.len());
             let start =

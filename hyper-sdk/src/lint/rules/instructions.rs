@@ -25,7 +25,7 @@ pub(super) static JSON_ARGS_RECOMMENDED: Rule = Rule {
             let message = format!("{name} runs in a shell, which keeps signals from the program");
             let help = match array(command) {
                 _ if command.text().trim_start().starts_with('[') => {
-                    "this is no JSON array: put every argument into double quotes, with a comma between"
+                    "this is not a JSON array: put every argument into double quotes, with a comma between"
                         .to_owned()
                 }
                 Some(array) => format!("write `{name} {array}`"),
@@ -73,7 +73,7 @@ pub(super) static MAINTAINER_DEPRECATED: Rule = Rule {
 pub(super) static WORKDIR_RELATIVE_PATH: Rule = Rule {
     name: "WorkdirRelativePath",
     summary: "the first WORKDIR of a stage should be an absolute path",
-    why: "A relative path goes on from the working directory of the base image, which another version of that image may \
+    why: "A relative path starts at the working directory of the base image, which another version of that image may \
           change.",
     bad: "FROM alpine\nWORKDIR app\n",
     good: "FROM alpine\nWORKDIR /app\n",
@@ -131,7 +131,7 @@ pub(super) static MULTIPLE_INSTRUCTIONS_DISALLOWED: Rule = Rule {
 pub(super) static LEGACY_KEY_VALUE_FORMAT: Rule = Rule {
     name: "LegacyKeyValueFormat",
     summary: "ENV and LABEL should be written with `=`",
-    why: "Without `=` everything behind the name is one value, blanks included, so that a second pair in the line becomes a \
+    why: "Without `=` everything after the name is one value, blanks included, so that a second pair in the line becomes a \
           part of the first value.",
     bad: "FROM alpine\nENV NAME some value\n",
     good: "FROM alpine\nENV NAME=\"some value\"\n",

@@ -10,7 +10,7 @@ mod variables;
 
 use super::Rule;
 
-/// Every rule: first those of the language, by their topic, then those of RUN text.
+/// All rules: first those of the language, by topic, then those about the text of RUN.
 pub const RULES: &[&Rule] = &[
     &names::STAGE_NAME_CASING,
     &names::FROM_AS_CASING,
@@ -45,7 +45,7 @@ pub const RULES: &[&Rule] = &[
     &shell::CURL_WITHOUT_FAIL,
 ];
 
-/// What most rules have.
+/// The default fields of a rule.
 const PLAIN: Rule = Rule {
     name: "",
     summary: "",

@@ -6,7 +6,7 @@ use crate::lint::subject::{Replay, Step, Subject};
 use crate::lint::{Found, Rule};
 use std::collections::BTreeSet;
 
-/// Folders that an image usually has.
+/// Folders of usual images.
 const USUAL: [&str; 22] = [
     "/bin",
     "/boot",
@@ -34,7 +34,7 @@ const USUAL: [&str; 22] = [
 
 pub(super) static CHMOD_CLOSES_NEW_FOLDER: Rule = Rule {
     name: "ChmodClosesNewFolder",
-    summary: "`--chmod` of a file should not make a folder that nobody can enter",
+    summary: "`--chmod` of a file should not create a folder that cannot be entered",
     why: "COPY and ADD give the mode of `--chmod` to the folders that they make on the way, too. A folder whose mode has no \
           execute bit cannot be entered, so that only root finds the file.",
     bad: "FROM scratch\nCOPY --chmod=0644 app.conf /config/app.conf\n",
@@ -66,7 +66,7 @@ fn is_closed(mode: &str) -> bool {
     octal && u32::from_str_radix(mode, 8).is_ok_and(|mode| mode & 0o100 == 0)
 }
 
-/// The mode that COPY or ADD gives, and the folder that it makes when it is not there.
+/// The mode of COPY or ADD, and the folder that it creates when it is missing.
 fn new_folder(step: &Step<'_>) -> Option<(Word, String)> {
     let (chmod, destination, count) = match step.expanded.as_ref()? {
         Instruction::Copy(copy) if !copy.parents => {
@@ -81,12 +81,12 @@ fn new_folder(step: &Step<'_>) -> Option<(Word, String)> {
         None if count > 1 => path,
         None => path.rsplit_once('/')?.0,
     };
-    // What a relative path begins with is the working directory.
+    // A relative path starts at the working directory.
     let is_named = folder.starts_with('/') && !folder.contains("..");
     is_named.then(|| Some((chmod.clone()?, folder.to_owned())))?
 }
 
-/// Whether the folder is there before a step, as far as the text says.
+/// Whether the folder exists before a step, as far as it is known.
 fn is_known(subject: &Subject<'_>, replay: &Replay<'_>, step: &Step<'_>, folder: &str) -> bool {
     let mut made: BTreeSet<String> = USUAL.map(str::to_owned).into();
     let mut stage = Some(replay);
@@ -94,7 +94,7 @@ fn is_known(subject: &Subject<'_>, replay: &Replay<'_>, step: &Step<'_>, folder:
         for before in here.steps.iter().take_while(|before| !std::ptr::eq(*before, step)) {
             match before.expanded.as_ref() {
                 Some(Instruction::Workdir(workdir)) => drop(made.insert(workdir.path.value.clone())),
-                // What a command does is not known: that it names the folder will do.
+                // The effect of a command is unknown: it is enough that it names the folder.
                 Some(Instruction::Run(_)) if before.statement.original.contains(folder) => return true,
                 Some(Instruction::Copy(copy)) => drop(made.insert(copy.destination.value.clone())),
                 Some(Instruction::Add(add)) => drop(made.insert(add.destination.value.clone())),

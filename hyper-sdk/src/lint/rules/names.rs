@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 pub(super) static STAGE_NAME_CASING: Rule = Rule {
     name: "StageNameCasing",
     summary: "the name of a stage should be in lower case",
-    why: "Stages are found by their name in any case, so capitals in it say nothing. In lower case a stage is told \
-          apart from the keywords around it, and looks the same wherever it is used.",
+    why: "Names of stages are case-insensitive, so capitals have no meaning. A name in lower case differs from the \
+          keywords around it, and looks the same wherever it is used.",
     bad: "FROM alpine AS Builder\n",
     good: "FROM alpine AS builder\n",
     fixable: true,
@@ -84,7 +84,7 @@ pub(super) static CONSISTENT_INSTRUCTION_CASING: Rule = Rule {
     good: "FROM alpine\nRUN echo a\nCMD [\"sh\"]\n",
     fixable: true,
     check: |subject, found| {
-        // As with BuildKit, what stands above the first FROM does not count.
+        // As with BuildKit, instructions above the first FROM do not count.
         let in_stages = || subject.statements().skip(subject.file.global_args.len());
         let cases = || in_stages().map(|s| case_of(&s.name.value));
         let count = |case| cases().filter(|c| *c == Some(case)).count();
@@ -108,7 +108,7 @@ pub(super) static DUPLICATE_STAGE_NAME: Rule = Rule {
     name: "DuplicateStageName",
     summary: "two stages should not have the same name",
     why: "Only the last stage of a name can be copied from or be the target; the earlier one is hidden without a \
-          word.",
+          warning.",
     bad: "FROM alpine AS builder\nFROM busybox AS builder\n",
     good: "FROM alpine AS builder\nFROM busybox AS runner\n",
     check: |subject, found| {
@@ -127,15 +127,15 @@ pub(super) static DUPLICATE_STAGE_NAME: Rule = Rule {
 pub(super) static RESERVED_STAGE_NAME: Rule = Rule {
     name: "ReservedStageName",
     summary: "a stage should not be called `scratch` or `context`",
-    why: "`scratch` is the empty base image and `context` the files that are built from. A stage of that name makes FROM \
-          and COPY mean something else than their reader thinks.",
+    why: "`scratch` is the empty base image and `context` the files that are built from. A stage of that name gives FROM \
+          and COPY another meaning than their reader expects.",
     bad: "FROM alpine AS scratch\n",
     good: "FROM alpine AS builder\n",
     check: |subject, found| {
         for name in subject.file.stages.iter().filter_map(|stage| stage.from.name.as_ref()) {
             if matches!(name.value.as_str(), "scratch" | "context") {
                 let message =
-                    format!("`{}` is no good name for a stage: it means something already", name.value);
+                    format!("`{}` is not a good name for a stage: it has another meaning", name.value);
                 found.push(Found::new(name.span, message));
             }
         }
@@ -147,8 +147,8 @@ pub(super) static INVALID_DEFINITION_DESCRIPTION: Rule = Rule {
     name: "InvalidDefinitionDescription",
     summary: "a comment right above an ARG or FROM should describe it",
     why: "An outline of the file and the list of its targets show the comment above an argument or a stage as its description, if it \
-          begins with the name. Another comment in that place is either a description that nobody will see, or one that \
-          an empty line should keep apart.",
+          begins with the name. Another comment in that place is either a description that is not shown, or one that an \
+          empty line should separate.",
     bad: "# which version is built\nARG VERSION=1\nFROM alpine\n",
     good: "# VERSION is what is built\nARG VERSION=1\nFROM alpine\n",
     experimental: true,

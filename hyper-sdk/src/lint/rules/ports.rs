@@ -22,7 +22,7 @@ pub(super) static EXPOSE_PROTO_CASING: Rule = Rule {
             let lower = word.value.to_lowercase();
             let written = subject.file.source.slice(word.span);
             let finding = Found::new(word.span, message).help(format!("write `{lower}`"));
-            // A variable in it would lose its name.
+            // An edit would replace a variable by its value.
             found.push(match written == word.value && !written.contains('$') {
                 true => finding.edit(word.span, lower),
                 false => finding,
@@ -35,8 +35,8 @@ pub(super) static EXPOSE_PROTO_CASING: Rule = Rule {
 pub(super) static EXPOSE_INVALID_FORMAT: Rule = Rule {
     name: "ExposeInvalidFormat",
     summary: "EXPOSE should name ports of the container alone",
-    why: "An image cannot say which address or port of the host is used: that is for who runs it. What stands before the \
-          port is thrown away.",
+    why: "An image cannot choose the address or port of the host: its user does. The part before the port is \
+          ignored.",
     bad: "FROM alpine\nEXPOSE 127.0.0.1:8080:80\n",
     good: "FROM alpine\nEXPOSE 80\n",
     fixable: true,

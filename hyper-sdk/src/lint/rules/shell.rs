@@ -1,4 +1,4 @@
-//! Rules that look into the text of RUN. They hold for shells of the POSIX kind alone.
+//! Rules about the text of RUN. They apply only to POSIX shells.
 
 use super::PLAIN;
 use crate::dockerfile::{Instruction, RunCommand, Span};
@@ -6,7 +6,7 @@ use crate::lint::shell::{Command, Joint, commands};
 use crate::lint::subject::{Replay, Step, Subject};
 use crate::lint::{Found, Rule};
 
-/// How many findings one RUN may have of one rule.
+/// The most findings of one rule in one RUN.
 const MAX_FINDINGS: usize = 20;
 
 pub(super) static SHELL_CD_WITHOUT_EFFECT: Rule = Rule {
@@ -40,7 +40,7 @@ pub(super) static SHELL_EXPORT_WITHOUT_EFFECT: Rule = Rule {
     check: |subject, found| {
         last_commands(subject, &["export", "alias", "umask", "ulimit"], found, |command| {
             let name = command.name();
-            // Without a value they print.
+            // Without an argument they print.
             let arguments = command.arguments();
             let sets = match name {
                 "export" => arguments.iter().any(|word| !word.starts_with('-')),
@@ -61,15 +61,15 @@ pub(super) static SHELL_EXPORT_WITHOUT_EFFECT: Rule = Rule {
     ..PLAIN
 };
 
-/// Programs that fetch from elsewhere: they fail for reasons that lie outside of the build.
+/// Programs that download: they can fail for reasons outside of the build.
 const SOURCES: [&str; 3] = ["curl", "wget", "aria2c"];
 
 pub(super) static SHELL_PIPE_HIDES_FAILURE: Rule = Rule {
     name: "ShellPipeHidesFailure",
     summary: "a download that fails should fail the step, also in a pipe",
-    why: "A pipe is as successful as its last command. When the download before it breaks off, the step goes on with half \
-          a file or none, and the result is kept in the cache. Programs such as `tar` and `gpg` at the end of a pipe notice \
-          that, and are no finding.",
+    why: "A pipe has the exit status of its last command. When the download before it fails, the step continues with half \
+          a file or none, and the result is cached. Programs such as `tar` and `gpg` at the end of a pipe fail then, so they \
+          are not reported.",
     bad: "FROM debian\nRUN curl -fsSL https://example.com/install | sh\n",
     good: "FROM debian\nSHELL [\"/bin/bash\", \"-o\", \"pipefail\", \"-c\"]\nRUN curl -fsSL https://example.com/install | sh\n",
     check: |subject, found| {
@@ -81,13 +81,12 @@ pub(super) static SHELL_PIPE_HIDES_FAILURE: Rule = Rule {
                 command.joint == Joint::Pipe
                     && !command.condition
                     && SOURCES.contains(&command.name())
-                    && !only_tells(command)
-                    && !ends_with_care(&script.commands[*at..])
+                    && !downloads_nothing(command)
+                    && !ends_with_check(&script.commands[*at..])
                     && !is_allowed_to_fail(&script.commands[*at..])
             });
             for (_, command) in hidden.take(MAX_FINDINGS) {
-                let message =
-                    format!("when this `{}` fails, the pipe goes on as if it had not", command.name());
+                let message = format!("when this `{}` fails, the pipe does not fail", command.name());
                 let help = "use a shell with `pipefail` (SHELL [\"/bin/bash\", \"-o\", \"pipefail\", \"-c\"]), or write \
                             to a file first";
                 found.push(Found::new(place(subject, step, &script, command), message).help(help));
@@ -97,19 +96,19 @@ pub(super) static SHELL_PIPE_HIDES_FAILURE: Rule = Rule {
     ..PLAIN
 };
 
-/// Programs that fail when what they read is empty or breaks off.
+/// Programs that fail when their input is empty or incomplete.
 const CAREFUL: [&str; 13] = [
     "tar", "bsdtar", "gunzip", "zcat", "gzip", "bunzip2", "xz", "unxz", "xzcat", "unzstd", "gpg", "apt-key",
     "grep",
 ];
 
-/// Whether the pipe that begins here ends with a program that notices.
-fn ends_with_care(commands: &[Command]) -> bool {
+/// Whether the pipe that begins here ends with a program that fails for incomplete input.
+fn ends_with_check(commands: &[Command]) -> bool {
     let last = commands.iter().find(|command| command.joint != Joint::Pipe);
     last.is_some_and(|last| CAREFUL.contains(&last.name()))
 }
 
-/// Whether the pipe that begins here is followed by `||` and something that goes on.
+/// Whether `||` and a command that does not fail follow the pipe that begins here.
 fn is_allowed_to_fail(commands: &[Command]) -> bool {
     let end = commands.iter().position(|command| command.joint != Joint::Pipe);
     let Some(end) = end.filter(|end| commands[*end].joint == Joint::Or) else { return false };
@@ -117,8 +116,8 @@ fn is_allowed_to_fail(commands: &[Command]) -> bool {
     !next.is_some_and(|name| matches!(name, "exit" | "return" | "false"))
 }
 
-/// Whether a program is asked about itself, or for a file that is here already.
-fn only_tells(command: &Command) -> bool {
+/// Whether a program only prints its version or help, or reads a local file.
+fn downloads_nothing(command: &Command) -> bool {
     let mut arguments = command.arguments().iter();
     arguments.any(|word| {
         matches!(word.as_str(), "--version" | "-V" | "--help" | "-h") || word.starts_with("file:")
@@ -150,7 +149,7 @@ pub(super) static SHELL_SUDO_USED: Rule = Rule {
     ..PLAIN
 };
 
-/// Whether `sudo` is there to become somebody else than root.
+/// Whether `sudo` changes to another user than root.
 fn becomes_another(sudo: &Command) -> bool {
     let options = sudo.arguments().iter().take_while(|word| word.starts_with('-'));
     let mut named = options.filter(|word| {
@@ -166,19 +165,19 @@ fn runs_as_root(step: &Step<'_>) -> bool {
     step.user.as_deref().is_some_and(|user| matches!(user.split(':').next(), Some("" | "root" | "0")))
 }
 
-/// The subcommands of apt-get that fetch packages by the lists that `update` has fetched.
+/// The subcommands of apt-get that need the lists of `update`.
 const FETCHING: [&str; 7] =
     ["install", "upgrade", "dist-upgrade", "full-upgrade", "build-dep", "download", "source"];
 
-/// The subcommands of apt-get that ask before they do something.
+/// The subcommands of apt-get that ask for confirmation.
 const ASKING: [&str; 8] =
     ["install", "upgrade", "dist-upgrade", "full-upgrade", "remove", "purge", "autoremove", "build-dep"];
 
 pub(super) static APT_INSTALL_WITHOUT_YES: Rule = Rule {
     name: "AptInstallWithoutYes",
     summary: "`apt-get install` needs `-y`",
-    why: "apt-get asks before it installs more than it was told to. Nobody answers in a build, so the step fails, and only \
-          when a package comes to need another.",
+    why: "apt-get asks before it installs more packages than those named. A build has no user to answer, so the step fails \
+          as soon as a package needs another one.",
     bad: "FROM debian\nRUN apt-get update && apt-get install curl && rm -r /var/lib/apt/lists/*\n",
     good: "FROM debian\nRUN apt-get update && apt-get install -y curl && rm -r /var/lib/apt/lists/*\n",
     check: |subject, found| {
@@ -192,7 +191,7 @@ pub(super) static APT_INSTALL_WITHOUT_YES: Rule = Rule {
                 if answered || command.arguments().iter().any(|a| says_yes(a)) {
                     continue;
                 }
-                let message = format!("`{} {what}` asks a question that nobody answers", command.name());
+                let message = format!("`{} {what}` asks a question that is not answered", command.name());
                 found.push(Found::new(place(subject, step, &script, command), message).help("add `-y`"));
             }
         }
@@ -201,11 +200,11 @@ pub(super) static APT_INSTALL_WITHOUT_YES: Rule = Rule {
 };
 
 fn says_yes(argument: &str) -> bool {
-    // As quiet as that it asks nothing.
+    // At this level of quiet it does not ask.
     if argument.starts_with("-q=") {
         return true;
     }
-    // A variable may hold it.
+    // A variable may contain it.
     if argument.starts_with('$') {
         return true;
     }
@@ -249,7 +248,7 @@ pub(super) static APT_UPDATE_ALONE: Rule = Rule {
                 script.commands.iter().any(|c| apt(c).is_some_and(|what| FETCHING.contains(&what)));
             let first = script.commands.iter().position(|c| apt(c) == Some("update"));
             let update = first.map(|at| &script.commands[at]);
-            // Other programs install through apt, too: what stands behind the update may be one.
+            // A command after the update may be another program that installs with apt.
             let alone = first.is_some_and(|at| script.commands[at..].iter().all(installs_nothing));
             match (update, installs) {
                 (Some(command), false) if alone && !mounts_apt(step) => {
@@ -283,7 +282,7 @@ fn installs_nothing(command: &Command) -> bool {
     }
 }
 
-/// Whether the lists or packages of apt are in a mount, where no layer keeps them.
+/// Whether the lists or packages of apt are in a mount instead of the layer.
 fn mounts_apt(step: &Step<'_>) -> bool {
     match &step.statement.instruction {
         Instruction::Run(run) => run.mounts.iter().any(|mount| mount.value.contains("/apt")),
@@ -294,8 +293,8 @@ fn mounts_apt(step: &Step<'_>) -> bool {
 pub(super) static APT_LISTS_REMOVED_TOO_LATE: Rule = Rule {
     name: "AptListsRemovedTooLate",
     summary: "files should be removed in the RUN that made them",
-    why: "A layer keeps what its RUN has left. Removing the lists of apt in a later RUN hides them, and the image is as \
-          large as before.",
+    why: "A layer keeps all files that its RUN has written. Removing the lists of apt in a later RUN only hides them, and the \
+          image is as large as before.",
     bad: "FROM debian\nRUN apt-get update && apt-get install -y curl\nRUN rm -rf /var/lib/apt/lists/*\n",
     good: "FROM debian\nRUN apt-get update && apt-get install -y curl && rm -rf /var/lib/apt/lists/*\n",
     check: |subject, found| {
@@ -322,30 +321,30 @@ pub(super) static APT_LISTS_REMOVED_TOO_LATE: Rule = Rule {
     ..PLAIN
 };
 
-/// What takes whatever comes for a file or a program. Archives and keys tell a page from what they expect.
-const TAKERS: [&str; 9] = ["sh", "bash", "ash", "tee", "dd", "python", "python3", "perl", "node"];
+/// Programs that accept any input. Programs for archives and keys reject an error page.
+const ACCEPTERS: [&str; 9] = ["sh", "bash", "ash", "tee", "dd", "python", "python3", "perl", "node"];
 
 pub(super) static CURL_WITHOUT_FAIL: Rule = Rule {
     name: "CurlWithoutFail",
-    summary: "`curl` should fail when the server says no",
-    why: "Without `-f` curl is content with any answer: the page that says 404 becomes the file, and the step succeeds.",
+    summary: "`curl` should fail when the server answers with an error",
+    why: "Without `-f` curl accepts every answer: an error page becomes the file, and the step succeeds.",
     bad: "FROM debian\nRUN curl -sSL -o /usr/bin/tool https://example.com/tool\n",
     good: "FROM debian\nRUN curl -fsSL -o /usr/bin/tool https://example.com/tool\n",
     check: |subject, found| {
         for (_, step, script) in scripts(subject) {
-            // What is compared with a checksum or a signature is not taken for what it is not.
+            // A checksum or signature rejects an error page.
             if script.commands.iter().any(verifies) {
                 continue;
             }
             for (at, command) in script.commands.iter().enumerate() {
                 if command.name() != "curl"
-                    || only_tells(command)
+                    || downloads_nothing(command)
                     || command.arguments().iter().any(|a| fails_or_asks(a))
                 {
                     continue;
                 }
                 let next = script.commands.get(at + 1).filter(|_| command.joint == Joint::Pipe);
-                let taken = next.is_some_and(|next| TAKERS.contains(&next.name()));
+                let taken = next.is_some_and(|next| ACCEPTERS.contains(&next.name()));
                 if command.to_file || taken || writes_a_file(command.arguments()) {
                     let message = "this `curl` keeps the server's error page as if it were the file";
                     found.push(Found::new(place(subject, step, &script, command), message).help("add `-f`"));
@@ -364,7 +363,7 @@ fn fails_or_asks(argument: &str) -> bool {
         }
         None => {
             let flags = argument.strip_prefix('-').unwrap_or_default();
-            // A variable may hold it.
+            // A variable may contain it.
             (argument.starts_with('$') && !argument.contains('/'))
                 || flags.contains(['f', 'I', 'w', 'X', 'd', 'K'])
         }
@@ -379,7 +378,7 @@ fn writes_a_file(arguments: &[String]) -> bool {
     arguments.iter().any(names) && !arguments.iter().any(|argument| argument.ends_with("/dev/null"))
 }
 
-/// Whether a command compares a file with what it should be.
+/// Whether a command verifies a file.
 fn verifies(command: &Command) -> bool {
     let asked = |flags: &[&str]| command.arguments().iter().any(|word| flags.contains(&word.as_str()));
     match command.name() {
@@ -390,13 +389,13 @@ fn verifies(command: &Command) -> bool {
     }
 }
 
-/// The text of a RUN as a shell sees it.
+/// The text of a RUN for its shell.
 struct Script {
     text: String,
     commands: Vec<Command>,
 }
 
-/// Every RUN that a shell of the POSIX kind runs.
+/// Every RUN of a POSIX shell.
 fn scripts<'a>(subject: &'a Subject<'_>) -> impl Iterator<Item = (&'a Replay<'a>, &'a Step<'a>, Script)> {
     subject.steps().filter_map(|(replay, step)| {
         let Instruction::Run(run) = &step.statement.instruction else { return None };
@@ -458,7 +457,7 @@ fn last_commands(
     }
 }
 
-/// Where a command stands in the file: what the shell sees was joined from several lines, so it is looked for.
+/// The place of a command in the file. The text of the shell is joined from several lines, so the place is searched.
 fn place(subject: &Subject<'_>, step: &Step<'_>, script: &Script, command: &Command) -> Span {
     let whole = step.statement.span;
     let written = subject.file.source.slice(whole);
@@ -466,7 +465,7 @@ fn place(subject: &Subject<'_>, step: &Step<'_>, script: &Script, command: &Comm
     let line = shown.lines().next().unwrap_or_default().trim_end_matches(['\\', ' ', '\t']);
     let words = line.match_indices(char::is_whitespace).nth(1).map_or(line, |(at, _)| &line[..at]);
     let first = line.split_whitespace().next().unwrap_or_default();
-    // The text before holds as many of these words as the file does before the place.
+    // The text before the command has as many of these words as the file before the place.
     let before = &script.text[..command.range.start];
     for what in [line, words, first].into_iter().filter(|what| !what.is_empty()) {
         let number = before.matches(what).count();

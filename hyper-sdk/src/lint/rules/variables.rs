@@ -43,15 +43,15 @@ pub(super) static UNDEFINED_ARG_IN_FROM: Rule = Rule {
 pub(super) static UNDEFINED_VAR: Rule = Rule {
     name: "UndefinedVar",
     summary: "variables should be set before they are used",
-    why: "A variable that is neither set by ENV or ARG above nor by the base image is replaced with nothing, and a path or \
-          a name becomes another one. `${NAME:-word}` and its relatives say what an unset name means, and are no finding.",
+    why: "A variable that is neither set by ENV or ARG above nor by the base image is replaced with nothing, so that a path \
+          or a name changes. `${NAME:-word}` and similar forms define the value of an unset variable, so they are not reported.",
     bad: "FROM scratch\nENV NAME=value\nCOPY $NAEM /\n",
     good: "FROM scratch\nENV NAME=value\nCOPY $NAME /\n",
     check: |subject, found| {
         for (_, step) in subject.steps() {
             for undefined in &step.undefined {
                 let name = &undefined.name;
-                let finding = Found::new(undefined.place, format!("`{name}` is used and not set"));
+                let finding = Found::new(undefined.place, format!("`{name}` is used but not set"));
                 found.push(match &undefined.near {
                     Some(near) => finding.help(format!("did you mean `{near}`?")),
                     None => finding.help(format!(
@@ -64,20 +64,20 @@ pub(super) static UNDEFINED_VAR: Rule = Rule {
     ..PLAIN
 };
 
-/// Parts of a name that speak of a secret.
+/// Parts of the names of secrets.
 const SECRET_WORDS: [&str; 10] =
     ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
 
 pub(super) static SECRETS_USED_IN_ARG_OR_ENV: Rule = Rule {
     name: "SecretsUsedInArgOrEnv",
     summary: "secrets should not be passed by ARG or ENV",
-    why: "Values of ENV are in the config of the image, and those of ARG in its history: whoever has the image can read \
-          them. A secret mount shows a secret to one RUN and leaves nothing behind. The fingerprint of a public key, such as that of \
-          `GPG_KEY`, is no secret.",
+    why: "Values of ENV are in the config of the image, and those of ARG in its history: everybody who has the image can read \
+          them. A secret mount gives a secret to one RUN, and the image does not contain it. The fingerprint of a public key, such as that of \
+          `GPG_KEY`, is not a secret.",
     bad: "FROM alpine\nARG AWS_SECRET_ACCESS_KEY\n",
     good: "FROM alpine\nRUN --mount=type=secret,id=aws,target=/root/.aws/credentials ./upload\n",
     check: |subject, found| {
-        // What stands above the first FROM stays out of the image.
+        // Arguments above the first FROM are not part of the image.
         for (_, Step { statement, .. }) in subject.steps() {
             let names: Vec<(&Word, Option<&Word>)> = match &statement.instruction {
                 Instruction::Arg(arg) => {
@@ -87,12 +87,11 @@ pub(super) static SECRETS_USED_IN_ARG_OR_ENV: Rule = Rule {
                 _ => continue,
             };
             for (name, value) in names {
-                if speaks_of_a_secret(&name.value)
-                    && !value.is_some_and(|v| is_public_key(&name.value, &v.value))
+                if names_a_secret(&name.value) && !value.is_some_and(|v| is_public_key(&name.value, &v.value))
                 {
                     let what = statement.instruction.keyword().name();
                     let message =
-                        format!("{what} `{}` looks like a secret, which would stay in the image", name.value);
+                        format!("{what} `{}` looks like a secret, which the image would contain", name.value);
                     let help = "mount it where it is needed: RUN --mount=type=secret,id=…";
                     found.push(Found::new(name.span, message).help(help));
                 }
@@ -102,10 +101,10 @@ pub(super) static SECRETS_USED_IN_ARG_OR_ENV: Rule = Rule {
     ..PLAIN
 };
 
-/// Parts of a name that take it back: what is public, where a secret lies, which one it is.
+/// Parts of names that are not secrets: public data, the path of a secret, its version.
 const HARMLESS_WORDS: [&str; 3] = ["public", "file", "version"];
 
-fn speaks_of_a_secret(name: &str) -> bool {
+fn names_a_secret(name: &str) -> bool {
     let lower = name.to_lowercase();
     let mut words = lower.split('_');
     words.clone().any(|word| SECRET_WORDS.contains(&word))
@@ -126,8 +125,8 @@ fn is_public_key(name: &str, value: &str) -> bool {
 pub(super) static INVALID_DEFAULT_ARG_IN_FROM: Rule = Rule {
     name: "InvalidDefaultArgInFrom",
     summary: "a Dockerfile should build without build arguments",
-    why: "With the defaults of its arguments this FROM has no image name, so that the file builds only for who knows which \
-          build argument to give. A default, also one inside the braces, makes it build for everybody.",
+    why: "With the defaults of its arguments this FROM has no image name, so that the file builds only with the right \
+          build argument. With a default, which can be in the braces, it builds without arguments.",
     bad: "ARG TAG\nFROM busybox:${TAG}\n",
     good: "ARG TAG=latest\nFROM busybox:${TAG}\n",
     check: |subject, found| {
@@ -143,7 +142,8 @@ pub(super) static INVALID_DEFAULT_ARG_IN_FROM: Rule = Rule {
             let Ok(expanded) = expander.word(&image.value, &scope.values) else { continue };
             let is_variable = image.value.contains('$');
             if is_variable && (expanded.text.is_empty() || Reference::parse(&expanded.text).is_err()) {
-                let message = format!("without build arguments `{}` is no name of an image", image.value);
+                let message =
+                    format!("without build arguments `{}` is not the name of an image", image.value);
                 found.push(Found::new(image.span, message).help("give the ARG a default"));
             }
         }

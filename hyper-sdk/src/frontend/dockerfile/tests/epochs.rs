@@ -1,4 +1,4 @@
-//! What SOURCE_DATE_EPOCH asks for, and what steps see of it.
+//! Values of SOURCE_DATE_EPOCH, and what steps see.
 
 use super::*;
 
@@ -18,7 +18,7 @@ async fn the_epoch_is_a_number_the_context_or_a_stage() {
     assert_eq!(with(Some("5")).await, (Some(5), "5".to_owned()));
     assert_eq!(with(Some("context")).await, (Some(55), "55".to_owned()));
     assert_eq!(with(Some("source")).await, (Some(1234), "1234".to_owned()));
-    // What has no time of its own gives steps an empty value, never its name.
+    // Steps see an empty value for an object without a time, never its name.
     for (default, given) in
         [("context", None), ("empty", None), ("77", Some("context")), ("77", Some("empty"))]
     {
@@ -34,7 +34,7 @@ async fn the_epoch_is_a_number_the_context_or_a_stage() {
         let seen = exec.env.iter().find(|(name, _)| name == "SOURCE_DATE_EPOCH");
         assert!(seen.is_none_or(|(_, value)| value.is_empty()), "{seen:?}");
     }
-    // An empty one is none, and a default of the stage holds.
+    // An empty build argument does not replace the default of the stage.
     let text = "FROM base\nARG SOURCE_DATE_EPOCH=7\nENV E=$SOURCE_DATE_EPOCH\n";
     let options = FrontendOptions {
         build_args: [("SOURCE_DATE_EPOCH".to_owned(), String::new())].into(),
@@ -44,10 +44,12 @@ async fn the_epoch_is_a_number_the_context_or_a_stage() {
 }
 
 #[tokio::test]
-async fn an_epoch_of_the_text_that_is_none_is_shown_there() {
+async fn a_wrong_epoch_of_the_text_is_shown_there() {
     let text = "ARG SOURCE_DATE_EPOCH=sauce\nFROM scratch AS source\nADD https://x/y.git /\nFROM base\n";
     let message = try_lower(text, FrontendOptions::default()).await.unwrap_err().to_string();
-    for part in ["Dockerfile:1:23", "`sauce` is no SOURCE_DATE_EPOCH", "did you mean the stage `source`?"] {
+    for part in
+        ["Dockerfile:1:23", "`sauce` is not a value of SOURCE_DATE_EPOCH", "did you mean the stage `source`?"]
+    {
         assert!(message.contains(part), "{part}: {message}");
     }
     // A build argument is not in the text.

@@ -1,4 +1,4 @@
-//! What a target takes, and stages without a base image.
+//! Outlines, and stages without a base image.
 
 use super::*;
 use crate::frontend::dockerfile::{outline, targets};
@@ -13,19 +13,19 @@ fn arguments(text: &str, target: Option<&str>, build_args: &[(&str, &str)]) -> V
 }
 
 #[test]
-fn the_outline_has_the_global_arguments_that_stages_use() {
+fn an_outline_has_the_used_global_arguments() {
     let text = "ARG USED=1\nARG UNUSED=2\nFROM scratch\nARG USED\n";
     assert_eq!(arguments(text, None, &[]), ["USED=1"]);
     let text = "ARG a=1\nARG unused=$a\nARG b=box$a\nARG c=x$b d=${c}y\nARG p=linux/amd64\n\
                 FROM --platform=$p b$d AS one\nFROM b$a AS two\nARG own\n";
     assert_eq!(arguments(text, Some("one"), &[]), ["a=1", "b=box1", "c=xbox1", "d=xbox1y", "p=linux/amd64"]);
     assert_eq!(arguments(text, Some("two"), &[]), ["a=1", "own=-"]);
-    // A default that a build argument replaces uses nothing.
+    // A default that a build argument replaces uses no arguments.
     assert_eq!(arguments(text, Some("one"), &[("d", "z")]), ["d=z", "p=linux/amd64"]);
 }
 
 #[test]
-fn texts_are_in_base64_as_other_tools_write_them() {
+fn texts_are_in_base64() {
     let text = "FROM scratch\n";
     let (file, _) = crate::dockerfile::parse(text, "Dockerfile").into_result().unwrap();
     let targets = serde_json::to_value(targets(&file)).unwrap();
@@ -36,7 +36,7 @@ fn texts_are_in_base64_as_other_tools_write_them() {
 }
 
 #[tokio::test]
-async fn a_named_context_can_be_nothing() {
+async fn a_named_context_can_be_scratch() {
     for text in ["FROM nothing\nCOPY a /\n", "FROM base AS nothing\nRUN x\nFROM nothing\nCOPY a /\n"] {
         let l = lowered(text).await;
         let sources: Vec<_> =
@@ -51,7 +51,7 @@ async fn a_named_context_can_be_nothing() {
 }
 
 #[tokio::test]
-async fn the_version_of_the_system_is_in_the_image_and_in_arguments() {
+async fn the_os_version_is_in_the_image_and_in_arguments() {
     let platform = || Some("windows(10.0.20348.1006)/amd64".parse().unwrap());
     let options = || FrontendOptions { platform: platform(), ..FrontendOptions::default() };
     let text = "FROM nano\nARG TARGETOSVERSION TARGETPLATFORM\nENV A=$TARGETOSVERSION B=$TARGETPLATFORM\n";

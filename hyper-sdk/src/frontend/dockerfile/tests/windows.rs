@@ -3,10 +3,10 @@
 use super::*;
 
 #[tokio::test]
-async fn an_image_for_windows_can_be_described_and_its_files_are_out_of_reach() {
+async fn only_the_config_of_a_windows_image_can_be_changed() {
     let l = lowered("# escape=`\nFROM nano\nENV A=C:\\x\\\nCMD dir\nENTRYPOINT run\nVOLUME C:\\data\n").await;
     let config = &l.config.config;
-    assert_eq!(config.env, ["A=C:\\x\\"], "there is no PATH of ours");
+    assert_eq!(config.env, ["A=C:\\x\\"], "no default PATH is added");
     assert_eq!(config.cmd.clone().unwrap(), ["cmd", "/S", "/C", "dir"]);
     assert_eq!(config.entrypoint.clone().unwrap(), ["cmd", "/S", "/C", "run"]);
     assert_eq!(
@@ -33,7 +33,7 @@ async fn an_image_for_windows_can_be_described_and_its_files_are_out_of_reach() 
 }
 
 #[tokio::test]
-async fn an_image_for_windows_from_scratch_takes_files_under_paths_of_windows() {
+async fn a_windows_image_from_scratch_has_files_under_windows_paths() {
     let options =
         || FrontendOptions { platform: Some("windows/amd64".parse().unwrap()), ..FrontendOptions::default() };
     let text = "# escape=`\nFROM scratch AS s\nWORKDIR C:\\w\nCOPY a\\b x\\\nCOPY c \\z\nCMD run\nFROM scratch\nCOPY --from=s z /\n";
@@ -52,8 +52,8 @@ async fn an_image_for_windows_from_scratch_takes_files_under_paths_of_windows() 
     let expected = [("a/b", "/w/x/"), ("c", "/z")].map(|(from, to)| (from.to_owned(), to.to_owned()));
     assert_eq!(copies, expected);
     assert_eq!(try_lower(text, options()).await.unwrap().config.config.working_dir, "\\");
-    for fault in ["WORKDIR D:/x", "COPY a D:/x", "RUN dir"] {
-        let e = try_lower(&format!("FROM scratch\n{fault}\n"), options()).await.unwrap_err().to_string();
-        assert!(e.contains("Dockerfile:2:"), "{fault}: {e}");
+    for error in ["WORKDIR D:/x", "COPY a D:/x", "RUN dir"] {
+        let e = try_lower(&format!("FROM scratch\n{error}\n"), options()).await.unwrap_err().to_string();
+        assert!(e.contains("Dockerfile:2:"), "{error}: {e}");
     }
 }
