@@ -326,40 +326,40 @@ async fn the_suite_finds_every_fault() {
         )+)+};
     }
     caught! {
-        AlwaysSucceeds by an_exit_code_is_passed_on, a_signal_is_128_and_its_number;
+        AlwaysSucceeds by an_exit_code_is_passed_on, a_signal_gives_128_plus_its_number;
         CutsCodes by an_exit_code_is_passed_on;
-        SignalsAreOne by a_signal_is_128_and_its_number;
-        JoinsTheStreams by output_is_told_by_stream, large_output_comes_whole;
-        LosesTheEnd by output_without_a_line_end_comes_whole;
-        LosesLargeOutput by large_output_comes_whole;
+        SignalsAreOne by a_signal_gives_128_plus_its_number;
+        JoinsTheStreams by output_is_split_by_stream, large_output_is_complete;
+        LosesTheEnd by output_without_a_line_end_is_complete;
+        LosesLargeOutput by large_output_is_complete;
         LogsWithoutAsking by output_waits_for_its_reader;
-        SplitsArguments by arguments_come_unchanged;
+        SplitsArguments by arguments_are_unchanged;
         AddsVariables by the_environment_is_the_given_one;
-        TheFirstVariableCounts by of_several_variables_the_last_counts;
+        TheFirstVariableCounts by the_last_of_several_variables_is_used;
         LosesEmptyVariables by the_environment_is_the_given_one;
-        ExpectsAShell by a_missing_program_is_invalid, arguments_come_unchanged;
+        ExpectsAShell by a_missing_program_is_invalid, arguments_are_unchanged;
         MissingIs127 by a_missing_program_is_invalid, an_empty_command_is_invalid, a_relative_working_folder_is_invalid;
         StartsInTheRoot by a_command_starts_in_its_working_folder, a_missing_working_folder_is_made;
         EveryoneIsRoot by a_user_is_found_by_name, a_user_is_found_by_number, a_made_working_folder_belongs_to_its_user;
         HasNoGroups by supplementary_groups_are_added;
         IgnoresTheGroup by a_group_is_found_by_name_and_number;
         UnknownUsersAreRoot by a_missing_user_is_not_found;
-        TellsTheEnvironment by secrets_are_in_no_error;
+        TellsTheEnvironment by errors_contain_no_secrets;
         SurvivesDropping by a_dropped_command_is_killed;
         BreaksAfterAFailure by a_failed_command_leaves_the_executor_usable;
         HasNoMounts by a_tree_is_mounted, a_file_of_the_host_is_mounted, a_cache_keeps_what_is_written,
-            a_secret_is_a_file_with_its_mode, memory_is_forgotten, an_inline_file_is_there;
+            a_secret_is_a_file_with_its_mode, tmpfs_content_is_discarded, an_inline_file_is_mounted;
         WritesToSources by writes_to_a_mounted_tree_are_discarded;
         LosesTheCache by a_cache_keeps_what_is_written;
         CachesAreWritable by a_read_only_cache_is_not_written;
         SecretsAreOpen by a_secret_is_a_file_with_its_mode;
-        TheFirstMountCounts by of_two_mounts_at_one_place_the_last_counts;
+        TheFirstMountCounts by the_last_of_two_mounts_at_one_target_is_used;
         MountsFromTheRoot by a_mount_may_be_relative_to_the_working_folder;
         IgnoresMissingSources by a_missing_source_is_an_error;
-        HasNoHosts by a_command_has_the_given_names_of_hosts;
+        HasNoHosts by a_command_has_the_given_host_names;
         LeavesThings by mounts_leave_nothing_in_the_root;
         DeniesWhatItDoes by capabilities_what_is_denied_is_unsupported;
-        HasNoPrivateNetwork by capabilities_a_private_network_has_a_loopback_alone;
+        HasNoPrivateNetwork by capabilities_a_private_network_has_only_a_loopback;
         ChangesItsMind by capabilities_do_not_change;
         HasNoName by an_executor_has_a_name;
     }

@@ -1,8 +1,8 @@
 //! The suite that every build cache must pass, one function a case.
 //!
 //! [`cache_conformance!`](crate::cache_conformance) makes a named test of every case. A case takes an empty cache and
-//! uses only [`CacheStore`](crate::cache::CacheStore). The cases that need a second handle on the same records, as
-//! another process would have it, run where the caller names a function that opens one.
+//! uses only [`CacheStore`](crate::cache::CacheStore). Cases that need a second handle on the same records, like that
+//! of another process, run only if the caller names a function that opens one.
 #![allow(clippy::unwrap_used, reason = "a case is a test: it fails by panicking")]
 #![allow(missing_docs, reason = "the name of a case is its description")]
 
@@ -14,9 +14,10 @@ use futures::future::join_all;
 
 /// Emits one `#[tokio::test]` for each case of the suite.
 ///
-/// The fixture is the path of an `async fn() -> (SharedCache, G)`: an empty cache, and whatever must live as long as it.
-/// The second argument, for a cache that several processes can open, is the path of an `async fn(&G) -> SharedCache`
-/// that opens the same records again. The calling crate needs `tokio` with `macros` and `rt-multi-thread`.
+/// The fixture is the path of an `async fn() -> (SharedCache, G)`. It returns an empty cache and a guard that must
+/// outlive it. The optional second argument is for a cache that several processes can open: the path of an `async
+/// fn(&G) -> SharedCache` that opens the same records again. The calling crate needs `tokio` with `macros` and
+/// `rt-multi-thread`.
 ///
 /// ```
 /// # #[cfg(test)]
@@ -33,17 +34,17 @@ use futures::future::join_all;
 macro_rules! cache_conformance {
     ($fixture:path) => {
         $crate::cache_conformance!(@cases $fixture;
-            an_unknown_key_has_no_record, a_record_comes_back_whole, a_record_without_times_comes_back,
-            a_record_of_an_annotated_layer_comes_back, a_second_record_replaces_the_first, keys_do_not_mix,
-            a_sha512_key_has_its_own_record, removing_a_record_keeps_the_others, removing_nothing_is_no_error,
-            a_removed_record_can_be_put_again, racing_writers_leave_one_whole_record,
-            many_keys_by_many_tasks, a_cache_has_a_name,
+            an_unknown_key_has_no_record, a_record_is_returned_unchanged, a_record_without_times_is_returned_unchanged,
+            a_record_of_an_annotated_layer_is_returned_unchanged, a_second_record_replaces_the_first, keys_do_not_mix,
+            a_sha512_key_has_its_own_record, removing_a_record_keeps_the_others, removing_a_missing_record_is_not_an_error,
+            a_removed_record_can_be_put_again, racing_writers_leave_one_complete_record,
+            many_tasks_write_many_keys, a_cache_has_a_name,
         );
     };
     ($fixture:path, $reopen:path) => {
         $crate::cache_conformance!($fixture);
         $crate::cache_conformance!(@reopened $fixture, $reopen;
-            a_record_is_there_after_reopening, two_handles_see_the_same_records,
+            a_record_exists_after_reopening, two_handles_see_the_same_records,
         );
     };
     (@cases $fixture:path; $($case:ident),* $(,)?) => {
@@ -71,7 +72,7 @@ fn key(text: &str) -> Digest {
     Digest::sha256(text)
 }
 
-/// A record whose every field follows from the text.
+/// A record whose fields are all derived from the text.
 fn record(text: &str) -> CacheRecord {
     CacheRecord {
         layer: Descriptor::of(media_type::OCI_LAYER, text.as_bytes()),
@@ -86,19 +87,19 @@ pub async fn an_unknown_key_has_no_record(cache: SharedCache) {
     assert_eq!(cache.get(&key("unknown")).await.unwrap(), None);
 }
 
-pub async fn a_record_comes_back_whole(cache: SharedCache) {
+pub async fn a_record_is_returned_unchanged(cache: SharedCache) {
     cache.put(&key("k"), &record("one")).await.unwrap();
     assert_eq!(cache.get(&key("k")).await.unwrap(), Some(record("one")));
     assert_eq!(cache.get(&key("k")).await.unwrap(), Some(record("one")), "reading does not consume it");
 }
 
-pub async fn a_record_without_times_comes_back(cache: SharedCache) {
+pub async fn a_record_without_times_is_returned_unchanged(cache: SharedCache) {
     let without = CacheRecord { times: None, made: None, ..record("one") };
     cache.put(&key("k"), &without).await.unwrap();
     assert_eq!(cache.get(&key("k")).await.unwrap(), Some(without));
 }
 
-pub async fn a_record_of_an_annotated_layer_comes_back(cache: SharedCache) {
+pub async fn a_record_of_an_annotated_layer_is_returned_unchanged(cache: SharedCache) {
     let mut annotated = record("one");
     let annotations = (0..200).map(|i| (format!("org.example/{i}"), format!("line\n\"{i}\" é\u{0}")));
     annotated.layer.annotations = annotations.collect();
@@ -114,7 +115,7 @@ pub async fn a_second_record_replaces_the_first(cache: SharedCache) {
 }
 
 pub async fn keys_do_not_mix(cache: SharedCache) {
-    // Enough that some share the first digits, by which records are often sorted.
+    // Enough keys that some share their first digits, by which records are often grouped.
     let names: Vec<String> = (0..300).map(|i| i.to_string()).collect();
     for name in &names {
         cache.put(&key(name), &record(name)).await.unwrap();
@@ -143,7 +144,7 @@ pub async fn removing_a_record_keeps_the_others(cache: SharedCache) {
     assert_eq!(cache.get(&key("b")).await.unwrap(), Some(record("b")));
 }
 
-pub async fn removing_nothing_is_no_error(cache: SharedCache) {
+pub async fn removing_a_missing_record_is_not_an_error(cache: SharedCache) {
     cache.remove(&key("unknown")).await.unwrap();
     cache.put(&key("k"), &record("one")).await.unwrap();
     cache.remove(&key("k")).await.unwrap();
@@ -159,7 +160,7 @@ pub async fn a_removed_record_can_be_put_again(cache: SharedCache) {
     assert_eq!(cache.get(&key("k")).await.unwrap(), Some(record("three")));
 }
 
-pub async fn racing_writers_leave_one_whole_record(cache: SharedCache) {
+pub async fn racing_writers_leave_one_complete_record(cache: SharedCache) {
     let written: Vec<CacheRecord> = (0..8).map(|i| record(&"x".repeat(i * 50))).collect();
     let tasks = written.iter().cloned().map(|own| {
         let (cache, written) = (cache.clone(), written.clone());
@@ -168,14 +169,14 @@ pub async fn racing_writers_leave_one_whole_record(cache: SharedCache) {
                 cache.put(&key("k"), &own).await.unwrap();
                 tokio::task::yield_now().await;
                 let found = cache.get(&key("k")).await.unwrap().expect("a replaced record is never missing");
-                assert!(written.contains(&found), "a record of two writers: {found:?}");
+                assert!(written.contains(&found), "the record mixes two writers: {found:?}");
             }
         })
     });
     join_all(tasks).await.into_iter().for_each(|task| task.unwrap());
 }
 
-pub async fn many_keys_by_many_tasks(cache: SharedCache) {
+pub async fn many_tasks_write_many_keys(cache: SharedCache) {
     let tasks = (0..16).map(|i| {
         let cache = cache.clone();
         tokio::spawn(async move {
@@ -197,7 +198,7 @@ pub async fn a_cache_has_a_name(cache: SharedCache) {
     assert!(!cache.to_string().is_empty());
 }
 
-pub async fn a_record_is_there_after_reopening(cache: SharedCache, other: SharedCache) {
+pub async fn a_record_exists_after_reopening(cache: SharedCache, other: SharedCache) {
     cache.put(&key("k"), &record("one")).await.unwrap();
     drop(cache);
     assert_eq!(other.get(&key("k")).await.unwrap(), Some(record("one")));

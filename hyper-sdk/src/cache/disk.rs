@@ -1,7 +1,7 @@
-//! A cache in a folder: one small file a record, `AB/ABCDEF…` by the hexadecimal key, put in place by rename. It holds
-//! the record as JSON, and in a second line the SHA-256 of the first: what was changed since is no record.
+//! A cache in a folder: one small file for each record, `AB/ABCDEF…` by the hexadecimal key, written by a rename. The
+//! first line is the record as JSON, the second line its SHA-256. A file that does not match its hash is ignored.
 //!
-//! A lookup is one read of one file, so a build that finds everything touches as many files as it has steps.
+//! A lookup reads one file, so a fully cached build reads one file for each step.
 
 use super::{CacheRecord, CacheStore};
 use crate::{Digest, Error, Result, private_folder};
@@ -18,7 +18,7 @@ pub struct DiskCache {
 }
 
 impl DiskCache {
-    /// Opens the cache of a folder, which is made when it is missing and closed to other users.
+    /// Opens the cache in a folder, which is made if missing. Other users cannot enter it.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the folder cannot be made, and those of [`private_folder::open`].
@@ -41,7 +41,7 @@ impl DiskCache {
     }
 }
 
-/// The JSON of a record that is as it was written.
+/// The JSON of a record whose hash matches.
 fn checked(bytes: &[u8]) -> Option<&[u8]> {
     let (json, check) = bytes.split_at(bytes.iter().rposition(|byte| *byte == b'\n')?);
     (check[1..] == *Digest::sha256(json).hex().as_bytes()).then_some(json)
@@ -57,7 +57,7 @@ impl fmt::Display for DiskCache {
 impl CacheStore for DiskCache {
     async fn get(&self, key: &Digest) -> Result<Option<CacheRecord>> {
         let path = self.path(key);
-        // A record is smaller than a page and mostly in the page cache: not worth another thread.
+        // A record is smaller than a page and usually in the page cache, so no other thread is needed.
         match std::fs::read(&path) {
             Ok(bytes) => Ok(checked(&bytes).and_then(|json| serde_json::from_slice(json).ok())),
             Err(e) if e.kind() == NotFound => Ok(None),

@@ -1,4 +1,4 @@
-//! A cache that ends with the process.
+//! A cache in memory.
 
 use super::{CacheRecord, CacheStore};
 use crate::{Digest, Result};

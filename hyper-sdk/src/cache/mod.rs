@@ -1,7 +1,7 @@
-//! Build caches: from the key of a step to the layer that it made.
+//! Build caches: a map from the key of a step to its layer.
 //!
-//! A key is a digest over everything that a step's result depends on; `solve` makes it. A record is small: the layer
-//! itself is a blob of a store, and a record whose blob is gone counts as no record.
+//! A key is a digest over everything that a step's result depends on; `solve` computes it. A record is small: the layer
+//! itself is a blob in a store. A record whose blob is missing is ignored.
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -28,10 +28,10 @@ pub struct CacheRecord {
     pub diff_id: Digest,
     /// The repository of the store that has the blob.
     pub repository: crate::RepositoryName,
-    /// The table of the true times of the layer's files, where there is one.
+    /// The table of the exact times of the layer's files, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<Digest>,
-    /// When the layer was made, where the times of its files are those of files outside of it.
+    /// When the layer was made, if its files have the times of files outside of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made: Option<FileTime>,
 }
@@ -39,11 +39,12 @@ pub struct CacheRecord {
 /// Keeps the records of a build cache.
 ///
 /// # Guarantees
-/// Object-safe; several tasks and processes may use one cache at once. A record is found whole or not at all. Losing a
-/// record costs time only, so a damaged one counts as none. The suite in `cache::conformance` tests a backend.
+/// Object-safe; several tasks and processes may use one cache at once. A record is found complete or not at all. A lost
+/// record only costs time, so a damaged record is treated as missing. The suite in `cache::conformance` tests a
+/// backend.
 ///
 /// # Example
-/// A cache that counts what it finds:
+/// A cache that counts its hits:
 /// ```
 /// use async_trait::async_trait;
 /// use hyper_sdk::cache::{CacheRecord, CacheStore, SharedCache};
@@ -82,26 +83,26 @@ pub struct CacheRecord {
 /// ```
 #[async_trait]
 pub trait CacheStore: Display + Debug + Send + Sync + 'static {
-    /// The record of a key; `None` when there is none, or one that is damaged.
+    /// The record of a key; `None` when it is missing or damaged.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`] when it cannot be said whether there is one.
+    /// [`crate::ErrorKind::Io`] when the record cannot be read.
     async fn get(&self, key: &Digest) -> Result<Option<CacheRecord>>;
 
-    /// Keeps a record, in place of what the key had. Dropping the future leaves the old record or the new one.
+    /// Stores a record and replaces that of the same key. Dropping the future leaves the old or the new record.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`] when it cannot be kept.
+    /// [`crate::ErrorKind::Io`] when it cannot be stored.
     async fn put(&self, key: &Digest, record: &CacheRecord) -> Result<()>;
 
-    /// Forgets a record. Nothing happens where there is none.
+    /// Removes a record. A missing record is not an error.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] when it cannot be removed.
     async fn remove(&self, key: &Digest) -> Result<()>;
 }
 
-/// A shared cache of any kind.
+/// A shared cache.
 pub type SharedCache = Arc<dyn CacheStore>;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The suite on every cache of the SDK, and on caches with a fault that it must find.
+//! Runs the suite on every cache of the SDK, and on caches with injected faults that it must find.
 
 use super::conformance as cases;
 use super::*;
@@ -27,7 +27,7 @@ mod disk {
     crate::cache_conformance!(fixture, reopen);
 }
 
-/// What a cache does wrong.
+/// A fault to inject.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     None,
@@ -160,31 +160,31 @@ fn record() -> CacheRecord {
 async fn the_suite_finds_every_fault() {
     assert_suite_finds! { cases, Faulty::with, Fault;
         FindsWhatIsNotThere by an_unknown_key_has_no_record;
-        Forgets by a_record_comes_back_whole, a_record_without_times_comes_back;
+        Forgets by a_record_is_returned_unchanged, a_record_without_times_is_returned_unchanged;
         KeepsTheFirst by a_second_record_replaces_the_first;
-        HasOneKey by keys_do_not_mix, removing_a_record_keeps_the_others, many_keys_by_many_tasks;
+        HasOneKey by keys_do_not_mix, removing_a_record_keeps_the_others, many_tasks_write_many_keys;
         CutsKeys by a_sha512_key_has_its_own_record;
-        LosesTheTimes by a_record_comes_back_whole;
-        LosesWhenItWasMade by a_record_comes_back_whole;
-        RoundsTheTime by a_record_comes_back_whole;
-        LosesAnnotations by a_record_of_an_annotated_layer_comes_back;
-        ReadsOnce by a_record_comes_back_whole;
-        RemovesNothing by removing_a_record_keeps_the_others, many_keys_by_many_tasks;
+        LosesTheTimes by a_record_is_returned_unchanged;
+        LosesWhenItWasMade by a_record_is_returned_unchanged;
+        RoundsTheTime by a_record_is_returned_unchanged;
+        LosesAnnotations by a_record_of_an_annotated_layer_is_returned_unchanged;
+        ReadsOnce by a_record_is_returned_unchanged;
+        RemovesNothing by removing_a_record_keeps_the_others, many_tasks_write_many_keys;
         RemovesAll by removing_a_record_keeps_the_others;
-        CannotRemoveNothing by removing_nothing_is_no_error;
+        CannotRemoveNothing by removing_a_missing_record_is_not_an_error;
         StaysRemoved by a_removed_record_can_be_put_again;
-        WritesInTwoSteps by racing_writers_leave_one_whole_record;
-        IsEmptyBetweenTwoRecords by racing_writers_leave_one_whole_record;
+        WritesInTwoSteps by racing_writers_leave_one_complete_record;
+        IsEmptyBetweenTwoRecords by racing_writers_leave_one_complete_record;
         HasNoName by a_cache_has_a_name;
     }
-    // A cache of one process is not that of another.
+    // A fault of two handles: neither sees the records of the other.
     let (one, other) = (Arc::new(MemoryCache::default()), Arc::new(MemoryCache::default()));
-    assert!(is_caught(cases::a_record_is_there_after_reopening(one.clone(), other.clone())).await);
+    assert!(is_caught(cases::a_record_exists_after_reopening(one.clone(), other.clone())).await);
     assert!(is_caught(cases::two_handles_see_the_same_records(one, other)).await);
 }
 
 #[tokio::test]
-async fn a_damaged_record_is_none() {
+async fn a_damaged_record_is_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let cache = DiskCache::open(folder.path()).unwrap();
     let key = Digest::sha256("key");
@@ -196,7 +196,7 @@ async fn a_damaged_record_is_none() {
     cache.put(&key, &record).await.unwrap();
     let bytes = std::fs::read(&path).unwrap();
     for at in 0..bytes.len() {
-        // Most changes of a digit leave a record that can be parsed.
+        // Most changes of one digit leave a record that can still be parsed.
         let mut changed = bytes.clone();
         changed[at] ^= 1;
         std::fs::write(&path, &changed).unwrap();

@@ -1,7 +1,7 @@
 //! Makes the folder of a cache mount with its first content.
 //!
-//! It is filled beside its place and moved there, so that a half-filled one is never used, and never over one that is
-//! there: steps that run at once may have it mounted already.
+//! The folder is filled next to its final path and then moved there, so no step uses a half-filled one. The move never
+//! replaces an existing folder: concurrent steps may have mounted it already.
 
 use super::mount_api::own;
 use super::spec::{CacheMount, CacheOwner};
@@ -12,32 +12,32 @@ use rustix::io::Errno;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-/// Makes the folder of a cache where there is none.
+/// Makes the folder of a cache unless it exists.
 pub(super) fn fill(cache: &CacheMount) -> Result<()> {
     if cache.path.exists() {
         return Ok(());
     }
-    let beside = fresh_folder(&cache.path)?;
-    let fresh = beside.join("fresh");
+    let staging = fresh_folder(&cache.path)?;
+    let fresh = staging.join("fresh");
     let made = make_cache(cache, &fresh).and_then(|()| {
         place(&fresh, &cache.path).map_err(|e| Error::io("cannot make a cache folder", &cache.path, e.into()))
     });
-    let removed = tree::remove(&beside);
+    let removed = tree::remove(&staging);
     made.and(removed)
 }
 
-/// Moves a new folder to its place; one that is there already stays.
+/// Moves a new folder to its path; an existing one stays.
 fn place(fresh: &Path, to: &Path) -> rustix::io::Result<()> {
     match rustix::fs::renameat_with(CWD, fresh, CWD, to, RenameFlags::NOREPLACE) {
         Err(Errno::EXIST) => Ok(()),
-        // Some network file systems cannot do that.
+        // Some network file systems do not support this flag.
         Err(Errno::INVAL) if !to.exists() => rustix::fs::rename(fresh, to),
         Err(Errno::INVAL) => Ok(()),
         moved => moved,
     }
 }
 
-/// A new folder beside `path`. What a step that was killed left behind is in nobody's way.
+/// Makes a new folder next to `path`. A name that a killed step left behind is skipped.
 fn fresh_folder(path: &Path) -> Result<PathBuf> {
     let mut number = 0_u32;
     loop {
@@ -63,7 +63,7 @@ fn make_cache(cache: &CacheMount, fresh: &Path) -> Result<()> {
             Err(e) => return Err(wrong(e)),
             Ok(source) => {
                 let stat = rustix::fs::fstat(&source).map_err(wrong)?;
-                // Nothing else is opened: that of a device can have effects.
+                // Only folders and regular files are opened: opening a device can have side effects.
                 return match FileType::from_raw_mode(stat.st_mode) {
                     FileType::Directory => {
                         std::fs::create_dir(fresh).map_err(failed)?;
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cache_that_is_there_is_not_replaced_though_it_is_empty() {
+    fn an_existing_empty_cache_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let [fresh, other, place_of] = ["fresh", "other", "cache"].map(|name| folder.path().join(name));
         std::fs::create_dir(&fresh).unwrap();
@@ -100,7 +100,7 @@ mod tests {
         place(&fresh, &place_of).unwrap();
         let used = view::open_folder(&place_of).unwrap();
         place(&other, &place_of).unwrap();
-        // A folder that was replaced has no name any more, and nothing can be made in it.
+        // A replaced folder has no name any more, so nothing can be made in it.
         let made = rustix::fs::mkdirat(&used, "x", rustix::fs::Mode::RWXU);
         assert_eq!(made, Ok(()));
         assert!(place_of.join("x").exists() && other.exists());

@@ -1,7 +1,7 @@
 //! The command itself: its last preparations between fork and execve, and the search for its program.
 //!
-//! `no_new_privs` is not set: `su` and `sudo` are used in builds, and peers let them work. The bounding set limits what
-//! set-user-id programs can gain.
+//! `no_new_privs` is not set, because builds use `su` and `sudo` and other builders let them work. The bounding set
+//! limits what set-user-id programs can gain.
 
 use super::spec::{ExecSpec, Network};
 use super::{notify, seccomp, single_id};
@@ -20,10 +20,10 @@ const CAPABILITIES: &[u32] = &[0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
 /// Where programs are searched when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// As much as the kernel takes in one argument or variable (MAX_ARG_STRLEN, 32 of the smallest pages), with its end.
+/// The longest argument or variable that the kernel takes (MAX_ARG_STRLEN, 32 of the smallest pages), with its NUL.
 const LONGEST_TEXT: usize = 128 << 10;
 
-/// Where the command writes.
+/// The pipes that the command writes to.
 pub(super) struct Output {
     pub(super) output: OwnedFd,
     pub(super) errors: OwnedFd,
@@ -35,7 +35,7 @@ pub(super) struct Command {
     env: Vec<CString>,
     program: String,
     path: String,
-    /// Entered by this descriptor: by its path it could be another one by now.
+    /// The working folder, entered by its descriptor: its path may lead elsewhere by now.
     cwd: OwnedFd,
     cwd_path: String,
     user: User,
@@ -43,7 +43,8 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// Puts the texts together. `HOME` is that of the user's entry where the environment has none, or an empty one.
+    /// Prepares the arguments and the environment. Where the environment has no `HOME`, or an empty one, it is taken
+    /// from the user's entry in `/etc/passwd`.
     pub(super) fn new(spec: &ExecSpec, user: User, cwd: OwnedFd) -> Result<Self> {
         let text = |what: &'static str, text: String| {
             CString::new(text).map_err(|_| Error::invalid(format!("{what} of the command contains a NUL")))
@@ -78,8 +79,8 @@ impl Command {
         })
     }
 
-    /// Becomes the command. Returns only when that failed. Calls that need somebody else are handed over to who reads
-    /// `helper`; with a single id that is who keeps owners and users.
+    /// Becomes the command. Returns only when that failed. Calls that the kernel cannot do for the step are passed to
+    /// the reader of `helper`. With a single id, that reader also records owners and users.
     pub(super) fn start(
         &self,
         files: Output,
@@ -129,7 +130,7 @@ impl Command {
             {
                 sys::drop_bounding(capability).context("detail", "capabilities")?;
             }
-            // Filters need CAP_SYS_ADMIN, so they come before the rest, which they let pass.
+            // Installing a filter needs CAP_SYS_ADMIN, so the filters come first. They allow the calls below.
             let is_handed_over = self.hand_over(single_identity, helper)?;
             for filter in seccomp::filters(self.host_network, is_handed_over)? {
                 sys::install_filter(&filter).context("detail", "system call filter")?;
@@ -140,7 +141,7 @@ impl Command {
         }
         if !single_identity {
             let wrong = |e: std::io::Error| match e.raw_os_error() {
-                Some(libc::EINVAL) => Error::unsupported(crate::layer::BEYOND).with_source(e),
+                Some(libc::EINVAL) => Error::unsupported(crate::layer::UNMAPPED_OWNER).with_source(e),
                 _ => e.into(),
             };
             sys::set_groups(&self.user.groups)
@@ -157,8 +158,9 @@ impl Command {
         sys::set_capabilities(bits).context("detail", "capabilities")
     }
 
-    /// Hands `socketcall` over, and with a single id calls about owners and users. Gives whether that was done. Where the
-    /// kernel cannot do it, the calls themselves fail, and so does a step of another user than root with a single id.
+    /// Passes `socketcall` to the supervisor, and with a single id also calls about owners and users. Returns whether
+    /// that was done. Where the kernel does not support it, the calls themselves fail, and with a single id a step
+    /// fails unless it runs as root.
     fn hand_over(&self, single_identity: bool, helper: Option<&UnixStream>) -> Result<bool> {
         let Some(helper) = helper else { return Ok(false) };
         if !single_identity {
@@ -176,7 +178,7 @@ impl Command {
         }
     }
 
-    /// Tries each place where the program can be.
+    /// Tries each path where the program can be.
     fn exec(&self) -> Error {
         let program = &self.program;
         let candidates = if program.contains('/') {
@@ -222,11 +224,9 @@ impl Command {
         }
         if let Some(candidate) = denied {
             let error = match closed_folder(candidate) {
-                Some(folder) => {
-                    Error::invalid("a folder on the way to the program may not be entered by this user")
-                        .with_context("path", folder.display())
-                }
-                None => Error::invalid("the program may not be executed by this user"),
+                Some(folder) => Error::invalid("this user may not enter a folder above the program")
+                    .with_context("path", folder.display()),
+                None => Error::invalid("this user may not execute the program"),
             };
             return error.with_context("program", candidate);
         }
@@ -235,7 +235,7 @@ impl Command {
         if program.contains('/') { error } else { error.with_context("PATH", &self.path) }
     }
 
-    /// Says which text is too long for the kernel, which takes so much in one and so much in all.
+    /// Names the text that is too long for the kernel, which limits each text and their sum.
     fn too_long(&self) -> Error {
         let argument = self.args.iter().position(|arg| arg.as_bytes_with_nul().len() > LONGEST_TEXT);
         let variable = self.env.iter().find(|pair| pair.as_bytes_with_nul().len() > LONGEST_TEXT);
@@ -259,7 +259,7 @@ impl Command {
     }
 }
 
-/// The first folder on the way to a file that this process may not enter.
+/// The first folder above a file that this process may not enter.
 fn closed_folder(path: &str) -> Option<&Path> {
     let mut folders: Vec<&Path> = Path::new(path).ancestors().skip(1).collect();
     folders.reverse();

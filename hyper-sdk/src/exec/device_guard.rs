@@ -1,21 +1,21 @@
 //! Which devices a step of the host's root can open.
 //!
-//! A step may make device nodes, and images bring them; what may be opened is the usual ones alone, as with the peers.
-//! Two means do it:
+//! A step may make device nodes, and images may contain them. A step can open only the usual devices, as with other
+//! builders. Two mechanisms enforce this:
 //!
 //! ```text
 //! a control group with a BPF program   EPERM, wherever the node is; the usual ones work wherever they were made
 //! `nodev` on every mount of the step   EACCES; the usual ones work in /dev alone
 //! ```
 //!
-//! The first is tried by every step, in a control group (cgroup v2) below the helper's. Before the step
-//! relies on it, pid 1 makes nodes and sees that they are refused ([`is_enforced`]). Where anything of it fails (no
-//! cgroup v2, one that is read-only, a kernel without it), the second holds. In a user namespace the kernel opens no
-//! device of a mount that was made there, and `nodev` is set on all others.
+//! Every step tries the first, in a control group (cgroup v2) below the helper's. Before the step relies on it, pid 1
+//! makes nodes and checks that they cannot be opened ([`is_enforced`]). Where any part of it fails (no cgroup v2, a
+//! read-only one, a kernel without support), the second applies. In a user namespace the kernel opens no device of a
+//! mount that was made there, and `nodev` is set on all others.
 //!
-//! The steps of a helper share a control group, which goes with the helper; a step that may open more devices has one of
-//! its own. What a killed helper left behind goes when the next one starts. Who uses one holds a lock on it, since it is
-//! empty while no step runs.
+//! The steps of a helper share one control group, which the helper removes at its end. A step that may open more
+//! devices has its own. A new helper removes the groups that a killed helper left behind. Every user of a group holds a
+//! lock on it, since the group is empty while no step runs.
 
 use super::{ExecMount, HostOption, MountSource};
 use crate::sandbox::sys::{self, BpfInstruction, Fork};
@@ -28,20 +28,20 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// How the devices of a step are kept from it.
+/// How access to devices is restricted for a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DeviceAccess {
-    /// Not at all: the step has every privilege.
+    /// Not restricted: the step has every privilege.
     All,
-    /// A control group refuses them.
+    /// A control group denies it.
     Guarded,
-    /// No mount shows devices but those that are bound on purpose.
+    /// No mount allows devices except those that are bound on purpose.
     NoDevices,
 }
 
 const BLOCK: u32 = 1;
 const CHARACTER: u32 = 2;
-/// What every step may open: kind, major and minor number; every minor number without.
+/// The devices that every step may open: kind, major and minor number; `None` for every minor number.
 const USUAL: &[(u32, u32, Option<u32>)] = &[
     (CHARACTER, 1, Some(3)), // null
     (CHARACTER, 1, Some(5)), // zero
@@ -52,7 +52,7 @@ const USUAL: &[(u32, u32, Option<u32>)] = &[
     (CHARACTER, 5, Some(2)), // ptmx
     (CHARACTER, 136, None),  // pts
 ];
-/// The number of no driver, kept for examples: opening it has no effect where it is not refused.
+/// A number reserved for examples, without a driver: opening it has no effect where it is allowed.
 const EXAMPLE: (u32, u32) = (42, 1);
 const LAST_TRIES: usize = 20;
 const A_MOMENT: Duration = Duration::from_millis(1);
@@ -66,7 +66,8 @@ pub(super) fn share() {
     SHARED.get_or_init(|| DeviceGuard::with_rules(USUAL));
 }
 
-/// Removes the control group that steps share. Where a step still ends, the next helper removes it.
+/// Removes the control group that steps share. While a step is still ending this fails, and the next helper removes the
+/// group.
 pub(super) fn end_share() {
     if let Some(Some(guard)) = SHARED.get() {
         guard.remove();
@@ -79,11 +80,11 @@ pub(super) struct DeviceGuard {
     path: PathBuf,
 }
 
-/// What keeps a step in its control group until it has ended.
+/// Keeps the control group of a step until the step has ended.
 pub(super) enum Guarded {
-    /// The one that steps share.
+    /// The shared group.
     Shared,
-    /// One of its own.
+    /// A group of its own.
     Own { _until_dropped: DeviceGuard },
 }
 
@@ -97,7 +98,7 @@ pub(super) fn fork(mounts: &[ExecMount]) -> Option<(Guarded, Fork)> {
     {
         return Some((Guarded::Shared, fork));
     }
-    // Whoever looks after control groups on this machine may take an empty one away before it is used.
+    // A manager of control groups on this machine may remove an empty group before it is used.
     for _ in 0..3 {
         let guard = DeviceGuard::with_rules(&[USUAL, &more].concat())?;
         if let Ok(fork) = sys::fork_into(guard.folder.as_fd()) {
@@ -116,14 +117,14 @@ impl DeviceGuard {
             let path = own.join(format!("{PREFIX}{number}-{tries}"));
             match std::fs::create_dir(&path) {
                 Ok(()) => break path,
-                // Left behind by a process of the same number.
+                // A process with the same number left it behind.
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && tries < 16 => tries += 1,
                 Err(_) => return None,
             }
         };
         let guard = match view::open_folder(&path) {
             Ok(folder) => {
-                // Where it cannot be locked, another helper may take it away: then another one is made.
+                // Without the lock another helper may remove the group; then a new one is made.
                 let _ = rustix::fs::flock(&folder, FlockOperation::NonBlockingLockShared);
                 Self { folder, path }
             }
@@ -137,12 +138,12 @@ impl DeviceGuard {
     }
 
     fn remove(&self) {
-        // Newer kernels count a process for a moment after it was waited for. What stays the next helper removes.
+        // Newer kernels count a process for a moment after it was waited for. The next helper removes what stays.
         for tries in 0..LAST_TRIES {
             match std::fs::remove_dir(&self.path) {
                 Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
                     if tries == 0 {
-                        // A step that was cancelled may still run. Older kernels do not know this file.
+                        // A cancelled step may still run. Older kernels do not have this file.
                         let _ = std::fs::write(self.path.join("cgroup.kill"), "1");
                     }
                     std::thread::sleep(A_MOMENT);
@@ -159,7 +160,7 @@ impl Drop for DeviceGuard {
     }
 }
 
-/// Removes what killed helpers left behind.
+/// Removes the control groups that killed helpers left behind.
 pub(super) fn sweep() {
     let Some(entries) = own_cgroup().and_then(|own| std::fs::read_dir(own).ok()) else { return };
     for entry in entries.flatten() {
@@ -174,7 +175,7 @@ pub(super) fn sweep() {
     }
 }
 
-/// Whether this process may open no other devices than it should, tried with nodes in `folder`, a mount of ours.
+/// Whether the device rules are enforced for this process. Tries nodes in `folder`, which is on a mount of the sandbox.
 pub(super) fn is_enforced(folder: BorrowedFd<'_>) -> bool {
     let open = |kind, (major, minor), name: &str| {
         let mode = Mode::from_raw_mode(0o600);
@@ -270,7 +271,7 @@ fn program(rules: &[(u32, u32, Option<u32>)]) -> Vec<BpfInstruction> {
 mod tests {
     use super::*;
 
-    /// What the program answers.
+    /// The result of the program.
     fn run(program: &[BpfInstruction], access: u32, kind: u32, major: u32, minor: u32) -> bool {
         let context = [access << 16 | kind, major, minor];
         let (mut registers, mut at) = ([0_u64; 11], 0_usize);
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_can_be_made_and_the_usual_ones_opened() {
+    fn the_program_allows_making_nodes_and_opening_usual_devices() {
         let mut rules = USUAL.to_vec();
         rules.push((BLOCK, 7, Some(3)));
         let program = program(&rules);
@@ -318,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_group_is_found_where_it_is_mounted() {
+    fn the_own_cgroup_is_found_below_its_mount() {
         let mounts = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
                       32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n\
                       41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";

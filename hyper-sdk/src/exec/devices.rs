@@ -6,10 +6,11 @@
 //! ```
 //!
 //! # Invariants
-//! - A device of a later folder takes the place of one of the same name in an earlier folder; two in one folder are a
+//! - A device of a later folder replaces one of the same name in an earlier folder. Two of one name in one folder are a
 //!   conflict, and neither can be used.
-//! - A specification that cannot be read costs its own devices alone; who asks for one of them is told why.
-//! - What a device needs and the sandbox cannot do (hooks, network devices, Intel RDT) is refused by name.
+//! - A specification that cannot be read affects only its own devices; a request for one of them reports the reason.
+//! - A device that needs something that the sandbox does not support (hooks, network devices, Intel RDT) is an error
+//!   that names it.
 
 use super::{ExecMount, HostOption, MountSource};
 use crate::small_file::{self, Kinds};
@@ -24,20 +25,20 @@ use std::sync::Arc;
 const AUTO_ALLOW: &str = "org.mobyproject.buildkit.device.autoallow";
 /// The annotation with another name for a group of devices.
 const CLASS: &str = "org.mobyproject.buildkit.device.class";
-/// A specification that is larger is none.
+/// The largest specification that is read.
 const MAX_SIZE: u64 = 4 << 20;
 
 /// Which devices a Dockerfile may have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DevicePermissions {
-    /// Every one that is there.
+    /// Every device of the host.
     pub all: bool,
-    /// These, each by the name that RUN `--device` uses. The value, where there is one, is the device that is meant.
+    /// The permitted devices by the name that RUN `--device` uses. A value, if present, is the actual device name.
     pub names: BTreeMap<String, Option<String>>,
 }
 
 impl DevicePermissions {
-    /// Adds what `device` or `device=NAME[,alias=OTHER]` permits; `text` is the part behind `device=`, if any.
+    /// Adds what `device` or `device=NAME[,alias=OTHER]` permits; `text` is the part after `device=`, if any.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for another form.
@@ -52,7 +53,7 @@ impl DevicePermissions {
                 Some(alias) if !alias.is_empty() && !alias.contains(',') => (name, Some(alias)),
                 _ => {
                     return Err(Error::invalid(format!(
-                        "`{option}` is no option of a permitted device: write `device=NAME,alias=OTHER`"
+                        "`{option}` is not an option of a permitted device: write `device=NAME,alias=OTHER`"
                     )));
                 }
             },
@@ -65,10 +66,10 @@ impl DevicePermissions {
     }
 }
 
-/// What the devices of a command bring with them.
+/// The environment, mounts and groups that the devices of a command need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DeviceEdits {
-    /// Environment variables; they win over those that the command has.
+    /// Environment variables; they override those of the command.
     pub env: Vec<(String, String)>,
     /// Nodes, files and folders of the host.
     pub mounts: Vec<ExecMount>,
@@ -80,7 +81,7 @@ pub(crate) struct DeviceEdits {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Devices {
     known: BTreeMap<String, Device>,
-    faults: Vec<String>,
+    errors: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -161,7 +162,7 @@ struct HostMount {
 }
 
 impl Devices {
-    /// Reads the specifications in some folders; one that does not exist has none.
+    /// Reads the specifications in some folders; a missing folder has none.
     pub(crate) fn load(folders: &[PathBuf]) -> Self {
         let mut devices = Self::default();
         for (number, folder) in folders.iter().enumerate() {
@@ -176,7 +177,7 @@ impl Devices {
                     _ => continue,
                 };
                 if let Err(why) = read(&path).and_then(|text| devices.add(number, &path, &text, yaml)) {
-                    devices.faults.push(format!("{}: {why}", path.display()));
+                    devices.errors.push(format!("{}: {why}", path.display()));
                 }
             }
         }
@@ -195,7 +196,7 @@ impl Devices {
         }
         let kind = &specification.kind;
         if vendor(kind).is_none() {
-            return Err(format!("`{kind}` is no kind of device: it needs the form VENDOR/CLASS"));
+            return Err(format!("`{kind}` is not a kind of device: it needs the form VENDOR/CLASS"));
         }
         let edits = specification.container_edits;
         let shared = Arc::new(Shared { folder, path: path.to_owned(), edits });
@@ -246,10 +247,10 @@ impl Devices {
         found
     }
 
-    /// The full names of the devices of a request that are permitted; none for an optional one that is not there.
+    /// The full names of the permitted devices of a request; empty for an optional device that does not exist.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for a required device that is not there, [`ErrorKind::Denied`] for one that is not
+    /// [`ErrorKind::NotFound`] for a required device that does not exist, [`ErrorKind::Denied`] for one that is not
     /// permitted.
     pub(crate) fn grant(
         &self,
@@ -263,7 +264,7 @@ impl Devices {
             return Err(self.missing(name));
         }
         let permitted: BTreeSet<&str> =
-            // What another name was given for is permitted under that name alone.
+            // A device that was permitted with an alias is permitted under that alias only.
             permissions.names.iter().filter(|(_, of)| of.is_none()).flat_map(|(name, _)| self.find(name)).collect();
         for device in &found {
             let automatic =
@@ -285,16 +286,16 @@ impl Devices {
             let known: Vec<&str> = self.known.keys().map(String::as_str).take(8).collect();
             message.push_str(&format!("; there are {}", known.join(", ")));
         }
-        if let Some(fault) = self.faults.first() {
-            message.push_str(&format!("; a description cannot be used: {fault}"));
+        if let Some(error) = self.errors.first() {
+            message.push_str(&format!("; a description cannot be used: {error}"));
         }
         Error::new(ErrorKind::NotFound, message)
     }
 
-    /// What devices bring with them, by their full names.
+    /// What the named devices add to a command; `names` are full names.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] and [`ErrorKind::Invalid`] for what cannot be given to a command here;
+    /// [`ErrorKind::Unsupported`] and [`ErrorKind::Invalid`] for edits that are not supported here;
     /// [`ErrorKind::Conflict`] for a device that is described twice.
     pub(crate) fn edits(&self, names: &[String]) -> Result<DeviceEdits> {
         let mut all = DeviceEdits::default();
@@ -313,11 +314,12 @@ impl Devices {
                     ),
                 ));
             }
-            let told = |e: Error| e.with_context("device", name).with_context("description", path.display());
+            let with_device =
+                |e: Error| e.with_context("device", name).with_context("description", path.display());
             if shared_seen.insert(path) {
-                add_edits(&mut all, &device.specification.edits).map_err(told)?;
+                add_edits(&mut all, &device.specification.edits).map_err(with_device)?;
             }
-            add_edits(&mut all, &device.edits).map_err(told)?;
+            add_edits(&mut all, &device.edits).map_err(with_device)?;
         }
         Ok(all)
     }
@@ -349,7 +351,7 @@ fn add_edits(all: &mut DeviceEdits, edits: &Edits) -> Result<()> {
     }
     for pair in &edits.env {
         let (name, value) = pair.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-            Error::invalid(format!("`{pair}` is no environment variable: it needs the form NAME=VALUE"))
+            Error::invalid(format!("`{pair}` is not an environment variable: it needs the form NAME=VALUE"))
         })?;
         all.env.push((name.to_owned(), value.to_owned()));
     }
@@ -367,11 +369,11 @@ fn absolute(path: &str) -> Result<String> {
     if path.starts_with('/') && !path.trim_matches('/').is_empty() {
         return Ok(path.to_owned());
     }
-    Err(Error::invalid(format!("`{path}` is no place for a device: it must be an absolute path")))
+    Err(Error::invalid(format!("`{path}` is not a path for a device: it must be absolute")))
 }
 
 impl Node {
-    /// The node of the host is shown as it is; a description that wants it otherwise is refused.
+    /// The node of the host is mounted as it is; a description that changes it is refused.
     fn mount(&self) -> Result<ExecMount> {
         let target = absolute(&self.path)?;
         let path = self.host_path.clone().unwrap_or_else(|| PathBuf::from(&self.path));
@@ -384,7 +386,7 @@ impl Node {
         } else if stat.file_type().is_fifo() {
             "p"
         } else {
-            return Err(Error::invalid("this is no device").with_context("path", path.display()));
+            return Err(Error::invalid("this is not a device").with_context("path", path.display()));
         };
         let device = stat.rdev();
         let differs = [
@@ -404,7 +406,7 @@ impl Node {
         ];
         if let Some((what, _)) = differs.iter().find(|(_, differs)| *differs) {
             let message = format!(
-                "`{what}` of a device node that is another than that of the host's node is not supported"
+                "`{what}` of a device node must be that of the host's node: a different one is not supported"
             );
             return Err(Error::unsupported(message).with_context("path", path.display()));
         }
@@ -426,7 +428,7 @@ impl HostMount {
                 "nosuid" => options.push(HostOption::NoSetUserId),
                 "nodev" => options.push(HostOption::NoDevices),
                 "noexec" => options.push(HostOption::NoExecution),
-                // Every mount here is of this kind.
+                // Every mount of a step has these options already.
                 "rw" | "bind" | "rbind" | "private" | "rprivate" | "slave" | "rslave" => {}
                 other => {
                     return Err(Error::unsupported(format!(
@@ -508,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn later_folders_win_and_doubles_are_a_conflict() {
+    fn later_folders_win_and_duplicates_conflict() {
         let one = |value: &str| {
             format!("{KIND}devices:\n- name: a\n  containerEdits:\n    env: [\"WHICH={value}\"]\n")
         };
@@ -521,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn edits_of_a_specification_come_once_and_before_those_of_its_devices() {
+    fn shared_edits_come_once_and_before_those_of_the_devices() {
         let text = r#"{"cdiVersion": "0.8.0", "kind": "vendor.example/gpu",
             "containerEdits": {"env": ["ALL=1"], "additionalGids": [0, 44],
                 "mounts": [{"hostPath": "/usr", "containerPath": "/host/usr", "options": ["ro", "nosuid", "bind"]}]},
@@ -540,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_named() {
+    fn unsupported_edits_are_named() {
         let name = ["vendor.example/gpu=a".to_owned()];
         for (edit, expected) in [
             (r#""hooks": [{"hookName": "createContainer", "path": "/x"}]"#, "`hooks`"),
@@ -551,7 +553,7 @@ mod tests {
             (r#""deviceNodes": [{"path": "/dev/null", "permissions": "r"}]"#, "`permissions`"),
             (r#""deviceNodes": [{"path": "/dev/none"}]"#, "does not have the device"),
             (r#""deviceNodes": [{"path": "dev/null", "hostPath": "/dev/null"}]"#, "absolute"),
-            (r#""deviceNodes": [{"path": "/dev/x", "hostPath": "/etc/passwd"}]"#, "no device"),
+            (r#""deviceNodes": [{"path": "/dev/x", "hostPath": "/etc/passwd"}]"#, "not a device"),
             (r#""mounts": [{"hostPath": "/", "containerPath": "/x", "type": "tmpfs"}]"#, "`tmpfs`"),
             (r#""mounts": [{"hostPath": "/", "containerPath": "/x", "options": ["shared"]}]"#, "`shared`"),
         ] {
@@ -564,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_specification_is_told_to_who_asks_for_its_device() {
+    fn a_request_reports_the_broken_specification_of_its_device() {
         for (text, expected) in [
             ("cdiVersion: 0.6.0\nkind: gpu\ndevices: []\n", "VENDOR/CLASS"),
             ("cdiVersion: 7.0.0\nkind: a.b/c\ndevices: []\n", "`7.0.0`"),

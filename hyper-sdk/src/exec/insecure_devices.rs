@@ -1,8 +1,8 @@
-//! The devices that a step has only with all privileges: those that build disk images, file systems of their own,
-//! virtual machines and networks with.
+//! The devices that a step has only with all privileges, for building disk images, file systems, virtual machines and
+//! networks.
 //!
-//! They are made whether the host has them in its `/dev` or not; the kernel decides whether they can be opened. In a
-//! user namespace no device can be made, and a step there has the usual ones alone, as with the peers.
+//! They are made whether or not the host has them in its `/dev`; the kernel decides whether they can be opened. In a
+//! user namespace no device can be made, and a step there has only the usual ones, as with other builders.
 
 use super::mount_api::{attach, clone_tree, make_file, own};
 use crate::sandbox::sys;
@@ -22,7 +22,7 @@ const DEVICES: [(&str, u32, u32); 6] = [
 ];
 /// The major number of loop devices.
 const LOOP: u32 = 7;
-/// How many loop devices there are beyond the first that is free.
+/// How many loop devices are added after the first free one.
 const SPARE_LOOPS: u32 = 7;
 
 /// Adds them to the `/dev` of a step.
@@ -43,7 +43,7 @@ fn add_device(dev: BorrowedFd<'_>, name: &str, kind: FileType, (major, minor): (
     let device = rustix::fs::makedev(major, minor);
     match rustix::fs::mknodat(dev, name, kind, Mode::from_raw_mode(0o666), device) {
         Ok(()) => own(dev, name, 0o666, 0, 0),
-        // Where we are in a container ourselves, not every device may be made: what there is of it is bound.
+        // Inside a container not every device may be made: those that exist are bound.
         Err(Errno::PERM) if rustix::fs::statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW).is_err() => Ok(()),
         Err(Errno::PERM) => {
             let bound = clone_tree(CWD, &path, false)?;

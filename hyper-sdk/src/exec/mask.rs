@@ -1,4 +1,4 @@
-//! Covers what `/proc` and `/sys` tell too much of the host, as Docker does.
+//! Hides the parts of `/proc` and `/sys` that reveal too much about the host, as Docker does.
 
 use super::mount_api::{QUIET, attach, clone_tree, read_only, wrong};
 use crate::Result;
@@ -8,7 +8,7 @@ use rustix::mount::MountAttrFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// Each is covered by nothing, and so is what [`throttles`] finds.
+/// The paths that are hidden, together with those that [`throttles`] finds.
 const MASKED: &[&str] = &[
     "/proc/acpi",
     "/proc/asound",
@@ -24,16 +24,16 @@ const MASKED: &[&str] = &[
     "/sys/devices/virtual/powercap",
 ];
 const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-/// The folder that has one for each processor.
+/// The folder that has one folder for each processor.
 const PROCESSORS: &str = "/sys/devices/system/cpu";
 
-/// Covers them in a tree that has both file systems, and `/dev/null`.
+/// Hides the paths in a tree with `/proc`, `/sys` and `/dev/null`.
 pub(super) fn apply(root: BorrowedFd<'_>) -> Result<()> {
     let null = view::open_in(root, "/dev/null", OFlags::PATH).map_err(wrong("cannot open", "/dev/null"))?;
     let mut empty: Option<OwnedFd> = None;
     for path in MASKED.iter().map(|path| (*path).to_owned()).chain(throttles(root)) {
         let Ok(place) = view::open_in(root, &path, OFlags::PATH) else { continue };
-        let stat = rustix::fs::fstat(&place).map_err(wrong("cannot look at", &path))?;
+        let stat = rustix::fs::fstat(&place).map_err(wrong("cannot stat", &path))?;
         let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let cover = match (is_folder, &empty) {
             (false, _) => clone_tree(null.as_fd(), Path::new(""), false)?,
@@ -41,7 +41,7 @@ pub(super) fn apply(root: BorrowedFd<'_>) -> Result<()> {
             (true, None) => view::tmpfs(&[("mode", "0555")], QUIET | MountAttrFlags::MOUNT_ATTR_RDONLY)?,
         };
         attach(cover.as_fd(), place.as_fd(), "")?;
-        // Only what is mounted can be cloned.
+        // Only a mount can be cloned.
         if is_folder {
             empty = Some(cover);
         }
@@ -55,7 +55,7 @@ pub(super) fn apply(root: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// How warm each processor became tells what else runs on the host.
+/// The thermal counters of each processor, which reveal what else runs on the host.
 fn throttles(root: BorrowedFd<'_>) -> Vec<String> {
     let folder = view::open_in(root, PROCESSORS, OFlags::RDONLY | OFlags::DIRECTORY);
     let Ok(entries) = folder.and_then(Dir::new) else { return Vec::new() };
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_processor_has_a_folder() {
+    fn the_throttle_folders_of_all_processors_are_found() {
         let root = tempfile::tempdir().unwrap();
         for name in ["cpu0", "cpu12", "cpufreq", "cpuidle", "power"] {
             std::fs::create_dir_all(root.path().join(&PROCESSORS[1..]).join(name)).unwrap();

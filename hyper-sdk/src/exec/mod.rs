@@ -1,7 +1,6 @@
 //! Runs the commands of a build in a sandbox, without a daemon.
 //!
-//! [`Executor`] is the trait; [`NativeExecutor`] is our own, which runs steps in the helper of a
-//! [`crate::sandbox::Sandbox`].
+//! [`Executor`] is the trait. [`NativeExecutor`] implements it with the helper of a [`crate::sandbox::Sandbox`].
 //!
 //! ```text
 //! caller (tokio)      helper (one thread)          operation               the step
@@ -12,8 +11,8 @@
 //!
 //! # Invariants
 //! - No process outlives its operation: the pid namespace of a step dies with the helper.
-//! - A sandboxed step opens the usual devices and those that it was granted, and no others, whoever made their nodes.
-//! - What was looked at is used by its descriptor; no path that a step can change is looked up twice.
+//! - A sandboxed step can open the usual devices and the granted ones only, whoever made their nodes.
+//! - A file that was checked is used by its descriptor; no path that a step can change is looked up twice.
 //! - Secrets travel over pipes into memory-backed files. They are never written to a disk and never printed.
 
 mod cache_mount;
@@ -52,26 +51,25 @@ use futures::future::BoxFuture;
 use std::fmt::{Debug, Display};
 use std::sync::Arc;
 
-/// What an executor can do here. What is denied is refused with [`crate::ErrorKind::Unsupported`].
+/// What an executor supports here. A request for anything else fails with [`crate::ErrorKind::Unsupported`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExecCapabilities {
-    /// Whether files and processes can have every owner, or one alone.
+    /// Whether files and processes can have any owner or only one.
     pub identity: Identity,
     /// Whether steps can have a network namespace of their own ([`Network::None`]).
     pub private_network: bool,
     /// Whether [`Security::Insecure`] gives the capabilities of the host's root.
     pub insecure: bool,
-    /// Whether a command is kept in a sandbox: it has few rights by default, and can have mounts, a host name, names of
-    /// other hosts and a resolver of its own. Without, it has the rights of the executor, and the rest
-    /// is refused.
+    /// Whether a command runs in a sandbox: it has few privileges by default, and can have its own mounts, host name,
+    /// host entries and resolver. Without a sandbox it has the privileges of the executor, and the rest is refused.
     pub sandbox: bool,
-    /// Whether the root file system may be a [`RootFs::Overlay`]; a [`RootFs::Folder`] always may.
+    /// Whether the root file system may be a [`RootFs::Overlay`]. A [`RootFs::Folder`] is always possible.
     pub overlays: bool,
 }
 
 impl ExecCapabilities {
-    /// The least: a command runs in a folder, with the rights of the executor. What is more is switched on.
+    /// The minimum: a command runs in a folder with the privileges of the executor. The methods below add to it.
     ///
     /// ```
     /// use hyper_sdk::exec::{ExecCapabilities, Identity};
@@ -105,12 +103,13 @@ impl ExitStatus {
     }
 }
 
-/// Takes what a command writes, as it is written. It must not block.
+/// Receives the output of a command as it is written. It must not block.
 pub trait LogSink: Send + Sync + 'static {
-    /// Takes some bytes; they need not end at a line or character boundary.
+    /// Receives some bytes, which need not end at a line or character boundary.
     fn log(&self, stream: LogStream, bytes: &[u8]);
 
-    /// Waits until there is room for more: the command waits in the meantime. A sink that keeps nothing is always ready.
+    /// Waits until there is room for more output; the command waits in the meantime. A sink without a buffer is always
+    /// ready.
     fn ready(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
@@ -125,12 +124,12 @@ impl<F: Fn(LogStream, &[u8]) + Send + Sync + 'static> LogSink for F {
 /// Runs one command on a root file system.
 ///
 /// # Guarantees
-/// Object-safe; several commands may run at once. Nothing that a command started outlives it. Dropping the future of
-/// [`Executor::run`] kills the command and everything that it started, but waits for none of it: the upper folder that
-/// it worked on is given up, and no other command may run on it. The suite in `exec::conformance` tests an executor.
+/// Object-safe; several commands may run at once. No process that a command started outlives it. Dropping the future of
+/// [`Executor::run`] kills the command and everything that it started, but does not wait for their end: the upper
+/// folder of that command must not be used again. The suite in `exec::conformance` tests an executor.
 ///
 /// # Example
-/// An executor that notes what is run:
+/// An executor that records the commands:
 /// ```
 /// use async_trait::async_trait;
 /// use hyper_sdk::Result;
@@ -139,19 +138,19 @@ impl<F: Fn(LogStream, &[u8]) + Send + Sync + 'static> LogSink for F {
 /// use std::sync::{Arc, Mutex};
 ///
 /// #[derive(Debug)]
-/// struct Noting {
+/// struct Recording {
 ///     inner: Arc<dyn Executor>,
 ///     commands: Mutex<Vec<Vec<String>>>,
 /// }
 ///
-/// impl fmt::Display for Noting {
+/// impl fmt::Display for Recording {
 ///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-///         write!(f, "{}, noted", self.inner)
+///         write!(f, "{}, recorded", self.inner)
 ///     }
 /// }
 ///
 /// #[async_trait]
-/// impl Executor for Noting {
+/// impl Executor for Recording {
 ///     fn capabilities(&self) -> ExecCapabilities {
 ///         self.inner.capabilities()
 ///     }
@@ -168,14 +167,14 @@ pub trait Executor: Display + Debug + Send + Sync + 'static {
     /// What this executor can do.
     fn capabilities(&self) -> ExecCapabilities;
 
-    /// Runs a command to its end. All it wrote has been handed to `log` when this returns; it is not read faster than
+    /// Runs a command to its end. When this returns, `log` has received all output. The output is not read faster than
     /// [`LogSink::ready`] allows.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`] when the command cannot be started (no such program or folder), and
-    /// [`crate::ErrorKind::NotFound`] when its user or group, or what is to be mounted, is not there: the error says what
-    /// was looked for and where. [`crate::ErrorKind::Unsupported`] for what
-    /// [`Executor::capabilities`] denies. A command that ran and failed is no error here: see [`ExitStatus`].
+    /// [`crate::ErrorKind::Invalid`] when the command cannot be started (no such program or folder).
+    /// [`crate::ErrorKind::NotFound`] when its user, its group or the source of a mount does not exist: the error names
+    /// what was looked for and where. [`crate::ErrorKind::Unsupported`] for what [`Executor::capabilities`] lacks. A
+    /// command that ran and failed is not an error: see [`ExitStatus`].
     async fn run(&self, rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus>;
 }
 

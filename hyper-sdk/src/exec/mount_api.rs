@@ -1,4 +1,4 @@
-//! The few things that every mount of a step is made with.
+//! The primitives that all mounts of a step use.
 
 use super::single_id;
 use crate::sandbox::{sys, userns, view};
@@ -9,12 +9,12 @@ use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, move_mount, o
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// What a mount has that neither programs nor devices come from.
+/// The attributes of a mount that holds neither programs nor devices.
 pub(super) const QUIET: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
-/// Says what was wrong with a path.
+/// Makes the error for a failed operation on a path.
 pub(super) fn wrong(what: &'static str, path: impl AsRef<Path>) -> impl Fn(Errno) -> Error {
     move |e| Error::io(what, &path, e.into())
 }
@@ -37,7 +37,7 @@ pub(super) fn make_file(
     own(folder, name, mode, uid, gid)
 }
 
-/// Sets owner and mode; with a single id, another owner is recorded.
+/// Sets owner and mode. With a single id, an owner other than root is recorded.
 pub(super) fn own(
     folder: BorrowedFd<'_>,
     name: impl AsRef<Path>,
@@ -51,15 +51,14 @@ pub(super) fn own(
         Ok(()) => {}
         Err(Errno::INVAL) if userns::has_single_id() => {
             match single_id::record(&view::fd_path(&folder).join(name), (uid, gid)) {
-                // Memory, before Linux 6.6, is in no layer.
+                // A tmpfs has no user attributes before Linux 6.6. Its files are in no layer.
                 Ok(()) | Err(Errno::OPNOTSUPP) => {}
                 Err(e) => return Err(Error::io("cannot record an owner", name, e.into())),
             }
         }
         Err(Errno::INVAL) => {
-            return Err(
-                Error::unsupported(crate::layer::BEYOND).with_context("detail", format!("{uid}:{gid}"))
-            );
+            return Err(Error::unsupported(crate::layer::UNMAPPED_OWNER)
+                .with_context("detail", format!("{uid}:{gid}")));
         }
         Err(e) => return Err(Error::io("cannot set an owner", name, e.into())),
     }
@@ -71,7 +70,7 @@ pub(super) fn own(
     }
 }
 
-/// Mounts something that is detached.
+/// Attaches a detached mount.
 pub(super) fn attach(mount: BorrowedFd<'_>, folder: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<()> {
     let name = name.as_ref();
     let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
@@ -81,7 +80,7 @@ pub(super) fn attach(mount: BorrowedFd<'_>, folder: BorrowedFd<'_>, name: impl A
     move_mount(mount, "", folder, name, flags).map_err(wrong("cannot mount", name))
 }
 
-/// A detached copy of a mount from `path` on, with everything mounted below it when `recursive`.
+/// A detached copy of the mount at `path`, with everything mounted below it when `recursive`.
 pub(super) fn clone_tree(folder: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
@@ -90,10 +89,11 @@ pub(super) fn clone_tree(folder: BorrowedFd<'_>, path: &Path, recursive: bool) -
     if path.as_os_str().is_empty() {
         flags |= OpenTreeFlags::AT_EMPTY_PATH;
     }
-    open_tree(folder, path, flags).map_err(|e| Error::io("cannot bind a file or folder", path, e.into()))
+    open_tree(folder, path, flags)
+        .map_err(|e| Error::io("cannot bind-mount a file or folder", path, e.into()))
 }
 
-/// Makes a device that everybody may use; false where none may be made, as in a container.
+/// Makes a device that everybody may use. Returns false where devices may not be made, as in a container.
 pub(super) fn make_device(folder: BorrowedFd<'_>, name: &str, (major, minor): (u32, u32)) -> Result<bool> {
     let device = rustix::fs::makedev(major, minor);
     let mode = Mode::from_raw_mode(0o666);
@@ -101,18 +101,18 @@ pub(super) fn make_device(folder: BorrowedFd<'_>, name: &str, (major, minor): (u
         Err(Errno::PERM) => return Ok(false),
         made => made.map_err(wrong("cannot make a device", name))?,
     }
-    // The umask does not count for devices.
+    // The umask must not limit the mode of a device.
     rustix::fs::chmodat(folder, name, mode, AtFlags::empty()).map_err(wrong("cannot make a device", name))?;
     Ok(true)
 }
 
-/// Keeps the devices of a mount from whoever sees it.
+/// Makes a mount `nodev`.
 pub(super) fn no_devices(mount: BorrowedFd<'_>) -> Result<()> {
     sys::mount_setattr(mount, libc::MOUNT_ATTR_NODEV, true)
-        .map_err(|e| Error::io("cannot keep the devices of a mount from the step", "", e))
+        .map_err(|e| Error::io("cannot make a mount `nodev`", "", e))
 }
 
-/// Lets nobody write to a mount.
+/// Makes a mount read-only.
 pub(super) fn read_only(mount: BorrowedFd<'_>, recursive: bool) -> Result<()> {
     sys::mount_setattr(mount, libc::MOUNT_ATTR_RDONLY, recursive)
         .map_err(|e| Error::io("cannot make a mount read-only", "", e))

@@ -1,8 +1,8 @@
-//! Finds and makes the places that things are mounted on within a tree, and takes them away again.
+//! Finds or makes mount points within a tree, and removes them again.
 //!
-//! A step must leave no trace of what was mounted for it. Whatever is made here is written down, with what the folder
-//! above looked like, and [`clean`] works on the upper folder of the overlay once the step is over: what is still
-//! empty goes, times are put back, and folders that overlay copied up for it alone go too.
+//! A step must leave no trace of its mounts. Everything made here is recorded, with the metadata of the folder above.
+//! After the step, [`clean`] works on the upper folder of the overlay: it removes what is still empty, restores times,
+//! and removes folders that overlay copied up only for the mount.
 
 use super::single_id;
 use crate::sandbox::{userns, view};
@@ -18,23 +18,23 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// What is to be mounted.
+/// The kind of a mount point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kind {
     Folder,
     File,
 }
 
-/// What a folder looked like.
+/// The metadata of a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Looks {
+struct FolderMetadata {
     mode: u32,
     uid: u32,
     gid: u32,
     modified: (i64, i64),
 }
 
-impl From<&Stat> for Looks {
+impl From<&Stat> for FolderMetadata {
     fn from(stat: &Stat) -> Self {
         Self {
             mode: stat.st_mode,
@@ -45,34 +45,34 @@ impl From<&Stat> for Looks {
     }
 }
 
-/// Something that was made.
+/// A mount point that was made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Made {
     path: PathBuf,
     kind: Kind,
-    /// The folder that it was made in, before and after.
-    before: Looks,
+    /// The folder above, before and after it was made.
+    before: FolderMetadata,
     after: (i64, i64),
 }
 
-/// A place that something can be mounted on.
+/// A mount point.
 pub(super) struct Place {
-    /// The file or folder, to be mounted on by this descriptor alone.
+    /// The file or folder. Only this descriptor may be used to mount on it.
     pub(super) file: OwnedFd,
     /// Whether it was made here.
     pub(super) is_new: bool,
 }
 
 const MAX_LINKS: usize = 40;
-/// How often a name is made that others take away.
+/// How often a name is made again after another process removed it.
 const MAX_TRIES: usize = 100;
 
-/// Opens the place `target` in the tree, and makes what is missing of it: folders, and at the end `kind`, with this
-/// owner, or that of the process. Symlinks lead within the tree, also those that lead to nothing yet. What is made is
-/// added to `made`, but for what is made in another mount: it is no part of the tree.
+/// Opens the mount point `target` in the tree and makes what is missing: folders, and as the last part `kind`. They
+/// belong to `owner`, or to the process without one. Symlinks are resolved within the tree, dangling ones too. What is
+/// made is added to `made`, except in another mount, which is not part of the tree.
 ///
 /// # Errors
-/// [`crate::ErrorKind::NotFound`] when a folder went away meanwhile, which others may do to one that steps share.
+/// [`crate::ErrorKind::NotFound`] when a folder disappeared meanwhile: another step may remove a shared one.
 pub(super) fn open(
     root: BorrowedFd<'_>,
     target: &str,
@@ -84,7 +84,7 @@ pub(super) fn open(
         |e: Errno| Error::io("cannot make the place for a mount in the root file system", target, e.into());
     let tree = mount_id(root).map_err(failed)?;
     let mut todo = Path::new(target).iter().map(OsStr::to_owned).rev().collect::<Vec<OsString>>();
-    // The folders from the root to where we are.
+    // The folders from the root to the current one.
     let mut stack: Vec<(OsString, Place)> = Vec::new();
     let mut links = 0;
     while let Some(name) = todo.pop() {
@@ -123,7 +123,7 @@ pub(super) fn open(
                     path: stack.iter().map(|(name, _)| name.as_os_str()).chain([name.as_os_str()]).collect(),
                     kind: wanted,
                     before: (&before).into(),
-                    after: Looks::from(&after).modified,
+                    after: FolderMetadata::from(&after).modified,
                 });
             }
         };
@@ -182,17 +182,17 @@ fn own_folder(folder: &OwnedFd, (uid, gid): (u32, u32)) -> rustix::io::Result<()
     rustix::fs::chmod(view::fd_path(folder), Mode::from_raw_mode(0o755))
 }
 
-/// The number of the mount that something is in.
+/// The number of the mount that holds a file.
 fn mount_id(file: BorrowedFd<'_>) -> rustix::io::Result<u64> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
     rustix::fs::statx(file, "", flags, StatxFlags::MNT_ID).map(|stat| stat.stx_mnt_id)
 }
 
-/// Takes away what [`open`] made, in the upper folder of the overlay (or the whole tree), as far as it is unused.
-/// `keep` are paths that stay, as peers leave them. With `lowers` (topmost first), folders of the upper folder that
-/// say nothing that a lower one does not are taken away too.
+/// Removes what [`open`] made in the upper folder of the overlay (or the whole tree), as far as it is unused. `keep`
+/// are paths that stay, as with other builders. With `lowers` (topmost first), folders of the upper folder that equal
+/// the lower one are removed too.
 ///
-/// The step may have put symlinks in the place of folders: none is followed.
+/// The step may have replaced folders with symlinks: none is followed.
 pub(super) fn clean(upper: &Path, lowers: Option<&[PathBuf]>, made: &[Made], keep: &[&str]) -> Result<()> {
     if made.is_empty() {
         return Ok(());
@@ -212,7 +212,7 @@ pub(super) fn clean(upper: &Path, lowers: Option<&[PathBuf]>, made: &[Made], kee
         };
         let is_unused = FileType::from_raw_mode(stat.st_mode) == expected
             && (one.kind == Kind::Folder || stat.st_size == 0);
-        // A folder that holds something stays.
+        // A folder with entries stays.
         if is_unused && rustix::fs::unlinkat(&parent, name, flags).is_ok() {
             restore(top.as_fd(), lowers, folder, &parent, one)?;
         }
@@ -220,7 +220,7 @@ pub(super) fn clean(upper: &Path, lowers: Option<&[PathBuf]>, made: &[Made], kee
     Ok(())
 }
 
-/// A folder below another one; no part of the path may be a symlink.
+/// Opens a folder below another one; no part of the path may be a symlink.
 fn folder_below(top: BorrowedFd<'_>, path: &Path) -> Option<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -235,9 +235,9 @@ fn restore(
     parent: &OwnedFd,
     one: &Made,
 ) -> Result<()> {
-    let failed = |e: Errno| Error::io("cannot put back the time of a folder", folder, e.into());
-    // The removal has just changed the time again, so whether the step changed it cannot be asked here in every case.
-    // A folder that holds something of the step had its time changed by the step; one that does not gets it back.
+    let failed = |e: Errno| Error::io("cannot restore the time of a folder", folder, e.into());
+    // The removal has just changed the time, so the time does not show whether the step changed the folder. A folder
+    // with entries of the step keeps its new time; any other gets the old one back.
     let mut entries = rustix::fs::Dir::read_from(parent).map_err(failed)?;
     let is_entry = |entry: &rustix::io::Result<rustix::fs::DirEntry>| {
         !entry.as_ref().is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))
@@ -251,19 +251,20 @@ fn restore(
     };
     rustix::fs::futimens(parent, &times).map_err(failed)?;
     let Some(lowers) = lowers else { return Ok(()) };
-    // Copied up for the mount alone? Then the lower folder still says it all.
+    // A folder that was copied up only for the mount equals the lower one.
     let mut path = folder.to_owned();
     while let (Some(name), Some(ours)) = (path.file_name(), folder_below(top, &path)) {
         let Some((below, lower)) = lowers.iter().find_map(|lower| below(lower, &path)) else { break };
-        let mut looks = rustix::fs::fstat(&ours).map(|stat| Looks::from(&stat)).map_err(failed)?;
+        let mut metadata =
+            rustix::fs::fstat(&ours).map(|stat| FolderMetadata::from(&stat)).map_err(failed)?;
         if path != folder {
-            // Overlay keeps the time of folders above the one that was changed.
-            looks.modified = below.modified;
+            // Overlay keeps the times of the folders above the changed one.
+            metadata.modified = below.modified;
         }
         let has_same_attributes =
             lower.is_some_and(|lower| attributes(&ours).is_some_and(|ours| Some(ours) == attributes(&lower)));
         let Some(above) = folder_below(top, path.parent().unwrap_or(Path::new(""))) else { break };
-        if looks != below
+        if metadata != below
             || is_opaque(&ours)
             || !has_same_attributes
             || rustix::fs::unlinkat(&above, name, AtFlags::REMOVEDIR).is_err()
@@ -275,15 +276,15 @@ fn restore(
     Ok(())
 }
 
-/// What a layer has at a path, if anything, and the folder itself where it is one.
-fn below(lower: &Path, path: &Path) -> Option<(Looks, Option<OwnedFd>)> {
+/// The metadata of what a layer has at a path, and the folder itself if it is one.
+fn below(lower: &Path, path: &Path) -> Option<(FolderMetadata, Option<OwnedFd>)> {
     let top = view::open_folder(lower).ok()?;
     let above = folder_below(top.as_fd(), path.parent()?)?;
     let stat = rustix::fs::statat(above, path.file_name()?, AtFlags::SYMLINK_NOFOLLOW).ok()?;
     Some(((&stat).into(), folder_below(top.as_fd(), path)))
 }
 
-/// The attributes of a folder but for those of the overlay; `None` where they cannot be read.
+/// The attributes of a folder without those of the overlay; `None` when they cannot be read.
 fn attributes(folder: &OwnedFd) -> Option<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut names = vec![0_u8; 64 << 10];
     let length = match rustix::fs::flistxattr(folder, &mut names[..]) {
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_goes_and_what_was_used_stays() {
+    fn unused_mount_points_are_removed_and_used_ones_stay() {
         let (folder, fd) = root();
         let mut made = Vec::new();
         open(fd.as_fd(), "/run/secrets/key", Kind::File, None, &mut made).unwrap();
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_away_lies_in_the_tree_whatever_the_step_put_there() {
+    fn cleaning_never_leaves_the_tree() {
         let (folder, fd) = root();
         let outside = tempfile::tempdir().unwrap();
         for name in ["empty", "file"] {
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_above_a_mount_goes_when_a_layer_says_it_all() {
+    fn a_folder_above_a_mount_is_removed_when_it_equals_the_lower_one() {
         for (change, stays) in [("none", false), ("attribute", true), ("mode", true), ("link", true)] {
             let [lower, deeper] = [(); 2].map(|()| tempfile::tempdir().unwrap());
             let (folder, fd) = root();
@@ -386,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn symlinks_lead_within_the_tree() {
+    fn symlinks_resolve_within_the_tree() {
         let (folder, fd) = root();
         std::os::unix::fs::symlink("/../../../run", folder.path().join("var")).unwrap();
         let mut made = Vec::new();
@@ -397,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_no_folder() {
+    fn a_file_is_not_a_folder() {
         let (folder, fd) = root();
         std::fs::write(folder.path().join("file"), "").unwrap();
         let mut made = Vec::new();

@@ -1,6 +1,6 @@
 //! The file system of a step: its tree, `/proc`, `/sys`, `/dev`, the generated files of `/etc`, and its own mounts.
 //!
-//! Everything is put together below a stage, a tmpfs of the step's own mount namespace, and then becomes the root:
+//! Everything is assembled below a stage, a tmpfs in the step's own mount namespace, and then becomes the root:
 //!
 //! ```text
 //! stage/root      the tree, with everything mounted in it
@@ -33,22 +33,22 @@ const LINKS: &[(&str, &str)] = &[
     ("ptmx", "pts/ptmx"),
 ];
 
-/// How often a place is looked for that others take away.
+/// How often a mount point is looked up again after another step removed it.
 const MAX_TRIES: usize = 100;
 
-/// Where a step's tree comes together.
+/// Assembles the file system of a step.
 pub(super) struct Stage {
     stage: OwnedFd,
     root: OwnedFd,
     devices: DeviceAccess,
     trees: usize,
     made: Vec<Made>,
-    /// A folder on the disk of the step's own upper folder, for writable binds.
+    /// A folder on the same disk as the step's upper folder, for writable binds.
     scratch: Option<PathBuf>,
 }
 
 impl Stage {
-    /// Makes the stage and mounts the tree of the step. A guard of devices that has no effect is replaced by `nodev`.
+    /// Makes the stage and mounts the tree of the step. A device guard without effect is replaced by `nodev`.
     pub(super) fn new(rootfs: &RootFs, wanted: DeviceAccess) -> Result<Self> {
         let memory = view::tmpfs(&[("mode", "0700")], MountAttrFlags::empty())?;
         let devices = match wanted {
@@ -60,7 +60,7 @@ impl Stage {
             rustix::fs::mkdirat(&memory, name, Mode::from_raw_mode(0o755))
                 .map_err(wrong("cannot make", name))?;
         }
-        // On top of the root directory, where no lookup passes but those that start from the descriptor.
+        // Mounted on the root directory, where only lookups that start from the descriptor arrive.
         attach(memory.as_fd(), CWD, "/")?;
         let tree = match rootfs {
             RootFs::Overlay { .. } => view::open(rootfs)?,
@@ -85,7 +85,7 @@ impl Stage {
         self.root.as_fd()
     }
 
-    /// What was made in the tree for mounts.
+    /// The mount points that were made in the tree.
     pub(super) fn made(&self) -> &[Made] {
         &self.made
     }
@@ -122,7 +122,7 @@ impl Stage {
         for (target, name, content) in files {
             let file = self.file(name, &content, 0o644, 0, 0)?;
             self.put(file.as_fd(), target, Kind::File)?;
-            // A step that writes to them would lose it without a word.
+            // Writes to them would be lost silently.
             read_only(file.as_fd(), false)?;
         }
         Ok(())
@@ -131,12 +131,12 @@ impl Stage {
     fn mount_sys(&mut self, insecure: bool) -> Result<()> {
         let (sysfs, is_new) = match view::new_mount("sysfs", &[], QUIET) {
             Ok(sysfs) => (sysfs, true),
-            // An ordinary user may mount a new one only with a network of its own.
+            // An ordinary user may mount a new one only in its own network namespace.
             Err(Errno::PERM) => (clone_tree(CWD, Path::new("/sys"), true)?, false),
             Err(e) => return Err(Error::io("cannot mount /sys", "/sys", e.into())),
         };
         self.put(sysfs.as_fd(), "/sys", Kind::Folder)?;
-        // A new one shows no control groups, so the host's are not shown either.
+        // A new mount shows no control groups, so the host's are hidden too.
         if let Ok(groups) = view::open_in(self.root(), "/sys/fs/cgroup", OFlags::PATH)
             && !is_new
         {
@@ -153,7 +153,7 @@ impl Stage {
         let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let dev = view::tmpfs(&[("mode", "0755"), ("size", "65536k")], flags)?;
         self.put(dev.as_fd(), "/dev", Kind::Folder)?;
-        // Where mounts show no devices, these come from elsewhere. Only what is mounted can be cloned.
+        // Where mounts are `nodev`, the devices come from a mount of their own. Only a mount can be cloned.
         let elsewhere = match self.devices {
             DeviceAccess::NoDevices if !user_namespace => {
                 let memory = view::tmpfs(&[("mode", "0700")], flags)?;
@@ -184,20 +184,20 @@ impl Stage {
         let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
         let pts = view::new_mount("devpts", &options, flags)
-            // Group 5 does not exist where there is a single id.
+            // Group 5 does not exist with a single id.
             .or_else(|_| view::new_mount("devpts", &options[..3], flags))
             .map_err(wrong("cannot mount", "/dev/pts"))?;
         attach(pts.as_fd(), dev.as_fd(), "pts")?;
         let shm = view::tmpfs(&[("mode", "1777"), ("size", "65536k")], QUIET)?;
         attach(shm.as_fd(), dev.as_fd(), "shm")?;
-        // Kernels without message queues exist.
+        // Some kernels have no message queues.
         if let Ok(queues) = view::new_mount("mqueue", &[], QUIET) {
             attach(queues.as_fd(), dev.as_fd(), "mqueue")?;
         }
         if insecure && !user_namespace { super::insecure_devices::add(dev.as_fd()) } else { Ok(()) }
     }
 
-    /// Mounts one thing that the step asked for at its absolute place.
+    /// Mounts one mount of the step at its absolute path.
     pub(super) fn mount(&mut self, mount: &ExecMount, target: &str) -> Result<()> {
         self.mount_at(mount, target).map_err(|e| e.with_context("mount", target))
     }
@@ -224,8 +224,8 @@ impl Stage {
             MountSource::Tmpfs { size, read_only: is_read_only } => {
                 let size = size.map(|size| size.to_string());
                 self.put_with(target, Kind::Folder, |place, stage| {
-                    let stat = rustix::fs::fstat(&place.file).map_err(wrong("cannot look at", target))?;
-                    // Whoever may write to the folder may write to what is mounted over it; to a new one everybody may.
+                    let stat = rustix::fs::fstat(&place.file).map_err(wrong("cannot stat", target))?;
+                    // The mount has the mode of the folder below it; in a new folder everybody may write.
                     let mode = format!("{:o}", if place.is_new { 0o1777 } else { stat.st_mode & 0o7777 });
                     let mut options = vec![("mode", mode.as_str())];
                     if let Some(size) = &size {
@@ -266,7 +266,7 @@ impl Stage {
     /// Mounts a folder that holds one file.
     fn inline(&mut self, name: &str, content: &str, mode: u32, target: &str) -> Result<()> {
         if matches!(name, "" | "." | "..") || name.contains('/') {
-            return Err(Error::invalid("this cannot be the name of a file").with_context("name", name));
+            return Err(Error::invalid("the name of an inline file is not valid").with_context("name", name));
         }
         let folder_name = format!("inline-{}", self.trees);
         self.trees += 1;
@@ -315,7 +315,7 @@ impl Stage {
         attach(tree.as_fd(), self.stage.as_fd(), &name)?;
         let source = view::open_in(tree.as_fd(), path, OFlags::PATH)
             .map_err(|e| Error::io("the source of a mount does not exist", path, e.into()))?;
-        let stat = rustix::fs::fstat(&source).map_err(wrong("cannot look at", path))?;
+        let stat = rustix::fs::fstat(&source).map_err(wrong("cannot stat", path))?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Kind::Folder,
             _ => Kind::File,
@@ -329,10 +329,10 @@ impl Stage {
     }
 
     fn host_path(&mut self, path: &Path, options: &[HostOption], target: &str) -> Result<()> {
-        // What is looked at is what is mounted, whatever takes its name meanwhile.
+        // The opened file is checked and mounted, whatever its path names later.
         let opened = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .map_err(wrong("the host does not have this", path))?;
-        let stat = rustix::fs::fstat(&opened).map_err(wrong("cannot look at", path))?;
+            .map_err(wrong("cannot open a path of the host", path))?;
+        let stat = rustix::fs::fstat(&opened).map_err(wrong("cannot stat", path))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         let is_folder = kind == FileType::Directory;
         let bound = clone_tree(opened.as_fd(), Path::new(""), is_folder)?;
@@ -344,7 +344,7 @@ impl Stage {
                 HostOption::NoExecution => libc::MOUNT_ATTR_NOEXEC,
             }
         });
-        // A device itself is granted; one that the step makes in a folder is not.
+        // The device itself is allowed; a device node in a folder is not.
         let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
         if !is_device {
             self.hide_devices(bound.as_fd())?;
@@ -361,10 +361,10 @@ impl Stage {
 
     fn cache(&mut self, cache: &CacheMount, target: &str) -> Result<()> {
         super::cache_mount::fill(cache)?;
-        // What began with a file is one.
+        // A cache whose source is a file is a file.
         let opened = rustix::fs::open(&cache.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(wrong("cannot open a cache folder", &cache.path))?;
-        let stat = rustix::fs::fstat(&opened).map_err(wrong("cannot look at", &cache.path))?;
+        let stat = rustix::fs::fstat(&opened).map_err(wrong("cannot stat", &cache.path))?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Kind::Folder,
             _ => Kind::File,
@@ -390,8 +390,8 @@ impl Stage {
         self.put_with(target, kind, |place, _| attach(mount, place.file.as_fd(), ""))
     }
 
-    /// Finds the place `target` and lets `attach` mount something there. The place can lie in a folder that other
-    /// steps share, and one of them can take it away before the mount: then it is made again.
+    /// Finds the mount point `target` and calls `attach` with it. In a folder that steps share, another step can remove
+    /// the mount point first: then it is made again.
     fn put_with(
         &mut self,
         target: &str,
@@ -410,7 +410,7 @@ impl Stage {
         }
     }
 
-    /// Keeps the devices of a mount from the step, where nothing else does.
+    /// Makes a mount `nodev` where nothing else restricts devices.
     fn hide_devices(&self, mount: BorrowedFd<'_>) -> Result<()> {
         match self.devices {
             DeviceAccess::All | DeviceAccess::Guarded => Ok(()),
@@ -418,7 +418,7 @@ impl Stage {
         }
     }
 
-    /// Opens the working folder, and makes what is missing of it, with this user and group. It is not taken away again.
+    /// Opens the working folder and makes its missing parts with this user and group. They are not removed again.
     pub(super) fn working_folder(&self, cwd: &str, owner: (u32, u32)) -> Result<OwnedFd> {
         if cwd.trim_matches('/').is_empty() {
             return view::open_in(self.root(), "/", OFlags::PATH | OFlags::DIRECTORY)
@@ -434,20 +434,20 @@ impl Stage {
         }
     }
 
-    /// Makes the tree the root of this process and its children, and lets go of the old one.
+    /// Makes the tree the root of this process and its children, and unmounts the old one.
     pub(super) fn become_root(self) -> Result<()> {
         let wrong = wrong("cannot enter the root file system of the step", "/");
         rustix::process::fchdir(&self.root).map_err(&wrong)?;
         rustix::process::pivot_root(".", ".").map_err(&wrong)?;
-        // The old root now lies on the new one, and the stage on the old root: each call takes the topmost away.
+        // The old root is now mounted on the new one, and the stage on the old root: each call unmounts the topmost.
         unmount(".", UnmountFlags::DETACH).map_err(&wrong)?;
         unmount(".", UnmountFlags::DETACH).map_err(&wrong)?;
         rustix::process::chdir("/").map_err(&wrong)
     }
 }
 
-/// Shows the devices of an overlay, which comes without them, where something else decides which may be opened, and
-/// hides those of every tree where nothing does.
+/// Allows the devices of an overlay, which is mounted `nodev`, where a control group decides which may be opened.
+/// Otherwise makes every tree `nodev`.
 fn admit_devices(tree: BorrowedFd<'_>, is_overlay: bool, devices: DeviceAccess) -> Result<()> {
     match devices {
         DeviceAccess::NoDevices => no_devices(tree),

@@ -1,4 +1,4 @@
-//! Our own executor: steps as processes of the sandbox's helper.
+//! The native executor: steps as processes of the sandbox's helper.
 
 use super::step;
 use super::{ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, Security, device_guard};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-/// Becomes the helper when the program was started as one, and then never returns. Returns at once otherwise.
+/// Becomes the helper if the program was started as one, and then never returns. Otherwise returns at once.
 ///
 /// Must be the first line of `main`, before any thread starts.
 pub fn init() {
@@ -23,7 +23,7 @@ pub fn init() {
     }
 }
 
-/// Is the helper, for programs that are told in another way that they were started as one. The standard input must be
+/// Runs the helper, for programs that learn in another way that they were started as one. The standard input must be
 /// the socket that [`Sandbox::start`] made, and no other thread may run.
 pub fn helper_main() -> ! {
     sandbox::helper_main::<Commands>()
@@ -56,14 +56,14 @@ impl Steps for Commands {
     }
 }
 
-/// Runs commands in our own sandbox: namespaces, an overlay, Docker's default capabilities, a system call filter.
+/// Runs commands in a sandbox of namespaces, an overlay, Docker's default capabilities and a system call filter.
 ///
-/// They run in the helper of a [`Sandbox`], as the user that it is there. Clones share it.
+/// The commands run in the helper of a [`Sandbox`]. Clones share it.
 #[derive(Clone)]
 pub struct NativeExecutor(Sandbox);
 
 impl NativeExecutor {
-    /// Runs commands in this sandbox.
+    /// Makes an executor that uses this sandbox.
     pub fn new(sandbox: Sandbox) -> Self {
         Self(sandbox)
     }
@@ -86,7 +86,7 @@ impl NativeExecutor {
         self.0.identity()
     }
 
-    /// What is less than it could be here, and why, for people.
+    /// Messages about limits of this machine and their reasons.
     pub fn notes(&self) -> &[String] {
         self.0.notes()
     }
@@ -133,7 +133,7 @@ impl Executor for NativeExecutor {
                 control.close().await;
                 Ok(ExitStatus { code })
             }
-            _ => Err(Error::internal("the sandbox helper gave the answer to another question")),
+            _ => Err(Error::internal("the sandbox helper sent a reply of the wrong kind")),
         }
     }
 }

@@ -1,20 +1,19 @@
 //! The system call filters of a step, modelled on what Docker's default profile blocks.
 //!
-//! It is a list of what is denied, not of what is allowed: a system call that is newer than this list reaches the
-//! kernel, whose own checks of capabilities and namespaces hold. What is denied gives EPERM, so that programs see an
-//! ordinary refusal; `clone3`, whose flags a filter cannot see, gives ENOSYS, so that the C library falls back to
-//! `clone`. The x32 interface is absent.
+//! The filter lists denied calls, not allowed ones: a system call that is newer than the list reaches the kernel, whose
+//! own checks of capabilities and namespaces apply. A denied call returns EPERM, which programs handle. `clone3`, whose
+//! flags a filter cannot see, returns ENOSYS, so that the C library falls back to `clone`. The x32 interface is absent.
 //!
 //! One list of [`Rule`]s holds for every kind of program that a machine runs, 32-bit ones too: see [`super::syscalls`].
 //!
-//! With a single id ([`super::Identity::Single`]) a further filter hands changes of owner and identity over: see
-//! [`super::single`].
+//! With a single id ([`super::Identity::Single`]) another filter passes changes of owner and identity to a supervisor:
+//! see [`super::single`].
 
 use super::syscalls::{Abi, CLONE, CLONE3, Call, DENIED, SOCKET, SOCKETCALL};
 use crate::{Error, Result};
 use seccompiler::{BpfProgram, sock_filter};
 
-/// What a filter does about one system call. The first rule that holds decides; without one the call is allowed.
+/// What a filter does with one system call. The first matching rule decides; without one the call is allowed.
 #[derive(Clone, Debug)]
 struct Rule {
     call: Call,
@@ -23,13 +22,13 @@ struct Rule {
     action: u32,
 }
 
-/// When a rule holds. Of an argument the lower 32 bits count: no call here has more.
+/// When a rule matches. Only the lower 32 bits of an argument are compared: no call here uses more.
 #[derive(Clone, Debug)]
 enum When {
     Always,
     /// The argument of this index has any of these bits.
     HasAnyOf(u8, u32),
-    /// The argument of this index, as far as the mask goes, is one of these.
+    /// The argument of this index, masked, is one of these.
     IsOneOf(u8, u32, Vec<u32>),
 }
 
@@ -55,8 +54,8 @@ const fn errno(number: i32) -> u32 {
 
 /// The filters of a step, in the order to install them.
 ///
-/// `is_handed_over` says that the filter of [`handed_over`] is installed: what it takes is not refused here, since a
-/// refusal would win.
+/// `is_handed_over` says that the filter of [`handed_over`] is installed: the calls that it notifies are not denied
+/// here, since a denial would win.
 pub(super) fn filters(host_network: bool, is_handed_over: bool) -> Result<Vec<BpfProgram>> {
     let abis = Abi::of_machine(std::env::consts::ARCH);
     if abis.is_empty() {
@@ -65,17 +64,17 @@ pub(super) fn filters(host_network: bool, is_handed_over: bool) -> Result<Vec<Bp
     Ok(vec![compile(abis, &denied(host_network, is_handed_over))])
 }
 
-/// The filter that hands `socketcall` over where it makes a socket: see [`super::socketcall`].
+/// The filter that notifies `socketcall` when it makes a socket: see [`super::notify::socketcall`].
 pub(super) fn handed_over() -> BpfProgram {
     compile(Abi::of_machine(std::env::consts::ARCH), &[new_socket(libc::SECCOMP_RET_USER_NOTIF)])
 }
 
-/// `socketcall` that makes a socket. Of which family lies in memory, where no filter looks.
+/// `socketcall` that makes a socket. Its family is in memory, which filters cannot read.
 fn new_socket(action: u32) -> Rule {
     Rule { call: SOCKETCALL, when: When::IsOneOf(0, u32::MAX, vec![SYS_SOCKET]), action }
 }
 
-/// What no step may do.
+/// The calls that no step may make.
 fn denied(host_network: bool, is_handed_over: bool) -> Vec<Rule> {
     const DENY: u32 = errno(libc::EPERM);
     let mut rules: Vec<Rule> =
@@ -85,7 +84,7 @@ fn denied(host_network: bool, is_handed_over: bool) -> Vec<Rule> {
     // AF_VSOCK would reach the hypervisor past every network namespace.
     let mut families = vec![libc::AF_VSOCK as u32];
     if host_network {
-        // All that passes the host's interfaces could be read and forged.
+        // With the host's network, a step could read and forge all traffic.
         families.extend([libc::AF_PACKET as u32, libc::AF_XDP as u32]);
     }
     rules.push(Rule { call: SOCKET, when: When::IsOneOf(0, u32::MAX, families), action: DENY });
@@ -99,7 +98,7 @@ fn denied(host_network: bool, is_handed_over: bool) -> Vec<Rule> {
     rules
 }
 
-/// Compiles rules for every kind of program. A program of another kind is killed: a machine has none.
+/// Compiles rules for every ABI of the machine. A program of another ABI is killed; the machine runs none.
 fn compile(abis: &[Abi], rules: &[Rule]) -> BpfProgram {
     let mut program = vec![op(LOAD, 0, 0, ARCH)];
     for &abi in abis {
@@ -118,8 +117,8 @@ const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
 const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
 const HAS_BITS: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-/// Where the kernel puts the number of the call, the kind of the program, and the arguments of 64 bits, of which the
-/// lower half comes first on every machine that is supported.
+/// The offsets of the call's number, the ABI and the 64-bit arguments, whose lower half comes first on every supported
+/// machine.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
@@ -128,7 +127,7 @@ fn op(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
 }
 
-/// The rules for one kind of program. Never leaves its end.
+/// The rules for one ABI. The block always returns.
 fn block(abi: Abi, rules: &[Rule]) -> BpfProgram {
     let mut block = vec![op(LOAD, 0, 0, NUMBER)];
     if abi == Abi::X86_64 {
@@ -146,7 +145,7 @@ fn block(abi: Abi, rules: &[Rule]) -> BpfProgram {
             When::IsOneOf(index, mask, values) => {
                 tests.extend([argument(*index), op(AND, 0, 0, *mask)]);
                 for (at, value) in values.iter().enumerate() {
-                    // To the answer, over the values that follow and the jump behind them.
+                    // Jumps to the action, past the remaining values and the jump after them.
                     let over = (values.len() - at) as u8;
                     tests.push(op(EQUAL, over, 0, *value));
                 }
@@ -156,7 +155,7 @@ fn block(abi: Abi, rules: &[Rule]) -> BpfProgram {
         let is_plain = tests.is_empty();
         tests.push(op(RETURN, 0, 0, rule.action));
         if !is_plain {
-            // For the rules that follow.
+            // Reloads the number for the next rules.
             tests.push(op(LOAD, 0, 0, NUMBER));
         }
         block.push(op(EQUAL, 0, tests.len() as u8, number));
@@ -201,7 +200,7 @@ mod tests {
         }
     }
 
-    /// Every kind of program with the answers to its calls.
+    /// Calls `check` with every ABI and the results of its calls.
     fn each_abi(rules: &[Rule], mut check: impl FnMut(Abi, &dyn Fn(&Call, [u32; 3]) -> Option<u32>)) {
         for abis in MACHINES {
             let program = compile(abis, rules);
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_program_is_denied_the_same() {
+    fn all_abis_deny_the_same_calls() {
         each_abi(&denied(true, false), |abi, answer| {
             for call in DENIED {
                 assert!(matches!(answer(call, [0; 3]), None | Some(DENY)), "{abi:?} {}", call.name);
@@ -237,7 +236,7 @@ mod tests {
                 assert_eq!(answer(&SOCKETCALL, [what, 0, 0]), has_it.then_some(expected), "{abi:?} {what}");
             }
         });
-        // A network of its own holds nothing of the host.
+        // A private network has no traffic of the host.
         each_abi(&denied(false, false), |abi, answer| {
             for (family, expected) in [
                 (libc::AF_VSOCK, DENY),
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_handed_over_is_not_refused_and_nothing_else_is_handed_over() {
+    fn only_notified_calls_are_exempt_from_denial() {
         let over = libc::SECCOMP_RET_USER_NOTIF;
         each_abi(&[new_socket(over)], |abi, answer| {
             for (what, expected) in [(1, over), (2, ALLOW), (8, ALLOW)] {
@@ -266,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_x32_interface_is_absent_and_no_other_kind_runs() {
+    fn x32_calls_and_unknown_abis_are_rejected() {
         for rules in [denied(true, true)] {
             let program = compile(MACHINES[0], &rules);
             for number in [0, 56, 512, 0x3fff_ffff] {
@@ -286,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_is_named_twice() {
+    fn call_numbers_are_unique() {
         for abi in [Abi::X86_64, Abi::I386, Abi::Aarch64, Abi::Arm] {
             let all = DENIED.iter().chain([&CLONE, &CLONE3, &SOCKET, &SOCKETCALL]);
             let mut numbers: Vec<u32> = all.filter_map(|call| call.number(abi)).collect();
@@ -297,9 +296,9 @@ mod tests {
         }
     }
 
-    /// The numbers of this machine are also those of the C library.
+    /// The numbers of this machine equal those of the C library.
     #[test]
-    fn the_numbers_are_those_of_the_c_library() {
+    fn call_numbers_match_the_c_library() {
         let abi = Abi::of_machine(std::env::consts::ARCH)[0];
         let known = |name: &str| DENIED.iter().find(|call| call.name == name).unwrap().number(abi);
         for (name, number) in [

@@ -1,8 +1,8 @@
-//! Offers the ssh agent of the host inside a step, by a socket with an owner and a mode of its own: the host's socket
-//! belongs to a user that the step is not.
+//! Offers the ssh agent of the host inside a step, through a new socket with its own owner and mode: the host's socket
+//! belongs to another user.
 //!
-//! What a step may ask is to list keys and to sign (draft-miller-ssh-agent, section 3). It cannot add, remove or lock
-//! keys: those requests are answered with a failure and do not reach the agent.
+//! A step may list keys and sign (draft-miller-ssh-agent, section 3). It cannot add, remove or lock keys: those
+//! requests fail without reaching the agent.
 
 use super::mount_api;
 use crate::sandbox::{sys, view};
@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-/// Makes the socket `name` in `folder` and a process that passes on what arrives there. It ends with the step.
+/// Makes the socket `name` in `folder` and a process that forwards its messages. The process ends with the step.
 pub(super) fn serve(
     host: &Path,
     folder: BorrowedFd<'_>,
@@ -22,7 +22,7 @@ pub(super) fn serve(
     uid: u32,
     gid: u32,
 ) -> Result<()> {
-    // Held open, since the path is out of sight once the step has its own root.
+    // Kept open, since the path cannot be reached once the step has its own root.
     let target = view::open_in(view::open_folder(Path::new("/"))?.as_fd(), host, OFlags::PATH)
         .map_err(|e| Error::io("the socket to mount does not exist", host, e.into()))?;
     let listener = UnixListener::bind(view::fd_path(&folder).join(name))
@@ -42,7 +42,7 @@ pub(super) fn serve(
     Ok(())
 }
 
-/// The longest message that is passed on; agents take no longer ones either.
+/// The longest message that is forwarded; agents do not accept longer ones either.
 const MAX_MESSAGE: usize = 256 << 10;
 const REQUEST_IDENTITIES: u8 = 11;
 const SIGN_REQUEST: u8 = 13;
@@ -50,11 +50,11 @@ const SIGN_REQUEST: u8 = 13;
 const FAILURE: [u8; 5] = [0, 0, 0, 1, 5];
 
 fn connect(inner: UnixStream, outer: UnixStream) {
-    // Without a thread for it both ends are closed, and the program that asked is told so.
+    // When no thread can be started, both ends are closed and the program sees an error.
     std::thread::Builder::new().spawn(move || pass(inner, outer)).ok();
 }
 
-/// Passes requests on and answers back until either side ends.
+/// Forwards requests and replies until either side closes.
 fn pass(mut inner: UnixStream, mut outer: UnixStream) {
     while let Some(request) = message(&mut inner) {
         let answer = match request.get(4) {
@@ -75,7 +75,7 @@ fn pass(mut inner: UnixStream, mut outer: UnixStream) {
     }
 }
 
-/// One message with its length in front; nothing at the end, or when it is too long to be one.
+/// One message with its length prefix; `None` at the end or when it is too long.
 fn message(from: &mut UnixStream) -> Option<Vec<u8>> {
     let mut length = [0; 4];
     from.read_exact(&mut length).ok()?;
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_can_list_and_sign_and_nothing_else() {
+    fn a_step_can_only_list_keys_and_sign() {
         let (mut step, inner) = UnixStream::pair().unwrap();
         let (outer, mut agent) = UnixStream::pair().unwrap();
         connect(inner, outer);
@@ -118,7 +118,7 @@ mod tests {
             assert_eq!(ask(body), FAILURE, "{body:?}");
         }
         step.write_all(&[0xff; 8]).unwrap();
-        assert_eq!(step.read(&mut [0; 8]).unwrap_or(0), 0, "what is too long ends the connection");
+        assert_eq!(step.read(&mut [0; 8]).unwrap_or(0), 0, "a message that is too long ends the connection");
         drop(step);
         assert_eq!(agent.join().unwrap(), [11, 13]);
     }

@@ -1,4 +1,4 @@
-//! What a command is to be run with: data that is sent to the helper.
+//! The command of a step and its settings, as data that is sent to the helper.
 
 use crate::sandbox::RootFs;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ pub enum Network {
     /// The network of the host.
     #[default]
     Host,
-    /// A loopback interface alone.
+    /// Only a loopback interface.
     None,
 }
 
@@ -27,7 +27,7 @@ pub enum Security {
     Insecure,
 }
 
-/// Bytes that never print and are wiped when dropped.
+/// Bytes that are never printed and are wiped when dropped.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecretBytes(#[serde(with = "base64_bytes")] Vec<u8>);
@@ -72,17 +72,17 @@ mod base64_bytes {
     }
 }
 
-/// A folder that outlives the build, mounted into a step.
+/// A persistent folder that is mounted into a step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheMount {
-    /// The folder on the host. It is made where it does not exist; its parent must exist.
+    /// The folder on the host. It is made if missing; its parent must exist.
     pub path: PathBuf,
-    /// Whether the command may not write.
+    /// Whether the mount is read-only.
     pub read_only: bool,
-    /// Mode and owner of the folder when it is made and `from` has none for it; 0755 and root without.
+    /// Mode and owner of a new folder unless `from` provides them; `None` for 0755 and root.
     pub owner: Option<CacheOwner>,
-    /// What the folder is a copy of when it is made, with its mode and owner: a tree and a path within it. Where
-    /// `owner` is given, nothing need be there.
+    /// The initial content of a new folder, with its mode and owner: a tree and a path within it. With `owner` the path
+    /// may be missing.
     pub from: Option<(RootFs, String)>,
 }
 
@@ -97,21 +97,21 @@ pub struct CacheOwner {
     pub gid: u32,
 }
 
-/// What a mount of something of the host itself leaves out.
+/// A restriction of a mount of a host path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostOption {
-    /// Writing.
+    /// Read-only.
     ReadOnly,
-    /// Set-user-id programs.
+    /// No set-user-id programs.
     NoSetUserId,
-    /// Device nodes.
+    /// No device nodes.
     NoDevices,
-    /// Running programs.
+    /// No running of programs.
     NoExecution,
 }
 
-/// What a mount of a command shows.
+/// The content of a mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MountSource {
@@ -133,24 +133,24 @@ pub enum MountSource {
         /// Whether the command may write.
         writable: bool,
     },
-    /// A device, file or folder of the host itself. What the command writes to it stays. A device can be opened, unless
-    /// [`HostOption::NoDevices`] is given; those in a folder cannot.
+    /// A device, file or folder of the host itself. Writes of the command are kept. A device can be opened unless
+    /// [`HostOption::NoDevices`] is given; device nodes in a folder cannot.
     HostPath {
         /// The path on the host.
         path: PathBuf,
-        /// What is left out.
+        /// The restrictions.
         options: Vec<HostOption>,
     },
-    /// A folder that outlives the build.
+    /// A persistent folder.
     Cache(CacheMount),
-    /// Memory, with the mode of the folder that it is mounted on; everybody may write where there was none.
+    /// A tmpfs, with the mode of the folder that it is mounted on. In a new folder everybody may write.
     Tmpfs {
-        /// At most this many bytes.
+        /// The size limit in bytes.
         size: Option<u64>,
-        /// Whether the command may not write.
+        /// Whether the mount is read-only.
         read_only: bool,
     },
-    /// A read-only folder that holds one file, in memory.
+    /// A read-only folder with one file, in memory.
     Inline {
         /// The name of the file.
         name: String,
@@ -159,7 +159,7 @@ pub enum MountSource {
         /// Its mode.
         mode: u32,
     },
-    /// A file with a secret, in memory. The command may not write to it.
+    /// A read-only file with a secret, in memory.
     Secret {
         /// The content.
         content: SecretBytes,
@@ -183,45 +183,45 @@ pub enum MountSource {
     },
 }
 
-/// Something mounted for one command.
+/// A mount of one command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecMount {
-    /// Where, absolute, or relative to the working folder.
+    /// The path, absolute or relative to the working folder.
     pub target: String,
-    /// What.
+    /// The content.
     pub source: MountSource,
 }
 
-/// A command and what it runs with.
+/// A command and its settings.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecSpec {
     /// The program and its arguments. A program without a slash is searched in the `PATH` of `env`.
     pub args: Vec<String>,
-    /// The whole environment (secrets included), in order; a later entry wins.
+    /// The whole environment (including secrets), in order; a later entry wins.
     pub env: Vec<(String, String)>,
-    /// The working folder, absolute. What is missing of it is made, and belongs to the user.
+    /// The absolute working folder. Missing parts are made and belong to the user.
     pub cwd: String,
     /// `user`, `user:group`, by name or number, resolved within the root file system; empty for root.
     pub user: String,
-    /// Supplementary groups beside those that the user has in the root file system.
+    /// Supplementary groups in addition to those that the user has in the root file system.
     pub groups: Vec<u32>,
-    /// What is mounted beside the root file system, parents before what lies below them. Of several with one target
-    /// the last counts.
+    /// The mounts in addition to the root file system, parents before the mounts below them. Of several with one target
+    /// the last one is used.
     pub mounts: Vec<ExecMount>,
     /// Network access.
     pub network: Network,
     /// Privileges.
     pub security: Security,
-    /// The host name that the step sees; `hyper` without.
+    /// The host name that the step sees; `None` for `hyper`.
     pub hostname: Option<String>,
-    /// Entries of `/etc/hosts` beside localhost: name and address.
+    /// Entries of `/etc/hosts` in addition to localhost: name and address.
     pub extra_hosts: Vec<(String, String)>,
-    /// The content of `/etc/resolv.conf`; the host's, as the helper reads it, without.
+    /// The content of `/etc/resolv.conf`; `None` for the host's, as the helper reads it.
     pub resolv_conf: Option<String>,
 }
 
 impl ExecSpec {
-    /// A command as root in `/`, with the host's network and nothing else.
+    /// A command that runs as root in `/`, with the host's network and an empty environment.
     pub fn new(args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             args: args.into_iter().map(Into::into).collect(),
@@ -240,7 +240,7 @@ impl ExecSpec {
 }
 
 impl fmt::Debug for ExecSpec {
-    /// The environment can hold secrets: its names alone are printed.
+    /// The environment can hold secrets: only its names are printed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ExecSpec")
             .field("args", &self.args)

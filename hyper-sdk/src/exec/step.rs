@@ -1,5 +1,5 @@
-//! Runs one command: the operation's process makes pid 1 of a new pid namespace, which puts the sandbox together,
-//! starts the command, reaps what dies, and ends with the command; everything left in the namespace dies with it.
+//! Runs one command. The operation's process forks pid 1 of a new pid namespace. Pid 1 assembles the sandbox, starts
+//! the command, reaps dead processes and ends with the command. Every process left in the namespace dies with it.
 
 use super::device_guard::{self, DeviceAccess, Guarded};
 use super::mountpoint::{self, Made};
@@ -18,34 +18,34 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-/// Peers leave these in an image whose base lacks them, and so do we: later steps and tools rely on them.
+/// Other builders leave these folders in an image whose base lacks them. Later steps and tools rely on them.
 const KEPT: &[&str] = &["proc", "sys", "dev"];
 
-/// What pid 1 and the command tell the operation.
+/// A message of pid 1 or the command to the operation.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Status {
-    /// What was made in the tree for mounts.
+    /// The mount points that were made in the tree.
     Made(Vec<Made>),
-    /// Why the command could not be started.
+    /// The reason why the command could not be started.
     Failed(Failure),
-    /// The owners that the step set and that its files cannot carry.
+    /// The owners that the step set and that its files cannot record.
     Owners(StepRecord),
 }
 
 impl Status {
-    /// Sends it. A reader that is gone is about to end us.
+    /// Sends the message. Without a reader this process is about to be killed.
     pub(super) fn send(&self, mut to: &File) {
         let text = serde_json::to_vec(self).expect("plain data");
         write_frame(&mut to, &text).ok();
     }
 }
 
-/// Runs a command to its end and takes away what was mounted for it. Gives the exit code.
+/// Runs a command to its end and removes its mount points. Returns the exit code.
 pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Context) -> Result<i32> {
     let StepIo { control, output, errors } = io;
     check(&spec)?;
     if let RootFs::Overlay { upper: Some((_, work)), .. } = rootfs {
-        // What a step that was cancelled could not take away.
+        // Removes what a cancelled step left behind.
         tree::remove(&work.join("work"))?;
     }
     let (status, status_end) =
@@ -58,7 +58,7 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
             drop(status);
             sys::die_with_parent(own_pid);
             let status = File::from(status_end);
-            // The parent may have died before the line above: then nobody reads the pipe.
+            // The parent may have died before the line above: then the pipe has no reader.
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
             if poll(&mut [PollFd::new(&status, PollFlags::empty())], Some(&now)) != Ok(0) {
                 sys::exit_now(1);
@@ -90,12 +90,12 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
     });
     match outcome? {
         Some(code) => cleaned.map(|()| code),
-        // Nobody is there to hear it.
+        // The caller is gone.
         None => sys::exit_now(1),
     }
 }
 
-/// Forks pid 1 of a new pid namespace, in a control group that guards the devices where that is possible.
+/// Forks pid 1 of a new pid namespace, in a control group that restricts devices where possible.
 fn fork_init(spec: &ExecSpec, context: Context) -> Result<(Option<Guarded>, sys::Fork)> {
     if !context.user_namespace
         && spec.security == Security::Sandbox
@@ -103,7 +103,7 @@ fn fork_init(spec: &ExecSpec, context: Context) -> Result<(Option<Guarded>, sys:
     {
         return Ok((Some(guard), fork));
     }
-    // `nodev` does it then.
+    // `nodev` is used instead.
     sys::unshare(libc::CLONE_NEWPID).context("detail", "pid namespace")?;
     Ok((None, sys::fork()?))
 }
@@ -118,7 +118,8 @@ fn check(spec: &ExecSpec) -> Result<()> {
     Ok(())
 }
 
-/// Waits for pid 1 to end and gives the exit code. When the caller closes the control socket, kills it and gives `None`.
+/// Waits for pid 1 to end and returns the exit code. When the caller closes the control socket, kills it and returns
+/// `None`.
 fn watch(
     control: &UnixStream,
     mut status: File,
@@ -149,7 +150,7 @@ fn watch(
                     Ok(Status::Failed(why)) => failure = Some(why),
                     Err(_) => {}
                 },
-                // Every process of the sandbox has ended, or is about to.
+                // All processes of the sandbox have ended or are about to.
                 _ => break,
             }
         }
@@ -161,7 +162,7 @@ fn watch(
     }
 }
 
-/// Takes away what the mounts needed.
+/// Removes the mount points.
 fn clean(rootfs: &RootFs, made: &[Made]) -> Result<()> {
     match rootfs {
         RootFs::Overlay { lowers, upper: Some((upper, work)) } => {
@@ -169,7 +170,7 @@ fn clean(rootfs: &RootFs, made: &[Made]) -> Result<()> {
             if let Some(folder) = work.parent() {
                 tree::remove(&folder.join("binds"))?;
             }
-            // Overlay leaves marks here that would keep a second step from mounting the same folders.
+            // Overlay leaves files here that would keep a second step from mounting the same folders.
             tree::remove(&work.join("work"))?;
         }
         RootFs::Overlay { .. } | RootFs::Folder { writable: false, .. } => {}
@@ -178,7 +179,7 @@ fn clean(rootfs: &RootFs, made: &[Made]) -> Result<()> {
     Ok(())
 }
 
-/// Pid 1 of the sandbox. Gives the exit code of the command.
+/// Runs as pid 1 of the sandbox. Returns the exit code of the command.
 fn init(
     rootfs: &RootFs,
     spec: ExecSpec,
@@ -192,16 +193,16 @@ fn init(
         namespaces |= libc::CLONE_NEWNET;
     }
     sys::unshare(namespaces).context("detail", "namespaces")?;
-    // Names of the host's control groups are out of sight; a kernel without them has none to hide.
+    // Hides the names of the host's control groups. A kernel without such namespaces has none to hide.
     let _ = sys::unshare(libc::CLONE_NEWCGROUP);
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(|e| Error::io("cannot separate the mounts", "/", e.into()))?;
+        .map_err(|e| Error::io("cannot make the mounts private", "/", e.into()))?;
     if spec.network == Network::None {
         sys::loopback_up().context("detail", "loopback interface")?;
     }
     let hostname = spec.hostname.as_deref().unwrap_or("hyper");
     sys::set_hostname(hostname).map_err(|e| match e.kind() {
-        // The first call that the usual filter of a container refuses, though it lets namespaces be made.
+        // The usual filter of a container allows new namespaces but refuses this call first.
         std::io::ErrorKind::PermissionDenied => Error::unsupported(
             "cannot set the host name of a step: a container that runs builds must permit the system calls for \
              namespaces and mounts, and have no masked paths in its /proc",
@@ -219,7 +220,7 @@ fn init(
     let owners = if single { Some(single_id::StepOwners::open(rootfs)?) } else { None };
     let mut stage = Stage::new(rootfs, wanted)?;
     let prepared = prepare(&mut stage, &spec, context);
-    // Whatever has been made so far must be taken away, also after a failure.
+    // The mount points made so far must be removed, also after a failure.
     Status::Made(stage.made().to_vec()).send(status);
     let (user, cwd) = prepared?;
     stage.become_root()?;
@@ -229,7 +230,7 @@ fn init(
     let sandboxed = spec.security == Security::Sandbox;
     sys::hide_memory();
     if sandboxed {
-        // With the host's network the host's abstract sockets would be in reach. Older kernels cannot do it.
+        // The host's network exposes its abstract sockets. Older kernels cannot hide them.
         let _ = sys::hide_abstract_sockets();
     }
     let mut helper =
@@ -253,7 +254,7 @@ fn init(
             None => socketcall::serve(&from),
         }
     }
-    // Secrets of the environment are not kept here.
+    // Pid 1 does not keep the secrets of the environment.
     drop((command, spec));
     loop {
         match sys::next_signal(SIGNALS) {
@@ -272,13 +273,13 @@ fn init(
     }
 }
 
-/// Mounts everything. Gives the user and the working folder.
+/// Mounts everything. Returns the user and the working folder.
 fn prepare(
     stage: &mut Stage,
     spec: &ExecSpec,
     context: Context,
 ) -> Result<(crate::layer::passwd::Identity, OwnedFd)> {
-    // Read before anything of the step is mounted over them.
+    // The files are read before a mount of the step can hide them.
     let file = |path: &str| view::read_file(stage.root(), path, 16 << 20);
     let (passwd, group) = (file("/etc/passwd")?, file("/etc/group")?);
     let mut user = crate::layer::passwd::resolve_user(&spec.user, passwd.as_deref(), group.as_deref())?;
@@ -286,18 +287,19 @@ fn prepare(
     if !user.groups.contains(&user.gid) {
         user.groups.insert(0, user.gid);
     }
-    // What the step works in is part of its result, also where a mount hides it from the step itself.
+    // The working folder is part of the step's result, even when a mount hides it from the step.
     stage.working_folder(&spec.cwd, (user.uid, user.gid))?;
     stage.mount_system(spec, context)?;
     for (target, mount) in by_target(&spec.mounts, &spec.cwd) {
         stage.mount(mount, &target)?;
     }
-    // A mount above it may have hidden it.
+    // A mount above may have hidden it.
     let cwd = stage.working_folder(&spec.cwd, (0, 0))?;
     Ok((user, cwd))
 }
 
-/// The mounts by their absolute targets, so that none hides one below it; of several with one target the last counts.
+/// The mounts by their absolute targets, so that a mount never hides one below it. Of several with one target the last
+/// one is used.
 fn by_target<'a>(mounts: &'a [ExecMount], cwd: &str) -> BTreeMap<String, &'a ExecMount> {
     let absolute = |target: &str| match target.strip_prefix('/') {
         Some(_) => target.to_owned(),
@@ -312,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mounts_come_below_those_that_hold_them_and_the_last_of_a_target_counts() {
+    fn mounts_are_ordered_by_target_and_the_last_duplicate_wins() {
         let mount = |target: &str, size| ExecMount {
             target: target.to_owned(),
             source: MountSource::Tmpfs { size: Some(size), read_only: false },

@@ -1,9 +1,9 @@
-//! The numbers of system calls that filters name, for every kind of program that runs on a machine.
+//! The numbers of the system calls in filters, for every ABI of a machine.
 
-/// A kind of program, as the kernel tells filters.
+/// The ABI of a program, as the kernel reports it to filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Abi {
-    /// 64-bit x86. The x32 interface has the same mark, and numbers with a bit of its own.
+    /// 64-bit x86. The x32 interface has the same mark; its numbers have an extra bit.
     X86_64,
     /// 32-bit x86.
     I386,
@@ -16,7 +16,7 @@ pub(super) enum Abi {
 }
 
 impl Abi {
-    /// The kinds that a machine runs; none for a machine that is not supported.
+    /// The ABIs that a machine runs; empty for an unsupported machine.
     pub(super) fn of_machine(machine: &str) -> &'static [Self] {
         match machine {
             "x86_64" => &[Self::X86_64, Self::I386],
@@ -41,14 +41,14 @@ impl Abi {
 /// A system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Call {
-    /// The name, for tests and people.
+    /// The name, for tests and debugging.
     #[cfg_attr(not(test), allow(dead_code, reason = "tests compare it with what the C library says"))]
     pub(super) name: &'static str,
     numbers: [Option<u32>; 4],
 }
 
 impl Call {
-    /// The number, where this kind of program has the call.
+    /// The number, if this ABI has the call.
     pub(super) fn number(&self, abi: Abi) -> Option<u32> {
         self.numbers[match abi {
             Abi::X86_64 => 0,
@@ -71,18 +71,18 @@ const fn call(name: &'static str, numbers: [i32; 4]) -> Call {
     Call { name, numbers: known }
 }
 
-/// Every kind has it under one number, as all that is newer than Linux 5.0.
+/// A call with the same number in every ABI, as all calls since Linux 5.1.
 const fn new(name: &'static str, number: i32) -> Call {
     call(name, [number; 4])
 }
 
 /// Makes a process; the flags are the first argument everywhere.
 pub(super) const CLONE: Call = call("clone", [56, 120, 220, 120]);
-/// Makes a process by a structure, which a filter cannot see.
+/// Makes a process; the flags are in a structure, which filters cannot read.
 pub(super) const CLONE3: Call = new("clone3", 435);
 /// Makes a socket; the family is the first argument.
 pub(super) const SOCKET: Call = call("socket", [41, 359, 198, 281]);
-/// The old way to all calls of sockets: which one is the first argument, and theirs lie in memory.
+/// The old call for all socket operations: the first argument selects one, and its arguments are in memory.
 pub(super) const SOCKETCALL: Call = call("socketcall", [-1, 102, -1, 102]);
 /// Denied in every step.
 pub(super) const DENIED: &[Call] = &[

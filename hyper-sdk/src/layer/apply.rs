@@ -5,10 +5,11 @@
 //! tree in place (a whiteout deletes).
 //!
 //! # Invariants
-//! - Nothing outside the target is touched, and no symlink in the target is ever followed: something above an entry
-//!   that is no directory comes from a lower layer and is replaced by a directory, or from this layer and is an error.
-//! - Owner, then extended attributes, then mode, then time: so that setuid bits and file capabilities survive.
-//! - Directories get their metadata last, deepest first. Nothing is synced: a target is complete or thrown away.
+//! - Nothing outside the target is touched, and no symlink in the target is followed. If a parent of an entry is not a
+//!   directory, it is replaced by one when it comes from a lower layer, and is an error when it comes from this layer.
+//! - The owner is set first, then extended attributes, mode and time, so that setuid bits and file capabilities
+//!   survive.
+//! - Directories get their metadata last, deepest first. Nothing is synced: an incomplete target is discarded.
 
 use super::entry::{Entry, EntryKind, LayerPath};
 use super::files::{self, Lowers, failed};
@@ -29,35 +30,35 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// What kind of directory a layer is unpacked into.
+/// The kind of directory that a layer is unpacked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ApplyStyle {
-    /// The upper directory of an overlay: whiteouts are kept in overlay's own form.
+    /// The upper directory of an overlay: whiteouts are stored in overlay's format.
     Overlay,
     /// A full tree that already holds the lower layers: whiteouts delete.
     Plain,
 }
 
-/// What happens to the owners of a layer.
+/// How the owners of a layer are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OwnerPolicy {
-    /// They are set; one that cannot be set is an error.
+    /// Owners are set; one that cannot be set is an error.
     Keep,
-    /// They are set where the user namespace of the caller has them; what has another owner belongs to the caller.
+    /// Owners that the caller's user namespace maps are set; files of other owners belong to the caller.
     KeepMapped,
-    /// They are not set: everything belongs to the caller.
+    /// Owners are not set: everything belongs to the caller.
     Ignore,
-    /// As [`OwnerPolicy::Ignore`], and files and folders carry their owner in the attribute `user.hyper.owner`. Links
-    /// and pipes carry none.
+    /// As [`OwnerPolicy::Ignore`], and files and folders have their owner in the attribute `user.hyper.owner`. Links
+    /// and pipes have no such attribute.
     Record,
 }
 
-/// What happens to device nodes that the caller may not create.
+/// How device nodes that the caller may not create are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DevicePolicy {
-    /// They are an error.
+    /// Such a device node is an error.
     Fail,
-    /// They are left out and listed in [`Applied::skipped`].
+    /// Such device nodes are left out and listed in [`Applied::skipped`].
     Skip,
 }
 
@@ -67,23 +68,23 @@ pub(crate) struct ApplyOptions {
     /// The kind of target.
     pub style: ApplyStyle,
     /// The lower layers, topmost first, as unpacked in [`ApplyStyle::Overlay`]: directories that the layer does not
-    /// mention take their metadata from here, hardlinks to files of lower layers are copied from here, and whiteouts
-    /// of what is not here are left out. When there are none, every whiteout is kept.
+    /// mention get their metadata from them, hardlinks to their files become copies, and whiteouts of paths that they
+    /// do not have are left out. Without lower layers every whiteout is kept.
     pub lowers: Vec<PathBuf>,
-    /// What happens to owners.
+    /// How owners are handled.
     pub owners: OwnerPolicy,
-    /// What happens to device nodes.
+    /// How device nodes are handled.
     pub devices: DevicePolicy,
-    /// The times of entries that have others than the layer says.
+    /// The exact times of entries, which replace those of the layer.
     pub times: Option<Arc<TimesTable>>,
-    /// The directory of the target that the layer is put into, which is made.
+    /// The directory of the target that the layer is unpacked into. It is made if missing.
     pub below: LayerPath,
-    /// Whether the target loses what the layer does not have. For [`ApplyStyle::Plain`].
+    /// Whether files of the target that are not in the layer are removed. For [`ApplyStyle::Plain`].
     pub prune: bool,
 }
 
 impl ApplyOptions {
-    /// Owners kept, impossible devices refused, no lower layers, the times of the layer.
+    /// Keeps owners, fails on devices that cannot be made, and uses no lower layers and the times of the layer.
     pub(crate) fn new(style: ApplyStyle) -> Self {
         Self {
             style,
@@ -97,10 +98,10 @@ impl ApplyOptions {
     }
 }
 
-/// A layer that was unpacked.
+/// The result of unpacking a layer.
 #[derive(Clone, Debug)]
 pub(crate) struct Applied {
-    /// What the layer holds.
+    /// The index of the layer.
     pub index: LayerIndex,
     /// The device nodes that were left out.
     pub skipped: Vec<LayerPath>,
@@ -108,11 +109,11 @@ pub(crate) struct Applied {
 
 /// Unpacks the uncompressed layer `source` into the directory `target`, which exists.
 ///
-/// After an error the target holds part of the layer: throw it away.
+/// After an error the target contains part of the layer and must be discarded.
 ///
 /// # Errors
-/// Those of [`LayerReader::next_entry`]; [`ErrorKind::Invalid`] for entries below something that is no directory and
-/// hardlinks that lead nowhere; [`ErrorKind::Unsupported`] for extended attributes that the file system cannot keep;
+/// Those of [`LayerReader::next_entry`]; [`ErrorKind::Invalid`] for entries whose parent is not a directory and for
+/// dangling hardlinks; [`ErrorKind::Unsupported`] for extended attributes that the file system cannot keep;
 /// [`ErrorKind::Denied`] for owners and devices without the privilege; [`ErrorKind::Io`].
 pub(crate) fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result<Applied> {
     let mut reader = LayerReader::new(source);
@@ -128,7 +129,7 @@ pub(crate) fn apply(source: impl Read, target: &Path, options: &ApplyOptions) ->
         buffer: vec![0; 128 << 10],
     };
     if options.owners == OwnerPolicy::Ignore {
-        // What was written here before may keep its owner out.
+        // Earlier files here may deny their owner access.
         files::let_owner_in(apply.top.as_fd(), b"")
             .map_err(|e| failed("cannot write to the target", &LayerPath::root(), e))?;
     }
@@ -144,7 +145,7 @@ pub(crate) fn apply(source: impl Read, target: &Path, options: &ApplyOptions) ->
         apply.finish()
     };
     unpack().map_err(|e| match e.kind() {
-        // Whoever has to free the space wants to know where.
+        // The user needs the path to free space there.
         ErrorKind::StorageFull => e.with_context("path", target.display()),
         _ => e,
     })
@@ -166,9 +167,9 @@ struct Apply<'a> {
 
 struct Pending {
     entry: Entry,
-    /// Whether it was in the target before, so that it may have attributes to be removed.
+    /// Whether it existed in the target before, so that old attributes may have to be removed.
     existed: bool,
-    /// Whether the layer does not mention it.
+    /// Whether the layer has no entry for it.
     implied: bool,
 }
 
@@ -192,7 +193,7 @@ impl Apply<'_> {
         self.index.add(entry)
     }
 
-    /// Opens the directory of an entry, making it and those above when they are missing.
+    /// Opens the directory of an entry, and makes it and its missing parents.
     fn parent(&mut self, path: &LayerPath) -> Result<Rc<OwnedFd>> {
         let parent = path.parent().unwrap_or_default();
         if let Some((last, fd)) = &self.last_parent
@@ -232,14 +233,14 @@ impl Apply<'_> {
             && !self.times.contains_key(path)
         {
             let stat = rustix::fs::fstat(fd)
-                .map_err(|e| failed("cannot look at a directory of the target", path, e))?;
+                .map_err(|e| failed("cannot stat a directory of the target", path, e))?;
             let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ };
             self.times.insert(path.clone(), time);
         }
         Ok(())
     }
 
-    /// A directory that the layer does not mention, as the lower layers have it.
+    /// The entry for a directory that the layer does not mention, as in the lower layers.
     fn inherited(&self, path: &LayerPath) -> Result<Entry> {
         let mut entry = Entry::directory(path.clone(), 0o755);
         if self.options.style == ApplyStyle::Overlay
@@ -257,7 +258,7 @@ impl Apply<'_> {
         Ok(entry)
     }
 
-    /// Takes the owner of something of a lower layer from where it is recorded.
+    /// Takes the owner of an entry of a lower layer from its attribute.
     fn recorded_owner(&self, entry: &mut Entry) {
         if self.options.owners == OwnerPolicy::Record
             && let Some(owner) = owner::take_owner(&mut entry.xattrs)
@@ -275,10 +276,10 @@ impl Apply<'_> {
             match make() {
                 Err(Errno::EXIST) => {
                     let stat = files::status(&*parent, entry.path.file_name())
-                        .map_err(|e| failed("cannot look at the target", &entry.path, e))?;
+                        .map_err(|e| failed("cannot stat the target", &entry.path, e))?;
                     existed = files::type_of(&stat) == FileType::Directory;
                     if existed && self.options.owners != OwnerPolicy::Keep {
-                        // Its own mode may keep its owner out; the layer's comes at the end.
+                        // Its mode may deny its owner access; the layer's mode is set at the end.
                         files::let_owner_in(parent.as_fd(), entry.path.file_name()).map_err(|e| {
                             failed("cannot write to a directory of the target", &entry.path, e)
                         })?;
@@ -383,7 +384,7 @@ impl Apply<'_> {
             done.map_err(|e| {
                 let owner = format!("{}:{}", entry.uid, entry.gid);
                 let why = match e {
-                    Errno::INVAL => owner::BEYOND,
+                    Errno::INVAL => owner::UNMAPPED_OWNER,
                     Errno::PERM => "the owner of an entry may not be set without more privilege",
                     _ => "cannot set the owner of an entry",
                 };
@@ -436,7 +437,7 @@ impl Apply<'_> {
                 .map_err(|e| failed("cannot make a hardlink of the layer", &entry.path, e))
             }
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.copy_lower(entry, target, parent.as_fd()),
-            Err(e) => Err(failed("cannot look at the target of a hardlink", target, e)),
+            Err(e) => Err(failed("cannot stat the target of a hardlink", target, e)),
         }
     }
 
@@ -444,7 +445,7 @@ impl Apply<'_> {
     fn copy_lower(&mut self, entry: &Entry, target: &LayerPath, parent: BorrowedFd<'_>) -> Result<()> {
         let node = self.lowers.find(target)?;
         let node = node.filter(|n| files::type_of(&n.stat) == FileType::RegularFile).ok_or_else(|| {
-            Error::invalid("a hardlink of the layer leads to no file")
+            Error::invalid("a hardlink of the layer does not lead to a file")
                 .with_context("entry", &entry.path)
                 .with_context("target", target)
         })?;
@@ -473,7 +474,7 @@ impl Apply<'_> {
         self.metadata(&copy, parent, copy.path.file_name(), Some(file.as_fd()))
     }
 
-    /// Deletes what lower layers have at `path` (or only below it); what this layer has is kept.
+    /// Deletes what lower layers have at `path` (or only below it); files of this layer are kept.
     fn delete_lower(&mut self, path: &LayerPath, only_below: bool) -> Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let wrong = |e| failed("cannot remove what a layer hides", path, e);
@@ -504,24 +505,24 @@ impl Apply<'_> {
         let index = std::mem::take(&mut self.index).finish();
         match self.options.style {
             ApplyStyle::Overlay => self.whiteouts(&index)?,
-            // Times and modes of directories come after it.
+            // Times and modes of directories are set after this.
             ApplyStyle::Plain if self.options.prune => prune(self.top.as_fd(), &index)?,
             ApplyStyle::Plain => {}
         }
         for (path, time) in std::mem::take(&mut self.times) {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            // Metadata of the layer is set below, and what a later entry replaced is gone.
+            // Directories with an entry get its metadata below, and replaced directories are gone.
             if self.directories.contains_key(&path) {
                 continue;
             }
             let Ok(fd) = files::open_below(self.top.as_fd(), path.as_bytes(), flags) else { continue };
             let times = Timestamps { last_access: time, last_modification: time };
             rustix::fs::futimens(&fd, &times)
-                .map_err(|e| failed("cannot keep the time of a directory", &path, e))?;
+                .map_err(|e| failed("cannot restore the time of a directory", &path, e))?;
         }
         for (path, mut pending) in std::mem::take(&mut self.directories).into_iter().rev() {
-            // A mark may come after what it makes look different: only now is known what the layer hides.
-            // The root is the same folder in every layer: nothing can hide it.
+            // A whiteout may come after the entries that it affects: only now is it known what the layer hides. Every
+            // layer has the same root, which cannot be hidden.
             if pending.implied && !path.is_root() && index.hides(&path) {
                 pending.entry = Entry::directory(path.clone(), 0o755);
             }
@@ -540,12 +541,12 @@ impl Apply<'_> {
         Ok(Applied { index, skipped: self.skipped })
     }
 
-    /// Without lower directories nothing is known about them, so every whiteout is kept.
+    /// Whether lower layers were given; without them every whiteout is kept.
     fn knows_lowers(&self) -> bool {
         !self.options.lowers.is_empty()
     }
 
-    /// Makes the whiteouts of an upper directory, once all that could cover them is there.
+    /// Makes the whiteouts of an upper directory, after all entries that can replace them.
     fn whiteouts(&mut self, index: &LayerIndex) -> Result<()> {
         for entry in index.entries().iter().filter(|e| e.kind.is_whiteout()) {
             let path = &entry.path;
@@ -574,13 +575,13 @@ impl Apply<'_> {
                 let name = OsStr::from_bytes(path.file_name());
                 match rustix::fs::mknodat(&*parent, name, FileType::CharacterDevice, Mode::empty(), 0) {
                     Ok(()) => {
-                        // The same layer again comes out of a diff, whenever it was unpacked.
+                        // With this time a later diff gives the same layer.
                         let time = Timespec { tv_sec: entry.mtime, tv_nsec: 0 };
                         let times = Timestamps { last_access: time, last_modification: time };
                         rustix::fs::utimensat(&*parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
                             .map_err(|e| failed("cannot set the time of a whiteout", path, e))?;
                     }
-                    // Something below the hidden path made a directory of it: it hides the rest by being opaque.
+                    // An entry below the hidden path made it a directory: as an opaque directory it hides the rest.
                     Err(Errno::EXIST) => {
                         let fd = files::open_below(
                             parent.as_fd(),

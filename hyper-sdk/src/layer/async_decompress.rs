@@ -1,4 +1,4 @@
-//! Reads compressed layers and archives from a network or another program, as they arrive.
+//! Decompresses layers and archives from a network or another program as they arrive.
 
 use super::decompress::{ArchiveFormat, XZ_MEMORY, ZSTD_WINDOW, damaged, too_large};
 use crate::Result;
@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, BufReader, ReadBuf};
 
 const BUFFER: usize = 128 << 10;
 
-/// Reads an archive in any [`ArchiveFormat`] as if it were not compressed. The counterpart of
-/// [`Decompressor`](super::Decompressor) for sources that are waited for.
+/// Decompresses an archive in any [`ArchiveFormat`]. It is the counterpart of [`Decompressor`](super::Decompressor) for
+/// asynchronous sources.
 ///
 /// ```
 /// # async fn read() -> hyper_sdk::Result<()> {
@@ -73,8 +73,8 @@ impl AsyncDecompressor {
         Ok(Self { inner, format, left: None })
     }
 
-    /// Fails with [`crate::ErrorKind::TooLarge`] instead of yielding more than `limit` bytes: a small archive can hold a
-    /// lot.
+    /// Limits the output: a read beyond `limit` bytes fails with [`crate::ErrorKind::TooLarge`]. A small archive can
+    /// expand to a lot of data.
     #[must_use]
     pub fn with_limit(mut self, limit: u64) -> Self {
         self.left = Some(limit);
@@ -96,7 +96,7 @@ impl AsyncRead for AsyncDecompressor {
         let before = buffer.filled().len();
         let result = ready!(self.inner.as_mut().poll_read(cx, buffer));
         if let Err(e) = result {
-            // A decoder may have written something before it failed, which a reader must not have done.
+            // A failed decoder may have written to the buffer, but a failed read must not.
             buffer.set_filled(before);
             return Poll::Ready(Err(if self.format == ArchiveFormat::Plain {
                 e
@@ -141,7 +141,7 @@ mod tests {
         ]
     }
 
-    /// What both readers make of some bytes, here as they arrive in pieces of three.
+    /// The results of both readers; the asynchronous source delivers pieces of three bytes.
     async fn both(bytes: &[u8]) -> [crate::Result<Vec<u8>>; 2] {
         let pieces: Vec<_> =
             bytes.chunks(3).map(|piece| io::Result::Ok(bytes::Bytes::copy_from_slice(piece))).collect();
@@ -211,7 +211,7 @@ mod tests {
                 let result = reader.read_to_end(&mut Vec::new()).await.map_err(crate::Error::from);
                 assert_eq!(result.map_err(|e| e.kind()).err(), (!fits).then_some(ErrorKind::TooLarge));
             }
-            // A wrong digest is told at the end, after all of the content.
+            // A wrong digest is reported at the end, after the whole content.
             let wrong = crate::Error::new(ErrorKind::DigestInvalid, "wrong");
             let pieces = [Ok(bytes::Bytes::from(bytes)), Err(io::Error::from(wrong))];
             let stream = tokio_util::io::StreamReader::new(futures::stream::iter(pieces));

@@ -1,4 +1,4 @@
-//! Compresses a layer while it is made: hash, compress, hash, write, all at once.
+//! Compresses a layer while it is made: it hashes, compresses, hashes again and writes in parallel.
 //!
 //! ```text
 //!   tar bytes ─▶ block ─┬─▶ worker 1 ─┐
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! # Invariants
-//! - The output depends on the input and the settings, never on the number of threads: blocks have a fixed size and
+//! - The output depends only on the input and the settings, not on the number of threads: blocks have a fixed size and
 //!   each becomes one gzip member or one zstd frame.
 //! - Memory is bounded: at most a few blocks per worker are in flight.
 
@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 const GZIP_BLOCK: usize = 1 << 20;
 const ZSTD_BLOCK: usize = 2 << 20;
 const MAX_WORKERS: usize = 16;
-/// What all blocks in flight may take together, before and after compression.
+/// The memory limit for all blocks in flight, before and after compression.
 const MAX_MEMORY: usize = 32 << 20;
 
 /// How a layer is compressed.
@@ -37,13 +37,13 @@ pub struct CompressOptions {
 }
 
 impl CompressOptions {
-    /// The usual level and as many threads as there are processors.
+    /// The default level and one thread for each processor.
     pub fn new(compression: Compression) -> Self {
         Self { compression, level: None, threads: None }
     }
 }
 
-/// A layer that was compressed and written.
+/// The result of compressing and writing a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompressedLayer {
     /// The OCI media type of the blob.
@@ -106,7 +106,7 @@ impl<S: Write + Send + 'static> LayerCompressor<S> {
         let block_size = if options.compression == Compression::Zstd { ZSTD_BLOCK } else { GZIP_BLOCK };
         let codec = Codec::new(&options)?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        // A block in flight takes its input, its output and a place in the hash queue at once.
+        // A block in flight uses its input, its output and a slot in the hash queue.
         let in_flight = (MAX_MEMORY / (2 * block_size)).max(3);
         let threads = options.threads.unwrap_or(processors).clamp(1, MAX_WORKERS.min(in_flight - 1));
         let (jobs, job_queue) = sync_channel::<Job>(1);
@@ -140,12 +140,12 @@ impl<S: Write + Send + 'static> LayerCompressor<S> {
         })
     }
 
-    /// Ends the blob and gives back the sink, flushed.
+    /// Finishes the blob and returns the flushed sink.
     ///
     /// # Errors
     /// The first error of the sink or of a codec.
     pub fn finish(mut self) -> Result<(S, CompressedLayer)> {
-        // An empty input still is one member or frame: an empty blob is no gzip stream.
+        // An empty input is still one member or frame, since an empty blob is not a gzip stream.
         if !self.buffer.is_empty() || self.uncompressed_size == 0 {
             self.send()?;
         }
@@ -167,7 +167,7 @@ impl<S: Write + Send + 'static> LayerCompressor<S> {
         let block = Arc::new(std::mem::replace(&mut self.buffer, Vec::with_capacity(self.block_size)));
         self.uncompressed_size += block.len() as u64;
         let (reply, answer) = sync_channel(1);
-        // The place in the order is taken first: it is what bounds the blocks in flight.
+        // The slot in the order is taken first, since it limits the blocks in flight.
         let mut sent = self.order.as_ref().is_some_and(|o| o.send(answer).is_ok());
         sent = sent && self.hash.as_ref().is_some_and(|h| h.send(Arc::clone(&block)).is_ok());
         if self.options.compression == Compression::None {
@@ -178,7 +178,7 @@ impl<S: Write + Send + 'static> LayerCompressor<S> {
         if sent {
             return Ok(());
         }
-        // The writer has ended: its error says why.
+        // The writer has ended: its error has the reason.
         (self.jobs, self.hash, self.order) = (None, None, None);
         match self.writer.take().map(JoinHandle::join) {
             Some(Ok(Err(error))) => Err(error),
@@ -231,7 +231,7 @@ fn work(queue: &Mutex<Receiver<Job>>, codec: Codec) {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { block, reply }) = job else { return };
         let packed = state.as_mut().map_err(|e| Error::internal(e.to_string())).and_then(|s| s.pack(&block));
-        // Nobody waits for it any more when the compressor was dropped.
+        // After a drop of the compressor no one receives the reply.
         let _ = reply.send(packed.map(Arc::new));
     }
 }
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_sink_comes_out_and_nothing_hangs() {
+    fn an_error_of_the_sink_is_returned_without_a_hang() {
         #[derive(Debug)]
         struct Full;
         impl Write for Full {

@@ -1,8 +1,8 @@
-//! Reads compressed layers and archives: the format is told by content, digests are verified on the way.
+//! Decompresses layers and archives: the format is detected from the content, and digests are verified on the way.
 //!
 //! # Invariants
-//! - Several gzip members, zstd frames, bzip2 or xz streams in a row are one archive, as their tools have it.
-//! - A consumer that reads to the end never takes wrong content for right: the error comes instead of the end.
+//! - Several gzip members, zstd frames, bzip2 or xz streams in a row are one archive, as for their own tools.
+//! - A consumer that reads to the end never accepts wrong content: the read returns an error instead of the end.
 
 use crate::digest::{Hasher, VerifyingReader};
 use crate::{Digest, Error, ErrorKind, Result};
@@ -14,13 +14,13 @@ const AHEAD_BLOCK: usize = 256 << 10;
 const AHEAD_BLOCKS: usize = 8;
 /// The largest window that a zstd frame may ask for, as a power of two: 128 MiB.
 pub(super) const ZSTD_WINDOW: u32 = 27;
-/// What xz may take for its dictionary.
+/// The memory limit for the dictionary of xz.
 pub(super) const XZ_MEMORY: u64 = 128 << 20;
 
 /// How an archive is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArchiveFormat {
-    /// Not at all, or in a way that is not known.
+    /// Not compressed, or in an unknown format.
     Plain,
     /// Gzip.
     Gzip,
@@ -33,11 +33,11 @@ pub enum ArchiveFormat {
 }
 
 impl ArchiveFormat {
-    /// The format that the first bytes show; six bytes are enough.
+    /// Detects the format from the first bytes; six bytes are enough.
     pub fn of_content(first: &[u8]) -> Self {
         match first {
             [0x1f, 0x8b, ..] => Self::Gzip,
-            // A frame, or a skippable frame before one.
+            // A zstd frame, or a skippable frame before one.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
             [b'B', b'Z', b'h', b'1'..=b'9', ..] => Self::Bzip2,
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
@@ -46,7 +46,7 @@ impl ArchiveFormat {
     }
 }
 
-/// Reads an archive in any [`ArchiveFormat`] as if it were not compressed.
+/// Decompresses an archive in any [`ArchiveFormat`].
 pub struct Decompressor<R: Read> {
     inner: Inner<R>,
     format: ArchiveFormat,
@@ -98,7 +98,8 @@ impl<R: Read> Decompressor<R> {
         Ok(Self { inner, format, left: None })
     }
 
-    /// Fails with [`ErrorKind::TooLarge`] instead of yielding more than `limit` bytes: a small archive can hold a lot.
+    /// Limits the output: a read beyond `limit` bytes fails with [`ErrorKind::TooLarge`]. A small archive can expand to
+    /// a lot of data.
     #[must_use]
     pub fn with_limit(mut self, limit: u64) -> Self {
         self.left = Some(limit);
@@ -110,7 +111,7 @@ impl<R: Read> Decompressor<R> {
         self.format
     }
 
-    /// Reads what is left of the source, so that a verifying source sees its end.
+    /// Reads the rest of the source, so that a verifying source sees its end.
     fn drain(&mut self) -> std::io::Result<()> {
         let source: &mut Source<R> = match &mut self.inner {
             Inner::Plain(r) => r,
@@ -145,18 +146,18 @@ impl<R: Read> Read for Decompressor<R> {
     }
 }
 
-/// What an error of a codec means.
+/// Maps the error of a codec.
 pub(super) fn damaged(format: ArchiveFormat, e: std::io::Error) -> std::io::Error {
     match e.kind() {
         std::io::ErrorKind::Interrupted => e,
-        // The source's own error, such as a wrong digest, says more than that of the codec.
+        // The source's own error, such as a wrong digest, is more useful than that of the codec.
         _ if e.get_ref().is_some_and(|inner| inner.is::<Error>()) => e,
         _ => Error::invalid(format!("the {format:?} data is damaged")).with_source(e).into(),
     }
 }
 
 pub(super) fn too_large() -> Error {
-    Error::new(ErrorKind::TooLarge, "the archive holds more than it may when it is decompressed")
+    Error::new(ErrorKind::TooLarge, "the decompressed archive is larger than the limit")
 }
 
 /// A layer blob read as the uncompressed archive, with blob digest, blob size and diff ID verified.
@@ -168,8 +169,8 @@ pub struct VerifiedLayer<R: Read> {
 }
 
 impl<R: Read> VerifiedLayer<R> {
-    /// Reads `blob`, which must have the digest and size of its descriptor and, where it is given, the diff ID of the
-    /// image configuration.
+    /// Reads `blob`, which must have the digest and size of its descriptor and, if given, the diff ID of the image
+    /// configuration.
     ///
     /// # Errors
     /// Those of [`Decompressor::new`].
@@ -209,7 +210,7 @@ impl<R: Read> Read for VerifiedLayer<R> {
     }
 }
 
-/// Reads ahead on a thread of its own, so that decompression and whatever uses the bytes overlap.
+/// Reads ahead on another thread, so that decompression and its consumer run in parallel.
 ///
 /// Dropping it ends the thread at its next block.
 #[derive(Debug)]
@@ -257,7 +258,7 @@ impl Read for ReadAhead {
                 return Ok(count);
             }
             match self.blocks.recv() {
-                // The source's end comes as an empty block; without it the thread has failed.
+                // The thread sends an empty block at the end of the source; without one it has failed.
                 Ok(Ok(block)) => {
                     self.ended = block.is_empty();
                     self.current = Cursor::new(block);
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_compressor_writes_comes_back() {
+    fn compressed_layers_decompress_to_the_same_bytes() {
         for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
             let (blob, layer) = layer(compression);
             let open = |digest: &Digest, diff: &Digest, size| {
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn archives_of_other_tools_are_told_by_content() {
+    fn formats_of_other_tools_are_detected_by_content() {
         let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
         bzip2.write_all(b"hello ").unwrap();
         let mut blob = bzip2.finish().unwrap();

@@ -1,14 +1,14 @@
-//! Makes a layer of what changed: from the upper directory of an overlay, or by comparing two trees.
+//! Makes a layer of changes: from the upper directory of an overlay, or by comparing two trees.
 //!
 //! # Invariants
-//! - Names are taken in order and everything else from the files, so the same changes give the same layer.
-//! - What only seems changed is not in the layer: a tool that sets the mode or the owner that a file has already makes
-//!   overlay copy the file, and touching a directory is no change of it.
-//! - A directory above a change is part of the layer, as with every other builder, so that the layer alone says who
-//!   owns it; its time is clamped by the writer like any other.
-//! - Sockets are left out, as are the attributes that overlay keeps for itself.
-//! - A file with several names is written once, under the first of the names that are in the layer. One name in the
-//!   layer brings all the others along, since a link to a file of a lower layer would be another file.
+//! - Names are sorted and everything else comes from the files, so equal changes give equal layers.
+//! - Files that only seem changed are not in the layer: overlay copies a file up when a tool sets the mode or owner
+//!   that it already has, and a new time of a directory is not a change.
+//! - A directory above a change is part of the layer, as with every other builder, so that the layer has its owner. The
+//!   writer clamps its time like any other.
+//! - Sockets and the internal attributes of overlay are left out.
+//! - A file with several names is written once, under the first of its names in the layer. If one name is in the layer,
+//!   all others are too, since a link to a file of a lower layer would become a separate file.
 
 use super::entry::{Entry, EntryKind, LayerPath};
 use super::file_time::FileTime;
@@ -26,21 +26,21 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Says who owns an entry, given the status that the file system reports and the owner that the entry itself records in
-/// an attribute.
+/// Returns the owner of an entry. The arguments are its path, the status that the file system reports and the owner
+/// that the entry records in an attribute.
 pub type OwnerLookup<'a> = dyn Fn(&LayerPath, &Stat, Option<(u32, u32)>) -> (u32, u32) + 'a;
 
-/// Says which time an entry gets in place of that of the file.
+/// Returns the time of an entry if it differs from that of the file.
 pub type TimeLookup<'a> = dyn Fn(&LayerPath) -> Option<FileTime> + 'a;
 
 /// How a difference is written.
 #[derive(Default)]
 pub struct DiffOptions<'a> {
-    /// Who owns what: by default whoever the file system says. In a user namespace with a single id that is always
-    /// the caller, so there owners are recorded: in the attribute `user.hyper.owner`, which is then left out of the
-    /// layer, or beside it.
+    /// The lookup of owners; `None` for those of the file system. In a user namespace with a single id the file system
+    /// always reports the caller, so owners are recorded elsewhere: in the attribute `user.hyper.owner`, which is then
+    /// left out of the layer, or in a separate file.
     pub owner: Option<&'a OwnerLookup<'a>>,
-    /// Which times entries get: by default those of the files.
+    /// The lookup of times; `None` for those of the files.
     pub time: Option<&'a TimeLookup<'a>>,
 }
 
@@ -53,15 +53,14 @@ impl std::fmt::Debug for DiffOptions<'_> {
     }
 }
 
-/// Writes what the upper directory of an overlay changes on its lower directories (topmost first).
+/// Writes the changes that the upper directory of an overlay makes to its lower directories (topmost first).
 ///
-/// A file has not changed when type, mode, owner, attributes, size and time (to the nanosecond) are those of the lower
-/// one and the bytes are the same: equal times alone are never believed, since a tool may set them. A directory whose
-/// time alone is another has not changed either; in `upper` it gets the time of the lower one, so that the folder and
-/// the layer say the same.
+/// A file is unchanged when type, mode, owner, attributes, size, time (in nanoseconds) and content equal those of the
+/// lower one. Equal times are not enough, since a tool may set them. A directory with only another time is unchanged
+/// too. Its time in `upper` is set to that of the lower one, so that the folder and the layer agree.
 ///
-/// Whiteouts of what no lower directory shows are dropped, and so are opaque marks (overlay puts one on every new
-/// directory). The root is written only when its metadata differs from the lower one.
+/// Whiteouts and opaque marks that hide nothing in a lower directory are dropped (overlay marks every new directory as
+/// opaque). The root is written only when its metadata differs from the lower one.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Unsupported`] for directories that overlay has redirected and files without their data, which
@@ -76,7 +75,7 @@ pub(crate) fn diff_overlay<W: Write>(
     let lowers = Lowers::open(lowers)?;
     let mut emitter = Emitter::new(writer, options, &top, true, &lowers);
     let root = LayerPath::root();
-    let stat = rustix::fs::fstat(&top).map_err(|e| failed("cannot look at", &root, e))?;
+    let stat = rustix::fs::fstat(&top).map_err(|e| failed("cannot stat", &root, e))?;
     if let Some(lower) = lowers.find(&root)? {
         let entry = emitter.entry(&root, top.as_fd(), b"", &stat)?;
         let below = emitter.entry(&root, lower.parent.as_fd(), b"", &lower.stat)?;
@@ -84,13 +83,13 @@ pub(crate) fn diff_overlay<W: Write>(
             emitter.writer.append(&entry, None)?;
         }
     }
-    let opaque = files::is_opaque(top.as_fd()).map_err(|e| failed("cannot look at", &root, e))?;
+    let opaque = files::is_opaque(top.as_fd()).map_err(|e| failed("cannot stat", &root, e))?;
     let layers = if opaque { Vec::new() } else { lowers.all() };
     upper_directory(&mut emitter, &top, &root, &layers, &mut Vec::new())
 }
 
-/// `layers`: the lower layers that show a directory here that the upper one does not hide. `above` holds the unchanged
-/// directories on the way here that were not written yet.
+/// `layers` are the lower layers with a directory here that the upper one does not hide. `above` holds the unchanged
+/// parent directories that were not written yet.
 fn upper_directory<W: Write>(
     emitter: &mut Emitter<'_, '_, W>,
     directory: &OwnedFd,
@@ -102,10 +101,10 @@ fn upper_directory<W: Write>(
     let below = emitter.lowers.lookup(path, layers, &names)?;
     for (name, shown) in names.iter().zip(below) {
         let here = path.join(name)?;
-        let wrong = |e| failed("cannot look at", &here, e);
+        let wrong = |e| failed("cannot stat", &here, e);
         let stat = files::status(directory, name).map_err(wrong)?;
         let file_type = files::type_of(&stat);
-        // A socket never is in a layer: what it has replaced is gone.
+        // Layers have no sockets, so the file that a socket replaced is removed.
         if files::is_whiteout(&stat) || file_type == FileType::Socket {
             if shown.node.is_some() {
                 emitter.flush(above)?;
@@ -159,12 +158,12 @@ fn upper_directory<W: Write>(
     Ok(())
 }
 
-/// Whether a directory is as it was; its time counts for nothing, since every change of what is in it changes that.
+/// Whether a directory is unchanged. Its time is ignored, since every change of its content changes it.
 fn same_directory(a: &Entry, b: &Entry) -> bool {
     (a.mode, a.uid, a.gid, &a.xattrs) == (b.mode, b.uid, b.gid, &b.xattrs)
 }
 
-/// Gives a directory that is left out of the layer the time that it has without it.
+/// Restores the time of a directory that is left out of the layer.
 fn keep_time(directory: &OwnedFd, path: &LayerPath, before: &Stat, after: &Stat) -> Result<()> {
     if (before.st_mtime, before.st_mtime_nsec) == (after.st_mtime, after.st_mtime_nsec) {
         return Ok(());
@@ -178,8 +177,8 @@ fn keep_time(directory: &OwnedFd, path: &LayerPath, before: &Stat, after: &Stat)
 
 /// Writes what changed from the tree `old` to the tree `new`.
 ///
-/// What has changed is decided as by [`diff_overlay`]: the time alone makes a file another, and no directory. A
-/// directory of `new` that is left out gets the time of the old one.
+/// The rules are those of [`diff_overlay`]: a new time changes a file but not a directory. A directory of `new` that is
+/// left out gets the time of the old one.
 ///
 /// # Errors
 /// Those of [`LayerWriter::append`]; [`crate::ErrorKind::Io`].
@@ -192,7 +191,7 @@ pub fn diff_trees<W: Write>(
     let lowers = Lowers::open(&[old.to_owned()])?;
     let (old, new) = (files::open_top(old)?, files::open_top(new)?);
     let root = LayerPath::root();
-    let look = |fd: &OwnedFd| rustix::fs::fstat(fd).map_err(|e| failed("cannot look at", &root, e));
+    let look = |fd: &OwnedFd| rustix::fs::fstat(fd).map_err(|e| failed("cannot stat", &root, e));
     let (old_stat, new_stat) = (look(&old)?, look(&new)?);
     let mut emitter = Emitter::new(writer, options, &new, false, &lowers);
     let before = emitter.entry(&root, old.as_fd(), b"", &old_stat)?;
@@ -203,7 +202,7 @@ pub fn diff_trees<W: Write>(
     both_directories(&mut emitter, &old, &new, &root, &mut Vec::new())
 }
 
-/// `above` holds the unchanged directories on the way here that were not written yet.
+/// `above` holds the unchanged parent directories that were not written yet.
 fn both_directories<W: Write>(
     emitter: &mut Emitter<'_, '_, W>,
     old: &OwnedFd,
@@ -217,11 +216,11 @@ fn both_directories<W: Write>(
     for name in old_names.union(&new_names) {
         let here = path.join(name)?;
         let look = |fd: &OwnedFd, names: &BTreeSet<Vec<u8>>| match names.contains(name) {
-            true => files::status(fd, name).map(Some).map_err(|e| failed("cannot look at", &here, e)),
+            true => files::status(fd, name).map(Some).map_err(|e| failed("cannot stat", &here, e)),
             false => Ok(None),
         };
         let (before, after) = (look(old, &old_names)?, look(new, &new_names)?);
-        // A socket never is in a layer: the tree with one is as if it had none.
+        // Layers have no sockets, so sockets are ignored.
         let is_socket = |s: &Stat| files::type_of(s) == FileType::Socket;
         let (before, after) = (before.filter(|s| !is_socket(s)), after.filter(|s| !is_socket(s)));
         match (before, after) {
@@ -273,15 +272,15 @@ fn open_file(parent: BorrowedFd<'_>, name: &[u8], path: &LayerPath) -> Result<Fi
 struct Emitter<'a, 'o, W: Write> {
     writer: &'a mut LayerWriter<W>,
     options: &'a DiffOptions<'o>,
-    /// The top of the tree that the layer is made of.
+    /// The root of the tree that the layer is made from.
     top: &'a OwnedFd,
-    /// Whether that is the upper directory of an overlay, whose attributes mean something.
+    /// Whether that is the upper directory of an overlay, with overlay's attributes.
     is_upper: bool,
-    /// What it changes.
+    /// The lower directories.
     lowers: &'a Lowers,
-    /// The first name of every written file that has several.
+    /// The first name of every written file with several names.
     links: HashMap<Inode, LayerPath>,
-    /// The files with several names, once it was asked for them.
+    /// The files with several names; scanned on first use.
     groups: Option<Hardlinks>,
     /// Whether such a file has changed.
     changed_groups: HashMap<Inode, bool>,
@@ -307,9 +306,9 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
         }
     }
 
-    /// The entry for a name, without following it; hardlinks are not looked for.
+    /// The entry for a name, without following it and without detecting hardlinks.
     fn entry(&self, path: &LayerPath, parent: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<Entry> {
-        let wrong = |e| failed("cannot look at", path, e);
+        let wrong = |e| failed("cannot stat", path, e);
         let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match files::type_of(stat) {
             FileType::Directory => EntryKind::Directory,
@@ -329,7 +328,7 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
         };
         let mut xattrs = files::xattrs(parent, name).map_err(wrong)?;
         for internal in ["redirect", "metacopy"] {
-            // A program that sets them through the overlay does so under other names, which mean nothing.
+            // A program that sets such attributes through the overlay gets other names, which have no meaning.
             if self.is_upper && xattrs.contains_key(format!("user.overlay.{internal}").as_bytes()) {
                 return Err(Error::unsupported(format!(
                     "an overlay made with {internal}: mount it with userxattr"
@@ -350,7 +349,7 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
         Ok(entry)
     }
 
-    /// Writes one name; a directory without what is in it.
+    /// Writes one name; a directory without its content.
     fn one(&mut self, path: &LayerPath, parent: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<()> {
         if files::type_of(stat) == FileType::Socket {
             return Ok(());
@@ -379,7 +378,7 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
             let below = open_directory(parent, name, path)?;
             for child in files::names(&below).map_err(|e| failed("cannot read the directory", path, e))? {
                 let here = path.join(&child)?;
-                let stat = files::status(&below, &child).map_err(|e| failed("cannot look at", &here, e))?;
+                let stat = files::status(&below, &child).map_err(|e| failed("cannot stat", &here, e))?;
                 self.tree(&here, below.as_fd(), &child, &stat)?;
             }
         }
@@ -393,7 +392,7 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
         Ok(())
     }
 
-    /// Whether a name is left out: it is as before, and so is every other name of the file.
+    /// Whether a name and all other names of its file are unchanged, so that it is left out.
     fn unchanged(
         &mut self,
         path: &LayerPath,
@@ -407,7 +406,7 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
             && (!is_linked(after) || !self.group_changed(inode(after))?))
     }
 
-    /// Whether a file with several names has changed under one of them, or had other names before.
+    /// Whether a file with several names has changed, or had other names before.
     fn group_changed(&mut self, inode: Inode) -> Result<bool> {
         if let Some(changed) = self.changed_groups.get(&inode) {
             return Ok(*changed);
@@ -427,15 +426,14 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
         for path in names {
             for above in [LayerPath::root()].into_iter().chain(path.ancestors()) {
                 if files::is_opaque(open_directory(self.top.as_fd(), above.as_bytes(), &above)?.as_fd())
-                    .map_err(|e| failed("cannot look at", &above, e))?
+                    .map_err(|e| failed("cannot stat", &above, e))?
                 {
                     return Ok(true);
                 }
             }
             let parent = path.parent().unwrap_or_default();
             let new = open_directory(self.top.as_fd(), parent.as_bytes(), &parent)?;
-            let after =
-                files::status(&new, path.file_name()).map_err(|e| failed("cannot look at", path, e))?;
+            let after = files::status(&new, path.file_name()).map_err(|e| failed("cannot stat", path, e))?;
             let Some(lower) = self.lowers.find(path)? else { return Ok(true) };
             if *before.get_or_insert(inode(&lower.stat)) != inode(&lower.stat)
                 || !self.same(path, path.file_name(), &lower.parent, &lower.stat, &new, &after)?

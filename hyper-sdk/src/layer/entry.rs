@@ -1,11 +1,11 @@
-//! One entry of a layer: a clean path, what is there, and its metadata.
+//! One entry of a layer: its clean path, kind and metadata.
 //!
 //! # Invariants
-//! - A [`LayerPath`] is relative and clean: no leading or trailing slash, no empty part, no `.`, no `..`, no NUL. It is
-//!   bytes, because file names on Linux are. The empty path is the root of the layer.
+//! - A [`LayerPath`] is relative and clean: no leading or trailing slash, no empty part, no `.`, no `..`, no NUL. It
+//!   consists of bytes, like file names on Linux. The empty path is the root of the layer.
 //! - Paths are ordered part by part (`a`, `a/b`, `a.b`), so that a directory is followed at once by everything below
 //!   it. The order of plain bytes would put `a.b` between `a` and `a/b`.
-//! - A whiteout carries the path that it hides, not its `.wh.` name: only the tar reader and writer know that name.
+//! - A whiteout has the path that it hides, not its `.wh.` name: only the tar reader and writer use that name.
 
 use super::file_time::FileTime;
 use crate::{Digest, Error, Result};
@@ -16,7 +16,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The longest path that is accepted, as Linux has it (`PATH_MAX`, without the NUL).
+/// The longest path that is accepted: that of Linux (`PATH_MAX`, without the NUL).
 pub(crate) const MAX_PATH: usize = 4095;
 /// The longest part of a path that is accepted (`NAME_MAX`).
 pub(crate) const MAX_NAME: usize = 255;
@@ -30,47 +30,47 @@ pub(crate) const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 pub struct LayerPath(Vec<u8>);
 
 impl LayerPath {
-    /// Takes a path that must be clean already.
+    /// Makes a path from bytes that must be clean already.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] when the path is empty or absolute, has an empty, `.` or `..` part, a NUL, a part
     /// longer than [`MAX_NAME`], or is longer than [`MAX_PATH`].
     pub fn new(path: impl Into<Vec<u8>>) -> Result<Self> {
         let path = path.into();
-        let refuse = |why: &str| {
+        let reject = |why: &str| {
             Err(Error::invalid(format!("the path of a layer entry {why}"))
                 .with_context("path", escape(&path[..path.len().min(256)])))
         };
         if path.is_empty() {
-            return refuse("is empty");
+            return reject("is empty");
         }
         if path[0] == b'/' {
-            return refuse("is absolute");
+            return reject("is absolute");
         }
         if path.len() > MAX_PATH {
-            return refuse("is longer than 4095 bytes");
+            return reject("is longer than 4095 bytes");
         }
         if path.contains(&0) {
-            return refuse("contains a NUL");
+            return reject("contains a NUL");
         }
         for part in path.split(|&b| b == b'/') {
             match part {
-                b"" => return refuse("has an empty part"),
-                b"." => return refuse("has the part `.`"),
-                b".." => return refuse("has the part `..`"),
-                part if part.len() > MAX_NAME => return refuse("has a part longer than 255 bytes"),
+                b"" => return reject("has an empty part"),
+                b"." => return reject("has the part `.`"),
+                b".." => return reject("has the part `..`"),
+                part if part.len() > MAX_NAME => return reject("has a part longer than 255 bytes"),
                 _ => {}
             }
         }
         Ok(Self(path))
     }
 
-    /// Takes a name as archives spell it: leading and trailing slashes, doubled slashes and `.` parts are dropped, so
-    /// that `./a//b/` is `a/b` and `./` is the root.
+    /// Makes a path from a name in an archive: leading, trailing and double slashes and `.` parts are dropped, so that
+    /// `./a//b/` is `a/b` and `./` is the root.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`] when a part is `..` (it is never interpreted) and whatever [`LayerPath::new`]
-    /// refuses in what remains.
+    /// [`crate::ErrorKind::Invalid`] when a part is `..` (it is never interpreted), and the errors of
+    /// [`LayerPath::new`] for the rest.
     pub fn from_archive(name: &[u8]) -> Result<Self> {
         let mut clean = Vec::with_capacity(name.len());
         for part in name.split(|&b| b == b'/') {
@@ -105,7 +105,7 @@ impl LayerPath {
         OsStr::from_bytes(&self.0)
     }
 
-    /// The path for the operating system, to be joined to a directory that nobody hostile controls.
+    /// The path for the operating system. Join it only to a trusted directory: symlinks are followed.
     pub fn as_path(&self) -> &Path {
         Path::new(self.as_os_str())
     }
@@ -155,7 +155,7 @@ impl LayerPath {
                 && matches!(self.0.get(directory.0.len()), None | Some(b'/')))
     }
 
-    /// What remains below `directory`; empty for `directory` itself, `None` when it lies elsewhere.
+    /// The path relative to `directory`; empty for `directory` itself, `None` for a path outside of it.
     pub fn relative_to(&self, directory: &Self) -> Option<&[u8]> {
         if !self.starts_with(directory) {
             return None;
@@ -198,7 +198,7 @@ impl fmt::Debug for LayerPath {
     }
 }
 
-/// Bytes for people: control characters and what is not UTF-8 are escaped.
+/// Bytes as printable text: control characters and invalid UTF-8 are escaped.
 pub(crate) fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -219,17 +219,17 @@ pub enum EntryKind {
     File {
         /// The size in bytes.
         size: u64,
-        /// The SHA-256 of the content, where it is known: always in an index made by the writer or the reader.
+        /// The SHA-256 of the content, if known. It always is in an index made by the writer or the reader.
         digest: Option<Digest>,
     },
     /// A directory.
     Directory,
     /// A symbolic link.
     Symlink {
-        /// The text of the link; any bytes but NUL, never interpreted by reader or writer.
+        /// The text of the link: any bytes except NUL, never interpreted by reader or writer.
         target: Vec<u8>,
     },
-    /// Another name of a regular file (or, seldom, of another non-directory) of this layer or a lower one.
+    /// Another name of a regular file (or, rarely, another non-directory) of this layer or a lower one.
     Hardlink {
         /// The first name.
         target: LayerPath,
@@ -250,19 +250,19 @@ pub enum EntryKind {
     },
     /// A named pipe.
     Fifo,
-    /// Hides whatever the lower layers have at the path.
+    /// Hides what the lower layers have at the path.
     Whiteout,
-    /// Hides whatever the lower layers have in the directory at the path; the directory itself is another entry.
+    /// Hides what the lower layers have in the directory at the path; the directory itself is another entry.
     OpaqueWhiteout,
 }
 
 impl EntryKind {
-    /// Whether this hides something instead of being something.
+    /// Whether this is a whiteout or an opaque mark.
     pub fn is_whiteout(&self) -> bool {
         matches!(self, Self::Whiteout | Self::OpaqueWhiteout)
     }
 
-    /// The place among entries of one path: a whiteout, then what is there, then the opaque mark.
+    /// The order among entries of one path: a whiteout, then the real entry, then the opaque mark.
     pub(crate) fn rank(&self) -> u8 {
         match self {
             Self::Whiteout => 0,
@@ -271,7 +271,7 @@ impl EntryKind {
         }
     }
 
-    /// The word for people.
+    /// The name for messages.
     pub fn name(&self) -> &'static str {
         match self {
             Self::File { .. } => "file",
@@ -290,9 +290,9 @@ impl EntryKind {
 /// One entry of a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it is.
+    /// The path.
     pub path: LayerPath,
-    /// What it is.
+    /// The kind.
     pub kind: EntryKind,
     /// The permission bits, at most `0o7777`.
     pub mode: u32,
@@ -302,7 +302,7 @@ pub struct Entry {
     pub gid: u32,
     /// The time of the last change of the content, in whole seconds since 1970.
     pub mtime: i64,
-    /// What that time has beyond whole seconds. Layers that are kept have none of it, and indexes neither.
+    /// The nanoseconds of that time. They are 0 in stored layers and in indexes.
     pub nanoseconds: u32,
     /// The extended attributes, by full name such as `security.capability`.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -319,7 +319,7 @@ impl Entry {
         Self::new(path, EntryKind::Directory, mode)
     }
 
-    /// A file owned by root, at time 0, whose digest is not known yet.
+    /// A file owned by root, at time 0, with an unknown digest.
     pub fn file(path: LayerPath, size: u64, mode: u32) -> Self {
         Self::new(path, EntryKind::File { size, digest: None }, mode)
     }
@@ -339,10 +339,10 @@ impl Entry {
         (self.mtime, self.nanoseconds) = (time.seconds, time.nanoseconds);
     }
 
-    /// Puts it below another directory, with the file that it is a second name of.
+    /// Moves the entry below another directory, and the target of a hardlink too.
     ///
     /// # Errors
-    /// Those of [`LayerPath::new`], for a path that gets too long.
+    /// Those of [`LayerPath::new`], for a path that becomes too long.
     pub fn move_below(&mut self, directory: &LayerPath) -> Result<()> {
         if directory.is_root() {
             return Ok(());
@@ -367,7 +367,7 @@ impl Entry {
         }
     }
 
-    /// The digest of a file's content, where it is known.
+    /// The digest of a file's content, if known.
     pub fn digest(&self) -> Option<&Digest> {
         match &self.kind {
             EntryKind::File { digest, .. } => digest.as_ref(),
@@ -375,7 +375,7 @@ impl Entry {
         }
     }
 
-    /// The order of entries in a layer: by path, and at one path a whiteout, what is there, the opaque mark.
+    /// The order of entries in a layer: by path, and at one path the whiteout, the real entry, the opaque mark.
     pub fn layer_order(&self, other: &Self) -> Ordering {
         self.path.cmp(&other.path).then(self.kind.rank().cmp(&other.kind.rank()))
     }
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_paths_are_refused_with_the_reason() {
+    fn hostile_paths_are_rejected_with_a_reason() {
         for (text, why) in [
             (&b""[..], "empty"),
             (b"/etc/passwd", "absolute"),
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_followed_by_what_is_below_it() {
+    fn a_directory_sorts_before_its_content() {
         let mut paths = ["a.b", "a/b", "a", "a/b.c", "a/b/c", "b"].map(path);
         paths.sort();
         assert_eq!(paths, ["a", "a/b", "a/b/c", "a/b.c", "a.b", "b"].map(path));
@@ -445,7 +445,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_order_is_that_of_the_parts(a in "[a./]{1,8}", b in "[a./]{1,8}") {
+        fn paths_are_ordered_by_their_parts(a in "[a./]{1,8}", b in "[a./]{1,8}") {
             if let (Ok(a), Ok(b)) = (LayerPath::new(a), LayerPath::new(b)) {
                 prop_assert_eq!(a.cmp(&b), a.parts().cmp(b.parts()));
             }

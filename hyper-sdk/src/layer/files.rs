@@ -14,7 +14,7 @@ use std::path::Path;
 
 const OVERLAY_PREFIXES: [&[u8]; 2] = [b"user.overlay.", b"trusted.overlay."];
 
-/// The attribute that makes a directory of an upper layer opaque, when overlay is mounted with `userxattr`.
+/// The attribute that makes a directory of an upper layer opaque, if overlay is mounted with `userxattr`.
 pub(super) const OPAQUE_XATTR: &[u8] = b"user.overlay.opaque";
 
 /// An error of the system about an entry.
@@ -26,12 +26,12 @@ pub(super) fn failed(what: &str, path: &LayerPath, errno: Errno) -> Error {
     Error::new(kind, what).with_context("entry", path).with_source(std::io::Error::from(errno))
 }
 
-/// Whether an attribute belongs to overlay: such are never taken from a layer nor put into one.
+/// Whether an attribute belongs to overlay. Such attributes are never read from a layer or written into one.
 pub(super) fn is_overlay_xattr(name: &[u8]) -> bool {
     OVERLAY_PREFIXES.iter().any(|p| name.starts_with(p))
 }
 
-/// Opens the top of a tree. The path itself is the caller's and may lead through symlinks.
+/// Opens the top of a tree. The path is trusted and may contain symlinks.
 pub(super) fn open_top(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(CWD, path, flags, Mode::empty())
@@ -42,11 +42,11 @@ pub(super) fn open_top(path: &Path) -> Result<OwnedFd> {
 pub(super) fn open_below(top: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(path) };
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    // A final symlink can be opened itself, as a bare path: only then must the kernel not refuse it.
+    // With `O_PATH` a final symlink itself can be opened, so the kernel must allow it then.
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     loop {
         match rustix::fs::openat2(top, path, flags, Mode::empty(), resolve | ResolveFlags::NO_SYMLINKS) {
-            // The kernel asks to try again when a rename elsewhere made it unsure.
+            // The kernel returns EAGAIN when a concurrent rename interfered.
             Err(Errno::AGAIN | Errno::INTR) => {}
             other => return other,
         }
@@ -72,7 +72,7 @@ pub(super) fn type_of(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-/// Whether this is how overlay spells a whiteout.
+/// Whether this is a whiteout of overlay.
 pub(super) fn is_whiteout(stat: &Stat) -> bool {
     type_of(stat) == FileType::CharacterDevice && stat.st_rdev == 0
 }
@@ -91,7 +91,7 @@ pub(super) fn names(directory: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
     Ok(names)
 }
 
-/// Removes a name and everything below it; nothing there is fine.
+/// Removes a name and everything below it; a missing name is not an error.
 pub(super) fn remove_all(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
     let os_name = OsStr::from_bytes(name);
     match rustix::fs::unlinkat(directory, os_name, AtFlags::empty()) {
@@ -104,7 +104,7 @@ pub(super) fn remove_all(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::
         Err(Errno::NOTEMPTY | Errno::EXIST) => {}
         Err(e) => return Err(e),
     }
-    // Its mode may keep its owner out.
+    // Its mode may deny its owner access.
     let below = match open_below(directory, name, OFlags::RDONLY | OFlags::DIRECTORY) {
         Err(Errno::ACCESS) => {
             let_owner_in(directory, name)?;
@@ -121,7 +121,7 @@ pub(super) fn remove_all(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::
     rustix::fs::unlinkat(directory, os_name, AtFlags::REMOVEDIR)
 }
 
-/// Lets the owner of a directory read and change it, whatever its mode is; only those who may can do so.
+/// Gives the owner of a directory full access to it, whatever its mode.
 pub(super) fn let_owner_in(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
     let directory = open_below(parent, name, OFlags::PATH | OFlags::DIRECTORY)?;
     let mode = rustix::fs::statat(&directory, c"", AtFlags::EMPTY_PATH)?.st_mode & 0o7777;
@@ -130,13 +130,13 @@ pub(super) fn let_owner_in(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::R
     }
     let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
     match rustix::fs::chmod(path, Mode::from_raw_mode(mode | 0o700)) {
-        // Somebody else's: the group or all others may be allowed all the same.
+        // The directory belongs to another user: its group or other bits may still allow access.
         Err(Errno::PERM) => Ok(()),
         done => done,
     }
 }
 
-/// The path of a name for the few calls that take no descriptor; its last part is not followed by the `l` calls.
+/// The path of a name for calls that take no descriptor; the `l` variants do not follow its last part.
 fn proc_path(directory: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
     let name = if name.is_empty() { b"." } else { name };
     [format!("/proc/self/fd/{}/", directory.as_raw_fd()).as_bytes(), name].concat()
@@ -205,14 +205,14 @@ pub(super) fn remove_xattr(directory: BorrowedFd<'_>, key: &[u8]) -> rustix::io:
     rustix::fs::lremovexattr(proc_path(directory, b"").as_slice(), key)
 }
 
-/// The lower layers of an overlay, topmost first, looked through as overlay does.
+/// The lower layers of an overlay, topmost first, searched as overlay does.
 #[derive(Debug)]
 pub(super) struct Lowers(Vec<OwnedFd>);
 
-/// What the lower layers show at a path.
+/// The file that the lower layers show at a path.
 #[derive(Debug)]
 pub(super) struct LowerNode {
-    /// The directory that holds it (for the root: the top itself).
+    /// Its parent directory (the root itself for the root).
     pub(super) parent: OwnedFd,
     /// Its name; empty for the root.
     pub(super) name: Vec<u8>,
@@ -229,10 +229,10 @@ impl Lowers {
         &self.0
     }
 
-    /// What the lower layers show at the path, if anything.
+    /// The file that the lower layers show at the path, if any.
     pub(super) fn find(&self, path: &LayerPath) -> Result<Option<LowerNode>> {
         for top in &self.0 {
-            match Self::find_in(top, path).map_err(|e| failed("cannot look into a lower layer", path, e))? {
+            match Self::find_in(top, path).map_err(|e| failed("cannot search a lower layer", path, e))? {
                 Found::Node(node) => return Ok(Some(node)),
                 Found::Hidden => return Ok(None),
                 Found::Nothing => {}
@@ -284,8 +284,8 @@ enum Found {
     Nothing,
 }
 
-/// Whether an overlay that is mounted with `userxattr` takes the directory for opaque. To that one the attributes
-/// `trusted.overlay.*` are those of any program, which may set them as it likes.
+/// Whether an overlay that is mounted with `userxattr` treats the directory as opaque. Such an overlay ignores the
+/// attributes `trusted.overlay.*`, which any program may set.
 pub(super) fn is_opaque(directory: BorrowedFd<'_>) -> rustix::io::Result<bool> {
     let mut value = [0; 4];
     match rustix::fs::fgetxattr(directory, OPAQUE_XATTR, &mut value) {
@@ -295,7 +295,7 @@ pub(super) fn is_opaque(directory: BorrowedFd<'_>) -> rustix::io::Result<bool> {
     }
 }
 
-/// Creates an entry without its content; `EXIST` when something is there.
+/// Creates an entry without its content; fails with `EXIST` when the name exists.
 pub(super) fn make(entry: &Entry, parent: BorrowedFd<'_>) -> rustix::io::Result<Option<OwnedFd>> {
     let name = OsStr::from_bytes(entry.path.file_name());
     let private = Mode::RUSR | Mode::WUSR;

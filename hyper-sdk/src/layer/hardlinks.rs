@@ -1,4 +1,4 @@
-//! The names of files that have several in a tree: a difference has all the names of such a file or none.
+//! The files with several names in a tree. A difference contains all names of such a file or none.
 
 use super::entry::LayerPath;
 use super::files::{self, failed};
@@ -7,10 +7,10 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, OFlags, Stat};
 use std::collections::HashMap;
 
-/// A file, whatever its names are: device and inode.
+/// The identity of a file: device and inode.
 pub(super) type Inode = (u64, u64);
 
-/// The file of a status.
+/// The identity of the file with this status.
 pub(super) fn inode(stat: &Stat) -> Inode {
     (stat.st_dev, stat.st_ino)
 }
@@ -20,7 +20,7 @@ pub(super) fn is_linked(stat: &Stat) -> bool {
     stat.st_nlink > 1 && files::type_of(stat) == FileType::RegularFile
 }
 
-/// Every file of a tree that has several names, with those names in order.
+/// Every file of a tree with several names, and these names in order.
 #[derive(Debug, Default)]
 pub(super) struct Hardlinks(HashMap<Inode, Vec<LayerPath>>);
 
@@ -40,7 +40,7 @@ impl Hardlinks {
     fn directory(&mut self, directory: &OwnedFd, path: &LayerPath) -> Result<()> {
         for name in files::names(directory).map_err(|e| failed("cannot read the directory", path, e))? {
             let here = path.join(&name)?;
-            let wrong = |e| failed("cannot look at", &here, e);
+            let wrong = |e| failed("cannot stat", &here, e);
             let stat = files::status(directory, &name).map_err(wrong)?;
             if files::type_of(&stat) == FileType::Directory {
                 let below = files::open_below(directory.as_fd(), &name, OFlags::RDONLY | OFlags::DIRECTORY)

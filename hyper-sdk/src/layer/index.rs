@@ -1,12 +1,12 @@
 //! The index of one layer: its entries in order, with the digest of every file.
 //!
-//! An index says all that a layer says except the bytes of the files. It is made while a layer is written or read, so
-//! that later steps can look at the files of an image without unpacking it.
+//! An index contains everything of a layer except the content of the files. It is made while a layer is written or
+//! read, so that later steps can look up the files of an image without unpacking it.
 //!
 //! # Invariants
 //! - Entries are in [`Entry::layer_order`]; at one path there is at most one whiteout, one real entry and one opaque
-//!   mark. What a layer says twice is settled when it is read: the last word counts, as it does when unpacking.
-//! - Nothing but opaque marks lies at or below a real entry that is not a directory.
+//!   mark. Duplicate entries of a layer are merged when it is read: the last one wins, as in unpacking.
+//! - At or below a real entry that is not a directory there are only opaque marks.
 
 use super::entry::{Entry, EntryKind, LayerPath};
 use super::index_format;
@@ -21,10 +21,10 @@ pub struct LayerIndex {
 }
 
 impl LayerIndex {
-    /// Takes entries that are in order.
+    /// Makes an index of sorted entries.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Internal`] when they are not in [`Entry::layer_order`], or two have the same place.
+    /// [`crate::ErrorKind::Internal`] when they are not in [`Entry::layer_order`], or two are equal in it.
     pub fn from_sorted(entries: Vec<Entry>) -> Result<Self> {
         if let Some(pair) = entries.windows(2).find(|p| p[0].layer_order(&p[1]) != Ordering::Less) {
             return Err(Error::internal("the entries of a layer index are out of order")
@@ -53,25 +53,25 @@ impl LayerIndex {
         self.entries.is_empty()
     }
 
-    /// What is at the path in this layer, whiteouts left out.
+    /// The real entry at the path in this layer; whiteouts are ignored.
     pub fn get(&self, path: &LayerPath) -> Option<&Entry> {
         self.at(path).iter().find(|e| !e.kind.is_whiteout())
     }
 
-    /// Every entry at the path: whiteout, real entry, opaque mark.
+    /// All entries at the path: whiteout, real entry, opaque mark.
     pub fn at(&self, path: &LayerPath) -> &[Entry] {
         let start = self.entries.partition_point(|e| e.path < *path);
         let count = self.entries[start..].iter().take_while(|e| e.path == *path).count();
         &self.entries[start..start + count]
     }
 
-    /// Whether this layer hides what lower layers have at the path: by a whiteout of it or of a directory above, by an
-    /// opaque directory above, or by something above that is no directory.
+    /// Whether this layer hides what lower layers have at the path: by a whiteout of it or of a parent, by an opaque
+    /// parent, or by a parent that is not a directory.
     pub fn hides(&self, path: &LayerPath) -> bool {
         self.at(path).iter().any(|e| e.kind == EntryKind::Whiteout) || self.hides_above(path)
     }
 
-    /// Whether something above the path hides what lower layers have there.
+    /// Whether a parent of the path hides what lower layers have there.
     pub(super) fn hides_above(&self, path: &LayerPath) -> bool {
         let hides = |p: &LayerPath| {
             self.at(p).iter().any(|e| e.kind.is_whiteout() || !matches!(e.kind, EntryKind::Directory))
@@ -80,7 +80,7 @@ impl LayerIndex {
             || self.at(&LayerPath::root()).iter().any(|e| e.kind == EntryKind::OpaqueWhiteout)
     }
 
-    /// Whether this layer has something at the path or below it.
+    /// Whether this layer has a real entry at the path or below it.
     pub(super) fn covers(&self, path: &LayerPath) -> bool {
         let start = self.entries.partition_point(|e| e.path < *path);
         let mut here = self.entries[start..].iter().take_while(|e| e.path.starts_with(path));
@@ -97,7 +97,7 @@ impl LayerIndex {
         index_format::encode(&self.entries)
     }
 
-    /// The index that [`LayerIndex::to_bytes`] wrote.
+    /// Reads the bytes that [`LayerIndex::to_bytes`] wrote.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Corrupt`] when the bytes are damaged, [`crate::ErrorKind::Unsupported`] when another version
@@ -108,7 +108,7 @@ impl LayerIndex {
     }
 }
 
-/// Collects entries in the order of an archive and settles what it says twice.
+/// Collects the entries of an archive and merges duplicates.
 #[derive(Debug, Default)]
 pub(crate) struct LayerIndexBuilder {
     places: BTreeMap<LayerPath, Place>,
@@ -129,12 +129,12 @@ impl LayerIndexBuilder {
 
     /// Adds the next entry of the archive, with whole seconds. Entries may come in any order.
     ///
-    /// A real entry takes the place of an earlier one of the same path; when it is no directory, of everything below
-    /// too. A whiteout never hides what its own layer has (image-spec, layer.md).
+    /// A real entry replaces an earlier one of the same path and, unless it is a directory, everything below it. A
+    /// whiteout never hides files of its own layer (image-spec, layer.md).
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`] when the archive has something else than a directory above the entry: a symlink
-    /// above is never followed.
+    /// [`crate::ErrorKind::Invalid`] when a parent of the entry is not a directory in the archive: a symlink is never
+    /// followed.
     pub(crate) fn add(&mut self, mut entry: Entry) -> Result<()> {
         self.check(&entry)?;
         entry.nanoseconds = 0;
@@ -154,7 +154,7 @@ impl LayerIndexBuilder {
         Ok(())
     }
 
-    /// Refuses an entry that [`LayerIndexBuilder::add`] would refuse.
+    /// Returns the error that [`LayerIndexBuilder::add`] would return for an entry.
     pub(super) fn check(&self, entry: &Entry) -> Result<()> {
         if !entry.kind.is_whiteout()
             && let Some(parent) = entry
@@ -162,14 +162,14 @@ impl LayerIndexBuilder {
                 .ancestors()
                 .find(|p| self.places.get(p).and_then(|p| p.real.as_ref()).is_some_and(|e| !e.is_directory()))
         {
-            return Err(Error::invalid("an entry of the layer lies below something that is no directory")
+            return Err(Error::invalid("a parent of an entry of the layer is not a directory")
                 .with_context("entry", &entry.path)
-                .with_context("no directory", parent));
+                .with_context("parent", parent));
         }
         Ok(())
     }
 
-    /// Whether something real was added at the path or below it.
+    /// Whether a real entry was added at the path or below it.
     pub(super) fn covers(&self, path: &LayerPath) -> bool {
         let mut range = self.places.range(path.clone()..).take_while(|(p, _)| p.starts_with(path));
         range.any(|(_, place)| place.real.is_some())
@@ -202,7 +202,7 @@ impl LayerIndexBuilder {
     /// The index of everything added.
     pub(crate) fn finish(self) -> LayerIndex {
         let places = self.places.into_values().map(|mut place| {
-            // A mark of what is no directory here, or is hidden whole, says nothing.
+            // An opaque mark has no effect unless the path is a directory that is not hidden.
             let is_directory = place.real.as_ref().map_or(place.whiteout.is_none(), Entry::is_directory);
             place.opaque.take_if(|_| !is_directory);
             place
@@ -249,23 +249,23 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_last_word_counts() {
+    fn the_last_duplicate_wins() {
         let i = index(vec![dir("a"), file("a/x", "1"), dir("b"), file("a", "now a file"), file("b/y", "2")]);
         assert_eq!(paths(&i), ["a", "b", "b/y"]);
         assert_eq!(i.get(&path("a")).unwrap().size(), 10);
     }
 
     #[test]
-    fn an_entry_through_a_symlink_is_refused() {
+    fn an_entry_below_a_symlink_is_rejected() {
         let mut builder = LayerIndexBuilder::new();
         builder.add(dir("a")).unwrap();
         builder.add(symlink("a", "/etc")).unwrap();
         let e = builder.add(file("a/passwd", "x")).unwrap_err();
-        assert!(e.to_string().contains("no directory"), "{e}");
+        assert!(e.to_string().contains("not a directory"), "{e}");
     }
 
     #[test]
-    fn what_a_layer_hides() {
+    fn whiteouts_and_files_hide_lower_entries() {
         let i = index(vec![
             Entry::whiteout(path("gone")),
             dir("opaque"),
@@ -288,7 +288,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn entries_out_of_order_are_refused() {
+    fn unsorted_entries_are_rejected() {
         assert!(LayerIndex::from_sorted(vec![dir("b"), dir("a")]).is_err());
         assert!(LayerIndex::from_sorted(vec![dir("a"), dir("a")]).is_err());
         assert!(LayerIndex::from_sorted(vec![Entry::whiteout(path("a")), dir("a")]).is_ok());

@@ -95,7 +95,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Entry>> {
     }
     let mut input = Input(body.get(MAGIC.len() + 1..).ok_or_else(corrupt)?);
     let count = input.number()? as usize;
-    // An entry takes at least eight bytes, so a count that lies cannot make us reserve much.
+    // An entry takes at least eight bytes, so a false count cannot reserve much memory.
     let mut entries = Vec::with_capacity(count.min(input.0.len() / 8 + 1));
     let mut path = Vec::new();
     for _ in 0..count {
@@ -237,13 +237,13 @@ mod tests {
     }
 
     #[test]
-    fn an_index_comes_back_as_it_was() {
+    fn an_index_round_trips() {
         let index = sample();
         assert_eq!(LayerIndex::from_bytes(&index.to_bytes()).unwrap(), index);
     }
 
     #[test]
-    fn damage_is_seen_everywhere() {
+    fn damage_is_detected_at_every_byte() {
         let bytes = sample().to_bytes();
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_refused_by_name() {
+    fn the_error_for_another_version_names_it() {
         let mut bytes = sample().to_bytes();
         bytes[8] = 9;
         assert_eq!(LayerIndex::from_bytes(&bytes).unwrap_err().kind(), ErrorKind::Unsupported);
@@ -270,7 +270,7 @@ mod tests {
         }
 
         #[test]
-        fn numbers_come_back(number: u64) {
+        fn numbers_round_trip(number: u64) {
             let mut out = Vec::new();
             put(&mut out, number);
             prop_assert_eq!(Input(&out).number().unwrap(), number);

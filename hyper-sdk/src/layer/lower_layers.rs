@@ -1,7 +1,7 @@
-//! What the lower layers of an overlay show of one directory, looked up for all its names at once.
+//! Looks up all names of one directory in the lower layers of an overlay.
 //!
-//! A walk keeps the numbers of the lower layers that show a directory, not open descriptors: those of hundreds of
-//! layers at every depth would be too many.
+//! A walk keeps the numbers of the lower layers with a directory, not open descriptors: hundreds of layers at every
+//! depth would need too many.
 
 use super::entry::LayerPath;
 use super::files::{self, Lowers, failed};
@@ -10,12 +10,12 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 
-/// What the lower layers show under one name.
+/// The result of a lookup of one name in the lower layers.
 #[derive(Debug, Default)]
 pub(super) struct LowerEntry {
-    /// The topmost layer that has it, and its status there; nothing when no layer has it or one hides it.
+    /// The topmost layer that has it, and its status there; `None` when no layer has it or a layer hides it.
     pub(super) node: Option<(usize, Stat)>,
-    /// The layers whose directories of this name are seen as one, topmost first.
+    /// The layers whose directories of this name are merged, topmost first.
     pub(super) layers: Vec<usize>,
     closed: bool,
 }
@@ -28,12 +28,12 @@ impl LowerEntry {
 }
 
 impl Lowers {
-    /// The layers that show the root: all of them.
+    /// All layers: they all have a root.
     pub(super) fn all(&self) -> Vec<usize> {
         (0..self.tops().len()).collect()
     }
 
-    /// What the directory `path`, seen in `layers`, shows under each of `names`.
+    /// Looks up each of `names` in the directory `path` of `layers`.
     pub(super) fn lookup(
         &self,
         path: &LayerPath,
@@ -46,7 +46,7 @@ impl Lowers {
             for (name, shown) in names.iter().zip(&mut found).filter(|(_, shown)| !shown.closed) {
                 shown
                     .lookup(&directory, *layer, name)
-                    .map_err(|e| failed("cannot look into a lower layer", path, e))?;
+                    .map_err(|e| failed("cannot search a lower layer", path, e))?;
             }
         }
         Ok(found)
@@ -60,7 +60,7 @@ impl Lowers {
 }
 
 impl LowerEntry {
-    /// Looks into the next layer.
+    /// Continues the lookup in the next layer.
     fn lookup(&mut self, directory: &OwnedFd, layer: usize, name: &[u8]) -> rustix::io::Result<()> {
         let stat = match files::status(directory, name) {
             Ok(stat) => stat,

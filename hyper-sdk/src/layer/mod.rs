@@ -4,17 +4,17 @@
 //!   directory ──diff──▶ LayerWriter ──tar──▶ LayerCompressor ──▶ blob      (digest, diff ID, size)
 //!                            │
 //!                            ▼
-//!                       LayerIndex ──chain──▶ TreeIndex                    (who is where, without unpacking)
+//!                       LayerIndex ──chain──▶ TreeIndex                    (the merged files, without unpacking)
 //!                            ▲
 //!                            │
 //!   directory ◀──apply── LayerReader ◀──tar── Decompressor ◀──────── blob
 //! ```
 //!
-//! Everything here blocks: callers run it on blocking threads, or in the helper process of a sandbox.
+//! All functions here block: call them on blocking threads, or in the helper process of a sandbox.
 //!
 //! # Invariants
-//! - The same entries give the same bytes, whatever the machine, the user and the number of threads.
-//! - Nothing is read or written outside the directories that were given, whatever a layer says.
+//! - The same entries give the same bytes on every machine, for every user and for every number of threads.
+//! - Nothing is read or written outside the given directories, whatever a layer contains.
 
 pub(crate) mod apply;
 mod async_decompress;
@@ -48,7 +48,7 @@ pub(crate) use entry::MAX_NAME;
 pub use entry::{Entry, EntryKind, LayerPath};
 pub use file_time::FileTime;
 pub(crate) use index::LayerIndex;
-pub(crate) use owner::{BEYOND, OWNER_ATTRIBUTE, format_owner, parse_owner};
+pub(crate) use owner::{OWNER_ATTRIBUTE, UNMAPPED_OWNER, format_owner, parse_owner};
 pub use passwd::{Identity, Owner, resolve_user};
 pub use reader::LayerReader;
 pub(crate) use reader::scan;

@@ -1,13 +1,13 @@
-//! Users and groups of an image: `/etc/passwd` and `/etc/group` read as data, never through the host's libraries.
+//! Users and groups of an image: `/etc/passwd` and `/etc/group` are parsed here, never by the host's libraries.
 //!
-//! Two rules live here, and they differ on purpose. An owner (`--chown`, the folder of WORKDIR) given as a lone number
-//! takes the same number as its group; a process (USER) given as a lone number takes the group that the password file
-//! has for it, or 0.
+//! Two rules differ on purpose. An owner (`--chown`, the folder of WORKDIR) given as a single number has the same
+//! number as its group. A process (USER) given as a single number has the group of its entry in the password file, or
+//! 0.
 
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-/// Who owns a file.
+/// The owner of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Owner {
     /// The user.
@@ -21,20 +21,20 @@ pub struct Owner {
 pub(crate) struct ResolvedOwner {
     /// The owner; a name that is not found counts as 0.
     pub owner: Owner,
-    /// The names that the files do not have. The peers go on with 0 without a word; callers should say so.
+    /// The names that were not found. Other builders use 0 silently; callers should warn.
     pub missing: Vec<String>,
 }
 
-/// Who runs a process.
+/// The user and groups of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The user.
     pub uid: u32,
     /// The primary group.
     pub gid: u32,
-    /// The supplementary groups; none when a group was given.
+    /// The supplementary groups; empty when a group was given.
     pub groups: Vec<u32>,
-    /// The home folder, where the password file has one.
+    /// The home folder, if the password file has one.
     pub home: Option<String>,
 }
 
@@ -60,7 +60,7 @@ fn lines(file: Option<&[u8]>) -> impl Iterator<Item = Vec<&str>> {
         .map(|line| line.split(':').collect())
 }
 
-/// A field that is missing or no number counts as 0, as it does for the peers.
+/// A missing or invalid field is 0, as with other builders.
 fn number_field(fields: &[&str], at: usize) -> u32 {
     fields.get(at).and_then(|field| field.parse().ok()).unwrap_or(0)
 }
@@ -86,15 +86,15 @@ fn groups(group: Option<&[u8]>) -> impl Iterator<Item = Group<'_>> {
     })
 }
 
-/// A number as an identifier: decimal, at most `i32::MAX`.
+/// A decimal id, at most `i32::MAX`.
 fn number(text: &str) -> Option<u32> {
     text.parse::<i32>().ok().and_then(|n| u32::try_from(n).ok())
 }
 
 /// Finds the owner that `USER[:GROUP]` names, with the files of the destination's root file system.
 ///
-/// A name takes its primary group, a number takes itself as the group, `:GROUP` overrides either. `root` is always 0
-/// and an empty part counts as 0. Names that are not found are 0 and listed in [`ResolvedOwner::missing`].
+/// A name has its primary group, a number is also the group, and `:GROUP` overrides both. `root` is always 0, and an
+/// empty part is 0. Names that are not found become 0 and are listed in [`ResolvedOwner::missing`].
 pub(crate) fn resolve_owner(spec: &str, passwd: Option<&[u8]>, group: Option<&[u8]>) -> ResolvedOwner {
     let (user_part, group_part) = match spec.split_once(':') {
         Some((user, group)) => (user, Some(group)),
@@ -105,7 +105,7 @@ pub(crate) fn resolve_owner(spec: &str, passwd: Option<&[u8]>, group: Option<&[u
         resolved.owner = Owner { uid, gid: uid };
     } else if !user_part.is_empty() {
         match users(passwd).find(|u| u.name == user_part) {
-            // The user called root is user 0 even where there is no password file.
+            // `root` is user 0 even without a password file.
             _ if user_part == "root" => {}
             Some(user) => resolved.owner = Owner { uid: user.uid, gid: user.gid },
             None => resolved.missing.push(user_part.to_owned()),
@@ -125,7 +125,7 @@ pub(crate) fn resolve_owner(spec: &str, passwd: Option<&[u8]>, group: Option<&[u
 
 /// Finds the identity that `USER[:GROUP]` names for a process, with the files of its root file system.
 ///
-/// An empty text is root. A number without an entry in the password file is taken as it is, with group 0.
+/// An empty text is root. A number without an entry in the password file is used as it is, with group 0.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] when a name is in neither file, [`ErrorKind::Invalid`] for a number out of range.
@@ -194,7 +194,7 @@ mod tests {
     const GROUP: &[u8] = b"root:x:0:\nadm:x:4:lp,bin\nmail:x:12:lp\nlp:x:8:\n";
 
     #[test]
-    fn owners() {
+    fn owners_are_resolved_by_name_and_number() {
         for (spec, uid, gid) in [
             ("1:2", 1, 2),
             ("1:adm", 1, 4),
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn users_of_processes() {
+    fn users_of_processes_are_resolved_with_their_groups() {
         let of = |spec: &str| resolve_user(spec, Some(PASSWD), Some(GROUP));
         let lp = of("lp").unwrap();
         assert_eq!((lp.uid, lp.gid, lp.groups, lp.home.as_deref()), (7, 8, vec![4, 12], Some("/var/spool")));

@@ -1,4 +1,4 @@
-//! Removes of a folder what a layer that was unpacked into it does not have.
+//! Removes the files of a folder that are not in the layer that was unpacked into it.
 
 use super::entry::LayerPath;
 use super::files::{self, failed};
@@ -10,17 +10,17 @@ use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-/// Removes what is below `top` and not in the index. No link is followed, and nothing that is mounted there is entered.
+/// Removes what is below `top` and not in the index. Links are not followed, and mounts are not entered.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Io`] that names what cannot be removed: another file system that is mounted there is one.
+/// [`crate::ErrorKind::Io`] with the path that cannot be removed, such as a mount point.
 pub(super) fn prune(top: BorrowedFd<'_>, index: &LayerIndex) -> Result<()> {
     below(top, &LayerPath::root(), index)
 }
 
 fn below(directory: BorrowedFd<'_>, path: &LayerPath, index: &LayerIndex) -> Result<()> {
     for name in files::names(directory).map_err(|e| failed("cannot read a folder of the target", path, e))? {
-        // A path that is too long to be in a layer is in none.
+        // No layer has a path that is too long.
         let child = path.join(&name).ok();
         let kept = child.as_ref().is_some_and(|child| index.covers(child));
         let Some(child) = child.filter(|_| kept) else {
@@ -42,7 +42,7 @@ fn remove(directory: BorrowedFd<'_>, path: &LayerPath, name: &[u8]) -> Result<()
     files::remove_all(directory, name).map_err(|e| {
         let shown = path.join(name).unwrap_or_else(|_| path.clone());
         match e {
-            // What is mounted is not entered, and cannot be removed.
+            // A mount is not entered and cannot be removed.
             Errno::BUSY => is_mounted(&shown),
             e => failed("cannot remove what is not in the result", &shown, e),
         }
@@ -62,7 +62,7 @@ fn enter(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<rustix::f
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     loop {
         match rustix::fs::openat2(directory, OsStr::from_bytes(name), flags, Mode::empty(), resolve) {
-            // The kernel asks to try again when a rename elsewhere made it unsure.
+            // The kernel returns EAGAIN when a concurrent rename interfered.
             Err(Errno::AGAIN | Errno::INTR) => {}
             other => return other,
         }

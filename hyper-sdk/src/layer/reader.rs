@@ -1,14 +1,14 @@
-//! Reads layers of any origin: USTAR, PAX, GNU and old tar, as a stream.
+//! Reads layers as a stream: USTAR, PAX, GNU and old tar.
 //!
-//! Where archives are ambiguous the reader takes them as Go's `archive/tar` does, because that is what every other
-//! builder and engine runs, or refuses them; it never guesses.
+//! The reader interprets ambiguous archives like Go's `archive/tar`, which other builders and engines use, or rejects
+//! them. It never guesses.
 //!
 //! # Invariants
-//! - What comes out is clean ([`LayerPath`]); `..` is refused, never interpreted; leading slashes are dropped.
-//! - A size is believed only when header and PAX record agree, or the header says by zero or its maximum that it
-//!   cannot hold the size. Links, directories and devices have no data, whatever their size field says.
-//! - The attributes that overlay keeps for itself (`user.overlay.*`, `trusted.overlay.*`) are dropped.
-//! - Memory is bounded: extended headers above 1 MiB are refused, and those of one entry above 4 MiB together.
+//! - Paths are clean ([`LayerPath`]); `..` is rejected, never interpreted; leading slashes are dropped.
+//! - A size is accepted only if header and PAX record agree, or the header is zero or at its maximum because it cannot
+//!   hold the size. Links, directories and devices have no data, whatever their size field is.
+//! - The internal attributes of overlay (`user.overlay.*`, `trusted.overlay.*`) are dropped.
+//! - Memory is bounded: one extended header may have 1 MiB, and all those of one entry together 4 MiB.
 
 use super::entry::{Entry, EntryKind, LayerPath, OPAQUE_NAME, WHITEOUT_PREFIX, escape};
 use super::file_time::FileTime;
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 const BLOCK: usize = 512;
-/// How many bytes may follow the end of an archive: more than any program pads it with.
+/// How many bytes may follow the end of an archive; no program writes more padding.
 const MAX_TRAILER: u64 = 64 << 20;
 const MAX_EXTENDED: u64 = 1 << 20;
 const MAX_EXTENDED_OF_ENTRY: u64 = 4 << 20;
@@ -29,16 +29,16 @@ const BAD_TIME: &str = "a time in a PAX record of the archive is malformed";
 
 /// Reads the entries of a layer, one after another.
 ///
-/// [`LayerReader::next_entry`] skips what was not read of the last entry's data; the reader itself is [`Read`] and
-/// yields the data of the current entry. At the end of the archive the source is read to its end, so that a
-/// verifying source sees everything.
+/// [`LayerReader::next_entry`] skips the unread data of the last entry. The reader implements [`Read`] for the data of
+/// the current entry. At the end of the archive the source is read to its end, so that a verifying source sees
+/// everything.
 #[derive(Debug)]
 pub struct LayerReader<R> {
     inner: R,
-    /// Bytes of the current entry's data, and of its padding, that were not read yet.
+    /// The unread bytes of the current entry's data and of its padding.
     left: u64,
     padding: u64,
-    /// Bytes of the extended headers of the entry.
+    /// The bytes of the extended headers of the entry.
     extended: u64,
     done: bool,
 }
@@ -51,7 +51,7 @@ struct Extended {
 }
 
 impl Extended {
-    /// The value of a PAX record, unless it is empty.
+    /// The value of a PAX record; `None` if it is missing or empty.
     fn record(&self, key: &str) -> Option<&Vec<u8>> {
         self.pax.get(key.as_bytes()).filter(|value| !value.is_empty())
     }
@@ -63,7 +63,7 @@ impl<R: Read> LayerReader<R> {
         Self { inner, left: 0, padding: 0, extended: 0, done: false }
     }
 
-    /// The next entry; `None` at the end. AUFS bookkeeping (`.wh..wh.aufs` and the like) is passed over.
+    /// The next entry; `None` at the end. AUFS metadata (such as `.wh..wh.aufs`) is skipped.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] when the archive is damaged, cut off or hostile; [`ErrorKind::Unsupported`] for sparse
@@ -124,7 +124,7 @@ impl<R: Read> LayerReader<R> {
         })
     }
 
-    /// The next block that is a header, its checksum checked; `None` at the end.
+    /// The next header block, with a verified checksum; `None` at the end.
     fn header(&mut self) -> Result<Option<[u8; BLOCK]>> {
         if self.done {
             return Ok(None);
@@ -145,7 +145,7 @@ impl<R: Read> LayerReader<R> {
         }
         if block.iter().all(|b| *b == 0) {
             self.done = true;
-            // To the end, so that who checks the whole has seen it.
+            // The source is read to its end, so that a verifying source sees everything.
             let rest = std::io::copy(&mut (&mut self.inner).take(MAX_TRAILER + 1), &mut std::io::sink())?;
             if rest > MAX_TRAILER {
                 return Err(Error::new(
@@ -212,13 +212,13 @@ impl<R: Read> LayerReader<R> {
         self.left = data;
         self.padding = padding(data);
         if entry.path.is_root() && entry.kind != EntryKind::Directory {
-            return Err(damaged("the root of the archive is no directory"));
+            return Err(damaged("the root of the archive is not a directory"));
         }
         Ok(if whiteout(&mut entry)? { Some(entry) } else { None })
     }
 }
 
-/// The entry that a header and its extended headers describe, still without its path, and how long its data is.
+/// Makes the entry of a header and its extended headers, without the path, and returns it with the length of its data.
 fn read_entry(
     header: &[u8; BLOCK],
     extended: &Extended,
@@ -274,7 +274,7 @@ fn read_entry(
     Ok((Entry { path, kind, mode, uid, gid, mtime, nanoseconds, xattrs }, data))
 }
 
-/// How long the data of an entry is, which header and PAX record agree about.
+/// The length of the data of an entry, checked against header and PAX record.
 fn size_of(header: &[u8; BLOCK], extended: &Extended) -> Result<u64> {
     let header_size = numeric(&header[124..136])?;
     let size = match extended.record("size") {
@@ -299,7 +299,7 @@ fn size_of(header: &[u8; BLOCK], extended: &Extended) -> Result<u64> {
 fn xattrs_of(extended: &Extended) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut xattrs = BTreeMap::new();
     for (key, value) in &extended.pax {
-        // libarchive writes its own percent- and base64-encoded copy beside the SCHILY one.
+        // libarchive writes its own percent- and base64-encoded copy in addition to the SCHILY one.
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
             xattrs.insert(name.to_vec(), value.clone());
         } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
@@ -311,7 +311,7 @@ fn xattrs_of(extended: &Extended) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     if xattrs.keys().any(|n| n.is_empty() || n.len() > 255 || n.contains(&0)) {
         return Err(damaged("an entry has an impossible extended attribute"));
     }
-    // Such would steer the overlay that the layer is unpacked for.
+    // They would change the overlay that the layer is unpacked for.
     xattrs.retain(|name, _| !super::files::is_overlay_xattr(name));
     Ok(xattrs)
 }
@@ -348,7 +348,7 @@ pub(crate) fn scan(source: impl Read) -> Result<LayerIndex> {
     Ok(builder.finish())
 }
 
-/// Reads all data of the current entry and hands it on; returns its digest.
+/// Reads all data of the current entry, passes it to the callback and returns its digest.
 pub(super) fn hash_data<R: Read>(
     reader: &mut LayerReader<R>,
     buffer: &mut [u8],
@@ -368,7 +368,7 @@ pub(super) fn hash_data<R: Read>(
     }
 }
 
-/// Turns an entry with a `.wh.` name into a whiteout. `false` for AUFS bookkeeping, which is to be dropped.
+/// Turns an entry with a `.wh.` name into a whiteout. Returns `false` for AUFS metadata, which must be dropped.
 fn whiteout(entry: &mut Entry) -> Result<bool> {
     if entry.path.ancestors().any(|p| p.file_name().starts_with(b".wh..wh.")) {
         return Ok(false);
@@ -403,7 +403,7 @@ fn c_string(field: &[u8]) -> Vec<u8> {
 
 fn header_name(header: &[u8; BLOCK]) -> Vec<u8> {
     let name = c_string(&header[..100]);
-    // GNU tar keeps other things where USTAR has the prefix.
+    // GNU tar uses the prefix field of USTAR for other data.
     let prefix = if &header[257..263] == b"ustar\0" { c_string(&header[345..500]) } else { Vec::new() };
     if prefix.is_empty() { name } else { [&prefix, &b"/"[..], &name].concat() }
 }
@@ -488,7 +488,7 @@ pub(crate) fn file_time(text: &[u8]) -> Option<FileTime> {
     if !negative {
         return Some(FileTime { seconds, nanoseconds });
     }
-    // Down is away from zero here.
+    // For a negative time, rounding down is away from zero.
     let below = nanoseconds + u32::from(fraction.iter().skip(9).any(|b| *b != b'0'));
     let seconds = seconds.checked_neg()?;
     if below == 0 {

@@ -1,10 +1,10 @@
-//! The true times of what a layer holds, kept beside it.
+//! The exact times of the files of a layer, stored next to the layer.
 //!
-//! A layer has whole seconds, none later than the epoch of its build, so that it is the same wherever it is made. What a
-//! step sees has the times that it really has: the table of them goes with the layer on this machine, and nowhere else.
+//! A layer has times in whole seconds, none later than the epoch of its build, so that it is reproducible. A step sees
+//! files with their exact times. The table of exact times is stored with the layer on this machine only.
 //!
 //! # File
-//! Numbers are written as in the index of a layer.
+//! Numbers are encoded as in the index of a layer.
 //! ```text
 //!   "HYPERTIM"  8 bytes
 //!   version     1 byte, 1
@@ -15,7 +15,7 @@
 //!     seconds   varint, zigzag
 //!     fraction  varint, nanoseconds
 //! ```
-//! The file is known by its SHA-256.
+//! The name of the file is its SHA-256.
 
 use super::entry::{Entry, EntryKind, LayerPath};
 use super::file_time::FileTime;
@@ -27,9 +27,9 @@ const MAGIC: &[u8; 8] = b"HYPERTIM";
 const VERSION: u8 = 1;
 const SECOND: u32 = 1_000_000_000;
 
-/// The true times of the entries of a layer, by path.
+/// The exact times of the entries of a layer, by path.
 ///
-/// Whiteouts have none, nor have second names of a file.
+/// Whiteouts and hardlinks have no times in the table.
 #[derive(Debug, Default)]
 pub struct TimesTable {
     times: Vec<(LayerPath, FileTime)>,
@@ -42,7 +42,7 @@ impl TimesTable {
         Self { times, encoded: OnceLock::new() }
     }
 
-    /// The time of what is at the path.
+    /// The time of the entry at the path.
     pub fn get(&self, path: &LayerPath) -> Option<FileTime> {
         let at = self.times.binary_search_by(|(known, _)| known.cmp(path)).ok()?;
         Some(self.times[at].1)
@@ -58,7 +58,7 @@ impl TimesTable {
         self.times.is_empty()
     }
 
-    /// The name of the table: equal ones have the same.
+    /// The digest of the encoded table, which is its name.
     pub fn digest(&self) -> &Digest {
         &self.encoded().1
     }
@@ -89,7 +89,7 @@ impl TimesTable {
         })
     }
 
-    /// The table that [`TimesTable::to_bytes`] wrote.
+    /// Reads the bytes that [`TimesTable::to_bytes`] wrote.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Corrupt`] when the bytes are damaged, [`crate::ErrorKind::Unsupported`] when another version
@@ -103,7 +103,7 @@ impl TimesTable {
         }
         let mut input = Input(&rest[1..]);
         let count = input.number()? as usize;
-        // An entry takes at least four bytes, so a count that lies cannot make us reserve much.
+        // An entry takes at least four bytes, so a false count cannot reserve much memory.
         let mut times: Vec<(LayerPath, FileTime)> = Vec::with_capacity(count.min(input.0.len() / 4 + 1));
         let mut path = Vec::new();
         for _ in 0..count {
@@ -124,27 +124,27 @@ impl TimesTable {
     }
 }
 
-/// Times in the order of a layer, as they are collected.
+/// Collects times in the order of a layer.
 #[derive(Clone, Debug, Default)]
 pub struct EntryTimes(Vec<(LayerPath, FileTime)>);
 
 impl EntryTimes {
-    /// Takes the time of the next entry.
+    /// Adds the time of the next entry.
     pub(crate) fn push(&mut self, entry: &Entry) {
         self.push_as(entry, entry.time());
     }
 
-    /// Takes the next entry with another time than it has.
+    /// Adds the next entry with another time.
     pub(crate) fn push_as(&mut self, entry: &Entry, time: FileTime) {
         if !entry.kind.is_whiteout() && !matches!(entry.kind, EntryKind::Hardlink { .. }) {
             self.0.push((entry.path.clone(), time));
         }
     }
 
-    /// The table. Entries with the time `made` had no source: they are as new as the newest that had one, and as
-    /// `known`, where it is known when they were made first.
+    /// Makes the table. Entries with the time `made` have no source: they get the newest time of the entries with a
+    /// source, or `known` if that is newer. `known` is when they were first made, if known.
     ///
-    /// So what comes out of a cache again is never older than what it was made of is now.
+    /// So a cached result is never older than its current sources.
     pub fn table(mut self, made: FileTime, known: Option<FileTime>) -> TimesTable {
         let newest = self.0.iter().map(|(_, time)| *time).filter(|time| *time != made).max();
         let new = known.max(newest).unwrap_or(made);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_comes_back_as_it_was_and_damage_is_seen() {
+    fn a_table_round_trips_and_damage_is_detected() {
         let late = FileTime { seconds: -7, nanoseconds: 999_999_999 };
         let mut link = file("d/h", "");
         link.kind = EntryKind::Hardlink { target: path("d/g") };
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_is_as_new_as_what_it_was_made_of() {
+    fn new_entries_have_the_newest_time_of_their_sources() {
         let (made, known) = (FileTime::of(100), FileTime::of(50));
         let entries = |source| times(&[(dir("d"), made), (file("d/f", "x"), FileTime::of(source))]);
         let of = |table: TimesTable| table.get(&path("d")).unwrap().seconds;

@@ -1,8 +1,8 @@
-//! The merged view of a chain of layers: what a container would see, without unpacking anything.
+//! The merged view of a chain of layers, as a container would see it, without unpacking.
 //!
 //! # Invariants
-//! - Nodes are in path order, so that everything below a directory is one run of nodes.
-//! - Every node has its parent directories: one that no layer mentions is implied as `root:root 0755` at time 0.
+//! - Nodes are in path order, so that everything below a directory is contiguous.
+//! - Every node has its parent directories: one without an entry is implied as `root:root 0755` at time 0.
 //! - Symlinks are resolved inside the root, as after `chroot`: `..` of the root is the root.
 
 use super::entry::{Entry, EntryKind, LayerPath};
@@ -13,10 +13,10 @@ use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// How many symlinks a resolution may follow, as in Linux.
+/// How many symlinks a lookup may follow, as in Linux.
 const MAX_LINKS: usize = 40;
 
-/// The file system that a chain of layers makes.
+/// The merged file system of a chain of layers.
 #[derive(Clone, Debug)]
 pub(crate) struct TreeIndex {
     layers: Vec<Arc<LayerIndex>>,
@@ -24,7 +24,7 @@ pub(crate) struct TreeIndex {
     nodes: Vec<Place>,
 }
 
-/// Where an entry is kept: in a layer, or (`layer` is [`IMPLIED`]) among the implied directories.
+/// The position of an entry: in a layer or, if `layer` is [`IMPLIED`], among the implied directories.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     layer: u32,
@@ -36,9 +36,9 @@ const IMPLIED: u32 = u32::MAX;
 /// An entry of the merged view.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Node<'a> {
-    /// The entry, as its layer has it.
+    /// The entry in its layer.
     pub entry: &'a Entry,
-    /// The number of its layer, lowest first; `None` for a directory that no layer mentions.
+    /// The number of its layer, from the lowest; `None` for an implied directory.
     pub layer: Option<usize>,
 }
 
@@ -52,7 +52,7 @@ impl TreeIndex {
         tree
     }
 
-    /// Puts one more layer on top.
+    /// Adds a layer on top.
     pub(crate) fn push(&mut self, layer: Arc<LayerIndex>) {
         let number = self.layers.len() as u32;
         self.layers.push(layer);
@@ -78,7 +78,7 @@ impl TreeIndex {
             let hides_below =
                 whiteout || opaque || real.is_some_and(|r| !matches!(here[r].kind, EntryKind::Directory));
             if let Some(real) = real {
-                // In this order nothing later in the layer changes a parent that was looked at.
+                // In this order no later entry of the layer changes a parent that was checked.
                 let parent = &path.as_bytes()[..path.as_bytes().len() - path.file_name().len()];
                 if last_parent != Some(parent) {
                     self.imply_parents(path, &mut nodes);
@@ -100,8 +100,8 @@ impl TreeIndex {
         self.nodes = nodes;
     }
 
-    /// Adds the directories above `path` that are missing or are no directories. Every lower node before `path` is in
-    /// `nodes` already; nothing can be below one that is replaced.
+    /// Adds the parents of `path` that are missing or not directories. Every lower node before `path` is in `nodes`
+    /// already; a replaced node has nothing below it.
     fn imply_parents(&mut self, path: &LayerPath, nodes: &mut Vec<Place>) {
         for parent in path.ancestors() {
             let found = nodes.binary_search_by(|p| self.entry(*p).path.cmp(&parent));
@@ -136,7 +136,7 @@ impl TreeIndex {
         self.nodes.iter().map(|p| self.node(*p))
     }
 
-    /// What is at the path; symlinks are not followed. The root is found only when a layer has an entry for it.
+    /// The node at the path; symlinks are not followed. The root is found only if a layer has an entry for it.
     pub(crate) fn lookup(&self, path: &LayerPath) -> Option<Node<'_>> {
         let at = self.nodes.binary_search_by(|p| self.entry(*p).path.cmp(path)).ok()?;
         Some(self.node(self.nodes[at]))
@@ -150,7 +150,7 @@ impl TreeIndex {
         rest[..count].iter().map(|p| self.node(*p))
     }
 
-    /// What is directly in a directory, in the order of the names. Nothing when the path is no directory.
+    /// The direct children of a directory, in the order of their names. Empty when the path is not a directory.
     #[cfg(test)]
     pub(crate) fn children<'a>(&'a self, directory: &LayerPath) -> impl Iterator<Item = Node<'a>> + use<'a> {
         let mut at = self.nodes.partition_point(|p| self.entry(*p).path <= *directory);
@@ -162,7 +162,7 @@ impl TreeIndex {
                 return None;
             }
             at += 1;
-            // Gallop over what lies below the child.
+            // Gallops past the nodes below the child.
             let (mut step, mut end) = (1, at);
             while end < self.nodes.len() && self.entry(self.nodes[end]).path.starts_with(path) {
                 at = end + 1;
@@ -175,14 +175,14 @@ impl TreeIndex {
         })
     }
 
-    /// Where a path as written by a user leads: absolute or relative to the root, with `.`, `..` and symlinks resolved
-    /// inside the root. The last part is followed when it is a symlink only with `follow_last`.
+    /// Resolves a path as a user writes it: absolute or relative to the root, with `.`, `..` and symlinks resolved
+    /// inside the root. A symlink as the last part is followed only with `follow_last`.
     ///
-    /// Parts from the first one that does not exist are kept as written, so that the result may be created.
+    /// The parts from the first missing one are kept as written, so that the path can be created.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] on more than 40 symlinks, on a part below something that is no directory, and on a path
-    /// that [`LayerPath`] refuses.
+    /// [`ErrorKind::Invalid`] for more than 40 symlinks, for a part below something that is not a directory, and for a
+    /// path that is not a [`LayerPath`].
     pub(crate) fn resolve(&self, path: &[u8], follow_last: bool) -> Result<LayerPath> {
         let fail =
             |why: &str| Err(Error::invalid(why.to_owned()).with_context("path", super::entry::escape(path)));
@@ -213,18 +213,18 @@ impl TreeIndex {
                 }
                 None | Some(EntryKind::Directory) => done = here,
                 Some(_) if todo.is_empty() => done = here,
-                Some(_) => return fail("the path leads through something that is no directory"),
+                Some(_) => return fail("a part of the path is not a directory"),
             }
         }
         Ok(done)
     }
 
-    /// The regular file behind a node: itself, or what its hardlink names, and the layer whose archive has the bytes.
+    /// The regular file of a node: the node itself or the target of its hardlink, with the layer that has its content.
     ///
-    /// A hardlink is looked up as of its own layer, since an upper layer may have replaced or removed the first name.
+    /// A hardlink is resolved as of its own layer, since an upper layer may have replaced or removed the first name.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] when a hardlink leads nowhere or in a circle.
+    /// [`ErrorKind::Corrupt`] for a dangling or circular hardlink.
     pub(crate) fn link_target<'a>(&'a self, node: Node<'a>) -> Result<Node<'a>> {
         let mut node = node;
         for _ in 0..MAX_LINKS {
@@ -250,11 +250,10 @@ impl TreeIndex {
             .with_context("path", &node.entry.path))
     }
 
-    /// The digest of what is at some paths, with everything below: type, mode, owner, size, link target, extended
-    /// attributes and data. The time of change does not count, nor where the paths lie, nor which layer has what.
+    /// The digest of the nodes at some paths with everything below: type, mode, owner, size, link target, extended
+    /// attributes and data. Times, the paths themselves and the layers of the nodes are not included.
     ///
-    /// A hardlink counts as the file that it is. Whoever keys a cache with this adds the names of the paths where
-    /// they matter.
+    /// A hardlink is hashed as its file. A cache key must include the names of the paths if they matter.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when a path does not exist, [`ErrorKind::Internal`] when an index lacks a digest.
@@ -279,7 +278,7 @@ impl TreeIndex {
     }
 }
 
-/// Takes an entry, called `name`, into the digest of some content.
+/// Adds an entry with this name to a digest of content.
 pub(crate) fn hash_entry(hasher: &mut Hasher, name: &[u8], entry: &Entry) -> Result<()> {
     hasher.update_field(b"entry");
     hasher.update_field(name);
@@ -338,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_cover_hide_and_imply() {
+    fn upper_layers_replace_hide_and_imply_entries() {
         let mut changed = dir("a");
         changed.mode = 0o700;
         let t = tree(vec![
@@ -370,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn symlinks_stay_inside() {
+    fn symlinks_resolve_inside_the_root() {
         let t = tree(vec![vec![
             dir("usr"),
             dir("usr/lib"),
@@ -397,7 +396,7 @@ mod tests {
         assert!(t.resolve(b"/", true).unwrap().is_root());
         assert_eq!(t.resolve(b"lib", false).unwrap(), path("lib"));
         assert!(t.resolve(b"loop", true).unwrap_err().to_string().contains("too many"));
-        assert!(t.resolve(b"file/x", true).unwrap_err().to_string().contains("no directory"));
+        assert!(t.resolve(b"file/x", true).unwrap_err().to_string().contains("not a directory"));
     }
 
     #[test]
@@ -414,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn content_digests_see_content_and_nothing_else() {
+    fn content_digests_depend_on_content_only() {
         let digest = |layers: Vec<Vec<Entry>>, at: &str| tree(layers).content_digest(&[path(at)]).unwrap();
         let base = digest(vec![vec![dir("d"), file("d/f", "1"), file("d/g", "1")]], "d");
         let mut late = file("d/f", "1");

@@ -7,10 +7,10 @@
 //! ```
 //!
 //! # Invariants
-//! - The bytes follow from the entries alone: no clock, no user names, PAX records by key, nothing optional.
-//! - Entries come in [`Entry::layer_order`] and never below something of the same layer that is no directory.
-//! - Times are whole seconds and never later than the epoch, where one is given, but for archives that only carry files
-//!   from one process of a build to another: those have the times as they are.
+//! - The bytes depend on the entries only: no clock, no user names, PAX records sorted by key, nothing optional.
+//! - Entries come in [`Entry::layer_order`], and a parent in the same layer is always a directory.
+//! - Times are whole seconds and never later than the epoch, if there is one. Archives that only transfer files between
+//!   processes of a build have exact times.
 
 use super::entry::{Entry, EntryKind, LayerPath, OPAQUE_NAME, WHITEOUT_PREFIX};
 use super::index::LayerIndex;
@@ -24,13 +24,13 @@ use std::io::{Read, Write};
 
 const BLOCK: usize = 512;
 const COPY_BUFFER: usize = 128 << 10;
-/// What fits into the eleven and seven octal digits of a header.
+/// The largest numbers for the eleven and seven octal digits of a header.
 const MAX_11: u64 = 0o77_777_777_777;
 const MAX_7: u64 = 0o7_777_777;
 
 /// Writes one layer as a tar archive and makes its index.
 ///
-/// Dropping it without [`LayerWriter::finish`] leaves an archive without its end.
+/// Dropping it without [`LayerWriter::finish`] leaves an incomplete archive.
 #[derive(Debug)]
 pub struct LayerWriter<W: Write> {
     inner: W,
@@ -42,14 +42,14 @@ pub struct LayerWriter<W: Write> {
 }
 
 impl<W: Write> LayerWriter<W> {
-    /// Writes to `inner`; every time later than `epoch` becomes `epoch`.
+    /// Makes a writer to `inner`; every time later than `epoch` becomes `epoch`.
     pub fn new(inner: W, epoch: Option<i64>) -> Self {
         let (times, entries, buffer) = (EntryTimes::default(), Vec::new(), Vec::new());
         Self { inner, epoch, exact: false, times, entries, buffer }
     }
 
-    /// Writes to `inner` with every time as it is, to the nanosecond. It is no layer to keep, but one on its way to
-    /// [`LayerWriter::append_all`] of another writer.
+    /// Makes a writer to `inner` that keeps exact times in nanoseconds. The result is not a layer to store: it is the
+    /// input for [`LayerWriter::append_all`] of another writer.
     pub fn exact(inner: W) -> Self {
         Self { exact: true, ..Self::new(inner, None) }
     }
@@ -59,8 +59,7 @@ impl<W: Write> LayerWriter<W> {
         &self.entries
     }
 
-    /// The times that the entries written so far had before they were rounded and held to the epoch. They are kept from
-    /// then on.
+    /// The times of the entries written so far, before they were rounded and clamped to the epoch.
     pub fn take_times(&mut self) -> EntryTimes {
         std::mem::take(&mut self.times)
     }
@@ -77,15 +76,15 @@ impl<W: Write> LayerWriter<W> {
         Ok(())
     }
 
-    /// Writes an entry. A file takes its bytes from `data`, which must have exactly the size of the entry and, when
-    /// the entry has a digest, that digest; `None` is good for an empty file and for everything that is no file.
+    /// Writes an entry. The content of a file comes from `data`, which must have exactly the size of the entry and, if
+    /// set, its digest. `None` is allowed for an empty file and for all other kinds.
     ///
     /// After an error the archive is unusable.
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] when entries are out of order; [`ErrorKind::Conflict`] when a file shrinks, grows or
-    /// changes while it is read; [`ErrorKind::Invalid`] when a name cannot be told from a whiteout or an attribute
-    /// cannot be written; [`ErrorKind::Io`] from either side.
+    /// changes while it is read; [`ErrorKind::Invalid`] when a name would be read as a whiteout or an attribute cannot
+    /// be written; [`ErrorKind::Io`] from either side.
     pub fn append(&mut self, entry: &Entry, data: Option<&mut dyn Read>) -> Result<()> {
         self.check(entry)?;
         let mut entry = entry.clone();
@@ -110,7 +109,7 @@ impl<W: Write> LayerWriter<W> {
         Ok(())
     }
 
-    /// Ends the archive and gives back the writer, flushed, and the index.
+    /// Finishes the archive and returns the flushed writer and the index.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when the end cannot be written.
@@ -130,14 +129,14 @@ impl<W: Write> LayerWriter<W> {
                 && entry.kind == EntryKind::OpaqueWhiteout
                 && last.kind != EntryKind::Directory
             {
-                return internal("an opaque mark of a layer belongs to something that is no directory");
+                return internal("an opaque mark of a layer is not on a directory");
             }
-            // In this order the first entry below another one follows it at once.
+            // In this order the first entry below another one follows it directly.
             if last.path != entry.path
                 && entry.path.starts_with(&last.path)
                 && !matches!(last.kind, EntryKind::Directory | EntryKind::OpaqueWhiteout)
             {
-                return internal("an entry of a layer lies below something that is no directory");
+                return internal("a parent of an entry of a layer is not a directory");
             }
         }
         if entry.mode & !0o7777 != 0 {
@@ -175,7 +174,7 @@ impl<W: Write> LayerWriter<W> {
         self.buffer.resize(COPY_BUFFER, 0);
         let mut left = size;
         loop {
-            // One byte more than announced is asked for, to see a file that grew.
+            // One byte more than announced is read, to detect a file that grew.
             let want = left.saturating_add(1).min(COPY_BUFFER as u64) as usize;
             let count = match data.read(&mut self.buffer[..want]) {
                 Ok(count) => count,
@@ -201,7 +200,7 @@ fn padding(size: u64) -> usize {
     (size.next_multiple_of(BLOCK as u64) - size) as usize
 }
 
-/// The header blocks of an entry: PAX header and records where they are needed, then the header proper.
+/// The header blocks of an entry: the PAX header and records if needed, then the header itself.
 fn head(entry: &Entry) -> Result<Vec<u8>> {
     let mut pax: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     let mut header = [0u8; BLOCK];
@@ -290,13 +289,13 @@ fn head(entry: &Entry) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// A time as PAX has it: the number of seconds, with a fraction where there is one.
+/// A time in PAX format: the seconds, with a fraction if needed.
 fn time_text(entry: &Entry) -> String {
     const SECOND: u32 = 1_000_000_000;
     match (entry.mtime, entry.nanoseconds) {
         (seconds, 0) => seconds.to_string(),
         (seconds @ 0.., fraction) => format!("{seconds}.{fraction:09}"),
-        // The fraction counts upwards, and the text away from zero.
+        // The nanoseconds count upwards, but a negative number with a fraction counts down.
         (seconds, fraction) => format!("-{}.{:09}", (seconds + 1).unsigned_abs(), SECOND - fraction),
     }
 }
@@ -341,7 +340,7 @@ fn put_name(header: &mut [u8; BLOCK], pax: &mut BTreeMap<Vec<u8>, Vec<u8>>, name
     put_ascii(&mut header[..100], name);
 }
 
-/// A stand-in for readers that do not know PAX.
+/// Writes a fallback for readers that do not know PAX.
 fn put_ascii(field: &mut [u8], text: &[u8]) {
     for (to, from) in field.iter_mut().zip(text) {
         *to = if from.is_ascii_graphic() { *from } else { b'_' };

@@ -1,4 +1,4 @@
-//! The caller's side: starts the helper and sends it operations.
+//! The caller's side: starts the helper and sends operations to it.
 
 use super::protocol::{Hello, Reply, Request, read_frame, write_frame};
 use super::{HelperCommand, Identity};
@@ -17,14 +17,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// How long a helper may take until it is ready; it takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a helper may take to become ready. It usually takes milliseconds.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The helper of this process: where files can have other owners, and steps are run.
+/// A helper process in which files can have other owners, and which runs steps.
 ///
 /// Works as root and as an ordinary user, in this order of preference: no user namespace (root), one with subordinate
-/// ids (`newuidmap` and `/etc/subuid`), one with the caller's id alone. The helper is started once and ends with the
-/// last clone of this; it is started again where it died.
+/// ids (`newuidmap` and `/etc/subuid`), one with only the caller's id. The helper is started once and ends when the
+/// last clone is dropped. It is started again if it died.
 ///
 /// ```no_run
 /// # async fn example() -> hyper_sdk::Result<()> {
@@ -52,18 +52,18 @@ struct Helper {
     child: Mutex<Child>,
 }
 
-/// An operation under way. Dropping it ends it.
+/// A running operation. Dropping it ends the operation.
 pub(crate) struct Operation {
     control: UnixStream,
     pub(crate) output: OwnedFd,
     pub(crate) errors: OwnedFd,
 }
 
-/// The end of an operation that its caller waits at. Dropping it ends the operation.
+/// Waits for the end of an operation. Dropping it ends the operation.
 pub(crate) struct Control(tokio::net::UnixStream);
 
 impl Operation {
-    /// The end to wait at, and the pipes with what it writes.
+    /// The control to wait with, and the pipes with the output and errors of the operation.
     pub(crate) fn split(self) -> Result<(Control, OwnedFd, OwnedFd)> {
         Ok((Control::new(self.control)?, self.output, self.errors))
     }
@@ -79,7 +79,7 @@ impl Control {
     pub(crate) async fn reply(&mut self) -> Result<Reply> {
         let length = self.0.read_u32_le().await.map_err(lost)? as usize;
         if length > super::protocol::MAX_FRAME {
-            return Err(Error::internal("the sandbox helper sent an answer that is too long"));
+            return Err(Error::internal("the sandbox helper sent a reply that is too long"));
         }
         let mut bytes = vec![0; length];
         self.0.read_exact(&mut bytes).await.map_err(lost)?;
@@ -88,13 +88,13 @@ impl Control {
 
     /// Closes it after the reply.
     pub(crate) async fn close(mut self) {
-        // The other side has closed already, or does not care.
+        // An error means that the other side has closed already.
         self.0.shutdown().await.ok();
     }
 }
 
 impl Sandbox {
-    /// Starts the helper and finds out what is possible here.
+    /// Starts the helper and finds out what this machine supports.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unsupported`] when an ordinary user may not make user namespaces, or the program does not
@@ -117,7 +117,7 @@ impl Sandbox {
 
     /// Whether files can have this owner.
     pub(crate) fn can_own(&self, uid: u32, gid: u32) -> bool {
-        // With a single id owners are recorded.
+        // With a single id, owners are recorded instead.
         self.identity() == Identity::Single || self.0.hello.ids.has(uid, gid)
     }
 
@@ -126,21 +126,21 @@ impl Sandbox {
         self.0.hello.overlay
     }
 
-    /// What is less than it could be here, and why, for people.
+    /// Messages about limits of this machine and their reasons.
     pub fn notes(&self) -> &[String] {
         &self.0.hello.notes
     }
 
-    /// Whether the helper runs in a user namespace of its own: it has no rights of the host's root then.
+    /// Whether the helper runs in its own user namespace, and so without the privileges of the host's root.
     pub fn has_user_namespace(&self) -> bool {
         self.0.hello.user_namespace
     }
 
-    /// Sends a request to the helper, which works on it at once.
+    /// Sends a request to the helper, which starts it at once.
     pub(crate) fn begin<S: Serialize>(&self, request: &Request<S>) -> Result<Operation> {
         let text = serde_json::to_vec(request).expect("requests are plain data with string keys");
         let mut last = None;
-        // The helper may have died (out of memory, killed) since it was last used: it is started once more.
+        // The helper may have died (out of memory, killed) since its last use: then it is started again, once.
         for _ in 0..2 {
             let helper = self.helper()?;
             match helper.begin() {
@@ -170,14 +170,14 @@ impl Sandbox {
         Ok(Arc::clone(helper.insert(Arc::new(new))))
     }
 
-    /// Runs an operation that has no stream, to its reply.
+    /// Runs an operation without a stream and returns its reply.
     pub(crate) async fn call(&self, request: Request) -> Result<Reply> {
         let operation = self.begin(&request)?;
         drop((operation.output, operation.errors));
         Control::new(operation.control)?.reply().await
     }
 
-    /// Runs an operation that has no stream, on this thread.
+    /// Runs an operation without a stream on this thread.
     pub(crate) fn call_blocking(&self, request: &Request) -> Result<Reply> {
         let mut operation = self.begin(request)?;
         read_reply(&mut operation.control)
@@ -188,15 +188,15 @@ impl Sandbox {
         let operation = self.begin(&request)?;
         drop((operation.output, operation.errors));
         let mut control = operation.control;
-        // The future of the caller may be dropped while the thread is reading: closing the socket ends the helper at
-        // once, and the thread finds its next write refused.
+        // The future of the caller may be dropped while the thread is reading. Closing the socket ends the operation at
+        // once, and the next write of the thread fails.
         let closer = Closer(control.try_clone().map_err(lost)?);
         let result = tokio::task::spawn_blocking(move || {
             let mut buffer = vec![0; 256 << 10];
             loop {
                 let n = tar.read(&mut buffer)?;
                 if write_frame(&mut control, &buffer[..n]).is_err() || n == 0 {
-                    // On an error the helper has ended early and its reply says why.
+                    // A write error means that the operation has ended early; its reply has the reason.
                     break;
                 }
             }
@@ -219,7 +219,7 @@ struct Closer(UnixStream);
 
 impl Drop for Closer {
     fn drop(&mut self) {
-        // Fails only when it is closed already.
+        // This fails only when the socket is closed already.
         let _ = self.0.shutdown(std::net::Shutdown::Both);
     }
 }
@@ -257,12 +257,12 @@ impl Helper {
             .map_err(|e| Error::io("cannot start the sandbox helper", &command.program, e))?;
         let helper = Self { socket: ours, child: Mutex::new(child) };
         let mut buffer = vec![0; 16 << 10];
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + READY_TIMEOUT;
         let n = loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             match poll(&mut [PollFd::new(&helper.socket, PollFlags::IN)], Some(&left)) {
-                // A program that does something else in the place of becoming the helper.
+                // The program does something else instead of becoming the helper.
                 Ok(0) => {
                     return Err(
                         super::helper::not_called().with_context("program", command.program.display())
@@ -284,7 +284,9 @@ impl Helper {
         match serde_json::from_slice::<Result<Hello, super::protocol::Failure>>(&buffer[..n]) {
             Ok(Ok(hello)) => Ok((helper, hello)),
             Ok(Err(failure)) => Err(failure.into()),
-            Err(e) => Err(Error::internal("the sandbox helper speaks another language").with_source(e)),
+            Err(e) => {
+                Err(Error::internal("the sandbox helper sent a message that cannot be parsed").with_source(e))
+            }
         }
     }
 
@@ -315,19 +317,19 @@ impl Helper {
 impl Drop for Helper {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // It ends when the socket does, and takes its control group away. One that is stopped or stuck is killed.
+        // The helper ends when its socket closes, and removes its control group. A stopped or stuck helper is killed.
         if rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write).is_ok() {
             let mut ends = [PollFd::new(&self.socket, PollFlags::empty())];
             let _ = poll(&mut ends, Some(&Timespec { tv_sec: 1, tv_nsec: 0 }));
         }
-        // Its children have asked to die with it. Both calls fail only when it has ended already.
+        // Its children die with it. Both calls fail only when it has ended already.
         let _ = child.kill();
         let _ = child.wait();
     }
 }
 
 fn lost(e: std::io::Error) -> Error {
-    Error::internal("the sandbox helper ended without an answer; it may have been killed").with_source(e)
+    Error::internal("the sandbox helper ended without a reply; it may have been killed").with_source(e)
 }
 
 fn read_reply(control: &mut UnixStream) -> Result<Reply> {
@@ -338,7 +340,9 @@ fn read_reply(control: &mut UnixStream) -> Result<Reply> {
 
 fn parse(bytes: &[u8]) -> Result<Reply> {
     serde_json::from_slice::<Reply>(bytes)
-        .map_err(|e| Error::internal("the sandbox helper speaks another language").with_source(e))?
+        .map_err(|e| {
+            Error::internal("the sandbox helper sent a message that cannot be parsed").with_source(e)
+        })?
         .into_result()
 }
 

@@ -1,12 +1,12 @@
 //! The helper: this program, started again, with one thread. It prepares its namespaces once and then forks a process
-//! for each operation. What a step is, is not known here: whoever runs steps says so ([`Steps`]).
+//! for each operation. The room that runs steps implements them ([`Steps`]).
 //!
 //! ```text
 //! caller ─┬─ helper ─┬─ operation (Run) ── pid 1 of the step ── command
 //!         │          ├─ operation (Apply)
 //! ```
-//! Every process dies with the one to its left: the helper by the end of its socket, the others by a signal. An
-//! operation also ends when its own control socket is closed.
+//! Every process dies with the one to its left: the helper when its socket closes, the others by a signal. An operation
+//! also ends when its own control socket closes.
 
 use super::RootFs;
 use super::protocol::{Failure, FrameReader, Hello, Reply, Request, read_frame, write_frame};
@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-/// The first argument by which a program knows that it was started as the helper.
+/// The first argument of a program that is started as the helper.
 const MARKER: &str = "--hyper-exec-helper";
 
 /// How to start the helper.
@@ -33,7 +33,7 @@ pub struct HelperCommand {
 }
 
 impl HelperCommand {
-    /// This very program, whose `main` must begin with [`crate::exec::init`].
+    /// The current program, whose `main` must begin with [`crate::exec::init`].
     pub fn current_exe() -> Self {
         Self::with_init("/proc/self/exe")
     }
@@ -44,39 +44,39 @@ impl HelperCommand {
     }
 }
 
-/// The steps of a build, as the helper runs them.
+/// Runs the steps of a build in the helper.
 pub(crate) trait Steps {
-    /// What is to be known of a step.
+    /// The data of a step.
     type Step: DeserializeOwned;
 
-    /// Prepares for steps, in the helper, before its first operation.
+    /// Prepares the helper for steps, before its first operation.
     fn start(context: Context);
 
-    /// Prepares for the next operation, in the process that forks it.
+    /// Prepares for the next operation, in the helper before it forks.
     fn prepare(context: Context);
 
-    /// Takes away what was prepared, at the end of the helper.
+    /// Undoes [`Steps::start`] at the end of the helper.
     fn end();
 
-    /// Runs a step in the process of its operation, which ends when `io.control` is closed. Gives the exit code.
+    /// Runs a step in the process of its operation, which ends when `io.control` is closed. Returns the exit code.
     fn run(rootfs: &RootFs, step: Self::Step, io: StepIo<'_>, context: Context) -> Result<i32>;
 }
 
-/// What a step is connected to.
+/// The control socket and the pipes of a step.
 pub(crate) struct StepIo<'a> {
-    /// Closed by a caller that gives up.
+    /// The caller closes it to cancel the step.
     pub(crate) control: &'a UnixStream,
     pub(crate) output: OwnedFd,
     pub(crate) errors: OwnedFd,
 }
 
-/// Whether the arguments of this process say that it was started as a helper.
+/// Whether this process was started as a helper, by its arguments.
 pub(crate) fn is_marked() -> bool {
     std::env::args_os().nth(1).is_some_and(|argument| argument == MARKER)
 }
 
-/// Whether this process was started as a helper and has not become one. What a program does with its arguments is its
-/// own affair, so the standard input counts too: there, each helper has a socket that its parent made.
+/// Whether this process was started as a helper and has not become one. A program may change its arguments, so the
+/// standard input is checked too: a helper has a socket there that its parent made.
 fn was_started_as_helper() -> bool {
     if is_marked() {
         return true;
@@ -87,27 +87,27 @@ fn was_started_as_helper() -> bool {
             .is_ok_and(|peer| Some(peer.pid) == rustix::process::getppid())
 }
 
-/// Refuses to start a helper in a process that should have become one, and tells the parent so: otherwise each would
-/// start the next, without end.
+/// Refuses to start a helper in a process that should have become one, and sends the error to the parent. Otherwise
+/// each process would start the next, without end.
 pub(crate) fn refuse_another() -> Result<()> {
     if !was_started_as_helper() {
         return Ok(());
     }
     let answer: Result<Hello, Failure> = Err(Failure::from(not_called()));
     let text = serde_json::to_vec(&answer).expect("plain data");
-    // A parent that is gone need not know.
+    // The parent may be gone.
     let _ = rustix::net::send(std::io::stdin(), &text, rustix::net::SendFlags::NOSIGNAL);
     Err(not_called())
 }
 
-/// The error of a program that was started as a helper and did not become one.
+/// The error when a program was started as a helper and did not become one.
 pub(crate) fn not_called() -> Error {
     Error::unsupported(
         "the sandbox helper ended at once: the program must call `hyper_sdk::exec::init()` first in `main`",
     )
 }
 
-/// Is the helper. The standard input must be the socket that [`super::Sandbox`] made, and no other thread may run.
+/// Runs the helper. The standard input must be the socket that [`super::Sandbox`] made, and no other thread may run.
 pub(crate) fn helper_main<S: Steps>() -> ! {
     let socket = std::io::stdin();
     if rustix::net::sockopt::socket_type(&socket) != Ok(SocketType::SEQPACKET) {
@@ -146,7 +146,7 @@ fn serve<S: Steps>(socket: BorrowedFd<'_>, context: Context) -> ! {
             sys::exit_now(0)
         };
         S::prepare(context);
-        // When no process can be made, the closed sockets tell the caller.
+        // When the fork fails, the caller sees that the sockets close.
         if let Ok(sys::Fork::Child) = sys::fork() {
             sys::die_with_parent(own_pid);
             sys::notice_children();
@@ -189,9 +189,9 @@ fn next_operation(socket: BorrowedFd<'_>) -> Option<[OwnedFd; 3]> {
     }
 }
 
-/// Does one operation, in a process of its own. Gives the exit code.
+/// Runs one operation in its own process. Returns the exit code.
 fn operation<S: Steps>(mut control: UnixStream, output: OwnedFd, errors: OwnedFd, context: Context) -> i32 {
-    // The helper's main socket must not stay open here: the caller's death would not be seen.
+    // The helper's main socket must not stay open here, or the caller's death would go unnoticed.
     let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") else { return 1 };
     if sys::duplicate_to(null.as_fd(), 0).is_err() {
         return 1;
@@ -234,14 +234,14 @@ fn dispatch<S: Steps>(
         return S::run(&rootfs, *step, StepIo { control, output, errors }, context).map(Reply::Exited);
     }
     drop(errors);
-    give_up_with_caller(control)?;
+    exit_with_caller(control)?;
     let mut output = std::io::BufWriter::with_capacity(256 << 10, std::fs::File::from(output));
     match request {
         Request::Run { .. } => Err(Error::internal("a step was run twice")),
         Request::Apply { target, lowers, plain, times, any_owner } => {
             let mut tar = FrameReader::new(control);
             tree::apply(&target, &lowers, plain, times.as_deref(), any_owner, &mut tar, context)?;
-            // What follows the end of the archive is part of the stream that the caller hashes.
+            // The bytes after the end of the archive belong to the stream that the caller hashes.
             std::io::copy(&mut tar, &mut std::io::sink())?;
             Ok(Reply::Done)
         }
@@ -293,8 +293,8 @@ fn finish(mut output: std::io::BufWriter<std::fs::File>) -> Result<Reply> {
     Ok(Reply::Done)
 }
 
-/// Ends this process when the caller closes the control socket: with a thread, since the work itself blocks.
-fn give_up_with_caller(control: &UnixStream) -> Result<()> {
+/// Ends this process when the caller closes the control socket. A thread waits for that, since the work itself blocks.
+fn exit_with_caller(control: &UnixStream) -> Result<()> {
     use rustix::event::{PollFd, PollFlags, poll};
     let control = control.try_clone()?;
     let watch = move || {

@@ -1,18 +1,18 @@
-//! The helper process that works where files can have any owner, for snapshots and for steps.
+//! A helper process in which files can have any owner, for snapshots and steps.
 //!
-//! The caller's process never forks into Rust code: a small single-threaded helper does the work, which is this very
-//! program started again (see [`crate::exec::init`]) or one that the caller names ([`HelperCommand`]).
+//! The caller's process never forks into Rust code. A small single-threaded helper does the work: the current program,
+//! started again (see [`crate::exec::init`]), or a program that the caller names ([`HelperCommand`]).
 //!
 //! ```text
 //! caller (tokio)      helper (one thread)          operation
 //!   Sandbox ─────────▶ user namespace, once ─fork─▶ request JSON   trees: unpack, diff, copy, export, remove
-//!        ▲                                          ▶ reply JSON    steps: what `exec` makes of them
+//!        ▲                                          ▶ reply JSON    steps: run by `exec`
 //!        └── logs and tar streams over pipes of their own; a closed socket or a dead caller ends everything
 //! ```
 //!
 //! # Invariants
 //! - No process outlives its operation: dropping the future, or killing the caller, kills the helper.
-//! - Files of mapped owners are only touched inside the user namespace that maps them.
+//! - Files of mapped owners are accessed only inside the user namespace that maps them.
 
 mod client;
 mod helper;
@@ -30,7 +30,7 @@ pub(crate) use helper::{StepIo, Steps, helper_main, is_marked};
 pub(crate) use protocol::{Failure, Reply, Request, read_frame, write_frame};
 pub use rootfs::{Identity, RootFs};
 
-/// Where the helper has arrived.
+/// The state of the helper's namespaces.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context {
     pub(crate) identity: Identity,

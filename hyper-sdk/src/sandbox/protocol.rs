@@ -1,4 +1,4 @@
-//! What the caller and its helper say to each other.
+//! The protocol between the caller and its helper.
 //!
 //! ```text
 //! main socket (SOCK_SEQPACKET, the helper's standard input)
@@ -10,7 +10,7 @@
 //!   helper ▶ caller   frame: Reply
 //! frame: length u32 little-endian, then as many bytes
 //! ```
-//! When either side closes a socket, the other gives up what belongs to it.
+//! When one side closes a socket, the other side ends the work that belongs to it.
 
 use super::userns::MappedIds;
 use super::{Identity, RootFs};
@@ -23,25 +23,25 @@ use std::path::PathBuf;
 /// The largest frame that is accepted.
 pub(crate) const MAX_FRAME: usize = 256 << 20;
 
-/// What the helper says when it is ready.
+/// The first message of the helper, sent when it is ready.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub(crate) identity: Identity,
-    /// Whether the helper runs in a user namespace of its own.
+    /// Whether the helper runs in its own user namespace.
     pub(crate) user_namespace: bool,
     /// Whether overlays can be mounted.
     pub(crate) overlay: bool,
     /// The ids that files can have here.
     pub(crate) ids: MappedIds,
-    /// Why something is less than it could be, for people.
+    /// Messages about limits of this machine and their reasons.
     pub(crate) notes: Vec<String>,
 }
 
-/// What a helper runs that runs no steps.
+/// The step type of callers that run no steps.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum NoStep {}
 
-/// An operation; `S` is what is to be known of a step.
+/// An operation; `S` is the data of a step.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request<S = NoStep> {
     /// Run a step on a tree: see [`super::Steps`]. Its output goes to the two pipes.
@@ -55,21 +55,21 @@ pub(crate) enum Request<S = NoStep> {
         target: PathBuf,
         lowers: Vec<PathBuf>,
         plain: bool,
-        /// A file with the true times of the layer.
+        /// A file with the exact times of the layer.
         times: Option<PathBuf>,
-        /// Whether what has an owner that cannot be set belongs to the namespace's root.
+        /// Whether files whose owner cannot be set belong to the namespace's root.
         any_owner: bool,
     },
-    /// Write the layer of what `upper` changes on `lowers` (topmost first) to the output pipe, with true times.
+    /// Write the layer with the changes of `upper` on `lowers` (topmost first) to the output pipe, with exact times.
     Diff {
         upper: PathBuf,
         lowers: Vec<PathBuf>,
         /// `upper` is a whole tree that is compared with the one of `lowers`.
         plain: bool,
     },
-    /// Write the layer of a file operation to the output pipe, with true times.
+    /// Write the layer of a file operation to the output pipe, with exact times.
     Copy {
-        /// With whether it is a build context, whose owners mean nothing.
+        /// The sources; `true` marks a build context, whose owners are ignored.
         sources: Vec<(RootFs, bool)>,
         plan: CopyRequest,
     },
@@ -77,9 +77,9 @@ pub(crate) enum Request<S = NoStep> {
     Export {
         rootfs: RootFs,
         path: String,
-        /// The indexes of layers whose times it gets, lowest first.
+        /// The indexes of the layers whose times apply, lowest first.
         published: Vec<PathBuf>,
-        /// Whether it gets their owners, too.
+        /// Whether their owners apply, too.
         owners: bool,
     },
     ReadFile {
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_without_its_end_mark_is_an_error() {
+    fn a_stream_without_an_end_mark_is_an_error() {
         let mut bytes = Vec::new();
         write_frame(&mut bytes, b"abc").unwrap();
         let mut text = Vec::new();

@@ -1,9 +1,9 @@
-//! The owners of what carries no attribute (links, pipes), beside the folders of layers.
+//! The owners of files without attributes (links, pipes), in files next to the folders of layers.
 //!
 //! ```text
 //! owners.json        {"bin/tool": [0, 42], …}     by path, each byte of a path as the character of that number; 0:0
 //!                                                 is left out, unless a layer below says something else
-//! step-owners.json   [[ino, seconds, nanoseconds, uid, gid], …]   what a step kept, by inode and time of birth
+//! step-owners.json   [[ino, seconds, nanoseconds, uid, gid], …]   owners that a step set, by inode and time of birth
 //! ```
 
 use super::view;
@@ -39,12 +39,12 @@ pub(crate) fn inode(folder: impl AsFd, path: impl rustix::path::Arg) -> rustix::
     Ok((status.stx_ino, status.stx_btime.tv_sec, status.stx_btime.tv_nsec))
 }
 
-fn beside(layer: &Path, name: &str) -> Option<PathBuf> {
+fn record_path(layer: &Path, name: &str) -> Option<PathBuf> {
     layer.parent().map(|folder| folder.join(name))
 }
 
 fn load<T: serde::de::DeserializeOwned + Default>(layer: &Path, name: &str) -> Result<T> {
-    let Some(file) = beside(layer, name) else { return Ok(T::default()) };
+    let Some(file) = record_path(layer, name) else { return Ok(T::default()) };
     match std::fs::read(&file) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
             Error::new(
@@ -62,7 +62,7 @@ fn load<T: serde::de::DeserializeOwned + Default>(layer: &Path, name: &str) -> R
 }
 
 fn save(layer: &Path, name: &str, value: &impl serde::Serialize) -> Result<()> {
-    let Some(file) = beside(layer, name) else { return Ok(()) };
+    let Some(file) = record_path(layer, name) else { return Ok(()) };
     let text = serde_json::to_vec(value).expect("plain data");
     std::fs::write(&file, text).map_err(|e| Error::io("cannot record the owners of a layer", file, e))
 }
@@ -78,13 +78,13 @@ pub(crate) fn lower_owners(lowers: &[PathBuf]) -> Result<LowerOwners> {
     Ok(all)
 }
 
-/// Keeps what a step recorded, beside its upper folder.
+/// Saves the record of a step next to its upper folder.
 pub(crate) fn save_step(upper: &Path, record: &StepRecord) -> Result<()> {
     save(upper, STEP, record)
 }
 
-/// Keeps the owners of a layer's links and pipes beside its folder. `lowers` are those below it; with `plain` the
-/// folder is a whole tree, and what is recorded beside it already stays.
+/// Saves the owners of a layer's links and pipes next to its folder. `lowers` are the layers below; with `plain` the
+/// folder is a whole tree, and its existing record is extended.
 pub(crate) fn save_layer(layer: &Path, lowers: &[PathBuf], plain: bool, index: &LayerIndex) -> Result<()> {
     let mut owners = if plain { load::<LowerOwners>(layer, OWNERS)? } else { LowerOwners::new() };
     let below = lower_owners(lowers)?;
@@ -100,7 +100,7 @@ pub(crate) fn save_layer(layer: &Path, lowers: &[PathBuf], plain: bool, index: &
     if owners.is_empty() { Ok(()) } else { save(layer, OWNERS, &owners) }
 }
 
-/// The owners of what is in a tree.
+/// The recorded owners of the files of a tree.
 pub(crate) struct Recorded {
     upper: Option<PathBuf>,
     step: HashMap<Inode, (u32, u32)>,
@@ -108,20 +108,20 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
-    /// Those of the folder that a step wrote to, on those of the layers below.
+    /// The owners of the folder that a step wrote to, on top of those of the layers below.
     pub(crate) fn of_step(upper: &Path, lowers: &[PathBuf]) -> Result<Self> {
         let step = load::<StepRecord>(upper, STEP)?;
         let step = step.into_iter().map(|(ino, s, ns, uid, gid)| ((ino, s, ns), (uid, gid))).collect();
         Ok(Self { upper: Some(upper.to_owned()), step, lower: lower_owners(lowers)? })
     }
 
-    /// Those of layers, topmost first.
+    /// The owners of layers, topmost first.
     pub(crate) fn of_layers(layers: &[PathBuf]) -> Result<Self> {
         Ok(Self { upper: None, step: HashMap::new(), lower: lower_owners(layers)? })
     }
 
-    /// Who owns a name in an open folder (or, when it is empty, what is open itself) of the tree that the kernel shows at
-    /// `top`; `None` when nothing is recorded.
+    /// The recorded owner of a name in an open folder (or of the open file itself when `name` is empty) of the tree
+    /// that the kernel shows at `top`; `None` without a record.
     pub(crate) fn owner_at(
         &self,
         top: &[u8],
@@ -150,7 +150,7 @@ impl Recorded {
         }
     }
 
-    /// Who owns something: as it says itself, or as is recorded.
+    /// The owner of a file: from its own attribute, or from the record.
     pub(crate) fn owner(&self, path: &LayerPath, stat: &Stat, own: Option<(u32, u32)>) -> (u32, u32) {
         let as_seen = (stat.st_uid, stat.st_gid);
         match FileType::from_raw_mode(stat.st_mode) {

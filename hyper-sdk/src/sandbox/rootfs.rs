@@ -1,4 +1,4 @@
-//! Trees of files, and whose files there can be: what snapshots and steps tell the helper.
+//! File trees and the owners that they can have, as snapshots and steps pass them to the helper.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -7,14 +7,14 @@ use std::path::PathBuf;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Identity {
-    /// All of them (at least 65536): as the host's root, or with subordinate ids.
+    /// All ids (at least 65536): as the host's root, or with subordinate ids.
     Full,
-    /// One: the caller's own id appears as root. Other owners and users are recorded, and are in the layer of a step
-    /// and what its programs see; permissions between users are not checked.
+    /// A single id: the caller's own id appears as root. Other owners and users are recorded: the programs of a step
+    /// see them, and its layer has them. Permissions between users are not checked.
     Single,
 }
 
-/// Directories that are seen as one tree: what a snapshotter hands out and an executor mounts.
+/// The directories of one tree: a snapshotter returns it and an executor mounts it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RootFs {
@@ -22,7 +22,7 @@ pub enum RootFs {
     Overlay {
         /// The read-only layers, topmost first. May be empty.
         lowers: Vec<PathBuf>,
-        /// Where changes go, and the overlay's work folder; without, the tree is read-only.
+        /// The upper folder for changes and the overlay's work folder; `None` for a read-only tree.
         upper: Option<(PathBuf, PathBuf)>,
     },
     /// One folder that holds the whole tree.

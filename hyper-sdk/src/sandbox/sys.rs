@@ -1,8 +1,8 @@
-//! The few system calls that no safe crate offers: the only unsafe code of the SDK.
+//! System calls that have no safe wrapper.
 //!
 //! # Invariants
-//! - [`fork`], [`unshare`] and [`exec`] are called in the helper alone, while it has one thread: after a fork the
-//!   child may then do whatever the parent could.
+//! - [`fork`], [`unshare`] and [`exec`] are called only in the helper, while it has one thread: after a fork the child
+//!   may do whatever the parent could.
 #![allow(
     unsafe_code,
     reason = "fork, execve, capset, seccomp, bpf, landlock, ioctl and mount_setattr have no safe wrapper"
@@ -12,7 +12,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// Which side of a fork this is.
+/// The side of a fork.
 pub(crate) enum Fork {
     /// The new process.
     Child,
@@ -24,7 +24,7 @@ fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Splits the process in two.
+/// Forks the process.
 pub(crate) fn fork() -> io::Result<Fork> {
     // SAFETY: the helper is single-threaded here, so the child's memory, locks included, is in a sound state.
     match check(i64::from(unsafe { libc::fork() }))? {
@@ -33,8 +33,8 @@ pub(crate) fn fork() -> io::Result<Fork> {
     }
 }
 
-/// Splits the process in two; the child begins in the control group `cgroup`, as the first of a new pid namespace. When
-/// that fails nothing is left of the namespace: one that was unshared before would take no further process.
+/// Forks; the child starts in the control group `cgroup`, as the first process of a new pid namespace. When that fails
+/// no namespace is left behind: an unshared one would accept no further process.
 pub(crate) fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
     #[repr(C)]
     #[derive(Default)]
@@ -90,12 +90,12 @@ pub(crate) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> io::Err
     io::Error::last_os_error()
 }
 
-/// Waits for a child (`-1`: any). Gives its number and its exit code, 128 + the signal's number after a signal; `None`
-/// when it has not ended and `block` is false.
+/// Waits for a child (`-1`: any). Returns its number and its exit code, 128 + the signal's number after a signal;
+/// `None` when it has not ended and `block` is false.
 pub(crate) fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, i32)>> {
     loop {
         let mut status = 0;
-        // SAFETY: `status` is a valid place for the status.
+        // SAFETY: `status` is a valid pointer.
         let result = unsafe { libc::waitpid(pid, &mut status, if block { 0 } else { libc::WNOHANG }) };
         match check(i64::from(result)) {
             Ok(0) => return Ok(None),
@@ -110,10 +110,10 @@ pub(crate) fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, i32)>> {
     }
 }
 
-/// Blocks `signals`, so that [`next_signal`] gives them.
+/// Blocks `signals`, so that [`next_signal`] returns them.
 pub(crate) fn block_signals(signals: &[i32]) {
     with_signal_set(signals, |set| {
-        // SAFETY: `set` is initialised; the old mask is not wanted.
+        // SAFETY: `set` is initialised; the old mask is not requested.
         unsafe { libc::sigprocmask(libc::SIG_BLOCK, set, std::ptr::null_mut()) };
     });
 }
@@ -122,7 +122,7 @@ pub(crate) fn block_signals(signals: &[i32]) {
 pub(crate) fn next_signal(signals: &[i32]) -> Option<i32> {
     let mut signal = 0;
     with_signal_set(signals, |set| {
-        // SAFETY: `set` is initialised; the details are not wanted.
+        // SAFETY: `set` is initialised; the details are not requested.
         signal = unsafe { libc::sigwaitinfo(set, std::ptr::null_mut()) };
     });
     (signal > 0).then_some(signal)
@@ -131,7 +131,7 @@ pub(crate) fn next_signal(signals: &[i32]) -> Option<i32> {
 fn with_signal_set(signals: &[i32], f: impl FnOnce(&libc::sigset_t)) {
     // SAFETY: all zeroes is a valid bit pattern, and `sigemptyset` makes it a valid set.
     let mut set = unsafe { std::mem::zeroed::<libc::sigset_t>() };
-    // SAFETY: `set` is a valid place; a number that is no signal is refused without effect.
+    // SAFETY: `set` is valid; an invalid signal number is refused without effect.
     unsafe {
         libc::sigemptyset(&mut set);
         for &signal in signals {
@@ -141,13 +141,13 @@ fn with_signal_set(signals: &[i32], f: impl FnOnce(&libc::sigset_t)) {
     f(&set);
 }
 
-/// Gives every signal its default action and blocks none, as a new program expects.
+/// Resets every signal to its default action and unblocks all, as a new program expects.
 pub(crate) fn reset_signals() {
     with_signal_set(&[], |set| {
         // SAFETY: `set` is initialised.
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, set, std::ptr::null_mut()) };
     });
-    // The C library keeps two signals for itself and would refuse them.
+    // The C library reserves two signals and would refuse them.
     #[repr(C)]
     struct KernelAction([usize; 3], u64);
     let default = KernelAction([0; 3], 0);
@@ -160,19 +160,19 @@ pub(crate) fn reset_signals() {
     }
 }
 
-/// Lets the system forget ended children without being waited for.
+/// Lets the kernel reap ended children.
 pub(crate) fn ignore_children() {
     // SAFETY: ignoring runs no code of ours.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
-/// Lets [`wait`] see ended children.
+/// Lets [`wait`] report ended children.
 pub(crate) fn notice_children() {
     // SAFETY: the default action runs no code of ours.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// Sends a signal; a process that is gone is no error.
+/// Sends a signal; a missing process is not an error.
 pub(crate) fn kill(pid: i32, signal: i32) {
     // SAFETY: plain numbers.
     unsafe { libc::kill(pid, signal) };
@@ -182,8 +182,7 @@ pub(crate) fn kill(pid: i32, signal: i32) {
 pub(crate) fn die_with_parent(parent: i32) {
     // SAFETY: plain numbers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    // A parent outside our pid namespace shows as 0.
-    // SAFETY: no arguments.
+    // A parent outside this pid namespace has the number 0. SAFETY: no arguments.
     let now = unsafe { libc::getppid() };
     if now != parent && now != 0 {
         exit_now(1);
@@ -196,7 +195,7 @@ pub(crate) fn own_pid() -> i32 {
     unsafe { libc::getpid() }
 }
 
-/// Keeps other processes from looking into this one.
+/// Prevents other processes from tracing this one.
 pub(crate) fn hide_memory() {
     // SAFETY: plain numbers.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
@@ -228,7 +227,7 @@ pub(crate) fn last_capability() -> u32 {
     (0..64).take_while(|&cap| unsafe { libc::prctl(libc::PR_CAPBSET_READ, cap) } >= 0).last().unwrap_or(40)
 }
 
-/// Takes a capability out of the bounding set.
+/// Removes a capability from the bounding set.
 pub(crate) fn drop_bounding(capability: u32) -> io::Result<()> {
     // SAFETY: plain numbers.
     check(i64::from(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) })).map(drop)
@@ -259,13 +258,13 @@ pub(crate) fn effective_capabilities() -> u64 {
     if result < 0 { 0 } else { u64::from(data[0].effective) | u64::from(data[1].effective) << 32 }
 }
 
-/// Lets a change of the user leave the permitted capabilities.
+/// Keeps the permitted capabilities across a change of user.
 pub(crate) fn keep_capabilities() -> io::Result<()> {
     // SAFETY: plain numbers.
     check(i64::from(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) })).map(drop)
 }
 
-/// Hands the permitted capabilities on to every program, whoever runs it.
+/// Makes capabilities inheritable and ambient, so that every new program keeps them.
 pub(crate) fn raise_ambient_capabilities(bits: u64) -> io::Result<()> {
     write_capabilities(bits, bits)?;
     for capability in (0..u64::BITS).filter(|capability| bits >> capability & 1 == 1) {
@@ -293,7 +292,7 @@ fn write_capabilities(bits: u64, inheritable: u64) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_capset, &mut header, data.as_ptr()) }).map(drop)
 }
 
-/// The number of the first loop device that nothing uses; 0 where that is not known.
+/// The number of the first unused loop device; 0 when it is unknown.
 pub(crate) fn free_loop_device() -> u32 {
     const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
     let Ok(control) = std::fs::File::options().read(true).write(true).open("/dev/loop-control") else {
@@ -333,12 +332,12 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// Sets attributes (`MOUNT_ATTR_…`) of a mount, of everything below it too when `recursive`.
+/// Sets attributes (`MOUNT_ATTR_…`) of a mount, and of all mounts below it when `recursive`.
 pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
     change_mount(mount, set, 0, recursive)
 }
 
-/// Takes attributes (`MOUNT_ATTR_…`) from a mount.
+/// Clears attributes (`MOUNT_ATTR_…`) of a mount.
 pub(crate) fn mount_clearattr(mount: BorrowedFd<'_>, clear: u64) -> io::Result<()> {
     change_mount(mount, 0, clear, false)
 }
@@ -371,7 +370,7 @@ pub(crate) struct BpfInstruction {
     pub(crate) value: i32,
 }
 
-/// Hands a program to the kernel that decides which devices a control group may open.
+/// Loads a BPF program that decides which devices a control group may open.
 pub(crate) fn load_device_program(program: &[BpfInstruction]) -> io::Result<OwnedFd> {
     #[repr(C)]
     #[derive(Default)]
@@ -395,14 +394,14 @@ pub(crate) fn load_device_program(program: &[BpfInstruction]) -> io::Result<Owne
         license: c"Apache-2.0".as_ptr() as u64,
         ..Load::default()
     };
-    // SAFETY: the structure is a prefix of what the kernel defines, its size is given, and what it points to outlives
+    // SAFETY: the structure is a prefix of the kernel's, its size is given, and the memory that it points to outlives
     // the call; the kernel checks the program.
     let fd = check(unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &load, size_of::<Load>()) })?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Lets a program decide for a control group, beside those that decide already.
+/// Attaches a device program to a control group, in addition to existing ones.
 pub(crate) fn attach_device_program(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     struct Attach {
@@ -420,12 +419,12 @@ pub(crate) fn attach_device_program(program: BorrowedFd<'_>, cgroup: BorrowedFd<
         kind: CGROUP_DEVICE,
         flags: ALLOW_MULTI,
     };
-    // SAFETY: the structure is a prefix of what the kernel defines, and its size is given.
+    // SAFETY: the structure is a prefix of the kernel's, and its size is given.
     check(unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &attach, size_of::<Attach>()) }).map(drop)
 }
 
-/// Keeps this process and its children from the abstract sockets of all other processes (Landlock, since Linux 6.12).
-/// The caller must have CAP_SYS_ADMIN in its namespace.
+/// Denies this process and its children the abstract sockets of all other processes (Landlock, since Linux 6.12). The
+/// caller must have CAP_SYS_ADMIN in its namespace.
 pub(crate) fn hide_abstract_sockets() -> io::Result<()> {
     #[repr(C)]
     struct Ruleset {
@@ -438,26 +437,27 @@ pub(crate) fn hide_abstract_sockets() -> io::Result<()> {
     // SAFETY: the size is that of the structure.
     let fd =
         check(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &rules, size_of::<Ruleset>(), 0) })?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
     let rules = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     // SAFETY: plain numbers.
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0) }).map(drop)
 }
 
-/// Closes every file above `keep_up_to` when the program is replaced.
+/// Marks every file above `keep_up_to` close-on-exec.
 pub(crate) fn close_on_exec_above(keep_up_to: u32) {
     // SAFETY: the files are only marked.
     unsafe { libc::syscall(libc::SYS_close_range, keep_up_to + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
-/// Closes every file above `keep_up_to`: whatever the caller has let its children inherit.
+/// Closes every file above `keep_up_to`, such as files that the caller let its children inherit.
 pub(crate) fn close_above(keep_up_to: u32) {
-    // SAFETY: the helper has just started and owns no file but the first three; it never returns to code that might.
+    // SAFETY: the helper has just started and owns only the first three files; it never returns to code that owns
+    // others.
     unsafe { libc::syscall(libc::SYS_close_range, keep_up_to + 1, u32::MAX, 0) };
 }
 
 /// Duplicates a borrowed descriptor onto a low number such as standard output.
 pub(crate) fn duplicate_to(file: BorrowedFd<'_>, number: i32) -> io::Result<()> {
-    // SAFETY: the numbers 0 to 2 belong to nobody in the helper after the request was read.
+    // SAFETY: nothing in the helper owns the numbers 0 to 2 after the request was read.
     check(i64::from(unsafe { libc::dup2(file.as_raw_fd(), number) })).map(drop)
 }

@@ -1,6 +1,6 @@
-//! Work on whole trees inside the helper's namespace: unpack, diff, copy, export, remove.
+//! Operations on whole trees inside the helper's namespace: unpack, diff, copy, export, remove.
 //!
-//! With a single id, files cannot have the owners that an image records: see [`records`] for where they are kept.
+//! With a single id, files cannot have the owners of an image: [`records`] keeps them.
 
 use super::RootFs;
 use super::{Context, Identity, records, view};
@@ -23,8 +23,8 @@ use std::sync::Arc;
 /// An archive without entries.
 const EMPTY_TAR: &[u8] = &[0; 1024];
 
-/// Unpacks a layer into `target` on top of `lowers`; with `plain` into a whole tree. `times` is the file with the true
-/// times of the layer. With `any_owner` what has an owner that cannot be set belongs to root.
+/// Unpacks a layer into `target` on top of `lowers`; with `plain` into a whole tree. `times` is the file with the exact
+/// times of the layer. With `any_owner`, files whose owner cannot be set belong to root.
 pub(crate) fn apply(
     target: &Path,
     lowers: &[PathBuf],
@@ -63,9 +63,10 @@ fn apply_options(style: ApplyStyle, lowers: &[PathBuf], context: Context) -> App
     options
 }
 
-/// Makes the empty `upper` what a layer that does not mention the root becomes on `lower`.
+/// Gives the empty folder `upper` the metadata that the root has after unpacking a layer without a root entry on
+/// `lower`.
 pub(crate) fn inherit_root(lower: &Path, upper: &Path, context: Context) -> Result<()> {
-    // The very code for layers, so that a step and the layer that it becomes have the same root.
+    // This is the code for layers, so that a step and its layer have the same root.
     let options = apply_options(ApplyStyle::Overlay, &[lower.to_owned()], context);
     unpack(EMPTY_TAR, upper, &options).map(drop)
 }
@@ -90,7 +91,7 @@ pub(crate) fn diff(
     let mut writer = LayerWriter::exact(output);
     if plain {
         let Some(lower) = lowers.first() else {
-            return Err(Error::internal("a tree is compared with nothing"));
+            return Err(Error::internal("a tree has nothing to be compared with"));
         };
         diff_trees(lower, upper, &mut writer, &options)?;
     } else {
@@ -108,9 +109,9 @@ pub(crate) fn diff(
     Ok(())
 }
 
-/// Gives a root that is left out of the layer the time that unpacking the layer gives it.
+/// Sets the time of a root that is left out of the layer to the time that it has after unpacking.
 fn keep_root_time(lower: &Path, upper: &Path) -> Result<()> {
-    let failed = |path: &Path, e: Errno| Error::io("cannot keep the time of a tree", path, e.into());
+    let failed = |path: &Path, e: Errno| Error::io("cannot restore the time of a tree", path, e.into());
     let stat = rustix::fs::stat(lower).map_err(|e| failed(lower, e))?;
     rustix::fs::utimensat(CWD, upper, &times(&stat), AtFlags::empty()).map_err(|e| failed(upper, e))
 }
@@ -142,8 +143,8 @@ pub(crate) fn file_operation(
     writer.finish().map(drop)
 }
 
-/// Writes what is below `path` of a tree as one tar, in whole seconds. What is in the layers that `published` indexes,
-/// lowest first, has the times that it has there, and with `owners` the owners.
+/// Writes the files below `path` of a tree as one tar, with times in whole seconds. Files in the layers of the indexes
+/// `published` (lowest first) have the times of those layers, and with `owners` their owners.
 pub(crate) fn export(
     rootfs: &RootFs,
     path: &str,
@@ -156,7 +157,7 @@ pub(crate) fn export(
     let top = LayerPath::from_archive(path.as_bytes())?;
     let of_layer = |below: &LayerPath| {
         let node = layers.lookup(&top.join(below.as_bytes()).ok()?)?;
-        // What is only implied by the paths below it is as the tree has it.
+        // A directory that only its entries imply has the metadata of the tree.
         node.layer?;
         Some(layers.link_target(node).unwrap_or(node).entry)
     };
@@ -170,7 +171,7 @@ pub(crate) fn export(
         Identity::Full => None,
         Identity::Single => Some(recorded_of(rootfs)?),
     };
-    // Records are by path in the whole tree, with the links on the way resolved.
+    // Records use the path in the whole tree, with its links resolved.
     let above = match &recorded {
         Some(_) => path_within(tree.as_fd(), folder.as_fd())?,
         None => LayerPath::root(),
@@ -206,7 +207,7 @@ fn shown_path(file: BorrowedFd<'_>) -> rustix::io::Result<Vec<u8>> {
     rustix::fs::readlink(view::fd_path(&file), Vec::new()).map(std::ffi::CString::into_bytes)
 }
 
-/// Where a folder is in its tree.
+/// The path of a folder within its tree.
 fn path_within(tree: BorrowedFd<'_>, folder: BorrowedFd<'_>) -> Result<LayerPath> {
     let shown = |file| shown_path(file).map_err(|e| Error::from(std::io::Error::from(e)));
     let (tree, folder) = (shown(tree)?, shown(folder)?);
@@ -217,9 +218,9 @@ fn path_within(tree: BorrowedFd<'_>, folder: BorrowedFd<'_>) -> Result<LayerPath
     }
 }
 
-/// Removes a whole tree, whatever modes its folders have. One that does not exist is no error.
+/// Removes a whole tree, whatever the modes of its folders. A missing tree is not an error.
 pub(crate) fn remove(path: &Path) -> Result<()> {
-    // A process of a step that was cancelled may still be writing for a moment.
+    // A process of a cancelled step may still write for a moment.
     let mut last = None;
     for _ in 0..50 {
         let result = match rustix::fs::lstat(path) {
@@ -243,7 +244,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 fn remove_below(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
-        // With a single id a folder without read permission is not readable by its owner either.
+        // With a single id, even the owner cannot read a folder without read permission.
         Err(Errno::ACCESS) => {
             rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
             rustix::fs::openat(parent, name, flags, Mode::empty())?
@@ -278,8 +279,8 @@ fn list(folder: &OwnedFd) -> rustix::io::Result<Vec<std::ffi::CString>> {
     Ok(names)
 }
 
-/// Copies the content and the metadata of one folder into another, which is empty. Data is shared where the file
-/// system can (reflink); hard links stay; what cannot be made without the host's root (devices) is left out there.
+/// Copies the content and the metadata of one folder into another, which is empty. Data is shared if the file system
+/// supports it (reflink), and hard links are kept. Devices are left out where only the host's root can make them.
 pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     let failed = |e: Errno| Error::from(std::io::Error::from(e)).with_context("detail", "copying a tree");
     let mut links = HashMap::new();
@@ -293,7 +294,7 @@ fn copy_below(
     to: BorrowedFd<'_>,
     links: &mut HashMap<(u64, u64), OwnedFd>,
 ) -> rustix::io::Result<()> {
-    // Opened again, since the descriptor may be one for paths only.
+    // Opened again, since the descriptor may be an `O_PATH` one.
     let from =
         rustix::fs::openat(from, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     for name in list(&from)? {
@@ -378,7 +379,7 @@ fn times(stat: &rustix::fs::Stat) -> Timestamps {
     }
 }
 
-/// A refused owner counts as set: with a single id there is no other.
+/// An owner that may not be set is ignored: with a single id there is no other.
 fn set_owner(folder: BorrowedFd<'_>, name: &CStr, stat: &rustix::fs::Stat) -> rustix::io::Result<()> {
     let (uid, gid) = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
     match rustix::fs::chownat(folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH) {
@@ -408,7 +409,7 @@ fn copy_metadata(
 }
 
 fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    // An overlay's root and files are read through descriptors that cannot always be asked directly.
+    // Attributes cannot be read from `O_PATH` descriptors directly.
     let from = view::fd_path(&from);
     let mut names = vec![0_u8; 64 << 10];
     let length = match rustix::fs::listxattr(&from, &mut names[..]) {
@@ -424,7 +425,7 @@ fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> rustix::io::Resu
         let length = rustix::fs::getxattr(&from, name, &mut value[..])?;
         let flags = rustix::fs::XattrFlags::empty();
         match rustix::fs::fsetxattr(to, name, &value[..length], flags) {
-            // Security labels of the host, and name spaces that need its root.
+            // Security labels of the host, and attribute namespaces that need its root.
             Err(Errno::PERM | Errno::OPNOTSUPP) => {}
             result => result?,
         }

@@ -1,8 +1,8 @@
 //! The namespaces that the helper lives in: a mount namespace, and for an ordinary user a user namespace.
 //!
-//! An ordinary user's ids are mapped so: 0 is the user, and 1 and above are the user's subordinate ids of
-//! `/etc/subuid` and `/etc/subgid`, in their order, written by the set-uid programs `newuidmap` and `newgidmap`.
-//! Where any of these is missing, 0 is the user and nothing else exists.
+//! The ids of an ordinary user are mapped as follows: 0 is the user; 1 and above are the user's subordinate ids of
+//! `/etc/subuid` and `/etc/subgid`, in their order. The set-uid programs `newuidmap` and `newgidmap` write the maps. If
+//! any of these is missing, only 0 is mapped, to the user.
 
 use super::{Identity, sys};
 use crate::{Error, Result};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What [`enter`] arrived at.
+/// The result of [`enter`].
 pub(crate) struct Entered {
     pub(crate) identity: Identity,
     pub(crate) user_namespace: bool,
@@ -19,11 +19,11 @@ pub(crate) struct Entered {
 }
 
 const CAP_SYS_ADMIN: u32 = 21;
-/// Everything below is needed to give files any owner and to run steps.
+/// The capabilities that are needed to give files any owner and to run steps.
 const NEEDED: &[u32] = &[0, 1, 3, 6, 7, 8, 12, 18, CAP_SYS_ADMIN];
-/// Images use ids up to 65535 (`nobody` is 65534).
+/// How many subordinate ids are needed: images use ids up to 65535 (`nobody` is 65534).
 const ENOUGH_IDS: u64 = 65535;
-/// Where distributions put the set-uid programs; the environment of the caller does not count.
+/// The folders where distributions put the set-uid programs; the caller's `PATH` is not used.
 const PROGRAM_FOLDERS: &[&str] = &["/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin", "/run/wrappers/bin"];
 
 /// Enters the namespaces.
@@ -106,7 +106,7 @@ pub(crate) struct MappedIds {
 }
 
 impl MappedIds {
-    /// Those of this process.
+    /// The ids that are mapped for this process.
     pub(crate) fn own() -> Self {
         let read =
             |name: &str| ranges(&std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default());
@@ -131,16 +131,16 @@ fn ranges(map: &str) -> Vec<(u32, u32)> {
     map.lines().filter_map(range).collect()
 }
 
-/// Whether this process lives where a single id is mapped.
+/// Whether the user namespace of this process maps a single id.
 pub(crate) fn has_single_id() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().nth(2) == Some("1") && map.lines().count() == 1
 }
 
-/// Mounts of the host still arrive, ours do not leave.
+/// Makes the mount namespace a slave: mounts of the host still propagate here, and mounts here stay here.
 fn receive_mounts_only() -> Result<()> {
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-        .map_err(|e| Error::io("cannot separate the mounts", "/", e.into()))
+        .map_err(|e| Error::io("cannot make the mounts private", "/", e.into()))
 }
 
 struct IdMap {
@@ -162,7 +162,7 @@ impl IdMap {
     }
 }
 
-/// The maps of a user, or why there are none.
+/// The maps of a user, or the reason why there are none.
 fn subordinate_maps(uid: u32, gid: u32) -> std::result::Result<[IdMap; 2], String> {
     let name = std::fs::read_to_string("/etc/passwd").ok().and_then(|text| login_name(&text, uid));
     let map = |program: &str, file: &str, own: u32| {

@@ -1,4 +1,4 @@
-//! Trees as the helper sees them: overlays mounted without a place in the file system, and paths inside them.
+//! Trees as the helper sees them: detached overlay mounts, and paths inside them.
 //!
 //! A tree is a descriptor of its root directory. Paths within it are looked up as if it were the root of the system
 //! (`openat2` with `RESOLVE_IN_ROOT`): no symlink leads out.
@@ -24,13 +24,13 @@ pub(crate) fn open(rootfs: &RootFs) -> Result<OwnedFd> {
     }
 }
 
-/// Opens a folder of the host, not looking into symlinks at its end.
+/// Opens a folder of the host; a symlink as the last part is not followed.
 pub(crate) fn open_folder(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())
         .map_err(|e| Error::io("cannot open a folder", path, e.into()))
 }
 
-/// A path by which the kernel finds an open file, in whatever namespace.
+/// A path of an open file that is valid in every mount namespace.
 pub(crate) fn fd_path(file: &impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))
 }
@@ -47,7 +47,7 @@ pub(crate) fn new_mount(
     attributes: MountAttrFlags,
 ) -> rustix::io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    // What `df` and the list of mounts show.
+    // The name in `df` and in the list of mounts.
     fsconfig_set_string(&context, "source", kind)?;
     for (key, value) in options {
         if value.is_empty() {
@@ -60,7 +60,7 @@ pub(crate) fn new_mount(
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
-/// Whether this kernel lets us mount overlays at all; the file system of the layers can still refuse.
+/// Whether this kernel allows overlay mounts at all; the file system of the layers can still refuse.
 pub(crate) fn can_overlay() -> bool {
     let probe = || -> Result<()> {
         let memory = tmpfs(&[], MountAttrFlags::empty())?;
@@ -74,12 +74,12 @@ pub(crate) fn can_overlay() -> bool {
     probe().is_ok()
 }
 
-/// A detached overlay of `lowers`, topmost first. It is mounted `nodev`: nobody here opens a device of an image.
+/// A detached overlay of `lowers`, topmost first. It is mounted `nodev`: the helper opens no device of an image.
 pub(crate) fn overlay(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) -> Result<OwnedFd> {
     let mut lowers = lowers.to_vec();
-    // Overlay wants at least two layers when nothing can be written, and one otherwise; an empty one changes nothing.
+    // A read-only overlay needs at least two layers, a writable one at least one. An empty layer is added if needed.
     let wanted = if upper.is_some() { 1 } else { 2 };
-    // Kept open until the overlay holds it.
+    // Kept open until the overlay refers to it.
     let memory =
         if lowers.len() < wanted { Some(tmpfs(&[("mode", "0755")], MountAttrFlags::empty())?) } else { None };
     if let Some(memory) = &memory {
@@ -89,7 +89,7 @@ pub(crate) fn overlay(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) ->
         }
     }
     let result = overlay_by_parts(&lowers, upper).or_else(|e| match e {
-        // Before Linux 6.5 layers cannot be given one by one.
+        // Before Linux 6.5 layers cannot be added one by one.
         Errno::INVAL | Errno::NOSYS => overlay_by_text(&lowers, upper),
         e => Err(e),
     });
@@ -115,15 +115,15 @@ fn overlay_by_parts(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) -> r
     if let Some((upper, work)) = upper {
         fsconfig_set_string(&context, "upperdir", upper.as_path())?;
         fsconfig_set_string(&context, "workdir", work.as_path())?;
-        // A step that calls fsync (package managers do, for each file) need not wait: see `snapshot::durability`.
+        // A step that calls fsync (package managers do, for each file) need not wait: snapshots are synced later.
         fsconfig_set_flag(&context, "volatile")?;
     }
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
 }
 
-/// The old way: one line of options, which must fit a page. Mounted on top of a layer's own folder, in a mount
-/// namespace of this operation alone, and taken from there.
+/// For older kernels: one line of options, which must fit a page. The overlay is mounted over a layer's own folder, in
+/// a mount namespace of this operation, and cloned from there.
 fn overlay_by_text(lowers: &[PathBuf], upper: Option<&(PathBuf, PathBuf)>) -> rustix::io::Result<OwnedFd> {
     sys::unshare(libc::CLONE_NEWNS).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::PERM))?;
     // Relative paths are short: all layers live in one folder.
@@ -159,7 +159,7 @@ pub(crate) fn open_in(
     rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
 }
 
-/// The content of a regular file of a tree; `None` where there is none.
+/// The content of a regular file of a tree; `None` if there is none.
 pub(crate) fn read_file(root: BorrowedFd<'_>, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {
     let failed = |e: Errno| Error::io("cannot read a file of the image", path, e.into());
     let place = match open_in(root, path, OFlags::PATH) {
@@ -167,7 +167,7 @@ pub(crate) fn read_file(root: BorrowedFd<'_>, path: &str, limit: u64) -> Result<
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
         Err(e) => return Err(failed(e)),
     };
-    // Nothing else is opened: a pipe would hang us, and opening a device of the host can have effects.
+    // Only regular files are opened: a pipe would block, and opening a device of the host can have side effects.
     let stat = rustix::fs::fstat(&place).map_err(failed)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Ok(None);

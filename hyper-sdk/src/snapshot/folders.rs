@@ -1,30 +1,29 @@
 //! The folder that snapshots live in, shared by processes without a daemon.
 //!
 //! ```text
-//! chains/sha256-HEX   {"id":7,"parent":"sha256:…","boot":"…"}     a committed snapshot; its time is when it was last used;
-//!                     with "layer":"sha256:…" its files may be those of others too;
+//! chains/sha256-HEX   {"id":7,"parent":"sha256:…","boot":"…"}     a committed snapshot; its mtime is its last use;
+//!                     with "layer":"sha256:…" other snapshots may share its files;
 //!                     SHA-256 of the line before
-//! layers/7/           fs/ and a lock file                        what it holds
+//! layers/7/           fs/ and a lock file                        the files of a committed snapshot
 //! active/8/           fs/, work/, binds/ and a lock file          being made or run on; locked while its owner lives
-//! removed/RANDOM/      what such a folder held                    on its way out; locked while its remover lives
-//! synced              6                                          layers up to this number are on the disk for good
+//! removed/RANDOM/     the content of such a folder               being removed; locked while its remover lives
+//! synced              6                                          layers up to this number are durable
 //! lock                                                           shared by all users, exclusive for removals
-//! numbers             8                                          the last number that was given; a lock, held while numbers are
-//!                     given or looked at
+//! numbers             8                                          the last number; also a lock, held while numbers are
+//!                     allocated or read
 //! ```
 //!
 //! # Invariants
-//! - A number names one folder, in `active` or, after a rename, in `layers`. Numbers are short because they are part
-//!   of mount options.
-//! - The record in `chains` appears last, by a rename: what it names is complete.
-//! - A folder of `active` is made together with its lock while `numbers` is held. So who holds `numbers` and finds a
-//!   folder that no record names and whose lock is free or missing knows that its owner is dead.
-//! - What is to go is first moved to `removed`, under a random name, and only there taken apart.
-//! - A number is given once: work that was given up and has not noticed finds nothing under its path, and neither
-//!   writes to the files of another snapshot nor removes them.
-//! - Nothing is synced while a build runs. A layer that was not on the disk for good when the machine stopped (another
-//!   boot id) is forgotten at the next start; it can be made again. A start syncs what others left over a minute
-//!   ago.
+//! - A number names one folder, in `active` or, after a rename, in `layers`. Numbers are used because mount options
+//!   must be short.
+//! - The record in `chains` is added last, by a link: the folder that it names is complete.
+//! - A folder of `active` and its lock are made while `numbers` is held. So a process that holds `numbers` and finds a
+//!   folder without a record, whose lock is free or missing, knows that its owner is dead.
+//! - A folder is removed in two steps: it is moved to `removed` under a random name, and its content is removed there.
+//! - A number is never reused: cancelled work that is still running finds nothing under its path, so it cannot write to
+//!   or remove the files of another snapshot.
+//! - Nothing is synced while a build runs. A layer that was not durable when the machine stopped (the boot id differs)
+//!   is dropped at the next start and can be made again. Each start syncs layers that are older than a minute.
 
 use crate::{Digest, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -35,16 +34,16 @@ use std::os::unix::fs::{DirBuilderExt, FileExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// More layers than any image has.
+/// The longest chain that is followed; no image has more layers.
 const MAX_CHAIN: usize = 10_000;
 
-/// What `chains` says of a snapshot.
+/// The record of a snapshot in `chains`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) id: u64,
     pub(super) parent: Option<Digest>,
     boot: String,
-    /// The name of its files by themselves, where they were unpacked and are no whole tree.
+    /// The name of the layer's own files, if they were unpacked and are not a whole tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     layer: Option<Digest>,
 }
@@ -55,14 +54,14 @@ impl Record {
         format!("{json}\n{}", Digest::sha256(&json).hex()).into_bytes()
     }
 
-    /// The record of a file; nothing when it was changed since it was written.
+    /// The record in a file; `None` when it was changed since it was written.
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (json, check) = std::str::from_utf8(bytes).ok()?.split_once('\n')?;
         (check == Digest::sha256(json).hex()).then(|| serde_json::from_str(json).ok())?
     }
 }
 
-/// A folder in `active` and the lock that says that its owner lives.
+/// A folder in `active`, and the lock that is held while its owner lives.
 #[derive(Debug)]
 pub(super) struct Claim {
     pub(super) id: u64,
@@ -70,7 +69,7 @@ pub(super) struct Claim {
     lock: File,
 }
 
-/// A folder that was taken out of use, and nobody else removes it while this lives.
+/// A folder that was moved to `removed`. No other process removes it while this value lives.
 #[derive(Debug)]
 pub(super) struct Removed {
     pub(super) path: PathBuf,
@@ -108,8 +107,8 @@ fn locked(guard: &Mutex<HashMap<Digest, Record>>) -> MutexGuard<'_, HashMap<Dige
 }
 
 impl Folders {
-    /// Opens the folder and makes it where it does not exist. The second value are the folders that dead processes have
-    /// left: they are to be removed, by whoever can.
+    /// Opens the folder and makes it if missing. The second value is the folders that dead processes left behind, which
+    /// the caller must remove.
     pub(super) fn open(root: &Path) -> Result<(Self, Vec<Removed>)> {
         for name in ["chains", "layers", "active", "removed"] {
             make(&root.join(name))?;
@@ -134,7 +133,7 @@ impl Folders {
         Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
     }
 
-    /// Holds the numbers: while the result lives, no other process and no other thread gives one or looks at them.
+    /// Locks the numbers: while the result lives, no other process or thread allocates or reads one.
     fn hold_numbers(&self) -> Result<File> {
         let path = self.root.join("numbers");
         let held = open_lock(&path)?;
@@ -142,7 +141,7 @@ impl Folders {
         Ok(held)
     }
 
-    /// Sets aside what dead processes have left, and finds what they had set aside.
+    /// Moves the folders of dead processes to `removed`, and finds those that are there already.
     fn clean(&self) -> Result<Vec<Removed>> {
         let _held = self.hold_numbers()?;
         let synced = self.synced();
@@ -160,13 +159,14 @@ impl Folders {
             for number in self.numbers(of)?.difference(&named) {
                 let folder = self.root.join(of).join(number.to_string());
                 let Some(lock) = free(&folder)? else { continue };
-                // Who commits holds the lock until the record is there: it may have come since the list was made.
+                // A commit holds the lock until the record exists, so the record may have been added since the list was
+                // read.
                 if of == "layers" && self.list()?.iter().any(|(_, record)| record.id == *number) {
                     continue;
                 }
                 match self.set_aside(&folder, lock) {
                     Ok(removed) => leftovers.push(removed),
-                    // Its owner has just moved it on.
+                    // Its owner has just moved it.
                     Err(e) if e.kind() == ErrorKind::NotFound => {}
                     Err(e) => return Err(e),
                 }
@@ -185,7 +185,7 @@ impl Folders {
         Ok(leftovers)
     }
 
-    /// Takes a folder out of use: moves it to `removed`.
+    /// Moves a folder to `removed`.
     fn set_aside(&self, folder: &Path, lock: Option<File>) -> Result<Removed> {
         let failed = |e| Error::io("cannot move a folder", folder, e);
         // A rename replaces an empty folder.
@@ -195,42 +195,42 @@ impl Folders {
         Ok(Removed { path, _lock: lock })
     }
 
-    /// Takes a folder out of use that was never committed.
+    /// Moves a folder that was never committed to `removed`.
     pub(super) fn give_up(&self, claim: Claim) -> Result<Removed> {
         self.set_aside(&claim.folder, Some(claim.lock))
     }
 
-    /// Takes the folder of a number out of use that no record names any more.
+    /// Moves the folder of a number without a record to `removed`.
     pub(super) fn retire(&self, id: u64) -> Result<Removed> {
         self.set_aside(&self.root.join("layers").join(id.to_string()), None)
     }
 
-    /// How far the layers were on the disk for good when someone last looked.
+    /// The highest number up to which all layers are known to be durable.
     fn synced(&self) -> u64 {
         self.number_in("synced")
     }
 
-    /// The number that was given last, to whatever became of it.
+    /// The last number that was allocated.
     fn last_given(&self) -> u64 {
         self.number_in("numbers")
     }
 
-    /// The number that a file holds; 0 where there is none.
+    /// The number in a file; 0 without one.
     fn number_in(&self, name: &str) -> u64 {
         let text = std::fs::read_to_string(self.root.join(name));
         text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// Sees to it that layers which the kernel has likely written out by now count as being on the disk for good.
+    /// Syncs the layers that the kernel has likely written out by now, and marks them durable.
     ///
-    /// Younger layers wait for a later build: a process cannot end in the middle of a sync, so a short build would
-    /// wait for everything that a long one has just written.
+    /// Newer layers wait for a later build: a process cannot end during a sync, so a short build would wait for the
+    /// data of a long one.
     fn sync_in_background(&self) -> Option<std::thread::JoinHandle<()>> {
         let _held = self.hold_numbers().ok()?;
         let records = self.list().ok()?;
         let settled = records.iter().filter(|(chain, _)| is_old(&self.record_path(chain)));
         let last = settled.map(|(_, record)| record.id).max()?;
-        // A number is given when a layer is begun: one that is still made may have a lower one than those that are done.
+        // A layer gets its number at its start, so an unfinished layer may have a lower number than finished ones.
         let named = records.iter().map(|(_, record)| record.id).collect();
         let layers = self.numbers("layers").ok()?;
         let mut under_way = self.numbers("active").ok()?;
@@ -241,7 +241,7 @@ impl Folders {
         }
         let root = self.root.clone();
         let sync = move || {
-            // A failure means that these layers are forgotten after a power cut, as if this had not run.
+            // After a failure these layers are dropped after a power cut, as without this sync.
             let Ok(folder) = File::open(&root) else { return };
             if rustix::fs::syncfs(&folder).is_ok() {
                 tempfile::NamedTempFile::new_in(&root)
@@ -271,7 +271,7 @@ impl Folders {
                     locked(&self.known).insert(chain.clone(), record.clone());
                     Ok(Some(record))
                 }
-                // What it named is made again, and a later start removes it.
+                // The snapshot is made again, and a later start removes the old folder.
                 None => self.forget(chain).map(|()| None),
             },
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -279,7 +279,7 @@ impl Folders {
         }
     }
 
-    /// Whether a chain and all below it are there. Records of what is gone are forgotten, so that it is made again.
+    /// Whether a chain and all its parents exist. Records of missing folders are dropped, so that they are made again.
     pub(super) fn is_whole(&self, chain: &Digest) -> Result<bool> {
         let mut next = Some(chain.clone());
         for _ in 0..MAX_CHAIN {
@@ -287,7 +287,7 @@ impl Folders {
             let is_there = |record: &Record| self.files(record.id).is_dir();
             let mut found = self.record(&chain)?;
             if found.as_ref().is_some_and(|record| !is_there(record)) {
-                // Another process may have made it again.
+                // Another process may have made it again meanwhile.
                 locked(&self.known).remove(&chain);
                 found = self.record(&chain)?;
             }
@@ -311,7 +311,7 @@ impl Folders {
         let mut next = chain.cloned();
         while let Some(chain) = next {
             let record = self.record(&chain)?.ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, "a snapshot is not there").with_context("chain", &chain)
+                Error::new(ErrorKind::NotFound, "a snapshot does not exist").with_context("chain", &chain)
             })?;
             folders.push(self.files(record.id));
             next = record.parent;
@@ -323,11 +323,11 @@ impl Folders {
         Ok(folders)
     }
 
-    /// Notes that a chain is in use now.
+    /// Sets the time of last use of a chain to now.
     pub(super) fn touch(&self, chain: &Digest) {
         let times = std::fs::FileTimes::new().set_modified(std::time::SystemTime::now());
         if let Ok(file) = File::options().write(true).open(self.record_path(chain)) {
-            // Only the order of a later clean-up depends on it.
+            // An error is ignored: only the order of a later clean-up depends on it.
             file.set_times(times).ok();
         }
     }
@@ -336,11 +336,11 @@ impl Folders {
     pub(super) fn claim(&self) -> Result<Claim> {
         let held = self.hold_numbers()?;
         let last = |of| Ok::<_, Error>(self.numbers(of)?.last().copied().unwrap_or(0));
-        // In this order: a commit moves a folder from the first to the second.
+        // `active` is read first: a commit moves a folder from there to `layers`.
         let id = last("active")?.max(last("layers")?).max(self.synced()).max(self.last_given()) + 1;
-        held.set_len(0)
-            .and_then(|()| held.write_all_at(format!("{id}\n").as_bytes(), 0))
-            .map_err(|e| Error::io("cannot number a snapshot", self.root.join("numbers"), e))?;
+        held.set_len(0).and_then(|()| held.write_all_at(format!("{id}\n").as_bytes(), 0)).map_err(|e| {
+            Error::io("cannot allocate a number for a snapshot", self.root.join("numbers"), e)
+        })?;
         let folder = self.root.join("active").join(id.to_string());
         DirBuilder::new()
             .mode(0o755)
@@ -353,7 +353,7 @@ impl Folders {
         Ok(Claim { id, folder, lock })
     }
 
-    /// Turns a claimed folder into the committed `chain`. Gives the folder back where the chain was there already.
+    /// Turns a claimed folder into the committed `chain`. Returns the folder if the chain existed already.
     pub(super) fn commit(
         &self,
         claim: Claim,
@@ -364,13 +364,13 @@ impl Folders {
         let id = claim.id;
         let folder = self.root.join("layers").join(id.to_string());
         std::fs::rename(&claim.folder, &folder)
-            .map_err(|e| Error::io("cannot keep a snapshot", &folder, e))?;
+            .map_err(|e| Error::io("cannot commit a snapshot", &folder, e))?;
         let record = Record { id, parent: parent.cloned(), boot: self.boot.clone(), layer };
         let path = self.record_path(chain);
         let fresh = folder.join("record");
         std::fs::write(&fresh, record.to_bytes())
             .map_err(|e| Error::io("cannot write the record of a snapshot", &fresh, e))?;
-        // A link fails when the name exists, where a rename would replace it.
+        // A link fails when the name exists; a rename would replace it.
         match std::fs::hard_link(&fresh, &path) {
             Ok(()) => {
                 locked(&self.known).insert(chain.clone(), record);
@@ -383,7 +383,7 @@ impl Folders {
         }
     }
 
-    /// Gives the files that are called `layer` another parent, as `chain`. Gives whether there were some.
+    /// Records the files with the name `layer` as `chain` on another parent. Returns whether there are such files.
     pub(super) fn share(&self, parent: Option<&Digest>, chain: &Digest, layer: &Digest) -> Result<bool> {
         let list = self.list()?;
         let twin = list.into_iter().find(|(_, record)| record.layer.as_ref() == Some(layer));
@@ -406,7 +406,7 @@ impl Folders {
         }
     }
 
-    /// Every record. One that a power cut has damaged is removed: what it named is made again.
+    /// All records. A record that a power cut damaged is removed: its snapshot is made again.
     pub(super) fn list(&self) -> Result<Vec<(Digest, Record)>> {
         let folder = self.root.join("chains");
         let entries =
@@ -421,7 +421,7 @@ impl Folders {
             let Ok(bytes) = std::fs::read(entry.path()) else { continue };
             match Record::from_bytes(&bytes) {
                 Some(record) => list.push((chain, record)),
-                // A record appears when it is whole, so this one is damaged.
+                // Records are added complete, so this one is damaged.
                 None => self.forget(&chain)?,
             }
         }
@@ -433,7 +433,7 @@ impl Folders {
         rustix::fs::stat(self.record_path(chain)).map_or(0, |stat| stat.st_mtime)
     }
 
-    /// Takes the record of a chain away; its folder is then without a name.
+    /// Removes the record of a chain; its folder stays without a name.
     pub(super) fn forget(&self, chain: &Digest) -> Result<()> {
         locked(&self.known).remove(chain);
         let path = self.record_path(chain);
@@ -446,7 +446,7 @@ impl Folders {
     }
 
     /// Runs `work` while no other process uses the folder.
-    pub(super) fn alone<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(super) fn exclusively<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let failed = |e| Error::io("cannot lock the snapshots", &self.root, e);
         match self.lock.try_lock() {
             Ok(()) => {}
@@ -454,7 +454,7 @@ impl Folders {
                 self.lock.lock_shared().map_err(failed)?;
                 return Err(Error::new(
                     ErrorKind::Conflict,
-                    "another process is using the snapshots: try again when it has ended",
+                    "another process is using the snapshots: try again after it has ended",
                 )
                 .with_context("path", self.root.display()));
             }
@@ -466,7 +466,7 @@ impl Folders {
     }
 }
 
-/// Whether nobody has the lock of a folder. The lock is then held; there is none where its owner died before he made it.
+/// Takes the lock of a folder if it is free. The inner value is `None` if the owner died before it made the lock file.
 fn free(folder: &Path) -> Result<Option<Option<File>>> {
     let path = folder.join("lock");
     match File::options().write(true).open(&path) {

@@ -1,4 +1,4 @@
-//! Snapshots in a folder of this machine, made and read through the sandbox's helper.
+//! Snapshots in a local folder, made and read through the sandbox's helper.
 
 use super::folders::{Claim, Folders, Removed};
 use super::{
@@ -15,16 +15,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// How many layers the kernel's overlay takes.
+/// The largest number of layers in one overlay of the kernel.
 const MAX_DEPTH: usize = 500;
 
 /// How snapshots are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// One folder a layer, seen together through an overlay.
+    /// One folder for each layer, combined by an overlay.
     Overlay,
-    /// One folder with the whole tree a snapshot, for hosts that cannot mount overlays. Slow, unless the file system
-    /// shares data between copies (reflink).
+    /// One folder with the whole tree for each snapshot, for hosts that cannot mount overlays. It is slow unless the
+    /// file system shares data between copies (reflink).
     Copy,
 }
 
@@ -45,14 +45,14 @@ struct Inner {
     style: Style,
     folders: Folders,
     sandbox: Sandbox,
-    /// Chains that are being unpacked, so that a second call waits for the first.
+    /// The chains that are being unpacked; a second call waits for the first.
     under_way: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     active: AtomicUsize,
 }
 
 impl Inner {
-    /// Removes what was set aside, through the helper: only it may enter every folder of a step.
-    async fn take_apart(&self, removed: Vec<Removed>) -> Result<()> {
+    /// Removes the content of moved folders through the helper, which alone may enter every folder of a step.
+    async fn remove_content(&self, removed: Vec<Removed>) -> Result<()> {
         if removed.is_empty() {
             return Ok(());
         }
@@ -62,8 +62,8 @@ impl Inner {
 }
 
 impl LocalSnapshotter {
-    /// Opens the snapshots in `root`, as overlays where that works there and as copies elsewhere. The folder is closed to
-    /// other users.
+    /// Opens the snapshots in `root`, with overlays if they work there and with copies otherwise. Other users cannot
+    /// enter the folder.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the folder cannot be made, and those of [`private_folder::open`].
@@ -72,13 +72,13 @@ impl LocalSnapshotter {
         Self::open_as(root, sandbox, style).await
     }
 
-    /// Opens the snapshots in `root` in the style that the caller wants. Each style has a folder of its own there.
+    /// Opens the snapshots in `root` in the given style. Each style has its own folder there.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the folder cannot be made.
     pub async fn open_as(root: impl AsRef<Path> + Send, sandbox: Sandbox, style: Style) -> Result<Self> {
         private_folder::open(root.as_ref())?;
-        // Folders of layers mean something else with a single id: owners are recorded instead of set.
+        // With a single id the folders of layers differ: owners are recorded instead of set.
         let name = match sandbox.identity() {
             Identity::Full => style.name().to_owned(),
             Identity::Single => format!("{}-single-id", style.name()),
@@ -86,8 +86,8 @@ impl LocalSnapshotter {
         let (folders, leftovers) = Folders::open(&root.as_ref().join(name))?;
         let (under_way, active) = (Mutex::default(), AtomicUsize::new(0));
         let inner = Inner { style, folders, sandbox, under_way, active };
-        // What cannot be removed is tried again at the next start, and keeps nobody from building.
-        inner.take_apart(leftovers).await.ok();
+        // A failure is ignored: the next start tries again.
+        inner.remove_content(leftovers).await.ok();
         Ok(Self(Arc::new(inner)))
     }
 
@@ -133,7 +133,7 @@ impl LocalSnapshotter {
         inner.active.fetch_add(1, Ordering::Relaxed);
         let active = LocalActive { claim: Some(claim), folder, rootfs, parent: parent.cloned(), inner };
         if let RootFs::Folder { path, .. } = &view {
-            // Owners that cannot be set are recorded beside the tree.
+            // Owners that cannot be set are recorded next to the tree.
             let record = |files: &Path| files.parent().map(|folder| folder.join("owners.json"));
             if let (Some(from), Some(to)) = (record(path), record(&files))
                 && from.exists()
@@ -155,12 +155,12 @@ impl LocalSnapshotter {
             return Err(Error::internal("a snapshot was committed twice"));
         };
         if let Some(spare) = self.0.folders.commit(claim, active.parent.as_ref(), chain, layer)? {
-            return self.0.take_apart(vec![spare]).await;
+            return self.0.remove_content(vec![spare]).await;
         }
         if let Some(record) = self.0.folders.record(chain)?
             && let Some(folder) = self.0.folders.files(record.id).parent()
         {
-            // Only the overlay needed it.
+            // The work folder is needed only while the overlay is mounted.
             let work = folder.join("work");
             if std::fs::remove_dir(&work).is_err() {
                 self.0.sandbox.call(Request::Remove { paths: vec![work] }).await?;
@@ -169,7 +169,7 @@ impl LocalSnapshotter {
         Ok(())
     }
 
-    /// A snapshot as the one of ours that it has to be.
+    /// An active snapshot of this snapshotter.
     fn mine<'a>(&self, active: &'a dyn Active) -> Result<&'a LocalActive> {
         active
             .as_any()
@@ -178,7 +178,7 @@ impl LocalSnapshotter {
             .ok_or_else(foreign)
     }
 
-    /// The same for one that ends here.
+    /// The same, by value.
     fn take(&self, active: Box<dyn Active>) -> Result<LocalActive> {
         self.mine(&*active)?;
         active.into_any().downcast::<LocalActive>().map(|active| *active).map_err(|_| foreign())
@@ -223,7 +223,7 @@ async fn can_overlay(root: &Path, sandbox: &Sandbox) -> Result<bool> {
     Ok(result.is_ok())
 }
 
-/// A snapshot that is being made.
+/// A snapshot that can be written to.
 struct LocalActive {
     claim: Option<Claim>,
     folder: PathBuf,
@@ -259,7 +259,7 @@ impl fmt::Debug for LocalActive {
 impl Drop for LocalActive {
     fn drop(&mut self) {
         self.inner.active.fetch_sub(1, Ordering::Relaxed);
-        // What cannot be removed now is removed at the next start.
+        // The next start removes what cannot be removed now.
         if let Some(claim) = self.claim.take()
             && let Ok(removed) = self.inner.folders.give_up(claim)
         {
@@ -325,10 +325,10 @@ impl Snapshotter for LocalSnapshotter {
         };
         self.0.sandbox.feed(request, layer).await?;
         if let Some(path) = times {
-            // Only unpacking needed it, and nobody minds it.
+            // Only unpacking needs the file; a leftover does no harm.
             std::fs::remove_file(path).ok();
         }
-        // A whole tree has the files of its parent in it.
+        // A whole tree contains the files of its parent, so it cannot be shared.
         let alone = options.layer.filter(|_| self.0.style == Style::Overlay);
         self.commit_active(active, chain, alone).await
     }
@@ -344,7 +344,7 @@ impl Snapshotter for LocalSnapshotter {
 
     async fn prepare(&self, parent: Option<&Digest>) -> Result<Box<dyn Active>> {
         let active = self.new_active(parent).await?;
-        // What is unpacked does so by itself, and a copy has the root of what it was copied from.
+        // Unpacking sets the root by itself, and a copy has the root of its original.
         if let RootFs::Overlay { lowers, upper: Some((upper, _)) } = &active.rootfs
             && let Some(lower) = lowers.first()
         {
@@ -367,7 +367,7 @@ impl Snapshotter for LocalSnapshotter {
             RootFs::Overlay { lowers, .. } => (lowers.clone(), false),
             RootFs::Folder { .. } => {
                 let parent = self.0.folders.chain(active.parent())?.into_iter().next();
-                // Without a parent it is compared with an empty folder.
+                // Without a parent the tree is compared with an empty folder.
                 (vec![parent.unwrap_or_else(|| folder.join("work"))], true)
             }
         };
@@ -382,7 +382,7 @@ impl Snapshotter for LocalSnapshotter {
     async fn abandon(&self, active: Box<dyn Active>) -> Result<()> {
         let mut active = self.take(active)?;
         match active.claim.take() {
-            Some(claim) => self.0.take_apart(vec![self.0.folders.give_up(claim)?]).await,
+            Some(claim) => self.0.remove_content(vec![self.0.folders.give_up(claim)?]).await,
             None => Ok(()),
         }
     }
@@ -406,7 +406,7 @@ impl Snapshotter for LocalSnapshotter {
         let request = Request::ReadFile { rootfs: self.rootfs(chain)?, path: path.to_owned(), limit };
         match self.0.sandbox.call(request).await? {
             Reply::File(bytes) => Ok(bytes),
-            _ => Err(Error::internal("the sandbox helper gave the answer to another question")),
+            _ => Err(Error::internal("the sandbox helper sent a reply of the wrong kind")),
         }
     }
 
@@ -414,13 +414,13 @@ impl Snapshotter for LocalSnapshotter {
         if self.0.active.load(Ordering::Relaxed) > 0 {
             return Err(Error::new(
                 ErrorKind::Conflict,
-                "snapshots are in use: try again when the build has ended",
+                "snapshots are in use: try again after the build has ended",
             ));
         }
         let folders = &self.0.folders;
-        let (removed, set_aside) = folders.alone(|| {
+        let (removed, set_aside) = folders.exclusively(|| {
             let (mut removed, mut set_aside) = (Vec::new(), Vec::new());
-            // A parent becomes free with its last child: until nothing more does.
+            // A parent can be removed after its last child, so this repeats until nothing more can be removed.
             loop {
                 let list = folders.list()?;
                 let parents =
@@ -442,7 +442,7 @@ impl Snapshotter for LocalSnapshotter {
                 }
             }
         })?;
-        self.0.take_apart(set_aside).await?;
+        self.0.remove_content(set_aside).await?;
         Ok(removed)
     }
 

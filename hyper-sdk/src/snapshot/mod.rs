@@ -1,11 +1,11 @@
-//! Unpacked layers and the trees that steps run on.
+//! Snapshots: unpacked layers, and the trees that steps run on.
 //!
-//! A committed snapshot is named by its chain ID (image-spec, config.md, "Layer ChainID"), or by a name that counts the
-//! true times of its files too. An [`Active`] one is a tree that a step may write to; it becomes a committed one without
-//! a copy, or is thrown away.
+//! The name of a committed snapshot is its chain ID (image-spec, config.md, "Layer ChainID"), or a digest that also
+//! covers the exact times of its files. An [`Active`] snapshot is a tree that a step may write to. It becomes a
+//! committed one without a copy, or is discarded.
 //!
-//! [`LocalSnapshotter`] keeps them in a folder that several processes may share: one folder a layer, or whole trees on
-//! hosts that cannot mount overlays.
+//! [`LocalSnapshotter`] keeps them in a folder that several processes may share: one folder for each layer, or whole
+//! trees on hosts that cannot mount overlays.
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -24,23 +24,23 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What a snapshotter can do.
+/// What a snapshotter supports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SnapshotCapabilities {
-    /// Whether a committed snapshot shares the files of its parents on disk.
+    /// Whether a committed snapshot shares the files of its parents on the disk.
     pub shares_layers: bool,
     /// The longest chain of layers that can be mounted.
     pub max_depth: usize,
 }
 
 impl SnapshotCapabilities {
-    /// Chains of up to `max_depth` layers, of which each is a copy of the one below.
+    /// Chains of up to `max_depth` layers, where each snapshot is a copy of its parent.
     pub const fn new(max_depth: usize) -> Self {
         Self { shares_layers: false, max_depth }
     }
 
-    /// The same, with the files of parents shared.
+    /// The same, but snapshots share the files of their parents.
     #[must_use]
     pub const fn with_shared_layers(mut self) -> Self {
         self.shares_layers = true;
@@ -48,30 +48,31 @@ impl SnapshotCapabilities {
     }
 }
 
-/// A stream of a tar that a helper writes: blocking, to be read on a blocking thread.
+/// A stream of a tar that a helper writes. It blocks, so it must be read on a blocking thread.
 ///
-/// At the end of the stream the helper's own result is checked: a tar that is not complete ends with an error, never
-/// with a clean end of file. Dropping the stream ends the helper.
+/// At the end of the stream the helper's result is checked: an incomplete tar ends with an error, never with a clean
+/// end of file. Dropping the stream ends the operation.
 pub type TarStream = Box<dyn Read + Send>;
 
 /// How a layer is unpacked.
 #[derive(Clone, Debug, Default)]
 pub struct UnpackOptions {
-    /// A name for the files of this layer by themselves, for [`Snapshotter::share`].
+    /// A name for the files of this layer alone, for [`Snapshotter::share`].
     pub layer: Option<Digest>,
-    /// The times of files that have others than the layer says.
+    /// The exact times of files, which replace those of the layer.
     pub times: Option<Arc<TimesTable>>,
-    /// Whether what has an owner that [`Snapshotter::can_own`] denies belongs to root. Only for files that are written
-    /// out with [`ExportOptions::owners`] or without owners: no step may see them.
+    /// Whether files whose owner [`Snapshotter::can_own`] denies belong to root. Use it only for trees that are
+    /// exported with [`ExportOptions::owners`] or without owners: no step may see them.
     pub any_owner: bool,
 }
 
-/// How the tree of a snapshot is written out.
+/// How the tree of a snapshot is exported.
 #[derive(Clone, Debug, Default)]
 pub struct ExportOptions {
-    /// The files of the indexes of its layers, lowest first, whose files have the times that those say.
+    /// The index files of its layers, lowest first. The files of these layers are exported with the times of the
+    /// indexes.
     pub published: Vec<PathBuf>,
-    /// Whether they have the owners that those say, too.
+    /// Whether they also have the owners of the indexes.
     pub owners: bool,
 }
 
@@ -80,13 +81,13 @@ pub struct ExportOptions {
 /// Dropping it without [`Snapshotter::commit`] or [`Snapshotter::abandon`] removes it in the background, or when a
 /// snapshotter is next opened on the folder.
 pub trait Active: Debug + Send + Sync + 'static {
-    /// What to hand to an [`crate::exec::Executor`].
+    /// The root file system for an [`crate::exec::Executor`].
     fn rootfs(&self) -> &RootFs;
 
-    /// The chain that it started as; `None` for an empty tree.
+    /// The chain that it is based on; `None` for an empty tree.
     fn parent(&self) -> Option<&Digest>;
 
-    /// The concrete value, by which its snapshotter knows it.
+    /// The concrete value, so that its snapshotter can recognise it.
     fn as_any(&self) -> &dyn std::any::Any;
 
     /// The concrete value, for its snapshotter.
@@ -96,9 +97,9 @@ pub trait Active: Debug + Send + Sync + 'static {
 /// Keeps snapshots.
 ///
 /// # Guarantees
-/// Object-safe; every method may be called from many tasks, and from many processes on one folder, at once. A chain is
-/// either there whole or not at all, also after a crash. Cancelling a future (dropping it) ends its helper and leaves
-/// nothing half made. The suite in `snapshot::conformance` tests a snapshotter.
+/// Object-safe; every method may be called at once from many tasks, and from many processes on one folder. A chain
+/// exists completely or not at all, also after a crash. Dropping a future ends its operation and leaves nothing
+/// incomplete. The suite in `snapshot::conformance` tests a snapshotter.
 ///
 /// ```
 /// use hyper_sdk::Digest;
@@ -124,21 +125,22 @@ pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
     /// What this snapshotter can do.
     fn capabilities(&self) -> SnapshotCapabilities;
 
-    /// Whether files can have this owner here. A layer with another one is an error, see [`UnpackOptions::any_owner`].
+    /// Whether files can have this owner here. A layer with any other owner is an error; see
+    /// [`UnpackOptions::any_owner`].
     fn can_own(&self, _uid: u32, _gid: u32) -> bool {
         true
     }
 
-    /// Whether a chain is there.
+    /// Whether a chain exists.
     async fn has(&self, chain: &Digest) -> Result<bool>;
 
     /// Unpacks a layer, an uncompressed tar, on `parent`, as `chain`.
     ///
-    /// Does nothing when `chain` is there already; equal calls at one time unpack once. `layer` is read to its end on
-    /// a blocking thread, and an error that it returns (such as a digest that does not match) undoes everything.
+    /// Does nothing when `chain` exists already; concurrent calls for one chain unpack once. `layer` is read to its end
+    /// on a blocking thread. An error that it returns (such as a digest mismatch) undoes everything.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::NotFound`] when `parent` is not there; [`crate::ErrorKind::Invalid`] for a hostile or
+    /// [`crate::ErrorKind::NotFound`] when `parent` does not exist; [`crate::ErrorKind::Invalid`] for a hostile or
     /// damaged layer.
     async fn apply(
         &self,
@@ -148,8 +150,8 @@ pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
         layer: Box<dyn Read + Send>,
     ) -> Result<()>;
 
-    /// Makes `chain` on `parent` of files that were unpacked before, by the name that they got then. Gives whether there
-    /// were some.
+    /// Makes `chain` on `parent` from files that were unpacked before with the name [`UnpackOptions::layer`]. Returns
+    /// whether there were such files.
     async fn share(&self, parent: Option<&Digest>, chain: &Digest, layer: &Digest) -> Result<bool>;
 
     /// Makes a tree to run a step on, on top of `parent`, or an empty one.
@@ -158,32 +160,32 @@ pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
     /// The read-only tree of a committed chain (an empty one for `None`), for mounts of a step.
     async fn view(&self, chain: Option<&Digest>) -> Result<RootFs>;
 
-    /// The layer of what changed in an active snapshot since it was prepared: an uncompressed tar in the order of a
-    /// layer, with the true times.
+    /// The changes in an active snapshot since it was prepared, as a layer: an uncompressed tar in the order of a
+    /// layer, with exact times.
     async fn diff(&self, active: &dyn Active) -> Result<TarStream>;
 
-    /// Turns an active snapshot into the committed `chain`, without a copy. When `chain` is there already, the active
-    /// one is thrown away.
+    /// Turns an active snapshot into the committed `chain`, without a copy. When `chain` exists already, the active
+    /// snapshot is discarded.
     async fn commit(&self, active: Box<dyn Active>, chain: &Digest) -> Result<()>;
 
-    /// Throws an active snapshot away.
+    /// Discards an active snapshot.
     async fn abandon(&self, active: Box<dyn Active>) -> Result<()>;
 
-    /// Makes the layer of a file operation with `sources` by their index in the plan, with the true times. Sources that
-    /// are folders of the host are read as they are. What is at the destination is what the indexes say that the plan
-    /// names.
+    /// Makes the layer of a file operation, with exact times. The plan refers to `sources` by their index. Sources that
+    /// are folders of the host are read as they are. The content of the destination is taken from the indexes that the
+    /// plan names.
     async fn copy(&self, sources: Vec<RootFs>, plan: CopyRequest) -> Result<TarStream>;
 
-    /// The whole tree of a chain as one tar, below its path `path` (`/` for all of it), in whole seconds.
+    /// The tree of a chain below `path` (`/` for all of it) as one tar, with times in whole seconds.
     async fn export(&self, chain: Option<&Digest>, path: &str, options: ExportOptions) -> Result<TarStream>;
 
-    /// The content of a regular file; symlinks are resolved within the tree. `None` where there is none.
+    /// The content of a regular file; symlinks are resolved within the tree. `None` if there is no such file.
     ///
     /// # Errors
     /// [`crate::ErrorKind::TooLarge`] above `limit` bytes.
     async fn read_file(&self, chain: Option<&Digest>, path: &str, limit: u64) -> Result<Option<Vec<u8>>>;
 
-    /// Removes committed chains that are no parent of another one and not in use. Gives those that were removed.
+    /// Removes those committed chains that are neither in use nor a parent of another one. Returns the removed ones.
     async fn remove(&self, chains: &[Digest]) -> Result<Vec<Digest>>;
 
     /// Every committed chain with its parent.
@@ -203,7 +205,7 @@ pub struct SnapshotInfo {
     pub used: i64,
 }
 
-/// A shared snapshotter of any kind.
+/// A shared snapshotter.
 pub type SharedSnapshotter = Arc<dyn Snapshotter>;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The suite on the snapshotter that needs no sandbox, and on snapshotters with a fault that it must find.
+//! Runs the suite on the snapshotter that needs no sandbox, and on snapshotters with injected faults that it must find.
 
 use super::conformance as cases;
 use super::*;
@@ -22,7 +22,7 @@ mod plain {
     crate::snapshotter_conformance!(fixture, reopen);
 }
 
-/// What a snapshotter does wrong.
+/// A fault to inject.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     None,
@@ -369,7 +369,7 @@ impl Snapshotter for Faulty {
             Fault::FailsOnTheUnknown => {
                 for chain in chains {
                     if !self.inner.has(chain).await? {
-                        return Err(Error::new(ErrorKind::NotFound, "a snapshot is not there"));
+                        return Err(Error::new(ErrorKind::NotFound, "a snapshot does not exist"));
                     }
                 }
                 self.inner.remove(chains).await
@@ -400,49 +400,49 @@ impl Snapshotter for Faulty {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_finds_every_fault() {
     assert_suite_finds! { cases, Faulty::with, Fault;
-        KnowsEveryChain by an_unknown_chain_is_not_there, a_layer_whose_reader_fails_leaves_nothing;
+        KnowsEveryChain by an_unknown_chain_does_not_exist, a_layer_whose_reader_fails_leaves_nothing;
         ForgetsCommits by a_commit_can_be_read, an_unpacked_layer_can_be_read;
-        IgnoresTheParent by whiteouts_hide_what_is_below, a_random_image_is_unpacked_as_it_is;
+        IgnoresTheParent by whiteouts_hide_lower_files, a_random_image_is_unpacked_unchanged;
         IgnoresAMissingParent by a_missing_parent_is_not_found;
-        KeepsWhiteouts by whiteouts_hide_what_is_below, a_random_image_is_unpacked_as_it_is;
+        KeepsWhiteouts by whiteouts_hide_lower_files, a_random_image_is_unpacked_unchanged;
         UnpacksTwice by a_layer_is_unpacked_once, equal_calls_unpack_once;
         StopsAtTheArchive by a_layer_is_read_to_its_end;
-        KeepsWhatFailed by a_layer_whose_reader_fails_leaves_nothing, a_layer_that_is_cut_leaves_nothing;
-        IgnoresTimes by given_times_are_those_of_the_files;
-        ClaimsToShare by shared_files_are_seen;
-        SharesWhatIsNotThere by sharing_unknown_files_is_declined, shared_files_are_seen;
-        HasNoDifference by written_files_are_the_difference, a_difference_is_the_layer_of_the_commit;
+        KeepsWhatFailed by a_layer_whose_reader_fails_leaves_nothing, a_truncated_layer_leaves_nothing;
+        IgnoresTimes by given_times_are_set_on_the_files;
+        ClaimsToShare by shared_files_are_visible;
+        SharesWhatIsNotThere by sharing_unknown_files_is_declined, shared_files_are_visible;
+        HasNoDifference by written_files_are_the_difference, a_difference_unpacks_to_the_committed_tree;
         DiffersAsAWhole by an_unchanged_tree_has_no_difference, written_files_are_the_difference;
         CommitsOverAnother by a_second_commit_keeps_the_first;
-        AbandonsNothing by an_abandoned_tree_is_gone;
-        CommitsWhatItDrops by an_abandoned_tree_is_gone;
+        AbandonsNothing by an_abandoned_tree_is_removed;
+        CommitsWhatItDrops by an_abandoned_tree_is_removed;
         TakesForeignTrees by a_foreign_tree_is_refused;
         WritesToTheParent by a_commit_leaves_its_parent_alone;
         HandsOutWritableViews by a_view_shows_the_files, a_view_of_nothing_is_empty;
         ReadsOfTheHost by a_file_is_read_within_its_tree;
-        ReadsFoldersAsEmpty by what_is_no_file_is_not_read;
+        ReadsFoldersAsEmpty by only_regular_files_are_read;
         IgnoresTheLimit by a_large_file_is_refused;
         CutsAtTheLimit by a_large_file_is_refused;
         ExportsTheTopLayer by an_export_is_the_whole_tree;
-        ExportsTheWhole by an_export_of_a_folder_is_below_it, an_export_of_what_is_missing_fails;
-        ExportsNothingForTheMissing by an_export_of_what_is_missing_fails;
+        ExportsTheWhole by an_export_of_a_folder_is_below_it, an_export_of_a_missing_path_fails;
+        ExportsNothingForTheMissing by an_export_of_a_missing_path_fails;
         ForgetsParents by every_chain_is_listed_with_its_parent;
         RemovesParents by a_parent_is_removed_after_its_children;
         RemovesNothing by a_chain_is_removed;
-        FailsOnTheUnknown by removing_the_unknown_is_no_error;
+        FailsOnTheUnknown by removing_an_unknown_chain_is_not_an_error;
         RemovesWhatIsInUse by a_tree_in_use_keeps_its_chain;
         CopiesNothing by a_copy_takes_files_of_trees_and_of_the_host, a_copy_makes_folders_and_files;
         CopiesFromOneSource by a_copy_takes_files_of_trees_and_of_the_host;
         CopiesTheTopLayer by a_copy_sees_the_whole_of_a_tree;
         CopiesOfTheHost by a_copy_follows_links_within_its_tree;
-        SkipsWhatIsMissing by a_copy_of_what_is_missing_is_not_found;
-        ForgetsTheDestination by the_indexes_of_a_copy_say_what_is_at_its_destination;
+        SkipsWhatIsMissing by a_copy_of_a_missing_path_is_not_found;
+        ForgetsTheDestination by the_indexes_of_a_copy_describe_its_destination;
         HasNoName by a_snapshotter_has_a_name;
     }
-    // One handle does not see what another one keeps.
+    // A fault of two handles: neither sees the snapshots of the other.
     let two = || (Arc::new(PlainSnapshotter::new().unwrap()), Arc::new(PlainSnapshotter::new().unwrap()));
     let (one, other) = two();
-    assert!(is_caught(cases::a_snapshot_is_there_after_reopening(one, other)).await);
+    assert!(is_caught(cases::a_snapshot_exists_after_reopening(one, other)).await);
     let (one, other) = two();
     assert!(is_caught(cases::two_handles_see_the_same_snapshots(one, other)).await);
 }

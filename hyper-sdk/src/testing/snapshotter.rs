@@ -148,7 +148,7 @@ impl PlainSnapshotter {
         let Some(chain) = chain else { return Ok((self.0.folder.path().join("empty"), None)) };
         let snapshots = self.0.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
         let found = snapshots.get(chain).cloned().ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "a snapshot is not there").with_context("chain", chain)
+            Error::new(ErrorKind::NotFound, "a snapshot does not exist").with_context("chain", chain)
         })?;
         Ok((found.folder.path().to_owned(), Some(found)))
     }

@@ -1,4 +1,4 @@
-//! Capabilities tell the truth.
+//! Cases about capabilities: what is denied is refused, what is claimed works.
 
 use super::kit::*;
 use crate::ErrorKind;
@@ -35,17 +35,18 @@ pub async fn capabilities_what_is_denied_is_unsupported(executor: Arc<dyn Execut
         let empty = RootFs::Overlay { lowers: Vec::new(), upper: None };
         fails(try_run(&executor, &empty, command(["true"])).await, REFUSED);
     }
-    assert_eq!(run(&executor, &rootfs, shell("test -e /ran")).await.code, 1, "what is refused does not run");
+    assert_eq!(
+        run(&executor, &rootfs, shell("test -e /ran")).await.code,
+        1,
+        "a refused command does not run"
+    );
 }
 
-pub async fn capabilities_a_private_network_has_a_loopback_alone(
-    executor: Arc<dyn Executor>,
-    rootfs: RootFs,
-) {
+pub async fn capabilities_a_private_network_has_only_a_loopback(executor: Arc<dyn Executor>, rootfs: RootFs) {
     needs!(executor, private_network);
     let mut spec = shell("grep : /proc/net/dev");
     spec.network = Network::None;
-    let out = told(&executor, &rootfs, spec).await;
+    let out = output_of(&executor, &rootfs, spec).await;
     let names: Vec<&str> = out.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect();
     assert_eq!(names, ["lo"]);
 }
@@ -53,7 +54,7 @@ pub async fn capabilities_a_private_network_has_a_loopback_alone(
 pub async fn capabilities_an_insecure_command_may_mount(executor: Arc<dyn Executor>, rootfs: RootFs) {
     let mount = || shell("mount -t tmpfs none /tmp");
     if executor.capabilities().sandbox {
-        assert_ne!(run(&executor, &rootfs, mount()).await.code, 0, "a command has few rights by default");
+        assert_ne!(run(&executor, &rootfs, mount()).await.code, 0, "a command has few privileges by default");
     }
     needs!(executor, insecure);
     let mut spec = mount();
@@ -63,7 +64,7 @@ pub async fn capabilities_an_insecure_command_may_mount(executor: Arc<dyn Execut
 
 pub async fn capabilities_do_not_change(executor: Arc<dyn Executor>, rootfs: RootFs) {
     let capabilities = executor.capabilities();
-    told(&executor, &rootfs, command(["true"])).await;
+    output_of(&executor, &rootfs, command(["true"])).await;
     assert_eq!(executor.capabilities(), capabilities);
 }
 

@@ -1,4 +1,4 @@
-//! Cases about how commands end, and several at once.
+//! Cases about the end of commands and about concurrent commands.
 
 use super::kit::*;
 use crate::exec::{Executor, RootFs};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// A background process that writes until it is killed.
 const BEATS: &str = "(while echo x >> /tmp/beats; do sleep 0.01; done) > /tmp/log 2>&1 &";
-/// Waits for its first sign of life, for as long as a command may take.
+/// Waits for the first output of the background process.
 const WAIT: &str = "for i in $(seq 1 3000); do test -s /tmp/beats && break; sleep 0.01; done;";
 
 fn size(path: &Path) -> u64 {
@@ -28,7 +28,7 @@ async fn stops(path: &Path) {
             before = now;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), stopped).await.expect("a process is left");
+    tokio::time::timeout(Duration::from_secs(10), stopped).await.expect("a process still runs");
 }
 
 pub async fn a_dropped_command_is_killed(executor: Arc<dyn Executor>, rootfs: RootFs) {
@@ -40,13 +40,13 @@ pub async fn a_dropped_command_is_killed(executor: Arc<dyn Executor>, rootfs: Ro
     stops(&beats).await;
 }
 
-pub async fn what_a_command_started_ends_with_it(executor: Arc<dyn Executor>, rootfs: RootFs) {
+pub async fn processes_of_a_command_end_with_it(executor: Arc<dyn Executor>, rootfs: RootFs) {
     let beats = on_the_host(&rootfs, "tmp/beats");
     let script = format!("{BEATS} {WAIT} exit 5");
     assert_eq!(run(&executor, &rootfs, shell(&script)).await.code, 5);
     assert!(size(&beats) > 0, "it did run");
     stops(&beats).await;
-    // One that keeps the output open does not keep the command from ending.
+    // A process that keeps the output open does not delay the end of the command.
     assert_eq!(run(&executor, &rootfs, shell("sleep 1000 & echo over")).await.out, "over\n");
 }
 
@@ -55,7 +55,7 @@ pub async fn commands_run_at_once(executor: Arc<dyn Executor>, rootfs: RootFs) {
     let others = async {
         for i in 0..3 {
             let (root, _folder) = another(&rootfs);
-            assert_eq!(told(&executor, &root, shell(&format!("echo {i}"))).await, format!("{i}\n"));
+            assert_eq!(output_of(&executor, &root, shell(&format!("echo {i}"))).await, format!("{i}\n"));
         }
     };
     tokio::select! {
@@ -70,5 +70,5 @@ pub async fn a_failed_command_leaves_the_executor_usable(executor: Arc<dyn Execu
     run_until(&executor, &other, shell("echo started; sleep 1000"), "started").await;
     assert!(try_run(&executor, &rootfs, command(["no-such-program"])).await.is_err());
     assert_eq!(run(&executor, &rootfs, shell("kill -9 $$")).await.code, 137);
-    assert_eq!(told(&executor, &rootfs, shell("echo fine")).await, "fine\n");
+    assert_eq!(output_of(&executor, &rootfs, shell("echo fine")).await, "fine\n");
 }

@@ -1,4 +1,4 @@
-//! What the cases are written with.
+//! Helpers of the cases.
 
 use crate::exec::{ExecMount, ExecSpec, Executor, LogSink, MountSource, RootFs};
 use crate::progress::LogStream;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Ends the case when the executor does not claim a power.
+/// Ends the case when the executor lacks a capability.
 macro_rules! needs {
     ($executor:expr, $($power:ident),+) => {
         let capabilities = crate::exec::Executor::capabilities(&*$executor);
@@ -22,9 +22,9 @@ pub(super) use needs;
 /// Longer than any command of the suite takes: an executor that hangs fails its case.
 pub(super) const HANGS: Duration = Duration::from_secs(120);
 
-/// What a command came to.
+/// The result of a command.
 #[derive(Debug, PartialEq)]
-pub(super) struct Ran {
+pub(super) struct Outcome {
     pub(super) code: i32,
     pub(super) out: String,
     pub(super) err: String,
@@ -62,34 +62,38 @@ pub(super) fn shell(script: &str) -> ExecSpec {
     command(["sh", "-c", script])
 }
 
-pub(super) async fn try_run(executor: &Arc<dyn Executor>, rootfs: &RootFs, spec: ExecSpec) -> Result<Ran> {
+pub(super) async fn try_run(
+    executor: &Arc<dyn Executor>,
+    rootfs: &RootFs,
+    spec: ExecSpec,
+) -> Result<Outcome> {
     let output = Arc::new(Output::default());
     let run = executor.run(rootfs, spec, output.clone());
     let status = tokio::time::timeout(HANGS, run).await.expect("the executor hangs")?;
-    // All output has been handed over by now.
+    // The sink has received all output by now.
     let (out, err) = output.texts();
-    Ok(Ran { code: status.code, out, err })
+    Ok(Outcome { code: status.code, out, err })
 }
 
-pub(super) async fn run(executor: &Arc<dyn Executor>, rootfs: &RootFs, spec: ExecSpec) -> Ran {
+pub(super) async fn run(executor: &Arc<dyn Executor>, rootfs: &RootFs, spec: ExecSpec) -> Outcome {
     try_run(executor, rootfs, spec).await.unwrap()
 }
 
 /// The standard output of a command that must succeed.
-pub(super) async fn told(executor: &Arc<dyn Executor>, rootfs: &RootFs, spec: ExecSpec) -> String {
+pub(super) async fn output_of(executor: &Arc<dyn Executor>, rootfs: &RootFs, spec: ExecSpec) -> String {
     let ran = run(executor, rootfs, spec).await;
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
     ran.out
 }
 
 #[track_caller]
-pub(super) fn fails(result: Result<Ran>, kinds: &[ErrorKind]) -> crate::Error {
+pub(super) fn fails(result: Result<Outcome>, kinds: &[ErrorKind]) -> crate::Error {
     let error = result.unwrap_err();
     assert!(kinds.contains(&error.kind()), "the error is {error:?}, expected one of {kinds:?}");
     error
 }
 
-/// Where a file lies on the host that a command writes to its root.
+/// The host path of a file that a command writes to its root.
 pub(super) fn on_the_host(rootfs: &RootFs, path: &str) -> PathBuf {
     match rootfs {
         RootFs::Overlay { upper: Some((upper, _)), .. } => upper.join(path),
@@ -98,7 +102,7 @@ pub(super) fn on_the_host(rootfs: &RootFs, path: &str) -> PathBuf {
     }
 }
 
-/// The root without the right to write.
+/// The same root, read-only.
 pub(super) fn read_only(rootfs: &RootFs) -> RootFs {
     match rootfs {
         RootFs::Overlay { lowers, .. } => RootFs::Overlay { lowers: lowers.clone(), upper: None },
@@ -106,7 +110,7 @@ pub(super) fn read_only(rootfs: &RootFs) -> RootFs {
     }
 }
 
-/// A root of the same files for another command, while one runs or after one that was given up.
+/// A root with the same files for another command, while one runs or after a dropped one.
 pub(super) fn another(rootfs: &RootFs) -> (RootFs, Option<tempfile::TempDir>) {
     let RootFs::Overlay { lowers, .. } = rootfs else { return (rootfs.clone(), None) };
     let folder = tempfile::tempdir().unwrap();
@@ -123,7 +127,7 @@ pub(super) fn with_mount(mut spec: ExecSpec, target: &str, source: MountSource) 
     spec
 }
 
-/// Runs a command until its output has `mark`, and gives it up then.
+/// Runs a command until its output contains `mark`, then drops it.
 pub(super) async fn run_until(executor: &Arc<dyn Executor>, rootfs: &RootFs, spec: ExecSpec, mark: &str) {
     let output = Arc::new(Output::default());
     let run = executor.run(rootfs, spec, output.clone());

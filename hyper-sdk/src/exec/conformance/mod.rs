@@ -1,11 +1,11 @@
 //! The suite that every executor must pass, one function a case.
 //!
-//! [`executor_conformance!`](crate::executor_conformance) makes a named test of every case. A case takes an executor and
-//! a fresh root file system, runs commands of its own there and looks at what they say. A case that needs a power which
-//! [`capabilities`](crate::exec::Executor::capabilities) denies ends at once; the `capabilities_` cases check that what
-//! is denied is refused before anything runs and that what is claimed works.
+//! [`executor_conformance!`](crate::executor_conformance) makes a named test of every case. A case takes an executor
+//! and a fresh root file system, runs commands there and checks their output. A case that needs something that
+//! [`capabilities`](crate::exec::Executor::capabilities) lacks ends at once. The `capabilities_` cases check that what
+//! is missing is refused before anything runs, and that what is claimed works.
 //!
-//! The root file system is one as [`busybox_root`](crate::testing::busybox_root) makes it.
+//! The root file system is one that [`busybox_root`](crate::testing::busybox_root) made.
 #![allow(clippy::unwrap_used, reason = "a case is a test: it fails by panicking")]
 #![allow(missing_docs, reason = "the name of a case is its description")]
 
@@ -22,10 +22,10 @@ pub use mounts::*;
 
 /// Emits one `#[tokio::test]` for each case of the suite.
 ///
-/// The fixture is the path of an `async fn() -> Option<(Arc<dyn Executor>, RootFs, G)>`: the executor, a fresh root file
-/// system as [`busybox_root`](crate::testing::busybox_root) makes it, to which it may write, and whatever must live as
-/// long as they; `None` where this machine cannot run it, which the fixture should print. The calling crate needs `tokio` with
-/// `macros` and `rt-multi-thread`.
+/// The fixture is the path of an `async fn() -> Option<(Arc<dyn Executor>, RootFs, G)>`. It returns the executor, a
+/// fresh writable root file system that [`busybox_root`](crate::testing::busybox_root) made, and a guard that must
+/// outlive both. It returns `None` if this machine cannot run the suite, and should print that. The calling crate needs
+/// `tokio` with `macros` and `rt-multi-thread`.
 ///
 /// ```
 /// # #[cfg(test)]
@@ -51,27 +51,27 @@ pub use mounts::*;
 macro_rules! executor_conformance {
     ($fixture:path) => {
         $crate::executor_conformance!(@cases $fixture;
-            an_exit_code_is_passed_on, a_signal_is_128_and_its_number, output_is_told_by_stream,
-            large_output_comes_whole, output_without_a_line_end_comes_whole, output_waits_for_its_reader,
-            a_command_has_an_empty_input, arguments_come_unchanged, the_environment_is_the_given_one,
-            of_several_variables_the_last_counts, a_program_is_found_in_the_path,
+            an_exit_code_is_passed_on, a_signal_gives_128_plus_its_number, output_is_split_by_stream,
+            large_output_is_complete, output_without_a_line_end_is_complete, output_waits_for_its_reader,
+            a_command_has_an_empty_input, arguments_are_unchanged, the_environment_is_the_given_one,
+            the_last_of_several_variables_is_used, a_program_is_found_in_the_path,
             a_missing_program_is_invalid, an_empty_command_is_invalid, a_relative_working_folder_is_invalid,
             a_command_starts_in_its_working_folder, a_missing_working_folder_is_made,
             a_made_working_folder_belongs_to_its_user, a_user_is_found_by_name, a_user_is_found_by_number,
             a_group_is_found_by_name_and_number, supplementary_groups_are_added, a_missing_user_is_not_found,
-            a_command_writes_to_its_root, a_command_does_not_see_the_host, a_read_only_root_stays_as_it_is,
-            secrets_are_in_no_error,
+            a_command_writes_to_its_root, a_command_does_not_see_the_host, a_read_only_root_is_not_changed,
+            errors_contain_no_secrets,
 
-            a_dropped_command_is_killed, what_a_command_started_ends_with_it, commands_run_at_once,
+            a_dropped_command_is_killed, processes_of_a_command_end_with_it, commands_run_at_once,
             a_failed_command_leaves_the_executor_usable,
 
             a_tree_is_mounted, writes_to_a_mounted_tree_are_discarded, a_file_of_the_host_is_mounted,
             a_cache_keeps_what_is_written, a_read_only_cache_is_not_written, a_secret_is_a_file_with_its_mode,
-            memory_is_forgotten, an_inline_file_is_there, of_two_mounts_at_one_place_the_last_counts,
+            tmpfs_content_is_discarded, an_inline_file_is_mounted, the_last_of_two_mounts_at_one_target_is_used,
             a_mount_may_be_relative_to_the_working_folder, a_missing_source_is_an_error,
-            mounts_leave_nothing_in_the_root, a_command_has_the_given_names_of_hosts,
+            mounts_leave_nothing_in_the_root, a_command_has_the_given_host_names,
 
-            capabilities_what_is_denied_is_unsupported, capabilities_a_private_network_has_a_loopback_alone,
+            capabilities_what_is_denied_is_unsupported, capabilities_a_private_network_has_only_a_loopback,
             capabilities_an_insecure_command_may_mount, capabilities_do_not_change, an_executor_has_a_name,
         );
     };

@@ -1,4 +1,4 @@
-//! Cases about mounts and the names of hosts.
+//! Cases about mounts and host names.
 
 use super::kit::*;
 use crate::ErrorKind;
@@ -39,7 +39,7 @@ pub async fn a_tree_is_mounted(executor: Arc<dyn Executor>, rootfs: RootFs) {
     std::os::unix::fs::symlink("/sub/file", folder.path().join("link")).unwrap();
     for (path, seen) in [("/", "/m/sub/file"), ("/sub", "/m/file"), ("/sub/file", "/m"), ("/link", "/m")] {
         let spec = with_mount(shell(&format!("cat {seen}")), "/m", tree(folder.path(), path, false));
-        assert_eq!(told(&executor, &rootfs, spec).await, "old\n", "{path}");
+        assert_eq!(output_of(&executor, &rootfs, spec).await, "old\n", "{path}");
     }
     let spec = with_mount(shell("echo x > /m/sub/file"), "/m", tree(folder.path(), "/", false));
     assert_ne!(run(&executor, &rootfs, spec).await.code, 0, "a read-only tree");
@@ -53,7 +53,7 @@ pub async fn writes_to_a_mounted_tree_are_discarded(executor: Arc<dyn Executor>,
             let spec = shell("cat /m/sub/file; echo new > /m/sub/file; touch /m/made; cat /m/sub/file");
             let ran = try_run(&executor, &rootfs, with_mount(spec, "/m", source.clone())).await;
             if matches!(rootfs, RootFs::Folder { .. }) && ran.is_err() {
-                // Beside a folder there may be no place for what is written.
+                // An executor may have no place for writes to a mounted folder.
                 fails(ran, &[ErrorKind::Unsupported]);
                 return;
             }
@@ -69,8 +69,8 @@ pub async fn a_file_of_the_host_is_mounted(executor: Arc<dyn Executor>, rootfs: 
     let folder = context();
     std::os::unix::fs::symlink("/etc/hostname", folder.path().join("out")).unwrap();
     let spec = with_mount(shell("cat /m/file"), "/m", host(folder.path(), "sub", false));
-    assert_eq!(told(&executor, &rootfs, spec).await, "old\n");
-    // A link leads nowhere outside of the folder.
+    assert_eq!(output_of(&executor, &rootfs, spec).await, "old\n");
+    // A link never leads out of the folder.
     let spec = with_mount(shell("cat /m"), "/m", host(folder.path(), "out", false));
     fails(try_run(&executor, &rootfs, spec).await, &[ErrorKind::NotFound, ErrorKind::Invalid]);
 }
@@ -81,7 +81,10 @@ pub async fn a_cache_keeps_what_is_written(executor: Arc<dyn Executor>, rootfs: 
     let path = folder.path().join("cache");
     for expected in ["", "x\n", "x\nx\n"] {
         let spec = shell("cat /c/f 2> /dev/null; echo x >> /c/f");
-        assert_eq!(told(&executor, &rootfs, with_mount(spec, "/c", cache(&path, false))).await, expected);
+        assert_eq!(
+            output_of(&executor, &rootfs, with_mount(spec, "/c", cache(&path, false))).await,
+            expected
+        );
     }
     assert_eq!(run(&executor, &rootfs, shell("test -e /c/f")).await.code, 1, "it is not in the root");
 }
@@ -100,37 +103,37 @@ pub async fn a_secret_is_a_file_with_its_mode(executor: Arc<dyn Executor>, rootf
     let source = MountSource::Secret { content: SecretBytes::new("hunter2"), mode: 0o440, uid: 0, gid: 0 };
     let spec = shell("cat /run/secrets/key; echo; stat -c '%a %u %g' /run/secrets/key");
     let spec = with_mount(spec, "/run/secrets/key", source);
-    assert_eq!(told(&executor, &rootfs, spec).await, "hunter2\n440 0 0\n");
+    assert_eq!(output_of(&executor, &rootfs, spec).await, "hunter2\n440 0 0\n");
     assert_eq!(run(&executor, &rootfs, shell("cat /run/secrets/key")).await.out, "", "it is gone");
 }
 
-pub async fn memory_is_forgotten(executor: Arc<dyn Executor>, rootfs: RootFs) {
+pub async fn tmpfs_content_is_discarded(executor: Arc<dyn Executor>, rootfs: RootFs) {
     needs!(executor, sandbox);
     for _ in 0..2 {
         let source = MountSource::Tmpfs { size: Some(1 << 20), read_only: false };
         let spec = with_mount(shell("ls /m; echo x > /m/f; cat /m/f"), "/m", source);
-        assert_eq!(told(&executor, &rootfs, spec).await, "x\n");
+        assert_eq!(output_of(&executor, &rootfs, spec).await, "x\n");
     }
 }
 
-pub async fn an_inline_file_is_there(executor: Arc<dyn Executor>, rootfs: RootFs) {
+pub async fn an_inline_file_is_mounted(executor: Arc<dyn Executor>, rootfs: RootFs) {
     needs!(executor, sandbox);
     let spec = with_mount(command(["/m/file"]), "/m", inline("#!/bin/sh\necho ran\n"));
-    assert_eq!(told(&executor, &rootfs, spec).await, "ran\n");
+    assert_eq!(output_of(&executor, &rootfs, spec).await, "ran\n");
 }
 
-pub async fn of_two_mounts_at_one_place_the_last_counts(executor: Arc<dyn Executor>, rootfs: RootFs) {
+pub async fn the_last_of_two_mounts_at_one_target_is_used(executor: Arc<dyn Executor>, rootfs: RootFs) {
     needs!(executor, sandbox);
     let spec = with_mount(shell("cat /m/file"), "/m", inline("first"));
     let spec = with_mount(spec, "/m", inline("second"));
-    assert_eq!(told(&executor, &rootfs, spec).await, "second");
+    assert_eq!(output_of(&executor, &rootfs, spec).await, "second");
 }
 
 pub async fn a_mount_may_be_relative_to_the_working_folder(executor: Arc<dyn Executor>, rootfs: RootFs) {
     needs!(executor, sandbox);
     let mut spec = with_mount(shell("cat m/file /w/m/file"), "m", inline("x"));
     spec.cwd = "/w".into();
-    assert_eq!(told(&executor, &rootfs, spec).await, "xx");
+    assert_eq!(output_of(&executor, &rootfs, spec).await, "xx");
 }
 
 pub async fn a_missing_source_is_an_error(executor: Arc<dyn Executor>, rootfs: RootFs) {
@@ -150,9 +153,9 @@ pub async fn a_missing_source_is_an_error(executor: Arc<dyn Executor>, rootfs: R
 pub async fn mounts_leave_nothing_in_the_root(executor: Arc<dyn Executor>, rootfs: RootFs) {
     needs!(executor, sandbox);
     let folder = context();
-    // The first command may leave the folders that every image has.
-    told(&executor, &rootfs, command(["true"])).await;
-    let before = told(&executor, &rootfs, command(["ls", "/", "/etc", "/run", "/tmp"])).await;
+    // The first command may leave the folders that every image has, such as `/proc`.
+    output_of(&executor, &rootfs, command(["true"])).await;
+    let before = output_of(&executor, &rootfs, command(["ls", "/", "/etc", "/run", "/tmp"])).await;
     let mut spec = shell("ls /deep/er /run/secrets /c /t");
     for (target, source) in [
         ("/deep/er/tree", tree(folder.path(), "/", false)),
@@ -167,17 +170,17 @@ pub async fn mounts_leave_nothing_in_the_root(executor: Arc<dyn Executor>, rootf
         spec = with_mount(spec, target, source);
     }
     spec.extra_hosts.push(("seven".into(), "192.0.2.7".into()));
-    told(&executor, &rootfs, spec).await;
-    assert_eq!(told(&executor, &rootfs, command(["ls", "/", "/etc", "/run", "/tmp"])).await, before);
+    output_of(&executor, &rootfs, spec).await;
+    assert_eq!(output_of(&executor, &rootfs, command(["ls", "/", "/etc", "/run", "/tmp"])).await, before);
 }
 
-pub async fn a_command_has_the_given_names_of_hosts(executor: Arc<dyn Executor>, rootfs: RootFs) {
+pub async fn a_command_has_the_given_host_names(executor: Arc<dyn Executor>, rootfs: RootFs) {
     needs!(executor, sandbox);
     let mut spec = shell("hostname; cat /etc/resolv.conf; grep seven /etc/hosts");
     spec.hostname = Some("builder".into());
     spec.resolv_conf = Some("nameserver 192.0.2.1\n".into());
     spec.extra_hosts.push(("seven".into(), "192.0.2.7".into()));
-    let out = told(&executor, &rootfs, spec).await;
+    let out = output_of(&executor, &rootfs, spec).await;
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines[..2], ["builder", "nameserver 192.0.2.1"]);
     assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["192.0.2.7", "seven"]);

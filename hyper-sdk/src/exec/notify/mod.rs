@@ -1,8 +1,8 @@
-//! System calls that are handed over to another process (seccomp user notification).
+//! System calls that another process answers (seccomp user notification).
 //!
-//! The command installs a filter, whose listener it sends to pid 1 of the step ([`hand_over`]). There a thread receives
-//! it ([`receive`]) and answers each call ([`serve`]) until nobody is left who could make one. A process has one listener,
-//! so whoever answers for a single id ([`super::single`]) answers [`socketcall`] too.
+//! The command installs a filter and sends its listener to pid 1 of the step ([`hand_over`]). There a thread receives
+//! it ([`receive`]) and answers each call ([`serve`]) until no process with the filter is left. A process has only one
+//! listener, so the supervisor for a single id ([`super::single`]) answers [`socketcall`] too.
 #![allow(unsafe_code, reason = "seccomp notifications and memory of other processes have no safe wrapper")]
 
 pub(super) mod socketcall;
@@ -29,28 +29,27 @@ fn check(result: i64) -> rustix::io::Result<i64> {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::exec) struct Request {
     id: u64,
-    /// The thread that made it.
+    /// The thread that made the call.
     pub(in crate::exec) pid: u32,
     pub(in crate::exec) arch: u32,
     pub(in crate::exec) number: i32,
     pub(in crate::exec) args: [u64; 6],
 }
 
-/// What becomes of a call.
+/// The answer to a call.
 #[derive(Debug)]
 pub(in crate::exec) enum Answer {
-    /// The kernel does it.
+    /// The kernel executes the call.
     Continue,
-    /// It has been done, and gives this.
+    /// The call is done and returns this value.
     Value(i64),
-    /// It has been done, and gives this file; `true` closes it when the program is replaced.
+    /// The call is done and returns this file; `true` closes it on exec.
     File(OwnedFd, bool),
-    /// It fails.
+    /// The call fails.
     Fail(Errno),
 }
 
-/// Installs a filter that hands calls over, and gives the file that they come from. The caller must have CAP_SYS_ADMIN
-/// in its namespace.
+/// Installs a notifying filter and returns its listener. The caller must have CAP_SYS_ADMIN in its namespace.
 fn install(program: &seccompiler::BpfProgram) -> io::Result<OwnedFd> {
     let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
@@ -59,30 +58,30 @@ fn install(program: &seccompiler::BpfProgram) -> io::Result<OwnedFd> {
         // checks and copies them.
         check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &filter) })
     };
-    // A signal must not make a program repeat a call that has been done for it; older kernels cannot promise that.
+    // A signal must not make a program repeat a call that is already done; older kernels do not guarantee that.
     let fd = install(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
         .or_else(|e| match e {
         Errno::INVAL => install(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER),
         e => Err(e),
     })?;
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Hands the calls of this process, and of what it starts, over to who reads `to`. The caller must have CAP_SYS_ADMIN in
-/// its namespace.
+/// Lets the reader of `to` answer the calls of this process and its children. The caller must have CAP_SYS_ADMIN in its
+/// namespace.
 pub(super) fn hand_over(program: &seccompiler::BpfProgram, to: &UnixStream) -> io::Result<()> {
     let listener = install(program)?;
     let files = [listener.as_fd()];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&files));
-    // Where nobody reads, a call fails, since the listener closes here.
+    // Without a reader the calls fail, since the listener closes here.
     rustix::net::sendmsg(to, &[IoSlice::new(b"l")], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-/// Takes the listener that [`hand_over`] sends. `None` when the command ended without sending it.
+/// Receives the listener that [`hand_over`] sends. `None` when the command ended without sending it.
 pub(super) fn receive(from: &UnixStream) -> Option<OwnedFd> {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -101,10 +100,10 @@ pub(super) fn receive(from: &UnixStream) -> Option<OwnedFd> {
     })
 }
 
-/// Answers calls on a thread of its own. Without the thread nobody holds the listener, and the calls fail.
+/// Answers calls on a new thread. If the thread cannot start, the listener closes and the calls fail.
 ///
 /// # Errors
-/// When no thread can be started.
+/// The error of the system when no thread can be started.
 pub(super) fn serve(
     listener: OwnedFd,
     mut decide: impl FnMut(&OwnedFd, &Request) -> rustix::io::Result<Answer> + Send + 'static,
@@ -118,36 +117,36 @@ pub(super) fn serve(
     std::thread::Builder::new().spawn(work).map(drop)
 }
 
-/// `/proc` of this process, for [`fact`].
+/// `/proc` of this process, for [`process_status`].
 pub(super) fn open_proc() -> rustix::io::Result<OwnedFd> {
     rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// What `/proc` says of a process on the line that begins with `name`.
-pub(super) fn fact(proc: &OwnedFd, pid: u32, name: &str) -> rustix::io::Result<String> {
+/// The value of the line that begins with `name` in `/proc/PID/status`.
+pub(super) fn process_status(proc: &OwnedFd, pid: u32, name: &str) -> rustix::io::Result<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::openat(proc, format!("{pid}/status"), flags, Mode::empty())?;
     let text = io::read_to_string(std::fs::File::from(file)).map_err(|_| Errno::IO)?;
-    let fact = text.lines().find_map(|line| line.strip_prefix(name));
-    fact.map(|fact| fact.trim().to_owned()).ok_or(Errno::IO)
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    value.map(|value| value.trim().to_owned()).ok_or(Errno::IO)
 }
 
-/// Makes a socket by the numbers of the kernel.
+/// Makes a socket from the kernel's numbers.
 fn make_socket(family: i32, kind: i32, protocol: i32) -> rustix::io::Result<OwnedFd> {
     // SAFETY: plain numbers.
     let fd = check(i64::from(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) }))?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Lets the other side run on the same processor, where the kernel can.
+/// Lets the other side run on the same processor, if the kernel supports it.
 pub(in crate::exec) fn wake_in_step(listener: &OwnedFd) {
     const SYNC_WAKE_UP: u64 = 1;
     // SAFETY: the request takes the flags as a number.
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
 }
 
-/// Waits for the next call; `None` when nobody is left who could make one.
+/// Waits for the next call; `None` when no process with the filter is left.
 fn next(listener: &OwnedFd) -> Option<Request> {
     use rustix::event::{PollFd, PollFlags, poll};
     loop {
@@ -158,7 +157,7 @@ fn next(listener: &OwnedFd) -> Option<Request> {
             Ok(_) if !files[0].revents().contains(PollFlags::IN) => return None,
             Ok(_) => {}
         }
-        // SAFETY: all zeroes is a valid value, which the kernel wants.
+        // SAFETY: all zeroes is a valid value, which the kernel requires.
         let mut request = unsafe { std::mem::zeroed::<libc::seccomp_notif>() };
         // SAFETY: the kernel writes one structure of this very type.
         let result =
@@ -173,20 +172,20 @@ fn next(listener: &OwnedFd) -> Option<Request> {
                     args: request.data.args,
                 });
             }
-            // Whoever called was killed meanwhile.
+            // The caller was killed meanwhile.
             Err(Errno::NOENT | Errno::INTR | Errno::AGAIN) => {}
             Err(_) => return None,
         }
     }
 }
 
-/// Whether the call still waits, so that the number of its process is still its own.
+/// Whether the call still waits, so that its process number has not been reused.
 pub(in crate::exec) fn still_waits(listener: &OwnedFd, request: &Request) -> bool {
     // SAFETY: the kernel reads one number.
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &request.id) == 0 }
 }
 
-/// Answers a call. One that waits no more is nobody's loss.
+/// Answers a call. An error means that the caller is gone.
 fn answer(listener: &OwnedFd, request: &Request, answer: Answer) {
     // SAFETY: all zeroes is a valid value.
     let mut response = unsafe { std::mem::zeroed::<libc::seccomp_notif_resp>() };
@@ -248,7 +247,7 @@ pub(in crate::exec) fn write(pid: u32, at: u64, bytes: &[u8]) -> rustix::io::Res
     if transfer(pid, at, &mut copy, true)? == bytes.len() { Ok(()) } else { Err(Errno::FAULT) }
 }
 
-/// Reads a text that ends with a NUL, which is not part of the result.
+/// Reads a NUL-terminated text; the result is without the NUL.
 pub(in crate::exec) fn read_text(pid: u32, at: u64) -> rustix::io::Result<Vec<u8>> {
     const LONGEST: usize = 4096;
     const PAGE: u64 = 4096;
@@ -257,11 +256,11 @@ pub(in crate::exec) fn read_text(pid: u32, at: u64) -> rustix::io::Result<Vec<u8
     }
     let mut text = Vec::new();
     while text.len() < LONGEST {
-        let place = at + text.len() as u64;
-        // Up to the end of a page, since the next may not be there.
+        let address = at + text.len() as u64;
+        // Up to the end of a page, since the next page may not be mapped.
         let mut piece = [0; PAGE as usize];
-        let piece = &mut piece[..(PAGE - place % PAGE) as usize];
-        read(pid, place, piece)?;
+        let piece = &mut piece[..(PAGE - address % PAGE) as usize];
+        read(pid, address, piece)?;
         if let Some(end) = piece.iter().position(|byte| *byte == 0) {
             text.extend_from_slice(&piece[..end]);
             return if text.len() < LONGEST { Ok(text) } else { Err(Errno::NAMETOOLONG) };

@@ -1,24 +1,24 @@
 //! Makes sockets for 32-bit x86 programs.
 //!
-//! Those of the GNU C library make them through `socketcall`, whose arguments lie in memory, where no filter looks and
-//! the program can change them at any time. So the call is handed to a thread of pid 1, which reads them once, makes the
-//! socket itself when its family and kind are allowed, and puts it into the program. Everything else that `socketcall`
-//! does is about a socket that exists, and is left to the kernel.
+//! Programs that use the GNU C library make sockets with `socketcall`, whose arguments are in memory: filters cannot
+//! read them, and the program can change them at any time. So a thread of pid 1 answers the call: it reads the
+//! arguments once, makes the socket if its family and kind are allowed, and puts it into the program. All other
+//! operations of `socketcall` use an existing socket and are left to the kernel.
 
 use super::{Answer, Request};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-/// Whether this machine has such programs.
+/// Whether this machine runs 32-bit x86 programs.
 pub(in crate::exec) const IS_NEEDED: bool = cfg!(target_arch = "x86_64");
 
-/// What the thread makes; the native call has more, which no such program was found to want.
+/// The families that the thread makes. The native call has more, which no 32-bit program is known to use.
 const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 const KIND_MASK: i32 = 0xf;
 const CAP_NET_RAW: u64 = 13;
 
-/// Answers calls of the listener that the command sends, on a thread of its own.
+/// Answers the calls of the listener that the command sends, on a new thread.
 pub(in crate::exec) fn serve(from: &UnixStream) {
     let Some(listener) = super::receive(from) else { return };
     let Ok(proc) = super::open_proc() else { return };
@@ -33,7 +33,7 @@ pub(in crate::exec) fn answer(
     request: &Request,
 ) -> rustix::io::Result<Answer> {
     let mut bytes = [0; 12];
-    // An address of 32 bits.
+    // The address has 32 bits.
     super::read(request.pid, request.args[1] & 0xffff_ffff, &mut bytes).map_err(|_| Errno::FAULT)?;
     let number = |at: usize| i32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let (family, kind, protocol) = (number(0), number(4), number(8));
@@ -45,7 +45,7 @@ pub(in crate::exec) fn answer(
     Ok(Answer::File(socket, kind & libc::SOCK_CLOEXEC != 0))
 }
 
-/// The thread has more rights than the program: what would need them is looked at here.
+/// The thread has more privileges than the program, so it checks here what would need them.
 fn is_allowed(family: i32, kind: i32, may_be_raw: bool) -> bool {
     FAMILIES.contains(&family)
         && match kind & KIND_MASK {
@@ -56,7 +56,7 @@ fn is_allowed(family: i32, kind: i32, may_be_raw: bool) -> bool {
 }
 
 fn has_raw_sockets(proc: &OwnedFd, pid: u32) -> bool {
-    let effective = super::fact(proc, pid, "CapEff:");
+    let effective = super::process_status(proc, pid, "CapEff:");
     effective
         .ok()
         .and_then(|bits| u64::from_str_radix(&bits, 16).ok())
@@ -68,16 +68,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sockets_of_every_day_are_made_and_no_others() {
+    fn only_common_sockets_are_allowed() {
         for family in 0..64 {
             for kind in 0..16 {
-                let every_day =
+                let common =
                     [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].contains(&family);
                 let plain = [libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_SEQPACKET].contains(&kind);
                 let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-                assert_eq!(is_allowed(family, kind | flags, false), every_day && plain, "{family} {kind}");
+                assert_eq!(is_allowed(family, kind | flags, false), common && plain, "{family} {kind}");
                 let raw = kind == libc::SOCK_RAW;
-                assert_eq!(is_allowed(family, kind, true), every_day && (plain || raw), "{family} {kind}");
+                assert_eq!(is_allowed(family, kind, true), common && (plain || raw), "{family} {kind}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Answers to calls that set and ask for owners and users.
+//! Answers calls that set and query owners and users.
 
 use super::asked::Asked;
 use super::calls::{Call, Layout};
@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 
 const MOST_GROUPS: i32 = 65536;
 
-/// The file that a call is about, by the kind of the call.
+/// The file that a call names, by the kind of the call.
 fn named(asked: &Asked<'_>) -> rustix::io::Result<OwnedFd> {
     let (cwd, caller) = (libc::AT_FDCWD, &asked.caller);
     let at = |flags: i32| {
@@ -79,7 +79,8 @@ pub(super) fn status(asked: &Asked<'_>, owners: &StepOwners) -> rustix::io::Resu
     Ok(Answer::Value(0))
 }
 
-/// The names of attributes without the one that records the owner: a program that copies all must not copy it.
+/// The names of attributes without the one that records the owner: a program that copies all attributes must not copy
+/// that one.
 pub(super) fn attributes(asked: &Asked<'_>, owners: &StepOwners) -> rustix::io::Result<Answer> {
     let Ok(file) = named(asked) else { return Ok(Answer::Continue) };
     if !matches!(owners.get(&file), Ok(Some(_))) {
@@ -134,7 +135,7 @@ fn status_64(stat: &rustix::fs::Stat, layout: Layout, (uid, gid): (u32, u32)) ->
     bytes
 }
 
-/// Who a process is once it runs the program that it names; `None` when that changes nothing.
+/// The identity of a process after an exec of the named program; `None` when it does not change.
 pub(super) fn start(asked: &Asked<'_>, owners: &StepOwners) -> Option<Ids> {
     let file = match asked.known.call {
         Call::Execve => asked.caller.open_any(libc::AT_FDCWD, &asked.path(0).ok()?, true, false),
@@ -160,7 +161,7 @@ pub(super) fn start(asked: &Asked<'_>, owners: &StepOwners) -> Option<Ids> {
     Some(ids)
 }
 
-/// Calls that ask for or change who a process is. With the new identity, where there is one.
+/// Answers calls that query or change the identity of a process, and returns the new identity if it changes.
 pub(super) fn identity(asked: &Asked<'_>) -> rustix::io::Result<(Answer, Option<Ids>)> {
     use Kind::{Group, User};
     let mut ids = asked.ids.clone();
@@ -192,7 +193,7 @@ fn value_of(id: u32) -> rustix::io::Result<(Answer, Option<Ids>)> {
     Ok((Answer::Value(i64::from(id)), None))
 }
 
-/// Ids as a program has them in memory.
+/// Ids in the memory layout of a program.
 fn bytes_of(ids: &[u32], short: bool) -> Vec<u8> {
     match short {
         true => ids.iter().flat_map(|id| u16::try_from(*id).unwrap_or(65534).to_ne_bytes()).collect(),
@@ -239,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_for_32_bits_has_the_size_and_the_places_of_the_interface() {
+    fn stat64_has_the_size_and_offsets_of_the_abi() {
         let stat = rustix::fs::stat("/").unwrap();
         for (layout, size) in [(Layout::I386, 96), (Layout::Arm, 104)] {
             let bytes = status_64(&stat, layout, (1000, 1001));
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_16_bits_that_do_not_fit_are_those_of_nobody() {
+    fn ids_that_do_not_fit_16_bits_become_nobody() {
         assert_eq!(bytes_of(&[1, 100_000], true), [1_u16.to_ne_bytes(), 65534_u16.to_ne_bytes()].concat());
         assert_eq!(bytes_of(&[100_000], false), 100_000_u32.to_ne_bytes());
     }

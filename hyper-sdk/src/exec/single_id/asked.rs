@@ -1,11 +1,11 @@
-//! A call of a step that waits for its answer.
+//! A pending call of a step.
 
 use super::calls::Known;
 use super::ids::{Ids, KEEP};
 use super::lookup::Caller;
 use crate::exec::notify::Request;
 
-/// One call, with what its arguments mean.
+/// One call with its decoded arguments.
 pub(super) struct Asked<'a> {
     pub(super) request: &'a Request,
     pub(super) known: Known,

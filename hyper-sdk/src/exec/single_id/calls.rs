@@ -1,8 +1,8 @@
-//! Which system calls are handed over, by the numbers of each interface of this machine, and the filter for that.
+//! The system calls that the supervisor answers, by their numbers in each ABI of this machine, and the filter for them.
 
 use seccompiler::{BpfProgram, sock_filter};
 
-/// A call that is handed over, whatever its number.
+/// A call that the supervisor answers, independent of its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     Chown,
@@ -49,19 +49,19 @@ pub(super) enum Call {
     Setgroups,
     Setfsuid,
     Setfsgid,
-    /// Only to keep rights.
+    /// Only to keep capabilities.
     Prctl,
     /// Only to make a socket.
     Socketcall,
-    /// Never handed over: the limit that says who a process is stays, and the call succeeds.
+    /// Not notified: the call succeeds without effect, so that the limit with the identity stays.
     Setrlimit,
     Prlimit,
 }
 
-/// How a status and an id look in the memory of a program.
+/// The memory layout of a status and an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// That of this machine.
+    /// The native layout.
     Native,
     /// `struct stat64` of 32-bit x86.
     I386,
@@ -69,7 +69,7 @@ pub(super) enum Layout {
     Arm,
 }
 
-/// A call as a program made it.
+/// A call as the program made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) call: Call,
@@ -82,7 +82,7 @@ struct Interface {
     arch: u32,
     layout: Layout,
     calls: &'static [(u32, Call)],
-    /// Older calls of the same kind, whose ids have 16 bits.
+    /// Older variants of the calls, with 16-bit ids.
     short: &'static [(u32, Call)],
 }
 
@@ -168,7 +168,7 @@ const NATIVE: &[(u32, Call)] = &[
     (libc::SYS_prctl as u32, Call::Prctl),
 ];
 
-/// What 32-bit x86 and 32-bit Arm number alike.
+/// The calls with the same number on 32-bit x86 and 32-bit Arm.
 macro_rules! common_32 {
     ($($more:tt)*) => {
         &[
@@ -269,7 +269,7 @@ const SHORT: &[(u32, Call)] = &[
     (182, Call::Chown),
 ];
 
-/// What a number means in an interface.
+/// The call with this number in an ABI.
 pub(super) fn known(arch: u32, number: i32) -> Option<Known> {
     let interface = INTERFACES.iter().find(|interface| interface.arch == arch)?;
     let find = |list: &[(u32, Call)]| {
@@ -286,9 +286,9 @@ const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
 const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-/// A return that succeeds without effect.
+/// Makes the call succeed without effect.
 const NOTHING: u32 = libc::SECCOMP_RET_ERRNO;
-/// The flags by which an open may make a file: `O_CREAT`, and the bit of `O_TMPFILE` that is its own.
+/// The flags with which an open may make a file: `O_CREAT`, and the bit that only `O_TMPFILE` has.
 const MAKES_FILES: u32 = libc::O_CREAT as u32 | (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
 
 fn op(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
@@ -305,7 +305,7 @@ fn argument(index: u32) -> sock_filter {
     op(LOAD, 0, 0, 16 + 8 * index)
 }
 
-/// The filter that hands calls over.
+/// The notifying filter.
 pub(in crate::exec) fn program() -> BpfProgram {
     let mut program = vec![op(LOAD, 0, 0, 4)];
     for interface in INTERFACES {
@@ -333,7 +333,7 @@ fn decision(call: Call) -> Vec<sock_filter> {
         Call::Prctl => vec![argument(0), op(EQUAL, 0, 1, libc::PR_SET_KEEPCAPS as u32), notify, allow],
         Call::Socketcall => vec![argument(0), op(EQUAL, 0, 1, SYS_SOCKET), notify, allow],
         Call::Setrlimit => vec![argument(0), op(EQUAL, 0, 1, LIMIT), nothing, allow],
-        // Only with new values; a pointer has two halves.
+        // Only with new values. A pointer has two halves.
         Call::Prlimit => vec![
             argument(1),
             op(EQUAL, 0, 5, LIMIT),
@@ -352,7 +352,7 @@ fn decision(call: Call) -> Vec<sock_filter> {
 mod tests {
     use super::*;
 
-    /// Runs a filter as the kernel does.
+    /// Runs a filter like the kernel.
     fn run(arch: u32, number: u32, args: [u64; 6]) -> u32 {
         let program = program();
         let (mut at, mut value) = (0, 0);
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_handed_over_by_number_and_flags_in_every_interface() {
+    fn calls_are_notified_by_number_and_flags_in_every_abi() {
         for interface in INTERFACES {
             let number = |wanted: Call| interface.calls.iter().find(|(_, call)| *call == wanted).unwrap().0;
             let run = |number, args: &[u64]| {
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_means_two_things() {
+    fn call_numbers_are_unique() {
         for interface in INTERFACES {
             let mut numbers: Vec<_> = interface.calls.iter().chain(interface.short).map(|(n, _)| n).collect();
             let count = numbers.len();

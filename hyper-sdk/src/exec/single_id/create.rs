@@ -1,4 +1,4 @@
-//! Calls that make a file: what a process makes belongs to whom the process is.
+//! Answers calls that make a file: the file belongs to the user of the process.
 
 use super::asked::Asked;
 use super::calls::Call;
@@ -11,12 +11,12 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
-/// The bit of `O_TMPFILE` that is its own.
+/// The bit that only `O_TMPFILE` has.
 const UNNAMED: u32 = (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
 const CWD: i32 = libc::AT_FDCWD;
 const ROOT: (u32, u32) = (0, 0);
 
-/// The owner of what a process makes in a folder.
+/// The owner of a file that a process makes in a folder.
 fn owner_in(folder: &OwnedFd, asked: &Asked<'_>, owners: &StepOwners) -> rustix::io::Result<(u32, u32)> {
     let (uid, gid) = asked.ids.for_files();
     if status(folder)?.st_mode & 0o2000 == 0 {
@@ -30,7 +30,7 @@ impl Place {
         OsStr::from_bytes(&self.name)
     }
 
-    /// Records the owner of what was just made here, and takes it away again when that fails.
+    /// Records the owner of the new file, and removes the file again if that fails.
     fn owned(&self, owner: (u32, u32), owners: &mut StepOwners) -> rustix::io::Result<Answer> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let done = rustix::fs::openat(&self.folder, self.name(), flags, Mode::empty())
@@ -43,7 +43,7 @@ impl Place {
     }
 
     fn take_away(&self) {
-        // The call fails in any case; what is left of it is what the file system would not give up.
+        // The call fails in any case. A file that cannot be removed stays.
         if rustix::fs::unlinkat(&self.folder, self.name(), AtFlags::empty()).is_err() {
             rustix::fs::unlinkat(&self.folder, self.name(), AtFlags::REMOVEDIR).ok();
         }
@@ -79,7 +79,7 @@ fn opening(asked: &Asked<'_>) -> rustix::io::Result<Opening> {
 }
 
 pub(super) fn open(asked: &Asked<'_>, owners: &mut StepOwners) -> rustix::io::Result<Answer> {
-    // What is wrong with the arguments, the kernel says.
+    // The kernel reports wrong arguments.
     let Ok(opening) = opening(asked) else { return Ok(Answer::Continue) };
     let Opening { folder, path, flags, mode, restricted } = opening;
     let has = |bits: i32| flags & bits as u32 == bits as u32;
@@ -107,7 +107,7 @@ pub(super) fn open(asked: &Asked<'_>, owners: &mut StepOwners) -> rustix::io::Re
     let only_new = flags | (libc::O_EXCL | libc::O_NOFOLLOW) as u32;
     let made = make(&place.folder, place.name(), only_new, mode, restricted, owner, asked, owners);
     match made {
-        // Somebody else was faster.
+        // Another process was faster.
         Err(Errno::EXIST) if !has(libc::O_EXCL) => Ok(Answer::Continue),
         made => made,
     }
@@ -125,7 +125,7 @@ fn make(
     owners: &mut StepOwners,
 ) -> rustix::io::Result<Answer> {
     if restricted {
-        // Programs then use the call that every kernel has.
+        // Programs then fall back to the call that every kernel has.
         return Err(Errno::NOSYS);
     }
     let mode = Mode::from_raw_mode(mode & 0o7777 & !asked.caller.mask()?);
@@ -164,13 +164,13 @@ pub(super) fn mknod(asked: &Asked<'_>, owners: &mut StepOwners) -> rustix::io::R
     let kind = match mode & libc::S_IFMT {
         0 | libc::S_IFREG => FileType::RegularFile,
         libc::S_IFIFO => FileType::Fifo,
-        // The kernel refuses devices, and a socket is in no layer.
+        // The kernel refuses devices, and layers have no sockets.
         _ => return Ok(Answer::Continue),
     };
     let place = path.and_then(|path| asked.caller.place(folder, &path, false));
     let Ok(place) = place else { return Ok(Answer::Continue) };
     let owner = owner_in(&place.folder, asked, owners)?;
-    if place.slash || owner == ROOT && (kind == FileType::RegularFile || owners.knows_nothing()) {
+    if place.slash || owner == ROOT && (kind == FileType::RegularFile || owners.is_empty()) {
         return Ok(Answer::Continue);
     }
     let mode = Mode::from_raw_mode(mode & 0o7777 & !asked.caller.mask()?);
@@ -186,22 +186,22 @@ pub(super) fn symlink(asked: &Asked<'_>, owners: &mut StepOwners) -> rustix::io:
     let place = path.and_then(|path| asked.caller.place(folder, &path, false));
     let (Ok(target), Ok(place)) = (asked.path(0), place) else { return Ok(Answer::Continue) };
     let owner = owner_in(&place.folder, asked, owners)?;
-    // A new link must not be taken for one that was at this path or had this inode.
-    if place.slash || owner == ROOT && owners.knows_nothing() {
+    // A new link must not get the owner of an earlier one with the same path or inode.
+    if place.slash || owner == ROOT && owners.is_empty() {
         return Ok(Answer::Continue);
     }
     rustix::fs::symlinkat(OsStr::from_bytes(&target), &place.folder, place.name())?;
     place.owned(owner, owners)
 }
 
-/// Before a rename or a link: what only a layer below knows the owner of keeps it under the new name.
+/// Before a rename or a link: a file whose owner is recorded only in a lower layer keeps it under the new name.
 pub(super) fn hold(asked: &Asked<'_>, owners: &mut StepOwners) {
     let (folder, path, follow) = match asked.known.call {
         Call::Rename | Call::Link => (CWD, asked.path(0), false),
         Call::Linkat => (asked.number(0), asked.path(1), asked.number(4) & libc::AT_SYMLINK_FOLLOW != 0),
         _ => (asked.number(0), asked.path(1), false),
     };
-    // What cannot be looked up or changed, the kernel will not rename either.
+    // A file that cannot be looked up or changed cannot be renamed either.
     if let Ok(file) = path.and_then(|path| asked.caller.open(folder, &path, follow)) {
         owners.hold(&file).ok();
     }

@@ -1,19 +1,19 @@
-//! Users and groups of a process by the rules of the kernel (setuid(2) and its relatives), as plain data.
+//! Users and groups of a process, with the rules of the kernel (setuid(2) and related calls).
 
 use rustix::io::Errno;
 
-/// The user and the groups of a process, as the step believes.
+/// The user and the groups of a process as the step sees them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::exec) struct Ids {
-    /// Real, effective, saved, and that for files.
+    /// The real, effective, saved and file system user.
     pub(in crate::exec) user: [u32; 4],
-    /// The same of the group.
+    /// The same for the group.
     pub(in crate::exec) group: [u32; 4],
-    /// The other groups.
+    /// The supplementary groups.
     pub(in crate::exec) groups: Vec<u32>,
-    /// Whether it may become whoever it wants, and change every file.
+    /// Whether it may become any user and change any file.
     capable: bool,
-    /// Whether it stays so with another user (`PR_SET_KEEPCAPS`), until it runs another program.
+    /// Whether it keeps that right with another user (`PR_SET_KEEPCAPS`), until the next exec.
     keeps: bool,
 }
 
@@ -21,10 +21,10 @@ const REAL: usize = 0;
 const EFFECTIVE: usize = 1;
 const SAVED: usize = 2;
 const FILES: usize = 3;
-/// The id that means: as it is.
+/// The id that means "unchanged".
 pub(super) const KEEP: u32 = u32::MAX;
 
-/// Which of the two a call is about.
+/// Whether a call concerns the user or the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     User,
@@ -32,12 +32,12 @@ pub(super) enum Kind {
 }
 
 impl Ids {
-    /// A process that is all of one user.
+    /// A process whose ids are all the same.
     pub(in crate::exec) fn of(uid: u32, gid: u32, groups: Vec<u32>) -> Self {
         Self { user: [uid; 4], group: [gid; 4], groups, capable: uid == 0, keeps: false }
     }
 
-    /// Whether it may become whoever it wants, and change every file.
+    /// Whether it may become any user and change any file.
     pub(super) fn is_privileged(&self) -> bool {
         self.capable
     }
@@ -47,12 +47,12 @@ impl Ids {
         self.keeps = keeps;
     }
 
-    /// What becomes of the rights when the user has changed.
+    /// Updates the privileges after a change of user.
     fn changed(&mut self) {
         self.capable = self.user[EFFECTIVE] == 0 || (self.capable && self.keeps);
     }
 
-    /// The owner of what it makes.
+    /// The owner of the files that it makes.
     pub(super) fn for_files(&self) -> (u32, u32) {
         (self.user[FILES], self.group[FILES])
     }
@@ -135,7 +135,7 @@ impl Ids {
         Ok(())
     }
 
-    /// `setfsuid` and `setfsgid`, which never fail. Gives the id before.
+    /// `setfsuid` and `setfsgid`, which never fail. Returns the previous id.
     pub(super) fn set_for_files(&mut self, kind: Kind, id: u32) -> u32 {
         let privileged = self.is_privileged();
         let ids = self.get_mut(kind);
@@ -155,7 +155,7 @@ impl Ids {
         Ok(())
     }
 
-    /// The start of a program: with the owner of a set-user-id one, the group of a set-group-id one.
+    /// The start of a program: `user` is the owner of a set-user-id one, `group` the group of a set-group-id one.
     pub(super) fn start(&mut self, user: Option<u32>, group: Option<u32>) {
         for (ids, new) in [(&mut self.user, user), (&mut self.group, group)] {
             if let Some(id) = new {
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_becomes_anybody_and_others_only_who_they_were() {
+    fn root_can_take_any_id_and_others_only_their_own() {
         let mut ids = Ids::of(0, 0, vec![0]);
         ids.set_groups(vec![7]).unwrap();
         ids.set(Kind::Group, 100).unwrap();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_comes_back_through_its_saved_id() {
+    fn the_saved_id_can_be_restored() {
         let mut ids = Ids::of(0, 0, Vec::new());
         ids.set_two(Kind::User, KEEP, 1000).unwrap();
         assert_eq!(ids.user, [0, 1000, 1000, 1000]);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn rights_that_are_kept_last_until_the_next_program() {
+    fn kept_privileges_end_with_the_next_exec() {
         let mut ids = Ids::of(0, 0, Vec::new());
         ids.keep(true);
         ids.set_three(Kind::User, [1000; 3]).unwrap();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_user_id_program_has_the_rights_of_its_owner() {
+    fn a_setuid_program_has_the_privileges_of_its_owner() {
         let mut ids = Ids::of(1000, 1000, Vec::new());
         ids.start(Some(0), None);
         assert_eq!((ids.user, ids.group), ([1000, 0, 0, 0], [1000; 4]));

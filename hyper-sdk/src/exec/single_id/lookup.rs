@@ -1,4 +1,4 @@
-//! Finds what a process of a step names, as the kernel would find it for that process.
+//! Looks up the paths that a process of a step names, as the kernel would for that process.
 
 use crate::exec::notify::{self, Request};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
@@ -12,7 +12,7 @@ const MAX_LINKS: usize = 40;
 
 /// Where a lookup starts.
 struct Start {
-    /// `None`: our own root, which is the step's.
+    /// `None` for the root of the supervisor, which is the step's.
     folder: Option<OwnedFd>,
     /// Whether the folder is the root of the process.
     is_root: bool,
@@ -30,7 +30,7 @@ pub(super) struct Caller<'a> {
 pub(super) struct Place {
     pub(super) folder: OwnedFd,
     pub(super) name: Vec<u8>,
-    /// Whether a `/` follows the name.
+    /// Whether the path ends with a `/`.
     pub(super) slash: bool,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Caller<'a> {
         rustix::fs::openat(self.proc, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
     }
 
-    /// An open file of the process, as a bare path.
+    /// An open file of the process, as an `O_PATH` descriptor.
     pub(super) fn file(&self, number: i32) -> rustix::io::Result<OwnedFd> {
         match number {
             libc::AT_FDCWD => self.open_link("cwd"),
@@ -58,7 +58,7 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// Reads a path of the process; a null pointer is an empty one.
+    /// Reads a path from the process; a null pointer is an empty path.
     pub(super) fn path(&self, at: u64) -> rustix::io::Result<Vec<u8>> {
         if at == 0 { Ok(Vec::new()) } else { notify::read_text(self.pid, at) }
     }
@@ -73,29 +73,29 @@ impl<'a> Caller<'a> {
             let folder = if path.is_absolute() { None } else { Some(self.file(folder)?) };
             return Ok(Start { folder, is_root: false, path: path.to_owned() });
         }
-        // A process in a root of its own, such as under chroot.
+        // The process has another root, such as after chroot.
         let path = if path.is_absolute() {
             path.to_owned()
         } else {
             let name = if folder == libc::AT_FDCWD { "cwd".to_owned() } else { format!("fd/{folder}") };
             let here = self.link(&name)?;
-            // What is open outside the root has no name within.
+            // A folder outside the root has no path within it.
             Path::new("/").join(here.strip_prefix(&root).map_err(|_| Errno::LOOP)?).join(path)
         };
         Ok(Start { folder: Some(self.open_link("root")?), is_root: true, path })
     }
 
-    /// Opens what a path names, as a bare path.
+    /// Opens a path as an `O_PATH` descriptor.
     ///
     /// # Errors
-    /// `ELOOP` also for what only a link of `/proc` leads to.
+    /// `ELOOP` also for a path through a magic link of `/proc`.
     pub(super) fn open(&self, folder: i32, path: &[u8], follow: bool) -> rustix::io::Result<OwnedFd> {
         let start = self.start(folder, path)?;
         open(&start, &start.path, if follow { OFlags::PATH } else { OFlags::PATH | OFlags::NOFOLLOW })
     }
 
-    /// The same, where the path may be left out for the folder itself (`AT_EMPTY_PATH`), and with the few links of
-    /// `/proc` and `/dev` that programs use for their own files.
+    /// The same, but the path may be empty for the folder itself (`AT_EMPTY_PATH`), and the links of `/proc` and `/dev`
+    /// that programs use for their own open files work.
     pub(super) fn open_any(
         &self,
         folder: i32,
@@ -112,8 +112,7 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// The folder and the name of something that is to be made. With `follow`, links that lead to nothing yet are
-    /// followed, as `open` does.
+    /// The folder and the name of a file to be made. With `follow`, dangling links are followed, as `open` does.
     pub(super) fn place(&self, folder: i32, path: &[u8], follow: bool) -> rustix::io::Result<Place> {
         let mut start = self.start(folder, path)?;
         for _ in 0..MAX_LINKS {
@@ -153,18 +152,18 @@ impl<'a> Caller<'a> {
         Err(Errno::LOOP)
     }
 
-    /// The bits that new files of the process do not get.
+    /// The umask of the process.
     pub(super) fn mask(&self) -> rustix::io::Result<u32> {
-        u32::from_str_radix(&self.fact("Umask:")?, 8).map_err(|_| Errno::IO)
+        u32::from_str_radix(&self.status_line("Umask:")?, 8).map_err(|_| Errno::IO)
     }
 
-    /// Whether a set-user-id program gives the process nothing.
+    /// Whether set-user-id programs have no effect for the process (`no_new_privs`).
     pub(super) fn gains_nothing(&self) -> bool {
-        self.fact("NoNewPrivs:").is_ok_and(|fact| fact == "1")
+        self.status_line("NoNewPrivs:").is_ok_and(|fact| fact == "1")
     }
 
-    fn fact(&self, name: &str) -> rustix::io::Result<String> {
-        notify::fact(self.proc, self.pid, name)
+    fn status_line(&self, name: &str) -> rustix::io::Result<String> {
+        notify::process_status(self.proc, self.pid, name)
     }
 }
 
@@ -182,7 +181,7 @@ fn open(start: &Start, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd
     }
 }
 
-/// The number of an open file that a path names by the usual links.
+/// The number of an open file whose path is one of the usual links.
 fn own_file(path: &[u8]) -> Option<i32> {
     match path {
         b"/dev/stdin" => Some(0),
@@ -195,7 +194,7 @@ fn own_file(path: &[u8]) -> Option<i32> {
     }
 }
 
-/// The status of a bare path.
+/// The status of an `O_PATH` descriptor.
 pub(super) fn status(file: impl AsFd) -> rustix::io::Result<rustix::fs::Stat> {
     rustix::fs::statat(file, "", AtFlags::EMPTY_PATH)
 }

@@ -1,8 +1,8 @@
-//! Owners and users of a step where there is a single id.
+//! Owners and users of a step with a single id.
 //!
-//! An ordinary user without subordinate ids can give no file and no process another owner. So a step's system calls
-//! that set or ask for owners and users are handed to a thread of pid 1 (seccomp user notification), which keeps what
-//! the step asked for and answers by it:
+//! An ordinary user without subordinate ids cannot give a file or a process another owner. So a thread of pid 1 answers
+//! the system calls of a step that set or query owners and users (seccomp user notification). It records what the step
+//! sets and answers queries from the record:
 //!
 //! ```text
 //! process of the step ──chown, stat, setuid, open with O_CREAT, …──▶ kernel ──▶ thread of pid 1 ──▶ answer, or: go on
@@ -12,13 +12,13 @@
 //! a process            the number of its user in a limit that the kernel does not use, which children inherit
 //! ```
 //!
-//! What is written into a layer has the owners that were kept. Permissions between users are not checked: everything
-//! is the caller's own in truth.
+//! Layers have the recorded owners. Permissions between users are not checked: every file really belongs to the caller.
 //!
 //! # Invariants
 //! - A path of a step is looked up in the root of its process and never through a link of `/proc` that leads elsewhere.
-//! - What the thread does for a step, the step itself might do: it has the same mounts and no more of the host.
-//! - A call whose effect cannot be kept fails, with the error of the kernel.
+//! - The thread does nothing for a step that the step could not do itself: it has the same mounts and no more access to
+//!   the host.
+//! - A call whose effect cannot be recorded fails with the error of the kernel.
 
 mod answers;
 mod asked;
@@ -38,14 +38,14 @@ pub(super) use sys::set_identity;
 
 use crate::Error;
 
-/// The way out for what a single id cannot do.
-pub(super) const WAY_OUT: &str = "give this user subordinate ids in /etc/subuid and /etc/subgid and install `newuidmap` \
+/// The advice for what is not possible with a single id.
+pub(super) const ADVICE: &str = "give this user subordinate ids in /etc/subuid and /etc/subgid and install `newuidmap` \
                                   and `newgidmap` (package `uidmap`), or build as root";
 
-/// The error for a step that wants another user where users cannot be kept.
+/// The error for a step with another user on a kernel without the needed notifications.
 pub(super) fn refused(user: (u32, u32), cause: std::io::Error) -> Error {
     Error::unsupported(format!(
-        "a step cannot be run as another user with a single id on this kernel: {WAY_OUT}"
+        "a step cannot be run as another user with a single id on this kernel: {ADVICE}"
     ))
     .with_context("user", format!("{}:{}", user.0, user.1))
     .with_source(cause)

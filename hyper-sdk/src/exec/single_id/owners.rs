@@ -15,12 +15,12 @@ use std::path::Path;
 
 /// The owners of a step.
 pub(in crate::exec) struct StepOwners {
-    /// What the step writes to, and the device that its tree shows.
+    /// The folder that the step writes to, and the device number that its tree shows.
     upper: Option<(OwnedFd, u64)>,
     lower: LowerOwners,
-    /// What carries no attribute: in the tree of the step, by the inode of the upper folder.
+    /// The owners of files without attributes in the tree of the step, by their inode in the upper folder.
     step: HashMap<Inode, (u32, u32)>,
-    /// The same elsewhere, such as in memory, by device too. It goes with the step.
+    /// The same for other mounts, such as a tmpfs, by device and inode. They are dropped with the step.
     elsewhere: HashMap<(u64, Inode), (u32, u32)>,
 }
 
@@ -32,7 +32,8 @@ enum Identified {
     Elsewhere(u64, Inode),
 }
 
-/// Gives a file or a folder an owner. What cannot carry one, such as an old kernel's memory, is in no layer.
+/// Records the owner of a file or folder in its attribute. Files that cannot have one, such as in a tmpfs of an old
+/// kernel, are in no layer.
 pub(in crate::exec) fn record(path: &Path, owner: (u32, u32)) -> rustix::io::Result<()> {
     let done = if owner == (0, 0) {
         rustix::fs::removexattr(path, OWNER_ATTRIBUTE)
@@ -46,8 +47,8 @@ pub(in crate::exec) fn record(path: &Path, owner: (u32, u32)) -> rustix::io::Res
 }
 
 impl StepOwners {
-    /// Reads what the layers record, and opens the folder that the step writes to. To be called while its path still
-    /// leads there.
+    /// Reads the records of the layers and opens the folder that the step writes to. Must be called while its path is
+    /// valid.
     pub(in crate::exec) fn open(rootfs: &RootFs) -> Result<Self> {
         let (upper, layers) = match rootfs {
             RootFs::Overlay { lowers, upper } => (upper.as_ref().map(|(upper, _)| upper), lowers.clone()),
@@ -65,22 +66,22 @@ impl StepOwners {
         Ok(Self { upper, lower, step: HashMap::new(), elsewhere: HashMap::new() })
     }
 
-    /// Notes which device the tree of the step shows. To be called when it is the root.
+    /// Notes the device number that the tree of the step shows. Must be called when the tree is the root.
     pub(super) fn enter(&mut self) -> Result<()> {
         if let Some((_, device)) = &mut self.upper {
-            // Files of an overlay can show another device than its folders; a link is a file.
-            let stat = rustix::fs::stat("/").map_err(|e| Error::io("cannot look at", "/", e.into()))?;
+            // Files of an overlay can have another device number than its folders, and so can links.
+            let stat = rustix::fs::stat("/").map_err(|e| Error::io("cannot stat", "/", e.into()))?;
             *device = stat.st_dev;
         }
         Ok(())
     }
 
-    /// Whether no link and no pipe has another owner than root.
-    pub(super) fn knows_nothing(&self) -> bool {
+    /// Whether all links and pipes belong to root.
+    pub(super) fn is_empty(&self) -> bool {
         self.lower.is_empty() && self.step.is_empty()
     }
 
-    /// What is to be kept of it.
+    /// The record to be saved.
     pub(super) fn record(&self) -> StepRecord {
         let mut record: StepRecord =
             self.step.iter().map(|(&(ino, s, ns), &(uid, gid))| (ino, s, ns, uid, gid)).collect();
@@ -103,7 +104,7 @@ impl StepOwners {
         Ok(Identified::Elsewhere(device, inode(file, "")?))
     }
 
-    /// The recorded owner of a bare path; `None` when the file system's own counts.
+    /// The recorded owner of an `O_PATH` descriptor; `None` when the file system's owner applies.
     pub(super) fn get(&self, file: &OwnedFd) -> rustix::io::Result<Option<(u32, u32)>> {
         let mut value = [0; 32];
         match rustix::fs::getxattr(view::fd_path(file), OWNER_ATTRIBUTE, &mut value) {
@@ -123,7 +124,7 @@ impl StepOwners {
             return Ok(self.elsewhere.get(&(stat.st_dev, inode(file, "")?)).copied());
         }
         let found = match self.identify(file, stat.st_dev)? {
-            // What came up from below unchanged is whose it was there.
+            // A file that was copied up unchanged keeps its owner from the lower layer.
             Identified::Upper(inode) => match self.step.get(&inode) {
                 Some(owner) => Some(*owner),
                 None => self.lower.get(&self.shown_path(file)?).copied(),
@@ -139,7 +140,7 @@ impl StepOwners {
         Ok(key(path.as_bytes().strip_prefix(b"/").unwrap_or_default()))
     }
 
-    /// The owner of a bare path as the step sees it.
+    /// The owner of an `O_PATH` descriptor as the step sees it.
     pub(super) fn shown(&self, file: &OwnedFd) -> rustix::io::Result<(u32, u32)> {
         match self.get(file)? {
             Some(owner) => Ok(owner),
@@ -147,14 +148,13 @@ impl StepOwners {
         }
     }
 
-    /// Records the owner of a bare path. In an overlay it must have been changed before, so that it is in the upper
-    /// folder.
+    /// Records the owner of an `O_PATH` descriptor. In an overlay the file must be in the upper folder already.
     pub(super) fn set(&mut self, file: &OwnedFd, owner: (u32, u32)) -> rustix::io::Result<()> {
         let stat = status(file)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if matches!(kind, FileType::RegularFile | FileType::Directory) {
             match record(&view::fd_path(file), owner) {
-                // In memory, before Linux 6.6: such a file is in no layer.
+                // In a tmpfs before Linux 6.6. Such a file is in no layer.
                 Err(Errno::OPNOTSUPP) => {
                     self.elsewhere.insert((stat.st_dev, inode(file, "")?), owner);
                     return Ok(());
@@ -170,8 +170,8 @@ impl StepOwners {
         Ok(())
     }
 
-    /// Makes sure that a link or pipe keeps its owner under another name: one that only a layer below knows is brought
-    /// up.
+    /// Makes sure that a link or pipe keeps its owner under another name: one that is recorded only in a lower layer is
+    /// copied up.
     pub(super) fn hold(&mut self, file: &OwnedFd) -> rustix::io::Result<()> {
         if self.lower.is_empty() {
             return Ok(());
@@ -186,8 +186,8 @@ impl StepOwners {
     }
 }
 
-/// Changes the owner to what it is in truth: an overlay then has the file in its upper folder, and the kernel takes away
-/// what a change of owner takes away, such as the set-user-id bit.
+/// Sets the real owner again: an overlay then copies the file up, and the kernel clears what every change of owner
+/// clears, such as the set-user-id bit.
 pub(super) fn touch(file: &OwnedFd) -> rustix::io::Result<()> {
     let (uid, gid) = (Some(rustix::fs::Uid::ROOT), Some(rustix::fs::Gid::ROOT));
     rustix::fs::chownat(file.as_fd(), "", uid, gid, AtFlags::EMPTY_PATH)

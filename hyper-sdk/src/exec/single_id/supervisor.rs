@@ -15,17 +15,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// More users and sets of groups than any build has.
+/// The largest number of distinct identities; no build has more.
 const MOST_IDENTITIES: usize = 1 << 16;
 
-/// The thread at work.
+/// The running thread.
 pub(in crate::exec) struct Supervisor {
     owners: Arc<Mutex<StepOwners>>,
 }
 
 impl Supervisor {
-    /// Takes the descriptor of the calls that the command sends, and answers from then on. Gives `None` when the command
-    /// ended without sending it.
+    /// Receives the listener that the command sends and starts to answer calls. Returns `None` when the command ended
+    /// without sending it.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] when `/proc` of the step cannot be opened.
@@ -37,7 +37,7 @@ impl Supervisor {
         owners.enter()?;
         let Some(listener) = notify::receive(from) else { return Ok(None) };
         let proc = notify::open_proc().map_err(|e| Error::io("cannot open", "/proc", e.into()))?;
-        // What is made for a process has the mask of that process.
+        // The umask of the calling process applies to its new files, not the one of this thread.
         rustix::process::umask(Mode::empty());
         notify::wake_in_step(&listener);
         let owners = Arc::new(Mutex::new(owners));
@@ -47,17 +47,17 @@ impl Supervisor {
         Ok(Some(Self { owners }))
     }
 
-    /// What is to be kept of the step.
+    /// The owners that the step set, to be saved.
     pub(in crate::exec) fn record(&self) -> StepRecord {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner).record()
     }
 }
 
-/// What the thread knows.
+/// The state of the thread.
 pub(super) struct State {
     proc: OwnedFd,
     owners: Arc<Mutex<StepOwners>>,
-    /// Who processes are, by number; 0 is whoever has none.
+    /// The identities of processes, by number; 0 for processes without one.
     identities: Vec<Ids>,
 }
 
@@ -65,7 +65,7 @@ impl State {
     fn answer(&mut self, listener: &OwnedFd, request: &Request) -> rustix::io::Result<Answer> {
         let Some(known) = calls::known(request.arch, request.number) else { return Ok(Answer::Continue) };
         let ids = self.identities.get(sys::identity(request.pid)).unwrap_or(&self.identities[0]).clone();
-        // Whose number it was that has just been looked up.
+        // If the call no longer waits, its process number may have been reused.
         if !notify::still_waits(listener, request) {
             return Ok(Answer::Continue);
         }
@@ -74,13 +74,13 @@ impl State {
         }
         let owners = Arc::clone(&self.owners);
         let mut owners = owners.lock().unwrap_or_else(PoisonError::into_inner);
-        // Kept apart from `self`, which identities change.
+        // A separate handle, since `self` is changed below.
         let proc = self.proc.try_clone().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::MFILE))?;
         let asked = Asked { request, known, caller: Caller::new(&proc, request), ids };
         use Call::*;
         match known.call {
             Chown | Lchown | Fchown | Fchownat => super::answers::chown(&asked, &mut owners),
-            // Where this finds nothing, the kernel says why.
+            // Without a recorded owner or after an error, the kernel answers.
             Stat | Lstat | Fstat | Fstatat | Statx => {
                 Ok(super::answers::status(&asked, &owners).unwrap_or(Answer::Continue))
             }
@@ -95,25 +95,25 @@ impl State {
             }
             Execve | Execveat => {
                 if let Some(ids) = super::answers::start(&asked, &owners) {
-                    self.become_one(request.pid, &asked.ids, ids)?;
+                    self.set_identity(request.pid, &asked.ids, ids)?;
                 }
                 Ok(Answer::Continue)
             }
             Prctl => {
                 let mut ids = asked.ids.clone();
                 ids.keep(asked.number(1) != 0);
-                self.become_one(request.pid, &asked.ids, ids).map(|()| Answer::Continue)
+                self.set_identity(request.pid, &asked.ids, ids).map(|()| Answer::Continue)
             }
             Setrlimit | Prlimit => Ok(Answer::Continue),
             _ => match super::answers::identity(&asked)? {
-                (answer, Some(ids)) => self.become_one(request.pid, &asked.ids, ids).map(|()| answer),
+                (answer, Some(ids)) => self.set_identity(request.pid, &asked.ids, ids).map(|()| answer),
                 (answer, None) => Ok(answer),
             },
         }
     }
 
-    /// Makes a process somebody else.
-    fn become_one(&mut self, pid: u32, before: &Ids, ids: Ids) -> rustix::io::Result<()> {
+    /// Changes the identity of a process.
+    fn set_identity(&mut self, pid: u32, before: &Ids, ids: Ids) -> rustix::io::Result<()> {
         if ids == *before {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! The few system calls behind all this that no safe crate offers.
+//! System calls of the supervisor that have no safe wrapper.
 #![allow(unsafe_code, reason = "limits of other processes and raw statuses have no safe wrapper")]
 
 use rustix::io::Errno;
@@ -13,30 +13,26 @@ fn check(result: i64) -> rustix::io::Result<i64> {
     Ok(result)
 }
 
-const NOBODY_SAID: u64 = libc::RLIM64_INFINITY;
+const UNSET: u64 = libc::RLIM64_INFINITY;
 
-/// The number of the identity of a process: a limit that the kernel has not used since 2.4.25, and that children and
-/// new programs inherit.
+/// The number of the identity of a process. It is stored in a resource limit that the kernel has not used since 2.4.25
+/// and that children and new programs inherit.
 pub(super) fn identity(pid: u32) -> usize {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel writes one limit.
     let result = unsafe { libc::prlimit64(pid as i32, libc::RLIMIT_LOCKS, std::ptr::null(), &mut limit) };
-    if result != 0 || limit.rlim_cur == NOBODY_SAID {
-        0
-    } else {
-        usize::try_from(limit.rlim_cur).unwrap_or(0)
-    }
+    if result != 0 || limit.rlim_cur == UNSET { 0 } else { usize::try_from(limit.rlim_cur).unwrap_or(0) }
 }
 
-/// Sets the number of the identity of a process; 0 is this one.
+/// Sets the number of the identity of a process; pid 0 means this process.
 pub(in crate::exec) fn set_identity(pid: u32, number: usize) -> rustix::io::Result<()> {
-    let limit = libc::rlimit64 { rlim_cur: number as u64, rlim_max: NOBODY_SAID };
+    let limit = libc::rlimit64 { rlim_cur: number as u64, rlim_max: UNSET };
     // SAFETY: the kernel reads one limit.
     let result = unsafe { libc::prlimit64(pid as i32, libc::RLIMIT_LOCKS, &limit, std::ptr::null_mut()) };
     check(i64::from(result)).map(drop)
 }
 
-/// The status of an open file as the C library lays it out, in bytes, with another owner.
+/// The status of an open file in the layout of `struct stat`, with another owner.
 pub(super) fn native_status(file: impl AsFd, (uid, gid): (u32, u32)) -> rustix::io::Result<Vec<u8>> {
     // SAFETY: all zeroes is a valid value.
     let mut stat = unsafe { std::mem::zeroed::<libc::stat>() };

@@ -1,23 +1,23 @@
-//! Unpacking of local archives by ADD: recognised by their content, merged into the plan without touching a disk but
-//! for one nameless file that holds what was decompressed.
+//! Unpacks local archives for ADD. Archives are detected by their content and merged into the plan. Only the
+//! decompressed bytes are written to the disk, to one unnamed file.
 //!
 //! # Rules (those of BuildKit)
-//! - An archive is a regular file that holds a tar header, plain or compressed with gzip, bzip2, xz or zstd. Anything
-//!   else is copied as it is, whatever its name says.
-//! - The destination is always a directory. Its own entry in the archive is ignored when it is called `./`, and gives
-//!   it owner, mode and time when it is called `/`.
+//! - An archive is a regular file that starts with a tar header, plain or compressed with gzip, bzip2, xz or zstd. Any
+//!   other file is copied as it is, whatever its name.
+//! - The destination is always a directory. Its own entry in the archive is ignored if the name is `./`, and sets
+//!   owner, mode and time if the name is `/`.
 //! - Members keep mode, owner and time of the archive; `--chown` overrides the owner, `--chmod` does not apply. Of
 //!   their extended attributes `security.capability` is kept.
-//! - A hard link has the owner, the mode and the time of its own member, and so have then all names of the file.
-//! - An owner beyond 32 bits is its last 32 bits, and one of which these are all set is root: so the kernel takes them.
-//! - Files with holes are unpacked in full.
-//! - Times before 1970 and after 2262 become 1970. What follows the last compressed stream is ignored.
-//! - A member replaces what is at its path, of whatever kind, but a directory merges with a directory. Links in the
-//!   parents of a member are followed with the destination as the root.
+//! - The owner, mode and time of a hard link's member apply to all names of the file.
+//! - Only the low 32 bits of an owner are used, as in the kernel. If they are all set, the owner is root.
+//! - Sparse files are unpacked in full.
+//! - Times before 1970 and after 2262 become 1970. Bytes after the last compressed stream are ignored.
+//! - A member replaces any entry at its path, but a directory is merged with a directory. Links in the parents of a
+//!   member are followed with the destination as the root.
 //!
-//! - A member that `--exclude` matches, by its path in the archive, is left out; a hard link to it is a file then.
+//! - A member whose path in the archive matches `--exclude` is left out; a hard link to it becomes a file.
 //!
-//! Names with `..` are refused, not clamped: an archive that has them is hostile or broken.
+//! Names with `..` are rejected, not clamped: such an archive is hostile or broken.
 
 use super::CopySpec;
 use super::conflicts::check_name;
@@ -50,9 +50,9 @@ enum Compression {
 }
 
 const BLOCK: usize = 512;
-/// What the headers of one member may be long: names, links, PAX records and maps of holes.
+/// The size limit for all headers of one member: names, links, PAX records and sparse maps.
 const MAX_HEADERS: u64 = 4 << 20;
-/// The last second that counts as a time: nanoseconds since 1970 fit into 63 bits up to here.
+/// The last valid time in seconds: up to here nanoseconds since 1970 fit into 63 bits.
 const LAST_TIME: i64 = i64::MAX / 1_000_000_000;
 
 fn compression(head: &[u8]) -> Compression {
@@ -62,7 +62,7 @@ fn compression(head: &[u8]) -> Compression {
         (b"\xfd7zXZ\x00", Compression::Xz),
         (b"\x28\xb5\x2f\xfd", Compression::Zstd),
     ];
-    // Some writers put frames of their own, which a reader skips, before the first one of zstd.
+    // Some writers put skippable frames before the first zstd frame.
     if let [first, 0x2a, 0x4d, 0x18, ..] = head
         && first & 0xf0 == 0x50
     {
@@ -71,7 +71,7 @@ fn compression(head: &[u8]) -> Compression {
     magics.iter().find(|(magic, _)| head.starts_with(magic)).map_or(Compression::None, |(_, c)| *c)
 }
 
-/// Whether a block is a tar header: not empty, and its checksum is right.
+/// Whether a block is a tar header: not empty and with the right checksum.
 fn is_header(block: &[u8]) -> bool {
     if block.len() < BLOCK || block[..BLOCK].iter().all(|&b| b == 0) {
         return false;
@@ -84,7 +84,7 @@ fn is_header(block: &[u8]) -> bool {
     expected == unsigned || i64::try_from(expected).is_ok_and(|e| e == signed)
 }
 
-/// Takes the first bytes and then stops whoever writes.
+/// Keeps the first bytes and then fails, to stop the writer.
 struct Head(Vec<u8>);
 
 impl Write for Head {
@@ -101,7 +101,7 @@ impl Write for Head {
     }
 }
 
-/// Writes what one stream after the other holds; what follows the last one is ignored, as padding often does.
+/// Decompresses all streams of a file. Bytes after the last one, such as padding, are ignored.
 fn decompress(kind: Compression, file: &File, out: &mut dyn Write) -> std::io::Result<()> {
     let mut input = BufReader::with_capacity(128 << 10, file);
     loop {
@@ -123,14 +123,14 @@ fn decompress(kind: Compression, file: &File, out: &mut dyn Write) -> std::io::R
     }
 }
 
-/// How the file is compressed when it is a tar archive.
+/// The compression of a tar archive; `None` if the file is not one.
 fn recognise(file: &mut File) -> Result<Option<Compression>> {
     let mut magic = Vec::with_capacity(8);
     Read::by_ref(file).take(8).read_to_end(&mut magic)?;
     file.seek(SeekFrom::Start(0))?;
     let compression = compression(&magic);
     let mut head = Head(Vec::new());
-    // The error may be that of `Head`, or that it is no such archive after all: the bytes decide.
+    // The error is that of `Head`, or the file is not an archive: the bytes decide.
     let _ = match compression {
         Compression::None => std::io::copy(&mut Read::by_ref(file).take(BLOCK as u64), &mut head).map(drop),
         other => decompress(other, file, &mut head),
@@ -139,26 +139,26 @@ fn recognise(file: &mut File) -> Result<Option<Compression>> {
     Ok(is_header(&head.0).then_some(compression))
 }
 
-/// One archive on its way into the plan.
+/// The state of unpacking one archive into the plan.
 struct Unpacking<'a> {
     file: Arc<File>,
     length: u64,
     top: &'a LayerPath,
     spec: &'a CopySpec,
-    /// What may still be read before the data of the member at hand.
+    /// How many header bytes of the current member may still be read.
     left: &'a Cell<u64>,
-    /// Tells the hard links of this archive from those of others.
+    /// Distinguishes the hard links of this archive from those of others.
     number: u64,
-    /// How many hard links there were.
+    /// The number of hard links so far.
     names: u64,
-    /// Members that `--exclude` leaves out, by their paths in the archive: a later link may still name one.
+    /// The members that `--exclude` leaves out, by their paths in the archive: a later link may name one.
     left_out: HashMap<LayerPath, Pending>,
     link_owners: HashMap<LinkGroup, Entry>,
     spool: Option<SparseSpool>,
 }
 
 impl Unpacking<'_> {
-    /// Where the content of a member without holes is.
+    /// The position of the content of a member that is not sparse.
     fn range<R: Read>(&self, member: &tar::Entry<'_, R>) -> Result<(Arc<File>, u64, u64)> {
         let (offset, size) = (member.raw_file_position(), member.size());
         if offset.checked_add(size).is_none_or(|end| end > self.length) {
@@ -169,7 +169,7 @@ impl Unpacking<'_> {
 }
 
 impl Planner<'_> {
-    /// Plans the members of a file when it is an archive; false when it is none.
+    /// Plans the members of a file if it is an archive; otherwise returns false.
     pub(super) fn unpack(
         &mut self,
         root: &Arc<SourceRoot>,
@@ -196,7 +196,7 @@ impl Planner<'_> {
         Ok(true)
     }
 
-    /// A file without a name, for bytes that have no place of their own.
+    /// Makes an unnamed file for decompressed bytes.
     fn spool(&self) -> Result<File> {
         let Some(folder) = &self.scratch else {
             return Err(Error::internal("compressed archives need a scratch folder"));
@@ -207,7 +207,7 @@ impl Planner<'_> {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {}
             Err(e) => return Err(Error::io("cannot make a file in the scratch folder", folder, e.into())),
         }
-        // Some file systems have no nameless files: the name is removed at once.
+        // Some file systems do not support unnamed files: then the name is removed at once.
         let path = folder.join(format!("unpack-{}-{:p}", std::process::id(), std::ptr::from_ref(self)));
         let failed = |e| Error::io("cannot make a file in the scratch folder", &path, e);
         let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(failed)?;
@@ -298,7 +298,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Makes the entry of a member that is no hard link what its type says, and finds its content.
+    /// Sets the kind of a member that is not a hard link, and finds its content.
     fn content<R: Read>(
         &self,
         archive: &mut Unpacking<'_>,
@@ -309,7 +309,7 @@ impl Planner<'_> {
     ) -> Result<Content> {
         entry.kind = match member.header().entry_type() {
             EntryType::Directory => EntryKind::Directory,
-            // Before there was a type for directories, the slash said so.
+            // Old archives mark directories only by the slash.
             EntryType::Regular if name.ends_with(b"/") && member.header().as_old().linkflag == [0] => {
                 EntryKind::Directory
             }
@@ -347,7 +347,7 @@ impl Planner<'_> {
         Ok(Content::None)
     }
 
-    /// Unpacks the content of a file with holes, and says where it is.
+    /// Unpacks the content of a sparse file and returns its position.
     fn spooled<R: Read>(
         &self,
         archive: &mut Unpacking<'_>,
@@ -359,7 +359,7 @@ impl Planner<'_> {
             None => archive.spool.insert(SparseSpool::new(self.spool()?)),
         };
         let size = member.size();
-        // Here the data itself is read, and not only what is before it.
+        // The data itself is read here, not only the headers.
         archive.left.set(u64::MAX);
         let unpacked = match sparse.is_sparse() {
             true => spool.member(sparse, member, size),
@@ -388,20 +388,20 @@ impl Planner<'_> {
         };
         let Some(first) = first.filter(|p| !p.entry.is_directory()) else {
             return Err(Error::unsupported(format!(
-                "the hard link `{}` names `{}`, which is no earlier member of the archive",
+                "the hard link `{}` names `{}`, which is not an earlier member of the archive",
                 escape(name),
                 escape(link)
             )));
         };
         let group = *first.links.get_or_insert((archive.number, u64::MAX, archive.names));
         entry.xattrs.clone_from(&first.entry.xattrs);
-        // What the link says of itself holds for all names; the kind is that of the file.
+        // The metadata of the link applies to all names; the kind is that of the file.
         archive.link_owners.insert(group, entry.clone());
         entry.kind.clone_from(&first.entry.kind);
         Ok((first.content.clone(), group))
     }
 
-    /// The last link to a file says whose it is, its mode and its time, for all its names.
+    /// The last link to a file sets the owner, mode and time for all its names.
     fn apply_links(&mut self, last: &HashMap<LinkGroup, Entry>) {
         for pending in self.pending.values_mut() {
             if let Some(entry) = pending.links.and_then(|group| last.get(&group)) {
@@ -412,11 +412,11 @@ impl Planner<'_> {
         }
     }
 
-    /// Gives the destination the owner, the mode and the time of a member that is the root of its archive. The root of
-    /// the image has none of its own in a layer of BuildKit, and so it is here.
+    /// Sets the owner, mode and time of the destination from the root member of the archive. Like BuildKit, a layer has
+    /// no entry for the root of the image.
     fn top_entry(&mut self, top: &LayerPath, member: Entry, kind: EntryType) -> Result<()> {
         if kind != EntryType::Directory {
-            return Err(Error::invalid("the archive has a root that is no directory"));
+            return Err(Error::invalid("the root of the archive is not a directory"));
         }
         if top.is_root() {
             return Ok(());
@@ -436,14 +436,15 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Where a member goes, with its missing parents made; `None` for the destination itself.
+    /// The destination path of a member, with its missing parents made; `None` for the destination itself.
     fn member_path(&mut self, top: &LayerPath, name: &[u8]) -> Result<Option<LayerPath>> {
-        // GNU tar takes a member without a name for the folder itself, and so do we.
+        // Like in GNU tar, a member without a name is the folder itself.
         if name.is_empty() {
             return Ok(None);
         }
         let clean = LayerPath::from_archive(name).map_err(|e| {
-            Error::invalid("the archive has a name that leads out of it or cannot be a path").with_source(e)
+            Error::invalid("the archive has a name that leads out of it or is not a valid path")
+                .with_source(e)
         })?;
         if clean.is_root() {
             return Ok(None);
@@ -456,18 +457,18 @@ impl Planner<'_> {
     }
 }
 
-/// The path of a member that is left out; `None` for one that is kept.
+/// The path of a member if it is left out; `None` if it is kept.
 fn excluded_member(exclude: &PatternList, name: &[u8]) -> Option<LayerPath> {
     if exclude.is_empty() {
         return None;
     }
-    // A name that cannot be one is refused where the member is placed.
+    // An invalid name is rejected later, when the member is placed.
     let path = LayerPath::from_archive(name).ok()?;
     let (excluded, _) = exclude.matches(path.as_bytes(), &ParentMatch::default());
     (excluded && !path.is_root()).then_some(path)
 }
 
-/// Gives out no more than is left: the reader of headers takes each into memory, however long it says that it is.
+/// Limits the header bytes: the tar reader takes each header into memory, whatever its announced length.
 struct Bounded<'a, R> {
     inner: R,
     left: &'a Cell<u64>,
@@ -492,7 +493,7 @@ impl<R: Seek> Seek for Bounded<'_, R> {
     }
 }
 
-/// The numbers of a device that a header names.
+/// The device number in a header.
 fn device(header: &tar::Header) -> Result<(u32, u32)> {
     Ok((header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)))
 }
@@ -501,7 +502,7 @@ fn damaged(e: std::io::Error) -> Error {
     Error::new(ErrorKind::Invalid, "the archive is damaged").with_source(e)
 }
 
-/// The metadata of a member, with what its PAX records override, and its `security.capability`.
+/// The metadata of a member, including its PAX records and `security.capability`.
 fn member_entry<R: Read>(
     member: &mut tar::Entry<'_, R>,
     sparse: &mut SparseRecords,
@@ -517,10 +518,10 @@ fn member_entry<R: Read>(
     if let Some(records) = member.pax_extensions().map_err(damaged)? {
         for record in records {
             let record = record.map_err(damaged)?;
-            // A value that is empty takes nothing back.
+            // An empty value does not reset earlier records.
             let number = |what: &str| -> Result<Option<i64>> {
                 let text = record.value().ok().map(|text| text.split('.').next().unwrap_or_default());
-                let wrong = || Error::invalid(format!("the {what} of a member is no number"));
+                let wrong = || Error::invalid(format!("the {what} of a member is not a number"));
                 match record.value_bytes() {
                     b"" => Ok(None),
                     _ => text.and_then(|t| t.parse().ok()).ok_or_else(wrong).map(Some),
@@ -532,7 +533,9 @@ fn member_entry<R: Read>(
                 b"mtime" if record.value_bytes().is_empty() => {}
                 b"mtime" => {
                     let time = file_time(record.value_bytes());
-                    entry.set_time(time.ok_or_else(|| Error::invalid("the time of a member is no number"))?);
+                    entry.set_time(
+                        time.ok_or_else(|| Error::invalid("the time of a member is not a number"))?,
+                    );
                 }
                 b"SCHILY.xattr.security.capability" => attribute = Some(record.value_bytes().to_vec()),
                 key => {
@@ -552,7 +555,7 @@ fn member_entry<R: Read>(
     Ok((entry, attribute))
 }
 
-/// The owner that the kernel takes a number for: its last 32 bits, and of all set nothing, which is root in a new file.
+/// The owner that the kernel uses for a number: its low 32 bits. If all are set, the owner of a new file stays root.
 fn id(number: u64) -> u32 {
     let id = number as u32;
     if id == u32::MAX { 0 } else { id }

@@ -1,11 +1,11 @@
-//! Where a copy goes: what is there before it.
+//! The destination of a copy before the copy.
 
 use crate::layer::{Entry, LayerPath, TreeIndex};
 use std::fmt;
 
-/// What the destination has before the instruction.
+/// The entries of the destination before the instruction.
 pub(crate) trait Destination: fmt::Debug {
-    /// The entry at a path, without following a link; the root is never asked for.
+    /// The entry at a path, without following a link. It is never called for the root.
     fn entry(&self, path: &LayerPath) -> Option<&Entry>;
 }
 

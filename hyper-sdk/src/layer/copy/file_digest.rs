@@ -1,7 +1,7 @@
-//! What only reading tells of a file: the hash of its content, and the one extended attribute that layers keep.
+//! The parts of a file that must be read: the hash of its content, and the one extended attribute that layers keep.
 //!
-//! Layers carry `security.capability` and no other extended attribute of a copied file, as those of BuildKit do:
-//! `user.*` is noise of the machine that builds, `security.selinux` and its kin belong to the host.
+//! Layers contain only the extended attribute `security.capability` of a copied file, as with BuildKit: `user.*`
+//! depends on the build machine, and `security.selinux` and similar ones belong to the host.
 
 use super::source::Metadata;
 use crate::Result;
@@ -13,7 +13,7 @@ use std::io::Read;
 /// The one extended attribute that is kept.
 pub(crate) const CAPABILITY: &str = "security.capability";
 
-/// What reading a regular file told.
+/// The result of reading a regular file.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct FileDigest {
     /// The SHA-256 of the content.
@@ -39,7 +39,7 @@ impl fmt::Debug for FileDigest {
     }
 }
 
-/// Hashes regular files, or remembers what it hashed before.
+/// Hashes regular files, possibly from a cache.
 pub(crate) trait FileHasher: Sync {
     /// The digest of the file with this metadata; `open` opens it.
     ///
@@ -48,7 +48,7 @@ pub(crate) trait FileHasher: Sync {
     fn hash_file(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>) -> Result<FileDigest>;
 }
 
-/// Reads every file, every time.
+/// Reads every file every time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ReadingHasher;
 
@@ -58,7 +58,7 @@ impl FileHasher for ReadingHasher {
         let capability = capability(&file)?;
         let mut hasher = sha2::Sha256::new();
         // Most files are small: clearing a large buffer for each would cost more than reading it. One byte more than
-        // the size lets the end be seen.
+        // the size is needed to detect the end.
         let size = usize::try_from(metadata.size).unwrap_or(usize::MAX);
         let mut buffer = vec![0; size.saturating_add(1).clamp(512, 64 << 10)];
         loop {

@@ -1,26 +1,27 @@
-//! What COPY, ADD of local files, WORKDIR and inline documents write: planned against an index of the destination,
-//! written as one canonical layer straight from the source. Nothing of the destination is unpacked.
+//! Makes the layers of COPY, ADD of local files, WORKDIR and inline documents. A copy is planned against an index of
+//! the destination and written as one canonical layer, directly from the source. The destination is not unpacked.
 //!
 //! ```text
 //!   SourceRoot ─┐
 //!   CopySpec  ──┼─▶ Planner ──▶ Plan ──▶ content_digest   (what the cache key needs)
 //!   destination ┘   (rules)      └─────▶ write            (a LayerWriter)
 //! ```
-//! A [`Planner`] takes the sources of one instruction in order, sees its own earlier entries as part of the
-//! destination, and gives every path of the result once, sorted.
+//! A [`Planner`] takes the sources of one instruction in order and treats its own earlier entries as part of the
+//! destination. The plan contains every path once, sorted.
 //!
 //! # Rules (those of BuildKit)
 //! - A directory copies its contents. The destination directory itself, when it is missing, is made with mode 0755 (or
 //!   the octal `--chmod`), owned by root (or `--chown`), with the time of the source directory; directories below it
-//!   take mode and owner of their sources even when they exist already; existing parents are left alone.
-//! - Links are followed in the parts of a source before its last, at its last part, and nowhere below it. Links of the
-//!   destination are followed within the root file system; below the destination none is: a directory never replaces
-//!   a link or a file, nor a file a directory, except when an archive is unpacked, which replaces what it finds.
-//! - A source without wildcards must exist, and so must the folder before the first wildcard. A wildcard may match
-//!   nothing.
-//! - `--exclude` also leaves out what a source names: a file, or what a wildcard finds, as the reference says (BuildKit
-//!   copies these), and members of archives. When nothing is left, nothing is made.
-//! - Several names of one file within one match stay hard links. Sockets become empty files. Devices and pipes stay.
+//!   get the mode and owner of their sources even if they exist already; existing parents are unchanged.
+//! - Links are followed in all parts of a source, but not below it. Links of the destination are followed within the
+//!   root file system, but not below it. A directory never replaces a link or a file, and a file never replaces a
+//!   directory, except when an archive is unpacked.
+//! - A source without wildcards must exist, and so must the folder before the first wildcard. A wildcard may have no
+//!   matches.
+//! - `--exclude` also applies to the source itself (a named file or a wildcard match), as the Dockerfile reference says
+//!   (BuildKit copies these), and to members of archives. If nothing is left, nothing is made.
+//! - Several names of one file within one match stay hard links. Sockets become empty files. Devices and pipes are
+//!   copied.
 //! - Of extended attributes only `security.capability` reaches a layer. Files of a build context belong to root.
 
 mod archive;
@@ -57,26 +58,26 @@ use crate::layer::passwd::Owner;
 use crate::mode::ModeChange;
 use serde::{Deserialize, Serialize};
 
-/// One group of sources of a COPY or ADD and how they are copied; its texts are expanded already.
+/// One group of sources of a COPY or ADD and how they are copied. Variables are already expanded.
 ///
-/// It can be sent to another process: the sandbox's helper plans and writes a copy out of a mounted stage.
+/// It can be sent to another process: the sandbox's helper plans and writes copies from mounted stages.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CopySpec {
-    /// The sources, relative to their root whether they start with a slash or not; an empty text is the whole root.
+    /// The sources, relative to their root with or without a leading slash; an empty text is the whole root.
     pub sources: Vec<String>,
     /// The absolute destination; see [`destination_path`]. A slash or `/.` at its end means a directory.
     pub destination: String,
-    /// The owner of everything that is made; the source's owner when absent.
+    /// The owner of all new entries; `None` for the source's owner.
     pub chown: Option<Owner>,
-    /// The change of the modes of everything that is made, except links.
+    /// The change of the modes of all new entries except links.
     pub chmod: Option<ModeChange>,
-    /// What is left out, relative to each directory that is copied and to the top of each archive that is unpacked. A
-    /// file, and whatever a wildcard finds, is left out itself when its name or its path from the root of the source
-    /// matches; a directory that is named copies its contents, and is not.
+    /// The patterns of files to leave out, relative to each copied directory and to the root of each unpacked archive.
+    /// A named file or a wildcard match is left out if its name or its path from the root of the source matches. A
+    /// named directory is not left out, since only its content is copied.
     pub exclude: PatternList,
-    /// Keeps the parents of the sources, from the root or from behind the pivot `/./`.
+    /// Keeps the parents of the sources, from the root or from the pivot `/./` on.
     pub parents: bool,
-    /// Whether `*`, `?` and `[` mean something; they never do in the name of a downloaded file.
+    /// Whether `*`, `?` and `[` are wildcards. They are not in the name of a downloaded file.
     pub wildcards: bool,
     /// Whether a directory copies its contents (always, in a Dockerfile) instead of itself.
     pub directory_contents: bool,
@@ -105,23 +106,23 @@ impl CopySpec {
         }
     }
 
-    /// What `exclude` says to what is in a source, by its name as written or found by a `wildcard`; `None` when the
-    /// source itself is left out, with all that is in it.
+    /// The result of `exclude` for the content of a source, by its name as written or found by a `wildcard`; `None` if
+    /// the source itself is left out with its content.
     fn excluded_source(&self, name: &[u8], metadata: &Metadata, wildcard: bool) -> Option<ParentMatch> {
         if self.exclude.is_empty() || (metadata.is_directory() && !wildcard) {
             return Some(ParentMatch::default());
         }
         match self.exclude.matches_source(name) {
             (false, _) => Some(ParentMatch::default()),
-            // An exception may take back what is in it.
+            // An exception may include some of its content again.
             (true, below) if metadata.is_directory() && self.exclude.has_exceptions() => Some(below),
             (true, _) => None,
         }
     }
 }
 
-/// The absolute form of a destination as an instruction gives it: joined to the working folder and cleaned, with a
-/// slash or `/.` at its end kept. An empty text and `.` are the working folder as a directory.
+/// The absolute form of the destination of an instruction: joined to the working folder and cleaned, with a trailing
+/// slash or `/.` kept. An empty text and `.` mean the working folder as a directory.
 pub fn destination_path(working_directory: &str, destination: &str) -> String {
     let text = if matches!(destination, "" | ".") { "./" } else { destination };
     let joined = if text.starts_with('/') { text.to_owned() } else { format!("{working_directory}/{text}") };

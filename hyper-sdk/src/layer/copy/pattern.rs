@@ -11,20 +11,20 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Token {
     Literal(u32),
-    /// `?`: one character but a slash.
+    /// `?`: one character except a slash.
     Any,
     /// `*`: a run of characters without a slash.
     Star,
     /// `**` at the end: everything.
     Rest,
-    /// `**/`: nothing, or everything up to a slash. Always followed by [`Token::DeepInside`].
+    /// `**/`: empty, or everything up to a slash. Always followed by [`Token::DeepInside`].
     Deep,
     DeepInside,
     Class {
         negated: bool,
         ranges: Vec<(u32, u32)>,
     },
-    /// Nothing, where a word begins or ends; or where none does.
+    /// A word boundary (`\b`), or its negation (`\B`).
     Boundary(bool),
 }
 
@@ -86,7 +86,7 @@ fn run(tokens: &[Token], text: &[u32]) -> bool {
     now[end]
 }
 
-/// What is behind the backslash before `at`, which moves behind it.
+/// Reads the escape after the backslash before `at`, and advances `at` past it.
 fn escaped(text: &[u32], at: &mut usize) -> std::result::Result<Escape, &'static str> {
     let mut rest = text[*at..].iter().map(|c| char::from_u32(*c).unwrap_or(char::REPLACEMENT_CHARACTER));
     let escape = escape::read(&mut rest);
@@ -94,14 +94,14 @@ fn escaped(text: &[u32], at: &mut usize) -> std::result::Result<Escape, &'static
     escape
 }
 
-/// The class that is escaped here, if one is.
+/// The escaped class at this position, if any.
 fn class_of(text: &[u32], at: &mut usize) -> Option<&'static [(char, char)]> {
     if text.get(*at) != Some(&u32::from(b'\\')) {
         return None;
     }
-    let mut behind = *at + 1;
-    let Ok(Escape::Class(class)) = escaped(text, &mut behind) else { return None };
-    *at = behind;
+    let mut after = *at + 1;
+    let Ok(Escape::Class(class)) = escaped(text, &mut after) else { return None };
+    *at = after;
     Some(class)
 }
 
@@ -144,7 +144,7 @@ fn compile(pattern: &[u8], deep: bool) -> Result<Vec<Token>> {
                 Escape::Boundary(wanted) => tokens.push(Token::Boundary(wanted)),
                 Escape::Start if tokens.is_empty() => {}
                 Escape::End if at == text.len() => {}
-                // Nothing matches what has more before its start or behind its end.
+                // A start anchor inside a pattern, or an end anchor before its end, matches nothing.
                 Escape::Start | Escape::End => {
                     tokens.push(Token::Class { negated: false, ranges: Vec::new() });
                 }
@@ -199,7 +199,7 @@ fn compile(pattern: &[u8], deep: bool) -> Result<Vec<Token>> {
     Ok(tokens)
 }
 
-/// Whether a source has wildcards: `*`, `?` or `[`, not behind a backslash.
+/// Whether a source has wildcards: `*`, `?` or `[` without a backslash before it.
 pub(crate) fn has_wildcards(pattern: &[u8]) -> bool {
     let mut bytes = pattern.iter();
     while let Some(b) = bytes.next() {
@@ -214,7 +214,7 @@ pub(crate) fn has_wildcards(pattern: &[u8]) -> bool {
     false
 }
 
-/// A wildcard pattern for one part of a path, as Go's `filepath.Match` reads it.
+/// A wildcard pattern for one part of a path, with the rules of Go's `filepath.Match`.
 #[derive(Clone, Debug)]
 pub(crate) struct NamePattern(Vec<Token>);
 
@@ -239,7 +239,7 @@ struct Line {
     tokens: Vec<Token>,
 }
 
-/// An ordered list of patterns: the last one that matches a path, or a parent of it, decides; `!` takes back.
+/// An ordered list of patterns: the last one that matches a path or one of its parents decides; `!` marks an exception.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct PatternList {
@@ -247,12 +247,12 @@ pub struct PatternList {
     lines: Vec<Line>,
 }
 
-/// Which patterns matched a directory: passed on to what is in it.
+/// The patterns that matched a directory, used for its content.
 #[derive(Clone, Debug, Default)]
 pub struct ParentMatch(Option<Vec<bool>>);
 
 impl PatternList {
-    /// Compiles patterns; empty ones are dropped, each is cleaned as a path, the `!` of an exception included.
+    /// Compiles patterns. Empty ones are dropped; each is cleaned as a path, also after a `!`.
     ///
     /// The paths that are matched are relative, so a pattern that starts with a slash or with `..` matches none.
     ///
@@ -270,7 +270,7 @@ impl PatternList {
             let text = clean_pattern(text.as_bytes());
             let (negated, text) = match text.strip_prefix(b"!") {
                 Some(b"") => {
-                    return Err(Error::invalid("`!` alone is not a pattern: name what it takes back"));
+                    return Err(Error::invalid("`!` alone is not a pattern: name the files to keep"));
                 }
                 Some(rest) => (true, rest),
                 None => (false, &text[..]),
@@ -280,22 +280,22 @@ impl PatternList {
         Ok(list)
     }
 
-    /// The patterns as they were given.
+    /// The patterns as given.
     pub fn texts(&self) -> &[String] {
         &self.texts
     }
 
-    /// Whether there is no pattern at all.
+    /// Whether there are no patterns.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
-    /// Whether a pattern takes something back.
+    /// Whether there is an exception.
     pub fn has_exceptions(&self) -> bool {
         self.lines.iter().any(|line| line.negated)
     }
 
-    /// Whether a path, whose parent had the result `parent`, matches; and the result for what is in it.
+    /// Whether a path matches, where `parent` is the result of its parent; and the result for its content.
     pub fn matches(&self, path: &[u8], parent: &ParentMatch) -> (bool, ParentMatch) {
         let text = characters(path);
         self.decide(parent, |tokens| {
@@ -304,8 +304,8 @@ impl PatternList {
         })
     }
 
-    /// Whether what a source names or finds is itself matched, and the result for what is in it: a pattern is tried
-    /// against its name, and against its path from the root of the source.
+    /// Whether a named or found source itself matches, and the result for its content. Patterns are matched against its
+    /// name and against its path from the root of the source.
     pub fn matches_source(&self, path: &[u8]) -> (bool, ParentMatch) {
         let name = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
         let (path, name) = (characters(path), characters(name));
@@ -316,7 +316,7 @@ impl PatternList {
         let mut matched = false;
         let mut results = vec![false; self.lines.len()];
         for (i, line) in self.lines.iter().enumerate() {
-            // An including line has nothing to add to a match, an exception nothing to take back from none.
+            // A pattern is skipped after a match, and an exception without one.
             let inherited = parent.0.as_ref().is_some_and(|p| p[i]);
             if !inherited && (line.negated != matched || !hits(&line.tokens)) {
                 continue;
@@ -342,7 +342,8 @@ impl From<PatternList> for Vec<String> {
     }
 }
 
-/// A path relative to the root: `.`, empty parts and slashes at both ends dropped, `..` applied and clamped.
+/// Cleans a path relative to the root: `.`, empty parts and slashes at both ends are dropped, and `..` is applied and
+/// clamped.
 pub(crate) fn clean(path: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in path.split(|&b| b == b'/') {
@@ -357,7 +358,7 @@ pub(crate) fn clean(path: &[u8]) -> Vec<u8> {
     parts.join(&b'/')
 }
 
-/// A pattern without `.`, empty parts and a slash at the end; a slash and `..` at the start stay.
+/// Cleans a pattern: `.`, empty parts and a trailing slash are dropped; a slash and `..` at the start stay.
 fn clean_pattern(pattern: &[u8]) -> Vec<u8> {
     let rooted = pattern.starts_with(b"/");
     let mut parts: Vec<&[u8]> = Vec::new();
@@ -444,7 +445,7 @@ mod tests {
             (&["*", "!a/"], "a", false),
             (&["*/*.png"], "a/b.png", true),
             (&["*/*.png"], "b.png", false),
-            // What is behind a backslash is as in a regular expression.
+            // A backslash works as in a regular expression.
             (&["\\a"], "a", false),
             (&["a\\b"], "ab", false),
             (&["\\w*"], "s.txt", true),
@@ -471,7 +472,7 @@ mod tests {
             (&["dir/*.txt"], "dir/home.txt", true),
             (&["other/*.txt"], "dir/home.txt", false),
             (&["**/*.txt"], "a/b/home.txt", true),
-            // The folder that it lies in says nothing of it.
+            // Its parent folder does not matter.
             (&["dist"], "dist/a.js", false),
             (&["**", "!home.txt"], "dir/home.txt", false),
             (&["**", "!home.txt"], "dir/other.txt", true),
@@ -493,7 +494,7 @@ mod tests {
             for end in ends {
                 (matched, parent) = list.matches(&path.as_bytes()[..end], &parent);
             }
-            // A whole-path match sees less of the order of parents, so only lists without exceptions must agree.
+            // A match of the whole path does not see the order of parents, so only lists without exceptions must agree.
             if !list.has_exceptions() {
                 prop_assert_eq!(matched, list.matches(path.as_bytes(), &ParentMatch::default()).0);
             }

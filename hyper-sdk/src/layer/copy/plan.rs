@@ -1,4 +1,4 @@
-//! The outcome of planning: what goes into the layer, in order, and where each file's bytes are.
+//! The result of planning: the entries of the layer, in order, and the source of each file's content.
 
 use super::file_digest::{CAPABILITY, FileDigest, FileHasher, capability};
 use super::source::{Metadata, SourceRoot};
@@ -11,18 +11,18 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Where the bytes of a file are.
+/// The source of a file's content.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
-    /// Not a file, or an empty one.
+    /// No content: not a file, or an empty one.
     None,
     /// A regular file of a source.
     Source {
         /// The source.
         root: Arc<SourceRoot>,
-        /// The path in it, free of links.
+        /// The path in it, without links.
         path: Vec<u8>,
-        /// What it was when it was planned.
+        /// The metadata of the file when it was planned.
         metadata: Box<Metadata>,
     },
     /// These bytes.
@@ -38,16 +38,16 @@ pub(crate) enum Content {
     },
 }
 
-/// One entry of the layer to come.
+/// One planned entry of a layer.
 #[derive(Clone, Debug)]
 pub(crate) struct PlannedEntry {
-    /// The entry; the digest and the capability of a file are not known yet.
+    /// The entry; the digest and the capability of a file are not set yet.
     pub entry: Entry,
-    /// Where its bytes are.
+    /// The source of its content.
     pub content: Content,
 }
 
-/// What an instruction will write.
+/// The planned layer of an instruction.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     pub(super) entries: Vec<PlannedEntry>,
@@ -70,13 +70,13 @@ impl Read for Part<'_> {
 }
 
 impl Plan {
-    /// The entries in the order of the layer, each path once (and once more where an opaque mark goes with it).
+    /// The entries in the order of the layer. Each path occurs once, or twice if it has an opaque mark.
     #[cfg(test)]
     pub(crate) fn entries(&self) -> &[PlannedEntry] {
         &self.entries
     }
 
-    /// The times of the entries for steps. Files that were fetched are as new as the fetch.
+    /// The exact times of the entries. Fetched files have the time of the fetch.
     pub(crate) fn times(&self) -> EntryTimes {
         let mut times = EntryTimes::default();
         for PlannedEntry { entry, content } in &self.entries {
@@ -89,7 +89,7 @@ impl Plan {
         times
     }
 
-    /// Writes every entry, reading the files as it goes.
+    /// Writes all entries and reads the files on the way.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] from either side; [`crate::ErrorKind::Conflict`] when a file changes meanwhile.
@@ -118,8 +118,8 @@ impl Plan {
         Ok(())
     }
 
-    /// The digest of everything that will be written except times: path, kind, mode, owner, size, link target,
-    /// capability and content. Equal digests mean layers that are equal up to times.
+    /// The digest of all entries without times: path, kind, mode, owner, size, link target, capability and content.
+    /// Equal digests mean that the layers differ only in times.
     ///
     /// Files are hashed by `threads` threads (at least one).
     ///
@@ -163,7 +163,7 @@ impl Plan {
         Ok(())
     }
 
-    /// The digest of every file, in order; `None` for what has no content.
+    /// The digest of every file, in order; `None` for an entry without content.
     fn hash_files(&self, hasher: &dyn FileHasher, threads: usize) -> Result<Vec<Option<FileDigest>>> {
         let threads = threads.clamp(1, self.entries.len() / 64 + 1);
         let next = AtomicUsize::new(0);
@@ -182,7 +182,7 @@ impl Plan {
             }
         };
         let parts: Vec<Result<Vec<(usize, FileDigest)>>> = std::thread::scope(|scope| {
-            // With fewer threads than wanted, those that there are do more.
+            // If a thread cannot start, the others do its work.
             let start = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
             let others: Vec<_> = (1..threads).map_while(start).collect();
             let mut parts = vec![work()];

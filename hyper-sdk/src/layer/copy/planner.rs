@@ -1,9 +1,9 @@
-//! The rules of copying: which entries a copy makes, given what the destination has.
+//! The rules of copying: the entries that a copy makes for a given destination.
 //!
 //! # Invariants
-//! - Entries that were planned earlier hide what the destination has at their paths.
-//! - No entry lies outside the root of the layer: a path of the destination is cleaned and its links are followed with
-//!   the root as the top.
+//! - Earlier planned entries hide those of the destination at their paths.
+//! - No entry is outside the root of the layer: a path of the destination is cleaned, and its links are followed within
+//!   the root.
 
 use super::conflicts::{self, check_name};
 use super::destination::Destination;
@@ -25,7 +25,7 @@ const DIRECTORY_MODE: u32 = 0o755;
 const SET_GID: u32 = 0o2000;
 const MAX_LINKS: usize = 255;
 
-/// Names of one file: the match (or archive) they belong to, and the file.
+/// Identifies the names of one file: the match or archive that they belong to, and the file.
 pub(super) type LinkGroup = (u64, u64, u64);
 
 #[derive(Clone, Debug)]
@@ -41,6 +41,15 @@ impl Pending {
     }
 }
 
+/// What a [`Planner`] computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The entries of the layer.
+    Plan,
+    /// Only the newest time of the sources; files are not planned. `threads` threads read directories.
+    NewestTime { threads: usize },
+}
+
 /// Plans one instruction.
 #[derive(Debug)]
 pub(crate) struct Planner<'a> {
@@ -48,11 +57,11 @@ pub(crate) struct Planner<'a> {
     pub(super) now: FileTime,
     pub(super) scratch: Option<PathBuf>,
     pub(super) pending: BTreeMap<LayerPath, Pending>,
-    /// Directories of the destination that are gone, with everything below them.
+    /// Directories of the destination that are removed with everything below them.
     hidden: BTreeSet<LayerPath>,
     pub(super) newest: Option<i64>,
-    /// Where only the newest time is wanted, and no leaf is planned: with how many threads directories are read.
-    pub(super) survey: Option<usize>,
+    /// What is computed.
+    pub(super) mode: Mode,
     matches: u64,
 }
 
@@ -62,7 +71,7 @@ struct Parent {
     made: bool,
 }
 
-/// One match of a source on its way into the destination.
+/// The state of copying one match of a source.
 struct Copying<'s> {
     root: &'s Arc<SourceRoot>,
     spec: &'s CopySpec,
@@ -75,7 +84,7 @@ struct Copying<'s> {
 }
 
 impl<'a> Planner<'a> {
-    /// Plans against a destination. `now` is the time of the directories and inline files that have no source.
+    /// Makes a planner for a destination. `now` is the time of directories and inline files without a source.
     pub(crate) fn new(destination: &'a dyn Destination, now: FileTime) -> Self {
         Self {
             destination,
@@ -84,19 +93,19 @@ impl<'a> Planner<'a> {
             pending: BTreeMap::new(),
             hidden: BTreeSet::new(),
             newest: None,
-            survey: None,
+            mode: Mode::Plan,
             matches: 0,
         }
     }
 
-    /// Names the folder where compressed archives are unpacked to, in a file that has no name; it is needed for them.
+    /// Sets the folder for the unnamed file with decompressed data. Compressed archives need it.
     #[must_use]
     pub(crate) fn with_scratch(mut self, folder: impl Into<PathBuf>) -> Self {
         self.scratch = Some(folder.into());
         self
     }
 
-    /// The plan of everything so far.
+    /// Returns the plan.
     pub(crate) fn finish(self) -> Plan {
         let mut first: HashMap<LinkGroup, LayerPath> = HashMap::new();
         let mut entries = Vec::with_capacity(self.pending.len());
@@ -122,7 +131,7 @@ impl<'a> Planner<'a> {
         Plan { entries }
     }
 
-    /// Makes a directory and its missing parents: WORKDIR. What exists is left alone.
+    /// Makes a directory and its missing parents, for WORKDIR. Existing directories are unchanged.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when a part of the path is something else.
@@ -131,8 +140,8 @@ impl<'a> Planner<'a> {
         self.ensure_directory(&target, mode & 0o777, owner)
     }
 
-    /// Copies a file that is given as bytes, with mode 0644 and owned by root before `--chmod` and `--chown`: an
-    /// inline document. The sources of `spec` are not looked at.
+    /// Adds a file with the given bytes, for inline documents. It has mode 0644 and belongs to root, before `--chmod`
+    /// and `--chown`. The sources of `spec` are ignored.
     ///
     /// # Errors
     /// Those of [`Planner::copy`] that concern the destination.
@@ -155,13 +164,13 @@ impl<'a> Planner<'a> {
         self.put_file(Pending::new(entry, Content::Inline(data)), || "inline document".to_owned())
     }
 
-    /// Copies sources, in order: COPY, and ADD of local files.
+    /// Copies sources in order, for COPY and ADD of local files.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for a source without wildcards that does not exist; [`ErrorKind::Conflict`] for a
-    /// directory over something else and the reverse; [`ErrorKind::Invalid`] for patterns and archives that are not
-    /// well formed; [`ErrorKind::Unsupported`] for names that a layer cannot hold; [`ErrorKind::Io`] from the source.
-    /// After an error the planner is of no use.
+    /// [`ErrorKind::NotFound`] for a source without wildcards that does not exist; [`ErrorKind::Conflict`] when a
+    /// directory would replace something else or the reverse; [`ErrorKind::Invalid`] for malformed patterns and
+    /// archives; [`ErrorKind::Unsupported`] for names that a layer cannot contain; [`ErrorKind::Io`] from the source.
+    /// After an error the planner must not be used.
     pub(crate) fn copy(&mut self, root: &Arc<SourceRoot>, spec: &CopySpec) -> Result<()> {
         for source in &spec.sources {
             self.copy_source(root, spec, source).context("source", source)?;
@@ -181,7 +190,7 @@ impl<'a> Planner<'a> {
                 if below.is_empty() {
                     return Err(Error::new(
                         ErrorKind::NotFound,
-                        "nothing is named here whose parents could be kept: name what is copied, such as `**`",
+                        "`--parents` needs a path after the pivot `/./`: name the files to copy, such as `**`",
                     ));
                 }
                 required = Some(below.clone().into_bytes());
@@ -225,7 +234,7 @@ impl<'a> Planner<'a> {
                 required: required.as_deref(),
                 found_required: required.is_none(),
             };
-            if let Some(threads) = self.survey
+            if let Mode::NewestTime { threads } = self.mode
                 && metadata.is_directory()
                 && root.remembers_listings()
                 && copying.include.is_none()
@@ -237,7 +246,7 @@ impl<'a> Planner<'a> {
             self.copy_tree(&mut copying, &real, b"", &metadata, target, above)?;
             let found = copying.found_required;
             if let Some(required) = required.as_deref().filter(|_| !found) {
-                // What `--exclude` left out is there all the same.
+                // A file that `--exclude` left out exists nevertheless.
                 let path = join(&real, required);
                 if spec.exclude.is_empty() || root.lookup(&path)?.is_none() {
                     return Err(suggest::missing(root, source, &path));
@@ -247,7 +256,8 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Where one source goes, with everything above it made; the directory itself when its contents are copied.
+    /// The target of one source, with its missing parents made. It is the destination itself if the contents of a
+    /// directory are copied.
     fn target_of(&mut self, base: &[u8], metadata: Option<&Metadata>, spec: &CopySpec) -> Result<LayerPath> {
         let mode = spec.chmod.as_ref().and_then(|c| c.fixed()).map_or(DIRECTORY_MODE, |m| m & 0o777);
         let owner = spec.chown;
@@ -328,8 +338,8 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Makes the directories above an included path that were not included themselves, as of now. One that exists keeps
-    /// its owner and takes the mode alone.
+    /// Makes the parents of an included path that were not included themselves, with the current time. An existing
+    /// parent keeps its owner and only gets the mode.
     fn make_parents(&mut self, copying: &mut Copying<'_>, from: &[u8]) -> Result<()> {
         for i in 0..copying.parents.len() {
             let Parent { metadata, target, made } = &copying.parents[i];
@@ -373,7 +383,7 @@ impl<'a> Planner<'a> {
     ) -> Result<()> {
         match self.kind(target) {
             None => {}
-            // It keeps what it is, but for its time: that comes when its content is there.
+            // An existing directory keeps its metadata; its time is set after its content is planned.
             Some(EntryKind::Directory) if top => return Ok(()),
             Some(EntryKind::Directory) => {}
             Some(other) => return Err(conflicts::directory_over(target, &other, from)),
@@ -391,7 +401,7 @@ impl<'a> Planner<'a> {
         target: LayerPath,
     ) -> Result<()> {
         self.newest = self.newest.max(Some(metadata.mtime.0));
-        if self.survey.is_some() {
+        if self.mode != Mode::Plan {
             return Ok(());
         }
         let (major, minor) = (rustix::fs::major(metadata.special), rustix::fs::minor(metadata.special));
@@ -424,7 +434,7 @@ impl<'a> Planner<'a> {
         self.put_file(pending, || escape(from))
     }
 
-    /// Plans something that is no directory; it replaces anything but a directory.
+    /// Plans an entry that is not a directory. It replaces any entry except a directory.
     fn put_file(&mut self, pending: Pending, from: impl Fn() -> String) -> Result<()> {
         let target = pending.entry.path.clone();
         if target.is_root() || matches!(self.kind(&target), Some(EntryKind::Directory)) {
@@ -435,7 +445,7 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// What is at a path now, without following a link.
+    /// The kind of the current entry at a path, without following a link.
     pub(super) fn kind(&self, path: &LayerPath) -> Option<EntryKind> {
         if path.is_root() {
             return Some(EntryKind::Directory);
@@ -443,7 +453,7 @@ impl<'a> Planner<'a> {
         self.metadata(path).map(|entry| entry.kind.clone())
     }
 
-    /// The entry at a path now, without following a link; nothing for the root.
+    /// The current entry at a path, without following a link; `None` for the root.
     pub(super) fn metadata(&self, path: &LayerPath) -> Option<&Entry> {
         if path.is_root() {
             return None;
@@ -459,8 +469,8 @@ impl<'a> Planner<'a> {
         self.destination.entry(path)
     }
 
-    /// Follows every link of a path, with `top` as the root of absolute links and of `..`; what does not exist is
-    /// taken as it is.
+    /// Follows all links of a path, with `top` as the root for absolute links and `..`. Missing parts are kept as they
+    /// are.
     pub(super) fn resolve(&self, top: &LayerPath, path: &[u8]) -> Result<LayerPath> {
         let parts = |path: &[u8]| -> Vec<Vec<u8>> {
             path.split(|&b| b == b'/')
@@ -500,8 +510,8 @@ impl<'a> Planner<'a> {
         Ok(done)
     }
 
-    /// Makes a directory and what is missing above it. In one that hands its group on (setgid), as on a disk, a new
-    /// one does so too, and has that group unless an owner is given.
+    /// Makes a directory and its missing parents. In a setgid directory, as on a disk, a new one is setgid too and has
+    /// the same group unless an owner is given.
     pub(super) fn ensure_directory(
         &mut self,
         path: &LayerPath,
@@ -539,7 +549,7 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Forgets whatever is at a path and below it.
+    /// Removes the entries at a path and below it.
     pub(super) fn remove(&mut self, path: &LayerPath) {
         let gone: Vec<LayerPath> = self
             .pending

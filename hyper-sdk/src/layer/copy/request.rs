@@ -1,4 +1,4 @@
-//! A whole file operation as data, so that it runs the same in this process and in a helper of the sandbox.
+//! A file operation as data, so that it runs equally in this process and in the sandbox's helper.
 
 use super::{CopySpec, Destination, EmptyDestination, Plan, Planner, SourceRoot};
 use crate::layer::passwd::Owner;
@@ -12,25 +12,25 @@ use std::sync::Arc;
 /// One step of a file operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum CopyStep {
-    /// Copies out of a source.
+    /// Copies from a source.
     Copy {
         /// The number of the source.
         source: usize,
-        /// What and how.
+        /// The files and how to copy them.
         spec: CopySpec,
     },
-    /// Makes a directory unless it is there.
+    /// Makes a directory unless it exists.
     MakeDirectory {
         /// The path, absolute.
         path: String,
         /// The mode.
         mode: u32,
-        /// The owner; root without.
+        /// The owner; `None` for root.
         owner: Option<Owner>,
     },
     /// Writes a file.
     MakeFile {
-        /// The name that it gets in a destination that is a directory.
+        /// The name of the file if the destination is a directory.
         name: String,
         /// The content.
         content: String,
@@ -39,16 +39,16 @@ pub enum CopyStep {
     },
 }
 
-/// A file operation: what is done, on what.
+/// A file operation: its steps and its destination.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CopyRequest {
     /// The steps, in order.
     pub steps: Vec<CopyStep>,
-    /// The files with the indexes of the destination's layers, lowest first.
+    /// The index files of the destination's layers, lowest first.
     pub destination: Vec<PathBuf>,
-    /// The time of what is made new.
+    /// The time of new entries without a source.
     pub now: FileTime,
-    /// A folder for the content of compressed archives while they are unpacked.
+    /// A folder for decompressed archives while they are unpacked.
     pub scratch: PathBuf,
 }
 
@@ -96,7 +96,7 @@ impl CopyRequest {
         Ok(planner.finish())
     }
 
-    /// Plans the operation and writes its layer. Gives the times of its entries for steps.
+    /// Plans the operation and writes its layer. Returns the exact times of its entries.
     ///
     /// # Errors
     /// Those of the planner and of the writer.
@@ -111,7 +111,7 @@ impl CopyRequest {
     }
 }
 
-/// The merged view of layers by the files with their indexes, lowest first.
+/// The merged view of the layers with these index files, lowest first.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Corrupt`] or [`crate::ErrorKind::Io`] when one cannot be read.

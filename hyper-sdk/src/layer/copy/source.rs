@@ -1,10 +1,10 @@
-//! Where copied files come from: a directory that is never left, whatever links it holds.
+//! The source of copied files: a directory that is never left, whatever links it contains.
 //!
 //! # Invariants
-//! - Every access starts at one directory handle and refuses links on its way (`openat2` with `RESOLVE_BENEATH` and
-//!   `RESOLVE_NO_SYMLINKS`, or one `openat` a part where the kernel lacks it). Links are followed by
-//!   [`SourceRoot::resolve`] alone, by reading them, with the directory as the root of all paths.
-//! - What the filter drops does not exist: not for lookups, not for listings, not behind a link.
+//! - Every access starts at one directory handle and fails on links (`openat2` with `RESOLVE_BENEATH` and
+//!   `RESOLVE_NO_SYMLINKS`, or one `openat` for each part if the kernel lacks it). Only [`SourceRoot::resolve`] follows
+//!   links: it reads them and treats the directory as the root of all paths.
+//! - Files that the filter drops do not exist: neither in lookups nor in listings nor through links.
 
 use super::pattern::clean;
 use crate::layer::FileTime;
@@ -23,42 +23,42 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// What a filter says of a path.
+/// The decision of a filter about a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FilterDecision {
-    /// The path is there.
+    /// The path exists.
     Keep,
-    /// The path is not there, nor is anything below it.
+    /// Neither the path nor anything below it exists.
     Drop,
-    /// A directory that is there only when something below it is kept.
+    /// The path is a directory that exists only if something below it is kept.
     DropUnlessNeeded,
 }
 
-/// Decides which files of a build context exist: the `.dockerignore` of the context.
+/// Decides which files of a build context exist, such as its `.dockerignore`.
 pub(crate) trait PathFilter: Send + Sync + fmt::Debug {
-    /// Decides on a path relative to the context, which has been reached through directories that were not dropped.
+    /// Decides about a path relative to the context. Its parents were not dropped.
     fn decide(&self, path: &[u8], is_directory: bool) -> FilterDecision;
 }
 
-/// Whose files a source holds.
+/// The kind of a source, which determines the owners of its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum SourceKind {
-    /// A build context on the user's machine: its owners mean nothing in an image, every file belongs to root.
+    /// A build context on the user's machine: its owners are ignored, and every file belongs to root.
     Context,
     /// A root file system of an image: owners are kept.
     RootFilesystem,
 }
 
-/// What is known of a file without opening it.
+/// The metadata of a file, known without opening it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Metadata {
     /// The kind of file.
     pub file_type: FileType,
     /// The permission bits, at most `0o7777`.
     pub mode: u32,
-    /// The owner as it counts in an image; 0 in a context.
+    /// The owner in the image; 0 in a context.
     pub uid: u32,
-    /// The group as it counts in an image; 0 in a context.
+    /// The group in the image; 0 in a context.
     pub gid: u32,
     /// The size in bytes.
     pub size: u64,
@@ -72,7 +72,7 @@ pub(crate) struct Metadata {
     pub special: u64,
     /// The time of the last change of the content: seconds and nanoseconds.
     pub mtime: (i64, u32),
-    /// The time of the last change of anything: seconds and nanoseconds.
+    /// The time of the last change of content or metadata: seconds and nanoseconds.
     pub ctime: (i64, u32),
 }
 
@@ -88,8 +88,8 @@ impl Metadata {
     }
 }
 
-/// Says who owns a name in a directory (or, when it is empty, what is open itself), given the status that the file system
-/// reports; `None` when that is right.
+/// Returns the owner of a name in a directory (or of the directory itself if the name is empty), given the status that
+/// the file system reports; `None` if that status is right.
 pub(crate) type SourceOwners = dyn Fn(BorrowedFd<'_>, &[u8], &fs::Stat) -> Option<(u32, u32)> + Send + Sync;
 
 /// A directory to copy from.
@@ -104,7 +104,7 @@ pub(crate) struct SourceRoot {
     fetched: OnceLock<FileTime>,
 }
 
-/// What a directory holds, sorted by name.
+/// The content of a directory, sorted by name.
 pub(super) type Listing = Arc<[(Vec<u8>, Metadata)]>;
 
 impl fmt::Debug for SourceRoot {
@@ -119,7 +119,7 @@ impl fmt::Debug for SourceRoot {
 const MAX_LINKS: usize = 255;
 
 impl SourceRoot {
-    /// Opens a directory; `filter` says what exists in it.
+    /// Opens a directory; `filter` decides what exists in it.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] or [`ErrorKind::Io`] when the directory cannot be opened.
@@ -131,7 +131,7 @@ impl SourceRoot {
         Ok(Self { directory, path, kind, filter, owners: None, needed, remembered, fetched: OnceLock::new() })
     }
 
-    /// Takes owners of a root file system from where they are recorded.
+    /// Takes the owners of a root file system from records.
     pub(crate) fn with_owners(mut self, owners: Box<SourceOwners>) -> Self {
         self.owners = Some(owners);
         self
@@ -142,12 +142,12 @@ impl SourceRoot {
         &self.path
     }
 
-    /// Whose files these are.
+    /// The kind of the source.
     pub(crate) fn kind(&self) -> SourceKind {
         self.kind
     }
 
-    /// Notes that the files were fetched in the moment in which the folder got its place, and have times of elsewhere.
+    /// Marks the files as fetched when the folder was put in place, since their own times are from elsewhere.
     pub(crate) fn mark_fetched(&self) {
         if let Ok(metadata) = self.metadata_at(self.directory.as_fd(), b"") {
             let (seconds, nanoseconds) = metadata.ctime;
@@ -155,7 +155,7 @@ impl SourceRoot {
         }
     }
 
-    /// When the files were fetched, where that is noted.
+    /// When the files were fetched, if marked.
     pub(super) fn fetched(&self) -> Option<FileTime> {
         self.fetched.get().copied()
     }
@@ -169,7 +169,7 @@ impl SourceRoot {
         let name: &[u8] = if path.is_empty() { b"." } else { path };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         match fs::openat2(&self.directory, name, flags, Mode::empty(), resolve) {
-            // Seccomp filters of container engines answer EPERM for a call that they do not know.
+            // Seccomp filters of container engines return EPERM for calls that they do not know.
             Err(Errno::NOSYS | Errno::PERM) => {}
             other => return other,
         }
@@ -210,10 +210,10 @@ impl SourceRoot {
         })
     }
 
-    /// Looks a path up without following a link anywhere; `None` when it does not exist or the filter drops it.
+    /// Looks up a path without following any link; `None` when it does not exist or the filter drops it.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when the system refuses.
+    /// [`ErrorKind::Io`] for any other error of the system.
     pub(crate) fn lookup(&self, path: &[u8]) -> Result<Option<Metadata>> {
         let found = self.lookup_unfiltered(path)?;
         match found {
@@ -226,7 +226,7 @@ impl SourceRoot {
         match self.open_at(path, OFlags::PATH).and_then(|fd| self.metadata_at(fd.as_fd(), b"")) {
             Ok(metadata) => Ok(Some(metadata)),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(None),
-            Err(e) => Err(self.error("cannot look at the file to copy", path, e)),
+            Err(e) => Err(self.error("cannot stat the file to copy", path, e)),
         }
     }
 
@@ -236,7 +236,7 @@ impl SourceRoot {
         matches!(self.lookup(&path), Ok(None)) && matches!(self.lookup_unfiltered(&path), Ok(Some(_)))
     }
 
-    /// Whether the filter lets an existing path through, with every directory above it.
+    /// Whether the filter keeps an existing path and all its parents.
     fn exists(&self, path: &[u8], metadata: &Metadata) -> Result<bool> {
         let Some(filter) = &self.filter else { return Ok(true) };
         for (at, _) in path.iter().enumerate().filter(|(_, b)| **b == b'/') {
@@ -282,16 +282,16 @@ impl SourceRoot {
             }
             match self.metadata_at(directory.as_fd(), name) {
                 Ok(metadata) => list.push((name.to_vec(), metadata)),
-                // It was removed between the listing and the look: as if it had never been there.
+                // The file was removed after the listing, so it is ignored.
                 Err(Errno::NOENT) => {}
-                Err(e) => return Err(self.error("cannot look at the file to copy", &join(path, name), e)),
+                Err(e) => return Err(self.error("cannot stat the file to copy", &join(path, name), e)),
             }
         }
         Ok(list)
     }
 
-    /// From now on a directory is read once: who lists it again is told what was there then. For two who ask one after
-    /// the other; it costs memory, and what changes meanwhile is not seen.
+    /// Caches listings from now on: each directory is read once. This saves time for repeated walks, costs memory and
+    /// does not see later changes.
     pub(crate) fn remember_listings(&self) {
         self.remembered.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert_default();
     }
@@ -300,13 +300,13 @@ impl SourceRoot {
         self.remembered.lock().unwrap_or_else(|e| e.into_inner()).is_some()
     }
 
-    /// From now on every listing is a fresh one again.
+    /// Stops caching listings and drops the cached ones.
     pub(crate) fn forget_listings(&self) {
         self.remembered.lock().unwrap_or_else(|e| e.into_inner()).take();
         self.needed.lock().unwrap_or_else(|e| e.into_inner()).clear();
     }
 
-    /// Lists what exists in a directory, sorted by name.
+    /// Lists the files that exist in a directory, sorted by name.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when the directory cannot be read.
@@ -322,8 +322,8 @@ impl SourceRoot {
         Ok(listing)
     }
 
-    /// Lists a directory and all below it with `threads` threads, so that it is remembered when it is asked for. What
-    /// cannot be listed is left to who asks.
+    /// Lists a directory and everything below it with `threads` threads, to fill the cache. Errors are ignored here; a
+    /// later listing reports them.
     pub(super) fn read_ahead(&self, path: &[u8], threads: usize) {
         let mut level = vec![path.to_vec()];
         while !level.is_empty() {
@@ -369,7 +369,7 @@ impl SourceRoot {
     /// The text of a link.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when it is no link any more.
+    /// [`ErrorKind::Io`] when it is not a link any more.
     pub(crate) fn read_link(&self, path: &[u8]) -> Result<Vec<u8>> {
         self.open_at(path, OFlags::PATH)
             .and_then(|fd| fs::readlinkat(fd, "", Vec::new()))
@@ -380,14 +380,14 @@ impl SourceRoot {
     /// Opens a regular file for reading.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when it cannot be opened, [`ErrorKind::Conflict`] when it is no regular file any more.
+    /// [`ErrorKind::Io`] when it cannot be opened, [`ErrorKind::Conflict`] when it is not a regular file any more.
     pub(crate) fn open_file(&self, path: &[u8]) -> Result<File> {
         let file = self
             .open_at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
             .map_err(|e| self.error("cannot open the file to copy", path, e))?;
         let metadata = self
             .metadata_at(file.as_fd(), b"")
-            .map_err(|e| self.error("cannot look at the file to copy", path, e))?;
+            .map_err(|e| self.error("cannot stat the file to copy", path, e))?;
         if metadata.file_type != FileType::RegularFile {
             return Err(Error::new(ErrorKind::Conflict, "the file to copy became something else meanwhile")
                 .with_context("path", escape(path)));
@@ -395,10 +395,10 @@ impl SourceRoot {
         Ok(File::from(file))
     }
 
-    /// Follows every link of a path, with this directory as the root; what does not exist is taken as it is.
+    /// Follows all links of a path, with this directory as the root. Missing parts are kept as they are.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when links go in a circle.
+    /// [`ErrorKind::Invalid`] when links form a loop.
     pub(crate) fn resolve(&self, path: &[u8]) -> Result<Vec<u8>> {
         let mut todo: Vec<Vec<u8>> = reversed_parts(&clean(path));
         let mut done: Vec<u8> = Vec::new();
@@ -430,7 +430,7 @@ impl SourceRoot {
     }
 }
 
-/// The parts of a path that mean something, last first.
+/// The parts of a path without empty ones and `.`, last first.
 fn reversed_parts(path: &[u8]) -> Vec<Vec<u8>> {
     path.split(|&b| b == b'/').filter(|p| !p.is_empty() && *p != b".").rev().map(<[u8]>::to_vec).collect()
 }

@@ -1,4 +1,4 @@
-//! Files with holes in archives, as GNU tar writes them: unpacked in full, but what is a hole stays one on the disk.
+//! Sparse files in archives, as GNU tar writes them: they are unpacked in full, but their holes stay holes on the disk.
 //!
 //! ```text
 //! PAX 0.0   records numblocks=N, then N times offset=AT numbytes=LENGTH
@@ -6,11 +6,11 @@
 //! PAX 1.0   records major=1 minor=0; the data begins with N, AT, LENGTH, AT, LENGTH, … a line each, up to a full block
 //! ```
 //!
-//! Records of any other form are no records of holes: the member is then what its header says.
+//! Records of any other form are ignored: the member is then an ordinary one.
 //!
 //! # Invariants
-//! - The parts of a map are in order, do not overlap, end within the file and hold exactly what is stored.
-//! - No memory is reserved by what an archive announces, and a hole takes no space on the disk.
+//! - The parts of a map are in order, do not overlap, end within the file and have exactly the stored size in total.
+//! - Announced sizes reserve no memory, and holes take no space on the disk.
 
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
@@ -18,13 +18,13 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// What all files with holes of an archive may come to.
+/// The size limit for all sparse files of an archive together.
 const MAX_SIZE: u64 = 64 << 30;
-/// What the map of a file may be long.
+/// The size limit for the map of a file.
 const MAX_MAP: usize = 1 << 20;
 const BLOCK: usize = 512;
 
-/// What the PAX records of a member say about holes.
+/// The PAX records of a sparse member.
 #[derive(Debug, Default)]
 pub(super) struct SparseRecords {
     major: Vec<u8>,
@@ -35,12 +35,12 @@ pub(super) struct SparseRecords {
     blocks: Vec<u8>,
     /// The numbers of the forms 0.0 and 0.1, with commas.
     map: Vec<u8>,
-    /// How many records of form 0.0 there were.
+    /// The number of records of form 0.0.
     numbers: usize,
 }
 
 impl SparseRecords {
-    /// Takes a record, named without its `GNU.sparse.`.
+    /// Adds a record; `key` is without the prefix `GNU.sparse.`.
     pub(super) fn take(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         if self.map.len() + value.len() > MAX_MAP {
             return Err(damaged("it is too long"));
@@ -85,12 +85,12 @@ impl SparseRecords {
         (&self.major[..], &self.minor[..]) == (b"1", b"0")
     }
 
-    /// The name of the file, where that of the member is another.
+    /// The real name of the file, if it differs from that of the member.
     pub(super) fn name(&self) -> Option<&[u8]> {
         Some(&self.name[..]).filter(|name| self.is_sparse() && !name.is_empty())
     }
 
-    /// The size of the file, and the places and lengths of what is stored of it.
+    /// The size of the file, and the offsets and lengths of its stored parts.
     fn read(&self, member: &mut dyn Read, stored: u64) -> Result<(u64, Vec<(u64, u64)>)> {
         let size = match (&self.size[..], &self.real_size[..]) {
             (b"", b"") => stored,
@@ -108,12 +108,12 @@ impl SparseRecords {
                 .checked_add(length)
                 .filter(|end| *end <= size)
                 .ok_or_else(|| damaged(&format!("a part of it ends behind the {size} bytes of the file")))?;
-            // No sum of parts that do not overlap is more than their end.
+            // The sum cannot overflow, since the parts do not overlap.
             total += length;
             parts.push((at, length));
         }
         if total != stored.saturating_sub(used) {
-            return Err(damaged("it is not about as many bytes as are stored"));
+            return Err(damaged("its parts do not add up to the stored size"));
         }
         Ok((size, parts))
     }
@@ -122,13 +122,13 @@ impl SparseRecords {
         let texts = self.map.split(|b| *b == b',').filter(|_| !self.map.is_empty());
         let numbers = texts.map(number).collect::<Result<Vec<u64>>>()?;
         if number(&self.blocks)?.checked_mul(2) != Some(numbers.len() as u64) {
-            return Err(damaged("it has another number of parts than it says"));
+            return Err(damaged("the number of its parts is wrong"));
         }
         Ok(numbers)
     }
 }
 
-/// The numbers that the data of a member begins with, but for the first, and how long they are.
+/// The numbers at the start of the data of a member, without the first, and their length in bytes.
 fn map_of_data(member: &mut dyn Read) -> Result<(Vec<u64>, u64)> {
     let (mut text, mut start) = (Vec::new(), 0);
     let mut numbers = Vec::new();
@@ -153,7 +153,7 @@ fn map_of_data(member: &mut dyn Read) -> Result<(Vec<u64>, u64)> {
     Ok((numbers, text.len() as u64))
 }
 
-/// A file without a name where the files of an archive are one behind the other.
+/// An unnamed file with the unpacked sparse files of an archive, one after another.
 #[derive(Debug)]
 pub(super) struct SparseSpool {
     pub(super) file: Arc<File>,
@@ -165,7 +165,7 @@ impl SparseSpool {
         Self { file: Arc::new(file), end: 0 }
     }
 
-    /// Unpacks a member of a PAX archive; says where it is and how long.
+    /// Unpacks a member of a PAX archive; returns its offset and size.
     pub(super) fn member(
         &mut self,
         records: &SparseRecords,
@@ -182,7 +182,7 @@ impl SparseSpool {
         Ok((start, size))
     }
 
-    /// Takes a member that is read with its holes; says where it is and how long.
+    /// Unpacks a member whose reader fills the holes; returns its offset and size.
     pub(super) fn whole(&mut self, member: &mut dyn Read, size: u64) -> Result<(u64, u64)> {
         let start = self.reserve(size)?;
         let copied = copy(&mut member.take(size), &self.file, start)?;
@@ -192,12 +192,12 @@ impl SparseSpool {
         Ok((start, size))
     }
 
-    /// Makes room that holds nothing but zeros.
+    /// Reserves a range of zeros.
     fn reserve(&mut self, size: u64) -> Result<u64> {
         let start = self.end;
         let end = start.checked_add(size).filter(|end| *end <= MAX_SIZE).ok_or_else(|| {
             let message = format!(
-                "the files with holes of the archive are more than {} GiB: this one is {size} bytes",
+                "the sparse files of the archive are larger than {} GiB: this one has {size} bytes",
                 MAX_SIZE >> 30
             );
             Error::new(ErrorKind::TooLarge, message)
@@ -208,7 +208,7 @@ impl SparseSpool {
     }
 }
 
-/// Copies to a place that holds zeros, and so leaves zeros out.
+/// Copies to a range of zeros; blocks of zeros are skipped.
 fn copy(from: &mut dyn Read, to: &File, start: u64) -> Result<u64> {
     let mut buffer = vec![0; 64 << 10];
     let mut copied = 0;
@@ -229,9 +229,9 @@ fn copy(from: &mut dyn Read, to: &File, start: u64) -> Result<u64> {
 
 fn number(text: &[u8]) -> Result<u64> {
     let number = std::str::from_utf8(text).ok().and_then(|t| t.parse::<u64>().ok());
-    number.filter(|n| i64::try_from(*n).is_ok()).ok_or_else(|| damaged("one of its numbers is none"))
+    number.filter(|n| i64::try_from(*n).is_ok()).ok_or_else(|| damaged("one of its numbers is invalid"))
 }
 
 fn damaged(why: &str) -> Error {
-    Error::invalid(format!("the map of the holes of a file is damaged: {why}"))
+    Error::invalid(format!("the map of a sparse file is damaged: {why}"))
 }

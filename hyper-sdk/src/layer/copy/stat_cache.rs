@@ -1,11 +1,11 @@
-//! A cache of file hashes: a file that was not touched is not read again.
+//! A cache of file hashes: an unchanged file is not read again.
 //!
-//! An entry is used when device, inode, ctime, mtime and size are all the same. Nobody can set the ctime, so unlike a
-//! comparison of mtime and size this does not miss a change that restores the mtime.
+//! An entry is used if device, inode, ctime, mtime and size are all equal. Programs cannot set the ctime, so unlike a
+//! comparison of mtime and size this detects a change that restores the mtime.
 //!
 //! **Racy entries.** A file system's clock ticks coarsely (up to 2 s on old ones), so a file that is changed twice
-//! within one tick keeps its times. A file whose ctime or mtime lies within two seconds of the moment it was hashed
-//! (or in the future) is therefore hashed and not remembered: the same file is remembered when it has rested.
+//! within one tick keeps its times. A file whose ctime or mtime lies within two seconds of the moment it was hashed (or
+//! in the future) is therefore hashed but not cached. It is cached by a later build.
 //!
 //! # File
 //! All numbers are little-endian.
@@ -15,7 +15,7 @@
 //!          sha256 [32], capability length u8 + bytes
 //! sha256 of everything before it [32]
 //! ```
-//! A file that is damaged, cut short or of another version is an empty cache. It is replaced by a rename.
+//! A damaged, truncated or older file is treated as an empty cache. It is replaced by a rename.
 
 use super::file_digest::{FileDigest, FileHasher, ReadingHasher};
 use super::source::Metadata;
@@ -30,7 +30,7 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const MAGIC: &[u8] = b"hyper stat cache 1\n";
-/// How long a file must have rested before its hash is remembered.
+/// How long a file must be unchanged before its hash is cached.
 const RACY_SECONDS: i64 = 2;
 /// The bytes of an entry without a capability.
 const ENTRY_SIZE: usize = 89;
@@ -62,7 +62,7 @@ struct Remembered {
     used: i64,
 }
 
-/// A [`FileHasher`] that remembers. It is shared by threads; one process at a time should save a file.
+/// A [`FileHasher`] with a cache. Threads can share it. Only one process at a time should save a file.
 #[derive(Debug, Default)]
 pub(crate) struct StatCache {
     entries: RwLock<HashMap<Key, Remembered>>,
@@ -74,31 +74,31 @@ fn now() -> i64 {
 }
 
 impl StatCache {
-    /// A cache that knows nothing.
+    /// An empty cache.
     #[cfg(test)]
     pub(crate) fn new() -> Self {
         Self::default()
     }
 
-    /// Reads a saved cache; a file that is missing or damaged is an empty cache.
+    /// Loads a saved cache; a missing or damaged file gives an empty cache.
     pub(crate) fn load(path: &Path) -> Self {
         let entries = std::fs::read(path).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default();
         Self { entries: RwLock::new(entries), changed: AtomicBool::new(false) }
     }
 
-    /// The number of remembered files.
+    /// The number of cached files.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.read().len()
     }
 
-    /// Whether nothing is remembered.
+    /// Whether the cache is empty.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.read().is_empty()
     }
 
-    /// Forgets what was not used for `seconds`, then the least recently used beyond `most` entries.
+    /// Removes entries that were not used for `seconds`, then the least recently used ones beyond `most` entries.
     pub(crate) fn prune(&self, seconds: i64, most: usize) {
         let mut entries = self.write();
         let before = entries.len();
@@ -115,7 +115,7 @@ impl StatCache {
         }
     }
 
-    /// Saves the cache when something changed since it was loaded: to a new file beside `path`, then a rename.
+    /// Saves the cache if it changed since it was loaded: to a new file next to `path`, then by a rename.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the file cannot be written.
@@ -152,7 +152,8 @@ impl StatCache {
         let key = Key::of(metadata);
         let known = self.read().get(&key).map(|found| (found.digest.clone(), found.used));
         if let Some((digest, used)) = known {
-            // The day of the last use is enough for pruning; a finer one would rewrite the file on every build.
+            // The day of the last use is precise enough for pruning; a finer time would rewrite the file on every
+            // build.
             if now - used > 86_400
                 && let Some(found) = self.write().get_mut(&key)
             {
@@ -172,7 +173,7 @@ impl StatCache {
 
 impl FileHasher for StatCache {
     fn hash_file(&self, metadata: &Metadata, open: &dyn Fn() -> Result<File>) -> Result<FileDigest> {
-        // The clock is read before the file: a change during the hashing is then within the racy window.
+        // The clock is read before the file, so that a change during hashing is within the racy window.
         self.hash_file_at(metadata, open, now())
     }
 }
@@ -244,7 +245,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn untouched_files_are_read_once_and_racy_ones_every_time() {
+    fn unchanged_files_are_read_once_and_racy_ones_every_time() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a"), "one").unwrap();
         let root = SourceRoot::open(folder.path(), SourceKind::Context, None).unwrap();

@@ -1,12 +1,12 @@
-//! The nearest name, for messages about sources that do not exist.
+//! The error for missing sources, with the nearest existing name.
 
 use super::pattern::clean;
 use super::source::{SourceRoot, join};
 use crate::layer::entry::escape;
 use crate::{Error, ErrorKind};
 
-/// The error for a source that does not exist: why, and what may have been meant. `shown` is what people wrote, `path`
-/// what was looked for.
+/// The error for a missing source, with the reason and a suggestion. `shown` is the text of the user, `path` the path
+/// that was looked up.
 pub(super) fn missing(root: &SourceRoot, shown: &str, path: &[u8]) -> Error {
     let path = clean(path);
     // Links are followed as the copy follows them.
@@ -19,12 +19,12 @@ pub(super) fn missing(root: &SourceRoot, shown: &str, path: &[u8]) -> Error {
     if root.is_filtered_out(&real) || root.is_filtered_out(&path) {
         message.push_str(if linked { ", which is" } else { " is" });
         message.push_str(
-            " excluded by the ignore file of the context: take it back there with `!` or copy something else",
+            " excluded by the ignore file of the context: add an exception with `!` there or copy something else",
         );
         return Error::new(ErrorKind::NotFound, message).with_context("folder", root.path().display());
     }
     if linked && matches!(root.lookup(&real), Ok(Some(_))) {
-        message.push_str(", and `--parents` follows none: name what it leads to");
+        message.push_str(", and `--parents` does not follow links: name its target");
     } else {
         message.push_str(if linked { ", and that does not exist" } else { " not found" });
         if let Some(name) = nearest(root, &real) {
@@ -32,7 +32,7 @@ pub(super) fn missing(root: &SourceRoot, shown: &str, path: &[u8]) -> Error {
         }
     }
     let error = Error::new(ErrorKind::NotFound, message);
-    // A tree that was put together for the step has no place that means anything to people.
+    // The path of a tree that was mounted for the step would not help the user.
     let place = root.path();
     if place.starts_with("/proc") { error } else { error.with_context("folder", place.display()) }
 }
@@ -47,7 +47,7 @@ fn nearest(root: &SourceRoot, path: &[u8]) -> Option<Vec<u8>> {
     (best.0 <= limit).then(|| join(parent, best.1))
 }
 
-/// The number of bytes to insert, delete or replace; a difference of case alone counts as none.
+/// The number of bytes to insert, delete or replace; differences in case are ignored.
 fn distance(a: &[u8], b: &[u8]) -> usize {
     if a.eq_ignore_ascii_case(b) {
         return 0;

@@ -1,4 +1,4 @@
-//! Copies described as text: a source tree, an instruction, the entries that it makes.
+//! Tests of copies as text: a source tree, an instruction and the resulting entries.
 
 use super::file_digest::{FileHasher, ReadingHasher};
 use super::*;
@@ -45,7 +45,7 @@ fn make(folder: &Path, tree: &str) {
     }
 }
 
-/// The digest of what `spec` selects from a source, whatever the destination holds.
+/// The digest of the files that `spec` selects from a source, independent of the destination.
 fn content_digest(
     root: &Arc<SourceRoot>,
     spec: &CopySpec,
@@ -53,7 +53,7 @@ fn content_digest(
     threads: usize,
 ) -> Result<Digest> {
     let mut digest = Hasher::sha256();
-    // Every source is planned by itself, so that none hides another and none can collide with another.
+    // Every source is planned separately, so that sources cannot hide or conflict with each other.
     for source in &spec.sources {
         let spec = CopySpec {
             sources: vec![source.clone()],
@@ -119,7 +119,7 @@ fn plan(root: &Arc<SourceRoot>, to: &dyn Destination, spec: &CopySpec) -> Result
 }
 
 #[test]
-fn what_goes_where() {
+fn sources_are_copied_to_their_targets() {
     let tree = "f 640 xx; d/ 700; d/a 4755 1; d/sub/b; link -> d; flink -> f; d/in -> ../f; x1 600; x2 604; h1 644 h; h2 = h1";
     let (_folder, root) = context(tree);
     let all = "bin/; file; to -> real; real/; real/sub/; dangling -> some/where; abs -> /real";
@@ -130,7 +130,7 @@ fn what_goes_where() {
         ("", "/f", "/a/b/c", "a/ 755; a/b/ 755; a/b/c 640 2"),
         (all, "f", "/bin", "bin/f 640 2"),
         (all, "f", "/file", "file 640 2"),
-        // Directories copy their contents; what exists above is left alone but for its time.
+        // Directories copy their contents; existing parents only get a new time.
         ("", "d", "/x", "x/ 755; x/a 4755 1; x/in -> ../f; x/sub/ 755; x/sub/b 664 0"),
         (all, "d/", "/real", "real/ 700; real/a 4755 1; real/in -> ../f; real/sub/ 755; real/sub/b 664 0"),
         // Links: followed at the top of the source and in the destination.
@@ -141,12 +141,12 @@ fn what_goes_where() {
         (all, "f", "/dangling/", "some/ 755; some/where/ 755; some/where/f 640 2"),
         (all, "f", "/to/../x", "x 640 2"),
         (all, "f", "/../../x", "x 640 2"),
-        // Wildcards: several files in one place, the last one stays; no match is fine.
+        // Wildcards: of several files with one target the last one stays; no match is allowed.
         ("", "x?", "/x", "x 604 0"),
         ("", "x* f", "/n/", "n/ 755; n/f 640 2; n/x1 600 0; n/x2 604 0"),
         ("", "z*", "/n/", ""),
         ("", "d/*", "/n/", "n/ 755; n/a 4755 1; n/b 664 0; n/in 640 2"),
-        // Several sources without a slash go one after the other, too.
+        // Several sources without a trailing slash are copied one after the other, too.
         ("", "f x1", "/n", "n 600 0"),
         ("", "d f", "/n", "n/ 755; n/a 4755 1; n/f 640 2; n/in -> ../f; n/sub/ 755; n/sub/b 664 0"),
         (all, "f x1", "/bin", "bin/f 640 2; bin/x1 600 0"),
@@ -163,7 +163,7 @@ fn what_goes_where() {
 }
 
 #[test]
-fn what_cannot_replace_what() {
+fn files_and_directories_do_not_replace_each_other() {
     let (_folder, root) = context("f; d/m/x; t/m");
     let to = "file; d/; d/m -> file; f/; g/m/";
     for (sources, at, kind, part) in [
@@ -182,13 +182,13 @@ fn what_cannot_replace_what() {
         assert_eq!(e.kind(), kind, "{e}");
         assert!(e.to_string().contains(part), "{e}");
     }
-    // One instruction is a sequence: its second source meets what the first one made.
+    // The sources of one instruction are copied in order: the second one conflicts with the first.
     let e = plan(&root, &EmptyDestination, &CopySpec::new(["d", "t"], "/n/")).unwrap_err();
     assert!(e.to_string().contains("replace the directory `/n/m`"), "{e}");
 }
 
 #[test]
-fn flags() {
+fn copy_flags_are_applied() {
     let (_folder, root) = context(
         "app/ 775; app/keep 644; app/views/exception; app/views/test; x/y/a.txt; x/y/b.md; x/a.txt; r/",
     );
@@ -203,7 +203,7 @@ fn flags() {
         spec(&|s| s.exclude = list(&["views", "!views/exception"])),
         "o/ 755; o/keep 644 0; o/views/ 755; o/views/exception 664 0"
     );
-    // What a wildcard finds itself is left out too, and below it patterns are relative.
+    // A wildcard match itself can be left out, and patterns are relative below it.
     assert_eq!(
         spec(&|s| (s.exclude, s.sources) = (list(&["keep", "**/test"]), vec!["app/*".into()])),
         "o/ 755; o/exception 664 0"
@@ -236,7 +236,7 @@ fn flags() {
         assert!(e.to_string().contains("directory over the"), "{e}");
     }
 
-    // What --parents needs above its match leaves the owner of what exists alone.
+    // Parents that `--parents` needs keep the owner of existing directories.
     let mut over = CopySpec::new(["x/a.txt"], "/");
     (over.parents, over.chown) = (true, Some(owner));
     assert_eq!(show(&plan(&root, &destination("x/"), &over).unwrap()), "x/ 755; x/a.txt 664 7:8 0");
@@ -283,7 +283,7 @@ fn ignored_files_do_not_exist() {
 }
 
 #[test]
-fn remembered_listings_are_those_of_the_first_look() {
+fn remembered_listings_are_the_first_ones() {
     let (folder, root) = context("a/b/c; a/d; e");
     let planned = |root| show(&plan(root, &EmptyDestination, &CopySpec::new(["."], "/")).unwrap());
     let before = planned(&root);
@@ -301,16 +301,16 @@ fn remembered_listings_are_those_of_the_first_look() {
     assert!(newest(&["none"]).is_err());
     std::fs::write(folder.path().join("a/new"), "").unwrap();
     std::fs::create_dir_all(folder.path().join("f/g")).unwrap();
-    assert_eq!(planned(&root), before, "the first listing was remembered, whoever made it");
+    assert_eq!(planned(&root), before, "the first listing was remembered");
     root.forget_listings();
     let after = planned(&root);
     assert!(after.contains("a/new") && after.contains("f/g"), "{after}");
     std::fs::remove_file(folder.path().join("a/new")).unwrap();
-    assert!(!planned(&root).contains("a/new"), "nothing is remembered any more");
+    assert!(!planned(&root).contains("a/new"), "listings are no longer remembered");
 }
 
 #[test]
-fn directories_that_are_read_ahead_are_all_there() {
+fn read_ahead_lists_all_directories() {
     let folder = tempfile::tempdir().unwrap();
     for i in 0..300 {
         let directory = folder.path().join(format!("{}/{}/{i}", i % 7, i % 31));
@@ -327,7 +327,7 @@ fn directories_that_are_read_ahead_are_all_there() {
 }
 
 #[test]
-fn directories_and_inline_files() {
+fn directories_and_inline_files_are_made() {
     let tree = destination("tmp/; app -> srv; f");
     let make = |path: &str| -> Result<String> {
         let mut planner = Planner::new(&tree, FileTime::of(5));
@@ -355,7 +355,7 @@ fn directories_and_inline_files() {
 }
 
 #[test]
-fn destinations_join_the_working_folder() {
+fn destinations_are_joined_to_the_working_folder() {
     for (folder, text, expected) in [
         ("/b", ".", "/b/"),
         ("/b", "", "/b/"),
@@ -371,7 +371,7 @@ fn destinations_join_the_working_folder() {
 }
 
 #[test]
-fn new_directories_take_after_one_with_setgid() {
+fn new_directories_inherit_setgid_and_group() {
     let entry = |name: &str, mode, gid| {
         let mut entry = Entry::directory(LayerPath::new(name).unwrap(), mode);
         (entry.uid, entry.gid) = (7, gid);
@@ -395,7 +395,7 @@ fn new_directories_take_after_one_with_setgid() {
 }
 
 #[test]
-fn directories_have_the_time_of_their_source_or_of_now() {
+fn directories_have_the_time_of_their_source_or_the_current_time() {
     let (folder, root) = context("f; d/s/b; e/");
     for (name, time) in [("d/s", 11), ("d", 22), ("e", 33), ("", 44)] {
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(time);
@@ -413,7 +413,7 @@ fn directories_have_the_time_of_their_source_or_of_now() {
         (root, "", "", ".", "/n/", "n 5; n/d 22; n/d/s 11; n/e 33"),
         (image, "", "", ".", "/n/", "n 44; n/d 22; n/d/s 11; n/e 33"),
         (image, "", "parents", "d/s/b", "/n/", "n 44; n/d 5; n/d/s 5"),
-        // What is there keeps its time unless a directory comes into it.
+        // An existing directory keeps its time unless a directory is copied into it.
         (root, old, "", "d", "/old", "old 22; old/s 11"),
         (root, old, "", "f", "/old", ""),
         (root, old, "", "e", "/old", ""),
@@ -435,7 +435,7 @@ fn directories_have_the_time_of_their_source_or_of_now() {
 }
 
 #[test]
-fn the_digest_sees_everything_but_times() {
+fn the_digest_covers_everything_except_times() {
     let (folder, root) = context("a 644 one; d/b 600 two; l -> a");
     let spec = CopySpec::new(["."], "/x");
     let digest = |spec: &CopySpec| content_digest(&root, spec, &ReadingHasher, 2).unwrap();
@@ -458,7 +458,7 @@ fn the_digest_sees_everything_but_times() {
 }
 
 #[test]
-fn links_and_pipes_and_odd_names() {
+fn links_pipes_and_odd_names_are_copied() {
     let (folder, _) = context("a -> b; b -> a; out -> /../../etc");
     let root = Arc::new(SourceRoot::open(folder.path(), SourceKind::RootFilesystem, None).unwrap());
     assert_eq!(
@@ -521,12 +521,12 @@ fn many_small_files_are_planned_and_hashed_fast() {
         took - hashed,
         start.elapsed() - took
     );
-    // A generous bound for loaded machines: it is there to catch quadratic work.
+    // A generous limit for loaded machines, to detect quadratic work.
     assert!(took.as_secs() < 5);
 }
 
 proptest! {
-    // Every case makes a tree on the disk.
+    // Few cases, since each makes a tree on the disk.
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]

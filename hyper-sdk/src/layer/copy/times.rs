@@ -1,11 +1,13 @@
-//! The times of directories that are no copies themselves.
+//! The times of directories that are not copies themselves.
 //!
 //! # Rules
-//! - A directory that a path needs is as of now, and so are again those of this layer that something comes into later.
-//! - What the contents of a directory are copied into gets the time of that one, also when it was there before, if
-//!   anything comes into it. The root of a context is as of now: it is a folder of the builder.
-//! - Other directories of the destination keep their times and are in no layer. (In BuildKit each is as of now that
-//!   something comes into.)
+//! - A new parent directory gets the current time, and so does a directory of this layer when an entry is added to it
+//!   later.
+//! - A directory that receives the contents of a source directory gets the time of that directory, also if it existed
+//!   before, provided that an entry is added. The root of a context gives the current time, since it is a folder of the
+//!   builder.
+//! - Other directories of the destination keep their times and are not in the layer. (In BuildKit each gets the current
+//!   time when an entry is added.)
 
 use super::plan::Content;
 use super::planner::{Pending, Planner};
@@ -13,7 +15,7 @@ use super::source::{Metadata, SourceKind, SourceRoot};
 use crate::layer::{Entry, LayerPath};
 
 impl Planner<'_> {
-    /// Gives a directory, whose content is there, the time of the one that it is from.
+    /// Sets the time of a directory to that of its source directory, after its content was planned.
     pub(super) fn set_time(&mut self, to: &LayerPath, root: &SourceRoot, from: &[u8], metadata: &Metadata) {
         let is_context = from.is_empty() && root.kind() == SourceKind::Context;
         let time = if is_context { self.now } else { metadata.time() };
@@ -31,7 +33,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Notes that something comes into the directory of a path.
+    /// Sets the parent of a path to the current time, since an entry is added to it.
     pub(super) fn changed_now(&mut self, path: &LayerPath) {
         if let Some(pending) = path.parent().and_then(|parent| self.pending.get_mut(&parent)) {
             pending.entry.set_time(self.now);

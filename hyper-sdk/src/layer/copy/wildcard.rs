@@ -1,10 +1,10 @@
-//! Wildcards of sources: which files of a source a pattern names.
+//! Wildcards of sources: finds the files of a source that match a pattern.
 
 use super::pattern::{NamePattern, has_wildcards};
 use super::source::{SourceRoot, join};
 use crate::Result;
 
-/// The parts before the first one with a wildcard, and the rest.
+/// Splits a path before its first part with a wildcard.
 pub(super) fn split_wildcards(path: &[u8], wildcards: bool) -> (Vec<u8>, Option<Vec<u8>>) {
     let parts: Vec<&[u8]> = path.split(|&b| b == b'/').collect();
     match parts.iter().position(|part| wildcards && has_wildcards(part)) {
@@ -13,7 +13,7 @@ pub(super) fn split_wildcards(path: &[u8], wildcards: bool) -> (Vec<u8>, Option<
     }
 }
 
-/// The paths below `base` that match, in the order of a walk; directories on the way are not followed through links.
+/// The matching paths below `base`, in the order of a walk; links to directories on the way are not followed.
 pub(super) fn find_matches(root: &SourceRoot, base: &[u8], pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
     let mut level = match root.lookup(base)? {
         Some(metadata) if metadata.is_directory() => vec![base.to_vec()],

@@ -1,4 +1,4 @@
-//! The tar writer and reader against each other and against other tools.
+//! Tests of the tar writer and reader with each other and with other tools.
 
 use super::*;
 use crate::ErrorKind;
@@ -53,7 +53,7 @@ fn without_digests(entries: &[(Entry, Vec<u8>)]) -> Contents {
 }
 
 #[test]
-fn everything_comes_back() {
+fn a_layer_round_trips() {
     let entries = rich();
     let (bytes, index) = write_layer(&entries);
     assert_eq!(read_layer(&bytes), entries);
@@ -98,7 +98,7 @@ fn a_file_that_changes_while_it_is_read_is_an_error() {
 }
 
 #[test]
-fn defects_of_the_caller_are_caught() {
+fn invalid_entries_are_rejected() {
     for pair in [
         [dir("b"), dir("a")],
         [dir("a"), dir("a")],
@@ -124,7 +124,7 @@ fn tool(name: &str) -> bool {
 }
 
 #[test]
-fn gnu_tar_reads_what_is_written() {
+fn gnu_tar_reads_written_layers() {
     if !tool("tar") {
         return;
     }
@@ -148,7 +148,7 @@ fn gnu_tar_reads_what_is_written() {
 }
 
 #[test]
-fn python_reads_what_is_written() {
+fn python_reads_written_layers() {
     if !tool("python3") {
         return;
     }
@@ -203,7 +203,7 @@ fn every_format_of_gnu_tar_is_read() {
 }
 
 #[test]
-fn content_after_the_end_is_read_but_not_believed() {
+fn content_after_the_end_is_read_and_ignored() {
     let (mut bytes, _) = write_layer(&[file("a", "x")]);
     bytes.extend([7; 3000]);
     let mut source = &bytes[..];
@@ -218,7 +218,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn random_layers_come_back(entries in layers(true)) {
+    fn random_layers_round_trip(entries in layers(true)) {
         let (bytes, index) = write_layer(&entries);
         prop_assert_eq!(read_layer(&bytes), without_digests(&entries));
         prop_assert_eq!(&reader::scan(&bytes[..]).unwrap(), &index);
@@ -226,7 +226,7 @@ proptest! {
     }
 
     #[test]
-    fn random_names_and_attributes_come_back(
+    fn random_names_and_attributes_round_trip(
         name in proptest::collection::vec(1u8.., 1..300),
         target in proptest::collection::vec(1u8.., 1..300),
         key in "[a-z.]{1,40}",
@@ -263,7 +263,7 @@ proptest! {
         let (bytes, _) = exact.finish().unwrap();
         let read = LayerReader::new(&bytes[..]).next_entry().unwrap().unwrap();
         prop_assert_eq!(read.time(), entry.time());
-        // What is kept is the same as if it had been written at once.
+        // The stored layer is the same as one that was written directly.
         let mut published = LayerWriter::new(Vec::new(), Some(i64::from(epoch)));
         published.append_all(&bytes[..]).unwrap();
         let times = TimesTable::from(published.take_times());

@@ -1,4 +1,4 @@
-//! Archives that want to reach out of the target, or to be read in two ways.
+//! Archives that try to write outside the target, or that are ambiguous.
 
 use super::*;
 use crate::{Error, ErrorKind};
@@ -79,7 +79,7 @@ fn unpack(archive: &[u8]) -> Vec<Result<crate::layer::apply::Applied, Error>> {
 }
 
 #[test]
-fn archives_that_reach_out_are_refused() {
+fn archives_that_leave_the_target_are_rejected() {
     let raw = Raw::new;
     for (what, archive) in [
         ("dotdot", raw().file("../outside/secret", "x").end()),
@@ -115,7 +115,7 @@ fn archives_that_reach_out_are_refused() {
 }
 
 #[test]
-fn absolute_names_land_inside() {
+fn absolute_names_are_unpacked_inside() {
     let archive = Raw::new().file("/outside/secret", "mine").end();
     for result in unpack(&archive) {
         assert!(result.unwrap().index.get(&path("outside/secret")).is_some());
@@ -123,7 +123,7 @@ fn absolute_names_land_inside() {
 }
 
 #[test]
-fn a_symlink_of_a_lower_layer_is_replaced_not_followed() {
+fn a_symlink_of_a_lower_layer_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("target");
     std::fs::create_dir_all(&target).unwrap();
@@ -136,7 +136,7 @@ fn a_symlink_of_a_lower_layer_is_replaced_not_followed() {
 }
 
 #[test]
-fn archives_that_read_in_two_ways_are_refused() {
+fn ambiguous_archives_are_rejected() {
     let raw = Raw::new;
     let scan = |archive: &[u8]| reader::scan(archive).map(|_| ());
     for (what, archive) in [
@@ -173,15 +173,15 @@ fn archives_that_read_in_two_ways_are_refused() {
 }
 
 #[test]
-fn data_is_where_the_size_says_for_files_alone() {
-    // A directory with a size has no data: the next header follows at once, as Go reads it.
+fn only_files_have_data() {
+    // A directory with a size has no data: the next header follows directly, as in Go.
     let archive = Raw::new().add(b'5', b"d/", b"", b"00000001000", b"").file("d/f", "x").end();
     let index = reader::scan(&archive[..]).unwrap();
     assert_eq!(index.get(&path("d/f")).unwrap().size(), 1);
 }
 
 #[test]
-fn a_layer_cannot_steer_the_overlay() {
+fn a_layer_cannot_set_attributes_of_overlay() {
     let records = b"35 SCHILY.xattr.user.overlay.opaque=y\n";
     let records = [format!("{}", records.len()).as_bytes(), &records[2..]].concat();
     let archive = Raw::new().pax(&records).add(b'5', b"d/", b"", b"", b"").end();

@@ -1,4 +1,4 @@
-//! Tests across the parts: what is written is read, what is unpacked is found again, what is hostile is refused.
+//! Tests of several parts together: round trips of archives and directories, and hostile archives.
 
 mod archive;
 mod hostile;
@@ -15,14 +15,14 @@ pub(super) fn path(text: &str) -> LayerPath {
     LayerPath::new(text).unwrap()
 }
 
-/// Whether every owner can be set: not so for the root of a user namespace with a single id.
+/// Whether every owner can be set. The root of a user namespace with a single id cannot.
 pub(super) fn is_root() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let ids = map.split_whitespace().nth(2).and_then(|n| n.parse::<u64>().ok());
     rustix::process::geteuid().is_root() && ids.is_some_and(|n| n > 65_000)
 }
 
-/// Entries with the content of the files among them.
+/// Entries with the content of the files.
 pub(super) type Contents = Vec<(Entry, Vec<u8>)>;
 
 pub(super) fn write_layer(entries: &[(Entry, Vec<u8>)]) -> (Vec<u8>, LayerIndex) {
@@ -74,7 +74,7 @@ pub(super) fn symlink(text: &str, target: &str) -> (Entry, Vec<u8>) {
     other(text, EntryKind::Symlink { target: target.into() }, 0o777)
 }
 
-/// What an ordinary user unpacks belongs to that user.
+/// The files that an ordinary user unpacks belong to that user.
 fn own(entry: &mut Entry) {
     if !is_root() {
         entry.uid = rustix::process::geteuid().as_raw();
@@ -82,7 +82,7 @@ fn own(entry: &mut Entry) {
     }
 }
 
-/// The entries of the merged view; the directories that it implies belong to whoever unpacks them.
+/// The entries of the merged view; implied directories belong to the user who unpacks.
 pub(super) fn shown(tree: &TreeIndex) -> Vec<Entry> {
     let mut entries: Vec<_> = tree.nodes().map(|n| n.entry.clone()).collect();
     entries.iter_mut().filter(|_| !is_root()).for_each(own);
@@ -94,7 +94,7 @@ pub(super) fn options(style: ApplyStyle, lowers: &[std::path::PathBuf]) -> Apply
     ApplyOptions { lowers: lowers.to_vec(), owners, ..ApplyOptions::new(style) }
 }
 
-/// What a directory holds, as a layer on nothing.
+/// The content of a directory as a layer without a parent.
 pub(super) fn tree_of(directory: &std::path::Path) -> (Vec<u8>, LayerIndex) {
     let empty = tempfile::tempdir().unwrap();
     let mut writer = LayerWriter::new(Vec::new(), None);
@@ -102,7 +102,7 @@ pub(super) fn tree_of(directory: &std::path::Path) -> (Vec<u8>, LayerIndex) {
     writer.finish().unwrap()
 }
 
-/// Random layers over few names, so that entries meet; whiteouts and opaque marks only with `whiteouts`.
+/// Random layers with few names, so that entries collide; whiteouts and opaque marks only with `whiteouts`.
 pub(super) fn layers(whiteouts: bool) -> impl Strategy<Value = Contents> {
     let name = prop_oneof![4 => "[ab]", 2 => "[ab]{2}", 1 => "a\\.b", 1 => "\u{e9}[ab]"];
     let path = proptest::collection::vec(name, 1..4).prop_map(|parts| path(&parts.join("/")));
@@ -135,7 +135,7 @@ pub(super) fn layers(whiteouts: bool) -> impl Strategy<Value = Contents> {
                 EntryKind::Whiteout | EntryKind::OpaqueWhiteout => {
                     entry = Entry::new(path.clone(), entry.kind, 0);
                 }
-                // An ordinary user could not read back what nobody may read.
+                // An ordinary user could not read files without read permission.
                 _ => entry.mode |= 0o700,
             }
             if !entry.kind.is_whiteout() {

@@ -1,4 +1,4 @@
-//! Overlay upper directories: our own against the merged view, and the kernel's.
+//! Tests of overlay upper directories: unpacked ones against the merged view, and those of the kernel.
 
 use super::*;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -73,7 +73,7 @@ fn hardlink(text: &str, target: &str) -> (Entry, Vec<u8>) {
 }
 
 #[test]
-fn what_only_seems_changed_is_not_in_the_layer() {
+fn files_that_only_seem_changed_are_not_in_the_layer() {
     let mut layers = Layers::new();
     let same = [
         dir("d"),
@@ -92,7 +92,7 @@ fn what_only_seems_changed_is_not_in_the_layer() {
         dir("touched"),
     ];
     layers.push(&write_layer(&sorted(&same)).0);
-    // Layers between that have none of it, and one that has a part.
+    // Layers in between without these files, and one with some of them.
     layers.push(&write_layer(&[file("z", "")]).0);
     layers.push(&write_layer(&[dir("d"), file("d/same", "1")]).0);
     let mut now = same.to_vec();
@@ -119,9 +119,9 @@ fn what_only_seems_changed_is_not_in_the_layer() {
         ]
     );
     let time = layers.directories[0].join("touched").metadata().unwrap().modified().unwrap();
-    assert_eq!(time, std::time::UNIX_EPOCH, "what is left out is as below");
+    assert_eq!(time, std::time::UNIX_EPOCH, "a directory that is left out has the time of the lower one");
 
-    // Nothing at all: the layer is empty, between trees as well.
+    // Without changes the layer is empty, also for two trees.
     let [before, after] = ["before", "after"].map(|n| layers.folder.path().join(n));
     for folder in [&before, &after] {
         std::fs::create_dir(folder).unwrap();
@@ -149,7 +149,7 @@ fn what_only_seems_changed_is_not_in_the_layer() {
 }
 
 #[test]
-fn the_names_of_one_file_are_in_a_layer_together_or_not_at_all() {
+fn a_layer_has_all_names_of_a_file_or_none() {
     let below = [
         file("a", "1"),
         file("b", "2"),
@@ -203,7 +203,7 @@ fn the_names_of_one_file_are_in_a_layer_together_or_not_at_all() {
     let mut writer = LayerWriter::new(Vec::new(), None);
     diff_trees(&old, &new, &mut writer, &DiffOptions::default()).unwrap();
     let found = kinds(&writer.finish().unwrap().1);
-    // Trees know no opaque directories: this one is as it was, with its file, which has another name now.
+    // Trees have no opaque directories: this one is unchanged, but its file has another name now.
     assert_eq!(found, expected.iter().filter(|e| !e.starts_with("opaque")).copied().collect::<Vec<_>>());
 }
 
@@ -229,7 +229,7 @@ fn a_layer_that_does_not_mention_the_root_shows_the_one_below() {
     layers.push(&write_layer(&[(Entry::directory(LayerPath::root(), 0o1750), Vec::new()), file("f", "")]).0);
     layers.push(&write_layer(&[file("g", "")]).0);
     layers.push(&write_layer(&[]).0);
-    // An archive of zeros is what a step's folder is made of.
+    // The folder of a step is made from an archive of zeros.
     layers.push(&[0; 1024]);
     for directory in &layers.directories {
         let mode = rustix::fs::stat(directory).unwrap().st_mode & 0o7777;
@@ -263,7 +263,7 @@ fn changed_by_kernel(layers: &Layers, work: impl FnOnce(&Path)) -> Option<Vec<u8
 }
 
 #[test]
-fn what_the_kernel_changes_is_what_the_layer_says() {
+fn a_layer_has_the_changes_that_the_kernel_made() {
     let mut layers = Layers::new();
     let base = [
         dir("etc"),
@@ -292,7 +292,7 @@ fn what_the_kernel_changes_is_what_the_layer_says() {
         std::fs::create_dir(merged.join("lib")).unwrap();
         std::fs::create_dir_all(merged.join("new/deep")).unwrap();
         std::fs::hard_link(merged.join("usr/tool"), merged.join("usr/tool2")).unwrap();
-        // Overlay copies what is given the mode that it has.
+        // Overlay copies a file up when its mode is set to the same value.
         for name in ["etc/motd", "usr/unchanged", "var"] {
             let mode = merged.join(name).metadata().unwrap().permissions();
             std::fs::set_permissions(merged.join(name), mode).unwrap();
@@ -327,14 +327,14 @@ fn what_the_kernel_changes_is_what_the_layer_says() {
             "hardlink usr/tool2",
         ]
     );
-    // That directory has not changed: without the layer it has its old time.
+    // That directory has not changed: it keeps its old time.
     let var = std::fs::File::open(expected.path().join("var")).unwrap();
     var.set_modified(std::time::UNIX_EPOCH).unwrap();
-    // Unpacked in another second than the one in which it was changed.
+    // The layer is unpacked in another second than the change.
     std::thread::sleep(std::time::Duration::from_millis(1100));
     layers.push(&bytes);
     assert_eq!(tree_of(expected.path()).1.entries(), shown(&layers.tree()));
-    // What was unpacked from the layer says the same again.
+    // A diff of the unpacked layer gives the same layer again.
     let again = diff(&layers.directories[0], &layers.directories[1..]).0;
     assert!(again == bytes, "the layer of the unpacked folder is another");
 }
@@ -364,12 +364,12 @@ proptest! {
             });
             prop_assert_eq!(shown, expected, "{}", path);
         }
-        // The difference of the topmost directory, put in its place, shows the same.
+        // The diff of the topmost directory, used as a layer, shows the same.
         let (bytes, index) = diff(&layers.directories[0], &layers.directories[1..]);
         let mut again = layers.indexes[..2].to_vec();
         again.push(Arc::new(index));
         let again = TreeIndex::new(again);
-        // A directory whose time alone is another has not changed.
+        // A directory with only a new time is unchanged.
         let without_times = |tree: &TreeIndex| {
             let mut entries = shown(tree);
             entries.iter_mut().filter(|e| e.is_directory()).for_each(|e| e.mtime = 0);
@@ -380,9 +380,9 @@ proptest! {
     }
 }
 
-/// Programs may set attributes that look like those of an overlay: they mean nothing, and are in no layer.
+/// Programs may set attributes that look like those of an overlay: they have no meaning and are in no layer.
 #[test]
-fn attributes_like_those_of_overlay_confuse_nothing() {
+fn fake_overlay_attributes_are_ignored() {
     let mut layers = Layers::new();
     layers.push(&write_layer(&sorted(&[dir("d"), file("d/f", "1"), dir("e"), file("e/g", "2")])).0);
     let expected = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Unpacking and looking again: apply, diff and the merged view agree.
+//! Tests that apply, diff and the merged view agree.
 
 use super::*;
 use crate::ErrorKind;
@@ -24,7 +24,7 @@ fn plain(entries: &[(Entry, Vec<u8>)]) -> tempfile::TempDir {
     folder
 }
 
-/// What the merged view shows, with hardlinks as they are.
+/// The entries of the merged view, with hardlinks unresolved.
 fn merged(layers: &[LayerIndex]) -> Vec<Entry> {
     let tree = TreeIndex::new(layers.iter().cloned().map(Arc::new).collect());
     shown(&tree)
@@ -99,7 +99,7 @@ fn owners_that_cannot_be_set_are_an_error() {
 }
 
 #[test]
-fn a_whiteout_spares_its_own_layer() {
+fn a_whiteout_does_not_hide_its_own_layer() {
     for entries in
         [vec![dir("d"), opaque("d"), file("d/new", "n")], vec![whiteout("d"), dir("d"), file("d/new", "n")]]
     {
@@ -113,7 +113,7 @@ fn a_whiteout_spares_its_own_layer() {
 }
 
 #[test]
-fn directories_not_mentioned_take_after_the_lower_layer() {
+fn implied_directories_have_the_metadata_of_the_lower_layer() {
     let lower = tempfile::tempdir().unwrap();
     let mut special = other("a", EntryKind::Directory, 0o1777);
     special.0.mtime = 1_234_567;
@@ -137,7 +137,7 @@ fn directories_not_mentioned_take_after_the_lower_layer() {
     assert_eq!((a.uid(), a.gid()), (special.0.uid, special.0.gid));
     assert_eq!(std::fs::metadata(upper.path().join("c")).unwrap().mode() & 0o7777, 0o755);
     assert_eq!(std::fs::read(upper.path().join("a/b/twin")).unwrap(), b"linked");
-    // Hidden in a layer between, the same directory starts anew and the link leads nowhere.
+    // With a whiteout in a middle layer, the same directory has default metadata and the link dangles.
     let hidden = tempfile::tempdir().unwrap();
     unpack(hidden.path(), &[whiteout("a")], ApplyStyle::Overlay, &[lower.path().into()]);
     let lowers = [hidden.path().to_owned(), lower.path().to_owned()];
@@ -175,7 +175,7 @@ fn an_opaque_root_keeps_its_own_owner_mode_and_time() {
 }
 
 #[test]
-fn directories_below_an_opaque_one_start_anew() {
+fn directories_below_an_opaque_one_have_default_metadata() {
     let mut special = dir("a/b");
     special.0.mode = 0o1777;
     let lower = tempfile::tempdir().unwrap();
@@ -197,7 +197,7 @@ fn equal_size_and_time_do_not_hide_a_change() {
 }
 
 #[test]
-fn the_owner_is_whoever_the_lookup_says() {
+fn the_owner_comes_from_the_lookup() {
     let new = plain(&[dir("d"), file("d/f", "x")]);
     let empty = tempfile::tempdir().unwrap();
     let owner = |p: &LayerPath, _: &rustix::fs::Stat, _| if *p == path("d/f") { (5, 6) } else { (0, 0) };
@@ -213,15 +213,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn unpacked_and_packed_again_a_layer_is_the_same(entries in layers(false)) {
+    fn unpacking_and_packing_round_trips(entries in layers(false)) {
         let folder = plain(&entries);
         let (_, index) = tree_of(folder.path());
-        // Directories that only their content implies are made, and are found.
+        // Implied directories are made and found.
         prop_assert_eq!(index.entries(), merged(&[write_layer(&entries).1]));
     }
 
     #[test]
-    fn the_merged_view_is_what_unpacking_makes(a in layers(false), b in layers(true), c in layers(true)) {
+    fn the_merged_view_equals_the_unpacked_tree(a in layers(false), b in layers(true), c in layers(true)) {
         let folder = tempfile::tempdir().unwrap();
         let mut indexes = Vec::new();
         for entries in [&a, &b, &c] {

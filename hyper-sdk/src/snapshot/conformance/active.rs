@@ -30,12 +30,12 @@ pub async fn written_files_are_the_difference(snapshots: SharedSnapshotter) {
         (entries["g"].1.as_slice(), entries["new/deep/file"].1.as_slice()),
         (&b"changed"[..], &b"content"[..])
     );
-    // Asking twice changes nothing.
+    // A second diff is the same.
     assert_eq!(read_all(snapshots.diff(&*active).await.unwrap()).await.unwrap(), tar);
     snapshots.abandon(active).await.unwrap();
 }
 
-pub async fn a_difference_is_the_layer_of_the_commit(snapshots: SharedSnapshotter) {
+pub async fn a_difference_unpacks_to_the_committed_tree(snapshots: SharedSnapshotter) {
     apply(&snapshots, None, "a", BASE).await;
     let active = snapshots.prepare(Some(&chain("a"))).await.unwrap();
     write(&*active, "new/file", "content");
@@ -63,8 +63,12 @@ pub async fn a_commit_can_be_read(snapshots: SharedSnapshotter) {
     snapshots.commit(active, &chain("b")).await.unwrap();
     assert!(snapshots.has(&chain("b")).await.unwrap());
     assert_eq!(read(&snapshots, "b", "/g").await.as_deref(), Some("new"));
-    assert_eq!(read(&snapshots, "b", "/d/f").await.as_deref(), Some("old"), "what is below is seen");
-    // It is a parent as any other.
+    assert_eq!(
+        read(&snapshots, "b", "/d/f").await.as_deref(),
+        Some("old"),
+        "files of the parent are visible"
+    );
+    // The commit can be a parent.
     apply(&snapshots, Some("b"), "c", &[("h", "x")]).await;
     assert_eq!(paths(&snapshots, "c").await, ["d", "d/f", "g", "h"]);
 }
@@ -88,7 +92,7 @@ pub async fn a_second_commit_keeps_the_first(snapshots: SharedSnapshotter) {
     assert_eq!(snapshots.list().await.unwrap().len(), 1);
 }
 
-pub async fn an_abandoned_tree_is_gone(snapshots: SharedSnapshotter) {
+pub async fn an_abandoned_tree_is_removed(snapshots: SharedSnapshotter) {
     apply(&snapshots, None, "a", BASE).await;
     let active = snapshots.prepare(Some(&chain("a"))).await.unwrap();
     write(&*active, "f", "x");
@@ -98,13 +102,13 @@ pub async fn an_abandoned_tree_is_gone(snapshots: SharedSnapshotter) {
     assert_eq!(snapshots.list().await.unwrap().len(), 1);
 }
 
-pub async fn a_dropped_tree_is_no_snapshot(snapshots: SharedSnapshotter) {
+pub async fn a_dropped_tree_is_removed(snapshots: SharedSnapshotter) {
     let active = snapshots.prepare(None).await.unwrap();
     write(&*active, "f", "x");
     let place = place(&*active, "f");
     drop(active);
     assert!(snapshots.list().await.unwrap().is_empty());
-    // Its files go in the background.
+    // Its files are removed in the background.
     let gone = async {
         while place.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -147,7 +151,7 @@ pub async fn a_foreign_tree_is_refused(snapshots: SharedSnapshotter) {
     fails(snapshots.diff(&*foreign()).await.map(drop), &[ErrorKind::Invalid]);
     fails(snapshots.commit(foreign(), &chain("a")).await, &[ErrorKind::Invalid]);
     assert!(!snapshots.has(&chain("a")).await.unwrap());
-    // It would be removed with its owner.
+    // A tree of another snapshotter would be removed with its owner.
     fails(snapshots.abandon(foreign()).await, &[ErrorKind::Invalid]);
 }
 

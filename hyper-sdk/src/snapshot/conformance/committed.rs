@@ -1,4 +1,4 @@
-//! Cases about committed snapshots: what is read of them, and their end.
+//! Cases about reading and removing committed snapshots.
 
 use super::kit::*;
 use crate::ErrorKind;
@@ -60,7 +60,7 @@ pub async fn a_file_is_read_within_its_tree(snapshots: SharedSnapshotter) {
     }
 }
 
-pub async fn what_is_no_file_is_not_read(snapshots: SharedSnapshotter) {
+pub async fn only_regular_files_are_read(snapshots: SharedSnapshotter) {
     apply(&snapshots, None, "a", &[("d/", ""), ("f", "x")]).await;
     for path in ["/", "/d", "/f/below", "/none"] {
         assert_eq!(read(&snapshots, "a", path).await, None, "{path}");
@@ -105,10 +105,10 @@ pub async fn an_export_of_a_folder_is_below_it(snapshots: SharedSnapshotter) {
     }
 }
 
-pub async fn an_export_of_what_is_missing_fails(snapshots: SharedSnapshotter) {
+pub async fn an_export_of_a_missing_path_fails(snapshots: SharedSnapshotter) {
     apply(&snapshots, None, "a", &[("f", "x")]).await;
     for path in ["/none", "/f"] {
-        // Either at once or at the end of the stream, never a tar that looks complete.
+        // The error comes at once or at the end of the stream; the tar never looks complete.
         let failed = match snapshots.export(Some(&chain("a")), path, Default::default()).await {
             Ok(tar) => read_all(tar).await.is_err(),
             Err(_) => true,
@@ -167,11 +167,11 @@ pub async fn a_parent_is_removed_after_its_children(snapshots: SharedSnapshotter
     let mut expected = [chain("b"), chain("c")];
     removed.sort();
     expected.sort();
-    assert_eq!(removed, expected, "a parent goes with its last child");
+    assert_eq!(removed, expected, "a parent is removed after its last child");
     assert_eq!(read(&snapshots, "a", "/f").await.as_deref(), Some("x"));
 }
 
-pub async fn removing_the_unknown_is_no_error(snapshots: SharedSnapshotter) {
+pub async fn removing_an_unknown_chain_is_not_an_error(snapshots: SharedSnapshotter) {
     assert!(snapshots.remove(&[chain("unknown")]).await.unwrap().is_empty());
     assert!(snapshots.remove(&[]).await.unwrap().is_empty());
 }
@@ -188,7 +188,7 @@ pub async fn a_tree_in_use_keeps_its_chain(snapshots: SharedSnapshotter) {
     assert_eq!(snapshots.remove(&[chain("a")]).await.unwrap(), [chain("a")]);
 }
 
-pub async fn many_layers_at_once(snapshots: SharedSnapshotter) {
+pub async fn many_layers_are_unpacked_at_once(snapshots: SharedSnapshotter) {
     apply(&snapshots, None, "base", &[("f", "base")]).await;
     let tasks = (0..8).map(|number| {
         let snapshots = snapshots.clone();
@@ -214,7 +214,7 @@ pub async fn a_snapshotter_has_a_name(snapshots: SharedSnapshotter) {
     assert!(snapshots.capabilities().max_depth > 1);
 }
 
-pub async fn a_snapshot_is_there_after_reopening(snapshots: SharedSnapshotter, other: SharedSnapshotter) {
+pub async fn a_snapshot_exists_after_reopening(snapshots: SharedSnapshotter, other: SharedSnapshotter) {
     apply(&snapshots, None, "a", &[("f", "x")]).await;
     apply(&snapshots, Some("a"), "b", &[("g", "y")]).await;
     drop(snapshots);

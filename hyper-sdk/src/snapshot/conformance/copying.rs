@@ -1,4 +1,4 @@
-//! Copies: a layer made of files of trees and of the host.
+//! Cases about copies: layers of files from trees and from the host.
 
 use super::kit::{apply, chain, entries, fails, layer, read_all};
 use crate::layer::copy::{CopyRequest, CopySpec, CopyStep};
@@ -81,14 +81,14 @@ pub async fn a_copy_makes_folders_and_files(snapshots: SharedSnapshotter) {
     assert_eq!(files["made"].0.kind, EntryKind::Directory);
 }
 
-pub async fn a_copy_of_what_is_missing_is_not_found(snapshots: SharedSnapshotter) {
+pub async fn a_copy_of_a_missing_path_is_not_found(snapshots: SharedSnapshotter) {
     apply(&snapshots, None, "a", &[("f", "a")]).await;
     let tree = snapshots.view(Some(&chain("a"))).await.unwrap();
     let plan = CopyRequest { steps: vec![take(0, "/missing", "/")], ..CopyRequest::default() };
     fails(try_copy(&snapshots, vec![tree], plan).await, &[ErrorKind::NotFound]);
 }
 
-pub async fn the_indexes_of_a_copy_say_what_is_at_its_destination(snapshots: SharedSnapshotter) {
+pub async fn the_indexes_of_a_copy_describe_its_destination(snapshots: SharedSnapshotter) {
     apply(&snapshots, None, "a", &[("f", "a")]).await;
     let folder = tempfile::tempdir().unwrap();
     let index = folder.path().join("index");

@@ -1,4 +1,4 @@
-//! What the cases are written with.
+//! Helpers of the cases.
 
 use crate::layer::{Entry, EntryKind, LayerPath, LayerReader, LayerWriter};
 use crate::sandbox::RootFs;
@@ -20,8 +20,8 @@ pub(super) fn fails<T: Debug>(result: Result<T>, kinds: &[ErrorKind]) {
     assert!(kinds.contains(&error.kind()), "the error is {error:?}, expected one of {kinds:?}");
 }
 
-/// A layer of root's: a path that ends with `/` is a folder (`!opaque` hides what was in it), content that begins with
-/// `->` a link, and `-` removes.
+/// A layer of files that belong to root. A path that ends with `/` is a folder (`!opaque` makes it opaque). Content
+/// that begins with `->` is a link. The content `-` makes a whiteout.
 pub(super) fn layer(entries: &[(&str, &str)]) -> Vec<u8> {
     let mut writer = LayerWriter::new(Vec::new(), None);
     let mut sorted: Vec<(Entry, &str)> = Vec::new();
@@ -82,7 +82,7 @@ pub(super) async fn read_all(mut tar: TarStream) -> std::io::Result<Vec<u8>> {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
-/// What a tar holds, by path; the root by the empty path.
+/// The entries of a tar by path; the root has the empty path.
 pub(super) fn entries(tar: &[u8]) -> BTreeMap<String, (Entry, Vec<u8>)> {
     let mut reader = LayerReader::new(tar);
     let mut all = BTreeMap::new();
@@ -105,18 +105,19 @@ pub(super) async fn export(
     entries(&read_all(tar).await.unwrap())
 }
 
-/// The paths of a chain but for the root.
+/// The paths of a chain without the root.
 pub(super) async fn paths(snapshots: &SharedSnapshotter, name: &str) -> Vec<String> {
     export(snapshots, &chain(name)).await.into_keys().filter(|path| !path.is_empty()).collect()
 }
 
-/// The paths of the difference of a tree but for the root.
+/// The paths of the difference of a tree without the root.
 pub(super) async fn changes(snapshots: &SharedSnapshotter, active: &dyn Active) -> Vec<String> {
     let tar = read_all(snapshots.diff(active).await.unwrap()).await.unwrap();
     entries(&tar).into_keys().filter(|path| !path.is_empty()).collect()
 }
 
-/// What an image should be, and what it is, as lines that can be compared. Owners count where the tests run as root.
+/// The expected files of an image as lines, to be compared with [`found`]. Owners are compared only when the tests run
+/// as root.
 pub(super) fn expected(tree: &TestTree) -> BTreeMap<String, String> {
     tree.iter().map(|(path, file)| (path.clone(), line(file))).collect()
 }
@@ -144,7 +145,7 @@ pub(super) fn found(entries: &BTreeMap<String, (Entry, Vec<u8>)>) -> BTreeMap<St
 fn line(file: &TestFile) -> String {
     let mut file = file.clone();
     if file.content == TestContent::Folder {
-        // What is written below changes it.
+        // Writing below changes the time of a directory.
         file.mtime = 0;
     }
     if !rustix::process::geteuid().is_root() {
@@ -153,7 +154,7 @@ fn line(file: &TestFile) -> String {
     file.summary()
 }
 
-/// Where a step would write to a file of a tree.
+/// The host path where a step would write a file of a tree.
 pub(super) fn place(active: &dyn Active, path: &str) -> PathBuf {
     let top: &Path = match active.rootfs() {
         RootFs::Overlay { upper: Some((upper, _)), .. } => upper,
@@ -172,7 +173,7 @@ pub(super) fn write(active: &dyn Active, path: &str, content: &str) {
     std::fs::write(place, content).unwrap();
 }
 
-/// What the folders of a read-only tree show at a path.
+/// The content of a file in the folders of a read-only tree.
 pub(super) fn shown(rootfs: &RootFs, path: &str) -> Option<String> {
     let folders = match rootfs {
         RootFs::Overlay { lowers, upper: None } => lowers.clone(),

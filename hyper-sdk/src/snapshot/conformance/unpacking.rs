@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const NOT_FOUND: &[ErrorKind] = &[ErrorKind::NotFound];
 
-/// Counts what is read, and fails at the end where it is told to.
+/// Counts the bytes that are read, and fails at the end if `fails` is set.
 struct Watched {
     inner: Cursor<Vec<u8>>,
     read: Arc<AtomicUsize>,
@@ -36,7 +36,7 @@ fn watched(tar: Vec<u8>, fails: bool) -> (Box<Watched>, Arc<AtomicUsize>) {
     (Box::new(Watched { inner: Cursor::new(tar), read: Arc::clone(&read), fails }), read)
 }
 
-pub async fn an_unknown_chain_is_not_there(snapshots: SharedSnapshotter) {
+pub async fn an_unknown_chain_does_not_exist(snapshots: SharedSnapshotter) {
     let unknown = chain("unknown");
     assert!(!snapshots.has(&unknown).await.unwrap());
     fails(snapshots.view(Some(&unknown)).await, NOT_FOUND);
@@ -55,7 +55,7 @@ pub async fn an_unpacked_layer_can_be_read(snapshots: SharedSnapshotter) {
     assert_eq!(read(&snapshots, "a", "/none").await, None);
 }
 
-pub async fn a_random_image_is_unpacked_as_it_is(snapshots: SharedSnapshotter) {
+pub async fn a_random_image_is_unpacked_unchanged(snapshots: SharedSnapshotter) {
     for seed in 0..4 {
         let image = RandomImage::new(seed);
         let mut below: Option<Digest> = None;
@@ -73,17 +73,17 @@ pub async fn a_random_image_is_unpacked_as_it_is(snapshots: SharedSnapshotter) {
     }
 }
 
-pub async fn whiteouts_hide_what_is_below(snapshots: SharedSnapshotter) {
+pub async fn whiteouts_hide_lower_files(snapshots: SharedSnapshotter) {
     apply(&snapshots, None, "a", &[("d/", ""), ("d/f", "x"), ("e", "y"), ("f", "z")]).await;
     apply(&snapshots, Some("a"), "b", &[("d", "-"), ("e", "-"), ("none", "-")]).await;
     assert_eq!(paths(&snapshots, "b").await, ["f"]);
     assert_eq!(read(&snapshots, "b", "/d/f").await, None);
-    // What a later layer adds is there again.
+    // A later layer can add the file again.
     apply(&snapshots, Some("b"), "c", &[("d/", ""), ("d/g", "new")]).await;
     assert_eq!(paths(&snapshots, "c").await, ["d", "d/g", "f"]);
 }
 
-pub async fn an_opaque_folder_hides_what_was_in_it(snapshots: SharedSnapshotter) {
+pub async fn an_opaque_folder_hides_its_lower_content(snapshots: SharedSnapshotter) {
     apply(&snapshots, None, "a", &[("d/", ""), ("d/e/", ""), ("d/e/f", "x"), ("d/g", "y")]).await;
     apply(&snapshots, Some("a"), "b", &[("d/", ""), ("d/", "!opaque"), ("d/new", "z")]).await;
     assert_eq!(paths(&snapshots, "b").await, ["d", "d/new"]);
@@ -125,7 +125,7 @@ pub async fn a_missing_parent_is_not_found(snapshots: SharedSnapshotter) {
 pub async fn a_layer_is_unpacked_once(snapshots: SharedSnapshotter) {
     apply(&snapshots, None, "a", &[("f", "first")]).await;
     apply(&snapshots, None, "a", &[("f", "second")]).await;
-    assert_eq!(read(&snapshots, "a", "/f").await.as_deref(), Some("first"), "it was there already");
+    assert_eq!(read(&snapshots, "a", "/f").await.as_deref(), Some("first"), "it existed already");
 }
 
 pub async fn equal_calls_unpack_once(snapshots: SharedSnapshotter) {
@@ -145,7 +145,7 @@ pub async fn equal_calls_unpack_once(snapshots: SharedSnapshotter) {
 }
 
 pub async fn a_layer_is_read_to_its_end(snapshots: SharedSnapshotter) {
-    // The caller hashes what it hands over, so what follows the archive counts.
+    // The caller hashes the stream, so the bytes after the archive must be read too.
     let mut tar = layer(&[("f", "x")]);
     tar.resize(tar.len() + 100_000, 0);
     let (reader, count) = watched(tar.clone(), false);
@@ -163,7 +163,7 @@ pub async fn a_layer_whose_reader_fails_leaves_nothing(snapshots: SharedSnapshot
     assert_eq!(read(&snapshots, "a", "/f").await.as_deref(), Some("good"));
 }
 
-pub async fn a_layer_that_is_cut_leaves_nothing(snapshots: SharedSnapshotter) {
+pub async fn a_truncated_layer_leaves_nothing(snapshots: SharedSnapshotter) {
     let tar = layer(&[("f", &"x".repeat(10_000)), ("g", "y")]);
     for length in [100, 600, 5_000, 10_752 + 100] {
         let cut = try_apply(&snapshots, None, "a", &tar[..length]).await;
@@ -173,7 +173,7 @@ pub async fn a_layer_that_is_cut_leaves_nothing(snapshots: SharedSnapshotter) {
 }
 
 pub async fn a_dropped_unpacking_leaves_nothing(snapshots: SharedSnapshotter) {
-    /// Gives the first half at once and the rest never, until it is dropped.
+    /// Returns the first half at once, then blocks until the sender is dropped.
     struct Stuck(Cursor<Vec<u8>>, std::sync::mpsc::Receiver<()>, Arc<AtomicUsize>);
     impl Read for Stuck {
         fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -207,12 +207,12 @@ pub async fn a_dropped_unpacking_leaves_nothing(snapshots: SharedSnapshotter) {
     }
     drop(release);
     assert!(!snapshots.has(&name).await.unwrap());
-    // The next one is not in its way.
+    // The next call is not blocked.
     apply(&snapshots, None, "a", &[("f", "good")]).await;
     assert_eq!(read(&snapshots, "a", "/f").await.as_deref(), Some("good"));
 }
 
-pub async fn a_hostile_layer_touches_nothing_outside(snapshots: SharedSnapshotter) {
+pub async fn a_hostile_layer_changes_nothing_outside(snapshots: SharedSnapshotter) {
     let outside = tempfile::tempdir().unwrap();
     let victim = outside.path().join("victim");
     std::fs::write(&victim, "safe").unwrap();
@@ -237,8 +237,8 @@ fn raw_file(name: &str, content: &[u8]) -> Vec<u8> {
     tar
 }
 
-pub async fn given_times_are_those_of_the_files(snapshots: SharedSnapshotter) {
-    // What a step wrote, with times to the nanosecond, and the layer of it, in whole seconds up to an epoch.
+pub async fn given_times_are_set_on_the_files(snapshots: SharedSnapshotter) {
+    // The files of a step with times in nanoseconds, and its layer with whole seconds up to an epoch.
     let mut exact = LayerWriter::exact(Vec::new());
     let mut entry = crate::layer::Entry::file(crate::layer::LayerPath::new("f").unwrap(), 1, 0o644);
     (entry.mtime, entry.nanoseconds) = (1_500_000_000, 123_456_789);
@@ -256,7 +256,7 @@ pub async fn given_times_are_those_of_the_files(snapshots: SharedSnapshotter) {
     try_apply(&snapshots, None, "b", tar).await.unwrap();
     for (name, seconds) in [("a", 1_500_000_000), ("b", 1_000_000_000)] {
         let active = snapshots.prepare(Some(&chain(name))).await.unwrap();
-        // Nothing has changed for a step.
+        // A step sees no change.
         assert!(changes(&snapshots, &*active).await.is_empty());
         snapshots.abandon(active).await.unwrap();
         assert_eq!(export(&snapshots, &chain(name)).await["f"].0.mtime, seconds, "{name}");
@@ -268,7 +268,7 @@ pub async fn sharing_unknown_files_is_declined(snapshots: SharedSnapshotter) {
     assert!(!snapshots.has(&chain("b")).await.unwrap());
 }
 
-pub async fn shared_files_are_seen(snapshots: SharedSnapshotter) {
+pub async fn shared_files_are_visible(snapshots: SharedSnapshotter) {
     for (parent, file) in [("a", "one"), ("b", "two")] {
         apply(&snapshots, None, parent, &[(file, "below")]).await;
     }
@@ -280,7 +280,7 @@ pub async fn shared_files_are_seen(snapshots: SharedSnapshotter) {
     assert_eq!(is_shared, snapshots.has(&chain("b2")).await.unwrap());
     if is_shared {
         assert_eq!(paths(&snapshots, "b2").await, ["f", "two"]);
-        // The files stay as long as one of the two is there.
+        // The files stay as long as one of the two chains exists.
         snapshots.remove(&[chain("a2")]).await.unwrap();
         assert_eq!(read(&snapshots, "b2", "/f").await.as_deref(), Some("shared"));
     }

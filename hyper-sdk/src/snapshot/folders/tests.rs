@@ -1,4 +1,4 @@
-//! Tests of the folder that snapshots live in.
+//! Tests of the folder of snapshots.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn chain(text: &str) -> Digest {
 }
 
 #[test]
-fn what_is_committed_is_found_and_the_second_of_a_name_is_given_back() {
+fn a_commit_is_found_and_a_second_one_returns_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let (folders, leftovers) = Folders::open(folder.path()).unwrap();
     assert!(leftovers.is_empty());
@@ -29,12 +29,12 @@ fn what_is_committed_is_found_and_the_second_of_a_name_is_given_back() {
 }
 
 #[test]
-fn a_number_is_given_once() {
+fn numbers_are_never_reused() {
     let folder = tempfile::tempdir().unwrap();
     let (folders, _) = Folders::open(folder.path()).unwrap();
     let first = folders.claim().unwrap();
     let (id, path) = (first.id, first.folder.clone());
-    // Work that was given up may still come to this path.
+    // Cancelled work may still use this path.
     drop(folders.give_up(first).unwrap());
     let second = folders.claim().unwrap();
     assert!(second.id > id && !path.exists());
@@ -44,7 +44,7 @@ fn a_number_is_given_once() {
 }
 
 #[test]
-fn folders_of_the_dead_are_found_and_those_of_the_living_are_not() {
+fn only_folders_of_dead_processes_are_leftovers() {
     let folder = tempfile::tempdir().unwrap();
     let (folders, _) = Folders::open(folder.path()).unwrap();
     let alive = folders.claim().unwrap();
@@ -56,7 +56,7 @@ fn folders_of_the_dead_are_found_and_those_of_the_living_are_not() {
     let moved = folders.root.join("layers").join(unnamed.id.to_string());
     std::fs::rename(&unnamed.folder, &moved).unwrap();
     drop(unnamed);
-    // Its owner died before he could make a lock.
+    // Its owner died before it made the lock file.
     std::fs::create_dir(folders.root.join("active/9")).unwrap();
     let (second, leftovers) = Folders::open(folder.path()).unwrap();
     assert_eq!(leftovers.len(), 3);
@@ -64,15 +64,15 @@ fn folders_of_the_dead_are_found_and_those_of_the_living_are_not() {
     assert!(leftovers[2].path.join("fs/unnamed").exists());
     assert_eq!(second.numbers("active").unwrap(), [alive.id].into());
     assert_eq!(second.numbers("layers").unwrap(), [].into());
-    // While one process removes them, another lets them be; when it has died, the next one goes on. Only what has
-    // no lock may be removed by two.
+    // While one process removes them, others ignore them. After its death the next one continues. Only folders without
+    // a lock may be removed by two processes.
     assert_eq!(Folders::open(folder.path()).unwrap().1.len(), 1);
     drop(leftovers);
     assert_eq!(Folders::open(folder.path()).unwrap().1.len(), 3);
 }
 
 #[test]
-fn starts_and_claims_at_the_same_time_do_not_meet() {
+fn concurrent_starts_and_claims_do_not_conflict() {
     let folder = tempfile::tempdir().unwrap();
     let opened = &|| {
         let (folders, leftovers) = Folders::open(folder.path()).unwrap();
@@ -94,7 +94,7 @@ fn starts_and_claims_at_the_same_time_do_not_meet() {
                     assert_eq!(files.flatten().map(|e| e.path()).collect::<Vec<_>>(), [own]);
                     match turn % 3 {
                         0 => drop(folders.give_up(claim).unwrap()),
-                        // As a process that dies.
+                        // Like a process that dies.
                         1 => drop(claim),
                         _ => {
                             let (name, id) = (chain(&format!("{}", turn % 6)), claim.id);
@@ -114,7 +114,7 @@ fn starts_and_claims_at_the_same_time_do_not_meet() {
 }
 
 #[test]
-fn what_another_boot_has_not_synced_is_forgotten() {
+fn unsynced_layers_of_another_boot_are_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let (folders, _) = Folders::open(folder.path()).unwrap();
     for name in ["a", "b"] {
@@ -132,7 +132,7 @@ fn what_another_boot_has_not_synced_is_forgotten() {
 }
 
 #[test]
-fn only_layers_of_some_age_are_synced() {
+fn only_old_layers_are_synced() {
     let folder = tempfile::tempdir().unwrap();
     let (folders, _) = Folders::open(folder.path()).unwrap();
     for name in ["a", "b"] {
@@ -148,7 +148,7 @@ fn only_layers_of_some_age_are_synced() {
 }
 
 #[test]
-fn a_layer_that_is_still_made_is_not_on_the_disk_for_good() {
+fn an_unfinished_layer_is_not_durable() {
     let folder = tempfile::tempdir().unwrap();
     let (folders, _) = Folders::open(folder.path()).unwrap();
     let slow = folders.claim().unwrap();
@@ -164,7 +164,7 @@ fn a_layer_that_is_still_made_is_not_on_the_disk_for_good() {
     folders.commit(slow, None, &chain("slow"), None).unwrap();
     folders.sync_in_background().unwrap().join().unwrap();
     assert_eq!(folders.synced(), id + 1);
-    // A number that was vouched for is never given again.
+    // A number that is marked durable is never allocated again.
     for name in ["fast", "slow"] {
         folders.retire(folders.record(&chain(name)).unwrap().unwrap().id).unwrap();
         folders.forget(&chain(name)).unwrap();
@@ -173,7 +173,7 @@ fn a_layer_that_is_still_made_is_not_on_the_disk_for_good() {
 }
 
 #[test]
-fn a_damaged_record_is_forgotten_at_the_next_start() {
+fn a_damaged_record_is_dropped_at_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     let (folders, _) = Folders::open(folder.path()).unwrap();
     folders.commit(folders.claim().unwrap(), None, &chain("a"), None).unwrap();
@@ -184,11 +184,11 @@ fn a_damaged_record_is_forgotten_at_the_next_start() {
 }
 
 #[test]
-fn removals_wait_until_nobody_else_is_there() {
+fn removals_need_exclusive_access() {
     let folder = tempfile::tempdir().unwrap();
     let (first, _) = Folders::open(folder.path()).unwrap();
     let (second, _) = Folders::open(folder.path()).unwrap();
-    assert_eq!(first.alone(|| Ok(())).unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(first.exclusively(|| Ok(())).unwrap_err().kind(), ErrorKind::Conflict);
     drop(second);
-    first.alone(|| Ok(())).unwrap();
+    first.exclusively(|| Ok(())).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Archives that ADD unpacks.
+//! Tests of archives that ADD unpacks.
 
 use super::*;
 use std::io::Write;
@@ -58,7 +58,7 @@ fn an_archive_that_ends_too_early_says_so() {
 }
 
 #[test]
-fn archives_and_their_members_can_be_excluded() {
+fn archives_and_members_can_be_excluded() {
     use tar::EntryType::{Directory, Link, Regular};
     let data = archive(&[
         ("d/", Directory, 0o755, ""),
@@ -73,7 +73,7 @@ fn archives_and_their_members_can_be_excluded() {
     let root = Arc::new(SourceRoot::open(folder.path(), SourceKind::Context, None).unwrap());
     for (patterns, expected) in [
         (&["*.tar"][..], ""),
-        // A link to what is left out is the file.
+        // A link to a member that is left out is a file.
         (
             &["d/*.txt"],
             "n/ 755; n/d/ 755 12:13; n/d/b 644 12:13 5; n/d/c = n/d/b; n/e/ 755 12:13; n/e/f 644 12:13 1",
@@ -88,7 +88,7 @@ fn archives_and_their_members_can_be_excluded() {
 }
 
 #[test]
-fn archives_are_unpacked_whatever_compresses_them() {
+fn archives_of_all_compressions_are_unpacked() {
     use tar::EntryType::{Directory, Link, Regular, Symlink};
     let plain = archive(&[
         ("./", Directory, 0o700, ""),
@@ -108,7 +108,7 @@ fn archives_are_unpacked_whatever_compresses_them() {
     for data in [plain.clone(), gzip.finish().unwrap(), bzip2.finish().unwrap(), xz, zstd] {
         assert_eq!(show(&unpack("", &data, "/n").unwrap()), expected);
     }
-    // What is no archive is copied as it is.
+    // Other files are copied as they are.
     for data in [&b"hello world"[..], b"", &[0; 1024], b"\x1f\x8b\x08 but no gzip", b"\xfd7zXZ\x00 no"] {
         assert_eq!(show(&unpack("", data, "/n").unwrap()), format!("n 664 {}", data.len()));
     }
@@ -124,7 +124,7 @@ fn gzip_cut(plain: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_follows_a_compressed_archive_is_ignored() {
+fn trailing_bytes_of_a_compressed_archive_are_ignored() {
     let plain = archive(&[("a", tar::EntryType::Regular, 0o644, "x")]);
     let gzip = |data: &[u8]| {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -153,11 +153,11 @@ fn what_follows_a_compressed_archive_is_ignored() {
 }
 
 #[test]
-fn the_last_link_of_an_archive_says_whose_the_file_is() {
+fn the_last_hard_link_sets_the_metadata_of_the_file() {
     use tar::EntryType::{Link, Regular};
     let mut data = archive(&[("a", Regular, 0o644, "x"), ("b", Link, 0o600, "a"), ("c", Link, 0o4711, "a")]);
     assert_eq!(show(&unpack("", &data, "/").unwrap()), "a 4711 12:13 1; b = a; c = a");
-    // A file whose name ends in a slash is one, but for archives from before there was a type for directories.
+    // A file whose name ends with a slash is a file, except in old archives without a type for directories.
     data = archive(&[("f/", Regular, 0o644, "")]);
     assert_eq!(show(&unpack("", &data, "/").unwrap()), "f 644 12:13 0");
     data[156] = 0;
@@ -168,7 +168,7 @@ fn the_last_link_of_an_archive_says_whose_the_file_is() {
 }
 
 #[test]
-fn archives_replace_what_they_find() {
+fn archives_replace_existing_entries() {
     use tar::EntryType::{Directory, Regular};
     let file = archive(&[("dir", Regular, 0o644, "x")]);
     assert_eq!(show(&unpack("dir/; dir/old", &file, "/").unwrap()), "dir 644 12:13 1");
@@ -196,7 +196,7 @@ fn archives_replace_what_they_find() {
 }
 
 #[test]
-fn hostile_archives_are_refused() {
+fn hostile_archives_are_rejected() {
     use tar::EntryType::{Link, Regular};
     for (members, kind) in [
         (vec![("../x", Regular, 0o644, "")], ErrorKind::Invalid),
@@ -212,7 +212,7 @@ fn hostile_archives_are_refused() {
 }
 
 #[test]
-fn headers_that_never_end_are_refused() {
+fn oversized_headers_are_rejected() {
     use tar::EntryType::{GNULongName, Regular, XHeader};
     for (kind, size) in [(XHeader, 64 << 20), (GNULongName, 64 << 20), (XHeader, 1 << 40)] {
         let mut header = tar::Header::new_gnu();
@@ -225,7 +225,7 @@ fn headers_that_never_end_are_refused() {
         assert_eq!(e.kind(), ErrorKind::Invalid);
         assert!(format!("{e:?}").contains("above 4 MiB"), "{e:?}");
     }
-    // What is long in sum is not, as long as each member is short.
+    // The headers of all members together may be long, if those of each member are short.
     let long: Vec<_> = (0..12).map(|i| ("x".repeat(400 << 10), i.to_string())).collect();
     let many: Vec<u8> = long
         .iter()
@@ -274,7 +274,7 @@ fn unpacked(data: &[u8], name: &str) -> Result<Vec<u8>> {
 }
 
 #[test]
-fn files_with_holes_are_unpacked_in_full() {
+fn sparse_files_are_unpacked_in_full() {
     use tar::EntryType::{Continuous, Regular};
     let pairs = [("offset", "2"), ("numbytes", "3"), ("offset", "10"), ("numbytes", "2")];
     let pairs = pairs.map(|(key, value)| (format!("GNU.sparse.{key}"), value));
@@ -295,7 +295,7 @@ fn files_with_holes_are_unpacked_in_full() {
     data.resize(512, 0);
     data.extend_from_slice(b"abcde");
     assert_eq!(unpacked(&with_records(&records, "f", Regular, &data), "real/name").unwrap(), expected);
-    // Many parts, and a hole that would not fit into memory or take long to copy.
+    // Many parts, and a hole that is too large for memory or a plain copy.
     let count = 3000;
     let mut data = format!("{count}\n").into_bytes();
     for at in 0..count {
@@ -307,14 +307,14 @@ fn files_with_holes_are_unpacked_in_full() {
     let bytes = unpacked(&with_records(&records, "f", Regular, &data), "real/name").unwrap();
     assert_eq!(bytes.len(), 2_100_000);
     assert!(bytes.iter().enumerate().all(|(at, b)| *b == if at % 700 == 0 { b'x' } else { 0 }));
-    // What is no map is nothing special.
+    // Records without a map are ignored.
     for records in [&[("GNU.sparse.size", "20")][..], &[("GNU.sparse.major", "2"), map], &[named]] {
         assert_eq!(unpacked(&with_records(records, "f", Regular, b"abcde"), "f").unwrap(), b"abcde");
     }
 }
 
 #[test]
-fn maps_of_holes_that_lie_are_refused() {
+fn invalid_sparse_maps_are_rejected() {
     use tar::EntryType::{Directory, Regular};
     let map = |size: &str, blocks: &str, map: &str| {
         let records = [("GNU.sparse.size", size), ("GNU.sparse.numblocks", blocks), ("GNU.sparse.map", map)];
@@ -341,11 +341,11 @@ fn maps_of_holes_that_lie_are_refused() {
     ] {
         let e = map(size, blocks, numbers).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Invalid, "{size} {blocks} {numbers}: {e}");
-        assert!(e.to_string().contains("the map of the holes of a file is damaged"), "{e}");
+        assert!(e.to_string().contains("the map of a sparse file is damaged"), "{e}");
     }
     let long = "0,0,".repeat(300_000);
     assert!(map("20", "600001", &format!("{long}0,5")).unwrap_err().to_string().contains("too long"));
-    // Nobody wants to wait for that many zeros.
+    // The file would have too many zeros.
     assert_eq!(map("9223372036854775807", "1", "0,5").unwrap_err().kind(), ErrorKind::TooLarge);
     let first = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "20")];
     let long = "9".repeat(2000);
@@ -365,7 +365,7 @@ fn maps_of_holes_that_lie_are_refused() {
 }
 
 #[test]
-fn owners_beyond_32_bits_are_what_the_kernel_takes_them_for() {
+fn owners_beyond_32_bits_are_truncated_like_in_the_kernel() {
     let owner = |uid: &str, gid: &str| {
         let data = with_records(&[("uid", uid), ("gid", gid)], "f", tar::EntryType::Regular, b"");
         unpack("", &data, "/").map(|plan| show(&plan))
@@ -393,7 +393,7 @@ fn owners_beyond_32_bits_are_what_the_kernel_takes_them_for() {
 }
 
 #[test]
-fn the_root_of_an_archive_is_the_destination() {
+fn the_root_of_an_archive_sets_the_metadata_of_the_destination() {
     use tar::EntryType::{Directory, Regular};
     let with_root = |name, kind| {
         archive(&[("f", Regular, 0o644, ""), (name, kind, 0o1700, ""), ("g/h", Regular, 0o644, "")])

@@ -1,17 +1,17 @@
-//! What a source names itself: what `--exclude` leaves out of it, and links that lead nowhere.
+//! Tests of named sources: `--exclude` of the source itself, and dangling links.
 
 use super::*;
 
 #[test]
-fn what_a_source_names_can_be_excluded() {
+fn named_sources_can_be_excluded() {
     let (_folder, root) = context(
         "home.txt; home.md; hom/home.txt; hom/a; d/home.txt; d/e/home.txt; d/home.md; d/d/x; l -> home.txt; m -> d; bad -> home.txt",
     );
     for (sources, patterns, expected) in [
-        // The example of the reference.
+        // The example of the Dockerfile reference.
         ("hom*", &["*.txt"][..], "n/ 755; n/a 664 0; n/home.md 664 0"),
         ("hom*", &["*.txt", "*.md"], "n/ 755; n/a 664 0"),
-        // When nothing is left, nothing is made.
+        // If nothing is left, nothing is made.
         ("home.txt", &["*.txt"], ""),
         ("/home.txt", &["home.txt"], ""),
         ("home.txt home.md", &["*.txt"], "n/ 755; n/home.md 664 0"),
@@ -22,14 +22,14 @@ fn what_a_source_names_can_be_excluded() {
         ("d/home.txt", &["d/home.txt"], ""),
         ("d/home.*", &["hom/*.txt", "d"], "n/ 755; n/home.md 664 0; n/home.txt 664 0"),
         ("*/home.*", &["home.txt"], "n/ 755; n/home.md 664 0"),
-        // What is taken back stays.
+        // An exception keeps the file.
         ("home.*", &["*", "!*.md"], "n/ 755; n/home.md 664 0"),
         ("d/home.*", &["**", "!home.md"], "n/ 755; n/home.md 664 0"),
-        // A directory that is named copies its contents, one that is found may be left out.
+        // A named directory copies its contents; a wildcard match may be left out.
         ("d", &["d"], "n/ 755; n/e/ 755; n/e/home.txt 664 0; n/home.md 664 0; n/home.txt 664 0"),
         ("hom*", &["hom"], "n/ 755; n/home.md 664 0; n/home.txt 664 0"),
         ("hom*", &["hom", "!a"], "n/ 755; n/a 664 0; n/home.md 664 0; n/home.txt 664 0"),
-        // A link counts by its own name.
+        // A link is matched by its own name.
         ("l", &["home.txt"], "n/ 755; n/l 664 0"),
         ("l", &["l"], ""),
         ("m/home.txt", &["home.txt"], ""),
@@ -58,7 +58,7 @@ fn what_a_source_names_can_be_excluded() {
 }
 
 #[test]
-fn a_link_that_leads_nowhere_is_told_with_its_target() {
+fn the_error_for_a_dangling_link_names_its_target() {
     let (folder, root) = context("d/ok; badd; bad -> nowhere; dl -> d; up -> ../../x; out -> /etc/shadow");
     for (source, parents, text) in [
         ("bad", false, "`bad` leads to `nowhere` through a link, and that does not exist"),
@@ -70,7 +70,7 @@ fn a_link_that_leads_nowhere_is_told_with_its_target() {
             false,
             "`dl/okk` leads to `d/okk` through a link, and that does not exist: did you mean `d/ok`?",
         ),
-        ("dl/ok", true, "`dl/ok` leads to `d/ok` through a link, and `--parents` follows none"),
+        ("dl/ok", true, "`dl/ok` leads to `d/ok` through a link, and `--parents` does not follow links"),
     ] {
         let mut spec = CopySpec::new([source], "/");
         spec.parents = parents;

@@ -1,4 +1,4 @@
-//! Recorded outcomes of real builds: the folder comes from `HYPER_SHARED_CONFORMANCE`.
+//! Compares copies with recorded results of real builds. `HYPER_SHARED_CONFORMANCE` names their folder.
 
 use super::super::*;
 use crate::layer::{Entry, EntryKind, FileTime, LayerWriter, TreeIndex};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// Runs the copies of the recorded cases that need no RUN, no second stage and no ignore file.
 #[test]
-fn recorded_cases() {
+fn recorded_cases_give_the_same_files() {
     let Ok(cases) = std::env::var("HYPER_SHARED_CONFORMANCE") else {
         println!("SKIPPED: HYPER_SHARED_CONFORMANCE does not name the folder of recorded cases");
         return;
