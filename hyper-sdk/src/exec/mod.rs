@@ -15,6 +15,7 @@
 //! - A file that was checked is used by its descriptor; no path that a step can change is looked up twice.
 //! - Secrets travel over pipes into memory-backed files. They are never written to a disk and never printed.
 
+mod bpf;
 mod cache_mount;
 mod command;
 #[cfg(any(test, feature = "conformance"))]

@@ -9,9 +9,10 @@
 //! With a single id ([`super::Identity::Single`]) another filter passes changes of owner and identity to a supervisor:
 //! see [`super::single`].
 
-use super::syscalls::{Abi, CLONE, CLONE3, Call, DENIED, SOCKET, SOCKETCALL};
+use super::bpf::{AND, ARCH, AT_LEAST, EQUAL, HAS_BITS, JUMP, LOAD, NUMBER, RETURN, argument, op};
+use super::syscalls::{Abi, CLONE, CLONE3, Call, DENIED, SOCKET, SOCKETCALL, SOCKETCALL_SOCKET};
 use crate::{Error, Result};
-use seccompiler::{BpfProgram, sock_filter};
+use seccompiler::BpfProgram;
 
 /// What a filter does with one system call. The first matching rule decides; without one the call is allowed.
 #[derive(Clone, Debug)]
@@ -43,8 +44,6 @@ const CLONE_NAMESPACES: i32 = libc::CLONE_NEWNS
 /// The type of a socket without its flags, and one of the types.
 const KIND_MASK: u32 = 0xf;
 const SOCK_PACKET: u32 = 10;
-/// The number by which `socketcall` makes a socket.
-const SYS_SOCKET: u32 = 1;
 /// Numbers of the x32 interface have this bit.
 const X32_BIT: u32 = 0x4000_0000;
 
@@ -71,7 +70,7 @@ pub(super) fn handed_over() -> BpfProgram {
 
 /// `socketcall` that makes a socket. Its family is in memory, which filters cannot read.
 fn new_socket(action: u32) -> Rule {
-    Rule { call: SOCKETCALL, when: When::IsOneOf(0, u32::MAX, vec![SYS_SOCKET]), action }
+    Rule { call: SOCKETCALL, when: When::IsOneOf(0, u32::MAX, vec![SOCKETCALL_SOCKET]), action }
 }
 
 /// The calls that no step may make.
@@ -110,23 +109,6 @@ fn compile(abis: &[Abi], rules: &[Rule]) -> BpfProgram {
     program
 }
 
-const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
-const JUMP: u32 = libc::BPF_JMP | libc::BPF_JA;
-const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
-const HAS_BITS: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
-const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-/// The offsets of the call's number, the ABI and the 64-bit arguments, whose lower half comes first on every supported
-/// machine.
-const NUMBER: u32 = 0;
-const ARCH: u32 = 4;
-const ARGUMENTS: u32 = 16;
-
-fn op(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
-    sock_filter { code: code as u16, jt, jf, k }
-}
-
 /// The rules for one ABI. The block always returns.
 fn block(abi: Abi, rules: &[Rule]) -> BpfProgram {
     let mut block = vec![op(LOAD, 0, 0, NUMBER)];
@@ -135,7 +117,6 @@ fn block(abi: Abi, rules: &[Rule]) -> BpfProgram {
     }
     for rule in rules {
         let Some(number) = rule.call.number(abi) else { continue };
-        let argument = |index: u8| op(LOAD, 0, 0, ARGUMENTS + 8 * u32::from(index));
         let mut tests = Vec::new();
         match &rule.when {
             When::Always => {}
@@ -168,44 +149,20 @@ fn block(abi: Abi, rules: &[Rule]) -> BpfProgram {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::bpf::run;
 
     const MACHINES: [&[Abi]; 3] = [&[Abi::X86_64, Abi::I386], &[Abi::Aarch64, Abi::Arm], &[Abi::Riscv64]];
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
     const DENY: u32 = errno(libc::EPERM);
-
-    /// What a filter returns, as the kernel runs it.
-    fn run(program: &[sock_filter], abi: Abi, number: u32, arguments: [u32; 3]) -> u32 {
-        let (mut at, mut value) = (0, 0);
-        loop {
-            let step = &program[at];
-            at += 1;
-            let code = u32::from(step.code);
-            let branch = |holds: bool| usize::from(if holds { step.jt } else { step.jf });
-            match code {
-                LOAD => {
-                    value = match step.k {
-                        NUMBER => number,
-                        ARCH => abi.mark(),
-                        offset => arguments[(offset - ARGUMENTS) as usize / 8],
-                    }
-                }
-                AND => value &= step.k,
-                JUMP => at += step.k as usize,
-                EQUAL => at += branch(value == step.k),
-                AT_LEAST => at += branch(value >= step.k),
-                HAS_BITS => at += branch(value & step.k != 0),
-                RETURN => return step.k,
-                other => panic!("{other:#x}"),
-            }
-        }
-    }
 
     /// Calls `check` with every ABI and the results of its calls.
     fn each_abi(rules: &[Rule], mut check: impl FnMut(Abi, &dyn Fn(&Call, [u32; 3]) -> Option<u32>)) {
         for abis in MACHINES {
             let program = compile(abis, rules);
             for &abi in abis {
-                check(abi, &|call, arguments| Some(run(&program, abi, call.number(abi)?, arguments)));
+                check(abi, &|call, arguments| {
+                    Some(run(&program, abi.mark(), call.number(abi)?, &arguments.map(u64::from)))
+                });
             }
         }
     }
@@ -269,11 +226,11 @@ mod tests {
         for rules in [denied(true, true)] {
             let program = compile(MACHINES[0], &rules);
             for number in [0, 56, 512, 0x3fff_ffff] {
-                let answer = run(&program, Abi::X86_64, number | X32_BIT, [0; 3]);
+                let answer = run(&program, Abi::X86_64.mark(), number | X32_BIT, &[]);
                 assert_eq!(answer, errno(libc::ENOSYS), "{number}");
             }
-            assert_eq!(run(&program, Abi::I386, 0x3fff_ffff, [0; 3]), ALLOW);
-            assert_eq!(run(&program, Abi::Arm, 20, [0; 3]), libc::SECCOMP_RET_KILL_PROCESS);
+            assert_eq!(run(&program, Abi::I386.mark(), 0x3fff_ffff, &[]), ALLOW);
+            assert_eq!(run(&program, Abi::Arm.mark(), 20, &[]), libc::SECCOMP_RET_KILL_PROCESS);
         }
     }
 

@@ -84,6 +84,9 @@ pub(super) const CLONE3: Call = new("clone3", 435);
 pub(super) const SOCKET: Call = call("socket", [41, 359, 198, 281]);
 /// The old call for all socket operations: the first argument selects one, and its arguments are in memory.
 pub(super) const SOCKETCALL: Call = call("socketcall", [-1, 102, -1, 102]);
+/// The first argument of [`SOCKETCALL`] that makes a socket.
+pub(super) const SOCKETCALL_SOCKET: u32 = 1;
+
 /// Denied in every step.
 pub(super) const DENIED: &[Call] = &[
     call("acct", [163, 51, 89, 51]),

@@ -1,15 +1,14 @@
 //! The caller's side: starts the helper and sends operations to it.
 
+use super::descriptors;
 use super::protocol::{Hello, Reply, Request, read_frame, write_frame};
 use super::{HelperCommand, Identity};
 use crate::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::Serialize;
 use std::fmt;
-use std::io::{IoSlice, Read};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
@@ -295,22 +294,8 @@ impl Helper {
         let (control, theirs) = UnixStream::pair()?;
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed);
         let ((output, output_end), (errors, errors_end)) = (pipe()?, pipe()?);
-        let files = [theirs.as_fd(), output_end.as_fd(), errors_end.as_fd()];
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(&files));
-        loop {
-            match rustix::net::sendmsg(
-                &self.socket,
-                &[IoSlice::new(b"o")],
-                &mut ancillary,
-                SendFlags::NOSIGNAL,
-            ) {
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(failed(e)),
-                Ok(_) => return Ok(Operation { control, output, errors }),
-            }
-        }
+        descriptors::send(&self.socket, [theirs.as_fd(), output_end.as_fd(), errors_end.as_fd()])?;
+        Ok(Operation { control, output, errors })
     }
 }
 

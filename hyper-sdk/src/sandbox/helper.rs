@@ -10,12 +10,11 @@
 
 use super::RootFs;
 use super::protocol::{Failure, FrameReader, Hello, Reply, Request, read_frame, write_frame};
-use super::{Context, sys, tree, userns, view};
+use super::{Context, descriptors, sys, tree, userns, view};
 use crate::{Error, Result};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketType};
+use rustix::net::SocketType;
 use serde::de::DeserializeOwned;
 use std::ffi::OsString;
-use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -141,7 +140,7 @@ pub(crate) fn helper_main<S: Steps>() -> ! {
 fn serve<S: Steps>(socket: BorrowedFd<'_>, context: Context) -> ! {
     let own_pid = sys::own_pid();
     loop {
-        let Some(files) = next_operation(socket) else {
+        let Some(files) = descriptors::receive(socket) else {
             S::end();
             sys::exit_now(0)
         };
@@ -153,38 +152,6 @@ fn serve<S: Steps>(socket: BorrowedFd<'_>, context: Context) -> ! {
             let [control, output, errors] = files;
             let code = operation::<S>(UnixStream::from(control), output, errors, context);
             sys::exit_now(code);
-        }
-    }
-}
-
-/// Waits for the next operation; `None` when the caller is gone.
-fn next_operation(socket: BorrowedFd<'_>) -> Option<[OwnedFd; 3]> {
-    loop {
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let mut byte = [0];
-        let received = rustix::net::recvmsg(
-            socket,
-            &mut [IoSliceMut::new(&mut byte)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
-        );
-        match received {
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return None,
-            Ok(message) if message.bytes == 0 => return None,
-            Ok(_) => {}
-        }
-        let files = ancillary
-            .drain()
-            .filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(files) => Some(files),
-                _ => None,
-            })
-            .flatten()
-            .collect::<Vec<_>>();
-        if let Ok(files) = files.try_into() {
-            return Some(files);
         }
     }
 }

@@ -15,6 +15,7 @@
 //! - Files of mapped owners are accessed only inside the user namespace that maps them.
 
 mod client;
+pub(crate) mod descriptors;
 mod helper;
 mod protocol;
 pub(crate) mod records;

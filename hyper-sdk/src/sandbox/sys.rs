@@ -305,11 +305,30 @@ pub(crate) fn free_loop_device() -> u32 {
 
 /// Installs a system call filter, without `no_new_privs`: the caller must have CAP_SYS_ADMIN in its namespace.
 pub(crate) fn install_filter(program: &[seccompiler::sock_filter]) -> io::Result<()> {
+    set_filter(program, 0).map(drop)
+}
+
+/// Installs a notifying filter and returns its listener. The caller must have CAP_SYS_ADMIN in its namespace.
+pub(crate) fn install_notifying_filter(program: &[seccompiler::sock_filter]) -> io::Result<OwnedFd> {
+    // A signal must not make a program repeat a call that is already done; older kernels do not guarantee that.
+    let fd = set_filter(
+        program,
+        libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+    )
+    .or_else(|e| match e.raw_os_error() {
+        Some(libc::EINVAL) => set_filter(program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER),
+        _ => Err(e),
+    })?;
+    // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn set_filter(program: &[seccompiler::sock_filter], flags: libc::c_ulong) -> io::Result<i64> {
     let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
     // SAFETY: `filter` points to as many instructions as it says, of the layout that the kernel defines; the kernel
     // checks and copies them.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &filter) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &filter) })
 }
 
 /// Brings the loopback interface of the network namespace up.

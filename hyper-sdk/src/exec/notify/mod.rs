@@ -7,17 +7,15 @@
 
 pub(super) mod socketcall;
 
+use crate::sandbox::{descriptors, sys};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
-};
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-fn check(result: i64) -> rustix::io::Result<i64> {
+/// The result of a raw system call.
+pub(in crate::exec) fn check(result: i64) -> rustix::io::Result<i64> {
     if result < 0 {
         let error = io::Error::last_os_error();
         return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
@@ -49,55 +47,17 @@ pub(in crate::exec) enum Answer {
     Fail(Errno),
 }
 
-/// Installs a notifying filter and returns its listener. The caller must have CAP_SYS_ADMIN in its namespace.
-fn install(program: &seccompiler::BpfProgram) -> io::Result<OwnedFd> {
-    let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
-    let install = |flags: libc::c_ulong| {
-        // SAFETY: `filter` points to as many instructions as it says, of the layout that the kernel defines; the kernel
-        // checks and copies them.
-        check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &filter) })
-    };
-    // A signal must not make a program repeat a call that is already done; older kernels do not guarantee that.
-    let fd = install(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
-        .or_else(|e| match e {
-        Errno::INVAL => install(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER),
-        e => Err(e),
-    })?;
-    // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-}
-
 /// Lets the reader of `to` answer the calls of this process and its children. The caller must have CAP_SYS_ADMIN in its
 /// namespace.
 pub(super) fn hand_over(program: &seccompiler::BpfProgram, to: &UnixStream) -> io::Result<()> {
-    let listener = install(program)?;
-    let files = [listener.as_fd()];
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&files));
+    let listener = sys::install_notifying_filter(program)?;
     // Without a reader the calls fail, since the listener closes here.
-    rustix::net::sendmsg(to, &[IoSlice::new(b"l")], &mut ancillary, SendFlags::NOSIGNAL)?;
-    Ok(())
+    descriptors::send(to, [listener.as_fd()])
 }
 
 /// Receives the listener that [`hand_over`] sends. `None` when the command ended without sending it.
 pub(super) fn receive(from: &UnixStream) -> Option<OwnedFd> {
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    loop {
-        let mut bytes = [IoSliceMut::new(&mut byte)];
-        match rustix::net::recvmsg(from, &mut bytes, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
-            Err(Errno::INTR) => {}
-            Err(_) => return None,
-            Ok(_) => break,
-        }
-    }
-    ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-        _ => None,
-    })
+    descriptors::receive(from).map(|[listener]| listener)
 }
 
 /// Answers calls on a new thread. If the thread cannot start, the listener closes and the calls fail.

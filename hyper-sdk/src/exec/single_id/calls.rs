@@ -1,5 +1,7 @@
 //! The system calls that the supervisor answers, by their numbers in each ABI of this machine, and the filter for them.
 
+use crate::exec::bpf::{ARCH, EQUAL, HAS_BITS, JUMP, LOAD, NUMBER, RETURN, argument, op, upper_argument};
+use crate::exec::syscalls::SOCKETCALL_SOCKET;
 use seccompiler::{BpfProgram, sock_filter};
 
 /// A call that the supervisor answers, independent of its number.
@@ -281,35 +283,19 @@ pub(super) fn known(arch: u32, number: i32) -> Option<Known> {
         .or_else(|| find(interface.short).map(|call| Known { call, layout, short: true }))
 }
 
-const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
-const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-const ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 /// Makes the call succeed without effect.
 const NOTHING: u32 = libc::SECCOMP_RET_ERRNO;
 /// The flags with which an open may make a file: `O_CREAT`, and the bit that only `O_TMPFILE` has.
 const MAKES_FILES: u32 = libc::O_CREAT as u32 | (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
 
-fn op(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
-    sock_filter { code, jt, jf, k }
-}
-
-/// The number by which `socketcall` makes a socket.
-const SYS_SOCKET: u32 = 1;
 /// `RLIMIT_LOCKS`, whose type differs between C libraries.
 const LIMIT: u32 = 10;
 
-/// The lower half of an argument.
-fn argument(index: u32) -> sock_filter {
-    op(LOAD, 0, 0, 16 + 8 * index)
-}
-
 /// The notifying filter.
 pub(in crate::exec) fn program() -> BpfProgram {
-    let mut program = vec![op(LOAD, 0, 0, 4)];
+    let mut program = vec![op(LOAD, 0, 0, ARCH)];
     for interface in INTERFACES {
-        let mut block = vec![op(LOAD, 0, 0, 0)];
+        let mut block = vec![op(LOAD, 0, 0, NUMBER)];
         for &(number, call) in interface.calls.iter().chain(interface.short) {
             let then = decision(call);
             block.push(op(EQUAL, 0, then.len() as u8, number));
@@ -328,10 +314,10 @@ fn decision(call: Call) -> Vec<sock_filter> {
     let allow = op(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW);
     let nothing = op(RETURN, 0, 0, NOTHING);
     match call {
-        Call::Open => vec![argument(1), op(ANY_BIT, 0, 1, MAKES_FILES), notify, allow],
-        Call::Openat => vec![argument(2), op(ANY_BIT, 0, 1, MAKES_FILES), notify, allow],
+        Call::Open => vec![argument(1), op(HAS_BITS, 0, 1, MAKES_FILES), notify, allow],
+        Call::Openat => vec![argument(2), op(HAS_BITS, 0, 1, MAKES_FILES), notify, allow],
         Call::Prctl => vec![argument(0), op(EQUAL, 0, 1, libc::PR_SET_KEEPCAPS as u32), notify, allow],
-        Call::Socketcall => vec![argument(0), op(EQUAL, 0, 1, SYS_SOCKET), notify, allow],
+        Call::Socketcall => vec![argument(0), op(EQUAL, 0, 1, SOCKETCALL_SOCKET), notify, allow],
         Call::Setrlimit => vec![argument(0), op(EQUAL, 0, 1, LIMIT), nothing, allow],
         // Only with new values. A pointer has two halves.
         Call::Prlimit => vec![
@@ -339,7 +325,7 @@ fn decision(call: Call) -> Vec<sock_filter> {
             op(EQUAL, 0, 5, LIMIT),
             argument(2),
             op(EQUAL, 0, 2, 0),
-            op(LOAD, 0, 0, 16 + 8 * 2 + 4),
+            upper_argument(2),
             op(EQUAL, 1, 0, 0),
             nothing,
             allow,
@@ -351,40 +337,17 @@ fn decision(call: Call) -> Vec<sock_filter> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::bpf;
 
-    /// Runs a filter like the kernel.
-    fn run(arch: u32, number: u32, args: [u64; 6]) -> u32 {
-        let program = program();
-        let (mut at, mut value) = (0, 0);
-        loop {
-            let step = &program[at];
-            at += 1;
-            match step.code {
-                LOAD => {
-                    value = match step.k {
-                        0 => number,
-                        4 => arch,
-                        k => (args[(k as usize - 16) / 8] >> (8 * (k % 8))) as u32,
-                    };
-                }
-                JUMP => at += step.k as usize,
-                EQUAL => at += usize::from(if value == step.k { step.jt } else { step.jf }),
-                ANY_BIT => at += usize::from(if value & step.k != 0 { step.jt } else { step.jf }),
-                RETURN => return step.k,
-                code => panic!("{code}"),
-            }
-        }
+    fn run(arch: u32, number: u32, args: &[u64]) -> u32 {
+        bpf::run(&program(), arch, number, args)
     }
 
     #[test]
     fn calls_are_notified_by_number_and_flags_in_every_abi() {
         for interface in INTERFACES {
             let number = |wanted: Call| interface.calls.iter().find(|(_, call)| *call == wanted).unwrap().0;
-            let run = |number, args: &[u64]| {
-                let mut all = [0; 6];
-                all[..args.len()].copy_from_slice(args);
-                run(interface.arch, number, all)
-            };
+            let run = |number, args: &[u64]| run(interface.arch, number, args);
             for &(number, call) in interface.calls.iter().chain(interface.short) {
                 use Call::*;
                 if matches!(call, Open | Openat | Setrlimit | Prlimit | Prctl | Socketcall) {
@@ -414,7 +377,7 @@ mod tests {
             }
             assert_eq!(run(9999, &[]), libc::SECCOMP_RET_ALLOW);
         }
-        assert_eq!(run(1, 90, [0; 6]), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(run(1, 90, &[]), libc::SECCOMP_RET_ALLOW);
         assert!(program().len() < 4096);
     }
 

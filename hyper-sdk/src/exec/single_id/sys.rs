@@ -1,17 +1,8 @@
 //! System calls of the supervisor that have no safe wrapper.
 #![allow(unsafe_code, reason = "limits of other processes and raw statuses have no safe wrapper")]
 
-use rustix::io::Errno;
-use std::io;
+use crate::exec::notify::check;
 use std::os::fd::{AsFd, AsRawFd};
-
-fn check(result: i64) -> rustix::io::Result<i64> {
-    if result < 0 {
-        let error = io::Error::last_os_error();
-        return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
-    }
-    Ok(result)
-}
 
 const UNSET: u64 = libc::RLIM64_INFINITY;
 
