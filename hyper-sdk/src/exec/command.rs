@@ -5,7 +5,7 @@
 
 use super::spec::{ExecSpec, Network};
 use super::{notify, seccomp, single_id};
-use crate::layer::passwd::Identity as User;
+use crate::layer::ProcessUser as User;
 use crate::sandbox::sys;
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::Access;

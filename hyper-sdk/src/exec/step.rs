@@ -278,11 +278,11 @@ fn prepare(
     stage: &mut Stage,
     spec: &ExecSpec,
     context: Context,
-) -> Result<(crate::layer::passwd::Identity, OwnedFd)> {
+) -> Result<(crate::layer::ProcessUser, OwnedFd)> {
     // The files are read before a mount of the step can hide them.
     let file = |path: &str| view::read_file(stage.root(), path, 16 << 20);
     let (passwd, group) = (file("/etc/passwd")?, file("/etc/group")?);
-    let mut user = crate::layer::passwd::resolve_user(&spec.user, passwd.as_deref(), group.as_deref())?;
+    let mut user = crate::layer::resolve_user(&spec.user, passwd.as_deref(), group.as_deref())?;
     user.groups.extend(&spec.groups);
     if !user.groups.contains(&user.gid) {
         user.groups.insert(0, user.gid);

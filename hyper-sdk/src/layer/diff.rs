@@ -177,7 +177,7 @@ fn keep_time(directory: &OwnedFd, path: &LayerPath, before: &Stat, after: &Stat)
 
 /// Writes what changed from the tree `old` to the tree `new`.
 ///
-/// The rules are those of [`diff_overlay`]: a new time changes a file but not a directory. A directory of `new` that is
+/// The rules are those of `diff_overlay`: a new time changes a file but not a directory. A directory of `new` that is
 /// left out gets the time of the old one.
 ///
 /// # Errors

@@ -156,7 +156,7 @@ impl LayerPath {
     }
 
     /// The path relative to `directory`; empty for `directory` itself, `None` for a path outside of it.
-    pub fn relative_to(&self, directory: &Self) -> Option<&[u8]> {
+    pub(crate) fn relative_to(&self, directory: &Self) -> Option<&[u8]> {
         if !self.starts_with(directory) {
             return None;
         }
@@ -343,7 +343,7 @@ impl Entry {
     ///
     /// # Errors
     /// Those of [`LayerPath::new`], for a path that becomes too long.
-    pub fn move_below(&mut self, directory: &LayerPath) -> Result<()> {
+    pub(crate) fn move_below(&mut self, directory: &LayerPath) -> Result<()> {
         if directory.is_root() {
             return Ok(());
         }

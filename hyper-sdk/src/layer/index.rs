@@ -25,7 +25,7 @@ impl LayerIndex {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Internal`] when they are not in [`Entry::layer_order`], or two are equal in it.
-    pub fn from_sorted(entries: Vec<Entry>) -> Result<Self> {
+    pub(crate) fn from_sorted(entries: Vec<Entry>) -> Result<Self> {
         if let Some(pair) = entries.windows(2).find(|p| p[0].layer_order(&p[1]) != Ordering::Less) {
             return Err(Error::internal("the entries of a layer index are out of order")
                 .with_context("path", &pair[1].path));
@@ -59,7 +59,7 @@ impl LayerIndex {
     }
 
     /// All entries at the path: whiteout, real entry, opaque mark.
-    pub fn at(&self, path: &LayerPath) -> &[Entry] {
+    pub(crate) fn at(&self, path: &LayerPath) -> &[Entry] {
         let start = self.entries.partition_point(|e| e.path < *path);
         let count = self.entries[start..].iter().take_while(|e| e.path == *path).count();
         &self.entries[start..start + count]
@@ -67,7 +67,7 @@ impl LayerIndex {
 
     /// Whether this layer hides what lower layers have at the path: by a whiteout of it or of a parent, by an opaque
     /// parent, or by a parent that is not a directory.
-    pub fn hides(&self, path: &LayerPath) -> bool {
+    pub(crate) fn hides(&self, path: &LayerPath) -> bool {
         self.at(path).iter().any(|e| e.kind == EntryKind::Whiteout) || self.hides_above(path)
     }
 
@@ -85,11 +85,6 @@ impl LayerIndex {
         let start = self.entries.partition_point(|e| e.path < *path);
         let mut here = self.entries[start..].iter().take_while(|e| e.path.starts_with(path));
         here.any(|e| !e.kind.is_whiteout())
-    }
-
-    /// The sum of the sizes of all files.
-    pub fn content_size(&self) -> u64 {
-        self.entries.iter().map(Entry::size).sum()
     }
 
     /// The index as bytes, for [`LayerIndex::from_bytes`]. The same index always gives the same bytes.

@@ -16,26 +16,26 @@
 //! - The same entries give the same bytes on every machine, for every user and for every number of threads.
 //! - Nothing is read or written outside the given directories, whatever a layer contains.
 
-pub(crate) mod apply;
+mod apply;
 mod async_decompress;
-pub(crate) mod compress;
+mod compress;
 pub mod copy;
-pub(crate) mod decompress;
-pub(crate) mod diff;
-pub(crate) mod entry;
+mod decompress;
+mod diff;
+mod entry;
 mod file_time;
 mod files;
 mod hardlinks;
-pub(crate) mod index;
+mod index;
 mod index_format;
 mod lower_layers;
 mod owner;
-pub(crate) mod passwd;
+mod passwd;
 mod prune;
-pub(crate) mod reader;
+mod reader;
 mod times;
 mod tree;
-pub(crate) mod writer;
+mod writer;
 
 pub(crate) use apply::{ApplyOptions, ApplyStyle, DevicePolicy, OwnerPolicy, apply};
 pub use async_decompress::AsyncDecompressor;
@@ -47,13 +47,13 @@ pub use diff::{DiffOptions, OwnerLookup, TimeLookup, diff_trees};
 pub(crate) use entry::MAX_NAME;
 pub use entry::{Entry, EntryKind, LayerPath};
 pub use file_time::FileTime;
-pub(crate) use index::LayerIndex;
+pub use index::LayerIndex;
 pub(crate) use owner::{OWNER_ATTRIBUTE, UNMAPPED_OWNER, format_owner, parse_owner};
-pub use passwd::{Identity, Owner, resolve_user};
+pub use passwd::{Owner, ProcessUser, resolve_user};
+pub(crate) use passwd::{ResolvedOwner, resolve_owner};
 pub use reader::LayerReader;
 pub(crate) use reader::scan;
-pub(crate) use times::EntryTimes;
-pub use times::TimesTable;
+pub use times::{EntryTimes, TimesTable};
 pub(crate) use tree::TreeIndex;
 pub use writer::LayerWriter;
 

@@ -27,7 +27,7 @@ pub(crate) struct ResolvedOwner {
 
 /// The user and groups of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct ProcessUser {
     /// The user.
     pub uid: u32,
     /// The primary group.
@@ -129,7 +129,7 @@ pub(crate) fn resolve_owner(spec: &str, passwd: Option<&[u8]>, group: Option<&[u
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] when a name is in neither file, [`ErrorKind::Invalid`] for a number out of range.
-pub fn resolve_user(spec: &str, passwd: Option<&[u8]>, group: Option<&[u8]>) -> Result<Identity> {
+pub fn resolve_user(spec: &str, passwd: Option<&[u8]>, group: Option<&[u8]>) -> Result<ProcessUser> {
     let spec = if spec.is_empty() { "0" } else { spec };
     let (user_part, group_part) = spec.split_once(':').unwrap_or((spec, ""));
     let user_part = if user_part.is_empty() { "0" } else { user_part };
@@ -138,7 +138,7 @@ pub fn resolve_user(spec: &str, passwd: Option<&[u8]>, group: Option<&[u8]>) -> 
         Some(uid) => u.uid == uid,
         None => u.name == user_part,
     });
-    let mut identity = Identity::default();
+    let mut identity = ProcessUser::default();
     match (&found, uid) {
         (Some(user), _) => {
             identity.uid = user.uid;
@@ -232,6 +232,6 @@ mod tests {
         assert_eq!(of("lp:nogroup").unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(of("4294967295").unwrap_err().kind(), ErrorKind::Invalid);
         assert_eq!(of("-1").unwrap_err().kind(), ErrorKind::Invalid);
-        assert_eq!(resolve_user("root:root", None, None).unwrap(), Identity::default());
+        assert_eq!(resolve_user("root:root", None, None).unwrap(), ProcessUser::default());
     }
 }

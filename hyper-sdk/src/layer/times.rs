@@ -145,7 +145,7 @@ impl EntryTimes {
     /// source, or `known` if that is newer. `known` is when they were first made, if known.
     ///
     /// So a cached result is never older than its current sources.
-    pub fn table(mut self, made: FileTime, known: Option<FileTime>) -> TimesTable {
+    pub(crate) fn table(mut self, made: FileTime, known: Option<FileTime>) -> TimesTable {
         let newest = self.0.iter().map(|(_, time)| *time).filter(|time| *time != made).max();
         let new = known.max(newest).unwrap_or(made);
         for (_, time) in self.0.iter_mut().filter(|(_, time)| *time == made) {

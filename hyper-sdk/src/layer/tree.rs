@@ -150,31 +150,6 @@ impl TreeIndex {
         rest[..count].iter().map(|p| self.node(*p))
     }
 
-    /// The direct children of a directory, in the order of their names. Empty when the path is not a directory.
-    #[cfg(test)]
-    pub(crate) fn children<'a>(&'a self, directory: &LayerPath) -> impl Iterator<Item = Node<'a>> + use<'a> {
-        let mut at = self.nodes.partition_point(|p| self.entry(*p).path <= *directory);
-        let directory = directory.clone();
-        std::iter::from_fn(move || {
-            let place = *self.nodes.get(at)?;
-            let path = &self.entry(place).path;
-            if !path.starts_with(&directory) {
-                return None;
-            }
-            at += 1;
-            // Gallops past the nodes below the child.
-            let (mut step, mut end) = (1, at);
-            while end < self.nodes.len() && self.entry(self.nodes[end]).path.starts_with(path) {
-                at = end + 1;
-                end += step;
-                step *= 2;
-            }
-            let end = end.min(self.nodes.len());
-            at += self.nodes[at.min(end)..end].partition_point(|p| self.entry(*p).path.starts_with(path));
-            Some(self.node(place))
-        })
-    }
-
     /// Resolves a path as a user writes it: absolute or relative to the root, with `.`, `..` and symlinks resolved
     /// inside the root. A symlink as the last part is followed only with `follow_last`.
     ///
@@ -322,7 +297,6 @@ impl PartialEq for Node<'_> {
 mod tests {
     use super::super::index::tests::{dir, file, index, path, symlink};
     use super::*;
-    use proptest::prelude::*;
 
     fn tree(layers: Vec<Vec<Entry>>) -> TreeIndex {
         TreeIndex::new(layers.into_iter().map(|l| Arc::new(index(l))).collect())
@@ -362,9 +336,6 @@ mod tests {
         assert_eq!(t.lookup(&path("a")).unwrap().entry.mode, 0o700);
         assert_eq!(t.lookup(&path("a/x")).unwrap().layer, Some(0));
         assert_eq!(t.lookup(&path("e")).unwrap().layer, None);
-        assert_eq!(names(t.children(&LayerPath::root())), ["a", "b", "d", "e"]);
-        assert_eq!(names(t.children(&path("e"))), ["e/f"]);
-        assert_eq!(names(t.children(&path("d"))), [""; 0]);
         assert_eq!(names(t.subtree(&path("e"))), ["e", "e/f", "e/f/g"]);
     }
 
@@ -430,18 +401,5 @@ mod tests {
         assert_ne!(digest(vec![vec![dir("d"), xattr, file("d/g", "1")]], "d"), base);
         let missing = tree(vec![]).content_digest(&[path("x")]).unwrap_err();
         assert_eq!(missing.kind(), ErrorKind::NotFound);
-    }
-
-    proptest! {
-        #[test]
-        fn children_are_the_nodes_one_level_below(names in proptest::collection::vec("[ab](/[ab.c]{1,2}){0,3}", 0..40)) {
-            let entries: Vec<_> = names.iter().filter_map(|n| LayerPath::new(n.as_str()).ok()).map(|p| Entry::directory(p, 0o755)).collect();
-            let t = tree(vec![entries]);
-            for directory in t.nodes().map(|n| n.entry.path.clone()).chain([LayerPath::root()]) {
-                let expected: Vec<_> = t.nodes().filter(|n| n.entry.path.parent() == Some(directory.clone())).map(|n| n.entry.path.clone()).collect();
-                let got: Vec<_> = t.children(&directory).map(|n| n.entry.path.clone()).collect();
-                prop_assert_eq!(got, expected);
-            }
-        }
     }
 }

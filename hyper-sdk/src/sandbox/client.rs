@@ -121,7 +121,7 @@ impl Sandbox {
     }
 
     /// Whether overlays can be mounted here; otherwise trees must be copied.
-    pub fn can_overlay(&self) -> bool {
+    pub(crate) fn can_overlay(&self) -> bool {
         self.0.hello.overlay
     }
 
@@ -131,7 +131,7 @@ impl Sandbox {
     }
 
     /// Whether the helper runs in its own user namespace, and so without the privileges of the host's root.
-    pub fn has_user_namespace(&self) -> bool {
+    pub(crate) fn has_user_namespace(&self) -> bool {
         self.0.hello.user_namespace
     }
 

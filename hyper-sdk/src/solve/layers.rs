@@ -2,7 +2,7 @@
 
 use super::SolveContext;
 use super::value::{Layer, LayerChain, LayerTimes, files_name, snapshot_name};
-use crate::layer::compress::{CompressOptions, CompressedLayer, LayerCompressor};
+use crate::layer::{CompressOptions, CompressedLayer, LayerCompressor};
 use crate::layer::{EntryTimes, LayerIndex, LayerWriter, ReadAhead, TreeIndex, VerifiedLayer};
 use crate::oci::Descriptor;
 use crate::reference::RepositoryName;

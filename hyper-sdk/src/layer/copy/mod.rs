@@ -6,7 +6,7 @@
 //!   CopySpec  ──┼─▶ Planner ──▶ Plan ──▶ content_digest   (what the cache key needs)
 //!   destination ┘   (rules)      └─────▶ write            (a LayerWriter)
 //! ```
-//! A [`Planner`] takes the sources of one instruction in order and treats its own earlier entries as part of the
+//! A `Planner` takes the sources of one instruction in order and treats its own earlier entries as part of the
 //! destination. The plan contains every path once, sorted.
 //!
 //! # Rules (those of BuildKit)
@@ -45,7 +45,7 @@ mod wildcard;
 pub(crate) use destination::{Destination, EmptyDestination};
 pub(crate) use newest_mtime::newest_mtime;
 use pattern::ParentMatch;
-pub(crate) use pattern::PatternList;
+pub use pattern::PatternList;
 pub(crate) use plan::Plan;
 pub(crate) use planner::Planner;
 pub(crate) use request::tree_of;
@@ -54,7 +54,7 @@ use source::Metadata;
 pub(crate) use source::{FilterDecision, PathFilter, SourceKind, SourceRoot};
 pub(crate) use stat_cache::StatCache;
 
-use crate::layer::passwd::Owner;
+use crate::layer::Owner;
 use crate::mode::ModeChange;
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +65,7 @@ use serde::{Deserialize, Serialize};
 pub struct CopySpec {
     /// The sources, relative to their root with or without a leading slash; an empty text is the whole root.
     pub sources: Vec<String>,
-    /// The absolute destination; see [`destination_path`]. A slash or `/.` at its end means a directory.
+    /// The absolute destination; see `destination_path`. A slash or `/.` at its end means a directory.
     pub destination: String,
     /// The owner of all new entries; `None` for the source's owner.
     pub chown: Option<Owner>,

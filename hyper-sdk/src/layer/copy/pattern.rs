@@ -249,7 +249,7 @@ pub struct PatternList {
 
 /// The patterns that matched a directory, used for its content.
 #[derive(Clone, Debug, Default)]
-pub struct ParentMatch(Option<Vec<bool>>);
+pub(crate) struct ParentMatch(Option<Vec<bool>>);
 
 impl PatternList {
     /// Compiles patterns. Empty ones are dropped; each is cleaned as a path, also after a `!`.
@@ -291,12 +291,12 @@ impl PatternList {
     }
 
     /// Whether there is an exception.
-    pub fn has_exceptions(&self) -> bool {
+    pub(crate) fn has_exceptions(&self) -> bool {
         self.lines.iter().any(|line| line.negated)
     }
 
     /// Whether a path matches, where `parent` is the result of its parent; and the result for its content.
-    pub fn matches(&self, path: &[u8], parent: &ParentMatch) -> (bool, ParentMatch) {
+    pub(crate) fn matches(&self, path: &[u8], parent: &ParentMatch) -> (bool, ParentMatch) {
         let text = characters(path);
         self.decide(parent, |tokens| {
             let above = || (0..text.len()).filter(|&at| text[at] == SLASH);
@@ -306,7 +306,7 @@ impl PatternList {
 
     /// Whether a named or found source itself matches, and the result for its content. Patterns are matched against its
     /// name and against its path from the root of the source.
-    pub fn matches_source(&self, path: &[u8]) -> (bool, ParentMatch) {
+    pub(crate) fn matches_source(&self, path: &[u8]) -> (bool, ParentMatch) {
         let name = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
         let (path, name) = (characters(path), characters(name));
         self.decide(&ParentMatch::default(), |tokens| run(tokens, &name) || run(tokens, &path))

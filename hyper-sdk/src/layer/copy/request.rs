@@ -1,7 +1,7 @@
 //! A file operation as data, so that it runs equally in this process and in the sandbox's helper.
 
 use super::{CopySpec, Destination, EmptyDestination, Plan, Planner, SourceRoot};
-use crate::layer::passwd::Owner;
+use crate::layer::Owner;
 use crate::layer::{EntryTimes, FileTime, LayerIndex, LayerWriter, TreeIndex};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

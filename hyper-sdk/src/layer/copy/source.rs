@@ -53,27 +53,27 @@ pub(crate) enum SourceKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Metadata {
     /// The kind of file.
-    pub file_type: FileType,
+    pub(crate) file_type: FileType,
     /// The permission bits, at most `0o7777`.
-    pub mode: u32,
+    pub(crate) mode: u32,
     /// The owner in the image; 0 in a context.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// The group in the image; 0 in a context.
-    pub gid: u32,
+    pub(crate) gid: u32,
     /// The size in bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// The device that holds the file.
-    pub device: u64,
+    pub(crate) device: u64,
     /// The inode.
-    pub inode: u64,
+    pub(crate) inode: u64,
     /// The number of names.
-    pub links: u64,
+    pub(crate) links: u64,
     /// The device number of a device file.
-    pub special: u64,
+    pub(crate) special: u64,
     /// The time of the last change of the content: seconds and nanoseconds.
-    pub mtime: (i64, u32),
+    pub(crate) mtime: (i64, u32),
     /// The time of the last change of content or metadata: seconds and nanoseconds.
-    pub ctime: (i64, u32),
+    pub(crate) ctime: (i64, u32),
 }
 
 impl Metadata {

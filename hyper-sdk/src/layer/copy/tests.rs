@@ -209,7 +209,7 @@ fn copy_flags_are_applied() {
         "o/ 755; o/exception 664 0"
     );
     assert!(spec(&|s| s.exclude = list(&["/views"])).contains("o/views/test"));
-    let owner = crate::layer::passwd::Owner { uid: 7, gid: 8 };
+    let owner = crate::layer::Owner { uid: 7, gid: 8 };
     assert_eq!(
         spec(&|s| (s.chown, s.exclude) = (Some(owner), list(&["views"]))),
         "o/ 755 7:8; o/keep 644 7:8 0"
@@ -331,7 +331,7 @@ fn directories_and_inline_files_are_made() {
     let tree = destination("tmp/; app -> srv; f");
     let make = |path: &str| -> Result<String> {
         let mut planner = Planner::new(&tree, FileTime::of(5));
-        planner.make_directory(path, 0o755, Some(crate::layer::passwd::Owner { uid: 1, gid: 2 }))?;
+        planner.make_directory(path, 0o755, Some(crate::layer::Owner { uid: 1, gid: 2 }))?;
         Ok(show(&planner.finish()))
     };
     assert_eq!(make("/tmp/").unwrap(), "");
@@ -386,7 +386,7 @@ fn new_directories_inherit_setgid_and_group() {
         ("f", "/s/t/", Some((5, 6)), "s/t/ 2755 5:6; s/t/f 640 5:6 0"),
     ] {
         let mut spec = CopySpec::new([source], at);
-        spec.chown = chown.map(|(uid, gid)| crate::layer::passwd::Owner { uid, gid });
+        spec.chown = chown.map(|(uid, gid)| crate::layer::Owner { uid, gid });
         assert_eq!(show(&plan(&root, &to, &spec).unwrap()), expected, "{at}");
     }
     let mut planner = Planner::new(&to, FileTime::of(5));

@@ -111,7 +111,7 @@ fn run_recorded(folder: &Path, lines: &[Vec<&str>]) -> Result<TreeIndex> {
                     ("--parents", _) => spec.parents = true,
                     ("--exclude", pattern) => exclude.push(pattern),
                     ("--chown", owner) => {
-                        spec.chown = Some(crate::layer::passwd::resolve_owner(owner, None, None).owner)
+                        spec.chown = Some(crate::layer::resolve_owner(owner, None, None).owner)
                     }
                     ("--chmod", mode) => spec.chmod = Some(ModeChange::parse(mode)?),
                     other => panic!("{other:?}"),
