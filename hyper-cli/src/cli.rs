@@ -27,6 +27,22 @@ struct Arguments {
 }
 
 /// The command line of `hyperbuild`, with what a caller adds.
+///
+/// ```no_run
+/// use hyper_cli::Cli;
+/// use hyper_sdk::store::{MemoryStore, SharedStore};
+/// use std::path::PathBuf;
+/// use std::sync::Arc;
+///
+/// /// Forgets the images when the program ends.
+/// async fn store(_state_folder: PathBuf) -> hyper_sdk::Result<SharedStore> {
+///     Ok(Arc::new(MemoryStore::default()))
+/// }
+///
+/// fn main() -> std::process::ExitCode {
+///     Cli::new("acmebuild").session(|options| options.open_store(store)).run()
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Cli {
     name: &'static str,

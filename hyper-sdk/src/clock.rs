@@ -6,6 +6,22 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A source of the current time.
+///
+/// ```
+/// use hyper_sdk::clock::{Clock, SystemClock, rfc3339};
+///
+/// /// The clock of the system, to the day.
+/// #[derive(Debug)]
+/// struct WholeDays;
+///
+/// impl Clock for WholeDays {
+///     fn now(&self) -> i64 {
+///         SystemClock.now() / 86_400 * 86_400
+///     }
+/// }
+///
+/// assert!(rfc3339(WholeDays.now()).ends_with("T00:00:00Z"));
+/// ```
 pub trait Clock: Debug + Send + Sync + 'static {
     /// Seconds since 1970-01-01T00:00:00Z.
     fn now(&self) -> i64;

@@ -75,6 +75,15 @@ impl FromStr for Algorithm {
 }
 
 /// The digest of some content: an algorithm and its lower-case hexadecimal hash.
+///
+/// ```
+/// use hyper_sdk::Digest;
+///
+/// let digest = Digest::sha256("hello");
+/// assert_eq!(Digest::parse(digest.as_str())?, digest);
+/// assert!(Digest::parse("sha256:short").is_err());
+/// # Ok::<(), hyper_sdk::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
     text: String,

@@ -118,6 +118,18 @@ impl fmt::Display for ErrorKind {
 ///
 /// Made with [`Error::new`] and enriched on its way up with [`Error::with_op`] and [`Error::with_context`], or with
 /// [`ResultExt`] on a `Result`.
+///
+/// ```
+/// use hyper_sdk::{Error, ErrorKind};
+///
+/// let cause = std::io::Error::other("the cable is loose");
+/// let error = Error::new(ErrorKind::Unavailable, "cannot reach the registry")
+///     .with_op("push")
+///     .with_context("host", "registry.example.com")
+///     .with_source(cause);
+/// assert_eq!(error.to_string(), "push: cannot reach the registry (host: registry.example.com)");
+/// assert!(error.is_retryable());
+/// ```
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -407,6 +419,18 @@ impl From<Error> for std::io::Error {
 }
 
 /// Adds operation and context to the error of a `Result`.
+///
+/// ```
+/// use hyper_sdk::{ErrorKind, Result, ResultExt as _};
+///
+/// fn read(path: &str) -> Result<String> {
+///     std::fs::read_to_string(path).at("cannot read the list", path).op("audit")
+/// }
+///
+/// let error = read("/does/not/exist").unwrap_err();
+/// assert_eq!(error.to_string(), "audit: cannot read the list (path: /does/not/exist)");
+/// assert_eq!(error.kind(), ErrorKind::NotFound);
+/// ```
 pub trait ResultExt<T> {
     /// Names the operation that failed.
     fn op(self, op: &'static str) -> Result<T>;

@@ -10,6 +10,14 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A platform that an image runs on (image-spec, image-index.md, `platform`).
+///
+/// ```
+/// use hyper_sdk::platform::Platform;
+///
+/// let platform: Platform = "linux/aarch64".parse()?;
+/// assert_eq!(platform, Platform::new("linux", "arm64", Some("v8")));
+/// # Ok::<(), hyper_sdk::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Platform {
     /// The architecture by its Go name, such as `amd64`; empty when it is not known.

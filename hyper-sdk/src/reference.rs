@@ -291,6 +291,16 @@ impl From<Digest> for ManifestReference {
 }
 
 /// An image's full name: host, repository, and a tag, a digest or both.
+///
+/// ```
+/// use hyper_sdk::Reference;
+///
+/// let name = Reference::parse("registry.example.com:5000/team/app:1")?;
+/// assert_eq!(name.host().as_str(), "registry.example.com:5000");
+/// assert_eq!((name.repository().as_str(), name.tag().unwrap().as_str()), ("team/app", "1"));
+/// assert_eq!(Reference::parse("busybox")?.to_string(), "docker.io/library/busybox:latest");
+/// # Ok::<(), hyper_sdk::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reference {
     host: RegistryHost,

@@ -20,6 +20,12 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Starts the runtime of this process, with a thread for each processor.
 ///
+/// ```
+/// let four = hyper_sdk::runtime::start()?.block_on(async { 2 + 2 });
+/// assert_eq!(four, 4);
+/// # Ok::<(), hyper_sdk::Error>(())
+/// ```
+///
 /// # Errors
 /// [`ErrorKind::Io`] when the system gives this process too few threads or descriptors.
 pub fn start() -> Result<Runtime> {

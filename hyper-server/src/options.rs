@@ -35,6 +35,18 @@ impl Default for Limits {
 }
 
 /// How a registry behaves.
+///
+/// ```
+/// use hyper_server::RegistryOptions;
+/// use hyper_server::auth::AnonymousAccess;
+///
+/// // Everybody pulls, and the users of the file push.
+/// let options = RegistryOptions {
+///     htpasswd: Some("/etc/registry/htpasswd".into()),
+///     anonymous: Some(AnonymousAccess::Pull),
+///     ..RegistryOptions::default()
+/// };
+/// ```
 #[derive(Clone, Debug)]
 pub struct RegistryOptions {
     /// Refuses everything that writes.

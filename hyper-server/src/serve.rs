@@ -77,6 +77,19 @@ impl Default for ServerOptions {
 ///
 /// Dropping the future closes the listener and every connection at once.
 ///
+/// ```no_run
+/// use hyper_sdk::store::DiskStore;
+/// use hyper_server::{Registry, RegistryOptions, ServerOptions, serve};
+/// use std::sync::Arc;
+///
+/// async fn run(listener: tokio::net::TcpListener) -> hyper_sdk::Result<()> {
+///     let store = Arc::new(DiskStore::open("/srv/registry").await?);
+///     let registry = Registry::new(store, RegistryOptions::default())?;
+///     let options = ServerOptions { connections: registry.connections().clone(), ..ServerOptions::default() };
+///     serve(listener, registry, options, std::future::pending()).await
+/// }
+/// ```
+///
 /// # Errors
 /// [`hyper_sdk::ErrorKind::Io`] when the listener fails for good; failures of single connections are logged.
 pub async fn serve<S, B>(

@@ -12,6 +12,21 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// Starts registries inside other programs: tests, the command line, Python.
+///
+/// ```
+/// use hyper_sdk::store::MemoryStore;
+/// use hyper_server::{RegistryOptions, Server, ServerOptions};
+/// use std::sync::Arc;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// let (store, any_port) = (Arc::new(MemoryStore::default()), ([127, 0, 0, 1], 0).into());
+/// let server = Server::start(store, any_port, RegistryOptions::default(), ServerOptions::default()).await?;
+/// println!("push to {}", server.address());
+/// server.stop().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Server;
 

@@ -73,6 +73,19 @@ impl LocalBuilder {
 }
 
 /// A builder that only plans: its result has the steps and whether each is cached, and no image.
+///
+/// ```no_run
+/// use hyper_sdk::build::{BuildRequest, DryRun, LocalBuilder};
+/// use hyper_sdk::progress::Progress;
+/// use std::sync::Arc;
+///
+/// async fn show(builder: LocalBuilder, request: BuildRequest) -> hyper_sdk::Result<()> {
+///     for step in DryRun::new(Arc::new(builder)).plan(request, &Progress::none()).await?.steps {
+///         println!("{:?} {}", step.state, step.name);
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct DryRun(Arc<LocalBuilder>);
 

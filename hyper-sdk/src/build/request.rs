@@ -26,6 +26,15 @@ pub enum EpochPolicy {
 }
 
 /// A request to build an image.
+///
+/// ```
+/// use hyper_sdk::build::{BuildContext, BuildRequest};
+///
+/// let mut request = BuildRequest::new("FROM scratch\nCOPY . /\n", BuildContext::Folder("site".into()));
+/// request.tags.push("registry.example.com/site:1".parse()?);
+/// request.build_args.insert("VERSION".into(), "1".into());
+/// # Ok::<(), hyper_sdk::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
     /// The name of the Dockerfile in messages.

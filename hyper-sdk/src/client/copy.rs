@@ -13,6 +13,18 @@ use std::sync::Arc;
 /// Works as [`push`](super::push()) does, reading from a registry instead of a store. When both are of the same client
 /// (the same `Arc`), blobs are mounted and not sent.
 ///
+/// ```
+/// use hyper_sdk::client::{PushOptions, RemoteImage, SharedClient, copy};
+/// use hyper_sdk::{Reference, Result, Tag};
+///
+/// async fn release(client: &SharedClient, candidate: &Reference) -> Result<()> {
+///     let release = candidate.at_tag(Tag::parse("1.0")?);
+///     let (from, to) = (RemoteImage::named(client, candidate), RemoteImage::named(client, &release));
+///     copy(&from, &to, &PushOptions::default()).await?;
+///     Ok(())
+/// }
+/// ```
+///
 /// # Errors
 /// Those of both clients.
 pub async fn copy(source: &RemoteImage, target: &RemoteImage, options: &PushOptions) -> Result<Descriptor> {

@@ -16,6 +16,20 @@ use tokio::io::AsyncRead;
 /// An OCI image layout, or an archive that `docker save` wrote.
 ///
 /// A layout is one repository. It answers to any name, or, after [`Layout::named`], to one.
+///
+/// ```no_run
+/// use hyper_sdk::client::{Layout, RegistryClient as _};
+/// use hyper_sdk::store::Page;
+/// use hyper_sdk::{RepositoryName, Result};
+///
+/// async fn tags() -> Result<()> {
+///     let layout = Layout::open("images").await?;
+///     for tag in layout.list_tags(&RepositoryName::parse("any")?, Page::default()).await?.items {
+///         println!("{tag}");
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Layout {
     layout: ImageLayout,

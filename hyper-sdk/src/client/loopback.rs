@@ -22,6 +22,19 @@ use std::fmt;
 const MAX_OFFERED: usize = 2;
 
 /// A client whose registry is a store of this process.
+///
+/// ```
+/// use hyper_sdk::client::{Loopback, RegistryClient as _};
+/// use hyper_sdk::store::{MemoryStore, Page};
+/// use std::sync::Arc;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// let client = Loopback::new(Arc::new(MemoryStore::default()));
+/// assert!(client.list_repositories(Page::default()).await?.items.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Loopback {
     store: SharedStore,

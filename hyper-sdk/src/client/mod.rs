@@ -124,6 +124,73 @@ pub enum Mount {
 /// a manifest before it is returned, a whole blob at the end of its stream, which then fails. Dropping a future stops
 /// the request. Retries and credentials are up to the backend. The suite in `client::conformance` tests a client.
 ///
+/// # Example
+/// A client for pulls that counts the blobs that it fetches:
+/// ```
+/// use async_trait::async_trait;
+/// use hyper_sdk::client::{ClientCapabilities, RegistryClient, SharedClient};
+/// use hyper_sdk::oci::{Descriptor, Manifest};
+/// use hyper_sdk::reference::ManifestReference;
+/// use hyper_sdk::store::{BlobReader, ByteRange, Listing, Page};
+/// use hyper_sdk::{Digest, RepositoryName, Result, Tag};
+/// use std::fmt;
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+///
+/// #[derive(Debug)]
+/// struct Counting {
+///     inner: SharedClient,
+///     blobs: AtomicUsize,
+/// }
+///
+/// impl fmt::Display for Counting {
+///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+///         write!(f, "{}, counted", self.inner)
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl RegistryClient for Counting {
+///     fn capabilities(&self) -> ClientCapabilities {
+///         ClientCapabilities::PULL
+///     }
+///
+///     async fn ping(&self) -> Result<()> {
+///         self.inner.ping().await
+///     }
+///
+///     async fn get_manifest(&self, name: &RepositoryName, reference: &ManifestReference) -> Result<Manifest> {
+///         self.inner.get_manifest(name, reference).await
+///     }
+///
+///     async fn stat_blob(&self, name: &RepositoryName, digest: &Digest) -> Result<Option<u64>> {
+///         self.inner.stat_blob(name, digest).await
+///     }
+///
+///     async fn get_blob(
+///         &self,
+///         name: &RepositoryName,
+///         digest: &Digest,
+///         range: Option<ByteRange>,
+///     ) -> Result<BlobReader> {
+///         self.blobs.fetch_add(1, Ordering::Relaxed);
+///         self.inner.get_blob(name, digest, range).await
+///     }
+///
+///     async fn list_tags(&self, name: &RepositoryName, page: Page) -> Result<Listing<Tag>> {
+///         self.inner.list_tags(name, page).await
+///     }
+///
+///     async fn list_referrers(
+///         &self,
+///         name: &RepositoryName,
+///         digest: &Digest,
+///         artifact_type: Option<&str>,
+///     ) -> Result<Vec<Descriptor>> {
+///         self.inner.list_referrers(name, digest, artifact_type).await
+///     }
+/// }
+/// ```
+///
 /// # Errors
 /// Every method: the [`crate::ErrorKind`] that the registry's error code means, [`crate::ErrorKind::Unauthorized`] and
 /// [`crate::ErrorKind::Denied`], [`crate::ErrorKind::Unavailable`] when there is no connection, and

@@ -43,6 +43,17 @@ impl Default for PullOptions {
 /// The tag moves last: dropping the future stops the pull and never leaves a tag on half an image. Returns the
 /// descriptor of what was pulled, which with [`Platforms::One`] is the image's own and says its platform.
 ///
+/// ```
+/// use hyper_sdk::client::{LocalTarget, PullOptions, RemoteImage, SharedClient, pull};
+/// use hyper_sdk::{Reference, store::SharedStore};
+///
+/// async fn fetch(client: &SharedClient, name: &Reference, store: &SharedStore) -> hyper_sdk::Result<()> {
+///     let (image, target) = (RemoteImage::named(client, name), LocalTarget::named(store, name)?);
+///     println!("{}", pull(&image, &target, &PullOptions::default()).await?.digest);
+///     Ok(())
+/// }
+/// ```
+///
 /// # Errors
 /// Those of the client and the store; [`crate::ErrorKind::ManifestUnknown`] when an index has no image for the
 /// platform.

@@ -16,6 +16,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 /// The variables of an expansion.
+///
+/// ```
+/// use hyper_sdk::dockerfile::Expander;
+/// use std::collections::BTreeMap;
+///
+/// // A map is an environment, and so is a list of pairs.
+/// let env = BTreeMap::from([("VERSION".to_owned(), "1.2".to_owned())]);
+/// let word = Expander::new('\\').word("app-${VERSION:-none}.tar", &env).unwrap();
+/// assert_eq!(word.text, "app-1.2.tar");
+/// ```
 pub trait Environment {
     /// The value of a variable; `None` when it is not set.
     fn get(&self, name: &str) -> Option<&str>;

@@ -119,6 +119,16 @@ impl Parsed {
 /// Parses a file. `file_name` is its name in messages.
 ///
 /// The parser reports the errors of all instructions.
+///
+/// ```
+/// use hyper_sdk::dockerfile::parse;
+///
+/// let parsed = parse("FROM scratch\nCOPPY . /\n", "Dockerfile");
+/// assert!(parsed.has_errors());
+/// assert_eq!(parsed.dockerfile.stages.len(), 1);
+/// // Every fault, with an excerpt.
+/// assert!(parsed.render().contains("Dockerfile:2:1"));
+/// ```
 pub fn parse(source: &str, file_name: &str) -> Parsed {
     let source = Source::new(file_name, source);
     let mut ast = Ast::parse(&source);

@@ -105,6 +105,28 @@ impl ExitStatus {
 }
 
 /// Receives the output of a command as it is written. It must not block.
+///
+/// ```
+/// use hyper_sdk::exec::LogSink;
+/// use hyper_sdk::progress::LogStream;
+/// use std::sync::{Arc, Mutex};
+///
+/// /// Keeps what a command writes to standard error.
+/// #[derive(Default)]
+/// struct Errors(Mutex<Vec<u8>>);
+///
+/// impl LogSink for Errors {
+///     fn log(&self, stream: LogStream, bytes: &[u8]) {
+///         if stream == LogStream::Stderr {
+///             self.0.lock().unwrap().extend_from_slice(bytes);
+///         }
+///     }
+/// }
+///
+/// // A closure is a sink, too.
+/// let silent: Arc<dyn LogSink> = Arc::new(|_: LogStream, _: &[u8]| {});
+/// silent.log(LogStream::Stdout, b"make: nothing to be done");
+/// ```
 pub trait LogSink: Send + Sync + 'static {
     /// Receives some bytes, which need not end at a line or character boundary.
     fn log(&self, stream: LogStream, bytes: &[u8]);

@@ -17,6 +17,13 @@ use tokio::net::unix::pipe;
 /// Becomes the helper if the program was started as one, and then never returns. Otherwise returns at once.
 ///
 /// Must be the first line of `main`, before any thread starts.
+///
+/// ```no_run
+/// fn main() {
+///     hyper_sdk::exec::init();
+///     // … the program …
+/// }
+/// ```
 pub fn init() {
     if sandbox::is_marked() {
         helper_main();

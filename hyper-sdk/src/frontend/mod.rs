@@ -49,6 +49,45 @@ pub enum EpochOf {
 }
 
 /// Resolves the names in a text: named contexts first, then images.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use hyper_sdk::build::lower_dockerfile;
+/// use hyper_sdk::frontend::{EpochOf, FrontendOptions, Resolved, Resolver};
+/// use hyper_sdk::oci::ImageConfig;
+/// use hyper_sdk::platform::Platform;
+/// use hyper_sdk::{Digest, Result};
+///
+/// /// Takes every image to be an empty one.
+/// struct EmptyImages;
+///
+/// #[async_trait]
+/// impl Resolver for EmptyImages {
+///     async fn context(&self, _: &str, _: &Platform) -> Result<Option<Resolved>> {
+///         Ok(None)
+///     }
+///
+///     async fn epoch(&self, _: EpochOf) -> Result<Option<i64>> {
+///         Ok(None)
+///     }
+///
+///     async fn image(&self, name: &str, platform: &Platform) -> Result<Resolved> {
+///         Ok(Resolved::Image {
+///             reference: name.to_owned(),
+///             manifest: Digest::sha256(name),
+///             config: Box::new(ImageConfig::empty(platform)),
+///         })
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// let (text, options) = ("FROM base\nRUN make\n", FrontendOptions::default());
+/// let lowered = lower_dockerfile("Dockerfile", text, &options, &EmptyImages, &mut Vec::new()).await?;
+/// assert_eq!(lowered.graph.vertices().len(), 2);
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Resolver: Send + Sync {
     /// Resolves a named context; `None` when there is no context of this name.

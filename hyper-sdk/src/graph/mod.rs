@@ -57,6 +57,18 @@ impl Vertex {
 }
 
 /// Vertices in topological order.
+///
+/// ```
+/// use hyper_sdk::graph::{ExecOp, Graph, Op, SourceOp};
+///
+/// let mut graph = Graph::new();
+/// let base = graph.add(Op::Source(SourceOp::Scratch), vec![], "scratch");
+/// let make = || Op::Exec(Box::new(ExecOp::new(vec!["make".to_owned()])));
+/// let step = graph.add(make(), vec![base], "make");
+/// // Equal vertices are one.
+/// assert_eq!(graph.add(make(), vec![base], "make again"), step);
+/// assert_eq!(graph.reachable(step), [base, step]);
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     vertices: Vec<Vertex>,

@@ -32,6 +32,20 @@ const BAD_TIME: &str = "a time in a PAX record of the archive is malformed";
 /// [`LayerReader::next_entry`] skips the unread data of the last entry. The reader implements [`Read`] for the data of
 /// the current entry. At the end of the archive the source is read to its end, so that a verifying source sees
 /// everything.
+///
+/// ```
+/// use hyper_sdk::layer::LayerReader;
+/// use hyper_sdk::testing::RandomImage;
+///
+/// let layer = RandomImage::new(1).layers.remove(0);
+/// let mut reader = LayerReader::new(&layer.tar[..]);
+/// let mut names = Vec::new();
+/// while let Some(entry) = reader.next_entry()? {
+///     names.push(entry.path.to_string());
+/// }
+/// assert!(!names.is_empty());
+/// # Ok::<(), hyper_sdk::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct LayerReader<R> {
     inner: R,

@@ -31,6 +31,19 @@ const MAX_7: u64 = 0o7_777_777;
 /// Writes one layer as a tar archive and makes its index.
 ///
 /// Dropping it without [`LayerWriter::finish`] leaves an incomplete archive.
+///
+/// ```
+/// use hyper_sdk::layer::LayerWriter;
+/// use hyper_sdk::testing::RandomImage;
+///
+/// // The canonical form of a layer, with no time after the epoch.
+/// let layer = RandomImage::new(1).layers.remove(0);
+/// let mut writer = LayerWriter::new(Vec::new(), Some(0));
+/// writer.append_all(&layer.tar[..])?;
+/// assert!(writer.entries().iter().all(|entry| entry.mtime <= 0));
+/// let (tar, index) = writer.finish()?;
+/// # Ok::<(), hyper_sdk::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct LayerWriter<W: Write> {
     inner: W,

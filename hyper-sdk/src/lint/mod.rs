@@ -114,6 +114,15 @@ pub fn rule(name: &str) -> Option<&'static Rule> {
 
 /// Lints a file, with the options of its `check` directive unless others are given. A comment such as `# check=skip=NAME`
 /// above an instruction adds to them for that instruction. Findings are in the order of the file.
+///
+/// ```
+/// use hyper_sdk::dockerfile::parse;
+/// use hyper_sdk::lint::{LintContext, lint};
+///
+/// let file = parse("FROM scratch\nCMD app\n", "Dockerfile").dockerfile;
+/// let findings = lint(&file, &LintContext::default(), None);
+/// assert_eq!(findings[0].rule.name, "JSONArgsRecommended");
+/// ```
 pub fn lint(file: &Dockerfile, context: &LintContext, options: Option<&CheckOptions>) -> Vec<Finding> {
     let default = CheckOptions::default();
     let options = options.or(file.directives.check.as_ref()).unwrap_or(&default);

@@ -113,6 +113,28 @@ pub enum Event {
 }
 
 /// Receives the events of some work.
+///
+/// ```
+/// use hyper_sdk::progress::{Event, Progress, Sink};
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+///
+/// /// Counts warnings.
+/// #[derive(Clone, Default)]
+/// struct Warnings(Arc<AtomicUsize>);
+///
+/// impl Sink for Warnings {
+///     fn event(&self, event: Event) {
+///         if let Event::Warning { .. } = event {
+///             self.0.fetch_add(1, Ordering::Relaxed);
+///         }
+///     }
+/// }
+///
+/// let warnings = Warnings::default();
+/// Progress::new(warnings.clone()).warn("the cache is nearly full");
+/// assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
+/// ```
 pub trait Sink: Send + Sync + 'static {
     /// Receives one event. It must not block.
     fn event(&self, event: Event);

@@ -23,6 +23,17 @@ use std::path::PathBuf;
 const MARKER: &str = "--hyper-exec-helper";
 
 /// How to start the helper.
+///
+/// ```no_run
+/// use hyper_sdk::exec::{HelperCommand, NativeExecutor};
+/// use hyper_sdk::sandbox::Sandbox;
+///
+/// async fn executor() -> hyper_sdk::Result<NativeExecutor> {
+///     // For a program whose `main` is not its own, such as a test or an interpreter.
+///     let helper = HelperCommand::with_init("/usr/libexec/hyper-exec-helper");
+///     Ok(NativeExecutor::new(Sandbox::start(helper).await?))
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HelperCommand {
     /// The program.

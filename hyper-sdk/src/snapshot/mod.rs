@@ -80,6 +80,38 @@ pub struct ExportOptions {
 ///
 /// Dropping it without [`Snapshotter::commit`] or [`Snapshotter::abandon`] removes it in the background, or when a
 /// snapshotter is next opened on the folder.
+///
+/// ```
+/// use hyper_sdk::Digest;
+/// use hyper_sdk::exec::RootFs;
+/// use hyper_sdk::snapshot::Active;
+/// use std::any::Any;
+///
+/// /// A folder that a step writes to, of a snapshotter that copies what is below.
+/// #[derive(Debug)]
+/// struct Copied {
+///     rootfs: RootFs,
+///     parent: Option<Digest>,
+/// }
+///
+/// impl Active for Copied {
+///     fn rootfs(&self) -> &RootFs {
+///         &self.rootfs
+///     }
+///
+///     fn parent(&self) -> Option<&Digest> {
+///         self.parent.as_ref()
+///     }
+///
+///     fn as_any(&self) -> &dyn Any {
+///         self
+///     }
+///
+///     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
+///         self
+///     }
+/// }
+/// ```
 pub trait Active: Debug + Send + Sync + 'static {
     /// The root file system for an [`crate::exec::Executor`].
     fn rootfs(&self) -> &RootFs;

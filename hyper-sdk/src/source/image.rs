@@ -30,6 +30,14 @@ const MAX_CONFIG: u64 = 16 << 20;
 const MAX_DEPTH: usize = 8;
 
 /// Makes the client of a registry, with the caller's credentials and settings.
+///
+/// ```
+/// use hyper_sdk::client::HttpClient;
+/// use hyper_sdk::source::ClientFactory;
+/// use std::sync::Arc;
+///
+/// let clients = ClientFactory::new(|host| Ok(Arc::new(HttpClient::builder(host.clone()).build()?)));
+/// ```
 #[derive(Clone)]
 pub struct ClientFactory {
     make: Arc<MakeClient>,

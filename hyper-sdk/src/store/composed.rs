@@ -68,6 +68,15 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 const HASH_INLINE: usize = 256 * 1024;
 
 /// A registry store of a blob and a metadata backend. Clones share both.
+///
+/// ```
+/// use hyper_sdk::store::blob::MemoryBlobs;
+/// use hyper_sdk::store::meta::MemoryMeta;
+/// use hyper_sdk::store::{Composed, SharedStore};
+/// use std::sync::Arc;
+///
+/// let store: SharedStore = Arc::new(Composed::new(MemoryBlobs::default(), MemoryMeta::default()));
+/// ```
 #[derive(Debug)]
 pub struct Composed<B, M>(Arc<Backends<B, M>>, SharedClock);
 

@@ -11,6 +11,19 @@ use std::path::Path;
 use std::time::Duration;
 
 /// A store in memory.
+///
+/// ```
+/// use hyper_sdk::RepositoryName;
+/// use hyper_sdk::store::{MemoryStore, RegistryStoreExt as _};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// let (store, name) = (MemoryStore::default(), RepositoryName::parse("team/app")?);
+/// let blob = store.put_bytes(&name, "text/plain", "hello".into()).await?;
+/// assert_eq!(store.read_blob(&name, &blob.digest, 100).await?, "hello");
+/// # Ok(())
+/// # }
+/// ```
 pub type MemoryStore = Composed<blob::MemoryBlobs, meta::MemoryMeta>;
 
 impl Default for MemoryStore {
@@ -26,6 +39,19 @@ impl Default for MemoryStore {
 ///   ROOT/hyper.db      metadata (SQLite; beside it -wal, -shm and .lock)
 ///   ROOT/blobs/        the bytes of blobs, by digest
 ///   ROOT/uploads/      the bytes of uploads in progress
+/// ```
+///
+/// ```
+/// use hyper_sdk::store::{DiskStore, Page, RegistryStore as _};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// # let folder = tempfile::tempdir()?;
+/// # let folder = folder.path();
+/// let store = DiskStore::open(folder.join("registry")).await?;
+/// assert!(store.list_repositories(Page::default()).await?.items.is_empty());
+/// # Ok(())
+/// # }
 /// ```
 #[cfg(feature = "store-sql")]
 pub type DiskStore = Composed<blob::DiskBlobs, meta::SqlMeta>;

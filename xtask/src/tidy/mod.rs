@@ -10,12 +10,14 @@
 //! - the SDK's messages name no flag of the command line ([`words`]);
 //! - every row of the table of the language names tests that exist ([`language_table`]);
 //! - every link between documents leads somewhere ([`links`]), and every path that they name exists ([`paths`]);
+//! - every public trait, exported macro and entry point has an example that is compiled ([`doc_examples`]);
 //! - every dependency is used, and a crate that needs a part of hyper-sdk takes only that part ([`dependencies`]);
 //! - the examples are built with the versions of `Cargo.lock` ([`locks`]);
 //! - the SDK reads neither the environment nor a home folder, and the adapters do not depend on each other.
 
 mod circles;
 mod dependencies;
+mod doc_examples;
 mod functions;
 mod language_table;
 mod links;
@@ -116,6 +118,7 @@ pub(crate) fn run() -> Result<(), String> {
     language_table::check(&mut breaches);
     links::check(&texts, &mut breaches);
     paths::check(&texts, &mut breaches);
+    doc_examples::check(&texts, &mut breaches);
     locks::check(&texts, &mut breaches);
     dependencies::check(&texts, &mut breaches);
     for (crate_folder, forbidden) in ADAPTERS {

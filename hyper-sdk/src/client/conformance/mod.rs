@@ -23,11 +23,17 @@ pub use uploads::*;
 /// The fixture is the path of an `async fn() -> (SharedClient, G)`: a client of an empty registry, and a value that is kept
 /// until the case ends (a folder, a server). The calling crate needs `tokio` with `macros` and `rt-multi-thread`.
 ///
-/// ```ignore
-/// async fn fixture() -> (SharedClient, ()) {
-///     (Arc::new(Loopback::new(Arc::new(MemoryStore::default()))), ())
+/// ```
+/// mod loopback {
+///     use hyper_sdk::client::{Loopback, SharedClient};
+///     use hyper_sdk::store::MemoryStore;
+///     use std::sync::Arc;
+///
+///     async fn fixture() -> (SharedClient, ()) {
+///         (Arc::new(Loopback::new(Arc::new(MemoryStore::default()))), ())
+///     }
+///     hyper_sdk::client_conformance!(fixture);
 /// }
-/// hyper_sdk::client_conformance!(fixture);
 /// ```
 #[macro_export]
 macro_rules! client_conformance {

@@ -56,6 +56,20 @@ use url::Url;
 /// Credentials go only to the registry and to the token server that it names. Transient failures are retried within
 /// [`RetryPolicy`]; a request with a streamed body is not. A broken download continues after its last byte within the
 /// call. Clones share connections and tokens.
+///
+/// ```no_run
+/// use hyper_sdk::client::keychain::DockerConfig;
+/// use hyper_sdk::client::{HttpClient, RegistryClient as _};
+/// use hyper_sdk::{Reference, Result};
+/// use std::sync::Arc;
+///
+/// async fn digest_of(name: &str) -> Result<String> {
+///     let name = Reference::parse(name)?;
+///     let keychain = Arc::new(DockerConfig::new("/root/.docker/config.json"));
+///     let client = HttpClient::builder(name.host().clone()).keychain(keychain).build()?;
+///     Ok(client.resolve(name.repository(), &name.manifest()).await?.digest.to_string())
+/// }
+/// ```
 #[derive(Clone)]
 pub struct HttpClient {
     inner: Arc<Inner>,

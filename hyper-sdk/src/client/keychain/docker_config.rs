@@ -31,6 +31,21 @@ const MAX_FILE: u64 = 16 * 1024 * 1024;
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// A keychain in a file of Docker's or Podman's format, which need not exist.
+///
+/// ```
+/// use hyper_sdk::client::keychain::{Credentials, DockerConfig, Keychain as _};
+/// use hyper_sdk::reference::RegistryHost;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// # let folder = tempfile::tempdir()?;
+/// # let home = folder.path();
+/// let keychain = DockerConfig::new(home.join(".docker/config.json"));
+/// let host = RegistryHost::parse("registry.example.com")?;
+/// assert_eq!(keychain.get(&host, None).await?, Credentials::Anonymous);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct DockerConfig {
     path: PathBuf,

@@ -126,6 +126,18 @@ pub trait Keychain: Debug + Send + Sync + 'static {
 pub type SharedKeychain = Arc<dyn Keychain>;
 
 /// Fixed credentials, by host.
+///
+/// ```
+/// use hyper_sdk::client::keychain::{Credentials, StaticKeychain};
+/// use hyper_sdk::reference::RegistryHost;
+///
+/// # fn main() -> hyper_sdk::Result<()> {
+/// let host = RegistryHost::parse("registry.example.com")?;
+/// let keychain = StaticKeychain::default().with(host, Credentials::basic("robot", "secret"));
+/// assert!(!format!("{keychain:?}").contains("secret"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct StaticKeychain {
     hosts: BTreeMap<RegistryHost, Credentials>,

@@ -186,6 +186,31 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
 }
 
 /// A staging area that this writer holds. Dropping it lets another writer in.
+///
+/// ```
+/// use hyper_sdk::Digest;
+/// use hyper_sdk::digest::Algorithm;
+/// use hyper_sdk::store::UploadId;
+/// use hyper_sdk::store::blob::{BlobBackend as _, MemoryBlobs, StagedState};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// let (blobs, upload) = (MemoryBlobs::default(), UploadId::random()?);
+/// let mut staging = blobs.stage(&upload).await?;
+/// staging.restore(&StagedState::default(), Algorithm::Sha256).await?;
+/// staging.append("hello ".into()).await?;
+/// let saved = staging.save().await?;
+/// drop(staging);
+/// // The next request of the upload goes on from there.
+/// let mut staging = blobs.stage(&upload).await?;
+/// staging.restore(&saved, Algorithm::Sha256).await?;
+/// staging.append("world".into()).await?;
+/// let digest = Digest::sha256("hello world");
+/// assert_eq!(staging.verify(&digest).await?.size, 11);
+/// staging.commit(&digest).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait BlobStaging: Debug + Send + Sync + 'static {
     /// Goes back to a saved state and forgets what came after. Called once, before anything else.

@@ -15,6 +15,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Passes reads on and refuses every write with [`crate::ErrorKind::Unsupported`].
+///
+/// ```
+/// use hyper_sdk::store::wrap::ReadOnly;
+/// use hyper_sdk::store::{MemoryStore, RegistryStoreExt as _};
+/// use hyper_sdk::{ErrorKind, RepositoryName};
+/// use std::sync::Arc;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// let store = ReadOnly::new(Arc::new(MemoryStore::default()));
+/// let name = RepositoryName::parse("team/app")?;
+/// let refused = store.put_bytes(&name, "text/plain", "hello".into()).await;
+/// assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unsupported);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ReadOnly(SharedStore);
 
