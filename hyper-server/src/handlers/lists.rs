@@ -16,8 +16,13 @@ static FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applie
 /// The most bytes of descriptors in one list of referrers: the size that clients accept for a manifest.
 const REFERRERS_BYTES: usize = (4 << 20) - (64 << 10);
 
-/// The most entries of a fallback tag that are looked at.
+/// The most entries of a fallback tag that are read.
 const FALLBACK_ENTRIES: usize = 1000;
+
+/// The most repositories that one query of the catalog reads. Where most of them are hidden from the caller, each query
+/// reads [`CATALOG_GROWTH`] times as many as the one before, so that the number of queries does not depend on the page.
+const CATALOG_BATCH: usize = 10_000;
+const CATALOG_GROWTH: usize = 8;
 
 #[derive(Serialize)]
 struct TagList<'a> {
@@ -49,20 +54,23 @@ pub(super) async fn tags(call: &Call<'_>, repository: &RepositoryName, page: Pag
 
 pub(super) async fn catalog(call: &Call<'_>, page: Page) -> Outcome {
     let limit = page.limit.unwrap_or(usize::MAX).min(call.options.limits.page_entries);
-    // A page and its link name only what the caller may see: pages are read until this one is full.
-    let (mut seen, mut after, mut more) = (Vec::new(), page.after, limit > 0);
-    while more && seen.len() <= limit {
-        let asked = Page { limit: Some(limit.saturating_add(1)), after };
-        let listing = call.store.list_repositories(asked).await?;
+    // A page and its link name only what the caller may see: batches are read until the page is full and one more
+    // repository is known, which says that there is a next page.
+    let (mut visible, mut after, mut more) = (Vec::new(), page.after, limit > 0);
+    let mut batch = limit.saturating_add(1);
+    while more && visible.len() <= limit {
+        let listing = call.store.list_repositories(Page { limit: Some(batch), after }).await?;
         after = listing.items.last().map(|last| last.as_str().to_owned());
         more = listing.more && after.is_some();
-        seen.extend(listing.items.into_iter().filter(|repository| call.sees(repository)));
+        let missing = limit + 1 - visible.len();
+        visible.extend(listing.items.into_iter().filter(|repository| call.sees(repository)).take(missing));
+        batch = batch.saturating_mul(CATALOG_GROWTH).min(CATALOG_BATCH.max(batch));
     }
-    let more = seen.len() > limit;
-    seen.truncate(limit);
-    let body = serde_json::to_vec(&RepositoryList { repositories: &seen });
+    let more = visible.len() > limit;
+    visible.truncate(limit);
+    let body = serde_json::to_vec(&RepositoryList { repositories: &visible });
     let mut response = json(body.map_err(unserialisable)?);
-    if let Some(last) = seen.last().filter(|_| more) {
+    if let Some(last) = visible.last().filter(|_| more) {
         link_next(&mut response, &format!("/v2/_catalog?n={limit}&last={}", encode(last.as_str())));
     }
     Ok(response)

@@ -1,9 +1,13 @@
 //! Tags, catalog, referrers and extensions (end-8, end-12).
 
-use super::support::{Api, image, index};
-use hyper_sdk::oci::Descriptor;
-use hyper_sdk::{Digest, media_type};
-use hyper_server::{Limits, RegistryOptions};
+use super::http_store::HttpStore;
+use super::support::{Api, image, index, memory};
+use hyper_sdk::oci::{Descriptor, Manifest};
+use hyper_sdk::store::{PutManifest, RegistryStore as _};
+use hyper_sdk::{Digest, RepositoryName, Tag, media_type};
+use hyper_server::auth::{Action, Authorizer, Principal};
+use hyper_server::{Limits, Registry, RegistryOptions, Server, ServerOptions};
+use std::sync::Arc;
 
 fn link(header: &str) -> &str {
     header
@@ -70,6 +74,60 @@ async fn the_catalog_lists_repositories() {
     let page = api.get("/v2/_catalog?n=2").await;
     assert_eq!(link(page.header("link")), "/v2/_catalog?n=2&last=a%2Fx");
     assert_eq!(api.get(link(page.header("link"))).await.text(), r#"{"repositories":["b"]}"#);
+}
+
+/// Shows the repositories of one team.
+#[derive(Debug)]
+struct OneTeam;
+
+impl Authorizer for OneTeam {
+    fn allows(&self, _: &Principal, repository: Option<&RepositoryName>, _: Action) -> bool {
+        repository.is_none_or(|repository| repository.as_str().starts_with("team/"))
+    }
+}
+
+/// How many queries of the catalog a registry has answered.
+async fn catalog_queries(registry: &Api) -> u64 {
+    let metrics = registry.get("/metrics").await.expect(200);
+    let series = "hyperregistry_requests_total{route=\"catalog\",";
+    let lines = metrics.text().lines().filter(|line| line.starts_with(series));
+    lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+}
+
+/// A registry whose store is another one, which counts what it is asked.
+#[tokio::test]
+async fn hidden_repositories_take_few_queries_whatever_the_length_of_a_page() {
+    let store = memory();
+    let empty = Manifest::sniff(index(vec![]).to_bytes()).unwrap();
+    let mut names: Vec<String> = (0..3000).map(|n| format!("hidden/{n}")).collect();
+    names.extend(["team/a", "team/b", "team/c", "zz/hidden"].map(str::to_owned));
+    for name in names {
+        let name = RepositoryName::parse(&name).unwrap();
+        store.put_manifest(&name, PutManifest::new(empty.clone(), [Tag::latest()])).await.unwrap();
+    }
+    let address = "127.0.0.1:0".parse().unwrap();
+    let (options, server) = (RegistryOptions::default(), ServerOptions::default());
+    let inner = Server::start(store.clone(), address, options, server).await.unwrap();
+    let counts = Api { registry: inner.registry().clone() };
+    let outer = Arc::new(HttpStore::new(inner.url(), store.capabilities()));
+    let options = RegistryOptions { authorizer: Some(Arc::new(OneTeam)), ..RegistryOptions::default() };
+    let api = Api { registry: Registry::new(outer, options).unwrap() };
+    for limit in ["?n=1", "?n=2", "?n=3", "?n=100", ""] {
+        let (mut found, mut path) = (Vec::new(), format!("/v2/_catalog{limit}"));
+        loop {
+            let before = catalog_queries(&counts).await;
+            let page = api.get(&path).await.expect(200);
+            let queries = catalog_queries(&counts).await - before;
+            assert!(queries <= 6, "{path} took {queries} queries");
+            found.extend(page.json()["repositories"].as_array().unwrap().iter().cloned());
+            match page.header("link") {
+                "" => break,
+                next => path = link(next).to_owned(),
+            }
+        }
+        assert_eq!(found, ["team/a", "team/b", "team/c"], "{limit}");
+    }
+    inner.stop().await.unwrap();
 }
 
 #[tokio::test]
