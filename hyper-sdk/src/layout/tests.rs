@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A layout with one image of one layer, tagged `v1`.
 struct Sample {
@@ -122,6 +124,30 @@ async fn a_blob_of_another_size_than_announced_is_not_written() {
             assert!(!(if tar { path } else { path.join(INDEX) }).exists());
         }
     }
+}
+
+/// Each blob that is read has blocks in memory, so a layout of many layers must not have all of them open.
+#[tokio::test]
+async fn at_most_two_blobs_are_read_at_once() {
+    let open = Arc::new(AtomicUsize::new(0));
+    let most = Arc::new(AtomicUsize::new(0));
+    let mut writer = LayoutWriter::new(&ImageIndex::new(vec![]));
+    for number in 0..20 {
+        let content = Bytes::from(vec![number; 64]);
+        let (open, most) = (open.clone(), most.clone());
+        let blocks = futures::stream::once(async move {
+            most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            open.fetch_sub(1, Ordering::SeqCst);
+            Ok(content)
+        });
+        let blob = BlobReader { size: 64, offset: 0, length: 64, stream: blocks.boxed() };
+        writer.add_blob(&Digest::sha256(vec![number; 64]), blob);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    writer.write_folder(folder.path()).await.unwrap();
+    assert_eq!(std::fs::read_dir(folder.path().join("blobs/sha256")).unwrap().count(), 20);
+    assert!(most.load(Ordering::SeqCst) <= 2, "{} blobs were read at once", most.load(Ordering::SeqCst));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use crate::oci::ImageIndex;
 use crate::store::{BlobReader, ByteStream};
 use crate::{Digest, Error, ErrorKind, Result};
 use bytes::Bytes;
+use futures::stream::{self, StreamExt as _};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -14,7 +15,13 @@ use std::path::Path;
 /// How many blocks of a blob wait to be written.
 const BLOCKS: usize = 4;
 
-/// Collects what a layout shall have, and writes it.
+/// How many blobs are read at once: the one that is written, and the next.
+const READ_AT_ONCE: usize = 2;
+
+/// Collects the files of a layout, and writes them.
+///
+/// Blobs are read in the order in which they are written, at most two at once, and at most four blocks of each wait in
+/// memory: a layout of many layers takes no more memory than one of two.
 ///
 /// ```
 /// # async fn write() -> hyper_sdk::Result<()> {
@@ -41,7 +48,8 @@ const BLOCKS: usize = 4;
 #[derive(Debug)]
 pub struct LayoutWriter {
     parts: BTreeMap<String, Part>,
-    streams: Vec<Stream>,
+    /// The streams of the blobs, by the same paths: both are read in this order.
+    streams: BTreeMap<String, Stream>,
 }
 
 /// A file of the layout: its bytes, or a blob that comes as a stream.
@@ -65,7 +73,7 @@ impl std::fmt::Debug for Stream {
 impl LayoutWriter {
     /// A layout with an index and no blobs yet.
     pub fn new(index: &ImageIndex) -> Self {
-        let mut writer = Self { parts: BTreeMap::new(), streams: Vec::new() };
+        let mut writer = Self { parts: BTreeMap::new(), streams: BTreeMap::new() };
         writer.add_file(MARKER, r#"{"imageLayoutVersion":"1.0.0"}"#);
         writer.add_file(INDEX, index.to_bytes());
         writer
@@ -89,8 +97,9 @@ impl LayoutWriter {
     /// Adds a blob that is read while the layout is written. Its stream has to check it.
     pub fn add_blob(&mut self, digest: &Digest, blob: BlobReader) {
         let (sender, reader) = byte_channel(BLOCKS);
-        self.parts.insert(blob_path(digest), Part::Blob(blob.length, reader));
-        self.streams.push(Stream { stream: blob.stream, sender });
+        let path = blob_path(digest);
+        self.parts.insert(path.clone(), Part::Blob(blob.length, reader));
+        self.streams.insert(path, Stream { stream: blob.stream, sender });
     }
 
     /// Writes the layout into a folder, the index last. Blobs that are there stay. An index that is there is replaced:
@@ -119,8 +128,9 @@ impl LayoutWriter {
         write: impl FnOnce(BTreeMap<String, Part>) -> Result<()> + Send + 'static,
     ) -> Result<()> {
         let Self { parts, streams } = self;
-        let feed = futures::future::join_all(streams.into_iter().map(|s| s.sender.send_all(s.stream)));
-        let (result, _) = futures::join!(blocking(move || write(parts)), feed);
+        let feeds = stream::iter(streams.into_values()).map(|s| s.sender.send_all(s.stream));
+        let feed = feeds.buffered(READ_AT_ONCE).for_each(|()| std::future::ready(()));
+        let (result, ()) = futures::join!(blocking(move || write(parts)), feed);
         result
     }
 }
