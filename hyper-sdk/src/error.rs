@@ -9,6 +9,7 @@ pub use detail::{CommandFailure, ErrorDetail, FailedStep, MissingInput, Registry
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 /// The result of everything in the SDK that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -140,6 +141,7 @@ struct Inner {
     context: Vec<(&'static str, String)>,
     detail: Option<ErrorDetail>,
     step: Option<FailedStep>,
+    retry_after: Option<Duration>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -159,6 +161,7 @@ impl Error {
             context: Vec::new(),
             detail: None,
             step: None,
+            retry_after: None,
             source: None,
         }))
     }
@@ -196,6 +199,11 @@ impl Error {
     /// Whether the same call can succeed when it is made again.
     pub fn is_retryable(&self) -> bool {
         self.0.retryable
+    }
+
+    /// How long to wait before the call is made again, when the error or one of its causes says it.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.chain().find_map(|error| error.0.retry_after)
     }
 
     /// The sentence alone, without operation and context.
@@ -276,6 +284,13 @@ impl Error {
         self
     }
 
+    /// Says how long to wait before the call is made again. A server passes it on as `Retry-After`.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
     /// Names the operation, in the imperative: `push blob`. The outermost name wins.
     #[must_use]
     pub fn with_op(mut self, op: &'static str) -> Self {
@@ -350,7 +365,9 @@ impl fmt::Display for Error {
             Some(ErrorDetail::Web { url }) => Some(("url", url.as_str())),
             _ => None,
         };
-        let context = self.0.context.iter().map(|(key, value)| (*key, value.as_str())).chain(url);
+        let wait = self.0.retry_after.map(|wait| format!("{} s", wait.as_secs()));
+        let wait = wait.as_deref().map(|wait| ("retry after", wait));
+        let context = self.0.context.iter().map(|(key, value)| (*key, value.as_str())).chain(url).chain(wait);
         let mut separator = " (";
         for (key, value) in context.chain(step) {
             write!(f, "{separator}{key}: {value}")?;
@@ -373,6 +390,7 @@ impl fmt::Debug for Error {
             .field("detail", &self.0.detail)
             .field("step", &self.0.step)
             .field("retryable", &self.0.retryable)
+            .field("retry_after", &self.0.retry_after)
             .field("source", &self.0.source)
             .finish()
     }
@@ -506,7 +524,17 @@ mod tests {
     }
 
     #[test]
-    fn only_passing_faults_are_retryable() {
+    fn the_time_to_wait_is_typed_and_shown() {
+        let busy = Error::new(ErrorKind::TooManyRequests, "too many requests");
+        let busy = busy.with_context("limit", 3).with_retry_after(Duration::from_secs(7));
+        assert_eq!(busy.to_string(), "too many requests (limit: 3, retry after: 7 s)");
+        let outer = Error::internal("outer").with_source(std::io::Error::from(busy));
+        assert_eq!(outer.retry_after(), Some(Duration::from_secs(7)));
+        assert_eq!(Error::internal("x").retry_after(), None);
+    }
+
+    #[test]
+    fn only_temporary_errors_are_retryable() {
         assert!(Error::new(ErrorKind::Unavailable, "x").is_retryable());
         assert!(!Error::new(ErrorKind::Denied, "x").is_retryable());
     }

@@ -10,7 +10,7 @@ use crate::log::LineWriter;
 use crate::{HangUps, Listen, Registry, ServerOptions, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use hyper_sdk::store::{DiskStore, RegistryStore as _};
-use hyper_sdk::{Error, Result, ResultExt};
+use hyper_sdk::{Error, ErrorDetail, Result, ResultExt};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -144,8 +144,9 @@ pub fn main() -> ExitCode {
 
 /// What to do about an error, where a flag decides on it.
 fn hint(e: &Error) -> Option<&'static str> {
-    e.context_value("listen")
-        .map(|_| "another address is chosen with --listen, or with `listen` in the configuration file")
+    e.details()
+        .any(|detail| matches!(detail, ErrorDetail::Listen { .. }))
+        .then_some("another address is chosen with --listen, or with `listen` in the configuration file")
 }
 
 fn chain(e: &Error) -> String {

@@ -56,8 +56,8 @@ pub(crate) struct ApiError {
     pub(crate) cause: Option<Error>,
 }
 
-/// When to come back after a fault that passes, in seconds. A full disk does not empty itself within one.
-fn retry_after(status: StatusCode) -> Option<&'static str> {
+/// How many seconds a client waits after a temporary error. A full disk takes longer than one second to be emptied.
+fn default_wait(status: StatusCode) -> Option<&'static str> {
     match status {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some("1"),
         StatusCode::INSUFFICIENT_STORAGE => Some("30"),
@@ -139,8 +139,10 @@ impl From<Error> for ApiError {
             }
             out
         };
-        if let Some(wait) = e.context_value("retry after") {
-            out = out.with_header(header::RETRY_AFTER, wait.to_owned());
+        if let Some(wait) = e.retry_after() {
+            // Whole seconds, rounded up: a client that comes too early is refused again.
+            let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+            out = out.with_header(header::RETRY_AFTER, seconds);
         }
         out.cause = Some(e);
         out
@@ -188,7 +190,7 @@ impl IntoResponse for ApiError {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let own = self.headers.iter().any(|(name, _)| *name == header::RETRY_AFTER);
-        if let Some(wait) = retry_after(self.status).filter(|_| !own) {
+        if let Some(wait) = default_wait(self.status).filter(|_| !own) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(wait));
         }
         headers.extend(self.headers);
@@ -200,6 +202,7 @@ impl IntoResponse for ApiError {
 mod tests {
     use super::*;
     use http_body_util::BodyExt;
+    use std::time::Duration;
 
     async fn shown(e: Error) -> (StatusCode, String) {
         let response = ApiError::from(e).into_response();
@@ -233,8 +236,10 @@ mod tests {
             let response = ApiError::from(Error::new(kind, "x")).into_response();
             assert_eq!(response.headers()["retry-after"], "1");
         }
-        let busy = Error::new(ErrorKind::Unavailable, "x").with_context("retry after", "7");
-        assert_eq!(ApiError::from(busy).into_response().headers()["retry-after"], "7");
+        for (wait, header) in [(Duration::from_secs(7), "7"), (Duration::from_millis(1200), "2")] {
+            let busy = Error::new(ErrorKind::Unavailable, "x").with_retry_after(wait);
+            assert_eq!(ApiError::from(busy).into_response().headers()["retry-after"], header);
+        }
         let full = || ApiError::from(Error::new(ErrorKind::StorageFull, "x"));
         assert_eq!(full().into_response().headers()["retry-after"], "30");
         let unready = full().with_status(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE").into_response();

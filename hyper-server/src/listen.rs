@@ -1,6 +1,6 @@
 //! Where a server listens, as people write it.
 
-use hyper_sdk::{Error, ErrorKind, Result};
+use hyper_sdk::{Error, ErrorDetail, ErrorKind, Result};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -41,8 +41,10 @@ impl Listen {
     }
 
     fn unknown_host(&self) -> Error {
-        let message = format!("cannot listen at `{self}`: the host `{}` is not known here", self.host);
-        Error::new(ErrorKind::Io, message).with_context("listen", self)
+        let message = format!(
+            "cannot listen at `{self}`: the host has no address. Use a name or an address of this machine"
+        );
+        Error::new(ErrorKind::Io, message).with_detail(ErrorDetail::Listen { address: self.to_string() })
     }
 
     async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
@@ -73,7 +75,8 @@ pub(crate) fn cannot_listen(address: impl fmt::Display, e: io::Error) -> Error {
         _ => "",
     };
     let message = format!("cannot listen at `{address}`{why}");
-    Error::new(ErrorKind::Io, message).with_source(e).with_context("listen", address)
+    let detail = ErrorDetail::Listen { address: address.to_string() };
+    Error::new(ErrorKind::Io, message).with_source(e).with_detail(detail)
 }
 
 impl From<SocketAddr> for Listen {
@@ -144,6 +147,13 @@ mod tests {
         }
     }
 
+    /// Checks that an error names the address once, and has it as a detail.
+    fn assert_names_once(e: &Error, address: &str) {
+        assert_eq!(e.to_string().matches(address).count(), 1, "{e}");
+        let Some(ErrorDetail::Listen { address: detail }) = e.detail() else { panic!("{e:?}") };
+        assert!(detail.contains(address), "{detail}");
+    }
+
     #[tokio::test]
     async fn bind_listens_at_names_and_at_every_address() {
         for (text, loopback) in [("localhost:0", true), (":0", false), ("127.0.0.1:0", true)] {
@@ -153,7 +163,7 @@ mod tests {
             tokio::net::TcpStream::connect(("127.0.0.1", address.port())).await.unwrap();
         }
         let e = "no-such-host.invalid:0".parse::<Listen>().unwrap().bind().await.unwrap_err();
-        assert!(e.to_string().contains("no-such-host.invalid"), "{e}");
+        assert_names_once(&e, "no-such-host.invalid");
     }
 
     #[tokio::test]
@@ -161,7 +171,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = taken.local_addr().unwrap().port();
         let e = format!("localhost:{port}").parse::<Listen>().unwrap().bind().await.unwrap_err();
-        assert!(e.to_string().contains(&format!("localhost:{port}")), "{e}");
+        assert_names_once(&e, &format!("localhost:{port}"));
     }
 
     proptest! {

@@ -19,6 +19,11 @@ pub enum ErrorDetail {
         /// The address.
         url: String,
     },
+    /// A server cannot listen at an address.
+    Listen {
+        /// The address, as the caller wrote it: `localhost:5000`.
+        address: String,
+    },
     /// A folder that has to be private belongs to, or can be replaced by, another user.
     SharedFolder(PathBuf),
 }

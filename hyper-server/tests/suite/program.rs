@@ -332,7 +332,7 @@ fn an_address_that_cannot_be_listened_at_is_told_with_the_way_out() {
     for (address, why) in [
         (taken.as_str(), "another program listens there"),
         ("192.0.2.1:5000", "no interface of this machine"),
-        ("no-such-host.invalid:5000", "`no-such-host.invalid` is not known"),
+        ("no-such-host.invalid:5000", "the host has no address"),
     ] {
         let output = run(&["serve", "--listen", address, "--data", dir.path().to_str().unwrap()], "");
         assert_eq!(output.status.code(), Some(1));
@@ -340,6 +340,7 @@ fn an_address_that_cannot_be_listened_at_is_told_with_the_way_out() {
         for part in [why, address, "hint: another address is chosen with --listen"] {
             assert!(text.contains(part), "{part}: {text}");
         }
+        assert_eq!(text.matches(address).count(), 1, "{text}");
         assert!(!text.contains("input or output failed"), "{text}");
     }
 }

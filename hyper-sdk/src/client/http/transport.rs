@@ -275,7 +275,7 @@ impl Transport {
             let replay = !streams && (refused || request.replay == Replay::Always);
             if !replay || !error.is_retryable() || !attempts.again(wait, request.shown(), &error).await {
                 return Err(match wait {
-                    Some(wait) => error.with_context("retry after seconds", wait.as_secs()),
+                    Some(wait) => error.with_retry_after(wait),
                     None => error,
                 });
             }

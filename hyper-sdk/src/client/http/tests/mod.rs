@@ -113,7 +113,7 @@ async fn retry_after_is_respected() {
     let server = Server::start(|_| Reply::new(429).header("Retry-After", 1000)).await;
     let e = client(&server).ping().await.unwrap_err();
     assert_eq!((e.kind(), server.seen().len()), (ErrorKind::TooManyRequests, 1));
-    assert_eq!(e.context_value("retry after seconds"), Some("1000"));
+    assert_eq!(e.retry_after(), Some(Duration::from_secs(1000)));
 }
 
 #[tokio::test]
