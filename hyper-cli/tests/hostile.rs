@@ -141,7 +141,7 @@ fn files_that_block_or_never_end_are_rejected() {
     let large = std::fs::File::create(place.join("large")).unwrap();
     large.set_len(64 << 20).unwrap();
     for (source, why) in [
-        ("pipe", "is a pipe that nothing comes from"),
+        ("pipe", "is a pipe without data"),
         ("/dev/zero", "is a device"),
         ("large", "is larger than 1 MiB"),
         ("context", "is a folder"),
@@ -151,7 +151,7 @@ fn files_that_block_or_never_end_are_rejected() {
         refused(&mut command, &["the file of the secret `a`", why, source]);
     }
     for (file, why) in [
-        ("pipe", "the Dockerfile is a pipe that nothing comes from"),
+        ("pipe", "the Dockerfile is a pipe without data"),
         ("/dev/zero", "the Dockerfile is a device"),
         ("large", "the Dockerfile is larger than 16 MiB"),
     ] {

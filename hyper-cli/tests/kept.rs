@@ -162,7 +162,7 @@ fn a_kept_checkout_and_a_kept_repository_are_used_only_as_they_were_written() {
                 if file == "more" { 1 } else { 2 },
                 "{address}"
             );
-            let told = (warnings(&built, "were changed since"), warnings(&built, "is damaged"));
+            let told = (warnings(&built, "were changed"), warnings(&built, "is damaged"));
             assert_eq!(told, (changed, damaged), "{address}: {:?}", built.events);
         };
         check(0, 0);

@@ -299,7 +299,7 @@ fn a_layer_that_came_and_is_lost_is_pulled_again_with_a_warning() {
         assert_eq!((again.digest, images.layers().0), (first.clone(), 1));
         let warnings = again.events.iter().filter(|event| event["event"] == "warning");
         let told: Vec<String> = warnings.map(ToString::to_string).collect();
-        assert!(told.len() == 1 && told[0].contains("lost blobs"), "{told:?}");
+        assert!(told.len() == 1 && told[0].contains("missing or damaged blobs"), "{told:?}");
     }
 }
 

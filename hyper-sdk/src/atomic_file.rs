@@ -1,4 +1,4 @@
-//! Files that are whole or not there: written beside their destination and renamed.
+//! Atomic files: written next to their destination and renamed.
 
 use crate::{Error, Result, stale_files};
 use rustix::fs::{Mode, OFlags};
@@ -9,79 +9,78 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How many links of a destination are followed.
+/// The largest number of links that are followed from a destination.
 const MAX_LINKS: usize = 40;
 
-/// Where a file is written.
-enum Place {
-    /// Into what is open already, or is no regular file: a pipe, a terminal.
-    Straight(std::fs::File),
-    /// Beside this path, which it then takes.
-    Staged(PathBuf),
+/// The target of a write.
+enum Target {
+    /// An open file, or a file that is not regular: a pipe, a terminal. It is written directly.
+    Direct(std::fs::File),
+    /// A regular file at this path, which is replaced.
+    Replace(PathBuf),
 }
 
-/// Follows the links of a destination. A link into `/proc`, as `/dev/stdout` is one, leads to an open file, which is
-/// written where it stands and never replaced.
-fn find_place(destination: &Path) -> io::Result<Place> {
+/// Follows the links of a destination. A link into `/proc`, such as `/dev/stdout`, leads to an open file, which is
+/// written at its current position and never replaced.
+fn find_target(destination: &Path) -> io::Result<Target> {
     let mut path = destination.to_owned();
     for _ in 0..MAX_LINKS {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = folder.canonicalize()?;
         let Some(name) = path.file_name().map(ToOwned::to_owned) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it names no file"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path does not name a file"));
         };
         path = folder.join(&name);
         if folder == Path::new("/proc/self/fd").canonicalize().unwrap_or_default()
             && let Some(number) = name.to_str().and_then(|name| name.parse().ok())
-            && let Some(open) = open_already(number)
+            && let Some(open) = duplicate_open_file(number)
         {
-            return Ok(Place::Straight(open));
+            return Ok(Target::Direct(open));
         }
         match path.symlink_metadata() {
             Ok(meta) if meta.is_symlink() && !path.starts_with("/proc") => {
                 path = folder.join(path.read_link()?)
             }
-            Ok(meta) if meta.is_file() => return Ok(Place::Staged(path)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Place::Staged(path)),
-            Ok(_) => return open_at_once(&path).map(Place::Straight),
+            Ok(meta) if meta.is_file() => return Ok(Target::Replace(path)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Target::Replace(path)),
+            Ok(_) => return open_without_waiting(&path).map(Target::Direct),
             Err(e) => return Err(e),
         }
     }
     Err(rustix::io::Errno::LOOP.into())
 }
 
-/// What is open under a number in this process. Opened anew by its path it would be written from its beginning, whatever
-/// is in it.
-fn open_already(number: i32) -> Option<std::fs::File> {
+/// Duplicates an open descriptor of this process. Opening its path instead would write from the beginning of the file.
+fn duplicate_open_file(number: i32) -> Option<std::fs::File> {
     if number == 1 {
         return io::stdout().as_fd().try_clone_to_owned().ok().map(Into::into);
     }
-    // Some sandboxes refuse it: then the path has to do.
+    // Some sandboxes do not allow it; then the path is opened.
     let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).ok()?;
     rustix::process::pidfd_getfd(own, number, PidfdGetfdFlags::empty()).ok().map(Into::into)
 }
 
-/// Opens what is no regular file for writing, and never waits for somebody at its other end.
+/// Opens a file that is not regular for writing, without waiting for a reader of a pipe.
 ///
 /// # Errors
-/// Those of the system: a named pipe that nobody reads is one, a folder is another.
-pub fn open_at_once(path: &Path) -> io::Result<std::fs::File> {
+/// Those of the system, for example for a named pipe without a reader, or a folder.
+pub fn open_without_waiting(path: &Path) -> io::Result<std::fs::File> {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| match e {
         rustix::io::Errno::NXIO => io::Error::new(
             io::ErrorKind::NotConnected,
-            "nobody reads it: start what reads the pipe before the build",
+            "the pipe has no reader: start the reader before the build",
         ),
         other => other.into(),
     })?;
-    // What is written to it waits, as ever, until it was taken.
+    // Writes block as usual until the reader takes the bytes.
     let flags = rustix::fs::fcntl_getfl(&file)?;
     rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
     Ok(file.into())
 }
 
-/// Writes a small file, whole or not at all. What is no regular file or is open already, as `/dev/stdout` is, is written
-/// where it stands.
+/// Writes a small file atomically. A file that is open, such as `/dev/stdout`, or that is not regular, is written
+/// directly.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Io`] with the path.
@@ -89,31 +88,31 @@ pub fn write_file(destination: &Path, content: &[u8]) -> Result<()> {
     write_atomically(destination, |mut file| file.write_all(content))
 }
 
-/// How the name of a file ends that is being written.
+/// The extension of a file that is being written.
 const PARTIAL: &str = ".partial";
-/// After so long it is not being written any more.
+/// The age at which such a file is abandoned.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Writes a file beside its destination and renames it when it is whole. A destination that exists and is no regular
-/// file (a pipe, a terminal), or that is an open file, is written straight.
+/// Writes a file next to its destination and renames it when it is complete. A destination that is an open file, or
+/// exists and is not a regular file (a pipe, a terminal), is written directly.
 pub(crate) fn write_atomically(
     destination: &Path,
     write: impl FnOnce(std::fs::File) -> io::Result<()>,
 ) -> Result<()> {
     let at =
         |e: io::Error| Error::from(e).with_context("path", destination.display()).with_op("write the output");
-    let destination = match find_place(destination).map_err(at)? {
-        Place::Straight(file) => return write(file).map_err(at),
-        Place::Staged(path) => path,
+    let destination = match find_target(destination).map_err(at)? {
+        Target::Direct(file) => return write(file).map_err(at),
+        Target::Replace(path) => path,
     };
     let folder = destination.parent().unwrap_or(Path::new("/"));
-    // Of an output that was killed while it was written.
+    // A killed process may have left a partial output.
     stale_files::remove(folder, ABANDONED, |name| {
         name.strip_suffix(PARTIAL).is_some_and(stale_files::is_temporary)
     });
     let staged = tempfile::Builder::new()
         .suffix(PARTIAL)
-        // Less what the mask of the user takes away.
+        // The umask of the user applies.
         .permissions(std::fs::Permissions::from_mode(0o666))
         .tempfile_in(folder)
         .map_err(at)?;
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn links_stay_and_what_they_name_is_written() {
+    fn links_are_kept_and_their_targets_are_written() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("sub")).unwrap();
@@ -148,11 +147,11 @@ mod tests {
         }
         let failed = write_atomically(&at("file"), |_| Err(io::Error::other("no")));
         assert!(failed.is_err() && std::fs::read_to_string(at("file")).unwrap() == "two");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 6, "nothing is left of a failure");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 6, "a failure must leave no file");
     }
 
     #[test]
-    fn what_a_killed_process_left_beside_a_file_goes_when_it_is_old() {
+    fn old_partial_files_of_a_killed_process_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let names = [".tmpAb12cd.partial", ".tmpXy34zz.partial", "mine.partial", ".tmpAb12cd"];
         for name in names {
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_file_is_written_where_it_stands() {
+    fn an_open_file_is_written_at_its_position() {
         use std::os::fd::AsRawFd as _;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("open");
@@ -192,26 +191,26 @@ mod tests {
             open.write_all(b"-").unwrap();
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "before\none\n-two\n-");
-        assert!(write(Path::new("/dev/fd/9999"), "").is_err(), "nothing is open there");
+        assert!(write(Path::new("/dev/fd/9999"), "").is_err(), "the descriptor is not open");
     }
 
     #[test]
-    fn a_pipe_is_written_when_somebody_reads_it_and_refused_otherwise() {
+    fn a_pipe_is_written_only_if_it_has_a_reader() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RWXU).unwrap();
         let error = write(&path, "text").unwrap_err();
-        assert!(format!("{error:?}").contains("nobody reads it"), "{error:?}");
+        assert!(format!("{error:?}").contains("no reader"), "{error:?}");
         let reader = {
             let path = path.clone();
             std::thread::spawn(move || std::fs::read_to_string(path).unwrap())
         };
-        // More than a pipe holds: the writer has to wait for the reader.
+        // More than the buffer of a pipe: the writer has to wait for the reader.
         let long = "x".repeat(1 << 20);
         while write(&path, &long).is_err() {
             std::thread::yield_now();
         }
         assert_eq!(reader.join().unwrap().len(), long.len());
-        assert!(path.exists(), "it is not replaced");
+        assert!(path.exists(), "the pipe must not be replaced");
     }
 }

@@ -1,7 +1,7 @@
-//! Bytes from async code to a thread that reads them, with a bound on what waits in between.
+//! A bounded channel of bytes from async code to a reading thread.
 //!
 //! # Invariants
-//! - A reader sees the end only when the sender said that it is there: a sender that is dropped is an error.
+//! - A reader gets the end of the stream only when the sender has sent it: a dropped sender is an error.
 
 use crate::{Error, Result};
 use bytes::{Buf as _, Bytes};
@@ -9,18 +9,18 @@ use futures::{Stream, StreamExt as _};
 use std::io::{self, Read};
 use tokio::sync::mpsc;
 
-/// Makes a channel on which at most `blocks` blocks wait.
+/// Makes a channel with room for `blocks` blocks.
 pub(crate) fn byte_channel(blocks: usize) -> (ByteSender, ByteReader) {
     let (sender, receiver) = mpsc::channel(blocks);
     (ByteSender(sender), ByteReader { receiver, current: Bytes::new(), ended: false })
 }
 
-/// The end that async code writes to.
+/// The sending end, for async code.
 #[derive(Debug)]
 pub(crate) struct ByteSender(mpsc::Sender<Result<Option<Bytes>>>);
 
 impl ByteSender {
-    /// Sends all of a stream, its error too, and then the end. Stops when nobody reads any more.
+    /// Sends a whole stream, or its blocks up to its error, and then the end. Stops when the reader is dropped.
     pub(crate) async fn send_all(self, mut stream: impl Stream<Item = Result<Bytes>> + Unpin) {
         while let Some(block) = stream.next().await {
             if self.0.send(block.map(Some)).await.is_err() {
@@ -31,7 +31,7 @@ impl ByteSender {
     }
 }
 
-/// The end that a thread reads from.
+/// The reading end, for a thread.
 #[derive(Debug)]
 pub(crate) struct ByteReader {
     receiver: mpsc::Receiver<Result<Option<Bytes>>>,
@@ -40,14 +40,14 @@ pub(crate) struct ByteReader {
 }
 
 impl Read for ByteReader {
-    /// Blocks; not to be called on a thread of the runtime.
+    /// Blocks, so it must not be called on a thread of the runtime.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() && !self.ended {
             match self.receiver.blocking_recv() {
                 Some(Ok(Some(block))) => self.current = block,
                 Some(Ok(None)) => self.ended = true,
                 Some(Err(e)) => return Err(e.into()),
-                None => return Err(Error::internal("what sends the bytes was given up").into()),
+                None => return Err(Error::internal("the sender of the bytes was dropped").into()),
             }
         }
         let count = buffer.len().min(self.current.len());
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn errors_and_lost_senders_are_no_end() {
+    async fn errors_and_dropped_senders_are_not_the_end() {
         for lost in [false, true] {
             let (sender, mut reader) = byte_channel(1);
             let read = tokio::task::spawn_blocking(move || reader.read_to_end(&mut Vec::new()));
@@ -84,7 +84,7 @@ mod tests {
             }
             assert!(read.await.unwrap().is_err(), "{lost}");
         }
-        // A reader that has gone stops the sender.
+        // A dropped reader stops the sender.
         let (sender, reader) = byte_channel(1);
         drop(reader);
         sender.send_all(stream::repeat_with(|| Ok(Bytes::from_static(b"x")))).await;

@@ -40,17 +40,17 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that moves only when a test moves it.
+/// A clock that changes only when a test advances it.
 #[derive(Debug, Default)]
 pub struct FrozenClock(AtomicI64);
 
 impl FrozenClock {
-    /// A clock that stands at `seconds` since 1970.
+    /// A clock that shows `seconds` since 1970.
     pub fn new(seconds: i64) -> Self {
         Self(AtomicI64::new(seconds))
     }
 
-    /// Moves the clock, backwards with a negative number.
+    /// Advances the clock; a negative number turns it back.
     pub fn advance(&self, seconds: i64) {
         self.0.fetch_add(seconds, Ordering::SeqCst);
     }

@@ -1,7 +1,7 @@
-//! Digests: parsed once, computed with a state that can be saved, verified while reading.
+//! Digests: parsing, hashing with a state that can be saved, and verification while reading.
 //!
-//! A digest is `ALGORITHM:HEX` (image-spec, descriptor.md, "Digests"). Hyper computes `sha256` and `sha512`; any other
-//! algorithm is refused by name when it is parsed, so that a [`Digest`] can always be verified.
+//! A digest is `ALGORITHM:HEX` (image-spec, descriptor.md, "Digests"). Hyper computes `sha256` and `sha512`; parsing
+//! rejects every other algorithm by name, so a [`Digest`] can always be verified.
 
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ impl Algorithm {
     }
 
     /// The number of hexadecimal characters of an encoded hash.
-    pub fn hex_len(self) -> usize {
+    pub(crate) fn hex_len(self) -> usize {
         match self {
             Self::Sha256 => 64,
             Self::Sha512 => 128,
@@ -125,7 +125,7 @@ impl Digest {
         &self.text[self.algorithm.name().len() + 1..]
     }
 
-    /// The first twelve hexadecimal characters, for people.
+    /// The first twelve hexadecimal characters, for messages.
     pub fn short(&self) -> &str {
         &self.hex()[..12]
     }
@@ -207,7 +207,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// A running hash whose state can be saved and restored, so that an upload goes on after a restart.
+/// A running hash whose state can be saved and restored, so that an upload can be resumed after a restart.
 #[derive(Clone)]
 pub struct Hasher(State);
 
@@ -218,7 +218,7 @@ enum State {
 }
 
 impl Hasher {
-    /// A hasher that has seen nothing.
+    /// A hasher in its initial state.
     pub fn new(algorithm: Algorithm) -> Self {
         Self(match algorithm {
             Algorithm::Sha256 => State::Sha256(sha2::Sha256::new()),
@@ -226,7 +226,7 @@ impl Hasher {
         })
     }
 
-    /// A SHA-256 hasher that has seen nothing.
+    /// A SHA-256 hasher in its initial state.
     pub fn sha256() -> Self {
         Self::new(Algorithm::Sha256)
     }
@@ -239,7 +239,7 @@ impl Hasher {
         }
     }
 
-    /// Takes in more bytes.
+    /// Adds bytes.
     pub fn update(&mut self, bytes: impl AsRef<[u8]>) {
         match &mut self.0 {
             State::Sha256(h) => h.update(bytes),
@@ -247,14 +247,14 @@ impl Hasher {
         }
     }
 
-    /// Takes in a field of a composite key: its length, then its bytes, so that no two lists of fields collide.
+    /// Adds a field of a composite key: its length, then its bytes, so that different lists of fields do not collide.
     pub fn update_field(&mut self, bytes: impl AsRef<[u8]>) {
         let bytes = bytes.as_ref();
         self.update((bytes.len() as u64).to_le_bytes());
         self.update(bytes);
     }
 
-    /// The digest of everything seen.
+    /// The digest of all bytes.
     pub fn finish(self) -> Digest {
         match self.0 {
             State::Sha256(h) => Digest::from_hash(Algorithm::Sha256, &h.finalize()),
@@ -270,10 +270,10 @@ impl Hasher {
         }
     }
 
-    /// The hasher that [`Hasher::save`] saved.
+    /// Restores a hasher that [`Hasher::save`] saved.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] when the bytes are no saved state.
+    /// [`ErrorKind::Corrupt`] when the bytes are not a saved state.
     pub fn restore(saved: &[u8]) -> Result<Self> {
         let corrupt = || Error::new(ErrorKind::Corrupt, "the saved hash state is damaged");
         match saved.split_first() {
@@ -307,10 +307,10 @@ impl std::io::Write for Hasher {
     }
 }
 
-/// Passes bytes through and fails at the end when they are not the content that was promised.
+/// A reader that verifies the content of another one: it fails at the end when size or digest do not match.
 ///
-/// The error comes instead of the end of file, so a consumer that reads to the end never takes wrong content for
-/// right. The size is checked as the bytes come: one byte too many fails at once.
+/// The error is returned instead of the end of file, so a consumer that reads to the end never accepts wrong content.
+/// An excess byte fails immediately.
 #[derive(Debug)]
 pub struct VerifyingReader<R> {
     inner: R,
@@ -320,7 +320,7 @@ pub struct VerifyingReader<R> {
 }
 
 impl<R: Read> VerifyingReader<R> {
-    /// Reads `inner`, which must yield exactly `size` bytes with the digest `expected`.
+    /// A reader of `inner`, which must yield exactly `size` bytes with the digest `expected`.
     pub fn new(inner: R, expected: Digest, size: u64) -> Self {
         Self { inner, hasher: Some(expected.algorithm().hasher()), expected, left: size }
     }
@@ -373,14 +373,14 @@ mod tests {
     }
 
     #[test]
-    fn the_binary_form_comes_back() {
+    fn the_binary_form_is_converted_back() {
         let digest = Digest::sha256(b"abc");
         assert_eq!(Digest::from_sha256(&digest.hash_bytes().try_into().unwrap()), digest);
         assert_eq!(Algorithm::Sha512.digest(b"abc").hash_bytes().len(), 64);
     }
 
     #[test]
-    fn malformed_digests_say_why() {
+    fn the_error_of_a_malformed_digest_has_the_reason() {
         for (text, why) in [
             ("sha256", "ALGORITHM:HEX"),
             ("md5:d41d8cd98f00b204e9800998ecf8427e", "unknown digest algorithm"),
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn verifying_reader_refuses_wrong_short_and_long_content() {
+    fn the_verifying_reader_rejects_wrong_content_and_sizes() {
         let digest = Digest::sha256(b"hello");
         let read = |bytes: &[u8], size| {
             let mut out = Vec::new();
@@ -408,7 +408,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_saved_state_goes_on_where_it_stopped(a: Vec<u8>, b: Vec<u8>) {
+        fn a_restored_hasher_continues(a: Vec<u8>, b: Vec<u8>) {
             for algorithm in Algorithm::ALL {
                 let mut hasher = algorithm.hasher();
                 hasher.update(&a);

@@ -1,7 +1,7 @@
-//! The one error type of the SDK: what kind of failure, whether a retry can help, what was being done, to what.
+//! The error type of the SDK: the kind of failure, whether a retry can help, the operation, and its context.
 //!
 //! `Display` is one line and never repeats its source: a frontend prints the chain of [`std::error::Error::source`]
-//! itself and adds hints of its own. No secret is ever put into an error.
+//! itself and adds its own hints. An error never contains a secret.
 
 mod detail;
 
@@ -11,20 +11,20 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-/// The result of everything in the SDK that can fail.
+/// The result type of the SDK.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The meaning of an [`Error`]: what a caller decides by.
+/// The kind of an [`Error`], by which callers decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// An argument, a file or a message that is not well formed.
+    /// An invalid argument, file or message.
     Invalid,
-    /// A digest that is not well formed, or content that does not match its digest.
+    /// A malformed digest, or content that does not match its digest.
     DigestInvalid,
-    /// A size that differs from what was announced.
+    /// A size other than announced.
     SizeInvalid,
-    /// A repository name that is not well formed.
+    /// A malformed repository name.
     NameInvalid,
     /// A repository that does not exist.
     NameUnknown,
@@ -32,23 +32,23 @@ pub enum ErrorKind {
     BlobUnknown,
     /// A manifest that is not in the repository, by tag or by digest.
     ManifestUnknown,
-    /// A manifest that is not well formed or not of a known kind.
+    /// A malformed manifest, or a manifest of an unknown kind.
     ManifestInvalid,
-    /// A manifest that names a blob or manifest that its repository does not have.
+    /// A manifest that references a blob or manifest that its repository does not have.
     ManifestBlobUnknown,
     /// An upload session that does not exist, or that has ended.
     UploadUnknown,
-    /// A chunk or a finish that does not fit the state of its upload.
+    /// A chunk or a closing request that does not fit the state of its upload.
     UploadInvalid,
     /// A range that lies outside its content or arrives out of order.
     RangeInvalid,
-    /// Something else that does not exist.
+    /// Another object that does not exist.
     NotFound,
-    /// Something that exists already, or changed under the caller.
+    /// An object that exists already, or was changed by another writer.
     Conflict,
-    /// No or wrong credentials.
+    /// Missing or wrong credentials.
     Unauthorized,
-    /// Credentials that are right and do not permit it.
+    /// Valid credentials without the permission.
     Denied,
     /// An operation, a flag or a field that this backend or version does not implement.
     Unsupported,
@@ -56,26 +56,26 @@ pub enum ErrorKind {
     TooLarge,
     /// Too many requests: try again later.
     TooManyRequests,
-    /// A peer that cannot be reached or does not answer now.
+    /// A peer that cannot be reached or does not respond at the moment.
     Unavailable,
-    /// No answer in time.
+    /// No response in time.
     Timeout,
     /// The caller cancelled.
     Cancelled,
-    /// A command of a build that ended with a failure.
+    /// A command of a build that failed.
     CommandFailed,
-    /// The operating system refused an operation on a file, a process or a socket.
+    /// An operation of the operating system on a file, a process or a socket failed.
     Io,
-    /// A disk, or a user's share of it, that is full.
+    /// A full disk, or an exhausted disk quota.
     StorageFull,
-    /// Stored data that is damaged.
+    /// Damaged stored data.
     Corrupt,
     /// A defect of Hyper itself.
     Internal,
 }
 
 impl ErrorKind {
-    /// The stable lower-case name, as printed in JSON and used for the exception classes of other languages.
+    /// The stable lower-case name, which JSON output and the exception classes of other languages use.
     pub fn name(self) -> &'static str {
         match self {
             Self::Invalid => "invalid",
@@ -115,9 +115,9 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// What went wrong.
+/// The error of an operation.
 ///
-/// Made with [`Error::new`] and enriched on its way up with [`Error::with_op`] and [`Error::with_context`], or with
+/// It is made with [`Error::new`]. Callers add details with [`Error::with_op`] and [`Error::with_context`], or with
 /// [`ResultExt`] on a `Result`.
 ///
 /// ```
@@ -146,10 +146,10 @@ struct Inner {
 }
 
 impl Error {
-    /// Makes an error of `kind` with one sentence that says what went wrong and, where it helps, what to do.
+    /// An error of `kind` with one sentence that says what went wrong and, where it helps, what to do.
     ///
     /// The sentence starts lower-case and has no full stop. [`ErrorKind::TooManyRequests`], [`ErrorKind::Unavailable`]
-    /// and [`ErrorKind::Timeout`] start out retryable, every other kind does not.
+    /// and [`ErrorKind::Timeout`] are retryable by default, the other kinds are not.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let retryable =
             matches!(kind, ErrorKind::TooManyRequests | ErrorKind::Unavailable | ErrorKind::Timeout);
@@ -176,13 +176,13 @@ impl Error {
         Self::new(ErrorKind::Unsupported, what)
     }
 
-    /// An [`ErrorKind::Internal`] error: a defect of Hyper, or a state that cannot be.
+    /// An [`ErrorKind::Internal`] error: a defect of Hyper, or an impossible state.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, message)
     }
 
-    /// An [`ErrorKind::Io`] error about a path, or [`ErrorKind::NotFound`] or [`ErrorKind::StorageFull`] when that is
-    /// what the system said.
+    /// An [`ErrorKind::Io`] error about a path; [`ErrorKind::NotFound`] or [`ErrorKind::StorageFull`] when the system
+    /// reports that.
     pub fn io(message: impl Into<String>, path: impl AsRef<std::path::Path>, source: std::io::Error) -> Self {
         let kind = match source.kind() {
             std::io::ErrorKind::TimedOut => ErrorKind::Io,
@@ -191,12 +191,12 @@ impl Error {
         Self::new(kind, message).with_context("path", path.as_ref().display()).with_source(source)
     }
 
-    /// The meaning of the error.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Whether the same call can succeed when it is made again.
+    /// Whether the same call may succeed when it is repeated.
     pub fn is_retryable(&self) -> bool {
         self.0.retryable
     }
@@ -206,17 +206,17 @@ impl Error {
         self.chain().find_map(|error| error.0.retry_after)
     }
 
-    /// The sentence alone, without operation and context.
+    /// The message without operation and context.
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// The operation that failed, outermost.
+    /// The outermost operation that failed.
     pub fn op(&self) -> Option<&'static str> {
         self.0.op
     }
 
-    /// The named values added on the way up, innermost first.
+    /// The named values, innermost first.
     pub fn context(&self) -> &[(&'static str, String)] {
         &self.0.context
     }
@@ -226,7 +226,7 @@ impl Error {
         self.0.context.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_str())
     }
 
-    /// What is known beyond kind and sentence: by this error, or by the nearest of its causes that knows something.
+    /// The typed detail of this error, or of its nearest cause that has one.
     ///
     /// ```
     /// use hyper_sdk::{CommandFailure, Error, ErrorDetail, ErrorKind};
@@ -241,7 +241,7 @@ impl Error {
         self.details().next()
     }
 
-    /// Every detail of this error and of its causes, the nearest first.
+    /// The details of this error and of its causes, the nearest first.
     pub fn details(&self) -> impl Iterator<Item = &ErrorDetail> {
         self.chain().filter_map(|error| error.0.detail.as_ref())
     }
@@ -264,13 +264,13 @@ impl Error {
         self.chain().find_map(|error| error.context_value("path")).map(Path::new)
     }
 
-    /// This error and those of its causes that are of this type.
+    /// This error and its causes of this type.
     fn chain(&self) -> impl Iterator<Item = &Error> {
         let first: &(dyn std::error::Error + 'static) = self;
         std::iter::successors(Some(first), |error| cause(*error)).filter_map(|error| error.downcast_ref())
     }
 
-    /// Changes the kind, keeping everything else.
+    /// Changes only the kind.
     #[must_use]
     pub fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.0.kind = kind;
@@ -291,38 +291,38 @@ impl Error {
         self
     }
 
-    /// Names the operation, in the imperative: `push blob`. The outermost name wins.
+    /// Names the operation, in the imperative, such as `push blob`. The outermost name is kept.
     #[must_use]
     pub fn with_op(mut self, op: &'static str) -> Self {
         self.0.op = Some(op);
         self
     }
 
-    /// Adds a named value: a path, a digest, a reference. Never a secret.
+    /// Adds a named value, such as a path, a digest or a reference. The value must not be a secret.
     #[must_use]
     pub fn with_context(mut self, key: &'static str, value: impl fmt::Display) -> Self {
         let value = value.to_string();
-        // Whoever passes an error on may name what was named before.
+        // Callers may add a value that is already there.
         if !self.0.context.iter().any(|(k, v)| *k == key && *v == value) {
             self.0.context.push((key, value));
         }
         self
     }
 
-    /// Sets what is known beyond kind and sentence.
+    /// Sets the typed detail.
     #[must_use]
     pub fn with_detail(mut self, detail: ErrorDetail) -> Self {
         self.0.detail = Some(detail);
         self
     }
 
-    /// Says that the request of a build does not give this.
+    /// Sets the input that the request of a build lacks.
     #[must_use]
     pub fn with_missing(self, input: MissingInput) -> Self {
         self.with_detail(ErrorDetail::Missing(input))
     }
 
-    /// Names the registry that the error is about, unless it or a cause names one.
+    /// Names the registry that the error is about, unless the error or a cause names one already.
     #[must_use]
     pub fn with_registry(mut self, host: impl fmt::Display) -> Self {
         if self.registry_host().is_some() {
@@ -331,12 +331,12 @@ impl Error {
         match &mut self.0.detail {
             Some(ErrorDetail::Registry(registry)) => registry.host = Some(host.to_string()),
             Some(_) => {}
-            none => *none = Some(ErrorDetail::Registry(RegistryFailure::of_host(host.to_string()))),
+            none => *none = Some(ErrorDetail::Registry(RegistryFailure::from_host(host.to_string()))),
         }
         self
     }
 
-    /// Names the step of a build that failed. The innermost name wins.
+    /// Names the failed step of a build. The innermost name is kept.
     #[must_use]
     pub fn with_step(mut self, step: FailedStep) -> Self {
         self.0.step.get_or_insert(step);
@@ -403,7 +403,7 @@ impl std::error::Error for Error {
 }
 
 impl From<std::io::Error> for Error {
-    /// Keeps an [`Error`] that travelled inside an I/O error; anything else becomes [`ErrorKind::Io`].
+    /// Returns the [`Error`] inside an I/O error; any other I/O error becomes [`ErrorKind::Io`].
     fn from(e: std::io::Error) -> Self {
         match e.downcast::<Error>() {
             Ok(inner) => inner,
@@ -412,7 +412,7 @@ impl From<std::io::Error> for Error {
     }
 }
 
-/// What caused an error. That an I/O error carries another one does not make that its source.
+/// The cause of an error. `source` of an I/O error skips the error that it wraps.
 fn cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a (dyn std::error::Error + 'static)> {
     match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
         Some(carried) => Some(carried),
@@ -430,13 +430,13 @@ fn kind_of_io(kind: std::io::ErrorKind) -> ErrorKind {
 }
 
 impl From<Error> for std::io::Error {
-    /// Wraps the error so that it can pass through readers and writers; the reverse conversion unwraps it.
+    /// Wraps the error, so that readers and writers can return it; the reverse conversion unwraps it.
     fn from(e: Error) -> Self {
         std::io::Error::other(e)
     }
 }
 
-/// Adds operation and context to the error of a `Result`.
+/// Adds an operation and context to the error of a `Result`.
 ///
 /// ```
 /// use hyper_sdk::{ErrorKind, Result, ResultExt as _};
@@ -454,7 +454,7 @@ pub trait ResultExt<T> {
     fn op(self, op: &'static str) -> Result<T>;
     /// Adds a named value to the error.
     fn context(self, key: &'static str, value: impl fmt::Display) -> Result<T>;
-    /// Adds the path that an I/O error is about and the sentence that says what was tried.
+    /// Adds the path of an I/O error and a message that says which operation failed.
     fn at(self, message: &'static str, path: impl AsRef<std::path::Path>) -> Result<T>;
 }
 
@@ -482,7 +482,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn display_is_one_line_and_leaves_the_source_to_the_chain() {
+    fn display_is_one_line_without_the_source() {
         let e = Error::io("cannot read the file", "/x", std::io::Error::other("boom")).with_op("build");
         assert_eq!(e.to_string(), "build: cannot read the file (path: /x)");
         assert_eq!(std::error::Error::source(&e).unwrap().to_string(), "boom");
@@ -490,7 +490,7 @@ mod tests {
 
     #[test]
     fn details_come_from_the_nearest_cause_that_has_one() {
-        let answer = RegistryFailure::of_answer(401, Some("UNAUTHORIZED".into()));
+        let answer = RegistryFailure::from_response(401, Some("UNAUTHORIZED".into()));
         let inner = Error::new(ErrorKind::Unauthorized, "the registry wants credentials")
             .with_detail(ErrorDetail::Registry(answer))
             .with_registry("r.example");
@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn the_step_stands_at_the_end_of_the_line() {
+    fn the_step_is_shown_at_the_end() {
         let failed = Error::new(ErrorKind::NotFound, "no such file").with_context("path", "/x");
         let failed = failed.with_step(FailedStep::new("[2/2] COPY x /", Some("Dockerfile:2".into())));
         assert_eq!(failed.to_string(), "no such file (path: /x, step: [2/2] COPY x /, at: Dockerfile:2)");
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_survives_a_journey_through_io() {
+    fn an_error_survives_a_conversion_to_an_io_error() {
         let e: std::io::Error = Error::new(ErrorKind::DigestInvalid, "content does not match").into();
         assert_eq!(Error::from(e).kind(), ErrorKind::DigestInvalid);
     }

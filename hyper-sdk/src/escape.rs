@@ -1,18 +1,18 @@
-//! What a backslash means in ignore files, `--exclude` and `--parents`.
+//! Escape sequences in the patterns of ignore files, `--exclude` and `--parents`.
 //!
-//! BuildKit passes these patterns to Go's regular expressions, including what follows a backslash: punctuation stands
-//! for itself, but a letter or a digit has a special meaning. Both readers of such patterns share this one.
+//! BuildKit passes these patterns to Go's regular expressions, with their escape sequences: escaped punctuation is
+//! literal, but an escaped letter or digit has a special meaning. Both pattern parsers share this module.
 
-/// What follows a backslash.
+/// An escape sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Escape {
     /// This character.
     Char(char),
-    /// One character of these.
+    /// A character of these ranges.
     Class(&'static [(char, char)]),
-    /// `\b` and `\B`: whether a word begins or ends here.
+    /// `\b` and `\B`: whether the position is a word boundary.
     Boundary(bool),
-    /// `\A`: nothing can be before it.
+    /// `\A`: the beginning of the text.
     Start,
     /// `\z`: the end of the text.
     End,
@@ -26,10 +26,10 @@ const NO_SPACE: &[(char, char)] =
 const WORD: &[(char, char)] = &[('0', '9'), ('A', 'Z'), ('_', '_'), ('a', 'z')];
 const NO_WORD: &[(char, char)] = &[('\0', '/'), (':', '@'), ('[', '^'), ('`', '`'), ('{', char::MAX)];
 
-/// Reads what follows a backslash.
+/// Parses an escape sequence after its backslash.
 ///
 /// # Errors
-/// Says what is wrong with it, or what it means that is not implemented.
+/// The reason: an invalid escape sequence, or one that is not implemented.
 pub(crate) fn read<I: Iterator<Item = char> + Clone>(rest: &mut I) -> Result<Escape, &'static str> {
     let c = rest.next().ok_or("it ends in a backslash")?;
     Ok(match c {
@@ -49,11 +49,11 @@ pub(crate) fn read<I: Iterator<Item = char> + Clone>(rest: &mut I) -> Result<Esc
         'r' => Escape::Char('\r'),
         't' => Escape::Char('\t'),
         'v' => Escape::Char('\u{b}'),
-        'x' => Escape::Char(hexadecimal(rest).ok_or("`\\x` needs two hexadecimal digits behind it")?),
+        'x' => Escape::Char(hexadecimal(rest).ok_or("`\\x` needs two hexadecimal digits after it")?),
         '0'..='7' => Escape::Char(octal(c, rest)?),
         'p' | 'P' | 'Q' => return Err("`\\p`, `\\P` and `\\Q` of regular expressions are not implemented"),
         c if c.is_ascii() && !c.is_ascii_alphanumeric() => Escape::Char(c),
-        _ => return Err("a backslash before a letter or digit that needs none: folders are divided by `/`"),
+        _ => return Err("an unknown escape sequence: remove the backslash, and separate folders with `/`"),
     })
 }
 
@@ -73,9 +73,9 @@ fn octal<I: Iterator<Item = char> + Clone>(first: char, rest: &mut I) -> Result<
         *rest = ahead.clone();
     }
     if first != '0' && digits == 1 {
-        return Err("a backslash before a digit names a group, and patterns have none");
+        return Err("a backslash before a digit refers to a group, and patterns have no groups");
     }
-    char::from_u32(value).ok_or("a backslash before a number that is no character")
+    char::from_u32(value).ok_or("a backslash before a number that is not a character")
 }
 
 fn hexadecimal<I: Iterator<Item = char>>(rest: &mut I) -> Option<char> {
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escapes_mean_what_they_do_in_go() {
+    fn escapes_have_their_meaning_in_go() {
         for (text, expected, left) in [
             (".x", Escape::Char('.'), "x"),
             ("_", Escape::Char('_'), ""),

@@ -1,7 +1,7 @@
 //! Build, store, serve and move OCI container images.
 //!
-//! Three traits carry the library, each with several backends and a public conformance suite:
-//! [`build::Builder`], [`client::RegistryClient`] and [`store::RegistryStore`].
+//! The library is built on three traits, each with several backends and a public conformance suite: [`build::Builder`],
+//! [`client::RegistryClient`] and [`store::RegistryStore`].
 //!
 //! # Invariants
 //! - The SDK never reads the environment or the home folder: callers pass paths, clocks and credentials in.

@@ -1,7 +1,7 @@
 //! The media types of images, indexes, layers and artifacts.
 //!
-//! A media type is kept as the text that a client sent, without parameters. The constants are those of the OCI image
-//! specification (media-types.md) and their Docker equivalents.
+//! A media type is a text without parameters. The constants are those of the OCI image specification (media-types.md)
+//! and their Docker equivalents.
 
 /// OCI image manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -29,12 +29,12 @@ pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 /// Docker layer, zstd.
 pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
-/// Docker schema 1, which Hyper refuses by name.
+/// Docker schema 1, which Hyper does not support.
 pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
-/// Docker schema 1 with a signature, which Hyper refuses by name.
+/// Docker schema 1 with a signature, which Hyper does not support.
 pub const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
-/// What a client accepts when it asks for a manifest.
+/// The media types that a client accepts for a manifest.
 pub const MANIFESTS: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_MANIFEST_LIST, DOCKER_MANIFEST];
 
 /// Whether the media type is of an image index or a manifest list.
@@ -53,7 +53,7 @@ pub fn is_non_distributable(media_type: &str) -> bool {
         || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
 }
 
-/// How a layer is compressed.
+/// The compression of a layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Compression {
     /// Not at all.
@@ -66,7 +66,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// The compression that a layer's media type names; `None` (of the option) for a type that is not a layer.
+    /// The compression of a layer's media type; `Option::None` for a type that is not a layer.
     pub fn of_layer(media_type: &str) -> Option<Self> {
         let is_layer = media_type.starts_with("application/vnd.oci.image.layer.")
             || media_type.starts_with("application/vnd.docker.image.rootfs.");
@@ -80,7 +80,7 @@ impl Compression {
         })
     }
 
-    /// The compression that the first bytes of some content show.
+    /// The compression of content, according to its first bytes.
     pub fn of_content(first_bytes: &[u8]) -> Self {
         match first_bytes {
             [0x1f, 0x8b, ..] => Self::Gzip,

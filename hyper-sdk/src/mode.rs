@@ -3,7 +3,7 @@
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// What `a` stands for: the permissions and both set-id bits, but not the sticky bit.
+/// The bits of `a`: the permissions and both set-id bits, but not the sticky bit.
 const ALL: u32 = 0o6777;
 
 /// A change of the permission bits.
@@ -30,11 +30,11 @@ struct Change {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operand {
-    /// These bits, as far as they may change.
+    /// These bits, limited to the bits that may change.
     Bits(u32),
-    /// `X`: execution for folders, and for files that some user may execute already.
+    /// `X`: the execute permission for folders, and for files that some user can already execute.
     ExecuteIfAny,
-    /// The permissions that a class has now, as a shift. Only permissions change, never the three special bits.
+    /// The current permissions of a class, as a shift. Only permissions change, never the three special bits.
     CopyOf(u32),
 }
 
@@ -60,7 +60,7 @@ impl ModeChange {
         Ok(Self { text: text.to_owned(), kind })
     }
 
-    /// The mode, when it does not depend on the mode before.
+    /// The mode, if it does not depend on the previous mode.
     pub fn fixed(&self) -> Option<u32> {
         match self.kind {
             Kind::Octal(mode) => Some(mode),
@@ -118,8 +118,8 @@ fn parse_clause(clause: &[u8], changes: &mut Vec<Change>) -> Option<()> {
     Some(())
 }
 
-/// Parses what follows one operator. Nobody named (0) means everybody, until a `t` names the sticky bit, which then is
-/// all that changes: `=t` and `+rt` leave the permissions alone.
+/// Parses the permissions after an operator. Without a class (0) they apply to all classes, except with `t`, which then
+/// changes only the sticky bit: `=t` and `+rt` do not change the permissions.
 fn parse_operation(named: u32, operator: u8, permissions: &[u8], changes: &mut Vec<Change>) -> Option<()> {
     let (mut who, mut bits, mut execute_if_any) = (named, 0, false);
     let mut push = |who: u32, operator: u8, operand: Operand| {
@@ -219,7 +219,7 @@ mod tests {
             ("g=Xo", 0o144, false, 0o144),
             ("a=X", 0o7111, false, 0o1111),
             ("a=", 0o7777, false, 0o1000),
-            // Without a class the sticky bit is all that changes.
+            // Without a class, `t` changes only the sticky bit.
             ("=t", 0o640, false, 0o1640),
             ("=t", 0o7777, false, 0o7777),
             ("+rt", 0o200, false, 0o1200),
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_modes_are_rejected() {
         for text in ["", "8", "10000", "755x", "u", "u=rwz", "rwx", "u=r,,g=r", "=,"] {
             assert!(ModeChange::parse(text).is_err(), "{text}");
         }

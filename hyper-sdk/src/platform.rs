@@ -42,7 +42,7 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
-/// The systems that are known by their Go names. Each can be named without an architecture.
+/// The known systems, by their Go names. A system can be written without an architecture.
 pub(crate) const SYSTEMS: [&str; 19] = [
     "aix",
     "android",
@@ -64,7 +64,7 @@ pub(crate) const SYSTEMS: [&str; 19] = [
     "windows",
     "zos",
 ];
-/// The architectures that are known by their Go names. Each can be named without a system.
+/// The known architectures, by their Go names. An architecture can be written without a system.
 pub(crate) const ARCHITECTURES: [&str; 28] = [
     "386",
     "amd64",
@@ -125,8 +125,8 @@ impl Platform {
         Self { architecture, os, os_version: None, os_features: Vec::new(), variant }
     }
 
-    /// Whether an image for `offered` runs where `self` is wanted: same system, architecture and variant; and the same
-    /// release of the system, as far as both name one. Of four numbers the last is a patch, which may differ.
+    /// Whether an image for `offered` runs on `self`: the same system, architecture and variant, and the same release
+    /// of the system if both have one. The fourth number of a version is a patch, which may differ.
     pub fn matches(&self, offered: &Platform) -> bool {
         let offered_version = &offered.os_version;
         let offered = Self::new(&offered.os, &offered.architecture, offered.variant.as_deref());
@@ -140,8 +140,8 @@ impl Platform {
             }
     }
 
-    /// The best of what is offered for this platform: the very version of the system first, then the newest patch of
-    /// it, then what names no version; the first of equals.
+    /// The best match for this platform: the exact version of the system first, then its newest patch, then an entry
+    /// without a version; the first of equal ones.
     pub fn choose<'a, T>(&self, offered: impl Iterator<Item = (&'a T, &'a Platform)>) -> Option<&'a T> {
         let mut best: Option<(&T, _)> = None;
         for (what, platform) in offered.filter(|(_, platform)| self.matches(platform)) {
@@ -153,8 +153,8 @@ impl Platform {
         best.map(|(what, _)| what)
     }
 
-    /// How well a platform that matches suits, the more the better.
-    pub fn rank(&self, offered: &Platform) -> (bool, bool, u64) {
+    /// The rank of a matching platform; a greater rank is better.
+    pub(crate) fn rank(&self, offered: &Platform) -> (bool, bool, u64) {
         let (Some(wanted), Some(version)) = (&self.os_version, &offered.os_version) else {
             return (false, false, 0);
         };
@@ -162,12 +162,12 @@ impl Platform {
     }
 }
 
-/// The numbers of a version that say which release it is.
+/// The numbers of a version that identify the release.
 fn release(version: &str) -> impl Iterator<Item = &str> {
     version.split('.').take(3)
 }
 
-/// Whether a version of a system can stand in the text of a platform.
+/// Whether the text of a platform can contain this version of a system.
 fn is_version(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_system_may_have_a_version() {
+    fn a_system_can_have_a_version() {
         for (text, version, normal) in [
             ("windows(10.0.20348.1006)/amd64", Some("10.0.20348.1006"), "windows(10.0.20348.1006)/amd64"),
             ("Windows(10.0)/x86_64", Some("10.0"), "windows(10.0)/amd64"),

@@ -1,14 +1,14 @@
-//! Folders that only their owner may enter: state folders, stores, temporary folders.
+//! Folders that only their owner can enter: state folders, stores, temporary folders.
 //!
-//! What lies below is then out of the reach of other users, whatever its own mode is: set-user-id files of layers,
-//! folders of layers that everybody may write to, logs, the database.
+//! Other users cannot reach the content, whatever its modes are: set-user-id files of layers, world-writable folders of
+//! layers, logs, the database.
 //!
 //! # Invariants
-//! - A folder is made with mode 0700. One that is there already gets it before anything is put into it.
-//! - Folders within, in which something is made later, are closed too ([`close_within`]): who stands in one of them since
-//!   the outer one was open would reach what is new.
-//! - Nobody but the user, root and the owner of `/` can put another folder in its place: whoever can write to a folder
-//!   or link on the way to it is one of them, or the folder on the way is sticky and its entry belongs to one of them.
+//! - A folder is created with mode 0700. An existing folder gets it before anything is written to it.
+//! - Folders within it that get new content are made private too ([`close_within`]): a process with its working
+//!   directory in one of them, from a time when the outer folder was open, would reach the new content.
+//! - Only the user, root and the owner of `/` can replace the folder: every folder or link on its path can be written
+//!   only by them, or is a sticky folder whose entry belongs to one of them.
 
 use crate::{Error, ErrorDetail, ErrorKind, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawMode, Stat};
@@ -18,28 +18,27 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
-/// How many links are followed.
+/// The largest number of links that are followed.
 const MAX_LINKS: usize = 40;
-/// What others may do.
+/// The permission bits of other users.
 const OF_OTHERS: RawMode = 0o077;
 
-/// A folder that is private now.
+/// A private folder.
 #[derive(Clone, Debug)]
 pub struct PrivateFolder {
     /// Its path without links.
     pub path: PathBuf,
-    /// What its user is to know: that others could reach it before, or that they still can because the file system is
-    /// read-only.
+    /// A warning for the user: other users could reach it before, or still can because the file system is read-only.
     pub warning: Option<String>,
 }
 
-/// Makes a folder, with the folders above it, or makes sure that an existing one is private.
+/// Creates a private folder, with the folders above it, or makes an existing folder private.
 ///
-/// Links on the way are followed. A folder whose mode lets others in is closed, with a warning in the result.
+/// Links on its path are followed. A folder that other users can enter is made private, with a warning in the result.
 ///
 /// # Errors
-/// [`ErrorKind::Denied`] when the folder belongs to another user, or when another user can put something else in its
-/// place; [`ErrorKind::Io`] when it cannot be made or closed.
+/// [`ErrorKind::Denied`] when the folder belongs to another user, or when another user can replace it;
+/// [`ErrorKind::Io`] when it cannot be created or made private.
 pub fn open(path: impl AsRef<Path>) -> Result<PrivateFolder> {
     let path = path.as_ref();
     let absolute = std::path::absolute(path).map_err(|e| Error::io("cannot resolve the folder", path, e))?;
@@ -48,7 +47,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<PrivateFolder> {
     close(walk.at)
 }
 
-/// Makes a private folder in the folder for temporary files, or in `within`. It is removed when the value is dropped.
+/// Creates a private folder in the folder for temporary files, or in `within`. It is removed when the value is dropped.
 ///
 /// # Errors
 /// [`ErrorKind::Io`] when it cannot be made.
@@ -62,17 +61,17 @@ pub fn temporary(prefix: &str, within: Option<&Path>) -> Result<tempfile::TempDi
     .map_err(|e| Error::new(ErrorKind::Io, "cannot make a temporary folder").with_source(e))
 }
 
-/// Closes a folder within a private one, where it is there. Whoever came into it while the outer one was open, and still
-/// stands in it, comes no further.
+/// Makes a folder within a private folder private too, if it exists. A process whose working directory is in it, from a
+/// time when the outer folder was open, gets no further.
 ///
 /// # Errors
-/// [`ErrorKind::Io`] when it cannot be looked at or closed.
+/// [`ErrorKind::Io`] when it cannot be read or made private.
 pub(crate) fn close_within(path: &Path) -> Result<()> {
     let failed = |e: Errno| Error::io("cannot close the folder to other users", path, e.into());
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(folder) => folder,
-        // A link leads to where its user wants it.
+        // The user chose the target of a link.
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
         Err(e) => return Err(failed(e)),
     };
@@ -81,7 +80,7 @@ pub(crate) fn close_within(path: &Path) -> Result<()> {
         return Ok(());
     }
     match rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode & !OF_OTHERS)) {
-        // The outer folder has said so.
+        // The outer folder has reported it already.
         Ok(()) | Err(Errno::ROFS) => Ok(()),
         Err(e) => Err(failed(e)),
     }
@@ -95,7 +94,7 @@ fn close(path: PathBuf) -> Result<PrivateFolder> {
         Ok(folder) => {
             (rustix::fs::fstat(&folder).map_err(|e| failed("cannot look at the folder", e))?, Ok(folder))
         }
-        Err(e) => (look(&path)?, Err(e)),
+        Err(e) => (stat(&path)?, Err(e)),
     };
     if stat.st_uid != rustix::process::geteuid().as_raw() {
         let message = format!(
@@ -126,7 +125,7 @@ fn close(path: PathBuf) -> Result<PrivateFolder> {
     Ok(PrivateFolder { path, warning: Some(warning) })
 }
 
-fn look(path: &Path) -> Result<Stat> {
+fn stat(path: &Path) -> Result<Stat> {
     rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|e| Error::io("cannot look at the folder", path, e.into()))
 }
@@ -135,7 +134,7 @@ fn user(uid: u32) -> String {
     if uid == 0 { "root".to_owned() } else { format!("uid {uid}") }
 }
 
-/// The way to a folder, one name after the other, so that each can be judged.
+/// Walks the path of a folder, one component after the other, and checks each.
 struct Walk {
     at: PathBuf,
     stat: Stat,
@@ -147,8 +146,8 @@ struct Walk {
 impl Walk {
     fn start(path: &Path) -> Result<Self> {
         let at = PathBuf::from("/");
-        let stat = look(&at)?;
-        // In a user namespace the root of the host may be shown as another user. Whoever has `/` has everything.
+        let stat = stat(&at)?;
+        // In a user namespace the root of the host may appear as another user. The owner of `/` is trusted.
         let trusted = [rustix::process::geteuid().as_raw(), 0, stat.st_uid];
         let left = names(path);
         Ok(Self { at, stat, trusted, links: 0, left })
@@ -158,19 +157,19 @@ impl Walk {
         while let Some(name) = self.left.pop_front() {
             if name == ".." {
                 self.at.pop();
-                self.stat = look(&self.at)?;
+                self.stat = stat(&self.at)?;
                 continue;
             }
             let next = self.at.join(&name);
             let stat = match rustix::fs::statat(CWD, &next, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
                 Err(Errno::NOENT) => {
-                    self.judge(None, whole)?;
+                    self.check_entry(None, whole)?;
                     self.make(&next)?
                 }
                 Err(e) => return Err(Error::io("cannot look at the folder", &next, e.into())),
             };
-            self.judge(Some((&next, &stat)), whole)?;
+            self.check_entry(Some((&next, &stat)), whole)?;
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => (self.at, self.stat) = (next, stat),
                 FileType::Symlink => self.follow(&next)?,
@@ -192,7 +191,7 @@ impl Walk {
         let target = std::fs::read_link(link).map_err(failed)?;
         if target.is_absolute() {
             self.at = PathBuf::from("/");
-            self.stat = look(&self.at)?;
+            self.stat = stat(&self.at)?;
         }
         for name in names(&target).into_iter().rev() {
             self.left.push_front(name);
@@ -200,22 +199,23 @@ impl Walk {
         Ok(())
     }
 
-    /// Makes a folder: the last one private, those above it as their user usually has them, and never for all to write.
+    /// Creates a folder: the last one private, those above it with the umask of the user, and never writable by others.
     fn make(&self, path: &Path) -> Result<Stat> {
         let failed = |e: Errno| Error::io("cannot make the folder", path, e.into());
         let mode = Mode::from_raw_mode(if self.left.is_empty() { 0o700 } else { 0o755 });
         match rustix::fs::mkdir(path, mode) {
-            // With a umask that denies the user's own rights, nothing could be put into the folder.
+            // A umask may remove the user's own permissions, which are needed to write to the folder.
             Ok(()) if self.left.is_empty() => rustix::fs::chmod(path, mode).map_err(failed)?,
-            // Another process was faster.
+            // Another process has created it first.
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(failed(e)),
         }
-        look(path)
+        stat(path)
     }
 
-    /// Refuses an entry of the open folder that another user can replace. Without an entry, it is still to be made.
-    fn judge(&self, entry: Option<(&Path, &Stat)>, whole: &Path) -> Result<()> {
+    /// Rejects an entry of the open folder that another user can replace. `None` stands for an entry that does not
+    /// exist yet.
+    fn check_entry(&self, entry: Option<(&Path, &Stat)>, whole: &Path) -> Result<()> {
         let trusts = |uid: u32| self.trusted.contains(&uid);
         let folder = self.at.display();
         let refuse = |why: String| {
@@ -240,7 +240,7 @@ impl Walk {
             ));
         }
         let Some((entry, stat)) = entry else { return Ok(()) };
-        // The owner of the folder itself is checked when it is opened.
+        // The owner of the folder itself is checked when the folder is opened.
         let is_itself = self.left.is_empty() && !FileType::from_raw_mode(stat.st_mode).is_symlink();
         if is_itself || trusts(stat.st_uid) {
             return Ok(());
@@ -248,8 +248,8 @@ impl Walk {
         refuse(format!("`{}` belongs to {}", entry.display(), user(stat.st_uid)))
     }
 
-    /// Whether a group has nobody in it but the user and root: that of root, and by custom the one with the number of
-    /// the user.
+    /// Whether only the user and root are in a group: the group of root, and by convention the group with the id of the
+    /// user.
     fn is_own_group(&self, gid: u32) -> bool {
         gid == 0 || gid == self.trusted[0]
     }
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_can_replace_is_refused() {
+    fn a_folder_that_other_users_can_replace_is_rejected() {
         let top = tempfile::tempdir().unwrap();
         let parent = top.path().join("parent");
         create_dir(&parent).unwrap();
@@ -325,7 +325,7 @@ mod tests {
             set(&parent, 0o755);
             open(&path).unwrap();
         }
-        // A way through a link is judged on both sides.
+        // A path through a link is checked on both sides.
         set(&parent, 0o777);
         symlink(&parent, top.path().join("link")).unwrap();
         refused(&top.path().join("link/state"));
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn links_lead_to_folders_and_nowhere_else() {
+    fn links_must_lead_to_folders() {
         let top = tempfile::tempdir().unwrap();
         let at = |name: &str| top.path().join(name);
         symlink("made/here", at("dangling")).unwrap();
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_another_user_is_refused() {
+    fn a_folder_of_another_user_is_rejected() {
         if !rustix::process::geteuid().is_root() {
             println!("SKIPPED: only root can give folders away");
             return;
@@ -366,13 +366,13 @@ mod tests {
         assert!(refused(&path).contains("uid 4321"));
         assert!(refused(&path.join("below")).contains("uid 4321"));
         assert!(!path.join("below").exists());
-        // Neither does a sticky folder help where the entry is somebody's.
+        // A sticky folder does not help when its entry belongs to another user.
         set(&parent, 0o1777);
         assert!(refused(&path.join("below")).contains("uid 4321"));
         symlink("/tmp", parent.join("link")).unwrap();
         std::os::unix::fs::lchown(parent.join("link"), Some(4321), Some(4321)).unwrap();
         assert!(refused(&parent.join("link")).contains("uid 4321"));
-        // A group with other users in it counts as everybody.
+        // A group with other users is treated like everybody.
         set(&parent, 0o775);
         chown(&parent, None, Some(4321)).unwrap();
         chown(&path, Some(0), Some(0)).unwrap();
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn temporary_folders_are_private_and_go() {
+    fn temporary_folders_are_private_and_removed() {
         let within = tempfile::tempdir().unwrap();
         set(within.path(), 0o755);
         for folder in [temporary("x-", None).unwrap(), temporary("x-", Some(within.path())).unwrap()] {

@@ -1,16 +1,16 @@
-//! Registry hosts, repository names, tags and references: parsed once, printed the same.
+//! Registry hosts, repository names, tags and references.
 //!
-//! The grammar of names and tags is that of the distribution specification (spec.md, "Pulling manifests"). A
-//! reference without a host means Docker Hub, a one-word name on it means `library/NAME`, as everywhere in the field.
+//! The grammar of names and tags is that of the distribution specification (spec.md, "Pulling manifests"). As usual, a
+//! reference without a host means Docker Hub, and a name of one component there means `library/NAME`.
 
 use crate::{Digest, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The host that a reference without one means.
+/// The host of a reference without a host.
 pub const DEFAULT_HOST: &str = "docker.io";
-/// The tag that a reference without tag and digest means.
+/// The tag of a reference without a tag and a digest.
 pub const DEFAULT_TAG: &str = "latest";
 
 macro_rules! text_newtype {
@@ -65,7 +65,7 @@ impl RegistryHost {
     /// Parses a host name, an IPv4 or a bracketed IPv6 address, with an optional port.
     ///
     /// # Errors
-    /// [`ErrorKind::NameInvalid`] when it is none of these.
+    /// [`ErrorKind::NameInvalid`] when it is neither.
     pub fn parse(s: &str) -> Result<Self> {
         let bad = |why: &str| name_error(s, "registry host", why);
         let (host, port) = match s.strip_prefix('[') {
@@ -102,8 +102,8 @@ impl RegistryHost {
         Ok(Self(s.to_owned()))
     }
 
-    /// Reads what people write for a registry: a host, alone or as the URL of its root (`https://HOST/`, `HOST/v2/`).
-    /// The scheme is passed over: which one is spoken is set elsewhere. Other names of Docker Hub mean `docker.io`.
+    /// Parses the address of a registry: a host, or the URL of its root (`https://HOST/`, `HOST/v2/`). The scheme is
+    /// ignored: it is configured elsewhere. Other names of Docker Hub mean `docker.io`.
     ///
     /// # Errors
     /// Those of [`RegistryHost::parse`]; [`ErrorKind::NameInvalid`] for a URL with a path or a user.
@@ -142,7 +142,7 @@ impl RegistryHost {
         }
     }
 
-    /// Whether the host is this machine, where plain HTTP is the custom.
+    /// Whether the host is this machine, for which plain HTTP is usual.
     pub fn is_loopback(&self) -> bool {
         let name = self.name();
         name == "localhost"
@@ -164,7 +164,7 @@ impl RepositoryName {
     /// Parses a name of path components, each of lower-case letters and digits joined by `.`, `_`, `__` or hyphens.
     ///
     /// # Errors
-    /// [`ErrorKind::NameInvalid`] that says what is wrong.
+    /// [`ErrorKind::NameInvalid`] with the reason.
     pub fn parse(s: &str) -> Result<Self> {
         let bad = |why: &str| name_error(s, "repository name", why);
         if s.is_empty() {
@@ -251,19 +251,19 @@ fn name_error(s: &str, what: &str, why: &str) -> Error {
     Error::new(ErrorKind::NameInvalid, format!("`{clipped}` is not a {what}: {why}"))
 }
 
-/// What names a manifest within a repository.
+/// A reference to a manifest within a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ManifestReference {
-    /// A tag, which can move.
+    /// A tag, which can be moved.
     Tag(Tag),
-    /// A digest, which cannot.
+    /// A digest, which is immutable.
     Digest(Digest),
 }
 
 impl FromStr for ManifestReference {
     type Err = Error;
 
-    /// Takes text with a colon for a digest, anything else for a tag.
+    /// Parses a text with a colon as a digest, any other text as a tag.
     fn from_str(s: &str) -> Result<Self> {
         Ok(if s.contains(':') { Self::Digest(Digest::parse(s)?) } else { Self::Tag(Tag::parse(s)?) })
     }
@@ -290,7 +290,7 @@ impl From<Digest> for ManifestReference {
     }
 }
 
-/// An image's full name: host, repository, and a tag, a digest or both.
+/// The full name of an image: host, repository, and a tag, a digest or both.
 ///
 /// ```
 /// use hyper_sdk::Reference;
@@ -310,7 +310,7 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Makes a reference of its parts; without tag and digest it means the tag `latest`.
+    /// A reference from its parts; without a tag and a digest it means the tag `latest`.
     pub fn new(
         host: RegistryHost,
         repository: RepositoryName,
@@ -326,7 +326,8 @@ impl Reference {
     /// The first component is a host when it contains `.` or `:`, is `localhost`, or has an upper-case letter.
     ///
     /// # Errors
-    /// [`ErrorKind::NameInvalid`], [`ErrorKind::Invalid`] or [`ErrorKind::DigestInvalid`], by the part that is wrong.
+    /// [`ErrorKind::NameInvalid`], [`ErrorKind::Invalid`] or [`ErrorKind::DigestInvalid`], depending on the invalid
+    /// part.
     pub fn parse(s: &str) -> Result<Self> {
         if let Some((scheme, name)) = s.split_once("://") {
             let fits = !name.is_empty() && Self::parse(name).is_ok();
@@ -390,7 +391,7 @@ impl Reference {
         self.digest.as_ref()
     }
 
-    /// What to ask the registry for: the digest when there is one, else the tag.
+    /// The reference to the manifest: the digest if there is one, else the tag.
     pub fn manifest(&self) -> ManifestReference {
         match (&self.digest, &self.tag) {
             (Some(digest), _) => ManifestReference::Digest(digest.clone()),
@@ -450,7 +451,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn registries_as_people_write_them() {
+    fn registry_addresses_are_parsed() {
         for (text, host) in [
             ("r.example", "r.example"),
             ("https://r.example:5000", "r.example:5000"),
@@ -498,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_references_are_refused() {
+    fn malformed_references_are_rejected() {
         for text in [
             "",
             "Busybox",
@@ -537,7 +538,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_parses_prints_and_parses_back(s in "([a-zA-Z0-9.:-]{1,8}/)?[a-z0-9._/-]{1,12}(:[a-z0-9.-]{1,5})?") {
+        fn printed_references_parse_back(s in "([a-zA-Z0-9.:-]{1,8}/)?[a-z0-9._/-]{1,12}(:[a-z0-9.-]{1,5})?") {
             if let Ok(r) = Reference::parse(&s) {
                 prop_assert_eq!(&Reference::parse(&r.to_string()).unwrap(), &r);
                 prop_assert_eq!(&Reference::parse(&r.familiar()).unwrap(), &r);

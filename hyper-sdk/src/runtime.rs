@@ -1,8 +1,8 @@
-//! The tokio runtime of a program, for hosts that give few threads and few descriptors.
+//! The tokio runtime of a program, for hosts with few threads and file descriptors.
 //!
-//! A runtime that cannot start a thread that it needs panics, and blocking work that finds no thread waits for ever. So
-//! it is tried first whether there is enough for a start, and some threads for blocking work are kept: when the system
-//! gives no more later on, work waits for those.
+//! A runtime panics when it cannot start a thread, and blocking work without a thread waits forever. So this module
+//! first checks whether there are enough threads and descriptors, and keeps some threads for blocking work, which are
+//! used when the system allows no more threads later.
 
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
-/// How many threads for blocking work there are at least.
+/// The number of threads that are kept for blocking work.
 const BLOCKING: usize = 6;
-/// How many descriptors the runtime and the first files take at least.
+/// The number of descriptors that the runtime and the first files need.
 const DESCRIPTORS: usize = 24;
 /// Longer than any program runs.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -59,7 +59,7 @@ fn try_threads(wanted: usize) -> Result<()> {
     for _ in 0..wanted {
         let wait = Arc::clone(&wait);
         let body = move || {
-            // It ends with the sender.
+            // The thread ends when the sender is dropped.
             let _ = wait.lock().unwrap_or_else(PoisonError::into_inner).recv();
         };
         match std::thread::Builder::new().spawn(body) {
@@ -79,13 +79,13 @@ fn try_threads(wanted: usize) -> Result<()> {
     outcome
 }
 
-/// Starts threads for blocking work, which stay.
+/// Starts threads for blocking work, which are never stopped.
 fn keep_threads(runtime: &Runtime) {
     let (end, wait) = channel::<()>();
     let wait = Arc::new(Mutex::new(wait));
     for _ in 0..BLOCKING {
         let wait = Arc::clone(&wait);
-        // Each waits, so that the next one needs a thread of its own.
+        // Each task waits, so that the next one needs its own thread.
         runtime.spawn_blocking(move || {
             let _ = wait.lock().unwrap_or_else(PoisonError::into_inner).recv();
         });
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_runtime_works() {
+    fn a_runtime_starts() {
         let runtime = start().unwrap();
         assert_eq!(runtime.block_on(async { tokio::task::spawn_blocking(|| 7).await.unwrap() }), 7);
     }

@@ -1,9 +1,9 @@
-//! Reads whole files of other origin within a limit: Dockerfiles, ignore files, secrets, configuration.
+//! Reads small untrusted files within a limit: Dockerfiles, ignore files, secrets, configuration.
 //!
 //! # Invariants
-//! - Opening never waits: not for the other end of a pipe, not for a device.
-//! - Reading ends: after as many bytes as the caller allows, and for a pipe after a time without any.
-//! - What is refused is an error that names the file, the kind of file that it is, and the bound.
+//! - Opening never blocks, neither for the writer of a pipe nor for a device.
+//! - Reading ends at the limit of the caller, and for a pipe after a time without data.
+//! - The error of a rejected file names the file, its kind and the limit.
 
 use crate::{Error, ErrorKind, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,21 +15,21 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a pipe may be without a writer.
-pub const PIPE_OPEN_TIME: Duration = Duration::from_secs(5);
-/// How long a pipe with a writer may be silent.
-pub const PIPE_IDLE_TIME: Duration = Duration::from_secs(120);
+/// How long a pipe without a writer is read.
+pub(crate) const PIPE_OPEN_TIME: Duration = Duration::from_secs(5);
+/// How long a pipe with a writer is read without data.
+pub(crate) const PIPE_IDLE_TIME: Duration = Duration::from_secs(120);
 
 /// The kinds of file that may be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kinds {
-    /// Regular files, and `/dev/null`, which is an empty one.
+    /// Regular files, and `/dev/null`, which counts as an empty file.
     Files,
-    /// Also pipes, as of `<(command)`, and terminals: for files that a user names.
+    /// Also pipes, such as `<(command)`, and terminals, for files that a user names.
     FilesAndPipes,
 }
 
-/// Opens a file without waiting for anything. A link at its name is followed.
+/// Opens a file without blocking. Follows a link.
 ///
 /// `what` names it in messages, as in `the Dockerfile`.
 ///
@@ -39,7 +39,7 @@ pub fn open(path: &Path, what: &str, kinds: Kinds) -> Result<File> {
     open_with(path, what, kinds, OFlags::empty())
 }
 
-/// Opens a regular file without waiting for anything, and follows no link at its name.
+/// Opens a regular file without blocking. Does not follow a link.
 ///
 /// # Errors
 /// Those of [`open`]; [`ErrorKind::Io`] for a link.
@@ -66,7 +66,7 @@ fn open_with(path: &Path, what: &str, kinds: Kinds, more: OFlags) -> Result<File
         FileType::Fifo => "a pipe",
         FileType::Directory => "a folder",
         FileType::CharacterDevice | FileType::BlockDevice => "a device",
-        _ => "no regular file",
+        _ => "not a regular file",
     };
     Err(Error::invalid(format!("{what} is {is}: a regular file is needed here"))
         .with_context("path", path.display()))
@@ -76,7 +76,7 @@ fn is_null(device: u64) -> bool {
     (rustix::fs::major(device), rustix::fs::minor(device)) == (1, 3)
 }
 
-/// Reads a file of at most `limit` bytes. Blocks, for a pipe no longer than it is silent for [`PIPE_IDLE_TIME`].
+/// Reads a file of at most `limit` bytes. Blocks; for a pipe, until no data arrives for two minutes.
 ///
 /// # Errors
 /// Those of [`open`]; [`ErrorKind::TooLarge`] above the limit; [`ErrorKind::Timeout`] for a pipe that stays silent.
@@ -97,14 +97,14 @@ pub fn read_text(path: &Path, what: &str, limit: u64, kinds: Kinds) -> Result<St
 ///
 /// # Errors
 /// Those of [`read`].
-pub fn read_opened(file: File, path: &Path, what: &str, limit: u64) -> Result<Vec<u8>> {
+pub(crate) fn read_opened(file: File, path: &Path, what: &str, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let mut patient = Patient { file: &file, started: Instant::now(), any: false };
+    let mut patient = TimeoutReader { file: &file, started: Instant::now(), any: false };
     (&mut patient).take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| match e.kind() {
         std::io::ErrorKind::TimedOut => {
             let (open, idle) = (PIPE_OPEN_TIME.as_secs(), PIPE_IDLE_TIME.as_secs());
             let message = format!(
-                "{what} is a pipe that nothing comes from: it is waited {open} seconds for who writes to it, and {idle} for more"
+                "{what} is a pipe without data: a writer must open it within {open} seconds, and write at least every {idle} seconds"
             );
             Error::new(ErrorKind::Timeout, message).with_context("path", path.display())
         }
@@ -121,15 +121,15 @@ pub fn read_opened(file: File, path: &Path, what: &str, limit: u64) -> Result<Ve
     Ok(bytes)
 }
 
-/// Reads what does not block, and waits for the rest within the bounds of this module.
-struct Patient<'a> {
+/// A non-blocking reader that waits for data within the time limits of this module.
+struct TimeoutReader<'a> {
     file: &'a File,
     started: Instant,
-    /// Whether something came, or could have.
+    /// Whether a writer has opened the file.
     any: bool,
 }
 
-impl Read for Patient<'_> {
+impl Read for TimeoutReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         loop {
             let (wait, ends) = match rustix::io::read(self.file, &mut *buffer) {
@@ -139,7 +139,7 @@ impl Read for Patient<'_> {
                     return Ok(count);
                 }
                 Err(Errno::INTR) => continue,
-                // Somebody has it open and does not write now.
+                // A writer has the pipe open and does not write at the moment.
                 Err(Errno::AGAIN) => (PIPE_IDLE_TIME, false),
                 Err(e) => return Err(e.into()),
             };
@@ -158,8 +158,8 @@ impl Read for Patient<'_> {
     }
 }
 
-impl Patient<'_> {
-    /// Whether this is a named pipe without a writer: then an end of file is not the end of its content.
+impl TimeoutReader<'_> {
+    /// Whether this is a named pipe that no writer has opened yet: then an end of file is not the end of the content.
     fn awaits_a_writer(&self) -> std::io::Result<bool> {
         let stat = rustix::fs::fstat(self.file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
@@ -195,7 +195,7 @@ mod tests {
             e.to_string().contains("the list is larger than 4 bytes") && e.to_string().contains("/a"),
             "{e}"
         );
-        // A file that says that it is empty may not be so.
+        // A file with the size 0 may have content.
         let version = Path::new("/proc/version");
         assert_eq!(super::read(version, "x", 3, Kinds::Files).unwrap_err().kind(), ErrorKind::TooLarge);
         let missing = folder.path().join("missing");
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn other_kinds_are_refused_at_once_and_by_name() {
+    fn other_kinds_of_files_are_rejected_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = fifo(folder.path());
         let socket = folder.path().join("socket");
@@ -242,7 +242,7 @@ mod tests {
         });
         assert_eq!(read(&path, "x", 100, Kinds::FilesAndPipes).unwrap(), b"one two");
         writer.join().unwrap();
-        // As `<(command)` gives it: a number of an open pipe, whose writer may be gone.
+        // Like `<(command)`: the descriptor of an open pipe, whose writer may have ended.
         let (read_end, write_end) = rustix::pipe::pipe().unwrap();
         let number = std::os::fd::AsRawFd::as_raw_fd(&read_end);
         let path = std::path::PathBuf::from(format!("/proc/self/fd/{number}"));
@@ -253,12 +253,12 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_nobody_writes_to_or_that_never_ends_is_given_up() {
+    fn a_pipe_without_a_writer_or_an_end_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = fifo(folder.path());
         let e = read(&path, "the secret", 100, Kinds::FilesAndPipes).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Timeout);
-        assert!(e.to_string().contains("the secret is a pipe that nothing comes from"), "{e}");
+        assert!(e.to_string().contains("the secret is a pipe without data"), "{e}");
         let to = path.clone();
         let writer = std::thread::spawn(move || {
             let mut pipe = File::options().write(true).open(to).unwrap();

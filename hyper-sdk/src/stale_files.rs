@@ -4,9 +4,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Removes the regular files of a folder whose names are `is_one`, that this user owns and that were not written to for
-/// `age`. A temporary file is in use for moments, so one that old is in use no more. What cannot be removed stays for the
-/// next time.
+/// Removes the regular files of a folder whose names match `is_one`, that this user owns and that were not written to
+/// for `age`. A temporary file is used only briefly, so an old one is not in use. A file that cannot be removed stays.
 pub fn remove(folder: &Path, age: Duration, is_one: impl Fn(&str) -> bool) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(meta) = entry.metadata() else { continue };
@@ -17,7 +16,7 @@ pub fn remove(folder: &Path, age: Duration, is_one: impl Fn(&str) -> bool) {
     }
 }
 
-/// Whether a name is one that the crate `tempfile` gives: `.tmp` and six letters or digits.
+/// Whether a name has the form of the crate `tempfile`: `.tmp` and six letters or digits.
 pub fn is_temporary(name: &str) -> bool {
     let rest = name.strip_prefix(".tmp");
     rest.is_some_and(|rest| rest.len() == 6 && rest.bytes().all(|b| b.is_ascii_alphanumeric()))
@@ -34,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_old_files_of_that_name_go() {
+    fn only_old_files_with_matching_names_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let names = [".tmpAb12cd", ".tmpAb12cd7", ".tmp", "tmpAb12cd", ".tmp-b12cd"];
         let there = || names.map(|name| folder.path().join(name).exists());

@@ -1,4 +1,4 @@
-//! The line of the log that each request gets.
+//! The access log: one line for each request.
 //!
 //! # Invariants
 //! - The line has the path, never the query's values, a header or a body, so no credential gets into it.
@@ -9,7 +9,7 @@ use crate::route::Endpoint;
 use http::{HeaderValue, Method, StatusCode, Uri};
 use std::time::Instant;
 
-/// What the log says of a request.
+/// The fields of a line.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) request_id: HeaderValue,
@@ -30,7 +30,7 @@ impl Record {
         self.request_id.to_str().unwrap_or_default()
     }
 
-    /// Notes an error, and logs of it what the client does not learn.
+    /// Records an error, and logs the details that the client does not get.
     pub(crate) fn error(&mut self, error: &ApiError) {
         self.code = error.code;
         if !error.status.is_server_error() {
@@ -47,7 +47,8 @@ impl Record {
         tracing::error!(request_id = self.request_id(), kind = %cause.kind(), error = chain, "request failed");
     }
 
-    /// Writes the line: `sent` bytes of the response were sent, and whether that was all of it.
+    /// Writes the line. `sent` is the number of bytes of the response that were sent; `whole` is whether all of them
+    /// were.
     pub(crate) fn write(&self, sent: u64, whole: bool) {
         let route = self.route.and_then(|r| Endpoint::NAMES.get(r)).copied().unwrap_or("none");
         tracing::info!(

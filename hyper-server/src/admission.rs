@@ -1,4 +1,4 @@
-//! The door: who sent a request, and whether the sender may make it.
+//! Admission of a request: it is authenticated, then authorized.
 
 use crate::auth::{Action, AuthRequest, Challenge, Denial, Principal, Resource, decide};
 use crate::error::ApiError;
@@ -8,9 +8,10 @@ use http::StatusCode;
 use http::request::Parts;
 use hyper_sdk::Error;
 
-/// Finds out who sent a request and whether the sender may make it. `principal` is set as soon as it is known.
+/// Authenticates and authorizes a request. Sets `principal` as soon as it is known.
 ///
-/// A request without an endpoint is malformed: who may not even probe the registry does not learn in what way.
+/// A request without an endpoint is malformed. A caller without the right to probe the registry gets a challenge
+/// instead of the reason.
 pub(crate) async fn admit(
     state: &State,
     endpoint: Option<&Endpoint>,
@@ -42,7 +43,7 @@ pub(crate) async fn admit(
     Ok(())
 }
 
-/// Whether anybody may make the request. The token endpoint checks credentials by itself.
+/// Whether the request needs no authentication. The token endpoint checks credentials itself.
 fn is_public(state: &State, endpoint: &Endpoint) -> bool {
     match endpoint {
         Endpoint::Live | Endpoint::Ready | Endpoint::Token(_) => true,

@@ -1,7 +1,7 @@
 //! The bodies of requests and responses.
 //!
 //! A request body is read in blocks, with a limit and an idle timeout. A response body that streams a blob has a known
-//! length; when the blob ends early, the connection is broken off, so that a client never takes a part for the whole.
+//! length. When the blob ends early, the connection is aborted, so a client never takes a part of a blob for all of it.
 
 use axum::body::{Body, HttpBody};
 use bytes::{Bytes, BytesMut};
@@ -15,16 +15,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// How much of a body is gathered before the store gets it.
+/// The size of the blocks that the store gets.
 const BLOCK: usize = 512 << 10;
-/// How much of a body that no handler reads is read and dropped, and for how long.
+/// How much of an unread body is read and discarded, and for how long.
 const DISCARD_BYTES: u64 = 256 << 10;
 const DISCARD_TIME: Duration = Duration::from_millis(500);
-/// How much of an upload may come before it is saved, so that little is lost when the process ends; and after how long.
+/// After how many bytes, and after how long, an upload is saved, so that little is lost when the process ends.
 const SAVE_BYTES: u64 = 64 << 20;
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 
-/// What an error says that is about a body that stopped coming: how much of it came.
+/// The context key of an error about an incomplete body: the number of bytes that arrived.
 pub(crate) const RECEIVED: &str = "received";
 
 /// The body of a request.
@@ -34,11 +34,11 @@ pub(crate) struct Incoming {
     idle: Duration,
     /// The length that the client announced.
     pub(crate) announced: Option<u64>,
-    /// How many bytes have come.
+    /// How many bytes have arrived.
     pub(crate) received: u64,
     /// Whether it has been read to its end.
     over: bool,
-    /// Whether it was interrupted or timed out: what follows on the connection cannot be parsed.
+    /// Whether it was interrupted or timed out. The connection cannot be used after that.
     broken: bool,
 }
 
@@ -48,7 +48,7 @@ impl Incoming {
         Self { announced: body.size_hint().exact(), body, idle, received: 0, over, broken: false }
     }
 
-    /// Takes the body away, for a task that outlives the request.
+    /// Moves the body out, for a task that outlives the request.
     pub(crate) fn take(&mut self) -> Self {
         let body = std::mem::take(&mut self.body);
         let over = std::mem::replace(&mut self.over, true);
@@ -66,11 +66,10 @@ impl Incoming {
         self.over || self.announced == Some(self.received)
     }
 
-    /// Reads and drops the rest of a body when the rest is short. Returns whether the whole body has been read, so that
-    /// the connection can be used again.
+    /// Reads and discards the rest of a body if it is short. Returns whether the whole body has been read, so that the
+    /// connection can be reused.
     ///
-    /// HTTP/2 does not need this. A client that waits for permission to send its body (`Expect: 100-continue`) does not get
-    /// the permission here.
+    /// HTTP/2 does not need this. A client that waits with its body (`Expect: 100-continue`) is not told to continue.
     pub(crate) async fn discard(&mut self, headers: &HeaderMap, version: Version) -> bool {
         let waits = headers.contains_key(header::EXPECT) && self.received == 0;
         let left = self.announced.map(|announced| announced.saturating_sub(self.received));
@@ -87,7 +86,7 @@ impl Incoming {
         self.is_over()
     }
 
-    /// The next bytes, as they came.
+    /// The next bytes, as they arrived.
     async fn frame(&mut self) -> Result<Option<Bytes>> {
         loop {
             let frame = tokio::time::timeout(self.idle, self.body.frame()).await.map_err(|_| {
@@ -116,8 +115,8 @@ impl Incoming {
         }
     }
 
-    /// The next block: at least [`BLOCK`] bytes, less at the end. What came before a failure is not lost: the failure
-    /// comes with the next call.
+    /// The next block: at least [`BLOCK`] bytes, fewer at the end. Bytes that arrived before a failure are returned
+    /// first; the next call returns the error.
     async fn block(&mut self, failed: &mut Option<Error>) -> Result<Option<Bytes>> {
         if let Some(e) = failed.take() {
             return Err(e);
@@ -148,7 +147,8 @@ impl Incoming {
 
     /// The whole body, which must not be longer than `limit`.
     ///
-    /// A body that is too long is read on for a while, so that the client is listening when the answer comes.
+    /// A body that is too long is read and discarded for a while, so that the client has sent it and reads the
+    /// response.
     pub(crate) async fn read_all(&mut self, limit: usize) -> Result<Bytes> {
         let too_large = || {
             Error::new(ErrorKind::TooLarge, "the body of the request is too large")
@@ -194,10 +194,11 @@ impl Incoming {
         Ok(self.announced == Some(0) || self.frame().await?.is_none())
     }
 
-    /// Appends the whole body to an upload, reading one block while the one before is stored. Returns its length.
+    /// Appends the whole body to an upload, and reads the next block while a block is stored. Returns the length of the
+    /// body.
     ///
-    /// When the body breaks off or is longer than `most`, what came before is kept in the upload. With `saved` the upload
-    /// is saved now and then.
+    /// When the body is interrupted or longer than `most`, the upload keeps the bytes before that. With `saved` the
+    /// upload is saved from time to time.
     pub(crate) async fn append_to(
         &mut self,
         upload: &mut Box<dyn BlobUpload>,
@@ -218,8 +219,11 @@ impl Incoming {
                 ));
             }
             if let Some(limit) = limit.filter(|l| start + length > *l) {
-                return Err(Error::new(ErrorKind::TooLarge, "the blob is larger than this registry takes")
-                    .with_context("limit", limit));
+                return Err(Error::new(
+                    ErrorKind::TooLarge,
+                    "the blob is larger than the limit of this registry",
+                )
+                .with_context("limit", limit));
             }
             let due = saved
                 && (upload.offset() - last.0 >= SAVE_BYTES
@@ -239,7 +243,7 @@ impl Incoming {
     }
 }
 
-/// A blob, or a part of one, as the body of a response.
+/// A blob, or a part of a blob, as the body of a response.
 pub(crate) struct BlobBody {
     first: Option<Bytes>,
     rest: ByteStream,
@@ -247,7 +251,7 @@ pub(crate) struct BlobBody {
 }
 
 impl BlobBody {
-    /// Reads the first block, so that a blob that cannot be read is still answered by an error.
+    /// Reads the first block, so that the response for an unreadable blob can still be an error.
     pub(crate) async fn open(reader: BlobReader) -> Result<Self> {
         let BlobReader { length, stream: mut rest, .. } = reader;
         let first = if length == 0 { None } else { rest.next().await.transpose()? };
@@ -257,7 +261,7 @@ impl BlobBody {
         Ok(Self { first, rest, left: length })
     }
 
-    /// A body of `length` bytes that are made from other streams.
+    /// A body of `length` bytes from a stream.
     pub(crate) fn of(length: u64, rest: ByteStream) -> Self {
         Self { first: None, rest, left: length }
     }
@@ -313,20 +317,20 @@ impl HttpBody for BlobBody {
     }
 }
 
-/// Keeps a request body that was not read until the response has been sent: an HTTP/2 client would otherwise be told that
-/// the stream was cancelled, before or instead of what the response says.
-pub(crate) struct Held {
+/// Keeps an unread request body until the response has been sent. Otherwise an HTTP/2 client gets a stream reset before
+/// or instead of the response.
+pub(crate) struct HeldBody {
     body: Body,
     _request: Incoming,
 }
 
-impl Held {
+impl HeldBody {
     pub(crate) fn new(body: Body, request: Incoming) -> Self {
         Self { body, _request: request }
     }
 }
 
-impl HttpBody for Held {
+impl HttpBody for HeldBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -346,20 +350,20 @@ impl HttpBody for Held {
     }
 }
 
-/// Runs a function with the number of bytes that were sent when a body has been sent, or given up.
-pub(crate) struct Counted<F: FnOnce(u64, bool) + Unpin> {
+/// Calls a function with the number of sent bytes when the body has been sent or dropped.
+pub(crate) struct CountedBody<F: FnOnce(u64, bool) + Unpin> {
     body: Body,
     sent: u64,
     then: Option<F>,
 }
 
-impl<F: FnOnce(u64, bool) + Unpin> Counted<F> {
+impl<F: FnOnce(u64, bool) + Unpin> CountedBody<F> {
     pub(crate) fn new(body: Body, then: F) -> Self {
         Self { body, sent: 0, then: Some(then) }
     }
 }
 
-impl<F: FnOnce(u64, bool) + Unpin> HttpBody for Counted<F> {
+impl<F: FnOnce(u64, bool) + Unpin> HttpBody for CountedBody<F> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -385,7 +389,7 @@ impl<F: FnOnce(u64, bool) + Unpin> HttpBody for Counted<F> {
     }
 }
 
-impl<F: FnOnce(u64, bool) + Unpin> Drop for Counted<F> {
+impl<F: FnOnce(u64, bool) + Unpin> Drop for CountedBody<F> {
     fn drop(&mut self) {
         let whole = self.body.is_end_stream();
         if let Some(then) = self.then.take() {

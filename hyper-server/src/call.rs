@@ -1,4 +1,4 @@
-//! A request on its way through the handlers.
+//! An admitted request, as the handlers get it.
 
 use crate::auth::{Action, Principal, Resource, decide, lists};
 use crate::state::State;
@@ -10,7 +10,7 @@ use hyper_sdk::{Error, RepositoryName, Result};
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// A request whose sender is known and may make it. Dereferences to the state of the registry.
+/// A request that was authenticated and authorized. Dereferences to the state of the registry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) state: &'a Arc<State>,
@@ -27,13 +27,13 @@ impl Deref for Call<'_> {
 }
 
 impl Call<'_> {
-    /// Whether the sender may do this in a repository.
+    /// Whether the sender may perform an action in a repository.
     pub(crate) fn may(&self, repository: &RepositoryName, action: Action) -> bool {
         decide(&*self.authorizer, self.principal, Resource::Repository(repository), action).is_ok()
     }
 
-    /// Whether the sender learns of a repository from a list.
-    pub(crate) fn sees(&self, repository: &RepositoryName) -> bool {
+    /// Whether lists show a repository to the sender.
+    pub(crate) fn can_list(&self, repository: &RepositoryName) -> bool {
         lists(&*self.authorizer, self.principal, repository)
     }
 
@@ -47,7 +47,7 @@ impl Call<'_> {
         &self.parts.headers
     }
 
-    /// Whether only the head of the response is wanted.
+    /// Whether the request is HEAD.
     pub(crate) fn is_head(&self) -> bool {
         self.parts.method == Method::HEAD
     }
@@ -57,7 +57,7 @@ impl Call<'_> {
         self.parts.headers.get(name).and_then(|v| v.to_str().ok())
     }
 
-    /// Runs a change of the store to its end, whether the client stays or not.
+    /// Runs a change of the store to its end, even when the client disconnects.
     pub(crate) async fn change<T, F, Fut>(&self, change: F) -> Result<T>
     where
         T: Send + 'static,

@@ -1,13 +1,13 @@
 //! The command line of `hyperregistry`.
 //!
 //! A failure is printed to standard error, with its causes, and ends with status 1; a misused command line with 2.
-//! `serve` prints one line to standard output when it listens, and nothing else there.
+//! `serve` prints one line to standard output when it listens, and nothing else.
 
 use crate::auth::{AnonymousAccess, htpasswd_entry};
 use crate::command_docs::{self, Shell};
 use crate::config::{Config, LogFormat, REFERENCE};
 use crate::log::LineWriter;
-use crate::{HangUps, Listen, Registry, ServerOptions, serve};
+use crate::{HangUps, ListenAddress, Registry, ServerOptions, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use hyper_sdk::store::{DiskStore, RegistryStore as _};
 use hyper_sdk::{Error, ErrorDetail, Result, ResultExt};
@@ -52,7 +52,7 @@ struct ServeArgs {
     config: Option<PathBuf>,
     /// Address and port to listen on; `:5000` means every address, port 0 lets the system choose [default: 127.0.0.1:5000]
     #[arg(long, value_name = "ADDRESS")]
-    listen: Option<Listen>,
+    listen: Option<ListenAddress>,
     /// Folder of the store, created when it is missing [default: hyperregistry-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -142,7 +142,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What to do about an error, where a flag decides on it.
+/// The hint for an error that a flag can avoid.
 fn hint(e: &Error) -> Option<&'static str> {
     e.details()
         .any(|detail| matches!(detail, ErrorDetail::Listen { .. }))
@@ -199,7 +199,7 @@ async fn serve_until_signal(config: Config) -> Result<()> {
     }
     if !config.read_only && !store.capabilities().write {
         return Err(Error::unsupported(
-            "the folder of the store is on a file system that is read-only: --read-only serves it as it is",
+            "the folder of the store is on a read-only file system: --read-only serves it as it is",
         )
         .with_context("data", config.data.display()));
     }
@@ -254,7 +254,7 @@ fn check(args: &CheckArgs) -> Result<()> {
     for warning in config.warnings() {
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
-    print("the configuration is good\n")
+    print("the configuration is valid\n")
 }
 
 /// The page docs/reference/hyperregistry.md.

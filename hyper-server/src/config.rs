@@ -1,10 +1,10 @@
-//! The configuration of the program: a TOML file, then flags, over defaults that need neither.
+//! The configuration of the program: defaults, a TOML file, then flags, each of which overrides the one before.
 //!
-//! Everything that is not known is an error that names the key and its line. [`REFERENCE`] is the whole file with its
-//! defaults; a test keeps it true.
+//! An unknown key is an error that names the key and its line. [`REFERENCE`] is the whole file with its defaults; a
+//! test compares it with the code.
 
 use crate::auth::AnonymousAccess;
-use crate::{CacheOptions, Limits, Listen, RegistryOptions, ServerOptions};
+use crate::{CacheOptions, Limits, ListenAddress, RegistryOptions, ServerOptions};
 use hyper_sdk::clock::SystemClock;
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Error, Result, ResultExt};
@@ -16,10 +16,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A configuration file with every key at its default. What has no default is commented out.
-pub const REFERENCE: &str = r#"# hyperregistry configuration; every key may be left out.
+/// A configuration file with every key at its default. A key without a default is commented out.
+pub(crate) const REFERENCE: &str = r#"# hyperregistry configuration; every key may be left out.
 listen = "127.0.0.1:5000"       # address and port; `:5000` is every address, port 0 lets the system choose
-# public-url = "https://registry.example.com"   # how clients reach it; without it: what their requests say
+# public-url = "https://registry.example.com"   # how clients reach it; default: from each request
 data = "hyperregistry-data"     # the folder of the store
 read-only = false               # refuse everything that writes
 sparse = false                  # accept manifests whose blobs or manifests are not there
@@ -36,10 +36,10 @@ tags-per-request = 100          # most `tag` parameters of one push, at most 240
 page = 10000                    # most entries of a list in one response
 connections = 4096              # open at once; others wait
 header-timeout = "60s"          # head of a request, idle time included
-body-timeout = "60s"            # a request body that stands still
-write-timeout = "60s"           # a response that is not read
+body-timeout = "60s"            # longest pause of a request body
+write-timeout = "60s"           # longest pause of a response
 drain-timeout = "30s"           # requests in flight when the server stops
-upload-max-age = "24h"          # an upload that rests for so long is removed; "0s" keeps all
+upload-max-age = "24h"          # idle uploads are removed after this time; "0s" keeps all
 
 [cache]
 memory = "32MiB"                # manifests and small blobs; 0 turns it off
@@ -55,107 +55,107 @@ enabled = true                  # serve /metrics
 users-only = false              # ask for the password of a user; the metrics name no repository
 "#;
 
-/// Everything that the program can be told.
+/// The whole configuration.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Config {
+pub(crate) struct Config {
     /// Where to listen.
-    pub listen: Listen,
+    pub(crate) listen: ListenAddress,
     /// The URL at which clients reach the server.
-    pub public_url: Option<String>,
+    pub(crate) public_url: Option<String>,
     /// The folder of the store.
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// Refuses everything that writes.
-    pub read_only: bool,
-    /// Accepts manifests whose blobs or manifests are not there.
-    pub sparse: bool,
+    pub(crate) read_only: bool,
+    /// Accepts manifests whose blobs or manifests are missing.
+    pub(crate) sparse: bool,
     /// Users and rights.
-    pub auth: AuthConfig,
+    pub(crate) auth: AuthConfig,
     /// Limits.
-    pub limits: LimitsConfig,
+    pub(crate) limits: LimitsConfig,
     /// The cache in memory.
-    pub cache: CacheConfig,
+    pub(crate) cache: CacheConfig,
     /// The log.
-    pub log: LogConfig,
+    pub(crate) log: LogConfig,
     /// The metrics.
-    pub metrics: MetricsConfig,
+    pub(crate) metrics: MetricsConfig,
 }
 
 /// Users and rights.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct AuthConfig {
+pub(crate) struct AuthConfig {
     /// The file of users.
-    pub htpasswd: Option<PathBuf>,
+    pub(crate) htpasswd: Option<PathBuf>,
     /// What callers without credentials may do.
     #[serde(deserialize_with = "optional_text")]
-    pub anonymous: Option<AnonymousAccess>,
-    /// What clients show when they ask for a password.
-    pub realm: String,
+    pub(crate) anonymous: Option<AnonymousAccess>,
+    /// The realm that clients show when they ask for a password.
+    pub(crate) realm: String,
 }
 
 /// Limits.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct LimitsConfig {
+pub(crate) struct LimitsConfig {
     /// The largest manifest.
-    pub manifest: Size,
+    pub(crate) manifest: Size,
     /// The largest blob.
-    pub blob: Option<Size>,
+    pub(crate) blob: Option<Size>,
     /// The most tags of one push.
-    pub tags_per_request: usize,
+    pub(crate) tags_per_request: usize,
     /// The most entries of a list in one response.
-    pub page: usize,
+    pub(crate) page: usize,
     /// The most connections.
-    pub connections: usize,
+    pub(crate) connections: usize,
     /// The time for the head of a request.
-    pub header_timeout: Span,
-    /// The time that a request body may stand still.
-    pub body_timeout: Span,
-    /// The time that a response may be left unread.
-    pub write_timeout: Span,
+    pub(crate) header_timeout: TimeSpan,
+    /// The longest time without bytes of a request body.
+    pub(crate) body_timeout: TimeSpan,
+    /// The longest time without progress of a response.
+    pub(crate) write_timeout: TimeSpan,
     /// The time for requests in flight when the server stops.
-    pub drain_timeout: Span,
-    /// How long an upload may rest; 0 keeps all.
-    pub upload_max_age: Span,
+    pub(crate) drain_timeout: TimeSpan,
+    /// The age at which an idle upload is removed; 0 keeps all.
+    pub(crate) upload_max_age: TimeSpan,
 }
 
 /// The cache in memory.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct CacheConfig {
-    /// How much it may take.
-    pub memory: Size,
-    /// The largest blob that is kept.
-    pub blob: Size,
+pub(crate) struct CacheConfig {
+    /// The memory that it may use.
+    pub(crate) memory: Size,
+    /// The largest blob that is cached.
+    pub(crate) blob: Size,
 }
 
 /// The log.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct LogConfig {
+pub(crate) struct LogConfig {
     /// Text for people or JSON for programs.
     #[serde(deserialize_with = "text")]
-    pub format: LogFormat,
+    pub(crate) format: LogFormat,
     /// What is logged: a level or a filter.
-    pub level: String,
+    pub(crate) level: String,
     /// A line for each request.
-    pub access: bool,
+    pub(crate) access: bool,
 }
 
 /// The metrics.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct MetricsConfig {
+pub(crate) struct MetricsConfig {
     /// Serves `/metrics`.
-    pub enabled: bool,
+    pub(crate) enabled: bool,
     /// Serves `/metrics` only to users.
-    pub users_only: bool,
+    pub(crate) users_only: bool,
 }
 
 /// How a line of the log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people.
     #[default]
     Text,
@@ -207,11 +207,11 @@ impl Default for LimitsConfig {
             tags_per_request: limits.tags_per_request,
             page: limits.page_entries,
             connections: server.max_connections,
-            header_timeout: Span(server.header_timeout),
-            body_timeout: Span(limits.body_idle),
-            write_timeout: Span(server.write_timeout),
-            drain_timeout: Span(server.drain_timeout),
-            upload_max_age: Span(RegistryOptions::default().upload_max_age.unwrap_or_default()),
+            header_timeout: TimeSpan(server.header_timeout),
+            body_timeout: TimeSpan(limits.body_idle),
+            write_timeout: TimeSpan(server.write_timeout),
+            drain_timeout: TimeSpan(server.drain_timeout),
+            upload_max_age: TimeSpan(RegistryOptions::default().upload_max_age.unwrap_or_default()),
         }
     }
 }
@@ -235,7 +235,7 @@ impl Default for MetricsConfig {
     }
 }
 
-/// The most bytes that the file has.
+/// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 16 << 20;
 
 impl Config {
@@ -244,7 +244,7 @@ impl Config {
     /// # Errors
     /// [`hyper_sdk::ErrorKind::NotFound`] or [`hyper_sdk::ErrorKind::Io`] when it cannot be read, and those of
     /// [`Config::parse`].
-    pub fn load(path: &Path) -> Result<Self> {
+    pub(crate) fn load(path: &Path) -> Result<Self> {
         let text = small_file::read_text(path, "the configuration", MAX_FILE, Kinds::FilesAndPipes)?;
         Self::parse(&text).context("path", path.display())
     }
@@ -253,7 +253,7 @@ impl Config {
     ///
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Invalid`] with the line and the key that is wrong.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let config: Self = toml::from_str(text).map_err(|e| {
             let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
             let what = e.message().trim().replace('\n', " ");
@@ -269,11 +269,11 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks what no single value shows.
+    /// Checks the values against each other.
     ///
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Invalid`] that names the key.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let limits = &self.limits;
         if self.data.as_os_str().is_empty() {
             return Err(Error::invalid("the configuration key `data` must name a folder"));
@@ -308,8 +308,8 @@ impl Config {
         Ok(())
     }
 
-    /// What is allowed and hardly meant.
-    pub fn warnings(&self) -> Vec<String> {
+    /// Warnings about settings that are valid and probably a mistake.
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let nobody = |may: &str| {
             format!(
                 "there are no users, so nobody may {may}: name a file of users with --htpasswd or `auth.htpasswd`"
@@ -324,13 +324,13 @@ impl Config {
         warnings
     }
 
-    /// How long an upload may rest.
-    pub fn upload_max_age(&self) -> Option<Duration> {
+    /// The age at which an idle upload is removed; `None` keeps all.
+    pub(crate) fn upload_max_age(&self) -> Option<Duration> {
         Some(self.limits.upload_max_age.0).filter(|age| !age.is_zero())
     }
 
-    /// The options of the registry. Where the key of tokens lies, the store's owner adds.
-    pub fn registry(&self) -> RegistryOptions {
+    /// The options of the registry. The caller adds the path of the key of tokens.
+    pub(crate) fn registry(&self) -> RegistryOptions {
         RegistryOptions {
             read_only: self.read_only,
             sparse: self.sparse,
@@ -361,7 +361,7 @@ impl Config {
     }
 
     /// The options of the accept loop.
-    pub fn server(&self) -> ServerOptions {
+    pub(crate) fn server(&self) -> ServerOptions {
         ServerOptions {
             max_connections: self.limits.connections,
             header_timeout: self.limits.header_timeout.0,
@@ -372,7 +372,7 @@ impl Config {
     }
 }
 
-/// Whether a URL has a scheme and a host and nothing else.
+/// Whether a URL has only a scheme and a host.
 fn is_root(url: &str) -> bool {
     let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let host = host.map(|host| host.strip_suffix('/').unwrap_or(host));
@@ -381,7 +381,7 @@ fn is_root(url: &str) -> bool {
     })
 }
 
-impl<'de> Deserialize<'de> for Listen {
+impl<'de> Deserialize<'de> for ListenAddress {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         text(d)
     }
@@ -397,7 +397,7 @@ fn optional_text<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(d: D) -> Re
 
 /// A number of bytes: `512`, `"64KiB"`, `"4MB"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub u64);
+pub(crate) struct Size(pub(crate) u64);
 
 impl FromStr for Size {
     type Err = Error;
@@ -430,20 +430,16 @@ impl FromStr for Size {
     }
 }
 
-/// A length of time: `"500ms"`, `"30s"`, `"5m"`, `"1h"`.
+/// A duration: `"500ms"`, `"30s"`, `"5m"`, `"1h"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span(pub Duration);
+pub(crate) struct TimeSpan(pub(crate) Duration);
 
-impl FromStr for Span {
+impl FromStr for TimeSpan {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        let bad = || {
-            Error::invalid(format!(
-                "invalid length of time `{}`: write 500ms, 30s, 5m or 1h",
-                s.escape_debug()
-            ))
-        };
+        let bad =
+            || Error::invalid(format!("invalid duration `{}`: write 500ms, 30s, 5m or 1h", s.escape_debug()));
         let (number, unit) = split_unit(s);
         let millis: u64 = match unit {
             "ms" => 1,
@@ -463,7 +459,7 @@ fn split_unit(s: &str) -> (&str, &str) {
     (&s[..at], s[at..].trim_start())
 }
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for TimeSpan {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         text(d)
     }
@@ -525,7 +521,7 @@ mod tests {
             ("[auth]\nhtpaswd = \"x\"", vec!["line 2", "htpaswd"]),
             ("[auth]\n\nanonymous = \"some\"", vec!["line 3", "none, pull or full"]),
             ("[limits]\nmanifest = \"4 parsecs\"", vec!["line 2", "invalid size"]),
-            ("[limits]\nheader-timeout = \"5\"", vec!["line 2", "invalid length of time"]),
+            ("[limits]\nheader-timeout = \"5\"", vec!["line 2", "invalid duration"]),
             ("[limits]\nconnections = 0", vec!["limits.connections", "must not be 0"]),
             ("[log]\nformat = \"xml\"", vec!["line 2", "text or json"]),
             ("[nonsense]", vec!["line 1", "nonsense"]),
@@ -555,7 +551,7 @@ mod tests {
         fn any_text_is_parsed_without_a_panic(text: String) {
             let _ = Config::parse(&text);
             let _ = text.parse::<Size>();
-            let _ = text.parse::<Span>();
+            let _ = text.parse::<TimeSpan>();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is known of a connection, and how many there are.
+//! Connections: their addresses and their counts.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
-    /// The address of the other end, which may be a proxy.
+    /// The address of the client or of a proxy.
     pub peer: SocketAddr,
-    /// The address that it connected to.
+    /// The address that the client connected to.
     pub local: SocketAddr,
 }
 
@@ -36,17 +36,17 @@ struct Counts {
 }
 
 impl Connections {
-    /// How many are open.
+    /// The number of open connections.
     pub fn open(&self) -> i64 {
         self.0.open.load(Ordering::Relaxed)
     }
 
-    /// How many were accepted so far.
+    /// The number of accepted connections.
     pub fn accepted(&self) -> u64 {
         self.0.accepted.load(Ordering::Relaxed)
     }
 
-    /// How many requests were answered by the accept loop itself, because they were malformed.
+    /// The number of malformed requests that the accept loop rejected.
     pub fn refused_requests(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
     }

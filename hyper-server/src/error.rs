@@ -1,7 +1,7 @@
-//! Failures as the protocol shows them: one table from [`ErrorKind`] to status and code, one JSON body.
+//! Errors in the protocol: one table from [`ErrorKind`] to status and code, one JSON body.
 //!
-//! The client learns what it did wrong. The details of a failure of the server (a path, a query, an error of the system)
-//! go to the log only, under the request id that the client also gets.
+//! A response says what the client did wrong. The details of a failure of the server (a path, a query, an error of the
+//! system) go only to the log, under the request id that the client also gets.
 
 use crate::auth::{AuthError, Challenge};
 use crate::body::RECEIVED;
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 pub(crate) static API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// The status and the code of an error of this kind (distribution-spec, "Error Codes").
-pub fn status_and_code(kind: ErrorKind) -> (StatusCode, &'static str) {
+pub(crate) fn status_and_code(kind: ErrorKind) -> (StatusCode, &'static str) {
     match kind {
         ErrorKind::Invalid => (StatusCode::BAD_REQUEST, "REQUEST_INVALID"),
         ErrorKind::DigestInvalid => (StatusCode::BAD_REQUEST, "DIGEST_INVALID"),
@@ -48,11 +48,11 @@ pub fn status_and_code(kind: ErrorKind) -> (StatusCode, &'static str) {
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     pub(crate) code: &'static str,
-    /// What the client learns.
+    /// The message for the client.
     message: String,
     detail: BTreeMap<&'static str, String>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// What the log says in addition.
+    /// The error for the log.
     pub(crate) cause: Option<Error>,
 }
 
@@ -65,11 +65,11 @@ fn default_wait(status: StatusCode) -> Option<&'static str> {
     }
 }
 
-/// The context that a client may see: it concerns what the client sent.
+/// The context keys that a response may contain: they describe what the client sent.
 const PUBLIC_CONTEXT: [&str; 7] = ["digest", "expected", "got", "size", "offset", "limit", "tag"];
 
 impl ApiError {
-    /// An error with a status and a code of its own.
+    /// An error with this status and code.
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -89,14 +89,14 @@ impl ApiError {
         self
     }
 
-    /// The same error with another status and code, for places where the protocol asks for one.
+    /// Replaces the status and the code, where the protocol requires others.
     pub(crate) fn with_status(mut self, status: StatusCode, code: &'static str) -> Self {
         self.status = status;
         self.code = code;
         self
     }
 
-    /// The resource does not have the method.
+    /// The resource does not support the method.
     pub(crate) fn method(allow: &'static str) -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -115,7 +115,7 @@ impl ApiError {
 impl From<Error> for ApiError {
     fn from(e: Error) -> Self {
         let (status, code) = match e.kind() {
-            // The client is late, and not the store.
+            // The client timed out, not the store.
             ErrorKind::Timeout if e.context_value(RECEIVED).is_some() => {
                 (StatusCode::REQUEST_TIMEOUT, "REQUEST_INVALID")
             }
@@ -125,9 +125,9 @@ impl From<Error> for ApiError {
             let message = match status {
                 StatusCode::SERVICE_UNAVAILABLE => "the registry cannot answer now: try again later",
                 StatusCode::INSUFFICIENT_STORAGE => {
-                    "the registry has no space left: its operator has to free some"
+                    "the registry has no space left: its operator has to free some space"
                 }
-                _ => "the registry failed: its log says more under the request id",
+                _ => "the registry failed: its log has the details under the request id",
             };
             Self::new(status, code, message)
         } else {

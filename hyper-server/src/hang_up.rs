@@ -1,17 +1,17 @@
-//! The signal that a terminal sends when it goes away.
+//! SIGHUP, the signal that a terminal sends when it is closed.
 
 use hyper_sdk::Result;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 const SIGHUP: u32 = 1;
 
-/// Hang-ups, from when the value is made.
+/// Receives SIGHUP, from the time the value is made.
 #[derive(Debug)]
 pub struct HangUps(Option<Signal>);
 
 impl HangUps {
-    /// Takes the signal over from the system's default, unless this process was started with it ignored: `nohup` asks for
-    /// that, and nothing comes then.
+    /// Installs a handler for the signal. When the process was started with the signal ignored, as by `nohup`, it stays
+    /// ignored and is never received.
     ///
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Io`] when the system refuses a handler.

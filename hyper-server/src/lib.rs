@@ -1,13 +1,13 @@
 //! An OCI registry server as a library.
 //!
 //! [`Registry`] answers requests from any [`hyper_sdk::store::RegistryStore`]; it is a tower service, and [`router`]
-//! makes an axum router of it. [`serve`] runs it, or any other service, on a socket, with limits and a graceful end;
-//! [`Server`] does so in the background. A program brings its own [`auth::Authenticator`] and [`auth::Authorizer`]. The
-//! program `hyperregistry` is a thin layer over [`cli`].
+//! makes an axum router of it. [`serve`] runs it, or any other service, on a socket, with limits and a graceful
+//! shutdown; [`Server`] does so in the background. A program brings its own [`auth::Authenticator`] and
+//! [`auth::Authorizer`]. The program `hyperregistry` is a thin layer over [`cli`].
 //!
 //! # Invariants
 //! - A handler parses names into newtypes, calls the store and shapes a response; it keeps no state of its own.
-//! - What the client may learn and what the log may learn are decided in one place, `error.rs`.
+//! - `error.rs` alone decides which details go to the client and which only to the log.
 //! - Files import in one direction: `options metrics …` → `state` → `call` → `handlers` → `registry` → `server cli` →
 //!   `session`.
 
@@ -18,31 +18,31 @@ mod body;
 mod call;
 pub mod cli;
 pub mod command_docs;
-pub mod config;
+mod config;
 mod connection;
-pub mod error;
+mod error;
 mod handlers;
 mod hang_up;
 mod listen;
 mod log;
+mod maintenance;
 mod metrics;
 mod options;
 mod readiness;
 mod registry;
 mod request_id;
-pub mod route;
+mod route;
 mod serve;
 mod server;
 #[cfg(feature = "session")]
 mod session;
 mod socket;
 mod state;
-mod upkeep;
 
 pub use connection::{ConnectionInfo, Connections};
 pub use hang_up::HangUps;
 pub use hyper_sdk::store::wrap::CacheOptions;
-pub use listen::Listen;
+pub use listen::ListenAddress;
 pub use options::{Limits, RegistryOptions};
 pub use registry::{Registry, router};
 pub use serve::{ServerOptions, serve};

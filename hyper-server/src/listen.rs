@@ -1,4 +1,4 @@
-//! Where a server listens, as people write it.
+//! The address of a listener, in the form that people write.
 
 use hyper_sdk::{Error, ErrorDetail, ErrorKind, Result};
 use std::fmt;
@@ -10,27 +10,27 @@ use tokio::net::TcpListener;
 /// An address and a port: `127.0.0.1:5000`, `[::1]:5000`, `localhost:5000`, or `:5000` for every address of the machine.
 /// Port 0 lets the system choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
+pub struct ListenAddress {
     host: String,
     port: u16,
 }
 
-impl Listen {
+impl ListenAddress {
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Listens there. A name is looked up, and its IPv4 addresses are tried first.
+    /// Binds the address. A host name is resolved, and its IPv4 addresses are tried first.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when the name is unknown or no address of it can be listened at.
+    /// [`ErrorKind::Io`] when the host name cannot be resolved, or none of its addresses can be bound.
     pub async fn bind(&self) -> Result<TcpListener> {
         let mut last = None;
         for address in self.addresses().await.map_err(|e| self.unknown_host().with_source(e))? {
             match TcpListener::bind(address).await {
                 Ok(listener) => return Ok(listener),
-                // Clients would not look at another address of the same name.
+                // Clients would not try another address of the same name.
                 Err(e) if matches!(e.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
                     return Err(cannot_listen(self, e));
                 }
@@ -49,7 +49,7 @@ impl Listen {
 
     async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         if self.host.is_empty() {
-            // One socket for both families, where there is IPv6 at all.
+            // An IPv6 socket accepts both families. IPv4 is tried where there is no IPv6.
             let all: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
             return Ok(all.map(|ip| SocketAddr::new(ip, self.port)).into());
         }
@@ -60,7 +60,7 @@ impl Listen {
     }
 }
 
-/// Why an address cannot be listened at, and what to do.
+/// The error for an address that cannot be bound, with what to do about it.
 pub(crate) fn cannot_listen(address: impl fmt::Display, e: io::Error) -> Error {
     let why = match e.kind() {
         io::ErrorKind::AddrInUse => {
@@ -79,7 +79,7 @@ pub(crate) fn cannot_listen(address: impl fmt::Display, e: io::Error) -> Error {
     Error::new(ErrorKind::Io, message).with_source(e).with_detail(detail)
 }
 
-impl From<SocketAddr> for Listen {
+impl From<SocketAddr> for ListenAddress {
     fn from(address: SocketAddr) -> Self {
         let host = match address.ip() {
             IpAddr::V4(ip) => ip.to_string(),
@@ -89,7 +89,7 @@ impl From<SocketAddr> for Listen {
     }
 }
 
-impl FromStr for Listen {
+impl FromStr for ListenAddress {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
@@ -113,7 +113,7 @@ impl FromStr for Listen {
     }
 }
 
-impl fmt::Display for Listen {
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn an_address_is_parsed_with_and_without_a_host() {
         for text in ["127.0.0.1:5000", "[::1]:5000", "localhost:0", ":5000", "registry.example.com:80"] {
-            assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
         }
         for text in [
             "",
@@ -142,7 +142,7 @@ mod tests {
             "[::1]",
             "http://x:1",
         ] {
-            let e = text.parse::<Listen>().unwrap_err().to_string();
+            let e = text.parse::<ListenAddress>().unwrap_err().to_string();
             assert!(e.contains("HOST:PORT or :PORT"), "{text}: {e}");
         }
     }
@@ -157,12 +157,12 @@ mod tests {
     #[tokio::test]
     async fn bind_listens_at_names_and_at_every_address() {
         for (text, loopback) in [("localhost:0", true), (":0", false), ("127.0.0.1:0", true)] {
-            let listener = text.parse::<Listen>().unwrap().bind().await.unwrap();
+            let listener = text.parse::<ListenAddress>().unwrap().bind().await.unwrap();
             let address = listener.local_addr().unwrap();
             assert_eq!(address.ip().is_loopback(), loopback, "{text}");
             tokio::net::TcpStream::connect(("127.0.0.1", address.port())).await.unwrap();
         }
-        let e = "no-such-host.invalid:0".parse::<Listen>().unwrap().bind().await.unwrap_err();
+        let e = "no-such-host.invalid:0".parse::<ListenAddress>().unwrap().bind().await.unwrap_err();
         assert_names_once(&e, "no-such-host.invalid");
     }
 
@@ -170,14 +170,14 @@ mod tests {
     async fn bind_fails_when_the_port_is_taken() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = taken.local_addr().unwrap().port();
-        let e = format!("localhost:{port}").parse::<Listen>().unwrap().bind().await.unwrap_err();
+        let e = format!("localhost:{port}").parse::<ListenAddress>().unwrap().bind().await.unwrap_err();
         assert_names_once(&e, &format!("localhost:{port}"));
     }
 
     proptest! {
         #[test]
         fn any_text_is_parsed_without_a_panic(text: String) {
-            let _ = text.parse::<Listen>();
+            let _ = text.parse::<ListenAddress>();
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The lines of the log, written by a thread of their own.
+//! The log writer: a thread that writes the lines.
 //!
-//! A request must not wait for a terminal or a pipe, and one write for many lines is cheaper than one for each. The
-//! queue is bounded: when the reader of the log does not keep up, requests wait after all, and no line is lost.
+//! Requests do not wait for a terminal or a pipe, and one write for many lines is cheaper than one for each. The queue
+//! is bounded: when the reader of the log is too slow, requests wait, and no line is lost.
 
 use hyper_sdk::{Result, ResultExt};
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ enum Message {
     Flush(SyncSender<()>),
 }
 
-/// Hands lines to the thread that writes them. Clones share the thread.
+/// Sends lines to the writer thread. Clones share the thread.
 #[derive(Clone, Debug)]
 pub(crate) struct LineWriter(SyncSender<Message>);
 
@@ -52,7 +52,7 @@ fn write_lines(mut out: impl Write, queue: &Receiver<Message>) {
             }
             next = if batch.len() < BATCH { queue.try_recv().ok() } else { None };
         }
-        // A log that cannot be written must not stop the registry, and there is nowhere to say so.
+        // A log that cannot be written must not stop the registry, and there is no other place to report it.
         let _ = out.write_all(&batch).and_then(|()| out.flush());
         batch.clear();
         for done in flushed {
@@ -61,7 +61,7 @@ fn write_lines(mut out: impl Write, queue: &Receiver<Message>) {
     }
 }
 
-/// Gathers one line and sends it when it is dropped.
+/// Collects one line and sends it when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Line<'a> {
     writer: &'a LineWriter,

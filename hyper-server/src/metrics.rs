@@ -1,7 +1,7 @@
-//! Counters in memory and their Prometheus text form.
+//! Metrics in memory, in the Prometheus text format.
 //!
-//! Every series is known beforehand (endpoints × methods × statuses), so that counting is one atomic addition and no
-//! name that a client sends can make a series. Nothing here is global: each registry counts for itself.
+//! The set of series is fixed (endpoints × methods × statuses), so counting is one atomic addition, and a client cannot
+//! create series. Nothing is global: each registry has its own counters.
 
 use crate::connection::Connections;
 use crate::route::Endpoint;
@@ -51,18 +51,18 @@ pub(crate) struct Metrics {
     uploads: AtomicI64,
 }
 
-/// Raises a gauge by one until it is dropped.
+/// Increments a gauge until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Present<'a>(&'a AtomicI64);
+pub(crate) struct GaugeGuard<'a>(&'a AtomicI64);
 
-impl<'a> Present<'a> {
+impl<'a> GaugeGuard<'a> {
     fn new(gauge: &'a AtomicI64) -> Self {
         gauge.fetch_add(1, Ordering::Relaxed);
         Self(gauge)
     }
 }
 
-impl Drop for Present<'_> {
+impl Drop for GaugeGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -70,8 +70,8 @@ impl Drop for Present<'_> {
 
 impl Metrics {
     /// An upload whose bytes are being received.
-    pub(crate) fn upload(&self) -> Present<'_> {
-        Present::new(&self.uploads)
+    pub(crate) fn upload(&self) -> GaugeGuard<'_> {
+        GaugeGuard::new(&self.uploads)
     }
 
     /// Counts an answered request; `route` is an index into [`Endpoint::NAMES`], `None` when there was none.

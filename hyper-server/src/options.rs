@@ -1,4 +1,4 @@
-//! What a program can choose of a registry.
+//! The options of a registry.
 
 use crate::auth::{AnonymousAccess, Authenticator, Authorizer};
 use hyper_sdk::clock::{SharedClock, SystemClock};
@@ -18,7 +18,7 @@ pub struct Limits {
     pub tags_per_request: usize,
     /// The most entries of a list in one response.
     pub page_entries: usize,
-    /// How long the body of a request may stand still.
+    /// The longest time without bytes of a request body.
     pub body_idle: Duration,
 }
 
@@ -51,25 +51,25 @@ impl Default for Limits {
 pub struct RegistryOptions {
     /// Refuses everything that writes.
     pub read_only: bool,
-    /// Accepts manifests whose blobs or manifests are not there, which clients may then fail to pull.
+    /// Accepts manifests whose blobs or manifests are missing. Clients may then fail to pull them.
     pub sparse: bool,
     /// The users: an htpasswd file with bcrypt hashes.
     pub htpasswd: Option<PathBuf>,
-    /// Finds out who sends requests, in place of `htpasswd`.
+    /// Authenticates requests, instead of `htpasswd`.
     pub authenticator: Option<Arc<dyn Authenticator>>,
     /// What callers without credentials may do; `None` means nothing when there are users or an authenticator, else
     /// everything.
     pub anonymous: Option<AnonymousAccess>,
-    /// Decides who may do what, in place of `anonymous`.
+    /// Authorizes requests, instead of `anonymous`.
     pub authorizer: Option<Arc<dyn Authorizer>>,
-    /// What clients show when they ask for a password, and the service that tokens are for.
+    /// The realm that clients show when they ask for a password, and the service of the tokens.
     pub realm: String,
-    /// The file with the key of tokens, made when it does not exist; `None` makes a key for this process alone.
+    /// The file with the key of tokens, created when it does not exist; `None` makes a new key for this process.
     pub token_key: Option<PathBuf>,
-    /// The URL at which clients reach the server; `None` takes what each request says.
+    /// The URL at which clients reach the server; `None` takes it from each request.
     pub public_url: Option<String>,
-    /// How long an upload may rest before it is removed; `None` keeps all. The registry looks for such uploads from its
-    /// first request on, or from [`crate::Registry::new`] on when that is called on a tokio runtime.
+    /// The age at which an idle upload is removed; `None` keeps all. The registry removes such uploads regularly, from
+    /// its first request on, or from [`crate::Registry::new`] on when that is called on a tokio runtime.
     pub upload_max_age: Option<Duration>,
     /// Limits.
     pub limits: Limits,
@@ -81,7 +81,7 @@ pub struct RegistryOptions {
     pub metrics_for_users: bool,
     /// Writes a line for each request to the log, at the level `info`.
     pub access_log: bool,
-    /// The time by which tokens are issued and expire.
+    /// The clock by which tokens are issued and expire.
     pub clock: SharedClock,
 }
 

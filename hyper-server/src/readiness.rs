@@ -1,39 +1,39 @@
-//! Whether the store can be read and, when it is there to be written, written: `/readyz`.
+//! `/readyz`: whether the store can be read and, unless the registry is read-only, written.
 //!
-//! Reading one row says little of a disk that is full, so the probe goes the way of an upload, up to its end. That
-//! costs a few syncs of the disk, which anybody may ask for, so one answer is good for a second.
+//! Reading one row does not show that a disk is full, so the probe makes an upload and aborts it. That costs a few
+//! syncs of the disk, and any client may ask for it, so a result is reused for one second.
 
 use hyper_sdk::store::{Page, SharedStore, UploadOptions};
 use hyper_sdk::{Error, ErrorKind, RepositoryName, Result};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
-/// How long an answer is reused.
+/// How long a result is reused.
 const VALID_FOR: Duration = Duration::from_secs(1);
-/// How long the store may take.
+/// The time limit of the probe.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Whose upload it is. Uploads do not make a repository.
+/// The repository of the upload. An upload does not create a repository.
 const REPOSITORY: &str = "readyz";
 
-/// The last answer: its time, and what was wrong.
+/// The last result and its time.
 #[derive(Debug, Default)]
 pub(crate) struct Readiness(Mutex<Option<(Instant, Failure)>>);
 
-/// What was wrong, if anything.
+/// The error of a failed probe; `None` after a successful one.
 type Failure = Option<(ErrorKind, String)>;
 
 impl Readiness {
-    /// Whether a store can be used, as far as this or a recent probe shows.
+    /// Probes the store, or returns the result of a recent probe.
     ///
     /// # Errors
-    /// What is wrong with the store.
+    /// The error of the store.
     pub(crate) async fn check(&self, store: &SharedStore, write: bool) -> Result<()> {
-        // Whoever asks meanwhile waits for the same answer.
+        // Concurrent callers wait for the same result.
         let mut last = self.0.lock().await;
         let wrong = match &*last {
             Some((at, wrong)) if at.elapsed() < VALID_FOR => wrong.clone(),
             _ => {
-                // A task of its own ends the upload also when nobody waits for it any more.
+                // A separate task ends the upload even after the timeout.
                 let asked = tokio::spawn(probe(store.clone(), write));
                 let wrong = match tokio::time::timeout(TIMEOUT, asked).await {
                     Ok(Ok(Ok(()))) => None,
@@ -42,7 +42,7 @@ impl Readiness {
                         Some((e.kind(), e.to_string()))
                     }
                     Ok(Err(e)) => Some((ErrorKind::Internal, e.to_string())),
-                    Err(_) => Some((ErrorKind::Timeout, "the store does not answer".to_owned())),
+                    Err(_) => Some((ErrorKind::Timeout, "the store does not respond".to_owned())),
                 };
                 *last = Some((Instant::now(), wrong.clone()));
                 wrong

@@ -1,28 +1,28 @@
 //! The registry as a service: one request in, one response out, over any store.
 //!
 //! ```text
-//! request ── id ── route::parse ── who ── may? ── handlers::* ── response
-//!                      │             │      │         │
-//!                      └─────────────┴──────┴─────────┴── ApiError ── JSON
+//! request ── id ── route::parse ── admission::admit ── handlers::* ── response
+//!                      │                │                 │
+//!                      └────────────────┴─────────────────┴── ApiError ── JSON
 //! every response: Docker-Distribution-Api-Version, X-Request-Id; one line in the log; the counters
 //! ```
 //!
 //! # Invariants
-//! - What changes the store runs to its end even when the client goes away, so that nobody sees half of it.
+//! - A change of the store runs to its end even when the client disconnects, so it is never left half done.
 
 use crate::access_log::Record;
 use crate::admission::admit;
 use crate::auth::Principal;
-use crate::body::{Counted, Held, Incoming};
+use crate::body::{CountedBody, HeldBody, Incoming};
 use crate::call::{Call, Streamed};
 use crate::connection::Connections;
 use crate::error::{API_VERSION, ApiError};
 use crate::handlers;
+use crate::maintenance;
 use crate::options::RegistryOptions;
 use crate::request_id::REQUEST_ID;
 use crate::route::{self, Endpoint, Rejection};
 use crate::state::State;
-use crate::upkeep;
 use axum::body::{Body, HttpBody};
 use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderValue};
@@ -46,7 +46,7 @@ use std::time::Instant;
 ///
 /// # fn main() -> hyper_sdk::Result<()> {
 /// let registry = Registry::new(Arc::new(MemoryStore::default()), RegistryOptions::default())?;
-/// // The registry in a server of one's own, beside other routes.
+/// // The registry in a server with other routes.
 /// let app = router(registry).route("/hello", axum::routing::get(|| async { "hello" }));
 /// # let _: axum::Router = app;
 /// # Ok(())
@@ -56,23 +56,23 @@ use std::time::Instant;
 pub struct Registry(Arc<State>);
 
 impl Registry {
-    /// Puts a registry on a store.
+    /// A registry on a store.
     ///
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Invalid`] or [`hyper_sdk::ErrorKind::Io`] when the htpasswd file cannot be used, and
     /// [`hyper_sdk::ErrorKind::Invalid`] when the options name both such a file and an authenticator.
     pub fn new(store: SharedStore, options: RegistryOptions) -> Result<Self> {
         let state = Arc::new(State::new(store, options)?);
-        upkeep::start(&state);
+        maintenance::start(&state);
         Ok(Self(state))
     }
 
-    /// The store that is served.
+    /// The store of the registry.
     pub fn store(&self) -> &SharedStore {
         &self.0.store
     }
 
-    /// The counts of connections that `/metrics` shows: give them to the accept loop
+    /// The connection counts that `/metrics` shows. Pass them to the accept loop
     /// ([`crate::ServerOptions::connections`]).
     pub fn connections(&self) -> &Connections {
         &self.0.connections
@@ -80,15 +80,15 @@ impl Registry {
 
     /// Answers one request.
     ///
-    /// When the future is dropped, a change of the store that has begun goes on to its end, and an upload keeps the bytes
-    /// that have come.
+    /// When the future is dropped, a change of the store that has begun runs to its end, and an upload keeps the bytes
+    /// that have arrived.
     pub async fn handle<B>(&self, request: Request<B>) -> Response
     where
         B: HttpBody<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
         let state = &self.0;
-        upkeep::start(state);
+        maintenance::start(state);
         let start = Instant::now();
         let in_flight = InFlight::new(state);
         let (parts, body) = request.into_parts();
@@ -98,7 +98,7 @@ impl Registry {
         let route = parsed.as_ref().ok().map(Endpoint::index);
         let mut principal = Principal::anonymous();
         let outcome = answer(state, parsed, &parts, &mut body, &mut principal).await;
-        // A short rest of a body that no handler read is read now, so that the connection can be used again.
+        // A short rest of an unread body is read now, so that the connection can be reused.
         let unread = !body.discard(&parts.headers, parts.version).await;
         let version = parts.version;
         let mut record = Record {
@@ -129,7 +129,7 @@ impl Registry {
     }
 }
 
-/// Lets the request in and hands it to its handler.
+/// Admits the request and calls its handler.
 async fn answer(
     state: &Arc<State>,
     parsed: Result<Endpoint, Rejection>,
@@ -146,17 +146,17 @@ async fn answer(
     }
 }
 
-/// Ends the connection after a response to a request whose body was not read, and keeps that body until the response has
-/// been sent.
+/// Closes the connection after the response to a request with an unread body, and keeps that body until the response
+/// has been sent.
 fn hold(mut response: Response, body: Incoming, version: Version) -> Response {
     if version < Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let (head, answer) = response.into_parts();
-    Response::from_parts(head, Body::new(Held::new(answer, body)))
+    Response::from_parts(head, Body::new(HeldBody::new(answer, body)))
 }
 
-/// Counts and logs a response: a stream when it has been sent, any other now.
+/// Counts and logs a response: a stream after it has been sent, any other response now.
 fn deliver(state: &Arc<State>, mut response: Response, record: Record, in_flight: InFlight) -> Response {
     let count = move |state: &State, sent, whole| {
         state.metrics.bytes_out.fetch_add(sent, Ordering::Relaxed);
@@ -170,10 +170,10 @@ fn deliver(state: &Arc<State>, mut response: Response, record: Record, in_flight
     }
     let (head, body) = response.into_parts();
     let then = move |sent, whole| count(&in_flight.0, sent, whole);
-    Response::from_parts(head, Body::new(Counted::new(body, then)))
+    Response::from_parts(head, Body::new(CountedBody::new(body, then)))
 }
 
-/// Counts a request as being handled until it is dropped.
+/// Counts a request as in flight until it is dropped.
 struct InFlight(Arc<State>);
 
 impl InFlight {

@@ -1,4 +1,4 @@
-//! Names of requests, for the log and the client.
+//! Request ids, for the log and the client.
 
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Names requests: as the client did in `X-Request-Id`, else by a random prefix and a number.
+/// Chooses request ids: the `X-Request-Id` of the client, else a random prefix and a number.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
     prefix: u32,
@@ -25,7 +25,7 @@ impl RequestIds {
         Ok(Self { prefix: u32::from_be_bytes(prefix), next: AtomicU64::new(0) })
     }
 
-    /// The name of a request.
+    /// The id of a request.
     pub(crate) fn choose(&self, headers: &HeaderMap) -> HeaderValue {
         let is_valid = |value: &&HeaderValue| {
             (1..=128).contains(&value.len())

@@ -1,7 +1,7 @@
-//! From method, path and query to an [`Endpoint`]: pure, without I/O, and safe on any input.
+//! Parses method, path and query into an [`Endpoint`], without I/O.
 //!
-//! Repository names contain slashes, and words such as `blobs`, `manifests` and `uploads` are legal components of
-//! them (`a/blobs/b`), so a path is read from the right, where the grammar has no choice:
+//! Repository names contain slashes, and words such as `blobs`, `manifests` and `uploads` are legal components of them
+//! (`a/blobs/b`), so a path is parsed from the right, where the grammar is unambiguous:
 //!
 //! ```text
 //! /v2/                                  Base
@@ -18,7 +18,7 @@
 //! /livez /readyz /metrics               Live, Ready, Metrics
 //! ```
 //!
-//! The path is split at its slashes first and each segment is percent-decoded after that, so `%2f` never makes a
+//! The path is split at its slashes first and each segment is percent-decoded after that, so `%2f` is never a
 //! separator: a segment that decodes to a slash, to a control character or to malformed UTF-8 is rejected.
 
 use http::Method;
@@ -29,10 +29,10 @@ use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName, Tag};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 
-/// What a request is about, with every name parsed.
+/// The endpoint of a request, with its parsed parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// The probe of the protocol and of the credentials (end-1).
+pub(crate) enum Endpoint {
+    /// The probe of the API version and of the credentials (end-1).
     Base,
     /// The repositories of the registry.
     Catalog(Page),
@@ -40,85 +40,85 @@ pub enum Endpoint {
     Extensions(Option<RepositoryName>),
     /// A blob (end-2, end-10).
     Blob {
-        /// Where.
+        /// The repository.
         repository: RepositoryName,
-        /// Which.
+        /// The digest; of a manifest the digest or the tag.
         digest: Digest,
     },
     /// The start of an upload, or a mount (end-4, end-11).
     StartUpload {
-        /// Where to.
+        /// The repository.
         repository: RepositoryName,
-        /// What else was said.
+        /// The parameters of the query.
         start: StartUpload,
     },
     /// An upload session (end-5, end-6, end-13, end-14).
     Upload {
-        /// Where to.
+        /// The repository.
         repository: RepositoryName,
-        /// Which session.
+        /// The id of the session.
         id: UploadId,
         /// The digest that the content must have, on the closing request.
         digest: Option<Digest>,
     },
     /// A manifest (end-3, end-7, end-9).
     Manifest {
-        /// Where.
+        /// The repository.
         repository: RepositoryName,
-        /// Which.
+        /// The digest; of a manifest the digest or the tag.
         reference: ManifestReference,
-        /// More tags to give it (end-7b).
+        /// Additional tags (end-7b).
         tags: Vec<Tag>,
     },
     /// The tags of a repository (end-8).
     Tags {
-        /// Where.
+        /// The repository.
         repository: RepositoryName,
-        /// Which part of them.
+        /// The requested page.
         page: Page,
     },
     /// The referrers of a manifest (end-12).
     Referrers {
-        /// Where.
+        /// The repository.
         repository: RepositoryName,
         /// The subject.
         digest: Digest,
-        /// Only of this artifact type.
+        /// The artifact type to filter by.
         artifact_type: Option<String>,
-        /// Only those listed after this one, when the list came in parts.
+        /// The last digest of the page before.
         after: Option<Digest>,
     },
-    /// The token endpoint, with the scopes that are asked for.
+    /// The token endpoint, with the requested scopes.
     Token(Vec<String>),
-    /// Whether the process lives.
+    /// The liveness probe.
     Live,
-    /// Whether the store answers.
+    /// The readiness probe.
     Ready,
     /// The metrics.
     Metrics,
 }
 
-/// What the query of an upload's first request says.
+/// The query parameters of the request that starts an upload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StartUpload {
-    /// The digest of the content, which is then the body (end-4b).
-    pub digest: Option<Digest>,
-    /// The algorithm of the digest to come (end-4c).
-    pub algorithm: Option<Algorithm>,
+pub(crate) struct StartUpload {
+    /// The digest of the content in the body, for an upload in one request (end-4b).
+    pub(crate) digest: Option<Digest>,
+    /// The algorithm of the digest of the closing request (end-4c).
+    pub(crate) algorithm: Option<Algorithm>,
     /// The blob to mount (end-11).
-    pub mount: Option<Digest>,
+    pub(crate) mount: Option<Digest>,
     /// The repository to mount it from.
-    pub from: Option<RepositoryName>,
+    pub(crate) from: Option<RepositoryName>,
 }
 
-/// Why a request has no endpoint.
+/// Why a request line is rejected.
 #[derive(Debug)]
-pub enum Rejection {
+pub(crate) enum Rejection {
     /// A name, a digest or a parameter is malformed.
     Malformed(Error),
     /// No such resource.
     NotFound,
-    /// The resource does not have this method, but those in the text of the `Allow` header.
+    /// The resource does not support the method. The text is the value of the `Allow` header.
     Method(&'static str),
 }
 
@@ -129,8 +129,8 @@ impl From<Error> for Rejection {
 }
 
 impl Endpoint {
-    /// The names of all kinds of endpoints, as they appear in logs and metrics; [`Endpoint::index`] points into it.
-    pub const NAMES: [&'static str; 13] = [
+    /// The names of the kinds of endpoints in logs and metrics, by [`Endpoint::index`].
+    pub(crate) const NAMES: [&'static str; 13] = [
         "base",
         "catalog",
         "extensions",
@@ -147,7 +147,7 @@ impl Endpoint {
     ];
 
     /// The position of the kind of this endpoint in [`Endpoint::NAMES`].
-    pub fn index(&self) -> usize {
+    pub(crate) fn index(&self) -> usize {
         match self {
             Self::Base => 0,
             Self::Catalog(_) => 1,
@@ -165,8 +165,8 @@ impl Endpoint {
         }
     }
 
-    /// The repository that the request is about, when it is about one.
-    pub fn repository(&self) -> Option<&RepositoryName> {
+    /// The repository of the request, if it has one.
+    pub(crate) fn repository(&self) -> Option<&RepositoryName> {
         match self {
             Self::Blob { repository, .. }
             | Self::StartUpload { repository, .. }
@@ -185,8 +185,8 @@ impl Endpoint {
         }
     }
 
-    /// The methods of this resource, as the `Allow` header lists them.
-    pub fn allow(&self) -> &'static str {
+    /// The methods that this resource supports, as the value of the `Allow` header.
+    pub(crate) fn allow(&self) -> &'static str {
         match self {
             Self::Blob { .. } => "GET, HEAD, DELETE",
             Self::StartUpload { .. } => "POST",
@@ -198,11 +198,11 @@ impl Endpoint {
     }
 }
 
-/// Reads a request line. Total: any text gives an endpoint or a rejection, never a panic.
+/// Parses a request line. Every text gives an endpoint or a rejection, never a panic.
 ///
 /// # Errors
 /// See [`Rejection`].
-pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Endpoint, Rejection> {
+pub(crate) fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Endpoint, Rejection> {
     let endpoint = resource(path, query.unwrap_or_default())?;
     let allow = endpoint.allow();
     if allow.split(", ").any(|m| m == method.as_str()) { Ok(endpoint) } else { Err(Rejection::Method(allow)) }
@@ -260,7 +260,7 @@ fn scopes<'a>(values: impl Iterator<Item = &'a str>) -> Vec<String> {
     values.flat_map(str::split_whitespace).map(str::to_owned).collect()
 }
 
-/// What a POST to the token endpoint says in its body (RFC 6749, section 4.3.2).
+/// The form in the body of a POST to the token endpoint (RFC 6749, section 4.3.2).
 #[derive(Debug, Default)]
 pub(crate) struct TokenForm {
     pub(crate) grant_type: String,
@@ -311,8 +311,8 @@ fn repository(components: &[&str]) -> Result<RepositoryName, Rejection> {
     Ok(RepositoryName::parse(&components.join("/"))?)
 }
 
-/// The parameters of a query, decoded, in their order. Unknown parameters are ignored: clients may send
-/// `ns` to any registry, and proxies add their own.
+/// The parameters of a query, decoded, in their order. Unknown parameters are ignored, because clients may send `ns` to
+/// any registry, and proxies add their own.
 struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl<'a> Query<'a> {

@@ -1,22 +1,22 @@
-//! The accept loop: a service on a socket, its limits and its end.
+//! The accept loop: a service on a socket, its limits and its shutdown.
 //!
 //! HTTP/1.1 and HTTP/2 with prior knowledge on one port. The loop is our own, over hyper-util's automatic builder,
-//! because what keeps slow and greedy clients in check has to be set there:
+//! because the limits against slow and greedy clients have to be set there:
 //!
 //! | limit | against |
 //! |---|---|
 //! | `max_connections` | floods; further clients wait in the backlog |
-//! | `header_timeout` | a request line that never ends; also how long an idle connection is kept |
-//! | `write_timeout` | a client that asks for a blob and does not read it |
-//! | [`crate::Limits::body_idle`] | a body that stops coming |
-//! | `drain_timeout` | requests that would hold up the end of the process |
+//! | `header_timeout` | a request head that never ends; also the idle time of a connection |
+//! | `write_timeout` | a client that requests a blob and does not read it |
+//! | [`crate::Limits::body_idle`] | a request body that stalls |
+//! | `drain_timeout` | requests that would delay the end of the process |
 //!
 //! # Invariants
 //! - `TCP_NODELAY` is set: a small response would otherwise wait 40 ms for the client's delayed acknowledgement.
-//! - A connection that ends with an answer to a body that was not read ends slowly: what the client is still sending is
-//!   taken for a while, because the system would otherwise reset the connection, and the client lose the answer.
-//! - When the shutdown future completes, no connection is accepted any more, idle ones are closed, requests in flight
-//!   are answered, and what is left after `drain_timeout` is cut off.
+//! - After a response to an unread body, the connection is closed slowly: the server reads for a while what the client
+//!   still sends. Otherwise the system would reset the connection, and the client would lose the response.
+//! - When the shutdown future completes, no further connection is accepted, idle connections are closed, and requests
+//!   in flight are answered. Connections that are open after `drain_timeout` are aborted.
 
 use crate::connection::{ConnectionInfo, Connections};
 use crate::error::{API_VERSION, ApiError};
@@ -51,9 +51,9 @@ pub struct ServerOptions {
     pub header_timeout: Duration,
     /// How long a client may leave a response unread.
     pub write_timeout: Duration,
-    /// How long requests in flight may take after the shutdown began.
+    /// How long requests in flight may take after the shutdown has begun.
     pub drain_timeout: Duration,
-    /// Counts the connections: [`crate::Registry::connections`] for a registry that shows them in its metrics.
+    /// The connection counts; [`crate::Registry::connections`] makes the metrics of a registry show them.
     pub connections: Connections,
 }
 
@@ -69,13 +69,13 @@ impl Default for ServerOptions {
     }
 }
 
-/// Answers connections from `listener` by a service until `shutdown` completes and requests in flight have ended.
+/// Serves the connections of `listener` until `shutdown` completes and the requests in flight have ended.
 ///
 /// The service is a [`Registry`](crate::Registry), the [`router`](crate::router) of one with routes and layers of the
-/// program's own, or any other: it is cloned for each request. [`ConnectionInfo`] is in the extensions of each request. A
-/// request whose service fails has its connection closed.
+/// program's own, or any other: it is cloned for each request. [`ConnectionInfo`] is in the extensions of each request.
+/// When the service fails, the connection is closed.
 ///
-/// Dropping the future closes the listener and every connection at once.
+/// Dropping the future closes the listener and every connection immediately.
 ///
 /// ```no_run
 /// use hyper_sdk::store::DiskStore;
@@ -91,7 +91,7 @@ impl Default for ServerOptions {
 /// ```
 ///
 /// # Errors
-/// [`hyper_sdk::ErrorKind::Io`] when the listener fails for good; failures of single connections are logged.
+/// [`hyper_sdk::ErrorKind::Io`] when the listener fails permanently; failures of single connections are logged.
 pub async fn serve<S, B>(
     listener: TcpListener,
     service: S,
@@ -124,7 +124,7 @@ where
                 tokio::spawn(async move { cut.run_until_cancelled(connection).await });
             }
             Err(e) if is_temporary(&e) => {
-                // Out of file descriptors or memory: others must end before this can go on.
+                // Out of file descriptors or memory: other connections must end first.
                 tracing::warn!(error = %e, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -132,9 +132,9 @@ where
         }
     }
     drop(listener);
-    // Connections that still wait for their first byte have nothing to answer.
+    // Connections without a first byte have no request in flight.
     if tokio::time::timeout(connections.options.drain_timeout, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests were cut off: they did not end in time");
+        tracing::warn!("requests were aborted: they did not end within the drain time");
     }
     Ok(())
 }
@@ -213,7 +213,7 @@ impl ConnectionServer {
         });
         let connection = watcher.watch(self.builder.serve_connection(io, respond).into_owned());
         let mut connection = std::pin::pin!(connection);
-        // The builder has no timeout for the first bytes, by which it tells HTTP/1 from HTTP/2.
+        // The builder has no timeout for the first bytes, which decide between HTTP/1 and HTTP/2.
         let ended = match tokio::time::timeout(self.options.header_timeout, &mut connection).await {
             Ok(ended) => ended,
             Err(_) if !started.load(Ordering::Relaxed) => return,
@@ -225,7 +225,7 @@ impl ConnectionServer {
     }
 }
 
-/// Whether a request lacks the one `Host` that HTTP/1.1 asks for (RFC 9112, section 3.2).
+/// Whether a request lacks the one `Host` header that HTTP/1.1 requires (RFC 9112, section 3.2).
 fn lacks_host(request: &Request<Incoming>) -> bool {
     let hosts = request.headers().get_all(header::HOST).iter().count();
     request.version() == Version::HTTP_11 && hosts != 1

@@ -34,7 +34,7 @@ impl Server {
     /// Serves a store at `address` on the current tokio runtime; port 0 lets the system choose.
     ///
     /// # Errors
-    /// [`hyper_sdk::ErrorKind::Io`] when the address cannot be listened at, and those of [`Registry::new`].
+    /// [`hyper_sdk::ErrorKind::Io`] when the address cannot be bound, and those of [`Registry::new`].
     pub async fn start(
         store: SharedStore,
         address: SocketAddr,
@@ -45,7 +45,7 @@ impl Server {
         Self::start_on(listener, store, registry, options)
     }
 
-    /// As [`Server::start`], on a socket that listens already.
+    /// Like [`Server::start`], on a listener that is already bound.
     ///
     /// # Errors
     /// Those of [`Registry::new`].
@@ -67,8 +67,8 @@ impl Server {
     }
 }
 
-/// A registry that runs in the background. Dropping it stops it without waiting for requests in flight, which end
-/// within their drain time.
+/// A registry that runs in the background. Dropping it stops the registry without waiting for requests in flight, which
+/// may run until the drain timeout.
 #[derive(Debug)]
 pub struct RunningServer {
     address: SocketAddr,
@@ -78,7 +78,7 @@ pub struct RunningServer {
 }
 
 impl RunningServer {
-    /// Where it listens.
+    /// The address that it listens at.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -88,7 +88,7 @@ impl RunningServer {
         format!("http://{}", self.address)
     }
 
-    /// The registry that answers.
+    /// The registry that is served.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }

@@ -1,4 +1,5 @@
-//! The socket of a connection: it gives up a client that does not read, and closes so that a client gets its answer.
+//! The socket of a connection: a timeout for clients that do not read, and a lingering close, so that a client gets its
+//! response.
 
 use std::future::Future;
 use std::io;
@@ -11,21 +12,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// How much of an unread body is read and dropped before its connection is closed, and for how long.
+/// How much of an unread body is read and discarded before its connection is closed, and for how long.
 const LINGER_BYTES: usize = 64 << 20;
 const LINGER: Duration = Duration::from_secs(3);
 
-/// A socket whose peer must read what is written to it within a time, and which closes slowly when it has to.
+/// A socket with a write timeout and a lingering close.
 pub(crate) struct IdleTimeout {
     stream: TcpStream,
     timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Whether the last answer came before the body of its request had been read.
+    /// Whether the last response was sent before the body of its request was read.
     unread: Arc<AtomicBool>,
     ending: Option<Ending>,
 }
 
-/// A connection whose own direction has been shut down.
+/// The state of a lingering close.
 struct Ending {
     until: Pin<Box<Sleep>>,
     left: usize,
@@ -51,7 +52,7 @@ impl IdleTimeout {
         }
     }
 
-    /// Reads and drops what the client still sends, until it closes its side or the limits are reached.
+    /// Reads and discards what the client still sends, until the client closes the connection or a limit is reached.
     fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(ending) = &mut self.ending else { return Poll::Ready(()) };
         let mut space = [0; 16 << 10];

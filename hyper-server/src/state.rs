@@ -1,6 +1,6 @@
-//! What all requests of a registry share.
+//! The state that all requests of a registry share.
 
-use crate::auth::{Action, Authenticator, Authorizer, Nobody, PasswordOptions, Passwords, Principal};
+use crate::auth::{Action, AnonymousOnly, Authenticator, Authorizer, PasswordOptions, Passwords, Principal};
 use crate::connection::Connections;
 use crate::metrics::Metrics;
 use crate::options::RegistryOptions;
@@ -17,22 +17,22 @@ use std::sync::atomic::AtomicBool;
 pub(crate) struct State {
     pub(crate) store: SharedStore,
     pub(crate) options: RegistryOptions,
-    /// The same store, with what only a cache can do.
+    /// The same store, as the cache that it is.
     pub(crate) cache: Cached,
     pub(crate) metrics: Metrics,
     pub(crate) connections: Connections,
     pub(crate) readiness: Readiness,
     pub(crate) request_ids: RequestIds,
-    /// Whether the upkeep was started.
-    pub(crate) has_upkeep: AtomicBool,
+    /// Whether the maintenance task was started.
+    pub(crate) has_maintenance: AtomicBool,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
-    /// What issues tokens, when that is the registry's own authenticator.
+    /// The issuer of tokens, when the registry uses its own authenticator.
     pub(crate) tokens: Option<Arc<Passwords>>,
 }
 
 impl State {
-    /// Opens what the options name.
+    /// The state of a registry on `store`. Opens the files that the options name.
     ///
     /// # Errors
     /// Those of [`crate::Registry::new`].
@@ -59,7 +59,7 @@ impl State {
         let authenticator: Arc<dyn Authenticator> = match (&options.authenticator, &tokens) {
             (Some(own), _) => own.clone(),
             (None, Some(passwords)) => passwords.clone(),
-            (None, None) => Arc::new(Nobody),
+            (None, None) => Arc::new(AnonymousOnly),
         };
         Ok(Self {
             authenticator,
@@ -67,7 +67,7 @@ impl State {
             tokens,
             readiness: Readiness::default(),
             request_ids: RequestIds::new()?,
-            has_upkeep: AtomicBool::new(false),
+            has_maintenance: AtomicBool::new(false),
             cache,
             metrics: Metrics::default(),
             connections: Connections::default(),

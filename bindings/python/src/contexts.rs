@@ -1,6 +1,6 @@
 //! Build contexts as Python gives them: a path or an address, bytes, or an object with `read`.
 
-use hyper_sdk::source::{StreamContext, context_of_stream};
+use hyper_sdk::source::{ContextInput, read_context_blocking};
 use hyper_sdk::{Error, Result};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -115,15 +115,15 @@ impl Read for PythonFile {
 }
 
 /// Unpacks a context into a folder in `scratch`, which is removed with the value.
-pub(crate) async fn unpack(context: ContextArgument, scratch: &Path) -> Result<StreamContext> {
+pub(crate) async fn unpack(context: ContextArgument, scratch: &Path) -> Result<ContextInput> {
     let scratch = scratch.to_owned();
     let work = move || {
         std::fs::create_dir_all(&scratch).map_err(|e| Error::io("cannot make the folder", &scratch, e))?;
         match context {
-            ContextArgument::Bytes(bytes) => context_of_stream(&bytes[..], &scratch),
+            ContextArgument::Bytes(bytes) => read_context_blocking(&bytes[..], &scratch),
             ContextArgument::Stream(file) => {
                 let (file, raised) = PythonFile::new(file);
-                context_of_stream(file, &scratch).map_err(|e| raised.or(e))
+                read_context_blocking(file, &scratch).map_err(|e| raised.or(e))
             }
             ContextArgument::Text(_) | ContextArgument::Path(_) => {
                 Err(Error::internal("a folder is no stream"))

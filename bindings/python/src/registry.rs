@@ -6,7 +6,7 @@ use crate::operation::{Operation, Outcome, run_async, run_sync};
 use crate::session::Session;
 use hyper_sdk::store::{DiskStore, MemoryStore, SharedStore};
 use hyper_sdk::{Error, ErrorKind, Result, private_folder};
-use hyper_server::{Listen, RegistryOptions, RunningServer, ServeSession as _, Server, ServerOptions};
+use hyper_server::{ListenAddress, RegistryOptions, RunningServer, ServeSession as _, Server, ServerOptions};
 use pyo3::prelude::*;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ impl Inner {
         if self.server().is_some() {
             return Err(Error::new(ErrorKind::Conflict, "the registry is running already"));
         }
-        let listen: Listen = self.listen.parse()?;
+        let listen: ListenAddress = self.listen.parse()?;
         let mut registry = RegistryOptions {
             read_only: self.read_only,
             htpasswd: self.htpasswd.clone(),

@@ -9,7 +9,7 @@ use hyper_sdk::build::text;
 use hyper_sdk::build::{BuildContext, BuildRequest, EpochPolicy, NamedContext, Output};
 use hyper_sdk::exec::SecretBytes;
 use hyper_sdk::session::Session as SdkSession;
-use hyper_sdk::source::StreamContext;
+use hyper_sdk::source::ContextInput;
 use hyper_sdk::{Error, ErrorKind, Reference, Result};
 use pyo3::prelude::*;
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ pub(crate) struct BuildArguments {
 /// A request, and the folders that its contexts were unpacked into: they are there as long as this value is.
 pub(crate) struct Prepared {
     pub(crate) request: BuildRequest,
-    unpacked: Vec<StreamContext>,
+    unpacked: Vec<ContextInput>,
 }
 
 impl Prepared {
@@ -106,17 +106,17 @@ impl DockerfileArguments {
             (Some(stream @ (ContextArgument::Bytes(_) | ContextArgument::Stream(_))), text) => {
                 let context = unpack(stream, scratch).await?;
                 let request = match (&context, text) {
-                    (StreamContext::Files { folder, .. }, Some(text)) => {
+                    (ContextInput::Files { folder, .. }, Some(text)) => {
                         BuildRequest::new(text, BuildContext::Folder(folder.path().to_owned()))
                     }
-                    (StreamContext::Files { folder, .. }, None) => {
+                    (ContextInput::Files { folder, .. }, None) => {
                         let folder = BuildContext::Folder(folder.path().to_owned());
                         BuildRequest::from_remote(folder, self.file.as_deref())
                     }
-                    (StreamContext::Dockerfile(text), None) if self.file.is_none() => {
+                    (ContextInput::Dockerfile(text), None) if self.file.is_none() => {
                         BuildRequest::new(text.as_str(), BuildContext::Empty)
                     }
-                    (StreamContext::Dockerfile(_), _) => {
+                    (ContextInput::Dockerfile(_), _) => {
                         return Err(Error::invalid(
                             "the context is the text of a Dockerfile, and no archive",
                         ));
@@ -137,15 +137,15 @@ impl DockerfileArguments {
                 ContextArgument::Path(path) => NamedContext::Folder(path),
                 stream => {
                     match unpack(stream, scratch).await.map_err(|e| e.with_context("context", &name))? {
-                        StreamContext::Dockerfile(_) => {
+                        ContextInput::Dockerfile(_) => {
                             return Err(Error::invalid(
                                 "a named context that is a file has to be an archive",
                             )
                             .with_context("context", name));
                         }
-                        StreamContext::Files { folder, newest } => {
+                        ContextInput::Files { folder, newest } => {
                             let path = folder.path().to_owned();
-                            unpacked.push(StreamContext::Files { folder, newest });
+                            unpacked.push(ContextInput::Files { folder, newest });
                             NamedContext::Folder(path)
                         }
                     }

@@ -6,7 +6,7 @@ use crate::interrupt::Interrupt;
 use crate::terminal::print_line;
 use clap::Args;
 use hyper_sdk::session::Session;
-use hyper_server::{Listen, RegistryOptions, ServeSession as _, ServerOptions};
+use hyper_server::{ListenAddress, RegistryOptions, ServeSession as _, ServerOptions};
 
 /// Serves the local store as a registry
 ///
@@ -17,7 +17,7 @@ use hyper_server::{Listen, RegistryOptions, ServeSession as _, ServerOptions};
 pub(crate) struct ServeArgs {
     /// Address to listen at; `:5000` is every address, port 0 lets the system choose
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5000", value_parser = address)]
-    listen: Listen,
+    listen: ListenAddress,
     /// Refuses everything that writes
     #[arg(long)]
     read_only: bool,
@@ -26,7 +26,7 @@ pub(crate) struct ServeArgs {
     sparse: bool,
 }
 
-fn address(text: &str) -> Result<Listen, String> {
+fn address(text: &str) -> Result<ListenAddress, String> {
     text.parse().map_err(|e: hyper_sdk::Error| e.message().to_owned())
 }
 

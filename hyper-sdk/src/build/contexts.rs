@@ -3,7 +3,7 @@
 use super::{BuildContext, BuildRequest};
 use crate::dockerfile::GitReference;
 use crate::layer::copy::{SourceKind, SourceRoot};
-use crate::source::{MainFolder, RemoteSources, StreamContext, git_source};
+use crate::source::{ContextInput, MainFolder, RemoteSources, git_source};
 use crate::{Error, ErrorKind, MissingInput, Result};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -89,12 +89,12 @@ impl Contexts {
                 let (fetched, context) = self.remotes.context(url, &self.scratch).await?;
                 main.time = fetched.time;
                 match context {
-                    StreamContext::Files { folder, newest } => {
+                    ContextInput::Files { folder, newest } => {
                         main.time = main.time.or(newest);
                         main.folder = Some(folder.path().to_owned());
                         main.unpacked = Some(folder);
                     }
-                    StreamContext::Dockerfile(text) => only_text = Some(text),
+                    ContextInput::Dockerfile(text) => only_text = Some(text),
                 }
             }
         }

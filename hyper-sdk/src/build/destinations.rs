@@ -2,7 +2,7 @@
 
 use super::output::is_stdout;
 use super::{Destination, Output, OutputKind, emptied_folders};
-use crate::atomic_file::open_at_once;
+use crate::atomic_file::open_without_waiting;
 use crate::{Error, Result};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
@@ -134,7 +134,7 @@ impl Destinations {
 fn wait_for_reader(path: &Path) -> Result<File> {
     let start = Instant::now();
     loop {
-        match open_at_once(path) {
+        match open_without_waiting(path) {
             Err(e) if e.kind() == io::ErrorKind::NotConnected && start.elapsed() < READER => {
                 std::thread::sleep(Duration::from_millis(20));
             }

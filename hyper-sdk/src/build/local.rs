@@ -320,7 +320,7 @@ impl LocalBuilder {
             if request.outputs.iter().any(is_stream) {
                 return Err(crate::store::damage::damaged(digest).with_source(error));
             }
-            damage.tell(progress, digest);
+            damage.warn(progress, digest);
         }
         self.attempt(request, given, &damage, progress).await
     }

@@ -6,7 +6,7 @@ use crate::oci::Descriptor;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::solve::StepReport;
-use crate::source::StreamContext;
+use crate::source::ContextInput;
 use crate::{Digest, Error, ErrorKind, MissingInput, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -155,13 +155,13 @@ impl BuildRequest {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] when `file` is given and the stream was a Dockerfile.
-    pub fn from_stream(stream: &StreamContext, file: Option<&Path>) -> Result<Self> {
+    pub fn from_stream(stream: &ContextInput, file: Option<&Path>) -> Result<Self> {
         match (stream, file) {
-            (StreamContext::Dockerfile(text), None) => Ok(Self::new(text.as_str(), BuildContext::Empty)),
-            (StreamContext::Dockerfile(_), Some(_)) => Err(Error::invalid(
+            (ContextInput::Dockerfile(text), None) => Ok(Self::new(text.as_str(), BuildContext::Empty)),
+            (ContextInput::Dockerfile(_), Some(_)) => Err(Error::invalid(
                 "the stream is a Dockerfile, not an archive in which a file could be named",
             )),
-            (StreamContext::Files { folder, .. }, file) => {
+            (ContextInput::Files { folder, .. }, file) => {
                 Ok(Self::from_remote(BuildContext::Folder(folder.path().to_owned()), file))
             }
         }
@@ -291,7 +291,7 @@ mod tests {
         for made in [BuildRequest::from_text("", gone.clone()), BuildRequest::from_context(gone, None)] {
             assert_eq!(made.unwrap_err().kind(), ErrorKind::NotFound);
         }
-        let text = StreamContext::Dockerfile("FROM x\n".to_owned());
+        let text = ContextInput::Dockerfile("FROM x\n".to_owned());
         let of_text = BuildRequest::from_stream(&text, None).unwrap();
         assert_eq!((of_text.dockerfile.as_deref(), of_text.context), (Some("FROM x\n"), BuildContext::Empty));
         let named = BuildRequest::from_stream(&text, Some(Path::new("file")));

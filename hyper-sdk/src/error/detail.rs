@@ -1,20 +1,20 @@
-//! The typed details of an error: what a program decides by, and what a frontend makes its hints from.
+//! The typed details of an error, for the decisions of programs and the hints of frontends.
 
 use std::path::PathBuf;
 
-/// What an [`Error`](super::Error) knows beyond its kind and its sentence.
+/// The typed detail of an [`Error`](super::Error), in addition to its kind and message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorDetail {
     /// A command of a build failed.
     Command(CommandFailure),
-    /// A Dockerfile has problems: all that were found, in the order of the text.
+    /// A Dockerfile has these problems, in the order of the text.
     Dockerfile(Vec<TextProblem>),
-    /// A registry, or the way to it, is concerned.
+    /// The error is about a registry, or the connection to it.
     Registry(RegistryFailure),
-    /// A build needs something that its request does not give.
+    /// A build needs an input that its request does not have.
     Missing(MissingInput),
-    /// An address of the web is concerned: a file of ADD, a git repository. It has no password in it.
+    /// The error is about a web address: a file of ADD, a git repository. The address has no password.
     Web {
         /// The address.
         url: String,
@@ -24,34 +24,34 @@ pub enum ErrorDetail {
         /// The address, as the caller wrote it: `localhost:5000`.
         address: String,
     },
-    /// A folder that has to be private belongs to, or can be replaced by, another user.
+    /// A private folder belongs to another user, or another user can replace it.
     SharedFolder(PathBuf),
 }
 
-/// How a command of a build failed.
+/// The failure of a command of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CommandFailure {
-    /// Its exit code; 128 and the number of the signal after a signal.
+    /// The exit code; after a signal, 128 plus the number of the signal.
     pub exit_code: i32,
-    /// The end of what it wrote.
+    /// The end of its output.
     pub output: String,
 }
 
 impl CommandFailure {
-    /// The failure of a command that ended with `exit_code` and wrote `output` last.
+    /// The failure of a command with this exit code and the end of its output.
     pub fn new(exit_code: i32, output: impl Into<String>) -> Self {
         Self { exit_code, output: output.into() }
     }
 }
 
-/// One problem of a text, with its place.
+/// One problem of a text, with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TextProblem {
-    /// The stable name of the kind of problem: `unknown-flag`.
+    /// The stable name of the kind of problem, such as `unknown-flag`.
     pub code: &'static str,
-    /// One sentence, without excerpt.
+    /// The message, one sentence without an excerpt.
     pub message: String,
     /// The name of the file.
     pub file: String,
@@ -59,12 +59,12 @@ pub struct TextProblem {
     pub line: usize,
     /// The column in characters, from 1.
     pub column: usize,
-    /// What to do about it, one sentence each.
+    /// What to do about it, one sentence for each suggestion.
     pub help: Vec<String>,
 }
 
 impl TextProblem {
-    /// A problem at a place of a file, without help.
+    /// A problem at a position of a file, without suggestions.
     pub fn new(
         code: &'static str,
         message: impl Into<String>,
@@ -76,67 +76,67 @@ impl TextProblem {
     }
 }
 
-/// What is known about a failed exchange with a registry.
+/// The failure of a request to a registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegistryFailure {
-    /// The registry, as the caller named it: `registry.example:5000`.
+    /// The registry, as the caller named it, such as `registry.example:5000`.
     pub host: Option<String>,
-    /// The status of its answer: 401. `None` when there was no answer.
+    /// The status of the response, such as 401. `None` without a response.
     pub status: Option<u16>,
-    /// The code of its answer, as the distribution specification lists them: `MANIFEST_UNKNOWN`.
+    /// The error code of the response (distribution-spec, "Error Codes"), such as `MANIFEST_UNKNOWN`.
     pub code: Option<String>,
-    /// Whether nothing was asked because the certificate of the registry is not trusted.
+    /// Whether no request was sent because the certificate of the registry is not trusted.
     pub untrusted_certificate: bool,
 }
 
 impl RegistryFailure {
-    /// A failure of a registry of which nothing else is known.
-    pub fn of_host(host: impl Into<String>) -> Self {
+    /// A failure with the name of the registry alone.
+    pub fn from_host(host: impl Into<String>) -> Self {
         Self { host: Some(host.into()), ..Self::default() }
     }
 
-    /// The failure to trust the certificate of a registry.
-    pub fn of_untrusted_certificate() -> Self {
+    /// The failure of a registry with an untrusted certificate.
+    pub fn from_untrusted_certificate() -> Self {
         Self { untrusted_certificate: true, ..Self::default() }
     }
 
-    /// The failure that an answer means.
-    pub fn of_answer(status: u16, code: Option<String>) -> Self {
+    /// The failure of a response.
+    pub fn from_response(status: u16, code: Option<String>) -> Self {
         Self { status: Some(status), code, ..Self::default() }
     }
 }
 
-/// What the request of a build has to give.
+/// The input that the request of a build lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MissingInput {
-    /// A permission by its name: `network.host`, `security.insecure`, `device=vendor.example/gpu=card0`.
+    /// The permission with this name, such as `network.host`, `security.insecure` or `device=vendor.example/gpu=card0`.
     Permission(String),
     /// The secret with this ID.
     Secret(String),
     /// The ssh agent with this ID.
     SshAgent(String),
-    /// The file that is built, or its name.
+    /// The Dockerfile, or its name.
     Dockerfile,
     /// A name for the image.
     ImageName,
-    /// One time for all outputs.
+    /// An explicit time for all outputs.
     Epoch,
 }
 
-/// The step of a build that an error is about.
+/// The failed step of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FailedStep {
-    /// Its name: `[2/5] RUN make`.
+    /// The name, such as `[2/5] RUN make`.
     pub name: String,
-    /// Where it was asked for: `Dockerfile:3`. `None` when no text asked for it.
+    /// The position in the text, such as `Dockerfile:3`. `None` for a step without a text.
     pub origin: Option<String>,
 }
 
 impl FailedStep {
-    /// A step by its name, and where it was asked for.
+    /// A step with its name and its position in the text.
     pub fn new(name: impl Into<String>, origin: Option<String>) -> Self {
         Self { name: name.into(), origin }
     }

@@ -1,5 +1,5 @@
-//! Image archives: an OCI image layout (image-spec, image-layout.md) as a tar or a folder, with Docker's
-//! `manifest.json` beside it for `docker load`.
+//! Image archives: an OCI image layout (image-spec, image-layout.md) as a tar or a folder, with Docker's additional
+//! `manifest.json` for `docker load`.
 //!
 //! ```text
 //!   oci-layout  index.json  [manifest.json]  blobs/sha256/HEX…
@@ -15,19 +15,19 @@ use crate::store::RegistryStore;
 use serde_json::json;
 use std::path::Path;
 
-/// What an archive is for.
+/// The kind of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ArchiveKind {
     /// An OCI image layout.
     Oci,
-    /// An OCI image layout that `docker load` takes too.
+    /// An OCI image layout that `docker load` accepts too.
     Docker,
 }
 
 /// Writes an image as an archive: a tar file, or a folder when `folder` is set.
 ///
-/// The index names the image once for each name. A tar appears under its name when it is whole.
-/// `/dev/stdout` and other paths that are no regular file are written straight.
+/// The index has one entry for each name. A tar file appears under its name when it is complete. `/dev/stdout` and
+/// other paths that are not regular files are written directly.
 ///
 /// # Errors
 /// Those of the store, and [`crate::ErrorKind::Io`] with the path.

@@ -1,7 +1,7 @@
-//! The suite that every exporter must pass, one function a case.
+//! The suite that every exporter must pass, one function for each case.
 //!
-//! [`exporter_conformance!`](crate::exporter_conformance) makes a named test of every case. A case gives the exporter to a
-//! builder without a sandbox, builds, and looks at the folder that the exporter was told to write to.
+//! [`exporter_conformance!`](crate::exporter_conformance) makes a named test of every case. A case registers the
+//! exporter with a builder without a sandbox, builds, and checks the folder that the exporter writes to.
 #![allow(clippy::unwrap_used, reason = "a case is a test: it fails by panicking")]
 #![allow(missing_docs, reason = "the name of a case is its description")]
 
@@ -13,12 +13,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// An exporter, and how it is told where to write.
+/// An exporter, and the attributes that make it write to a folder.
 #[derive(Debug)]
 pub struct ExporterFixture {
     /// The exporter.
     pub exporter: Arc<dyn Exporter>,
-    /// The attributes with which it writes to a place in a folder.
+    /// The attributes that make it write to this folder.
     pub attributes: fn(&Path) -> BTreeMap<String, String>,
 }
 
@@ -71,10 +71,10 @@ pub struct ExporterFixture {
 macro_rules! exporter_conformance {
     ($fixture:path) => {
         $crate::exporter_conformance!(@cases $fixture;
-            a_result_is_written, equal_results_are_written_alike, another_result_is_written_otherwise,
-            a_second_result_takes_the_place_of_the_first, a_cached_result_is_written, a_failed_build_writes_nothing,
-            a_place_that_cannot_be_written_is_an_error, an_unknown_attribute_is_refused,
-            exports_at_once_do_not_mix,
+            a_result_is_written, equal_results_have_equal_outputs, different_results_have_different_outputs,
+            a_second_result_replaces_the_first, a_cached_result_is_written, a_failed_build_writes_nothing,
+            an_unwritable_destination_is_an_error, an_unknown_attribute_is_rejected,
+            concurrent_exports_are_independent,
         );
     };
     (@cases $fixture:path; $($case:ident),* $(,)?) => {
@@ -90,20 +90,20 @@ macro_rules! exporter_conformance {
 const TEXT: &str = "FROM scratch\nCOPY <<a /one\ncontent\na\nRUN make\nCOPY <<a /two/deep\nmore\na\n";
 const OTHER: &str = "FROM scratch\nCOPY <<a /one\nanother\na\n";
 
-struct Place {
+struct Workspace {
     build: FakeBuild,
     fixture: ExporterFixture,
     folder: tempfile::TempDir,
 }
 
-impl Place {
+impl Workspace {
     fn new(fixture: ExporterFixture) -> Self {
         let (exporter, folder) = (fixture.exporter.clone(), tempfile::tempdir().unwrap());
         let build = FakeBuild::new(exporter).unwrap();
         Self { build, fixture, folder }
     }
 
-    /// Builds a text and has the result written to a folder of this name.
+    /// Builds a text and exports the result to a folder of this name.
     async fn write(&self, text: &str, name: &str) -> Result<BTreeMap<String, Vec<u8>>, Error> {
         let folder = self.folder.path().join(name);
         std::fs::create_dir_all(&folder).unwrap();
@@ -113,7 +113,7 @@ impl Place {
     }
 }
 
-/// What is in a folder, by path: the bytes of files, the targets of links.
+/// The content of a folder by path: the bytes of files, the targets of links.
 fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut open = vec![folder.to_owned()];
@@ -137,71 +137,73 @@ fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 pub async fn a_result_is_written(fixture: ExporterFixture) {
-    let written = Place::new(fixture).write(TEXT, "out").await.unwrap();
+    let written = Workspace::new(fixture).write(TEXT, "out").await.unwrap();
     assert!(!written.is_empty(), "nothing was written");
 }
 
-pub async fn equal_results_are_written_alike(fixture: ExporterFixture) {
-    let place = Place::new(fixture);
-    let (first, second) = (place.write(TEXT, "a").await.unwrap(), place.write(TEXT, "b").await.unwrap());
+pub async fn equal_results_have_equal_outputs(fixture: ExporterFixture) {
+    let workspace = Workspace::new(fixture);
+    let (first, second) =
+        (workspace.write(TEXT, "a").await.unwrap(), workspace.write(TEXT, "b").await.unwrap());
     assert_eq!(first, second);
 }
 
-pub async fn another_result_is_written_otherwise(fixture: ExporterFixture) {
-    let place = Place::new(fixture);
-    let (first, second) = (place.write(TEXT, "a").await.unwrap(), place.write(OTHER, "b").await.unwrap());
+pub async fn different_results_have_different_outputs(fixture: ExporterFixture) {
+    let workspace = Workspace::new(fixture);
+    let (first, second) =
+        (workspace.write(TEXT, "a").await.unwrap(), workspace.write(OTHER, "b").await.unwrap());
     assert_ne!(first, second);
 }
 
-pub async fn a_second_result_takes_the_place_of_the_first(fixture: ExporterFixture) {
-    let place = Place::new(fixture);
-    place.write(OTHER, "out").await.unwrap();
-    let second = place.write(TEXT, "out").await.unwrap();
-    let alone = place.write(TEXT, "alone").await.unwrap();
+pub async fn a_second_result_replaces_the_first(fixture: ExporterFixture) {
+    let workspace = Workspace::new(fixture);
+    workspace.write(OTHER, "out").await.unwrap();
+    let second = workspace.write(TEXT, "out").await.unwrap();
+    let alone = workspace.write(TEXT, "alone").await.unwrap();
     for (name, content) in &alone {
         assert_eq!(second.get(name), Some(content), "{name}");
     }
 }
 
 pub async fn a_cached_result_is_written(fixture: ExporterFixture) {
-    let place = Place::new(fixture);
-    let first = place.write(TEXT, "a").await.unwrap();
-    place.write(OTHER, "b").await.unwrap();
-    std::fs::remove_dir_all(place.folder.path().join("a")).unwrap();
-    assert_eq!(place.write(TEXT, "a").await.unwrap(), first);
+    let workspace = Workspace::new(fixture);
+    let first = workspace.write(TEXT, "a").await.unwrap();
+    workspace.write(OTHER, "b").await.unwrap();
+    std::fs::remove_dir_all(workspace.folder.path().join("a")).unwrap();
+    assert_eq!(workspace.write(TEXT, "a").await.unwrap(), first);
 }
 
 pub async fn a_failed_build_writes_nothing(fixture: ExporterFixture) {
-    let place = Place::new(fixture);
-    place.write("FROM scratch\nCOPY missing /x\n", "out").await.unwrap_err();
-    assert_eq!(tree(&place.folder.path().join("out")), BTreeMap::new());
+    let workspace = Workspace::new(fixture);
+    workspace.write("FROM scratch\nCOPY missing /x\n", "out").await.unwrap_err();
+    assert_eq!(tree(&workspace.folder.path().join("out")), BTreeMap::new());
 }
 
-pub async fn a_place_that_cannot_be_written_is_an_error(fixture: ExporterFixture) {
-    let place = Place::new(fixture);
-    // A file is where the folder should be.
-    std::fs::write(place.folder.path().join("file"), "kept").unwrap();
-    let attributes = (place.fixture.attributes)(&place.folder.path().join("file"));
-    place.build.export(TEXT, attributes).await.unwrap_err();
-    assert_eq!(std::fs::read_to_string(place.folder.path().join("file")).unwrap(), "kept");
+pub async fn an_unwritable_destination_is_an_error(fixture: ExporterFixture) {
+    let workspace = Workspace::new(fixture);
+    // A file has the path of the folder.
+    std::fs::write(workspace.folder.path().join("file"), "kept").unwrap();
+    let attributes = (workspace.fixture.attributes)(&workspace.folder.path().join("file"));
+    workspace.build.export(TEXT, attributes).await.unwrap_err();
+    assert_eq!(std::fs::read_to_string(workspace.folder.path().join("file")).unwrap(), "kept");
 }
 
-pub async fn an_unknown_attribute_is_refused(fixture: ExporterFixture) {
-    let place = Place::new(fixture);
-    let mut attributes = (place.fixture.attributes)(place.folder.path());
+pub async fn an_unknown_attribute_is_rejected(fixture: ExporterFixture) {
+    let workspace = Workspace::new(fixture);
+    let mut attributes = (workspace.fixture.attributes)(workspace.folder.path());
     attributes.insert("no-such-attribute".to_owned(), "x".to_owned());
-    let error = place.build.export(TEXT, attributes).await.unwrap_err();
+    let error = workspace.build.export(TEXT, attributes).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Unsupported), "{error:?}");
     assert!(error.to_string().contains("no-such-attribute"), "{error}");
-    assert_eq!(tree(place.folder.path()), BTreeMap::new());
+    assert_eq!(tree(workspace.folder.path()), BTreeMap::new());
 }
 
-pub async fn exports_at_once_do_not_mix(fixture: ExporterFixture) {
-    let place = Place::new(fixture);
-    let alone = [place.write(TEXT, "a").await.unwrap(), place.write(OTHER, "b").await.unwrap()];
+pub async fn concurrent_exports_are_independent(fixture: ExporterFixture) {
+    let workspace = Workspace::new(fixture);
+    let alone = [workspace.write(TEXT, "a").await.unwrap(), workspace.write(OTHER, "b").await.unwrap()];
     let names: Vec<String> = (0..6).map(|i| i.to_string()).collect();
     let together =
-        join_all(names.iter().enumerate().map(|(i, name)| place.write([TEXT, OTHER][i % 2], name))).await;
+        join_all(names.iter().enumerate().map(|(i, name)| workspace.write([TEXT, OTHER][i % 2], name))).await;
     for (i, written) in together.into_iter().enumerate() {
         assert_eq!(written.unwrap(), alone[i % 2]);
     }

@@ -1,4 +1,4 @@
-//! The trait of exporters, and what they are given.
+//! The trait of exporters, and its argument.
 
 use super::BuiltImage;
 use crate::Result;
@@ -12,16 +12,16 @@ use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-/// Writes the result of a build somewhere.
+/// An exporter of build results.
 ///
-/// A builder has one for each type of output (`type=…`).
+/// A builder has one exporter for each type of output (`type=…`).
 ///
 /// ```
 /// use async_trait::async_trait;
 /// use hyper_sdk::export::{Export, Exporter, write_file};
 /// use hyper_sdk::{Error, Result};
 ///
-/// /// Writes the names of the layers, one a line, to the file `dest`.
+/// /// Writes the diff IDs of the layers, one per line, to the file `dest`.
 /// #[derive(Debug)]
 /// struct LayerList;
 ///
@@ -41,37 +41,39 @@ use std::fmt::Debug;
 /// ```
 ///
 /// # Guarantees
-/// Object-safe. What an exporter writes appears whole or not at all, also when the future is dropped.
+/// Object-safe. The output of an exporter appears completely or not at all, even when the future is dropped.
 #[async_trait]
 pub trait Exporter: Debug + Send + Sync + 'static {
-    /// Whether the blobs of all layers are needed. Those of base images are then pulled while the steps run.
+    /// Whether the exporter needs the blobs of all layers. The layers of base images are then pulled while the steps
+    /// run.
     fn needs_blobs(&self) -> bool;
 
     /// Writes a result.
     ///
     /// # Errors
-    /// Those of the place; [`crate::ErrorKind::Invalid`] for attributes that cannot be used.
+    /// Those of the destination; [`crate::ErrorKind::Invalid`] for invalid attributes.
     async fn export(&self, export: Export<'_>) -> Result<()>;
 }
 
-/// What an exporter is given.
+/// The result of a build, as an exporter gets it.
 #[derive(Debug)]
 pub struct Export<'a> {
     /// The image: config, manifest and layers.
     pub image: &'a BuiltImage,
     /// The names of the image in this output.
     pub names: &'a [Reference],
-    /// The attributes of the output, for exporters that came from outside.
+    /// The attributes of the output, for exporters from outside of the SDK.
     pub attributes: &'a BTreeMap<String, String>,
     /// The store that has the layers.
     pub store: &'a SharedStore,
-    /// Where events go.
+    /// The receiver of progress events.
     pub progress: &'a Progress,
     pub(crate) layers: &'a SolveContext,
 }
 
 impl Export<'_> {
-    /// The root file system as one tar, in whole seconds that are none later than the image.
+    /// The root file system as one tar archive. Its times are whole seconds, and none is later than the time of the
+    /// image.
     ///
     /// # Errors
     /// Those of the sources of base images and of the snapshotter.
@@ -79,13 +81,13 @@ impl Export<'_> {
         Ok(self.files_and_foreign_owner().await?.0)
     }
 
-    /// The same, and the first path with an owner that files of this user cannot have.
+    /// Like [`Export::files`], with the first path whose owner this user cannot set.
     pub(crate) async fn files_and_foreign_owner(&self) -> Result<(TarStream, Option<ForeignOwner>)> {
         self.layers.export(&self.image.chain).await
     }
 
-    /// The blob of a layer of the image, pulled if need be. A stream of other bytes than the digest says ends with an
-    /// error.
+    /// The blob of a layer of the image, pulled if necessary. The stream ends with an error when the bytes do not match
+    /// the digest.
     ///
     /// # Errors
     /// Those of the source of the layer and of the store.

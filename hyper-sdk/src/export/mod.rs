@@ -2,19 +2,19 @@
 //!
 //! # Invariants
 //! - Blobs first, then the config, the manifest, the tag: an image is never visible without all of its parts.
-//! - An output file appears whole under its name or not at all.
+//! - An output file appears completely or not at all.
 //! - Archives depend on the image alone: entries are sorted and carry the time of the image.
 
 mod archive;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod exporter;
-mod files;
+mod rootfs;
 
-pub use crate::atomic_file::{open_at_once, write_file};
+pub use crate::atomic_file::{open_without_waiting, write_file};
 pub(crate) use archive::{ArchiveKind, write_archive};
 pub use exporter::{Export, Exporter};
-pub(crate) use files::{export_folder, export_tar};
+pub(crate) use rootfs::{export_folder, export_tar};
 
 use crate::clock::rfc3339;
 use crate::frontend::HistoryStep;
@@ -30,29 +30,29 @@ use bytes::Bytes;
 use futures::future;
 use std::collections::BTreeMap;
 
-/// An image that is complete but for its name: config, manifest and layers.
+/// A complete image without a name: config, manifest and layers.
 #[derive(Clone, Debug)]
 pub struct BuiltImage {
     /// The config.
     pub config: Bytes,
     /// The manifest.
     pub manifest: Manifest,
-    /// The index over the manifest, where the image has one.
+    /// The index of the manifest, if the image has one.
     pub index: Option<Manifest>,
-    /// Annotations of the descriptor that names the image: its index, or else its manifest.
+    /// Annotations of the descriptor of the image, which names its index, or else its manifest.
     pub descriptor_annotations: Annotations,
-    /// The layers, with the repositories that have them.
+    /// The layers, with their repositories.
     pub chain: LayerChain,
     /// The time of the image, in seconds since 1970.
     pub epoch: i64,
 }
 
 impl BuiltImage {
-    /// Puts an image together.
+    /// Assembles an image.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Internal`] when history and layers do not fit.
-    pub fn new(
+    /// [`crate::ErrorKind::Internal`] when history and layers do not match.
+    pub(crate) fn new(
         mut config: ImageConfig,
         steps: &[HistoryStep],
         chain: LayerChain,
@@ -62,7 +62,7 @@ impl BuiltImage {
         let created = rfc3339(epoch);
         config.created = Some(
             match steps {
-                // Nothing was made: the image is as old as its base.
+                // There is no new step, so the image is as old as its base.
                 [] => config.history.iter().rev().find_map(|entry| entry.created.clone()).or(config.created),
                 _ => None,
             }
@@ -82,7 +82,8 @@ impl BuiltImage {
         }
         let made = config.history.iter().filter(|h| !h.empty_layer).count();
         if !config.history.is_empty() && made != chain.layers().len() {
-            // A base without a complete history is legal; then the history of the new layers would not line up.
+            // A base may have an incomplete history. It is filled up, so that the history of the new layers matches the
+            // layers.
             let missing = chain.layers().len().saturating_sub(made);
             let filler =
                 History { created_by: Some("unknown layer of the base image".into()), ..History::default() };
@@ -104,9 +105,9 @@ impl BuiltImage {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unsupported`] for layers in a compression that Docker has no media type for.
-    pub fn with_docker_types(mut self) -> Result<Self> {
+    pub(crate) fn with_docker_types(mut self) -> Result<Self> {
         let Some(mut manifest) = self.manifest.image().cloned() else {
-            return Err(Error::internal("the manifest of an image that is none"));
+            return Err(Error::internal("the manifest is not an image manifest"));
         };
         manifest.media_type = Some(media_type::DOCKER_MANIFEST.to_owned());
         manifest.config.media_type = media_type::DOCKER_CONFIG.to_owned();
@@ -126,12 +127,12 @@ impl BuiltImage {
         Ok(self)
     }
 
-    /// The same image with an index over its manifest, which has these annotations. Those of the descriptor so far are
-    /// in the index then, and `of_descriptor` are those of the descriptor that names the index.
+    /// The same image with an index of its manifest. The index has the annotations `of_index`, its entry those of the
+    /// descriptor so far, and the descriptor of the index the annotations `of_descriptor`.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Internal`] when the index cannot be read.
-    pub fn with_index(mut self, of_index: Annotations, of_descriptor: Annotations) -> Result<Self> {
+    pub(crate) fn with_index(mut self, of_index: Annotations, of_descriptor: Annotations) -> Result<Self> {
         let mut index = ImageIndex::new(vec![self.descriptor()]);
         index.annotations = of_index;
         self.index = Some(Manifest::parse(index.to_bytes(), media_type::OCI_INDEX)?);
@@ -139,12 +140,12 @@ impl BuiltImage {
         Ok(self)
     }
 
-    /// What the image is known by: the index, or else the manifest.
+    /// The manifest that identifies the image: the index, or else the image manifest.
     pub fn root(&self) -> &Manifest {
         self.index.as_ref().unwrap_or(&self.manifest)
     }
 
-    /// The descriptor that names the image.
+    /// The descriptor of the image.
     pub fn descriptor(&self) -> Descriptor {
         let mut descriptor = self.root().descriptor();
         descriptor.annotations.clone_from(&self.descriptor_annotations);
@@ -160,11 +161,11 @@ impl BuiltImage {
         Descriptor::of(media_type, &self.config)
     }
 
-    /// Puts the image into a repository of the store that has its layers, under some tags.
+    /// Stores the image with these tags in a repository of the store that has its layers.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn store(
+    pub(crate) async fn store(
         &self,
         store: &dyn RegistryStore,
         repository: &RepositoryName,
@@ -178,7 +179,7 @@ impl BuiltImage {
                 mounts.push(store.mount_blob(repository, &layer.blob.digest, &layer.repository));
             }
         }
-        // At once, so that the store can write them down together.
+        // In parallel, so that the store can commit them together.
         future::try_join_all(mounts).await?;
         store.put_bytes(repository, media_type::OCI_CONFIG, self.config.clone()).await?;
         let Some(index) = &self.index else {
@@ -189,7 +190,7 @@ impl BuiltImage {
     }
 }
 
-/// Layers keep their bytes; only the name of their type becomes that of OCI.
+/// Layers keep their bytes; only their media type becomes that of OCI.
 fn oci_media_type(media_type: &str) -> Result<String> {
     if media_type.starts_with("application/vnd.oci.") {
         return Ok(media_type.to_owned());
@@ -204,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_without_history_of_its_own_is_as_old_as_its_base() {
+    fn an_image_without_new_steps_has_the_time_of_its_base() {
         let created = |config: &ImageConfig, steps: &[HistoryStep]| {
             let built =
                 BuiltImage::new(config.clone(), steps, LayerChain::default(), 5, Annotations::default())

@@ -1,10 +1,10 @@
-//! Image archives: the tar of a layout, or what `docker save` writes, compressed or not.
+//! Image archives: the tar of a layout, or the format of `docker save`, compressed or not.
 //!
-//! A plain archive in a file is read where it lies: its headers are looked at once, and content is read when it is asked
-//! for. What is compressed or comes as a stream is unpacked into a private folder, as it arrives.
+//! A plain archive in a file is read in place: its headers are read once, and content is read when it is needed. A
+//! compressed archive, or one from a stream, is unpacked into a private folder while it arrives.
 //!
 //! # Invariants
-//! - Names are clean paths within the archive. A link stands for another file of the archive and for nothing else.
+//! - Names are normalised paths within the archive. A link can only point to another file of the archive.
 //! - Memory is bounded, whatever the headers say.
 
 use super::layout_file::LayoutFile;
@@ -23,28 +23,28 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncSeekExt as _, BufReader, ReadBuf, sink};
 use tokio_tar::{Entry, EntryType};
 
-/// The most bytes of headers of one file of an archive: long names and PAX records.
+/// The largest headers of one file of an archive, in bytes: long names and PAX records.
 const MAX_HEADERS: u64 = 4 << 20;
 /// The most files of an archive.
 const MAX_MEMBERS: usize = 100_000;
-/// How many links are followed from one name.
+/// The largest number of links that are followed from one name.
 const MAX_LINKS: usize = 16;
-/// How many bytes may follow the end of an archive: more than any program pads it with.
+/// The largest padding after the end of an archive, in bytes.
 const MAX_TRAILER: u64 = 64 << 20;
-/// The size of the parts that an archive consists of.
+/// The block size of tar archives.
 const TAR_BLOCK: u64 = 512;
 
-/// An archive whose files are known.
+/// An archive with an index of its files.
 #[derive(Debug)]
 pub(super) struct Archive {
     path: PathBuf,
     members: HashMap<String, Member>,
-    /// The file with the archive, or where its files were unpacked.
-    place: Place,
+    /// The archive file, or the folder of its unpacked files.
+    storage: Storage,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Storage {
     File(Arc<File>),
     Folder(TempDir),
 }
@@ -52,20 +52,20 @@ enum Place {
 /// A file of an archive.
 #[derive(Debug)]
 enum Member {
-    /// A part of the file with the archive.
+    /// A part of the archive file.
     Part { start: u64, size: u64 },
-    /// Unpacked under this number.
+    /// An unpacked file with this number as its name.
     Unpacked(usize),
-    /// Another name for a file; for none when it leads out of the archive.
+    /// A link to a file; `None` when it leads out of the archive.
     Link(Option<String>),
 }
 
 impl Archive {
-    /// Looks at the files of a plain archive.
+    /// Indexes a plain archive.
     pub(super) async fn in_file(file: File, path: &Path) -> Result<Self> {
         let file = Arc::new(file);
         let members = index(Arc::clone(&file)).await?;
-        Ok(Self { path: path.to_owned(), members, place: Place::File(file) })
+        Ok(Self { path: path.to_owned(), members, storage: Storage::File(file) })
     }
 
     /// Unpacks an archive, compressed or not, into a folder in `scratch`.
@@ -76,10 +76,10 @@ impl Archive {
     ) -> Result<Self> {
         let folder = private_folder::temporary("archive-", Some(scratch))?;
         let members = unpack(AsyncDecompressor::new(stream).await?, folder.path()).await?;
-        Ok(Self { path: path.to_owned(), members, place: Place::Folder(folder) })
+        Ok(Self { path: path.to_owned(), members, storage: Storage::Folder(folder) })
     }
 
-    /// The file with the archive.
+    /// The archive file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -88,7 +88,7 @@ impl Archive {
         self.members.contains_key(name)
     }
 
-    /// The name of the file that a name or the links at it lead to. One that is not there stays as it is.
+    /// Follows links from a name to a file. A name that is not in the archive is returned unchanged.
     pub(super) fn resolve<'a>(&'a self, name: &'a str) -> Result<&'a str> {
         let mut at = name;
         for _ in 0..MAX_LINKS {
@@ -110,11 +110,11 @@ impl Archive {
 
     /// Opens a file of the archive.
     pub(super) fn open(&self, name: &str) -> Result<LayoutFile> {
-        match (self.members.get(self.resolve(name)?), &self.place) {
-            (Some(Member::Part { start, size }), Place::File(file)) => {
+        match (self.members.get(self.resolve(name)?), &self.storage) {
+            (Some(Member::Part { start, size }), Storage::File(file)) => {
                 Ok(LayoutFile::new(Arc::clone(file), *start, *size))
             }
-            (Some(Member::Unpacked(number)), Place::Folder(folder)) => {
+            (Some(Member::Unpacked(number)), Storage::Folder(folder)) => {
                 let path = folder.path().join(number.to_string());
                 let file = File::open(&path).map_err(|e| Error::io("cannot open the file", &path, e))?;
                 let size = file.metadata()?.len();
@@ -128,7 +128,7 @@ impl Archive {
     }
 }
 
-/// The files of a plain archive. What they hold is passed over.
+/// Indexes the files of a plain archive, and skips their content.
 async fn index(file: Arc<File>) -> Result<HashMap<String, Member>> {
     let length = file.metadata()?.len();
     let mut reader = BufReader::with_capacity(4096, tokio::fs::File::from_std(file.try_clone()?));
@@ -137,7 +137,7 @@ async fn index(file: Arc<File>) -> Result<HashMap<String, Member>> {
     loop {
         reader.seek(SeekFrom::Start(start)).await?;
         allowance.store(MAX_HEADERS, Ordering::Relaxed);
-        // An archive for each file: only so can the content be passed over.
+        // A new reader for each file, because the content cannot be skipped otherwise.
         let mut archive =
             tokio_tar::Archive::new(Allowed { inner: &mut reader, left: Arc::clone(&allowance) });
         let mut entries = archive.entries().map_err(damaged)?;
@@ -175,14 +175,14 @@ async fn unpack(stream: AsyncDecompressor, folder: &Path) -> Result<HashMap<Stri
             }
             _ => None,
         };
-        // So that the rest of it does not count as headers of the next one.
+        // Otherwise the rest of the file would count as headers of the next one.
         tokio::io::copy(&mut entry, &mut sink()).await?;
         if let Some((name, member)) = member {
             add(&mut members, name, member)?;
         }
     }
     drop(entries);
-    // To the end, so that who checks the whole has seen it, and who writes it is not cut off.
+    // The stream is read to its end, so that a checksum over it is complete, and its writer gets no error.
     allowance.store(MAX_TRAILER, Ordering::Relaxed);
     if let Ok(mut rest) = archive.into_inner() {
         tokio::io::copy(&mut rest, &mut sink()).await.map_err(damaged)?;
@@ -191,7 +191,7 @@ async fn unpack(stream: AsyncDecompressor, folder: &Path) -> Result<HashMap<Stri
 }
 
 fn add(members: &mut HashMap<String, Member>, name: String, member: Member) -> Result<()> {
-    // Of several files of one name the last counts, as when the archive is unpacked.
+    // Of several files with one name the last counts, as when the archive is unpacked.
     members.insert(name, member);
     if members.len() > MAX_MEMBERS {
         let message = format!("the image archive has more than {MAX_MEMBERS} files, the limit");
@@ -200,15 +200,15 @@ fn add(members: &mut HashMap<String, Member>, name: String, member: Member) -> R
     Ok(())
 }
 
-/// Whether a name can be that of a file of an image, as the formats have them.
+/// Whether the formats have files with this name.
 fn is_of_an_image(name: &str) -> bool {
     name.starts_with("blobs/")
         || matches!(name, super::MARKER)
         || [".json", ".tar", ".tar.gz", ".tgz"].iter().any(|end| name.ends_with(end))
 }
 
-/// The name of a regular file or of a link, and what the link stands for: nothing when it leads out. `None` for folders
-/// and for names that no image has.
+/// The name of a regular file or a link, with the target of the link, which is `None` when it leads out of the archive.
+/// `None` for folders and for names that the formats do not have.
 #[allow(clippy::type_complexity, reason = "a link, or not; if so, to a file or out of the archive")]
 fn name_and_link<R: AsyncRead + Unpin>(entry: &Entry<R>) -> Result<Option<(String, Option<Option<String>>)>> {
     let kind = entry.header().entry_type();
@@ -240,7 +240,7 @@ fn name_and_link<R: AsyncRead + Unpin>(entry: &Entry<R>) -> Result<Option<(Strin
     })
 }
 
-/// A path of an archive below a folder of it, without `.` and `..`; `None` when it leads out.
+/// Normalises a path relative to a folder of the archive; `None` when it leads out of the archive.
 pub(super) fn clean(folder: &str, path: &str) -> Option<String> {
     let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
     for part in path.split('/') {
@@ -253,7 +253,7 @@ pub(super) fn clean(folder: &str, path: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// An error that the reader of archives gave, or that of the source that it carries.
+/// The error of the archive reader, or the error of the stream that it wraps.
 fn damaged(e: io::Error) -> Error {
     match e.downcast::<Error>() {
         Ok(inner) => inner,
@@ -265,7 +265,7 @@ fn cut_off() -> Error {
     Error::invalid("the image archive is cut off")
 }
 
-/// Reads no more bytes than are allowed at the moment.
+/// A reader with an adjustable limit.
 struct Allowed<R> {
     inner: R,
     left: Arc<AtomicU64>,

@@ -2,7 +2,7 @@
 
 use super::archive::clean;
 use super::files::Files;
-use super::image_layout::{Made, MadeBlob};
+use super::image_layout::{Generated, GeneratedBlob};
 use super::{IMAGE_NAME, REF_NAME};
 use crate::digest::Hasher;
 use crate::layer::ArchiveFormat;
@@ -15,13 +15,13 @@ use serde::Deserialize;
 use std::collections::HashMap;
 use std::io::Read;
 
-/// The file that names the images.
+/// The file that lists the images.
 pub(super) const IMAGES: &str = "manifest.json";
 
 /// An image of `manifest.json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Saved {
+struct SavedImage {
     config: String,
     #[serde(default)]
     repo_tags: Option<Vec<String>>,
@@ -29,34 +29,34 @@ struct Saved {
     layers: Option<Vec<String>>,
 }
 
-/// The most images and tags together.
+/// The largest number of images and tags together.
 const MAX_IMAGES: usize = 10_000;
-/// The most layers of all images together.
+/// The largest number of layers of all images together.
 const MAX_LAYERS: usize = 100_000;
-/// The most that is read of all configs together.
+/// The largest size of all configs together, in bytes.
 const MAX_CONFIGS: u64 = 64 << 20;
-/// The longest platform of a config, in bytes of JSON: each tag has a copy.
+/// The longest platform of a config, in bytes of JSON. Each tag gets a copy.
 const MAX_PLATFORM: usize = 4 << 10;
 
-/// What was read of the archive, by the name of the file that links lead to: images share layers, and may share configs.
+/// Converts images. It caches layers and configs by the name of their file, because images share them.
 #[derive(Default)]
-struct Seen {
+struct Converter {
     configs: HashMap<String, Config>,
     config_bytes: u64,
     layers: HashMap<String, Descriptor>,
 }
 
-/// What an image needs of its config.
+/// The parts of a config that an image needs.
 struct Config {
     descriptor: Descriptor,
     platform: Platform,
     diff_ids: Vec<Digest>,
 }
 
-/// Manifests and an index for the images of an archive. A layer that is not compressed is named by the diff ID of the
-/// config, which is checked when it is read; one that is compressed is read to know its digest.
-pub(super) fn images(files: &Files) -> Result<Made> {
-    let saved: Vec<Saved> = serde_json::from_slice(&files.read(IMAGES)?).map_err(|e| {
+/// Creates manifests and an index for the images of an archive. The digest of an uncompressed layer is the diff ID of
+/// the config, which is checked when the layer is read; a compressed layer is read here to compute its digest.
+pub(super) fn images(files: &Files) -> Result<Generated> {
+    let saved: Vec<SavedImage> = serde_json::from_slice(&files.read(IMAGES)?).map_err(|e| {
         Error::invalid("`manifest.json` of the image archive is not a list of images").with_source(e)
     })?;
     let count = |list: &Option<Vec<String>>| list.as_ref().map_or(0, Vec::len);
@@ -66,10 +66,10 @@ pub(super) fn images(files: &Files) -> Result<Made> {
     if saved.iter().map(|image| count(&image.layers)).sum::<usize>() > MAX_LAYERS {
         return Err(too_large(format!("names more than {MAX_LAYERS} layers, the limit")));
     }
-    let mut made = Made { index: ImageIndex::new(Vec::new()), blobs: HashMap::new() };
-    let mut seen = Seen::default();
+    let mut generated = Generated { index: ImageIndex::new(Vec::new()), blobs: HashMap::new() };
+    let mut converter = Converter::default();
     for image in saved {
-        let entry = seen.add_image(files, &image, &mut made.blobs)?;
+        let entry = converter.add_image(files, &image, &mut generated.blobs)?;
         let tags = image.repo_tags.unwrap_or_default();
         let named = tags.iter().filter_map(|name| Some((name, Reference::parse(name).ok()?)));
         let mut entries: Vec<Descriptor> = named
@@ -85,26 +85,26 @@ pub(super) fn images(files: &Files) -> Result<Made> {
         if entries.is_empty() {
             entries.push(entry);
         }
-        made.index.manifests.extend(entries);
+        generated.index.manifests.extend(entries);
     }
-    Ok(made)
+    Ok(generated)
 }
 
 fn too_large(what: String) -> Error {
     Error::new(ErrorKind::TooLarge, format!("`manifest.json` of the image archive {what}"))
 }
 
-impl Seen {
+impl Converter {
     fn add_image(
         &mut self,
         files: &Files,
-        image: &Saved,
-        blobs: &mut HashMap<Digest, MadeBlob>,
+        image: &SavedImage,
+        blobs: &mut HashMap<Digest, GeneratedBlob>,
     ) -> Result<Descriptor> {
         let config_name = file_name(files, &image.config)?;
         if !self.configs.contains_key(&config_name) {
             let config = self.read_config(files, &config_name)?;
-            blobs.insert(config.descriptor.digest.clone(), MadeBlob::File(config_name.clone()));
+            blobs.insert(config.descriptor.digest.clone(), GeneratedBlob::File(config_name.clone()));
             self.configs.insert(config_name.clone(), config);
         }
         let config = &self.configs[&config_name];
@@ -124,14 +124,14 @@ impl Seen {
                 Some(known) => known.clone(),
                 None => layer(files, &name, diff_id)?,
             };
-            blobs.insert(descriptor.digest.clone(), MadeBlob::File(name.clone()));
+            blobs.insert(descriptor.digest.clone(), GeneratedBlob::File(name.clone()));
             self.layers.insert(name, descriptor.clone());
             descriptors.push(descriptor);
         }
         let manifest = ImageManifest::new(config.descriptor.clone(), descriptors).to_bytes();
         let mut entry = Descriptor::of(media_type::OCI_MANIFEST, &manifest);
         entry.platform = Some(config.platform.clone());
-        blobs.insert(entry.digest.clone(), MadeBlob::Bytes(manifest.into()));
+        blobs.insert(entry.digest.clone(), GeneratedBlob::Bytes(manifest.into()));
         Ok(entry)
     }
 
@@ -181,7 +181,7 @@ fn layer(files: &Files, name: &str, diff_id: &Digest) -> Result<Descriptor> {
     }
 }
 
-/// The file of the archive that a name, or the link that it names, stands for.
+/// Resolves a name of `manifest.json` to a file of the archive.
 fn file_name(files: &Files, name: &str) -> Result<String> {
     let name = clean("", name).ok_or_else(|| {
         Error::invalid("`manifest.json` of the image archive names a file outside of it")

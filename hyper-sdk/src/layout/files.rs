@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where the files are.
+/// The files of a layout.
 #[derive(Clone, Debug)]
 pub(super) enum Files {
     Folder(PathBuf),
@@ -43,7 +43,7 @@ impl Files {
         }
     }
 
-    /// The name of the file that the links of an archive lead to.
+    /// Follows the links of an archive from a name.
     #[cfg(feature = "build")]
     pub(super) fn resolve(&self, name: String) -> Result<String> {
         match self {
@@ -69,17 +69,17 @@ impl Files {
     }
 }
 
-/// Opens a regular file below `root`. A link is followed where it leads to another file of the same kind: that of a blob
-/// to another blob.
+/// Opens a regular file below `root`. A link may only lead to another file below `root`, and from a blob only to
+/// another blob.
 fn open_inside(root: &Path, name: &str, what: &str) -> Result<(File, PathBuf)> {
     let path = root.join(name);
-    // Says first what kind of file it is, of one that a link leads to as well.
+    // Rejects other kinds of files first, also behind links.
     drop(small_file::open(&path, what, Kinds::Files)?);
     let failed = |e: io::Error| Error::io(format!("cannot read {what}"), &path, e);
     let top = root.canonicalize().map_err(failed)?;
     let found = path.canonicalize().map_err(failed)?;
     let inside = found.strip_prefix(&top).ok().filter(|inside| {
-        // A blob is another blob.
+        // A link at a blob must lead to a blob.
         !name.starts_with("blobs/") || inside.starts_with("blobs")
     });
     let Some(inside) = inside else {
@@ -90,7 +90,7 @@ fn open_inside(root: &Path, name: &str, what: &str) -> Result<(File, PathBuf)> {
     Ok((file, path))
 }
 
-/// Opens a regular file below `top`, and follows no link on the way: what was looked at may be another file by now.
+/// Opens a regular file below `top` without following links, because the checked file may have been replaced.
 fn open_without_links(top: &Path, inside: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -101,7 +101,7 @@ fn open_without_links(top: &Path, inside: &Path) -> io::Result<File> {
     let name = inside.file_name().ok_or(io::ErrorKind::IsADirectory)?;
     let file = File::from(rustix::fs::openat(&at, name, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it became another kind of file"));
+        return Err(io::Error::other("the file was replaced by another kind of file"));
     }
     Ok(file)
 }
@@ -114,7 +114,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
-    fn a_link_that_comes_after_the_look_is_not_followed() {
+    fn a_link_that_replaces_a_checked_file_is_not_followed() {
         let root = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         let top = root.path().canonicalize().unwrap();
@@ -129,7 +129,7 @@ mod tests {
         }
     }
 
-    /// Another process changes a link back and forth while the file is opened.
+    /// Another thread switches a link back and forth while the file is opened.
     #[test]
     fn a_link_that_changes_does_not_lead_out() {
         let root = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What a layout has: its index, manifests and blobs.
+//! The content of a layout: its index, manifests and blobs.
 
 use super::files::Files;
 use super::layout_file::LayoutFile;
@@ -13,28 +13,31 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The most bytes of manifests that the search for an image reads.
+/// The largest size of the manifests that the search for an image reads, in bytes.
 const MAX_MANIFESTS: u64 = 64 << 20;
 
 /// An OCI image layout in a folder or in an archive, to read from.
 ///
-/// Nothing is kept of the content: each call reads the files as they are. Clones are cheap. The functions block.
+/// Content is not cached: each call reads the files. Clones are cheap. The functions block.
 #[derive(Clone, Debug)]
 pub struct ImageLayout {
     files: Files,
-    made: Option<Arc<Made>>,
+    generated: Option<Arc<Generated>>,
 }
 
-/// What stands in the place of files that a layout has and an archive in another format lacks.
+/// The generated files of a layout, for an archive in another format.
 #[derive(Debug)]
-pub(super) struct Made {
+pub(super) struct Generated {
     pub(super) index: ImageIndex,
-    pub(super) blobs: HashMap<Digest, MadeBlob>,
+    pub(super) blobs: HashMap<Digest, GeneratedBlob>,
 }
 
 #[derive(Debug)]
-pub(super) enum MadeBlob {
-    #[cfg_attr(not(feature = "build"), expect(dead_code, reason = "only image archives have made blobs"))]
+pub(super) enum GeneratedBlob {
+    #[cfg_attr(
+        not(feature = "build"),
+        expect(dead_code, reason = "only image archives have generated blobs")
+    )]
     Bytes(Bytes),
     /// A file of the archive.
     #[cfg(feature = "build")]
@@ -42,14 +45,14 @@ pub(super) enum MadeBlob {
 }
 
 impl ImageLayout {
-    /// The layout in a folder. Nothing is read yet.
+    /// The layout in a folder. Reads nothing yet.
     pub fn in_folder(root: impl Into<PathBuf>) -> Self {
-        Self { files: Files::Folder(root.into()), made: None }
+        Self { files: Files::Folder(root.into()), generated: None }
     }
 
     #[cfg(feature = "build")]
-    pub(super) fn of_files(files: Files, made: Option<Made>) -> Self {
-        Self { files, made: made.map(Arc::new) }
+    pub(super) fn of_files(files: Files, generated: Option<Generated>) -> Self {
+        Self { files, generated: generated.map(Arc::new) }
     }
 
     /// The folder or the archive.
@@ -57,7 +60,7 @@ impl ImageLayout {
         self.files.path()
     }
 
-    /// Checks the marker of a layout, the file `oci-layout`. Programs that keep a cache in this form leave it out.
+    /// Checks the marker of a layout, the file `oci-layout`. Programs that use the format for a cache omit it.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] without a marker, [`ErrorKind::Unsupported`] when its version is not 1.
@@ -67,7 +70,7 @@ impl ImageLayout {
         struct Marker {
             image_layout_version: String,
         }
-        if self.made.is_some() {
+        if self.generated.is_some() {
             return Ok(());
         }
         let marker: Marker = serde_json::from_slice(&self.files.read(MARKER)?).map_err(|e| {
@@ -82,13 +85,13 @@ impl ImageLayout {
         Ok(())
     }
 
-    /// The index: what the layout has, with the tags.
+    /// The index of the layout, with the tags.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] without an index, [`ErrorKind::ManifestInvalid`] for a damaged one.
     pub fn index(&self) -> Result<ImageIndex> {
-        if let Some(made) = &self.made {
-            return Ok(made.index.clone());
+        if let Some(generated) = &self.generated {
+            return Ok(generated.index.clone());
         }
         serde_json::from_slice(&self.files.read(INDEX)?).map_err(|e| {
             Error::new(
@@ -100,20 +103,20 @@ impl ImageLayout {
         })
     }
 
-    fn made_blob(&self, digest: &Digest) -> Option<&MadeBlob> {
-        self.made.as_ref()?.blobs.get(digest)
+    fn generated_blob(&self, digest: &Digest) -> Option<&GeneratedBlob> {
+        self.generated.as_ref()?.blobs.get(digest)
     }
 
-    /// A small blob: a manifest or a config.
+    /// Reads a small blob: a manifest or a config.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when the layout does not have it, [`ErrorKind::DigestInvalid`] for other content,
-    /// [`ErrorKind::TooLarge`] above 16 MiB.
+    /// [`ErrorKind::NotFound`] when the layout does not have it, [`ErrorKind::DigestInvalid`] for content that does not
+    /// match, [`ErrorKind::TooLarge`] above 16 MiB.
     pub fn read_blob(&self, digest: &Digest) -> Result<Bytes> {
-        let bytes = match self.made_blob(digest) {
-            Some(MadeBlob::Bytes(bytes)) => return Ok(bytes.clone()),
+        let bytes = match self.generated_blob(digest) {
+            Some(GeneratedBlob::Bytes(bytes)) => return Ok(bytes.clone()),
             #[cfg(feature = "build")]
-            Some(MadeBlob::File(name)) => self.files.read(name)?,
+            Some(GeneratedBlob::File(name)) => self.files.read(name)?,
             None => self.files.read(&blob_path(digest))?,
         };
         let got = digest.algorithm().digest(&bytes);
@@ -130,16 +133,15 @@ impl ImageLayout {
     /// # Errors
     /// [`ErrorKind::NotFound`] when the layout does not have it.
     pub fn open_blob(&self, digest: &Digest) -> Result<LayoutFile> {
-        match self.made_blob(digest) {
-            Some(MadeBlob::Bytes(bytes)) => Ok(LayoutFile::of_bytes(bytes.clone())),
+        match self.generated_blob(digest) {
+            Some(GeneratedBlob::Bytes(bytes)) => Ok(LayoutFile::of_bytes(bytes.clone())),
             #[cfg(feature = "build")]
-            Some(MadeBlob::File(name)) => self.files.open(name),
+            Some(GeneratedBlob::File(name)) => self.files.open(name),
             None => self.files.open(&blob_path(digest)),
         }
     }
 
-    /// A manifest or an index by its digest. Its media type is that of the descriptor that names it, else what the
-    /// bytes say.
+    /// A manifest or an index by its digest. `media_type` is that of its descriptor; without it the bytes decide.
     ///
     /// # Errors
     /// [`ErrorKind::ManifestUnknown`] when the layout does not have it; those of [`Manifest::parse`].
@@ -158,8 +160,8 @@ impl ImageLayout {
         manifest.with_digest(digest)
     }
 
-    /// The manifest under a tag of the index, or under any digest. Of several under one tag the last counts, as for a
-    /// tag that moved.
+    /// The manifest with a tag of the index, or with a digest. Of several entries with one tag the last counts, as for
+    /// a moved tag.
     ///
     /// # Errors
     /// [`ErrorKind::ManifestUnknown`] when there is none; those of [`ImageLayout::manifest`].
@@ -179,7 +181,7 @@ impl ImageLayout {
         }
     }
 
-    /// The image for a platform under a digest, or else a tag, or else any name. Indexes are followed.
+    /// The image for a platform, by digest, or else by tag, or else under any name. Nested indexes are followed.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when there is none or one of its manifests is missing; [`ErrorKind::TooLarge`] when too
@@ -196,7 +198,7 @@ impl ImageLayout {
             (None, None) => true,
         };
         let mut found: Vec<Descriptor> = self.index()?.manifests.into_iter().filter(|d| named(&d)).collect();
-        // A digest may name something below the top level.
+        // A digest may be that of a nested manifest.
         if let (true, Some(digest)) = (found.is_empty(), digest) {
             found.push(Descriptor::new(crate::media_type::OCI_MANIFEST, digest.clone(), 0));
         }
@@ -206,7 +208,7 @@ impl ImageLayout {
             });
         };
         by_rank(&mut found);
-        // An index that names another one a thousand times does not make a thousand times the work.
+        // An index may name another index many times; it is read once.
         let (mut seen, mut bytes_read) = (HashSet::new(), 0);
         while let Some(descriptor) = found.pop() {
             if descriptor.platform.as_ref().is_some_and(|p| p.os != "unknown" && !platform.matches(p))

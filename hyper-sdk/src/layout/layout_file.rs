@@ -11,14 +11,14 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
-/// How much of a blob is read at once.
+/// The size of one read.
 const BLOCK: usize = 1 << 20;
 
-/// An open file of a layout. It is read from its beginning, whatever else reads the same file or archive.
+/// An open file of a layout. Its position is independent of other readers of the same file or archive.
 #[derive(Clone, Debug)]
 pub struct LayoutFile {
     content: Content,
-    /// Where it begins in the content.
+    /// The offset of the file in the content.
     start: u64,
     size: u64,
     at: u64,
@@ -44,7 +44,7 @@ impl LayoutFile {
         self.size
     }
 
-    /// All of a small file.
+    /// Reads a small file.
     #[cfg(feature = "build")]
     pub(super) fn read_small(mut self) -> Result<Vec<u8>> {
         if self.size > super::MAX_JSON {
@@ -57,11 +57,11 @@ impl LayoutFile {
         Ok(bytes)
     }
 
-    /// The content of the blob `digest`, or a part of it. The stream of the whole ends with an error when the bytes are
-    /// not those of the digest, or not as many as `announced`. Dropping it stops the reading.
+    /// The content of the blob `digest`, or a part of it. The stream of the whole blob ends with an error when the
+    /// bytes do not match the digest, or their number differs from `announced`. Dropping it stops the reading.
     ///
     /// # Errors
-    /// [`ErrorKind::RangeInvalid`] for a range that is not in the file.
+    /// [`ErrorKind::RangeInvalid`] for a range outside of the file.
     pub fn into_blob(
         mut self,
         digest: &Digest,
@@ -104,7 +104,7 @@ impl Read for LayoutFile {
     }
 }
 
-/// Reads on threads for blocking work, one block ahead. No thread is held while nobody takes a block.
+/// Reads on blocking threads, one block ahead. No thread is occupied while the stream is not polled.
 fn stream<R: Read + Send + 'static>(reader: R) -> ByteStream {
     enum State<R> {
         Start(R),

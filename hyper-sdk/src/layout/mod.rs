@@ -2,18 +2,18 @@
 //!
 //! ```text
 //!   oci-layout        {"imageLayoutVersion": "1.0.0"}
-//!   index.json        what there is; the annotation org.opencontainers.image.ref.name is the tag
+//!   index.json        the content; the annotation org.opencontainers.image.ref.name is the tag
 //!   blobs/ALG/HEX     manifests, configs and layers alike
 //! ```
 //!
-//! A layout was made by a stranger.
+//! The content of a layout is not trusted.
 //!
 //! # Invariants
-//! - Nothing outside of the layout is read: names come from checked digests, and a link that leads out is an error.
-//! - Opening never waits, and only regular files are read.
-//! - Manifests, indexes and configs are read up to a limit, and every digest is checked: that of a large blob while it
-//!   is read.
-//! - The index is written last, and each file appears whole or not at all.
+//! - Nothing outside of the layout is read: paths come from checked digests, and a link out of the layout is an error.
+//! - Opening a file never blocks, and only regular files are read.
+//! - Manifests, indexes and configs are read up to a limit, and every digest is checked, for a large blob while it is
+//!   read.
+//! - The index is written last, and each file appears completely or not at all.
 
 #[cfg(feature = "build")]
 mod archive;
@@ -42,17 +42,17 @@ use crate::{Digest, Error, Result};
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The annotation of a descriptor in the index that has the whole name, as containerd writes it.
 pub const IMAGE_NAME: &str = "io.containerd.image.name";
-/// The most that is read of an index, a manifest or a config.
+/// The largest index, manifest or config, in bytes.
 const MAX_JSON: u64 = 16 << 20;
 const MARKER: &str = "oci-layout";
 const INDEX: &str = "index.json";
 
-/// Where a layout has a blob.
+/// The path of a blob in a layout.
 pub(crate) fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
 }
 
-/// Whether an entry of the index has a tag: its name is the tag, or as some tools write it a whole reference.
+/// Whether an entry of the index has a tag. Its name is the tag or, from some tools, a whole reference.
 fn is_tagged(descriptor: &Descriptor, tag: &str) -> bool {
     descriptor
         .annotations
@@ -60,7 +60,7 @@ fn is_tagged(descriptor: &Descriptor, tag: &str) -> bool {
         .is_some_and(|name| name == tag || name.rsplit_once(':').is_some_and(|(_, t)| t == tag))
 }
 
-/// Runs work on files on a thread for blocking work.
+/// Runs file operations on a blocking thread.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

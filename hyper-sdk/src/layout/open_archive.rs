@@ -14,13 +14,13 @@ use tokio::io::AsyncRead;
 const WHAT: &str = "the image archive";
 
 impl ImageLayout {
-    /// Opens a file with an archive of a layout or with what `docker save` wrote. A plain archive is read where it lies.
-    /// One that is compressed with gzip, bzip2, xz or zstd is unpacked into a folder in `scratch`, which is removed with
-    /// the last clone of the result.
+    /// Opens an archive file of a layout or of `docker save`. A plain archive is read in place. An archive that is
+    /// compressed with gzip, bzip2, xz or zstd is unpacked into a folder in `scratch`, which is removed with the last
+    /// clone of the result.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::NotFound`] when there is no such file; [`crate::ErrorKind::Invalid`] for what is not such an archive, or
-    /// damaged. Dropping the future stops the reading and leaves nothing.
+    /// [`crate::ErrorKind::NotFound`] when there is no such file; [`crate::ErrorKind::Invalid`] for a file that is not
+    /// such an archive, or is damaged. Dropping the future stops the reading and leaves no files.
     pub async fn open_archive(file: &Path, scratch: &Path) -> Result<Self> {
         let path = file.to_owned();
         let opened = blocking(move || {
@@ -40,8 +40,8 @@ impl ImageLayout {
         Self::of_archive(archive.map_err(about)?).await
     }
 
-    /// Reads an archive from a stream: see [`ImageLayout::open_archive`]. Its files are unpacked into a folder in `scratch`
-    /// as they arrive.
+    /// Reads an archive from a stream: see [`ImageLayout::open_archive`]. Its files are unpacked into a folder in
+    /// `scratch` while they arrive.
     ///
     /// # Errors
     /// Those of [`ImageLayout::open_archive`] and of the stream.
@@ -59,8 +59,8 @@ impl ImageLayout {
                                neither `index.json` nor `manifest.json`";
                 return Err(Error::invalid(message).with_context("archive", about));
             }
-            let made = if has_index { None } else { Some(docker::images(&files)?) };
-            let layout = Self::of_files(files, made);
+            let generated = if has_index { None } else { Some(docker::images(&files)?) };
+            let layout = Self::of_files(files, generated);
             layout.check_version()?;
             layout.index()?;
             Ok(layout)

@@ -1,4 +1,4 @@
-//! Layouts of strangers, archives in every form, and what the writer makes.
+//! Tests of untrusted layouts, of archives in every format, and of the writer.
 
 use super::*;
 use crate::ErrorKind;
@@ -81,7 +81,7 @@ async fn content(layout: &ImageLayout, digest: &Digest, range: Option<ByteRange>
     Ok(blocks.concat())
 }
 
-/// Checks that a layout has the sample image, whole.
+/// Checks that a layout has the complete sample image.
 async fn assert_sample(layout: &ImageLayout) {
     let (manifest, _, config, config_bytes, layer) = parts();
     let tag = ManifestReference::Tag(Tag::parse("v1").unwrap());
@@ -95,11 +95,11 @@ async fn assert_sample(layout: &ImageLayout) {
 }
 
 #[tokio::test]
-async fn what_is_written_is_read_back() {
+async fn a_written_layout_can_be_read() {
     let sample = sample().await;
     assert_sample(&sample.layout()).await;
     sample.layout().check_version().unwrap();
-    // Again into the same folder: the index is replaced.
+    // A second layout in the same folder replaces the index.
     LayoutWriter::new(&ImageIndex::new(vec![])).write_folder(sample.folder.path()).await.unwrap();
     assert!(sample.layout().index().unwrap().manifests.is_empty());
     assert_eq!(content(&sample.layout(), &sample.layer.digest, None).await.unwrap(), LAYER);
@@ -108,7 +108,7 @@ async fn what_is_written_is_read_back() {
 }
 
 #[tokio::test]
-async fn a_blob_of_another_size_than_announced_is_not_written() {
+async fn a_blob_with_a_wrong_size_is_not_written() {
     for announced in [LAYER.len() as u64 - 1, LAYER.len() as u64 + 1] {
         let (.., layer) = parts();
         for tar in [false, true] {
@@ -173,7 +173,7 @@ async fn links_inside_are_followed_and_links_out_are_not() {
         let read = content(&sample.layout(), &sample.layer.digest, Some(ByteRange::FromTo(0, Some(0)))).await;
         assert_eq!(read.is_ok(), fits, "{}: {read:?}", target.display());
     }
-    // Neither may the folders or the index lead out.
+    // Links at the folders or the index must not lead out either.
     for name in ["blobs", INDEX, MARKER] {
         let moved = outside.path().join(name);
         std::fs::rename(root.join(name), &moved).unwrap();
@@ -188,13 +188,13 @@ async fn links_inside_are_followed_and_links_out_are_not() {
         std::fs::remove_file(root.join(name)).unwrap();
         std::fs::rename(&moved, root.join(name)).unwrap();
     }
-    // The folder itself is where its user says.
+    // The folder itself may be a link.
     symlink(root, outside.path().join("link")).unwrap();
     assert_sample(&ImageLayout::in_folder(outside.path().join("link"))).await;
 }
 
 #[tokio::test]
-async fn what_is_not_a_regular_file_is_named() {
+async fn the_error_names_the_kind_of_a_file_that_is_not_regular() {
     let sample = sample().await;
     let pipe = |path: &Path| {
         std::fs::remove_file(path).unwrap();
@@ -245,9 +245,9 @@ async fn damaged_and_missing_content_is_an_error() {
     assert_eq!(layout.check_version().unwrap_err().kind(), ErrorKind::Unsupported);
 }
 
-/// Each index names the next one a thousand times: without memory of what was seen the search never ends.
+/// Each index names the next one a thousand times: a search that reads an index more than once never ends.
 #[tokio::test]
-async fn indexes_of_indexes_are_searched_once_each() {
+async fn each_nested_index_is_read_once() {
     let sample = sample().await;
     let mut entry = Descriptor::of(media_type::OCI_INDEX, b"missing");
     entry.platform = Some("other/other".parse().unwrap());
@@ -259,7 +259,7 @@ async fn indexes_of_indexes_are_searched_once_each() {
     sample.write_index(&ImageIndex::new(vec![entry]));
     let e = sample.layout().find_image(None, None, &Platform::host()).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::NotFound);
-    // And many large ones are too much.
+    // Many large indexes exceed the limit.
     let large = |n: usize| {
         let mut index = ImageIndex::new(vec![]);
         index.annotations.insert("k".to_owned(), n.to_string().repeat(14 << 20));
@@ -275,7 +275,7 @@ async fn indexes_of_indexes_are_searched_once_each() {
 
 type Files = BTreeMap<String, Vec<u8>>;
 
-/// The files of the sample as they are in an archive.
+/// The files of the sample in an archive.
 fn layout_files() -> Files {
     let (manifest, bytes, config, config_bytes, layer) = parts();
     let index = ImageIndex::new(vec![manifest.clone()]).to_bytes();
@@ -343,7 +343,7 @@ async fn archives_of_layouts_are_read_from_files_and_streams() {
             assert_sample(&layout.unwrap()).await;
         }
     }
-    // What was unpacked goes with the layout.
+    // The unpacked files are removed with the layout.
     let names: Vec<_> = std::fs::read_dir(scratch.path())
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
@@ -351,7 +351,7 @@ async fn archives_of_layouts_are_read_from_files_and_streams() {
     assert!(names.iter().all(|name| name.ends_with(".tar")), "{names:?}");
 }
 
-/// The files of an archive as `docker save` wrote it before it wrote layouts.
+/// The files of an archive in the old format of `docker save`.
 fn docker_files(layer: &[u8], layer_name: &str) -> Files {
     let (.., config_bytes, _) = parts();
     let list = format!(
@@ -397,14 +397,14 @@ async fn archives_of_docker_save_are_read() {
         assert_eq!(*layer, Descriptor::of(media_type::OCI_LAYER_GZIP, &packed));
         assert_eq!(content(&layout, &layer.digest, None).await.unwrap(), packed);
     }
-    // One that is not what the config says is found out.
+    // A layer that does not match the config is an error.
     for layout in open(&tar_of(&docker_files(b"forged", "1/layer.tar"), &[]), scratch.path()).await {
         let e = content(&layout.unwrap(), &layer.digest, None).await.unwrap_err();
         assert_eq!(e.kind(), ErrorKind::DigestInvalid);
     }
 }
 
-/// Names of a few bytes that stand for much work or memory each.
+/// Short names that cause much work or memory each.
 #[tokio::test]
 async fn archives_of_docker_save_that_name_too_much_are_rejected() {
     let scratch = tempfile::tempdir().unwrap();
@@ -460,7 +460,7 @@ async fn hostile_archives_are_rejected() {
     let plain = tar_of(&layout_files(), &[]);
     let (.., layer) = parts();
     let mut up = plain.clone();
-    // The name of the first file, with another sum of the header.
+    // Changes the name of the first file, and the checksum of its header.
     up[..7].copy_from_slice(b"../../x");
     let sum: u32 = (0..512).map(|at| if (148..156).contains(&at) { 32 } else { u32::from(up[at]) }).sum();
     up[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
@@ -503,7 +503,7 @@ async fn hostile_archives_are_rejected() {
             assert!(why.split('|').any(|why| e.contains(why)), "{why}: {e}");
         }
     }
-    // A file that is promised and not there is an error when the archive is opened.
+    // A missing file is an error when the archive is opened.
     let cut = &plain[..plain.len() - 1024 - 512];
     for result in open(cut, scratch.path()).await {
         assert!(result.is_err() || content(&result.unwrap(), &layer.digest, None).await.is_err());
@@ -517,7 +517,7 @@ async fn hostile_archives_are_rejected() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_given_up_leaves_nothing() {
+async fn a_dropped_stream_leaves_no_files() {
     let scratch = tempfile::tempdir().unwrap();
     let bytes = tar_of(&layout_files(), &[]);
     let (mut sender, receiver) = tokio::io::duplex(1024);

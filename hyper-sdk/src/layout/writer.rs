@@ -1,4 +1,4 @@
-//! Writes a layout, as a folder or as a tar.
+//! Writes a layout, as a folder or as a tar archive.
 
 use super::{INDEX, MARKER, blob_path, blocking};
 use crate::atomic_file::write_atomically;
@@ -52,7 +52,7 @@ pub struct LayoutWriter {
     streams: BTreeMap<String, Stream>,
 }
 
-/// A file of the layout: its bytes, or a blob that comes as a stream.
+/// A file of the layout: its bytes, or a blob from a stream.
 #[derive(Debug)]
 enum Part {
     Bytes(Bytes),
@@ -79,22 +79,22 @@ impl LayoutWriter {
         writer
     }
 
-    /// Adds a file beside the index that is no part of the specification.
+    /// Adds a file next to the index that is not part of the specification.
     pub(crate) fn add_file(&mut self, name: &str, content: impl Into<Bytes>) {
         self.parts.insert(name.to_owned(), Part::Bytes(content.into()));
     }
 
-    /// Adds a blob in memory.
+    /// Adds a blob from memory.
     pub fn add_bytes(&mut self, digest: &Digest, content: impl Into<Bytes>) {
         self.add_file(&blob_path(digest), content);
     }
 
-    /// Whether there is a blob already.
+    /// Whether a blob was added already.
     pub fn has_blob(&self, digest: &Digest) -> bool {
         self.parts.contains_key(&blob_path(digest))
     }
 
-    /// Adds a blob that is read while the layout is written. Its stream has to check it.
+    /// Adds a blob that is read while the layout is written. Its stream must check the digest.
     pub fn add_blob(&mut self, digest: &Digest, blob: BlobReader) {
         let (sender, reader) = byte_channel(BLOCKS);
         let path = blob_path(digest);
@@ -102,19 +102,20 @@ impl LayoutWriter {
         self.streams.insert(path, Stream { stream: blob.stream, sender });
     }
 
-    /// Writes the layout into a folder, the index last. Blobs that are there stay. An index that is there is replaced:
-    /// the last of two writers at once counts.
+    /// Writes the layout into a folder, the index last. Existing blobs stay, and an existing index is replaced; of two
+    /// concurrent writers the last one counts.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] with the path; those of the blobs. No file is left half-written, also when the future is
+    /// [`ErrorKind::Io`] with the path; those of the blobs. No file is left partially written, even when the future is
     /// dropped.
     pub async fn write_folder(self, destination: &Path) -> Result<()> {
         let destination = destination.to_owned();
         self.write(move |parts| write_folder(parts, &destination)).await
     }
 
-    /// Writes the layout as a tar whose entries are sorted and have the time `mtime`, in seconds since 1970. It appears
-    /// under its name when it is whole; what is not a regular file, such as `/dev/stdout`, is written as it comes.
+    /// Writes the layout as a tar archive with sorted entries, which have the time `mtime`, in seconds since 1970. The
+    /// file appears under its name when it is complete; a path that is not a regular file, such as `/dev/stdout`, is
+    /// written directly.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] with the path; those of the blobs.
@@ -165,7 +166,7 @@ fn write_tar(parts: BTreeMap<String, Part>, destination: &Path, mtime: i64) -> R
     })
 }
 
-/// Fails when other than as many bytes come as were announced: the header of a tar entry has the size.
+/// A reader that fails when the content does not have the announced size, which the header of a tar entry already has.
 struct Exact {
     inner: ByteReader,
     left: u64,
@@ -177,7 +178,9 @@ impl Read for Exact {
         let wrong = |what| Err(Error::new(ErrorKind::SizeInvalid, what).into());
         match self.left.checked_sub(count as u64) {
             None => wrong("a blob is longer than announced"),
-            Some(left) if count == 0 && left > 0 && !buffer.is_empty() => wrong("a blob ended early"),
+            Some(left) if count == 0 && left > 0 && !buffer.is_empty() => {
+                wrong("a blob is shorter than announced")
+            }
             Some(left) => {
                 self.left = left;
                 Ok(count)
@@ -199,7 +202,7 @@ fn write_folder(parts: BTreeMap<String, Part>, destination: &Path) -> Result<()>
         }
         write_part(&target, part)?;
     }
-    // The index names the rest, so it comes last.
+    // The index references the other files, so it is written last.
     last.map_or(Ok(()), |(target, part)| write_part(&target, part))
 }
 

@@ -1,6 +1,6 @@
 //! The image configuration (image-spec, config.md), with Docker's additions.
 //!
-//! A superset of both: `Healthcheck`, `OnBuild` and `Shell` are typed, anything else unknown survives in `extra`.
+//! It is a superset of both: `Healthcheck`, `OnBuild` and `Shell` are typed; other unknown fields are kept in `extra`.
 
 use super::{Extra, nullable, text_list, text_map};
 use crate::platform::Platform;
@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// An image's configuration: platform, what to run, layers and history.
+/// The configuration of an image: platform, container configuration, layers and history.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImageConfig {
-    /// When the image was made, in RFC 3339.
+    /// The creation time, in RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
-    /// Who made the image.
+    /// The author.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
     /// The architecture.
@@ -38,7 +38,7 @@ pub struct ImageConfig {
         skip_serializing_if = "Vec::is_empty"
     )]
     pub os_features: Vec<String>,
-    /// What a container of the image runs, and how.
+    /// The configuration of containers of the image.
     #[serde(default, deserialize_with = "nullable")]
     pub config: ContainerConfig,
     /// The layers, as diff IDs.
@@ -46,13 +46,13 @@ pub struct ImageConfig {
     /// One entry for each instruction.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<History>,
-    /// Fields that Hyper does not know.
+    /// Unknown fields.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
 impl ImageConfig {
-    /// The config of an empty image for a platform.
+    /// The config of an image without layers for a platform.
     pub fn empty(platform: &Platform) -> Self {
         Self {
             architecture: platform.architecture.clone(),
@@ -66,7 +66,7 @@ impl ImageConfig {
     /// Parses the JSON of a config.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] with the place where the JSON does not fit.
+    /// [`ErrorKind::Invalid`] with the position in the JSON.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         serde_json::from_slice(bytes).map_err(|e| {
             Error::new(ErrorKind::Invalid, "the image config is not valid JSON of an image config")
@@ -79,9 +79,8 @@ impl ImageConfig {
         serde_json::to_vec(self).expect("maps with string keys and strings always serialise")
     }
 
-    /// Forgets the fields that Hyper does not know, as of a base image: they are about that image (its container, its
-    /// cache), and would be wrong of what is built on it. `StopTimeout` says how a container ends, and stays. Fields
-    /// that say nothing go, too.
+    /// Removes unknown fields from the config of a base image: they describe that image (its container, its cache) and
+    /// would be wrong for an image that is built on it. `StopTimeout` is kept. Empty fields are removed too.
     pub fn forget_unknown_fields(&mut self) {
         let is_given = |text: &String| !text.is_empty();
         self.author = self.author.take().filter(is_given);
@@ -109,7 +108,7 @@ impl ImageConfig {
     }
 }
 
-/// What a container runs, and how (image-spec, config.md, `config`).
+/// The configuration of containers (image-spec, config.md, `config`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ContainerConfig {
@@ -122,13 +121,13 @@ pub struct ContainerConfig {
     /// Environment: `NAME=value`.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
-    /// What always runs; `None` and an empty list differ for inheritance.
+    /// The entrypoint; `None` and an empty list differ for inheritance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
     /// Default arguments, or the command when there is no entrypoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
-    /// Paths that hold data of their own.
+    /// The paths of volumes.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, Value>,
     /// The working directory.
@@ -143,7 +142,7 @@ pub struct ContainerConfig {
     /// Whether `Cmd` is one escaped string (Windows).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args_escaped: Option<bool>,
-    /// How to see whether a container is healthy (Docker).
+    /// The health check (Docker).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Healthcheck>,
     /// Instructions for images that are built from this one (Docker).
@@ -152,7 +151,7 @@ pub struct ContainerConfig {
     /// The shell of the shell form (Docker).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shell: Option<Vec<String>>,
-    /// Fields that Hyper does not know.
+    /// Unknown fields.
     #[serde(flatten)]
     pub extra: Extra,
 }
@@ -179,7 +178,7 @@ pub struct Healthcheck {
     /// Failures in a row that make a container unhealthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<i64>,
-    /// Fields that Hyper does not know.
+    /// Unknown fields.
     #[serde(flatten)]
     pub extra: Extra,
 }
@@ -201,16 +200,16 @@ impl Default for RootFs {
     }
 }
 
-/// How an image came about, one instruction.
+/// An entry of the history, for one instruction.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
-    /// When, in RFC 3339.
+    /// The time, in RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
-    /// By which command.
+    /// The command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_by: Option<String>,
-    /// By whom.
+    /// The author.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
     /// A comment.
@@ -219,7 +218,7 @@ pub struct History {
     /// Whether the instruction made no layer.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "std::ops::Not::not")]
     pub empty_layer: bool,
-    /// Fields that Hyper does not know.
+    /// Unknown fields.
     #[serde(flatten)]
     pub extra: Extra,
 }
@@ -228,9 +227,9 @@ pub struct History {
 mod tests {
     use super::*;
 
-    /// What programs in Go read as empty.
+    /// Programs in Go read `null` as empty.
     #[test]
-    fn whatever_is_null_is_empty() {
+    fn null_values_are_empty() {
         let config = ImageConfig::parse(
             br#"{"created":null,"author":null,"architecture":null,"os":null,"os.features":[null],"config":null,
                 "rootfs":{"type":"layers","diff_ids":null},"history":null}"#,
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_known_or_unknown_is_lost() {
+    fn known_and_unknown_fields_are_kept() {
         let text = serde_json::json!({
             "architecture": "amd64", "os": "linux", "variant": "v2", "future": [1],
             "config": {"Healthcheck": {"Test": ["CMD", "true"], "Retries": 3, "New": 1}, "OnBuild": ["RUN x"],
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_about_the_base_is_forgotten() {
+    fn fields_about_the_base_image_are_removed() {
         let mut config = ImageConfig::parse(
             br#"{"architecture":"amd64","os":"linux","variant":"v2","author":"me","docker_version":"1","os.features":["f"],
                 "config":{"Healthcheck":{"Test":["NONE"],"New":1},"Shell":["s"],"OnBuild":["RUN x"],"StopTimeout":3,
@@ -287,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn nulls_of_go_are_empty() {
+    fn null_collections_are_empty() {
         let config = ImageConfig::parse(
             br#"{"architecture":"amd64","os":"linux","config":{"Volumes":null,"Cmd":null,"Labels":null,"OnBuild":null},
                 "rootfs":{"type":"layers","diff_ids":null},"history":null}"#,

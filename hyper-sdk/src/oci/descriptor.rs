@@ -5,18 +5,18 @@ use crate::Digest;
 use crate::platform::Platform;
 use serde::{Deserialize, Serialize};
 
-/// Names some content by media type, digest and size.
+/// Identifies content by media type, digest and size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
-    /// The media type of the content; empty when the descriptor names none.
+    /// The media type of the content; empty when the descriptor has none.
     #[serde(default, deserialize_with = "super::nullable")]
     pub media_type: String,
     /// The digest of the content.
     pub digest: Digest,
     /// The size of the content in bytes.
     pub size: u64,
-    /// Where else the content can be had.
+    /// Alternative URLs of the content.
     #[serde(default, deserialize_with = "super::text_list", skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
     /// Annotations of the descriptor.
@@ -28,10 +28,10 @@ pub struct Descriptor {
     /// The type of the artifact that the content is the manifest of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
-    /// The platform that the content, a manifest, is for.
+    /// The platform of the image, when the content is a manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
-    /// Fields that Hyper does not know.
+    /// Unknown fields.
     #[serde(flatten)]
     pub extra: Extra,
 }

@@ -28,7 +28,7 @@ pub struct ImageManifest {
     /// Annotations.
     #[serde(default, deserialize_with = "super::text_map", skip_serializing_if = "Annotations::is_empty")]
     pub annotations: Annotations,
-    /// Fields that Hyper does not know.
+    /// Unknown fields.
     #[serde(flatten)]
     pub extra: Extra,
 }
@@ -75,7 +75,7 @@ pub struct ImageIndex {
     /// Annotations.
     #[serde(default, deserialize_with = "super::text_map", skip_serializing_if = "Annotations::is_empty")]
     pub annotations: Annotations,
-    /// Fields that Hyper does not know.
+    /// Unknown fields.
     #[serde(flatten)]
     pub extra: Extra,
 }
@@ -113,7 +113,7 @@ pub enum ManifestBody {
     Index(ImageIndex),
 }
 
-/// A manifest or index: the bytes that its digest is of, its media type and its parsed form.
+/// A manifest or index: its original bytes, its digest, its media type and its parsed form.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
     bytes: Bytes,
@@ -123,13 +123,13 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Parses bytes that came with the media type `content_type` (parameters are dropped).
+    /// Parses bytes with the media type `content_type`, whose parameters are ignored.
     ///
     /// The digest is SHA-256; see [`Manifest::with_digest`] for content with another digest.
     ///
     /// # Errors
-    /// [`ErrorKind::ManifestInvalid`] when the bytes are not such a manifest, its inner `mediaType` says otherwise, or
-    /// the media type is not one of OCI manifest, OCI index, Docker schema 2 manifest and Docker manifest list.
+    /// [`ErrorKind::ManifestInvalid`] when the bytes are not such a manifest, their field `mediaType` differs, or the
+    /// media type is not one of OCI manifest, OCI index, Docker schema 2 manifest and Docker manifest list.
     pub fn parse(bytes: impl Into<Bytes>, content_type: &str) -> Result<Self> {
         let bytes = bytes.into();
         let outer = media_type::essence(content_type);
@@ -154,19 +154,21 @@ impl Manifest {
                     .to_owned(),
             ));
         } else {
-            return Err(invalid(format!("the media type `{outer}` is not of a manifest that is supported")));
+            return Err(invalid(format!("the media type `{outer}` is not a supported manifest type")));
         };
         if version != 2 {
             return Err(invalid(format!("schemaVersion is {version}, expected 2")));
         }
         if let Some(inner) = inner.filter(|i| *i != outer) {
-            return Err(invalid(format!("the manifest says mediaType {inner}, its content type is {outer}")));
+            return Err(invalid(format!(
+                "the field `mediaType` is {inner}, but the content type is {outer}"
+            )));
         }
         let digest = Digest::sha256(&bytes);
         Ok(Self { bytes, media_type: outer, digest, body })
     }
 
-    /// Parses bytes whose media type is not known from outside: by `mediaType`, else by their fields.
+    /// Parses bytes without a given media type. The field `mediaType` decides, else the other fields.
     ///
     /// # Errors
     /// As [`Manifest::parse`].
@@ -192,7 +194,7 @@ impl Manifest {
     /// Checks that the bytes have `digest` and keeps it as the manifest's digest.
     ///
     /// # Errors
-    /// [`ErrorKind::DigestInvalid`] when they have another.
+    /// [`ErrorKind::DigestInvalid`] when they have another digest.
     pub fn with_digest(mut self, digest: &Digest) -> Result<Self> {
         let got = digest.algorithm().digest(&self.bytes);
         if got != *digest {
@@ -204,7 +206,7 @@ impl Manifest {
         Ok(self)
     }
 
-    /// The bytes, exactly as they came.
+    /// The original bytes.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
@@ -224,7 +226,7 @@ impl Manifest {
         &self.body
     }
 
-    /// The image manifest, if it is one.
+    /// The image manifest; `None` for an index.
     pub fn image(&self) -> Option<&ImageManifest> {
         match &self.body {
             ManifestBody::Image(m) => Some(m),
@@ -232,7 +234,7 @@ impl Manifest {
         }
     }
 
-    /// The index, if it is one.
+    /// The index; `None` for an image manifest.
     pub fn index(&self) -> Option<&ImageIndex> {
         match &self.body {
             ManifestBody::Index(i) => Some(i),
@@ -273,7 +275,7 @@ impl Manifest {
     }
 }
 
-/// Reads JSON, and names the field that is wrong.
+/// Parses JSON; the error names the invalid field.
 fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_manifest_is_refused_with_a_reason() {
+    fn an_invalid_manifest_is_rejected_with_a_reason() {
         for (bytes, kind, why) in [
             (&b"{"[..], media_type::OCI_MANIFEST, "not valid JSON"),
             (b"{}", media_type::OCI_MANIFEST, "missing field `schemaVersion`"),
@@ -333,13 +335,13 @@ mod tests {
             (br#"{"schemaVersion":2,"annotations":{"a":1}}"#, media_type::OCI_INDEX, "`annotations.a`"),
             (br#"{"schemaVersion":"2"}"#, media_type::OCI_INDEX, "`schemaVersion`"),
             (b"{}", media_type::DOCKER_SCHEMA1, "schema 1"),
-            (b"{}", "text/plain", "not of a manifest"),
+            (b"{}", "text/plain", "not a supported manifest"),
             (br#"{"schemaVersion":1,"manifests":[]}"#, media_type::OCI_INDEX, "expected 2"),
             (br#"{"schemaVersion":2,"manifests":[],"layers":[]}"#, media_type::OCI_INDEX, "both"),
             (
                 br#"{"schemaVersion":2,"mediaType":"x","manifests":[]}"#,
                 media_type::OCI_INDEX,
-                "says mediaType x",
+                "`mediaType` is x",
             ),
         ] {
             let e = Manifest::parse(bytes, kind).unwrap_err();
@@ -348,9 +350,9 @@ mod tests {
         }
     }
 
-    /// What Go programs write for what they leave empty, and what other registries take.
+    /// Programs in Go write `null` for empty values, and other registries accept it.
     #[test]
-    fn empty_things_may_be_null() {
+    fn empty_values_may_be_null() {
         let digest = Digest::sha256("x");
         let descriptor = format!(
             r#"{{"digest":"{digest}","size":1,"urls":null,"annotations":null,"data":null,"artifactType":null,"platform":{{}}}}"#

@@ -1,4 +1,4 @@
-//! Conversions from and to the types of the crate [`oci_spec`], for programs that have these.
+//! Conversions from and to the types of the crate [`oci_spec`].
 //!
 //! ```
 //! use hyper_sdk::media_type;
@@ -8,21 +8,21 @@
 //! let manifest = oci_spec::image::ImageManifest::from(ImageManifest::new(config.clone(), vec![]));
 //! assert_eq!(manifest.config().media_type(), &oci_spec::image::MediaType::ImageConfig);
 //!
-//! // The way back may fail: a digest of `oci_spec` can have an algorithm that Hyper does not know.
+//! // The reverse conversion may fail: a digest of `oci_spec` can have an algorithm that Hyper does not support.
 //! let config_again = Descriptor::try_from(manifest.config().clone())?;
 //! assert_eq!(config_again, config);
 //! # Ok::<_, hyper_sdk::Error>(())
 //! ```
 //!
-//! What the other side has no place for is lost:
+//! Values without a counterpart are lost:
 //!
-//! | way | lost |
+//! | conversion | lost |
 //! |---|---|
-//! | to `oci_spec` | fields that Hyper does not know (`extra`); `Healthcheck`, `OnBuild`, `Shell` and `ArgsEscaped` of a config; the values of `ExposedPorts` and `Volumes`, which are empty objects |
-//! | from `oci_spec` | the reserved `features` of a platform; the difference between an empty list, map or text and none |
+//! | to `oci_spec` | unknown fields (`extra`); `Healthcheck`, `OnBuild`, `Shell` and `ArgsEscaped` of a config; the values of `ExposedPorts` and `Volumes`, which are empty objects |
+//! | from `oci_spec` | the reserved `features` of a platform; the difference between a missing and an empty list, map or text |
 //!
-//! The bytes of a manifest are never those of the original after a conversion, so neither is the digest: keep
-//! [`Manifest`](super::Manifest) for content that is addressed.
+//! A conversion changes the bytes of a manifest, and therefore its digest: keep the [`Manifest`](super::Manifest) for
+//! content-addressed data.
 
 use super::{
     Annotations, ContainerConfig, Descriptor, Extra, History, ImageConfig, ImageIndex, ImageManifest, RootFs,
@@ -34,7 +34,7 @@ use oci_spec::image as spec;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 
-/// Nothing in the place of what is empty.
+/// `None` for an empty value.
 fn some<T: IntoIterator>(list: T) -> Option<T>
 where
     for<'a> &'a T: IntoIterator,
@@ -54,7 +54,7 @@ fn map_of_spec(map: &Option<HashMap<String, String>>) -> Annotations {
     map.iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// The keys of a map of Go whose values are empty objects.
+/// The keys of a Go set, a map with empty objects as values.
 fn set_to_spec(map: BTreeMap<String, Value>) -> Option<Vec<String>> {
     some(map).map(|map| map.into_keys().collect())
 }
@@ -77,8 +77,7 @@ fn media_type(text: &str) -> spec::MediaType {
 
 impl From<Digest> for spec::Digest {
     fn from(digest: Digest) -> Self {
-        Self::try_from(digest.as_str())
-            .expect("a checked digest of SHA-256 or SHA-512 is one of `oci_spec`, too")
+        Self::try_from(digest.as_str()).expect("a valid digest of SHA-256 or SHA-512 is valid in `oci_spec`")
     }
 }
 
@@ -119,7 +118,7 @@ impl From<Platform> for spec::Platform {
     }
 }
 
-/// [`spec::Arch`] by its name. Its own conversion takes `armbe` for `arm64be`.
+/// [`spec::Arch`] by its name. Its own conversion parses `armbe` as `arm64be`.
 fn architecture(name: &str) -> spec::Arch {
     match name {
         "armbe" => spec::Arch::ARMbe,
@@ -128,7 +127,7 @@ fn architecture(name: &str) -> spec::Arch {
 }
 
 impl From<spec::Platform> for Platform {
-    /// The names are kept as they are: they are not normalised.
+    /// The names are not normalised.
     fn from(platform: spec::Platform) -> Self {
         Self {
             architecture: platform.architecture().to_string(),

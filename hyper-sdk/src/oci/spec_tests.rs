@@ -1,4 +1,5 @@
-//! Random values go both ways, and what Hyper writes parses as the types of `oci_spec`.
+//! Tests with random values: conversions in both directions, and parsing of the JSON of Hyper with the types of
+//! `oci_spec`.
 
 use super::*;
 use crate::platform::Platform;
@@ -135,7 +136,7 @@ fn config() -> impl Strategy<Value = ImageConfig> {
     )
 }
 
-/// A value that goes to the other type and back is the same.
+/// Checks that a value is the same after a conversion to the other type and back.
 fn there_and_back<T, S>(value: T) -> Result<(), TestCaseError>
 where
     T: Clone + PartialEq + std::fmt::Debug + TryFrom<S>,
@@ -149,8 +150,8 @@ where
     Ok(())
 }
 
-/// What Hyper writes is read by the other types as the same value. Their platform has other names of the fields for the
-/// version and the features of a system, and takes `armbe` for something else.
+/// Checks that the other types parse the JSON of Hyper as the same value. Their platform has other names for the
+/// version and the features of a system, and parses `armbe` differently.
 fn read_by_spec<T, S>(value: &T) -> S
 where
     T: serde::Serialize,
@@ -169,7 +170,7 @@ fn plain(mut descriptor: Descriptor) -> Descriptor {
 
 proptest! {
     #[test]
-    fn values_go_both_ways(
+    fn values_are_converted_in_both_directions(
         platform in platform(),
         descriptor in descriptor(),
         manifest in manifest(),
@@ -188,7 +189,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_written_parses_as_the_same_value(
+    fn the_json_of_hyper_parses_as_the_same_value(
         descriptor in descriptor(),
         manifest in manifest(),
         index in index(),
@@ -206,7 +207,7 @@ proptest! {
         index.subject = index.subject.map(plain);
         prop_assert_eq!(read_by_spec::<_, spec::ImageIndex>(&index), index.into());
         config.architecture = config.architecture.replace("armbe", "arm");
-        // These come back in any order.
+        // The order of these is not kept.
         config.config.exposed_ports.clear();
         config.config.volumes.clear();
         prop_assert_eq!(read_by_spec::<_, spec::ImageConfiguration>(&config), config.into());
@@ -214,7 +215,7 @@ proptest! {
 }
 
 #[test]
-fn what_cannot_be_converted_is_an_error_or_named_as_lost() {
+fn failed_and_lossy_conversions_are_documented() {
     let other: spec::Digest = format!("sha384:{}", "a".repeat(96)).parse().unwrap();
     let descriptor = spec::Descriptor::new(spec::MediaType::ImageManifest, 1, other);
     assert!(Descriptor::try_from(descriptor).is_err());

@@ -41,7 +41,7 @@ impl SolveContext {
         let note = note_of(layer);
         if origin.image().is_kept || self.cache.get(&note).await?.is_some() {
             // The store had it before.
-            self.damage.tell(&self.progress, &layer.blob.digest);
+            self.damage.warn(&self.progress, &layer.blob.digest);
         }
         let _permit = self.pulls.acquire().await.map_err(|e| Error::internal("no permits").with_source(e))?;
         let task = self.progress.start(format!("pull {}", layer.blob.digest.short()), Some(layer.blob.size));

@@ -301,7 +301,7 @@ impl SolveContext {
             let Some(record) = self.cache.get(key).await? else { continue };
             let is_there = self.store.has_blob(&record.repository, &record.layer.digest).await?;
             if !is_there {
-                self.damage.tell(&self.progress, &record.layer.digest);
+                self.damage.warn(&self.progress, &record.layer.digest);
             }
             if !is_there || !record.times.as_ref().is_none_or(|times| self.has_times(times)) {
                 self.cache.remove(key).await?;

@@ -1,25 +1,25 @@
-//! Build contexts by their addresses: what the texts of callers mean.
+//! Build contexts by their addresses: parses the texts of callers.
 
 use crate::dockerfile::GitReference;
 use crate::reference::Reference;
 use crate::{Digest, Error, Result};
 use std::path::{Path, PathBuf};
 
-/// Where COPY and ADD read from.
+/// The source of COPY and ADD.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BuildContext {
-    /// Nowhere: a COPY from the context fails.
+    /// No context: a COPY from the context fails.
     Empty,
     /// A folder of this machine.
     Folder(PathBuf),
     /// The files of a git repository.
     Git(Box<GitReference>),
-    /// A tar archive of the web, plain or compressed; or a Dockerfile of the web, which is built without files.
+    /// A tar archive on the web, plain or compressed; or a Dockerfile on the web, which is built without files.
     Web(String),
 }
 
 impl BuildContext {
-    /// Says what the name of a context means: a git repository, a web address, or else a folder.
+    /// Parses the name of a context: a git repository, a web address, or else a folder.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a git address with options that are not well formed, [`ErrorKind::Unsupported`] for
@@ -41,7 +41,7 @@ impl BuildContext {
     }
 }
 
-/// What a name in FROM, COPY `--from` or a mount's `from` means instead of an image or stage.
+/// A named context: the meaning of a name in FROM, COPY `--from` or a mount's `from` instead of an image or stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamedContext {
     /// A folder of this machine.
@@ -61,22 +61,22 @@ pub enum NamedContext {
     Scratch,
     /// The files of a git repository.
     Git(Box<GitReference>),
-    /// A tar archive of the web, plain or compressed.
+    /// A tar archive on the web, plain or compressed.
     Web(String),
     /// Another stage of the same Dockerfile, by name or number.
     Stage(String),
-    /// What a source of this scheme knows by this name: one that was given to the builder.
+    /// A name of a source that was registered with the builder under this scheme.
     Other {
-        /// The scheme that the source was given with.
+        /// The scheme of the source.
         scheme: String,
-        /// The name, which the source alone reads.
+        /// The name, which only the source interprets.
         name: String,
     },
 }
 
 impl NamedContext {
-    /// Parses a value as [`NamedContext::parse`] does, in which a scheme may be one of `schemes`: those of sources that the
-    /// builder was given.
+    /// Like [`NamedContext::parse`], but also accepts `schemes`, the schemes of the sources that are registered with
+    /// the builder.
     ///
     /// # Errors
     /// Those of [`NamedContext::parse`].

@@ -1,7 +1,7 @@
-//! The suite that every source must pass, one function a case.
+//! The suite that every source must pass, one function for each case.
 //!
-//! [`source_conformance!`](crate::source_conformance) makes a named test of every case. A case takes a source and names
-//! that it knows. Cases of images end at once where the source has none, and so do those of files.
+//! [`source_conformance!`](crate::source_conformance) makes a named test of every case. A case gets a source and names
+//! that it can resolve. Cases about images end immediately when the source has no images; so do cases about files.
 #![allow(clippy::unwrap_used, reason = "a case is a test: it fails by panicking")]
 #![allow(missing_docs, reason = "the name of a case is its description")]
 
@@ -14,7 +14,7 @@ use futures::future::join_all;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// A source, and names that it knows.
+/// A source, and names that it can resolve.
 #[derive(Debug)]
 pub struct SourceFixture {
     /// The source.
@@ -23,14 +23,14 @@ pub struct SourceFixture {
     pub image: Option<String>,
     /// The name of a folder of files.
     pub files: Option<String>,
-    /// A name of a right form that stands for nothing.
+    /// A well-formed name that does not exist.
     pub unknown: String,
 }
 
 /// Emits one `#[tokio::test]` for each case of the suite.
 ///
-/// The fixture is the path of an `async fn() -> (SourceFixture, G)`: the source with its names, and whatever must live as
-/// long as it. The calling crate needs `tokio` with `macros` and `rt-multi-thread`.
+/// The fixture is the path of an `async fn() -> (SourceFixture, G)`: the source with its names, and a value that must
+/// live as long as the source. The calling crate needs `tokio` with `macros` and `rt-multi-thread`.
 ///
 /// ```
 /// # #[cfg(test)]
@@ -41,7 +41,7 @@ pub struct SourceFixture {
 ///
 ///     async fn fixture() -> (SourceFixture, tempfile::TempDir) {
 ///         let folder = tempfile::tempdir().unwrap();
-///         // … which an image layout is written to
+///         // … write an image layout to the folder
 ///         let image = Some(format!("{}:app", folder.path().display()));
 ///         let unknown = format!("{}:none", folder.path().display());
 ///         (SourceFixture { source: Arc::new(LayoutSource), image, files: None, unknown }, folder)
@@ -53,10 +53,10 @@ pub struct SourceFixture {
 macro_rules! source_conformance {
     ($fixture:path) => {
         $crate::source_conformance!(@cases $fixture;
-            an_unknown_name_is_an_error_that_names_it, a_name_stands_for_the_same_again,
-            an_image_is_described_whole, a_layer_has_the_bytes_of_its_digest,
+            an_unknown_name_is_an_error_that_names_it, a_name_resolves_to_the_same_content_again,
+            an_image_has_config_manifest_and_layers, a_layer_has_the_bytes_of_its_digest,
             a_layer_unpacks_to_its_diff_id, a_layer_can_be_opened_twice, files_are_in_a_folder,
-            files_are_the_same_again, many_tasks_may_ask_at_once,
+            files_can_be_opened_again, many_tasks_can_use_a_source,
         );
     };
     (@cases $fixture:path; $($case:ident),* $(,)?) => {
@@ -70,12 +70,12 @@ macro_rules! source_conformance {
     };
 }
 
-/// The image of the fixture; `None` when its source has none.
+/// The image of the fixture; `None` when the source has no images.
 async fn image(fixture: &SourceFixture) -> Option<SourceImage> {
     let name = fixture.image.as_ref()?;
     match fixture.source.resolve(name, &Platform::host()).await.unwrap() {
         SourceContent::Image(image) => Some(*image),
-        SourceContent::Files => panic!("`{name}` is no image"),
+        SourceContent::Files => panic!("`{name}` is not an image"),
     }
 }
 
@@ -85,7 +85,7 @@ async fn bytes(fixture: &SourceFixture, image: &SourceImage, layer: &SourceLayer
     Ok(blob.stream.try_collect::<Vec<_>>().await?.concat())
 }
 
-/// What is in a folder, by path; the content of files.
+/// The files of a folder, with their content.
 fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut open = vec![folder.to_owned()];
@@ -115,13 +115,13 @@ pub async fn an_unknown_name_is_an_error_that_names_it(fixture: SourceFixture) {
     assert!(chain.contains(last), "{chain}");
 }
 
-pub async fn a_name_stands_for_the_same_again(fixture: SourceFixture) {
+pub async fn a_name_resolves_to_the_same_content_again(fixture: SourceFixture) {
     let (Some(first), Some(second)) = (image(&fixture).await, image(&fixture).await) else { return };
     assert_eq!((first.manifest, first.layers), (second.manifest, second.layers));
     assert_eq!(first.config.to_bytes(), second.config.to_bytes());
 }
 
-pub async fn an_image_is_described_whole(fixture: SourceFixture) {
+pub async fn an_image_has_config_manifest_and_layers(fixture: SourceFixture) {
     let Some(image) = image(&fixture).await else { return };
     assert!(!image.name.is_empty() && !image.reference.is_empty() && !image.layers.is_empty());
     let diff_ids: Vec<&Digest> = image.layers.iter().map(|layer| &layer.diff_id).collect();
@@ -147,7 +147,7 @@ pub async fn a_layer_unpacks_to_its_diff_id(fixture: SourceFixture) {
         let layer = VerifiedLayer::new(&bytes[..], blob.digest.clone(), blob.size, Some(diff_id.clone()));
         let mut reader = LayerReader::new(layer.unwrap());
         while reader.next_entry().unwrap().is_some() {}
-        // The diff ID is checked at the end.
+        // The diff ID is checked at the end of the stream.
         std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
     }
 }
@@ -157,7 +157,7 @@ pub async fn a_layer_can_be_opened_twice(fixture: SourceFixture) {
     let layer = &image.layers[0];
     let (first, second) = (bytes(&fixture, &image, layer).await, bytes(&fixture, &image, layer).await);
     assert_eq!(first.unwrap(), second.unwrap());
-    // One that is given up half-way spoils nothing.
+    // A reader that is dropped early must not affect the next one.
     drop(fixture.source.open_layer(&image, &layer.blob).await.unwrap());
     bytes(&fixture, &image, layer).await.unwrap();
 }
@@ -170,17 +170,17 @@ pub async fn files_are_in_a_folder(fixture: SourceFixture) {
     assert!(!tree(&files.folder).is_empty());
 }
 
-pub async fn files_are_the_same_again(fixture: SourceFixture) {
+pub async fn files_can_be_opened_again(fixture: SourceFixture) {
     let Some(name) = &fixture.files else { return };
     let first = fixture.source.open_files(name).await.unwrap();
     let (shown, time) = (tree(&first.folder), first.time);
     let second = fixture.source.open_files(name).await.unwrap();
     assert_eq!((tree(&second.folder), second.time), (shown.clone(), time));
     drop(second);
-    assert_eq!(tree(&first.folder), shown, "they are there as long as somebody has them");
+    assert_eq!(tree(&first.folder), shown, "the files must stay as long as the value");
 }
 
-pub async fn many_tasks_may_ask_at_once(fixture: SourceFixture) {
+pub async fn many_tasks_can_use_a_source(fixture: SourceFixture) {
     if let Some(image) = image(&fixture).await {
         let layer = &image.layers[0];
         for bytes in join_all((0..8).map(|_| bytes(&fixture, &image, layer))).await {

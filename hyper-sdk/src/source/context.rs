@@ -1,4 +1,4 @@
-//! Build contexts: folders of this machine, seen through their ignore file. Nothing is copied.
+//! Build contexts: folders of this machine, filtered by their ignore file. Nothing is copied.
 
 use crate::dockerfile::{IgnoreSet, MAX_FILE_SIZE, path_text};
 use crate::layer::copy::{FilterDecision, PathFilter, SourceKind, SourceRoot};
@@ -7,10 +7,10 @@ use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The most bytes that an ignore file has.
+/// The largest ignore file, in bytes.
 pub(crate) const MAX_IGNORE_FILE: u64 = 16 << 20;
 
-/// What an ignore file leaves out.
+/// The filter of an ignore file.
 #[derive(Debug)]
 struct IgnoreFile(IgnoreSet);
 
@@ -27,7 +27,7 @@ impl PathFilter for IgnoreFile {
     }
 }
 
-/// Opens a folder as a build context, seen through its ignore file ([`ignore_file`]).
+/// Opens a folder as a build context, filtered by its ignore file ([`ignore_file`]).
 ///
 /// # Errors
 /// [`crate::ErrorKind::NotFound`] when there is no such folder; those of [`ignore_file`].
@@ -38,22 +38,22 @@ pub(crate) fn open_context(folder: &Path, dockerfile: Option<&Path>) -> Result<A
     Ok(Arc::new(SourceRoot::open(folder, SourceKind::Context, filter)?))
 }
 
-/// Reads the ignore file of a context: `DOCKERFILE.dockerignore` beside the Dockerfile when `dockerfile` is given and it
-/// exists, else `.dockerignore`, else `.containerignore` of the folder. It is a regular file of at most
-/// [`MAX_IGNORE_FILE`] bytes, and no link leads from it out of the context, or out of the folder of a Dockerfile that is
+/// Reads the ignore file of a context: `DOCKERFILE.dockerignore` next to the Dockerfile when `dockerfile` is given and
+/// it exists, else `.dockerignore`, else `.containerignore` of the folder. It is a regular file of at most
+/// [`MAX_IGNORE_FILE`] bytes, and a link must not lead out of the context, or out of the folder of a Dockerfile that is
 /// elsewhere.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Invalid`] for a pattern that is not well formed, with its file and line, and for another kind of
-/// file; [`crate::ErrorKind::TooLarge`] above the limit.
+/// [`crate::ErrorKind::Invalid`] for an invalid pattern, with its file and line, and for another kind of file;
+/// [`crate::ErrorKind::TooLarge`] above the limit.
 pub fn ignore_file(folder: &Path, dockerfile: Option<&Path>) -> Result<Option<IgnoreSet>> {
-    let beside = dockerfile.map(|name| {
+    let sibling = dockerfile.map(|name| {
         let mut path = name.as_os_str().to_owned();
         path.push(".dockerignore");
         PathBuf::from(path)
     });
     let candidates =
-        beside.into_iter().chain([folder.join(".dockerignore"), folder.join(".containerignore")]);
+        sibling.into_iter().chain([folder.join(".dockerignore"), folder.join(".containerignore")]);
     let what = "the ignore file";
     for path in candidates {
         match path.try_exists() {
@@ -69,13 +69,13 @@ pub fn ignore_file(folder: &Path, dockerfile: Option<&Path>) -> Result<Option<Ig
     Ok(None)
 }
 
-/// Reads the Dockerfile of a context on this machine. What lies in the context is a regular file, and no link leads from
-/// it out of the context. What lies elsewhere was named by somebody who may read it: it may be a link, or a pipe such as
-/// `/dev/stdin`.
+/// Reads the Dockerfile of a context on this machine. A file within the context must be a regular file, and a link must
+/// not lead out of the context. A file elsewhere was named by a user who may read it: it may be a link, or a pipe such
+/// as `/dev/stdin`.
 ///
 /// # Errors
 /// Those of [`small_file::read`] with [`MAX_FILE_SIZE`]; [`crate::ErrorKind::Invalid`] for a link that leads out, and
-/// for text that is no Dockerfile: see [`crate::dockerfile::decode`].
+/// for text that is not a Dockerfile: see [`crate::dockerfile::decode`].
 pub(crate) fn read_dockerfile(folder: &Path, path: &Path) -> Result<String> {
     let what = "the Dockerfile";
     let top = canonical(folder, what)?;
@@ -93,7 +93,7 @@ fn canonical(path: &Path, what: &str) -> Result<PathBuf> {
     path.canonicalize().map_err(|e| Error::io(format!("cannot read {what}"), path, e))
 }
 
-/// The folder that a file of a context may not lead out of: the context, or its own folder where that is elsewhere.
+/// The folder that the links of a file must stay in: the context, or the folder of the file when that is elsewhere.
 fn top_of(file: &Path, folder: &Path) -> Result<PathBuf> {
     let (top, own) =
         (canonical(folder, "the context")?, canonical(file.parent().unwrap_or(folder), "the folder")?);
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ignore_file_beside_the_dockerfile_wins() {
+    fn the_ignore_file_of_the_dockerfile_takes_precedence() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         for name in ["a", "b", "Dockerfile"] {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hangs_or_leads_out_is_refused_and_links_inside_are_followed() {
+    fn only_links_within_the_context_are_followed() {
         let folder = tempfile::tempdir().unwrap();
         let context = folder.path().join("context");
         std::fs::create_dir_all(context.join("sub")).unwrap();
@@ -202,7 +202,7 @@ mod tests {
             assert!(ignore_file(&context, Some(&context.join("sub/Dockerfile"))).unwrap().is_none());
             std::fs::remove_file(context.join(name)).unwrap();
         }
-        // Who names a file elsewhere names what it leads to.
+        // A file outside of the context may be a link.
         std::os::unix::fs::symlink("context/inside", folder.path().join("named")).unwrap();
         assert!(read_dockerfile(&context, &folder.path().join("named")).is_ok());
         let file = std::fs::File::create(context.join(".dockerignore")).unwrap();

@@ -1,8 +1,8 @@
-//! Images as sources: from the local store, else from their registry. Manifests and configs come at once, layers when
-//! they are needed.
+//! Images as sources: from the local store, else from their registry. Manifests and configs are fetched first, layers
+//! only when they are needed.
 //!
-//! An image that people pulled or built is in the repository of its name, whole. Of one that only a build asked for, what
-//! was needed so far is in a repository of the builder's own ([`base_repository`]), and its names are kept beside.
+//! An image that was pulled or built is complete in the repository of its name. The parts that builds needed of other
+//! images are in separate repositories of the builder ([`base_repository`]), and their names are recorded in files.
 
 use super::record::Records;
 use super::{Source, SourceContent, SourceFiles, SourceImage};
@@ -24,12 +24,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The most that is read of a config.
+/// The largest config that is read, in bytes.
 const MAX_CONFIG: u64 = 16 << 20;
-/// How deep indexes may contain indexes.
+/// The largest depth of nested indexes.
 const MAX_DEPTH: usize = 8;
 
-/// Makes the client of a registry, with the caller's credentials and settings.
+/// Makes the client of a registry, with the credentials and settings of the caller.
 ///
 /// ```
 /// use hyper_sdk::client::HttpClient;
@@ -48,13 +48,13 @@ type MakeClient = dyn Fn(&RegistryHost) -> Result<SharedClient> + Send + Sync;
 type MakeInsecureClient = dyn Fn(&RegistryHost, bool) -> Result<SharedClient> + Send + Sync;
 
 impl ClientFactory {
-    /// A factory that calls a function.
+    /// A factory from a function.
     pub fn new(make: impl Fn(&RegistryHost) -> Result<SharedClient> + Send + Sync + 'static) -> Self {
         Self { make: Arc::new(make), insecure: None }
     }
 
-    /// Says how a registry is reached that is not to be trusted: in plain HTTP when the second argument is set, else
-    /// with any certificate.
+    /// Sets the function for insecure registries: with plain HTTP when the second argument is set, else with any
+    /// certificate.
     #[must_use]
     pub fn insecure(
         mut self,
@@ -72,12 +72,12 @@ impl ClientFactory {
         (self.make)(host)
     }
 
-    /// The client of a registry that may show any certificate or speak plain HTTP: it is asked which it does. One that
-    /// answers in TLS, whatever it answers, is spoken to in TLS.
+    /// The client of an insecure registry, which may have any certificate or use plain HTTP. A registry that answers
+    /// with TLS is always used with TLS.
     ///
     /// # Errors
-    /// Those of the function; [`ErrorKind::Unsupported`] where the caller has not said how.
-    pub async fn insecure_client(&self, host: &RegistryHost) -> Result<SharedClient> {
+    /// Those of the function; [`ErrorKind::Unsupported`] without a function for insecure registries.
+    pub(crate) async fn insecure_client(&self, host: &RegistryHost) -> Result<SharedClient> {
         let Some(make) = &self.insecure else {
             return Err(Error::unsupported("`registry.insecure=true` is not supported by this builder"));
         };
@@ -92,7 +92,7 @@ impl ClientFactory {
     }
 }
 
-/// Whether an error tells what a server answered.
+/// Whether an error comes from a response of a server.
 fn is_answer(error: &Error) -> bool {
     error
         .details()
@@ -117,7 +117,8 @@ pub struct ImageSource {
 }
 
 impl ImageSource {
-    /// Looks images up in a store, and in the registries of their names. What names were resolved to is kept in `folder`.
+    /// Looks up images in a store, and in the registries of their names. The digests of resolved names are recorded in
+    /// `folder`.
     pub fn new(store: SharedStore, clients: ClientFactory, folder: impl Into<PathBuf>) -> Self {
         Self {
             store,
@@ -129,28 +130,28 @@ impl ImageSource {
         }
     }
 
-    /// Whether the registry is asked even when the name is known.
+    /// Whether the registry is asked even when the store has the image.
     #[must_use]
     pub fn refresh(mut self, refresh: bool) -> Self {
         self.refresh = refresh;
         self
     }
 
-    /// Where damage of the store is noted.
+    /// The record of damage in the store.
     #[must_use]
-    pub fn damage(mut self, damage: Damage) -> Self {
+    pub(crate) fn damage(mut self, damage: Damage) -> Self {
         self.damage = damage;
         self
     }
 
-    /// Where events go.
+    /// The receiver of progress events.
     #[must_use]
     pub fn progress(mut self, progress: Progress) -> Self {
         self.progress = progress;
         self
     }
 
-    /// The image of a reference, without its layers.
+    /// Resolves a reference to an image, without its layers.
     ///
     /// # Errors
     /// Those of the registry; [`ErrorKind::ManifestUnknown`] when there is no image for the platform.
@@ -172,7 +173,7 @@ impl ImageSource {
         task.end_with(self.look_up(&client, reference, platform, &kept, &base).await.op("pull"))
     }
 
-    /// Asks the registry what the reference is now, and for what is not known of it.
+    /// Resolves the reference at the registry, and fetches the missing manifests and config.
     async fn look_up(
         &self,
         client: &SharedClient,
@@ -183,7 +184,7 @@ impl ImageSource {
     ) -> Result<SourceImage> {
         let root = match reference.digest() {
             Some(digest) => digest.clone(),
-            // Registries that count pulls count this one less.
+            // HEAD does not count as a pull in registries with a rate limit.
             None => client.resolve(reference.repository(), &reference.manifest()).await?.digest,
         };
         let no_variant =
@@ -192,7 +193,7 @@ impl ImageSource {
             && let Some(old) = self.store.find_manifest(kept, &reference.manifest()).await?
             && self.is_stale(&old, &root, client, reference).await?
         {
-            // Somebody pulled this name before: it is renewed for him, whole as it was.
+            // The user pulled this name before, so the complete image is updated.
             let options = PullOptions {
                 platforms: Platforms::One(platform.clone()),
                 progress: self.progress.clone(),
@@ -216,7 +217,7 @@ impl ImageSource {
         let Some(image) = manifest.image() else {
             return Err(Error::invalid("the indexes of the image are nested too deep"));
         };
-        // The image alone may be kept where the registry has an index.
+        // The store may have only the image of the registry's index.
         if let Some(found) = self.stored(kept, &manifest.digest().clone().into(), reference, platform).await?
         {
             return Ok(SourceImage { is_kept: true, ..found });
@@ -236,7 +237,7 @@ impl ImageSource {
         Ok(found)
     }
 
-    /// Whether what a name is in the store is not what it is at the registry.
+    /// Whether a name has another digest in the store than at the registry.
     async fn is_stale(
         &self,
         old: &Manifest,
@@ -247,7 +248,7 @@ impl ImageSource {
         if old.digest() == root {
             return Ok(false);
         }
-        // The image of one platform may be kept where the registry has an index.
+        // The store may have only the image of one platform of the registry's index.
         let at_registry = client.get_manifest(reference.repository(), &root.clone().into()).await?;
         Ok(!at_registry
             .index()
@@ -271,17 +272,17 @@ impl ImageSource {
         if size.is_some_and(|size| size != manifest.bytes().len() as u64) {
             return Err(Error::new(
                 ErrorKind::SizeInvalid,
-                "a manifest has another size than its index says",
+                "a manifest does not have the size that its index gives",
             )
             .with_context("digest", digest));
         }
-        // Its layers come when they are needed.
+        // Its layers are fetched when they are needed.
         let put = PutManifest { sparse: true, ..PutManifest::new(manifest.clone(), []) };
         self.store.put_manifest(base, put).await?;
         Ok(manifest)
     }
 
-    /// The image of a reference of the store, when the store has its manifest and config.
+    /// The image of a reference in the store, if the store has its manifest and config.
     async fn stored(
         &self,
         repository: &RepositoryName,
@@ -301,11 +302,11 @@ impl ImageSource {
             let next = match manifest.body() {
                 ManifestBody::Image(image) => {
                     let digest = &image.config.digest;
-                    // A config tells what the build does: it is checked.
+                    // A config decides what the build does, so it is checked.
                     let config = match self.store.read_blob(repository, digest, MAX_CONFIG).await {
                         Err(e) if matches!(e.kind(), ErrorKind::BlobUnknown | ErrorKind::Corrupt) => {
                             self.store.remove_damaged(digest).await?;
-                            self.damage.tell(&self.progress, digest);
+                            self.damage.warn(&self.progress, digest);
                             return Ok(None);
                         }
                         other => ImageConfig::parse(&other?)?,
@@ -342,7 +343,7 @@ impl Source for ImageSource {
     }
 
     async fn open_files(&self, name: &str) -> Result<SourceFiles> {
-        Err(Error::internal("an image was asked for its files").with_context("image", name))
+        Err(Error::internal("an image has no files to open").with_context("image", name))
     }
 }
 
@@ -353,7 +354,7 @@ mod tests {
     use std::io::{Read as _, Write as _};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// How often plain HTTP is fallen back to, when what stands for the registry in TLS is at `address`.
+    /// Counts the fallbacks to plain HTTP, when the TLS client of the registry connects to `address`.
     async fn falls_back(address: String) -> usize {
         let plain = Arc::new(AtomicUsize::new(0));
         let count = plain.clone();
@@ -369,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_answers_in_tls_is_not_spoken_to_in_plain_http() {
+    async fn a_registry_with_tls_is_never_used_with_plain_http() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         std::thread::spawn(move || {

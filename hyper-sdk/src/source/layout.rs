@@ -1,4 +1,4 @@
-//! OCI image layouts as sources: read where they lie.
+//! OCI image layouts as sources, read in place.
 
 use super::{Source, SourceContent, SourceFiles, SourceImage};
 use crate::layout::{ImageLayout, blocking};
@@ -18,11 +18,11 @@ const LAYOUTS: &str = "hyper.local/layouts";
 pub struct LayoutSource;
 
 impl LayoutSource {
-    /// The image of a layout, without its layers.
+    /// Resolves an image of a layout, without its layers.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::NotFound`] when the layout has no such image; [`crate::ErrorKind::DigestInvalid`] for damaged
-    /// content.
+    /// [`crate::ErrorKind::NotFound`] when the layout has no such image; [`crate::ErrorKind::DigestInvalid`] for
+    /// damaged content.
     pub async fn image(
         &self,
         folder: &Path,
@@ -53,7 +53,7 @@ fn image_of(
 ) -> Result<SourceImage> {
     let manifest = layout.find_image(tag, digest, platform)?;
     let Some(image) = manifest.image() else {
-        return Err(Error::internal("an index where an image was"));
+        return Err(Error::internal("the manifest of the layout is not an image manifest"));
     };
     let config = ImageConfig::parse(&layout.read_blob(&image.config.digest)?)?;
     let mut found = SourceImage::new(name, manifest.digest().clone(), config, &image.layers)?;
@@ -67,7 +67,7 @@ impl Source for LayoutSource {
         let super::NamedContext::OciLayout { path, tag, digest } =
             super::NamedContext::parse(&format!("oci-layout://{name}"))?
         else {
-            return Err(Error::internal("the name of a layout is that of something else"));
+            return Err(Error::internal("the name is not the name of a layout"));
         };
         let image = self.image(&path, tag.as_deref(), digest.as_ref(), platform).await?;
         Ok(SourceContent::Image(Box::new(image)))
@@ -80,6 +80,6 @@ impl Source for LayoutSource {
     }
 
     async fn open_files(&self, name: &str) -> Result<SourceFiles> {
-        Err(Error::internal("an image was asked for its files").with_context("layout", name))
+        Err(Error::internal("an image has no files to open").with_context("layout", name))
     }
 }

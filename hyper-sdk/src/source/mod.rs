@@ -1,4 +1,4 @@
-//! Sources: what a build begins with. Images, layouts, folders, git repositories and files of the web.
+//! Sources: the inputs of a build. Images, layouts, folders, git repositories and files on the web.
 //!
 //! ```text
 //!   a name ─▶ Source::resolve ─▶ config and layer descriptors ─▶ graph, keys, cache
@@ -8,8 +8,8 @@
 //! ```
 //!
 //! # Invariants
-//! - Resolving a name brings descriptions (manifests and configs), never a layer or a file.
-//! - [`Sources`] resolves a name once in a build, and opens what is behind it once.
+//! - Resolving a name fetches manifests and configs, never a layer or a file.
+//! - [`Sources`] resolves each name once in a build, and opens each source once.
 
 mod address;
 #[cfg(any(test, feature = "conformance"))]
@@ -27,8 +27,8 @@ pub use context::ignore_file;
 pub(crate) use context::{open_context, read_dockerfile};
 pub use image::{ClientFactory, ImageSource};
 pub use layout::LayoutSource;
+pub use remote::{ContextInput, ProxyChoice, RemoteOptions, read_context, read_context_blocking};
 pub(crate) use remote::{Fetched, RemoteSources, git_source, newest_in_archive};
-pub use remote::{ProxyChoice, RemoteOptions, StreamContext, context_of_stream, read_context};
 pub(crate) use sources::{LayerOrigin, MainFolder, Opened, Sources, SourcesOptions};
 pub(crate) use work_tree::work_tree_time;
 
@@ -43,9 +43,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tempfile::TempDir;
 
-/// Brings something into a build from outside: images or files, by a name that the source itself reads.
+/// A source of images or files for builds. It resolves names in its own format.
 ///
-/// A builder has one for each scheme: `docker-image` is what FROM asks, the others are asked for named contexts.
+/// A builder has one source for each scheme: FROM uses `docker-image`, named contexts use the others.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -57,19 +57,19 @@ use tempfile::TempDir;
 ///
 /// /// The folders below one folder, by their names.
 /// #[derive(Debug)]
-/// struct Shelf(std::path::PathBuf);
+/// struct Folders(std::path::PathBuf);
 ///
 /// #[async_trait]
-/// impl Source for Shelf {
+/// impl Source for Folders {
 ///     async fn resolve(&self, name: &str, _: &Platform) -> Result<SourceContent> {
 ///         match self.0.join(name).is_dir() {
 ///             true => Ok(SourceContent::Files),
-///             false => Err(Error::invalid(format!("there is no `{name}` on the shelf"))),
+///             false => Err(Error::invalid(format!("there is no folder `{name}`"))),
 ///         }
 ///     }
 ///
 ///     async fn open_layer(&self, _: &SourceImage, _: &Descriptor) -> Result<BlobReader> {
-///         Err(Error::unsupported("a shelf has no images"))
+///         Err(Error::unsupported("this source has no images"))
 ///     }
 ///
 ///     async fn open_files(&self, name: &str) -> Result<SourceFiles> {
@@ -79,27 +79,27 @@ use tempfile::TempDir;
 /// ```
 ///
 /// # Guarantees
-/// Object-safe; every method may be called from many tasks at once. Dropping a future stops the work and leaves nothing
-/// that is not whole.
+/// Object-safe; every method may be called from many tasks at once. Dropping a future stops the work and leaves no
+/// partial file.
 #[async_trait]
 pub trait Source: Debug + Send + Sync + 'static {
-    /// What a name stands for on a platform. No layer and no file is brought.
+    /// Resolves a name for a platform, without fetching a layer or a file.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::ManifestUnknown`] when there is no such image; those of the way to it, with its name.
+    /// [`crate::ErrorKind::ManifestUnknown`] when there is no such image; the errors of the transport, with the name.
     async fn resolve(&self, name: &str, platform: &Platform) -> Result<SourceContent>;
 
-    /// Opens the blob of a layer of an image that this source gave. Its bytes are checked by the caller.
+    /// Opens the blob of a layer of an image that this source resolved. The caller checks its bytes.
     async fn open_layer(&self, image: &SourceImage, layer: &Descriptor) -> Result<BlobReader>;
 
-    /// Brings the files of a name that stands for [`SourceContent::Files`].
+    /// Opens the files of a name that was resolved to [`SourceContent::Files`].
     async fn open_files(&self, name: &str) -> Result<SourceFiles>;
 }
 
 /// A shared source of any kind.
 pub type SharedSource = Arc<dyn Source>;
 
-/// What a name of a source stands for.
+/// The content of a resolved name.
 #[derive(Clone, Debug)]
 pub enum SourceContent {
     /// A root file system with a config.
@@ -108,12 +108,12 @@ pub enum SourceContent {
     Files,
 }
 
-/// An image as far as it can be known without its layers.
+/// An image without its layers.
 #[derive(Clone, Debug)]
 pub struct SourceImage {
-    /// The name that its source knows it by.
+    /// The name in the source.
     pub name: String,
-    /// The name for people and provenance.
+    /// The name for messages and provenance.
     pub reference: String,
     /// The image manifest.
     pub manifest: Digest,
@@ -121,18 +121,17 @@ pub struct SourceImage {
     pub config: ImageConfig,
     /// The layers, lowest first.
     pub layers: Vec<SourceLayer>,
-    /// The repository of the store that has its layers, or gets them when they are needed; one of the builder's own
-    /// without.
+    /// The repository of the store for its layers; `None` uses a repository of the builder.
     pub repository: Option<RepositoryName>,
-    /// Whether the store had all of its layers: one that is missing now was lost.
+    /// Whether the store had all layers when the image was resolved. A layer that is missing later was lost.
     pub is_kept: bool,
 }
 
 impl SourceImage {
-    /// An image of its descriptors.
+    /// An image from its descriptors.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`] when the config names another number of layers than the manifest.
+    /// [`crate::ErrorKind::Invalid`] when config and manifest have different numbers of layers.
     pub fn new(
         name: impl Into<String>,
         manifest: Digest,
@@ -156,7 +155,7 @@ impl SourceImage {
     }
 }
 
-/// A layer of an image by its descriptor.
+/// A layer of an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceLayer {
     /// The layer as a blob.
@@ -165,29 +164,29 @@ pub struct SourceLayer {
     pub diff_id: Digest,
 }
 
-/// Files that a source brought.
+/// The files of a source.
 #[derive(Clone, Debug)]
 pub struct SourceFiles {
-    /// The folder with the files. Nobody changes it as long as the build runs.
+    /// The folder with the files. It must not change while the build runs.
     pub folder: PathBuf,
-    /// The time that they have by themselves, as of a commit: seconds since 1970.
+    /// The time of the source, such as that of a commit, in seconds since 1970.
     pub time: Option<i64>,
-    /// The folder is removed with this value.
+    /// A temporary folder, which is removed with this value.
     _unpacked: Option<Arc<TempDir>>,
 }
 
 impl SourceFiles {
-    /// Files of a folder that stays.
+    /// Files in a permanent folder.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), time: None, _unpacked: None }
     }
 
-    /// Files of a folder that is removed when the last copy of this value is dropped.
+    /// Files in a folder that is removed when the last clone of this value is dropped.
     pub fn temporary(folder: TempDir) -> Self {
         Self { folder: folder.path().to_owned(), time: None, _unpacked: Some(Arc::new(folder)) }
     }
 
-    /// The same files with a time of their own, in seconds since 1970.
+    /// Sets the time of the source, in seconds since 1970.
     #[must_use]
     pub fn with_time(mut self, time: Option<i64>) -> Self {
         self.time = time;

@@ -1,10 +1,10 @@
-//! What names of images were resolved to: one small file a name.
+//! Records of resolved image names: one small file for each name.
 //!
 //! ```text
 //!   ROOT/images/KEY.json     {"name": …, "digest": …}, KEY the SHA-256 of the name
 //! ```
 //!
-//! A record that is missing or damaged costs a question to the registry.
+//! When a record is missing or damaged, the registry is asked again.
 
 use crate::reference::Reference;
 use crate::{Digest, Error, Result, ResultExt as _};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
-/// The records of a folder.
+/// The records in a folder.
 #[derive(Clone, Debug)]
 pub(super) struct Records(pub(super) PathBuf);
 
@@ -27,7 +27,7 @@ impl Records {
         self.0.join(format!("{}.json", Digest::sha256(name).hex()))
     }
 
-    /// What a name was resolved to last.
+    /// The last digest of a name.
     pub(super) fn get(&self, reference: &Reference) -> Option<Digest> {
         let name = reference.to_string();
         let bytes = std::fs::read(self.path(&name)).ok()?;
@@ -35,7 +35,7 @@ impl Records {
         (record.name == name).then_some(record.digest)
     }
 
-    /// Notes what a name was resolved to.
+    /// Records the digest of a name.
     pub(super) fn put(&self, reference: &Reference, digest: &Digest) -> Result<()> {
         let record = Record { name: reference.to_string(), digest: digest.clone() };
         let folder = &self.0;
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_of_its_name_and_damage_is_no_record() {
+    fn a_record_belongs_to_its_name_and_damage_removes_it() {
         let folder = tempfile::tempdir().unwrap();
         let records = Records(folder.path().join("images"));
         let (one, two) = (Reference::parse("a:1").unwrap(), Reference::parse("a:2").unwrap());

@@ -1,10 +1,9 @@
-//! The sources of one build: what names stand for, and what is behind them, each brought once and only when it is asked
-//! for.
+//! The sources of one build: each name is resolved once and each source is opened once, only when it is needed.
 
 use super::remote::{CONTEXT_FILE, context_source};
 use super::{
-    Fetched, LayoutSource, NamedContext, RemoteSources, SharedSource, SourceContent, SourceFiles,
-    SourceImage, StreamContext, git_source, newest_in_archive, open_context,
+    ContextInput, Fetched, LayoutSource, NamedContext, RemoteSources, SharedSource, SourceContent,
+    SourceFiles, SourceImage, git_source, newest_in_archive, open_context,
 };
 use crate::graph::SourceOp;
 use crate::layer::copy::{SourceKind, SourceRoot};
@@ -18,25 +17,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
-/// The scheme of images by reference: what FROM asks when no named context has the name.
+/// The scheme of images by reference, which FROM uses for names without a named context.
 const IMAGES: &str = "docker-image";
 /// The scheme of image layouts.
 const LAYOUTS: &str = "oci-layout";
 
-/// What the sources of a build are made of.
+/// The options of the sources of a build.
 #[derive(Clone, Debug)]
 pub(crate) struct SourcesOptions {
-    /// What finds images by their references.
+    /// The source of images by reference.
     pub images: SharedSource,
-    /// What fetches git repositories and files of the web.
+    /// The fetcher of git repositories and files from the web.
     pub remotes: RemoteSources,
-    /// Where archives are unpacked for one build.
+    /// The folder where the archives of one build are unpacked.
     pub scratch: PathBuf,
-    /// The main build context, when it has files.
+    /// The main build context, if it has files.
     pub main: Option<MainFolder>,
     /// The named contexts.
     pub contexts: BTreeMap<String, NamedContext>,
-    /// Further sources by their schemes; one for `docker-image` or `oci-layout` takes the place of the usual one.
+    /// Additional sources by their schemes. A source for `docker-image` or `oci-layout` replaces the default one.
     pub others: BTreeMap<String, SharedSource>,
 }
 
@@ -45,19 +44,19 @@ pub(crate) struct SourcesOptions {
 pub(crate) struct MainFolder {
     /// The folder.
     pub folder: PathBuf,
-    /// The Dockerfile, to find the ignore file beside it; none where its text is from elsewhere.
+    /// The Dockerfile, whose own ignore file is next to it; `None` when its text comes from elsewhere.
     pub dockerfile: Option<PathBuf>,
     /// Whether the files were fetched from a git repository.
     pub is_checkout: bool,
-    /// Whether somebody may change the files while the build runs.
+    /// Whether another program may change the files while the build runs.
     pub is_local: bool,
 }
 
-/// The sources of one build. Clones share what they found and opened.
+/// The sources of one build. Clones share the resolved and opened sources.
 #[derive(Clone, Debug)]
 pub(crate) struct Sources(Arc<Inner>);
 
-/// What was asked for: scheme, name and platform.
+/// The key of a resolved name: scheme, name and platform.
 type Asked = (String, String, String);
 
 #[derive(Debug)]
@@ -65,12 +64,12 @@ struct Inner {
     options: SourcesOptions,
     layouts: SharedSource,
     resolved: Mutex<HashMap<Asked, Arc<OnceCell<SourceContent>>>>,
-    /// The images that were resolved, by manifest.
+    /// The resolved images by manifest.
     images: Mutex<HashMap<Digest, Arc<LayerOrigin>>>,
     folders: Mutex<HashMap<String, Arc<OnceCell<OpenFolder>>>>,
 }
 
-/// An image, and the source that its layers come from.
+/// An image, and the source of its layers.
 #[derive(Debug)]
 pub(crate) struct LayerOrigin {
     source: SharedSource,
@@ -83,7 +82,7 @@ impl LayerOrigin {
         &self.image
     }
 
-    /// Opens the blob of one of its layers at its source.
+    /// Opens the blob of a layer at the source.
     ///
     /// # Errors
     /// Those of the source.
@@ -92,12 +91,12 @@ impl LayerOrigin {
     }
 }
 
-/// What is behind a source of a graph.
+/// An opened source of a graph.
 #[derive(Clone, Debug)]
 pub(crate) enum Opened {
     /// Nothing.
     Nothing,
-    /// An image, whose layers are still where they were.
+    /// An image. Its layers are not fetched.
     Image(Arc<LayerOrigin>),
     /// Files.
     Folder(Arc<SourceRoot>),
@@ -106,16 +105,16 @@ pub(crate) enum Opened {
 #[derive(Clone, Debug)]
 struct OpenFolder {
     root: Arc<SourceRoot>,
-    /// The time of what was fetched for it.
+    /// The time of the fetched source.
     time: Option<i64>,
-    /// Whether somebody may change the files while the build runs.
+    /// Whether another program may change the files while the build runs.
     is_local: bool,
-    /// Holds a folder that was made for this build.
+    /// Keeps a temporary folder of this build.
     _files: Option<SourceFiles>,
 }
 
 impl Sources {
-    /// Sources that have brought nothing yet.
+    /// Sources of which nothing is resolved or opened yet.
     pub(crate) fn new(options: SourcesOptions) -> Self {
         let layouts = options.others.get(LAYOUTS).cloned().unwrap_or_else(|| Arc::new(LayoutSource));
         Self(Arc::new(Inner {
@@ -132,7 +131,7 @@ impl Sources {
         self.0.options.main.as_ref().map(|main| main.folder.as_path())
     }
 
-    /// Opens the folders of this machine, whether they are used or not: one that cannot be read is refused.
+    /// Opens the folders of this machine, used or not, so that an unreadable folder is an error.
     ///
     /// # Errors
     /// Those of [`open_context`].
@@ -148,7 +147,7 @@ impl Sources {
         Ok(())
     }
 
-    /// Whether there is a build context that a source of a graph names.
+    /// Whether the build context of a source of a graph exists.
     pub(crate) fn has_folder(&self, op: &SourceOp) -> bool {
         match op {
             SourceOp::Folder { name } if name.is_empty() => self.0.options.main.is_some(),
@@ -162,7 +161,7 @@ impl Sources {
         &self.0.options.contexts
     }
 
-    /// The image that a reference stands for.
+    /// Resolves a reference to an image.
     ///
     /// # Errors
     /// Those of the source of images.
@@ -173,10 +172,10 @@ impl Sources {
         }
     }
 
-    /// What a named context stands for; nothing for those that are no sources: stages, and nothing itself.
+    /// Resolves a named context; `None` for contexts that are not sources: stages and `scratch`.
     ///
     /// # Errors
-    /// Those of the source; [`crate::ErrorKind::Unsupported`] for a scheme that no source has.
+    /// Those of the source; [`crate::ErrorKind::Unsupported`] for a scheme without a source.
     pub(crate) async fn context(
         &self,
         context: &NamedContext,
@@ -231,7 +230,7 @@ impl Sources {
         Ok(content.clone())
     }
 
-    /// Opens what a source of a graph names: fetches what is remote. An image stays where it is.
+    /// Opens a source of a graph; fetches a remote one. The layers of an image are not fetched.
     ///
     /// # Errors
     /// Those of the source.
@@ -252,7 +251,7 @@ impl Sources {
         if let Some(known) = known() {
             return Ok(known);
         }
-        // A graph that no frontend made names what nobody has looked up.
+        // A graph that was not made by a frontend may name an image that is not resolved yet.
         let name = crate::reference::Reference::parse(reference)?.at_digest(manifest.clone()).to_string();
         self.image(&name, &Platform::host()).await?;
         known().ok_or_else(|| no_image(&name))
@@ -273,7 +272,9 @@ impl Sources {
             .map_err(|e| Error::internal("a source cannot be written as JSON").with_source(e))?;
         let fetch = async || {
             let fetched = self.0.options.remotes.fetch(op).await?;
-            let Some(fetched) = fetched else { return Err(Error::internal("a source that is not remote")) };
+            let Some(fetched) = fetched else {
+                return Err(Error::internal("a local source was fetched as a remote one"));
+            };
             let root = SourceRoot::open(&fetched.path, SourceKind::Context, None)?;
             if matches!(op, SourceOp::Git(_)) {
                 root.mark_fetched();
@@ -283,7 +284,7 @@ impl Sources {
         self.cell(key).get_or_try_init(fetch).await.cloned()
     }
 
-    /// Opens a build context: the main one has no name.
+    /// Opens a build context; the main context has an empty name.
     async fn open_folder(&self, name: &str) -> Result<OpenFolder> {
         let options = &self.0.options;
         let opened = |root, time, is_local, files| Ok(OpenFolder { root, time, is_local, _files: files });
@@ -315,25 +316,25 @@ impl Sources {
                 let files = self.source(scheme)?.open_files(name).await?;
                 opened(open_context(&files.folder, None)?, files.time, false, Some(files))
             }
-            _ => Err(Error::internal("a build context without files").with_context("build context", name)),
+            _ => Err(Error::internal("the build context has no files").with_context("build context", name)),
         }
     }
 
-    /// The files of an archive of the web.
+    /// The files of an archive from the web.
     async fn archive(&self, name: &str, url: &str) -> Result<SourceFiles> {
         let (fetched, context) = self.0.options.remotes.context(url, &self.0.options.scratch).await?;
         match context {
-            StreamContext::Files { folder, newest } => {
+            ContextInput::Files { folder, newest } => {
                 Ok(SourceFiles::temporary(folder).with_time(fetched.time.or(newest)))
             }
-            StreamContext::Dockerfile(_) => {
+            ContextInput::Dockerfile(_) => {
                 let shown = crate::dockerfile::without_password(url);
-                Err(Error::invalid(format!("the build context `{name}` is no tar archive: {shown}")))
+                Err(Error::invalid(format!("the build context `{name}` is not a tar archive: {shown}")))
             }
         }
     }
 
-    /// Whether opening a source of a graph fetches files that say themselves what time they have.
+    /// Whether opening a source of a graph fetches files with their own time.
     pub(crate) fn is_remote(&self, op: &SourceOp) -> bool {
         match op {
             SourceOp::Web(_) | SourceOp::Git(_) => true,
@@ -345,7 +346,7 @@ impl Sources {
         }
     }
 
-    /// The time that a source of a graph has by itself, in seconds since 1970; fetches what is remote.
+    /// The time of a source of a graph, in seconds since 1970; fetches a remote source.
     ///
     /// # Errors
     /// Those of the fetch.
@@ -369,7 +370,7 @@ impl Sources {
         };
         match (fetched.time, file) {
             (None, Some(file)) => {
-                // The server does not say when it changed, but the files of an archive do.
+                // The server does not give a time, but the files of an archive have times.
                 let path = fetched.path.join(file);
                 let newest = move || File::open(path).ok().and_then(newest_in_archive);
                 tokio::task::spawn_blocking(newest)
@@ -380,7 +381,7 @@ impl Sources {
         }
     }
 
-    /// The newest time of what was fetched so far: seconds since 1970.
+    /// The newest time of the sources that were fetched so far, in seconds since 1970.
     pub(crate) fn newest(&self) -> Option<i64> {
         self.opened().into_iter().filter_map(|folder| folder.time).max()
     }
@@ -390,17 +391,17 @@ impl Sources {
         folders.values().filter_map(|cell| cell.get().cloned()).collect()
     }
 
-    /// Whether somebody may change the files of a folder while the build runs.
+    /// Whether another program may change the files of a folder while the build runs.
     pub(crate) fn may_change(&self, root: &Arc<SourceRoot>) -> bool {
         self.opened().iter().any(|folder| folder.is_local && Arc::ptr_eq(&folder.root, root))
     }
 
-    /// Forgets what the folders held: it may have changed.
+    /// Clears the cached listings of the folders, which may have changed.
     pub(crate) fn forget_listings(&self) {
         self.opened().iter().for_each(|folder| folder.root.forget_listings());
     }
 }
 
 fn no_image(reference: &str) -> Error {
-    Error::invalid("a source of images gave files").with_context("image", reference)
+    Error::invalid("a source of images returned files").with_context("image", reference)
 }

@@ -1,35 +1,36 @@
 //! The commit time of a git work tree, read without trusting the repository.
 //!
-//! A context may be somebody else's: `git` is never run inside it, as its configuration can name programs (hooks,
-//! monitors, the other end of a fetch of missing objects). HEAD and the refs are read here, as `gitrepository-layout(5)`
-//! describes them; the one commit is read by `git` from an empty repository of our own that borrows the objects.
+//! The repository of a context is not trusted: `git` is never run inside it, because its configuration can name
+//! programs (hooks, monitors, helpers for fetching missing objects). HEAD and the refs are read here, as
+//! `gitrepository-layout(5)` describes them; the commit is read by `git` from an empty private repository that borrows
+//! the objects.
 
 use crate::small_file::{self, Kinds};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// No ref file of a real repository is larger.
+/// The largest ref file, in bytes.
 const LARGEST: u64 = 64 << 20;
 
 /// The commit time of the git work tree that a folder is in, in seconds since 1970.
 ///
-/// `None` when it is in none, has no commit, keeps its refs in a form that is not read here (reftable), or `git` is
-/// not there. Nothing that the repository configures is run, and nothing is fetched.
+/// `None` when there is no work tree or no commit, when the refs are in the reftable format, or when `git` is missing.
+/// No program that the repository configures is run, and nothing is fetched.
 pub(crate) fn work_tree_time(folder: &Path) -> Option<i64> {
-    let repository = Repository::around(folder)?;
+    let repository = Repository::find(folder)?;
     let commit = repository.head()?;
     commit_time(&repository.common.join("objects"), &commit)
 }
 
 struct Repository {
-    /// The folder that holds HEAD.
+    /// The folder with HEAD.
     own: PathBuf,
-    /// The folder that holds what all work trees of the repository share.
+    /// The folder that all work trees of the repository share.
     common: PathBuf,
 }
 
 impl Repository {
-    fn around(folder: &Path) -> Option<Self> {
+    fn find(folder: &Path) -> Option<Self> {
         let folder = folder.canonicalize().ok()?;
         let (top, git) =
             folder.ancestors().map(|top| (top, top.join(".git"))).find(|(_, git)| git.exists())?;
@@ -63,7 +64,7 @@ impl Repository {
     }
 }
 
-/// The text of a regular file of a sane size.
+/// The text of a regular file of limited size.
 fn text(path: &Path) -> Option<String> {
     small_file::read_text(path, "a file of git", LARGEST, Kinds::Files).ok()
 }
@@ -79,7 +80,7 @@ fn commit_time(objects: &Path, commit: &str) -> Option<i64> {
     std::fs::write(empty.path().join("HEAD"), "ref: refs/heads/none\n").ok()?;
     std::fs::write(empty.path().join("config"), format!("[core]\n{format}")).ok()?;
     let mut git = Command::new("git");
-    // Set around a build that a git hook starts, and about another repository.
+    // A git hook that starts a build sets these variables, for its own repository.
     for name in ["COMMON_DIR", "WORK_TREE", "INDEX_FILE", "NAMESPACE", "CONFIG_COUNT", "CONFIG_PARAMETERS"] {
         git.env_remove(format!("GIT_{name}"));
     }
@@ -107,7 +108,7 @@ fn commit_time(objects: &Path, commit: &str) -> Option<i64> {
 mod tests {
     use super::*;
 
-    /// Runs git in a folder; false where there is none.
+    /// Runs git in a folder; `false` when git is missing or fails.
     fn git(folder: &Path, arguments: &[&str]) -> bool {
         let mut command = Command::new("git");
         command.current_dir(folder).env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn loose_packed_detached_and_linked_commits_are_found() {
+    fn the_time_of_every_kind_of_head_is_found() {
         for arguments in [&[][..], &["--object-format=sha256"]] {
             let Some(folder) = repository(arguments) else { continue };
             let top = folder.path();
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_the_repository_names_is_run() {
+    fn no_program_of_the_repository_is_run() {
         let Some(folder) = repository(&[]) else { return };
         let (top, marker) = (folder.path(), folder.path().join("run"));
         let program = format!("touch {}; true", marker.display());
@@ -171,13 +172,13 @@ mod tests {
         std::fs::write(top.join(".git/HEAD"), &missing).unwrap();
         assert_eq!(work_tree_time(top), None);
         assert!(!marker.exists());
-        // The trap is a real one.
+        // The configured programs would be run by git inside the repository.
         git(top, &["cat-file", "commit", &missing]);
         assert!(marker.exists());
     }
 
     #[test]
-    fn damage_is_no_time() {
+    fn a_damaged_repository_has_no_time() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(work_tree_time(&folder.path().join("missing")), None);
         let head = folder.path().join(".git/HEAD");

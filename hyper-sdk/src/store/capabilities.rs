@@ -1,6 +1,6 @@
-//! What a store says that it can do.
+//! The capabilities of a store.
 
-/// Makes two `const` methods for a field of a capabilities value: one that sets it and one that unsets it.
+/// Defines two `const` methods for a field of a capabilities value: one that sets it and one that clears it.
 macro_rules! switches {
     ($($field:ident: $with:ident, $without:ident;)+) => {
         $(
@@ -39,9 +39,9 @@ pub struct StoreCapabilities {
     pub write: bool,
     /// Manifests, tags and blobs can be deleted.
     pub delete: bool,
-    /// An upload can be resumed from another handle, also after the process was restarted if `durable`.
+    /// An upload can be resumed by another handle; if `durable`, also after a restart of the process.
     pub resume: bool,
-    /// What was acknowledged survives the end of the process and a power cut.
+    /// Acknowledged content survives the end of the process and a power failure.
     pub durable: bool,
 }
 

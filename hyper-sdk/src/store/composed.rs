@@ -1,21 +1,22 @@
-//! The semantics of a registry store, once for every pair of backends.
+//! The semantics of a registry store, implemented once for every pair of backends.
 //!
 //! # Invariants
-//! - A blob is in a repository when its link is there *and* the blob backend has as many bytes as its row says. A link
-//!   without them counts for nothing, so that clients push the blob again, which repairs file and row.
-//! - The bytes of a blob are checked first, then it is linked, then its bytes are moved to their place: when the
-//!   database cannot be written, the bytes are still those of an upload and go away with it. Only bytes that have a key of
-//!   their own are moved first: the row names other bytes until then.
-//! - What a manifest requires is checked in the same transaction that stores the manifest and moves its tags, so that
-//!   no deletion comes in between.
+//! - A blob is in a repository when its link exists *and* the blob backend has as many bytes as its row says. Otherwise
+//!   the blob counts as missing, so clients push it again, which repairs the file and the row.
+//! - The bytes of a blob are checked first, then the blob is linked, then its bytes are committed: when the database
+//!   cannot be written, the bytes still belong to an upload and are removed with it. Only bytes with a
+//!   [`BlobKey::Own`](super::blob::BlobKey::Own) are committed first, because the row names other bytes until it is
+//!   updated.
+//! - The references of a manifest are checked in the transaction that stores the manifest and moves its tags, so no
+//!   deletion can happen in between.
 //! - One upload has one writer: the staging area is held from the first [`BlobUpload::append`] until the next
-//!   [`BlobUpload::save`] or the end of the handle, and its writer begins by comparing its offset with the saved one.
+//!   [`BlobUpload::save`] or the end of the handle, and a writer first compares its offset with the saved offset.
 //!
 //! # Limits
-//! Bytes whose last link is deleted stay in the blob backend: they cannot be read any more, but take space until
-//! garbage collection removes them, which does not exist yet. What it needs is in the traits of the backends: links have
-//! leases, and a blob is marked before its bytes are deleted; a push of it waits for that. Sessions that nobody ends are
-//! removed by their age ([`RegistryStore::expire_uploads`]).
+//! Bytes whose last link was deleted stay in the blob backend. They cannot be read, but use space until a garbage
+//! collector removes them, which does not exist yet. The backend traits have what it needs: links have leases, and a
+//! blob is marked before its bytes are deleted; a push of that blob waits. Abandoned sessions are removed when they are
+//! old ([`RegistryStore::expire_uploads`]).
 
 mod edges;
 mod expiry;
@@ -48,26 +49,26 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::io::ReaderStream;
 
-/// The length of a page when the caller leaves it to the store, and the most that is given at once.
-pub const MAX_PAGE: usize = 10_000;
+/// The default and the largest number of entries in a page.
+const MAX_PAGE: usize = 10_000;
 
-/// What a finished upload is described as: a store does not know what a blob is for.
+/// The media type of a finished upload, because a store does not know the use of a blob.
 const BLOB_MEDIA_TYPE: &str = "application/octet-stream";
 
-/// How long a link that was made just now is kept at least, though no manifest references the blob yet.
+/// How long a new link is kept without a manifest that references the blob, in seconds.
 const LEASE: i64 = 24 * 60 * 60;
 
-/// The end of a lease is a multiple of this, so that a blob that is pushed again and again costs few writes.
+/// The end of a lease is rounded to a multiple of this, so that repeated pushes of a blob cause few writes.
 const LEASE_STEP: i64 = 12 * 60 * 60;
 
-/// How often, and how far apart, a push of a blob that is being removed tries again.
+/// How often, and after which pause, a push of a blob that is being removed is retried.
 const REMOVAL_TRIES: u32 = 100;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 
-/// Bytes above this are hashed on a thread that may block.
+/// Larger content is hashed on a blocking thread.
 const HASH_INLINE: usize = 256 * 1024;
 
-/// A registry store of a blob and a metadata backend. Clones share both.
+/// A registry store of a blob backend and a metadata backend. Clones share both.
 ///
 /// ```
 /// use hyper_sdk::store::blob::MemoryBlobs;
@@ -93,13 +94,13 @@ impl<B, M> Clone for Composed<B, M> {
 }
 
 impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
-    /// Puts two backends together.
+    /// A store of these two backends.
     pub fn new(blobs: B, meta: M) -> Self {
         Self(Arc::new(Backends { blobs, meta }), Arc::new(SystemClock))
     }
 
-    /// Takes the time from `clock`, by which leases end and uploads expire; else it is the system's. The backends note by
-    /// the clock of the system when something was written.
+    /// Sets the clock by which leases end and uploads expire. The default is the clock of the system, by which the
+    /// backends record the times of writes in any case.
     #[must_use]
     pub fn with_clock(self, clock: SharedClock) -> Self {
         Self(self.0, clock)
@@ -115,7 +116,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         &self.0.meta
     }
 
-    /// Links a blob. Waits while a collector is removing it.
+    /// Links a blob. Waits while a garbage collector is removing it.
     async fn link(
         &self,
         repository: &RepositoryName,
@@ -145,7 +146,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         Err(being_removed(digest))
     }
 
-    /// The end of the lease of a link that is made now.
+    /// The end of the lease of a new link.
     fn leased_until(&self) -> i64 {
         let end = self.1.now().saturating_add(LEASE);
         end.saturating_add(LEASE_STEP - 1).div_euclid(LEASE_STEP).saturating_mul(LEASE_STEP)
@@ -156,7 +157,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         Ok(records.iter().flatten().any(|record| record.condemned.is_some()))
     }
 
-    /// The row of a blob, also when its bytes are missing.
+    /// The row of a blob, even when its bytes are missing.
     async fn record(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobRecord> {
         self.0.meta.blob(repository, digest).await?.ok_or_else(|| blob_unknown(repository, digest))
     }
@@ -181,15 +182,15 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         Ok(digests.into_iter().zip(records).map(key).collect())
     }
 
-    /// Refuses a write to a read-only store at once, before a read fails with an error about something else.
+    /// Rejects a write to a read-only store first, before a read fails with a different error.
     fn writable(&self) -> Result<()> {
         match self.0.meta.writable() {
             true => Ok(()),
-            false => Err(Error::unsupported("the store can only be read")),
+            false => Err(Error::unsupported("the store is read-only")),
         }
     }
 
-    /// Ends a session whose staging area is held. Removes its bytes first, since the database may lack space.
+    /// Ends a session whose staging area is held. Removes its bytes first, because the database may need their space.
     async fn drop_upload(&self, id: &UploadId, mut staging: Box<dyn BlobStaging>) -> Result<()> {
         let discarded = staging.discard().await;
         self.0.meta.write(Change::EndUpload { id: id.clone() }).await?;
@@ -244,7 +245,7 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
             }
             _ => e,
         })?;
-        // Whoever mends the blob knows it by its digest.
+        // The error needs the digest of the blob, by which the blob can be repaired.
         let stream = match key {
             BlobKey::Digest(_) => stream,
             BlobKey::Own(_) => {
@@ -393,7 +394,7 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         path: &Path,
     ) -> Result<Descriptor> {
         let meta = tokio::fs::symlink_metadata(path).await.at("cannot open the file of the blob", path)?;
-        // The row of a blob that is there would get the size of the link, or of the folder.
+        // Otherwise the row of an existing blob would get the size of the link or the folder.
         if !meta.is_file() {
             return Err(
                 Error::invalid("only a regular file can become a blob").with_context("path", path.display())

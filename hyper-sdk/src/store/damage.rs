@@ -1,8 +1,8 @@
 //! Damage in a local store: bytes that are missing, cut short or do not match their digest.
 //!
-//! A store checks content when it receives it. Readers check it again, since a disk or a person may have changed it,
-//! and record here what they find. A damaged blob is removed. It is then missing, and the next build or pull fetches
-//! it again.
+//! A store checks content when it receives it. Readers check it again, because a disk or a person may have changed it,
+//! and record damage here. A damaged blob is removed. It is then missing, and the next build or pull fetches it again.
+#![cfg_attr(not(feature = "build"), allow(dead_code, reason = "only builds read blobs that they watch"))]
 
 use super::{RegistryStore, SharedStore};
 use crate::progress::Progress;
@@ -12,31 +12,31 @@ use std::error::Error as _;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The damage that the readers of one operation found. Clones share it.
+/// The damage that the readers of one operation have found. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Damage(Arc<Mutex<Noted>>);
+pub(crate) struct Damage(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
-struct Noted {
+struct State {
     suspects: BTreeSet<Digest>,
-    told: bool,
+    warned: bool,
 }
 
 impl Damage {
-    fn noted(&self) -> std::sync::MutexGuard<'_, Noted> {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a blob that could not be read to its end.
-    pub fn suspect(&self, digest: &Digest) {
-        self.noted().suspects.insert(digest.clone());
+    /// Records a blob that could not be read to its end.
+    pub(crate) fn suspect(&self, digest: &Digest) {
+        self.state().suspects.insert(digest.clone());
     }
 
-    /// Warns once, also when more damage is found.
-    pub fn tell(&self, progress: &Progress, digest: &Digest) {
-        if !std::mem::replace(&mut self.noted().told, true) {
+    /// Warns about damage, once for each operation.
+    pub(crate) fn warn(&self, progress: &Progress, digest: &Digest) {
+        if !std::mem::replace(&mut self.state().warned, true) {
             progress.warn(format!(
-                "the local store has lost blobs or has damaged ones, {} among them: what they belong to is made or \
+                "the local store has missing or damaged blobs, such as {}: the results that need them are built or \
                  fetched again",
                 digest.short()
             ));
@@ -44,13 +44,13 @@ impl Damage {
     }
 
     /// Wraps the reader of a blob. A blob that is not read to its end without an error becomes a suspect.
-    pub fn watch<R: Read>(&self, digest: &Digest, reader: R) -> Watched<R> {
+    pub(crate) fn watch<R: Read>(&self, digest: &Digest, reader: R) -> Watched<R> {
         Watched { reader, digest: digest.clone(), damage: self.clone(), ended: false }
     }
 
-    /// Checks the suspects and the blobs that an error is about, and removes the damaged ones from the store.
-    pub async fn remove(&self, store: &dyn RegistryStore, error: &Error) -> Vec<Digest> {
-        let mut suspects = std::mem::take(&mut self.noted().suspects);
+    /// Checks the suspects and the blobs that an error names, and removes the damaged ones from the store.
+    pub(crate) async fn remove(&self, store: &dyn RegistryStore, error: &Error) -> Vec<Digest> {
+        let mut suspects = std::mem::take(&mut self.state().suspects);
         suspects.extend(blobs_of(error));
         let mut removed = Vec::new();
         for digest in suspects {
@@ -62,7 +62,7 @@ impl Damage {
     }
 }
 
-/// The blobs whose content an error is about.
+/// The blobs that an error names.
 fn blobs_of(error: &Error) -> Vec<Digest> {
     let mut blobs = Vec::new();
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
@@ -86,7 +86,7 @@ fn blobs_of(error: &Error) -> Vec<Digest> {
 
 /// Checks whether an error was caused by a damaged blob of the store. If so, removes the blob and returns an error that
 /// says so.
-pub async fn blame_store(store: &SharedStore, error: Error) -> Error {
+pub(crate) async fn blame_store(store: &SharedStore, error: Error) -> Error {
     let removed = Damage::default().remove(&**store, &error).await;
     match removed.first() {
         Some(digest) => damaged(digest).with_source(error),
@@ -94,18 +94,18 @@ pub async fn blame_store(store: &SharedStore, error: Error) -> Error {
     }
 }
 
-/// The error of work that cannot go on without a blob that was damaged.
+/// The error of an operation that needs a damaged blob.
 pub(crate) fn damaged(digest: &Digest) -> Error {
     Error::new(
         ErrorKind::Corrupt,
-        "a blob of the local store was damaged, and is removed: build or pull the image again",
+        "a blob of the local store was damaged and has been removed: build or pull the image again",
     )
     .with_context("digest", digest)
 }
 
-/// A reader of a blob that notes when it is not read to its end.
+/// A reader of a blob that records the blob as suspect when it is not read to its end.
 #[derive(Debug)]
-pub struct Watched<R> {
+pub(crate) struct Watched<R> {
     reader: R,
     digest: Digest,
     damage: Damage,
@@ -136,7 +136,7 @@ mod tests {
     use bytes::Bytes;
 
     #[tokio::test]
-    async fn damaged_blobs_are_taken_away_and_others_stay() {
+    async fn only_damaged_blobs_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let store: SharedStore = Arc::new(DiskStore::open(folder.path()).await.unwrap());
         let name = RepositoryName::parse("a").unwrap();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn errors_lead_to_the_blobs_that_they_are_about() {
+    async fn errors_name_their_blobs() {
         let folder = tempfile::tempdir().unwrap();
         let store: SharedStore = Arc::new(DiskStore::open(folder.path()).await.unwrap());
         let name = RepositoryName::parse("a").unwrap();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_to_its_end_is_suspect() {
+    fn a_blob_that_is_not_read_to_its_end_is_suspect() {
         let digest = Digest::sha256("text");
         for (length, suspect) in [(2, true), (4, false)] {
             let damage = Damage::default();
@@ -193,7 +193,7 @@ mod tests {
                 assert_eq!(reader.read(&mut bytes).unwrap(), 0);
             }
             drop(reader);
-            assert_eq!(damage.noted().suspects.contains(&digest), suspect);
+            assert_eq!(damage.state().suspects.contains(&digest), suspect);
         }
     }
 }

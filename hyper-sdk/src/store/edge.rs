@@ -1,8 +1,8 @@
-//! What a manifest points to in its repository.
+//! References from a manifest to content of its repository.
 
 use crate::Digest;
 
-/// What a manifest points to.
+/// The kind of a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EdgeKind {
     /// A config or a layer.
@@ -11,19 +11,19 @@ pub enum EdgeKind {
     Entry,
 }
 
-/// An edge from a manifest to something in the same repository.
+/// A reference from a manifest to a blob or manifest of the same repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edge {
-    /// What it points to.
+    /// The kind of the target.
     pub kind: EdgeKind,
-    /// Its digest.
+    /// The digest of the target.
     pub digest: Digest,
-    /// Whether the manifest is refused when the target is missing.
+    /// Whether the manifest is rejected when the target is missing.
     pub required: bool,
-    /// Its size, according to the manifest.
+    /// The size of the target according to the manifest.
     pub size: u64,
-    /// The size of its bytes in the blob backend, if there are any.
+    /// The size of the bytes in the blob backend; `None` when there are none.
     pub stored: Option<u64>,
-    /// The field of the manifest that has the edge, such as `layers[0]`.
+    /// The field of the manifest with the reference, such as `layers[0]`.
     pub field: String,
 }

@@ -1,7 +1,7 @@
-//! The errors of the contract: what a backend or a store says when it refuses, in the same words everywhere.
+//! The errors of the store contract, with the same message in every backend and store.
 //!
-//! Backends that live elsewhere make their errors here too: clients and servers look at the kind of an error, and
-//! [`damage`](super::damage) at its `digest`.
+//! Backends outside of this crate use these constructors too: clients and servers decide by the kind of an error, and
+//! the repair of damaged blobs by its context `digest`.
 
 use super::UploadId;
 use super::edge::{Edge, EdgeKind};
@@ -11,7 +11,7 @@ use crate::reference::{RepositoryName, Tag};
 use crate::{Digest, Error, ErrorKind};
 use std::fmt::Display;
 
-/// [`ErrorKind::DigestInvalid`]: the content does not have the digest that it should have.
+/// [`ErrorKind::DigestInvalid`]: the content does not match the expected digest.
 pub fn digest_mismatch(expected: &Digest, got: &Digest) -> Error {
     Error::new(ErrorKind::DigestInvalid, "the content does not match its digest")
         .with_context("expected", expected)
@@ -34,17 +34,17 @@ pub fn upload_unknown(id: &UploadId) -> Error {
     Error::new(ErrorKind::UploadUnknown, "no such upload").with_context("upload", id)
 }
 
-/// [`ErrorKind::RangeInvalid`]: the handle stands at `offset`, but another writer has saved the session at `saved`.
+/// [`ErrorKind::RangeInvalid`]: the handle is at `offset`, but another writer has saved the session at `saved`.
 pub fn upload_moved(offset: u64, saved: u64) -> Error {
     Error::new(
         ErrorKind::RangeInvalid,
-        "another writer has moved this upload on: ask where it stands and go on from there",
+        "another writer has appended to this upload: get its offset and continue there",
     )
     .with_context("offset", offset)
     .with_context("saved", saved)
 }
 
-/// [`ErrorKind::UploadInvalid`]: an operation on the staging area was cancelled half-way, so the handle no longer knows the
+/// [`ErrorKind::UploadInvalid`]: an operation on the staging area was cancelled, so the handle no longer knows the
 /// state of the area.
 pub fn interrupted() -> Error {
     Error::new(
@@ -53,18 +53,19 @@ pub fn interrupted() -> Error {
     )
 }
 
-/// [`ErrorKind::Internal`]: the caller commits a staging area whose content it has not verified since the last change.
+/// [`ErrorKind::Internal`]: the caller commits a staging area whose content was not verified after the last change.
 pub fn not_verified() -> Error {
-    Error::internal("an upload was to become a blob before its digest was checked")
+    Error::internal("an upload was committed before its digest was verified")
 }
 
-/// [`ErrorKind::Corrupt`]: a blob backend does not have the bytes of a blob, or not as many as it should.
+/// [`ErrorKind::Corrupt`]: a blob backend does not have the bytes of a blob, or has fewer or more of them than
+/// recorded.
 pub fn missing_bytes(digest: &Digest) -> Error {
     Error::new(ErrorKind::Corrupt, "the bytes of the blob are missing or cut short: push the blob again")
         .with_context("digest", digest)
 }
 
-/// [`ErrorKind::Unavailable`]: a collector is removing the blob, and its bytes still have the same key.
+/// [`ErrorKind::Unavailable`]: a garbage collector is removing the blob, and the bytes have the key that is removed.
 pub fn being_removed(digest: &Digest) -> Error {
     Error::new(ErrorKind::Unavailable, "the blob is being removed from the store: push it again")
         .with_context("digest", digest)
@@ -77,8 +78,8 @@ pub fn blob_unknown(repository: &RepositoryName, digest: &Digest) -> Error {
         .with_context("digest", digest)
 }
 
-/// [`ErrorKind::BlobUnknown`]: the repository has a link to the blob, but the store has lost its bytes. The answer is the same
-/// as for a blob that was never there, so that clients push it again.
+/// [`ErrorKind::BlobUnknown`]: the repository has a link to the blob, but the store has lost its bytes. The error has
+/// the same kind as for an unknown blob, so that clients push it again.
 pub fn bytes_lost(repository: &RepositoryName, digest: &Digest) -> Error {
     Error::new(
         ErrorKind::BlobUnknown,
@@ -94,7 +95,7 @@ pub fn bytes_damaged(digest: &Digest) -> Error {
         .with_context("digest", digest)
 }
 
-/// [`ErrorKind::NameUnknown`]: there is no such repository.
+/// [`ErrorKind::NameUnknown`]: the repository does not exist.
 pub fn repository_unknown(repository: &RepositoryName) -> Error {
     Error::new(ErrorKind::NameUnknown, "there is no such repository")
         .with_context("repository", shown(repository))
@@ -107,7 +108,7 @@ pub fn manifest_unknown(repository: &RepositoryName, reference: impl Display) ->
         .with_context("reference", reference)
 }
 
-/// [`ErrorKind::ManifestBlobUnknown`]: a manifest references what the repository does not have.
+/// [`ErrorKind::ManifestBlobUnknown`]: a manifest references a blob or manifest that the repository does not have.
 pub fn manifest_blob_unknown(repository: &RepositoryName, edge: &Edge) -> Error {
     let what = match edge.kind {
         EdgeKind::Blob => "blob",
@@ -121,7 +122,7 @@ pub fn manifest_blob_unknown(repository: &RepositoryName, edge: &Edge) -> Error 
         .with_context("digest", &edge.digest)
 }
 
-/// [`ErrorKind::SizeInvalid`]: a manifest gives another size than the `size` of what it references.
+/// [`ErrorKind::SizeInvalid`]: a manifest gives a size other than the `size` of the referenced content.
 pub fn size_differs(edge: &Edge, size: u64) -> Error {
     Error::new(
         ErrorKind::SizeInvalid,
@@ -140,27 +141,26 @@ pub fn two_sizes(first: &str, second: &str, digest: &Digest) -> Error {
     .with_context("digest", digest)
 }
 
-/// [`ErrorKind::ManifestInvalid`]: the same bytes are stored under another media type, `stored`, which readers of the
-/// earlier manifest would then get.
+/// [`ErrorKind::ManifestInvalid`]: the same bytes are stored under the media type `stored`.
 pub fn other_media_type(manifest: &Manifest, stored: &str) -> Error {
     Error::new(
         ErrorKind::ManifestInvalid,
         format!(
-            "this manifest is stored as `{stored}` and names no `mediaType` itself: push it with that content type, \
-             or add `mediaType` to it"
+            "this manifest is stored as `{stored}` and has no field `mediaType`: push it with that content type, \
+             or add `mediaType` to the manifest"
         ),
     )
     .with_context("digest", manifest.digest())
 }
 
-/// [`ErrorKind::Conflict`]: the tag does not name what the condition of the push says, but `now`.
+/// [`ErrorKind::Conflict`]: the tag names `now`, which the condition of the push does not expect.
 pub fn tag_moved(tag: &Tag, now: Option<&Digest>) -> Error {
-    Error::new(ErrorKind::Conflict, "the tag does not name what it was expected to name")
+    Error::new(ErrorKind::Conflict, "the tag does not name the expected manifest")
         .with_context("tag", tag)
         .with_context("names", now.map_or("nothing", Digest::as_str))
 }
 
-/// [`ErrorKind::Unsupported`]: the store can be read, but not written; `what` is what it cannot do, such as `take a blob`.
+/// [`ErrorKind::Unsupported`]: the store is read-only; `what` is the rejected operation, such as `store a blob`.
 pub fn read_only(what: &str) -> Error {
     Error::unsupported(format!("the store is read-only: it cannot {what}"))
 }

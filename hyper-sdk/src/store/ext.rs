@@ -1,4 +1,4 @@
-//! Convenience methods for every store, over the methods of [`RegistryStore`].
+//! Convenience methods for every store, on top of [`RegistryStore`].
 
 use super::local_name::shown;
 use super::{BlobUpload, Page, RegistryStore, UploadOptions};
@@ -15,13 +15,13 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 /// The largest image config that [`RegistryStoreExt::get_image`] reads.
 pub const MAX_CONFIG: u64 = 8 << 20;
 
-/// How many bytes are read before they are appended to an upload.
+/// The size of the chunks that are appended to an upload.
 const CHUNK: usize = 512 * 1024;
 
 /// An image manifest and its config.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredImage {
-    /// The manifest; always of an image.
+    /// The manifest, which is an image manifest.
     pub manifest: Manifest,
     /// Its config.
     pub config: ImageConfig,
@@ -36,7 +36,7 @@ pub struct StoredImage {
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> hyper_sdk::Result<()> {
 /// let (store, name) = (MemoryStore::default(), RepositoryName::parse("team/app")?);
-/// // Whatever can be read asynchronously: a file, a socket, bytes.
+/// // Any asynchronous reader: a file, a socket, bytes.
 /// let blob = store.put_blob_stream(&name, None, &b"hello"[..]).await?;
 /// assert_eq!(blob.digest, Digest::sha256("hello"));
 /// assert_eq!(store.read_blob(&name, &blob.digest, 100).await?, "hello");
@@ -57,12 +57,12 @@ pub trait RegistryStoreExt: RegistryStore {
         Ok(descriptor)
     }
 
-    /// Stores what a reader yields, with at most 512 KiB of it in memory. Without a digest the content gets its SHA-256
-    /// digest.
+    /// Stores the content of a reader, with at most 512 KiB of it in memory. Without a digest the content gets its
+    /// SHA-256 digest.
     ///
     /// # Errors
-    /// [`ErrorKind::DigestInvalid`] when the content does not match; an error of the reader. In both cases
-    /// nothing is stored and the upload is aborted.
+    /// [`ErrorKind::DigestInvalid`] when the content does not match; the errors of the reader. In both cases nothing is
+    /// stored and the upload is aborted.
     async fn put_blob_stream<R>(
         &self,
         repository: &RepositoryName,
@@ -78,7 +78,7 @@ pub trait RegistryStoreExt: RegistryStore {
         let computed = match outcome {
             Ok(computed) => computed,
             Err(e) => {
-                // The first error is returned.
+                // The first error is returned, not that of the abort.
                 let _ = upload.abort().await;
                 return Err(e);
             }
@@ -96,10 +96,13 @@ pub trait RegistryStoreExt: RegistryStore {
     async fn read_blob(&self, repository: &RepositoryName, digest: &Digest, limit: u64) -> Result<Bytes> {
         let mut blob = self.get_blob(repository, digest, None).await?;
         if blob.size > limit {
-            return Err(Error::new(ErrorKind::TooLarge, "the blob is larger than what is read at once")
-                .with_context("digest", digest)
-                .with_context("size", blob.size)
-                .with_context("limit", limit));
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                "the blob is larger than the limit for reading it at once",
+            )
+            .with_context("digest", digest)
+            .with_context("size", blob.size)
+            .with_context("limit", limit));
         }
         let mut whole = BytesMut::with_capacity(blob.size as usize);
         while let Some(bytes) = blob.stream.try_next().await? {
@@ -138,13 +141,13 @@ pub trait RegistryStoreExt: RegistryStore {
         }
     }
 
-    /// The digest that a reference names now.
+    /// The digest that a reference names.
     async fn resolve(&self, repository: &RepositoryName, reference: &ManifestReference) -> Result<Digest> {
         Ok(self.get_manifest(repository, reference).await?.digest().clone())
     }
 
-    /// The image that a reference names, with its config. Of an index, the first entry for exactly `platform`
-    /// (operating system, architecture and variant) is taken, or the first image when no platform is asked for.
+    /// The image that a reference names, with its config. For an index, the result is the first entry for exactly
+    /// `platform` (operating system, architecture and variant), or the first image when `platform` is `None`.
     ///
     /// # Errors
     /// [`ErrorKind::ManifestUnknown`] when the index has no such entry; [`ErrorKind::Invalid`] when indexes are nested

@@ -1,4 +1,4 @@
-//! The stores that the SDK composes: in memory and in a folder.
+//! The stores of the SDK: in memory and in a folder.
 
 #[cfg(feature = "store-sql")]
 use super::RegistryStore;
@@ -36,7 +36,7 @@ impl Default for MemoryStore {
 /// A store in a folder: blobs as files, metadata in SQLite. Several processes may have one folder open at once.
 ///
 /// ```text
-///   ROOT/hyper.db      metadata (SQLite; beside it -wal, -shm and .lock)
+///   ROOT/hyper.db      metadata (SQLite; with the files -wal, -shm and .lock)
 ///   ROOT/blobs/        the bytes of blobs, by digest
 ///   ROOT/uploads/      the bytes of uploads in progress
 /// ```
@@ -58,15 +58,15 @@ pub type DiskStore = Composed<blob::DiskBlobs, meta::SqlMeta>;
 
 #[cfg(feature = "store-sql")]
 impl DiskStore {
-    /// How long an upload may rest before it is removed, unless the caller chooses another time.
+    /// The default age at which an idle upload is removed.
     pub const UPLOAD_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// Opens the store in the folder `root`, which is made when it does not exist and closed to other users, and removes
-    /// uploads that rested for [`DiskStore::UPLOAD_MAX_AGE`]. If the folder was open to others before,
+    /// Opens the store in the folder `root`, which is created when it does not exist and made private, and removes
+    /// uploads that were idle for [`DiskStore::UPLOAD_MAX_AGE`]. If other users could reach the folder before,
     /// [`blob::DiskBlobs::warning`] says so.
     ///
-    /// An existing store on a read-only file system can be read;
-    /// its [`capabilities`](RegistryStore::capabilities) then deny writing.
+    /// An existing store on a read-only file system can be read; its [`capabilities`](RegistryStore::capabilities) then
+    /// exclude writing.
     ///
     /// # Errors
     /// Those of [`crate::private_folder::open`];
@@ -77,7 +77,7 @@ impl DiskStore {
         Self::open_with(root, Some(Self::UPLOAD_MAX_AGE)).await
     }
 
-    /// As [`DiskStore::open`], and removes uploads that rested for `upload_max_age`, or none.
+    /// Like [`DiskStore::open`], but removes uploads that were idle for `upload_max_age`; `None` keeps all.
     ///
     /// # Errors
     /// Those of [`DiskStore::open`]. Uploads that cannot be removed are logged.
@@ -88,7 +88,7 @@ impl DiskStore {
         if let Some(age) = upload_max_age.filter(|_| store.capabilities().write)
             && let Err(error) = store.expire_uploads(age).await
         {
-            tracing::warn!(%error, root = %root.display(), "old uploads cannot be removed");
+            tracing::warn!(%error, root = %root.display(), "idle uploads cannot be removed");
         }
         Ok(store)
     }

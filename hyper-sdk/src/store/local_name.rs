@@ -6,10 +6,10 @@
 //!   [::1]:5000/app:latest           <->  repository ip6_0-0-0-0-0-0-0-1__5000/app    tag latest
 //! ```
 //!
-//! A repository name has no place for the `:` of a port, so it is written `__`, which no host contains. An IPv6 address
-//! is written as its eight numbers after `ip6_`, which no host begins with either. The mapping is a bijection on its
-//! domain: names that could not be read back to the same image are refused. The spellings of one IPv6 address, as the
-//! cases of one host, are one name.
+//! A repository name cannot contain the `:` of a port, so it is written `__`, which no host contains. An IPv6 address
+//! is written as its eight numbers after `ip6_`, with which no host begins. The mapping is reversible: a reference
+//! whose name would not map back to the same image is rejected. All spellings of an IPv6 address, like the upper-case
+//! and lower-case spellings of a host, have the same name.
 
 use super::RegistryStore;
 use crate::reference::{DEFAULT_HOST, RegistryHost, RepositoryName};
@@ -19,11 +19,11 @@ use std::net::Ipv6Addr;
 const PORT: &str = "__";
 const IPV6: &str = "ip6_";
 
-/// Names the repository of a local store that keeps the image of a reference.
+/// The repository of a local store for the image of a reference.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Unsupported`] when the host is a bare word with upper-case letters, which a repository name
-/// cannot express, and [`crate::ErrorKind::NameInvalid`] when the two together are too long.
+/// [`crate::ErrorKind::Unsupported`] when the host is a single word with upper-case letters, which a repository name
+/// cannot contain, and [`crate::ErrorKind::NameInvalid`] when host and repository together are too long.
 pub fn local_repository(reference: &Reference) -> Result<RepositoryName> {
     let mut host = reference.host().as_str().to_ascii_lowercase();
     if let Some((address, port)) = host.strip_prefix('[').and_then(|h| h.split_once(']'))
@@ -33,7 +33,7 @@ pub fn local_repository(reference: &Reference) -> Result<RepositoryName> {
         host = format!("{IPV6}{numbers}{port}");
     } else if !is_host(&host) {
         return Err(Error::unsupported(
-            "images of this registry host cannot be named in the local store: give the host as a name or an address with a dot or a port",
+            "the local store has no repository name for this registry host: write the host with a dot or a port",
         )
         .with_context("host", reference.host())
         .with_registry(reference.host()));
@@ -41,39 +41,41 @@ pub fn local_repository(reference: &Reference) -> Result<RepositoryName> {
     RepositoryName::parse(&format!("{}/{}", host.replacen(':', PORT, 1), reference.repository()))
 }
 
-/// What the names of the repositories begin with that a builder keeps for itself.
+/// The prefix of the internal repositories of a builder.
 const INTERNAL: &str = "hyper.local/";
 
-/// What the names of the builder's own repositories of base images begin with.
+/// The prefix of the builder's own repositories of base images.
+#[cfg(feature = "client")]
 const BASES: &str = "hyper.local/bases/";
 
-/// Whether a builder keeps a repository of a local store for itself: for the layers of cached steps, for base images that
-/// nobody pulled. It is not an image of the user.
+/// Whether a repository of a local store is internal to a builder: for the layers of cached steps, and for base images that
+/// the user did not pull. It is not an image of the user.
 pub fn is_internal(repository: &RepositoryName) -> bool {
     repository.as_str().starts_with(INTERNAL)
 }
 
-/// Names the repository of a local store where a builder keeps what it needed so far of an image that only builds asked
-/// for. Its manifests may be there without their layers.
+/// The repository of a local store where a builder keeps the parts of an image that its builds have needed. Its
+/// manifests may be stored without their layers.
 ///
 /// # Errors
 /// Those of [`local_repository`].
-pub fn base_repository(reference: &Reference) -> Result<RepositoryName> {
+#[cfg(feature = "build")]
+pub(crate) fn base_repository(reference: &Reference) -> Result<RepositoryName> {
     let local = local_repository(reference)?;
     RepositoryName::parse(&format!("{BASES}{local}"))
         .or_else(|_| RepositoryName::parse(&format!("{BASES}{}", Digest::sha256(local.as_str()).hex())))
 }
 
-/// The names of the repositories of a local store that have blobs of images of a registry's repositories begin so, given
-/// how the names of that registry's repositories do.
+/// The prefixes of the repositories of a local store that may have blobs of a registry, from the prefix of that
+/// registry's repositories.
 #[cfg(feature = "client")]
 pub(crate) fn prefixes(local: &str) -> [String; 2] {
     [local.to_owned(), format!("{BASES}{local}")]
 }
 
-/// Gives back the reference that a local repository is named after, with this tag and digest.
+/// The reference of a local repository, with this tag and digest.
 ///
-/// `None` when the repository is not named after a reference: it was pushed by its bare name to a server of the store.
+/// `None` when the name has no host: the repository was pushed by its short name to a server of the store.
 pub fn local_reference(
     repository: &RepositoryName,
     tag: Option<Tag>,
@@ -95,8 +97,9 @@ pub fn local_reference(
     Some(Reference::new(host, RepositoryName::parse(rest).ok()?, tag, digest))
 }
 
-/// The repository of a local store that has the image of a reference: the one that is named after it or, when that has
-/// no such image, the one that was pushed by its bare name to a server of the store. The first when neither has it.
+/// The repository of a local store that has the image of a reference: the repository with the host in its name or, when
+/// that does not have the image, the one that was pushed by its short name to a server of the store. The first one when
+/// neither has it.
 ///
 /// # Errors
 /// Those of [`local_repository`] and of the store.
@@ -118,7 +121,7 @@ pub async fn find_local(store: &dyn RegistryStore, reference: &Reference) -> Res
     Ok(named)
 }
 
-/// The name of a repository for people: with the host as they wrote it, when it is one of a local store.
+/// The name of a repository for messages: with the host in its usual form, when it is a repository of a local store.
 pub(crate) fn shown(repository: &RepositoryName) -> String {
     let host = repository.as_str().split('/').next().unwrap_or_default();
     match local_reference(repository, None, None) {
@@ -144,7 +147,7 @@ fn bracketed(numbers: &str) -> Option<String> {
     Some(format!("[{address}]{port}"))
 }
 
-/// Whether [`Reference::parse`] takes this lower-case first component for a host.
+/// Whether [`Reference::parse`] parses this lower-case first component as a host.
 fn is_host(host: &str) -> bool {
     host.contains(['.', ':']) || host == "localhost"
 }
@@ -182,13 +185,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_back_is_refused() {
+    fn an_ambiguous_name_is_rejected() {
         let e = local_repository(&Reference::parse("HOST/app").unwrap()).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Unsupported);
     }
 
     #[test]
-    fn bare_names_are_of_no_host() {
+    fn short_names_have_no_host() {
         for name in ["app", "team/app", "a__b/c", "ip6_1/app", "ip6_0-0-0-0-0-0-0-01/app"] {
             assert_eq!(local_reference(&RepositoryName::parse(name).unwrap(), None, None), None, "{name}");
         }

@@ -1,24 +1,25 @@
 //! Registry stores: the trait, its composition from a blob and a metadata backend, and the backends.
 //!
 //! ```text
-//!   RegistryStore            what a registry server, the builder and the client's loopback talk to
+//!   RegistryStore            used by the registry server, the builder and the loopback client
 //!        │
-//!   Composed<B, M>           the semantics, once: digests checked, references kept whole, tags moved last
+//!   Composed<B, M>           the semantics: checks digests and references, moves tags last
 //!     ├── B: BlobBackend     bytes by digest, uploads by id          (blob/: memory, disk)
 //!     └── M: MetaBackend     repositories, links, manifests, tags    (meta/: memory, sql)
 //! ```
 //!
 //! # Invariants
-//! - A blob can be read in a repository only through a link: there is no leak from one repository to another.
+//! - A blob can be read in a repository only through a link, so a repository never exposes the blobs of another.
 //! - A manifest is accepted only when everything it references is in its repository; tags move last.
-//! - What was acknowledged is durable, as far as the backend's [`StoreCapabilities::durable`] says.
+//! - Acknowledged content is durable if [`StoreCapabilities::durable`] says so.
 
 pub mod blob;
 pub(crate) mod capabilities;
 mod composed;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
-pub mod damage;
+#[cfg(feature = "client")]
+pub(crate) mod damage;
 mod edge;
 pub mod errors;
 mod ext;
@@ -30,14 +31,16 @@ mod upload;
 pub mod wrap;
 
 pub use capabilities::StoreCapabilities;
-pub use composed::{Composed, MAX_PAGE};
+pub use composed::Composed;
 pub use ext::{MAX_CONFIG, RegistryStoreExt, StoredImage};
 #[cfg(feature = "store-sql")]
 pub use kinds::DiskStore;
 pub use kinds::MemoryStore;
+#[cfg(feature = "build")]
+pub(crate) use local_name::base_repository;
 #[cfg(feature = "client")]
 pub(crate) use local_name::prefixes;
-pub use local_name::{base_repository, find_local, is_internal, local_reference, local_repository};
+pub use local_name::{find_local, is_internal, local_reference, local_repository};
 pub use range::ByteRange;
 pub use upload::{BlobUpload, UploadId, UploadOptions};
 
@@ -80,30 +83,31 @@ impl Debug for BlobReader {
 /// A manifest to store.
 #[derive(Clone, Debug)]
 pub struct PutManifest {
-    /// The manifest; its digest is what it is stored under.
+    /// The manifest. It is stored under its digest.
     pub manifest: Manifest,
-    /// The tags that will name it, moved after it is stored, all or none.
+    /// The tags to move to the manifest, all or none, after it is stored.
     pub tags: Vec<Tag>,
-    /// Only when each of `tags` now names this digest (`None`: names nothing), else [`crate::ErrorKind::Conflict`].
+    /// A condition: each of `tags` must name this digest (`None`: must not exist), otherwise the error is
+    /// [`crate::ErrorKind::Conflict`].
     pub if_match: Option<Option<Digest>>,
-    /// Accepts the manifest also when what it references is not there (distribution-spec, "Pushing Manifests", leaves
-    /// that to the registry).
+    /// Accepts a manifest with missing references, which the distribution-spec ("Pushing Manifests") leaves to the
+    /// registry.
     pub sparse: bool,
 }
 
 impl PutManifest {
-    /// A manifest with its tags, without condition, whose references must be there.
+    /// A manifest with its tags, without a condition, whose references must exist.
     pub fn new(manifest: Manifest, tags: impl IntoIterator<Item = Tag>) -> Self {
         Self { manifest, tags: tags.into_iter().collect(), if_match: None, sparse: false }
     }
 }
 
-/// Which part of a sorted list is wanted.
+/// A request for a part of a sorted list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// At most this many; `None` leaves it to the store.
+    /// The largest number of entries; `None` leaves it to the store.
     pub limit: Option<usize>,
-    /// Only entries that sort after this text, which need not exist.
+    /// The text after which the entries sort. It need not be an entry.
     pub after: Option<String>,
 }
 
@@ -112,15 +116,15 @@ pub struct Page {
 pub struct Listing<T> {
     /// The entries.
     pub items: Vec<T>,
-    /// Whether there are more after the last.
+    /// Whether there are more entries after the last one.
     pub more: bool,
 }
 
-/// Keeps repositories of blobs, manifests and tags.
+/// A store of repositories with blobs, manifests and tags.
 ///
 /// # Guarantees
-/// Object-safe; every method may be called from many tasks at once. Cancelling a future (dropping it) leaves each
-/// object either as it was or as it was to be, never in between. The suite in `store::conformance` tests a store.
+/// Object-safe; every method may be called from many tasks at once. Dropping a future leaves each object unchanged or
+/// completely changed, never in between. The suite in `store::conformance` tests a store.
 ///
 /// ```
 /// use hyper_sdk::oci::{ImageIndex, Manifest};
@@ -141,20 +145,20 @@ pub struct Listing<T> {
 /// ```
 ///
 /// # Errors
-/// Every method: [`crate::ErrorKind::Unsupported`] for what [`RegistryStore::capabilities`] denies, and backend
-/// faults as [`crate::ErrorKind::Io`], [`crate::ErrorKind::Unavailable`] or [`crate::ErrorKind::Corrupt`].
-/// A repository that does not exist is like an empty one for blobs and manifests ([`crate::ErrorKind::BlobUnknown`],
-/// [`crate::ErrorKind::ManifestUnknown`]) and [`crate::ErrorKind::NameUnknown`] for its tag list; it comes into being
-/// with its first blob link or manifest, and goes only when it is deleted.
+/// Every method: [`crate::ErrorKind::Unsupported`] for operations that [`RegistryStore::capabilities`] excludes, and
+/// the errors of the backend as [`crate::ErrorKind::Io`], [`crate::ErrorKind::Unavailable`] or
+/// [`crate::ErrorKind::Corrupt`]. A repository that does not exist is like an empty one for blobs and manifests
+/// ([`crate::ErrorKind::BlobUnknown`], [`crate::ErrorKind::ManifestUnknown`]) and [`crate::ErrorKind::NameUnknown`] for
+/// its tag list; it is created with its first blob link or manifest, and exists until it is deleted.
 #[async_trait]
 pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
-    /// What this store can do.
+    /// The capabilities of this store.
     fn capabilities(&self) -> StoreCapabilities;
 
-    /// The size of a blob of a repository, in bytes. A blob whose bytes the store has lost is not there.
+    /// The size of a blob of a repository, in bytes. A blob whose bytes the store has lost counts as missing.
     async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64>;
 
-    /// The content of a blob of a repository, whole or in part. A blob whose bytes the store has lost is not there.
+    /// The content of a blob of a repository, or a part of it. A blob whose bytes the store has lost counts as missing.
     async fn get_blob(
         &self,
         repository: &RepositoryName,
@@ -162,11 +166,11 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         range: Option<ByteRange>,
     ) -> Result<BlobReader>;
 
-    /// Takes a blob out of a repository. Fails with [`crate::ErrorKind::Conflict`] never: manifests that reference it
-    /// are then incomplete, as the specification allows.
+    /// Deletes a blob from a repository, even when manifests reference it: they are then incomplete, as the
+    /// specification allows.
     async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()>;
 
-    /// Links a blob of the repository `from` into a repository, without moving a byte. Returns its size.
+    /// Links a blob of the repository `from` into a repository, without copying bytes. Returns its size.
     ///
     /// # Errors
     /// [`crate::ErrorKind::BlobUnknown`] when `from` does not have it.
@@ -184,13 +188,14 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         options: UploadOptions,
     ) -> Result<Box<dyn BlobUpload>>;
 
-    /// Finds an upload session of this repository again.
+    /// Opens another handle on an upload session of this repository.
     ///
     /// # Errors
     /// [`crate::ErrorKind::UploadUnknown`] when it does not exist, has ended or belongs to another repository.
     async fn resume_upload(&self, repository: &RepositoryName, id: &UploadId) -> Result<Box<dyn BlobUpload>>;
 
-    /// A manifest by tag or digest. Its digest is of the algorithm that it was asked by or stored under.
+    /// A manifest by tag or digest. Its digest has the algorithm of the requested digest, or for a tag the one that it
+    /// was stored under.
     async fn get_manifest(
         &self,
         repository: &RepositoryName,
@@ -200,27 +205,27 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     /// Stores a manifest and moves its tags.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::ManifestBlobUnknown`] when it names a blob, a config or a manifest that the repository does
-    /// not have. Exempt are non-distributable layers, layers with `urls`, the `subject`, and, for an index, entries of
-    /// platforms that are left out (sparse indexes). An entry of an index may be a blob. A blob whose bytes the store has
-    /// lost is not there. [`crate::ErrorKind::SizeInvalid`], with the field, when a descriptor has another size than its
-    /// content; [`crate::ErrorKind::ManifestInvalid`] when the same bytes, which name no media type, are there under
-    /// another one.
+    /// [`crate::ErrorKind::ManifestBlobUnknown`] when it references a blob, a config or a manifest that the repository
+    /// does not have. Non-distributable layers, layers with `urls`, the `subject`, and entries of an index with a
+    /// platform (sparse indexes) may be missing. An entry of an index may be a blob. A blob whose bytes the store has
+    /// lost counts as missing. [`crate::ErrorKind::SizeInvalid`], with the field, when a descriptor and its content
+    /// have different sizes; [`crate::ErrorKind::ManifestInvalid`] when the same bytes, without a `mediaType`, are
+    /// stored under another media type.
     async fn put_manifest(&self, repository: &RepositoryName, put: PutManifest) -> Result<Descriptor>;
 
-    /// Deletes a tag alone, or by digest a manifest and every tag of it.
+    /// Deletes a tag, or by digest a manifest with all of its tags.
     async fn delete_manifest(&self, repository: &RepositoryName, reference: &ManifestReference)
     -> Result<()>;
 
     /// The tags of a repository in byte order.
     async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>>;
 
-    /// The repositories in byte order. One whose last manifest was deleted is not listed until something is pushed to it
-    /// again; its blobs can still be read.
+    /// The repositories in byte order. A repository whose last manifest was deleted is not listed until something is
+    /// pushed to it again; its blobs can still be read.
     async fn list_repositories(&self, page: Page) -> Result<Listing<RepositoryName>>;
 
-    /// Descriptors of the manifests of the repository whose subject is `digest`, with artifact type and annotations,
-    /// in a stable order, optionally of one artifact type. An unknown subject has none.
+    /// Descriptors of the manifests of the repository whose subject is `digest`, with artifact type and annotations, in
+    /// a stable order. `artifact_type` filters them. An unknown subject has no referrers.
     async fn list_referrers(
         &self,
         repository: &RepositoryName,
@@ -228,26 +233,26 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>>;
 
-    /// The repositories that have a blob, for a mount that does not say where from. In an order of the store's own;
-    /// `page.after` is the last repository of the page before. The caller checks that the client may know of them.
+    /// The repositories that have a blob, for a mount without a source, in an order that the store chooses;
+    /// `page.after` is the last repository of the previous page. The caller checks that the client may see them.
     ///
-    /// A store without an index from blobs to repositories names none.
+    /// A store without an index from blobs to repositories returns none.
     async fn repositories_with(&self, digest: &Digest, page: Page) -> Result<Listing<RepositoryName>> {
         let _ = (digest, page);
         Ok(Listing { items: Vec::new(), more: false })
     }
 
-    /// A number that every committed change of readable content alters, in this process or another; `None` when the store
-    /// has no such number.
+    /// A number that changes with every committed change of readable content, in this process or another; `None` when
+    /// the store has no such number.
     ///
-    /// A reader that asks before and after knows whether its result is still valid. A cache asks for every request, so the
-    /// answer must come within microseconds. Repairing or removing damaged bytes need not alter the number. A change that
-    /// readers cannot see, such as that of an upload, may alter it.
+    /// A cache compares the number before and after a read to know whether the result is still valid. It does so for
+    /// every request, so this method must take only microseconds. Repairing or removing damaged bytes need not change
+    /// the number. A change that readers cannot see, such as a change of an upload, may change it.
     fn version(&self) -> Option<u64> {
         None
     }
 
-    /// Stores a blob that is in memory, without a session: one step where an upload takes three.
+    /// Stores a blob from memory, in one call without an upload session.
     ///
     /// # Errors
     /// [`crate::ErrorKind::DigestInvalid`] when the bytes do not match the digest.
@@ -263,10 +268,10 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         upload.finish(digest).await
     }
 
-    /// Takes over a file as a blob; the file is gone when this succeeds.
+    /// Moves a file into the store as a blob; the file is removed when this succeeds.
     ///
-    /// The caller has hashed the file while writing it and vouches for `digest`: a store on the same file system moves
-    /// the file without reading it again. Every other store copies the bytes and checks them.
+    /// The caller guarantees that the file has this digest: a store on the same file system moves the file without
+    /// reading it. Every other store copies the bytes and checks them.
     async fn put_blob_file(
         &self,
         repository: &RepositoryName,
@@ -286,24 +291,24 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         Ok(descriptor)
     }
 
-    /// Removes the bytes of a blob if they do not match its digest, so that the blob counts as missing in every repository
-    /// and can be stored again. Reads all of it. Returns whether it was damaged; a remote store always returns `false`.
+    /// Removes the bytes of a blob if they do not match its digest, so that the blob counts as missing in every
+    /// repository and can be stored again. Reads the whole blob. Returns whether it was damaged; a remote store always
+    /// returns `false`.
     async fn remove_damaged(&self, _digest: &Digest) -> Result<bool> {
         Ok(false)
     }
 
-    /// The path of a file with exactly the bytes of a blob of the repository, for readers that need no copy; `None`
-    /// where there is no such file. The file must not be changed.
+    /// The path of a file with exactly the bytes of a blob of the repository, for readers without a copy; `None` when
+    /// there is no such file. The file must not be changed.
     async fn blob_path(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<PathBuf>> {
         self.stat_blob(repository, digest).await?;
         Ok(None)
     }
 
-    /// Removes upload sessions, with their bytes, into which nothing was saved for `age`, and the leftovers of
-    /// ended writers. Uploads that a handle is writing to, in this process or another, are kept. Returns how many were
-    /// removed.
+    /// Removes upload sessions, with their bytes, that were not saved for `age`, and the leftovers of dead writers.
+    /// Uploads with an active writer, in this process or another, are kept. Returns the number of removed sessions.
     ///
-    /// A store in a folder does this when it is opened; a server repeats it while it runs.
+    /// A store in a folder calls this when it is opened; a server calls it regularly.
     async fn expire_uploads(&self, age: Duration) -> Result<u64> {
         let _ = age;
         Ok(0)

@@ -2,17 +2,17 @@
 
 use crate::Result;
 
-/// A range of bytes that is asked for. Ends are inclusive, as in HTTP (RFC 9110, section 14).
+/// A requested range of bytes. Ends are inclusive, as in HTTP (RFC 9110, section 14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ByteRange {
     /// From the first offset to the last, both included; `None` means the end of the content.
     FromTo(u64, Option<u64>),
-    /// The last bytes, as many as this.
+    /// The last bytes; the number of them.
     Suffix(u64),
 }
 
 impl ByteRange {
-    /// The offset and length within content of `size` bytes, clipped to it.
+    /// The offset and length within content of `size` bytes, limited to the content.
     ///
     /// # Errors
     /// [`crate::ErrorKind::RangeInvalid`] when no byte of the content is in the range.

@@ -1,4 +1,4 @@
-//! The suites on every store and backend of the SDK, and what only the stores of the SDK promise.
+//! The suites on every store and backend of the SDK, and tests of guarantees that only these stores give.
 
 use super::wrap::{CacheOptions, Cached, ReadOnly};
 use super::*;
@@ -41,7 +41,7 @@ mod disk {
     crate::store_conformance!(fixture);
 }
 
-/// The two backends in the pairing that no constructor makes.
+/// A pair of backends that no constructor makes.
 #[cfg(feature = "store-sql")]
 mod memory_with_sql {
     use super::*;

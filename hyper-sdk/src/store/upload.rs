@@ -1,4 +1,4 @@
-//! Upload sessions: their names, and the handle of one.
+//! Upload sessions: their ids, and the handle of a session.
 
 use crate::digest::Algorithm;
 use crate::oci::Descriptor;
@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::fmt::{self, Debug, Display};
 
-/// The name of an upload session: 32 random lower-case hexadecimal characters, so that it cannot be guessed.
+/// The id of an upload session: 32 random lower-case hexadecimal characters, which cannot be guessed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UploadId(String);
 
 impl UploadId {
-    /// A new random name.
+    /// A new random id.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the system has no random bytes.
@@ -26,10 +26,10 @@ impl UploadId {
         Ok(Self(bytes.iter().map(|b| format!("{b:02x}")).collect()))
     }
 
-    /// Parses a name.
+    /// Parses an id.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::UploadUnknown`] when no session can have this name.
+    /// [`crate::ErrorKind::UploadUnknown`] when no session can have this id.
     pub fn parse(s: &str) -> Result<Self> {
         if s.len() == 32 && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Ok(Self(s.to_owned()));
@@ -49,18 +49,18 @@ impl Display for UploadId {
     }
 }
 
-/// How to start an upload.
+/// The options of a new upload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UploadOptions {
-    /// The algorithm that the digest will have, when the client named it; otherwise the last request names it.
+    /// The algorithm of the digest, if the client announced it. Otherwise the digest of [`BlobUpload::finish`] has it.
     pub algorithm: Option<Algorithm>,
 }
 
 /// An upload in progress.
 ///
-/// Dropping the handle keeps the session: [`super::RegistryStore::resume_upload`] finds it again with every byte that
-/// [`BlobUpload::save`] acknowledged; bytes appended after that may be forgotten. Two handles on one session do not corrupt it: the second writer gets
-/// [`crate::ErrorKind::Conflict`] or [`crate::ErrorKind::RangeInvalid`].
+/// Dropping the handle keeps the session: [`super::RegistryStore::resume_upload`] opens it again with every byte that
+/// [`BlobUpload::save`] acknowledged; bytes that were appended after that may be lost. Two handles on one session do
+/// not corrupt it: the second writer gets [`crate::ErrorKind::Conflict`] or [`crate::ErrorKind::RangeInvalid`].
 ///
 /// ```
 /// use hyper_sdk::store::{MemoryStore, RegistryStore as _, UploadOptions};
@@ -72,7 +72,7 @@ pub struct UploadOptions {
 /// let mut upload = store.start_upload(&name, UploadOptions::default()).await?;
 /// upload.append("hello ".into()).await?;
 /// upload.save().await?;
-/// // Another handle, in another process when the store is durable, goes on where the session was saved.
+/// // Another handle, in another process if the store is durable, resumes at the saved offset.
 /// let id = upload.id().clone();
 /// drop(upload);
 /// let mut upload = store.resume_upload(&name, &id).await?;
@@ -85,22 +85,22 @@ pub struct UploadOptions {
 /// ```
 #[async_trait]
 pub trait BlobUpload: Debug + Send + 'static {
-    /// The name of the session.
+    /// The id of the session.
     fn id(&self) -> &UploadId;
 
-    /// How many bytes have arrived.
+    /// The number of appended bytes.
     fn offset(&self) -> u64;
 
     /// Appends bytes. Returns when they are accepted.
     async fn append(&mut self, bytes: Bytes) -> Result<()>;
 
-    /// Makes every byte appended so far, and the offset, part of the session, so that another handle finds them.
+    /// Saves the appended bytes and the offset in the session, so that another handle can resume there.
     async fn save(&mut self) -> Result<()>;
 
     /// Ends the session: checks the digest of everything appended and links the blob into the repository.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::DigestInvalid`] when the content does not match. The session has then ended, too.
+    /// [`crate::ErrorKind::DigestInvalid`] when the content does not match. The session has ended in this case too.
     async fn finish(self: Box<Self>, digest: &Digest) -> Result<Descriptor>;
 
     /// Ends the session and discards its bytes.

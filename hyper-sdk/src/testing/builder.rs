@@ -1,4 +1,4 @@
-//! A builder that needs no sandbox, no registry and no disk but a temporary folder.
+//! A builder without a sandbox and a registry, in a temporary folder.
 
 use super::{FakeExecutor, PlainSnapshotter};
 use crate::build::{LocalBuilder, LocalBuilderOptions};
@@ -9,9 +9,9 @@ use crate::{Result, ResultExt as _};
 use std::sync::Arc;
 use tempfile::TempDir;
 
-/// The parts of a builder for tests: a fake executor, snapshots in folders of this process, a store in memory that is the
-/// registry of every name, too. Other parts can be given before it is opened. Its files are in the folder, as long as
-/// that lives.
+/// The parts of a builder for tests: a fake executor, snapshots in folders of this process, and a store in memory that
+/// also serves as the registry of every name. Other parts can be set before it is opened. Its files are in the returned
+/// folder, which must outlive the builder.
 ///
 /// ```
 /// use hyper_sdk::build::{BuildContext, BuildRequest, Builder as _};
@@ -42,7 +42,7 @@ pub fn fake_builder(executor: FakeExecutor) -> Result<(LocalBuilderOptions, Temp
     Ok((parts, folder))
 }
 
-/// Builds texts without a sandbox or a context, and hands the results to an exporter.
+/// Builds texts without a sandbox or a context, for an exporter.
 #[cfg(any(test, feature = "conformance"))]
 pub(crate) struct FakeBuild {
     builder: LocalBuilder,

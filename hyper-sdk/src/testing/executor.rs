@@ -1,4 +1,4 @@
-//! An executor that runs nothing: it records its commands and follows a script.
+//! A fake executor: it runs nothing, records its commands and follows a script.
 
 use crate::exec::{ExecCapabilities, ExecSpec, Executor, ExitStatus, Identity, LogSink, RootFs};
 use crate::layer::LayerPath;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Barrier;
 
-/// What a command does, as seen from outside.
+/// The visible effects of a command.
 #[derive(Clone, Debug, Default)]
 pub struct FakeRun {
     code: i32,
@@ -30,62 +30,62 @@ impl FakeRun {
         Self::default()
     }
 
-    /// It ends with this code.
+    /// The command ends with this exit code.
     #[must_use]
     pub fn exits(mut self, code: i32) -> Self {
         self.code = code;
         self
     }
 
-    /// It writes to its standard output.
+    /// The command writes to its standard output.
     #[must_use]
     pub fn prints(mut self, text: impl Into<Vec<u8>>) -> Self {
         self.output.push((LogStream::Stdout, text.into()));
         self
     }
 
-    /// It writes to its standard error.
+    /// The command writes to its standard error.
     #[must_use]
     pub fn complains(mut self, text: impl Into<Vec<u8>>) -> Self {
         self.output.push((LogStream::Stderr, text.into()));
         self
     }
 
-    /// It writes a file of its root, with mode 0644. Folders above it are made.
+    /// The command writes a file of its root with mode 0644, and creates the folders above it.
     #[must_use]
     pub fn writes(self, path: impl Into<String>, content: impl Into<Vec<u8>>) -> Self {
         self.writes_as(path, content, 0o644)
     }
 
-    /// It writes a file of its root with a mode.
+    /// The command writes a file of its root with this mode.
     #[must_use]
     pub fn writes_as(mut self, path: impl Into<String>, content: impl Into<Vec<u8>>, mode: u32) -> Self {
         self.files.push((path.into(), content.into(), mode));
         self
     }
 
-    /// It makes a folder of its root, and those above it.
+    /// The command creates a folder of its root, and those above it.
     #[must_use]
     pub fn makes_folder(mut self, path: impl Into<String>) -> Self {
         self.folders.push(path.into());
         self
     }
 
-    /// It waits at the barrier for other commands: a test that they run at the same time.
+    /// The command waits at the barrier for other commands, to test that they run at the same time.
     #[must_use]
     pub fn meets(mut self, others: &Arc<Barrier>) -> Self {
         self.meets = Some(Arc::clone(others));
         self
     }
 
-    /// It never ends by itself.
+    /// The command never ends by itself.
     #[must_use]
     pub fn hangs(mut self) -> Self {
         self.hangs = true;
         self
     }
 
-    /// It cannot be started.
+    /// The command cannot be started.
     #[must_use]
     pub fn cannot_start(mut self, kind: crate::ErrorKind, message: impl Into<String>) -> Self {
         self.error = Some((kind, message.into()));
@@ -93,7 +93,8 @@ impl FakeRun {
     }
 }
 
-/// An executor for tests: it runs nothing, records each [`ExecSpec`], and does what a script says for the command.
+/// An executor for tests: it runs nothing, records each [`ExecSpec`], and has the effects that the script defines for
+/// the command.
 ///
 /// A command is identified by its last argument, which is the script of a RUN in shell form. A command that is not in
 /// the script succeeds and does nothing.
@@ -120,7 +121,7 @@ impl FakeRun {
 ///
 /// # Guarantees
 /// Dropping the future of a run ends it; [`FakeExecutor::running`] says how many there are. Files are written to the
-/// upper folder of an overlay or to the folder that is the root, never outside; what is below them is not looked at.
+/// upper folder of an overlay, or to the root folder, and never outside of it. Lower layers are not read.
 #[derive(Debug)]
 pub struct FakeExecutor {
     capabilities: ExecCapabilities,
@@ -141,19 +142,19 @@ impl Default for FakeExecutor {
 }
 
 impl FakeExecutor {
-    /// An executor that claims everything and whose commands do nothing.
+    /// An executor with all capabilities, whose commands do nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The same, with other capabilities. What they deny is refused as any executor must.
+    /// Sets the capabilities. Commands that need a missing capability are rejected, as by every executor.
     #[must_use]
     pub fn with_capabilities(mut self, capabilities: ExecCapabilities) -> Self {
         self.capabilities = capabilities;
         self
     }
 
-    /// What the command does whose last argument is `command`; what was said of it before is replaced.
+    /// Sets the effects of the command whose last argument is `command`, and replaces earlier ones.
     #[must_use]
     pub fn on(mut self, command: impl Into<String>, run: FakeRun) -> Self {
         let command = command.into();
@@ -162,17 +163,17 @@ impl FakeExecutor {
         self
     }
 
-    /// What was to be run, in order.
+    /// The recorded commands, in order.
     pub fn specs(&self) -> Vec<ExecSpec> {
         self.specs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The last argument of each command that was to be run, in order.
+    /// The last argument of each recorded command, in order.
     pub fn commands(&self) -> Vec<String> {
         self.specs().into_iter().map(|spec| spec.args.last().cloned().unwrap_or_default()).collect()
     }
 
-    /// How many commands run now.
+    /// The number of running commands.
     pub fn running(&self) -> usize {
         self.running.load(Ordering::SeqCst)
     }
@@ -201,7 +202,7 @@ impl FakeExecutor {
     }
 }
 
-/// One more command runs while this lives.
+/// Counts a running command until it is dropped.
 struct Running<'a>(&'a AtomicUsize);
 
 impl Drop for Running<'_> {
@@ -210,7 +211,7 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Where a path of a root lies on the host.
+/// The path on the host of a path of the root.
 fn place(rootfs: &RootFs, path: &str) -> Result<PathBuf> {
     let top: &Path = match rootfs {
         RootFs::Overlay { upper: Some((upper, _)), .. } => upper,

@@ -1,8 +1,8 @@
-//! Random images that a seed determines, for tests of stores, clients, layers and builders.
+//! Random images from a seed, for tests of stores, clients, layers and builders.
 //!
-//! Their layers have what layers of real images have: files of every size, folders, symbolic and hard links, owners,
-//! set-user-id and sticky modes, long names and names that are not ASCII, whiteouts and opaque folders. The archives are
-//! not compressed and come from a writer of their own.
+//! Their layers have the same content as layers of real images: files of every size, folders, symbolic and hard links,
+//! owners, set-user-id and sticky modes, long names and names that are not ASCII, whiteouts and opaque folders. The
+//! archives are not compressed and are written by a separate tar writer.
 
 use super::random::Random;
 use super::tar::{self, Member};
@@ -12,30 +12,30 @@ use crate::{Digest, media_type};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// How large a random image is.
+/// The size of a random image.
 #[derive(Clone, Debug)]
 pub struct ImageShape {
-    /// How many layers it has.
+    /// The number of layers.
     pub layers: usize,
-    /// How many files, folders and links each layer has at most.
+    /// The largest number of files, folders and links of each layer.
     pub entries: usize,
-    /// The size of the largest file; most are much smaller.
+    /// The size of the largest file, in bytes; most files are much smaller.
     pub largest: usize,
-    /// What its config says of the platform.
+    /// The platform in the config.
     pub platform: Platform,
 }
 
 impl Default for ImageShape {
-    /// Three layers of at most forty entries, files up to 300 KB, of this machine.
+    /// Three layers of at most forty entries, files of up to 300 KB, and the platform of this machine.
     fn default() -> Self {
         Self { layers: 3, entries: 40, largest: 300_000, platform: Platform::host() }
     }
 }
 
-/// What is at a path of an image.
+/// The content of a path of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TestContent {
-    /// A file with these bytes. Hard links are files of the same bytes.
+    /// A file with these bytes. Hard links are files with the same bytes.
     File(Bytes),
     /// A folder.
     Folder,
@@ -46,7 +46,7 @@ pub enum TestContent {
 /// A file, folder or link of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestFile {
-    /// What it is.
+    /// The content.
     pub content: TestContent,
     /// Its mode, with set-user-id, set-group-id and sticky bits.
     pub mode: u32,
@@ -54,7 +54,7 @@ pub struct TestFile {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
-    /// When it was changed, in seconds since 1970.
+    /// The modification time, in seconds since 1970.
     pub mtime: u64,
 }
 
@@ -64,15 +64,15 @@ pub type TestTree = BTreeMap<String, TestFile>;
 /// A layer of a random image.
 #[derive(Clone, Debug)]
 pub struct RandomLayer {
-    /// The uncompressed archive, which is its blob too.
+    /// The uncompressed archive, which is also the blob.
     pub tar: Bytes,
     /// The blob.
     pub descriptor: Descriptor,
-    /// What is there when this layer is unpacked on those below it.
+    /// The tree after unpacking this layer on the layers below.
     pub tree: TestTree,
 }
 
-/// An image that a seed determines.
+/// A random image from a seed.
 ///
 /// ```
 /// use hyper_sdk::testing::RandomImage;
@@ -86,19 +86,19 @@ pub struct RandomLayer {
 pub struct RandomImage {
     /// The manifest.
     pub manifest: Manifest,
-    /// The config, whose descriptor the manifest has.
+    /// The config.
     pub config: Bytes,
     /// The layers, lowest first.
     pub layers: Vec<RandomLayer>,
 }
 
 impl RandomImage {
-    /// The image of a seed, of the default shape.
+    /// The image of a seed, with the default shape.
     pub fn new(seed: u64) -> Self {
         Self::with_shape(seed, &ImageShape::default())
     }
 
-    /// The image of a seed, of a given shape.
+    /// The image of a seed, with a given shape.
     pub fn with_shape(seed: u64, shape: &ImageShape) -> Self {
         let mut random = Random::new(seed);
         let (mut layers, mut tree) = (Vec::new(), TestTree::new());
@@ -124,12 +124,12 @@ impl RandomImage {
         Self { manifest: sniff(manifest.to_bytes()), config, layers }
     }
 
-    /// What is in the root file system of the image.
+    /// The root file system of the image.
     pub fn tree(&self) -> TestTree {
         self.layers.last().map(|layer| layer.tree.clone()).unwrap_or_default()
     }
 
-    /// Every blob that the manifest names: the config, then the layers.
+    /// The blobs of the manifest: the config, then the layers.
     pub fn blobs(&self) -> impl Iterator<Item = (Descriptor, Bytes)> + '_ {
         let config = (Descriptor::of(media_type::OCI_CONFIG, &self.config), self.config.clone());
         let layers = self.layers.iter().map(|layer| (layer.descriptor.clone(), layer.tar.clone()));
@@ -142,12 +142,12 @@ impl RandomImage {
 pub struct RandomIndex {
     /// The index.
     pub manifest: Manifest,
-    /// Its images, in its order.
+    /// Its images, in the order of the index.
     pub images: Vec<RandomImage>,
 }
 
 impl RandomIndex {
-    /// The index of a seed: an image for each platform, each with its own seed.
+    /// The index of a seed, with a different image for each platform.
     pub fn new(seed: u64, platforms: &[Platform]) -> Self {
         let mut random = Random::new(seed);
         let (mut images, mut entries) = (Vec::new(), Vec::new());
@@ -169,13 +169,13 @@ fn sniff(bytes: impl Into<Bytes>) -> Manifest {
 
 /// A layer in the making.
 struct Layer {
-    /// What the layer says of each path: `None` is a whiteout.
+    /// The entry of each path; `None` is a whiteout.
     changes: BTreeMap<String, Option<TestFile>>,
     /// Hard links, by the path of the link.
     hard_links: BTreeMap<String, String>,
-    /// Folders of the layer that hide what was in them.
+    /// The opaque folders of the layer.
     opaque: Vec<String>,
-    /// What is there below.
+    /// The tree of the layers below.
     tree: TestTree,
 }
 
@@ -192,7 +192,7 @@ impl Layer {
             let Some(folder) = random.pick(&folders).cloned() else { continue };
             let name = name(random);
             let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
-            // What is there already is mostly replaced by the same kind of thing, as packages do.
+            // An existing path is mostly replaced by the same kind of entry, as packages do.
             let is_taken = layer.changes.contains_key(&path) || layer.tree.contains_key(&path);
             if is_taken || path.len() > 1000 {
                 continue;
@@ -237,7 +237,7 @@ impl Layer {
         self.changes.insert(path, Some(TestFile { content, mode, uid, gid, mtime }));
     }
 
-    /// Whether the layer hides what was at a path.
+    /// Whether the layer hides a path of the layers below.
     fn is_removed(&self, path: &str) -> bool {
         let is_whiteout = |of: &str| matches!(self.changes.get(of), Some(None));
         parents(path).any(|parent| is_whiteout(parent) || self.opaque.iter().any(|folder| folder == parent))
@@ -252,7 +252,7 @@ impl Layer {
             }
             let file = self.tree[&path].clone();
             if is_folder(&file) && random.once_in(8) {
-                // An opaque folder is written anew.
+                // An opaque folder is written again.
                 self.opaque.push(path.clone());
                 self.changes.insert(path, Some(file));
             } else if random.once_in(10) {
@@ -261,7 +261,7 @@ impl Layer {
         }
     }
 
-    /// Writes some of the files below anew.
+    /// Replaces some of the files of the layers below.
     fn replace_some(&mut self, random: &mut Random, shape: &ImageShape) {
         let files: Vec<String> =
             self.tree.iter().filter(|(_, file)| !is_folder(file)).map(|(path, _)| path.clone()).collect();
@@ -371,7 +371,7 @@ fn target(random: &mut Random, files: &[String]) -> String {
 }
 
 impl TestFile {
-    /// A line that says everything about the file: kind, mode, owner, time, and the content by its digest.
+    /// A line that describes the file: kind, digest of the content, mode, owner and time.
     pub fn summary(&self) -> String {
         let content = match &self.content {
             TestContent::File(bytes) => format!("file {}", Digest::sha256(bytes).short()),

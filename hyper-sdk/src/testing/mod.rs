@@ -1,17 +1,17 @@
-//! Helpers for tests, in this crate and in those that build on it.
+//! Helpers for tests, in this crate and in crates that use it.
 //!
-//! - [`RandomImage`] and [`RandomIndex`] are images made from a seed, with everything that real layers have.
+//! - [`RandomImage`] and [`RandomIndex`] are random images from a seed, with the content of real layers.
 //! - [`FakeExecutor`] records the commands of a build and follows a script, so that tests of builds need no sandbox.
 //! - [`PlainSnapshotter`] keeps snapshots in plain folders, for the same tests.
-//! - [`fake_builder`] makes a builder of these two, with a store and a registry in memory.
+//! - [`fake_builder`] makes a builder from these two, with a store and a registry in memory.
 //! - [`busybox_root`] makes a root file system for tests that run commands.
 //! - [`copy_program`] and [`write_program`] make programs that the test runs.
-//! - [`FrozenClock`] is a clock that a test moves.
-//! - [`is_caught`] says whether a case of a conformance suite finds a fault.
+//! - [`FrozenClock`] is a clock that a test sets.
+//! - [`is_caught`] checks whether a case of a conformance suite finds a fault.
 //!
 //! # Tests that run commands
 //! The sandbox starts a program as its helper, whose `main` must begin with `exec::init`. The `main` of a test belongs
-//! to the test harness, so it needs a program beside it, of two lines, such as `src/bin/exec-helper.rs`:
+//! to the test harness, so the tests need a separate program, such as `src/bin/exec-helper.rs`:
 //!
 //! ```text
 //! fn main() {
@@ -19,7 +19,7 @@
 //! }
 //! ```
 //!
-//! Cargo builds it before the tests in `tests/` and tells them where it is:
+//! Cargo builds it before the tests in `tests/` and passes them its path:
 //! `HelperCommand::with_init(env!("CARGO_BIN_EXE_exec-helper"))`.
 
 #[cfg(feature = "build")]
@@ -86,7 +86,7 @@ macro_rules! assert_suite_finds {
 #[cfg(test)]
 pub(crate) use assert_suite_finds;
 
-/// Appends a file of any name, also one that no honest archive has, and ends the archive.
+/// Appends a file with any name, valid or not, and ends the archive.
 #[cfg(feature = "build")]
 pub(crate) fn raw_tar_file(archive: &mut Vec<u8>, name: &[u8], data: &[u8]) {
     let member = tar::Member { name, kind: b'0', mode: 0o644, uid: 0, gid: 0, mtime: 0, link: b"", data };

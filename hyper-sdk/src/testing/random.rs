@@ -1,11 +1,11 @@
-//! Random values that follow from a seed.
+//! Random values from a seed.
 
-/// A stream of numbers that a seed determines (xorshift64*). For tests alone: it is easy to guess.
+/// A random number generator (xorshift64*), only for tests: it is predictable.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// The stream of a seed. Seeds that are close to each other give streams that are not.
+    /// The generator of a seed. Similar seeds give different numbers.
     pub fn new(seed: u64) -> Self {
         let mixed = (seed ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         Self((mixed ^ (mixed >> 31)) | 1)
@@ -21,11 +21,11 @@ impl Random {
 
     /// A number below `end`; 0 when that is 0.
     pub fn below(&mut self, end: usize) -> usize {
-        // The bias does not matter to a test.
+        // The bias does not matter for tests.
         (self.number() % end.max(1) as u64) as usize
     }
 
-    /// Whether something happens that does so once in `times`.
+    /// `true` with the probability 1 in `times`.
     pub fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
@@ -35,7 +35,7 @@ impl Random {
         from.get(self.below(from.len()))
     }
 
-    /// Bytes that compress badly and repeat nowhere.
+    /// Random bytes, which do not compress.
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(length + 8);
         while bytes.len() < length {
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_says_everything() {
+    fn equal_seeds_give_equal_numbers() {
         assert_eq!(Random::new(1).bytes(100), Random::new(1).bytes(100));
         assert_ne!(Random::new(1).bytes(100), Random::new(2).bytes(100));
         assert_ne!(Random::new(0).number(), 0);

@@ -14,10 +14,10 @@ pub const PASSWD: &str = "root:x:0:0::/root:/bin/sh\nme:x:1000:1000::/home/me:/b
 /// The groups of [`busybox_root`]: `me` is in `extra`.
 pub const GROUP: &str = "root:x:0:\nme:x:1000:\nextra:x:2000:me\n";
 
-/// Makes a root file system in a folder out of this machine's static busybox: [`PROGRAMS`] in `/bin`, the users and
-/// groups of [`PASSWD`] and [`GROUP`], their home folders, and a `/tmp` that everybody may write to.
+/// Creates a root file system in a folder from the static busybox of this machine: [`PROGRAMS`] in `/bin`, the users
+/// and groups of [`PASSWD`] and [`GROUP`], their home folders, and a `/tmp` that everybody can write to.
 ///
-/// Gives `false`, and makes nothing, where this machine has no busybox.
+/// Returns `false` and creates nothing when this machine has no busybox.
 ///
 /// # Errors
 /// Those of the file system.

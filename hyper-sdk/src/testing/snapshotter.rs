@@ -1,4 +1,4 @@
-//! A snapshotter without a sandbox: whole trees in folders of this process.
+//! A snapshotter without a sandbox: complete trees in folders of this process.
 
 use crate::exec::RootFs;
 use crate::layer::copy::{CopyRequest, SourceKind, SourceRoot, tree_of};
@@ -24,8 +24,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A snapshotter for tests: each snapshot is a folder with the whole tree, and all work is done in this process.
 ///
-/// With [`super::FakeExecutor`] it makes builds that need no sandbox, no namespaces and no rights. Owners are kept where
-/// the tests run as root; elsewhere every file belongs to the caller. It ends with the process, with its files.
+/// With [`super::FakeExecutor`] it makes builds that need no sandbox, no namespaces and no rights. Owners are kept when
+/// the tests run as root; otherwise every file belongs to the caller. Its files are removed with it.
 ///
 /// ```
 /// use hyper_sdk::Digest;
@@ -50,7 +50,7 @@ struct Inner {
     folder: tempfile::TempDir,
     snapshots: Mutex<HashMap<Digest, Committed>>,
     active: Mutex<HashSet<PathBuf>>,
-    /// Layers are unpacked one after the other: this is for tests.
+    /// Layers are unpacked one after the other, which is fast enough for tests.
     unpacking: tokio::sync::Mutex<()>,
 }
 
@@ -101,7 +101,7 @@ fn options() -> ApplyOptions {
     ApplyOptions { owners: owners(), devices: DevicePolicy::Skip, ..ApplyOptions::new(ApplyStyle::Plain) }
 }
 
-/// The tar of what makes `upper` of `lower`.
+/// The layer with the changes from `lower` to `upper`.
 fn difference(lower: &Path, upper: &Path) -> Result<Vec<u8>> {
     let root = |_: &LayerPath, _: &rustix::fs::Stat, _: Option<(u32, u32)>| (0, 0);
     let mut options = DiffOptions::default();
@@ -124,7 +124,7 @@ fn stream(bytes: Vec<u8>) -> TarStream {
 }
 
 impl PlainSnapshotter {
-    /// A snapshotter without snapshots, in a temporary folder.
+    /// An empty snapshotter in a temporary folder.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when the folder cannot be made.
@@ -143,7 +143,7 @@ impl PlainSnapshotter {
         Ok(tempfile::Builder::new().prefix("tree-").tempdir_in(self.0.folder.path())?)
     }
 
-    /// The folder of a chain, held as long as the second value lives.
+    /// The folder of a chain. The second value keeps the folder.
     fn tree(&self, chain: Option<&Digest>) -> Result<(PathBuf, Option<Committed>)> {
         let Some(chain) = chain else { return Ok((self.0.folder.path().join("empty"), None)) };
         let snapshots = self.0.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,7 +153,7 @@ impl PlainSnapshotter {
         Ok((found.folder.path().to_owned(), Some(found)))
     }
 
-    /// A new folder with the tree of a chain.
+    /// Copies the tree of a chain to a new folder.
     async fn copy_of(&self, chain: Option<&Digest>) -> Result<tempfile::TempDir> {
         let (from, held) = self.tree(chain)?;
         let (to, empty) = (self.fresh()?, self.0.folder.path().join("empty"));
@@ -204,7 +204,7 @@ impl Snapshotter for PlainSnapshotter {
             let (mut layer, mut how) = (layer, self::options());
             how.times = options.times;
             apply(&mut layer, folder.path(), &how)?;
-            // What follows the end of the archive is part of the stream that the caller hashes.
+            // The caller hashes the whole stream, including the bytes after the end of the archive.
             std::io::copy(&mut layer, &mut std::io::sink())?;
             Ok(folder)
         })
@@ -214,7 +214,7 @@ impl Snapshotter for PlainSnapshotter {
     }
 
     async fn share(&self, _: Option<&Digest>, chain: &Digest, _: &Digest) -> Result<bool> {
-        // A whole tree has files of its parent.
+        // A complete tree contains files of its parent, so it cannot be shared.
         self.has(chain).await
     }
 
@@ -265,7 +265,7 @@ impl Snapshotter for PlainSnapshotter {
             let mut roots = Vec::new();
             for source in sources {
                 let RootFs::Folder { path, .. } = source else {
-                    return Err(Error::unsupported("this snapshotter copies from folders alone"));
+                    return Err(Error::unsupported("this snapshotter copies only from folders"));
                 };
                 let is_own = path.starts_with(&own);
                 let kind = if is_own { SourceKind::RootFilesystem } else { SourceKind::Context };
@@ -369,7 +369,7 @@ impl Snapshotter for PlainSnapshotter {
     }
 }
 
-/// Opens a path of a tree as if that were the root of the system: no link leads out.
+/// Opens a path of a tree with the tree as the root, so that links cannot lead out.
 fn open_in(tree: &Path, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let top = rustix::fs::open(tree, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())?;
     let path = if path.is_empty() { "." } else { path };

@@ -1,11 +1,11 @@
-//! A small tar writer for tests, so that they do not read only what the SDK itself wrote.
+//! A small tar writer for tests, independent of the tar writer of the SDK.
 
 const BLOCK: usize = 512;
 
 /// One member of an archive.
 pub(super) struct Member<'a> {
     pub(super) name: &'a [u8],
-    /// `0` a file, `1` a hard link, `2` a symbolic link, `5` a folder.
+    /// The type: `0` is a file, `1` a hard link, `2` a symbolic link, `5` a folder.
     pub(super) kind: u8,
     pub(super) mode: u32,
     pub(super) uid: u32,

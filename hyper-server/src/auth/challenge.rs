@@ -2,7 +2,7 @@
 
 use http::HeaderValue;
 
-/// The demand for credentials: the response has the status 401 and these schemes.
+/// The demand for credentials: a response with the status 401 and these authentication schemes.
 ///
 /// ```
 /// use hyper_server::auth::Challenge;
@@ -32,12 +32,12 @@ impl Challenge {
         Self::new("Basic").with("realm", realm).with("charset", "UTF-8")
     }
 
-    /// The Bearer scheme as docker and other clients know it: they fetch a token for `service` at the URL `realm`.
+    /// The Bearer scheme of the docker token protocol: clients fetch a token for `service` at the URL `realm`.
     pub fn bearer(realm: &str, service: &str) -> Self {
         Self::new("Bearer").with("realm", realm).with("service", service)
     }
 
-    /// Adds a parameter to the last scheme. Characters that cannot stand in a header are left out of the value.
+    /// Adds a parameter to the last scheme. Characters that are not allowed in a header are removed from the value.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         if let Some(last) = self.values.last_mut() {
@@ -49,14 +49,14 @@ impl Challenge {
         self
     }
 
-    /// Offers the schemes of another challenge too; clients take the first that they know.
+    /// Adds the schemes of another challenge. Clients use the first scheme that they support.
     #[must_use]
     pub fn or(mut self, other: Self) -> Self {
         self.values.extend(other.values);
         self
     }
 
-    /// What the body of the response says, for people.
+    /// Sets the reason, which is the message in the body of the response.
     #[must_use]
     pub fn because(mut self, reason: impl Into<String>) -> Self {
         self.reason = reason.into();

@@ -1,4 +1,4 @@
-//! Users from an htpasswd file with bcrypt hashes, read again when the file changes.
+//! Users of an htpasswd file with bcrypt hashes. The file is read again when it changes.
 //!
 //! ```text
 //! # comments and empty lines are skipped
@@ -6,11 +6,11 @@
 //! ```
 //!
 //! # Invariants
-//! - A bcrypt check costs tens of milliseconds on purpose, so it runs on a blocking thread, at most one a core at a
-//!   time, and a success is remembered under a keyed hash of user, password and the entry's hash: a changed entry is
-//!   thereby forgotten. The password itself is never kept.
-//! - An unknown user costs as much time as a wrong password.
-//! - A file that becomes unreadable or malformed leaves the last good users in force and is logged.
+//! - A bcrypt check costs tens of milliseconds on purpose, so it runs on a blocking thread, at most one per core at a
+//!   time. A successful check is cached under a keyed hash of the user, the password and the hash of the entry, so a
+//!   changed entry is checked again. The password itself is never stored.
+//! - The check of an unknown user takes as long as that of a wrong password.
+//! - When the file becomes unreadable or malformed, the users that were read last stay valid, and the error is logged.
 
 use hyper_sdk::digest::Hasher;
 use hyper_sdk::small_file::{self, Kinds};
@@ -22,16 +22,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Semaphore;
 
-/// How long a verified password is trusted without another bcrypt check.
-const REMEMBERED: Duration = Duration::from_secs(600);
-/// How many verified passwords are remembered.
-const REMEMBERED_MAX: usize = 4096;
-/// How often the file is looked at, at most.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How many checks may wait for a core before further ones are refused.
+/// How long a verified password is cached.
+const CACHE_TIME: Duration = Duration::from_secs(600);
+/// How many verified passwords are cached.
+const CACHED_PASSWORDS: usize = 4096;
+/// The shortest time between two checks whether the file has changed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How many checks may wait for a core before further checks are rejected.
 const WAITING_MAX: usize = 64;
-/// A hash of a password that nobody knows, so that unknown users cost what known ones do.
-const NOBODY: &str = "$2b$10$7EqJtq98hPqEX7fNZaFWoOe3Nc6nCpb8n6vVTqSJZ9jZpqFZcZ0hC";
+/// A hash of an unknown password. Unknown users are checked against it, so that the check takes as long as for a known
+/// user.
+const UNKNOWN_USER_HASH: &str = "$2b$10$7EqJtq98hPqEX7fNZaFWoOe3Nc6nCpb8n6vVTqSJZ9jZpqFZcZ0hC";
 
 type Users = HashMap<String, String>;
 
@@ -97,9 +98,9 @@ impl Htpasswd {
     pub(crate) async fn verify(&self, user: &str, password: &str) -> Result<bool> {
         let users = self.users();
         let known = users.get(user);
-        let hash = known.map_or(NOBODY, String::as_str);
+        let hash = known.map_or(UNKNOWN_USER_HASH, String::as_str);
         let key = self.key(user, password, hash);
-        if known.is_some() && self.remembers(&key) {
+        if known.is_some() && self.is_cached(&key) {
             return Ok(true);
         }
         let _waiting = self.waiting.try_acquire().map_err(|_| {
@@ -117,11 +118,11 @@ impl Htpasswd {
         if !fits || known.is_none() {
             return Ok(false);
         }
-        self.remember(key);
+        self.cache(key);
         Ok(true)
     }
 
-    /// Whether there is such a user.
+    /// Whether the file has this user.
     pub(crate) fn knows(&self, user: &str) -> bool {
         self.users().contains_key(user)
     }
@@ -135,16 +136,16 @@ impl Htpasswd {
         hasher.finish()
     }
 
-    fn remembers(&self, key: &Digest) -> bool {
+    fn is_cached(&self, key: &Digest) -> bool {
         let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        verified.get(key).is_some_and(|at| at.elapsed() < REMEMBERED)
+        verified.get(key).is_some_and(|at| at.elapsed() < CACHE_TIME)
     }
 
-    fn remember(&self, key: Digest) {
+    fn cache(&self, key: Digest) {
         let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        if verified.len() >= REMEMBERED_MAX {
-            verified.retain(|_, at| at.elapsed() < REMEMBERED);
-            if verified.len() >= REMEMBERED_MAX {
+        if verified.len() >= CACHED_PASSWORDS {
+            verified.retain(|_, at| at.elapsed() < CACHE_TIME);
+            if verified.len() >= CACHED_PASSWORDS {
                 verified.clear();
             }
         }
@@ -154,7 +155,7 @@ impl Htpasswd {
     /// The users, read again when the file has changed.
     fn users(&self) -> Arc<Users> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked.elapsed() >= LOOK_EVERY {
+        if state.looked.elapsed() >= CHECK_INTERVAL {
             state.looked = Instant::now();
             match FileStamp::of(&self.path) {
                 Ok(stamp) if state.seen == Some(stamp) => {}
@@ -183,7 +184,7 @@ impl Htpasswd {
     }
 }
 
-/// The most bytes that the file has.
+/// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 16 << 20;
 
 fn read(path: &Path) -> Result<Users> {
@@ -191,17 +192,17 @@ fn read(path: &Path) -> Result<Users> {
     parse(&text).context("path", path.display())
 }
 
-/// Reads an htpasswd file only to see whether it is good.
+/// Checks an htpasswd file.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] with the line that is wrong, or that the file cannot be read.
+/// [`ErrorKind::Invalid`] with the line that is invalid, or an error that says why the file cannot be read.
 pub fn check(path: &Path) -> Result<()> {
     read(path).map(|_| ())
 }
 
 fn parse(text: &str) -> Result<Users> {
     let mut users = Users::new();
-    // Some editors begin a file with a mark of its encoding, which would become a part of the first name.
+    // Some editors write a byte order mark, which would become part of the first user name.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (i, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -220,7 +221,7 @@ fn parse(text: &str) -> Result<Users> {
             return Err(bad("the hash is not bcrypt: make the entry with `hyperregistry htpasswd USER`"));
         }
         if users.insert(user.to_owned(), hash.to_owned()).is_some() {
-            return Err(bad("the user is there twice"));
+            return Err(bad("the file has this user twice"));
         }
     }
     Ok(users)
@@ -230,13 +231,13 @@ fn parse(text: &str) -> Result<Users> {
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] when the user name holds a colon or a control character, or the password is empty or longer
-/// than the 72 bytes that bcrypt looks at.
+/// than the 72 bytes that bcrypt uses.
 pub fn entry(user: &str, password: &str, cost: u32) -> Result<String> {
     if user.is_empty() || user.starts_with('#') || user.contains(|c: char| c == ':' || c.is_control()) {
         return Err(Error::invalid("a user name must not be empty, start with `#` or contain `:`"));
     }
     if password.is_empty() || password.len() > 72 {
-        return Err(Error::invalid("a password must have 1 to 72 bytes: bcrypt looks at no more"));
+        return Err(Error::invalid("a password must have 1 to 72 bytes, the limit of bcrypt"));
     }
     let parts = bcrypt::hash_with_result(password, cost)
         .map_err(|e| Error::internal("bcrypt failed").with_source(e))?;
@@ -269,8 +270,8 @@ mod tests {
 
     #[test]
     fn the_hash_for_unknown_users_is_valid() {
-        assert!(NOBODY.parse::<bcrypt::HashParts>().is_ok());
-        assert!(!bcrypt::verify("", NOBODY).unwrap());
+        assert!(UNKNOWN_USER_HASH.parse::<bcrypt::HashParts>().is_ok());
+        assert!(!bcrypt::verify("", UNKNOWN_USER_HASH).unwrap());
     }
 
     #[tokio::test]
@@ -285,7 +286,7 @@ mod tests {
         assert!(!users.verify("a", "two").await.unwrap());
         assert!(!users.verify("b", "one").await.unwrap());
 
-        let look_now = || users.state.lock().unwrap().looked -= LOOK_EVERY;
+        let look_now = || users.state.lock().unwrap().looked -= CHECK_INTERVAL;
         std::fs::write(&path, format!("{}\n", entry("a", "two", 4).unwrap())).unwrap();
         look_now();
         assert!(users.verify("a", "two").await.unwrap());

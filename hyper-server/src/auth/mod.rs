@@ -1,5 +1,5 @@
-//! Who sends requests and what they may do: an [`Authenticator`] finds out the first, an [`Authorizer`] decides the
-//! second.
+//! Authentication and authorization: an [`Authenticator`] identifies the sender of a request, an [`Authorizer`] decides
+//! what the sender may do.
 //!
 //! ```text
 //! request ── Authenticator::authenticate ── Principal ── Authorizer::allows ── handler
@@ -11,19 +11,19 @@
 //! program brings its own with [`crate::RegistryOptions::authenticator`]: OpenID Connect, client certificates, a directory.
 //!
 //! # Invariants
-//! - A caller that the authenticator does not accept learns nothing of a repository, not even whether a request is
+//! - A caller that the authenticator rejects gets no information about a repository, not even whether a request is
 //!   malformed.
-//! - A password and a token are never logged and never stand in an error.
-//! - The limits of credentials ([`Principal::scopes`]) and the decision of the [`Authorizer`] both hold: neither widens the
-//!   other.
+//! - Passwords and tokens are never logged, and no error contains them.
+//! - An action needs both the scopes of the credentials ([`Principal::scopes`]) and the permission of the
+//!   [`Authorizer`].
 
 mod challenge;
 mod htpasswd;
 mod passwords;
 mod principal;
+mod public_url;
 mod request;
 mod scope;
-mod site;
 mod token;
 
 pub use challenge::Challenge;
@@ -39,12 +39,12 @@ use hyper_sdk::{Error, RepositoryName, Result};
 use std::fmt::Debug;
 use std::str::FromStr;
 
-/// What a request does.
+/// The action of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Probes the API.
     Probe,
-    /// Reads the content of a repository, or its place in the catalog.
+    /// Reads the content of a repository, or lists the repository in the catalog.
     Pull,
     /// Adds content to a repository or moves its tags.
     Push,
@@ -52,9 +52,10 @@ pub enum Action {
     Delete,
 }
 
-/// Finds out who sent a request.
+/// Identifies the sender of a request.
 ///
-/// The registry asks once for each request, but for `/livez`, `/readyz` and, unless they are for users only, the metrics.
+/// The registry calls it once for each request, except for `/livez`, `/readyz` and, unless they are for users only, the
+/// metrics.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -76,19 +77,19 @@ pub enum Action {
 /// ```
 #[async_trait]
 pub trait Authenticator: Debug + Send + Sync + 'static {
-    /// Who sent a request. Without credentials, that is [`Principal::anonymous`] where something is open to anonymous
-    /// callers, else a challenge.
+    /// Identifies the sender of a request. For a request without credentials, the result is [`Principal::anonymous`] if
+    /// anonymous callers may do anything at all, else a challenge.
     ///
-    /// Dropping the future must leave nothing behind: the client may have gone away.
+    /// The future may be dropped at any time, because the client may disconnect. It must clean up after itself.
     ///
     /// # Errors
-    /// [`AuthError::Challenge`] when credentials are missing or wrong, [`AuthError::Failed`] when it cannot be found out:
-    /// the kind of the error decides on the status, and the client learns nothing else of it unless it sent something
-    /// wrong.
+    /// [`AuthError::Challenge`] when credentials are missing or wrong, [`AuthError::Failed`] when the credentials
+    /// cannot be checked. The kind of the error decides the status of the response. The message is sent to the client
+    /// only for errors that the client caused.
     async fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Principal, AuthError>;
 
-    /// What a principal is asked for that may not do what it wants, when other credentials could help. Without a
-    /// challenge, which is the default, the answer is a denial.
+    /// The challenge for a principal that lacks a permission, when other credentials may have it. `None`, the default,
+    /// denies the request with the status 403.
     fn challenge(
         &self,
         request: &AuthRequest<'_>,
@@ -100,25 +101,25 @@ pub trait Authenticator: Debug + Send + Sync + 'static {
     }
 }
 
-/// Why a principal is not let through.
+/// Why a principal is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Denial {
-    /// Nothing is forbidden, but the caller is anonymous and probes `/v2/`, where clients look for the way to log in, and
+    /// The caller is anonymous and probes `/v2/`, which is allowed. Clients look for the way to log in there and
     /// nowhere else.
     Login,
     /// The [`Authorizer`] does not allow the action, or the resource is for users only.
     Forbidden,
-    /// The [`Authorizer`] allows the action, but the scopes of the credentials do not have it.
+    /// The [`Authorizer`] allows the action, but the scopes of the credentials do not include it.
     OutOfScope,
 }
 
-/// Why a sender could not be found out.
+/// Why a sender could not be authenticated.
 #[derive(Debug)]
 pub enum AuthError {
     /// Credentials are missing or wrong: the response has the status 401.
     Challenge(Challenge),
-    /// The credentials could not be checked, such as when a directory does not answer.
+    /// The credentials could not be checked, for example because a directory server does not respond.
     Failed(Error),
 }
 
@@ -134,20 +135,20 @@ impl From<Error> for AuthError {
     }
 }
 
-/// The authenticator of a registry without users: everybody is anonymous.
+/// The authenticator of a registry without users: every caller is anonymous.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Nobody;
+pub(crate) struct AnonymousOnly;
 
 #[async_trait]
-impl Authenticator for Nobody {
+impl Authenticator for AnonymousOnly {
     async fn authenticate(&self, _: &AuthRequest<'_>) -> Result<Principal, AuthError> {
         Ok(Principal::anonymous())
     }
 }
 
-/// Decides who may do what, where.
+/// Decides which principal may perform which action in which repository.
 ///
-/// Called for every request, so it must not block. A mount is asked about twice: [`Action::Push`] on the target and
+/// It is called for every request, so it must not block. A mount needs [`Action::Push`] on the target and
 /// [`Action::Pull`] on the source.
 ///
 /// ```
@@ -197,7 +198,7 @@ impl FromStr for AnonymousAccess {
     }
 }
 
-/// The authorizer of a registry without rules of its own: users may do everything, others what [`AnonymousAccess`] says.
+/// The default authorizer: users may do everything, anonymous callers what [`AnonymousAccess`] allows.
 impl Authorizer for AnonymousAccess {
     fn allows(&self, who: &Principal, _repository: Option<&RepositoryName>, action: Action) -> bool {
         match self {
@@ -209,7 +210,8 @@ impl Authorizer for AnonymousAccess {
     }
 }
 
-/// Decides on an action of a principal, by the authorizer and by the scopes of its credentials.
+/// Decides whether a principal may perform an action: the authorizer and the scopes of the credentials must both allow
+/// it.
 pub(crate) fn decide(
     authorizer: &dyn Authorizer,
     principal: &Principal,
@@ -221,7 +223,7 @@ pub(crate) fn decide(
     if !allowed || (resource == Resource::Metrics && principal.is_anonymous()) {
         return Err(Denial::Forbidden);
     }
-    // Scopes take nothing away that everybody may do.
+    // Scopes do not limit actions that anonymous callers may perform.
     let is_open = || authorizer.allows(&Principal::anonymous(), repository, action);
     let in_scope = match resource {
         Resource::Registry => true,
@@ -232,8 +234,8 @@ pub(crate) fn decide(
     if in_scope { Ok(()) } else { Err(Denial::OutOfScope) }
 }
 
-/// Whether a principal finds a repository in the list of them: it may pull it, and its credentials are for the list, or
-/// for pulling this one, or everybody may pull it.
+/// Whether the catalog shows a repository to a principal. The principal must have the right to pull it, and its scopes
+/// must include the catalog or the pull, unless everybody may pull it.
 pub(crate) fn lists(authorizer: &dyn Authorizer, principal: &Principal, repository: &RepositoryName) -> bool {
     match principal.may_list() {
         true => authorizer.allows(principal, Some(repository), Action::Pull),

@@ -1,13 +1,12 @@
-//! The authenticator of a registry with a file of users: passwords, and tokens of its own.
+//! The authenticator of a registry with an htpasswd file: it accepts passwords and the tokens that it issues.
 //!
-//! Where nothing is open to anonymous callers, clients are asked for credentials with the Basic scheme, which all know.
-//! Where something is, they are asked with the Bearer scheme: it is the one by which docker learns that it gets more with
-//! a password. Passwords and tokens are accepted in both cases.
+//! If anonymous callers may do nothing, the challenge has the Basic scheme, which all clients support. Otherwise it has
+//! the Bearer scheme, because docker sends a password only then. Passwords and tokens are accepted in both cases.
 
 use super::htpasswd::Htpasswd;
 use super::token::{Issued, Issuer};
 use super::{
-    Action, AuthError, AuthRequest, Authenticator, Challenge, Denial, Principal, Resource, Scope, site,
+    Action, AuthError, AuthRequest, Authenticator, Challenge, Denial, Principal, Resource, Scope, public_url,
 };
 use async_trait::async_trait;
 use hyper_sdk::clock::SharedClock;
@@ -19,7 +18,7 @@ use std::path::Path;
 pub(crate) struct PasswordOptions<'a> {
     /// The file of users.
     pub(crate) htpasswd: &'a Path,
-    /// What clients show when they ask for a password, and the service that tokens are for.
+    /// The realm that clients show when they ask for a password, and the service of the tokens.
     pub(crate) realm: &'a str,
     /// The file with the key of tokens.
     pub(crate) token_key: Option<&'a Path>,
@@ -31,7 +30,7 @@ pub(crate) struct PasswordOptions<'a> {
     pub(crate) clock: SharedClock,
 }
 
-/// Knows the users of an htpasswd file and the tokens that were issued to them.
+/// Checks the passwords of an htpasswd file and the tokens that were issued to its users.
 #[derive(Debug)]
 pub(crate) struct Passwords {
     users: Htpasswd,
@@ -69,7 +68,7 @@ impl Authenticator for Passwords {
         denial: Denial,
     ) -> Option<Challenge> {
         if request.resource() == Resource::Metrics {
-            // No token is good for them.
+            // No scope covers these resources, so a token cannot help.
             let is_user = !principal.is_anonymous() && principal.scopes().is_none();
             return (!is_user).then(|| Challenge::basic(&self.service));
         }
@@ -104,15 +103,15 @@ impl Passwords {
         let claims = self.issuer.verify(token, self.clock.now())?;
         let principal = match claims.sub.as_str() {
             "" => Principal::anonymous(),
-            // A user who was removed from the file is not let in by a token that was issued before.
+            // A token of a user who was removed from the file is invalid.
             user if self.users.knows(user) => Principal::user(user),
             _ => return None,
         };
         Some(principal.with_scopes(claims.scopes()))
     }
 
-    /// The principal of a user name and a password; `None` when they are wrong. Clients that have no credentials may send
-    /// two empty texts.
+    /// The principal of a user name and a password; `None` when they are wrong. Clients without credentials may send an
+    /// empty name and password.
     async fn verify(&self, user: &str, password: &str) -> Result<Option<Principal>> {
         if user.is_empty() && password.is_empty() {
             return Ok(Some(Principal::anonymous()));
@@ -120,8 +119,8 @@ impl Passwords {
         Ok(self.users.verify(user, password).await?.then(|| Principal::user(user)))
     }
 
-    /// Issues a token to the sender of a request, for those of the wanted scopes that `allows` accepts. `form` holds the
-    /// user name and the password of a POST.
+    /// Issues a token to the sender of a request, with those of the requested scopes that `allows` accepts. `form` has
+    /// the user name and the password of a POST.
     pub(crate) async fn token(
         &self,
         request: &AuthRequest<'_>,
@@ -167,7 +166,7 @@ impl Passwords {
     }
 
     fn bearer(&self, request: &AuthRequest<'_>) -> Challenge {
-        let root = site::root(self.public_url.as_deref(), request.headers(), request.uri());
+        let root = public_url::root(self.public_url.as_deref(), request.headers(), request.uri());
         let challenge = Challenge::bearer(&format!("{root}/v2/token"), &self.service);
         match request.scope() {
             Some(scope) => challenge.with("scope", &scope.to_string()),

@@ -1,4 +1,4 @@
-//! Who sent a request: a name, groups and claims, or nobody.
+//! The sender of a request: an anonymous caller, or a user with a name, groups and claims.
 
 use super::{Action, Scope};
 use hyper_sdk::RepositoryName;
@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-/// Who sent a request, as an [`Authenticator`](super::Authenticator) found out. Clones share everything.
+/// The sender of a request, as an [`Authenticator`](super::Authenticator) identified it. Clones share their data.
 ///
-/// A principal has a name, unless it is anonymous, and may have groups and claims. Claims are whatever the credentials
-/// say beside the name, such as the claims of a JSON Web Token or the attributes of a directory entry; an
+/// A principal has a name, unless it is anonymous, and may have groups and claims. Claims are what the credentials
+/// contain in addition to the name, such as the claims of a JSON Web Token or the attributes of a directory entry; an
 /// [`Authorizer`](super::Authorizer) reads them.
 ///
 /// ```
@@ -32,7 +32,7 @@ struct Parts {
 }
 
 impl Principal {
-    /// Somebody without credentials.
+    /// A caller without credentials.
     pub fn anonymous() -> Self {
         static NOBODY: LazyLock<Arc<Parts>> = LazyLock::new(Arc::default);
         Self(NOBODY.clone())
@@ -57,17 +57,17 @@ impl Principal {
         self
     }
 
-    /// Limits the principal to what its credentials were issued for, such as the scopes of a token.
+    /// Limits the principal to the scopes of its credentials, such as those of a token.
     ///
-    /// The registry then allows an action in a repository when a scope has it or everybody may do it, and the
-    /// [`Authorizer`](super::Authorizer) allows it too.
+    /// The registry then allows an action in a repository only if a scope includes it, or anonymous callers may perform
+    /// it, and the [`Authorizer`](super::Authorizer) allows it.
     #[must_use]
     pub fn with_scopes(mut self, scopes: impl IntoIterator<Item = Scope>) -> Self {
         Arc::make_mut(&mut self.0).scopes = Some(scopes.into_iter().collect());
         self
     }
 
-    /// Whether nobody is known to have sent the request.
+    /// Whether the sender is anonymous.
     pub fn is_anonymous(&self) -> bool {
         self.0.name.is_none()
     }
@@ -97,23 +97,23 @@ impl Principal {
         &self.0.claims
     }
 
-    /// What the credentials are limited to; `None` when they have no limit of their own.
+    /// The scopes of the credentials; `None` when the credentials have no scopes.
     pub fn scopes(&self) -> Option<&[Scope]> {
         self.0.scopes.as_deref()
     }
 
-    /// Whether the credentials are good for an action in a repository.
+    /// Whether the scopes include an action in a repository.
     pub(crate) fn is_in_scope(&self, repository: &RepositoryName, action: Action) -> bool {
         self.scopes().is_none_or(|scopes| scopes.iter().any(|scope| scope.has(repository, action)))
     }
 
-    /// Whether the credentials are good for the list of repositories.
+    /// Whether the scopes include the catalog.
     pub(crate) fn may_list(&self) -> bool {
         self.scopes().is_none_or(|scopes| scopes.iter().any(Scope::is_catalog))
     }
 }
 
-/// The values of claims may be private: only their names are shown.
+/// The values of claims may be private, so only their names are shown.
 impl fmt::Debug for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Principal")

@@ -1,4 +1,4 @@
-//! What an authenticator sees of a request.
+//! The part of a request that an authenticator gets.
 
 use super::{Action, Scope};
 use crate::connection::ConnectionInfo;
@@ -10,7 +10,7 @@ use hyper_sdk::RepositoryName;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resource<'a> {
-    /// The registry as a whole, which has nothing to hide.
+    /// The registry as a whole.
     Registry,
     /// The list of repositories.
     Catalog,
@@ -30,7 +30,7 @@ impl<'a> Resource<'a> {
     }
 }
 
-/// A request whose sender is to be found out: its head, its connection, and what it asks for.
+/// A request to authenticate: its head, its connection, its resource and its action.
 #[derive(Clone, Copy, Debug)]
 pub struct AuthRequest<'a> {
     parts: &'a Parts,
@@ -64,7 +64,7 @@ impl<'a> AuthRequest<'a> {
         self.parts.extensions.get()
     }
 
-    /// What layers before the registry have found out, such as the certificate of the client.
+    /// The extensions that outer layers added, such as the certificate of the client.
     pub fn extensions(&self) -> &'a Extensions {
         &self.parts.extensions
     }
@@ -84,8 +84,8 @@ impl<'a> AuthRequest<'a> {
         self.action
     }
 
-    /// The scope that a token needs for this request: the list of repositories, or what the request does in a repository,
-    /// and pull beside it, because clients that push read as well.
+    /// The scope that a token needs for this request: the catalog, or the action in the repository together with pull,
+    /// because clients that push also read.
     pub fn scope(&self) -> Option<Scope> {
         if self.resource == Resource::Catalog {
             return Some(Scope::catalog());
@@ -113,7 +113,7 @@ impl<'a> AuthRequest<'a> {
         self.headers().get(http::header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')
     }
 
-    /// Whether the request carries credentials in the header that is for them.
+    /// Whether the request has an `Authorization` header.
     pub fn has_authorization(&self) -> bool {
         self.headers().contains_key(http::header::AUTHORIZATION)
     }

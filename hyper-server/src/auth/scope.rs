@@ -1,5 +1,5 @@
-//! Scopes of tokens: what may be done in one repository, or that the repositories may be listed, as clients and token
-//! servers write it.
+//! Scopes of tokens: actions in one repository, or the right to list the repositories, in the text form of clients and
+//! token servers.
 
 use super::Action;
 use hyper_sdk::{Error, RepositoryName, Result};
@@ -17,13 +17,13 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// These actions in a repository. [`Action::Probe`] is of no repository and is left out.
+    /// A scope of actions in a repository. [`Action::Probe`] does not belong to a repository and is left out.
     pub fn new(repository: RepositoryName, actions: impl IntoIterator<Item = Action>) -> Self {
         let actions = actions.into_iter().filter(|action| word(*action).is_some()).collect();
         Self { repository: Some(repository), actions }
     }
 
-    /// The list of repositories (`/v2/_catalog`).
+    /// The scope of the list of repositories (`/v2/_catalog`).
     pub fn catalog() -> Self {
         Self { repository: None, actions: Vec::new() }
     }
@@ -38,7 +38,7 @@ impl Scope {
         &self.actions
     }
 
-    /// Whether the scope has an action in a repository.
+    /// Whether the scope includes an action in a repository.
     pub fn has(&self, repository: &RepositoryName, action: Action) -> bool {
         self.repository() == Some(repository) && self.actions.contains(&action)
     }
@@ -122,7 +122,7 @@ impl From<&Scope> for Access {
 }
 
 impl Access {
-    /// The scope, unless the entry is of another kind.
+    /// The scope; `None` for an entry of another kind.
     pub(crate) fn scope(&self) -> Option<Scope> {
         if self.kind != REPOSITORY {
             return format!("{}:{}:{}", self.kind, self.name, self.actions.join(",")).parse().ok();

@@ -1,4 +1,5 @@
-//! Tokens of the server's own (the docker token protocol), for clients that send passwords to a token endpoint only.
+//! Tokens that this server issues (the docker token protocol), for clients that send passwords only to a token
+//! endpoint.
 //!
 //! ```text
 //! GET /v2/…                      401  WWW-Authenticate: Bearer realm="https://HOST/v2/token",service="…",scope="…"
@@ -6,12 +7,13 @@
 //! GET /v2/…  Bearer TOKEN        200
 //! ```
 //!
-//! A token is a JSON Web Token (RFC 7519) signed with HMAC-SHA-256. It names a user, or nobody, and what was granted.
+//! A token is a JSON Web Token (RFC 7519) signed with HMAC-SHA-256. It has the user name, which is empty for anonymous
+//! callers, and the granted scopes.
 //!
 //! # Invariants
-//! - Only tokens of the one algorithm that this file writes are read: `alg` is compared, not obeyed.
-//! - The key is made by the server and is in a file that only its owner reads, so that a token holds after a restart
-//!   and for every server on one folder. Without a file it lives as long as the process.
+//! - Only tokens with HMAC-SHA-256 are accepted: the header `alg` is compared, and never selects an algorithm.
+//! - The server makes the key and stores it in a file that only its owner can read, so a token stays valid after a
+//!   restart and on every server of the same folder. Without a file, the key is lost when the process ends.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -29,25 +31,26 @@ use std::path::Path;
 use super::Scope;
 use super::scope::Access;
 
-/// How long a token holds, in seconds. It is checked at the beginning of a request only, so an upload may take longer.
+/// How long a token is valid, in seconds. It is checked only at the beginning of a request, so an upload may take
+/// longer.
 const LIFETIME: i64 = 300;
-/// How far the clocks of two servers on one folder may be apart.
+/// The largest difference between the clocks of two servers on one folder, in seconds.
 const LEEWAY: i64 = 60;
 /// The most scopes of one token: it has to fit into a header.
 pub(crate) const MAX_SCOPES: usize = 32;
-/// The longest token that is looked at.
+/// The longest token that is accepted, in bytes.
 const MAX_LENGTH: usize = 16 << 10;
 
-/// After so long a key is not being written any more.
+/// The age at which a temporary file of a key is abandoned.
 const ABANDONED: std::time::Duration = std::time::Duration::from_secs(60 * 60);
 
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 
-/// What a token says.
+/// The claims of a token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Claims {
     iss: String,
-    /// The user; empty for nobody.
+    /// The user; empty for an anonymous caller.
     pub(crate) sub: String,
     aud: String,
     iat: i64,
@@ -56,13 +59,13 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    /// What the token grants.
+    /// The scopes that the token grants.
     pub(crate) fn scopes(&self) -> impl Iterator<Item = Scope> {
         self.access.iter().filter_map(Access::scope)
     }
 }
 
-/// A token and what clients want to know of it.
+/// A token, with its lifetime and the time when it was issued.
 #[derive(Debug)]
 pub(crate) struct Issued {
     pub(crate) token: String,
@@ -70,7 +73,7 @@ pub(crate) struct Issued {
     pub(crate) issued_at: String,
 }
 
-/// Makes tokens and reads them.
+/// Issues and verifies tokens.
 pub(crate) struct Issuer {
     mac: Hmac<Sha256>,
     service: String,
@@ -83,7 +86,7 @@ impl fmt::Debug for Issuer {
 }
 
 impl Issuer {
-    /// Signs with the key in a file, which is made when it does not exist, or with one of this process.
+    /// An issuer with the key of a file, which is created when it does not exist, or without a file with a new key.
     pub(crate) fn new(service: &str, key: Option<&Path>) -> Result<Self> {
         let key = match key {
             Some(path) => shared_key(path)?,
@@ -94,7 +97,7 @@ impl Issuer {
         Ok(Self { mac, service: service.to_owned() })
     }
 
-    /// A token for a user (nobody is the empty name) at a time in seconds since 1970.
+    /// Issues a token to a user; the name is empty for an anonymous caller. `now` is in seconds since 1970.
     pub(crate) fn issue(&self, user: &str, scopes: &[Scope], now: i64) -> Result<Issued> {
         let claims = Claims {
             iss: self.service.clone(),
@@ -113,7 +116,7 @@ impl Issuer {
         Ok(Issued { token, expires_in: LIFETIME, issued_at: rfc3339(now) })
     }
 
-    /// What a token says, when it is one of these and holds at the time `now`.
+    /// The claims of a token; `None` when the token is forged, or not valid at the time `now`.
     pub(crate) fn verify(&self, token: &str, now: i64) -> Option<Claims> {
         if token.len() > MAX_LENGTH {
             return None;
@@ -139,8 +142,8 @@ fn random_key() -> Result<Key> {
     Ok(key)
 }
 
-/// The key that all servers on a folder share. One that others could have read, or that is damaged, is replaced: tokens
-/// are short-lived, so nothing else is lost.
+/// The key that all servers on a folder share. A key that is damaged, or that other users can read, is replaced. Only
+/// the tokens of the last minutes become invalid by that.
 fn shared_key(path: &Path) -> Result<Key> {
     match read_key(path)? {
         Some(key) => return Ok(key),
@@ -148,17 +151,17 @@ fn shared_key(path: &Path) -> Result<Key> {
             let key = random_key()?;
             match write_key(path, &key) {
                 Ok(()) => {}
-                // No other server can share a key on a file system that cannot be written.
+                // On a read-only file system there is no other server to share the key with.
                 Err(e) if is_ignorable(&e) => {
-                    tracing::warn!(path = %path.display(), error = %e, "the key of tokens is not kept");
+                    tracing::warn!(path = %path.display(), error = %e, "the key of tokens is not stored");
                     return Ok(key);
                 }
                 Err(e) => return Err(e).at("cannot write the key of tokens", path),
             }
         }
     }
-    // Another server may have been faster: what is in the file now is what counts.
-    read_key(path)?.ok_or_else(|| Error::internal("the key of tokens is not where it was written"))
+    // Another server may have written its key first. The key in the file is the valid one.
+    read_key(path)?.ok_or_else(|| Error::internal("the key of tokens was removed while the server started"))
 }
 
 fn read_key(path: &Path) -> Result<Option<Key>> {
@@ -173,7 +176,7 @@ fn read_key(path: &Path) -> Result<Option<Key>> {
     if whole && mode & 0o077 == 0 {
         return Ok(Some(key));
     }
-    tracing::warn!(path = %path.display(), "the key of tokens was damaged or others could read it: it is made anew");
+    tracing::warn!(path = %path.display(), "the key of tokens was damaged, or other users could read it: it is replaced by a new key");
     match fs::remove_file(path) {
         Err(e) if !is_ignorable(&e) => Err(e).at("cannot replace the key of tokens", path),
         _ => Ok(None),
@@ -186,10 +189,10 @@ fn is_ignorable(e: &std::io::Error) -> bool {
     matches!(e.kind(), ReadOnlyFilesystem | StorageFull | QuotaExceeded)
 }
 
-/// Writes a key that nobody else can read, whole or not at all, unless there is one.
+/// Writes a key atomically to a file that no other user can read. Does nothing when the file exists.
 fn write_key(path: &Path, key: &Key) -> std::io::Result<()> {
     let (stem, folder) = (path.file_stem().unwrap_or_default().to_string_lossy(), path.parent());
-    // Of a server that was killed meanwhile.
+    // A server that was killed may have left temporary files.
     hyper_sdk::stale_files::remove(folder.unwrap_or(Path::new(".")), ABANDONED, |name| {
         let id = name.strip_prefix(&*stem).and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".new"));
         id.is_some_and(|id| hyper_sdk::store::UploadId::parse(id).is_ok())

@@ -16,21 +16,21 @@ use hyper_sdk::store::wrap::{CachedContent, FetchedBlob};
 use hyper_sdk::{Digest, ErrorKind, RepositoryName};
 use std::ops::Range;
 
-/// What a digest names never changes.
+/// The content of a digest never changes.
 const FOREVER: HeaderValue = HeaderValue::from_static("max-age=31536000, immutable");
 
 pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Outcome {
-    let told = || not_modified(call, &digest_value(digest), &etag_value(digest));
+    let unchanged = || not_modified(call, &digest_value(digest), &etag_value(digest));
     if call.is_head() {
-        // Clients ask this before they push: what counts is the store, not what is still in memory.
+        // Clients send HEAD before they push, so the store is asked and not the cache.
         let size = call.store.stat_blob(repository, digest).await?;
-        return Ok(told().unwrap_or_else(|| streamed(digest, size, Body::empty())));
+        return Ok(unchanged().unwrap_or_else(|| streamed(digest, size, Body::empty())));
     }
     let range = requested_ranges(call, digest);
     if let Some(content) = call.cache.recall_blob(repository, digest).await? {
         return from_memory(call, &content, range);
     }
-    if let Some(response) = told() {
+    if let Some(response) = unchanged() {
         call.store.stat_blob(repository, digest).await?;
         return Ok(response);
     }
@@ -41,7 +41,7 @@ pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &D
     }
 }
 
-/// The whole blob; a small one is kept in memory.
+/// The whole blob; a small blob is cached.
 async fn whole(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Outcome {
     let reader = match call.cache.fetch_blob(repository, digest).await? {
         FetchedBlob::Whole(content) => return from_memory(call, &content, None),
@@ -69,7 +69,7 @@ async fn part(call: &Call<'_>, repository: &RepositoryName, digest: &Digest, ran
     Ok(response)
 }
 
-/// Several ranges of a blob, which only its size tells how to join.
+/// Several ranges of a blob. How they are merged depends on the size of the blob.
 async fn parts(
     call: &Call<'_>,
     repository: &RepositoryName,
@@ -151,8 +151,8 @@ fn unsatisfiable(size: u64) -> ApiError {
         .with_header(header::CONTENT_RANGE, format!("bytes */{size}"))
 }
 
-/// The requested ranges. Other units and malformed ranges give the whole blob, as RFC 9110 (section 14.2) allows. A range
-/// whose end is before its beginning is kept, and is unsatisfiable.
+/// The requested ranges. Other units and malformed ranges give the whole blob, as RFC 9110 (section 14.2) allows. A
+/// range whose end is before its beginning is unsatisfiable.
 fn requested_ranges(call: &Call<'_>, digest: &Digest) -> Option<Vec<ByteRange>> {
     let ranges = ranges::parse(call.header(header::RANGE)?)?;
     match call.header(header::IF_RANGE) {

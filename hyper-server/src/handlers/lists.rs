@@ -37,7 +37,7 @@ struct RepositoryList<'a> {
 
 pub(super) async fn tags(call: &Call<'_>, repository: &RepositoryName, page: Page) -> Outcome {
     let limit = page.limit.unwrap_or(usize::MAX).min(call.options.limits.page_entries);
-    // With `n=0` the client asks only whether the repository exists.
+    // With `n=0` the client checks only whether the repository exists.
     let asked = Page { limit: Some(limit.max(1)), after: page.after };
     let mut listing = call.store.list_tags(repository, asked).await?;
     listing.items.truncate(limit);
@@ -63,7 +63,8 @@ pub(super) async fn catalog(call: &Call<'_>, page: Page) -> Outcome {
         after = listing.items.last().map(|last| last.as_str().to_owned());
         more = listing.more && after.is_some();
         let missing = limit + 1 - visible.len();
-        visible.extend(listing.items.into_iter().filter(|repository| call.sees(repository)).take(missing));
+        visible
+            .extend(listing.items.into_iter().filter(|repository| call.can_list(repository)).take(missing));
         batch = batch.saturating_mul(CATALOG_GROWTH).min(CATALOG_BATCH.max(batch));
     }
     let more = visible.len() > limit;
@@ -120,8 +121,8 @@ pub(super) async fn referrers(
     Ok(response)
 }
 
-/// Adds what clients of registries without a referrers API have noted in the tag `ALGORITHM-HEX` (distribution-spec,
-/// "Enabling the Referrers API"), as far as it still exists.
+/// Adds the referrers that are listed under the tag `ALGORITHM-HEX` and exist. Clients of registries without a
+/// referrers API write this tag (distribution-spec, "Enabling the Referrers API").
 async fn add_fallback(
     call: &Call<'_>,
     repository: &RepositoryName,

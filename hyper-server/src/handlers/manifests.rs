@@ -18,12 +18,12 @@ use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName, Tag};
 static OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 static OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
-/// Up to so many tags have a line each, which all clients read.
+/// Up to this many tags get a header line each, which all clients can read.
 const LINES: usize = 50;
-/// Lines of more than 4 KiB are too long for some clients.
+/// The most tags in one line. Some clients reject lines of more than 4 KiB.
 const TAGS_IN_A_LINE: usize = 30;
-/// The most tags of one push, whatever is configured: their lines come along with about ten others, and some clients
-/// read no more than a hundred.
+/// The most tags of one push, whatever the configuration says: some clients read at most a hundred header lines, and
+/// about ten others are sent.
 const MOST_TAGS: usize = 80 * TAGS_IN_A_LINE;
 
 pub(super) async fn get(
@@ -151,10 +151,10 @@ pub(super) async fn delete(
     Ok(empty(StatusCode::ACCEPTED))
 }
 
-/// What the tags must name for the PUT to go ahead, from `If-Match` and `If-None-Match: *`.
+/// The condition of a PUT, from `If-Match` and `If-None-Match: *`: the digest that the tags must name.
 ///
-/// The conditions are compared with what the first tag names now. The store then moves the tags only if that has not
-/// changed.
+/// The condition is compared with the digest that the first tag names now. The store moves the tags only if that digest
+/// has not changed.
 async fn condition(
     call: &Call<'_>,
     repository: &RepositoryName,
@@ -184,6 +184,6 @@ fn precondition_failed() -> ApiError {
     ApiError::new(
         StatusCode::PRECONDITION_FAILED,
         "CONFLICT",
-        "the tag names another manifest than the condition says",
+        "the tag does not name the manifest that the condition expects",
     )
 }

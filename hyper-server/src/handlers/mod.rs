@@ -1,4 +1,4 @@
-//! One function for each endpoint: parsed names in, one call of the store, a response out.
+//! One function for each endpoint: it gets parsed names, calls the store and returns a response.
 
 mod blobs;
 mod lists;
@@ -22,7 +22,7 @@ type Outcome = Result<Response, ApiError>;
 
 pub(crate) static CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// Answers a request whose caller may make it.
+/// Answers an admitted request.
 pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Incoming) -> Outcome {
     let method = call.method().clone();
     match endpoint {
@@ -94,7 +94,7 @@ fn empty(status: StatusCode) -> Response {
     response
 }
 
-/// Sets a header whose text was made of parsed names, numbers and digests.
+/// Sets a header whose value consists of parsed names, numbers and digests.
 fn set(response: &mut Response, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
@@ -111,7 +111,7 @@ fn etag_value(digest: &Digest) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{digest}\"")).expect("a digest is made of visible ASCII characters")
 }
 
-/// The header values of content in memory, which share its bytes.
+/// The header values of cached content, which share its bytes.
 struct ContentHeaders {
     digest: HeaderValue,
     etag: HeaderValue,
@@ -126,7 +126,7 @@ impl ContentHeaders {
     }
 }
 
-/// The response with content in memory, a manifest or a blob.
+/// The response with cached content, a manifest or a blob.
 fn content(call: &Call<'_>, content: &CachedContent, known: ContentHeaders) -> Response {
     let body = if call.is_head() { Body::empty() } else { Body::from(content.bytes.clone()) };
     let mut response = Response::new(body);
@@ -149,7 +149,7 @@ fn etag_listed(list: &str, etag: &str) -> bool {
     list.trim() == "*" || list.split(',').any(|t| bare(t) == bare(etag))
 }
 
-/// The answer to a client that has the content already.
+/// The response to a client that has the content already.
 fn not_modified(call: &Call<'_>, digest: &HeaderValue, etag: &HeaderValue) -> Option<Response> {
     let list = call.header(header::IF_NONE_MATCH)?;
     if !etag_listed(list, etag.to_str().unwrap_or_default()) {

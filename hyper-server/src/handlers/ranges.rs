@@ -1,7 +1,7 @@
-//! Ranges of a blob (RFC 9110, section 14): which are wanted, and several of them in one response.
+//! Ranges of a blob (RFC 9110, section 14): how they are parsed, and responses with several ranges.
 //!
-//! Clients that pull lazily fetch many small pieces of a layer in one request; each would get the whole layer from a
-//! server that knows one range only.
+//! Clients that pull lazily fetch many small pieces of a layer in one request; a server that supports only one range
+//! would send them the whole layer.
 
 use crate::body::BlobBody;
 use bytes::Bytes;
@@ -13,8 +13,8 @@ use std::ops::Range;
 /// The most ranges of one request. With more, the whole blob is sent.
 const MOST: usize = 1000;
 
-/// The ranges of a `Range` header. `None` for other units, malformed texts and too many ranges, for which the whole
-/// content is the answer.
+/// The ranges of a `Range` header. `None` for other units, malformed texts and too many ranges: the response is then
+/// the whole content.
 pub(super) fn parse(value: &str) -> Option<Vec<ByteRange>> {
     let (unit, list) = value.trim().split_once('=')?;
     if !unit.eq_ignore_ascii_case("bytes") {
@@ -43,9 +43,9 @@ fn parse_one(text: &str) -> Option<ByteRange> {
     }
 }
 
-/// The parts of content of `size` bytes that are sent: what lies outside is left out, and ranges that overlap become
-/// one, so that no more than the content is sent. Ranges that do not overlap keep their order. Empty when no range
-/// can be satisfied.
+/// The parts of content of `size` bytes to send. Ranges outside of the content are left out, and overlapping ranges are
+/// merged, so no more than the content is sent. Ranges that do not overlap keep their order. Empty when no range can be
+/// satisfied.
 pub(super) fn resolve(ranges: &[ByteRange], size: u64) -> Vec<Range<u64>> {
     let parts = ranges.iter().filter_map(|range| range.resolve(size).ok());
     let parts: Vec<Range<u64>> = parts.map(|(offset, length)| offset..offset + length).collect();
@@ -64,7 +64,7 @@ pub(super) fn resolve(ranges: &[ByteRange], size: u64) -> Vec<Range<u64>> {
     merged
 }
 
-/// Several parts as `multipart/byteranges`: the frames around them.
+/// The framing of several parts as `multipart/byteranges`.
 pub(super) struct Multipart {
     boundary: String,
     size: u64,
@@ -74,7 +74,7 @@ pub(super) struct Multipart {
 impl Multipart {
     /// The parts of content of `size` bytes.
     pub(super) fn new(parts: Vec<Range<u64>>, size: u64) -> Result<Self> {
-        // Random, so that no content can have been made to hold it.
+        // The boundary is random, so that no content can be crafted to contain it.
         Ok(Self { boundary: UploadId::random()?.to_string(), size, parts })
     }
 
@@ -104,7 +104,7 @@ impl Multipart {
         parts + self.tail().len() as u64
     }
 
-    /// The body, of content that is in memory.
+    /// The body, from content in memory.
     pub(super) fn whole(&self, content: &Bytes) -> Bytes {
         let mut body = Vec::with_capacity(self.length() as usize);
         for (i, part) in self.parts.iter().enumerate() {
@@ -115,7 +115,7 @@ impl Multipart {
         body.into()
     }
 
-    /// The body, of a blob whose first part has been opened: the others are opened when it is their turn.
+    /// The body, from a blob whose first part is open. The other parts are opened one after the other.
     pub(super) fn stream(
         self,
         first: BlobBody,

@@ -1,8 +1,8 @@
-//! The token endpoint, `/v2/token`: who sends a user and a password gets a token for what they may do, and everybody
-//! gets one for what is open to all.
+//! The token endpoint, `/v2/token`: a user with a password gets a token for what the user may do, an anonymous caller
+//! gets one for what anonymous callers may do.
 //!
 //! GET is the docker token protocol, with Basic credentials; POST is the password grant of OAuth 2 (RFC 6749, section
-//! 4.3), which some clients try first. There are no refresh tokens: a client keeps the password and asks again.
+//! 4.3), which some clients try first. There are no refresh tokens: a client sends the password again.
 
 use super::{Outcome, json};
 use crate::auth::{Action, AuthRequest, MAX_SCOPES, Resource};
@@ -50,7 +50,7 @@ pub(super) async fn issue(call: &Call<'_>, mut scopes: Vec<String>, body: &mut I
     let login = form.as_ref().map(|form| (form.username.as_str(), form.password.as_str()));
     let allows = |who: &_, repository: Option<&_>, action| call.authorizer.allows(who, repository, action);
     let request = AuthRequest::new(call.parts, Resource::Registry, Action::Probe);
-    // Scopes of other kinds and invalid names are not granted.
+    // Scopes of other kinds, and scopes with invalid names, are not granted.
     let wanted = scopes.iter().filter_map(|scope| scope.parse().ok());
     let (issued, granted) = tokens.token(&request, login, wanted, allows).await?;
     let scope: Vec<String> = granted.iter().map(ToString::to_string).collect();

@@ -1,8 +1,8 @@
 //! Uploads: in one request, in chunks or as a stream, resumed, cancelled; and mounts (end-4 to end-6, end-11, end-13,
 //! end-14).
 //!
-//! Every location is the path `/v2/NAME/blobs/uploads/ID`; it stays the same for the whole session, and the session
-//! itself, not the location, says how far it is. A chunk that does not begin there gets 416, also on the closing
+//! Every location is the path `/v2/NAME/blobs/uploads/ID`; it stays the same for the whole session. The offset is
+//! stored in the session, not in the location. A chunk that does not begin at the offset gets 416, also on the closing
 //! PUT, and does not change the session.
 
 use super::{CONTENT_DIGEST, Outcome, digest_value, empty, set};
@@ -19,11 +19,11 @@ use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName};
 
 static UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
-/// The largest body that is gathered in memory instead of in a session.
+/// The largest body that is stored without a session.
 const IN_MEMORY: usize = 256 << 10;
 
-/// How many repositories that have a blob are looked at for a right to pull it, when it is to be mounted from wherever
-/// it is: so many pages of so many. How many of those that may be pulled are tried.
+/// For a mount without `from`: how many pages of how many repositories with the blob are checked for the right to pull,
+/// and how many of those with the right are tried.
 const PAGES: usize = 5;
 const PAGE: usize = 200;
 const TRIED: usize = 3;
@@ -56,13 +56,13 @@ pub(super) async fn start(
     let Some(digest) = start.digest else {
         return Ok(in_progress(StatusCode::ACCEPTED, &repository, upload.id(), upload.offset()));
     };
-    // The client does not know the name of this session and cannot resume it.
+    // The client does not know the id of this session and cannot resume it.
     let ending = Ending { digest: Some(digest.clone()), is_known: false };
     receive(call, upload, body, None, ending).await?;
     Ok(created(&repository, &digest))
 }
 
-/// Stores a small blob that came with its digest in one request: no session is needed for it.
+/// Stores a small blob that was sent with its digest in one request, without a session.
 async fn put_monolithic(
     call: &Call<'_>,
     repository: &RepositoryName,
@@ -81,7 +81,7 @@ async fn put_monolithic(
 fn check_size(call: &Call<'_>, size: u64) -> Result<(), ApiError> {
     match call.options.limits.blob_bytes {
         Some(limit) if size > limit => {
-            Err(Error::new(ErrorKind::TooLarge, "the blob is larger than this registry takes")
+            Err(Error::new(ErrorKind::TooLarge, "the blob is larger than the limit of this registry")
                 .with_context("limit", limit)
                 .into())
         }
@@ -129,7 +129,7 @@ pub(super) async fn cancel(call: &Call<'_>, repository: &RepositoryName, id: &Up
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
-/// The length that `Content-Range` announces, if it does and fits the session.
+/// The length from `Content-Range`, if there is one, checked against the session.
 fn expected_range(
     call: &Call<'_>,
     repository: &RepositoryName,
@@ -151,23 +151,23 @@ fn expected_range(
     Ok(Some(length))
 }
 
-/// What becomes of a session when the body of its request has come.
+/// What happens to a session after the body of a request.
 #[derive(Debug)]
 struct Ending {
-    /// The digest of the blob that it becomes; without one it stays a session.
+    /// The digest of the blob on the closing request; `None` keeps the session open.
     digest: Option<Digest>,
-    /// Whether the client knows the session and can go on with it after a failure.
+    /// Whether the client knows the session and can resume it after a failure.
     is_known: bool,
 }
 
 impl Ending {
-    /// Ends the session, or saves it. Returns how far it is.
+    /// Finishes or saves the session. Returns its offset.
     async fn run(self, mut upload: Box<dyn BlobUpload>, received: Result<(), Error>) -> Result<u64, Error> {
         match (received, self.digest) {
             (Ok(()), Some(digest)) => upload.finish(&digest).await.map(|descriptor| descriptor.size),
             (Err(e), _) if !self.is_known => {
                 if let Err(error) = upload.abort().await {
-                    tracing::debug!(%error, "an upload that failed is not removed at once");
+                    tracing::debug!(%error, "a failed upload could not be removed and expires later");
                 }
                 Err(e)
             }
@@ -179,10 +179,10 @@ impl Ending {
     }
 }
 
-/// Appends the body to the session and ends it. Returns how far the session is.
+/// Appends the body to the session, then finishes or saves the session. Returns its offset.
 ///
-/// A task of its own does both: when the client goes away, at whatever moment, the bytes that came are saved so that the
-/// client can go on there, or removed when nobody can.
+/// A separate task does both. When the client disconnects, at any moment, the bytes that arrived are saved, so that the
+/// client can resume, or removed when nobody can resume.
 async fn receive(
     call: &Call<'_>,
     mut upload: Box<dyn BlobUpload>,
@@ -211,8 +211,8 @@ async fn receive(
     ended.map_err(from_upload)
 }
 
-/// Mounts a blob from the repository that the caller names, or from any that the caller may pull from. Returns whether
-/// the blob was mounted.
+/// Mounts a blob from the named repository, or without a name from any repository that the caller may pull from.
+/// Returns whether the blob was mounted.
 async fn mount(
     call: &Call<'_>,
     repository: &RepositoryName,
@@ -231,7 +231,7 @@ async fn mount(
                 return Ok(true);
             }
             tried += 1;
-            // Its bytes are lost: no other repository has them either.
+            // The bytes are lost, for every repository.
             if tried == TRIED {
                 return Ok(false);
             }
@@ -250,7 +250,7 @@ async fn mount_from(
     digest: &Digest,
     from: &RepositoryName,
 ) -> Result<bool, ApiError> {
-    // A missing right looks like a missing blob, so that callers do not learn what is in other repositories.
+    // A missing permission is answered like a missing blob, so that callers cannot probe other repositories.
     if !call.may(from, Action::Pull) {
         return Ok(false);
     }
@@ -287,7 +287,7 @@ fn created(repository: &RepositoryName, digest: &Digest) -> Response {
     response
 }
 
-/// The error for a chunk at the wrong offset, with what the client needs to continue at the right one.
+/// The error for a chunk at the wrong offset, with the headers that the client needs to continue at the right one.
 fn out_of_order(repository: &RepositoryName, upload: &dyn BlobUpload) -> ApiError {
     let offset = upload.offset();
     ApiError::from(
@@ -299,7 +299,7 @@ fn out_of_order(repository: &RepositoryName, upload: &dyn BlobUpload) -> ApiErro
     .with_header(header::RANGE, received_range(offset))
 }
 
-/// How much of an upload was received. The specification writes an upload without bytes as `0-0` too.
+/// The received range of an upload. The specification writes an empty upload as `0-0` too.
 fn received_range(offset: u64) -> String {
     format!("0-{}", offset.saturating_sub(1))
 }

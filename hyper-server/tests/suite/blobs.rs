@@ -162,7 +162,7 @@ async fn a_repository_does_not_serve_the_blobs_of_another() {
 }
 
 #[tokio::test]
-async fn a_delete_removes_a_blob_at_once_cached_or_not() {
+async fn a_deleted_blob_is_unknown_immediately_cached_or_not() {
     let api = Api::new();
     for size in SIZES {
         let digest = api.blob("a", &noise(2, size)).await;
@@ -202,7 +202,7 @@ async fn an_empty_blob_can_be_pushed_and_pulled() {
 
 /// A registry whose store is another one, which counts what it is asked.
 #[tokio::test]
-async fn a_get_asks_the_store_once_where_once_will_do() {
+async fn a_get_asks_the_store_once_if_possible() {
     use super::http_store::HttpStore;
     use super::support::memory;
     use hyper_server::{Registry, RegistryOptions, Server, ServerOptions};

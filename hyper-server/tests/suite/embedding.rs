@@ -73,7 +73,7 @@ fn own(tokens: Tokens) -> RegistryOptions {
 const REALM: &str = r#"Bearer realm="https://auth.example.com/token",service="registry.example.com""#;
 
 #[tokio::test]
-async fn an_own_authenticator_lets_good_tokens_in_and_challenges_the_rest() {
+async fn a_custom_authenticator_accepts_tokens_and_challenges_other_requests() {
     let api = Api::with(own(Tokens::default().with("good", Principal::user("alice"))));
     let good = [("authorization", "Bearer good")];
     let digest = Digest::sha256(b"x");
@@ -107,7 +107,7 @@ async fn an_own_authenticator_lets_good_tokens_in_and_challenges_the_rest() {
 }
 
 #[tokio::test]
-async fn an_authenticator_learns_why_a_principal_is_not_let_through() {
+async fn an_authenticator_gets_the_reason_of_a_denial() {
     let scope: Scope = "repository:a:pull".parse().unwrap();
     let tokens = Tokens::default()
         .with("alice", Principal::user("alice"))
@@ -141,7 +141,7 @@ async fn an_authenticator_learns_why_a_principal_is_not_let_through() {
 }
 
 #[tokio::test]
-async fn a_failure_of_an_authenticator_is_neither_a_challenge_nor_a_secret() {
+async fn a_failed_authenticator_gives_no_challenge_and_no_details() {
     let api = Api::with(own(Tokens::default()));
     let reply = api.request("GET", "/v2/", &[("authorization", "Bearer remote")], "").await;
     let reply = reply.refused(503, "UNAVAILABLE");
@@ -268,7 +268,7 @@ async fn add_certificate(
 }
 
 #[tokio::test]
-async fn a_layer_before_the_registry_tells_the_authenticator_of_a_certificate() {
+async fn an_outer_layer_passes_a_certificate_to_the_authenticator() {
     let options =
         RegistryOptions { authenticator: Some(Arc::new(Certificates)), ..RegistryOptions::default() };
     let registry = Registry::new(memory(), options).unwrap();
@@ -295,7 +295,7 @@ fn beside(registry: &Registry) -> axum::Router {
 }
 
 #[tokio::test]
-async fn serve_runs_a_route_beside_the_registry() {
+async fn serve_runs_additional_routes() {
     let registry = Registry::new(memory(), RegistryOptions::default()).unwrap();
     let options = ServerOptions { connections: registry.connections().clone(), ..ServerOptions::default() };
     let server = Running::start(beside(&registry), options).await;
@@ -368,7 +368,7 @@ async fn the_limits_of_the_accept_loop_hold_for_other_routes() {
 }
 
 #[tokio::test]
-async fn serve_runs_a_service_that_is_no_registry_and_closes_the_connection_when_it_fails() {
+async fn serve_runs_any_service_and_closes_the_connection_when_it_fails() {
     let service =
         tower::service_fn(async |request: http::Request<hyper::body::Incoming>| match request.uri().path() {
             "/" => Ok(http::Response::new(axum::body::Body::from("own"))),

@@ -391,7 +391,7 @@ fn body(random: &mut Random) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn malformed_and_cut_requests_are_the_fault_of_the_client() {
+async fn malformed_and_truncated_requests_get_a_client_error() {
     let victim = Arc::new(Victim::start().await);
     let mut tasks = tokio::task::JoinSet::new();
     for seed in 0..8u64 {

@@ -3,7 +3,7 @@
 use super::http_store::HttpStore;
 use super::support::{Api, image, index, memory};
 use hyper_sdk::oci::{Descriptor, Manifest};
-use hyper_sdk::store::{PutManifest, RegistryStore as _};
+use hyper_sdk::store::PutManifest;
 use hyper_sdk::{Digest, RepositoryName, Tag, media_type};
 use hyper_server::auth::{Action, Authorizer, Principal};
 use hyper_server::{Limits, Registry, RegistryOptions, Server, ServerOptions};

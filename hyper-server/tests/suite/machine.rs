@@ -93,7 +93,7 @@ async fn a_server_starts_on_a_full_disk_and_reads() {
 
 /// The first start on a full disk cannot make a store, and says so.
 #[test]
-fn a_new_store_on_a_full_disk_is_refused_with_its_folder() {
+fn the_error_of_a_new_store_on_a_full_disk_names_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     if !mount_small(folder.path()) {
         return;
@@ -128,7 +128,7 @@ fn ends(args: &[&str]) -> Output {
 }
 
 #[test]
-fn files_that_hang_or_never_end_are_refused_with_their_name() {
+fn special_files_are_rejected_with_their_name() {
     let dir = tempfile::tempdir().unwrap();
     let pipe = dir.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -157,7 +157,7 @@ fn files_that_hang_or_never_end_are_refused_with_their_name() {
 
 /// The users stay who they were when their file becomes something that cannot be read.
 #[tokio::test]
-async fn a_file_of_users_that_becomes_a_pipe_holds_up_no_request() {
+async fn a_file_of_users_that_becomes_a_pipe_blocks_no_request() {
     let dir = tempfile::tempdir().unwrap();
     let users = dir.path().join("users");
     std::fs::write(&users, hyper_server::auth::htpasswd_entry("alice", "secret", 4).unwrap()).unwrap();
@@ -173,7 +173,7 @@ async fn a_file_of_users_that_becomes_a_pipe_holds_up_no_request() {
 }
 
 #[tokio::test]
-async fn a_hang_up_that_is_ignored_stays_ignored() {
+async fn an_ignored_sighup_stays_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", "trap \"\" HUP; exec \"$@\"", "sh", PROGRAM]);

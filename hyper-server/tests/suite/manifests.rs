@@ -181,7 +181,7 @@ async fn deleting_a_tag_leaves_the_manifest_and_deleting_the_manifest_takes_its_
 }
 
 #[tokio::test]
-async fn a_moved_tag_is_seen_at_once() {
+async fn a_moved_tag_is_visible_immediately() {
     let api = Api::new();
     for n in 0..20u8 {
         let (bytes, _) = api.image("a", "latest", &[n]).await;

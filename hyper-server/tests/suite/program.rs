@@ -297,7 +297,7 @@ async fn verify(url: &str, known: &Acknowledged) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_survives_kill_9() {
+async fn acknowledged_content_survives_kill_9() {
     let dir = tempfile::tempdir().unwrap();
     let known = Arc::new(Mutex::new(Acknowledged::default()));
     let start = Instant::now();
@@ -324,7 +324,7 @@ async fn what_was_acknowledged_survives_kill_9() {
 }
 
 #[test]
-fn an_address_that_cannot_be_listened_at_is_told_with_the_way_out() {
+fn the_error_of_an_address_has_the_reason_and_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
@@ -346,7 +346,7 @@ fn an_address_that_cannot_be_listened_at_is_told_with_the_way_out() {
 }
 
 #[test]
-fn rights_that_leave_nobody_to_push_are_told() {
+fn a_configuration_without_a_pusher_has_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("c.toml");
     let check = |text: &str| {

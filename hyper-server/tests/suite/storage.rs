@@ -85,7 +85,7 @@ async fn a_blob_whose_file_is_lost_is_404_until_a_push_repairs_it() {
 }
 
 #[tokio::test]
-async fn wrong_bytes_are_neither_served_from_memory_nor_kept_over_a_push() {
+async fn wrong_bytes_are_not_cached_and_replaced_by_a_push() {
     let dir = tempfile::tempdir().unwrap();
     let api = registry(dir.path()).await;
     let content = noise(1, 5000);
@@ -345,7 +345,7 @@ async fn an_upload_in_one_request_leaves_nothing_when_its_client_disconnects() {
 }
 
 #[tokio::test]
-async fn a_server_with_users_starts_where_no_key_can_be_written() {
+async fn a_server_with_users_starts_without_a_writable_key_file() {
     let Some(disk) = Disk::new() else { return };
     let users = super::access::users();
     let key = disk.path().join("token.key");
@@ -409,7 +409,7 @@ async fn a_running_server_removes_expired_uploads() {
 
 /// What came of a request that is still running is not lost when the process ends.
 #[tokio::test]
-async fn a_long_upload_is_saved_on_its_way() {
+async fn a_long_upload_is_saved_regularly() {
     let dir = tempfile::tempdir().unwrap();
     let api = registry(dir.path()).await;
     let location = api.post("/v2/a/blobs/uploads/").await.expect(202).header("location").to_owned();

@@ -189,7 +189,7 @@ async fn the_catalog_lists_what_the_caller_may_pull() {
 
 /// Neither an empty page nor the link to the next one tells of others.
 #[tokio::test]
-async fn pages_of_the_catalog_are_full_and_name_no_repository_that_is_hidden() {
+async fn pages_of_the_catalog_are_full_and_have_no_hidden_repository() {
     let file = users();
     let api = partly_open(&file).await;
     for (query, expected, next) in [
@@ -255,7 +255,7 @@ async fn the_token_endpoint_supports_the_password_grant_of_oauth() {
 }
 
 #[tokio::test]
-async fn anonymous_callers_get_no_token_where_nothing_is_open() {
+async fn anonymous_callers_get_no_token_without_anonymous_access() {
     let file = users();
     let closed = Api::with(options(Some(&file), None));
     token(&closed, "repository:a:pull", None).await.refused(401, "UNAUTHORIZED");
@@ -306,7 +306,7 @@ async fn a_token_is_valid_on_all_servers_with_one_key_until_its_user_is_removed(
 }
 
 #[tokio::test]
-async fn a_token_is_refused_when_its_time_is_over() {
+async fn an_expired_token_is_rejected() {
     let (file, clock) = (users(), Arc::new(FrozenClock::new(1_700_000_000)));
     let options =
         RegistryOptions { clock: clock.clone(), ..options(Some(&file), Some(AnonymousAccess::Pull)) };

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::flags::{self, wrong};
 use hyper_sdk::build::{BuildContext, BuildRequest, Output, text};
 use hyper_sdk::session::Session;
-use hyper_sdk::source::{StreamContext, read_context};
+use hyper_sdk::source::{ContextInput, read_context};
 use hyper_sdk::{Error, ErrorKind};
 use std::ffi::OsString;
 use std::io::Read as _;
@@ -13,7 +13,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 /// The request, and the context from standard input, whose files are removed when it is dropped.
-type RequestAndContext = (BuildRequest, Option<StreamContext>);
+type RequestAndContext = (BuildRequest, Option<ContextInput>);
 
 /// The outputs that `--output`, `--push` and `--load` ask for.
 pub(super) fn outputs(args: &BuildArgs, session: &Session) -> Result<Vec<Output>, Failure> {

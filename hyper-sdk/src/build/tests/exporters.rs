@@ -93,14 +93,14 @@ mod layer_list {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_finds_every_fault() {
     assert_suite_finds! { cases, with, Fault;
-        WritesNothing by a_result_is_written, another_result_is_written_otherwise;
-        CountsResults by equal_results_are_written_alike, a_second_result_takes_the_place_of_the_first;
-        WritesOneText by another_result_is_written_otherwise;
-        KeepsTheFirst by a_second_result_takes_the_place_of_the_first;
+        WritesNothing by a_result_is_written, different_results_have_different_outputs;
+        CountsResults by equal_results_have_equal_outputs, a_second_result_replaces_the_first;
+        WritesOneText by different_results_have_different_outputs;
+        KeepsTheFirst by a_second_result_replaces_the_first;
         KnowsOneResult by a_cached_result_is_written;
-        HidesErrors by a_place_that_cannot_be_written_is_an_error;
-        IgnoresAttributes by an_unknown_attribute_is_refused;
-        HasOnePlace by exports_at_once_do_not_mix;
+        HidesErrors by an_unwritable_destination_is_an_error;
+        IgnoresAttributes by an_unknown_attribute_is_rejected;
+        HasOnePlace by concurrent_exports_are_independent;
     }
     assert!(is_caught(cases::a_failed_build_writes_nothing(writes_early())).await);
 }

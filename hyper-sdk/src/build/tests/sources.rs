@@ -189,15 +189,15 @@ async fn the_suite_finds_every_fault() {
     assert_suite_finds! { cases, faulty, Fault;
         KnowsEveryName by an_unknown_name_is_an_error_that_names_it;
         HidesTheName by an_unknown_name_is_an_error_that_names_it;
-        ChangesTheManifest by a_name_stands_for_the_same_again;
-        LosesALayer by an_image_is_described_whole;
+        ChangesTheManifest by a_name_resolves_to_the_same_content_again;
+        LosesALayer by an_image_has_config_manifest_and_layers;
         GivesOtherBytes by a_layer_has_the_bytes_of_its_digest, a_layer_unpacks_to_its_diff_id;
         GivesHalf by a_layer_has_the_bytes_of_its_digest, a_layer_unpacks_to_its_diff_id;
         LiesAboutSizes by a_layer_has_the_bytes_of_its_digest;
         HasWrongDiffIds by a_layer_unpacks_to_its_diff_id;
-        OpensOnce by a_layer_can_be_opened_twice, many_tasks_may_ask_at_once;
-        HasOneReader by many_tasks_may_ask_at_once;
+        OpensOnce by a_layer_can_be_opened_twice, many_tasks_can_use_a_source;
+        HasOneReader by many_tasks_can_use_a_source;
         HasNoFiles by files_are_in_a_folder;
-        ChangesFiles by files_are_the_same_again;
+        ChangesFiles by files_can_be_opened_again;
     }
 }

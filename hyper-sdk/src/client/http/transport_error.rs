@@ -10,7 +10,7 @@ pub(in crate::client) fn of_request(e: reqwest::Error) -> Error {
         // The next attempt would get the same certificate.
         return Error::new(ErrorKind::Unavailable, "the certificate of the registry is not trusted")
             .with_retryable(false)
-            .with_detail(ErrorDetail::Registry(RegistryFailure::of_untrusted_certificate()))
+            .with_detail(ErrorDetail::Registry(RegistryFailure::from_untrusted_certificate()))
             .with_source(e);
     }
     let (kind, message) = if e.is_timeout() {

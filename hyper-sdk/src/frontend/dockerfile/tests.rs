@@ -353,7 +353,7 @@ async fn errors_have_their_places() {
         ("FROM base\nSTOPSIGNAL $NOTHING", "the signal is empty"),
         ("FROM base\nSTOPSIGNAL 0", "`0` is not a signal"),
         ("FROM base\nADD --checksum=sha256:1 https://example.com/x /", "64 hexadecimal"),
-        ("FROM base\nADD --checksum=12 https://example.com/x.git /", "no checksum of a git repository"),
+        ("FROM base\nADD --checksum=12 https://example.com/x.git /", "not a checksum of a git repository"),
         ("FROM base\nADD https://example.com/x.git?elephant=1 /", "unknown option `elephant`"),
         ("FROM base\nCOPY https://example.com/x /", "COPY cannot fetch a web address"),
         ("FROM base\nCOPY a git@example.com:x/y /z/", "COPY cannot fetch a git repository"),

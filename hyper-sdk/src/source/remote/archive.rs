@@ -1,4 +1,4 @@
-//! Build contexts that come as one stream: an archive of the files, or a Dockerfile alone.
+//! Build contexts from a stream: an archive of files, or a single Dockerfile.
 
 use super::blocking;
 use crate::byte_channel::byte_channel;
@@ -15,59 +15,59 @@ use tokio_util::io::ReaderStream;
 
 /// A block of a tar.
 const BLOCK: usize = 512;
-/// A larger text is no Dockerfile.
+/// The largest Dockerfile, in bytes.
 const MAX_DOCKERFILE: u64 = 16 << 20;
-/// How much of a stream is taken at once, and how many of such blocks wait to be unpacked.
+/// The size of the blocks of a stream, and how many of them wait to be unpacked.
 const CHUNK: usize = 256 << 10;
 const CHUNKS: usize = 8;
 
-/// What a stream turned out to be.
+/// The content of a stream.
 #[derive(Debug)]
-pub enum StreamContext {
-    /// A tar, unpacked into a folder that is removed with this value.
+pub enum ContextInput {
+    /// A tar archive, unpacked into a folder that is removed with this value.
     Files {
         /// The folder.
         folder: TempDir,
-        /// The newest modification time in it: seconds since 1970.
+        /// The newest modification time, in seconds since 1970.
         newest: Option<i64>,
     },
     /// The text of a Dockerfile.
     Dockerfile(String),
 }
 
-/// Reads a context from a stream: a tar, plain or compressed with gzip, bzip2, xz or zstd, is unpacked as it arrives into
-/// a new folder in `scratch`; anything else has to be the text of a Dockerfile.
+/// Reads a context from a stream. A tar archive, plain or compressed with gzip, bzip2, xz or zstd, is unpacked while it
+/// arrives, into a new folder in `scratch`; anything else must be the text of a Dockerfile.
 ///
-/// Decompression and the writing of files run beside each other. Dropping the future stops the reading; the folder is
-/// then removed.
+/// Decompression and the writing of files run in parallel. Dropping the future stops the reading and removes the
+/// folder.
 ///
 /// # Errors
-/// Those of the stream, [`crate::ErrorKind::Invalid`] for an archive that is not well formed or leads out of its folder
-/// and for text that is not UTF-8.
-pub async fn read_context(stream: impl AsyncRead + Send + 'static, scratch: &Path) -> Result<StreamContext> {
+/// Those of the stream, [`crate::ErrorKind::Invalid`] for an invalid archive, an archive with paths out of its folder,
+/// and text that is not UTF-8.
+pub async fn read_context(stream: impl AsyncRead + Send + 'static, scratch: &Path) -> Result<ContextInput> {
     let stream = AsyncDecompressor::new(stream).await.map_err(cannot_read)?;
     let chunks = ReaderStream::with_capacity(stream, CHUNK).map_err(Error::from).boxed();
     let (sender, reader) = byte_channel(CHUNKS);
     let scratch = scratch.to_owned();
     let (result, ()) =
-        futures::join!(blocking(move || context_of_plain(reader, &scratch)), sender.send_all(chunks));
+        futures::join!(blocking(move || read_plain_context(reader, &scratch)), sender.send_all(chunks));
     result
 }
 
-/// [`read_context`] for a stream that blocks.
+/// [`read_context`] for a blocking reader.
 ///
 /// # Errors
 /// Those of [`read_context`].
-pub fn context_of_stream(stream: impl Read, scratch: &Path) -> Result<StreamContext> {
-    context_of_plain(Decompressor::new(stream).map_err(cannot_read)?, scratch)
+pub fn read_context_blocking(stream: impl Read, scratch: &Path) -> Result<ContextInput> {
+    read_plain_context(Decompressor::new(stream).map_err(cannot_read)?, scratch)
 }
 
 fn cannot_read(e: impl Into<Error>) -> Error {
     Error::invalid("the context cannot be read").with_source(e.into())
 }
 
-/// Reads a context that is not compressed any more.
-fn context_of_plain(mut stream: impl Read, scratch: &Path) -> Result<StreamContext> {
+/// Reads a decompressed context.
+fn read_plain_context(mut stream: impl Read, scratch: &Path) -> Result<ContextInput> {
     let mut first = Vec::with_capacity(BLOCK);
     (&mut stream).take(BLOCK as u64).read_to_end(&mut first).map_err(cannot_read)?;
     let whole = first.as_slice().chain(stream);
@@ -77,7 +77,7 @@ fn context_of_plain(mut stream: impl Read, scratch: &Path) -> Result<StreamConte
         return match read {
             Ok(_) if text.trim().is_empty() => Err(Error::invalid("the context is empty")),
             Ok(size) if size as u64 <= MAX_DOCKERFILE && !text.contains('\0') => {
-                Ok(StreamContext::Dockerfile(text))
+                Ok(ContextInput::Dockerfile(text))
             }
             Ok(_) => Err(Error::invalid("the context is neither a tar archive nor a Dockerfile")),
             Err(e) => {
@@ -94,11 +94,11 @@ fn context_of_plain(mut stream: impl Read, scratch: &Path) -> Result<StreamConte
     options.devices = DevicePolicy::Skip;
     let applied = apply(whole, folder.path(), &options).op("unpack the build context")?;
     let newest = applied.index.entries().iter().map(|entry| entry.mtime).max();
-    Ok(StreamContext::Files { folder, newest })
+    Ok(ContextInput::Files { folder, newest })
 }
 
-/// The newest modification time in a tar, plain or compressed: seconds since 1970; nothing where the stream is none. What
-/// is wrong with it is told by who unpacks it. Blocks.
+/// The newest modification time in a tar archive, plain or compressed, in seconds since 1970; `None` when the stream is
+/// not an archive. Errors are ignored here and reported when the archive is unpacked. Blocks.
 pub(crate) fn newest_in_archive(stream: impl Read) -> Option<i64> {
     let mut stream = Decompressor::new(stream).ok()?;
     let mut first = Vec::with_capacity(BLOCK);
@@ -114,7 +114,7 @@ pub(crate) fn newest_in_archive(stream: impl Read) -> Option<i64> {
     newest
 }
 
-/// Whether a block is the header of a tar: the sum of its bytes stands in it.
+/// Whether a block is a tar header with a correct checksum.
 fn is_tar(block: &[u8]) -> bool {
     const SUM: std::ops::Range<usize> = 148..156;
     if block.len() < BLOCK {
@@ -124,7 +124,7 @@ fn is_tar(block: &[u8]) -> bool {
     let written = digits.fold(0u32, |sum, b| sum.wrapping_mul(8).wrapping_add(u32::from(b - b'0')));
     let bytes = block.iter().enumerate();
     let sum: u32 = bytes.map(|(at, b)| if SUM.contains(&at) { 32 } else { u32::from(*b) }).sum();
-    // An archive without files is two blocks of zeros.
+    // An archive without files consists of two blocks of zeros.
     written == sum && block.iter().any(|b| *b != 0) || block.iter().all(|b| *b == 0)
 }
 
@@ -133,8 +133,8 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt as _};
 
-    /// Reads a context that arrives in small pieces.
-    async fn read(bytes: &[u8], scratch: &Path) -> Result<StreamContext> {
+    /// Reads a context that arrives in small chunks.
+    async fn read(bytes: &[u8], scratch: &Path) -> Result<ContextInput> {
         let (mut sender, receiver) = tokio::io::duplex(100 + bytes.len() / 50);
         let sent = bytes.to_vec();
         let send = tokio::spawn(async move { sender.write_all(&sent).await });
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_of_zeros_without_an_end_is_given_up() {
+    async fn an_endless_stream_of_zeros_is_an_error() {
         let scratch = tempfile::tempdir().unwrap();
         for start in [Vec::new(), tar()[..1024].to_vec()] {
             let endless = AsyncReadExt::chain(std::io::Cursor::new(start.clone()), tokio::io::repeat(0));
@@ -170,13 +170,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn archives_are_unpacked_however_they_are_compressed() {
+    async fn archives_are_unpacked_with_every_compression() {
         let scratch = tempfile::tempdir().unwrap();
         let zstd = zstd::encode_all(&tar()[..], 1).unwrap();
         for bytes in [tar(), zstd] {
-            for context in [read(&bytes, scratch.path()).await, context_of_stream(&bytes[..], scratch.path())]
+            for context in
+                [read(&bytes, scratch.path()).await, read_context_blocking(&bytes[..], scratch.path())]
             {
-                let StreamContext::Files { folder, newest } = context.unwrap() else { panic!("no files") };
+                let ContextInput::Files { folder, newest } = context.unwrap() else { panic!("no files") };
                 assert_eq!(std::fs::read(folder.path().join("a/b")).unwrap(), b"hi");
                 assert_eq!(newest, Some(77));
             }
@@ -187,11 +188,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn other_text_is_a_dockerfile_and_bytes_are_an_error() {
+    async fn a_text_is_a_dockerfile_and_binary_data_is_an_error() {
         let scratch = tempfile::tempdir().unwrap();
         let text = format!("FROM scratch\n{}", "# line\n".repeat(200));
         let context = read(text.as_bytes(), scratch.path()).await.unwrap();
-        assert!(matches!(context, StreamContext::Dockerfile(t) if t == text));
+        assert!(matches!(context, ContextInput::Dockerfile(t) if t == text));
         assert_eq!(newest_in_archive(text.as_bytes()), None);
         for (bytes, why) in [(&b""[..], "empty"), (&[0xff; 700], "neither"), (&[0, 1, 2], "neither")] {
             let error = read(bytes, scratch.path()).await.unwrap_err();
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn archives_that_lead_out_or_are_damaged_leave_nothing() {
+    async fn invalid_archives_leave_no_files() {
         let scratch = tempfile::tempdir().unwrap();
         let mut up = tar();
         up[..3].copy_from_slice(b"../");
@@ -216,13 +217,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_context_that_is_given_up_leaves_nothing() {
+    async fn a_dropped_context_leaves_no_files() {
         let scratch = tempfile::tempdir().unwrap();
         let (mut sender, receiver) = tokio::io::duplex(4096);
         let mut reading = Box::pin(read_context(receiver, scratch.path()));
         let send = async {
             sender.write_all(&tar()[..1024]).await.unwrap();
-            // The folder is there: the archive is being unpacked.
+            // The folder exists, so the archive is being unpacked.
             while is_empty(scratch.path()) {
                 tokio::task::yield_now().await;
             }

@@ -1,11 +1,11 @@
 //! Git repositories.
 //!
-//! One commit is fetched into a bare repository of ours, as shallow as the server allows, and its files are written from
-//! there. Their modes are 0644, 0755 and 0755 for folders, and their time is that of the commit, so that they are the
-//! same wherever they are fetched. Only the protocols of the network are allowed, in submodules too.
+//! One commit is fetched into a private bare repository, as shallow as the server allows, and its files are checked out
+//! from there. The modes are 0644 and 0755, and 0755 for folders, and the modification time is that of the commit, so
+//! the files are the same on every machine. Only network protocols are allowed, also in submodules.
 
 use super::git_command::{Git, PROTOCOLS};
-use super::kept::{Sealed, remove};
+use super::integrity::{Sealed, remove};
 use super::{Fetched, Inner, about, keep, make_folder};
 use crate::dockerfile::{GitReference, without_password};
 use crate::graph::GitSource;
@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// What is to be fetched for a parsed address. `keep_git_dir` and `checksum` are those of the instruction, which win.
+/// The source of a parsed address. `keep_git_dir` and `checksum` come from the instruction and take precedence.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] when the instruction and the address contradict each other.
@@ -26,7 +26,7 @@ pub(crate) fn git_source(
 ) -> Result<GitSource> {
     let checksum = match (checksum, &address.checksum) {
         (Some(flag), Some(query)) if flag != query => {
-            return Err(Error::invalid("the checksum of the flag and that of the address are not the same"));
+            return Err(Error::invalid("the checksum of the flag and the checksum of the address differ"));
         }
         (flag, query) => flag.or(query.as_deref()),
     };
@@ -34,7 +34,7 @@ pub(crate) fn git_source(
         let plain = text.len() >= 7 && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
         if !plain {
             return Err(Error::invalid(format!(
-                "`{text}` is no checksum of a git repository: it is a commit, or at least its first seven digits"
+                "`{text}` is not a checksum of a git repository: write a commit, or at least its first seven digits"
             )));
         }
     }
@@ -49,7 +49,7 @@ pub(crate) fn git_source(
     })
 }
 
-/// Fetches the files of the commit that the source names.
+/// Fetches the files of the commit of a source.
 pub(super) async fn fetch(inner: &Inner, source: &GitSource) -> Result<Fetched> {
     let shown = without_password(&source.remote);
     let task = inner.options.progress.start(format!("fetch {shown}"), None);
@@ -73,7 +73,7 @@ async fn fetch_shown(inner: &Inner, source: &GitSource, shown: &str) -> Result<F
             inner
                 .options
                 .progress
-                .warn(format!("what was kept of the git repository {shown} is damaged: it is fetched again"));
+                .warn(format!("the cached git repository of {shown} is damaged: it is fetched again"));
             git.forget()?;
             git.files(inner, source, &found, &checkouts).await
         }
@@ -81,17 +81,17 @@ async fn fetch_shown(inner: &Inner, source: &GitSource, shown: &str) -> Result<F
     }
 }
 
-/// What a reference came to.
+/// A resolved reference.
 struct Found {
     commit: String,
-    /// The full name, where the server has one.
+    /// The full name, if the server has one.
     name: Option<String>,
-    /// What the name stands for: the commit, or a tag that says more about it.
+    /// The object of the name: the commit, or an annotated tag of the commit.
     object: String,
 }
 
 impl Git {
-    /// What the reference of the source is now.
+    /// Resolves the reference of the source at the server.
     async fn find(&self, source: &GitSource) -> Result<Found> {
         if let (Some(checksum), true) = (&source.checksum, source.fetch_by_commit)
             && is_commit(checksum)
@@ -105,7 +105,7 @@ impl Git {
             return Ok(Found { object: commit.clone(), commit, name: None });
         }
         let short = wanted.strip_prefix("refs/").unwrap_or(wanted);
-        // A branch wins over a tag, as in `git checkout`; an annotated tag is followed to its commit.
+        // A branch takes precedence over a tag, as in `git checkout`; an annotated tag is followed to its commit.
         let (head, tag) = (format!("refs/heads/{short}"), format!("refs/tags/{short}"));
         let peeled = |name: &str| format!("{name}^{{}}");
         let mut names =
@@ -123,10 +123,10 @@ impl Git {
             return Err(self.unknown(wanted).await);
         };
         let name = name.trim_end_matches("^{}");
-        // The object of an annotated tag is as good a checksum as its commit.
+        // The object of an annotated tag is a valid checksum, like its commit.
         let objects: Vec<&str> = std::iter::once(commit).chain(listed(name)).collect();
         self.check(source, &objects)?;
-        // A tag itself is needed only where it can be seen.
+        // The tag object itself is needed only with `.git`.
         let object = listed(name).filter(|_| source.keep_git_dir).unwrap_or(commit).to_owned();
         Ok(Found { commit: commit.to_owned(), name: Some(name.to_owned()), object })
     }
@@ -149,7 +149,7 @@ impl Git {
     fn check(&self, source: &GitSource, objects: &[&str]) -> Result<()> {
         match &source.checksum {
             Some(wanted) if !objects.iter().any(|id| id.starts_with(&wanted.to_ascii_lowercase())) => {
-                let message = format!("{} is at another commit than its checksum says", self.shown);
+                let message = format!("{} is not at the commit of its checksum", self.shown);
                 Err(Error::new(ErrorKind::DigestInvalid, message)
                     .with_context("expected", wanted)
                     .with_context("got", objects.first().unwrap_or(&"nothing")))
@@ -158,7 +158,7 @@ impl Git {
         }
     }
 
-    /// The files of what was found, as they were kept or written now.
+    /// The files of the resolved commit, from the cache or checked out now.
     async fn files(
         &self,
         inner: &Inner,
@@ -188,7 +188,7 @@ impl Git {
         match super::blocking(move || Ok(looked_at.is_intact())).await? {
             Some(true) => return Ok(fetched),
             Some(false) => inner.options.progress.warn(format!(
-                "the files that were kept of the git repository {} were changed since they were written: they are \
+                "the cached files of the git repository {} were changed: they are \
                  written again",
                 self.shown
             )),
@@ -209,17 +209,17 @@ impl Git {
         Ok(fetched)
     }
 
-    /// Whether there is a repository of ours.
+    /// Whether the private repository exists.
     fn exists(&self) -> bool {
         self.repository.join("HEAD").is_file()
     }
 
-    /// Whether git finds its own repository damaged.
+    /// Whether `git fsck` finds the repository damaged.
     async fn is_damaged(&self) -> bool {
         self.run(&["fsck", "--no-dangling", "--no-progress"]).await.is_err()
     }
 
-    /// Removes our repository but for its lock.
+    /// Removes the private repository except for its lock.
     fn forget(&self) -> Result<()> {
         for entry in std::fs::read_dir(&self.repository).at("cannot read the folder", &self.repository)? {
             let entry = entry.at("cannot read the folder", &self.repository)?;
@@ -230,8 +230,8 @@ impl Git {
         Ok(())
     }
 
-    /// Makes our repository, with the kind of objects that the commit is of. One with another kind is what was at the
-    /// address before.
+    /// Creates the private repository with the object format of the commit. A repository with another format is from an
+    /// earlier repository at the address, and is replaced.
     async fn prepare(&self, commit: &str) -> Result<()> {
         let config = std::fs::read_to_string(self.repository.join("config")).unwrap_or_default();
         let is_sha256 = config.to_ascii_lowercase().contains("objectformat = sha256");
@@ -248,12 +248,12 @@ impl Git {
         self.run(&["cat-file", "-e", &format!("{commit}^{{commit}}")]).await.is_ok()
     }
 
-    /// Brings the commit into the repository.
+    /// Fetches the commit into the repository.
     async fn get(&self, found: &Found) -> Result<()> {
         if self.has(&found.object).await {
             return Ok(());
         }
-        // Of a git that was killed, in this build or another.
+        // A git process that was killed, in this build or another, may have left files.
         clear(&self.repository);
         self.get_missing(found).await.inspect_err(|_| clear(&self.repository))
     }
@@ -265,11 +265,11 @@ impl Git {
         let shallow = self.run(&[&fetch[..], &["--depth=1", "--", remote, what]].concat()).await;
         match shallow {
             Ok(_) if self.has(&found.object).await => return Ok(()),
-            // Asking again for more helps nobody who does not answer.
+            // A second request is useless when the server does not respond.
             Err(e) if is_stuck(&e) => return Err(e),
             _ => {}
         }
-        // Servers may refuse single commits and shallow copies, and the reference may have moved in the meantime.
+        // Servers may reject single commits and shallow copies, and the reference may have moved in the meantime.
         let all = ["--", remote, "+refs/heads/*:refs/fetched/heads/*", "+refs/tags/*:refs/fetched/tags/*"];
         let deep: &[&str] = if self.repository.join("shallow").is_file() { &["--unshallow"] } else { &[] };
         self.run(&[&fetch[..], deep, &all].concat()).await?;
@@ -280,7 +280,7 @@ impl Git {
         Err(Error::new(ErrorKind::NotFound, message))
     }
 
-    /// Writes the files of the commit into an empty folder.
+    /// Checks out the files of the commit into an empty folder.
     async fn check_out(&self, source: &GitSource, found: &Found, to: &Path) -> Result<()> {
         let commit = found.commit.as_str();
         let keeps = source.keep_git_dir && source.subdir.is_none();
@@ -292,7 +292,7 @@ impl Git {
         let words = |line: &'static str| line.split(' ').map(OsStr::new).collect::<Vec<_>>();
         let format: Vec<&OsStr> = object_format(commit).iter().map(OsStr::new).collect();
         run("", &[words("init --quiet"), format, words(".")].concat()).await?;
-        // A local copy of this one commit; nothing else of the repository is shared.
+        // A local clone of this commit; it shares nothing else with the repository.
         self.run(&["update-ref", "refs/fetched/wanted", &found.object]).await?;
         let mut fetch =
             words("fetch --quiet --no-tags --no-recurse-submodules --depth=1 --update-shallow --");
@@ -310,7 +310,7 @@ impl Git {
                 if is_stuck(&e) {
                     return Err(e);
                 }
-                // The server of one may refuse shallow copies, or the commit is not the newest there.
+                // The server of a submodule may reject shallow copies, or the commit is not the newest one there.
                 update.pop();
                 run(PROTOCOLS, &update).await?;
             }
@@ -333,13 +333,13 @@ impl Git {
     }
 }
 
-/// Whether git was ended because it did not get on.
+/// Whether git was killed because it made no progress.
 fn is_stuck(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Timeout | ErrorKind::TooLarge | ErrorKind::StorageFull)
 }
 
-/// Removes what a git that was ended early leaves in a repository that nobody else works in: packs that it was writing,
-/// objects that it had not taken yet, and its locks, which would keep the next one from writing.
+/// Removes the leftovers of a killed git from a repository without another user: partial packs and objects, and locks,
+/// which would block the next git.
 fn clear(repository: &Path) {
     let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
     let is_of = |entry: &std::fs::DirEntry, prefixes: &[&str]| {
@@ -352,7 +352,7 @@ fn clear(repository: &Path) {
             let _ = remove(&entry.path());
             continue;
         }
-        // Packs, and the folders of single objects.
+        // Packs, and the folders of loose objects.
         for entry in entries(&entry.path()).filter(|entry| is_of(entry, &["tmp_", ".tmp-"])) {
             let _ = remove(&entry.path());
         }
@@ -372,12 +372,12 @@ fn clear(repository: &Path) {
     }
 }
 
-/// Whether a commit is of a repository with SHA-256 objects.
+/// Whether a commit belongs to a repository with SHA-256 objects.
 fn has_sha256(commit: &str) -> bool {
     commit.len() == 64
 }
 
-/// What `git init` is told about the objects of a repository with this commit.
+/// The option of `git init` for the object format of this commit.
 fn object_format(commit: &str) -> &'static [&'static str] {
     if has_sha256(commit) { &["--object-format=sha256"] } else { &[] }
 }
@@ -386,7 +386,7 @@ fn is_commit(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// The folder `.git` of a work tree, and those that it holds of its submodules and of theirs.
+/// The folder `.git` of a work tree, and the git folders of all its submodules.
 fn git_folders(work_tree: &Path) -> Result<Vec<PathBuf>> {
     let mut found = vec![work_tree.join(".git")];
     let mut open = vec![work_tree.join(".git/modules")];
@@ -399,7 +399,7 @@ fn git_folders(work_tree: &Path) -> Result<Vec<PathBuf>> {
             if !entry.file_type().is_ok_and(|t| t.is_dir()) {
                 continue;
             }
-            // The name of a submodule may have slashes: then this is a folder on the way to it.
+            // The name of a submodule may contain slashes; then this is one of its parent folders.
             let path = entry.path();
             if path.join("HEAD").is_file() {
                 open.push(path.join("modules"));
@@ -412,8 +412,8 @@ fn git_folders(work_tree: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Removes from a folder of git what tells of this machine or this moment. The index holds inodes and times; one that
-/// is read from the commit anew does not, and is as good.
+/// Removes data about this machine or the current time from a git folder. The index contains inodes and times; an index
+/// that is created from the commit does not.
 fn remove_traces(folder: &Path) -> Result<()> {
     for name in ["index", "FETCH_HEAD", "ORIG_HEAD", "logs", "hooks", "description", "info", "branches"] {
         remove(&folder.join(name))?;
@@ -421,7 +421,7 @@ fn remove_traces(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes `.git` here and in the submodules below.
+/// Removes `.git` from a work tree and its submodules.
 fn remove_git(folder: &Path) -> Result<()> {
     remove(&folder.join(".git"))?;
     for entry in std::fs::read_dir(folder).at("cannot read the folder", folder)? {
@@ -433,7 +433,7 @@ fn remove_git(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives the files their modes and times and moves them, or those of the folder `subdir` of them, to their place.
+/// Sets the modes and times of the files, and moves them, or the folder `subdir` of them, to their final path.
 fn take_files(made: tempfile::TempDir, subdir: Option<&str>, time: i64, to: &Path) -> Result<()> {
     let mtime = UNIX_EPOCH + Duration::from_secs(u64::try_from(time).unwrap_or(0));
     let mut top = made.path().to_owned();

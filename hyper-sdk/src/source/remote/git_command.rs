@@ -1,7 +1,7 @@
-//! How the program `git` is run: with what it is told here, and nothing that the user or the system set for it.
+//! Runs the program `git` with the settings of this file, and without those of the user or the system.
 
 use super::git_watch::{self, Outcome};
-use super::{Inner, make_folder, room};
+use super::{Inner, disk_space, make_folder};
 use crate::dockerfile::{percent_decode, without_password};
 use crate::graph::GitSource;
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
@@ -13,18 +13,17 @@ use std::time::Duration;
 use tokio::process::Command;
 use url::Url;
 
-/// The most of git's own words that an error repeats.
+/// The largest part of git's output that an error quotes, in bytes.
 const TAIL: usize = 2000;
-/// The file of the lock of a repository.
+/// The lock file of a repository.
 pub(super) const LOCK: &str = "hyper.lock";
-/// The most that a server may say of its references, in bytes: git keeps all of it in memory.
+/// The largest list of references of a server, in bytes: git keeps the list in memory.
 const MAX_REFERENCES: u64 = 256 << 20;
-/// What may be fetched from.
+/// The allowed protocols.
 pub(super) const PROTOCOLS: &str = "git:http:https:ssh";
 
-/// What git does not have of the environment of this process: all of it could change what is fetched, how it is
-/// written, or what is told of it. What is left says where programs are, how the network is reached and which
-/// authorities are trusted.
+/// The environment variables that git does not inherit, because they could change what is fetched, how it is written,
+/// or what is reported. The others name the paths of programs, proxies and certificate authorities.
 const NOT_INHERITED: [&str; 49] = [
     "GIT_DIR",
     "GIT_COMMON_DIR",
@@ -77,22 +76,22 @@ const NOT_INHERITED: [&str; 49] = [
     "SSH_AUTH_SOCK",
 ];
 
-/// Git for one remote repository, and the repository of ours with what was fetched from it.
+/// Git for one remote repository, with the private repository of what was fetched from it.
 pub(super) struct Git {
     environment: Vec<(OsString, OsString)>,
     pub(super) repository: PathBuf,
     pub(super) remote: String,
     pub(super) shown: String,
-    /// Whether the server is given credentials.
+    /// Whether the server gets credentials.
     trusted: bool,
-    /// How long nothing may move.
+    /// The longest time without progress.
     idle: Duration,
 }
 
 /// Settings of git, in order.
 type Settings = Vec<(String, String)>;
 
-/// What git is told whatever it does.
+/// The settings of every git command.
 fn settings(idle: Duration) -> Settings {
     let silence = idle.as_secs().max(1).to_string();
     [
@@ -100,7 +99,7 @@ fn settings(idle: Duration) -> Settings {
         ("core.attributesFile", "/dev/null"),
         ("core.excludesFile", "/dev/null"),
         ("core.fsmonitor", "false"),
-        // The logs hold names and times of this machine.
+        // The reflogs contain names and times of this machine.
         ("core.logAllRefUpdates", "false"),
         ("gc.auto", "0"),
         ("maintenance.auto", "false"),
@@ -116,8 +115,8 @@ fn settings(idle: Duration) -> Settings {
     .into()
 }
 
-/// The credentials for the server of this address as settings of git, if there are any. A password in the address wins
-/// over the secrets, and they win over a name alone.
+/// The credentials for the server of this address, as settings of git. A password in the address takes precedence over
+/// the secrets, and the secrets over a user name without a password.
 fn credentials(inner: &Inner, url: &Url) -> Result<Settings> {
     let host = url.host_str().unwrap_or_default();
     let secret = |name: &str| -> Result<Option<String>> {
@@ -140,18 +139,18 @@ fn credentials(inner: &Inner, url: &Url) -> Result<Settings> {
     let origin = url.origin().ascii_serialization();
     let mut settings = match header {
         Some(value) => vec![(format!("http.{origin}/.extraHeader"), format!("Authorization: {value}"))],
-        // Public repositories have such addresses too, and their servers refuse a name without its password. So git
-        // sends it, with an empty password, only when the server asks for one.
+        // Addresses of public repositories may have a user name too, and their servers reject it without its password.
+        // So git sends it, with an empty password, only when the server asks for credentials.
         None if !user.is_empty() => vec![(format!("credential.{origin}.username"), user)],
         None => return Ok(Vec::new()),
     };
-    // Git would take the header along to wherever the server sends it.
+    // Git would send the header to the target of a redirect.
     settings.push((format!("http.{origin}/.followRedirects"), "false".to_owned()));
     Ok(settings)
 }
 
 impl Git {
-    /// Makes the folder of the repository; nothing is run.
+    /// Creates the folder of the repository; runs nothing.
     pub(super) fn new(inner: &Inner, source: &GitSource, shown: &str) -> Result<Self> {
         let root = inner.root.join("git");
         let repository = root.join(Digest::sha256(&source.remote).hex());
@@ -182,7 +181,7 @@ impl Git {
             ("GIT_CONFIG_NOSYSTEM", "1"),
             ("GIT_CONFIG_GLOBAL", "/dev/null"),
             ("GIT_ATTR_NOSYSTEM", "1"),
-            // Empty: no templates, also not those of the system.
+            // An empty value means no templates, not even those of the system.
             ("GIT_TEMPLATE_DIR", ""),
             ("GIT_TERMINAL_PROMPT", "0"),
             ("GIT_ASKPASS", "true"),
@@ -196,8 +195,8 @@ impl Git {
         ] {
             set(name, value.into());
         }
-        // Git would find the passwords of `.netrc` in the home of the user. `ssh` takes its keys from the home that the
-        // accounts of the system name, whatever this is.
+        // Git would read passwords from `.netrc` in the home folder of the user. `ssh` takes its keys from the home
+        // folder in the user database, independent of this variable.
         set("HOME", home.into());
         if let Some(socket) = &inner.options.ssh_agent {
             set("SSH_AUTH_SOCK", socket.into());
@@ -210,7 +209,7 @@ impl Git {
         Error::new(ErrorKind::Unavailable, format!("{} {what}", self.shown))
     }
 
-    /// One process at a time works in the repository.
+    /// Locks the repository, so that one process at a time uses it.
     pub(super) async fn lock(&self) -> Result<std::fs::File> {
         let path = self.repository.join(LOCK);
         super::blocking(move || {
@@ -237,7 +236,7 @@ impl Git {
         command
     }
 
-    /// Runs git to its end, or until it does not get on.
+    /// Runs git until it ends or makes no progress.
     pub(super) async fn output(&self, command: &mut Command) -> Result<String> {
         self.output_within(command, u64::MAX).await
     }
@@ -263,7 +262,7 @@ impl Git {
                     stuck(ErrorKind::Timeout, "sends too slowly").with_context("seconds", time.as_secs())
                 );
             }
-            Outcome::Full => return Err(room::full(&self.repository, &self.shown)),
+            Outcome::Full => return Err(disk_space::full(&self.repository, &self.shown)),
             Outcome::TooMuch(limit) => {
                 return Err(
                     stuck(ErrorKind::TooLarge, "has too many branches and tags").with_context("limit", limit)
@@ -278,7 +277,7 @@ impl Git {
         let from = said.char_indices().rev().nth(TAIL).map_or(0, |(at, _)| at);
         let said = said[from..].lines().map(without_passwords).collect::<Vec<_>>().join("\n");
         let error = if NO_ROOM.iter().any(|text| said.contains(text)) {
-            room::full(&self.repository, &self.shown)
+            disk_space::full(&self.repository, &self.shown)
         } else if self.trusted && is_redirect(&said) {
             let why = "redirects, and a server that redirects gets no credentials: name the final address";
             Error::invalid(format!("{} {why}", self.shown))
@@ -288,7 +287,7 @@ impl Git {
         Err(error.with_context("git says", said))
     }
 
-    /// Runs git outside of any repository: what one here is like does not count for the server.
+    /// Runs git outside of any repository, so that the settings of a repository here do not matter.
     pub(super) async fn ask(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.command(&self.repository, PROTOCOLS);
         self.output_within(command.env("GIT_DIR", "none").args(arguments), MAX_REFERENCES).await
@@ -300,10 +299,10 @@ impl Git {
     }
 }
 
-/// What git says of a full disk.
+/// The messages of git about a full disk.
 const NO_ROOM: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
 
-/// Whether git failed at a redirect that it was told not to follow.
+/// Whether git failed because of a redirect, which it must not follow.
 fn is_redirect(said: &str) -> bool {
     ["301", "302", "303", "307", "308"]
         .iter()
@@ -323,7 +322,7 @@ fn address_without_password(remote: &str) -> String {
     }
 }
 
-/// A line of git's with the passwords of the addresses in it left out.
+/// A line of git's output without the passwords of its addresses.
 fn without_passwords(line: &str) -> String {
     line.split_inclusive([' ', '\'']).map(without_password).collect()
 }

@@ -1,19 +1,20 @@
-//! Runs git as long as it gets on: a server that is silent, drips or never ends does not hold it.
+//! Runs git while it makes progress, with limits against servers that are silent, too slow, or send without end.
 //!
-//! Git has such limits for the web alone. So the processes of git are watched: what they read, write and compute, as
-//! the kernel counts it. Those of `ssh` do not count, whose keep-alive packets say nothing of the server behind it.
+//! Git itself has such limits only for HTTP. So the processes of git are monitored: how much they read, write and
+//! compute, according to the kernel. Processes of `ssh` are not counted, because their keep-alive packets say nothing
+//! about the server.
 //!
 //! ```text
-//!   silence   nothing moves at all:                          idle, then git is killed with all that it started
-//!   pace      less than 1 KiB a second moves, on average:    10 × idle
-//!   output    what git says:                                 64 MiB, and the last 64 KiB of its complaints
-//!   disk      what is free in the folder it writes to:       32 MiB, once as much was moved
+//!   idle      no progress at all:                           idle, then git and its child processes are killed
+//!   rate      less than 1 KiB a second, on average:         10 × idle
+//!   output    the output of git:                            64 MiB, and the last 64 KiB of standard error
+//!   disk      the free space of the target folder:          32 MiB, after as much was transferred
 //! ```
 //!
 //! # Invariants
-//! - No process of git outlives the future: dropping it kills the group.
+//! - No process of git outlives the future: dropping it kills the process group.
 
-use super::room;
+use super::disk_space;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::HashMap;
 use std::io;
@@ -24,16 +25,16 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 use tokio::time::Instant;
 
-/// The least that moves in a second, on average.
+/// The lowest average rate, in bytes per second.
 const SLOWEST: u64 = 1024;
-/// What a tick of the processor (a hundredth of a second) counts as, in bytes.
+/// The bytes that a processor tick (a hundredth of a second) counts as.
 const TICK: u64 = 10 * SLOWEST;
-/// The most that git may say.
+/// The largest standard output of git, in bytes.
 const MAX_OUTPUT: usize = 64 << 20;
-/// What is kept of its complaints.
+/// The part of standard error that is kept, in bytes.
 const MAX_COMPLAINTS: usize = 64 << 10;
 
-/// What became of git.
+/// The outcome of a run of git.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Ended {
@@ -41,18 +42,18 @@ pub(super) enum Outcome {
         output: Vec<u8>,
         complaints: Vec<u8>,
     },
-    /// Nothing moved for this time.
+    /// There was no progress for this time.
     Silent(Duration),
-    /// Too little moved over this time.
+    /// The rate was too low over this time.
     Slow(Duration),
-    /// More came than the limit of so many bytes.
+    /// The processes transferred more than the limit, in bytes.
     TooMuch(u64),
-    /// The disk has no room for more.
+    /// The disk has no space left.
     Full,
 }
 
-/// Runs a command whose standard output and error are pipes. `most` is how many bytes its processes may move, and `folder`
-/// is where they write.
+/// Runs a command whose standard output and error are pipes. `most` is the number of bytes that its processes may
+/// transfer, and `folder` is the folder that they write to.
 ///
 /// # Errors
 /// When the command cannot be started, or its pipes cannot be read.
@@ -83,7 +84,7 @@ pub(super) async fn run(
     }
 }
 
-/// A group of processes that is killed with this value.
+/// A process group that is killed when this value is dropped.
 struct Group(Option<Pid>);
 
 impl Drop for Group {
@@ -94,7 +95,7 @@ impl Drop for Group {
     }
 }
 
-/// All that comes, or nothing when it is more than the limit.
+/// The whole output; `None` when it is above the limit.
 async fn whole(from: Option<impl AsyncRead + Unpin>) -> io::Result<Option<Vec<u8>>> {
     let Some(from) = from else { return Ok(Some(Vec::new())) };
     let mut all = Vec::new();
@@ -102,7 +103,7 @@ async fn whole(from: Option<impl AsyncRead + Unpin>) -> io::Result<Option<Vec<u8
     Ok((all.len() <= MAX_OUTPUT).then_some(all))
 }
 
-/// The end of what comes.
+/// The end of the output.
 async fn tail(from: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     let Some(mut from) = from else { return Ok(Vec::new()) };
     let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
@@ -117,7 +118,7 @@ async fn tail(from: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Ends when the processes of a group do not get on, or move more than `most` bytes or than the disk has room for.
+/// Ends when the processes of a group make no progress, transfer more than `most` bytes, or fill the disk.
 async fn watch(group: Option<Pid>, idle: Duration, most: u64, folder: &Path) -> Outcome {
     let Some(group) = group.map(|pid| pid.as_raw_nonzero().get()) else {
         return std::future::pending().await;
@@ -133,7 +134,7 @@ async fn watch(group: Option<Pid>, idle: Duration, most: u64, folder: &Path) -> 
         });
         let Ok((moved, back)) = measured.await else { return std::future::pending().await };
         known = back;
-        // Where the kernel does not tell, there is nothing to go by.
+        // Without statistics of the kernel, progress cannot be measured.
         let Some(moved) = moved else { return std::future::pending().await };
         (sum, all) = (sum.saturating_add(moved), all.saturating_add(moved));
         if moved > 0 {
@@ -142,7 +143,7 @@ async fn watch(group: Option<Pid>, idle: Duration, most: u64, folder: &Path) -> 
         if all > most {
             return Outcome::TooMuch(most);
         }
-        if moved > 0 && room::is_short(folder, all) {
+        if moved > 0 && disk_space::is_short(folder, all) {
             return Outcome::Full;
         }
         if last.elapsed() >= idle {
@@ -158,7 +159,7 @@ async fn watch(group: Option<Pid>, idle: Duration, most: u64, folder: &Path) -> 
     }
 }
 
-/// What the processes of a group moved since the last time, in bytes. Blocks.
+/// The progress of the processes of a group since the last call, in bytes. Blocks.
 fn measure(group: i32, known: &mut HashMap<i32, u64>) -> Option<u64> {
     let mut moved = 0u64;
     for entry in std::fs::read_dir("/proc").ok()?.flatten() {
@@ -176,16 +177,16 @@ fn measure(group: i32, known: &mut HashMap<i32, u64>) -> Option<u64> {
 struct Process {
     group: i32,
     is_ssh: bool,
-    /// It computes, or waits for a disk.
+    /// Whether it computes, or waits for a disk.
     is_busy: bool,
     moved: u64,
 }
 
 impl Process {
-    /// What `/proc/ID/stat` and `/proc/ID/io` say.
+    /// Reads `/proc/ID/stat` and `/proc/ID/io`.
     fn read(folder: &Path) -> Option<Self> {
         let stat = std::fs::read_to_string(folder.join("stat")).ok()?;
-        // The name may hold anything, parentheses too.
+        // The name may contain any character, even parentheses.
         let (start, rest) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
@@ -220,20 +221,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_that_ends_gives_what_it_said() {
+    async fn a_finished_command_returns_its_output() {
         let outcome = outcome("echo out; echo err >&2; exit 3", u64::MAX).await;
         let Outcome::Ended { status, output, complaints } = outcome else { panic!("{outcome:?}") };
         assert_eq!((status.code(), &output[..], &complaints[..]), (Some(3), &b"out\n"[..], &b"err\n"[..]));
     }
 
     #[tokio::test]
-    async fn silence_drops_and_floods_end_a_command_with_all_that_it_started() {
+    async fn a_command_without_progress_is_killed_with_its_children() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("id");
         let silent = format!("sleep 600 & echo $! > {}; wait", file.display());
         assert!(matches!(outcome(&silent, u64::MAX).await, Outcome::Silent(_)));
         let id = std::fs::read_to_string(&file).unwrap().trim().to_owned();
-        // It is dead, or on the way there.
+        // The process is dead or dying.
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
         assert!(!stat.contains(") S "), "{stat}");
         assert!(matches!(outcome("cat /dev/zero >/dev/null", 1 << 20).await, Outcome::TooMuch(_)));

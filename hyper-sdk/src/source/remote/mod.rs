@@ -1,34 +1,34 @@
-//! Sources that are elsewhere: files of the web and git repositories, fetched into a folder of this machine.
+//! Remote sources: files from the web and git repositories, fetched into a folder of this machine.
 //!
 //! ```text
-//!   ROOT/web/KEY.json            what the server said of the newest answer to an address
-//!   ROOT/web/DIGEST-KEY-TIME/NAME   that answer
+//!   ROOT/web/KEY.json            the record of the last response of an address
+//!   ROOT/web/DIGEST-KEY-TIME/NAME   the file of that response
 //!   ROOT/git/KEY/                a bare repository with the commits that were fetched from one address
-//!   ROOT/git/home/               the home of git, which stays empty
-//!   ROOT/checkouts/KEY/          the files of one commit, and KEY.seal how they were written
+//!   ROOT/git/home/               the home folder of git, which stays empty
+//!   ROOT/checkouts/KEY/          the files of one commit, and KEY.seal with their state
 //! ```
 //!
 //! # Invariants
-//! - A folder with content is complete and never changed: it is made under another name and then renamed. One that
-//!   somebody else has changed is not used: it is made anew, with one warning.
-//! - A credential goes to the host that it is meant for, and into no message, no file and no program's arguments.
-//! - Nothing of a fetched repository is run: no hook, no filter, no helper of its configuration.
+//! - A folder with content is complete and never changed: it is created under another name and then renamed. A folder
+//!   that another program has changed is not used: it is replaced, with one warning.
+//! - A credential is sent only to its host, and never appears in a message, a file or the arguments of a program.
+//! - No program of a fetched repository is run: no hook, no filter, no helper of its configuration.
 
 mod archive;
+mod disk_space;
 mod git;
 mod git_command;
 mod git_watch;
-mod growing;
-mod kept;
+mod growing_file;
+mod integrity;
 mod partial;
-mod room;
 #[cfg(test)]
 mod tests;
 mod web;
 mod web_context;
 
 pub(crate) use archive::newest_in_archive;
-pub use archive::{StreamContext, context_of_stream, read_context};
+pub use archive::{ContextInput, read_context, read_context_blocking};
 pub(crate) use git::git_source;
 pub(super) use web_context::{FILE as CONTEXT_FILE, source as context_source};
 
@@ -46,7 +46,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 
-/// An error about an address; `shown` has no password in it.
+/// Adds an address to an error; `shown` has no password.
 fn about(error: Error, shown: &str) -> Error {
     match error.detail() {
         Some(_) => error.with_context("url", shown),
@@ -56,12 +56,12 @@ fn about(error: Error, shown: &str) -> Error {
 
 type Choose = dyn Fn(&url::Url) -> Option<String> + Send + Sync;
 
-/// The proxy of an address, if it has one; it may hold a password.
+/// Chooses the proxy of an address. A proxy may contain a password.
 #[derive(Clone)]
 pub struct ProxyChoice(Arc<Choose>);
 
 impl ProxyChoice {
-    /// Asks `choose` for the proxy of each address.
+    /// A choice that calls `choose` for each address.
     pub fn new(choose: impl Fn(&url::Url) -> Option<String> + Send + Sync + 'static) -> Self {
         Self(Arc::new(choose))
     }
@@ -83,20 +83,21 @@ impl fmt::Debug for ProxyChoice {
     }
 }
 
-/// How remote sources are reached.
+/// The options of remote sources.
 #[derive(Clone, Default)]
 pub struct RemoteOptions {
     /// Secrets by id; `HTTP_AUTH_TOKEN_HOST`, `HTTP_AUTH_HEADER_HOST`, `GIT_AUTH_TOKEN[.HOST]` and
-    /// `GIT_AUTH_HEADER[.HOST]` are used here.
+    /// `GIT_AUTH_HEADER[.HOST]` are used.
     pub secrets: BTreeMap<String, SecretBytes>,
-    /// The proxies of the web; none without.
+    /// The proxies; `None` uses none.
     pub proxy: Option<ProxyChoice>,
-    /// The socket of the agent that `ssh` may ask for keys.
+    /// The socket of the agent with the keys of `ssh`.
     pub ssh_agent: Option<PathBuf>,
-    /// How long a server may be silent: one of the web as in [`crate::client::HttpClientBuilder::idle_timeout`], 20 s
-    /// without; one of git, which is waited for 60 s without, also sends 1 KiB a second over ten times as long.
+    /// The longest time without data from a server. For the web, it has the meaning of
+    /// [`crate::client::HttpClientBuilder::idle_timeout`] and a default of 20 s. For git, the default is 60 s, and the
+    /// average rate over ten times as long must be at least 1 KiB per second.
     pub idle_timeout: Option<Duration>,
-    /// Where events go.
+    /// The receiver of progress events.
     pub progress: Progress,
 }
 
@@ -116,16 +117,16 @@ impl fmt::Debug for RemoteOptions {
     }
 }
 
-/// What was fetched.
+/// A fetched source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fetched {
     /// The folder with the files.
     pub path: PathBuf,
-    /// The time of the commit, or when the file was changed last if the server says so: seconds since 1970.
+    /// The time of the commit, or the time of the last change that the server gives for a file, in seconds since 1970.
     pub time: Option<i64>,
 }
 
-/// Fetches remote sources, each once. Clones share what they fetched.
+/// Fetches remote sources, each one once. Clones share the fetched sources.
 #[derive(Clone)]
 pub(crate) struct RemoteSources(Arc<Inner>);
 
@@ -142,16 +143,17 @@ impl fmt::Debug for RemoteSources {
 }
 
 impl RemoteSources {
-    /// Keeps what is fetched in the folder `root`, which is made when something is. Several processes may share it.
+    /// Caches fetched sources in the folder `root`, which is created when it is needed. Several processes may share it.
     pub(crate) fn new(root: impl Into<PathBuf>, options: RemoteOptions) -> Self {
         Self(Arc::new(Inner { root: root.into(), options, fetched: Mutex::default() }))
     }
 
-    /// Fetches a source; `None` for one that is not remote. Dropping the future stops the fetch and leaves nothing
-    /// that is not whole.
+    /// Fetches a source; `None` for a source that is not remote. Dropping the future stops the fetch and leaves no
+    /// partial file.
     ///
     /// # Errors
-    /// Those of the network and of git, [`crate::ErrorKind::DigestInvalid`] for content with another checksum.
+    /// Those of the network and of git, [`crate::ErrorKind::DigestInvalid`] for content that does not match the
+    /// checksum.
     pub(crate) async fn fetch(&self, source: &SourceOp) -> Result<Option<Fetched>> {
         match source {
             SourceOp::Web(web) => self.web(web).await.map(Some),
@@ -160,7 +162,7 @@ impl RemoteSources {
         }
     }
 
-    /// Fetches a file of the web.
+    /// Fetches a file from the web.
     ///
     /// # Errors
     /// Those of [`RemoteSources::fetch`].
@@ -168,11 +170,11 @@ impl RemoteSources {
         self.once(source, |inner| async move { web::fetch(&inner, source, None).await }).await
     }
 
-    /// Fetches a build context of the web, and unpacks it into a folder in `scratch` while it arrives.
+    /// Fetches a build context from the web, and unpacks it into a folder in `scratch` while it arrives.
     ///
     /// # Errors
     /// Those of [`RemoteSources::fetch`] and of [`read_context`].
-    pub(crate) async fn context(&self, url: &str, scratch: &Path) -> Result<(Fetched, StreamContext)> {
+    pub(crate) async fn context(&self, url: &str, scratch: &Path) -> Result<(Fetched, ContextInput)> {
         web_context::fetch(self, url, scratch).await
     }
 
@@ -202,12 +204,12 @@ impl Inner {
     }
 }
 
-/// Makes a folder of this room.
+/// Creates a private folder of the cache.
 fn make_folder(path: &Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("cannot make the folder", path)
 }
 
-/// Gives a complete folder its final name. Another process may have been faster: its folder holds the same.
+/// Moves a complete folder to its final path. If another process has done so first, its folder has the same content.
 fn keep(made: tempfile::TempDir, name: &Path) -> Result<()> {
     match std::fs::rename(made.path(), name) {
         Ok(()) => {

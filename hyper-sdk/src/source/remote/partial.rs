@@ -1,12 +1,12 @@
-//! The file of an answer while it arrives, and how it goes on where the answer broke off.
+//! The file of a download, and its continuation after an interruption.
 //!
-//! What is missing is asked for alone (`Range`, RFC 9110, section 14) when the server has named the bytes by something
-//! that changes with them, for `If-Range`: a strong entity tag, or where it says that it takes ranges a time of the last
-//! change that is a while ago. Otherwise the file is fetched anew.
+//! The missing part is requested alone (`Range`, RFC 9110, section 14) when the server has given a validator for
+//! `If-Range`: a strong entity tag, or, if it supports ranges, a time of the last change that is not recent. Otherwise
+//! the whole file is fetched again.
 //!
-//! Somebody else may read the file while it grows: see [`Growing`].
+//! The file can be read while it grows: see [`GrowingFile`].
 
-use super::growing::{Growing, Progress};
+use super::growing_file::{GrowingFile, WriteProgress};
 use crate::digest::{Algorithm, Hasher};
 use crate::{Digest, Result, ResultExt as _};
 use flate2::write::MultiGzDecoder;
@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 /// The largest file that is fetched.
 pub(super) const MAX_FILE: u64 = 64 << 30;
-/// For so many seconds after a change, another one may have the same time.
+/// A file that was changed less than this many seconds ago may change again with the same time.
 const FRESH: i64 = 60;
 
 /// The text of a header.
@@ -30,24 +30,24 @@ pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// A file under way.
+/// An incomplete download.
 pub(super) struct Partial {
     folder: TempDir,
     pub(super) path: PathBuf,
     pub(super) etag: Option<String>,
     pub(super) last_modified: Option<String>,
-    /// Whether the server compressed it for the way.
+    /// Whether the response has a content encoding.
     pub(super) is_packed: bool,
-    /// Whether it is put together of several answers.
+    /// Whether it consists of several responses.
     pub(super) is_resumed: bool,
     body: Body,
     received: u64,
     total: Option<u64>,
     validator: Option<HeaderValue>,
-    progress: Progress,
+    progress: WriteProgress,
 }
 
-/// A file that is all there.
+/// A complete download.
 pub(super) struct Whole {
     pub(super) folder: TempDir,
     pub(super) file: File,
@@ -55,7 +55,7 @@ pub(super) struct Whole {
 }
 
 impl Partial {
-    /// Begins the file of an answer in a new folder below `folder`.
+    /// Starts the file of a response in a new folder below `folder`.
     pub(super) fn begin(
         headers: &HeaderMap,
         folder: &Path,
@@ -68,7 +68,7 @@ impl Partial {
             .at("cannot make a folder in", folder)?;
         let path = made.path().join(name);
         let file = File::create_new(&path).at("cannot write the file", &path)?;
-        let progress = Progress::default();
+        let progress = WriteProgress::default();
         let sink = Sink { file, hasher: algorithm.hasher(), left: MAX_FILE, progress: progress.clone() };
         let encoding = text(headers, CONTENT_ENCODING);
         let is_packed = encoding.is_some_and(|encoding| encoding.eq_ignore_ascii_case("gzip"));
@@ -92,19 +92,19 @@ impl Partial {
         })
     }
 
-    /// The file for somebody who reads it while it grows.
-    pub(super) fn growing(&self) -> Result<Growing> {
-        let file = File::open(&self.path).at("cannot open what is fetched", &self.path)?;
+    /// The file for a reader that reads it while it grows.
+    pub(super) fn growing(&self) -> Result<GrowingFile> {
+        let file = File::open(&self.path).at("cannot open the download", &self.path)?;
         Ok(self.progress.follow(file))
     }
 
-    /// What asks for the rest: `Range` and `If-Range`; `None` where all of it has to be asked for.
+    /// The headers that request the rest, `Range` and `If-Range`; `None` when the whole file must be requested.
     pub(super) fn rest(&self) -> Option<(HeaderValue, HeaderValue)> {
         let validator = self.validator.clone().filter(|_| self.received > 0)?;
         Some((HeaderValue::from_str(&format!("bytes={}-", self.received)).ok()?, validator))
     }
 
-    /// Takes an answer with the rest; false for one that is something else.
+    /// Checks whether a response continues the file.
     pub(super) fn go_on(&mut self, headers: &HeaderMap) -> bool {
         let fits = || {
             let (range, total) = text(headers, CONTENT_RANGE)?.strip_prefix("bytes ")?.split_once('/')?;
@@ -117,19 +117,19 @@ impl Partial {
         self.is_resumed
     }
 
-    /// Takes bytes of the body.
+    /// Writes bytes of the body.
     pub(super) fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
         self.body.write(chunk)?;
         self.received += chunk.len() as u64;
         Ok(())
     }
 
-    /// Whether the end has come where the first answer said that it is.
+    /// Whether the file has the length that the first response gave.
     pub(super) fn is_complete(&self) -> bool {
         self.total.is_none_or(|total| total == self.received)
     }
 
-    /// Ends the file.
+    /// Completes the file.
     pub(super) fn finish(self) -> io::Result<Whole> {
         let Sink { file, hasher, .. } = self.body.finish()?;
         self.progress.finish();
@@ -137,7 +137,7 @@ impl Partial {
     }
 }
 
-/// What names the very bytes of an answer.
+/// The validator of a response.
 fn validator(headers: &HeaderMap, is_encoded: bool) -> Option<HeaderValue> {
     let ranges = text(headers, ACCEPT_RANGES).map(str::to_ascii_lowercase);
     if is_encoded || ranges.as_deref() == Some("none") {
@@ -153,13 +153,13 @@ fn validator(headers: &HeaderMap, is_encoded: bool) -> Option<HeaderValue> {
     headers.get(LAST_MODIFIED).filter(|_| is_old && ranges.as_deref() == Some("bytes")).cloned()
 }
 
-/// Where the bytes of a file go.
+/// The target of the bytes: a file and its hash.
 struct Sink {
     file: File,
     hasher: Hasher,
-    /// How many bytes it may still take: a small answer unpacks to any size, and one may never end.
+    /// The remaining limit in bytes: a small response can decompress to any size, and a response may never end.
     left: u64,
-    progress: Progress,
+    progress: WriteProgress,
 }
 
 impl Write for Sink {
@@ -179,7 +179,7 @@ impl Write for Sink {
     }
 }
 
-/// The body of an answer. Some servers compress for the way without being asked: that is no part of the file.
+/// The body of a response. Some servers send a content encoding without being asked; it is not part of the file.
 enum Body {
     Plain(Box<Sink>),
     Gzip(Box<MultiGzDecoder<Sink>>),
@@ -201,8 +201,8 @@ impl Body {
     }
 }
 
-/// The seconds since 1970 of an HTTP date (RFC 9110, section 5.6.7). Some servers write `UTC` or an offset of nothing in
-/// the place of `GMT`.
+/// The seconds since 1970 of an HTTP date (RFC 9110, section 5.6.7). Some servers write `UTC` or a zero offset instead
+/// of `GMT`.
 pub(super) fn seconds(date: &str) -> Option<i64> {
     let date = date.trim();
     let zones = ["UTC", "UT", "+0000", "-0000", "Z"];
@@ -217,11 +217,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_larger_than_the_limit_is_not_written() {
+    fn content_above_the_limit_is_not_written() {
         let folder = tempfile::tempdir().unwrap();
         let sink = |name: &str| {
             let file = std::fs::File::create(folder.path().join(name)).unwrap();
-            Box::new(Sink { file, hasher: Hasher::sha256(), left: 100_000, progress: Progress::default() })
+            Box::new(Sink {
+                file,
+                hasher: Hasher::sha256(),
+                left: 100_000,
+                progress: WriteProgress::default(),
+            })
         };
         let mut plain = Body::Plain(sink("plain"));
         plain.write(&[0; 100_000]).unwrap();
@@ -237,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_are_read_whatever_servers_call_universal_time() {
+    fn dates_with_every_name_of_utc_are_parsed() {
         let time = Some(784_111_777);
         for zone in ["GMT", "UTC", "utc", "UT", "+0000", "-0000"] {
             assert_eq!(seconds(&format!("Sun, 06 Nov 1994 08:49:37 {zone}")), time, "{zone}");

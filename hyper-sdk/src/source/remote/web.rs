@@ -1,13 +1,13 @@
-//! Files of the web.
+//! Files from the web.
 //!
-//! A file that was fetched before is asked for with `If-None-Match` and `If-Modified-Since` (RFC 9110, section 13), not
-//! at all when its checksum is given and known, and as if it were new when the checksum is of another algorithm. Its
-//! bytes are read and checked before they are used.
+//! A cached file is revalidated with `If-None-Match` and `If-Modified-Since` (RFC 9110, section 13). It is not
+//! requested when it has the given checksum, and requested as if it were new when the checksum has another algorithm.
+//! Its bytes are read and checked before they are used.
 
-use super::growing::Growing;
-use super::kept::{self, Expected};
+use super::growing_file::GrowingFile;
+use super::integrity::{self, Expected};
 use super::partial::{MAX_FILE, Partial, Whole, seconds};
-use super::{Fetched, Inner, about, keep, make_folder, room};
+use super::{Fetched, Inner, about, disk_space, keep, make_folder};
 use crate::client::timeouts::{Broken, attempts_to_connect};
 use crate::client::tls;
 use crate::digest::Algorithm;
@@ -26,15 +26,15 @@ use tokio::sync::mpsc::UnboundedSender;
 use url::Url;
 
 const ATTEMPTS: u32 = 4;
-/// After so many bytes of a file it is looked whether the disk has room for more.
+/// The number of bytes between two checks of the free disk space.
 const LOOK_EVERY: u64 = 8 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How many lines the head of an answer may have.
+/// The largest number of header lines of a response.
 const MAX_HEADERS: usize = 1000;
 const MAX_REDIRECTS: usize = 10;
 const TOO_LARGE: &str = "is larger than 64 GiB, which is the most that is fetched";
 
-/// What is remembered of an answer.
+/// The record of a response.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     etag: Option<String>,
@@ -59,11 +59,11 @@ impl Record {
     }
 }
 
-/// Fetches the file, named as the source says, into a folder of its own. `begun` hears of every download that begins.
+/// Fetches the file of a source into its own folder. `begun` is called for every download that starts.
 pub(super) async fn fetch(
     inner: &Inner,
     source: &WebSource,
-    begun: Option<&UnboundedSender<Growing>>,
+    begun: Option<&UnboundedSender<GrowingFile>>,
 ) -> Result<Fetched> {
     let shown = without_password(&source.url);
     let url = Url::parse(&source.url)
@@ -97,7 +97,7 @@ pub(super) async fn fetch(
     Ok(record.fetched(&folder))
 }
 
-/// The record of a file that is still as it was written. One that was changed since is removed, with a warning.
+/// The record of an unchanged cached file. A changed file is removed, with a warning.
 async fn whole(
     inner: &Inner,
     source: &WebSource,
@@ -110,22 +110,23 @@ async fn whole(
     let expected = Expected { digest: record.digest.clone(), time: file_time(record.time()) };
     let (is_there, is_whole) = super::blocking(move || {
         let is_there = file.symlink_metadata().is_ok();
-        let is_whole = kept::is_whole(&file, &expected)?;
+        let is_whole = integrity::is_whole(&file, &expected)?;
         if is_there && !is_whole {
-            kept::remove(&kept)?;
+            integrity::remove(&kept)?;
         }
         Ok((is_there, is_whole))
     })
     .await?;
     if is_there && !is_whole {
-        inner.options.progress.warn(format!(
-            "the file that was kept of {shown} was changed since it was downloaded: it is downloaded again"
-        ));
+        inner
+            .options
+            .progress
+            .warn(format!("the cached file of {shown} was changed: it is downloaded again"));
     }
     Ok(is_whole.then_some(record))
 }
 
-/// The time that a file gets: seconds since 1970.
+/// The modification time of a file, in seconds since 1970.
 fn file_time(last_modified: Option<i64>) -> i64 {
     last_modified.unwrap_or(0).max(0)
 }
@@ -137,13 +138,13 @@ struct Download<'a> {
     shown: String,
     folder: PathBuf,
     task: &'a crate::progress::Task,
-    begun: Option<&'a UnboundedSender<Growing>>,
+    begun: Option<&'a UnboundedSender<GrowingFile>>,
 }
 
 impl Download<'_> {
-    /// The record of the file as it is now, and whether that is a new one.
+    /// The current record of the file, and whether it is new.
     async fn run(&self, known: Option<Record>, key: &Digest) -> Result<(Record, bool)> {
-        // That the file is as it was says nothing about a checksum of another algorithm: its bytes are needed.
+        // A revalidation does not check a checksum of another algorithm, so the bytes are needed.
         let wanted = self.source.checksum.as_ref().map(Digest::algorithm);
         let known = known.filter(|r| wanted.is_none_or(|algorithm| algorithm == r.digest.algorithm()));
         let client = self.client()?;
@@ -163,7 +164,7 @@ impl Download<'_> {
                 Ok(record) => break record,
                 Err(e) => e,
             };
-            // What never answered is more likely named wrongly than down for a moment.
+            // A server that never responded is more likely misspelled than temporarily down.
             let few = attempts_to_connect(&error).filter(|_| under_way.is_none());
             let attempts = few.unwrap_or(ATTEMPTS);
             if attempt >= attempts || !error.is_retryable() {
@@ -181,7 +182,8 @@ impl Download<'_> {
                 self.check(&known.digest)?;
                 Ok((known, false))
             }
-            (None, None) => Err(self.fail(ErrorKind::Unavailable, "was not changed since never")),
+            (None, None) => Err(self
+                .fail(ErrorKind::Unavailable, "answered that a file did not change that was never fetched")),
         }
     }
 
@@ -247,7 +249,7 @@ impl Download<'_> {
         }
     }
 
-    /// What an answer of this status says.
+    /// The error of a response with this status.
     fn refused(&self, status: StatusCode) -> Error {
         let kind = match status.as_u16() {
             401 => ErrorKind::Unauthorized,
@@ -261,7 +263,7 @@ impl Download<'_> {
         self.fail(kind, format!("answered with {status}{why}")).with_retryable(passing)
     }
 
-    /// One request; `None` when the file is as it was. What is under way goes on where that is possible.
+    /// Sends one request; `None` when the file is unchanged. Continues an incomplete download if possible.
     async fn attempt(
         &self,
         client: &reqwest::Client,
@@ -287,7 +289,7 @@ impl Download<'_> {
             .with_source(error.without_url())
     }
 
-    /// Asks for the file, or for the rest of it, and sees that the answer fits; `None` when the file has not changed.
+    /// Requests the file, or the rest of it, and checks the response; `None` when the file has not changed.
     async fn ask(
         &self,
         client: &reqwest::Client,
@@ -312,12 +314,12 @@ impl Download<'_> {
         if is_answer && response.content_length().is_some_and(|length| length > MAX_FILE) {
             return Err(self.fail(ErrorKind::TooLarge, TOO_LARGE));
         }
-        // Before the disk is full of a part.
+        // A file that does not fit is rejected before a part of it fills the disk.
         if let (true, Some(length), Some(free)) =
-            (is_answer, response.content_length(), room::free(&self.folder))
+            (is_answer, response.content_length(), disk_space::free(&self.folder))
             && length > free
         {
-            let error = room::full(&self.folder, &self.shown);
+            let error = disk_space::full(&self.folder, &self.shown);
             return Err(error.with_context("size", length).with_context("free", free));
         }
         let goes_on = status == StatusCode::PARTIAL_CONTENT
@@ -336,7 +338,7 @@ impl Download<'_> {
             StatusCode::PARTIAL_CONTENT if goes_on => {}
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if under_way.is_some() => {
                 *under_way = None;
-                let what = "gave another part of the file than was asked for";
+                let what = "sent another part of the file than requested";
                 return Err(self.fail(ErrorKind::Unavailable, what).with_retryable(true));
             }
             _ => return Err(self.refused(status)),
@@ -344,20 +346,20 @@ impl Download<'_> {
         Ok(Some(response))
     }
 
-    /// The error of bytes that cannot be written.
+    /// The error of a failed write.
     fn unwritten(&self, path: &Path, packed: bool, error: std::io::Error) -> Error {
         use std::io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput, UnexpectedEof};
         match error.kind() {
             FileTooLarge if error.raw_os_error().is_none() => self.fail(ErrorKind::TooLarge, TOO_LARGE),
             InvalidData | InvalidInput | UnexpectedEof if packed => {
-                let what = "says that its answer is compressed with gzip, and it is not or is cut off";
+                let what = "announced a body compressed with gzip, but sent something else or a part of it";
                 self.fail(ErrorKind::Invalid, what).with_source(error)
             }
             _ => Error::io("cannot write the file", path, error),
         }
     }
 
-    /// Writes the body of an answer to its file.
+    /// Writes the body of a response to its file.
     async fn receive(&self, mut response: reqwest::Response, partial: &mut Partial) -> Result<()> {
         let (path, packed) = (partial.path.clone(), partial.is_packed);
         let mut rate = self.inner.options.timeouts().rate_check();
@@ -371,23 +373,23 @@ impl Download<'_> {
             unlooked += chunk.len() as u64;
             if unlooked >= LOOK_EVERY {
                 taken += std::mem::take(&mut unlooked);
-                if room::is_short(&self.folder, taken) {
-                    return Err(room::full(&self.folder, &self.shown));
+                if disk_space::is_short(&self.folder, taken) {
+                    return Err(disk_space::full(&self.folder, &self.shown));
                 }
             }
         }
         if !partial.is_complete() {
-            let what = "gave less of the file than was asked for";
+            let what = "sent less of the file than requested";
             return Err(self.fail(ErrorKind::Unavailable, what).with_retryable(true));
         }
         Ok(())
     }
 
-    /// Checks a whole file and gives it its place.
+    /// Checks a complete file and moves it to its final path.
     async fn keep_whole(&self, partial: Partial, key: &Digest) -> Result<Record> {
         let (path, packed) = (partial.path.clone(), partial.is_packed);
         let (etag, last_modified) = (partial.etag.clone(), partial.last_modified.clone());
-        // Parts that do not fit each other are no file of the server.
+        // Parts that do not match each other are not the file of the server.
         let is_resumed = partial.is_resumed;
         let Whole { folder: made, file, digest } =
             partial.finish().map_err(|e| self.unwritten(&path, packed, e))?;
@@ -403,9 +405,9 @@ impl Download<'_> {
         let place = self.folder.join(&folder);
         let file = place.join(&self.source.file_name);
         super::blocking(move || {
-            // Without a record nothing has looked at what is there.
-            if place.exists() && !kept::is_whole(&file, &expected)? {
-                kept::remove(&place)?;
+            // Without a record the existing folder was not checked.
+            if place.exists() && !integrity::is_whole(&file, &expected)? {
+                integrity::remove(&place)?;
             }
             keep(made, &place)
         })
@@ -414,7 +416,7 @@ impl Download<'_> {
     }
 }
 
-/// What an error came of in the end.
+/// The innermost cause of an error.
 fn first_cause(error: &Error) -> Option<&(dyn std::error::Error + 'static)> {
     let causes = std::iter::successors(std::error::Error::source(error), |e| e.source());
     causes.last()

@@ -1,11 +1,11 @@
-//! Build contexts of the web: unpacked while they are fetched.
+//! Build contexts from the web, unpacked while they are fetched.
 //!
-//! The file is fetched as any other one is, into the place where it is kept: it is asked for again only when it changed,
-//! and a download that broke off goes on. Whoever unpacks reads that file behind the one who writes it, so that a slow
-//! disk never makes the server wait.
+//! The file is fetched like any other, into the cache: it is downloaded again only when it has changed, and an
+//! interrupted download is continued. The unpacker reads the growing file behind the writer, so a slow disk never makes
+//! the server wait.
 
-use super::growing::Growing;
-use super::{Fetched, RemoteSources, StreamContext, read_context, web};
+use super::growing_file::GrowingFile;
+use super::{ContextInput, Fetched, RemoteSources, read_context, web};
 use crate::graph::WebSource;
 use crate::{Error, Result};
 use futures::TryStreamExt as _;
@@ -13,10 +13,10 @@ use std::path::Path;
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 
-/// The name of the file where it is kept.
+/// The name of the file in the cache.
 pub(in crate::source) const FILE: &str = "context";
 
-/// What is fetched for a context.
+/// The web source of a context.
 pub(in crate::source) fn source(url: &str) -> WebSource {
     WebSource { url: url.to_owned(), file_name: FILE.to_owned(), checksum: None }
 }
@@ -26,16 +26,16 @@ pub(super) async fn fetch(
     sources: &RemoteSources,
     url: &str,
     scratch: &Path,
-) -> Result<(Fetched, StreamContext)> {
+) -> Result<(Fetched, ContextInput)> {
     let source = &source(url);
     let (begun, mut downloads) = mpsc::unbounded_channel();
     let fetch = async {
-        // Only this future may hold the sender: the end of it is the end of the downloads.
+        // Only this future may hold the sender: when it is dropped, no further download starts.
         let begun = begun;
         sources.once(source, |inner| async move { web::fetch(&inner, source, Some(&begun)).await }).await
     };
     let unpack = async {
-        let mut last: Option<(Growing, Result<StreamContext>)> = None;
+        let mut last: Option<(GrowingFile, Result<ContextInput>)> = None;
         while let Some(download) = downloads.recv().await {
             drop(last.take());
             let stream = StreamReader::new(download.clone().stream().map_err(std::io::Error::from));
@@ -47,11 +47,11 @@ pub(super) async fn fetch(
     let fetched = fetched?;
     let context = match unpacked {
         Some((download, context)) if download.is_whole() => context?,
-        // It was fetched before.
+        // The file was already in the cache.
         _ => {
             let path = fetched.path.join(FILE);
             let file = tokio::fs::File::open(&path).await;
-            let file = file.map_err(|e| Error::io("cannot open what was fetched", &path, e))?;
+            let file = file.map_err(|e| Error::io("cannot open the fetched file", &path, e))?;
             read_context(file, scratch).await?
         }
     };

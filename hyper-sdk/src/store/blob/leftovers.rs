@@ -1,4 +1,4 @@
-//! Files that ended processes left in the folder of uploads.
+//! Files that dead processes left in the folder of uploads.
 
 use crate::store::UploadId;
 use crate::{Result, ResultExt as _};
@@ -6,8 +6,8 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Of the files that were not written to after `before`: removes those that belong to no upload, and returns the staged
-/// ones.
+/// Looks at the files that were not written to after `before`: removes those that belong to no upload, and returns the
+/// ids of the staged ones.
 ///
 /// A file with a lock is in use, however old it is.
 pub(super) fn clear(uploads: &Path, before: SystemTime) -> Result<Vec<UploadId>> {
@@ -44,7 +44,7 @@ pub(super) fn staged(uploads: &Path) -> Result<Vec<UploadId>> {
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(e).at("cannot remove what was left of an upload", path)
+            Err(e).at("cannot remove the leftovers of an upload", path)
         }
         _ => Ok(()),
     }

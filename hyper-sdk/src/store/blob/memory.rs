@@ -1,6 +1,6 @@
 //! Blobs in memory, for tests and servers in one process.
 //!
-//! A blob is one [`Bytes`]; readers share it without copying. Staged bytes are the chunks as they came.
+//! A blob is one [`Bytes`], which readers share without a copy. Staged bytes are the chunks as they were appended.
 
 use super::{BlobBackend, BlobKey, BlobStaging, StagedState, StoredBytes, Verified};
 use crate::digest::{Algorithm, Hasher};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// How many bytes a reader yields at a time.
+/// The size of the chunks that a reader yields.
 const CHUNK: usize = 512 * 1024;
 
 /// Blobs in memory. Clones share their content.
@@ -56,7 +56,7 @@ impl fmt::Debug for State {
 
 impl MemoryBlobs {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is a single insertion or removal, so a panic elsewhere leaves nothing half done.
+        // Every change is a single insertion or removal, so a panic cannot leave a partial change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -175,7 +175,7 @@ impl BlobBackend for MemoryBlobs {
         }))
     }
 
-    /// None: bytes that a handle did not save are dropped with it.
+    /// Unsaved bytes are dropped with their handle, so none are listed.
     async fn staged(&self) -> Result<Vec<UploadId>> {
         Ok(Vec::new())
     }

@@ -1,17 +1,17 @@
 //! Blob backends: bytes by digest, and the staging areas of uploads.
 //!
-//! A backend knows nothing of repositories, manifests and who may see what: that is metadata. It keeps two promises:
-//! bytes are found under a key only when they have been checked against the digest of their blob (or the caller vouched
-//! for them), and one staging area has one writer at a time.
+//! A backend does not know repositories, manifests or permissions: they are metadata. It guarantees two things: bytes
+//! are found under a key only if they were checked against the digest of their blob (by the backend or the caller), and
+//! a staging area has one writer at a time.
 //!
 //! ```text
 //!   put, adopt          ──▶  bytes under their digest                                       BlobKey::Digest
-//!   stage … verify      ──▶  says which key the bytes get; metadata records it
+//!   stage … verify      ──▶  returns the key of the bytes; metadata records it
 //!           … commit    ──▶  bytes under their digest, or where they were staged already    BlobKey::Digest, ::Own
 //! ```
 //!
-//! A store keeps everything in a backend with keys of its own through staging areas, so that each push has new bytes and
-//! those of before can be read until the metadata names the new ones.
+//! In a backend with its own keys, a store writes everything through staging areas. Each push then stores new bytes,
+//! and the earlier bytes can be read until the metadata names the new ones.
 //!
 //! [`blob_conformance!`](crate::blob_conformance) tests a backend.
 
@@ -32,15 +32,15 @@ use std::fmt::{self, Debug, Display};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// The saved state of an upload: what a staging area needs to continue it.
+/// The saved state of an upload: what a staging area needs to resume it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StagedState {
     /// How many bytes are staged.
     pub offset: u64,
     /// The saved state of the running hash over them ([`crate::digest::Hasher::save`]); empty at offset 0.
     pub hash: Vec<u8>,
-    /// What else the backend needs to continue, in its own format, such as the parts that an object store has accepted.
-    /// Empty when it needs nothing else.
+    /// Further state of the backend in its own format, such as the parts that an object store has accepted. Empty when
+    /// the backend needs none.
     pub backend: Vec<u8>,
 }
 
@@ -49,7 +49,7 @@ pub struct StagedState {
 pub enum BlobKey {
     /// The digest of the blob.
     Digest(Digest),
-    /// A key that the backend chose and never uses twice, such as that of the object that an upload was written to.
+    /// A key that the backend chooses and never reuses, such as the key of the object that an upload was written to.
     Own(String),
 }
 
@@ -79,7 +79,7 @@ pub struct StoredBytes {
     pub modified: SystemTime,
 }
 
-/// What [`BlobStaging::verify`] found.
+/// The result of [`BlobStaging::verify`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     /// The size of the content.
@@ -89,16 +89,16 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// Content of this size, to be kept under its digest.
+    /// Content of this size that is stored under its digest.
     pub fn by_digest(digest: &Digest, size: u64) -> Self {
         Self { size, key: BlobKey::Digest(digest.clone()) }
     }
 }
 
-/// Keeps the bytes of blobs.
+/// A backend that stores the bytes of blobs.
 ///
-/// `Display` shows the kind and the place, for people. Every method may be called from many tasks at once, and dropping a
-/// future leaves bytes whole or absent.
+/// `Display` shows the kind and the location of the backend. Every method may be called from many tasks at once.
+/// Dropping a future leaves the bytes of a blob complete or absent.
 ///
 /// ```
 /// use hyper_sdk::Digest;
@@ -109,11 +109,11 @@ impl Verified {
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> hyper_sdk::Result<()> {
 /// let blobs = MemoryBlobs::default();
-/// // Bytes that are at hand.
+/// // Bytes in memory.
 /// let (hello, digest) = ("hello", Digest::sha256("hello"));
 /// blobs.put(&digest, hello.into()).await?;
 /// assert_eq!(blobs.sizes(&[BlobKey::Digest(digest.clone())]).await?, [Some(5)]);
-/// // Bytes that come in parts: they are verified first and committed then.
+/// // Bytes that arrive in parts: they are verified first and then committed.
 /// let mut staging = blobs.stage(&UploadId::random()?).await?;
 /// staging.restore(&StagedState::default(), Algorithm::Sha256).await?;
 /// staging.append("hello ".into()).await?;
@@ -128,28 +128,28 @@ impl Verified {
 /// ```
 #[async_trait]
 pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
-    /// Whether bytes that were acknowledged survive a power cut.
+    /// Whether acknowledged bytes survive a power failure.
     fn durable(&self) -> bool;
 
-    /// Whether [`BlobStaging::verify`] may name a [`BlobKey::Own`], so that the key of a blob must be looked up in the
-    /// metadata.
+    /// Whether [`BlobStaging::verify`] may return a [`BlobKey::Own`], so that the key of a blob must be looked up in
+    /// the metadata.
     fn has_own_keys(&self) -> bool;
 
     /// Stores bytes that the caller has checked against `digest` under it. Storing the same blob again is not an error; it
     /// repairs damaged bytes.
     async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<()>;
 
-    /// Takes over the file at `path`, whose content the caller has checked, under its digest. The file is then gone. Returns
-    /// its size.
+    /// Moves the file at `path`, whose content the caller has checked, into the backend under its digest. Returns its
+    /// size.
     async fn adopt(&self, digest: &Digest, path: &Path) -> Result<u64>;
 
-    /// The sizes of the bytes that are there under each key, `None` where there are none. It does not read them.
+    /// The size of the bytes under each key; `None` where there are none. It does not read the bytes.
     async fn sizes(&self, keys: &[BlobKey]) -> Result<Vec<Option<u64>>>;
 
-    /// Reads `length` bytes from `offset`. The caller has clipped both to the `size` of the blob that it knows.
+    /// Reads `length` bytes from `offset`. The caller has limited both to the recorded `size` of the blob.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Corrupt`], at once or within the stream, when the bytes are missing or have another size
+    /// [`crate::ErrorKind::Corrupt`], directly or within the stream, when the bytes are missing or have another size
     /// ([`missing_bytes`](super::errors::missing_bytes)).
     async fn read(&self, key: &BlobKey, size: u64, offset: u64, length: u64) -> Result<ByteStream>;
 
@@ -159,15 +159,15 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// Removes bytes that do not match the digest of their blob. Returns whether they were damaged.
     async fn remove_damaged(&self, key: &BlobKey, digest: &Digest) -> Result<bool>;
 
-    /// Deletes bytes, as durably as the backend promises. Returns whether there were any. A reader of them continues or
-    /// gets an error.
+    /// Deletes bytes, as durably as [`BlobBackend::durable`] says. Returns whether there were any. A concurrent reader
+    /// continues or gets an error.
     ///
-    /// The caller makes sure that no answer says in the meantime that the bytes are there
+    /// The caller marks the blob first, so that no request reports the bytes as present in the meantime
     /// ([`Change::CondemnBlob`](super::meta::Change::CondemnBlob)).
     async fn delete(&self, key: &BlobKey) -> Result<bool>;
 
     /// At most `limit` of the stored bytes, after the key `after`, in an order that the backend chooses and does not
-    /// change. Bytes that are stored or deleted in the meantime may be listed or not. Staged bytes are not listed.
+    /// change. Bytes that are stored or deleted concurrently may be listed or not. Staged bytes are not listed.
     async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Listing<StoredBytes>>;
 
     /// Opens the staging area of an upload, for one writer.
@@ -177,15 +177,17 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// ([`busy`](super::errors::busy)).
     async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>>;
 
-    /// The staging areas that hold bytes, also those that were never saved and those that have a writer.
+    /// The ids of the staging areas that hold bytes, including those that were never saved and those that have a
+    /// writer.
     async fn staged(&self) -> Result<Vec<UploadId>>;
 
-    /// Removes leftovers that belong to no upload and were not written to after `before`. Returns the staging areas that
-    /// were not written to after it either; the caller knows whether their sessions still exist.
+    /// Removes leftovers that belong to no upload and were not written to after `before`. Returns the ids of the
+    /// staging areas that were not written to after `before` either; the caller knows whether their sessions still
+    /// exist.
     async fn leftovers(&self, before: SystemTime) -> Result<Vec<UploadId>>;
 }
 
-/// A staging area that this writer holds. Dropping it lets another writer in.
+/// A staging area that this writer holds. Dropping it releases the area for another writer.
 ///
 /// ```
 /// use hyper_sdk::Digest;
@@ -213,33 +215,34 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
 /// ```
 #[async_trait]
 pub trait BlobStaging: Debug + Send + Sync + 'static {
-    /// Goes back to a saved state and forgets what came after. Called once, before anything else.
+    /// Restores a saved state and discards the bytes after it. Called once, before every other method.
     ///
-    /// `algorithm` is the hash that runs along when nothing is staged yet.
+    /// `algorithm` is the algorithm of the running hash when nothing is staged yet.
     ///
     /// # Errors
     /// [`crate::ErrorKind::UploadUnknown`] when the staged bytes are gone.
     async fn restore(&mut self, state: &StagedState, algorithm: Algorithm) -> Result<()>;
 
-    /// Appends bytes. After an error the area stands where it stood before.
+    /// Appends bytes. After an error the area is as it was before.
     async fn append(&mut self, bytes: Bytes) -> Result<()>;
 
     /// Makes the staged bytes as durable as the backend promises, and returns the state to save.
     async fn save(&mut self) -> Result<StagedState>;
 
-    /// Checks the digest of everything staged and makes it last. Says what the bytes will be known by.
+    /// Checks the digest of everything staged, and makes the bytes durable. Returns the size, and the key of the bytes
+    /// once they are committed.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::DigestInvalid`] when the content is another; it is then still staged.
+    /// [`crate::ErrorKind::DigestInvalid`] when the content does not match; it then stays staged.
     async fn verify(&mut self, digest: &Digest) -> Result<Verified>;
 
-    /// Makes a blob of what [`BlobStaging::verify`] found to have this digest: the bytes are under the key that it said, and
-    /// not staged any more. Where the key is that of the staged bytes themselves, nothing is copied.
+    /// Commits the bytes that [`BlobStaging::verify`] checked against this digest: they are then stored under the
+    /// returned key, and no longer staged. When the key is that of the staged bytes, nothing is copied.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Internal`] when it was not verified since the last change.
+    /// [`crate::ErrorKind::Internal`] when the content was not verified after the last change.
     async fn commit(&mut self, digest: &Digest) -> Result<()>;
 
-    /// Removes what is staged.
+    /// Removes the staged bytes.
     async fn discard(&mut self) -> Result<()>;
 }

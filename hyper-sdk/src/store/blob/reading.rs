@@ -8,10 +8,10 @@ use futures::StreamExt as _;
 use std::fs::File;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-/// How much is read from a blob at a time; a smaller blob or range is read in one go.
+/// The size of one read; a smaller blob or range is read at once.
 pub(super) const READ_CHUNK: u64 = 512 * 1024;
 
-/// What is still to be read of a blob.
+/// The unread part of a blob.
 pub(super) struct Part {
     file: File,
     digest: Digest,
@@ -41,15 +41,15 @@ impl Part {
                 }
             }
         }
-        // A vector may have more room than it was asked for.
+        // A vector may have a larger capacity than requested.
         chunk.truncate(wanted);
         self.at += wanted as u64;
         Ok(chunk.into())
     }
 }
 
-/// Yields `first` and then the rest, reading one chunk ahead of the consumer on a thread that may block. A consumer
-/// that waits keeps no thread.
+/// Yields `first` and then the rest. The next chunk is read ahead on a blocking thread. No thread is occupied while the
+/// consumer does not poll.
 pub(super) fn read_ahead(part: Part, first: Bytes) -> ByteStream {
     enum Next {
         Ready(Part, Bytes),

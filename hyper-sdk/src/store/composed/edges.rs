@@ -1,4 +1,4 @@
-//! What a manifest points to, and what of it must be there.
+//! The references of a manifest, and which of them are required.
 
 use crate::media_type;
 use crate::oci::{Descriptor, Manifest, ManifestBody};
@@ -7,10 +7,10 @@ use crate::store::meta::{Edge, EdgeKind};
 use crate::{Digest, Result};
 use std::collections::HashMap;
 
-/// What a manifest points to, each digest once: the config and layers of an image, the entries of an index.
+/// The references of a manifest, each digest once: the config and layers of an image, the entries of an index.
 ///
 /// # Errors
-/// [`crate::ErrorKind::SizeInvalid`] when two descriptors of one digest say different sizes.
+/// [`crate::ErrorKind::SizeInvalid`] when two descriptors of one digest have different sizes.
 pub(super) fn edges(manifest: &Manifest) -> Result<Vec<Edge>> {
     let edge = |kind, field: String, d: &Descriptor, required| Edge {
         kind,
@@ -30,7 +30,7 @@ pub(super) fn edges(manifest: &Manifest) -> Result<Vec<Edge>> {
                 }))
                 .collect()
         }
-        // An entry for a platform may be left out: the index is then sparse (image-spec, image-index.md).
+        // An entry with a platform may be missing: the index is then sparse (image-spec, image-index.md).
         ManifestBody::Index(index) => index
             .manifests
             .iter()
@@ -51,7 +51,7 @@ pub(super) fn edges(manifest: &Manifest) -> Result<Vec<Edge>> {
         if edge.size != first.size {
             return Err(two_sizes(&first.field, &edge.field, &first.digest));
         }
-        // A required mention wins over an exempt one of the same content.
+        // A required reference takes precedence over an optional one to the same content.
         first.required |= edge.required;
     }
     Ok(edges)

@@ -1,4 +1,4 @@
-//! Removes uploads that nobody continues.
+//! Removes abandoned uploads.
 
 use super::Composed;
 use crate::clock::{Clock as _, SystemClock};
@@ -9,8 +9,8 @@ use crate::{Error, ErrorKind, Result};
 use std::time::{Duration, SystemTime};
 
 impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
-    /// See [`crate::store::RegistryStore::expire_uploads`]. An upload that cannot be removed does not
-    /// prevent the removal of others: the first error is returned after all were tried.
+    /// See [`crate::store::RegistryStore::expire_uploads`]. An upload that cannot be removed does not prevent the
+    /// removal of others: the first error is returned after all uploads were tried.
     pub(super) async fn expire(&self, age: Duration) -> Result<u64> {
         let before = self.1.now().saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
         let (mut expired, mut failed) = (0, None);
@@ -27,7 +27,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         }
         if let Some(written) = self.file_time().and_then(|now| now.checked_sub(age)) {
             for id in self.0.blobs.leftovers(written).await? {
-                // A session is recorded before its bytes are written, so bytes without a session are left over.
+                // A session is recorded before its bytes are written, so bytes without a session are leftovers.
                 if self.0.meta.upload(&id).await?.is_some() {
                     continue;
                 }
@@ -40,7 +40,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         failed.map_or(Ok(expired), Err)
     }
 
-    /// The time by the store's clock, as exact as the times of files.
+    /// The time of the store's clock, with the precision of file times.
     fn file_time(&self) -> Option<SystemTime> {
         let ahead = self.1.now().saturating_sub(SystemClock.now());
         let seconds = Duration::from_secs(ahead.unsigned_abs());
@@ -48,7 +48,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         if ahead < 0 { now.checked_sub(seconds) } else { now.checked_add(seconds) }
     }
 
-    /// Removes the bytes of a session that was never saved and has no writer: no client can continue it.
+    /// Removes the bytes of a session that was never saved and has no writer: no client can resume it.
     async fn drop_unsaved(&self, id: &UploadId) -> Result<()> {
         let is_saved =
             async || Ok::<_, Error>(self.0.meta.upload(id).await?.is_some_and(|u| u.state.offset > 0));
@@ -62,7 +62,8 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         }
     }
 
-    /// Removes one session when nobody holds its staging area and it was not saved since `before`. Returns whether it did.
+    /// Removes one session if its staging area has no writer and it was not saved after `before`. Returns whether it
+    /// was removed.
     async fn expire_upload(&self, id: UploadId, before: i64) -> Result<bool> {
         let mut staging = match self.0.blobs.stage(&id).await {
             Ok(staging) => staging,
@@ -73,8 +74,8 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         match expire().await {
             Ok(0) => staging.discard().await.map(|()| true),
             Ok(_) => Ok(false),
-            // The row cannot be deleted while the disk is full, so delete the bytes first. No writer can save in the
-            // meantime, since the area is held.
+            // The row cannot be deleted while the disk is full, so the bytes are deleted first. No writer can save in
+            // the meantime, because the area is held.
             Err(e) if e.kind() == ErrorKind::StorageFull && self.is_stale(&id, before).await? => {
                 staging.discard().await?;
                 expire().await.map(|_| true)

@@ -1,7 +1,7 @@
-//! Blobs whose bytes have a key of the backend's own.
+//! Blobs whose bytes have a [`BlobKey::Own`].
 //!
-//! The row of a blob that is there already names other bytes, which clients read. So the new bytes are in their place
-//! before the row names them, and whatever fails, at any moment the row names bytes that are there.
+//! The row of an existing blob names other bytes, which clients read. So the new bytes are committed before the row
+//! names them. At every moment, and after every failure, the row names bytes that exist.
 
 use super::Composed;
 use crate::oci::Descriptor;
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt as _};
 
 impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
-    /// Stores a blob that is at hand through a staging area without a session.
+    /// Stores a blob in memory through a staging area without a session.
     pub(super) async fn put_staged(
         &self,
         repository: &RepositoryName,
@@ -34,13 +34,13 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         if stored.is_err()
             && let Err(error) = staging.discard().await
         {
-            tracing::debug!(%error, %digest, "staged bytes are not removed at once");
+            tracing::debug!(%error, %digest, "staged bytes could not be removed and expire later");
         }
         stored
     }
 
-    /// Makes a blob of verified bytes, then links it. Where the database refuses the link, the bytes go; after another error
-    /// they stay, since the link may have been made.
+    /// Commits verified bytes, then links the blob. When the database rejects the link, the bytes are removed; after
+    /// any other error they stay, because the link may have been stored.
     pub(super) async fn commit_and_link(
         &self,
         staging: &mut dyn BlobStaging,
@@ -57,7 +57,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             && !self.0.meta.has_key(&key).await.unwrap_or(true)
             && let Err(error) = self.0.blobs.delete(&key).await
         {
-            tracing::debug!(%error, %key, "the bytes of a blob that was not linked are not removed");
+            tracing::debug!(%error, %key, "the bytes of a blob that was not linked could not be removed");
         }
         linked
     }

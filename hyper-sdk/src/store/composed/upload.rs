@@ -19,12 +19,12 @@ pub(super) struct Upload<B, M> {
 }
 
 impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
-    /// A handle on a session that stands where its record says.
+    /// A handle on a session at the offset of its record.
     pub(super) fn new(store: Composed<B, M>, record: UploadRecord) -> Self {
         Self { store, offset: record.state.offset, record, staging: None }
     }
 
-    /// The staging area, opened when this handle does not hold it yet.
+    /// The staging area; opens it if this handle does not hold it yet.
     async fn staging(&mut self) -> Result<&mut Box<dyn BlobStaging>> {
         let staging = match self.staging.take() {
             Some(staging) => staging,
@@ -33,13 +33,14 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
         Ok(self.staging.insert(staging))
     }
 
-    /// Only a writer that holds the area may read the saved state, since it cannot change while the area is held.
+    /// Only a writer that holds the area may read the saved state, because the state cannot change while the area is
+    /// held.
     async fn open(&self) -> Result<Box<dyn BlobStaging>> {
         let Backends { blobs, meta } = &*self.store.0;
         let id = &self.record.id;
         let mut staging = blobs.stage(id).await?;
         let Some(saved) = meta.upload(id).await? else {
-            // The session has ended, so this area was made just now and is useless.
+            // The session has ended, so this area is new and not needed.
             staging.discard().await?;
             return Err(upload_unknown(id));
         };
@@ -57,15 +58,15 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
         }
     }
 
-    /// Ends the session because of an error, which is returned. What cannot be removed now expires later.
+    /// Ends the session after an error. What cannot be removed now expires later.
     async fn drop_quietly(&self, staging: Box<dyn BlobStaging>) {
         if let Err(error) = self.store.drop_upload(&self.record.id, staging).await {
-            tracing::debug!(%error, upload = %self.record.id, "an upload is not removed at once");
+            tracing::debug!(%error, upload = %self.record.id, "an upload could not be removed and expires later");
         }
     }
 
-    /// Passes an outcome on, and removes what is staged when nobody can go on with it: another request has ended the
-    /// session meanwhile, or the disk is full, whose space has to come back before its client or others can go on.
+    /// Returns an outcome, and removes the staged bytes when nobody can resume: another request has ended the session,
+    /// or the disk is full and its space is needed.
     async fn unless_over<T>(&mut self, outcome: Result<T>) -> Result<T> {
         if let Err(e) = &outcome
             && matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::UploadUnknown)
@@ -129,7 +130,7 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
         if placed.is_err()
             && let Some(staging) = self.staging.take()
         {
-            // The session has ended with the link, so no client can continue with these bytes.
+            // The link has ended the session, so no client can resume with these bytes.
             self.drop_quietly(staging).await;
         }
         placed?;

@@ -6,7 +6,7 @@ use crate::store::{ByteRange, RegistryStoreExt as _, SharedStore};
 use crate::{Digest, ErrorKind};
 use bytes::Bytes;
 
-pub async fn a_blob_comes_back_whole(store: SharedStore) {
+pub async fn a_blob_can_be_read(store: SharedStore) {
     needs!(store, write);
     let name = repository("a/b");
     let blob = push(&store, &name, "hello").await;
@@ -16,7 +16,7 @@ pub async fn a_blob_comes_back_whole(store: SharedStore) {
     assert!(store.has_blob(&name, &blob.digest).await.unwrap());
 }
 
-pub async fn an_empty_blob_is_a_blob(store: SharedStore) {
+pub async fn an_empty_blob_can_be_read(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let digest = Digest::sha256("");
@@ -27,7 +27,7 @@ pub async fn an_empty_blob_is_a_blob(store: SharedStore) {
     fails(store.get_blob(&name, &digest, Some(ByteRange::Suffix(1))).await, &[ErrorKind::RangeInvalid]);
 }
 
-pub async fn a_large_blob_comes_back_whole(store: SharedStore) {
+pub async fn a_large_blob_can_be_read(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let bytes = noise((3 << 20) + 17, 1);
@@ -53,7 +53,7 @@ pub async fn an_unknown_blob_is_blob_unknown(store: SharedStore) {
     assert!(!store.has_blob(&name, &digest).await.unwrap());
 }
 
-pub async fn the_same_blob_twice_is_one_blob(store: SharedStore) {
+pub async fn a_blob_pushed_twice_is_stored_once(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let first = push(&store, &name, "hello").await;
@@ -84,7 +84,7 @@ pub async fn ranges_are_clipped_and_inclusive(store: SharedStore) {
     assert_eq!((blob.size, blob.offset, blob.length), (10, 2, 3));
 }
 
-pub async fn ranges_outside_are_range_invalid(store: SharedStore) {
+pub async fn a_range_outside_of_the_blob_is_range_invalid(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let digest = push(&store, &name, "0123456789").await.digest;
@@ -93,7 +93,7 @@ pub async fn ranges_outside_are_range_invalid(store: SharedStore) {
     }
 }
 
-pub async fn a_range_of_a_large_blob_is_exact(store: SharedStore) {
+pub async fn a_range_of_a_large_blob_can_be_read(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let bytes = noise(2 << 20, 2);
@@ -128,7 +128,7 @@ pub async fn a_file_becomes_a_blob(store: SharedStore) {
     }
 }
 
-pub async fn a_blob_path_holds_the_bytes(store: SharedStore) {
+pub async fn a_blob_path_names_a_file_with_the_bytes(store: SharedStore) {
     let name = repository("a");
     fails(store.blob_path(&name, &Digest::sha256("x")).await, &[ErrorKind::BlobUnknown]);
     needs!(store, write);
@@ -139,7 +139,7 @@ pub async fn a_blob_path_holds_the_bytes(store: SharedStore) {
     fails(store.blob_path(&repository("b"), &digest).await, &[ErrorKind::BlobUnknown]);
 }
 
-pub async fn a_deleted_blob_is_gone(store: SharedStore) {
+pub async fn a_deleted_blob_is_blob_unknown(store: SharedStore) {
     needs!(store, write, delete);
     let name = repository("a");
     let digest = push(&store, &name, "hello").await.digest;
@@ -172,7 +172,7 @@ pub async fn a_mounted_blob_can_be_read(store: SharedStore) {
     assert_eq!(store.mount_blob(&to, &digest, &from).await.unwrap(), 5);
 }
 
-pub async fn mounting_from_where_it_is_not_is_blob_unknown(store: SharedStore) {
+pub async fn a_mount_without_the_blob_is_blob_unknown(store: SharedStore) {
     needs!(store, write);
     let digest = push(&store, &repository("has"), "hello").await.digest;
     let to = repository("to");
@@ -192,7 +192,7 @@ pub async fn repositories_do_not_leak_blobs(store: SharedStore) {
     }
 }
 
-pub async fn deleting_in_one_repository_keeps_the_other(store: SharedStore) {
+pub async fn deleting_a_blob_keeps_it_in_other_repositories(store: SharedStore) {
     needs!(store, write, delete);
     let (a, b) = (repository("a"), repository("b"));
     let digest = push(&store, &a, "hello").await.digest;
@@ -202,7 +202,7 @@ pub async fn deleting_in_one_repository_keeps_the_other(store: SharedStore) {
     assert_eq!(read(&store, &b, &digest, None).await.unwrap(), b"hello");
 }
 
-pub async fn streamed_blobs_are_hashed_on_the_way(store: SharedStore) {
+pub async fn streamed_blobs_are_verified(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let bytes = noise((1 << 20) + 3, 4);

@@ -1,4 +1,4 @@
-//! Capabilities tell the truth.
+//! Cases about capabilities.
 
 use super::kit::*;
 use crate::store::{Page, PutManifest, SharedStore, UploadId};
@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 const REFUSED: &[ErrorKind] = &[ErrorKind::Unsupported];
 
-pub async fn capabilities_what_is_denied_is_unsupported(store: SharedStore) {
+pub async fn capabilities_excluded_operations_are_unsupported(store: SharedStore) {
     let capabilities = store.capabilities();
     let (name, digest) = (repository("a"), Digest::sha256("x"));
     if !capabilities.write {
@@ -16,7 +16,7 @@ pub async fn capabilities_what_is_denied_is_unsupported(store: SharedStore) {
         let path = std::env::temp_dir().join(format!("hyper-capabilities-{}", UploadId::random().unwrap()));
         std::fs::write(&path, "x").unwrap();
         fails(store.put_blob_file(&name, &digest, &path).await, REFUSED);
-        assert!(path.exists(), "what is refused is not consumed");
+        assert!(path.exists(), "the file of a rejected blob must stay");
         std::fs::remove_file(path).unwrap();
         fails(store.mount_blob(&name, &digest, &repository("b")).await, REFUSED);
         let manifest = parse(r#"{"schemaVersion":2,"manifests":[]}"#);
@@ -33,7 +33,7 @@ pub async fn capabilities_what_is_denied_is_unsupported(store: SharedStore) {
     }
 }
 
-pub async fn capabilities_what_is_claimed_works(store: SharedStore) {
+pub async fn capabilities_claimed_operations_work(store: SharedStore) {
     let capabilities = store.capabilities();
     let name = repository("a");
     if capabilities.write {
@@ -50,12 +50,12 @@ pub async fn capabilities_what_is_claimed_works(store: SharedStore) {
     assert_eq!(store.capabilities(), capabilities, "capabilities do not change");
 }
 
-pub async fn a_store_has_a_name(store: SharedStore) {
+pub async fn a_store_displays_a_name(store: SharedStore) {
     assert!(!store.to_string().is_empty());
 }
 
-/// A store without an index names none.
-pub async fn repositories_with_a_blob_are_those_that_have_it(store: SharedStore) {
+/// A store without an index returns none.
+pub async fn repositories_with_a_blob_are_found(store: SharedStore) {
     needs!(store, write);
     let [a, b, c] = ["a", "b", "c"].map(repository);
     let digest = push(&store, &a, "hello").await.digest;
@@ -77,7 +77,7 @@ pub async fn repositories_with_a_blob_are_those_that_have_it(store: SharedStore)
     assert_eq!(store.repositories_with(&digest, Page::default()).await.unwrap().items, [b]);
 }
 
-pub async fn the_version_tells_of_every_change(store: SharedStore) {
+pub async fn the_version_changes_with_every_change(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     push(&store, &name, "first").await;
@@ -85,7 +85,7 @@ pub async fn the_version_tells_of_every_change(store: SharedStore) {
     let changed = async |last: &mut u64, what: &str| {
         store.list_tags(&name, Page::default()).await.unwrap();
         let now = store.version().unwrap();
-        assert_ne!(now, std::mem::replace(last, now), "the version does not tell that {what}");
+        assert_ne!(now, std::mem::replace(last, now), "the version did not change when {what}");
     };
     let digest = push(&store, &name, "second").await.digest;
     changed(&mut last, "a blob was pushed").await;

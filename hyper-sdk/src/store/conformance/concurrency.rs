@@ -1,11 +1,11 @@
-//! Many tasks at once.
+//! Cases about concurrent tasks.
 
 use super::kit::*;
 use crate::ErrorKind;
 use crate::store::{PutManifest, SharedStore};
 use futures::future::join_all;
 
-pub async fn one_blob_by_many_tasks(store: SharedStore) {
+pub async fn many_tasks_push_one_blob(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let bytes = noise(700_000, 9);
@@ -24,7 +24,7 @@ pub async fn one_blob_by_many_tasks(store: SharedStore) {
     join_all(tasks).await.into_iter().for_each(|t| t.unwrap());
 }
 
-pub async fn many_blobs_by_many_tasks(store: SharedStore) {
+pub async fn many_tasks_push_many_blobs(store: SharedStore) {
     needs!(store, write);
     let tasks = (0..16u64).map(|i| {
         let store = store.clone();
@@ -44,7 +44,7 @@ pub async fn many_blobs_by_many_tasks(store: SharedStore) {
     assert_eq!(count, 16);
 }
 
-pub async fn racing_tags_end_at_one_of_them(store: SharedStore) {
+pub async fn concurrent_tag_moves_end_at_one_manifest(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let tasks = (0..8).map(|i| {
@@ -81,7 +81,7 @@ pub async fn only_one_conditional_writer_wins(store: SharedStore) {
     assert_eq!(won, 1);
 }
 
-pub async fn reading_while_tags_move(store: SharedStore) {
+pub async fn a_tag_can_be_read_while_it_moves(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let both = [push_image(&store, &name, "0", &["t"]).await, push_image(&store, &name, "1", &[]).await];

@@ -1,4 +1,4 @@
-//! What the cases are written with.
+//! Helpers of the cases.
 
 use crate::media_type;
 use crate::oci::{Descriptor, ImageManifest, Manifest};
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use std::fmt::Debug;
 
-/// Ends the case when the store does not claim a power.
+/// Ends the case when the store lacks a capability.
 macro_rules! needs {
     ($store:expr, $($power:ident),+) => {
         let capabilities = crate::store::RegistryStore::capabilities(&*$store);
@@ -36,7 +36,7 @@ pub(super) fn by_digest(digest: &Digest) -> ManifestReference {
     digest.clone().into()
 }
 
-/// Bytes that compress badly and repeat nowhere.
+/// Pseudo-random bytes.
 pub(super) fn noise(length: usize, seed: u64) -> Bytes {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut out = Vec::with_capacity(length + 8);
@@ -70,7 +70,7 @@ pub(super) async fn read(
     let length = blob.length;
     let bytes: Vec<Bytes> = blob.stream.try_collect().await?;
     let bytes = bytes.concat();
-    assert_eq!(bytes.len() as u64, length, "the stream yields what the reader announces");
+    assert_eq!(bytes.len() as u64, length, "the stream has the announced length");
     Ok(bytes)
 }
 

@@ -38,13 +38,13 @@ pub async fn a_manifest_is_found_by_tag_and_digest(store: SharedStore) {
     assert_eq!(image.config.author.as_deref(), Some("x"));
 }
 
-pub async fn random_images_come_back_whole(store: SharedStore) {
+pub async fn random_images_can_be_read(store: SharedStore) {
     needs!(store, write);
     let shape = ImageShape { layers: 3, entries: 15, largest: 60_000, ..ImageShape::default() };
     for seed in 1..=3 {
         let (image, name) = (RandomImage::with_shape(seed, &shape), repository(&format!("random/{seed}")));
         for (n, (descriptor, bytes)) in image.blobs().enumerate() {
-            // Every way into a store: at once, as a stream, and in pieces of odd lengths.
+            // Every way to store a blob: from memory, as a stream, and in chunks of odd lengths.
             match n % 3 {
                 0 => drop(store.put_blob(&name, &descriptor.digest, bytes.clone()).await.unwrap()),
                 1 => drop(store.put_blob_stream(&name, None, &bytes[..]).await.unwrap()),
@@ -101,7 +101,7 @@ pub async fn an_unknown_manifest_is_manifest_unknown(store: SharedStore) {
     }
 }
 
-pub async fn docker_manifests_are_kept(store: SharedStore) {
+pub async fn docker_manifests_keep_their_media_type(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let mut image = image(&store, &name, "x").await;
@@ -118,7 +118,7 @@ pub async fn docker_manifests_are_kept(store: SharedStore) {
     assert_eq!(got.media_type(), media_type::DOCKER_MANIFEST_LIST);
 }
 
-pub async fn a_missing_config_is_refused(store: SharedStore) {
+pub async fn a_missing_config_is_rejected(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let mut image = image(&store, &name, "x").await;
@@ -126,7 +126,7 @@ pub async fn a_missing_config_is_refused(store: SharedStore) {
     fails(put(&store, &name, &parse(image.to_bytes()), &["t"]).await, MISSING);
 }
 
-pub async fn a_missing_layer_is_refused(store: SharedStore) {
+pub async fn a_missing_layer_is_rejected(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let mut image = image(&store, &name, "x").await;
@@ -137,7 +137,7 @@ pub async fn a_missing_layer_is_refused(store: SharedStore) {
     put(&store, &name, &manifest, &["t"]).await.unwrap();
 }
 
-pub async fn a_refused_manifest_leaves_no_trace(store: SharedStore) {
+pub async fn a_rejected_manifest_changes_nothing(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let old = push_image(&store, &name, "old", &["t"]).await;
@@ -152,7 +152,7 @@ pub async fn a_refused_manifest_leaves_no_trace(store: SharedStore) {
     assert!(store.list_referrers(&name, old.digest(), None).await.unwrap().is_empty());
     fails(put(&store, &repository("b"), &manifest, &["t"]).await, MISSING);
     let all = store.list_repositories(Page::default()).await.unwrap().items;
-    assert_eq!(all, [name], "a refused manifest makes no repository");
+    assert_eq!(all, [name], "a rejected manifest creates no repository");
 }
 
 pub async fn a_blob_of_another_repository_does_not_count(store: SharedStore) {
@@ -163,7 +163,7 @@ pub async fn a_blob_of_another_repository_does_not_count(store: SharedStore) {
     fails(put(&store, &repository("b"), &index, &["t"]).await, MISSING);
 }
 
-pub async fn foreign_layers_need_not_exist(store: SharedStore) {
+pub async fn non_distributable_layers_may_be_missing(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let mut image = image(&store, &name, "x").await;
@@ -186,7 +186,7 @@ pub async fn an_index_needs_its_manifests(store: SharedStore) {
     assert_eq!(store.get_manifest(&name, &by_tag("t")).await.unwrap(), index);
 }
 
-pub async fn an_index_of_indexes(store: SharedStore) {
+pub async fn an_index_may_contain_indexes(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let manifest = push_image(&store, &name, "x", &[]).await;
@@ -216,7 +216,7 @@ pub async fn a_sparse_index_is_accepted(store: SharedStore) {
     fails(store.get_image(&name, &by_tag("t"), Some(&arm64)).await, UNKNOWN);
 }
 
-pub async fn an_index_may_hold_blobs(store: SharedStore) {
+pub async fn an_index_may_contain_blobs(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let layer = push(&store, &name, "a cached layer").await;
@@ -231,7 +231,7 @@ pub async fn an_index_may_hold_blobs(store: SharedStore) {
     fails(put(&store, &repository("b"), &index, &["cache"]).await, MISSING);
 }
 
-pub async fn a_descriptor_of_another_size_is_refused(store: SharedStore) {
+pub async fn a_descriptor_with_a_wrong_size_is_rejected(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let good = image(&store, &name, "x").await;
@@ -309,7 +309,7 @@ pub async fn a_missing_subject_is_accepted(store: SharedStore) {
     assert_eq!(&referrers[0].digest, manifest.digest());
 }
 
-pub async fn the_same_manifest_twice_is_one(store: SharedStore) {
+pub async fn a_manifest_pushed_twice_is_stored_once(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let subject = push_image(&store, &name, "subject", &[]).await;
@@ -323,7 +323,7 @@ pub async fn the_same_manifest_twice_is_one(store: SharedStore) {
     assert_eq!(tags(&*store, &name).await, ["one", "two"]);
 }
 
-pub async fn manifests_do_not_leak(store: SharedStore) {
+pub async fn repositories_do_not_leak_manifests(store: SharedStore) {
     needs!(store, write);
     let manifest = push_image(&store, &repository("mine"), "x", &["t"]).await;
     push_image(&store, &repository("yours"), "y", &["u"]).await;
@@ -332,7 +332,7 @@ pub async fn manifests_do_not_leak(store: SharedStore) {
     }
 }
 
-pub async fn deleting_by_digest_takes_the_tags(store: SharedStore) {
+pub async fn deleting_a_digest_deletes_its_tags(store: SharedStore) {
     needs!(store, write, delete);
     let name = repository("a");
     let gone = push_image(&store, &name, "gone", &["a", "b", "c"]).await;
@@ -345,7 +345,7 @@ pub async fn deleting_by_digest_takes_the_tags(store: SharedStore) {
     put(&store, &name, &gone, &["a"]).await.unwrap();
 }
 
-pub async fn deleting_unknown_is_manifest_unknown(store: SharedStore) {
+pub async fn deleting_an_unknown_manifest_is_manifest_unknown(store: SharedStore) {
     needs!(store, delete);
     for reference in [by_tag("t"), by_digest(&Digest::sha256("x"))] {
         fails(store.delete_manifest(&repository("a"), &reference).await, UNKNOWN);
@@ -397,7 +397,7 @@ pub async fn referrers_are_filtered(store: SharedStore) {
     assert!(store.list_referrers(&name, &subject.digest, Some("no/such")).await.unwrap().is_empty());
 }
 
-pub async fn referrers_of_nothing_are_none(store: SharedStore) {
+pub async fn an_unknown_subject_has_no_referrers(store: SharedStore) {
     let digest = Digest::sha256("unknown");
     assert!(store.list_referrers(&repository("no/such"), &digest, None).await.unwrap().is_empty());
     needs!(store, write);

@@ -1,18 +1,19 @@
-//! The suites that every registry store and every backend of one must pass, one function a case.
+//! The suites that every registry store and every backend must pass, one function for each case.
 //!
 //! ```text
-//!   store_conformance!     RegistryStore: the semantics, as a client or a server sees them
-//!     blob_conformance!    BlobBackend: bytes, staging areas, and what is there after reopening       (blob)
-//!     meta_conformance!    MetaBackend: each change, each question, and what is there after reopening (meta)
+//!   store_conformance!     RegistryStore: the semantics, as clients and servers see them
+//!     blob_conformance!    BlobBackend: bytes, staging areas, and durability                       (blob)
+//!     meta_conformance!    MetaBackend: each change, each query, and durability                    (meta)
 //! ```
 //!
-//! A macro makes a named test of every case. The fixture opens the store or the backend on a folder; a case may close it
-//! and open it again ([`Opener`]), which alone can tell whether `durable` is true.
+//! A macro makes a named test of every case. The fixture opens the store or the backend on a folder. A case may close
+//! it and open it again ([`Opener`]), which tests whether `durable` is true.
 //!
-//! [`store_conformance!`](crate::store_conformance): a case takes a fresh store, uses only [`RegistryStore`](crate::store::RegistryStore) and assumes no error kinds but the documented ones, so that it
-//! also holds for a store at the other end of a network. A case that needs a power which
-//! [`capabilities`](crate::store::RegistryStore::capabilities) denies ends at once; the `capabilities_` cases check that
-//! what is denied is refused and that what is claimed works.
+//! [`store_conformance!`](crate::store_conformance): a case takes a fresh store, uses only
+//! [`RegistryStore`](crate::store::RegistryStore) and assumes no error kinds but the documented ones, so that it also
+//! holds for a store at the other end of a network. A case that needs a capability which
+//! [`capabilities`](crate::store::RegistryStore::capabilities) excludes ends immediately; the `capabilities_` cases
+//! check that excluded operations are rejected and that the others work.
 #![allow(clippy::unwrap_used, reason = "a case is a test: it fails by panicking")]
 #![allow(missing_docs, reason = "the name of a case is its description")]
 
@@ -56,53 +57,53 @@ pub use uploads::*;
 macro_rules! store_conformance {
     ($fixture:path) => {
         $crate::store_conformance!(@cases $fixture;
-            a_blob_comes_back_whole, an_empty_blob_is_a_blob, a_large_blob_comes_back_whole,
+            a_blob_can_be_read, an_empty_blob_can_be_read, a_large_blob_can_be_read,
             a_sha512_blob_is_found_under_sha512, an_unknown_blob_is_blob_unknown,
-            the_same_blob_twice_is_one_blob, ranges_are_clipped_and_inclusive,
-            ranges_outside_are_range_invalid, a_range_of_a_large_blob_is_exact, put_blob_checks_the_digest,
-            a_file_becomes_a_blob, a_blob_path_holds_the_bytes, a_deleted_blob_is_gone,
+            a_blob_pushed_twice_is_stored_once, ranges_are_clipped_and_inclusive,
+            a_range_outside_of_the_blob_is_range_invalid, a_range_of_a_large_blob_can_be_read, put_blob_checks_the_digest,
+            a_file_becomes_a_blob, a_blob_path_names_a_file_with_the_bytes, a_deleted_blob_is_blob_unknown,
             deleting_an_unknown_blob_is_blob_unknown, a_deleted_blob_can_be_pushed_again,
-            a_mounted_blob_can_be_read, mounting_from_where_it_is_not_is_blob_unknown,
-            repositories_do_not_leak_blobs, deleting_in_one_repository_keeps_the_other,
-            streamed_blobs_are_hashed_on_the_way,
+            a_mounted_blob_can_be_read, a_mount_without_the_blob_is_blob_unknown,
+            repositories_do_not_leak_blobs, deleting_a_blob_keeps_it_in_other_repositories,
+            streamed_blobs_are_verified,
 
-            chunks_add_up, an_upload_says_where_it_stands, a_wrong_digest_is_refused_and_ends_the_upload,
-            sha512_may_be_learnt_at_the_end, an_announced_algorithm_may_be_another_at_the_end,
-            a_saved_upload_is_resumed, a_resumed_upload_can_finish_in_sha512, a_new_upload_can_be_resumed,
-            unsaved_bytes_never_corrupt, saving_twice_is_harmless, an_aborted_upload_is_gone,
-            a_finished_upload_is_gone, an_unknown_upload_is_upload_unknown,
-            a_foreign_upload_is_upload_unknown, a_second_writer_does_not_corrupt,
-            an_overtaken_writer_is_refused, empty_appends_are_harmless, upload_names_differ,
-            an_upload_makes_no_repository, resting_uploads_expire_and_busy_ones_do_not,
+            chunks_become_one_blob, an_upload_has_an_offset, a_wrong_digest_is_rejected_and_ends_the_upload,
+            finish_may_use_sha512, finish_may_use_an_algorithm_that_was_not_announced,
+            a_saved_upload_is_resumed, a_resumed_upload_may_finish_with_sha512, a_new_upload_can_be_resumed,
+            unsaved_bytes_do_not_corrupt_a_blob, an_upload_can_be_saved_twice, an_aborted_upload_is_upload_unknown,
+            a_finished_upload_is_upload_unknown, an_unknown_upload_is_upload_unknown,
+            an_upload_of_another_repository_is_upload_unknown, a_second_writer_does_not_corrupt_the_upload,
+            an_outdated_writer_is_rejected, empty_appends_are_accepted, upload_ids_are_unique,
+            an_upload_creates_no_repository, only_idle_uploads_expire,
 
             a_manifest_keeps_its_bytes, a_manifest_is_found_by_tag_and_digest, a_manifest_may_have_no_tag,
             a_sha512_manifest_keeps_its_digest, an_unknown_manifest_is_manifest_unknown,
-            docker_manifests_are_kept, random_images_come_back_whole, a_missing_config_is_refused, a_missing_layer_is_refused,
-            a_refused_manifest_leaves_no_trace, a_blob_of_another_repository_does_not_count,
-            foreign_layers_need_not_exist, an_index_needs_its_manifests, an_index_of_indexes,
-            an_index_may_hold_blobs, a_descriptor_of_another_size_is_refused,
+            docker_manifests_keep_their_media_type, random_images_can_be_read, a_missing_config_is_rejected, a_missing_layer_is_rejected,
+            a_rejected_manifest_changes_nothing, a_blob_of_another_repository_does_not_count,
+            non_distributable_layers_may_be_missing, an_index_needs_its_manifests, an_index_may_contain_indexes,
+            an_index_may_contain_blobs, a_descriptor_with_a_wrong_size_is_rejected,
             the_same_bytes_keep_their_media_type,
-            a_sparse_index_is_accepted, a_missing_subject_is_accepted, the_same_manifest_twice_is_one,
-            manifests_do_not_leak, deleting_by_digest_takes_the_tags, deleting_unknown_is_manifest_unknown,
+            a_sparse_index_is_accepted, a_missing_subject_is_accepted, a_manifest_pushed_twice_is_stored_once,
+            repositories_do_not_leak_manifests, deleting_a_digest_deletes_its_tags, deleting_an_unknown_manifest_is_manifest_unknown,
             referrers_are_listed_with_type_and_annotations, referrers_are_filtered,
-            referrers_of_nothing_are_none, a_deleted_referrer_is_not_listed, an_index_may_be_a_referrer,
+            an_unknown_subject_has_no_referrers, a_deleted_referrer_is_not_listed, an_index_may_be_a_referrer,
 
-            deleting_a_tag_keeps_the_manifest, a_tag_moves, several_tags_at_once, tags_are_listed_in_byte_order,
-            tags_are_paged, a_page_may_start_after_what_is_not_there, a_page_of_none_is_empty,
-            tags_of_no_repository_are_name_unknown, a_repository_without_tags_lists_none,
+            deleting_a_tag_keeps_the_manifest, a_tag_can_be_moved, one_push_can_set_several_tags, tags_are_listed_in_byte_order,
+            tags_are_paged, a_page_may_start_after_a_missing_entry, a_page_without_entries_is_empty,
+            the_tags_of_an_unknown_repository_are_name_unknown, a_repository_without_tags_has_an_empty_list,
             an_emptied_repository_is_not_listed, repositories_are_listed_in_byte_order, repositories_are_paged,
-            a_condition_that_holds_moves_the_tag, a_condition_that_fails_is_a_conflict,
-            a_condition_of_absence, a_conflict_moves_no_tag_at_all,
+            a_tag_moves_if_its_condition_holds, a_condition_that_fails_is_a_conflict,
+            a_condition_can_require_that_a_tag_is_missing, a_conflict_moves_no_tag,
 
-            one_blob_by_many_tasks, many_blobs_by_many_tasks, racing_tags_end_at_one_of_them,
-            only_one_conditional_writer_wins, reading_while_tags_move,
+            many_tasks_push_one_blob, many_tasks_push_many_blobs, concurrent_tag_moves_end_at_one_manifest,
+            only_one_conditional_writer_wins, a_tag_can_be_read_while_it_moves,
 
-            repositories_with_a_blob_are_those_that_have_it, the_version_tells_of_every_change,
+            repositories_with_a_blob_are_found, the_version_changes_with_every_change,
 
-            capabilities_what_is_denied_is_unsupported, capabilities_what_is_claimed_works, a_store_has_a_name,
+            capabilities_excluded_operations_are_unsupported, capabilities_claimed_operations_work, a_store_displays_a_name,
         );
         $crate::store_conformance!(@reopened $fixture;
-            what_was_acknowledged_is_there_after_reopening, what_was_deleted_is_gone_after_reopening,
+            acknowledged_content_survives_reopening, deleted_content_stays_deleted_after_reopening,
             a_saved_upload_is_resumed_after_reopening, an_ended_upload_stays_ended_after_reopening,
         );
     };

@@ -1,4 +1,4 @@
-//! Opens what a suite tests, again and again on the same folder.
+//! Opens the tested backend or store, any number of times on the same folder.
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -9,16 +9,17 @@ use std::path::{Path, PathBuf};
 
 type Open<T> = dyn Fn(PathBuf) -> BoxFuture<'static, Opened<T>> + Send + Sync;
 
-/// Opens a backend or a store. Every opening gets the same folder, which is empty at first and goes with the value.
+/// Opens a backend or a store. Every opening gets the same folder, which is empty at first and is removed with the
+/// value.
 ///
-/// A backend that keeps its data elsewhere takes the folder as a name that is its own.
+/// A backend that keeps its data elsewhere can use the folder as a unique name.
 pub struct Opener<T> {
     folder: tempfile::TempDir,
     open: Box<Open<T>>,
 }
 
 impl<T> Opener<T> {
-    /// An opener that calls `open` with its folder. What comes beside the backend lives as long as it, such as a server.
+    /// An opener that calls `open` with its folder. The second value, such as a server, lives as long as the backend.
     ///
     /// # Panics
     /// When the system has no temporary folder.
@@ -31,20 +32,20 @@ impl<T> Opener<T> {
         let open = move |folder| {
             let opened = open(folder);
             async move {
-                let (backend, beside) = opened.await;
-                Opened { backend, _beside: Box::new(beside) as Box<dyn Any + Send> }
+                let (backend, guard) = opened.await;
+                Opened { backend, _guard: Box::new(guard) as Box<dyn Any + Send> }
             }
             .boxed()
         };
         Self { folder: tempfile::tempdir().unwrap(), open: Box::new(open) }
     }
 
-    /// Opens it. Whoever opens it again has dropped what was opened before, with all that it gave.
+    /// Opens it. A caller that opens it again must have dropped the earlier value and everything from it.
     pub async fn open(&self) -> Opened<T> {
         (self.open)(self.folder.path().join("data")).await
     }
 
-    /// A folder that is not the backend's.
+    /// A folder outside of the backend's folder.
     pub fn elsewhere(&self) -> &Path {
         self.folder.path()
     }
@@ -56,11 +57,11 @@ impl<T> fmt::Debug for Opener<T> {
     }
 }
 
-/// A backend that is open.
+/// An open backend or store.
 pub struct Opened<T> {
     backend: T,
     // Dropped after the backend.
-    _beside: Box<dyn Any + Send>,
+    _guard: Box<dyn Any + Send>,
 }
 
 impl<T> Deref for Opened<T> {

@@ -1,11 +1,11 @@
-//! What a durable store keeps when it is closed and opened again.
+//! Cases about durable stores: what they keep when they are closed and opened again.
 
 use super::Opener;
 use super::kit::*;
 use crate::store::{Page, SharedStore};
 use crate::{Digest, ErrorKind};
 
-pub async fn what_was_acknowledged_is_there_after_reopening(opener: Opener<SharedStore>) {
+pub async fn acknowledged_content_survives_reopening(opener: Opener<SharedStore>) {
     let store = opener.open().await;
     needs!(*store, write, durable);
     let (name, other) = (repository("a"), repository("b"));
@@ -30,7 +30,7 @@ pub async fn what_was_acknowledged_is_there_after_reopening(opener: Opener<Share
     assert_eq!(tags(&**store, &name).await, ["t", "u"]);
 }
 
-pub async fn what_was_deleted_is_gone_after_reopening(opener: Opener<SharedStore>) {
+pub async fn deleted_content_stays_deleted_after_reopening(opener: Opener<SharedStore>) {
     let store = opener.open().await;
     needs!(*store, write, delete, durable);
     let name = repository("a");

@@ -1,4 +1,4 @@
-//! Tags and lists: moving, paging, conditions.
+//! Cases about tags and lists: moves, pages, conditions.
 
 use super::kit::*;
 use crate::store::{Page, PutManifest, SharedStore};
@@ -22,7 +22,7 @@ pub async fn deleting_a_tag_keeps_the_manifest(store: SharedStore) {
     }
 }
 
-pub async fn a_tag_moves(store: SharedStore) {
+pub async fn a_tag_can_be_moved(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let old = push_image(&store, &name, "old", &["t"]).await;
@@ -32,7 +32,7 @@ pub async fn a_tag_moves(store: SharedStore) {
     assert_eq!(tags(&*store, &name).await, ["t"]);
 }
 
-pub async fn several_tags_at_once(store: SharedStore) {
+pub async fn one_push_can_set_several_tags(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let manifest = push_image(&store, &name, "x", &["1", "1.2", "latest"]).await;
@@ -69,7 +69,7 @@ pub async fn tags_are_paged(store: SharedStore) {
     assert_eq!((exact.items.len(), exact.more), (5, false));
 }
 
-pub async fn a_page_may_start_after_what_is_not_there(store: SharedStore) {
+pub async fn a_page_may_start_after_a_missing_entry(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     push_image(&store, &name, "x", &["a", "c", "e"]).await;
@@ -81,7 +81,7 @@ pub async fn a_page_may_start_after_what_is_not_there(store: SharedStore) {
     }
 }
 
-pub async fn a_page_of_none_is_empty(store: SharedStore) {
+pub async fn a_page_without_entries_is_empty(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     push_image(&store, &name, "x", &["a", "c"]).await;
@@ -89,12 +89,12 @@ pub async fn a_page_of_none_is_empty(store: SharedStore) {
     assert!(store.list_repositories(page(0, None)).await.unwrap().items.is_empty());
 }
 
-pub async fn tags_of_no_repository_are_name_unknown(store: SharedStore) {
+pub async fn the_tags_of_an_unknown_repository_are_name_unknown(store: SharedStore) {
     let listing = store.list_tags(&repository("no/such"), Page::default()).await;
     fails(listing, &[ErrorKind::NameUnknown]);
 }
 
-pub async fn a_repository_without_tags_lists_none(store: SharedStore) {
+pub async fn a_repository_without_tags_has_an_empty_list(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     push(&store, &name, "blob").await;
@@ -150,7 +150,7 @@ pub async fn repositories_are_paged(store: SharedStore) {
     }
 }
 
-pub async fn a_condition_that_holds_moves_the_tag(store: SharedStore) {
+pub async fn a_tag_moves_if_its_condition_holds(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let old = push_image(&store, &name, "old", &["t"]).await;
@@ -176,7 +176,7 @@ pub async fn a_condition_that_fails_is_a_conflict(store: SharedStore) {
     assert_eq!(tags(&*store, &name).await, ["t"]);
 }
 
-pub async fn a_condition_of_absence(store: SharedStore) {
+pub async fn a_condition_can_require_that_a_tag_is_missing(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let new = parse(image(&store, &name, "new").await.to_bytes());
@@ -185,7 +185,7 @@ pub async fn a_condition_of_absence(store: SharedStore) {
     fails(store.put_manifest(&name, put).await, &[ErrorKind::Conflict]);
 }
 
-pub async fn a_conflict_moves_no_tag_at_all(store: SharedStore) {
+pub async fn a_conflict_moves_no_tag(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let old = push_image(&store, &name, "old", &["t"]).await;

@@ -1,4 +1,4 @@
-//! Upload sessions: chunks, resuming, writers in each other's way.
+//! Cases about upload sessions: chunks, resuming, competing writers.
 
 use super::kit::*;
 use crate::digest::Algorithm;
@@ -14,7 +14,7 @@ fn text(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
 }
 
-pub async fn chunks_add_up(store: SharedStore) {
+pub async fn chunks_become_one_blob(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let bytes = noise(1_500_000, 5);
@@ -29,7 +29,7 @@ pub async fn chunks_add_up(store: SharedStore) {
     assert!(read(&store, &name, &digest, None).await.unwrap() == bytes);
 }
 
-pub async fn an_upload_says_where_it_stands(store: SharedStore) {
+pub async fn an_upload_has_an_offset(store: SharedStore) {
     needs!(store, write);
     let mut upload = store.start_upload(&repository("a"), Default::default()).await.unwrap();
     assert_eq!(upload.offset(), 0);
@@ -41,7 +41,7 @@ pub async fn an_upload_says_where_it_stands(store: SharedStore) {
     upload.abort().await.unwrap();
 }
 
-pub async fn a_wrong_digest_is_refused_and_ends_the_upload(store: SharedStore) {
+pub async fn a_wrong_digest_is_rejected_and_ends_the_upload(store: SharedStore) {
     needs!(store, write);
     let (name, digest) = (repository("a"), Digest::sha256("hello"));
     let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
@@ -54,7 +54,7 @@ pub async fn a_wrong_digest_is_refused_and_ends_the_upload(store: SharedStore) {
     fails(store.resume_upload(&name, &id).await, GONE);
 }
 
-pub async fn sha512_may_be_learnt_at_the_end(store: SharedStore) {
+pub async fn finish_may_use_sha512(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let bytes = noise(1_200_000, 6);
@@ -68,7 +68,7 @@ pub async fn sha512_may_be_learnt_at_the_end(store: SharedStore) {
     fails(upload.finish(&digest).await, &[ErrorKind::DigestInvalid]);
 }
 
-pub async fn an_announced_algorithm_may_be_another_at_the_end(store: SharedStore) {
+pub async fn finish_may_use_an_algorithm_that_was_not_announced(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     for end in Algorithm::ALL {
@@ -100,7 +100,7 @@ pub async fn a_saved_upload_is_resumed(store: SharedStore) {
     assert!(read(&store, &name, &digest, None).await.unwrap() == bytes);
 }
 
-pub async fn a_resumed_upload_can_finish_in_sha512(store: SharedStore) {
+pub async fn a_resumed_upload_may_finish_with_sha512(store: SharedStore) {
     needs!(store, write, resume);
     let name = repository("a");
     let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
@@ -125,7 +125,7 @@ pub async fn a_new_upload_can_be_resumed(store: SharedStore) {
     upload.finish(&Digest::sha256("hello")).await.unwrap();
 }
 
-pub async fn unsaved_bytes_never_corrupt(store: SharedStore) {
+pub async fn unsaved_bytes_do_not_corrupt_a_blob(store: SharedStore) {
     needs!(store, write, resume);
     let name = repository("a");
     let bytes = noise(1_400_000, 8);
@@ -137,14 +137,14 @@ pub async fn unsaved_bytes_never_corrupt(store: SharedStore) {
     drop(upload);
     let mut upload = store.resume_upload(&name, &id).await.unwrap();
     let offset = upload.offset() as usize;
-    assert!((100..=700_000).contains(&offset), "what was saved is kept: {offset}");
+    assert!((100..=700_000).contains(&offset), "saved bytes must be kept: {offset}");
     upload.append(bytes.slice(offset..)).await.unwrap();
     let digest = Digest::sha256(&bytes);
     upload.finish(&digest).await.unwrap();
     assert!(read(&store, &name, &digest, None).await.unwrap() == bytes);
 }
 
-pub async fn saving_twice_is_harmless(store: SharedStore) {
+pub async fn an_upload_can_be_saved_twice(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
@@ -157,7 +157,7 @@ pub async fn saving_twice_is_harmless(store: SharedStore) {
     upload.finish(&Digest::sha256("hello!")).await.unwrap();
 }
 
-pub async fn an_aborted_upload_is_gone(store: SharedStore) {
+pub async fn an_aborted_upload_is_upload_unknown(store: SharedStore) {
     needs!(store, write, resume);
     let name = repository("a");
     for appended in [false, true] {
@@ -172,7 +172,7 @@ pub async fn an_aborted_upload_is_gone(store: SharedStore) {
     }
 }
 
-pub async fn a_finished_upload_is_gone(store: SharedStore) {
+pub async fn a_finished_upload_is_upload_unknown(store: SharedStore) {
     needs!(store, write, resume);
     let name = repository("a");
     let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
@@ -187,7 +187,7 @@ pub async fn an_unknown_upload_is_upload_unknown(store: SharedStore) {
     fails(store.resume_upload(&repository("a"), &UploadId::random().unwrap()).await, GONE);
 }
 
-pub async fn a_foreign_upload_is_upload_unknown(store: SharedStore) {
+pub async fn an_upload_of_another_repository_is_upload_unknown(store: SharedStore) {
     needs!(store, write, resume);
     let (mine, yours) = (repository("mine"), repository("yours"));
     push(&store, &yours, "other").await;
@@ -198,7 +198,7 @@ pub async fn a_foreign_upload_is_upload_unknown(store: SharedStore) {
     upload.finish(&Digest::sha256("hello")).await.unwrap();
 }
 
-pub async fn a_second_writer_does_not_corrupt(store: SharedStore) {
+pub async fn a_second_writer_does_not_corrupt_the_upload(store: SharedStore) {
     needs!(store, write, resume);
     let name = repository("a");
     let mut first = store.start_upload(&name, Default::default()).await.unwrap();
@@ -208,7 +208,7 @@ pub async fn a_second_writer_does_not_corrupt(store: SharedStore) {
     {
         assert!(IN_THE_WAY.contains(&e.kind()), "{e}");
     }
-    // Whoever was let in, only unmixed content has a digest that is accepted.
+    // Whichever writer was accepted, the digest of mixed content is rejected.
     let outcome = match first.append(text("three")).await {
         Ok(()) => first.finish(&Digest::sha256("one three")).await.map(drop),
         Err(e) => Err(e),
@@ -226,7 +226,7 @@ pub async fn a_second_writer_does_not_corrupt(store: SharedStore) {
     }
 }
 
-pub async fn an_overtaken_writer_is_refused(store: SharedStore) {
+pub async fn an_outdated_writer_is_rejected(store: SharedStore) {
     needs!(store, write, resume);
     let name = repository("a");
     let mut first = store.start_upload(&name, Default::default()).await.unwrap();
@@ -240,7 +240,7 @@ pub async fn an_overtaken_writer_is_refused(store: SharedStore) {
     assert_eq!(read(&store, &name, &Digest::sha256("one two"), None).await.unwrap(), b"one two");
 }
 
-pub async fn empty_appends_are_harmless(store: SharedStore) {
+pub async fn empty_appends_are_accepted(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
@@ -250,7 +250,7 @@ pub async fn empty_appends_are_harmless(store: SharedStore) {
     assert_eq!(upload.finish(&Digest::sha256("hello")).await.unwrap().size, 5);
 }
 
-pub async fn upload_names_differ(store: SharedStore) {
+pub async fn upload_ids_are_unique(store: SharedStore) {
     needs!(store, write);
     let name = repository("a");
     let mut names = std::collections::HashSet::new();
@@ -261,7 +261,7 @@ pub async fn upload_names_differ(store: SharedStore) {
     }
 }
 
-pub async fn an_upload_makes_no_repository(store: SharedStore) {
+pub async fn an_upload_creates_no_repository(store: SharedStore) {
     needs!(store, write);
     let name = repository("only/started");
     let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
@@ -271,7 +271,7 @@ pub async fn an_upload_makes_no_repository(store: SharedStore) {
     fails(store.list_tags(&name, Page::default()).await, &[ErrorKind::NameUnknown]);
 }
 
-pub async fn resting_uploads_expire_and_busy_ones_do_not(store: SharedStore) {
+pub async fn only_idle_uploads_expire(store: SharedStore) {
     needs!(store, write, resume);
     let name = repository("a");
     let empty = store.start_upload(&name, Default::default()).await.unwrap().id().clone();
@@ -284,7 +284,7 @@ pub async fn resting_uploads_expire_and_busy_ones_do_not(store: SharedStore) {
     assert_eq!(store.expire_uploads(Duration::from_secs(3600)).await.unwrap(), 0, "all are young");
     store.resume_upload(&name, &saved).await.unwrap();
     if store.expire_uploads(Duration::ZERO).await.unwrap() == 0 {
-        // A store at the other end of a network does this by itself.
+        // A remote store expires uploads by itself.
         return;
     }
     for id in [&empty, &saved] {

@@ -25,16 +25,16 @@ pub struct MemoryMeta(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// How many changes were made; it moves while the state is locked, and is read without.
+    /// The number of changes. It is incremented while the state is locked, and read without the lock.
     version: AtomicU64,
 }
 
-// Keyed by text, so that a page may start after a text that is no valid name.
+// The keys are texts, because a page may start after a text that is not a valid name.
 #[derive(Debug, Default)]
 struct State {
     repositories: BTreeMap<String, Repository>,
     blobs: BTreeMap<Digest, Blob>,
-    /// With the time of the last save.
+    /// The sessions, with the time of the last save.
     uploads: HashMap<UploadId, (UploadRecord, i64)>,
 }
 
@@ -43,7 +43,7 @@ struct Blob {
     size: u64,
     key: BlobKey,
     condemned: Option<u64>,
-    /// Those that have it.
+    /// The repositories that have the blob.
     repositories: BTreeSet<String>,
 }
 
@@ -60,22 +60,22 @@ impl Blob {
 
 #[derive(Debug, Default)]
 struct Repository {
-    /// With the end of the lease of each.
+    /// The links, with the end of the lease of each.
     blobs: HashMap<Digest, i64>,
     manifests: HashMap<Digest, Manifest>,
-    /// What each manifest references.
+    /// The references of each manifest.
     edges: HashMap<Digest, Vec<Digest>>,
     /// How many manifests reference each blob or manifest.
     references: HashMap<Digest, usize>,
     tags: BTreeMap<String, Digest>,
     referrers: HashMap<Digest, BTreeSet<Digest>>,
-    /// Its last manifest was deleted, and nothing came since.
+    /// Whether the last manifest was deleted and nothing was pushed since.
     emptied: bool,
 }
 
 impl MemoryMeta {
     fn state(&self) -> MutexGuard<'_, State> {
-        // A change is checked before it begins and cannot panic in between.
+        // A change is checked before it is applied, and applying it cannot panic.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -110,7 +110,7 @@ impl State {
         *lease = leased_until.max(*lease);
     }
 
-    /// Takes a link away. Whether there was one.
+    /// Removes a link. Returns whether it existed.
     fn unlink(&mut self, repository: &RepositoryName, digest: &Digest) -> bool {
         if let Some(blob) = self.blobs.get_mut(digest) {
             blob.repositories.remove(repository.as_str());
@@ -135,7 +135,7 @@ impl State {
         Ok(size)
     }
 
-    /// Whether a collector may take the link away.
+    /// Whether a garbage collector may remove the link.
     fn is_unreferenced(&self, repository: &Repository, digest: &Digest, now: i64) -> bool {
         let lease_ended = repository.blobs.get(digest).is_some_and(|leased_until| *leased_until <= now);
         lease_ended && !repository.references.contains_key(digest)
@@ -216,7 +216,7 @@ impl State {
     }
 }
 
-/// The page of a sorted map's keys.
+/// A page of the keys of a sorted map.
 fn page<V, T>(
     map: &BTreeMap<String, V>,
     after: Option<&str>,

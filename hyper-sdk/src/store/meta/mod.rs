@@ -1,7 +1,7 @@
-//! Metadata backends: repositories, links to blobs, manifests with what they reference, tags and upload sessions.
+//! Metadata backends: repositories, links to blobs, manifests with their references, tags and upload sessions.
 //!
-//! Reads are methods; every write is one [`Change`], applied whole or not at all. That a write is a value is what lets
-//! the SQL backend put the writes of many callers into one transaction, and a test backend fail the k-th of them.
+//! Reads are methods; every write is one [`Change`], which is applied atomically. Because a write is a value, the SQL
+//! backend can put the writes of many callers into one transaction, and a test backend can fail the k-th write.
 
 mod memory;
 #[cfg(feature = "store-sql")]
@@ -22,7 +22,7 @@ use crate::{Digest, Result};
 use async_trait::async_trait;
 use std::fmt::{Debug, Display};
 
-/// What is known of a blob, whichever repositories have it.
+/// The row of a blob, which all its repositories share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlobRecord {
     /// The blob.
@@ -31,11 +31,11 @@ pub struct BlobRecord {
     pub size: u64,
     /// The key of its bytes in the blob backend.
     pub key: BlobKey,
-    /// The mark of the collector that is removing it ([`Change::CondemnBlob`]).
+    /// The mark of the garbage collector that is removing the blob ([`Change::CondemnBlob`]).
     pub condemned: Option<u64>,
 }
 
-/// That a repository has a blob.
+/// A link: the repository has the blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlobLink {
     /// The repository.
@@ -47,22 +47,23 @@ pub struct BlobLink {
 /// A row of the table of upload sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadRecord {
-    /// The name of the session.
+    /// The id of the session.
     pub id: UploadId,
-    /// The repository that the blob is for, which need not exist yet.
+    /// The target repository, which need not exist yet.
     pub repository: RepositoryName,
-    /// The hash that runs along.
+    /// The algorithm of the running hash.
     pub algorithm: Algorithm,
-    /// What the staging area is to go on from.
+    /// The saved state of the staging area.
     pub state: StagedState,
 }
 
 impl Edge {
-    /// Checks the edge against the size in a blob's row.
+    /// Checks the edge against the size in the row of a blob.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::SizeInvalid`] when the manifest says another size, and [`crate::ErrorKind::ManifestBlobUnknown`] when the
-    /// edge is required and the bytes of the blob are missing or cut short.
+    /// [`crate::ErrorKind::SizeInvalid`] when the manifest gives another size, and
+    /// [`crate::ErrorKind::ManifestBlobUnknown`] when the edge is required and the bytes of the blob are missing or cut
+    /// short.
     pub fn check_blob(&self, change: &ManifestChange, size: u64) -> Result<()> {
         self.check_size(size)?;
         if self.required && self.stored != Some(size) {
@@ -71,10 +72,10 @@ impl Edge {
         Ok(())
     }
 
-    /// Checks the edge against the size of what it points to.
+    /// Checks the edge against the size of its target.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::SizeInvalid`] when the manifest says another size.
+    /// [`crate::ErrorKind::SizeInvalid`] when the manifest gives another size.
     pub fn check_size(&self, size: u64) -> Result<()> {
         if self.size == size {
             return Ok(());
@@ -83,29 +84,29 @@ impl Edge {
     }
 }
 
-/// A manifest to be stored, with the conditions on it.
+/// A manifest to store, with its conditions.
 #[derive(Clone, Debug)]
 pub struct ManifestChange {
     /// Where.
     pub repository: RepositoryName,
     /// The manifest, under its digest.
     pub manifest: Manifest,
-    /// What it references, each digest at most once.
+    /// The references of the manifest, each digest at most once.
     pub edges: Vec<Edge>,
-    /// The tags that move to it.
+    /// The tags to move to the manifest.
     pub tags: Vec<Tag>,
-    /// What each of the tags must name beforehand ([`super::PutManifest::if_match`]).
+    /// The condition on the tags ([`super::PutManifest::if_match`]).
     pub if_match: Option<Option<Digest>>,
 }
 
-/// A write. It is refused before it changes anything, or done as a whole.
+/// A write. It is rejected before it changes anything, or applied completely.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// Links a blob, whose bytes the blob backend has or is about to have, into a repository, and ends the upload that
-    /// brought it. A blob that is marked for removal is kept when its bytes have a new key, and refused with
-    /// [`crate::ErrorKind::Unavailable`] when they have the key that is being removed.
+    /// Links a blob into a repository and ends its upload. The blob backend has the bytes, or they are committed next.
+    /// If the blob is marked for removal, a new key clears the mark; the marked key is rejected with
+    /// [`crate::ErrorKind::Unavailable`].
     LinkBlob {
-        /// The repository, made when it does not exist.
+        /// The repository, created when it does not exist.
         repository: RepositoryName,
         /// The blob.
         digest: Digest,
@@ -113,31 +114,33 @@ pub enum Change {
         size: u64,
         /// The key of its bytes in the blob backend.
         key: BlobKey,
-        /// The session that ends with it.
+        /// The session to end.
         upload: Option<UploadId>,
-        /// The lease of the link, in seconds since 1970: until then it is not collected. A longer one stays.
+        /// The end of the lease of the link, in seconds since 1970. Until then the link is not collected. A longer
+        /// lease stays.
         leased_until: i64,
     },
-    /// Links a blob of another repository. Refused with [`crate::ErrorKind::BlobUnknown`] when that one does not have it.
+    /// Links a blob of another repository. Rejected with [`crate::ErrorKind::BlobUnknown`] when that repository does
+    /// not have it.
     MountBlob {
-        /// The repository, made when it does not exist.
+        /// The repository, created when it does not exist.
         repository: RepositoryName,
         /// The blob.
         digest: Digest,
         /// The repository that has it.
         from: RepositoryName,
-        /// The lease of the new link.
+        /// The end of the lease of the new link.
         leased_until: i64,
     },
-    /// Removes a link. Refused with [`crate::ErrorKind::BlobUnknown`] when there is none.
+    /// Removes a link. Rejected with [`crate::ErrorKind::BlobUnknown`] when there is none.
     UnlinkBlob {
         /// The repository.
         repository: RepositoryName,
         /// The blob.
         digest: Digest,
     },
-    /// Extends the lease of a link, because a client was told that the blob is there. Refused with [`crate::ErrorKind::BlobUnknown`] when there
-    /// is none.
+    /// Extends the lease of a link, because a client got the answer that the blob exists. Rejected with
+    /// [`crate::ErrorKind::BlobUnknown`] when there is no link.
     LeaseBlob {
         /// The repository.
         repository: RepositoryName,
@@ -156,34 +159,34 @@ pub enum Change {
         /// The time, in seconds since 1970.
         now: i64,
     },
-    /// The first step of removing a blob for good: marks it if no repository has it, in place of an earlier mark. Returns
-    /// 1 if it is marked. The caller then deletes its bytes, and ends with [`Change::RemoveBlob`].
+    /// The first step of removing a blob permanently: marks it if no repository has it, and replaces an earlier mark.
+    /// Returns 1 if it is marked. The caller then deletes the bytes, and finishes with [`Change::RemoveBlob`].
     CondemnBlob {
         /// The blob.
         digest: Digest,
-        /// A number that no other collector uses.
+        /// A number that no other garbage collector uses.
         mark: u64,
     },
-    /// Removes the row of a blob that still has this mark. Returns 1 if it was removed.
+    /// Removes the row of a blob if it still has this mark. Returns 1 if it was removed.
     RemoveBlob {
         /// The blob.
         digest: Digest,
         /// The mark.
         mark: u64,
     },
-    /// Stores a manifest and moves its tags. Refused with [`crate::ErrorKind::ManifestBlobUnknown`] when the target of
-    /// a required edge is missing, with [`crate::ErrorKind::SizeInvalid`] when an edge has another size than what it points to, with
-    /// [`crate::ErrorKind::ManifestInvalid`] when the same bytes are there under another media type, and with
-    /// [`crate::ErrorKind::Conflict`] when a tag does not name what it must.
+    /// Stores a manifest and moves its tags. Rejected with [`crate::ErrorKind::ManifestBlobUnknown`] when the target of
+    /// a required edge is missing, with [`crate::ErrorKind::SizeInvalid`] when an edge and its target have different
+    /// sizes, with [`crate::ErrorKind::ManifestInvalid`] when the same bytes are stored under another media type, and
+    /// with [`crate::ErrorKind::Conflict`] when a tag does not fulfil the condition.
     PutManifest(Box<ManifestChange>),
-    /// Deletes a manifest and its tags. Refused with [`crate::ErrorKind::ManifestUnknown`] when it does not exist.
+    /// Deletes a manifest and its tags. Rejected with [`crate::ErrorKind::ManifestUnknown`] when it does not exist.
     DeleteManifest {
         /// The repository.
         repository: RepositoryName,
         /// The manifest.
         digest: Digest,
     },
-    /// Deletes a tag. Refused with [`crate::ErrorKind::ManifestUnknown`] when it does not exist.
+    /// Deletes a tag. Rejected with [`crate::ErrorKind::ManifestUnknown`] when it does not exist.
     DeleteTag {
         /// The repository.
         repository: RepositoryName,
@@ -192,11 +195,11 @@ pub enum Change {
     },
     /// Opens an upload session.
     StartUpload(UploadRecord),
-    /// Saves the state of a session. Refused with [`crate::ErrorKind::UploadUnknown`] when it does not exist.
+    /// Saves the state of a session. Rejected with [`crate::ErrorKind::UploadUnknown`] when it does not exist.
     SaveUpload {
         /// The session.
         id: UploadId,
-        /// Its state now.
+        /// The new state.
         state: StagedState,
     },
     /// Ends a session. Ending it again is not an error.
@@ -204,16 +207,16 @@ pub enum Change {
         /// The session.
         id: UploadId,
     },
-    /// Ends a session that was not saved after a time. Returns 1 if it was saved later, and is therefore kept.
+    /// Ends a session that was not saved after a given time. Returns 1 if it was saved later and is therefore kept.
     ExpireUpload {
         /// The session.
         id: UploadId,
-        /// Seconds since 1970.
+        /// The time, in seconds since 1970.
         before: i64,
     },
 }
 
-/// Keeps the metadata of a registry. `Display` shows the kind and the place, for people.
+/// A backend that stores the metadata of a registry. `Display` shows the kind and the location of the backend.
 ///
 /// ```
 /// use hyper_sdk::store::blob::BlobKey;
@@ -242,18 +245,19 @@ pub enum Change {
 /// ```
 #[async_trait]
 pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
-    /// Whether a change that was acknowledged survives a power cut.
+    /// Whether an acknowledged change survives a power failure.
     fn durable(&self) -> bool;
 
     /// Whether changes can be made at all.
     fn writable(&self) -> bool;
 
-    /// A number that every committed change alters, in this process or another; `None` when the backend has no such number.
-    /// Changes of upload sessions need not alter it. Every request asks for it, so it must come within microseconds.
+    /// A number that every committed change alters, in this process or another; `None` when the backend has no such
+    /// number. Changes of upload sessions need not alter it. It is read for every request, so it must take only
+    /// microseconds.
     fn version(&self) -> Option<u64>;
 
-    /// Applies a change, as a whole or not at all, also when the future is dropped. Returns the size of the blob that it
-    /// linked, the number that the change documents, or 0.
+    /// Applies a change atomically, even when the future is dropped. Returns the size of the linked blob, the number
+    /// that the change documents, or 0.
     async fn write(&self, change: Change) -> Result<u64>;
 
     /// A blob that is linked into the repository.
@@ -271,14 +275,14 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Listing<RepositoryName>>;
 
-    /// At most `limit` links to blobs that no manifest of their repository references and whose lease has ended `now`: those
-    /// that [`Change::CollectLink`] removes.
+    /// At most `limit` links to blobs that no manifest of their repository references and whose lease has ended at
+    /// `now`: the links that [`Change::CollectLink`] removes.
     async fn unreferenced_links(&self, now: i64, limit: usize) -> Result<Vec<BlobLink>>;
 
     /// At most `limit` blobs that no repository has, after the digest `after`, in byte order.
     async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>>;
 
-    /// Whether a blob has its bytes under this key. Bytes whose key no blob has can be deleted, unless they are new.
+    /// Whether a row names this key. Bytes whose key no row names can be deleted, unless they are new.
     async fn has_key(&self, key: &BlobKey) -> Result<bool>;
 
     /// A manifest by tag or by the digest that it is stored under.
@@ -296,8 +300,8 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Option<Listing<Tag>>>;
 
-    /// At most `limit` repositories after the text `after`, in byte order, without those whose last manifest was deleted
-    /// and that got nothing since.
+    /// At most `limit` repositories after the text `after`, in byte order, without those whose last manifest was
+    /// deleted and to which nothing was pushed since.
     async fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Listing<RepositoryName>>;
 
     /// Descriptors of the manifests with this subject, ordered by digest, with artifact type and annotations.
@@ -315,7 +319,7 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     async fn stale_uploads(&self, before: i64) -> Result<Vec<UploadId>>;
 }
 
-/// The entry of a referrers list for a manifest (distribution-spec, "Listing Referrers").
+/// The descriptor of a manifest in a list of referrers (distribution-spec, "Listing Referrers").
 pub fn referrer(manifest: &Manifest) -> Descriptor {
     Descriptor {
         artifact_type: manifest.artifact_type().map(str::to_owned),

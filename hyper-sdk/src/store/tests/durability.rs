@@ -1,4 +1,4 @@
-//! What a store on disk keeps over its end, shares with other processes, and says about damage.
+//! Stores on disk: durability, sharing with other processes, and damage.
 
 use crate::media_type;
 use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
@@ -26,7 +26,7 @@ async fn raw(path: &Path) -> SqliteConnection {
 }
 
 #[tokio::test]
-async fn what_was_stored_is_there_when_the_store_opens_again() {
+async fn content_survives_reopening_the_store() {
     let folder = tempfile::tempdir().unwrap();
     let store = DiskStore::open(folder.path()).await.unwrap();
     assert!(store.capabilities().durable);
@@ -56,7 +56,7 @@ async fn a_damaged_blob_is_repaired_by_the_same_bytes() {
 }
 
 #[tokio::test]
-async fn an_upload_goes_on_when_the_store_opens_again() {
+async fn an_upload_is_resumed_after_reopening_the_store() {
     let folder = tempfile::tempdir().unwrap();
     let store = DiskStore::open(folder.path()).await.unwrap();
     let content = Bytes::from("0123456789abcdef".repeat(100_000));
@@ -85,7 +85,7 @@ async fn a_cancelled_append_never_mixes_into_the_blob() {
     let id = upload.id().clone();
     upload.append(content.slice(..16)).await.unwrap();
     upload.save().await.unwrap();
-    // One poll starts the thread that writes; then the waiting task goes away.
+    // One poll starts the writing thread; then the future is dropped.
     let mut append = upload.append(content.clone());
     for _ in 0..20 {
         if futures::poll!(&mut append).is_ready() {
@@ -110,7 +110,7 @@ async fn a_cancelled_append_never_mixes_into_the_blob() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_openings_share_one_folder() {
+async fn two_stores_share_one_folder() {
     let folder = tempfile::tempdir().unwrap();
     let opened = futures::future::join_all((0..3).map(|_| DiskStore::open(folder.path()))).await;
     let stores: Vec<DiskStore> = opened.into_iter().map(|s| s.unwrap()).collect();
@@ -130,7 +130,7 @@ async fn two_openings_share_one_folder() {
         let digest = Digest::sha256("blob 3");
         assert_eq!(store.read_blob(&name(), &digest, 100).await.unwrap(), "blob 3");
     }
-    // An upload of one is resumed by another, and is held against it while the first writes.
+    // An upload can be resumed through the other store, but not while the first one writes.
     let mut first = stores[0].start_upload(&name(), Default::default()).await.unwrap();
     first.append(Bytes::from_static(b"x")).await.unwrap();
     let mut second = stores[1].resume_upload(&name(), first.id()).await.unwrap();
@@ -138,9 +138,9 @@ async fn two_openings_share_one_folder() {
     assert_eq!(refused.kind(), ErrorKind::Conflict);
 }
 
-/// Each blob is the first of its folder, and both openings come to make that folder at once.
+/// Each blob is the first of its folder, and both stores create that folder at the same time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn two_openings_make_the_folders_of_blobs_at_once() {
+async fn two_stores_create_the_folders_of_blobs_concurrently() {
     let folder = tempfile::tempdir().unwrap();
     let openings =
         [DiskBlobs::open(folder.path()).await.unwrap(), DiskBlobs::open(folder.path()).await.unwrap()];
@@ -158,7 +158,7 @@ async fn two_openings_make_the_folders_of_blobs_at_once() {
     }
 }
 
-/// Every question about a blob whose bytes are lost is answered as if it had never been there.
+/// Every operation on a blob whose bytes are lost reports it as missing.
 async fn lost(store: &DiskStore, digest: &Digest, size: u64) {
     let unknown = |e: crate::Error| {
         assert_eq!(e.kind(), ErrorKind::BlobUnknown, "{e}");
@@ -197,7 +197,7 @@ async fn damaged_blobs_are_reported_and_repaired_by_a_push() {
         }
         lost(&store, &digest, content.len() as u64).await;
     }
-    // The row may be what is wrong, too.
+    // The row may be wrong instead of the file.
     let mut connection = raw(&folder.path().join("hyper.db")).await;
     sqlx::query("UPDATE blobs SET size = 7").execute(&mut connection).await.unwrap();
     let mut upload = store.start_upload(&name(), Default::default()).await.unwrap();
@@ -227,7 +227,7 @@ async fn only_a_regular_file_is_adopted() {
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_be_used_says_why() {
+async fn the_error_of_an_unusable_database_has_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("text.db");
     std::fs::write(&file, "this is a text, and long enough for a header ".repeat(100)).unwrap();
@@ -278,7 +278,7 @@ async fn a_folder_that_cannot_be_written_is_an_io_error() {
 }
 
 #[tokio::test]
-async fn a_locked_database_is_unavailable_and_then_works() {
+async fn a_locked_database_is_unavailable_until_it_is_released() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("m.db");
     let meta = SqlMeta::open_with(&file, std::time::Duration::from_millis(30)).await.unwrap();
@@ -295,7 +295,7 @@ async fn a_locked_database_is_unavailable_and_then_works() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_failing_change_does_not_take_its_batch_along() {
+async fn a_failing_change_does_not_fail_its_batch() {
     let folder = tempfile::tempdir().unwrap();
     let store = DiskStore::open(folder.path()).await.unwrap();
     let mut other = raw(&folder.path().join("hyper.db")).await;

@@ -1,4 +1,4 @@
-//! Every operation of a push fails once: nothing dangling is left, and the push succeeds when it is made again.
+//! Every operation of a push fails once: no dangling reference is left, and the push succeeds when it is repeated.
 
 use crate::media_type;
 use crate::oci::{Descriptor, ImageManifest, Manifest};
@@ -14,7 +14,7 @@ fn name() -> RepositoryName {
     RepositoryName::parse("a/b").unwrap()
 }
 
-/// Pushes by each way a blob can come in: whole, and by an upload that is saved and resumed.
+/// Pushes blobs in both ways: from memory, and by an upload that is saved and resumed.
 async fn push(store: &dyn RegistryStore, version: &str) -> Result<()> {
     let name = name();
     let config =
@@ -69,7 +69,7 @@ where
         let faulty =
             Composed::new(FaultyBlobs::new(blobs, plan.clone()), FaultyMeta::new(meta, plan.clone()));
         push(&faulty, "one").await.unwrap();
-        plan.after_the_deed(after);
+        plan.after_the_operation(after);
         plan.fail_at(k);
         let outcome = push(&faulty, "two").await;
         if !plan.has_failed() {
@@ -85,7 +85,7 @@ where
 }
 
 #[tokio::test]
-async fn no_fault_leaves_anything_dangling_in_memory() {
+async fn no_fault_leaves_a_dangling_reference_in_memory() {
     for after in [false, true] {
         sweep(after, async || (MemoryBlobs::default(), MemoryMeta::default())).await;
     }
@@ -93,9 +93,9 @@ async fn no_fault_leaves_anything_dangling_in_memory() {
 
 #[cfg(feature = "store-sql")]
 #[tokio::test]
-async fn no_fault_leaves_anything_dangling_on_disk() {
+async fn no_fault_leaves_a_dangling_reference_on_disk() {
     use crate::store::{blob::DiskBlobs, meta::SqlMeta};
-    // Hundreds of syncs: in memory where the system has such a folder.
+    // The test makes hundreds of syncs, so it uses a folder in memory if there is one.
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let count = std::sync::atomic::AtomicU32::new(0);
     for after in [false, true] {
@@ -109,7 +109,7 @@ async fn no_fault_leaves_anything_dangling_on_disk() {
     }
 }
 
-/// A fault in the middle of an append leaves the area where it was, so the same handle can go on.
+/// A fault in the middle of an append leaves the offset unchanged, so the same handle can continue.
 #[cfg(feature = "store-sql")]
 #[tokio::test]
 async fn a_short_write_is_not_counted() {
@@ -121,7 +121,7 @@ async fn a_short_write_is_not_counted() {
     staging.restore(&StagedState::default(), crate::digest::Algorithm::Sha256).await.unwrap();
     staging.append(Bytes::from_static(b"good")).await.unwrap();
     let saved = staging.save().await.unwrap();
-    // What a write that failed half-way leaves, or a power cut.
+    // What a failed write or a power failure leaves.
     std::fs::OpenOptions::new()
         .append(true)
         .open(folder.path().join("uploads").join(id.as_str()))

@@ -1,5 +1,5 @@
-//! A disk that is full, in every phase of a push: nothing wedges, space comes back, and the store goes on. And a disk that
-//! is read-only.
+//! Full and read-only disks: in every phase of a push, an error leaves no lock and no lost space, and the store works
+//! afterwards.
 
 use crate::clock::{Clock as _, FrozenClock, SystemClock};
 use crate::oci::{ImageIndex, Manifest};
@@ -18,7 +18,7 @@ fn name() -> RepositoryName {
     RepositoryName::parse("a/b").unwrap()
 }
 
-/// A file system of few bytes, which goes with the value.
+/// A small file system, which is unmounted with the value.
 struct Small(tempfile::TempDir);
 
 impl Small {
@@ -44,7 +44,7 @@ impl Small {
         stat.f_bavail * stat.f_frsize
     }
 
-    /// Fills what is free but for `rest` bytes.
+    /// Fills the free space except for `rest` bytes.
     fn fill(&self, rest: u64) {
         let mut filler = File::create(self.path().join("filler")).unwrap();
         while self.free() > rest {
@@ -55,16 +55,16 @@ impl Small {
         }
     }
 
-    /// Gives the space back. A process that another test starts just now may have inherited the file, and would keep the
-    /// space of one that is only removed.
+    /// Frees the space by truncating the file: removing it is not enough when a process that another test has just
+    /// started inherited the descriptor.
     fn empty(&self) {
         let filler = self.path().join("filler");
         File::options().write(true).open(&filler).and_then(|file| file.set_len(0)).unwrap();
         std::fs::remove_file(filler).unwrap();
     }
 
-    /// Mounts the disk read-only. It is busy until a thread has let go of its last file, and as long as a process that
-    /// another test started just now has inherited one.
+    /// Mounts the disk read-only. It is busy until the last file is closed, also in processes that another test has
+    /// just started and that inherited a descriptor.
     async fn make_read_only(&self) {
         let mut remount = Command::new("mount");
         remount.args(["-o", "remount,ro"]).arg(self.path());
@@ -77,8 +77,8 @@ impl Small {
         panic!("the disk stays busy: {:?}", remount.output());
     }
 
-    /// Waits until the last connection is closed, which takes the log along. Threads of their own close them; of two
-    /// that close at the same moment each takes the other for a user of the log and leaves it, so a last one comes here.
+    /// Waits until the last connection is closed, which removes the log. Separate threads close the connections. Two
+    /// that close at the same time may each leave the log to the other, so this function opens and closes another one.
     async fn at_rest(&self) {
         let options = SqliteConnectOptions::new().filename(self.path().join("hyper.db"));
         for _ in 0..500 {
@@ -128,14 +128,14 @@ async fn works(store: &DiskStore, text: &str) {
 }
 
 #[tokio::test]
-async fn a_commit_that_finds_the_disk_full_fails_alone() {
+async fn a_commit_on_a_full_disk_fails_alone() {
     let Some(disk) = Small::new("8m") else { return };
     let store = DiskStore::open(disk.path()).await.unwrap();
     works(&store, "before").await;
     for round in 0..3 {
         for rest in [0, 4096, 40_000] {
             disk.fill(rest);
-            // Large enough that the log has to grow, whatever room was left in it.
+            // Large enough that the log has to grow, whatever space is left in it.
             let mut failed = 0;
             for n in 0..20 {
                 let put = PutManifest::new(index(&format!("{round}-{rest}-{n}"), 300_000), []);
@@ -156,7 +156,7 @@ async fn a_commit_that_finds_the_disk_full_fails_alone() {
 }
 
 #[tokio::test]
-async fn an_upload_that_fills_the_disk_gives_its_space_back() {
+async fn an_upload_that_fills_the_disk_frees_its_space() {
     let Some(disk) = Small::new("8m") else { return };
     let store = DiskStore::open(disk.path()).await.unwrap();
     works(&store, "before").await;
@@ -193,13 +193,13 @@ async fn an_upload_that_fills_the_disk_gives_its_space_back() {
     works(&store, "afterwards").await;
 }
 
-/// The bytes of the blob are there and the database has no room for their row.
+/// The bytes of the blob are stored and the database has no space for the row.
 #[tokio::test]
-async fn a_blob_that_cannot_be_linked_gives_its_space_back() {
+async fn a_blob_that_cannot_be_linked_frees_its_space() {
     let Some(disk) = Small::new("8m") else { return };
     let store = DiskStore::open(disk.path()).await.unwrap();
     works(&store, "before").await;
-    // The name of the repository makes its row larger than what is left in the log.
+    // The name of the repository makes its row larger than the space in the log.
     let long = RepositoryName::parse(&"x".repeat(200)).unwrap();
     let content = Bytes::from(vec![3; 2_000_000]);
     let digest = Digest::sha256(&content);
@@ -228,9 +228,9 @@ async fn a_blob_that_cannot_be_linked_gives_its_space_back() {
     works(&store, "after").await;
 }
 
-/// A reader keeps the log from being written back, so it grows; then the disk is too full for that.
+/// A reader prevents the checkpoint of the log, so the log grows; then the disk is too full for the checkpoint.
 #[tokio::test]
-async fn a_checkpoint_that_finds_the_disk_full_is_made_up_for() {
+async fn a_checkpoint_that_failed_on_a_full_disk_is_repeated() {
     let Some(disk) = Small::new("64m") else { return };
     let store = DiskStore::open(disk.path()).await.unwrap();
     works(&store, "before").await;
@@ -271,9 +271,9 @@ async fn a_checkpoint_that_finds_the_disk_full_is_made_up_for() {
     assert!(length < 5_000_000, "the log is cut back when it had to grow: {length}");
 }
 
-/// A copy of a store that was in use: its log is not empty, and nothing can be written beside it.
+/// A copy of a store in use: its log is not empty, and the file system is read-only.
 #[tokio::test]
-async fn a_store_in_use_that_became_read_only_is_read_or_says_why_not() {
+async fn a_store_in_use_can_be_read_or_is_rejected_when_it_becomes_read_only() {
     let Some(disk) = Small::new("8m") else { return };
     let folder = tempfile::tempdir().unwrap();
     let store = DiskStore::open(folder.path()).await.unwrap();
@@ -287,14 +287,14 @@ async fn a_store_in_use_that_became_read_only_is_read_or_says_why_not() {
     }
     disk.make_read_only().await;
     match DiskStore::open(disk.path()).await {
-        // What was only in the log must not be missing.
+        // Data that is only in the log must not be missing.
         Ok(copy) => assert_eq!(copy.all_tags(&name()).await.unwrap(), [Tag::parse("tag").unwrap()]),
         Err(e) => assert!(e.message().contains("open it once where it can be written"), "{e:?}"),
     }
 }
 
 #[tokio::test]
-async fn a_store_on_a_read_only_file_system_is_read_and_refuses_the_rest() {
+async fn a_store_on_a_read_only_file_system_can_only_be_read() {
     let Some(disk) = Small::new("8m") else { return };
     let store = DiskStore::open(disk.path()).await.unwrap();
     works(&store, "tag").await;
@@ -307,13 +307,13 @@ async fn a_store_on_a_read_only_file_system_is_read_and_refuses_the_rest() {
     let blob = Digest::sha256("tag");
     assert_eq!(store.read_blob(&name(), &blob, 100).await.unwrap(), "tag");
     let shared: crate::store::SharedStore = std::sync::Arc::new(store);
-    crate::store::conformance::capabilities_what_is_denied_is_unsupported(shared.clone()).await;
-    crate::store::conformance::capabilities_what_is_claimed_works(shared).await;
+    crate::store::conformance::capabilities_excluded_operations_are_unsupported(shared.clone()).await;
+    crate::store::conformance::capabilities_claimed_operations_work(shared).await;
 }
 
-/// Uploads that nobody goes on with may be what fills the disk: they go all the same.
+/// Abandoned uploads may fill the disk: they are removed even then.
 #[tokio::test]
-async fn old_uploads_give_their_space_back_on_a_full_disk() {
+async fn idle_uploads_are_removed_on_a_full_disk() {
     let Some(disk) = Small::new("8m") else { return };
     let store = DiskStore::open(disk.path()).await.unwrap();
     works(&store, "before").await;
@@ -325,7 +325,7 @@ async fn old_uploads_give_their_space_back_on_a_full_disk() {
         ids.push(upload.id().clone());
     }
     disk.fill(0);
-    // What room was left in the log is used up, too.
+    // The space that is left in the log is used up too.
     for n in 0..20 {
         let _ = store.put_manifest(&name(), PutManifest::new(index(&n.to_string(), 300_000), [])).await;
     }
@@ -340,9 +340,9 @@ async fn old_uploads_give_their_space_back_on_a_full_disk() {
     works(&store, "after").await;
 }
 
-/// After an end in good order there is no log beside the database, and no room to make one.
+/// After a clean shutdown there is no log, and no space to create one.
 #[tokio::test]
-async fn a_store_on_a_full_disk_opens_and_is_read() {
+async fn a_store_on_a_full_disk_can_be_opened_and_read() {
     let Some(disk) = Small::new("8m") else { return };
     let store = DiskStore::open(disk.path()).await.unwrap();
     works(&store, "tag").await;
@@ -369,9 +369,9 @@ async fn a_store_on_a_full_disk_opens_and_is_read() {
     }
 }
 
-/// What a killed process left is read from its log, wherever the index of that log is kept.
+/// The log of a killed process is read, even when its index has to be kept in memory.
 #[tokio::test]
-async fn a_log_that_was_left_is_read_on_a_full_disk() {
+async fn the_log_of_a_killed_process_is_read_on_a_full_disk() {
     let Some(disk) = Small::new("8m") else { return };
     let folder = tempfile::tempdir().unwrap();
     let store = DiskStore::open(folder.path()).await.unwrap();
@@ -391,7 +391,7 @@ async fn a_log_that_was_left_is_read_on_a_full_disk() {
 }
 
 #[tokio::test]
-async fn a_store_is_not_made_on_a_full_disk_and_is_made_afterwards() {
+async fn a_store_cannot_be_created_before_the_disk_has_space() {
     let Some(disk) = Small::new("8m") else { return };
     disk.fill(0);
     is_full(&DiskStore::open(disk.path()).await.unwrap_err());

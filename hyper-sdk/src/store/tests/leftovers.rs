@@ -1,4 +1,4 @@
-//! What dead writers leave in a folder, and how it goes away.
+//! Leftovers of dead writers in a folder, and their removal.
 
 use crate::clock::{Clock as _, FrozenClock, SystemClock};
 use crate::reference::RepositoryName;
@@ -29,7 +29,7 @@ fn files(root: &Path) -> Vec<String> {
     names
 }
 
-/// Makes the sessions look as if they had been saved this long ago.
+/// Moves the save times of the sessions into the past.
 async fn age_rows(root: &Path, age: Duration) {
     use sqlx::ConnectOptions as _;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(root.join("hyper.db"));
@@ -48,9 +48,9 @@ async fn rows(root: &Path) -> i64 {
     sqlx::query_scalar("SELECT COUNT(*) FROM uploads").fetch_one(&mut connection).await.unwrap()
 }
 
-/// A request that is given up between opening the area and looking at what is saved leaves the area as it found it.
+/// A request that is dropped between opening the area and reading the saved state leaves the area unchanged.
 #[tokio::test]
-async fn an_area_that_was_opened_and_not_used_leaves_no_file() {
+async fn an_unused_staging_area_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let store = DiskStore::open(folder.path()).await.unwrap();
     drop(store.blobs().stage(&UploadId::random().unwrap()).await.unwrap());
@@ -94,7 +94,7 @@ async fn uploads_expire_by_the_clock_of_the_store() {
     upload.save().await.unwrap();
     let id = upload.id().clone();
     drop(upload);
-    // What a writer left before it saved anything.
+    // The leftovers of a writer that saved nothing.
     let unsaved = folder.path().join("uploads").join(UploadId::random().unwrap().as_str());
     fs::write(&unsaved, "left").unwrap();
     clock.advance(DAY.as_secs() as i64 - 60);
@@ -107,7 +107,7 @@ async fn uploads_expire_by_the_clock_of_the_store() {
 }
 
 #[tokio::test]
-async fn opening_a_store_removes_what_was_left_long_ago() {
+async fn opening_a_store_removes_old_leftovers() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     let store = DiskStore::open(root).await.unwrap();
@@ -117,7 +117,8 @@ async fn opening_a_store_removes_what_was_left_long_ago() {
     let dead = dead.id().clone();
     let empty = store.start_upload(&name(), Default::default()).await.unwrap().id().clone();
     let uploads = root.join("uploads");
-    // A writer that was killed before its first save, one that wrote a blob whole, and a file of nobody.
+    // The files of a writer that was killed before its first save, of one that stored a blob without a session, and a
+    // file without a session.
     let unsaved = UploadId::random().unwrap();
     let unsaved_path = uploads.join(unsaved.as_str());
     let put = uploads.join(format!("{}.put", UploadId::random().unwrap()));
@@ -150,7 +151,7 @@ async fn opening_a_store_removes_what_was_left_long_ago() {
 }
 
 #[tokio::test]
-async fn an_upload_of_another_opening_that_is_being_written_never_expires() {
+async fn an_upload_with_a_writer_in_another_store_does_not_expire() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     let theirs = DiskStore::open(root).await.unwrap();
@@ -168,7 +169,7 @@ async fn an_upload_of_another_opening_that_is_being_written_never_expires() {
 }
 
 #[tokio::test]
-async fn an_upload_whose_bytes_are_gone_ends_when_it_is_continued() {
+async fn an_upload_without_its_bytes_ends_when_it_is_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let store = DiskStore::open(folder.path()).await.unwrap();
     let mut upload = store.start_upload(&name(), Default::default()).await.unwrap();
@@ -182,18 +183,18 @@ async fn an_upload_whose_bytes_are_gone_ends_when_it_is_continued() {
 }
 
 #[tokio::test]
-async fn what_was_never_saved_goes_with_its_writer() {
+async fn unsaved_bytes_are_removed_with_their_writer() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     let store = DiskStore::open(root).await.unwrap();
-    // A handle that is dropped, as by an error or Ctrl-C.
+    // A handle that is dropped, for example after an error.
     let mut dropped = store.start_upload(&name(), Default::default()).await.unwrap();
     dropped.append(Bytes::from(vec![1; 2_000_000])).await.unwrap();
     let id = dropped.id().clone();
     assert_eq!(files(root), [id.to_string()]);
     drop(dropped);
     assert_eq!(files(root), [] as [&str; 0]);
-    // A process that was killed, with its session and without, however young; the third writer is at work.
+    // Files of a killed process with and without a session, however new; the third one has an active writer.
     let killed = store.start_upload(&name(), Default::default()).await.unwrap().id().clone();
     for id in [&killed, &UploadId::random().unwrap()] {
         fs::write(root.join("uploads").join(id.as_str()), "left").unwrap();
@@ -216,9 +217,9 @@ async fn what_was_never_saved_goes_with_its_writer() {
     }
 }
 
-/// A file that was made long ago and becomes a blob now is in the folder of uploads for a moment.
+/// A file with an old modification time that becomes a blob is in the folder of uploads for a moment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_old_file_that_becomes_a_blob_is_not_left_over() {
+async fn an_old_file_that_becomes_a_blob_is_not_a_leftover() {
     let folder = tempfile::tempdir().unwrap();
     let store = DiskStore::open(folder.path()).await.unwrap();
     let blobs = store.blobs().clone();
@@ -242,7 +243,7 @@ async fn an_old_file_that_becomes_a_blob_is_not_left_over() {
 }
 
 #[tokio::test]
-async fn what_is_no_file_does_not_change_a_blob_that_is_there() {
+async fn only_a_regular_file_can_replace_a_blob() {
     let folder = tempfile::tempdir().unwrap();
     let store = DiskStore::open(folder.path()).await.unwrap();
     let digest = Digest::sha256("content");

@@ -1,4 +1,4 @@
-//! A database of an earlier version opens, is brought up to date, and keeps what it has.
+//! A database of an earlier version is migrated when it is opened, and keeps its content.
 
 use crate::clock::{Clock as _, SystemClock};
 use crate::reference::{RepositoryName, Tag};
@@ -30,7 +30,7 @@ async fn old_store(root: &Path) {
 }
 
 #[tokio::test]
-async fn a_database_of_version_2_keeps_what_it_has() {
+async fn a_database_of_version_2_is_migrated() {
     let folder = tempfile::tempdir().unwrap();
     old_store(folder.path()).await;
     let [app, other] = ["team/app", "other"].map(|name| RepositoryName::parse(name).unwrap());
@@ -56,7 +56,7 @@ async fn a_database_of_version_2_keeps_what_it_has() {
     assert!(links.contains(&link(&other, layer.clone())) && !links.contains(&link(&app, layer)), "{links:?}");
 }
 
-/// A push of a blob that a collector is removing waits for it and brings the bytes again.
+/// A push of a blob that a garbage collector is removing waits for the removal and stores the bytes again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_push_waits_for_the_removal_of_the_same_blob() {
     let folder = tempfile::tempdir().unwrap();
@@ -70,7 +70,7 @@ async fn a_push_waits_for_the_removal_of_the_same_blob() {
         let (store, name, digest) = (store.clone(), name.clone(), digest.clone());
         async move { store.put_blob(&name, &digest, Bytes::from_static(b"hello")).await }
     });
-    // Whether the push has begun or not, it must not believe bytes that are about to go.
+    // Whether the push has begun or not, it must not rely on bytes that are being removed.
     tokio::time::sleep(std::time::Duration::from_millis(30)).await;
     let e = store.stat_blob(&name, &digest).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::BlobUnknown, "{e}");

@@ -1,5 +1,4 @@
-//! Every fault that a backend can have is caught by a case of its suite: backends that are wrong on purpose, and the cases
-//! that must fail for each.
+//! Tests of the suites: backends with an injected fault, and the cases that must fail for each fault.
 
 mod blobs;
 mod meta;
@@ -12,7 +11,7 @@ use crate::store::meta::{MemoryMeta, MetaBackend, SqlMeta};
 use crate::store::{Composed, SharedStore};
 use std::sync::Arc;
 
-/// Runs a case; whether it failed.
+/// Runs a case, and returns whether it failed.
 async fn fails(case: impl Future<Output = ()> + Send + 'static) -> bool {
     match tokio::spawn(case).await {
         Ok(()) => false,
@@ -60,65 +59,65 @@ macro_rules! caught {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_fault_of_a_blob_backend_is_caught() {
+async fn the_blob_suite_catches_every_fault() {
     caught! { blob, blobs, BlobFault:
         SecondWriter by one_area_has_one_writer;
-        DiscardKeeps by discarded_bytes_are_gone, a_discarded_area_is_gone_after_reopening;
-        BlobsLostOnReopen by what_was_put_is_there_after_reopening, what_was_committed_is_there_after_reopening;
-        UploadsLostOnReopen by a_saved_area_goes_on_after_reopening;
-        DeletedComeBack by what_was_deleted_is_gone_after_reopening;
-        NoDigestCheck by verify_refuses_another_digest;
-        NoVerify by commit_needs_verify, bytes_after_verify_need_it_again;
-        AdoptKeepsFile by an_adopted_file_is_taken_over, an_adopted_file_may_be_there_already;
-        PathLies by a_path_holds_exactly_the_bytes;
-        ShortRead by bytes_come_back, reads_are_exact;
-        AnySize by bytes_of_another_size_are_corrupt;
-        SizesReversed by sizes_are_in_the_order_asked;
-        DeleteKeeps by deleted_bytes_are_gone;
-        DeleteTellsNothing by deleting_nothing_says_so;
-        ListMisses by the_list_has_everything_once;
-        ListRepeats by the_list_has_everything_once;
-        UnsavedStay by unsaved_bytes_are_forgotten;
-        WholeIsDamaged by whole_bytes_are_not_removed_as_damaged;
+        DiscardKeeps by discarded_bytes_cannot_be_restored, a_discarded_area_stays_discarded_after_reopening;
+        BlobsLostOnReopen by put_blobs_survive_reopening, committed_blobs_survive_reopening;
+        UploadsLostOnReopen by a_saved_area_is_resumed_after_reopening;
+        DeletedComeBack by deleted_content_stays_deleted_after_reopening;
+        NoDigestCheck by verify_rejects_a_wrong_digest;
+        NoVerify by commit_requires_verify, appended_bytes_must_be_verified_again;
+        AdoptKeepsFile by an_adopted_file_becomes_a_blob, an_existing_blob_can_be_adopted_again;
+        PathLies by a_path_names_a_file_with_the_bytes;
+        ShortRead by put_bytes_can_be_read, a_read_returns_the_requested_bytes;
+        AnySize by a_read_with_a_wrong_size_is_corrupt;
+        SizesReversed by sizes_are_in_the_order_of_the_keys;
+        DeleteKeeps by deleted_bytes_cannot_be_read;
+        DeleteTellsNothing by deleting_missing_bytes_returns_false;
+        ListMisses by the_list_has_each_key_once;
+        ListRepeats by the_list_has_each_key_once;
+        UnsavedStay by unsaved_bytes_are_discarded;
+        WholeIsDamaged by intact_bytes_are_not_removed_as_damaged;
         DamagedIsWhole by damaged_bytes_are_removed_and_put_again;
-        NoLeftovers by resting_areas_are_named;
+        NoLeftovers by idle_areas_are_listed;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_fault_of_a_metadata_backend_is_caught() {
+async fn the_metadata_suite_catches_every_fault() {
     caught! { meta, meta, MetaFault:
-        EdgesUnchecked by a_required_edge_must_be_there, an_edge_has_the_size_of_its_target;
+        EdgesUnchecked by a_required_edge_must_exist, an_edge_must_have_the_size_of_its_target;
         OneTag by tags_move_together;
         NoCondition by a_condition_is_checked_for_every_tag;
         MountUnchecked by a_mount_needs_the_link_of_its_source;
-        UnlinkUnchecked by an_unlinked_blob_is_known_and_not_there;
+        UnlinkUnchecked by an_unlinked_blob_keeps_its_row;
         KeyForgotten by keys_are_recorded, linking_again_replaces_size_and_key;
-        VersionStands by the_version_follows_every_change;
-        VersionRuns by the_version_follows_every_change;
+        VersionStands by the_version_changes_with_every_change;
+        VersionRuns by the_version_changes_with_every_change;
         NoLease by a_lease_keeps_a_link;
-        PushNoLease by a_pushed_link_has_its_lease;
+        PushNoLease by a_new_link_has_a_lease;
         LeaseUnchecked by a_lease_needs_a_link;
         CollectsReferenced by a_referenced_link_is_not_collected;
         LeasesIgnored by a_lease_keeps_a_link;
         CondemnsLinked by only_a_blob_without_links_is_condemned;
-        CondemnedLinked by a_condemned_blob_is_not_linked_by_its_key;
-        AnyMark by a_blob_is_removed_by_the_latest_mark;
+        CondemnedLinked by a_condemned_key_cannot_be_linked;
+        AnyMark by only_the_latest_mark_removes_a_blob;
         OneRepository by repositories_with_a_blob_are_listed, repositories_with_a_blob_are_paged;
         NoMore by repositories_are_paged_in_byte_order;
-        AllStale by stale_sessions_are_named;
+        AllStale by stale_sessions_are_listed;
         AllExpire by only_stale_sessions_expire;
-        SaveForgets by a_saved_session_says_where_it_stands;
-        SaveUnchecked by saving_a_session_that_ended_is_refused;
+        SaveForgets by a_saved_session_has_its_state;
+        SaveUnchecked by saving_an_ended_session_is_rejected;
         SessionStays by a_link_ends_its_session;
-        LostOnReopen by what_was_written_is_there_after_reopening, a_session_is_there_after_reopening,
-            marks_and_leases_are_there_after_reopening;
+        LostOnReopen by content_survives_reopening, sessions_survive_reopening,
+            marks_and_leases_survive_reopening;
     }
 }
 
-/// A store that loses all when it is closed, and says that it is durable.
+/// A store that claims to be durable and loses its content when it is closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_is_durable_in_name_only_is_caught() {
+async fn the_store_suite_catches_a_false_claim_of_durability() {
     let open = || {
         Opener::new(|_| async {
             let blobs = BlobMutant::new(MemoryBlobs::default(), BlobFault::ClaimsDurable);
@@ -126,7 +125,7 @@ async fn a_store_that_is_durable_in_name_only_is_caught() {
             (Arc::new(Composed::new(blobs, meta)) as SharedStore, ())
         })
     };
-    assert!(fails(conformance::what_was_acknowledged_is_there_after_reopening(open())).await);
-    assert!(fails(conformance::what_was_deleted_is_gone_after_reopening(open())).await);
+    assert!(fails(conformance::acknowledged_content_survives_reopening(open())).await);
+    assert!(fails(conformance::deleted_content_stays_deleted_after_reopening(open())).await);
     assert!(fails(conformance::a_saved_upload_is_resumed_after_reopening(open())).await);
 }

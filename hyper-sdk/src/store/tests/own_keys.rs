@@ -1,5 +1,5 @@
-//! A blob backend that keeps an upload where its bytes came in, as an object store does: metadata records the key, and
-//! neither a commit nor a second repository copies a byte.
+//! A blob backend that keeps the bytes of an upload under their own key, as an object store does: metadata records the
+//! key, and neither a commit nor a second repository copies bytes.
 
 use crate::digest::{Algorithm, Hasher};
 use crate::reference::RepositoryName;
@@ -38,14 +38,14 @@ struct State {
     objects: BTreeMap<BlobKey, Object>,
     /// The parts of each upload, and whether somebody writes to it.
     uploads: HashMap<UploadId, (Vec<Bytes>, bool)>,
-    /// Whether nothing becomes an object: the other end is out of order.
+    /// Whether the object store is unavailable.
     is_broken: bool,
 }
 
 impl State {
     fn works(&self) -> Result<()> {
         match self.is_broken {
-            true => Err(Error::new(ErrorKind::Unavailable, "the object store is out of order")),
+            true => Err(Error::new(ErrorKind::Unavailable, "the object store is unavailable")),
             false => Ok(()),
         }
     }
@@ -174,7 +174,7 @@ impl Drop for Parts {
 
 #[async_trait]
 impl BlobStaging for Parts {
-    /// The number of parts is what the backend itself has to know.
+    /// The backend's own state is the number of parts.
     async fn restore(&mut self, state: &StagedState, algorithm: Algorithm) -> Result<()> {
         self.hasher = if state.offset == 0 { algorithm.hasher() } else { Hasher::restore(&state.hash)? };
         let count = state.backend.first().copied().unwrap_or(0) as usize;

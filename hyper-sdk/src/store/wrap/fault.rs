@@ -1,9 +1,9 @@
-//! Backends that fail on purpose, for tests of what remains after a fault.
+//! Fault injection: backends that fail on purpose, for tests of the state after an error.
 //!
-//! The faults sit below [`Composed`](crate::store::Composed), where disks and databases fail: each call of a backend or
-//! staging method is one operation, counted across both backends by one [`FaultPlan`]. An operation that fails has
-//! either done nothing, or, after [`FaultPlan::after_the_deed`], everything (the answer was lost); a failing
-//! append has, in between, taken half of its bytes.
+//! The faults are injected below [`Composed`](crate::store::Composed), where disks and databases fail: each call of a
+//! backend or staging method is one operation, counted across both backends by one [`FaultPlan`]. A failing operation
+//! has done nothing or, with [`FaultPlan::after_the_operation`], everything (only its result is lost); a failing append
+//! has taken half of its bytes.
 
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};
@@ -32,23 +32,23 @@ struct Plan {
 }
 
 impl FaultPlan {
-    /// A plan under which nothing fails.
+    /// A plan without a fault.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Fails the `k`-th operation from now, counted from 1, and only that one.
+    /// Fails the `k`-th operation from now, counted from 1, and no other.
     pub fn fail_at(&self, k: u64) {
         self.0.count.store(0, Ordering::SeqCst);
         self.0.fails_at.store(k, Ordering::SeqCst);
     }
 
-    /// Whether the failing operation is done before its error is given.
-    pub fn after_the_deed(&self, after: bool) {
+    /// Whether the failing operation is completed before its error is returned.
+    pub fn after_the_operation(&self, after: bool) {
         self.0.after.store(after, Ordering::SeqCst);
     }
 
-    /// Whether the planned fault has happened.
+    /// Whether the planned fault was injected.
     pub fn has_failed(&self) -> bool {
         let fails_at = self.0.fails_at.load(Ordering::SeqCst);
         fails_at != 0 && self.0.count.load(Ordering::SeqCst) >= fails_at

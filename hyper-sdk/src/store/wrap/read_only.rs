@@ -1,4 +1,4 @@
-//! A store that can only be read.
+//! A read-only view of a store.
 
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -14,7 +14,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Passes reads on and refuses every write with [`crate::ErrorKind::Unsupported`].
+/// Forwards reads and rejects every write with [`crate::ErrorKind::Unsupported`].
 ///
 /// ```
 /// use hyper_sdk::store::wrap::ReadOnly;
@@ -47,11 +47,11 @@ impl fmt::Display for ReadOnly {
     }
 }
 
-fn refused<T>(what: &str) -> Result<T> {
+fn rejected<T>(what: &str) -> Result<T> {
     Err(read_only(what))
 }
 
-// A method that is added to the trait must be decided here too, not fall to its default.
+// A new method of the trait must be implemented here too, instead of using its default.
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl RegistryStore for ReadOnly {
@@ -73,19 +73,19 @@ impl RegistryStore for ReadOnly {
     }
 
     async fn delete_blob(&self, _: &RepositoryName, _: &Digest) -> Result<()> {
-        refused("delete a blob")
+        rejected("delete a blob")
     }
 
     async fn mount_blob(&self, _: &RepositoryName, _: &Digest, _: &RepositoryName) -> Result<u64> {
-        refused("mount a blob")
+        rejected("mount a blob")
     }
 
     async fn start_upload(&self, _: &RepositoryName, _: UploadOptions) -> Result<Box<dyn BlobUpload>> {
-        refused("take an upload")
+        rejected("start an upload")
     }
 
     async fn resume_upload(&self, _: &RepositoryName, _: &UploadId) -> Result<Box<dyn BlobUpload>> {
-        refused("take an upload")
+        rejected("start an upload")
     }
 
     async fn get_manifest(
@@ -97,11 +97,11 @@ impl RegistryStore for ReadOnly {
     }
 
     async fn put_manifest(&self, _: &RepositoryName, _: PutManifest) -> Result<Descriptor> {
-        refused("take a manifest")
+        rejected("store a manifest")
     }
 
     async fn delete_manifest(&self, _: &RepositoryName, _: &ManifestReference) -> Result<()> {
-        refused("delete a manifest")
+        rejected("delete a manifest")
     }
 
     async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>> {
@@ -130,15 +130,15 @@ impl RegistryStore for ReadOnly {
     }
 
     async fn put_blob(&self, _: &RepositoryName, _: &Digest, _: Bytes) -> Result<Descriptor> {
-        refused("take a blob")
+        rejected("store a blob")
     }
 
     async fn put_blob_file(&self, _: &RepositoryName, _: &Digest, _: &Path) -> Result<Descriptor> {
-        refused("take a blob")
+        rejected("store a blob")
     }
 
     async fn remove_damaged(&self, _: &Digest) -> Result<bool> {
-        refused("remove a damaged blob")
+        rejected("remove a damaged blob")
     }
 
     async fn blob_path(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<PathBuf>> {
@@ -146,6 +146,6 @@ impl RegistryStore for ReadOnly {
     }
 
     async fn expire_uploads(&self, _: Duration) -> Result<u64> {
-        refused("remove uploads")
+        rejected("remove uploads")
     }
 }

@@ -1,14 +1,14 @@
-//! Web servers that break off within the file, and what they are asked for then.
+//! Tests with web servers that close the connection within the file, and the requests that follow.
 
 use super::super::*;
 use crate::Digest;
 use std::io::{Read as _, Write as _};
 use std::sync::Mutex as Locked;
 
-/// What a request asked for: `Range` and `If-Range`.
+/// The headers `Range` and `If-Range` of a request.
 type Asked = (Option<String>, Option<String>);
 
-/// A server that gives one answer to each connection, in order, and closes it.
+/// A server that sends one response on each connection, in order, and closes the connection.
 fn server(answers: Vec<Vec<u8>>) -> (String, Arc<Locked<Vec<Asked>>>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -61,7 +61,7 @@ fn whole(body: &str) -> Vec<u8> {
     answer("200 OK", &format!("Content-Length: {}\r\n", body.len()), body)
 }
 
-/// Fetches what a server gives; the second value is the text of each range that was asked for.
+/// Fetches a file from a server; the second value has the range headers of each request.
 async fn fetch(answers: Vec<Vec<u8>>, checksum: Option<Digest>) -> (String, Vec<Asked>) {
     let count = answers.len();
     let (url, asked) = server(answers);
@@ -78,12 +78,12 @@ async fn fetch(answers: Vec<Vec<u8>>, checksum: Option<Digest>) -> (String, Vec<
 }
 
 #[tokio::test]
-async fn a_download_goes_on_where_it_broke_off_when_the_bytes_have_a_name() {
+async fn a_download_continues_when_the_server_gives_a_validator() {
     let rest = |at: &str, name: &str| (Some(format!("bytes={at}-")), Some(name.to_owned()));
     let tag = "ETag: \"x\"\r\n";
     let (text, asked) = fetch(vec![start(tag), part("4-9/10", 6, "456789")], None).await;
     assert_eq!((text.as_str(), &asked[1]), (WHOLE, &rest("4", "\"x\"")));
-    // A time of the last change, where the server says that it takes ranges.
+    // A time of the last change, from a server that supports ranges.
     let headers = format!("{OLD}Accept-Ranges: bytes\r\n");
     let answers = vec![
         start(&headers),
@@ -91,18 +91,18 @@ async fn a_download_goes_on_where_it_broke_off_when_the_bytes_have_a_name() {
     ];
     let (text, asked) = fetch(answers, None).await;
     assert_eq!((text.as_str(), &asked[1]), (WHOLE, &rest("4", "Sun, 06 Nov 1994 08:49:37 GMT")));
-    // Breaking again, and less than was asked for.
+    // A second break, and a range shorter than requested.
     for second in [part("4-9/10", 6, "45"), part("4-5/10", 2, "45")] {
         let (text, asked) = fetch(vec![start(tag), second, part("6-9/10", 4, "6789")], None).await;
         assert_eq!((text.as_str(), &asked[1], &asked[2]), (WHOLE, &rest("4", "\"x\""), &rest("6", "\"x\"")));
     }
-    // The file is another one now.
+    // The file has changed in the meantime.
     let (text, asked) = fetch(vec![start(tag), whole("changed")], None).await;
     assert_eq!((text.as_str(), &asked[1]), ("changed", &rest("4", "\"x\"")));
 }
 
 #[tokio::test]
-async fn a_download_begins_anew_when_it_cannot_go_on() {
+async fn a_download_restarts_when_it_cannot_continue() {
     let fresh = format!(
         "Last-Modified: {}\r\nAccept-Ranges: bytes\r\n",
         httpdate::fmt_http_date(std::time::SystemTime::now())
@@ -134,7 +134,7 @@ async fn a_download_begins_anew_when_it_cannot_go_on() {
         let (text, asked) = fetch(vec![start(tag), second, whole(WHOLE)], None).await;
         assert_eq!((text.as_str(), &asked[2]), (WHOLE, &(None, None)), "{shown}");
     }
-    // A rest that does not fit what came before, whatever its server says.
+    // A rest that does not match the beginning, although the server says so.
     let checksum = Some(Digest::sha256(WHOLE));
     let (text, asked) = fetch(vec![start(tag), part("4-9/10", 6, "abcdef"), whole(WHOLE)], checksum).await;
     assert_eq!((text.as_str(), &asked[2]), (WHOLE, &(None, None)));

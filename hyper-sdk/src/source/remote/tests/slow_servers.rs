@@ -1,4 +1,4 @@
-//! Web servers that accept and say nothing, stall within the file, or send it by drops.
+//! Tests with web servers that accept and send nothing, stall within the file, or send it slowly.
 
 use super::super::*;
 use crate::ErrorKind;
@@ -6,7 +6,7 @@ use crate::progress::Event;
 use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A server that answers the first `bad` requests with `head` and then nothing, or a byte every now and then.
+/// A server that answers the first `bad` requests with `head` and then with nothing, or with one byte after each pause.
 fn server(bad: usize, head: &'static str, pause: Option<Duration>) -> (String, Arc<AtomicUsize>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -39,15 +39,15 @@ async fn fetch(url: &str) -> (Result<Option<Fetched>>, Vec<String>, tempfile::Te
     let options = RemoteOptions { idle_timeout, progress, ..RemoteOptions::default() };
     let source = WebSource { url: url.to_owned(), file_name: "file".to_owned(), checksum: None };
     let fetched = RemoteSources::new(folder.path(), options).fetch(&SourceOp::Web(source)).await;
-    let told = std::iter::from_fn(|| events.try_recv().ok()).filter_map(|event| match event {
+    let messages = std::iter::from_fn(|| events.try_recv().ok()).filter_map(|event| match event {
         Event::Warning { message, .. } => Some(message),
         _ => None,
     });
-    (fetched, told.collect(), folder)
+    (fetched, messages.collect(), folder)
 }
 
 #[tokio::test]
-async fn a_server_that_recovers_gives_the_file_and_one_that_does_not_ends_the_fetch() {
+async fn a_fetch_is_retried_until_the_server_recovers() {
     const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nstart";
     let drops = Some(Duration::from_millis(20));
     for (head, pause, why) in [
@@ -57,30 +57,34 @@ async fn a_server_that_recovers_gives_the_file_and_one_that_does_not_ends_the_fe
         (HEAD, drops, "too slowly"),
     ] {
         let (url, seen) = server(2, head, pause);
-        let (fetched, told, _folder) = fetch(&url).await;
+        let (fetched, messages, _folder) = fetch(&url).await;
         let path = fetched.unwrap().unwrap().path;
         assert_eq!(std::fs::read(path.join("file")).unwrap(), b"good");
-        assert_eq!((told.len(), seen.load(Ordering::SeqCst)), (2, 3), "{told:?}");
-        assert!(told[0].contains(why) && told[1].contains("attempt 3 of 4"), "{told:?}");
+        assert_eq!((messages.len(), seen.load(Ordering::SeqCst)), (2, 3), "{messages:?}");
+        assert!(messages[0].contains(why) && messages[1].contains("attempt 3 of 4"), "{messages:?}");
 
         let (url, seen) = server(usize::MAX, head, pause);
-        let (fetched, told, folder) = fetch(&url).await;
+        let (fetched, messages, folder) = fetch(&url).await;
         let e = fetched.unwrap_err();
-        assert_eq!((e.kind(), told.len(), seen.load(Ordering::SeqCst)), (ErrorKind::Timeout, 3, 4), "{e}");
+        assert_eq!(
+            (e.kind(), messages.len(), seen.load(Ordering::SeqCst)),
+            (ErrorKind::Timeout, 3, 4),
+            "{e}"
+        );
         let left: Vec<_> = std::fs::read_dir(folder.path().join("web")).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
     }
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_looked_for_once_more() {
+async fn an_unreachable_server_is_retried_once() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (fetched, told, _folder) = fetch(&format!("http://{free}/file")).await;
+    let (fetched, messages, _folder) = fetch(&format!("http://{free}/file")).await;
     assert_eq!(fetched.unwrap_err().kind(), ErrorKind::Unavailable);
-    assert!(told.len() == 1 && told[0].contains("attempt 2 of 2"), "{told:?}");
+    assert!(messages.len() == 1 && messages[0].contains("attempt 2 of 2"), "{messages:?}");
 }
 
-/// Fetches a repository from a server that sends this again and again, with a pause between.
+/// Fetches a repository from a server that sends `start`, and then `more` after each pause.
 async fn fetch_git(start: &'static str, more: &'static str, pause: Duration) -> Option<crate::Error> {
     let version = std::process::Command::new("git").arg("--version").output();
     if version.is_err() {
@@ -120,8 +124,8 @@ async fn fetch_git(start: &'static str, more: &'static str, pause: Duration) -> 
 }
 
 #[tokio::test]
-async fn a_git_server_that_is_silent_drips_or_never_ends_is_given_up() {
-    // A line of the list of branches, and the first half of the longest line.
+async fn a_git_server_that_is_silent_slow_or_endless_is_an_error() {
+    // A line of the list of branches, and the beginning of the longest possible line.
     const BRANCH: &str = "003c00112233445566778899aabbccddeeff00112233 refs/heads/abc\n";
     let flood: &'static str = Box::leak(BRANCH.repeat(4000).into_boxed_str());
     let (minute, drops) = (Duration::from_secs(60), Duration::from_millis(100));

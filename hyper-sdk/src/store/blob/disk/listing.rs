@@ -1,4 +1,4 @@
-//! What is in the folder of blobs, in the order of its names.
+//! Lists the folder of blobs in the order of the file names.
 
 use super::super::{BlobKey, StoredBytes};
 use crate::digest::Algorithm;
@@ -13,7 +13,7 @@ use std::time::UNIX_EPOCH;
 pub(super) fn list(blobs: &Path, after: Option<&BlobKey>, limit: usize) -> Result<Listing<StoredBytes>> {
     let after = match after {
         Some(BlobKey::Digest(digest)) => Some(digest),
-        // These would come after every digest, and there are none.
+        // Such a key sorts after every digest, and this backend has none.
         Some(BlobKey::Own(_)) => return Ok(Listing { items: Vec::new(), more: false }),
         None => None,
     };
@@ -21,7 +21,7 @@ pub(super) fn list(blobs: &Path, after: Option<&BlobKey>, limit: usize) -> Resul
     algorithms.sort_unstable();
     let mut items = Vec::new();
     for algorithm in algorithms {
-        // What to begin after within this folder.
+        // The name within this folder to start after.
         let last = match after.map(|after| (after.algorithm().name(), after)) {
             Some((name, _)) if name > algorithm => continue,
             Some((name, after)) if name == algorithm => after.hex(),

@@ -1,18 +1,19 @@
 //! Blobs in a folder.
 //!
 //! ```text
-//!   ROOT/blobs/sha256/ab/abcd…       the bytes of a blob, never changed once they are there
+//!   ROOT/blobs/sha256/ab/abcd…       the bytes of a blob, never changed
 //!   ROOT/blobs/sha512/01/0123…
 //!   ROOT/uploads/ID                  staged bytes of an upload; its writer holds an exclusive lock on the file
-//!   ROOT/uploads/ID.put              a blob that is being written whole
+//!   ROOT/uploads/ID.put              a blob that is written without an upload session
 //! ```
 //!
 //! # Invariants
 //! - A file under `blobs` is complete: it was written and synced under `uploads`, then renamed; then its folder is
-//!   synced. Renaming over a file of the same content is harmless, so that pushing a blob again repairs a damaged one.
-//! - Staged bytes after the saved offset cannot be trusted, since a crash may have lost some of them: a writer that
-//!   continues first cuts the file to that offset.
-//! - Locks are advisory locks of the system (`flock`). They end with their process, also when it is killed.
+//!   synced. Renaming over a file of the same content is harmless, so pushing a blob again repairs a damaged file.
+//! - Staged bytes after the saved offset cannot be trusted, because a crash may have lost some of them: a writer that
+//!   resumes truncates the file to that offset first.
+//! - Locks are advisory locks of the system (`flock`). The system releases them when their process ends, even when it
+//!   is killed.
 
 mod listing;
 mod staging;
@@ -34,7 +35,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::task::spawn_blocking;
 
-/// The sizes of up to this many blobs are looked up at once: that costs less than to hand the work to another thread.
+/// Up to this many sizes are read on the calling thread, which costs less than a task on another thread.
 const SIZES_INLINE: usize = 4;
 
 /// Blobs in a folder. Clones share it; so may other processes.
@@ -50,11 +51,11 @@ struct Folders {
 }
 
 impl DiskBlobs {
-    /// Opens the folder `root`, making what is missing of it. It is closed to other users; that it was open before is
-    /// in [`DiskBlobs::warning`].
+    /// Opens the folder `root`, and creates it when it is missing. It is made private; if other users could reach it
+    /// before, [`DiskBlobs::warning`] says so.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`] when it cannot be made or written, and those of [`private_folder::open`].
+    /// [`crate::ErrorKind::Io`] when it cannot be created or written, and those of [`private_folder::open`].
     pub async fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
         blocking(move || {
@@ -64,7 +65,7 @@ impl DiskBlobs {
                 make_folder(folder)?;
                 private_folder::close_within(folder)?;
             }
-            // One for each kind of digest.
+            // One folder for each algorithm.
             for kind in std::fs::read_dir(&folders.blobs).into_iter().flatten().flatten() {
                 private_folder::close_within(&kind.path())?;
             }
@@ -78,13 +79,13 @@ impl DiskBlobs {
         &self.0.root
     }
 
-    /// A warning about the state in which the folder was found.
+    /// The warning that other users could reach the folder before it was opened.
     pub fn warning(&self) -> Option<&str> {
         self.0.warning.as_deref()
     }
 
-    /// A folder on the same file system for files that are to become blobs ([`BlobBackend::adopt`]). Files that are
-    /// left there are removed by age.
+    /// A folder on the same file system for files that become blobs ([`BlobBackend::adopt`]). Files that stay there are
+    /// removed when they are old.
     pub fn scratch(&self) -> &Path {
         &self.0.uploads
     }
@@ -95,12 +96,12 @@ impl Folders {
         self.blobs.join(digest.algorithm().name()).join(&digest.hex()[..2]).join(digest.hex())
     }
 
-    /// Moves a file that is complete and synced to its place.
+    /// Moves a complete and synced file to the path of its blob.
     fn place(&self, from: &Path, digest: &Digest) -> Result<()> {
         let to = self.blob(digest);
         let folder = to.parent().unwrap_or(&self.blobs);
         match fs::rename(from, &to) {
-            // Another process may have made the folder in the meantime, so try again in any case.
+            // Another process may have created the folder in the meantime, so try again in any case.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 if let Some(parent) = folder.parent() {
                     make_folder(parent)?;
@@ -116,7 +117,8 @@ impl Folders {
 }
 
 impl Folders {
-    /// Reads a blob, and removes it through the path `aside` when it is damaged and was not replaced in the meantime.
+    /// Reads a blob, and removes it when it is damaged. The file is first renamed to `aside`, so that a blob that was
+    /// pushed again in the meantime is not removed.
     fn remove_damaged(&self, digest: &Digest, aside: &Path) -> Result<bool> {
         let path = self.blob(digest);
         let mut file = match File::open(&path) {
@@ -125,7 +127,7 @@ impl Folders {
             Err(e) => return Err(e).at("cannot open the blob", &path),
         };
         let mut hasher = digest.algorithm().hasher();
-        // A file that the disk cannot read is damaged, too.
+        // A file that the disk cannot read is damaged as well.
         let read = std::io::copy(
             &mut std::io::BufReader::with_capacity(READ_CHUNK as usize, &mut file),
             &mut hasher,
@@ -136,7 +138,7 @@ impl Folders {
         let known = file.metadata().at("cannot read the blob", &path)?;
         match fs::rename(&path, aside) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(true),
-            other => other.at("cannot take the damaged blob away", &path)?,
+            other => other.at("cannot move the damaged blob away", &path)?,
         }
         if fs::symlink_metadata(aside).is_ok_and(|moved| moved.ino() != known.ino()) {
             // The blob was pushed again in the meantime.
@@ -148,7 +150,7 @@ impl Folders {
     }
 }
 
-/// Makes a folder durably; its parent exists, or everything above is made too.
+/// Creates a folder durably. Creates the folders above it when they are missing.
 fn make_folder(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -157,24 +159,24 @@ fn make_folder(path: &Path) -> Result<()> {
     path.parent().filter(|p| !p.as_os_str().is_empty()).map_or(Ok(()), sync_folder)
 }
 
-/// Whether the open file is the one that the path names now.
+/// Whether the path still names the open file.
 fn is_at(file: &File, path: &Path) -> bool {
     let (held, named) = (file.metadata(), fs::metadata(path));
     matches!((held, named), (Ok(h), Ok(n)) if h.ino() == n.ino() && h.dev() == n.dev())
 }
 
 /// Locks a file in the folder of uploads, so that it is not removed as a leftover, however old it is. On a file system
-/// without locks only its age counts.
+/// without locks only the age of a file decides.
 fn hold(file: &File) {
     let _ = file.try_lock();
 }
 
-/// The digest in a key: this backend has no other keys.
+/// The digest of a key; this backend has no other keys.
 fn by_digest(key: &BlobKey) -> Result<&Digest> {
     match key {
         BlobKey::Digest(digest) => Ok(digest),
         BlobKey::Own(_) => {
-            Err(Error::new(ErrorKind::Corrupt, "a store in a folder keeps bytes under their digest alone")
+            Err(Error::new(ErrorKind::Corrupt, "a store in a folder keeps bytes only under their digest")
                 .with_context("key", key))
         }
     }
@@ -211,11 +213,11 @@ impl BlobBackend for DiskBlobs {
         let (folders, digest) = (Arc::clone(&self.0), digest.clone());
         let temporary = folders.uploads.join(format!("{}.put", UploadId::random()?));
         blocking(move || {
-            // A damaged blob is replaced: what is put whole is small enough to compare.
+            // A damaged file is replaced. The bytes are in memory, so comparing them is cheap.
             let there = folders.blob(&digest);
             let as_long = fs::metadata(&there).is_ok_and(|meta| meta.len() == bytes.len() as u64);
             if as_long && fs::read(&there).is_ok_and(|there| there == bytes) {
-                // Its writer may not have come to sync the folder yet.
+                // Its writer may not have synced the folder yet.
                 return there.parent().map_or(Ok(()), sync_folder);
             }
             let written = File::create_new(&temporary)
@@ -249,7 +251,7 @@ impl BlobBackend for DiskBlobs {
                 Ok(()) => folders.place(&temporary, &digest).inspect_err(|_| {
                     let _ = fs::rename(&temporary, &path);
                 })?,
-                // Another file system: the bytes have to be copied after all, and are checked on the way.
+                // On another file system the bytes are copied, and checked while they are copied.
                 Err(e) if e.kind() == std::io::ErrorKind::CrossesDevices => {
                     copy_in(&folders, &file, &temporary, &digest)?;
                     fs::remove_file(&path).at("cannot remove the file of the blob", &path)?;
@@ -342,7 +344,8 @@ impl BlobBackend for DiskBlobs {
                 Err(TryLockError::WouldBlock) => return Err(busy(&id)),
                 Err(TryLockError::Error(e)) => return Err(e).at("cannot lock the staging file", &path),
             }
-            // Between opening and locking, its writer may have made the file a blob: never write to that.
+            // Between opening and locking, another writer may have committed the file as a blob, which must not be
+            // written to.
             if !is_at(&file, &path) {
                 return Err(staging_lost());
             }

@@ -14,11 +14,11 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Appended bytes are gathered up to this many before they are written.
+/// The size of the buffer for appended bytes.
 const WRITE_CHUNK: usize = 512 * 1024;
 
-/// A staging area. While a thread works on it the area is there, not here; when the waiting task is cancelled it does
-/// not come back, and neither is its lock given up before the thread is done.
+/// A staging area. An operation moves the area to a thread and back. When the caller drops the future, the area is not
+/// moved back, and its lock is released only when the thread has finished.
 #[derive(Debug)]
 pub(super) struct DiskStaging {
     area: Option<Area>,
@@ -33,16 +33,17 @@ pub(super) struct Area {
     hasher: Hasher,
     written: u64,
     pending: Vec<Bytes>,
-    /// The digest that everything written was found to have.
+    /// The verified digest of everything that was written.
     verified: Option<Digest>,
-    /// How much is saved, once that is known. What is not saved goes with the handle.
+    /// The saved offset, once it is known. Bytes after it are removed with the handle.
     saved: Option<u64>,
 }
 
 impl Drop for Area {
-    /// Gives the lock up. Closing the file would not do while a process that this one is starting still has it, too.
+    /// Releases the lock. Closing the file does not release it while a child process that was started just now still
+    /// has the descriptor.
     fn drop(&mut self) {
-        // A request that ends before it knows what is saved may have made the file just now.
+        // A request that ends before the saved offset is known may have created the file.
         let holds_nothing = match self.saved {
             Some(saved) => saved == 0,
             None => self.file.metadata().is_ok_and(|stat| stat.len() == 0),
@@ -76,7 +77,7 @@ impl DiskStaging {
 }
 
 impl Area {
-    /// The area of a staging file that its opener has locked.
+    /// The area of a staging file that the caller has locked.
     pub(super) fn new(folders: Arc<Folders>, path: PathBuf, file: File) -> Self {
         Self {
             folders,
@@ -90,7 +91,8 @@ impl Area {
         }
     }
 
-    /// Writes what is gathered. After a fault the file may be longer than `written`; the next write is again there.
+    /// Writes the buffer. After an error the file may be longer than `written`; the next write starts at `written`
+    /// again.
     fn flush(&mut self) -> Result<()> {
         self.verified = None;
         let mut at = self.written;
@@ -116,7 +118,7 @@ impl Area {
             )?;
             Ok(hasher.finish())
         };
-        read().at("cannot read the staging file again", &self.path)
+        read().at("cannot read the staging file", &self.path)
     }
 
     fn verify(&mut self, digest: &Digest) -> Result<u64> {
@@ -129,8 +131,8 @@ impl Area {
         if got != *digest {
             return Err(digest_mismatch(digest, &got));
         }
-        // A write that failed half-way and was not repeated in full may have left bytes behind the end.
-        self.file.set_len(self.written).at("cannot cut the staging file", &self.path)?;
+        // A failed write may have left bytes after the end.
+        self.file.set_len(self.written).at("cannot truncate the staging file", &self.path)?;
         self.file.sync_data().at("cannot sync the staging file", &self.path)?;
         self.verified = Some(got);
         Ok(self.written)
@@ -145,8 +147,8 @@ impl Area {
 
     fn discard(&mut self) -> Result<()> {
         self.pending.clear();
-        // Its space comes back now, not when the last handle is closed; removing it is what counts. A file that has
-        // become a blob is not touched.
+        // Truncating frees the space now, not when the last handle is closed; only a failure to remove the file is an
+        // error. A file that has become a blob is not touched.
         if is_at(&self.file, &self.path) {
             let _ = self.file.set_len(0);
         }
@@ -170,7 +172,7 @@ impl BlobStaging for DiskStaging {
                 return Err(staging_lost());
             }
             if length > state.offset {
-                area.file.set_len(state.offset).at("cannot cut the staging file", &area.path)?;
+                area.file.set_len(state.offset).at("cannot truncate the staging file", &area.path)?;
             }
             (area.written, area.saved) = (state.offset, Some(state.offset));
             Ok(())
@@ -191,7 +193,7 @@ impl BlobStaging for DiskStaging {
         }
         self.with_area(move |area| {
             area.flush().inspect_err(|_| {
-                // The caller's bytes are not taken; what was gathered before them still is.
+                // The bytes of the caller are not taken; the buffer keeps the bytes before them.
                 area.pending.pop();
             })
         })

@@ -1,4 +1,4 @@
-//! Bytes: put, adopted, read, deleted, listed.
+//! Cases about bytes: put, adopt, read, delete, list.
 
 use super::super::kit::{fails, noise};
 use super::BlobOpener;
@@ -37,7 +37,7 @@ pub(super) async fn read_all(blobs: &dyn BlobBackend, key: &BlobKey, size: usize
     read(blobs, key, size as u64, 0, size as u64).await.unwrap()
 }
 
-pub async fn bytes_come_back(opener: BlobOpener) {
+pub async fn put_bytes_can_be_read(opener: BlobOpener) {
     let blobs = opener.open().await;
     for (seed, length) in [1, 4096, 524_287, 524_288, 524_289, 3 << 20].into_iter().enumerate() {
         let bytes = noise(length, seed as u64);
@@ -47,14 +47,14 @@ pub async fn bytes_come_back(opener: BlobOpener) {
     }
 }
 
-pub async fn the_empty_blob_is_a_blob(opener: BlobOpener) {
+pub async fn an_empty_blob_is_stored(opener: BlobOpener) {
     let blobs = opener.open().await;
     let key = put(&**blobs, "").await;
     assert_eq!(size(&**blobs, &key).await, Some(0));
     assert_eq!(read_all(&**blobs, &key, 0).await, b"");
 }
 
-pub async fn sha512_is_another_key(opener: BlobOpener) {
+pub async fn a_sha512_digest_is_a_different_key(opener: BlobOpener) {
     let blobs = opener.open().await;
     let digest = Algorithm::Sha512.digest(b"hello");
     blobs.put(&digest, Bytes::from_static(b"hello")).await.unwrap();
@@ -62,7 +62,7 @@ pub async fn sha512_is_another_key(opener: BlobOpener) {
     assert_eq!(size(&**blobs, &Digest::sha256("hello").into()).await, None);
 }
 
-pub async fn putting_twice_is_harmless(opener: BlobOpener) {
+pub async fn a_blob_can_be_put_twice(opener: BlobOpener) {
     let blobs = opener.open().await;
     let first = put(&**blobs, "hello").await;
     assert_eq!(put(&**blobs, "hello").await, first);
@@ -70,7 +70,7 @@ pub async fn putting_twice_is_harmless(opener: BlobOpener) {
     assert_eq!(blobs.list(None, 10).await.unwrap().items.len(), 1);
 }
 
-pub async fn sizes_are_in_the_order_asked(opener: BlobOpener) {
+pub async fn sizes_are_in_the_order_of_the_keys(opener: BlobOpener) {
     let blobs = opener.open().await;
     let mut keys = Vec::new();
     let mut expected = Vec::new();
@@ -90,7 +90,7 @@ pub async fn sizes_are_in_the_order_asked(opener: BlobOpener) {
     assert!(blobs.sizes(&[]).await.unwrap().is_empty());
 }
 
-pub async fn reads_are_exact(opener: BlobOpener) {
+pub async fn a_read_returns_the_requested_bytes(opener: BlobOpener) {
     let blobs = opener.open().await;
     let bytes = noise((2 << 20) + 5, 7);
     let key = put(&**blobs, bytes.clone()).await;
@@ -103,7 +103,7 @@ pub async fn reads_are_exact(opener: BlobOpener) {
     }
 }
 
-pub async fn many_readers_read_at_once(opener: BlobOpener) {
+pub async fn concurrent_readers_get_all_bytes(opener: BlobOpener) {
     let blobs = opener.open().await;
     let bytes = noise(1_300_000, 8);
     let key = put(&**blobs, bytes.clone()).await;
@@ -111,14 +111,14 @@ pub async fn many_readers_read_at_once(opener: BlobOpener) {
     assert!(futures::future::join_all(readers).await.into_iter().all(|got| got == bytes));
 }
 
-pub async fn missing_bytes_are_corrupt(opener: BlobOpener) {
+pub async fn a_read_of_missing_bytes_is_corrupt(opener: BlobOpener) {
     let blobs = opener.open().await;
     let absent = Digest::sha256("absent").into();
     assert_eq!(size(&**blobs, &absent).await, None);
     fails(read(&**blobs, &absent, 6, 0, 6).await, &[ErrorKind::Corrupt]);
 }
 
-pub async fn bytes_of_another_size_are_corrupt(opener: BlobOpener) {
+pub async fn a_read_with_a_wrong_size_is_corrupt(opener: BlobOpener) {
     let blobs = opener.open().await;
     let key = put(&**blobs, "0123456789").await;
     for size in [9, 11] {
@@ -126,7 +126,7 @@ pub async fn bytes_of_another_size_are_corrupt(opener: BlobOpener) {
     }
 }
 
-pub async fn an_adopted_file_is_taken_over(opener: BlobOpener) {
+pub async fn an_adopted_file_becomes_a_blob(opener: BlobOpener) {
     let blobs = opener.open().await;
     for (seed, length) in [0, 10, 1 << 20].into_iter().enumerate() {
         let bytes = noise(length, 20 + seed as u64);
@@ -139,7 +139,7 @@ pub async fn an_adopted_file_is_taken_over(opener: BlobOpener) {
     }
 }
 
-pub async fn an_adopted_file_may_be_there_already(opener: BlobOpener) {
+pub async fn an_existing_blob_can_be_adopted_again(opener: BlobOpener) {
     let blobs = opener.open().await;
     let key = put(&**blobs, "hello").await;
     let path = opener.elsewhere().join("file");
@@ -149,7 +149,7 @@ pub async fn an_adopted_file_may_be_there_already(opener: BlobOpener) {
     assert_eq!(read_all(&**blobs, &key, 5).await, b"hello");
 }
 
-pub async fn a_path_holds_exactly_the_bytes(opener: BlobOpener) {
+pub async fn a_path_names_a_file_with_the_bytes(opener: BlobOpener) {
     let blobs = opener.open().await;
     for length in [0, 5, 700_000] {
         let bytes = noise(length, 30 + length as u64);
@@ -160,7 +160,7 @@ pub async fn a_path_holds_exactly_the_bytes(opener: BlobOpener) {
     }
 }
 
-pub async fn whole_bytes_are_not_removed_as_damaged(opener: BlobOpener) {
+pub async fn intact_bytes_are_not_removed_as_damaged(opener: BlobOpener) {
     let blobs = opener.open().await;
     for text in ["", "hello"] {
         let key = put(&**blobs, text).await;
@@ -171,7 +171,7 @@ pub async fn whole_bytes_are_not_removed_as_damaged(opener: BlobOpener) {
     assert!(!blobs.remove_damaged(&absent.clone().into(), &absent).await.unwrap());
 }
 
-/// Where the bytes are a file, a test can damage them.
+/// Only bytes in a file can be damaged by a test.
 pub async fn damaged_bytes_are_removed_and_put_again(opener: BlobOpener) {
     let blobs = opener.open().await;
     let digest = Digest::sha256("hello");
@@ -179,7 +179,7 @@ pub async fn damaged_bytes_are_removed_and_put_again(opener: BlobOpener) {
     let Some(path) = blobs.path(&key) else { return };
     std::fs::write(&path, "jello").unwrap();
     put(&**blobs, "hello").await;
-    assert_eq!(read_all(&**blobs, &key, 5).await, b"hello", "putting them again mends them");
+    assert_eq!(read_all(&**blobs, &key, 5).await, b"hello", "putting them again repairs them");
     std::fs::write(&path, "jello").unwrap();
     assert!(blobs.remove_damaged(&key, &digest).await.unwrap());
     assert_eq!(size(&**blobs, &key).await, None);
@@ -187,7 +187,7 @@ pub async fn damaged_bytes_are_removed_and_put_again(opener: BlobOpener) {
     assert_eq!(read_all(&**blobs, &key, 5).await, b"hello");
 }
 
-pub async fn deleted_bytes_are_gone(opener: BlobOpener) {
+pub async fn deleted_bytes_cannot_be_read(opener: BlobOpener) {
     let blobs = opener.open().await;
     let key = put(&**blobs, "hello").await;
     assert!(blobs.delete(&key).await.unwrap());
@@ -198,7 +198,7 @@ pub async fn deleted_bytes_are_gone(opener: BlobOpener) {
     assert_eq!(read_all(&**blobs, &key, 5).await, b"hello", "they can be put again");
 }
 
-pub async fn deleting_nothing_says_so(opener: BlobOpener) {
+pub async fn deleting_missing_bytes_returns_false(opener: BlobOpener) {
     let blobs = opener.open().await;
     assert!(!blobs.delete(&Digest::sha256("absent").into()).await.unwrap());
     let key = put(&**blobs, "hello").await;
@@ -206,7 +206,7 @@ pub async fn deleting_nothing_says_so(opener: BlobOpener) {
     assert!(!blobs.delete(&key).await.unwrap());
 }
 
-pub async fn deleting_one_blob_keeps_the_others(opener: BlobOpener) {
+pub async fn deleting_a_blob_keeps_the_others(opener: BlobOpener) {
     let blobs = opener.open().await;
     let mut keys = Vec::new();
     for n in 0..6u64 {
@@ -222,7 +222,7 @@ pub async fn deleting_one_blob_keeps_the_others(opener: BlobOpener) {
     }
 }
 
-pub async fn the_list_has_everything_once(opener: BlobOpener) {
+pub async fn the_list_has_each_key_once(opener: BlobOpener) {
     let blobs = opener.open().await;
     assert!(blobs.list(None, 10).await.unwrap().items.is_empty());
     let before = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
@@ -253,6 +253,6 @@ pub async fn the_list_has_everything_once(opener: BlobOpener) {
     }
 }
 
-pub async fn a_backend_has_a_name(opener: BlobOpener) {
+pub async fn a_backend_displays_a_name(opener: BlobOpener) {
     assert!(!opener.open().await.to_string().is_empty());
 }

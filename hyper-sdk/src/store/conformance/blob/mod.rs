@@ -15,7 +15,7 @@ use super::Opener;
 use crate::store::blob::BlobBackend;
 use std::sync::Arc;
 
-/// What a case gets: it opens a fresh backend.
+/// The argument of a case: it opens a new backend.
 pub type BlobOpener = Opener<Arc<dyn BlobBackend>>;
 
 /// Emits one `#[tokio::test]` for each case of the suite of blob backends.
@@ -36,24 +36,24 @@ pub type BlobOpener = Opener<Arc<dyn BlobBackend>>;
 macro_rules! blob_conformance {
     ($fixture:path) => {
         $crate::blob_conformance!(@cases $fixture;
-            bytes_come_back, the_empty_blob_is_a_blob, sha512_is_another_key, putting_twice_is_harmless,
-            sizes_are_in_the_order_asked, reads_are_exact, many_readers_read_at_once, missing_bytes_are_corrupt,
-            bytes_of_another_size_are_corrupt, an_adopted_file_is_taken_over,
-            an_adopted_file_may_be_there_already, a_path_holds_exactly_the_bytes,
-            whole_bytes_are_not_removed_as_damaged, damaged_bytes_are_removed_and_put_again,
-            deleted_bytes_are_gone, deleting_nothing_says_so, deleting_one_blob_keeps_the_others,
-            the_list_has_everything_once, a_backend_has_a_name,
+            put_bytes_can_be_read, an_empty_blob_is_stored, a_sha512_digest_is_a_different_key, a_blob_can_be_put_twice,
+            sizes_are_in_the_order_of_the_keys, a_read_returns_the_requested_bytes, concurrent_readers_get_all_bytes, a_read_of_missing_bytes_is_corrupt,
+            a_read_with_a_wrong_size_is_corrupt, an_adopted_file_becomes_a_blob,
+            an_existing_blob_can_be_adopted_again, a_path_names_a_file_with_the_bytes,
+            intact_bytes_are_not_removed_as_damaged, damaged_bytes_are_removed_and_put_again,
+            deleted_bytes_cannot_be_read, deleting_missing_bytes_returns_false, deleting_a_blob_keeps_the_others,
+            the_list_has_each_key_once, a_backend_displays_a_name,
 
-            staged_parts_become_a_blob, a_committed_blob_is_under_the_key_that_was_said,
-            commit_needs_verify, verify_refuses_another_digest, verify_learns_another_algorithm,
-            bytes_after_verify_need_it_again, a_saved_area_is_continued, unsaved_bytes_are_forgotten,
-            one_area_has_one_writer, areas_do_not_mix, discarded_bytes_are_gone,
-            committed_bytes_are_not_staged_any_more, a_state_without_bytes_is_upload_unknown,
-            resting_areas_are_named, nothing_staged_is_listed, the_same_blob_staged_twice_is_one,
+            staged_parts_become_a_blob, a_committed_blob_has_the_verified_key,
+            commit_requires_verify, verify_rejects_a_wrong_digest, verify_accepts_another_algorithm,
+            appended_bytes_must_be_verified_again, a_saved_area_is_resumed, unsaved_bytes_are_discarded,
+            one_area_has_one_writer, areas_are_independent, discarded_bytes_cannot_be_restored,
+            committed_bytes_are_no_longer_staged, a_state_without_bytes_is_upload_unknown,
+            idle_areas_are_listed, staged_bytes_are_not_listed_as_blobs, a_blob_staged_twice_is_stored_once,
 
-            what_was_put_is_there_after_reopening, what_was_committed_is_there_after_reopening,
-            what_was_deleted_is_gone_after_reopening, a_saved_area_goes_on_after_reopening,
-            a_discarded_area_is_gone_after_reopening,
+            put_blobs_survive_reopening, committed_blobs_survive_reopening,
+            deleted_content_stays_deleted_after_reopening, a_saved_area_is_resumed_after_reopening,
+            a_discarded_area_stays_discarded_after_reopening,
         );
     };
     (@cases $fixture:path; $($case:ident),* $(,)?) => {

@@ -1,4 +1,4 @@
-//! What a durable backend keeps when it is closed and opened again.
+//! Cases about durable backends: what they keep when they are closed and opened again.
 
 use super::super::kit::{fails, noise};
 use super::BlobOpener;
@@ -6,7 +6,7 @@ use super::content::{put, read, read_all, size};
 use super::staging::{commit, is_lost, resume, start};
 use crate::{Digest, ErrorKind};
 
-pub async fn what_was_put_is_there_after_reopening(opener: BlobOpener) {
+pub async fn put_blobs_survive_reopening(opener: BlobOpener) {
     let blobs = opener.open().await;
     if !blobs.durable() {
         return;
@@ -24,7 +24,7 @@ pub async fn what_was_put_is_there_after_reopening(opener: BlobOpener) {
     assert_eq!(blobs.list(None, 10).await.unwrap().items.len(), 2);
 }
 
-pub async fn what_was_committed_is_there_after_reopening(opener: BlobOpener) {
+pub async fn committed_blobs_survive_reopening(opener: BlobOpener) {
     let blobs = opener.open().await;
     if !blobs.durable() {
         return;
@@ -37,7 +37,7 @@ pub async fn what_was_committed_is_there_after_reopening(opener: BlobOpener) {
     assert!(read_all(&**blobs, &key, bytes.len()).await == bytes);
 }
 
-pub async fn what_was_deleted_is_gone_after_reopening(opener: BlobOpener) {
+pub async fn deleted_content_stays_deleted_after_reopening(opener: BlobOpener) {
     let blobs = opener.open().await;
     if !blobs.durable() {
         return;
@@ -53,7 +53,7 @@ pub async fn what_was_deleted_is_gone_after_reopening(opener: BlobOpener) {
     assert_eq!(size(&**blobs, &committed).await, None);
 }
 
-pub async fn a_saved_area_goes_on_after_reopening(opener: BlobOpener) {
+pub async fn a_saved_area_is_resumed_after_reopening(opener: BlobOpener) {
     let blobs = opener.open().await;
     if !blobs.durable() {
         return;
@@ -74,7 +74,7 @@ pub async fn a_saved_area_goes_on_after_reopening(opener: BlobOpener) {
     assert!(read_all(&**blobs, &verified.key, bytes.len()).await == bytes);
 }
 
-pub async fn a_discarded_area_is_gone_after_reopening(opener: BlobOpener) {
+pub async fn a_discarded_area_stays_discarded_after_reopening(opener: BlobOpener) {
     let blobs = opener.open().await;
     if !blobs.durable() {
         return;

@@ -1,4 +1,4 @@
-//! Staging areas: parts, writers in each other's way, and what becomes of the bytes.
+//! Cases about staging areas: parts, competing writers, and the fate of the bytes.
 
 use super::super::kit::{fails, noise};
 use super::BlobOpener;
@@ -10,7 +10,7 @@ use crate::{Digest, ErrorKind};
 use bytes::Bytes;
 use std::time::{Duration, SystemTime};
 
-/// Opens the area of a session that stands at `state`.
+/// Opens the area of a session with the saved state `state`.
 pub(super) async fn resume(
     blobs: &dyn BlobBackend,
     id: &UploadId,
@@ -28,7 +28,7 @@ pub(super) async fn start(blobs: &dyn BlobBackend) -> (UploadId, Box<dyn BlobSta
     (id, staging)
 }
 
-/// Makes a blob by way of a staging area and returns its key.
+/// Stores a blob through a staging area and returns its key.
 pub(super) async fn commit(blobs: &dyn BlobBackend, bytes: &Bytes) -> BlobKey {
     let (_, mut staging) = start(blobs).await;
     staging.append(bytes.clone()).await.unwrap();
@@ -38,7 +38,7 @@ pub(super) async fn commit(blobs: &dyn BlobBackend, bytes: &Bytes) -> BlobKey {
     verified.key
 }
 
-/// Whether a session that stood at `state` cannot go on.
+/// Whether a session with the saved state `state` cannot be resumed.
 pub(super) async fn is_lost(blobs: &dyn BlobBackend, id: &UploadId, state: &StagedState) -> bool {
     let mut staging = match blobs.stage(id).await {
         Ok(staging) => staging,
@@ -54,7 +54,7 @@ pub(super) async fn is_lost(blobs: &dyn BlobBackend, id: &UploadId, state: &Stag
     }
 }
 
-/// The areas that rest, whenever they were written to.
+/// The areas without a writer, whenever they were written to.
 async fn leftovers(blobs: &dyn BlobBackend) -> Vec<UploadId> {
     blobs.leftovers(SystemTime::now() + Duration::from_secs(3600)).await.unwrap()
 }
@@ -79,7 +79,7 @@ pub async fn staged_parts_become_a_blob(opener: BlobOpener) {
     assert!(read_all(&**blobs, &verified.key, bytes.len()).await == bytes);
 }
 
-pub async fn a_committed_blob_is_under_the_key_that_was_said(opener: BlobOpener) {
+pub async fn a_committed_blob_has_the_verified_key(opener: BlobOpener) {
     let blobs = opener.open().await;
     let bytes = noise(4000, 6);
     let key = commit(&**blobs, &bytes).await;
@@ -98,7 +98,7 @@ pub async fn a_committed_blob_is_under_the_key_that_was_said(opener: BlobOpener)
     assert_eq!(size(&**blobs, &key).await, None);
 }
 
-pub async fn commit_needs_verify(opener: BlobOpener) {
+pub async fn commit_requires_verify(opener: BlobOpener) {
     let blobs = opener.open().await;
     let (_, mut staging) = start(&**blobs).await;
     staging.append(text("hello")).await.unwrap();
@@ -109,7 +109,7 @@ pub async fn commit_needs_verify(opener: BlobOpener) {
     staging.commit(&digest).await.unwrap();
 }
 
-pub async fn verify_refuses_another_digest(opener: BlobOpener) {
+pub async fn verify_rejects_a_wrong_digest(opener: BlobOpener) {
     let blobs = opener.open().await;
     let (_, mut staging) = start(&**blobs).await;
     staging.append(text("hallo")).await.unwrap();
@@ -124,7 +124,7 @@ pub async fn verify_refuses_another_digest(opener: BlobOpener) {
     assert_eq!(read_all(&**blobs, &verified.key, 5).await, b"hallo", "the content was still staged");
 }
 
-pub async fn verify_learns_another_algorithm(opener: BlobOpener) {
+pub async fn verify_accepts_another_algorithm(opener: BlobOpener) {
     let blobs = opener.open().await;
     let bytes = noise(1_200_000, 7);
     let (_, mut staging) = start(&**blobs).await;
@@ -135,7 +135,7 @@ pub async fn verify_learns_another_algorithm(opener: BlobOpener) {
     assert!(read_all(&**blobs, &verified.key, bytes.len()).await == bytes);
 }
 
-pub async fn bytes_after_verify_need_it_again(opener: BlobOpener) {
+pub async fn appended_bytes_must_be_verified_again(opener: BlobOpener) {
     let blobs = opener.open().await;
     let (_, mut staging) = start(&**blobs).await;
     staging.append(text("hello")).await.unwrap();
@@ -148,7 +148,7 @@ pub async fn bytes_after_verify_need_it_again(opener: BlobOpener) {
     assert_eq!(read_all(&**blobs, &verified.key, 11).await, b"hello world");
 }
 
-pub async fn a_saved_area_is_continued(opener: BlobOpener) {
+pub async fn a_saved_area_is_resumed(opener: BlobOpener) {
     let blobs = opener.open().await;
     let bytes = noise(900_001, 8);
     let (id, mut staging) = start(&**blobs).await;
@@ -166,7 +166,7 @@ pub async fn a_saved_area_is_continued(opener: BlobOpener) {
     assert!(read_all(&**blobs, &verified.key, bytes.len()).await == bytes);
 }
 
-pub async fn unsaved_bytes_are_forgotten(opener: BlobOpener) {
+pub async fn unsaved_bytes_are_discarded(opener: BlobOpener) {
     let blobs = opener.open().await;
     let bytes = noise(1_400_000, 9);
     let (id, mut staging) = start(&**blobs).await;
@@ -195,7 +195,7 @@ pub async fn one_area_has_one_writer(opener: BlobOpener) {
     drop(staging);
 }
 
-pub async fn areas_do_not_mix(opener: BlobOpener) {
+pub async fn areas_are_independent(opener: BlobOpener) {
     let blobs = opener.open().await;
     let (_, mut one) = start(&**blobs).await;
     let (_, mut two) = start(&**blobs).await;
@@ -212,7 +212,7 @@ pub async fn areas_do_not_mix(opener: BlobOpener) {
     }
 }
 
-pub async fn discarded_bytes_are_gone(opener: BlobOpener) {
+pub async fn discarded_bytes_cannot_be_restored(opener: BlobOpener) {
     let blobs = opener.open().await;
     let (id, mut staging) = start(&**blobs).await;
     staging.append(noise(700_000, 10)).await.unwrap();
@@ -225,7 +225,7 @@ pub async fn discarded_bytes_are_gone(opener: BlobOpener) {
     assert!(blobs.list(None, 10).await.unwrap().items.is_empty());
 }
 
-pub async fn committed_bytes_are_not_staged_any_more(opener: BlobOpener) {
+pub async fn committed_bytes_are_no_longer_staged(opener: BlobOpener) {
     let blobs = opener.open().await;
     let (id, mut staging) = start(&**blobs).await;
     staging.append(text("hello")).await.unwrap();
@@ -247,16 +247,16 @@ pub async fn a_state_without_bytes_is_upload_unknown(opener: BlobOpener) {
     assert!(is_lost(&**blobs, &UploadId::random().unwrap(), &state).await);
 }
 
-pub async fn resting_areas_are_named(opener: BlobOpener) {
+pub async fn idle_areas_are_listed(opener: BlobOpener) {
     let blobs = opener.open().await;
     let (id, mut staging) = start(&**blobs).await;
     staging.append(text("hello")).await.unwrap();
     staging.save().await.unwrap();
     drop(staging);
-    assert!(leftovers(&**blobs).await.contains(&id), "nobody learns of the area any more");
+    assert!(leftovers(&**blobs).await.contains(&id), "the area is not listed");
 }
 
-pub async fn nothing_staged_is_listed(opener: BlobOpener) {
+pub async fn staged_bytes_are_not_listed_as_blobs(opener: BlobOpener) {
     let blobs = opener.open().await;
     let key = put(&**blobs, "hello").await;
     let (_, mut staging) = start(&**blobs).await;
@@ -266,7 +266,7 @@ pub async fn nothing_staged_is_listed(opener: BlobOpener) {
     assert_eq!(listed.into_iter().map(|stored| stored.key).collect::<Vec<_>>(), [key]);
 }
 
-pub async fn the_same_blob_staged_twice_is_one(opener: BlobOpener) {
+pub async fn a_blob_staged_twice_is_stored_once(opener: BlobOpener) {
     let blobs = opener.open().await;
     let bytes = noise(100_000, 12);
     let digest = Digest::sha256(&bytes);

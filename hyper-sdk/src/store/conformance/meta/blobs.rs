@@ -7,18 +7,18 @@ use crate::reference::RepositoryName;
 use crate::store::blob::BlobKey;
 use crate::store::meta::MetaBackend;
 
-pub async fn a_linked_blob_is_in_its_repository(opener: MetaOpener) {
+pub async fn a_linked_blob_is_found_in_its_repository(opener: MetaOpener) {
     let meta = opener.open().await;
     let [a, b] = ["a", "b"].map(repository);
     assert!(meta.blob(&a, &digest("x")).await.unwrap().is_none());
     meta.write(link(&a, "x", 0)).await.unwrap();
     let record = meta.blob(&a, &digest("x")).await.unwrap().unwrap();
     assert_eq!((record.digest, record.size, record.condemned), (digest("x"), 5, None));
-    assert!(meta.blob(&b, &digest("x")).await.unwrap().is_none(), "a blob of another repository is seen");
+    assert!(meta.blob(&b, &digest("x")).await.unwrap().is_none(), "a blob of another repository is visible");
     assert!(meta.blob(&a, &digest("y")).await.unwrap().is_none());
 }
 
-pub async fn a_link_says_the_size(opener: MetaOpener) {
+pub async fn a_link_returns_the_size(opener: MetaOpener) {
     let meta = opener.open().await;
     let [a, b] = ["a", "b"].map(repository);
     assert_eq!(meta.write(link(&a, "x", 0)).await.unwrap(), 5);
@@ -61,12 +61,12 @@ pub async fn a_mount_needs_the_link_of_its_source(opener: MetaOpener) {
     for (text, from) in [("x", &c), ("y", &a), ("x", &b)] {
         fails(meta.write(mount(&b, text, from)).await, &[ErrorKind::BlobUnknown]);
     }
-    assert!(meta.tags(&b, None, 1).await.unwrap().is_none(), "a refused mount makes no repository");
+    assert!(meta.tags(&b, None, 1).await.unwrap().is_none(), "a rejected mount creates no repository");
     meta.write(mount(&b, "x", &a)).await.unwrap();
     assert!(meta.blob(&b, &digest("x")).await.unwrap().is_some());
 }
 
-pub async fn an_unlinked_blob_is_known_and_not_there(opener: MetaOpener) {
+pub async fn an_unlinked_blob_keeps_its_row(opener: MetaOpener) {
     let meta = opener.open().await;
     let [a, b] = ["a", "b"].map(repository);
     meta.write(link(&a, "x", 0)).await.unwrap();
@@ -76,7 +76,7 @@ pub async fn an_unlinked_blob_is_known_and_not_there(opener: MetaOpener) {
     assert!(meta.blob(&b, &digest("x")).await.unwrap().is_some());
     fails(meta.write(unlink(&a, "x")).await, &[ErrorKind::BlobUnknown]);
     meta.write(unlink(&b, "x")).await.unwrap();
-    assert!(meta.blobs(&[digest("x")]).await.unwrap()[0].is_some(), "its bytes are still somewhere");
+    assert!(meta.blobs(&[digest("x")]).await.unwrap()[0].is_some(), "its row still exists");
 }
 
 async fn with(meta: &dyn MetaBackend, text: &str, limit: usize) -> Vec<String> {
@@ -118,7 +118,7 @@ pub async fn repositories_with_a_blob_are_paged(opener: MetaOpener) {
     }
 }
 
-pub async fn links_come_and_go_in_the_list(opener: MetaOpener) {
+pub async fn the_list_of_repositories_follows_the_links(opener: MetaOpener) {
     let meta = opener.open().await;
     let [a, b] = ["a", "b"].map(repository);
     meta.write(link(&a, "x", 0)).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a garbage collector asks and does: leases, links that nothing references, blobs that no repository has.
+//! Cases about garbage collection: leases, unreferenced links, blobs without a repository.
 
 use super::MetaOpener;
 use super::kit::*;
@@ -54,7 +54,7 @@ pub async fn a_lease_keeps_a_link(opener: MetaOpener) {
     assert!(meta.blob(&a, &digest("x")).await.unwrap().is_none());
 }
 
-pub async fn a_shorter_lease_changes_nothing(opener: MetaOpener) {
+pub async fn a_lease_is_never_shortened(opener: MetaOpener) {
     let meta = opener.open().await;
     let [a, b] = ["a", "b"].map(repository);
     meta.write(link(&a, "x", 500)).await.unwrap();
@@ -65,7 +65,7 @@ pub async fn a_shorter_lease_changes_nothing(opener: MetaOpener) {
     assert_eq!(unreferenced(&**meta, 499).await, [at(&b, "x")]);
 }
 
-pub async fn a_pushed_link_has_its_lease(opener: MetaOpener) {
+pub async fn a_new_link_has_a_lease(opener: MetaOpener) {
     let meta = opener.open().await;
     let [a, b] = ["a", "b"].map(repository);
     meta.write(link(&a, "x", 500)).await.unwrap();
@@ -75,7 +75,7 @@ pub async fn a_pushed_link_has_its_lease(opener: MetaOpener) {
     assert!(unreferenced(&**meta, 499).await.is_empty());
     assert_eq!(unreferenced(&**meta, 599).await, [at(&a, "x")]);
     meta.write(link(&a, "x", 700)).await.unwrap();
-    assert_eq!(unreferenced(&**meta, 600).await, [at(&b, "x")], "a push lengthens the lease");
+    assert_eq!(unreferenced(&**meta, 600).await, [at(&b, "x")], "a push extends the lease");
 }
 
 pub async fn a_lease_needs_a_link(opener: MetaOpener) {
@@ -85,7 +85,7 @@ pub async fn a_lease_needs_a_link(opener: MetaOpener) {
     for (name, text) in [(&a, "y"), (&b, "x")] {
         fails(meta.write(lease(name, text, 500)).await, &[ErrorKind::BlobUnknown]);
     }
-    assert!(meta.tags(&b, None, 1).await.unwrap().is_none(), "a refused lease makes no repository");
+    assert!(meta.tags(&b, None, 1).await.unwrap().is_none(), "a rejected lease creates no repository");
 }
 
 pub async fn a_referenced_link_is_not_collected(opener: MetaOpener) {
@@ -103,7 +103,7 @@ pub async fn a_referenced_link_is_not_collected(opener: MetaOpener) {
     assert!(links.len() == 2 && links.contains(&at(&a, "c")), "the other image has the layer: {links:?}");
 }
 
-pub async fn a_manifest_elsewhere_keeps_nothing(opener: MetaOpener) {
+pub async fn a_manifest_protects_only_links_of_its_repository(opener: MetaOpener) {
     let meta = opener.open().await;
     let [a, b] = ["a", "b"].map(repository);
     put_image(&**meta, &a, ("c", "l"), &[]).await;
@@ -113,7 +113,7 @@ pub async fn a_manifest_elsewhere_keeps_nothing(opener: MetaOpener) {
     assert!(meta.blob(&a, &digest("l")).await.unwrap().is_some());
 }
 
-pub async fn an_index_keeps_the_blobs_that_it_names(opener: MetaOpener) {
+pub async fn an_index_protects_its_blobs(opener: MetaOpener) {
     let meta = opener.open().await;
     let a = repository("a");
     meta.write(link(&a, "x", 0)).await.unwrap();
@@ -138,7 +138,7 @@ pub async fn a_link_is_collected_once(opener: MetaOpener) {
     assert!(meta.blob(&b, &digest("x")).await.unwrap().is_some());
 }
 
-pub async fn blobs_without_links_are_named(opener: MetaOpener) {
+pub async fn unlinked_blobs_are_listed(opener: MetaOpener) {
     let meta = opener.open().await;
     let [a, b] = ["a", "b"].map(repository);
     for text in ["v", "w", "x", "y"] {
@@ -171,7 +171,7 @@ pub async fn only_a_blob_without_links_is_condemned(opener: MetaOpener) {
     assert_eq!(meta.unlinked_blobs(None, 10).await.unwrap()[0].condemned, Some(1));
 }
 
-pub async fn a_condemned_blob_is_not_linked_by_its_key(opener: MetaOpener) {
+pub async fn a_condemned_key_cannot_be_linked(opener: MetaOpener) {
     let meta = opener.open().await;
     let a = repository("a");
     for change in [link(&a, "x", 0), link_own(&a, "y", "k1")] {
@@ -185,7 +185,10 @@ pub async fn a_condemned_blob_is_not_linked_by_its_key(opener: MetaOpener) {
         fails(meta.write(change).await, &[ErrorKind::Unavailable]);
     }
     for text in ["x", "y"] {
-        assert!(meta.blob(&a, &digest(text)).await.unwrap().is_none(), "bytes that go away are promised");
+        assert!(
+            meta.blob(&a, &digest(text)).await.unwrap().is_none(),
+            "bytes that are being removed were reported as present"
+        );
         assert_eq!(meta.write(remove(text, 1)).await.unwrap(), 1);
     }
     assert!(unlinked(&**meta).await.is_empty());
@@ -193,7 +196,7 @@ pub async fn a_condemned_blob_is_not_linked_by_its_key(opener: MetaOpener) {
     assert_eq!(meta.blob(&a, &digest("x")).await.unwrap().unwrap().condemned, None);
 }
 
-pub async fn a_condemned_blob_lives_on_under_a_new_key(opener: MetaOpener) {
+pub async fn a_condemned_blob_can_be_linked_under_a_new_key(opener: MetaOpener) {
     let meta = opener.open().await;
     let a = repository("a");
     meta.write(link_own(&a, "x", "k1")).await.unwrap();
@@ -205,7 +208,7 @@ pub async fn a_condemned_blob_lives_on_under_a_new_key(opener: MetaOpener) {
     assert_eq!((record.key, record.condemned), (BlobKey::Own("k2".to_owned()), None));
 }
 
-pub async fn a_blob_is_removed_by_the_latest_mark(opener: MetaOpener) {
+pub async fn only_the_latest_mark_removes_a_blob(opener: MetaOpener) {
     let meta = opener.open().await;
     let a = repository("a");
     meta.write(link(&a, "x", 0)).await.unwrap();
@@ -219,7 +222,7 @@ pub async fn a_blob_is_removed_by_the_latest_mark(opener: MetaOpener) {
     assert!(meta.blobs(&[digest("x")]).await.unwrap()[0].is_none());
 }
 
-pub async fn keys_in_use_are_known(opener: MetaOpener) {
+pub async fn keys_in_use_are_found(opener: MetaOpener) {
     let meta = opener.open().await;
     let a = repository("a");
     let own = |key: &str| BlobKey::Own(key.to_owned());

@@ -1,4 +1,4 @@
-//! What the cases are written with.
+//! Helpers of the cases.
 
 use crate::media_type;
 use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
@@ -9,7 +9,7 @@ use crate::{Digest, Result};
 
 pub(super) use super::super::kit::{by_digest, by_tag, fails, repository, tag};
 
-/// A time at which every lease of these cases has ended.
+/// A time after the end of every lease of these cases.
 pub(super) const LATER: i64 = 1_000;
 
 pub(super) fn digest(text: &str) -> Digest {
@@ -29,7 +29,7 @@ pub(super) fn link(name: &RepositoryName, text: &str, leased_until: i64) -> Chan
     }
 }
 
-/// Links a blob whose bytes have a key of the backend's own.
+/// Links a blob whose bytes have a [`BlobKey::Own`].
 pub(super) fn link_own(name: &RepositoryName, text: &str, key: &str) -> Change {
     Change::LinkBlob {
         repository: name.clone(),

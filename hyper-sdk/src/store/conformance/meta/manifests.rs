@@ -22,7 +22,7 @@ pub async fn a_manifest_is_found_by_tag_and_digest(opener: MetaOpener) {
     assert!(meta.manifest(&a, &by_tag("u")).await.unwrap().is_none());
 }
 
-pub async fn a_required_edge_must_be_there(opener: MetaOpener) {
+pub async fn a_required_edge_must_exist(opener: MetaOpener) {
     let meta = opener.open().await;
     let [a, b] = ["a", "b"].map(repository);
     meta.write(link(&a, "c", 0)).await.unwrap();
@@ -37,7 +37,7 @@ pub async fn a_required_edge_must_be_there(opener: MetaOpener) {
     write(&**meta, change(&a, &manifest, edges(), &["t"])).await.unwrap();
 }
 
-pub async fn an_edge_has_the_size_of_its_target(opener: MetaOpener) {
+pub async fn an_edge_must_have_the_size_of_its_target(opener: MetaOpener) {
     let meta = opener.open().await;
     let a = repository("a");
     let child = put_image(&**meta, &a, ("c", "l"), &[]).await;
@@ -54,7 +54,7 @@ pub async fn an_edge_has_the_size_of_its_target(opener: MetaOpener) {
     write(&**meta, change(&a, &index("x"), vec![entry], &[])).await.unwrap();
 }
 
-pub async fn bytes_that_are_not_stored_do_not_count(opener: MetaOpener) {
+pub async fn an_edge_requires_stored_bytes(opener: MetaOpener) {
     let meta = opener.open().await;
     let a = repository("a");
     meta.write(link(&a, "l", 0)).await.unwrap();
@@ -68,7 +68,7 @@ pub async fn bytes_that_are_not_stored_do_not_count(opener: MetaOpener) {
     }
 }
 
-pub async fn a_refused_manifest_changes_nothing(opener: MetaOpener) {
+pub async fn a_rejected_manifest_changes_nothing(opener: MetaOpener) {
     let meta = opener.open().await;
     let [a, fresh] = ["a", "fresh"].map(repository);
     let old = put_image(&**meta, &a, ("c", "l"), &["t"]).await;
@@ -79,10 +79,10 @@ pub async fn a_refused_manifest_changes_nothing(opener: MetaOpener) {
     }
     assert_eq!(tags(&**meta, &a).await, ["t"]);
     assert_eq!(meta.manifest(&a, &by_tag("t")).await.unwrap(), Some(old));
-    assert!(meta.tags(&fresh, None, 1).await.unwrap().is_none(), "a refused push makes no repository");
+    assert!(meta.tags(&fresh, None, 1).await.unwrap().is_none(), "a rejected push creates no repository");
 }
 
-pub async fn another_media_type_is_refused(opener: MetaOpener) {
+pub async fn another_media_type_is_rejected(opener: MetaOpener) {
     let meta = opener.open().await;
     let a = repository("a");
     let bytes = r#"{"schemaVersion":2,"manifests":[]}"#;
@@ -184,7 +184,7 @@ pub async fn an_emptied_repository_is_not_listed(opener: MetaOpener) {
     assert_eq!(meta.repositories(None, 10).await.unwrap().items, [a]);
 }
 
-pub async fn a_deleted_manifest_takes_its_tags(opener: MetaOpener) {
+pub async fn deleting_a_manifest_deletes_its_tags(opener: MetaOpener) {
     let meta = opener.open().await;
     let a = repository("a");
     let [one, two] = ["1", "2"].map(index);
@@ -199,7 +199,7 @@ pub async fn a_deleted_manifest_takes_its_tags(opener: MetaOpener) {
     fails(meta.write(delete()).await, &[ErrorKind::ManifestUnknown]);
 }
 
-pub async fn a_deleted_tag_leaves_the_manifest(opener: MetaOpener) {
+pub async fn deleting_a_tag_keeps_the_manifest(opener: MetaOpener) {
     let meta = opener.open().await;
     let a = repository("a");
     let manifest = index("1");
@@ -239,7 +239,7 @@ pub async fn referrers_are_listed(opener: MetaOpener) {
     assert_eq!(meta.referrers(&a, subject.digest(), None).await.unwrap().len(), 2);
 }
 
-pub async fn the_version_follows_every_change(opener: MetaOpener) {
+pub async fn the_version_changes_with_every_change(opener: MetaOpener) {
     let meta = opener.open().await;
     let [a, b] = ["a", "b"].map(repository);
     meta.write(link(&a, "x", 0)).await.unwrap();
@@ -258,12 +258,12 @@ pub async fn the_version_follows_every_change(opener: MetaOpener) {
         let what = format!("{change:?}");
         meta.write(change).await.unwrap();
         let now = meta.version().unwrap();
-        assert_ne!(now, last, "the version does not tell of {what}");
+        assert_ne!(now, last, "the version did not change with {what}");
         last = now;
         meta.blob(&a, &digest("y")).await.unwrap();
         meta.manifest(&a, &by_tag("t")).await.unwrap();
         meta.tags(&a, None, 10).await.unwrap();
-        assert_eq!(meta.version(), Some(last), "reading is no change");
+        assert_eq!(meta.version(), Some(last), "reading must not change the version");
     }
 }
 
@@ -275,7 +275,7 @@ pub async fn changes_of_many_tasks_are_all_applied(opener: MetaOpener) {
             let name = repository(&format!("r{}", n % 3));
             meta.write(link(&name, &n.to_string(), 0)).await.unwrap();
             put(&*meta, &name, &index(&n.to_string()), &[&format!("t{n}"), "latest"]).await.unwrap();
-            // One that is refused takes no other along.
+            // A rejected change must not affect others.
             let refused = change(&name, &index("refused"), vec![edge("absent")], &["refused"]);
             fails(write(&*meta, refused).await, &[ErrorKind::ManifestBlobUnknown]);
         })
@@ -290,6 +290,6 @@ pub async fn changes_of_many_tasks_are_all_applied(opener: MetaOpener) {
     assert_eq!(count, 43);
 }
 
-pub async fn a_backend_has_a_name(opener: MetaOpener) {
+pub async fn a_backend_displays_a_name(opener: MetaOpener) {
     assert!(!opener.open().await.to_string().is_empty());
 }

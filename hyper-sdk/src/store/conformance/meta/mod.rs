@@ -20,7 +20,7 @@ use super::Opener;
 use crate::store::meta::MetaBackend;
 use std::sync::Arc;
 
-/// What a case gets: it opens a fresh backend.
+/// The argument of a case: it opens a new backend.
 pub type MetaOpener = Opener<Arc<dyn MetaBackend>>;
 
 /// Emits one `#[tokio::test]` for each case of the suite of metadata backends.
@@ -41,33 +41,33 @@ pub type MetaOpener = Opener<Arc<dyn MetaBackend>>;
 macro_rules! meta_conformance {
     ($fixture:path) => {
         $crate::meta_conformance!(@cases $fixture;
-            a_linked_blob_is_in_its_repository, linking_again_replaces_size_and_key, a_link_says_the_size,
-            keys_are_recorded, a_mount_needs_the_link_of_its_source, an_unlinked_blob_is_known_and_not_there,
+            a_linked_blob_is_found_in_its_repository, linking_again_replaces_size_and_key, a_link_returns_the_size,
+            keys_are_recorded, a_mount_needs_the_link_of_its_source, an_unlinked_blob_keeps_its_row,
             repositories_with_a_blob_are_listed, repositories_with_a_blob_are_paged,
-            links_come_and_go_in_the_list,
+            the_list_of_repositories_follows_the_links,
 
-            a_manifest_is_found_by_tag_and_digest, a_required_edge_must_be_there,
-            an_edge_has_the_size_of_its_target, bytes_that_are_not_stored_do_not_count,
-            a_refused_manifest_changes_nothing, another_media_type_is_refused,
+            a_manifest_is_found_by_tag_and_digest, a_required_edge_must_exist,
+            an_edge_must_have_the_size_of_its_target, an_edge_requires_stored_bytes,
+            a_rejected_manifest_changes_nothing, another_media_type_is_rejected,
             a_condition_is_checked_for_every_tag, tags_move_together, tags_are_paged_in_byte_order,
             repositories_are_paged_in_byte_order, an_emptied_repository_is_not_listed,
-            a_deleted_manifest_takes_its_tags, a_deleted_tag_leaves_the_manifest, referrers_are_listed,
-            the_version_follows_every_change, changes_of_many_tasks_are_all_applied,
-            a_backend_has_a_name,
+            deleting_a_manifest_deletes_its_tags, deleting_a_tag_keeps_the_manifest, referrers_are_listed,
+            the_version_changes_with_every_change, changes_of_many_tasks_are_all_applied,
+            a_backend_displays_a_name,
 
-            a_session_is_found_until_it_ends, a_saved_session_says_where_it_stands,
-            saving_a_session_that_ended_is_refused, a_link_ends_its_session, stale_sessions_are_named,
+            a_session_exists_until_it_ends, a_saved_session_has_its_state,
+            saving_an_ended_session_is_rejected, a_link_ends_its_session, stale_sessions_are_listed,
             only_stale_sessions_expire,
 
-            a_link_without_manifest_is_unreferenced, a_lease_keeps_a_link, a_shorter_lease_changes_nothing,
-            a_lease_needs_a_link, a_referenced_link_is_not_collected, a_manifest_elsewhere_keeps_nothing,
-            an_index_keeps_the_blobs_that_it_names, a_link_is_collected_once, a_pushed_link_has_its_lease,
-            blobs_without_links_are_named, only_a_blob_without_links_is_condemned,
-            a_condemned_blob_is_not_linked_by_its_key, a_condemned_blob_lives_on_under_a_new_key,
-            a_blob_is_removed_by_the_latest_mark, keys_in_use_are_known,
+            a_link_without_manifest_is_unreferenced, a_lease_keeps_a_link, a_lease_is_never_shortened,
+            a_lease_needs_a_link, a_referenced_link_is_not_collected, a_manifest_protects_only_links_of_its_repository,
+            an_index_protects_its_blobs, a_link_is_collected_once, a_new_link_has_a_lease,
+            unlinked_blobs_are_listed, only_a_blob_without_links_is_condemned,
+            a_condemned_key_cannot_be_linked, a_condemned_blob_can_be_linked_under_a_new_key,
+            only_the_latest_mark_removes_a_blob, keys_in_use_are_found,
 
-            what_was_written_is_there_after_reopening, a_session_is_there_after_reopening,
-            marks_and_leases_are_there_after_reopening,
+            content_survives_reopening, sessions_survive_reopening,
+            marks_and_leases_survive_reopening,
         );
     };
     (@cases $fixture:path; $($case:ident),* $(,)?) => {

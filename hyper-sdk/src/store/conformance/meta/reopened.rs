@@ -1,4 +1,4 @@
-//! What a durable backend keeps when it is closed and opened again.
+//! Cases about durable backends: what they keep when they are closed and opened again.
 
 use super::MetaOpener;
 use super::kit::*;
@@ -6,7 +6,7 @@ use super::uploads::{FUTURE, record, state};
 use crate::store::blob::BlobKey;
 use crate::store::meta::Change;
 
-pub async fn what_was_written_is_there_after_reopening(opener: MetaOpener) {
+pub async fn content_survives_reopening(opener: MetaOpener) {
     let meta = opener.open().await;
     if !meta.durable() {
         return;
@@ -24,7 +24,7 @@ pub async fn what_was_written_is_there_after_reopening(opener: MetaOpener) {
     assert_eq!(meta.repositories_with(&digest("l"), None, 10).await.unwrap().items, [a]);
 }
 
-pub async fn a_session_is_there_after_reopening(opener: MetaOpener) {
+pub async fn sessions_survive_reopening(opener: MetaOpener) {
     let meta = opener.open().await;
     if !meta.durable() {
         return;
@@ -46,7 +46,7 @@ pub async fn a_session_is_there_after_reopening(opener: MetaOpener) {
     assert_eq!(meta.stale_uploads(FUTURE).await.unwrap(), [saved.id]);
 }
 
-pub async fn marks_and_leases_are_there_after_reopening(opener: MetaOpener) {
+pub async fn marks_and_leases_survive_reopening(opener: MetaOpener) {
     let meta = opener.open().await;
     if !meta.durable() {
         return;

@@ -8,7 +8,7 @@ use crate::store::UploadId;
 use crate::store::blob::{BlobKey, StagedState};
 use crate::store::meta::{Change, UploadRecord};
 
-/// A time that has not come.
+/// A time in the future.
 pub(super) const FUTURE: i64 = i64::MAX / 2;
 
 pub(super) fn record(name: &str) -> UploadRecord {
@@ -24,20 +24,23 @@ pub(super) fn state() -> StagedState {
     StagedState { offset: 7, hash: vec![0, 1, 255], backend: vec![9, 0, 8] }
 }
 
-pub async fn a_session_is_found_until_it_ends(opener: MetaOpener) {
+pub async fn a_session_exists_until_it_ends(opener: MetaOpener) {
     let meta = opener.open().await;
     let record = record("a");
     assert!(meta.upload(&record.id).await.unwrap().is_none());
     meta.write(Change::StartUpload(record.clone())).await.unwrap();
     assert_eq!(meta.upload(&record.id).await.unwrap().as_ref(), Some(&record));
-    assert!(meta.tags(&record.repository, None, 1).await.unwrap().is_none(), "a session makes no repository");
+    assert!(
+        meta.tags(&record.repository, None, 1).await.unwrap().is_none(),
+        "a session creates no repository"
+    );
     for _ in 0..2 {
         meta.write(Change::EndUpload { id: record.id.clone() }).await.unwrap();
         assert!(meta.upload(&record.id).await.unwrap().is_none());
     }
 }
 
-pub async fn a_saved_session_says_where_it_stands(opener: MetaOpener) {
+pub async fn a_saved_session_has_its_state(opener: MetaOpener) {
     let meta = opener.open().await;
     let [one, two] = ["a", "b"].map(record);
     for record in [&one, &two] {
@@ -48,7 +51,7 @@ pub async fn a_saved_session_says_where_it_stands(opener: MetaOpener) {
     assert_eq!(meta.upload(&two.id).await.unwrap().unwrap().state, StagedState::default());
 }
 
-pub async fn saving_a_session_that_ended_is_refused(opener: MetaOpener) {
+pub async fn saving_an_ended_session_is_rejected(opener: MetaOpener) {
     let meta = opener.open().await;
     let record = record("a");
     let save = || Change::SaveUpload { id: record.id.clone(), state: state() };
@@ -78,7 +81,7 @@ pub async fn a_link_ends_its_session(opener: MetaOpener) {
     assert!(meta.upload(&two.id).await.unwrap().is_some());
 }
 
-pub async fn stale_sessions_are_named(opener: MetaOpener) {
+pub async fn stale_sessions_are_listed(opener: MetaOpener) {
     let meta = opener.open().await;
     let record = record("a");
     meta.write(Change::StartUpload(record.clone())).await.unwrap();
@@ -93,7 +96,7 @@ pub async fn only_stale_sessions_expire(opener: MetaOpener) {
     let record = record("a");
     meta.write(Change::StartUpload(record.clone())).await.unwrap();
     let expire = |before| Change::ExpireUpload { id: record.id.clone(), before };
-    assert_eq!(meta.write(expire(0)).await.unwrap(), 1, "it goes on");
+    assert_eq!(meta.write(expire(0)).await.unwrap(), 1, "the session was kept");
     assert!(meta.upload(&record.id).await.unwrap().is_some());
     for _ in 0..2 {
         assert_eq!(meta.write(expire(FUTURE)).await.unwrap(), 0);

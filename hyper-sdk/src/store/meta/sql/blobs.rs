@@ -1,4 +1,4 @@
-//! Blobs and their links: the changes of them, and what a garbage collector asks.
+//! Blobs and their links: the changes, and the queries of a garbage collector.
 
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
 use super::{SqlMeta, unsigned};
@@ -11,7 +11,7 @@ use crate::store::meta::{BlobLink, BlobRecord};
 use crate::{Digest, Result};
 use sqlx::SqliteConnection;
 
-/// The condition on the link `l` of the blob `b` that a collector may take away at the time `$1`.
+/// The condition that a garbage collector may remove the link `l` of the blob `b` at the time `$1`.
 macro_rules! unreferenced {
     () => {
         "l.leased_until <= $1 AND NOT EXISTS (\
@@ -20,7 +20,7 @@ macro_rules! unreferenced {
     };
 }
 
-/// A key as the database has it: NULL where it is the digest.
+/// A key as the database stores it: NULL when it is the digest.
 fn own_key(key: &BlobKey) -> Option<&str> {
     match key {
         BlobKey::Digest(_) => None,
@@ -28,7 +28,7 @@ fn own_key(key: &BlobKey) -> Option<&str> {
     }
 }
 
-/// The mark of a collector, bit by bit as a signed number.
+/// The mark of a garbage collector, with the same bits as a signed number.
 fn mark_to_row(mark: u64) -> i64 {
     mark.cast_signed()
 }
@@ -216,7 +216,7 @@ impl SqlMeta {
         Ok(records)
     }
 
-    /// In the order in which the repositories were made, which an index has.
+    /// Ordered by the id of the repository, which the index supports.
     pub(super) async fn find_repositories(
         &self,
         digest: &Digest,

@@ -1,4 +1,4 @@
-//! Each change as statements. All that can refuse it comes before the first statement that writes.
+//! The SQL statements of each change. Every check comes before the first statement that writes.
 
 use super::blobs;
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
@@ -44,7 +44,7 @@ pub(super) async fn apply(db: &mut SqliteConnection, change: &Change) -> Outcome
     }
     .inspect_err(|stop| {
         if let Stop::Refused(e) = stop {
-            tracing::trace!(error = %e, "a change was refused");
+            tracing::trace!(error = %e, "a change was rejected");
         }
     })
 }
@@ -61,7 +61,7 @@ async fn find_manifest(
         .await
 }
 
-/// Refuses an edge that points nowhere, or to content of another size.
+/// Rejects an edge without a target, or whose target has another size.
 async fn check_edge(
     db: &mut SqliteConnection,
     repository: Option<i64>,

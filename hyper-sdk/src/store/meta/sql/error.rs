@@ -1,4 +1,4 @@
-//! What SQLite's errors mean, and what to do about them.
+//! Translates the errors of SQLite.
 
 use crate::{Error, ErrorKind};
 use std::path::Path;
@@ -17,7 +17,7 @@ const NOTADB: i32 = 26;
 /// The primary result code of a failure of the database.
 fn code_of(e: &sqlx::Error) -> Option<i32> {
     match e.as_database_error()?.code()?.parse().ok()? {
-        // The index of the log cannot grow: that is how a full disk shows there.
+        // The index of the log cannot grow, because the disk is full.
         IOERR_SHMSIZE => Some(FULL),
         other => Some(other & 0xff),
     }
@@ -28,7 +28,7 @@ pub(super) fn is_full(e: &sqlx::Error) -> bool {
     code_of(e) == Some(FULL)
 }
 
-/// Whether others have the database.
+/// Whether another connection has the database locked.
 pub(super) fn is_busy(e: &sqlx::Error) -> bool {
     matches!(code_of(e), Some(BUSY | LOCKED))
 }
@@ -56,9 +56,7 @@ pub(super) fn sql_error(path: &Path, e: sqlx::Error) -> Error {
         (_, sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed) => {
             (ErrorKind::Unavailable, "the database was closed")
         }
-        (_, sqlx::Error::ColumnDecode { .. }) => {
-            (ErrorKind::Corrupt, "the database has a row that is not valid")
-        }
+        (_, sqlx::Error::ColumnDecode { .. }) => (ErrorKind::Corrupt, "the database has an invalid row"),
         _ => (ErrorKind::Internal, "a query of the database failed"),
     };
     Error::new(kind, message).with_context("path", path.display()).with_source(e)

@@ -1,16 +1,17 @@
 //! Metadata in SQLite.
 //!
 //! ```text
-//!   callers ──Change──▶ queue ──▶ one writer connection: BEGIN IMMEDIATE … COMMIT for all that wait   (writer)
+//!   callers ──Change──▶ queue ──▶ one writer connection: one transaction for all queued changes   (writer)
 //!   callers ◀──rows──── a few reader connections
 //! ```
 //!
-//! The journal is a write-ahead log and `synchronous` is FULL: a commit returns after its log is synced, and callers
-//! that arrive meanwhile share the next one. Several processes may have the database open; each change is a
-//! transaction that takes the write lock first, and waits for it up to ten seconds. What is there can be read while the
-//! disk is full ([`readers`]).
+//! The journal is a write-ahead log and `synchronous` is FULL: a commit returns after its log is synced, and changes
+//! that arrive in the meantime share the next commit. Several processes may have the database open; a transaction takes
+//! the write lock first, and waits for it up to ten seconds. The database can be read while the disk is full
+//! ([`readers`]).
 //!
-//! The queries keep to what PostgreSQL understands too (`$1`, `ON CONFLICT`, `RETURNING`); the migrations are SQLite's.
+//! The queries use only syntax that PostgreSQL supports too (`$1`, `ON CONFLICT`, `RETURNING`); the migrations are
+//! specific to SQLite.
 
 mod blobs;
 mod changes;
@@ -42,10 +43,10 @@ use std::time::Duration;
 /// How long a change waits for another process that is writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the write-ahead log is cut back to when it had to grow, in bytes.
+/// The size to which a grown write-ahead log is truncated, in bytes.
 const JOURNAL_LIMIT: &str = "4194304";
 
-/// Metadata in an SQLite database. Clones share it; the last one to go closes it.
+/// Metadata in an SQLite database. Clones share it; it is closed when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct SqlMeta(Arc<Database>);
 
@@ -59,18 +60,18 @@ struct Database {
 }
 
 impl SqlMeta {
-    /// Opens the database at `path`, making it when it does not exist and bringing its tables up to date.
+    /// Opens the database at `path`. Creates it when it does not exist, and migrates its tables.
     ///
-    /// One that exists where nothing can be written can be read; every change is then refused with
-    /// [`ErrorKind::Unsupported`]. One on a full disk can be read too; a change fails with [`ErrorKind::StorageFull`] until
-    /// there is space again.
+    /// A database on a read-only file system can be read; every change is rejected with [`ErrorKind::Unsupported`]. A
+    /// database on a full disk can be read too; a change fails with [`ErrorKind::StorageFull`] until there is space
+    /// again.
     ///
-    /// Must be called within a tokio runtime, which must live as long as the value.
+    /// Must be called within a tokio runtime, which must outlive the value.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when the folder cannot be written, [`ErrorKind::Corrupt`] when the file is damaged or no
-    /// database, [`ErrorKind::Unavailable`] when another process keeps it locked, [`ErrorKind::Unsupported`] when its
-    /// tables are those of a newer version.
+    /// [`ErrorKind::Io`] when the folder cannot be written, [`ErrorKind::Corrupt`] when the file is damaged or is not a
+    /// database, [`ErrorKind::Unavailable`] when another process keeps it locked, [`ErrorKind::Unsupported`] when a
+    /// newer version has written it.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self> {
         Self::open_with(path, BUSY_TIMEOUT).await
     }
@@ -82,7 +83,7 @@ impl SqlMeta {
             .foreign_keys(true)
             .busy_timeout(busy_timeout)
             .disable_statement_logging();
-        // Switching a new file to write-ahead logging and making its tables is done by one process at a time.
+        // Only one process at a time switches a new file to write-ahead logging and creates its tables.
         let Some(_guard) = lock(&path).await? else {
             return Self::open_read_only(path, options).await;
         };
@@ -91,18 +92,18 @@ impl SqlMeta {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .pragma("journal_size_limit", JOURNAL_LIMIT);
-        let connection = Self::up_to_date(&options, &path).await;
+        let connection = Self::connect_upgraded(&options, &path).await;
         let options = options.create_if_missing(false);
         let readers = Readers::new(options.clone().pragma("query_only", "on"), busy_timeout);
         let connection = match connection {
             Ok(connection) => Some(connection),
             Err(e) if e.kind() == ErrorKind::StorageFull => {
-                // What lacks tables is of no use before there is space.
+                // A database without tables is not usable before there is space.
                 let Ok(mut reader) = readers.get().await else { return Err(e) };
                 if schema::check(&mut reader, &path).await.is_err() {
                     return Err(e);
                 }
-                tracing::warn!(error = %e, "the store can only be read until there is space again");
+                tracing::warn!(error = %e, "the store is read-only until the disk has space again");
                 None
             }
             Err(e) => return Err(e),
@@ -112,10 +113,10 @@ impl SqlMeta {
         Ok(Self(Arc::new(Database { path, readers, writer, version })))
     }
 
-    /// Connects, and makes the tables what they have to be.
-    async fn up_to_date(options: &SqliteConnectOptions, path: &Path) -> Result<SqliteConnection> {
+    /// Connects and migrates the tables.
+    async fn connect_upgraded(options: &SqliteConnectOptions, path: &Path) -> Result<SqliteConnection> {
         let mut connection = options.connect().await.map_err(|e| sql_error(path, e))?;
-        let made = match schema::bring_up_to_date(&mut connection, path).await {
+        let made = match schema::upgrade(&mut connection, path).await {
             Ok(()) => sync_folder_of(path),
             Err(e) => Err(e),
         };
@@ -127,8 +128,8 @@ impl SqlMeta {
         Ok(connection)
     }
 
-    /// Nobody can write to a file system that is read-only, so the database is opened as one that never changes, which
-    /// needs no files beside it. What a log beside it holds would not be seen then.
+    /// Nobody can write to a read-only file system, so the database is opened as immutable, which needs no other files.
+    /// An immutable database ignores the write-ahead log, so the log must be empty.
     async fn open_read_only(path: PathBuf, options: SqliteConnectOptions) -> Result<Self> {
         let mut log = path.clone().into_os_string();
         log.push("-wal");
@@ -171,7 +172,7 @@ impl SqlMeta {
     }
 }
 
-/// Locks the database; `None` when it exists and may not be written to.
+/// Locks the database; `None` when it exists and is not writable.
 async fn lock(path: &Path) -> Result<Option<File>> {
     let exists = path.exists();
     let mut name = path.as_os_str().to_owned();
@@ -201,7 +202,7 @@ impl fmt::Display for SqlMeta {
     }
 }
 
-/// The sizes of files and lists, which the database keeps as signed numbers.
+/// Converts a size, which the database stores as a signed number.
 fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
@@ -229,7 +230,7 @@ impl MetaBackend for SqlMeta {
     async fn write(&self, change: Change) -> Result<u64> {
         match &self.0.writer {
             Some(writer) => writer.write(change).await,
-            None => Err(Error::unsupported("the store is on a file system that is read-only")
+            None => Err(Error::unsupported("the store is on a read-only file system")
                 .with_context("path", self.0.path.display())),
         }
     }

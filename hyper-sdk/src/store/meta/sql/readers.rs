@@ -1,42 +1,42 @@
-//! The connections that read, also when the disk is full.
+//! The read connections, which also work when the disk is full.
 //!
-//! The first connection to a database with a write-ahead log makes the index of the log, a file of 32 KiB beside it. A
-//! full disk has no room for that, and reading must not need any: a reader then takes the lock of the whole database and
-//! keeps the index in its memory ("WAL without shared memory" in the documentation of SQLite). It gives the lock back
-//! after each use, so that other processes come to their turn, and that the usual way is taken again once there is space.
+//! The first connection to a database with a write-ahead log creates the index of the log, a file of 32 KiB. A full
+//! disk has no space for it, but reading must work without space: a reader then locks the whole database and keeps the
+//! index in memory ("WAL without shared memory" in the documentation of SQLite). It releases the lock after each use,
+//! so that other processes get it, and so that the normal way is used again once there is space.
 //!
-//! Two that want the whole database at once refuse each other, also when both wait the way SQLite does, so the waiting is
-//! done here, for times that differ.
+//! Two connections that want the whole database at the same time block each other, even with the busy timeout of
+//! SQLite, so the readers retry here after random pauses.
 
 use super::error::{is_busy, is_full};
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteLockingMode, SqlitePool, SqlitePoolOptions};
 use std::time::{Duration, Instant};
 
-/// How many connections read at once.
+/// The number of read connections.
 const READERS: u32 = 4;
 
 #[derive(Debug)]
 pub(super) struct Readers {
     shared: SqlitePool,
-    /// One connection, which lives for one use. `None` where nothing is ever written.
+    /// A single connection that is closed after each use. `None` for a database that is never written.
     alone: Option<SqlitePool>,
-    /// How long a reader waits for its turn.
-    patience: Duration,
+    /// How long a reader waits for the lock.
+    timeout: Duration,
 }
 
 impl Readers {
-    /// Readers of a database that changes. The connections are made when they are asked for.
-    pub(super) fn new(options: SqliteConnectOptions, patience: Duration) -> Self {
+    /// Readers of a database that can change. The connections are opened when they are needed.
+    pub(super) fn new(options: SqliteConnectOptions, timeout: Duration) -> Self {
         let shared = pool(READERS).connect_lazy_with(options.clone());
         let options = options.locking_mode(SqliteLockingMode::Exclusive).busy_timeout(Duration::ZERO);
         let closing = pool(1).after_release(|_, _| Box::pin(std::future::ready(Ok(false))));
-        Self { shared, alone: Some(closing.connect_lazy_with(options)), patience }
+        Self { shared, alone: Some(closing.connect_lazy_with(options)), timeout }
     }
 
-    /// Readers of a database that never changes.
+    /// Readers of an immutable database.
     pub(super) fn unchanging(options: SqliteConnectOptions) -> Self {
-        Self { shared: pool(READERS).connect_lazy_with(options), alone: None, patience: Duration::ZERO }
+        Self { shared: pool(READERS).connect_lazy_with(options), alone: None, timeout: Duration::ZERO }
     }
 
     /// A connection.
@@ -48,17 +48,17 @@ impl Readers {
                 (outcome, _) => return outcome,
             };
             match outcome {
-                Err(e) if is_busy(&e) && start.elapsed() < self.patience => pause().await,
+                Err(e) if is_busy(&e) && start.elapsed() < self.timeout => pause().await,
                 outcome => return outcome,
             }
         }
     }
 }
 
-/// Waits for some milliseconds, hardly ever as long as others do.
+/// Waits for a random time of some milliseconds.
 async fn pause() {
     let mut random = [0];
-    // Without random bytes the wait is only less well chosen.
+    // Without random bytes the pause is a fixed one.
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
     tokio::time::sleep(Duration::from_millis(1 + u64::from(random[0] / 8))).await;
 }

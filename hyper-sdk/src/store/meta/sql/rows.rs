@@ -1,4 +1,4 @@
-//! What the statements of all changes share: why one stops, and how repositories and links are found.
+//! Shared by the statements of all changes: the reason why a change stops, and the queries for repositories and links.
 
 use crate::clock::{Clock as _, SystemClock};
 use crate::reference::RepositoryName;
@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 
 /// Why a change was not applied.
 pub(super) enum Stop {
-    /// It must not be; nothing was written.
+    /// The change is rejected; nothing was written.
     Refused(Error),
     /// The database failed; the transaction has to be rolled back.
     Failed(sqlx::Error),
@@ -21,7 +21,7 @@ impl From<sqlx::Error> for Stop {
 
 pub(super) type Outcome<T> = std::result::Result<T, Stop>;
 
-/// A size as the database keeps it. No file is larger than what fits.
+/// Converts a size to the signed number of the database. No file is too large for it.
 pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! The versions of the tables: applied in order, each in one transaction; never changed once released.
+//! The migrations of the tables: applied in order, each in one transaction, and never changed after a release.
 
 use super::error::sql_error;
 use crate::clock::{Clock as _, SystemClock};
@@ -13,13 +13,13 @@ const MIGRATIONS: [&str; 3] = [
     include_str!("migrations/0003_collection.sql"),
 ];
 
-/// Applies what is missing.
-pub(super) async fn bring_up_to_date(connection: &mut SqliteConnection, path: &Path) -> Result<()> {
+/// Applies the missing migrations.
+pub(super) async fn upgrade(connection: &mut SqliteConnection, path: &Path) -> Result<()> {
     let found = migrate(connection).await.map_err(|e| sql_error(path, e))?;
     reject_newer(found, path)
 }
 
-/// Checks that nothing is missing, without writing.
+/// Checks that no migration is missing, without writing.
 pub(super) async fn check(connection: &mut SqliteConnection, path: &Path) -> Result<()> {
     let (found,): (i64,) = sqlx::query_as("SELECT COALESCE(MAX(version), 0) FROM schema_version")
         .fetch_one(connection)
@@ -29,7 +29,7 @@ pub(super) async fn check(connection: &mut SqliteConnection, path: &Path) -> Res
         return Err(Error::new(
             ErrorKind::Unsupported,
             format!(
-                "the database has schema version {found} and cannot be brought up to version {}: open it once \
+                "the database has schema version {found} and cannot be migrated to version {}: open it once \
                  where it can be written",
                 MIGRATIONS.len()
             ),
@@ -44,7 +44,7 @@ fn reject_newer(found: i64, path: &Path) -> Result<()> {
         return Err(Error::new(
             ErrorKind::Unsupported,
             format!(
-                "the database has schema version {found}, but this version of Hyper knows only up to {}: \
+                "the database has schema version {found}, but this version of Hyper supports only versions up to {}: \
                  use a newer version",
                 MIGRATIONS.len()
             ),
@@ -54,7 +54,7 @@ fn reject_newer(found: i64, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns the version that was found.
+/// Returns the version before the migration.
 async fn migrate(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     sqlx::raw_sql(

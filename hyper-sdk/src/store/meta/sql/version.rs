@@ -1,15 +1,15 @@
-//! The version of the database, by which a process learns that it was changed.
+//! The version of the database, by which a process detects changes.
 //!
-//! SQLite keeps a header in the index of its write-ahead log, the file `-shm` beside the database, that every commit
-//! rewrites before it is acknowledged; its format is documented ("WAL-mode File Format", section 2.1):
+//! The index of the write-ahead log of SQLite, the file `-shm` next to the database, has a header that every commit
+//! rewrites before it is acknowledged. Its format is documented ("WAL-mode File Format", section 2.1):
 //!
 //! ```text
 //! offset 0, 48 bytes   header: change counter, number of frames, salts, checksums
-//! offset 48, 48 bytes  the same header again: when both are equal, no writer was at work in between
+//! offset 48, 48 bytes  a copy of the header: when both are equal, no writer was active
 //! ```
 //!
-//! A hash of that header is the version. Reading it costs two system calls on a page that is always in memory, and no lock
-//! of the database.
+//! The version is a hash of that header. Reading it takes two system calls on a page that is always in memory, and no
+//! lock.
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher as _};
@@ -22,22 +22,22 @@ const HEADER: usize = 48;
 /// The version of a database.
 #[derive(Debug)]
 pub(super) enum Version {
-    /// Nothing changes it.
+    /// An immutable database.
     Constant,
-    /// In the index of its write-ahead log.
+    /// A database whose version is in the index of its write-ahead log.
     Index { path: PathBuf, file: Mutex<Option<Arc<File>>> },
 }
 
 impl Version {
-    /// The version of a database that is written to, here or elsewhere.
+    /// The version of a database that this process or another may write.
     pub(super) fn changing(database: &Path) -> Self {
         let mut path = database.as_os_str().to_owned();
         path.push("-shm");
         Self::Index { path: path.into(), file: Mutex::new(None) }
     }
 
-    /// The version of a database that cannot be written to here. A file system that is read-only has no writers at all,
-    /// unless it is so only here: a folder can be mounted twice.
+    /// The version of a database that this process cannot write. Other processes may write it when only this mount of
+    /// the file system is read-only.
     pub(super) fn read_only(database: &Path) -> Self {
         match Self::changing(database) {
             Self::Index { path, .. } if !path.exists() => Self::Constant,
@@ -45,13 +45,13 @@ impl Version {
         }
     }
 
-    /// A number that every commit alters; `None` while the header is being written or missing.
+    /// A number that changes with every commit; `None` while the header is being written or is missing.
     pub(super) fn now(&self) -> Option<u64> {
         let Self::Index { path, file } = self else { return Some(0) };
         let mut headers = [0u8; 2 * HEADER];
         open(path, file)?.read_exact_at(&mut headers, 0).ok()?;
         let (first, second) = headers.split_at(HEADER);
-        // An index that is all zero has not been made yet.
+        // An index of zeros is not initialised yet.
         if first != second || first.iter().all(|b| *b == 0) {
             return None;
         }
@@ -61,7 +61,7 @@ impl Version {
     }
 }
 
-/// The file, opened again when SQLite has made a new one.
+/// The file; opened again when SQLite has created a new one.
 fn open(path: &Path, slot: &Mutex<Option<Arc<File>>>) -> Option<Arc<File>> {
     let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(file) = slot.as_ref()

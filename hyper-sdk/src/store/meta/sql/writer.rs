@@ -1,13 +1,12 @@
-//! The one writer of a process: takes every change that waits and commits them together.
+//! The single writer of a process: it takes all queued changes and commits them together.
 //!
 //! # Invariants
-//! - A change that is refused has written nothing (see [`super::changes`]), so the others of its batch go on.
-//! - When the database itself fails, the batch is rolled back and each change is tried alone, so that only the guilty
-//!   one fails.
-//! - A failure of any statement leaves a connection without a transaction, or none: it is then opened again for the
-//!   next batch. SQLite ends a transaction by itself after some faults (a full disk, an I/O error) and not after
-//!   others, so begin, commit and rollback are statements of their own here, and no count of open transactions is kept
-//!   beside the database's.
+//! - A rejected change has written nothing (see [`super::changes`]), so the others of its batch are still applied.
+//! - When the database itself fails, the batch is rolled back and each change is retried alone, so that only the change
+//!   that caused the error fails.
+//! - After a failed statement the connection has no open transaction, or is closed and opened again for the next batch.
+//!   SQLite ends a transaction by itself after some errors (a full disk, an I/O error) and not after others, so begin,
+//!   commit and rollback are explicit statements here, without a separate count of open transactions.
 //! - A caller that drops its future does not stop its change.
 
 use super::changes::apply;
@@ -20,9 +19,9 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use std::path::{Path, PathBuf};
 use tokio::sync::{mpsc, oneshot};
 
-/// The most changes in one transaction.
+/// The largest number of changes in one transaction.
 const BATCH: usize = 128;
-/// How many changes may wait before callers wait to be taken.
+/// The size of the queue. Callers wait while it is full.
 const QUEUE: usize = 1024;
 
 #[derive(Debug)]
@@ -35,8 +34,8 @@ struct Job {
 }
 
 impl Writer {
-    /// Starts the task that writes. It ends, and closes the connection, when the value is dropped and the queue empty.
-    /// Without a connection it makes one for the first change.
+    /// Starts the writer task. It ends and closes the connection when the value is dropped and the queue is empty.
+    /// Without a connection it opens one for the first change.
     pub(super) fn start(
         open: Option<SqliteConnection>,
         options: SqliteConnectOptions,
@@ -61,7 +60,7 @@ async fn work(mut session: Session, path: PathBuf, mut queue: mpsc::Receiver<Job
         let (changes, replies): (Vec<Change>, Vec<_>) = jobs.drain(..).map(|j| (j.change, j.reply)).unzip();
         let outcomes = write_all(&mut session, &path, &changes).await;
         for (reply, outcome) in replies.into_iter().zip(outcomes) {
-            // A caller that has gone does not want to know.
+            // A caller that has dropped its future gets no result.
             let _ = reply.send(outcome);
         }
     }
@@ -72,7 +71,7 @@ async fn work(mut session: Session, path: PathBuf, mut queue: mpsc::Receiver<Job
     }
 }
 
-/// The connection that writes.
+/// The write connection.
 struct Session {
     open: Option<SqliteConnection>,
     options: SqliteConnectOptions,
@@ -87,11 +86,11 @@ impl Session {
         Ok(self.open.insert(connection))
     }
 
-    /// Makes sure, after a failure, that no transaction is open.
+    /// Makes sure after a failure that no transaction is open.
     async fn recover(&mut self) {
         let Some(mut connection) = self.open.take() else { return };
-        // When the transaction has ended already there is nothing to roll back, and the connection is as good as new.
-        // It is kept then: closing the last one removes the log, and a full disk has no room to make it again.
+        // When the transaction has already ended, there is nothing to roll back, and the connection can be reused. It
+        // is kept, because closing the last connection removes the log, and a full disk has no space for a new log.
         if run(&mut connection, "ROLLBACK").await.is_ok() || is_idle(&mut connection).await {
             self.open = Some(connection);
             return;
@@ -102,7 +101,7 @@ impl Session {
     }
 }
 
-/// Whether a transaction can begin. A deferred one touches no file.
+/// Whether a transaction can begin. A deferred transaction does not access the file.
 async fn is_idle(connection: &mut SqliteConnection) -> bool {
     run(connection, "BEGIN DEFERRED").await.is_ok() && run(connection, "ROLLBACK").await.is_ok()
 }

@@ -1,4 +1,4 @@
-//! Blob backends that are wrong on purpose.
+//! Blob backends with an injected fault.
 
 use crate::digest::Algorithm;
 use crate::store::blob::{BlobBackend, BlobKey, BlobStaging, StagedState, StoredBytes, Verified};
@@ -39,7 +39,7 @@ pub(super) enum BlobFault {
 }
 
 impl BlobFault {
-    /// The folder that a new opening finds empty.
+    /// The folder that is emptied when the backend is opened again.
     pub(super) fn lost_on_reopen(self) -> Option<&'static str> {
         match self {
             Self::BlobsLostOnReopen => Some("blobs"),

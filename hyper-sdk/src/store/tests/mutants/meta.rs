@@ -1,4 +1,4 @@
-//! Metadata backends that are wrong on purpose.
+//! Metadata backends with an injected fault.
 
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -52,7 +52,7 @@ impl<M: MetaBackend> MetaMutant<M> {
         Self { inner, fault, asked: AtomicU64::new(0) }
     }
 
-    /// The change that is made in place of the one that was asked for.
+    /// The change that is applied instead of the requested one.
     async fn mutate(&self, change: Change) -> Result<Option<Change>> {
         Ok(Some(match (self.fault, change) {
             (MetaFault::EdgesUnchecked, Change::PutManifest(mut put)) => {

@@ -1,7 +1,8 @@
 //! The entries of a cache: bounded, in shards, with eviction by second chance.
 //!
 //! # Invariants
-//! - The bytes of all entries stay under the limit. An entry that was used since the hand last passed stays once more.
+//! - The bytes of all entries stay under the limit. An entry that was used since the last pass of the clock hand
+//!   survives one more pass.
 
 use super::CachedContent;
 use crate::Digest;
@@ -13,13 +14,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const SHARDS: usize = 16;
 
-/// What an entry weighs beside its content.
+/// The size of an entry without its content, in bytes.
 const OVERHEAD: usize = 512;
 
-/// A state of the store, as far as the cache can tell one from another. `None` equals no other.
+/// The version of the store. `None` is different from every version.
 pub(super) type Version = Option<u64>;
 
-/// Under what content is kept: a kind, a repository and a reference in one text.
+/// The key of an entry: the kind, the repository and the reference in one text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key(Arc<str>);
 
@@ -45,12 +46,12 @@ impl Key {
     }
 }
 
-/// What the cache knows.
+/// The result of a look-up.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// The content, and nothing has changed since it was read.
+    /// The content, and the store has not changed since it was read.
     Fresh(Arc<CachedContent>),
-    /// The content, but something has changed in the store.
+    /// The content, but the store has changed since it was read.
     Stale(Arc<CachedContent>),
     /// Nothing.
     Nothing,
@@ -93,7 +94,7 @@ impl Entries {
         }
     }
 
-    /// Whether content of this size can be kept.
+    /// Whether content of this size can be cached.
     pub(super) fn fits(&self, size: u64) -> bool {
         usize::try_from(size).is_ok_and(|size| size.saturating_add(OVERHEAD) <= self.shard_limit)
     }
@@ -103,7 +104,7 @@ impl Entries {
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks content up.
+    /// Looks up content.
     pub(super) fn get(&self, key: &Key, now: Version) -> Found {
         let shard = self.shard(key);
         let Some(entry) = shard.entries.get(key) else {
@@ -119,14 +120,14 @@ impl Entries {
         }
     }
 
-    /// Says that the content was still right in this version of the store.
+    /// Records that the content is still valid in this version of the store.
     pub(super) fn renew(&self, key: &Key, version: Version) {
         if let Some(entry) = self.shard(key).entries.get_mut(key) {
             entry.version = version;
         }
     }
 
-    /// Keeps content that the store gave after `version` was read.
+    /// Caches content that the store returned after `version` was read.
     pub(super) fn put(&self, key: Key, content: Arc<CachedContent>, version: Version) {
         let weight = weight(&content);
         if weight > self.shard_limit {
@@ -154,7 +155,7 @@ impl Entries {
         }
     }
 
-    /// Forgets content.
+    /// Removes an entry.
     pub(super) fn remove(&self, key: &Key) {
         let mut shard = self.shard(key);
         if let Some(gone) = shard.entries.remove(key) {
@@ -163,7 +164,7 @@ impl Entries {
         }
     }
 
-    /// The bytes that the entries hold.
+    /// The total size of the entries.
     pub(super) fn bytes(&self) -> usize {
         self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).bytes).sum()
     }
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_fresh_in_the_version_that_it_was_read_in() {
+    fn an_entry_is_fresh_only_in_its_version() {
         let entries = Entries::new(1 << 20);
         entries.put(key(1), content(1), Some(1));
         assert!(matches!(entries.get(&key(1), Some(1)), Found::Fresh(_)));
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_stays_bounded_and_what_is_used_stays() {
+    fn the_cache_is_bounded_and_keeps_used_entries() {
         let entries = Entries::new(SHARDS * 20_000);
         entries.put(key(0), content(1000), Some(1));
         for n in 1..2000 {

@@ -1,8 +1,8 @@
-//! A bounded cache in memory of manifests and small blobs, in front of a store.
+//! A bounded in-memory cache of manifests and small blobs in front of a store.
 //!
-//! What a digest names never changes, but whether a repository has it does, and so does what a tag names. Others may
-//! write to the same store (the command line and a server do, with one folder), so an entry is good only while the store
-//! as a whole is known to be unchanged. [`RegistryStore::version`] says that:
+//! The content of a digest never changes, but tags move, and a repository may lose content. Other processes may write
+//! to the same store (such as the command line and a server on one folder), so an entry is valid only while the store
+//! as a whole is unchanged. [`RegistryStore::version`] detects changes:
 //!
 //! ```text
 //! look up   now = version;   entry.version == now ?  serve from memory, a blob only while its file is there
@@ -11,14 +11,14 @@
 //! insert    under the version that was read before the store was asked
 //! ```
 //!
-//! A store that cannot tell its version is asked each time: only the bytes of small blobs come from memory then.
+//! A store without a version is asked each time: only the bytes of small blobs come from memory.
 //!
 //! # Invariants
-//! - Linearisable: an entry is served without asking only if no change was committed between the store's answer that made
-//!   it and the look-up.
-//! - The bytes of a blob are in the cache only when they have its digest.
-//! - A blob whose file is lost is not served from memory either: clients that look for it and find it in one way and not
-//!   in the other never push it again.
+//! - Linearisable: an entry is served without asking the store only if no change was committed between the read that
+//!   created the entry and the look-up.
+//! - The bytes of a blob are cached only if they match its digest.
+//! - A blob whose file is lost is not served from memory. Otherwise HEAD and GET would disagree, and clients would
+//!   never push the blob again.
 
 mod entries;
 
@@ -40,10 +40,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How much is cached.
+/// The limits of a cache.
 #[derive(Clone, Debug)]
 pub struct CacheOptions {
-    /// The most memory that the cache takes, in bytes; 0 turns it off.
+    /// The largest amount of memory, in bytes; 0 turns the cache off.
     pub bytes: usize,
     /// The largest blob that is cached, in bytes.
     pub blob_bytes: u64,
@@ -55,27 +55,27 @@ impl Default for CacheOptions {
     }
 }
 
-/// How a cache does.
+/// The statistics of a cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStatistics {
-    /// The bytes that it holds now.
+    /// The bytes that it holds.
     pub bytes: usize,
-    /// Look-ups that it knew the content for.
+    /// The number of look-ups with cached content.
     pub hits: u64,
-    /// Look-ups that it knew nothing for.
+    /// The number of look-ups without cached content.
     pub misses: u64,
 }
 
-/// A manifest or a small blob in memory. The texts about it are kept ready, as bytes that are shared.
+/// A cached manifest or small blob. Its header texts are prepared once and shared.
 #[derive(Clone, Debug)]
 pub struct CachedContent {
     /// The content.
     pub bytes: Bytes,
     /// Its media type; that of a blob is `application/octet-stream`.
     pub media_type: Bytes,
-    /// Its digest in double quotes, as an entity tag of HTTP has it.
+    /// Its digest in double quotes, as an HTTP entity tag.
     pub quoted_digest: Bytes,
-    /// The file that the bytes of a blob are in, when there is one.
+    /// The file of a blob, if there is one.
     file: Option<PathBuf>,
 }
 
@@ -88,7 +88,7 @@ impl CachedContent {
         Self { file, ..Self::new(digest, Bytes::from_static(b"application/octet-stream"), bytes) }
     }
 
-    /// Whether the file of a blob is still there and whole.
+    /// Whether the file of a blob exists and has the right size.
     fn is_stored(&self) -> bool {
         let whole =
             |file: &PathBuf| std::fs::metadata(file).is_ok_and(|meta| meta.len() == self.bytes.len() as u64);
@@ -112,16 +112,16 @@ impl CachedContent {
     }
 }
 
-/// A blob that was asked from the store.
+/// A blob that was read from the store.
 #[derive(Debug)]
 pub enum FetchedBlob {
-    /// A small one, which is in memory now.
+    /// A small blob, which is now cached.
     Whole(Arc<CachedContent>),
-    /// One that is too large to be cached.
+    /// A blob that is too large to be cached.
     Reader(BlobReader),
 }
 
-/// A store whose manifests and small blobs are kept in memory. Clones share the memory.
+/// A store whose manifests and small blobs are cached in memory. Clones share the cache.
 ///
 /// ```
 /// use hyper_sdk::store::wrap::{CacheOptions, Cached};
@@ -162,7 +162,7 @@ impl Cached {
         &self.0.store
     }
 
-    /// How the cache does.
+    /// The statistics of the cache.
     pub fn statistics(&self) -> CacheStatistics {
         let entries = &self.0.entries;
         CacheStatistics {
@@ -172,12 +172,12 @@ impl Cached {
         }
     }
 
-    /// The version of the store now; read it before the store is asked.
+    /// The version of the store. It is read before the store is asked.
     fn now(&self) -> Version {
         if self.0.options.bytes == 0 { None } else { self.0.store.version() }
     }
 
-    /// A manifest, as the store gives it or as it would.
+    /// A manifest, from the cache or the store.
     ///
     /// # Errors
     /// Those of [`RegistryStore::get_manifest`].
@@ -217,8 +217,8 @@ impl Cached {
         }
     }
 
-    /// A blob of the repository that is in memory and whose file, if it has one, is still there. When something has changed
-    /// in the store since it was read, the store is asked whether the repository still has it.
+    /// A blob of the repository that is cached and whose file, if it has one, still exists. If the store has changed
+    /// since the blob was read, the store is asked whether the repository still has it.
     ///
     /// # Errors
     /// Those of [`RegistryStore::stat_blob`].
@@ -243,11 +243,11 @@ impl Cached {
         }
     }
 
-    /// A blob of the repository from the store; a small one is kept in memory.
+    /// A blob of the repository from the store; a small blob is cached.
     ///
     /// # Errors
-    /// Those of [`RegistryStore::get_blob`], and [`crate::ErrorKind::BlobUnknown`] when the bytes of a small one are others
-    /// than its digest says.
+    /// Those of [`RegistryStore::get_blob`], and [`crate::ErrorKind::BlobUnknown`] when the bytes of a small blob do
+    /// not match its digest.
     pub async fn fetch_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<FetchedBlob> {
         let now = self.now();
         let reader = self.0.store.get_blob(repository, digest, None).await?;
@@ -255,7 +255,7 @@ impl Cached {
             return Ok(FetchedBlob::Reader(reader));
         }
         let bytes = collect(reader, digest).await?;
-        // What is kept is served until it is pushed out, so it had better be right.
+        // Cached bytes are served until they are evicted, so they are checked here.
         if digest.algorithm().digest(&bytes) != *digest {
             tracing::error!(%repository, %digest, "a stored blob does not match its digest");
             return Err(bytes_damaged(digest));
@@ -299,7 +299,7 @@ impl fmt::Display for Cached {
     }
 }
 
-// A method that is added to the trait must be decided here too, not fall to its default.
+// A new method of the trait must be implemented here too, instead of using its default.
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl RegistryStore for Cached {
@@ -307,7 +307,7 @@ impl RegistryStore for Cached {
         self.0.store.capabilities()
     }
 
-    /// The store is asked: clients do so before they push, and what counts then is not what is still in memory.
+    /// Clients call this before they push, so the store is asked and not the cache.
     async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
         let size = self.0.store.stat_blob(repository, digest).await;
         if size.is_err() {
@@ -460,9 +460,9 @@ mod tests {
         Manifest::sniff(index.to_bytes()).unwrap()
     }
 
-    /// What another writer does to the store is seen at once.
+    /// Changes of another writer are visible immediately.
     #[tokio::test]
-    async fn no_entry_outlives_a_change_of_the_store() {
+    async fn no_entry_is_served_after_a_change_of_the_store() {
         let store: SharedStore = Arc::new(MemoryStore::default());
         let cached = Cached::new(store.clone(), CacheOptions::default());
         let name = RepositoryName::parse("a").unwrap();
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cache_of_no_bytes_keeps_nothing() {
+    async fn a_cache_of_size_zero_is_empty() {
         let options = CacheOptions { bytes: 0, ..CacheOptions::default() };
         let cached = Cached::new(Arc::new(MemoryStore::default()), options);
         let name = RepositoryName::parse("a").unwrap();

@@ -1,8 +1,9 @@
-//! Where clients reach this server, as far as it can tell: the token endpoint must be named by an absolute URL.
+//! The URL at which clients reach this server. The challenge needs it, because it names the token endpoint by an
+//! absolute URL.
 //!
-//! What is configured counts. Else it is what the request says: a proxy that ends TLS tells the scheme and the host in
-//! `X-Forwarded-Proto` and `X-Forwarded-Host` (or `Forwarded`, RFC 7239). A client that lies in these headers is sent to
-//! where it said, and nobody else is: such answers are never cached.
+//! A configured URL takes precedence. Otherwise the URL comes from the request: a proxy that terminates TLS sends the
+//! scheme and the host in `X-Forwarded-Proto` and `X-Forwarded-Host` (or `Forwarded`, RFC 7239). A client that forges
+//! these headers affects only its own response, because these responses are never cached.
 
 use http::{HeaderMap, Uri, header};
 
@@ -39,7 +40,7 @@ fn parameter(element: &str, name: &str) -> Option<String> {
     })
 }
 
-/// Whether the text can stand between the quotes of a challenge as host and port.
+/// Whether the text is a host, with or without a port, that needs no escape in a challenge.
 fn is_host(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 300

@@ -1,4 +1,4 @@
-//! What a registry does beside answering: uploads that rest for too long are removed.
+//! The maintenance task of a registry: it removes idle uploads.
 
 use crate::state::State;
 use hyper_sdk::ErrorKind;
@@ -7,14 +7,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// Starts the upkeep, once for each registry. Without a runtime it is left to a later call. The task ends when the registry
-/// is gone.
+/// Starts the maintenance task, once for each registry. Without a runtime, a later call starts it. The task ends when
+/// the registry is dropped.
 pub(crate) fn start(state: &Arc<State>) {
-    if state.has_upkeep.load(Ordering::Relaxed) {
+    if state.has_maintenance.load(Ordering::Relaxed) {
         return;
     }
     let Ok(runtime) = Handle::try_current() else { return };
-    if state.has_upkeep.swap(true, Ordering::Relaxed) {
+    if state.has_maintenance.swap(true, Ordering::Relaxed) {
         return;
     }
     if let Some(age) = state.options.upload_max_age.filter(|_| !state.options.read_only) {
@@ -29,9 +29,9 @@ async fn expire_uploads(state: Weak<State>, age: Duration) {
         let Some(state) = state.upgrade() else { return };
         match state.store.expire_uploads(age).await {
             Ok(0) => {}
-            Ok(count) => tracing::info!(count, "old uploads were removed"),
+            Ok(count) => tracing::info!(count, "idle uploads were removed"),
             Err(e) if e.kind() == ErrorKind::Unsupported => return,
-            Err(error) => tracing::warn!(%error, "old uploads cannot be removed"),
+            Err(error) => tracing::warn!(%error, "idle uploads cannot be removed"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The root file system as a tar or as files.
+//! Exports of the root file system, as a tar archive or as files.
 
 use crate::atomic_file::write_atomically;
 use crate::layer::{
@@ -9,7 +9,7 @@ use crate::solve::blocking;
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Writes a root file system as a tar file. With `below` all is in a folder of that name, which has the time `epoch`.
+/// Writes a root file system as a tar file. With `below`, everything is in a folder of that name with the time `epoch`.
 ///
 /// # Errors
 /// Those of the stream, and [`crate::ErrorKind::Io`] with the path.
@@ -29,7 +29,7 @@ pub(crate) async fn export_tar(
     .await
 }
 
-/// Writes an archive with everything in a folder.
+/// Writes an archive with all entries in a folder.
 fn write_below(tar: TarStream, folder: &LayerPath, epoch: i64, file: std::fs::File) -> Result<()> {
     let mut writer = LayerWriter::new(std::io::BufWriter::with_capacity(1 << 20, file), None);
     let mut top = Entry::directory(folder.clone(), 0o755);
@@ -45,9 +45,9 @@ fn write_below(tar: TarStream, folder: &LayerPath, epoch: i64, file: std::fs::Fi
     writer.finish().map(drop)
 }
 
-/// Writes a root file system as files into a folder. Files get the owner of this process; those that are there already
-/// stay unless the image has the same path, or with `delete` are removed when all is written. With `below` all is in a
-/// folder of that name. Gives the devices that only root can make and that were left out.
+/// Writes a root file system as files into a folder. Files get the owner of this process. Existing files stay unless
+/// the image has the same path; with `delete` they are removed at the end. With `below`, everything is in a folder of
+/// that name. Returns the device files that were skipped because only root can create them.
 ///
 /// # Errors
 /// Those of the stream, and [`crate::ErrorKind::Io`] with the path; with `delete` for a file system that is mounted in the

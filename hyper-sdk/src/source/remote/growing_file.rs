@@ -1,4 +1,4 @@
-//! A file that is read while it is still written.
+//! A file that is read while it is being written.
 
 use crate::store::ByteStream;
 use crate::{Error, ErrorKind};
@@ -8,12 +8,12 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// How much is read at once.
+/// The size of one read.
 const BLOCK: u64 = 256 << 10;
 
-/// How far a file is, for who writes it.
+/// The progress of a file, for its writer.
 #[derive(Clone, Debug)]
-pub(super) struct Progress(Arc<watch::Sender<Written>>);
+pub(super) struct WriteProgress(Arc<watch::Sender<Written>>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Written {
@@ -21,43 +21,44 @@ struct Written {
     is_whole: bool,
 }
 
-impl Default for Progress {
+impl Default for WriteProgress {
     fn default() -> Self {
         Self(Arc::new(watch::Sender::new(Written::default())))
     }
 }
 
-impl Progress {
-    /// So many more bytes are in the file.
+impl WriteProgress {
+    /// Reports `count` more bytes in the file.
     pub(super) fn advance(&self, count: usize) {
         self.0.send_modify(|written| written.bytes += count as u64);
     }
 
-    /// The file has all of its bytes.
+    /// Reports that the file is complete.
     pub(super) fn finish(&self) {
         self.0.send_modify(|written| written.is_whole = true);
     }
 
-    /// The file for who reads it.
-    pub(super) fn follow(&self, file: File) -> Growing {
-        Growing { file: Arc::new(file), written: self.0.subscribe() }
+    /// The file for a reader.
+    pub(super) fn follow(&self, file: File) -> GrowingFile {
+        GrowingFile { file: Arc::new(file), written: self.0.subscribe() }
     }
 }
 
-/// A file that grows, to read from its beginning.
+/// A growing file, for a reader that starts at its beginning.
 #[derive(Clone, Debug)]
-pub(super) struct Growing {
+pub(super) struct GrowingFile {
     file: Arc<File>,
     written: watch::Receiver<Written>,
 }
 
-impl Growing {
-    /// Whether all of its bytes are there.
+impl GrowingFile {
+    /// Whether the file is complete.
     pub(super) fn is_whole(&self) -> bool {
         self.written.borrow().is_whole
     }
 
-    /// The bytes, as they are written. The stream ends with an error when the writer gives up.
+    /// The bytes, as they are written. The stream ends with an error when the writer is dropped before the file is
+    /// complete.
     pub(super) fn stream(self) -> ByteStream {
         let blocks = futures::stream::unfold((self, Some(0)), async |(mut growing, at)| {
             let at: u64 = at?;
@@ -69,7 +70,7 @@ impl Growing {
             if left == 0 {
                 return None;
             }
-            // It was written a moment ago, so it is in memory.
+            // The bytes were just written, so they are in the page cache.
             let mut block = vec![0; left.min(BLOCK) as usize];
             let next = at + block.len() as u64;
             let read = growing.file.read_exact_at(&mut block, at);
@@ -89,10 +90,10 @@ mod tests {
     use std::io::Write as _;
 
     #[tokio::test]
-    async fn a_file_is_read_as_it_grows_to_its_end_or_the_error() {
+    async fn a_growing_file_is_read_to_its_end_or_error() {
         for is_whole in [true, false] {
             let mut file = tempfile::NamedTempFile::new().unwrap();
-            let progress = Progress::default();
+            let progress = WriteProgress::default();
             let growing = progress.follow(file.reopen().unwrap());
             let read = tokio::spawn(growing.clone().stream().try_collect::<Vec<_>>());
             for text in ["one ", "two ", &"three".repeat(100_000)] {

@@ -1,8 +1,7 @@
-//! Whether what was kept between builds is still what was written.
+//! Integrity checks of the content that is cached between builds.
 //!
-//! A file of the web is read and hashed before it is used. The files of a commit are many: for them the sizes, modes and
-//! times are compared with those at the end of the checkout. The time of the last change of an inode is among them, which
-//! no program can set.
+//! A file from the web is read and hashed before it is used. For the many files of a commit, the sizes, modes and times
+//! are compared with those after the checkout. They include the change time of the inode, which no program can set.
 
 use crate::digest::Hasher;
 use crate::{Digest, Error, Result, ResultExt as _};
@@ -12,15 +11,15 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// What a file of the web should be.
+/// The expected content of a file from the web.
 #[derive(Clone, Debug)]
 pub(super) struct Expected {
     pub(super) digest: Digest,
-    /// Its time: seconds since 1970.
+    /// Its modification time, in seconds since 1970.
     pub(super) time: i64,
 }
 
-/// Whether a file is as it was written: a regular file with this content, time and nobody else's rights. Blocks.
+/// Whether a file is unchanged: a regular file with this content and time, private to its owner. Blocks.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Io`] when it cannot be read.
@@ -29,9 +28,9 @@ pub(super) fn is_whole(path: &Path, expected: &Expected) -> Result<bool> {
     let mut file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => std::fs::File::from(fd),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP) => return Ok(false),
-        Err(e) => return Err(Error::io("cannot open a kept file", path, e.into())),
+        Err(e) => return Err(Error::io("cannot open a cached file", path, e.into())),
     };
-    let failed = "cannot read a kept file";
+    let failed = "cannot read a cached file";
     let meta = file.metadata().at(failed, path)?;
     if !meta.is_file() || meta.permissions().mode() & 0o7777 != 0o600 || meta.mtime() != expected.time {
         return Ok(false);
@@ -46,7 +45,7 @@ pub(super) fn is_whole(path: &Path, expected: &Expected) -> Result<bool> {
     }
 }
 
-/// Removes what is kept under a name, whatever it is.
+/// Removes a file or folder.
 pub(super) fn remove(path: &Path) -> Result<()> {
     let removed = match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
@@ -56,7 +55,7 @@ pub(super) fn remove(path: &Path) -> Result<()> {
     removed.at("cannot remove", path)
 }
 
-/// A folder and the seal beside it, which says how the folder was at first.
+/// A folder and its seal, a file with a digest of the state of the folder.
 #[derive(Clone, Debug)]
 pub(super) struct Sealed {
     pub(super) folder: PathBuf,
@@ -69,7 +68,7 @@ impl Sealed {
         Self { folder, seal }
     }
 
-    /// Whether the folder is as it was sealed; `None` when there is none, or none that was sealed. Blocks.
+    /// Whether the folder is unchanged since it was sealed; `None` without a folder or a seal. Blocks.
     pub(super) fn is_intact(&self) -> Option<bool> {
         let seal = std::fs::read_to_string(&self.seal).ok()?;
         if !self.folder.is_dir() {
@@ -78,20 +77,20 @@ impl Sealed {
         Some(state(&self.folder).is_ok_and(|state| state.to_string() == seal))
     }
 
-    /// Seals the folder as it is. Blocks.
+    /// Seals the folder in its current state. Blocks.
     pub(super) fn seal(&self) -> Result<()> {
         let state = state(&self.folder)?;
         std::fs::write(&self.seal, state.to_string()).at("cannot write a seal", &self.seal)
     }
 
-    /// Removes both. Blocks.
+    /// Removes the folder and the seal. Blocks.
     pub(super) fn remove(&self) -> Result<()> {
         remove(&self.seal)?;
         remove(&self.folder)
     }
 }
 
-/// The state of a folder and of all that is in it.
+/// A digest of the state of a folder and its content.
 fn state(folder: &Path) -> Result<Digest> {
     let mut hasher = Hasher::sha256();
     add(&mut hasher, folder, true)?;
@@ -101,7 +100,7 @@ fn state(folder: &Path) -> Result<Digest> {
 fn add(hasher: &mut Hasher, path: &Path, is_top: bool) -> Result<()> {
     let meta = std::fs::symlink_metadata(path).at("cannot read", path)?;
     hasher.update_field(path.file_name().map_or(&b""[..], |name| name.as_bytes()));
-    // The folder itself is changed by the move to its place.
+    // The move to its final path changes the folder itself.
     let changed = if is_top { (0, 0) } else { (meta.ctime(), meta.ctime_nsec()) };
     for number in [i64::from(meta.mode()), meta.mtime(), meta.mtime_nsec(), changed.0, changed.1] {
         hasher.update(number.to_le_bytes());
@@ -123,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sealed_folder_that_was_changed_is_not_intact() {
+    fn a_changed_sealed_folder_is_not_intact() {
         let place = tempfile::tempdir().unwrap();
         let sealed = Sealed::new(place.path().join("kept"));
         assert_eq!(sealed.is_intact(), None);
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_whole_with_its_content_its_time_and_its_rights() {
+    fn a_file_is_intact_with_its_content_time_and_mode() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("f");
         let expected = Expected { digest: Digest::sha256("text"), time: 7 };
