@@ -110,7 +110,7 @@ fn a_failing_step_reports_why_and_leaves_nothing() {
     assert!(!place.ok(&["images"]).contains("broken"));
 }
 
-/// Starts a build that sleeps, and gives it with the text that its processes carry.
+/// Starts a build that sleeps. Returns it with the text on the command lines of its processes.
 fn sleeping(place: &Place) -> (std::process::Child, String) {
     let marker = marker();
     let child = place

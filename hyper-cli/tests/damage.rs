@@ -73,7 +73,7 @@ fn place() -> Place {
     place
 }
 
-/// Builds into an image layout, whose every blob has to be what its name says, and gives the warnings.
+/// Builds into an image layout, checks every blob against its digest, and returns the warnings.
 fn build(place: &Place, digest: &str, dockerfile: &str, more: &[&str], about: &str) -> Vec<String> {
     let output = place.join("out");
     let _ = std::fs::remove_dir_all(&output);

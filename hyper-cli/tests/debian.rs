@@ -29,7 +29,7 @@ fn git(folder: &Path) -> Command {
     git
 }
 
-/// Builds twice, the second time unchanged, and gives the digest.
+/// Builds twice, the second time unchanged, and returns the digest.
 fn build(place: &Place, layout: &str) -> String {
     let base = format!("debian=oci-layout://{layout}:latest");
     let built = place.built(DOCKERFILE, &["--no-cache", "--build-context", &base, "-t", "app:1"]);

@@ -1,4 +1,4 @@
-//! Registries and web servers that stall or break, blobs that are mounted, certificates: what an ordinary day brings.
+//! Registries and web servers that stall or break, mounted blobs, certificates.
 
 use crate::peers::{Peer, Registry};
 use crate::support::{Place, skip, told};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Runs a command that has to end by itself: what hangs is ended after 100 seconds, and counts as failed.
+/// Runs a command that must end by itself: after 100 seconds it is killed and counts as failed.
 fn ended(command: &mut Command) -> Output {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let started = Instant::now();
@@ -39,7 +39,7 @@ fn image(place: &Place, name: &str, bytes: u64) {
     place.ok(&["build", "-q", "-f", file.to_str().unwrap(), "-t", name, "context"]);
 }
 
-/// A registry whose every answer may be changed by the number of the requests that a test names.
+/// A registry whose answers a test may change, by the number of the request.
 fn registry(
     fault: impl Fn(&crate::peers::Head, &mut crate::peers::Wire, &Registry) -> Option<std::io::Result<()>>
     + Send
@@ -249,7 +249,7 @@ fn the_certificate_of_a_registry_itself_can_be_trusted() {
     let Some(secure) = secure(&place) else { skip!("openssl or python3 is not installed") };
     let file = secure.certificate.to_str().unwrap();
     succeeds(&mut place.hyper(&["pull", "--ca-file", file, &secure.name]));
-    // Another certificate is none of this registry.
+    // Another certificate does not make this registry trusted.
     let other = Place::new();
     let second = self::secure(&other).unwrap();
     let output = ended(&mut place.hyper(&["pull", "--ca-file", file, &second.name]));

@@ -90,7 +90,7 @@ impl Small {
         found
     }
 
-    /// The files that came since then but for blobs that are whole: the next try goes on with those.
+    /// The files that are new since then, without complete blobs: the next attempt uses those.
     fn left_since(&self, before: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
         let whole = |path: &Path| {
             let name = path.file_name().unwrap().to_str().unwrap();
@@ -303,7 +303,7 @@ fn an_output_that_fills_its_disk_leaves_no_partial_file() {
         let output = format!("{form},dest={small}/out");
         let output = place.build("FROM scratch\nCOPY noise /\n", &["-t", "x:1", "-o", &output]).output();
         disk.is_told(&output.unwrap());
-        // A folder may have been there before: what is in it stays, whoever wrote it.
+        // The folder may have existed before: its other files stay.
         if form != "type=local" {
             assert_eq!(disk.left_since(&BTreeSet::new()), Vec::<PathBuf>::new(), "{form}");
         }

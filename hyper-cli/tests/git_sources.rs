@@ -28,7 +28,7 @@ fn repository(folder: &Path, format: &str, text: &str) -> String {
     git(folder, &["rev-parse", "HEAD"])
 }
 
-/// Runs a build and gives the folder with its files.
+/// Runs a build and returns the folder with its files.
 fn built(place: &Place, mut command: Command) -> PathBuf {
     let folder = place.join("out");
     let _ = std::fs::remove_dir_all(&folder);

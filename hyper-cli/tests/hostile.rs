@@ -47,7 +47,7 @@ fn shell(place: &Place, script: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// The program with a limit to its memory, so that a file without an end is no harm to the machine.
+/// The program with a memory limit, so that an endless file does not harm the machine.
 fn limited(place: &Place, arguments: &[&str]) -> Command {
     shell(place, "ulimit -v 8000000; exec \"$0\" \"$@\"", arguments)
 }

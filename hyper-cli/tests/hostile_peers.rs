@@ -51,7 +51,7 @@ fn refused(place: &Place, command: Command, why: &[&str]) -> String {
 
 type Fault = Box<dyn Fn(&Head, &mut Wire) -> Option<Result<()>> + Send + Sync>;
 
-/// A registry with the image `app:1`, whose answers are replaced where there is a fault to show.
+/// A registry with the image `app:1`, some of whose answers are replaced by faulty ones.
 fn registry(fault: Fault) -> Peer {
     let registry = Arc::new(Registry::default());
     let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
@@ -334,7 +334,7 @@ fn credentials_are_sent_only_to_their_registry() {
 
 #[test]
 fn there_is_no_fallback_to_plain_http_without_the_flag() {
-    // What stands for the network: no TLS anywhere, and a registry in plain HTTP behind every name.
+    // A proxy in place of the network: no TLS anywhere, and a registry in plain HTTP for every name.
     let inner = Registry::default();
     let proxy = Peer::start(move |head, wire| {
         if head.method == "CONNECT" {

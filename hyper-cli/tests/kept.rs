@@ -87,7 +87,7 @@ fn a_kept_download_that_was_changed_is_downloaded_again() {
         check("a folder", true);
         check("mended at last", false);
     }
-    // Without its record a changed file is no more trusted.
+    // A changed file is not trusted without its record, either.
     change(&kept(&place, "web", "f")[0], b"CONTENT");
     for record in kept(&place, "web", "*.json") {
         std::fs::remove_file(record).unwrap();

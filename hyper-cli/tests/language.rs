@@ -43,7 +43,7 @@ fn errors_about_unknown_targets_and_platforms_list_the_known_ones() {
     let output = build(&["--target=elephant"]);
     assert!(told(&output).contains("the stages are `build`, `1`, `release`"), "{}", told(&output));
 
-    // An image for a strange platform may exist: it is built, and the name is told.
+    // An image for an unknown platform may exist: it is built, with a warning that has the name.
     for (platform, part) in [
         ("linux/amd46", "`amd46` is not the name of a known architecture: did you mean `amd64`?"),
         ("linx/arm64", "`linx` is not the name of a known system: did you mean `linux`?"),

@@ -1,4 +1,4 @@
-//! What builds ask of registries: layers only when they are needed, once, and beside the steps.
+//! Requests of builds to registries: layers are pulled only when they are needed, once, and while steps run.
 
 use crate::support::{Built, Place, base, busybox, skip, told, tree};
 use hyper_sdk::Digest;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-/// A registry that counts what it is asked for, with the base image of the tests as `base:1`.
+/// A registry that counts requests, with the base image of the tests as `base:1`.
 struct Images {
     host: String,
     state: Arc<State>,
@@ -23,7 +23,7 @@ struct State {
     layers: Vec<String>,
     seen: Mutex<Vec<String>>,
     is_down: AtomicBool,
-    /// Whether layers wait until somebody has asked for `/go`.
+    /// Whether layers wait for a request for `/go`.
     is_gated: AtomicBool,
     gate: (Mutex<bool>, Condvar),
 }
@@ -204,7 +204,7 @@ fn layers_of_a_base_are_not_pulled_until_an_output_needs_them() {
         let (layers, seen) = images.layers();
         assert_eq!(layers, 0, "{text} {seen:?}");
     }
-    // What cannot be copied is told all the same.
+    // A missing source of a copy is an error all the same.
     for wrong in ["COPY none /", "COPY --from=stage /none /"] {
         let text = format!("FROM local AS stage\nFROM {base}\nCOPY file /\n{wrong}\n");
         let output =

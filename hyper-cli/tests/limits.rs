@@ -96,7 +96,7 @@ fn too_few_threads_are_an_error_and_not_a_panic() {
     if find("prlimit").is_none() || find("setpriv").is_none() || !super::support::is_root() {
         skip!("this takes root, to be somebody else, prlimit and setpriv");
     }
-    // The limit counts all that a user runs, so nobody else may run as this one.
+    // The limit counts all processes of a user, so nothing else may run as this user.
     let place = Place::of(super::support::Who::Id(45_681));
     place.write("context/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
     let mut successes = 0;
@@ -116,7 +116,7 @@ fn too_few_threads_are_an_error_and_not_a_panic() {
     assert!(successes > 0);
 }
 
-/// Starts a build whose step sleeps, and gives it when the step runs.
+/// Starts a build whose step sleeps, and returns it when the step runs.
 fn sleeping(place: &Place, ignore: bool) -> std::process::Child {
     let build = place.build("FROM base\nRUN echo begun; sleep 300\n", &[]);
     let mut command = Command::new(if ignore { "nohup" } else { "env" });

@@ -12,7 +12,7 @@ fn peak(child: &Child) -> Option<u64> {
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10)
 }
 
-/// Runs a program to its end, and gives the most memory that it took.
+/// Runs a program to its end, and returns its peak memory.
 fn measured(mut child: Child) -> (Output, u64) {
     let start = Instant::now();
     let mut most = 0;

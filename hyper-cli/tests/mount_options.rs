@@ -12,7 +12,7 @@ macro_rules! needs_busybox {
     };
 }
 
-/// Builds a stage `run` and gives what its file `/out` holds.
+/// Builds a stage `run` and returns the content of its file `/out`.
 fn out_of(place: &Place, stages: &str, flags: &[&str]) -> String {
     let folder = place.join("out");
     let output = format!("type=local,dest={}", folder.display());
@@ -243,7 +243,7 @@ fn ssh_takes_id_target_required_mode_and_owner() {
     assert_eq!(run(",id=missing", absent, &default), "[/run/buildkit/ssh_agent.0]\n");
     let said = fault(&place, "FROM base\nRUN --mount=type=ssh,required true\n", &[]);
     assert!(said.contains("`default` is required") && said.contains("--ssh default"), "{said}");
-    // Nothing of the socket is left, and another socket is no other step.
+    // Nothing of the socket is left, and another socket does not change the key of the step.
     let text = "FROM base\nRUN --mount=type=ssh test -S $SSH_AUTH_SOCK\nRUN test ! -e /run/buildkit\n";
     place.built(text, &["--ssh", &default, "-t", "with-agent"]);
     assert!(!place.ok(&["inspect", "with-agent", "--format=json"]).contains("agent.sock"));

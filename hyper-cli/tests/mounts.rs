@@ -13,7 +13,7 @@ macro_rules! needs_busybox {
     };
 }
 
-/// Builds and gives what the file `/out` of the last stage holds.
+/// Builds and returns the content of the file `/out` of the last stage.
 fn out_of(place: &Place, dockerfile: &str, flags: &[&str]) -> String {
     let folder = place.join("out");
     let output = format!("type=local,dest={}", folder.display());

@@ -191,7 +191,7 @@ fn layers_are_compressed_as_each_output_asks() {
     };
     assert_eq!(config("all"), config("plain"));
     for name in ["all", "none"] {
-        // Another builder reads what it says it is.
+        // Another builder can read it.
         let fresh = Place::new();
         fresh.write("context/x", "");
         fresh.write("Dockerfile", "FROM made\n");
@@ -429,7 +429,7 @@ fn devices_and_open_files_are_written_in_place() {
     assert_eq!(std::fs::read_to_string(place.join("id")).unwrap(), digest.trim());
 }
 
-/// Attributes that look like those of an overlay are no part of the image, and keep no output from being written.
+/// Attributes that look like those of an overlay are not part of the image, and do not prevent an output.
 #[test]
 fn attributes_like_those_of_overlay_do_not_prevent_an_output() {
     if crate::support::busybox().is_none() || find("cc").is_none() {

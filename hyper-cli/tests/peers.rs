@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Head {
     pub(crate) method: String,
-    /// The path with the query; all of the address when it came to a proxy.
+    /// The path with the query; the whole address when the request came to a proxy.
     pub(crate) target: String,
     /// The headers, names in lower case.
     pub(crate) headers: BTreeMap<String, String>,
@@ -63,7 +63,7 @@ impl Wire {
         self.send(body)
     }
 
-    /// Sends something again and again, until nobody takes it.
+    /// Sends something repeatedly until the peer disconnects.
     pub(crate) fn flood(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
         loop {
             self.send(&bytes)?;
@@ -85,7 +85,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Answers requests by a function, which reads what it needs of their bodies.
+    /// Answers requests with a function, which reads their bodies as far as it needs them.
     pub(crate) fn start(answer: impl Fn(&Head, &mut Wire) -> Result<()> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();

@@ -116,7 +116,7 @@ fn errors_have_their_place_and_exit_status() {
 #[test]
 fn invalid_values_of_flags_are_usage_errors() {
     let world = World::new();
-    // The build itself would fail, and nothing of it is told: it does not begin.
+    // The build itself would fail, too, but does not start.
     world.dockerfile("FROM scratch\nCOPY nothing /\n");
     std::fs::write(world.path("file"), "").unwrap();
     for (flag, value, part) in [

@@ -28,7 +28,7 @@ impl Drop for Served {
     }
 }
 
-/// Runs the program, which has to fail, and gives what it said.
+/// Runs the program, which must fail, and returns its output.
 fn fails(place: &Place, arguments: &[&str]) -> String {
     let output = place.hyper(arguments).output().unwrap();
     assert!(!output.status.success(), "{arguments:?}\n{}", told(&output));

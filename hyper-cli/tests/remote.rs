@@ -1,4 +1,4 @@
-//! What comes from elsewhere: ADD of web files and git repositories, contexts from there and from standard input.
+//! Remote inputs: ADD of web files and git repositories, contexts from there and from standard input.
 
 use crate::support::{Place, busybox, missing, path, skip, succeed, told};
 use crate::web::Web;
@@ -21,7 +21,7 @@ macro_rules! needs {
 /// 2001-09-09T01:46:40Z.
 const CHANGED: &str = "Sun, 09 Sep 2001 01:46:40 GMT";
 
-/// Builds a Dockerfile that starts from nothing and gives the folder with its files.
+/// Builds a Dockerfile that starts from scratch, and returns the folder with its files.
 fn files(place: &Place, dockerfile: &str, flags: &[&str]) -> PathBuf {
     let folder = place.join("out");
     let _ = std::fs::remove_dir_all(&folder);
@@ -31,7 +31,7 @@ fn files(place: &Place, dockerfile: &str, flags: &[&str]) -> PathBuf {
     folder
 }
 
-/// Builds, which has to fail, and gives what was said.
+/// Builds, which must fail, and returns the output.
 fn fault(place: &Place, dockerfile: &str, flags: &[&str]) -> String {
     let output = place.build(dockerfile, flags).output().unwrap();
     assert!(!output.status.success(), "{dockerfile} was built");
@@ -385,7 +385,7 @@ fn git_ignores_the_configuration_of_the_user_but_ssh_keys() {
     assert!(said.starts_with("-o BatchMode=yes"), "{said}");
 }
 
-/// Runs the program on a context of any kind; what it makes goes into `out`.
+/// Runs the program on a context of any kind; the result goes into `out`.
 fn build_context(
     place: &Place,
     context: &str,
@@ -442,7 +442,7 @@ fn a_repository_is_a_context() {
     let out =
         build_context(&place, &url, &["-f", "-"], Some(b"FROM scratch\nCOPY kept /from-stdin\n")).unwrap();
     assert!(out.join("from-stdin").exists());
-    // The ignore file beside a Dockerfile is of that one alone.
+    // The ignore file of a Dockerfile counts for that one alone.
     repository(&place, "c", &[("Dockerfile.dockerignore", "kept\n")]);
     let all = b"FROM scratch\nCOPY . /\n";
     let out = build_context(&place, &url, &["-f", "-"], Some(all)).unwrap();

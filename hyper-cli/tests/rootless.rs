@@ -1,4 +1,4 @@
-//! The same image, whoever builds it: root, an ordinary user with subordinate ids, one without.
+//! Root, an ordinary user with subordinate ids, and one without build the same image.
 
 use crate::support::{Place, Who, busybox, find, is_root, skip};
 
@@ -30,7 +30,7 @@ const DOCKERFILE: &str = "FROM base\n\
     RUN ln -s file /made/deep/link && mv /tree/a /made/a && rm /data && touch -d @1000 /made/a\n\
     COPY --chown=7 data /again\n";
 
-/// What `id` gives of files, as the step sees it and as the image has it.
+/// The owners of files, as the step sees them and as the image has them.
 fn build(who: Who) -> (String, String) {
     let place = Place::of(who);
     place.write("context/data", "data\n");

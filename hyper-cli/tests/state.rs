@@ -1,4 +1,4 @@
-//! The state folder: nobody but its user comes into it.
+//! The state folder is closed to other users.
 
 use super::rootless::ordinary_user;
 use super::support::{Place, Who, busybox, find, is_root, skip, succeed, told};

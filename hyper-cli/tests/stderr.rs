@@ -10,7 +10,7 @@ fn place() -> Place {
     place
 }
 
-/// Builds with progress as JSON, and gives what standard error has; every line has to be an object.
+/// Builds with progress as JSON, and returns standard error; every line must be an object.
 fn lines(
     place: &Place,
     dockerfile: &str,
@@ -65,7 +65,7 @@ fn the_event_stream_has_only_json() {
     }
     let (_, lines) = lines(&place, FILES, &["--elephant"], &[("BUILDKIT_PROGRESS", "rawjson")]);
     assert_eq!(lines.len(), 1);
-    // Where it is not asked for, people are told.
+    // Without the flag, messages are for people.
     let output = place.hyper(&["build", "--elephant", "context"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).starts_with("error:"), "{}", told(&output));
 }

@@ -62,7 +62,7 @@ pub(crate) enum Who {
     Id(u32),
 }
 
-/// A place with a state folder and whatever a test puts beside it. It is removed at the end.
+/// A temporary folder with a state folder and the files of a test. It is removed at the end.
 #[derive(Debug)]
 pub(crate) struct Place {
     folder: tempfile::TempDir,
@@ -75,7 +75,7 @@ impl Place {
         Self::of(Who::Me)
     }
 
-    /// A place that somebody else works in; it owns the folder and a readable copy of the program.
+    /// A place of another user, who owns the folder and a readable copy of the program.
     pub(crate) fn of(who: Who) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut program = PathBuf::from(PROGRAM);
@@ -146,7 +146,7 @@ impl Place {
         command
     }
 
-    /// Runs the program, which has to succeed, and gives what it printed, trimmed.
+    /// Runs the program, which must succeed, and returns its standard output, trimmed.
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         succeed(&mut self.hyper(arguments))
     }
@@ -174,7 +174,7 @@ fn id(user: &str, flag: &str) -> u32 {
     succeed(Command::new("id").args([flag, user])).parse().unwrap()
 }
 
-/// Runs a command, which has to succeed, and gives its standard output, trimmed.
+/// Runs a command, which must succeed, and returns its standard output, trimmed.
 pub(crate) fn succeed(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     assert!(output.status.success(), "{command:?}\n{}", told(&output));
@@ -198,7 +198,7 @@ pub(crate) fn told(output: &Output) -> String {
     )
 }
 
-/// What a build told.
+/// The result of a build: its digest and its events.
 #[derive(Debug)]
 pub(crate) struct Built {
     /// The digest of the image.
@@ -240,7 +240,7 @@ impl Built {
         self.events.iter().filter(|e| e["event"] == "log").filter_map(|e| e["text"].as_str()).collect()
     }
 
-    /// Where in the order of events a task whose name has this text came to this state.
+    /// The position of the event with which a task of this name reached this state.
     pub(crate) fn position(&self, state: &str, text: &str) -> usize {
         let named = |e: &serde_json::Value| {
             e["event"] == "started" && e["name"].as_str().is_some_and(|n| n.contains(text))
@@ -306,7 +306,7 @@ pub(crate) fn base() -> &'static Path {
         place.write("rootfs/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n");
         place.write("rootfs/etc/group", "root:x:0:\n");
         let file = place.write("Dockerfile", "FROM scratch\nCOPY . /\nENV PATH=/bin\nCMD [\"/bin/sh\"]\n");
-        // Made beside and moved, so that a run that was killed leaves nothing half made.
+        // Made elsewhere and moved, so that a killed run leaves nothing incomplete.
         let made = folder.with_extension(std::process::id().to_string());
         let output = format!("type=oci,tar=false,dest={}", made.display());
         succeed(
@@ -348,7 +348,7 @@ pub(crate) fn tree(folder: &Path) -> BTreeMap<PathBuf, (u32, String)> {
     found
 }
 
-/// A tool of somebody else, with nothing in its environment but where to look for tools and an own home.
+/// A tool of another project, with only a search path and a home of its own in its environment.
 pub(crate) fn tool(name: &str, home: &Path) -> Command {
     std::fs::create_dir_all(home.join("run")).unwrap();
     let mut command = Command::new(name);

@@ -82,7 +82,7 @@ impl Tree {
         self.0.built(dockerfile, more)
     }
 
-    /// Builds, and gives the file `out` of the result.
+    /// Builds, and returns the file `out` of the result.
     fn out(&self, dockerfile: &str, more: &[&str]) -> String {
         let folder = self.0.join("out");
         let _ = std::fs::remove_dir_all(&folder);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-/// A request that came.
+/// A request.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     /// `GET /path?query`.
@@ -74,7 +74,7 @@ impl Web {
         self.state.lock().unwrap().moved = Some(to.to_owned());
     }
 
-    /// What came since the last call.
+    /// The requests since the last call.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.state.lock().unwrap().seen)
     }

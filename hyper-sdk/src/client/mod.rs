@@ -10,7 +10,7 @@ mod certificates;
 pub mod conformance;
 mod copy;
 mod ext;
-pub mod http;
+mod http;
 pub mod keychain;
 mod layout;
 mod location;

@@ -34,19 +34,6 @@ enum Exempt {
 }
 
 impl Proxies {
-    /// The variables that are read.
-    pub const VARIABLES: &'static [&'static str] = &[
-        "http_proxy",
-        "HTTP_PROXY",
-        "https_proxy",
-        "HTTPS_PROXY",
-        "all_proxy",
-        "ALL_PROXY",
-        "no_proxy",
-        "NO_PROXY",
-        "REQUEST_METHOD",
-    ];
-
     /// The proxies of these variables.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let first = |names: &[&str]| names.iter().find_map(|n| variable(n).filter(|v| !v.trim().is_empty()));
@@ -68,7 +55,7 @@ impl Proxies {
     }
 
     /// The proxy for an address. It may contain a password.
-    pub fn for_url(&self, url: &Url) -> Option<String> {
+    pub(crate) fn for_url(&self, url: &Url) -> Option<String> {
         let proxy = match url.scheme() {
             "https" => self.https.as_ref(),
             "http" => self.http.as_ref(),
@@ -98,7 +85,7 @@ impl Proxies {
     }
 
     /// The proxy for a registry.
-    pub fn for_registry(&self, host: &RegistryHost, tls: bool) -> Option<String> {
+    pub(crate) fn for_registry(&self, host: &RegistryHost, tls: bool) -> Option<String> {
         self.for_url(&Url::parse(&format!("{}://{host}/", if tls { "https" } else { "http" })).ok()?)
     }
 }

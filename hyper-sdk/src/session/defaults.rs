@@ -29,10 +29,6 @@ pub struct Defaults {
 }
 
 impl Defaults {
-    /// The variables that are read, besides [`Proxies::VARIABLES`].
-    pub const VARIABLES: &'static [&'static str] =
-        &["HYPER_ROOT", "XDG_DATA_HOME", "HOME", "DOCKER_CONFIG", "PATH"];
-
     /// Reads the variables. `|name| std::env::var_os(name)` gives those of the process.
     pub fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         Self::read(variable, rustix::process::geteuid().is_root())
