@@ -93,7 +93,7 @@ impl Outputs<'_> {
         if wanted.docker_types {
             return image.with_docker_types();
         }
-        match all.need_index() {
+        match all.need_index() || output.has_image() && self.request.wants_index()? {
             true => image.with_index(of(AnnotatedPart::Index), of(AnnotatedPart::IndexDescriptor)),
             false => Ok(image),
         }

@@ -16,6 +16,9 @@ impl Output {
     }
 }
 
+/// The build argument that asks for an index.
+const MULTI_PLATFORM: &str = "BUILDKIT_MULTI_PLATFORM";
+
 impl BuildRequest {
     /// Rejects outputs whose options cannot be satisfied, before the build starts.
     ///
@@ -26,7 +29,7 @@ impl BuildRequest {
         if self.outputs.iter().filter(|output| output.is_stdout()).count() > 1 {
             return Err(Error::invalid("only one output can go to standard output"));
         }
-        let platform = self.built_for();
+        let (platform, wants_index) = (self.built_for(), self.wants_index()?);
         for output in self.outputs.iter().filter(|output| output.has_image()) {
             let names = output.names(self);
             if let Some(name) = names.iter().find(|name| name.digest().is_some()) {
@@ -60,9 +63,16 @@ impl BuildRequest {
                     "annotations of an index are not for type=docker, whose archive has none: use type=oci",
                 ));
             }
+            if wants_index && matches!(output.kind, OutputKind::Docker(_)) {
+                return Err(Error::invalid(format!(
+                    "{MULTI_PLATFORM} asks for an index, and the archive of type=docker has none: use type=oci"
+                )));
+            }
             if image.docker_types {
                 let why = if image.compression == Compression::Zstd {
                     "layers that are compressed with zstd"
+                } else if wants_index {
+                    "index here"
                 } else if !annotations.is_empty() {
                     "annotations"
                 } else {
@@ -74,6 +84,21 @@ impl BuildRequest {
             }
         }
         self.epoch_policy().map(drop)
+    }
+
+    /// Whether a build argument asks for an index over the image, as a build for several platforms has it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] for a value that is neither true nor false.
+    pub(super) fn wants_index(&self) -> Result<bool> {
+        match self.build_args.get(MULTI_PLATFORM).filter(|value| !value.is_empty()) {
+            None => Ok(false),
+            Some(value) => crate::dockerfile::parse_bool(value).ok_or_else(|| {
+                Error::invalid(format!(
+                    "the build argument {MULTI_PLATFORM} is neither true nor false: `{value}`"
+                ))
+            }),
+        }
     }
 
     /// The annotations of the image of an output: those of the request, overridden by those of the output. An exporter
@@ -159,6 +184,20 @@ mod tests {
         ] {
             let error = request(outputs).check_outputs().unwrap_err().to_string();
             assert!(error.contains(text), "{outputs:?}: {error}");
+        }
+        for (output, value, text) in [
+            ("type=docker,dest=a", "1", Some("use type=oci")),
+            ("type=oci,dest=a,oci-mediatypes=false", "true", Some("no index here")),
+            ("type=oci,dest=a", "maybe", Some("neither true nor false: `maybe`")),
+            ("type=docker,dest=a", "0", None),
+            ("type=docker,dest=a", "", None),
+            ("type=oci,dest=a", "1", None),
+        ] {
+            let mut request = request(&[output]);
+            request.build_args.insert(MULTI_PLATFORM.to_owned(), value.to_owned());
+            let told = request.check_outputs().err().map(|e| e.to_string());
+            assert_eq!(told.is_some(), text.is_some(), "{output} {value}: {told:?}");
+            assert!(told.unwrap_or_default().contains(text.unwrap_or_default()), "{output} {value}");
         }
         let mut request = request(&["type=oci,dest=a,source-date-epoch=1", "type=cacheonly"]);
         assert_eq!(request.epoch_policy().unwrap(), EpochPolicy::At(1));

@@ -81,6 +81,8 @@ pub(crate) struct ApplyOptions {
     pub below: LayerPath,
     /// Whether files of the target that are not in the layer are removed. For [`ApplyStyle::Plain`].
     pub prune: bool,
+    /// Whether names that begin with `.wh.` stand for what is removed. In an archive that is no layer they are names.
+    pub whiteouts: bool,
 }
 
 impl ApplyOptions {
@@ -94,6 +96,7 @@ impl ApplyOptions {
             times: None,
             below: LayerPath::root(),
             prune: false,
+            whiteouts: true,
         }
     }
 }
@@ -116,7 +119,7 @@ pub(crate) struct Applied {
 /// dangling hardlinks; [`ErrorKind::Unsupported`] for extended attributes that the file system cannot keep;
 /// [`ErrorKind::Denied`] for owners and devices without the privilege; [`ErrorKind::Io`].
 pub(crate) fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result<Applied> {
-    let mut reader = LayerReader::new(source);
+    let mut reader = if options.whiteouts { LayerReader::new(source) } else { LayerReader::of_files(source) };
     let mut apply = Apply {
         top: files::open_top(target)?,
         lowers: Lowers::open(&options.lowers)?,

@@ -54,6 +54,8 @@ pub struct LayerReader<R> {
     padding: u64,
     /// The bytes of the extended headers of the entry.
     extended: u64,
+    /// Whether names with `.wh.` stand for what is removed.
+    is_layer: bool,
     done: bool,
 }
 
@@ -72,9 +74,14 @@ impl Extended {
 }
 
 impl<R: Read> LayerReader<R> {
-    /// Reads an uncompressed archive.
+    /// Reads an uncompressed layer.
     pub fn new(inner: R) -> Self {
-        Self { inner, left: 0, padding: 0, extended: 0, done: false }
+        Self { inner, left: 0, padding: 0, extended: 0, is_layer: true, done: false }
+    }
+
+    /// Reads an uncompressed archive that is no layer: names that begin with `.wh.` are names as all others are.
+    pub(crate) fn of_files(inner: R) -> Self {
+        Self { is_layer: false, ..Self::new(inner) }
     }
 
     /// The next entry; `None` at the end. AUFS metadata (such as `.wh..wh.aufs`) is skipped.
@@ -228,7 +235,7 @@ impl<R: Read> LayerReader<R> {
         if entry.path.is_root() && entry.kind != EntryKind::Directory {
             return Err(damaged("the root of the archive is not a directory"));
         }
-        Ok(if whiteout(&mut entry)? { Some(entry) } else { None })
+        Ok(if !self.is_layer || whiteout(&mut entry)? { Some(entry) } else { None })
     }
 }
 

@@ -85,16 +85,11 @@ fn arguments_for_the_builder(options: &FrontendOptions) -> Result<Vec<String>> {
             )));
         }
     }
-    let is_set = |name: &str| {
-        let value = options.build_args.get(name);
-        value.is_some_and(|value| crate::dockerfile::parse_bool(value).unwrap_or(!value.is_empty()))
-    };
-    let undone = [
-        ("BUILDKIT_INLINE_CACHE", "the cache is not written into the image"),
-        ("BUILDKIT_MULTI_PLATFORM", "the result is an image, not an index of one"),
-    ];
-    let undone = undone.into_iter().filter(|(name, _)| is_set(name));
-    Ok(undone.map(|(name, what)| format!("the build argument {name} is not supported yet: {what}")).collect())
+    let name = "BUILDKIT_INLINE_CACHE";
+    let value = options.build_args.get(name);
+    let is_set = value.is_some_and(|value| crate::dockerfile::parse_bool(value).unwrap_or(!value.is_empty()));
+    let what = "is not supported yet: the cache is not written into the image";
+    Ok(is_set.then(|| format!("the build argument {name} {what}")).into_iter().collect())
 }
 
 /// Parses a Dockerfile. `name` is its name in messages. When the text asks for an unknown frontend, the help of the error
