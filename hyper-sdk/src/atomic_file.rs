@@ -5,9 +5,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// The largest number of links that are followed from a destination.
 const MAX_LINKS: usize = 40;
@@ -88,13 +86,8 @@ pub fn write_file(destination: &Path, content: &[u8]) -> Result<()> {
     write_atomically(destination, |mut file| file.write_all(content))
 }
 
-/// The extension of a file that is being written.
-const PARTIAL: &str = ".partial";
-/// The age at which such a file is abandoned.
-const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Writes a file next to its destination and renames it when it is complete. A destination that is an open file, or
-/// exists and is not a regular file (a pipe, a terminal), is written directly.
+/// Writes a file beside its destination and renames it when it is whole. A destination that exists and is no regular
+/// file (a pipe, a terminal), or that is an open file, is written straight.
 pub(crate) fn write_atomically(
     destination: &Path,
     write: impl FnOnce(std::fs::File) -> io::Result<()>,
@@ -106,16 +99,9 @@ pub(crate) fn write_atomically(
         Target::Replace(path) => path,
     };
     let folder = destination.parent().unwrap_or(Path::new("/"));
-    // A killed process may have left a partial output.
-    stale_files::remove(folder, ABANDONED, |name| {
-        name.strip_suffix(PARTIAL).is_some_and(stale_files::is_temporary)
-    });
-    let staged = tempfile::Builder::new()
-        .suffix(PARTIAL)
-        // The umask of the user applies.
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder)
-        .map_err(at)?;
+    // Of an output that was killed while it was written.
+    stale_files::remove_staged(folder);
+    let staged = stale_files::stage_in(folder).map_err(at)?;
     staged.reopen().and_then(write).map_err(at)?;
     staged.persist(destination).map(drop).map_err(|e| at(e.error))
 }
@@ -159,10 +145,23 @@ mod tests {
         }
         for name in [names[0], names[2], names[3]] {
             let file = std::fs::File::options().write(true).open(folder.path().join(name)).unwrap();
-            file.set_modified(std::time::SystemTime::now() - 2 * ABANDONED).unwrap();
+            file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(48 * 60 * 60))
+                .unwrap();
         }
         write(&folder.path().join("out"), "text").unwrap();
         assert_eq!(names.map(|name| folder.path().join(name).exists()), [false, true, true, true]);
+    }
+
+    #[test]
+    fn what_is_being_written_beside_a_file_stays_however_long_it_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        let slow = folder.path().join("slow");
+        write_atomically(&slow, |file| {
+            file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(48 * 60 * 60))?;
+            write(&folder.path().join("other"), "text").map_err(io::Error::other)
+        })
+        .unwrap();
+        assert!(slow.exists());
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! - Modules import in one direction, from a line to those above it, and never in a circle:
 //!
 //! ```text
-//! error digest reference oci media_type mode escape platform clock progress private_folder runtime small_file stale_files atomic_file byte_channel
+//! error digest reference oci media_type mode escape platform clock progress private_folder runtime small_file stale_files atomic_file byte_channel beneath remove_tree
 //!   └▶ dockerfile graph layer store
 //!        └▶ sandbox layout
 //!             └▶ lint client cache source snapshot exec
@@ -20,6 +20,8 @@
 
 #[cfg(feature = "build")]
 mod atomic_file;
+#[cfg(feature = "client")]
+mod beneath;
 #[cfg(feature = "build")]
 mod byte_channel;
 pub mod clock;
@@ -36,6 +38,7 @@ pub mod platform;
 pub mod private_folder;
 pub mod progress;
 pub mod reference;
+mod remove_tree;
 pub mod runtime;
 pub mod small_file;
 pub mod stale_files;

@@ -10,12 +10,15 @@
 //! - Only the user, root and the owner of `/` can replace the folder: every folder or link on its path can be written
 //!   only by them, or is a sticky folder whose entry belongs to one of them.
 
+mod temporary;
+
+pub use temporary::TemporaryFolder;
+
 use crate::{Error, ErrorDetail, ErrorKind, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawMode, Stat};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
 /// The largest number of links that are followed.
@@ -51,14 +54,8 @@ pub fn open(path: impl AsRef<Path>) -> Result<PrivateFolder> {
 ///
 /// # Errors
 /// [`ErrorKind::Io`] when it cannot be made.
-pub fn temporary(prefix: &str, within: Option<&Path>) -> Result<tempfile::TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(prefix).permissions(std::fs::Permissions::from_mode(0o700));
-    match within {
-        Some(folder) => builder.tempdir_in(folder),
-        None => builder.tempdir(),
-    }
-    .map_err(|e| Error::new(ErrorKind::Io, "cannot make a temporary folder").with_source(e))
+pub fn temporary(prefix: &str, within: Option<&Path>) -> Result<TemporaryFolder> {
+    TemporaryFolder::make(prefix, within)
 }
 
 /// Makes a folder within a private folder private too, if it exists. A process whose working directory is in it, from a
@@ -275,7 +272,7 @@ fn shared(message: String, folder: &Path) -> Error {
 mod tests {
     use super::*;
     use std::fs::{Permissions, create_dir, set_permissions};
-    use std::os::unix::fs::{MetadataExt as _, chown, symlink};
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 
     fn mode(path: &Path) -> u32 {
         path.metadata().unwrap().mode() & 0o7777
@@ -379,17 +376,5 @@ mod tests {
         assert!(refused(&path).contains("its group"));
         chown(&parent, None, Some(0)).unwrap();
         open(&path).unwrap();
-    }
-
-    #[test]
-    fn temporary_folders_are_private_and_removed() {
-        let within = tempfile::tempdir().unwrap();
-        set(within.path(), 0o755);
-        for folder in [temporary("x-", None).unwrap(), temporary("x-", Some(within.path())).unwrap()] {
-            assert_eq!(mode(folder.path()), 0o700);
-            let path = folder.path().to_owned();
-            drop(folder);
-            assert!(!path.exists());
-        }
     }
 }

@@ -1,22 +1,103 @@
 //! Temporary files that a killed process left behind.
 
+use rustix::fs::{Mode, OFlags};
+use std::fs::{DirEntry, File, TryLockError};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Removes the regular files of a folder whose names match `is_one`, that this user owns and that were not written to
-/// for `age`. A temporary file is used only briefly, so an old one is not in use. A file that cannot be removed stays.
+/// Removes the regular files of a folder whose names are `is_one`, that this user owns, that were not written to for
+/// `age` and that nobody holds. A temporary file is in use for moments, so one that old is in use no more; who takes
+/// longer locks it ([`File::lock`]). What cannot be removed stays for the next time.
 pub fn remove(folder: &Path, age: Duration, is_one: impl Fn(&str) -> bool) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+    for entry in entries(folder, is_one) {
         let Ok(meta) = entry.metadata() else { continue };
         let is_mine = meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw();
-        if is_mine && is_one(&entry.file_name().to_string_lossy()) && is_older(meta.mtime(), age) {
-            let _ = std::fs::remove_file(entry.path());
+        if is_mine && is_older(meta.mtime(), age) {
+            let path = entry.path();
+            if let Some(_lock) = Unused::find(&path) {
+                let _ = std::fs::remove_file(&path);
+            }
         }
     }
 }
 
-/// Whether a name has the form of the crate `tempfile`: `.tmp` and six letters or digits.
+/// Removes the folders of a folder, with all that is in them, whose names are `is_one`, that this user owns, that were
+/// not changed for `age` and that nobody holds: a [`crate::private_folder::TemporaryFolder`] is held for as long as it is
+/// in use.
+pub(crate) fn remove_folders(folder: &Path, age: Duration, is_one: impl Fn(&str) -> bool) {
+    for entry in entries(folder, is_one) {
+        let Ok(meta) = entry.metadata() else { continue };
+        let is_mine = meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw();
+        // The time of the last change of the folder itself: archives choose the other one.
+        if is_mine && is_older(meta.ctime(), age) {
+            let path = entry.path();
+            if let Some(_lock) = Unused::find(&path) {
+                let _ = crate::remove_tree::remove_tree(&path);
+            }
+        }
+    }
+}
+
+fn entries(folder: &Path, is_one: impl Fn(&str) -> bool) -> impl Iterator<Item = DirEntry> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(move |entry| is_one(&entry.file_name().to_string_lossy()))
+}
+
+/// Locks a file or folder of this process, so that nobody removes it as left over while the result lives. Where the file
+/// system has no locks, age alone decides.
+pub(crate) fn hold(path: &Path) -> Option<File> {
+    let file = open(path).ok()?;
+    file.lock_shared().ok().map(|()| file)
+}
+
+/// How the name of a file ends that is being written beside others.
+#[cfg(feature = "client")]
+const PARTIAL: &str = ".partial";
+/// After so long it is not being written any more, unless it is locked.
+#[cfg(feature = "client")]
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Removes what processes left in a folder that were killed while they wrote files of [`stage_in`].
+#[cfg(feature = "client")]
+pub(crate) fn remove_staged(folder: &Path) {
+    remove(folder, ABANDONED, |name| name.strip_suffix(PARTIAL).is_some_and(is_temporary));
+}
+
+/// Begins a file in a folder under a name for the time being, held until it gets its own. Its mode is what the mask of
+/// the user leaves of 0666.
+#[cfg(feature = "client")]
+pub(crate) fn stage_in(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let staged = tempfile::Builder::new()
+        .suffix(PARTIAL)
+        .permissions(std::fs::Permissions::from_mode(0o666))
+        .tempfile_in(folder)?;
+    // Where there are no locks, nobody looks for one either.
+    let _ = staged.as_file().lock_shared();
+    Ok(staged)
+}
+
+/// A file or folder that nobody holds, locked where that is possible.
+struct Unused(#[allow(dead_code, reason = "it keeps the lock")] Option<File>);
+
+impl Unused {
+    fn find(path: &Path) -> Option<Self> {
+        let Ok(file) = open(path) else { return Some(Self(None)) };
+        match file.try_lock() {
+            Ok(()) => Some(Self(Some(file))),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Error(_)) => Some(Self(None)),
+        }
+    }
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
+/// Whether a name is one that the crate `tempfile` gives: `.tmp` and six letters or digits.
 pub fn is_temporary(name: &str) -> bool {
     let rest = name.strip_prefix(".tmp");
     rest.is_some_and(|rest| rest.len() == 6 && rest.bytes().all(|b| b.is_ascii_alphanumeric()))
@@ -52,5 +133,25 @@ mod tests {
         assert_eq!(there(), [false, true, true, true, true]);
         assert!(folder.path().join(".tmpFolder").exists());
         remove(&folder.path().join("nowhere"), Duration::ZERO, is_temporary);
+    }
+
+    #[test]
+    fn what_is_held_stays_however_old_it_is() {
+        let top = tempfile::tempdir().unwrap();
+        let at = |name: &str| top.path().join(name);
+        std::fs::create_dir(at("folder")).unwrap();
+        std::fs::write(at("folder/file"), "").unwrap();
+        std::fs::write(at(".tmpAb12cd"), "").unwrap();
+        let sweep = || {
+            remove(top.path(), Duration::ZERO, is_temporary);
+            remove_folders(top.path(), Duration::ZERO, |name| name == "folder");
+            ["folder/file", ".tmpAb12cd"].map(|name| at(name).exists())
+        };
+        let held = ["folder", ".tmpAb12cd"].map(|name| hold(&at(name)).unwrap());
+        assert_eq!(sweep(), [true, true]);
+        drop(held);
+        remove_folders(top.path(), Duration::from_secs(60), |name| name == "folder");
+        assert!(at("folder").exists());
+        assert_eq!(sweep(), [false, false]);
     }
 }

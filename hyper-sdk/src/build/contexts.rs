@@ -3,11 +3,11 @@
 use super::{BuildContext, BuildRequest};
 use crate::dockerfile::GitReference;
 use crate::layer::copy::{SourceKind, SourceRoot};
+use crate::private_folder::TemporaryFolder;
 use crate::source::{ContextInput, MainFolder, RemoteSources, git_source};
 use crate::{Error, ErrorKind, MissingInput, Result};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use tempfile::TempDir;
 
 /// How the main context is brought here.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub(super) struct MainContext {
     pub(super) name: PathBuf,
     /// The text of the Dockerfile.
     pub(super) text: String,
-    unpacked: Option<TempDir>,
+    unpacked: Option<TemporaryFolder>,
 }
 
 impl MainContext {

@@ -1,19 +1,20 @@
-//! Removes what killed builds left in the folder of the builder: unfinished contexts, image archives and files.
+//! Removes what killed builds left in the folder of the builder: unfinished contexts, image archives and files. A build
+//! that runs locks its own, however long it takes.
 
-use crate::stale_files::{self, is_older, is_temporary};
-use std::os::unix::fs::MetadataExt as _;
+use crate::stale_files::{self, is_temporary};
 use std::path::Path;
 use std::time::Duration;
 
-/// The age of a leftover that is removed. No build takes longer.
+/// The age of a leftover that is removed. Older versions of this program lock nothing; no build of theirs takes longer.
 pub(super) const AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The parents of temporary folders, and how the names of those begin.
-const FOLDERS: [(&str, &str); 4] = [
+const FOLDERS: [(&str, &str); 5] = [
     ("scratch", "context-"),
     ("scratch", "archive-"),
     ("sources/web", ".new-"),
     ("sources/checkouts", ".new-"),
+    ("snapshots", "probe-"),
 ];
 
 /// The folders that contain temporary files.
@@ -22,14 +23,7 @@ const FILES: [&str; 7] = ["", "indexes", "cache", "mounts", "snapshots", "source
 /// Removes leftovers that are older than `age`. One that cannot be removed stays until the next time.
 pub(super) fn sweep(root: &Path, age: Duration) {
     for (folder, prefix) in FOLDERS {
-        for entry in std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten() {
-            let is_one = entry.file_name().to_string_lossy().starts_with(prefix);
-            // The change time of the folder: its modification time can come from an archive.
-            let changed = entry.metadata().map_or(i64::MAX, |meta| meta.ctime());
-            if is_one && is_older(changed, age) {
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
+        stale_files::remove_folders(&root.join(folder), age, |name| name.starts_with(prefix));
     }
     for folder in FILES {
         stale_files::remove(&root.join(folder), age, is_temporary);
@@ -52,6 +46,7 @@ mod tests {
             "scratch/archive-a/b",
             "sources/web/.new-a/b",
             "sources/checkouts/.new-a",
+            "snapshots/probe-a/work/work",
             "scratch/other",
         ];
         let files = [
@@ -75,8 +70,49 @@ mod tests {
         sweep(root.path(), AGE);
         assert!(folders.iter().chain(&files).all(|name| root.path().join(name).exists()));
         sweep(root.path(), Duration::ZERO);
-        assert_eq!(folders.map(|name| root.path().join(name).exists()), [false, false, false, false, true]);
+        assert_eq!(
+            folders.map(|name| root.path().join(name).exists()),
+            [false, false, false, false, false, true]
+        );
         let left = files.map(|name| root.path().join(name).exists());
         assert_eq!(left, [false, false, false, false, false, false, false, true, true]);
+    }
+
+    /// What is unpacked, fetched or probed is in use as long as its owner has it.
+    #[tokio::test]
+    async fn what_a_build_still_uses_stays_however_old_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        for (folder, _) in FOLDERS {
+            std::fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        let scratch = root.path().join("scratch");
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        tar.append_data(&mut header, "oci-layout", &b""[..]).unwrap();
+        let mut header = tar::Header::new_gnu();
+        (header.set_size(2), header.set_mode(0o644));
+        tar.append_data(&mut header, "manifest.json", &b"[]"[..]).unwrap();
+        let tar = tar.into_inner().unwrap();
+        let context = crate::source::read_context_blocking(&tar[..], &scratch).unwrap();
+        let archive =
+            crate::layout::ImageLayout::read_archive(std::io::Cursor::new(tar), &scratch).await.unwrap();
+        let mut made = Vec::new();
+        for (folder, prefix) in FOLDERS {
+            let within = root.path().join(folder);
+            made.push(crate::private_folder::temporary(prefix, Some(&within)).unwrap());
+        }
+        let count = || std::fs::read_dir(&scratch).unwrap().count();
+        assert_eq!(count(), 4);
+        sweep(root.path(), Duration::ZERO);
+        assert_eq!(count(), 4);
+        assert!(made.iter().all(|folder| folder.path().exists()));
+        // A process that is killed gives up its locks and removes nothing.
+        let left: Vec<_> = made.into_iter().map(crate::private_folder::TemporaryFolder::keep).collect();
+        sweep(root.path(), Duration::ZERO);
+        assert!(left.iter().all(|folder| !folder.exists()));
+        assert_eq!(count(), 2);
+        drop((context, archive));
+        assert_eq!(count(), 0);
     }
 }

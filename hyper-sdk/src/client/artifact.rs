@@ -9,6 +9,7 @@
 
 use super::verify::verified;
 use super::{ClientCapabilities, RegistryClient};
+use crate::beneath::Beneath;
 use crate::digest::Hasher;
 use crate::oci::{Annotations, Descriptor, ImageManifest, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -18,10 +19,11 @@ use crate::{Digest, Error, ErrorKind, Result, media_type};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 
 /// The annotation with the name of a file.
@@ -160,12 +162,13 @@ impl Artifact {
 }
 
 /// Writes the files of an artifact into a folder, which is made when it is missing, by their titles. Each file is
-/// written whole or not at all, and replaces one of its name. Returns the paths; a layer without a title is left out.
-/// Dropping the future leaves the files that are whole.
+/// written whole or not at all, and replaces one of its name, also one that is a link. Returns the paths; a layer without
+/// a title is left out. Dropping the future leaves the files that are whole.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] for an index, for a title that leads out of the folder and for two files with one title: then
-/// nothing is written. Those of the client and of the folder.
+/// [`ErrorKind::Invalid`] for an index, for a title that leads out of the folder, for two files with one title and for a
+/// title that is a folder of another: then nothing is written. [`ErrorKind::Invalid`] for a link in the folder where a
+/// title has a folder. Those of the client and of the folder.
 pub async fn save_artifact(
     client: &dyn RegistryClient,
     repository: &RepositoryName,
@@ -177,48 +180,62 @@ pub async fn save_artifact(
         Error::invalid("an index has no files: name one of its manifests")
             .with_context("digest", manifest.digest())
     })?;
-    let (mut files, mut titles) = (Vec::new(), HashSet::new());
+    let (mut files, mut titles) = (Vec::new(), BTreeSet::new());
     for layer in &image.layers {
         if let Some(title) = layer.annotations.get(TITLE) {
             let path = title_path(title)?;
-            files.push((folder.join(&path), layer));
-            if !titles.insert(path) {
+            if !titles.insert(path.clone()) {
                 return Err(Error::invalid("two files of the artifact have one title")
                     .with_context("title", title.escape_debug()));
             }
+            files.push((path, layer));
         }
     }
+    // What lies in a folder comes right after the folder.
+    if let Some((folder, _)) = titles.iter().zip(titles.iter().skip(1)).find(|(a, b)| b.starts_with(a)) {
+        return Err(Error::invalid("the title of a file of the artifact is a folder of another")
+            .with_context("title", folder.display().to_string().escape_debug()));
+    }
+    let opened = folder.to_owned();
+    let folder = Arc::new(blocking(move || Beneath::open(&opened)).await?);
     let mut paths = Vec::new();
     for (path, layer) in files {
-        let parent = path.parent().unwrap_or(folder);
-        tokio::fs::create_dir_all(parent)
-            .await
-            .map_err(|e| Error::io("cannot make the folder", parent, e))?;
-        let cannot = |e| Error::io("cannot write a file of the artifact", &path, e);
-        let staged = tempfile::Builder::new()
-            .suffix(".partial")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
-            .tempfile_in(parent)
-            .map_err(cannot)?;
-        let mut file = tokio::fs::File::from_std(staged.reopen().map_err(cannot)?);
+        let folder = Arc::clone(&folder);
+        let staged = blocking(move || folder.begin(&path)).await?;
+        let cannot = |e| staged.cannot_write(e);
+        let mut file = tokio::fs::File::from_std(staged.file()?);
         let mut blob = client.get_blob(repository, &layer.digest, None).await?;
         while let Some(bytes) = blob.stream.try_next().await? {
             file.write_all(&bytes).await.map_err(cannot)?;
         }
         file.flush().await.map_err(cannot)?;
-        staged.persist(&path).map_err(|e| cannot(e.error))?;
-        paths.push(path);
+        drop(file);
+        paths.push(blocking(move || staged.finish()).await?);
     }
     Ok(paths)
 }
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::internal("the task that works on a file failed").with_source(e))?
+}
+
+/// No path of the kernel is longer.
+const MAX_TITLE: usize = 4095;
 
 /// A title as a path below a folder.
 fn title_path(title: &str) -> Result<PathBuf> {
     let path = Path::new(title);
     let is_below = path.components().all(|part| matches!(part, Component::Normal(_)));
-    if title.is_empty() || !is_below || title.ends_with('/') || title.contains('\0') {
+    if title.is_empty()
+        || title.len() > MAX_TITLE
+        || !is_below
+        || title.ends_with('/')
+        || title.contains('\0')
+    {
         return Err(Error::invalid("the title of a file of the artifact is not a path below a folder")
-            .with_context("title", title.escape_debug()));
+            .with_context("title", title.chars().take(100).collect::<String>().escape_debug()));
     }
     Ok(path.to_owned())
 }
@@ -254,9 +271,7 @@ async fn measure(content: ArtifactContent) -> Result<(Digest, u64)> {
                     size += n as u64;
                 }
             };
-            tokio::task::spawn_blocking(work)
-                .await
-                .map_err(|e| Error::internal("the task that reads a file failed").with_source(e))?
+            blocking(work).await
         }
     }
 }
@@ -306,11 +321,8 @@ impl RegistryClient for Artifact {
             }
             ArtifactContent::File(path) => {
                 let (opened, shown) = (path.clone(), path.clone());
-                let file = tokio::task::spawn_blocking(move || small_file::open(&opened, WHAT, Kinds::Files));
-                let file = file
-                    .await
-                    .map_err(|e| Error::internal("the task that opens a file failed").with_source(e))?;
-                let mut file = tokio::fs::File::from_std(file?);
+                let file = blocking(move || small_file::open(&opened, WHAT, Kinds::Files)).await?;
+                let mut file = tokio::fs::File::from_std(file);
                 file.set_max_buf_size(BLOCK);
                 file.seek(std::io::SeekFrom::Start(offset)).await?;
                 tokio_util::io::ReaderStream::with_capacity(file.take(length), BLOCK)
@@ -341,7 +353,6 @@ mod tests {
     use super::*;
     use crate::client::{Loopback, PushOptions, RemoteImage, SharedClient, copy};
     use crate::store::{MemoryStore, SharedStore};
-    use std::sync::Arc;
 
     fn options(kind: &str) -> ArtifactOptions {
         ArtifactOptions { artifact_type: kind.to_owned(), ..ArtifactOptions::default() }
@@ -424,8 +435,12 @@ mod tests {
             ("a/../../out", "below a folder"),
             ("a/", "below a folder"),
             (".", "below a folder"),
+            (&"a/".repeat(1 << 20), "below a folder"),
+            (&format!("{}a", "a/".repeat(1 << 20)), "below a folder"),
             ("good/file", "one title"),
             ("good//file", "one title"),
+            ("good", "a folder of another"),
+            ("good/file/below", "a folder of another"),
         ] {
             let mut good = config.clone();
             good.annotations.insert(TITLE.to_owned(), "good/file".to_owned());
@@ -441,6 +456,35 @@ mod tests {
             assert!(error.to_string().contains(text), "{title}: {error}");
             assert!(!target.exists(), "{title}");
         }
+    }
+
+    #[tokio::test]
+    async fn links_in_the_folder_are_not_followed_when_files_are_saved() {
+        let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(outside.path().join("file"), "outside").unwrap();
+        let link = |target: &Path, name: &str| {
+            std::os::unix::fs::symlink(target, folder.path().join(name)).unwrap();
+        };
+        link(outside.path(), "sub");
+        link(&outside.path().join("file"), "file");
+        link(&outside.path().join("none"), "dangling");
+        let save = async |title: &str| {
+            let files = vec![ArtifactFile::bytes(title, "text/plain", "hostile")];
+            let artifact = Artifact::new(files, options("a/b")).await.unwrap();
+            let name = RepositoryName::parse("a").unwrap();
+            save_artifact(&artifact, &name, &artifact.reference(), folder.path()).await
+        };
+        for title in ["sub/file", "sub/new", "sub/deep/file", "dangling/file", "file/x"] {
+            let error = save(title).await.unwrap_err();
+            assert!(error.to_string().contains("in the place of a folder"), "{title}: {error}");
+        }
+        for title in ["file", "dangling", "own/file"] {
+            assert_eq!(save(title).await.unwrap(), [folder.path().join(title)]);
+            assert_eq!(std::fs::read_to_string(folder.path().join(title)).unwrap(), "hostile");
+            assert!(!folder.path().join(title).is_symlink());
+        }
+        assert_eq!(std::fs::read_to_string(outside.path().join("file")).unwrap(), "outside");
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
     }
 
     #[tokio::test]

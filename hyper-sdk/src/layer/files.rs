@@ -8,7 +8,7 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -104,21 +104,8 @@ pub(super) fn remove_all(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::
         Err(Errno::NOTEMPTY | Errno::EXIST) => {}
         Err(e) => return Err(e),
     }
-    // Its mode may deny its owner access.
-    let below = match open_below(directory, name, OFlags::RDONLY | OFlags::DIRECTORY) {
-        Err(Errno::ACCESS) => {
-            let_owner_in(directory, name)?;
-            open_below(directory, name, OFlags::RDONLY | OFlags::DIRECTORY)?
-        }
-        below => below?,
-    };
-    if rustix::fs::accessat(&below, c".", rustix::fs::Access::WRITE_OK, AtFlags::EACCESS).is_err() {
-        let_owner_in(directory, name)?;
-    }
-    for child in names(&below)? {
-        remove_all(below.as_fd(), &child)?;
-    }
-    rustix::fs::unlinkat(directory, os_name, AtFlags::REMOVEDIR)
+    let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+    crate::remove_tree::remove_tree_at(directory, name)
 }
 
 /// Gives the owner of a directory full access to it, whatever its mode.

@@ -9,7 +9,8 @@
 
 use super::layout_file::LayoutFile;
 use crate::layer::AsyncDecompressor;
-use crate::{Error, ErrorKind, Result, private_folder};
+use crate::private_folder::{self, TemporaryFolder};
+use crate::{Error, ErrorKind, Result};
 use futures::StreamExt as _;
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,15 +20,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncSeekExt as _, BufReader, ReadBuf, sink};
 use tokio_tar::{Entry, EntryType};
 
 /// The largest headers of one file of an archive, in bytes: long names and PAX records.
 const MAX_HEADERS: u64 = 4 << 20;
-/// The most files of an archive.
+/// The most files of an archive, and bytes of their names and of what links name.
 const MAX_MEMBERS: usize = 100_000;
-/// The largest number of links that are followed from one name.
+const MAX_NAMES: usize = 64 << 20;
+/// How many links are followed from one name.
 const MAX_LINKS: usize = 16;
 /// The largest padding after the end of an archive, in bytes.
 const MAX_TRAILER: u64 = 64 << 20;
@@ -38,7 +39,7 @@ const TAR_BLOCK: u64 = 512;
 #[derive(Debug)]
 pub(super) struct Archive {
     path: PathBuf,
-    members: HashMap<String, Member>,
+    members: Members,
     /// The archive file, or the folder of its unpacked files.
     storage: Storage,
 }
@@ -46,7 +47,34 @@ pub(super) struct Archive {
 #[derive(Debug)]
 enum Storage {
     File(Arc<File>),
-    Folder(TempDir),
+    Folder(TemporaryFolder),
+}
+
+/// The files of an archive by their names.
+#[derive(Debug, Default)]
+struct Members {
+    files: HashMap<String, Member>,
+    count: usize,
+    name_bytes: usize,
+}
+
+impl Members {
+    /// Adds a file. Of several of one name the last counts, as when the archive is unpacked.
+    fn add(&mut self, name: String, member: Member) -> Result<()> {
+        let link = if let Member::Link(Some(target)) = &member { target.len() } else { 0 };
+        self.count += 1;
+        self.name_bytes = self.name_bytes.saturating_add(name.len() + link);
+        let limit = match () {
+            () if self.count > MAX_MEMBERS => format!("{MAX_MEMBERS} files"),
+            () if self.name_bytes > MAX_NAMES => format!("{} MiB of names", MAX_NAMES >> 20),
+            () => {
+                self.files.insert(name, member);
+                return Ok(());
+            }
+        };
+        let message = format!("the image archive has more than {limit}, the limit");
+        Err(Error::new(ErrorKind::TooLarge, message))
+    }
 }
 
 /// A file of an archive.
@@ -85,14 +113,14 @@ impl Archive {
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
-        self.members.contains_key(name)
+        self.members.files.contains_key(name)
     }
 
     /// Follows links from a name to a file. A name that is not in the archive is returned unchanged.
     pub(super) fn resolve<'a>(&'a self, name: &'a str) -> Result<&'a str> {
         let mut at = name;
         for _ in 0..MAX_LINKS {
-            match self.members.get(at) {
+            match self.members.files.get(at) {
                 Some(Member::Link(Some(target))) => at = target,
                 Some(Member::Link(None)) => {
                     let message = "a file of the image archive is a link that leads out of it";
@@ -110,7 +138,7 @@ impl Archive {
 
     /// Opens a file of the archive.
     pub(super) fn open(&self, name: &str) -> Result<LayoutFile> {
-        match (self.members.get(self.resolve(name)?), &self.storage) {
+        match (self.members.files.get(self.resolve(name)?), &self.storage) {
             (Some(Member::Part { start, size }), Storage::File(file)) => {
                 Ok(LayoutFile::new(Arc::clone(file), *start, *size))
             }
@@ -128,11 +156,11 @@ impl Archive {
     }
 }
 
-/// Indexes the files of a plain archive, and skips their content.
-async fn index(file: Arc<File>) -> Result<HashMap<String, Member>> {
+/// The files of a plain archive. What they hold is passed over.
+async fn index(file: Arc<File>) -> Result<Members> {
     let length = file.metadata()?.len();
     let mut reader = BufReader::with_capacity(4096, tokio::fs::File::from_std(file.try_clone()?));
-    let (mut members, allowance) = (HashMap::new(), Arc::new(AtomicU64::new(0)));
+    let (mut members, allowance) = (Members::default(), Arc::new(AtomicU64::new(0)));
     let mut start = 0;
     loop {
         reader.seek(SeekFrom::Start(start)).await?;
@@ -148,16 +176,16 @@ async fn index(file: Arc<File>) -> Result<HashMap<String, Member>> {
         start = end.next_multiple_of(TAR_BLOCK);
         if let Some((name, link)) = name_and_link(&entry)? {
             let member = link.map_or(Member::Part { start: content, size }, Member::Link);
-            add(&mut members, name, member)?;
+            members.add(name, member)?;
         }
     }
 }
 
 /// Unpacks the files of a stream into a folder.
-async fn unpack(stream: AsyncDecompressor, folder: &Path) -> Result<HashMap<String, Member>> {
+async fn unpack(stream: AsyncDecompressor, folder: &Path) -> Result<Members> {
     let allowance = Arc::new(AtomicU64::new(0));
     let mut archive = tokio_tar::Archive::new(Allowed { inner: stream, left: Arc::clone(&allowance) });
-    let mut members = HashMap::new();
+    let mut members = Members::default();
     let mut entries = archive.entries().map_err(damaged)?;
     for number in 0.. {
         allowance.store(MAX_HEADERS, Ordering::Relaxed);
@@ -178,7 +206,7 @@ async fn unpack(stream: AsyncDecompressor, folder: &Path) -> Result<HashMap<Stri
         // Otherwise the rest of the file would count as headers of the next one.
         tokio::io::copy(&mut entry, &mut sink()).await?;
         if let Some((name, member)) = member {
-            add(&mut members, name, member)?;
+            members.add(name, member)?;
         }
     }
     drop(entries);
@@ -190,17 +218,7 @@ async fn unpack(stream: AsyncDecompressor, folder: &Path) -> Result<HashMap<Stri
     Ok(members)
 }
 
-fn add(members: &mut HashMap<String, Member>, name: String, member: Member) -> Result<()> {
-    // Of several files with one name the last counts, as when the archive is unpacked.
-    members.insert(name, member);
-    if members.len() > MAX_MEMBERS {
-        let message = format!("the image archive has more than {MAX_MEMBERS} files, the limit");
-        return Err(Error::new(ErrorKind::TooLarge, message));
-    }
-    Ok(())
-}
-
-/// Whether the formats have files with this name.
+/// Whether a name can be that of a file of an image, as the formats have them.
 fn is_of_an_image(name: &str) -> bool {
     name.starts_with("blobs/")
         || matches!(name, super::MARKER)
@@ -290,5 +308,25 @@ impl<R: AsyncRead + Unpin> AsyncRead for Allowed<R> {
             }
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_and_their_names_are_few() {
+        let mut members = Members::default();
+        for _ in 0..MAX_MEMBERS {
+            members.add("blobs/a".to_owned(), Member::Unpacked(0)).unwrap();
+        }
+        let error = members.add("blobs/a".to_owned(), Member::Unpacked(0)).unwrap_err();
+        assert!(error.kind() == ErrorKind::TooLarge && error.message().contains("files"), "{error}");
+        let mut members = Members::default();
+        let link = || Member::Link(Some("a".repeat(MAX_NAMES / 2)));
+        members.add(String::new(), link()).unwrap();
+        members.add(String::new(), link()).unwrap();
+        assert_eq!(members.add("b".to_owned(), link()).unwrap_err().kind(), ErrorKind::TooLarge);
     }
 }

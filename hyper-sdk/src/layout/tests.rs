@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+mod hostile;
+
 /// A layout with one image of one layer, tagged `v1`.
 struct Sample {
     folder: tempfile::TempDir,
@@ -148,6 +150,33 @@ async fn at_most_two_blobs_are_read_at_once() {
     writer.write_folder(folder.path()).await.unwrap();
     assert_eq!(std::fs::read_dir(folder.path().join("blobs/sha256")).unwrap().count(), 20);
     assert!(most.load(Ordering::SeqCst) <= 2, "{} blobs were read at once", most.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn links_in_a_folder_are_not_followed_when_a_layout_is_written() {
+    let outside = tempfile::tempdir().unwrap();
+    let victim = outside.path().join("file");
+    std::fs::write(&victim, "outside").unwrap();
+    for (name, target, fits) in [
+        ("blobs", outside.path(), false),
+        ("blobs/sha256", outside.path(), false),
+        (INDEX, &*victim, true),
+        (MARKER, &*victim, true),
+        (&*blob_path(&parts().4.digest), &*victim, true),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join(name);
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(target, &link).unwrap();
+        let written = writer().write_folder(folder.path()).await;
+        assert_eq!(written.is_ok(), fits, "{name}: {written:?}");
+        if fits {
+            assert_sample(&ImageLayout::in_folder(folder.path())).await;
+            assert!(!link.is_symlink(), "{name}");
+        }
+        assert_eq!(std::fs::read(&victim).unwrap(), b"outside", "{name}");
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use super::{INDEX, MARKER, blob_path, blocking};
 use crate::atomic_file::write_atomically;
+use crate::beneath::Beneath;
 use crate::byte_channel::{ByteReader, ByteSender, byte_channel};
 use crate::oci::ImageIndex;
 use crate::store::{BlobReader, ByteStream};
@@ -102,11 +103,11 @@ impl LayoutWriter {
         self.streams.insert(path, Stream { stream: blob.stream, sender });
     }
 
-    /// Writes the layout into a folder, the index last. Existing blobs stay, and an existing index is replaced; of two
-    /// concurrent writers the last one counts.
+    /// Writes the layout into a folder, the index last. Blobs that are there stay. An index that is there is replaced:
+    /// the last of two writers at once counts. No link in the folder is followed.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] with the path; those of the blobs. No file is left partially written, even when the future is
+    /// [`ErrorKind::Io`] with the path; [`ErrorKind::Invalid`] for a link in the place of a folder; those of the blobs. No file is left half-written, also when the future is
     /// dropped.
     pub async fn write_folder(self, destination: &Path) -> Result<()> {
         let destination = destination.to_owned();
@@ -190,25 +191,28 @@ impl Read for Exact {
 }
 
 fn write_folder(parts: BTreeMap<String, Part>, destination: &Path) -> Result<()> {
+    let folder = Beneath::open(destination)?;
     let mut last = None;
     for (path, part) in parts {
-        let target = destination.join(&path);
-        if let Some(parent) = target.parent() {
-            std::fs::create_dir_all(parent).map_err(|e| Error::io("cannot make the folder", parent, e))?;
-        }
         if path == INDEX {
-            last = Some((target, part));
+            last = Some((path, part));
             continue;
         }
-        write_part(&target, part)?;
+        write_part(&folder, &path, part)?;
     }
-    // The index references the other files, so it is written last.
-    last.map_or(Ok(()), |(target, part)| write_part(&target, part))
+    // The index names the rest, so it comes last.
+    last.map_or(Ok(()), |(path, part)| write_part(&folder, &path, part))
 }
 
-fn write_part(target: &Path, part: Part) -> Result<()> {
-    write_atomically(target, |mut file| match part {
+fn write_part(folder: &Beneath, path: &str, part: Part) -> Result<()> {
+    let staged = folder.begin(Path::new(path))?;
+    let mut file = staged.file()?;
+    let written = match part {
         Part::Bytes(bytes) => file.write_all(&bytes),
         Part::Blob(size, reader) => io::copy(&mut Exact { inner: reader, left: size }, &mut file).map(drop),
-    })
+    };
+    written.map_err(|e| {
+        Error::from(e).with_context("path", staged.path().display()).with_op("write the output")
+    })?;
+    staged.finish().map(drop)
 }

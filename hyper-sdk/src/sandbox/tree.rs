@@ -13,10 +13,9 @@ use crate::{Error, Result};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use std::collections::HashMap;
-use std::ffi::{CStr, OsStr};
+use std::ffi::CStr;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -229,7 +228,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
                 rustix::fs::unlink(path)
             }
-            Ok(_) => remove_below(CWD, path.as_os_str()).and_then(|()| rustix::fs::rmdir(path)),
+            Ok(_) => crate::remove_tree::remove_tree(path),
         };
         match result {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
@@ -239,33 +238,6 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     Err(Error::io("cannot remove a tree", path, last.unwrap_or(Errno::BUSY).into()))
-}
-
-fn remove_below(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
-        // With a single id, even the owner cannot read a folder without read permission.
-        Err(Errno::ACCESS) => {
-            rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
-            rustix::fs::openat(parent, name, flags, Mode::empty())?
-        }
-        folder => folder?,
-    };
-    for entry in list(&folder)? {
-        let name = OsStr::from_bytes(entry.as_bytes());
-        match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
-            // Another process may be removing the same tree.
-            Err(Errno::ISDIR) => match remove_below(folder.as_fd(), name)
-                .and_then(|()| rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR))
-            {
-                Err(Errno::NOENT) => {}
-                result => result?,
-            },
-            Err(Errno::NOENT) => {}
-            result => result?,
-        }
-    }
-    Ok(())
 }
 
 fn list(folder: &OwnedFd) -> rustix::io::Result<Vec<std::ffi::CString>> {

@@ -206,11 +206,8 @@ async fn can_overlay(root: &Path, sandbox: &Sandbox) -> Result<bool> {
         return Ok(false);
     }
     private_folder::open(root)?;
-    let probe = tempfile::Builder::new()
-        .prefix("probe-")
-        .tempdir_in(root)
-        .map_err(|e| Error::io("cannot make a folder", root, e))?
-        .keep();
+    let made = private_folder::temporary("probe-", Some(root))?;
+    let probe = made.path().to_owned();
     let folder = |name: &str| probe.join(name);
     for name in ["lower", "upper", "work"] {
         std::fs::create_dir_all(folder(name))

@@ -34,6 +34,7 @@ pub(crate) use work_tree::work_tree_time;
 
 use crate::oci::{Descriptor, ImageConfig};
 use crate::platform::Platform;
+use crate::private_folder::TemporaryFolder;
 use crate::reference::RepositoryName;
 use crate::store::BlobReader;
 use crate::{Digest, Error, Result};
@@ -41,7 +42,6 @@ use async_trait::async_trait;
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tempfile::TempDir;
 
 /// A source of images or files for builds. It resolves names in its own format.
 ///
@@ -171,8 +171,8 @@ pub struct SourceFiles {
     pub folder: PathBuf,
     /// The time of the source, such as that of a commit, in seconds since 1970.
     pub time: Option<i64>,
-    /// A temporary folder, which is removed with this value.
-    _unpacked: Option<Arc<TempDir>>,
+    /// The folder is removed with this value.
+    _unpacked: Option<Arc<TemporaryFolder>>,
 }
 
 impl SourceFiles {
@@ -181,8 +181,8 @@ impl SourceFiles {
         Self { folder: folder.into(), time: None, _unpacked: None }
     }
 
-    /// Files in a folder that is removed when the last clone of this value is dropped.
-    pub fn temporary(folder: TempDir) -> Self {
+    /// Files of a folder that is removed when the last copy of this value is dropped.
+    pub fn temporary(folder: TemporaryFolder) -> Self {
         Self { folder: folder.path().to_owned(), time: None, _unpacked: Some(Arc::new(folder)) }
     }
 

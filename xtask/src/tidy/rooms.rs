@@ -29,6 +29,8 @@ const LEVELS: &[&[&str]] = &[
         "stale_files",
         "atomic_file",
         "byte_channel",
+        "beneath",
+        "remove_tree",
     ],
     &["dockerfile", "graph", "layer", "store"],
     &["sandbox", "layout"],

@@ -88,7 +88,9 @@ impl QuickstartReport {
 
 pub(crate) async fn run(args: QuickstartArgs, console: &Console) -> Result<(), Failure> {
     let mut folder = private_folder::temporary("hyper-quickstart-", None)?;
-    folder.disable_cleanup(args.keep);
+    if args.keep {
+        folder.stay();
+    }
     let mode = if console.quiet { Mode::Quiet } else { args.progress };
     let renderer = Renderer::start(mode, console.color, None)?;
     let began = Instant::now();
@@ -98,7 +100,7 @@ pub(crate) async fn run(args: QuickstartArgs, console: &Console) -> Result<(), F
     if args.keep {
         message(&format!("kept: {kept}"));
     } else {
-        folder.close().map_err(|e| Error::io("cannot remove the temporary folder", &kept, e))?;
+        folder.close()?;
     }
     let report = outcome?;
     match console.format {

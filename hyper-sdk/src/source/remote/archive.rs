@@ -5,11 +5,12 @@ use crate::byte_channel::byte_channel;
 use crate::layer::{
     ApplyOptions, ApplyStyle, AsyncDecompressor, Decompressor, DevicePolicy, LayerReader, OwnerPolicy, apply,
 };
+use crate::private_folder::{self, TemporaryFolder};
 use crate::{Error, Result, ResultExt as _};
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use tempfile::TempDir;
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
@@ -27,7 +28,7 @@ pub enum ContextInput {
     /// A tar archive, unpacked into a folder that is removed with this value.
     Files {
         /// The folder.
-        folder: TempDir,
+        folder: TemporaryFolder,
         /// The newest modification time, in seconds since 1970.
         newest: Option<i64>,
     },
@@ -85,13 +86,14 @@ fn read_plain_context(mut stream: impl Read, scratch: &Path) -> Result<ContextIn
             }
         };
     }
-    let folder = tempfile::Builder::new()
-        .prefix("context-")
-        .tempdir_in(scratch)
-        .at("cannot make a folder in", scratch)?;
+    let folder = private_folder::temporary("context-", Some(scratch))?;
+    // The mode of a context's folder can come to be that of a copy. What lies above it is private.
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))
+        .at("cannot change the mode of", folder.path())?;
     let mut options = ApplyOptions::new(ApplyStyle::Plain);
     options.owners = OwnerPolicy::Ignore;
     options.devices = DevicePolicy::Skip;
+    options.whiteouts = false;
     let applied = apply(whole, folder.path(), &options).op("unpack the build context")?;
     let newest = applied.index.entries().iter().map(|entry| entry.mtime).max();
     Ok(ContextInput::Files { folder, newest })
@@ -106,7 +108,7 @@ pub(crate) fn newest_in_archive(stream: impl Read) -> Option<i64> {
     if !is_tar(&first) {
         return None;
     }
-    let mut reader = LayerReader::new(first.as_slice().chain(stream));
+    let mut reader = LayerReader::of_files(first.as_slice().chain(stream));
     let mut newest = None;
     while let Some(entry) = reader.next_entry().ok()? {
         newest = newest.max(Some(entry.mtime));
@@ -145,6 +147,29 @@ mod tests {
 
     fn is_empty(folder: &Path) -> bool {
         std::fs::read_dir(folder).unwrap().next().is_none()
+    }
+
+    #[test]
+    fn names_of_whiteouts_are_names_in_a_context() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        let names = ["a/x", "a/.wh.x", "a/.wh..wh..opq", ".wh..wh.plnk", ".wh.gone", "a/.wh.folder/y"];
+        for (name, mtime) in names.into_iter().zip(1..) {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(1);
+            header.set_mode(0o644);
+            header.set_mtime(mtime);
+            tar.append_data(&mut header, name, &b"1"[..]).unwrap();
+        }
+        let tar = tar.into_inner().unwrap();
+        let ContextInput::Files { folder, newest } = read_context_blocking(&tar[..], scratch.path()).unwrap()
+        else {
+            panic!("no files")
+        };
+        for name in names {
+            assert_eq!(std::fs::read_to_string(folder.path().join(name)).unwrap(), "1", "{name}");
+        }
+        assert_eq!((newest, newest_in_archive(&tar[..])), (Some(6), Some(6)));
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use super::integrity::{Sealed, remove};
 use super::{Fetched, Inner, about, keep, make_folder};
 use crate::dockerfile::{GitReference, without_password};
 use crate::graph::GitSource;
+use crate::private_folder::{self, TemporaryFolder};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -194,10 +195,7 @@ impl Git {
             )),
             None => {}
         }
-        let made = tempfile::Builder::new()
-            .prefix(".new-")
-            .tempdir_in(checkouts)
-            .at("cannot make a folder in", checkouts)?;
+        let made = private_folder::temporary(".new-", Some(checkouts))?;
         self.check_out(source, found, made.path()).await?;
         let subdir = source.subdir.clone();
         super::blocking(move || {
@@ -433,8 +431,8 @@ fn remove_git(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Sets the modes and times of the files, and moves them, or the folder `subdir` of them, to their final path.
-fn take_files(made: tempfile::TempDir, subdir: Option<&str>, time: i64, to: &Path) -> Result<()> {
+/// Gives the files their modes and times and moves them, or those of the folder `subdir` of them, to their place.
+fn take_files(made: TemporaryFolder, subdir: Option<&str>, time: i64, to: &Path) -> Result<()> {
     let mtime = UNIX_EPOCH + Duration::from_secs(u64::try_from(time).unwrap_or(0));
     let mut top = made.path().to_owned();
     for part in subdir.into_iter().flat_map(|s| s.split('/')).filter(|p| !p.is_empty()) {

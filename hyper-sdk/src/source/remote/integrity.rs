@@ -48,7 +48,7 @@ pub(super) fn is_whole(path: &Path, expected: &Expected) -> Result<bool> {
 /// Removes a file or folder.
 pub(super) fn remove(path: &Path) -> Result<()> {
     let removed = match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
+        Ok(meta) if meta.is_dir() => crate::remove_tree::remove_tree(path).map_err(Into::into),
         Ok(_) => std::fs::remove_file(path),
         Err(_) => Ok(()),
     };

@@ -209,8 +209,8 @@ fn make_folder(path: &Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("cannot make the folder", path)
 }
 
-/// Moves a complete folder to its final path. If another process has done so first, its folder has the same content.
-fn keep(made: tempfile::TempDir, name: &Path) -> Result<()> {
+/// Gives a complete folder its final name. Another process may have been faster: its folder holds the same.
+fn keep(made: crate::private_folder::TemporaryFolder, name: &Path) -> Result<()> {
     match std::fs::rename(made.path(), name) {
         Ok(()) => {
             let _ = made.keep();

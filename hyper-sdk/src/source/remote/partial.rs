@@ -8,6 +8,7 @@
 
 use super::growing_file::{GrowingFile, WriteProgress};
 use crate::digest::{Algorithm, Hasher};
+use crate::private_folder::{self, TemporaryFolder};
 use crate::{Digest, Result, ResultExt as _};
 use flate2::write::MultiGzDecoder;
 use reqwest::header::{
@@ -18,7 +19,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-use tempfile::TempDir;
 
 /// The largest file that is fetched.
 pub(super) const MAX_FILE: u64 = 64 << 30;
@@ -32,7 +32,7 @@ pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 
 /// An incomplete download.
 pub(super) struct Partial {
-    folder: TempDir,
+    folder: TemporaryFolder,
     pub(super) path: PathBuf,
     pub(super) etag: Option<String>,
     pub(super) last_modified: Option<String>,
@@ -49,7 +49,7 @@ pub(super) struct Partial {
 
 /// A complete download.
 pub(super) struct Whole {
-    pub(super) folder: TempDir,
+    pub(super) folder: TemporaryFolder,
     pub(super) file: File,
     pub(super) digest: Digest,
 }
@@ -62,10 +62,7 @@ impl Partial {
         name: &str,
         algorithm: Algorithm,
     ) -> Result<Self> {
-        let made = tempfile::Builder::new()
-            .prefix(".new-")
-            .tempdir_in(folder)
-            .at("cannot make a folder in", folder)?;
+        let made = private_folder::temporary(".new-", Some(folder))?;
         let path = made.path().join(name);
         let file = File::create_new(&path).at("cannot write the file", &path)?;
         let progress = WriteProgress::default();
