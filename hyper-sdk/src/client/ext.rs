@@ -150,7 +150,7 @@ pub trait RegistryClientExt: RegistryClient {
     ) -> impl Future<Output = Result<StoredImage>> + Send {
         async move {
             let mut manifest = self.get_manifest(repository, reference).await?;
-            for _ in 0..MAX_DEPTH {
+            for _ in 0..=MAX_DEPTH {
                 let Some(index) = manifest.index() else {
                     let config = self.image_config(repository, &manifest).await?;
                     return Ok(StoredImage { manifest, config });

@@ -7,11 +7,14 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::{BlobReader, ByteRange, Listing, Page};
 use crate::{Digest, Error, ErrorKind, Result, media_type};
 use async_trait::async_trait;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 #[cfg(feature = "build")]
 use tokio::io::AsyncRead;
+
+/// The most bytes of manifests that the search for referrers reads.
+const MAX_MANIFESTS: usize = 64 << 20;
 
 /// An OCI image layout, or an archive that `docker save` wrote.
 ///
@@ -208,12 +211,21 @@ impl RegistryClient for Layout {
 }
 
 fn referrers(layout: &ImageLayout, digest: &Digest, artifact_type: Option<&str>) -> Result<Vec<Descriptor>> {
-    let mut found = BTreeMap::new();
+    let (mut found, mut seen, mut bytes_read) = (BTreeMap::new(), HashSet::new(), 0);
     for entry in layout.index()?.manifests {
-        if !media_type::MANIFESTS.contains(&entry.media_type.as_str()) || found.contains_key(&entry.digest) {
+        // One that is named a thousand times is read once.
+        if !media_type::MANIFESTS.contains(&entry.media_type.as_str()) || !seen.insert(entry.digest.clone()) {
             continue;
         }
         let manifest = layout.manifest(&entry.digest, Some(&entry.media_type))?;
+        bytes_read += manifest.bytes().len();
+        if bytes_read > MAX_MANIFESTS {
+            let message = format!(
+                "the manifests of the image layout are larger than {} MiB together, the limit",
+                MAX_MANIFESTS >> 20
+            );
+            return Err(Error::new(ErrorKind::TooLarge, message));
+        }
         let refers = manifest.subject().is_some_and(|s| s.digest == *digest);
         if refers && artifact_type.is_none_or(|wanted| manifest.artifact_type() == Some(wanted)) {
             let mut descriptor = manifest.descriptor();

@@ -8,6 +8,8 @@ use futures::TryStreamExt;
 use std::path::Path;
 
 mod mutants;
+#[cfg(feature = "build")]
+mod nested;
 mod sessions;
 
 mod loopback {
@@ -151,5 +153,27 @@ async fn manifests_that_are_too_large_together_are_refused() {
         )
         .await;
         assert_eq!(pulled.as_ref().err().map(crate::Error::kind), (!fits).then_some(ErrorKind::TooLarge));
+    }
+}
+
+#[tokio::test]
+async fn referrers_of_a_layout_are_looked_for_within_bounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    write_layout(root, &ImageIndex::new(vec![]));
+    let large = |text: &str| {
+        let mut image = ImageManifest::new(Descriptor::of(media_type::OCI_EMPTY, b"{}"), vec![]);
+        image.annotations.insert("a".to_owned(), text.repeat(14 << 20));
+        write_blob(root, media_type::OCI_MANIFEST, &image.to_bytes())
+    };
+    let entries: Vec<Descriptor> = ["a", "b", "c", "d", "e"].into_iter().map(large).collect();
+    let name = RepositoryName::parse("a").unwrap();
+    for (entries, fits) in [(vec![entries[0].clone(); 1000], true), (entries, false)] {
+        write_layout(root, &ImageIndex::new(entries));
+        let client = Layout::open(root).await.unwrap();
+        match client.list_referrers(&name, &Digest::sha256("x"), None).await {
+            Ok(found) => assert!(fits && found.is_empty()),
+            Err(e) => assert!(!fits && e.kind() == ErrorKind::TooLarge, "{e}"),
+        }
     }
 }

@@ -159,6 +159,9 @@ impl Plan {
                 let chosen = choose(&index.manifests, wanted)?;
                 root = Root { manifest: walk.child(&chosen).await?, platform: chosen.platform };
             }
+            if root.manifest.index().is_some() {
+                return Err(too_deep(&root.manifest));
+            }
         }
         let mut manifests = Vec::new();
         walk.collect(root.manifest.clone(), 0, &mut manifests).await?;
@@ -262,8 +265,7 @@ impl Walk<'_> {
     /// Puts a manifest and all below it into the plan: into `order` after its children, its blobs into the list.
     async fn collect(&mut self, manifest: Manifest, depth: usize, order: &mut Vec<Manifest>) -> Result<()> {
         if depth > MAX_DEPTH || self.seen.len() > MAX_MANIFESTS {
-            return Err(Error::new(ErrorKind::TooLarge, "the image nests too many indexes and manifests")
-                .with_context("digest", manifest.digest()));
+            return Err(too_deep(&manifest));
         }
         match manifest.body() {
             ManifestBody::Image(image) => {
@@ -307,4 +309,9 @@ impl Walk<'_> {
             _ => true,
         }
     }
+}
+
+fn too_deep(manifest: &Manifest) -> Error {
+    Error::new(ErrorKind::TooLarge, "the image nests too many indexes and manifests")
+        .with_context("digest", manifest.digest())
 }

@@ -291,7 +291,7 @@ impl ImageSource {
         platform: &Platform,
     ) -> Result<Option<SourceImage>> {
         let mut wanted = wanted.clone();
-        for _ in 0..MAX_DEPTH {
+        for _ in 0..=MAX_DEPTH {
             let manifest = match self.store.get_manifest(repository, &wanted).await {
                 Ok(manifest) => manifest,
                 Err(e) if matches!(e.kind(), ErrorKind::ManifestUnknown | ErrorKind::NameUnknown) => {

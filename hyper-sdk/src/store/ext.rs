@@ -17,6 +17,8 @@ pub const MAX_CONFIG: u64 = 8 << 20;
 
 /// The size of the chunks that are appended to an upload.
 const CHUNK: usize = 512 * 1024;
+/// How deep indexes may contain indexes.
+const MAX_DEPTH: usize = 4;
 
 /// An image manifest and its config.
 #[derive(Clone, Debug, PartialEq)]
@@ -159,7 +161,7 @@ pub trait RegistryStoreExt: RegistryStore {
         platform: Option<&Platform>,
     ) -> Result<StoredImage> {
         let mut manifest = self.get_manifest(repository, reference).await?;
-        for _ in 0..4 {
+        for _ in 0..=MAX_DEPTH {
             if let Some(image) = manifest.image() {
                 let config = self.read_blob(repository, &image.config.digest, MAX_CONFIG).await?;
                 return Ok(StoredImage { config: ImageConfig::parse(&config)?, manifest });

@@ -23,21 +23,21 @@ const MAX_CONTINUATIONS: usize = 256;
 /// The most empty pages in a row that are followed.
 const MAX_EMPTY_PAGES: usize = 100;
 /// The most pages of one list that are followed.
-const MAX_PAGES: usize = 100_000;
+pub(super) const MAX_PAGES: usize = 100_000;
 
 #[derive(Default)]
 pub(super) struct Continuations(Mutex<HashMap<(String, String), Next>>);
 
 /// The next page of a list.
 #[derive(Clone)]
-struct Next {
-    url: Url,
+pub(super) struct Next {
+    pub(super) url: Url,
     /// How many pages came before.
-    pages: usize,
+    pub(super) pages: usize,
 }
 
 impl Continuations {
-    fn remember(&self, path: &str, last: &str, next: Next) {
+    pub(super) fn remember(&self, path: &str, last: &str, next: Next) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_CONTINUATIONS {
             known.clear();

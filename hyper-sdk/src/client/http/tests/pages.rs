@@ -167,3 +167,46 @@ async fn a_link_to_the_same_page_is_an_error() {
     let e = client.list_tags(&repository(), Page { limit: None, after }).await.unwrap_err();
     assert!(e.kind() == ErrorKind::Unavailable && e.to_string().contains("to the same page"), "{e}");
 }
+
+#[tokio::test]
+async fn a_list_that_always_has_another_page_ends() {
+    use crate::client::http::listings::{MAX_PAGES, Next};
+    let calls = Counter::default();
+    let server = Server::start(move |_| {
+        let n = calls.next();
+        let next = format!("</v2/a/b/tags/list?page={n}>; rel=next");
+        Reply::new(200).header("Link", next).body(format!(r#"{{"tags":["t{n}"]}}"#))
+    })
+    .await;
+    let client = client(&server);
+    // As if all pages but two were behind.
+    let url = format!("http://{}/v2/a/b/tags/list?page=0", server.address).parse().unwrap();
+    client.inner.listings.remember("a/b/tags/list", "before", Next { url, pages: MAX_PAGES - 2 });
+    let mut after = Some("before".to_owned());
+    for _ in 0..2 {
+        let page = client.list_tags(&repository(), Page { limit: None, after }).await.unwrap();
+        assert!(page.more);
+        after = page.items.last().map(ToString::to_string);
+    }
+    let e = client.list_tags(&repository(), Page { limit: None, after }).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::TooLarge, "{e}");
+    assert_eq!(server.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn referrers_without_end_are_an_error() {
+    for (page, kind) in [(0, ErrorKind::TooLarge), (1000, ErrorKind::TooLarge)] {
+        let calls = Counter::default();
+        let server = Server::start(move |_| {
+            let n = calls.next();
+            let entries = (0..page).map(|m| descriptor(&format!("{n} {m}"), "t")).collect();
+            Reply::new(200)
+                .header("Link", format!("</v2/a/b/referrers/x?page={n}>; rel=next"))
+                .body(ImageIndex::new(entries).to_bytes())
+        })
+        .await;
+        let e = client(&server).list_referrers(&repository(), &Digest::sha256("x"), None).await.unwrap_err();
+        assert_eq!(e.kind(), kind, "{e}");
+        assert!(server.seen().len() <= 1001, "{} pages were asked for", server.seen().len());
+    }
+}
