@@ -20,14 +20,20 @@ pub(crate) fn byte_channel(blocks: usize) -> (ByteSender, ByteReader) {
 pub(crate) struct ByteSender(mpsc::Sender<Result<Option<Bytes>>>);
 
 impl ByteSender {
-    /// Sends a whole stream, or its blocks up to its error, and then the end. Stops when the reader is dropped.
+    /// Sends all of a stream, its error too, and then the end. Stops when nobody reads any more, also while the stream
+    /// has nothing.
     pub(crate) async fn send_all(self, mut stream: impl Stream<Item = Result<Bytes>> + Unpin) {
-        while let Some(block) = stream.next().await {
-            if self.0.send(block.map(Some)).await.is_err() {
+        loop {
+            let block = tokio::select! {
+                biased;
+                () = self.0.closed() => return,
+                block = stream.next() => block,
+            };
+            let over = block.is_none();
+            if self.0.send(block.transpose()).await.is_err() || over {
                 return;
             }
         }
-        let _ = self.0.send(Ok(None)).await;
     }
 }
 
@@ -88,5 +94,12 @@ mod tests {
         let (sender, reader) = byte_channel(1);
         drop(reader);
         sender.send_all(stream::repeat_with(|| Ok(Bytes::from_static(b"x")))).await;
+        // Also when it goes while there is nothing to send.
+        let (sender, mut reader) = byte_channel(1);
+        let read = tokio::task::spawn_blocking(move || reader.read(&mut [0; 8]));
+        let first = stream::iter([Ok(Bytes::from_static(b"x"))]);
+        let sent = sender.send_all(first.chain(stream::pending()));
+        tokio::time::timeout(std::time::Duration::from_secs(60), sent).await.unwrap();
+        assert_eq!(read.await.unwrap().unwrap(), 1);
     }
 }

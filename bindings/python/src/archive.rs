@@ -9,7 +9,7 @@ use hyper_sdk::build::text::platform;
 use hyper_sdk::client::PullOptions;
 use hyper_sdk::layout::ImageLayout;
 use hyper_sdk::{Error, Reference, Result, private_folder};
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyBlockingIOError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::io::Read as _;
@@ -118,7 +118,21 @@ fn write(path: &Path, stream: &Py<PyAny>) -> Result<()> {
             let mut rest = &chunk[..n];
             while !rest.is_empty() {
                 let taken = stream.bind(py).call_method1("write", (PyBytes::new(py, rest),))?;
-                let taken = taken.extract::<usize>().unwrap_or(rest.len());
+                // An object that says nothing has taken all, but for a raw file, which would have to wait.
+                let is_raw = || stream.bind(py).is_instance(&py.import("io")?.getattr("RawIOBase")?);
+                let taken = match taken.is_none() {
+                    true => {
+                        if is_raw()? {
+                            0
+                        } else {
+                            rest.len()
+                        }
+                    }
+                    false => taken.extract::<usize>().unwrap_or(rest.len()),
+                };
+                if taken == 0 {
+                    return Err(PyBlockingIOError::new_err("`write` takes no more bytes"));
+                }
                 rest = &rest[taken.min(rest.len())..];
             }
             PyResult::Ok(())

@@ -8,6 +8,7 @@ import io
 import json
 import pathlib
 import tarfile
+from typing import Any
 
 import pytest
 
@@ -93,9 +94,21 @@ def test_what_is_wrong_is_said(hyper: hyper_sdk.Hyper, context: pathlib.Path, tm
         def read(self, size: int) -> bytes:
             raise KeyError("mine")
 
+    class Stuck:
+        def write(self, data: bytes) -> int:
+            return 0
+
+    class WouldWait(io.RawIOBase):
+        def write(self, data: Any, /) -> None:
+            return None
+
     hyper.build(context, tags="app:1")
     with pytest.raises(BufferError, match="full"):
         hyper.save("app:1", Full())
+    with pytest.raises(BlockingIOError, match="no more bytes"):
+        hyper.save("app:1", Stuck())
+    with pytest.raises(BlockingIOError, match="no more bytes"):
+        hyper.save("app:1", WouldWait())
     with pytest.raises(KeyError, match="mine"):
         hyper.load(Broken())
     with pytest.raises(hyper_sdk.NotFoundError):

@@ -9,7 +9,7 @@ use crate::reference::ManifestReference;
 use crate::{Digest, Error, ErrorKind, Result};
 use bytes::Bytes;
 use serde::Deserialize;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -197,20 +197,23 @@ impl ImageLayout {
             (None, Some(tag)) => is_tagged(d, tag),
             (None, None) => true,
         };
-        let mut found: Vec<Descriptor> = self.index()?.manifests.into_iter().filter(|d| named(&d)).collect();
-        // A digest may be that of a nested manifest.
-        if let (true, Some(digest)) = (found.is_empty(), digest) {
-            found.push(Descriptor::new(crate::media_type::OCI_MANIFEST, digest.clone(), 0));
-        }
-        let by_rank = |found: &mut Vec<Descriptor>| {
-            found.sort_by_key(|d| {
-                d.platform.as_ref().map(|offered| platform.rank(offered)).unwrap_or_default()
-            });
+        // What is found, by its rank; of several with one rank, what was added last comes first.
+        let (mut found, mut added) = (BTreeMap::new(), 0_usize);
+        let mut add = |found: &mut BTreeMap<_, Descriptor>, descriptor: Descriptor| {
+            let rank = descriptor.platform.as_ref().map(|offered| platform.rank(offered));
+            added += 1;
+            found.insert((rank.unwrap_or_default(), added), descriptor);
         };
-        by_rank(&mut found);
-        // An index may name another index many times; it is read once.
+        for descriptor in self.index()?.manifests.into_iter().filter(|d| named(&d)) {
+            add(&mut found, descriptor);
+        }
+        // A digest may name something below the top level.
+        if let (true, Some(digest)) = (found.is_empty(), digest) {
+            add(&mut found, Descriptor::new(crate::media_type::OCI_MANIFEST, digest.clone(), 0));
+        }
+        // An index that names another one a thousand times does not make a thousand times the work.
         let (mut seen, mut bytes_read) = (HashSet::new(), 0);
-        while let Some(descriptor) = found.pop() {
+        while let Some((_, descriptor)) = found.pop_last() {
             if descriptor.platform.as_ref().is_some_and(|p| p.os != "unknown" && !platform.matches(p))
                 || !seen.insert(descriptor.digest.clone())
             {
@@ -229,11 +232,10 @@ impl ImageLayout {
             match manifest.body() {
                 ManifestBody::Image(_) => return Ok(manifest),
                 ManifestBody::Index(index) => {
-                    let images = index.manifests.iter().rev();
-                    found.extend(
-                        images.filter(|d| !d.annotations.contains_key("vnd.docker.reference.type")).cloned(),
-                    );
-                    by_rank(&mut found);
+                    let is_image = |d: &&Descriptor| !d.annotations.contains_key("vnd.docker.reference.type");
+                    for image in index.manifests.iter().rev().filter(is_image) {
+                        add(&mut found, image.clone());
+                    }
                 }
             }
         }

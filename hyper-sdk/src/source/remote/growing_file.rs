@@ -57,8 +57,12 @@ impl GrowingFile {
         self.written.borrow().is_whole
     }
 
-    /// The bytes, as they are written. The stream ends with an error when the writer is dropped before the file is
-    /// complete.
+    /// Whether its writer gave up.
+    pub(super) fn is_broken(&self) -> bool {
+        self.written.has_changed().is_err() && !self.is_whole()
+    }
+
+    /// The bytes, as they are written. The stream ends with an error when the writer gives up.
     pub(super) fn stream(self) -> ByteStream {
         let blocks = futures::stream::unfold((self, Some(0)), async |(mut growing, at)| {
             let at: u64 = at?;

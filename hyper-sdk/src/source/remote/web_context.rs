@@ -39,12 +39,16 @@ pub(super) async fn fetch(
         while let Some(download) = downloads.recv().await {
             drop(last.take());
             let stream = StreamReader::new(download.clone().stream().map_err(std::io::Error::from));
-            last = Some((download, read_context(stream, scratch).await));
+            let context = match read_context(stream, scratch).await {
+                // Whatever else comes makes no context of it.
+                Err(e) if !download.is_broken() => return Err(e),
+                context => context,
+            };
+            last = Some((download, context));
         }
-        last
+        Ok(last)
     };
-    let (fetched, unpacked) = futures::join!(fetch, unpack);
-    let fetched = fetched?;
+    let (fetched, unpacked) = futures::try_join!(fetch, unpack)?;
     let context = match unpacked {
         Some((download, context)) if download.is_whole() => context?,
         // The file was already in the cache.

@@ -84,7 +84,27 @@ async fn an_unreachable_server_is_retried_once() {
     assert!(messages.len() == 1 && messages[0].contains("attempt 2 of 2"), "{messages:?}");
 }
 
-/// Fetches a repository from a server that sends `start`, and then `more` after each pause.
+/// Nobody waits for the rest of what is no context.
+#[tokio::test]
+async fn a_context_that_is_damaged_ends_its_download() {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "file", &b""[..]).unwrap();
+    let damaged = format!("{}{}", String::from_utf8_lossy(&tar.get_ref()[..512]), "x".repeat(4096));
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n{damaged}");
+    let (url, seen) = server(usize::MAX, head.leak(), None);
+    let (folder, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let options = RemoteOptions { idle_timeout: Some(Duration::from_secs(5)), ..RemoteOptions::default() };
+    let sources = RemoteSources::new(folder.path(), options);
+    let e = sources.context(&url, scratch.path()).await.unwrap_err();
+    assert_eq!((e.kind(), seen.load(Ordering::SeqCst)), (ErrorKind::Invalid, 1), "{e}");
+    for folder in [scratch.path(), &folder.path().join("web")] {
+        assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0, "{folder:?}");
+    }
+}
+
+/// Fetches a repository from a server that sends this again and again, with a pause between.
 async fn fetch_git(start: &'static str, more: &'static str, pause: Duration) -> Option<crate::Error> {
     let version = std::process::Command::new("git").arg("--version").output();
     if version.is_err() {
