@@ -88,7 +88,7 @@ mod tests {
         let scratch = root.path().join("scratch");
         let mut tar = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
-        header.set_mode(0o644);
+        (header.set_size(0), header.set_mode(0o644));
         tar.append_data(&mut header, "oci-layout", &b""[..]).unwrap();
         let mut header = tar::Header::new_gnu();
         (header.set_size(2), header.set_mode(0o644));

@@ -180,7 +180,7 @@ async fn a_list_that_always_has_another_page_ends() {
     .await;
     let client = client(&server);
     // As if all pages but two were behind.
-    let url = format!("http://{}/v2/a/b/tags/list?page=0", server.address).parse().unwrap();
+    let url = format!("http://{}/v2/a/b/tags/list?page=first", server.address).parse().unwrap();
     client.inner.listings.remember("a/b/tags/list", "before", Next { url, pages: MAX_PAGES - 2 });
     let mut after = Some("before".to_owned());
     for _ in 0..2 {
