@@ -67,9 +67,8 @@ pub(crate) enum DevicePolicy {
 pub(crate) struct ApplyOptions {
     /// The kind of target.
     pub style: ApplyStyle,
-    /// The lower layers, topmost first, as unpacked in [`ApplyStyle::Overlay`]: directories that the layer does not
-    /// mention get their metadata from them, hardlinks to their files become copies, and whiteouts of paths that they
-    /// do not have are left out. Without lower layers every whiteout is kept.
+    /// The lower layers, topmost first, as unpacked in [`ApplyStyle::Overlay`]: they give implied directories their
+    /// metadata and hardlinks their files. Whiteouts of what none of them has are left out; without layers, none is.
     pub lowers: Vec<PathBuf>,
     /// How owners are handled.
     pub owners: OwnerPolicy,
@@ -111,13 +110,11 @@ pub(crate) struct Applied {
 }
 
 /// Unpacks the uncompressed layer `source` into the directory `target`, which exists.
-///
 /// After an error the target contains part of the layer and must be discarded.
 ///
 /// # Errors
-/// Those of [`LayerReader::next_entry`]; [`ErrorKind::Invalid`] for entries whose parent is not a directory and for
-/// dangling hardlinks; [`ErrorKind::Unsupported`] for extended attributes that the file system cannot keep;
-/// [`ErrorKind::Denied`] for owners and devices without the privilege; [`ErrorKind::Io`].
+/// Those of [`LayerReader::next_entry`]; [`ErrorKind::Invalid`] for parents that are no directory and dangling hardlinks;
+/// [`ErrorKind::Unsupported`] for attributes, [`ErrorKind::Denied`] for owners that cannot be set; [`ErrorKind::Io`].
 pub(crate) fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result<Applied> {
     let mut reader = if options.whiteouts { LayerReader::new(source) } else { LayerReader::of_files(source) };
     let mut apply = Apply {
@@ -147,8 +144,8 @@ pub(crate) fn apply(source: impl Read, target: &Path, options: &ApplyOptions) ->
         }
         apply.finish()
     };
+    // The user needs the path to free space there.
     unpack().map_err(|e| match e.kind() {
-        // The user needs the path to free space there.
         ErrorKind::StorageFull => e.with_context("path", target.display()),
         _ => e,
     })
