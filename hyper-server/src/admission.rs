@@ -4,8 +4,8 @@ use crate::auth::{Action, AuthRequest, Challenge, Denial, Principal, Resource, d
 use crate::error::ApiError;
 use crate::route::Endpoint;
 use crate::state::State;
-use http::StatusCode;
 use http::request::Parts;
+use http::{Method, StatusCode};
 use hyper_sdk::Error;
 
 /// Authenticates and authorizes a request. Sets `principal` as soon as it is known.
@@ -21,7 +21,7 @@ pub(crate) async fn admit(
     if endpoint.is_some_and(|endpoint| is_public(state, endpoint)) {
         return Ok(());
     }
-    let action = endpoint.map_or(Action::Probe, |endpoint| action(endpoint, parts));
+    let action = endpoint.map_or(Action::Probe, |endpoint| action(endpoint, &parts.method));
     let resource = endpoint.map_or(Resource::Registry, resource);
     let request = AuthRequest::new(parts, resource, action);
     *principal = state.authenticator.authenticate(&request).await?;
@@ -48,26 +48,59 @@ fn is_public(state: &State, endpoint: &Endpoint) -> bool {
     match endpoint {
         Endpoint::Live | Endpoint::Ready | Endpoint::Token(_) => true,
         Endpoint::Metrics => !state.options.metrics_for_users,
-        _ => false,
+        Endpoint::Base
+        | Endpoint::Catalog(_)
+        | Endpoint::Extensions(_)
+        | Endpoint::Blob { .. }
+        | Endpoint::StartUpload { .. }
+        | Endpoint::Upload { .. }
+        | Endpoint::Manifest { .. }
+        | Endpoint::Tags { .. }
+        | Endpoint::Referrers { .. } => false,
     }
 }
 
+/// What a request is about. Every endpoint is named, so that a new one is decided on.
 fn resource(endpoint: &Endpoint) -> Resource<'_> {
     match endpoint {
         Endpoint::Catalog(_) => Resource::Catalog,
         Endpoint::Metrics => Resource::Metrics,
-        other => other.repository().map_or(Resource::Registry, Resource::Repository),
+        Endpoint::Blob { repository, .. }
+        | Endpoint::StartUpload { repository, .. }
+        | Endpoint::Upload { repository, .. }
+        | Endpoint::Manifest { repository, .. }
+        | Endpoint::Tags { repository, .. }
+        | Endpoint::Referrers { repository, .. }
+        | Endpoint::Extensions(Some(repository)) => Resource::Repository(repository),
+        Endpoint::Base
+        | Endpoint::Extensions(None)
+        | Endpoint::Live
+        | Endpoint::Ready
+        | Endpoint::Token(_) => Resource::Registry,
     }
 }
 
-fn action(endpoint: &Endpoint, parts: &Parts) -> Action {
-    match (endpoint, parts.method.as_str()) {
-        (Endpoint::Base | Endpoint::Extensions(None) | Endpoint::Catalog(_) | Endpoint::Metrics, _) => {
-            Action::Probe
-        }
-        (Endpoint::StartUpload { .. } | Endpoint::Upload { .. }, _) | (_, "PUT") => Action::Push,
-        (_, "DELETE") => Action::Delete,
-        _ => Action::Pull,
+/// What a request does there. A method counts as writing unless it is known to be another: who may only read gets no
+/// more through a method that is added later.
+fn action(endpoint: &Endpoint, method: &Method) -> Action {
+    match endpoint {
+        Endpoint::Base
+        | Endpoint::Extensions(None)
+        | Endpoint::Catalog(_)
+        | Endpoint::Metrics
+        | Endpoint::Live
+        | Endpoint::Ready
+        | Endpoint::Token(_) => Action::Probe,
+        Endpoint::StartUpload { .. } | Endpoint::Upload { .. } => Action::Push,
+        Endpoint::Blob { .. }
+        | Endpoint::Manifest { .. }
+        | Endpoint::Tags { .. }
+        | Endpoint::Referrers { .. }
+        | Endpoint::Extensions(Some(_)) => match *method {
+            Method::GET | Method::HEAD => Action::Pull,
+            Method::DELETE => Action::Delete,
+            _ => Action::Push,
+        },
     }
 }
 
@@ -76,4 +109,36 @@ fn refusal(challenge: Option<Challenge>) -> ApiError {
         || ApiError::new(StatusCode::FORBIDDEN, "DENIED", "the access is denied"),
         ApiError::from,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::parse;
+
+    const METHODS: [&str; 8] = ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS", "QUERY"];
+
+    #[test]
+    fn the_right_to_read_is_enough_for_reading_methods_alone() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for path in [
+            format!("/v2/a/b/blobs/{digest}"),
+            "/v2/a/b/manifests/latest".to_owned(),
+            "/v2/a/b/tags/list".to_owned(),
+            format!("/v2/a/b/referrers/{digest}"),
+            "/v2/a/b/_oci/ext/discover".to_owned(),
+        ] {
+            let endpoint = parse(&Method::GET, &path, None).unwrap();
+            assert_eq!(resource(&endpoint).repository().unwrap().as_str(), "a/b", "{path}");
+            for text in METHODS {
+                let method = Method::from_bytes(text.as_bytes()).unwrap();
+                let expected = match text {
+                    "GET" | "HEAD" => Action::Pull,
+                    "DELETE" => Action::Delete,
+                    _ => Action::Push,
+                };
+                assert_eq!(action(&endpoint, &method), expected, "{text} {path}");
+            }
+        }
+    }
 }

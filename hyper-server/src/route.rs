@@ -193,7 +193,14 @@ impl Endpoint {
             Self::Token(_) => "GET, POST",
             Self::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",
             Self::Manifest { .. } => "GET, HEAD, PUT, DELETE",
-            _ => "GET, HEAD",
+            Self::Base
+            | Self::Catalog(_)
+            | Self::Extensions(_)
+            | Self::Tags { .. }
+            | Self::Referrers { .. }
+            | Self::Live
+            | Self::Ready
+            | Self::Metrics => "GET, HEAD",
         }
     }
 }

@@ -15,8 +15,8 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use hyper_sdk::Digest;
 use hyper_sdk::store::wrap::CachedContent;
+use hyper_sdk::{Digest, Error};
 
 type Outcome = Result<Response, ApiError>;
 
@@ -42,21 +42,29 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
         }
         Endpoint::Blob { repository, digest } => match method {
             Method::DELETE => blobs::delete(call, repository, digest).await,
-            _ => blobs::get(call, &repository, &digest).await,
+            Method::GET | Method::HEAD => blobs::get(call, &repository, &digest).await,
+            _ => Err(without_handler()),
         },
         Endpoint::StartUpload { repository, start } => uploads::start(call, repository, start, body).await,
         Endpoint::Upload { repository, id, digest } => match method {
             Method::PATCH => uploads::append(call, &repository, &id, body).await,
             Method::PUT => uploads::finish(call, &repository, &id, digest, body).await,
             Method::DELETE => uploads::cancel(call, &repository, &id).await,
-            _ => uploads::status(call, &repository, &id).await,
+            Method::GET | Method::HEAD => uploads::status(call, &repository, &id).await,
+            _ => Err(without_handler()),
         },
         Endpoint::Manifest { repository, reference, tags } => match method {
             Method::PUT => manifests::put(call, repository, reference, tags, body).await,
             Method::DELETE => manifests::delete(call, repository, reference).await,
-            _ => manifests::get(call, &repository, &reference).await,
+            Method::GET | Method::HEAD => manifests::get(call, &repository, &reference).await,
+            _ => Err(without_handler()),
         },
     }
+}
+
+/// A method that the routes allow, and that nothing here answers.
+fn without_handler() -> ApiError {
+    Error::internal("the method has no handler").into()
 }
 
 async fn ready(call: &Call<'_>) -> Outcome {
