@@ -1,6 +1,6 @@
 //! Options that several commands take.
 
-use clap::{Args, ValueEnum};
+use clap::{ArgMatches, Args, FromArgMatches as _, ValueEnum};
 use hyper_sdk::session::SessionOptions;
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
@@ -86,6 +86,19 @@ pub struct TransportArgs {
 }
 
 impl TransportArgs {
+    /// Whether a command has these arguments.
+    pub(crate) fn are_of(command: &clap::Command) -> bool {
+        command.get_groups().any(|group| Some(group.get_id()) == Self::group_id().as_ref())
+    }
+
+    /// How a command reaches registries, by its arguments; the default where it has none of these.
+    ///
+    /// # Errors
+    /// Those of the parser.
+    pub(crate) fn of(command: &clap::Command, matches: &ArgMatches) -> Result<Self, clap::Error> {
+        if Self::are_of(command) { Self::from_arg_matches(matches) } else { Ok(Self::default()) }
+    }
+
     /// Sets these options in those of a session.
     #[must_use]
     pub fn apply(&self, mut options: SessionOptions) -> SessionOptions {

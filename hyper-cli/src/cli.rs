@@ -87,7 +87,8 @@ impl Cli {
         self
     }
 
-    /// Adds a command, of a name that no command has. Its help is the documentation of its arguments.
+    /// Adds a command, of a name that no command has. Its help is the documentation of its arguments. Where they have
+    /// [`TransportArgs`] among them, its session reaches registries so.
     #[must_use]
     pub fn command<A, F>(
         mut self,
@@ -181,9 +182,10 @@ impl Cli {
             // A new parser: the other one has clap's own commands by now, such as `help`.
             Call::Own(command) => Box::pin(command.run(open, console, self.line())),
             Call::Extra(at, matches) => {
-                let session = open(&TransportArgs::default())?;
-                (self.extra[at].run)(&matches, session, console)
-                    .map_err(|e| Failure::usage(usage_of(&e.format(&mut line))))?
+                let extra = &self.extra[at];
+                let mut usage = |e: clap::Error| Failure::usage(usage_of(&e.format(&mut line)));
+                let transport = TransportArgs::of(&extra.command, &matches).map_err(&mut usage)?;
+                (extra.run)(&matches, open(&transport)?, console).map_err(usage)?
             }
         };
         tokio::select! {
@@ -267,6 +269,51 @@ mod tests {
         assert_eq!(count.get_about().unwrap().to_string(), "Counts");
         assert!(count.get_arguments().any(|argument| argument.get_id() == "root"));
         assert_eq!(count.get_bin_name(), Some("acmebuild count"));
+    }
+
+    #[test]
+    fn what_a_command_takes_about_registries_counts() {
+        let line = line();
+        let takes: Vec<_> = line.get_subcommands().filter(|command| TransportArgs::are_of(command)).collect();
+        assert!(takes.len() >= 5, "{takes:?}");
+        for command in takes {
+            let required = command.get_positionals().filter(|argument| argument.is_required_set()).count();
+            let words = ["hyperbuild", command.get_name(), "--ca-file", "own.pem", "--plain-http"];
+            let arguments = words.into_iter().chain(std::iter::repeat_n("x", required));
+            let parsed = Arguments::try_parse_from(arguments).unwrap();
+            let transport = parsed.command.transport();
+            assert_eq!(transport.ca_file, [std::path::Path::new("own.pem")], "{}", command.get_name());
+            assert!(transport.plain_http, "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn what_a_command_of_the_caller_takes_about_registries_counts() {
+        /// Copies
+        #[derive(Debug, clap::Args)]
+        struct Copy {
+            #[command(flatten)]
+            _transport: TransportArgs,
+        }
+        /// Counts
+        #[derive(Debug, clap::Args)]
+        struct Count {
+            /// Another argument of the same name
+            #[arg(long = "ca-file", id = "ca_file")]
+            _number: Option<u8>,
+        }
+        let cli = Cli::new("acmebuild")
+            .command("copy", async |_: Copy, _, _| Ok(()))
+            .command("count", async |_: Count, _, _| Ok(()));
+        let transport = |arguments: &[&str]| {
+            let matches = cli.line().try_get_matches_from(arguments).unwrap();
+            let (name, own) = matches.subcommand().unwrap();
+            let extra = cli.extra.iter().find(|extra| extra.command.get_name() == name).unwrap();
+            TransportArgs::of(&extra.command, own).unwrap()
+        };
+        assert!(transport(&["acmebuild", "copy", "--insecure"]).insecure);
+        assert!(!transport(&["acmebuild", "copy"]).insecure);
+        assert!(transport(&["acmebuild", "count", "--ca-file", "7"]).ca_file.is_empty());
     }
 
     #[test]

@@ -53,15 +53,24 @@ impl Command {
         matches!(self, Self::Build(args) if args.prints_events())
     }
 
-    /// How the command reaches registries.
-    fn transport(&self) -> TransportArgs {
+    /// How the command reaches registries. Every command is named, so that a new one is decided on.
+    pub(crate) fn transport(&self) -> TransportArgs {
         match self {
             Self::Build(args) => args.transport.clone(),
             Self::Push(args) => args.transport.clone(),
             Self::Pull(args) => args.transport.clone(),
             Self::Inspect(args) => args.transport.clone(),
             Self::Login(args) => args.transport.clone(),
-            _ => TransportArgs::default(),
+            Self::Images(_)
+            | Self::Tag(_)
+            | Self::Rm(_)
+            | Self::Logout(_)
+            | Self::Serve(_)
+            | Self::Quickstart(_)
+            | Self::Completions(_)
+            | Self::Man(_)
+            | Self::Rules(_)
+            | Self::Reference(_) => TransportArgs::default(),
         }
     }
 
