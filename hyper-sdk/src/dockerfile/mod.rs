@@ -71,6 +71,7 @@ pub use instruction::{
 };
 pub use mount::{Mount, MountKind, Sharing, ValueError, parse_device};
 pub use owner::{Owner, Principal};
+pub(crate) use scope::ExpandedValue;
 pub use scope::{Base, Expansion, GlobalScope};
 pub use span::{Position, Source, Span, Spanned, Word};
 pub use stages::{Dockerfile, Plan, Reference, Stage, StageRef};

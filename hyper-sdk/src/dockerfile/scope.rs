@@ -2,7 +2,7 @@
 
 use super::diagnostic::Diagnostic;
 use super::expand::{Environment, ExpandError, Expander, Variables};
-use super::instruction::{Instruction, Run};
+use super::instruction::{InlineFile, Instruction, Run};
 use super::mount::{Mount, ValueError};
 use super::span::{Span, Word};
 use super::stages::Dockerfile;
@@ -44,16 +44,75 @@ impl Values<'_> {
         self.with(self.expander, &mut word.value, word.span)
     }
 
-    fn words<'b>(&mut self, words: impl IntoIterator<Item = &'b mut Word>) -> Outcome {
-        words.into_iter().try_for_each(|word| self.word(word))
-    }
-
-    fn pairs(&mut self, pairs: &mut [Pair]) -> Outcome {
-        pairs.iter_mut().try_for_each(|pair| self.words([&mut pair.key, &mut pair.value]))
+    /// Expands words of which each may become several.
+    fn split(&mut self, words: &mut Vec<Word>) -> Outcome {
+        for word in std::mem::take(words) {
+            let (texts, variables) = self
+                .expander
+                .words_with_variables(&word.value, self.env)
+                .map_err(|e| Box::new(expansion_error(&e, word.span)))?;
+            self.variables.extend(variables);
+            words.extend(texts.into_iter().map(|text| Word::new(text, word.span)));
+        }
+        Ok(())
     }
 }
 
+/// A value that an instruction expands, and how.
+pub(crate) enum ExpandedValue<'a> {
+    /// A word, which stays one.
+    Word(&'a mut Word),
+    /// Words that may become more or fewer.
+    Words(&'a mut Vec<Word>),
+    /// The body of a heredoc.
+    Heredoc(&'a mut InlineFile),
+}
+
 impl Instruction {
+    /// The values that this instruction expands, as [`Instruction::expand`] lists them. Whoever asks whether a value is
+    /// expanded asks here.
+    pub(crate) fn expanded_values(&mut self) -> Vec<ExpandedValue<'_>> {
+        fn words<'a>(words: impl IntoIterator<Item = &'a mut Word>) -> Vec<ExpandedValue<'a>> {
+            words.into_iter().map(ExpandedValue::Word).collect()
+        }
+        fn pairs(pairs: &mut [Pair]) -> Vec<ExpandedValue<'_>> {
+            words(pairs.iter_mut().flat_map(|pair| [&mut pair.key, &mut pair.value]))
+        }
+        fn bodies(files: &mut [InlineFile]) -> impl Iterator<Item = ExpandedValue<'_>> {
+            files.iter_mut().filter(|file| file.expand).map(ExpandedValue::Heredoc)
+        }
+        match self {
+            Self::Copy(copy) => {
+                let flags = copy.chown.iter_mut().chain(&mut copy.chmod);
+                let mut values = words(copy.sources.iter_mut().chain([&mut copy.destination]).chain(flags));
+                values.extend(bodies(&mut copy.inline));
+                values
+            }
+            Self::Add(add) => {
+                let flags = add.chown.iter_mut().chain(&mut add.chmod).chain(&mut add.checksum);
+                let mut values = words(add.sources.iter_mut().chain([&mut add.destination]).chain(flags));
+                values.extend(bodies(&mut add.inline));
+                values
+            }
+            Self::Env(i) => pairs(&mut i.pairs),
+            Self::Label(i) => pairs(&mut i.pairs),
+            Self::Workdir(i) => words([&mut i.path]),
+            Self::User(i) => words([&mut i.user]),
+            Self::Stopsignal(i) => words([&mut i.signal]),
+            Self::Volume(i) => words(&mut i.paths),
+            Self::Expose(i) => vec![ExpandedValue::Words(&mut i.ports)],
+            Self::From(_)
+            | Self::Run(_)
+            | Self::Arg(_)
+            | Self::Cmd(_)
+            | Self::Entrypoint(_)
+            | Self::Shell(_)
+            | Self::Healthcheck(_)
+            | Self::Onbuild(_)
+            | Self::Maintainer(_) => Vec::new(),
+        }
+    }
+
     /// Expands the values of the instruction with the environment before it.
     ///
     /// | instruction | expanded |
@@ -69,50 +128,16 @@ impl Instruction {
     /// # Errors
     /// The first value that cannot be expanded.
     pub fn expand(&self, escape: char, env: &dyn Environment) -> Outcome<Expansion> {
-        let expander = Expander::new(escape);
-        let mut values = Values { expander, env, variables: Variables::default() };
+        let mut values = Values { expander: Expander::new(escape), env, variables: Variables::default() };
         let mut instruction = self.clone();
-        match &mut instruction {
-            Self::Copy(copy) => {
-                values.words(copy.sources.iter_mut().chain([&mut copy.destination]))?;
-                values.words(copy.chown.iter_mut().chain(&mut copy.chmod))?;
-                for file in copy.inline.iter_mut().filter(|f| f.expand) {
+        for value in instruction.expanded_values() {
+            match value {
+                ExpandedValue::Word(word) => values.word(word)?,
+                ExpandedValue::Words(words) => values.split(words)?,
+                ExpandedValue::Heredoc(file) => {
                     values.with(Expander::for_heredoc(), &mut file.content, file.span)?;
                 }
             }
-            Self::Add(add) => {
-                values.words(add.sources.iter_mut().chain([&mut add.destination]))?;
-                values.words(add.chown.iter_mut().chain(&mut add.chmod).chain(&mut add.checksum))?;
-                for file in add.inline.iter_mut().filter(|f| f.expand) {
-                    values.with(Expander::for_heredoc(), &mut file.content, file.span)?;
-                }
-            }
-            Self::Env(i) => values.pairs(&mut i.pairs)?,
-            Self::Label(i) => values.pairs(&mut i.pairs)?,
-            Self::Workdir(i) => values.word(&mut i.path)?,
-            Self::User(i) => values.word(&mut i.user)?,
-            Self::Stopsignal(i) => values.word(&mut i.signal)?,
-            Self::Volume(i) => values.words(&mut i.paths)?,
-            Self::Expose(i) => {
-                let mut ports = Vec::with_capacity(i.ports.len());
-                for port in &i.ports {
-                    let (words, variables) = expander
-                        .words_with_variables(&port.value, env)
-                        .map_err(|e| Box::new(expansion_error(&e, port.span)))?;
-                    values.variables.extend(variables);
-                    ports.extend(words.into_iter().map(|w| Word::new(w, port.span)));
-                }
-                i.ports = ports;
-            }
-            Self::From(_)
-            | Self::Run(_)
-            | Self::Arg(_)
-            | Self::Cmd(_)
-            | Self::Entrypoint(_)
-            | Self::Shell(_)
-            | Self::Healthcheck(_)
-            | Self::Onbuild(_)
-            | Self::Maintainer(_) => {}
         }
         Ok(Expansion { instruction, variables: values.variables })
     }

@@ -242,7 +242,23 @@ impl Dockerfile {
                     Some(Reference { name, numbers: false })
                 })
                 .collect(),
-            _ => Vec::new(),
+            // FROM is looked up by its own rules.
+            Instruction::From(_)
+            | Instruction::Add(_)
+            | Instruction::Env(_)
+            | Instruction::Arg(_)
+            | Instruction::Workdir(_)
+            | Instruction::User(_)
+            | Instruction::Cmd(_)
+            | Instruction::Entrypoint(_)
+            | Instruction::Label(_)
+            | Instruction::Expose(_)
+            | Instruction::Volume(_)
+            | Instruction::Stopsignal(_)
+            | Instruction::Shell(_)
+            | Instruction::Healthcheck(_)
+            | Instruction::Onbuild(_)
+            | Instruction::Maintainer(_) => Vec::new(),
         }
     }
 

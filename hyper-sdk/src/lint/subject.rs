@@ -2,7 +2,7 @@
 
 use super::LintContext;
 use crate::dockerfile::{
-    Base, Dockerfile, Expander, GlobalScope, InlineFile, Instruction, Span, Stage, StageRef, Statement,
+    Base, Dockerfile, ExpandedValue, Expander, GlobalScope, Instruction, Span, Stage, StageRef, Statement,
     Variables, Word, suggestion,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -230,14 +230,18 @@ impl<'a> Subject<'a> {
                 own.insert(name.clone());
             }
         }
-        for file in inline_files(&statement.instruction).filter(|file| file.expand) {
-            if let Ok(expanded) = Expander::for_heredoc().word(&file.content, &environment.values) {
-                note(&file.content, file.span, &expanded.variables);
+        let mut look = |expander: Expander, text: &str, place: Span| {
+            if let Ok(expanded) = expander.word(text, &environment.values) {
+                note(text, place, &expanded.variables);
             }
-        }
-        for word in words_of(&statement.instruction) {
-            if let Ok(expanded) = expander.word(&word.value, &environment.values) {
-                note(&word.value, word.span, &expanded.variables);
+        };
+        for value in statement.instruction.clone().expanded_values() {
+            match value {
+                ExpandedValue::Word(word) => look(expander, &word.value, word.span),
+                ExpandedValue::Words(words) => {
+                    words.iter().for_each(|word| look(expander, &word.value, word.span));
+                }
+                ExpandedValue::Heredoc(file) => look(Expander::for_heredoc(), &file.content, file.span),
             }
         }
         if let Instruction::Run(run) = &statement.instruction
@@ -293,17 +297,20 @@ impl<'a> Subject<'a> {
             }
             Instruction::User(user) => replay.user = Some(user.user.value.clone()),
             Instruction::Workdir(_) => replay.has_workdir = true,
-            _ => {}
+            Instruction::From(_)
+            | Instruction::Run(_)
+            | Instruction::Copy(_)
+            | Instruction::Add(_)
+            | Instruction::Cmd(_)
+            | Instruction::Entrypoint(_)
+            | Instruction::Label(_)
+            | Instruction::Expose(_)
+            | Instruction::Volume(_)
+            | Instruction::Stopsignal(_)
+            | Instruction::Healthcheck(_)
+            | Instruction::Onbuild(_)
+            | Instruction::Maintainer(_) => {}
         }
-    }
-}
-
-/// The heredocs of COPY and ADD.
-fn inline_files(instruction: &Instruction) -> impl Iterator<Item = &InlineFile> {
-    match instruction {
-        Instruction::Copy(copy) => copy.inline.iter(),
-        Instruction::Add(add) => add.inline.iter(),
-        _ => [].iter(),
     }
 }
 
@@ -314,26 +321,4 @@ fn may_be_unset(text: &str) -> BTreeSet<&str> {
         rest[end..].starts_with([':', '-', '+', '?']).then_some(end)
     };
     text.split("${").skip(1).filter_map(|rest| Some(&rest[..guarded(rest)?])).collect()
-}
-
-/// The words of an instruction that are expanded.
-fn words_of(instruction: &Instruction) -> Vec<&Word> {
-    match instruction {
-        Instruction::Copy(copy) => {
-            let flags = copy.chown.iter().chain(&copy.chmod);
-            copy.sources.iter().chain([&copy.destination]).chain(flags).collect()
-        }
-        Instruction::Add(add) => {
-            let flags = add.chown.iter().chain(&add.chmod).chain(&add.checksum);
-            add.sources.iter().chain([&add.destination]).chain(flags).collect()
-        }
-        Instruction::Env(env) => env.pairs.iter().flat_map(|p| [&p.key, &p.value]).collect(),
-        Instruction::Label(label) => label.pairs.iter().flat_map(|p| [&p.key, &p.value]).collect(),
-        Instruction::Workdir(workdir) => vec![&workdir.path],
-        Instruction::User(user) => vec![&user.user],
-        Instruction::Stopsignal(stop) => vec![&stop.signal],
-        Instruction::Volume(volume) => volume.paths.iter().collect(),
-        Instruction::Expose(expose) => expose.ports.iter().collect(),
-        _ => Vec::new(),
-    }
 }

@@ -565,10 +565,23 @@ impl<'a> Lowering<'a> {
 
 /// Whether an instruction makes a layer.
 fn changes_files(instruction: &Instruction) -> bool {
-    matches!(
-        instruction,
-        Instruction::Run(_) | Instruction::Copy(_) | Instruction::Add(_) | Instruction::Workdir(_)
-    )
+    match instruction {
+        Instruction::Run(_) | Instruction::Copy(_) | Instruction::Add(_) | Instruction::Workdir(_) => true,
+        Instruction::From(_)
+        | Instruction::Env(_)
+        | Instruction::Arg(_)
+        | Instruction::User(_)
+        | Instruction::Cmd(_)
+        | Instruction::Entrypoint(_)
+        | Instruction::Label(_)
+        | Instruction::Expose(_)
+        | Instruction::Volume(_)
+        | Instruction::Stopsignal(_)
+        | Instruction::Shell(_)
+        | Instruction::Healthcheck(_)
+        | Instruction::Onbuild(_)
+        | Instruction::Maintainer(_) => false,
+    }
 }
 
 /// The stages that use only stages above them. The others are allowed unless they are needed.
