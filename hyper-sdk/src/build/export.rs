@@ -146,8 +146,7 @@ impl Outputs<'_> {
 /// Rejects outputs that need the files of an image for Windows: its layers have another format.
 pub(super) fn reject_windows_files(request: &BuildRequest, config: &ImageConfig) -> Result<()> {
     let is_windows = config.os.eq_ignore_ascii_case("windows") && !config.rootfs.diff_ids.is_empty();
-    let writes_files = |output: &&Output| matches!(output.kind, OutputKind::Tar(_) | OutputKind::Local(_));
-    match request.outputs.iter().find(writes_files) {
+    match request.outputs.iter().find(|output| output.has_files()) {
         Some(output) if is_windows => Err(Error::unsupported(format!(
             "writing the {} of an image for Windows is not supported yet: keep it as an image",
             describe(&output.kind)

@@ -129,7 +129,24 @@ impl Output {
 
     /// Whether the options in [`Output::image`] count: it is an image in the store, at a registry or in an archive.
     pub(crate) fn has_image(&self) -> bool {
-        matches!(self.kind, OutputKind::Image(_) | OutputKind::Oci(_) | OutputKind::Docker(_))
+        match self.kind {
+            OutputKind::Image(_) | OutputKind::Oci(_) | OutputKind::Docker(_) => true,
+            OutputKind::Tar(_) | OutputKind::Local(_) | OutputKind::CacheOnly | OutputKind::Other { .. } => {
+                false
+            }
+        }
+    }
+
+    /// Whether it writes the files of the image, and not the image.
+    pub(super) fn has_files(&self) -> bool {
+        match self.kind {
+            OutputKind::Tar(_) | OutputKind::Local(_) => true,
+            OutputKind::Image(_)
+            | OutputKind::Oci(_)
+            | OutputKind::Docker(_)
+            | OutputKind::CacheOnly
+            | OutputKind::Other { .. } => false,
+        }
     }
 
     /// Whether it is an image, so that the build has a digest: all but files and [`OutputKind::CacheOnly`].
@@ -153,7 +170,12 @@ impl Output {
             | OutputKind::Oci(Destination::Folder(folder))
             | OutputKind::Docker(Destination::Folder(folder))
             | OutputKind::Tar(Destination::Folder(folder)) => Some(folder),
-            _ => None,
+            OutputKind::Oci(_)
+            | OutputKind::Docker(_)
+            | OutputKind::Tar(_)
+            | OutputKind::Image(_)
+            | OutputKind::CacheOnly
+            | OutputKind::Other { .. } => None,
         }
     }
 
@@ -165,7 +187,10 @@ impl Output {
                 Destination::File(path) => is_stdout(path),
                 Destination::Folder(_) => false,
             },
-            _ => false,
+            OutputKind::Local(_)
+            | OutputKind::Image(_)
+            | OutputKind::CacheOnly
+            | OutputKind::Other { .. } => false,
         }
     }
 }

@@ -71,18 +71,50 @@ const KNOWN: [(&str, Types); 18] = [
     ("mode", Types::Folders),
 ];
 
-impl Types {
-    fn holds(self, kind: &str) -> bool {
-        let is = |kinds: &[&str]| kinds.contains(&kind);
+/// The types of outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    Image,
+    Registry,
+    Oci,
+    Docker,
+    Tar,
+    Local,
+    CacheOnly,
+}
+
+impl Type {
+    const ALL: [Self; 7] =
+        [Self::Image, Self::Registry, Self::Oci, Self::Docker, Self::Tar, Self::Local, Self::CacheOnly];
+
+    fn name(self) -> &'static str {
         match self {
-            Self::Store => is(&["image", "registry"]),
-            Self::Images => is(&["image", "registry", "oci", "docker"]),
-            Self::Layouts => is(&["oci", "docker"]),
-            Self::Files => is(&["tar", "local"]),
-            Self::Folders => kind == "local",
-            Self::Places => is(&["oci", "docker", "tar", "local"]),
-            Self::Results => kind != "cacheonly",
+            Self::Image => "image",
+            Self::Registry => "registry",
+            Self::Oci => "oci",
+            Self::Docker => "docker",
+            Self::Tar => "tar",
+            Self::Local => "local",
+            Self::CacheOnly => "cacheonly",
         }
+    }
+
+    /// Which fields have a meaning for it.
+    fn takes(self) -> &'static [Types] {
+        match self {
+            Self::Image | Self::Registry => &[Types::Store, Types::Images, Types::Results],
+            Self::Oci | Self::Docker => &[Types::Images, Types::Layouts, Types::Places, Types::Results],
+            Self::Tar => &[Types::Files, Types::Places, Types::Results],
+            Self::Local => &[Types::Files, Types::Folders, Types::Places, Types::Results],
+            Self::CacheOnly => &[],
+        }
+    }
+
+    /// The names of all, for messages.
+    fn names() -> String {
+        let names = Self::ALL.map(Self::name);
+        let (last, others) = names.split_last().unwrap_or((&"", &[]));
+        format!("{} or {last}", others.join(", "))
     }
 }
 
@@ -237,19 +269,21 @@ impl Fields {
     }
 
     fn finish(mut self) -> Result<Output> {
-        const TYPES: &str = "image, registry, oci, docker, tar, local or cacheonly";
-        let kind = self.kind.take().ok_or_else(|| Error::invalid(format!("`type` is missing: {TYPES}")))?;
-        if !["image", "registry", "oci", "docker", "tar", "local", "cacheonly"].contains(&kind.as_str()) {
-            return Err(Error::invalid(format!("`{kind}` is not a type of output: {TYPES}")));
-        }
-        let is_misplaced = |types: Types| !types.holds(&kind);
+        let name = self
+            .kind
+            .take()
+            .ok_or_else(|| Error::invalid(format!("`type` is missing: {}", Type::names())))?;
+        let kind = Type::ALL.into_iter().find(|kind| kind.name() == name);
+        let kind = kind
+            .ok_or_else(|| Error::invalid(format!("`{name}` is not a type of output: {}", Type::names())))?;
+        let is_misplaced = |of: Types| !kind.takes().contains(&of);
         let misplaced = KNOWN.iter().find(|(key, of)| self.values.contains_key(key) && is_misplaced(*of));
         let annotated = !self.image.annotations.is_empty();
         let misplaced = misplaced
             .map(|(key, _)| *key)
             .or_else(|| (annotated && is_misplaced(Types::Images)).then_some("annotation"));
         if let Some(key) = misplaced {
-            return Err(Error::unsupported(format!("`{key}` has no meaning for type={kind}")));
+            return Err(Error::unsupported(format!("`{key}` has no meaning for type={name}")));
         }
         let files = FileOptions {
             split: self.is_on("platform-split")?,
@@ -262,13 +296,13 @@ impl Fields {
                 }
             },
         };
-        let output = match kind.as_str() {
-            "oci" => OutputKind::Oci(self.layout(&kind)?),
-            "docker" => OutputKind::Docker(self.layout(&kind)?),
-            "tar" => OutputKind::Tar(self.file()),
-            "local" => OutputKind::Local(self.folder(&kind)?.into()),
-            "cacheonly" => OutputKind::CacheOnly,
-            _ => OutputKind::Image(self.store(kind == "registry")?),
+        let output = match kind {
+            Type::Oci => OutputKind::Oci(self.layout(&name)?),
+            Type::Docker => OutputKind::Docker(self.layout(&name)?),
+            Type::Tar => OutputKind::Tar(self.file()),
+            Type::Local => OutputKind::Local(self.folder(&name)?.into()),
+            Type::CacheOnly => OutputKind::CacheOnly,
+            Type::Image | Type::Registry => OutputKind::Image(self.store(kind == Type::Registry)?),
         };
         let epoch = match self.text("source-date-epoch") {
             None => None,
