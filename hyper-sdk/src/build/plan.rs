@@ -110,6 +110,7 @@ impl fmt::Display for DryRun {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Builder for DryRun {
     async fn capabilities(&self) -> Result<BuilderCapabilities> {

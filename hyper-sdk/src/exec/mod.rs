@@ -201,6 +201,7 @@ pub trait Executor: Display + Debug + Send + Sync + 'static {
     async fn run(&self, rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus>;
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl<T: Executor + ?Sized> Executor for Arc<T> {
     fn capabilities(&self) -> ExecCapabilities {

@@ -215,6 +215,7 @@ async fn digest_of(algorithm: Algorithm, bytes: &Bytes) -> Result<Digest> {
         .map_err(|e| Error::internal("the hashing thread ended early").with_source(e))
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
     fn capabilities(&self) -> StoreCapabilities {

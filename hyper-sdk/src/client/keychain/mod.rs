@@ -177,6 +177,7 @@ impl KeychainChain {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Keychain for KeychainChain {
     async fn get(&self, host: &RegistryHost, repository: Option<&RepositoryName>) -> Result<Credentials> {
