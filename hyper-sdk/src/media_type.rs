@@ -66,26 +66,23 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// The compression of a layer's media type; `Option::None` for a type that is not a layer.
+    /// The compression of a layer's media type; `Option::None` for a type that is not a layer, and for a layer in another
+    /// compression.
     pub fn of_layer(media_type: &str) -> Option<Self> {
-        let is_layer = media_type.starts_with("application/vnd.oci.image.layer.")
-            || media_type.starts_with("application/vnd.docker.image.rootfs.");
-        if !is_layer {
-            return None;
+        match suffix_of_layer(media_type)? {
+            "tar" => Some(Self::None),
+            "gzip" => Some(Self::Gzip),
+            "zstd" => Some(Self::Zstd),
+            _ => None,
         }
-        Some(match media_type.rsplit(['+', '.']).next() {
-            Some("gzip") => Self::Gzip,
-            Some("zstd") => Self::Zstd,
-            _ => Self::None,
-        })
     }
 
-    /// The compression of content, according to its first bytes.
-    pub fn of_content(first_bytes: &[u8]) -> Self {
-        match first_bytes {
-            [0x1f, 0x8b, ..] => Self::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
-            _ => Self::None,
+    /// Docker's media type of a layer with this compression, where Docker has one.
+    pub fn docker_layer(self) -> Option<&'static str> {
+        match self {
+            Self::None => Some(DOCKER_LAYER),
+            Self::Gzip => Some(DOCKER_LAYER_GZIP),
+            Self::Zstd => None,
         }
     }
 
@@ -96,6 +93,32 @@ impl Compression {
             Self::Gzip => OCI_LAYER_GZIP,
             Self::Zstd => OCI_LAYER_ZSTD,
         }
+    }
+}
+
+/// The last part of the media type of a layer: its compression, or `tar`.
+fn suffix_of_layer(media_type: &str) -> Option<&str> {
+    let is_layer = media_type.starts_with("application/vnd.oci.image.layer.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.");
+    media_type.rsplit(['+', '.']).next().filter(|_| is_layer)
+}
+
+/// Refuses a layer of a form that cannot be read, by its media type: what is not understood is not taken for a tar. The
+/// content says which of the forms that can be read it has; a media type that is not of a layer says nothing.
+///
+/// # Errors
+/// [`crate::ErrorKind::Unsupported`], with the media type.
+#[cfg(any(test, feature = "build"))]
+pub(crate) fn check_layer(media_type: &str) -> crate::Result<()> {
+    match suffix_of_layer(media_type) {
+        None | Some("tar" | "gzip" | "zstd" | "bzip2" | "xz") => Ok(()),
+        Some(_) => Err(crate::Error::new(
+            crate::ErrorKind::Unsupported,
+            format!(
+                "a layer has the media type `{media_type}`, which cannot be read: layers are tars, plain or \
+                 compressed with gzip or zstd"
+            ),
+        )),
     }
 }
 
@@ -114,6 +137,28 @@ mod tests {
         assert_eq!(Compression::of_layer(DOCKER_LAYER_GZIP), Some(Compression::Gzip));
         assert_eq!(Compression::of_layer(DOCKER_LAYER), Some(Compression::None));
         assert_eq!(Compression::of_layer(OCI_CONFIG), None);
+    }
+
+    #[test]
+    fn a_layer_of_an_unknown_form_is_not_taken_for_a_tar() {
+        for unknown in [
+            "application/vnd.oci.image.layer.v1.tar+lz4",
+            "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
+            "application/vnd.oci.image.layer.nydus.blob.v1",
+            "application/vnd.docker.image.rootfs.diff.tar.lz4",
+        ] {
+            assert_eq!(Compression::of_layer(unknown), None, "{unknown}");
+            let error = check_layer(unknown).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Unsupported, "{unknown}");
+            assert!(error.message().contains(&format!("`{unknown}`")), "{error}");
+        }
+        for known in [OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, DOCKER_LAYER, DOCKER_LAYER_GZIP] {
+            assert!(Compression::of_layer(known).is_some() && check_layer(known).is_ok(), "{known}");
+        }
+        for other in ["application/vnd.oci.image.layer.v1.tar+xz", "application/octet-stream", ""] {
+            assert_eq!(Compression::of_layer(other), None, "{other}");
+            assert!(check_layer(other).is_ok(), "{other}");
+        }
     }
 
     #[test]

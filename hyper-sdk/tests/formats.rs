@@ -126,6 +126,10 @@ async fn archives_that_were_built_are_registries_to_pull_from() {
             assert!(layout.layer_tar(&name, &short).await.is_err());
             let other = Descriptor::new(media_type::OCI_LAYER, Digest::sha256("other"), 5);
             assert!(layout.layer_tar(&name, &other).await.is_err());
+            let unknown = "application/vnd.oci.image.layer.v1.tar+lz4";
+            let unknown = Descriptor { media_type: unknown.to_owned(), ..layer.clone() };
+            let error = layout.layer_tar(&name, &unknown).await.map(drop).unwrap_err();
+            assert!(error.message().contains(&unknown.media_type), "{error}");
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Checks the outputs of a request, and collects the options that concern the whole build.
 
 use super::{AnnotatedPart, BuildRequest, EpochPolicy, Output, OutputKind, PlacedAnnotations};
-use crate::media_type::Compression;
 use crate::platform::Platform;
 use crate::reference::{Reference, Tag};
 use crate::{Error, MissingInput, Result};
@@ -69,7 +68,7 @@ impl BuildRequest {
                 )));
             }
             if image.docker_types {
-                let why = if image.compression == Compression::Zstd {
+                let why = if image.compression.docker_layer().is_none() {
                     "layers that are compressed with zstd"
                 } else if wants_index {
                     "index here"

@@ -202,8 +202,8 @@ pub trait RegistryClientExt: RegistryClient {
     /// ```
     ///
     /// # Errors
-    /// Those of the client; [`ErrorKind::SizeInvalid`] when the registry has a blob of another size. Reading to the end
-    /// fails when the blob does not match its digest or is damaged: until then the content is not to be trusted.
+    /// Those of the client; [`ErrorKind::Unsupported`] for the media type of a layer whose compression is not known;
+    /// [`ErrorKind::SizeInvalid`] when the registry has a blob of another size. Reading to the end fails when the blob does not match its digest or is damaged: until then the content is not to be trusted.
     #[cfg(feature = "build")]
     fn layer_tar(
         &self,
@@ -211,6 +211,8 @@ pub trait RegistryClientExt: RegistryClient {
         layer: &Descriptor,
     ) -> impl Future<Output = Result<AsyncDecompressor>> + Send {
         async move {
+            crate::media_type::check_layer(&layer.media_type)
+                .map_err(|e| e.with_context("digest", &layer.digest))?;
             let blob = self.get_blob(repository, &layer.digest, None).await?;
             if blob.size != layer.size {
                 return Err(Error::new(

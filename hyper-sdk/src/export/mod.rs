@@ -112,16 +112,14 @@ impl BuiltImage {
         manifest.media_type = Some(media_type::DOCKER_MANIFEST.to_owned());
         manifest.config.media_type = media_type::DOCKER_CONFIG.to_owned();
         for layer in &mut manifest.layers {
-            layer.media_type = match media_type::Compression::of_layer(&layer.media_type) {
-                Some(media_type::Compression::None) => media_type::DOCKER_LAYER,
-                Some(media_type::Compression::Gzip) => media_type::DOCKER_LAYER_GZIP,
-                _ => {
-                    return Err(Error::unsupported(
-                        "a layer of the base image is compressed with zstd, which Docker's media types do not have: add `force-compression=true`, or leave `oci-mediatypes=false` out",
-                    ));
-                }
-            }
-            .to_owned();
+            let compression = media_type::Compression::of_layer(&layer.media_type);
+            let Some(media_type) = compression.and_then(media_type::Compression::docker_layer) else {
+                return Err(Error::unsupported(format!(
+                    "a layer of the base image is a `{}`, which Docker's media types do not have: add `force-compression=true`, or leave `oci-mediatypes=false` out",
+                    layer.media_type
+                )));
+            };
+            layer.media_type = media_type.to_owned();
         }
         self.manifest = Manifest::parse(manifest.to_bytes(), media_type::DOCKER_MANIFEST)?;
         Ok(self)

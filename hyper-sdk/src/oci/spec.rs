@@ -101,8 +101,9 @@ impl TryFrom<&spec::MediaType> for Compression {
 
     /// The compression of the layers of this media type.
     fn try_from(media_type: &spec::MediaType) -> Result<Self> {
-        Self::of_layer(media_type.as_ref())
-            .ok_or_else(|| Error::invalid(format!("`{media_type}` is not the media type of a layer")))
+        Self::of_layer(media_type.as_ref()).ok_or_else(|| {
+            Error::invalid(format!("`{media_type}` is not the media type of a layer in a known compression"))
+        })
     }
 }
 

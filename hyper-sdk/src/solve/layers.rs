@@ -8,7 +8,7 @@ use crate::oci::Descriptor;
 use crate::reference::RepositoryName;
 use crate::snapshot::{TarStream, UnpackOptions};
 use crate::store::{RegistryStoreExt as _, UploadOptions};
-use crate::{Digest, Error, Result};
+use crate::{Digest, Error, Result, ResultExt as _, media_type};
 use bytes::Bytes;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -194,6 +194,7 @@ impl SolveContext {
 
     /// The uncompressed tar of a layer. A blob that does not match its digests gives an error at its end.
     pub(crate) async fn open_layer(&self, layer: &Layer) -> Result<Box<dyn Read + Send>> {
+        media_type::check_layer(&layer.blob.media_type).context("digest", &layer.blob.digest)?;
         self.fetch_layer(layer).await?;
         let blob = self.store.get_blob(&layer.repository, &layer.blob.digest, None).await?;
         let reader = SyncIoBridge::new(StreamReader::new(blob.stream.map_err_io()));

@@ -169,6 +169,22 @@ async fn until(condition: impl Fn() -> bool) {
 }
 
 #[tokio::test]
+async fn a_layer_of_an_unknown_form_is_refused_where_it_is_read() {
+    let media_type = "application/vnd.oci.image.layer.v1.tar+lz4";
+    let mut fixture = Fixture::new(FakeExecutor::new().on("make", FakeRun::new().writes("/made", "")));
+    Arc::get_mut(&mut fixture.images).unwrap().image.layers[0].descriptor.media_type = media_type.to_owned();
+    let mut graph = Graph::new();
+    let base = graph.add(fixture.base(), Vec::new(), "base");
+    fixture.solve(&graph, base).await.expect("nothing reads it");
+    let from = scratch(&mut graph);
+    for root in [run(&mut graph, base, "make"), copy(&mut graph, from, base, "/")] {
+        let error = fixture.solve(&graph, root).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+        assert!(format!("{error:?}").contains(media_type), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_command_makes_a_layer_that_is_cached() {
     let fixture = Fixture::new(FakeExecutor::new().on("make", FakeRun::new().writes("/bin/app", "compiled")));
     let mut graph = Graph::new();

@@ -30,7 +30,7 @@ use super::sparse::{SparseRecords, SparseSpool};
 use crate::layer::Owner;
 use crate::layer::entry::escape;
 use crate::layer::reader::file_time;
-use crate::layer::{Entry, EntryKind, FileTime, LayerPath};
+use crate::layer::{ArchiveFormat, Entry, EntryKind, FileTime, LayerPath};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::{Mode, OFlags};
 use std::cell::Cell;
@@ -40,36 +40,11 @@ use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 use tar::EntryType;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Compression {
-    None,
-    Gzip,
-    Bzip2,
-    Xz,
-    Zstd,
-}
-
 const BLOCK: usize = 512;
 /// The size limit for all headers of one member: names, links, PAX records and sparse maps.
 const MAX_HEADERS: u64 = 4 << 20;
 /// The last valid time in seconds: up to here nanoseconds since 1970 fit into 63 bits.
 const LAST_TIME: i64 = i64::MAX / 1_000_000_000;
-
-fn compression(head: &[u8]) -> Compression {
-    let magics: [(&[u8], Compression); 4] = [
-        (b"\x1f\x8b\x08", Compression::Gzip),
-        (b"BZh", Compression::Bzip2),
-        (b"\xfd7zXZ\x00", Compression::Xz),
-        (b"\x28\xb5\x2f\xfd", Compression::Zstd),
-    ];
-    // Some writers put skippable frames before the first zstd frame.
-    if let [first, 0x2a, 0x4d, 0x18, ..] = head
-        && first & 0xf0 == 0x50
-    {
-        return Compression::Zstd;
-    }
-    magics.iter().find(|(magic, _)| head.starts_with(magic)).map_or(Compression::None, |(_, c)| *c)
-}
 
 /// Whether a block is a tar header: not empty and with the right checksum.
 fn is_header(block: &[u8]) -> bool {
@@ -102,21 +77,21 @@ impl Write for Head {
 }
 
 /// Decompresses all streams of a file. Bytes after the last one, such as padding, are ignored.
-fn decompress(kind: Compression, file: &File, out: &mut dyn Write) -> std::io::Result<()> {
+fn decompress(kind: ArchiveFormat, file: &File, out: &mut dyn Write) -> std::io::Result<()> {
     let mut input = BufReader::with_capacity(128 << 10, file);
     loop {
         match kind {
-            Compression::None => std::io::copy(&mut input, out)?,
-            Compression::Gzip => std::io::copy(&mut flate2::bufread::GzDecoder::new(&mut input), out)?,
-            Compression::Bzip2 => std::io::copy(&mut bzip2::bufread::BzDecoder::new(&mut input), out)?,
-            Compression::Zstd => {
+            ArchiveFormat::Plain => std::io::copy(&mut input, out)?,
+            ArchiveFormat::Gzip => std::io::copy(&mut flate2::bufread::GzDecoder::new(&mut input), out)?,
+            ArchiveFormat::Bzip2 => std::io::copy(&mut bzip2::bufread::BzDecoder::new(&mut input), out)?,
+            ArchiveFormat::Zstd => {
                 std::io::copy(&mut zstd::Decoder::with_buffer(&mut input)?.single_frame(), out)?
             }
-            Compression::Xz => std::io::copy(&mut liblzma::bufread::XzDecoder::new(&mut input), out)?,
+            ArchiveFormat::Xz => std::io::copy(&mut liblzma::bufread::XzDecoder::new(&mut input), out)?,
         };
         let mut magic = Vec::with_capacity(8);
         Read::by_ref(&mut input).take(8).read_to_end(&mut magic)?;
-        if kind == Compression::None || compression(&magic) != kind {
+        if kind == ArchiveFormat::Plain || ArchiveFormat::of_content(&magic) != kind {
             return Ok(());
         }
         input.seek_relative(-(magic.len() as i64))?;
@@ -124,19 +99,21 @@ fn decompress(kind: Compression, file: &File, out: &mut dyn Write) -> std::io::R
 }
 
 /// The compression of a tar archive; `None` if the file is not one.
-fn recognise(file: &mut File) -> Result<Option<Compression>> {
+fn recognise(file: &mut File) -> Result<Option<ArchiveFormat>> {
     let mut magic = Vec::with_capacity(8);
     Read::by_ref(file).take(8).read_to_end(&mut magic)?;
     file.seek(SeekFrom::Start(0))?;
-    let compression = compression(&magic);
+    let format = ArchiveFormat::of_content(&magic);
     let mut head = Head(Vec::new());
     // The error is that of `Head`, or the file is not an archive: the bytes decide.
-    let _ = match compression {
-        Compression::None => std::io::copy(&mut Read::by_ref(file).take(BLOCK as u64), &mut head).map(drop),
+    let _ = match format {
+        ArchiveFormat::Plain => {
+            std::io::copy(&mut Read::by_ref(file).take(BLOCK as u64), &mut head).map(drop)
+        }
         other => decompress(other, file, &mut head),
     };
     file.seek(SeekFrom::Start(0))?;
-    Ok(is_header(&head.0).then_some(compression))
+    Ok(is_header(&head.0).then_some(format))
 }
 
 /// The state of unpacking one archive into the plan.
@@ -181,10 +158,10 @@ impl Planner<'_> {
             return Ok(false);
         }
         let mut file = root.open_file(path)?;
-        let Some(compression) = recognise(&mut file).context("path", escape(path))? else { return Ok(false) };
-        if compression != Compression::None {
+        let Some(format) = recognise(&mut file).context("path", escape(path))? else { return Ok(false) };
+        if format != ArchiveFormat::Plain {
             let mut plain = self.spool()?;
-            decompress(compression, &file, &mut plain).map_err(|e| {
+            decompress(format, &file, &mut plain).map_err(|e| {
                 Error::new(ErrorKind::Invalid, "cannot decompress the archive to unpack").with_source(e)
             })?;
             file = plain;
