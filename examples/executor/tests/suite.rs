@@ -14,14 +14,14 @@ use std::sync::Arc;
 
 async fn fixture() -> Option<(Arc<dyn Executor>, RootFs, tempfile::TempDir)> {
     if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED: chroot needs root");
+        println!("chroot needs root");
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
     // Commands of other users pass it.
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     if !busybox_root(folder.path()).unwrap() {
-        println!("SKIPPED: there is no static busybox to make a root file system of");
+        println!("there is no static busybox to make a root file system of");
         return None;
     }
     // A shell opens it for what it starts in the background; without mounts it is a file.

@@ -15,7 +15,8 @@ use futures::future::join_all;
 /// Emits one `#[tokio::test]` for each case of the suite.
 ///
 /// The fixture is the path of an `async fn() -> (SharedCache, G)`. It returns an empty cache and a guard that must
-/// outlive it. The optional second argument is for a cache that several processes can open: the path of an `async
+/// outlive it, or an `Option` of them that is `None` if this machine cannot run the suite: every case then prints
+/// `SKIPPED:`. The optional second argument is for a cache that several processes can open: the path of an `async
 /// fn(&G) -> SharedCache` that opens the same records again. The calling crate needs `tokio` with `macros` and
 /// `rt-multi-thread`.
 ///
@@ -51,7 +52,8 @@ macro_rules! cache_conformance {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let (cache, _guard) = $fixture().await;
+                let given = $crate::testing::given(stringify!($case), $fixture().await);
+                let Some((cache, _guard)) = given else { return };
                 $crate::cache::conformance::$case(cache).await;
             }
         )*
@@ -60,7 +62,8 @@ macro_rules! cache_conformance {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let (cache, guard) = $fixture().await;
+                let given = $crate::testing::given(stringify!($case), $fixture().await);
+                let Some((cache, guard)) = given else { return };
                 let other = $reopen(&guard).await;
                 $crate::cache::conformance::$case(cache, other).await;
             }

@@ -16,8 +16,8 @@ mod memory {
 mod read_only {
     use super::*;
 
-    async fn fixture(_: PathBuf) -> (SharedStore, ()) {
-        (Arc::new(ReadOnly::new(Arc::new(MemoryStore::default()))), ())
+    async fn fixture(_: PathBuf) -> Option<(SharedStore, ())> {
+        Some((Arc::new(ReadOnly::new(Arc::new(MemoryStore::default()))), ()))
     }
     crate::store_conformance!(fixture);
 }
@@ -56,8 +56,8 @@ mod memory_with_sql {
 mod memory_blobs {
     use super::*;
 
-    async fn fixture(_: PathBuf) -> blob::MemoryBlobs {
-        blob::MemoryBlobs::default()
+    async fn fixture(_: PathBuf) -> Option<blob::MemoryBlobs> {
+        Some(blob::MemoryBlobs::default())
     }
     crate::blob_conformance!(fixture);
 }
@@ -74,8 +74,8 @@ mod disk_blobs {
 mod memory_meta {
     use super::*;
 
-    async fn fixture(_: PathBuf) -> meta::MemoryMeta {
-        meta::MemoryMeta::default()
+    async fn fixture(_: PathBuf) -> Option<meta::MemoryMeta> {
+        Some(meta::MemoryMeta::default())
     }
     crate::meta_conformance!(fixture);
 }

@@ -7,6 +7,7 @@
 //! - [`busybox_root`] makes a root file system for tests that run commands.
 //! - [`copy_program`] and [`write_program`] make programs that the test runs.
 //! - [`FrozenClock`] is a clock that a test sets.
+//! - [`given`] takes the result of a fixture of a conformance suite.
 //! - [`is_caught`] checks whether a case of a conformance suite finds a fault.
 //!
 //! # Tests that run commands
@@ -85,6 +86,24 @@ macro_rules! assert_suite_finds {
 }
 #[cfg(test)]
 pub(crate) use assert_suite_finds;
+
+/// What the fixture of a conformance suite gives: a value, or an `Option` of one that is `None` where this machine cannot
+/// run what is tested. For `None` it prints a line that starts with `SKIPPED:` and has the name of the case.
+///
+/// ```
+/// # use hyper_sdk::testing::given;
+/// assert_eq!(given("a_case", 7), Some(7));
+/// assert_eq!(given("a_case", Some(7)), Some(7));
+/// assert_eq!(given("a_case", None::<u8>), None);
+/// ```
+#[allow(clippy::print_stdout, reason = "a test says that it is skipped")]
+pub fn given<T>(case: &str, fixture: impl Into<Option<T>>) -> Option<T> {
+    let given = fixture.into();
+    if given.is_none() {
+        println!("SKIPPED: {case}: the fixture has nothing to test on this machine");
+    }
+    given
+}
 
 /// Appends a file with any name, valid or not, and ends the archive.
 #[cfg(feature = "build")]

@@ -26,7 +26,7 @@ pub use refusals::*;
 /// Emits one `#[tokio::test]` for each case of the suite.
 ///
 /// The fixture is the path of an `async fn() -> Option<(SharedBuilder, G)>`: a builder that has built nothing, and a guard
-/// that lives as long as the builder. It is `None` when this machine cannot run the builder; the fixture should print that.
+/// that lives as long as the builder. It is `None` when this machine cannot run the builder: every case then prints `SKIPPED:`.
 /// The calling crate needs `tokio` with `macros` and `rt-multi-thread`.
 ///
 /// ```
@@ -87,7 +87,8 @@ macro_rules! builder_conformance {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let Some((builder, _guard)) = $fixture().await else { return };
+                let given = $crate::testing::given(stringify!($case), $fixture().await);
+                let Some((builder, _guard)) = given else { return };
                 $crate::build::conformance::$case(builder).await;
             }
         )*

@@ -24,7 +24,7 @@ pub use mounts::*;
 ///
 /// The fixture is the path of an `async fn() -> Option<(Arc<dyn Executor>, RootFs, G)>`. It returns the executor, a
 /// fresh writable root file system that [`busybox_root`](crate::testing::busybox_root) made, and a guard that must
-/// outlive both. It returns `None` if this machine cannot run the suite, and should print that. The calling crate needs
+/// outlive both. It returns `None` if this machine cannot run the suite: every case then prints `SKIPPED:`. The calling crate needs
 /// `tokio` with `macros` and `rt-multi-thread`.
 ///
 /// ```
@@ -79,7 +79,8 @@ macro_rules! executor_conformance {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let Some((executor, rootfs, _guard)) = $fixture().await else { return };
+                let given = $crate::testing::given(stringify!($case), $fixture().await);
+                let Some((executor, rootfs, _guard)) = given else { return };
                 $crate::exec::conformance::$case(executor, rootfs).await;
             }
         )*

@@ -22,7 +22,8 @@ pub use unpacking::*;
 /// Emits one `#[tokio::test]` for each case of the suite.
 ///
 /// The fixture is the path of an `async fn() -> Option<(SharedSnapshotter, G)>`. It returns an empty snapshotter and a
-/// guard that must outlive it, or `None` if this machine cannot run the suite, which it should print. The optional
+/// guard that must outlive it, or `None` if this machine cannot run the suite: every case then prints
+/// `SKIPPED:`. The optional
 /// second argument is for a snapshotter that several processes can open: the path of an `async fn(&G) ->
 /// SharedSnapshotter` that opens the same snapshots again. The calling crate needs `tokio` with `macros` and
 /// `rt-multi-thread`.
@@ -78,7 +79,8 @@ macro_rules! snapshotter_conformance {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let Some((snapshots, _guard)) = $fixture().await else { return };
+                let given = $crate::testing::given(stringify!($case), $fixture().await);
+                let Some((snapshots, _guard)) = given else { return };
                 $crate::snapshot::conformance::$case(snapshots).await;
             }
         )*
@@ -87,7 +89,8 @@ macro_rules! snapshotter_conformance {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let Some((snapshots, guard)) = $fixture().await else { return };
+                let given = $crate::testing::given(stringify!($case), $fixture().await);
+                let Some((snapshots, guard)) = given else { return };
                 let other = $reopen(&guard).await;
                 $crate::snapshot::conformance::$case(snapshots, other).await;
             }

@@ -41,7 +41,8 @@ pub use uploads::*;
 /// Emits one `#[tokio::test]` for each case of the suite.
 ///
 /// The fixture is the path of an `async fn(PathBuf) -> (SharedStore, G)`: the store of a folder that does not exist at
-/// first, and whatever must live as long as it (a server). A case may open the store again after it has dropped both. The
+/// first, and whatever must live as long as it (a server); or of one that gives an `Option` of these, which is `None` where
+/// this machine cannot run it: then every case says that it is skipped. A case may open the store again after it has dropped both. The
 /// calling crate needs `tokio` with `macros` and `rt-multi-thread`.
 ///
 /// ```no_run
@@ -111,7 +112,9 @@ macro_rules! store_conformance {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let opener = $crate::store::conformance::Opener::new($fixture);
+                let opener = $crate::store::conformance::Opener::new($fixture).ready().await;
+                let given = $crate::testing::given::<$crate::store::conformance::Opener<_>>(stringify!($case), opener);
+                let Some(opener) = given else { return };
                 let store = opener.open().await;
                 $crate::store::conformance::$case((*store).clone()).await;
             }
@@ -121,7 +124,10 @@ macro_rules! store_conformance {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                $crate::store::conformance::$case($crate::store::conformance::Opener::new($fixture)).await;
+                let opener = $crate::store::conformance::Opener::new($fixture).ready().await;
+                let given = $crate::testing::given::<$crate::store::conformance::Opener<_>>(stringify!($case), opener);
+                let Some(opener) = given else { return };
+                $crate::store::conformance::$case(opener).await;
             }
         )*
     };

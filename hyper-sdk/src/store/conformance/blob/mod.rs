@@ -18,11 +18,30 @@ use std::sync::Arc;
 /// The argument of a case: it opens a new backend.
 pub type BlobOpener = Opener<Arc<dyn BlobBackend>>;
 
+/// What the fixture gives: a backend, or an `Option` of one.
+pub trait BlobFixture {
+    /// The backend; `None` where this machine cannot run it.
+    fn backend(self) -> Option<Arc<dyn BlobBackend>>;
+}
+
+impl<B: BlobBackend> BlobFixture for B {
+    fn backend(self) -> Option<Arc<dyn BlobBackend>> {
+        Some(Arc::new(self))
+    }
+}
+
+impl<B: BlobBackend> BlobFixture for Option<B> {
+    fn backend(self) -> Option<Arc<dyn BlobBackend>> {
+        self.map(|backend| Arc::new(backend) as Arc<dyn BlobBackend>)
+    }
+}
+
 /// Emits one `#[tokio::test]` for each case of the suite of blob backends.
 ///
-/// The fixture is the path of an `async fn(PathBuf) -> impl BlobBackend`, which opens a backend on a folder that does not
-/// exist at first; a case may open it again after it has dropped the backend. The calling crate needs `tokio` with `macros`
-/// and `rt-multi-thread`.
+/// The fixture is the path of an `async fn(PathBuf) -> impl BlobBackend`, which opens a backend on a folder that does not exist
+/// at first; or of one that gives an `Option` of it, which is `None` where this machine cannot run it: then every case says
+/// that it is skipped. A case may open it again after it has dropped the backend. The calling crate needs `tokio` with
+/// `macros` and `rt-multi-thread`.
 ///
 /// ```no_run
 /// use hyper_sdk::store::blob::DiskBlobs;
@@ -61,10 +80,11 @@ macro_rules! blob_conformance {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 let opener = $crate::store::conformance::Opener::new(|folder| async move {
-                    let blobs: ::std::sync::Arc<dyn $crate::store::blob::BlobBackend> =
-                        ::std::sync::Arc::new($fixture(folder).await);
-                    (blobs, ())
+                    let given = $fixture(folder).await;
+                    $crate::store::conformance::blob::BlobFixture::backend(given).map(|backend| (backend, ()))
                 });
+                let given = $crate::testing::given::<$crate::store::conformance::Opener<_>>(stringify!($case), opener.ready().await);
+                let Some(opener) = given else { return };
                 $crate::store::conformance::blob::$case(opener).await;
             }
         )*

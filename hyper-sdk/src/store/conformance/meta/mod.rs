@@ -23,11 +23,30 @@ use std::sync::Arc;
 /// The argument of a case: it opens a new backend.
 pub type MetaOpener = Opener<Arc<dyn MetaBackend>>;
 
+/// What the fixture gives: a backend, or an `Option` of one.
+pub trait MetaFixture {
+    /// The backend; `None` where this machine cannot run it.
+    fn backend(self) -> Option<Arc<dyn MetaBackend>>;
+}
+
+impl<B: MetaBackend> MetaFixture for B {
+    fn backend(self) -> Option<Arc<dyn MetaBackend>> {
+        Some(Arc::new(self))
+    }
+}
+
+impl<B: MetaBackend> MetaFixture for Option<B> {
+    fn backend(self) -> Option<Arc<dyn MetaBackend>> {
+        self.map(|backend| Arc::new(backend) as Arc<dyn MetaBackend>)
+    }
+}
+
 /// Emits one `#[tokio::test]` for each case of the suite of metadata backends.
 ///
 /// The fixture is the path of an `async fn(PathBuf) -> impl MetaBackend`, which opens a backend on a path where nothing is
-/// at first; a case may open it again after it has dropped the backend. The calling crate needs `tokio` with `macros` and
-/// `rt-multi-thread`.
+/// at first; or of one that gives an `Option` of it, which is `None` where this machine cannot run it: then every case says
+/// that it is skipped. A case may open it again after it has dropped the backend. The calling crate needs `tokio` with
+/// `macros` and `rt-multi-thread`.
 ///
 /// ```no_run
 /// use hyper_sdk::store::meta::MemoryMeta;
@@ -75,10 +94,11 @@ macro_rules! meta_conformance {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 let opener = $crate::store::conformance::Opener::new(|folder| async move {
-                    let meta: ::std::sync::Arc<dyn $crate::store::meta::MetaBackend> =
-                        ::std::sync::Arc::new($fixture(folder).await);
-                    (meta, ())
+                    let given = $fixture(folder).await;
+                    $crate::store::conformance::meta::MetaFixture::backend(given).map(|backend| (backend, ()))
                 });
+                let given = $crate::testing::given::<$crate::store::conformance::Opener<_>>(stringify!($case), opener.ready().await);
+                let Some(opener) = given else { return };
                 $crate::store::conformance::meta::$case(opener).await;
             }
         )*
