@@ -1,4 +1,4 @@
-//! Arguments that Python writes in more than one way: one text or several, and any mapping.
+//! Arguments that have more than one form in Python: one value or a sequence of them, and any mapping.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;

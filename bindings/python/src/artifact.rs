@@ -2,6 +2,7 @@
 
 use crate::arguments::{Several, Table};
 use crate::content::location;
+use crate::file_object::bytes_of;
 use crate::operation::{Operation, Outcome};
 use crate::session::Session;
 use crate::transfer::transferred;
@@ -11,7 +12,6 @@ use hyper_sdk::client::{
 };
 use hyper_sdk::{Error, Reference};
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,12 +21,6 @@ const ANY_FILE: &str = "application/octet-stream";
 
 /// A file: a path, or a `hyper_sdk.ArtifactFile`.
 pub(crate) struct FileArgument(ArtifactFile);
-
-#[derive(FromPyObject)]
-enum Content {
-    Bytes(PyBackedBytes),
-    Path(PathBuf),
-}
 
 impl<'py> FromPyObject<'_, 'py> for FileArgument {
     type Error = PyErr;
@@ -38,9 +32,10 @@ impl<'py> FromPyObject<'_, 'py> for FileArgument {
         }
         let media_type: String = object.getattr("media_type")?.extract()?;
         let title: Option<String> = object.getattr("title")?.extract()?;
-        let mut file = match object.getattr("content")?.extract()? {
-            Content::Path(path) => ArtifactFile::new(path, media_type),
-            Content::Bytes(bytes) => {
+        let content = object.getattr("content")?;
+        let mut file = match bytes_of(content.as_borrowed())? {
+            None => ArtifactFile::new(content.extract::<PathBuf>()?, media_type),
+            Some(bytes) => {
                 let content = ArtifactContent::Bytes(bytes.to_vec().into());
                 ArtifactFile { content, media_type, annotations: BTreeMap::new() }
             }

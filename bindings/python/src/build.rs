@@ -1,13 +1,14 @@
-//! Builds, and what a Dockerfile is without building it.
+//! Builds, and what is known of a build and of a Dockerfile before anything is built.
 
+use crate::content::plain;
 use crate::operation::{Operation, Outcome};
 use crate::request::{BuildArguments, DockerfileArguments};
 use crate::session::Session;
+use hyper_sdk::Reference;
 use hyper_sdk::build::Fixed;
 use hyper_sdk::dockerfile::Diagnostic;
 use hyper_sdk::frontend::dockerfile::{Argument, Outline, SecretUse, Target};
 use hyper_sdk::progress::Progress;
-use hyper_sdk::{Error, Reference};
 use pyo3::prelude::*;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -22,17 +23,32 @@ impl Session {
         Operation::with_progress(progress, |progress| async move {
             let (request, _unpacked) = arguments.request(session.builds()?).await?.split();
             let output = session.sdk.build(request, &progress).await?;
-            let familiar =
-                |name: &String| Reference::parse(name).map_or(name.clone(), |name| name.familiar());
             let made = json!({
                 "digest": output.image.map(|image| image.digest),
                 "config_digest": output.config,
-                "tags": output.tags.iter().map(familiar).collect::<Vec<_>>(),
-                "steps": serde_json::to_value(output.steps)
-                    .map_err(|e| Error::internal("steps are not plain data").with_source(e))?,
+                "tags": output.tags.iter().map(|name| familiar(name)).collect::<Vec<_>>(),
+                "steps": plain(serde_json::to_value(output.steps))?,
                 "epoch": output.epoch,
             });
             Ok(Outcome::Made("BuildResult", made))
+        })
+    }
+
+    /// Plans a build. Nothing is built.
+    pub(crate) fn plan(
+        self: &Arc<Self>,
+        arguments: BuildArguments,
+        progress: Option<Py<PyAny>>,
+    ) -> Operation {
+        let session = Arc::clone(self);
+        Operation::with_progress(progress, |progress| async move {
+            let (request, _unpacked) = arguments.request(session.builds()?).await?.split();
+            let plan = session.sdk.local_builder().await?.plan(request, &progress).await?;
+            let made = json!({
+                "steps": plain(serde_json::to_value(plan.steps))?,
+                "tags": plan.names.iter().map(|name| familiar(name)).collect::<Vec<_>>(),
+            });
+            Ok(Outcome::Made("BuildPlan", made))
         })
     }
 
@@ -59,12 +75,17 @@ impl Session {
     }
 }
 
-/// What there is to know about a Dockerfile without building it.
+/// A question about a Dockerfile.
 #[derive(Clone, Copy)]
 pub(crate) enum Question {
     Check,
     Outline,
     Targets,
+}
+
+/// A name of an image as people write it.
+fn familiar(name: &str) -> String {
+    Reference::parse(name).map_or_else(|_| name.to_owned(), |name| name.familiar())
 }
 
 fn checked(fixed: &Fixed) -> Value {

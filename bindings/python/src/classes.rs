@@ -4,7 +4,9 @@ use crate::archive::{Destination, Source};
 use crate::arguments::{Several, Table};
 use crate::artifact::{ArtifactArguments, FileArgument};
 use crate::build::Question;
+use crate::content::ManifestArgument;
 use crate::contexts::ContextArgument;
+use crate::file_object::BytesArgument;
 use crate::operation::{run_async, run_sync};
 use crate::output::OutputArgument;
 use crate::registry::Registry;
@@ -22,7 +24,13 @@ pub(crate) struct Hyper(Arc<Session>);
 #[pyclass(frozen, module = "hyper_sdk")]
 pub(crate) struct AsyncHyper(Arc<Session>);
 
-/// Writes the methods of both classes: `fn NAME [SIGNATURE] (PARAMETERS) => OPERATION(ARGUMENTS);`
+/// Writes the methods of both classes, of three groups:
+///
+/// ```text
+///   fn NAME = OPERATION;                                    takes the arguments of a build
+///   fn NAME = QUESTION;                                     takes the arguments of a question about a Dockerfile
+///   fn NAME [SIGNATURE] (PARAMETERS) => OPERATION(ARGUMENTS);
+/// ```
 macro_rules! both {
     ($methods:tt) => {
         class!(Hyper, run_sync, $methods);
@@ -31,10 +39,14 @@ macro_rules! both {
 }
 
 macro_rules! class {
-    ($class:ident, $run:ident, { $(
-        $(#[$doc:meta])*
-        fn $name:ident [$($signature:tt)*] ($($parameters:tt)*) => $operation:ident ($($arguments:tt)*);
-    )* }) => {
+    ($class:ident, $run:ident, {
+        builds { $( $(#[$build_doc:meta])* fn $build:ident = $build_operation:ident; )* }
+        questions { $( $(#[$ask_doc:meta])* fn $ask:ident = $question:ident; )* }
+        others { $(
+            $(#[$doc:meta])*
+            fn $name:ident [$($signature:tt)*] ($($parameters:tt)*) => $operation:ident ($($arguments:tt)*);
+        )* }
+    }) => {
         #[pymethods]
         impl $class {
             #[new]
@@ -70,6 +82,97 @@ macro_rules! class {
             }
 
             $(
+                $(#[$build_doc])*
+                #[pyo3(signature = (
+                    context=None, *, file=None, dockerfile=None, graph=None, tags=Several::default(),
+                    build_args=Table::default(), labels=Table::default(), annotations=Table::default(),
+                    build_contexts=Table::default(), secrets=Table::default(), ssh=Table::default(), target=None,
+                    platform=None, outputs=None, no_cache=false, no_cache_filter=Several::default(), pull=false,
+                    network=None, extra_hosts=Table::default(), allow_insecure=false, allow_host_network=false,
+                    allow_devices=Several::default(), device_folders=None, source_date_epoch=None, progress=None
+                ))]
+                #[allow(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
+                fn $build<'py>(
+                    &self,
+                    py: Python<'py>,
+                    context: Option<ContextArgument>,
+                    file: Option<PathBuf>,
+                    dockerfile: Option<String>,
+                    graph: Option<GraphArgument>,
+                    tags: Several<String>,
+                    build_args: Table<Option<String>>,
+                    labels: Table<String>,
+                    annotations: Table<String>,
+                    build_contexts: Table<ContextArgument>,
+                    secrets: Table<SecretArgument>,
+                    ssh: Table<Option<PathBuf>>,
+                    target: Option<String>,
+                    platform: Option<String>,
+                    outputs: Option<Several<OutputArgument>>,
+                    no_cache: bool,
+                    no_cache_filter: Several<String>,
+                    pull: bool,
+                    network: Option<String>,
+                    extra_hosts: Table<String>,
+                    allow_insecure: bool,
+                    allow_host_network: bool,
+                    allow_devices: Several<String>,
+                    device_folders: Option<Several<PathBuf>>,
+                    source_date_epoch: Option<EpochArgument>,
+                    progress: Option<Py<PyAny>>,
+                ) -> PyResult<Bound<'py, PyAny>> {
+                    let arguments = BuildArguments {
+                        dockerfile: DockerfileArguments {
+                            context, file, dockerfile, build_args, build_contexts, target, platform,
+                        },
+                        graph,
+                        tags,
+                        labels,
+                        annotations,
+                        secrets,
+                        ssh,
+                        outputs,
+                        no_cache,
+                        no_cache_filter,
+                        pull,
+                        network,
+                        extra_hosts,
+                        allow_insecure,
+                        allow_host_network,
+                        allow_devices,
+                        device_folders,
+                        source_date_epoch,
+                    };
+                    $run(py, self.0.$build_operation(arguments, progress))
+                }
+            )*
+
+            $(
+                $(#[$ask_doc])*
+                #[pyo3(signature = (
+                    context=None, *, file=None, dockerfile=None, build_args=Table::default(),
+                    build_contexts=Table::default(), target=None, platform=None
+                ))]
+                #[allow(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
+                fn $ask<'py>(
+                    &self,
+                    py: Python<'py>,
+                    context: Option<ContextArgument>,
+                    file: Option<PathBuf>,
+                    dockerfile: Option<String>,
+                    build_args: Table<Option<String>>,
+                    build_contexts: Table<ContextArgument>,
+                    target: Option<String>,
+                    platform: Option<String>,
+                ) -> PyResult<Bound<'py, PyAny>> {
+                    let arguments = DockerfileArguments {
+                        context, file, dockerfile, build_args, build_contexts, target, platform,
+                    };
+                    $run(py, self.0.ask(Question::$question, arguments))
+                }
+            )*
+
+            $(
                 $(#[$doc])*
                 #[pyo3(signature = ($($signature)*))]
                 #[allow(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
@@ -82,115 +185,29 @@ macro_rules! class {
 }
 
 both!({
+builds {
     /// Builds an image from a Dockerfile or a graph and keeps it in the local store, or exports it to `outputs`.
-    fn build[
-        context=None, *, file=None, dockerfile=None, graph=None, tags=Several::default(),
-        build_args=Table::default(), labels=Table::default(), annotations=Table::default(),
-        build_contexts=Table::default(), secrets=Table::default(), ssh=Table::default(), target=None,
-        platform=None, outputs=None, no_cache=false, no_cache_filter=Several::default(), pull=false,
-        network=None, extra_hosts=Table::default(), allow_insecure=false, allow_host_network=false,
-        allow_devices=Several::default(), device_folders=None, source_date_epoch=None, progress=None
-    ](
-        context: Option<ContextArgument>,
-        file: Option<PathBuf>,
-        dockerfile: Option<String>,
-        graph: Option<GraphArgument>,
-        tags: Several<String>,
-        build_args: Table<Option<String>>,
-        labels: Table<String>,
-        annotations: Table<String>,
-        build_contexts: Table<ContextArgument>,
-        secrets: Table<SecretArgument>,
-        ssh: Table<PathBuf>,
-        target: Option<String>,
-        platform: Option<String>,
-        outputs: Option<Several<OutputArgument>>,
-        no_cache: bool,
-        no_cache_filter: Several<String>,
-        pull: bool,
-        network: Option<String>,
-        extra_hosts: Table<String>,
-        allow_insecure: bool,
-        allow_host_network: bool,
-        allow_devices: Several<String>,
-        device_folders: Option<Several<PathBuf>>,
-        source_date_epoch: Option<EpochArgument>,
-        progress: Option<Py<PyAny>>,
-    ) => build(
-        BuildArguments {
-            dockerfile: DockerfileArguments {
-                context, file, dockerfile, build_args, build_contexts, target, platform,
-            },
-            graph,
-            tags,
-            labels,
-            annotations,
-            secrets,
-            ssh,
-            outputs,
-            no_cache,
-            no_cache_filter,
-            pull,
-            network: network.unwrap_or_else(|| "host".to_owned()),
-            extra_hosts,
-            allow_insecure,
-            allow_host_network,
-            allow_devices,
-            device_folders,
-            source_date_epoch,
-        },
-        progress,
-    );
+    fn build = build;
 
-    /// Checks a Dockerfile: its errors, and what the linter finds. Nothing is built, and no layer is pulled.
-    fn check[
-        context=None, *, file=None, dockerfile=None, build_args=Table::default(),
-        build_contexts=Table::default(), target=None, platform=None
-    ](
-        context: Option<ContextArgument>,
-        file: Option<PathBuf>,
-        dockerfile: Option<String>,
-        build_args: Table<Option<String>>,
-        build_contexts: Table<ContextArgument>,
-        target: Option<String>,
-        platform: Option<String>,
-    ) => ask(Question::Check, DockerfileArguments {
-        context, file, dockerfile, build_args, build_contexts, target, platform,
-    });
+    /// Returns what `build` would do with the same arguments: the steps, and which of them are cached. Nothing is built, and
+    /// no layer is pulled.
+    fn plan = plan;
+}
 
-    /// Tells what a target of a Dockerfile takes: build arguments, secrets, SSH agents, cache mounts.
-    fn outline[
-        context=None, *, file=None, dockerfile=None, build_args=Table::default(),
-        build_contexts=Table::default(), target=None, platform=None
-    ](
-        context: Option<ContextArgument>,
-        file: Option<PathBuf>,
-        dockerfile: Option<String>,
-        build_args: Table<Option<String>>,
-        build_contexts: Table<ContextArgument>,
-        target: Option<String>,
-        platform: Option<String>,
-    ) => ask(Question::Outline, DockerfileArguments {
-        context, file, dockerfile, build_args, build_contexts, target, platform,
-    });
+questions {
+    /// Checks a Dockerfile: returns its errors and the findings of the linter. Nothing is built, and no layer is pulled.
+    fn check = Check;
 
-    /// Lists the stages of a Dockerfile that can be built.
-    fn targets[context=None, *, file=None, dockerfile=None](
-        context: Option<ContextArgument>,
-        file: Option<PathBuf>,
-        dockerfile: Option<String>,
-    ) => ask(Question::Targets, DockerfileArguments {
-        context,
-        file,
-        dockerfile,
-        build_args: Table::default(),
-        build_contexts: Table::default(),
-        target: None,
-        platform: None,
-    });
+    /// Returns what a target of a Dockerfile takes: build arguments, secrets, SSH agents, cache mounts. Nothing is built.
+    fn outline = Outline;
 
-    /// Pushes an image of the local store to the registry of its name, or of the name `to`; with `referrers`, what refers
-    /// to it goes along.
+    /// Returns the stages of a Dockerfile that can be built. Nothing is built.
+    fn targets = Targets;
+}
+
+others {
+    /// Pushes an image of the local store to the registry of its name, or of the name `to`; with `referrers`, its referrers
+    /// too.
     fn push[reference, *, to=None, referrers=false, progress=None](
         reference: String,
         to: Option<String>,
@@ -217,23 +234,29 @@ both!({
     ) => copy(source, target, referrers, progress);
 
     /// Checks a user name and password with a registry, and keeps them in Docker's configuration or with the credential
-    /// helper that it names. Returns whether the registry accepted them: `False` when it asks for credentials nowhere.
+    /// helper that it names. Returns `True` when the registry accepted them, `False` when it never asks for credentials;
+    /// wrong ones raise an `UnauthorizedError`.
     fn login[host, *, username, password](host: String, username: String, password: String)
         => login(host, username, password);
 
-    /// Forgets the credentials of a registry. Returns whether there were any.
+    /// Removes the credentials of a registry. Returns whether there were any.
     fn logout[host](host: String) => logout(host);
 
     /// Writes images of the local store into an archive, an OCI image layout in a tar: to a path or a binary file.
-    fn save[references, destination, *, platform=None](
+    fn save[references, destination, *, platform=None, progress=None](
         references: Several<String>,
         destination: Destination,
         platform: Option<String>,
-    ) => save(references, destination, platform);
+        progress: Option<Py<PyAny>>,
+    ) => save(references, destination, platform, progress);
 
-    /// Takes the images of an archive into the local store, under the names that the archive has for them, or under
+    /// Loads the images of an archive into the local store, under the names that the archive has for them, or under
     /// `name`. The archive is a path, bytes or a binary file: an OCI image layout in a tar, or one of `docker save`.
-    fn load[source, *, name=None](source: Source, name: Option<String>) => load(source, name);
+    fn load[source, *, name=None, progress=None](
+        source: Source,
+        name: Option<String>,
+        progress: Option<Py<PyAny>>,
+    ) => load(source, name, progress);
 
     /// Pushes files as an artifact of a registry.
     fn push_artifact[reference, files, *, artifact_type, annotations=Table::default(), progress=None](
@@ -260,43 +283,61 @@ both!({
     /// Lists the images of the local store.
     fn images[]() => images();
 
-    /// Gives manifest and config of an image, from the local store or, with `remote`, from its registry.
+    /// Returns the manifest and the config of an image, from the local store or, with `remote`, from its registry.
     fn inspect[reference, *, platform=None, remote=false](
         reference: String,
         platform: Option<String>,
         remote: bool,
     ) => inspect(reference, platform, remote);
 
-    /// Gives an image of the local store one more name.
+    /// Adds a name to an image of the local store.
     fn tag[reference, name](reference: String, name: String) => tag(reference, name);
 
     /// Removes a name from the local store or, with `remote`, from its registry; a name with a digest removes the image
     /// and all of its tags there.
     fn remove[reference, *, remote=false](reference: String, remote: bool) => remove(reference, remote);
 
-    /// Tells whether an image is in the local store or, with `remote`, in its registry.
+    /// Returns whether an image is in the local store or, with `remote`, in its registry.
     fn exists[reference, *, remote=false](reference: String, remote: bool) => exists(reference, remote);
 
     /// Lists the tags of a repository in the local store or, with `remote`, in its registry.
     fn list_tags[repository, *, remote=false](repository: String, remote: bool)
         => list_tags(repository, remote);
 
-    /// Lists the descriptors of what refers to an image: signatures, bills of material.
+    /// Lists the descriptors of the referrers of an image: its signatures and SBOMs.
     fn referrers[reference, *, artifact_type=None, remote=false](
         reference: String,
         artifact_type: Option<String>,
         remote: bool,
     ) => referrers(reference, artifact_type, remote);
 
-    /// Gives the bytes of a manifest, by tag or by digest, exactly as they are stored.
+    /// Returns the bytes of a manifest, by tag or by digest, exactly as they are stored.
     fn get_manifest[reference, *, remote=false](reference: String, remote: bool)
         => get_manifest(reference, remote);
 
-    /// Gives the bytes of a blob of a repository. A blob that is larger than `max_size` bytes is refused.
+    /// Returns the bytes of a blob of a repository. A blob that is larger than `max_size` bytes raises a `TooLargeError`.
     fn get_blob[repository, digest, *, max_size=67_108_864, remote=false](
         repository: String,
         digest: String,
         max_size: u64,
         remote: bool,
     ) => get_blob(repository, digest, max_size, remote);
+
+    /// Stores a manifest under a tag or a digest: bytes exactly as they are, or a mapping as JSON. The repository must have
+    /// the blobs and manifests that it names. The media type is that of the field `mediaType` unless it is given.
+    fn put_manifest[reference, manifest, *, media_type=None, remote=false](
+        reference: String,
+        manifest: ManifestArgument,
+        media_type: Option<String>,
+        remote: bool,
+    ) => put_manifest(reference, manifest, media_type, remote);
+
+    /// Stores a blob in a repository, and returns its descriptor for a manifest, with the media type that is given.
+    fn put_blob[repository, content, *, media_type="application/octet-stream", remote=false](
+        repository: String,
+        content: BytesArgument,
+        media_type: &str,
+        remote: bool,
+    ) => put_blob(repository, content, media_type.to_owned(), remote);
+}
 });

@@ -1,11 +1,17 @@
 //! Images, names, tags, manifests and blobs, in the local store or in a registry.
 
+use crate::file_object::{BytesArgument, bytes_of};
 use crate::operation::{Operation, Outcome};
 use crate::session::Session;
+use crate::transfer::transferred;
 use hyper_sdk::build::text::platform;
 use hyper_sdk::client::RegistryClientExt as _;
+use hyper_sdk::oci::Manifest;
 use hyper_sdk::session::{ImageDetails, Location};
 use hyper_sdk::{Digest, Error, ErrorKind, Reference, Result};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyMapping};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -15,7 +21,7 @@ pub(crate) fn location(remote: bool) -> Location {
 }
 
 /// A value of the SDK, serialised.
-fn plain(value: serde_json::Result<Value>) -> Result<Value> {
+pub(crate) fn plain(value: serde_json::Result<Value>) -> Result<Value> {
     value.map_err(|e| Error::internal("a result is not plain data").with_source(e))
 }
 
@@ -119,6 +125,68 @@ impl Session {
                 _ => e,
             })?;
             Ok(Outcome::Bytes(bytes.to_vec()))
+        })
+    }
+}
+
+/// A manifest to put into a repository: its bytes, or a mapping that becomes its JSON.
+pub(crate) struct ManifestArgument(Vec<u8>);
+
+impl<'py> FromPyObject<'_, 'py> for ManifestArgument {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Some(bytes) = bytes_of(object)? {
+            return Ok(Self(bytes.to_vec()));
+        }
+        if object.cast::<PyMapping>().is_err() {
+            let kind = object.get_type().name()?;
+            return Err(PyTypeError::new_err(format!("a manifest is bytes or a mapping, not `{kind}`")));
+        }
+        let py = object.py();
+        let fields = py.get_type::<PyDict>().call1((object,))?;
+        let text: String = py.import("json")?.getattr("dumps")?.call1((fields,))?.extract()?;
+        Ok(Self(text.into_bytes()))
+    }
+}
+
+impl Session {
+    pub(crate) fn put_manifest(
+        self: &Arc<Self>,
+        reference: String,
+        manifest: ManifestArgument,
+        media_type: Option<String>,
+        remote: bool,
+    ) -> Operation {
+        let sdk = self.sdk.clone();
+        Operation::new(async move {
+            let reference = Reference::parse(&reference)?;
+            let mut manifest = match media_type {
+                Some(media_type) => Manifest::parse(manifest.0, &media_type)?,
+                None => Manifest::sniff(manifest.0)?,
+            };
+            if let Some(digest) = reference.digest() {
+                manifest = manifest.with_digest(digest)?;
+            }
+            let to = sdk.target(&reference, location(remote)).await?;
+            let put = to.client.put_manifest(&to.repository, &to.reference, &manifest).await?;
+            Ok(Outcome::Made("Transferred", transferred(&reference, &put)))
+        })
+    }
+
+    pub(crate) fn put_blob(
+        self: &Arc<Self>,
+        repository: String,
+        content: BytesArgument,
+        media_type: String,
+        remote: bool,
+    ) -> Operation {
+        let sdk = self.sdk.clone();
+        Operation::new(async move {
+            let to = sdk.target(&Reference::parse(&repository)?, location(remote)).await?;
+            let content = content.0.to_vec().into();
+            let put = to.client.put_bytes(&to.repository, &media_type, content).await?;
+            Ok(Outcome::Plain(plain(serde_json::to_value(put))?))
         })
     }
 }

@@ -1,5 +1,5 @@
-//! The environment, through Python: `os.environ` is the only safe way in a process with threads, and has what the program
-//! set there.
+//! The environment and warnings of the Python program. `os.environ` is safe in a process with threads, and has the variables
+//! that the program set.
 
 use pyo3::prelude::*;
 use std::ffi::OsString;
@@ -13,13 +13,13 @@ pub(crate) fn variable(name: &str) -> Option<OsString> {
     Python::attach(read).ok().flatten()
 }
 
-/// Says something to the user of the program: a `RuntimeWarning`.
+/// Warns the user of the program: a `RuntimeWarning`.
 pub(crate) fn warn(text: &str) {
     Python::attach(|py| {
         let category = py.get_type::<pyo3::exceptions::PyRuntimeWarning>();
         let warned = py.import("warnings").and_then(|module| module.call_method1("warn", (text, category)));
         if let Err(raised) = warned {
-            // Warnings are errors here; this one must not keep anybody from the work.
+            // The program turned warnings into errors; this one must not stop the work.
             raised.write_unraisable(py, None);
         }
     });

@@ -9,7 +9,9 @@
 //! # Invariants
 //! - Every operation exists once, as an [`operation::Operation`]; how it is waited for is the only difference between
 //!   the two classes.
-//! - Python code (progress callbacks) runs on the thread that called, or on the thread of the event loop.
+//! - Progress callbacks run on the thread that called, or on the thread of the event loop; the methods of file objects run
+//!   on a thread of their own: see [`file_object`].
+//! - No thread of Rust calls Python when the program ends: see [`exit`].
 //! - Secrets go from Python into types that do not print.
 
 mod archive;
@@ -20,8 +22,9 @@ mod classes;
 mod content;
 mod contexts;
 mod environment;
+mod exit;
 mod failure;
-
+mod file_object;
 mod operation;
 mod output;
 mod registry;
@@ -43,11 +46,15 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        module.add("__version__", env!("CARGO_PKG_VERSION"))
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        let at_exit = module.getattr("_at_exit")?;
+        module.py().import("atexit")?.call_method1("register", (at_exit,)).map(drop)
     }
 
     #[pymodule_export]
     use super::exec_helper;
+    #[pymodule_export]
+    use crate::exit::at_exit;
 }
 
 /// Is the sandbox's helper and never returns. The process must have been started for it: see `session.rs`.

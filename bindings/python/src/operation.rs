@@ -1,4 +1,4 @@
-//! One operation of the SDK, and the two ways to wait for it.
+//! One operation of the SDK, and two ways to wait for it.
 //!
 //! # Invariants
 //! - While Rust works, the GIL is released.
@@ -6,6 +6,7 @@
 //!   all drop the future of the operation, which by the SDK's contract ends every process that it started.
 //! - Events are handed over in order, and all of them before the result.
 
+use crate::exit::{Ending, Engaged};
 use crate::failure::exception;
 use crate::value::to_python;
 use futures::future::BoxFuture;
@@ -88,27 +89,32 @@ impl Operation {
     }
 }
 
+/// The process that started the runtime.
+static OWNER: OnceLock<u32> = OnceLock::new();
+
+/// Whether this process, and not one that it was forked from, started the runtime.
+pub(crate) fn is_started() -> bool {
+    OWNER.get() == Some(&std::process::id())
+}
+
 /// The runtime of this process.
 ///
 /// # Errors
 /// In a process that was forked after the first use: threads do not survive a fork. Those of
 /// [`hyper_sdk::runtime::start`].
 pub(crate) fn runtime() -> Result<&'static Runtime> {
-    static OWNER: OnceLock<u32> = OnceLock::new();
+    static RUNTIME: Mutex<Option<&'static Runtime>> = Mutex::new(None);
     if *OWNER.get_or_init(std::process::id) != std::process::id() {
         return Err(Error::unsupported(
             "this process was forked from one that had used hyper_sdk: start it with the `spawn` method of multiprocessing",
         ));
     }
-    static STARTED: Mutex<bool> = Mutex::new(false);
-    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !*started {
-        // It lives as long as the process. Where another part of the process was faster, that one is used.
-        let _ =
-            pyo3_async_runtimes::tokio::init_with_runtime(Box::leak(Box::new(hyper_sdk::runtime::start()?)));
-        *started = true;
+    let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+    match *runtime {
+        Some(runtime) => Ok(runtime),
+        // It lives as long as the process.
+        None => Ok(runtime.insert(Box::leak(Box::new(hyper_sdk::runtime::start()?)))),
     }
-    Ok(pyo3_async_runtimes::tokio::get_runtime())
 }
 
 /// Aborts its task when it is dropped.
@@ -171,48 +177,75 @@ pub(crate) fn run_async(py: Python<'_>, operation: Operation) -> PyResult<Bound<
     let start = PyCFunction::new_closure(py, None, None, move |arguments, _| {
         let operation = operation.lock().unwrap_or_else(PoisonError::into_inner).take();
         let operation =
-            operation.ok_or_else(|| PyRuntimeError::new_err("the operation was started before"))?;
+            operation.ok_or_else(|| PyRuntimeError::new_err("the operation has already been started"))?;
         start(arguments.py(), operation).map(Bound::unbind)
     })?;
     py.import("hyper_sdk._coroutine")?.getattr("operation")?.call1((start,))
 }
 
-/// Starts an operation and gives a future of the running event loop.
+/// Starts an operation and returns a future of the running event loop. The operation ends when the future is cancelled.
 fn start(py: Python<'_>, operation: Operation) -> PyResult<Bound<'_, PyAny>> {
-    runtime().map_err(|e| exception(&e))?;
-    let event_loop = pyo3_async_runtimes::tokio::get_current_loop(py)?.unbind();
-    let mut listener = operation.listener;
-    // The task is polled in place: when asyncio drops this future, the operation goes with it.
-    let mut future = operation.future;
-    pyo3_async_runtimes::tokio::future_into_py(py, async move {
-        // Until the loop has seen the events that it has, it gets no more.
-        let mut seen: Option<oneshot::Receiver<()>> = None;
-        let outcome = loop {
-            let events = tokio::select! {
-                biased;
-                () = wait_for(&mut seen), if seen.is_some() => {
-                    seen = None;
-                    continue;
-                }
-                events = next_events(listener.as_mut()), if seen.is_none() => events,
-                outcome = &mut future => break outcome,
-            };
-            seen = Some(Python::attach(|py| {
-                let event_loop = event_loop.bind(py);
-                tell(py, listener.as_ref(), &events, Some(event_loop))?;
-                mark(event_loop)
-            })?);
+    let runtime = runtime().map_err(|e| exception(&e))?;
+    let event_loop = py.import("asyncio")?.call_method0("get_running_loop")?;
+    let future = event_loop.call_method0("create_future")?;
+    let settle = py.import("hyper_sdk._coroutine")?.getattr("settle")?.unbind();
+    let (waiting, target) = (event_loop.unbind(), future.clone().unbind());
+    let (engaged, mut ending) = (Engaged::new(), Ending::new());
+    let task = runtime.spawn(async move {
+        // Dropped last, when everything else has left Python.
+        let _engaged = engaged;
+        let done = tokio::select! {
+            biased;
+            () = ending.wait() => return,
+            done = follow(operation, &waiting) => done,
         };
         Python::attach(|py| {
-            if let Some(listener) = &mut listener {
-                let mut rest = Vec::new();
-                while let Ok(event) = listener.events.try_recv() {
-                    rest.push(event);
-                }
-                tell(py, Some(listener), &rest, Some(event_loop.bind(py)))?;
+            let (value, error) = match done {
+                Ok(value) => (value, None),
+                Err(raised) => (py.None(), Some(raised.into_value(py))),
+            };
+            // An event loop that is closed has nobody who waits.
+            let _ = waiting.call_method1(py, "call_soon_threadsafe", (settle, target, value, error));
+        });
+    });
+    let task = task.abort_handle();
+    let end = PyCFunction::new_closure(py, None, None, move |_, _| task.abort())?;
+    future.call_method1("add_done_callback", (end,))?;
+    Ok(future)
+}
+
+/// Does an operation, and hands its events to an event loop.
+async fn follow(operation: Operation, event_loop: &Py<PyAny>) -> PyResult<Py<PyAny>> {
+    let Operation { mut future, mut listener } = operation;
+    // Until the loop has seen the events that it has, it gets no more.
+    let mut seen: Option<oneshot::Receiver<()>> = None;
+    let outcome = loop {
+        let events = tokio::select! {
+            biased;
+            () = wait_for(&mut seen), if seen.is_some() => {
+                seen = None;
+                continue;
             }
-            finish(outcome, py).map(Bound::unbind)
-        })
+            events = next_events(listener.as_mut()), if seen.is_none() => events,
+            outcome = &mut future => break outcome,
+        };
+        seen = Some(Python::attach(|py| {
+            let event_loop = event_loop.bind(py);
+            tell(py, listener.as_ref(), &events, Some(event_loop))?;
+            mark(event_loop)
+        })?);
+    };
+    // The operation is gone before its result is there.
+    drop(future);
+    Python::attach(|py| {
+        if let Some(listener) = &mut listener {
+            let mut rest = Vec::new();
+            while let Ok(event) = listener.events.try_recv() {
+                rest.push(event);
+            }
+            tell(py, Some(listener), &rest, Some(event_loop.bind(py)))?;
+        }
+        finish(outcome, py).map(Bound::unbind)
     })
 }
 
@@ -272,5 +305,5 @@ fn finish(outcome: Result<Outcome>, py: Python<'_>) -> PyResult<Bound<'_, PyAny>
 }
 
 fn broken(error: tokio::task::JoinError) -> Error {
-    Error::internal("the operation broke off").with_source(error)
+    Error::internal("the operation ended early").with_source(error)
 }

@@ -36,12 +36,14 @@ impl Inner {
 
     fn address(&self) -> Result<SocketAddr> {
         let running = self.server().as_ref().map(RunningServer::address);
-        running.ok_or_else(|| Error::invalid("the registry is not running: start it, or use it in a `with`"))
+        running.ok_or_else(|| {
+            Error::invalid("the registry is not running: call `start`, or use it in a `with` statement")
+        })
     }
 
     async fn start(&self) -> Result<()> {
         if self.server().is_some() {
-            return Err(Error::new(ErrorKind::Conflict, "the registry is running already"));
+            return Err(Error::new(ErrorKind::Conflict, "the registry is already running"));
         }
         let listen: ListenAddress = self.listen.parse()?;
         let mut registry = RegistryOptions {
@@ -79,8 +81,8 @@ impl Inner {
 
 /// Serves images over HTTP from this process.
 ///
-/// `data` is the folder to keep images in; without it they are kept in memory. `Hyper.serve` makes one over the images of
-/// a `Hyper`. Runs between `start` and `stop`, or inside `with` and `async with`.
+/// `data` is the folder of the images; by default they are in memory. `Hyper.serve` makes a registry over the images of a
+/// `Hyper`. The registry runs between `start` and `stop`, or in a `with` or `async with` statement.
 #[pyclass(frozen, module = "hyper_sdk")]
 pub(crate) struct Registry(Arc<Inner>);
 
@@ -124,24 +126,24 @@ impl Registry {
         Self::with(data.map_or(Data::Memory, Data::Folder), listen, read_only, htpasswd)
     }
 
-    /// Where it listens, as `ADDRESS:PORT`: the host of the names of its images.
+    /// The address, as `ADDRESS:PORT`: the host in the names of its images.
     #[getter]
     fn address(&self) -> PyResult<String> {
         self.0.address().map(|a| a.to_string()).map_err(|e| exception(&e))
     }
 
-    /// The URL of its root.
+    /// The URL: `http://ADDRESS:PORT`.
     #[getter]
     fn url(&self) -> PyResult<String> {
         self.0.address().map(|a| format!("http://{a}")).map_err(|e| exception(&e))
     }
 
-    /// Starts to listen, and returns the registry.
+    /// Starts the registry, and returns it.
     fn start<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         run_sync(slf.py(), Self::starting(slf))
     }
 
-    /// Stops when the requests in flight are answered. Stopping twice is no error.
+    /// Answers the requests that have begun, and stops. A registry that is not running stays as it is.
     fn stop<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         run_sync(py, self.stopping())
     }

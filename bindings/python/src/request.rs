@@ -1,31 +1,57 @@
-//! The arguments of `build`, `check`, `outline` and `targets` as a request.
+//! The arguments of `build` and `plan`, and of `check`, `outline` and `targets`, as a request.
 
 use crate::arguments::{Several, Table};
 use crate::contexts::{ContextArgument, unpack};
 use crate::environment::variable;
+use crate::file_object::bytes_of;
 use crate::output::OutputArgument;
 use crate::session::GRAPH;
 use hyper_sdk::build::text;
-use hyper_sdk::build::{BuildContext, BuildRequest, EpochPolicy, NamedContext, Output};
+use hyper_sdk::build::{BuildContext, BuildRequest, EpochPolicy, NamedContext};
 use hyper_sdk::exec::SecretBytes;
 use hyper_sdk::session::Session as SdkSession;
 use hyper_sdk::source::ContextInput;
-use hyper_sdk::{Error, ErrorKind, Reference, Result};
+use hyper_sdk::{Error, Reference, Result};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A secret, as text or bytes.
-#[derive(FromPyObject)]
-pub(crate) enum SecretArgument {
-    Text(String),
-    Bytes(Vec<u8>),
+pub(crate) struct SecretArgument(SecretBytes);
+
+impl<'py> FromPyObject<'_, 'py> for SecretArgument {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(text) = object.extract::<String>() {
+            return Ok(Self(SecretBytes::new(text.into_bytes())));
+        }
+        if let Some(bytes) = bytes_of(object)? {
+            return Ok(Self(SecretBytes::new(bytes.to_vec())));
+        }
+        let kind = object.get_type().name()?;
+        Err(PyTypeError::new_err(format!("a secret is a `str` or bytes, not `{kind}`")))
+    }
 }
 
 /// Seconds since 1970, or a policy by name.
-#[derive(FromPyObject)]
 pub(crate) enum EpochArgument {
     Seconds(i64),
     Policy(String),
+}
+
+impl<'py> FromPyObject<'_, 'py> for EpochArgument {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(text) = object.extract::<String>() {
+            return Ok(Self::Policy(text));
+        }
+        let kind = object.get_type().name()?;
+        object.extract().map(Self::Seconds).map_err(|_| {
+            PyTypeError::new_err(format!("a time is a number of seconds or a `str`, not `{kind}`"))
+        })
+    }
 }
 
 /// A graph of `hyper_sdk.graph`, as the text of its frontend.
@@ -51,7 +77,7 @@ pub(crate) struct DockerfileArguments {
     pub(crate) platform: Option<String>,
 }
 
-/// Everything that `build` takes besides the callback.
+/// Everything that `build` and `plan` take besides the callback.
 pub(crate) struct BuildArguments {
     pub(crate) dockerfile: DockerfileArguments,
     pub(crate) graph: Option<GraphArgument>,
@@ -59,12 +85,12 @@ pub(crate) struct BuildArguments {
     pub(crate) labels: Table<String>,
     pub(crate) annotations: Table<String>,
     pub(crate) secrets: Table<SecretArgument>,
-    pub(crate) ssh: Table<PathBuf>,
+    pub(crate) ssh: Table<Option<PathBuf>>,
     pub(crate) outputs: Option<Several<OutputArgument>>,
     pub(crate) no_cache: bool,
     pub(crate) no_cache_filter: Several<String>,
     pub(crate) pull: bool,
-    pub(crate) network: String,
+    pub(crate) network: Option<String>,
     pub(crate) extra_hosts: Table<String>,
     pub(crate) allow_insecure: bool,
     pub(crate) allow_host_network: bool,
@@ -87,66 +113,77 @@ impl Prepared {
 }
 
 impl DockerfileArguments {
-    /// Makes the request. Reads the Dockerfile, and unpacks contexts that are archives.
+    /// Makes the request. Reads the Dockerfile, and unpacks contexts that are archives. Dropping the future ends the
+    /// reading.
     pub(crate) async fn request(self, sdk: &SdkSession) -> Result<Prepared> {
         let scratch = &sdk.scratch()?;
         let mut unpacked = Vec::new();
+        let file = self.file.as_deref();
         let mut request = match (self.context, self.dockerfile) {
-            (_, Some(_)) if self.file.is_some() => {
-                return Err(Error::invalid(
-                    "`file` and `dockerfile` exclude each other: the text, or where it is",
-                ));
+            (_, Some(_)) if file.is_some() => {
+                return Err(Error::invalid("give either `file` or `dockerfile`, not both"));
             }
-            (None, Some(text)) => BuildRequest::new(text, BuildContext::Empty),
             (None, None) => {
                 return Err(Error::invalid(
-                    "nothing to build: give a `context`, a `dockerfile` or a `graph`",
+                    "there is nothing to build: give a `context`, a `dockerfile` or a `graph`",
                 ));
             }
-            (Some(stream @ (ContextArgument::Bytes(_) | ContextArgument::Stream(_))), text) => {
+            (None, Some(text)) => BuildRequest::from_text(text, BuildContext::Empty)?,
+            (Some(ContextArgument::Stream(stream)), text) => {
                 let context = unpack(stream, scratch).await?;
                 let request = match (&context, text) {
+                    (stream, None) => BuildRequest::from_stream(stream, file)?,
                     (ContextInput::Files { folder, .. }, Some(text)) => {
-                        BuildRequest::new(text, BuildContext::Folder(folder.path().to_owned()))
+                        BuildRequest::from_text(text, BuildContext::Folder(folder.path().to_owned()))?
                     }
-                    (ContextInput::Files { folder, .. }, None) => {
-                        let folder = BuildContext::Folder(folder.path().to_owned());
-                        BuildRequest::from_remote(folder, self.file.as_deref())
-                    }
-                    (ContextInput::Dockerfile(text), None) if self.file.is_none() => {
-                        BuildRequest::new(text.as_str(), BuildContext::Empty)
-                    }
-                    (ContextInput::Dockerfile(_), _) => {
+                    (ContextInput::Dockerfile(_), Some(_)) => {
                         return Err(Error::invalid(
-                            "the context is the text of a Dockerfile, and no archive",
+                            "the context is a Dockerfile, not an archive: leave `dockerfile` out",
                         ));
                     }
                 };
                 unpacked.push(context);
                 request
             }
-            (Some(place), text) => of_place(place, text, self.file.as_deref())?,
+            (Some(place), text) => {
+                let context = match place {
+                    ContextArgument::Text(text) => BuildContext::parse(&text)?,
+                    ContextArgument::Path(path) => BuildContext::Folder(path),
+                    ContextArgument::Stream(_) => return Err(Error::internal("a stream has no place")),
+                };
+                match text {
+                    Some(text) => BuildRequest::from_text(text, context)?,
+                    None => BuildRequest::from_context(context, file)?,
+                }
+            }
         };
         for (name, context) in self.build_contexts.0 {
             let context = match context {
                 ContextArgument::Text(text) => {
-                    let named = text::named_contexts([format!("{name}={text}")], &sdk.schemes())?;
+                    let named = text::named_contexts([pair(&name, &text)?], &sdk.schemes())?;
                     request.named_contexts.extend(named);
                     continue;
                 }
+                ContextArgument::Path(path) if !path.is_dir() => {
+                    return Err(Error::invalid("a named context is not a folder")
+                        .with_context("context", name)
+                        .with_context("path", path.display()));
+                }
                 ContextArgument::Path(path) => NamedContext::Folder(path),
-                stream => {
+                ContextArgument::Stream(stream) => {
                     match unpack(stream, scratch).await.map_err(|e| e.with_context("context", &name))? {
                         ContextInput::Dockerfile(_) => {
                             return Err(Error::invalid(
-                                "a named context that is a file has to be an archive",
+                                "a named context is a Dockerfile: give an archive or a folder",
                             )
                             .with_context("context", name));
                         }
-                        ContextInput::Files { folder, newest } => {
-                            let path = folder.path().to_owned();
-                            unpacked.push(ContextInput::Files { folder, newest });
-                            NamedContext::Folder(path)
+                        files @ ContextInput::Files { .. } => {
+                            unpacked.push(files);
+                            let Some(ContextInput::Files { folder, .. }) = unpacked.last() else {
+                                return Err(Error::internal("a context that was unpacked is gone"));
+                            };
+                            NamedContext::Folder(folder.path().to_owned())
                         }
                     }
                 }
@@ -154,36 +191,26 @@ impl DockerfileArguments {
             request.named_contexts.insert(name.to_ascii_lowercase(), context);
         }
         request.platform = self.platform.as_deref().map(text::platform).transpose()?;
-        let build_args = self.build_args.0.into_iter();
-        let build_args =
-            build_args.map(|(name, value)| value.map_or(name.clone(), |value| format!("{name}={value}")));
-        request.build_args = text::build_args(build_args, variable)?;
+        let build_args = self.build_args.0.iter().map(|(name, value)| match value {
+            Some(value) => pair(name, value),
+            None => Ok(name.clone()),
+        });
+        request.build_args = text::build_args(build_args.collect::<Result<Vec<_>>>()?, variable)?;
         request.target = self.target;
         Ok(Prepared { request, unpacked })
     }
 }
 
-/// The request for a context that is a folder or an address.
-fn of_place(place: ContextArgument, text: Option<String>, file: Option<&Path>) -> Result<BuildRequest> {
-    let context = match place {
-        ContextArgument::Text(text) => BuildContext::parse(&text)?,
-        ContextArgument::Path(path) => match path.to_str() {
-            Some(text) => BuildContext::parse(text)?,
-            None => BuildContext::Folder(path),
-        },
-        ContextArgument::Bytes(_) | ContextArgument::Stream(_) => {
-            return Err(Error::internal("a stream is no place"));
-        }
-    };
-    match (text, context) {
-        (Some(_), BuildContext::Folder(folder)) if !folder.is_dir() => {
-            Err(Error::new(ErrorKind::NotFound, "the build context is not a folder")
-                .with_context("path", folder.display()))
-        }
-        (Some(text), context) => Ok(BuildRequest::new(text, context)),
-        (None, BuildContext::Folder(folder)) => BuildRequest::from_folder(folder, file),
-        (None, context) => Ok(BuildRequest::from_remote(context, file)),
+/// `NAME=VALUE`, as the SDK reads it.
+fn pair(name: &str, value: &str) -> Result<String> {
+    match name.contains('=') {
+        true => Err(Error::invalid("a name cannot contain `=`").with_context("name", name)),
+        false => Ok(format!("{name}={value}")),
     }
+}
+
+fn pairs(table: &Table<String>) -> Result<Vec<String>> {
+    table.0.iter().map(|(name, value)| pair(name, value)).collect()
 }
 
 impl BuildArguments {
@@ -193,7 +220,7 @@ impl BuildArguments {
         if let Some(GraphArgument(text)) = self.graph {
             let given = &self.dockerfile;
             if given.dockerfile.is_some() || given.file.is_some() || given.target.is_some() {
-                return Err(Error::invalid("`graph` excludes `dockerfile`, `file` and `target`"));
+                return Err(Error::invalid("give either a `graph`, or `dockerfile`, `file` and `target`"));
             }
             self.dockerfile.dockerfile = Some(text);
         }
@@ -202,37 +229,31 @@ impl BuildArguments {
             request.frontend = Some(GRAPH.to_owned());
             request.dockerfile_name = "graph".into();
         }
-        for tag in &self.tags.0 {
-            let tag = Reference::parse(tag)?;
-            if tag.digest().is_some() {
-                return Err(Error::invalid("a tag of a build cannot have a digest").with_context("tag", tag));
-            }
-            request.tags.push(tag);
+        request.tags = self.tags.0.iter().map(|tag| Reference::parse(tag)).collect::<Result<_>>()?;
+        if let Some(outputs) = self.outputs {
+            request.outputs = outputs.0.into_iter().map(|output| output.0).collect();
         }
-        request.outputs = match self.outputs {
-            None => vec![Output::store()],
-            Some(outputs) => outputs.0.into_iter().map(|output| output.0).collect(),
-        };
         for (id, secret) in self.secrets.0 {
-            let bytes = match secret {
-                SecretArgument::Text(text) => text.into_bytes(),
-                SecretArgument::Bytes(bytes) => bytes,
-            };
-            request.secrets.insert(id, SecretBytes::new(bytes));
+            request.secrets.insert(id, secret.0);
         }
-        request.ssh = self.ssh.0;
-        request.network = self.network.parse()?;
+        for (id, socket) in self.ssh.0 {
+            let socket = text::agent(&id, socket.as_deref(), variable)?;
+            request.ssh.insert(id, socket);
+        }
+        if let Some(network) = self.network {
+            request.network = network.parse()?;
+        }
         request.epoch = match self.source_date_epoch {
             None => EpochPolicy::Auto,
             Some(EpochArgument::Seconds(seconds)) => EpochPolicy::At(seconds),
             Some(EpochArgument::Policy(text)) => text.parse()?,
         };
-        request.labels = self.labels.0;
-        request.annotations = self.annotations.0.into();
+        request.labels = text::labels(pairs(&self.labels)?)?;
+        request.annotations = text::annotations(pairs(&self.annotations)?)?;
         request.no_cache = self.no_cache;
         request.no_cache_filter = self.no_cache_filter.0;
         request.pull = self.pull;
-        request.extra_hosts = self.extra_hosts.0.into_iter().collect();
+        request.extra_hosts = text::hosts(pairs(&self.extra_hosts)?)?;
         request.allow_insecure = self.allow_insecure;
         request.allow_host_network = self.allow_host_network;
         for device in &self.allow_devices.0 {
@@ -241,6 +262,7 @@ impl BuildArguments {
         if let Some(folders) = self.device_folders {
             request.device_folders = folders.0;
         }
+        request.check_outputs()?;
         Ok(Prepared { request, unpacked })
     }
 }

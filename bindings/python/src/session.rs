@@ -1,6 +1,6 @@
-//! What the operations of `Hyper` and `AsyncHyper` work on: a session of the SDK, opened as Python's environment asks for.
+//! The session of the SDK behind a `Hyper` or an `AsyncHyper`, with the settings of Python's environment.
 //!
-//! The sandbox's helper is the same Python, started anew without site packages; it loads this very module by its file
+//! The helper of the sandbox is a new process of the same Python without site packages. It loads this module by its file name,
 //! and never returns to Python code.
 
 use crate::arguments::{Several, Table};
@@ -27,7 +27,7 @@ pub(crate) const GRAPH: &str = "hyper_sdk.graph";
 /// A session of the SDK.
 pub(crate) struct Session {
     pub(crate) sdk: SdkSession,
-    /// Whether it is known how the sandbox's helper is started.
+    /// Whether the command that starts the helper of the sandbox is known.
     can_build: bool,
 }
 
@@ -50,7 +50,7 @@ impl Session {
     fn with(helper: Option<HelperCommand>, given: Options) -> Result<Self> {
         let defaults = Defaults::from_variables(variable);
         let root = given.root.or_else(|| defaults.root.clone()).ok_or_else(|| {
-            Error::invalid("there is no home folder to keep images in: give a state folder as `root`")
+            Error::invalid("there is no home folder to keep images in: name a state folder as `root`")
         })?;
         let mut options = SessionOptions::new(root).defaults(defaults);
         options.config = given.docker_config.or(options.config);
@@ -61,7 +61,7 @@ impl Session {
         options.keychain = Some(Arc::new(keychain));
         (options.plain_http, options.insecure_tls) = (given.plain_http, given.insecure_tls);
         options.authorities = given.ca_file.unwrap_or_default().0;
-        // A file that is wrong is told now, not when a registry is reached.
+        // A wrong file is an error now, not when a registry is reached.
         options.authorities.iter().try_for_each(|file| read_authorities(file).map(drop))?;
         options.progress = Progress::new(|event| {
             if let Event::Warning { message, .. } = event {
@@ -83,13 +83,13 @@ impl Session {
         match self.can_build {
             true => Ok(&self.sdk),
             false => Err(Error::unsupported(
-                "building in a program that embeds Python is not supported: sys.executable is not known",
+                "a program that embeds Python cannot build: `sys.executable` does not name a Python",
             )),
         }
     }
 }
 
-/// How to start this module's helper; `None` when it cannot be known.
+/// The command that starts the helper of this module; `None` when it is not known.
 fn helper(py: Python<'_>) -> PyResult<Option<HelperCommand>> {
     let program: Option<PathBuf> = py.import("sys")?.getattr("executable")?.extract()?;
     let module: PathBuf = py.import("hyper_sdk._native")?.getattr("__file__")?.extract()?;

@@ -65,7 +65,7 @@ impl Session {
         })
     }
 
-    /// Checks credentials with the registry, and keeps them as the command line does.
+    /// Checks credentials with the registry, and keeps them.
     pub(crate) fn login(self: &Arc<Self>, host: String, username: String, password: String) -> Operation {
         let sdk = self.sdk.clone();
         let credentials = login_credentials(&username, &password);
@@ -83,17 +83,17 @@ impl Session {
     }
 }
 
-/// Which images of an index are meant; that of this machine's platform unless something else is said.
+/// Which images of an index are pulled: by default that for the platform of this machine.
 fn platforms(wanted: Option<&str>, all: bool) -> Result<Platforms> {
     match (all, wanted) {
-        (true, Some(_)) => Err(Error::invalid("`platform` and `all_platforms` exclude each other")),
+        (true, Some(_)) => Err(Error::invalid("give either `platform` or `all_platforms`, not both")),
         (true, None) => Ok(Platforms::All),
         (false, Some(wanted)) => Ok(Platforms::One(platform(wanted)?)),
         (false, None) => Ok(Platforms::One(Platform::host())),
     }
 }
 
-/// A descriptor of a name, as data of `Transferred`.
+/// The descriptor of an image and its name, as data of `Transferred`.
 pub(crate) fn transferred(reference: &Reference, descriptor: &Descriptor) -> Value {
     json!({
         "reference": reference.to_string(),

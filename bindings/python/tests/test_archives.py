@@ -1,4 +1,4 @@
-"""Images as files, and back."""
+"""Saving and loading images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import json
 import pathlib
 import tarfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ def other(tmp_path: pathlib.Path) -> hyper_sdk.Hyper:
     return hyper_sdk.Hyper(tmp_path / "other", docker_config=tmp_path / "no-credentials")
 
 
-def test_images_go_through_a_file(
+def test_images_are_saved_and_loaded(
     hyper: hyper_sdk.Hyper, other: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     first = hyper.build(context, tags=["app:1", "localhost:5000/team/app:2"])
@@ -85,7 +86,7 @@ def test_images_keep_their_platforms(hyper: hyper_sdk.Hyper, other: hyper_sdk.Hy
     assert {image.platforms for image in other.images()} == {("linux/amd64",), ("linux/arm64",)}
 
 
-def test_what_is_wrong_is_said(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_invalid_archives_and_files_raise(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path) -> None:
     class Full:
         def write(self, data: bytes) -> int:
             raise BufferError("full")
@@ -129,7 +130,36 @@ def test_what_is_wrong_is_said(hyper: hyper_sdk.Hyper, context: pathlib.Path, tm
             hyper.load(data)
 
 
-def test_they_are_awaited_too(context: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_save_and_load_send_events(
+    hyper: hyper_sdk.Hyper, other: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    digest = hyper.build(context, tags="app:1").digest
+    buffer = io.BytesIO()
+    calls: list[Callable[[Callable[[hyper_sdk.Event], None]], object]] = [
+        lambda progress: hyper.save("app:1", tmp_path / "a.tar", progress=progress),
+        lambda progress: hyper.save("app:1", buffer, progress=progress),
+        lambda progress: other.load(tmp_path / "a.tar", progress=progress),
+        lambda progress: other.load(buffer.getvalue(), progress=progress),
+    ]
+    for call in calls:
+        events: list[hyper_sdk.Event] = []
+        call(events.append)
+        started = {event["task"] for event in events if event["event"] == "started"}
+        finished = [event for event in events if event["event"] == "finished"]
+        assert started and started == {event["task"] for event in finished}
+        assert all(event["outcome"] in ("done", "cached") for event in finished)
+        (result,) = [event for event in events if event["event"] == "result"]
+        assert (result["name"], result["digest"]) == ("docker.io/library/app:1", digest)
+
+    def raises(event: hyper_sdk.Event) -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        hyper.save("app:1", tmp_path / "b.tar", progress=raises)
+    assert not (tmp_path / "b.tar").exists()
+
+
+def test_save_and_load_are_awaited(context: pathlib.Path, tmp_path: pathlib.Path) -> None:
     async def main() -> None:
         hyper = hyper_sdk.AsyncHyper(tmp_path / "root", docker_config=tmp_path)
         built = await hyper.build(context, tags="app:1")

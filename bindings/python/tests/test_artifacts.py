@@ -1,4 +1,4 @@
-"""Files in registries: artifacts, and what refers to an image."""
+"""Artifacts and referrers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SBOM = "application/spdx+json"
 TITLE = "org.opencontainers.image.title"
 
 
-def test_files_come_back(hyper: hyper_sdk.Hyper, tmp_path: pathlib.Path) -> None:
+def test_files_are_pushed_and_pulled(hyper: hyper_sdk.Hyper, tmp_path: pathlib.Path) -> None:
     (tmp_path / "notes.txt").write_text("notes")
     files: list[pathlib.Path | ArtifactFile] = [
         tmp_path / "notes.txt",
@@ -52,7 +52,7 @@ def test_files_come_back(hyper: hyper_sdk.Hyper, tmp_path: pathlib.Path) -> None
         assert hyper.pull_artifact(name, tmp_path / "again", remote=False)[2].read_text() == "{}"
 
 
-def test_what_is_attached_refers(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
+def test_attached_artifacts_are_referrers(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
     with hyper_sdk.Registry() as registry:
         name = f"{registry.address}/app:1"
         built = hyper.build(context, tags=name)
@@ -80,7 +80,7 @@ def test_what_is_attached_refers(hyper: hyper_sdk.Hyper, context: pathlib.Path) 
         assert len(hyper.referrers(name, remote=True)) == 1
 
 
-def test_what_is_wrong_is_said(hyper: hyper_sdk.Hyper, tmp_path: pathlib.Path) -> None:
+def test_invalid_artifacts_raise(hyper: hyper_sdk.Hyper, tmp_path: pathlib.Path) -> None:
     name = "127.0.0.1:1/a:1"
     with pytest.raises(hyper_sdk.NotFoundError) as missing:
         hyper.push_artifact(name, tmp_path / "none", artifact_type=SBOM)
@@ -97,7 +97,7 @@ def test_what_is_wrong_is_said(hyper: hyper_sdk.Hyper, tmp_path: pathlib.Path) -
         hyper.push_artifact(name, [5], artifact_type=SBOM)  # type: ignore[list-item]
 
 
-def test_a_blob_is_its_digest(hyper: hyper_sdk.Hyper, tmp_path: pathlib.Path) -> None:
+def test_a_blob_matches_its_digest(hyper: hyper_sdk.Hyper, tmp_path: pathlib.Path) -> None:
     async def main() -> None:
         client = hyper_sdk.AsyncHyper(tmp_path / "root", docker_config=tmp_path)
         async with hyper_sdk.Registry() as registry:

@@ -1,4 +1,4 @@
-"""The awaitable forms do the same."""
+"""Coroutines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import hyper_sdk
 
 
-def test_everything_can_be_awaited(context: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_coroutines_return_the_results(context: pathlib.Path, tmp_path: pathlib.Path) -> None:
     async def main() -> None:
         hyper = hyper_sdk.AsyncHyper(tmp_path / "root", docker_config=tmp_path)
         other = hyper_sdk.AsyncHyper(tmp_path / "other", docker_config=tmp_path)

@@ -58,11 +58,11 @@ class Slow:
         return self.file.read(1)
 
 
-def test_a_file_object_gives_what_it_likes(hyper: hyper_sdk.Hyper, tmp_path: pathlib.Path) -> None:
+def test_a_file_object_may_return_less_than_asked(hyper: hyper_sdk.Hyper, tmp_path: pathlib.Path) -> None:
     assert built(hyper, tmp_path, Slow(CONTEXT)) == "content"
 
 
-def test_a_dockerfile_of_a_stream_or_beside_it(hyper: hyper_sdk.Hyper, tmp_path: pathlib.Path) -> None:
+def test_a_dockerfile_comes_from_the_stream_or_from_an_argument(hyper: hyper_sdk.Hyper, tmp_path: pathlib.Path) -> None:
     assert hyper.build(b"FROM scratch\nLABEL a=b\n").digest == hyper.build(dockerfile="FROM scratch\nLABEL a=b\n").digest
     data = archive(other="FROM scratch\nCOPY file /file\n", file="content")
     for arguments in ({"file": "other"}, {"dockerfile": "FROM scratch\nCOPY file /file\n"}):
@@ -70,7 +70,7 @@ def test_a_dockerfile_of_a_stream_or_beside_it(hyper: hyper_sdk.Hyper, tmp_path:
         assert (tmp_path / "out/file").read_text() == "content"
     with pytest.raises(hyper_sdk.NotFoundError):
         hyper.build(data, file="none")
-    with pytest.raises(hyper_sdk.InvalidError, match="no archive"):
+    with pytest.raises(hyper_sdk.InvalidError, match="not an archive"):
         hyper.build(b"FROM scratch\n", dockerfile="FROM scratch\n")
 
 
@@ -86,7 +86,7 @@ def test_named_contexts(hyper: hyper_sdk.Hyper, tmp_path: pathlib.Path) -> None:
         hyper.build(dockerfile="FROM scratch", build_contexts={"given": b"FROM scratch"})
 
 
-def test_what_is_wrong_is_said(hyper: hyper_sdk.Hyper) -> None:
+def test_invalid_contexts_raise(hyper: hyper_sdk.Hyper) -> None:
     class Broken:
         def read(self, size: int) -> bytes:
             raise KeyError("mine")
@@ -107,7 +107,7 @@ def test_what_is_wrong_is_said(hyper: hyper_sdk.Hyper) -> None:
         hyper.build(outside.getvalue())
 
 
-def test_it_is_read_while_it_is_awaited(tmp_path: pathlib.Path) -> None:
+def test_a_file_object_is_read_when_the_coroutine_is_awaited(tmp_path: pathlib.Path) -> None:
     async def main() -> None:
         hyper = hyper_sdk.AsyncHyper(tmp_path / "root", docker_config=tmp_path)
         file = io.BytesIO(CONTEXT)

@@ -1,8 +1,9 @@
-"""What a Dockerfile is, without building it."""
+"""Questions about a Dockerfile: check, outline, targets."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import pathlib
 
 import pytest
@@ -23,7 +24,7 @@ COPY . /
 """
 
 
-def test_findings_have_a_place(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
+def test_diagnostics_have_a_place(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
     result = hyper.check(dockerfile=DOCKERFILE)
     (finding,) = [found for found in result.diagnostics if found.code == "FromAsCasing"]
     assert (finding.severity, finding.line, finding.file) == ("warning", 10, "Dockerfile")
@@ -36,7 +37,7 @@ def test_findings_have_a_place(hyper: hyper_sdk.Hyper, context: pathlib.Path) ->
     assert (clean.diagnostics, clean.unresolved, clean.fixed, clean.is_clean) == ((), (), None, True)
 
 
-def test_errors_are_no_exceptions(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
+def test_errors_of_the_dockerfile_are_not_raised(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
     result = hyper.check(dockerfile="FROM scratch\nCOPPY a b\nCOPY --fron=x a b\n")
     errors = [(found.line, found.column) for found in result.diagnostics if found.severity == "error"]
     assert errors == [(2, 1), (3, 6)]
@@ -50,7 +51,14 @@ def test_errors_are_no_exceptions(hyper: hyper_sdk.Hyper, context: pathlib.Path)
         hyper.check(context, file="no-such-file")
 
 
-def test_an_outline(hyper: hyper_sdk.Hyper) -> None:
+def test_the_fixed_text_has_nothing_to_fix(hyper: hyper_sdk.Hyper) -> None:
+    # The first edit makes another one possible.
+    text = "from scratch as A\nmaintainer me\nENV a b\nEXPOSE 80/TCP\nCMD echo hello\n"
+    fixed = hyper.check(dockerfile=text).fixed
+    assert fixed is not None and hyper.check(dockerfile=fixed).fixed is None
+
+
+def test_the_outline_of_a_target(hyper: hyper_sdk.Hyper) -> None:
     outline = hyper.outline(dockerfile=DOCKERFILE, target="base", build_args={"TOOLS": "large"})
     assert outline.name == "base" and outline.description == "has the tools"
     assert [(a.name, a.value) for a in outline.arguments] == [("TOOLS", "large")]
@@ -61,13 +69,21 @@ def test_an_outline(hyper: hyper_sdk.Hyper) -> None:
         hyper.outline(dockerfile=DOCKERFILE, target="none")
 
 
+def test_the_questions_take_the_same_arguments() -> None:
+    check, *others = (inspect.signature(getattr(hyper_sdk.Hyper, name)) for name in ("check", "outline", "targets"))
+    assert [other.parameters for other in others] == [check.parameters] * 2
+    build, plan = (inspect.signature(getattr(hyper_sdk.Hyper, name)) for name in ("build", "plan"))
+    assert build.parameters == plan.parameters
+    assert set(check.parameters) <= set(build.parameters)
+
+
 def test_targets(hyper: hyper_sdk.Hyper) -> None:
     base, app = hyper.targets(dockerfile=DOCKERFILE)
     assert (base.name, base.base, base.default, base.line) == ("base", "scratch", False, 6)
     assert (app.name, app.base, app.default, app.index) == ("app", "base", True, 1)
 
 
-def test_they_are_awaited_too(tmp_path: pathlib.Path) -> None:
+def test_check_outline_and_targets_are_awaited(tmp_path: pathlib.Path) -> None:
     async def main() -> None:
         hyper = hyper_sdk.AsyncHyper(tmp_path / "root", docker_config=tmp_path)
         checked, outline, targets = await asyncio.gather(

@@ -1,4 +1,4 @@
-"""Exceptions by kind, and what they must not say."""
+"""Exceptions by kind, and secrets that they must not print."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_dockerfile_is_quoted(hyper: hyper_sdk.Hyper) -> None:
     assert pickle.loads(pickle.dumps(caught.value)).diagnostics == (problem,)
 
 
-def test_kinds_and_their_bases(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_kinds_have_base_classes(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with pytest.raises(hyper_sdk.NotFoundError) as caught:
         hyper.build(tmp_path / "nowhere")
     assert caught.value.context == {"path": str(tmp_path / "nowhere")}
@@ -31,12 +31,16 @@ def test_kinds_and_their_bases(hyper: hyper_sdk.Hyper, context: pathlib.Path, tm
     assert isinstance(unknown.value, hyper_sdk.NotFoundError)
     with pytest.raises(hyper_sdk.UnsupportedError, match="several platforms"):
         hyper.build(context, platform="linux/amd64,linux/arm64")
-    with pytest.raises(hyper_sdk.InvalidError, match="exclude"):
+    with pytest.raises(hyper_sdk.InvalidError, match="not both"):
         hyper.build(context, file="x", dockerfile="FROM scratch")
     with pytest.raises(hyper_sdk.HyperError):
         hyper.build(context, tags=["UPPER"])
     with pytest.raises(TypeError):
         hyper.build(context, tags=5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="`a`: a secret is a `str` or bytes, not `PosixPath`"):
+        hyper.build(context, secrets={"a": tmp_path})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="a time is"):
+        hyper.build(context, source_date_epoch=1.5)  # type: ignore[arg-type]
 
 
 def test_typed_details(hyper: hyper_sdk.Hyper, busybox: pathlib.Path) -> None:
@@ -62,7 +66,7 @@ def test_an_error_pickles() -> None:
     assert (str(copy), copy.kind, copy.context) == ("gone", "blob_unknown", {"digest": "x"})
 
 
-def test_an_error_shows_what_it_knows() -> None:
+def test_the_repr_of_an_error_has_its_details() -> None:
     error = hyper_sdk.errors._make("command_failed", "it failed", False, None, {}, {"exit_code": 3, "step": "RUN x"})
     assert repr(error) == "CommandFailedError('it failed', kind='command_failed', exit_code=3, step='RUN x')"
     assert repr(hyper_sdk.HyperError("text")) == "HyperError('text', kind='internal')"

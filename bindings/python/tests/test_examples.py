@@ -1,4 +1,4 @@
-"""The examples do what they say."""
+"""The examples run and print what they should."""
 
 from __future__ import annotations
 
@@ -60,6 +60,23 @@ def test_async_builds(context: pathlib.Path, tmp_path: pathlib.Path) -> None:
     said = run("async_builds.py", context, second)
     assert "COPY hello" in said
     assert {image.name for image in hyper_sdk.Hyper().images()} == {"context:latest", "second:latest"}
+
+
+def test_multi_platform(context: pathlib.Path) -> None:
+    hyper = hyper_sdk.Hyper()
+    with hyper_sdk.Registry() as registry:
+        name = f"{registry.address}/app:1"
+        run("multi_platform.py", context, name, "linux/amd64", "linux/arm64/v8")
+        entries = hyper.inspect(name, remote=True).manifest["manifests"]
+        assert [entry["platform"]["architecture"] for entry in entries] == ["amd64", "arm64"]
+        for platform in ("linux/amd64", "linux/arm64"):
+            pulled = hyper.pull(name, platform=platform)
+            config = hyper.inspect(name).config
+            assert config is not None and pulled.platform is not None
+            assert f"{config['os']}/{config['architecture']}" == platform
+        hyper.pull(name, all_platforms=True)
+        (image,) = [image for image in hyper.images() if image.name == name]
+        assert image.platforms == ("linux/amd64", "linux/arm64")
 
 
 def test_attach_sbom(context: pathlib.Path, tmp_path: pathlib.Path) -> None:

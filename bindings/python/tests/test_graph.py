@@ -80,7 +80,7 @@ def test_images_and_named_contexts(hyper: hyper_sdk.Hyper, context: pathlib.Path
         assert history[-1] == "COPY Dockerfile /"
 
 
-def test_a_value_is_lowered_once() -> None:
+def test_a_value_becomes_one_step() -> None:
     base = graph.scratch()
     text = json.loads(graph._to_json(graph.scratch().copy(base, "a", "/").copy(base, "b", "/")))
     assert [step["op"] for step in text["steps"]].count("scratch") == 2
@@ -91,7 +91,7 @@ def test_a_value_is_lowered_once() -> None:
     assert len(json.loads(graph._to_json(deep))["steps"]) == 5001
 
 
-def test_what_is_wrong_is_said(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
+def test_invalid_graphs_raise(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
     scratch = graph.scratch()
     for root, text in [
         (scratch.copy(graph.context("none"), "a", "/"), "no context `none`"),
@@ -104,9 +104,9 @@ def test_what_is_wrong_is_said(hyper: hyper_sdk.Hyper, context: pathlib.Path) ->
             hyper.build(context, graph=root)
     with pytest.raises(hyper_sdk.NotFoundError):
         hyper.build(context, graph=scratch.copy(graph.context(), "no-such-file", "/"))
-    with pytest.raises(hyper_sdk.InvalidError, match="excludes"):
+    with pytest.raises(hyper_sdk.InvalidError, match="either a `graph`"):
         hyper.build(context, graph=scratch, dockerfile="FROM scratch")
-    with pytest.raises(hyper_sdk.InvalidError, match="excludes"):
+    with pytest.raises(hyper_sdk.InvalidError, match="either a `graph`"):
         hyper.build(context, graph=scratch, target="x")
     with pytest.raises(TypeError, match="State"):
         hyper.build(context, graph=graph.context())  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def test_what_is_wrong_is_said(hyper: hyper_sdk.Hyper, context: pathlib.Path) ->
         scratch.configure(entrypoint="sh")
 
 
-def test_it_is_awaited_too(context: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_graph_is_awaited(context: pathlib.Path, tmp_path: pathlib.Path) -> None:
     hyper = hyper_sdk.AsyncHyper(tmp_path / "root", docker_config=tmp_path)
     built = asyncio.run(hyper.build(context, graph=graph.scratch().file("/a", "b"), tags="a"))
     assert built.digest is not None

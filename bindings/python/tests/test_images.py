@@ -6,13 +6,14 @@ import json
 import pathlib
 import pickle
 import tarfile
+import types
 
 import pytest
 
 import hyper_sdk
 
 
-def test_build_and_look(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
+def test_an_image_is_built_and_inspected(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
     events: list[hyper_sdk.Event] = []
     result = hyper.build(context, tags=["localhost:5000/app:1"], labels={"c": "d"}, progress=events.append)
     assert result.digest is not None and result.digest.startswith("sha256:")
@@ -34,7 +35,7 @@ def test_build_and_look(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
     assert len({result, pickle.loads(pickle.dumps(result)), image, details, hyper.inspect("localhost:5000/app:1")}) == 3
 
 
-def test_names_are_the_same_everywhere(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
+def test_results_and_lists_have_the_same_names(hyper: hyper_sdk.Hyper, context: pathlib.Path) -> None:
     result = hyper.build(context, tags=["app", "docker.io/library/app:2", "localhost:5000/app:1"])
     assert result.tags == ("app:latest", "app:2", "localhost:5000/app:1")
     assert sorted(result.tags) == sorted(image.name for image in hyper.images())
@@ -72,8 +73,13 @@ def test_outputs(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathli
             hyper.build(context, outputs=[output])
     with pytest.raises(hyper_sdk.UnsupportedError, match="push"):
         hyper.build(context, outputs=[{"type": "local", "dest": folder, "push": True}])
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="not `int`"):
         hyper.build(context, outputs=[5])  # type: ignore[list-item]
+    for value in (None, 1.5, ["a"]):
+        with pytest.raises(TypeError, match="`dest` of an output"):
+            hyper.build(context, outputs={"type": "oci", "dest": value})
+    hyper.build(context, outputs=[tmp_path / "path", types.MappingProxyType({"type": "local", "dest": folder})])
+    assert (tmp_path / "path/hello").read_text() == "hello\n"
 
 
 def test_push_and_pull(hyper: hyper_sdk.Hyper, context: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -105,7 +111,7 @@ def test_the_local_store_is_served(hyper: hyper_sdk.Hyper, context: pathlib.Path
             other.list_tags(f"{registry.address}/hyper.local/layers", remote=True)
 
 
-def test_a_registry_begins_and_ends() -> None:
+def test_a_registry_starts_and_stops() -> None:
     registry = hyper_sdk.Registry()
     with pytest.raises(hyper_sdk.InvalidError, match="not running"):
         _ = registry.address

@@ -27,7 +27,7 @@ def htpasswd(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def test_credentials_are_kept_as_docker_keeps_them(
+def test_credentials_are_kept_in_the_configuration_of_docker(
     tmp_path: pathlib.Path, config: pathlib.Path, htpasswd: pathlib.Path, context: pathlib.Path
 ) -> None:
     hyper = hyper_sdk.Hyper(tmp_path / "root", docker_config=config)
@@ -49,7 +49,7 @@ def test_credentials_are_kept_as_docker_keeps_them(
             hyper.push(name, to=f"{registry.address}/app:2")
 
 
-def test_wrong_credentials_are_not_kept_and_never_print(
+def test_wrong_credentials_are_neither_kept_nor_printed(
     tmp_path: pathlib.Path, config: pathlib.Path, htpasswd: pathlib.Path
 ) -> None:
     hyper = hyper_sdk.Hyper(tmp_path / "root", docker_config=config)
@@ -68,7 +68,7 @@ def test_wrong_credentials_are_not_kept_and_never_print(
     assert not (config / "config.json").exists()
 
 
-def test_a_registry_that_asks_for_nothing(tmp_path: pathlib.Path, config: pathlib.Path) -> None:
+def test_a_registry_that_never_asks_for_credentials(tmp_path: pathlib.Path, config: pathlib.Path) -> None:
     async def main() -> None:
         hyper = hyper_sdk.AsyncHyper(tmp_path / "root", docker_config=config)
         async with hyper_sdk.Registry() as registry:

@@ -1,4 +1,4 @@
-"""Registries that speak TLS, and proxies."""
+"""Registries with TLS, and proxies."""
 
 from __future__ import annotations
 

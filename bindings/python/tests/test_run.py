@@ -54,7 +54,7 @@ def test_the_network_of_the_host_needs_a_permission(hyper: hyper_sdk.Hyper, busy
     hyper.build(busybox, dockerfile=dockerfile, network="none", allow_host_network=True)
 
 
-def test_a_secret_stays_one(hyper: hyper_sdk.Hyper, busybox: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_secret_is_never_printed_or_stored(hyper: hyper_sdk.Hyper, busybox: pathlib.Path, tmp_path: pathlib.Path) -> None:
     events: list[hyper_sdk.Event] = []
     result = hyper.build(
         busybox,

@@ -1,4 +1,4 @@
-"""The texts of options mean the same here and on the command line."""
+"""Options mean the same in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -102,7 +102,27 @@ def run(
             (["-o", ARCHIVE, "--build-arg", flag], {"outputs": ARCHIVE, "build_args": {"VARIABLE": value}})
             for flag, value in [("VARIABLE=given", "given"), ("VARIABLE=", ""), ("VARIABLE", None)]
         ),
-        *((["-o", "out", "-t", text], {"outputs": "out", "tags": text}) for text in ["a", "UPPER", "a:b:c", ""]),
+        *(
+            (["-o", "out", "-t", text], {"outputs": "out", "tags": text})
+            for text in ["a", "UPPER", "a:b:c", "", f"a@sha256:{'0' * 64}"]
+        ),
+        *(
+            (["-o", ARCHIVE, "--annotation", f"{key}=b"], {"outputs": ARCHIVE, "annotations": {key: "b"}})
+            for key in ["a", "index:a", "manifest-descriptor:a", "manifest[plan9/386]:a", "elephant:a", "index:", ""]
+        ),
+        *(
+            (["-o", ARCHIVE, "--label", f"{key}=b"], {"outputs": ARCHIVE, "labels": {key: "b"}})
+            for key in ["a", ""]
+        ),
+        *(
+            (["-o", "out", "--add-host", f"a={address}"], {"outputs": "out", "extra_hosts": {"a": address}})
+            for address in ["10.0.0.1", "::1", "[::1]", "host-gateway", "a", ""]
+        ),
+        *(
+            (["-o", "out", "--ssh", text], {"outputs": "out", "ssh": ssh})
+            for text, ssh in [("default", {"default": None}), ("a=/nowhere", {"a": "/nowhere"}), ("a=/dev/null", {"a": "/dev/null"})]
+        ),
+        (["-o", "-", "-o", "type=oci,dest=-"], {"outputs": ["-", "type=oci,dest=-"]}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -129,8 +149,8 @@ def test_options(tmp_path: pathlib.Path, context: pathlib.Path, flags: list[str]
         (["file/out"], "file is not a folder"),
         (["type=tar,dest=pipe"], "nobody reads it"),
         (["type=local,mode=delete,dest=.."], "would empty .., which holds"),
-        (["-", "type=oci"], "only one output can go to standard output"),
-        (["type=tar,dest=/dev/stdout", "type=oci"], "only one output can go to standard output"),
+        (["-", "type=oci,dest=-"], "only one output can go to standard output"),
+        (["type=tar,dest=/dev/stdout", "type=oci,dest=-"], "only one output can go to standard output"),
         (["out", "type=oci,dest=nowhere/a.tar"], "there is no folder nowhere"),
     ],
 )
@@ -142,10 +162,11 @@ def test_destinations_are_checked_before_the_build(
     # The build itself would fail, too.
     (context / "Dockerfile").write_text("FROM scratch\nCOPY missing /\n")
     flags = [flag for output in outputs for flag in ("-o", output)]
-    for name, command in (
-        ("cli", [PROGRAM, "build", "--quiet", *flags, context]),
-        ("python", [sys.executable, "-c", SCRIPT, context, repr({"outputs": outputs})]),
-    ):
+    commands: dict[str, list[str | pathlib.Path]] = {
+        "cli": [PROGRAM, "build", "--quiet", *flags, context],
+        "python": [sys.executable, "-c", SCRIPT, context, repr({"outputs": outputs})],
+    }
+    for name, command in commands.items():
         folder = tmp_path / name
         works, said, written, files = run(command, folder, prepare)
         assert not works and part in said and "missing" not in said, (name, said)

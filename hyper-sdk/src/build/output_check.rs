@@ -25,6 +25,9 @@ impl BuildRequest {
     /// [`crate::ErrorKind::Invalid`] when options exclude each other or a name is missing, and
     /// [`crate::ErrorKind::Unsupported`] for different times in one build.
     pub fn check_outputs(&self) -> Result<()> {
+        if let Some(name) = self.tags.iter().find(|name| name.digest().is_some()) {
+            return Err(Error::invalid(format!("the name `{name}` of a build cannot have a digest")));
+        }
         if self.outputs.iter().filter(|output| output.is_stdout()).count() > 1 {
             return Err(Error::invalid("only one output can go to standard output"));
         }
@@ -198,6 +201,9 @@ mod tests {
             assert_eq!(told.is_some(), text.is_some(), "{output} {value}: {told:?}");
             assert!(told.unwrap_or_default().contains(text.unwrap_or_default()), "{output} {value}");
         }
+        let mut named = request(&["type=cacheonly"]);
+        named.tags = vec![format!("a@sha256:{}", "0".repeat(64)).parse().unwrap()];
+        assert!(named.check_outputs().unwrap_err().to_string().contains("cannot have a digest"));
         let mut request = request(&["type=oci,dest=a,source-date-epoch=1", "type=cacheonly"]);
         assert_eq!(request.epoch_policy().unwrap(), EpochPolicy::At(1));
         request.epoch = EpochPolicy::Now;

@@ -187,27 +187,43 @@ pub fn agents<T: AsRef<str>>(
     for text in texts {
         let text = text.as_ref();
         let (id, socket) = key_value(text);
-        if id.is_empty() {
-            return Err(wrong(text, "expected ID or ID=SOCKET"));
-        }
-        let socket = match socket.filter(|socket| !socket.is_empty()) {
-            Some(socket) => PathBuf::from(socket),
-            None => variable("SSH_AUTH_SOCK")
-                .filter(|socket| !socket.is_empty())
-                .map(PathBuf::from)
-                .ok_or_else(|| wrong(text, "SSH_AUTH_SOCK is not set: start an agent, or name its socket"))?,
-        };
-        let path = std::path::absolute(&socket)
-            .map_err(|e| wrong(text, format_args!("{}: {e}", socket.display())))?;
-        let meta = path.metadata().map_err(|e| wrong(text, format_args!("{}: {e}", path.display())))?;
-        if !meta.file_type().is_socket() {
-            return Err(Error::unsupported(format!(
-                "`{text}` names a file that is not a socket: give a key to an agent with ssh-add, and name the agent"
-            )));
-        }
-        agents.insert(id.to_owned(), path);
+        let socket = socket.filter(|socket| !socket.is_empty()).map(Path::new);
+        agents.insert(id.to_owned(), agent(id, socket, &variable)?);
     }
     Ok(agents)
+}
+
+/// The socket of the ssh agent with an id: that which is named, else that of the variable SSH_AUTH_SOCK.
+///
+/// # Errors
+/// Those of [`agents`].
+pub fn agent(
+    id: &str,
+    socket: Option<&Path>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<PathBuf> {
+    let text = match socket {
+        Some(socket) => format!("{id}={}", socket.display()),
+        None => id.to_owned(),
+    };
+    if id.is_empty() {
+        return Err(wrong(&text, "expected ID or ID=SOCKET"));
+    }
+    let socket = match socket {
+        Some(socket) => socket.to_owned(),
+        None => variable("SSH_AUTH_SOCK")
+            .filter(|socket| !socket.is_empty())
+            .map(PathBuf::from)
+            .ok_or_else(|| wrong(&text, "SSH_AUTH_SOCK is not set: start an agent, or name its socket"))?,
+    };
+    let about = |e: std::io::Error| wrong(&text, format_args!("{}: {e}", socket.display()));
+    let path = std::path::absolute(&socket).map_err(about)?;
+    if !path.metadata().map_err(about)?.file_type().is_socket() {
+        return Err(Error::unsupported(format!(
+            "`{text}` names a file that is not a socket: give a key to an agent with ssh-add, and name the agent"
+        )));
+    }
+    Ok(path)
 }
 
 /// Named contexts, by their names in lower case. `schemes` are those of the sources that the builder was given.

@@ -191,6 +191,16 @@ impl Progress {
         Self { sink, next: Arc::clone(&self.next) }
     }
 
+    /// The same progress, but each event is changed on its way.
+    #[cfg(feature = "build")]
+    pub(crate) fn map(&self, change: impl Fn(Event) -> Event + Send + Sync + 'static) -> Self {
+        let sink = self
+            .sink
+            .clone()
+            .map(|sink| Arc::new(move |event: Event| sink.event(change(event))) as Arc<dyn Sink>);
+        Self { sink, next: Arc::clone(&self.next) }
+    }
+
     /// Sends one event.
     pub fn send(&self, event: Event) {
         if let Some(sink) = &self.sink {

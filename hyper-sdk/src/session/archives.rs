@@ -6,11 +6,13 @@ use crate::client::{Layout, LocalImage, LocalTarget, PullOptions, RemoteImage, S
 use crate::layout::{IMAGE_NAME, ImageLayout, LayoutWriter, REF_NAME, blocking};
 use crate::oci::{Descriptor, ImageIndex, Manifest, ManifestBody};
 use crate::platform::Platform;
+use crate::progress::{Event, Progress, Task};
 use crate::reference::RepositoryName;
 use crate::store::damage::blame_store;
 use crate::store::{BlobReader, RegistryStoreExt as _, SharedStore};
 use crate::{Digest, Error, ErrorKind, Reference, Result, media_type};
-use futures::{StreamExt as _, TryFutureExt as _};
+use bytes::Bytes;
+use futures::{StreamExt as _, TryFutureExt as _, TryStreamExt as _};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,29 +22,35 @@ const MAX_MANIFESTS: usize = 10_000;
 /// The name of a layout's repository, which may be any.
 const ANY: &str = "layout";
 
+/// How to save.
+#[derive(Clone, Debug, Default)]
+pub struct SaveOptions {
+    /// The platform whose image of an index is written; all images that the store has without.
+    pub platform: Option<Platform>,
+    /// Where events go.
+    pub progress: Progress,
+}
+
 impl Session {
     /// Writes images of the local store into an archive, each under its name: an OCI image layout in a tar, whole or not at
-    /// all. Of an index, all images in the store are written, or with a platform the image for it.
+    /// all. Of an index, all images in the store are written, or with a platform the image for it. Dropping the future leaves
+    /// no archive.
     ///
     /// # Errors
     /// [`ErrorKind::ManifestUnknown`] for a name that the store does not have, [`ErrorKind::Invalid`] without names and for
     /// a name by digest alone; [`ErrorKind::Corrupt`] when a blob of the store is damaged, which is then removed; those of
     /// writing the file.
-    pub async fn save(
-        &self,
-        names: &[Reference],
-        platform: Option<&Platform>,
-        destination: &Path,
-    ) -> Result<()> {
+    pub async fn save(&self, names: &[Reference], destination: &Path, options: &SaveOptions) -> Result<()> {
         if names.is_empty() {
             return Err(Error::invalid("nothing to save: name at least one image"));
         }
         let store = self.store().await?;
         let mut content = Content { store: store.clone(), manifests: BTreeMap::new(), blobs: HashMap::new() };
-        let mut entries = Vec::new();
+        let (mut entries, mut results) = (Vec::new(), Vec::new());
         for name in names {
             let found = LocalImage::find(&store, name).await?;
-            let root = manifest(&found.over_loopback(), platform).await?;
+            let root = manifest(&found.over_loopback(), options.platform.as_ref()).await?;
+            results.push(Event::Result { name: name.to_string(), digest: root.digest().clone() });
             let mut entry = root.descriptor();
             if let Some(tag) = name.tag() {
                 entry.annotations.insert(REF_NAME.to_owned(), tag.to_string());
@@ -51,17 +59,27 @@ impl Session {
             content.add(&found.repository, root).await?;
             entries.push(entry);
         }
+        let shown: Vec<String> = names.iter().map(Reference::familiar).collect();
+        let total = content.blobs.values().fold(0, |sum: u64, (_, size)| sum.saturating_add(*size));
+        let task = Arc::new(options.progress.start(format!("save {}", shown.join(" ")), Some(total)));
         let mut writer = LayoutWriter::new(&ImageIndex::new(entries));
         for (digest, manifest) in content.manifests {
             writer.add_bytes(&digest, manifest.bytes().clone());
         }
         for (digest, (repository, size)) in content.blobs {
-            writer.add_blob(&digest, blob(&store, repository, digest.clone(), size));
+            writer.add_blob(&digest, blob(&store, repository, digest.clone(), size, task.clone()));
         }
-        match writer.write_tar(destination, 0).await {
+        let written = match writer.write_tar(destination, 0).await {
             Ok(()) => Ok(()),
             Err(e) => Err(blame_store(&store, e).await.with_op("save")),
+        };
+        // The streams of the blobs, which had the task too, are gone.
+        match Arc::into_inner(task) {
+            Some(task) => task.end_with(written)?,
+            None => written?,
         }
+        results.into_iter().for_each(|result| options.progress.send(result));
+        Ok(())
     }
 
     /// Loads the images of a layout or an archive into the local store, and returns their names: each image under the names
@@ -86,7 +104,18 @@ impl Session {
         let mut loaded = Vec::new();
         for (name, digest) in images {
             let from = RemoteImage::new(&client, &repository, &digest.into());
-            let descriptor = pull(&from, &LocalTarget::named(&store, &name)?, options).await?;
+            let shown = name.clone();
+            // The archive has names of its own; people know those that the images get.
+            let progress = options.progress.map(move |event| match event {
+                Event::Started { task, name, total } => {
+                    let name = name.strip_prefix("pull ").map(|what| format!("load {what}")).unwrap_or(name);
+                    Event::Started { task, name, total }
+                }
+                Event::Result { digest, .. } => Event::Result { name: shown.to_string(), digest },
+                other => other,
+            });
+            let options = PullOptions { progress, ..options.clone() };
+            let descriptor = pull(&from, &LocalTarget::named(&store, &name)?, &options).await?;
             loaded.push((name, descriptor));
         }
         Ok(loaded)
@@ -167,12 +196,19 @@ impl Content {
 }
 
 /// A blob of the store, opened when it is read.
-fn blob(store: &SharedStore, repository: RepositoryName, digest: Digest, size: u64) -> BlobReader {
+fn blob(
+    store: &SharedStore,
+    repository: RepositoryName,
+    digest: Digest,
+    size: u64,
+    task: Arc<Task>,
+) -> BlobReader {
     let client = crate::client::Loopback::new(store.clone());
     let open = async move {
         use crate::client::RegistryClient as _;
         client.get_blob(&repository, &digest, None).await.map(|blob| blob.stream)
     };
-    let stream = open.try_flatten_stream().boxed();
+    let advance = move |bytes: &Bytes| task.advance(bytes.len() as u64);
+    let stream = open.try_flatten_stream().inspect_ok(advance).boxed();
     BlobReader { size, offset: 0, length: size, stream }
 }

@@ -103,6 +103,20 @@ impl Session {
         })
     }
 
+    /// The place where the content of a name is put: [`Session::find`] for what is not there yet.
+    ///
+    /// # Errors
+    /// Those of [`Session::store`] and of [`crate::store::local_repository`], or of [`Session::client`].
+    pub async fn target(&self, image: &Reference, location: Location) -> Result<RemoteImage> {
+        Ok(match location {
+            Location::Local => {
+                LocalImage::new(&self.store().await?, &local_repository(image)?, &image.manifest())
+                    .over_loopback()
+            }
+            Location::Remote => RemoteImage::named(&self.client(image.host())?, image),
+        })
+    }
+
     /// The manifest of a name; of an index with a platform, the manifest of the image for it.
     ///
     /// # Errors

@@ -39,6 +39,7 @@ mod login;
 mod options;
 mod transfers;
 
+pub use archives::SaveOptions;
 pub use defaults::Defaults;
 pub use images::{ImageDetails, ImageSummary, Location};
 pub use login::{Login, login_credentials};

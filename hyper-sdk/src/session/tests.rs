@@ -286,9 +286,37 @@ async fn images_are_saved_and_loaded_under_their_names() {
     let (app, tool) = (name("localhost:5000/app:1"), name("tool:2"));
     let (first, second) = (put_image(&store, &app, "arm64").await, put_image(&store, &tool, "amd64").await);
     let file = folder.path().join("images.tar");
-    session.save(&[app.clone(), tool.clone()], None, &file).await.unwrap();
+    let (progress, mut events) = Progress::channel();
+    let options = SaveOptions { progress, ..SaveOptions::default() };
+    session.save(&[app.clone(), tool.clone()], &file, &options).await.unwrap();
+    let mut told = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        told.push(event);
+    }
+    let Event::Started { name: task, total: Some(total), .. } = &told[0] else { panic!("{told:?}") };
+    assert_eq!(task, "save localhost:5000/app:1 tool:2");
+    assert!(told.iter().any(|e| matches!(e, Event::Advanced { done, .. } if done == total)), "{told:?}");
+    let results = told.iter().filter_map(|event| match event {
+        Event::Result { digest, .. } => Some(digest),
+        _ => None,
+    });
+    assert_eq!(results.collect::<Vec<_>>(), [first.digest(), second.digest()]);
     let layout = crate::layout::ImageLayout::open_archive(&file, folder.path()).await.unwrap();
-    let loaded = to.load(&layout, None, &PullOptions::default()).await.unwrap();
+    let (progress, mut events) = Progress::channel();
+    let options = PullOptions { progress, ..PullOptions::default() };
+    let loaded = to.load(&layout, None, &options).await.unwrap();
+    let (mut tasks, mut results) = (Vec::new(), Vec::new());
+    while let Ok(event) = events.try_recv() {
+        match event {
+            Event::Started { task, name, .. } if name.starts_with("load ") => tasks.push(task),
+            Event::Started { name, .. } => panic!("{name}"),
+            Event::Result { name, .. } => results.push(name),
+            _ => {}
+        }
+    }
+    assert_eq!(results, [app.to_string(), tool.to_string()]);
+    let unique: std::collections::BTreeSet<_> = tasks.iter().collect();
+    assert!(!tasks.is_empty() && unique.len() == tasks.len(), "{tasks:?}");
     let digests: Vec<(&Reference, &crate::Digest)> =
         loaded.iter().map(|(name, image)| (name, &image.digest)).collect();
     assert_eq!(digests, [(&app, first.digest()), (&tool, second.digest())]);
@@ -299,7 +327,7 @@ async fn images_are_saved_and_loaded_under_their_names() {
 
     let digest = tool.at_digest(second.digest().clone());
     let nameless = folder.path().join("nameless.tar");
-    session.save(&[digest], None, &nameless).await.unwrap();
+    session.save(&[digest], &nameless, &SaveOptions::default()).await.unwrap();
     let layout = crate::layout::ImageLayout::open_archive(&nameless, folder.path()).await.unwrap();
     let error = to.load(&layout, None, &PullOptions::default()).await.unwrap_err();
     assert!(error.to_string().contains("no name for its image"), "{error}");
@@ -310,7 +338,8 @@ async fn images_are_saved_and_loaded_under_their_names() {
     for (names, kind) in [(vec![], ErrorKind::Invalid), (vec![app, name("gone")], ErrorKind::ManifestUnknown)]
     {
         let never = folder.path().join("never.tar");
-        assert_eq!(session.save(&names, None, &never).await.unwrap_err().kind(), kind);
+        let error = session.save(&names, &never, &SaveOptions::default()).await.unwrap_err();
+        assert_eq!(error.kind(), kind);
         assert!(!never.exists());
     }
 }

@@ -10,6 +10,7 @@ from typing_extensions import Self
 from .graph import State
 from .results import (
     ArtifactFile,
+    BuildPlan,
     BuildResult,
     CheckResult,
     Image,
@@ -20,7 +21,7 @@ from .results import (
 )
 from .types import Descriptor, Event
 
-__all__ = ["__version__", "AsyncHyper", "Hyper", "Registry", "_exec_helper"]
+__all__ = ["__version__", "AsyncHyper", "Hyper", "Registry", "_at_exit", "_exec_helper"]
 
 __version__: str
 
@@ -33,7 +34,7 @@ class _Writable(Protocol):
 _Path = str | os.PathLike[str]
 _Bytes = bytes | bytearray | memoryview
 _Context = _Path | _Bytes | _Readable
-_Output = str | dict[str, Any]
+_Output = _Path | Mapping[str, Any]
 _Progress = Callable[[Event], object]
 _File = _Path | ArtifactFile
 
@@ -66,8 +67,8 @@ class Hyper:
         labels: Mapping[str, str] = ...,
         annotations: Mapping[str, str] = ...,
         build_contexts: Mapping[str, _Context] = ...,
-        secrets: Mapping[str, str | bytes] = ...,
-        ssh: Mapping[str, _Path] = ...,
+        secrets: Mapping[str, str | _Bytes] = ...,
+        ssh: Mapping[str, _Path | None] = ...,
         target: str | None = None,
         platform: str | None = None,
         outputs: _Output | Sequence[_Output] | None = None,
@@ -83,6 +84,35 @@ class Hyper:
         source_date_epoch: int | str | None = None,
         progress: _Progress | None = None,
     ) -> BuildResult: ...
+    def plan(
+        self,
+        context: _Context | None = None,
+        *,
+        file: _Path | None = None,
+        dockerfile: str | None = None,
+        graph: State | None = None,
+        tags: str | Sequence[str] = ...,
+        build_args: Mapping[str, str | None] = ...,
+        labels: Mapping[str, str] = ...,
+        annotations: Mapping[str, str] = ...,
+        build_contexts: Mapping[str, _Context] = ...,
+        secrets: Mapping[str, str | _Bytes] = ...,
+        ssh: Mapping[str, _Path | None] = ...,
+        target: str | None = None,
+        platform: str | None = None,
+        outputs: _Output | Sequence[_Output] | None = None,
+        no_cache: bool = False,
+        no_cache_filter: str | Sequence[str] = ...,
+        pull: bool = False,
+        network: str | None = None,
+        extra_hosts: Mapping[str, str] = ...,
+        allow_insecure: bool = False,
+        allow_host_network: bool = False,
+        allow_devices: str | Sequence[str] = ...,
+        device_folders: _Path | Sequence[_Path] | None = None,
+        source_date_epoch: int | str | None = None,
+        progress: _Progress | None = None,
+    ) -> BuildPlan: ...
     def check(
         self,
         context: _Context | None = None,
@@ -111,6 +141,10 @@ class Hyper:
         *,
         file: _Path | None = None,
         dockerfile: str | None = None,
+        build_args: Mapping[str, str | None] = ...,
+        build_contexts: Mapping[str, _Context] = ...,
+        target: str | None = None,
+        platform: str | None = None,
     ) -> list[Target]: ...
     def push(
         self,
@@ -145,8 +179,15 @@ class Hyper:
         destination: _Path | _Writable,
         *,
         platform: str | None = None,
+        progress: _Progress | None = None,
     ) -> None: ...
-    def load(self, source: _Path | _Bytes | _Readable, *, name: str | None = None) -> list[Transferred]: ...
+    def load(
+        self,
+        source: _Path | _Bytes | _Readable,
+        *,
+        name: str | None = None,
+        progress: _Progress | None = None,
+    ) -> list[Transferred]: ...
     def push_artifact(
         self,
         reference: str,
@@ -165,7 +206,13 @@ class Hyper:
         annotations: Mapping[str, str] = ...,
         progress: _Progress | None = None,
     ) -> Transferred: ...
-    def pull_artifact(self, reference: str, folder: _Path, *, remote: bool = True) -> list[pathlib.Path]: ...
+    def pull_artifact(
+        self,
+        reference: str,
+        folder: _Path,
+        *,
+        remote: bool = True,
+    ) -> list[pathlib.Path]: ...
     def images(self) -> list[Image]: ...
     def inspect(self, reference: str, *, platform: str | None = None, remote: bool = False) -> ImageDetails: ...
     def tag(self, reference: str, name: str) -> None: ...
@@ -181,6 +228,22 @@ class Hyper:
     ) -> list[Descriptor]: ...
     def get_manifest(self, reference: str, *, remote: bool = False) -> bytes: ...
     def get_blob(self, repository: str, digest: str, *, max_size: int = 67_108_864, remote: bool = False) -> bytes: ...
+    def put_manifest(
+        self,
+        reference: str,
+        manifest: _Bytes | Mapping[str, Any],
+        *,
+        media_type: str | None = None,
+        remote: bool = False,
+    ) -> Transferred: ...
+    def put_blob(
+        self,
+        repository: str,
+        content: _Bytes,
+        *,
+        media_type: str = "application/octet-stream",
+        remote: bool = False,
+    ) -> Descriptor: ...
 
 @final
 class AsyncHyper:
@@ -211,8 +274,8 @@ class AsyncHyper:
         labels: Mapping[str, str] = ...,
         annotations: Mapping[str, str] = ...,
         build_contexts: Mapping[str, _Context] = ...,
-        secrets: Mapping[str, str | bytes] = ...,
-        ssh: Mapping[str, _Path] = ...,
+        secrets: Mapping[str, str | _Bytes] = ...,
+        ssh: Mapping[str, _Path | None] = ...,
         target: str | None = None,
         platform: str | None = None,
         outputs: _Output | Sequence[_Output] | None = None,
@@ -228,6 +291,35 @@ class AsyncHyper:
         source_date_epoch: int | str | None = None,
         progress: _Progress | None = None,
     ) -> Coroutine[Any, Any, BuildResult]: ...
+    def plan(
+        self,
+        context: _Context | None = None,
+        *,
+        file: _Path | None = None,
+        dockerfile: str | None = None,
+        graph: State | None = None,
+        tags: str | Sequence[str] = ...,
+        build_args: Mapping[str, str | None] = ...,
+        labels: Mapping[str, str] = ...,
+        annotations: Mapping[str, str] = ...,
+        build_contexts: Mapping[str, _Context] = ...,
+        secrets: Mapping[str, str | _Bytes] = ...,
+        ssh: Mapping[str, _Path | None] = ...,
+        target: str | None = None,
+        platform: str | None = None,
+        outputs: _Output | Sequence[_Output] | None = None,
+        no_cache: bool = False,
+        no_cache_filter: str | Sequence[str] = ...,
+        pull: bool = False,
+        network: str | None = None,
+        extra_hosts: Mapping[str, str] = ...,
+        allow_insecure: bool = False,
+        allow_host_network: bool = False,
+        allow_devices: str | Sequence[str] = ...,
+        device_folders: _Path | Sequence[_Path] | None = None,
+        source_date_epoch: int | str | None = None,
+        progress: _Progress | None = None,
+    ) -> Coroutine[Any, Any, BuildPlan]: ...
     def check(
         self,
         context: _Context | None = None,
@@ -256,6 +348,10 @@ class AsyncHyper:
         *,
         file: _Path | None = None,
         dockerfile: str | None = None,
+        build_args: Mapping[str, str | None] = ...,
+        build_contexts: Mapping[str, _Context] = ...,
+        target: str | None = None,
+        platform: str | None = None,
     ) -> Coroutine[Any, Any, list[Target]]: ...
     def push(
         self,
@@ -290,12 +386,14 @@ class AsyncHyper:
         destination: _Path | _Writable,
         *,
         platform: str | None = None,
+        progress: _Progress | None = None,
     ) -> Coroutine[Any, Any, None]: ...
     def load(
         self,
         source: _Path | _Bytes | _Readable,
         *,
         name: str | None = None,
+        progress: _Progress | None = None,
     ) -> Coroutine[Any, Any, list[Transferred]]: ...
     def push_artifact(
         self,
@@ -350,6 +448,22 @@ class AsyncHyper:
         max_size: int = 67_108_864,
         remote: bool = False,
     ) -> Coroutine[Any, Any, bytes]: ...
+    def put_manifest(
+        self,
+        reference: str,
+        manifest: _Bytes | Mapping[str, Any],
+        *,
+        media_type: str | None = None,
+        remote: bool = False,
+    ) -> Coroutine[Any, Any, Transferred]: ...
+    def put_blob(
+        self,
+        repository: str,
+        content: _Bytes,
+        *,
+        media_type: str = "application/octet-stream",
+        remote: bool = False,
+    ) -> Coroutine[Any, Any, Descriptor]: ...
 
 @final
 class Registry:
@@ -375,3 +489,4 @@ class Registry:
     def __aexit__(self, *_exception: object) -> Coroutine[Any, Any, None]: ...
 
 def _exec_helper() -> None: ...
+def _at_exit() -> None: ...

@@ -1,8 +1,7 @@
 """The exceptions, one class for each kind of error of the SDK.
 
-Kinds that are of one nature have a common base: every kind of "it is not there" is a `NotFoundError`, every kind of
-"it is not well formed" an `InvalidError`. `HyperError.kind` is the exact kind; a kind that is newer than this file
-becomes a plain `HyperError`.
+Related kinds have a common base: everything that does not exist is a `NotFoundError`, everything that is not well formed
+an `InvalidError`. `HyperError.kind` is the exact kind. A kind that this file does not know becomes a `HyperError`.
 """
 
 from __future__ import annotations
@@ -14,32 +13,32 @@ from .results import Diagnostic, _make as _make_result
 
 
 class HyperError(Exception):
-    """Something failed. The text of the exception has the whole chain of causes."""
+    """An operation failed. The text of the exception has all causes."""
 
     #: The stable name of the kind, such as `not_found`.
     kind: str = "internal"
-    #: Whether the same call can succeed when it is made again.
+    #: Whether the same call can succeed later.
     retryable: bool = False
     #: The operation that failed, when it has a name.
     op: str | None = None
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
-        #: Named values that the error is about: paths, digests, references.
+        #: Values that belong to the error, by name: paths, digests, references.
         self.context: dict[str, str] = {}
-        #: The exit code of the command that failed; 128 and the signal's number after a signal.
+        #: The exit code of the command that failed: 128 plus the number of the signal when a signal ended it.
         self.exit_code: int | None = None
-        #: The end of what the command that failed wrote.
+        #: The end of the output of the command that failed.
         self.output: str | None = None
         #: The step of the build that failed: `[2/5] RUN make`.
         self.step: str | None = None
-        #: The registry that the error is about.
+        #: The host of the registry that was asked.
         self.host: str | None = None
-        #: The status of the registry's answer: 401.
+        #: The HTTP status of the registry's response: 401.
         self.status: int | None = None
-        #: The code of the registry's answer: `MANIFEST_UNKNOWN`.
+        #: The error code in the registry's response: `MANIFEST_UNKNOWN`.
         self.code: str | None = None
-        #: The places of the Dockerfile that are wrong.
+        #: The errors of the Dockerfile, with their places.
         self.diagnostics: tuple[Diagnostic, ...] = ()
 
     def __repr__(self) -> str:
@@ -67,7 +66,7 @@ class DigestInvalidError(InvalidError):
 
 
 class SizeInvalidError(InvalidError):
-    """A size differs from what was announced."""
+    """A size differs from the announced one."""
 
 
 class NameInvalidError(InvalidError):
@@ -87,11 +86,11 @@ class ManifestUnknownError(NotFoundError):
 
 
 class ManifestInvalidError(InvalidError):
-    """A manifest is not well formed or not of a known kind."""
+    """A manifest is not well formed, or has an unknown media type."""
 
 
 class ManifestBlobUnknownError(InvalidError):
-    """A manifest names a blob or manifest that its repository does not have."""
+    """A manifest refers to a blob or a manifest that is not in its repository."""
 
 
 class UploadUnknownError(NotFoundError):
@@ -99,7 +98,7 @@ class UploadUnknownError(NotFoundError):
 
 
 class UploadInvalidError(InvalidError):
-    """A chunk or a finish does not fit the state of its upload."""
+    """A chunk or a digest does not fit the state of its upload."""
 
 
 class RangeInvalidError(InvalidError):
@@ -107,35 +106,35 @@ class RangeInvalidError(InvalidError):
 
 
 class ConflictError(HyperError):
-    """Something exists already, or changed meanwhile."""
+    """Something exists already, or another process changed it."""
 
 
 class UnauthorizedError(HyperError):
-    """No or wrong credentials."""
+    """The credentials are missing or wrong."""
 
 
 class DeniedError(HyperError):
-    """The credentials are right and do not permit it."""
+    """The credentials do not permit the operation."""
 
 
 class UnsupportedError(HyperError):
-    """An operation, an option or a field is not implemented; the message names it."""
+    """An operation, an option or a field is not supported; the message names it."""
 
 
 class TooLargeError(HyperError):
-    """Content is above a limit."""
+    """Content is larger than a limit."""
 
 
 class TooManyRequestsError(HyperError):
-    """Too many requests: try again later."""
+    """The registry limits requests: try again later."""
 
 
 class UnavailableError(HyperError):
-    """A peer cannot be reached or does not answer now."""
+    """A server cannot be reached, or cannot answer now."""
 
 
 class TimeoutError(HyperError):  # noqa: A001 - reached as hyper_sdk.TimeoutError
-    """No answer in time."""
+    """A server did not answer in time."""
 
 
 class CancelledError(HyperError):
@@ -143,7 +142,7 @@ class CancelledError(HyperError):
 
 
 class CommandFailedError(HyperError):
-    """A command of a build ended with a failure."""
+    """A command of a build failed."""
 
 
 class IoError(HyperError):
@@ -151,7 +150,7 @@ class IoError(HyperError):
 
 
 class StorageFullError(IoError):
-    """A disk, or a user's share of it, is full."""
+    """A disk or a quota is full."""
 
 
 class CorruptError(HyperError):
@@ -159,7 +158,7 @@ class CorruptError(HyperError):
 
 
 class InternalError(HyperError):
-    """A defect of Hyper itself."""
+    """Hyper has a bug."""
 
 
 _KINDS: dict[str, type[HyperError]] = {

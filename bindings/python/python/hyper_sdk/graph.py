@@ -6,8 +6,8 @@
 >>> built = tools.copy(source, ".", "/src").run(["go", "build", "-o", "/out/app", "."], cwd="/src")
 >>> app = graph.scratch().copy(built, "/out/app", "/app").configure(entrypoint=["/app"])
 
-`Hyper.build(".", graph=app, tags="app:1")` builds it. A value describes; nothing runs before the build. Steps that do
-not need each other run at the same time, equal steps run once, and the build cache is that of Dockerfiles.
+`Hyper.build(".", graph=app, tags="app:1")` builds it. Nothing runs before the build. Independent steps run at the same time,
+equal steps run once, and graphs share the build cache with Dockerfiles.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class Files:
     """Files to copy from or to mount: a build context, or the root file system of a `State`."""
 
     _step: Mapping[str, Any] = field(repr=False)
-    #: The values that the step names, by their place in it.
+    #: The values that the step refers to, by the name of the field.
     _inputs: tuple[tuple[str, Files], ...] = field(repr=False)
     _mounts: tuple[Mount, ...] = field(repr=False, default=())
 
 
 @dataclass(frozen=True, eq=False)
 class Mount:
-    """Something that one command sees beside its root file system."""
+    """A mount for one command: `bind`, `cache`, `tmpfs` or `secret` makes it."""
 
     _fields: Mapping[str, Any] = field(repr=False)
     _from: Files | None = field(repr=False, default=None)
@@ -49,10 +49,10 @@ class State(Files):
         offline: bool = False,
         mounts: Sequence[Mount] = (),
     ) -> State:
-        """Runs a command: a text with `/bin/sh -c`, a list as a program with its arguments.
+        """Runs a command: a `str` in `/bin/sh -c`, a list as a program with its arguments.
 
-        The command sees what `configure` set before; `env`, `cwd` and `user` are for this command alone. With
-        `offline` it has no network.
+        The command has the environment, the working directory and the user that `configure` set before; `env`, `cwd` and
+        `user` are for this command alone. With `offline` it has no network.
         """
         args = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
         step = {"op": "run", "args": args, "env": dict(env or {}), "offline": offline}
@@ -69,10 +69,10 @@ class State(Files):
         chmod: str | None = None,
         exclude: Sequence[str] = (),
     ) -> State:
-        """Copies files of another value, as COPY does.
+        """Copies files from another value, as COPY does.
 
-        `paths` may have wildcards. A destination that ends with a slash is a folder. `chown` is `USER[:GROUP]`; without
-        it everything belongs to root.
+        `paths` may have wildcards. A destination that ends with a slash is a folder. `chown` is `USER[:GROUP]`; by default
+        root owns the files.
         """
         sources = [paths] if isinstance(paths, str) else list(paths)
         step = {"op": "copy", "sources": sources, "to": destination, "exclude": list(exclude)}
@@ -82,7 +82,7 @@ class State(Files):
     def file(
         self, path: str, content: str, *, chown: str | None = None, chmod: str | None = None
     ) -> State:
-        """Writes a file. Its mode is 0644 unless `chmod` says something else."""
+        """Writes a file. Its mode is 0644 unless `chmod` gives another."""
         step = {"op": "file", "path": path, "content": content} | _given(chown=chown, chmod=chmod)
         return State(step, (("on", self),))
 
@@ -97,7 +97,7 @@ class State(Files):
         user: str | None = None,
         expose: Sequence[str] = (),
     ) -> State:
-        """Changes the configuration of the image, and what later commands see of it."""
+        """Changes the configuration of the image, for later commands too."""
         _refuse_text(entrypoint=entrypoint, cmd=cmd, expose=expose)
         step = {"op": "configure", "env": dict(env or {}), "labels": dict(labels or {}), "expose": list(expose)}
         step |= _given(
@@ -110,7 +110,7 @@ class State(Files):
 
 
 def image(name: str) -> State:
-    """The files and the configuration of an image, or of the named context that stands for it."""
+    """The files and the configuration of an image. An entry of `build_contexts` with this name replaces the image."""
     return State({"op": "image", "name": name}, ())
 
 
@@ -120,27 +120,27 @@ def scratch() -> State:
 
 
 def context(name: str = "") -> Files:
-    """The files of the build's context; with a name those of one of its `build_contexts`."""
+    """The files of the build context, or of the entry of `build_contexts` with this name."""
     return Files({"op": "context", "name": name}, ())
 
 
 def bind(source: Files, target: str, *, path: str = "/") -> Mount:
-    """Shows the files of another value at `target`, read-only: those below `path` there."""
+    """Mounts the files below `path` of another value at `target`, read-only."""
     return Mount({"type": "bind", "target": target, "source": path}, source)
 
 
 def cache(target: str, *, id: str | None = None) -> Mount:
-    """A folder at `target` that outlives the build. Mounts with one `id` share it; without, those of one target."""
+    """A folder at `target` that is kept between builds. Mounts with the same `id` share it; the default is the target."""
     return Mount({"type": "cache", "target": target} | _given(id=id))
 
 
 def tmpfs(target: str) -> Mount:
-    """A folder in memory at `target`, which is empty at first and gone afterwards."""
+    """An empty folder in memory at `target`, which is removed after the command."""
     return Mount({"type": "tmpfs", "target": target})
 
 
 def secret(id: str, target: str | None = None) -> Mount:
-    """The secret `id` of the build as a file, at `/run/secrets/ID` unless a target is named."""
+    """The secret `id` of the build as a file at `target`; the default is `/run/secrets/ID`."""
     return Mount({"type": "secret", "id": id, "target": target or f"/run/secrets/{id}"})
 
 
@@ -151,14 +151,14 @@ def _given(**fields: Any) -> dict[str, Any]:
 def _refuse_text(**fields: Sequence[str] | None) -> None:
     for name, value in fields.items():
         if isinstance(value, str):
-            raise TypeError(f"`{name}` is a list of words, not a text")
+            raise TypeError(f"`{name}` is a list of words, not a `str`")
 
 
 def _to_json(root: object) -> str:
-    """The text that the native module builds."""
+    """The graph as JSON, for the native module."""
     if not isinstance(root, State):
-        raise TypeError(f"a graph ends in a `hyper_sdk.graph.State`, not in `{type(root).__name__}`")
-    # Each value once, those that it needs before it. A loop, as a graph may be deeper than Python's stack.
+        raise TypeError(f"a graph is a `hyper_sdk.graph.State`, not `{type(root).__name__}`")
+    # Each value once, after its inputs. A loop, because a graph can be deeper than Python's stack.
     places: dict[int, int] = {}
     steps: list[dict[str, Any]] = []
     waiting: list[Files] = [root]

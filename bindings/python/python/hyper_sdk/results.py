@@ -1,4 +1,4 @@
-"""What the operations return: plain values that compare, hash, print and pickle."""
+"""The results of the operations: values that can be compared, hashed, printed and pickled."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .types import ImageConfig, Manifest
 class Step:
     """A step of a build."""
 
-    #: What it was: `[2/5] RUN make`.
+    #: The name: `[2/5] RUN make`.
     name: str
-    #: Whether its result was known already.
+    #: Whether its result was in the cache.
     cached: bool
     #: How long it took.
     milliseconds: int
@@ -39,6 +39,40 @@ class BuildResult:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """What a build would do with one node of its graph."""
+
+    #: The name: `[2/5] RUN make`.
+    name: str
+    #: `run`: it would run. `cached`: its result is in the cache. `fetch`: it would be fetched. `source`: a base image or a
+    #: context that is known. `open`: that depends on a step before it, which is not done yet.
+    state: Literal["source", "fetch", "cached", "run", "open"]
+    #: The keys that the cache has its result under, best first; none for a step that is `open`.
+    keys: tuple[str, ...]
+    #: The digest of the node, by which other nodes name it.
+    address: str
+    #: The addresses of the nodes that it depends on.
+    inputs: tuple[str, ...]
+    #: The place in the Dockerfile: its path and the line, as in `Dockerfile:3`; `None` when it has none.
+    at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """What a build would do."""
+
+    #: The steps that are needed, each after the steps that it depends on.
+    steps: tuple[PlannedStep, ...]
+    #: The names that the image would be given, as `Hyper.images` shows them.
+    tags: tuple[str, ...]
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether no step would run: every result is in the cache."""
+        return all(step.state in ("source", "cached") for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
 class Transferred:
     """An image or artifact that was pushed, pulled or copied."""
 
@@ -56,25 +90,25 @@ class Transferred:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A name in the local store."""
+    """A tag in the local store."""
 
-    #: The name, shortened as people write it.
+    #: The short name: `app:1` for `docker.io/library/app:1`.
     name: str
     #: The digest of its manifest or index.
     digest: str
     #: The media type of the manifest or index.
     media_type: str
-    #: The platforms that it is for.
+    #: The platforms of its images.
     platforms: tuple[str, ...]
     #: When it was created, as RFC 3339.
     created: str | None
-    #: Config and layers of all platforms, in bytes as they are stored.
+    #: The size of the configs and layers of all platforms, in bytes as they are stored.
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class ImageDetails:
-    """An image in full. Two values that compare equal have one hash: that of reference and digest."""
+    """The manifest and the config of an image."""
 
     #: The name that was asked for.
     reference: str
@@ -98,7 +132,8 @@ class ArtifactFile:
     content: str | os.PathLike[str] | bytes
     #: The media type.
     media_type: str = "application/octet-stream"
-    #: The name that it is saved by: a path below a folder. That of the file without; bytes have none then.
+    #: The name under which it is saved: a path below a folder. Without a title a file keeps its own name, and bytes have
+    #: none: they are not saved.
     title: str | None = None
     #: Further annotations.
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -108,9 +143,9 @@ class ArtifactFile:
 class Diagnostic:
     """An error or a warning about a place in a Dockerfile."""
 
-    #: Whether the file cannot be built because of it.
+    #: A Dockerfile with an error cannot be built.
     severity: Literal["error", "warning"]
-    #: The stable name: of a rule (`StageNameCasing`), or of a kind of error (`unknown-flag`).
+    #: The stable name of the rule (`StageNameCasing`) or of the kind of error (`unknown-flag`).
     code: str
     #: What is wrong, in one sentence.
     message: str
@@ -126,13 +161,14 @@ class Diagnostic:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What was found in a Dockerfile that was checked."""
+    """The result of a check of a Dockerfile."""
 
-    #: Errors and warnings, in the order of the file.
+    #: Errors and warnings, in the order of their places in the file.
     diagnostics: tuple[Diagnostic, ...]
     #: The base images that could not be looked up. Rules that need to know them were left out.
     unresolved: tuple[str, ...]
-    #: The text with every automatic correction applied; `None` when there is none.
+    #: The text with every automatic correction applied, as `hyperbuild build --fix` writes it; `None` when nothing can be
+    #: corrected automatically.
     fixed: str | None
 
     @property
@@ -152,7 +188,7 @@ class BuildArgument:
 
     #: The name.
     name: str
-    #: The value that it has: the one that was given, else the default.
+    #: The value: the one that was given, else the default.
     value: str | None
     #: What the comment above it says.
     description: str | None
@@ -164,7 +200,7 @@ class BuildArgument:
 class SecretUse:
     """A secret or an SSH agent that a target uses."""
 
-    #: The id to give it by.
+    #: The id: the key in `secrets` or `ssh`.
     name: str
     #: Whether the build fails without it.
     required: bool
@@ -220,25 +256,27 @@ class Target:
     line: int
 
 
-#: The class of the items of a field.
+#: The classes of the items of fields, by class and field.
 _ITEMS = {
-    "steps": "Step",
-    "diagnostics": "Diagnostic",
-    "arguments": "BuildArgument",
-    "secrets": "SecretUse",
-    "ssh": "SecretUse",
-    "caches": "CacheUse",
+    ("BuildResult", "steps"): "Step",
+    ("BuildPlan", "steps"): "PlannedStep",
+    ("CheckResult", "diagnostics"): "Diagnostic",
+    ("Outline", "arguments"): "BuildArgument",
+    ("Outline", "secrets"): "SecretUse",
+    ("Outline", "ssh"): "SecretUse",
+    ("Outline", "caches"): "CacheUse",
 }
 
 
 def _make(name: str, value: Any) -> Any:
-    """Makes a value, or a list of them, of what the native module hands over."""
+    """Makes a result, or a list of results, from the data of the native module."""
     if isinstance(value, list):
         return [_make(name, item) for item in value]
     fields = {}
     for key, item in value.items():
         if isinstance(item, list):
-            item = tuple(_make(_ITEMS[key], item) if key in _ITEMS else item)
+            kind = _ITEMS.get((name, key))
+            item = tuple(item if kind is None else _make(kind, item))
         fields[key] = item
     return _CLASSES[name](**fields)
 
@@ -248,6 +286,8 @@ _CLASSES: dict[str, type[Any]] = {
     for kind in (
         Step,
         BuildResult,
+        PlannedStep,
+        BuildPlan,
         Transferred,
         Image,
         ImageDetails,

@@ -1,6 +1,6 @@
-"""The shapes of plain data: events, manifests and configs, as dicts with known keys.
+"""Events, manifests and configs: dicts with known keys.
 
-At runtime they are ordinary dicts that keep every field, those of newer versions too.
+At runtime they are ordinary dicts, which keep unknown fields too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class StartedEvent(TypedDict):
 
 
 class AdvancedEvent(TypedDict):
-    """A task got on: `done` units of `total` so far."""
+    """A task advanced: `done` units of `total` so far."""
 
     event: Literal["advanced"]
     task: int
@@ -27,7 +27,7 @@ class AdvancedEvent(TypedDict):
 
 
 class LogEvent(TypedDict):
-    """A command wrote something."""
+    """A command wrote text."""
 
     event: Literal["log"]
     task: int
@@ -36,7 +36,7 @@ class LogEvent(TypedDict):
 
 
 class WarningEvent(TypedDict):
-    """A warning about a task, or about the whole when `task` is `None`."""
+    """A warning about a task, or about the whole operation when `task` is `None`."""
 
     event: Literal["warning"]
     task: int | None
@@ -59,14 +59,14 @@ class FinishedEvent(TypedDict):
 
 
 class ResultEvent(TypedDict):
-    """The digest of an image that was built, pushed or pulled."""
+    """The digest of an image that was built, pushed, pulled, copied, saved or loaded."""
 
     event: Literal["result"]
     name: str
     digest: str
 
 
-#: What a progress callback is called with. `event["event"]` tells which one it is.
+#: The argument of a progress callback. `event["event"]` is the kind of event.
 Event = StartedEvent | AdvancedEvent | LogEvent | WarningEvent | FinishedEvent | ResultEvent
 
 
@@ -89,7 +89,7 @@ class _Content(TypedDict):
 
 
 class Descriptor(_Content, total=False):
-    """Names content by its digest."""
+    """The media type, the digest and the size of content."""
 
     urls: list[str]
     annotations: dict[str, str]
@@ -115,7 +115,7 @@ class Manifest(_Versioned, total=False):
 
 
 class ContainerConfig(TypedDict, total=False):
-    """How a container of the image is run."""
+    """The configuration of containers of the image."""
 
     User: str
     ExposedPorts: dict[str, dict[str, Any]]
@@ -132,14 +132,14 @@ class ContainerConfig(TypedDict, total=False):
 
 
 class RootFs(TypedDict):
-    """The layers, by the digests of their uncompressed tars."""
+    """The layers of the image: the digests of their uncompressed tars."""
 
     type: str
     diff_ids: list[str]
 
 
 class History(TypedDict, total=False):
-    """How a layer was made."""
+    """The instruction that made a layer."""
 
     created: str
     created_by: str
