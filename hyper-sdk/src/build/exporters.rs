@@ -161,7 +161,7 @@ impl Exporter for Files {
         let (tar, foreign) = export.files_and_foreign_owner().await?;
         if let Some(ForeignOwner { path, uid, gid }) = foreign {
             export.progress.warn(format!(
-                "`/{path}` belongs to {uid}:{gid}, which this user cannot assign: all files are written as this user's own; \
+                "`/{path}` belongs to {uid}:{gid}, beyond the ids of this user: files are written as this user's own; \
                  an output of `type=tar` keeps their owners"
             ));
         }
