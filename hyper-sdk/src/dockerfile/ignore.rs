@@ -165,7 +165,6 @@ impl IgnoreSet {
     }
 
     /// Whether a pattern is an exception.
-    #[cfg(feature = "build")]
     pub(crate) fn has_exceptions(&self) -> bool {
         self.rules.iter().any(|rule| rule.negated)
     }

@@ -40,7 +40,6 @@ mod words;
 
 pub use ast::{Arguments, Ast, Keyword, Node};
 pub use csv::csv_fields;
-#[cfg(feature = "build")]
 pub(crate) use diagnostic::to_error;
 pub use diagnostic::{Diagnostic, Severity, render};
 #[cfg(feature = "build")]

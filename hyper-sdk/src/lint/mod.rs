@@ -25,7 +25,7 @@ pub use lint_context::LintContext;
 pub use rules::RULES;
 pub use sarif::to_sarif;
 
-use crate::dockerfile::{CheckOptions, Diagnostic, Dockerfile, RuleSet, Source, Span, Word, suggestion};
+use crate::dockerfile::{CheckOptions, Diagnostic, Dockerfile, RuleSet, Source, Span, Word};
 use std::fmt;
 use subject::Subject;
 
@@ -181,7 +181,7 @@ pub(crate) fn unknown_rules(options: &CheckOptions, place: Span) -> Vec<Diagnost
         .filter(|name| rule(name).is_none())
         .map(|name| {
             Diagnostic::warning("unknown-rule", place, format!("there is no lint rule `{name}`"))
-                .with_suggestion(suggestion(&name, RULES.iter().map(|r| r.name)))
+                .with_suggestion(crate::dockerfile::suggestion(&name, RULES.iter().map(|r| r.name)))
         })
         .collect()
 }
