@@ -19,6 +19,14 @@ use std::sync::Arc;
 pub type BlobOpener = Opener<Arc<dyn BlobBackend>>;
 
 /// What the fixture gives: a backend, or an `Option` of one.
+///
+/// ```
+/// use hyper_sdk::store::conformance::blob::BlobFixture as _;
+/// use hyper_sdk::store::blob::MemoryBlobs;
+///
+/// assert!(MemoryBlobs::default().backend().is_some());
+/// assert!(None::<MemoryBlobs>.backend().is_none());
+/// ```
 pub trait BlobFixture {
     /// The backend; `None` where this machine cannot run it.
     fn backend(self) -> Option<Arc<dyn BlobBackend>>;

@@ -24,6 +24,14 @@ use std::sync::Arc;
 pub type MetaOpener = Opener<Arc<dyn MetaBackend>>;
 
 /// What the fixture gives: a backend, or an `Option` of one.
+///
+/// ```
+/// use hyper_sdk::store::conformance::meta::MetaFixture as _;
+/// use hyper_sdk::store::meta::MemoryMeta;
+///
+/// assert!(MemoryMeta::default().backend().is_some());
+/// assert!(None::<MemoryMeta>.backend().is_none());
+/// ```
 pub trait MetaFixture {
     /// The backend; `None` where this machine cannot run it.
     fn backend(self) -> Option<Arc<dyn MetaBackend>>;
