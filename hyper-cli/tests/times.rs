@@ -425,11 +425,10 @@ fn a_given_epoch_keeps_no_old_result_of_a_cache() {
             }
         }
     }
-    let built = tree.built(
+    tree.built(
         &format!("{}{made}", ways[0]),
         &["--source-date-epoch=1000000000", "-o=out", "--build-context", &tools],
     );
-    assert!(!built.digest.is_empty());
     assert_eq!(std::fs::metadata(tree.0.join("out/src/f")).unwrap().mtime(), 1_000_000_000);
 }
 
