@@ -19,6 +19,7 @@ use crate::source::Sources;
 use crate::store::damage::Damage;
 use crate::{Error, Result};
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -43,67 +44,70 @@ pub(super) struct Prepared {
 
 impl LocalBuilder {
     /// Fetches the context, lowers the text unless a lowered graph is given, and decides the epoch of the result.
-    pub(super) async fn prepare(
-        &self,
+    pub(super) fn prepare<'a>(
+        &'a self,
         request: BuildRequest,
-        given: Option<&Lowered>,
-        damage: &Damage,
-        progress: &Progress,
-    ) -> Result<Prepared> {
-        let (request, main, contexts) = self.load_context(request, progress).await?;
-        let sources = self.sources(&request, &main, &contexts, damage, progress);
-        let lowered = match given {
-            Some(lowered) => lowered.clone(),
-            None => self.lower(&request, &main, &sources, progress).await?,
-        };
-        reject_windows_files(&request, &lowered.config)?;
-        sources.open_local().await?;
-        let stat_path = self.options.root.join("stat-cache");
-        let load = {
-            let path = stat_path.clone();
-            blocking(move || Ok(Arc::new(StatCache::load(&path))))
-        };
-        let policy = request.epoch_policy()?;
-        let epoch = epoch::decide(policy, &lowered, main.time, &sources, &*self.options.clock);
-        let (epoch, engine, stat_cache) = tokio::try_join!(epoch, self.engine(), load)?;
-        let Engine { executor, snapshotter, notes } = engine;
-        for note in notes {
-            progress.warn(note.clone());
-        }
-        let backends = SolverBackends {
-            store: self.options.store.clone(),
-            snapshotter: snapshotter.clone(),
-            executor: executor.clone(),
-            cache: self.cache.clone(),
-            sources,
-            folder: self.options.root.clone(),
-        };
-        let exporters =
-            Exporters { clients: self.options.clients.clone(), others: self.options.exporters.clone() };
-        let options = SolverOptions {
-            epoch,
-            needs: needs(&request, &exporters)?,
-            stat_cache: stat_cache.clone(),
-            resolv_conf: self.options.resolv_conf.clone(),
-            parallel: self.options.parallel,
-            damage: damage.clone(),
-            progress: progress.clone(),
-            ..solver_options(&request)?
-        };
-        let Lowered { graph, root, config, history, .. } = lowered;
-        let graph = Arc::new(graph);
-        let solver = Solver::new(Arc::clone(&graph), root, backends, options);
-        Ok(Prepared {
-            request,
-            _main: main,
-            graph,
-            root,
-            config,
-            history,
-            solver,
-            stat_cache,
-            stat_path,
-            exporters,
+        given: Option<&'a Lowered>,
+        damage: &'a Damage,
+        progress: &'a Progress,
+    ) -> BoxFuture<'a, Result<Prepared>> {
+        // Boxed: programs that call this do not compile it again.
+        Box::pin(async move {
+            let (request, main, contexts) = self.load_context(request, progress).await?;
+            let sources = self.sources(&request, &main, &contexts, damage, progress);
+            let lowered = match given {
+                Some(lowered) => lowered.clone(),
+                None => self.lower(&request, &main, &sources, progress).await?,
+            };
+            reject_windows_files(&request, &lowered.config)?;
+            sources.open_local().await?;
+            let stat_path = self.options.root.join("stat-cache");
+            let load = {
+                let path = stat_path.clone();
+                blocking(move || Ok(Arc::new(StatCache::load(&path))))
+            };
+            let policy = request.epoch_policy()?;
+            let epoch = epoch::decide(policy, &lowered, main.time, &sources, &*self.options.clock);
+            let (epoch, engine, stat_cache) = tokio::try_join!(epoch, self.engine(), load)?;
+            let Engine { executor, snapshotter, notes } = engine;
+            for note in notes {
+                progress.warn(note.clone());
+            }
+            let backends = SolverBackends {
+                store: self.options.store.clone(),
+                snapshotter: snapshotter.clone(),
+                executor: executor.clone(),
+                cache: self.cache.clone(),
+                sources,
+                folder: self.options.root.clone(),
+            };
+            let exporters =
+                Exporters { clients: self.options.clients.clone(), others: self.options.exporters.clone() };
+            let options = SolverOptions {
+                epoch,
+                needs: needs(&request, &exporters)?,
+                stat_cache: stat_cache.clone(),
+                resolv_conf: self.options.resolv_conf.clone(),
+                parallel: self.options.parallel,
+                damage: damage.clone(),
+                progress: progress.clone(),
+                ..solver_options(&request)?
+            };
+            let Lowered { graph, root, config, history, .. } = lowered;
+            let graph = Arc::new(graph);
+            let solver = Solver::new(Arc::clone(&graph), root, backends, options);
+            Ok(Prepared {
+                request,
+                _main: main,
+                graph,
+                root,
+                config,
+                history,
+                solver,
+                stat_cache,
+                stat_path,
+                exporters,
+            })
         })
     }
 

@@ -22,6 +22,7 @@ use crate::store::damage::Damage;
 use crate::{Error, Result, ResultExt, private_folder};
 use async_trait::async_trait;
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -225,24 +226,27 @@ impl LocalBuilder {
         })
     }
 
-    pub(super) async fn load_context(
-        &self,
+    pub(super) fn load_context<'a>(
+        &'a self,
         request: BuildRequest,
-        progress: &Progress,
-    ) -> Result<(BuildRequest, MainContext, Contexts)> {
-        let options = RemoteOptions {
-            secrets: request.secrets.clone(),
-            proxy: self.options.proxy.clone(),
-            idle_timeout: None,
-            ssh_agent: request.ssh.get("default").cloned(),
-            progress: progress.clone(),
-        };
-        let contexts = Contexts {
-            remotes: RemoteSources::new(self.options.root.join("sources"), options),
-            scratch: self.options.root.join("scratch"),
-        };
-        let main = contexts.main(&request).boxed().await?;
-        Ok((request, main, contexts))
+        progress: &'a Progress,
+    ) -> BoxFuture<'a, Result<(BuildRequest, MainContext, Contexts)>> {
+        // Boxed: programs that call this do not compile it again.
+        Box::pin(async move {
+            let options = RemoteOptions {
+                secrets: request.secrets.clone(),
+                proxy: self.options.proxy.clone(),
+                idle_timeout: None,
+                ssh_agent: request.ssh.get("default").cloned(),
+                progress: progress.clone(),
+            };
+            let contexts = Contexts {
+                remotes: RemoteSources::new(self.options.root.join("sources"), options),
+                scratch: self.options.root.join("scratch"),
+            };
+            let main = contexts.main(&request).boxed().await?;
+            Ok((request, main, contexts))
+        })
     }
 }
 

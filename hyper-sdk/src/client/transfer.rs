@@ -20,6 +20,7 @@ use crate::progress::{Event, Progress};
 use crate::reference::{ManifestReference, RepositoryName};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt, media_type};
 use futures::TryStreamExt;
+use futures::future::BoxFuture;
 use std::collections::HashSet;
 
 /// How deep indexes may contain indexes.
@@ -58,65 +59,68 @@ pub(super) struct TransferOptions {
 }
 
 /// Copies the image of `reference` to `target_reference`, or without one to its digest.
-pub(super) async fn transfer(
-    source: &Endpoint,
-    reference: &ManifestReference,
-    target: &Endpoint,
-    target_reference: Option<&ManifestReference>,
-    options: &TransferOptions,
-) -> Result<Descriptor> {
-    let plan = Plan::make(source, reference, target, options).await?;
-    if let Some(ManifestReference::Digest(wanted)) = target_reference
-        && wanted != plan.root.manifest.digest()
-    {
-        return Err(Error::new(
-            ErrorKind::DigestInvalid,
-            "the image has another digest than the target names",
-        )
-        .with_context("expected", wanted)
-        .with_context("got", plan.root.manifest.digest()));
-    }
-    // Boxed here, where their lifetimes are known: callers need the whole transfer to be `Send`.
-    let mut uploads: Vec<Result<futures::future::BoxFuture<'_, Result<()>>>> = Vec::new();
-    for blob in &plan.blobs {
-        uploads.push(Ok(Box::pin(upload::send_blob(UploadPlan {
-            source,
-            target,
-            blob,
-            verb: options.verb,
-            mount_from: &options.mount_from,
-            siblings: &options.siblings,
-            chunk_length: options.chunk_length,
-            progress: &options.progress,
-        }))));
-    }
-    futures::stream::iter(uploads)
-        .try_buffer_unordered(options.parallel.max(1))
-        .try_for_each(|()| std::future::ready(Ok(())))
-        .await?;
-    for manifest in &plan.manifests {
-        put(target, &manifest.digest().clone().into(), manifest).await?;
-    }
-    let by_digest = ManifestReference::Digest(plan.root.manifest.digest().clone());
-    let named = target_reference.unwrap_or(&by_digest);
-    if !plan.referrers.is_empty() {
-        put(target, &by_digest, &plan.root.manifest).await?;
-    }
-    for manifest in &plan.referrers {
-        put(target, &manifest.digest().clone().into(), manifest).await?;
-    }
-    put(target, named, &plan.root.manifest).await?;
-    // The local side has another name there; users know the name at the registry.
-    let (place, named) = if options.target_is_local { (source, reference) } else { (target, named) };
-    let name = match named {
-        ManifestReference::Tag(tag) => format!("{}/{}:{tag}", place.client, place.repository),
-        ManifestReference::Digest(_) => format!("{}/{}", place.client, place.repository),
-    };
-    let digest = plan.root.manifest.digest().clone();
-    options.progress.send(Event::Result { name, digest });
-    let mut descriptor = plan.root.manifest.descriptor();
-    descriptor.platform = plan.root.platform;
-    Ok(descriptor)
+pub(super) fn transfer<'a>(
+    source: &'a Endpoint,
+    reference: &'a ManifestReference,
+    target: &'a Endpoint,
+    target_reference: Option<&'a ManifestReference>,
+    options: &'a TransferOptions,
+) -> BoxFuture<'a, Result<Descriptor>> {
+    // Boxed: programs that call this do not compile it again.
+    Box::pin(async move {
+        let plan = Plan::make(source, reference, target, options).await?;
+        if let Some(ManifestReference::Digest(wanted)) = target_reference
+            && wanted != plan.root.manifest.digest()
+        {
+            return Err(Error::new(
+                ErrorKind::DigestInvalid,
+                "the image has another digest than the target names",
+            )
+            .with_context("expected", wanted)
+            .with_context("got", plan.root.manifest.digest()));
+        }
+        // Boxed here, where their lifetimes are known: callers need the whole transfer to be `Send`.
+        let mut uploads: Vec<Result<BoxFuture<'_, Result<()>>>> = Vec::new();
+        for blob in &plan.blobs {
+            uploads.push(Ok(Box::pin(upload::send_blob(UploadPlan {
+                source,
+                target,
+                blob,
+                verb: options.verb,
+                mount_from: &options.mount_from,
+                siblings: &options.siblings,
+                chunk_length: options.chunk_length,
+                progress: &options.progress,
+            }))));
+        }
+        futures::stream::iter(uploads)
+            .try_buffer_unordered(options.parallel.max(1))
+            .try_for_each(|()| std::future::ready(Ok(())))
+            .await?;
+        for manifest in &plan.manifests {
+            put(target, &manifest.digest().clone().into(), manifest).await?;
+        }
+        let by_digest = ManifestReference::Digest(plan.root.manifest.digest().clone());
+        let named = target_reference.unwrap_or(&by_digest);
+        if !plan.referrers.is_empty() {
+            put(target, &by_digest, &plan.root.manifest).await?;
+        }
+        for manifest in &plan.referrers {
+            put(target, &manifest.digest().clone().into(), manifest).await?;
+        }
+        put(target, named, &plan.root.manifest).await?;
+        // The local side has another name there; users know the name at the registry.
+        let (place, named) = if options.target_is_local { (source, reference) } else { (target, named) };
+        let name = match named {
+            ManifestReference::Tag(tag) => format!("{}/{}:{tag}", place.client, place.repository),
+            ManifestReference::Digest(_) => format!("{}/{}", place.client, place.repository),
+        };
+        let digest = plan.root.manifest.digest().clone();
+        options.progress.send(Event::Result { name, digest });
+        let mut descriptor = plan.root.manifest.descriptor();
+        descriptor.platform = plan.root.platform;
+        Ok(descriptor)
+    })
 }
 
 async fn put(target: &Endpoint, reference: &ManifestReference, manifest: &Manifest) -> Result<()> {

@@ -7,6 +7,7 @@ use super::{SolveContext, Solver};
 use crate::graph::{FileAction, MountKind, Op, Vertex, VertexId};
 use crate::store::RegistryStoreExt as _;
 use crate::{Digest, Error, Result};
+use futures::future::BoxFuture;
 use serde::Serialize;
 use std::collections::HashMap;
 
@@ -48,30 +49,33 @@ impl Solver {
     ///
     /// # Errors
     /// Those that occur before a step runs: files that cannot be copied, missing permissions.
-    pub(crate) async fn plan(&self) -> Result<Vec<PlannedStep>> {
-        let mut values: HashMap<VertexId, StepResult> = HashMap::new();
-        let mut steps = Vec::new();
-        for id in self.graph.reachable(self.root) {
-            let vertex = self.graph.vertex(id);
-            let inputs: Vec<StepResult> = vertex
-                .inputs
-                .iter()
-                .map(|input| values.get(input).cloned().unwrap_or(StepResult::Unmade))
-                .collect();
-            let planned = self.context.plan_step(vertex, &inputs).await;
-            let (state, keys, value) = planned.map_err(|e| at_step(vertex, e))?;
-            values.insert(id, value);
-            let address = |id: &VertexId| self.graph.vertex(*id).address().clone();
-            steps.push(PlannedStep {
-                name: vertex.name.clone(),
-                state,
-                keys,
-                address: address(&id),
-                inputs: vertex.inputs.iter().map(address).collect(),
-                at: vertex.origin.clone(),
-            });
-        }
-        Ok(steps)
+    pub(crate) fn plan<'a>(&'a self) -> BoxFuture<'a, Result<Vec<PlannedStep>>> {
+        // Boxed: programs that call this do not compile it again.
+        Box::pin(async move {
+            let mut values: HashMap<VertexId, StepResult> = HashMap::new();
+            let mut steps = Vec::new();
+            for id in self.graph.reachable(self.root) {
+                let vertex = self.graph.vertex(id);
+                let inputs: Vec<StepResult> = vertex
+                    .inputs
+                    .iter()
+                    .map(|input| values.get(input).cloned().unwrap_or(StepResult::Unmade))
+                    .collect();
+                let planned = self.context.plan_step(vertex, &inputs).await;
+                let (state, keys, value) = planned.map_err(|e| at_step(vertex, e))?;
+                values.insert(id, value);
+                let address = |id: &VertexId| self.graph.vertex(*id).address().clone();
+                steps.push(PlannedStep {
+                    name: vertex.name.clone(),
+                    state,
+                    keys,
+                    address: address(&id),
+                    inputs: vertex.inputs.iter().map(address).collect(),
+                    at: vertex.origin.clone(),
+                });
+            }
+            Ok(steps)
+        })
     }
 }
 

@@ -19,6 +19,7 @@ use super::{HttpClient, header};
 use crate::client::RegistryClient as _;
 use crate::reference::RepositoryName;
 use crate::{Error, ErrorKind, Result, ResultExt as _};
+use futures::future::BoxFuture;
 use reqwest::Method;
 use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
 
@@ -45,48 +46,51 @@ impl HttpClient {
         self.check().await.map_err(|e| e.with_registry(self)).context("registry", self)
     }
 
-    async fn check(&self) -> Result<CredentialCheck> {
-        let root = self.url("");
-        let answer = self.ask(Method::GET, &root, None).await?;
-        if answer.response.status() == 401 {
-            return self.ping().await.map(|()| CredentialCheck::Accepted);
-        }
-        if !answer.response.status().is_success() {
-            // A server that answers so at this address is not a registry.
-            self.ping().await?;
-        }
-        if answer.response.headers().contains_key(WWW_AUTHENTICATE) {
+    fn check<'a>(&'a self) -> BoxFuture<'a, Result<CredentialCheck>> {
+        // Boxed: programs that call this do not compile it again.
+        Box::pin(async move {
+            let root = self.url("");
+            let answer = self.ask(Method::GET, &root, None).await?;
+            if answer.response.status() == 401 {
+                return self.ping().await.map(|()| CredentialCheck::Accepted);
+            }
+            if !answer.response.status().is_success() {
+                // A server that answers so at this address is not a registry.
+                self.ping().await?;
+            }
+            if answer.response.headers().contains_key(WWW_AUTHENTICATE) {
+                let access = Access::registry();
+                let is_token = self.learn(&answer, &access).await?;
+                let authorization = self.authorization(&access).await?;
+                let again = self.ask(Method::GET, &root, authorization.as_ref()).await?;
+                if again.response.status() == 401 {
+                    return Err(refused(again, self).await);
+                }
+                if is_token {
+                    return Ok(CredentialCheck::Accepted);
+                }
+            }
+            let probe = RepositoryName::parse(PROBE)?;
+            let uploads = self.url(format_args!("{probe}/blobs/uploads/"));
+            let answer = self.ask(Method::POST, &uploads, None).await?;
+            if answer.response.status() != 401 {
+                self.cancel_session(&answer, None).await;
+                return Ok(CredentialCheck::NotAsked);
+            }
+            // A token without scopes shows whether the name and the password are right, whatever they permit.
             let access = Access::registry();
             let is_token = self.learn(&answer, &access).await?;
             let authorization = self.authorization(&access).await?;
-            let again = self.ask(Method::GET, &root, authorization.as_ref()).await?;
-            if again.response.status() == 401 {
-                return Err(refused(again, self).await);
-            }
             if is_token {
                 return Ok(CredentialCheck::Accepted);
             }
-        }
-        let probe = RepositoryName::parse(PROBE)?;
-        let uploads = self.url(format_args!("{probe}/blobs/uploads/"));
-        let answer = self.ask(Method::POST, &uploads, None).await?;
-        if answer.response.status() != 401 {
-            self.cancel_session(&answer, None).await;
-            return Ok(CredentialCheck::NotAsked);
-        }
-        // A token without scopes shows whether the name and the password are right, whatever they permit.
-        let access = Access::registry();
-        let is_token = self.learn(&answer, &access).await?;
-        let authorization = self.authorization(&access).await?;
-        if is_token {
-            return Ok(CredentialCheck::Accepted);
-        }
-        let again = self.ask(Method::POST, &uploads, authorization.as_ref()).await?;
-        if again.response.status() == 401 {
-            return Err(refused(again, self).await);
-        }
-        self.cancel_session(&again, authorization.as_ref()).await;
-        Ok(CredentialCheck::Accepted)
+            let again = self.ask(Method::POST, &uploads, authorization.as_ref()).await?;
+            if again.response.status() == 401 {
+                return Err(refused(again, self).await);
+            }
+            self.cancel_session(&again, authorization.as_ref()).await;
+            Ok(CredentialCheck::Accepted)
+        })
     }
 
     /// Reads a challenge. Returns whether it names a token server.

@@ -5,6 +5,7 @@
 
 use super::{Credentials, Secret};
 use crate::{Error, ErrorKind, Result};
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -125,64 +126,76 @@ impl CredentialHelper {
     }
 
     /// Runs the program; the inner error is its message when it failed.
-    async fn run(&self, verb: &str, input: &[u8]) -> Result<std::result::Result<Vec<u8>, String>> {
-        let file = format!("docker-credential-{}", self.name);
-        let program = self.search.iter().map(|folder| folder.join(&file)).find(|p| p.is_file());
-        let program = program.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "the credential helper is not installed")
-                .with_context("program", &file)
-        })?;
-        let io = |e: std::io::Error| Error::io("cannot run the credential helper", &program, e);
-        let mut child = tokio::process::Command::new(&program)
-            .arg(verb)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(io)?;
-        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let stderr = child.stderr.take().map(StderrReader::read);
-        let talk = async {
-            let write = async {
-                if let Some(mut stdin) = stdin {
-                    // A helper may answer without reading its input.
-                    let _ = stdin.write_all(input).await;
-                    let _ = stdin.shutdown().await;
+    fn run<'a>(
+        &'a self,
+        verb: &'a str,
+        input: &'a [u8],
+    ) -> BoxFuture<'a, Result<std::result::Result<Vec<u8>, String>>> {
+        // Boxed: programs that call this do not compile it again.
+        Box::pin(async move {
+            let file = format!("docker-credential-{}", self.name);
+            let program = self.search.iter().map(|folder| folder.join(&file)).find(|p| p.is_file());
+            let program = program.ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, "the credential helper is not installed")
+                    .with_context("program", &file)
+            })?;
+            let io = |e: std::io::Error| Error::io("cannot run the credential helper", &program, e);
+            let mut child = tokio::process::Command::new(&program)
+                .arg(verb)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .map_err(io)?;
+            let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+            let stderr = child.stderr.take().map(StderrReader::read);
+            let talk = async {
+                let write = async {
+                    if let Some(mut stdin) = stdin {
+                        // A helper may answer without reading its input.
+                        let _ = stdin.write_all(input).await;
+                        let _ = stdin.shutdown().await;
+                    }
+                };
+                let read = async {
+                    let mut output = Vec::new();
+                    if let Some(stdout) = stdout {
+                        stdout.take(MAX_OUTPUT + 1).read_to_end(&mut output).await?;
+                    }
+                    Ok::<_, std::io::Error>(output)
+                };
+                let ((), output) = tokio::join!(write, read);
+                let output = output?;
+                if output.len() as u64 > MAX_OUTPUT {
+                    return Ok(None);
                 }
+                Ok::<_, std::io::Error>(Some((child.wait().await?, output)))
             };
-            let read = async {
-                let mut output = Vec::new();
-                if let Some(stdout) = stdout {
-                    stdout.take(MAX_OUTPUT + 1).read_to_end(&mut output).await?;
-                }
-                Ok::<_, std::io::Error>(output)
-            };
-            let ((), output) = tokio::join!(write, read);
-            let output = output?;
-            if output.len() as u64 > MAX_OUTPUT {
-                return Ok(None);
+            let ended = tokio::time::timeout(self.timeout, talk).await.map_err(|_| {
+                Error::new(ErrorKind::Timeout, "the credential helper does not end in time")
+                    .with_context("helper", &self.name)
+            })?;
+            let (status, output) = ended.map_err(io)?.ok_or_else(|| {
+                Error::new(ErrorKind::TooLarge, "the output of the credential helper is too large")
+                    .with_context("helper", &self.name)
+            })?;
+            if status.success() {
+                return Ok(Ok(output));
             }
-            Ok::<_, std::io::Error>(Some((child.wait().await?, output)))
-        };
-        let ended = tokio::time::timeout(self.timeout, talk).await.map_err(|_| {
-            Error::new(ErrorKind::Timeout, "the credential helper does not end in time")
-                .with_context("helper", &self.name)
-        })?;
-        let (status, output) = ended.map_err(io)?.ok_or_else(|| {
-            Error::new(ErrorKind::TooLarge, "the output of the credential helper is too large")
-                .with_context("helper", &self.name)
-        })?;
-        if status.success() {
-            return Ok(Ok(output));
-        }
-        // A failing helper writes the reason to standard output, and many write it to standard error.
-        let stderr = match stderr {
-            Some(stderr) => stderr.text().await,
-            None => Vec::new(),
-        };
-        let messages = [one_line(&output), one_line(&stderr)];
-        Ok(Err(messages.iter().filter(|s| !s.is_empty()).map(String::as_str).collect::<Vec<_>>().join("; ")))
+            // A failing helper writes the reason to standard output, and many write it to standard error.
+            let stderr = match stderr {
+                Some(stderr) => stderr.text().await,
+                None => Vec::new(),
+            };
+            let messages = [one_line(&output), one_line(&stderr)];
+            Ok(Err(messages
+                .iter()
+                .filter(|s| !s.is_empty())
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join("; ")))
+        })
     }
 
     fn failed(&self, verb: &'static str, message: &str) -> Error {

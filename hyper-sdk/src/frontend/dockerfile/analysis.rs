@@ -9,6 +9,7 @@ use crate::oci::ImageConfig;
 use crate::platform::Platform;
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -27,38 +28,42 @@ pub(crate) struct Analysis {
 
 /// Lowers a file to find its errors: for the target, or for every stage when the options name none. Nothing is fetched, and
 /// base images are looked up only with `look_up`. The analysis goes on when an image cannot be looked up.
-pub(crate) async fn analyze(
-    file: &Dockerfile,
-    options: &FrontendOptions,
-    resolver: &dyn Resolver,
+pub(crate) fn analyze<'a>(
+    file: &'a Dockerfile,
+    options: &'a FrontendOptions,
+    resolver: &'a dyn Resolver,
     look_up: bool,
-) -> Analysis {
-    let mut seen = Analysis::default();
-    let offline = OfflineResolver { resolver, look_up, unresolved: Mutex::default() };
-    let mode = if options.target.is_none() { LowerMode::AllStages } else { LowerMode::BestEffort };
-    let (outcome, bases) = lower_file(file, options, &offline, mode).await;
-    match outcome {
-        Ok(_) => {}
-        Err(LowerError::Text(errors)) => seen.errors = errors,
-        Err(LowerError::Other(error)) => seen.request_error = Some(error),
-    }
-    seen.bases = bases;
-    let known = seen.bases.len();
-    seen.bases.retain(|_, config| !config.os.is_empty());
-    seen.unresolved.extend(offline.unresolved.into_inner().unwrap_or_else(PoisonError::into_inner));
-    if seen.bases.len() < known || !seen.unresolved.is_empty() {
-        // The image may set the variable.
-        let has_variable =
-            |d: &Diagnostic| trigger::text_of(d).unwrap_or_else(|| file.source.slice(d.span)).contains('$');
-        seen.errors.retain(|d| d.code != "instruction" || !has_variable(d));
-    }
-    // With defaults alone the image of a FROM may be empty. A rule of the linter reports it, so it is not an error.
-    seen.errors.retain(|d| d.code != "empty-image");
-    if file.damaged {
-        // An instruction that could not be parsed may change the meaning of the others.
-        seen.errors.clear();
-    }
-    seen
+) -> BoxFuture<'a, Analysis> {
+    // Boxed: programs that call this do not compile it again.
+    Box::pin(async move {
+        let mut seen = Analysis::default();
+        let offline = OfflineResolver { resolver, look_up, unresolved: Mutex::default() };
+        let mode = if options.target.is_none() { LowerMode::AllStages } else { LowerMode::BestEffort };
+        let (outcome, bases) = lower_file(file, options, &offline, mode).await;
+        match outcome {
+            Ok(_) => {}
+            Err(LowerError::Text(errors)) => seen.errors = errors,
+            Err(LowerError::Other(error)) => seen.request_error = Some(error),
+        }
+        seen.bases = bases;
+        let known = seen.bases.len();
+        seen.bases.retain(|_, config| !config.os.is_empty());
+        seen.unresolved.extend(offline.unresolved.into_inner().unwrap_or_else(PoisonError::into_inner));
+        if seen.bases.len() < known || !seen.unresolved.is_empty() {
+            // The image may set the variable.
+            let has_variable = |d: &Diagnostic| {
+                trigger::text_of(d).unwrap_or_else(|| file.source.slice(d.span)).contains('$')
+            };
+            seen.errors.retain(|d| d.code != "instruction" || !has_variable(d));
+        }
+        // With defaults alone the image of a FROM may be empty. A rule of the linter reports it, so it is not an error.
+        seen.errors.retain(|d| d.code != "empty-image");
+        if file.damaged {
+            // An instruction that could not be parsed may change the meaning of the others.
+            seen.errors.clear();
+        }
+        seen
+    })
 }
 
 /// Adds the errors of lowering, in the order of the file, except at places where the parser has found an error.

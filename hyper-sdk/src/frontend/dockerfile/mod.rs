@@ -17,6 +17,7 @@ mod trigger;
 mod windows;
 
 pub(crate) use analysis::{Analysis, add_errors, analyze};
+use futures::future::BoxFuture;
 use lower::Bases;
 pub use outline::{Argument, CacheMount, Outline, SecretUse, Target, Targets};
 pub(crate) use outline::{outline, targets};
@@ -34,13 +35,16 @@ use std::collections::{BTreeMap, BTreeSet};
 ///
 /// # Errors
 /// All errors of the text at once, with excerpts; the errors of the resolver, with the place in the text.
-pub(crate) async fn lower(
-    file: &Dockerfile,
-    options: &FrontendOptions,
-    resolver: &dyn Resolver,
-) -> (Result<Lowered>, Bases) {
-    let (lowered, bases) = lower_file(file, options, resolver, LowerMode::Target).await;
-    (lowered.map_err(|e| lower_error::to_error(e, &file.source)), bases)
+pub(crate) fn lower<'a>(
+    file: &'a Dockerfile,
+    options: &'a FrontendOptions,
+    resolver: &'a dyn Resolver,
+) -> BoxFuture<'a, (Result<Lowered>, Bases)> {
+    // Boxed: programs that call this do not compile it again.
+    Box::pin(async move {
+        let (lowered, bases) = lower_file(file, options, resolver, LowerMode::Target).await;
+        (lowered.map_err(|e| lower_error::to_error(e, &file.source)), bases)
+    })
 }
 
 /// The warnings about the options: those that are not supported, and those that name something that the file does not

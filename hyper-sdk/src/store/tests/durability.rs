@@ -281,7 +281,7 @@ async fn a_folder_that_cannot_be_written_is_an_io_error() {
 async fn a_locked_database_is_unavailable_until_it_is_released() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("m.db");
-    let meta = SqlMeta::open_with(&file, std::time::Duration::from_millis(30)).await.unwrap();
+    let meta = SqlMeta::open_with(file.clone(), std::time::Duration::from_millis(30)).await.unwrap();
     let store = crate::store::Composed::new(DiskBlobs::open(folder.path()).await.unwrap(), meta);
     let mut other = raw(&file).await;
     let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();

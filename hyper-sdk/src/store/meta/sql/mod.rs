@@ -31,6 +31,7 @@ use crate::store::blob::{BlobKey, StagedState};
 use crate::store::{Listing, UploadId};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
@@ -73,44 +74,46 @@ impl SqlMeta {
     /// database, [`ErrorKind::Unavailable`] when another process keeps it locked, [`ErrorKind::Unsupported`] when a
     /// newer version has written it.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self> {
-        Self::open_with(path, BUSY_TIMEOUT).await
+        Self::open_with(path.into(), BUSY_TIMEOUT).await
     }
 
-    pub(crate) async fn open_with(path: impl Into<PathBuf>, busy_timeout: Duration) -> Result<Self> {
-        let path = path.into();
-        let options = SqliteConnectOptions::new()
-            .filename(&path)
-            .foreign_keys(true)
-            .busy_timeout(busy_timeout)
-            .disable_statement_logging();
-        // Only one process at a time switches a new file to write-ahead logging and creates its tables.
-        let Some(_guard) = lock(&path).await? else {
-            return Self::open_read_only(path, options).await;
-        };
-        let options = options
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .pragma("journal_size_limit", JOURNAL_LIMIT);
-        let connection = Self::connect_upgraded(&options, &path).await;
-        let options = options.create_if_missing(false);
-        let readers = Readers::new(options.clone().pragma("query_only", "on"), busy_timeout);
-        let connection = match connection {
-            Ok(connection) => Some(connection),
-            Err(e) if e.kind() == ErrorKind::StorageFull => {
-                // A database without tables is not usable before there is space.
-                let Ok(mut reader) = readers.get().await else { return Err(e) };
-                if schema::check(&mut reader, &path).await.is_err() {
-                    return Err(e);
+    pub(crate) fn open_with(path: PathBuf, busy_timeout: Duration) -> BoxFuture<'static, Result<Self>> {
+        // Boxed: programs that call this do not compile it again.
+        Box::pin(async move {
+            let options = SqliteConnectOptions::new()
+                .filename(&path)
+                .foreign_keys(true)
+                .busy_timeout(busy_timeout)
+                .disable_statement_logging();
+            // Only one process at a time switches a new file to write-ahead logging and creates its tables.
+            let Some(_guard) = lock(&path).await? else {
+                return Self::open_read_only(path, options).await;
+            };
+            let options = options
+                .create_if_missing(true)
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Full)
+                .pragma("journal_size_limit", JOURNAL_LIMIT);
+            let connection = Self::connect_upgraded(&options, &path).await;
+            let options = options.create_if_missing(false);
+            let readers = Readers::new(options.clone().pragma("query_only", "on"), busy_timeout);
+            let connection = match connection {
+                Ok(connection) => Some(connection),
+                Err(e) if e.kind() == ErrorKind::StorageFull => {
+                    // A database without tables is not usable before there is space.
+                    let Ok(mut reader) = readers.get().await else { return Err(e) };
+                    if schema::check(&mut reader, &path).await.is_err() {
+                        return Err(e);
+                    }
+                    tracing::warn!(error = %e, "the store is read-only until the disk has space again");
+                    None
                 }
-                tracing::warn!(error = %e, "the store is read-only until the disk has space again");
-                None
-            }
-            Err(e) => return Err(e),
-        };
-        let writer = Some(writer::Writer::start(connection, options, path.clone()));
-        let version = version::Version::changing(&path);
-        Ok(Self(Arc::new(Database { path, readers, writer, version })))
+                Err(e) => return Err(e),
+            };
+            let writer = Some(writer::Writer::start(connection, options, path.clone()));
+            let version = version::Version::changing(&path);
+            Ok(Self(Arc::new(Database { path, readers, writer, version })))
+        })
     }
 
     /// Connects and migrates the tables.
