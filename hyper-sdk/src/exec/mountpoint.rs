@@ -5,6 +5,7 @@
 //! and removes folders that overlay copied up only for the mount.
 
 use super::single_id;
+use crate::layer::open_resolved;
 use crate::sandbox::{userns, view};
 use crate::{Error, Result};
 use rustix::fs::{
@@ -223,9 +224,9 @@ pub(super) fn clean(upper: &Path, lowers: Option<&[PathBuf]>, made: &[Made], kee
 /// Opens a folder below another one; no part of the path may be a symlink.
 fn folder_below(top: BorrowedFd<'_>, path: &Path) -> Option<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(top, path, flags, Mode::empty(), resolve).ok()
+    open_resolved(top, path, flags, resolve).ok()
 }
 
 fn restore(

@@ -41,12 +41,27 @@ pub(super) fn open_top(path: &Path) -> Result<OwnedFd> {
 /// Opens something below the top of a tree without following a symlink anywhere.
 pub(super) fn open_below(top: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(path) };
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let flags = flags | OFlags::NOFOLLOW;
     // With `O_PATH` a final symlink itself can be opened, so the kernel must allow it then.
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    open_resolved(
+        top,
+        path,
+        flags,
+        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS,
+    )
+}
+
+/// Opens a path with restrictions on its lookup (`openat2`), close-on-exec. The kernel gives up a restricted lookup when
+/// a rename or a mount anywhere on the system interferes, so this tries again.
+pub(crate) fn open_resolved(
+    folder: impl AsFd,
+    path: impl AsRef<Path>,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let (folder, path, flags) = (folder.as_fd(), path.as_ref(), flags | OFlags::CLOEXEC);
     loop {
-        match rustix::fs::openat2(top, path, flags, Mode::empty(), resolve | ResolveFlags::NO_SYMLINKS) {
-            // The kernel returns EAGAIN when a concurrent rename interfered.
+        match rustix::fs::openat2(folder, path, flags, Mode::empty(), resolve) {
             Err(Errno::AGAIN | Errno::INTR) => {}
             other => return other,
         }
@@ -305,5 +320,40 @@ pub(super) fn make(entry: &Entry, parent: BorrowedFd<'_>) -> rustix::io::Result<
         | EntryKind::Hardlink { .. }
         | EntryKind::Whiteout
         | EntryKind::OpaqueWhiteout => Err(Errno::INVAL),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    #[test]
+    fn concurrent_renames_do_not_fail_a_lookup() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("a/b")).unwrap();
+        let top = open_top(folder.path()).unwrap();
+        let path = format!("{}a", "a/b/../../".repeat(100));
+        let (renames, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for name in ["x", "y"] {
+                let (from, to) = (folder.path().join(name), folder.path().join(format!("{name}2")));
+                std::fs::create_dir(&from).unwrap();
+                let (renames, ended) = (&renames, &ended);
+                scope.spawn(move || {
+                    while !ended.load(Ordering::Relaxed) {
+                        std::fs::rename(&from, &to).unwrap();
+                        std::fs::rename(&to, &from).unwrap();
+                        renames.fetch_add(2, Ordering::Relaxed);
+                    }
+                });
+            }
+            let mut opened = Ok(());
+            while opened.is_ok() && renames.load(Ordering::Relaxed) < 100_000 {
+                opened = open_resolved(&top, &path, OFlags::PATH, ResolveFlags::IN_ROOT).map(drop);
+            }
+            ended.store(true, Ordering::Relaxed);
+            opened.unwrap();
+        });
     }
 }

@@ -47,6 +47,7 @@ pub use diff::{DiffOptions, OwnerLookup, TimeLookup, diff_trees};
 pub(crate) use entry::MAX_NAME;
 pub use entry::{Entry, EntryKind, LayerPath};
 pub use file_time::FileTime;
+pub(crate) use files::open_resolved;
 pub use index::LayerIndex;
 pub(crate) use owner::{OWNER_ATTRIBUTE, UNMAPPED_OWNER, format_owner, parse_owner};
 pub use passwd::{Owner, ProcessUser, resolve_user};

@@ -5,7 +5,7 @@ use super::files::{self, failed};
 use super::index::LayerIndex;
 use crate::{Error, Result};
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -58,13 +58,7 @@ fn is_mounted(path: &LayerPath) -> Error {
 }
 
 fn enter(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<rustix::fd::OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    loop {
-        match rustix::fs::openat2(directory, OsStr::from_bytes(name), flags, Mode::empty(), resolve) {
-            // The kernel returns EAGAIN when a concurrent rename interfered.
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return other,
-        }
-    }
+    files::open_resolved(directory, OsStr::from_bytes(name), flags, resolve)
 }

@@ -5,6 +5,7 @@
 
 use super::RootFs;
 use super::sys;
+use crate::layer::open_resolved;
 use crate::{Error, ErrorKind, Result};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -156,7 +157,7 @@ pub(crate) fn open_in(
 ) -> rustix::io::Result<OwnedFd> {
     let path = path.as_ref();
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
+    open_resolved(root, path, flags, ResolveFlags::IN_ROOT)
 }
 
 /// The content of a regular file of a tree; `None` if there is none.

@@ -373,7 +373,7 @@ impl Snapshotter for PlainSnapshotter {
 fn open_in(tree: &Path, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let top = rustix::fs::open(tree, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())?;
     let path = if path.is_empty() { "." } else { path };
-    rustix::fs::openat2(&top, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
+    crate::layer::open_resolved(&top, path, flags, ResolveFlags::IN_ROOT)
 }
 
 fn fd_path(file: &OwnedFd) -> PathBuf {

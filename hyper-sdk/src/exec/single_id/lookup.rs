@@ -1,6 +1,7 @@
 //! Looks up the paths that a process of a step names, as the kernel would for that process.
 
 use crate::exec::notify::{self, Request};
+use crate::layer::open_resolved;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
@@ -173,12 +174,7 @@ fn open(start: &Start, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd
         resolve |= ResolveFlags::IN_ROOT;
     }
     let folder = start.folder.as_ref().map_or(CWD, |folder| folder.as_fd());
-    loop {
-        match rustix::fs::openat2(folder, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            result => return result,
-        }
-    }
+    open_resolved(folder, path, flags, resolve)
 }
 
 /// The number of an open file whose path is one of the usual links.

@@ -9,6 +9,7 @@
 use super::pattern::clean;
 use crate::layer::FileTime;
 use crate::layer::entry::escape;
+use crate::layer::open_resolved;
 use crate::{Error, ErrorKind, Result};
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -168,7 +169,7 @@ impl SourceRoot {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let name: &[u8] = if path.is_empty() { b"." } else { path };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        match fs::openat2(&self.directory, name, flags, Mode::empty(), resolve) {
+        match open_resolved(&self.directory, OsStr::from_bytes(name), flags, resolve) {
             // Seccomp filters of container engines return EPERM for calls that they do not know.
             Err(Errno::NOSYS | Errno::PERM) => {}
             other => return other,
