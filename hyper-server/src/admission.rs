@@ -61,7 +61,7 @@ fn is_public(state: &State, endpoint: &Endpoint) -> bool {
 }
 
 /// What a request is about. Every endpoint is named, so that a new one is decided on.
-fn resource(endpoint: &Endpoint) -> Resource<'_> {
+pub(crate) fn resource(endpoint: &Endpoint) -> Resource<'_> {
     match endpoint {
         Endpoint::Catalog(_) => Resource::Catalog,
         Endpoint::Metrics => Resource::Metrics,

@@ -165,26 +165,6 @@ impl Endpoint {
         }
     }
 
-    /// The repository of the request, if it has one.
-    pub(crate) fn repository(&self) -> Option<&RepositoryName> {
-        match self {
-            Self::Blob { repository, .. }
-            | Self::StartUpload { repository, .. }
-            | Self::Upload { repository, .. }
-            | Self::Manifest { repository, .. }
-            | Self::Tags { repository, .. }
-            | Self::Referrers { repository, .. }
-            | Self::Extensions(Some(repository)) => Some(repository),
-            Self::Base
-            | Self::Catalog(_)
-            | Self::Extensions(None)
-            | Self::Live
-            | Self::Ready
-            | Self::Metrics
-            | Self::Token(_) => None,
-        }
-    }
-
     /// The methods that this resource supports, as the value of the `Allow` header.
     pub(crate) fn allow(&self) -> &'static str {
         match self {
@@ -524,7 +504,7 @@ mod tests {
         ) {
             let path = format!("/v2/{}", words.join("/"));
             if let Ok(endpoint) = resource(&path, &query)
-                && let Some(repository) = endpoint.repository()
+                && let Some(repository) = crate::admission::resource(&endpoint).repository()
             {
                 prop_assert!(RepositoryName::parse(repository.as_str()).is_ok());
                 prop_assert!(!repository.as_str().contains(".."));
@@ -534,7 +514,7 @@ mod tests {
         #[test]
         fn a_repository_name_is_parsed_from_its_path(name in "[a-z0-9]{1,4}(/(blobs|tags|manifests|uploads|[a-z]{1,3})){0,3}") {
             let endpoint = get(&format!("/v2/{name}/blobs/{D}")).unwrap();
-            prop_assert_eq!(endpoint.repository().unwrap().as_str(), name);
+            prop_assert_eq!(crate::admission::resource(&endpoint).repository().unwrap().as_str(), name);
         }
     }
 }
