@@ -106,6 +106,7 @@ impl FileBeneath {
     }
 
     /// Where it will be.
+    #[cfg(feature = "build")]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -88,10 +88,12 @@ mod tests {
         let scratch = root.path().join("scratch");
         let mut tar = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
-        (header.set_size(0), header.set_mode(0o644));
+        header.set_size(0);
+        header.set_mode(0o644);
         tar.append_data(&mut header, "oci-layout", &b""[..]).unwrap();
         let mut header = tar::Header::new_gnu();
-        (header.set_size(2), header.set_mode(0o644));
+        header.set_size(2);
+        header.set_mode(0o644);
         tar.append_data(&mut header, "manifest.json", &b"[]"[..]).unwrap();
         let tar = tar.into_inner().unwrap();
         let context = crate::source::read_context_blocking(&tar[..], &scratch).unwrap();

@@ -7,7 +7,6 @@
 
 use super::glob::Glob;
 use crate::{Error, Result};
-use std::borrow::Cow;
 
 #[derive(Clone, Debug)]
 enum Matcher {
@@ -219,15 +218,17 @@ impl IgnoreSet {
 
 /// The first of 256 characters that stand for bytes that are not UTF-8. These characters themselves are written as bytes, so
 /// that two names never have the same text.
+#[cfg(feature = "build")]
 const BYTES: u32 = 0x10_ff00;
 
 /// The text of a path for [`IgnoreSet`]. The path can have any bytes.
-pub(crate) fn path_text(path: &[u8]) -> Cow<'_, str> {
+#[cfg(feature = "build")]
+pub(crate) fn path_text(path: &[u8]) -> std::borrow::Cow<'_, str> {
     let plain = |text: &str| text.chars().all(|c| u32::from(c) < BYTES);
     if let Ok(text) = std::str::from_utf8(path)
         && plain(text)
     {
-        return Cow::Borrowed(text);
+        return std::borrow::Cow::Borrowed(text);
     }
     let byte = |b: &u8| char::from_u32(BYTES + u32::from(*b)).unwrap_or(char::REPLACEMENT_CHARACTER);
     let mut out = String::with_capacity(path.len() * 2);
@@ -240,10 +241,11 @@ pub(crate) fn path_text(path: &[u8]) -> Cow<'_, str> {
         }
         out.extend(chunk.invalid().iter().map(byte));
     }
-    Cow::Owned(out)
+    std::borrow::Cow::Owned(out)
 }
 
 /// A character in messages: a byte as its number.
+#[cfg(feature = "build")]
 fn shown(c: char) -> String {
     u32::from(c).checked_sub(BYTES).map_or_else(|| c.to_string(), |byte| format!("\\x{byte:02x}"))
 }

@@ -1,7 +1,6 @@
 //! The ports of EXPOSE: numbers, ranges and protocols.
 
 use crate::{Error, Result};
-use std::collections::BTreeSet;
 
 /// The ports of an expanded EXPOSE.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,13 +11,6 @@ pub(crate) struct Ports {
     pub odd_case: Vec<String>,
     /// The words with an address or a host port, which have no effect.
     pub with_host: Vec<String>,
-}
-
-impl Ports {
-    /// The ports as a set, for the image configuration.
-    pub(crate) fn to_set(&self) -> BTreeSet<String> {
-        self.exposed.iter().cloned().collect()
-    }
 }
 
 /// Parses expanded words: `80`, `80/udp`, `8000-8010/tcp`, and `[IP:][HOST:]PORT`.

@@ -19,10 +19,8 @@ use tokio::net::unix::pipe;
 /// Must be the first line of `main`, before any thread starts.
 ///
 /// ```no_run
-/// fn main() {
-///     hyper_sdk::exec::init();
-///     // … the program …
-/// }
+/// hyper_sdk::exec::init(); // the first line of `main`
+/// // … the program …
 /// ```
 pub fn init() {
     if sandbox::is_marked() {

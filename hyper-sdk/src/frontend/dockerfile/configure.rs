@@ -50,7 +50,7 @@ impl Lowering<'_> {
                 for word in &expose.ports {
                     let ports =
                         ports::parse([word.value.as_str()]).map_err(|e| self.error(word, e.message()))?;
-                    for port in ports.to_set() {
+                    for port in ports.exposed {
                         state.container().exposed_ports.insert(port, json!({}));
                     }
                 }

@@ -89,7 +89,8 @@ async fn an_unreachable_server_is_retried_once() {
 async fn a_context_that_is_damaged_ends_its_download() {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
-    (header.set_size(0), header.set_mode(0o644));
+    header.set_size(0);
+    header.set_mode(0o644);
     tar.append_data(&mut header, "file", &b""[..]).unwrap();
     let damaged = format!("{}{}", String::from_utf8_lossy(&tar.get_ref()[..512]), "x".repeat(4096));
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n{damaged}");
