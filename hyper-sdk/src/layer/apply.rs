@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 /// The kind of directory that a layer is unpacked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ApplyStyle {
+pub enum ApplyStyle {
     /// The upper directory of an overlay: whiteouts are stored in overlay's format.
     Overlay,
     /// A full tree that already holds the lower layers: whiteouts delete.
@@ -41,7 +41,7 @@ pub(crate) enum ApplyStyle {
 
 /// How the owners of a layer are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OwnerPolicy {
+pub enum OwnerPolicy {
     /// Owners are set; one that cannot be set is an error.
     Keep,
     /// Owners that the caller's user namespace maps are set; files of other owners belong to the caller.
@@ -55,7 +55,7 @@ pub(crate) enum OwnerPolicy {
 
 /// How device nodes that the caller may not create are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DevicePolicy {
+pub enum DevicePolicy {
     /// Such a device node is an error.
     Fail,
     /// Such device nodes are left out and listed in [`Applied::skipped`].
@@ -64,7 +64,7 @@ pub(crate) enum DevicePolicy {
 
 /// How a layer is unpacked.
 #[derive(Clone, Debug)]
-pub(crate) struct ApplyOptions {
+pub struct ApplyOptions {
     /// The kind of target.
     pub style: ApplyStyle,
     /// The lower layers, topmost first, as unpacked in [`ApplyStyle::Overlay`]: they give implied directories their
@@ -86,7 +86,7 @@ pub(crate) struct ApplyOptions {
 
 impl ApplyOptions {
     /// Keeps owners, fails on devices that cannot be made, and uses no lower layers and the times of the layer.
-    pub(crate) fn new(style: ApplyStyle) -> Self {
+    pub fn new(style: ApplyStyle) -> Self {
         Self {
             style,
             lowers: Vec::new(),
@@ -102,7 +102,7 @@ impl ApplyOptions {
 
 /// The result of unpacking a layer.
 #[derive(Clone, Debug)]
-pub(crate) struct Applied {
+pub struct Applied {
     /// The index of the layer.
     pub index: LayerIndex,
     /// The device nodes that were left out.
@@ -115,7 +115,7 @@ pub(crate) struct Applied {
 /// # Errors
 /// Those of [`LayerReader::next_entry`]; [`ErrorKind::Invalid`] for parents that are no directory and dangling hardlinks;
 /// [`ErrorKind::Unsupported`] for attributes, [`ErrorKind::Denied`] for owners that cannot be set; [`ErrorKind::Io`].
-pub(crate) fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result<Applied> {
+pub fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result<Applied> {
     let mut reader = if options.whiteouts { LayerReader::new(source) } else { LayerReader::of_files(source) };
     let mut apply = Apply {
         top: files::open_top(target)?,

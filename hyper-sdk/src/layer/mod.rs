@@ -37,7 +37,7 @@ mod times;
 mod tree;
 mod writer;
 
-pub(crate) use apply::{ApplyOptions, ApplyStyle, DevicePolicy, OwnerPolicy, apply};
+pub use apply::{Applied, ApplyOptions, ApplyStyle, DevicePolicy, OwnerPolicy, apply};
 pub use async_decompress::AsyncDecompressor;
 pub use compress::{CompressOptions, CompressedLayer, LayerCompressor};
 pub(crate) use decompress::ReadAhead;

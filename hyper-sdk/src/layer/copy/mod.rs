@@ -51,7 +51,8 @@ pub(crate) use planner::Planner;
 pub(crate) use request::tree_of;
 pub use request::{CopyRequest, CopyStep};
 use source::Metadata;
-pub(crate) use source::{FilterDecision, PathFilter, SourceKind, SourceRoot};
+pub use source::SourceKind;
+pub(crate) use source::{FilterDecision, PathFilter, SourceRoot};
 pub(crate) use stat_cache::StatCache;
 
 use crate::layer::Owner;

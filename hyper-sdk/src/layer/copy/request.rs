@@ -1,6 +1,6 @@
 //! A file operation as data, so that it runs equally in this process and in the sandbox's helper.
 
-use super::{CopySpec, Destination, EmptyDestination, Plan, Planner, SourceRoot};
+use super::{CopySpec, Destination, EmptyDestination, Plan, Planner, SourceKind, SourceRoot};
 use crate::layer::Owner;
 use crate::layer::{EntryTimes, FileTime, LayerIndex, LayerWriter, TreeIndex};
 use crate::{Error, Result};
@@ -94,6 +94,41 @@ impl CopyRequest {
             }
         }
         Ok(planner.finish())
+    }
+
+    /// Writes the layer of the operation, reading its sources from folders of this machine. For snapshotters that have
+    /// their trees in folders; call it where the owners of the files can be seen.
+    ///
+    /// ```
+    /// use hyper_sdk::layer::copy::{CopyRequest, CopySpec, CopyStep, SourceKind};
+    /// use hyper_sdk::layer::{ApplyOptions, ApplyStyle, LayerWriter, OwnerPolicy, apply};
+    ///
+    /// let (context, target) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    /// std::fs::write(context.path().join("notes"), "text")?;
+    /// let spec = CopySpec::new(["notes"], "/app/");
+    /// let plan = CopyRequest { steps: vec![CopyStep::Copy { source: 0, spec }], ..CopyRequest::default() };
+    ///
+    /// let mut writer = LayerWriter::exact(Vec::new());
+    /// plan.write_layer(&[(context.path().to_owned(), SourceKind::Context)], &mut writer)?;
+    /// let (layer, _index) = writer.finish()?;
+    ///
+    /// let mut options = ApplyOptions::new(ApplyStyle::Plain);
+    /// options.owners = OwnerPolicy::Ignore;
+    /// apply(layer.as_slice(), target.path(), &options)?;
+    /// assert_eq!(std::fs::read_to_string(target.path().join("app/notes"))?, "text");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] for a source that does not exist, and those of reading and of the writer.
+    pub fn write_layer<W: Write>(
+        &self,
+        sources: &[(PathBuf, SourceKind)],
+        writer: &mut LayerWriter<W>,
+    ) -> Result<()> {
+        let open = |(path, kind): &(PathBuf, SourceKind)| SourceRoot::open(path, *kind, None).map(Arc::new);
+        let roots = sources.iter().map(open).collect::<Result<Vec<_>>>()?;
+        self.run(&roots, writer).map(drop)
     }
 
     /// Plans the operation and writes its layer. Returns the exact times of its entries.

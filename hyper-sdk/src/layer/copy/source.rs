@@ -43,7 +43,7 @@ pub(crate) trait PathFilter: Send + Sync + fmt::Debug {
 
 /// The kind of a source, which determines the owners of its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum SourceKind {
+pub enum SourceKind {
     /// A build context on the user's machine: its owners are ignored, and every file belongs to root.
     Context,
     /// A root file system of an image: owners are kept.
