@@ -70,6 +70,7 @@ pub use instruction::{
 };
 pub use mount::{Mount, MountKind, Sharing, ValueError, parse_device};
 pub use owner::{Owner, Principal};
+pub use ports::{Ports, parse as parse_ports};
 pub(crate) use scope::ExpandedValue;
 pub use scope::{Base, Expansion, GlobalScope};
 pub use span::{Position, Source, Span, Spanned, Word};

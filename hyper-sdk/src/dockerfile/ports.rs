@@ -4,7 +4,7 @@ use crate::{Error, Result};
 
 /// The ports of an expanded EXPOSE.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ports {
+pub struct Ports {
     /// `PORT/PROTOCOL` for every port, in the order of the instruction.
     pub exposed: Vec<String>,
     /// The words whose protocol is not in lower case.
@@ -17,7 +17,7 @@ pub(crate) struct Ports {
 ///
 /// # Errors
 /// [`crate::ErrorKind::Invalid`] that names the word.
-pub(crate) fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Ports> {
+pub fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Ports> {
     let mut ports = Ports::default();
     for word in words {
         one(word, &mut ports)
