@@ -278,6 +278,46 @@ async fn images_of_any_shape_are_listed() {
 }
 
 #[tokio::test]
+async fn the_image_of_a_platform_is_found_below_four_indexes_and_not_below_five() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = memory();
+    let session = session(folder.path(), &store, &memory());
+    let image = put_image(&store, &name("deep:image"), "arm64").await;
+    let platform = Platform::new("linux", "arm64", None);
+    let mut entry = image.descriptor();
+    for level in 1..=5 {
+        entry.platform = Some(platform.clone());
+        entry = put_index(&store, &name(&format!("deep:level-{level}")), vec![entry]).await;
+    }
+    let found = session.manifest(&name("deep:level-4"), Some(&platform), Location::Local).await.unwrap();
+    assert_eq!(found.digest(), image.digest());
+    let e = session.manifest(&name("deep:level-5"), Some(&platform), Location::Local).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Invalid, "{e}");
+}
+
+/// A list reads at most 64 MiB of the manifests of one image.
+#[tokio::test]
+async fn an_image_of_many_large_manifests_costs_a_list_little() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = memory();
+    let session = session(folder.path(), &store, &memory());
+    let image = put_image(&store, &name("large:image"), "arm64").await;
+    let repository = local_repository(&name("large:image")).unwrap();
+    let mut entries = Vec::new();
+    for n in 0..40 {
+        let mut body = ImageManifest::new(image.image().unwrap().config.clone(), Vec::new());
+        body.annotations.insert("padding".into(), format!("{n}{}", "x".repeat(3 << 20)));
+        let manifest = Manifest::sniff(body.to_bytes()).unwrap();
+        entries.push(manifest.descriptor());
+        store.put_manifest(&repository, PutManifest::new(manifest, Vec::<Tag>::new())).await.unwrap();
+    }
+    put_index(&store, &name("large:index"), entries).await;
+    let images = session.images(Some("large:index")).await.unwrap();
+    let read = images[0].size / image.image().unwrap().config.size;
+    assert!((20..=22).contains(&read), "{read} manifests of 3 MiB were read");
+}
+
+#[tokio::test]
 async fn images_are_saved_and_loaded_under_their_names() {
     let folder = tempfile::tempdir().unwrap();
     let (store, other) = (memory(), memory());
