@@ -289,7 +289,7 @@ fn a_repeated_build_shows_each_warning_once() {
                 .all(|rule| { warnings.iter().any(|warning| warning.contains(rule)) }),
             "{warnings:?}"
         );
-        anew += usize::from(warnings.iter().any(|warning| warning.contains("made or fetched again")));
+        anew += usize::from(warnings.iter().any(|warning| warning.contains("built or fetched again")));
     }
     assert!(anew > 0, "no build began anew");
 }

@@ -52,7 +52,11 @@ fn a_kept_download_that_was_changed_is_downloaded_again() {
             web.seen();
             let (built, out) = build(&place, &dockerfile, &[]);
             assert_eq!(std::fs::read_to_string(out.join("f")).unwrap(), "content", "{checksum} {what}");
-            assert_eq!(warnings(&built, "was changed since"), usize::from(damaged), "{checksum} {what}");
+            assert_eq!(
+                warnings(&built, "was changed: it is downloaded again"),
+                usize::from(damaged),
+                "{checksum} {what}"
+            );
             let seen = web.seen();
             let conditional = seen.iter().filter(|seen| seen.headers.contains_key("if-none-match")).count();
             let asked = if damaged {
@@ -114,7 +118,7 @@ fn a_kept_context_that_was_changed_is_downloaded_again() {
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", crate::support::told(&output));
         assert_eq!(std::fs::read_to_string(out.join("f")).unwrap(), "content");
-        warnings(&Built::of(&output), "was changed since")
+        warnings(&Built::of(&output), "was changed: it is downloaded again")
     };
     assert_eq!((run(), run()), (0, 0));
     let mut changed = bytes;

@@ -240,7 +240,7 @@ fn a_repository_is_added_at_a_branch_a_tag_or_a_commit() {
 
     for (source, why) in [
         (format!("{url}#mian"), "did you mean `main`?"),
-        (format!("{url}?branch=main&commit={first}"), "another commit"),
+        (format!("{url}?branch=main&commit={first}"), "is not at the commit of its checksum"),
         (format!("{url}#main:nothing"), "no folder `nothing`"),
         (web.url("/none.git"), "cannot be fetched"),
     ] {
@@ -248,7 +248,7 @@ fn a_repository_is_added_at_a_branch_a_tag_or_a_commit() {
         assert!(said.contains(why), "{source}: {said}");
     }
     let sum = format!("FROM scratch\nADD --checksum={first} {url}#main /src\n");
-    assert!(fault(&place, &sum, &[]).contains("another commit"));
+    assert!(fault(&place, &sum, &[]).contains("is not at the commit of its checksum"));
 }
 
 #[test]

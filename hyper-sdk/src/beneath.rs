@@ -2,11 +2,11 @@
 //!
 //! # Invariants
 //! - No link below the folder is followed: one in the place of a folder is an error, one in the place of a file is
-//!   replaced. Links on the way to the folder itself belong to the caller.
+//!   replaced; a pipe, a socket or a device there is an error. Links on the way to the folder itself belong to the caller.
 //! - A file appears whole, by a rename, or not at all.
 
 use crate::{Error, Result, stale_files};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -52,7 +52,8 @@ impl Beneath {
     /// Begins a file below the folder. Folders on the way to it are made when they are missing.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`] for a name that leads out, and for a link or a file in the place of a folder;
+    /// [`crate::ErrorKind::Invalid`] for a name that leads out, for a link or a file in the place of a folder, and for a
+    /// pipe, a socket or a device in the place of the file;
     /// [`crate::ErrorKind::Io`] with the path.
     pub(crate) fn begin(&self, name: &Path) -> Result<FileBeneath> {
         let mut parts = Vec::new();
@@ -88,6 +89,15 @@ impl Beneath {
         }
         let cannot = |e| Error::io("cannot write a file in", &path, e);
         let folder = folder.map_or_else(|| self.folder.try_clone(), Ok).map_err(cannot)?;
+        if let Ok(there) = rustix::fs::statat(&folder, last, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+            && !matches!(
+                FileType::from_raw_mode(there.st_mode),
+                FileType::RegularFile | FileType::Symlink | FileType::Directory
+            )
+        {
+            let message = "a pipe, a socket or a device is in the place of the file: remove it, or choose another folder";
+            return Err(Error::invalid(message).with_context("path", path.join(last).display()));
+        }
         if self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone()) {
             stale_files::remove_staged(&within(&folder));
         }
@@ -158,6 +168,11 @@ mod tests {
         for name in ["", "/a", "..", "../a", "a/../b", "a"] {
             assert!(write(&folder, name, "x").is_err(), "{name}");
         }
+        let pipe = top.path().join("new/out/a/pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::RWXU).unwrap();
+        let e = write(&folder, "a/pipe", "x").unwrap_err();
+        assert!(e.to_string().contains("is in the place of the file"), "{e}");
+        std::fs::remove_file(pipe).unwrap();
         assert_eq!(std::fs::read_dir(top.path().join("new")).unwrap().count(), 1);
         assert_eq!(std::fs::read_dir(top.path().join("new/out")).unwrap().count(), 3);
     }

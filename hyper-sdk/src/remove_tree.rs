@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - One folder is open at a time: neither descriptors nor the stack limit the depth.
-//! - No link is followed. The way up has to lead to the folder that the way down came from: a tree that is moved while it
+//! - No link is followed, and no mount is entered: a mount point is [`Errno::BUSY`]. The way up has to lead to the folder that the way down came from: a tree that is moved while it
 //!   is removed costs nothing outside of it.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,21 +39,20 @@ pub(crate) fn remove_tree(path: &Path) -> rustix::io::Result<()> {
 /// Those of [`remove_tree`].
 pub(crate) fn remove_tree_at(parent: BorrowedFd<'_>, name: CString) -> rustix::io::Result<()> {
     let top = name.clone();
-    let (mut at, level) = match open(parent, name) {
-        Err(Errno::NOENT) => return Ok(()),
-        opened => opened?,
-    };
+    let Some((mut at, level)) = remove_or_open(parent, name)? else { return Ok(()) };
     let mut levels = vec![level];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.left.pop() {
             match rustix::fs::unlinkat(&at, &name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
-                Err(Errno::ISDIR) => match open(at.as_fd(), name) {
-                    Ok((below, level)) => {
+                Err(e @ (Errno::ISDIR | Errno::PERM)) => match remove_or_open(at.as_fd(), name) {
+                    Ok(None) => {}
+                    Ok(Some((below, level))) => {
                         at = below;
                         levels.push(level);
                     }
-                    Err(Errno::NOENT) => {}
+                    // A file that may not be removed.
+                    Err(Errno::NOTDIR) => return Err(e),
                     Err(e) => return Err(e),
                 },
                 Err(e) => return Err(e),
@@ -79,13 +78,28 @@ fn remove_empty(parent: BorrowedFd<'_>, name: &CString) -> rustix::io::Result<()
     }
 }
 
+/// Removes a folder that is empty, or opens it. What another file system is mounted on is not entered.
+fn remove_or_open(parent: BorrowedFd<'_>, name: CString) -> rustix::io::Result<Option<(OwnedFd, Level)>> {
+    match rustix::fs::unlinkat(parent, &name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(None),
+        // A mount point is busy, whatever is in it.
+        Err(Errno::NOTEMPTY | Errno::EXIST) => match open(parent, name) {
+            Err(Errno::NOENT) => Ok(None),
+            opened => opened.map(Some),
+        },
+        Err(e) => Err(e),
+    }
+}
+
 /// Opens a folder and lists it. Its owner may change it from then on.
 fn open(parent: BorrowedFd<'_>, name: CString) -> rustix::io::Result<(OwnedFd, Level)> {
     let folder = match rustix::fs::openat(parent, &name, FOLDER, Mode::empty()) {
         Err(Errno::ACCESS) => {
             let place = rustix::fs::openat(parent, &name, FOLDER | OFlags::PATH, Mode::empty())?;
             // The path of a descriptor leads to what is open, whatever has its name by now.
-            rustix::fs::chmod(format!("/proc/self/fd/{}", place.as_raw_fd()), Mode::RWXU)?;
+            let changed = rustix::fs::chmod(format!("/proc/self/fd/{}", place.as_raw_fd()), Mode::RWXU);
+            // Without `/proc` the folder is still there.
+            changed.map_err(|e| if e == Errno::NOENT { Errno::ACCESS } else { e })?;
             rustix::fs::openat(parent, &name, FOLDER, Mode::empty())?
         }
         folder => folder?,
@@ -152,6 +166,54 @@ mod tests {
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        assert!(!top.exists());
+    }
+
+    /// Runs itself again, in a mount namespace of its own.
+    #[test]
+    fn what_is_mounted_in_a_tree_is_not_entered() {
+        const TREE: &str = "HYPER_TREE_WITH_A_MOUNT";
+        if let Some(tree) = std::env::var_os(TREE) {
+            assert_eq!(remove_tree(Path::new(&tree)), Err(Errno::BUSY));
+            return;
+        }
+        let (within, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir(outside.path().join("folder")).unwrap();
+        std::fs::write(outside.path().join("folder/file"), "kept").unwrap();
+        for mount in ["top/a/mount", "top"] {
+            let mount = within.path().join(mount);
+            std::fs::create_dir_all(&mount).unwrap();
+            let output = std::process::Command::new("unshare")
+                .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+                .arg("mount --bind \"$1\" \"$2\" || { echo no mounts; exit; }; shift 2; exec \"$@\"")
+                .arg("sh")
+                .args([outside.path(), &mount])
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", "remove_tree::tests::what_is_mounted_in_a_tree_is_not_entered"])
+                .env(TREE, within.path().join("top"))
+                .output();
+            let Ok(output) = output else {
+                println!("SKIPPED: there is no unshare");
+                return;
+            };
+            let text = String::from_utf8_lossy(&output.stdout);
+            if text.contains("no mounts") || text.is_empty() {
+                println!("SKIPPED: this user may not mount");
+                return;
+            }
+            assert!(output.status.success() && text.contains("1 passed"), "{text}");
+            assert!(outside.path().join("folder/file").exists());
+        }
+    }
+
+    /// As by a program of another user, whose folder cannot be listed.
+    #[test]
+    fn an_empty_folder_is_removed_without_a_look_into_it() {
+        let within = tempfile::tempdir().unwrap();
+        let top = within.path().join("top");
+        std::fs::create_dir_all(top.join("a")).unwrap();
+        std::fs::set_permissions(top.join("a"), Permissions::from_mode(0)).unwrap();
+        remove_tree(&top).unwrap();
         assert!(!top.exists());
     }
 

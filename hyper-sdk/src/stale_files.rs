@@ -49,7 +49,8 @@ fn entries(folder: &Path, is_one: impl Fn(&str) -> bool) -> impl Iterator<Item =
 /// system has no locks, age alone decides.
 pub(crate) fn hold(path: &Path) -> Option<File> {
     let file = open(path).ok()?;
-    file.lock_shared().ok().map(|()| file)
+    // Nobody waits for a lock of what is new; a lock service that does not answer must hold up nothing.
+    file.try_lock_shared().ok().map(|()| file)
 }
 
 /// How the name of a file ends that is being written beside others.
@@ -75,7 +76,7 @@ pub(crate) fn stage_in(folder: &Path) -> std::io::Result<tempfile::NamedTempFile
         .permissions(std::fs::Permissions::from_mode(0o666))
         .tempfile_in(folder)?;
     // Where there are no locks, nobody looks for one either.
-    let _ = staged.as_file().lock_shared();
+    let _ = staged.as_file().try_lock_shared();
     Ok(staged)
 }
 
@@ -84,7 +85,13 @@ struct Unused(#[allow(dead_code, reason = "it keeps the lock")] Option<File>);
 
 impl Unused {
     fn find(path: &Path) -> Option<Self> {
-        let Ok(file) = open(path) else { return Some(Self(None)) };
+        let file = match open(path) {
+            Ok(file) => file,
+            // Its mode denies the look: age alone decides.
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Some(Self(None)),
+            // It is gone, or this process lacks what it takes to look.
+            Err(_) => return None,
+        };
         match file.try_lock() {
             Ok(()) => Some(Self(Some(file))),
             Err(TryLockError::WouldBlock) => None,

@@ -52,7 +52,7 @@ pub(super) fn open_below(top: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rus
 }
 
 /// Opens a path with restrictions on its lookup (`openat2`), close-on-exec. The kernel gives up a restricted lookup when
-/// a rename or a mount anywhere on the system interferes, so this tries again.
+/// a rename or a mount anywhere on the system interferes, so this tries again, for some seconds at most.
 pub(crate) fn open_resolved(
     folder: impl AsFd,
     path: impl AsRef<Path>,
@@ -60,9 +60,17 @@ pub(crate) fn open_resolved(
     resolve: ResolveFlags,
 ) -> rustix::io::Result<OwnedFd> {
     let (folder, path, flags) = (folder.as_fd(), path.as_ref(), flags | OFlags::CLOEXEC);
+    let mut tries = 0_u32;
     loop {
         match rustix::fs::openat2(folder, path, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) if tries < 5000 => {
+                tries += 1;
+                // Something else may keep the file from being opened: a lease of another program, for one.
+                if tries > 100 {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            }
             other => return other,
         }
     }
@@ -112,11 +120,6 @@ pub(super) fn remove_all(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::
     match rustix::fs::unlinkat(directory, os_name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(e) => return Err(e),
-    }
-    match rustix::fs::unlinkat(directory, os_name, AtFlags::REMOVEDIR) {
-        Ok(()) => return Ok(()),
-        Err(Errno::NOTEMPTY | Errno::EXIST) => {}
         Err(e) => return Err(e),
     }
     let name = CString::new(name).map_err(|_| Errno::INVAL)?;

@@ -62,7 +62,7 @@ pub(super) async fn catalog(call: &Call<'_>, page: Page) -> Outcome {
         let listing = call.store.list_repositories(Page { limit: Some(batch), after }).await?;
         after = listing.items.last().map(|last| last.as_str().to_owned());
         more = listing.more && after.is_some();
-        let missing = limit + 1 - visible.len();
+        let missing = limit.saturating_add(1) - visible.len();
         visible
             .extend(listing.items.into_iter().filter(|repository| call.can_list(repository)).take(missing));
         batch = batch.saturating_mul(CATALOG_GROWTH).min(CATALOG_BATCH.max(batch));
