@@ -365,7 +365,8 @@ impl fmt::Display for Error {
             Some(ErrorDetail::Web { url }) => Some(("url", url.as_str())),
             _ => None,
         };
-        let wait = self.0.retry_after.map(|wait| format!("{} s", wait.as_secs()));
+        let seconds = |wait: Duration| wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+        let wait = self.0.retry_after.map(|wait| format!("{} s", seconds(wait)));
         let wait = wait.as_deref().map(|wait| ("retry after", wait));
         let context = self.0.context.iter().map(|(key, value)| (*key, value.as_str())).chain(url).chain(wait);
         let mut separator = " (";
@@ -528,6 +529,8 @@ mod tests {
         let busy = Error::new(ErrorKind::TooManyRequests, "too many requests");
         let busy = busy.with_context("limit", 3).with_retry_after(Duration::from_secs(7));
         assert_eq!(busy.to_string(), "too many requests (limit: 3, retry after: 7 s)");
+        let soon = Error::internal("x").with_retry_after(Duration::from_millis(1500));
+        assert_eq!(soon.to_string(), "x (retry after: 2 s)");
         let outer = Error::internal("outer").with_source(std::io::Error::from(busy));
         assert_eq!(outer.retry_after(), Some(Duration::from_secs(7)));
         assert_eq!(Error::internal("x").retry_after(), None);

@@ -141,4 +141,28 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn uploads_need_the_right_to_push_whatever_the_method() {
+        for path in ["/v2/a/b/blobs/uploads/", "/v2/a/b/blobs/uploads/0123456789abcdef0123456789abcdef"] {
+            let endpoint =
+                [Method::POST, Method::GET].iter().find_map(|m| parse(m, path, None).ok()).unwrap();
+            assert_eq!(resource(&endpoint).repository().unwrap().as_str(), "a/b", "{path}");
+            for text in METHODS {
+                let method = Method::from_bytes(text.as_bytes()).unwrap();
+                assert_eq!(action(&endpoint, &method), Action::Push, "{text} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_no_repository_is_a_probe() {
+        for path in ["/v2/", "/v2/_catalog", "/metrics", "/livez", "/readyz"] {
+            let endpoint = parse(&Method::GET, path, None).unwrap();
+            assert!(resource(&endpoint).repository().is_none(), "{path}");
+            assert_eq!(action(&endpoint, &Method::GET), Action::Probe, "{path}");
+        }
+        assert!(matches!(resource(&parse(&Method::GET, "/v2/_catalog", None).unwrap()), Resource::Catalog));
+        assert!(matches!(resource(&parse(&Method::GET, "/metrics", None).unwrap()), Resource::Metrics));
+    }
 }

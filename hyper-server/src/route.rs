@@ -42,7 +42,7 @@ pub(crate) enum Endpoint {
     Blob {
         /// The repository.
         repository: RepositoryName,
-        /// The digest; of a manifest the digest or the tag.
+        /// The digest.
         digest: Digest,
     },
     /// The start of an upload, or a mount (end-4, end-11).

@@ -107,7 +107,8 @@ impl LayoutWriter {
     /// the last of two writers at once counts. No link in the folder is followed.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] with the path; [`ErrorKind::Invalid`] for a link in the place of a folder; those of the blobs. No file is left half-written, also when the future is
+    /// [`ErrorKind::Io`] with the path; [`ErrorKind::Invalid`] for a link in the place of a folder, and for a pipe, a socket
+    /// or a device in the place of a file; those of the blobs. No file is left half-written, also when the future is
     /// dropped.
     pub async fn write_folder(self, destination: &Path) -> Result<()> {
         let destination = destination.to_owned();
