@@ -92,9 +92,8 @@ pub(crate) use assert_suite_finds;
 ///
 /// ```
 /// # use hyper_sdk::testing::given;
-/// assert_eq!(given("a_case", 7), Some(7));
-/// assert_eq!(given("a_case", Some(7)), Some(7));
-/// assert_eq!(given("a_case", None::<u8>), None);
+/// assert_eq!(given::<u8>("a_case", 7), Some(7));
+/// assert_eq!(given::<u8>("a_case", Some(7)), Some(7));
 /// ```
 #[allow(clippy::print_stdout, reason = "a test says that it is skipped")]
 pub fn given<T>(case: &str, fixture: impl Into<Option<T>>) -> Option<T> {
