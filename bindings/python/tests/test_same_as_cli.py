@@ -147,7 +147,7 @@ def test_options(tmp_path: pathlib.Path, context: pathlib.Path, flags: list[str]
         (["type=tar,dest=."], "is a folder: name a file"),
         (["type=oci,tar=false,dest=file"], "file is not a folder"),
         (["file/out"], "file is not a folder"),
-        (["type=tar,dest=pipe"], "nobody reads it"),
+        (["type=tar,dest=pipe"], "the pipe has no reader"),
         (["type=local,mode=delete,dest=.."], "would empty .., which holds"),
         (["-", "type=oci,dest=-"], "only one output can go to standard output"),
         (["type=tar,dest=/dev/stdout", "type=oci,dest=-"], "only one output can go to standard output"),
