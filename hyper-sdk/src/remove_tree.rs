@@ -212,7 +212,7 @@ mod tests {
         let within = tempfile::tempdir().unwrap();
         let top = within.path().join("top");
         std::fs::create_dir_all(top.join("a")).unwrap();
-        std::fs::set_permissions(top.join("a"), Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(top.join("a"), Permissions::from_mode(0o000)).unwrap();
         remove_tree(&top).unwrap();
         assert!(!top.exists());
     }
