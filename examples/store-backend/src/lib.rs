@@ -29,7 +29,7 @@ use crate::staging::LogStaging;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use hyper_sdk::store::blob::{BlobBackend, BlobKey, BlobStaging, StoredBytes};
+use hyper_sdk::store::blob::{BlobBackend, BlobKey, BlobStaging, DeletionRight, StoredBytes};
 use hyper_sdk::store::errors::{busy, missing_bytes};
 use hyper_sdk::store::{ByteStream, Listing, UploadId};
 use hyper_sdk::{Digest, Error, ErrorKind, Result, ResultExt as _};
@@ -37,11 +37,21 @@ use std::fmt;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 /// Blobs in one append-only file. Clones share it.
 #[derive(Clone, Debug)]
-pub struct LogBlobs(Arc<Log>);
+pub struct LogBlobs(Arc<Log>, Arc<AtomicBool>);
+
+/// The right to delete bytes. The file is open in one process, so a flag keeps collectors apart.
+struct Right(Arc<AtomicBool>);
+
+impl Drop for Right {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
 
 impl LogBlobs {
     /// Opens the file, making it when it does not exist.
@@ -50,7 +60,7 @@ impl LogBlobs {
     /// [`ErrorKind::Unavailable`] when another process has it open; [`ErrorKind::Io`] when it cannot be read or written.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
-        blocking(move || Ok(Self(Arc::new(Log::open(&path)?)))).await
+        blocking(move || Ok(Self(Arc::new(Log::open(&path)?), Arc::default()))).await
     }
 
     /// Work on the file, on a thread that may block.
@@ -165,6 +175,11 @@ impl BlobBackend for LogBlobs {
         }
         self.with(move |log| log.append_durably(Record::Delete { digest }, &[][..])).await?;
         Ok(true)
+    }
+
+    async fn deletion_right(&self) -> Result<Option<DeletionRight>> {
+        let is_free = !self.1.swap(true, Ordering::SeqCst);
+        Ok(is_free.then(|| Box::new(Right(Arc::clone(&self.1))) as DeletionRight))
     }
 
     async fn list(&self, after: Option<&BlobKey>, limit: usize) -> Result<Listing<StoredBytes>> {

@@ -13,11 +13,11 @@
 //!   [`BlobUpload::save`] or the end of the handle, and a writer first compares its offset with the saved offset.
 //!
 //! # Limits
-//! Bytes whose last link was deleted stay in the blob backend. They cannot be read, but use space until a garbage
-//! collector removes them, which does not exist yet. The backend traits have what it needs: links have leases, and a
-//! blob is marked before its bytes are deleted; a push of that blob waits. Abandoned sessions are removed when they are
-//! old ([`RegistryStore::expire_uploads`]).
+//! Bytes whose last link was deleted stay in the blob backend. They cannot be read, but use space until
+//! [`RegistryStore::collect`] removes them. Abandoned sessions are removed when they are old
+//! ([`RegistryStore::expire_uploads`]).
 
+mod collect;
 mod edges;
 mod expiry;
 mod own_keys;
@@ -32,8 +32,8 @@ use super::errors::{
 };
 use super::meta::{BlobRecord, Change, ManifestChange, MetaBackend, UploadRecord};
 use super::{
-    BlobReader, BlobUpload, ByteRange, Listing, Page, PutManifest, RegistryStore, StoreCapabilities,
-    UploadId, UploadOptions,
+    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, Listing, Page, PutManifest, RegistryStore,
+    StoreCapabilities, UploadId, UploadOptions,
 };
 use crate::clock::{SharedClock, SystemClock};
 use crate::digest::Algorithm;
@@ -56,10 +56,10 @@ const MAX_PAGE: usize = 10_000;
 const BLOB_MEDIA_TYPE: &str = "application/octet-stream";
 
 /// How long a new link is kept without a manifest that references the blob, in seconds.
-const LEASE: i64 = 24 * 60 * 60;
+pub(crate) const LEASE: i64 = 24 * 60 * 60;
 
-/// The end of a lease is rounded to a multiple of this, so that repeated pushes of a blob cause few writes.
-const LEASE_STEP: i64 = 12 * 60 * 60;
+/// The end of a lease is rounded up to a multiple of this, so that repeated pushes of a blob cause few writes.
+const LEASE_STEP: i64 = 10 * 60;
 
 /// How often, and after which pause, a push of a blob that is being removed is retried.
 const REMOVAL_TRIES: u32 = 100;
@@ -116,7 +116,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         &self.0.meta
     }
 
-    /// Links a blob. Waits while a garbage collector is removing it.
+    /// Links a blob. Waits while a garbage collector is removing it, or ends the removal of a dead one.
     async fn link(
         &self,
         repository: &RepositoryName,
@@ -136,7 +136,10 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         for _ in 0..REMOVAL_TRIES {
             match self.0.meta.write(change.clone()).await {
                 Err(e) if e.kind() == ErrorKind::Unavailable && self.is_condemned(digest).await? => {
-                    tokio::time::sleep(REMOVAL_PAUSE).await;
+                    // The collector may have been killed.
+                    if !self.end_removal(digest).await? {
+                        tokio::time::sleep(REMOVAL_PAUSE).await;
+                    }
                 }
                 outcome => {
                     return outcome.map(|_| Descriptor::new(BLOB_MEDIA_TYPE, digest.clone(), size));
@@ -432,5 +435,9 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
 
     async fn expire_uploads(&self, age: Duration) -> Result<u64> {
         self.expire(age).await
+    }
+
+    async fn collect(&self, options: CollectOptions) -> Result<Collected> {
+        self.collect_garbage(&options).await
     }
 }

@@ -15,6 +15,7 @@
 
 pub mod blob;
 pub(crate) mod capabilities;
+mod collect;
 mod composed;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -31,6 +32,7 @@ mod upload;
 pub mod wrap;
 
 pub use capabilities::StoreCapabilities;
+pub use collect::{CollectOptions, Collected, InternalRoots, Removal, RemovalObserver, Roots};
 pub use composed::Composed;
 pub use ext::{MAX_CONFIG, RegistryStoreExt, StoredImage};
 #[cfg(feature = "store-sql")]
@@ -312,6 +314,17 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     async fn expire_uploads(&self, age: Duration) -> Result<u64> {
         let _ = age;
         Ok(0)
+    }
+
+    /// Removes what nothing keeps: manifests, links and bytes, as the options say. Other processes may use the store
+    /// meanwhile, and collect too. It can be dropped or killed anywhere; the next one goes on.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] when the store cannot be written, or has no collector. What was removed before an
+    /// error is gone.
+    async fn collect(&self, options: CollectOptions) -> Result<Collected> {
+        let _ = options;
+        Err(crate::Error::unsupported("the store does not collect garbage"))
     }
 }
 

@@ -90,6 +90,7 @@ mod sql_meta {
     crate::meta_conformance!(fixture);
 }
 
+mod collection;
 #[cfg(feature = "store-sql")]
 mod durability;
 mod faults;

@@ -2,7 +2,7 @@
 //!
 //! A blob is one [`Bytes`], which readers share without a copy. Staged bytes are the chunks as they were appended.
 
-use super::{BlobBackend, BlobKey, BlobStaging, StagedState, StoredBytes, Verified};
+use super::{BlobBackend, BlobKey, BlobStaging, DeletionRight, StagedState, StoredBytes, Verified};
 use crate::digest::{Algorithm, Hasher};
 use crate::store::errors::{busy, digest_mismatch, missing_bytes, not_verified, staging_lost};
 use crate::store::{ByteStream, Listing, UploadId};
@@ -22,7 +22,7 @@ const CHUNK: usize = 512 * 1024;
 
 /// Blobs in memory. Clones share their content.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryBlobs(Arc<Mutex<State>>);
+pub struct MemoryBlobs(Arc<Mutex<State>>, Arc<tokio::sync::Mutex<()>>);
 
 #[derive(Default)]
 struct State {
@@ -134,6 +134,11 @@ impl BlobBackend for MemoryBlobs {
 
     fn path(&self, _: &BlobKey) -> Option<PathBuf> {
         None
+    }
+
+    async fn deletion_right(&self) -> Result<Option<DeletionRight>> {
+        let right = Arc::clone(&self.1).try_lock_owned();
+        Ok(right.ok().map(|right| Box::new(right) as DeletionRight))
     }
 
     async fn delete(&self, key: &BlobKey) -> Result<bool> {

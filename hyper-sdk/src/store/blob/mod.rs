@@ -95,6 +95,9 @@ impl Verified {
     }
 }
 
+/// The right of [`BlobBackend::deletion_right`].
+pub type DeletionRight = Box<dyn std::any::Any + Send + Sync>;
+
 /// A backend that stores the bytes of blobs.
 ///
 /// `Display` shows the kind and the location of the backend. Every method may be called from many tasks at once.
@@ -165,6 +168,16 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// The caller marks the blob first, so that no request reports the bytes as present in the meantime
     /// ([`Change::CondemnBlob`](super::meta::Change::CondemnBlob)).
     async fn delete(&self, key: &BlobKey) -> Result<bool>;
+
+    /// The right to delete bytes under a digest, which one caller has at a time, across processes; `None` while another
+    /// has it. It ends with the value, and with the process.
+    ///
+    /// A collector that has been stopped after it marked a blob could otherwise go on when the blob was removed by another
+    /// collector and pushed again. A backend whose keys are its own needs no such right: it never uses a key again. Every
+    /// other backend must have one.
+    async fn deletion_right(&self) -> Result<Option<DeletionRight>> {
+        Ok(Some(Box::new(())))
+    }
 
     /// At most `limit` of the stored bytes, after the key `after`, in an order that the backend chooses and does not
     /// change. Bytes that are stored or deleted concurrently may be listed or not. Staged bytes are not listed.

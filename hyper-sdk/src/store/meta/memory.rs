@@ -1,6 +1,8 @@
 //! Metadata in memory: sorted maps under one lock, which makes every change atomic.
 
-use super::{BlobLink, BlobRecord, Change, EdgeKind, ManifestChange, MetaBackend, UploadRecord, referrer};
+use super::{
+    BlobLink, BlobRecord, Change, EdgeKind, ManifestAt, ManifestChange, MetaBackend, UploadRecord, referrer,
+};
 use crate::clock::{Clock as _, SystemClock};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -12,7 +14,7 @@ use crate::store::errors::{
 use crate::store::{Listing, UploadId};
 use crate::{Digest, Result};
 use async_trait::async_trait;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,8 +63,10 @@ impl Blob {
 #[derive(Debug, Default)]
 struct Repository {
     /// The links, with the end of the lease of each.
-    blobs: HashMap<Digest, i64>,
-    manifests: HashMap<Digest, Manifest>,
+    blobs: BTreeMap<Digest, i64>,
+    manifests: BTreeMap<Digest, Manifest>,
+    /// When each manifest was last stored.
+    stored: HashMap<Digest, i64>,
     /// The references of each manifest.
     edges: HashMap<Digest, Vec<Digest>>,
     /// How many manifests reference each blob or manifest.
@@ -141,6 +145,27 @@ impl State {
         lease_ended && !repository.references.contains_key(digest)
     }
 
+    /// Whether a tag, or a manifest that was stored after `before`, keeps a manifest.
+    fn is_kept(repository: &Repository, digest: &Digest, before: i64) -> bool {
+        let tagged: HashSet<&Digest> = repository.tags.values().collect();
+        let (mut seen, mut open) = (HashSet::from([digest]), vec![digest]);
+        while let Some(digest) = open.pop() {
+            let Some(manifest) = repository.manifests.get(digest) else { continue };
+            if tagged.contains(digest) || repository.stored.get(digest).is_some_and(|stored| *stored > before)
+            {
+                return true;
+            }
+            let is_entry = |m: &&Manifest| {
+                m.index().is_some_and(|index| index.manifests.iter().any(|entry| entry.digest == *digest))
+            };
+            let indexes = repository.manifests.values().filter(is_entry).map(Manifest::digest);
+            open.extend(
+                indexes.chain(manifest.subject().map(|s| &s.digest)).filter(|keeper| seen.insert(keeper)),
+            );
+        }
+        false
+    }
+
     fn put_manifest(&mut self, change: ManifestChange) -> Result<u64> {
         let empty = Repository::default();
         let repository = self.find(&change.repository).unwrap_or(&empty);
@@ -177,6 +202,7 @@ impl State {
         for tag in &change.tags {
             repository.tags.insert(tag.as_str().to_owned(), digest.clone());
         }
+        repository.stored.insert(digest.clone(), SystemClock.now());
         let edges: Vec<Digest> = change.edges.into_iter().map(|edge| edge.digest).collect();
         if repository.manifests.insert(digest.clone(), change.manifest).is_none() {
             for edge in &edges {
@@ -195,6 +221,7 @@ impl State {
             return Err(manifest_unknown(name, digest));
         };
         repository.emptied = repository.manifests.is_empty();
+        repository.stored.remove(digest);
         for edge in repository.edges.remove(digest).unwrap_or_default() {
             if let Some(count) = repository.references.get_mut(&edge) {
                 *count -= 1;
@@ -290,6 +317,21 @@ impl MetaBackend for MemoryMeta {
                 let goes = state.blobs.get(&digest).is_some_and(|blob| blob.condemned == Some(mark));
                 Ok(u64::from(goes && state.blobs.remove(&digest).is_some()))
             }
+            Change::CondemnBytes { digest, size, mark } => {
+                if state.blobs.contains_key(&digest) {
+                    return Ok(0);
+                }
+                let (key, repositories) = (BlobKey::Digest(digest.clone()), BTreeSet::new());
+                state.blobs.insert(digest, Blob { size, key, condemned: Some(mark), repositories });
+                Ok(1)
+            }
+            Change::CollectManifest { repository, digest, before } => {
+                let found = state.find(&repository).filter(|r| r.manifests.contains_key(&digest));
+                match found.is_some_and(|r| !State::is_kept(r, &digest, before)) {
+                    true => state.delete_manifest(&repository, &digest).map(|_| 1),
+                    false => Ok(0),
+                }
+            }
             Change::PutManifest(change) => state.put_manifest(*change),
             Change::DeleteManifest { repository, digest } => state.delete_manifest(&repository, &digest),
             Change::DeleteTag { repository, tag } => state
@@ -347,16 +389,54 @@ impl MetaBackend for MemoryMeta {
         Ok(Listing { more: !items.is_empty() && names.next().is_some(), items })
     }
 
-    async fn unreferenced_links(&self, now: i64, limit: usize) -> Result<Vec<BlobLink>> {
+    async fn unreferenced_links(
+        &self,
+        now: i64,
+        after: Option<&BlobLink>,
+        limit: usize,
+    ) -> Result<Vec<BlobLink>> {
         let state = self.state();
-        let links = state.repositories.iter().flat_map(|(name, repository)| {
-            let digests = repository.blobs.keys().filter(|d| state.is_unreferenced(repository, d, now));
+        let after = after.map(|link| (link.repository.as_str(), &link.digest));
+        let from = after.map_or(Bound::Unbounded, |(name, _)| Bound::Included(name));
+        let links = state.repositories.range::<str, _>((from, Bound::Unbounded));
+        let links = links.flat_map(|(name, repository)| {
+            let from = match after {
+                Some((last, digest)) if last == name.as_str() => Bound::Excluded(digest),
+                _ => Bound::Unbounded,
+            };
+            let digests = repository.blobs.range::<Digest, _>((from, Bound::Unbounded)).map(|(d, _)| d);
+            let digests = digests.filter(|d| state.is_unreferenced(repository, d, now));
             digests.map(move |digest| (name, digest))
         });
         let link = |(name, digest): (&String, &Digest)| {
             RepositoryName::parse(name).map(|repository| BlobLink { repository, digest: digest.clone() })
         };
         links.take(limit).map(link).collect()
+    }
+
+    async fn unkept_manifests(
+        &self,
+        before: i64,
+        after: Option<&ManifestAt>,
+        limit: usize,
+    ) -> Result<Vec<ManifestAt>> {
+        let state = self.state();
+        let after = after.map(|at| (at.repository.as_str(), &at.digest));
+        let from = after.map_or(Bound::Unbounded, |(name, _)| Bound::Included(name));
+        let found = state.repositories.range::<str, _>((from, Bound::Unbounded));
+        let found = found.flat_map(|(name, repository)| {
+            let from = match after {
+                Some((last, digest)) if last == name.as_str() => Bound::Excluded(digest),
+                _ => Bound::Unbounded,
+            };
+            let digests = repository.manifests.range::<Digest, _>((from, Bound::Unbounded)).map(|(d, _)| d);
+            let digests = digests.filter(move |d| !State::is_kept(repository, d, before));
+            digests.map(move |digest| (name, digest))
+        });
+        let at = |(name, digest): (&String, &Digest)| {
+            RepositoryName::parse(name).map(|repository| ManifestAt { repository, digest: digest.clone() })
+        };
+        found.take(limit).map(at).collect()
     }
 
     async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {

@@ -44,6 +44,15 @@ pub struct BlobLink {
     pub digest: Digest,
 }
 
+/// A manifest in a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestAt {
+    /// The repository.
+    pub repository: RepositoryName,
+    /// The manifest.
+    pub digest: Digest,
+}
+
 /// A row of the table of upload sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadRecord {
@@ -174,6 +183,25 @@ pub enum Change {
         /// The mark.
         mark: u64,
     },
+    /// The first step of removing bytes under a digest that no row names: makes a marked row for them unless the blob has
+    /// a row. Returns 1 if it did. The caller then deletes the bytes, and finishes with [`Change::RemoveBlob`].
+    CondemnBytes {
+        /// The digest that is the key of the bytes.
+        digest: Digest,
+        /// Their size.
+        size: u64,
+        /// A number that no other garbage collector uses.
+        mark: u64,
+    },
+    /// Deletes a manifest if [`MetaBackend::unkept_manifests`] lists it. Returns 1 if it was deleted.
+    CollectManifest {
+        /// The repository.
+        repository: RepositoryName,
+        /// The manifest.
+        digest: Digest,
+        /// The time, in seconds since 1970.
+        before: i64,
+    },
     /// Stores a manifest and moves its tags. Rejected with [`crate::ErrorKind::ManifestBlobUnknown`] when the target of
     /// a required edge is missing, with [`crate::ErrorKind::SizeInvalid`] when an edge and its target have different
     /// sizes, with [`crate::ErrorKind::ManifestInvalid`] when the same bytes are stored under another media type, and
@@ -276,8 +304,25 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     ) -> Result<Listing<RepositoryName>>;
 
     /// At most `limit` links to blobs that no manifest of their repository references and whose lease has ended at
-    /// `now`: the links that [`Change::CollectLink`] removes.
-    async fn unreferenced_links(&self, now: i64, limit: usize) -> Result<Vec<BlobLink>>;
+    /// `now`: the links that [`Change::CollectLink`] removes. They come after the link `after`, which may be gone, in an
+    /// order that the backend chooses and does not change.
+    async fn unreferenced_links(
+        &self,
+        now: i64,
+        after: Option<&BlobLink>,
+        limit: usize,
+    ) -> Result<Vec<BlobLink>>;
+
+    /// At most `limit` manifests that nothing keeps: they were last stored no later than `before`, in seconds since 1970,
+    /// and have no tag; and so it is with every index of the repository that has them as an entry, with their subject if
+    /// the repository has it, and with what could keep those. They come after the manifest `after`, which may be gone, in
+    /// an order that the backend chooses and does not change.
+    async fn unkept_manifests(
+        &self,
+        before: i64,
+        after: Option<&ManifestAt>,
+        limit: usize,
+    ) -> Result<Vec<ManifestAt>>;
 
     /// At most `limit` blobs that no repository has, after the digest `after`, in byte order.
     async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>>;

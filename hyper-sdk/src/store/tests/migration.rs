@@ -50,7 +50,7 @@ async fn a_database_of_version_2_is_migrated() {
     assert_eq!(upload.offset(), 4);
     upload.append(Bytes::from_static(b" and half")).await.unwrap();
     upload.finish(&Digest::sha256("half and half")).await.unwrap();
-    let links = store.meta().unreferenced_links(SystemClock.now(), 10).await.unwrap();
+    let links = store.meta().unreferenced_links(SystemClock.now(), None, 10).await.unwrap();
     let link = |repository: &RepositoryName, digest| BlobLink { repository: repository.clone(), digest };
     assert!(links.contains(&link(&app, Digest::sha256("loose"))), "{links:?}");
     assert!(links.contains(&link(&other, layer.clone())) && !links.contains(&link(&app, layer)), "{links:?}");
@@ -64,6 +64,7 @@ async fn a_push_waits_for_the_removal_of_the_same_blob() {
     let (name, digest) = (RepositoryName::parse("a").unwrap(), Digest::sha256("hello"));
     store.put_blob(&name, &digest, Bytes::from_static(b"hello")).await.unwrap();
     store.delete_blob(&name, &digest).await.unwrap();
+    let right = store.blobs().deletion_right().await.unwrap().unwrap();
     let condemn = Change::CondemnBlob { digest: digest.clone(), mark: u64::MAX };
     assert_eq!(store.meta().write(condemn).await.unwrap(), 1);
     let push = tokio::spawn({
@@ -77,6 +78,7 @@ async fn a_push_waits_for_the_removal_of_the_same_blob() {
     assert!(store.blobs().delete(&BlobKey::Digest(digest.clone())).await.unwrap());
     let remove = Change::RemoveBlob { digest: digest.clone(), mark: u64::MAX };
     assert_eq!(store.meta().write(remove).await.unwrap(), 1);
+    drop(right);
     push.await.unwrap().unwrap();
     assert_eq!(store.read_blob(&name, &digest, 10).await.unwrap(), "hello");
 }

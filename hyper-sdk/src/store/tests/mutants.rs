@@ -100,6 +100,10 @@ async fn the_metadata_suite_catches_every_fault() {
         LeaseUnchecked by a_lease_needs_a_link;
         CollectsReferenced by a_referenced_link_is_not_collected;
         LeasesIgnored by a_lease_keeps_a_link;
+        LinksRepeat by unreferenced_links_are_paged;
+        ManifestsRepeat by unkept_manifests_are_paged;
+        YoungUnkept by a_young_manifest_is_kept;
+        KeptCollected by a_tag_keeps_a_manifest, an_index_keeps_its_entries, a_subject_keeps_its_referrers;
         CondemnsLinked by only_a_blob_without_links_is_condemned;
         CondemnedLinked by a_condemned_key_cannot_be_linked;
         AnyMark by only_the_latest_mark_removes_a_blob;

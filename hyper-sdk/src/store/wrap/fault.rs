@@ -8,8 +8,10 @@
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
-use crate::store::blob::{BlobBackend, BlobKey, BlobStaging, StagedState, StoredBytes, Verified};
-use crate::store::meta::{BlobLink, BlobRecord, Change, MetaBackend, UploadRecord};
+use crate::store::blob::{
+    BlobBackend, BlobKey, BlobStaging, DeletionRight, StagedState, StoredBytes, Verified,
+};
+use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, UploadRecord};
 use crate::store::{ByteStream, Listing, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
@@ -116,6 +118,10 @@ impl<B: BlobBackend> BlobBackend for FaultyBlobs<B> {
 
     async fn staged(&self) -> Result<Vec<UploadId>> {
         self.0.staged().await
+    }
+
+    async fn deletion_right(&self) -> Result<Option<DeletionRight>> {
+        self.1.run(self.0.deletion_right()).await
     }
 
     async fn remove_damaged(&self, key: &BlobKey, digest: &Digest) -> Result<bool> {
@@ -240,8 +246,22 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
         self.1.run(self.0.repositories_with(digest, after, limit)).await
     }
 
-    async fn unreferenced_links(&self, now: i64, limit: usize) -> Result<Vec<BlobLink>> {
-        self.1.run(self.0.unreferenced_links(now, limit)).await
+    async fn unreferenced_links(
+        &self,
+        now: i64,
+        after: Option<&BlobLink>,
+        limit: usize,
+    ) -> Result<Vec<BlobLink>> {
+        self.1.run(self.0.unreferenced_links(now, after, limit)).await
+    }
+
+    async fn unkept_manifests(
+        &self,
+        before: i64,
+        after: Option<&ManifestAt>,
+        limit: usize,
+    ) -> Result<Vec<ManifestAt>> {
+        self.1.run(self.0.unkept_manifests(before, after, limit)).await
     }
 
     async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {

@@ -4,8 +4,8 @@ use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::read_only;
 use crate::store::{
-    BlobReader, BlobUpload, ByteRange, Listing, Page, PutManifest, RegistryStore, SharedStore,
-    StoreCapabilities, UploadId, UploadOptions,
+    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, Listing, Page, PutManifest, RegistryStore,
+    SharedStore, StoreCapabilities, UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -147,5 +147,9 @@ impl RegistryStore for ReadOnly {
 
     async fn expire_uploads(&self, _: Duration) -> Result<u64> {
         rejected("remove uploads")
+    }
+
+    async fn collect(&self, _: CollectOptions) -> Result<Collected> {
+        rejected("remove what nothing uses")
     }
 }

@@ -5,6 +5,7 @@
 //!   ROOT/blobs/sha512/01/0123…
 //!   ROOT/uploads/ID                  staged bytes of an upload; its writer holds an exclusive lock on the file
 //!   ROOT/uploads/ID.put              a blob that is written without an upload session
+//!   ROOT/collector.lock              locked by who deletes bytes
 //! ```
 //!
 //! # Invariants
@@ -20,7 +21,7 @@ mod staging;
 
 use self::staging::{Area, DiskStaging};
 use super::reading::{Part, READ_CHUNK, read_ahead};
-use super::{BlobBackend, BlobKey, BlobStaging, StoredBytes, leftovers};
+use super::{BlobBackend, BlobKey, BlobStaging, DeletionRight, StoredBytes, leftovers};
 use crate::store::errors::{busy, digest_mismatch, missing_bytes, staging_lost};
 use crate::store::{ByteStream, Listing, UploadId};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _, private_folder};
@@ -37,6 +38,18 @@ use tokio::task::spawn_blocking;
 
 /// Up to this many sizes are read on the calling thread, which costs less than a task on another thread.
 const SIZES_INLINE: usize = 4;
+
+/// The file in the folder that a collector locks.
+const COLLECTOR: &str = "collector.lock";
+
+/// An open file with a lock that ends with the value, also while a child process has the descriptor.
+struct Unlocks(File);
+
+impl Drop for Unlocks {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
 
 /// Blobs in a folder. Clones share it; so may other processes.
 #[derive(Clone, Debug)]
@@ -319,6 +332,21 @@ impl BlobBackend for DiskBlobs {
             Ok(()) => path.parent().map_or(Ok(()), sync_folder).map(|()| true),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(e).at("cannot remove the blob", &path),
+        })
+        .await
+    }
+
+    async fn deletion_right(&self) -> Result<Option<DeletionRight>> {
+        let path = self.0.root.join(COLLECTOR);
+        blocking(move || {
+            let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+            let file = file.at("cannot open the lock file of the collector", &path)?;
+            match file.try_lock() {
+                Ok(()) => Ok(Some(Box::new(Unlocks(file)) as DeletionRight)),
+                Err(TryLockError::WouldBlock) => Ok(None),
+                // Without locks nothing would keep two collectors apart.
+                Err(TryLockError::Error(e)) => Err(e).at("cannot lock the file of the collector", &path),
+            }
         })
         .await
     }

@@ -253,6 +253,17 @@ pub async fn the_list_has_each_key_once(opener: BlobOpener) {
     }
 }
 
+pub async fn one_collector_may_delete_bytes_under_digests(opener: BlobOpener) {
+    let blobs = opener.open().await;
+    let right = blobs.deletion_right().await.unwrap();
+    assert!(right.is_some(), "nobody has it");
+    if !blobs.has_own_keys() {
+        assert!(blobs.deletion_right().await.unwrap().is_none(), "two have it");
+    }
+    drop(right);
+    assert!(blobs.deletion_right().await.unwrap().is_some(), "it ended");
+}
+
 pub async fn a_backend_displays_a_name(opener: BlobOpener) {
     assert!(!opener.open().await.to_string().is_empty());
 }

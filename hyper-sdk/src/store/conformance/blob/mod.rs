@@ -69,7 +69,7 @@ macro_rules! blob_conformance {
             an_existing_blob_can_be_adopted_again, a_path_names_a_file_with_the_bytes,
             intact_bytes_are_not_removed_as_damaged, damaged_bytes_are_removed_and_put_again,
             deleted_bytes_cannot_be_read, deleting_missing_bytes_returns_false, deleting_a_blob_keeps_the_others,
-            the_list_has_each_key_once, a_backend_displays_a_name,
+            the_list_has_each_key_once, one_collector_may_delete_bytes_under_digests, a_backend_displays_a_name,
 
             staged_parts_become_a_blob, a_committed_blob_has_the_verified_key,
             commit_requires_verify, verify_rejects_a_wrong_digest, verify_accepts_another_algorithm,

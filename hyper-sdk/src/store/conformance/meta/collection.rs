@@ -3,14 +3,14 @@
 use super::MetaOpener;
 use super::kit::*;
 use crate::ErrorKind;
-use crate::oci::{Descriptor, ImageIndex, Manifest};
+use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
 use crate::reference::RepositoryName;
 use crate::store::blob::BlobKey;
-use crate::store::meta::{BlobLink, Change, EdgeKind, MetaBackend};
+use crate::store::meta::{BlobLink, Change, EdgeKind, ManifestAt, MetaBackend};
 
 /// The links that can be collected, by repository and text.
 async fn unreferenced(meta: &dyn MetaBackend, now: i64) -> Vec<BlobLink> {
-    let mut links = meta.unreferenced_links(now, 100).await.unwrap();
+    let mut links = meta.unreferenced_links(now, None, 100).await.unwrap();
     links.sort_by(|a, b| (&a.repository, &a.digest).cmp(&(&b.repository, &b.digest)));
     links
 }
@@ -35,7 +35,7 @@ pub async fn a_link_without_manifest_is_unreferenced(opener: MetaOpener) {
         meta.write(link(&a, text, 0)).await.unwrap();
     }
     assert_eq!(unreferenced(&**meta, LATER).await.len(), 3);
-    assert_eq!(meta.unreferenced_links(LATER, 2).await.unwrap().len(), 2);
+    assert_eq!(meta.unreferenced_links(LATER, None, 2).await.unwrap().len(), 2);
     meta.write(unlink(&a, "y")).await.unwrap();
     let links = unreferenced(&**meta, LATER).await;
     assert!(links.len() == 2 && links.contains(&at(&a, "x")) && links.contains(&at(&a, "z")), "{links:?}");
@@ -241,4 +241,199 @@ pub async fn keys_in_use_are_found(opener: MetaOpener) {
     assert!(!meta.has_key(&own("k1")).await.unwrap() && meta.has_key(&own("k2")).await.unwrap());
     meta.write(unlink(&a, "x")).await.unwrap();
     assert!(meta.has_key(&digest("x").into()).await.unwrap(), "its row is still there");
+}
+
+pub async fn unreferenced_links_are_paged(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let names = ["a", "b", "c"].map(repository);
+    for name in &names {
+        for text in ["x", "y", "z"] {
+            meta.write(link(name, text, 0)).await.unwrap();
+        }
+    }
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = meta.unreferenced_links(LATER, after.as_ref(), 2).await.unwrap();
+        let Some(last) = page.last().cloned() else { break };
+        // The link that a page starts after may be gone.
+        meta.write(collect(&last.repository, "x", LATER)).await.unwrap();
+        assert!(page.len() <= 2 && page.iter().all(|link| !found.contains(link)), "{page:?} after {found:?}");
+        found.extend(page);
+        after = Some(last);
+    }
+    for (name, text) in names.iter().flat_map(|name| [(name, "y"), (name, "z")]) {
+        assert!(found.contains(&at(name, text)), "{text} of {name} was not listed");
+    }
+}
+
+/// A time after every manifest of these cases was stored.
+const END: i64 = i64::MAX;
+
+async fn unkept(meta: &dyn MetaBackend, before: i64) -> Vec<ManifestAt> {
+    let mut found = meta.unkept_manifests(before, None, 100).await.unwrap();
+    found.sort_by(|a, b| (&a.repository, &a.digest).cmp(&(&b.repository, &b.digest)));
+    found
+}
+
+fn manifest_at(name: &RepositoryName, manifest: &Manifest) -> ManifestAt {
+    ManifestAt { repository: name.clone(), digest: manifest.digest().clone() }
+}
+
+fn collect_manifest(name: &RepositoryName, manifest: &Manifest, before: i64) -> Change {
+    Change::CollectManifest { repository: name.clone(), digest: manifest.digest().clone(), before }
+}
+
+/// Stores an index of these manifests.
+async fn put_index(
+    meta: &dyn MetaBackend,
+    name: &RepositoryName,
+    entries: &[&Manifest],
+    subject: Option<&Manifest>,
+    tags: &[&str],
+) -> Manifest {
+    let mut index = ImageIndex::new(entries.iter().map(|entry| entry.descriptor()).collect());
+    index.subject = subject.map(Manifest::descriptor);
+    let index = Manifest::sniff(index.to_bytes()).unwrap();
+    let edges = entries.iter().enumerate().map(|(i, entry)| crate::store::meta::Edge {
+        kind: EdgeKind::Entry,
+        digest: entry.digest().clone(),
+        required: false,
+        size: entry.bytes().len() as u64,
+        stored: None,
+        field: format!("manifests[{i}]"),
+    });
+    meta.write(Change::PutManifest(Box::new(change(name, &index, edges.collect(), tags)))).await.unwrap();
+    index
+}
+
+/// Stores an artifact about a subject, which need not be there.
+async fn put_referrer(meta: &dyn MetaBackend, name: &RepositoryName, subject: &Manifest) -> Manifest {
+    let mut referrer = ImageManifest::new(Descriptor::new("a/config", digest("config"), 5), vec![]);
+    referrer.subject = Some(subject.descriptor());
+    let referrer = Manifest::sniff(referrer.to_bytes()).unwrap();
+    put(meta, name, &referrer, &[]).await.unwrap();
+    referrer
+}
+
+pub async fn a_tag_keeps_a_manifest(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let [a, b] = ["a", "b"].map(repository);
+    let (one, two) = (index("one"), index("two"));
+    put(&**meta, &a, &one, &["v1", "v2"]).await.unwrap();
+    put(&**meta, &a, &two, &[]).await.unwrap();
+    // A tag keeps nothing in another repository.
+    put(&**meta, &b, &one, &[]).await.unwrap();
+    assert_eq!(unkept(&**meta, END).await, [manifest_at(&a, &two), manifest_at(&b, &one)]);
+    let delete = |text: &str| Change::DeleteTag { repository: a.clone(), tag: tag(text) };
+    meta.write(delete("v1")).await.unwrap();
+    assert_eq!(meta.write(collect_manifest(&a, &one, END)).await.unwrap(), 0);
+    assert!(
+        meta.manifest(&a, &by_digest(one.digest())).await.unwrap().is_some(),
+        "a tagged manifest was collected"
+    );
+    meta.write(delete("v2")).await.unwrap();
+    for manifest in [&one, &two] {
+        assert_eq!(meta.write(collect_manifest(&a, manifest, END)).await.unwrap(), 1);
+        assert_eq!(meta.write(collect_manifest(&a, manifest, END)).await.unwrap(), 0);
+    }
+    assert_eq!(unkept(&**meta, END).await, [manifest_at(&b, &one)]);
+}
+
+pub async fn an_index_keeps_its_entries(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let [a, b] = ["a", "b"].map(repository);
+    let image = put_image(&**meta, &a, ("c", "l"), &[]).await;
+    let inner = put_index(&**meta, &a, &[&image], None, &[]).await;
+    let outer = put_index(&**meta, &a, &[&inner], None, &["latest"]).await;
+    // An index of another repository keeps nothing here.
+    put_image(&**meta, &b, ("c", "l"), &[]).await;
+    assert_eq!(unkept(&**meta, END).await, [manifest_at(&b, &image)]);
+    assert_eq!(meta.write(collect_manifest(&a, &image, END)).await.unwrap(), 0);
+    assert!(meta.manifest(&a, &by_digest(image.digest())).await.unwrap().is_some(), "an entry was collected");
+    meta.write(Change::DeleteTag { repository: a.clone(), tag: tag("latest") }).await.unwrap();
+    assert_eq!(unkept(&**meta, END).await.len(), 4);
+    for manifest in [&image, &inner, &outer] {
+        assert_eq!(meta.write(collect_manifest(&a, manifest, END)).await.unwrap(), 1);
+    }
+}
+
+pub async fn a_subject_keeps_its_referrers(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    let image = put_image(&**meta, &a, ("c", "l"), &["latest"]).await;
+    let signature = put_referrer(&**meta, &a, &image).await;
+    let about_the_signature = put_referrer(&**meta, &a, &signature).await;
+    let of_nothing = put_referrer(&**meta, &a, &index("absent")).await;
+    assert_eq!(unkept(&**meta, END).await, [manifest_at(&a, &of_nothing)]);
+    assert_eq!(meta.write(collect_manifest(&a, &signature, END)).await.unwrap(), 0);
+    assert!(
+        meta.manifest(&a, &by_digest(signature.digest())).await.unwrap().is_some(),
+        "a referrer was collected"
+    );
+    meta.write(Change::DeleteManifest { repository: a.clone(), digest: image.digest().clone() })
+        .await
+        .unwrap();
+    for manifest in [&signature, &about_the_signature, &of_nothing] {
+        assert_eq!(meta.write(collect_manifest(&a, manifest, END)).await.unwrap(), 1);
+    }
+    assert!(unkept(&**meta, END).await.is_empty());
+}
+
+/// An index about one of its own entries, as a list of signatures may be.
+pub async fn manifests_that_keep_each_other_alone_are_unkept(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    let image = put_image(&**meta, &a, ("c", "l"), &[]).await;
+    let index = put_index(&**meta, &a, &[&image], Some(&image), &[]).await;
+    assert_eq!(unkept(&**meta, END).await.len(), 2);
+    for manifest in [&image, &index] {
+        assert_eq!(meta.write(collect_manifest(&a, manifest, END)).await.unwrap(), 1);
+    }
+}
+
+pub async fn a_young_manifest_is_kept(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    let image = put_image(&**meta, &a, ("c", "l"), &[]).await;
+    put_index(&**meta, &a, &[&image], None, &[]).await;
+    assert!(unkept(&**meta, 0).await.is_empty(), "it was stored after 1970");
+    assert_eq!(meta.write(collect_manifest(&a, &image, 0)).await.unwrap(), 0);
+    assert_eq!(unkept(&**meta, END).await.len(), 2);
+}
+
+pub async fn unkept_manifests_are_paged(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let names = ["a", "b"].map(repository);
+    for name in &names {
+        for text in ["1", "2", "3", "4"] {
+            put(&**meta, name, &index(text), if text == "3" { &["t"] } else { &[] }).await.unwrap();
+        }
+    }
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = meta.unkept_manifests(END, after.as_ref(), 2).await.unwrap();
+        let Some(last) = page.last().cloned() else { break };
+        assert!(page.len() <= 2 && page.iter().all(|at| !found.contains(at)), "{page:?} after {found:?}");
+        let ManifestAt { repository, digest } = last.clone();
+        meta.write(Change::CollectManifest { repository, digest, before: END }).await.unwrap();
+        found.extend(page);
+        after = Some(last);
+    }
+    assert_eq!(found.len(), 6);
+}
+
+pub async fn bytes_without_a_row_are_condemned(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    let condemn_bytes = |text: &str, mark| Change::CondemnBytes { digest: digest(text), size: 5, mark };
+    meta.write(link(&a, "linked", 0)).await.unwrap();
+    assert_eq!(meta.write(condemn_bytes("linked", 1)).await.unwrap(), 0);
+    assert!(meta.blob(&a, &digest("linked")).await.unwrap().is_some(), "a linked blob was condemned");
+    assert_eq!(meta.write(condemn_bytes("x", 1)).await.unwrap(), 1);
+    assert_eq!(meta.write(condemn_bytes("x", 2)).await.unwrap(), 0, "it has a row");
+    fails(meta.write(link(&a, "x", 0)).await, &[ErrorKind::Unavailable]);
+    assert_eq!(unlinked(&**meta).await, [digest("x")], "a later collector must find it");
+    assert_eq!(meta.write(remove("x", 1)).await.unwrap(), 1);
+    assert!(!meta.has_key(&digest("x").into()).await.unwrap());
+    meta.write(link(&a, "x", 0)).await.unwrap();
 }

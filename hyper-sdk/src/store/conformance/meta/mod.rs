@@ -91,7 +91,10 @@ macro_rules! meta_conformance {
             an_index_protects_its_blobs, a_link_is_collected_once, a_new_link_has_a_lease,
             unlinked_blobs_are_listed, only_a_blob_without_links_is_condemned,
             a_condemned_key_cannot_be_linked, a_condemned_blob_can_be_linked_under_a_new_key,
-            only_the_latest_mark_removes_a_blob, keys_in_use_are_found,
+            only_the_latest_mark_removes_a_blob, keys_in_use_are_found, unreferenced_links_are_paged,
+            a_tag_keeps_a_manifest, an_index_keeps_its_entries, a_subject_keeps_its_referrers,
+            manifests_that_keep_each_other_alone_are_unkept, a_young_manifest_is_kept, unkept_manifests_are_paged,
+            bytes_without_a_row_are_condemned,
 
             content_survives_reopening, sessions_survive_reopening,
             marks_and_leases_survive_reopening,

@@ -58,8 +58,8 @@ pub async fn marks_and_leases_survive_reopening(opener: MetaOpener) {
     meta.write(condemn("y", 3)).await.unwrap();
     drop(meta);
     let meta = opener.open().await;
-    assert!(meta.unreferenced_links(499, 10).await.unwrap().is_empty());
-    assert_eq!(meta.unreferenced_links(500, 10).await.unwrap().len(), 1);
+    assert!(meta.unreferenced_links(499, None, 10).await.unwrap().is_empty());
+    assert_eq!(meta.unreferenced_links(500, None, 10).await.unwrap().len(), 1);
     assert_eq!(meta.unlinked_blobs(None, 10).await.unwrap()[0].condemned, Some(3));
     assert_eq!(meta.write(remove("y", 3)).await.unwrap(), 1);
 }

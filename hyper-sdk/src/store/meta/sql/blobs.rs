@@ -192,6 +192,25 @@ pub(super) async fn condemn_blob(db: &mut SqliteConnection, digest: &Digest, mar
     Ok(marked.rows_affected())
 }
 
+pub(super) async fn condemn_bytes(
+    db: &mut SqliteConnection,
+    digest: &Digest,
+    size: u64,
+    mark: u64,
+) -> Outcome<u64> {
+    let made = sqlx::query(
+        "INSERT INTO blobs (digest, size, condemned, created_at) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (digest) DO NOTHING",
+    )
+    .bind(digest.as_str())
+    .bind(signed(size))
+    .bind(mark_to_row(mark))
+    .bind(SystemClock.now())
+    .execute(db)
+    .await?;
+    Ok(made.rows_affected())
+}
+
 pub(super) async fn remove_blob(db: &mut SqliteConnection, digest: &Digest, mark: u64) -> Outcome<u64> {
     let gone = sqlx::query("DELETE FROM blobs WHERE digest = $1 AND condemned = $2")
         .bind(digest.as_str())
@@ -242,15 +261,26 @@ impl SqlMeta {
         super::page(rows, limit, RepositoryName::parse).map_err(|e| self.damaged(e))
     }
 
-    pub(super) async fn find_unreferenced(&self, now: i64, limit: usize) -> Result<Vec<BlobLink>> {
+    /// Ordered by the ids of repository and blob, which are the primary key.
+    pub(super) async fn find_unreferenced(
+        &self,
+        now: i64,
+        after: Option<&BlobLink>,
+        limit: usize,
+    ) -> Result<Vec<BlobLink>> {
         let rows: Vec<(String, String)> = sqlx::query_as(concat!(
             "SELECT r.name, b.digest FROM blob_links l JOIN blobs b ON b.id = l.blob_id \
              JOIN repositories r ON r.id = l.repository_id WHERE ",
             unreferenced!(),
-            " LIMIT $2"
+            " AND (l.repository_id, l.blob_id) > (\
+             COALESCE((SELECT id FROM repositories WHERE name = $3), 0), \
+             COALESCE((SELECT id FROM blobs WHERE digest = $4), 0)) \
+             ORDER BY l.repository_id, l.blob_id LIMIT $2"
         ))
         .bind(now)
         .bind(limit as i64)
+        .bind(after.map(|link| link.repository.as_str()))
+        .bind(after.map(|link| link.digest.as_str()))
         .fetch_all(&mut *self.reader().await?)
         .await
         .map_err(|e| self.failed(e))?;

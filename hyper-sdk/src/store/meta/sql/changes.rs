@@ -1,7 +1,7 @@
 //! The SQL statements of each change. Every check comes before the first statement that writes.
 
-use super::blobs;
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
+use super::{blobs, keepers};
 use crate::Digest;
 use crate::clock::{Clock as _, SystemClock};
 use crate::reference::{RepositoryName, Tag};
@@ -34,6 +34,10 @@ pub(super) async fn apply(db: &mut SqliteConnection, change: &Change) -> Outcome
         }
         Change::CondemnBlob { digest, mark } => blobs::condemn_blob(db, digest, *mark).await,
         Change::RemoveBlob { digest, mark } => blobs::remove_blob(db, digest, *mark).await,
+        Change::CondemnBytes { digest, size, mark } => blobs::condemn_bytes(db, digest, *size, *mark).await,
+        Change::CollectManifest { repository, digest, before } => {
+            collect_manifest(db, repository, digest, *before).await
+        }
         Change::PutManifest(change) => put_manifest(db, change).await,
         Change::DeleteManifest { repository, digest } => delete_manifest(db, repository, digest).await,
         Change::DeleteTag { repository, tag } => delete_tag(db, repository, tag).await,
@@ -130,6 +134,12 @@ async fn put_manifest(db: &mut SqliteConnection, change: &ManifestChange) -> Out
     let now = SystemClock.now();
     let id = match find_manifest(db, repository, change.manifest.digest()).await? {
         Some(id) => {
+            // A collector counts from here. The time is not exact, so that repeated pushes cause few writes.
+            sqlx::query("UPDATE manifests SET created_at = $1 WHERE id = $2 AND created_at < $1 - 60")
+                .bind(now)
+                .bind(id)
+                .execute(&mut *db)
+                .await?;
             // Pushing a manifest again repairs one that is damaged.
             sqlx::query("UPDATE manifests SET body = $1, size = $2 WHERE id = $3 AND body <> $1")
                 .bind(change.manifest.bytes().as_ref())
@@ -204,6 +214,26 @@ async fn delete_manifest(
     let unknown = || Stop::Refused(manifest_unknown(repository, digest));
     let repository = find_repository(db, repository).await?.ok_or_else(unknown)?;
     let id = find_manifest(db, repository, digest).await?.ok_or_else(unknown)?;
+    remove_manifest(db, repository, id).await?;
+    Ok(0)
+}
+
+async fn collect_manifest(
+    db: &mut SqliteConnection,
+    repository: &RepositoryName,
+    digest: &Digest,
+    before: i64,
+) -> Outcome<u64> {
+    let Some(repository) = find_repository(db, repository).await? else { return Ok(0) };
+    let Some(id) = find_manifest(db, repository, digest).await? else { return Ok(0) };
+    if keepers::is_kept(db, id, before).await? {
+        return Ok(0);
+    }
+    remove_manifest(db, repository, id).await?;
+    Ok(1)
+}
+
+async fn remove_manifest(db: &mut SqliteConnection, repository: i64, id: i64) -> sqlx::Result<()> {
     for query in [
         "DELETE FROM tags WHERE manifest_id = $1",
         "DELETE FROM manifest_refs WHERE manifest_id = $1",
@@ -218,7 +248,7 @@ async fn delete_manifest(
     .bind(repository)
     .execute(db)
     .await?;
-    Ok(0)
+    Ok(())
 }
 
 async fn delete_tag(db: &mut SqliteConnection, repository: &RepositoryName, tag: &Tag) -> Outcome<u64> {

@@ -16,6 +16,7 @@
 mod blobs;
 mod changes;
 mod error;
+mod keepers;
 mod readers;
 mod rows;
 mod schema;
@@ -24,7 +25,7 @@ mod writer;
 
 use self::error::sql_error;
 use self::readers::Readers;
-use super::{BlobLink, BlobRecord, Change, MetaBackend, UploadRecord};
+use super::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, UploadRecord};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::{BlobKey, StagedState};
@@ -266,8 +267,22 @@ impl MetaBackend for SqlMeta {
         self.find_repositories(digest, after, limit).await
     }
 
-    async fn unreferenced_links(&self, now: i64, limit: usize) -> Result<Vec<BlobLink>> {
-        self.find_unreferenced(now, limit).await
+    async fn unreferenced_links(
+        &self,
+        now: i64,
+        after: Option<&BlobLink>,
+        limit: usize,
+    ) -> Result<Vec<BlobLink>> {
+        self.find_unreferenced(now, after, limit).await
+    }
+
+    async fn unkept_manifests(
+        &self,
+        before: i64,
+        after: Option<&ManifestAt>,
+        limit: usize,
+    ) -> Result<Vec<ManifestAt>> {
+        self.find_unkept(before, after, limit).await
     }
 
     async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {

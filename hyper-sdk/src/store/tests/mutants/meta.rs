@@ -3,7 +3,7 @@
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::BlobKey;
-use crate::store::meta::{BlobLink, BlobRecord, Change, MetaBackend, UploadRecord};
+use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, UploadRecord};
 use crate::store::{Listing, UploadId};
 use crate::{Digest, ErrorKind, Result};
 use async_trait::async_trait;
@@ -26,6 +26,10 @@ pub(super) enum MetaFault {
     LeaseUnchecked,
     CollectsReferenced,
     LeasesIgnored,
+    LinksRepeat,
+    ManifestsRepeat,
+    YoungUnkept,
+    KeptCollected,
     CondemnsLinked,
     CondemnedLinked,
     AnyMark,
@@ -92,6 +96,9 @@ impl<M: MetaBackend> MetaMutant<M> {
             }
             (MetaFault::LeasesIgnored, Change::CollectLink { repository, digest, .. }) => {
                 Change::CollectLink { repository, digest, now: i64::MAX }
+            }
+            (MetaFault::KeptCollected, Change::CollectManifest { repository, digest, .. }) => {
+                Change::DeleteManifest { repository, digest }
             }
             (MetaFault::AnyMark, Change::RemoveBlob { digest, mark }) => {
                 let records = self.inner.blobs(std::slice::from_ref(&digest)).await?;
@@ -168,8 +175,25 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
         self.inner.repositories_with(digest, after, limit).await
     }
 
-    async fn unreferenced_links(&self, now: i64, limit: usize) -> Result<Vec<BlobLink>> {
-        self.inner.unreferenced_links(now, limit).await
+    async fn unreferenced_links(
+        &self,
+        now: i64,
+        after: Option<&BlobLink>,
+        limit: usize,
+    ) -> Result<Vec<BlobLink>> {
+        let after = after.filter(|_| self.fault != MetaFault::LinksRepeat);
+        self.inner.unreferenced_links(now, after, limit).await
+    }
+
+    async fn unkept_manifests(
+        &self,
+        before: i64,
+        after: Option<&ManifestAt>,
+        limit: usize,
+    ) -> Result<Vec<ManifestAt>> {
+        let before = if self.fault == MetaFault::YoungUnkept { i64::MAX } else { before };
+        let after = after.filter(|_| self.fault != MetaFault::ManifestsRepeat);
+        self.inner.unkept_manifests(before, after, limit).await
     }
 
     async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {

@@ -27,8 +27,8 @@ use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{bytes_damaged, missing_bytes};
 use crate::store::{
-    BlobReader, BlobUpload, ByteRange, Listing, Page, PutManifest, RegistryStore, SharedStore,
-    StoreCapabilities, UploadId, UploadOptions,
+    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, Listing, Page, PutManifest, RegistryStore,
+    SharedStore, StoreCapabilities, UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -445,6 +445,10 @@ impl RegistryStore for Cached {
 
     async fn expire_uploads(&self, age: Duration) -> Result<u64> {
         self.0.store.expire_uploads(age).await
+    }
+
+    async fn collect(&self, options: CollectOptions) -> Result<Collected> {
+        self.0.store.collect(options).await
     }
 }
 

@@ -1,0 +1,223 @@
+//! Garbage collection on the two backends.
+//!
+//! # Invariants
+//! - A manifest or link is removed by a change that checks again, in its transaction, that nothing keeps it.
+//! - A blob goes in two phases: a blob without links is marked; its bytes are deleted; the row goes if it still has this
+//!   mark. A push of a marked blob waits, or ends the removal of a collector that has died.
+//! - Bytes under a digest are deleted only with the right of the blob backend to do so, which one collector has at a time
+//!   across processes: one that was stopped halfway cannot delete bytes that were pushed again since.
+//! - Lists are read in pages: memory does not depend on the size of the store.
+
+use super::Composed;
+use crate::store::blob::{BlobBackend, BlobKey};
+use crate::store::collect::{CollectOptions, Collected, Removal};
+use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend};
+use crate::{Digest, Result};
+use futures::StreamExt as _;
+use futures::future::{BoxFuture, try_join_all};
+use std::time::{Duration, SystemTime};
+
+/// How many entries are looked at together.
+const PAGE: usize = 128;
+/// The bytes of how many blobs are deleted at once.
+const DELETIONS: usize = 8;
+/// Bytes with a [`BlobKey::Own`] that no row names may be those of a push that is about to name them.
+const UNNAMED_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
+    /// See [`crate::store::RegistryStore::collect`].
+    pub(super) async fn collect_garbage(&self, options: &CollectOptions) -> Result<Collected> {
+        self.writable()?;
+        let mut collected = Collected::default();
+        if let Some(before) = options.untagged_until {
+            // A manifest that is removed may have kept others that were listed before it.
+            while self.collect_manifests(options, before, &mut collected).await? && !options.dry_run {}
+        }
+        self.collect_links(options, &mut collected).await?;
+        let right = if options.dry_run { None } else { self.0.blobs.deletion_right().await? };
+        if right.is_none() && !options.dry_run {
+            collected.left_to_another = true;
+            return Ok(collected);
+        }
+        self.collect_blobs(options, &mut collected).await?;
+        self.collect_unnamed(options, &mut collected).await?;
+        Ok(collected)
+    }
+
+    /// Removes the manifests that nothing keeps. Returns whether it removed any.
+    async fn collect_manifests(
+        &self,
+        options: &CollectOptions,
+        before: i64,
+        collected: &mut Collected,
+    ) -> Result<bool> {
+        let (mut after, mut found) = (None, 0);
+        loop {
+            let page = self.0.meta.unkept_manifests(before, after.as_ref(), PAGE).await?;
+            let goes = page.iter().filter(|at| !options.roots.keeps_manifest(&at.repository, &at.digest));
+            let goes: Vec<ManifestAt> = goes.cloned().collect();
+            for at in &goes {
+                let ManifestAt { repository, digest } = at.clone();
+                options.report(|| Removal::Manifest { repository, digest });
+            }
+            found += if options.dry_run {
+                goes.len() as u64
+            } else {
+                let changes = goes.into_iter().map(|ManifestAt { repository, digest }| {
+                    self.0.meta.write(Change::CollectManifest { repository, digest, before })
+                });
+                try_join_all(changes.collect::<Vec<_>>()).await?.into_iter().sum::<u64>()
+            };
+            let is_last = page.len() < PAGE;
+            after = page.into_iter().last();
+            if is_last {
+                collected.manifests += found;
+                return Ok(found > 0);
+            }
+        }
+    }
+
+    async fn collect_links(&self, options: &CollectOptions, collected: &mut Collected) -> Result<()> {
+        let now = options.leases_until.unwrap_or_else(|| self.1.now());
+        let mut after = None;
+        loop {
+            let page = self.0.meta.unreferenced_links(now, after.as_ref(), PAGE).await?;
+            let goes = page.iter().filter(|link| !options.roots.keeps_blob(&link.repository, &link.digest));
+            let goes: Vec<BlobLink> = goes.cloned().collect();
+            for link in &goes {
+                let BlobLink { repository, digest } = link.clone();
+                options.report(|| Removal::Link { repository, digest });
+            }
+            collected.links += if options.dry_run {
+                goes.len() as u64
+            } else {
+                let changes = goes.into_iter().map(|BlobLink { repository, digest }| {
+                    self.0.meta.write(Change::CollectLink { repository, digest, now })
+                });
+                try_join_all(changes.collect::<Vec<_>>()).await?.into_iter().sum::<u64>()
+            };
+            let is_last = page.len() < PAGE;
+            after = page.into_iter().last();
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Removes the blobs that no repository has. The caller has the right to delete bytes.
+    async fn collect_blobs(&self, options: &CollectOptions, collected: &mut Collected) -> Result<()> {
+        let mut after: Option<Digest> = None;
+        loop {
+            let page = self.0.meta.unlinked_blobs(after.as_ref(), PAGE).await?;
+            for record in &page {
+                options.report(|| Removal::Blob { digest: record.digest.clone(), size: record.size });
+            }
+            let is_last = page.len() < PAGE;
+            after = page.last().map(|record| record.digest.clone());
+            if options.dry_run {
+                collected.blobs += page.len() as u64;
+                collected.bytes += page.iter().map(|record| record.size).sum::<u64>();
+            } else {
+                self.remove_page(page, collected).await?;
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn remove_page(&self, page: Vec<BlobRecord>, collected: &mut Collected) -> Result<()> {
+        let mark = mark()?;
+        let condemned = page.iter().map(|record| {
+            let digest = record.digest.clone();
+            self.0.meta.write(Change::CondemnBlob { digest, mark })
+        });
+        let condemned = try_join_all(condemned.collect::<Vec<_>>()).await?;
+        let marked: Vec<BlobRecord> =
+            page.into_iter().zip(condemned).filter(|(_, marked)| *marked == 1).map(|(r, _)| r).collect();
+        self.delete_bytes(&marked.iter().map(|record| &record.key).collect::<Vec<_>>()).await?;
+        let removed = marked
+            .iter()
+            .map(|record| self.0.meta.write(Change::RemoveBlob { digest: record.digest.clone(), mark }));
+        let removed = try_join_all(removed.collect::<Vec<_>>()).await?;
+        for (record, _) in marked.iter().zip(removed).filter(|(_, removed)| *removed == 1) {
+            collected.blobs += 1;
+            collected.bytes += record.size;
+        }
+        Ok(())
+    }
+
+    async fn delete_bytes(&self, keys: &[&BlobKey]) -> Result<()> {
+        let deletions: Vec<_> = keys.iter().map(|key| self.0.blobs.delete(key)).collect();
+        let mut deletions = futures::stream::iter(deletions).buffer_unordered(DELETIONS);
+        while let Some(deleted) = deletions.next().await {
+            deleted?;
+        }
+        Ok(())
+    }
+
+    /// Removes bytes that no row names: those of a push that died, and those of a blob that was deleted while it was
+    /// pushed.
+    async fn collect_unnamed(&self, options: &CollectOptions, collected: &mut Collected) -> Result<()> {
+        let young = SystemTime::now().checked_sub(UNNAMED_AGE);
+        let mut after = None;
+        loop {
+            let page = self.0.blobs.list(after.as_ref(), PAGE).await?;
+            for stored in &page.items {
+                if self.0.meta.has_key(&stored.key).await? {
+                    continue;
+                }
+                let gone = match &stored.key {
+                    BlobKey::Digest(digest) => {
+                        options.report(|| Removal::Blob { digest: digest.clone(), size: stored.size });
+                        options.dry_run || self.remove_unnamed(digest, stored.size).await?
+                    }
+                    // No push names a key again that was abandoned.
+                    BlobKey::Own(_) if young.is_some_and(|young| stored.modified < young) => {
+                        options.dry_run || self.0.blobs.delete(&stored.key).await?
+                    }
+                    BlobKey::Own(_) => false,
+                };
+                if gone {
+                    collected.blobs += 1;
+                    collected.bytes += stored.size;
+                }
+            }
+            after = page.items.last().map(|stored| stored.key.clone());
+            if !page.more || after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Removes bytes under a digest without a row: a marked row makes a push wait meanwhile.
+    async fn remove_unnamed(&self, digest: &Digest, size: u64) -> Result<bool> {
+        let mark = mark()?;
+        let change = Change::CondemnBytes { digest: digest.clone(), size, mark };
+        if self.0.meta.write(change).await? == 0 {
+            return Ok(false);
+        }
+        self.0.blobs.delete(&BlobKey::Digest(digest.clone())).await?;
+        Ok(self.0.meta.write(Change::RemoveBlob { digest: digest.clone(), mark }).await? == 1)
+    }
+
+    /// Ends the removal of a marked blob whose collector has died. Returns whether it could: otherwise the collector lives.
+    pub(super) fn end_removal<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            let Some(_right) = self.0.blobs.deletion_right().await? else { return Ok(false) };
+            let records = self.0.meta.blobs(std::slice::from_ref(digest)).await?;
+            let marked = records.into_iter().flatten().filter(|record| record.condemned.is_some()).collect();
+            self.remove_page(marked, &mut Collected::default()).await?;
+            Ok(true)
+        })
+    }
+}
+
+/// A mark that no other collector uses.
+fn mark() -> Result<u64> {
+    // Small requests are answered in full.
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(std::io::Error::from)?;
+    Ok(u64::from_ne_bytes(bytes))
+}

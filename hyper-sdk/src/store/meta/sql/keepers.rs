@@ -1,0 +1,102 @@
+//! What keeps a manifest: a tag; an index that has it as an entry; its subject. Keepers are kept by theirs.
+//!
+//! The way from a manifest to its keepers is short, and is walked for one manifest at a time: nothing that is as large as
+//! a repository is in memory. Two manifests can keep each other, so each is visited once.
+
+use super::SqlMeta;
+use crate::reference::RepositoryName;
+use crate::store::meta::ManifestAt;
+use crate::{Digest, Result};
+use sqlx::SqliteConnection;
+use std::collections::HashSet;
+
+/// Whether a tag, or a manifest that was stored after `before`, keeps a manifest.
+pub(super) async fn is_kept(db: &mut SqliteConnection, manifest: i64, before: i64) -> sqlx::Result<bool> {
+    let (mut seen, mut open) = (HashSet::from([manifest]), vec![manifest]);
+    while let Some(id) = open.pop() {
+        let row: Option<(i64, String, Option<String>, bool)> = sqlx::query_as(
+            "SELECT m.repository_id, m.digest, m.subject, \
+             m.created_at > $2 OR EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = m.id) \
+             FROM manifests m WHERE m.id = $1",
+        )
+        .bind(id)
+        .bind(before)
+        .fetch_optional(&mut *db)
+        .await?;
+        let Some((repository, digest, subject, is_root)) = row else { continue };
+        if is_root {
+            return Ok(true);
+        }
+        let keepers: Vec<i64> = sqlx::query_scalar(
+            "SELECT p.id FROM manifest_refs f JOIN manifests p ON p.id = f.manifest_id \
+             WHERE f.digest = $1 AND f.kind = 1 AND p.repository_id = $2 \
+             UNION SELECT s.id FROM manifests s WHERE s.repository_id = $2 AND s.digest = $3",
+        )
+        .bind(digest)
+        .bind(repository)
+        .bind(subject)
+        .fetch_all(&mut *db)
+        .await?;
+        open.extend(keepers.into_iter().filter(|keeper| seen.insert(*keeper)));
+    }
+    Ok(false)
+}
+
+impl SqlMeta {
+    /// Ordered by the id of the repository and the digest, which is an index.
+    pub(super) async fn find_unkept(
+        &self,
+        before: i64,
+        after: Option<&ManifestAt>,
+        limit: usize,
+    ) -> Result<Vec<ManifestAt>> {
+        let mut found = Vec::new();
+        let mut last: (i64, String) = match after {
+            None => (0, String::new()),
+            Some(at) => {
+                let id: Option<i64> = sqlx::query_scalar("SELECT id FROM repositories WHERE name = $1")
+                    .bind(at.repository.as_str())
+                    .fetch_optional(&mut *self.reader().await?)
+                    .await
+                    .map_err(|e| self.failed(e))?;
+                (id.unwrap_or(0), at.digest.to_string())
+            }
+        };
+        while found.len() < limit {
+            let page = limit as i64;
+            let mut reader = self.reader().await?;
+            let rows: Vec<(i64, i64, String, String)> = sqlx::query_as(
+                "SELECT m.id, m.repository_id, r.name, m.digest FROM manifests m \
+                 JOIN repositories r ON r.id = m.repository_id \
+                 WHERE m.created_at <= $1 AND (m.repository_id, m.digest) > ($2, $3) \
+                 AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = m.id) \
+                 ORDER BY m.repository_id, m.digest LIMIT $4",
+            )
+            .bind(before)
+            .bind(last.0)
+            .bind(&last.1)
+            .bind(page)
+            .fetch_all(&mut *reader)
+            .await
+            .map_err(|e| self.failed(e))?;
+            let is_last = rows.len() < limit;
+            for (id, repository, name, digest) in rows {
+                if found.len() == limit {
+                    return Ok(found);
+                }
+                if !is_kept(&mut reader, id, before).await.map_err(|e| self.failed(e))? {
+                    let read = || {
+                        let (repository, digest) = (RepositoryName::parse(&name)?, Digest::parse(&digest)?);
+                        Ok(ManifestAt { repository, digest })
+                    };
+                    found.push(read().map_err(|e| self.damaged(e))?);
+                }
+                last = (repository, digest);
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}

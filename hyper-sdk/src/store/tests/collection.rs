@@ -1,0 +1,511 @@
+//! Random histories of pushes, deletions and collections, checked against a model; faults in a collection; collectors and
+//! pushers on one folder.
+
+use crate::clock::{Clock as _, FrozenClock};
+use crate::media_type;
+use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
+use crate::reference::{RepositoryName, Tag};
+use crate::store::blob::{BlobBackend, BlobKey, MemoryBlobs};
+use crate::store::meta::{Change, MemoryMeta, MetaBackend};
+use crate::store::wrap::{FaultPlan, FaultyBlobs, FaultyMeta};
+use crate::store::{
+    BlobReader, CollectOptions, Composed, PutManifest, RegistryStore, RegistryStoreExt as _, Roots,
+};
+use crate::testing::Random;
+use crate::{Digest, ErrorKind};
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+const DAY: i64 = 24 * 60 * 60;
+const BLOBS: usize = 8;
+const REPOSITORIES: [&str; 3] = ["a", "b", "hyper.local/c"];
+const TAGS: [&str; 3] = ["one", "two", "three"];
+
+/// No roots besides tags, also in internal repositories.
+#[derive(Debug)]
+struct TagsAlone;
+
+impl Roots for TagsAlone {
+    fn keeps_manifest(&self, _: &RepositoryName, _: &Digest) -> bool {
+        false
+    }
+
+    fn keeps_blob(&self, _: &RepositoryName, _: &Digest) -> bool {
+        false
+    }
+}
+
+fn name(text: &str) -> RepositoryName {
+    RepositoryName::parse(text).unwrap()
+}
+
+/// The content of a blob of the histories. Some are larger than one read.
+fn content(n: usize) -> Bytes {
+    Bytes::from(format!("blob {n} ").repeat(if n == 0 { 200_000 } else { 100 }))
+}
+
+fn digest(n: usize) -> Digest {
+    Digest::sha256(content(n))
+}
+
+#[derive(Clone, Debug)]
+struct Stored {
+    manifest: Manifest,
+    blobs: BTreeSet<usize>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Repository {
+    /// The links, with a time at which the lease has not ended yet.
+    links: BTreeMap<usize, i64>,
+    manifests: BTreeMap<Digest, Stored>,
+    tags: BTreeMap<&'static str, Digest>,
+}
+
+impl Repository {
+    /// The manifests that a tag keeps.
+    fn kept(&self) -> HashSet<Digest> {
+        let mut kept = HashSet::new();
+        let mut open: Vec<Digest> = self.tags.values().cloned().collect();
+        while let Some(digest) = open.pop() {
+            let Some(stored) = self.manifests.get(&digest) else { continue };
+            if !kept.insert(digest.clone()) {
+                continue;
+            }
+            open.extend(
+                stored.manifest.index().into_iter().flat_map(|i| &i.manifests).map(|e| e.digest.clone()),
+            );
+            let is_about = |other: &&Stored| other.manifest.subject().is_some_and(|s| s.digest == digest);
+            open.extend(
+                self.manifests.values().filter(is_about).map(|other| other.manifest.digest().clone()),
+            );
+        }
+        kept
+    }
+
+    fn referenced(&self) -> BTreeSet<usize> {
+        self.manifests.values().flat_map(|stored| stored.blobs.iter().copied()).collect()
+    }
+}
+
+/// What the store must have.
+#[derive(Clone, Debug, Default)]
+struct Model(BTreeMap<&'static str, Repository>);
+
+impl Model {
+    fn at(&mut self, repository: &'static str) -> &mut Repository {
+        self.0.entry(repository).or_default()
+    }
+
+    /// Every object can be read.
+    async fn check(&self, store: &dyn RegistryStore, history: &[String]) {
+        for (repository, content_of) in &self.0 {
+            let repository = name(repository);
+            for n in content_of.links.keys() {
+                let read = store.read_blob(&repository, &digest(*n), 1 << 30).await;
+                let read = read.unwrap_or_else(|e| panic!("blob {n} of {repository}: {e}\n{history:#?}"));
+                assert!(read == content(*n), "blob {n} of {repository} has other bytes\n{history:#?}");
+            }
+            for digest in content_of.manifests.keys() {
+                let found = store.get_manifest(&repository, &digest.clone().into()).await;
+                found.unwrap_or_else(|e| panic!("manifest {digest} of {repository}: {e}\n{history:#?}"));
+            }
+            for (tag, digest) in &content_of.tags {
+                let found = store.get_manifest(&repository, &Tag::parse(tag).unwrap().into()).await;
+                assert_eq!(found.unwrap().digest(), digest, "{tag} of {repository}\n{history:#?}");
+            }
+        }
+    }
+
+    /// Follows a collection: what it had to remove is gone. When it failed, what it was free to remove may be gone, and
+    /// the model takes over what is left.
+    async fn collected(&mut self, store: &dyn RegistryStore, now: i64, untagged: bool, failed: bool) {
+        for (repository, content_of) in &mut self.0 {
+            let repository = name(repository);
+            if untagged {
+                let kept = content_of.kept();
+                for digest in content_of.manifests.keys().cloned().collect::<Vec<_>>() {
+                    if kept.contains(&digest) {
+                        continue;
+                    }
+                    let there =
+                        store.find_manifest(&repository, &digest.clone().into()).await.unwrap().is_some();
+                    assert!(failed || !there, "{digest} of {repository} was not collected");
+                    if !there {
+                        content_of.manifests.remove(&digest);
+                    }
+                }
+            }
+            let referenced = content_of.referenced();
+            for (n, lease) in content_of.links.clone() {
+                if referenced.contains(&n) || lease > now {
+                    continue;
+                }
+                let there = store.has_blob(&repository, &digest(n)).await.unwrap();
+                if !there {
+                    content_of.links.remove(&n);
+                }
+            }
+        }
+    }
+}
+
+/// One step of a history.
+async fn step(
+    store: &dyn RegistryStore,
+    model: &mut Model,
+    clock: &FrozenClock,
+    random: &mut Random,
+) -> String {
+    let repository = *random.pick(&REPOSITORIES).unwrap();
+    let at = name(repository);
+    let n = random.below(BLOBS);
+    // A lease lasts at least a day.
+    let lease = clock.now() + DAY - 1;
+    match random.below(12) {
+        0..=2 => {
+            store.put_blob(&at, &digest(n), content(n)).await.unwrap();
+            let old = model.at(repository).links.insert(n, lease).unwrap_or(lease);
+            model.at(repository).links.insert(n, old.max(lease));
+            format!("push blob {n} to {repository}")
+        }
+        3 => {
+            let from = *random.pick(&REPOSITORIES).unwrap();
+            let known = model.at(from).links.contains_key(&n);
+            match store.mount_blob(&at, &digest(n), &name(from)).await {
+                Ok(_) => {
+                    let old = model.at(repository).links.get(&n).copied().unwrap_or(lease);
+                    model.at(repository).links.insert(n, old.max(lease));
+                }
+                Err(e) => assert!(e.kind() == ErrorKind::BlobUnknown && !known, "mount of {n}: {e}"),
+            }
+            format!("mount blob {n} from {from} to {repository}")
+        }
+        4..=6 => {
+            let links: Vec<usize> = model.at(repository).links.keys().copied().collect();
+            let (Some(config), Some(layer)) = (random.pick(&links), random.pick(&links)) else {
+                return "nothing".to_owned();
+            };
+            let describe =
+                |n: usize| Descriptor::new(media_type::OCI_LAYER, digest(n), content(n).len() as u64);
+            let mut image = ImageManifest::new(describe(*config), vec![describe(*layer)]);
+            let all: Vec<Stored> = model.at(repository).manifests.values().cloned().collect();
+            if random.once_in(3) {
+                image.subject = random.pick(&all).map(|stored| stored.manifest.descriptor());
+            }
+            let manifest = Manifest::sniff(image.to_bytes()).unwrap();
+            put(store, model, repository, manifest, [*config, *layer].into(), random).await
+        }
+        7 => {
+            let all: Vec<Stored> = model.at(repository).manifests.values().cloned().collect();
+            let (Some(one), Some(two)) = (random.pick(&all), random.pick(&all)) else {
+                return "nothing".to_owned();
+            };
+            let mut index = ImageIndex::new(vec![one.manifest.descriptor()]);
+            if random.once_in(2) {
+                index.subject = Some(two.manifest.descriptor());
+            }
+            let index = Manifest::sniff(index.to_bytes()).unwrap();
+            put(store, model, repository, index, BTreeSet::new(), random).await
+        }
+        8 => {
+            let tags: Vec<&'static str> = model.at(repository).tags.keys().copied().collect();
+            let Some(tag) = random.pick(&tags) else { return "nothing".to_owned() };
+            store.delete_manifest(&at, &Tag::parse(tag).unwrap().into()).await.unwrap();
+            model.at(repository).tags.remove(tag);
+            format!("delete tag {tag} of {repository}")
+        }
+        9 => {
+            let all: Vec<Digest> = model.at(repository).manifests.keys().cloned().collect();
+            let Some(gone) = random.pick(&all) else { return "nothing".to_owned() };
+            store.delete_manifest(&at, &gone.clone().into()).await.unwrap();
+            model.at(repository).manifests.remove(gone);
+            model.at(repository).tags.retain(|_, digest| digest != gone);
+            format!("delete manifest {gone} of {repository}")
+        }
+        10 => {
+            let links: Vec<usize> = model.at(repository).links.keys().copied().collect();
+            let Some(n) = random.pick(&links) else { return "nothing".to_owned() };
+            store.delete_blob(&at, &digest(*n)).await.unwrap();
+            model.at(repository).links.remove(n);
+            format!("delete blob {n} of {repository}")
+        }
+        _ => {
+            let hours = random.below(40) as i64;
+            clock.advance(hours * 3600);
+            format!("{hours} hours pass")
+        }
+    }
+}
+
+async fn put(
+    store: &dyn RegistryStore,
+    model: &mut Model,
+    repository: &'static str,
+    manifest: Manifest,
+    blobs: BTreeSet<usize>,
+    random: &mut Random,
+) -> String {
+    let tag = random.once_in(2).then(|| *random.pick(&TAGS).unwrap());
+    let put = PutManifest::new(manifest.clone(), tag.map(|tag| Tag::parse(tag).unwrap()));
+    store.put_manifest(&name(repository), put).await.unwrap();
+    let digest = manifest.digest().clone();
+    if let Some(tag) = tag {
+        model.at(repository).tags.insert(tag, digest.clone());
+    }
+    model.at(repository).manifests.insert(digest.clone(), Stored { manifest, blobs });
+    format!("put manifest {digest} to {repository}, tag {tag:?}")
+}
+
+fn options(clock: &FrozenClock, untagged: bool) -> CollectOptions {
+    CollectOptions {
+        untagged_until: untagged.then_some(i64::MAX),
+        leases_until: Some(clock.now()),
+        roots: Arc::new(TagsAlone),
+        ..CollectOptions::default()
+    }
+}
+
+/// Runs a history with the backends of `open`, which opens the same ones each time.
+async fn history<B: BlobBackend, M: MetaBackend>(seed: u64, open: impl AsyncFn() -> (B, M)) {
+    let mut random = Random::new(seed);
+    let (mut model, mut told) = (Model::default(), vec![format!("seed {seed}")]);
+    let clock = Arc::new(FrozenClock::default());
+    let mut readers: Vec<(usize, BlobReader)> = Vec::new();
+    let plan = FaultPlan::none();
+    let reopen = async || {
+        let (blobs, meta) = open().await;
+        Composed::new(FaultyBlobs::new(blobs, plan.clone()), FaultyMeta::new(meta, plan.clone()))
+            .with_clock(clock.clone())
+    };
+    let mut store = reopen().await;
+    for _ in 0..120 {
+        if !random.once_in(6) {
+            told.push(step(&store, &mut model, &clock, &mut random).await);
+            continue;
+        }
+        let untagged = random.once_in(2);
+        // A reader that is open reads to the end, or is told; it never gets other bytes.
+        let links = model.0.iter().flat_map(|(r, c)| c.links.keys().map(move |n| (*r, *n)));
+        if let Some((repository, n)) = random.pick(&links.collect::<Vec<_>>()) {
+            readers.push((*n, store.get_blob(&name(repository), &digest(*n), None).await.unwrap()));
+        }
+        let failing = random.once_in(2);
+        if failing {
+            plan.after_the_operation(random.once_in(2));
+            plan.fail_at(1 + random.below(40) as u64);
+        }
+        let outcome = store.collect(options(&clock, untagged)).await;
+        let failed = outcome.is_err();
+        told.push(format!("collect, untagged: {untagged}: {outcome:?}"));
+        assert!(!failed || failing && plan.has_failed(), "{told:#?}");
+        plan.fail_at(0);
+        if failed || random.once_in(4) {
+            drop(store);
+            store = reopen().await;
+        }
+        model.collected(&store, clock.now(), untagged, failed).await;
+        model.check(&store, &told).await;
+        for (n, reader) in readers.drain(..) {
+            match reader.stream.try_collect::<Vec<Bytes>>().await {
+                Ok(parts) => assert!(parts.concat() == content(n), "blob {n}\n{told:#?}"),
+                Err(e) => assert!(matches!(e.kind(), ErrorKind::Corrupt), "{e}\n{told:#?}"),
+            }
+        }
+    }
+    // Quiescence: nothing is left but what a tag keeps.
+    clock.advance(10 * DAY);
+    store.collect(options(&clock, true)).await.unwrap();
+    model.collected(&store, clock.now(), true, false).await;
+    model.check(&store, &told).await;
+    let needed: BTreeSet<BlobKey> = model
+        .0
+        .values()
+        .flat_map(|repository| repository.referenced())
+        .map(|n| BlobKey::Digest(digest(n)))
+        .collect();
+    let there = store.blobs().list(None, 1000).await.unwrap().items;
+    let there: BTreeSet<BlobKey> = there.into_iter().map(|stored| stored.key).collect();
+    assert!(there.is_subset(&needed), "left: {:?}\n{told:#?}", there.difference(&needed));
+    assert!(store.meta().unlinked_blobs(None, 10).await.unwrap().is_empty(), "{told:#?}");
+    let again = store.collect(options(&clock, true)).await.unwrap();
+    assert_eq!(again, Default::default(), "a second collection found more\n{told:#?}");
+}
+
+#[tokio::test]
+async fn random_histories_in_memory_lose_nothing_and_leave_nothing() {
+    for seed in 0..150 {
+        let (blobs, meta) = (MemoryBlobs::default(), MemoryMeta::default());
+        history(seed, async || (blobs.clone(), meta.clone())).await;
+    }
+}
+
+#[cfg(feature = "store-sql")]
+#[tokio::test]
+async fn random_histories_on_disk_lose_nothing_and_leave_nothing() {
+    use crate::store::{blob::DiskBlobs, meta::SqlMeta};
+    // The test makes thousands of syncs, so it uses a folder in memory if there is one.
+    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    for seed in 1000..1012 {
+        let root = folder.path().join(seed.to_string());
+        history(seed, async || {
+            let blobs = DiskBlobs::open(&root).await.unwrap();
+            (blobs, SqlMeta::open(root.join("m.db")).await.unwrap())
+        })
+        .await;
+    }
+}
+
+/// A collector that died after each step of a removal: the blob is not there, can be pushed at once, and is then whole.
+#[tokio::test]
+async fn a_blob_can_be_pushed_after_a_collector_died_anywhere() {
+    let at = name("a");
+    for after in [false, true] {
+        for k in 1.. {
+            let (blobs, meta, plan) = (MemoryBlobs::default(), MemoryMeta::default(), FaultPlan::none());
+            let sound = Composed::new(blobs.clone(), meta.clone());
+            let faulty =
+                Composed::new(FaultyBlobs::new(blobs, plan.clone()), FaultyMeta::new(meta, plan.clone()));
+            sound.put_blob(&at, &digest(1), content(1)).await.unwrap();
+            sound.delete_blob(&at, &digest(1)).await.unwrap();
+            plan.after_the_operation(after);
+            plan.fail_at(k);
+            let outcome = faulty.collect(CollectOptions::default()).await;
+            if !plan.has_failed() {
+                assert!(k > 5 && outcome.unwrap().blobs == 1, "only {k} operations");
+                break;
+            }
+            assert!(outcome.is_err(), "fault {k} was swallowed");
+            assert!(!sound.has_blob(&at, &digest(1)).await.unwrap());
+            sound.put_blob(&at, &digest(1), content(1)).await.unwrap();
+            assert_eq!(sound.read_blob(&at, &digest(1), 1 << 20).await.unwrap(), content(1), "fault {k}");
+            sound.collect(CollectOptions::default()).await.unwrap();
+            assert_eq!(sound.read_blob(&at, &digest(1), 1 << 20).await.unwrap(), content(1), "fault {k}");
+        }
+    }
+}
+
+/// Bytes that a push placed after its blob was deleted and collected: no row names them.
+#[tokio::test]
+async fn bytes_that_no_row_names_are_removed() {
+    let store = crate::store::MemoryStore::default();
+    store.blobs().put(&digest(1), content(1)).await.unwrap();
+    let collected =
+        store.collect(CollectOptions { dry_run: true, ..CollectOptions::default() }).await.unwrap();
+    assert_eq!((collected.blobs, collected.bytes), (1, content(1).len() as u64));
+    assert_eq!(store.collect(CollectOptions::default()).await.unwrap(), collected);
+    assert!(store.blobs().list(None, 1).await.unwrap().items.is_empty());
+    assert!(store.meta().blobs(&[digest(1)]).await.unwrap()[0].is_none());
+}
+
+#[tokio::test]
+async fn a_second_collector_leaves_bytes_to_the_first() {
+    let (store, at) = (crate::store::MemoryStore::default(), name("a"));
+    store.put_blob(&at, &digest(1), content(1)).await.unwrap();
+    store.delete_blob(&at, &digest(1)).await.unwrap();
+    let right = store.blobs().deletion_right().await.unwrap().unwrap();
+    let mark = Change::CondemnBlob { digest: digest(1), mark: 1 };
+    assert_eq!(store.meta().write(mark).await.unwrap(), 1);
+    let collected = store.collect(CollectOptions::default()).await.unwrap();
+    assert!(collected.left_to_another && collected.blobs == 0);
+    assert_eq!(store.blobs().list(None, 10).await.unwrap().items.len(), 1);
+    // A push waits for the first, and ends its removal when it dies.
+    let push = tokio::spawn({
+        let (store, at) = (store.clone(), at.clone());
+        async move { store.put_blob(&at, &digest(1), content(1)).await }
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(120)).await;
+    assert!(!push.is_finished(), "the push did not wait");
+    drop(right);
+    push.await.unwrap().unwrap();
+    assert_eq!(store.read_blob(&at, &digest(1), 1 << 20).await.unwrap(), content(1));
+}
+
+/// A dry run tells the same as the collection removes, and removes nothing.
+#[tokio::test]
+async fn a_dry_run_explains() {
+    let (store, at) = (crate::store::MemoryStore::default(), name("a"));
+    for n in [1, 2, 3] {
+        store.put_blob(&at, &digest(n), content(n)).await.unwrap();
+    }
+    store.delete_blob(&at, &digest(3)).await.unwrap();
+    let index = Manifest::sniff(ImageIndex::new(vec![]).to_bytes()).unwrap();
+    store.put_manifest(&at, PutManifest::new(index, [])).await.unwrap();
+    let run = async |dry_run| {
+        let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let to = Arc::clone(&told);
+        let options = CollectOptions {
+            dry_run,
+            untagged_until: Some(i64::MAX),
+            leases_until: Some(i64::MAX),
+            observer: Some(Arc::new(move |removal| to.lock().unwrap().push(removal.to_string()))),
+            ..CollectOptions::default()
+        };
+        let collected = store.collect(options).await.unwrap();
+        (collected, std::mem::take(&mut *told.lock().unwrap()))
+    };
+    let (dry, told) = run(true).await;
+    assert_eq!((dry.manifests, dry.links, dry.blobs), (1, 2, 1), "{told:?}");
+    assert!(told.len() == 4 && told[0].starts_with("manifest a@sha256:"), "{told:?}");
+    assert!(store.has_blob(&at, &digest(1)).await.unwrap());
+    let (wet, told) = run(false).await;
+    assert_eq!((wet.manifests, wet.links, wet.blobs), (1, 2, 3), "{told:?}");
+}
+
+/// Pushers and collectors, each with the folder open for itself: what was acknowledged can be read until it is deleted.
+#[cfg(feature = "store-sql")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn collectors_and_pushers_share_a_folder() {
+    use crate::store::DiskStore;
+    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut collectors = Vec::new();
+    for _ in 0..2 {
+        let (store, over) = (DiskStore::open(folder.path()).await.unwrap(), over.clone());
+        collectors.push(tokio::spawn(async move {
+            let mut blobs = 0;
+            while !over.load(Ordering::SeqCst) {
+                blobs += store.collect(CollectOptions::default()).await.unwrap().blobs;
+                tokio::task::yield_now().await;
+            }
+            blobs
+        }));
+    }
+    let mut pushers = Vec::new();
+    for pusher in 0..4 {
+        let store = DiskStore::open(folder.path()).await.unwrap();
+        pushers.push(tokio::spawn(async move {
+            let (at, mut random) = (name(&format!("r{pusher}")), Random::new(pusher));
+            for round in 0..40 {
+                // All push the same few blobs.
+                let n = 1 + random.below(3);
+                match round % 3 {
+                    0 => drop(store.put_blob(&at, &digest(n), content(n)).await.unwrap()),
+                    _ => {
+                        let mut upload = store.start_upload(&at, Default::default()).await.unwrap();
+                        upload.append(content(n)).await.unwrap();
+                        upload.finish(&digest(n)).await.unwrap();
+                    }
+                }
+                let read = store.read_blob(&at, &digest(n), 1 << 20).await;
+                assert_eq!(read.unwrap_or_else(|e| panic!("round {round}: {e}")), content(n));
+                store.delete_blob(&at, &digest(n)).await.unwrap();
+            }
+        }));
+    }
+    for pusher in pushers {
+        pusher.await.unwrap();
+    }
+    over.store(true, Ordering::SeqCst);
+    let mut removed = 0;
+    for collector in collectors {
+        removed += collector.await.unwrap();
+    }
+    assert!(removed > 0, "the collectors had nothing to do");
+    let store = DiskStore::open(folder.path()).await.unwrap();
+    store.collect(CollectOptions::default()).await.unwrap();
+    assert!(store.blobs().list(None, 10).await.unwrap().items.is_empty());
+}
