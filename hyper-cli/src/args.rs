@@ -9,13 +9,14 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct GlobalArgs {
-    /// Folder that keeps the local store, the cache and the logs
+    /// Folder that keeps the local store, the cache and the logs [env: HYPER_ROOT]
     ///
     /// Without it: `/var/lib/hyper` for root, else `$XDG_DATA_HOME/hyper` or `~/.local/share/hyper`.
-    #[arg(long, global = true, value_name = "DIR", env = "HYPER_ROOT", hide_env_values = true)]
+    // The environment is read elsewhere: the parser would take the option for a required one in its usage.
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
-    /// Folder of the `config.json` with the credentials of registries; `~/.docker` without it
-    #[arg(long, global = true, value_name = "DIR", env = "DOCKER_CONFIG", hide_env_values = true)]
+    /// Folder of the `config.json` with the credentials of registries; `~/.docker` without it [env: DOCKER_CONFIG]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) config: Option<PathBuf>,
     /// How results are printed
     #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]

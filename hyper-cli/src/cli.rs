@@ -7,8 +7,10 @@ use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::session::{self, Configure};
 use crate::{json_events, logging, program};
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches, Parser};
 use futures::future::LocalBoxFuture;
+use hyper_sdk::dockerfile::suggestion;
 use hyper_sdk::session::{Session, SessionOptions};
 use std::fmt;
 use std::process::ExitCode;
@@ -119,7 +121,7 @@ impl Cli {
         let mut line = self.line();
         let (global, call) = match self.parse(&mut line) {
             Ok(parsed) => parsed,
-            Err(e) => return refuse(&e),
+            Err(e) => return refuse(&without_far_tips(e)),
         };
         if let Call::Own(command) = &call
             && command.prints_events()
@@ -208,6 +210,33 @@ fn refuse(error: &clap::Error) -> ExitCode {
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }
 
+/// The error of the parser without a tip that has little in common with what was typed.
+fn without_far_tips(mut error: clap::Error) -> clap::Error {
+    for (typed, tip) in [
+        (ContextKind::InvalidArg, ContextKind::SuggestedArg),
+        (ContextKind::InvalidSubcommand, ContextKind::SuggestedSubcommand),
+        (ContextKind::InvalidValue, ContextKind::SuggestedValue),
+    ] {
+        let texts = |kind| match error.get(kind) {
+            Some(ContextValue::String(text)) => vec![text.clone()],
+            Some(ContextValue::Strings(texts)) => texts.clone(),
+            _ => Vec::new(),
+        };
+        let bare = |text: &str| text.trim_start_matches('-').to_owned();
+        let (typed, tips) = (texts(typed), texts(tip));
+        let near = tips
+            .iter()
+            .filter(|tip| typed.iter().any(|word| suggestion(&bare(word), [bare(tip).as_str()]).is_some()));
+        let near: Vec<String> = near.cloned().collect();
+        if near.is_empty() && !tips.is_empty() {
+            error.remove(tip);
+        } else if near.len() < tips.len() {
+            error.insert(tip, ContextValue::Strings(near));
+        }
+    }
+    error
+}
+
 /// The text of an error of the parser, without its label.
 fn usage_of(error: &clap::Error) -> String {
     error.render().to_string().trim_end().trim_start_matches("error: ").to_owned()
@@ -237,6 +266,37 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         line().debug_assert();
+    }
+
+    #[test]
+    fn a_tip_has_much_in_common_with_what_was_typed() {
+        for (words, tip) in [
+            (&["build", "--foo", "."][..], None),
+            (&["build", "--platfrom=x", "."], Some("--platform")),
+            (&["biuld", "."], Some("build")),
+            (&["elephant"], None),
+            (&["images", "--format", "jsno"], Some("json")),
+            (&["images", "--format", "xml"], None),
+        ] {
+            let words = std::iter::once("hyperbuild").chain(words.iter().copied());
+            let error = line().try_get_matches_from(words).unwrap_err();
+            let told = usage_of(&without_far_tips(error));
+            assert_eq!(told.contains("similar"), tip.is_some(), "{told}");
+            assert!(told.contains(tip.unwrap_or_default()), "{told}");
+        }
+    }
+
+    #[test]
+    fn no_option_is_taken_from_the_environment_by_the_parser() {
+        // It would show the option as a required one.
+        let (mut commands, mut found) = (vec![line()], Vec::new());
+        while let Some(command) = commands.pop() {
+            found.extend(
+                command.get_arguments().filter(|a| a.get_env().is_some()).map(|a| a.get_id().to_string()),
+            );
+            commands.extend(command.get_subcommands().cloned());
+        }
+        assert!(found.is_empty(), "{found:?}");
     }
 
     #[test]

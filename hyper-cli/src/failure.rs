@@ -143,10 +143,15 @@ fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
         ErrorKind::Denied if host.is_some() => {
             "the credentials are valid and do not permit this: ask the registry's owner".to_owned()
         }
-        ErrorKind::ManifestUnknown | ErrorKind::NameUnknown => match host {
-            Some(host) => format!("{host} has no such image: check name and tag"),
-            None => format!("`{program} images` lists what the local store has"),
-        },
+        ErrorKind::ManifestUnknown if error.context_value("platforms").is_some() => {
+            "choose one of these platforms with --platform".to_owned()
+        }
+        ErrorKind::ManifestUnknown if let Some(host) = host => {
+            format!("{host} has no such image: check name and tag")
+        }
+        ErrorKind::NameUnknown if let Some(host) = host => {
+            format!("{host} has no such repository: check the name")
+        }
         ErrorKind::Unavailable if error.details().any(|detail| web_address(detail).is_some()) => {
             "is the server running? Proxies are those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY".to_owned()
         }
@@ -205,11 +210,21 @@ fn hint_of_detail(detail: &ErrorDetail) -> Option<String> {
             MissingInput::SshAgent(id) => format!("give it with --ssh {id}=SOCKET"),
             MissingInput::Dockerfile => "name the Dockerfile with --file FILE".to_owned(),
             MissingInput::ImageName => "give a name with --tag NAME".to_owned(),
+            MissingInput::StateFolder => "name a state folder with --root DIR, or in HYPER_ROOT".to_owned(),
+            MissingInput::CredentialsFolder => {
+                "name a folder with --config DIR, or in DOCKER_CONFIG".to_owned()
+            }
             MissingInput::Epoch => {
                 "give the whole build one time with --source-date-epoch SECONDS".to_owned()
             }
             _ => return None,
         },
+        ErrorDetail::NoLocalImage { .. } => {
+            format!("`{} images` lists what the local store has", program::name())
+        }
+        ErrorDetail::UnknownHost => {
+            "check the name of the host, and whether this machine can look names up".to_owned()
+        }
         ErrorDetail::SharedFolder(_) => "another state folder is chosen with --root".to_owned(),
         ErrorDetail::Registry(registry) if registry.untrusted_certificate => {
             "if the certificate is right, name its authority, or the certificate itself, with --ca-file FILE"
@@ -319,6 +334,35 @@ mod tests {
         let outer = Error::new(ErrorKind::Denied, "outer")
             .with_source(Error::new(ErrorKind::Denied, "x").with_missing(MissingInput::Dockerfile));
         assert!(hint(&outer, None).unwrap().contains("--file"));
+    }
+
+    #[test]
+    fn a_missing_image_is_looked_for_where_it_can_be() {
+        let unknown = |kind: ErrorKind| Error::new(kind, "x");
+        let local = ErrorDetail::NoLocalImage { name: "a:1".into() };
+        let platforms = unknown(ErrorKind::ManifestUnknown).with_context("platforms", "linux/amd64");
+        for (error, told) in [
+            (unknown(ErrorKind::ManifestUnknown).with_detail(local), Some("`hyperbuild images` lists")),
+            (
+                unknown(ErrorKind::ManifestUnknown).with_registry("r.example"),
+                Some("r.example has no such image"),
+            ),
+            (unknown(ErrorKind::NameUnknown).with_registry("r.example"), Some("no such repository")),
+            (platforms.with_registry("r.example"), Some("--platform")),
+            (unknown(ErrorKind::ManifestUnknown), None),
+        ] {
+            let hint = hint(&error, None);
+            assert_eq!(hint.is_some(), told.is_some(), "{error:?}: {hint:?}");
+            assert!(hint.unwrap_or_default().contains(told.unwrap_or_default()), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_host_does_not_ask_for_another_protocol() {
+        let cause = Error::new(ErrorKind::Unavailable, "no address").with_detail(ErrorDetail::UnknownHost);
+        let error = Error::new(ErrorKind::Unavailable, "x").with_source(cause).with_registry("r.example");
+        let hint = hint(&error, None).unwrap();
+        assert!(hint.contains("look names up") && !hint.contains("plain"), "{hint}");
     }
 
     #[test]

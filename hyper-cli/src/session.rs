@@ -2,8 +2,8 @@
 
 use crate::args::{GlobalArgs, TransportArgs};
 use crate::console::Console;
+use hyper_sdk::Result;
 use hyper_sdk::session::{Defaults, Session, SessionOptions};
-use hyper_sdk::{Error, Result};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,10 +42,7 @@ pub(crate) fn open(
 ) -> Result<Session> {
     let mut defaults = defaults();
     defaults.config = global.config.clone().or(defaults.config);
-    let root = global.root.clone().or_else(|| defaults.root.clone()).ok_or_else(|| {
-        Error::invalid("there is no home folder to keep images in: name a state folder with --root")
-    })?;
-    let options = SessionOptions::new(root).defaults(defaults).progress(console.warnings());
+    let options = SessionOptions::from_defaults(global.root.clone(), defaults)?.progress(console.warnings());
     (configure.0)(transport.apply(options)).open()
 }
 

@@ -199,6 +199,35 @@ mod tests {
         })
     }
 
+    /// Where the guide lists the flags.
+    const MARKS: (&str, &str) = ("<!-- flags -->\n", "<!-- end of flags -->\n");
+
+    /// `HYPER_BLESS=1` writes the list.
+    #[test]
+    fn the_guide_lists_every_flag() {
+        let mut flags: Vec<&str> = WITH_VALUE.iter().chain(SWITCHES).copied().collect();
+        flags.retain(|flag| !WITHOUT_EFFECT.contains(flag));
+        flags.sort_unstable();
+        let (mut list, mut line) = (String::new(), String::new());
+        for flag in flags {
+            if line.len() + flag.len() > 110 {
+                list.push_str(&format!("{}\n", line.trim_end()));
+                line.clear();
+            }
+            line.push_str(&format!("`--{flag}` "));
+        }
+        list.push_str(&format!("{}\n", line.trim_end()));
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
+        let guide = std::fs::read_to_string(&path).unwrap();
+        let (before, rest) = guide.split_once(MARKS.0).unwrap();
+        let (found, after) = rest.split_once(MARKS.1).unwrap();
+        if std::env::var_os("HYPER_BLESS").is_some() {
+            let text = [before, MARKS.0, &list, MARKS.1, after].concat();
+            return std::fs::write(path, text).unwrap();
+        }
+        assert_eq!(found, list, "HYPER_BLESS=1 writes the list of docs/cli.md");
+    }
+
     #[test]
     fn the_error_names_the_flag() {
         for name in WITH_VALUE.iter().chain(SWITCHES).filter(|name| **name != "rm") {

@@ -6,7 +6,7 @@ use crate::support::{Place, Registry, base, busybox, is_root, skip, succeed, tol
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -365,4 +365,36 @@ fn a_tar_can_have_a_folder_of_its_platform() {
         let paths: Vec<_> = paths.collect();
         assert!(paths.iter().any(|path| path == name), "{paths:?}");
     }
+}
+
+#[test]
+fn estargz_layers_have_a_table_and_the_same_files() {
+    let place = place();
+    let flags = |dest: &str| format!("-o=type=oci,tar=false,dest={dest},compression=estargz,name=e:1");
+    built(&place, &[&flags("one"), "-o=type=oci,tar=false,dest=plain,name=e:1"]);
+    built(&place, &["--no-cache", &flags("two")]);
+    assert_eq!(tree(&place.join("one")), tree(&place.join("two")));
+    let layer = |layout: &str| manifest(&place.join(layout))["layers"][0].clone();
+    let (one, plain) = (layer("one"), layer("plain"));
+    assert_eq!(one["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip");
+    assert!(one["annotations"]["containerd.io/snapshot/stargz/toc.digest"].is_string(), "{one}");
+    assert!(plain.get("annotations").is_none(), "{plain}");
+    let bytes = std::fs::read(blob(&place.join("one"), &one)).unwrap();
+    assert_eq!(&bytes[bytes.len() - 19..bytes.len() - 13], b"STARGZ");
+    // The config has the diff ID of what is in the blob: the image can be built on, and its files are the same.
+    let context = format!("e=oci-layout://{}", place.join("one").display());
+    place.write("Dockerfile", "FROM e\nCOPY f /second\n");
+    built(&place, &["--build-context", &context, "-o=files"]);
+    let files: Vec<_> = tree(&place.join("files")).into_keys().collect();
+    assert_eq!(files, [PathBuf::from("f"), PathBuf::from("second")]);
+    // Layers of a base become eStargz when they are forced to, once.
+    place.write("Dockerfile", "FROM e\nLABEL a=b\n");
+    let context = format!("e=oci-layout://{}", place.join("plain").display());
+    let forced = "-o=type=oci,tar=false,dest=forced,compression=estargz,force-compression=true";
+    built(
+        &place,
+        &["--build-context", &context, forced, "-o=type=oci,tar=false,dest=kept,compression=estargz"],
+    );
+    assert_eq!(layer("forced"), one);
+    assert_eq!(layer("kept"), plain);
 }

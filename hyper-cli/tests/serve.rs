@@ -21,6 +21,11 @@ impl Serving {
         Self { child, host: host.trim_end_matches('/').to_owned() }
     }
 
+    /// The host and port.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     pub(crate) fn request(&self, method: &str, path: &str, content_type: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(&self.host).unwrap();
         let length = body.len();

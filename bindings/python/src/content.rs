@@ -59,7 +59,12 @@ impl Session {
     pub(crate) fn remove(self: &Arc<Self>, reference: String, remote: bool) -> Operation {
         let sdk = self.sdk.clone();
         Operation::new(async move {
-            let found = sdk.find(&Reference::parse(&reference)?, location(remote)).await?;
+            let reference = Reference::parse(&reference)?;
+            if !remote {
+                sdk.remove(&reference).await?;
+                return Ok(Outcome::Nothing);
+            }
+            let found = sdk.find(&reference, Location::Remote).await?;
             found.client.delete_manifest(&found.repository, &found.reference).await?;
             Ok(Outcome::Nothing)
         })
@@ -192,14 +197,12 @@ impl Session {
 }
 
 fn details(found: &ImageDetails) -> Result<Value> {
-    let body: Value = serde_json::from_slice(found.manifest.bytes())
-        .map_err(|e| Error::internal("a manifest is not JSON").with_source(e))?;
     Ok(json!({
         "reference": found.reference.to_string(),
         "digest": found.manifest.digest(),
         "media_type": found.manifest.media_type(),
         "size": found.manifest.bytes().len(),
-        "manifest": body,
+        "manifest": found.manifest_json()?,
         "config": found.config,
     }))
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 /// How long the end of the program waits for a call of a file object. Nobody can interrupt one that blocks.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-static ENDING: LazyLock<watch::Sender<()>> = LazyLock::new(|| watch::Sender::new(()));
+static ENDING: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::Sender::new(false));
 static ENGAGED: Mutex<usize> = Mutex::new(0);
 static DISENGAGED: Condvar = Condvar::new();
 
@@ -35,7 +35,7 @@ impl Drop for Engaged {
 }
 
 /// Tells when the program ends.
-pub(crate) struct Ending(watch::Receiver<()>);
+pub(crate) struct Ending(watch::Receiver<bool>);
 
 impl Ending {
     pub(crate) fn new() -> Self {
@@ -44,7 +44,12 @@ impl Ending {
 
     pub(crate) async fn wait(&mut self) {
         // The sender is never dropped.
-        let _ = self.0.changed().await;
+        let _ = self.0.wait_for(|ending| *ending).await;
+    }
+
+    /// Whether the program ends: what is started now would not be waited for.
+    pub(crate) fn has_begun(&self) -> bool {
+        *self.0.borrow()
     }
 }
 
@@ -55,7 +60,7 @@ pub(crate) fn at_exit(py: Python<'_>) {
     if !crate::operation::is_started() {
         return;
     }
-    ENDING.send_replace(());
+    ENDING.send_replace(true);
     py.detach(|| {
         let engaged = ENGAGED.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = DISENGAGED.wait_timeout_while(engaged, PATIENCE, |engaged| *engaged > 0);

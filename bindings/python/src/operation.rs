@@ -191,6 +191,11 @@ fn start(py: Python<'_>, operation: Operation) -> PyResult<Bound<'_, PyAny>> {
     let settle = py.import("hyper_sdk._coroutine")?.getattr("settle")?.unbind();
     let (waiting, target) = (event_loop.unbind(), future.clone().unbind());
     let (engaged, mut ending) = (Engaged::new(), Ending::new());
+    if ending.has_begun() {
+        return Err(PyRuntimeError::new_err(
+            "the program is ending: use `Hyper`, whose calls return when they are done",
+        ));
+    }
     let task = runtime.spawn(async move {
         // Dropped last, when everything else has left Python.
         let _engaged = engaged;

@@ -49,10 +49,7 @@ impl Session {
 
     fn with(helper: Option<HelperCommand>, given: Options) -> Result<Self> {
         let defaults = Defaults::from_variables(variable);
-        let root = given.root.or_else(|| defaults.root.clone()).ok_or_else(|| {
-            Error::invalid("there is no home folder to keep images in: name a state folder as `root`")
-        })?;
-        let mut options = SessionOptions::new(root).defaults(defaults);
+        let mut options = SessionOptions::from_defaults(given.root, defaults)?;
         options.config = given.docker_config.or(options.config);
         let mut keychain = StaticKeychain::anonymous();
         for (host, (user, password)) in given.credentials.0 {

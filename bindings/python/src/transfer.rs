@@ -2,13 +2,12 @@
 
 use crate::operation::{Operation, Outcome};
 use crate::session::Session;
+use hyper_sdk::Reference;
 use hyper_sdk::build::text::platform;
 use hyper_sdk::client::{CredentialCheck, Platforms, PullOptions, PushOptions};
 use hyper_sdk::oci::Descriptor;
-use hyper_sdk::platform::Platform;
 use hyper_sdk::reference::RegistryHost;
 use hyper_sdk::session::login_credentials;
-use hyper_sdk::{Error, Reference, Result};
 use pyo3::prelude::*;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -42,7 +41,8 @@ impl Session {
         let sdk = self.sdk.clone();
         Operation::with_progress(progress, move |progress| async move {
             let reference = Reference::parse(&reference)?;
-            let platforms = platforms(wanted.as_deref(), all_platforms)?;
+            let wanted = wanted.as_deref().map(platform).transpose()?;
+            let platforms = Platforms::wanted(wanted, all_platforms)?;
             let options = PullOptions { platforms, referrers, progress, ..PullOptions::default() };
             let pulled = sdk.pull(&reference, &reference, &options).await?;
             Ok(Outcome::Made("Transferred", transferred(&reference, &pulled)))
@@ -80,16 +80,6 @@ impl Session {
         Operation::new(async move {
             Ok(Outcome::Plain(Value::Bool(sdk.logout(&RegistryHost::from_address(&host)?).await?)))
         })
-    }
-}
-
-/// Which images of an index are pulled: by default that for the platform of this machine.
-fn platforms(wanted: Option<&str>, all: bool) -> Result<Platforms> {
-    match (all, wanted) {
-        (true, Some(_)) => Err(Error::invalid("give either `platform` or `all_platforms`, not both")),
-        (true, None) => Ok(Platforms::All),
-        (false, Some(wanted)) => Ok(Platforms::One(platform(wanted)?)),
-        (false, None) => Ok(Platforms::One(Platform::host())),
     }
 }
 

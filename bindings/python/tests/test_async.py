@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -57,3 +59,27 @@ def test_both_classes_have_the_same_methods() -> None:
         if name != "root":
             both = [inspect.signature(getattr(c, name)) for c in (hyper_sdk.Hyper, hyper_sdk.AsyncHyper)]
             assert both[0] == both[1]
+
+
+def test_a_coroutine_that_begins_at_the_end_of_the_program_is_told(tmp_path: pathlib.Path) -> None:
+    # Handlers run in the reverse order: this one after that of the package.
+    program = f"""
+import asyncio, atexit
+
+def late():
+    async def main():
+        try:
+            await hyper_sdk.AsyncHyper({str(tmp_path / "root")!r}).images()
+        except RuntimeError as error:
+            print(error)
+    asyncio.run(main())
+    print(hyper_sdk.Hyper({str(tmp_path / "root")!r}).images())
+
+atexit.register(late)
+import hyper_sdk
+hyper_sdk.Hyper({str(tmp_path / "root")!r}).images()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    told, images = done.stdout.splitlines()
+    assert told.startswith("the program is ending") and images == "[]", done.stdout

@@ -41,12 +41,13 @@ pub(crate) async fn run(args: InspectArgs, session: &Session, console: &Console)
         print(&String::from_utf8_lossy(manifest.bytes()))?;
         return Ok(());
     }
-    let ImageDetails { manifest, config, .. } =
-        session.inspect(&args.image, args.platform.as_ref(), location).await?;
+    let found = session.inspect(&args.image, args.platform.as_ref(), location).await?;
+    let ImageDetails { manifest, config, .. } = &found;
     if args.config_only {
         let config = config
+            .as_ref()
             .ok_or_else(|| Error::invalid("an index has no config: choose an image with --platform"))?;
-        print_json(&config)?;
+        print_json(config)?;
         return Ok(());
     }
     match console.format {
@@ -55,11 +56,10 @@ pub(crate) async fn run(args: InspectArgs, session: &Session, console: &Console)
             "digest": manifest.digest(),
             "mediaType": manifest.media_type(),
             "size": manifest.bytes().len(),
-            "manifest": serde_json::from_slice::<serde_json::Value>(manifest.bytes())
-                .map_err(|e| Error::internal("a manifest is not JSON").with_source(e))?,
+            "manifest": found.manifest_json()?,
             "config": config,
         }))?,
-        Format::Text | Format::Sarif => print(&text(&args.image, &manifest, config.as_ref()))?,
+        Format::Text | Format::Sarif => print(&text(&args.image, manifest, config.as_ref()))?,
     }
     Ok(())
 }

@@ -33,6 +33,8 @@ pub(crate) struct LoginArgs {
 }
 
 pub(crate) async fn run(args: LoginArgs, session: &Session, console: &Console) -> Result<(), Failure> {
+    // Nothing is asked for in vain.
+    session.credentials_file()?;
     let username = match args.username {
         Some(name) => name,
         None if args.password_stdin => return Err(Failure::usage("--password-stdin needs --username")),
@@ -53,10 +55,6 @@ pub(crate) async fn run(args: LoginArgs, session: &Session, console: &Console) -
         ask("Password: ", false).await?
     };
     let credentials = login_credentials(&username, &password).map_err(|e| Failure::usage(e.message()))?;
-    if session.credentials().is_none() {
-        let why = "there is no home folder for credentials: name a folder with --config";
-        return Err(Error::new(ErrorKind::NotFound, why).into());
-    }
     let login = session.login(&args.host, &credentials).await.map_err(|e| {
         let refused = e.kind() == ErrorKind::Unauthorized;
         let failure = Failure::from(e);

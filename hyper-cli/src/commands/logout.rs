@@ -5,7 +5,6 @@ use crate::failure::Failure;
 use clap::Args;
 use hyper_sdk::reference::RegistryHost;
 use hyper_sdk::session::Session;
-use hyper_sdk::{Error, ErrorKind};
 
 /// Forgets the credentials of a registry
 #[derive(Debug, Args)]
@@ -16,10 +15,6 @@ pub(crate) struct LogoutArgs {
 }
 
 pub(crate) async fn run(args: LogoutArgs, session: &Session, console: &Console) -> Result<(), Failure> {
-    if session.credentials().is_none() {
-        let why = "there is no home folder for credentials: name a folder with --config";
-        return Err(Error::new(ErrorKind::NotFound, why).into());
-    }
     let found = session.logout(&args.host).await?;
     let what = if found { "logged out of" } else { "there were no credentials for" };
     console.message(&format!("{what} {}", args.host));

@@ -2,6 +2,7 @@
 
 mod build;
 mod completions;
+mod history;
 mod images;
 mod inspect;
 mod login;
@@ -32,6 +33,7 @@ pub(crate) enum Command {
     Pull(pull::PullArgs),
     Images(images::ImagesArgs),
     Inspect(inspect::InspectArgs),
+    History(history::HistoryArgs),
     Tag(tag::TagArgs),
     Rm(rm::RmArgs),
     Login(login::LoginArgs),
@@ -62,6 +64,7 @@ impl Command {
             Self::Inspect(args) => args.transport.clone(),
             Self::Login(args) => args.transport.clone(),
             Self::Images(_)
+            | Self::History(_)
             | Self::Tag(_)
             | Self::Rm(_)
             | Self::Logout(_)
@@ -98,6 +101,7 @@ impl Command {
             Self::Pull(args) => pull::run(args, &session()?, &console).await,
             Self::Images(args) => images::run(args, &session()?, &console).await,
             Self::Inspect(args) => inspect::run(args, &session()?, &console).await,
+            Self::History(args) => history::run(args, &session()?, &console),
             Self::Tag(args) => tag::run(args, &session()?).await,
             Self::Rm(args) => rm::run(args, &session()?).await,
             Self::Login(args) => login::run(args, &session()?, &console).await,

@@ -27,34 +27,17 @@ pub(crate) struct PullArgs {
 }
 
 pub(crate) async fn run(args: PullArgs, session: &Session, console: &Console) -> Result<(), Failure> {
-    let platforms = match (args.all_platforms, args.platform) {
-        (true, _) => Platforms::All,
-        (false, platform) => Platforms::One(platform.unwrap_or_else(Platform::host)),
-    };
+    let platforms = Platforms::wanted(args.platform, args.all_platforms)?;
     let image = &args.image;
     let pulled = console
         .with_progress(async |progress| {
             let options = PullOptions { platforms, progress, ..PullOptions::default() };
             session.pull(image, image, &options).await
         })
-        .await
-        .map_err(|failure| missing(failure, image))?;
+        .await?;
     match console.format {
         Format::Json => print_json(&serde_json::json!({"image": image.to_string(), "descriptor": pulled}))?,
         Format::Text | Format::Sarif => print_line(pulled.digest.as_str())?,
     }
     Ok(())
-}
-
-/// Replaces the general hint, which is about the local store.
-fn missing(failure: Failure, image: &Reference) -> Failure {
-    let unknown = matches!(&failure, Failure::Work { error, .. } if matches!(
-        error.kind(),
-        hyper_sdk::ErrorKind::ManifestUnknown | hyper_sdk::ErrorKind::NameUnknown
-    ));
-    if unknown {
-        return failure
-            .with_hint(format!("{} has no such image for this platform: check name and tag", image.host()));
-    }
-    failure
 }

@@ -106,6 +106,11 @@ impl Renderer {
         &self.progress
     }
 
+    /// The path of the log file.
+    pub(crate) fn log(&self) -> Option<&Path> {
+        self.log.as_deref()
+    }
+
     /// Shows the events that have come, ends the display, and returns the path of the log file.
     ///
     /// # Errors

@@ -78,7 +78,8 @@ impl Outputs<'_> {
                 chain = self.context.with_true_times(&chain).await?;
             }
             let options = CompressOptions { level: wanted.level, ..CompressOptions::new(wanted.compression) };
-            chain = self.context.recompress(&chain, options, wanted.force_compression).await?;
+            chain =
+                self.context.recompress(&chain, options, wanted.estargz, wanted.force_compression).await?;
         }
         if self.exporters.get(output)?.is_some_and(|exporter| exporter.needs_blobs()) {
             self.context.fetch_chain(&chain).await?;
@@ -93,7 +94,9 @@ impl Outputs<'_> {
         if wanted.docker_types {
             return image.with_docker_types();
         }
-        match all.need_index() || output.has_image() && self.request.wants_index()? {
+        // An engine takes one image.
+        let of_one = matches!(output.kind, OutputKind::Load(_));
+        match !of_one && (all.need_index() || output.has_image() && self.request.wants_index()?) {
             true => image.with_index(of(AnnotatedPart::Index), of(AnnotatedPart::IndexDescriptor)),
             false => Ok(image),
         }
@@ -155,6 +158,13 @@ pub(super) fn reject_windows_files(request: &BuildRequest, config: &ImageConfig)
     }
 }
 
+impl Output {
+    /// What it makes, and where, for people: `OCI layout to app.tar`.
+    pub fn describe(&self) -> String {
+        describe(&self.kind)
+    }
+}
+
 pub(super) fn describe(output: &OutputKind) -> String {
     let to = |d: &Destination| d.path().display().to_string();
     match output {
@@ -164,6 +174,7 @@ pub(super) fn describe(output: &OutputKind) -> String {
         OutputKind::Image(_) => "to the local store".to_owned(),
         OutputKind::Oci(d) => format!("OCI layout to {}", to(d)),
         OutputKind::Docker(d) => format!("Docker archive to {}", to(d)),
+        OutputKind::Load(engine) => format!("into the engine at {engine}"),
         OutputKind::Tar(d) => format!("files as tar to {}", to(d)),
         OutputKind::Local(folder) => format!("files to {}", folder.display()),
         OutputKind::CacheOnly => "nothing".to_owned(),

@@ -1,8 +1,10 @@
 //! The built-in exporters, and which of them writes an output.
 
 use super::{Destination, FileOptions, Output, OutputKind, StoreOptions};
-use crate::client::{LocalImage, PushOptions, RemoteImage, push};
-use crate::export::{ArchiveKind, BuiltImage, Export, Exporter, export_folder, export_tar, write_archive};
+use crate::client::{Engine, LocalImage, PushOptions, RemoteImage, push};
+use crate::export::{
+    ArchiveKind, BuiltImage, Export, Exporter, export_folder, export_tar, load_image, write_archive,
+};
 use crate::oci::ImageConfig;
 use crate::reference::{ManifestReference, Reference, RepositoryName};
 use crate::solve::ForeignOwner;
@@ -35,6 +37,7 @@ impl Exporters {
             }
             OutputKind::Oci(to) => Arc::new(Archive { kind: ArchiveKind::Oci, to: to.clone() }),
             OutputKind::Docker(to) => Arc::new(Archive { kind: ArchiveKind::Docker, to: to.clone() }),
+            OutputKind::Load(engine) => Arc::new(Load(engine.clone())),
             OutputKind::Tar(Destination::File(path) | Destination::Stdout(path)) => {
                 Arc::new(TarFile { path: path.clone(), files })
             }
@@ -122,6 +125,22 @@ impl Exporter for Archive {
         let folder = matches!(self.to, Destination::Folder(_));
         let Export { image, store, names, .. } = export;
         write_archive(image, &**store, names, self.kind, self.to.path(), folder).await
+    }
+}
+
+/// Loads an image into an engine.
+#[derive(Debug)]
+struct Load(Engine);
+
+#[async_trait]
+impl Exporter for Load {
+    fn needs_blobs(&self) -> bool {
+        true
+    }
+
+    async fn export(&self, export: Export<'_>) -> Result<()> {
+        let Export { image, store, names, progress, .. } = export;
+        load_image(image, &**store, names, &self.0, progress).await
     }
 }
 

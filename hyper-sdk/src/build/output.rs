@@ -1,6 +1,7 @@
 //! The outputs of a build, and their options.
 
 use super::PlacedAnnotations;
+use crate::client::Engine;
 use crate::media_type::Compression;
 use crate::reference::Reference;
 use std::collections::BTreeMap;
@@ -51,6 +52,8 @@ pub struct ImageOptions {
     pub names: Vec<Reference>,
     /// The compression of the layers that the build makes.
     pub compression: Compression,
+    /// Whether gzip layers are written as eStargz: with a table of contents, by which a snapshotter fetches single files.
+    pub estargz: bool,
     /// The compression level; without, the default of the algorithm.
     pub level: Option<i32>,
     /// Whether the layers of base images are recompressed, too.
@@ -82,6 +85,8 @@ pub enum OutputKind {
     Oci(Destination),
     /// A tar for `docker load`.
     Docker(Destination),
+    /// The image in an engine that runs containers, such as docker or podman, under its names.
+    Load(Engine),
     /// The root file system as a tar.
     Tar(Destination),
     /// The root file system as files.
@@ -130,7 +135,7 @@ impl Output {
     /// Whether the options in [`Output::image`] count: it is an image in the store, at a registry or in an archive.
     pub(crate) fn has_image(&self) -> bool {
         match self.kind {
-            OutputKind::Image(_) | OutputKind::Oci(_) | OutputKind::Docker(_) => true,
+            OutputKind::Image(_) | OutputKind::Oci(_) | OutputKind::Docker(_) | OutputKind::Load(_) => true,
             OutputKind::Tar(_) | OutputKind::Local(_) | OutputKind::CacheOnly | OutputKind::Other { .. } => {
                 false
             }
@@ -144,6 +149,7 @@ impl Output {
             OutputKind::Image(_)
             | OutputKind::Oci(_)
             | OutputKind::Docker(_)
+            | OutputKind::Load(_)
             | OutputKind::CacheOnly
             | OutputKind::Other { .. } => false,
         }
@@ -159,7 +165,9 @@ impl Output {
         match &self.kind {
             OutputKind::Oci(to) | OutputKind::Docker(to) | OutputKind::Tar(to) => Some(to.path()),
             OutputKind::Local(folder) => Some(folder),
-            OutputKind::Image(_) | OutputKind::CacheOnly | OutputKind::Other { .. } => None,
+            OutputKind::Image(_) | OutputKind::Load(_) | OutputKind::CacheOnly | OutputKind::Other { .. } => {
+                None
+            }
         }
     }
 
@@ -174,6 +182,7 @@ impl Output {
             | OutputKind::Docker(_)
             | OutputKind::Tar(_)
             | OutputKind::Image(_)
+            | OutputKind::Load(_)
             | OutputKind::CacheOnly
             | OutputKind::Other { .. } => None,
         }
@@ -189,6 +198,7 @@ impl Output {
             },
             OutputKind::Local(_)
             | OutputKind::Image(_)
+            | OutputKind::Load(_)
             | OutputKind::CacheOnly
             | OutputKind::Other { .. } => false,
         }

@@ -73,6 +73,8 @@ impl BuildRequest {
             if image.docker_types {
                 let why = if image.compression.docker_layer().is_none() {
                     "layers that are compressed with zstd"
+                } else if image.estargz {
+                    "annotations of layers, which estargz needs"
                 } else if wants_index {
                     "index here"
                 } else if !annotations.is_empty() {
@@ -171,6 +173,7 @@ mod tests {
             (&["type=registry"], "needs a name to be pushed"),
             (&["type=image,push-by-digest=true,name=r.example/a:1"], "`r.example/a:1` has one"),
             (&["type=oci,dest=a,compression=zstd,oci-mediatypes=false"], "zstd"),
+            (&["type=oci,dest=a,compression=estargz,oci-mediatypes=false"], "which estargz needs"),
             (&["type=oci,dest=a,annotation.a=b,oci-mediatypes=false"], "no annotations"),
             (&["type=oci,dest=a,annotation-index.a=b,oci-mediatypes=false"], "no annotations"),
             (&["type=docker,dest=a,annotation-index.a=b"], "use type=oci"),

@@ -334,10 +334,14 @@ impl Fields {
             None | Some("gzip") => Compression::Gzip,
             Some("zstd") => Compression::Zstd,
             Some("uncompressed") => Compression::None,
-            Some("estargz") => return Err(not_yet("compression=estargz")),
+            Some("estargz") => {
+                image.estargz = true;
+                Compression::Gzip
+            }
+            Some("nydus") => return Err(not_yet("compression=nydus")),
             Some(other) => {
                 return Err(Error::invalid(format!(
-                    "`compression` is gzip, zstd or uncompressed, not `{other}`"
+                    "`compression` is gzip, estargz, zstd or uncompressed, not `{other}`"
                 )));
             }
         };
@@ -449,6 +453,9 @@ mod tests {
         let kept = |text: &str| Output::parse(text).unwrap().image.keep_times;
         assert!(kept("type=oci,rewrite-timestamp=false") && !kept("type=oci,rewrite-timestamp=true"));
         assert!(!kept("type=oci"));
+        let Output { image, .. } =
+            Output::parse("type=oci,compression=estargz,compression-level=12").unwrap();
+        assert_eq!((image.compression, image.estargz, image.level), (Compression::Gzip, true, Some(12)));
         let quoted = Output::parse("type=image,\"name=a:1,b:2\",oci-mediatypes=false").unwrap();
         assert_eq!((quoted.image.names.len(), quoted.image.docker_types), (2, true));
     }
@@ -489,7 +496,7 @@ mod tests {
             ("type=tar,dest=a,annotation.a=b", "`annotation` has no meaning"),
             ("type=image,platform-split=true", "`platform-split` has no meaning"),
             ("type=cacheonly,source-date-epoch=1", "`source-date-epoch` has no meaning"),
-            ("type=oci,dest=a,compression=estargz", "estargz is not supported yet"),
+            ("type=oci,dest=a,compression=nydus", "compression=nydus is not supported yet"),
             ("type=oci,store=false", "`store` has no meaning for type=oci"),
             (
                 "type=local,dest=a,rewrite-timestamp=false",

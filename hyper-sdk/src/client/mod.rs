@@ -9,6 +9,7 @@ mod certificates;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod copy;
+mod engine;
 mod ext;
 mod http;
 pub mod keychain;
@@ -35,6 +36,7 @@ pub use self::oci_client::OciClient;
 pub use artifact::{Artifact, ArtifactContent, ArtifactFile, ArtifactOptions, TITLE, save_artifact};
 pub use certificates::{HostCertificates, read_authorities};
 pub use copy::copy;
+pub use engine::{Engine, EngineAddresses};
 pub use ext::RegistryClientExt;
 pub use http::{CredentialCheck, HttpClient, HttpClientBuilder, RetryPolicy};
 pub use layout::Layout;

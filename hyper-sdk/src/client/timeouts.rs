@@ -13,7 +13,7 @@
 //! - No peer holds a request longer than it takes to move its content at 1 KiB a second, and one `idle`.
 
 use crate::store::ByteStream;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorDetail, ErrorKind, Result};
 use bytes::Bytes;
 use futures::Stream;
 use reqwest::Response;
@@ -24,6 +24,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The lowest rate of a body, in bytes a second.
+/// The error of a connector that finds no address for a name: it has no type for it, only this text.
+const UNKNOWN_NAME: &str = "dns error";
+
 const MIN_RATE: u64 = 1024;
 /// The size of the pieces of a body that is sent. The HTTP engine holds up to 16 of them.
 const PIECE: usize = 16 * 1024;
@@ -121,6 +124,28 @@ impl RateCheck {
     }
 }
 
+/// The cause of a request that got no response. Where no address is known for the name of the peer, it says so.
+pub(crate) fn explained(error: reqwest::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    // The URL may carry a signature in its query: it stays out of the message.
+    named(error.without_url())
+}
+
+fn named(error: impl std::error::Error + Send + Sync + 'static) -> Box<dyn std::error::Error + Send + Sync> {
+    if !is_unknown_name(&error) {
+        return error.into();
+    }
+    let message = "no address is known for the name of the host";
+    Error::new(ErrorKind::Unavailable, message)
+        .with_detail(ErrorDetail::UnknownHost)
+        .with_source(error)
+        .into()
+}
+
+fn is_unknown_name(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut links = std::iter::successors(Some(error), |link| link.source());
+    links.any(|link| link.to_string() == UNKNOWN_NAME)
+}
+
 /// How many attempts in all an error of this kind allows, when the peer could not be reached. `None` for other errors: the
 /// peer was reached.
 ///
@@ -130,8 +155,7 @@ pub(crate) fn attempts_to_connect(error: &(dyn std::error::Error + 'static)) -> 
     use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
     let mut cause = Some(error);
     while let Some(link) = cause {
-        // The connector has no type for this error, only its text.
-        if link.to_string() == "dns error" {
+        if link.to_string() == UNKNOWN_NAME {
             let why = link.source().map(ToString::to_string).unwrap_or_default();
             let is_transient = why.contains("emporary failure") || why.contains("ry again");
             return Some(if is_transient { 2 } else { 1 });
@@ -291,6 +315,16 @@ mod tests {
             let error =
                 Error::new(ErrorKind::Unavailable, "x").with_source(Layer("request", Some(cause.into())));
             assert_eq!(attempts_to_connect(&error), expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_told() {
+        for (cause, told) in [("dns error", true), ("tcp connect error", false)] {
+            let error = Error::new(ErrorKind::Unavailable, "cannot connect")
+                .with_source(named(Layer("client error (Connect)", Some(Layer(cause, None).into()))));
+            assert_eq!(error.details().any(|detail| *detail == ErrorDetail::UnknownHost), told, "{cause}");
+            assert_eq!(attempts_to_connect(&error), told.then_some(1), "{cause}");
         }
     }
 

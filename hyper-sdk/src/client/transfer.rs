@@ -42,6 +42,20 @@ pub enum Platforms {
     Only(Vec<Platform>),
 }
 
+impl Platforms {
+    /// What a pull takes: all images, or the one for a platform, which is that of this machine unless it is named.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for all images and a platform at once.
+    pub fn wanted(platform: Option<Platform>, all: bool) -> Result<Self> {
+        match (all, platform) {
+            (true, Some(_)) => Err(Error::invalid("choose one platform or all of them, not both")),
+            (true, None) => Ok(Self::All),
+            (false, platform) => Ok(Self::One(platform.unwrap_or_else(Platform::host))),
+        }
+    }
+}
+
 /// The options of push, pull and copy.
 #[derive(Clone, Debug)]
 pub(super) struct TransferOptions {

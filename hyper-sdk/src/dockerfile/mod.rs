@@ -75,7 +75,7 @@ pub(crate) use scope::ExpandedValue;
 pub use scope::{Base, Expansion, GlobalScope};
 pub use span::{Position, Source, Span, Spanned, Word};
 pub use stages::{Dockerfile, Plan, Reference, Stage, StageRef};
-pub(crate) use suggest::suggestion;
+pub use suggest::suggestion;
 pub use words::Pair;
 
 use crate::{Error, Result};

@@ -6,10 +6,21 @@ const MAX_LEN: usize = 64;
 /// The most edits of a typing mistake.
 const MAX_DISTANCE: usize = 2;
 
-/// The nearest option that is at most two edits away from a word, in any case.
+/// The longest word of which only one letter may be wrong.
+const SHORT: usize = 3;
+
+/// The nearest option that is at most two edits away from a word, in any case; one edit where either has at most three
+/// letters.
 ///
 /// There is no suggestion for a word that is an option, or that has too little in common with the options.
-pub(crate) fn suggestion<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+///
+/// ```
+/// use hyper_sdk::dockerfile::suggestion;
+///
+/// assert_eq!(suggestion("--platfrom", ["--platform", "--target"]), Some("--platform"));
+/// assert_eq!(suggestion("foo", ["root"]), None);
+/// ```
+pub fn suggestion<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > MAX_LEN {
         return None;
     }
@@ -26,7 +37,8 @@ pub(crate) fn suggestion<'a>(word: &str, options: impl IntoIterator<Item = &'a s
         if candidate == lower {
             return None;
         }
-        let limit = MAX_DISTANCE.min(lower.len().max(candidate.len()) - 1);
+        let most = if lower.len().min(candidate.len()) > SHORT { MAX_DISTANCE } else { 1 };
+        let limit = most.min(lower.len().max(candidate.len()) - 1);
         let distance = distance_within(&lower, &candidate, limit);
         if distance <= limit && best.is_none_or(|(d, _)| distance < d) {
             best = Some((distance, option));

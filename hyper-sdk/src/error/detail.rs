@@ -19,6 +19,13 @@ pub enum ErrorDetail {
         /// The address.
         url: String,
     },
+    /// The local store has no image of a name.
+    NoLocalImage {
+        /// The name, as users write it.
+        name: String,
+    },
+    /// No address is known for the name of a server.
+    UnknownHost,
     /// A server cannot listen at an address.
     Listen {
         /// The address, as the caller wrote it: `localhost:5000`.
@@ -123,6 +130,10 @@ pub enum MissingInput {
     ImageName,
     /// An explicit time for all outputs.
     Epoch,
+    /// A state folder: there is no home folder to put it into.
+    StateFolder,
+    /// A folder for credentials: there is no home folder to keep them in.
+    CredentialsFolder,
 }
 
 /// The failed step of a build.

@@ -39,6 +39,24 @@ pub(crate) async fn write_archive(
     destination: &Path,
     folder: bool,
 ) -> Result<()> {
+    let layout = layout_of(image, store, names, kind, 0).await?;
+    match folder {
+        true => layout.write_folder(destination).await,
+        false => layout.write_tar(destination, image.epoch).await,
+    }
+}
+
+/// The files of an image, without the blobs of its first `known` layers.
+///
+/// # Errors
+/// Those of the store.
+pub(super) async fn layout_of(
+    image: &BuiltImage,
+    store: &dyn RegistryStore,
+    names: &[Reference],
+    kind: ArchiveKind,
+    known: usize,
+) -> Result<LayoutWriter> {
     let mut layout = LayoutWriter::new(&index(image, names));
     if kind == ArchiveKind::Docker {
         layout.add_file("manifest.json", docker_manifest(image, names));
@@ -47,16 +65,13 @@ pub(crate) async fn write_archive(
         layout.add_bytes(manifest.digest(), manifest.bytes().clone());
     }
     layout.add_bytes(&image.config_descriptor().digest, image.config.clone());
-    for (layer, _) in image.chain.layers() {
+    for (layer, _) in image.chain.layers().iter().skip(known) {
         if !layout.has_blob(&layer.blob.digest) {
             let blob = store.get_blob(&layer.repository, &layer.blob.digest, None).await?;
             layout.add_blob(&layer.blob.digest, verified(blob, &layer.blob.digest));
         }
     }
-    match folder {
-        true => layout.write_folder(destination).await,
-        false => layout.write_tar(destination, image.epoch).await,
-    }
+    Ok(layout)
 }
 
 fn index(image: &BuiltImage, names: &[Reference]) -> ImageIndex {

@@ -9,11 +9,13 @@ mod archive;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod exporter;
+mod load;
 mod rootfs;
 
 pub use crate::atomic_file::{open_without_waiting, write_file};
 pub(crate) use archive::{ArchiveKind, write_archive};
 pub use exporter::{Export, Exporter};
+pub(crate) use load::load_image;
 pub(crate) use rootfs::{export_folder, export_tar};
 
 use crate::clock::rfc3339;

@@ -13,6 +13,7 @@
 
 use crate::digest::Hasher;
 use crate::media_type::Compression;
+use crate::oci::Annotations;
 use crate::{Digest, Error, Result};
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -56,6 +57,8 @@ pub struct CompressedLayer {
     pub diff_id: Digest,
     /// The size of the uncompressed archive.
     pub uncompressed_size: u64,
+    /// Annotations of the blob's descriptor, which a form of layer has.
+    pub annotations: Annotations,
 }
 
 type Block = Arc<Vec<u8>>;
@@ -77,14 +80,74 @@ pub struct LayerCompressor<S> {
     jobs: Option<SyncSender<Job>>,
     hash: Option<SyncSender<Block>>,
     order: Option<SyncSender<Receiver<Packed>>>,
-    hasher: Option<JoinHandle<Digest>>,
+    hasher: Option<JoinHandle<Hasher>>,
     writer: Option<JoinHandle<Result<Written<S>>>>,
+    /// The number of blocks that were sent.
+    blocks: usize,
+    tail: Option<Tail>,
 }
+
+/// Writes what follows the archive in the blob, from the ends of the blocks there. Returns annotations of the blob.
+pub(super) type Tail = Box<dyn FnOnce(&[u64], &mut TailWriter<'_>) -> Result<Annotations> + Send>;
 
 struct Written<S> {
     sink: S,
-    digest: Digest,
+    hasher: Hasher,
     size: u64,
+    /// Where each block ends.
+    ends: Vec<u64>,
+}
+
+/// Writes the tail of a blob: compressed like the archive before it, and a part of its diff ID.
+pub(super) struct TailWriter<'a> {
+    sink: &'a mut dyn Write,
+    blob: &'a mut Hasher,
+    size: &'a mut u64,
+    diff_id: &'a mut Hasher,
+    uncompressed_size: &'a mut u64,
+    codec: CodecState,
+    buffer: Vec<u8>,
+}
+
+impl TailWriter<'_> {
+    /// The bytes that are compressed in the blob so far, with the archive.
+    pub(super) fn uncompressed_size(&self) -> u64 {
+        *self.uncompressed_size
+    }
+
+    /// Ends a member of the blob.
+    pub(super) fn end_member(&mut self) -> Result<()> {
+        if !self.buffer.is_empty() {
+            let packed = self.codec.pack(&self.buffer)?;
+            self.buffer.clear();
+            self.write_raw(&packed)?;
+        }
+        Ok(())
+    }
+
+    /// Writes bytes of the blob itself.
+    pub(super) fn write_raw(&mut self, bytes: &[u8]) -> Result<()> {
+        self.sink.write_all(bytes)?;
+        self.blob.update(bytes);
+        *self.size += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+impl Write for TailWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.diff_id.update(bytes);
+        *self.uncompressed_size += bytes.len() as u64;
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= GZIP_BLOCK {
+            self.end_member()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 impl<S> std::fmt::Debug for LayerCompressor<S> {
@@ -124,7 +187,7 @@ impl<S: Write + Send + 'static> LayerCompressor<S> {
             for block in blocks {
                 hasher.update(block.as_slice());
             }
-            hasher.finish()
+            hasher
         })?;
         let writer = spawn("layer-write", move || write_out(sink, orders))?;
         Ok(Self {
@@ -137,7 +200,22 @@ impl<S: Write + Send + 'static> LayerCompressor<S> {
             order: Some(order),
             hasher: Some(hasher),
             writer: Some(writer),
+            blocks: 0,
+            tail: None,
         })
+    }
+
+    /// Ends the present block, and with it a member of gzip, unless it is empty. Returns the number of the next block.
+    pub(super) fn cut(&mut self) -> Result<usize> {
+        if !self.buffer.is_empty() {
+            self.send()?;
+        }
+        Ok(self.blocks)
+    }
+
+    /// Sets what follows the archive.
+    pub(super) fn set_tail(&mut self, tail: Tail) {
+        self.tail = Some(tail);
     }
 
     /// Finishes the blob and returns the flushed sink.
@@ -151,14 +229,30 @@ impl<S: Write + Send + 'static> LayerCompressor<S> {
         }
         (self.jobs, self.hash, self.order) = (None, None, None);
         let ended = || Error::internal("a thread that compresses a layer has ended early");
-        let diff_id = self.hasher.take().and_then(|t| t.join().ok()).ok_or_else(ended)?;
-        let written = self.writer.take().and_then(|t| t.join().ok()).ok_or_else(ended)??;
+        let mut diff_id = self.hasher.take().and_then(|t| t.join().ok()).ok_or_else(ended)?;
+        let mut written = self.writer.take().and_then(|t| t.join().ok()).ok_or_else(ended)??;
+        let mut annotations = Annotations::new();
+        if let Some(tail) = self.tail.take() {
+            let mut out = TailWriter {
+                sink: &mut written.sink,
+                blob: &mut written.hasher,
+                size: &mut written.size,
+                diff_id: &mut diff_id,
+                uncompressed_size: &mut self.uncompressed_size,
+                codec: Codec::new(&self.options)?.start()?,
+                buffer: Vec::new(),
+            };
+            annotations = tail(&written.ends, &mut out)?;
+            out.end_member()?;
+            written.sink.flush()?;
+        }
         let layer = CompressedLayer {
             media_type: self.options.compression.oci_layer(),
-            digest: written.digest,
+            digest: written.hasher.finish(),
             size: written.size,
-            diff_id,
+            diff_id: diff_id.finish(),
             uncompressed_size: self.uncompressed_size,
+            annotations,
         };
         Ok((written.sink, layer))
     }
@@ -166,6 +260,7 @@ impl<S: Write + Send + 'static> LayerCompressor<S> {
     fn send(&mut self) -> Result<()> {
         let block = Arc::new(std::mem::replace(&mut self.buffer, Vec::with_capacity(self.block_size)));
         self.uncompressed_size += block.len() as u64;
+        self.blocks += 1;
         let (reply, answer) = sync_channel(1);
         // The slot in the order is taken first, since it limits the blocks in flight.
         let mut sent = self.order.as_ref().is_some_and(|o| o.send(answer).is_ok());
@@ -212,7 +307,7 @@ fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'stati
 
 fn write_out<S: Write>(mut sink: S, orders: Receiver<Receiver<Packed>>) -> Result<Written<S>> {
     let mut hasher = Hasher::sha256();
-    let mut size = 0;
+    let (mut size, mut ends) = (0, Vec::new());
     for answer in orders {
         let packed = answer
             .recv()
@@ -220,9 +315,10 @@ fn write_out<S: Write>(mut sink: S, orders: Receiver<Receiver<Packed>>) -> Resul
         sink.write_all(&packed)?;
         hasher.update(packed.as_slice());
         size += packed.len() as u64;
+        ends.push(size);
     }
     sink.flush()?;
-    Ok(Written { sink, digest: hasher.finish(), size })
+    Ok(Written { sink, hasher, size, ends })
 }
 
 fn work(queue: &Mutex<Receiver<Job>>, codec: Codec) {

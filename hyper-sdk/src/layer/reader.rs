@@ -19,8 +19,9 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 const BLOCK: usize = 512;
-/// How many bytes may follow the end of an archive; no program writes more padding.
-const MAX_TRAILER: u64 = 64 << 20;
+/// How many bytes may follow the end of an archive: the table of an eStargz layer with a million files, and more than any
+/// padding.
+const MAX_TRAILER: u64 = 512 << 20;
 const MAX_EXTENDED: u64 = 1 << 20;
 const MAX_EXTENDED_OF_ENTRY: u64 = 4 << 20;
 const MAX_11: u64 = 0o77_777_777_777;
@@ -171,7 +172,7 @@ impl<R: Read> LayerReader<R> {
             if rest > MAX_TRAILER {
                 return Err(Error::new(
                     ErrorKind::TooLarge,
-                    "more than 64 MiB follow the end of the archive: it is padded without end",
+                    "more than 512 MiB follow the end of the archive: it is padded without end",
                 ));
             }
             return Ok(None);

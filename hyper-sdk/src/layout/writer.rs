@@ -126,6 +126,11 @@ impl LayoutWriter {
         self.write(move |parts| write_tar(parts, &destination, mtime)).await
     }
 
+    /// Like [`LayoutWriter::write_tar`], to a writer, which blocks a thread of its own.
+    pub(crate) async fn write_tar_to(self, out: impl Write + Send + 'static, mtime: i64) -> Result<()> {
+        self.write(move |parts| Ok(tar_of(parts, out, mtime)?)).await
+    }
+
     async fn write(
         self,
         write: impl FnOnce(BTreeMap<String, Part>) -> Result<()> + Send + 'static,
@@ -139,8 +144,13 @@ impl LayoutWriter {
 }
 
 fn write_tar(parts: BTreeMap<String, Part>, destination: &Path, mtime: i64) -> Result<()> {
-    write_atomically(destination, |file| {
-        let mut tar = tar::Builder::new(io::BufWriter::with_capacity(1 << 20, file));
+    write_atomically(destination, |file| tar_of(parts, file, mtime))
+}
+
+/// Writes a tar archive.
+fn tar_of(parts: BTreeMap<String, Part>, out: impl Write, mtime: i64) -> io::Result<()> {
+    {
+        let mut tar = tar::Builder::new(io::BufWriter::with_capacity(1 << 20, out));
         let header = |size: u64, kind: tar::EntryType, mode: u32| {
             let mut header = tar::Header::new_ustar();
             header.set_size(size);
@@ -165,7 +175,7 @@ fn write_tar(parts: BTreeMap<String, Part>, destination: &Path, mtime: i64) -> R
             }
         }
         tar.into_inner()?.flush()
-    })
+    }
 }
 
 /// A reader that fails when the content does not have the announced size, which the header of a tar entry already has.

@@ -2,7 +2,7 @@
 
 use super::Session;
 use super::images::manifest;
-use crate::client::{Layout, LocalImage, LocalTarget, PullOptions, RemoteImage, SharedClient, pull};
+use crate::client::{Layout, LocalTarget, PullOptions, RemoteImage, SharedClient, pull};
 use crate::layout::{IMAGE_NAME, ImageLayout, LayoutWriter, REF_NAME, blocking};
 use crate::oci::{Descriptor, ImageIndex, Manifest, ManifestBody};
 use crate::platform::Platform;
@@ -48,7 +48,7 @@ impl Session {
         let mut content = Content { store: store.clone(), manifests: BTreeMap::new(), blobs: HashMap::new() };
         let (mut entries, mut results) = (Vec::new(), Vec::new());
         for name in names {
-            let found = LocalImage::find(&store, name).await?;
+            let found = self.local(name).await?;
             let root = manifest(&found.over_loopback(), options.platform.as_ref()).await?;
             results.push(Event::Result { name: name.to_string(), digest: root.digest().clone() });
             let mut entry = root.descriptor();

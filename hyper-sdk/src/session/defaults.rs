@@ -7,7 +7,7 @@
 //!   certificates   certs.d of ~/.config/containers, ~/.config/docker, /etc/containers, /etc/docker
 //! ```
 
-use crate::client::Proxies;
+use crate::client::{EngineAddresses, Proxies};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,8 @@ pub struct Defaults {
     pub certificate_folders: Vec<PathBuf>,
     /// The proxies of registries and of the web.
     pub proxies: Proxies,
+    /// Where engines that run containers may listen.
+    pub engines: EngineAddresses,
 }
 
 impl Defaults {
@@ -57,6 +59,7 @@ impl Defaults {
                 .collect(),
             certificate_folders: all.map(|folder: PathBuf| folder.join(Path::new("certs.d"))).collect(),
             proxies: Proxies::from_variables(|name| variable(name)?.into_string().ok()),
+            engines: EngineAddresses::from_variables(variable),
         }
     }
 }

@@ -1,16 +1,15 @@
 //! Images of the local store and of registries.
 
 use super::Session;
+use super::names::{find_manifest, name_of, names};
 use crate::client::{
-    LocalImage, Loopback, PushOptions, RegistryClientExt as _, RemoteImage, SharedClient, copy,
+    LocalImage, Loopback, PushOptions, RegistryClientExt as _, RemoteImage, SharedClient, choose, copy,
 };
 use crate::oci::Manifest;
 use crate::platform::Platform;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::damage::blame_store;
-use crate::store::{
-    Page, PutManifest, RegistryStoreExt as _, SharedStore, find_local, local_reference, local_repository,
-};
+use crate::store::{PutManifest, RegistryStoreExt as _, SharedStore, local_repository};
 use crate::{Digest, Error, ErrorKind, Reference, Result, media_type};
 use serde::Serialize;
 use std::collections::HashSet;
@@ -62,34 +61,34 @@ pub struct ImageDetails {
     pub config: Option<serde_json::Value>,
 }
 
+impl ImageDetails {
+    /// The manifest as JSON.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when it is no JSON.
+    pub fn manifest_json(&self) -> Result<serde_json::Value> {
+        serde_json::from_slice(self.manifest.bytes())
+            .map_err(|e| Error::invalid("the manifest is not JSON").with_source(e))
+    }
+}
+
 impl Session {
     /// The images of the local store, one for each tag, in the order of their repositories; with a text only those whose name
-    /// contains it.
+    /// contains it. Every method finds an image by its name here.
     ///
     /// # Errors
     /// Those of [`Session::store`] and of reading it.
     pub async fn images(&self, text: Option<&str>) -> Result<Vec<ImageSummary>> {
         let store = self.store().await?;
         let mut images = Vec::new();
-        let mut after = None;
-        loop {
-            let page = store.list_repositories(Page { limit: None, after }).await?;
-            for repository in &page.items {
-                for tag in tags(&store, repository).await? {
-                    let name = match local_reference(repository, Some(tag.clone()), None) {
-                        Some(reference) => reference.familiar(),
-                        None => format!("{repository}:{tag}"),
-                    };
-                    if text.is_none_or(|text| name.contains(text)) {
-                        images.extend(describe(&store, repository, tag, name).await?);
-                    }
-                }
-            }
-            after = page.items.last().map(ToString::to_string);
-            if !page.more || after.is_none() {
-                return Ok(images);
+        for (repository, tag) in names(&store).await? {
+            if let Some(name) = name_of(&store, &repository, &tag).await?
+                && text.is_none_or(|text| name.contains(text))
+            {
+                images.extend(describe(&store, &repository, tag, name).await?);
             }
         }
+        Ok(images)
     }
 
     /// Finds the client and the repository of an image. The image need not exist.
@@ -101,6 +100,14 @@ impl Session {
             Location::Local => LocalImage::find(&self.store().await?, image).await?.over_loopback(),
             Location::Remote => RemoteImage::named(&self.client(image.host())?, image),
         })
+    }
+
+    /// Like [`Session::find`]; an image that the local store does not have is an error.
+    async fn existing(&self, image: &Reference, location: Location) -> Result<RemoteImage> {
+        match location {
+            Location::Local => Ok(self.local(image).await?.over_loopback()),
+            Location::Remote => self.find(image, location).await,
+        }
     }
 
     /// The place where the content of a name is put: [`Session::find`] for what is not there yet.
@@ -120,15 +127,15 @@ impl Session {
     /// The manifest of a name; of an index with a platform, the manifest of the image for it.
     ///
     /// # Errors
-    /// Those of [`Session::find`] and of the client; [`ErrorKind::ManifestUnknown`] when the index has no image for the
-    /// platform; [`ErrorKind::Invalid`] when indexes are nested more than four deep.
+    /// Those of [`Session::find`] and of the client; [`ErrorKind::ManifestUnknown`] when there is no image of the name, or
+    /// none for the platform; [`ErrorKind::Invalid`] when indexes are nested more than four deep.
     pub async fn manifest(
         &self,
         image: &Reference,
         platform: Option<&Platform>,
         location: Location,
     ) -> Result<Manifest> {
-        manifest(&self.find(image, location).await?, platform).await
+        manifest(&self.existing(image, location).await?, platform).await
     }
 
     /// The manifest and the config of an image.
@@ -142,7 +149,7 @@ impl Session {
         platform: Option<&Platform>,
         location: Location,
     ) -> Result<ImageDetails> {
-        let found = self.find(image, location).await?;
+        let found = self.existing(image, location).await?;
         let manifest = manifest(&found, platform).await?;
         let config = match (config(&found, &manifest).await, location) {
             (Err(e), Location::Local) => return Err(blame_store(&self.store().await?, e).await),
@@ -174,13 +181,14 @@ impl Session {
     /// Gives an image of the local store another name, which has a tag and no digest. The blobs are linked, not copied.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a name with a digest; those of the store.
+    /// [`ErrorKind::Invalid`] for a new name with a digest; [`ErrorKind::ManifestUnknown`] when the store does not have the
+    /// image; those of the store.
     pub async fn tag(&self, image: &Reference, name: &Reference) -> Result<()> {
         let (Some(tag), None) = (name.tag().cloned(), name.digest()) else {
             return Err(Error::invalid("the new name needs a tag and no digest").with_context("name", name));
         };
-        let store = self.store().await?;
-        let (from, to) = (find_local(&*store, image).await?, local_repository(name)?);
+        let LocalImage { store, repository: from, .. } = self.local(image).await?;
+        let to = local_repository(name)?;
         if from == to {
             let manifest = store.get_manifest(&from, &image.manifest()).await?;
             store.put_manifest(&to, PutManifest::new(manifest, [tag])).await?;
@@ -199,16 +207,8 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::ManifestUnknown`] when it is not there; those of the store.
     pub async fn remove(&self, image: &Reference) -> Result<()> {
-        let store = self.store().await?;
-        store.delete_manifest(&find_local(&*store, image).await?, &image.manifest()).await
-    }
-}
-
-async fn tags(store: &SharedStore, repository: &RepositoryName) -> Result<Vec<Tag>> {
-    match store.all_tags(repository).await {
-        // Another process removed it meanwhile.
-        Err(e) if e.kind() == ErrorKind::NameUnknown => Ok(Vec::new()),
-        other => other,
+        let LocalImage { store, repository, reference } = self.local(image).await?;
+        store.delete_manifest(&repository, &reference).await
     }
 }
 
@@ -262,28 +262,13 @@ async fn describe(
     Ok(Some(image))
 }
 
-async fn find_manifest(
-    store: &SharedStore,
-    repository: &RepositoryName,
-    reference: &ManifestReference,
-) -> Result<Option<Manifest>> {
-    match store.find_manifest(repository, reference).await {
-        Err(e) if e.kind() == ErrorKind::NameUnknown => Ok(None),
-        other => other,
-    }
-}
-
 pub(super) async fn manifest(at: &RemoteImage, platform: Option<&Platform>) -> Result<Manifest> {
     let mut manifest = at.client.get_manifest(&at.repository, &at.reference).await?;
     let Some(platform) = platform else { return Ok(manifest) };
     for _ in 0..MAX_DEPTH {
         let Some(index) = manifest.index() else { break };
-        let offered = index.manifests.iter().filter_map(|entry| Some((entry, entry.platform.as_ref()?)));
-        let entry = platform.choose(offered).ok_or_else(|| {
-            Error::new(ErrorKind::ManifestUnknown, "the index has no image for this platform")
-                .with_context("platform", platform)
-        })?;
-        manifest = at.client.get_manifest(&at.repository, &entry.digest.clone().into()).await?;
+        let entry = choose(&index.manifests, platform)?;
+        manifest = at.client.get_manifest(&at.repository, &entry.digest.into()).await?;
     }
     if manifest.index().is_some() {
         return Err(Error::invalid(format!("the indexes are nested more than {MAX_DEPTH} deep")));

@@ -4,7 +4,7 @@ use super::{Session, clients};
 use crate::client::CredentialCheck;
 use crate::client::keychain::{Credentials, DockerConfig, StaticKeychain};
 use crate::reference::RegistryHost;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, MissingInput, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ impl Session {
     /// [`ErrorKind::NotFound`] without a `config.json`; [`ErrorKind::Unauthorized`] when the registry rejects them;
     /// those of the client and of [`DockerConfig::store`].
     pub async fn login(&self, host: &RegistryHost, credentials: &Credentials) -> Result<Login> {
-        let file = self.config_file()?;
+        let file = self.credentials_file()?;
         let keychain = Arc::new(StaticKeychain::anonymous().with(host.clone(), credentials.clone()));
         let client = clients::http_client(self.options(), host, keychain)?;
         let check = client.check_credentials().await?;
@@ -54,11 +54,17 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::NotFound`] without a `config.json`; those of [`DockerConfig::erase`].
     pub async fn logout(&self, host: &RegistryHost) -> Result<bool> {
-        self.config_file()?.erase(host, None).await
+        self.credentials_file()?.erase(host, None).await
     }
 
-    fn config_file(&self) -> Result<DockerConfig> {
-        self.credentials()
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no folder to keep credentials in"))
+    /// The `config.json` that credentials are kept in.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the session has no folder for it.
+    pub fn credentials_file(&self) -> Result<DockerConfig> {
+        self.credentials().ok_or_else(|| {
+            let why = "there is no home folder to keep credentials in: name a folder for them";
+            Error::new(ErrorKind::NotFound, why).with_missing(MissingInput::CredentialsFolder)
+        })
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   ROOT/          the state folder
 //!     store/       images: a registry store that a server can serve
+//!     history/     records of builds
 //!     scratch/     files that are unpacked for one build
 //!     …            caches and snapshots of the builder
 //! ```
@@ -34,13 +35,16 @@
 mod archives;
 mod clients;
 mod defaults;
+mod history;
 mod images;
 mod login;
+mod names;
 mod options;
 mod transfers;
 
 pub use archives::SaveOptions;
 pub use defaults::Defaults;
+pub use history::{BuildRecord, History, RecordOutcome, Recording, StepRecord};
 pub use images::{ImageDetails, ImageSummary, Location};
 pub use login::{Login, login_credentials};
 pub use options::SessionOptions;
@@ -49,7 +53,7 @@ use crate::build::{BuildOutput, BuildRequest, Builder as _, LocalBuilder, LocalB
 use crate::progress::Progress;
 use crate::source::ClientFactory;
 use crate::store::{MemoryStore, SharedStore};
-use crate::{Error, Result, ResultExt as _, private_folder};
+use crate::{Result, ResultExt as _, private_folder};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -94,11 +98,7 @@ impl Session {
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] when there is no home folder to put the state folder into.
     pub fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
-        let defaults = Defaults::from_variables(variable);
-        let root = defaults.root.clone().ok_or_else(|| {
-            Error::invalid("there is no home folder to keep images in: name a state folder")
-        })?;
-        SessionOptions::new(root).defaults(defaults).open()
+        SessionOptions::from_defaults(None, Defaults::from_variables(variable))?.open()
     }
 
     fn new(options: SessionOptions) -> Self {
@@ -217,7 +217,7 @@ async fn open_store(root: &Path) -> Result<SharedStore> {
 
 #[cfg(not(feature = "store-sql"))]
 async fn open_store(_: &Path) -> Result<SharedStore> {
-    Err(Error::unsupported("a session without the feature `store-sql` needs a store from the caller"))
+    Err(crate::Error::unsupported("a session without the feature `store-sql` needs a store from the caller"))
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use super::{Defaults, Session};
 use crate::build::LocalBuilderOptions;
-use crate::client::Proxies;
 use crate::client::keychain::SharedKeychain;
+use crate::client::{EngineAddresses, Proxies};
 use crate::progress::Progress;
 use crate::source::ClientFactory;
 use crate::store::SharedStore;
-use crate::{Error, Result};
+use crate::{Error, MissingInput, Result};
 use futures::future::BoxFuture;
 use std::fmt;
 use std::future::Future;
@@ -39,6 +39,8 @@ pub struct SessionOptions {
     pub certificate_folders: Vec<PathBuf>,
     /// The proxies of registries and of the web.
     pub proxies: Proxies,
+    /// Where engines that run containers may listen; none are looked for without.
+    pub engines: EngineAddresses,
     /// Where warnings of the session go, such as a folder that was open to other users, or a request that is sent again.
     pub progress: Progress,
     /// Makes the clients of registries, in place of HTTP clients with the settings above.
@@ -91,11 +93,24 @@ impl SessionOptions {
             authorities: Vec::new(),
             certificate_folders: Vec::new(),
             proxies: Proxies::default(),
+            engines: EngineAddresses::default(),
             progress: Progress::none(),
             clients: None,
             open_store: None,
             setup: Vec::new(),
         }
+    }
+
+    /// Options with the settings of the environment, and this state folder in place of that of the environment.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] without a state folder when there is no home folder to put one into.
+    pub fn from_defaults(root: Option<PathBuf>, mut defaults: Defaults) -> Result<Self> {
+        let root = root.or(defaults.root.take()).ok_or_else(|| {
+            Error::invalid("there is no home folder to keep images in: name a state folder")
+                .with_missing(MissingInput::StateFolder)
+        })?;
+        Ok(Self::new(root).defaults(defaults))
     }
 
     /// Takes everything but the state folder from the environment.
@@ -106,6 +121,7 @@ impl SessionOptions {
         self.helper_folders = defaults.helper_folders;
         self.certificate_folders = defaults.certificate_folders;
         self.proxies = defaults.proxies;
+        self.engines = defaults.engines;
         self
     }
 

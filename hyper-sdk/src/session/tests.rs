@@ -203,11 +203,11 @@ impl Source for Nothing {
     }
 
     async fn open_layer(&self, _: &SourceImage, _: &Descriptor) -> Result<BlobReader> {
-        Err(Error::unsupported("no layers"))
+        Err(crate::Error::unsupported("no layers"))
     }
 
     async fn open_files(&self, _: &str) -> Result<SourceFiles> {
-        Err(Error::unsupported("no files"))
+        Err(crate::Error::unsupported("no files"))
     }
 }
 

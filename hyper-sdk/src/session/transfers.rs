@@ -1,7 +1,7 @@
 //! Transfers of images between the local store and registries.
 
 use super::Session;
-use crate::client::{LocalImage, LocalTarget, PullOptions, PushOptions, RemoteImage, copy, pull, push};
+use crate::client::{LocalTarget, PullOptions, PushOptions, RemoteImage, copy, pull, push};
 use crate::oci::Descriptor;
 use crate::{Reference, Result};
 
@@ -9,9 +9,10 @@ impl Session {
     /// Pushes an image of the local store to a registry, under a name there: [`push`].
     ///
     /// # Errors
-    /// Those of [`Session::store`], of the client and of [`push`].
+    /// [`crate::ErrorKind::ManifestUnknown`] when the store does not have the image; those of [`Session::store`], of the
+    /// client and of [`push`].
     pub async fn push(&self, image: &Reference, to: &Reference, options: &PushOptions) -> Result<Descriptor> {
-        let image = LocalImage::find(&self.store().await?, image).await?;
+        let image = self.local(image).await?;
         push(&image, &RemoteImage::named(&self.client(to.host())?, to), options).await
     }
 

@@ -88,13 +88,9 @@ impl SolveContext {
             }
         };
         upload.finish(&compressed.digest).await?;
-        let layer = Layer {
-            blob: Descriptor::new(compressed.media_type, compressed.digest, compressed.size),
-            diff_id: compressed.diff_id,
-            repository,
-            times: None,
-            origin: None,
-        };
+        let mut blob = Descriptor::new(compressed.media_type, compressed.digest, compressed.size);
+        blob.annotations = compressed.annotations;
+        let layer = Layer { blob, diff_id: compressed.diff_id, repository, times: None, origin: None };
         Ok((layer, more))
     }
 

@@ -25,6 +25,11 @@ impl BuildContext {
     /// [`ErrorKind::Invalid`] for a git address with options that are not well formed, [`ErrorKind::Unsupported`] for
     /// another scheme.
     pub fn parse(text: &str) -> Result<Self> {
+        Self::parse_or(text, "a folder, a git repository or a web address")
+    }
+
+    /// Parses the name of a context. `kinds` names the kinds that the caller can parse, for the error.
+    fn parse_or(text: &str, kinds: &str) -> Result<Self> {
         if Path::new(text).is_dir() {
             return Ok(Self::Folder(text.into()));
         }
@@ -34,7 +39,7 @@ impl BuildContext {
         match text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase()).as_deref() {
             Some("http" | "https") => Ok(Self::Web(text.to_owned())),
             Some(scheme) => Err(Error::unsupported(format!(
-                "build contexts of the kind `{scheme}://` are not supported: use a folder, a git repository or a web address"
+                "build contexts of the kind `{scheme}://` are not supported: use {kinds}"
             ))),
             None => Ok(Self::Folder(text.into())),
         }
@@ -81,11 +86,12 @@ impl NamedContext {
     /// # Errors
     /// Those of [`NamedContext::parse`].
     pub fn parse_with<'a>(value: &str, schemes: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        let schemes: Vec<&str> = schemes.into_iter().collect();
         match value.split_once("://") {
-            Some((scheme, name)) if schemes.into_iter().any(|known| known == scheme) => {
+            Some((scheme, name)) if schemes.contains(&scheme) => {
                 Ok(Self::Other { scheme: scheme.to_owned(), name: name.to_owned() })
             }
-            _ => Self::parse(value),
+            _ => Self::parse_or(value, &schemes),
         }
     }
 
@@ -95,6 +101,11 @@ impl NamedContext {
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a scheme that is not implemented, [`ErrorKind::Invalid`] for a bad value.
     pub fn parse(value: &str) -> Result<Self> {
+        Self::parse_or(value, &[])
+    }
+
+    /// Parses a value. `schemes` are those of the caller, for the error.
+    fn parse_or(value: &str, schemes: &[&str]) -> Result<Self> {
         if value == "docker-image://scratch" {
             return Ok(Self::Scratch);
         }
@@ -123,7 +134,11 @@ impl NamedContext {
             }
             return Ok(Self::Stage(stage.to_owned()));
         }
-        Ok(match BuildContext::parse(value)? {
+        let own: String = schemes.iter().map(|scheme| format!(", `{scheme}://`")).collect();
+        let kinds = format!(
+            "a folder, a git repository, a web address{own}, `docker-image://`, `oci-layout://` or `target:`"
+        );
+        Ok(match BuildContext::parse_or(value, &kinds)? {
             BuildContext::Git(git) => Self::Git(git),
             BuildContext::Web(url) => Self::Web(url),
             BuildContext::Folder(_) | BuildContext::Empty => Self::Folder(value.into()),
@@ -150,6 +165,12 @@ mod tests {
         assert!(matches!(NamedContext::parse("https://x/y.tar.gz").unwrap(), NamedContext::Web(_)));
         assert_eq!(NamedContext::parse("target:a").unwrap(), NamedContext::Stage("a".into()));
         assert_eq!(NamedContext::parse("ftp://x/y").unwrap_err().kind(), ErrorKind::Unsupported);
+        let told = NamedContext::parse_with("oci-archive://x.tar", ["own"]).unwrap_err().to_string();
+        for kind in ["`oci-archive://`", "`own://`", "`docker-image://`", "`oci-layout://`", "`target:`"] {
+            assert!(told.contains(kind), "{told}");
+        }
+        let told = BuildContext::parse("oci-layout://x").unwrap_err().to_string();
+        assert!(!told.contains("docker-image"), "{told}");
         let other = NamedContext::Other { scheme: "ftp".into(), name: "x/y".into() };
         assert_eq!(NamedContext::parse_with("ftp://x/y", ["ftp"]).unwrap(), other);
         assert!(matches!(

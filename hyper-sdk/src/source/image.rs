@@ -16,7 +16,8 @@ use crate::progress::Progress;
 use crate::reference::{ManifestReference, Reference, RegistryHost, RepositoryName};
 use crate::store::damage::Damage;
 use crate::store::{
-    BlobReader, PutManifest, RegistryStoreExt as _, SharedStore, base_repository, local_repository,
+    BlobReader, PutManifest, RegistryStoreExt as _, SharedStore, base_repository, find_local,
+    local_repository,
 };
 use crate::{Digest, Error, ErrorDetail, ErrorKind, Result, ResultExt as _};
 use async_trait::async_trait;
@@ -159,7 +160,9 @@ impl ImageSource {
         let kept = local_repository(reference)?;
         let base = base_repository(reference)?;
         if !self.refresh {
-            if let Some(found) = self.stored(&kept, &reference.manifest(), reference, platform).await? {
+            // It may have been pushed to a server of the store by its short name.
+            let found_in = find_local(&*self.store, reference).await?;
+            if let Some(found) = self.stored(&found_in, &reference.manifest(), reference, platform).await? {
                 return Ok(SourceImage { is_kept: true, ..found });
             }
             if let Some(digest) = reference.digest().cloned().or_else(|| self.records.get(reference))

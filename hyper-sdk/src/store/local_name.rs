@@ -104,6 +104,20 @@ pub fn local_reference(
 /// # Errors
 /// Those of [`local_repository`] and of the store.
 pub async fn find_local(store: &dyn RegistryStore, reference: &Reference) -> Result<RepositoryName> {
+    match locate(store, reference).await? {
+        Some(found) => Ok(found),
+        None => local_repository(reference),
+    }
+}
+
+/// Like [`find_local`]; `None` when no repository has the image.
+///
+/// # Errors
+/// Those of [`find_local`].
+pub(crate) async fn locate(
+    store: &dyn RegistryStore,
+    reference: &Reference,
+) -> Result<Option<RepositoryName>> {
     let named = local_repository(reference)?;
     let wanted = reference.manifest();
     let full = reference.repository();
@@ -113,12 +127,12 @@ pub async fn find_local(store: &dyn RegistryStore, reference: &Reference) -> Res
     });
     for name in std::iter::once(&named).chain(bare) {
         match store.get_manifest(name, &wanted).await {
-            Ok(_) => return Ok(name.clone()),
+            Ok(_) => return Ok(Some(name.clone())),
             Err(e) if matches!(e.kind(), ErrorKind::ManifestUnknown | ErrorKind::NameUnknown) => {}
             Err(e) => return Err(e),
         }
     }
-    Ok(named)
+    Ok(None)
 }
 
 /// The name of a repository for messages: with the host in its usual form, when it is a repository of a local store.

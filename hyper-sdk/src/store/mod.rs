@@ -41,6 +41,8 @@ pub use kinds::MemoryStore;
 #[cfg(feature = "build")]
 pub(crate) use local_name::base_repository;
 #[cfg(feature = "client")]
+pub(crate) use local_name::locate;
+#[cfg(feature = "client")]
 pub(crate) use local_name::prefixes;
 pub use local_name::{find_local, is_internal, local_reference, local_repository};
 pub use range::ByteRange;

@@ -75,7 +75,11 @@ impl Authenticator for Passwords {
         let has_token = principal.scopes().is_some();
         if has_token && (denial == Denial::OutOfScope || principal.is_anonymous()) {
             let challenge = self.bearer(request).with("error", "insufficient_scope");
-            return Some(challenge.because("the token does not grant this"));
+            // A token of nobody in particular is one that the user does not know of.
+            return Some(match principal.is_anonymous() {
+                true => challenge,
+                false => challenge.because("the token does not grant this"),
+            });
         }
         principal.is_anonymous().then(|| self.login(request))
     }

@@ -10,6 +10,9 @@ use hyper_sdk::Reference;
 use hyper_sdk::exec::Network;
 use std::path::PathBuf;
 
+/// The variable with the way of showing progress.
+const PROGRESS: &str = "BUILDKIT_PROGRESS";
+
 /// Builds an image from a Dockerfile
 ///
 /// Without --output and --push the image is kept in the local store, under its tags. The flags are those of
@@ -77,7 +80,7 @@ pub(crate) struct BuildArgs {
     /// `tar` write to the file `dest=`, or to standard output without it, and `type=oci,tar=false` and `type=local` to the
     /// folder `dest=`. A folder alone is `type=local`, `-` alone is a tar on standard output. Images take `name=`, in place
     /// of --tag,
-    /// `compression=gzip|zstd|uncompressed`, `compression-level=`, `force-compression=`, `oci-mediatypes=`,
+    /// `compression=gzip|estargz|zstd|uncompressed`, `compression-level=`, `force-compression=`, `oci-mediatypes=`,
     /// `rewrite-timestamp=`, `annotation[-PLACE].KEY=`; `type=image` takes `push-by-digest=`, `name-canonical=`,
     /// `registry.insecure=`, `store=`, `unpack=`, `dangling-name-prefix=`; `type=local` and `tar` take `platform-split=`,
     /// `type=local` takes `mode=copy|delete`; all take `source-date-epoch=`.
@@ -86,7 +89,10 @@ pub(crate) struct BuildArgs {
     /// Pushes the image under its tags: --output=type=image,push=true
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     pub(crate) push: bool,
-    /// Keeps the image in the local store: --output=type=image. No daemon is needed
+    /// Keeps the image in the local store, and loads it into a docker or podman that runs
+    ///
+    /// The engine is the one of `DOCKER_HOST` or `CONTAINER_HOST`, or else the first that answers at its usual socket. Without
+    /// one this is --output=type=image.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     pub(crate) load: bool,
     /// Writes the digest of the image to a file
@@ -95,9 +101,9 @@ pub(crate) struct BuildArgs {
     /// Writes what was built to a file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
-    /// How progress is shown on standard error
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = Mode::Auto, env = "BUILDKIT_PROGRESS", hide_env_values = true)]
-    pub(crate) progress: Mode,
+    /// How progress is shown on standard error; `auto` without it [env: BUILDKIT_PROGRESS]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(crate) progress: Option<Mode>,
     /// Line of /etc/hosts in RUN steps
     #[arg(long = "add-host", value_name = "NAME:ADDRESS")]
     pub(crate) hosts: Vec<String>,
@@ -153,9 +159,19 @@ impl BuildArgs {
         Ok(())
     }
 
+    /// How progress is shown, by the flag or else by the environment.
+    pub(super) fn mode(&self) -> Result<Mode, Failure> {
+        match (self.progress, std::env::var(PROGRESS)) {
+            (Some(mode), _) => Ok(mode),
+            (None, Ok(text)) if !text.is_empty() => Mode::from_str(&text, true)
+                .map_err(|_| Failure::usage(format!("{PROGRESS}=`{text}` is no way to show progress"))),
+            (None, _) => Ok(Mode::Auto),
+        }
+    }
+
     /// Whether standard error is a stream of events.
     pub(crate) fn prints_events(&self) -> bool {
-        self.progress == Mode::Json
+        self.mode().is_ok_and(|mode| mode == Mode::Json)
     }
 
     /// Whether the Dockerfile is only checked.

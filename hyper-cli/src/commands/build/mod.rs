@@ -17,7 +17,8 @@ use crate::flags;
 use crate::render::{Mode, Renderer};
 use call::Method;
 use hyper_sdk::build::{BuildRequest, Destinations, Output, OutputKind};
-use hyper_sdk::session::Session;
+use hyper_sdk::client::Engine;
+use hyper_sdk::session::{Recording, Session};
 use hyper_sdk::{Error, ErrorKind, Result, ResultExt as _, private_folder};
 use request::{outputs, request};
 use result::Report;
@@ -30,12 +31,13 @@ pub(super) async fn run(args: BuildArgs, session: &Session, console: &Console) -
     args.check_methods()?;
     let method = if args.checks() { Method::Check } else { args.call.method };
     let builds = method == Method::Build && !args.dry_run;
+    let engine = if builds && args.load { find_engine(session, console).await? } else { None };
     // Holds named pipes open until the end.
-    let _destinations = builds.then(|| check_destinations(&args, session)).transpose()?;
+    let _destinations = builds.then(|| check_destinations(&args, session, engine.as_ref())).transpose()?;
     let reader = session.clone();
     // On a thread of its own: a wait for standard input can still be interrupted.
     let read = move || {
-        let made = request(&args, &reader, |name| std::env::var_os(name));
+        let made = request(&args, &reader, engine.as_ref(), |name| std::env::var_os(name));
         made.map(|(request, unpacked)| (args, request, unpacked))
     };
     let read = tokio::task::spawn_blocking(read).await;
@@ -62,7 +64,7 @@ async fn dry_run(
     console: &Console,
 ) -> Result<(), Failure> {
     let builder = session.local_builder().await?;
-    let renderer = Renderer::start(mode(args, console), console.color, None)?;
+    let renderer = Renderer::start(mode(args, console)?, console.color, None)?;
     let plan = builder.plan(request, renderer.progress()).await;
     renderer.finish(plan.is_err()).await?;
     Ok(plan::report(&plan?, console.format)?)
@@ -76,8 +78,21 @@ async fn build(
 ) -> Result<(), Failure> {
     let stdout_is_taken = request.outputs.iter().any(Output::is_stdout);
     let logs = logs(session)?;
-    let renderer = Renderer::start(mode(args, console), console.color, Some((&logs, "build")))?;
-    let outcome = session.build(request, renderer.progress()).await;
+    let renderer = Renderer::start(mode(args, console)?, console.color, Some((&logs, "build")))?;
+    // A build is worth more than its record.
+    let unrecorded = |error: &Error| console.warn(&format!("the history does not have this build: {error}"));
+    let begun = session.history().and_then(|history| history.begin(&request, renderer.log()));
+    let recording = begun.inspect_err(unrecorded).ok();
+    let progress = match &recording {
+        Some(recording) => recording.progress(renderer.progress()),
+        None => renderer.progress().clone(),
+    };
+    let outcome = session.build(request, &progress).await;
+    drop(progress);
+    let id = recording.as_ref().map(Recording::id);
+    if let Some(recording) = recording {
+        let _ = recording.finish(outcome.as_ref()).inspect_err(unrecorded);
+    }
     let log = renderer.finish(outcome.is_err()).await?;
     let output = outcome.map_err(|error| {
         let ran = error.kind() == ErrorKind::CommandFailed;
@@ -90,13 +105,14 @@ async fn build(
     let report = Report {
         iidfile: args.iidfile.as_deref(),
         metadata_file: args.metadata_file.as_deref(),
+        id: id.as_deref(),
         print: (!stdout_is_taken).then_some(console.format),
     };
     Ok(report.write(&output)?)
 }
 
-fn mode(args: &BuildArgs, console: &Console) -> Mode {
-    if console.quiet { Mode::Quiet } else { args.progress }
+fn mode(args: &BuildArgs, console: &Console) -> Result<Mode, Failure> {
+    if console.quiet { Ok(Mode::Quiet) } else { args.mode() }
 }
 
 /// Where log files go.
@@ -109,9 +125,25 @@ fn logs(session: &Session) -> Result<PathBuf> {
     Ok(logs)
 }
 
+/// The engine that `--load` loads the image into, before the build begins.
+async fn find_engine(session: &Session, console: &Console) -> Result<Option<Engine>, Failure> {
+    let found = session.options().engines.find().await.map_err(|error| {
+        Failure::from(error)
+            .with_hint("without DOCKER_HOST and CONTAINER_HOST, a running docker or podman is looked for")
+    })?;
+    if found.is_none() {
+        console.message("no docker or podman answers: --load keeps the image in the local store alone");
+    }
+    Ok(found)
+}
+
 /// Refuses destinations that the result cannot be written to, before the context is read.
-fn check_destinations(args: &BuildArgs, session: &Session) -> Result<Destinations, Failure> {
-    let outputs = outputs(args, session)?;
+fn check_destinations(
+    args: &BuildArgs,
+    session: &Session,
+    engine: Option<&Engine>,
+) -> Result<Destinations, Failure> {
+    let outputs = outputs(args, session, engine)?;
     if outputs.iter().filter(|output| output.is_stdout()).count() > 1 {
         return Err(Failure::usage("only one output can go to standard output"));
     }

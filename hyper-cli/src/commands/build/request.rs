@@ -3,7 +3,8 @@
 use super::arguments::BuildArgs;
 use crate::failure::Failure;
 use crate::flags::{self, wrong};
-use hyper_sdk::build::{BuildContext, BuildRequest, Output, text};
+use hyper_sdk::build::{BuildContext, BuildRequest, Output, OutputKind, text};
+use hyper_sdk::client::Engine;
 use hyper_sdk::session::Session;
 use hyper_sdk::source::{ContextInput, read_context};
 use hyper_sdk::{Error, ErrorKind};
@@ -15,8 +16,12 @@ use std::path::Path;
 /// The request, and the context from standard input, whose files are removed when it is dropped.
 type RequestAndContext = (BuildRequest, Option<ContextInput>);
 
-/// The outputs that `--output`, `--push` and `--load` ask for.
-pub(super) fn outputs(args: &BuildArgs, session: &Session) -> Result<Vec<Output>, Failure> {
+/// The outputs that `--output`, `--push` and `--load` ask for. `engine` is where `--load` also loads the image.
+pub(super) fn outputs(
+    args: &BuildArgs,
+    session: &Session,
+    engine: Option<&Engine>,
+) -> Result<Vec<Output>, Failure> {
     let parse = |text: &String| session.parse_output(text).map_err(flags::of_value("output", text));
     let mut outputs = args.outputs.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     if args.push {
@@ -25,6 +30,7 @@ pub(super) fn outputs(args: &BuildArgs, session: &Session) -> Result<Vec<Output>
     if args.load || outputs.is_empty() {
         outputs.push(Output::store());
     }
+    outputs.extend(engine.map(|engine| OutputKind::Load(engine.clone()).into()));
     Ok(outputs)
 }
 
@@ -32,10 +38,11 @@ pub(super) fn outputs(args: &BuildArgs, session: &Session) -> Result<Vec<Output>
 pub(super) fn request(
     args: &BuildArgs,
     session: &Session,
+    engine: Option<&Engine>,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<RequestAndContext, Failure> {
     let (mut request, unpacked) = dockerfile_and_context(args, session)?;
-    request.outputs = outputs(args, session)?;
+    request.outputs = outputs(args, session, engine)?;
     request.tags.clone_from(&args.tags);
     if let Some(name) = request.tags.iter().find(|t| t.digest().is_some()) {
         return Err(Failure::usage(format!("--tag `{name}`: a name cannot have a digest")));

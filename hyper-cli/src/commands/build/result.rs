@@ -16,6 +16,8 @@ pub(super) struct Report<'a> {
     pub(super) iidfile: Option<&'a Path>,
     /// The file that gets everything, as JSON.
     pub(super) metadata_file: Option<&'a Path>,
+    /// The id of the build in the history.
+    pub(super) id: Option<&'a str>,
     /// How it is printed on standard output; not at all when the image went there.
     pub(super) print: Option<Format>,
 }
@@ -29,7 +31,7 @@ impl Report<'_> {
             write_file(path, digest.as_bytes())?;
         }
         if let Some(path) = self.metadata_file {
-            write_file(path, metadata(output)?.as_bytes())?;
+            write_file(path, metadata(output, self.id)?.as_bytes())?;
         }
         match (self.print, digest) {
             (Some(Format::Json), _) => print_json(output),
@@ -40,7 +42,7 @@ impl Report<'_> {
 }
 
 /// The content of a metadata file, with the fields of BuildKit.
-fn metadata(output: &BuildOutput) -> Result<String> {
+fn metadata(output: &BuildOutput, id: Option<&str>) -> Result<String> {
     let mut fields = BTreeMap::new();
     if let Some(image) = &output.image {
         fields.insert("containerimage.digest", json!(image.digest));
@@ -51,6 +53,10 @@ fn metadata(output: &BuildOutput) -> Result<String> {
     }
     if !output.tags.is_empty() {
         fields.insert("image.name", json!(output.tags.join(",")));
+    }
+    if let Some(id) = id {
+        // As BuildKit has it: builder, node, build.
+        fields.insert("buildx.build.ref", json!(format!("hyper/local/{id}")));
     }
     let text = serde_json::to_string_pretty(&fields)
         .map_err(|e| Error::internal("the result cannot be written as JSON").with_source(e))?;

@@ -26,9 +26,9 @@ fn parse(arguments: &[&str]) -> Result<BuildRequest, String> {
     };
     only.args.unsupported.check().map_err(message)?;
     let session = Session::builder(folder.path().join("state")).open().unwrap();
-    check_destinations(&only.args, &session).map_err(message)?;
+    check_destinations(&only.args, &session, None).map_err(message)?;
     let variable = |name: &str| (name == "FROM_ENV").then(|| OsString::from("value"));
-    request(&only.args, &session, variable).map(|(request, _)| request).map_err(message)
+    request(&only.args, &session, None, variable).map(|(request, _)| request).map_err(message)
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn errors_name_a_context_that_is_not_a_folder() {
     ] {
         let only = Only::try_parse_from(["build", context]).unwrap();
         let session = Session::builder("/nowhere").open().unwrap();
-        let failure = request(&only.args, &session, |_| None).unwrap_err();
+        let failure = request(&only.args, &session, None, |_| None).unwrap_err();
         let Failure::Work { error, .. } = failure else { panic!("{failure:?}") };
         assert!(error.to_string().contains(text), "{error}");
     }

@@ -111,11 +111,7 @@ impl<'a> Lowering<'a> {
 
     async fn state_of_target(&mut self, globals: &BTreeMap<String, String>) -> LowerResult<StageState> {
         let target = self.file.target(self.options.target.as_deref())?;
-        let mut predefined = globals.clone();
-        let asked_for = self.options.target.as_deref().filter(|name| !name.is_empty());
-        predefined
-            .entry("TARGETSTAGE".to_owned())
-            .or_insert_with(|| asked_for.or(self.file.stages[target].name()).unwrap_or("default").to_owned());
+        let predefined = super::predefined_arguments(globals, self.file, target, self.options);
         let (scope, errors) = self.file.global_scope_with_errors(&predefined, &self.options.build_args);
         let is_complete = errors.is_empty();
         self.keep_errors(errors)?;

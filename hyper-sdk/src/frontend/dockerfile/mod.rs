@@ -233,5 +233,20 @@ pub(crate) fn platform_arguments(options: &FrontendOptions) -> BTreeMap<String, 
     arguments
 }
 
+/// The predefined arguments of a build of this target.
+pub(crate) fn predefined_arguments(
+    globals: &BTreeMap<String, String>,
+    file: &Dockerfile,
+    target: usize,
+    options: &FrontendOptions,
+) -> BTreeMap<String, String> {
+    let mut predefined = globals.clone();
+    let asked_for = options.target.as_deref().filter(|name| !name.is_empty());
+    predefined
+        .entry("TARGETSTAGE".to_owned())
+        .or_insert_with(|| asked_for.or(file.stages[target].name()).unwrap_or("default").to_owned());
+    predefined
+}
+
 #[cfg(test)]
 mod tests;

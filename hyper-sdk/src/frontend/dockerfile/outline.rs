@@ -1,6 +1,6 @@
 //! The targets of a Dockerfile, and the arguments, secrets and caches of one of them.
 
-use super::platform_arguments;
+use super::{platform_arguments, predefined_arguments};
 use crate::Result;
 use crate::dockerfile::{Dockerfile, Expander, Instruction, MountKind, Stage, StageRef, Statement};
 use crate::frontend::FrontendOptions;
@@ -141,7 +141,7 @@ pub struct Outline {
 /// [`crate::ErrorKind::NotFound`] for a target that does not exist; the errors of a file whose stages cannot be ordered.
 pub(crate) fn outline(file: &Dockerfile, options: &FrontendOptions) -> Result<Outline> {
     let target = file.target(options.target.as_deref())?;
-    let predefined = platform_arguments(options);
+    let predefined = predefined_arguments(&platform_arguments(options), file, target, options);
     let to_error = |errors: Vec<crate::dockerfile::Diagnostic>| {
         crate::dockerfile::to_error(&errors, &file.source)
             .unwrap_or_else(|| crate::Error::internal("an outline failed without an error"))

@@ -8,7 +8,7 @@ use super::growing_file::GrowingFile;
 use super::integrity::{self, Expected};
 use super::partial::{MAX_FILE, Partial, Whole, seconds};
 use super::{Fetched, Inner, about, disk_space, keep, make_folder};
-use crate::client::timeouts::{Broken, attempts_to_connect};
+use crate::client::timeouts::{Broken, attempts_to_connect, explained};
 use crate::client::tls;
 use crate::digest::Algorithm;
 use crate::dockerfile::without_password;
@@ -286,7 +286,7 @@ impl Download<'_> {
         let passing = !(error.is_builder() || error.is_redirect());
         self.fail(ErrorKind::Unavailable, "cannot be fetched")
             .with_retryable(passing)
-            .with_source(error.without_url())
+            .with_source(explained(error))
     }
 
     /// Requests the file, or the rest of it, and checks the response; `None` when the file has not changed.

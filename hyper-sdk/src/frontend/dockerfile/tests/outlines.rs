@@ -25,6 +25,16 @@ fn an_outline_has_the_used_global_arguments() {
 }
 
 #[test]
+fn an_outline_knows_the_stage_that_is_built() {
+    let text = "FROM scratch\nARG TARGETSTAGE\nFROM scratch AS last\nARG TARGETSTAGE\n";
+    for (target, value) in [(None, "last"), (Some("0"), "0"), (Some("last"), "last"), (Some(""), "last")] {
+        assert_eq!(arguments(text, target, &[]), [format!("TARGETSTAGE={value}")], "{target:?}");
+    }
+    assert_eq!(arguments("FROM scratch\nARG TARGETSTAGE\n", None, &[]), ["TARGETSTAGE=default"]);
+    assert_eq!(arguments(text, None, &[("TARGETSTAGE", "x")]), ["TARGETSTAGE=x"]);
+}
+
+#[test]
 fn texts_are_in_base64() {
     let text = "FROM scratch\n";
     let (file, _) = crate::dockerfile::parse(text, "Dockerfile").into_result().unwrap();
