@@ -235,6 +235,10 @@ fn dispatch<S: Steps>(
             tree::export(&rootfs, &path, &published, owners, &mut output, context)?;
             finish(output)
         }
+        Request::Pack { files, index } => {
+            tree::pack(&files, &index, &mut output)?;
+            finish(output)
+        }
         Request::ReadFile { rootfs, path, limit } => {
             view::read_file(view::open(&rootfs)?.as_fd(), &path, limit).map(Reply::File)
         }

@@ -82,6 +82,11 @@ pub(crate) enum Request<S = NoStep> {
         /// Whether their owners apply, too.
         owners: bool,
     },
+    /// Write the layer of an index to the output pipe. Its files are in the folder `files`.
+    Pack {
+        files: PathBuf,
+        index: PathBuf,
+    },
     ReadFile {
         rootfs: RootFs,
         path: String,

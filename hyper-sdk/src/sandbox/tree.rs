@@ -1,13 +1,13 @@
-//! Operations on whole trees inside the helper's namespace: unpack, diff, copy, export, remove.
+//! Operations on whole trees inside the helper's namespace: unpack, diff, pack, copy, export, remove.
 //!
 //! With a single id, files cannot have the owners of an image: [`records`] keeps them.
 
 use super::RootFs;
 use super::{Context, Identity, records, view};
-use crate::layer::copy::{CopyRequest, SourceKind, SourceRoot, tree_of};
+use crate::layer::copy::{CopyRequest, SourceKind, SourceRoot, index_of, tree_of};
 use crate::layer::{
     ApplyOptions, ApplyStyle, DevicePolicy, DiffOptions, FileTime, LayerPath, LayerWriter, OwnerPolicy,
-    TimesTable, apply as unpack, diff_overlay, diff_trees,
+    TimesTable, apply as unpack, diff_overlay, diff_trees, pack as pack_layer,
 };
 use crate::{Error, Result};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
@@ -190,6 +190,13 @@ pub(crate) fn export(
     let has_owners = owners || recorded.is_some();
     let options = DiffOptions { owner: if has_owners { Some(&owner) } else { None }, time: Some(&time) };
     diff_trees(&view::fd_path(&memory), &view::fd_path(&folder), &mut writer, &options)?;
+    writer.finish().map(drop)
+}
+
+/// Writes the layer of an index once more, with its files from a folder.
+pub(crate) fn pack(files: &Path, index: &Path, output: &mut impl Write) -> Result<()> {
+    let mut writer = LayerWriter::new(output, None);
+    pack_layer(&index_of(index)?, files, &mut writer)?;
     writer.finish().map(drop)
 }
 

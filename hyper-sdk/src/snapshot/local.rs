@@ -384,6 +384,15 @@ impl Snapshotter for LocalSnapshotter {
         }
     }
 
+    async fn pack(&self, chain: &Digest, index: &Path) -> Result<TarStream> {
+        // Its topmost folder has the files of its topmost layer, and those of all layers when snapshots are copies.
+        let folders = self.0.folders.chain(Some(chain))?;
+        let Some(files) = folders.into_iter().next() else {
+            return Err(Error::internal("a snapshot without a folder"));
+        };
+        self.0.sandbox.stream(&Request::Pack { files, index: index.to_owned() })
+    }
+
     async fn copy(&self, sources: Vec<RootFs>, plan: CopyRequest) -> Result<TarStream> {
         let is_context = |source: &RootFs| match source {
             RootFs::Overlay { .. } => false,

@@ -21,7 +21,7 @@ use crate::{Digest, Result};
 use async_trait::async_trait;
 use std::fmt::{Debug, Display};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a snapshotter supports.
@@ -202,6 +202,14 @@ pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
 
     /// Discards an active snapshot.
     async fn abandon(&self, active: Box<dyn Active>) -> Result<()>;
+
+    /// Writes a layer once more: the files of the committed `chain`, with everything else from the index of its topmost
+    /// layer in the file `index`. The tar is the one that the index was made of, byte for byte.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] when the chain does not exist. The stream ends with an error when the files are
+    /// not those of the index.
+    async fn pack(&self, chain: &Digest, index: &Path) -> Result<TarStream>;
 
     /// Makes the layer of a file operation, with exact times. The plan refers to `sources` by their index. Sources that
     /// are folders of the host are read as they are. The content of the destination is taken from the indexes that the

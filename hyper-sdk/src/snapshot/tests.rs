@@ -63,6 +63,8 @@ enum Fault {
     CopiesOfTheHost,
     SkipsWhatIsMissing,
     ForgetsTheDestination,
+    PacksTheWhole,
+    PacksWhatWasChanged,
     HasNoName,
 }
 
@@ -293,6 +295,17 @@ impl Snapshotter for Faulty {
         }
     }
 
+    async fn pack(&self, chain: &Digest, index: &Path) -> Result<TarStream> {
+        match self.fault {
+            Fault::PacksTheWhole => self.inner.export(Some(chain), "/", ExportOptions::default()).await,
+            Fault::PacksWhatWasChanged => {
+                let packed = self.inner.pack(chain, index).await;
+                Ok(packed.unwrap_or_else(|_| Box::new(Cursor::new(vec![0; 1024]))))
+            }
+            _ => self.inner.pack(chain, index).await,
+        }
+    }
+
     async fn copy(&self, mut sources: Vec<RootFs>, mut plan: CopyRequest) -> Result<TarStream> {
         match self.fault {
             Fault::CopiesNothing => plan.steps.clear(),
@@ -437,6 +450,8 @@ async fn the_suite_finds_every_fault() {
         CopiesOfTheHost by a_copy_follows_links_within_its_tree;
         SkipsWhatIsMissing by a_copy_of_a_missing_path_is_not_found;
         ForgetsTheDestination by the_indexes_of_a_copy_describe_its_destination;
+        PacksTheWhole by a_layer_is_packed_as_it_was;
+        PacksWhatWasChanged by a_layer_of_other_files_is_not_packed;
         HasNoName by a_snapshotter_has_a_name;
     }
     // A fault of two handles: neither sees the snapshots of the other.

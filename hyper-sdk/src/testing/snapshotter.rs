@@ -1,10 +1,10 @@
 //! A snapshotter without a sandbox: complete trees in folders of this process.
 
 use crate::exec::RootFs;
-use crate::layer::copy::{CopyRequest, SourceKind, SourceRoot, tree_of};
+use crate::layer::copy::{CopyRequest, SourceKind, SourceRoot, index_of, tree_of};
 use crate::layer::{
     ApplyOptions, ApplyStyle, DevicePolicy, DiffOptions, FileTime, LayerPath, LayerWriter, OwnerPolicy,
-    apply, diff_trees,
+    apply, diff_trees, pack,
 };
 use crate::snapshot::{
     Active, ExportOptions, SnapshotCapabilities, SnapshotInfo, Snapshotter, TarStream, UnpackOptions,
@@ -257,6 +257,17 @@ impl Snapshotter for PlainSnapshotter {
 
     async fn abandon(&self, active: Box<dyn Active>) -> Result<()> {
         self.own(active).map(drop)
+    }
+
+    async fn pack(&self, chain: &Digest, index: &Path) -> Result<TarStream> {
+        let ((tree, held), index) = (self.tree(Some(chain))?, index.to_owned());
+        blocking(move || {
+            let mut writer = LayerWriter::new(Vec::new(), None);
+            pack(&index_of(&index)?, &tree, &mut writer)?;
+            drop(held);
+            Ok(stream(writer.finish()?.0))
+        })
+        .await
     }
 
     async fn copy(&self, sources: Vec<RootFs>, plan: CopyRequest) -> Result<TarStream> {

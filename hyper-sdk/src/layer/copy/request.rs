@@ -6,7 +6,7 @@ use crate::layer::{EntryTimes, FileTime, LayerIndex, LayerWriter, TreeIndex};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// One step of a file operation.
@@ -153,9 +153,16 @@ impl CopyRequest {
 pub(crate) fn tree_of(indexes: &[PathBuf]) -> Result<TreeIndex> {
     let mut layers = Vec::new();
     for path in indexes {
-        let bytes =
-            std::fs::read(path).map_err(|e| Error::io("cannot read the index of a layer", path, e))?;
-        layers.push(Arc::new(LayerIndex::from_bytes(&bytes)?));
+        layers.push(Arc::new(index_of(path)?));
     }
     Ok(TreeIndex::new(layers))
+}
+
+/// The index of a layer in a file.
+///
+/// # Errors
+/// [`crate::ErrorKind::Corrupt`] or [`crate::ErrorKind::Io`] when it cannot be read.
+pub(crate) fn index_of(path: &Path) -> Result<LayerIndex> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io("cannot read the index of a layer", path, e))?;
+    LayerIndex::from_bytes(&bytes)
 }

@@ -1,6 +1,7 @@
 //! Cases about trees that a step may write to.
 
 use super::kit::*;
+use crate::layer::LayerWriter;
 use crate::sandbox::RootFs;
 use crate::snapshot::{Active, SharedSnapshotter};
 use crate::{Digest, ErrorKind};
@@ -175,4 +176,45 @@ pub async fn trees_of_one_parent_do_not_mix(snapshots: SharedSnapshotter) {
         let name = format!("tree {number}");
         assert_eq!(read(&snapshots, &name, "/own").await, Some(number.to_string()));
     }
+}
+
+/// The layer of a difference with times of at most 5, and the file of its index.
+async fn published(snapshots: &SharedSnapshotter, active: &dyn Active) -> (Vec<u8>, tempfile::NamedTempFile) {
+    let mut writer = LayerWriter::new(Vec::new(), Some(5));
+    let exact = read_all(snapshots.diff(active).await.unwrap()).await.unwrap();
+    writer.append_all(&exact[..]).unwrap();
+    let (tar, index) = writer.finish().unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), index.to_bytes()).unwrap();
+    (tar, file)
+}
+
+pub async fn a_layer_is_packed_as_it_was(snapshots: SharedSnapshotter) {
+    apply(&snapshots, None, "a", BASE).await;
+    let active = snapshots.prepare(Some(&chain("a"))).await.unwrap();
+    write(&*active, "new/deep/file", "content");
+    write(&*active, "g", "changed");
+    let (tar, index) = published(&snapshots, &*active).await;
+    snapshots.commit(active, &chain("b")).await.unwrap();
+    let packed = snapshots.pack(&chain("b"), index.path()).await.unwrap();
+    assert_eq!(read_all(packed).await.unwrap(), tar);
+    // The same files, unpacked.
+    try_apply(&snapshots, Some("a"), "c", tar.clone()).await.unwrap();
+    let packed = snapshots.pack(&chain("c"), index.path()).await.unwrap();
+    assert_eq!(read_all(packed).await.unwrap(), tar);
+}
+
+pub async fn a_layer_of_other_files_is_not_packed(snapshots: SharedSnapshotter) {
+    let active = snapshots.prepare(None).await.unwrap();
+    write(&*active, "f", "first");
+    let (_, index) = published(&snapshots, &*active).await;
+    snapshots.commit(active, &chain("a")).await.unwrap();
+    apply(&snapshots, None, "b", &[("f", "other")]).await;
+    let read = match snapshots.pack(&chain("b"), index.path()).await {
+        Ok(tar) => read_all(tar).await.is_ok(),
+        Err(_) => false,
+    };
+    assert!(!read, "other files were packed");
+    let missing = snapshots.pack(&chain("none"), index.path()).await.map(drop);
+    fails(missing, &[ErrorKind::NotFound]);
 }

@@ -56,6 +56,7 @@ macro_rules! snapshotter_conformance {
             a_difference_unpacks_to_the_committed_tree, a_tree_may_begin_with_nothing, a_commit_can_be_read,
             a_commit_leaves_its_parent_alone, a_second_commit_keeps_the_first, an_abandoned_tree_is_removed,
             a_dropped_tree_is_removed, a_foreign_tree_is_refused, trees_of_one_parent_do_not_mix,
+            a_layer_is_packed_as_it_was, a_layer_of_other_files_is_not_packed,
 
             a_copy_takes_files_of_trees_and_of_the_host, a_copy_sees_the_whole_of_a_tree,
             a_copy_follows_links_within_its_tree, a_copy_makes_folders_and_files,
