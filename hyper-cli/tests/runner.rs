@@ -30,6 +30,7 @@ mod logs;
 mod mount_options;
 mod mounts;
 mod names;
+mod on_demand;
 mod output_attributes;
 mod outputs;
 mod peers;

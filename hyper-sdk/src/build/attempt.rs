@@ -130,7 +130,10 @@ impl LocalBuilder {
         saved?;
         let chain = match value {
             StepResult::Chain(chain) => chain,
-            StepResult::Unmade => return Ok(without_result(&request, steps, epoch, progress)),
+            StepResult::Unmade => {
+                solver.context().settle().await?;
+                return Ok(without_result(&request, steps, epoch, progress));
+            }
             StepResult::Folder(_) => return Err(Error::internal("a target that is a folder")),
         };
         let result = BuildResult { config, history, chain, epoch };
@@ -141,7 +144,10 @@ impl LocalBuilder {
             context: solver.context(),
             progress,
         };
-        let Exported { image, names } = outputs.run(&result).boxed().await?;
+        let exported = outputs.run(&result).boxed().await;
+        // What nothing has unpacked is worth keeping even when an output failed.
+        solver.context().settle().await?;
+        let Exported { image, names } = exported?;
         if let Some((image, _)) = &image {
             let name = names.first().map(|name| Reference::parse(name).map(|name| name.familiar()));
             progress.send(Event::Result {
@@ -206,7 +212,8 @@ fn needs(request: &BuildRequest, exporters: &Exporters) -> Result<Needs> {
     for output in &request.outputs {
         match exporters.get(output)? {
             Some(exporter) if exporter.needs_blobs() => return Ok(Needs::Blobs),
-            Some(_) => needs = Needs::Layers,
+            Some(_) if output.makes_image() => needs = needs.max(Needs::Layers),
+            Some(_) => needs = needs.max(Needs::Files),
             None => {}
         }
     }

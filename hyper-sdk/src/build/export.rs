@@ -8,7 +8,7 @@ use crate::layer::CompressOptions;
 use crate::oci::{Descriptor, ImageConfig};
 use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::solve::{LayerChain, SolveContext};
+use crate::solve::{Chain, LayerChain, PublishOptions, SolveContext};
 use crate::store::SharedStore;
 use crate::{Digest, Error, Result};
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 pub(super) struct BuildResult {
     pub(super) config: ImageConfig,
     pub(super) history: Vec<HistoryStep>,
-    pub(super) chain: LayerChain,
+    pub(super) chain: Chain,
     pub(super) epoch: i64,
 }
 
@@ -52,7 +52,7 @@ impl Outputs<'_> {
                 Ok(image) => image,
                 Err(e) => return task.end_with(Err(e)),
             };
-            task.end_with(self.export(output, &image).await)?;
+            task.end_with(self.export(output, &image, &result.chain).await)?;
             let described =
                 output.makes_image().then(|| (image.descriptor(), image.config_descriptor().digest));
             if !output.has_image() {
@@ -72,15 +72,18 @@ impl Outputs<'_> {
     /// The image as an output asks for it.
     async fn image(&self, result: &BuildResult, output: &Output) -> Result<BuiltImage> {
         let wanted = &output.image;
-        let mut chain = result.chain.clone();
-        if output.has_image() {
-            if wanted.keep_times {
-                chain = self.context.with_true_times(&chain).await?;
-            }
-            let options = CompressOptions { level: wanted.level, ..CompressOptions::new(wanted.compression) };
-            chain =
-                self.context.recompress(&chain, options, wanted.estargz, wanted.force_compression).await?;
-        }
+        let compress = CompressOptions { level: wanted.level, ..CompressOptions::new(wanted.compression) };
+        let options = PublishOptions {
+            compress,
+            estargz: output.has_image() && wanted.estargz,
+            all: output.has_image() && wanted.force_compression,
+            true_times: output.has_image() && wanted.keep_times,
+        };
+        let chain = match output.makes_image() {
+            true => self.context.publish(&result.chain, options).await?,
+            // Files alone have no layers.
+            false => LayerChain::default(),
+        };
         if self.exporters.get(output)?.is_some_and(|exporter| exporter.needs_blobs()) {
             self.context.fetch_chain(&chain).await?;
         }
@@ -125,7 +128,7 @@ impl Outputs<'_> {
         reported
     }
 
-    async fn export(&self, output: &Output, image: &BuiltImage) -> Result<()> {
+    async fn export(&self, output: &Output, image: &BuiltImage, chain: &Chain) -> Result<()> {
         let none = BTreeMap::new();
         let attributes = match &output.kind {
             OutputKind::Other { attributes, .. } => attributes,
@@ -138,6 +141,7 @@ impl Outputs<'_> {
             store: self.store,
             progress: self.progress,
             layers: self.context,
+            chain,
         };
         match self.exporters.get(output)? {
             Some(exporter) => exporter.export(export).await,

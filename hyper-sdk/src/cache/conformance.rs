@@ -78,11 +78,12 @@ fn key(text: &str) -> Digest {
 /// A record whose fields are all derived from the text.
 fn record(text: &str) -> CacheRecord {
     CacheRecord {
-        layer: Descriptor::of(media_type::OCI_LAYER, text.as_bytes()),
+        layer: Some(Descriptor::of(media_type::OCI_LAYER, text.as_bytes())),
         diff_id: Digest::sha256(text),
         repository: RepositoryName::parse("a/b").unwrap(),
         times: Some(Digest::sha256(format!("times of {text}"))),
         made: Some(FileTime { seconds: -(text.len() as i64), nanoseconds: 999_999_999 }),
+        snapshot: Some(Digest::sha256(format!("snapshot of {text}"))),
     }
 }
 
@@ -97,7 +98,7 @@ pub async fn a_record_is_returned_unchanged(cache: SharedCache) {
 }
 
 pub async fn a_record_without_times_is_returned_unchanged(cache: SharedCache) {
-    let without = CacheRecord { times: None, made: None, ..record("one") };
+    let without = CacheRecord { layer: None, times: None, made: None, snapshot: None, ..record("one") };
     cache.put(&key("k"), &without).await.unwrap();
     assert_eq!(cache.get(&key("k")).await.unwrap(), Some(without));
 }
@@ -105,7 +106,7 @@ pub async fn a_record_without_times_is_returned_unchanged(cache: SharedCache) {
 pub async fn a_record_of_an_annotated_layer_is_returned_unchanged(cache: SharedCache) {
     let mut annotated = record("one");
     let annotations = (0..200).map(|i| (format!("org.example/{i}"), format!("line\n\"{i}\" é\u{0}")));
-    annotated.layer.annotations = annotations.collect();
+    annotated.layer.as_mut().unwrap().annotations = annotations.collect();
     cache.put(&key("k"), &annotated).await.unwrap();
     assert_eq!(cache.get(&key("k")).await.unwrap(), Some(annotated));
 }

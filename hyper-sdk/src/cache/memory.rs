@@ -11,6 +11,14 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Debug, Default)]
 pub struct MemoryCache(Mutex<HashMap<Digest, CacheRecord>>);
 
+#[cfg(test)]
+impl MemoryCache {
+    /// Every record.
+    pub(crate) fn records(&self) -> Vec<CacheRecord> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
 impl fmt::Display for MemoryCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("memory cache")

@@ -1,7 +1,7 @@
 //! Build caches: a map from the key of a step to its layer.
 //!
 //! A key is a digest over everything that a step's result depends on; `solve` computes it. A record is small: the layer
-//! itself is a blob in a store. A record whose blob is missing is ignored.
+//! itself is a blob in a store, or the files of a snapshot. A record that has lost both is ignored.
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -13,27 +13,40 @@ pub use memory::MemoryCache;
 
 use crate::layer::FileTime;
 use crate::oci::Descriptor;
-use crate::{Digest, Result};
+use crate::{Digest, RepositoryName, Result};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::fmt::{Debug, Display};
 use std::sync::Arc;
 
 /// The layer that a step made.
+///
+/// Its files are in a blob of a store, in a snapshot, or in both.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CacheRecord {
-    /// The layer as a blob.
-    pub layer: Descriptor,
+    /// The layer as the blob that was made first, if one was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<Descriptor>,
     /// The digest of the uncompressed layer.
     pub diff_id: Digest,
     /// The repository of the store that has the blob.
-    pub repository: crate::RepositoryName,
+    pub repository: RepositoryName,
     /// The table of the exact times of the layer's files, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<Digest>,
     /// When the layer was made, if its files have the times of files outside of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made: Option<FileTime>,
+    /// The snapshot that has the layer's files, if there is one. With the index of the layer it gives its bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Digest>,
+}
+
+impl CacheRecord {
+    /// The record of a blob with this diff ID.
+    pub fn of_blob(layer: Descriptor, diff_id: Digest, repository: RepositoryName) -> Self {
+        Self { layer: Some(layer), diff_id, repository, times: None, made: None, snapshot: None }
+    }
 }
 
 /// Keeps the records of a build cache.

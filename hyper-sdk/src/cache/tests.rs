@@ -38,6 +38,7 @@ enum Fault {
     CutsKeys,
     LosesTheTimes,
     LosesWhenItWasMade,
+    LosesTheSnapshot,
     RoundsTheTime,
     LosesAnnotations,
     ReadsOnce,
@@ -103,12 +104,13 @@ impl CacheStore for Faulty {
             Fault::KeepsTheFirst if before.is_some() => return Ok(()),
             Fault::LosesTheTimes => record.times = None,
             Fault::LosesWhenItWasMade => record.made = None,
+            Fault::LosesTheSnapshot => record.snapshot = None,
             Fault::RoundsTheTime => {
                 if let Some(made) = &mut record.made {
                     made.nanoseconds = 0;
                 }
             }
-            Fault::LosesAnnotations => record.layer.annotations.clear(),
+            Fault::LosesAnnotations => record.layer.iter_mut().for_each(|layer| layer.annotations.clear()),
             Fault::StaysRemoved if self.removed.lock().unwrap().contains(&key) => return Ok(()),
             Fault::WritesInTwoSteps => {
                 if let Some(before) = before {
@@ -147,13 +149,8 @@ impl CacheStore for Faulty {
 }
 
 fn record() -> CacheRecord {
-    CacheRecord {
-        layer: Descriptor::of(crate::media_type::OCI_LAYER, b"layer"),
-        diff_id: Digest::sha256("layer"),
-        repository: crate::RepositoryName::parse("a/b").unwrap(),
-        times: None,
-        made: None,
-    }
+    let layer = Descriptor::of(crate::media_type::OCI_LAYER, b"layer");
+    CacheRecord::of_blob(layer, Digest::sha256("layer"), crate::RepositoryName::parse("a/b").unwrap())
 }
 
 #[tokio::test]
@@ -166,6 +163,7 @@ async fn the_suite_finds_every_fault() {
         CutsKeys by a_sha512_key_has_its_own_record;
         LosesTheTimes by a_record_is_returned_unchanged;
         LosesWhenItWasMade by a_record_is_returned_unchanged;
+        LosesTheSnapshot by a_record_is_returned_unchanged;
         RoundsTheTime by a_record_is_returned_unchanged;
         LosesAnnotations by a_record_of_an_annotated_layer_is_returned_unchanged;
         ReadsOnce by a_record_is_returned_unchanged;

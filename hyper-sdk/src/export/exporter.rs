@@ -6,7 +6,7 @@ use crate::client::verify::verified;
 use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::snapshot::TarStream;
-use crate::solve::{ForeignOwner, Layer, SolveContext};
+use crate::solve::{Chain, ForeignOwner, Layer, SolveContext};
 use crate::store::{BlobReader, SharedStore};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -69,6 +69,8 @@ pub struct Export<'a> {
     /// The receiver of progress events.
     pub progress: &'a Progress,
     pub(crate) layers: &'a SolveContext,
+    /// The root file system as the steps made it.
+    pub(crate) chain: &'a Chain,
 }
 
 impl Export<'_> {
@@ -83,7 +85,7 @@ impl Export<'_> {
 
     /// Like [`Export::files`], with the first path whose owner this user cannot set.
     pub(crate) async fn files_and_foreign_owner(&self) -> Result<(TarStream, Option<ForeignOwner>)> {
-        self.layers.export(&self.image.chain).await
+        self.layers.export(self.chain).await
     }
 
     /// The blob of a layer of the image, pulled if necessary. The stream ends with an error when the bytes do not match
@@ -99,6 +101,7 @@ impl Export<'_> {
 
     /// Unpacks the image into the snapshots of the builder.
     pub(crate) async fn unpack(&self) -> Result<()> {
-        self.layers.unpack(&self.image.chain).await.map(drop)
+        let layers = self.image.chain.layers().iter().map(|(layer, _)| layer.clone());
+        self.layers.unpack(&Chain::of_layers(layers)).await.map(drop)
     }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 const MAX_LINKS: usize = 40;
 
 /// The merged file system of a chain of layers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct TreeIndex {
     layers: Vec<Arc<LayerIndex>>,
     implied: Vec<Entry>,

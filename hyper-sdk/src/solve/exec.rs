@@ -1,8 +1,11 @@
 //! Runs commands.
 
 use super::SolveContext;
+use super::chain::Chain;
+use super::layers::{NewLayer, Target};
+use super::made::BlobTime;
 use super::task_log::TaskLog;
-use super::value::{Layer, LayerChain, LayerTimes, StepResult, snapshot_name};
+use super::value::{LayerTimes, StepResult, snapshot_name};
 use crate::digest::Hasher;
 use crate::exec::{ExecSpec, LogSink, Network, Security};
 use crate::graph::{ExecOp, InputIndex, Mount, MountKind, NetworkMode, Op, Sharing, Vertex};
@@ -16,7 +19,7 @@ impl SolveContext {
         &self,
         mut hasher: Hasher,
         exec: &ExecOp,
-        base: &LayerChain,
+        base: &Chain,
         inputs: &[StepResult],
     ) -> Result<Vec<Digest>> {
         self.check_permissions(exec)?;
@@ -102,11 +105,11 @@ impl SolveContext {
     pub(super) async fn run(
         &self,
         exec: &ExecOp,
-        (vertex, keys): (&Vertex, &[Digest]),
-        base: &LayerChain,
+        (vertex, keys, time): (&Vertex, &[Digest], BlobTime),
+        base: &Chain,
         inputs: &[StepResult],
         task: &Task,
-    ) -> Result<(Layer, bool)> {
+    ) -> Result<(NewLayer, bool)> {
         // Before the permit: a command that waits for a cache must not block others.
         let caches = self.lock_caches(exec, inputs, vertex.no_cache).await?;
         let _permit =
@@ -156,7 +159,11 @@ impl SolveContext {
         let status = log.pass_on(task, run).await;
         let made = match status {
             Ok(status) if status.success() => match self.snapshotter.diff(&*active).await {
-                Ok(tar) => self.layer_of_tar(tar).await,
+                // The snapshot has the files; without haste the blob is made of it.
+                Ok(tar) => {
+                    let target = if time == BlobTime::Now { Target::Blob } else { Target::Hash };
+                    self.layer_of_tar(target, tar).await
+                }
                 Err(e) => Err(e),
             },
             Ok(status) => Err(Error::new(
@@ -167,19 +174,21 @@ impl SolveContext {
             Err(e) => Err(e),
         };
         let kept = made
-            .and_then(|(layer, times)| Ok(Layer { times: Some(self.keep_times(&times.into())?), ..layer }));
-        let layer = match kept {
-            Ok(layer) => layer,
+            .and_then(|(new, times)| Ok(NewLayer { times: Some(self.keep_times(&times.into())?), ..new }));
+        let mut new = match kept {
+            Ok(new) => new,
             Err(e) => {
                 let _ = self.snapshotter.abandon(active).await;
                 return Err(e);
             }
         };
-        let chain = super::value::chain_id(base.id(), &layer.diff_id);
+        let chain = super::value::chain_id(base.id(), &new.diff_id);
         let below = base_name.as_ref().zip(base.id());
-        let times = layer.times.as_ref().map(LayerTimes::digest);
-        self.snapshotter.commit(active, &snapshot_name(below, &layer, &chain, times)).await?;
-        Ok((layer, keys_hold))
+        let times = new.times.as_ref().map(LayerTimes::digest);
+        let name = snapshot_name(below, &new.diff_id, &chain, times);
+        self.snapshotter.commit(active, &name).await?;
+        new.snapshot = Some(name);
+        Ok((new, keys_hold))
     }
 }
 

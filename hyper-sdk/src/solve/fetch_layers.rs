@@ -1,6 +1,7 @@
 //! Fetches layers of images into the store when they are read: each layer once, and a few at a time.
 
 use super::SolveContext;
+use super::chain::{Chain, StepLayer};
 use super::value::{Layer, LayerChain};
 use crate::cache::CacheRecord;
 use crate::digest::Hasher;
@@ -17,6 +18,19 @@ impl SolveContext {
     pub(crate) async fn fetch_chain(&self, chain: &LayerChain) -> Result<()> {
         let layers = chain.layers().iter().map(|(layer, _)| self.fetch_layer(layer));
         futures::future::try_join_all(layers).await.map(drop)
+    }
+
+    /// Fetches the blobs of the layers of images in a chain.
+    pub(super) async fn fetch_images(&self, chain: &Chain) -> Result<()> {
+        futures::future::try_join_all(chain.down().map(|link| self.fetch_image(&link.layer))).await.map(drop)
+    }
+
+    /// Fetches the blob of a layer of an image.
+    pub(super) async fn fetch_image(&self, layer: &StepLayer) -> Result<()> {
+        match layer {
+            StepLayer::Image(layer) => self.fetch_layer(layer).await,
+            StepLayer::Made(_) => Ok(()),
+        }
     }
 
     /// Fetches the blob of a layer into the store, unless a step made the layer.
@@ -47,14 +61,8 @@ impl SolveContext {
         let task = self.progress.start(format!("pull {}", layer.blob.digest.short()), Some(layer.blob.size));
         let pulled = self.pull(layer, origin, &task).await;
         task.end_with(pulled.context("image", &origin.image().reference))?;
-        let record = CacheRecord {
-            layer: layer.blob.clone(),
-            diff_id: layer.diff_id.clone(),
-            repository: layer.repository.clone(),
-            times: None,
-            made: None,
-        };
-        self.cache.put(&note, &record).await
+        let (blob, diff_id) = (layer.blob.clone(), layer.diff_id.clone());
+        self.cache.put(&note, &CacheRecord::of_blob(blob, diff_id, layer.repository.clone())).await
     }
 
     async fn pull(&self, layer: &Layer, origin: &LayerOrigin, task: &Task) -> Result<()> {

@@ -1,13 +1,16 @@
 //! Changes files: COPY, ADD, WORKDIR. It copies from the source into a layer, without unpacking the destination.
 
+use super::chain::Chain;
 use super::exec::{input_value, threads};
+use super::layers::{NewLayer, Target};
+use super::sink::LayerSink;
 use super::step::Keys;
-use super::value::{Layer, LayerChain, LayerTimes, Planned, StepResult, unmade};
+use super::value::{LayerTimes, Planned, StepResult, unmade};
 use super::{SolveContext, blocking};
 use crate::digest::Hasher;
 use crate::graph::{CopyAction, FileAction, FileOp};
 use crate::layer::copy::{CopyRequest, CopySpec, CopyStep, PatternList, SourceRoot, pattern};
-use crate::layer::{FileTime, LayerPath, LayerReader};
+use crate::layer::{FileTime, LayerPath, LayerReader, LayerWriter, TreeIndex};
 use crate::layer::{Owner, ResolvedOwner, resolve_owner};
 use crate::mode::ModeChange;
 use crate::{Digest, Error, Result};
@@ -23,7 +26,7 @@ impl SolveContext {
         mut hasher: Hasher,
         op: &[u8],
         file: &FileOp,
-        base: &LayerChain,
+        base: &Chain,
         inputs: &[StepResult],
     ) -> Result<Keys> {
         if !file.link {
@@ -38,9 +41,10 @@ impl SolveContext {
             // The result depends only on the selected files: their digest is the key.
             hasher.update_field("folder");
             let (request, sources) = self.request(file, base, inputs).await?;
+            let destination = self.destination(file, base).await?;
             let stat_cache = Arc::clone(&self.stat_cache);
             let (digest, planned) = blocking(move || {
-                let plan = request.plan_here(&sources)?;
+                let plan = request.plan(&*destination, &sources)?;
                 let planned = Planned { times: plan.times(), made: request.now };
                 Ok((plan.content_digest(&*stat_cache, threads())?, planned))
             })
@@ -94,7 +98,7 @@ impl SolveContext {
     }
 
     /// The digest of the files of a stage that a COPY selects with plain paths.
-    async fn selected(&self, chain: &LayerChain, copy: &CopyAction) -> Result<Option<Digest>> {
+    async fn selected(&self, chain: &Chain, copy: &CopyAction) -> Result<Option<Digest>> {
         if copy.parents || !copy.exclude.is_empty() {
             return Ok(None);
         }
@@ -116,10 +120,11 @@ impl SolveContext {
     pub(super) async fn files(
         &self,
         file: &FileOp,
-        base: &LayerChain,
+        base: &Chain,
         inputs: &[StepResult],
-    ) -> Result<(Layer, Option<FileTime>)> {
-        let (request, sources) = self.request(file, base, inputs).await?;
+        target: Target,
+    ) -> Result<(NewLayer, Option<FileTime>)> {
+        let (mut request, sources) = self.request(file, base, inputs).await?;
         let made = request.now;
         let all_folders = file.actions.iter().all(|a| match a {
             FileAction::Copy(copy) => matches!(inputs.get(copy.input), Some(StepResult::Folder(_))),
@@ -127,7 +132,13 @@ impl SolveContext {
         });
         if all_folders {
             let no_sources = sources.is_empty();
-            let (mut layer, times) = self.make_layer(move |writer| request.run(&sources, writer)).await?;
+            let destination = self.destination(file, base).await?;
+            let write = move |writer: &mut LayerWriter<LayerSink>| {
+                let plan = request.plan(&*destination, &sources)?;
+                plan.write(writer)?;
+                Ok(plan.times())
+            };
+            let (mut layer, times) = self.make_layer(target, write).await?;
             if self.copies_as_published {
                 return Ok((layer, None));
             }
@@ -151,18 +162,29 @@ impl SolveContext {
                 });
             }
         }
+        if !file.link {
+            request.destination = self.index_paths(base).await?;
+        }
         let tar = self.snapshotter.copy(views, request).await?;
-        let (mut layer, times) = self.layer_of_tar(tar).await?;
+        let (mut layer, times) = self.layer_of_tar(target, tar).await?;
         if !self.copies_as_published {
             layer.times = Some(self.keep_times(&times.into())?);
         }
         Ok((layer, None))
     }
 
+    /// The files that a file operation finds.
+    async fn destination(&self, file: &FileOp, base: &Chain) -> Result<Arc<TreeIndex>> {
+        match file.link {
+            true => Ok(Arc::default()),
+            false => self.tree(base).await,
+        }
+    }
+
     async fn request(
         &self,
         file: &FileOp,
-        base: &LayerChain,
+        base: &Chain,
         inputs: &[StepResult],
     ) -> Result<(CopyRequest, Vec<Arc<SourceRoot>>)> {
         let mut sources = Vec::new();
@@ -171,9 +193,6 @@ impl SolveContext {
             scratch: self.scratch.clone(),
             ..CopyRequest::default()
         };
-        if !file.link {
-            request.destination = self.index_paths(base).await?;
-        }
         let mut number = 0;
         for action in &file.actions {
             let step = match action {
@@ -208,7 +227,7 @@ impl SolveContext {
     }
 
     /// The ids of `user[:group]` in a root file system.
-    async fn owner(&self, base: &LayerChain, spec: Option<&str>) -> Result<Option<Owner>> {
+    async fn owner(&self, base: &Chain, spec: Option<&str>) -> Result<Option<Owner>> {
         let Some(spec) = spec else { return Ok(None) };
         let resolved = self.resolve_owner(base, spec).await?;
         for name in &resolved.missing {
@@ -217,7 +236,7 @@ impl SolveContext {
         Ok(Some(resolved.owner))
     }
 
-    async fn resolve_owner(&self, base: &LayerChain, spec: &str) -> Result<ResolvedOwner> {
+    async fn resolve_owner(&self, base: &Chain, spec: &str) -> Result<ResolvedOwner> {
         let numeric = spec.split(':').all(|part| part.bytes().all(|b| b.is_ascii_digit()));
         let (passwd, group) = if numeric {
             (None, None)
@@ -228,23 +247,22 @@ impl SolveContext {
     }
 
     /// Reads a small file of a chain from its layer, without unpacking it.
-    async fn read_file(&self, chain: &LayerChain, path: &[u8]) -> Result<Option<Vec<u8>>> {
+    async fn read_file(&self, chain: &Chain, path: &[u8]) -> Result<Option<Vec<u8>>> {
         let tree = self.tree(chain).await?;
         let Ok(path) = tree.resolve(path, true) else { return Ok(None) };
         let Some(node) = tree.lookup(&path) else { return Ok(None) };
         let Some(number) = tree.link_target(node)?.layer else { return Ok(None) };
         let wanted: LayerPath = tree.link_target(node)?.entry.path.clone();
-        let Some((layer, _)) = chain.layers().get(number) else { return Ok(None) };
-        let names = chain.snapshots();
-        if let Some(id) = names.get(number)
-            && self.snapshotter.has(id).await?
-        {
+        let chain = chain.lowest(number + 1);
+        let Some(link) = chain.top() else { return Ok(None) };
+        let id = link.snapshot();
+        if self.snapshotter.has(id).await? {
             let text = format!("/{wanted}");
             if let Some(bytes) = self.snapshotter.read_file(Some(id), &text, MAX_ACCOUNTS).await? {
                 return Ok(Some(bytes));
             }
         }
-        let tar = self.open_layer(layer).await?;
+        let tar = self.open_layer(&link.layer).await?;
         blocking(move || {
             let mut reader = LayerReader::new(tar);
             while let Some(entry) = reader.next_entry()? {

@@ -4,7 +4,7 @@
 //! the tar has the owners of the layers.
 
 use super::SolveContext;
-use super::value::LayerChain;
+use super::chain::Chain;
 use crate::digest::Hasher;
 use crate::layer::LayerPath;
 use crate::snapshot::{ExportOptions, TarStream, UnpackOptions};
@@ -20,36 +20,36 @@ pub(crate) struct ForeignOwner {
 
 impl SolveContext {
     /// The files of a chain as a tar with the times of the layers, and the first path with a foreign owner.
-    pub(crate) async fn export(&self, chain: &LayerChain) -> Result<(TarStream, Option<ForeignOwner>)> {
-        let layers = chain.layers();
+    pub(crate) async fn export(&self, chain: &Chain) -> Result<(TarStream, Option<ForeignOwner>)> {
+        let layers = chain.links();
         let foreign = self.foreign_layer(chain).await?;
         let (name, owner) = match foreign {
             None => (self.unpack(chain).await?, None),
             Some(first) => (self.unpack_foreign(chain, first).await?, self.foreign_owner(chain).await?),
         };
         // Layers below the first one with true times have the times of the layers.
-        let timed = layers.iter().position(|(layer, _)| layer.times.is_some());
+        let timed = layers.iter().position(|link| link.layer.times().is_some());
         let first = timed.into_iter().chain(foreign).min().unwrap_or(layers.len());
         let mut published = Vec::new();
-        for (layer, _) in &layers[first..] {
-            self.index(layer).await?;
-            published.push(self.index_path(&layer.diff_id));
+        for link in &layers[first..] {
+            self.index(&link.layer).await?;
+            published.push(self.index_path(link.layer.diff_id()));
         }
         let options = ExportOptions { published, owners: foreign.is_some() };
         Ok((self.snapshotter.export(name.as_ref(), "/", options).await?, owner))
     }
 
     /// The lowest layer with a foreign owner.
-    async fn foreign_layer(&self, chain: &LayerChain) -> Result<Option<usize>> {
+    async fn foreign_layer(&self, chain: &Chain) -> Result<Option<usize>> {
         // A user namespace with the last id has all ids.
         if self.snapshotter.can_own(u32::MAX - 1, u32::MAX - 1) {
             return Ok(None);
         }
-        for ((at, (layer, _)), name) in chain.layers().iter().enumerate().zip(chain.snapshots()) {
-            if self.snapshotter.has(&name).await? {
+        for (at, link) in chain.links().into_iter().enumerate() {
+            if self.snapshotter.has(link.snapshot()).await? {
                 continue;
             }
-            let index = self.index(layer).await?;
+            let index = self.index(&link.layer).await?;
             let is_foreign = |entry: &crate::layer::Entry| {
                 !entry.kind.is_whiteout() && !self.snapshotter.can_own(entry.uid, entry.gid)
             };
@@ -61,7 +61,7 @@ impl SolveContext {
     }
 
     /// The first path of the tree with a foreign owner.
-    async fn foreign_owner(&self, chain: &LayerChain) -> Result<Option<ForeignOwner>> {
+    async fn foreign_owner(&self, chain: &Chain) -> Result<Option<ForeignOwner>> {
         let tree = self.tree(chain).await?;
         let mut owners = tree.nodes().map(|node| node.entry).filter(|entry| !entry.kind.is_whiteout());
         let foreign = owners.find(|entry| !self.snapshotter.can_own(entry.uid, entry.gid));
@@ -69,17 +69,17 @@ impl SolveContext {
     }
 
     /// Unpacks a chain. Layers from `first` on may have foreign owners.
-    async fn unpack_foreign(&self, chain: &LayerChain, first: usize) -> Result<Option<Digest>> {
-        let (below, above) = chain.layers().split_at(first);
-        let mut parent = self.unpack(&LayerChain::new(below.iter().map(|(layer, _)| layer.clone()))).await?;
-        for (layer, _) in above {
+    async fn unpack_foreign(&self, chain: &Chain, first: usize) -> Result<Option<Digest>> {
+        let mut parent = self.unpack(&chain.lowest(first)).await?;
+        for link in &chain.links()[first..] {
+            let layer = &*link.layer;
             let mut hasher = Hasher::sha256();
             hasher.update_field("snapshot with any owner");
             hasher.update_field(parent.as_ref().map_or("", Digest::as_str));
-            hasher.update_field(layer.diff_id.as_str());
+            hasher.update_field(layer.diff_id().as_str());
             let name = hasher.finish();
             if !self.snapshotter.has(&name).await? {
-                let task = self.progress.start(format!("unpack {}", layer.diff_id.short()), None);
+                let task = self.progress.start(format!("unpack {}", layer.diff_id().short()), None);
                 let options = UnpackOptions { any_owner: true, ..UnpackOptions::default() };
                 let result = match self.open_layer(layer).await {
                     Ok(tar) => self.snapshotter.apply(parent.as_ref(), &name, options, tar).await,

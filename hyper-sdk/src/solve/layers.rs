@@ -1,52 +1,69 @@
-//! Stores layers as blobs with an index, and unpacks blobs into snapshots.
+//! Makes the layers of steps with an index, stores blobs, and unpacks layers into snapshots.
 
 use super::SolveContext;
-use super::value::{Layer, LayerChain, LayerTimes, files_name, snapshot_name};
+use super::chain::{Chain, Link, StepLayer};
+use super::sink::{ChannelWriter, LayerSink, TarHasher};
+use super::value::{Layer, LayerTimes, files_name, snapshot_name};
 use crate::layer::{CompressOptions, CompressedLayer, LayerCompressor};
 use crate::layer::{EntryTimes, LayerIndex, LayerWriter, ReadAhead, TreeIndex, VerifiedLayer};
 use crate::oci::Descriptor;
 use crate::reference::RepositoryName;
 use crate::snapshot::{TarStream, UnpackOptions};
 use crate::store::{RegistryStoreExt as _, UploadOptions};
-use crate::{Digest, Error, Result, ResultExt as _, media_type};
+use crate::{Digest, Error, ErrorKind, Result, ResultExt as _, media_type};
 use bytes::Bytes;
-use std::io::{self, Read, Write};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use std::fs::File;
+use std::io::{self, Read, Write as _};
 use std::path::PathBuf;
-use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::sync::{Arc, PoisonError};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 /// The repository of the local store that keeps the layers of build steps.
 pub(crate) const LAYERS_REPOSITORY: &str = "hyper.local/layers";
 
-/// Writes into a channel that an upload drains.
-#[derive(Debug)]
-pub(super) struct ChannelWriter(mpsc::Sender<Bytes>);
-
-impl Write for ChannelWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0
-            .blocking_send(Bytes::copy_from_slice(bytes))
-            .map_err(|_| io::Error::other("the store stopped taking the layer"))?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// What becomes of the tar of a layer that is being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// It is compressed and stored.
+    Blob,
+    /// It is kept in a file until a snapshot or a blob has its files.
+    Tar,
+    /// It is hashed alone: a snapshot will have its files.
+    Hash,
 }
 
-pub(super) type LayerSink = LayerCompressor<ChannelWriter>;
+/// A blob that was stored.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) blob: Descriptor,
+    pub(super) diff_id: Digest,
+}
+
+/// A layer that was made just now.
+#[derive(Debug)]
+pub(super) struct NewLayer {
+    pub(super) diff_id: Digest,
+    pub(super) times: Option<LayerTimes>,
+    pub(super) blob: Option<Descriptor>,
+    pub(super) tar: Option<File>,
+    pub(super) snapshot: Option<Digest>,
+}
 
 impl SolveContext {
-    /// Makes a layer. `write` writes it on a blocking thread, and returns the true times of its entries. The layer is hashed,
-    /// compressed and stored meanwhile.
-    pub(super) async fn make_layer<F>(&self, write: F) -> Result<(Layer, EntryTimes)>
+    /// How the build compresses layers.
+    pub(super) fn compress_options(&self) -> CompressOptions {
+        CompressOptions { level: self.compression_level, ..CompressOptions::new(self.compression) }
+    }
+
+    /// Makes a layer. `write` writes it on a blocking thread, and returns the true times of its entries. The layer is hashed
+    /// meanwhile and, for a blob, compressed and stored.
+    pub(super) async fn make_layer<F>(&self, target: Target, write: F) -> Result<(NewLayer, EntryTimes)>
     where
         F: FnOnce(&mut LayerWriter<LayerSink>) -> Result<EntryTimes> + Send + 'static,
     {
-        let options =
-            CompressOptions { level: self.compression_level, ..CompressOptions::new(self.compression) };
         let epoch = self.epoch().await?;
         let write = move |sink| {
             let mut writer = LayerWriter::new(sink, Some(epoch));
@@ -54,23 +71,57 @@ impl SolveContext {
             let (sink, index) = writer.finish()?;
             Ok((sink, (index, times)))
         };
-        let (layer, (index, times)) = self.store_layer(options, write).await?;
-        self.save_index(&layer.diff_id, &index)?;
-        Ok((layer, times))
+        let mut new =
+            NewLayer { diff_id: Digest::sha256(""), times: None, blob: None, tar: None, snapshot: None };
+        let (index, times) = match target {
+            Target::Blob => {
+                let (stored, made) = self.store_layer(self.compress_options(), false, write).await?;
+                self.keep_own_blob(&stored.diff_id, &stored.blob).await?;
+                (new.diff_id, new.blob) = (stored.diff_id, Some(stored.blob));
+                made
+            }
+            Target::Tar | Target::Hash => {
+                let scratch = self.scratch.clone();
+                let (diff_id, tar, made) = blocking(move || {
+                    let file = (target == Target::Tar)
+                        .then(|| tempfile::tempfile_in(&scratch))
+                        .transpose()
+                        .map_err(|e| Error::io("cannot make a temporary file", &scratch, e))?;
+                    let (sink, made) = write(LayerSink::Hash(TarHasher::new(file)?))?;
+                    let (diff_id, tar) = sink.hashed()?;
+                    Ok((diff_id, tar, made))
+                })
+                .await?;
+                (new.diff_id, new.tar) = (diff_id, tar);
+                made
+            }
+        };
+        self.save_index(&new.diff_id, &index)?;
+        Ok((new, times))
     }
 
-    /// Stores the output of `write` as the blob of a layer.
-    pub(super) async fn store_layer<F, T>(&self, options: CompressOptions, write: F) -> Result<(Layer, T)>
+    /// Stores the output of `write` as a blob. In the background its threads yield to everything else that runs.
+    pub(super) async fn store_layer<F, T>(
+        &self,
+        options: CompressOptions,
+        in_background: bool,
+        write: F,
+    ) -> Result<(Stored, T)>
     where
         F: FnOnce(LayerSink) -> Result<(LayerSink, T)> + Send + 'static,
         T: Send + 'static,
     {
         let repository = RepositoryName::parse(LAYERS_REPOSITORY)?;
         let (sender, mut blocks) = mpsc::channel::<Bytes>(8);
-        let work = tokio::task::spawn_blocking(move || -> Result<(CompressedLayer, T)> {
-            let (sink, more) = write(LayerCompressor::new(ChannelWriter(sender), options)?)?;
-            Ok((sink.finish()?.1, more))
-        });
+        let work = move || -> Result<(CompressedLayer, T)> {
+            let compressor = LayerCompressor::new(ChannelWriter(sender), options)?;
+            let (sink, more) = write(LayerSink::Blob(Box::new(compressor)))?;
+            Ok((sink.compressed()?, more))
+        };
+        let work = match in_background {
+            true => yielding(work)?,
+            false => tokio::task::spawn_blocking(work).map(|done| done.map_err(panicked)?).boxed(),
+        };
         let mut upload = self.store.start_upload(&repository, UploadOptions::default()).await?;
         while let Some(block) = blocks.recv().await {
             if let Err(e) = upload.append(block).await {
@@ -79,8 +130,7 @@ impl SolveContext {
                 return Err(e);
             }
         }
-        let made = work.await.map_err(|e| Error::internal("making a layer panicked").with_source(e));
-        let (compressed, more) = match made.and_then(|r| r) {
+        let (compressed, more) = match work.await {
             Ok(made) => made,
             Err(e) => {
                 let _ = upload.abort().await;
@@ -90,13 +140,16 @@ impl SolveContext {
         upload.finish(&compressed.digest).await?;
         let mut blob = Descriptor::new(compressed.media_type, compressed.digest, compressed.size);
         blob.annotations = compressed.annotations;
-        let layer = Layer { blob, diff_id: compressed.diff_id, repository, times: None, origin: None };
-        Ok((layer, more))
+        Ok((Stored { blob, diff_id: compressed.diff_id }, more))
     }
 
     /// Makes a layer from a tar with true times.
-    pub(super) async fn layer_of_tar(&self, tar: TarStream) -> Result<(Layer, EntryTimes)> {
-        self.make_layer(move |writer| {
+    pub(super) async fn layer_of_tar(
+        &self,
+        target: Target,
+        tar: TarStream,
+    ) -> Result<(NewLayer, EntryTimes)> {
+        self.make_layer(target, move |writer| {
             writer.append_all(tar)?;
             Ok(writer.take_times())
         })
@@ -119,38 +172,43 @@ impl SolveContext {
     }
 
     /// The index of a layer. The first call reads the layer and keeps the index.
-    pub(super) async fn index(&self, layer: &Layer) -> Result<Arc<LayerIndex>> {
-        if let Some(index) = self.indexes.lock().await.get(&layer.diff_id) {
+    pub(super) async fn index(&self, layer: &StepLayer) -> Result<Arc<LayerIndex>> {
+        let diff_id = layer.diff_id();
+        if let Some(index) = self.indexes.lock().await.get(diff_id) {
             return Ok(Arc::clone(index));
         }
-        let path = self.index_path(&layer.diff_id);
+        let path = self.index_path(diff_id);
         let index = match std::fs::read(&path).ok().and_then(|bytes| LayerIndex::from_bytes(&bytes).ok()) {
             Some(index) => index,
             None => {
                 let reader = self.open_layer(layer).await?;
                 let index = blocking(move || crate::layer::scan(reader)).await?;
-                self.save_index(&layer.diff_id, &index)?;
+                self.save_index(diff_id, &index)?;
                 index
             }
         };
         let index = Arc::new(index);
-        self.indexes.lock().await.insert(layer.diff_id.clone(), Arc::clone(&index));
+        self.indexes.lock().await.insert(diff_id.clone(), Arc::clone(&index));
         Ok(index)
     }
 
     /// The layers of images that have no index.
-    async fn unknown<'a>(&self, chain: &'a LayerChain) -> Vec<&'a Layer> {
+    async fn unknown<'a>(&self, chain: &'a Chain) -> Vec<&'a Layer> {
         let known = self.indexes.lock().await;
         let is_unknown = |layer: &&Layer| {
             layer.origin.is_some()
                 && !known.contains_key(&layer.diff_id)
                 && !self.index_path(&layer.diff_id).exists()
         };
-        chain.layers().iter().map(|(layer, _)| layer).filter(is_unknown).collect()
+        let of_image = |link: &'a Link| match &*link.layer {
+            StepLayer::Image(layer) => Some(layer),
+            StepLayer::Made(_) => None,
+        };
+        chain.down().filter_map(of_image).filter(is_unknown).collect()
     }
 
     /// Whether a layer of the chain has no index, so that its blob may have to be pulled.
-    pub(super) async fn has_unknown(&self, chain: &LayerChain) -> bool {
+    pub(super) async fn has_unknown(&self, chain: &Chain) -> bool {
         for layer in self.unknown(chain).await {
             if !matches!(self.store.has_blob(&layer.repository, &layer.blob.digest).await, Ok(true)) {
                 return true;
@@ -160,42 +218,78 @@ impl SolveContext {
     }
 
     /// Brings the layers of a chain that have no index yet, all at once.
-    async fn fetch_unknown(&self, chain: &LayerChain) -> Result<()> {
+    async fn fetch_unknown(&self, chain: &Chain) -> Result<()> {
         let unknown = self.unknown(chain).await;
         futures::future::try_join_all(unknown.into_iter().map(|layer| self.fetch_layer(layer)))
             .await
             .map(drop)
     }
 
-    /// The merged view of a chain.
-    pub(super) async fn tree(&self, chain: &LayerChain) -> Result<TreeIndex> {
+    /// The merged view of a chain. It is that of a chain below, extended: a layer costs the same at any depth.
+    pub(super) async fn tree(&self, chain: &Chain) -> Result<Arc<TreeIndex>> {
+        let Some(id) = chain.id() else { return Ok(Arc::default()) };
         self.fetch_unknown(chain).await?;
-        let mut layers = Vec::new();
-        for (layer, _) in chain.layers() {
-            layers.push(self.index(layer).await?);
+        let (mut below, mut missing) = (None, Vec::new());
+        {
+            let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(tree) = trees.get(id) {
+                return Ok(Arc::clone(tree));
+            }
+            for link in chain.down() {
+                below = trees.remove(&link.id);
+                if below.is_some() {
+                    break;
+                }
+                missing.push(link);
+            }
         }
-        blocking(move || Ok(TreeIndex::new(layers))).await
+        let mut layers = Vec::with_capacity(missing.len());
+        for link in missing.into_iter().rev() {
+            layers.push(self.index(&link.layer).await?);
+        }
+        let tree = blocking(move || {
+            let mut tree = below.map(Arc::unwrap_or_clone).unwrap_or_default();
+            layers.into_iter().for_each(|layer| tree.push(layer));
+            Ok(Arc::new(tree))
+        })
+        .await?;
+        let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        trees.insert(id.clone(), Arc::clone(&tree));
+        Ok(tree)
     }
 
     /// The paths of the indexes of a chain, lowest first. Missing indexes are made.
-    pub(super) async fn index_paths(&self, chain: &LayerChain) -> Result<Vec<PathBuf>> {
+    pub(super) async fn index_paths(&self, chain: &Chain) -> Result<Vec<PathBuf>> {
         self.fetch_unknown(chain).await?;
         let mut paths = Vec::new();
-        for (layer, _) in chain.layers() {
-            self.index(layer).await?;
-            paths.push(self.index_path(&layer.diff_id));
+        for link in chain.links() {
+            self.index(&link.layer).await?;
+            paths.push(self.index_path(link.layer.diff_id()));
         }
         Ok(paths)
     }
 
-    /// The uncompressed tar of a layer. A blob that does not match its digests gives an error at its end.
-    pub(crate) async fn open_layer(&self, layer: &Layer) -> Result<Box<dyn Read + Send>> {
-        media_type::check_layer(&layer.blob.media_type).context("digest", &layer.blob.digest)?;
-        self.fetch_layer(layer).await?;
-        let blob = self.store.get_blob(&layer.repository, &layer.blob.digest, None).await?;
-        let reader = SyncIoBridge::new(StreamReader::new(blob.stream.map_err_io()));
-        let (blob, diff_id) = (layer.blob.clone(), layer.diff_id.clone());
-        let damage = self.damage.clone();
+    /// The uncompressed tar of a layer. What does not match its digests gives an error at its end.
+    pub(crate) async fn open_layer(&self, layer: &StepLayer) -> Result<Box<dyn Read + Send>> {
+        match layer {
+            StepLayer::Image(layer) => {
+                media_type::check_layer(&layer.blob.media_type).context("digest", &layer.blob.digest)?;
+                self.fetch_layer(layer).await?;
+                self.open_blob(&layer.repository, &layer.blob, &layer.diff_id).await
+            }
+            StepLayer::Made(made) => self.open_made(made).await,
+        }
+    }
+
+    pub(super) async fn open_blob(
+        &self,
+        repository: &RepositoryName,
+        blob: &Descriptor,
+        diff_id: &Digest,
+    ) -> Result<Box<dyn Read + Send>> {
+        let reader = self.store.get_blob(repository, &blob.digest, None).await?;
+        let reader = SyncIoBridge::new(StreamReader::new(reader.stream.map_err_io()));
+        let (blob, diff_id, damage) = (blob.clone(), diff_id.clone(), self.damage.clone());
         blocking(move || {
             let digest = blob.digest.clone();
             let tar = VerifiedLayer::new(reader, blob.digest, blob.size, Some(diff_id))
@@ -206,53 +300,50 @@ impl SolveContext {
     }
 
     /// Unpacks a chain with the true times of its files, and returns the name of its snapshot.
-    pub(crate) async fn unpack(&self, chain: &LayerChain) -> Result<Option<Digest>> {
-        let mut names = chain.snapshots();
-        let mut from = 0;
-        for (at, name) in names.iter().enumerate().rev() {
-            if self.snapshotter.has(name).await? {
-                from = at + 1;
+    pub(crate) async fn unpack(&self, chain: &Chain) -> Result<Option<Digest>> {
+        let (mut missing, mut below) = (Vec::new(), None);
+        for link in chain.down() {
+            if self.snapshotter.has(link.snapshot()).await? {
+                below = Some((link.snapshot().clone(), &link.id));
                 break;
             }
+            missing.push(link);
         }
         // Fetches that run already are shared.
-        let fetch = chain.layers()[from..].iter().map(|(layer, _)| self.fetch_layer(layer));
+        let fetch = missing.iter().map(|link| self.fetch_image(&link.layer));
         let unpack = async {
-            for (at, (layer, id)) in chain.layers().iter().enumerate().skip(from) {
-                let below = at.checked_sub(1).map(|below| (&names[below], &chain.layers()[below].1));
-                names[at] = self.unpack_layer(layer, id, below).await?;
+            for link in missing.iter().rev() {
+                let name = self.unpack_layer(link, below.as_ref().map(|(name, id)| (name, *id))).await?;
+                below = Some((name, &link.id));
             }
             Ok(())
         };
         futures::future::try_join(futures::future::try_join_all(fetch), unpack).await?;
-        Ok(names.pop())
+        Ok(below.map(|(name, _)| name))
     }
 
     /// Unpacks one layer onto the snapshot `below`, which is a name and a chain ID. Returns the name of the new snapshot.
-    async fn unpack_layer(
-        &self,
-        layer: &Layer,
-        chain: &Digest,
-        below: Option<(&Digest, &Digest)>,
-    ) -> Result<Digest> {
+    async fn unpack_layer(&self, link: &Link, below: Option<(&Digest, &Digest)>) -> Result<Digest> {
+        let (layer, chain) = (&*link.layer, &link.id);
         let parent = below.map(|(name, _)| name);
         let mut table = None;
-        let mut times = layer.times.as_ref().map(LayerTimes::digest);
+        let mut times = layer.times().map(LayerTimes::digest);
         loop {
-            let name = snapshot_name(below, layer, chain, times);
+            let name = snapshot_name(below, layer.diff_id(), chain, times);
             let files = files_name(chain, times);
             if self.snapshotter.share(parent, &name, &files).await? {
+                self.has_snapshot(layer, &name).await?;
                 return Ok(name);
             }
             if times.is_some() && table.is_none() {
-                table = self.times(layer.times.as_ref());
+                table = self.times(layer.times());
                 if table.is_none() {
                     // Without the times it is another snapshot.
                     times = None;
                     continue;
                 }
             }
-            let task = self.progress.start(format!("unpack {}", layer.diff_id.short()), None);
+            let task = self.progress.start(format!("unpack {}", layer.diff_id().short()), None);
             let result = match self.open_layer(layer).await {
                 Ok(tar) => {
                     let options =
@@ -262,9 +353,33 @@ impl SolveContext {
                 Err(e) => Err(e),
             };
             task.end_with(result)?;
+            self.has_snapshot(layer, &name).await?;
             return Ok(name);
         }
     }
+}
+
+/// Starts blocking work on a thread of its own, with the lowest priority. Threads that it starts have the same.
+fn yielding<T, F>(work: F) -> Result<BoxFuture<'static, Result<T>>>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Send + 'static,
+{
+    let (sender, done) = oneshot::channel();
+    let body = move || {
+        // Of this thread alone, as the kernel has it. Without the right to it the work is only as fast as the rest.
+        let _ = rustix::process::nice(19);
+        let _ = sender.send(work());
+    };
+    std::thread::Builder::new()
+        .name("layer-background".to_owned())
+        .spawn(body)
+        .map_err(|e| Error::new(ErrorKind::Io, "cannot start a thread").with_source(e))?;
+    Ok(done.map(|done| done.map_err(panicked)?).boxed())
+}
+
+fn panicked(cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::internal("making a layer panicked").with_source(cause)
 }
 
 /// Runs blocking work on a thread for blocking work.

@@ -4,30 +4,38 @@
 //! and for files of a context or a stage a digest of the selected content. A step with equal inputs is therefore found in
 //! the cache even when the steps before it changed.
 //!
+//! A finished step is a snapshot with an index. The blob of its layer is made when something needs it: for an output while
+//! later steps run, and never for a stage that no output has.
+//!
 //! A base image is known by its descriptors. Its layers are pulled when a step has to read them. Pulls and fetches run
 //! concurrently with the other steps.
 //!
 //! # Invariants
 //! - The solver knows neither source texts nor instructions.
-//! - A result enters the cache after its layer is in the store.
+//! - A result enters the cache after a snapshot or the store has its files.
 //! - Dropping the future of [`Solver::solve`] ends every command that runs.
 
+mod blobs;
+mod chain;
 mod exec;
 mod fetch_layers;
 mod files;
 mod files_out;
 mod layers;
+mod made;
 mod mounts;
 mod options;
 mod plan;
-mod recompress;
 mod retime;
+mod sink;
 mod step;
 mod task_log;
 mod times;
 mod unmade_copies;
 mod value;
 
+pub(crate) use blobs::PublishOptions;
+pub(crate) use chain::Chain;
 pub(crate) use exec::threads;
 pub(crate) use files_out::ForeignOwner;
 pub(crate) use layers::LAYERS_REPOSITORY;
@@ -39,12 +47,23 @@ pub(crate) use value::StepResult;
 pub use value::{Layer, LayerChain, LayerTimes};
 
 use crate::graph::{Graph, Op, SourceOp, VertexId};
+use crate::progress::Task;
 use crate::{Error, Result};
-use futures::FutureExt;
+use chain::StepLayer;
 use futures::future::{BoxFuture, Shared};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt as _};
+use made::BlobTime;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{mpsc, oneshot};
+
+/// How many blobs are made at once while steps run. Each uses all processors.
+const BLOBS: usize = 2;
+
+/// How many layers wait for that before the steps wait, too.
+const QUEUE: usize = 16;
 
 /// The report of one step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -81,6 +100,8 @@ pub(crate) struct Solver {
     root: VertexId,
     context: Arc<SolveContext>,
     needs: Needs,
+    /// The steps whose layers an output needs.
+    published: HashMap<VertexId, BlobTime>,
 }
 
 /// The reports and the first error of one run.
@@ -107,7 +128,8 @@ impl Solver {
     ) -> Self {
         let needs = options.needs;
         let context = Arc::new(SolveContext::new(&graph, root, backends, options));
-        Self { graph, root, context, needs }
+        let published = if needs >= Needs::Layers { published(&graph, root) } else { HashMap::new() };
+        Self { graph, root, context, needs, published }
     }
 
     /// The context of the steps, which exporters use.
@@ -123,21 +145,38 @@ impl Solver {
         let outcomes = Arc::new(Outcomes::default());
         let mut solving: HashMap<VertexId, PendingResult> = HashMap::new();
         let optional = self.optional();
+        // A vertex waits for results, not for the vertices that make them: the graph can be deep.
+        let mut steps = FuturesUnordered::new();
         for id in self.graph.reachable(self.root) {
-            let future = self.vertex(id, optional.contains(&id), &solving, &outcomes);
-            solving.insert(id, future);
+            let (sender, result) = oneshot::channel();
+            let step = self.vertex(id, optional.contains(&id), &solving, &outcomes);
+            steps.push(step.map(|result| drop(sender.send(result))));
+            let result = result.map(|result| result.unwrap_or(Err(Failed)));
+            solving.insert(id, result.boxed().shared());
         }
         self.context.epoch_needs(self.fetched(&solving));
-        let result = futures::future::try_join3(
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let later = |to| *self.context.later.lock().unwrap_or_else(PoisonError::into_inner) = to;
+        later(Some(sender));
+        let steps = async {
+            while steps.next().await.is_some() {}
+            later(None);
+            Ok(())
+        };
+        let result = futures::future::try_join5(
             solving[&self.root].clone(),
+            steps,
             self.fetch_base(&solving, &outcomes),
             async { self.context.epoch().await.map_err(|e| outcomes.fail(e)) },
+            async { self.make_blobs(queue).await.map_err(|e| outcomes.fail(e)) },
         );
         let result = result.await;
         let error = outcomes.error.lock().unwrap_or_else(PoisonError::into_inner).take();
         let reports = std::mem::take(&mut *outcomes.reports.lock().unwrap_or_else(PoisonError::into_inner));
         match result {
-            Ok((value, (), epoch)) => Ok(Solved { value, steps: reports.into_values().collect(), epoch }),
+            Ok((value, (), (), epoch, ())) => {
+                Ok(Solved { value, steps: reports.into_values().collect(), epoch })
+            }
             Err(Failed) => Err(error.unwrap_or_else(|| Error::internal("a build failed without an error"))),
         }
     }
@@ -162,9 +201,40 @@ impl Solver {
             base = *below;
         }
         match solving[&base].clone().await? {
-            StepResult::Chain(chain) => self.context.fetch_chain(&chain).await.map_err(|e| outcomes.fail(e)),
+            StepResult::Chain(chain) => self.context.fetch_images(&chain).await.map_err(|e| outcomes.fail(e)),
             StepResult::Folder(_) | StepResult::Unmade => Ok(()),
         }
+    }
+
+    /// Makes the blobs of layers that outputs need, while steps run. Ends after the last step.
+    async fn make_blobs(&self, mut queue: mpsc::Receiver<Arc<StepLayer>>) -> Result<()> {
+        let mut making = FuturesUnordered::new();
+        let mut steps_run = true;
+        let mut task = None;
+        while steps_run || !making.is_empty() {
+            tokio::select! {
+                layer = queue.recv(), if steps_run && making.len() < BLOBS => match layer {
+                    Some(layer) => making.push(async move {
+                        match &*layer {
+                            StepLayer::Made(made) => {
+                                let options = self.context.compress_options();
+                                self.context.blob(&layer, made, options, true).await.map(drop)
+                            }
+                            StepLayer::Image(_) => Ok(()),
+                        }
+                    }),
+                    None => {
+                        steps_run = false;
+                        // What the build waits for is told.
+                        let name = "compress layers";
+                        task = (!making.is_empty()).then(|| self.context.progress.start(name.to_owned(), None));
+                    }
+                },
+                Some(made) = making.next() => made?,
+            }
+        }
+        task.into_iter().for_each(Task::done);
+        Ok(())
     }
 
     /// The steps that are skipped when no output needs the result: copies directly onto an image that nothing else uses.
@@ -200,17 +270,18 @@ impl Solver {
         is_optional: bool,
         solving: &HashMap<VertexId, PendingResult>,
         outcomes: &Arc<Outcomes>,
-    ) -> PendingResult {
+    ) -> BoxFuture<'static, std::result::Result<StepResult, Failed>> {
         let inputs: Vec<PendingResult> =
             self.graph.vertex(id).inputs.iter().map(|input| solving[input].clone()).collect();
         let (graph, context) = (Arc::clone(&self.graph), Arc::clone(&self.context));
         let outcomes = Arc::clone(outcomes);
+        let time = self.published.get(&id).copied().unwrap_or(BlobTime::OnDemand);
         async move {
             let inputs = futures::future::try_join_all(inputs).await?;
             let vertex = graph.vertex(id);
             let step = match is_optional && context.is_out_of_reach(vertex, &inputs).await {
                 true => context.check_sources(vertex, &inputs).await,
-                false => context.step(vertex, &inputs).await,
+                false => context.step(vertex, time, &inputs).await,
             };
             match step {
                 Ok((value, report)) => {
@@ -223,7 +294,26 @@ impl Solver {
             }
         }
         .boxed()
-        .shared()
+    }
+}
+
+/// The steps of the root's own stage, and when their blobs are made.
+fn published(graph: &Graph, root: VertexId) -> HashMap<VertexId, BlobTime> {
+    let (mut times, mut at) = (HashMap::new(), root);
+    let mut is_below_a_command = false;
+    loop {
+        let vertex = graph.vertex(at);
+        match &vertex.op {
+            // A command would wait for the blob, and for its being unpacked again.
+            _ if is_below_a_command => times.insert(at, BlobTime::Later),
+            Op::Exec(_) if at != root => times.insert(at, BlobTime::Later),
+            _ => times.insert(at, BlobTime::Now),
+        };
+        is_below_a_command |= matches!(vertex.op, Op::Exec(_));
+        match vertex.inputs.first() {
+            Some(below) => at = *below,
+            None => return times,
+        }
     }
 }
 

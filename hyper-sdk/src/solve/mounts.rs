@@ -1,8 +1,9 @@
 //! The mounts of a command: trees of stages and contexts, caches and their locks, secrets.
 
+use super::chain::Chain;
 use super::exec::{input_value, missing_secret, threads};
 use super::value::unmade;
-use super::{LayerChain, SolveContext, StepResult, blocking};
+use super::{SolveContext, StepResult, blocking};
 use crate::digest::Hasher;
 use crate::exec::{self, CacheMount, ExecMount, MountSource, RootFs, SecretBytes};
 use crate::graph::{CacheOwner, ExecOp, InputIndex, Mount, MountKind, Sharing};
@@ -50,7 +51,7 @@ impl SolveContext {
 
     /// The digest of the files in a part of a stage. `None` when the part does not exist, and for a whole stage, whose chain
     /// ID is cheaper.
-    pub(super) async fn part_digest(&self, chain: &LayerChain, source: &str) -> Result<Option<Digest>> {
+    pub(super) async fn part_digest(&self, chain: &Chain, source: &str) -> Result<Option<Digest>> {
         if source == "/" {
             return Ok(None);
         }
@@ -74,7 +75,7 @@ impl SolveContext {
     }
 
     /// The tree of a chain, unpacked.
-    pub(super) async fn view(&self, chain: &LayerChain) -> Result<RootFs> {
+    pub(super) async fn view(&self, chain: &Chain) -> Result<RootFs> {
         let name = self.unpack(chain).await?;
         self.snapshotter.view(name.as_ref()).await
     }

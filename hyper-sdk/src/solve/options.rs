@@ -95,10 +95,12 @@ pub(crate) struct SolverOptions {
 }
 
 /// The parts of a result that outputs need.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Needs {
     /// Nothing but the cache. Copies onto a base image without an index, which nothing else uses, are checked and not made: [`crate::solve::StepResult::Unmade`].
     Nothing,
+    /// The files of the result.
+    Files,
     /// The layers.
     #[default]
     Layers,

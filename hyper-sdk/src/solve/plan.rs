@@ -1,15 +1,17 @@
 //! The plan of a solver: the keys of the steps, and which results the cache has. No step runs, nothing is fetched, and no layer
 //! is pulled.
 
+use super::chain::{Chain, StepLayer};
+use super::made::{BlobTime, MadeLayer};
 use super::step::at_step;
-use super::value::{Layer, LayerChain, LayerTimes, Planned, StepResult};
+use super::value::{LayerTimes, Planned, StepResult};
 use super::{SolveContext, Solver};
 use crate::graph::{FileAction, MountKind, Op, Vertex, VertexId};
-use crate::store::RegistryStoreExt as _;
 use crate::{Digest, Error, Result};
 use futures::future::BoxFuture;
 use serde::Serialize;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// A vertex of a graph in a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -103,13 +105,13 @@ impl SolveContext {
         if !vertex.no_cache
             && let Some(layer) = self.peek(&keys.digests, keys.planned.take()).await?
         {
-            return Ok((StepState::Cached, keys.digests, StepResult::Chain(base.with(layer))));
+            return Ok((StepState::Cached, keys.digests, StepResult::Chain(base.with(Arc::new(layer)))));
         }
         Ok((StepState::Run, keys.digests, StepResult::Unmade))
     }
 
     /// Whether the keys of a step depend on something that must be made, fetched or pulled first.
-    async fn is_open(&self, vertex: &Vertex, base: &LayerChain, inputs: &[StepResult]) -> bool {
+    async fn is_open(&self, vertex: &Vertex, base: &Chain, inputs: &[StepResult]) -> bool {
         if inputs.iter().any(|input| matches!(input, StepResult::Unmade)) {
             return true;
         }
@@ -146,20 +148,14 @@ impl SolveContext {
     }
 
     /// The cached layer of one of the keys, as a build would find it. Nothing is changed.
-    async fn peek(&self, keys: &[Digest], planned: Option<Planned>) -> Result<Option<Layer>> {
+    async fn peek(&self, keys: &[Digest], planned: Option<Planned>) -> Result<Option<StepLayer>> {
         for key in keys {
             let Some(record) = self.cache.get(key).await? else { continue };
-            let is_whole = self.store.has_blob(&record.repository, &record.layer.digest).await?
-                && record.times.as_ref().is_none_or(|times| self.has_times(times));
-            if is_whole {
-                let times = planned.map(|planned| planned.for_cached(record.made));
-                return Ok(Some(Layer {
-                    blob: record.layer,
-                    diff_id: record.diff_id,
-                    repository: record.repository,
-                    times: times.or(record.times.map(LayerTimes::Kept)),
-                    origin: None,
-                }));
+            if self.is_left(&record).await? {
+                let planned = planned.map(|planned| planned.for_cached(record.made));
+                let times = planned.or(record.times.clone().map(LayerTimes::Kept));
+                let made = MadeLayer::cached(record, times, keys.to_vec(), BlobTime::OnDemand);
+                return Ok(Some(StepLayer::Made(made)));
             }
         }
         Ok(None)

@@ -1,14 +1,17 @@
 //! One step: its keys and its record in the cache; and the context that all steps of a graph share.
 
+use super::chain::{Chain, StepLayer};
+use super::layers::{LAYERS_REPOSITORY, Target};
+use super::made::{BlobTime, MadeLayer};
 use super::options::{EpochChoice, SolverBackends, SolverOptions};
-use super::value::{Layer, LayerChain, LayerTimes, Planned, StepResult};
+use super::value::{Layer, LayerTimes, Planned, StepResult};
 use super::{Failed, PendingResult, StepReport};
 use crate::cache::{CacheRecord, SharedCache};
 use crate::digest::Hasher;
 use crate::exec::{DevicePermissions, Devices, Executor, Network, SecretBytes};
 use crate::graph::{Graph, MountKind, Op, SourceOp, Vertex, VertexId};
-use crate::layer::LayerIndex;
 use crate::layer::copy::StatCache;
+use crate::layer::{LayerIndex, TreeIndex};
 use crate::media_type::Compression;
 use crate::progress::{Progress, Task};
 use crate::reference::RepositoryName;
@@ -20,7 +23,8 @@ use crate::{Digest, Error, ErrorKind, FailedStep, Result};
 use futures::future::{BoxFuture, WeakShared};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use tokio::sync::mpsc;
 
 /// The repository of the local store for layers of sources without a repository.
 const SOURCES_REPOSITORY: &str = "hyper.local/sources";
@@ -79,6 +83,12 @@ pub(crate) struct SolveContext {
     pub(super) fetched_layers: Mutex<HashMap<(RepositoryName, Digest), Once>>,
     /// The indexes that were read, by diff ID.
     pub(super) indexes: tokio::sync::Mutex<HashMap<Digest, Arc<LayerIndex>>>,
+    /// The merged views of chains, by chain ID: the last one of each branch.
+    pub(super) trees: Mutex<HashMap<Digest, Arc<TreeIndex>>>,
+    /// The layers whose files nothing but this process has.
+    pub(super) pending: Mutex<Vec<Arc<StepLayer>>>,
+    /// Takes the layers whose blobs are made while later steps run; none when all steps are done.
+    pub(super) later: Mutex<Option<mpsc::Sender<Arc<StepLayer>>>>,
 }
 
 /// The keys of a step, best first.
@@ -142,6 +152,9 @@ impl SolveContext {
             pulls: tokio::sync::Semaphore::new(PULLS),
             fetched_layers: Mutex::default(),
             indexes: tokio::sync::Mutex::default(),
+            trees: Mutex::default(),
+            pending: Mutex::default(),
+            later: Mutex::default(),
         }
     }
 
@@ -171,6 +184,7 @@ impl SolveContext {
     pub(super) async fn step(
         &self,
         vertex: &Vertex,
+        time: BlobTime,
         inputs: &[StepResult],
     ) -> Result<(StepResult, Option<StepReport>)> {
         if let Op::Source(source) = &vertex.op {
@@ -185,8 +199,9 @@ impl SolveContext {
             Err(e) => return failed(vertex, task, e),
         };
         if !vertex.no_cache
-            && let Some(layer) = self.find(&mut keys).await?
+            && let Some(layer) = self.find(&mut keys, time).await?
         {
+            self.blob_later(&layer).await;
             let report = report(vertex, true, &task);
             task.cached();
             return Ok((StepResult::Chain(base.with(layer)), Some(report)));
@@ -195,10 +210,10 @@ impl SolveContext {
         self.sources.forget_listings();
         let made = match &vertex.op {
             Op::Exec(exec) => {
-                let run = self.run(exec, (vertex, &keys.digests), base, inputs, &task).await;
+                let run = self.run(exec, (vertex, &keys.digests, time), base, inputs, &task).await;
                 run.map(|(layer, keys_hold)| (layer, None, keys_hold))
             }
-            Op::File(file) => match self.files(file, base, inputs).await {
+            Op::File(file) => match self.files(file, base, inputs, file_target(time)).await {
                 Ok((layer, made)) => {
                     Ok((layer, made, self.still_hold(&keys.digests, vertex, base, inputs).await))
                 }
@@ -206,25 +221,27 @@ impl SolveContext {
             },
             Op::Source(_) => Err(Error::internal("a source is not a step")),
         };
-        let (layer, made, keys_hold) = match made {
+        let (new, made, keys_hold) = match made {
             Ok(made) => made,
             Err(e) => return failed(vertex, task, e),
         };
         let record = CacheRecord {
-            layer: layer.blob.clone(),
-            diff_id: layer.diff_id.clone(),
-            repository: layer.repository.clone(),
-            times: match &layer.times {
+            layer: new.blob,
+            diff_id: new.diff_id,
+            repository: RepositoryName::parse(LAYERS_REPOSITORY)?,
+            times: match &new.times {
                 Some(LayerTimes::Kept(digest)) => Some(digest.clone()),
                 _ => None,
             },
             made,
+            snapshot: new.snapshot,
         };
-        if keys_hold {
-            for key in &keys.digests {
-                self.cache.put(key, &record).await?;
-            }
-        } else {
+        let kept_under = if keys_hold { keys.digests } else { Vec::new() };
+        let layer = MadeLayer::new(record, new.times, kept_under, time, new.tar);
+        let layer = Arc::new(StepLayer::Made(layer));
+        self.keep(&layer).await?;
+        self.blob_later(&layer).await;
+        if !keys_hold {
             self.progress.warn(format!(
                 "files changed while `{}` read them: its result is not kept for later builds",
                 vertex.name
@@ -237,7 +254,7 @@ impl SolveContext {
 
     pub(super) async fn source(&self, source: &SourceOp) -> Result<StepResult> {
         let origin = match self.sources.open(source).await? {
-            Opened::Nothing => return Ok(StepResult::Chain(LayerChain::default())),
+            Opened::Nothing => return Ok(StepResult::Chain(Chain::default())),
             Opened::Folder(root) => return Ok(StepResult::Folder(root)),
             Opened::Image(origin) => origin,
         };
@@ -246,7 +263,7 @@ impl SolveContext {
             Some(repository) => repository.clone(),
             None => RepositoryName::parse(SOURCES_REPOSITORY)?,
         };
-        Ok(StepResult::Chain(LayerChain::new(image.layers.iter().map(|layer| Layer {
+        Ok(StepResult::Chain(Chain::of_layers(image.layers.iter().map(|layer| Layer {
             blob: layer.blob.clone(),
             diff_id: layer.diff_id.clone(),
             repository: repository.clone(),
@@ -256,20 +273,10 @@ impl SolveContext {
     }
 
     /// The keys of a step, best first: by the definition of what it uses, then by its content.
-    pub(super) async fn keys(
-        &self,
-        vertex: &Vertex,
-        base: &LayerChain,
-        inputs: &[StepResult],
-    ) -> Result<Keys> {
+    pub(super) async fn keys(&self, vertex: &Vertex, base: &Chain, inputs: &[StepResult]) -> Result<Keys> {
         let mut hasher = Hasher::sha256();
-        hasher.update_field("hyper step 1");
-        hasher.update_field(match self.compression {
-            Compression::None => "none",
-            Compression::Gzip => "gzip",
-            Compression::Zstd => "zstd",
-        });
-        hasher.update_field(format!("{:?}", self.compression_level));
+        // How blobs are compressed is not part of it: the layer is the same.
+        hasher.update_field("hyper step 2");
         if self.epoch_is_key {
             hasher.update_field(self.epoch().await?.to_string());
         }
@@ -285,7 +292,7 @@ impl SolveContext {
         &self,
         keys: &[Digest],
         vertex: &Vertex,
-        base: &LayerChain,
+        base: &Chain,
         inputs: &[StepResult],
     ) -> bool {
         // A fetched source is in its own folder, which nothing else writes.
@@ -295,28 +302,60 @@ impl SolveContext {
         !uses_folders || self.keys(vertex, base, inputs).await.is_ok_and(|now| now.digests == keys)
     }
 
-    /// The cached layer of a key, when its blob and its times still exist.
-    async fn find(&self, keys: &mut Keys) -> Result<Option<Layer>> {
+    /// The cached layer of a key, when its files and its times still exist.
+    async fn find(&self, keys: &mut Keys, time: BlobTime) -> Result<Option<Arc<StepLayer>>> {
         for key in &keys.digests {
             let Some(record) = self.cache.get(key).await? else { continue };
-            let is_there = self.store.has_blob(&record.repository, &record.layer.digest).await?;
-            if !is_there {
-                self.damage.warn(&self.progress, &record.layer.digest);
-            }
-            if !is_there || !record.times.as_ref().is_none_or(|times| self.has_times(times)) {
+            if !self.is_left(&record).await? {
+                let named = record.layer.as_ref().map_or(&record.diff_id, |blob| &blob.digest);
+                if record.times.as_ref().is_none_or(|times| self.has_times(times)) {
+                    self.damage.warn(&self.progress, named);
+                }
                 self.cache.remove(key).await?;
                 continue;
             }
             for other in keys.digests.iter().filter(|other| *other != key) {
                 self.cache.put(other, &record).await?;
             }
-            let CacheRecord { layer: blob, diff_id, repository, times, made } = record;
-            let planned = keys.planned.take().map(|planned| planned.for_cached(made));
-            let times = planned.or(times.map(LayerTimes::Kept));
-            return Ok(Some(Layer { blob, diff_id, repository, times, origin: None }));
+            let planned = keys.planned.take().map(|planned| planned.for_cached(record.made));
+            let times = planned.or(record.times.clone().map(LayerTimes::Kept));
+            let layer = MadeLayer::cached(record, times, keys.digests.clone(), time);
+            return Ok(Some(Arc::new(StepLayer::Made(layer))));
         }
         Ok(None)
     }
+
+    /// Whether the files of a record and their times still exist: in a blob, or in a snapshot.
+    pub(super) async fn is_left(&self, record: &CacheRecord) -> Result<bool> {
+        if !record.times.as_ref().is_none_or(|times| self.has_times(times)) {
+            return Ok(false);
+        }
+        if let Some(blob) = &record.layer {
+            if self.store.has_blob(&record.repository, &blob.digest).await? {
+                return Ok(true);
+            }
+        }
+        self.snapshot_of(record).await
+    }
+
+    /// Gives a layer to those whose blobs are made while later steps run, if an output needs its blob.
+    ///
+    /// Waits while many are waiting: each may hold a file.
+    async fn blob_later(&self, layer: &Arc<StepLayer>) {
+        if !matches!(&**layer, StepLayer::Made(made) if made.time == BlobTime::Later) {
+            return;
+        }
+        let later = self.later.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(later) = later {
+            // Nobody takes it any more when the build ends.
+            let _ = later.send(Arc::clone(layer)).await;
+        }
+    }
+}
+
+/// What becomes of the tar of a file operation.
+fn file_target(time: BlobTime) -> Target {
+    if time == BlobTime::Now { Target::Blob } else { Target::Tar }
 }
 
 pub(super) fn report(vertex: &Vertex, cached: bool, task: &crate::progress::Task) -> StepReport {

@@ -1,10 +1,9 @@
 //! Solves graphs without a sandbox: a fake executor plays the commands, and snapshots are folders.
 
 use super::*;
-use crate::ErrorKind;
-use crate::cache::{MemoryCache, SharedCache};
+use crate::cache::MemoryCache;
 use crate::exec::SecretBytes;
-use crate::graph::{CopyAction, ExecOp, FileAction, FileOp, Security, SourceOp};
+use crate::graph::{CopyAction, ExecOp, FileAction, FileOp, MakeDirectory, Security, SourceOp};
 use crate::layer::LayerReader;
 use crate::media_type::Compression;
 use crate::oci::{Descriptor, ImageConfig};
@@ -14,8 +13,10 @@ use crate::source::{
 };
 use crate::store::{BlobReader, MemoryStore, SharedStore};
 use crate::testing::{FakeExecutor, FakeRun, PlainSnapshotter, RandomImage};
+use crate::{Digest, ErrorKind};
 use async_trait::async_trait;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::TryStreamExt as _;
+use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -55,7 +56,7 @@ struct Fixture {
     images: Arc<Images>,
     snapshots: PlainSnapshotter,
     store: SharedStore,
-    cache: SharedCache,
+    cache: Arc<MemoryCache>,
     executor: Arc<FakeExecutor>,
     options: SolverOptions,
 }
@@ -106,6 +107,12 @@ impl Fixture {
         Solver::new(Arc::new(graph.clone()), root, backends, self.options.clone()).solve().await
     }
 
+    /// The blobs of layers that steps made.
+    fn blobs(&self) -> BTreeSet<Digest> {
+        let layers = self.cache.records().into_iter().filter_map(|record| record.layer);
+        layers.map(|layer| layer.digest).collect()
+    }
+
     fn base(&self) -> Op {
         let manifest = self.images.image.manifest.digest().clone();
         Op::Source(SourceOp::Image { reference: "base".into(), manifest })
@@ -114,8 +121,10 @@ impl Fixture {
     /// The files of the topmost layer of a result.
     async fn files(&self, solved: &Solved) -> BTreeMap<String, String> {
         let StepResult::Chain(chain) = &solved.value else { panic!("{:?}", solved.value) };
-        let (layer, _) = chain.layers().last().unwrap();
-        let blob = self.store.get_blob(&layer.repository, &layer.blob.digest, None).await.unwrap();
+        let StepLayer::Made(made) = &*chain.top().unwrap().layer else { panic!("{chain:?}") };
+        let record = made.record();
+        let digest = record.layer.expect("an output needs its blob").digest;
+        let blob = self.store.get_blob(&record.repository, &digest, None).await.unwrap();
         let tar = blob.stream.try_collect::<Vec<_>>().await.unwrap().concat();
         let (mut reader, mut files) = (LayerReader::new(&tar[..]), BTreeMap::new());
         while let Some(entry) = reader.next_entry().unwrap() {
@@ -156,6 +165,13 @@ fn copy(graph: &mut Graph, on: VertexId, from: VertexId, path: &str) -> VertexId
 
 fn scratch(graph: &mut Graph) -> VertexId {
     graph.add(Op::Source(SourceOp::Scratch), Vec::new(), "scratch")
+}
+
+/// Makes a folder.
+fn folder(graph: &mut Graph, on: VertexId, path: &str) -> VertexId {
+    let make = MakeDirectory { path: path.into(), mode: 0o755, owner: None };
+    let op = FileOp { actions: vec![FileAction::MakeDirectory(make)], link: false };
+    graph.add(Op::File(op), vec![on], format!("WORKDIR {path}"))
 }
 
 /// Waits for a condition. Fails after a minute.
@@ -314,4 +330,64 @@ async fn a_command_without_permission_does_not_run() {
     // Without permission the cached result is rejected, too.
     fixture.options.allow_insecure = false;
     assert_eq!(fixture.solve(&graph, root).await.unwrap_err().kind(), ErrorKind::Denied);
+}
+
+#[tokio::test]
+async fn the_layers_of_a_stage_have_no_blobs_and_those_of_an_output_have_them() {
+    let make = FakeRun::new().writes("/app", "compiled").writes("/other", "object");
+    let runs = FakeExecutor::new().on("make", make);
+    let fixture = Fixture::new(runs.on("more", FakeRun::new().writes("/more", "x")));
+    let mut graph = Graph::new();
+    let base = scratch(&mut graph);
+    let stage = folder(&mut graph, base, "/src");
+    let stage = run(&mut graph, stage, "make");
+    let stage = run(&mut graph, stage, "more");
+    let root = copy(&mut graph, base, stage, "/app");
+    let solved = fixture.solve(&graph, root).await.unwrap();
+    assert_eq!(fixture.blobs().len(), 1, "the copy");
+    assert_eq!(fixture.files(&solved).await.len(), 1);
+    // The stage as an output: nothing runs, and every layer is there at the end.
+    let solved = fixture.solve(&graph, stage).await.unwrap();
+    assert!(solved.steps.iter().all(|step| step.cached), "{:?}", solved.steps);
+    assert_eq!(fixture.blobs().len(), 3, "the root is made by the output itself");
+    // Nothing of it is needed.
+    let mut fixture = Fixture::new(FakeExecutor::new());
+    fixture.options.needs = Needs::Files;
+    fixture.solve(&graph, stage).await.unwrap();
+    assert_eq!(fixture.blobs().len(), 0);
+}
+
+#[tokio::test]
+async fn many_layers_that_nothing_unpacks_hold_few_files() {
+    let mut fixture = Fixture::new(FakeExecutor::new());
+    fixture.options.needs = Needs::Files;
+    let mut graph = Graph::new();
+    let mut at = scratch(&mut graph);
+    for number in 0..100 {
+        at = folder(&mut graph, at, &format!("/{number}"));
+    }
+    fixture.solve(&graph, at).await.unwrap();
+    assert_eq!(fixture.blobs().len(), 100 - 64);
+}
+
+/// Each step reads and merges one layer, not all below. The graph is solved without recursion.
+#[test]
+fn steps_cost_the_same_at_any_depth() {
+    let mut fixture = Fixture::new(FakeExecutor::new());
+    fixture.options.needs = Needs::Files;
+    let mut graph = Graph::new();
+    let mut at = scratch(&mut graph);
+    for number in 0..3000 {
+        at = folder(&mut graph, at, &format!("/{number}"));
+    }
+    // The stack of a thread of tokio.
+    let solve = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let solving =
+            async { tokio::time::timeout(Duration::from_secs(300), fixture.solve(&graph, at)).await };
+        let solved = runtime.block_on(solving).expect("steps cost more the deeper they stand").unwrap();
+        let StepResult::Chain(chain) = &solved.value else { panic!("{:?}", solved.value) };
+        assert_eq!(chain.depth(), 3000);
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(solve).unwrap().join().unwrap();
 }

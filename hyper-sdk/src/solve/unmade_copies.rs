@@ -1,8 +1,9 @@
 //! Skips copies that no output needs and that would pull a base image. It only checks that their sources exist.
 
+use super::chain::Chain;
 use super::exec::input_value;
 use super::step::failed;
-use super::value::{LayerChain, StepResult};
+use super::value::StepResult;
 use super::{SolveContext, StepReport, blocking};
 use crate::Result;
 use crate::graph::{CopyAction, FileAction, Op, Vertex};
@@ -61,7 +62,7 @@ impl SolveContext {
     }
 
     /// Checks that the plain paths of a copy exist.
-    async fn check_paths(&self, chain: &LayerChain, copy: &CopyAction) -> Result<()> {
+    async fn check_paths(&self, chain: &Chain, copy: &CopyAction) -> Result<()> {
         let tree = self.tree(chain).await?;
         for source in &copy.sources {
             if !crate::layer::copy::pattern::has_wildcards(source.as_bytes()) {

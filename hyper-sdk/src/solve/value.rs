@@ -1,5 +1,6 @@
 //! The results of vertices: chains of layers, and folders.
 
+use super::chain::Chain;
 use crate::digest::Hasher;
 use crate::layer::copy::SourceRoot;
 use crate::layer::{EntryTimes, FileTime, TimesTable};
@@ -84,18 +85,10 @@ impl LayerChain {
     pub fn new(layers: impl IntoIterator<Item = Layer>) -> Self {
         let mut chain = Self::default();
         for layer in layers {
-            chain = chain.with(layer);
+            let id = chain_id(chain.id(), &layer.diff_id);
+            chain.layers.push((layer, id));
         }
         chain
-    }
-
-    /// The chain with one more layer on top.
-    #[must_use]
-    pub fn with(&self, layer: Layer) -> Self {
-        let id = chain_id(self.id(), &layer.diff_id);
-        let mut layers = self.layers.clone();
-        layers.push((layer, id));
-        Self { layers }
     }
 
     /// The layers, each with the chain ID up to it.
@@ -106,21 +99,6 @@ impl LayerChain {
     /// The chain ID; `None` for no layers.
     pub fn id(&self) -> Option<&Digest> {
         self.layers.last().map(|(_, id)| id)
-    }
-
-    /// The names of the snapshots of every prefix, which depend on the times of its layers.
-    pub(super) fn snapshots(&self) -> Vec<Digest> {
-        let mut names: Vec<Digest> = Vec::with_capacity(self.layers.len());
-        for (at, (layer, chain)) in self.layers.iter().enumerate() {
-            let below = at.checked_sub(1).map(|at| (&names[at], &self.layers[at].1));
-            names.push(snapshot_name(below, layer, chain, layer.times.as_ref().map(LayerTimes::digest)));
-        }
-        names
-    }
-
-    /// The chain ID for a key.
-    pub(super) fn key(&self) -> &str {
-        self.id().map_or("", Digest::as_str)
     }
 }
 
@@ -141,7 +119,7 @@ pub(crate) fn chain_id(parent: Option<&Digest>, diff_id: &Digest) -> Digest {
 /// It is the chain ID when only the times of the layers are known.
 pub(super) fn snapshot_name(
     below: Option<(&Digest, &Digest)>,
-    layer: &Layer,
+    diff_id: &Digest,
     chain: &Digest,
     times: Option<&Digest>,
 ) -> Digest {
@@ -150,7 +128,7 @@ pub(super) fn snapshot_name(
     }
     let mut hasher = Hasher::sha256();
     hasher.update_field("snapshot with true times");
-    for part in [below.map(|(name, _)| name), Some(&layer.diff_id), times] {
+    for part in [below.map(|(name, _)| name), Some(diff_id), times] {
         hasher.update_field(part.map_or("", Digest::as_str));
     }
     hasher.finish()
@@ -169,7 +147,7 @@ pub(super) fn files_name(chain: &Digest, times: Option<&Digest>) -> Digest {
 #[derive(Clone, Debug)]
 pub(crate) enum StepResult {
     /// A root file system.
-    Chain(LayerChain),
+    Chain(Chain),
     /// The files of a build context.
     Folder(Arc<SourceRoot>),
     /// A root file system that no output needs and that is not made: its files depend on a base image that was not pulled.
@@ -190,25 +168,5 @@ mod tests {
         let (a, b) = (Digest::sha256("a"), Digest::sha256("b"));
         assert_eq!(chain_id(None, &a), a);
         assert_eq!(chain_id(Some(&a), &b), Digest::sha256(format!("{a} {b}")));
-    }
-
-    #[test]
-    fn names_of_snapshots_depend_on_the_times_of_all_layers() {
-        let layer = |text: &str, times: Option<&str>| Layer {
-            blob: Descriptor::of(crate::media_type::OCI_LAYER, text.as_bytes()),
-            diff_id: Digest::sha256(text),
-            repository: RepositoryName::parse("a/b").unwrap(),
-            times: times.map(|times| LayerTimes::Kept(Digest::sha256(times))),
-            origin: None,
-        };
-        let plain = LayerChain::new([layer("a", None), layer("b", None)]);
-        assert_eq!(plain.snapshots(), [plain.layers[0].1.clone(), plain.layers[1].1.clone()]);
-        let names = |a, b| LayerChain::new([layer("a", a), layer("b", b)]).snapshots();
-        let all = [names(Some("1"), None), names(Some("2"), None), names(None, Some("1")), plain.snapshots()];
-        for (at, one) in all.iter().enumerate() {
-            assert!(all[..at].iter().all(|other| other[1] != one[1]), "{all:?}");
-        }
-        assert_eq!(all[2][0], all[3][0]);
-        assert_eq!(names(Some("1"), Some("2")), names(Some("1"), Some("2")));
     }
 }

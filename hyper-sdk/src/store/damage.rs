@@ -19,6 +19,9 @@ pub(crate) struct Damage(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     suspects: BTreeSet<Digest>,
+    /// The layers whose files no blob and no snapshot has as they were written.
+    lost: BTreeSet<Digest>,
+    newly_lost: BTreeSet<Digest>,
     warned: bool,
 }
 
@@ -30,6 +33,19 @@ impl Damage {
     /// Records a blob that could not be read to its end.
     pub(crate) fn suspect(&self, digest: &Digest) {
         self.state().suspects.insert(digest.clone());
+    }
+
+    /// Records that the snapshot with the files of a layer cannot be used. Its step runs again.
+    pub(crate) fn lose(&self, diff_id: &Digest) {
+        let mut state = self.state();
+        if state.lost.insert(diff_id.clone()) {
+            state.newly_lost.insert(diff_id.clone());
+        }
+    }
+
+    /// Whether [`Damage::lose`] was called for a layer.
+    pub(crate) fn is_lost(&self, diff_id: &Digest) -> bool {
+        self.state().lost.contains(diff_id)
     }
 
     /// Warns about damage, once for each operation.
@@ -48,11 +64,12 @@ impl Damage {
         Watched { reader, digest: digest.clone(), damage: self.clone(), ended: false }
     }
 
-    /// Checks the suspects and the blobs that an error names, and removes the damaged ones from the store.
+    /// Checks the suspects and the blobs that an error names, and removes the damaged ones from the store. Returns these,
+    /// and the layers that were lost since the last call.
     pub(crate) async fn remove(&self, store: &dyn RegistryStore, error: &Error) -> Vec<Digest> {
         let mut suspects = std::mem::take(&mut self.state().suspects);
         suspects.extend(blobs_of(error));
-        let mut removed = Vec::new();
+        let mut removed: Vec<Digest> = std::mem::take(&mut self.state().newly_lost).into_iter().collect();
         for digest in suspects {
             if matches!(store.remove_damaged(&digest).await, Ok(true)) {
                 removed.push(digest);

@@ -1,0 +1,279 @@
+//! Layers of steps: what is known of one at once, and where its bytes can be had from.
+//!
+//! A finished step has a snapshot, an index and a diff ID. The blob is made when something needs it: from the tar of the
+//! copy that is still at hand, from the snapshot and the index, or from a blob in another compression. It is the same,
+//! byte for byte, whichever it is made from.
+//!
+//! # Invariants
+//! - A record enters the cache when a snapshot or a blob has the files. So no record depends on this process.
+
+use super::chain::StepLayer;
+use super::value::LayerTimes;
+use super::{SolveContext, blocking};
+use crate::cache::CacheRecord;
+use crate::digest::Hasher;
+use crate::layer::ReadAhead;
+use crate::oci::Descriptor;
+use crate::snapshot::TarStream;
+use crate::store::RegistryStoreExt as _;
+use crate::store::damage::Damage;
+use crate::{Digest, Error, ErrorKind, Result};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How many layers have their files in this process alone. Each holds a file.
+const PENDING: usize = 64;
+
+/// When the blob of a step's layer is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlobTime {
+    /// With the step: an output needs it, and no later step waits for it.
+    Now,
+    /// While later steps run: an output needs it.
+    Later,
+    /// When something asks for it.
+    OnDemand,
+}
+
+/// The layer of a step.
+#[derive(Debug)]
+pub(crate) struct MadeLayer {
+    pub(crate) diff_id: Digest,
+    pub(crate) times: Option<LayerTimes>,
+    /// When its blob is made.
+    pub(super) time: BlobTime,
+    /// The keys of its record; none when the result must not be kept.
+    keys: Vec<Digest>,
+    /// The blob in the compression of the build.
+    pub(super) blob: tokio::sync::OnceCell<Descriptor>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    record: CacheRecord,
+    /// The tar, until a snapshot or a blob has the files.
+    tar: Option<Arc<File>>,
+    /// Whether the record is in the cache.
+    is_kept: bool,
+}
+
+impl MadeLayer {
+    /// The layer of a step that ran. `tar` has its uncompressed bytes.
+    pub(super) fn new(
+        record: CacheRecord,
+        times: Option<LayerTimes>,
+        keys: Vec<Digest>,
+        time: BlobTime,
+        tar: Option<File>,
+    ) -> Self {
+        let (diff_id, blob) = (record.diff_id.clone(), tokio::sync::OnceCell::new());
+        let state = Mutex::new(State { record, tar: tar.map(Arc::new), is_kept: false });
+        Self { diff_id, times, time, keys, blob, state }
+    }
+
+    /// The layer of a record in the cache.
+    pub(super) fn cached(
+        record: CacheRecord,
+        times: Option<LayerTimes>,
+        keys: Vec<Digest>,
+        time: BlobTime,
+    ) -> Self {
+        let made = Self::new(record, times, keys, time, None);
+        made.state().is_kept = true;
+        made
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the record says now.
+    pub(super) fn record(&self) -> CacheRecord {
+        self.state().record.clone()
+    }
+
+    /// The tar, when it is still at hand.
+    pub(super) fn tar(&self) -> Option<TarFile> {
+        self.state().tar.clone().map(|file| TarFile { file, at: 0 })
+    }
+
+    /// Whether its result is to be kept, and nothing but this process has its files.
+    fn is_pending(&self) -> bool {
+        !self.keys.is_empty() && !self.state().is_kept
+    }
+}
+
+impl SolveContext {
+    /// Puts the record of a layer into the cache, when a snapshot or a blob has its files.
+    pub(super) async fn keep(&self, layer: &Arc<StepLayer>) -> Result<()> {
+        let StepLayer::Made(made) = &**layer else { return Ok(()) };
+        let record = made.record();
+        if record.layer.is_none() && record.snapshot.is_none() {
+            if !made.is_pending() {
+                return Ok(());
+            }
+            let oldest = {
+                let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+                pending.retain(|layer| matches!(&**layer, StepLayer::Made(made) if made.is_pending()));
+                pending.push(Arc::clone(layer));
+                (pending.len() > PENDING).then(|| pending.remove(0))
+            };
+            return match oldest {
+                Some(oldest) => self.make_pending(&oldest).await,
+                None => Ok(()),
+            };
+        }
+        self.write_record(made).await
+    }
+
+    /// Notes that a snapshot has the files of a layer.
+    pub(super) async fn has_snapshot(&self, layer: &StepLayer, name: &Digest) -> Result<()> {
+        let StepLayer::Made(made) = layer else { return Ok(()) };
+        let record = made.record();
+        if record.snapshot.is_some() && self.snapshot_of(&record).await? {
+            return Ok(());
+        }
+        {
+            let mut state = made.state();
+            state.record.snapshot = Some(name.clone());
+            if made.time == BlobTime::OnDemand {
+                state.tar = None;
+            }
+        }
+        self.write_record(made).await
+    }
+
+    /// Notes that a blob has the files of a layer.
+    pub(super) async fn has_blob(&self, made: &MadeLayer, blob: &Descriptor) -> Result<()> {
+        {
+            let mut state = made.state();
+            state.tar = None;
+            if state.is_kept && state.record.layer.as_ref() == Some(blob) {
+                return Ok(());
+            }
+            state.record.layer = Some(blob.clone());
+        }
+        self.write_record(made).await
+    }
+
+    async fn write_record(&self, made: &MadeLayer) -> Result<()> {
+        let record = made.record();
+        for key in &made.keys {
+            self.cache.put(key, &record).await?;
+        }
+        made.state().is_kept = true;
+        Ok(())
+    }
+
+    /// Whether the snapshot of a record, and the index that it is packed with, exist.
+    pub(super) async fn snapshot_of(&self, record: &CacheRecord) -> Result<bool> {
+        let Some(name) = &record.snapshot else { return Ok(false) };
+        Ok(!self.damage.is_lost(&record.diff_id)
+            && self.index_path(&record.diff_id).exists()
+            && self.snapshotter.has(name).await?)
+    }
+
+    /// The tar of a step's layer, from whatever has it.
+    pub(super) async fn open_made(&self, made: &MadeLayer) -> Result<Box<dyn Read + Send>> {
+        if let Some(tar) = made.tar() {
+            return Ok(Box::new(tar));
+        }
+        let record = made.record();
+        for blob in made.blob.get().into_iter().chain(&record.layer) {
+            if self.store.has_blob(&record.repository, &blob.digest).await? {
+                return self.open_blob(&record.repository, blob, &made.diff_id).await;
+            }
+        }
+        let (lost, damage) = (made.diff_id.clone(), self.damage.clone());
+        if let Some(name) = record.snapshot.as_ref().filter(|_| !damage.is_lost(&lost)) {
+            let packed = self.snapshotter.pack(name, &self.index_path(&lost)).await;
+            let tar = packed.inspect_err(|_| damage.lose(&lost))?;
+            return blocking(move || Ok(Box::new(ReadAhead::new(PackedTar::new(tar, lost, damage))?) as _))
+                .await;
+        }
+        damage.lose(&lost);
+        Err(Error::new(ErrorKind::Corrupt, "the files of a cached layer are lost: build again")
+            .with_context("layer", lost))
+    }
+
+    /// Makes blobs of the results that are to be kept and that nothing has unpacked, after the outputs.
+    ///
+    /// # Errors
+    /// Those of the store and of the cache.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        for layer in pending {
+            self.make_pending(&layer).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_pending(&self, layer: &StepLayer) -> Result<()> {
+        match layer {
+            StepLayer::Made(made) if made.is_pending() => {
+                self.blob(layer, made, self.compress_options(), false).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A tar that a snapshotter packs. It ends with an error when it is not the layer.
+struct PackedTar {
+    tar: TarStream,
+    hasher: Option<Hasher>,
+    diff_id: Digest,
+    damage: Damage,
+}
+
+impl PackedTar {
+    fn new(tar: TarStream, diff_id: Digest, damage: Damage) -> Self {
+        Self { tar, hasher: Some(Hasher::sha256()), diff_id, damage }
+    }
+}
+
+impl Read for PackedTar {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let count = match self.tar.read(buffer) {
+            Ok(count) => count,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
+            Err(e) => {
+                self.damage.lose(&self.diff_id);
+                return Err(e);
+            }
+        };
+        match &mut self.hasher {
+            Some(hasher) if count > 0 => hasher.update(&buffer[..count]),
+            hasher => {
+                if hasher.take().is_some_and(|hasher| hasher.finish() != self.diff_id) {
+                    self.damage.lose(&self.diff_id);
+                    let message = "the snapshot of a layer is not as it was written: build again";
+                    let error = Error::new(ErrorKind::Corrupt, message).with_context("layer", &self.diff_id);
+                    return Err(io::Error::other(error));
+                }
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// A reader of a tar that several readers have.
+#[derive(Debug)]
+pub(super) struct TarFile {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Read for TarFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
