@@ -15,7 +15,7 @@ use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::sandbox::Sandbox;
 use crate::snapshot::{LocalSnapshotter, SharedSnapshotter};
-use crate::solve::blocking;
+use crate::solve::{blocking, remove_lost};
 use crate::source::{ClientFactory, ImageSource, RemoteOptions, RemoteSources, Sources, SourcesOptions};
 use crate::store::SharedStore;
 use crate::store::damage::Damage;
@@ -320,11 +320,16 @@ impl LocalBuilder {
                 done => return done,
             };
             let removed = damage.remove(&*self.options.store, &error).await;
-            let Some(digest) = removed.first() else { return Err(error) };
+            let lost = damage.take_lost();
+            let Some(digest) = removed.first().or(lost.first()) else { return Err(error) };
             if request.outputs.iter().any(is_stream) {
                 return Err(crate::store::damage::damaged(digest).with_source(error));
             }
             damage.warn(progress, digest);
+            if !lost.is_empty() {
+                // What cannot be removed now is not used by this build.
+                remove_lost(&*self.engine().await?.snapshotter, lost).await.ok();
+            }
         }
         self.attempt(request, given, &damage, progress).await
     }

@@ -205,3 +205,19 @@ async fn a_damaged_record_is_ignored() {
     std::fs::write(&path, &bytes).unwrap();
     assert_eq!(cache.get(&key).await.unwrap(), Some(record));
 }
+
+/// Earlier versions wrote records that always have a blob and never a snapshot.
+#[tokio::test]
+async fn a_record_of_an_earlier_version_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = DiskCache::open(folder.path()).unwrap();
+    let (key, digest) = (Digest::sha256("key"), Digest::sha256("layer"));
+    let json = format!(
+        r#"{{"layer":{{"mediaType":"{}","digest":"{digest}","size":5}},"diff_id":"{digest}","repository":"a/b"}}"#,
+        crate::media_type::OCI_LAYER
+    );
+    let path = cache.path(&key);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, format!("{json}\n{}", Digest::sha256(&json).hex())).unwrap();
+    assert_eq!(cache.get(&key).await.unwrap(), Some(record()));
+}

@@ -14,10 +14,11 @@ use crate::cache::CacheRecord;
 use crate::digest::Hasher;
 use crate::layer::ReadAhead;
 use crate::oci::Descriptor;
-use crate::snapshot::TarStream;
+use crate::snapshot::{SnapshotInfo, Snapshotter, TarStream};
 use crate::store::RegistryStoreExt as _;
 use crate::store::damage::Damage;
 use crate::{Digest, Error, ErrorKind, Result};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
@@ -171,7 +172,7 @@ impl SolveContext {
     /// Whether the snapshot of a record, and the index that it is packed with, exist.
     pub(super) async fn snapshot_of(&self, record: &CacheRecord) -> Result<bool> {
         let Some(name) = &record.snapshot else { return Ok(false) };
-        Ok(!self.damage.is_lost(&record.diff_id)
+        Ok(!self.damage.is_lost(name)
             && self.index_path(&record.diff_id).exists()
             && self.snapshotter.has(name).await?)
     }
@@ -187,16 +188,17 @@ impl SolveContext {
                 return self.open_blob(&record.repository, blob, &made.diff_id).await;
             }
         }
-        let (lost, damage) = (made.diff_id.clone(), self.damage.clone());
-        if let Some(name) = record.snapshot.as_ref().filter(|_| !damage.is_lost(&lost)) {
-            let packed = self.snapshotter.pack(name, &self.index_path(&lost)).await;
-            let tar = packed.inspect_err(|_| damage.lose(&lost))?;
-            return blocking(move || Ok(Box::new(ReadAhead::new(PackedTar::new(tar, lost, damage))?) as _))
-                .await;
+        let (diff_id, damage) = (made.diff_id.clone(), self.damage.clone());
+        if let Some(name) = record.snapshot.filter(|name| !damage.is_lost(name)) {
+            let packed = self.snapshotter.pack(&name, &self.index_path(&diff_id)).await;
+            let tar = packed.inspect_err(|_| damage.lose(&name))?;
+            let tar = PackedTar { tar, hasher: Some(Hasher::sha256()), diff_id, name, damage };
+            return blocking(move || Ok(Box::new(ReadAhead::new(tar)?) as _)).await;
         }
-        damage.lose(&lost);
+        // The step runs again when the build is repeated.
+        damage.lose(&diff_id);
         Err(Error::new(ErrorKind::Corrupt, "the files of a cached layer are lost: build again")
-            .with_context("layer", lost))
+            .with_context("layer", diff_id))
     }
 
     /// Makes blobs of the results that are to be kept and that nothing has unpacked, after the outputs.
@@ -221,18 +223,38 @@ impl SolveContext {
     }
 }
 
+/// Removes snapshots that are not as they were written, those that share their files, and those that stand on them.
+///
+/// # Errors
+/// Those of the snapshotter: [`ErrorKind::Conflict`] while another process uses snapshots.
+pub(crate) async fn remove_lost(snapshotter: &dyn Snapshotter, lost: Vec<Digest>) -> Result<()> {
+    let list = snapshotter.list().await?;
+    let mut gone: HashSet<Digest> = lost.into_iter().collect();
+    loop {
+        let folders: HashSet<_> =
+            list.iter().filter(|info| gone.contains(&info.chain)).map(|info| &info.folder).collect();
+        let falls = |info: &&SnapshotInfo| {
+            folders.contains(&info.folder) || info.parent.as_ref().is_some_and(|parent| gone.contains(parent))
+        };
+        let before = gone.len();
+        let more: Vec<Digest> = list.iter().filter(falls).map(|info| info.chain.clone()).collect();
+        gone.extend(more);
+        if gone.len() == before {
+            break;
+        }
+    }
+    let gone: Vec<Digest> = gone.into_iter().collect();
+    snapshotter.remove(&gone).await.map(drop)
+}
+
 /// A tar that a snapshotter packs. It ends with an error when it is not the layer.
 struct PackedTar {
     tar: TarStream,
     hasher: Option<Hasher>,
     diff_id: Digest,
+    /// The snapshot.
+    name: Digest,
     damage: Damage,
-}
-
-impl PackedTar {
-    fn new(tar: TarStream, diff_id: Digest, damage: Damage) -> Self {
-        Self { tar, hasher: Some(Hasher::sha256()), diff_id, damage }
-    }
 }
 
 impl Read for PackedTar {
@@ -244,7 +266,7 @@ impl Read for PackedTar {
             Ok(count) => count,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
             Err(e) => {
-                self.damage.lose(&self.diff_id);
+                self.damage.lose(&self.name);
                 return Err(e);
             }
         };
@@ -252,7 +274,7 @@ impl Read for PackedTar {
             Some(hasher) if count > 0 => hasher.update(&buffer[..count]),
             hasher => {
                 if hasher.take().is_some_and(|hasher| hasher.finish() != self.diff_id) {
-                    self.damage.lose(&self.diff_id);
+                    self.damage.lose(&self.name);
                     let message = "the snapshot of a layer is not as it was written: build again";
                     let error = Error::new(ErrorKind::Corrupt, message).with_context("layer", &self.diff_id);
                     return Err(io::Error::other(error));

@@ -40,6 +40,7 @@ pub(crate) use exec::threads;
 pub(crate) use files_out::ForeignOwner;
 pub(crate) use layers::LAYERS_REPOSITORY;
 pub(crate) use layers::blocking;
+pub(crate) use made::remove_lost;
 pub(crate) use options::{EpochChoice, Needs, SolverBackends, SolverOptions};
 pub use plan::{PlannedStep, StepState};
 pub(crate) use step::SolveContext;

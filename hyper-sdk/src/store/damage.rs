@@ -19,9 +19,9 @@ pub(crate) struct Damage(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     suspects: BTreeSet<Digest>,
-    /// The layers whose files no blob and no snapshot has as they were written.
+    /// The snapshots that are not as they were written.
     lost: BTreeSet<Digest>,
-    newly_lost: BTreeSet<Digest>,
+    newly_lost: Vec<Digest>,
     warned: bool,
 }
 
@@ -35,17 +35,22 @@ impl Damage {
         self.state().suspects.insert(digest.clone());
     }
 
-    /// Records that the snapshot with the files of a layer cannot be used. Its step runs again.
-    pub(crate) fn lose(&self, diff_id: &Digest) {
+    /// Records that a snapshot is not as it was written.
+    pub(crate) fn lose(&self, snapshot: &Digest) {
         let mut state = self.state();
-        if state.lost.insert(diff_id.clone()) {
-            state.newly_lost.insert(diff_id.clone());
+        if state.lost.insert(snapshot.clone()) {
+            state.newly_lost.push(snapshot.clone());
         }
     }
 
-    /// Whether [`Damage::lose`] was called for a layer.
-    pub(crate) fn is_lost(&self, diff_id: &Digest) -> bool {
-        self.state().lost.contains(diff_id)
+    /// Whether [`Damage::lose`] was called for a snapshot.
+    pub(crate) fn is_lost(&self, snapshot: &Digest) -> bool {
+        self.state().lost.contains(snapshot)
+    }
+
+    /// The snapshots that were lost since the last call.
+    pub(crate) fn take_lost(&self) -> Vec<Digest> {
+        std::mem::take(&mut self.state().newly_lost)
     }
 
     /// Warns about damage, once for each operation.
@@ -64,12 +69,11 @@ impl Damage {
         Watched { reader, digest: digest.clone(), damage: self.clone(), ended: false }
     }
 
-    /// Checks the suspects and the blobs that an error names, and removes the damaged ones from the store. Returns these,
-    /// and the layers that were lost since the last call.
+    /// Checks the suspects and the blobs that an error names, and removes the damaged ones from the store.
     pub(crate) async fn remove(&self, store: &dyn RegistryStore, error: &Error) -> Vec<Digest> {
         let mut suspects = std::mem::take(&mut self.state().suspects);
         suspects.extend(blobs_of(error));
-        let mut removed: Vec<Digest> = std::mem::take(&mut self.state().newly_lost).into_iter().collect();
+        let mut removed = Vec::new();
         for digest in suspects {
             if matches!(store.remove_damaged(&digest).await, Ok(true)) {
                 removed.push(digest);
