@@ -31,6 +31,7 @@ mod mount_options;
 mod mounts;
 mod names;
 mod on_demand;
+mod on_error;
 mod output_attributes;
 mod outputs;
 mod peers;

@@ -250,6 +250,7 @@ fn solver_options(request: &BuildRequest) -> Result<SolverOptions> {
         extra_hosts: super::request::addresses(&request.extra_hosts)?,
         ssh: request.ssh.clone(),
         secrets: request.secrets.clone(),
+        on_error: request.on_error.clone(),
         ..SolverOptions::default()
     })
 }

@@ -33,6 +33,7 @@ mod resolver;
 mod tests;
 pub mod text;
 
+pub use crate::solve::OnError;
 pub use crate::source::{BuildContext, NamedContext};
 pub use annotations::{AnnotatedPart, AnnotationPlace, PlacedAnnotations};
 pub use check::{Checked, DockerfileFrontend, check_dockerfile, lower_dockerfile};

@@ -5,7 +5,7 @@ use crate::exec::{DevicePermissions, SecretBytes};
 use crate::oci::Descriptor;
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::solve::StepReport;
+use crate::solve::{OnError, StepReport};
 use crate::source::ContextInput;
 use crate::{Digest, Error, ErrorKind, MissingInput, Result};
 use serde::Serialize;
@@ -90,6 +90,8 @@ pub struct BuildRequest {
     pub device_folders: Vec<PathBuf>,
     /// The epoch of the result.
     pub epoch: EpochPolicy,
+    /// What is run in the files of the first RUN step that fails. The build fails all the same.
+    pub on_error: Option<OnError>,
 }
 
 impl BuildRequest {
@@ -121,6 +123,7 @@ impl BuildRequest {
             allow_devices: DevicePermissions::default(),
             device_folders: ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from).to_vec(),
             epoch: EpochPolicy::Auto,
+            on_error: None,
         }
     }
 

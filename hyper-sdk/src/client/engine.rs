@@ -47,6 +47,8 @@ enum Address {
 pub struct EngineAddresses {
     /// The address that was asked for.
     pub named: Option<String>,
+    /// Whether TLS was asked for, which is not supported.
+    pub tls: bool,
     /// The sockets that engines usually have, in the order in which they are tried.
     pub usual: Vec<PathBuf>,
 }
@@ -66,6 +68,7 @@ impl EngineAddresses {
         ];
         Self {
             named: named.map(|name| name.to_string_lossy().into_owned()),
+            tls: variable("DOCKER_TLS_VERIFY").is_some(),
             usual: usual.into_iter().flatten().collect(),
         }
     }
@@ -77,6 +80,11 @@ impl EngineAddresses {
     pub async fn find(&self) -> Result<Option<Engine>> {
         if let Some(named) = &self.named {
             let engine: Engine = named.parse()?;
+            if self.tls && matches!(engine.0, Address::Tcp(_)) {
+                return Err(Error::unsupported(format!(
+                    "DOCKER_TLS_VERIFY asks for TLS to {engine}, which is not supported yet: use a socket"
+                )));
+            }
             engine.ping().await?;
             return Ok(Some(engine));
         }
@@ -326,11 +334,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let absent = folder.path().join("absent.sock");
         let named = Some(format!("unix://{}", absent.display()));
-        let addresses = EngineAddresses { named, usual: Vec::new() };
+        let addresses = EngineAddresses { named, ..EngineAddresses::default() };
         let error = addresses.find().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(error.to_string().contains("absent.sock"), "{error}");
-        let usual = EngineAddresses { named: None, usual: vec![absent] };
+        let usual = EngineAddresses { usual: vec![absent], ..EngineAddresses::default() };
         assert_eq!(usual.find().await.unwrap(), None);
+        let named = Some("tcp://127.0.0.1:1".to_owned());
+        let encrypted = EngineAddresses { named, tls: true, ..EngineAddresses::default() };
+        assert_eq!(encrypted.find().await.unwrap_err().kind(), ErrorKind::Unsupported);
     }
 }

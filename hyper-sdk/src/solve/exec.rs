@@ -155,8 +155,12 @@ impl SolveContext {
         let keys_hold = self.still_hold(keys, vertex, base, inputs).await;
         let active = self.snapshotter.prepare(base_name.as_ref()).await?;
         let log = Arc::new(TaskLog::default());
+        let again = self.after_failure.keep(&spec);
         let run = self.executor.run(active.rootfs(), spec, Arc::clone(&log) as Arc<dyn LogSink>);
         let status = log.pass_on(task, run).await;
+        if status.as_ref().is_ok_and(|status| !status.success()) {
+            self.after_failure.run(&*self.executor, active.rootfs(), again, task).await;
+        }
         let made = match status {
             Ok(status) if status.success() => match self.snapshotter.diff(&*active).await {
                 // The snapshot has the files; without haste the blob is made of it.

@@ -1,5 +1,6 @@
 //! The backends and options of a solver.
 
+use super::on_error::OnError;
 use crate::cache::SharedCache;
 use crate::exec::{DevicePermissions, Devices, Executor, Network, SecretBytes};
 use crate::layer::copy::StatCache;
@@ -88,6 +89,8 @@ pub(crate) struct SolverOptions {
     pub parallel: Option<usize>,
     /// The parts of the result that outputs need.
     pub needs: Needs,
+    /// What is run when a command fails.
+    pub on_error: Option<OnError>,
     /// The damaged blobs of the store that were found.
     pub damage: Damage,
     /// The receiver of events.

@@ -3,6 +3,7 @@
 use super::chain::{Chain, StepLayer};
 use super::layers::{LAYERS_REPOSITORY, Target};
 use super::made::{BlobTime, MadeLayer};
+use super::on_error::AfterFailure;
 use super::options::{EpochChoice, SolverBackends, SolverOptions};
 use super::value::{Layer, LayerTimes, Planned, StepResult};
 use super::{Failed, PendingResult, StepReport};
@@ -73,6 +74,7 @@ pub(crate) struct SolveContext {
     pub(super) resolv_conf: Option<String>,
     pub(super) ssh: BTreeMap<String, PathBuf>,
     pub(super) secrets: BTreeMap<String, SecretBytes>,
+    pub(super) after_failure: AfterFailure,
     pub(super) damage: Damage,
     pub(super) progress: Progress,
     /// How many commands run at once.
@@ -146,6 +148,7 @@ impl SolveContext {
             resolv_conf: options.resolv_conf,
             ssh: options.ssh,
             secrets: options.secrets,
+            after_failure: AfterFailure::new(options.on_error),
             damage: options.damage,
             progress: options.progress,
             commands: tokio::sync::Semaphore::new(options.parallel.unwrap_or(processors.max(4))),

@@ -1,6 +1,7 @@
 //! The arguments of `hyperbuild build`.
 
 use super::call::{Call, Method};
+use super::on_error::Reaction;
 use crate::args::TransportArgs;
 use crate::failure::Failure;
 use crate::render::Mode;
@@ -104,6 +105,9 @@ pub(crate) struct BuildArgs {
     /// How progress is shown on standard error; `auto` without it [env: BUILDKIT_PROGRESS]
     #[arg(long, value_enum, value_name = "MODE")]
     pub(crate) progress: Option<Mode>,
+    /// What to do when a RUN step fails: a shell in its files, with its mounts and its environment, reads standard input
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) on_error: Option<Reaction>,
     /// Line of /etc/hosts in RUN steps
     #[arg(long = "add-host", value_name = "NAME:ADDRESS")]
     pub(crate) hosts: Vec<String>,
@@ -140,6 +144,11 @@ pub(crate) struct BuildArgs {
 impl BuildArgs {
     /// Refuses flags that contradict each other.
     pub(super) fn check_methods(&self) -> Result<(), Failure> {
+        if self.on_error.is_some() && (self.context == "-" || self.file.as_deref() == Some("-")) {
+            return Err(Failure::usage(
+                "--on-error reads standard input, which is the context or the Dockerfile",
+            ));
+        }
         let method = self.call.method;
         if self.dry_run && (self.checks() || method != Method::Build) {
             return Err(Failure::usage("--dry-run plans a build, and --call asks for something else"));

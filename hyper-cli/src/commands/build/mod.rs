@@ -3,6 +3,7 @@
 mod arguments;
 mod call;
 mod check;
+mod on_error;
 mod plan;
 mod request;
 mod result;
@@ -20,6 +21,7 @@ use hyper_sdk::build::{BuildRequest, Destinations, Output, OutputKind};
 use hyper_sdk::client::Engine;
 use hyper_sdk::session::{Recording, Session};
 use hyper_sdk::{Error, ErrorKind, Result, ResultExt as _, private_folder};
+use on_error::Reaction;
 use request::{outputs, request};
 use result::Report;
 use std::io::{self, IsTerminal as _};
@@ -72,11 +74,15 @@ async fn dry_run(
 
 async fn build(
     args: &BuildArgs,
-    request: BuildRequest,
+    mut request: BuildRequest,
     session: &Session,
     console: &Console,
 ) -> Result<(), Failure> {
     let stdout_is_taken = request.outputs.iter().any(Output::is_stdout);
+    // The pipe of the shell is removed when the build has ended.
+    let shell = args.on_error.map(|Reaction::Shell| on_error::shell()).transpose()?;
+    let (command, _pipe) = shell.unzip();
+    request.on_error = command;
     let logs = logs(session)?;
     let renderer = Renderer::start(mode(args, console)?, console.color, Some((&logs, "build")))?;
     // A build is worth more than its record.
@@ -112,7 +118,11 @@ async fn build(
 }
 
 fn mode(args: &BuildArgs, console: &Console) -> Result<Mode, Failure> {
-    if console.quiet { Ok(Mode::Quiet) } else { args.mode() }
+    match if console.quiet { Mode::Quiet } else { args.mode()? } {
+        // Live bars and a shell do not share a terminal.
+        Mode::Auto | Mode::Tty if args.on_error.is_some() => Ok(Mode::Plain),
+        mode => Ok(mode),
+    }
 }
 
 /// Where log files go.
