@@ -5,7 +5,7 @@
 //!   "type=oci,dest=a.tar"   "type=image,push=true"   "folder"   {"type": "oci", "dest": Path("a.tar")}
 //! ```
 
-use hyper_sdk::build::{Destination, Output, OutputKind};
+use hyper_sdk::build::{Output, OutputKind};
 use hyper_sdk::dockerfile::csv_fields;
 use hyper_sdk::{Error, Result};
 use pyo3::exceptions::PyTypeError;
@@ -72,10 +72,7 @@ impl OutputArgument {
 
     /// Standard output belongs to the program: an archive goes there only when that is asked for.
     fn with_place(output: Output, has_place: bool) -> Result<Self> {
-        let (OutputKind::Oci(to) | OutputKind::Docker(to) | OutputKind::Tar(to)) = &output.kind else {
-            return Ok(Self(output));
-        };
-        if matches!(to, Destination::Stdout(_)) && !has_place {
+        if output.is_stdout() && !has_place {
             return Err(Error::invalid("an archive needs `dest`: a file, or `-` for standard output"));
         }
         Ok(Self(output))

@@ -1,7 +1,7 @@
 //! The places that results are written to, checked before there are results.
 
 use super::output::is_stdout;
-use super::{Destination, Output, OutputKind, emptied_folders};
+use super::{Output, OutputKind, emptied_folders};
 use crate::atomic_file::open_without_waiting;
 use crate::{Error, Result};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -74,15 +74,10 @@ impl Destinations {
         {
             return Err(emptied_folders::refusal(folder, "holds your home folder"));
         }
-        match (&output.kind, output.folder()) {
-            (_, Some(folder)) => check_folder(folder),
-            (
-                OutputKind::Oci(Destination::File(path))
-                | OutputKind::Docker(Destination::File(path))
-                | OutputKind::Tar(Destination::File(path)),
-                None,
-            ) => self.check_path(path),
-            _ => Ok(()),
+        match (output.folder(), output.destination()) {
+            (Some(folder), _) => check_folder(folder),
+            (None, Some(path)) if !output.is_stdout() => self.check_path(path),
+            (None, _) => Ok(()),
         }
     }
 

@@ -162,7 +162,7 @@ impl Authenticator {
             Scheme::Basic => match self.credentials(access).await? {
                 Credentials::Basic { username, password } => basic(&username, &password).map(Some),
                 Credentials::Bearer(token) => bearer(&token).map(Some),
-                _ => Ok(None),
+                Credentials::Anonymous | Credentials::IdentityToken(_) => Ok(None),
             },
             Scheme::Bearer { realm, service } => {
                 let token = self.token(http, &realm, service.as_deref(), access, reporter).await?;
