@@ -42,7 +42,9 @@ pub(crate) fn open(
 ) -> Result<Session> {
     let mut defaults = defaults();
     defaults.config = global.config.clone().or(defaults.config);
-    let options = SessionOptions::from_defaults(global.root.clone(), defaults)?.progress(console.warnings());
+    let mut options =
+        SessionOptions::from_defaults(global.root.clone(), defaults)?.progress(console.warnings());
+    options.cache_limit = global.cache_limit.unwrap_or_default();
     (configure.0)(transport.apply(options)).open()
 }
 

@@ -41,6 +41,7 @@ mod remote;
 mod rootless;
 mod serve;
 mod single_id;
+mod space;
 mod state;
 mod stderr;
 mod support;

@@ -9,11 +9,11 @@
 //! - Modules import in one direction, from a line to those above it, and never in a circle:
 //!
 //! ```text
-//! error digest reference oci media_type mode escape platform clock progress private_folder runtime small_file stale_files atomic_file byte_channel beneath remove_tree
+//! error digest reference oci media_type mode escape platform clock progress private_folder runtime small_file stale_files atomic_file byte_channel beneath remove_tree uses disk_usage
 //!   └▶ dockerfile graph layer store
 //!        └▶ sandbox layout
 //!             └▶ lint client cache source snapshot exec
-//!                  └▶ frontend solve export
+//!                  └▶ frontend solve export space
 //!                       └▶ build
 //!                            └▶ session
 //! ```
@@ -26,6 +26,8 @@ mod beneath;
 mod byte_channel;
 pub mod clock;
 pub mod digest;
+#[cfg(feature = "build")]
+mod disk_usage;
 pub mod dockerfile;
 mod error;
 mod escape;
@@ -73,6 +75,10 @@ pub mod snapshot;
 pub mod solve;
 #[cfg(feature = "build")]
 pub mod source;
+#[cfg(feature = "build")]
+pub mod space;
+#[cfg(feature = "build")]
+pub mod uses;
 
 pub use digest::Digest;
 pub use error::{

@@ -6,6 +6,7 @@ use crate::serve::ServerOptions;
 use crate::server::{RunningServer, Server};
 use hyper_sdk::session::Session;
 use hyper_sdk::store::is_internal;
+use hyper_sdk::uses::{Use, UseKind};
 use hyper_sdk::{RepositoryName, Result};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -49,18 +50,24 @@ impl ServeSession for Session {
         mut registry: RegistryOptions,
         server: ServerOptions,
     ) -> Result<RunningServer> {
-        registry.authorizer = Some(Arc::new(ImagesOnly(registry.effective_authorizer())));
+        let held = Some(self.hold(UseKind::Server).await?);
+        let others = registry.effective_authorizer();
+        registry.authorizer = Some(Arc::new(ImagesOnly { others, _held: held }));
         Server::start_on(listener, self.store().await?, registry, server)
     }
 }
 
 /// Denies the repositories that the builder keeps for itself, and asks another authorizer about all others.
 #[derive(Debug)]
-struct ImagesOnly(Arc<dyn Authorizer>);
+struct ImagesOnly {
+    others: Arc<dyn Authorizer>,
+    /// The server uses the state folder for as long as it has its authorizer.
+    _held: Option<Use>,
+}
 
 impl Authorizer for ImagesOnly {
     fn allows(&self, who: &Principal, repository: Option<&RepositoryName>, action: Action) -> bool {
-        !repository.is_some_and(is_internal) && self.0.allows(who, repository, action)
+        !repository.is_some_and(is_internal) && self.others.allows(who, repository, action)
     }
 }
 
@@ -75,7 +82,7 @@ mod tests {
         let images = (name("hyper.local.example/app"), name("hyper.local/layers"));
         for access in [AnonymousAccess::Full, AnonymousAccess::Pull, AnonymousAccess::None] {
             let options = RegistryOptions { anonymous: Some(access), ..RegistryOptions::default() };
-            let authorizer = ImagesOnly(options.effective_authorizer());
+            let authorizer = ImagesOnly { others: options.effective_authorizer(), _held: None };
             for (who, action) in [
                 (Principal::anonymous(), Action::Pull),
                 (Principal::anonymous(), Action::Push),

@@ -2,12 +2,14 @@
 
 mod build;
 mod completions;
+mod du;
 mod history;
 mod images;
 mod inspect;
 mod login;
 mod logout;
 mod man;
+mod prune;
 mod pull;
 mod push;
 mod quickstart;
@@ -36,6 +38,8 @@ pub(crate) enum Command {
     History(history::HistoryArgs),
     Tag(tag::TagArgs),
     Rm(rm::RmArgs),
+    Du(du::DuArgs),
+    Prune(prune::PruneArgs),
     Login(login::LoginArgs),
     Logout(logout::LogoutArgs),
     Serve(serve::ServeArgs),
@@ -67,6 +71,8 @@ impl Command {
             | Self::History(_)
             | Self::Tag(_)
             | Self::Rm(_)
+            | Self::Du(_)
+            | Self::Prune(_)
             | Self::Logout(_)
             | Self::Serve(_)
             | Self::Quickstart(_)
@@ -104,6 +110,8 @@ impl Command {
             Self::History(args) => history::run(args, &session()?, &console),
             Self::Tag(args) => tag::run(args, &session()?).await,
             Self::Rm(args) => rm::run(args, &session()?).await,
+            Self::Du(args) => du::run(args, &session()?, &console).await,
+            Self::Prune(args) => prune::run(args, &session()?, &console).await,
             Self::Login(args) => login::run(args, &session()?, &console).await,
             Self::Logout(args) => logout::run(args, &session()?, &console).await,
             Self::Quickstart(args) => quickstart::run(args, &console).await,

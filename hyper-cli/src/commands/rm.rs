@@ -8,7 +8,8 @@ use hyper_sdk::session::Session;
 
 /// Removes names from the local store
 ///
-/// `NAME:TAG` removes the tag alone; `NAME@DIGEST` removes the image and all of its tags in that repository.
+/// `NAME:TAG` removes the tag alone; `NAME@DIGEST` removes the image and all of its tags in that repository. What no other
+/// name, no build cache and no running build uses is removed from the disk; `prune` removes the cache.
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
     /// Names of images

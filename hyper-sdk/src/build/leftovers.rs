@@ -9,8 +9,9 @@ use std::time::Duration;
 pub(super) const AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The parents of temporary folders, and how the names of those begin.
-const FOLDERS: [(&str, &str); 5] = [
+const FOLDERS: [(&str, &str); 6] = [
     ("scratch", "context-"),
+    ("scratch", "removed-"),
     ("scratch", "archive-"),
     ("sources/web", ".new-"),
     ("sources/checkouts", ".new-"),
@@ -18,7 +19,8 @@ const FOLDERS: [(&str, &str); 5] = [
 ];
 
 /// The folders that contain temporary files.
-const FILES: [&str; 7] = ["", "indexes", "cache", "mounts", "snapshots", "sources/web", "sources/images"];
+const FILES: [&str; 8] =
+    ["", "indexes", "cache", "mounts", "snapshots", "sources/web", "sources/images", "uses"];
 
 /// Removes leftovers that are older than `age`. One that cannot be removed stays until the next time.
 pub(super) fn sweep(root: &Path, age: Duration) {
@@ -105,9 +107,9 @@ mod tests {
             made.push(crate::private_folder::temporary(prefix, Some(&within)).unwrap());
         }
         let count = || std::fs::read_dir(&scratch).unwrap().count();
-        assert_eq!(count(), 4);
+        assert_eq!(count(), 5);
         sweep(root.path(), Duration::ZERO);
-        assert_eq!(count(), 4);
+        assert_eq!(count(), 5);
         assert!(made.iter().all(|folder| folder.path().exists()));
         // A process that is killed gives up its locks and removes nothing.
         let left: Vec<_> = made.into_iter().map(crate::private_folder::TemporaryFolder::keep).collect();

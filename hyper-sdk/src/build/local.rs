@@ -17,8 +17,10 @@ use crate::sandbox::Sandbox;
 use crate::snapshot::{LocalSnapshotter, SharedSnapshotter};
 use crate::solve::{blocking, remove_lost};
 use crate::source::{ClientFactory, ImageSource, RemoteOptions, RemoteSources, Sources, SourcesOptions};
+use crate::space::{PruneOptions, Pruned, Space, SpaceUsage};
 use crate::store::SharedStore;
 use crate::store::damage::Damage;
+use crate::uses::{Use, UseKind};
 use crate::{Error, Result, ResultExt, private_folder};
 use async_trait::async_trait;
 use futures::FutureExt as _;
@@ -26,10 +28,14 @@ use futures::future::BoxFuture;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// How often a build starts again after it read a damaged blob of the store. Each attempt finds every damaged blob that it
 /// reads.
 const REPAIRS: usize = 8;
+
+/// How often a running build looks whether the cache has come to its limit.
+const LIMIT_PAUSE: Duration = Duration::from_secs(30);
 
 /// Builds on this machine, without a daemon.
 ///
@@ -153,6 +159,7 @@ impl LocalBuilder {
     /// Those of fetching the context, [`crate::ErrorKind::NotFound`] when it has no Dockerfile, and those of
     /// [`check_dockerfile`].
     pub async fn check(&self, request: BuildRequest, progress: &Progress) -> Result<Checked> {
+        let _use = Use::begin(&self.options.root, UseKind::Work).await?;
         let (request, main, contexts) = self.load_context(request, progress).await?;
         let sources = self.sources(&request, &main, &contexts, &Damage::default(), progress);
         let resolver = BuildResolver { sources, main_time: main.time };
@@ -307,6 +314,19 @@ impl LocalBuilder {
     ) -> Result<BuildOutput> {
         request.check_outputs()?;
         emptied_folders::check(&request, &self.options.root)?;
+        let using = Use::begin(&self.options.root, UseKind::Work).await?;
+        let output = self.keeping_to_limit(self.repeat_in_use(request, given, progress)).await;
+        drop(using);
+        self.keep_to_limit().await;
+        output
+    }
+
+    async fn repeat_in_use(
+        &self,
+        request: BuildRequest,
+        given: Option<&Lowered>,
+        progress: &Progress,
+    ) -> Result<BuildOutput> {
         let (outputs, home) = (request.outputs.clone(), self.options.home.clone());
         // Holds named pipes open until the end.
         let _destinations = blocking(move || Destinations::open(&outputs, home.as_deref())).await?;
@@ -332,6 +352,63 @@ impl LocalBuilder {
             }
         }
         self.attempt(request, given, &damage, progress).await
+    }
+
+    /// Waits for a build, and looks at the limit of the cache now and then.
+    async fn keeping_to_limit<T>(&self, build: impl Future<Output = T>) -> T {
+        let keep = async {
+            loop {
+                tokio::time::sleep(LIMIT_PAUSE).await;
+                self.keep_to_limit().await;
+            }
+        };
+        tokio::select! {
+            output = build => output,
+            () = keep => unreachable!("it has no end"),
+        }
+    }
+
+    /// Keeps the cache below its limit. A failure is logged: the build is done, and the next one tries again.
+    async fn keep_to_limit(&self) {
+        // Without an engine nothing was built.
+        if !self.engine.initialized() {
+            return;
+        }
+        let kept = async { self.space().await?.keep_to(self.options.cache_limit).await };
+        match kept.await {
+            Ok(pruned) if pruned.removed.is_empty() => {}
+            Ok(pruned) => {
+                tracing::info!(
+                    freed = pruned.freed,
+                    items = pruned.removed.len(),
+                    "the cache was cleaned up"
+                );
+            }
+            Err(error) => tracing::warn!(%error, "the cache could not be cleaned up"),
+        }
+    }
+
+    pub(super) async fn space(&self) -> Result<Space> {
+        let snapshotter = Arc::clone(&self.engine().await?.snapshotter);
+        let (root, store) = (self.options.root.clone(), Arc::clone(&self.options.store));
+        Ok(Space { root, store, cache: Arc::clone(&self.cache), snapshotter })
+    }
+
+    /// What in the state folder uses how much. Other processes may work with it meanwhile.
+    ///
+    /// # Errors
+    /// Those of starting the sandbox, of the store and of the cache.
+    pub async fn disk_usage(&self) -> Result<SpaceUsage> {
+        self.space().await?.usage().await
+    }
+
+    /// Removes what nothing uses, least recently used first. Waits for a clean-up of another process. Dropping the future,
+    /// or killing the process, leaves nothing half removed: the next clean-up goes on.
+    ///
+    /// # Errors
+    /// Those of [`LocalBuilder::disk_usage`]; [`crate::ErrorKind::Io`] when something cannot be removed.
+    pub async fn prune(&self, options: &PruneOptions) -> Result<Pruned> {
+        self.space().await?.prune(options).await
     }
 
     /// Reports once that the folder was open to other users.

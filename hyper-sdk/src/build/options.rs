@@ -7,6 +7,7 @@ use crate::export::Exporter;
 use crate::frontend::SharedFrontend;
 use crate::snapshot::SharedSnapshotter;
 use crate::source::{ClientFactory, ProxyChoice, SharedSource};
+use crate::space::CacheLimit;
 use crate::store::SharedStore;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -51,6 +52,8 @@ pub struct LocalBuilderOptions {
     pub resolv_conf: Option<String>,
     /// How many commands run at once; without, the number of processors and at least four.
     pub parallel: Option<usize>,
+    /// How much the cache may take. What is least recently used goes first, at the end of builds and during long ones.
+    pub cache_limit: CacheLimit,
     /// The clock for [`super::EpochPolicy::Now`].
     pub clock: SharedClock,
     /// The executor of commands; without, the sandbox of this machine.
@@ -79,6 +82,7 @@ impl LocalBuilderOptions {
             helper: HelperCommand::current_exe(),
             resolv_conf: None,
             parallel: None,
+            cache_limit: CacheLimit::Usual,
             clock: Arc::new(SystemClock),
             executor: None,
             snapshotter: None,
@@ -93,6 +97,13 @@ impl LocalBuilderOptions {
     #[must_use]
     pub fn proxy(mut self, proxy: ProxyChoice) -> Self {
         self.proxy = Some(proxy);
+        self
+    }
+
+    /// Sets how much the cache may take.
+    #[must_use]
+    pub fn cache_limit(mut self, limit: CacheLimit) -> Self {
+        self.cache_limit = limit;
         self
     }
 

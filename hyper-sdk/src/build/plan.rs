@@ -7,6 +7,7 @@ use crate::graph::{Graph, VertexId};
 use crate::progress::Progress;
 use crate::solve::{PlannedStep, StepReport, StepState};
 use crate::store::damage::Damage;
+use crate::uses::{Use, UseKind};
 use async_trait::async_trait;
 use serde::Serialize;
 use std::fmt;
@@ -66,6 +67,7 @@ impl LocalBuilder {
                 }
             }
         }
+        let _use = Use::begin(&self.options.root, UseKind::Work).await?;
         let prepared = self.prepare(request, given, &Damage::default(), progress).await?;
         let steps = prepared.solver.plan().await?;
         Ok(BuildPlan { steps, names, graph: prepared.graph, root: prepared.root })

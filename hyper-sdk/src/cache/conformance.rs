@@ -6,11 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a case is a test: it fails by panicking")]
 #![allow(missing_docs, reason = "the name of a case is its description")]
 
-use crate::cache::{CacheRecord, SharedCache};
+use crate::cache::{CacheEntry, CacheRecord, SharedCache};
 use crate::layer::FileTime;
 use crate::oci::Descriptor;
-use crate::{Digest, RepositoryName, media_type};
+use crate::{Digest, ErrorKind, RepositoryName, media_type};
 use futures::future::join_all;
+use std::time::Duration;
 
 /// Emits one `#[tokio::test]` for each case of the suite.
 ///
@@ -39,7 +40,8 @@ macro_rules! cache_conformance {
             a_record_of_an_annotated_layer_is_returned_unchanged, a_second_record_replaces_the_first, keys_do_not_mix,
             a_sha512_key_has_its_own_record, removing_a_record_keeps_the_others, removing_a_missing_record_is_not_an_error,
             a_removed_record_can_be_put_again, racing_writers_leave_one_complete_record,
-            many_tasks_write_many_keys, a_cache_has_a_name,
+            many_tasks_write_many_keys, records_are_listed_in_pages, a_record_that_was_found_is_used,
+            only_unused_records_are_removed_as_such, a_cache_has_a_name,
         );
     };
     ($fixture:path, $reopen:path) => {
@@ -196,6 +198,76 @@ pub async fn many_tasks_write_many_keys(cache: SharedCache) {
         assert_eq!(cache.get(&key(&own)).await.unwrap(), Some(record(&own)));
         assert_eq!(cache.get(&key(&format!("other {i}"))).await.unwrap(), None);
     }
+}
+
+/// The records, or `None` when the cache does not list them.
+async fn list(cache: &SharedCache, limit: usize) -> Option<Vec<CacheEntry>> {
+    let (mut all, mut after) = (Vec::<CacheEntry>::new(), None);
+    loop {
+        let page = match cache.list(after.as_ref(), limit).await {
+            Err(e) if e.kind() == ErrorKind::Unsupported => return None,
+            page => page.unwrap(),
+        };
+        assert!(page.len() <= limit);
+        for entry in &page {
+            assert!(all.iter().all(|other| other.key != entry.key), "{} was listed twice", entry.key);
+        }
+        let Some(last) = page.last() else { return Some(all) };
+        after = Some(last.key.clone());
+        all.extend(page);
+    }
+}
+
+pub async fn records_are_listed_in_pages(cache: SharedCache) {
+    let names: Vec<String> = (0..40).map(|i| i.to_string()).collect();
+    for name in &names {
+        cache.put(&key(name), &record(name)).await.unwrap();
+    }
+    let long = Digest::parse(&format!("sha512:{}{}", key("0").hex(), key("1").hex())).unwrap();
+    cache.put(&long, &record("long")).await.unwrap();
+    let Some(all) = list(&cache, 7).await else { return };
+    assert_eq!(all.len(), 41);
+    for (key, name) in names.iter().map(|name| (key(name), name.as_str())).chain([(long, "long")]) {
+        let entry = all.iter().find(|entry| entry.key == key).unwrap();
+        assert_eq!(entry.record, record(name));
+    }
+    for name in &names {
+        cache.remove(&key(name)).await.unwrap();
+    }
+    assert_eq!(list(&cache, 7).await.unwrap().len(), 1);
+}
+
+pub async fn a_record_that_was_found_is_used(cache: SharedCache) {
+    cache.put(&key("k"), &record("one")).await.unwrap();
+    let Some(before) = list(&cache, 2).await else { return };
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(list(&cache, 2).await.unwrap()[0].used, before[0].used, "listing is no use");
+    cache.get(&key("k")).await.unwrap();
+    let found = list(&cache, 2).await.unwrap()[0].used;
+    assert!(found > before[0].used, "it was found");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    cache.put(&key("k"), &record("two")).await.unwrap();
+    assert!(list(&cache, 2).await.unwrap()[0].used > found, "it was stored again");
+}
+
+pub async fn only_unused_records_are_removed_as_such(cache: SharedCache) {
+    for name in ["old", "found"] {
+        cache.put(&key(name), &record(name)).await.unwrap();
+    }
+    if list(&cache, 9).await.is_none() {
+        return;
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    cache.get(&key("found")).await.unwrap();
+    let all = list(&cache, 9).await.unwrap();
+    let used = all.iter().find(|entry| entry.key == key("found")).unwrap().used;
+    for (name, goes) in [("old", true), ("old", false), ("found", false), ("unknown", false)] {
+        assert_eq!(cache.remove_unused(&key(name), Some(used)).await.unwrap(), goes, "{name}");
+    }
+    assert_eq!(cache.get(&key("old")).await.unwrap(), None);
+    assert_eq!(cache.get(&key("found")).await.unwrap(), Some(record("found")));
+    assert!(cache.remove_unused(&key("found"), None).await.unwrap());
+    assert_eq!(cache.get(&key("found")).await.unwrap(), None);
 }
 
 pub async fn a_cache_has_a_name(cache: SharedCache) {

@@ -1,15 +1,16 @@
 //! A cache in a folder: one small file for each record, `AB/ABCDEF…` by the hexadecimal key, written by a rename. The
 //! first line is the record as JSON, the second line its SHA-256. A file that does not match its hash is ignored.
 //!
-//! A lookup reads one file, so a fully cached build reads one file for each step.
+//! The mtime of a file is its last use. A lookup reads one file, so a fully cached build reads one file for each step.
 
-use super::{CacheRecord, CacheStore};
-use crate::{Digest, Error, Result, private_folder};
+use super::{CacheEntry, CacheRecord, CacheStore};
+use crate::{Digest, Error, Result, ResultExt as _, private_folder, uses};
 use async_trait::async_trait;
 use std::fmt;
 use std::io::ErrorKind::NotFound;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Keeps records in a folder.
 #[derive(Debug)]
@@ -41,6 +42,29 @@ impl DiskCache {
     }
 }
 
+fn parse(bytes: &[u8]) -> Option<CacheRecord> {
+    checked(bytes).and_then(|json| serde_json::from_slice(json).ok())
+}
+
+/// The names in a folder in byte order; none when it does not exist.
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if matches!(e.kind(), NotFound | std::io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(e) => return Err(e).at("cannot read the folder of the cache", folder),
+    };
+    let mut names: Vec<String> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The key whose record is in a file with this name.
+fn key_of(name: &str) -> Option<Digest> {
+    let algorithm = if name.len() == 128 { "sha512" } else { "sha256" };
+    Digest::parse(&format!("{algorithm}:{name}")).ok()
+}
+
 /// The JSON of a record whose hash matches.
 fn checked(bytes: &[u8]) -> Option<&[u8]> {
     let (json, check) = bytes.split_at(bytes.iter().rposition(|byte| *byte == b'\n')?);
@@ -59,7 +83,9 @@ impl CacheStore for DiskCache {
         let path = self.path(key);
         // A record is smaller than a page and usually in the page cache, so no other thread is needed.
         match std::fs::read(&path) {
-            Ok(bytes) => Ok(checked(&bytes).and_then(|json| serde_json::from_slice(json).ok())),
+            // One that a clean-up takes away at this moment counts as missing.
+            Ok(bytes) if uses::touch(&path) => Ok(parse(&bytes)),
+            Ok(_) => Ok(None),
             Err(e) if e.kind() == NotFound => Ok(None),
             Err(e) => Err(Error::io("cannot read the cache record", &path, e)),
         }
@@ -81,5 +107,37 @@ impl CacheStore for DiskCache {
             Err(e) if e.kind() != NotFound => Err(Error::io("cannot remove the cache record", &path, e)),
             _ => Ok(()),
         }
+    }
+
+    async fn list(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<CacheEntry>> {
+        let (mut page, last) = (Vec::new(), after.map_or("", Digest::hex));
+        for prefix in names(&self.folder)? {
+            if last.get(..prefix.len()).is_some_and(|first| *prefix < *first) {
+                continue;
+            }
+            for name in names(&self.folder.join(&prefix))? {
+                if page.len() == limit {
+                    return Ok(page);
+                }
+                let Some(key) = key_of(&name).filter(|_| *name > *last) else { continue };
+                // A record that is removed meanwhile is not listed, nor is a damaged one.
+                let path = self.path(&key);
+                let Ok(bytes) = std::fs::read(&path) else { continue };
+                let used = std::fs::metadata(&path).and_then(|meta| meta.modified());
+                if let (Some(record), Ok(used)) = (parse(&bytes), used) {
+                    page.push(CacheEntry { key, used, record });
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    async fn remove_unused(&self, key: &Digest, before: Option<SystemTime>) -> Result<bool> {
+        let path = self.path(key);
+        let failed = |e| Error::io("cannot remove the cache record", &path, e);
+        // The name is that of a temporary file, which is removed when it is old.
+        let aside = tempfile::Builder::new().tempfile_in(&self.folder).map_err(failed)?.into_temp_path();
+        let is_unused = |used| before.is_none_or(|before| used < before);
+        uses::take_away(&path, &aside, is_unused).map_err(failed)
     }
 }

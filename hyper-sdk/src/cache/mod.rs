@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::fmt::{Debug, Display};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// The layer that a step made.
 ///
@@ -47,6 +48,17 @@ impl CacheRecord {
     pub fn of_blob(layer: Descriptor, diff_id: Digest, repository: RepositoryName) -> Self {
         Self { layer: Some(layer), diff_id, repository, times: None, made: None, snapshot: None }
     }
+}
+
+/// A record as [`CacheStore::list`] gives it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CacheEntry {
+    /// Its key.
+    pub key: Digest,
+    /// When it was last stored or found.
+    pub used: SystemTime,
+    /// The record.
+    pub record: CacheRecord,
 }
 
 /// Keeps the records of a build cache.
@@ -113,6 +125,26 @@ pub trait CacheStore: Display + Debug + Send + Sync + 'static {
     /// # Errors
     /// [`crate::ErrorKind::Io`] when it cannot be removed.
     async fn remove(&self, key: &Digest) -> Result<()>;
+
+    /// At most `limit` records with the time of their last use, after the key `after`, which may be gone. The cache
+    /// chooses the order and does not change it. Listing is no use.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] when the cache cannot list its records: they are then never cleaned up.
+    async fn list(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<CacheEntry>> {
+        let _ = (after, limit);
+        Err(crate::Error::unsupported("the cache does not list its records"))
+    }
+
+    /// Removes a record that was last used before a time; without a time, any record. Returns whether it removed it. Who
+    /// looks for it at the same time either keeps it or does not find it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] when the cache cannot list its records.
+    async fn remove_unused(&self, key: &Digest, before: Option<SystemTime>) -> Result<bool> {
+        let _ = (key, before);
+        Err(crate::Error::unsupported("the cache does not list its records"))
+    }
 }
 
 /// A shared cache.

@@ -48,6 +48,9 @@ enum Fault {
     StaysRemoved,
     WritesInTwoSteps,
     IsEmptyBetweenTwoRecords,
+    ListsTheFirstPage,
+    FindingIsNoUse,
+    RemovesUsed,
     HasNoName,
 }
 
@@ -87,6 +90,10 @@ impl Display for Faulty {
 #[async_trait]
 impl CacheStore for Faulty {
     async fn get(&self, key: &Digest) -> Result<Option<CacheRecord>> {
+        if self.fault == Fault::FindingIsNoUse {
+            let all = self.records.list(None, usize::MAX).await?;
+            return Ok(all.into_iter().find(|entry| entry.key == *key).map(|entry| entry.record));
+        }
         let found = self.records.get(&self.key(key)).await?;
         match self.fault {
             Fault::FindsWhatIsNotThere if found.is_none() => Ok(Some(record())),
@@ -146,6 +153,18 @@ impl CacheStore for Faulty {
             _ => self.records.remove(&key).await,
         }
     }
+
+    async fn list(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<CacheEntry>> {
+        match self.fault {
+            Fault::ListsTheFirstPage if after.is_some() => Ok(Vec::new()),
+            _ => self.records.list(after, limit).await,
+        }
+    }
+
+    async fn remove_unused(&self, key: &Digest, before: Option<SystemTime>) -> Result<bool> {
+        let before = before.filter(|_| self.fault != Fault::RemovesUsed);
+        self.records.remove_unused(key, before).await
+    }
 }
 
 fn record() -> CacheRecord {
@@ -173,6 +192,9 @@ async fn the_suite_finds_every_fault() {
         StaysRemoved by a_removed_record_can_be_put_again;
         WritesInTwoSteps by racing_writers_leave_one_complete_record;
         IsEmptyBetweenTwoRecords by racing_writers_leave_one_complete_record;
+        ListsTheFirstPage by records_are_listed_in_pages;
+        FindingIsNoUse by a_record_that_was_found_is_used;
+        RemovesUsed by only_unused_records_are_removed_as_such;
         HasNoName by a_cache_has_a_name;
     }
     // A fault of two handles: neither sees the records of the other.

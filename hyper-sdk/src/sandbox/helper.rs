@@ -254,6 +254,10 @@ fn dispatch<S: Steps>(
             Ok(Reply::Done)
         }
         Request::CopyTree { from, to } => copy_tree(&from, &to),
+        Request::Usage { root, parts } => {
+            let usage = crate::disk_usage::disk_usage(&root, &parts);
+            Ok(Reply::Usage { total: usage.total, parts: usage.parts })
+        }
         Request::Remove { paths } => {
             for path in paths {
                 tree::remove(&path)?;

@@ -111,6 +111,11 @@ pub(crate) enum Request<S = NoStep> {
     Remove {
         paths: Vec<PathBuf>,
     },
+    /// Count the bytes that a folder and its parts take on the disk.
+    Usage {
+        root: PathBuf,
+        parts: Vec<PathBuf>,
+    },
 }
 
 /// The result of an operation.
@@ -119,6 +124,7 @@ pub(crate) enum Reply {
     Done,
     Exited(i32),
     File(Option<Vec<u8>>),
+    Usage { total: u64, parts: Vec<u64> },
     Failed(Failure),
 }
 

@@ -10,6 +10,7 @@ use crate::progress::{Event, Progress, Task};
 use crate::reference::RepositoryName;
 use crate::store::damage::blame_store;
 use crate::store::{BlobReader, RegistryStoreExt as _, SharedStore};
+use crate::uses::UseKind;
 use crate::{Digest, Error, ErrorKind, Reference, Result, media_type};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryFutureExt as _, TryStreamExt as _};
@@ -41,6 +42,7 @@ impl Session {
     /// a name by digest alone; [`ErrorKind::Corrupt`] when a blob of the store is damaged, which is then removed; those of
     /// writing the file.
     pub async fn save(&self, names: &[Reference], destination: &Path, options: &SaveOptions) -> Result<()> {
+        let _use = self.hold(UseKind::Work).await?;
         if names.is_empty() {
             return Err(Error::invalid("nothing to save: name at least one image"));
         }
@@ -95,6 +97,7 @@ impl Session {
         name: Option<&Reference>,
         options: &PullOptions,
     ) -> Result<Vec<(Reference, Descriptor)>> {
+        let _use = self.hold(UseKind::Work).await?;
         let read = layout.clone();
         let index = blocking(move || read.index()).await?;
         let images = named(&index.manifests, name)?;

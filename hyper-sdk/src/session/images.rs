@@ -8,8 +8,10 @@ use crate::client::{
 use crate::oci::Manifest;
 use crate::platform::Platform;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::space::{family_of, release};
 use crate::store::damage::blame_store;
 use crate::store::{PutManifest, RegistryStoreExt as _, SharedStore, local_repository};
+use crate::uses::UseKind;
 use crate::{Digest, Error, ErrorKind, Reference, Result, media_type};
 use serde::Serialize;
 use std::collections::HashSet;
@@ -187,6 +189,7 @@ impl Session {
         let (Some(tag), None) = (name.tag().cloned(), name.digest()) else {
             return Err(Error::invalid("the new name needs a tag and no digest").with_context("name", name));
         };
+        let _use = self.hold(UseKind::Work).await?;
         let LocalImage { store, repository: from, .. } = self.local(image).await?;
         let to = local_repository(name)?;
         if from == to {
@@ -203,12 +206,19 @@ impl Session {
     }
 
     /// Removes a name from the local store; a name with a digest removes the image and all of its tags in that repository.
+    /// What no other name, no cache and no running work uses is removed with it; what running work may use, when that ends.
     ///
     /// # Errors
     /// [`ErrorKind::ManifestUnknown`] when it is not there; those of the store.
     pub async fn remove(&self, image: &Reference) -> Result<()> {
         let LocalImage { store, repository, reference } = self.local(image).await?;
-        store.delete_manifest(&repository, &reference).await
+        let family = match find_manifest(&store, &repository, &reference).await? {
+            Some(manifest) => family_of(&*store, &repository, manifest.digest()).await?,
+            None => HashSet::new(),
+        };
+        store.delete_manifest(&repository, &reference).await?;
+        let manifests = family.into_iter().map(|digest| (repository.clone(), digest)).collect();
+        release(self.root()?, &store, manifests).await
     }
 }
 

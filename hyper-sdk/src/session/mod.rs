@@ -5,6 +5,7 @@
 //!     store/       images: a registry store that a server can serve
 //!     history/     records of builds
 //!     scratch/     files that are unpacked for one build
+//!     uses/        who works with the folder just now
 //!     …            caches and snapshots of the builder
 //! ```
 //!
@@ -40,6 +41,7 @@ mod images;
 mod login;
 mod names;
 mod options;
+mod space;
 mod transfers;
 
 pub use archives::SaveOptions;
@@ -179,6 +181,7 @@ impl Session {
         let mut builder = LocalBuilderOptions::new(self.path(), store, self.0.clients.clone());
         builder.proxy = Some(options.proxies.clone().into());
         builder.home.clone_from(&options.home);
+        builder.cache_limit = options.cache_limit;
         options.setup.iter().fold(builder, |builder, change| change.apply(builder))
     }
 

@@ -6,6 +6,7 @@ use crate::client::keychain::SharedKeychain;
 use crate::client::{EngineAddresses, Proxies};
 use crate::progress::Progress;
 use crate::source::ClientFactory;
+use crate::space::CacheLimit;
 use crate::store::SharedStore;
 use crate::{Error, MissingInput, Result};
 use futures::future::BoxFuture;
@@ -45,6 +46,8 @@ pub struct SessionOptions {
     pub progress: Progress,
     /// Makes the clients of registries, in place of HTTP clients with the settings above.
     pub clients: Option<ClientFactory>,
+    /// How much the cache of builds may take.
+    pub cache_limit: CacheLimit,
     pub(super) open_store: Option<OpenStore>,
     pub(super) setup: Vec<SetUp>,
 }
@@ -96,6 +99,7 @@ impl SessionOptions {
             engines: EngineAddresses::default(),
             progress: Progress::none(),
             clients: None,
+            cache_limit: CacheLimit::Usual,
             open_store: None,
             setup: Vec::new(),
         }
@@ -160,6 +164,13 @@ impl SessionOptions {
         F: Future<Output = Result<SharedStore>> + Send + 'static,
     {
         self.open_store = Some(OpenStore(Arc::new(move |root| Box::pin(open(root)))));
+        self
+    }
+
+    /// How much the cache of builds may take.
+    #[must_use]
+    pub fn cache_limit(mut self, limit: CacheLimit) -> Self {
+        self.cache_limit = limit;
         self
     }
 

@@ -3,6 +3,7 @@
 use super::Session;
 use crate::client::{LocalTarget, PullOptions, PushOptions, RemoteImage, copy, pull, push};
 use crate::oci::Descriptor;
+use crate::uses::UseKind;
 use crate::{Reference, Result};
 
 impl Session {
@@ -12,6 +13,7 @@ impl Session {
     /// [`crate::ErrorKind::ManifestUnknown`] when the store does not have the image; those of [`Session::store`], of the
     /// client and of [`push`].
     pub async fn push(&self, image: &Reference, to: &Reference, options: &PushOptions) -> Result<Descriptor> {
+        let _use = self.hold(UseKind::Work).await?;
         let image = self.local(image).await?;
         push(&image, &RemoteImage::named(&self.client(to.host())?, to), options).await
     }
@@ -21,6 +23,7 @@ impl Session {
     /// # Errors
     /// Those of [`Session::store`], of the client and of [`pull`].
     pub async fn pull(&self, image: &Reference, to: &Reference, options: &PullOptions) -> Result<Descriptor> {
+        let _use = self.hold(UseKind::Work).await?;
         let to = LocalTarget::named(&self.store().await?, to)?;
         pull(&RemoteImage::named(&self.client(image.host())?, image), &to, options).await
     }

@@ -452,6 +452,20 @@ impl Snapshotter for LocalSnapshotter {
         Ok(removed)
     }
 
+    async fn discard(&self, folders: Vec<PathBuf>) -> Result<()> {
+        match folders.is_empty() {
+            true => Ok(()),
+            false => self.0.sandbox.call(Request::Remove { paths: folders }).await.map(drop),
+        }
+    }
+
+    async fn usage(&self, root: PathBuf, parts: Vec<PathBuf>) -> Result<(u64, Vec<u64>)> {
+        match self.0.sandbox.call(Request::Usage { root, parts }).await? {
+            Reply::Usage { total, parts } => Ok((total, parts)),
+            _ => Err(Error::internal("the sandbox helper sent a reply of the wrong kind")),
+        }
+    }
+
     async fn list(&self) -> Result<Vec<SnapshotInfo>> {
         let folders = &self.0.folders;
         Ok(folders

@@ -230,6 +230,25 @@ pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
 
     /// Every committed chain with its parent.
     async fn list(&self) -> Result<Vec<SnapshotInfo>>;
+
+    /// Removes folders with all that is in them, such as cache mounts: their files may have owners that this process may
+    /// not touch itself.
+    async fn discard(&self, folders: Vec<PathBuf>) -> Result<()> {
+        for folder in folders {
+            crate::remove_tree::remove_tree(&folder)
+                .map_err(|e| crate::Error::io("cannot remove a folder", &folder, e.into()))?;
+        }
+        Ok(())
+    }
+
+    /// How many bytes a folder takes on the disk, and each of its parts without the parts in it. Files may have owners that
+    /// this process may not look at itself.
+    async fn usage(&self, root: PathBuf, parts: Vec<PathBuf>) -> Result<(u64, Vec<u64>)> {
+        let count = move || crate::disk_usage::disk_usage(&root, &parts);
+        let usage = tokio::task::spawn_blocking(count).await;
+        let usage = usage.map_err(|e| crate::Error::internal("counting files panicked").with_source(e))?;
+        Ok((usage.total, usage.parts))
+    }
 }
 
 /// A committed snapshot, for `du` and garbage collection.

@@ -45,7 +45,7 @@ pub(crate) use made::remove_lost;
 pub use on_error::OnError;
 pub(crate) use options::{EpochChoice, Needs, SolverBackends, SolverOptions};
 pub use plan::{PlannedStep, StepState};
-pub(crate) use step::SolveContext;
+pub(crate) use step::{SOURCES_REPOSITORY, SolveContext};
 pub(crate) use value::StepResult;
 pub use value::{Layer, LayerChain, LayerTimes};
 

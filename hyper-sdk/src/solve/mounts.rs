@@ -195,6 +195,7 @@ impl SolveContext {
                     }
                 }
             };
+            crate::uses::mark(&folder);
             found.insert(key, folder);
         }
         let folders = keys.into_iter().filter_map(|(at, key)| Some((at, found.get(&key)?.clone()))).collect();

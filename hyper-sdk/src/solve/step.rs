@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::mpsc;
 
 /// The repository of the local store for layers of sources without a repository.
-const SOURCES_REPOSITORY: &str = "hyper.local/sources";
+pub(crate) const SOURCES_REPOSITORY: &str = "hyper.local/sources";
 
 /// How many layers are pulled at once.
 const PULLS: usize = 4;

@@ -165,7 +165,7 @@ impl ImageSource {
             if let Some(found) = self.stored(&found_in, &reference.manifest(), reference, platform).await? {
                 return Ok(SourceImage { is_kept: true, ..found });
             }
-            if let Some(digest) = reference.digest().cloned().or_else(|| self.records.get(reference))
+            if let Some(digest) = self.records.get(reference).or_else(|| reference.digest().cloned())
                 && let Some(found) = self.stored(&base, &digest.into(), reference, platform).await?
             {
                 return Ok(found);
@@ -234,9 +234,8 @@ impl ImageSource {
         }
         let found = self.stored(base, &root.clone().into(), reference, platform).await?;
         let found = found.ok_or_else(no_variant)?;
-        if reference.digest().is_none() {
-            self.records.put(reference, &root)?;
-        }
+        // Also for a reference by digest: the record is what keeps the image in the store.
+        self.records.put(reference, &root)?;
         Ok(found)
     }
 

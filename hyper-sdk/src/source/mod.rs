@@ -27,6 +27,7 @@ pub use context::ignore_file;
 pub(crate) use context::{open_context, read_dockerfile};
 pub use image::{ClientFactory, ImageSource};
 pub use layout::LayoutSource;
+pub(crate) use record::records_in;
 pub use remote::{ContextInput, ProxyChoice, RemoteOptions, read_context, read_context_blocking};
 pub(crate) use remote::{Fetched, RemoteSources, git_source, newest_in_archive};
 pub(crate) use sources::{LayerOrigin, MainFolder, Opened, Sources, SourcesOptions};

@@ -4,13 +4,25 @@
 //!   ROOT/images/KEY.json     {"name": …, "digest": …}, KEY the SHA-256 of the name
 //! ```
 //!
+//! A record keeps the manifests of its image in the store from being cleaned up.
 //! When a record is missing or damaged, the registry is asked again.
 
 use crate::reference::Reference;
-use crate::{Digest, Error, Result, ResultExt as _};
+use crate::{Digest, Error, Result, ResultExt as _, uses};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The name and the digest of every record of a folder, with the path of the record.
+pub(crate) fn records_in(folder: &Path) -> Vec<(PathBuf, String, Digest)> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let read = |entry: std::fs::DirEntry| {
+        let path = entry.path();
+        let record: Record = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+        Some((path, record.name, record.digest))
+    };
+    entries.filter_map(read).collect()
+}
 
 /// The records in a folder.
 #[derive(Clone, Debug)]
@@ -32,7 +44,8 @@ impl Records {
         let name = reference.to_string();
         let bytes = std::fs::read(self.path(&name)).ok()?;
         let record: Record = serde_json::from_slice(&bytes).ok()?;
-        (record.name == name).then_some(record.digest)
+        // The mtime of a record is its last use.
+        (record.name == name && uses::touch(&self.path(&name))).then_some(record.digest)
     }
 
     /// Records the digest of a name.

@@ -130,6 +130,10 @@ pub struct CollectOptions {
     pub untagged_until: Option<i64>,
     /// The leases that end no later than this, in seconds since 1970, have ended. Without, it is the time of the store.
     pub leases_until: Option<i64>,
+    /// Removes the bytes of blobs without a link too. Without, they stay for the next collection.
+    pub bytes: bool,
+    /// Looks for bytes that no row of the database names too, which takes a query for every blob of the store.
+    pub unnamed: bool,
     /// What keeps content besides.
     pub roots: Arc<dyn Roots>,
     /// Is told of each removal: before it, in a dry run instead of it.
@@ -143,6 +147,8 @@ impl Default for CollectOptions {
             dry_run: false,
             untagged_until: None,
             leases_until: None,
+            bytes: true,
+            unnamed: true,
             roots: Arc::new(InternalRoots),
             observer: None,
         }
@@ -155,6 +161,8 @@ impl Debug for CollectOptions {
             .field("dry_run", &self.dry_run)
             .field("untagged_until", &self.untagged_until)
             .field("leases_until", &self.leases_until)
+            .field("bytes", &self.bytes)
+            .field("unnamed", &self.unnamed)
             .field("roots", &self.roots)
             .finish_non_exhaustive()
     }

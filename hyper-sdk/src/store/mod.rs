@@ -34,6 +34,8 @@ pub mod wrap;
 pub use capabilities::StoreCapabilities;
 pub use collect::{CollectOptions, Collected, InternalRoots, Removal, RemovalObserver, Roots};
 pub use composed::Composed;
+#[cfg(feature = "build")]
+pub(crate) use composed::LEASE as LINK_LEASE;
 pub use ext::{MAX_CONFIG, RegistryStoreExt, StoredImage};
 #[cfg(feature = "store-sql")]
 pub use kinds::DiskStore;

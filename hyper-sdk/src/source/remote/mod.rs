@@ -194,7 +194,9 @@ impl RemoteSources {
         let key = serde_json::to_string(source)
             .map_err(|e| Error::internal("a source cannot be written as JSON").with_source(e))?;
         let cell = Arc::clone(self.0.fetched.lock().await.entry(key).or_default());
-        cell.get_or_try_init(|| fetch(Arc::clone(&self.0))).await.cloned()
+        let fetched = cell.get_or_try_init(|| fetch(Arc::clone(&self.0))).await?;
+        crate::uses::mark(&fetched.path);
+        Ok(fetched.clone())
     }
 }
 

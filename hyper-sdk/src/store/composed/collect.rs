@@ -34,13 +34,18 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             while self.collect_manifests(options, before, &mut collected).await? && !options.dry_run {}
         }
         self.collect_links(options, &mut collected).await?;
+        if !options.bytes {
+            return Ok(collected);
+        }
         let right = if options.dry_run { None } else { self.0.blobs.deletion_right().await? };
         if right.is_none() && !options.dry_run {
             collected.left_to_another = true;
             return Ok(collected);
         }
         self.collect_blobs(options, &mut collected).await?;
-        self.collect_unnamed(options, &mut collected).await?;
+        if options.unnamed {
+            self.collect_unnamed(options, &mut collected).await?;
+        }
         Ok(collected)
     }
 

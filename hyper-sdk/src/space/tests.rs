@@ -1,0 +1,300 @@
+//! Clean-ups of a state folder beside running work.
+
+use super::*;
+use crate::cache::{CacheRecord, DiskCache};
+use crate::oci::{Descriptor, ImageManifest, Manifest};
+use crate::reference::{RepositoryName, Tag};
+use crate::solve::LAYERS_REPOSITORY;
+use crate::store::blob::BlobBackend as _;
+use crate::store::{MemoryStore, PutManifest, RegistryStore as _, RegistryStoreExt as _};
+use crate::testing::PlainSnapshotter;
+use crate::uses::{Use, UseKind};
+use crate::{Digest, media_type};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A state folder with a store in memory.
+struct State {
+    space: Space,
+    blobs: MemoryStore,
+    _folder: tempfile::TempDir,
+}
+
+fn layers() -> RepositoryName {
+    RepositoryName::parse(LAYERS_REPOSITORY).unwrap()
+}
+
+fn name(text: &str) -> RepositoryName {
+    RepositoryName::parse(text).unwrap()
+}
+
+fn key(text: &str) -> Digest {
+    Digest::sha256(format!("key of {text}"))
+}
+
+/// File times and the beginnings of work are as exact as the clock of the kernel.
+async fn moment() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+impl State {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, blobs) = (folder.path().to_owned(), MemoryStore::default());
+        let cache = Arc::new(DiskCache::open(root.join("cache")).unwrap());
+        let snapshotter = Arc::new(PlainSnapshotter::new().unwrap());
+        let space = Space { root, store: Arc::new(blobs.clone()), cache, snapshotter };
+        Self { space, blobs, _folder: folder }
+    }
+
+    /// A layer in the store, as a build uploads it.
+    async fn upload(&self, text: &str) -> Descriptor {
+        self.blobs.put_bytes(&layers(), media_type::OCI_LAYER, text.to_owned().into()).await.unwrap()
+    }
+
+    /// The record of a layer that was uploaded.
+    async fn record(&self, text: &str) {
+        let layer = Descriptor::of(media_type::OCI_LAYER, text.as_bytes());
+        let record = CacheRecord::of_blob(layer, Digest::sha256(text), layers());
+        self.space.cache.put(&key(text), &record).await.unwrap();
+    }
+
+    async fn layer(&self, text: &str) {
+        self.upload(text).await;
+        self.record(text).await;
+    }
+
+    /// An image of a layer that the builder has.
+    async fn image(&self, repository: &str, layer: &str, tags: &[&str]) -> Digest {
+        let at = name(repository);
+        let digest = Digest::sha256(layer);
+        self.blobs.mount_blob(&at, &digest, &layers()).await.unwrap();
+        let config = self.blobs.put_bytes(&at, media_type::OCI_CONFIG, "{}".into()).await.unwrap();
+        let layer = Descriptor::new(media_type::OCI_LAYER, digest, layer.len() as u64);
+        let manifest = Manifest::sniff(ImageManifest::new(config, vec![layer]).to_bytes()).unwrap();
+        let tags = tags.iter().map(|tag| Tag::parse(tag).unwrap());
+        self.blobs.put_manifest(&at, PutManifest::new(manifest, tags)).await.unwrap().digest
+    }
+
+    async fn prune(&self) -> Pruned {
+        self.space.prune(&PruneOptions::default()).await.unwrap()
+    }
+
+    async fn has(&self, text: &str) -> bool {
+        self.blobs.has_blob(&layers(), &Digest::sha256(text)).await.unwrap()
+    }
+
+    async fn knows(&self, text: &str) -> bool {
+        self.space.cache.list(None, 1000).await.unwrap().iter().any(|entry| entry.key == key(text))
+    }
+
+    /// How many blobs take space.
+    async fn stored(&self) -> usize {
+        self.blobs.blobs().list(None, 1000).await.unwrap().items.len()
+    }
+
+    fn work(&self) -> Use {
+        Use::begin_blocking(&self.space.root, UseKind::Work).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn unused_layers_go_with_their_records_and_images_stay() {
+    let state = State::new();
+    for text in ["one", "two"] {
+        state.layer(text).await;
+    }
+    state.image("docker.io/library/app", "one", &["latest"]).await;
+    let dry = PruneOptions { dry_run: true, ..PruneOptions::default() };
+    let planned = state.space.prune(&dry).await.unwrap();
+    assert!(planned.removed.len() == 2 && state.has("two").await, "{planned:?}");
+    let pruned = state.prune().await;
+    assert_eq!((pruned.removed.len(), pruned.freed, pruned.in_use), (2, 3, 0), "{pruned:?}");
+    assert!(!state.has("one").await && !state.has("two").await && !state.knows("one").await);
+    let app = name("docker.io/library/app");
+    assert_eq!(state.blobs.read_blob(&app, &Digest::sha256("one"), 9).await.unwrap(), "one");
+    assert_eq!(state.stored().await, 2);
+}
+
+#[tokio::test]
+async fn what_running_work_found_or_made_stays() {
+    let state = State::new();
+    for text in ["found", "unused"] {
+        state.layer(text).await;
+    }
+    moment().await;
+    let work = state.work();
+    moment().await;
+    assert!(state.space.cache.get(&key("found")).await.unwrap().is_some());
+    state.layer("made").await;
+    // Uploaded, and without a record yet.
+    state.upload("uploaded").await;
+    let pruned = state.prune().await;
+    assert_eq!(pruned.in_use, 2, "{pruned:?}");
+    for text in ["found", "made", "uploaded"] {
+        assert!(state.has(text).await, "{text} was removed");
+    }
+    assert!(!state.knows("unused").await && state.knows("found").await);
+    state.record("uploaded").await;
+    drop(work);
+    state.prune().await;
+    assert_eq!(state.stored().await, 0);
+}
+
+/// A step that runs anew can make the layer that an old record names.
+#[tokio::test]
+async fn a_layer_that_running_work_made_again_stays_without_its_old_record() {
+    let state = State::new();
+    state.layer("one").await;
+    moment().await;
+    let _work = state.work();
+    state.upload("one").await;
+    state.prune().await;
+    assert!(!state.knows("one").await && state.has("one").await);
+}
+
+#[tokio::test]
+async fn the_least_recently_used_goes_first_until_the_limit_is_kept() {
+    let state = State::new();
+    for text in ["aaaaaaaaaa", "bbbbbbbbbb", "cccccccccc"] {
+        state.layer(text).await;
+        moment().await;
+    }
+    assert!(state.space.cache.get(&key("aaaaaaaaaa")).await.unwrap().is_some());
+    let size = state.space.usage().await.unwrap();
+    let size: u64 = size.items.iter().filter(|item| item.prunable).map(|item| item.size).sum();
+    let options = PruneOptions { max_used: Some(size - 1), ..PruneOptions::default() };
+    let pruned = state.space.prune(&options).await.unwrap();
+    assert_eq!(pruned.removed.len(), 1);
+    assert!(!state.knows("bbbbbbbbbb").await && state.knows("aaaaaaaaaa").await);
+    let kept = state.space.keep_to(CacheLimit::Bytes(0)).await.unwrap();
+    assert_eq!(kept.removed.len(), 2);
+    assert_eq!(state.stored().await, 0);
+    // The survey says that there is nothing more.
+    state.layer("dddd").await;
+    assert!(state.space.keep_to(CacheLimit::Bytes(1 << 30)).await.unwrap().removed.is_empty());
+    assert!(state.space.keep_to(CacheLimit::Off).await.unwrap().removed.is_empty());
+}
+
+#[tokio::test]
+async fn a_removed_name_gives_its_space_back_when_no_work_uses_it() {
+    let state = State::new();
+    let at = name("docker.io/library/app");
+    for (text, tag) in [("one", "1"), ("two", "2")] {
+        state.upload(text).await;
+        state.image(at.as_str(), text, &[tag]).await;
+        // The cache of the builder has forgotten the layer.
+        state.blobs.delete_blob(&layers(), &Digest::sha256(text)).await.unwrap();
+    }
+    let remove = async |tag: &str| {
+        let tag = Tag::parse(tag).unwrap().into();
+        let digest = state.blobs.get_manifest(&at, &tag).await.unwrap().digest().clone();
+        let family = family_of(&state.blobs, &at, &digest).await.unwrap();
+        state.blobs.delete_manifest(&at, &tag).await.unwrap();
+        let family = family.into_iter().map(|digest| (at.clone(), digest)).collect();
+        release(&state.space.root, &state.space.store, family).await.unwrap();
+    };
+    assert_eq!(state.stored().await, 3);
+    remove("1").await;
+    assert_eq!(state.stored().await, 2, "the config is that of the other image too");
+    let work = state.work();
+    remove("2").await;
+    state.space.keep_to(CacheLimit::Off).await.unwrap();
+    assert_eq!(state.stored().await, 2, "running work may use it");
+    drop(work);
+    state.space.keep_to(CacheLimit::Off).await.unwrap();
+    assert_eq!(state.stored().await, 0);
+    assert!(!state.space.root.join("uses/released").exists());
+}
+
+#[tokio::test]
+async fn another_name_keeps_an_image_whose_name_was_removed() {
+    let state = State::new();
+    state.upload("one").await;
+    let at = "docker.io/library/app";
+    let digest = state.image(at, "one", &["1", "2"]).await;
+    state.blobs.delete_manifest(&name(at), &Tag::parse("1").unwrap().into()).await.unwrap();
+    release(&state.space.root, &state.space.store, [(name(at), digest)].into()).await.unwrap();
+    let left = state.blobs.get_manifest(&name(at), &Tag::parse("2").unwrap().into()).await;
+    assert!(left.is_ok());
+    assert_eq!(state.blobs.read_blob(&name(at), &Digest::sha256("one"), 9).await.unwrap(), "one");
+}
+
+/// A client of a server was told that a blob is there, and is about to name it.
+#[tokio::test]
+async fn blobs_with_leases_stay_while_a_server_runs() {
+    let state = State::new();
+    let at = name("docker.io/library/app");
+    state.blobs.put_bytes(&at, media_type::OCI_LAYER, "pushed".into()).await.unwrap();
+    state.layer("one").await;
+    let server = Use::begin_blocking(&state.space.root, UseKind::Server).unwrap();
+    state.prune().await;
+    assert!(state.blobs.has_blob(&at, &Digest::sha256("pushed")).await.unwrap());
+    assert!(!state.has("one").await, "the cache is no business of a server");
+    drop(server);
+    state.prune().await;
+    assert_eq!(state.stored().await, 0);
+}
+
+#[tokio::test]
+async fn images_without_a_name_go_and_index_entries_of_named_ones_stay() {
+    let state = State::new();
+    state.layer("one").await;
+    state.layer("two").await;
+    let at = "docker.io/library/app";
+    state.image(at, "one", &["latest"]).await;
+    // The tag moves on.
+    let digest = state.image(at, "two", &["latest"]).await;
+    let usage = state.space.usage().await.unwrap();
+    let of = |kind| usage.items.iter().filter(move |item| item.kind == kind).collect::<Vec<_>>();
+    let (named, untagged) = (of(SpaceKind::Image), of(SpaceKind::Untagged));
+    assert!(named.len() == 1 && named[0].id == digest.to_string(), "{named:?}");
+    assert!(untagged.len() == 1 && untagged[0].prunable, "{untagged:?}");
+    let filters = vec!["type=untagged".parse().unwrap()];
+    let pruned = state.space.prune(&PruneOptions { filters, ..PruneOptions::default() }).await.unwrap();
+    assert_eq!(pruned.removed.len(), 1);
+    assert!(state.has("one").await, "its record names it");
+    state.prune().await;
+    // The layer and the config of the image that has a name.
+    assert_eq!(state.stored().await, 2);
+}
+
+#[tokio::test]
+async fn folders_go_by_the_use_of_their_markers() {
+    let state = State::new();
+    let at = |text: &str| state.space.root.join(text);
+    for folder in ["mounts/old", "mounts/new", "sources/web/old", "sources/checkouts/old", "sources/git/home"]
+    {
+        std::fs::create_dir_all(at(folder)).unwrap();
+        std::fs::write(at(folder).join("file"), "content").unwrap();
+    }
+    std::fs::create_dir_all(at("indexes")).unwrap();
+    std::fs::create_dir_all(at("logs")).unwrap();
+    std::fs::write(at("indexes").join(Digest::sha256("one").hex()), "index").unwrap();
+    std::fs::write(at("logs/build-1.log"), "log").unwrap();
+    moment().await;
+    let before = std::time::SystemTime::now();
+    moment().await;
+    crate::uses::mark(&at("mounts/new"));
+    let seconds = before.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let usage = state.space.usage().await.unwrap();
+    let used =
+        |id: &str, kind| usage.items.iter().find(|i| i.id == id && i.kind == kind).unwrap().used.unwrap();
+    assert!(used("new", SpaceKind::CacheMount) >= seconds.as_secs() as i64);
+    let total: u64 = usage.items.iter().map(|item| item.size).sum();
+    assert_eq!(total, usage.total);
+    let work = state.work();
+    assert_eq!(state.prune().await.removed.len(), 0, "work may use them");
+    drop(work);
+    let options =
+        PruneOptions { filters: vec!["type=cache-mount".parse().unwrap()], ..PruneOptions::default() };
+    assert_eq!(state.space.prune(&options).await.unwrap().removed.len(), 2);
+    assert!(!at("mounts/old").exists() && !at("mounts/new.used").exists() && at("sources/web/old").exists());
+    state.prune().await;
+    assert!(!at("sources/web/old").exists() && !at("sources/checkouts/old").exists());
+    assert!(at("sources/git/home").exists() && at("logs/build-1.log").exists());
+    assert_eq!(std::fs::read_dir(at("indexes")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(at("scratch")).unwrap().count(), 0, "nothing is left aside");
+    state.space.prune(&PruneOptions { all: true, ..PruneOptions::default() }).await.unwrap();
+    assert!(!at("logs/build-1.log").exists());
+}
