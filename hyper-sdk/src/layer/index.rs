@@ -9,18 +9,51 @@
 //! - At or below a real entry that is not a directory there are only opaque marks.
 
 use super::entry::{Entry, EntryKind, LayerPath};
-use super::index_format;
+use super::index_format::{self, Encoder};
+use super::path_map::PathMap;
 use crate::{Error, Result};
+use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 /// The entries of one layer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LayerIndex {
-    entries: Vec<Entry>,
+#[derive(Clone)]
+pub struct LayerIndex(Form);
+
+/// An index is made as bytes, which take a third of the memory. Most indexes are only written to the disk.
+#[derive(Clone)]
+enum Form {
+    Entries(Vec<Entry>),
+    Encoded { bytes: Vec<u8>, count: usize, entries: OnceLock<Vec<Entry>> },
+}
+
+impl Default for LayerIndex {
+    fn default() -> Self {
+        Self(Form::Entries(Vec::new()))
+    }
+}
+
+impl PartialEq for LayerIndex {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries() == other.entries()
+    }
+}
+
+impl Eq for LayerIndex {}
+
+impl std::fmt::Debug for LayerIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LayerIndex").field("entries", &self.entries()).finish()
+    }
 }
 
 impl LayerIndex {
+    /// The index of entries that were encoded in order.
+    pub(super) fn encoded(entries: Encoder) -> Self {
+        let count = entries.count();
+        Self(Form::Encoded { bytes: entries.finish(), count, entries: OnceLock::new() })
+    }
+
     /// Makes an index of sorted entries.
     ///
     /// # Errors
@@ -30,27 +63,30 @@ impl LayerIndex {
             return Err(Error::internal("the entries of a layer index are out of order")
                 .with_context("path", &pair[1].path));
         }
-        Ok(Self { entries })
-    }
-
-    pub(crate) fn from_sorted_unchecked(entries: Vec<Entry>) -> Self {
-        debug_assert!(entries.windows(2).all(|p| p[0].layer_order(&p[1]) == Ordering::Less));
-        Self { entries }
+        Ok(Self(Form::Entries(entries)))
     }
 
     /// The entries, in order.
     pub fn entries(&self) -> &[Entry] {
-        &self.entries
+        match &self.0 {
+            Form::Entries(entries) => entries,
+            Form::Encoded { bytes, entries, .. } => {
+                entries.get_or_init(|| index_format::decode(bytes).expect("the bytes were just encoded"))
+            }
+        }
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        match &self.0 {
+            Form::Entries(entries) => entries.len(),
+            Form::Encoded { count, .. } => *count,
+        }
     }
 
     /// Whether the layer changes nothing.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len() == 0
     }
 
     /// The real entry at the path in this layer; whiteouts are ignored.
@@ -60,9 +96,10 @@ impl LayerIndex {
 
     /// All entries at the path: whiteout, real entry, opaque mark.
     pub(crate) fn at(&self, path: &LayerPath) -> &[Entry] {
-        let start = self.entries.partition_point(|e| e.path < *path);
-        let count = self.entries[start..].iter().take_while(|e| e.path == *path).count();
-        &self.entries[start..start + count]
+        let entries = self.entries();
+        let start = entries.partition_point(|e| e.path < *path);
+        let count = entries[start..].iter().take_while(|e| e.path == *path).count();
+        &entries[start..start + count]
     }
 
     /// Whether this layer hides what lower layers have at the path: by a whiteout of it or of a parent, by an opaque
@@ -82,14 +119,22 @@ impl LayerIndex {
 
     /// Whether this layer has a real entry at the path or below it.
     pub(super) fn covers(&self, path: &LayerPath) -> bool {
-        let start = self.entries.partition_point(|e| e.path < *path);
-        let mut here = self.entries[start..].iter().take_while(|e| e.path.starts_with(path));
+        let entries = self.entries();
+        let start = entries.partition_point(|e| e.path < *path);
+        let mut here = entries[start..].iter().take_while(|e| e.path.starts_with(path));
         here.any(|e| !e.kind.is_whiteout())
     }
 
     /// The index as bytes, for [`LayerIndex::from_bytes`]. The same index always gives the same bytes.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        index_format::encode(&self.entries)
+    pub fn to_bytes(&self) -> Cow<'_, [u8]> {
+        match &self.0 {
+            Form::Encoded { bytes, .. } => Cow::Borrowed(bytes),
+            Form::Entries(entries) => {
+                let mut encoder = Encoder::default();
+                entries.iter().for_each(|entry| encoder.push(entry));
+                Cow::Owned(encoder.finish())
+            }
+        }
     }
 
     /// Reads the bytes that [`LayerIndex::to_bytes`] wrote.
@@ -106,13 +151,36 @@ impl LayerIndex {
 /// Collects the entries of an archive and merges duplicates.
 #[derive(Debug, Default)]
 pub(crate) struct LayerIndexBuilder {
-    places: BTreeMap<LayerPath, Place>,
+    places: PathMap<Place>,
 }
 
 #[derive(Debug, Default)]
 struct Place {
-    whiteout: Option<Entry>,
     real: Option<Entry>,
+    /// Few paths have any.
+    marks: Option<Box<Marks>>,
+}
+
+impl Place {
+    fn has_whiteout(&self) -> bool {
+        self.marks.as_ref().is_some_and(|marks| marks.whiteout.is_some())
+    }
+
+    /// The whiteout and the opaque mark.
+    fn whiteouts(&self) -> [Option<&Entry>; 2] {
+        [self.marks.as_ref().and_then(|marks| marks.whiteout.as_ref()), self.opaque()]
+    }
+
+    /// The opaque mark. It has no effect unless the path is a directory that is not hidden.
+    fn opaque(&self) -> Option<&Entry> {
+        let is_directory = self.real.as_ref().map_or(!self.has_whiteout(), Entry::is_directory);
+        self.marks.as_ref()?.opaque.as_ref().filter(|_| is_directory)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Marks {
+    whiteout: Option<Entry>,
     opaque: Option<Entry>,
 }
 
@@ -133,19 +201,15 @@ impl LayerIndexBuilder {
     pub(crate) fn add(&mut self, mut entry: Entry) -> Result<()> {
         self.check(&entry)?;
         entry.nanoseconds = 0;
-        let (whiteout, opaque) = (entry.kind == EntryKind::Whiteout, entry.kind == EntryKind::OpaqueWhiteout);
         if !entry.kind.is_whiteout() && !entry.is_directory() {
             self.forget_below(&entry.path);
         }
-        let place = self.places.entry(entry.path.clone()).or_default();
-        let slot = if whiteout {
-            &mut place.whiteout
-        } else if opaque {
-            &mut place.opaque
-        } else {
-            &mut place.real
-        };
-        *slot = Some(entry);
+        let place = self.places.or_default(&entry.path);
+        match entry.kind {
+            EntryKind::Whiteout => place.marks.get_or_insert_default().whiteout = Some(entry),
+            EntryKind::OpaqueWhiteout => place.marks.get_or_insert_default().opaque = Some(entry),
+            _ => place.real = Some(entry),
+        }
         Ok(())
     }
 
@@ -166,45 +230,52 @@ impl LayerIndexBuilder {
 
     /// Whether a real entry was added at the path or below it.
     pub(super) fn covers(&self, path: &LayerPath) -> bool {
-        let mut range = self.places.range(path.clone()..).take_while(|(p, _)| p.starts_with(path));
-        range.any(|(_, place)| place.real.is_some())
+        self.places.at_or_below(path).any(|(_, place)| place.real.is_some())
+    }
+
+    /// The real entry at the path.
+    pub(super) fn real(&self, path: &LayerPath) -> Option<&Entry> {
+        self.places.get(path)?.real.as_ref()
+    }
+
+    /// See [`LayerIndex::hides`].
+    pub(super) fn hides(&self, path: &LayerPath) -> bool {
+        self.places.get(path).is_some_and(Place::has_whiteout) || self.hides_above(path)
+    }
+
+    /// See [`LayerIndex::hides_above`].
+    pub(super) fn hides_above(&self, path: &LayerPath) -> bool {
+        let hides = |place: &Place| {
+            place.has_whiteout()
+                || place.opaque().is_some()
+                || place.real.as_ref().is_some_and(|e| !e.is_directory())
+        };
+        path.ancestors().any(|above| self.places.get(&above).is_some_and(hides))
+            || self.places.get(&LayerPath::root()).is_some_and(|root| root.opaque().is_some())
+    }
+
+    /// The whiteouts and opaque marks, in order.
+    pub(super) fn whiteouts(&self) -> Vec<&Entry> {
+        let mut all: Vec<_> = self.places.values().flat_map(Place::whiteouts).flatten().collect();
+        all.sort_by(|a, b| a.layer_order(b));
+        all
     }
 
     fn forget_below(&mut self, path: &LayerPath) {
-        let was_directory = self
-            .places
-            .range(path.clone()..)
-            .find(|(p, _)| *p != path)
-            .is_some_and(|(p, _)| p.starts_with(path));
-        if was_directory {
-            let below: Vec<_> = self
-                .places
-                .range(path.clone()..)
-                .skip_while(|(p, _)| *p == path)
-                .map(|(p, _)| p)
-                .take_while(|p| p.starts_with(path))
-                .cloned()
-                .collect();
-            for p in below {
-                self.places.remove(&p);
-            }
-        }
-        if let Some(place) = self.places.get_mut(path) {
-            place.opaque = None;
+        self.places.remove_below(path, false);
+        if let Some(marks) = self.places.get_mut(path).and_then(|place| place.marks.as_mut()) {
+            marks.opaque = None;
         }
     }
 
     /// The index of everything added.
     pub(crate) fn finish(self) -> LayerIndex {
-        let places = self.places.into_values().map(|mut place| {
-            // An opaque mark has no effect unless the path is a directory that is not hidden.
-            let is_directory = place.real.as_ref().map_or(place.whiteout.is_none(), Entry::is_directory);
-            place.opaque.take_if(|_| !is_directory);
-            place
-        });
-        LayerIndex::from_sorted_unchecked(
-            places.flat_map(|p| [p.whiteout, p.real, p.opaque]).flatten().collect(),
-        )
+        let mut encoder = Encoder::default();
+        for (_, place) in self.places {
+            let [whiteout, opaque] = place.whiteouts();
+            [whiteout, place.real.as_ref(), opaque].into_iter().flatten().for_each(|e| encoder.push(e));
+        }
+        LayerIndex::encoded(encoder)
     }
 }
 
@@ -280,6 +351,20 @@ pub(crate) mod tests {
         }
         assert_eq!(i.get(&path("gone")), None);
         assert_eq!(i.at(&path("opaque")).len(), 2);
+    }
+
+    #[test]
+    fn an_index_is_only_bytes_until_its_entries_are_asked_for() {
+        let made = index(vec![dir("a"), file("a/x", "1"), Entry::whiteout(path("gone"))]);
+        let is_decoded = |index: &LayerIndex| match &index.0 {
+            Form::Encoded { entries, .. } => entries.get().is_some(),
+            Form::Entries(_) => true,
+        };
+        assert_eq!((made.len(), made.is_empty()), (3, false));
+        let Cow::Borrowed(bytes) = made.to_bytes() else { panic!("the bytes are made again") };
+        assert!(!is_decoded(&made));
+        assert_eq!(LayerIndex::from_bytes(bytes).unwrap(), made);
+        assert!(is_decoded(&made));
     }
 
     #[test]

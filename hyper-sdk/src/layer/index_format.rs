@@ -28,56 +28,77 @@ const MAGIC: &[u8; 8] = b"HYPERLIX";
 const VERSION: u8 = 1;
 const CHECK: usize = 32;
 
-pub(super) fn encode(entries: &[Entry]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64 + entries.len() * 72);
-    out.extend_from_slice(MAGIC);
-    out.push(VERSION);
-    put(&mut out, entries.len() as u64);
-    let mut last: &[u8] = b"";
-    for entry in entries {
+/// Encodes entries one after another, so that an index is made without a list of all entries.
+#[derive(Debug, Default)]
+pub(super) struct Encoder {
+    out: Vec<u8>,
+    count: u64,
+    last: LayerPath,
+}
+
+impl Encoder {
+    /// Adds the next entry.
+    pub(super) fn push(&mut self, entry: &Entry) {
+        let out = &mut self.out;
+        self.count += 1;
         let path = entry.path.as_bytes();
-        let shared = last.iter().zip(path).take_while(|(a, b)| a == b).count();
-        put(&mut out, shared as u64);
-        put_bytes(&mut out, &path[shared..]);
-        last = path;
+        let shared = self.last.as_bytes().iter().zip(path).take_while(|(a, b)| a == b).count();
+        put(out, shared as u64);
+        put_bytes(out, &path[shared..]);
+        self.last.clone_from(&entry.path);
         match &entry.kind {
             EntryKind::File { size, digest } => {
                 let hash = digest.as_ref().and_then(|d| <[u8; 32]>::try_from(d.hash_bytes()).ok());
                 out.push(if hash.is_some() { 0 } else { 1 });
-                put(&mut out, *size);
+                put(out, *size);
                 out.extend_from_slice(hash.as_ref().map_or(&[], |h| &h[..]));
             }
             EntryKind::Directory => out.push(2),
             EntryKind::Symlink { target } => {
                 out.push(3);
-                put_bytes(&mut out, target);
+                put_bytes(out, target);
             }
             EntryKind::Hardlink { target } => {
                 out.push(4);
-                put_bytes(&mut out, target.as_bytes());
+                put_bytes(out, target.as_bytes());
             }
             EntryKind::CharDevice { major, minor } | EntryKind::BlockDevice { major, minor } => {
                 out.push(if matches!(entry.kind, EntryKind::CharDevice { .. }) { 5 } else { 6 });
-                put(&mut out, u64::from(*major));
-                put(&mut out, u64::from(*minor));
+                put(out, u64::from(*major));
+                put(out, u64::from(*minor));
             }
             EntryKind::Fifo => out.push(7),
             EntryKind::Whiteout => out.push(8),
             EntryKind::OpaqueWhiteout => out.push(9),
         }
-        put(&mut out, u64::from(entry.mode));
-        put(&mut out, u64::from(entry.uid));
-        put(&mut out, u64::from(entry.gid));
-        put_signed(&mut out, entry.mtime);
-        put(&mut out, entry.xattrs.len() as u64);
+        put(out, u64::from(entry.mode));
+        put(out, u64::from(entry.uid));
+        put(out, u64::from(entry.gid));
+        put_signed(out, entry.mtime);
+        put(out, entry.xattrs.len() as u64);
         for (name, value) in &entry.xattrs {
-            put_bytes(&mut out, name);
-            put_bytes(&mut out, value);
+            put_bytes(out, name);
+            put_bytes(out, value);
         }
     }
-    let check = check_of(&out);
-    out.extend_from_slice(&check);
-    out
+
+    /// How many entries were added.
+    pub(super) fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// The file.
+    pub(super) fn finish(self) -> Vec<u8> {
+        let mut file = Vec::with_capacity(self.out.len() + 64);
+        file.extend_from_slice(MAGIC);
+        file.push(VERSION);
+        put(&mut file, self.count);
+        file.extend_from_slice(&self.out);
+        drop(self.out);
+        let check = check_of(&file);
+        file.extend_from_slice(&check);
+        file
+    }
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Entry>> {
@@ -244,7 +265,7 @@ mod tests {
 
     #[test]
     fn damage_is_detected_at_every_byte() {
-        let bytes = sample().to_bytes();
+        let bytes = sample().to_bytes().into_owned();
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x20;
@@ -255,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_error_for_another_version_names_it() {
-        let mut bytes = sample().to_bytes();
+        let mut bytes = sample().to_bytes().into_owned();
         bytes[8] = 9;
         assert_eq!(LayerIndex::from_bytes(&bytes).unwrap_err().kind(), ErrorKind::Unsupported);
     }

@@ -14,6 +14,7 @@
 
 use super::entry::{Entry, EntryKind, LayerPath, OPAQUE_NAME, WHITEOUT_PREFIX};
 use super::index::LayerIndex;
+use super::index_format::Encoder;
 use super::reader::LayerReader;
 use super::times::EntryTimes;
 use crate::digest::Hasher;
@@ -40,8 +41,8 @@ const MAX_7: u64 = 0o7_777_777;
 /// let layer = RandomImage::new(1).layers.remove(0);
 /// let mut writer = LayerWriter::new(Vec::new(), Some(0));
 /// writer.append_all(&layer.tar[..])?;
-/// assert!(writer.entries().iter().all(|entry| entry.mtime <= 0));
 /// let (tar, index) = writer.finish()?;
+/// assert!(index.entries().iter().all(|entry| entry.mtime <= 0));
 /// # Ok::<(), hyper_sdk::Error>(())
 /// ```
 #[derive(Debug)]
@@ -50,26 +51,22 @@ pub struct LayerWriter<W: Write> {
     epoch: Option<i64>,
     exact: bool,
     times: EntryTimes,
-    entries: Vec<Entry>,
+    index: Encoder,
+    last: Option<Entry>,
     buffer: Vec<u8>,
 }
 
 impl<W: Write> LayerWriter<W> {
     /// Makes a writer to `inner`; every time later than `epoch` becomes `epoch`.
     pub fn new(inner: W, epoch: Option<i64>) -> Self {
-        let (times, entries, buffer) = (EntryTimes::default(), Vec::new(), Vec::new());
-        Self { inner, epoch, exact: false, times, entries, buffer }
+        let (times, index, last, buffer) = (EntryTimes::default(), Encoder::default(), None, Vec::new());
+        Self { inner, epoch, exact: false, times, index, last, buffer }
     }
 
     /// Makes a writer to `inner` that keeps exact times in nanoseconds. The result is not a layer to store: it is the
     /// input for [`LayerWriter::append_all`] of another writer.
     pub fn exact(inner: W) -> Self {
         Self { exact: true, ..Self::new(inner, None) }
-    }
-
-    /// The entries written so far, in order.
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
     }
 
     /// The times of the entries written so far, before they were rounded and clamped to the epoch.
@@ -118,7 +115,8 @@ impl<W: Write> LayerWriter<W> {
             }
             *digest = Some(got);
         }
-        self.entries.push(entry);
+        self.index.push(&entry);
+        self.last = Some(entry);
         Ok(())
     }
 
@@ -129,12 +127,12 @@ impl<W: Write> LayerWriter<W> {
     pub fn finish(mut self) -> Result<(W, LayerIndex)> {
         self.inner.write_all(&[0; 2 * BLOCK])?;
         self.inner.flush()?;
-        Ok((self.inner, LayerIndex::from_sorted_unchecked(self.entries)))
+        Ok((self.inner, LayerIndex::encoded(self.index)))
     }
 
     fn check(&self, entry: &Entry) -> Result<()> {
         let internal = |why: &str| Err(Error::internal(why.to_owned()).with_context("path", &entry.path));
-        if let Some(last) = self.entries.last() {
+        if let Some(last) = &self.last {
             if last.layer_order(entry) != Ordering::Less {
                 return internal("the entries of a layer must be written in order");
             }

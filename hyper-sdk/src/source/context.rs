@@ -143,7 +143,7 @@ mod tests {
             let names = root.list(b"").unwrap();
             names
                 .iter()
-                .map(|(name, _)| name.clone())
+                .map(|(name, _)| name.to_vec())
                 .filter(|name| !name.starts_with(b"."))
                 .collect::<Vec<_>>()
         };

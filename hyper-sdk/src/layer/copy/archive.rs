@@ -267,7 +267,7 @@ impl Planner<'_> {
             self.remove(&path);
         }
         let mut pending = Pending::new(entry, content);
-        pending.links = links;
+        pending.links = links.map(Box::new);
         match excluded {
             Some(_) => archive.left_out.insert(path, pending),
             None => self.pending.insert(path, pending),
@@ -370,7 +370,8 @@ impl Planner<'_> {
                 escape(link)
             )));
         };
-        let group = *first.links.get_or_insert((archive.number, u64::MAX, archive.names));
+        let new = || Box::new((archive.number, u64::MAX, archive.names));
+        let group = **first.links.get_or_insert_with(new);
         entry.xattrs.clone_from(&first.entry.xattrs);
         // The metadata of the link applies to all names; the kind is that of the file.
         archive.link_owners.insert(group, entry.clone());
@@ -381,7 +382,7 @@ impl Planner<'_> {
     /// The last link to a file sets the owner, mode and time for all its names.
     fn apply_links(&mut self, last: &HashMap<LinkGroup, Entry>) {
         for pending in self.pending.values_mut() {
-            if let Some(entry) = pending.links.and_then(|group| last.get(&group)) {
+            if let Some(entry) = pending.links.as_ref().and_then(|group| last.get(&**group)) {
                 let found = &mut pending.entry;
                 (found.mode, found.uid, found.gid) = (entry.mode, entry.uid, entry.gid);
                 found.set_time(entry.time());

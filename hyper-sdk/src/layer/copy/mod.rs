@@ -28,6 +28,7 @@ mod archive;
 mod conflicts;
 mod destination;
 mod file_digest;
+mod listing;
 mod newest_mtime;
 pub(crate) mod pattern;
 mod plan;

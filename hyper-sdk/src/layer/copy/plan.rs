@@ -1,7 +1,8 @@
 //! The result of planning: the entries of the layer, in order, and the source of each file's content.
 
 use super::file_digest::{CAPABILITY, FileDigest, FileHasher, capability};
-use super::source::{Metadata, SourceRoot};
+use super::listing::SourceFile;
+use super::source::SourceRoot;
 use crate::digest::Hasher;
 use crate::layer::{Entry, EntryKind, EntryTimes, LayerWriter};
 use crate::{Digest, Result, ResultExt};
@@ -20,10 +21,8 @@ pub(crate) enum Content {
     Source {
         /// The source.
         root: Arc<SourceRoot>,
-        /// The path in it, without links.
-        path: Vec<u8>,
-        /// The metadata of the file when it was planned.
-        metadata: Box<Metadata>,
+        /// The file in it.
+        file: SourceFile,
     },
     /// These bytes.
     Inline(Arc<[u8]>),
@@ -52,6 +51,9 @@ pub(crate) struct PlannedEntry {
 pub(crate) struct Plan {
     pub(super) entries: Vec<PlannedEntry>,
 }
+
+/// How many files are hashed before their digests are used.
+const HASHED_AT_ONCE: usize = 8192;
 
 struct Part<'a> {
     file: &'a File,
@@ -97,8 +99,8 @@ impl Plan {
         for planned in &self.entries {
             match &planned.content {
                 Content::None => writer.append(&planned.entry, None)?,
-                Content::Source { root, path, .. } => {
-                    let mut file = root.open_file(path)?;
+                Content::Source { root, file } => {
+                    let mut file = root.open_file(&file.path())?;
                     match capability(&file).context("path", &planned.entry.path)? {
                         None => writer.append(&planned.entry, Some(&mut file))?,
                         Some(value) => {
@@ -132,83 +134,100 @@ impl Plan {
     }
 
     pub(super) fn add_to(&self, digest: &mut Hasher, hasher: &dyn FileHasher, threads: usize) -> Result<()> {
-        let hashed = self.hash_files(hasher, threads)?;
         digest.update((self.entries.len() as u64).to_le_bytes());
-        for (PlannedEntry { entry, .. }, hashed) in self.entries.iter().zip(hashed) {
-            digest.update_field(entry.path.as_bytes());
-            digest.update_field(entry.kind.name());
-            for number in [entry.mode, entry.uid, entry.gid] {
-                digest.update(number.to_le_bytes());
-            }
-            match &entry.kind {
-                EntryKind::File { size, .. } => digest.update(size.to_le_bytes()),
-                EntryKind::Symlink { target } => digest.update_field(target),
-                EntryKind::Hardlink { target } => digest.update_field(target.as_bytes()),
-                EntryKind::CharDevice { major, minor } | EntryKind::BlockDevice { major, minor } => {
-                    digest.update(major.to_le_bytes());
-                    digest.update(minor.to_le_bytes());
-                }
-                _ => {}
-            }
-            digest.update((entry.xattrs.len() as u64).to_le_bytes());
-            for (name, value) in &entry.xattrs {
-                digest.update_field(name);
-                digest.update_field(value);
-            }
-            if let Some(hashed) = hashed {
-                digest.update(hashed.sha256);
-                digest.update_field(hashed.capability.as_deref().unwrap_or_default());
-            }
+        for part in self.entries.chunks(HASHED_AT_ONCE) {
+            add_entries(part, digest, hasher, threads)?;
         }
         Ok(())
     }
+}
 
-    /// The digest of every file, in order; `None` for an entry without content.
-    fn hash_files(&self, hasher: &dyn FileHasher, threads: usize) -> Result<Vec<Option<FileDigest>>> {
-        let threads = threads.clamp(1, self.entries.len() / 64 + 1);
-        let next = AtomicUsize::new(0);
-        let work = || -> Result<Vec<(usize, FileDigest)>> {
-            let mut done = Vec::new();
-            loop {
-                let from = next.fetch_add(32, Ordering::Relaxed);
-                if from >= self.entries.len() {
-                    return Ok(done);
-                }
-                for i in from..(from + 32).min(self.entries.len()) {
-                    if let Some(hashed) = hash_content(&self.entries[i].content, hasher)? {
-                        done.push((i, hashed));
-                    }
-                }
+/// Adds some of the entries to a digest.
+fn add_entries(
+    entries: &[PlannedEntry],
+    digest: &mut Hasher,
+    hasher: &dyn FileHasher,
+    threads: usize,
+) -> Result<()> {
+    let hashed = hash_files(entries, hasher, threads)?;
+    for (PlannedEntry { entry, .. }, hashed) in entries.iter().zip(hashed) {
+        digest.update_field(entry.path.as_bytes());
+        digest.update_field(entry.kind.name());
+        for number in [entry.mode, entry.uid, entry.gid] {
+            digest.update(number.to_le_bytes());
+        }
+        match &entry.kind {
+            EntryKind::File { size, .. } => digest.update(size.to_le_bytes()),
+            EntryKind::Symlink { target } => digest.update_field(target),
+            EntryKind::Hardlink { target } => digest.update_field(target.as_bytes()),
+            EntryKind::CharDevice { major, minor } | EntryKind::BlockDevice { major, minor } => {
+                digest.update(major.to_le_bytes());
+                digest.update(minor.to_le_bytes());
             }
-        };
-        let parts: Vec<Result<Vec<(usize, FileDigest)>>> = std::thread::scope(|scope| {
-            // If a thread cannot start, the others do its work.
-            let start = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
-            let others: Vec<_> = (1..threads).map_while(start).collect();
-            let mut parts = vec![work()];
-            for other in others {
-                parts.push(
-                    other.join().unwrap_or_else(|_| Err(crate::Error::internal("a hashing thread panicked"))),
-                );
+            _ => {}
+        }
+        digest.update((entry.xattrs.len() as u64).to_le_bytes());
+        for (name, value) in &entry.xattrs {
+            digest.update_field(name);
+            digest.update_field(value);
+        }
+        if let Some(hashed) = hashed {
+            digest.update(hashed.sha256);
+            digest.update_field(hashed.capability.as_deref().unwrap_or_default());
+        }
+    }
+    Ok(())
+}
+
+/// The digest of every file, in order; `None` for an entry without content.
+fn hash_files(
+    entries: &[PlannedEntry],
+    hasher: &dyn FileHasher,
+    threads: usize,
+) -> Result<Vec<Option<FileDigest>>> {
+    let threads = threads.clamp(1, entries.len() / 64 + 1);
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<Vec<(usize, FileDigest)>> {
+        let mut done = Vec::new();
+        loop {
+            let from = next.fetch_add(32, Ordering::Relaxed);
+            if from >= entries.len() {
+                return Ok(done);
             }
-            parts
-        });
-        let mut hashed = vec![None; self.entries.len()];
-        for part in parts {
-            for (i, found) in part? {
-                hashed[i] = Some(found);
+            for i in from..(from + 32).min(entries.len()) {
+                if let Some(hashed) = hash_content(&entries[i].content, hasher)? {
+                    done.push((i, hashed));
+                }
             }
         }
-        Ok(hashed)
+    };
+    let parts: Vec<Result<Vec<(usize, FileDigest)>>> = std::thread::scope(|scope| {
+        // If a thread cannot start, the others do its work.
+        let start = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (1..threads).map_while(start).collect();
+        let mut parts = vec![work()];
+        for other in others {
+            parts.push(
+                other.join().unwrap_or_else(|_| Err(crate::Error::internal("a hashing thread panicked"))),
+            );
+        }
+        parts
+    });
+    let mut hashed = vec![None; entries.len()];
+    for part in parts {
+        for (i, found) in part? {
+            hashed[i] = Some(found);
+        }
     }
+    Ok(hashed)
 }
 
 fn hash_content(content: &Content, hasher: &dyn FileHasher) -> Result<Option<FileDigest>> {
     let mut sha = <sha2::Sha256 as sha2::Digest>::new();
     match content {
         Content::None => return Ok(None),
-        Content::Source { root, path, metadata } => {
-            return hasher.hash_file(metadata, &|| root.open_file(path)).map(Some);
+        Content::Source { root, file } => {
+            return hasher.hash_file(file.metadata(), &|| root.open_file(&file.path())).map(Some);
         }
         Content::Inline(bytes) => sha2::Digest::update(&mut sha, bytes),
         Content::Range { file, offset, size } => {

@@ -7,6 +7,7 @@
 
 use super::conflicts::{self, check_name};
 use super::destination::Destination;
+use super::listing::{Listing, SourceFile};
 use super::pattern::{ParentMatch, PatternList, clean, has_wildcards};
 use super::plan::{Content, Plan, PlannedEntry};
 use super::source::{Metadata, SourceRoot, join};
@@ -14,10 +15,11 @@ use super::wildcard::{find_matches, split_wildcards};
 use super::{CopySpec, suggest};
 use crate::layer::Owner;
 use crate::layer::entry::escape;
+use crate::layer::path_map::PathMap;
 use crate::layer::{Entry, EntryKind, FileTime, LayerPath};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::FileType;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -32,7 +34,7 @@ pub(super) type LinkGroup = (u64, u64, u64);
 pub(super) struct Pending {
     pub(super) entry: Entry,
     pub(super) content: Content,
-    pub(super) links: Option<LinkGroup>,
+    pub(super) links: Option<Box<LinkGroup>>,
 }
 
 impl Pending {
@@ -56,7 +58,7 @@ pub(crate) struct Planner<'a> {
     destination: &'a dyn Destination,
     pub(super) now: FileTime,
     pub(super) scratch: Option<PathBuf>,
-    pub(super) pending: BTreeMap<LayerPath, Pending>,
+    pub(super) pending: PathMap<Pending>,
     /// Directories of the destination that are removed with everything below them.
     hidden: BTreeSet<LayerPath>,
     pub(super) newest: Option<i64>,
@@ -69,6 +71,16 @@ struct Parent {
     metadata: Metadata,
     target: LayerPath,
     made: bool,
+}
+
+/// A file or directory of a source.
+#[derive(Clone, Copy)]
+struct Found<'s> {
+    /// The path, without links.
+    path: &'s [u8],
+    metadata: &'s Metadata,
+    /// The listing that has it, and its number there.
+    listed: Option<(&'s Arc<Listing>, usize)>,
 }
 
 /// The state of copying one match of a source.
@@ -90,7 +102,7 @@ impl<'a> Planner<'a> {
             destination,
             now,
             scratch: None,
-            pending: BTreeMap::new(),
+            pending: PathMap::default(),
             hidden: BTreeSet::new(),
             newest: None,
             mode: Mode::Plan,
@@ -111,13 +123,13 @@ impl<'a> Planner<'a> {
         let mut entries = Vec::with_capacity(self.pending.len());
         for (path, mut pending) in self.pending {
             if let Some(group) = pending.links {
-                match first.get(&group) {
+                match first.get(&*group) {
                     Some(target) => {
                         pending.entry.kind = EntryKind::Hardlink { target: target.clone() };
                         pending.content = Content::None;
                     }
                     None => {
-                        first.insert(group, path.clone());
+                        first.insert(*group, path.clone());
                     }
                 }
             }
@@ -243,7 +255,8 @@ impl<'a> Planner<'a> {
                 root.read_ahead(&real, threads);
             }
             let above = (&ParentMatch::default(), &excluded);
-            self.copy_tree(&mut copying, &real, b"", &metadata, target, above)?;
+            let found = Found { path: &real, metadata: &metadata, listed: None };
+            self.copy_tree(&mut copying, found, b"", target, above)?;
             let found = copying.found_required;
             if let Some(required) = required.as_deref().filter(|_| !found) {
                 // A file that `--exclude` left out exists nevertheless.
@@ -286,12 +299,12 @@ impl<'a> Planner<'a> {
     fn copy_tree(
         &mut self,
         copying: &mut Copying<'_>,
-        from: &[u8],
+        found: Found<'_>,
         below: &[u8],
-        metadata: &Metadata,
         target: LayerPath,
         above: (&ParentMatch, &ParentMatch),
     ) -> Result<()> {
+        let Found { path: from, metadata, .. } = found;
         let top = below.is_empty();
         let (mut included, mut excluded) = (true, false);
         let (mut include, mut exclude) = (ParentMatch::default(), above.1.clone());
@@ -317,7 +330,7 @@ impl<'a> Planner<'a> {
             if top {
                 self.changed_now(&target);
             }
-            return self.copy_leaf(copying, from, metadata, target);
+            return self.copy_leaf(copying, found, target);
         }
         if included {
             self.copy_directory(copying, from, metadata, &target, top)?;
@@ -326,10 +339,12 @@ impl<'a> Planner<'a> {
             return Ok(());
         }
         copying.parents.push(Parent { metadata: *metadata, target: target.clone(), made: included });
-        for (name, metadata) in copying.root.list(from)?.iter() {
+        let listing = copying.root.list(from)?;
+        for (at, (name, metadata)) in listing.iter().enumerate() {
             check_name(name)?;
             let (from, below) = (join(from, name), join(below, name));
-            self.copy_tree(copying, &from, &below, metadata, target.join(name)?, (&include, &exclude))?;
+            let found = Found { path: &from, metadata, listed: Some((&listing, at)) };
+            self.copy_tree(copying, found, &below, target.join(name)?, (&include, &exclude))?;
         }
         copying.parents.pop();
         if top {
@@ -393,13 +408,8 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    fn copy_leaf(
-        &mut self,
-        copying: &Copying<'_>,
-        from: &[u8],
-        metadata: &Metadata,
-        target: LayerPath,
-    ) -> Result<()> {
+    fn copy_leaf(&mut self, copying: &Copying<'_>, found: Found<'_>, target: LayerPath) -> Result<()> {
+        let Found { path: from, metadata, listed } = found;
         self.newest = self.newest.max(Some(metadata.mtime.0));
         if self.mode != Mode::Plan {
             return Ok(());
@@ -409,11 +419,11 @@ impl<'a> Planner<'a> {
         let mut links = None;
         let kind = match metadata.file_type {
             FileType::RegularFile => {
-                content = Content::Source {
-                    root: copying.root.clone(),
-                    path: from.to_vec(),
-                    metadata: Box::new(*metadata),
+                let file = match listed {
+                    Some((listing, at)) => SourceFile::Listed(Arc::clone(listing), at as u32),
+                    None => SourceFile::named(from, metadata),
                 };
+                content = Content::Source { root: copying.root.clone(), file };
                 if metadata.links > 1 {
                     links = Some((copying.number, metadata.device, metadata.inode));
                 }
@@ -430,7 +440,7 @@ impl<'a> Planner<'a> {
             }
         };
         let mut pending = Pending::new(copying.entry(target, kind, metadata), content);
-        pending.links = links;
+        pending.links = links.map(Box::new);
         self.put_file(pending, || escape(from))
     }
 
@@ -551,16 +561,7 @@ impl<'a> Planner<'a> {
 
     /// Removes the entries at a path and below it.
     pub(super) fn remove(&mut self, path: &LayerPath) {
-        let gone: Vec<LayerPath> = self
-            .pending
-            .range(path.clone()..)
-            .map(|(p, _)| p)
-            .take_while(|p| p.starts_with(path))
-            .cloned()
-            .collect();
-        for path in gone {
-            self.pending.remove(&path);
-        }
+        self.pending.remove_below(path, true);
         if self.destination.entry(path).is_some_and(Entry::is_directory) {
             self.hidden.insert(path.clone());
         }

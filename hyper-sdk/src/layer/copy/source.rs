@@ -6,6 +6,7 @@
 //!   links: it reads them and treats the directory as the root of all paths.
 //! - Files that the filter drops do not exist: neither in lookups nor in listings nor through links.
 
+use super::listing::Listing;
 use super::pattern::clean;
 use crate::layer::FileTime;
 use crate::layer::entry::escape;
@@ -101,12 +102,9 @@ pub(crate) struct SourceRoot {
     filter: Option<Arc<dyn PathFilter>>,
     owners: Option<Box<SourceOwners>>,
     needed: Mutex<HashMap<Vec<u8>, bool>>,
-    remembered: Mutex<Option<HashMap<Vec<u8>, Listing>>>,
+    remembered: Mutex<Option<HashMap<Vec<u8>, Arc<Listing>>>>,
     fetched: OnceLock<FileTime>,
 }
-
-/// The content of a directory, sorted by name.
-pub(super) type Listing = Arc<[(Vec<u8>, Metadata)]>;
 
 impl fmt::Debug for SourceRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -259,8 +257,8 @@ impl SourceRoot {
                     return Ok(*known);
                 }
                 let mut needed = false;
-                for (name, metadata) in self.raw_list(path)? {
-                    if self.passes(&join(path, &name), metadata.is_directory())? {
+                for (name, metadata) in self.raw_list(path)?.iter() {
+                    if self.passes(&join(path, name), metadata.is_directory())? {
                         needed = true;
                         break;
                     }
@@ -271,10 +269,10 @@ impl SourceRoot {
         }
     }
 
-    fn raw_list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, Metadata)>> {
+    fn raw_list(&self, path: &[u8]) -> Result<Listing> {
         let failed = |e| self.error("cannot list the folder to copy", path, e);
         let directory = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(failed)?;
-        let mut list = Vec::new();
+        let mut list = Listing::new(path);
         for entry in Dir::read_from(&directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_bytes();
@@ -282,7 +280,7 @@ impl SourceRoot {
                 continue;
             }
             match self.metadata_at(directory.as_fd(), name) {
-                Ok(metadata) => list.push((name.to_vec(), metadata)),
+                Ok(metadata) => list.push(name, metadata),
                 // The file was removed after the listing, so it is ignored.
                 Err(Errno::NOENT) => {}
                 Err(e) => return Err(self.error("cannot stat the file to copy", &join(path, name), e)),
@@ -311,12 +309,12 @@ impl SourceRoot {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when the directory cannot be read.
-    pub(crate) fn list(&self, path: &[u8]) -> Result<Listing> {
+    pub(crate) fn list(&self, path: &[u8]) -> Result<Arc<Listing>> {
         let remembered = || self.remembered.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(listing) = remembered().as_ref().and_then(|known| known.get(path)) {
             return Ok(Arc::clone(listing));
         }
-        let listing = self.fresh_list(path)?;
+        let listing = Arc::new(self.fresh_list(path)?);
         if let Some(known) = remembered().as_mut() {
             known.insert(path.to_vec(), Arc::clone(&listing));
         }
@@ -353,18 +351,12 @@ impl SourceRoot {
     }
 
     fn fresh_list(&self, path: &[u8]) -> Result<Listing> {
-        let mut list = self.raw_list(path)?;
-        if self.filter.is_some() {
-            let mut kept = Vec::with_capacity(list.len());
-            for (name, metadata) in list {
-                if self.passes(&join(path, &name), metadata.is_directory())? {
-                    kept.push((name, metadata));
-                }
+        self.raw_list(path)?.finish(|name, metadata| {
+            if self.filter.is_none() {
+                return Ok(true);
             }
-            list = kept;
-        }
-        list.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(list.into())
+            self.passes(&join(path, name), metadata.is_directory())
+        })
     }
 
     /// The text of a link.

@@ -42,7 +42,7 @@ fn nearest(root: &SourceRoot, path: &[u8]) -> Option<Vec<u8>> {
     let (parent, name) = split.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
     let limit = name.len() / 3;
     let list = root.list(parent).ok()?;
-    let others = list.iter().take(10_000).filter(|(found, _)| found != name);
+    let others = list.iter().take(10_000).filter(|(found, _)| *found != name);
     let best = others.map(|(found, _)| (distance(name, found), found)).min()?;
     (best.0 <= limit).then(|| join(parent, best.1))
 }

@@ -494,6 +494,31 @@ fn links_pipes_and_odd_names_are_copied() {
     );
 }
 
+/// The memory for a planned file does not depend on how long its path in the source is.
+#[test]
+fn a_plan_has_no_copies_of_paths_and_metadata() {
+    use super::listing::SourceFile;
+    use super::plan::{Content, PlannedEntry};
+    let (_folder, root) = context("d/e/a; d/e/b; d/e/c; d/f");
+    let planned = plan(&root, &EmptyDestination, &CopySpec::new(["."], "/x/")).unwrap();
+    let mut listings = Vec::new();
+    for PlannedEntry { entry, content } in planned.entries() {
+        match content {
+            Content::Source { file: SourceFile::Listed(listing, _), .. } => {
+                listings.push(Arc::as_ptr(listing))
+            }
+            Content::None => assert!(entry.is_directory()),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(listings.len(), 4);
+    listings.dedup();
+    assert_eq!(listings.len(), 2, "one listing for each folder");
+    assert!(size_of::<PlannedEntry>() <= 160, "{}", size_of::<PlannedEntry>());
+    let path = &planned.entries()[2].entry.path;
+    assert!(std::ptr::eq(path.as_bytes(), path.clone().as_bytes()), "clones of a path share its bytes");
+}
+
 /// `HYPER_COPY_FILES` sets the number of files, to measure.
 #[test]
 fn many_small_files_are_planned_and_hashed_fast() {

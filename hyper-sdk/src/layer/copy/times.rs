@@ -23,8 +23,7 @@ impl Planner<'_> {
             pending.entry.set_time(time);
             return;
         }
-        let next = self.pending.range(to.clone()..).next();
-        let is_changed = next.is_some_and(|(path, _)| path.starts_with(to));
+        let is_changed = self.pending.at_or_below(to).next().is_some();
         // The root has no entry of its own.
         if let Some(found) = self.metadata(to).filter(|_| is_changed) {
             let mut entry: Entry = found.clone();
