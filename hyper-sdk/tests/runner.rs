@@ -8,6 +8,7 @@
 
 mod builder_conformance;
 mod capabilities;
+mod deep_chains;
 mod dockerfile_fixtures;
 mod dockerfile_golden;
 mod formats;

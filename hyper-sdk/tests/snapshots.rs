@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-fn chain(text: &str) -> Digest {
+pub(crate) fn chain(text: &str) -> Digest {
     Digest::sha256(text)
 }
 
@@ -26,14 +26,14 @@ fn layer_of(folder: &Path) -> Vec<u8> {
     writer.finish().unwrap().0
 }
 
-struct Fixture {
+pub(crate) struct Fixture {
     folder: tempfile::TempDir,
     executor: NativeExecutor,
     base: Vec<u8>,
 }
 
 impl Fixture {
-    async fn new() -> Option<Self> {
+    pub(crate) async fn new() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let base = folder.path().join("base");
         if busybox_root(&base).is_none() {
@@ -52,7 +52,16 @@ impl Fixture {
         }
     }
 
-    async fn open(&self, style: Style) -> LocalSnapshotter {
+    /// The folder of the snapshots in overlay style.
+    pub(crate) fn root(&self) -> PathBuf {
+        let name = match self.executor.identity() {
+            Identity::Full => "overlay",
+            Identity::Single => "overlay-single-id",
+        };
+        self.folder.path().join("snapshots").join(name)
+    }
+
+    pub(crate) async fn open(&self, style: Style) -> LocalSnapshotter {
         LocalSnapshotter::open_as(
             self.folder.path().join("snapshots"),
             self.executor.sandbox().clone(),
@@ -62,7 +71,7 @@ impl Fixture {
         .unwrap()
     }
 
-    async fn with_base(&self, style: Style) -> LocalSnapshotter {
+    pub(crate) async fn with_base(&self, style: Style) -> LocalSnapshotter {
         let snapshots = self.open(style).await;
         snapshots
             .apply(None, &chain("base"), UnpackOptions::default(), Box::new(Cursor::new(self.base.clone())))
@@ -71,7 +80,7 @@ impl Fixture {
         snapshots
     }
 
-    async fn run(&self, active: &dyn Active, script: &str) -> (i32, String) {
+    pub(crate) async fn run(&self, active: &dyn Active, script: &str) -> (i32, String) {
         self.run_with(active, script, Vec::new()).await
     }
 
@@ -90,7 +99,7 @@ impl Fixture {
     }
 }
 
-async fn read_all(tar: Box<dyn Read + Send>) -> std::io::Result<Vec<u8>> {
+pub(crate) async fn read_all(tar: Box<dyn Read + Send>) -> std::io::Result<Vec<u8>> {
     tokio::task::spawn_blocking(move || {
         let (mut tar, mut bytes) = (tar, Vec::new());
         tar.read_to_end(&mut bytes).map(|_| bytes)
@@ -329,11 +338,7 @@ async fn a_layer_that_fails_leaves_nothing() {
             .await
             .is_err()
     );
-    let of = match fixture.executor.identity() {
-        Identity::Full => "overlay",
-        Identity::Single => "overlay-single-id",
-    };
-    let active = fixture.folder.path().join("snapshots").join(of).join("active");
+    let active = fixture.root().join("active");
     for _ in 0..200 {
         if std::fs::read_dir(&active).unwrap().next().is_none() {
             return;
@@ -475,7 +480,15 @@ fn the_sandbox_works_for_ordinary_users() {
             .args(["--reuid", &uid, "--regid", &gid, "--clear-groups", "--inh-caps=-all", "--"])
             .arg(&tests)
             // The whole escape suite too, by the common start of its names.
-            .args(["sandbox", "snapshots::", "--nocapture", "--skip", "overhead", "--test-threads=2"])
+            .args([
+                "sandbox",
+                "snapshots::",
+                "deep_chains::",
+                "--nocapture",
+                "--skip",
+                "overhead",
+                "--test-threads=2",
+            ])
             .env("HYPER_TEST_HELPER", &helper)
             .env("HYPER_TEST_IDENTITY", format!("{identity:?}"))
             .env("TMPDIR", &scratch)

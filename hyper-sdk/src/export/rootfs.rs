@@ -65,6 +65,7 @@ pub(crate) async fn export_folder(
         let mut options = ApplyOptions::new(ApplyStyle::Plain);
         options.owners = OwnerPolicy::Ignore;
         options.devices = DevicePolicy::Skip;
+        options.digests = false;
         options.below = below.unwrap_or_default();
         options.prune = delete;
         let applied = apply(tar, &destination, &options)?;

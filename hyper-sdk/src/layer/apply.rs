@@ -11,12 +11,13 @@
 //!   survive.
 //! - Directories get their metadata last, deepest first. Nothing is synced: an incomplete target is discarded.
 
+mod finish;
+
 use super::entry::{Entry, EntryKind, LayerPath};
 use super::files::{self, Lowers, failed};
 use super::index::{LayerIndex, LayerIndexBuilder};
 use super::owner;
-use super::prune::prune;
-use super::reader::{LayerReader, hash_data};
+use super::reader::{LayerReader, hash_data, pass_data};
 use super::times::TimesTable;
 use crate::{Error, ErrorKind, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -82,6 +83,11 @@ pub struct ApplyOptions {
     pub prune: bool,
     /// Whether names that begin with `.wh.` stand for what is removed. In an archive that is no layer they are names.
     pub whiteouts: bool,
+    /// Whether [`Applied::index`] has the digests of files.
+    pub digests: bool,
+    /// Whether [`ApplyOptions::lowers`] are all lower layers, also when there are none: then no whiteout of the lowest layer
+    /// is kept. A folder that only one layer has would list it.
+    pub all_lowers: bool,
 }
 
 impl ApplyOptions {
@@ -96,6 +102,8 @@ impl ApplyOptions {
             below: LayerPath::root(),
             prune: false,
             whiteouts: true,
+            digests: true,
+            all_lowers: false,
         }
     }
 }
@@ -116,16 +124,29 @@ pub struct Applied {
 /// Those of [`LayerReader::next_entry`]; [`ErrorKind::Invalid`] for parents that are no directory and dangling hardlinks;
 /// [`ErrorKind::Unsupported`] for attributes, [`ErrorKind::Denied`] for owners that cannot be set; [`ErrorKind::Io`].
 pub fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result<Applied> {
+    unpack(source, target, options)?.finish(&options.lowers)
+}
+
+/// The first half of [`apply`], which does not need the lower layers: all entries of the layer itself.
+///
+/// # Errors
+/// Those of [`apply`].
+pub(crate) fn unpack<'a>(
+    source: impl Read,
+    target: &'a Path,
+    options: &'a ApplyOptions,
+) -> Result<Unpacked<'a>> {
     let mut reader = if options.whiteouts { LayerReader::new(source) } else { LayerReader::of_files(source) };
     let mut apply = Apply {
         top: files::open_top(target)?,
-        lowers: Lowers::open(&options.lowers)?,
+        lowers: Lowers::default(),
         options,
         index: LayerIndexBuilder::new(),
         directories: BTreeMap::new(),
         times: BTreeMap::new(),
         last_parent: None,
         skipped: Vec::new(),
+        late_links: BTreeMap::new(),
         buffer: vec![0; 128 << 10],
     };
     if options.owners == OwnerPolicy::Ignore {
@@ -134,21 +155,44 @@ pub fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result
             .map_err(|e| failed("cannot write to the target", &LayerPath::root(), e))?;
     }
     if options.style == ApplyStyle::Overlay {
-        let root = apply.inherited(&LayerPath::root())?;
-        apply.directories.insert(LayerPath::root(), Pending { entry: root, existed: false, implied: true });
+        let (path, entry) = (LayerPath::root(), Entry::directory(LayerPath::root(), 0o755));
+        apply.directories.insert(path, Pending { entry, existed: false, implied: true });
     }
-    let unpack = || {
+    let mut read = || {
         while let Some(mut entry) = reader.next_entry()? {
             entry.move_below(&options.below)?;
             apply.entry(entry, &mut reader)?;
         }
-        apply.finish()
+        Ok(())
     };
-    // The user needs the path to free space there.
-    unpack().map_err(|e| match e.kind() {
-        ErrorKind::StorageFull => e.with_context("path", target.display()),
-        _ => e,
-    })
+    read().map_err(|e| with_place(e, target))?;
+    Ok(Unpacked { apply, target })
+}
+
+/// The user needs the path to free space there.
+fn with_place(error: Error, target: &Path) -> Error {
+    match error.kind() {
+        ErrorKind::StorageFull => error.with_context("path", target.display()),
+        _ => error,
+    }
+}
+
+/// A layer without what depends on the lower layers: the metadata of directories that it does not mention, hardlinks to
+/// lower files, and whiteouts.
+pub(crate) struct Unpacked<'a> {
+    apply: Apply<'a>,
+    target: &'a Path,
+}
+
+impl Unpacked<'_> {
+    /// Does the rest. `lowers` are the lower layers, topmost first.
+    ///
+    /// # Errors
+    /// Those of [`apply`].
+    pub(crate) fn finish(mut self, lowers: &[PathBuf]) -> Result<Applied> {
+        self.apply.lowers = Lowers::open(lowers)?;
+        self.apply.finish().map_err(|e| with_place(e, self.target))
+    }
 }
 
 struct Apply<'a> {
@@ -162,6 +206,8 @@ struct Apply<'a> {
     times: BTreeMap<LayerPath, Timespec>,
     last_parent: Option<(LayerPath, Rc<OwnedFd>)>,
     skipped: Vec<LayerPath>,
+    /// The hardlinks to files of lower layers, by path, with the lower file. They are made at the end.
+    late_links: BTreeMap<LayerPath, (Entry, LayerPath)>,
     buffer: Vec<u8>,
 }
 
@@ -179,6 +225,9 @@ impl Apply<'_> {
         let table = self.options.times.as_ref().filter(|_| !entry.kind.is_whiteout());
         if let Some(time) = table.and_then(|table| table.get(&entry.path)) {
             entry.set_time(time);
+        }
+        if !self.late_links.is_empty() && !entry.kind.is_whiteout() && !entry.is_hardlink() {
+            self.late_links.remove(&entry.path);
         }
         match &entry.kind {
             EntryKind::Whiteout | EntryKind::OpaqueWhiteout => {
@@ -212,8 +261,7 @@ impl Apply<'_> {
                         Err(e) => return Err(failed("cannot open a directory of the target", &above, e)),
                     };
                     if is_new {
-                        let entry = self.inherited(&above)?;
-                        self.directory(&entry, true)?;
+                        self.directory(&Entry::directory(above, 0o755), true)?;
                     }
                 }
                 files::open_below(self.top.as_fd(), parent.as_bytes(), flags)
@@ -238,33 +286,6 @@ impl Apply<'_> {
             self.times.insert(path.clone(), time);
         }
         Ok(())
-    }
-
-    /// The entry for a directory that the layer does not mention, as in the lower layers.
-    fn inherited(&self, path: &LayerPath) -> Result<Entry> {
-        let mut entry = Entry::directory(path.clone(), 0o755);
-        if self.options.style == ApplyStyle::Overlay
-            && let Some(node) = self.lowers.find(path)?
-            && files::type_of(&node.stat) == FileType::Directory
-        {
-            entry.mode = node.stat.st_mode & 0o7777;
-            (entry.uid, entry.gid) = (node.stat.st_uid, node.stat.st_gid);
-            entry.set_time(files::time_of(&node.stat));
-            entry.xattrs = files::xattrs(node.parent.as_fd(), &node.name)
-                .map_err(|e| failed("cannot read the attributes of a lower layer", path, e))?;
-            entry.xattrs.retain(|name, _| !files::is_overlay_xattr(name));
-            self.recorded_owner(&mut entry);
-        }
-        Ok(entry)
-    }
-
-    /// Takes the owner of an entry of a lower layer from its attribute.
-    fn recorded_owner(&self, entry: &mut Entry) {
-        if self.options.owners == OwnerPolicy::Record
-            && let Some(owner) = owner::take_owner(&mut entry.xattrs)
-        {
-            (entry.uid, entry.gid) = owner;
-        }
     }
 
     fn directory(&mut self, entry: &Entry, implied: bool) -> Result<()> {
@@ -349,13 +370,16 @@ impl Apply<'_> {
         let file = file.map(std::fs::File::from);
         if let (Some(mut file), EntryKind::File { digest, .. }) = (file.as_ref(), &mut entry.kind) {
             let path = &entry.path;
-            let got = hash_data(reader, &mut self.buffer, |bytes| {
+            let write = |bytes: &[u8]| {
                 file.write_all(bytes).map_err(|e| {
                     let errno = Errno::from_io_error(&e).unwrap_or(Errno::IO);
                     failed("cannot write a file of the layer", path, errno)
                 })
-            })?;
-            *digest = Some(got);
+            };
+            *digest = match self.options.digests {
+                true => Some(hash_data(reader, &mut self.buffer, write)?),
+                false => pass_data(reader, &mut self.buffer, write).map(|()| None)?,
+            };
         }
         self.metadata(entry, parent, entry.path.file_name(), file.as_ref().map(AsFd::as_fd))
     }
@@ -411,6 +435,7 @@ impl Apply<'_> {
         .map_err(|e| failed("cannot set the time of an entry", path, e))
     }
 
+    /// Makes a hardlink. One to a file that the layer does not have is kept for the end.
     fn hardlink(&mut self, entry: &Entry, target: &LayerPath) -> Result<()> {
         let parent = self.parent(&entry.path)?;
         let source_parent = target.parent().unwrap_or_default();
@@ -434,44 +459,21 @@ impl Apply<'_> {
                     }
                     other => other,
                 }
-                .map_err(|e| failed("cannot make a hardlink of the layer", &entry.path, e))
+                .map_err(|e| failed("cannot make a hardlink of the layer", &entry.path, e))?;
+                self.late_links.remove(&entry.path);
+                Ok(())
             }
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.copy_lower(entry, target, parent.as_fd()),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                if files::status(&*parent, entry.path.file_name()).is_ok() {
+                    self.remove(&entry.path, parent.as_fd())?;
+                }
+                // A link to a link that is not made yet.
+                let lower = self.late_links.get(target).map_or(target, |(_, lower)| lower).clone();
+                self.late_links.insert(entry.path.clone(), (entry.clone(), lower));
+                Ok(())
+            }
             Err(e) => Err(failed("cannot stat the target of a hardlink", target, e)),
         }
-    }
-
-    /// A hardlink to a file of a lower layer: overlay cannot link across layers, so the file is copied.
-    fn copy_lower(&mut self, entry: &Entry, target: &LayerPath, parent: BorrowedFd<'_>) -> Result<()> {
-        let node = self.lowers.find(target)?;
-        let node = node.filter(|n| files::type_of(&n.stat) == FileType::RegularFile).ok_or_else(|| {
-            Error::invalid("a hardlink of the layer does not lead to a file")
-                .with_context("entry", &entry.path)
-                .with_context("target", target)
-        })?;
-        let read_failed = |e| failed("cannot read a file of a lower layer", target, e);
-        let source =
-            files::open_below(node.parent.as_fd(), &node.name, OFlags::RDONLY).map_err(read_failed)?;
-        let mut copy = entry.clone();
-        copy.kind = EntryKind::File { size: 0, digest: None };
-        copy.mode = node.stat.st_mode & 0o7777;
-        (copy.uid, copy.gid) = (node.stat.st_uid, node.stat.st_gid);
-        copy.set_time(files::time_of(&node.stat));
-        copy.xattrs = files::xattrs(node.parent.as_fd(), &node.name).map_err(read_failed)?;
-        copy.xattrs.retain(|name, _| !files::is_overlay_xattr(name));
-        self.recorded_owner(&mut copy);
-        let made = match files::make(&copy, parent) {
-            Err(Errno::EXIST) => {
-                self.remove(&copy.path, parent)?;
-                files::make(&copy, parent)
-            }
-            other => other,
-        };
-        let file = made.map_err(|e| failed("cannot make an entry of the layer", &copy.path, e))?;
-        let file = file.ok_or_else(|| Error::internal("a file was made without a descriptor"))?;
-        let mut file = std::fs::File::from(file);
-        std::io::copy(&mut std::fs::File::from(source), &mut file)?;
-        self.metadata(&copy, parent, copy.path.file_name(), Some(file.as_fd()))
     }
 
     /// Deletes what lower layers have at `path` (or only below it); files of this layer are kept.
@@ -496,104 +498,6 @@ impl Apply<'_> {
         };
         for name in files::names(&below).map_err(wrong)? {
             self.delete_lower(&path.join(&name)?, false)?;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<Applied> {
-        self.last_parent = None;
-        let index = std::mem::take(&mut self.index).finish();
-        match self.options.style {
-            ApplyStyle::Overlay => self.whiteouts(&index)?,
-            // Times and modes of directories are set after this.
-            ApplyStyle::Plain if self.options.prune => prune(self.top.as_fd(), &index)?,
-            ApplyStyle::Plain => {}
-        }
-        for (path, time) in std::mem::take(&mut self.times) {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            // Directories with an entry get its metadata below, and replaced directories are gone.
-            if self.directories.contains_key(&path) {
-                continue;
-            }
-            let Ok(fd) = files::open_below(self.top.as_fd(), path.as_bytes(), flags) else { continue };
-            let times = Timestamps { last_access: time, last_modification: time };
-            rustix::fs::futimens(&fd, &times)
-                .map_err(|e| failed("cannot restore the time of a directory", &path, e))?;
-        }
-        for (path, mut pending) in std::mem::take(&mut self.directories).into_iter().rev() {
-            // A whiteout may come after the entries that it affects: only now is it known what the layer hides. Every
-            // layer has the same root, which cannot be hidden.
-            if pending.implied && !path.is_root() && index.hides(&path) {
-                pending.entry = Entry::directory(path.clone(), 0o755);
-            }
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            let wrong = |e| failed("cannot finish a directory of the target", &path, e);
-            let fd = files::open_below(self.top.as_fd(), path.as_bytes(), flags).map_err(wrong)?;
-            if pending.existed {
-                for name in files::xattrs(fd.as_fd(), b"").map_err(wrong)?.keys() {
-                    if !pending.entry.xattrs.contains_key(name) && !files::is_overlay_xattr(name) {
-                        files::remove_xattr(fd.as_fd(), name).map_err(wrong)?;
-                    }
-                }
-            }
-            self.metadata(&pending.entry, fd.as_fd(), b"", Some(fd.as_fd()))?;
-        }
-        Ok(Applied { index, skipped: self.skipped })
-    }
-
-    /// Whether lower layers were given; without them every whiteout is kept.
-    fn knows_lowers(&self) -> bool {
-        !self.options.lowers.is_empty()
-    }
-
-    /// Makes the whiteouts of an upper directory, after all entries that can replace them.
-    fn whiteouts(&mut self, index: &LayerIndex) -> Result<()> {
-        for entry in index.entries().iter().filter(|e| e.kind.is_whiteout()) {
-            let path = &entry.path;
-            let real = index.get(path);
-            let is_opaque = entry.kind == EntryKind::OpaqueWhiteout;
-            if index.hides_above(path) && !self.directories.contains_key(path) {
-                continue;
-            }
-            if is_opaque && !self.directories.contains_key(path) {
-                // An opaque mark where the lower layers have no directory hides nothing.
-                let lower = self.lowers.find(path)?;
-                if self.knows_lowers() && lower.is_none_or(|n| files::type_of(&n.stat) != FileType::Directory)
-                {
-                    continue;
-                }
-                let implied = self.inherited(path)?;
-                self.directory(&implied, true)?;
-            }
-            if real.is_some_and(Entry::is_directory) || is_opaque {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-                let fd = files::open_below(self.top.as_fd(), path.as_bytes(), flags)
-                    .map_err(|e| failed("cannot open an opaque directory", path, e))?;
-                files::set_xattr(fd.as_fd(), b"", files::OPAQUE_XATTR, b"y", path)?;
-            } else if real.is_none() && !(self.knows_lowers() && self.lowers.find(path)?.is_none()) {
-                let parent = self.parent(path)?;
-                let name = OsStr::from_bytes(path.file_name());
-                match rustix::fs::mknodat(&*parent, name, FileType::CharacterDevice, Mode::empty(), 0) {
-                    Ok(()) => {
-                        // With this time a later diff gives the same layer.
-                        let time = Timespec { tv_sec: entry.mtime, tv_nsec: 0 };
-                        let times = Timestamps { last_access: time, last_modification: time };
-                        rustix::fs::utimensat(&*parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
-                            .map_err(|e| failed("cannot set the time of a whiteout", path, e))?;
-                    }
-                    // An entry below the hidden path made it a directory: as an opaque directory it hides the rest.
-                    Err(Errno::EXIST) => {
-                        let fd = files::open_below(
-                            parent.as_fd(),
-                            path.file_name(),
-                            OFlags::RDONLY | OFlags::DIRECTORY,
-                        )
-                        .map_err(|e| failed("cannot open an opaque directory", path, e))?;
-                        files::set_xattr(fd.as_fd(), b"", files::OPAQUE_XATTR, b"y", path)?;
-                    }
-                    Err(e) => return Err(failed("cannot make a whiteout", path, e)),
-                }
-            }
         }
         Ok(())
     }

@@ -160,10 +160,30 @@ pub(super) fn too_large() -> Error {
     Error::new(ErrorKind::TooLarge, "the decompressed archive is larger than the limit")
 }
 
+/// Reads the source to its end at the end of the archive, so that a verifying source sees everything.
+#[derive(Debug)]
+struct ToTheEnd<R: Read>(Decompressor<R>);
+
+impl<R: Read> Read for ToTheEnd<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.0.read(buffer)?;
+        if count == 0 && !buffer.is_empty() {
+            self.0.drain()?;
+        }
+        Ok(count)
+    }
+}
+
+#[derive(Debug)]
+enum LayerSource<R: Read> {
+    Here(Box<ToTheEnd<VerifyingReader<R>>>),
+    Ahead(ReadAhead),
+}
+
 /// A layer blob read as the uncompressed archive, with blob digest, blob size and diff ID verified.
 #[derive(Debug)]
 pub struct VerifiedLayer<R: Read> {
-    inner: Decompressor<VerifyingReader<R>>,
+    inner: LayerSource<R>,
     hasher: Option<Hasher>,
     diff_id: Option<Digest>,
 }
@@ -177,27 +197,44 @@ impl<R: Read> VerifiedLayer<R> {
     pub fn new(blob: R, digest: Digest, size: u64, diff_id: Option<Digest>) -> Result<Self> {
         let inner = Decompressor::new(VerifyingReader::new(blob, digest, size))?;
         let hasher = diff_id.as_ref().map(|d| d.algorithm().hasher());
-        Ok(Self { inner, hasher, diff_id })
+        Ok(Self { inner: LayerSource::Here(Box::new(ToTheEnd(inner))), hasher, diff_id })
     }
 
     /// See [`Decompressor::with_limit`].
     #[must_use]
     pub fn with_limit(mut self, limit: u64) -> Self {
-        self.inner = self.inner.with_limit(limit);
+        if let LayerSource::Here(inner) = self.inner {
+            self.inner = LayerSource::Here(Box::new(ToTheEnd(inner.0.with_limit(limit))));
+        }
         self
+    }
+
+    /// The same, but the blob is read, checked and decompressed on another thread, while this one checks the diff ID and
+    /// uses the archive.
+    pub(crate) fn read_ahead(self) -> Result<Self>
+    where
+        R: Send + 'static,
+    {
+        let inner = match self.inner {
+            LayerSource::Here(inner) => LayerSource::Ahead(ReadAhead::new(inner)?),
+            ahead => ahead,
+        };
+        Ok(Self { inner, ..self })
     }
 }
 
 impl<R: Read> Read for VerifiedLayer<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.inner.read(buffer)?;
+        let count = match &mut self.inner {
+            LayerSource::Here(inner) => inner.read(buffer)?,
+            LayerSource::Ahead(inner) => inner.read(buffer)?,
+        };
         if count > 0 || buffer.is_empty() {
             if let Some(hasher) = &mut self.hasher {
                 hasher.update(&buffer[..count]);
             }
             return Ok(count);
         }
-        self.inner.drain()?;
         if let Some(hasher) = self.hasher.take() {
             let got = hasher.finish();
             if self.diff_id.as_ref() != Some(&got) {
@@ -301,10 +338,10 @@ mod tests {
                 VerifiedLayer::new(Cursor::new(blob.clone()), digest.clone(), size, Some(diff.clone()))
             };
             let reader = open(&layer.digest, &layer.diff_id, layer.size).unwrap();
-            assert_eq!(read_all(ReadAhead::new(reader).unwrap()).unwrap(), sample());
+            assert_eq!(read_all(reader.read_ahead().unwrap()).unwrap(), sample());
             let other = Digest::sha256(b"other");
             for wrong in [open(&other, &layer.diff_id, layer.size), open(&layer.digest, &other, layer.size)] {
-                let reader = ReadAhead::new(wrong.unwrap()).unwrap();
+                let reader = wrong.unwrap().read_ahead().unwrap();
                 assert_eq!(read_all(reader).unwrap_err().kind(), ErrorKind::DigestInvalid);
             }
             let long = open(&layer.digest, &layer.diff_id, layer.size + 1).unwrap();

@@ -211,7 +211,7 @@ pub(super) fn remove_xattr(directory: BorrowedFd<'_>, key: &[u8]) -> rustix::io:
 }
 
 /// The lower layers of an overlay, topmost first, searched as overlay does.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Lowers(Vec<OwnedFd>);
 
 /// The file that the lower layers show at a path.

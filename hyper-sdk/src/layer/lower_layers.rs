@@ -25,6 +25,11 @@ impl LowerEntry {
     pub(super) fn is_directory(&self) -> bool {
         !self.layers.is_empty()
     }
+
+    /// Whether what deeper layers have there is hidden.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
 }
 
 impl Lowers {

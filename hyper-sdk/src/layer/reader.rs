@@ -377,13 +377,23 @@ pub(super) fn hash_data<R: Read>(
     mut sink: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<crate::Digest> {
     let mut hasher = Hasher::sha256();
+    pass_data(reader, buffer, |bytes| {
+        hasher.update(bytes);
+        sink(bytes)
+    })?;
+    Ok(hasher.finish())
+}
+
+/// Reads all data of the current entry and passes it to the callback.
+pub(super) fn pass_data<R: Read>(
+    reader: &mut LayerReader<R>,
+    buffer: &mut [u8],
+    mut sink: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
     loop {
         match reader.read(buffer) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(count) => {
-                hasher.update(&buffer[..count]);
-                sink(&buffer[..count])?;
-            }
+            Ok(0) => return Ok(()),
+            Ok(count) => sink(&buffer[..count])?,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e.into()),
         }

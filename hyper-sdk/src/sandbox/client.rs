@@ -11,6 +11,7 @@ use std::fmt;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -182,29 +183,45 @@ impl Sandbox {
         read_reply(&mut operation.control)
     }
 
-    /// Runs an operation that reads a tar, on a blocking thread. Dropping the future ends it with the next read.
-    pub(crate) async fn feed(&self, request: Request, mut tar: Box<dyn Read + Send>) -> Result<()> {
+    /// Runs an operation that reads a tar, on a blocking thread, and then the folders of the layers below. Dropping the
+    /// future ends it with the next read.
+    pub(crate) async fn feed(
+        &self,
+        request: Request,
+        mut tar: Box<dyn Read + Send>,
+        lowers: impl Future<Output = Result<Vec<PathBuf>>>,
+    ) -> Result<()> {
         let operation = self.begin(&request)?;
         drop((operation.output, operation.errors));
         let mut control = operation.control;
         // The future of the caller may be dropped while the thread is reading. Closing the socket ends the operation at
         // once, and the next write of the thread fails.
         let closer = Closer(control.try_clone().map_err(lost)?);
-        let result = tokio::task::spawn_blocking(move || {
+        let fed = tokio::task::spawn_blocking(move || -> Result<_> {
             let mut buffer = vec![0; 256 << 10];
             loop {
                 let n = tar.read(&mut buffer)?;
-                if write_frame(&mut control, &buffer[..n]).is_err() || n == 0 {
-                    // A write error means that the operation has ended early; its reply has the reason.
-                    break;
+                if write_frame(&mut control, &buffer[..n]).is_err() {
+                    // The operation has ended early; its reply has the reason.
+                    return Ok((control, false));
+                }
+                if n == 0 {
+                    return Ok((control, true));
                 }
             }
-            read_reply(&mut control).map(drop)
         })
         .await
         .map_err(|e| Error::internal("a layer reader panicked").with_source(e))?;
+        let (mut control, is_whole) = fed?;
+        if is_whole {
+            let lowers = serde_json::to_vec(&lowers.await?)
+                .map_err(|e| Error::invalid("the path of the snapshots is not UTF-8").with_source(e))?;
+            // A write error means that the operation has ended early.
+            let _ = write_frame(&mut control, &lowers);
+        }
+        let reply = Control::new(control)?.reply().await;
         drop(closer);
-        result
+        reply.map(drop)
     }
 
     /// Runs an operation that writes a tar.

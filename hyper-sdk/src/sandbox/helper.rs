@@ -22,6 +22,9 @@ use std::path::PathBuf;
 /// The first argument of a program that is started as the helper.
 const MARKER: &str = "--hyper-exec-helper";
 
+/// How many files an operation can have open before the table of its open files grows.
+const OPEN_FILES: i32 = 1023;
+
 /// How to start the helper.
 ///
 /// ```no_run
@@ -216,12 +219,14 @@ fn dispatch<S: Steps>(
     let mut output = std::io::BufWriter::with_capacity(256 << 10, std::fs::File::from(output));
     match request {
         Request::Run { .. } => Err(Error::internal("a step was run twice")),
-        Request::Apply { target, lowers, plain, times, any_owner } => {
-            let mut tar = FrameReader::new(control);
-            tree::apply(&target, &lowers, plain, times.as_deref(), any_owner, &mut tar, context)?;
-            // The bytes after the end of the archive belong to the stream that the caller hashes.
-            std::io::copy(&mut tar, &mut std::io::sink())?;
+        Request::Apply { target, plain, times, any_owner } => {
+            // Headers are read in small parts.
+            let tar = std::io::BufReader::with_capacity(256 << 10, FrameReader::new(control));
+            tree::apply(&target, plain, times.as_deref(), any_owner, tar, lower_layers, context)?;
             Ok(Reply::Done)
+        }
+        Request::Join { run, rest, target, limit } => {
+            tree::join(&run, &rest, &target, limit, context).map(Reply::Joined)
         }
         Request::Diff { upper, lowers, plain } => {
             tree::diff(&upper, &lowers, plain, &mut output, context)?;
@@ -267,6 +272,15 @@ fn dispatch<S: Steps>(
     }
 }
 
+/// Reads the lower layers, which follow after the tar.
+fn lower_layers(mut tar: std::io::BufReader<FrameReader<'_, UnixStream>>) -> Result<Vec<PathBuf>> {
+    // The bytes after the end of the archive belong to the stream that the caller hashes.
+    std::io::copy(&mut tar, &mut std::io::sink())?;
+    let frame = read_frame(&mut tar.into_inner().into_inner())?;
+    let list = frame.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    list.ok_or_else(|| Error::internal("the lower layers of a layer were not sent"))
+}
+
 fn copy_tree(from: &RootFs, to: &std::path::Path) -> Result<Reply> {
     let from = view::open(from)?;
     let to = view::open_folder(to)?;
@@ -282,6 +296,9 @@ fn finish(mut output: std::io::BufWriter<std::fs::File>) -> Result<Reply> {
 /// Ends this process when the caller closes the control socket. A thread waits for that, since the work itself blocks.
 fn exit_with_caller(control: &UnixStream) -> Result<()> {
     use rustix::event::{PollFd, PollFlags, poll};
+    // The kernel waits for tens of milliseconds whenever the table of open files of a process with threads has to grow,
+    // and each lower layer is an open file. So it grows now. A low limit of open files is no error here.
+    drop(rustix::io::fcntl_dupfd_cloexec(control, OPEN_FILES));
     let control = control.try_clone()?;
     let watch = move || {
         loop {

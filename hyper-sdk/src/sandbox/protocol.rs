@@ -6,7 +6,7 @@
 //!   caller ▶ helper   one byte + 3 descriptors  for each operation: control socket, output pipe, error pipe
 //! control socket (SOCK_STREAM, one an operation)
 //!   caller ▶ helper   frame: Request
-//!   caller ▶ helper   Apply only: frames of tar, an empty one at the end
+//!   caller ▶ helper   Apply only: frames of tar, an empty one at the end; a frame with the folders of the lower layers
 //!   helper ▶ caller   frame: Reply
 //! frame: length u32 little-endian, then as many bytes
 //! ```
@@ -49,11 +49,10 @@ pub(crate) enum Request<S = NoStep> {
         rootfs: RootFs,
         step: Box<S>,
     },
-    /// Unpack the tar that follows on the control socket into `target`, on top of `lowers` (topmost first).
-    /// With `plain` the target is a whole tree, and whiteouts delete.
+    /// Unpack the tar that follows on the control socket into `target`, on top of the layers that follow after it: a frame
+    /// with a list of folders, topmost first. With `plain` the target is a whole tree, and whiteouts delete.
     Apply {
         target: PathBuf,
-        lowers: Vec<PathBuf>,
         plain: bool,
         /// A file with the exact times of the layer.
         times: Option<PathBuf>,
@@ -107,6 +106,14 @@ pub(crate) enum Request<S = NoStep> {
         from: RootFs,
         to: PathBuf,
     },
+    /// Join the layers `run`, which lie on `rest` (topmost first), into the empty folder `target`, unless one of them has
+    /// more than `limit` files.
+    Join {
+        run: Vec<PathBuf>,
+        rest: Vec<PathBuf>,
+        target: PathBuf,
+        limit: usize,
+    },
     /// Remove whole trees.
     Remove {
         paths: Vec<PathBuf>,
@@ -124,7 +131,12 @@ pub(crate) enum Reply {
     Done,
     Exited(i32),
     File(Option<Vec<u8>>),
-    Usage { total: u64, parts: Vec<u64> },
+    Usage {
+        total: u64,
+        parts: Vec<u64>,
+    },
+    /// The layer that has too many files for a join.
+    Joined(Option<usize>),
     Failed(Failure),
 }
 
@@ -238,6 +250,11 @@ pub(crate) struct FrameReader<'a, R> {
 impl<'a, R: Read> FrameReader<'a, R> {
     pub(crate) fn new(from: &'a mut R) -> Self {
         Self { from, left: 0, ended: false }
+    }
+
+    /// The reader of what follows.
+    pub(crate) fn into_inner(self) -> &'a mut R {
+        self.from
     }
 }
 

@@ -100,6 +100,12 @@ pub(crate) fn save_layer(layer: &Path, lowers: &[PathBuf], plain: bool, index: &
     if owners.is_empty() { Ok(()) } else { save(layer, OWNERS, &owners) }
 }
 
+/// Saves the record of joined layers (topmost first) next to their folder.
+pub(crate) fn save_join(folder: &Path, run: &[PathBuf]) -> Result<()> {
+    let owners = lower_owners(run)?;
+    if owners.is_empty() { Ok(()) } else { save(folder, OWNERS, &owners) }
+}
+
 /// The recorded owners of the files of a tree.
 pub(crate) struct Recorded {
     upper: Option<PathBuf>,

@@ -7,7 +7,7 @@ use super::{Context, Identity, records, view};
 use crate::layer::copy::{CopyRequest, SourceKind, SourceRoot, index_of, tree_of};
 use crate::layer::{
     ApplyOptions, ApplyStyle, DevicePolicy, DiffOptions, FileTime, LayerPath, LayerWriter, OwnerPolicy,
-    TimesTable, apply as unpack, diff_overlay, diff_trees, pack as pack_layer,
+    TimesTable, apply as apply_at_once, diff_overlay, diff_trees, pack as pack_layer, unpack,
 };
 use crate::{Error, Result};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
@@ -22,19 +22,20 @@ use std::sync::Arc;
 /// An archive without entries.
 const EMPTY_TAR: &[u8] = &[0; 1024];
 
-/// Unpacks a layer into `target` on top of `lowers`; with `plain` into a whole tree. `times` is the file with the exact
-/// times of the layer. With `any_owner`, files whose owner cannot be set belong to root.
-pub(crate) fn apply(
+/// Unpacks the layer `tar` into `target`; with `plain` into a whole tree. `times` is the file with the exact times of the
+/// layer. With `any_owner`, files whose owner cannot be set belong to root. `lowers` returns the layers below when the
+/// rest is done, topmost first.
+pub(crate) fn apply<R: Read>(
     target: &Path,
-    lowers: &[PathBuf],
     plain: bool,
     times: Option<&Path>,
     any_owner: bool,
-    tar: &mut impl Read,
+    mut tar: R,
+    lowers: impl FnOnce(R) -> Result<Vec<PathBuf>>,
     context: Context,
 ) -> Result<()> {
     let style = if plain { ApplyStyle::Plain } else { ApplyStyle::Overlay };
-    let mut options = apply_options(style, lowers, context);
+    let mut options = apply_options(style, &[], context);
     if any_owner && options.owners == OwnerPolicy::Keep {
         options.owners = OwnerPolicy::KeepMapped;
     }
@@ -43,16 +44,35 @@ pub(crate) fn apply(
             std::fs::read(path).map_err(|e| Error::io("cannot read the times of a layer", path, e))?;
         options.times = Some(Arc::new(TimesTable::from_bytes(&bytes)?));
     }
-    let applied = unpack(tar, target, &options)?;
+    let unpacked = unpack(&mut tar, target, &options)?;
+    let lowers = lowers(tar)?;
+    let applied = unpacked.finish(&lowers)?;
     if context.identity == Identity::Single {
-        records::save_layer(target, lowers, plain, &applied.index)?;
+        records::save_layer(target, &lowers, plain, &applied.index)?;
     }
     Ok(())
+}
+
+/// Joins layers: see [`crate::layer::join`].
+pub(crate) fn join(
+    run: &[PathBuf],
+    rest: &[PathBuf],
+    target: &Path,
+    limit: usize,
+    context: Context,
+) -> Result<Option<usize>> {
+    let large = crate::layer::join(run, rest, target, limit)?;
+    if large.is_none() && context.identity == Identity::Single {
+        records::save_join(target, run)?;
+    }
+    Ok(large)
 }
 
 fn apply_options(style: ApplyStyle, lowers: &[PathBuf], context: Context) -> ApplyOptions {
     let mut options = ApplyOptions::new(style);
     options.lowers = lowers.to_vec();
+    options.digests = false;
+    options.all_lowers = true;
     if context.user_namespace {
         options.devices = DevicePolicy::Skip;
     }
@@ -67,7 +87,7 @@ fn apply_options(style: ApplyStyle, lowers: &[PathBuf], context: Context) -> App
 pub(crate) fn inherit_root(lower: &Path, upper: &Path, context: Context) -> Result<()> {
     // This is the code for layers, so that a step and its layer have the same root.
     let options = apply_options(ApplyStyle::Overlay, &[lower.to_owned()], context);
-    unpack(EMPTY_TAR, upper, &options).map(drop)
+    apply_at_once(EMPTY_TAR, upper, &options).map(drop)
 }
 
 /// Writes the layer of `upper` on `lowers`, with the times as they are.

@@ -5,6 +5,8 @@
 //!                     with "layer":"sha256:…" other snapshots may share its files;
 //!                     SHA-256 of the line before
 //! layers/7/           fs/ and a lock file                        the files of a committed snapshot
+//! joins/sha256-HEX.1  {"id":9,"below":"sha256:…","boot":"…"}      layers/9 has the files of this snapshot and of those below
+//!                     it down to `below`: the number is the level of the join; SHA-256 of the line before
 //! active/8/           fs/, work/, binds/ and a lock file          being made or run on; locked while its owner lives
 //! removed/RANDOM/     the content of such a folder               being removed; locked while its remover lives
 //! synced              6                                          layers up to this number are durable
@@ -27,12 +29,18 @@
 
 use crate::{Digest, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, FileExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+mod joins;
+
+pub(super) use joins::{MAX_LEVEL, Piece};
 
 /// The longest chain that is followed; no image has more layers.
 const MAX_CHAIN: usize = 10_000;
@@ -50,15 +58,25 @@ pub(super) struct Record {
 
 impl Record {
     fn to_bytes(&self) -> Vec<u8> {
-        let json = serde_json::to_string(self).expect("plain data");
-        format!("{json}\n{}", Digest::sha256(&json).hex()).into_bytes()
+        checked(self)
     }
 
     /// The record in a file; `None` when it was changed since it was written.
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (json, check) = std::str::from_utf8(bytes).ok()?.split_once('\n')?;
-        (check == Digest::sha256(json).hex()).then(|| serde_json::from_str(json).ok())?
+        unchecked(bytes)
     }
+}
+
+/// A value as a line of JSON and its check.
+fn checked(value: &impl Serialize) -> Vec<u8> {
+    let json = serde_json::to_string(value).expect("plain data");
+    format!("{json}\n{}", Digest::sha256(&json).hex()).into_bytes()
+}
+
+/// The value of a line with a check; `None` when it was changed since it was written.
+fn unchecked<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let (json, check) = std::str::from_utf8(bytes).ok()?.split_once('\n')?;
+    (check == Digest::sha256(json).hex()).then(|| serde_json::from_str(json).ok())?
 }
 
 /// A folder in `active`, and the lock that is held while its owner lives.
@@ -83,6 +101,13 @@ pub(super) struct Folders {
     lock: File,
     boot: String,
     known: Mutex<HashMap<Digest, Record>>,
+    /// The chains that were found to exist with all their parents. While this process has the folder open, no other one
+    /// removes a snapshot.
+    whole: Mutex<HashSet<Digest>>,
+    /// A number that all folders of earlier processes are up to.
+    floor: OnceLock<u64>,
+    /// The highest join of each chain.
+    joins: Mutex<HashMap<Digest, joins::Join>>,
 }
 
 fn make(path: &Path) -> Result<()> {
@@ -102,7 +127,7 @@ fn open_lock(path: &Path) -> Result<File> {
         .map_err(|e| Error::io("cannot open a lock file", path, e))
 }
 
-fn locked(guard: &Mutex<HashMap<Digest, Record>>) -> MutexGuard<'_, HashMap<Digest, Record>> {
+fn locked<T>(guard: &Mutex<T>) -> MutexGuard<'_, T> {
     guard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -110,7 +135,7 @@ impl Folders {
     /// Opens the folder and makes it if missing. The second value is the folders that dead processes left behind, which
     /// the caller must remove.
     pub(super) fn open(root: &Path) -> Result<(Self, Vec<Removed>)> {
-        for name in ["chains", "layers", "active", "removed"] {
+        for name in ["chains", "joins", "layers", "active", "removed"] {
             make(&root.join(name))?;
             crate::private_folder::close_within(&root.join(name))?;
         }
@@ -120,7 +145,8 @@ impl Folders {
         lock.lock_shared().map_err(|e| Error::io("cannot lock the snapshots", &root, e))?;
         let boot =
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        let folders = Self { root, lock, boot, known: Mutex::default() };
+        let (known, whole, floor) = (Mutex::default(), Mutex::default(), OnceLock::new());
+        let folders = Self { root, lock, boot, known, whole, floor, joins: Mutex::default() };
         let leftovers = folders.clean()?;
         folders.sync_in_background();
         Ok((folders, leftovers))
@@ -154,6 +180,7 @@ impl Folders {
                 self.forget(&chain)?;
             }
         }
+        named.extend(self.read_joins()?);
         let mut leftovers = Vec::new();
         for (of, named) in [("active", BTreeSet::new()), ("layers", named)] {
             for number in self.numbers(of)?.difference(&named) {
@@ -161,7 +188,10 @@ impl Folders {
                 let Some(lock) = free(&folder)? else { continue };
                 // A commit holds the lock until the record exists, so the record may have been added since the list was
                 // read.
-                if of == "layers" && self.list()?.iter().any(|(_, record)| record.id == *number) {
+                let is_named = of == "layers"
+                    && (self.list()?.iter().any(|(_, record)| record.id == *number)
+                        || self.read_joins()?.contains(number));
+                if is_named {
                     continue;
                 }
                 match self.set_aside(&folder, lock) {
@@ -187,12 +217,28 @@ impl Folders {
 
     /// Moves a folder to `removed`.
     fn set_aside(&self, folder: &Path, lock: Option<File>) -> Result<Removed> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
         let failed = |e| Error::io("cannot move a folder", folder, e);
-        // A rename replaces an empty folder.
-        let path =
-            tempfile::Builder::new().prefix("").tempdir_in(self.root.join("removed")).map_err(failed)?.keep();
-        std::fs::rename(folder, &path).inspect_err(|_| drop(std::fs::remove_dir(&path))).map_err(failed)?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        // The time makes a name that an earlier process with the same number did not use.
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+        let name = format!("{}-{number}-{time}", std::process::id());
+        let path = self.root.join("removed").join(name);
+        std::fs::rename(folder, &path).map_err(failed)?;
         Ok(Removed { path, _lock: lock })
+    }
+
+    /// Moves the work folder of a committed chain to `removed`.
+    pub(super) fn set_work_aside(&self, chain: &Digest) -> Result<Option<Removed>> {
+        let Some(record) = self.record(chain)? else { return Ok(None) };
+        let Some(work) = self.files(record.id).parent().map(|folder| folder.join("work")) else {
+            return Ok(None);
+        };
+        match self.set_aside(&work, None) {
+            Ok(removed) => Ok(Some(removed)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// Moves a folder that was never committed to `removed`.
@@ -231,7 +277,8 @@ impl Folders {
         let settled = records.iter().filter(|(chain, _)| is_old(&self.record_path(chain)));
         let last = settled.map(|(_, record)| record.id).max()?;
         // A layer gets its number at its start, so an unfinished layer may have a lower number than finished ones.
-        let named = records.iter().map(|(_, record)| record.id).collect();
+        let mut named: BTreeSet<u64> = records.iter().map(|(_, record)| record.id).collect();
+        named.extend(self.read_joins().ok()?);
         let layers = self.numbers("layers").ok()?;
         let mut under_way = self.numbers("active").ok()?;
         under_way.extend(layers.difference(&named));
@@ -281,46 +328,33 @@ impl Folders {
 
     /// Whether a chain and all its parents exist. Records of missing folders are dropped, so that they are made again.
     pub(super) fn is_whole(&self, chain: &Digest) -> Result<bool> {
+        let is_there = |record: &Record| self.files(record.id).is_dir();
         let mut next = Some(chain.clone());
-        for _ in 0..MAX_CHAIN {
-            let Some(chain) = next else { return Ok(true) };
-            let is_there = |record: &Record| self.files(record.id).is_dir();
+        let mut seen = Vec::new();
+        while let Some(chain) = next {
             let mut found = self.record(&chain)?;
             if found.as_ref().is_some_and(|record| !is_there(record)) {
                 // Another process may have made it again meanwhile.
                 locked(&self.known).remove(&chain);
-                found = self.record(&chain)?;
+                found = self.record(&chain)?.filter(is_there);
+                if found.is_none() {
+                    return self.forget(&chain).map(|()| false);
+                }
             }
-            match found {
-                Some(record) if is_there(&record) => next = record.parent,
-                Some(_) => return self.forget(&chain).map(|()| false),
-                None => return Ok(false),
+            let Some(record) = found else { return Ok(false) };
+            next = record.parent.filter(|parent| !locked(&self.whole).contains(parent));
+            seen.push(chain);
+            if seen.len() > MAX_CHAIN {
+                return Ok(false);
             }
         }
-        Ok(false)
+        locked(&self.whole).extend(seen);
+        Ok(true)
     }
 
     /// The folder with the files of a committed snapshot.
     pub(super) fn files(&self, id: u64) -> PathBuf {
         self.root.join("layers").join(id.to_string()).join("fs")
-    }
-
-    /// The folders of a chain, topmost first.
-    pub(super) fn chain(&self, chain: Option<&Digest>) -> Result<Vec<PathBuf>> {
-        let mut folders = Vec::new();
-        let mut next = chain.cloned();
-        while let Some(chain) = next {
-            let record = self.record(&chain)?.ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, "a snapshot does not exist").with_context("chain", &chain)
-            })?;
-            folders.push(self.files(record.id));
-            next = record.parent;
-            if folders.len() > MAX_CHAIN {
-                return Err(Error::new(ErrorKind::Corrupt, "the parents of a snapshot form a loop")
-                    .with_context("chain", chain));
-            }
-        }
-        Ok(folders)
     }
 
     /// Sets the time of last use of a chain to now.
@@ -335,10 +369,19 @@ impl Folders {
     /// Makes a new folder in `active`, with an empty `fs` and `work`.
     pub(super) fn claim(&self) -> Result<Claim> {
         let held = self.hold_numbers()?;
-        let last = |of| Ok::<_, Error>(self.numbers(of)?.last().copied().unwrap_or(0));
-        // `active` is read first: a commit moves a folder from there to `layers`.
-        let id = last("active")?.max(last("layers")?).max(self.synced()).max(self.last_given()) + 1;
-        held.set_len(0).and_then(|()| held.write_all_at(format!("{id}\n").as_bytes(), 0)).map_err(|e| {
+        let floor = match self.floor.get() {
+            Some(floor) => *floor,
+            None => {
+                // A power cut can lose the file of numbers, but not the folders.
+                let last = |of| Ok::<_, Error>(self.numbers(of)?.last().copied().unwrap_or(0));
+                // `active` is read first: a commit moves a folder from there to `layers`.
+                let last = last("active")?.max(last("layers")?).max(self.synced());
+                *self.floor.get_or_init(|| last)
+            }
+        };
+        let id = floor.max(self.last_given()) + 1;
+        // The text always has the same length: to make a file shorter costs more than all else here on some disks.
+        held.write_all_at(format!("{id:020}\n").as_bytes(), 0).map_err(|e| {
             Error::io("cannot allocate a number for a snapshot", self.root.join("numbers"), e)
         })?;
         let folder = self.root.join("active").join(id.to_string());
@@ -436,6 +479,9 @@ impl Folders {
     /// Removes the record of a chain; its folder stays without a name.
     pub(super) fn forget(&self, chain: &Digest) -> Result<()> {
         locked(&self.known).remove(chain);
+        // Those above it are not whole any more.
+        locked(&self.whole).clear();
+        self.forget_joins(chain)?;
         let path = self.record_path(chain);
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

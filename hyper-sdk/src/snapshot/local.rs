@@ -2,18 +2,22 @@
 
 use super::folders::{Claim, Folders, Removed};
 use super::{
-    Active, ExportOptions, SnapshotCapabilities, SnapshotInfo, Snapshotter, TarStream, UnpackOptions,
+    Active, ExportOptions, LayerToUnpack, SnapshotCapabilities, SnapshotInfo, Snapshotter, TarStream,
+    UnpackOptions,
 };
 use crate::layer::copy::CopyRequest;
 use crate::sandbox::{Identity, Reply, Request, RootFs, Sandbox};
 use crate::{Digest, Error, ErrorKind, Result, private_folder};
 use async_trait::async_trait;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+mod joining;
+mod unpack;
 
 /// The largest number of layers in one overlay of the kernel.
 const MAX_DEPTH: usize = 500;
@@ -48,6 +52,10 @@ struct Inner {
     /// The chains that are being unpacked; a second call waits for the first.
     under_way: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     active: AtomicUsize,
+    /// The folders that have too many files to be joined. It is held while folders are joined.
+    large: tokio::sync::Mutex<HashSet<PathBuf>>,
+    /// What a thread removes beside the build; `None` while there is no such thread.
+    garbage: Mutex<Option<Vec<Removed>>>,
 }
 
 impl Inner {
@@ -58,6 +66,39 @@ impl Inner {
         }
         let paths = removed.iter().map(|removed| removed.path.clone()).collect();
         self.sandbox.call(Request::Remove { paths }).await.map(drop)
+    }
+
+    /// Removes the content of a moved folder on another thread, since each removed folder can take milliseconds. What a
+    /// process leaves at its end is removed by the next one.
+    fn remove_later(self: &Arc<Self>, removed: Removed) {
+        let mut garbage = self.garbage();
+        if let Some(waiting) = &mut *garbage {
+            waiting.push(removed);
+            return;
+        }
+        *garbage = Some(vec![removed]);
+        drop(garbage);
+        let inner = Arc::clone(self);
+        let work = move || {
+            loop {
+                let removed = match &mut *inner.garbage() {
+                    Some(waiting) if !waiting.is_empty() => std::mem::take(waiting),
+                    none => {
+                        *none = None;
+                        return;
+                    }
+                };
+                let paths = removed.iter().map(|removed| removed.path.clone()).collect();
+                inner.sandbox.call_blocking(&Request::Remove { paths }).ok();
+            }
+        };
+        if std::thread::Builder::new().name("snapshot-garbage".to_owned()).spawn(work).is_err() {
+            *self.garbage() = None;
+        }
+    }
+
+    fn garbage(&self) -> MutexGuard<'_, Option<Vec<Removed>>> {
+        self.garbage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -85,10 +126,10 @@ impl LocalSnapshotter {
         };
         let (folders, leftovers) = Folders::open(&root.as_ref().join(name))?;
         let (under_way, active) = (Mutex::default(), AtomicUsize::new(0));
-        let inner = Inner { style, folders, sandbox, under_way, active };
-        // A failure is ignored: the next start tries again.
-        inner.remove_content(leftovers).await.ok();
-        Ok(Self(Arc::new(inner)))
+        let (large, garbage) = Default::default();
+        let inner = Arc::new(Inner { style, folders, sandbox, under_way, active, large, garbage });
+        leftovers.into_iter().for_each(|leftover| inner.remove_later(leftover));
+        Ok(Self(inner))
     }
 
     /// How the snapshots are kept.
@@ -96,18 +137,10 @@ impl LocalSnapshotter {
         self.0.style
     }
 
-    fn rootfs(&self, chain: Option<&Digest>) -> Result<RootFs> {
-        let lowers = self.0.folders.chain(chain)?;
+    async fn rootfs(&self, chain: Option<&Digest>) -> Result<RootFs> {
+        let lowers = self.lowers(chain).await?;
         match self.0.style {
-            Style::Overlay => {
-                if lowers.len() >= MAX_DEPTH {
-                    return Err(Error::unsupported(format!(
-                        "the image has {} layers, and at most {MAX_DEPTH} can be mounted: join some of them",
-                        lowers.len()
-                    )));
-                }
-                Ok(RootFs::Overlay { lowers, upper: None })
-            }
+            Style::Overlay => Ok(RootFs::Overlay { lowers, upper: None }),
             Style::Copy => match lowers.into_iter().next() {
                 Some(path) => Ok(RootFs::Folder { path, writable: false }),
                 None => Ok(RootFs::Overlay { lowers: Vec::new(), upper: None }),
@@ -115,32 +148,39 @@ impl LocalSnapshotter {
         }
     }
 
+    /// A new empty folder on a parent, which need not exist yet.
+    fn empty_active(&self, parent: Option<&Digest>) -> Result<LocalActive> {
+        let claim = self.0.folders.claim()?;
+        let (folder, inner) = (claim.folder.clone(), Arc::clone(&self.0));
+        let rootfs = RootFs::Folder { path: folder.join("fs"), writable: true };
+        inner.active.fetch_add(1, Ordering::Relaxed);
+        Ok(LocalActive { claim: Some(claim), folder, rootfs, parent: parent.cloned(), inner })
+    }
+
+    /// A tree on a parent that can be written to.
     async fn new_active(&self, parent: Option<&Digest>) -> Result<LocalActive> {
         if let Some(parent) = parent {
             self.0.folders.touch(parent);
         }
-        let view = self.rootfs(parent)?;
-        let claim = self.0.folders.claim()?;
-        let folder = claim.folder.clone();
-        let (files, work) = (folder.join("fs"), folder.join("work"));
-        let rootfs = match (self.0.style, &view) {
-            (Style::Overlay, RootFs::Overlay { lowers, .. }) => {
-                RootFs::Overlay { lowers: lowers.clone(), upper: Some((files.clone(), work)) }
+        let view = self.rootfs(parent).await?;
+        let mut active = self.empty_active(parent)?;
+        let files = active.folder.join("fs");
+        match view {
+            RootFs::Overlay { lowers, .. } if self.0.style == Style::Overlay => {
+                let work = active.folder.join("work");
+                active.rootfs = RootFs::Overlay { lowers, upper: Some((files, work)) };
             }
-            _ => RootFs::Folder { path: files.clone(), writable: true },
-        };
-        let inner = Arc::clone(&self.0);
-        inner.active.fetch_add(1, Ordering::Relaxed);
-        let active = LocalActive { claim: Some(claim), folder, rootfs, parent: parent.cloned(), inner };
-        if let RootFs::Folder { path, .. } = &view {
-            // Owners that cannot be set are recorded next to the tree.
-            let record = |files: &Path| files.parent().map(|folder| folder.join("owners.json"));
-            if let (Some(from), Some(to)) = (record(path), record(&files))
-                && from.exists()
-            {
-                std::fs::copy(&from, &to).map_err(|e| Error::io("cannot copy a record", to, e))?;
+            RootFs::Overlay { .. } => {}
+            RootFs::Folder { ref path, .. } => {
+                // Owners that cannot be set are recorded next to the tree.
+                let record = |files: &Path| files.parent().map(|folder| folder.join("owners.json"));
+                if let (Some(from), Some(to)) = (record(path), record(&files))
+                    && from.exists()
+                {
+                    std::fs::copy(&from, &to).map_err(|e| Error::io("cannot copy a record", to, e))?;
+                }
+                self.0.sandbox.call(Request::CopyTree { from: view, to: files }).await?;
             }
-            self.0.sandbox.call(Request::CopyTree { from: view.clone(), to: files }).await?;
         }
         Ok(active)
     }
@@ -157,14 +197,9 @@ impl LocalSnapshotter {
         if let Some(spare) = self.0.folders.commit(claim, active.parent.as_ref(), chain, layer)? {
             return self.0.remove_content(vec![spare]).await;
         }
-        if let Some(record) = self.0.folders.record(chain)?
-            && let Some(folder) = self.0.folders.files(record.id).parent()
-        {
-            // The work folder is needed only while the overlay is mounted.
-            let work = folder.join("work");
-            if std::fs::remove_dir(&work).is_err() {
-                self.0.sandbox.call(Request::Remove { paths: vec![work] }).await?;
-            }
+        // The work folder is needed only while the overlay is mounted.
+        if let Some(work) = self.0.folders.set_work_aside(chain)? {
+            self.0.remove_later(work);
         }
         Ok(())
     }
@@ -260,12 +295,7 @@ impl Drop for LocalActive {
         if let Some(claim) = self.claim.take()
             && let Ok(removed) = self.inner.folders.give_up(claim)
         {
-            let sandbox = self.inner.sandbox.clone();
-            let remove = move || {
-                let paths = vec![removed.path.clone()];
-                sandbox.call_blocking(&Request::Remove { paths }).ok();
-            };
-            std::thread::Builder::new().spawn(remove).ok();
+            self.inner.remove_later(removed);
         }
     }
 }
@@ -274,7 +304,8 @@ impl Drop for LocalActive {
 impl Snapshotter for LocalSnapshotter {
     fn capabilities(&self) -> SnapshotCapabilities {
         match self.0.style {
-            Style::Overlay => SnapshotCapabilities::new(MAX_DEPTH).with_shared_layers(),
+            // Layers are joined when there are more than can be mounted.
+            Style::Overlay => SnapshotCapabilities::new(usize::MAX).with_shared_layers(),
             Style::Copy => SnapshotCapabilities::new(usize::MAX),
         }
     }
@@ -299,35 +330,17 @@ impl Snapshotter for LocalSnapshotter {
         if self.has(chain).await? {
             return Ok(());
         }
-        let active = self.new_active(parent).await?;
-        let (lowers, plain) = match &active.rootfs {
-            RootFs::Overlay { lowers, .. } => (lowers.clone(), false),
-            RootFs::Folder { .. } => (Vec::new(), true),
-        };
-        let times = match &options.times {
-            Some(table) => {
-                let path = active.folder.join("times");
-                std::fs::write(&path, table.to_bytes())
-                    .map_err(|e| Error::io("cannot write the times of a layer", &path, e))?;
-                Some(path)
-            }
-            None => None,
-        };
-        let request = Request::Apply {
-            target: active.folder.join("fs"),
-            lowers,
-            plain,
-            times: times.clone(),
-            any_owner: options.any_owner,
-        };
-        self.0.sandbox.feed(request, layer).await?;
-        if let Some(path) = times {
-            // Only unpacking needs the file; a leftover does no harm.
-            std::fs::remove_file(path).ok();
+        // A parent that does not exist is an error before anything is read.
+        self.0.folders.pieces(parent)?;
+        self.unpack(parent, chain, options, layer, std::future::ready(Ok(()))).await
+    }
+
+    async fn apply_all(&self, layers: Vec<LayerToUnpack<'_>>) -> Result<()> {
+        match self.0.style {
+            Style::Overlay => self.unpack_all(layers).await,
+            // Each layer needs the tree below it.
+            Style::Copy => super::apply_in_order(self, layers).await,
         }
-        // A whole tree contains the files of its parent, so it cannot be shared.
-        let alone = options.layer.filter(|_| self.0.style == Style::Overlay);
-        self.commit_active(active, chain, alone).await
     }
 
     async fn share(&self, parent: Option<&Digest>, chain: &Digest, layer: &Digest) -> Result<bool> {
@@ -355,7 +368,7 @@ impl Snapshotter for LocalSnapshotter {
         if let Some(chain) = chain {
             self.0.folders.touch(chain);
         }
-        self.rootfs(chain)
+        self.rootfs(chain).await
     }
 
     async fn diff(&self, active: &dyn Active) -> Result<TarStream> {
@@ -363,7 +376,7 @@ impl Snapshotter for LocalSnapshotter {
         let (lowers, plain) = match active.rootfs() {
             RootFs::Overlay { lowers, .. } => (lowers.clone(), false),
             RootFs::Folder { .. } => {
-                let parent = self.0.folders.chain(active.parent())?.into_iter().next();
+                let parent = self.lowers(active.parent()).await?.into_iter().next();
                 // Without a parent the tree is compared with an empty folder.
                 (vec![parent.unwrap_or_else(|| folder.join("work"))], true)
             }
@@ -385,11 +398,11 @@ impl Snapshotter for LocalSnapshotter {
     }
 
     async fn pack(&self, chain: &Digest, index: &Path) -> Result<TarStream> {
-        // Its topmost folder has the files of its topmost layer, and those of all layers when snapshots are copies.
-        let folders = self.0.folders.chain(Some(chain))?;
-        let Some(files) = folders.into_iter().next() else {
-            return Err(Error::internal("a snapshot without a folder"));
-        };
+        // Its own folder has the files of its topmost layer, and those of all layers when snapshots are copies.
+        let record = self.0.folders.record(chain)?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "a snapshot does not exist").with_context("chain", chain)
+        })?;
+        let files = self.0.folders.files(record.id);
         self.0.sandbox.stream(&Request::Pack { files, index: index.to_owned() })
     }
 
@@ -403,13 +416,14 @@ impl Snapshotter for LocalSnapshotter {
     }
 
     async fn export(&self, chain: Option<&Digest>, path: &str, options: ExportOptions) -> Result<TarStream> {
-        let (rootfs, path) = (self.rootfs(chain)?, path.to_owned());
+        let (rootfs, path) = (self.rootfs(chain).await?, path.to_owned());
         let ExportOptions { published, owners } = options;
         self.0.sandbox.stream(&Request::Export { rootfs, path, published, owners })
     }
 
     async fn read_file(&self, chain: Option<&Digest>, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {
-        let request = Request::ReadFile { rootfs: self.rootfs(chain)?, path: path.to_owned(), limit };
+        let rootfs = self.rootfs(chain).await?;
+        let request = Request::ReadFile { rootfs, path: path.to_owned(), limit };
         match self.0.sandbox.call(request).await? {
             Reply::File(bytes) => Ok(bytes),
             _ => Err(Error::internal("the sandbox helper sent a reply of the wrong kind")),
@@ -440,6 +454,7 @@ impl Snapshotter for LocalSnapshotter {
                     return Ok((removed, set_aside));
                 }
                 for (chain, record) in free {
+                    set_aside.extend(folders.retire_joins(chain)?);
                     folders.forget(chain)?;
                     removed.push(chain.clone());
                     if folders.list()?.iter().all(|(_, other)| other.id != record.id) {
@@ -449,6 +464,10 @@ impl Snapshotter for LocalSnapshotter {
             }
         })?;
         self.0.remove_content(set_aside).await?;
+        // Who frees space wants it free.
+        while self.0.garbage().is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
         Ok(removed)
     }
 

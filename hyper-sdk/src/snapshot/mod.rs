@@ -19,6 +19,7 @@ use crate::layer::copy::CopyRequest;
 use crate::sandbox::RootFs;
 use crate::{Digest, Result};
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use std::fmt::{Debug, Display};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,42 @@ pub struct UnpackOptions {
     /// Whether files whose owner [`Snapshotter::can_own`] denies belong to root. Use it only for trees that are
     /// exported with [`ExportOptions::owners`] or without owners: no step may see them.
     pub any_owner: bool,
+}
+
+/// One of several layers to unpack: see [`Snapshotter::apply_all`].
+pub struct LayerToUnpack<'a> {
+    /// The snapshot below. It exists, or is made by an earlier one of the layers, or has such a one below it.
+    pub parent: Option<Digest>,
+    /// The name of the snapshot that it makes.
+    pub chain: Digest,
+    /// How it is unpacked.
+    pub options: UnpackOptions,
+    /// Opens the layer, an uncompressed tar. It is not polled before the layer is needed.
+    pub open: BoxFuture<'a, Result<Box<dyn Read + Send>>>,
+    /// Receives the result of this layer.
+    pub ended: Box<dyn FnOnce(&Result<()>) + Send + 'a>,
+}
+
+impl Debug for LayerToUnpack<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LayerToUnpack").field("chain", &self.chain).finish_non_exhaustive()
+    }
+}
+
+/// [`Snapshotter::apply_all`] for snapshotters that need the tree below a layer to unpack it.
+async fn apply_in_order<S: Snapshotter + ?Sized>(
+    snapshots: &S,
+    layers: Vec<LayerToUnpack<'_>>,
+) -> Result<()> {
+    for LayerToUnpack { parent, chain, options, open, ended } in layers {
+        let result = match open.await {
+            Ok(layer) => snapshots.apply(parent.as_ref(), &chain, options, layer).await,
+            Err(e) => Err(e),
+        };
+        ended(&result);
+        result?;
+    }
+    Ok(())
 }
 
 /// How the tree of a snapshot is exported.
@@ -181,6 +218,15 @@ pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
         options: UnpackOptions,
         layer: Box<dyn Read + Send>,
     ) -> Result<()>;
+
+    /// Unpacks several layers of one chain, lowest first. A snapshotter may unpack some at once; a layer whose chain exists
+    /// may not be opened.
+    ///
+    /// # Errors
+    /// Those of [`Snapshotter::apply`] and of opening. The layers below the one that failed exist, and none above it.
+    async fn apply_all(&self, layers: Vec<LayerToUnpack<'_>>) -> Result<()> {
+        apply_in_order(self, layers).await
+    }
 
     /// Makes `chain` on `parent` from files that were unpacked before with the name [`UnpackOptions::layer`]. Returns
     /// whether there were such files.

@@ -32,6 +32,8 @@ enum Fault {
     IgnoresAMissingParent,
     KeepsWhiteouts,
     UnpacksTwice,
+    UnpacksTheFirstOnly,
+    SkipsWhatFails,
     StopsAtTheArchive,
     KeepsWhatFailed,
     IgnoresTimes,
@@ -177,6 +179,26 @@ impl Snapshotter for Faulty {
             Fault::ForgetsCommits => Ok(false),
             _ => self.inner.has(chain).await,
         }
+    }
+
+    async fn apply_all(&self, mut layers: Vec<LayerToUnpack<'_>>) -> Result<()> {
+        if self.is(Fault::UnpacksTheFirstOnly) {
+            layers.truncate(1);
+        }
+        let mut below = None;
+        for LayerToUnpack { parent, chain, options, open, ended } in layers {
+            let parent = if self.is(Fault::SkipsWhatFails) { below.clone() } else { parent };
+            let result = self.apply(parent.as_ref(), &chain, options, open.await?).await;
+            ended(&result);
+            match result {
+                Err(_) if self.is(Fault::SkipsWhatFails) => {}
+                result => {
+                    result?;
+                    below = Some(chain);
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn apply(
@@ -418,6 +440,8 @@ async fn the_suite_finds_every_fault() {
         IgnoresTheParent by whiteouts_hide_lower_files, a_random_image_is_unpacked_unchanged;
         IgnoresAMissingParent by a_missing_parent_is_not_found;
         KeepsWhiteouts by whiteouts_hide_lower_files, a_random_image_is_unpacked_unchanged;
+        UnpacksTheFirstOnly by several_layers_are_unpacked_on_one_another;
+        SkipsWhatFails by nothing_above_a_failed_layer_exists;
         UnpacksTwice by a_layer_is_unpacked_once, equal_calls_unpack_once;
         StopsAtTheArchive by a_layer_is_read_to_its_end;
         KeepsWhatFailed by a_layer_whose_reader_fails_leaves_nothing, a_truncated_layer_leaves_nothing;

@@ -5,10 +5,10 @@ use super::chain::{Chain, Link, StepLayer};
 use super::sink::{ChannelWriter, LayerSink, TarHasher};
 use super::value::{Layer, LayerTimes, files_name, snapshot_name};
 use crate::layer::{CompressOptions, CompressedLayer, LayerCompressor};
-use crate::layer::{EntryTimes, LayerIndex, LayerWriter, ReadAhead, TreeIndex, VerifiedLayer};
+use crate::layer::{EntryTimes, LayerIndex, LayerWriter, TreeIndex, VerifiedLayer};
 use crate::oci::Descriptor;
 use crate::reference::RepositoryName;
-use crate::snapshot::{TarStream, UnpackOptions};
+use crate::snapshot::{LayerToUnpack, TarStream, UnpackOptions};
 use crate::store::{RegistryStoreExt as _, UploadOptions};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _, media_type};
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -294,7 +294,7 @@ impl SolveContext {
             let digest = blob.digest.clone();
             let tar = VerifiedLayer::new(reader, blob.digest, blob.size, Some(diff_id))
                 .inspect_err(|_| damage.suspect(&digest))?;
-            Ok(Box::new(damage.watch(&digest, ReadAhead::new(tar)?)) as Box<dyn Read + Send>)
+            Ok(Box::new(damage.watch(&digest, tar.read_ahead()?)) as Box<dyn Read + Send>)
         })
         .await
     }
@@ -312,9 +312,17 @@ impl SolveContext {
         // Fetches that run already are shared.
         let fetch = missing.iter().map(|link| self.fetch_image(&link.layer));
         let unpack = async {
+            let (mut layers, mut names) = (Vec::new(), Vec::new());
             for link in missing.iter().rev() {
-                let name = self.unpack_layer(link, below.as_ref().map(|(name, id)| (name, *id))).await?;
+                let under = below.as_ref().map(|(name, id)| (name, *id));
+                let (name, to_unpack) = self.layer_to_unpack(link, under).await?;
+                layers.extend(to_unpack);
+                names.push((link, name.clone()));
                 below = Some((name, &link.id));
+            }
+            self.snapshotter.apply_all(layers).await?;
+            for (link, name) in names {
+                self.has_snapshot(&link.layer, &name).await?;
             }
             Ok(())
         };
@@ -322,40 +330,55 @@ impl SolveContext {
         Ok(below.map(|(name, _)| name))
     }
 
-    /// Unpacks one layer onto the snapshot `below`, which is a name and a chain ID. Returns the name of the new snapshot.
-    async fn unpack_layer(&self, link: &Link, below: Option<(&Digest, &Digest)>) -> Result<Digest> {
+    /// Finds out how one layer is unpacked onto the snapshot `below`, which is a name and a chain ID. Returns the name of the
+    /// new snapshot, and the layer unless its files were unpacked before.
+    async fn layer_to_unpack<'a>(
+        &'a self,
+        link: &'a Link,
+        below: Option<(&Digest, &Digest)>,
+    ) -> Result<(Digest, Option<LayerToUnpack<'a>>)> {
         let (layer, chain) = (&*link.layer, &link.id);
         let parent = below.map(|(name, _)| name);
-        let mut table = None;
         let mut times = layer.times().map(LayerTimes::digest);
-        loop {
-            let name = snapshot_name(below, layer.diff_id(), chain, times);
-            let files = files_name(chain, times);
-            if self.snapshotter.share(parent, &name, &files).await? {
-                self.has_snapshot(layer, &name).await?;
-                return Ok(name);
-            }
-            if times.is_some() && table.is_none() {
-                table = self.times(layer.times());
-                if table.is_none() {
-                    // Without the times it is another snapshot.
-                    times = None;
-                    continue;
-                }
-            }
-            let task = self.progress.start(format!("unpack {}", layer.diff_id().short()), None);
-            let result = match self.open_layer(layer).await {
-                Ok(tar) => {
-                    let options =
-                        UnpackOptions { layer: Some(files), times: table, ..UnpackOptions::default() };
-                    self.snapshotter.apply(parent, &name, options, tar).await
-                }
-                Err(e) => Err(e),
-            };
-            task.end_with(result)?;
-            self.has_snapshot(layer, &name).await?;
-            return Ok(name);
+        let mut name = snapshot_name(below, layer.diff_id(), chain, times);
+        let mut files = files_name(chain, times);
+        if self.snapshotter.share(parent, &name, &files).await? {
+            return Ok((name, None));
         }
+        let table = if times.is_some() { self.times(layer.times()) } else { None };
+        if times.is_some() && table.is_none() {
+            // Without the times it is another snapshot.
+            times = None;
+            name = snapshot_name(below, layer.diff_id(), chain, times);
+            files = files_name(chain, times);
+            if self.snapshotter.share(parent, &name, &files).await? {
+                return Ok((name, None));
+            }
+        }
+        let task = Arc::new(Mutex::new(None));
+        let started = Arc::clone(&task);
+        let open = async move {
+            let task = self.progress.start(format!("unpack {}", layer.diff_id().short()), None);
+            *started.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+            self.open_layer(layer).await
+        };
+        let ended = move |result: &Result<()>| {
+            match (task.lock().unwrap_or_else(PoisonError::into_inner).take(), result) {
+                (Some(task), Ok(())) => task.done(),
+                (Some(task), Err(e)) => task.failed(e),
+                // It was there already.
+                (None, _) => {}
+            }
+        };
+        let options = UnpackOptions { layer: Some(files), times: table, ..UnpackOptions::default() };
+        let layer = LayerToUnpack {
+            parent: parent.cloned(),
+            chain: name.clone(),
+            options,
+            open: Box::pin(open),
+            ended: Box::new(ended),
+        };
+        Ok((name, Some(layer)))
     }
 }
 

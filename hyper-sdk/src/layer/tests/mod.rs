@@ -2,6 +2,7 @@
 
 mod archive;
 mod hostile;
+mod joins;
 mod overlay;
 mod unpack;
 

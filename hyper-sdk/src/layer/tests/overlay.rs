@@ -5,19 +5,19 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-struct Layers {
+pub(super) struct Layers {
     folder: tempfile::TempDir,
     /// Topmost first.
-    directories: Vec<PathBuf>,
+    pub(super) directories: Vec<PathBuf>,
     indexes: Vec<Arc<LayerIndex>>,
 }
 
 impl Layers {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap(), directories: Vec::new(), indexes: Vec::new() }
     }
 
-    fn push(&mut self, bytes: &[u8]) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         let directory = self.folder.path().join(format!("layer{}", self.directories.len()));
         std::fs::create_dir(&directory).unwrap();
         let options = options(ApplyStyle::Overlay, &self.directories);

@@ -241,3 +241,66 @@ proptest! {
         prop_assert_eq!(tree_of(old.path()).1, tree_of(new.path()).1);
     }
 }
+
+/// Links to files of lower layers are made at the end, so what comes after them counts.
+#[test]
+fn late_links_follow_the_order_of_the_archive() {
+    let link = |text: &str, to: &str| other(text, EntryKind::Hardlink { target: path(to) }, 0o644);
+    let lower = plain(&[file("lower", "from below"), file("other", "x")]);
+    let mut bytes = Vec::new();
+    for entry in [
+        link("a", "lower"),
+        link("b", "a"),
+        link("c", "lower"),
+        link("gone", "lower"),
+        file("gone", "a file now"),
+        link("dir", "lower"),
+        dir("dir"),
+        file("dir/x", "y"),
+        file("late", "replaced"),
+        link("late", "lower"),
+    ] {
+        let (one, _) = write_layer(std::slice::from_ref(&entry));
+        bytes.truncate(bytes.len().saturating_sub(1024));
+        bytes.extend(one);
+    }
+    let upper = tempfile::tempdir().unwrap();
+    let options = options(ApplyStyle::Overlay, &[lower.path().to_owned()]);
+    apply::apply(&bytes[..], upper.path(), &options).unwrap();
+    let text = |name: &str| std::fs::read_to_string(upper.path().join(name)).unwrap();
+    for name in ["a", "b", "c", "late"] {
+        assert_eq!(text(name), "from below", "{name}");
+        assert_eq!(std::fs::metadata(upper.path().join(name)).unwrap().nlink(), 4, "{name}");
+    }
+    assert_eq!((text("gone"), text("dir/x")), ("a file now".to_owned(), "y".to_owned()));
+}
+
+/// Two halves, so that a layer is unpacked before the layers below it.
+#[test]
+fn a_layer_may_be_unpacked_before_the_lower_ones() {
+    let (below, above) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut top = dir("d");
+    top.0.mode = 0o700;
+    let (lower, _) = write_layer(&[top, file("d/f", "1"), file("gone", "2")]);
+    let (upper, _) = write_layer(&[file("d/g", "3"), whiteout("gone"), whiteout("nothing")]);
+    let wanted = options(ApplyStyle::Overlay, &[]);
+    let late = apply::unpack(&upper[..], above.path(), &wanted).unwrap();
+    apply::apply(&lower[..], below.path(), &wanted).unwrap();
+    late.finish(&[below.path().to_owned()]).unwrap();
+    assert_eq!(std::fs::metadata(above.path().join("d")).unwrap().permissions().mode() & 0o777, 0o700);
+    assert!(files::is_whiteout(&rustix::fs::lstat(above.path().join("gone")).unwrap()));
+    assert!(!above.path().join("nothing").exists());
+    assert!(rustix::fs::lstat(above.path().join("nothing")).is_err());
+}
+
+#[test]
+fn a_whiteout_of_the_lowest_layer_is_left_out_when_it_is_known_to_be_the_lowest() {
+    let (bytes, _) = write_layer(&[dir("d"), file("d/f", "x"), whiteout("d/gone"), whiteout("e")]);
+    for all_lowers in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let options = ApplyOptions { all_lowers, ..options(ApplyStyle::Overlay, &[]) };
+        apply::apply(&bytes[..], folder.path(), &options).unwrap();
+        let exists = |name: &str| rustix::fs::lstat(folder.path().join(name)).is_ok();
+        assert_eq!((exists("d/f"), exists("d/gone"), exists("e")), (true, !all_lowers, !all_lowers));
+    }
+}

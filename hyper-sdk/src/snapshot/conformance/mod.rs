@@ -45,11 +45,13 @@ macro_rules! snapshotter_conformance {
     ($fixture:path) => {
         $crate::snapshotter_conformance!(@cases $fixture;
             an_unknown_chain_does_not_exist, an_unpacked_layer_can_be_read, a_random_image_is_unpacked_unchanged,
-            whiteouts_hide_lower_files, an_opaque_folder_hides_its_lower_content, a_file_replaces_a_folder,
+            whiteouts_hide_lower_files, a_whiteout_of_the_lowest_layer_hides_nothing,
+            an_opaque_folder_hides_its_lower_content, a_file_replaces_a_folder,
             a_layer_leaves_its_parent_alone, two_children_do_not_mix, a_missing_parent_is_not_found,
             a_layer_is_unpacked_once, equal_calls_unpack_once, a_layer_is_read_to_its_end,
             a_layer_whose_reader_fails_leaves_nothing, a_truncated_layer_leaves_nothing,
             a_dropped_unpacking_leaves_nothing, a_hostile_layer_changes_nothing_outside,
+            several_layers_are_unpacked_on_one_another, nothing_above_a_failed_layer_exists,
             given_times_are_set_on_the_files, sharing_unknown_files_is_declined, shared_files_are_visible,
 
             an_unchanged_tree_has_no_difference, written_files_are_the_difference,

@@ -2,12 +2,12 @@
 
 use super::kit::*;
 use crate::layer::{LayerReader, LayerWriter, TimesTable};
-use crate::snapshot::{SharedSnapshotter, UnpackOptions};
+use crate::snapshot::{LayerToUnpack, SharedSnapshotter, UnpackOptions};
 use crate::testing::RandomImage;
 use crate::{Digest, ErrorKind};
 use std::io::{Cursor, Read};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const NOT_FOUND: &[ErrorKind] = &[ErrorKind::NotFound];
@@ -81,6 +81,11 @@ pub async fn whiteouts_hide_lower_files(snapshots: SharedSnapshotter) {
     // A later layer can add the file again.
     apply(&snapshots, Some("b"), "c", &[("d/", ""), ("d/g", "new")]).await;
     assert_eq!(paths(&snapshots, "c").await, ["d", "d/g", "f"]);
+}
+
+pub async fn a_whiteout_of_the_lowest_layer_hides_nothing(snapshots: SharedSnapshotter) {
+    apply(&snapshots, None, "a", &[("d/", ""), ("d/f", "x"), ("d/gone", "-"), ("gone", "-")]).await;
+    assert_eq!(paths(&snapshots, "a").await, ["d", "d/f"]);
 }
 
 pub async fn an_opaque_folder_hides_its_lower_content(snapshots: SharedSnapshotter) {
@@ -170,6 +175,54 @@ pub async fn a_truncated_layer_leaves_nothing(snapshots: SharedSnapshotter) {
         assert!(cut.is_err(), "{length} bytes of {}", tar.len());
         assert!(!snapshots.has(&chain("a")).await.unwrap(), "{length} bytes of {}", tar.len());
     }
+}
+
+/// Layers named after their numbers, each on the one before. The second value has the results, in the order of their ends.
+fn numbered(tars: Vec<Vec<u8>>) -> (Vec<LayerToUnpack<'static>>, Arc<Mutex<Vec<(usize, bool)>>>) {
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let name = |number: usize| chain(&format!("layer {number}"));
+    let layers = tars.into_iter().enumerate().map(|(number, tar)| {
+        let ends = Arc::clone(&ends);
+        LayerToUnpack {
+            parent: number.checked_sub(1).map(name),
+            chain: name(number),
+            options: UnpackOptions::default(),
+            open: Box::pin(async move { Ok(reader(tar)) }),
+            ended: Box::new(move |result| ends.lock().unwrap().push((number, result.is_ok()))),
+        }
+    });
+    (layers.collect(), Arc::clone(&ends))
+}
+
+pub async fn several_layers_are_unpacked_on_one_another(snapshots: SharedSnapshotter) {
+    let mut tars = vec![layer(&[("d/", ""), ("d/f", "0"), ("gone", "0"), ("top", "0")])];
+    tars.extend((1..8).map(|number: usize| {
+        let own = format!("d/{number}");
+        layer(&[(own.as_str(), "own"), ("top", &number.to_string())])
+    }));
+    tars.push(layer(&[("gone", "-"), ("d/f", "8")]));
+    let (layers, ends) = numbered(tars);
+    snapshots.apply_all(layers).await.unwrap();
+    let expected = ["d", "d/1", "d/2", "d/3", "d/4", "d/5", "d/6", "d/7", "d/f", "top"];
+    assert_eq!(paths(&snapshots, "layer 8").await, expected);
+    assert_eq!(read(&snapshots, "layer 8", "/top").await.as_deref(), Some("7"));
+    assert_eq!(read(&snapshots, "layer 4", "/top").await.as_deref(), Some("4"));
+    assert_eq!(read(&snapshots, "layer 4", "/gone").await.as_deref(), Some("0"));
+    let mut ends = ends.lock().unwrap().clone();
+    ends.sort_unstable();
+    assert_eq!(ends, (0..9).map(|number| (number, true)).collect::<Vec<_>>());
+}
+
+pub async fn nothing_above_a_failed_layer_exists(snapshots: SharedSnapshotter) {
+    let mut tars: Vec<_> = (0..6).map(|number: usize| layer(&[("f", &number.to_string())])).collect();
+    tars[2].truncate(700);
+    let (layers, ends) = numbered(tars);
+    snapshots.apply_all(layers).await.unwrap_err();
+    for number in 0..6 {
+        let exists = snapshots.has(&chain(&format!("layer {number}"))).await.unwrap();
+        assert_eq!(exists, number < 2, "layer {number}");
+    }
+    assert!(ends.lock().unwrap().contains(&(2, false)));
 }
 
 pub async fn a_dropped_unpacking_leaves_nothing(snapshots: SharedSnapshotter) {

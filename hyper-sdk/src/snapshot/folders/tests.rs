@@ -22,10 +22,10 @@ fn a_commit_is_found_and_a_second_one_returns_its_folder() {
     let child = folders.claim().unwrap();
     folders.commit(child, Some(&chain("a")), &chain("b"), None).unwrap();
     let (folders, _) = Folders::open(folder.path()).unwrap();
-    let list = folders.chain(Some(&chain("b"))).unwrap();
+    let list = folders.pieces(Some(&chain("b"))).unwrap();
     assert_eq!(list.len(), 2);
-    assert_eq!(std::fs::read(list[1].join("a")).unwrap(), b"a");
-    assert_eq!(folders.chain(Some(&chain("c"))).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(std::fs::read(list[1].files.join("a")).unwrap(), b"a");
+    assert_eq!(folders.pieces(Some(&chain("c"))).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[test]

@@ -93,6 +93,7 @@ fn read_plain_context(mut stream: impl Read, scratch: &Path) -> Result<ContextIn
     let mut options = ApplyOptions::new(ApplyStyle::Plain);
     options.owners = OwnerPolicy::Ignore;
     options.devices = DevicePolicy::Skip;
+    options.digests = false;
     options.whiteouts = false;
     let applied = apply(whole, folder.path(), &options).op("unpack the build context")?;
     let newest = applied.index.entries().iter().map(|entry| entry.mtime).max();
