@@ -335,6 +335,8 @@ fn steps_see_original_times_and_outputs_those_of_the_layers() {
     for name in ["/made", "/linked", "/link"] {
         assert!(of(&seen, name).0 > COMMITTED + 1_000_000, "{seen}");
     }
+    // An output makes the blobs of the stage, of which its files can be unpacked.
+    tree.built(text, &["--target=one", "-t", "one:1"]);
     // The same when all comes out of the cache, unpacked anew, and when nothing does.
     tree.forget_snapshots();
     let again = tree.built(text, &["--build-arg", "N=1"]).log();

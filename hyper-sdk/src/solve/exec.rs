@@ -165,7 +165,11 @@ impl SolveContext {
             Ok(status) if status.success() => match self.snapshotter.diff(&*active).await {
                 // The snapshot has the files; without haste the blob is made of it.
                 Ok(tar) => {
-                    let target = if time == BlobTime::Now { Target::Blob } else { Target::Hash };
+                    let target = match time {
+                        BlobTime::Now => Target::Blob,
+                        BlobTime::Later => Target::SmallTar,
+                        BlobTime::OnDemand => Target::Hash,
+                    };
                     self.layer_of_tar(target, tar).await
                 }
                 Err(e) => Err(e),

@@ -2,7 +2,7 @@
 
 use super::SolveContext;
 use super::chain::{Chain, Link, StepLayer};
-use super::sink::{ChannelWriter, LayerSink, TarHasher};
+use super::sink::{ChannelWriter, Keep, LayerSink, Tar, TarHasher};
 use super::value::{Layer, LayerTimes, files_name, snapshot_name};
 use crate::layer::{CompressOptions, CompressedLayer, LayerCompressor};
 use crate::layer::{EntryTimes, LayerIndex, LayerWriter, TreeIndex, VerifiedLayer};
@@ -14,7 +14,6 @@ use crate::{Digest, Error, ErrorKind, Result, ResultExt as _, media_type};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +30,9 @@ pub(super) enum Target {
     Blob,
     /// It is kept in a file until a snapshot or a blob has its files.
     Tar,
-    /// It is hashed alone: a snapshot will have its files.
+    /// It is hashed: a snapshot will have its files. A small one is kept in memory, for the blob that is made soon.
+    SmallTar,
+    /// It is hashed: a snapshot will have its files.
     Hash,
 }
 
@@ -48,7 +49,7 @@ pub(super) struct NewLayer {
     pub(super) diff_id: Digest,
     pub(super) times: Option<LayerTimes>,
     pub(super) blob: Option<Descriptor>,
-    pub(super) tar: Option<File>,
+    pub(super) tar: Option<Tar>,
     pub(super) snapshot: Option<Digest>,
 }
 
@@ -80,14 +81,14 @@ impl SolveContext {
                 (new.diff_id, new.blob) = (stored.diff_id, Some(stored.blob));
                 made
             }
-            Target::Tar | Target::Hash => {
-                let scratch = self.scratch.clone();
+            Target::Tar | Target::SmallTar | Target::Hash => {
+                let keep = match target {
+                    Target::Tar => Keep::All(self.scratch.clone()),
+                    Target::SmallTar => Keep::Small,
+                    _ => Keep::Nothing,
+                };
                 let (diff_id, tar, made) = blocking(move || {
-                    let file = (target == Target::Tar)
-                        .then(|| tempfile::tempfile_in(&scratch))
-                        .transpose()
-                        .map_err(|e| Error::io("cannot make a temporary file", &scratch, e))?;
-                    let (sink, made) = write(LayerSink::Hash(TarHasher::new(file)?))?;
+                    let (sink, made) = write(LayerSink::Hash(TarHasher::new(keep)))?;
                     let (diff_id, tar) = sink.hashed()?;
                     Ok((diff_id, tar, made))
                 })

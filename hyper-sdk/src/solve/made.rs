@@ -8,6 +8,7 @@
 //! - A record enters the cache when a snapshot or a blob has the files. So no record depends on this process.
 
 use super::chain::StepLayer;
+use super::sink::{Tar, TarReader};
 use super::value::LayerTimes;
 use super::{SolveContext, blocking};
 use crate::cache::CacheRecord;
@@ -19,9 +20,7 @@ use crate::store::RegistryStoreExt as _;
 use crate::store::damage::Damage;
 use crate::{Digest, Error, ErrorKind, Result};
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How many layers have their files in this process alone. Each holds a file.
@@ -56,7 +55,7 @@ pub(crate) struct MadeLayer {
 struct State {
     record: CacheRecord,
     /// The tar, until a snapshot or a blob has the files.
-    tar: Option<Arc<File>>,
+    tar: Option<Tar>,
     /// Whether the record is in the cache.
     is_kept: bool,
 }
@@ -68,10 +67,10 @@ impl MadeLayer {
         times: Option<LayerTimes>,
         keys: Vec<Digest>,
         time: BlobTime,
-        tar: Option<File>,
+        tar: Option<Tar>,
     ) -> Self {
         let (diff_id, blob) = (record.diff_id.clone(), tokio::sync::OnceCell::new());
-        let state = Mutex::new(State { record, tar: tar.map(Arc::new), is_kept: false });
+        let state = Mutex::new(State { record, tar, is_kept: false });
         Self { diff_id, times, time, keys, blob, state }
     }
 
@@ -97,8 +96,8 @@ impl MadeLayer {
     }
 
     /// The tar, when it is still at hand.
-    pub(super) fn tar(&self) -> Option<TarFile> {
-        self.state().tar.clone().map(|file| TarFile { file, at: 0 })
+    pub(super) fn tar(&self) -> Option<TarReader> {
+        self.state().tar.as_ref().map(Tar::reader)
     }
 
     /// Whether its result is to be kept, and nothing but this process has its files.
@@ -281,21 +280,6 @@ impl Read for PackedTar {
                 }
             }
         }
-        Ok(count)
-    }
-}
-
-/// A reader of a tar that several readers have.
-#[derive(Debug)]
-pub(super) struct TarFile {
-    file: Arc<File>,
-    at: u64,
-}
-
-impl Read for TarFile {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buffer, self.at)?;
-        self.at += count as u64;
         Ok(count)
     }
 }

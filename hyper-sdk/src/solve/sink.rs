@@ -6,11 +6,16 @@ use crate::{Digest, Error, Result};
 use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
 const BLOCK: usize = 1 << 20;
+/// The largest tar that is kept in memory. Some dozens are kept at once.
+const SMALL: usize = 256 << 10;
 
 /// Writes into a channel that an upload drains.
 #[derive(Debug)]
@@ -65,7 +70,7 @@ impl LayerSink {
     ///
     /// # Errors
     /// Those of [`TarHasher::finish`].
-    pub(super) fn hashed(self) -> Result<(Digest, Option<File>)> {
+    pub(super) fn hashed(self) -> Result<(Digest, Option<Tar>)> {
         match self {
             Self::Hash(hasher) => hasher.finish(),
             Self::Blob(_) => Err(Error::internal("a layer was not hashed")),
@@ -86,65 +91,117 @@ impl Write for LayerSink {
     }
 }
 
-/// Hashes a tar on a thread of its own, and writes it to a file if it has one.
+/// What is kept of a tar besides its digest.
+#[derive(Clone, Debug)]
+pub(super) enum Keep {
+    /// Nothing.
+    Nothing,
+    /// A small one, in memory.
+    Small,
+    /// All of it: a larger one in a temporary file of this folder.
+    All(PathBuf),
+}
+
+/// The bytes of a tar that was kept.
+#[derive(Clone, Debug)]
+pub(super) enum Tar {
+    Memory(Bytes),
+    File(Arc<File>),
+}
+
+impl Tar {
+    /// A reader from the beginning. Several can read at once.
+    pub(super) fn reader(&self) -> TarReader {
+        TarReader { tar: self.clone(), at: 0 }
+    }
+}
+
+/// A reader of a tar that was kept.
+#[derive(Debug)]
+pub(super) struct TarReader {
+    tar: Tar,
+    at: u64,
+}
+
+impl Read for TarReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = match &self.tar {
+            Tar::File(file) => file.read_at(buffer, self.at)?,
+            Tar::Memory(bytes) => bytes.get(self.at as usize..).unwrap_or_default().read(buffer)?,
+        };
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+/// Hashes a tar and keeps it as it is told. A large one is hashed on a thread of its own.
 ///
 /// Dropping it without [`TarHasher::finish`] ends the thread.
 #[derive(Debug)]
 pub(super) struct TarHasher {
+    keep: Keep,
     block: Vec<u8>,
-    blocks: SyncSender<Vec<u8>>,
-    thread: JoinHandle<Digest>,
+    thread: Option<(SyncSender<Vec<u8>>, JoinHandle<Digest>)>,
     file: Option<File>,
 }
 
 impl TarHasher {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Io`] when it cannot be started.
-    pub(super) fn new(file: Option<File>) -> Result<Self> {
-        let (blocks, queue) = sync_channel::<Vec<u8>>(2);
-        let hash = move || {
-            let mut hasher = Hasher::sha256();
-            for block in queue {
-                hasher.update(&block);
-            }
-            hasher.finish()
-        };
-        let thread = std::thread::Builder::new()
-            .name("layer-hash".to_owned())
-            .spawn(hash)
-            .map_err(|e| Error::new(crate::ErrorKind::Io, "cannot start a thread").with_source(e))?;
-        Ok(Self { block: Vec::new(), blocks, thread, file })
+    pub(super) fn new(keep: Keep) -> Self {
+        Self { keep, block: Vec::new(), thread: None, file: None }
     }
 
-    /// The digest of everything that was written, and the file.
+    /// The digest of everything that was written, and what was kept.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`] when the file cannot be written.
-    pub(super) fn finish(mut self) -> Result<(Digest, Option<File>)> {
+    /// [`crate::ErrorKind::Io`] when the file cannot be written or no thread can be started.
+    pub(super) fn finish(mut self) -> Result<(Digest, Option<Tar>)> {
+        if self.thread.is_none() && self.block.len() <= SMALL {
+            let digest = Digest::sha256(&self.block);
+            let tar = Tar::Memory(Bytes::from(self.block));
+            return Ok((digest, (!matches!(self.keep, Keep::Nothing)).then_some(tar)));
+        }
         self.send()?;
-        drop(self.blocks);
-        let ended = |_| Error::internal("the thread that hashes a layer has ended early");
-        Ok((self.thread.join().map_err(ended)?, self.file))
+        let Some((blocks, thread)) = self.thread else { return Err(Error::from(ended())) };
+        drop(blocks);
+        let digest = thread.join().map_err(|_| Error::from(ended()))?;
+        Ok((digest, self.file.map(|file| Tar::File(Arc::new(file)))))
     }
 
     fn send(&mut self) -> io::Result<()> {
         let block = std::mem::take(&mut self.block);
-        if let Some(file) = &mut self.file {
+        if let Keep::All(folder) = &self.keep {
+            let file = match &mut self.file {
+                Some(file) => file,
+                none => none.insert(tempfile::tempfile_in(folder)?),
+            };
             file.write_all(&block)?;
         }
-        let ended = |_| io::Error::other("the thread that hashes a layer has ended early");
-        self.blocks.send(block).map_err(ended)
+        let (blocks, _) = match &mut self.thread {
+            Some(thread) => thread,
+            none => none.insert(hash_thread()?),
+        };
+        blocks.send(block).map_err(|_| ended())
     }
+}
+
+fn ended() -> io::Error {
+    io::Error::other("the thread that hashes a layer has ended early")
+}
+
+fn hash_thread() -> io::Result<(SyncSender<Vec<u8>>, JoinHandle<Digest>)> {
+    let (blocks, queue) = sync_channel::<Vec<u8>>(2);
+    let hash = move || {
+        let mut hasher = Hasher::sha256();
+        for block in queue {
+            hasher.update(&block);
+        }
+        hasher.finish()
+    };
+    Ok((blocks, std::thread::Builder::new().name("layer-hash".to_owned()).spawn(hash)?))
 }
 
 impl Write for TarHasher {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.block.capacity() == 0 {
-            // A small layer needs little.
-            self.block.reserve(bytes.len().min(BLOCK));
-        }
         let count = bytes.len().min(BLOCK - self.block.len());
         self.block.extend_from_slice(&bytes[..count]);
         if self.block.len() == BLOCK {
@@ -161,27 +218,34 @@ impl Write for TarHasher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Seek as _;
 
     #[test]
-    fn a_tar_is_hashed_and_kept_whatever_its_blocks() {
+    fn a_tar_is_hashed_and_kept_as_it_is_told_whatever_its_blocks() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = Keep::All(folder.path().to_owned());
         let bytes: Vec<u8> = (0..3 * BLOCK + 17).map(|at| (at % 251) as u8).collect();
-        for (chunk, has_file) in [(999, true), (BLOCK, false), (2 * BLOCK + 1, true)] {
-            let file = has_file.then(|| tempfile::tempfile().unwrap());
-            let mut hasher = TarHasher::new(file).unwrap();
-            for chunk in bytes.chunks(chunk) {
-                hasher.write_all(chunk).unwrap();
-            }
-            let (digest, file) = hasher.finish().unwrap();
-            assert_eq!(digest, Digest::sha256(&bytes));
-            assert_eq!(file.is_some(), has_file);
-            if let Some(mut file) = file {
-                let mut kept = Vec::new();
-                file.rewind().unwrap();
-                file.read_to_end(&mut kept).unwrap();
-                assert!(kept == bytes);
+        for size in [0, 17, SMALL, SMALL + 1, BLOCK, BLOCK + 1, bytes.len()] {
+            for (chunk, keep) in [(999, all.clone()), (BLOCK, Keep::Nothing), (2 * BLOCK + 1, Keep::Small)] {
+                let mut hasher = TarHasher::new(keep.clone());
+                for chunk in bytes[..size].chunks(chunk) {
+                    hasher.write_all(chunk).unwrap();
+                }
+                let (digest, tar) = hasher.finish().unwrap();
+                assert_eq!(digest, Digest::sha256(&bytes[..size]));
+                let is_kept = match keep {
+                    Keep::Nothing => false,
+                    Keep::Small => size <= SMALL,
+                    Keep::All(_) => true,
+                };
+                assert_eq!(tar.is_some(), is_kept, "{size} {keep:?}");
+                for _ in 0..2 {
+                    let mut kept = Vec::new();
+                    if let Some(tar) = &tar {
+                        tar.reader().read_to_end(&mut kept).unwrap();
+                        assert!(kept == bytes[..size], "{size} {keep:?}");
+                    }
+                }
             }
         }
-        assert_eq!(TarHasher::new(None).unwrap().finish().unwrap().0, Digest::sha256(""));
     }
 }

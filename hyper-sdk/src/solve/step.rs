@@ -333,10 +333,10 @@ impl SolveContext {
         if !record.times.as_ref().is_none_or(|times| self.has_times(times)) {
             return Ok(false);
         }
-        if let Some(blob) = &record.layer {
-            if self.store.has_blob(&record.repository, &blob.digest).await? {
-                return Ok(true);
-            }
+        if let Some(blob) = &record.layer
+            && self.store.has_blob(&record.repository, &blob.digest).await?
+        {
+            return Ok(true);
         }
         self.snapshot_of(record).await
     }
