@@ -15,6 +15,7 @@ mod damage;
 mod debian;
 mod engines;
 mod exclude;
+mod exec;
 mod faults;
 mod full_disk;
 mod git_sources;

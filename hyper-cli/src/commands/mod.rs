@@ -3,6 +3,7 @@
 mod build;
 mod completions;
 mod du;
+mod exec;
 mod history;
 mod images;
 mod inspect;
@@ -36,6 +37,7 @@ pub(crate) enum Command {
     Images(images::ImagesArgs),
     Inspect(inspect::InspectArgs),
     History(history::HistoryArgs),
+    Exec(exec::ExecArgs),
     Tag(tag::TagArgs),
     Rm(rm::RmArgs),
     Du(du::DuArgs),
@@ -69,6 +71,7 @@ impl Command {
             Self::Login(args) => args.transport.clone(),
             Self::Images(_)
             | Self::History(_)
+            | Self::Exec(_)
             | Self::Tag(_)
             | Self::Rm(_)
             | Self::Du(_)
@@ -108,6 +111,7 @@ impl Command {
             Self::Images(args) => images::run(args, &session()?, &console).await,
             Self::Inspect(args) => inspect::run(args, &session()?, &console).await,
             Self::History(args) => history::run(args, &session()?, &console),
+            Self::Exec(args) => exec::run(args, &session()?, &console, line).await,
             Self::Tag(args) => tag::run(args, &session()?).await,
             Self::Rm(args) => rm::run(args, &session()?).await,
             Self::Du(args) => du::run(args, &session()?, &console).await,

@@ -2,6 +2,7 @@
 
 use super::contexts::MainContext;
 use super::epoch;
+use super::exec_step::exec_in;
 use super::export::{BuildResult, Exported, Outputs, describe, reject_windows_files};
 use super::exporters::Exporters;
 use super::local::Engine;
@@ -83,6 +84,14 @@ impl LocalBuilder {
             };
             let exporters =
                 Exporters { clients: self.options.clients.clone(), others: self.options.exporters.clone() };
+            let Lowered { mut graph, mut root, config, history, .. } = lowered;
+            let mut on_error_in = None;
+            if let Some(step) = &request.exec_in {
+                root = exec_in(&mut graph, root, step)?;
+                // The step itself, which may fail.
+                let step = graph.vertex(root).inputs.first();
+                on_error_in = step.map(|step| graph.vertex(*step).address().clone());
+            }
             let options = SolverOptions {
                 epoch,
                 needs: needs(&request, &exporters)?,
@@ -91,9 +100,9 @@ impl LocalBuilder {
                 parallel: self.options.parallel,
                 damage: damage.clone(),
                 progress: progress.clone(),
+                on_error_in,
                 ..solver_options(&request)?
             };
-            let Lowered { graph, root, config, history, .. } = lowered;
             let graph = Arc::new(graph);
             let solver = Solver::new(Arc::clone(&graph), root, backends, options);
             Ok(Prepared {

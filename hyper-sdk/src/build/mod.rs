@@ -16,6 +16,7 @@ mod contexts;
 mod destinations;
 mod emptied_folders;
 mod epoch;
+mod exec_step;
 mod export;
 mod exporters;
 mod fix;

@@ -92,6 +92,9 @@ pub struct BuildRequest {
     pub epoch: EpochPolicy,
     /// What is run in the files of the first RUN step that fails. The build fails all the same.
     pub on_error: Option<OnError>,
+    /// The RUN step in whose result the command of `on_error` is run, by its name or a part of it. The build then goes as far
+    /// as this step, makes no output, and fails when the command has ended.
+    pub exec_in: Option<String>,
 }
 
 impl BuildRequest {
@@ -124,6 +127,7 @@ impl BuildRequest {
             device_folders: ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from).to_vec(),
             epoch: EpochPolicy::Auto,
             on_error: None,
+            exec_in: None,
         }
     }
 

@@ -4,6 +4,7 @@ use super::SolveContext;
 use super::chain::Chain;
 use super::layers::{NewLayer, Target};
 use super::made::BlobTime;
+use super::on_error::OnError;
 use super::task_log::TaskLog;
 use super::value::{LayerTimes, StepResult, snapshot_name};
 use crate::digest::Hasher;
@@ -155,7 +156,13 @@ impl SolveContext {
         let keys_hold = self.still_hold(keys, vertex, base, inputs).await;
         let active = self.snapshotter.prepare(base_name.as_ref()).await?;
         let log = Arc::new(TaskLog::default());
-        let again = self.after_failure.keep(&spec);
+        let again = self.after_failure.keep(vertex, &spec);
+        if exec.args == [OnError::PLACE] {
+            // The vertex is there for the command, in whose place it stands.
+            self.after_failure.run(&*self.executor, active.rootfs(), again, task).await;
+            let _ = self.snapshotter.abandon(active).await;
+            return Err(Error::new(ErrorKind::CommandFailed, "the command has ended"));
+        }
         let run = self.executor.run(active.rootfs(), spec, Arc::clone(&log) as Arc<dyn LogSink>);
         let status = log.pass_on(task, run).await;
         if status.as_ref().is_ok_and(|status| !status.success()) {

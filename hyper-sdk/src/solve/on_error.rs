@@ -1,11 +1,13 @@
 //! A command in the files of a step that failed: a shell, to look around.
 
+use crate::Digest;
 use crate::exec::{ExecMount, ExecSpec, Executor, HostOption, LogSink, MountSource, RootFs};
+use crate::graph::Vertex;
 use crate::progress::Task;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// The command that is run when a RUN step fails, in what the step left, with its mounts, its environment, its user and its
 /// folder. It is run for the first step of a build that fails, and what it changes is dropped.
@@ -15,12 +17,22 @@ pub struct OnError {
     folder: Option<(PathBuf, String)>,
     output: Arc<dyn LogSink>,
     begin: Arc<dyn Fn() + Send + Sync>,
+    /// The exit code of the command, when it has ended.
+    status: Arc<OnceLock<i32>>,
 }
 
 impl OnError {
+    /// The argument of a vertex that stands for the command.
+    pub(crate) const PLACE: &str = "hyper:on-error";
+
     /// A command, and where its output goes.
     pub fn new(args: Vec<String>, output: Arc<dyn LogSink>) -> Self {
-        Self { args, folder: None, output, begin: Arc::new(|| {}) }
+        Self { args, folder: None, output, begin: Arc::new(|| {}), status: Arc::default() }
+    }
+
+    /// The exit code of the command, when it was run.
+    pub fn status(&self) -> Option<i32> {
+        self.status.get().copied()
     }
 
     /// Mounts a folder of this machine, such as one with a pipe for the input of the command.
@@ -51,17 +63,21 @@ impl fmt::Debug for OnError {
 #[derive(Debug, Default)]
 pub(super) struct AfterFailure {
     command: Option<OnError>,
+    /// The address of the vertex that it is for; without, it is for all.
+    only: Option<Digest>,
     was_run: AtomicBool,
 }
 
 impl AfterFailure {
-    pub(super) fn new(command: Option<OnError>) -> Self {
-        Self { command, was_run: AtomicBool::new(false) }
+    pub(super) fn new(command: Option<OnError>, only: Option<Digest>) -> Self {
+        Self { command, only, was_run: AtomicBool::new(false) }
     }
 
-    /// What is needed of a step before it runs.
-    pub(super) fn keep(&self, spec: &ExecSpec) -> Option<ExecSpec> {
-        self.command.as_ref().map(|_| spec.clone())
+    /// What is needed of a step before it runs; `None` when the command is not for it.
+    pub(super) fn keep(&self, vertex: &Vertex, spec: &ExecSpec) -> Option<ExecSpec> {
+        let is_place = spec.args == [OnError::PLACE];
+        let is_for_it = is_place || self.only.as_ref().is_none_or(|only| only == vertex.address());
+        (self.command.is_some() && is_for_it).then(|| spec.clone())
     }
 
     /// Runs the command for steps that fail, once. `spec` is that of the step.
@@ -82,8 +98,11 @@ impl AfterFailure {
             spec.mounts.push(ExecMount { target: target.clone(), source });
         }
         (command.begin)();
-        if let Err(error) = executor.run(rootfs, spec, Arc::clone(&command.output)).await {
-            task.warn(format!("the command for failed steps cannot be run: {error}"));
+        match executor.run(rootfs, spec, Arc::clone(&command.output)).await {
+            Ok(status) => {
+                let _ = command.status.set(status.code);
+            }
+            Err(error) => task.warn(format!("the command cannot be run: {error}")),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The backends and options of a solver.
 
 use super::on_error::OnError;
+use crate::Digest;
 use crate::cache::SharedCache;
 use crate::exec::{DevicePermissions, Devices, Executor, Network, SecretBytes};
 use crate::layer::copy::StatCache;
@@ -91,6 +92,8 @@ pub(crate) struct SolverOptions {
     pub needs: Needs,
     /// What is run when a command fails.
     pub on_error: Option<OnError>,
+    /// The address of the vertex that this is for; without, it is for all.
+    pub on_error_in: Option<Digest>,
     /// The damaged blobs of the store that were found.
     pub damage: Damage,
     /// The receiver of events.

@@ -148,7 +148,7 @@ impl SolveContext {
             resolv_conf: options.resolv_conf,
             ssh: options.ssh,
             secrets: options.secrets,
-            after_failure: AfterFailure::new(options.on_error),
+            after_failure: AfterFailure::new(options.on_error, options.on_error_in),
             damage: options.damage,
             progress: options.progress,
             commands: tokio::sync::Semaphore::new(options.parallel.unwrap_or(processors.max(4))),

@@ -59,6 +59,37 @@ pub(super) async fn run(args: BuildArgs, session: &Session, console: &Console) -
     }
 }
 
+/// Runs a command, or a shell, in the files of a step of a build.
+pub(super) async fn exec(
+    args: BuildArgs,
+    step: String,
+    command: Vec<String>,
+    session: &Session,
+    console: &Console,
+) -> Result<(), Failure> {
+    let (command, _pipe) = match command.is_empty() {
+        true => on_error::shell().map(|(command, pipe)| (command, Some(pipe)))?,
+        false => (on_error::command(command), None),
+    };
+    let reader = session.clone();
+    let read = move || request(&args, &reader, None, |name| std::env::var_os(name));
+    let read = tokio::task::spawn_blocking(read).await;
+    let (mut request, _unpacked) =
+        read.map_err(|e| Error::internal("the task that reads the context failed").with_source(e))??;
+    request.outputs = vec![OutputKind::CacheOnly.into()];
+    request.on_error = Some(command.clone());
+    request.exec_in = Some(step);
+    let renderer = Renderer::start(Mode::Quiet, console.color, None)?;
+    let outcome = session.build(request, renderer.progress()).await;
+    renderer.finish(false).await?;
+    match (command.status(), outcome) {
+        (Some(0), _) => Ok(()),
+        // The command has told why.
+        (Some(_), _) => Err(Failure::Findings),
+        (None, outcome) => outcome.map(drop).map_err(Failure::from),
+    }
+}
+
 async fn dry_run(
     args: &BuildArgs,
     request: BuildRequest,
@@ -89,6 +120,11 @@ async fn build(
     let unrecorded = |error: &Error| console.warn(&format!("the history does not have this build: {error}"));
     let begun = session.history().and_then(|history| history.begin(&request, renderer.log()));
     let recording = begun.inspect_err(unrecorded).ok();
+    if let Some(recording) = &recording
+        && let Some(arguments) = args.to_make_again()
+    {
+        recording.set_arguments(&arguments);
+    }
     let progress = match &recording {
         Some(recording) => recording.progress(renderer.progress()),
         None => renderer.progress().clone(),

@@ -42,15 +42,31 @@ pub(super) fn shell() -> Result<(OnError, TemporaryFolder), Failure> {
     let script = format!("exec /bin/sh -i < {TARGET}/input");
     let args = ["/bin/sh", "-c", &script].map(str::to_owned).to_vec();
     let begin = move || {
-        crate::terminal::message(
-            "The step failed: a shell in its files. `exit` or the end of the input ends it.",
-        );
+        crate::terminal::message("A shell in the files of the step: `exit` or the end of the input ends it.");
         let pipe = pipe.clone();
         // Not a thread that the end of the program waits for.
         std::thread::spawn(move || pass_on(&pipe));
     };
     let on_error = OnError::new(args, Arc::new(Shown)).with_folder(shared, TARGET).before(begin);
     Ok((on_error, folder))
+}
+
+/// A command without input, whose output goes where that of this program goes.
+pub(super) fn command(args: Vec<String>) -> OnError {
+    OnError::new(args, Arc::new(Passed))
+}
+
+/// Passes on what a command writes.
+struct Passed;
+
+impl LogSink for Passed {
+    fn log(&self, stream: LogStream, bytes: &[u8]) {
+        // A reader that went away is not an error.
+        let _ = match stream {
+            LogStream::Stdout => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
+            LogStream::Stderr => io::stderr().write_all(bytes),
+        };
+    }
 }
 
 /// Passes on standard input until its end, which ends the shell, too.

@@ -1,6 +1,6 @@
 //! A record that is being written.
 
-use super::record::{BuildRecord, RecordOutcome};
+use super::record::{BuildRecord, RecordOutcome, without_secrets};
 use crate::atomic_file::write_file;
 use crate::build::BuildOutput;
 use crate::progress::{Event, Progress, Sink};
@@ -45,6 +45,12 @@ impl Recording {
     /// The name of the record.
     pub fn id(&self) -> String {
         self.record.lock().unwrap_or_else(PoisonError::into_inner).id.clone()
+    }
+
+    /// Notes the arguments of the program, with which the build can be made again. Values of build arguments are left out;
+    /// nothing is noted when an address in them may have a secret.
+    pub fn set_arguments(&self, arguments: &[String]) {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).arguments = without_secrets(arguments);
     }
 
     /// The progress of the build: events go into the record, and on to `to`.
