@@ -19,11 +19,11 @@ pub(crate) struct GlobalArgs {
     /// Folder of the `config.json` with the credentials of registries; `~/.docker` without it [env: DOCKER_CONFIG]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) config: Option<PathBuf>,
-    /// How much the cache of builds may take: a size such as `20GB`, a part of the disk such as `10%`, or `off`
+    /// How much the cache of builds may take: a size such as `20GB`, a part of the disk such as `10%`, or `off` [env: HYPER_CACHE_LIMIT]
     ///
     /// What was least recently used is removed at the end of a build that exceeds it. Images with a name do not count.
     /// Without it: a tenth of the disk or 20 GB, whichever is more, and never more than half of the disk.
-    #[arg(long, global = true, value_name = "SIZE", env = "HYPER_CACHE_LIMIT")]
+    #[arg(long, global = true, value_name = "SIZE")]
     pub(crate) cache_limit: Option<CacheLimit>,
     /// How results are printed
     #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]

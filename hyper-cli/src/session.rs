@@ -2,11 +2,15 @@
 
 use crate::args::{GlobalArgs, TransportArgs};
 use crate::console::Console;
-use hyper_sdk::Result;
 use hyper_sdk::session::{Defaults, Session, SessionOptions};
+use hyper_sdk::space::CacheLimit;
+use hyper_sdk::{Error, Result};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// The variable with the limit of the cache.
+const CACHE_LIMIT: &str = "HYPER_CACHE_LIMIT";
 
 /// What a caller of the library changes in the options of every session.
 #[derive(Clone)]
@@ -44,7 +48,13 @@ pub(crate) fn open(
     defaults.config = global.config.clone().or(defaults.config);
     let mut options =
         SessionOptions::from_defaults(global.root.clone(), defaults)?.progress(console.warnings());
-    options.cache_limit = global.cache_limit.unwrap_or_default();
+    options.cache_limit = match (global.cache_limit, std::env::var(CACHE_LIMIT)) {
+        (Some(limit), _) => limit,
+        (None, Ok(text)) if !text.is_empty() => {
+            text.parse().map_err(|e: Error| Error::invalid(format!("{CACHE_LIMIT}: {}", e.message())))?
+        }
+        (None, _) => CacheLimit::default(),
+    };
     (configure.0)(transport.apply(options)).open()
 }
 
