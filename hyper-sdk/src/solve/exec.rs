@@ -102,20 +102,8 @@ impl SolveContext {
         Ok(names)
     }
 
-    /// Runs a command. The second value says whether its keys still match the files that it read.
-    pub(super) async fn run(
-        &self,
-        exec: &ExecOp,
-        (vertex, keys, time): (&Vertex, &[Digest], BlobTime),
-        base: &Chain,
-        inputs: &[StepResult],
-        task: &Task,
-    ) -> Result<(NewLayer, bool)> {
-        // Before the permit: a command that waits for a cache must not block others.
-        let caches = self.lock_caches(exec, inputs, vertex.no_cache).await?;
-        let _permit =
-            self.commands.acquire().await.map_err(|e| Error::internal("no permits").with_source(e))?;
-        let base_name = self.unpack(base).await?;
+    /// The command with its environment, without mounts and devices.
+    fn spec_of(&self, exec: &ExecOp) -> Result<ExecSpec> {
         let mut spec = ExecSpec::new(exec.args.iter().cloned());
         spec.env = exec.env.iter().chain(&exec.uncached_env).cloned().collect();
         spec.cwd.clone_from(&exec.cwd);
@@ -144,6 +132,24 @@ impl SolveContext {
                 None => spec.env.push((name.clone(), String::new())),
             }
         }
+        Ok(spec)
+    }
+
+    /// Runs a command. The second value says whether its keys still match the files that it read.
+    pub(super) async fn run(
+        &self,
+        exec: &ExecOp,
+        (vertex, keys, time): (&Vertex, &[Digest], BlobTime),
+        base: &Chain,
+        inputs: &[StepResult],
+        task: &Task,
+    ) -> Result<(NewLayer, bool)> {
+        // Before the permit: a command that waits for a cache must not block others.
+        let caches = self.lock_caches(exec, inputs, vertex.no_cache).await?;
+        let _permit =
+            self.commands.acquire().await.map_err(|e| Error::internal("no permits").with_source(e))?;
+        let base_name = self.unpack(base).await?;
+        let mut spec = self.spec_of(exec)?;
         let devices = self.devices.edits(&self.devices_of(exec)?)?;
         spec.env.extend(devices.env);
         spec.groups = devices.groups;

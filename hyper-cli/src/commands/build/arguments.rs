@@ -178,32 +178,6 @@ impl BuildArgs {
         }
     }
 
-    /// The arguments of this program, when they are enough to make the build again.
-    pub(super) fn to_make_again(&self) -> Option<Vec<String>> {
-        if self.context == "-" || self.file.as_deref() == Some("-") {
-            return None;
-        }
-        std::env::args_os().skip(1).map(|argument| argument.into_string().ok()).collect()
-    }
-
-    /// Gives build arguments their values, which are not kept, from these or else from the environment.
-    pub(crate) fn replace_build_args(&mut self, given: &[String]) -> Result<(), Failure> {
-        for argument in &mut self.build_args {
-            let name = argument.split('=').next().unwrap_or_default().to_owned();
-            let value = given.iter().rev().find(|pair| pair.split('=').next() == Some(name.as_str()));
-            match value {
-                Some(pair) => argument.clone_from(pair),
-                None if std::env::var_os(&name).is_some() => {}
-                None => {
-                    return Err(Failure::usage(format!(
-                        "the history has no values of build arguments: give --build-arg {name}=VALUE"
-                    )));
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Whether standard error is a stream of events.
     pub(crate) fn prints_events(&self) -> bool {
         self.mode().is_ok_and(|mode| mode == Mode::Json)

@@ -1,5 +1,6 @@
 //! `hyperbuild build`.
 
+mod again;
 mod arguments;
 mod call;
 mod check;
@@ -121,9 +122,9 @@ async fn build(
     let begun = session.history().and_then(|history| history.begin(&request, renderer.log()));
     let recording = begun.inspect_err(unrecorded).ok();
     if let Some(recording) = &recording
-        && let Some(arguments) = args.to_make_again()
+        && let (Some(arguments), Ok(folder)) = (args.to_make_again(), std::env::current_dir())
     {
-        recording.set_arguments(&arguments);
+        recording.set_arguments(arguments, folder);
     }
     let progress = match &recording {
         Some(recording) => recording.progress(renderer.progress()),

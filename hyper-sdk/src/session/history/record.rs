@@ -50,10 +50,10 @@ pub struct BuildRecord {
     pub image: Option<Digest>,
     /// The names of the image.
     pub names: Vec<String>,
-    /// The folder that the program was in.
+    /// The folder that the program was in, when it gave its arguments.
     pub folder: PathBuf,
-    /// The arguments of the program that made the build, without values of build arguments. `None` when they are not enough
-    /// to make it again, or may have secrets.
+    /// The arguments of the program that made the build, as the program gave them for the record. `None` when they are not
+    /// enough to make it again, or may have secrets.
     pub arguments: Option<Vec<String>>,
     /// The name of the log file, in the folder `logs` of the state folder.
     pub log: Option<String>,
@@ -123,7 +123,7 @@ impl BuildRecord {
             warnings: Vec::new(),
             image: None,
             names,
-            folder: std::env::current_dir().unwrap_or_default(),
+            folder: PathBuf::new(),
             arguments: None,
             log,
         }
@@ -175,26 +175,6 @@ impl BuildRecord {
     }
 }
 
-/// The arguments of a program without values of build arguments; `None` when an address in them may have a secret.
-pub(super) fn without_secrets(arguments: &[String]) -> Option<Vec<String>> {
-    const BUILD_ARG: &str = "--build-arg";
-    let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
-    let (mut kept, mut takes_value) = (Vec::new(), false);
-    for argument in arguments {
-        let is_value = std::mem::replace(&mut takes_value, argument == BUILD_ARG);
-        if is_value {
-            kept.push(name(argument));
-        } else if let Some(pair) = argument.strip_prefix("--build-arg=") {
-            kept.push(format!("{BUILD_ARG}={}", name(pair)));
-        } else if argument.contains("://") && argument.contains(['@', '?']) {
-            return None;
-        } else {
-            kept.push(argument.clone());
-        }
-    }
-    Some(kept)
-}
-
 /// The address without its query, which may have a token.
 fn without_query(url: &str) -> String {
     let Some((before, rest)) = url.split_once('?') else { return url.to_owned() };
@@ -238,22 +218,6 @@ mod tests {
             one.len() == 25 && one.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()),
             "{one}"
         );
-    }
-
-    #[test]
-    fn arguments_lose_the_values_of_build_arguments() {
-        let of = |text: &str| {
-            let words: Vec<String> = text.split(' ').map(str::to_owned).collect();
-            without_secrets(&words).map(|kept| kept.join(" "))
-        };
-        let given = "build --build-arg A=1=2 --build-arg=B=secret --build-arg C -t a:1 --label x=y .";
-        assert_eq!(
-            of(given).unwrap(),
-            "build --build-arg A --build-arg=B --build-arg C -t a:1 --label x=y ."
-        );
-        assert_eq!(of("build https://me:pass@h/r.git"), None);
-        assert_eq!(of("build --build-context=a=https://h/a.tar?token=1 ."), None);
-        assert!(of("build --build-context=a=docker-image://a:1 .").is_some());
     }
 
     #[test]

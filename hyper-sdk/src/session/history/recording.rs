@@ -1,6 +1,6 @@
 //! A record that is being written.
 
-use super::record::{BuildRecord, RecordOutcome, without_secrets};
+use super::record::{BuildRecord, RecordOutcome};
 use crate::atomic_file::write_file;
 use crate::build::BuildOutput;
 use crate::progress::{Event, Progress, Sink};
@@ -47,10 +47,11 @@ impl Recording {
         self.record.lock().unwrap_or_else(PoisonError::into_inner).id.clone()
     }
 
-    /// Notes the arguments of the program, with which the build can be made again. Values of build arguments are left out;
-    /// nothing is noted when an address in them may have a secret.
-    pub fn set_arguments(&self, arguments: &[String]) {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).arguments = without_secrets(arguments);
+    /// Notes the arguments of the program and the folder that it is in, with which the build can be made again. They must
+    /// not have secrets.
+    pub fn set_arguments(&self, arguments: Vec<String>, folder: impl Into<PathBuf>) {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        (record.arguments, record.folder) = (Some(arguments), folder.into());
     }
 
     /// The progress of the build: events go into the record, and on to `to`.
