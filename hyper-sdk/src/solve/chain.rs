@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 /// A layer of a root file system.
+#[allow(clippy::large_enum_variant, reason = "it is always shared, and one box less is followed")]
 #[derive(Debug)]
 pub(crate) enum StepLayer {
     /// A layer of an image, which is known by its descriptor.
