@@ -16,6 +16,7 @@
 use crate::{Error, Result, ResultExt as _};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -180,7 +181,8 @@ fn open_in(root: &Path, name: &str) -> Result<File> {
     let open = || File::options().create(true).truncate(false).write(true).open(&path);
     match open() {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(&folder).at("cannot make a folder of the state folder", &folder)?;
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+            made.at("cannot make a folder of the state folder", &folder)?;
             open()
         }
         other => other,
@@ -279,6 +281,8 @@ mod tests {
         std::fs::write(root.path().join("uses/work-dead"), "").unwrap();
         assert!(closed().oldest.is_none());
         assert!(!root.path().join("uses/work-dead").exists());
+        let mode = std::fs::metadata(root.path().join("uses")).unwrap().permissions();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o700);
         let server = Use::begin_blocking(root.path(), UseKind::Server).unwrap();
         assert!(closed().has_server && closed().oldest.is_none());
         drop(server);

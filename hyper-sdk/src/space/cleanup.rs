@@ -141,7 +141,7 @@ impl Space {
         let survey = self.survey().await?;
         let cache: u64 = survey.found.iter().filter(|of| of.item.prunable).map(|of| of.item.size).sum();
         let closed = self.close().await?;
-        let (_, free) = super::limit::disk(&self.root)?;
+        let (_, free) = super::disk::disk(&self.root)?;
         let at = Situation { oldest: closed.oldest, now: SystemClock.now(), free };
         let (chosen, in_use) = choose(survey.found, options, at);
         if options.dry_run {

@@ -1,9 +1,11 @@
 //! The ceiling of the cache: how much it may take, and the clean-up that keeps it.
 //!
 //! A survey looks at every file, so it is not made after every build: `uses/measured` has what the last one found, and how
-//! much of the disk was free then. While the disk has lost less than the cache may still grow, nothing is to be done.
+//! much of the disk was free then. While the disk has lost less than the cache may still grow, nothing is to be done. A
+//! small limit is looked at after every build.
 
 use super::cleanup::release_noted;
+use super::disk::disk;
 use super::{PruneOptions, Pruned, Space};
 use crate::clock::{Clock as _, SystemClock};
 use crate::dockerfile::parse_size;
@@ -18,6 +20,9 @@ use std::str::FromStr;
 const SURVEY_AGE: i64 = 24 * 60 * 60;
 /// After a clean-up the cache may grow by a tenth of the limit before the next.
 const SLACK: u64 = 10;
+
+/// A survey of a cache that is about as small as this takes no time, and is made after every build.
+const SMALL: u64 = 2 * GB;
 
 const GB: u64 = 1_000_000_000;
 
@@ -99,17 +104,11 @@ impl Measured {
 
     /// Whether the cache cannot have come to the limit since.
     fn is_enough(self, limit: u64, free: u64, now: i64) -> bool {
+        // Other programs may free what the cache takes, so the disk alone is not exact enough for a small limit.
         let grown = self.free.saturating_sub(free);
         let is_fresh = now >= self.time && now - self.time < SURVEY_AGE;
-        is_fresh && self.cache.saturating_add(grown) <= limit
+        limit > SMALL && is_fresh && self.cache.saturating_add(grown) <= limit
     }
-}
-
-/// The size and the free bytes of the disk of a folder.
-pub(super) fn disk(root: &Path) -> Result<(u64, u64)> {
-    let stat = rustix::fs::statvfs(root)
-        .map_err(|e| Error::io("cannot read the size of the disk", root, e.into()))?;
-    Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
 }
 
 impl Space {
@@ -174,11 +173,13 @@ mod tests {
 
     #[test]
     fn a_survey_is_made_again_when_the_disk_lost_as_much_as_the_cache_may_grow() {
-        let measured = Measured { cache: 50, free: 1000, time: 100 };
-        assert!(measured.is_enough(100, 950, 101));
-        assert!(measured.is_enough(100, 2000, 101));
-        assert!(!measured.is_enough(100, 949, 101));
-        assert!(!measured.is_enough(100, 1000, 100 + SURVEY_AGE));
-        assert!(!measured.is_enough(100, 1000, 99), "the clock was set back");
+        let measured = Measured { cache: 50 * GB, free: 1000 * GB, time: 100 };
+        let limit = 100 * GB;
+        assert!(measured.is_enough(limit, 950 * GB, 101));
+        assert!(measured.is_enough(limit, 2000 * GB, 101));
+        assert!(!measured.is_enough(limit, 949 * GB, 101));
+        assert!(!measured.is_enough(limit, 1000 * GB, 100 + SURVEY_AGE));
+        assert!(!measured.is_enough(limit, 1000 * GB, 99), "the clock was set back");
+        assert!(!Measured { cache: 0, ..measured }.is_enough(SMALL, 1000 * GB, 101), "it is made at once");
     }
 }

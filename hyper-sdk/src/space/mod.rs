@@ -15,6 +15,7 @@
 
 mod cleanup;
 mod describe;
+mod disk;
 mod images;
 mod limit;
 mod plan;

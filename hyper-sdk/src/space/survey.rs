@@ -183,8 +183,12 @@ impl Space {
         let mut unpacked: HashMap<Digest, SystemTime> = HashMap::new();
         let mut layers: BTreeMap<String, (Vec<CacheEntry>, SystemTime)> = BTreeMap::new();
         for entry in records {
-            let last = derived.entry(entry.record.diff_id.hex().to_owned()).or_insert(entry.used);
-            *last = entry.used.max(*last);
+            let of_layer = Some(entry.record.diff_id.hex().to_owned());
+            let of_times = entry.record.times.as_ref().map(|times| format!("{}.times", times.hex()));
+            for name in [of_layer, of_times].into_iter().flatten() {
+                let last = derived.entry(name).or_insert(entry.used);
+                *last = entry.used.max(*last);
+            }
             if let Some(snapshot) = &entry.record.snapshot {
                 let last = unpacked.entry(snapshot.clone()).or_insert(entry.used);
                 *last = entry.used.max(*last);
@@ -445,7 +449,7 @@ fn folders(root: &Path, derived: &HashMap<String, SystemTime>) -> Vec<Found> {
         }
     }
     for (path, name) in entries(root, "indexes") {
-        // The index of a layer has the name of the layer, a table of times a name of its own.
+        // Both the index of a layer and its table of times are of use as long as the record is.
         let of_layer = derived.get(&name).copied().unwrap_or(UNIX_EPOCH);
         let used = modified(&path).max(of_layer);
         let item = SpaceItem::new(SpaceKind::Index, name, "index of a layer");
