@@ -236,7 +236,7 @@ mod tests {
         up[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         let zstd = zstd::encode_all(&tar()[..], 1).unwrap();
         let cut = &zstd[..zstd.len() - 3];
-        for bytes in [&up[..], cut, &tar()[..513], &[tar(), b"x".repeat(70 << 20)].concat()] {
+        for bytes in [&up[..], cut, &tar()[..513]] {
             let context = read(bytes, scratch.path()).await;
             assert!(context.is_err(), "{context:?}");
             assert!(is_empty(scratch.path()));
