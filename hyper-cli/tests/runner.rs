@@ -9,6 +9,7 @@
     reason = "a test says what it skips and stops at what fails"
 )]
 
+mod bake;
 mod build;
 mod check;
 mod damage;

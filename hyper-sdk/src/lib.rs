@@ -11,7 +11,7 @@
 //! ```text
 //! error digest reference oci media_type mode escape platform clock progress private_folder runtime small_file stale_files atomic_file byte_channel beneath remove_tree uses disk_usage
 //!   └▶ dockerfile graph layer store
-//!        └▶ sandbox layout
+//!        └▶ sandbox layout bake
 //!             └▶ lint client cache source snapshot exec
 //!                  └▶ frontend solve export space
 //!                       └▶ build
@@ -20,6 +20,8 @@
 
 #[cfg(feature = "build")]
 mod atomic_file;
+#[cfg(feature = "bake")]
+pub mod bake;
 #[cfg(feature = "client")]
 mod beneath;
 #[cfg(feature = "build")]

@@ -6,6 +6,7 @@
     reason = "a test says what it skips and stops at what fails"
 )]
 
+mod bake_golden;
 mod builder_conformance;
 mod capabilities;
 mod deep_chains;

@@ -1,5 +1,6 @@
 //! One file or folder a command: its arguments, whose doc comments are the help, and one function that calls the SDK.
 
+mod bake;
 mod build;
 mod completions;
 mod du;
@@ -32,6 +33,7 @@ use hyper_sdk::{Error, Result};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Build(Box<build::BuildArgs>),
+    Bake(Box<bake::BakeArgs>),
     Push(push::PushArgs),
     Pull(pull::PullArgs),
     Images(images::ImagesArgs),
@@ -58,13 +60,18 @@ pub(crate) enum Command {
 impl Command {
     /// Whether standard error is a stream of events.
     pub(crate) fn prints_events(&self) -> bool {
-        matches!(self, Self::Build(args) if args.prints_events())
+        match self {
+            Self::Build(args) => args.prints_events(),
+            Self::Bake(args) => args.prints_events(),
+            _ => false,
+        }
     }
 
     /// How the command reaches registries. Every command is named, so that a new one is decided on.
     pub(crate) fn transport(&self) -> TransportArgs {
         match self {
             Self::Build(args) => args.transport.clone(),
+            Self::Bake(args) => args.transport.clone(),
             Self::Push(args) => args.transport.clone(),
             Self::Pull(args) => args.transport.clone(),
             Self::Inspect(args) => args.transport.clone(),
@@ -106,6 +113,7 @@ impl Command {
         let session = || open(&transport);
         match self {
             Self::Build(args) => build::run(*args, &session()?, &console).await,
+            Self::Bake(args) => bake::run(*args, session, &console).await,
             Self::Push(args) => push::run(args, &session()?, &console).await,
             Self::Pull(args) => pull::run(args, &session()?, &console).await,
             Self::Images(args) => images::run(args, &session()?, &console).await,

@@ -41,6 +41,7 @@ mod images;
 mod login;
 mod names;
 mod options;
+mod several;
 mod space;
 mod transfers;
 
@@ -50,6 +51,7 @@ pub use history::{BuildRecord, History, RecordOutcome, Recording, StepRecord};
 pub use images::{ImageDetails, ImageSummary, Location};
 pub use login::{Login, login_credentials};
 pub use options::SessionOptions;
+pub use several::Job;
 
 use crate::build::{BuildOutput, BuildRequest, Builder as _, LocalBuilder, LocalBuilderOptions, Output};
 use crate::progress::Progress;

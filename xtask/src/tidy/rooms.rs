@@ -35,7 +35,7 @@ const LEVELS: &[&[&str]] = &[
         "disk_usage",
     ],
     &["dockerfile", "graph", "layer", "store"],
-    &["sandbox", "layout"],
+    &["sandbox", "layout", "bake"],
     &["lint", "client", "cache", "source", "snapshot", "exec"],
     &["frontend", "solve", "export", "space"],
     &["build"],

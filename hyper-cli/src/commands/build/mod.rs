@@ -12,6 +12,8 @@ mod result;
 mod tests;
 
 pub(super) use arguments::BuildArgs;
+pub(super) use request::complete;
+pub(super) use result::metadata;
 
 use crate::console::Console;
 use crate::failure::Failure;
@@ -162,8 +164,17 @@ fn mode(args: &BuildArgs, console: &Console) -> Result<Mode, Failure> {
     }
 }
 
+/// Refuses flags that are not supported, and those of something else than a build.
+pub(super) fn check(args: &BuildArgs) -> Result<(), Failure> {
+    args.unsupported.check()?;
+    match args.call.method {
+        Method::Build => Ok(()),
+        _ => Err(flags::unsupported("--call is not supported yet for several targets")),
+    }
+}
+
 /// Where log files go.
-fn logs(session: &Session) -> Result<PathBuf> {
+pub(super) fn logs(session: &Session) -> Result<PathBuf> {
     let logs = session.root()?.join("logs");
     // An older version may have left the folder open to other users. A link leads to where its user wants it.
     if logs.symlink_metadata().is_ok_and(|stat| stat.is_dir()) {
@@ -173,7 +184,7 @@ fn logs(session: &Session) -> Result<PathBuf> {
 }
 
 /// The engine that `--load` loads the image into, before the build begins.
-async fn find_engine(session: &Session, console: &Console) -> Result<Option<Engine>, Failure> {
+pub(super) async fn find_engine(session: &Session, console: &Console) -> Result<Option<Engine>, Failure> {
     let found = session.options().engines.find().await.map_err(|error| {
         Failure::from(error)
             .with_hint("without DOCKER_HOST and CONTAINER_HOST, a running docker or podman is looked for")

@@ -42,6 +42,18 @@ pub(super) fn request(
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<RequestAndContext, Failure> {
     let (mut request, unpacked) = dockerfile_and_context(args, session)?;
+    complete(&mut request, args, session, engine, variable)?;
+    Ok((request, unpacked))
+}
+
+/// Adds everything but the Dockerfile and its context. Reads secrets.
+pub(in crate::commands) fn complete(
+    request: &mut BuildRequest,
+    args: &BuildArgs,
+    session: &Session,
+    engine: Option<&Engine>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<(), Failure> {
     request.outputs = outputs(args, session, engine)?;
     request.tags.clone_from(&args.tags);
     if let Some(name) = request.tags.iter().find(|t| t.digest().is_some()) {
@@ -74,8 +86,7 @@ pub(super) fn request(
     request.check_outputs().map_err(|error| match error.kind() {
         ErrorKind::Invalid => Failure::usage(error.message()),
         _ => error.into(),
-    })?;
-    Ok((request, unpacked))
+    })
 }
 
 /// Finds the context and the Dockerfile, each of which may be standard input.

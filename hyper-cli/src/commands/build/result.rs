@@ -42,7 +42,7 @@ impl Report<'_> {
 }
 
 /// The content of a metadata file, with the fields of BuildKit.
-fn metadata(output: &BuildOutput, id: Option<&str>) -> Result<String> {
+pub(in crate::commands) fn metadata(output: &BuildOutput, id: Option<&str>) -> Result<String> {
     let mut fields = BTreeMap::new();
     if let Some(image) = &output.image {
         fields.insert("containerimage.digest", json!(image.digest));
