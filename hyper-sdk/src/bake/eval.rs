@@ -1,61 +1,13 @@
 //! Evaluates expressions.
 
 use super::ast::{Call, Expr, For, Kind, Operator, Part, Place, Step};
+use super::budget::Budget;
 use super::fault::{Fault, Outcome};
 use super::functions;
 use super::number::Number;
 use super::value::{Sequence, Value, unify, with_article};
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// The most steps of an evaluation.
-const MAX_STEPS: u64 = 2_000_000;
-/// The most bytes of all values that an evaluation makes.
-const MAX_BYTES: usize = 64 << 20;
-/// The most levels of expressions in each other, through variables and functions.
-const MAX_DEPTH: usize = 1_000;
-
-/// What an evaluation may still spend. It bounds time, memory and the stack.
-#[derive(Debug)]
-pub(super) struct Budget {
-    steps: Cell<u64>,
-    bytes: Cell<usize>,
-    depth: Cell<usize>,
-}
-
-impl Budget {
-    pub(super) fn new() -> Self {
-        Self { steps: Cell::new(MAX_STEPS), bytes: Cell::new(MAX_BYTES), depth: Cell::new(0) }
-    }
-
-    pub(super) fn step(&self) -> Outcome<()> {
-        let left = self.steps.get().checked_sub(1);
-        self.steps.set(
-            left.ok_or_else(|| Fault::fatal(format!("the evaluation takes more than {MAX_STEPS} steps")))?,
-        );
-        Ok(())
-    }
-
-    pub(super) fn spend(&self, bytes: usize) -> Outcome<()> {
-        let left = self.bytes.get().checked_sub(bytes);
-        self.bytes.set(left.ok_or_else(|| {
-            Fault::fatal(format!("the evaluation makes more than {} MiB of values", MAX_BYTES >> 20))
-        })?);
-        Ok(())
-    }
-
-    /// Runs something one level deeper.
-    pub(super) fn deeper<T>(&self, run: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-        if self.depth.get() >= MAX_DEPTH {
-            return Err(Fault::fatal(format!("expressions are nested more than {MAX_DEPTH} levels deep")));
-        }
-        self.depth.set(self.depth.get() + 1);
-        let outcome = run();
-        self.depth.set(self.depth.get() - 1);
-        outcome
-    }
-}
 
 /// Where names that are not local come from.
 pub(super) trait Names {
@@ -267,7 +219,7 @@ impl Evaluation<'_> {
                 Step::Attribute(name) => attribute(&value, name)?,
                 Step::Index(key) => {
                     let key_value = self.value(key)?;
-                    at(&value, &key_value).map_err(|why| Fault::at(key.place, why))?
+                    value.at(&key_value).map_err(|why| Fault::at(key.place, why))?
                 }
                 Step::Splat => return self.splat(value, rest, &[]),
                 Step::AttributeSplat => {
@@ -397,22 +349,5 @@ fn attribute(value: &Value, name: &str) -> Outcome<Value> {
             entries.get(name).cloned().ok_or_else(|| format!("there is no attribute `{name}`").into())
         }
         other => Err(format!("{} has no attribute `{name}`", with_article(other.kind())).into()),
-    }
-}
-
-/// The item of a value with an index or key.
-pub(super) fn at(value: &Value, key: &Value) -> Result<Value, String> {
-    match value {
-        Value::Mapping(_, entries) => {
-            let key = key.to_text()?;
-            entries.get(&*key).cloned().ok_or_else(|| format!("there is no key `{key}`"))
-        }
-        Value::Sequence(Sequence::Set, _) => Err("a set has no indexes".to_owned()),
-        Value::Sequence(_, items) => {
-            let number = key.to_number()?;
-            let item = number.as_index().and_then(|index| items.get(index));
-            item.cloned().ok_or_else(|| format!("there is no item {number} in a list of {}", items.len()))
-        }
-        other => Err(format!("{} has no items", with_article(other.kind()))),
     }
 }

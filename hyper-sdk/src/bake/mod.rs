@@ -12,6 +12,7 @@
 //! - Sizes are bounded: of a file, of nesting, of a matrix, of the steps and bytes of an evaluation.
 
 mod ast;
+mod budget;
 mod compose;
 mod entries;
 mod eval;

@@ -52,7 +52,7 @@ impl Overrides {
         let mut all = Self::default();
         for text in texts {
             all.add(text, targets, variable).map_err(|fault| {
-                let message = format!("--set `{text}`: {}", fault.message);
+                let message = format!("the change `{text}`: {}", fault.message);
                 Fault { message, ..fault }
             })?;
         }
@@ -111,7 +111,7 @@ impl Overrides {
         let (last, first): (Vec<_>, Vec<_>) = changes.iter().partition(|(key, _)| is_last(&word(key)));
         for (key, change) in first.into_iter().chain(last) {
             apply(target, key, change).map_err(|fault| {
-                let message = format!("--set `{}.{key}`: {}", target.name, fault.message);
+                let message = format!("the change of `{}.{key}`: {}", target.name, fault.message);
                 Fault { message, ..fault }
             })?;
         }

@@ -3,8 +3,9 @@
 //! Everything is evaluated when it is needed first, so that definitions can stand in any order. What needs itself is an error.
 
 use super::ast::{Attribute, Block, Body, Expr, Kind, Place, Step};
+use super::budget::Budget;
 use super::entries;
-use super::eval::{Budget, Names, Scope, evaluate};
+use super::eval::{Names, Scope, evaluate};
 use super::fault::{Fault, Outcome};
 use super::functions::{self, World};
 use super::overrides_of_variables::override_value;

@@ -211,6 +211,23 @@ impl Value {
         }
     }
 
+    /// The item with an index or key.
+    pub(super) fn at(&self, key: &Value) -> Result<Value, String> {
+        match self {
+            Self::Mapping(_, entries) => {
+                let key = key.to_text()?;
+                entries.get(&*key).cloned().ok_or_else(|| format!("there is no key `{key}`"))
+            }
+            Self::Sequence(Sequence::Set, _) => Err("a set has no indexes".to_owned()),
+            Self::Sequence(_, items) => {
+                let number = key.to_number()?;
+                let item = number.as_index().and_then(|index| items.get(index));
+                item.cloned().ok_or_else(|| format!("there is no item {number} in a list of {}", items.len()))
+            }
+            other => Err(format!("{} has no items", with_article(other.kind()))),
+        }
+    }
+
     /// Converts a value to a type. Null converts to every type.
     pub(super) fn convert(&self, to: &Type) -> Result<Value, String> {
         let each = |items: &[Value], to: &Type| {

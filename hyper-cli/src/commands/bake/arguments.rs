@@ -1,6 +1,7 @@
 //! The arguments of `hyperbuild bake`.
 
 use crate::args::TransportArgs;
+use crate::commands::build;
 use crate::failure::Failure;
 use crate::flags::unsupported;
 use crate::render::Mode;
@@ -33,9 +34,9 @@ pub(crate) struct BakeArgs {
     /// Lists what the files define: targets or variables, or type=targets|variables,format=json
     #[arg(long, value_name = "WHAT")]
     pub(super) list: Option<String>,
-    /// How progress is shown on standard error
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = Mode::Auto, env = "BUILDKIT_PROGRESS", hide_env_values = true)]
-    pub(super) progress: Mode,
+    /// How progress is shown on standard error; `auto` without it [env: BUILDKIT_PROGRESS]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(super) progress: Option<Mode>,
     /// Pushes the images: --set=*.push=true
     #[arg(long)]
     pub(super) push: bool,
@@ -75,7 +76,7 @@ pub(crate) struct BakeArgs {
 impl BakeArgs {
     /// Whether standard error is a stream of events.
     pub(crate) fn prints_events(&self) -> bool {
-        self.progress == Mode::Json
+        build::progress_mode(self.progress).is_ok_and(|mode| mode == Mode::Json)
     }
 
     /// Refuses what is not supported, by name.

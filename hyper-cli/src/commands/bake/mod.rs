@@ -67,7 +67,7 @@ async fn bake(args: &BakeArgs, plan: BakePlan, session: &Session, console: &Cons
     let jobs =
         jobs.await.map_err(|e| Error::internal("the task that reads contexts failed").with_source(e))??;
     let logs = build::logs(session)?;
-    let mode = if console.quiet { Mode::Quiet } else { args.progress };
+    let mode = if console.quiet { Mode::Quiet } else { build::progress_mode(args.progress)? };
     let shown: Vec<String> = jobs.iter().filter(|job| !job.is_internal).map(|job| job.name.clone()).collect();
     let stdout_is_taken = jobs.iter().flat_map(|job| &job.request.outputs).any(|output| output.is_stdout());
     let renderer = Renderer::start(mode, console.color, Some((&logs, "bake")))?;

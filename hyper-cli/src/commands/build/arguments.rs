@@ -141,6 +141,16 @@ pub(crate) struct BuildArgs {
     pub(crate) unsupported: UnsupportedFlags,
 }
 
+/// How progress is shown, by the flag or else by the environment.
+pub(in crate::commands) fn mode(flag: Option<Mode>) -> Result<Mode, Failure> {
+    match (flag, std::env::var(PROGRESS)) {
+        (Some(mode), _) => Ok(mode),
+        (None, Ok(text)) if !text.is_empty() => Mode::from_str(&text, true)
+            .map_err(|_| Failure::usage(format!("{PROGRESS}=`{text}` is no way to show progress"))),
+        (None, _) => Ok(Mode::Auto),
+    }
+}
+
 impl BuildArgs {
     /// Refuses flags that contradict each other.
     pub(super) fn check_methods(&self) -> Result<(), Failure> {
@@ -170,12 +180,7 @@ impl BuildArgs {
 
     /// How progress is shown, by the flag or else by the environment.
     pub(super) fn mode(&self) -> Result<Mode, Failure> {
-        match (self.progress, std::env::var(PROGRESS)) {
-            (Some(mode), _) => Ok(mode),
-            (None, Ok(text)) if !text.is_empty() => Mode::from_str(&text, true)
-                .map_err(|_| Failure::usage(format!("{PROGRESS}=`{text}` is no way to show progress"))),
-            (None, _) => Ok(Mode::Auto),
-        }
+        mode(self.progress)
     }
 
     /// Whether standard error is a stream of events.

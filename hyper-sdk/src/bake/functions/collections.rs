@@ -1,7 +1,6 @@
 //! Functions of lists and maps.
 
 use super::{Arguments, Outcome, Table, Value};
-use crate::bake::eval::at;
 use crate::bake::value::{Mapping, Sequence, Type, unify};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,8 +20,8 @@ pub(super) const TABLE: Table = &[
         flatten(a, a.items(0)?, &mut items)?;
         Ok(Value::tuple(items))
     }),
-    ("hasindex", |a| a.exactly(2).and_then(|()| Ok(Value::Bool(at(a.value(0)?, a.value(1)?).is_ok())))),
-    ("index", |a| a.exactly(2).and_then(|()| Ok(at(a.value(0)?, a.value(1)?)?))),
+    ("hasindex", |a| a.exactly(2).and_then(|()| Ok(Value::Bool(a.value(0)?.at(a.value(1)?).is_ok())))),
+    ("index", |a| a.exactly(2).and_then(|()| Ok(a.value(0)?.at(a.value(1)?)?))),
     ("indexof", index_of),
     ("keys", |a| parts(a, |key, _| Value::string(key.as_str()))),
     ("length", length),

@@ -12,7 +12,7 @@ mod strings;
 mod times;
 mod versions;
 
-use super::eval::Budget;
+use super::budget::Budget;
 use super::fault::{Fault, Outcome};
 use super::number::Number;
 use super::value::Value;
