@@ -90,6 +90,13 @@ impl Config<'_> {
         let mut open = vec![name];
         while let Some(next) = open.pop() {
             if !seen.insert(next) {
+                // A matrix may make a target with the name of its own group.
+                if groups.iter().any(|group| group == next)
+                    && self.targets.iter().any(|target| target.name == next)
+                    && !targets.iter().any(|target| target == next)
+                {
+                    targets.push(next.to_owned());
+                }
                 continue;
             }
             match self.groups.iter().find(|group| group.name == next) {

@@ -192,6 +192,12 @@ fn a_matrix_makes_targets_and_a_group() {
 }
 
 #[test]
+fn a_matrix_may_make_a_target_with_its_own_label() {
+    let plan = hcl("target \"default\" {\n  name = t\n  matrix = { t = [\"default\", \"b\"] }\n}\n");
+    assert_eq!(plan.targets.keys().collect::<Vec<_>>(), ["b", "default"]);
+}
+
+#[test]
 fn attributes_refer_to_those_of_other_targets() {
     let plan = hcl(r#"
         target "default" {
