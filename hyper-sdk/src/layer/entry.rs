@@ -153,7 +153,7 @@ impl LayerPath {
     /// Whether this is `directory` itself or lies below it.
     pub fn starts_with(&self, directory: &Self) -> bool {
         directory.is_root()
-            || (self.0.starts_with(&*directory.0)
+            || (self.0.starts_with(&directory.0)
                 && matches!(self.0.get(directory.0.len()), None | Some(b'/')))
     }
 

@@ -28,7 +28,8 @@ pub(crate) fn join(run: &[PathBuf], rest: &[PathBuf], target: &Path, limit: usiz
     let target = files::open_top(target)?;
     let join = Join { run: Lowers::open(run)?, rest: Lowers::open(rest)? };
     for (at, top) in join.run.tops().iter().enumerate() {
-        if !has_at_most(top, &mut limit.clone())? {
+        let mut left = limit;
+        if !has_at_most(top, &mut left)? {
             return Ok(Some(at));
         }
     }

@@ -67,6 +67,9 @@ pub struct UnpackOptions {
     pub any_owner: bool,
 }
 
+/// Receives the result of unpacking a layer.
+pub type Ended<'a> = Box<dyn FnOnce(&Result<()>) + Send + 'a>;
+
 /// One of several layers to unpack: see [`Snapshotter::apply_all`].
 pub struct LayerToUnpack<'a> {
     /// The snapshot below. It exists, or is made by an earlier one of the layers, or has such a one below it.
@@ -78,7 +81,7 @@ pub struct LayerToUnpack<'a> {
     /// Opens the layer, an uncompressed tar. It is not polled before the layer is needed.
     pub open: BoxFuture<'a, Result<Box<dyn Read + Send>>>,
     /// Receives the result of this layer.
-    pub ended: Box<dyn FnOnce(&Result<()>) + Send + 'a>,
+    pub ended: Ended<'a>,
 }
 
 impl Debug for LayerToUnpack<'_> {

@@ -194,8 +194,8 @@ fn hash_files(
             if from >= entries.len() {
                 return Ok(done);
             }
-            for i in from..(from + 32).min(entries.len()) {
-                if let Some(hashed) = hash_content(&entries[i].content, hasher)? {
+            for (i, entry) in entries.iter().enumerate().skip(from).take(32) {
+                if let Some(hashed) = hash_content(&entry.content, hasher)? {
                     done.push((i, hashed));
                 }
             }

@@ -177,8 +177,11 @@ pub async fn a_truncated_layer_leaves_nothing(snapshots: SharedSnapshotter) {
     }
 }
 
+/// The numbers of layers and whether they were unpacked.
+type Ends = Arc<Mutex<Vec<(usize, bool)>>>;
+
 /// Layers named after their numbers, each on the one before. The second value has the results, in the order of their ends.
-fn numbered(tars: Vec<Vec<u8>>) -> (Vec<LayerToUnpack<'static>>, Arc<Mutex<Vec<(usize, bool)>>>) {
+fn numbered(tars: Vec<Vec<u8>>) -> (Vec<LayerToUnpack<'static>>, Ends) {
     let ends = Arc::new(Mutex::new(Vec::new()));
     let name = |number: usize| chain(&format!("layer {number}"));
     let layers = tars.into_iter().enumerate().map(|(number, tar)| {

@@ -83,6 +83,7 @@ impl LocalSnapshotter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn pieces(levels: &[u32]) -> Vec<Piece> {
         let piece = |(at, level): (usize, &u32)| Piece {
@@ -119,9 +120,9 @@ mod tests {
         let all_large = |count: usize| next_join(&pieces(&vec![0; count]), |_| true);
         assert_eq!(all_large(MOST - 1), None);
         assert_eq!(all_large(MOST), Some((MOST, 1, usize::MAX)));
-        let one_large = |at: &Piece| at.files == PathBuf::from("16");
+        let one_large = |at: &Piece| at.files == Path::new("16");
         assert_eq!(next_join(&pieces(&[0; 20]), one_large), Some((JOINED, 1, FILES)));
-        let nearer = |at: &Piece| at.files == PathBuf::from("15");
+        let nearer = |at: &Piece| at.files == Path::new("15");
         assert_eq!(next_join(&pieces(&[0; 20]), nearer), None);
     }
 }
