@@ -102,7 +102,7 @@ impl Network {
         if more < 128 && number >= 1 << more {
             return Err("the network has no such subnet".into());
         }
-        Ok(Self { address: self.address | number * size, prefix: self.prefix + more, ..*self })
+        Ok(Self { address: self.address | (number * size), prefix: self.prefix + more, ..*self })
     }
 
     fn address_text(&self, address: u128) -> String {
