@@ -40,7 +40,6 @@ const WITH_VALUE: &[&str] = &[
     "ignorefile",
     "invoke",
     "ipc",
-    "isolation",
     "jobs",
     "layer-label",
     "logfile",

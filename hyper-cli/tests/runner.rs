@@ -12,6 +12,7 @@
 mod bake;
 mod build;
 mod check;
+mod containers;
 mod damage;
 mod debian;
 mod engines;
@@ -48,6 +49,7 @@ mod state;
 mod stderr;
 mod support;
 mod times;
+mod unisolated;
 mod web;
 
 /// A file that is forgotten here would never run.

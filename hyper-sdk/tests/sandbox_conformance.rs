@@ -8,6 +8,7 @@ use hyper_sdk::exec::{
     Security,
 };
 use hyper_sdk::progress::LogStream;
+use hyper_sdk::sandbox::{Isolation, Sandbox, SandboxOptions};
 use hyper_sdk::snapshot::{LocalSnapshotter, SharedSnapshotter, Style};
 use hyper_sdk::testing::{busybox_root, is_caught};
 use hyper_sdk::{ErrorKind, Result};
@@ -77,6 +78,55 @@ mod in_a_folder {
     hyper_sdk::executor_conformance!(fixture);
 }
 
+/// The sandbox with less isolation; `None`, with a word why, where it cannot be tested.
+async fn with_isolation(isolation: Isolation) -> Option<NativeExecutor> {
+    let sandbox = Sandbox::start_with(helper(), SandboxOptions::with_isolation(isolation)).await.unwrap();
+    if sandbox.isolation() != isolation {
+        println!("SKIPPED: namespaces cannot be made here");
+        return None;
+    }
+    if isolation == Isolation::None && !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root runs steps without isolation");
+        return None;
+    }
+    Some(NativeExecutor::new(sandbox))
+}
+
+mod with_the_processes_of_the_machine {
+    use super::*;
+
+    async fn fixture() -> Option<(Arc<dyn Executor>, RootFs, tempfile::TempDir)> {
+        let (executor, folder) = (with_isolation(Isolation::SharedProcesses).await?, root_folder()?);
+        let root = RootFs::Folder { path: folder.path().join("root"), writable: true };
+        Some((Arc::new(executor), root, folder))
+    }
+    hyper_sdk::executor_conformance!(fixture);
+}
+
+/// The cases that hold without isolation: all but those of commands at once, of a host name and a network of its own, of
+/// mounts that cannot be written to, of a limited tmpfs, and of secrets in files.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_isolation_a_step_does_what_it_does_with() {
+    let Some(executor) = with_isolation(Isolation::None).await else { return };
+    let executor: Arc<dyn Executor> = Arc::new(executor);
+    macro_rules! hold {
+        ($($case:ident)+) => {$(
+            let Some(folder) = root_folder() else { return };
+            let root = RootFs::Folder { path: folder.path().join("root"), writable: true };
+            println!("{}", stringify!($case));
+            cases::$case(Arc::clone(&executor), root).await;
+        )+};
+    }
+    hold! {
+        an_exit_code_is_passed_on a_signal_gives_128_plus_its_number a_dropped_command_is_killed
+        processes_of_a_command_end_with_it a_failed_command_leaves_the_executor_usable
+        writes_to_a_mounted_tree_are_discarded a_file_of_the_host_is_mounted a_cache_keeps_what_is_written
+        an_inline_file_is_mounted the_last_of_two_mounts_at_one_target_is_used
+        a_mount_may_be_relative_to_the_working_folder a_missing_source_is_an_error
+        capabilities_do_not_change an_executor_has_a_name
+    }
+}
+
 async fn snapshots(folder: &Path, executor: &NativeExecutor, style: Style) -> SharedSnapshotter {
     Arc::new(LocalSnapshotter::open_as(folder, executor.sandbox().clone(), style).await.unwrap())
 }
@@ -104,6 +154,24 @@ mod snapshots_in_folders {
 
     async fn fixture() -> Option<(SharedSnapshotter, Guard)> {
         let (executor, folder) = (native().await?, tempfile::tempdir().unwrap());
+        Some((snapshots(folder.path(), &executor, Style::Copy).await, (folder, executor)))
+    }
+
+    async fn reopen((folder, executor): &Guard) -> SharedSnapshotter {
+        snapshots(folder.path(), executor, Style::Copy).await
+    }
+    hyper_sdk::snapshotter_conformance!(fixture, reopen);
+}
+
+mod snapshots_without_namespaces {
+    use super::*;
+
+    type Guard = (tempfile::TempDir, NativeExecutor);
+
+    async fn fixture() -> Option<(SharedSnapshotter, Guard)> {
+        let options = SandboxOptions::with_isolation(Isolation::None);
+        let executor = NativeExecutor::new(Sandbox::start_with(helper(), options).await.unwrap());
+        let folder = tempfile::tempdir().unwrap();
         Some((snapshots(folder.path(), &executor, Style::Copy).await, (folder, executor)))
     }
 

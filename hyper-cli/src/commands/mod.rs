@@ -7,6 +7,7 @@ mod du;
 mod exec;
 mod history;
 mod images;
+mod info;
 mod inspect;
 mod login;
 mod logout;
@@ -40,6 +41,7 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     History(history::HistoryArgs),
     Exec(exec::ExecArgs),
+    Info(info::InfoArgs),
     Tag(tag::TagArgs),
     Rm(rm::RmArgs),
     Du(du::DuArgs),
@@ -79,6 +81,7 @@ impl Command {
             Self::Images(_)
             | Self::History(_)
             | Self::Exec(_)
+            | Self::Info(_)
             | Self::Tag(_)
             | Self::Rm(_)
             | Self::Du(_)
@@ -120,6 +123,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(args, &session()?, &console).await,
             Self::History(args) => history::run(args, &session()?, &console),
             Self::Exec(args) => exec::run(args, &session()?, &console, line).await,
+            Self::Info(args) => info::run(args, &session()?, &console).await,
             Self::Tag(args) => tag::run(args, &session()?).await,
             Self::Rm(args) => rm::run(args, &session()?).await,
             Self::Du(args) => du::run(args, &session()?, &console).await,

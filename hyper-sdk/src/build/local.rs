@@ -13,7 +13,7 @@ use crate::exec::{Executor, Identity, NativeExecutor};
 use crate::frontend::{Lowered, dockerfile};
 use crate::platform::Platform;
 use crate::progress::Progress;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Isolation, Rung, Sandbox};
 use crate::snapshot::{LocalSnapshotter, SharedSnapshotter};
 use crate::solve::{blocking, remove_lost};
 use crate::source::{ClientFactory, ImageSource, RemoteOptions, RemoteSources, Sources, SourcesOptions};
@@ -64,7 +64,8 @@ const LIMIT_PAUSE: Duration = Duration::from_secs(30);
 pub struct LocalBuilder {
     pub(super) options: LocalBuilderOptions,
     pub(super) cache: SharedCache,
-    engine: tokio::sync::OnceCell<Engine>,
+    /// By the isolation of steps.
+    engines: [tokio::sync::OnceCell<Engine>; 3],
     /// A warning of the opening, which the first build reports.
     warning: Mutex<Option<String>>,
 }
@@ -76,6 +77,8 @@ pub(super) struct Engine {
     pub(super) snapshotter: SharedSnapshotter,
     /// Warnings about the sandbox.
     pub(super) notes: Vec<String>,
+    sandbox: Option<Sandbox>,
+    snapshots: Rung,
 }
 
 impl LocalBuilder {
@@ -104,16 +107,43 @@ impl LocalBuilder {
             Some(cache) => Arc::clone(cache),
             None => Arc::new(DiskCache::open(options.root.join("cache"))?),
         };
-        Ok(Self { options, cache, engine: tokio::sync::OnceCell::new(), warning: Mutex::new(warning) })
+        Ok(Self { options, cache, engines: Default::default(), warning: Mutex::new(warning) })
     }
 
-    pub(super) async fn engine(&self) -> Result<&Engine> {
-        self.engine
+    /// What this machine supports, part by part, and why each better choice is not used, when steps have at most this
+    /// isolation.
+    ///
+    /// # Errors
+    /// Those of [`Sandbox::start_with`] and of [`LocalSnapshotter::open`].
+    pub async fn describe(&self, isolation: Isolation) -> Result<Vec<Rung>> {
+        let engine = self.engine(isolation).await?;
+        let mut rungs = match &engine.sandbox {
+            Some(sandbox) => sandbox.describe().await?,
+            None => Vec::new(),
+        };
+        if self.options.executor.is_some() {
+            rungs.insert(0, Rung::new("executor", engine.executor.to_string()));
+        }
+        // After the owners that files can have.
+        let at = rungs.iter().position(|rung| rung.part == "identity").map_or(rungs.len(), |at| at + 1);
+        rungs.insert(at, engine.snapshots.clone());
+        Ok(rungs)
+    }
+
+    pub(super) async fn engine(&self, isolation: Isolation) -> Result<&Engine> {
+        let mut chosen = self.options.sandbox;
+        chosen.isolation = chosen.isolation.max(isolation);
+        self.engines[chosen.isolation as usize]
             .get_or_try_init(|| async {
                 let options = &self.options;
+                if options.executor.is_some() && isolation != Isolation::Full {
+                    return Err(Error::unsupported(
+                        "the executor of this builder chooses the isolation of steps itself",
+                    ));
+                }
                 let sandbox = match (&options.executor, &options.snapshotter) {
                     (Some(_), Some(_)) => None,
-                    _ => Some(Sandbox::start(options.helper.clone()).await?),
+                    _ => Some(Sandbox::start_with(options.helper.clone(), chosen).await?),
                 };
                 let root = options.root.clone();
                 blocking(move || {
@@ -121,21 +151,26 @@ impl LocalBuilder {
                     Ok(())
                 })
                 .await?;
-                let snapshotter: SharedSnapshotter = match (&options.snapshotter, &sandbox) {
-                    (Some(snapshotter), _) => Arc::clone(snapshotter),
-                    (None, Some(sandbox)) => {
-                        let folder = options.root.join("snapshots");
-                        Arc::new(LocalSnapshotter::open(folder, sandbox.clone()).await?)
-                    }
-                    (None, None) => return Err(Error::internal("a builder without a snapshotter")),
-                };
+                let (snapshotter, snapshots): (SharedSnapshotter, Rung) =
+                    match (&options.snapshotter, &sandbox) {
+                        (Some(snapshotter), _) => {
+                            (Arc::clone(snapshotter), Rung::new("snapshots", snapshotter.to_string()))
+                        }
+                        (None, Some(sandbox)) => {
+                            let folder = options.root.join("snapshots");
+                            let local = LocalSnapshotter::open(folder, sandbox.clone()).await?;
+                            let rung = local.describe();
+                            (Arc::new(local), rung)
+                        }
+                        (None, None) => return Err(Error::internal("a builder without a snapshotter")),
+                    };
                 let notes = sandbox.as_ref().map(|sandbox| sandbox.notes().to_vec()).unwrap_or_default();
-                let executor: Arc<dyn Executor> = match (&options.executor, sandbox) {
+                let executor: Arc<dyn Executor> = match (&options.executor, &sandbox) {
                     (Some(executor), _) => Arc::clone(executor),
-                    (None, Some(sandbox)) => Arc::new(NativeExecutor::new(sandbox)),
+                    (None, Some(sandbox)) => Arc::new(NativeExecutor::new(sandbox.clone())),
                     (None, None) => return Err(Error::internal("a builder without an executor")),
                 };
-                Ok(Engine { executor, snapshotter, notes })
+                Ok(Engine { executor, snapshotter, notes, sandbox, snapshots })
             })
             .await
     }
@@ -276,7 +311,7 @@ impl fmt::Display for LocalBuilder {
 #[async_trait]
 impl Builder for LocalBuilder {
     async fn capabilities(&self) -> Result<BuilderCapabilities> {
-        let engine = self.engine().await?;
+        let engine = self.engine(Isolation::Full).await?;
         Ok(BuilderCapabilities {
             results: true,
             run: true,
@@ -348,7 +383,7 @@ impl LocalBuilder {
             damage.warn(progress, digest);
             if !lost.is_empty() {
                 // What cannot be removed now is not used by this build.
-                remove_lost(&*self.engine().await?.snapshotter, lost).await.ok();
+                remove_lost(&*self.engine(request.isolation).await?.snapshotter, lost).await.ok();
             }
         }
         self.attempt(request, given, &damage, progress).await

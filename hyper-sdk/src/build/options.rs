@@ -5,6 +5,7 @@ use crate::clock::{SharedClock, SystemClock};
 use crate::exec::{Executor, HelperCommand};
 use crate::export::Exporter;
 use crate::frontend::SharedFrontend;
+use crate::sandbox::SandboxOptions;
 use crate::snapshot::SharedSnapshotter;
 use crate::source::{ClientFactory, ProxyChoice, SharedSource};
 use crate::space::CacheLimit;
@@ -48,6 +49,8 @@ pub struct LocalBuilderOptions {
     pub home: Option<PathBuf>,
     /// How the sandbox's helper is started.
     pub helper: HelperCommand,
+    /// What is asked of the sandbox. A request can lower the isolation.
+    pub sandbox: SandboxOptions,
     /// The content of /etc/resolv.conf in commands; without, that of the host.
     pub resolv_conf: Option<String>,
     /// How many commands run at once; without, the number of processors and at least four.
@@ -80,6 +83,7 @@ impl LocalBuilderOptions {
             proxy: None,
             home: None,
             helper: HelperCommand::current_exe(),
+            sandbox: SandboxOptions::default(),
             resolv_conf: None,
             parallel: None,
             cache_limit: CacheLimit::Usual,
@@ -111,6 +115,13 @@ impl LocalBuilderOptions {
     #[must_use]
     pub fn helper(mut self, helper: HelperCommand) -> Self {
         self.helper = helper;
+        self
+    }
+
+    /// Sets what is asked of the sandbox.
+    #[must_use]
+    pub fn sandbox(mut self, sandbox: SandboxOptions) -> Self {
+        self.sandbox = sandbox;
         self
     }
 

@@ -73,6 +73,8 @@ pub struct BuildRequest {
     pub pull: bool,
     /// The network of RUN steps without `--network`.
     pub network: crate::exec::Network,
+    /// The best isolation of RUN steps that is tried. [`crate::sandbox::Isolation::None`] is used only when it is asked for.
+    pub isolation: crate::sandbox::Isolation,
     /// Secrets by id, for RUN `--mount=type=secret`.
     pub secrets: BTreeMap<String, SecretBytes>,
     /// Sockets of ssh agents by id, for RUN `--mount=type=ssh`. Git over ssh uses the one of `default`.
@@ -118,6 +120,7 @@ impl BuildRequest {
             no_cache_filter: Vec::new(),
             pull: false,
             network: crate::exec::Network::Host,
+            isolation: crate::sandbox::Isolation::Full,
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
             extra_hosts: Vec::new(),

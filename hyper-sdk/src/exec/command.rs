@@ -6,11 +6,11 @@
 use super::spec::{ExecSpec, Network};
 use super::{notify, seccomp, single_id};
 use crate::layer::ProcessUser as User;
-use crate::sandbox::sys;
+use crate::sandbox::{sys, view};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::Access;
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -23,10 +23,40 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// The longest argument or variable that the kernel takes (MAX_ARG_STRLEN, 32 of the smallest pages), with its NUL.
 const LONGEST_TEXT: usize = 128 << 10;
 
+/// The user of a step, by the files of its tree. They are read before a mount of the step can hide them.
+pub(super) fn user_of(root: BorrowedFd<'_>, spec: &ExecSpec) -> Result<User> {
+    let file = |path: &str| view::read_file(root, path, 16 << 20);
+    let (passwd, group) = (file("/etc/passwd")?, file("/etc/group")?);
+    let mut user = crate::layer::resolve_user(&spec.user, passwd.as_deref(), group.as_deref())?;
+    user.groups.extend(&spec.groups);
+    if !user.groups.contains(&user.gid) {
+        user.groups.insert(0, user.gid);
+    }
+    Ok(user)
+}
+
 /// The pipes that the command writes to.
 pub(super) struct Output {
     pub(super) output: OwnedFd,
     pub(super) errors: OwnedFd,
+}
+
+/// How a command is restricted.
+#[derive(Default)]
+pub(super) struct Limits<'a> {
+    /// Whether it has system call filters.
+    pub(super) filters: bool,
+    /// Whether it has at most Docker's default capabilities; otherwise all that this process has.
+    pub(super) few_capabilities: bool,
+    /// Whether it may not change its root.
+    pub(super) no_chroot: bool,
+    /// Whether there is a single id.
+    pub(super) single_identity: bool,
+    /// Whose reader answers calls that the kernel cannot do for the step. With a single id, that reader also records
+    /// owners and users.
+    pub(super) helper: Option<&'a UnixStream>,
+    /// The root to change to; that of this process without.
+    pub(super) root: Option<BorrowedFd<'a>>,
 }
 
 /// A command, ready to be started.
@@ -79,28 +109,15 @@ impl Command {
         })
     }
 
-    /// Becomes the command. Returns only when that failed. Calls that the kernel cannot do for the step are passed to
-    /// the reader of `helper`. With a single id, that reader also records owners and users.
-    pub(super) fn start(
-        &self,
-        files: Output,
-        sandboxed: bool,
-        single_identity: bool,
-        helper: Option<&UnixStream>,
-    ) -> Error {
-        match self.try_start(&files, sandboxed, single_identity, helper) {
+    /// Becomes the command. Returns only when that failed.
+    pub(super) fn start(&self, files: Output, limits: &Limits<'_>) -> Error {
+        match self.try_start(&files, limits) {
             Ok(never) => match never {},
             Err(error) => error,
         }
     }
 
-    fn try_start(
-        &self,
-        files: &Output,
-        sandboxed: bool,
-        single_identity: bool,
-        helper: Option<&UnixStream>,
-    ) -> Result<std::convert::Infallible> {
+    fn try_start(&self, files: &Output, limits: &Limits<'_>) -> Result<std::convert::Infallible> {
         sys::reset_signals();
         rustix::process::setsid().map_err(std::io::Error::from)?;
         let null = std::fs::File::open("/dev/null")?;
@@ -108,38 +125,45 @@ impl Command {
         sys::duplicate_to(files.output.as_fd(), 1)?;
         sys::duplicate_to(files.errors.as_fd(), 2)?;
         sys::close_on_exec_above(2);
+        if let Some(root) = limits.root {
+            rustix::process::fchdir(root)
+                .and_then(|()| rustix::process::chroot("."))
+                .map_err(|e| Error::from(std::io::Error::from(e)).with_context("detail", "chroot"))?;
+        }
         rustix::process::fchdir(&self.cwd).map_err(|e| {
             Error::invalid("the working folder cannot be entered")
                 .with_context("path", &self.cwd_path)
                 .with_source(e)
         })?;
-        self.drop_privileges(sandboxed, single_identity, helper)?;
+        self.drop_privileges(limits)?;
         Err(self.exec())
     }
 
-    fn drop_privileges(
-        &self,
-        sandboxed: bool,
-        single_identity: bool,
-        helper: Option<&UnixStream>,
-    ) -> Result<()> {
-        let allowed = CAPABILITIES.iter().fold(0, |bits, capability| bits | 1_u64 << capability);
+    fn drop_privileges(&self, limits: &Limits<'_>) -> Result<()> {
+        const CAP_SETPCAP: u32 = 8;
+        const CAP_SYS_CHROOT: u32 = 18;
+        let denied = if limits.no_chroot { 1_u64 << CAP_SYS_CHROOT } else { 0 };
+        let docker = CAPABILITIES.iter().fold(0, |bits, capability| bits | 1_u64 << capability);
+        let allowed = if limits.few_capabilities { docker & !denied } else { !denied };
         let have = sys::effective_capabilities();
-        if sandboxed {
+        // Without this right the container has few capabilities itself.
+        if have >> CAP_SETPCAP & 1 == 1 {
             for capability in (0..=sys::last_capability()).filter(|capability| allowed >> capability & 1 == 0)
             {
                 sys::drop_bounding(capability).context("detail", "capabilities")?;
             }
+        }
+        if limits.filters {
             // Installing a filter needs CAP_SYS_ADMIN, so the filters come first. They allow the calls below.
-            let is_handed_over = self.hand_over(single_identity, helper)?;
+            let is_handed_over = self.hand_over(limits.single_identity, limits.helper)?;
             for filter in seccomp::filters(self.host_network, is_handed_over)? {
                 sys::install_filter(&filter).context("detail", "system call filter")?;
             }
         }
-        if !sandboxed {
+        if !limits.few_capabilities {
             sys::keep_capabilities().context("detail", "capabilities")?;
         }
-        if !single_identity {
+        if !limits.single_identity {
             let wrong = |e: std::io::Error| match e.raw_os_error() {
                 Some(libc::EINVAL) => Error::unsupported(crate::layer::UNMAPPED_OWNER).with_source(e),
                 _ => e.into(),
@@ -151,10 +175,10 @@ impl Command {
                 .map_err(wrong)
                 .context("detail", format!("user {}, group {}", self.user.uid, self.user.gid))?;
         }
-        if !sandboxed {
-            return sys::raise_ambient_capabilities(have).context("detail", "capabilities");
+        if !limits.few_capabilities {
+            return sys::raise_ambient_capabilities(have & allowed).context("detail", "capabilities");
         }
-        let bits = if self.user.uid == 0 || single_identity { have & allowed } else { 0 };
+        let bits = if self.user.uid == 0 || limits.single_identity { have & allowed } else { 0 };
         sys::set_capabilities(bits).context("detail", "capabilities")
     }
 

@@ -66,6 +66,11 @@ pub(super) fn share() {
     SHARED.get_or_init(|| DeviceGuard::with_rules(USUAL));
 }
 
+/// Whether steps share a control group.
+pub(super) fn is_shared() -> bool {
+    matches!(SHARED.get(), Some(Some(_)))
+}
+
 /// Removes the control group that steps share. While a step is still ending this fails, and the next helper removes the
 /// group.
 pub(super) fn end_share() {

@@ -10,16 +10,19 @@
 //! ```
 //!
 //! # Invariants
-//! - No process outlives its operation: the pid namespace of a step dies with the helper.
+//! - No process outlives its operation: the pid namespace of a step dies with the helper, or the operation ends what is
+//!   below it.
 //! - A sandboxed step can open the usual devices and the granted ones only, whoever made their nodes.
 //! - A file that was checked is used by its descriptor; no path that a step can change is looked up twice.
 //! - Secrets travel over pipes into memory-backed files. They are never written to a disk and never printed.
 
+mod above;
 mod bpf;
 mod cache_mount;
 mod command;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod describe;
 mod device_guard;
 mod devices;
 mod insecure_devices;
@@ -29,14 +32,16 @@ mod mountpoint;
 mod mounts;
 mod native;
 mod notify;
+mod places;
 mod seccomp;
 mod single_id;
 mod socket;
 mod spec;
 mod step;
 mod syscalls;
+mod unisolated;
 
-pub use crate::sandbox::{HelperCommand, Identity, RootFs};
+pub use crate::sandbox::{HelperCommand, Identity, Isolation, RootFs, SandboxOptions};
 pub use devices::DevicePermissions;
 pub(crate) use devices::Devices;
 pub use native::{NativeExecutor, helper_main, init};

@@ -56,6 +56,18 @@ pub(super) struct Made {
     after: (i64, i64),
 }
 
+impl Made {
+    /// The path below the root.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The time of the folder above before it was made.
+    pub(super) fn time_before(&self) -> (i64, i64) {
+        self.before.modified
+    }
+}
+
 /// A mount point.
 pub(super) struct Place {
     /// The file or folder. Only this descriptor may be used to mount on it.
@@ -64,6 +76,8 @@ pub(super) struct Place {
     pub(super) is_new: bool,
 }
 
+/// Other builders leave these folders in an image whose base lacks them. Later steps and tools rely on them.
+pub(super) const KEPT: &[&str] = &["proc", "sys", "dev"];
 const MAX_LINKS: usize = 40;
 /// How often a name is made again after another process removed it.
 const MAX_TRIES: usize = 100;
@@ -222,7 +236,7 @@ pub(super) fn clean(upper: &Path, lowers: Option<&[PathBuf]>, made: &[Made], kee
 }
 
 /// Opens a folder below another one; no part of the path may be a symlink.
-fn folder_below(top: BorrowedFd<'_>, path: &Path) -> Option<OwnedFd> {
+pub(super) fn folder_below(top: BorrowedFd<'_>, path: &Path) -> Option<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;

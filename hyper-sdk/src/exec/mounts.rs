@@ -15,17 +15,18 @@ use super::mount_api::{
 };
 use super::mountpoint::{self, Kind, Made, Place};
 use super::spec::{CacheMount, ExecMount, ExecSpec, HostOption, MountSource, Network, Security};
-use crate::sandbox::{Context, RootFs, sys, view};
+use crate::sandbox::{Context, Isolation, RootFs, sys, view};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-const DEVICES: &[(&str, u32, u32)] =
+pub(super) const DEVICES: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-const LINKS: &[(&str, &str)] = &[
+pub(super) const LINKS: &[(&str, &str)] = &[
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
@@ -93,33 +94,20 @@ impl Stage {
     /// Mounts what every step has.
     pub(super) fn mount_system(&mut self, spec: &ExecSpec, context: Context) -> Result<()> {
         let insecure = spec.security == Security::Insecure;
-        let proc = view::new_mount("proc", &[], QUIET).map_err(|e| {
-            Error::io(
-                "cannot mount a new /proc: when running inside a container, it must not have masked paths in its /proc",
-                "/proc",
-                e.into(),
-            )
-        })?;
+        let proc = match context.isolation {
+            Isolation::Full => {
+                view::new_mount("proc", &[], QUIET).map_err(wrong("cannot mount a new /proc", "/proc"))?
+            }
+            _ => clone_tree(CWD, Path::new("/proc"), true)?,
+        };
         self.put(proc.as_fd(), "/proc", Kind::Folder)?;
         self.mount_sys(insecure)?;
         self.mount_dev(context.user_namespace, insecure)?;
         if !insecure {
             super::mask::apply(self.root())?;
         }
-        let resolv_conf = match &spec.resolv_conf {
-            Some(text) => text.clone().into_bytes(),
-            None if spec.network == Network::Host => std::fs::read("/etc/resolv.conf").unwrap_or_default(),
-            None => Vec::new(),
-        };
-        let hostname = spec.hostname.as_deref().unwrap_or("hyper");
-        let mut hosts =
-            format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-        for (name, address) in &spec.extra_hosts {
-            hosts.push_str(&format!("{address}\t{name}\n"));
-        }
-        let files =
-            [("/etc/resolv.conf", "resolv.conf", resolv_conf), ("/etc/hosts", "hosts", hosts.into_bytes())];
-        for (target, name, content) in files {
+        for (target, content) in generated_files(spec) {
+            let name = target.trim_start_matches("/etc/");
             let file = self.file(name, &content, 0o644, 0, 0)?;
             self.put(file.as_fd(), target, Kind::File)?;
             // Writes to them would be lost silently.
@@ -265,9 +253,7 @@ impl Stage {
 
     /// Mounts a folder that holds one file.
     fn inline(&mut self, name: &str, content: &str, mode: u32, target: &str) -> Result<()> {
-        if matches!(name, "" | "." | "..") || name.contains('/') {
-            return Err(Error::invalid("the name of an inline file is not valid").with_context("name", name));
-        }
+        check_inline_name(name)?;
         let folder_name = format!("inline-{}", self.trees);
         self.trees += 1;
         let files = view::open_in(self.stage.as_fd(), "files", OFlags::PATH)
@@ -434,16 +420,53 @@ impl Stage {
         }
     }
 
-    /// Makes the tree the root of this process and its children, and unmounts the old one.
-    pub(super) fn become_root(self) -> Result<()> {
+    /// Makes the tree the root of this process and its children, and unmounts the old one. Where the filter of a
+    /// container refuses that, the old root stays below: then the step must not be allowed `chroot`, with which it could
+    /// go there, and the result is false.
+    pub(super) fn become_root(self) -> Result<bool> {
         let wrong = wrong("cannot enter the root file system of the step", "/");
         rustix::process::fchdir(&self.root).map_err(&wrong)?;
-        rustix::process::pivot_root(".", ".").map_err(&wrong)?;
+        match rustix::process::pivot_root(".", ".") {
+            Ok(()) => {}
+            Err(Errno::PERM) => {
+                attach(self.root.as_fd(), CWD, "/")?;
+                rustix::process::chroot(".").map_err(&wrong)?;
+                rustix::process::chdir("/").map_err(&wrong)?;
+                return Ok(false);
+            }
+            Err(e) => return Err(wrong(e)),
+        }
         // The old root is now mounted on the new one, and the stage on the old root: each call unmounts the topmost.
         unmount(".", UnmountFlags::DETACH).map_err(&wrong)?;
         unmount(".", UnmountFlags::DETACH).map_err(&wrong)?;
-        rustix::process::chdir("/").map_err(&wrong)
+        rustix::process::chdir("/").map_err(&wrong)?;
+        Ok(true)
     }
+}
+
+/// The files of `/etc` that every step has, with their content.
+pub(super) fn generated_files(spec: &ExecSpec) -> [(&'static str, Vec<u8>); 2] {
+    let resolv_conf = match &spec.resolv_conf {
+        Some(text) => text.clone().into_bytes(),
+        None if spec.network == Network::Host => std::fs::read("/etc/resolv.conf").unwrap_or_default(),
+        None => Vec::new(),
+    };
+    // A step without a host name of its own has that of this machine.
+    let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let hostname = spec.hostname.as_deref().unwrap_or(own.trim());
+    let mut hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in &spec.extra_hosts {
+        hosts.push_str(&format!("{address}\t{name}\n"));
+    }
+    [("/etc/resolv.conf", resolv_conf), ("/etc/hosts", hosts.into_bytes())]
+}
+
+/// Refuses the name of an inline file that is a path.
+pub(super) fn check_inline_name(name: &str) -> Result<()> {
+    if matches!(name, "" | "." | "..") || name.contains('/') {
+        return Err(Error::invalid("the name of an inline file is not valid").with_context("name", name));
+    }
+    Ok(())
 }
 
 /// Allows the devices of an overlay, which is mounted `nodev`, where a control group decides which may be opened.
@@ -455,5 +478,32 @@ fn admit_devices(tree: BorrowedFd<'_>, is_overlay: bool, devices: DeviceAccess) 
             sys::mount_clearattr(tree, libc::MOUNT_ATTR_NODEV).context("detail", "nodev")
         }
         DeviceAccess::All | DeviceAccess::Guarded => Ok(()),
+    }
+}
+
+/// The mounts by their absolute targets, so that a mount never hides one below it. Of several with one target the last
+/// one is used.
+pub(super) fn by_target<'a>(mounts: &'a [ExecMount], cwd: &str) -> BTreeMap<String, &'a ExecMount> {
+    let absolute = |target: &str| match target.strip_prefix('/') {
+        Some(_) => target.to_owned(),
+        None => format!("{}/{target}", cwd.trim_end_matches('/')),
+    };
+    mounts.iter().map(|mount| (absolute(&mount.target), mount)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_ordered_by_target_and_the_last_duplicate_wins() {
+        let mount = |target: &str, size| ExecMount {
+            target: target.to_owned(),
+            source: MountSource::Tmpfs { size: Some(size), read_only: false },
+        };
+        let mounts = [mount("a/b", 1), mount("/w/a", 2), mount("/w", 3), mount("a", 4), mount("/", 5)];
+        let ordered = by_target(&mounts, "/w");
+        assert_eq!(ordered.keys().collect::<Vec<_>>(), ["/", "/w", "/w/a", "/w/a/b"]);
+        assert_eq!(*ordered["/w/a"], mount("a", 4));
     }
 }

@@ -1,10 +1,10 @@
 //! The native executor: steps as processes of the sandbox's helper.
 
-use super::step;
 use super::{ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, Security, device_guard};
+use super::{describe, step};
 use crate::progress::LogStream;
 use crate::sandbox::{
-    self, Context, HelperCommand, Identity, Reply, Request, RootFs, Sandbox, StepIo, Steps,
+    self, Context, HelperCommand, Identity, Isolation, Reply, Request, RootFs, Rung, Sandbox, StepIo, Steps,
 };
 use crate::{Error, Result, ResultExt};
 use async_trait::async_trait;
@@ -37,23 +37,32 @@ pub fn helper_main() -> ! {
 /// Steps that run a command.
 struct Commands;
 
+/// Whether steps run in a control group that restricts devices, where one can be made.
+fn guards_devices(context: Context) -> bool {
+    !context.user_namespace && context.isolation != Isolation::None
+}
+
 impl Steps for Commands {
     type Step = ExecSpec;
 
     fn start(context: Context) {
-        if !context.user_namespace {
+        if guards_devices(context) {
             device_guard::sweep();
         }
     }
 
     fn prepare(context: Context) {
-        if !context.user_namespace {
+        if guards_devices(context) {
             device_guard::share();
         }
     }
 
     fn end() {
         device_guard::end_share();
+    }
+
+    fn describe(context: Context) -> Vec<Rung> {
+        describe::rungs(context)
     }
 
     fn run(rootfs: &RootFs, step: ExecSpec, io: StepIo<'_>, context: Context) -> Result<i32> {
@@ -76,7 +85,7 @@ impl NativeExecutor {
     /// Starts a sandbox for it.
     ///
     /// # Errors
-    /// Those of [`Sandbox::start`].
+    /// Those of [`Sandbox::start_with`].
     pub async fn start(command: HelperCommand) -> Result<Self> {
         Sandbox::start(command).await.map(Self)
     }
@@ -112,8 +121,10 @@ async fn pass_on(from: OwnedFd, stream: LogStream, log: &dyn LogSink) -> Result<
 #[async_trait]
 impl Executor for NativeExecutor {
     fn capabilities(&self) -> ExecCapabilities {
-        let mut all = ExecCapabilities::new(self.0.identity()).with_private_network().with_sandbox();
-        all.insecure = !self.0.has_user_namespace();
+        let mut all = ExecCapabilities::new(self.0.identity()).with_sandbox();
+        let has_namespaces = self.0.isolation() != Isolation::None;
+        all.private_network = has_namespaces;
+        all.insecure = has_namespaces && !self.0.has_user_namespace();
         all.overlays = self.0.can_overlay();
         all
     }
@@ -121,9 +132,10 @@ impl Executor for NativeExecutor {
     async fn run(&self, rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus> {
         if spec.security == Security::Insecure && !self.capabilities().insecure {
             return Err(Error::unsupported(
-                "`security=insecure` needs the builder to run as the host's root",
+                "`security=insecure` needs the builder to run as the host's root, with namespaces",
             ));
         }
+        let _turn = self.0.turn().await?;
         let request = Request::Run { rootfs: rootfs.clone(), step: Box::new(spec) };
         let (mut control, output, errors) = self.0.begin(&request)?.split()?;
         let (reply, output, errors) = tokio::join!(

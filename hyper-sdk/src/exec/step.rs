@@ -1,44 +1,28 @@
 //! Runs one command. The operation's process forks pid 1 of a new pid namespace. Pid 1 assembles the sandbox, starts
 //! the command, reaps dead processes and ends with the command. Every process left in the namespace dies with it.
+//!
+//! Where a step has no pid namespace, the process in the place of pid 1 adopts what loses its parent and ends it after
+//! the command. The operation does the same for that process, so that nothing is left when a step ends either of them.
 
+use super::above::{SIGNALS, Status, wait_for};
 use super::device_guard::{self, DeviceAccess, Guarded};
-use super::mountpoint::{self, Made};
-use super::mounts::Stage;
+use super::mountpoint::{self, KEPT, Made};
+use super::mounts::{Stage, by_target};
 use super::notify::socketcall;
-use super::spec::{ExecMount, ExecSpec, Network, Security};
-use super::{command, single_id};
+use super::spec::{ExecSpec, Network, Security};
+use super::{command, single_id, unisolated};
 use crate::sandbox::records::{self, StepRecord};
-use crate::sandbox::{Context, Failure, Identity, RootFs, StepIo, read_frame, sys, tree, view, write_frame};
+use crate::sandbox::{Context, Identity, Isolation, RootFs, StepIo, processes, read_frame, sys, tree};
 use crate::{Error, Result, ResultExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
-/// Other builders leave these folders in an image whose base lacks them. Later steps and tools rely on them.
-const KEPT: &[&str] = &["proc", "sys", "dev"];
-
-/// A message of pid 1 or the command to the operation.
-#[derive(Serialize, Deserialize)]
-pub(super) enum Status {
-    /// The mount points that were made in the tree.
-    Made(Vec<Made>),
-    /// The reason why the command could not be started.
-    Failed(Failure),
-    /// The owners that the step set and that its files cannot record.
-    Owners(StepRecord),
-}
-
-impl Status {
-    /// Sends the message. Without a reader this process is about to be killed.
-    pub(super) fn send(&self, mut to: &File) {
-        let text = serde_json::to_vec(self).expect("plain data");
-        write_frame(&mut to, &text).ok();
-    }
-}
+/// How long a cancelled step without a pid namespace has to put its tree in order.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a command to its end and removes its mount points. Returns the exit code.
 pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Context) -> Result<i32> {
@@ -51,12 +35,22 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
     let (status, status_end) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
     let own_pid = sys::own_pid();
+    let has_namespace = context.isolation == Isolation::Full;
+    if !has_namespace {
+        // The helper may end before what is below this process, which notices the end of the caller by itself.
+        sys::signal_at_death_of_parent(0);
+        processes::adopt_orphans()?;
+    }
     let (guard, fork) = fork_init(&spec, context)?;
     let guarded = guard.is_some();
     let init = match fork {
         sys::Fork::Child => {
             drop(status);
-            sys::die_with_parent(own_pid);
+            if has_namespace {
+                sys::die_with_parent(own_pid);
+            } else {
+                sys::signal_at_death_of_parent(libc::SIGHUP);
+            }
             let status = File::from(status_end);
             // The parent may have died before the line above: then the pipe has no reader.
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -64,13 +58,21 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
                 sys::exit_now(1);
             }
             let files = command::Output { output, errors };
-            let code = match init(rootfs, spec, files, &status, context, guarded) {
-                Ok(code) => code,
-                Err(error) => {
-                    Status::Failed(error.into()).send(&status);
-                    1
-                }
+            let outcome = match context.isolation {
+                Isolation::Full => init(rootfs, spec, files, &status, context, guarded),
+                shared => processes::adopt_orphans().map_err(Error::from).and_then(|()| {
+                    let outcome = match shared {
+                        Isolation::None => unisolated::run(rootfs, &spec, files, &status, context),
+                        _ => init(rootfs, spec, files, &status, context, guarded),
+                    };
+                    processes::end_all_below();
+                    outcome
+                }),
             };
+            let code = outcome.unwrap_or_else(|error| {
+                Status::Failed(error.into()).send(&status);
+                1
+            });
             sys::exit_now(code);
         }
         sys::Fork::Parent(pid) => pid,
@@ -78,7 +80,7 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
     drop((status_end, output, errors));
     let mut made = Vec::new();
     let mut owners = StepRecord::new();
-    let outcome = watch(control, File::from(status), init, &mut made, &mut owners);
+    let outcome = watch(control, File::from(status), init, has_namespace, &mut made, &mut owners);
     drop(guard);
     let cleaned = clean(rootfs, &made).and_then(|()| match rootfs {
         RootFs::Overlay { upper: Some((files, _)), .. } | RootFs::Folder { path: files, writable: true }
@@ -97,6 +99,9 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
 
 /// Forks pid 1 of a new pid namespace, in a control group that restricts devices where possible.
 fn fork_init(spec: &ExecSpec, context: Context) -> Result<(Option<Guarded>, sys::Fork)> {
+    if context.isolation != Isolation::Full {
+        return Ok((None, sys::fork()?));
+    }
     if !context.user_namespace
         && spec.security == Security::Sandbox
         && let Some((guard, fork)) = device_guard::fork(&spec.mounts)
@@ -119,11 +124,12 @@ fn check(spec: &ExecSpec) -> Result<()> {
 }
 
 /// Waits for pid 1 to end and returns the exit code. When the caller closes the control socket, kills it and returns
-/// `None`.
+/// `None`. Without a pid namespace, everything below this process ends too.
 fn watch(
     control: &UnixStream,
     mut status: File,
     init: i32,
+    has_namespace: bool,
     made: &mut Vec<Made>,
     owners: &mut StepRecord,
 ) -> Result<Option<i32>> {
@@ -137,6 +143,10 @@ fn watch(
             Ok(_) => {}
         }
         let (caller_gone, news) = (!files[0].revents().is_empty(), !files[1].revents().is_empty());
+        if caller_gone && !has_namespace {
+            end_in_order(init);
+            return Ok(None);
+        }
         if caller_gone {
             sys::kill(init, libc::SIGKILL);
             sys::wait(init, true)?;
@@ -156,10 +166,24 @@ fn watch(
         }
     }
     let code = sys::wait(init, true)?.map_or(1, |(_, code)| code);
+    if !has_namespace {
+        // The step can have ended that process before its time.
+        processes::end_all_below();
+    }
     match failure {
         Some(failure) => Err(failure.into()),
         None => Ok(Some(code)),
     }
+}
+
+/// Ends a step without a pid namespace. It may put its tree in order first: caches are moved back.
+fn end_in_order(init: i32) {
+    sys::kill(init, libc::SIGHUP);
+    let began = Instant::now();
+    while began.elapsed() < ORDER_TIMEOUT && matches!(sys::wait(init, false), Ok(None)) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    processes::end_all_below();
 }
 
 /// Removes the mount points.
@@ -182,7 +206,7 @@ fn clean(rootfs: &RootFs, made: &[Made]) -> Result<()> {
 /// Runs as pid 1 of the sandbox. Returns the exit code of the command.
 fn init(
     rootfs: &RootFs,
-    spec: ExecSpec,
+    mut spec: ExecSpec,
     files: command::Output,
     status: &File,
     context: Context,
@@ -200,16 +224,7 @@ fn init(
     if spec.network == Network::None {
         sys::loopback_up().context("detail", "loopback interface")?;
     }
-    let hostname = spec.hostname.as_deref().unwrap_or("hyper");
-    sys::set_hostname(hostname).map_err(|e| match e.kind() {
-        // The usual filter of a container allows new namespaces but refuses this call first.
-        std::io::ErrorKind::PermissionDenied => Error::unsupported(
-            "cannot set the host name of a step: a container that runs builds must permit the system calls for \
-             namespaces and mounts, and have no masked paths in its /proc",
-        )
-        .with_source(e),
-        _ => Error::from(e).with_context("detail", format!("host name {hostname}")),
-    })?;
+    set_host_name(&mut spec, context)?;
 
     let wanted = match spec.security {
         Security::Insecure => DeviceAccess::All,
@@ -223,7 +238,7 @@ fn init(
     // The mount points made so far must be removed, also after a failure.
     Status::Made(stage.made().to_vec()).send(status);
     let (user, cwd) = prepared?;
-    stage.become_root()?;
+    let is_contained = stage.become_root()?;
 
     let ids = single_id::Ids::of(user.uid, user.gid, user.groups.clone());
     let command = command::Command::new(&spec, user, cwd)?;
@@ -235,11 +250,18 @@ fn init(
     }
     let mut helper =
         if sandboxed && (single || socketcall::IS_NEEDED) { Some(UnixStream::pair()?) } else { None };
-    const SIGNALS: &[i32] = &[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT];
     sys::block_signals(SIGNALS);
     let child = match sys::fork()? {
         sys::Fork::Child => {
-            let error = command.start(files, sandboxed, single, helper.as_ref().map(|(to, _)| to));
+            let limits = command::Limits {
+                filters: sandboxed,
+                few_capabilities: sandboxed,
+                no_chroot: !is_contained,
+                single_identity: single,
+                helper: helper.as_ref().map(|(to, _)| to),
+                root: None,
+            };
+            let error = command.start(files, &limits);
             Status::Failed(error.into()).send(status);
             sys::exit_now(127);
         }
@@ -256,21 +278,30 @@ fn init(
     }
     // Pid 1 does not keep the secrets of the environment.
     drop((command, spec));
-    loop {
-        match sys::next_signal(SIGNALS) {
-            Some(signal @ (libc::SIGTERM | libc::SIGINT)) => sys::kill(child, signal),
-            _ => {
-                while let Some((pid, code)) = sys::wait(-1, false)? {
-                    if pid == child {
-                        if let Some(supervisor) = supervisor {
-                            Status::Owners(supervisor.record()).send(status);
-                        }
-                        return Ok(code);
-                    }
-                }
+    let code = wait_for(child)?;
+    if let Some(supervisor) = supervisor {
+        Status::Owners(supervisor.record()).send(status);
+    }
+    Ok(code)
+}
+
+/// Sets the host name of the step. The filter of a container can refuse that: then the step has that of the container.
+fn set_host_name(spec: &mut ExecSpec, context: Context) -> Result<()> {
+    let hostname = spec.hostname.as_deref().unwrap_or("hyper");
+    match sys::set_hostname(hostname) {
+        Ok(()) => spec.hostname = Some(hostname.to_owned()),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && context.user_namespace => {
+            if spec.hostname.is_some() {
+                return Err(Error::unsupported(
+                    "a step cannot have a host name of its own: the filter of this container refuses it",
+                )
+                .with_context("detail", format!("host name {hostname}"))
+                .with_source(e));
             }
         }
+        Err(e) => return Err(Error::from(e).with_context("detail", format!("host name {hostname}"))),
     }
+    Ok(())
 }
 
 /// Mounts everything. Returns the user and the working folder.
@@ -279,14 +310,7 @@ fn prepare(
     spec: &ExecSpec,
     context: Context,
 ) -> Result<(crate::layer::ProcessUser, OwnedFd)> {
-    // The files are read before a mount of the step can hide them.
-    let file = |path: &str| view::read_file(stage.root(), path, 16 << 20);
-    let (passwd, group) = (file("/etc/passwd")?, file("/etc/group")?);
-    let mut user = crate::layer::resolve_user(&spec.user, passwd.as_deref(), group.as_deref())?;
-    user.groups.extend(&spec.groups);
-    if !user.groups.contains(&user.gid) {
-        user.groups.insert(0, user.gid);
-    }
+    let user = command::user_of(stage.root(), spec)?;
     // The working folder is part of the step's result, even when a mount hides it from the step.
     stage.working_folder(&spec.cwd, (user.uid, user.gid))?;
     stage.mount_system(spec, context)?;
@@ -296,32 +320,4 @@ fn prepare(
     // A mount above may have hidden it.
     let cwd = stage.working_folder(&spec.cwd, (0, 0))?;
     Ok((user, cwd))
-}
-
-/// The mounts by their absolute targets, so that a mount never hides one below it. Of several with one target the last
-/// one is used.
-fn by_target<'a>(mounts: &'a [ExecMount], cwd: &str) -> BTreeMap<String, &'a ExecMount> {
-    let absolute = |target: &str| match target.strip_prefix('/') {
-        Some(_) => target.to_owned(),
-        None => format!("{}/{target}", cwd.trim_end_matches('/')),
-    };
-    mounts.iter().map(|mount| (absolute(&mount.target), mount)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::spec::MountSource;
-    use super::*;
-
-    #[test]
-    fn mounts_are_ordered_by_target_and_the_last_duplicate_wins() {
-        let mount = |target: &str, size| ExecMount {
-            target: target.to_owned(),
-            source: MountSource::Tmpfs { size: Some(size), read_only: false },
-        };
-        let mounts = [mount("a/b", 1), mount("/w/a", 2), mount("/w", 3), mount("a", 4), mount("/", 5)];
-        let ordered = by_target(&mounts, "/w");
-        assert_eq!(ordered.keys().collect::<Vec<_>>(), ["/", "/w", "/w/a", "/w/a/b"]);
-        assert_eq!(*ordered["/w/a"], mount("a", 4));
-    }
 }

@@ -1,8 +1,8 @@
 //! The caller's side: starts the helper and sends operations to it.
 
 use super::descriptors;
-use super::protocol::{Hello, Reply, Request, read_frame, write_frame};
-use super::{HelperCommand, Identity};
+use super::protocol::{Hello, Reply, Request, Start, Started, read_frame, write_frame};
+use super::{HelperCommand, Identity, Isolation, Rung, SandboxOptions};
 use crate::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -22,8 +22,9 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A helper process in which files can have other owners, and which runs steps.
 ///
-/// Works as root and as an ordinary user, in this order of preference: no user namespace (root), one with subordinate
-/// ids (`newuidmap` and `/etc/subuid`), one with only the caller's id. The helper is started once and ends when the
+/// Works as root and as an ordinary user, in this order of preference: no user namespace (root), one with every id of a
+/// container (its root), one with subordinate ids (`newuidmap` and `/etc/subuid`), one with only the caller's id, no
+/// namespaces at all ([`SandboxOptions::isolation`]). The helper is started once and ends when the
 /// last clone is dropped. It is started again if it died.
 ///
 /// ```no_run
@@ -43,8 +44,13 @@ pub struct Sandbox(Arc<Inner>);
 
 struct Inner {
     command: HelperCommand,
+    /// What every helper is told first.
+    start: Start,
     helper: Mutex<Option<Arc<Helper>>>,
     hello: Hello,
+    notes: Vec<String>,
+    /// Without isolation, steps run one at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct Helper {
@@ -94,20 +100,91 @@ impl Control {
 }
 
 impl Sandbox {
-    /// Starts the helper and finds out what this machine supports.
+    /// Starts the helper and finds out what this machine supports: [`Sandbox::start_with`] the defaults.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Unsupported`] when an ordinary user may not make user namespaces, or the program does not
-    /// become the helper (see [`crate::exec::init`]), also in such a program itself;
-    /// [`crate::ErrorKind::NotFound`] when the helper program does not exist.
+    /// Those of [`Sandbox::start_with`].
     pub async fn start(command: HelperCommand) -> Result<Self> {
+        Self::start_with(command, SandboxOptions::default()).await
+    }
+
+    /// Starts the helper and finds out what this machine supports, up to what the options allow. Where there can be no
+    /// namespaces, files can be unpacked and read all the same, and steps are refused unless the options ask for
+    /// [`Isolation::None`].
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] when the program does not become the helper (see [`crate::exec::init`]), also in
+    /// such a program itself; [`crate::ErrorKind::NotFound`] when the helper program does not exist.
+    pub async fn start_with(command: HelperCommand, options: SandboxOptions) -> Result<Self> {
         tokio::task::spawn_blocking(move || {
-            let (helper, hello) = Helper::start(&command)?;
-            let helper = Mutex::new(Some(Arc::new(helper)));
-            Ok(Self(Arc::new(Inner { command, helper, hello })))
+            let mut start = Start { options, no_namespaces: None };
+            let (helper, hello) = match Helper::start(&command, &start)? {
+                (helper, Ok(hello)) => (helper, hello),
+                (_, Err(refused)) => {
+                    start.no_namespaces = Some(full_text(&refused));
+                    let (helper, hello) = Helper::start(&command, &start)?;
+                    (helper, hello?)
+                }
+            };
+            let notes = notes(&hello, &options);
+            let (helper, turn) = (Mutex::new(Some(Arc::new(helper))), Arc::default());
+            Ok(Self(Arc::new(Inner { command, start, helper, hello, notes, turn })))
         })
         .await
         .map_err(|e| Error::internal("starting the sandbox helper panicked").with_source(e))?
+    }
+
+    /// How far steps are separated from the machine.
+    pub fn isolation(&self) -> Isolation {
+        self.0.hello.isolation
+    }
+
+    /// Waits until no other step runs, where only one may. The turn ends when the guard is dropped.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] where steps have no isolation and nobody asked for that.
+    pub(crate) async fn turn(&self) -> Result<Option<tokio::sync::OwnedMutexGuard<()>>> {
+        if self.isolation() != Isolation::None {
+            return Ok(None);
+        }
+        if self.0.start.options.isolation != Isolation::None {
+            return Err(Error::unsupported(
+                "a step cannot be separated from this machine: choose `--isolation none` to run steps without, as root \
+                 in a container that has nothing else in it",
+            )
+            .with_context("detail", self.0.hello.isolation_reasons.join("; ")));
+        }
+        Ok(Some(Arc::clone(&self.0.turn).lock_owned().await))
+    }
+
+    /// What this machine supports, part by part, and why each better choice is not used. Snapshots are not a part of it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Internal`] when the helper ended.
+    pub async fn describe(&self) -> Result<Vec<Rung>> {
+        let hello = &self.0.hello;
+        let identity = match (hello.identity, hello.user_namespace) {
+            (Identity::Full, false) => "root",
+            (Identity::Full, true) => "user namespace with many ids",
+            (Identity::Single, _) => "single id",
+        };
+        let isolation = match hello.isolation {
+            Isolation::Full => "namespaces",
+            Isolation::SharedProcesses => "namespaces, with the processes and the /proc of this machine",
+            Isolation::None => "none",
+        };
+        let with = |part: &str, used: &str, reasons: &[String]| {
+            reasons.iter().fold(Rung::new(part, used), |rung, reason| rung.because(reason.clone()))
+        };
+        let mut rungs = vec![
+            with("identity", identity, &hello.identity_reasons),
+            with("isolation", isolation, &hello.isolation_reasons),
+        ];
+        match self.call(Request::Describe).await? {
+            Reply::Described(more) => rungs.extend(more),
+            _ => return Err(Error::internal("the sandbox helper sent a reply of the wrong kind")),
+        }
+        Ok(rungs)
     }
 
     /// The owners that files and processes can have.
@@ -123,12 +200,17 @@ impl Sandbox {
 
     /// Whether overlays can be mounted here; otherwise trees must be copied.
     pub(crate) fn can_overlay(&self) -> bool {
-        self.0.hello.overlay
+        self.0.hello.overlay.is_ok()
+    }
+
+    /// Why overlays cannot be mounted.
+    pub(crate) fn overlay_reason(&self) -> Option<&str> {
+        self.0.hello.overlay.as_ref().err().map(String::as_str)
     }
 
     /// Messages about limits of this machine and their reasons.
     pub fn notes(&self) -> &[String] {
-        &self.0.hello.notes
+        &self.0.notes
     }
 
     /// Whether the helper runs in its own user namespace, and so without the privileges of the host's root.
@@ -166,7 +248,8 @@ impl Sandbox {
         if let Some(helper) = &*helper {
             return Ok(Arc::clone(helper));
         }
-        let (new, _) = Helper::start(&self.0.command)?;
+        let (new, hello) = Helper::start(&self.0.command, &self.0.start)?;
+        hello?;
         Ok(Arc::clone(helper.insert(Arc::new(new))))
     }
 
@@ -259,7 +342,8 @@ impl Read for TarPipe {
 }
 
 impl Helper {
-    fn start(command: &HelperCommand) -> Result<(Self, Hello)> {
+    /// Starts a helper. The inner result is an error when it may not have namespaces; it has ended then.
+    fn start(command: &HelperCommand, start: &Start) -> Result<(Self, Result<Hello>)> {
         super::helper::refuse_another()?;
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -272,34 +356,34 @@ impl Helper {
             .spawn()
             .map_err(|e| Error::io("cannot start the sandbox helper", &command.program, e))?;
         let helper = Self { socket: ours, child: Mutex::new(child) };
-        let mut buffer = vec![0; 16 << 10];
+        let text = serde_json::to_vec(start).expect("plain data");
+        // A program that has ended already is noticed below.
+        let _ = rustix::net::send(&helper.socket, &text, rustix::net::SendFlags::NOSIGNAL);
+        let mut buffer = vec![0; 64 << 10];
         let deadline = Instant::now() + READY_TIMEOUT;
+        let not_called = || super::helper::not_called().with_context("program", command.program.display());
         let n = loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             match poll(&mut [PollFd::new(&helper.socket, PollFlags::IN)], Some(&left)) {
                 // The program does something else instead of becoming the helper.
-                Ok(0) => {
-                    return Err(
-                        super::helper::not_called().with_context("program", command.program.display())
-                    );
-                }
+                Ok(0) => return Err(not_called()),
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(e) => return Err(Error::from(std::io::Error::from(e))),
             }
             match rustix::net::recv(&helper.socket, &mut buffer[..], rustix::net::RecvFlags::empty()) {
                 Err(rustix::io::Errno::INTR) => {}
+                // It ended before it read what was sent.
+                Err(rustix::io::Errno::CONNRESET) | Ok((0, _)) => return Err(not_called()),
                 Ok((n, _)) => break n,
                 Err(e) => return Err(Error::from(std::io::Error::from(e))),
             }
         };
-        if n == 0 {
-            return Err(super::helper::not_called().with_context("program", command.program.display()));
-        }
-        match serde_json::from_slice::<Result<Hello, super::protocol::Failure>>(&buffer[..n]) {
-            Ok(Ok(hello)) => Ok((helper, hello)),
-            Ok(Err(failure)) => Err(failure.into()),
+        match serde_json::from_slice::<Started>(&buffer[..n]) {
+            Ok(Started::Ready(hello)) => Ok((helper, Ok(hello))),
+            Ok(Started::NoNamespaces(failure)) => Ok((helper, Err(failure.into()))),
+            Ok(Started::Failed(failure)) => Err(failure.into()),
             Err(e) => {
                 Err(Error::internal("the sandbox helper sent a message that cannot be parsed").with_source(e))
             }
@@ -327,6 +411,41 @@ impl Drop for Helper {
         // Its children die with it. Both calls fail only when it has ended already.
         let _ = child.kill();
         let _ = child.wait();
+    }
+}
+
+/// Warnings about limits of this machine and their reasons.
+fn notes(hello: &Hello, options: &SandboxOptions) -> Vec<String> {
+    let mut notes = Vec::new();
+    if hello.identity == Identity::Single {
+        let effect = "other owners and users than root are recorded for the image, and steps are not kept from what \
+                      belongs to another user";
+        notes.extend(hello.identity_reasons.iter().map(|why| format!("{why}: {effect}")));
+    }
+    let effect = match hello.isolation {
+        Isolation::Full => return notes,
+        Isolation::SharedProcesses => {
+            "steps see the processes of this machine, and can end those of the same user"
+        }
+        Isolation::None if options.isolation == Isolation::None => {
+            "steps run one at a time without isolation: they have the privileges, the network and the processes of this \
+             machine, no /proc and no /sys, and what they write to a read-only mount is discarded"
+        }
+        // Steps are refused, and the error has the reason.
+        Isolation::None => return notes,
+    };
+    notes.push(match hello.isolation_reasons.first() {
+        Some(why) if options.isolation != hello.isolation => format!("{why}: {effect}"),
+        _ => effect.to_owned(),
+    });
+    notes
+}
+
+/// The message of an error with its cause.
+fn full_text(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{}: {cause}", error.message()),
+        None => error.message().to_owned(),
     }
 }
 

@@ -6,12 +6,13 @@
 //!         │          ├─ operation (Apply)
 //! ```
 //! Every process dies with the one to its left: the helper when its socket closes, the others by a signal. An operation
-//! also ends when its own control socket closes.
+//! also ends when its own control socket closes. Where steps have no pid namespace, the operation and its pid 1 end
+//! what is below them: see [`super::processes`].
 
 use super::RootFs;
-use super::protocol::{Failure, FrameReader, Hello, Reply, Request, read_frame, write_frame};
-use super::{Context, descriptors, sys, tree, userns, view};
-use crate::{Error, Result};
+use super::protocol::{Failure, FrameReader, Hello, Reply, Request, Start, Started, read_frame, write_frame};
+use super::{Context, Isolation, Rung, descriptors, sys, tree, userns, view};
+use crate::{Error, ErrorKind, Result};
 use rustix::net::SocketType;
 use serde::de::DeserializeOwned;
 use std::ffi::OsString;
@@ -71,6 +72,9 @@ pub(crate) trait Steps {
     /// Undoes [`Steps::start`] at the end of the helper.
     fn end();
 
+    /// How steps are restricted here, part by part.
+    fn describe(context: Context) -> Vec<Rung>;
+
     /// Runs a step in the process of its operation, which ends when `io.control` is closed. Returns the exit code.
     fn run(rootfs: &RootFs, step: Self::Step, io: StepIo<'_>, context: Context) -> Result<i32>;
 }
@@ -106,7 +110,7 @@ pub(crate) fn refuse_another() -> Result<()> {
     if !was_started_as_helper() {
         return Ok(());
     }
-    let answer: Result<Hello, Failure> = Err(Failure::from(not_called()));
+    let answer = Started::Failed(Failure::from(not_called()));
     let text = serde_json::to_vec(&answer).expect("plain data");
     // The parent may be gone.
     let _ = rustix::net::send(std::io::stdin(), &text, rustix::net::SendFlags::NOSIGNAL);
@@ -128,18 +132,13 @@ pub(crate) fn helper_main<S: Steps>() -> ! {
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     sys::close_above(2);
-    let hello = userns::enter().map(|entered| Hello {
-        identity: entered.identity,
-        user_namespace: entered.user_namespace,
-        overlay: view::can_overlay(),
-        ids: userns::MappedIds::own(),
-        notes: entered.notes,
-    });
-    let context = hello
-        .as_ref()
-        .ok()
-        .map(|hello| Context { identity: hello.identity, user_namespace: hello.user_namespace });
-    let text = serde_json::to_vec(&hello.map_err(Failure::from)).expect("plain data");
+    let Some(start) = receive_start(socket.as_fd()) else { sys::exit_now(2) };
+    let (answer, context) = match enter(start) {
+        Ok((hello, context)) => (Started::Ready(hello), Some(context)),
+        Err(error) if error.kind() == ErrorKind::Unsupported => (Started::NoNamespaces(error.into()), None),
+        Err(error) => (Started::Failed(error.into()), None),
+    };
+    let text = serde_json::to_vec(&answer).expect("plain data");
     let sent = rustix::net::send(&socket, &text, rustix::net::SendFlags::NOSIGNAL).is_ok();
     match context {
         Some(context) if sent => {
@@ -149,6 +148,49 @@ pub(crate) fn helper_main<S: Steps>() -> ! {
         }
         _ => sys::exit_now(1),
     }
+}
+
+/// The first message of the caller; `None` when it is gone.
+fn receive_start(socket: BorrowedFd<'_>) -> Option<Start> {
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        match rustix::net::recv(socket, &mut buffer[..], rustix::net::RecvFlags::empty()) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+            Ok((n, _)) => return serde_json::from_slice(&buffer[..n]).ok(),
+        }
+    }
+}
+
+fn enter(start: Start) -> Result<(Hello, Context)> {
+    const CAP_MKNOD: u32 = 27;
+    let options = start.options;
+    let asked = || (options.isolation == Isolation::None).then(|| "it was asked for".to_owned());
+    let why = start.no_namespaces.or_else(asked);
+    let entered = match why {
+        Some(why) => userns::without(&options, why),
+        None => userns::enter(&options)?,
+    };
+    let context = Context {
+        identity: entered.identity,
+        user_namespace: entered.user_namespace,
+        isolation: entered.isolation,
+        devices: !entered.user_namespace && sys::effective_capabilities() >> CAP_MKNOD & 1 == 1,
+    };
+    let hello = Hello {
+        identity: entered.identity,
+        user_namespace: entered.user_namespace,
+        isolation: entered.isolation,
+        overlay: match (options.overlay, entered.isolation) {
+            (false, _) => Err("copies were asked for".to_owned()),
+            (true, Isolation::None) => Err("nothing can be mounted without namespaces".to_owned()),
+            (true, _) => view::can_overlay(),
+        },
+        ids: userns::MappedIds::own(),
+        identity_reasons: entered.identity_reasons,
+        isolation_reasons: entered.isolation_reasons,
+    };
+    Ok((hello, context))
 }
 
 fn serve<S: Steps>(socket: BorrowedFd<'_>, context: Context) -> ! {
@@ -263,6 +305,7 @@ fn dispatch<S: Steps>(
             let usage = crate::disk_usage::disk_usage(&root, &parts);
             Ok(Reply::Usage { total: usage.total, parts: usage.parts })
         }
+        Request::Describe => Ok(Reply::Described(S::describe(context))),
         Request::Remove { paths } => {
             for path in paths {
                 tree::remove(&path)?;

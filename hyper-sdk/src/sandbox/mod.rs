@@ -11,12 +11,14 @@
 //! ```
 //!
 //! # Invariants
-//! - No process outlives its operation: dropping the future, or killing the caller, kills the helper.
+//! - No process outlives its operation: dropping the future, or killing the caller, ends the helper and what it runs.
 //! - Files of mapped owners are accessed only inside the user namespace that maps them.
 
 mod client;
 pub(crate) mod descriptors;
 mod helper;
+mod isolation;
+pub(crate) mod processes;
 mod protocol;
 pub(crate) mod records;
 mod rootfs;
@@ -28,6 +30,7 @@ pub(crate) mod view;
 pub use client::Sandbox;
 pub use helper::HelperCommand;
 pub(crate) use helper::{StepIo, Steps, helper_main, is_marked};
+pub use isolation::{Isolation, Rung, SandboxOptions};
 pub(crate) use protocol::{Failure, Reply, Request, read_frame, write_frame};
 pub use rootfs::{Identity, RootFs};
 
@@ -36,4 +39,7 @@ pub use rootfs::{Identity, RootFs};
 pub(crate) struct Context {
     pub(crate) identity: Identity,
     pub(crate) user_namespace: bool,
+    pub(crate) isolation: Isolation,
+    /// Whether device nodes can be made.
+    pub(crate) devices: bool,
 }

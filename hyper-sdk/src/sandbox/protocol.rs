@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! main socket (SOCK_SEQPACKET, the helper's standard input)
-//!   helper ▶ caller   Hello, JSON               once, when its namespaces are ready
+//!   caller ▶ helper   Start, JSON               once, before anything else
+//!   helper ▶ caller   Started, JSON             once, when its namespaces are ready
 //!   caller ▶ helper   one byte + 3 descriptors  for each operation: control socket, output pipe, error pipe
 //! control socket (SOCK_STREAM, one an operation)
 //!   caller ▶ helper   frame: Request
@@ -13,7 +14,7 @@
 //! When one side closes a socket, the other side ends the work that belongs to it.
 
 use super::userns::MappedIds;
-use super::{Identity, RootFs};
+use super::{Identity, Isolation, RootFs, Rung, SandboxOptions};
 use crate::layer::copy::CopyRequest;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -23,18 +24,41 @@ use std::path::PathBuf;
 /// The largest frame that is accepted.
 pub(crate) const MAX_FRAME: usize = 256 << 20;
 
-/// The first message of the helper, sent when it is ready.
+/// The first message to the helper.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Start {
+    pub(crate) options: SandboxOptions,
+    /// Why it should not try to enter namespaces: another helper could not.
+    pub(crate) no_namespaces: Option<String>,
+}
+
+/// The answer of the helper.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Started {
+    /// It is ready.
+    Ready(Hello),
+    /// It may not have namespaces, and ends. A new helper can go on without.
+    NoNamespaces(Failure),
+    /// It cannot start.
+    Failed(Failure),
+}
+
+/// What the helper says when it is ready.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub(crate) identity: Identity,
     /// Whether the helper runs in its own user namespace.
     pub(crate) user_namespace: bool,
-    /// Whether overlays can be mounted.
-    pub(crate) overlay: bool,
+    /// How far steps are separated.
+    pub(crate) isolation: Isolation,
+    /// Whether overlays can be mounted, or why not.
+    pub(crate) overlay: std::result::Result<(), String>,
     /// The ids that files can have here.
     pub(crate) ids: MappedIds,
-    /// Messages about limits of this machine and their reasons.
-    pub(crate) notes: Vec<String>,
+    /// Why there are not more ids.
+    pub(crate) identity_reasons: Vec<String>,
+    /// Why the isolation is not better.
+    pub(crate) isolation_reasons: Vec<String>,
 }
 
 /// The step type of callers that run no steps.
@@ -123,6 +147,8 @@ pub(crate) enum Request<S = NoStep> {
         root: PathBuf,
         parts: Vec<PathBuf>,
     },
+    /// Say how steps are restricted here.
+    Describe,
 }
 
 /// The result of an operation.
@@ -137,6 +163,7 @@ pub(crate) enum Reply {
     },
     /// The layer that has too many files for a join.
     Joined(Option<usize>),
+    Described(Vec<Rung>),
     Failed(Failure),
 }
 

@@ -32,6 +32,13 @@ pub(crate) fn key(path: &[u8]) -> String {
     path.iter().map(|byte| char::from(*byte)).collect()
 }
 
+/// The owner of a file without a record: what belongs to this process belongs to root. In a user namespace it is root
+/// already.
+pub(crate) fn seen_owner(stat: &Stat) -> (u32, u32) {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    (if stat.st_uid == uid { 0 } else { stat.st_uid }, if stat.st_gid == gid { 0 } else { stat.st_gid })
+}
+
 /// The inode at a path; the last part is not followed.
 pub(crate) fn inode(folder: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<Inode> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
@@ -158,7 +165,7 @@ impl Recorded {
 
     /// The owner of a file: from its own attribute, or from the record.
     pub(crate) fn owner(&self, path: &LayerPath, stat: &Stat, own: Option<(u32, u32)>) -> (u32, u32) {
-        let as_seen = (stat.st_uid, stat.st_gid);
+        let as_seen = seen_owner(stat);
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile | FileType::Directory => own.unwrap_or(as_seen),
             _ => self

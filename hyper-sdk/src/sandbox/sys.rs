@@ -189,6 +189,18 @@ pub(crate) fn die_with_parent(parent: i32) {
     }
 }
 
+/// Makes this process the parent of the orphans below it.
+pub(crate) fn set_subreaper() -> io::Result<()> {
+    // SAFETY: plain numbers.
+    check(i64::from(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })).map(drop)
+}
+
+/// Asks for `signal` when the parent dies; 0 for none.
+pub(crate) fn signal_at_death_of_parent(signal: i32) {
+    // SAFETY: plain numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) };
+}
+
 /// The number of this process.
 pub(crate) fn own_pid() -> i32 {
     // SAFETY: no arguments.
@@ -225,6 +237,24 @@ pub(crate) fn set_hostname(name: &str) -> io::Result<()> {
 pub(crate) fn last_capability() -> u32 {
     // SAFETY: plain numbers.
     (0..64).take_while(|&cap| unsafe { libc::prctl(libc::PR_CAPBSET_READ, cap) } >= 0).last().unwrap_or(40)
+}
+
+/// The name of a capability that the sandbox itself needs.
+pub(crate) fn capability_name(capability: u32) -> String {
+    const NAMES: &[(u32, &str)] = &[
+        (0, "CHOWN"),
+        (1, "DAC_OVERRIDE"),
+        (3, "FOWNER"),
+        (5, "KILL"),
+        (6, "SETGID"),
+        (7, "SETUID"),
+        (18, "SYS_CHROOT"),
+        (27, "MKNOD"),
+    ];
+    match NAMES.iter().find(|(number, _)| *number == capability) {
+        Some((_, name)) => format!("CAP_{name}"),
+        None => format!("capability {capability}"),
+    }
 }
 
 /// Removes a capability from the bounding set.
@@ -460,6 +490,17 @@ pub(crate) fn hide_abstract_sockets() -> io::Result<()> {
     let rules = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     // SAFETY: plain numbers.
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0) }).map(drop)
+}
+
+/// Whether [`hide_abstract_sockets`] is possible.
+pub(crate) fn can_hide_abstract_sockets() -> bool {
+    const GET_VERSION: u32 = 1;
+    /// The first version with scopes.
+    const WITH_SCOPES: i64 = 6;
+    // SAFETY: with this flag the kernel takes no structure and returns a number.
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, GET_VERSION) };
+    version >= WITH_SCOPES
 }
 
 /// Marks every file above `keep_up_to` close-on-exec.

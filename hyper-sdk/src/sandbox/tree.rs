@@ -73,7 +73,7 @@ fn apply_options(style: ApplyStyle, lowers: &[PathBuf], context: Context) -> App
     options.lowers = lowers.to_vec();
     options.digests = false;
     options.all_lowers = true;
-    if context.user_namespace {
+    if !context.devices {
         options.devices = DevicePolicy::Skip;
     }
     if context.identity == Identity::Single {
@@ -151,8 +151,9 @@ pub(crate) fn file_operation(
         if context.identity == Identity::Single && kind == SourceKind::RootFilesystem {
             let recorded = recorded_of(source)?;
             let top = shown_path(tree.as_fd()).map_err(std::io::Error::from)?;
-            root = root
-                .with_owners(Box::new(move |folder, name, stat| recorded.owner_at(&top, folder, name, stat)));
+            root = root.with_owners(Box::new(move |folder, name, stat| {
+                recorded.owner_at(&top, folder, name, stat).or_else(|| Some(records::seen_owner(stat)))
+            }));
         }
         roots.push(Arc::new(root));
         open.push(tree);
@@ -184,7 +185,7 @@ pub(crate) fn export(
     let tree = view::open(rootfs)?;
     let folder = view::open_in(tree.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
         .map_err(|e| Error::io("the folder to export does not exist", path, e.into()))?;
-    let memory = view::tmpfs(&[("mode", "0755")], rustix::mount::MountAttrFlags::empty())?;
+    let nothing = view::empty_folder(rootfs, context)?;
     let mut writer = LayerWriter::new(output, None);
     let recorded = match context.identity {
         Identity::Full => None,
@@ -209,7 +210,7 @@ pub(crate) fn export(
     };
     let has_owners = owners || recorded.is_some();
     let options = DiffOptions { owner: if has_owners { Some(&owner) } else { None }, time: Some(&time) };
-    diff_trees(&view::fd_path(&memory), &view::fd_path(&folder), &mut writer, &options)?;
+    diff_trees(&view::fd_path(&nothing), &view::fd_path(&folder), &mut writer, &options)?;
     writer.finish().map(drop)
 }
 

@@ -3,8 +3,7 @@
 //! A tree is a descriptor of its root directory. Paths within it are looked up as if it were the root of the system
 //! (`openat2` with `RESOLVE_IN_ROOT`): no symlink leads out.
 
-use super::RootFs;
-use super::sys;
+use super::{Context, Isolation, RootFs, sys};
 use crate::layer::open_resolved;
 use crate::{Error, ErrorKind, Result};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -23,6 +22,21 @@ pub(crate) fn open(rootfs: &RootFs) -> Result<OwnedFd> {
         RootFs::Overlay { lowers, upper } => overlay(lowers, upper.as_ref()),
         RootFs::Folder { path, .. } => open_folder(path),
     }
+}
+
+/// An empty folder, where nothing can be made. Without the right to mount it is made beside the tree and removed again.
+pub(crate) fn empty_folder(beside: &RootFs, context: Context) -> Result<OwnedFd> {
+    let place = match beside {
+        RootFs::Folder { path, .. } if context.isolation == Isolation::None => {
+            path.with_extension(format!("empty-{}", sys::own_pid()))
+        }
+        _ => return tmpfs(&[("mode", "0755")], MountAttrFlags::empty()),
+    };
+    let failed = |e| Error::io("cannot make an empty folder", &place, e);
+    std::fs::create_dir(&place).map_err(failed)?;
+    let opened = open_folder(&place);
+    std::fs::remove_dir(&place).map_err(failed)?;
+    opened
 }
 
 /// Opens a folder of the host; a symlink as the last part is not followed.
@@ -61,8 +75,8 @@ pub(crate) fn new_mount(
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
-/// Whether this kernel allows overlay mounts at all; the file system of the layers can still refuse.
-pub(crate) fn can_overlay() -> bool {
+/// Whether this kernel allows overlay mounts at all, or why not; the file system of the layers can still refuse.
+pub(crate) fn can_overlay() -> std::result::Result<(), String> {
     let probe = || -> Result<()> {
         let memory = tmpfs(&[], MountAttrFlags::empty())?;
         let mut folders = Vec::new();
@@ -72,7 +86,10 @@ pub(crate) fn can_overlay() -> bool {
         }
         overlay(&folders, None).map(drop)
     };
-    probe().is_ok()
+    probe().map_err(|e| match std::error::Error::source(&e) {
+        Some(cause) => format!("the kernel refuses overlays: {cause}"),
+        None => format!("the kernel refuses overlays: {}", e.message()),
+    })
 }
 
 /// A detached overlay of `lowers`, topmost first. It is mounted `nodev`: the helper opens no device of an image.

@@ -6,7 +6,7 @@ use super::{
     UnpackOptions,
 };
 use crate::layer::copy::CopyRequest;
-use crate::sandbox::{Identity, Reply, Request, RootFs, Sandbox};
+use crate::sandbox::{Identity, Isolation, Reply, Request, RootFs, Rung, Sandbox};
 use crate::{Digest, Error, ErrorKind, Result, private_folder};
 use async_trait::async_trait;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -47,7 +47,11 @@ pub struct LocalSnapshotter(Arc<Inner>);
 
 struct Inner {
     style: Style,
+    /// Why the style is not better.
+    reason: Option<String>,
     folders: Folders,
+    /// A folder without entries.
+    empty: PathBuf,
     sandbox: Sandbox,
     /// The chains that are being unpacked; a second call waits for the first.
     under_way: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
@@ -109,8 +113,9 @@ impl LocalSnapshotter {
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the folder cannot be made, and those of [`private_folder::open`].
     pub async fn open(root: impl AsRef<Path> + Send, sandbox: Sandbox) -> Result<Self> {
-        let style = if can_overlay(root.as_ref(), &sandbox).await? { Style::Overlay } else { Style::Copy };
-        Self::open_as(root, sandbox, style).await
+        let refusal = refuses_overlays(root.as_ref(), &sandbox).await?;
+        let style = if refusal.is_none() { Style::Overlay } else { Style::Copy };
+        Self::open_because(root.as_ref(), sandbox, style, refusal).await
     }
 
     /// Opens the snapshots in `root` in the given style. Each style has its own folder there.
@@ -118,18 +123,40 @@ impl LocalSnapshotter {
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the folder cannot be made.
     pub async fn open_as(root: impl AsRef<Path> + Send, sandbox: Sandbox, style: Style) -> Result<Self> {
-        private_folder::open(root.as_ref())?;
+        let reason = (style == Style::Copy).then(|| "copies were asked for".to_owned());
+        Self::open_because(root.as_ref(), sandbox, style, reason).await
+    }
+
+    async fn open_because(
+        root: &Path,
+        sandbox: Sandbox,
+        style: Style,
+        reason: Option<String>,
+    ) -> Result<Self> {
+        private_folder::open(root)?;
         // With a single id the folders of layers differ: owners are recorded instead of set.
         let name = match sandbox.identity() {
             Identity::Full => style.name().to_owned(),
             Identity::Single => format!("{}-single-id", style.name()),
         };
-        let (folders, leftovers) = Folders::open(&root.as_ref().join(name))?;
+        let (folders, leftovers) = Folders::open(&root.join(name))?;
         let (under_way, active) = (Mutex::default(), AtomicUsize::new(0));
         let (large, garbage) = Default::default();
-        let inner = Arc::new(Inner { style, folders, sandbox, under_way, active, large, garbage });
+        let empty = root.join("empty");
+        std::fs::create_dir_all(&empty).map_err(|e| Error::io("cannot make a folder", &empty, e))?;
+        let inner =
+            Arc::new(Inner { style, reason, folders, empty, sandbox, under_way, active, large, garbage });
         leftovers.into_iter().for_each(|leftover| inner.remove_later(leftover));
         Ok(Self(inner))
+    }
+
+    /// How the snapshots are kept, and why not better.
+    pub fn describe(&self) -> Rung {
+        let rung = Rung::new("snapshots", self.0.style.name());
+        match &self.0.reason {
+            Some(reason) => rung.because(reason.clone()),
+            None => rung,
+        }
     }
 
     /// How the snapshots are kept.
@@ -143,6 +170,9 @@ impl LocalSnapshotter {
             Style::Overlay => Ok(RootFs::Overlay { lowers, upper: None }),
             Style::Copy => match lowers.into_iter().next() {
                 Some(path) => Ok(RootFs::Folder { path, writable: false }),
+                None if self.0.sandbox.isolation() == Isolation::None => {
+                    Ok(RootFs::Folder { path: self.0.empty.clone(), writable: false })
+                }
                 None => Ok(RootFs::Overlay { lowers: Vec::new(), upper: None }),
             },
         }
@@ -235,10 +265,10 @@ fn foreign() -> Error {
     Error::invalid("the snapshot belongs to another snapshotter")
 }
 
-/// Whether an overlay can be mounted on the file system of `root`.
-async fn can_overlay(root: &Path, sandbox: &Sandbox) -> Result<bool> {
-    if !sandbox.can_overlay() {
-        return Ok(false);
+/// Why an overlay cannot be mounted on the file system of `root`; `None` when it can.
+async fn refuses_overlays(root: &Path, sandbox: &Sandbox) -> Result<Option<String>> {
+    if let Some(reason) = sandbox.overlay_reason() {
+        return Ok(Some(reason.to_owned()));
     }
     private_folder::open(root)?;
     let made = private_folder::temporary("probe-", Some(root))?;
@@ -252,7 +282,10 @@ async fn can_overlay(root: &Path, sandbox: &Sandbox) -> Result<bool> {
         RootFs::Overlay { lowers: vec![folder("lower")], upper: Some((folder("upper"), folder("work"))) };
     let result = sandbox.call(Request::ReadFile { rootfs, path: "none".to_owned(), limit: 0 }).await;
     sandbox.call(Request::Remove { paths: vec![probe] }).await?;
-    Ok(result.is_ok())
+    Ok(result.err().map(|e| {
+        let cause = std::error::Error::source(&e).map(|cause| format!(": {cause}")).unwrap_or_default();
+        format!("the file system of {} cannot hold overlays{cause}", root.display())
+    }))
 }
 
 /// A snapshot that can be written to.

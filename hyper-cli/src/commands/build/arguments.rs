@@ -8,7 +8,7 @@ use crate::render::Mode;
 use crate::unsupported_flags::UnsupportedFlags;
 use clap::{ArgAction, Args, ValueEnum};
 use hyper_sdk::Reference;
-use hyper_sdk::exec::Network;
+use hyper_sdk::exec::{Isolation, Network};
 use std::path::PathBuf;
 
 /// The variable with the way of showing progress.
@@ -60,6 +60,9 @@ pub(crate) struct BuildArgs {
     /// Network of RUN steps that do not choose one
     #[arg(long, value_enum, value_name = "MODE", default_value_t = NetworkMode::Default)]
     pub(crate) network: NetworkMode,
+    /// How RUN steps are separated from this machine
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = IsolationMode::Default)]
+    pub(crate) isolation: IsolationMode,
     /// Secret for RUN --mount=type=secret, as id=ID,src=FILE or id=ID,env=NAME
     #[arg(long = "secret", value_name = "SPEC")]
     pub(crate) secrets: Vec<String>,
@@ -203,6 +206,24 @@ pub(crate) enum NetworkMode {
     None,
     /// That of the host
     Host,
+}
+
+/// How RUN steps are separated from this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IsolationMode {
+    /// Namespaces, as far as this machine has them
+    Default,
+    /// None: one step at a time in a chroot, as root, for containers that permit no namespaces and hold nothing else
+    None,
+}
+
+impl From<IsolationMode> for Isolation {
+    fn from(mode: IsolationMode) -> Self {
+        match mode {
+            IsolationMode::Default => Self::Full,
+            IsolationMode::None => Self::None,
+        }
+    }
 }
 
 impl From<NetworkMode> for Network {

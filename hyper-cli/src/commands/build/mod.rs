@@ -11,7 +11,7 @@ mod result;
 #[cfg(test)]
 mod tests;
 
-pub(super) use arguments::{BuildArgs, mode as progress_mode};
+pub(super) use arguments::{BuildArgs, IsolationMode, mode as progress_mode};
 pub(super) use request::complete;
 pub(super) use result::metadata;
 

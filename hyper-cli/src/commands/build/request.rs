@@ -64,6 +64,7 @@ pub(in crate::commands) fn complete(
     request.platform =
         args.platform.as_deref().map(text::platform).transpose().map_err(wrong("platform:"))?;
     request.network = args.network.into();
+    request.isolation = args.isolation.into();
     for allowed in &args.allow {
         request.allow(allowed).map_err(wrong("allow"))?;
     }

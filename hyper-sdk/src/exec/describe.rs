@@ -1,0 +1,54 @@
+//! How steps are restricted on this machine, part by part, for people who ask.
+
+use super::device_guard;
+use crate::sandbox::{Context, Isolation, Rung, sys};
+
+/// What restricts steps here beside their namespaces, and why nothing better does.
+pub(super) fn rungs(context: Context) -> Vec<Rung> {
+    vec![control_group(context), system_calls(context), abstract_sockets(context), network(context)]
+}
+
+fn control_group(context: Context) -> Rung {
+    let part = "control group";
+    if context.isolation == Isolation::None {
+        return Rung::new(part, "that of the builder").because("steps have no isolation");
+    }
+    if context.user_namespace {
+        let devices = "that of the builder; the kernel opens no device that a step makes";
+        return Rung::new(part, devices).because("only root restricts the devices of a control group");
+    }
+    device_guard::share();
+    match device_guard::is_shared() {
+        true => Rung::new(part, "one of the steps, which restricts devices"),
+        false => Rung::new(part, "that of the builder; mounts of steps are `nodev`")
+            .because("no control group of version 2 with a device program can be made"),
+    }
+}
+
+fn system_calls(context: Context) -> Rung {
+    let part = "system calls";
+    match context.isolation {
+        Isolation::None => Rung::new(part, "those of the builder").because("steps have no isolation"),
+        _ => Rung::new(part, "filtered"),
+    }
+}
+
+fn abstract_sockets(context: Context) -> Rung {
+    let part = "abstract sockets";
+    if context.isolation == Isolation::None {
+        return Rung::new(part, "those of this machine").because("steps have no isolation");
+    }
+    if sys::can_hide_abstract_sockets() {
+        Rung::new(part, "hidden")
+    } else {
+        Rung::new(part, "those of this machine, on its network")
+            .because("the kernel has no Landlock scope for them (Linux 6.12)")
+    }
+}
+
+fn network(context: Context) -> Rung {
+    match context.isolation {
+        Isolation::None => Rung::new("network", "host").because("steps have no isolation"),
+        _ => Rung::new("network", "host, or none with a loopback interface"),
+    }
+}
