@@ -406,7 +406,7 @@ impl LocalBuilder {
     /// Keeps the cache below its limit. A failure is logged: the build is done, and the next one tries again.
     async fn keep_to_limit(&self) {
         // Without an engine nothing was built.
-        if !self.engine.initialized() {
+        if !self.engines.iter().any(tokio::sync::OnceCell::initialized) {
             return;
         }
         let kept = async { self.space().await?.keep_to(self.options.cache_limit).await };
@@ -424,7 +424,11 @@ impl LocalBuilder {
     }
 
     pub(super) async fn space(&self) -> Result<Space> {
-        let snapshotter = Arc::clone(&self.engine().await?.snapshotter);
+        let engine = match self.engines.iter().find_map(tokio::sync::OnceCell::get) {
+            Some(engine) => engine,
+            None => self.engine(Isolation::Full).await?,
+        };
+        let snapshotter = Arc::clone(&engine.snapshotter);
         let (root, store) = (self.options.root.clone(), Arc::clone(&self.options.store));
         Ok(Space { root, store, cache: Arc::clone(&self.cache), snapshotter })
     }
