@@ -98,7 +98,7 @@ impl LocalBuilder {
     /// [`crate::ErrorKind::Io`] when the folder cannot be created or written, and those of [`private_folder::open`].
     pub fn open(options: LocalBuilderOptions) -> Result<Self> {
         let warning = private_folder::open(&options.root)?.warning;
-        for name in ["indexes", "mounts", "scratch", "snapshots"] {
+        for name in ["indexes", "mounts", "scratch", "snapshots", "uses"] {
             let path = options.root.join(name);
             std::fs::create_dir_all(&path).at("cannot make a folder of the builder", &path)?;
             private_folder::close_within(&path)?;
