@@ -22,10 +22,8 @@ impl<'a> Environment<'a> {
         let mut environment = Self { input, dotenv: BTreeMap::new() };
         for (number, line) in input.dotenv.as_deref().unwrap_or_default().lines().enumerate() {
             let entry = dotenv_line(line, &|name| environment.get(name));
-            match entry.map_err(|why| Fault::new(format!(".env, line {}: {why}", number + 1)))? {
-                Some((name, value)) => drop(environment.dotenv.insert(name, value)),
-                None => {}
-            }
+            let entry = entry.map_err(|why| Fault::new(format!(".env, line {}: {why}", number + 1)))?;
+            environment.dotenv.extend(entry);
         }
         Ok(environment)
     }

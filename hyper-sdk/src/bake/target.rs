@@ -243,7 +243,7 @@ impl Serialize for Target {
         fn some<T>(list: &Option<Vec<T>>) -> Option<&Vec<T>> {
             list.as_ref().filter(|list| !list.is_empty())
         }
-        fn full<'a>(map: &'a BTreeMap<String, String>) -> Option<&'a BTreeMap<String, String>> {
+        fn full(map: &BTreeMap<String, String>) -> Option<&BTreeMap<String, String>> {
             Some(map).filter(|map| !map.is_empty())
         }
         let escape_all = |list: &Vec<String>| list.iter().map(|text| escape(text)).collect::<Vec<_>>();

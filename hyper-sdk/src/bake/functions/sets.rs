@@ -45,7 +45,9 @@ fn product(a: &Arguments<'_>) -> Outcome<Value> {
         a.spend(rows.len().saturating_mul(items.len()).saturating_mul(32 * (index + 1)))?;
         rows = rows
             .iter()
-            .flat_map(|row| items.iter().map(move |item| [row.as_slice(), &[item.clone()]].concat()))
+            .flat_map(|row| {
+                items.iter().map(move |item| [row.as_slice(), std::slice::from_ref(item)].concat())
+            })
             .collect();
     }
     let sets = a.values.iter().all(|value| matches!(value, Value::Sequence(Sequence::Set, _)));
