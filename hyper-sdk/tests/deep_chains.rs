@@ -38,12 +38,12 @@ fn layer(number: usize, tree: &mut Tree) -> Vec<u8> {
     add(tree, "last".to_owned(), number.to_string());
     add(tree, format!("folder{}/{number}", number % 13), "x".to_owned());
     entries.push((Entry::directory(path("all"), 0o755), String::new()));
-    if number % 7 == 0 && number > 50 {
+    if number.is_multiple_of(7) && number > 50 {
         let gone = format!("all/{}", number - 50);
         tree.remove(&gone);
         entries.push((Entry::whiteout(path(&gone)), String::new()));
     }
-    if number % 29 == 0 {
+    if number.is_multiple_of(29) {
         let name = format!("folder{}", number % 13);
         tree.retain(|known, _| {
             !known.starts_with(&format!("{name}/")) || *known == format!("{name}/{number}")
@@ -51,13 +51,13 @@ fn layer(number: usize, tree: &mut Tree) -> Vec<u8> {
         entries.push((Entry::directory(path(&name), 0o750), String::new()));
         entries.push((Entry::new(path(&name), EntryKind::OpaqueWhiteout, 0), String::new()));
     }
-    if number % 31 == 0 {
+    if number.is_multiple_of(31) {
         let target = path("base-file");
         let name = format!("link{number}");
         tree.insert(name.clone(), "base".to_owned());
         entries.push((Entry::new(path(&name), EntryKind::Hardlink { target }, 0o644), String::new()));
     }
-    if number % 101 == 0 {
+    if number.is_multiple_of(101) {
         // A folder becomes a file and a folder again.
         let name = "changing".to_owned();
         tree.retain(|known, _| !known.starts_with("changing"));

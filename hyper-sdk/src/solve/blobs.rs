@@ -2,9 +2,10 @@
 
 use super::SolveContext;
 use super::chain::{Chain, StepLayer};
-use super::layers::{LAYERS_REPOSITORY, Stored};
-use super::made::MadeLayer;
+use super::layers::Stored;
+use super::made_layer::MadeLayer;
 use super::retime::rewrite;
+use super::sink::LAYERS_REPOSITORY;
 use super::value::{Layer, LayerChain};
 use crate::cache::CacheRecord;
 use crate::digest::Hasher;

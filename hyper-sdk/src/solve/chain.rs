@@ -2,9 +2,10 @@
 //!
 //! A step adds one link to the chain that it stands on, whatever its depth.
 
-use super::made::MadeLayer;
+use super::made_layer::MadeLayer;
 use super::value::{Layer, LayerTimes, chain_id, snapshot_name};
-use crate::Digest;
+use crate::layer::copy::SourceRoot;
+use crate::{Digest, Error};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -147,6 +148,22 @@ impl fmt::Debug for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Chain").field("id", &self.id()).field("depth", &self.depth()).finish()
     }
+}
+
+/// The result of a vertex.
+#[derive(Clone, Debug)]
+pub(crate) enum StepResult {
+    /// A root file system.
+    Chain(Chain),
+    /// The files of a build context.
+    Folder(Arc<SourceRoot>),
+    /// A root file system that no output needs and that is not made: its files depend on a base image that was not pulled.
+    Unmade,
+}
+
+/// The internal error of a step that uses a skipped result.
+pub(super) fn unmade() -> Error {
+    Error::internal("a step uses a root file system that was not made")
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Runs commands.
 
 use super::SolveContext;
-use super::chain::Chain;
-use super::layers::{NewLayer, Target};
-use super::made::BlobTime;
+use super::chain::{Chain, StepResult};
+use super::layers::NewLayer;
+use super::made_layer::BlobTime;
 use super::on_error::OnError;
+use super::sink::Target;
 use super::task_log::TaskLog;
-use super::value::{LayerTimes, StepResult, snapshot_name};
+use super::value::{LayerTimes, snapshot_name};
 use crate::digest::Hasher;
 use crate::exec::{ExecSpec, LogSink, Network, Security};
 use crate::graph::{ExecOp, InputIndex, Mount, MountKind, NetworkMode, Op, Sharing, Vertex};

@@ -1,11 +1,12 @@
 //! Changes files: COPY, ADD, WORKDIR. It copies from the source into a layer, without unpacking the destination.
 
-use super::chain::Chain;
+use super::chain::{Chain, StepResult, unmade};
 use super::exec::{input_value, threads};
-use super::layers::{NewLayer, Target};
+use super::layers::NewLayer;
 use super::sink::LayerSink;
+use super::sink::Target;
 use super::step::Keys;
-use super::value::{LayerTimes, Planned, StepResult, unmade};
+use super::value::{LayerTimes, Planned};
 use super::{SolveContext, blocking};
 use crate::digest::Hasher;
 use crate::graph::{CopyAction, FileAction, FileOp};

@@ -2,7 +2,7 @@
 
 use super::SolveContext;
 use super::chain::{Chain, Link, StepLayer};
-use super::sink::{ChannelWriter, Keep, LayerSink, Tar, TarHasher};
+use super::sink::{ChannelWriter, Keep, LAYERS_REPOSITORY, LayerSink, Tar, TarHasher, Target};
 use super::value::{Layer, LayerTimes, files_name, snapshot_name};
 use crate::layer::{CompressOptions, CompressedLayer, LayerCompressor};
 use crate::layer::{EntryTimes, LayerIndex, LayerWriter, TreeIndex, VerifiedLayer};
@@ -19,22 +19,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::io::{StreamReader, SyncIoBridge};
-
-/// The repository of the local store that keeps the layers of build steps.
-pub(crate) const LAYERS_REPOSITORY: &str = "hyper.local/layers";
-
-/// What becomes of the tar of a layer that is being made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
-    /// It is compressed and stored.
-    Blob,
-    /// It is kept in a file until a snapshot or a blob has its files.
-    Tar,
-    /// It is hashed: a snapshot will have its files. A small one is kept in memory, for the blob that is made soon.
-    SmallTar,
-    /// It is hashed: a snapshot will have its files.
-    Hash,
-}
 
 /// A blob that was stored.
 #[derive(Debug)]

@@ -8,8 +8,7 @@
 //! - A record enters the cache when a snapshot or a blob has the files. So no record depends on this process.
 
 use super::chain::StepLayer;
-use super::sink::{Tar, TarReader};
-use super::value::LayerTimes;
+use super::made_layer::{BlobTime, MadeLayer};
 use super::{SolveContext, blocking};
 use crate::cache::CacheRecord;
 use crate::digest::Hasher;
@@ -21,90 +20,10 @@ use crate::store::damage::Damage;
 use crate::{Digest, Error, ErrorKind, Result};
 use std::collections::HashSet;
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 /// How many layers have their files in this process alone. Each holds a file.
 const PENDING: usize = 64;
-
-/// When the blob of a step's layer is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BlobTime {
-    /// With the step: an output needs it, and no later step waits for it.
-    Now,
-    /// While later steps run: an output needs it.
-    Later,
-    /// When something asks for it.
-    OnDemand,
-}
-
-/// The layer of a step.
-#[derive(Debug)]
-pub(crate) struct MadeLayer {
-    pub(crate) diff_id: Digest,
-    pub(crate) times: Option<LayerTimes>,
-    /// When its blob is made.
-    pub(super) time: BlobTime,
-    /// The keys of its record; none when the result must not be kept.
-    keys: Vec<Digest>,
-    /// The blob in the compression of the build.
-    pub(super) blob: tokio::sync::OnceCell<Descriptor>,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    record: CacheRecord,
-    /// The tar, until a snapshot or a blob has the files.
-    tar: Option<Tar>,
-    /// Whether the record is in the cache.
-    is_kept: bool,
-}
-
-impl MadeLayer {
-    /// The layer of a step that ran. `tar` has its uncompressed bytes.
-    pub(super) fn new(
-        record: CacheRecord,
-        times: Option<LayerTimes>,
-        keys: Vec<Digest>,
-        time: BlobTime,
-        tar: Option<Tar>,
-    ) -> Self {
-        let (diff_id, blob) = (record.diff_id.clone(), tokio::sync::OnceCell::new());
-        let state = Mutex::new(State { record, tar, is_kept: false });
-        Self { diff_id, times, time, keys, blob, state }
-    }
-
-    /// The layer of a record in the cache.
-    pub(super) fn cached(
-        record: CacheRecord,
-        times: Option<LayerTimes>,
-        keys: Vec<Digest>,
-        time: BlobTime,
-    ) -> Self {
-        let made = Self::new(record, times, keys, time, None);
-        made.state().is_kept = true;
-        made
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the record says now.
-    pub(super) fn record(&self) -> CacheRecord {
-        self.state().record.clone()
-    }
-
-    /// The tar, when it is still at hand.
-    pub(super) fn tar(&self) -> Option<TarReader> {
-        self.state().tar.as_ref().map(Tar::reader)
-    }
-
-    /// Whether its result is to be kept, and nothing but this process has its files.
-    fn is_pending(&self) -> bool {
-        !self.keys.is_empty() && !self.state().is_kept
-    }
-}
 
 impl SolveContext {
     /// Puts the record of a layer into the cache, when a snapshot or a blob has its files.

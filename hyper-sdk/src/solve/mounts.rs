@@ -1,8 +1,7 @@
 //! The mounts of a command: trees of stages and contexts, caches and their locks, secrets.
 
-use super::chain::Chain;
+use super::chain::{Chain, unmade};
 use super::exec::{input_value, missing_secret, threads};
-use super::value::unmade;
 use super::{SolveContext, StepResult, blocking};
 use crate::digest::Hasher;
 use crate::exec::{self, CacheMount, ExecMount, MountSource, RootFs, SecretBytes};

@@ -1,10 +1,10 @@
 //! The plan of a solver: the keys of the steps, and which results the cache has. No step runs, nothing is fetched, and no layer
 //! is pulled.
 
-use super::chain::{Chain, StepLayer};
-use super::made::{BlobTime, MadeLayer};
+use super::chain::{Chain, StepLayer, StepResult};
+use super::made_layer::{BlobTime, MadeLayer};
 use super::step::at_step;
-use super::value::{LayerTimes, Planned, StepResult};
+use super::value::{LayerTimes, Planned};
 use super::{SolveContext, Solver};
 use crate::graph::{FileAction, MountKind, Op, Vertex, VertexId};
 use crate::{Digest, Error, Result};

@@ -17,6 +17,22 @@ const BLOCK: usize = 1 << 20;
 /// The largest tar that is kept in memory. Some dozens are kept at once.
 const SMALL: usize = 256 << 10;
 
+/// The repository of the local store that keeps the layers of build steps.
+pub(crate) const LAYERS_REPOSITORY: &str = "hyper.local/layers";
+
+/// What becomes of the tar of a layer that is being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// It is compressed and stored.
+    Blob,
+    /// It is kept in a file until a snapshot or a blob has its files.
+    Tar,
+    /// It is hashed: a snapshot will have its files. A small one is kept in memory, for the blob that is made soon.
+    SmallTar,
+    /// It is hashed: a snapshot will have its files.
+    Hash,
+}
+
 /// Writes into a channel that an upload drains.
 #[derive(Debug)]
 pub(super) struct ChannelWriter(pub(super) mpsc::Sender<Bytes>);

@@ -1,11 +1,11 @@
 //! One step: its keys and its record in the cache; and the context that all steps of a graph share.
 
-use super::chain::{Chain, StepLayer};
-use super::layers::{LAYERS_REPOSITORY, Target};
-use super::made::{BlobTime, MadeLayer};
+use super::chain::{Chain, StepLayer, StepResult};
+use super::made_layer::{BlobTime, MadeLayer};
 use super::on_error::AfterFailure;
 use super::options::{EpochChoice, SolverBackends, SolverOptions};
-use super::value::{Layer, LayerTimes, Planned, StepResult};
+use super::sink::{LAYERS_REPOSITORY, Target};
+use super::value::{Layer, LayerTimes, Planned};
 use super::{Failed, PendingResult, StepReport};
 use crate::cache::{CacheRecord, SharedCache};
 use crate::digest::Hasher;

@@ -1,9 +1,8 @@
 //! Skips copies that no output needs and that would pull a base image. It only checks that their sources exist.
 
-use super::chain::Chain;
+use super::chain::{Chain, StepResult};
 use super::exec::input_value;
 use super::step::failed;
-use super::value::StepResult;
 use super::{SolveContext, StepReport, blocking};
 use crate::Result;
 use crate::graph::{CopyAction, FileAction, Op, Vertex};

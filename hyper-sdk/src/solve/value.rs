@@ -1,12 +1,10 @@
 //! The results of vertices: chains of layers, and folders.
 
-use super::chain::Chain;
 use crate::digest::Hasher;
-use crate::layer::copy::SourceRoot;
 use crate::layer::{EntryTimes, FileTime, TimesTable};
 use crate::oci::Descriptor;
 use crate::source::LayerOrigin;
-use crate::{Digest, Error, RepositoryName};
+use crate::{Digest, RepositoryName};
 use std::sync::Arc;
 
 /// A layer: its diff ID, and its blob with the repository.
@@ -141,22 +139,6 @@ pub(super) fn files_name(chain: &Digest, times: Option<&Digest>) -> Digest {
     hasher.update_field(chain.as_str());
     hasher.update_field(times.map_or("", Digest::as_str));
     hasher.finish()
-}
-
-/// The result of a vertex.
-#[derive(Clone, Debug)]
-pub(crate) enum StepResult {
-    /// A root file system.
-    Chain(Chain),
-    /// The files of a build context.
-    Folder(Arc<SourceRoot>),
-    /// A root file system that no output needs and that is not made: its files depend on a base image that was not pulled.
-    Unmade,
-}
-
-/// The internal error of a step that uses a skipped result.
-pub(super) fn unmade() -> Error {
-    Error::internal("a step uses a root file system that was not made")
 }
 
 #[cfg(test)]

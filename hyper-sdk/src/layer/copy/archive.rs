@@ -22,10 +22,11 @@
 use super::CopySpec;
 use super::conflicts::check_name;
 use super::file_digest::CAPABILITY;
+use super::metadata::Metadata;
 use super::pattern::{ParentMatch, PatternList};
 use super::plan::Content;
 use super::planner::{LinkGroup, Pending, Planner};
-use super::source::{Metadata, SourceRoot};
+use super::source::SourceRoot;
 use super::sparse::{SparseRecords, SparseSpool};
 use crate::layer::Owner;
 use crate::layer::entry::escape;

@@ -3,7 +3,7 @@
 //! Layers contain only the extended attribute `security.capability` of a copied file, as with BuildKit: `user.*`
 //! depends on the build machine, and `security.selinux` and similar ones belong to the host.
 
-use super::source::Metadata;
+use super::metadata::Metadata;
 use crate::Result;
 use sha2::Digest as _;
 use std::fmt;

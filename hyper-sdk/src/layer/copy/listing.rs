@@ -3,7 +3,7 @@
 //! A plan may have hundreds of thousands of files. So all names of a directory are in one allocation, and a planned file
 //! is a place in a listing, not a path and metadata of its own.
 
-use super::source::{Metadata, join};
+use super::metadata::{Metadata, join};
 use std::sync::Arc;
 
 /// One name of a listing: where it is among the names.

@@ -8,9 +8,10 @@
 use super::conflicts::{self, check_name};
 use super::destination::Destination;
 use super::listing::{Listing, SourceFile};
+use super::metadata::{Metadata, join};
 use super::pattern::{ParentMatch, PatternList, clean, has_wildcards};
 use super::plan::{Content, Plan, PlannedEntry};
-use super::source::{Metadata, SourceRoot, join};
+use super::source::SourceRoot;
 use super::wildcard::{find_matches, split_wildcards};
 use super::{CopySpec, suggest};
 use crate::layer::Owner;

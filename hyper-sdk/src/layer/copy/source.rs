@@ -7,6 +7,7 @@
 //! - Files that the filter drops do not exist: neither in lookups nor in listings nor through links.
 
 use super::listing::Listing;
+use super::metadata::{Metadata, join};
 use super::pattern::clean;
 use crate::layer::FileTime;
 use crate::layer::entry::escape;
@@ -49,45 +50,6 @@ pub enum SourceKind {
     Context,
     /// A root file system of an image: owners are kept.
     RootFilesystem,
-}
-
-/// The metadata of a file, known without opening it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Metadata {
-    /// The kind of file.
-    pub(crate) file_type: FileType,
-    /// The permission bits, at most `0o7777`.
-    pub(crate) mode: u32,
-    /// The owner in the image; 0 in a context.
-    pub(crate) uid: u32,
-    /// The group in the image; 0 in a context.
-    pub(crate) gid: u32,
-    /// The size in bytes.
-    pub(crate) size: u64,
-    /// The device that holds the file.
-    pub(crate) device: u64,
-    /// The inode.
-    pub(crate) inode: u64,
-    /// The number of names.
-    pub(crate) links: u64,
-    /// The device number of a device file.
-    pub(crate) special: u64,
-    /// The time of the last change of the content: seconds and nanoseconds.
-    pub(crate) mtime: (i64, u32),
-    /// The time of the last change of content or metadata: seconds and nanoseconds.
-    pub(crate) ctime: (i64, u32),
-}
-
-impl Metadata {
-    /// The time of the last change of the content.
-    pub(crate) fn time(&self) -> FileTime {
-        FileTime { seconds: self.mtime.0, nanoseconds: self.mtime.1 }
-    }
-
-    /// Whether this is a directory.
-    pub(crate) fn is_directory(&self) -> bool {
-        self.file_type == FileType::Directory
-    }
 }
 
 /// Returns the owner of a name in a directory (or of the directory itself if the name is empty), given the status that
@@ -426,10 +388,6 @@ impl SourceRoot {
 /// The parts of a path without empty ones and `.`, last first.
 fn reversed_parts(path: &[u8]) -> Vec<Vec<u8>> {
     path.split(|&b| b == b'/').filter(|p| !p.is_empty() && *p != b".").rev().map(<[u8]>::to_vec).collect()
-}
-
-pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
 }
 
 #[allow(

@@ -18,7 +18,7 @@
 //! A damaged, truncated or older file is treated as an empty cache. It is replaced by a rename.
 
 use super::file_digest::{FileDigest, FileHasher, ReadingHasher};
-use super::source::Metadata;
+use super::metadata::Metadata;
 use crate::{Error, Result};
 use sha2::Digest as _;
 use std::collections::HashMap;

@@ -1,7 +1,8 @@
 //! The error for missing sources, with the nearest existing name.
 
+use super::metadata::join;
 use super::pattern::clean;
-use super::source::{SourceRoot, join};
+use super::source::SourceRoot;
 use crate::layer::entry::escape;
 use crate::{Error, ErrorKind};
 

@@ -9,9 +9,10 @@
 //! - Other directories of the destination keep their times and are not in the layer. (In BuildKit each gets the current
 //!   time when an entry is added.)
 
+use super::metadata::Metadata;
 use super::plan::Content;
 use super::planner::{Pending, Planner};
-use super::source::{Metadata, SourceKind, SourceRoot};
+use super::source::{SourceKind, SourceRoot};
 use crate::layer::{Entry, LayerPath};
 
 impl Planner<'_> {

@@ -1,7 +1,8 @@
 //! Wildcards of sources: finds the files of a source that match a pattern.
 
+use super::metadata::join;
 use super::pattern::{NamePattern, has_wildcards};
-use super::source::{SourceRoot, join};
+use super::source::SourceRoot;
 use crate::Result;
 
 /// Splits a path before its first part with a wildcard.
