@@ -214,6 +214,10 @@ fn hint_of_detail(detail: &ErrorDetail) -> Option<String> {
             MissingInput::CredentialsFolder => {
                 "name a folder with --config DIR, or in DOCKER_CONFIG".to_owned()
             }
+            MissingInput::Isolation => {
+                "in a container that has nothing else in it, run them as root with `--isolation none`"
+                    .to_owned()
+            }
             MissingInput::Epoch => {
                 "give the whole build one time with --source-date-epoch SECONDS".to_owned()
             }
@@ -328,6 +332,7 @@ mod tests {
             (MissingInput::Dockerfile, "--file"),
             (MissingInput::ImageName, "--tag"),
             (MissingInput::Epoch, "--source-date-epoch"),
+            (MissingInput::Isolation, "--isolation none"),
         ] {
             assert!(hint_of(input.clone()).contains(flag), "{input:?}");
         }

@@ -134,6 +134,8 @@ pub enum MissingInput {
     StateFolder,
     /// A folder for credentials: there is no home folder to keep them in.
     CredentialsFolder,
+    /// The choice to run steps without isolation: this machine cannot separate them from itself.
+    Isolation,
 }
 
 /// The failed step of a build.

@@ -3,7 +3,7 @@
 use super::descriptors;
 use super::protocol::{Hello, Reply, Request, Start, Started, read_frame, write_frame};
 use super::{HelperCommand, Identity, Isolation, Rung, SandboxOptions};
-use crate::{Error, Result};
+use crate::{Error, MissingInput, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::Serialize;
@@ -149,9 +149,9 @@ impl Sandbox {
         }
         if self.0.start.options.isolation != Isolation::None {
             return Err(Error::unsupported(
-                "a step cannot be separated from this machine: choose `--isolation none` to run steps without, as root \
-                 in a container that has nothing else in it",
+                "a step cannot be separated from this machine, and the build wants isolation",
             )
+            .with_missing(MissingInput::Isolation)
             .with_context("detail", self.0.hello.isolation_reasons.join("; ")));
         }
         Ok(Some(Arc::clone(&self.0.turn).lock_owned().await))
