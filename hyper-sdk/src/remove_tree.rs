@@ -33,6 +33,37 @@ pub(crate) fn remove_tree(path: &Path) -> rustix::io::Result<()> {
     remove_tree_at(CWD, name)
 }
 
+/// Removes a file, or a folder with all that is in it. What is not there is no error.
+///
+/// # Errors
+/// Those of [`remove_tree`].
+#[cfg(feature = "build")]
+pub(crate) fn remove_entry(path: &Path) -> rustix::io::Result<()> {
+    use rustix::fs::FileType;
+    let removed = match rustix::fs::lstat(path) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => rustix::fs::unlink(path),
+        Ok(_) => remove_tree(path),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes each of the paths, whatever fails.
+///
+/// # Errors
+/// The first failure.
+#[cfg(feature = "build")]
+pub(crate) fn remove_all(
+    paths: &[std::path::PathBuf],
+    remove: impl Fn(&Path) -> crate::Result<()>,
+) -> crate::Result<()> {
+    // Each is tried, and the first failure is the result.
+    paths.iter().map(|path| remove(path)).fold(Ok(()), |first, next| first.and(next))
+}
+
 /// [`remove_tree`] for a name in an open folder.
 ///
 /// # Errors

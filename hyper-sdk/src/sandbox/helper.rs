@@ -307,9 +307,7 @@ fn dispatch<S: Steps>(
         }
         Request::Describe => Ok(Reply::Described(S::describe(context))),
         Request::Remove { paths } => {
-            for path in paths {
-                tree::remove(&path)?;
-            }
+            crate::remove_tree::remove_all(&paths, tree::remove)?;
             Ok(Reply::Done)
         }
     }

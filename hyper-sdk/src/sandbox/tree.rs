@@ -250,16 +250,8 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     // A process of a cancelled step may still write for a moment.
     let mut last = None;
     for _ in 0..50 {
-        let result = match rustix::fs::lstat(path) {
-            Err(Errno::NOENT) => return Ok(()),
-            Err(e) => Err(e),
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
-                rustix::fs::unlink(path)
-            }
-            Ok(_) => crate::remove_tree::remove_tree(path),
-        };
-        match result {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        match crate::remove_tree::remove_entry(path) {
+            Ok(()) => return Ok(()),
             Err(e @ (Errno::NOTEMPTY | Errno::BUSY)) => last = Some(e),
             Err(e) => return Err(Error::io("cannot remove a tree", path, e.into())),
         }

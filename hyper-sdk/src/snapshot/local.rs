@@ -464,6 +464,12 @@ impl Snapshotter for LocalSnapshotter {
     }
 
     async fn remove(&self, chains: &[Digest]) -> Result<Vec<Digest>> {
+        let (removed, folders) = self.take_away(chains).await?;
+        self.discard(folders).await?;
+        Ok(removed)
+    }
+
+    async fn take_away(&self, chains: &[Digest]) -> Result<(Vec<Digest>, Vec<PathBuf>)> {
         if self.0.active.load(Ordering::Relaxed) > 0 {
             return Err(Error::new(
                 ErrorKind::Conflict,
@@ -496,19 +502,18 @@ impl Snapshotter for LocalSnapshotter {
                 }
             }
         })?;
-        self.0.remove_content(set_aside).await?;
+        Ok((removed, set_aside.into_iter().map(|removed| removed.path).collect()))
+    }
+
+    async fn discard(&self, paths: Vec<PathBuf>) -> Result<()> {
+        if !paths.is_empty() {
+            self.0.sandbox.call(Request::Remove { paths }).await?;
+        }
         // Who frees space wants it free.
         while self.0.garbage().is_some() {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
-        Ok(removed)
-    }
-
-    async fn discard(&self, folders: Vec<PathBuf>) -> Result<()> {
-        match folders.is_empty() {
-            true => Ok(()),
-            false => self.0.sandbox.call(Request::Remove { paths: folders }).await.map(drop),
-        }
+        Ok(())
     }
 
     async fn usage(&self, root: PathBuf, parts: Vec<PathBuf>) -> Result<(u64, Vec<u64>)> {

@@ -277,17 +277,25 @@ pub trait Snapshotter: Display + Debug + Send + Sync + 'static {
     /// Removes those committed chains that are neither in use nor a parent of another one. Returns the removed ones.
     async fn remove(&self, chains: &[Digest]) -> Result<Vec<Digest>>;
 
+    /// Does the same as [`Snapshotter::remove`], but may leave the files: also returns the folders whose content is to be
+    /// removed, with [`Snapshotter::discard`]. Nothing else uses them any more.
+    async fn take_away(&self, chains: &[Digest]) -> Result<(Vec<Digest>, Vec<PathBuf>)> {
+        Ok((self.remove(chains).await?, Vec::new()))
+    }
+
     /// Every committed chain with its parent.
     async fn list(&self) -> Result<Vec<SnapshotInfo>>;
 
-    /// Removes folders with all that is in them, such as cache mounts: their files may have owners that this process may
-    /// not touch itself.
-    async fn discard(&self, folders: Vec<PathBuf>) -> Result<()> {
-        for folder in folders {
-            crate::remove_tree::remove_tree(&folder)
-                .map_err(|e| crate::Error::io("cannot remove a folder", &folder, e.into()))?;
-        }
-        Ok(())
+    /// Removes files, and folders with all that is in them, such as cache mounts: they may have owners that this process
+    /// may not touch itself. What is not there is no error.
+    ///
+    /// # Errors
+    /// The first of the system; the others are removed all the same.
+    async fn discard(&self, paths: Vec<PathBuf>) -> Result<()> {
+        crate::remove_tree::remove_all(&paths, |path| {
+            crate::remove_tree::remove_entry(path)
+                .map_err(|e| crate::Error::io("cannot remove a file or folder", path, e.into()))
+        })
     }
 
     /// How many bytes a folder takes on the disk, and each of its parts without the parts in it. Files may have owners that

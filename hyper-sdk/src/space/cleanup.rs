@@ -1,7 +1,10 @@
 //! The clean-up: names first, while no work begins; then the bytes that have no name any more.
+//!
+//! An item that cannot be removed does not keep the others: the first failure is told at the end.
 
+use super::aside::Aside;
 use super::describe;
-use super::images::family_of;
+use super::images::{family_of, without_shared};
 use super::plan::{PruneOptions, Situation, choose};
 use super::survey::{Action, Found, base_roots};
 use super::{Pruned, Space, SpaceItem, SpaceKind};
@@ -10,15 +13,14 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::reference::RepositoryName;
 use crate::solve::{LAYERS_REPOSITORY, SOURCES_REPOSITORY, blocking};
 use crate::store::{
-    CollectOptions, Collected, LINK_LEASE, RegistryStore, RegistryStoreExt as _, Roots, SharedStore,
-    is_internal,
+    CollectOptions, Collected, LINK_LEASE, RegistryStore, RegistryStoreExt as _, Removal, RemovalObserver,
+    Roots, is_internal,
 };
-use crate::uses::{Cleaning, Closed, take_away};
-use crate::{Digest, ErrorKind, Result, ResultExt as _, private_folder};
+use crate::uses::{Cleaning, Closed};
+use crate::{Digest, Error, ErrorKind, Result};
 use std::collections::HashSet;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Manifests of repositories.
@@ -73,7 +75,7 @@ impl Roots for AllNames {
 }
 
 /// Removes the bytes of blobs without a name.
-async fn collect_bytes(store: &dyn RegistryStore, unnamed: bool) -> Result<Collected> {
+pub(super) async fn collect_bytes(store: &dyn RegistryStore, unnamed: bool) -> Result<Collected> {
     collect(store, CollectOptions { unnamed, roots: Arc::new(AllNames), ..CollectOptions::default() }).await
 }
 
@@ -89,41 +91,57 @@ fn seconds(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64)
 }
 
-/// Removes names from the store, while the gate is closed: doomed manifests, and the links that nothing keeps.
-async fn collect_names(
+/// Removes names from the store, while the gate is closed: doomed manifests that were last stored no later than `until`,
+/// and the links that nothing keeps. Returns the manifests that went.
+pub(super) async fn collect_names(
     store: &dyn RegistryStore,
     closed: &Closed,
-    doomed: &Arc<Manifests>,
+    mut doomed: Manifests,
     named: Option<&Arc<HashSet<Digest>>>,
-) -> Result<()> {
+    until: i64,
+) -> Result<Manifests> {
+    if closed.oldest.is_none() {
+        without_shared(store, &mut doomed).await?;
+    }
+    let doomed = Arc::new(doomed);
     let options = |internal: bool, named: &Arc<HashSet<Digest>>| {
         let kept = Kept {
             internal,
-            doomed: Arc::clone(doomed),
+            doomed: Arc::clone(&doomed),
             named: Arc::clone(named),
             layers_alone: closed.oldest.is_some(),
         };
         CollectOptions { roots: Arc::new(kept), bytes: false, ..CollectOptions::default() }
     };
+    let gone = Arc::new(Mutex::new(Manifests::new()));
+    let to = Arc::clone(&gone);
+    let observer: RemovalObserver = Arc::new(move |removal: &Removal| {
+        if let Removal::Manifest { repository, digest } = removal {
+            to.lock().unwrap_or_else(PoisonError::into_inner).insert((repository.clone(), digest.clone()));
+        }
+    });
     if let Some(named) = named {
         // A link that was pushed before the oldest work began has no user but its record. The lease says when that was.
         let (untagged_until, leases_until) = match closed.oldest {
-            None => (Some(i64::MAX), i64::MAX),
+            None => (Some(until), i64::MAX),
             Some(oldest) => (None, seconds(oldest).saturating_add(LINK_LEASE)),
         };
-        let leases_until = Some(leases_until);
-        collect(store, CollectOptions { untagged_until, leases_until, ..options(true, named) }).await?;
+        let (leases_until, observer) = (Some(leases_until), Some(Arc::clone(&observer)));
+        let options = CollectOptions { untagged_until, leases_until, observer, ..options(true, named) };
+        collect(store, options).await?;
     }
-    if closed.oldest.is_some() {
-        return Ok(());
+    if closed.oldest.is_none() {
+        let (untagged_until, leases_until) = match closed.has_server {
+            false => (until, Some(i64::MAX)),
+            // A client of the server may be about to name what it was told of.
+            true => (until.min(SystemClock.now() - LINK_LEASE), None),
+        };
+        let (untagged_until, observer) = (Some(untagged_until), Some(observer));
+        let options = options(false, &Arc::default());
+        collect(store, CollectOptions { untagged_until, leases_until, observer, ..options }).await?;
     }
-    let (untagged_until, leases_until) = match closed.has_server {
-        false => (Some(i64::MAX), Some(i64::MAX)),
-        // A client of the server may be about to name what it was told of.
-        true => (Some(SystemClock.now() - LINK_LEASE), None),
-    };
-    let none = Arc::default();
-    collect(store, CollectOptions { untagged_until, leases_until, ..options(false, &none) }).await.map(drop)
+    let mut gone = gone.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(std::mem::take(&mut *gone))
 }
 
 impl Space {
@@ -150,10 +168,18 @@ impl Space {
             return Ok((Pruned { removed, freed, in_use }, cache));
         }
         let mut pruned = Pruned { in_use, ..Pruned::default() };
-        let aside = self.remove_names(chosen, &closed, &mut pruned).await?;
+        let mut aside = Aside::begin(&self.root);
+        let mut failure = None;
+        let named = self.remove_names(chosen, &closed, &mut pruned, &mut aside, &mut failure).await;
         drop(closed);
+        // What was taken away goes, whatever failed after it.
+        let discarded = self.snapshotter.discard(aside.into_paths()).await;
+        named?;
         let collected = collect_bytes(&*self.store, true).await?;
-        self.snapshotter.discard(aside).await?;
+        discarded?;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
         let is_blob = |kind| matches!(kind, SpaceKind::Layer | SpaceKind::Base | SpaceKind::Untagged);
         let others =
             pruned.removed.iter().filter(|item| !is_blob(item.kind)).map(|item| item.size).sum::<u64>();
@@ -167,91 +193,101 @@ impl Space {
         blocking(move || Closed::close_blocking(&root)).await
     }
 
-    /// Removes the names of items. Returns the folders to remove.
+    /// Removes the names of items. Files and folders are put aside. The first failure of an item that does not end it all
+    /// goes to `failure`.
     async fn remove_names(
         &self,
         chosen: Vec<Found>,
         closed: &Closed,
         pruned: &mut Pruned,
-    ) -> Result<Vec<PathBuf>> {
-        let (mut doomed, mut aside) = (Manifests::new(), Aside::new(&self.root));
-        let (mut snapshots, mut with_blobs) = (Vec::new(), Vec::new());
+        aside: &mut Aside,
+        failure: &mut Option<Error>,
+    ) -> Result<()> {
+        let mut doomed = Manifests::new();
+        let (mut snapshots, mut images) = (Vec::new(), Vec::new());
         let bases = self.bases().await?;
         for of in chosen {
-            let goes = match &of.action {
-                Action::Keep => false,
-                Action::Records(keys) => {
-                    let mut all = true;
-                    for key in keys {
-                        all &= self.cache.remove_unused(key, closed.oldest).await?;
-                    }
-                    all
-                }
-                Action::Paths(paths) => {
-                    let mut first = false;
-                    for (at, path) in paths.iter().enumerate() {
-                        // The others belong to the first.
-                        let gone = (at == 0 || first)
-                            && aside.take(path, |used| at > 0 || closed.is_unused(used))?;
-                        first |= at == 0 && gone;
-                    }
-                    first
-                }
+            let gone = match &of.action {
+                Action::Keep => Ok(false),
+                Action::Records(keys) => self.remove_records(keys, closed).await,
+                Action::Paths(paths) => take_paths(aside, paths, closed),
                 Action::Base(record) => {
-                    let goes = aside.take(record, |used| closed.is_unused(used))?;
-                    let base = bases.iter().find(|base| base.record == *record).filter(|_| goes);
+                    let gone = aside.take(record, |used| closed.is_unused(used));
+                    let is_gone = matches!(gone, Ok(true));
+                    let base = bases.iter().find(|base| base.record == *record).filter(|_| is_gone);
                     doomed.extend(base.into_iter().flat_map(|base| {
                         base.parts.manifests.iter().map(|digest| (base.repository.clone(), digest.clone()))
                     }));
-                    goes
+                    gone
                 }
                 Action::Manifest(repository, digest) => {
-                    with_blobs.push((repository.clone(), digest.clone()));
-                    true
+                    images.push(((repository.clone(), digest.clone()), of.item));
+                    continue;
                 }
                 Action::Snapshot(chain) => {
                     snapshots.push((chain.clone(), of.item));
                     continue;
                 }
             };
-            if goes {
-                pruned.removed.push(of.item);
+            match gone {
+                Ok(true) => pruned.removed.push(of.item),
+                Ok(false) => {}
+                Err(e) => drop(failure.get_or_insert(e)),
             }
         }
-        for (repository, digest) in with_blobs {
-            let family = family_of(&*self.store, &repository, &digest).await?;
+        for ((repository, digest), _) in &images {
+            let family = family_of(&*self.store, repository, digest).await?;
             doomed.extend(family.into_iter().map(|digest| (repository.clone(), digest)));
         }
         let kept = base_roots(&self.bases().await?);
         doomed.retain(|manifest| !kept.0.contains(manifest));
-        let lost = self.remove_snapshots(snapshots, pruned).await?;
+        let lost = self.remove_snapshots(snapshots, pruned, aside).await?;
         let records = self.forget_lost(self.records().await?, &lost).await?;
         let named: HashSet<Digest> = records
             .iter()
             .filter(|entry| is_of_records(&entry.record.repository))
             .filter_map(|entry| describe::blob_of(&entry.record).map(|blob| blob.digest.clone()))
             .collect();
-        collect_names(&*self.store, closed, &Arc::new(doomed), Some(&Arc::new(named))).await?;
+        let gone = collect_names(&*self.store, closed, doomed, Some(&Arc::new(named)), i64::MAX).await?;
+        for (image, item) in images {
+            match gone.contains(&image) {
+                true => pruned.removed.push(item),
+                // A client of a server has stored it just now.
+                false => pruned.in_use += 1,
+            }
+        }
         if closed.oldest.is_none() {
             self.forget_notes(records).await?;
         }
-        Ok(aside.folder.into_iter().collect())
+        Ok(())
     }
 
-    /// Removes snapshots, and returns those that are gone. Those that another process may use stay.
+    /// Removes records that are unused. Returns whether all of them are gone.
+    async fn remove_records(&self, keys: &[Digest], closed: &Closed) -> Result<bool> {
+        let mut all = true;
+        for key in keys {
+            all &= self.cache.remove_unused(key, closed.oldest).await?;
+        }
+        Ok(all)
+    }
+
+    /// Takes snapshots away, and returns those that are gone. Those that another process may use stay.
     async fn remove_snapshots(
         &self,
         snapshots: Vec<(Digest, SpaceItem)>,
         pruned: &mut Pruned,
+        aside: &mut Aside,
     ) -> Result<HashSet<Digest>> {
         if snapshots.is_empty() {
             return Ok(HashSet::new());
         }
         let chains: Vec<Digest> = snapshots.iter().map(|(chain, _)| chain.clone()).collect();
-        let gone: HashSet<Digest> = match self.snapshotter.remove(&chains).await {
-            Err(e) if e.kind() == ErrorKind::Conflict => HashSet::new(),
-            other => other?.into_iter().collect(),
+        let (gone, folders) = match self.snapshotter.take_away(&chains).await {
+            Err(e) if e.kind() == ErrorKind::Conflict => (Vec::new(), Vec::new()),
+            other => other?,
         };
+        aside.extend(folders);
+        let gone: HashSet<Digest> = gone.into_iter().collect();
         for (chain, item) in snapshots {
             match gone.contains(&chain) {
                 true => pruned.removed.push(item),
@@ -286,79 +322,14 @@ impl Space {
     }
 }
 
-/// A folder that files and folders are moved to before they are removed.
-struct Aside<'a> {
-    root: &'a Path,
-    folder: Option<PathBuf>,
-    moved: u64,
-}
-
-impl<'a> Aside<'a> {
-    fn new(root: &'a Path) -> Self {
-        Self { root, folder: None, moved: 0 }
+/// Takes files and folders away, if the first is unused: the others belong to it.
+fn take_paths(aside: &mut Aside, paths: &[PathBuf], closed: &Closed) -> Result<bool> {
+    let Some((first, others)) = paths.split_first() else { return Ok(false) };
+    if !aside.take(first, |used| closed.is_unused(used))? {
+        return Ok(false);
     }
-
-    /// Moves something that is unused. Returns whether it did.
-    fn take(&mut self, path: &Path, is_unused: impl Fn(SystemTime) -> bool) -> Result<bool> {
-        let folder = match &self.folder {
-            Some(folder) => folder,
-            None => {
-                let scratch = self.root.join("scratch");
-                std::fs::create_dir_all(&scratch).at("cannot make the folder", &scratch)?;
-                let made = private_folder::temporary("removed-", Some(&scratch))?.keep();
-                self.folder.insert(made)
-            }
-        };
-        let aside = folder.join(self.moved.to_string());
-        self.moved += 1;
-        take_away(path, &aside, is_unused).at("cannot remove", path)
+    for path in others {
+        aside.take(path, |_| true)?;
     }
-}
-
-/// The file with the manifests that were removed by name while they could be in use.
-fn released_path(root: &Path) -> PathBuf {
-    root.join("uses/released")
-}
-
-/// Gives back the space of manifests whose names were removed: now, or when nothing runs any more that may use them.
-pub(crate) async fn release(root: &Path, store: &SharedStore, manifests: Manifests) -> Result<()> {
-    let path = root.to_owned();
-    let closed = blocking(move || Closed::close_blocking(&path)).await?;
-    if closed.oldest.is_some() {
-        let path = released_path(root);
-        let lines: String = manifests.iter().map(|(name, digest)| format!("{name} {digest}\n")).collect();
-        let file = std::fs::File::options().create(true).append(true).open(&path);
-        let written = file.and_then(|mut file| file.write_all(lines.as_bytes()));
-        return written.at("cannot note what was removed", &path);
-    }
-    collect_names(&**store, &closed, &Arc::new(manifests), None).await?;
-    drop(closed);
-    collect_bytes(&**store, false).await.map(drop)
-}
-
-/// Gives back the space of what was removed while it could be in use, if nothing runs any more.
-pub(super) async fn release_noted(root: &Path, store: &SharedStore) -> Result<()> {
-    let path = released_path(root);
-    if !path.exists() {
-        return Ok(());
-    }
-    let root = root.to_owned();
-    let closed = blocking(move || Closed::close_blocking(&root)).await?;
-    if closed.oldest.is_some() {
-        return Ok(());
-    }
-    let text = match std::fs::read_to_string(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        text => text.at("cannot read what was removed", &path)?,
-    };
-    // A line that a full disk cut short names nothing.
-    let parse = |line: &str| {
-        let (name, digest) = line.split_once(' ')?;
-        Some((RepositoryName::parse(name).ok()?, Digest::parse(digest).ok()?))
-    };
-    let manifests: Manifests = text.lines().filter_map(parse).collect();
-    collect_names(&**store, &closed, &Arc::new(manifests), None).await?;
-    std::fs::remove_file(&path).at("cannot remove the note of what was removed", &path)?;
-    drop(closed);
-    collect_bytes(&**store, false).await.map(drop)
+    Ok(true)
 }

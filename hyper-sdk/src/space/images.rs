@@ -1,9 +1,11 @@
 //! The images of a store: what each of them is made of.
 
+use super::cleanup::Manifests;
 use crate::reference::RepositoryName;
-use crate::store::{Page, RegistryStore, RegistryStoreExt as _};
+use crate::store::{CollectOptions, Page, RegistryStore, RegistryStoreExt as _, Removal, Roots};
 use crate::{Digest, ErrorKind, Result};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// An image of a repository: its manifest, with all that it references there.
 #[derive(Clone, Debug)]
@@ -61,6 +63,73 @@ pub(crate) async fn family_of(
         open.extend(referrers.into_iter().map(|referrer| referrer.digest));
     }
     Ok(family)
+}
+
+/// Leaves out what another image without a name has too: an index that lost its name stays whole until it goes itself.
+pub(super) async fn without_shared(store: &dyn RegistryStore, doomed: &mut Manifests) -> Result<()> {
+    let repositories: HashSet<RepositoryName> =
+        doomed.iter().map(|(repository, _)| repository.clone()).collect();
+    for (repository, digest) in untagged_of(store, &Arc::new(repositories)).await? {
+        if !doomed.contains(&(repository.clone(), digest.clone())) {
+            for member in family_of(store, &repository, &digest).await? {
+                doomed.remove(&(repository.clone(), member));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Everything is without a root that is in one of these repositories.
+#[derive(Debug)]
+struct Within(Arc<HashSet<RepositoryName>>);
+
+impl Roots for Within {
+    fn keeps_manifest(&self, repository: &RepositoryName, _: &Digest) -> bool {
+        !self.0.contains(repository)
+    }
+
+    fn keeps_blob(&self, _: &RepositoryName, _: &Digest) -> bool {
+        true
+    }
+}
+
+/// The manifests of repositories that no tag keeps.
+async fn untagged_of(
+    store: &dyn RegistryStore,
+    repositories: &Arc<HashSet<RepositoryName>>,
+) -> Result<Vec<(RepositoryName, Digest)>> {
+    if repositories.is_empty() {
+        return Ok(Vec::new());
+    }
+    unkept(store, Arc::new(Within(Arc::clone(repositories)))).await
+}
+
+/// The manifests that neither a tag nor these roots keep.
+pub(super) async fn unkept(
+    store: &dyn RegistryStore,
+    roots: Arc<dyn Roots>,
+) -> Result<Vec<(RepositoryName, Digest)>> {
+    let listed = Arc::new(Mutex::new(Vec::new()));
+    let to = Arc::clone(&listed);
+    let options = CollectOptions {
+        dry_run: true,
+        untagged_until: Some(i64::MAX),
+        bytes: false,
+        roots,
+        observer: Some(Arc::new(move |removal: &Removal| {
+            if let Removal::Manifest { repository, digest } = removal {
+                let mut listed = to.lock().unwrap_or_else(PoisonError::into_inner);
+                listed.push((repository.clone(), digest.clone()));
+            }
+        })),
+        ..CollectOptions::default()
+    };
+    match store.collect(options).await {
+        Err(e) if e.kind() == ErrorKind::Unsupported => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut listed = listed.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(std::mem::take(&mut *listed))
 }
 
 async fn find(

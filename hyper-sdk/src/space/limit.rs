@@ -4,8 +4,8 @@
 //! much of the disk was free then. While the disk has lost less than the cache may still grow, nothing is to be done. A
 //! small limit is looked at after every build.
 
-use super::cleanup::release_noted;
 use super::disk::disk;
+use super::release::release_noted;
 use super::{PruneOptions, Pruned, Space};
 use crate::clock::{Clock as _, SystemClock};
 use crate::dockerfile::parse_size;

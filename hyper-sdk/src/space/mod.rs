@@ -13,20 +13,22 @@
 //! - What a name, running work ([`crate::uses`]) or a client of a server uses is not removed.
 //! - A removal ends complete after a crash at any point: names go before bytes, and bytes without a name are found.
 
+mod aside;
 mod cleanup;
 mod describe;
 mod disk;
 mod images;
 mod limit;
 mod plan;
+mod release;
 mod survey;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use cleanup::release;
 pub(crate) use images::family_of;
 pub use limit::CacheLimit;
 pub use plan::{Filter, PruneOptions};
+pub(crate) use release::release;
 
 use crate::cache::SharedCache;
 use crate::snapshot::SharedSnapshotter;

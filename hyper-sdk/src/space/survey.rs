@@ -1,18 +1,19 @@
 //! Looks at a state folder: every item with its size, its last use and how it is removed.
 
+use super::aside::is_aside;
 use super::describe;
-use super::images::{Parts, parts_of, tagged};
+use super::images::{Parts, parts_of, tagged, unkept};
 use super::{KindUsage, Space, SpaceItem, SpaceKind, SpaceUsage};
 use crate::cache::CacheEntry;
 use crate::reference::RepositoryName;
 use crate::solve::blocking;
 use crate::source::records_in;
-use crate::store::{CollectOptions, Removal, Roots, base_repository, is_internal, local_reference};
+use crate::store::{Roots, base_repository, is_internal, local_reference};
 use crate::uses::{self, Closed};
 use crate::{Digest, ErrorKind, Reference, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How many records of the cache are read together.
@@ -141,6 +142,9 @@ impl Space {
         let records = blocking(move || Ok(records_in(&folder))).await?;
         let mut bases = Vec::new();
         for (record, name, digest) in records {
+            if record.file_name().is_some_and(|name| is_aside(&name.to_string_lossy())) {
+                continue;
+            }
             let Ok(repository) = Reference::parse(&name).and_then(|name| base_repository(&name)) else {
                 continue;
             };
@@ -248,27 +252,7 @@ impl Space {
 
     /// The images that nothing keeps. What one of them keeps belongs to it.
     async fn untagged(&self, bases: &[Base]) -> Result<Vec<Found>> {
-        let roots = base_roots(bases);
-        let listed = Arc::new(Mutex::new(Vec::new()));
-        let to = Arc::clone(&listed);
-        let options = CollectOptions {
-            dry_run: true,
-            untagged_until: Some(i64::MAX),
-            bytes: false,
-            roots: Arc::new(roots),
-            observer: Some(Arc::new(move |removal: &Removal| {
-                if let Removal::Manifest { repository, digest } = removal {
-                    let mut listed = to.lock().unwrap_or_else(PoisonError::into_inner);
-                    listed.push((repository.clone(), digest.clone()));
-                }
-            })),
-            ..CollectOptions::default()
-        };
-        match self.store.collect(options).await {
-            Err(e) if e.kind() == ErrorKind::Unsupported => return Ok(Vec::new()),
-            other => other?,
-        };
-        let listed = std::mem::take(&mut *listed.lock().unwrap_or_else(PoisonError::into_inner));
+        let listed = unkept(&*self.store, Arc::new(base_roots(bases))).await?;
         let mut found = Vec::new();
         let mut within: HashSet<(RepositoryName, Digest)> = HashSet::new();
         let mut all = Vec::new();
@@ -396,10 +380,11 @@ fn modified(path: &Path) -> SystemTime {
     std::fs::symlink_metadata(path).and_then(|meta| meta.modified()).unwrap_or(UNIX_EPOCH)
 }
 
-/// The entries of a folder of the state folder.
+/// The entries of a folder of the state folder, without those that were taken away.
 fn entries(root: &Path, name: &str) -> Vec<(PathBuf, String)> {
     let entries = std::fs::read_dir(root.join(name)).into_iter().flatten().flatten();
-    entries.map(|entry| (entry.path(), entry.file_name().to_string_lossy().into_owned())).collect()
+    let named = entries.map(|entry| (entry.path(), entry.file_name().to_string_lossy().into_owned()));
+    named.filter(|(_, name)| !is_aside(name)).collect()
 }
 
 /// The last use of a folder: that of its marker, else its own time.

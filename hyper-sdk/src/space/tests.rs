@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::cache::{CacheRecord, DiskCache};
-use crate::oci::{Descriptor, ImageManifest, Manifest};
+use crate::clock::Clock as _;
+use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
 use crate::reference::{RepositoryName, Tag};
 use crate::solve::LAYERS_REPOSITORY;
 use crate::store::blob::BlobBackend as _;
@@ -272,15 +273,18 @@ async fn folders_go_by_the_use_of_their_markers() {
     std::fs::create_dir_all(at("logs")).unwrap();
     std::fs::write(at("indexes").join(Digest::sha256("one").hex()), "index").unwrap();
     std::fs::write(at("logs/build-1.log"), "log").unwrap();
-    moment().await;
-    let before = std::time::SystemTime::now();
-    moment().await;
+    // The folders are from yesterday, and one was used since.
+    let yesterday = std::time::SystemTime::now() - Duration::from_secs(24 * 60 * 60);
+    for folder in ["mounts/old", "mounts/new"] {
+        std::fs::File::open(at(folder)).unwrap().set_modified(yesterday).unwrap();
+    }
     crate::uses::mark(&at("mounts/new"));
-    let seconds = before.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let seconds = yesterday.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
     let usage = state.space.usage().await.unwrap();
     let used =
         |id: &str, kind| usage.items.iter().find(|i| i.id == id && i.kind == kind).unwrap().used.unwrap();
-    assert!(used("new", SpaceKind::CacheMount) >= seconds.as_secs() as i64);
+    assert_eq!(used("old", SpaceKind::CacheMount), seconds);
+    assert!(used("new", SpaceKind::CacheMount) > seconds + 60 * 60);
     let total: u64 = usage.items.iter().map(|item| item.size).sum();
     assert_eq!(total, usage.total);
     let work = state.work();
@@ -294,7 +298,89 @@ async fn folders_go_by_the_use_of_their_markers() {
     assert!(!at("sources/web/old").exists() && !at("sources/checkouts/old").exists());
     assert!(at("sources/git/home").exists() && at("logs/build-1.log").exists());
     assert_eq!(std::fs::read_dir(at("indexes")).unwrap().count(), 0);
-    assert_eq!(std::fs::read_dir(at("scratch")).unwrap().count(), 0, "nothing is left aside");
+    assert_eq!(std::fs::read_dir(at("mounts")).unwrap().count(), 0, "nothing is left aside");
     state.space.prune(&PruneOptions { all: true, ..PruneOptions::default() }).await.unwrap();
     assert!(!at("logs/build-1.log").exists());
+}
+
+/// A clean-up that was killed leaves what it had taken away.
+#[tokio::test]
+async fn what_an_interrupted_clean_up_left_goes_with_the_next_and_is_no_item() {
+    let state = State::new();
+    let at = |text: &str| state.space.root.join(text);
+    let left = ["mounts/.removed-1-0-5/a", "sources/git/.removed-1-1-5/a", "scratch/removed-x/0"];
+    for left in left {
+        std::fs::create_dir_all(at(left)).unwrap();
+    }
+    for left in ["indexes", "sources/images", "logs"] {
+        std::fs::create_dir_all(at(left)).unwrap();
+        std::fs::write(at(left).join(".removed-1-2-5"), "x").unwrap();
+    }
+    let usage = state.space.usage().await.unwrap();
+    assert!(usage.items.iter().all(|item| !item.prunable), "{:?}", usage.items);
+    assert!(state.prune().await.removed.is_empty());
+    for folder in ["mounts", "sources/git", "scratch", "indexes", "sources/images", "logs"] {
+        assert_eq!(std::fs::read_dir(at(folder)).unwrap().count(), 0, "{folder}");
+    }
+}
+
+/// Two indexes have one entry, and only one of them loses its name by removal.
+#[tokio::test]
+async fn an_index_without_a_name_stays_whole_when_another_with_its_entries_is_removed() {
+    let state = State::new();
+    let at = name("docker.io/library/app");
+    state.upload("one").await;
+    let entry = state.image(at.as_str(), "one", &[]).await;
+    let put = async |note: &str| {
+        let manifest = state.blobs.get_manifest(&at, &entry.clone().into()).await.unwrap();
+        let mut index = ImageIndex::new(vec![manifest.descriptor()]);
+        index.annotations.insert("note".to_owned(), note.to_owned());
+        let index = Manifest::sniff(serde_json::to_vec(&index).unwrap()).unwrap();
+        let put = PutManifest::new(index, [Tag::parse("1").unwrap()]);
+        state.blobs.put_manifest(&at, put).await.unwrap().digest
+    };
+    let first = put("first").await;
+    let second = put("second").await;
+    let family = family_of(&state.blobs, &at, &second).await.unwrap();
+    state.blobs.delete_manifest(&at, &Tag::parse("1").unwrap().into()).await.unwrap();
+    let family = family.into_iter().map(|digest| (at.clone(), digest)).collect();
+    release(&state.space.root, &state.space.store, family).await.unwrap();
+    let has = async |digest: &Digest| state.blobs.get_manifest(&at, &digest.clone().into()).await.is_ok();
+    assert!(!has(&second).await && has(&first).await);
+    assert!(has(&entry).await, "the first index has it too");
+    assert_eq!(state.blobs.read_blob(&at, &Digest::sha256("one"), 9).await.unwrap(), "one");
+    state.prune().await;
+    assert!(!has(&first).await && !has(&entry).await);
+    assert_eq!(state.stored().await, 0);
+}
+
+#[tokio::test]
+async fn what_came_back_after_its_name_was_removed_stays() {
+    let state = State::new();
+    let at = "docker.io/library/app";
+    state.upload("one").await;
+    let digest = state.image(at, "one", &[]).await;
+    let note = state.space.root.join("uses/released");
+    std::fs::create_dir_all(note.parent().unwrap()).unwrap();
+    // The second line was cut short.
+    for (time, stays) in [(1000, true), (crate::clock::SystemClock.now() + 60, false)] {
+        std::fs::write(&note, format!("{at} {digest} {time}\n{at} {digest} 9999999999")).unwrap();
+        state.space.keep_to(CacheLimit::Off).await.unwrap();
+        let found = state.blobs.get_manifest(&name(at), &digest.clone().into()).await;
+        assert_eq!((found.is_ok(), note.exists()), (stays, false), "{time}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_a_client_of_a_server_stored_just_now_is_not_told_to_be_removed() {
+    let state = State::new();
+    state.upload("one").await;
+    let at = name("docker.io/library/app");
+    let digest = state.image(at.as_str(), "one", &[]).await;
+    let server = Use::begin_blocking(&state.space.root, UseKind::Server).unwrap();
+    let pruned = state.prune().await;
+    assert!(state.blobs.get_manifest(&at, &digest.into()).await.is_ok());
+    assert_eq!((pruned.removed.len(), pruned.in_use), (0, 1), "{pruned:?}");
+    drop(server);
+    assert_eq!(state.prune().await.removed.len(), 1);
 }
