@@ -330,11 +330,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("file");
         std::fs::write(&path, "x").unwrap();
-        let over = std::sync::atomic::AtomicBool::new(false);
+        // It is over when the user is, whether that has failed or not.
+        let (user, over) = std::sync::mpsc::channel::<()>();
         std::thread::scope(|scope| {
-            scope.spawn(|| {
+            let user = user;
+            let (over, path, root) = (over, &path, &root);
+            scope.spawn(move || {
                 for n in 0.. {
-                    if over.load(std::sync::atomic::Ordering::Relaxed) {
+                    if matches!(over.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected)) {
                         return;
                     }
                     let closed = Closed::close_blocking(root.path()).unwrap();
@@ -353,7 +356,7 @@ mod tests {
                     assert!(path.exists(), "what is in use was removed");
                 }
             }
-            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            drop(user);
         });
     }
 }
