@@ -4,7 +4,7 @@
 
 use super::aside::Aside;
 use super::describe;
-use super::images::{family_of, without_shared};
+use super::images::{Manifests, family_of, without_shared};
 use super::plan::{PruneOptions, Situation, choose};
 use super::survey::{Action, Found, base_roots};
 use super::{Pruned, Space, SpaceItem, SpaceKind};
@@ -22,9 +22,6 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Manifests of repositories.
-pub(crate) type Manifests = HashSet<(RepositoryName, Digest)>;
 
 /// What keeps content during a clean-up.
 #[derive(Debug)]

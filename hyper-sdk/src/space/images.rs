@@ -1,11 +1,13 @@
 //! The images of a store: what each of them is made of.
 
-use super::cleanup::Manifests;
 use crate::reference::RepositoryName;
 use crate::store::{CollectOptions, Page, RegistryStore, RegistryStoreExt as _, Removal, Roots};
 use crate::{Digest, ErrorKind, Result};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Manifests of repositories.
+pub(crate) type Manifests = HashSet<(RepositoryName, Digest)>;
 
 /// An image of a repository: its manifest, with all that it references there.
 #[derive(Clone, Debug)]

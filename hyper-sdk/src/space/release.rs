@@ -3,7 +3,8 @@
 //! A name that is removed beside running work is noted in `uses/released`, a line for each manifest with the time. What
 //! was stored again after that time is not what was removed.
 
-use super::cleanup::{Manifests, collect_bytes, collect_names};
+use super::cleanup::{collect_bytes, collect_names};
+use super::images::Manifests;
 use crate::clock::{Clock as _, SystemClock};
 use crate::reference::RepositoryName;
 use crate::solve::blocking;
