@@ -61,7 +61,11 @@ pub(crate) fn remove_all(
     remove: impl Fn(&Path) -> crate::Result<()>,
 ) -> crate::Result<()> {
     // Each is tried, and the first failure is the result.
-    paths.iter().map(|path| remove(path)).fold(Ok(()), |first, next| first.and(next))
+    let mut result = Ok(());
+    for path in paths {
+        result = result.and(remove(path));
+    }
+    result
 }
 
 /// [`remove_tree`] for a name in an open folder.
