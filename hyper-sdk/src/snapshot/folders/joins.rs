@@ -69,7 +69,7 @@ impl Folders {
     }
 
     /// Turns a claimed folder into a join of the pieces from the topmost snapshot `top` to the chain `below`. Returns the
-    /// folder if there is one of this level already.
+    /// folder if there is one of this level already. The record of one that is damaged or has no files is replaced.
     pub(in super::super) fn commit_join(
         &self,
         claim: Claim,
@@ -83,20 +83,21 @@ impl Folders {
         let (fresh, path) = (folder.join("record"), self.join_path(top, level));
         std::fs::write(&fresh, checked(&join))
             .map_err(|e| Error::io("cannot write the record of a join", &fresh, e))?;
-        match std::fs::hard_link(&fresh, &path) {
-            Ok(()) => {
-                locked(&self.joins).insert(top.clone(), join);
-                Ok(None)
+        let link = || std::fs::hard_link(&fresh, &path);
+        let mut linked = link();
+        if linked.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::AlreadyExists) {
+            let other = std::fs::read(&path).ok().and_then(|bytes| unchecked::<Join>(&bytes));
+            if let Some(other) = other.filter(|other| self.files(other.id).is_dir()) {
+                locked(&self.joins).insert(top.clone(), Join { level, ..other });
+                return self.set_aside(&folder, Some(claim.lock)).map(Some);
             }
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                let other = std::fs::read(&path).ok().and_then(|bytes| unchecked::<Join>(&bytes));
-                if let Some(other) = other.filter(|other| self.files(other.id).is_dir()) {
-                    locked(&self.joins).insert(top.clone(), Join { level, ..other });
-                }
-                self.set_aside(&folder, Some(claim.lock)).map(Some)
-            }
-            Err(e) => Err(Error::io("cannot write the record of a join", path, e)),
+            // It is damaged, or its files are gone. Records are added complete, so nobody is writing it.
+            let _ = std::fs::remove_file(&path);
+            linked = link();
         }
+        linked.map_err(|e| Error::io("cannot write the record of a join", path, e))?;
+        locked(&self.joins).insert(top.clone(), join);
+        Ok(None)
     }
 
     /// Reads the records of joins. Those without files, of a snapshot that does not exist, and those that a power cut may

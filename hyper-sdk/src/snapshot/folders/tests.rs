@@ -192,3 +192,40 @@ fn removals_need_exclusive_access() {
     drop(second);
     first.exclusively(|| Ok(())).unwrap();
 }
+
+#[test]
+fn a_join_replaces_a_record_that_is_damaged_or_has_no_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let (folders, _) = Folders::open(folder.path()).unwrap();
+    let top = chain("top");
+    let claim = folders.claim().unwrap();
+    folders.commit(claim, None, &top, None).unwrap();
+    let join = |folders: &Folders| {
+        let claim = folders.claim().unwrap();
+        let files = folders.files(claim.id);
+        (folders.commit_join(claim, &top, None, 1).unwrap(), files)
+    };
+    let shown = |folders: &Folders| {
+        let pieces = folders.pieces(Some(&top)).unwrap();
+        (pieces[0].level, pieces[0].files.clone())
+    };
+    // That of another process is used.
+    let (spare, first) = join(&folders);
+    assert!(spare.is_none() && shown(&folders) == (1, first.clone()));
+    locked(&folders.joins).clear();
+    assert!(join(&folders).0.is_some());
+    assert_eq!(shown(&folders), (1, first.clone()));
+    // Its files are gone.
+    std::fs::remove_dir_all(first.parent().unwrap()).unwrap();
+    locked(&folders.joins).clear();
+    let (spare, second) = join(&folders);
+    assert!(spare.is_none() && second != first && second.is_dir());
+    assert_eq!(shown(&folders), (1, second));
+    // It is cut short.
+    let record = std::fs::read_dir(folders.root.join("joins")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(record, "x").unwrap();
+    locked(&folders.joins).clear();
+    let (spare, third) = join(&folders);
+    assert!(spare.is_none());
+    assert_eq!(shown(&folders), (1, third));
+}

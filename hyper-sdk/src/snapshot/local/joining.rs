@@ -59,8 +59,9 @@ impl LocalSnapshotter {
         let (run, rest) = pieces.split_at(count);
         let (Some(top), Some(lowest)) = (run.first(), run.last()) else { return Ok(None) };
         let files = |pieces: &[Piece]| pieces.iter().map(|piece| piece.files.clone()).collect();
-        let claim = self.0.folders.claim()?;
-        let target = claim.folder.join("fs");
+        // What is not committed is removed, also when the future is dropped.
+        let mut active = self.empty_active(None)?;
+        let target = active.folder.join("fs");
         let request = Request::Join { run: files(run), rest: files(rest), target, limit };
         let made = match self.0.sandbox.call(request).await {
             Ok(Reply::Joined(large)) => Ok(large),
@@ -68,11 +69,13 @@ impl LocalSnapshotter {
             Err(e) => Err(e),
         };
         if !matches!(made, Ok(None)) {
-            self.0.remove_later(self.0.folders.give_up(claim)?);
             return made;
         }
         // An overlay needs it, a join does not.
-        std::fs::remove_dir(claim.folder.join("work")).ok();
+        std::fs::remove_dir(active.folder.join("work")).ok();
+        let Some(claim) = active.claim.take() else {
+            return Err(Error::internal("a join was committed twice"));
+        };
         if let Some(spare) = self.0.folders.commit_join(claim, &top.top, lowest.below.as_ref(), level)? {
             self.0.remove_later(spare);
         }
