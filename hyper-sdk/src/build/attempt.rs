@@ -155,8 +155,9 @@ impl LocalBuilder {
         };
         let exported = outputs.run(&result).boxed().await;
         // What nothing has unpacked is worth keeping even when an output failed.
-        solver.context().settle().await?;
+        let settled = solver.context().settle().await;
         let Exported { image, names } = exported?;
+        settled?;
         if let Some((image, _)) = &image {
             let name = names.first().map(|name| Reference::parse(name).map(|name| name.familiar()));
             progress.send(Event::Result {

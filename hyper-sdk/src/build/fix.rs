@@ -4,6 +4,7 @@ use super::{BuildRequest, Checked, LocalBuilder};
 use crate::progress::Progress;
 use crate::small_file::{self, Kinds};
 use crate::solve::blocking;
+use crate::uses::{Use, UseKind};
 use crate::{Error, ErrorKind, Result};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -86,6 +87,8 @@ impl LocalBuilder {
     /// Those of [`LocalBuilder::check`].
     pub async fn fix(&self, request: BuildRequest, progress: &Progress) -> Result<Fixed> {
         let file = request.dockerfile_path.clone();
+        // The context stays in use between the checks.
+        let _use = Use::begin(&self.options.root, UseKind::Work).await?;
         let (mut request, _fetched) = self.fetch_context(request, progress).await?;
         let before = self.check(request.clone(), progress).await?;
         let original = request.dockerfile.clone().unwrap_or_default();

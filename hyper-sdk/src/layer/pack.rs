@@ -10,6 +10,7 @@ use super::writer::LayerWriter;
 use crate::{Error, ErrorKind, Result};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -39,12 +40,27 @@ pub(crate) fn pack<W: Write>(index: &LayerIndex, top: &Path, writer: &mut LayerW
 fn open(top: &OwnedFd, entry: &Entry) -> Result<File> {
     // A pipe that was put in the place of a file does not block.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-    let file = files::open_below(top.as_fd(), entry.path.as_bytes(), flags)
-        .map_err(|e| changed(entry).with_source(std::io::Error::from(e)))?;
-    let stat = rustix::fs::fstat(&file).map_err(|e| changed(entry).with_source(std::io::Error::from(e)))?;
+    let file = files::open_below(top.as_fd(), entry.path.as_bytes(), flags).map_err(|e| failed(entry, e))?;
+    let stat = rustix::fs::fstat(&file).map_err(|e| failed(entry, e))?;
     match files::type_of(&stat) {
         FileType::RegularFile => Ok(File::from(file)),
         _ => Err(changed(entry)),
+    }
+}
+
+/// The error of a file that cannot be opened.
+fn failed(entry: &Entry, e: Errno) -> Error {
+    match e {
+        // Nothing is at its path, or something else than a file, or its mode has changed.
+        Errno::NOENT
+        | Errno::NOTDIR
+        | Errno::LOOP
+        | Errno::XDEV
+        | Errno::NXIO
+        | Errno::NODEV
+        | Errno::ACCESS => changed(entry).with_source(std::io::Error::from(e)),
+        // It says nothing about the file: too many open files, a lack of memory, an error of the disk.
+        _ => Error::io("cannot read a file of an unpacked layer", entry.path.to_string(), e.into()),
     }
 }
 
@@ -119,5 +135,16 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, &file, FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
         is_refused();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_now_is_not_one_that_changed() {
+        let entry = Entry::file(LayerPath::new("d/f").unwrap(), 4, 0o640);
+        for e in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO, Errno::AGAIN] {
+            let error = failed(&entry, e);
+            assert!(!matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound), "{error:?}");
+            assert!(format!("{error:?}").contains("d/f"), "{error:?}");
+        }
+        assert_eq!(failed(&entry, Errno::NOENT).kind(), ErrorKind::Corrupt);
     }
 }
