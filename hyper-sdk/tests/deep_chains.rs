@@ -1,7 +1,6 @@
 //! Chains of more layers than a kernel mounts, and layers that are unpacked several at once.
 
 use crate::snapshots::{Fixture, chain, read_all};
-use futures::FutureExt as _;
 use hyper_sdk::layer::{Entry, EntryKind, LayerPath, LayerReader, LayerWriter};
 use hyper_sdk::snapshot::{
     ExportOptions, LayerToUnpack, LocalSnapshotter, Snapshotter, Style, UnpackOptions,
@@ -201,27 +200,6 @@ async fn a_damaged_layer_among_several_leaves_only_what_is_below_it() {
         assert_eq!(exists, number < 4, "layer {number}");
     }
     assert!(ended.lock().unwrap().contains(&(4, false)), "{ended:?}");
-    nothing_is_left(&fixture).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_join_that_is_cancelled_leaves_nothing() {
-    let Some(fixture) = Fixture::new().await else { return };
-    let snapshots = fixture.with_base(Style::Overlay).await;
-    let mut tree = Tree::new();
-    let layers = (1..=20).map(|number| to_unpack(number - 1, layer(number, &mut tree))).collect();
-    snapshots.apply_all(layers).await.unwrap();
-    nothing_is_left(&fixture).await;
-    let top = chain("layer 20");
-    // It waits for the helper when it is dropped.
-    assert!(snapshots.view(Some(&top)).now_or_never().is_none());
-    nothing_is_left(&fixture).await;
-    let at_20 = |tree: &Tree| tree.get("last").cloned();
-    assert_eq!(at_20(&shown(&snapshots, &top).await), at_20(&tree));
-}
-
-/// Waits until no folder is left of work that has ended.
-async fn nothing_is_left(fixture: &Fixture) {
     let left = || -> usize {
         ["active", "removed"]
             .map(|name| std::fs::read_dir(fixture.root().join(name)).unwrap().count())

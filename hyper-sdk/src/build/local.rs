@@ -20,19 +20,23 @@ use crate::source::{ClientFactory, ImageSource, RemoteOptions, RemoteSources, So
 use crate::space::{PruneOptions, Pruned, Space, SpaceUsage};
 use crate::store::SharedStore;
 use crate::store::damage::Damage;
-use crate::uses::{Use, UseKind};
-use crate::{Error, Result, ResultExt, private_folder};
+use crate::uses::{Closed, Use, UseKind};
+use crate::{Digest, Error, Result, ResultExt, private_folder};
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a build starts again after it read a damaged blob of the store. Each attempt finds every damaged blob that it
 /// reads.
 const REPAIRS: usize = 8;
+
+/// How long a build waits for other work before it removes a damaged snapshot, and how often it looks.
+const LOST_WAIT: Duration = Duration::from_secs(60);
+const LOST_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often a running build looks whether the cache has come to its limit.
 const LIMIT_PAUSE: Duration = Duration::from_secs(30);
@@ -209,6 +213,7 @@ impl LocalBuilder {
     /// # Errors
     /// Those of fetching the context, the errors of the file, and [`crate::ErrorKind::NotFound`] for an unknown target.
     pub async fn outline(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Outline> {
+        let _use = Use::begin(&self.options.root, UseKind::Work).await?;
         let (request, main, _) = self.load_context(request, progress).await?;
         self.expect_dockerfile(&request, &main)?;
         let options = self.frontend_options(&request);
@@ -222,6 +227,7 @@ impl LocalBuilder {
     /// # Errors
     /// Those of fetching the context, and the errors of the file.
     pub async fn targets(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Targets> {
+        let _use = Use::begin(&self.options.root, UseKind::Work).await?;
         let (request, main, _) = self.load_context(request, progress).await?;
         self.expect_dockerfile(&request, &main)?;
         let options = self.frontend_options(&request);
@@ -349,8 +355,8 @@ impl LocalBuilder {
     ) -> Result<BuildOutput> {
         request.check_outputs()?;
         emptied_folders::check(&request, &self.options.root)?;
-        let using = Use::begin(&self.options.root, UseKind::Work).await?;
-        let output = self.keeping_to_limit(self.repeat_in_use(request, given, progress)).await;
+        let mut using = Some(Use::begin(&self.options.root, UseKind::Work).await?);
+        let output = self.keeping_to_limit(self.repeat_in_use(request, given, &mut using, progress)).await;
         drop(using);
         self.keep_to_limit().await;
         output
@@ -360,6 +366,7 @@ impl LocalBuilder {
         &self,
         request: BuildRequest,
         given: Option<&Lowered>,
+        using: &mut Option<Use>,
         progress: &Progress,
     ) -> Result<BuildOutput> {
         let (outputs, home) = (request.outputs.clone(), self.options.home.clone());
@@ -371,22 +378,59 @@ impl LocalBuilder {
         let progress = &progress.each_warning_once();
         for _ in 0..REPAIRS {
             let error = match self.attempt(request.clone(), given, &damage, progress).await {
-                Err(e) if e.kind() != crate::ErrorKind::CommandFailed => e,
+                // A command can fail because of a damaged snapshot.
+                Err(e) if e.kind() != crate::ErrorKind::CommandFailed || damage.has_lost() => e,
                 done => return done,
             };
             let removed = damage.remove(&*self.options.store, &error).await;
             let lost = damage.take_lost();
-            let Some(digest) = removed.first().or(lost.first()) else { return Err(error) };
-            if request.outputs.iter().any(is_stream) {
-                return Err(crate::store::damage::damaged(digest).with_source(error));
-            }
-            damage.warn(progress, digest);
+            let Some(digest) = removed.first().or(lost.first()).cloned() else { return Err(error) };
             if !lost.is_empty() {
-                // What cannot be removed now is not used by this build.
-                remove_lost(&*self.engine(request.isolation).await?.snapshotter, lost).await.ok();
+                // Nothing of this build is in use between two attempts.
+                *using = None;
+                self.remove_lost(request.isolation, lost, progress).await?;
+                *using = Some(Use::begin(&self.options.root, UseKind::Work).await?);
             }
+            if request.outputs.iter().any(is_stream) {
+                return Err(crate::store::damage::damaged(&digest).with_source(error));
+            }
+            damage.warn(progress, &digest);
         }
         self.attempt(request, given, &damage, progress).await
+    }
+
+    /// Removes damaged snapshots while nobody else works in the state folder. Waits for others, but not for ever.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Conflict`] when others still work there, and those of [`remove_lost`].
+    async fn remove_lost(&self, isolation: Isolation, lost: Vec<Digest>, progress: &Progress) -> Result<()> {
+        let snapshotter = &self.engine(isolation).await?.snapshotter;
+        if !snapshotter.list().await?.iter().any(|info| lost.contains(&info.chain)) {
+            // Somebody else removed them.
+            return Ok(());
+        }
+        let began = Instant::now();
+        let mut task = None;
+        loop {
+            let root = self.options.root.clone();
+            let closed = blocking(move || Closed::close_blocking(&root)).await?;
+            if closed.oldest.is_none() {
+                return remove_lost(&**snapshotter, lost).await;
+            }
+            drop(closed);
+            if began.elapsed() > LOST_WAIT {
+                return Err(Error::new(
+                    crate::ErrorKind::Conflict,
+                    "the snapshot of a layer is not as it was written, and it cannot be removed while other work \
+                     uses the state folder: build again when that has ended",
+                )
+                .with_context("folder", self.options.root.display()));
+            }
+            task.get_or_insert_with(|| {
+                progress.start("wait for other work before a damaged snapshot is removed", None)
+            });
+            tokio::time::sleep(LOST_PAUSE).await;
+        }
     }
 
     /// Waits for a build, and looks at the limit of the cache now and then.

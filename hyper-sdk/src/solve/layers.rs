@@ -9,6 +9,7 @@ use crate::layer::{EntryTimes, LayerIndex, LayerWriter, TreeIndex, VerifiedLayer
 use crate::oci::Descriptor;
 use crate::reference::RepositoryName;
 use crate::snapshot::{LayerToUnpack, TarStream, UnpackOptions};
+use crate::store::damage::LOST_SNAPSHOT;
 use crate::store::{RegistryStoreExt as _, UploadOptions};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _, media_type};
 use bytes::Bytes;
@@ -285,7 +286,14 @@ impl SolveContext {
     }
 
     /// Unpacks a chain with the true times of its files, and returns the name of its snapshot.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when the build has found a snapshot that is not as it was written: this one may stand on it or
+    /// share its files.
     pub(crate) async fn unpack(&self, chain: &Chain) -> Result<Option<Digest>> {
+        if self.damage.has_lost() {
+            return Err(Error::new(ErrorKind::Corrupt, LOST_SNAPSHOT));
+        }
         let (mut missing, mut below) = (Vec::new(), None);
         for link in chain.down() {
             if self.snapshotter.has(link.snapshot()).await? {

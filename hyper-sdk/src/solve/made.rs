@@ -16,7 +16,7 @@ use crate::layer::ReadAhead;
 use crate::oci::Descriptor;
 use crate::snapshot::{SnapshotInfo, Snapshotter, TarStream};
 use crate::store::RegistryStoreExt as _;
-use crate::store::damage::Damage;
+use crate::store::damage::{Damage, LOST_SNAPSHOT};
 use crate::{Digest, Error, ErrorKind, Result};
 use std::collections::HashSet;
 use std::io::{self, Read};
@@ -79,6 +79,10 @@ impl SolveContext {
     }
 
     async fn write_record(&self, made: &MadeLayer) -> Result<()> {
+        if self.damage.has_lost() {
+            // The step may have read a damaged snapshot, so its result is not kept.
+            return Ok(());
+        }
         let record = made.record();
         for key in &made.keys {
             self.cache.put(key, &record).await?;
@@ -109,7 +113,7 @@ impl SolveContext {
         let (diff_id, damage) = (made.diff_id.clone(), self.damage.clone());
         if let Some(name) = record.snapshot.filter(|name| !damage.is_lost(name)) {
             let packed = self.snapshotter.pack(&name, &self.index_path(&diff_id)).await;
-            let tar = packed.inspect_err(|_| damage.lose(&name))?;
+            let tar = packed.inspect_err(|e| lose_if_damaged(&damage, &name, e))?;
             let tar = PackedTar { tar, hasher: Some(Hasher::sha256()), diff_id, name, damage };
             return blocking(move || Ok(Box::new(ReadAhead::new(tar)?) as _)).await;
         }
@@ -144,7 +148,7 @@ impl SolveContext {
 /// Removes snapshots that are not as they were written, those that share their files, and those that stand on them.
 ///
 /// # Errors
-/// Those of the snapshotter: [`ErrorKind::Conflict`] while another process uses snapshots.
+/// Those of the snapshotter; [`ErrorKind::Conflict`] when one of them stays.
 pub(crate) async fn remove_lost(snapshotter: &dyn Snapshotter, lost: Vec<Digest>) -> Result<()> {
     let list = snapshotter.list().await?;
     let mut gone: HashSet<Digest> = lost.into_iter().collect();
@@ -162,7 +166,22 @@ pub(crate) async fn remove_lost(snapshotter: &dyn Snapshotter, lost: Vec<Digest>
         }
     }
     let gone: Vec<Digest> = gone.into_iter().collect();
-    snapshotter.remove(&gone).await.map(drop)
+    snapshotter.remove(&gone).await?;
+    match snapshotter.list().await?.into_iter().find(|info| gone.contains(&info.chain)) {
+        Some(info) => {
+            let message = "a damaged snapshot could not be removed: build again";
+            Err(Error::new(ErrorKind::Conflict, message).with_context("snapshot", &info.chain))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Notes that a snapshot is lost when an error says that its files are missing or others. Any other error, such as the end
+/// of the helper or a lack of memory, says nothing about the files.
+fn lose_if_damaged(damage: &Damage, name: &Digest, error: &Error) {
+    if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) {
+        damage.lose(name);
+    }
 }
 
 /// A tar that a snapshotter packs. It ends with an error when it is not the layer.
@@ -184,7 +203,9 @@ impl Read for PackedTar {
             Ok(count) => count,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
             Err(e) => {
-                self.damage.lose(&self.name);
+                if let Some(cause) = e.get_ref().and_then(|cause| cause.downcast_ref()) {
+                    lose_if_damaged(&self.damage, &self.name, cause);
+                }
                 return Err(e);
             }
         };
@@ -193,12 +214,53 @@ impl Read for PackedTar {
             hasher => {
                 if hasher.take().is_some_and(|hasher| hasher.finish() != self.diff_id) {
                     self.damage.lose(&self.name);
-                    let message = "the snapshot of a layer is not as it was written: build again";
-                    let error = Error::new(ErrorKind::Corrupt, message).with_context("layer", &self.diff_id);
+                    let error =
+                        Error::new(ErrorKind::Corrupt, LOST_SNAPSHOT).with_context("layer", &self.diff_id);
                     return Err(io::Error::other(error));
                 }
             }
         }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stream that ends with an error, if it has one.
+    struct Ends(Option<io::Error>);
+
+    impl Read for Ends {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            self.0.take().map_or(Ok(0), Err)
+        }
+    }
+
+    /// Whether the snapshot counts as lost after a read.
+    fn is_lost(end: Option<io::Error>, diff_id: Digest) -> bool {
+        let (name, damage) = (Digest::sha256("snapshot"), Damage::default());
+        let hasher = Some(Hasher::sha256());
+        let tar = Box::new(Ends(end));
+        let mut tar = PackedTar { tar, hasher, diff_id, name: name.clone(), damage: damage.clone() };
+        tar.read_to_end(&mut Vec::new()).ok();
+        assert_eq!(damage.is_lost(&name), damage.has_lost());
+        damage.take_lost() == [name]
+    }
+
+    #[test]
+    fn only_a_damaged_snapshot_is_lost_not_one_that_could_not_be_read() {
+        let (other, empty) = (Digest::sha256("other"), Digest::sha256(""));
+        let ours = |kind| Some(io::Error::other(Error::new(kind, "x")));
+        assert!(is_lost(ours(ErrorKind::Corrupt), empty.clone()));
+        assert!(is_lost(None, other), "it has another digest");
+        assert!(!is_lost(None, empty.clone()));
+        for kind in [ErrorKind::Io, ErrorKind::StorageFull, ErrorKind::Internal, ErrorKind::Unavailable] {
+            assert!(!is_lost(ours(kind), empty.clone()), "{kind:?}");
+        }
+        // Too many open files; the end of the helper.
+        for e in [io::Error::from_raw_os_error(24), io::ErrorKind::UnexpectedEof.into()] {
+            assert!(!is_lost(Some(e), empty.clone()));
+        }
     }
 }

@@ -310,11 +310,17 @@ impl SolveContext {
         for key in &keys.digests {
             let Some(record) = self.cache.get(key).await? else { continue };
             if !self.is_left(&record).await? {
-                let named = record.layer.as_ref().map_or(&record.diff_id, |blob| &blob.digest);
-                if record.times.as_ref().is_none_or(|times| self.has_times(times)) {
-                    self.damage.warn(&self.progress, named);
+                let has_times = record.times.as_ref().is_none_or(|times| self.has_times(times));
+                if let Some(blob) = &record.layer
+                    && has_times
+                {
+                    self.damage.warn(&self.progress, &blob.digest);
                 }
-                self.cache.remove(key).await?;
+                // A snapshot that is not known here may be one of another kind of isolation, which the record serves. The
+                // step replaces the record when it has run.
+                if !has_times || record.snapshot.is_none() {
+                    self.cache.remove(key).await?;
+                }
                 continue;
             }
             for other in keys.digests.iter().filter(|other| *other != key) {

@@ -12,6 +12,9 @@ use std::error::Error as _;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// The message about a snapshot that is not as it was written.
+pub(crate) const LOST_SNAPSHOT: &str = "the snapshot of a layer is not as it was written: build again";
+
 /// The damage that the readers of one operation have found. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Damage(Arc<Mutex<State>>);
@@ -21,7 +24,6 @@ struct State {
     suspects: BTreeSet<Digest>,
     /// The snapshots that are not as they were written.
     lost: BTreeSet<Digest>,
-    newly_lost: Vec<Digest>,
     warned: bool,
 }
 
@@ -37,10 +39,7 @@ impl Damage {
 
     /// Records that a snapshot is not as it was written.
     pub(crate) fn lose(&self, snapshot: &Digest) {
-        let mut state = self.state();
-        if state.lost.insert(snapshot.clone()) {
-            state.newly_lost.push(snapshot.clone());
-        }
+        self.state().lost.insert(snapshot.clone());
     }
 
     /// Whether [`Damage::lose`] was called for a snapshot.
@@ -48,9 +47,14 @@ impl Damage {
         self.state().lost.contains(snapshot)
     }
 
-    /// The snapshots that were lost since the last call.
+    /// Whether [`Damage::lose`] was called for any snapshot.
+    pub(crate) fn has_lost(&self) -> bool {
+        !self.state().lost.is_empty()
+    }
+
+    /// The lost snapshots, which the caller removes: those that are made in their place are not lost.
     pub(crate) fn take_lost(&self) -> Vec<Digest> {
-        std::mem::take(&mut self.state().newly_lost)
+        std::mem::take(&mut self.state().lost).into_iter().collect()
     }
 
     /// Warns about damage, once for each operation.
