@@ -1,6 +1,6 @@
 //! The blobs of layers: made when an output needs them, the same whenever they are made, and never for nothing.
 
-use crate::support::{Built, Place, at_once, busybox, skip, told};
+use crate::support::{Built, Place, at_once, busybox, is_root, skip, told};
 use hyper_sdk::Digest;
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -166,7 +166,49 @@ fn a_snapshot_that_is_gone_or_changed_is_made_again() {
     place.built(STAGES, &[]);
     std::fs::remove_dir_all(place.join("state/snapshots")).unwrap();
     let (built, layers) = exported(&place, STAGES, "made", "");
+    // A snapshot that is not there is no damage.
     assert_eq!((ran(&built).len(), layers, warnings(&built)), (5, early, 0));
+}
+
+#[test]
+fn a_damaged_snapshot_is_removed_when_nobody_else_works_with_snapshots() {
+    needs_busybox!();
+    let early = exported(&place(), STAGES, "made", "").1;
+    let place = place();
+    place.built(STAGES, &[]);
+    let harmed = files(&place.join("state/snapshots"));
+    let harmed: Vec<_> = harmed.iter().filter(|file| file.ends_with("fs/made/one")).collect();
+    harmed.iter().for_each(|file| std::fs::write(file, "other").unwrap());
+    assert!(!harmed.is_empty());
+    let slow = "FROM base\nRUN sleep 8 # slow\n";
+    let mut other = place.build(slow, &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(other.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("# slow")), "the other build runs");
+    let rest = std::thread::spawn(move || lines.count());
+    let layers = exported(&place, STAGES, "made", "").1;
+    let ended = other.try_wait().unwrap().expect("the snapshot was removed while another build ran");
+    assert!(ended.success());
+    rest.join().unwrap();
+    assert_eq!(layers, early);
+}
+
+#[test]
+fn a_build_with_another_isolation_leaves_what_is_cached() {
+    needs_busybox!();
+    if !is_root() {
+        skip!("this takes root");
+    }
+    let place = place();
+    assert_eq!(ran(&place.built(STAGES, &[])).len(), 6);
+    place.built(STAGES, &["--isolation=none"]);
+    for more in [&[][..], &["--isolation=none"]] {
+        // Once more for the last stage, which needs the files.
+        let built = place.built(STAGES, &[more, &["--target=made", "-o=type=cacheonly"]].concat());
+        let told = built.events.iter().filter(|event| event["event"] == "warning");
+        let told: Vec<String> = told.map(ToString::to_string).collect();
+        assert!(!told.iter().any(|text| text.contains("damaged")), "{told:?}");
+        assert_eq!(ran(&built), [""; 0], "{more:?}");
+    }
 }
 
 #[test]

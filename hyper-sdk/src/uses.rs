@@ -342,15 +342,15 @@ mod tests {
                     }
                     let closed = Closed::close_blocking(root.path()).unwrap();
                     let aside = root.path().join(format!("aside-{n}"));
-                    if take_away(&path, &aside, |used| closed.is_unused(used)).unwrap() {
+                    if take_away(path, &aside, |used| closed.is_unused(used)).unwrap() {
                         std::fs::remove_file(aside).unwrap();
                     }
                 }
             });
             for _ in 0..300 {
                 let _use = Use::begin_blocking(root.path(), UseKind::Work).unwrap();
-                if !touch(&path) {
-                    std::fs::write(&path, "x").unwrap();
+                if !touch(path) {
+                    std::fs::write(path, "x").unwrap();
                 }
                 for _ in 0..20 {
                     assert!(path.exists(), "what is in use was removed");
