@@ -9,6 +9,7 @@ mod certificates;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod copy;
+#[cfg(feature = "build")]
 mod engine;
 mod ext;
 mod http;
@@ -36,6 +37,7 @@ pub use self::oci_client::OciClient;
 pub use artifact::{Artifact, ArtifactContent, ArtifactFile, ArtifactOptions, TITLE, save_artifact};
 pub use certificates::{HostCertificates, read_authorities};
 pub use copy::copy;
+#[cfg(feature = "build")]
 pub use engine::{Engine, EngineAddresses};
 pub use ext::RegistryClientExt;
 pub use http::{CredentialCheck, HttpClient, HttpClientBuilder, RetryPolicy};

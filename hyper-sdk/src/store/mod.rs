@@ -42,7 +42,7 @@ pub use kinds::DiskStore;
 pub use kinds::MemoryStore;
 #[cfg(feature = "build")]
 pub(crate) use local_name::base_repository;
-#[cfg(feature = "client")]
+#[cfg(feature = "build")]
 pub(crate) use local_name::locate;
 #[cfg(feature = "client")]
 pub(crate) use local_name::prefixes;
