@@ -174,7 +174,7 @@ impl Plan {
         if let Platforms::One(wanted) = &options.platforms {
             for _ in 0..MAX_DEPTH {
                 let Some(index) = root.manifest.index() else { break };
-                let chosen = choose(&index.manifests, wanted)?;
+                let chosen = choose(&index.manifests, wanted).context("registry", source.client())?;
                 root = Root { manifest: walk.child(&chosen).await?, platform: chosen.platform };
             }
             if root.manifest.index().is_some() {
