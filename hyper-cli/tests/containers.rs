@@ -88,7 +88,7 @@ impl Machine {
             .arg(store("store"))
             .arg("--runroot")
             .arg(store("runroot"))
-            .args(["run", "--rm", "--runtime=runc", "--network=host", "--cgroups=disabled"])
+            .args(["run", "--rm", "--runtime=runc", "--network=host"])
             .args(["--ulimit=nofile=1024:1024", "--ulimit=nproc=32768:32768", "--env=PATH=/bin", "-v"])
             .arg(bind(base(), "/base"))
             .arg("-v")
@@ -224,7 +224,7 @@ fn nothing_outlives_a_step_in_a_container() {
     let docker: Vec<&str> = docker.iter().map(String::as_str).collect();
     let ended = "FROM base\nRUN (setsid sleep 73333 </dev/null >/dev/null 2>&1 &) ; sh -c 'sleep 73333 & setsid sleep 73333 &'\n";
     let hangs = "FROM base\nRUN (setsid sleep 73333 &) ; sleep 73333\n";
-    let left = "; sleep 1; echo left: $(ps -o args | grep -c '[s]leep 73333')";
+    let left = "; sleep 1; echo left: $(ps -o args | grep -c '^[s]leep 73333')";
     for (options, more) in
         [(&[][..], ""), (&["--user=1000"][..], ""), (docker.as_slice(), "--isolation=none")]
     {
@@ -232,7 +232,7 @@ fn nothing_outlives_a_step_in_a_container() {
         assert!(told(&output).contains("left: 0"), "{options:?}: {}", told(&output));
         let killed = format!(
             "({}) & for i in $(seq 100); do ps -o args | grep -q '^[s]leep 73333' && break; sleep 0.1; done; \
-             echo began: $(ps -o args | grep -c '^[s]leep 73333'); kill -9 $(pgrep -f -o 'hyperbuild --root'){left}",
+             echo began: $(ps -o args | grep -c '^[s]leep 73333'); kill -9 $(ps -o pid,args | awk '/^ *[0-9]+ hyperbuild --root/ {{ print $1; exit }}'){left}",
             script(hangs, more)
         );
         let output = machine.run(options, &killed);

@@ -124,7 +124,7 @@ fn a_kept_context_that_was_changed_is_downloaded_again() {
     let mut changed = bytes;
     let at = changed.windows(7).position(|window| window == b"content").unwrap();
     changed[at..at + 7].copy_from_slice(b"CONTENT");
-    let files = kept(&place, "web", "c*");
+    let files = kept(&place, "web", "context");
     let file =
         files.iter().find(|path| path.is_file() && path.extension().is_none_or(|e| e != "json")).unwrap();
     change(file, &changed);

@@ -428,7 +428,7 @@ impl Stage {
         rustix::process::fchdir(&self.root).map_err(&wrong)?;
         match rustix::process::pivot_root(".", ".") {
             Ok(()) => {}
-            Err(Errno::PERM) => {
+            Err(Errno::PERM | Errno::NOSYS) => {
                 attach(self.root.as_fd(), CWD, "/")?;
                 rustix::process::chroot(".").map_err(&wrong)?;
                 rustix::process::chdir("/").map_err(&wrong)?;
