@@ -27,8 +27,8 @@ use self::edges::edges;
 use self::upload::Upload;
 use super::blob::{BlobBackend, BlobKey, BlobStaging, StagedState};
 use super::errors::{
-    being_removed, blob_unknown, bytes_lost, digest_mismatch, manifest_unknown, repository_unknown,
-    upload_unknown,
+    being_removed, blob_unknown, bytes_lost, digest_mismatch, is_being_removed, manifest_unknown,
+    repository_unknown, upload_unknown,
 };
 use super::meta::{BlobRecord, Change, ManifestChange, MetaBackend, UploadRecord};
 use super::{
@@ -46,7 +46,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::io::ReaderStream;
 
 /// The default and the largest number of entries in a page.
@@ -61,9 +61,9 @@ pub(crate) const LEASE: i64 = 24 * 60 * 60;
 /// The end of a lease is rounded up to a multiple of this, so that repeated pushes of a blob cause few writes.
 const LEASE_STEP: i64 = 10 * 60;
 
-/// How often, and after which pause, a push of a blob that is being removed is retried.
-const REMOVAL_TRIES: u32 = 100;
-const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
+/// How long a push waits for the collector that is removing its blob, and how often it asks.
+const REMOVAL_WAIT: Duration = Duration::from_secs(60);
+const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Larger content is hashed on a blocking thread.
 const HASH_INLINE: usize = 256 * 1024;
@@ -133,31 +133,33 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             upload,
             leased_until: self.leased_until(),
         };
-        for _ in 0..REMOVAL_TRIES {
+        let waits_until = Instant::now() + REMOVAL_WAIT;
+        let mut right = None;
+        loop {
             match self.0.meta.write(change.clone()).await {
-                Err(e) if e.kind() == ErrorKind::Unavailable && self.is_condemned(digest).await? => {
-                    // The collector may have been killed.
-                    if !self.end_removal(digest).await? {
-                        tokio::time::sleep(REMOVAL_PAUSE).await;
-                    }
-                }
-                outcome => {
-                    return outcome.map(|_| Descriptor::new(BLOB_MEDIA_TYPE, digest.clone(), size));
-                }
+                // The removal may have ended since, so the state of the blob does not tell.
+                Err(e) if is_being_removed(&e) => {}
+                outcome => return outcome.map(|_| Descriptor::new(BLOB_MEDIA_TYPE, digest.clone(), size)),
+            }
+            if Instant::now() >= waits_until {
+                return Err(being_removed(digest));
+            }
+            // The collector may have been killed. No other collector marks the blob again before this push is done, as
+            // it keeps the right to delete.
+            if right.is_none() {
+                right = self.0.blobs.deletion_right().await?;
+            }
+            match right {
+                Some(_) => self.end_removal(digest).await?,
+                None => tokio::time::sleep(REMOVAL_PAUSE).await,
             }
         }
-        Err(being_removed(digest))
     }
 
     /// The end of the lease of a new link.
     fn leased_until(&self) -> i64 {
         let end = self.1.now().saturating_add(LEASE);
         end.saturating_add(LEASE_STEP - 1).div_euclid(LEASE_STEP).saturating_mul(LEASE_STEP)
-    }
-
-    async fn is_condemned(&self, digest: &Digest) -> Result<bool> {
-        let records = self.0.meta.blobs(std::slice::from_ref(digest)).await?;
-        Ok(records.iter().flatten().any(|record| record.condemned.is_some()))
     }
 
     /// The row of a blob, even when its bytes are missing.

@@ -67,8 +67,14 @@ pub fn missing_bytes(digest: &Digest) -> Error {
 
 /// [`ErrorKind::Unavailable`]: a garbage collector is removing the blob, and the bytes have the key that is removed.
 pub fn being_removed(digest: &Digest) -> Error {
-    Error::new(ErrorKind::Unavailable, "the blob is being removed from the store: push it again")
-        .with_context("digest", digest)
+    Error::new(ErrorKind::Unavailable, BEING_REMOVED).with_context("digest", digest)
+}
+
+const BEING_REMOVED: &str = "the blob is being removed from the store: push it again";
+
+/// Whether this is the error of [`being_removed`].
+pub(super) fn is_being_removed(error: &Error) -> bool {
+    error.kind() == ErrorKind::Unavailable && error.message() == BEING_REMOVED
 }
 
 /// [`ErrorKind::BlobUnknown`]: the repository has no link to the blob.

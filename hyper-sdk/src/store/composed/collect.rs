@@ -206,14 +206,12 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         Ok(self.0.meta.write(Change::RemoveBlob { digest: digest.clone(), mark }).await? == 1)
     }
 
-    /// Ends the removal of a marked blob whose collector has died. Returns whether it could: otherwise the collector lives.
-    pub(super) fn end_removal<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool>> {
+    /// Ends the removal of a marked blob whose collector has died. The caller has the right to delete bytes.
+    pub(super) fn end_removal<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let Some(_right) = self.0.blobs.deletion_right().await? else { return Ok(false) };
             let records = self.0.meta.blobs(std::slice::from_ref(digest)).await?;
             let marked = records.into_iter().flatten().filter(|record| record.condemned.is_some()).collect();
-            self.remove_page(marked, &mut Collected::default()).await?;
-            Ok(true)
+            self.remove_page(marked, &mut Collected::default()).await
         })
     }
 }

@@ -113,7 +113,7 @@ pub struct ManifestChange {
 pub enum Change {
     /// Links a blob into a repository and ends its upload. The blob backend has the bytes, or they are committed next.
     /// If the blob is marked for removal, a new key clears the mark; the marked key is rejected with
-    /// [`crate::ErrorKind::Unavailable`].
+    /// [`being_removed`](super::errors::being_removed), by which a store knows that it has to wait.
     LinkBlob {
         /// The repository, created when it does not exist.
         repository: RepositoryName,
