@@ -12,7 +12,9 @@ which each step prints; the rest is what the builder adds.
 BuildKit is timed when `buildkitd`, `buildctl` and `runc` are installed and this runs as root: it gets a daemon of its
 own, with the host's network. The packages come over the network of the host: run more rounds when it is uneven.
 """
-import argparse, json, os, re, shutil, signal, subprocess, sys, time
+import argparse, json, os, shutil, subprocess
+
+from peers import BuildKit, Failed, Hyper, buildkit_is_missing, call, digest_of
 
 CA = "/etc/ssl/certs/ca-certificates.crt"
 PACKAGES = "ca-certificates cargo cmake g++ golang-go make ninja-build nodejs npm python3-venv"
@@ -101,79 +103,6 @@ def projects():
     return rows
 
 
-class Failed(Exception):
-    pass
-
-
-def call(command, environment=None):
-    """Runs a command. Returns its wall time in seconds, and what its steps said of their own time."""
-    began = time.perf_counter()
-    done = subprocess.run(command, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    took = time.perf_counter() - began
-    if done.returncode:
-        raise Failed(f"{' '.join(command[:3])} … failed:\n{done.stdout[-3000:]}")
-    return took, sum(int(own) for own in re.findall(r"^(?!.*\$).*\bown=(\d+)\s*$", done.stdout, re.M)) / 1000
-
-
-class Hyper:
-    """hyperbuild, with a state folder of its own."""
-    name = "hyperbuild"
-
-    def __init__(self, program, work, bases, ca):
-        self.program, self.root, self.bases, self.ca = program, os.path.join(work, "hyper"), bases, ca
-
-    def reset(self):
-        subprocess.run(["rm", "-rf", self.root], check=True)
-
-    def build(self, context, out):
-        command = [self.program, "--root", self.root, "build", "--progress", "plain", "--secret", f"id=ca,src={self.ca}",
-                   "--output", f"type=oci,dest={out}"]
-        for name, (folder, _) in self.bases.items():
-            command += ["--build-context", f"{name}=oci-layout://{folder}:latest"]
-        return call([*command, context])
-
-    def close(self):
-        self.reset()
-
-
-class BuildKit:
-    """The newest BuildKit that is installed, with a daemon of its own."""
-    name = "buildkit"
-
-    def __init__(self, work, bases, ca):
-        self.root, self.bases, self.ca = os.path.join(work, "buildkit"), bases, ca
-        os.makedirs(self.root, exist_ok=True)
-        self.address = f"unix://{self.root}/socket"
-        log = open(os.path.join(self.root, "log"), "w")
-        self.daemon = subprocess.Popen(
-            ["buildkitd", "--addr", self.address, "--root", self.root + "/state", "--oci-worker=true", "--containerd-worker=false",
-             "--oci-worker-net=host", "--oci-worker-snapshotter=overlayfs"], stdout=log, stderr=log)
-        for _ in range(100):
-            if subprocess.run(["buildctl", "--addr", self.address, "debug", "workers"], capture_output=True).returncode == 0:
-                return
-            time.sleep(0.1)
-        raise Failed("buildkitd does not answer: see " + log.name)
-
-    def reset(self):
-        call(["buildctl", "--addr", self.address, "prune", "--all"])
-
-    def build(self, context, out):
-        command = ["buildctl", "--addr", self.address, "build", "--progress", "plain", "--frontend", "dockerfile.v0",
-                   "--local", f"context={context}", "--local", f"dockerfile={context}", "--secret", f"id=ca,src={self.ca}",
-                   "--output", f"type=oci,dest={out}"]
-        for name, (folder, digest) in self.bases.items():
-            command += ["--oci-layout", f"{name}={folder}", "--opt", f"context:{name}=oci-layout://{name}:latest@{digest}"]
-        return call(command)
-
-    def close(self):
-        self.daemon.send_signal(signal.SIGTERM)
-        try:
-            self.daemon.wait(30)
-        except subprocess.TimeoutExpired:
-            self.daemon.kill()
-        shutil.rmtree(self.root, ignore_errors=True)
-
-
 def write(folder, dockerfile, files):
     shutil.rmtree(folder, ignore_errors=True)
     for name, text in {"Dockerfile": dockerfile, **files}.items():
@@ -181,10 +110,6 @@ def write(folder, dockerfile, files):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w") as f:
             f.write(text)
-
-
-def digest_of(layout):
-    return json.load(open(os.path.join(layout, "index.json")))["manifests"][0]["digest"]
 
 
 def main():
@@ -210,13 +135,11 @@ def main():
     bases = {"debian": (debian, digest_of(debian)), "tools": (tools, digest_of(tools))}
     builders = [Hyper(args.hyperbuild, args.work, bases, args.ca)]
     if args.other:
-        other = Hyper(args.other, os.path.join(args.work, "other"), bases, args.ca)
-        other.name = "other"
-        builders.append(other)
-    if os.geteuid() == 0 and all(shutil.which(name) for name in ("buildkitd", "buildctl", "runc")):
-        builders.append(BuildKit(args.work, bases, args.ca))
+        builders.append(Hyper(args.other, os.path.join(args.work, "other"), bases, args.ca, name="other"))
+    if missing := buildkit_is_missing():
+        print(missing)
     else:
-        print("BuildKit is not timed: it needs root, buildkitd, buildctl and runc")
+        builders.append(BuildKit(args.work, bases, args.ca))
     rows = projects()
     try:
         print(f"{'row':7} {'builder':11} {'cold':>8} {'own':>7} {'rest':>7} {'edit':>8} {'own':>7} {'rest':>7}   {'cold ratio':>10} {'edit ratio':>10}", flush=True)

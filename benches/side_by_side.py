@@ -1,14 +1,22 @@
 #!/usr/bin/env python3
-"""Time hyperbuild beside buildah on the same work, in one run, as ratios.
+"""Time hyperbuild beside BuildKit and buildah on the same work, in one run, as ratios.
 
-    side_by_side.py HYPERBUILD [--rows steps,cached,files,gzip,zstd,parallel] [--rounds N]
+    side_by_side.py HYPERBUILD [--rows steps,steps-cached,…] [--rounds N] [--debian LAYOUT] [--other HYPERBUILD] [--no-buildah]
 
-Every row is run in turn by each program, the best of N rounds counts, and each cold run starts with an empty state
-folder. Needs busybox (a static one) for the base image. buildah is left out, and said to be, when it is not installed.
-The figures of one machine say little: compare the ratios.
+Every row is run in turn by each program, and the best of N rounds counts. A row starts with an empty state folder; of
+`-cached` rows, the second build is timed; of `-changed` rows, the one after one byte of one file of the context
+changed. Peers that are not installed are left out, and said to be. Needs busybox (a static one) for the base image,
+and an OCI layout of Debian for the row `unpack`.
+
+`peak` is the largest amount of memory of one process of hyperbuild. The figures of one machine say little: compare
+the ratios.
 """
-import argparse, contextlib, json, os, resource, secrets, shutil, subprocess, sys, tempfile, time
-import hashlib, io, tarfile
+import argparse, contextlib, hashlib, io, json, os, random, secrets, shutil, sys, tarfile, tempfile
+
+from peers import Buildah, BuildKit, Failed, Hyper, buildkit_is_missing, digest_of
+
+ROWS = ("steps,steps-cached,steps200,steps200-cached,files,files-cached,many,many-cached,many-changed,gzip,zstd,"
+        "parallel,unpack,huge")
 
 
 def layout(folder, busybox):
@@ -46,46 +54,41 @@ def layout(folder, busybox):
     open(os.path.join(folder, "oci-layout"), "w").write('{"imageLayoutVersion":"1.0.0"}')
 
 
-def contexts(work):
-    """name -> (Dockerfile, context folder)."""
+def contexts(work, wanted):
+    """row -> the context folder of its Dockerfile. Only the contexts of the wanted rows are made."""
+    rows = {}
+
     def make(name, text):
-        path = os.path.join(work, name)
+        if name not in wanted:
+            return None
+        path = rows[name] = os.path.join(work, name)
         os.makedirs(path)
-        open(os.path.join(path, "Dockerfile"), "w").write(text)
+        with open(os.path.join(path, "Dockerfile"), "w") as f:
+            f.write(text)
         return path
 
-    rows = {"steps": make("steps", "FROM base\n" + "".join(f"RUN echo {i}\n" for i in range(20)))}
-    files = rows["files"] = make("files", "FROM scratch\nCOPY tree /tree\n")
-    for i in range(20000):
-        folder = os.path.join(files, "tree", str(i // 200))
-        os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(folder, str(i)), "wb") as f:
-            f.write(hashlib.sha256(str(i).encode()).digest() * 61)
-    big = rows["gzip"] = make("gzip", "FROM scratch\nCOPY big /big\n")
-    block = os.urandom(1 << 20)
-    with open(os.path.join(big, "big"), "wb") as f:
-        for i in range(512):
-            f.write(block[: 512 << 10] + bytes(f"{i:08}" * (64 << 10), "ascii"))
-    rows["zstd"] = big
+    def tree(context, count):
+        for i in range(count if context else 0):
+            folder = os.path.join(context, "tree", str(i // 200))
+            os.makedirs(folder, exist_ok=True)
+            with open(os.path.join(folder, str(i)), "wb") as f:
+                f.write(hashlib.sha256(str(i).encode()).digest() * (61 if count < 100_000 else 4))
+
+    for name, count in (("steps", 20), ("steps200", 200)):
+        make(name, "FROM base\n" + "".join(f"RUN echo {i}\n" for i in range(count)))
+    tree(make("files", "FROM scratch\nCOPY tree /tree\n"), 20_000)
+    tree(make("many", "FROM scratch\nCOPY tree /tree\n"), 200_000)
+    for name in ("gzip", "zstd"):
+        if context := make(name, "FROM scratch\nCOPY big /big\n"):
+            block = random.Random(1).randbytes(1 << 20)
+            with open(os.path.join(context, "big"), "wb") as f:
+                for i in range(512):
+                    f.write(block[: 512 << 10] + bytes(f"{i:08}" * (64 << 10), "ascii"))
     stages = "".join(f"FROM base AS s{i}\nRUN sleep 2 && echo {i} > /{i}\n" for i in range(4))
-    rows["parallel"] = make("parallel", stages + "FROM scratch\n" + "".join(f"COPY --from=s{i} /{i} /\n" for i in range(4)))
+    make("parallel", stages + "FROM scratch\n" + "".join(f"COPY --from=s{i} /{i} /\n" for i in range(4)))
+    make("unpack", "FROM debian AS build\nRUN true\nFROM scratch\nCOPY --from=build /etc/hostname /\n")
+    make("huge", "FROM base\nRUN head -c 4294967296 /dev/zero > /huge\n")
     return rows
-
-
-def output(command):
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
-    return done.stdout
-
-
-def timed(command, environment=None):
-    began = time.perf_counter()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    done = subprocess.run(command, env={**os.environ, **(environment or {})}, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{command[0]} failed: {done.stderr[-2000:]}")
-    return time.perf_counter() - began, max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 @contextlib.contextmanager
@@ -99,53 +102,78 @@ def workspace():
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def change(context):
+    """Changes one byte of one file of the context, and back the next time."""
+    with open(os.path.join(context, "tree", "7", "1500"), "r+b") as f:
+        first = f.read(1)[0]
+        f.seek(0)
+        f.write(bytes([first ^ 1]))
+
+
+def measure(builder, row, context, out):
+    builder.reset()
+    attributes = ",compression=zstd" if row.startswith("zstd") else ""
+    if row.endswith(("-cached", "-changed")):
+        builder.build(context, out, attributes)
+    if row.endswith("-changed"):
+        change(context)
+    return builder.build(context, out, attributes)
+
+
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("hyperbuild")
-    parser.add_argument("--rows", default="steps,cached,files,files-cached,gzip,zstd,parallel")
+    parser.add_argument("--rows", default=ROWS)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--debian", help="an OCI image layout, for the row `unpack`")
+    parser.add_argument("--other", help="a second hyperbuild, timed beside the first")
+    parser.add_argument("--no-buildah", action="store_true")
     args = parser.parse_args()
-    buildah = shutil.which("buildah")
     busybox = shutil.which("busybox") or sys.exit("a static busybox is needed for the base image")
+    rows = [row for row in args.rows.split(",") if row != "unpack" or args.debian]
     with workspace() as work:
         base = os.path.join(work, "base")
         layout(base, busybox)
-        rows = contexts(work)
-        print(f"{'row':14} {'hyperbuild':>11} {'buildah':>11} {'ratio':>7}")
-        for row in args.rows.split(","):
-            name = {"cached": "steps", "files-cached": "files"}.get(row, row)
-            context, cached = rows[name], row.endswith("cached")
-            ours, theirs = [], []
-            for _ in range(args.rounds):
-                root = tempfile.mkdtemp(dir=work)
-                out = os.path.join(root, "out.tar")
-                kind = f"type=oci,dest={out}" + (",compression=zstd" if row == "zstd" else "")
-                command = [args.hyperbuild, "--root", root, "build", "--progress", "quiet", "-o", kind,
-                           "--build-context", f"base=oci-layout://{base}:latest", context]
-                if cached:
-                    timed(command)
-                ours.append(timed(command)[0])
-                shutil.rmtree(root)
-                if buildah and row != "zstd":
-                    root = tempfile.mkdtemp(dir=work)
-                    storage = ["--root", root + "/r", "--runroot", root + "/rr", "--storage-driver", "overlay"]
-                    output([buildah, *storage, "pull", f"oci:{base}:latest"])
-                    pulled = output([buildah, *storage, "images", "-q"]).split()[0]
-                    output([buildah, *storage, "tag", pulled, "localhost/base"])
-                    command = [buildah, *storage, "build", "--isolation", "chroot", "--layers", "--jobs", "4", "-q",
-                               "-t", "x", context]
-                    if cached:
-                        timed(command)
-                    push = [buildah, *storage, "push", "-q", "localhost/x", f"oci-archive:{root}/out.tar"]
-                    theirs.append(timed(command)[0] + timed(push)[0])
-                    subprocess.run([buildah, *storage, "rmi", "-a", "-f"], capture_output=True)
-                    # buildah leaves the folder of its overlays mounted on itself.
-                    subprocess.run(["umount", root + "/r/overlay"], capture_output=True)
-                    shutil.rmtree(root, ignore_errors=True)
-            best = min(ours)
-            peer = f"{min(theirs):9.2f} s" if theirs else "-"
-            ratio = f"{min(theirs) / best:6.1f}×" if theirs else ""
-            print(f"{row:14} {best:9.3f} s {peer:>11} {ratio:>7}", flush=True)
+        bases = {"base": (base, digest_of(base))}
+        if args.debian:
+            bases["debian"] = (os.path.abspath(args.debian), digest_of(args.debian))
+        made = contexts(work, {row.split("-")[0] for row in rows})
+        builders = [Hyper(args.hyperbuild, work, bases)]
+        if args.other:
+            builders.append(Hyper(args.other, os.path.join(work, "other"), bases, name="other"))
+        if missing := buildkit_is_missing():
+            print(missing)
+        else:
+            builders.append(BuildKit(work, bases))
+        if shutil.which("buildah") and not args.no_buildah:
+            builders.append(Buildah(work, bases))
+        else:
+            print("buildah is not timed")
+        try:
+            print(f"{'row':16} {'peak':>9}" + "".join(f" {builder.name:>19}" for builder in builders))
+            for row in rows:
+                times, peak = {builder.name: [] for builder in builders}, 0
+                for at in range(args.rounds):
+                    for builder in builders if at % 2 == 0 else builders[::-1]:
+                        try:
+                            took, _, used = measure(builder, row, made[row.split("-")[0]], os.path.join(work, "out.tar"))
+                        except Failed as failure:
+                            if builder is builders[0]:
+                                raise
+                            if at == 0:
+                                print(f"{row:16} {builder.name}: {failure}")
+                            continue
+                        times[builder.name].append(took)
+                        peak = max(peak, used) if builder is builders[0] else peak
+                line, best = f"{row:16} {peak >> 20:5} MiB", min(times[builders[0].name])
+                for builder in builders:
+                    took = min(times[builder.name], default=None)
+                    ratio = f"{took / best:7.1f}×" if took else ""
+                    line += f" {took:9.3f} s {ratio}" if took else f" {'-':>19}"
+                print(line, flush=True)
+        finally:
+            for builder in builders:
+                builder.close()
 
 
 if __name__ == "__main__":

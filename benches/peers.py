@@ -1,0 +1,123 @@
+"""The builders that the benches time: hyperbuild, buildah, and BuildKit with a daemon of its own."""
+import json, os, re, shutil, signal, subprocess, time
+
+
+class Failed(Exception):
+    pass
+
+
+def call(command, environment=None):
+    """Runs a command. Returns its wall time in seconds, what its steps said of their own time, and its peak of memory
+    in bytes: that of its largest process."""
+    began = time.perf_counter()
+    started = subprocess.Popen(command, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               text=True, errors="replace")
+    output = started.stdout.read()
+    _, status, used = os.wait4(started.pid, 0)
+    started.returncode = os.waitstatus_to_exitcode(status)
+    took = time.perf_counter() - began
+    if started.returncode:
+        raise Failed(f"{' '.join(command[:3])} … failed:\n{output[-3000:]}")
+    own = sum(int(own) for own in re.findall(r"^(?!.*\$).*\bown=(\d+)\s*$", output, re.M)) / 1000
+    return took, own, used.ru_maxrss << 10
+
+
+class Hyper:
+    """hyperbuild, with a state folder of its own."""
+
+    def __init__(self, program, work, bases, ca=None, name="hyperbuild"):
+        self.name, self.program, self.root, self.bases, self.ca = name, program, os.path.join(work, "hyper"), bases, ca
+
+    def reset(self):
+        subprocess.run(["rm", "-rf", self.root], check=True)
+
+    def build(self, context, out, attributes=""):
+        command = [self.program, "--root", self.root, "build", "--progress", "plain", "--output", f"type=oci,dest={out}{attributes}"]
+        command += ["--secret", f"id=ca,src={self.ca}"] if self.ca else []
+        for name, (folder, _) in self.bases.items():
+            command += ["--build-context", f"{name}=oci-layout://{folder}:latest"]
+        return call([*command, context])
+
+    def close(self):
+        self.reset()
+
+
+class BuildKit:
+    """The newest BuildKit that is installed, with a daemon of its own."""
+    name = "buildkit"
+
+    def __init__(self, work, bases, ca=None):
+        self.root, self.bases, self.ca = os.path.join(work, "buildkit"), bases, ca
+        os.makedirs(self.root, exist_ok=True)
+        self.address = f"unix://{self.root}/socket"
+        log = open(os.path.join(self.root, "log"), "w")
+        self.daemon = subprocess.Popen(
+            ["buildkitd", "--addr", self.address, "--root", self.root + "/state", "--oci-worker=true", "--containerd-worker=false",
+             "--oci-worker-net=host", "--oci-worker-snapshotter=overlayfs"], stdout=log, stderr=log)
+        for _ in range(100):
+            if subprocess.run(["buildctl", "--addr", self.address, "debug", "workers"], capture_output=True).returncode == 0:
+                return
+            time.sleep(0.1)
+        raise Failed("buildkitd does not answer: see " + log.name)
+
+    def reset(self):
+        call(["buildctl", "--addr", self.address, "prune", "--all"])
+
+    def build(self, context, out, attributes=""):
+        command = ["buildctl", "--addr", self.address, "build", "--progress", "plain", "--frontend", "dockerfile.v0",
+                   "--local", f"context={context}", "--local", f"dockerfile={context}", "--output", f"type=oci,dest={out}{attributes}"]
+        command += ["--secret", f"id=ca,src={self.ca}"] if self.ca else []
+        for name, (folder, digest) in self.bases.items():
+            command += ["--oci-layout", f"{name}={folder}", "--opt", f"context:{name}=oci-layout://{name}:latest@{digest}"]
+        return call(command)
+
+    def close(self):
+        self.daemon.send_signal(signal.SIGTERM)
+        try:
+            self.daemon.wait(30)
+        except subprocess.TimeoutExpired:
+            self.daemon.kill()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+class Buildah:
+    """buildah, with a storage of its own: it builds, then pushes into an archive. It has no zstd."""
+    name = "buildah"
+
+    def __init__(self, work, bases):
+        self.root, self.bases = os.path.join(work, "buildah"), bases
+        self.storage = ["buildah", "--root", self.root + "/r", "--runroot", self.root + "/rr", "--storage-driver", "overlay"]
+
+    def reset(self):
+        self.close()
+        os.makedirs(self.root)
+        for name, (folder, _) in self.bases.items():
+            call([*self.storage, "pull", f"oci:{folder}:latest"])
+            pulled = subprocess.run([*self.storage, "images", "-q"], capture_output=True, text=True).stdout.split()
+            call([*self.storage, "tag", pulled[0], f"localhost/{name}"])
+
+    def build(self, context, out, attributes=""):
+        if "zstd" in attributes:
+            raise Failed("it writes no zstd")
+        took = call([*self.storage, "build", "--isolation", "chroot", "--layers", "--jobs", "4", "-q", "-t", "x", context])
+        pushed = call([*self.storage, "push", "-q", "localhost/x", f"oci-archive:{out}"])
+        os.remove(out)
+        return took[0] + pushed[0], took[1], max(took[2], pushed[2])
+
+    def close(self):
+        if os.path.exists(self.root):
+            subprocess.run([*self.storage, "rmi", "-a", "-f"], capture_output=True)
+        # buildah leaves the folder of its overlays mounted on itself.
+        subprocess.run(["umount", self.root + "/r/overlay"], capture_output=True)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def digest_of(layout):
+    return json.load(open(os.path.join(layout, "index.json")))["manifests"][0]["digest"]
+
+
+def buildkit_is_missing():
+    """Why BuildKit cannot be timed here; nothing when it can."""
+    if os.geteuid() == 0 and all(shutil.which(name) for name in ("buildkitd", "buildctl", "runc")):
+        return None
+    return "BuildKit is not timed: it needs root, buildkitd, buildctl and runc"
