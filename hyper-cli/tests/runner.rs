@@ -26,6 +26,7 @@ mod hostile;
 mod hostile_peers;
 mod interop;
 mod kept;
+mod known;
 mod language;
 mod lazy;
 mod limits;

@@ -70,7 +70,7 @@ impl LocalBuilder {
             let policy = request.epoch_policy()?;
             let epoch = epoch::decide(policy, &lowered, main.time, &sources, &*self.options.clock);
             let (epoch, engine, stat_cache) = tokio::try_join!(epoch, self.engine(request.isolation), load)?;
-            let Engine { executor, snapshotter, notes, .. } = engine;
+            let Engine { executor, snapshotter, notes, .. } = &*engine;
             for note in notes {
                 progress.warn(note.clone());
             }

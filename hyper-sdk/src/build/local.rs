@@ -13,8 +13,8 @@ use crate::exec::{Executor, Identity, NativeExecutor};
 use crate::frontend::{Lowered, dockerfile};
 use crate::platform::Platform;
 use crate::progress::Progress;
-use crate::sandbox::{Isolation, Rung, Sandbox};
-use crate::snapshot::{LocalSnapshotter, SharedSnapshotter};
+use crate::sandbox::{Isolation, Place, Rung, Sandbox, SandboxOptions};
+use crate::snapshot::{LocalSnapshotter, SharedSnapshotter, Style};
 use crate::solve::{blocking, remove_lost};
 use crate::source::{ClientFactory, ImageSource, RemoteOptions, RemoteSources, Sources, SourcesOptions};
 use crate::space::{PruneOptions, Pruned, Space, SpaceUsage};
@@ -69,7 +69,7 @@ pub struct LocalBuilder {
     pub(super) options: LocalBuilderOptions,
     pub(super) cache: SharedCache,
     /// By the isolation of steps.
-    engines: [tokio::sync::OnceCell<Engine>; 3],
+    engines: [tokio::sync::Mutex<Option<Arc<Engine>>>; 3],
     /// A warning of the opening, which the first build reports.
     warning: Mutex<Option<String>>,
 }
@@ -83,6 +83,12 @@ pub(super) struct Engine {
     pub(super) notes: Vec<String>,
     sandbox: Option<Sandbox>,
     snapshots: Rung,
+}
+
+impl Engine {
+    fn has_changed(&self) -> bool {
+        self.sandbox.as_ref().is_some_and(Sandbox::has_changed)
+    }
 }
 
 impl LocalBuilder {
@@ -120,6 +126,12 @@ impl LocalBuilder {
     /// # Errors
     /// Those of [`Sandbox::start_with`] and of [`LocalSnapshotter::open`].
     pub async fn describe(&self, isolation: Isolation) -> Result<Vec<Rung>> {
+        // What is known is found out anew.
+        let chosen = self.sandbox_options(isolation);
+        if let Some(place) = Place::new(&self.options.root, &self.options.helper, chosen) {
+            place.forget();
+            *self.engines[chosen.isolation as usize].lock().await = None;
+        }
         let engine = self.engine(isolation).await?;
         let mut rungs = match &engine.sandbox {
             Some(sandbox) => sandbox.describe().await?,
@@ -134,49 +146,84 @@ impl LocalBuilder {
         Ok(rungs)
     }
 
-    pub(super) async fn engine(&self, isolation: Isolation) -> Result<&Engine> {
+    pub(super) async fn engine(&self, isolation: Isolation) -> Result<Arc<Engine>> {
+        let chosen = self.sandbox_options(isolation);
+        let mut engine = self.engines[chosen.isolation as usize].lock().await;
+        // What this machine lets a sandbox do has changed since it was found out.
+        if engine.as_ref().is_some_and(|engine| engine.has_changed()) {
+            *engine = None;
+        }
+        match &*engine {
+            Some(engine) => Ok(Arc::clone(engine)),
+            None => Ok(Arc::clone(engine.insert(Arc::new(self.make_engine(chosen, isolation).await?)))),
+        }
+    }
+
+    /// The engine, if a build has made one already.
+    async fn made_engine(&self, isolation: Isolation) -> Option<Arc<Engine>> {
+        self.engines[self.sandbox_options(isolation).isolation as usize].lock().await.clone()
+    }
+
+    /// One of the engines that builds have made.
+    async fn any_engine(&self) -> Option<Arc<Engine>> {
+        for engine in &self.engines {
+            if let Some(engine) = &*engine.lock().await {
+                return Some(Arc::clone(engine));
+            }
+        }
+        None
+    }
+
+    fn sandbox_options(&self, isolation: Isolation) -> SandboxOptions {
         let mut chosen = self.options.sandbox;
         chosen.isolation = chosen.isolation.max(isolation);
-        self.engines[chosen.isolation as usize]
-            .get_or_try_init(|| async {
-                let options = &self.options;
-                if options.executor.is_some() && isolation != Isolation::Full {
-                    return Err(Error::unsupported(
-                        "the executor of this builder chooses the isolation of steps itself",
-                    ));
+        chosen
+    }
+
+    async fn make_engine(&self, chosen: SandboxOptions, isolation: Isolation) -> Result<Engine> {
+        let options = &self.options;
+        if options.executor.is_some() && isolation != Isolation::Full {
+            return Err(Error::unsupported(
+                "the executor of this builder chooses the isolation of steps itself",
+            ));
+        }
+        let sandbox = match (&options.executor, &options.snapshotter) {
+            (Some(_), Some(_)) => None,
+            (_, own) => {
+                let place = match own {
+                    None => Place::new(&options.root, &options.helper, chosen),
+                    Some(_) => None,
+                };
+                Some(Sandbox::start_at(options.helper.clone(), chosen, place).await?)
+            }
+        };
+        let root = options.root.clone();
+        blocking(move || {
+            leftovers::sweep(&root, leftovers::AGE);
+            Ok(())
+        })
+        .await?;
+        let (snapshotter, snapshots): (SharedSnapshotter, Rung) = match (&options.snapshotter, &sandbox) {
+            (Some(snapshotter), _) => {
+                (Arc::clone(snapshotter), Rung::new("snapshots", snapshotter.to_string()))
+            }
+            (None, Some(sandbox)) => {
+                let local = LocalSnapshotter::open(options.root.join("snapshots"), sandbox.clone()).await?;
+                if !sandbox.is_known() && local.style() == Style::Overlay {
+                    sandbox.keep();
                 }
-                let sandbox = match (&options.executor, &options.snapshotter) {
-                    (Some(_), Some(_)) => None,
-                    _ => Some(Sandbox::start_with(options.helper.clone(), chosen).await?),
-                };
-                let root = options.root.clone();
-                blocking(move || {
-                    leftovers::sweep(&root, leftovers::AGE);
-                    Ok(())
-                })
-                .await?;
-                let (snapshotter, snapshots): (SharedSnapshotter, Rung) =
-                    match (&options.snapshotter, &sandbox) {
-                        (Some(snapshotter), _) => {
-                            (Arc::clone(snapshotter), Rung::new("snapshots", snapshotter.to_string()))
-                        }
-                        (None, Some(sandbox)) => {
-                            let folder = options.root.join("snapshots");
-                            let local = LocalSnapshotter::open(folder, sandbox.clone()).await?;
-                            let rung = local.describe();
-                            (Arc::new(local), rung)
-                        }
-                        (None, None) => return Err(Error::internal("a builder without a snapshotter")),
-                    };
-                let notes = sandbox.as_ref().map(|sandbox| sandbox.notes().to_vec()).unwrap_or_default();
-                let executor: Arc<dyn Executor> = match (&options.executor, &sandbox) {
-                    (Some(executor), _) => Arc::clone(executor),
-                    (None, Some(sandbox)) => Arc::new(NativeExecutor::new(sandbox.clone())),
-                    (None, None) => return Err(Error::internal("a builder without an executor")),
-                };
-                Ok(Engine { executor, snapshotter, notes, sandbox, snapshots })
-            })
-            .await
+                let rung = local.describe();
+                (Arc::new(local), rung)
+            }
+            (None, None) => return Err(Error::internal("a builder without a snapshotter")),
+        };
+        let notes = sandbox.as_ref().map(|sandbox| sandbox.notes().to_vec()).unwrap_or_default();
+        let executor: Arc<dyn Executor> = match (&options.executor, &sandbox) {
+            (Some(executor), _) => Arc::clone(executor),
+            (None, Some(sandbox)) => Arc::new(NativeExecutor::new(sandbox.clone())),
+            (None, None) => return Err(Error::internal("a builder without an executor")),
+        };
+        Ok(Engine { executor, snapshotter, notes, sandbox, snapshots })
     }
 
     /// Fetches the main context of a request when it is a git repository or a web address. The request that is returned has
@@ -382,6 +429,10 @@ impl LocalBuilder {
                 Err(e) if e.kind() != crate::ErrorKind::CommandFailed || damage.has_lost() => e,
                 done => return done,
             };
+            let streams = request.outputs.iter().any(is_stream);
+            if !streams && self.made_engine(request.isolation).await.is_some_and(|e| e.has_changed()) {
+                continue;
+            }
             let removed = damage.remove(&*self.options.store, &error).await;
             let lost = damage.take_lost();
             let Some(digest) = removed.first().or(lost.first()).cloned() else { return Err(error) };
@@ -391,7 +442,7 @@ impl LocalBuilder {
                 self.remove_lost(request.isolation, lost, progress).await?;
                 *using = Some(Use::begin(&self.options.root, UseKind::Work).await?);
             }
-            if request.outputs.iter().any(is_stream) {
+            if streams {
                 return Err(crate::store::damage::damaged(&digest).with_source(error));
             }
             damage.warn(progress, &digest);
@@ -404,7 +455,7 @@ impl LocalBuilder {
     /// # Errors
     /// [`crate::ErrorKind::Conflict`] when others still work there, and those of [`remove_lost`].
     async fn remove_lost(&self, isolation: Isolation, lost: Vec<Digest>, progress: &Progress) -> Result<()> {
-        let snapshotter = &self.engine(isolation).await?.snapshotter;
+        let snapshotter = Arc::clone(&self.engine(isolation).await?.snapshotter);
         if !snapshotter.list().await?.iter().any(|info| lost.contains(&info.chain)) {
             // Somebody else removed them.
             return Ok(());
@@ -415,7 +466,7 @@ impl LocalBuilder {
             let root = self.options.root.clone();
             let closed = blocking(move || Closed::close_blocking(&root)).await?;
             if closed.oldest.is_none() {
-                return remove_lost(&**snapshotter, lost).await;
+                return remove_lost(&*snapshotter, lost).await;
             }
             drop(closed);
             if began.elapsed() > LOST_WAIT {
@@ -450,10 +501,9 @@ impl LocalBuilder {
     /// Keeps the cache below its limit. A failure is logged: the build is done, and the next one tries again.
     async fn keep_to_limit(&self) {
         // Without an engine nothing was built.
-        if !self.engines.iter().any(tokio::sync::OnceCell::initialized) {
-            return;
-        }
-        let kept = async { self.space().await?.keep_to(self.options.cache_limit).await };
+        let Some(engine) = self.any_engine().await else { return };
+        let space = self.space_of(&engine);
+        let kept = async { space.keep_to(self.options.cache_limit).await };
         match kept.await {
             Ok(pruned) if pruned.removed.is_empty() => {}
             Ok(pruned) => {
@@ -468,13 +518,17 @@ impl LocalBuilder {
     }
 
     pub(super) async fn space(&self) -> Result<Space> {
-        let engine = match self.engines.iter().find_map(tokio::sync::OnceCell::get) {
+        let engine = match self.any_engine().await {
             Some(engine) => engine,
             None => self.engine(Isolation::Full).await?,
         };
+        Ok(self.space_of(&engine))
+    }
+
+    fn space_of(&self, engine: &Engine) -> Space {
         let snapshotter = Arc::clone(&engine.snapshotter);
         let (root, store) = (self.options.root.clone(), Arc::clone(&self.options.store));
-        Ok(Space { root, store, cache: Arc::clone(&self.cache), snapshotter })
+        Space { root, store, cache: Arc::clone(&self.cache), snapshotter }
     }
 
     /// What in the state folder uses how much. Other processes may work with it meanwhile.

@@ -2,8 +2,8 @@
 
 use super::descriptors;
 use super::protocol::{Hello, Reply, Request, Start, Started, read_frame, write_frame};
-use super::{HelperCommand, Identity, Isolation, Rung, SandboxOptions};
-use crate::{Error, MissingInput, Result};
+use super::{HelperCommand, Identity, Isolation, Place, Rung, SandboxOptions};
+use crate::{Error, ErrorKind, MissingInput, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::Serialize;
@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,6 +49,12 @@ struct Inner {
     start: Start,
     helper: Mutex<Option<Arc<Helper>>>,
     hello: Hello,
+    /// Where `hello` is kept.
+    place: Option<Place>,
+    /// Whether `hello` is what an earlier helper said.
+    known: bool,
+    /// Whether a helper said something else than `hello`.
+    changed: AtomicBool,
     notes: Vec<String>,
     /// Without isolation, steps run one at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -116,22 +123,60 @@ impl Sandbox {
     /// [`crate::ErrorKind::Unsupported`] when the program does not become the helper (see [`crate::exec::init`]), also in
     /// such a program itself; [`crate::ErrorKind::NotFound`] when the helper program does not exist.
     pub async fn start_with(command: HelperCommand, options: SandboxOptions) -> Result<Self> {
+        Self::start_at(command, options, None).await
+    }
+
+    /// [`Sandbox::start_with`]. When the place has what an earlier helper said, the helper starts with the first operation.
+    ///
+    /// # Errors
+    /// Those of [`Sandbox::start_with`]. Those of a helper that starts later come with the operation; so does
+    /// [`crate::ErrorKind::Conflict`] when it says something else than what is kept: see [`Sandbox::has_changed`].
+    pub(crate) async fn start_at(
+        command: HelperCommand,
+        options: SandboxOptions,
+        place: Option<Place>,
+    ) -> Result<Self> {
         tokio::task::spawn_blocking(move || {
+            super::helper::refuse_another()?;
             let mut start = Start { options, no_namespaces: None };
-            let (helper, hello) = match Helper::start(&command, &start)? {
-                (helper, Ok(hello)) => (helper, hello),
-                (_, Err(refused)) => {
-                    start.no_namespaces = Some(full_text(&refused));
-                    let (helper, hello) = Helper::start(&command, &start)?;
-                    (helper, hello?)
-                }
+            let known = place.as_ref().and_then(Place::load);
+            let is_known = known.is_some();
+            let (helper, hello) = match known {
+                Some(hello) => (None, hello),
+                None => match Helper::start(&command, &start)? {
+                    (helper, Ok(hello)) => (Some(helper), hello),
+                    (_, Err(refused)) => {
+                        start.no_namespaces = Some(full_text(&refused));
+                        let (helper, hello) = Helper::start(&command, &start)?;
+                        (Some(helper), hello?)
+                    }
+                },
             };
             let notes = notes(&hello, &options);
-            let (helper, turn) = (Mutex::new(Some(Arc::new(helper))), Arc::default());
-            Ok(Self(Arc::new(Inner { command, start, helper, hello, notes, turn })))
+            let (helper, turn) = (Mutex::new(helper.map(Arc::new)), Arc::default());
+            let (known, changed) = (is_known, AtomicBool::new(false));
+            Ok(Self(Arc::new(Inner { command, start, helper, hello, place, known, changed, notes, turn })))
         })
         .await
         .map_err(|e| Error::internal("starting the sandbox helper panicked").with_source(e))?
+    }
+
+    /// Whether an earlier helper found out what this one can do, and overlays work on the file system of the place.
+    pub(crate) fn is_known(&self) -> bool {
+        self.0.known
+    }
+
+    /// Keeps what the helper said, for a later process: overlays work on the file system of the place.
+    pub(crate) fn keep(&self) {
+        if let Some(place) = &self.0.place {
+            place.keep(&self.0.start, &self.0.hello);
+        }
+    }
+
+    /// Whether a helper said something else than what was known. What is known has been removed then, and a new sandbox
+    /// finds it out anew.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.0.changed.load(Ordering::Relaxed)
     }
 
     /// How far steps are separated from the machine.
@@ -249,8 +294,17 @@ impl Sandbox {
             return Ok(Arc::clone(helper));
         }
         let (new, hello) = Helper::start(&self.0.command, &self.0.start)?;
-        hello?;
-        Ok(Arc::clone(helper.insert(Arc::new(new))))
+        match hello {
+            Ok(hello) if hello == self.0.hello => Ok(Arc::clone(helper.insert(Arc::new(new)))),
+            other => {
+                self.0.changed.store(true, Ordering::Relaxed);
+                if let Some(place) = &self.0.place {
+                    place.forget();
+                }
+                let differs = "what this machine lets a sandbox do has changed: build again";
+                Err(other.err().unwrap_or_else(|| Error::new(ErrorKind::Conflict, differs)))
+            }
+        }
     }
 
     /// Runs an operation without a stream and returns its reply.

@@ -18,6 +18,7 @@ mod client;
 pub(crate) mod descriptors;
 mod helper;
 mod isolation;
+mod known;
 pub(crate) mod processes;
 mod protocol;
 pub(crate) mod records;
@@ -31,6 +32,7 @@ pub use client::Sandbox;
 pub use helper::HelperCommand;
 pub(crate) use helper::{StepIo, Steps, helper_main, is_marked};
 pub use isolation::{Isolation, Rung, SandboxOptions};
+pub(crate) use known::Place;
 pub(crate) use protocol::{Failure, Reply, Request, read_frame, write_frame};
 pub use rootfs::{Identity, RootFs};
 

@@ -44,7 +44,7 @@ pub(crate) enum Started {
 }
 
 /// What the helper says when it is ready.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub(crate) identity: Identity,
     /// Whether the helper runs in its own user namespace.
