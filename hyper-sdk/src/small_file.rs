@@ -20,6 +20,9 @@ pub(crate) const PIPE_OPEN_TIME: Duration = Duration::from_secs(5);
 /// How long a pipe with a writer is read without data.
 pub(crate) const PIPE_IDLE_TIME: Duration = Duration::from_secs(120);
 
+/// How much memory is set aside at most for the size that the system tells.
+const MAX_HINT: u64 = 1 << 20;
+
 /// The kinds of file that may be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kinds {
@@ -98,7 +101,9 @@ pub fn read_text(path: &Path, what: &str, limit: u64, kinds: Kinds) -> Result<St
 /// # Errors
 /// Those of [`read`].
 pub(crate) fn read_opened(file: File, path: &Path, what: &str, limit: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // The size that the system tells is a hint: files of `/proc` have none, and others grow.
+    let size = file.metadata().map_or(0, |meta| meta.len().min(limit).min(MAX_HINT));
+    let mut bytes = Vec::with_capacity(size as usize + 64);
     let mut patient = TimeoutReader { file: &file, started: Instant::now(), any: false };
     (&mut patient).take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| match e.kind() {
         std::io::ErrorKind::TimedOut => {

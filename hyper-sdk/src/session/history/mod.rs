@@ -156,21 +156,43 @@ impl History {
         Ok(record)
     }
 
-    /// Removes the oldest records and logs. What cannot be removed stays.
+    /// Makes room for one more record: removes the oldest records and logs. What cannot be removed stays. Only what is too
+    /// much is read.
     fn prune(&self) {
+        let mut records: Vec<_> = files(&self.folder)
+            .filter_map(|(name, meta)| Some((meta.modified().ok()?, name.strip_suffix(".json")?.to_owned())))
+            .collect();
+        if records.len() >= MAX_RECORDS {
+            records.sort();
+            for (_, id) in &records[..=records.len() - MAX_RECORDS] {
+                let _ = self.read(id).and_then(|record| self.remove(&record));
+            }
+        }
+        let bytes: u64 = files(&self.logs).map(|(_, meta)| meta.len()).sum();
+        if bytes > MAX_LOG_BYTES {
+            self.prune_logs();
+        }
+    }
+
+    /// Removes the oldest logs of records.
+    fn prune_logs(&self) {
         let Ok(records) = self.list() else { return };
         let mut bytes = 0_u64;
         for (at, record) in records.iter().enumerate() {
             let log = self.log(record);
             let size = log.as_ref().and_then(|log| log.metadata().ok()).map_or(0, |meta| meta.len());
             bytes = bytes.saturating_add(size);
-            if at + 1 >= MAX_RECORDS {
-                let _ = self.remove(record);
-            } else if at > 0 && bytes > MAX_LOG_BYTES && record.outcome != RecordOutcome::Running {
+            if at > 0 && bytes > MAX_LOG_BYTES && record.outcome != RecordOutcome::Running {
                 let _ = log.map(std::fs::remove_file);
             }
         }
     }
+}
+
+/// The files of a folder, with what the system knows of them.
+fn files(folder: &Path) -> impl Iterator<Item = (String, std::fs::Metadata)> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.metadata().ok()?)))
 }
 
 #[cfg(test)]

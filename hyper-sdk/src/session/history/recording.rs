@@ -1,12 +1,12 @@
 //! A record that is being written.
 
 use super::record::{BuildRecord, RecordOutcome};
-use crate::atomic_file::write_file;
 use crate::build::BuildOutput;
 use crate::progress::{Event, Progress, Sink};
-use crate::{Error, Result, ResultExt as _};
+use crate::{Error, Result, ResultExt as _, stale_files};
 use futures::future::BoxFuture;
 use std::fs::{File, TryLockError};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -97,7 +97,14 @@ impl Drop for Recording {
 fn write(path: &Path, record: &BuildRecord) -> Result<()> {
     let json = serde_json::to_vec(record)
         .map_err(|e| Error::internal("a record cannot be written as JSON").with_source(e))?;
-    write_file(path, &json)
+    let write = |folder: &Path| {
+        // Of a build that was killed while it wrote.
+        stale_files::remove_staged(folder);
+        let mut staged = stale_files::stage_in(folder)?;
+        staged.write_all(&json)?;
+        staged.persist(path).map(drop).map_err(|e| e.error)
+    };
+    write(path.parent().unwrap_or(path)).at("cannot write the record of a build", path)
 }
 
 /// Notes the events of a build, and passes them on.

@@ -103,3 +103,19 @@ fn records_and_logs_are_bounded() {
     assert_eq!(history.list().unwrap().len(), MAX_RECORDS);
     assert_eq!(history.get(Some("damaged")).unwrap_err().kind(), ErrorKind::Corrupt);
 }
+
+#[test]
+fn the_record_of_a_build_that_runs_stays_however_old_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let history = history(folder.path());
+    let running = history.begin(&request(), None).unwrap();
+    let old = std::fs::File::options().write(true).open(history.path(&running.id())).unwrap();
+    old.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1)).unwrap();
+    for _ in 0..MAX_RECORDS + 2 {
+        history.begin(&request(), None).unwrap().finish(Ok(&output())).unwrap();
+    }
+    let records = history.list().unwrap();
+    assert!(records.iter().any(|record| record.id == running.id()));
+    assert!(records.len() <= MAX_RECORDS + 1, "{}", records.len());
+    running.finish(Ok(&output())).unwrap();
+}
