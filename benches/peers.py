@@ -92,9 +92,10 @@ class Buildah:
         self.close()
         os.makedirs(self.root)
         for name, (folder, _) in self.bases.items():
-            call([*self.storage, "pull", f"oci:{folder}:latest"])
-            pulled = subprocess.run([*self.storage, "images", "-q"], capture_output=True, text=True).stdout.split()
-            call([*self.storage, "tag", pulled[0], f"localhost/{name}"])
+            pull = [*self.storage, "pull", "-q", f"oci:{folder}:latest"]
+            # It writes the ID of the image that it pulled.
+            pulled = subprocess.run(pull, capture_output=True, text=True, check=True).stdout.split()[-1]
+            call([*self.storage, "tag", pulled, f"localhost/{name}"])
 
     def build(self, context, out, attributes=""):
         if "zstd" in attributes:

@@ -130,7 +130,10 @@ def main():
     parser.add_argument("--no-buildah", action="store_true")
     args = parser.parse_args()
     busybox = shutil.which("busybox") or sys.exit("a static busybox is needed for the base image")
-    rows = [row for row in args.rows.split(",") if row != "unpack" or args.debian]
+    rows = args.rows.split(",")
+    if "unpack" in rows and not args.debian:
+        rows.remove("unpack")
+        print("the row `unpack` is left out: it needs --debian LAYOUT", file=sys.stderr)
     with workspace() as work:
         base = os.path.join(work, "base")
         layout(base, busybox)

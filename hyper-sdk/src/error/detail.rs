@@ -33,6 +33,8 @@ pub enum ErrorDetail {
     },
     /// A private folder belongs to another user, or another user can replace it.
     SharedFolder(PathBuf),
+    /// A garbage collector is removing the blob that was written: it can be written when that has ended.
+    BlobBeingRemoved,
 }
 
 /// The failure of a command of a build.

@@ -8,7 +8,7 @@ use super::edge::{Edge, EdgeKind};
 use super::local_name::shown;
 use crate::oci::Manifest;
 use crate::reference::{RepositoryName, Tag};
-use crate::{Digest, Error, ErrorKind};
+use crate::{Digest, Error, ErrorDetail, ErrorKind};
 use std::fmt::Display;
 
 /// [`ErrorKind::DigestInvalid`]: the content does not match the expected digest.
@@ -65,16 +65,17 @@ pub fn missing_bytes(digest: &Digest) -> Error {
         .with_context("digest", digest)
 }
 
-/// [`ErrorKind::Unavailable`]: a garbage collector is removing the blob, and the bytes have the key that is removed.
+/// [`ErrorKind::Unavailable`] with [`ErrorDetail::BlobBeingRemoved`]: a garbage collector is removing the blob, and the
+/// bytes have the key that is removed.
 pub fn being_removed(digest: &Digest) -> Error {
-    Error::new(ErrorKind::Unavailable, BEING_REMOVED).with_context("digest", digest)
+    Error::new(ErrorKind::Unavailable, "the blob is being removed from the store: push it again")
+        .with_detail(ErrorDetail::BlobBeingRemoved)
+        .with_context("digest", digest)
 }
 
-const BEING_REMOVED: &str = "the blob is being removed from the store: push it again";
-
 /// Whether this is the error of [`being_removed`].
-pub(super) fn is_being_removed(error: &Error) -> bool {
-    error.kind() == ErrorKind::Unavailable && error.message() == BEING_REMOVED
+pub fn is_being_removed(error: &Error) -> bool {
+    error.details().any(|detail| *detail == ErrorDetail::BlobBeingRemoved)
 }
 
 /// [`ErrorKind::BlobUnknown`]: the repository has no link to the blob.

@@ -159,16 +159,17 @@ impl History {
     /// Makes room for one more record: removes the oldest records and logs. What cannot be removed stays. Only what is too
     /// much is read.
     fn prune(&self) {
-        let mut records: Vec<_> = files(&self.folder)
-            .filter_map(|(name, meta)| Some((meta.modified().ok()?, name.strip_suffix(".json")?.to_owned())))
-            .collect();
-        if records.len() >= MAX_RECORDS {
+        let Ok(ids) = self.ids() else { return };
+        if ids.len() >= MAX_RECORDS {
+            let written = |id: &String| self.path(id).metadata().and_then(|meta| meta.modified()).ok();
+            let mut records: Vec<_> = ids.into_iter().map(|id| (written(&id), id)).collect();
             records.sort();
             for (_, id) in &records[..=records.len() - MAX_RECORDS] {
                 let _ = self.read(id).and_then(|record| self.remove(&record));
             }
         }
-        let bytes: u64 = files(&self.logs).map(|(_, meta)| meta.len()).sum();
+        let logs = std::fs::read_dir(&self.logs).into_iter().flatten().flatten();
+        let bytes: u64 = logs.filter_map(|log| Some(log.metadata().ok()?.len())).sum();
         if bytes > MAX_LOG_BYTES {
             self.prune_logs();
         }
@@ -187,12 +188,6 @@ impl History {
             }
         }
     }
-}
-
-/// The files of a folder, with what the system knows of them.
-fn files(folder: &Path) -> impl Iterator<Item = (String, std::fs::Metadata)> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.metadata().ok()?)))
 }
 
 #[cfg(test)]

@@ -106,6 +106,7 @@ async fn the_metadata_suite_catches_every_fault() {
         KeptCollected by a_tag_keeps_a_manifest, an_index_keeps_its_entries, a_subject_keeps_its_referrers;
         CondemnsLinked by only_a_blob_without_links_is_condemned;
         CondemnedLinked by a_condemned_key_cannot_be_linked;
+        RemovalUnnamed by a_condemned_key_cannot_be_linked, bytes_without_a_row_are_condemned;
         AnyMark by only_the_latest_mark_removes_a_blob;
         OneRepository by repositories_with_a_blob_are_listed, repositories_with_a_blob_are_paged;
         NoMore by repositories_are_paged_in_byte_order;

@@ -5,7 +5,7 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::BlobKey;
 use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, UploadRecord};
 use crate::store::{Listing, UploadId};
-use crate::{Digest, ErrorKind, Result};
+use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +32,8 @@ pub(super) enum MetaFault {
     KeptCollected,
     CondemnsLinked,
     CondemnedLinked,
+    /// The refusal of a blob that is being removed looks like any other.
+    RemovalUnnamed,
     AnyMark,
     OneRepository,
     NoMore,
@@ -150,6 +152,9 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
         match self.inner.write(change).await {
             Err(e) if Some(e.kind()) == forgiven => Ok(0),
             Ok(_) if condemns && self.fault == MetaFault::CondemnsLinked => Ok(1),
+            Err(e) if e.kind() == ErrorKind::Unavailable && self.fault == MetaFault::RemovalUnnamed => {
+                Err(Error::new(ErrorKind::Unavailable, "try again"))
+            }
             outcome => outcome,
         }
     }
