@@ -135,6 +135,89 @@ fn nothing_of_a_step_without_isolation_outlives_it() {
     assert_eq!(built.log(), "kept\n");
 }
 
+/// The processes below one, itself first.
+fn family(top: u32) -> Vec<u32> {
+    let parent = |pid: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    let all: Vec<(u32, u32)> = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Some((pid, parent(pid)?)))
+        .collect();
+    let mut found = vec![top];
+    let mut at = 0;
+    while let Some(&above) = found.get(at) {
+        found.extend(all.iter().filter(|(_, parent)| *parent == above).map(|(pid, _)| *pid));
+        at += 1;
+    }
+    found
+}
+
+fn end(pid: u32) {
+    // It may have ended by itself.
+    Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status().unwrap();
+}
+
+#[test]
+fn a_cache_outlives_a_step_without_isolation_however_it_is_killed() {
+    if busybox().is_none() || !is_root() {
+        skip!("this takes root, and a static busybox");
+    }
+    let place = Place::new();
+    let mounts = "--mount=type=cache,target=/c --mount=type=cache,target=/c/in";
+    let count = |mark: &str| {
+        let text = format!("FROM base\nRUN {mounts} echo {mark} && find /c -type f | wc -l\n");
+        place.built(&text, &[NONE]).log()
+    };
+    place.built(
+        &format!(
+            "FROM base\nRUN {mounts} mkdir /c/d && for i in $(seq 300); do echo $i > /c/d/$i; echo $i > /c/in/$i; done\n"
+        ),
+        &[NONE],
+    );
+    assert_eq!(count("first"), "first\n600\n");
+    // Who is killed: the builder, its helper, the operation, the process above the command, the last two, all.
+    for round in 0..24_usize {
+        let mark = format!("73.{round}{}", std::process::id());
+        let text = format!(
+            "FROM base\nRUN {mounts} touch /c/d/1; (setsid sleep {mark}d &); sleep {mark}d; echo {mark}\n"
+        );
+        let mut child =
+            place.build(&text, &[NONE]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        if round % 2 == 0 {
+            until("the step", || running(&format!("sleep {mark}")) >= 2);
+        } else {
+            // Somewhere on the way to the step, and in it.
+            std::thread::sleep(Duration::from_millis(15 * round as u64));
+        }
+        let family = family(child.id());
+        let nth = |n: usize| family.get(n).copied().into_iter().collect::<Vec<_>>();
+        let killed = match round / 2 % 6 {
+            0 => nth(0),
+            1 => nth(1),
+            2 => nth(2),
+            3 => nth(3),
+            4 => [nth(2), nth(3)].concat(),
+            _ => family.clone(),
+        };
+        killed.iter().copied().for_each(end);
+        // A builder that lives notices the end of the others.
+        for _ in 0..100 {
+            if killed.is_empty() || child.try_wait().unwrap().is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        end(child.id());
+        child.wait().unwrap();
+        until("the end of the step", || running(&mark) == 0);
+        assert_eq!(count(&mark), format!("{mark}\n600\n"), "round {round}");
+    }
+}
+
 #[test]
 fn an_ordinary_user_copies_files_without_isolation_and_runs_no_step() {
     if busybox().is_none() || !is_root() || find("setpriv").is_none() {

@@ -12,8 +12,20 @@ use rustix::io::Errno;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-/// Makes the folder of a cache unless it exists.
+/// Makes the folder of a cache unless it exists. A step without isolation may have moved it: that is waited for.
 pub(super) fn fill(cache: &CacheMount) -> Result<()> {
+    if cache.path.exists() {
+        return Ok(());
+    }
+    let folder = cache.path.parent().unwrap_or(Path::new("/"));
+    let folder = view::open_folder(folder)?;
+    // A file system without locks has no such steps either: they fail.
+    let _turn = rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockShared);
+    fill_in_turn(cache)
+}
+
+/// The same, in a step that has locked the folder of the caches.
+pub(super) fn fill_in_turn(cache: &CacheMount) -> Result<()> {
     if cache.path.exists() {
         return Ok(());
     }

@@ -7,6 +7,7 @@
 
 use super::mount_api::wrong;
 use super::mountpoint::{self, KEPT, Kind, Made};
+use crate::sandbox::lent::{self, Cache};
 use crate::sandbox::{tree, view};
 use crate::{Error, Result};
 use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
@@ -16,21 +17,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
-/// What happens to the content of a place after the step.
-pub(super) enum Afterwards {
-    /// It is removed.
-    Remove,
-    /// It is moved to this path, unless something is there.
-    Return(PathBuf),
-}
-
 /// The places in the tree of one step.
 pub(super) struct Places {
     root: OwnedFd,
     /// The path of the root, as the kernel shows it.
     top: PathBuf,
+    /// The path of the root, as the caller gave it.
+    tree: PathBuf,
     /// A folder beside the tree for what was moved aside.
     aside: PathBuf,
+    record: lent::Record,
     made: Vec<Made>,
     taken: Vec<Taken>,
 }
@@ -40,7 +36,8 @@ struct Taken {
     name: OsString,
     /// The path below the root.
     path: PathBuf,
-    afterwards: Afterwards,
+    /// The cache that was moved there. It is held open, so that nothing else gets its number when the step removes it.
+    cache: Option<(Cache, OwnedFd)>,
 }
 
 /// A place to fill.
@@ -57,11 +54,15 @@ impl Places {
     /// Begins in the tree `path`.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let root = view::open_folder(path)?;
-        let aside = path.with_extension("aside");
+        // An earlier step on this tree may have been killed.
+        lent::put_back(path)?;
+        let aside = lent::aside_of(path);
         tree::remove(&aside)?;
         std::fs::create_dir(&aside).map_err(|e| Error::io("cannot make a folder", &aside, e))?;
-        let top = shown(root.as_fd()).map_err(wrong("cannot find the path of", path))?;
-        Ok(Self { root, top, aside, made: Vec::new(), taken: Vec::new() })
+        let record = lent::Record::begin(path)?;
+        let (top, tree) =
+            (shown(root.as_fd()).map_err(wrong("cannot find the path of", path))?, path.to_owned());
+        Ok(Self { root, top, tree, aside, record, made: Vec::new(), taken: Vec::new() })
     }
 
     /// The root of the tree.
@@ -69,12 +70,43 @@ impl Places {
         self.root.as_fd()
     }
 
-    /// Moves aside what is at `target` and lets `fill` put something there.
+    /// Moves aside what is at `target` and lets `fill` put something there. It is removed after the step.
     pub(super) fn put(
         &mut self,
         target: &str,
         kind: Kind,
-        fill: impl FnOnce(Place<'_>) -> Result<Afterwards>,
+        fill: impl FnOnce(Place<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.put_one(target, kind, None, fill)
+    }
+
+    /// Moves aside what is at `target` and moves the cache at `home` there. It is moved back after the step.
+    pub(super) fn lend(&mut self, target: &str, home: &Path) -> Result<()> {
+        let meta =
+            std::fs::symlink_metadata(home).map_err(|e| Error::io("cannot open a cache folder", home, e))?;
+        let kind = if meta.is_dir() { Kind::Folder } else { Kind::File };
+        let held = rustix::fs::open(home, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            .map_err(wrong("cannot open a cache folder", home))?;
+        let cache = (Cache::at(home)?, held);
+        self.put_one(target, kind, Some(cache), |place| {
+            match rustix::fs::renameat_with(CWD, home, place.parent, place.name, RenameFlags::NOREPLACE) {
+                Ok(()) => Ok(()),
+                Err(Errno::XDEV) => Err(Error::unsupported(
+                    "without isolation, a cache and the tree of a step must be on one file system: choose another \
+                     state folder",
+                )
+                .with_context("path", home.display())),
+                Err(e) => Err(wrong("cannot move a cache to its place", home)(e)),
+            }
+        })
+    }
+
+    fn put_one(
+        &mut self,
+        target: &str,
+        kind: Kind,
+        cache: Option<(Cache, OwnedFd)>,
+        fill: impl FnOnce(Place<'_>) -> Result<()>,
     ) -> Result<()> {
         let mut made = Vec::new();
         let found = mountpoint::open(self.root.as_fd(), target, kind, None, &mut made)?;
@@ -96,17 +128,14 @@ impl Places {
         let parent = view::open_folder(above)?;
         let time = modified(parent.as_fd()).map_err(&failed)?;
         let number = self.taken.len();
+        self.record.note(number, path, cache.as_ref().map(|(cache, _)| cache))?;
         rustix::fs::renameat(&parent, name, CWD, self.aside.join(number.to_string())).map_err(&failed)?;
         let (name, path) = (name.to_owned(), path.to_owned());
         let place = Place { parent: parent.as_fd(), name: &name, mode, is_new: found.is_new };
         let filled = fill(place);
-        set_modified(parent.as_fd(), time).map_err(&failed)?;
-        let (afterwards, filled) = match filled {
-            Ok(afterwards) => (afterwards, Ok(())),
-            Err(e) => (Afterwards::Remove, Err(e)),
-        };
-        self.taken.push(Taken { parent, name, path, afterwards });
-        filled
+        let timed = set_modified(parent.as_fd(), time).map_err(&failed);
+        self.taken.push(Taken { parent, name, path, cache: cache.filter(|_| filled.is_ok()) });
+        filled.and(timed)
     }
 
     /// Gives the folder above a mount point the time that it had, except where the mount point stays.
@@ -133,7 +162,10 @@ impl Places {
             let removed = self.remove_unused(one);
             outcome = outcome.and(removed.map_err(wrong("cannot remove a mount point", one.path())));
         }
-        outcome.and(tree::remove(&self.aside))
+        // What could not be put back is left to those who remove the tree.
+        outcome?;
+        tree::remove(&self.aside)?;
+        self.record.end()
     }
 
     fn put_one_back(&self, number: usize, taken: &Taken) -> Result<()> {
@@ -141,12 +173,8 @@ impl Places {
         let parent = taken.parent.as_fd();
         let time = modified(parent).map_err(&failed)?;
         let place = view::fd_path(&parent).join(&taken.name);
-        if let Afterwards::Return(to) = &taken.afterwards {
-            match rustix::fs::renameat_with(parent, &taken.name, CWD, to, RenameFlags::NOREPLACE) {
-                // The step moved it, or another build made a new one meanwhile.
-                Ok(()) | Err(Errno::NOENT | Errno::EXIST) => {}
-                Err(e) => return Err(failed(e)),
-            }
+        if let Some((cache, _)) = &taken.cache {
+            cache.bring_home(Some(&place), &[&self.tree, &self.aside])?;
         }
         tree::remove(&place)?;
         match rustix::fs::renameat(CWD, self.aside.join(number.to_string()), parent, &taken.name) {
@@ -259,10 +287,10 @@ mod tests {
         (folder, top)
     }
 
-    fn file(text: &str) -> impl FnOnce(Place<'_>) -> Result<Afterwards> + '_ {
+    fn file(text: &str) -> impl FnOnce(Place<'_>) -> Result<()> + '_ {
         move |place| {
             std::fs::write(view::fd_path(&place.parent).join(place.name), text).unwrap();
-            Ok(Afterwards::Remove)
+            Ok(())
         }
     }
 
@@ -273,13 +301,9 @@ mod tests {
         let mut places = Places::open(&top).unwrap();
         places.put("/etc/hosts", Kind::File, file("ours")).unwrap();
         places.put("/etc/resolv.conf", Kind::File, file("new")).unwrap();
-        places
-            .put("/used/a/b", Kind::Folder, |place| make_folder(&place, 0o755).map(|_| Afterwards::Remove))
-            .unwrap();
+        places.put("/used/a/b", Kind::Folder, |place| make_folder(&place, 0o755).map(drop)).unwrap();
         places.put("/used/a/b/c", Kind::File, file("nested")).unwrap();
-        places
-            .put("/dev", Kind::Folder, |place| make_folder(&place, 0o755).map(|_| Afterwards::Remove))
-            .unwrap();
+        places.put("/dev", Kind::Folder, |place| make_folder(&place, 0o755).map(drop)).unwrap();
         assert_eq!(std::fs::read_to_string(top.join("etc/hosts")).unwrap(), "ours");
         assert_eq!(std::fs::read_to_string(top.join("used/a/b/c")).unwrap(), "nested");
         std::fs::write(top.join("dev/left"), "x").unwrap();
@@ -297,9 +321,7 @@ mod tests {
         let (_folder, top) = tree();
         let mut places = Places::open(&top).unwrap();
         places.put("/etc/hosts", Kind::File, file("ours")).unwrap();
-        places
-            .put("/used/a", Kind::Folder, |place| make_folder(&place, 0o755).map(|_| Afterwards::Remove))
-            .unwrap();
+        places.put("/used/a", Kind::Folder, |place| make_folder(&place, 0o755).map(drop)).unwrap();
         std::fs::write(top.join("etc/passwd"), "root").unwrap();
         age(&top.join("etc"));
         std::fs::remove_dir_all(top.join("used")).unwrap();
@@ -319,13 +341,7 @@ mod tests {
         let cache = folder.path().join("shared");
         std::fs::create_dir(&cache).unwrap();
         let mut places = Places::open(&top).unwrap();
-        let into = cache.clone();
-        places
-            .put("/cache", Kind::Folder, move |place| {
-                rustix::fs::renameat(CWD, &into, place.parent, place.name).unwrap();
-                Ok(Afterwards::Return(into))
-            })
-            .unwrap();
+        places.lend("/cache", &cache).unwrap();
         std::fs::write(top.join("cache/kept"), "x").unwrap();
         places.put_back().unwrap();
         assert_eq!(std::fs::read_to_string(cache.join("kept")).unwrap(), "x");
@@ -337,13 +353,111 @@ mod tests {
         let (_folder, top) = tree();
         let before = listing(&top);
         let mut places = Places::open(&top).unwrap();
-        places
-            .put("/cache", Kind::Folder, |place| make_folder(&place, 0o755).map(|_| Afterwards::Remove))
-            .unwrap();
-        places
-            .put("/cache/old", Kind::Folder, |place| make_folder(&place, 0o755).map(|_| Afterwards::Remove))
-            .unwrap();
+        places.put("/cache", Kind::Folder, |place| make_folder(&place, 0o755).map(drop)).unwrap();
+        places.put("/cache/old", Kind::Folder, |place| make_folder(&place, 0o755).map(drop)).unwrap();
         places.put_back().unwrap();
         assert_eq!(listing(&top), before);
+    }
+
+    /// A tree with two caches, one in the other, and a mount in the outer one.
+    fn lent() -> (tempfile::TempDir, PathBuf, [PathBuf; 2]) {
+        let (folder, top) = tree();
+        let homes = ["outer", "inner"].map(|name| folder.path().join(name));
+        for home in &homes {
+            std::fs::create_dir(home).unwrap();
+            std::fs::write(home.join("old"), "precious").unwrap();
+        }
+        std::fs::create_dir(homes[0].join("covered")).unwrap();
+        std::fs::write(homes[0].join("covered/file"), "precious").unwrap();
+        (folder, top, homes)
+    }
+
+    /// Puts everything into the tree, up to a number of places. The places are never put back, as after a kill.
+    fn killed_after(count: usize, top: &Path, homes: &[PathBuf; 2], more: impl FnOnce()) {
+        let mut places = Places::open(top).unwrap();
+        let mut all: [&mut dyn FnMut(&mut Places); 4] = [
+            &mut |places| places.put("/etc/hosts", Kind::File, file("ours")).unwrap(),
+            &mut |places| places.lend("/cache", &homes[0]).unwrap(),
+            &mut |places| places.lend("/cache/in", &homes[1]).unwrap(),
+            &mut |places| {
+                places.put("/cache/covered", Kind::Folder, |p| make_folder(&p, 0o755).map(drop)).unwrap();
+            },
+        ];
+        for put in &mut all[..count] {
+            put(&mut places);
+        }
+        more();
+    }
+
+    fn assert_home(homes: &[PathBuf; 2]) {
+        for file in [homes[0].join("old"), homes[1].join("old"), homes[0].join("covered/file")] {
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious", "{}", file.display());
+        }
+    }
+
+    #[test]
+    fn the_caches_of_a_killed_step_are_put_back() {
+        for count in 0..=4 {
+            let (_folder, top, homes) = lent();
+            killed_after(count, &top, &homes, || ());
+            lent::put_back(&top).unwrap();
+            assert_home(&homes);
+            // It can be called again, and the tree can be used again.
+            lent::put_back(&top).unwrap();
+            Places::open(&top).unwrap().put_back().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_not_followed_by_a_move_changes_nothing() {
+        let (_folder, top, homes) = lent();
+        let cache = Cache::at(&homes[0]).unwrap();
+        let mut record = lent::Record::begin(&top).unwrap();
+        record.note(0, Path::new("cache"), Some(&cache)).unwrap();
+        let record_file = top.with_extension("lent");
+        let mut text = std::fs::read(&record_file).unwrap();
+        text.extend(b"{\"number\":1,\"pla");
+        std::fs::write(&record_file, text).unwrap();
+        lent::put_back(&top).unwrap();
+        assert_home(&homes);
+        assert!(top.join("cache/old").exists());
+    }
+
+    #[test]
+    fn a_cache_that_the_step_moved_or_hid_behind_a_link_is_found() {
+        for killed in [true, false] {
+            let (folder, top, homes) = lent();
+            let elsewhere = folder.path().join("elsewhere");
+            std::fs::create_dir(&elsewhere).unwrap();
+            let change = || {
+                std::fs::rename(top.join("cache"), top.join("used/moved")).unwrap();
+                std::os::unix::fs::symlink(&elsewhere, top.join("cache")).unwrap();
+            };
+            if killed {
+                killed_after(4, &top, &homes, change);
+                lent::put_back(&top).unwrap();
+            } else {
+                let mut places = Places::open(&top).unwrap();
+                places.lend("/cache", &homes[0]).unwrap();
+                change();
+                places.put_back().unwrap();
+            }
+            assert_home(&homes);
+            assert!(!homes[0].is_symlink());
+        }
+    }
+
+    #[test]
+    fn a_new_cache_at_home_is_replaced_only_when_it_is_empty() {
+        for filled in [false, true] {
+            let (_folder, top, homes) = lent();
+            killed_after(2, &top, &homes, || std::fs::create_dir(&homes[0]).unwrap());
+            if filled {
+                std::fs::write(homes[0].join("new"), "also").unwrap();
+            }
+            lent::put_back(&top).unwrap();
+            assert_eq!(homes[0].join("old").exists(), !filled);
+            assert_eq!(homes[0].join("new").exists(), filled);
+        }
     }
 }

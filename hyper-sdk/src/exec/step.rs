@@ -36,6 +36,12 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
     let own_pid = sys::own_pid();
     let has_namespace = context.isolation == Isolation::Full;
+    let locks = if context.isolation == Isolation::None {
+        let Some(locks) = unisolated::lock(rootfs, &spec, control)? else { sys::exit_now(1) };
+        Some(locks)
+    } else {
+        None
+    };
     if !has_namespace {
         // The helper may end before what is below this process, which notices the end of the caller by itself.
         sys::signal_at_death_of_parent(0);
@@ -82,6 +88,10 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
     let mut owners = StepRecord::new();
     let outcome = watch(control, File::from(status), init, has_namespace, &mut made, &mut owners);
     drop(guard);
+    if locks.is_some() {
+        // The process above the command may have been killed.
+        unisolated::put_back(rootfs)?;
+    }
     let cleaned = clean(rootfs, &made).and_then(|()| match rootfs {
         RootFs::Overlay { upper: Some((files, _)), .. } | RootFs::Folder { path: files, writable: true }
             if !owners.is_empty() =>

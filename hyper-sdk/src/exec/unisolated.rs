@@ -1,24 +1,26 @@
 //! A step without namespaces and mounts, in a `chroot`: for containers that permit neither.
 //!
 //! Its mounts are files and folders at their places: see [`super::places`]. Binds are copies, caches are moved in and
-//! back, and `/proc` and `/sys` are empty. What cannot be done right so is refused by name.
+//! back (see [`crate::sandbox::lent`]), and `/proc` and `/sys` are empty. What cannot be done right so is refused by name.
 //!
 //! Only one such step runs at a time. Everything that it started ends before its tree is put in order.
 
 use super::above::{self, Status};
 use super::mount_api::{make_device, make_file, wrong};
 use super::mountpoint::{self, Kind};
-use super::places::{Afterwards, Place, Places, make_folder};
-use super::spec::{CacheMount, ExecMount, ExecSpec, MountSource, Network, Security};
+use super::places::{Place, Places, make_folder};
+use super::spec::{ExecMount, ExecSpec, MountSource, Network, Security};
 use super::{cache_mount, command, mounts, socket};
 use crate::layer::ProcessUser;
-use crate::sandbox::{Context, Identity, RootFs, processes, sys, tree, view};
+use crate::sandbox::{Context, Identity, RootFs, lent, processes, sys, tree, view};
 use crate::{Error, Result};
-use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 /// The capabilities that a step needs: to change the root and the user, to end the processes of other users, and to
@@ -36,8 +38,6 @@ pub(super) fn run(
     context: Context,
 ) -> Result<i32> {
     let path = check(rootfs, spec, context)?;
-    // Another build may use the caches. While it is waited for, a signal ends this process.
-    let _caches = lock_caches(spec)?;
     sys::block_signals(above::SIGNALS);
     let mut places = Places::open(path)?;
     let outcome = run_in(&mut places, path, spec, files, status);
@@ -113,22 +113,46 @@ fn is_memory(path: &Path) -> Result<bool> {
     Ok(kind as u64 == TMPFS)
 }
 
-/// Waits until no other step without isolation uses caches of the same folder: they are moved while a step runs.
-fn lock_caches(spec: &ExecSpec) -> Result<Vec<OwnedFd>> {
-    let folders: BTreeSet<&Path> = spec
-        .mounts
-        .iter()
-        .filter_map(|mount| match &mount.source {
-            MountSource::Cache(cache) => cache.path.parent(),
-            _ => None,
-        })
-        .collect();
-    let lock = |folder: &Path| {
-        let opened = view::open_folder(folder)?;
-        rustix::fs::flock(&opened, FlockOperation::LockExclusive).map_err(wrong("cannot lock", folder))?;
-        Ok(opened)
+/// What a step holds while it runs: its tree, which nobody else puts in order meanwhile, and the folders of its caches,
+/// which are moved.
+pub(super) struct Locks(#[expect(dead_code, reason = "held")] Vec<OwnedFd>);
+
+/// Waits until no other step without isolation uses the tree, or caches of the same folder. `None` when the caller closes
+/// `control` meanwhile. A process that is forked afterwards holds the locks, too.
+pub(super) fn lock(rootfs: &RootFs, spec: &ExecSpec, control: &UnixStream) -> Result<Option<Locks>> {
+    let tree = match rootfs {
+        RootFs::Folder { path, writable: true } => path.parent(),
+        _ => None,
     };
-    folders.into_iter().map(lock).collect()
+    let caches = spec.mounts.iter().filter_map(|mount| match &mount.source {
+        MountSource::Cache(cache) => cache.path.parent(),
+        _ => None,
+    });
+    // In one order everywhere, so that no two steps wait for each other.
+    let folders: BTreeSet<&Path> = tree.into_iter().chain(caches).collect();
+    let mut locks = Vec::new();
+    for folder in folders {
+        loop {
+            if let Some(lock) = lent::lock(folder, false)? {
+                locks.push(lock);
+                break;
+            }
+            let pause = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+            let gone = PollFlags::RDHUP | PollFlags::HUP;
+            if poll(&mut [PollFd::new(control, gone)], Some(&pause)).is_ok_and(|n| n > 0) {
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some(Locks(locks)))
+}
+
+/// Moves home the caches of a step whose process above it was killed.
+pub(super) fn put_back(rootfs: &RootFs) -> Result<()> {
+    match rootfs {
+        RootFs::Folder { path, writable: true } => lent::put_back(path),
+        _ => Ok(()),
+    }
 }
 
 fn run_in(
@@ -161,13 +185,11 @@ fn prepare(places: &mut Places, spec: &ExecSpec) -> Result<(ProcessUser, OwnedFd
     // The working folder is part of the step's result, even when a mount hides it from the step.
     working_folder(places.root(), &spec.cwd, (user.uid, user.gid))?;
     for name in ["/proc", "/sys"] {
-        places.put(name, Kind::Folder, |place| make_folder(&place, 0o555).map(|_| Afterwards::Remove))?;
+        places.put(name, Kind::Folder, |place| make_folder(&place, 0o555).map(drop))?;
     }
     places.put("/dev", Kind::Folder, |place| devices(&place))?;
     for (target, content) in mounts::generated_files(spec) {
-        places.put(target, Kind::File, |place| {
-            make_file(place.parent, place.name, &content, 0o644, 0, 0).map(|()| Afterwards::Remove)
-        })?;
+        places.put(target, Kind::File, |place| make_file(place.parent, place.name, &content, 0o644, 0, 0))?;
     }
     for (target, mount) in mounts::by_target(&spec.mounts, &spec.cwd) {
         put(places, mount, &target).map_err(|e| e.with_context("mount", &target))?;
@@ -187,7 +209,7 @@ fn working_folder(root: BorrowedFd<'_>, cwd: &str, owner: (u32, u32)) -> Result<
 }
 
 /// The folder `/dev` with the usual devices.
-fn devices(place: &Place<'_>) -> Result<Afterwards> {
+fn devices(place: &Place<'_>) -> Result<()> {
     let dev = make_folder(place, 0o755)?;
     for &(name, major, minor) in mounts::DEVICES {
         if !make_device(dev.as_fd(), name, (major, minor))? {
@@ -204,7 +226,7 @@ fn devices(place: &Place<'_>) -> Result<Afterwards> {
         let folder = Place { parent: dev.as_fd(), name: name.as_ref(), mode, is_new: true };
         make_folder(&folder, mode)?;
     }
-    Ok(Afterwards::Remove)
+    Ok(())
 }
 
 /// Puts the content of one mount at its place.
@@ -219,33 +241,35 @@ fn put(places: &mut Places, mount: &ExecMount, target: &str) -> Result<()> {
         MountSource::Host { root, path, .. } => copy(places, view::open_folder(root)?.as_fd(), path, target),
         // What is written to a read-only one is discarded.
         MountSource::Cache(cache) if cache.read_only => {
-            cache_mount::fill(cache)?;
+            cache_mount::fill_in_turn(cache)?;
             let (Some(folder), Some(name)) = (cache.path.parent(), cache.path.file_name()) else {
                 return Err(Error::invalid("the path of a cache has no name"));
             };
             copy(places, view::open_folder(folder)?.as_fd(), &name.to_string_lossy(), target)
         }
-        MountSource::Cache(cache) => move_cache(places, cache, target),
+        MountSource::Cache(cache) => {
+            cache_mount::fill_in_turn(cache)?;
+            places.lend(target, &cache.path)
+        }
         MountSource::Tmpfs { .. } => places.put(target, Kind::Folder, |place| {
             // In a new folder everybody may write.
             let mode = if place.is_new { 0o1777 } else { place.mode };
-            make_folder(&place, mode).map(|_| Afterwards::Remove)
+            make_folder(&place, mode).map(drop)
         }),
         MountSource::Inline { name, content, mode } => {
             mounts::check_inline_name(name)?;
             places.put(target, Kind::Folder, |place| {
                 let folder = make_folder(&place, 0o755)?;
-                make_file(folder.as_fd(), name, content.as_bytes(), *mode, 0, 0).map(|()| Afterwards::Remove)
+                make_file(folder.as_fd(), name, content.as_bytes(), *mode, 0, 0)
             })
         }
         MountSource::Secret { content, mode, uid, gid } => places.put(target, Kind::File, |place| {
             let mode = *mode & 0o777;
             make_file(place.parent, place.name, content.expose(), mode, *uid, *gid)
-                .map(|()| Afterwards::Remove)
         }),
         MountSource::Socket { path, mode, uid, gid } => places.put(target, Kind::File, |place| {
             let name = place.name.to_string_lossy();
-            socket::serve(path, place.parent, &name, *mode & 0o777, *uid, *gid).map(|()| Afterwards::Remove)
+            socket::serve(path, place.parent, &name, *mode & 0o777, *uid, *gid)
         }),
         MountSource::HostPath { .. } => {
             Err(Error::unsupported("a path or device of the host cannot be mounted without isolation"))
@@ -264,7 +288,7 @@ fn copy(places: &mut Places, from: BorrowedFd<'_>, path: &str, target: &str) -> 
             let source = view::open_in(from, path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(missing)?;
             places.put(target, Kind::Folder, |place| {
                 let folder = make_folder(&place, 0o755)?;
-                tree::copy(source.as_fd(), folder.as_fd()).map(|()| Afterwards::Remove)
+                tree::copy(source.as_fd(), folder.as_fd())
             })
         }
         FileType::RegularFile => {
@@ -273,29 +297,10 @@ fn copy(places: &mut Places, from: BorrowedFd<'_>, path: &str, target: &str) -> 
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
                 let copy = rustix::fs::openat(place.parent, place.name, flags, Mode::RUSR)
                     .map_err(wrong("cannot make a file", target))?;
-                tree::copy_file(&source, &copy, &stat).map(|()| Afterwards::Remove)
+                tree::copy_file(&source, &copy, &stat)
             })
         }
         _ => Err(Error::unsupported("neither a file nor a folder: it cannot be mounted without isolation")
             .with_context("source", path)),
     }
-}
-
-/// Moves the folder of a cache to its place. It is moved back after the step.
-fn move_cache(places: &mut Places, cache: &CacheMount, target: &str) -> Result<()> {
-    cache_mount::fill(cache)?;
-    let meta = std::fs::symlink_metadata(&cache.path)
-        .map_err(|e| Error::io("cannot open a cache folder", &cache.path, e))?;
-    let kind = if meta.is_dir() { Kind::Folder } else { Kind::File };
-    places.put(target, kind, |place| {
-        match rustix::fs::renameat_with(CWD, &cache.path, place.parent, place.name, RenameFlags::NOREPLACE) {
-            Ok(()) => Ok(Afterwards::Return(cache.path.clone())),
-            Err(Errno::XDEV) => Err(Error::unsupported(
-                "without isolation, a cache and the tree of a step must be on one file system: choose another state \
-                 folder",
-            )
-            .with_context("path", cache.path.display())),
-            Err(e) => Err(wrong("cannot move a cache to its place", &cache.path)(e)),
-        }
-    })
 }

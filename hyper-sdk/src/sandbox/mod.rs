@@ -19,6 +19,7 @@ pub(crate) mod descriptors;
 mod helper;
 mod isolation;
 mod known;
+pub(crate) mod lent;
 pub(crate) mod processes;
 mod protocol;
 pub(crate) mod records;

@@ -7,7 +7,8 @@
 //! layers/7/           fs/ and a lock file                        the files of a committed snapshot
 //! joins/sha256-HEX.1  {"id":9,"below":"sha256:…","boot":"…"}      layers/9 has the files of this snapshot and of those below
 //!                     it down to `below`: the number is the level of the join; SHA-256 of the line before
-//! active/8/           fs/, work/, binds/ and a lock file          being made or run on; locked while its owner lives
+//! active/8/           fs/, work/, binds/ and a lock file          being made or run on; locked while its owner lives;
+//!                     fs.lent names the caches in fs/: see [`crate::sandbox::lent`]
 //! removed/RANDOM/     the content of such a folder               being removed; locked while its remover lives
 //! synced              6                                          layers up to this number are durable
 //! lock                                                           shared by all users, exclusive for removals
@@ -27,11 +28,13 @@
 //! - Nothing is synced while a build runs. A layer that was not durable when the machine stopped (the boot id differs)
 //!   is dropped at the next start and can be made again. Each start syncs layers that are older than a minute.
 
+use crate::sandbox::lent;
 use crate::{Digest, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -186,6 +189,19 @@ impl Folders {
             for number in self.numbers(of)?.difference(&named) {
                 let folder = self.root.join(of).join(number.to_string());
                 let Some(lock) = free(&folder)? else { continue };
+                let _in_order = if of == "active" && folder.is_dir() {
+                    match self.put_in_order(&folder, false) {
+                        Ok(Some(order)) => Some(order),
+                        // Its step is still ending.
+                        Ok(None) => continue,
+                        Err(error) => {
+                            tracing::warn!(%error, "the caches of a killed step are still in its tree");
+                            continue;
+                        }
+                    }
+                } else {
+                    None
+                };
                 // A commit holds the lock until the record exists, so the record may have been added since the list was
                 // read.
                 let is_named = of == "layers"
@@ -241,9 +257,28 @@ impl Folders {
         }
     }
 
-    /// Moves a folder that was never committed to `removed`.
+    /// Moves a folder that was never committed to `removed`. Waits for the end of a step that still uses it.
     pub(super) fn give_up(&self, claim: Claim) -> Result<Removed> {
+        let _in_order = self.put_in_order(&claim.folder, true)?;
         self.set_aside(&claim.folder, Some(claim.lock))
+    }
+
+    /// The same without waiting: the inner error is the folder of a step that still ends.
+    pub(super) fn try_give_up(&self, claim: Claim) -> Result<std::result::Result<Removed, Claim>> {
+        match self.put_in_order(&claim.folder, false)? {
+            Some(_in_order) => self.set_aside(&claim.folder, Some(claim.lock)).map(Ok),
+            None => Ok(Err(claim)),
+        }
+    }
+
+    /// Moves home the caches that a step left in a folder of `active`, and keeps steps away from it. `None` while one is
+    /// ending there.
+    fn put_in_order(&self, folder: &Path, wait: bool) -> Result<Option<OwnedFd>> {
+        let lock = lent::lock(folder, wait)?;
+        if lock.is_some() {
+            lent::put_back(&folder.join("fs"))?;
+        }
+        Ok(lock)
     }
 
     /// Moves the folder of a number without a record to `removed`.

@@ -59,7 +59,14 @@ struct Inner {
     /// The folders that have too many files to be joined. It is held while folders are joined.
     large: tokio::sync::Mutex<HashSet<PathBuf>>,
     /// What a thread removes beside the build; `None` while there is no such thread.
-    garbage: Mutex<Option<Vec<Removed>>>,
+    garbage: Mutex<Option<Vec<Garbage>>>,
+}
+
+/// A folder that a thread removes.
+enum Garbage {
+    Removed(Removed),
+    /// A step is still ending there.
+    Ending(Claim),
 }
 
 impl Inner {
@@ -74,24 +81,30 @@ impl Inner {
 
     /// Removes the content of a moved folder on another thread, since each removed folder can take milliseconds. What a
     /// process leaves at its end is removed by the next one.
-    fn remove_later(self: &Arc<Self>, removed: Removed) {
+    fn remove_later(self: &Arc<Self>, folder: Garbage) {
         let mut garbage = self.garbage();
         if let Some(waiting) = &mut *garbage {
-            waiting.push(removed);
+            waiting.push(folder);
             return;
         }
-        *garbage = Some(vec![removed]);
+        *garbage = Some(vec![folder]);
         drop(garbage);
         let inner = Arc::clone(self);
         let work = move || {
             loop {
-                let removed = match &mut *inner.garbage() {
+                let garbage = match &mut *inner.garbage() {
                     Some(waiting) if !waiting.is_empty() => std::mem::take(waiting),
                     none => {
                         *none = None;
                         return;
                     }
                 };
+                let set_aside = |garbage| match garbage {
+                    Garbage::Removed(removed) => Some(removed),
+                    // The next start removes what cannot be removed now.
+                    Garbage::Ending(claim) => inner.folders.give_up(claim).ok(),
+                };
+                let removed: Vec<Removed> = garbage.into_iter().filter_map(set_aside).collect();
                 let paths = removed.iter().map(|removed| removed.path.clone()).collect();
                 inner.sandbox.call_blocking(&Request::Remove { paths }).ok();
             }
@@ -101,7 +114,7 @@ impl Inner {
         }
     }
 
-    fn garbage(&self) -> MutexGuard<'_, Option<Vec<Removed>>> {
+    fn garbage(&self) -> MutexGuard<'_, Option<Vec<Garbage>>> {
         self.garbage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -150,7 +163,7 @@ impl LocalSnapshotter {
         std::fs::create_dir_all(&empty).map_err(|e| Error::io("cannot make a folder", &empty, e))?;
         let inner =
             Arc::new(Inner { style, reason, folders, empty, sandbox, under_way, active, large, garbage });
-        leftovers.into_iter().for_each(|leftover| inner.remove_later(leftover));
+        leftovers.into_iter().for_each(|leftover| inner.remove_later(Garbage::Removed(leftover)));
         Ok(Self(inner))
     }
 
@@ -233,7 +246,7 @@ impl LocalSnapshotter {
         }
         // The work folder is needed only while the overlay is mounted.
         if let Some(work) = self.0.folders.set_work_aside(chain)? {
-            self.0.remove_later(work);
+            self.0.remove_later(Garbage::Removed(work));
         }
         Ok(())
     }
@@ -329,10 +342,11 @@ impl Drop for LocalActive {
     fn drop(&mut self) {
         self.inner.active.fetch_sub(1, Ordering::Relaxed);
         // The next start removes what cannot be removed now.
-        if let Some(claim) = self.claim.take()
-            && let Ok(removed) = self.inner.folders.give_up(claim)
-        {
-            self.inner.remove_later(removed);
+        let Some(claim) = self.claim.take() else { return };
+        match self.inner.folders.try_give_up(claim) {
+            Ok(Ok(removed)) => self.inner.remove_later(Garbage::Removed(removed)),
+            Ok(Err(claim)) => self.inner.remove_later(Garbage::Ending(claim)),
+            Err(_) => {}
         }
     }
 }
@@ -429,7 +443,13 @@ impl Snapshotter for LocalSnapshotter {
     async fn abandon(&self, active: Box<dyn Active>) -> Result<()> {
         let mut active = self.take(active)?;
         match active.claim.take() {
-            Some(claim) => self.0.remove_content(vec![self.0.folders.give_up(claim)?]).await,
+            Some(claim) => {
+                let inner = Arc::clone(&self.0);
+                let removed = tokio::task::spawn_blocking(move || inner.folders.give_up(claim))
+                    .await
+                    .map_err(|e| Error::internal("giving up a snapshot panicked").with_source(e))??;
+                self.0.remove_content(vec![removed]).await
+            }
             None => Ok(()),
         }
     }

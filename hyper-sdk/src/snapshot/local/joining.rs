@@ -1,6 +1,6 @@
 //! The list of folders that show a chain, kept short by joins.
 
-use super::{LocalSnapshotter, MAX_DEPTH, Style};
+use super::{Garbage, LocalSnapshotter, MAX_DEPTH, Style};
 use crate::sandbox::{Reply, Request};
 use crate::snapshot::folders::{MAX_LEVEL, Piece};
 use crate::{Digest, Error, Result};
@@ -77,7 +77,7 @@ impl LocalSnapshotter {
             return Err(Error::internal("a join was committed twice"));
         };
         if let Some(spare) = self.0.folders.commit_join(claim, &top.top, lowest.below.as_ref(), level)? {
-            self.0.remove_later(spare);
+            self.0.remove_later(Garbage::Removed(spare));
         }
         Ok(None)
     }
