@@ -188,7 +188,8 @@ fn a_cache_outlives_a_step_without_isolation_however_it_is_killed() {
         let mut child =
             place.build(&text, &[NONE]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         if round % 2 == 0 {
-            until("the step", || running(&format!("sleep {mark}")) >= 2);
+            // The shell and what it started.
+            until("the step", || running(&mark) >= 3);
         } else {
             // Somewhere on the way to the step, and in it.
             std::thread::sleep(Duration::from_millis(15 * round as u64));
