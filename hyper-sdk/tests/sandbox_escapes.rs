@@ -53,11 +53,14 @@ int main(int argc, char **argv) {
         puts(bind(l, (void *)&to, length) || listen(l, 1) || connect(s, (void *)&to, length) ? strerror(errno) : "connected");
         return 0;
     }
-    /* GATE NUMBER ARGUMENT...; an argument `family:N` is the address of the arguments of socketcall. */
+    /* GATE NUMBER ARGUMENT...; `family:N` or `raw:N` is the address of the arguments of socketcall. */
     long v[6] = { 0 };
     for (int i = 2; i < argc && i < 8; i++) {
         if (!strncmp(argv[i], "family:", 7)) {
             family[0] = atoi(argv[i] + 7), family[1] = SOCK_STREAM, family[2] = 0;
+            v[i - 2] = (long)family;
+        } else if (!strncmp(argv[i], "raw:", 4)) {
+            family[0] = atoi(argv[i] + 4), family[1] = SOCK_RAW, family[2] = 0xff;
             v[i - 2] = (long)family;
         } else {
             v[i - 2] = strtoul(argv[i], 0, 0);
@@ -127,6 +130,32 @@ const CALLS: &[(&str, &str, &str)] = &[
     ("64", "41 44 3 0", "EPERM"),
     ("32", "359 2 10 0x300", "EPERM"),
     ("64", "41 2 10 0x300", "EPERM"),
+    // Raw sockets, but not the messages to the kernel, whose sockets are called raw, too.
+    ("64", "41 2 3 255", "EPERM"),
+    ("64", "41 2 0x80003 1", "EPERM"),
+    ("64", "41 10 3 58", "EPERM"),
+    ("32", "359 2 3 255", "EPERM"),
+    ("32", "102 1 raw:2", "EPERM"),
+    ("32", "102 1 raw:10", "EPERM"),
+    ("64", "41 16 3 0", "done"),
+    // Families that no build needs.
+    ("64", "41 38 5 0", "EPERM"),
+    ("64", "41 29 3 1", "EPERM"),
+    ("64", "41 31 3 1", "EPERM"),
+    ("32", "359 38 5 0", "EPERM"),
+    // Personas.
+    ("64", "135 0", "done"),
+    ("64", "135 0xffffffff", "done"),
+    ("64", "135 0x40000", "EPERM"),
+    ("32", "136 0x400000", "EPERM"),
+    // What is not on the list, and what is newer than the list.
+    ("64", "312 1 1 0 0 0", "EPERM"),
+    ("64", "438 0 0 0", "EPERM"),
+    ("64", "256 0 0 0 0", "EPERM"),
+    ("32", "349 1 1 0 0 0", "EPERM"),
+    ("64", "999 0", "ENOSYS"),
+    ("32", "999 0", "ENOSYS"),
+    ("64", "468 0 0 0 0 0", "ENOSYS"),
     // Mounts, old and new, namespaces, keys, and the rest of the list.
     ("32", "21 0 0 0 0 0", "EPERM"),
     ("32", "22 0", "EPERM"),
@@ -161,6 +190,11 @@ const CALLS: &[(&str, &str, &str)] = &[
     ("64", "40 0 0 0 0 0", "EPERM"),
     ("64", "467 0 0 0 0 0", "EPERM"),
     ("64", "97 0x10000000", "EPERM"),
+    ("64", "198 2 3 255", "EPERM"),
+    ("64", "198 38 5 0", "EPERM"),
+    ("64", "92 0x40000", "EPERM"),
+    ("64", "272 1 1 0 0 0", "EPERM"),
+    ("64", "999 0", "ENOSYS"),
 ];
 
 #[tokio::test]

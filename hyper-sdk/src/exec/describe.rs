@@ -29,7 +29,7 @@ fn system_calls(context: Context) -> Rung {
     let part = "system calls";
     match context.isolation {
         Isolation::None => Rung::new(part, "those of the builder").because("steps have no isolation"),
-        _ => Rung::new(part, "filtered"),
+        _ => Rung::new(part, "those of Docker's default profile"),
     }
 }
 
@@ -49,6 +49,6 @@ fn abstract_sockets(context: Context) -> Rung {
 fn network(context: Context) -> Rung {
     match context.isolation {
         Isolation::None => Rung::new("network", "host").because("steps have no isolation"),
-        _ => Rung::new("network", "host, or none with a loopback interface"),
+        _ => Rung::new("network", "host without raw and packet sockets, or none with a loopback interface"),
     }
 }

@@ -17,6 +17,7 @@
 //! - Secrets travel over pipes into memory-backed files. They are never written to a disk and never printed.
 
 mod above;
+mod allowed;
 mod bpf;
 mod cache_mount;
 mod command;

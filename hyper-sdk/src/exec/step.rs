@@ -253,6 +253,7 @@ fn init(
     let ids = single_id::Ids::of(user.uid, user.gid, user.groups.clone());
     let command = command::Command::new(&spec, user, cwd)?;
     let sandboxed = spec.security == Security::Sandbox;
+    let host_network = spec.network == Network::Host;
     sys::hide_memory();
     if sandboxed {
         // The host's network exposes its abstract sockets. Older kernels cannot hide them.
@@ -282,8 +283,8 @@ fn init(
     if let Some((to, from)) = helper.take() {
         drop(to);
         match owners {
-            Some(owners) => supervisor = single_id::Supervisor::start(&from, owners, ids)?,
-            None => socketcall::serve(&from),
+            Some(owners) => supervisor = single_id::Supervisor::start(&from, owners, ids, host_network)?,
+            None => socketcall::serve(&from, host_network),
         }
     }
     // Pid 1 does not keep the secrets of the environment.

@@ -6,6 +6,7 @@
 //! operations of `socketcall` use an existing socket and are left to the kernel.
 
 use super::{Answer, Request};
+use crate::exec::seccomp::FAMILIES;
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -13,31 +14,30 @@ use std::os::unix::net::UnixStream;
 /// Whether this machine runs 32-bit x86 programs.
 pub(in crate::exec) const IS_NEEDED: bool = cfg!(target_arch = "x86_64");
 
-/// The families that the thread makes. The native call has more, which no 32-bit program is known to use.
-const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 const KIND_MASK: i32 = 0xf;
 const CAP_NET_RAW: u64 = 13;
 
 /// Answers the calls of the listener that the command sends, on a new thread.
-pub(in crate::exec) fn serve(from: &UnixStream) {
+pub(in crate::exec) fn serve(from: &UnixStream, host_network: bool) {
     let Some(listener) = super::receive(from) else { return };
     let Ok(proc) = super::open_proc() else { return };
     // Without the thread the calls fail.
-    let _ = super::serve(listener, move |listener, request| answer(listener, &proc, request));
+    let _ = super::serve(listener, move |listener, request| answer(listener, &proc, request, host_network));
 }
 
-/// The socket that a call asks for.
+/// The socket that a call asks for. On the host's network there are no raw ones but those of AF_NETLINK.
 pub(in crate::exec) fn answer(
     listener: &OwnedFd,
     proc: &OwnedFd,
     request: &Request,
+    host_network: bool,
 ) -> rustix::io::Result<Answer> {
     let mut bytes = [0; 12];
     // The address has 32 bits.
     super::read(request.pid, request.args[1] & 0xffff_ffff, &mut bytes).map_err(|_| Errno::FAULT)?;
     let number = |at: usize| i32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let (family, kind, protocol) = (number(0), number(4), number(8));
-    let may_be_raw = family == libc::AF_NETLINK || has_raw_sockets(proc, request.pid);
+    let may_be_raw = family == libc::AF_NETLINK || !host_network && has_raw_sockets(proc, request.pid);
     if !super::still_waits(listener, request) || !is_allowed(family, kind, may_be_raw) {
         return Err(Errno::PERM);
     }

@@ -33,6 +33,7 @@ impl Supervisor {
         from: &UnixStream,
         mut owners: StepOwners,
         user: Ids,
+        host_network: bool,
     ) -> Result<Option<Self>> {
         owners.enter()?;
         let Some(listener) = notify::receive(from) else { return Ok(None) };
@@ -41,8 +42,12 @@ impl Supervisor {
         rustix::process::umask(Mode::empty());
         notify::wake_in_step(&listener);
         let owners = Arc::new(Mutex::new(owners));
-        let mut state =
-            State { proc, owners: Arc::clone(&owners), identities: vec![Ids::of(0, 0, vec![0]), user] };
+        let mut state = State {
+            proc,
+            owners: Arc::clone(&owners),
+            identities: vec![Ids::of(0, 0, vec![0]), user],
+            host_network,
+        };
         notify::serve(listener, move |listener, request| state.answer(listener, request))?;
         Ok(Some(Self { owners }))
     }
@@ -59,6 +64,8 @@ pub(super) struct State {
     owners: Arc<Mutex<StepOwners>>,
     /// The identities of processes, by number; 0 for processes without one.
     identities: Vec<Ids>,
+    /// Whether the step has the network of the host.
+    host_network: bool,
 }
 
 impl State {
@@ -70,7 +77,7 @@ impl State {
             return Ok(Answer::Continue);
         }
         if known.call == Call::Socketcall {
-            return socketcall::answer(listener, &self.proc, request);
+            return socketcall::answer(listener, &self.proc, request, self.host_network);
         }
         let owners = Arc::clone(&self.owners);
         let mut owners = owners.lock().unwrap_or_else(PoisonError::into_inner);
