@@ -50,6 +50,12 @@ fn a_cached_build_starts_no_helper_and_a_changed_machine_is_found_out_anew() {
         assert_eq!(more.log(), "one\ntwo\n", "the step ran once");
         assert_eq!(kept(&place).as_deref(), Some(truth.as_str()), "it was found out anew");
 
+        for command in ["du", "prune"] {
+            make_untrue(&place);
+            place.ok(&[command]);
+            assert_eq!(kept(&place).as_deref(), Some(truth.as_str()), "`{command}` found it out anew");
+        }
+
         make_untrue(&place);
         assert!(place.ok(&["info"]).contains("namespaces"));
         assert_eq!(kept(&place).as_deref(), Some(truth.as_str()), "`info` looks anew");

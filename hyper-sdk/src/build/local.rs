@@ -167,7 +167,7 @@ impl LocalBuilder {
     /// One of the engines that builds have made.
     async fn any_engine(&self) -> Option<Arc<Engine>> {
         for engine in &self.engines {
-            if let Some(engine) = &*engine.lock().await {
+            if let Some(engine) = engine.lock().await.as_ref().filter(|engine| !engine.has_changed()) {
                 return Some(Arc::clone(engine));
             }
         }
@@ -525,6 +525,17 @@ impl LocalBuilder {
         Ok(self.space_of(&engine))
     }
 
+    /// The space, with a helper that is what it is known to be: a clean-up that has begun cannot begin anew.
+    async fn checked_space(&self) -> Result<Space> {
+        let space = self.space().await?;
+        match self.any_engine().await.and_then(|engine| engine.sandbox.clone()) {
+            Some(sandbox) if sandbox.start_helper().await.is_err() && sandbox.has_changed() => {
+                self.space().await
+            }
+            _ => Ok(space),
+        }
+    }
+
     fn space_of(&self, engine: &Engine) -> Space {
         let snapshotter = Arc::clone(&engine.snapshotter);
         let (root, store) = (self.options.root.clone(), Arc::clone(&self.options.store));
@@ -536,7 +547,7 @@ impl LocalBuilder {
     /// # Errors
     /// Those of starting the sandbox, of the store and of the cache.
     pub async fn disk_usage(&self) -> Result<SpaceUsage> {
-        self.space().await?.usage().await
+        self.checked_space().await?.usage().await
     }
 
     /// Removes what nothing uses, least recently used first. Waits for a clean-up of another process. Dropping the future,
@@ -545,7 +556,7 @@ impl LocalBuilder {
     /// # Errors
     /// Those of [`LocalBuilder::disk_usage`]; [`crate::ErrorKind::Io`] when something cannot be removed.
     pub async fn prune(&self, options: &PruneOptions) -> Result<Pruned> {
-        self.space().await?.prune(options).await
+        self.checked_space().await?.prune(options).await
     }
 
     /// Reports once that the folder was open to other users.

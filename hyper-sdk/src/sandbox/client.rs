@@ -288,6 +288,17 @@ impl Sandbox {
         Err(last.unwrap_or_else(|| Error::internal("the sandbox helper cannot be reached")))
     }
 
+    /// Starts the helper, unless it runs.
+    ///
+    /// # Errors
+    /// Those of an operation that starts it: see [`Sandbox::start_at`].
+    pub(crate) async fn start_helper(&self) -> Result<()> {
+        let sandbox = self.clone();
+        tokio::task::spawn_blocking(move || sandbox.helper().map(drop))
+            .await
+            .map_err(|e| Error::internal("starting the sandbox helper panicked").with_source(e))?
+    }
+
     fn helper(&self) -> Result<Arc<Helper>> {
         let mut helper = self.0.helper.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(helper) = &*helper {
