@@ -38,6 +38,9 @@ const REPAIRS: usize = 8;
 const LOST_WAIT: Duration = Duration::from_secs(60);
 const LOST_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a failed build waits until its snapshots are removed. The next process removes what is left then.
+const GARBAGE_WAIT: Duration = Duration::from_secs(10);
+
 /// How often a running build looks whether the cache has come to its limit.
 const LIMIT_PAUSE: Duration = Duration::from_secs(30);
 
@@ -82,6 +85,8 @@ pub(super) struct Engine {
     /// Warnings about the sandbox.
     pub(super) notes: Vec<String>,
     sandbox: Option<Sandbox>,
+    /// The snapshotter, when it is that of this machine.
+    local: Option<LocalSnapshotter>,
     snapshots: Rung,
 }
 
@@ -203,6 +208,7 @@ impl LocalBuilder {
             Ok(())
         })
         .await?;
+        let mut own = None;
         let (snapshotter, snapshots): (SharedSnapshotter, Rung) = match (&options.snapshotter, &sandbox) {
             (Some(snapshotter), _) => {
                 (Arc::clone(snapshotter), Rung::new("snapshots", snapshotter.to_string()))
@@ -213,6 +219,7 @@ impl LocalBuilder {
                     sandbox.keep();
                 }
                 let rung = local.describe();
+                own = Some(local.clone());
                 (Arc::new(local), rung)
             }
             (None, None) => return Err(Error::internal("a builder without a snapshotter")),
@@ -223,7 +230,7 @@ impl LocalBuilder {
             (None, Some(sandbox)) => Arc::new(NativeExecutor::new(sandbox.clone())),
             (None, None) => return Err(Error::internal("a builder without an executor")),
         };
-        Ok(Engine { executor, snapshotter, notes, sandbox, snapshots })
+        Ok(Engine { executor, snapshotter, notes, sandbox, local: own, snapshots })
     }
 
     /// Fetches the main context of a request when it is a git repository or a web address. The request that is returned has
@@ -403,7 +410,14 @@ impl LocalBuilder {
         request.check_outputs()?;
         emptied_folders::check(&request, &self.options.root)?;
         let mut using = Some(Use::begin(&self.options.root, UseKind::Work).await?);
+        let isolation = request.isolation;
         let output = self.keeping_to_limit(self.repeat_in_use(request, given, &mut using, progress)).await;
+        if output.is_err()
+            && let Some(engine) = self.made_engine(isolation).await
+            && let Some(local) = &engine.local
+        {
+            local.settle(GARBAGE_WAIT).await;
+        }
         drop(using);
         self.keep_to_limit().await;
         output

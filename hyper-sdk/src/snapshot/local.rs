@@ -15,12 +15,16 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 mod joining;
 mod unpack;
 
 /// The largest number of layers in one overlay of the kernel.
 const MAX_DEPTH: usize = 500;
+
+/// How long it is waited for the removal of a snapshot that is given up, which goes on by itself.
+const ABANDON_WAIT: Duration = Duration::from_secs(60);
 
 /// How snapshots are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +118,23 @@ impl Inner {
         }
     }
 
+    /// Has a folder that is not committed removed.
+    fn give_up(self: &Arc<Self>, claim: Claim) -> Result<()> {
+        self.remove_later(match self.folders.try_give_up(claim)? {
+            Ok(removed) => Garbage::Removed(removed),
+            Err(claim) => Garbage::Ending(claim),
+        });
+        Ok(())
+    }
+
+    /// Waits until the thread has removed everything, but not for longer than `limit`.
+    async fn garbage_is_gone(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        while self.garbage().is_some() && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     fn garbage(&self) -> MutexGuard<'_, Option<Vec<Garbage>>> {
         self.garbage.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -165,6 +186,11 @@ impl LocalSnapshotter {
             Arc::new(Inner { style, reason, folders, empty, sandbox, under_way, active, large, garbage });
         leftovers.into_iter().for_each(|leftover| inner.remove_later(Garbage::Removed(leftover)));
         Ok(Self(inner))
+    }
+
+    /// Waits until what a failed build gave up is removed, but not for longer than `limit`: the process may end next.
+    pub(crate) async fn settle(&self, limit: Duration) {
+        self.0.garbage_is_gone(limit).await;
     }
 
     /// How the snapshots are kept, and why not better.
@@ -342,11 +368,8 @@ impl Drop for LocalActive {
     fn drop(&mut self) {
         self.inner.active.fetch_sub(1, Ordering::Relaxed);
         // The next start removes what cannot be removed now.
-        let Some(claim) = self.claim.take() else { return };
-        match self.inner.folders.try_give_up(claim) {
-            Ok(Ok(removed)) => self.inner.remove_later(Garbage::Removed(removed)),
-            Ok(Err(claim)) => self.inner.remove_later(Garbage::Ending(claim)),
-            Err(_) => {}
+        if let Some(claim) = self.claim.take() {
+            let _ = self.inner.give_up(claim);
         }
     }
 }
@@ -442,16 +465,12 @@ impl Snapshotter for LocalSnapshotter {
 
     async fn abandon(&self, active: Box<dyn Active>) -> Result<()> {
         let mut active = self.take(active)?;
-        match active.claim.take() {
-            Some(claim) => {
-                let inner = Arc::clone(&self.0);
-                let removed = tokio::task::spawn_blocking(move || inner.folders.give_up(claim))
-                    .await
-                    .map_err(|e| Error::internal("giving up a snapshot panicked").with_source(e))??;
-                self.0.remove_content(vec![removed]).await
-            }
-            None => Ok(()),
+        if let Some(claim) = active.claim.take() {
+            // The thread goes on when this future is dropped.
+            self.0.give_up(claim)?;
+            self.0.garbage_is_gone(ABANDON_WAIT).await;
         }
+        Ok(())
     }
 
     async fn pack(&self, chain: &Digest, index: &Path) -> Result<TarStream> {
