@@ -1,6 +1,9 @@
 //! Archives of images never panic: OCI layouts and those of `docker save`, whole and as they stream in.
 #![no_main]
 
+mod header;
+
+use header::{BLOCK, field, seal};
 use hyper_sdk::layout::ImageLayout;
 use libfuzzer_sys::fuzz_target;
 
@@ -27,21 +30,17 @@ fn archive(bytes: &[u8]) -> Vec<u8> {
         let at = file.iter().position(|byte| *byte == b'=').unwrap_or(file.len());
         let (name, content) = file.split_at(at);
         let content = content.get(1..).unwrap_or_default();
-        let mut header = [0; 512];
-        let length = name.len().min(100);
-        header[..length].copy_from_slice(&name[..length]);
-        header[100..108].copy_from_slice(b"0000644\0");
-        header[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
-        header[136..148].copy_from_slice(b"00000000000\0");
+        let mut header = [0; BLOCK];
+        field(&mut header[..100], name);
+        field(&mut header[100..108], b"0000644\0");
+        field(&mut header[124..136], format!("{:011o}\0", content.len()).as_bytes());
+        field(&mut header[136..148], b"00000000000\0");
         header[156] = b'0';
-        header[257..265].copy_from_slice(b"ustar\x0000");
-        header[148..156].fill(b' ');
-        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        seal(&mut header);
         tar.extend(header);
         tar.extend(content);
-        tar.resize(tar.len().next_multiple_of(512), 0);
+        tar.resize(tar.len().next_multiple_of(BLOCK), 0);
     }
-    tar.extend([0; 1024]);
+    tar.extend([0; 2 * BLOCK]);
     tar
 }

@@ -1,7 +1,7 @@
 //! Archives that an attacker would write, made from the bytes of a fuzzer: the names repeat and clash, links lead out, and every
 //! checksum is right, so that more than the check of it is reached.
 
-const BLOCK: usize = 512;
+use crate::header::{BLOCK, field, seal};
 
 /// The parts of names and targets: few, so that entries meet each other.
 const PARTS: &[&str] =
@@ -80,13 +80,10 @@ fn entry(tar: &mut Vec<u8>, kind: u8, source: &mut Source<'_>) {
     field(&mut header[124..136], format!("{size:011o}\0").as_bytes());
     header[156] = kind;
     field(&mut header[157..257], link.as_bytes());
-    header[257..265].copy_from_slice(b"ustar\x0000");
     for at in [329, 337] {
         field(&mut header[at..at + 8], b"0000001\0");
     }
-    header[148..156].fill(b' ');
-    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-    field(&mut header[148..156], format!("{sum:06o}\0 ").as_bytes());
+    seal(&mut header);
     tar.extend(header);
     tar.extend(&data);
     tar.resize(tar.len().next_multiple_of(BLOCK), 0);
@@ -121,9 +118,4 @@ fn records(source: &mut Source<'_>) -> Vec<u8> {
         all.extend(format!("{}{body}", length.unwrap_or(0) + usize::from(source.byte() / 250)).into_bytes());
     }
     all
-}
-
-fn field(to: &mut [u8], bytes: &[u8]) {
-    let length = bytes.len().min(to.len());
-    to[..length].copy_from_slice(&bytes[..length]);
 }

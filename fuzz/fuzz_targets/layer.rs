@@ -1,6 +1,7 @@
 //! Layers never panic, and what is written again is read as it was: tar, index, compression.
 #![no_main]
 
+mod header;
 mod hostile_tar;
 
 use hyper_sdk::layer::{Decompressor, LayerIndex, LayerReader, LayerWriter, TimesTable};

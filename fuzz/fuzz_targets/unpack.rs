@@ -1,6 +1,7 @@
 //! Unpacking an archive never writes, links or removes anything outside of its target, whatever is in it.
 #![no_main]
 
+mod header;
 mod hostile_tar;
 
 use hyper_sdk::layer::{

@@ -100,7 +100,8 @@ impl Small {
             path.ancestors().any(|folder| folder.ends_with("blobs/sha256"))
                 && Digest::sha256(std::fs::read(path).unwrap()).hex() == name
         };
-        // A step that ended before the disk was full has a record, which names its blob.
+        // The note that the layer of the base was fetched stays as long as its blob: the clean-up that takes both away at the
+        // limit of the cache can fail on a full disk.
         let names_whole = |path: &Path| {
             let record = || -> Option<serde_json::Value> {
                 serde_json::from_str(std::fs::read_to_string(path).ok()?.lines().next()?).ok()

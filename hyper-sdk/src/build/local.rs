@@ -133,7 +133,7 @@ impl LocalBuilder {
     pub async fn describe(&self, isolation: Isolation) -> Result<Vec<Rung>> {
         // What is known is found out anew.
         let chosen = self.sandbox_options(isolation);
-        if let Some(place) = Place::new(&self.options.root, &self.options.helper, chosen) {
+        if let Some(place) = self.known(chosen) {
             place.forget();
             *self.engines[chosen.isolation as usize].lock().await = None;
         }
@@ -185,6 +185,13 @@ impl LocalBuilder {
         chosen
     }
 
+    /// Where it is kept what a sandbox with these options can do.
+    fn known(&self, chosen: SandboxOptions) -> Option<Place> {
+        let options = &self.options;
+        // It is kept only that overlays work, too, which another snapshotter does not try out.
+        options.snapshotter.is_none().then(|| Place::new(&options.root, &options.helper, chosen)).flatten()
+    }
+
     async fn make_engine(&self, chosen: SandboxOptions, isolation: Isolation) -> Result<Engine> {
         let options = &self.options;
         if options.executor.is_some() && isolation != Isolation::Full {
@@ -194,13 +201,7 @@ impl LocalBuilder {
         }
         let sandbox = match (&options.executor, &options.snapshotter) {
             (Some(_), Some(_)) => None,
-            (_, own) => {
-                let place = match own {
-                    None => Place::new(&options.root, &options.helper, chosen),
-                    Some(_) => None,
-                };
-                Some(Sandbox::start_at(options.helper.clone(), chosen, place).await?)
-            }
+            _ => Some(Sandbox::start_at(options.helper.clone(), chosen, self.known(chosen)).await?),
         };
         let root = options.root.clone();
         blocking(move || {

@@ -51,10 +51,10 @@ struct Kept {
 impl Place {
     /// The place in a state folder; `None` when the circumstances cannot be found out, and so nothing can be kept.
     pub(crate) fn new(root: &Path, command: &HelperCommand, options: SandboxOptions) -> Option<Self> {
-        let name = match options.isolation {
-            Isolation::Full => "sandbox.json",
-            _ => return None,
-        };
+        if options.isolation != Isolation::Full {
+            // What was asked for need not be found out.
+            return None;
+        }
         let program = std::fs::metadata(&command.program).ok()?;
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
         let link = |name: &str| {
@@ -75,7 +75,7 @@ impl Place {
             label: std::fs::read_to_string("/proc/self/attr/current").unwrap_or_default(),
             device: std::fs::metadata(root).ok()?.dev(),
         };
-        Some(Self { file: root.join(name), circumstances })
+        Some(Self { file: root.join("sandbox.json"), circumstances })
     }
 
     /// What an earlier helper said under the same circumstances.
