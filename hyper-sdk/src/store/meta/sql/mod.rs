@@ -20,6 +20,7 @@ mod keepers;
 mod readers;
 mod rows;
 mod schema;
+mod unwritable;
 mod version;
 mod writer;
 
@@ -27,6 +28,7 @@ use self::error::sql_error;
 use self::readers::Readers;
 use super::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, UploadRecord};
 use crate::oci::{Descriptor, Manifest};
+use crate::private_folder::TemporaryFolder;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::{BlobKey, StagedState};
 use crate::store::{Listing, UploadId};
@@ -59,12 +61,15 @@ struct Database {
     /// `None` when the file system cannot be written.
     writer: Option<writer::Writer>,
     version: version::Version,
+    /// Where the readers read, when it is not `path`. It is removed with the value.
+    _copy: Option<TemporaryFolder>,
 }
 
 impl SqlMeta {
     /// Opens the database at `path`. Creates it when it does not exist, and migrates its tables.
     ///
-    /// A database on a read-only file system can be read; every change is rejected with [`ErrorKind::Unsupported`]. A
+    /// A database on a read-only file system can be read; every change is rejected with [`ErrorKind::Unsupported`]. If
+    /// the last process that wrote it was killed, it may be read in a copy in the folder for temporary files. A
     /// database on a full disk can be read too; a change fails with [`ErrorKind::StorageFull`] until there is space
     /// again.
     ///
@@ -113,7 +118,7 @@ impl SqlMeta {
             };
             let writer = Some(writer::Writer::start(connection, options, path.clone()));
             let version = version::Version::changing(&path);
-            Ok(Self(Arc::new(Database { path, readers, writer, version })))
+            Ok(Self(Arc::new(Database { path, readers, writer, version, _copy: None })))
         })
     }
 
@@ -132,33 +137,31 @@ impl SqlMeta {
         Ok(connection)
     }
 
+    /// Opens a database that this process cannot write.
+    ///
     /// Nobody can write to a read-only file system, so the database is opened as immutable, which needs no other files.
-    /// An immutable database ignores the write-ahead log, so the log must be empty.
+    /// An immutable database ignores the write-ahead log: one with a log is read with the index that is beside it, or,
+    /// when there is none, in a private copy ([`unwritable`]).
     async fn open_read_only(path: PathBuf, options: SqliteConnectOptions) -> Result<Self> {
-        let mut log = path.clone().into_os_string();
-        log.push("-wal");
-        let has_log = std::fs::metadata(&log).is_ok_and(|log| log.len() > 0);
-        let options = options.create_if_missing(false).read_only(true).immutable(!has_log);
-        let read = async {
-            let mut connection = options.connect().await.map_err(|e| sql_error(&path, e))?;
-            let checked = schema::check(&mut connection, &path).await;
-            let _ = connection.close().await;
-            checked
-        };
-        match read.await {
-            Err(e) if has_log && e.kind() != ErrorKind::Unsupported => {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    "the database was not closed when its file system became read-only: open it once where it can be \
-                     written",
-                )
-                .with_context("path", path.display())
-                .with_source(e));
+        let options = options.create_if_missing(false).read_only(true);
+        let (options, copy) = match unwritable::state(&path) {
+            unwritable::State::Closed => (options.immutable(true), None),
+            unwritable::State::Open => (options, None),
+            unwritable::State::Left => {
+                let from = path.clone();
+                let copied = tokio::task::spawn_blocking(move || unwritable::copy(&from)).await;
+                let copy = copied
+                    .map_err(|e| Error::internal("the copying thread ended early").with_source(e))??;
+                (options.filename(copy.path().join(unwritable::NAME)), Some(copy))
             }
-            outcome => outcome?,
-        }
+        };
+        let mut connection = options.connect().await.map_err(|e| sql_error(&path, e))?;
+        let checked = schema::check(&mut connection, &path).await;
+        let _ = connection.close().await;
+        checked?;
         let version = version::Version::read_only(&path);
-        Ok(Self(Arc::new(Database { path, readers: Readers::unchanging(options), writer: None, version })))
+        let readers = Readers::unchanging(options);
+        Ok(Self(Arc::new(Database { path, readers, writer: None, version, _copy: copy })))
     }
 
     async fn reader(&self) -> Result<PoolConnection<Sqlite>> {
