@@ -30,6 +30,7 @@ mod known;
 mod language;
 mod lazy;
 mod limits;
+mod limits_of_steps;
 mod logs;
 mod mount_options;
 mod mounts;

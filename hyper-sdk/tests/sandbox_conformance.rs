@@ -215,6 +215,7 @@ enum Fault {
     MountsFromTheRoot,
     IgnoresMissingSources,
     HasNoHosts,
+    HasNoLimits,
     LeavesThings,
     DeniesWhatItDoes,
     ClaimsWhatItHasNot,
@@ -286,6 +287,7 @@ impl Faulty {
             Fault::TheFirstMountCounts => spec.mounts.reverse(),
             Fault::MountsFromTheRoot => spec.cwd = "/".into(),
             Fault::HasNoHosts => spec.extra_hosts.clear(),
+            Fault::HasNoLimits => spec.limits.ulimits.clear(),
             Fault::HasNoPrivateNetwork => spec.network = Network::Host,
             Fault::InsecureIsSafe => spec.security = Security::Sandbox,
             Fault::LeavesThings if !spec.mounts.is_empty() => spec.cwd = "/left/behind".into(),
@@ -427,6 +429,7 @@ async fn the_suite_finds_every_fault() {
         HasNoHosts by a_command_has_the_given_host_names;
         LeavesThings by mounts_leave_nothing_in_the_root;
         DeniesWhatItDoes by capabilities_what_is_denied_is_unsupported;
+        HasNoLimits by capabilities_a_limit_is_that_of_the_command;
         HasNoPrivateNetwork by capabilities_a_private_network_has_only_a_loopback;
         ChangesItsMind by capabilities_do_not_change;
         HasNoName by an_executor_has_a_name;

@@ -94,6 +94,9 @@ fn check<'a>(rootfs: &'a RootFs, spec: &ExecSpec) -> Result<&'a Path> {
     if spec.network == Network::None {
         return denied("a command without network");
     }
+    if !spec.limits.is_empty() {
+        return denied("a limit of what a command uses");
+    }
     if spec.security == Security::Insecure {
         return denied("a command with all rights");
     }

@@ -74,6 +74,9 @@ impl LocalBuilder {
             for note in notes {
                 progress.warn(note.clone());
             }
+            if !request.limits.is_empty() {
+                executor.check_limits(&request.limits).await?;
+            }
             let backends = SolverBackends {
                 store: self.options.store.clone(),
                 snapshotter: snapshotter.clone(),
@@ -253,6 +256,7 @@ fn solver_options(request: &BuildRequest) -> Result<SolverOptions> {
         compression_level,
         keeps_times: request.outputs.iter().any(|output| output.has_image() && output.image.keep_times),
         network: request.network,
+        limits: request.limits.clone(),
         allow_insecure: request.allow_insecure,
         allow_host_network: request.allow_host_network,
         devices: Devices::load(&request.device_folders),

@@ -22,6 +22,7 @@ mod exporters;
 mod fix;
 mod frontend_options;
 mod leftovers;
+mod limits_text;
 mod local;
 mod options;
 mod output;

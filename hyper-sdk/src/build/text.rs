@@ -9,6 +9,8 @@
 //!   named_contexts  NAME=CONTEXT
 //!   hosts           NAME:ADDRESS or NAME=ADDRESS, an IPv6 address with or without brackets, or `host-gateway`
 //!   platform        OS[(VERSION)]/ARCH[/VARIANT]
+//!   ulimits         NAME=SOFT[:HARD]
+//!   shm_size        bytes, or a number with a unit
 //! ```
 //!
 //! [`Output::parse_with`](super::Output::parse_with) parses outputs, and [`EpochPolicy`] and [`Network`] implement
@@ -16,6 +18,7 @@
 //!
 //! The environment of the program comes in as a function. Errors name the wrong text, and never the value of a secret.
 
+pub use super::limits_text::{shm_size, ulimits};
 use super::{BuildRequest, EpochPolicy, HOST_GATEWAY, NamedContext, PlacedAnnotations};
 use crate::dockerfile::csv_fields;
 use crate::exec::{Network, SecretBytes};
@@ -41,7 +44,7 @@ fn key_value(text: &str) -> (&str, Option<&str>) {
 }
 
 /// The error of a wrong text.
-fn wrong(text: &str, why: impl std::fmt::Display) -> Error {
+pub(super) fn wrong(text: &str, why: impl std::fmt::Display) -> Error {
     Error::invalid(format!("`{text}`: {why}"))
 }
 

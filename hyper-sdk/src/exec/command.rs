@@ -3,8 +3,9 @@
 //! `no_new_privs` is not set, because builds use `su` and `sudo` and other builders let them work. The bounding set
 //! limits what set-user-id programs can gain.
 
+use super::limits::Ulimit;
 use super::spec::{ExecSpec, Network};
-use super::{notify, seccomp, single_id};
+use super::{notify, rlimits, seccomp, single_id};
 use crate::layer::ProcessUser as User;
 use crate::sandbox::{sys, view};
 use crate::{Error, ErrorKind, Result, ResultExt};
@@ -70,6 +71,7 @@ pub(super) struct Command {
     cwd_path: String,
     user: User,
     host_network: bool,
+    ulimits: Vec<Ulimit>,
 }
 
 impl Command {
@@ -106,6 +108,7 @@ impl Command {
             cwd_path: spec.cwd.clone(),
             user,
             host_network: spec.network == Network::Host,
+            ulimits: spec.limits.ulimits.clone(),
         })
     }
 
@@ -160,6 +163,8 @@ impl Command {
                 sys::install_filter(&filter).context("detail", "system call filter")?;
             }
         }
+        // After what needs descriptors, and before the right to raise limits is given up.
+        rlimits::apply(&self.ulimits)?;
         if !limits.few_capabilities {
             sys::keep_capabilities().context("detail", "capabilities")?;
         }

@@ -27,6 +27,7 @@ mod describe;
 mod device_guard;
 mod devices;
 mod insecure_devices;
+mod limits;
 mod mask;
 mod mount_api;
 mod mountpoint;
@@ -34,6 +35,7 @@ mod mounts;
 mod native;
 mod notify;
 mod places;
+mod rlimits;
 mod seccomp;
 mod single_id;
 mod socket;
@@ -45,6 +47,7 @@ mod unisolated;
 pub use crate::sandbox::{HelperCommand, Identity, Isolation, RootFs, SandboxOptions};
 pub use devices::DevicePermissions;
 pub(crate) use devices::Devices;
+pub use limits::{StepLimits, Ulimit, UlimitKind};
 pub use native::{NativeExecutor, helper_main, init};
 pub use spec::{
     CacheMount, CacheOwner, ExecMount, ExecSpec, HostOption, MountSource, Network, SecretBytes, Security,
@@ -73,6 +76,8 @@ pub struct ExecCapabilities {
     pub sandbox: bool,
     /// Whether the root file system may be a [`RootFs::Overlay`]. A [`RootFs::Folder`] is always possible.
     pub overlays: bool,
+    /// Whether commands can be held to [`StepLimits`], or to some of them: see [`Executor::check_limits`].
+    pub limits: bool,
 }
 
 impl ExecCapabilities {
@@ -85,7 +90,14 @@ impl ExecCapabilities {
     /// assert!(MINE.private_network && !MINE.sandbox);
     /// ```
     pub const fn new(identity: Identity) -> Self {
-        Self { identity, private_network: false, insecure: false, sandbox: false, overlays: false }
+        Self {
+            identity,
+            private_network: false,
+            insecure: false,
+            sandbox: false,
+            overlays: false,
+            limits: false,
+        }
     }
 
     switches! {
@@ -93,6 +105,7 @@ impl ExecCapabilities {
         insecure: with_insecure, without_insecure;
         sandbox: with_sandbox, without_sandbox;
         overlays: with_overlays, without_overlays;
+        limits: with_limits, without_limits;
     }
 }
 
@@ -205,6 +218,19 @@ pub trait Executor: Display + Debug + Send + Sync + 'static {
     /// what was looked for and where. [`crate::ErrorKind::Unsupported`] for what [`Executor::capabilities`] lacks. A
     /// command that ran and failed is not an error: see [`ExitStatus`].
     async fn run(&self, rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus>;
+
+    /// Checks that [`Executor::run`] can hold a command to these limits, before anything runs.
+    ///
+    /// The default asks [`Executor::capabilities`] alone.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`], with a message that names the limit and what is missing.
+    async fn check_limits(&self, limits: &StepLimits) -> Result<()> {
+        match limits.is_empty() || self.capabilities().limits {
+            true => Ok(()),
+            false => Err(crate::Error::unsupported("this executor cannot limit what steps use")),
+        }
+    }
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -216,5 +242,9 @@ impl<T: Executor + ?Sized> Executor for Arc<T> {
 
     async fn run(&self, rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus> {
         (**self).run(rootfs, spec, log).await
+    }
+
+    async fn check_limits(&self, limits: &StepLimits) -> Result<()> {
+        (**self).check_limits(limits).await
     }
 }

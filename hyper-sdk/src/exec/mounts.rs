@@ -34,6 +34,9 @@ pub(super) const LINKS: &[(&str, &str)] = &[
     ("ptmx", "pts/ptmx"),
 ];
 
+/// The size of `/dev/shm` in bytes, unless a step asks for another.
+const SHM_SIZE: u64 = 64 << 20;
+
 /// How often a mount point is looked up again after another step removed it.
 const MAX_TRIES: usize = 100;
 
@@ -102,7 +105,7 @@ impl Stage {
         };
         self.put(proc.as_fd(), "/proc", Kind::Folder)?;
         self.mount_sys(insecure)?;
-        self.mount_dev(context.user_namespace, insecure)?;
+        self.mount_dev(context.user_namespace, insecure, spec.limits.shm_size.unwrap_or(SHM_SIZE))?;
         if !insecure {
             super::mask::apply(self.root())?;
         }
@@ -137,7 +140,7 @@ impl Stage {
         Ok(())
     }
 
-    fn mount_dev(&mut self, user_namespace: bool, insecure: bool) -> Result<()> {
+    fn mount_dev(&mut self, user_namespace: bool, insecure: bool, shm_size: u64) -> Result<()> {
         let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let dev = view::tmpfs(&[("mode", "0755"), ("size", "65536k")], flags)?;
         self.put(dev.as_fd(), "/dev", Kind::Folder)?;
@@ -176,7 +179,7 @@ impl Stage {
             .or_else(|_| view::new_mount("devpts", &options[..3], flags))
             .map_err(wrong("cannot mount", "/dev/pts"))?;
         attach(pts.as_fd(), dev.as_fd(), "pts")?;
-        let shm = view::tmpfs(&[("mode", "1777"), ("size", "65536k")], QUIET)?;
+        let shm = view::tmpfs(&[("mode", "1777"), ("size", &shm_size.to_string())], QUIET)?;
         attach(shm.as_fd(), dev.as_fd(), "shm")?;
         // Some kernels have no message queues.
         if let Ok(queues) = view::new_mount("mqueue", &[], QUIET) {

@@ -1,6 +1,6 @@
 //! The native executor: steps as processes of the sandbox's helper.
 
-use super::{ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, Security, device_guard};
+use super::{ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, Security, StepLimits, device_guard};
 use super::{describe, step};
 use crate::progress::LogStream;
 use crate::sandbox::{
@@ -65,6 +65,10 @@ impl Steps for Commands {
         describe::rungs(context)
     }
 
+    fn check(step: ExecSpec, context: Context) -> Result<()> {
+        step::check_limits(&step.limits, context)
+    }
+
     fn run(rootfs: &RootFs, step: ExecSpec, io: StepIo<'_>, context: Context) -> Result<i32> {
         step::run(rootfs, step, io, context)
     }
@@ -121,7 +125,7 @@ async fn pass_on(from: OwnedFd, stream: LogStream, log: &dyn LogSink) -> Result<
 #[async_trait]
 impl Executor for NativeExecutor {
     fn capabilities(&self) -> ExecCapabilities {
-        let mut all = ExecCapabilities::new(self.0.identity()).with_sandbox();
+        let mut all = ExecCapabilities::new(self.0.identity()).with_sandbox().with_limits();
         let has_namespaces = self.0.isolation() != Isolation::None;
         all.private_network = has_namespaces;
         all.insecure = has_namespaces && !self.0.has_user_namespace();
@@ -150,9 +154,29 @@ impl Executor for NativeExecutor {
                 control.close().await;
                 Ok(ExitStatus { code })
             }
-            _ => Err(Error::internal("the sandbox helper sent a reply of the wrong kind")),
+            _ => Err(wrong_reply()),
         }
     }
+
+    async fn check_limits(&self, limits: &StepLimits) -> Result<()> {
+        if limits.is_empty() {
+            return Ok(());
+        }
+        let mut spec = ExecSpec::new(["true"]);
+        spec.limits = limits.clone();
+        let (mut control, ..) = self.0.begin(&Request::Check { step: Box::new(spec) })?.split()?;
+        match control.reply().await? {
+            Reply::Done => {
+                control.close().await;
+                Ok(())
+            }
+            _ => Err(wrong_reply()),
+        }
+    }
+}
+
+fn wrong_reply() -> Error {
+    Error::internal("the sandbox helper sent a reply of the wrong kind")
 }
 
 impl fmt::Display for NativeExecutor {

@@ -1,5 +1,6 @@
 //! The command of a step and its settings, as data that is sent to the helper.
 
+use super::limits::StepLimits;
 use crate::sandbox::RootFs;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -218,6 +219,8 @@ pub struct ExecSpec {
     pub extra_hosts: Vec<(String, String)>,
     /// The content of `/etc/resolv.conf`; `None` for the host's, as the helper reads it.
     pub resolv_conf: Option<String>,
+    /// What the command may use.
+    pub limits: StepLimits,
 }
 
 impl ExecSpec {
@@ -235,6 +238,7 @@ impl ExecSpec {
             hostname: None,
             extra_hosts: Vec::new(),
             resolv_conf: None,
+            limits: StepLimits::default(),
         }
     }
 }

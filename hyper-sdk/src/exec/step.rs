@@ -6,11 +6,12 @@
 
 use super::above::{SIGNALS, Status, wait_for};
 use super::device_guard::{self, DeviceAccess, Guarded};
+use super::limits::StepLimits;
 use super::mountpoint::{self, KEPT, Made};
 use super::mounts::{Stage, by_target};
 use super::notify::socketcall;
 use super::spec::{ExecSpec, Network, Security};
-use super::{command, single_id, unisolated};
+use super::{command, rlimits, single_id, unisolated};
 use crate::sandbox::records::{self, StepRecord};
 use crate::sandbox::{Context, Identity, Isolation, RootFs, StepIo, processes, read_frame, sys, tree};
 use crate::{Error, Result, ResultExt};
@@ -28,6 +29,7 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Context) -> Result<i32> {
     let StepIo { control, output, errors } = io;
     check(&spec)?;
+    check_limits(&spec.limits, context)?;
     if let RootFs::Overlay { upper: Some((_, work)), .. } = rootfs {
         // Removes what a cancelled step left behind.
         tree::remove(&work.join("work"))?;
@@ -121,6 +123,16 @@ fn fork_init(spec: &ExecSpec, context: Context) -> Result<(Option<Guarded>, sys:
     // `nodev` is used instead.
     sys::unshare(libc::CLONE_NEWPID).context("detail", "pid namespace")?;
     Ok((None, sys::fork()?))
+}
+
+/// Checks that a step here can be held to limits. Changes limits of this process.
+pub(super) fn check_limits(limits: &StepLimits, context: Context) -> Result<()> {
+    if limits.shm_size.is_some() && context.isolation == Isolation::None {
+        return Err(Error::unsupported(
+            "the size of `/dev/shm` (`shm-size`) cannot be set without isolation",
+        ));
+    }
+    rlimits::check(&limits.ulimits, context.identity)
 }
 
 fn check(spec: &ExecSpec) -> Result<()> {

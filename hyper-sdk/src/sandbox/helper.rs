@@ -75,6 +75,9 @@ pub(crate) trait Steps {
     /// How steps are restricted here, part by part.
     fn describe(context: Context) -> Vec<Rung>;
 
+    /// Checks that a step can be restricted as it asks, in the process of an operation, which ends then.
+    fn check(step: Self::Step, context: Context) -> Result<()>;
+
     /// Runs a step in the process of its operation, which ends when `io.control` is closed. Returns the exit code.
     fn run(rootfs: &RootFs, step: Self::Step, io: StepIo<'_>, context: Context) -> Result<i32>;
 }
@@ -261,6 +264,7 @@ fn dispatch<S: Steps>(
     let mut output = std::io::BufWriter::with_capacity(256 << 10, std::fs::File::from(output));
     match request {
         Request::Run { .. } => Err(Error::internal("a step was run twice")),
+        Request::Check { step } => S::check(*step, context).map(|()| Reply::Done),
         Request::Apply { target, plain, times, any_owner } => {
             // Headers are read in small parts.
             let tar = std::io::BufReader::with_capacity(256 << 10, FrameReader::new(control));

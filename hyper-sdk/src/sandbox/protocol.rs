@@ -73,6 +73,10 @@ pub(crate) enum Request<S = NoStep> {
         rootfs: RootFs,
         step: Box<S>,
     },
+    /// Say whether a step can be restricted as it asks, without running it: see [`super::Steps::check`].
+    Check {
+        step: Box<S>,
+    },
     /// Unpack the tar that follows on the control socket into `target`, on top of the layers that follow after it: a frame
     /// with a list of folders, topmost first. With `plain` the target is a whole tree, and whiteouts delete.
     Apply {

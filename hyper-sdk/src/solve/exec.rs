@@ -117,6 +117,7 @@ impl SolveContext {
             NetworkMode::Host => Network::Host,
             NetworkMode::None => Network::None,
         };
+        spec.limits.clone_from(&self.limits);
         if exec.security == crate::graph::Security::Insecure {
             spec.security = Security::Insecure;
         }

@@ -3,7 +3,7 @@
 use super::on_error::OnError;
 use crate::Digest;
 use crate::cache::SharedCache;
-use crate::exec::{DevicePermissions, Devices, Executor, Network, SecretBytes};
+use crate::exec::{DevicePermissions, Devices, Executor, Network, SecretBytes, StepLimits};
 use crate::layer::copy::StatCache;
 use crate::media_type::Compression;
 use crate::progress::Progress;
@@ -68,6 +68,8 @@ pub(crate) struct SolverOptions {
     pub keeps_times: bool,
     /// The network of commands that do not name one.
     pub network: Network,
+    /// What each command may use.
+    pub limits: StepLimits,
     /// Whether commands may have all privileges.
     pub allow_insecure: bool,
     /// Whether commands may use the host's network in a build with another network.

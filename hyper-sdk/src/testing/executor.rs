@@ -136,7 +136,8 @@ impl Default for FakeExecutor {
             .with_private_network()
             .with_insecure()
             .with_sandbox()
-            .with_overlays();
+            .with_overlays()
+            .with_limits();
         Self { capabilities, script: Vec::new(), specs: Mutex::default(), running: AtomicUsize::new(0) }
     }
 }
@@ -191,6 +192,7 @@ impl FakeExecutor {
         match rootfs {
             RootFs::Overlay { .. } if !capabilities.overlays => denied("overlays"),
             _ if wants_sandbox && !capabilities.sandbox => denied("sandbox"),
+            _ if !spec.limits.is_empty() && !capabilities.limits => denied("limits"),
             _ if spec.network == crate::exec::Network::None && !capabilities.private_network => {
                 denied("private network")
             }

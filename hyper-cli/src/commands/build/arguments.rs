@@ -1,6 +1,7 @@
 //! The arguments of `hyperbuild build`.
 
 use super::call::{Call, Method};
+use super::limits::LimitArgs;
 use super::on_error::Reaction;
 use crate::args::TransportArgs;
 use crate::failure::Failure;
@@ -138,6 +139,8 @@ pub(crate) struct BuildArgs {
     /// Checks the Dockerfile and rewrites it where there is one safe way to do so
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     pub(crate) fix: bool,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     #[command(flatten)]
     pub(crate) transport: TransportArgs,
     #[command(flatten)]

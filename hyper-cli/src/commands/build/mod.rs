@@ -4,6 +4,7 @@ mod again;
 mod arguments;
 mod call;
 mod check;
+mod limits;
 mod on_error;
 mod plan;
 mod request;

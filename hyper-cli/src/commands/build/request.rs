@@ -65,6 +65,7 @@ pub(in crate::commands) fn complete(
         args.platform.as_deref().map(text::platform).transpose().map_err(wrong("platform:"))?;
     request.network = args.network.into();
     request.isolation = args.isolation.into();
+    request.limits = args.limits.limits()?;
     for allowed in &args.allow {
         request.allow(allowed).map_err(wrong("allow"))?;
     }

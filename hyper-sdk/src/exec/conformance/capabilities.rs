@@ -2,7 +2,7 @@
 
 use super::kit::*;
 use crate::ErrorKind;
-use crate::exec::{ExecSpec, Executor, MountSource, Network, RootFs, Security};
+use crate::exec::{ExecSpec, Executor, MountSource, Network, RootFs, Security, Ulimit, UlimitKind};
 use std::sync::Arc;
 
 const REFUSED: &[ErrorKind] = &[ErrorKind::Unsupported];
@@ -20,6 +20,9 @@ pub async fn capabilities_what_is_denied_is_unsupported(executor: Arc<dyn Execut
     }
     if !capabilities.insecure {
         denied.push(changed(|spec| spec.security = Security::Insecure));
+    }
+    if !capabilities.limits {
+        denied.push(changed(|spec| spec.limits.shm_size = Some(1 << 20)));
     }
     if !capabilities.sandbox {
         let memory = MountSource::Tmpfs { size: None, read_only: false };
@@ -60,6 +63,14 @@ pub async fn capabilities_an_insecure_command_may_mount(executor: Arc<dyn Execut
     let mut spec = mount();
     spec.security = Security::Insecure;
     assert_eq!(run(&executor, &rootfs, spec).await.code, 0);
+}
+
+pub async fn capabilities_a_limit_is_that_of_the_command(executor: Arc<dyn Executor>, rootfs: RootFs) {
+    needs!(executor, limits);
+    let mut spec = shell("ulimit -Sn; ulimit -Hn");
+    spec.limits.ulimits = vec![Ulimit { kind: UlimitKind::Nofile, soft: Some(61), hard: Some(62) }];
+    executor.check_limits(&spec.limits).await.unwrap();
+    assert_eq!(output_of(&executor, &rootfs, spec).await, "61\n62\n");
 }
 
 pub async fn capabilities_do_not_change(executor: Arc<dyn Executor>, rootfs: RootFs) {

@@ -72,7 +72,8 @@ macro_rules! executor_conformance {
             mounts_leave_nothing_in_the_root, a_command_has_the_given_host_names,
 
             capabilities_what_is_denied_is_unsupported, capabilities_a_private_network_has_only_a_loopback,
-            capabilities_an_insecure_command_may_mount, capabilities_do_not_change, an_executor_has_a_name,
+            capabilities_an_insecure_command_may_mount, capabilities_a_limit_is_that_of_the_command,
+            capabilities_do_not_change, an_executor_has_a_name,
         );
     };
     (@cases $fixture:path; $($case:ident),* $(,)?) => {
