@@ -48,6 +48,7 @@ mod serve;
 mod single_id;
 mod space;
 mod state;
+mod static_program;
 mod stderr;
 mod support;
 mod times;

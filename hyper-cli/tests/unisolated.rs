@@ -234,6 +234,33 @@ fn a_cache_outlives_a_step_without_isolation_however_it_is_killed() {
 }
 
 #[test]
+fn a_build_with_isolation_finds_the_cache_of_a_killed_step() {
+    if busybox().is_none() || !is_root() {
+        skip!("this takes root, and a static busybox");
+    }
+    for isolation in [None, Some(NONE)] {
+        let place = Place::new();
+        let mount = "--mount=type=cache,target=/c";
+        place.built(&format!("FROM base\nRUN {mount} echo precious > /c/file\n"), &[NONE]);
+        let mark = format!("74.{}", std::process::id());
+        let text = format!("FROM base\nRUN {mount} sleep {mark}d; echo {mark}\n");
+        let mut child =
+            place.build(&text, &[NONE]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        until("the step", || running(&mark) >= 2);
+        let family = family(child.id());
+        // From the top, so that nobody is left to put anything in order.
+        family.iter().copied().for_each(end);
+        child.wait().unwrap();
+        those_running(&mark).iter().copied().for_each(end);
+        until("the end of the step", || those_running(&mark).is_empty());
+        let more: Vec<&str> = isolation.into_iter().collect();
+        // The same cache at another place: the tree of the killed step is not asked for.
+        let text = "FROM base\nRUN --mount=type=cache,id=/c,target=/other cat /other/file\n";
+        assert_eq!(place.built(text, &more).log(), "precious\n", "{isolation:?}");
+    }
+}
+
+#[test]
 fn an_ordinary_user_copies_files_without_isolation_and_runs_no_step() {
     if busybox().is_none() || !is_root() || find("setpriv").is_none() {
         skip!("this takes root, to be somebody else, setpriv, and a static busybox");

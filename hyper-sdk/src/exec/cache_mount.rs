@@ -3,29 +3,36 @@
 //! The folder is filled next to its final path and then moved there, so no step uses a half-filled one. The move never
 //! replaces an existing folder: concurrent steps may have mounted it already.
 
-use super::mount_api::own;
+use super::mount_api::{own, wrong};
 use super::spec::{CacheMount, CacheOwner};
-use crate::sandbox::{tree, view};
+use crate::sandbox::{lent, tree, view};
 use crate::{Error, Result};
-use rustix::fs::{CWD, FileType, OFlags, RenameFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Makes the folder of a cache unless it exists. A step without isolation may have moved it: that is waited for.
-pub(super) fn fill(cache: &CacheMount) -> Result<()> {
+/// Opens the folder of a cache, which it makes unless it exists. A step without isolation may have moved it: its end is
+/// waited for, and what a killed one left in its tree is moved home.
+pub(super) fn open(cache: &CacheMount) -> Result<OwnedFd> {
+    let open = || rustix::fs::open(&cache.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let mut opened = open();
+    if matches!(opened, Err(Errno::NOENT)) {
+        let folder = view::open_folder(cache.path.parent().unwrap_or(Path::new("/")))?;
+        // A file system without locks has no such steps either: they fail.
+        let _turn = rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockShared);
+        fill_in_turn(cache)?;
+        opened = open();
+    }
+    opened.map_err(wrong("cannot open a cache folder", &cache.path))
+}
+
+/// Makes the folder of a cache unless it exists, for a step that has locked the folder of the caches.
+pub(super) fn fill_in_turn(cache: &CacheMount) -> Result<()> {
     if cache.path.exists() {
         return Ok(());
     }
-    let folder = cache.path.parent().unwrap_or(Path::new("/"));
-    let folder = view::open_folder(folder)?;
-    // A file system without locks has no such steps either: they fail.
-    let _turn = rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockShared);
-    fill_in_turn(cache)
-}
-
-/// The same, in a step that has locked the folder of the caches.
-pub(super) fn fill_in_turn(cache: &CacheMount) -> Result<()> {
+    lent::fetch_home(&cache.path)?;
     if cache.path.exists() {
         return Ok(());
     }

@@ -349,10 +349,8 @@ impl Stage {
     }
 
     fn cache(&mut self, cache: &CacheMount, target: &str) -> Result<()> {
-        super::cache_mount::fill(cache)?;
+        let opened = super::cache_mount::open(cache)?;
         // A cache whose source is a file is a file.
-        let opened = rustix::fs::open(&cache.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .map_err(wrong("cannot open a cache folder", &cache.path))?;
         let stat = rustix::fs::fstat(&opened).map_err(wrong("cannot stat", &cache.path))?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Kind::Folder,

@@ -16,6 +16,9 @@ use tokio::net::unix::pipe;
 
 /// Becomes the helper if the program was started as one, and then never returns. Otherwise returns at once.
 ///
+/// A program that is linked statically with the GNU C library looks up names with what it contains from then on, files
+/// and DNS, whatever `/etc/nsswitch.conf` says: the modules named there belong to another C library.
+///
 /// Must be the first line of `main`, before any thread starts.
 ///
 /// ```no_run
@@ -23,6 +26,7 @@ use tokio::net::unix::pipe;
 /// // … the program …
 /// ```
 pub fn init() {
+    sandbox::use_own_name_services();
     if sandbox::is_marked() {
         helper_main();
     }

@@ -87,8 +87,9 @@ impl Places {
         let kind = if meta.is_dir() { Kind::Folder } else { Kind::File };
         let held = rustix::fs::open(home, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
             .map_err(wrong("cannot open a cache folder", home))?;
-        let cache = (Cache::at(home)?, held);
-        self.put_one(target, kind, Some(cache), |place| {
+        let cache = Cache::at(home)?;
+        cache.note_tree(&self.tree)?;
+        self.put_one(target, kind, Some((cache, held)), |place| {
             match rustix::fs::renameat_with(CWD, home, place.parent, place.name, RenameFlags::NOREPLACE) {
                 Ok(()) => Ok(()),
                 Err(Errno::XDEV) => Err(Error::unsupported(
@@ -445,6 +446,38 @@ mod tests {
             assert_home(&homes);
             assert!(!homes[0].is_symlink());
         }
+    }
+
+    #[test]
+    fn a_cache_that_a_killed_step_has_is_fetched_before_a_new_one_is_made() {
+        for count in 0..=4 {
+            let (_folder, top, homes) = lent();
+            killed_after(count, &top, &homes, || ());
+            for home in homes.iter().rev() {
+                lent::fetch_home(home).unwrap();
+                assert!(!home.with_extension("lent").exists());
+            }
+            assert_home(&homes);
+            lent::put_back(&top).unwrap();
+            assert_home(&homes);
+        }
+        // A tree that is gone had no cache any more.
+        let (_folder, top, homes) = lent();
+        let cache = Cache::at(&homes[0]).unwrap();
+        cache.note_tree(&top.join("gone/fs")).unwrap();
+        std::fs::rename(&homes[0], top.join("elsewhere")).unwrap();
+        lent::fetch_home(&homes[0]).unwrap();
+        assert!(!homes[0].exists() && !homes[0].with_extension("lent").exists());
+    }
+
+    #[test]
+    fn caches_at_home_have_no_notes() {
+        let (_folder, top, homes) = lent();
+        let mut places = Places::open(&top).unwrap();
+        places.lend("/cache", &homes[0]).unwrap();
+        assert!(homes[0].with_extension("lent").exists());
+        places.put_back().unwrap();
+        assert!(homes[0].exists() && !homes[0].with_extension("lent").exists());
     }
 
     #[test]

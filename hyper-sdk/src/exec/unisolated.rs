@@ -135,6 +135,10 @@ pub(super) fn lock(rootfs: &RootFs, spec: &ExecSpec, control: &UnixStream) -> Re
         loop {
             if let Some(lock) = lent::lock(folder, false)? {
                 locks.push(lock);
+                if Some(folder) == tree {
+                    // A step that wants a cache from this tree does not wait for the locks of this one.
+                    put_back(rootfs)?;
+                }
                 break;
             }
             let pause = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };

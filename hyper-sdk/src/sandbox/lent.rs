@@ -5,16 +5,18 @@
 //! active/8/fs        the tree; a lent cache was moved to its place in it
 //! active/8/fs.aside  what the places of mounts covered, by number
 //! active/8/fs.lent   a line for each place, written before anything is moved there
+//! mounts/NAME.lent   the tree that has the cache, beside its home
 //! ```
 //!
 //! # Invariants
 //! - Who removes a tree takes its lock first and then calls [`put_back`]. So a cache is at home, or in a tree that is in
 //!   use, or in one with a record.
 //! - [`put_back`] can be stopped at any point and called again.
+//! - Who finds no cache at home calls [`fetch_home`] before it makes a new one.
 
 use super::{tree, view};
 use crate::layer::open_resolved;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long [`fetch_home`] waits for a process that puts a tree in order.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cache that is lent to a tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,21 +81,37 @@ impl Cache {
         None
     }
 
+    /// Notes that it is going to be moved into a tree, where its home is.
+    pub(crate) fn note_tree(&self, tree: &Path) -> Result<()> {
+        let note = note_of(&self.home);
+        let folder = self.home.parent().unwrap_or(Path::new("/"));
+        let write = || {
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            file.write_all(tree.as_os_str().as_bytes())?;
+            // A power cut must not keep the move and lose the note.
+            file.as_file().sync_all()?;
+            file.persist(&note)?;
+            File::open(folder)?.sync_all()
+        };
+        write().map_err(|e| Error::io("cannot note where a cache is", &note, e))
+    }
+
     /// Moves it home from its place in the tree. It stays where it is when another one is at home that is not empty.
     pub(crate) fn bring_home(&self, place: Option<&Path>, trees: &[&Path]) -> Result<()> {
         if std::fs::symlink_metadata(&self.home).is_ok_and(|meta| self.is(&meta)) {
             // An earlier call was stopped after that.
-            return Ok(());
+            return forget(&self.home);
         }
-        let Some(from) = self.find(place, trees) else { return Ok(()) };
+        let Some(from) = self.find(place, trees) else { return forget(&self.home) };
         let go = || rustix::fs::renameat_with(CWD, &from, CWD, &self.home, RenameFlags::NOREPLACE);
         let mut moved = go();
         if moved == Err(Errno::EXIST) && std::fs::remove_dir(&self.home).is_ok() {
             moved = go();
         }
         match moved {
-            // The folder of the caches is gone, or another build has filled a new cache meanwhile.
-            Ok(()) | Err(Errno::NOENT | Errno::EXIST) => Ok(()),
+            Ok(()) => forget(&self.home),
+            // The folder of the caches is gone, or a cache was made there by other means.
+            Err(Errno::NOENT | Errno::EXIST) => Ok(()),
             Err(e) => Err(Error::io("cannot move a cache back", &self.home, e.into())),
         }
     }
@@ -144,6 +166,60 @@ impl Record {
 
 fn record_of(tree: &Path) -> PathBuf {
     tree.with_extension("lent")
+}
+
+/// The file that says which tree has the cache of a home.
+fn note_of(home: &Path) -> PathBuf {
+    let mut name = home.as_os_str().to_owned();
+    name.push(".lent");
+    name.into()
+}
+
+fn forget(home: &Path) -> Result<()> {
+    let note = note_of(home);
+    match std::fs::remove_file(&note) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("cannot remove the note of a cache", note, e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Moves a cache home that a killed step left in its tree. The caller has locked the folder of the caches, so no step has
+/// the cache now. Does nothing when the cache was not lent, or is at home.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] when another process works on the tree for longer than a
+/// minute.
+pub(crate) fn fetch_home(home: &Path) -> Result<()> {
+    let note = note_of(home);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let tree = match std::fs::read(&note) {
+            Ok(tree) => PathBuf::from(OsString::from_vec(tree)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io("cannot read the note of a cache", note, e)),
+        };
+        let folder = tree.parent().unwrap_or(Path::new("/"));
+        if home.exists() || !folder.exists() {
+            // Whoever removed the tree has put the cache back before that.
+            return forget(home);
+        }
+        match lock(folder, false) {
+            Ok(Some(_in_order)) => return put_back(&tree).and_then(|()| forget(home)),
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            Ok(None) => {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "a cache is in the tree of a step that is being removed",
+                )
+                .with_context("path", home.display()));
+            }
+            // It was removed just now.
+            Err(_) if !folder.exists() => {}
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 /// The folder for what the places of a tree covered.

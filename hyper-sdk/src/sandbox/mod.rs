@@ -36,6 +36,7 @@ pub use isolation::{Isolation, Rung, SandboxOptions};
 pub(crate) use known::Place;
 pub(crate) use protocol::{Failure, Reply, Request, read_frame, write_frame};
 pub use rootfs::{Identity, RootFs};
+pub(crate) use sys::use_own_name_services;
 
 /// The state of the helper's namespaces.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,80 @@
+//! Builds `hyperbuild` as one file that needs nothing of the machine, for images without a C library.
+//!
+//! On a machine with musl every program is one already. With the GNU C library the program contains that library, and
+//! reads users, groups and host names itself (`hyper_sdk::exec::init`).
+
+use crate::repository;
+use std::path::Path;
+use std::process::Command;
+
+/// Builds the program with a profile of cargo. It is then in `target/static`.
+pub(crate) fn run(profile: &str) -> Result<(), String> {
+    let host = host()?;
+    let flags = format!("target.{host}.rustflags=[\"-Ctarget-feature=+crt-static\"]");
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--locked", "--package", "hyper-cli", "--bin", "hyperbuild", "--profile", profile]);
+    // A target of its own: what runs during the build, such as macros, is not linked statically.
+    cargo.args(["--target", &host, "--config", &flags]).env_remove("RUSTFLAGS");
+    repository::run(&mut cargo)?;
+    let folder = if profile == "dev" { "debug" } else { profile };
+    let built = repository::target().join(&host).join(folder).join("hyperbuild");
+    check(&built)?;
+    let to = repository::target().join("static/hyperbuild");
+    let failed = |e| format!("cannot copy {} to {}: {e}", built.display(), to.display());
+    std::fs::create_dir_all(to.parent().expect("it is in a folder")).map_err(failed)?;
+    // A program that is running cannot be written.
+    let _ = std::fs::remove_file(&to);
+    std::fs::copy(&built, &to).map_err(failed)?;
+    println!("{}", to.display());
+    Ok(())
+}
+
+fn host() -> Result<String, String> {
+    let text = repository::output(Command::new("rustc").arg("-vV"))?;
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).ok_or_else(|| "`rustc -vV` names no host".to_owned())
+}
+
+/// Fails for a program that another file must load.
+fn check(program: &Path) -> Result<(), String> {
+    let bytes = std::fs::read(program).map_err(|e| format!("cannot read {}: {e}", program.display()))?;
+    match interpreter(&bytes) {
+        Some(false) => Ok(()),
+        Some(true) => Err(format!("{} is not linked statically: it names an interpreter", program.display())),
+        None => Err(format!("{} is not a program of 64 bits", program.display())),
+    }
+}
+
+/// Whether an ELF file of 64 bits, of this machine's byte order, has a program header of an interpreter.
+fn interpreter(file: &[u8]) -> Option<bool> {
+    const INTERPRETER: u32 = 3;
+    let number = |at: usize, size: usize| -> Option<u64> {
+        let bytes = file.get(at..at.checked_add(size)?)?;
+        let mut whole = [0; 8];
+        match cfg!(target_endian = "little") {
+            true => whole[..size].copy_from_slice(bytes),
+            false => whole[8 - size..].copy_from_slice(bytes),
+        }
+        Some(u64::from_ne_bytes(whole))
+    };
+    if !file.starts_with(b"\x7fELF\x02") {
+        return None;
+    }
+    let (start, size, count) = (number(32, 8)? as usize, number(54, 2)? as usize, number(56, 2)? as usize);
+    let headers: Option<Vec<u64>> = (0..count).map(|n| number(start + n * size, 4)).collect();
+    Some(headers?.contains(&u64::from(INTERPRETER)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_that_others_load_are_told_apart() {
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        // The tests are linked as the machine links.
+        assert_eq!(interpreter(&own), Some(!cfg!(target_feature = "crt-static")));
+        assert_eq!(interpreter(&own[..60]), None);
+        assert_eq!(interpreter(b"#!/bin/sh\n"), None);
+    }
+}
