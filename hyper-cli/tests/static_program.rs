@@ -47,7 +47,7 @@ impl Image {
             .args(options)
             .arg("--rootfs")
             .arg(self.place.join("root"))
-            .args(["/hyperbuild", "--root", "/state"])
+            .args(["/hyperbuild", "--root", "/state/own"])
             .args(arguments)
             .stdin(Stdio::null())
             .output()
