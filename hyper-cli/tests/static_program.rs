@@ -1,6 +1,8 @@
 //! The program that `cargo xtask static` builds, in images without a C library. `HYPER_STATIC_PROGRAM` says where it is.
 
 use crate::support::{Place, Registry, base, busybox, is_root, missing, told};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -26,6 +28,8 @@ impl Image {
         }
         let place = Place::new();
         place.write("root/state/.keep", "");
+        std::fs::set_permissions(place.join("root/state"), Permissions::from_mode(0o1777)).unwrap();
+        std::fs::set_permissions(place.join(""), Permissions::from_mode(0o755)).unwrap();
         std::fs::copy(program, place.join("root/hyperbuild")).unwrap();
         place.write("context/f", "data\n");
         Some(Self { place })
@@ -47,7 +51,7 @@ impl Image {
             .args(options)
             .arg("--rootfs")
             .arg(self.place.join("root"))
-            .args(["/hyperbuild", "--root", "/state/own"])
+            .arg("/hyperbuild")
             .args(arguments)
             .stdin(Stdio::null())
             .output()
@@ -73,10 +77,10 @@ fn an_image_of_the_program_alone_builds_the_image_of_the_machine() {
     outside.write("context/Dockerfile", dockerfile);
     let digest = outside.built(dockerfile, &["--source-date-epoch=1700000000"]).digest;
     // As root and as a user that the image has no name for; the context has its Dockerfile.
-    for options in [&[][..], &["--user=1000", "--tmpfs=/state:mode=1777"][..]] {
-        let output = image.run(options, &build);
+    for (user, state) in [("--user=0", "/state/root"), ("--user=1000", "/state/user")] {
+        let output = image.run(&[user], &[&["--root", state][..], &build].concat());
         let text = told(&output);
-        assert!(output.status.success() && text.contains(&digest), "{options:?}: {text}");
+        assert!(output.status.success() && text.contains(&digest), "{user}: {text}");
     }
 }
 
@@ -95,6 +99,9 @@ fn an_image_of_the_program_alone_finds_hosts_by_name() {
         "hosts: mymachines resolve missing\npasswd: systemd\ngroup: systemd\n",
     );
     let name = format!("registry.test:{port}/app:1");
-    let output = image.run(&["--add-host=registry.test:127.0.0.1"], &["pull", "--plain-http", &name]);
+    let output = image.run(
+        &["--add-host=registry.test:127.0.0.1"],
+        &["--root", "/state/own", "pull", "--plain-http", &name],
+    );
     assert!(output.status.success(), "{}", told(&output));
 }
